@@ -1,0 +1,98 @@
+"""The small interface between the pipeline and a graph format."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from calibrate.codes import CodeSource, WeightProvider
+from calibrate.spec import Assignment
+from export.specs import ModelSpec
+from targets.base import Limits, Target
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What the user chose, resolved.
+
+    Attributes:
+        precision: ``fp32``, ``fp16`` or ``int4`` (or a backend's own name such as ``q4f16_1``).
+        extra: backend options by name, e.g. ``{"vision_precision": "int8", "block_size": 32}``.
+    """
+
+    target: Target
+    precision: str
+    limits: Limits
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a build will cost and give, before it runs.
+
+    Attributes:
+        file_bytes: bytes in the package by stage name (plus ``other``).
+        device_bytes: memory on the device by part: ``weights``, ``kv_cache``, ``activations``, ...
+        export_peak: resident bytes of the export process at its highest step.
+        peak_step: the name of that step.
+    """
+
+    file_bytes: Mapping[str, int]
+    device_bytes: Mapping[str, int]
+    export_peak: int
+    peak_step: str
+
+
+@dataclass(frozen=True)
+class Build:
+    """Everything a backend's steps read.
+
+    Attributes:
+        folder: the package being assembled; a step writes only below ``folder / <backend's folder>``.
+        progress: called as progress(step, done_bytes, total_bytes).
+    """
+
+    spec: ModelSpec
+    options: BuildOptions
+    assignments: Mapping[str, Assignment]
+    weights: WeightProvider
+    codes: CodeSource
+    checkpoint: Path
+    folder: Path
+    progress: Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One resumable unit: run again from the start when it was cut off, skipped when its files are journalled.
+
+    ``run`` returns the files it made, relative to the package folder, and writes each through a temporary name.
+    """
+
+    name: str
+    run: Callable[[], list[Path]]
+
+
+class ExportBackend(ABC):
+    """A graph format. Constructing one imports nothing heavy."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def assignments(self, spec: ModelSpec, options: BuildOptions) -> dict[str, Assignment]:
+        """What every quantisable layer becomes, and why, from shapes alone."""
+
+    @abstractmethod
+    def predict(self, spec: ModelSpec, options: BuildOptions, assignments: Mapping[str, Assignment]) -> Prediction:
+        """Sizes and peaks from shapes alone, without importing the backend's library."""
+
+    @abstractmethod
+    def steps(self, build: Build) -> list[Step]:
+        """The ordered work."""
+
+    @abstractmethod
+    def manifest(self, build: Build) -> dict[str, Any]:
+        """This backend's block of the manifest, ``manifest["backends"][name]``, once all steps are done."""

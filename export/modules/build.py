@@ -1,0 +1,57 @@
+"""From a spec to PyTorch stages, and to the list of their parameters."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from calibrate.spec import LayerShape
+from export.modules.connectors.resampler import Resampler
+from export.modules.decoders.llama import Decoder, TokenEmbedding
+from export.modules.kernels import Embedding, Kernels, Linear
+from export.modules.vision.transformer import VisionTransformer
+from export.specs import ConnectorSpec, ModelSpec, ResamplerSpec
+from runtime_py.contracts import CONNECTOR, DECODER, EMBED, STAGES, VISION
+
+
+def build_stage(spec: ModelSpec, stage: str, kernels: Kernels) -> nn.Module:
+    """One stage with uninitialised parameters; wrap the call in ``torch.device("meta")`` or a fake mode for none."""
+    if stage == VISION:
+        return VisionTransformer(spec.vision, kernels)
+    if stage == CONNECTOR:
+        return build_connector(spec.connector, kernels)
+    if stage == EMBED:
+        return TokenEmbedding(spec.embed.vocabulary, spec.embed.width, spec.embed.scale, kernels)
+    if stage == DECODER:
+        return Decoder(spec.decoder, kernels)
+    raise ValueError(f"no stage named {stage!r}; stages are {', '.join(STAGES)}")
+
+
+def build_connector(spec: ConnectorSpec, kernels: Kernels) -> nn.Module:
+    """The connector module of a connector spec."""
+    builders = {ResamplerSpec: Resampler}
+    return builders[type(spec)](spec, kernels)
+
+
+def meta_stages(spec: ModelSpec) -> dict[str, nn.Module]:
+    """All stages on the meta device: structure and shapes, no memory."""
+    with torch.device("meta"):
+        return {stage: build_stage(spec, stage, Kernels()) for stage in STAGES}
+
+
+def parameter_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """Canonical name (``stage.path``) to shape of every parameter of every stage."""
+    stages = meta_stages(spec).items()
+    return {f"{stage}.{name}": tuple(p.shape) for stage, module in stages for name, p in module.named_parameters()}
+
+
+def layer_shapes(spec: ModelSpec) -> list[LayerShape]:
+    """Every matrix that a plan may quantise: linear layers and the embedding table."""
+    found = []
+    for stage, module in meta_stages(spec).items():
+        for name, layer in module.named_modules():
+            if isinstance(layer, Linear):
+                found.append(LayerShape(f"{stage}.{name}", str(layer.role), *layer.weight.shape))
+            elif isinstance(layer, Embedding):
+                found.append(LayerShape(f"{stage}.{name}", "embedding", *layer.weight.shape))
+    return found

@@ -1,0 +1,35 @@
+"""What every checkpoint reader offers: a catalogue of tensors, and any rows of any of them, without reading the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One stored tensor. ``dtype`` is ``float32``, ``float16``, ``bfloat16``, ``int64``, ...; ``file`` holds it."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path
+    nbytes: int
+
+
+class TensorSource(Protocol):
+    """A checkpoint on disk, opened; readers never map whole files, so that resident memory stays what was asked for."""
+
+    @property
+    def infos(self) -> Mapping[str, TensorInfo]:
+        """All stored tensors by published name, in file order."""
+        ...
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        """Rows ``start`` to ``stop`` of axis 0 (the whole tensor by default) in the stored dtype, freshly allocated."""
+        ...

@@ -1,0 +1,162 @@
+"""Typed descriptions of a model: what a family declares and what every builder (PyTorch, Relax) reads.
+
+A spec holds sizes and choices, never weights. `export.modules` builds it in PyTorch, `export.backends.mlc.blocks` in
+Relax; both use the parameter names given there, which are the canonical names of `export.source.weight_map`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Activation(StrEnum):
+    """Non-linearities by their exact form."""
+
+    GELU = "gelu"  # exact, erf
+    GELU_TANH = "gelu_tanh"
+    QUICK_GELU = "quick_gelu"  # x * sigmoid(1.702 x)
+    SILU = "silu"
+
+
+class NormPlacement(StrEnum):
+    """Where a vision block normalises."""
+
+    PRE = "pre"  # x + f(norm(x))
+    BRANCH_OUTPUT = "branch_output"  # x + norm(f(x))
+
+
+class PositionKind(StrEnum):
+    """How position tables reach a graph."""
+
+    FIXED = "fixed"  # one grid: the table is resampled at export and stored as (tokens, width)
+    RESAMPLED = "resampled"  # any grid: the native table is stored, the two 1-D resampling matrices are inputs
+    INDEXED = "indexed"  # any grid: the native table is stored, integer position ids are an input
+    NONE = "none"
+
+
+@dataclass(frozen=True)
+class VisionSpec:
+    """A plain vision transformer.
+
+    Attributes:
+        native_grid: side of the square position table in the checkpoint.
+        grid: (rows, columns) of patches when the image size is fixed, else None.
+        class_token: a learned row is put in front of the patches and takes part in every block.
+        emit_class_token: the class row is part of the stage's output.
+        input_norm: LayerNorm before the first block (CLIP).
+        final_norm: LayerNorm after the last block.
+    """
+
+    width: int
+    layers: int
+    heads: int
+    mlp_width: int
+    patch_size: int
+    activation: Activation
+    norm_placement: NormPlacement
+    norm_eps: float
+    positions: PositionKind
+    native_grid: int
+    grid: tuple[int, int] | None
+    patch_bias: bool = True
+    class_token: bool = False
+    emit_class_token: bool = False
+    input_norm: bool = False
+    final_norm: bool = True
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.heads
+
+
+@dataclass(frozen=True)
+class ResamplerSpec:
+    """One cross-attention from learned queries to the vision features (MiniCPM-V, OmniLMM).
+
+    Attributes:
+        fixed_positions: vision tokens when the key position table is stored for one grid; None when
+            ``key_positions`` (tokens, width) is an input of the stage.
+    """
+
+    vision_width: int
+    width: int
+    queries: int
+    heads: int
+    norm_eps: float
+    fixed_positions: int | None
+    project_vision: bool = True
+
+
+ConnectorSpec = ResamplerSpec
+"""Union of the connector specs; a new kind is added here and in export/modules/connectors/."""
+
+
+@dataclass(frozen=True)
+class EmbedSpec:
+    """The token embedding; ``scale`` multiplies every row."""
+
+    vocabulary: int
+    width: int
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class RopeSpec:
+    """Rotary positions, half-split form. ``sections`` gives the per-axis channel counts of M-RoPE."""
+
+    theta: float
+    dim: int
+    sections: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class DecoderSpec:
+    """A Llama-shaped decoder.
+
+    Attributes:
+        residual_scale: multiplies both branches before they join the residual stream.
+        logit_divisor: divides the normalised hidden state before the head.
+    """
+
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    mlp_width: int
+    vocabulary: int
+    norm_eps: float
+    rope: RopeSpec
+    max_positions: int
+    qkv_bias: bool = False
+    tied_head: bool = False
+    residual_scale: float = 1.0
+    logit_divisor: float = 1.0
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A whole checkpoint, ready to be built.
+
+    Attributes:
+        family: registry name, e.g. ``minicpm-v``.
+        variant: which published version, e.g. ``1.0``.
+        image_rows: rows of image features that one picture puts into the prompt at most.
+        runtime: JSON-able settings of the family's processor (see runtime_py/preprocess).
+        generation: defaults of generation: ``stop_ids``, ``temperature``, ``top_k``, ``top_p``,
+            ``repetition_penalty``, ``max_new_tokens``.
+        facts: JSON-able remarks for the manifest (what was read from where, what was defaulted).
+    """
+
+    family: str
+    variant: str
+    vision: VisionSpec
+    connector: ConnectorSpec
+    embed: EmbedSpec
+    decoder: DecoderSpec
+    image_rows: int
+    runtime: dict[str, Any]
+    generation: dict[str, Any]
+    facts: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,57 @@
+"""What a backend offers the runtime: run a stage, and run the decoder over a cache it owns.
+
+The PyTorch reference of parity_tests implements the same interface, so that one pipeline
+(`runtime_py.session`) drives both sides of every comparison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+
+Arrays = Mapping[str, np.ndarray]
+
+
+class DecoderState(Protocol):
+    """One sequence in the decoder: a key/value cache and how much of it is filled."""
+
+    length: int
+    """Positions already in the cache."""
+    capacity: int
+    """Positions the cache can hold."""
+
+
+class Backend(Protocol):
+    """Runs the stages of one package on one device.
+
+    Arrays are NumPy, float32 at the border whatever the graph computes in; integer inputs are int64.
+    """
+
+    name: str
+
+    def run(self, stage: str, inputs: Arrays) -> dict[str, np.ndarray]:
+        """Run a cache-less stage (vision_encoder, connector, embed_tokens); keys are contract names."""
+        ...
+
+    def start(self, capacity: int) -> DecoderState:
+        """Make an empty cache for one sequence of at most ``capacity`` positions."""
+        ...
+
+    def forward(self, state: DecoderState, inputs: Arrays, logit_positions: np.ndarray) -> np.ndarray:
+        """Feed tokens to the decoder and advance ``state``.
+
+        Args:
+            inputs: ``inputs_embeds`` (1, tokens, hidden), ``position_ids`` (1, tokens) or (axes, 1, tokens), and
+                whatever else the decoder contract names, except cache and mask, which the backend supplies.
+            logit_positions: int64 (outputs,), indices into the tokens fed; negative counts from the end.
+
+        Returns:
+            float32 logits (1, outputs, vocabulary).
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the device memory; the backend is not used afterwards."""
+        ...

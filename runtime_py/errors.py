@@ -1,0 +1,92 @@
+"""The one error hierarchy of edgeproof: what failed, what was expected, what to do next, and an exit code.
+
+It lives here, in the lightest package, so that the runtime can raise it without importing the exporter.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Process exit codes; stable, documented in docs/cli.md."""
+
+    OK = 0
+    INTERNAL = 1
+    USAGE = 2
+    UNSUPPORTED = 3
+    DOES_NOT_FIT = 4
+    PARITY_FAILED = 5
+    INTERRUPTED = 6
+    ENVIRONMENT = 7
+
+
+class EdgeproofError(Exception):
+    """A failure a person can act on.
+
+    Args:
+        what: what failed, with the name of the file, tensor, layer or flag.
+        expected: what was expected and what was found instead.
+        next_step: what the user does now.
+    """
+
+    exit_code = ExitCode.INTERNAL
+
+    def __init__(self, what: str, expected: str, next_step: str) -> None:
+        super().__init__(what)
+        self.what = what
+        self.expected = expected
+        self.next_step = next_step
+
+    def __str__(self) -> str:
+        return f"{self.what}\n  expected: {self.expected}\n  next: {self.next_step}"
+
+
+class UsageError(EdgeproofError):
+    """A flag, path or request that cannot be carried out as asked."""
+
+    exit_code = ExitCode.USAGE
+
+
+class CheckpointError(UsageError):
+    """A checkpoint that is damaged, incomplete, or not what its config says."""
+
+
+class ImageError(UsageError):
+    """An image that cannot be decoded or is absurdly large."""
+
+
+class UnsupportedModelError(EdgeproofError):
+    """A model that edgeproof recognises as one it does not build, or does not recognise at all."""
+
+    exit_code = ExitCode.UNSUPPORTED
+
+
+class DoesNotFitError(EdgeproofError):
+    """A request whose predicted memory or disk exceeds what the device or this machine has."""
+
+    exit_code = ExitCode.DOES_NOT_FIT
+
+
+class ParityError(EdgeproofError):
+    """A package that does not say what the reference says."""
+
+    exit_code = ExitCode.PARITY_FAILED
+
+
+class InterruptedExportError(EdgeproofError):
+    """An export that stopped half-way and can go on with ``--resume``."""
+
+    exit_code = ExitCode.INTERRUPTED
+
+
+class MachineError(EdgeproofError):
+    """A missing library, a full disk, a read-only folder, a missing device."""
+
+    exit_code = ExitCode.ENVIRONMENT
+
+
+class PackageError(EdgeproofError):
+    """A package whose files differ from its manifest, or that this runtime cannot read."""
+
+    exit_code = ExitCode.ENVIRONMENT

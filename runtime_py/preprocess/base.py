@@ -1,0 +1,90 @@
+"""What a family's processor does: pictures to arrays, messages to ids, ids to decoder inputs.
+
+There is one implementation per family, in NumPy and Pillow, used by export, calibration, parity and runtime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class ImageInputs:
+    """One call of the vision encoder and one of the connector.
+
+    Attributes:
+        vision: inputs of the vision encoder by contract name; ``pixel_values`` float32 (images, 3, height, width).
+        connector: further inputs of the connector by contract name, beside ``vision_features``.
+        rows: how many rows of ``image_features`` (all images of this call together) enter the prompt.
+        source: index of the picture in the conversation this came from.
+    """
+
+    vision: Mapping[str, np.ndarray]
+    connector: Mapping[str, np.ndarray]
+    rows: int
+    source: int = 0
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A prompt as the decoder will see it.
+
+    Attributes:
+        input_ids: int64 (1, tokens) with every image row expanded to one placeholder id that the embedding table has.
+        image_rows: bool (tokens,); True where a row of image features replaces the token embedding, in order.
+        decoder: further decoder inputs by contract name, each covering all tokens, e.g. ``position_ids`` int64
+            (1, tokens).
+        state: whatever ``next_inputs`` needs; JSON-able.
+    """
+
+    input_ids: np.ndarray
+    image_rows: np.ndarray
+    decoder: Mapping[str, np.ndarray]
+    state: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn. ``images`` are indices into the conversation's picture list."""
+
+    role: str
+    text: str
+    images: tuple[int, ...] = ()
+
+
+class TokenizerLike(Protocol):
+    """The part of a tokenizer that processors need (runtime_py.tokenizer implements it)."""
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+    def token_id(self, token: str) -> int | None: ...
+
+
+class Processor(Protocol):
+    """A family's preprocessing and prompt; constructed as ``Processor(settings, tokenizer)``.
+
+    ``settings`` is the JSON object the family's ``runtime_settings`` wrote to the manifest; ``tokenizer`` may be None
+    where only ``images`` and ``layout`` are used (goldens bring their ids).
+    """
+
+    def images(self, pictures: Sequence[np.ndarray]) -> list[ImageInputs]:
+        """uint8 RGB (height, width, 3) pictures to encoder inputs."""
+        ...
+
+    def encode(self, messages: Sequence[Message], images: Sequence[ImageInputs]) -> np.ndarray:
+        """Conversation to int64 (1, tokens) ids in the published prompt format, ready for the model's next answer."""
+        ...
+
+    def layout(self, input_ids: np.ndarray, images: Sequence[ImageInputs]) -> Layout:
+        """Find the placeholder rows of published-form ids and work out positions and masks."""
+        ...
+
+    def next_inputs(self, layout: Layout, length: int) -> dict[str, np.ndarray]:
+        """Decoder inputs, beside inputs_embeds, of the one token that enters at cache index ``length``."""
+        ...

@@ -1,0 +1,44 @@
+"""Targets: places to run, with their limits, formats and layout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Sizes a package is built for.
+
+    Attributes:
+        context: positions in the key/value cache, prompt and answer together.
+        prefill_chunk: tokens fed to the decoder in one call at most.
+        batch: sequences at a time.
+    """
+
+    context: int
+    prefill_chunk: int
+    batch: int = 1
+
+
+@dataclass(frozen=True)
+class Target:
+    """A place to run.
+
+    Attributes:
+        name: ``cpu``, ``desktop-gpu``, ``android``, ``ios``, ...
+        title: one line for people.
+        backends: export backends whose files the package holds, in order (``onnx``, ``tensorrt``, ``mlc``).
+        runtime_backend: the runtime_py backend used by default (``ort``, ``trt``, ``mlc``).
+        precisions: what ``--precision`` accepts here; the first is the default.
+        contains: what the package holds, a line each.
+        needs: what the place must have to run it, a line each.
+    """
+
+    name: str
+    title: str
+    backends: tuple[str, ...]
+    runtime_backend: str
+    precisions: tuple[str, ...]
+    limits: Limits
+    contains: tuple[str, ...]
+    needs: tuple[str, ...]
