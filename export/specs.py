@@ -89,8 +89,83 @@ class ResamplerSpec:
     project_vision: bool = True
 
 
-ConnectorSpec = ResamplerSpec
-"""Union of the connector specs; a new kind is added here and in export/modules/connectors/."""
+@dataclass(frozen=True)
+class RotaryVisionSpec:
+    """A pre-norm vision transformer over flattened patches with 2-D rotary positions (Qwen2-VL).
+
+    Attributes:
+        patch_values: numbers in one flattened patch (channels * temporal * rows * columns).
+        merge: side of the square of patches that the connector joins; patches arrive grouped that way.
+    """
+
+    width: int
+    layers: int
+    heads: int
+    mlp_width: int
+    patch_values: int
+    activation: Activation
+    norm_eps: float
+    merge: int
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.heads
+
+
+@dataclass(frozen=True)
+class MlpConnectorSpec:
+    """LayerNorm, then linear, exact GELU, linear on every vision row (XVERSE-V)."""
+
+    vision_width: int
+    width: int
+    tokens: int
+    norm_eps: float
+
+
+@dataclass(frozen=True)
+class WindowConnectorSpec:
+    """A strided convolution over windows of patches, exact GELU, linear, and a learned row at either end (WeMM).
+
+    The windows arrive as an index (cells, kernel * kernel) into the vision rows, so that any grid and its replicate
+    padding is a gather.
+    """
+
+    vision_width: int
+    width: int
+    kernel: int
+    splitters: int
+
+
+@dataclass(frozen=True)
+class GluConnectorSpec:
+    """2 x 2 convolution, linear, LayerNorm, GELU, gated MLP, and a learned row at either end (CogVLM2).
+
+    Attributes:
+        grid: side of the square patch grid; the class row that comes first is dropped.
+    """
+
+    vision_width: int
+    width: int
+    mlp_width: int
+    grid: int
+    norm_eps: float
+
+
+@dataclass(frozen=True)
+class PatchMergerSpec:
+    """LayerNorm per patch, groups of merge * merge patches joined, linear, exact GELU, linear (Qwen2-VL)."""
+
+    vision_width: int
+    width: int
+    merge: int
+    norm_eps: float
+
+
+AnyVisionSpec = VisionSpec | RotaryVisionSpec
+"""The kinds of vision encoder; a new kind is added here and in export/modules/vision/."""
+
+ConnectorSpec = ResamplerSpec | MlpConnectorSpec | WindowConnectorSpec | GluConnectorSpec | PatchMergerSpec
+"""The kinds of connector; a new kind is added here and in export/modules/connectors/."""
 
 
 @dataclass(frozen=True)
@@ -104,11 +179,45 @@ class EmbedSpec:
 
 @dataclass(frozen=True)
 class RopeSpec:
-    """Rotary positions, half-split form. ``sections`` gives the per-axis channel counts of M-RoPE."""
+    """Rotary positions, half-split form.
+
+    Attributes:
+        sections: M-RoPE: how many of the dim / 2 frequencies each position axis drives; empty for one axis.
+        stored: the frequencies are a parameter, ``decoder.attend.frequencies`` (dim / 2,), read from the checkpoint.
+    """
 
     theta: float
     dim: int
     sections: tuple[int, ...] = ()
+    stored: bool = False
+
+
+@dataclass(frozen=True)
+class PartialLora:
+    """Low-rank deltas on every linear of a layer, for image rows only (WeMM): y = W x + [row is image] B A x."""
+
+    rank: int
+
+
+@dataclass(frozen=True)
+class RoutedLora:
+    """Low-rank experts on the out, gate, up and down projections, one chosen per layer and request (Awaker).
+
+    With the gate's top weight w: y = W x + w^2 scale B_e A_e x + (1 - w) scale B_g A_g x; the shared expert g is always on.
+    """
+
+    rank: int
+    experts: int
+    scale: float
+    norm_eps: float
+
+
+@dataclass(frozen=True)
+class VisualExperts:
+    """A second set of attention and MLP weights for vision tokens (CogVLM2); only its qkv has a bias."""
+
+
+DecoderAdapter = PartialLora | RoutedLora | VisualExperts
 
 
 @dataclass(frozen=True)
@@ -118,6 +227,7 @@ class DecoderSpec:
     Attributes:
         residual_scale: multiplies both branches before they join the residual stream.
         logit_divisor: divides the normalised hidden state before the head.
+        adapter: what makes rows or requests use other weights, if anything does.
     """
 
     hidden: int
@@ -134,6 +244,7 @@ class DecoderSpec:
     tied_head: bool = False
     residual_scale: float = 1.0
     logit_divisor: float = 1.0
+    adapter: DecoderAdapter | None = None
 
 
 @dataclass(frozen=True)
@@ -152,7 +263,7 @@ class ModelSpec:
 
     family: str
     variant: str
-    vision: VisionSpec
+    vision: AnyVisionSpec
     connector: ConnectorSpec
     embed: EmbedSpec
     decoder: DecoderSpec

@@ -1,9 +1,26 @@
-"""The contract of every stage, derived from the spec, so that no family restates a tensor name."""
+"""The contract of every stage, derived from the spec, so that no family restates a tensor name.
+
+The order of a contract's inputs is the order of the stage module's ``forward``; the decoder's cache comes last.
+"""
 
 from __future__ import annotations
 
-from export.specs import ModelSpec, PositionKind, ResamplerSpec
-from runtime_py.contracts import CONNECTOR, DECODER, EMBED, VISION, StageContract, TensorContract
+from export.specs import (
+    DecoderSpec,
+    GluConnectorSpec,
+    MlpConnectorSpec,
+    ModelSpec,
+    PartialLora,
+    PatchMergerSpec,
+    PositionKind,
+    ResamplerSpec,
+    RotaryVisionSpec,
+    RoutedLora,
+    VisionSpec,
+    VisualExperts,
+    WindowConnectorSpec,
+)
+from runtime_py.contracts import CONNECTOR, DECODER, EMBED, VISION, Dimension, StageContract, TensorContract
 
 
 def contracts(spec: ModelSpec, dtype: str = "float32") -> dict[str, StageContract]:
@@ -16,39 +33,86 @@ def contracts(spec: ModelSpec, dtype: str = "float32") -> dict[str, StageContrac
             (TensorContract("input_ids", "int64", ("batch", "tokens")),),
             (TensorContract("inputs_embeds", dtype, ("batch", "tokens", spec.embed.width)),),
         ),
-        DECODER: _decoder(spec, dtype),
+        DECODER: _decoder(spec.decoder, dtype),
     }
+
+
+def vision_tokens(spec: ModelSpec) -> Dimension:
+    """Rows per image that leave the vision encoder: a number when the grid is fixed."""
+    vision = spec.vision
+    if isinstance(vision, RotaryVisionSpec) or vision.grid is None:
+        return "vision_tokens"
+    return vision.grid[0] * vision.grid[1] + int(vision.emit_class_token)
 
 
 def _vision(spec: ModelSpec, dtype: str) -> StageContract:
     vision = spec.vision
-    if vision.grid is not None:
-        size: tuple[int | str, int | str] = (vision.grid[0] * vision.patch_size, vision.grid[1] * vision.patch_size)
-        tokens: int | str = vision.grid[0] * vision.grid[1] + int(vision.emit_class_token)
+    if isinstance(vision, RotaryVisionSpec):
+        inputs = [
+            TensorContract("pixel_values", dtype, ("images", "vision_tokens", vision.patch_values)),
+            TensorContract("rotary_angles", "float32", ("vision_tokens", vision.head_dim // 2)),
+        ]
     else:
-        size, tokens = ("height", "width"), "vision_tokens"
+        inputs = _image_inputs(vision, dtype)
+    output = TensorContract("vision_features", dtype, ("images", vision_tokens(spec), vision.width))
+    return StageContract(VISION, tuple(inputs), (output,))
+
+
+def _image_inputs(vision: VisionSpec, dtype: str) -> list[TensorContract]:
+    size: tuple[Dimension, Dimension] = ("height", "width")
+    if vision.grid is not None:
+        size = (vision.grid[0] * vision.patch_size, vision.grid[1] * vision.patch_size)
     inputs = [TensorContract("pixel_values", dtype, ("images", 3, *size))]
     if vision.positions is PositionKind.RESAMPLED:
         inputs.append(TensorContract("row_weights", dtype, ("grid_rows", vision.native_grid)))
         inputs.append(TensorContract("column_weights", dtype, ("grid_columns", vision.native_grid)))
-    return StageContract(
-        VISION, tuple(inputs), (TensorContract("vision_features", dtype, ("images", tokens, vision.width)),)
-    )
+    if vision.positions is PositionKind.INDEXED:
+        inputs.append(TensorContract("patch_positions", "int64", ("vision_tokens",)))
+    return inputs
 
 
 def _connector(spec: ModelSpec, dtype: str) -> StageContract:
-    connector = spec.connector
-    tokens: int | str = "vision_tokens" if connector.fixed_positions is None else connector.fixed_positions
+    connector, tokens = spec.connector, vision_tokens(spec)
+    rows: Dimension = "image_rows"
     inputs = [TensorContract("vision_features", dtype, ("images", tokens, connector.vision_width))]
-    if isinstance(connector, ResamplerSpec) and connector.fixed_positions is None:
-        inputs.append(TensorContract("key_positions", dtype, (tokens, connector.width)))
-    output = TensorContract("image_features", dtype, ("images", connector.queries, connector.width))
-    return StageContract(CONNECTOR, tuple(inputs), (output,))
+    match connector:
+        case ResamplerSpec():
+            rows = connector.queries
+            if connector.fixed_positions is None:
+                inputs.append(TensorContract("key_positions", dtype, (tokens, connector.width)))
+        case MlpConnectorSpec():
+            rows = connector.tokens
+        case GluConnectorSpec():
+            rows = (connector.grid // 2) ** 2 + 2
+        case WindowConnectorSpec():
+            inputs.append(TensorContract("window_index", "int64", ("cells", connector.kernel**2)))
+        case PatchMergerSpec():
+            pass
+    return StageContract(
+        CONNECTOR, tuple(inputs), (TensorContract("image_features", dtype, ("images", rows, connector.width)),)
+    )
 
 
-def _decoder(spec: ModelSpec, dtype: str) -> StageContract:
-    decoder = spec.decoder
+def _adapter_inputs(decoder: DecoderSpec) -> list[TensorContract]:
+    match decoder.adapter:
+        case PartialLora():
+            return [
+                TensorContract("image_index", "int64", ("image_rows",)),
+                TensorContract("delta_index", "int64", ("tokens",)),
+            ]
+        case RoutedLora():
+            return [TensorContract("gate_input", "float32", (1, decoder.hidden))]
+        case VisualExperts():
+            return [
+                TensorContract("language_index", "int64", ("language_rows",)),
+                TensorContract("vision_index", "int64", ("vision_rows",)),
+                TensorContract("restore_index", "int64", ("tokens",)),
+            ]
+        case None:
+            return []
 
+
+def _decoder(decoder: DecoderSpec, dtype: str) -> StageContract:
     def cache(prefix: str, length: str) -> list[TensorContract]:
         shape = ("batch", decoder.kv_heads, length, decoder.head_dim)
         return [
@@ -57,10 +121,12 @@ def _decoder(spec: ModelSpec, dtype: str) -> StageContract:
             for half in ("key", "value")
         ]
 
+    axes = (len(decoder.rope.sections),) if decoder.rope.sections else ()
     inputs = [
         TensorContract("inputs_embeds", dtype, ("batch", "tokens", decoder.hidden)),
         TensorContract("attention_mask", "int64", ("batch", "total")),
-        TensorContract("position_ids", "int64", ("batch", "tokens")),
+        TensorContract("position_ids", "int64", (*axes, "batch", "tokens")),
+        *_adapter_inputs(decoder),
         TensorContract("logit_positions", "int64", ("outputs",), required=False),
         *cache("past_key_values", "past"),
     ]

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from export.source.tensor_source import TensorSource
 from export.source.weight_map import WeightMap
 from export.specs import ModelSpec
+from runtime_py.errors import UsageError
 
 
 class Family(ABC):
@@ -32,6 +33,12 @@ class Family(ABC):
         """Whether this checkpoint folder belongs to the family. Raises UnsupportedModelError for a version that is
         known by name and not built."""
 
+    def load_config(self, folder: Path) -> dict[str, Any]:
+        """The config that `spec` reads: config.json, or more for families published in several parts."""
+        from export.registry import read_config
+
+        return read_config(folder)
+
     @abstractmethod
     def spec(self, config: Mapping[str, Any], source: TensorSource) -> ModelSpec:
         """The model, with every size from config.json, the class defaults of the published code, or tensor shapes."""
@@ -45,3 +52,15 @@ class Family(ABC):
         from export.source.checkpoint import open_checkpoint
 
         return open_checkpoint(folder)
+
+    def published_config(self, variant: str, size: str) -> dict[str, Any]:
+        """config.json of a published ``variant`` ("" for the first), at ``size`` "full" or "tiny"; for rehearsals.
+
+        Raises:
+            UsageError: the family declares none, or none of that name.
+        """
+        raise UsageError(
+            f"{self.name} declares no config of its published checkpoints (variant {variant or 'default'}, size {size})",
+            "a family that implements published_config, e.g. minicpm-v",
+            "choose another family, or use a real checkpoint",
+        )

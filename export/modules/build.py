@@ -6,31 +6,57 @@ import torch
 from torch import nn
 
 from calibrate.spec import LayerShape
+from export.modules.connectors.projections import GluConnector, MlpConnector, PatchMerger, WindowConnector
 from export.modules.connectors.resampler import Resampler
 from export.modules.decoders.llama import Decoder, TokenEmbedding
+from export.modules.decoders.low_rank import PartialLoraDecoder, RoutedLoraDecoder
+from export.modules.decoders.visual_experts import VisualExpertDecoder
 from export.modules.kernels import Embedding, Kernels, Linear
+from export.modules.vision.rotary_transformer import RotaryVisionTransformer
 from export.modules.vision.transformer import VisionTransformer
-from export.specs import ConnectorSpec, ModelSpec, ResamplerSpec
+from export.specs import (
+    GluConnectorSpec,
+    MlpConnectorSpec,
+    ModelSpec,
+    PartialLora,
+    PatchMergerSpec,
+    ResamplerSpec,
+    RotaryVisionSpec,
+    RoutedLora,
+    VisionSpec,
+    VisualExperts,
+    WindowConnectorSpec,
+)
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, STAGES, VISION
+
+VISION_MODULES = {VisionSpec: VisionTransformer, RotaryVisionSpec: RotaryVisionTransformer}
+CONNECTOR_MODULES = {
+    ResamplerSpec: Resampler,
+    MlpConnectorSpec: MlpConnector,
+    WindowConnectorSpec: WindowConnector,
+    GluConnectorSpec: GluConnector,
+    PatchMergerSpec: PatchMerger,
+}
+DECODER_MODULES = {
+    type(None): Decoder,
+    PartialLora: PartialLoraDecoder,
+    RoutedLora: RoutedLoraDecoder,
+    VisualExperts: VisualExpertDecoder,
+}
+"""Which module builds which spec; a decoder is chosen by its adapter."""
 
 
 def build_stage(spec: ModelSpec, stage: str, kernels: Kernels) -> nn.Module:
     """One stage with uninitialised parameters; wrap the call in ``torch.device("meta")`` or a fake mode for none."""
     if stage == VISION:
-        return VisionTransformer(spec.vision, kernels)
+        return VISION_MODULES[type(spec.vision)](spec.vision, kernels)
     if stage == CONNECTOR:
-        return build_connector(spec.connector, kernels)
+        return CONNECTOR_MODULES[type(spec.connector)](spec.connector, kernels)
     if stage == EMBED:
         return TokenEmbedding(spec.embed.vocabulary, spec.embed.width, spec.embed.scale, kernels)
     if stage == DECODER:
-        return Decoder(spec.decoder, kernels)
+        return DECODER_MODULES[type(spec.decoder.adapter)](spec.decoder, kernels)
     raise ValueError(f"no stage named {stage!r}; stages are {', '.join(STAGES)}")
-
-
-def build_connector(spec: ConnectorSpec, kernels: Kernels) -> nn.Module:
-    """The connector module of a connector spec."""
-    builders = {ResamplerSpec: Resampler}
-    return builders[type(spec)](spec, kernels)
 
 
 def meta_stages(spec: ModelSpec) -> dict[str, nn.Module]:

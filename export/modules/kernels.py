@@ -22,6 +22,7 @@ class Role(StrEnum):
     HEAD = "head"
     VISION = "vision"
     CONNECTOR = "connector"
+    ADAPTER = "adapter"
 
 
 class Linear(nn.Module):
@@ -86,18 +87,30 @@ class CachedAttention(nn.Module):
     def __init__(self, spec: DecoderSpec) -> None:
         super().__init__()
         self.spec = spec
+        if spec.rope.stored:
+            self.frequencies = nn.Parameter(torch.empty(spec.rope.dim // 2))
+
+    def angles(self, position_ids: Tensor) -> Tensor:
+        """float32 (batch, tokens, dim / 2) radians from positions (batch, tokens), or (axes, batch, tokens) for M-RoPE."""
+        rope = self.spec.rope
+        if rope.stored:
+            frequencies = self.frequencies.float()
+        else:
+            exponents = torch.arange(0, rope.dim, 2, dtype=torch.float32, device=position_ids.device) / rope.dim
+            frequencies = 1.0 / (rope.theta**exponents)
+        if not rope.sections:
+            return position_ids[..., None].float() * frequencies
+        parts = frequencies.split(list(rope.sections))
+        return torch.cat([position_ids[axis][..., None].float() * part for axis, part in enumerate(parts)], dim=-1)
 
     def prepare(self, attention_mask: Tensor, position_ids: Tensor) -> tuple[Tensor, ...]:
         """Work shared by all layers, once per call: rotary tables and the causal mask.
 
         Args:
             attention_mask: int64 (batch, total), ones for cached and new positions.
-            position_ids: int64 (batch, tokens).
+            position_ids: int64 (batch, tokens), or (axes, batch, tokens) for M-RoPE.
         """
-        rope = self.spec.rope
-        exponents = torch.arange(0, rope.dim, 2, dtype=torch.float32, device=position_ids.device) / rope.dim
-        frequencies = 1.0 / (rope.theta**exponents)
-        angles = position_ids[..., None].float() * frequencies
+        angles = self.angles(position_ids)
         angles = torch.cat([angles, angles], dim=-1)[:, None]  # (batch, 1, tokens, head_dim)
         total, tokens = attention_mask.shape[1], position_ids.shape[-1]
         index = torch.arange(total, device=attention_mask.device)

@@ -7,7 +7,9 @@ The PyTorch reference of parity_tests implements the same interface, so that one
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -54,4 +56,48 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Free the device memory; the backend is not used afterwards."""
+        ...
+
+
+@runtime_checkable
+class Rewinding(Protocol):
+    """A backend that can shorten a sequence, so that a changed conversation keeps the common part of its cache."""
+
+    def rewind(self, state: DecoderState, length: int) -> None:
+        """Forget every position from ``length`` on; the next `Backend.forward` writes there."""
+        ...
+
+
+@runtime_checkable
+class FusedImages(Protocol):
+    """A backend whose vision encoder and connector are one function; the session then has no ``vision`` probe."""
+
+    def image_features(self, vision: Arrays, connector: Arrays) -> np.ndarray:
+        """Inputs of both stages by contract name to float32 (images, rows, hidden)."""
+        ...
+
+
+@dataclass(frozen=True)
+class BackendOptions:
+    """What the caller of `runtime_py.load` may choose.
+
+    Attributes:
+        threads: threads for computing; 0 leaves the choice to the backend library.
+        providers: ONNX Runtime execution providers, best first; None for the backend's own choice.
+    """
+
+    threads: int = 0
+    providers: tuple[str, ...] | None = None
+
+
+class BackendModule(Protocol):
+    """What runtime_py/backends/{ort,mlc,trt}.py define; importing one of them imports its library."""
+
+    def open_backend(self, folder: Path, manifest: Mapping[str, Any], options: BackendOptions) -> Backend:
+        """Open a verified package folder, given its whole manifest.json.
+
+        Raises:
+            MachineError: the library or the device is missing; says what to install.
+            PackageError: the package has no files for this backend.
+        """
         ...

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -21,12 +21,16 @@ class ImageInputs:
         connector: further inputs of the connector by contract name, beside ``vision_features``.
         rows: how many rows of ``image_features`` (all images of this call together) enter the prompt.
         source: index of the picture in the conversation this came from.
+        state: what the processor's own ``encode`` and ``layout`` want to know of it again, e.g. the patch grid.
+        prompt: whatever `Processor.encode` needs to write its placeholders, e.g. ``{"grid": (columns, rows)}``.
     """
 
     vision: Mapping[str, np.ndarray]
     connector: Mapping[str, np.ndarray]
     rows: int
     source: int = 0
+    state: Mapping[str, np.ndarray] = field(default_factory=dict)
+    prompt: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,8 @@ class Layout:
     Attributes:
         input_ids: int64 (1, tokens) with every image row expanded to one placeholder id that the embedding table has.
         image_rows: bool (tokens,); True where a row of image features replaces the token embedding, in order.
-        decoder: further decoder inputs by contract name, each covering all tokens, e.g. ``position_ids`` int64
-            (1, tokens).
+        decoder: further decoder inputs by contract name, each covering all tokens on its last axis, along which it is
+            cut into prefill chunks, e.g. ``position_ids`` int64 (1, tokens) or (axes, 1, tokens).
         state: whatever ``next_inputs`` needs; JSON-able.
     """
 
@@ -87,4 +91,33 @@ class Processor(Protocol):
 
     def next_inputs(self, layout: Layout, length: int) -> dict[str, np.ndarray]:
         """Decoder inputs, beside inputs_embeds, of the one token that enters at cache index ``length``."""
+        ...
+
+
+@runtime_checkable
+class ReadsEmbeddings(Protocol):
+    """Optional addition to `Processor`: decoder inputs that are computed from the prompt's embeddings."""
+
+    def embedding_inputs(
+        self, layout: Layout, merged: np.ndarray, raw: np.ndarray, phase: Literal["prefill", "decode"]
+    ) -> dict[str, np.ndarray]:
+        """Decoder inputs that hold for the whole request, by contract name.
+
+        Called once per prompt and phase; the arrays go uncut into every prefill chunk (``prefill``) or every later
+        step (``decode``). A processor that has this gives up reuse of the cache between turns.
+
+        Args:
+            merged: float32 (1, tokens, hidden), the prompt with image rows in place.
+            raw: the same before the image rows were put in.
+        """
+        ...
+
+
+@runtime_checkable
+class ArrangesRows(Protocol):
+    """Optional addition to `Processor`: decoder inputs that depend on which tokens enter in one call."""
+
+    def arrange(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Turn the per-token inputs of one decoder call (cut from `Layout.decoder`, or from ``next_inputs``) into the
+        inputs of the decoder's contract, e.g. a mask of image rows into the indices of those rows."""
         ...

@@ -1,20 +1,27 @@
 """MiniCPM-V 1.0 and 2.0: squash or slice, prompt, placeholder rows.
 
-Source: modeling_minicpmv.py of the 1.0 and 2.0 hub files (see docs/families/minicpm-v.md).
+1.0 squashes the picture to one square; 2.0 keeps its aspect and adds slices. The prompt is ordinary text but for the
+ids around and inside the image blocks. Source: modeling_minicpmv.py of the 1.0 and 2.0 hub files, ``chat`` and
+``get_slice_image_placeholder`` (see docs/families/minicpm-v.md).
 """
 
 from __future__ import annotations
 
-import math
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from runtime_py.errors import UsageError
 from runtime_py.preprocess.base import ImageInputs, Layout, Message, TokenizerLike
+from runtime_py.preprocess.pixels import HALF, normalise, resize
 from runtime_py.preprocess.resample import antialiased_bicubic, sine_table
+from runtime_py.preprocess.slices import SliceRule, cut
+
+log = logging.getLogger(__name__)
+
+ROLES = {"user": "<用户>", "assistant": "<AI>"}
 
 
 class Processor:
@@ -29,35 +36,17 @@ class Processor:
     def images(self, pictures: Sequence[np.ndarray]) -> list[ImageInputs]:
         found = []
         for source, picture in enumerate(pictures):
-            pieces = self.slices(picture)[0] if self.sliced else [self._squash(picture)]
-            found += [self._inputs(piece, source) for piece in pieces]
+            if self.sliced:
+                rule = SliceRule(self.settings["scale_resolution"], self.settings["patch_size"], self.settings["max_slices"])
+                pieces, grid = cut(picture, rule)
+            else:
+                size = self.settings["image_size"]
+                pieces, grid = [resize(picture, size, size)], (0, 0)
+            found += [self._inputs(piece, source, grid) for piece in pieces]
         return found
 
-    def _squash(self, picture: np.ndarray) -> np.ndarray:
-        size = self.settings["image_size"]
-        return resize(picture, size, size)
-
-    def slices(self, picture: np.ndarray) -> tuple[list[np.ndarray], tuple[int, int]]:
-        """Overview first, then the grid row by row, and the grid as (columns, rows); (0, 0) when there is none."""
-        side, patch = self.settings["scale_resolution"], self.settings["patch_size"]
-        height, width = picture.shape[:2]
-        count = min(math.ceil(width * height / side**2), self.settings["max_slices"])
-        if count <= 1:
-            return [resize(picture, *fit(width, height, side, patch, True))], (0, 0)
-        overview = resize(picture, *fit(width, height, side, patch, False))
-        columns, rows = best_grid(width, height, count, self.settings["max_slices"])
-        cell = fit(nearest_multiple(width, columns) / columns, nearest_multiple(height, rows) / rows, side, patch, True)
-        sheet = resize(picture, columns * cell[0], rows * cell[1])
-        cells = [
-            sheet[r * cell[1] : (r + 1) * cell[1], c * cell[0] : (c + 1) * cell[0]]
-            for r in range(rows)
-            for c in range(columns)
-        ]
-        return [overview, *cells], (columns, rows)
-
-    def _inputs(self, piece: np.ndarray, source: int) -> ImageInputs:
-        pixels = ((piece.astype(np.float32) / 255.0 - 0.5) / 0.5).transpose(2, 0, 1)[None]
-        vision: dict[str, np.ndarray] = {"pixel_values": np.ascontiguousarray(pixels, dtype=np.float32)}
+    def _inputs(self, piece: np.ndarray, source: int, grid: tuple[int, int]) -> ImageInputs:
+        vision: dict[str, np.ndarray] = {"pixel_values": normalise(piece, HALF, HALF)}
         connector: dict[str, np.ndarray] = {}
         if self.sliced:
             patch, native = self.settings["patch_size"], self.settings["native_grid"]
@@ -65,10 +54,55 @@ class Processor:
             vision["row_weights"] = position_matrix(native, rows, (rows, columns))
             vision["column_weights"] = position_matrix(native, columns, (rows, columns))
             connector["key_positions"] = sine_table(rows, columns, self.settings["width"])
-        return ImageInputs(vision, connector, self.settings["queries"], source)
+        return ImageInputs(vision, connector, self.settings["queries"], source, {"grid": grid})
 
     def encode(self, messages: Sequence[Message], images: Sequence[ImageInputs]) -> np.ndarray:
-        raise UsageError("no tokenizer", "tokenizer", "encode is written by the runtime")
+        """See `Processor.encode`: BOS, then the turns with no separators, then the mark of the answer.
+
+        Raises:
+            UsageError: roles do not alternate from user to user; a picture is not in the first turn, or is not the only
+                one; or the prompt's limit would cut the picture's rows. Text beyond the limit is cut from the right,
+                as published, with a warning.
+        """
+        if self.tokenizer is None:
+            raise UsageError("there is no tokenizer to encode text with", "a tokenizer", "construct the processor with one")
+        _check_turns(messages, {image.source for image in images})
+        ids = [self.tokens["bos"]]
+        text = ""
+        for message in messages:
+            text += ROLES[message.role]
+            if message.images:
+                ids += [*self.tokenizer.encode(text), *self._image_block(images)]
+                text = "\n"
+            text += message.text
+        rows_end = len(ids) if images else 0
+        ids += self.tokenizer.encode(text + ROLES["assistant"])
+        limit = self.settings["max_prompt_tokens"]
+        if len(ids) > limit:
+            if rows_end > limit:
+                raise UsageError(
+                    f"the picture's {rows_end} tokens do not fit the prompt", f"{limit} at most", "send a smaller picture"
+                )
+            log.warning("prompt of %d tokens cut to the model's %d; the end of the question is lost", len(ids), limit)
+        return np.asarray([ids[:limit]], dtype=np.int64)
+
+    def _image_block(self, images: Sequence[ImageInputs]) -> list[int]:
+        """Ids of the overview and, in 2.0, of the grid: rows of cells joined by newlines between the slice marks."""
+        token = self.tokens
+
+        def piece(image: ImageInputs) -> list[int]:
+            return [token["image_start"], *[token["unk"]] * image.rows, token["image_end"]]
+
+        columns, rows = images[0].prompt["grid"]
+        ids = piece(images[0])
+        if columns:
+            ids.append(token["slice_start"])
+            for row in range(rows):
+                ids += [token["newline"]] * (row > 0)
+                for image in images[1 + row * columns : 1 + (row + 1) * columns]:
+                    ids += piece(image)
+            ids.append(token["slice_end"])
+        return ids
 
     def layout(self, input_ids: np.ndarray, images: Sequence[ImageInputs]) -> Layout:
         ids = np.asarray(input_ids, dtype=np.int64)
@@ -79,7 +113,7 @@ class Processor:
             raise UsageError(
                 f"the prompt has {len(starts)} image start and {len(ends)} image end tokens for {len(images)} image pieces",
                 "one <image> ... </image> pair per picture or slice",
-                "pass the pictures the prompt speaks of",
+                "pass the pictures the prompt speaks of, and leave these marks out of the text",
             )
         for start, end, piece in zip(starts, ends, images, strict=True):
             if end - start != piece.rows:
@@ -93,9 +127,22 @@ class Processor:
         return {"position_ids": np.array([[length]], dtype=np.int64)}
 
 
-def resize(picture: np.ndarray, width: int, height: int) -> np.ndarray:
-    """PIL bicubic on uint8 RGB (height, width, 3)."""
-    return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC))
+def _check_turns(messages: Sequence[Message], sources: set[int]) -> None:
+    roles = [message.role for message in messages]
+    wanted = ["user", "assistant"] * (len(roles) // 2) + ["user"]
+    if roles != wanted:
+        raise UsageError(
+            f"the conversation's roles are {roles}",
+            "user, assistant, user, ... ending with user; these models know no system prompt",
+            "reorder the messages, or put instructions into the first question",
+        )
+    placed = [(turn, image) for turn, message in enumerate(messages) for image in message.images]
+    if placed != [(0, source) for source in sorted(sources)] or len(placed) > 1:
+        raise UsageError(
+            f"{len(placed)} pictures in turns {[turn + 1 for turn, _ in placed]}, {len(sources)} given",
+            "MiniCPM-V 1.0 and 2.0 take one picture, with the first question",
+            "start a new conversation for another picture",
+        )
 
 
 def position_matrix(native: int, size: int, grid: tuple[int, int]) -> np.ndarray:
@@ -103,32 +150,3 @@ def position_matrix(native: int, size: int, grid: tuple[int, int]) -> np.ndarray
     if grid == (native, native):
         return np.eye(native, dtype=np.float32)
     return antialiased_bicubic(native, size).astype(np.float32)
-
-
-def fit(width: float, height: float, side: int, patch: int, upscale: bool) -> tuple[int, int]:
-    """(width, height) of about side * side pixels, both multiples of the patch."""
-    if width * height > side * side or upscale:
-        ratio = width / height
-        height = int(side / math.sqrt(ratio))
-        width = int(height * ratio)
-    return max(round(width / patch) * patch, patch), max(round(height / patch) * patch, patch)
-
-
-def nearest_multiple(length: int, parts: int) -> int:
-    return max(round(length / parts) * parts, parts)
-
-
-def best_grid(width: int, height: int, count: int, limit: int) -> tuple[int, int]:
-    """(columns, rows) among the factorisations of count - 1, count, count + 1 nearest to the picture's aspect."""
-    wanted = math.log(width / height)
-    best, error = (1, 1), math.inf
-    for total in (count - 1, count, count + 1):
-        if total == 1 or total > limit:
-            continue
-        for columns in range(1, total + 1):
-            if total % columns == 0:
-                rows = total // columns
-                distance = abs(wanted - math.log(columns / rows))
-                if distance < error:
-                    best, error = (columns, rows), distance
-    return best

@@ -20,20 +20,54 @@ from export.specs import DecoderSpec
 Cache = tuple[Tensor, Tensor]
 
 
+class Routed(nn.Module):
+    """A module whose weights depend on the row or the request: called as ``module(x, routing)``."""
+
+
+Routing = tuple[Tensor, ...] | None
+
+
+def route(module: nn.Module, x: Tensor, routing: Routing) -> Tensor:
+    """Call a projection, with the routing if it wants one."""
+    return module(x, routing) if isinstance(module, Routed) else module(x)
+
+
+class LayerParts:
+    """Builds the parts of a layer that an adapter replaces; this one builds the plain ones."""
+
+    def __init__(self, spec: DecoderSpec, kernels: Kernels) -> None:
+        self.spec, self.kernels = spec, kernels
+        self.query_width = spec.heads * spec.head_dim
+        self.qkv_width = self.query_width + 2 * spec.kv_heads * spec.head_dim
+
+    def qkv(self, name: str) -> nn.Module:
+        return self.kernels.linear(name, self.spec.hidden, self.qkv_width, self.spec.qkv_bias, Role.DECODER)
+
+    def out(self, name: str) -> nn.Module:
+        return self.kernels.linear(name, self.query_width, self.spec.hidden, False, Role.DECODER)
+
+    def mlp(self, name: str) -> nn.Module:
+        return GatedMlp(name, self.spec, self.kernels)
+
+    def gates(self, name: str) -> nn.Module | None:
+        """What turns the decoder's routing input into the layer's routing, if layers differ."""
+        return None
+
+
 class DecoderAttention(nn.Module):
     """Projections around the cached attention kernel."""
 
-    def __init__(self, name: str, spec: DecoderSpec, kernels: Kernels, attend: nn.Module) -> None:
+    def __init__(self, name: str, spec: DecoderSpec, parts: LayerParts, attend: nn.Module) -> None:
         super().__init__()
         self.sizes = [spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim, spec.kv_heads * spec.head_dim]
-        self.qkv = kernels.linear(f"{name}.qkv", spec.hidden, sum(self.sizes), spec.qkv_bias, Role.DECODER)
-        self.out = kernels.linear(f"{name}.out", self.sizes[0], spec.hidden, False, Role.DECODER)
+        self.qkv = parts.qkv(f"{name}.qkv")
+        self.out = parts.out(f"{name}.out")
         self.attend = attend
 
-    def forward(self, x: Tensor, past: Cache, shared: tuple[Tensor, ...]) -> tuple[Tensor, Cache]:
-        q, k, v = self.qkv(x).split(self.sizes, dim=-1)
+    def forward(self, x: Tensor, past: Cache, shared: tuple[Tensor, ...], routing: Routing) -> tuple[Tensor, Cache]:
+        q, k, v = route(self.qkv, x, routing).split(self.sizes, dim=-1)
         attended, key, value = self.attend(q, k, v, past[0], past[1], shared)
-        return self.out(attended), (key, value)
+        return route(self.out, attended, routing), (key, value)
 
 
 class GatedMlp(nn.Module):
@@ -53,18 +87,21 @@ class GatedMlp(nn.Module):
 class DecoderLayer(nn.Module):
     """One pre-norm block."""
 
-    def __init__(self, name: str, spec: DecoderSpec, kernels: Kernels, attend: nn.Module) -> None:
+    def __init__(self, name: str, spec: DecoderSpec, kernels: Kernels, parts: LayerParts, attend: nn.Module) -> None:
         super().__init__()
         self.scale = spec.residual_scale
+        self.gates = parts.gates(f"{name}.gates")
         self.input_norm = kernels.rms_norm(spec.hidden, spec.norm_eps)
-        self.attention = DecoderAttention(f"{name}.attention", spec, kernels, attend)
+        self.attention = DecoderAttention(f"{name}.attention", spec, parts, attend)
         self.post_norm = kernels.rms_norm(spec.hidden, spec.norm_eps)
-        self.mlp = GatedMlp(f"{name}.mlp", spec, kernels)
+        self.mlp = parts.mlp(f"{name}.mlp")
 
-    def forward(self, x: Tensor, past: Cache, shared: tuple[Tensor, ...]) -> tuple[Tensor, Cache]:
-        branch, present = self.attention(self.input_norm(x), past, shared)
+    def forward(self, x: Tensor, past: Cache, shared: tuple[Tensor, ...], routing: Routing = None) -> tuple[Tensor, Cache]:
+        if self.gates is not None and routing is not None:
+            routing = self.gates(*routing)
+        branch, present = self.attention(self.input_norm(x), past, shared, routing)
         x = x + self.scaled(branch)
-        return x + self.scaled(self.mlp(self.post_norm(x))), present
+        return x + self.scaled(route(self.mlp, self.post_norm(x), routing)), present
 
     def scaled(self, branch: Tensor) -> Tensor:
         return branch if self.scale == 1.0 else branch * self.scale
@@ -73,12 +110,15 @@ class DecoderLayer(nn.Module):
 class Decoder(nn.Module):
     """The decoder stage; prefill and decode are the same graph with other token counts."""
 
+    parts = LayerParts
+
     def __init__(self, spec: DecoderSpec, kernels: Kernels, prefix: str = "decoder") -> None:
         super().__init__()
         self.spec = spec
         self.attend = kernels.cached_attention(spec)
+        parts = self.parts(spec, kernels)
         self.layers = nn.ModuleList(
-            DecoderLayer(f"{prefix}.layers.{i}", spec, kernels, self.attend) for i in range(spec.layers)
+            DecoderLayer(f"{prefix}.layers.{i}", spec, kernels, parts, self.attend) for i in range(spec.layers)
         )
         self.norm = kernels.rms_norm(spec.hidden, spec.norm_eps)
         self.head = kernels.linear(f"{prefix}.head", spec.hidden, spec.vocabulary, False, Role.HEAD)
@@ -103,10 +143,22 @@ class Decoder(nn.Module):
         Returns:
             float32 logits (batch, outputs, vocabulary) and the grown cache.
         """
+        return self.run(inputs_embeds, attention_mask, position_ids, logit_positions, past_key_values, None)
+
+    def run(
+        self,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        logit_positions: Tensor,
+        past_key_values: Sequence[Cache],
+        routing: Routing,
+    ) -> tuple[Tensor, list[Cache]]:
+        """`forward`, with the routing that adapted decoders make from their own inputs."""
         shared = self.attend.prepare(attention_mask, position_ids)
         x, present = inputs_embeds, []
         for layer, past in zip(self.layers, past_key_values, strict=True):
-            x, cache = layer(x, past, shared)
+            x, cache = layer(x, past, shared, routing)
             present.append(cache)
         x = self.norm(x[:, logit_positions])
         if self.spec.logit_divisor != 1.0:

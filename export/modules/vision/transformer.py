@@ -74,19 +74,33 @@ class VisionTransformer(nn.Module):
         self.blocks = nn.ModuleList(VisionBlock(f"{prefix}.blocks.{i}", spec, kernels) for i in range(spec.layers))
         self.norm = kernels.layer_norm(spec.width, spec.norm_eps) if spec.final_norm else None
 
-    def position_table(self, row_weights: Tensor | None, column_weights: Tensor | None) -> Tensor:
-        """(tokens, width) positions; for RESAMPLED ones R @ table @ C^T with row and column matrices (size, native)."""
-        if row_weights is None or column_weights is None:
-            return self.positions
+    def resampled(self, row_weights: Tensor, column_weights: Tensor) -> Tensor:
+        """(tokens, width) positions R @ table @ C^T; the matrices are (size, native_grid)."""
         side, width = self.spec.native_grid, self.spec.width
         table = self.positions.view(side, side * width)
-        rows = (row_weights.to(table.dtype) @ table).view(-1, side, width)  # (rows, side, width)
+        rows = (row_weights.to(table.dtype) @ table).view(-1, side, width)
         return torch.matmul(column_weights.to(table.dtype), rows).reshape(-1, width)
 
     def forward(
-        self, pixel_values: Tensor, row_weights: Tensor | None = None, column_weights: Tensor | None = None
+        self,
+        pixel_values: Tensor,
+        row_weights: Tensor | None = None,
+        column_weights: Tensor | None = None,
+        patch_positions: Tensor | None = None,
     ) -> Tensor:
-        x = self.patch(pixel_values) + self.position_table(row_weights, column_weights)
+        """Run the tower.
+
+        Args:
+            pixel_values: (images, 3, height, width).
+            row_weights, column_weights: for RESAMPLED positions, (rows or columns, native_grid).
+            patch_positions: for INDEXED positions, int64 (tokens,) rows of the table.
+        """
+        positions = self.positions
+        if row_weights is not None and column_weights is not None:
+            positions = self.resampled(row_weights, column_weights)
+        elif patch_positions is not None:
+            positions = positions[patch_positions]
+        x = self.patch(pixel_values) + positions
         if self.spec.class_token:
             first = (self.class_token + self.class_position).expand(x.shape[0], 1, -1)
             x = torch.cat([first, x], dim=1)

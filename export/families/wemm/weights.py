@@ -1,0 +1,103 @@
+"""Published tensor names of the WeMM Chat models, and how each parameter comes from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING
+
+from export.source.weight_map import Rule, compute, stack, take
+from export.specs import DecoderSpec, ModelSpec, PartialLora, VisionSpec, WindowConnectorSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LLM = "language_model."
+IGNORED = ("*.rotary_emb.inv_freq",)
+
+
+def rules(spec: ModelSpec) -> list[Rule]:
+    """One rule per parameter of all four stages."""
+    assert isinstance(spec.vision, VisionSpec) and isinstance(spec.connector, WindowConnectorSpec)
+    return [*_vision(spec.vision), *_connector(spec.connector), *_language(spec.decoder)]
+
+
+def _pair(ours: str, theirs: str, shape: tuple[int, ...]) -> Iterator[Rule]:
+    yield take(f"{ours}.weight", f"{theirs}.weight", shape)
+    yield take(f"{ours}.bias", f"{theirs}.bias", shape[:1])
+
+
+def _vision(spec: VisionSpec) -> Iterator[Rule]:
+    width, mlp, patch = spec.width, spec.mlp_width, spec.patch_size
+    root = "vision_tower."
+    yield from _pair("vision_encoder.patch", f"{root}embeddings.patch_embedding", (width, 3, patch, patch))
+    table = (spec.native_grid**2, width)
+    yield take("vision_encoder.positions", f"{root}embeddings.position_embedding.weight", table)
+    for i in range(spec.layers):
+        ours, theirs = f"vision_encoder.blocks.{i}", f"{root}encoder.layers.{i}"
+        yield from _pair(f"{ours}.norm1", f"{theirs}.layer_norm1", (width,))
+        yield from _pair(f"{ours}.norm2", f"{theirs}.layer_norm2", (width,))
+        for half, shape in (("weight", (width, width)), ("bias", (width,))):
+            parts = [(f"{theirs}.self_attn.{name}_proj.{half}", shape) for name in "qkv"]
+            yield stack(f"{ours}.attention.qkv.{half}", parts)
+        yield from _pair(f"{ours}.attention.out", f"{theirs}.self_attn.out_proj", (width, width))
+        yield from _pair(f"{ours}.mlp.fc1", f"{theirs}.mlp.fc1", (mlp, width))
+        yield from _pair(f"{ours}.mlp.fc2", f"{theirs}.mlp.fc2", (width, mlp))
+    yield from _pair("vision_encoder.norm", f"{root}post_layernorm", (width,))
+
+
+def _connector(spec: WindowConnectorSpec) -> Iterator[Rule]:
+    vision, width, k = spec.vision_width, spec.width, spec.kernel
+    kernel = [("downsampler.group_op.weight", (width, vision, k, k))]
+    yield compute("connector.conv.weight", kernel, (width, k * k * vision), _flat_window)
+    yield take("connector.proj.weight", "downsampler.linear_model.1.weight", (width, width))
+    yield take("connector.splitters", "visual_source_spliter_emb.weight", (spec.splitters, width))
+
+
+def _flat_window(kernel: Tensor) -> Tensor:
+    """A convolution kernel (out, in, k, k) as the linear map of a row-major window of rows."""
+    return kernel.permute(0, 2, 3, 1).reshape(kernel.shape[0], -1)
+
+
+def _language(spec: DecoderSpec) -> Iterator[Rule]:
+    adapter = spec.adapter
+    assert isinstance(adapter, PartialLora)
+    hidden, mlp, rank, table = spec.hidden, spec.mlp_width, adapter.rank, (spec.vocabulary, spec.hidden)
+    query = spec.heads * spec.head_dim
+    qkv = query + 2 * spec.kv_heads * spec.head_dim
+    ungroup = partial(ungrouped, kv_heads=spec.kv_heads, head_dim=spec.head_dim)
+    yield take("embed_tokens.table.weight", f"{LLM}model.tok_embeddings.weight", table)
+    for i in range(spec.layers):
+        ours, theirs = f"decoder.layers.{i}", f"{LLM}model.layers.{i}"
+        attention, mlp_ours = f"{theirs}.attention", f"{ours}.mlp"
+        yield take(f"{ours}.input_norm.weight", f"{theirs}.attention_norm.weight", (hidden,))
+        yield take(f"{ours}.post_norm.weight", f"{theirs}.ffn_norm.weight", (hidden,))
+        base, low = [(f"{attention}.wqkv.original_linear.weight", (qkv, hidden))], (rank, hidden)
+        yield compute(f"{ours}.attention.qkv.base.weight", base, (qkv, hidden), ungroup)
+        yield take(f"{ours}.attention.qkv.lora_a.weight", f"{attention}.wqkv.Plora_A.weight", low)
+        up = [(f"{attention}.wqkv.Plora_B.weight", (qkv, rank))]
+        yield compute(f"{ours}.attention.qkv.lora_b.0.weight", up, (qkv, rank), ungroup)
+        yield from _adapted(f"{ours}.attention.out", [f"{attention}.wo"], hidden, query, rank)
+        gates = [f"{theirs}.feed_forward.{name}" for name in ("w1", "w3")]
+        yield from _adapted(f"{mlp_ours}.gate_up", gates, mlp, hidden, rank)
+        yield from _adapted(f"{mlp_ours}.down", [f"{theirs}.feed_forward.w2"], hidden, mlp, rank)
+    yield take("decoder.norm.weight", f"{LLM}model.norm.weight", (hidden,))
+    yield take("decoder.head.weight", f"{LLM}{'model.tok_embeddings' if spec.tied_head else 'output'}.weight", table)
+
+
+def _adapted(ours: str, parts: list[str], rows: int, columns: int, rank: int) -> Iterator[Rule]:
+    """A linear of one or more published parts, each with its own low-rank pair."""
+    yield stack(f"{ours}.base.weight", [(f"{part}.original_linear.weight", (rows, columns)) for part in parts])
+    yield stack(f"{ours}.lora_a.weight", [(f"{part}.Plora_A.weight", (rank, columns)) for part in parts])
+    for j, part in enumerate(parts):
+        yield take(f"{ours}.lora_b.{j}.weight", f"{part}.Plora_B.weight", (rows, rank))
+
+
+def ungrouped(packed: Tensor, kv_heads: int, head_dim: int) -> Tensor:
+    """InternLM2's rows, per kv head its query heads, its key, its value, to all q, all k, all v."""
+    import torch
+
+    columns = packed.shape[1]
+    grouped = packed.view(kv_heads, -1, head_dim, columns)
+    parts = (grouped[:, :-2], grouped[:, -2:-1], grouped[:, -1:])
+    return torch.cat([part.reshape(-1, columns) for part in parts])

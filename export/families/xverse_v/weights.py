@@ -1,0 +1,158 @@
+"""Published tensor names of XVERSE-V-13B's three parts, and how each parameter comes from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from export.source.tensor_source import TensorSource
+from export.source.weight_map import Rule, WeightMap, compute, stack, take
+from export.specs import DecoderSpec, MlpConnectorSpec, ModelSpec, VisionSpec
+from runtime_py.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+VIT, LLM, ADAPTERS = "vit/", "llm/", "adapters/"
+"""Prefixes of the three parts in the joined checkpoint."""
+
+IGNORED = (
+    f"{VIT}text_model.*",
+    f"{VIT}*_projection.weight",
+    f"{VIT}logit_scale",
+    f"{VIT}*.position_ids",
+    f"{VIT}vision_model.post_layernorm.*",
+    f"{LLM}*.rotary_emb.inv_freq",
+)
+
+
+def open_parts(folder: Path, settings: Mapping[str, Any]) -> TensorSource:
+    """CLIP folder, LLM folder and adapters (a file, or a folder with one) as one checkpoint."""
+    from export.source.checkpoint import joined, open_checkpoint, open_files
+
+    adapters = folder / settings["ckpt"]
+    return joined(
+        {
+            VIT: open_checkpoint(folder / settings["vit_path"]),
+            LLM: open_checkpoint(folder / settings["llama_model"]),
+            ADAPTERS: open_checkpoint(adapters) if adapters.is_dir() else open_files([adapters]),
+        }
+    )
+
+
+def weight_map(spec: ModelSpec, source: TensorSource, rank: int, lora_scale: float) -> WeightMap:
+    """One rule per parameter; the last two stored and the last CLIP blocks are left alone."""
+    assert isinstance(spec.vision, VisionSpec) and isinstance(spec.connector, MlpConnectorSpec)
+    rules = [
+        *_vision(spec.vision),
+        *_connector(spec.connector, f"{ADAPTERS}ln_vision.weight" in source.infos or not source.infos),
+        *_language(spec.decoder, rank, lora_scale, _spelling(source)),
+    ]
+    last_block = f"{VIT}vision_model.encoder.layers.{spec.vision.layers}.*"
+    return WeightMap(rules, source, ignored=(*IGNORED, last_block))
+
+
+def _spelling(source: TensorSource) -> str:
+    """How the adapter names spell a LoRA matrix: PEFT 0.2 ``lora_A.weight``, later ``lora_A.default.weight``."""
+    names = [name for name in source.infos if name.startswith(ADAPTERS) and ".lora_" in name]
+    if source.infos and not names:
+        raise CheckpointError(
+            "the adapters file holds no LoRA matrix",
+            "llama_model.base_model.model.model.layers.N....lora_A.weight or lora_A.default.weight",
+            "download adapter_and_lora.bin again",
+        )
+    return ".default.weight" if any(".default." in name for name in names) else ".weight"
+
+
+def _vision(spec: VisionSpec) -> Iterator[Rule]:
+    width, mlp, patch = spec.width, spec.mlp_width, spec.patch_size
+    root = f"{VIT}vision_model"
+    yield take("vision_encoder.patch.weight", f"{root}.embeddings.patch_embedding.weight", (width, 3, patch, patch))
+    yield compute("vision_encoder.class_token", [(f"{root}.embeddings.class_embedding", (width,))], (1, width), _one_row)
+    table = [(f"{root}.embeddings.position_embedding.weight", (spec.native_grid**2 + 1, width))]
+    yield compute("vision_encoder.class_position", table, (1, width), partial(_rows, start=0, stop=1))
+    yield compute("vision_encoder.positions", table, (spec.native_grid**2, width), partial(_rows, start=1, stop=None))
+    yield from _pair("vision_encoder.input_norm", f"{root}.pre_layrnorm", (width,))
+    for i in range(spec.layers):
+        ours, theirs = f"vision_encoder.blocks.{i}", f"{root}.encoder.layers.{i}"
+        yield from _pair(f"{ours}.norm1", f"{theirs}.layer_norm1", (width,))
+        yield from _pair(f"{ours}.norm2", f"{theirs}.layer_norm2", (width,))
+        for half, shape in (("weight", (width, width)), ("bias", (width,))):
+            parts = [(f"{theirs}.self_attn.{name}_proj.{half}", shape) for name in "qkv"]
+            yield stack(f"{ours}.attention.qkv.{half}", parts)
+        yield from _pair(f"{ours}.attention.out", f"{theirs}.self_attn.out_proj", (width, width))
+        yield from _pair(f"{ours}.mlp.fc1", f"{theirs}.mlp.fc1", (mlp, width))
+        yield from _pair(f"{ours}.mlp.fc2", f"{theirs}.mlp.fc2", (width, mlp))
+
+
+def _pair(ours: str, theirs: str, shape: tuple[int, ...]) -> Iterator[Rule]:
+    yield take(f"{ours}.weight", f"{theirs}.weight", shape)
+    yield take(f"{ours}.bias", f"{theirs}.bias", shape[:1])
+
+
+def _one_row(vector: Tensor) -> Tensor:
+    return vector[None]
+
+
+def _rows(table: Tensor, start: int, stop: int | None) -> Tensor:
+    return table[start:stop]
+
+
+def _connector(spec: MlpConnectorSpec, norm_is_stored: bool) -> Iterator[Rule]:
+    """The frozen norm may be absent from the file; then it is the identity scale and shift, not skipped."""
+    vision, width = spec.vision_width, spec.width
+    if norm_is_stored:
+        yield from _pair("connector.norm", f"{ADAPTERS}ln_vision", (vision,))
+    else:
+        yield compute("connector.norm.weight", [], (vision,), partial(_constant, size=vision, value=1.0))
+        yield compute("connector.norm.bias", [], (vision,), partial(_constant, size=vision, value=0.0))
+    yield from _pair("connector.fc1", f"{ADAPTERS}llama_proj.0", (width, vision))
+    yield from _pair("connector.fc2", f"{ADAPTERS}llama_proj.2", (width, width))
+
+
+def _constant(size: int, value: float) -> Tensor:
+    import torch
+
+    return torch.full((size,), value)
+
+
+def _language(spec: DecoderSpec, rank: int, scale: float, spelling: str) -> Iterator[Rule]:
+    hidden, mlp, table = spec.hidden, spec.mlp_width, (spec.vocabulary, spec.hidden)
+    query, key = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
+    yield take("embed_tokens.table.weight", f"{LLM}model.embed_tokens.weight", table)
+    for i in range(spec.layers):
+        ours, theirs = f"decoder.layers.{i}", f"model.layers.{i}"
+        yield take(f"{ours}.input_norm.weight", f"{LLM}{theirs}.input_layernorm.weight", (hidden,))
+        yield take(f"{ours}.post_norm.weight", f"{LLM}{theirs}.post_attention_layernorm.weight", (hidden,))
+        fused = {
+            "attention.qkv": [("self_attn.q_proj", query, hidden), *((f"self_attn.{n}_proj", key, hidden) for n in "kv")],
+            "attention.out": [("self_attn.o_proj", hidden, query)],
+            "mlp.gate_up": [("mlp.gate_proj", mlp, hidden), ("mlp.up_proj", mlp, hidden)],
+            "mlp.down": [("mlp.down_proj", hidden, mlp)],
+        }
+        for name, parts in fused.items():
+            published = [(f"{theirs}.{part}", rows, columns) for part, rows, columns in parts]
+            yield _merged(f"{ours}.{name}.weight", published, rank, scale, spelling)
+    yield take("decoder.norm.weight", f"{LLM}model.norm.weight", (hidden,))
+    yield take("decoder.head.weight", f"{LLM}{'model.embed_tokens' if spec.tied_head else 'lm_head'}.weight", table)
+
+
+def _merged(target: str, parts: list[tuple[str, int, int]], rank: int, scale: float, spelling: str) -> Rule:
+    """Rows of W + scale B A of each part, one part after the other."""
+    sources: list[tuple[str, tuple[int, ...]]] = []
+    for name, rows, columns in parts:
+        adapter = f"{ADAPTERS}llama_model.base_model.model.{name}"
+        sources.append((f"{LLM}{name}.weight", (rows, columns)))
+        sources.append((f"{adapter}.lora_A{spelling}", (rank, columns)))
+        sources.append((f"{adapter}.lora_B{spelling}", (rows, rank)))
+    shape = (sum(rows for _, rows, _ in parts), parts[0][2])
+    return compute(target, sources, shape, partial(_add_low_rank, scale=scale))
+
+
+def _add_low_rank(*tensors: Tensor, scale: float) -> Tensor:
+    import torch
+
+    parts = [tensors[i : i + 3] for i in range(0, len(tensors), 3)]
+    return torch.cat([w + scale * (b @ a) for w, a, b in parts])

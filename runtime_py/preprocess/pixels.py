@@ -1,0 +1,26 @@
+"""Pixel arithmetic every family shares: Pillow resizing, normalisation, layout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+HALF = (0.5, 0.5, 0.5)
+
+
+def resize(
+    picture: np.ndarray, width: int, height: int, resample: Image.Resampling = Image.Resampling.BICUBIC
+) -> np.ndarray:
+    """Pillow resizing of uint8 RGB (height, width, 3): antialiased when shrinking, 8-bit result."""
+    return np.asarray(Image.fromarray(picture).resize((width, height), resample))
+
+
+def normalise(picture: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """uint8 (height, width, 3) to float32 (1, 3, height, width): (x / 255 - mean) / std, each step in float32."""
+    scaled = picture.astype(np.float32) / np.float32(255.0)
+    scaled = (scaled - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
+    return np.ascontiguousarray(scaled.transpose(2, 0, 1)[None])

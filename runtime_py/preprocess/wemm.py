@@ -1,0 +1,125 @@
+"""WeMM Chat: resize by the longer side, pad to whole patches, bucketed positions, one image block.
+
+Sources: Ascend/MindIE-LLM atb_llm/models/wemm/{image_processor_2k,data_preprocess_wemm,router_wemm}.py; transformers v4.40.0
+models/idefics2/{image_processing,modeling}_idefics2.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from runtime_py.errors import UsageError
+from runtime_py.preprocess.base import ImageInputs, Layout, Message, TokenizerLike
+from runtime_py.preprocess.pixels import HALF, normalise, resize
+from runtime_py.preprocess.spliced import IMAGE, spliced_layout
+
+
+class Processor:
+    """See runtime_py.preprocess.base.Processor; ``settings`` come from export/families/wemm."""
+
+    def __init__(self, settings: Mapping[str, Any], tokenizer: TokenizerLike | None) -> None:
+        self.settings = settings
+        self.tokenizer = tokenizer
+
+    def images(self, pictures: Sequence[np.ndarray]) -> list[ImageInputs]:
+        if len(pictures) > 1:
+            raise UsageError(
+                f"{len(pictures)} pictures in one conversation", "one, as published", "ask about one picture at a time"
+            )
+        return [self._inputs(picture, source) for source, picture in enumerate(pictures)]
+
+    def _inputs(self, picture: np.ndarray, source: int) -> ImageInputs:
+        settings = self.settings
+        edges = (settings["shortest_edge"], settings["longest_edge"])
+        width, height = target_size(picture.shape[1], picture.shape[0], *edges, settings["resize_rule"] == "2k")
+        pixels = normalise(resize(picture, width, height, Image.Resampling.BILINEAR), HALF, HALF)
+        patch, kernel = settings["patch_size"], settings["kernel"]
+        rows, columns = -(-height // patch), -(-width // patch)
+        padding = ((0, 0), (0, 0), (0, rows * patch - height), (0, columns * patch - width))
+        vision = {
+            "pixel_values": np.pad(pixels, padding),
+            "patch_positions": bucket_positions(rows, columns, settings["side"]),
+        }
+        windows = window_index(rows, columns, kernel)
+        return ImageInputs(vision, {"window_index": windows}, len(windows) + 2, source)
+
+    def encode(self, messages: Sequence[Message], images: Sequence[ImageInputs]) -> np.ndarray:
+        if self.tokenizer is None:
+            raise UsageError(
+                "this package has no tokenizer", "tokenizer files", "export again from a checkpoint that has them"
+            )
+        text = ""
+        for message in messages:
+            picture = "<image>\n" if message.images else ""
+            text += f"<|im_start|>{message.role}\n{picture}{message.text}<|im_end|>"
+        pieces = (text + "<|im_start|>assistant\n").split("<image>")
+        ids = [self.settings["bos"], *self.tokenizer.encode(pieces[0])]
+        for piece in pieces[1:]:
+            ids += [IMAGE, *self.tokenizer.encode(piece)]
+        return np.asarray([ids], dtype=np.int64)
+
+    def layout(self, input_ids: np.ndarray, images: Sequence[ImageInputs]) -> Layout:
+        ids, rows = spliced_layout(input_ids, [piece.rows for piece in images])
+        positions = np.arange(ids.shape[1], dtype=np.int64)[None]
+        return Layout(ids, rows, {"position_ids": positions, "image_mask": rows[None]})
+
+    def next_inputs(self, layout: Layout, length: int) -> dict[str, np.ndarray]:
+        return {"position_ids": np.array([[length]], dtype=np.int64), "image_mask": np.zeros((1, 1), dtype=bool)}
+
+    def arrange(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The image mask of one call to the rows that get a delta, and for each token which delta."""
+        mask = inputs["image_mask"][0]
+        rows = np.flatnonzero(mask)
+        delta = np.full(len(mask), len(rows), dtype=np.int64)
+        delta[rows] = np.arange(len(rows))
+        rest = {name: value for name, value in inputs.items() if name != "image_mask"}
+        return rest | {"image_index": rows, "delta_index": delta}
+
+
+def target_size(width: int, height: int, shortest: int, longest: int, enlarge: bool) -> tuple[int, int]:
+    """(width, height): the longer side at most (``enlarge``: exactly) ``longest``, then both at least ``shortest``."""
+    ratio = width / height
+    if width >= height and (enlarge or width > longest):
+        width, height = longest, int(longest / ratio)
+    elif height > width and (enlarge or height > longest):
+        width, height = int(longest * ratio), longest
+    return max(width, shortest), max(height, shortest)
+
+
+def buckets(count: int, side: int) -> np.ndarray:
+    """Which of ``side`` table rows each of ``count`` patches along an axis takes; float32 as published."""
+    boundaries = _vector_range(1 / side, 1 / side, side - 1)
+    places = _vector_range(0.0, 1 / count, count)
+    return np.searchsorted(boundaries, places, side="right").astype(np.int64)
+
+
+def _vector_range(start: float, step: float, count: int) -> np.ndarray:
+    """float32 ``torch.arange``: eight at a time, each block from a base that is rounded first.
+
+    Rounding each value alone puts a few places on the other side of a boundary (patch 55 of 77 in a table of 140).
+    """
+    lanes = 8
+    index = np.arange(count)
+    base = index // lanes * lanes
+    rounded = (start + step * base).astype(np.float32).astype(np.float64)
+    vectors = (rounded + (index - base) * step).astype(np.float32)
+    rest = (start + step * index).astype(np.float32)
+    return np.where(index < count // lanes * lanes, vectors, rest)
+
+
+def bucket_positions(rows: int, columns: int, side: int) -> np.ndarray:
+    """int64 (rows * columns,) position ids in a side x side table."""
+    return (buckets(rows, side)[:, None] * side + buckets(columns, side)[None, :]).reshape(-1)
+
+
+def window_index(rows: int, columns: int, kernel: int) -> np.ndarray:
+    """int64 (cells, kernel * kernel) patch of each window place; the last row and column repeat to fill windows."""
+    cell_rows, cell_columns = -(-rows // kernel), -(-columns // kernel)
+    row = np.minimum(np.arange(cell_rows * kernel), rows - 1).reshape(cell_rows, kernel)
+    column = np.minimum(np.arange(cell_columns * kernel), columns - 1).reshape(cell_columns, kernel)
+    index = row[:, None, :, None] * columns + column[None, :, None, :]
+    return index.reshape(-1, kernel * kernel).astype(np.int64)

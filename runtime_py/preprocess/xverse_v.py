@@ -1,0 +1,100 @@
+"""XVERSE-V-13B: a global view and tiles, rows and columns swapped as published; text split at <ImageHere>.
+
+Source: xverse-ai/XVERSE-V-13B at 989da86, vxverse/processors/blip_processors.py, vxverse/models/vxverse_base.py and
+eval_vqa.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from runtime_py.errors import UsageError
+from runtime_py.preprocess.base import ImageInputs, Layout, Message, TokenizerLike
+from runtime_py.preprocess.pixels import CLIP_MEAN, CLIP_STD, normalise, resize
+from runtime_py.preprocess.spliced import IMAGE, spliced_layout
+
+GRIDS = frozenset(
+    [(1, columns) for columns in range(1, 10)]
+    + [(2, columns) for columns in range(1, 5)]
+    + [(3, columns) for columns in range(1, 4)]
+    + [(4, 1), (4, 2), *((rows, 1) for rows in range(5, 10))]
+)
+"""The (rows, columns) of tiles the model was trained with."""
+
+
+class Processor:
+    """See runtime_py.preprocess.base.Processor; ``settings`` come from export/families/xverse_v."""
+
+    def __init__(self, settings: Mapping[str, Any], tokenizer: TokenizerLike | None) -> None:
+        self.settings = settings
+        self.tokenizer = tokenizer
+
+    def images(self, pictures: Sequence[np.ndarray]) -> list[ImageInputs]:
+        if len(pictures) > 1:
+            raise UsageError(
+                f"{len(pictures)} pictures in one conversation",
+                "one: the published code misplaces the tiles of several",
+                "ask about one picture at a time",
+            )
+        found = []
+        for source, picture in enumerate(pictures):
+            views = self._views(picture)
+            found.append(ImageInputs({"pixel_values": views}, {}, len(views) * self.settings["tile_rows"], source))
+        return found
+
+    def _views(self, picture: np.ndarray) -> np.ndarray:
+        """Global view, then the tiles row by row: float32 (1 to 10, 3, tile, tile)."""
+        tile = self.settings["tile"]
+        views = [normalise(resize(picture, tile, tile), CLIP_MEAN, CLIP_STD)]
+        rows, columns = tile_grid(picture.shape[1], picture.shape[0], tile)
+        if (rows, columns) != (1, 1):
+            canvas = normalise(resize(picture, columns * tile, rows * tile), CLIP_MEAN, CLIP_STD)
+            cells = canvas.reshape(3, rows, tile, columns, tile).transpose(1, 3, 0, 2, 4).reshape(-1, 3, tile, tile)
+            views.append(cells[np.abs(cells).max(axis=(1, 2, 3)) > 0])
+        return np.ascontiguousarray(np.concatenate(views))
+
+    def encode(self, messages: Sequence[Message], images: Sequence[ImageInputs]) -> np.ndarray:
+        if self.tokenizer is None:
+            raise UsageError(
+                "this package has no tokenizer", "tokenizer files", "export again from a checkpoint that has them"
+            )
+        before, after = self.settings["prompt_template"].split("{}")
+        text = ""
+        for message in messages:
+            if message.role == "user":
+                picture = "<ImageHere>\n" if message.images else ""
+                text += before + picture + message.text + after
+            else:
+                text += message.text + self.settings["end"]
+        ids: list[int] = []
+        for index, piece in enumerate(text.split("<ImageHere>")):
+            ids += ([IMAGE] if index else []) + self.tokenizer.encode(piece)
+        return np.asarray([ids], dtype=np.int64)
+
+    def layout(self, input_ids: np.ndarray, images: Sequence[ImageInputs]) -> Layout:
+        ids, rows = spliced_layout(input_ids, [piece.rows for piece in images])
+        return Layout(ids, rows, {"position_ids": np.arange(ids.shape[1], dtype=np.int64)[None]})
+
+    def next_inputs(self, layout: Layout, length: int) -> dict[str, np.ndarray]:
+        return {"position_ids": np.array([[length]], dtype=np.int64)}
+
+
+def tile_grid(width: int, height: int, tile: int) -> tuple[int, int]:
+    """(rows, columns) of tiles. Rows come from the width and columns from the height: the published code swaps them."""
+    rows, columns = (max(_round_half_down(side / tile), 1) for side in (width, height))
+    if (rows, columns) in GRIDS:
+        return rows, columns
+    if 1 in (rows, columns):
+        return (9, 1) if columns == 1 else (1, 9)
+    if 2 in (rows, columns):
+        return (2, 4) if rows == 2 else (4, 2)
+    return 3, 3
+
+
+def _round_half_down(value: float) -> int:
+    whole = math.floor(value)
+    return whole + int(value - whole > 0.5)

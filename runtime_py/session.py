@@ -1,0 +1,267 @@
+"""The one pipeline: pictures and ids through vision encoder, connector, embedding and decoder of any backend.
+
+The runtime drives a package with it and parity_tests drives the PyTorch reference with it, so that both sides of a
+comparison differ in their `Backend` alone. A recorder receives the named arrays on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+
+from runtime_py.backends.base import Backend, DecoderState, FusedImages, Rewinding
+from runtime_py.contracts import CONNECTOR, EMBED, VISION
+from runtime_py.errors import PackageError, UsageError
+from runtime_py.preprocess.base import ArrangesRows, ImageInputs, Layout, Processor, ReadsEmbeddings
+
+Recorder = Callable[[str, np.ndarray], None]
+"""Receives (probe, array). Probes: ``pixel_values``, ``vision`` (unless the backend fuses it with the connector) and
+``connector`` once per `ImageInputs` in order,
+``inputs_embeds`` (1, tokens, hidden) once per merge, ``prefill_logits`` (1, outputs, vocabulary) once per prefill,
+``step_logits`` (1, 1, vocabulary) once per step."""
+
+
+class SessionLimits(Protocol):
+    """The part of targets.base.Limits that a session obeys; the manifest's ``limits`` give the same."""
+
+    @property
+    def context(self) -> int: ...
+
+    @property
+    def prefill_chunk(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Sizes a package was built for: cache positions, and tokens per decoder call, at most."""
+
+    context: int
+    prefill_chunk: int
+    batch: int = 1
+
+
+class Session:
+    """One conversation on one backend.
+
+    Args:
+        recorder: receives every probe; None costs nothing.
+    """
+
+    def __init__(
+        self, backend: Backend, processor: Processor, limits: SessionLimits, recorder: Recorder | None = None
+    ) -> None:
+        if limits.prefill_chunk < 1 or limits.context < 1:
+            raise UsageError(
+                f"context {limits.context} and prefill chunk {limits.prefill_chunk}", "both at least 1", "correct the limits"
+            )
+        self.backend = backend
+        self.processor = processor
+        self.limits = limits
+        self.recorder = recorder
+        self._state: DecoderState | None = None
+        self._layout: Layout | None = None
+        self._decode_inputs: Mapping[str, np.ndarray] | None = None
+
+    @property
+    def length(self) -> int:
+        """Positions in the cache."""
+        return self._state.length if self._state is not None else 0
+
+    @property
+    def room(self) -> int:
+        """Positions the cache can still take."""
+        return (self._state.capacity if self._state is not None else self.limits.context) - self.length
+
+    def reset(self) -> None:
+        """Drop the cache; the next prefill starts from nothing."""
+        self._state = self._layout = self._decode_inputs = None
+
+    def encode_images(self, pictures: Sequence[np.ndarray]) -> tuple[list[ImageInputs], list[np.ndarray]]:
+        """uint8 RGB (height, width, 3) pictures to encoder inputs and the features made of them."""
+        images = self.processor.images(pictures)
+        return images, self.features(images)
+
+    def features(self, images: Sequence[ImageInputs]) -> list[np.ndarray]:
+        """Run vision encoder and connector: one float32 (rows, hidden) per `ImageInputs`."""
+        found = []
+        for image in images:
+            if "pixel_values" in image.vision:
+                self._record("pixel_values", image.vision["pixel_values"])
+            rows = self._image_rows(image)
+            self._record("connector", rows)
+            flat = rows.reshape(-1, rows.shape[-1])
+            if len(flat) != image.rows:
+                raise PackageError(
+                    f"the connector gave {len(flat)} image rows for picture {image.source + 1}",
+                    f"{image.rows} rows, as the prompt holds",
+                    "export the package again; its connector and its processor settings disagree",
+                )
+            found.append(flat)
+        return found
+
+    def _image_rows(self, image: ImageInputs) -> np.ndarray:
+        if isinstance(self.backend, FusedImages):
+            return self.backend.image_features(image.vision, image.connector)
+        vision = self.backend.run(VISION, image.vision)["vision_features"]
+        self._record("vision", vision)
+        return self.backend.run(CONNECTOR, {"vision_features": vision, **image.connector})["image_features"]
+
+    def embed(self, input_ids: np.ndarray) -> np.ndarray:
+        """int64 (1, tokens) ids to float32 (1, tokens, hidden), at most ``limits.prefill_chunk`` ids in one call."""
+        ids = np.asarray(input_ids, dtype=np.int64)
+        chunk = self.limits.prefill_chunk
+        parts = [
+            self.backend.run(EMBED, {"input_ids": ids[:, start : start + chunk]})["inputs_embeds"]
+            for start in range(0, ids.shape[1], chunk)
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+    def merge(self, layout: Layout, features: Sequence[np.ndarray]) -> np.ndarray:
+        """Embed the prompt and put the image rows, in order, over their placeholders: float32 (1, tokens, hidden)."""
+        given = sum(len(rows) for rows in features)
+        wanted = int(layout.image_rows.sum())
+        if given != wanted:
+            raise UsageError(
+                f"{given} rows of image features for a prompt with {wanted} placeholders",
+                "as many rows as placeholders",
+                "pass the pictures the prompt was made with",
+            )
+        embeds = np.array(self.embed(layout.input_ids), dtype=np.float32)
+        if wanted:
+            embeds[0, layout.image_rows] = np.concatenate(list(features))
+        self._record("inputs_embeds", embeds)
+        return embeds
+
+    def check_room(self, tokens: int) -> None:
+        """Raise UsageError when a prompt of this many tokens leaves no cache position for an answer."""
+        if tokens > self.limits.context:
+            raise UsageError(
+                f"the prompt has {tokens} tokens, image rows included",
+                f"at most {self.limits.context}, the context this package was built for",
+                "shorten the conversation, send fewer or smaller pictures, or export with a larger --context",
+            )
+
+    def prefill(
+        self,
+        embeds: np.ndarray,
+        layout: Layout,
+        logit_positions: Literal["all", "last"] = "last",
+        chunk: int | None = None,
+        keep: int = 0,
+    ) -> np.ndarray:
+        """Feed a prompt to the decoder.
+
+        Args:
+            embeds: (1, tokens, hidden) of the whole prompt, as `merge` gives it.
+            logit_positions: logits of every token fed, or of the last alone.
+            chunk: tokens per decoder call; ``limits.prefill_chunk`` when None.
+            keep: leading tokens that are in the cache already, from the prefill and steps before (`kept_prefix`);
+                everything behind them is forgotten.
+
+        Returns:
+            float32 logits (1, tokens - keep or 1, vocabulary).
+
+        Raises:
+            UsageError: the prompt does not fit the context; nothing has run then.
+        """
+        tokens = embeds.shape[1]
+        size = chunk or self.limits.prefill_chunk
+        self.check_room(tokens)
+        if tokens - keep < 1 or keep > self.length or size < 1:
+            raise UsageError(
+                f"a prompt of {tokens} tokens with {keep} kept of {self.length} cached, {size} at a time",
+                "at least one new token, no more kept than cached, at least one at a time",
+                "start without keep",
+            )
+        further = self._further_inputs(layout, embeds, "prefill")
+        if keep == 0:
+            self._state = self.backend.start(self.limits.context)
+        elif keep < self.length:
+            self._rewind(keep)
+        state = self._started()
+        self._layout, self._decode_inputs = layout, None
+        if isinstance(self.processor, ReadsEmbeddings):
+            self._decode_inputs = self._further_inputs(layout, embeds, "decode")
+        found = []
+        for start in range(keep, tokens, size):
+            stop = min(start + size, tokens)
+            inputs = {name: value[..., start:stop] for name, value in layout.decoder.items()}
+            inputs = self._arranged(inputs) | {"inputs_embeds": embeds[:, start:stop], **further}
+            positions = np.arange(stop - start) if logit_positions == "all" else np.array([-1])
+            logits = self.backend.forward(state, inputs, positions.astype(np.int64))
+            if logit_positions == "all" or stop == tokens:
+                found.append(logits)
+        logits = found[0] if len(found) == 1 else np.concatenate(found, axis=1)
+        self._record("prefill_logits", logits)
+        return logits
+
+    def step(self, token: int) -> np.ndarray:
+        """Feed one answer token; float32 logits (1, 1, vocabulary) of the token after it.
+
+        Raises:
+            UsageError: the cache is full, or nothing was prefilled.
+        """
+        state = self._started()
+        if self._layout is None or self.room < 1:
+            raise UsageError(
+                f"no cache position for another token after {self.length}",
+                f"a context of at most {state.capacity} positions, prompt and answer together",
+                "ask for fewer new tokens, or export with a larger --context",
+            )
+        inputs = self._arranged(self.processor.next_inputs(self._layout, state.length))
+        inputs["inputs_embeds"] = self.embed(np.array([[token]], dtype=np.int64))
+        inputs |= self._decode_inputs or {}
+        logits = self.backend.forward(state, inputs, np.array([-1], dtype=np.int64))
+        self._record("step_logits", logits)
+        return logits
+
+    def can_keep(self, layout: Layout, tokens: int) -> bool:
+        """Whether the first ``tokens`` cached positions mean the same in ``layout`` as when they were fed.
+
+        False for processors whose decoder inputs depend on the whole prompt, and when a rewind is needed and the
+        backend has none.
+        """
+        if tokens < 1 or self._layout is None or isinstance(self.processor, ReadsEmbeddings):
+            return False
+        if tokens < self.length and not isinstance(self.backend, Rewinding):
+            return False
+        return all(np.array_equal(self._fed(name, tokens), value[..., :tokens]) for name, value in layout.decoder.items())
+
+    def _fed(self, name: str, tokens: int) -> np.ndarray:
+        """A decoder input of the cached positions: of the prompt, then of the answer's steps."""
+        layout = self._layout
+        assert layout is not None
+        prompt = layout.decoder[name]
+        answer = range(prompt.shape[-1], tokens)
+        return np.concatenate(
+            [prompt[..., :tokens], *(self.processor.next_inputs(layout, index)[name] for index in answer)], axis=-1
+        )
+
+    def _rewind(self, length: int) -> None:
+        if not isinstance(self.backend, Rewinding):
+            raise UsageError(
+                f"backend {self.backend.name} cannot forget cached tokens", "a backend with rewind", "start without keep"
+            )
+        self.backend.rewind(self._started(), length)
+
+    def _started(self) -> DecoderState:
+        if self._state is None:
+            raise UsageError("nothing is in the cache", "a prefill before the first step", "call prefill first")
+        return self._state
+
+    def _further_inputs(
+        self, layout: Layout, merged: np.ndarray, phase: Literal["prefill", "decode"]
+    ) -> Mapping[str, np.ndarray]:
+        if not isinstance(self.processor, ReadsEmbeddings):
+            return {}
+        return self.processor.embedding_inputs(layout, merged, self.embed(layout.input_ids), phase)
+
+    def _arranged(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return self.processor.arrange(inputs) if isinstance(self.processor, ArrangesRows) else inputs
+
+    def _record(self, probe: str, array: np.ndarray) -> None:
+        if self.recorder is not None:
+            self.recorder(probe, array)
