@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from export.families.published import read_published
 from export.source.tensor_source import TensorSource
 from export.source.weight_map import WeightMap
 from export.specs import ModelSpec
-from runtime_py.errors import UsageError
 
 
 class Family(ABC):
@@ -54,13 +55,15 @@ class Family(ABC):
         return open_checkpoint(folder)
 
     def published_config(self, variant: str, size: str) -> dict[str, Any]:
-        """config.json of a published ``variant`` ("" for the first), at ``size`` "full" or "tiny"; for rehearsals.
+        """The config `spec` reads, of a published ``variant`` ("" for the first, or a hub id), at ``size`` "full" or "tiny".
 
         Raises:
-            UsageError: the family declares none, or none of that name.
+            UsageError: no such variant or size.
         """
-        raise UsageError(
-            f"{self.name} declares no config of its published checkpoints (variant {variant or 'default'}, size {size})",
-            "a family that implements published_config, e.g. minicpm-v",
-            "choose another family, or use a real checkpoint",
-        )
+        return read_published(self.published_table(), variant, size)
+
+    def published_table(self) -> Path:
+        """published.toml beside the family's module."""
+        module = sys.modules[type(self).__module__]
+        assert module.__file__ is not None
+        return Path(module.__file__).with_name("published.toml")

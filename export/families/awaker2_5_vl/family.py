@@ -102,7 +102,7 @@ class Awaker25VL(Family):
         pixels = {**PIXELS, **config.get("preprocessor", {})}
         hidden, heads = config["hidden_size"], config["num_attention_heads"]
         low = source.infos.get(f"{weights.PREFIX}model.layers.0.self_attn.o_proj.lora_moe_A.0.weight")
-        adapted = low is not None or not source.infos
+        adapted = low is not None if source.infos else moe["num_experts"] > 0
         rank = low.shape[0] if low else moe["r"]
         merge, patch, temporal = tower["spatial_merge_size"], tower["patch_size"], tower["temporal_patch_size"]
         experts = RoutedLora(rank, moe["num_experts"], moe["lora_alpha"] / rank, config["rms_norm_eps"])

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from export.families.base import Family
-from export.families.minicpm_v import published, weights
+from export.families.minicpm_v import weights
 from export.source.tensor_source import TensorSource
 from export.source.weight_map import WeightMap
 from export.specs import (
@@ -159,9 +159,6 @@ class MiniCPMV(Family):
 
     def weight_map(self, spec: ModelSpec, source: TensorSource) -> WeightMap:
         return WeightMap(weights.rules(spec), source, ignored=weights.IGNORED)
-
-    def published_config(self, variant: str, size: str) -> dict[str, Any]:
-        return published.published_config(variant or "1.0", size)
 
 
 def generation_defaults(sliced: bool) -> dict[str, Any]:

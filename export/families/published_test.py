@@ -1,0 +1,63 @@
+"""Every published checkpoint from its config alone: tensor and parameter counts as counted on the published files."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from export.families.published import read_published, variants
+from export.modules.build import parameter_shapes
+from export.registry import families
+from export.source.tensor_source import EmptySource
+from runtime_py.errors import UsageError
+
+PUBLISHED = {
+    "openbmb/MiniCPM-V": (694, 3_434_965_792),
+    "openbmb/MiniCPM-V-2": (694, 3_434_965_792),
+    "openbmb/OmniLMM-12B": (1130, 11_614_343_936),
+    "feipengma/WeMM-Chat-CN": (987, 8_795_140_336),
+    "feipengma/WeMM-Chat-2k-CN": (987, 9_472_677_616),
+    "MetabrainAGI/Awaker2.5-VL": (2186, 11_081_591_520),
+    "Qwen/Qwen2-VL-7B-Instruct": (730, 8_291_375_616),
+    "THUDM/cogvlm2-llama3-chat-19B": (1221, 19_503_107_328),
+    "THUDM/cogvlm2-llama3-chinese-chat-19B": (1221, 19_503_107_328),
+    "THUDM/cogvlm2-video-llama3-chat": (1029, 12_507_532_544),
+    "THUDM/cogvlm2-video-llama3-base": (1029, 12_507_532_544),
+    "THUDM/cogvlm2-llama3-caption": (1029, 12_507_532_544),
+}
+"""Tensors and parameters the rules read. XVERSE-V is apart: its CLIP file holds more than is used."""
+
+
+@pytest.mark.parametrize("family", families().values(), ids=lambda family: family.name)
+@pytest.mark.parametrize("size", ["full", "tiny"])
+def test_rules_and_modules_agree_for_every_published_checkpoint(family, size):
+    for hub_id in variants(family.published_table()):
+        spec = family.spec(family.published_config(hub_id, size), EmptySource())
+        rules = family.weight_map(spec, EmptySource()).rules
+        assert {name: rule.shape for name, rule in rules.items()} == parameter_shapes(spec)
+
+
+def test_tensor_and_parameter_counts_are_the_published_ones():
+    counted = {}
+    for family in families().values():
+        for hub_id in variants(family.published_table()):
+            spec = family.spec(family.published_config(hub_id, "full"), EmptySource())
+            rules = family.weight_map(spec, EmptySource()).rules.values()
+            read = {n: s for rule in rules for n, s in zip(rule.sources, rule.source_shapes, strict=True)}
+            counted[hub_id] = (len(read), sum(math.prod(shape) for shape in read.values()))
+    assert {hub_id: counted[hub_id] for hub_id in PUBLISHED} == PUBLISHED
+
+
+def test_xverse_language_model_adapters_and_projector_add_up():
+    family = families()["xverse-v"]
+    spec = family.spec(family.published_config("", "full"), EmptySource())
+    rules = family.weight_map(spec, EmptySource()).rules.values()
+    read = {n: s for rule in rules for n, s in zip(rule.sources, rule.source_shapes, strict=True)}
+    adapters = sum(math.prod(s) for n, s in read.items() if n.startswith("adapters/") and "ln_vision" not in n)
+    assert adapters == 500_695_040 + 31_467_520
+
+
+def test_an_unknown_variant_is_refused():
+    with pytest.raises(UsageError, match="9.9"):
+        read_published(families()["minicpm-v"].published_table(), "9.9", "full")
