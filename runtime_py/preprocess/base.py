@@ -22,7 +22,6 @@ class ImageInputs:
         rows: how many rows of ``image_features`` (all images of this call together) enter the prompt.
         source: index of the picture in the conversation this came from.
         state: what the processor's own ``encode`` and ``layout`` want to know of it again, e.g. the patch grid.
-        prompt: whatever `Processor.encode` needs to write its placeholders, e.g. ``{"grid": (columns, rows)}``.
     """
 
     vision: Mapping[str, np.ndarray]
@@ -30,7 +29,6 @@ class ImageInputs:
     rows: int
     source: int = 0
     state: Mapping[str, np.ndarray] = field(default_factory=dict)
-    prompt: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -33,10 +33,10 @@ def spread_frames(count: int, frames_per_second: float, limit: int) -> list[int]
 def bilinear_matrix(size_in: int, size_out: int, scale: float) -> np.ndarray:
     """float32 (size_out, size_in) bilinear weights without antialias, half-pixel centres; ``scale`` is in / out.
 
-    Centres are float32, as in torch: in float64 the pixels move by up to 1e-5.
+    Scale and centres are float32, as in torch (fused multiply and subtract): in float64 pixels move by up to 1e-5.
     """
-    half = np.float32(0.5)
-    centres = np.maximum(np.float32(scale) * (np.arange(size_out, dtype=np.float32) + half) - half, np.float32(0))
+    rounded_scale = np.float64(np.float32(scale))
+    centres = np.maximum(rounded_scale * (np.arange(size_out) + 0.5) - 0.5, 0.0).astype(np.float32)
     low = np.minimum(centres.astype(np.int64), size_in - 1)
     high = np.minimum(low + 1, size_in - 1)
     share = centres - low.astype(np.float32)

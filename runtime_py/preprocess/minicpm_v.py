@@ -54,7 +54,7 @@ class Processor:
             vision["row_weights"] = position_matrix(native, rows, (rows, columns))
             vision["column_weights"] = position_matrix(native, columns, (rows, columns))
             connector["key_positions"] = sine_table(rows, columns, self.settings["width"])
-        return ImageInputs(vision, connector, self.settings["queries"], source, {"grid": grid})
+        return ImageInputs(vision, connector, self.settings["queries"], source, {"grid": np.array(grid)})
 
     def encode(self, messages: Sequence[Message], images: Sequence[ImageInputs]) -> np.ndarray:
         """See `Processor.encode`: BOS, then the turns with no separators, then the mark of the answer.
@@ -93,7 +93,7 @@ class Processor:
         def piece(image: ImageInputs) -> list[int]:
             return [token["image_start"], *[token["unk"]] * image.rows, token["image_end"]]
 
-        columns, rows = images[0].prompt["grid"]
+        columns, rows = images[0].state["grid"].tolist()
         ids = piece(images[0])
         if columns:
             ids.append(token["slice_start"])

@@ -1,0 +1,107 @@
+"""Awaker's size rule, patch order, positions and gate span, against independent statements."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from runtime_py.errors import ImageError
+from runtime_py.preprocess.awaker2_5_vl import Processor, multi_axis_positions
+from runtime_py.preprocess.base import Message
+from runtime_py.preprocess.patches import flatten_patches, rotary_angles, smart_resize
+from runtime_py.preprocess.xverse_v_test import LetterTokenizer
+
+SETTINGS = {
+    "routed": True,
+    "patch_size": 2,
+    "temporal_patch": 2,
+    "merge": 2,
+    "head_dim": 8,
+    "min_pixels": 64,
+    "max_pixels": 4096,
+    "vision_start": 1003,
+    "vision_end": 1004,
+    "image_pad": 1006,
+    "video_pad": 1007,
+    "im_end": 1002,
+    "im_start": 1001,
+}
+
+
+def test_size_rule_on_random_sizes():
+    for height, width in np.random.default_rng(9).integers(28, 5000, size=(200, 2)).tolist():
+        got = smart_resize(height, width, 28, 3136, 1003520)
+        rounded = [28 * int(np.round(side / 28)) for side in (height, width)]
+        area = rounded[0] * rounded[1]
+        if area > 1003520:
+            scale = math.sqrt(1003520 / (height * width))
+            expected = [int(side * scale / 28 + 1e-9) * 28 for side in (height, width)]
+            assert got[0] * got[1] <= 1003520
+        elif area < 3136:
+            scale = math.sqrt(3136 / (height * width))
+            expected = [math.ceil(side * scale / 28 - 1e-9) * 28 for side in (height, width)]
+        else:
+            expected = rounded
+        assert list(got) == expected, (height, width)
+
+
+def test_absurd_sizes_are_refused():
+    for height, width in ((27, 400), (28, 28 * 201)):
+        with pytest.raises(ImageError):
+            smart_resize(height, width, 28, 3136, 1003520)
+
+
+def test_patches_and_angles_come_in_blocks():
+    rows, columns, patch, merge = 4, 6, 3, 2
+    pixels = np.arange(2 * 3 * rows * patch * columns * patch, dtype=np.float32).reshape(2, 3, rows * patch, -1)
+    (flat,) = flatten_patches(pixels, patch, merge, 2)
+    angles = rotary_angles(rows, columns, merge, 8)
+    order = [
+        (r + dr, c + dc)
+        for r, c in itertools.product(range(0, rows, merge), range(0, columns, merge))
+        for dr, dc in itertools.product(range(merge), repeat=2)
+    ]
+    for index, (row, column) in enumerate(order):
+        piece = pixels[:, :, row * patch : (row + 1) * patch, column * patch : (column + 1) * patch]
+        np.testing.assert_array_equal(flat[index], piece.transpose(1, 0, 2, 3).reshape(-1))
+        np.testing.assert_allclose(angles[index], [row, row * 0.01, column, column * 0.01], rtol=1e-6)
+
+
+def test_positions_of_text_picture_text():
+    mask = np.array([False] * 3 + [True] * 6 + [False] * 2)
+    positions = multi_axis_positions(mask, [np.array([1, 4, 6])], 2)
+    assert positions[:, :3].tolist() == [[0, 1, 2]] * 3
+    assert positions[:, 3:9].tolist() == [[3] * 6, [3, 3, 3, 4, 4, 4], [3, 4, 5, 3, 4, 5]]
+    assert positions[:, 9:].tolist() == [[6, 7]] * 3
+
+
+def test_gate_span_is_the_first_user_turn_in_every_turn():
+    processor = Processor(SETTINGS, LetterTokenizer())
+    images = processor.images([np.zeros((8, 8, 3), np.uint8)])
+    first = [Message("user", "who?", (0,))]
+    later = [*first, Message("assistant", "me"), Message("user", "why?")]
+    for messages in (first, later):
+        ids = processor.encode(messages, images)
+        start, end = processor.layout(ids, images).state["span"]
+        assert ids[0, start] == SETTINGS["vision_start"]
+        assert ids[0, end] == SETTINGS["im_end"]
+        assert "".join(map(chr, ids[0, end - 4 : end])) == "who?"
+
+
+def test_the_gate_reads_pictures_in_prefill_and_raw_embeddings_in_decode():
+    processor = Processor(SETTINGS, LetterTokenizer())
+    images = processor.images([np.zeros((8, 8, 3), np.uint8)])
+    ids = processor.encode([Message("user", "who?", (0,))], images)
+    layout = processor.layout(ids, images)
+    raw = np.zeros((1, ids.shape[1], 4), np.float32)
+    merged = raw + layout.image_rows[None, :, None]
+    assert processor.embedding_inputs(layout, merged, raw, "prefill")["gate_input"].max() > 0
+    assert processor.embedding_inputs(layout, merged, raw, "decode")["gate_input"].max() == 0
+
+
+def test_a_video_fills_whole_temporal_slices():
+    (clip,) = Processor(SETTINGS, None).images([np.zeros((3, 8, 8, 3), np.uint8)])
+    assert clip.vision["pixel_values"].shape[0] == 2

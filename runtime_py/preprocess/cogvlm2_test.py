@@ -1,0 +1,95 @@
+"""CogVLM2's positions and routing against the published walk, its prompts, and the float resizing of frames."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from runtime_py.preprocess.base import Message
+from runtime_py.preprocess.cogvlm2 import Processor, routed_to_vision, shared_positions
+from runtime_py.preprocess.frames import centre_crop, frame_per_second, shortest_side_bilinear, spread_frames
+from runtime_py.preprocess.xverse_v_test import LetterTokenizer
+
+SETTINGS = {
+    "video": False,
+    "template": "chat",
+    "experts": True,
+    "image_size": 8,
+    "rows": 3,
+    "frames": 24,
+    "bos": 1,
+    "pad": 2,
+}
+
+
+def walked_positions(types: list[int]) -> list[int]:
+    """The published loop: relabel both ends of every vision run as language, then count."""
+    labels = list(types)
+    for index, kind in enumerate(types):
+        neighbours = [types[j] if 0 <= j < len(types) else 0 for j in (index - 1, index + 1)]
+        if kind == 1 and 0 in neighbours:
+            labels[index] = 0
+    found, position = [0], 0
+    for index in range(1, len(labels)):
+        if labels[index] == 0 or labels[index - 1] == 0:
+            position += 1
+        found.append(position)
+    return found
+
+
+def test_positions_and_routing_on_random_type_sequences():
+    generator = np.random.default_rng(7)
+    for _ in range(200):
+        runs = generator.integers(1, 7, size=8)
+        types = np.concatenate([np.full(run, index % 2) for index, run in enumerate(runs)])
+        vision = types.astype(bool)
+        assert shared_positions(vision).tolist() == walked_positions(types.tolist())
+        expected = [bool(types[i] and i + 1 < len(types) and types[i + 1]) for i in range(len(types))]
+        assert routed_to_vision(vision).tolist() == expected
+
+
+def test_an_image_costs_three_positions():
+    vision = np.array([False] + [True] * 10 + [False, False])
+    assert shared_positions(vision).tolist() == [0, 1, *[2] * 8, 3, 4, 5]
+
+
+def test_every_token_is_routed_once_and_put_back():
+    mask = np.array([[False, True, True, False, True]])
+    arranged = Processor(SETTINGS, None).arrange({"vision_expert": mask})
+    rows = np.concatenate([arranged["language_index"], arranged["vision_index"]])
+    np.testing.assert_array_equal(rows[arranged["restore_index"]], np.arange(5))
+    np.testing.assert_array_equal(arranged["vision_index"], [1, 2, 4])
+
+
+def test_chat_prompt_puts_the_picture_right_after_the_start():
+    processor = Processor(SETTINGS, LetterTokenizer())
+    images = processor.images([np.zeros((5, 9, 3), np.uint8)])
+    messages = [Message("user", "who?", (0,)), Message("assistant", "me"), Message("user", "why?")]
+    ids = processor.encode(messages, images)[0].tolist()
+    assert ids[:4] == [1, 2, 2, 2]
+    assert "".join(map(chr, ids[4:])) == "Question: who? Answer: me\nQuestion: why? Answer:"
+
+
+def test_video_chat_numbers_its_frames():
+    processor = Processor({**SETTINGS, "video": True, "experts": False}, LetterTokenizer())
+    images = processor.images([np.zeros((2, 5, 9, 3), np.uint8)])
+    ids = processor.encode([Message("user", "q", (0,))], images)[0].tolist()
+    assert ids[:9] == [1, 2, 2, 2, ord("0"), 2, 2, 2, ord("1")]
+
+
+@pytest.mark.parametrize(("height", "width", "size"), [(41, 63, 36), (63, 41, 36), (20, 90, 33), (36, 36, 36)])
+def test_bilinear_equals_torch(height, width, size):
+    torch = pytest.importorskip("torch")
+    pixels = np.random.default_rng(8).normal(size=(2, 3, height, width)).astype(np.float32)
+    ours = shortest_side_bilinear(pixels, size)
+    theirs = torch.nn.functional.interpolate(torch.from_numpy(pixels), size=ours.shape[2:], mode="bilinear")
+    np.testing.assert_allclose(ours, theirs.numpy(), atol=2e-6)
+    assert min(ours.shape[2:]) == size
+    assert centre_crop(ours, size).shape == (2, 3, size, size)
+
+
+def test_frames_are_taken_once_a_second_or_spread_over_a_minute():
+    assert frame_per_second([0.0, 0.4, 0.9, 1.6, 2.1], 24) == [0, 2, 4]
+    assert frame_per_second([index / 10 for index in range(400)], 24) == list(range(0, 240, 10))
+    spread = spread_frames(3000, 25.0, 24)
+    assert (spread[0], spread[-1], len(spread)) == (0, 1499, 24)
