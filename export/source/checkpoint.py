@@ -1,17 +1,132 @@
-"""Open a checkpoint folder whatever weight files it holds."""
+"""Open a checkpoint folder whatever weight files it holds; see docs/checkpoints.md for the order."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from export.source.safetensors_reader import SafetensorsSource
-from export.source.tensor_source import TensorSource
+from export.source.located_source import LocatedSource, LocatedTensor
+from export.source.pickle_reader import read_catalogue
+from export.source.safetensors_reader import read_header
+from export.source.shard_index import check_shards, read_index, shard_paths
+from export.source.tensor_source import TensorInfo, TensorSource
 from runtime_py.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "model-*-of-*.safetensors",
+    "*.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "pytorch_model*.bin",
+)
+"""Glob patterns in order of preference; the first that finds something is the checkpoint, and the rest is not read."""
+
+_SHARD = re.compile(r"-(\d+)-of-(\d+)\.[a-z]+$")
+_READERS: dict[str, Callable[[Path], list[LocatedTensor]]] = {
+    ".safetensors": read_header,
+    ".bin": read_catalogue,
+    ".pt": read_catalogue,
+    ".pth": read_catalogue,
+}
 
 
 def open_checkpoint(folder: Path) -> TensorSource:
-    """The tensors of a folder with safetensors files."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise CheckpointError(f"{folder} holds no weights", "model.safetensors", "download the checkpoint again")
-    return SafetensorsSource(files)
+    """The tensors of a checkpoint folder.
+
+    Raises:
+        CheckpointError: the folder holds no weights, or weights that are damaged, incomplete or unsafe.
+    """
+    for pattern in WEIGHT_FILES:
+        found = sorted(path for path in folder.glob(pattern) if not path.is_dir())
+        if found and pattern.endswith(".index.json"):
+            return open_index(found[0])
+        if found:
+            _check_numbering(found)
+            return open_files(found)
+    raise CheckpointError(
+        f"{folder} holds no weights" if folder.is_dir() else f"{folder} is no folder",
+        "one of: " + ", ".join(WEIGHT_FILES),
+        "give the folder of a whole checkpoint: config.json and its weight files",
+    )
+
+
+def open_files(files: Sequence[Path]) -> TensorSource:
+    """The tensors of the files named, one source; the kind of each is told by its suffix."""
+    tensors = []
+    for file in files:
+        if file.suffix not in _READERS:
+            raise CheckpointError(
+                f"{file} is no weight file", "a name ending in " + ", ".join(_READERS), "name another file"
+            )
+        tensors += _READERS[file.suffix](file)
+    return LocatedSource(tensors)
+
+
+def open_index(index: Path) -> TensorSource:
+    """The tensors that an index names, in its order, checked against the shards."""
+    weight_map = read_index(index)
+    source = open_files(shard_paths(index, weight_map))
+    check_shards(index, weight_map, ((name, info.file) for name, info in source.infos.items()))
+    return _Ordered(source, list(weight_map))
+
+
+def _check_numbering(files: Sequence[Path]) -> None:
+    """Shards without an index still say how many they are."""
+    numbers = [(int(match[1]), int(match[2])) for file in files if (match := _SHARD.search(file.name))]
+    missing = sorted({(n, of) for _, of in numbers for n in range(1, of + 1)} - set(numbers))
+    if missing:
+        raise CheckpointError(
+            f"{files[0].parent} lacks {len(missing)} shard(s): " + ", ".join(f"{n} of {of}" for n, of in missing[:20]),
+            f"every shard that the names count; found {len(numbers)}",
+            "download the missing files",
+        )
+
+
+class _Ordered:
+    """A source whose tensors are listed in another order."""
+
+    def __init__(self, source: TensorSource, names: Sequence[str]) -> None:
+        self._source = source
+        self.infos: Mapping[str, TensorInfo] = {name: source.infos[name] for name in names}
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        return self._source.read(name, start, stop)
+
+
+def joined(sources: Mapping[str, TensorSource]) -> TensorSource:
+    """Several checkpoints as one: each name is its source's key followed by the published name (``vit.`` + name).
+
+    Raises:
+        CheckpointError: two prefixes make the same name.
+    """
+    return _Joined(sources)
+
+
+class _Joined:
+    def __init__(self, sources: Mapping[str, TensorSource]) -> None:
+        self._places: dict[str, tuple[TensorSource, str]] = {}
+        infos: dict[str, TensorInfo] = {}
+        for prefix, source in sources.items():
+            for name, info in source.infos.items():
+                full = prefix + name
+                if full in infos:
+                    raise CheckpointError(
+                        f"{full} stands for two tensors, in {infos[full].file} and {info.file}",
+                        "prefixes that keep the parts apart",
+                        "check the family's open_source",
+                    )
+                infos[full] = replace(info, name=full)
+                self._places[full] = (source, name)
+        self.infos: Mapping[str, TensorInfo] = infos
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        source, inner = self._places[name]
+        return source.read(inner, start, stop)

@@ -1,67 +1,119 @@
-"""Safetensors files, single or sharded, read by offset so that memory holds only the rows asked for."""
+"""Safetensors files, read by offset so that memory holds only the rows asked for.
+
+Every header is checked whole before any tensor is offered. Source of the format and its rules: huggingface/safetensors,
+README.md ("Format") and safetensors/src/tensor.rs.
+"""
 
 from __future__ import annotations
 
 import json
-import struct
-from collections.abc import Mapping
+import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, NoReturn
 
+from export.source.dtypes import SAFETENSORS_DTYPES
+from export.source.file_ranges import DOWNLOAD_AGAIN, file_size, read_into
+from export.source.located_source import LocatedSource, LocatedTensor
 from export.source.tensor_source import TensorInfo
+from runtime_py.errors import CheckpointError
 
-if TYPE_CHECKING:
-    import torch
-
-DTYPES = {
-    "F32": "float32",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "I64": "int64",
-    "I32": "int32",
-    "U8": "uint8",
-    "BOOL": "bool",
-}
+MAX_HEADER_BYTES = 100_000_000
+"""The limit of the published reader."""
 
 
-class SafetensorsSource:
-    """A `TensorSource` over one or more safetensors files."""
+class SafetensorsSource(LocatedSource):
+    """A `TensorSource` over one or more safetensors files.
 
-    def __init__(self, files: list[Path]) -> None:
-        self._infos: dict[str, TensorInfo] = {}
-        self._offsets: dict[str, int] = {}
-        for file in files:
-            self._index(file)
+    Raises:
+        CheckpointError: a file is damaged, or two files hold a tensor of the same name.
+    """
 
-    def _index(self, file: Path) -> None:
-        with file.open("rb") as handle:
-            (length,) = struct.unpack("<Q", handle.read(8))
-            header = json.loads(handle.read(length))
-        for name, entry in header.items():
-            if name == "__metadata__":
-                continue
-            begin, end = entry["data_offsets"]
-            self._infos[name] = TensorInfo(name, DTYPES[entry["dtype"]], tuple(entry["shape"]), file, end - begin)
-            self._offsets[name] = 8 + length + begin
+    def __init__(self, files: Sequence[Path]) -> None:
+        super().__init__(tensor for file in files for tensor in read_header(file))
 
-    @property
-    def infos(self) -> Mapping[str, TensorInfo]:
-        return self._infos
 
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
-        import torch
+def read_header(file: Path) -> list[LocatedTensor]:
+    """The tensors of one file in the order of their bytes.
 
-        info = self._infos[name]
-        dtype = getattr(torch, info.dtype)
-        if not info.shape:
-            start, stop, row = 0, 1, info.nbytes
-            shape: tuple[int, ...] = ()
-        else:
-            stop = info.shape[0] if stop is None else stop
-            row = info.nbytes // max(info.shape[0], 1)
-            shape = (stop - start, *info.shape[1:])
-        buffer = bytearray((stop - start) * row)
-        with info.file.open("rb", buffering=0) as handle:
-            handle.seek(self._offsets[name] + start * row)
-            handle.readinto(buffer)
-        return torch.frombuffer(buffer, dtype=dtype).reshape(shape) if buffer else torch.empty(shape, dtype=dtype)
+    Raises:
+        CheckpointError: the header is not what the format allows, or does not describe this file's bytes exactly.
+    """
+    size = file_size(file)
+    if size < 8:
+        _damaged(file, "a file of at least 8 bytes, which give the header's length", f"{size} bytes")
+    length = int.from_bytes(_bytes(file, 0, 8), "little")
+    if length > size - 8:
+        _damaged(file, f"a header of at most {size - 8} bytes, the rest of the file", f"a header length of {length}")
+    if length > MAX_HEADER_BYTES:
+        _damaged(file, f"a header of at most {MAX_HEADER_BYTES} bytes", f"a header length of {length}")
+    header = _parse(file, _bytes(file, 8, length))
+    data_size = size - 8 - length
+    entries = [_entry(file, name, entry) for name, entry in header.items() if name != "__metadata__"]
+    entries.sort(key=lambda found: found[1])
+    position, tensors = 0, []
+    for info, (begin, end) in entries:
+        if begin != position:
+            problem = "overlaps the tensor before it" if begin < position else "leaves a hole before it"
+            _damaged(file, f"{info.name} at data offset {position}", f"offset {begin}, which {problem}")
+        if end > data_size:
+            _damaged(file, f"{info.name} to end at {end} of the data", f"{data_size} bytes of data: the file is truncated")
+        tensors.append(LocatedTensor(info, 8 + length + begin))
+        position = end
+    if position != data_size:
+        _damaged(file, f"{position} bytes of data, as the header says", f"{data_size} bytes")
+    return tensors
+
+
+def _bytes(file: Path, offset: int, length: int) -> bytearray:
+    buffer = bytearray(length)
+    read_into(file, offset, memoryview(buffer))
+    return buffer
+
+
+def _damaged(file: Path, expected: str, found: str) -> NoReturn:
+    raise CheckpointError(f"{file} is no sound safetensors file", f"{expected}; found {found}", DOWNLOAD_AGAIN)
+
+
+def _parse(file: Path, text: bytearray) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(pairs)
+        if len(values) != len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            _damaged(file, "every name once in the header", f"{twice!r} given twice")
+        return values
+
+    try:
+        header = json.loads(text.decode("utf-8"), object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        _damaged(file, "a header in JSON", f"text that is not ({error})")
+    if not isinstance(header, dict):
+        _damaged(file, "a JSON object as header", f"a {type(header).__name__}")
+    return header
+
+
+def _entry(file: Path, name: str, entry: Any) -> tuple[TensorInfo, tuple[int, int]]:
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        _damaged(file, f"dtype, shape and data_offsets for {name}", str(entry)[:80])
+    code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(code, str) or code not in SAFETENSORS_DTYPES:
+        _damaged(file, f"a dtype of the format for {name} ({', '.join(SAFETENSORS_DTYPES)})", str(code)[:80])
+    if not _counts(shape):
+        _damaged(file, f"a list of sizes as shape of {name}", str(shape)[:80])
+    if not _counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        _damaged(file, f"an ascending [begin, end] as data_offsets of {name}", str(offsets)[:80])
+    dtype, bits = SAFETENSORS_DTYPES[code]
+    need, rest = divmod(math.prod(shape) * bits, 8)
+    begin, end = offsets
+    if rest or end - begin != need:
+        _damaged(file, f"{need} bytes for {name}, {code} of shape {shape}", f"data_offsets {offsets}, {end - begin} bytes")
+    if bits == 4:
+        if not shape or shape[-1] % 2:
+            _damaged(file, f"an even last axis for {name}, two 4-bit floats to a byte", f"shape {shape}")
+        shape = [*shape[:-1], shape[-1] // 2]
+    return TensorInfo(name, dtype, tuple(shape), file, end - begin), (begin, end)
+
+
+def _counts(values: Any) -> bool:
+    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)

@@ -33,3 +33,12 @@ class TensorSource(Protocol):
     def read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
         """Rows ``start`` to ``stop`` of axis 0 (the whole tensor by default) in the stored dtype, freshly allocated."""
         ...
+
+
+class EmptySource:
+    """A source with no tensors: enough to derive a spec and its rules from a config alone."""
+
+    infos: Mapping[str, TensorInfo] = {}
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        raise KeyError(name)

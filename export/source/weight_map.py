@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING
 
 from export.source.tensor_source import TensorInfo, TensorSource
@@ -32,6 +33,10 @@ class Rule:
         shape: the parameter's shape.
         source_shapes: the shape each source must have.
         join: pure function of the whole source tensors in float32, or None to stack the sources' rows (axis 0).
+        row_join: pure function of float32 sources that maps the same rows of all `by_rows` sources, and the whole of
+            the others, to those rows of the parameter; instead of ``join`` for what is too large to be computed whole.
+        by_rows: for each source, whether ``row_join`` takes its rows only.
+        parts: rules whose rows follow one another to make this parameter; instead of ``join``.
     """
 
     target: str
@@ -39,13 +44,31 @@ class Rule:
     shape: tuple[int, ...]
     source_shapes: tuple[tuple[int, ...], ...]
     join: Callable[..., torch.Tensor] | None = None
+    row_join: Callable[..., torch.Tensor] | None = None
+    by_rows: tuple[bool, ...] = ()
+    parts: tuple[Rule, ...] = ()
 
 
 def stack(target: str, parts: Sequence[tuple[str, tuple[int, ...]]]) -> Rule:
     """A parameter whose rows are the rows of ``parts`` (published name, shape), one after the other."""
-    tail = parts[0][1][1:]
-    rows = sum(shape[0] for _, shape in parts)
-    return Rule(target, tuple(name for name, _ in parts), (rows, *tail), tuple(shape for _, shape in parts))
+    return Rule(target, tuple(name for name, _ in parts), _stacked([s for _, s in parts]), tuple(s for _, s in parts))
+
+
+def stack_rules(target: str, parts: Sequence[Rule]) -> Rule:
+    """A parameter whose rows are those of other rules, one after the other, e.g. q, k and v each with its LoRA."""
+    return Rule(
+        target,
+        tuple(name for part in parts for name in part.sources),
+        _stacked([part.shape for part in parts]),
+        tuple(shape for part in parts for shape in part.source_shapes),
+        parts=tuple(parts),
+    )
+
+
+def _stacked(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    if not shapes or any(not shape or shape[1:] != shapes[0][1:] for shape in shapes):
+        raise ValueError(f"rows of different shapes cannot be stacked: {list(shapes)}")
+    return (sum(shape[0] for shape in shapes), *shapes[0][1:])
 
 
 def take(target: str, source: str, shape: tuple[int, ...]) -> Rule:
@@ -63,6 +86,23 @@ def compute(
     return Rule(target, tuple(name for name, _ in parts), shape, tuple(s for _, s in parts), join)
 
 
+def compute_rows(
+    target: str,
+    parts: Sequence[tuple[str, tuple[int, ...], bool]],
+    shape: tuple[int, ...],
+    row_join: Callable[..., torch.Tensor],
+) -> Rule:
+    """A parameter computed row by row from ``parts`` (published name, shape, whether only its rows are taken).
+
+    For ``W + scale * B @ A``: W and B by rows, A whole, and ``row_join = lambda w, b, a: w + scale * b @ a``.
+    """
+    flags = tuple(by_rows for _, _, by_rows in parts)
+    if any(by_rows and (not stored or stored[0] != shape[0]) for _, stored, by_rows in parts) or not any(flags):
+        raise ValueError(f"{target}: sources by rows need the parameter's {shape[:1]} rows, got {[p[1:] for p in parts]}")
+    names, shapes = tuple(name for name, _, _ in parts), tuple(stored for _, stored, _ in parts)
+    return Rule(target, names, shape, shapes, row_join=row_join, by_rows=flags)
+
+
 class WeightMap:
     """The rules of one checkpoint, bound to its tensors.
 
@@ -73,8 +113,13 @@ class WeightMap:
     """
 
     def __init__(self, rules: Iterable[Rule], source: TensorSource, ignored: Sequence[str] = ()) -> None:
-        self.rules: dict[str, Rule] = {rule.target: rule for rule in rules}
+        self.rules: dict[str, Rule] = {}
+        for rule in rules:
+            if self.rules.setdefault(rule.target, rule) is not rule:
+                raise ValueError(f"two rules for {rule.target}")
         self.source = source
+        self._whole: tuple[Rule, torch.Tensor] | None = None
+        self._shared: tuple[tuple[str, ...], list[torch.Tensor]] | None = None
         self.ignored = tuple(ignored)
 
     def check(self, parameters: Mapping[str, tuple[int, ...]] | None = None) -> None:
@@ -102,6 +147,7 @@ class WeightMap:
                 for name, shape in parameters.items()
                 if name in self.rules and tuple(shape) != self.rules[name].shape
             ]
+        problems = list(dict.fromkeys(problems))
         if problems:
             raise CheckpointError(
                 f"the checkpoint does not match its config: {len(problems)} problem(s)\n    " + "\n    ".join(problems),
@@ -129,28 +175,99 @@ class WeightMap:
 
     def tensor(self, target: str) -> torch.Tensor:
         """The whole parameter: stored dtype where rows are only stacked, float32 where they are computed."""
-        return self.rows(target, 0, self.rules[target].shape[0] if self.rules[target].shape else None)
+        return self.rows(target, 0, None)
 
     def rows(self, target: str, start: int, stop: int | None) -> torch.Tensor:
-        """Rows ``start`` to ``stop`` of a parameter, reading only the published rows behind them."""
+        """Rows ``start`` to ``stop`` of a parameter, freshly allocated, reading only the published rows behind them.
+
+        A parameter without axes counts as one row. The last parameter computed whole is kept, so that asking for it
+        in chunks computes it once. Sources of different dtypes come in the one that holds them all, whatever the rows.
+
+        Raises:
+            IndexError: the rows are not rows of this parameter.
+        """
+        rule = self.rules[target]
+        count = rule.shape[0] if rule.shape else 1
+        stop = count if stop is None else stop
+        if not 0 <= start <= stop <= count:
+            raise IndexError(f"rows {start} to {stop} of {target}, which has {count}")
+        return self._rows(rule, start, stop)
+
+    def _rows(self, rule: Rule, start: int, stop: int) -> torch.Tensor:
+        if rule.join is not None:
+            whole = self._computed(rule)
+            return (whole[start:stop] if rule.shape else whole).clone()
+        if rule.row_join is not None:
+            return self._joined_rows(rule, start, stop)
+        if rule.parts:
+            pieces = [self._rows(part, first, last) for part, first, last in _overlaps(rule.parts, start, stop)]
+            return _concatenated(pieces, self._dtype(rule), rule.shape)
+        if len(rule.sources) == 1:
+            return self.source.read(rule.sources[0], start, stop)
+        sources = [take(name, name, shape) for name, shape in zip(rule.sources, rule.source_shapes, strict=True)]
+        pieces = [self.source.read(part.target, first, last) for part, first, last in _overlaps(sources, start, stop)]
+        return _concatenated(pieces, self._dtype(rule), rule.shape)
+
+    def _computed(self, rule: Rule) -> torch.Tensor:
+        """The whole of a parameter that its rule computes, from memory when it was the last one."""
+        kept = self._whole
+        if kept is None or kept[0] is not rule:
+            assert rule.join is not None
+            self._whole = kept = None
+            value = rule.join(*(self.source.read(name).float() for name in rule.sources)).contiguous()
+            if value.shape != rule.shape:
+                raise ValueError(f"the join of {rule.target} made {list(value.shape)}, not {list(rule.shape)}")
+            self._whole = kept = (rule, value)
+        return kept[1]
+
+    def _joined_rows(self, rule: Rule, start: int, stop: int) -> torch.Tensor:
+        assert rule.row_join is not None
+        names = tuple(name for name, by_rows in zip(rule.sources, rule.by_rows, strict=True) if not by_rows)
+        if self._shared is None or self._shared[0] != names:
+            self._shared = None
+            self._shared = (names, [self.source.read(name).float() for name in names])
+        shared = iter(self._shared[1])
+        arguments = [
+            self.source.read(name, start, stop).float() if by_rows else next(shared)
+            for name, by_rows in zip(rule.sources, rule.by_rows, strict=True)
+        ]
+        value = rule.row_join(*arguments).contiguous()
+        if value.shape != (stop - start, *rule.shape[1:]):
+            raise ValueError(f"the row join of {rule.target} made {list(value.shape)} from rows {start} to {stop}")
+        return value
+
+    def _dtype(self, rule: Rule) -> torch.dtype:
+        """The dtype that holds every row of a rule."""
         import torch
 
-        rule = self.rules[target]
-        if rule.join is not None:
-            whole = rule.join(*(self.source.read(name).float() for name in rule.sources)).contiguous()
-            return whole[start:stop] if rule.shape else whole
-        stop = rule.shape[0] if stop is None else stop
-        pieces, offset = [], 0
-        for name, shape in zip(rule.sources, rule.source_shapes, strict=True):
-            first, last = max(start - offset, 0), min(stop - offset, shape[0])
-            if first < last:
-                pieces.append(self.source.read(name, first, last))
-            offset += shape[0]
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        if rule.join is not None or rule.row_join is not None:
+            return torch.float32
+        if rule.parts:
+            return reduce(torch.promote_types, (self._dtype(part) for part in rule.parts))
+        return reduce(torch.promote_types, (getattr(torch, self.source.infos[name].dtype) for name in rule.sources))
 
     def chunk_rows(self, target: str, budget: int) -> list[tuple[int, int]]:
         """Row ranges of a parameter so that each holds at most ``budget`` float32 bytes (at least one row)."""
         shape = self.rules[target].shape
-        row_bytes = 4 * math.prod(shape[1:])
+        count, row_bytes = (shape[0], 4 * math.prod(shape[1:])) if shape else (1, 4)
         step = max(1, budget // max(row_bytes, 1))
-        return [(row, min(row + step, shape[0])) for row in range(0, shape[0], step)]
+        return [(row, min(row + step, count)) for row in range(0, count, step)]
+
+
+def _overlaps(parts: Iterable[Rule], start: int, stop: int) -> Iterator[tuple[Rule, int, int]]:
+    """The parts that rows ``start`` to ``stop`` of their stack touch, with the rows of each."""
+    offset = 0
+    for part in parts:
+        first, last = max(start - offset, 0), min(stop - offset, part.shape[0])
+        if first < last:
+            yield part, first, last
+        offset += part.shape[0]
+
+
+def _concatenated(pieces: Sequence[torch.Tensor], dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
+    import torch
+
+    if not pieces:
+        return torch.empty((0, *shape[1:]), dtype=dtype)
+    pieces = [piece.to(dtype) for piece in pieces]
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)

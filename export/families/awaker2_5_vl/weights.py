@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 from export.modules.decoders.llama_weights import llama_rules
+from export.modules.rules import pair, side_by_side, with_low_rank
 from export.source.tensor_source import TensorSource
-from export.source.weight_map import Rule, WeightMap, compute, stack, take
+from export.source.weight_map import Rule, WeightMap, compute, stack, stack_rules, take
 from export.specs import DecoderSpec, ModelSpec, PatchMergerSpec, RotaryVisionSpec, RoutedLora
 
 if TYPE_CHECKING:
@@ -33,11 +33,6 @@ def weight_map(spec: ModelSpec, source: TensorSource) -> WeightMap:
     return WeightMap(rules, source)
 
 
-def _pair(ours: str, theirs: str, shape: tuple[int, ...]) -> Iterator[Rule]:
-    yield take(f"{ours}.weight", f"{theirs}.weight", shape)
-    yield take(f"{ours}.bias", f"{theirs}.bias", shape[:1])
-
-
 def _vision(spec: RotaryVisionSpec, root: str) -> Iterator[Rule]:
     width, mlp = spec.width, spec.mlp_width
     side = round((spec.patch_values / 6) ** 0.5)
@@ -45,12 +40,12 @@ def _vision(spec: RotaryVisionSpec, root: str) -> Iterator[Rule]:
     yield compute("vision_encoder.patch.weight", kernel, (width, spec.patch_values), _flat)
     for i in range(spec.layers):
         ours, theirs = f"vision_encoder.blocks.{i}", f"{root}blocks.{i}"
-        yield from _pair(f"{ours}.norm1", f"{theirs}.norm1", (width,))
-        yield from _pair(f"{ours}.norm2", f"{theirs}.norm2", (width,))
-        yield from _pair(f"{ours}.attention.qkv", f"{theirs}.attn.qkv", (3 * width, width))
-        yield from _pair(f"{ours}.attention.out", f"{theirs}.attn.proj", (width, width))
-        yield from _pair(f"{ours}.mlp.fc1", f"{theirs}.mlp.fc1", (mlp, width))
-        yield from _pair(f"{ours}.mlp.fc2", f"{theirs}.mlp.fc2", (width, mlp))
+        yield from pair(f"{ours}.norm1", f"{theirs}.norm1", (width,))
+        yield from pair(f"{ours}.norm2", f"{theirs}.norm2", (width,))
+        yield from pair(f"{ours}.attention.qkv", f"{theirs}.attn.qkv", (3 * width, width))
+        yield from pair(f"{ours}.attention.out", f"{theirs}.attn.proj", (width, width))
+        yield from pair(f"{ours}.mlp.fc1", f"{theirs}.mlp.fc1", (mlp, width))
+        yield from pair(f"{ours}.mlp.fc2", f"{theirs}.mlp.fc2", (width, mlp))
 
 
 def _flat(kernel: Tensor) -> Tensor:
@@ -59,9 +54,9 @@ def _flat(kernel: Tensor) -> Tensor:
 
 def _merger(spec: PatchMergerSpec, root: str) -> Iterator[Rule]:
     joined = spec.vision_width * spec.merge * spec.merge
-    yield from _pair("connector.norm", f"{root}ln_q", (spec.vision_width,))
-    yield from _pair("connector.fc1", f"{root}mlp.0", (joined, joined))
-    yield from _pair("connector.fc2", f"{root}mlp.2", (spec.width, joined))
+    yield from pair("connector.norm", f"{root}ln_q", (spec.vision_width,))
+    yield from pair("connector.fc1", f"{root}mlp.0", (joined, joined))
+    yield from pair("connector.fc2", f"{root}mlp.2", (spec.width, joined))
 
 
 def _adapted(spec: DecoderSpec, adapter: RoutedLora) -> Iterator[Rule]:
@@ -74,13 +69,12 @@ def _adapted(spec: DecoderSpec, adapter: RoutedLora) -> Iterator[Rule]:
         ours, theirs = f"decoder.layers.{i}", f"{PREFIX}model.layers.{i}"
         yield take(f"{ours}.input_norm.weight", f"{theirs}.input_layernorm.weight", (hidden,))
         yield take(f"{ours}.post_norm.weight", f"{theirs}.post_attention_layernorm.weight", (hidden,))
-        sources: list[tuple[str, tuple[int, ...]]] = []
+        merged = []
         for name, count in rows.items():
             stem = f"{theirs}.self_attn.{name}_proj"
-            sources += [(f"{stem}.weight", (count, hidden)), (f"{stem}.lora_A.default.weight", (rank, hidden))]
-            sources += [(f"{stem}.lora_B.default.weight", (count, rank))]
-        merged = partial(_add_low_rank, scale=adapter.scale)
-        yield compute(f"{ours}.attention.qkv.weight", sources, (sum(rows.values()), hidden), merged)
+            names = (f"{stem}.weight", f"{stem}.lora_A.default.weight", f"{stem}.lora_B.default.weight")
+            merged.append(with_low_rank(stem, *names, (count, hidden), rank, adapter.scale))
+        yield stack_rules(f"{ours}.attention.qkv.weight", merged)
         biases = [(f"{theirs}.self_attn.{name}_proj.bias", (count,)) for name, count in rows.items()]
         yield stack(f"{ours}.attention.qkv.bias", biases)
         yield from _routed(f"{ours}.attention.out", [f"{theirs}.self_attn.o_proj"], hidden, rows["q"], adapter)
@@ -89,17 +83,9 @@ def _adapted(spec: DecoderSpec, adapter: RoutedLora) -> Iterator[Rule]:
         yield from _routed(f"{ours}.mlp.down", [f"{theirs}.mlp.down_proj"], hidden, mlp, adapter)
         for gate, stem in (("out", f"{theirs}.self_attn.o_proj"), ("mlp", f"{theirs}.mlp.gate_proj")):
             yield take(f"{ours}.gates.{gate}.norm.weight", f"{stem}.ln.weight", (hidden,))
-            yield from _pair(f"{ours}.gates.{gate}", f"{stem}.w_gate", (adapter.experts, hidden))
+            yield from pair(f"{ours}.gates.{gate}", f"{stem}.w_gate", (adapter.experts, hidden))
     yield take("decoder.norm.weight", f"{PREFIX}model.norm.weight", (hidden,))
     yield take("decoder.head.weight", embedding if spec.tied_head else f"{PREFIX}lm_head.weight", table)
-
-
-def _add_low_rank(*tensors: Tensor, scale: float) -> Tensor:
-    """Rows of W + scale B A of each (W, A, B), one part after the other."""
-    import torch
-
-    parts = [tensors[i : i + 3] for i in range(0, len(tensors), 3)]
-    return torch.cat([w + scale * (b @ a) for w, a, b in parts])
 
 
 def _routed(ours: str, parts: Sequence[str], rows: int, columns: int, adapter: RoutedLora) -> Iterator[Rule]:
@@ -109,11 +95,5 @@ def _routed(ours: str, parts: Sequence[str], rows: int, columns: int, adapter: R
     downs = [(f"{part}.lora_moe_A.{name}.weight", (rank, columns)) for part in parts for name in names]
     yield stack(f"{ours}.lora_a.weight", downs)
     for j, part in enumerate(parts):
-        ups = [(f"{part}.lora_moe_B.{name}.weight", (rows, rank)) for name in names]
-        yield compute(f"{ours}.lora_b.{j}.weight", ups, (rows, rank * len(names)), _side_by_side)
-
-
-def _side_by_side(*columns: Tensor) -> Tensor:
-    import torch
-
-    return torch.cat(columns, dim=1)
+        ups = [f"{part}.lora_moe_B.{name}.weight" for name in names]
+        yield side_by_side(f"{ours}.lora_b.{j}.weight", ups, rows, rank)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from export.modules.rules import flat_window, pair
 from export.source.weight_map import Rule, compute, stack, take
 from export.specs import DecoderSpec, GluConnectorSpec, ModelSpec, VisionSpec
 from runtime_py.errors import CheckpointError
@@ -28,27 +29,22 @@ def rules(spec: ModelSpec) -> list[Rule]:
     ]
 
 
-def _pair(ours: str, theirs: str, shape: tuple[int, ...]) -> Iterator[Rule]:
-    yield take(f"{ours}.weight", f"{theirs}.weight", shape)
-    yield take(f"{ours}.bias", f"{theirs}.bias", shape[:1])
-
-
 def _vision(spec: VisionSpec) -> Iterator[Rule]:
     width, mlp, patch = spec.width, spec.mlp_width, spec.patch_size
     embedding = f"{VISION}patch_embedding"
-    yield from _pair("vision_encoder.patch", f"{embedding}.proj", (width, 3, patch, patch))
+    yield from pair("vision_encoder.patch", f"{embedding}.proj", (width, 3, patch, patch))
     table = [(f"{embedding}.position_embedding.weight", (spec.native_grid**2 + 1, width))]
     yield take("vision_encoder.class_token", f"{embedding}.cls_embedding", (1, width))
     yield compute("vision_encoder.class_position", table, (1, width), _first_row)
     yield compute("vision_encoder.positions", table, (spec.native_grid**2, width), _other_rows)
     for i in range(spec.layers):
         ours, theirs = f"vision_encoder.blocks.{i}", f"{VISION}transformer.layers.{i}"
-        yield from _pair(f"{ours}.norm1", f"{theirs}.input_layernorm", (width,))
-        yield from _pair(f"{ours}.norm2", f"{theirs}.post_attention_layernorm", (width,))
-        yield from _pair(f"{ours}.attention.qkv", f"{theirs}.attention.query_key_value", (3 * width, width))
-        yield from _pair(f"{ours}.attention.out", f"{theirs}.attention.dense", (width, width))
-        yield from _pair(f"{ours}.mlp.fc1", f"{theirs}.mlp.fc1", (mlp, width))
-        yield from _pair(f"{ours}.mlp.fc2", f"{theirs}.mlp.fc2", (width, mlp))
+        yield from pair(f"{ours}.norm1", f"{theirs}.input_layernorm", (width,))
+        yield from pair(f"{ours}.norm2", f"{theirs}.post_attention_layernorm", (width,))
+        yield from pair(f"{ours}.attention.qkv", f"{theirs}.attention.query_key_value", (3 * width, width))
+        yield from pair(f"{ours}.attention.out", f"{theirs}.attention.dense", (width, width))
+        yield from pair(f"{ours}.mlp.fc1", f"{theirs}.mlp.fc1", (mlp, width))
+        yield from pair(f"{ours}.mlp.fc2", f"{theirs}.mlp.fc2", (width, mlp))
 
 
 def _first_row(table: Tensor) -> Tensor:
@@ -67,7 +63,7 @@ def _connector(spec: GluConnectorSpec) -> Iterator[Rule]:
     yield take("connector.conv.bias", f"{VISION}conv.bias", (vision,))
     glu = f"{VISION}linear_proj"
     yield take("connector.proj.weight", f"{glu}.linear_proj.weight", (width, vision))
-    yield from _pair("connector.norm", f"{glu}.norm1", (width,))
+    yield from pair("connector.norm", f"{glu}.norm1", (width,))
     gates = [(f"{glu}.{name}.weight", (mlp, width)) for name in ("gate_proj", "dense_h_to_4h")]
     yield stack("connector.gate_up.weight", gates)
     yield take("connector.down.weight", f"{glu}.dense_4h_to_h.weight", (width, mlp))
@@ -77,11 +73,6 @@ def _connector(spec: GluConnectorSpec) -> Iterator[Rule]:
 
 def _row(value: Tensor) -> Tensor:
     return value[0]
-
-
-def flat_window(kernel: Tensor) -> Tensor:
-    """A convolution kernel (out, in, k, k) as the linear map of a row-major window of rows (out, k * k * in)."""
-    return kernel.permute(0, 2, 3, 1).reshape(kernel.shape[0], -1)
 
 
 def _decoder(spec: DecoderSpec) -> Iterator[Rule]:

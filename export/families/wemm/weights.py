@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
+from export.modules.rules import flat_window, pair
 from export.source.weight_map import Rule, compute, stack, take
 from export.specs import DecoderSpec, ModelSpec, PartialLora, VisionSpec, WindowConnectorSpec
 
@@ -22,41 +23,31 @@ def rules(spec: ModelSpec) -> list[Rule]:
     return [*_vision(spec.vision), *_connector(spec.connector), *_language(spec.decoder)]
 
 
-def _pair(ours: str, theirs: str, shape: tuple[int, ...]) -> Iterator[Rule]:
-    yield take(f"{ours}.weight", f"{theirs}.weight", shape)
-    yield take(f"{ours}.bias", f"{theirs}.bias", shape[:1])
-
-
 def _vision(spec: VisionSpec) -> Iterator[Rule]:
     width, mlp, patch = spec.width, spec.mlp_width, spec.patch_size
     root = "vision_tower."
-    yield from _pair("vision_encoder.patch", f"{root}embeddings.patch_embedding", (width, 3, patch, patch))
+    yield from pair("vision_encoder.patch", f"{root}embeddings.patch_embedding", (width, 3, patch, patch))
     table = (spec.native_grid**2, width)
     yield take("vision_encoder.positions", f"{root}embeddings.position_embedding.weight", table)
     for i in range(spec.layers):
         ours, theirs = f"vision_encoder.blocks.{i}", f"{root}encoder.layers.{i}"
-        yield from _pair(f"{ours}.norm1", f"{theirs}.layer_norm1", (width,))
-        yield from _pair(f"{ours}.norm2", f"{theirs}.layer_norm2", (width,))
+        yield from pair(f"{ours}.norm1", f"{theirs}.layer_norm1", (width,))
+        yield from pair(f"{ours}.norm2", f"{theirs}.layer_norm2", (width,))
         for half, shape in (("weight", (width, width)), ("bias", (width,))):
             parts = [(f"{theirs}.self_attn.{name}_proj.{half}", shape) for name in "qkv"]
             yield stack(f"{ours}.attention.qkv.{half}", parts)
-        yield from _pair(f"{ours}.attention.out", f"{theirs}.self_attn.out_proj", (width, width))
-        yield from _pair(f"{ours}.mlp.fc1", f"{theirs}.mlp.fc1", (mlp, width))
-        yield from _pair(f"{ours}.mlp.fc2", f"{theirs}.mlp.fc2", (width, mlp))
-    yield from _pair("vision_encoder.norm", f"{root}post_layernorm", (width,))
+        yield from pair(f"{ours}.attention.out", f"{theirs}.self_attn.out_proj", (width, width))
+        yield from pair(f"{ours}.mlp.fc1", f"{theirs}.mlp.fc1", (mlp, width))
+        yield from pair(f"{ours}.mlp.fc2", f"{theirs}.mlp.fc2", (width, mlp))
+    yield from pair("vision_encoder.norm", f"{root}post_layernorm", (width,))
 
 
 def _connector(spec: WindowConnectorSpec) -> Iterator[Rule]:
     vision, width, k = spec.vision_width, spec.width, spec.kernel
     kernel = [("downsampler.group_op.weight", (width, vision, k, k))]
-    yield compute("connector.conv.weight", kernel, (width, k * k * vision), _flat_window)
+    yield compute("connector.conv.weight", kernel, (width, k * k * vision), flat_window)
     yield take("connector.proj.weight", "downsampler.linear_model.1.weight", (width, width))
     yield take("connector.splitters", "visual_source_spliter_emb.weight", (spec.splitters, width))
-
-
-def _flat_window(kernel: Tensor) -> Tensor:
-    """A convolution kernel (out, in, k, k) as the linear map of a row-major window of rows."""
-    return kernel.permute(0, 2, 3, 1).reshape(kernel.shape[0], -1)
 
 
 def _language(spec: DecoderSpec) -> Iterator[Rule]:

@@ -7,8 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from export.modules.rules import pair, with_low_rank
 from export.source.tensor_source import TensorSource
-from export.source.weight_map import Rule, WeightMap, compute, stack, take
+from export.source.weight_map import Rule, WeightMap, compute, stack, stack_rules, take
 from export.specs import DecoderSpec, MlpConnectorSpec, ModelSpec, VisionSpec
 from runtime_py.errors import CheckpointError
 
@@ -74,22 +75,17 @@ def _vision(spec: VisionSpec) -> Iterator[Rule]:
     table = [(f"{root}.embeddings.position_embedding.weight", (spec.native_grid**2 + 1, width))]
     yield compute("vision_encoder.class_position", table, (1, width), partial(_rows, start=0, stop=1))
     yield compute("vision_encoder.positions", table, (spec.native_grid**2, width), partial(_rows, start=1, stop=None))
-    yield from _pair("vision_encoder.input_norm", f"{root}.pre_layrnorm", (width,))
+    yield from pair("vision_encoder.input_norm", f"{root}.pre_layrnorm", (width,))
     for i in range(spec.layers):
         ours, theirs = f"vision_encoder.blocks.{i}", f"{root}.encoder.layers.{i}"
-        yield from _pair(f"{ours}.norm1", f"{theirs}.layer_norm1", (width,))
-        yield from _pair(f"{ours}.norm2", f"{theirs}.layer_norm2", (width,))
+        yield from pair(f"{ours}.norm1", f"{theirs}.layer_norm1", (width,))
+        yield from pair(f"{ours}.norm2", f"{theirs}.layer_norm2", (width,))
         for half, shape in (("weight", (width, width)), ("bias", (width,))):
             parts = [(f"{theirs}.self_attn.{name}_proj.{half}", shape) for name in "qkv"]
             yield stack(f"{ours}.attention.qkv.{half}", parts)
-        yield from _pair(f"{ours}.attention.out", f"{theirs}.self_attn.out_proj", (width, width))
-        yield from _pair(f"{ours}.mlp.fc1", f"{theirs}.mlp.fc1", (mlp, width))
-        yield from _pair(f"{ours}.mlp.fc2", f"{theirs}.mlp.fc2", (width, mlp))
-
-
-def _pair(ours: str, theirs: str, shape: tuple[int, ...]) -> Iterator[Rule]:
-    yield take(f"{ours}.weight", f"{theirs}.weight", shape)
-    yield take(f"{ours}.bias", f"{theirs}.bias", shape[:1])
+        yield from pair(f"{ours}.attention.out", f"{theirs}.self_attn.out_proj", (width, width))
+        yield from pair(f"{ours}.mlp.fc1", f"{theirs}.mlp.fc1", (mlp, width))
+        yield from pair(f"{ours}.mlp.fc2", f"{theirs}.mlp.fc2", (width, mlp))
 
 
 def _one_row(vector: Tensor) -> Tensor:
@@ -104,12 +100,12 @@ def _connector(spec: MlpConnectorSpec, norm_is_stored: bool) -> Iterator[Rule]:
     """The frozen norm may be absent from the file; then it is the identity scale and shift, not skipped."""
     vision, width = spec.vision_width, spec.width
     if norm_is_stored:
-        yield from _pair("connector.norm", f"{ADAPTERS}ln_vision", (vision,))
+        yield from pair("connector.norm", f"{ADAPTERS}ln_vision", (vision,))
     else:
         yield compute("connector.norm.weight", [], (vision,), partial(_constant, size=vision, value=1.0))
         yield compute("connector.norm.bias", [], (vision,), partial(_constant, size=vision, value=0.0))
-    yield from _pair("connector.fc1", f"{ADAPTERS}llama_proj.0", (width, vision))
-    yield from _pair("connector.fc2", f"{ADAPTERS}llama_proj.2", (width, width))
+    yield from pair("connector.fc1", f"{ADAPTERS}llama_proj.0", (width, vision))
+    yield from pair("connector.fc2", f"{ADAPTERS}llama_proj.2", (width, width))
 
 
 def _constant(size: int, value: float) -> Tensor:
@@ -133,26 +129,14 @@ def _language(spec: DecoderSpec, rank: int, scale: float, spelling: str) -> Iter
             "mlp.down": [("mlp.down_proj", hidden, mlp)],
         }
         for name, parts in fused.items():
-            published = [(f"{theirs}.{part}", rows, columns) for part, rows, columns in parts]
-            yield _merged(f"{ours}.{name}.weight", published, rank, scale, spelling)
+            merged = [_merged(f"{theirs}.{part}", (rows, columns), rank, scale, spelling) for part, rows, columns in parts]
+            yield stack_rules(f"{ours}.{name}.weight", merged)
     yield take("decoder.norm.weight", f"{LLM}model.norm.weight", (hidden,))
     yield take("decoder.head.weight", f"{LLM}{'model.embed_tokens' if spec.tied_head else 'lm_head'}.weight", table)
 
 
-def _merged(target: str, parts: list[tuple[str, int, int]], rank: int, scale: float, spelling: str) -> Rule:
-    """Rows of W + scale B A of each part, one part after the other."""
-    sources: list[tuple[str, tuple[int, ...]]] = []
-    for name, rows, columns in parts:
-        adapter = f"{ADAPTERS}llama_model.base_model.model.{name}"
-        sources.append((f"{LLM}{name}.weight", (rows, columns)))
-        sources.append((f"{adapter}.lora_A{spelling}", (rank, columns)))
-        sources.append((f"{adapter}.lora_B{spelling}", (rows, rank)))
-    shape = (sum(rows for _, rows, _ in parts), parts[0][2])
-    return compute(target, sources, shape, partial(_add_low_rank, scale=scale))
-
-
-def _add_low_rank(*tensors: Tensor, scale: float) -> Tensor:
-    import torch
-
-    parts = [tensors[i : i + 3] for i in range(0, len(tensors), 3)]
-    return torch.cat([w + scale * (b @ a) for w, a, b in parts])
+def _merged(name: str, shape: tuple[int, int], rank: int, scale: float, spelling: str) -> Rule:
+    """W + scale B A of one published linear."""
+    adapter = f"{ADAPTERS}llama_model.base_model.model.{name}"
+    low = (f"{adapter}.lora_A{spelling}", f"{adapter}.lora_B{spelling}")
+    return with_low_rank(name, f"{LLM}{name}.weight", *low, shape, rank, scale)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from export.modules.rules import pair
 from export.source.weight_map import Rule, compute, take
 from export.specs import PositionKind, VisionSpec
 from runtime_py.preprocess.resample import antialiased_bicubic, resample_table
@@ -30,23 +31,17 @@ def timm_rules(spec: VisionSpec, prefix: str, split_bias: bool = False) -> Itera
     for i in range(spec.layers):
         ours, theirs = f"vision_encoder.blocks.{i}", f"{prefix}blocks.{i}"
         for norm in ("norm1", "norm2"):
-            yield from _pair(f"{ours}.{norm}", f"{theirs}.{norm}", (width,))
+            yield from pair(f"{ours}.{norm}", f"{theirs}.{norm}", (width,))
         yield take(f"{ours}.attention.qkv.weight", f"{theirs}.attn.qkv.weight", (3 * width, width))
         if split_bias:
             halves = [(f"{theirs}.attn.{name}_bias", (width,)) for name in "qv"]
             yield compute(f"{ours}.attention.qkv.bias", halves, (3 * width,), _with_zero_key_bias)
         else:
             yield take(f"{ours}.attention.qkv.bias", f"{theirs}.attn.qkv.bias", (3 * width,))
-        yield from _pair(f"{ours}.attention.out", f"{theirs}.attn.proj", (width, width))
-        yield from _pair(f"{ours}.mlp.fc1", f"{theirs}.mlp.fc1", (mlp, width))
-        yield from _pair(f"{ours}.mlp.fc2", f"{theirs}.mlp.fc2", (width, mlp))
-    yield from _pair("vision_encoder.norm", f"{prefix}norm", (width,))
-
-
-def _pair(ours: str, theirs: str, shape: tuple[int, ...]) -> Iterator[Rule]:
-    """Weight and bias of one layer."""
-    yield take(f"{ours}.weight", f"{theirs}.weight", shape)
-    yield take(f"{ours}.bias", f"{theirs}.bias", shape[:1])
+        yield from pair(f"{ours}.attention.out", f"{theirs}.attn.proj", (width, width))
+        yield from pair(f"{ours}.mlp.fc1", f"{theirs}.mlp.fc1", (mlp, width))
+        yield from pair(f"{ours}.mlp.fc2", f"{theirs}.mlp.fc2", (width, mlp))
+    yield from pair("vision_encoder.norm", f"{prefix}norm", (width,))
 
 
 def _position_rules(spec: VisionSpec, prefix: str) -> Iterator[Rule]:

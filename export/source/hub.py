@@ -1,0 +1,207 @@
+"""From what the user typed (alias, hub id, folder, ``demo``) to a checkpoint folder, downloading it when it must be.
+
+Downloads go through huggingface_hub, which honours HF_HOME, HF_HUB_OFFLINE, HF_TOKEN and HF_ENDPOINT. Published Python
+is never fetched.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from export import registry
+from export.source.checkpoint import WEIGHT_FILES
+from export.source.shard_index import read_index, stays_inside
+from runtime_py.errors import EdgeproofError, MachineError, UsageError
+
+DEMO = "demo"
+DEMO_FOLDER = Path(__file__).parents[1] / "demo" / "checkpoints"
+REACH_SECONDS = 5.0
+"""How long the hub may take to answer the first question."""
+
+SIDE_FILES = (
+    "*.json",
+    "*.jinja",
+    "*.model",
+    "*.tiktoken",
+    "*.yaml",
+    "*.txt",
+    "LICENSE*",
+    "LICENCE*",
+    "NOTICE*",
+    "USE_POLICY*",
+)
+"""Configs, tokenizer files and licences; all of them lie at the top of a repository."""
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint on disk.
+
+    Attributes:
+        id: hub id, ``demo/<family>``, or the folder's name; never a path of this machine.
+        revision: commit of a hub checkpoint, else None.
+    """
+
+    folder: Path
+    id: str
+    revision: str | None
+
+
+def resolve(model: str, weights: str | None = None, revision: str | None = None) -> Checkpoint:
+    """The checkpoint meant by ``--model``, ``--weights`` and ``--revision``.
+
+    ``model`` is tried as a family's alias, then as a folder, then as a hub id; ``./name`` is always a folder.
+
+    Raises:
+        UsageError: a name that stands for nothing, or a folder that does not exist.
+        UnsupportedModelError: the repository is no checkpoint that a family builds; found before its weights are fetched.
+        MachineError: the hub cannot be reached.
+    """
+    family = registry.by_alias(model)
+    if weights == DEMO:
+        if family is None:
+            raise UsageError(f"no demo checkpoint for {model!r}", _families(), "name a family with --model")
+        folder = DEMO_FOLDER / family.name
+        if not folder.is_dir():
+            made = sorted(path.name for path in DEMO_FOLDER.glob("*/"))
+            raise UsageError(f"{family.name} has no demo checkpoint", f"one of: {', '.join(made)}", "use --weights <folder>")
+        return Checkpoint(folder, f"demo/{family.name}", None)
+    if weights is not None or (family is None and Path(model).is_dir()):
+        return _local(Path(weights or model), revision)
+    if family is not None:
+        hub_id = next((name for name in family.hub_ids if name.lower() == model.lower()), family.hub_ids[0])
+        return _downloaded(hub_id, revision)
+    if not _HUB_ID.fullmatch(model):
+        raise UsageError(
+            f"--model {model} is no family, hub id or folder",
+            f"{_families()}, an id such as org/name, or a folder",
+            "check it",
+        )
+    return _downloaded(model, revision)
+
+
+def _families() -> str:
+    return "a family: " + ", ".join(registry.families())
+
+
+def _local(folder: Path, revision: str | None) -> Checkpoint:
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is no folder", "a checkpoint folder, or the word demo", "check --model and --weights")
+    real = folder.resolve()
+    cache = real.parent.parent.name
+    if real.parent.name == "snapshots" and cache.startswith("models--"):
+        return Checkpoint(folder, cache.removeprefix("models--").replace("--", "/"), real.name)
+    if revision is not None:
+        raise UsageError(f"{folder} is a folder, which has no revision", "--revision with a hub id only", "leave it out")
+    return Checkpoint(folder, real.name, None)
+
+
+def _downloaded(repo_id: str, revision: str | None) -> Checkpoint:
+    folder = fetch(repo_id, revision, check=registry.recognise)
+    return Checkpoint(folder, repo_id, folder.name)
+
+
+def fetch(repo_id: str, revision: str | None = None, check: Callable[[Path], object] | None = None) -> Path:
+    """The folder of a hub repository's configs, tokenizer, licence and weights, in the hub's cache.
+
+    Safetensors are preferred to pickles where both are published (the order of `WEIGHT_FILES`). What the cache holds
+    is used when the hub cannot be reached.
+
+    Args:
+        check: called with the folder before any weights are fetched; what it raises ends the download.
+
+    Raises:
+        MachineError: the hub cannot be reached and the cache does not hold the checkpoint.
+        UsageError: no such repository or revision, or one that wants a licence accepted first.
+    """
+    try:
+        from huggingface_hub import HfApi, errors, snapshot_download
+    except ImportError as error:
+        raise _unreachable(repo_id, "huggingface_hub is not installed (pip install 'edgeproof[export]')") from error
+    network: tuple[type[Exception], ...] = (OSError, errors.HfHubHTTPError.__mro__[1])  # type: ignore[assignment]
+    try:
+        info = HfApi().model_info(repo_id, revision=revision, timeout=REACH_SECONDS)
+        names = [file.rfilename for file in info.siblings or []]
+        folder = Path(snapshot_download(repo_id, revision=revision, allow_patterns=[*SIDE_FILES], ignore_patterns="*/*"))
+        if check is not None:
+            check(folder)
+        return Path(snapshot_download(repo_id, revision=folder.name, allow_patterns=_weights(repo_id, names, folder)))
+    except EdgeproofError:
+        raise
+    except errors.GatedRepoError as error:
+        raise UsageError(
+            f"{repo_id} wants its licence accepted before it is downloaded",
+            "a token of an account that accepted it",
+            f"accept it at https://huggingface.co/{repo_id}, then set HF_TOKEN",
+        ) from error
+    except (errors.RevisionNotFoundError, errors.RepositoryNotFoundError, errors.HFValidationError) as error:
+        raise UsageError(
+            f"the hub has no {repo_id} at revision {revision or 'main'}, or this token may not see it",
+            "a public repository, or HF_TOKEN set to a token that may read it",
+            "check the name and --revision, or use --weights <folder>",
+        ) from error
+    except network as error:
+        return _cached(repo_id, revision, _reason(error), check)
+
+
+def _reason(error: Exception) -> str:
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE is set"
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _cached(repo_id: str, revision: str | None, reason: str, check: Callable[[Path], object] | None) -> Path:
+    """The checkpoint from the cache alone."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(
+            snapshot_download(
+                repo_id, revision=revision, allow_patterns=[*SIDE_FILES], ignore_patterns="*/*", local_files_only=True
+            )
+        )
+    except (OSError, ValueError) as error:
+        raise _unreachable(repo_id, reason) from error
+    names = [path.name for path in folder.iterdir()]
+    if check is not None:
+        check(folder)
+    try:
+        complete = all((folder / name).is_file() for name in _weights(repo_id, names, folder))
+    except UsageError:
+        complete = False
+    if not complete:
+        raise _unreachable(repo_id, f"{reason}, and the cache holds no whole copy of its weights")
+    return folder
+
+
+def _unreachable(repo_id: str, reason: str) -> MachineError:
+    return MachineError(
+        f"cannot download {repo_id}: {reason}",
+        "the model hub within reach, or the checkpoint in its cache",
+        "use a checkpoint you have with --weights <folder>, or the one that comes along with --weights demo",
+    )
+
+
+def _matching(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
+    return [name for name in names if "/" not in name and any(fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def _weights(repo_id: str, names: Sequence[str], folder: Path) -> list[str]:
+    """The weight files to fetch; shards are those that the index, already fetched into ``folder``, names."""
+    for pattern in WEIGHT_FILES:
+        found = _matching(names, (pattern,))
+        if found and pattern.endswith(".index.json"):
+            index = folder / found[0]
+            shards = list(dict.fromkeys(read_index(index).values()))
+            return [shard for shard in shards if stays_inside(index, shard)]
+        if found:
+            return found
+    raise UsageError(f"{repo_id} holds no weights", "one of: " + ", ".join(WEIGHT_FILES), "choose another repository")

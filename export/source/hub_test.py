@@ -1,0 +1,211 @@
+"""Names to folders; the hub itself is a server on this machine that speaks the hub's protocol to the real client."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from export.source.hub import DEMO_FOLDER, resolve
+from export.synthesize import SynthesisRequest, synthesize
+from runtime_py.errors import EdgeproofError, UsageError
+
+REPOSITORY = Path(__file__).parents[2]
+COMMIT = hashlib.sha1(b"a commit").hexdigest()
+PROGRAM = """
+import json, sys
+from export.source.hub import resolve
+from runtime_py.errors import EdgeproofError
+try:
+    found = resolve(*json.loads(sys.argv[1]))
+    print(json.dumps([str(found.folder), found.id, found.revision]))
+except EdgeproofError as error:
+    print(json.dumps([type(error).__name__, str(error)]))
+"""
+
+
+class Hub:
+    """Repositories by id: file name to content. Every request's path is kept."""
+
+    def __init__(self) -> None:
+        self.repositories: dict[str, dict[str, bytes]] = {}
+        self.gated: set[str] = set()
+        self.requests: list[str] = []
+        hub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_HEAD(self) -> None:
+                hub.answer(self, body=False)
+
+            def do_GET(self) -> None:
+                hub.answer(self, body=True)
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def answer(self, request: BaseHTTPRequestHandler, body: bool) -> None:
+        path = urlsplit(request.path).path
+        self.requests.append(path)
+        parts = path.removeprefix("/api/models").strip("/").split("/")
+        repo_id, rest = "/".join(parts[:2]), parts[2:]
+        files = self.repositories.get(repo_id)
+        headers, content = {}, b""
+        if files is None:
+            code, headers = 404, {"X-Error-Code": "RepoNotFound"}
+        elif repo_id in self.gated and request.headers.get("Authorization") != "Bearer good":
+            code, headers = 403, {"X-Error-Code": "GatedRepo"}
+        elif rest and rest[1] not in (COMMIT, "main"):
+            code, headers = 404, {"X-Error-Code": "RevisionNotFound"}
+        elif not path.startswith("/api/"):
+            code, content = 200, files["/".join(rest[2:])]
+            headers = {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": COMMIT}
+        elif rest[:1] == ["tree"]:
+            listed = [
+                {"type": "file", "path": name, "size": len(text), "oid": hashlib.sha1(text).hexdigest()}
+                for name, text in files.items()
+            ]
+            code, content = 200, json.dumps(listed).encode()
+        else:
+            siblings = [{"rfilename": name} for name in files]
+            code, content = 200, json.dumps({"id": repo_id, "sha": COMMIT, "siblings": siblings}).encode()
+        request.send_response(code)
+        for name, value in headers.items():
+            request.send_header(name, value)
+        request.send_header("Content-Length", str(len(content)))
+        request.end_headers()
+        if body:
+            request.wfile.write(content)
+
+    def fetched(self) -> set[str]:
+        return {path.rsplit("/", 1)[-1] for path in self.requests if "/resolve/" in path}
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    server = Hub()
+    yield server
+    server.server.shutdown()
+    server.server.server_close()
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """A sharded checkpoint, with files that must not be fetched."""
+    folder = tmp_path_factory.mktemp("published") / "checkpoint"
+    synthesize(SynthesisRequest("minicpm-v", "tiny", folder, shard_bytes=2_000_000))
+    extra = {"modeling_minicpmv.py": b"raise SystemExit", "README.md": b"#", "LICENSE": b"Apache", "tokenizer.model": b"t"}
+    extra |= {"pytorch_model.bin": b"not wanted", "assets/demo.json": b"{}", "special_tokens_map.json": b"{}"}
+    return {path.name: path.read_bytes() for path in folder.iterdir()} | extra
+
+
+def ask(home: Path, endpoint: str, *arguments: str | None, **environment: str) -> list[str]:
+    """What `resolve` answers in a process of its own, with the hub at ``endpoint``."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    settings = kept | {"HF_HOME": str(home), "HF_ENDPOINT": endpoint, "HF_HUB_DISABLE_TELEMETRY": "1"} | environment
+    command = [sys.executable, "-c", PROGRAM, json.dumps(arguments)]
+    result = subprocess.run(command, cwd=REPOSITORY, env=settings, capture_output=True, text=True, check=False, timeout=60)
+    assert result.stdout, result.stderr
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def test_download_then_offline(tmp_path: Path, hub: Hub, published: dict[str, bytes]) -> None:
+    """Weights, configs, tokenizer and licence are fetched, code and pickles are not; later the cache is enough."""
+    hub.repositories["openbmb/MiniCPM-V"] = published
+    folder, repo_id, revision = ask(tmp_path, hub.address, "minicpm-v")
+    assert (repo_id, revision) == ("openbmb/MiniCPM-V", COMMIT)
+    left_out = {"modeling_minicpmv.py", "README.md", "pytorch_model.bin", "assets/demo.json"}
+    got = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+    assert got == {name: text for name, text in published.items() if name not in left_out}
+    assert hub.fetched() == set(got)
+    assert ask(tmp_path, hub.address, "minicpm-v", None, None, HF_HUB_OFFLINE="1") == [folder, repo_id, revision]
+    hub.server.shutdown()
+    hub.server.server_close()
+    assert ask(tmp_path, hub.address, "openbmb/minicpm-v") == [folder, repo_id, revision]
+    assert resolve(folder) == resolve("minicpm-v", folder)
+    assert (resolve(folder).id, resolve(folder).revision) == (repo_id, COMMIT)
+
+    next(Path(folder).glob("model-00001*")).unlink()
+    kind, message = ask(tmp_path, hub.address, "minicpm-v", None, None, HF_HUB_OFFLINE="1")
+    assert kind == "MachineError" and "holds no whole copy" in message
+
+
+def test_pickles_where_nothing_else_is_published(tmp_path: Path, hub: Hub, published: dict[str, bytes]) -> None:
+    names = ("config.json", "pytorch_model.bin")
+    hub.repositories["someone/copy"] = {name: published[name] for name in names}
+    folder, *_ = ask(tmp_path, hub.address, "someone/copy")
+    assert {path.name for path in Path(folder).iterdir()} == set(names)
+
+
+def test_unknown_model_is_refused_before_its_weights_are_fetched(tmp_path: Path, hub: Hub) -> None:
+    hub.repositories["org/other"] = {"config.json": b'{"model_type": "other"}', "model.safetensors": bytes(1000)}
+    kind, message = ask(tmp_path, hub.address, "org/other")
+    assert kind == "UnsupportedModelError" and "'other'" in message
+    assert hub.fetched() == {"config.json"}
+
+
+def test_missing_gated_and_wrong_revision(tmp_path: Path, hub: Hub, published: dict[str, bytes]) -> None:
+    hub.repositories["org/gated"] = published
+    hub.gated.add("org/gated")
+    assert ask(tmp_path, hub.address, "org/absent")[0] == "UsageError"
+    kind, message = ask(tmp_path, hub.address, "org/gated")
+    assert kind == "UsageError" and "HF_TOKEN" in message and "licence" in message
+    assert ask(tmp_path, hub.address, "org/gated", None, None, HF_TOKEN="good")[1:] == ["org/gated", COMMIT]
+    kind, message = ask(tmp_path, hub.address, "org/gated", None, "v9", HF_TOKEN="good")
+    assert kind == "UsageError" and "revision v9" in message
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_no_network_is_one_error_within_seconds(tmp_path: Path, offline: bool) -> None:
+    start = time.monotonic()
+    kind, message = ask(tmp_path, "http://127.0.0.1:1", "minicpm-v", None, None, HF_HUB_OFFLINE=str(int(offline)))
+    assert time.monotonic() - start < 15
+    assert kind == "MachineError"
+    for words in ("openbmb/MiniCPM-V", "--weights <folder>", "--weights demo"):
+        assert words in message
+    assert ("HF_HUB_OFFLINE is set" in message) is offline
+
+
+def test_a_hub_that_does_not_answer(tmp_path: Path, hub: Hub) -> None:
+    hub.answer = lambda request, body: time.sleep(30)  # type: ignore[method-assign]
+    start = time.monotonic()
+    assert ask(tmp_path, hub.address, "minicpm-v")[0] == "MachineError"
+    assert time.monotonic() - start < 20
+
+
+def test_local_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "my-checkpoint"
+    folder.mkdir()
+    for found in (resolve(str(folder)), resolve("minicpm-v", str(folder))):
+        assert (found.folder, found.id, found.revision) == (folder, "my-checkpoint", None)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "org").mkdir()
+    (tmp_path / "org" / "name").mkdir()
+    assert resolve("org/name").id == "name"
+    for arguments in (("./nowhere",), ("minicpm-v", "nowhere"), ("no such thing",), ("my-checkpoint", None, "main")):
+        with pytest.raises(UsageError):
+            resolve(*arguments)
+
+
+def test_demo(tmp_path: Path) -> None:
+    if (DEMO_FOLDER / "minicpm-v").is_dir():
+        found = resolve("minicpmv", "demo")
+        assert (found.folder, found.id, found.revision) == (DEMO_FOLDER / "minicpm-v", "demo/minicpm-v", None)
+    else:
+        with pytest.raises(UsageError, match="no demo checkpoint"):
+            resolve("minicpmv", "demo")
+    with pytest.raises(EdgeproofError, match="no demo checkpoint"):
+        resolve(str(tmp_path), "demo")

@@ -1,0 +1,108 @@
+"""``*.index.json``: which shard holds which tensor, checked against the shards and kept inside the checkpoint's folder.
+
+Source of the layout: huggingface/transformers, ``save_pretrained``; of the cache layout: huggingface/huggingface_hub,
+docs/source/en/guides/manage-cache.md (``snapshots/<revision>/<file>`` links to ``blobs/<hash>``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from export.source.file_ranges import file_size, unreadable
+from runtime_py.errors import CheckpointError
+
+MAX_INDEX_BYTES = 100_000_000
+
+
+def read_index(path: Path) -> dict[str, str]:
+    """Tensor name to shard name, in the order written.
+
+    Raises:
+        CheckpointError: the file is no index, or names a shard outside its folder.
+    """
+    if file_size(path) > MAX_INDEX_BYTES:
+        raise _no_index(path, f"{file_size(path)} bytes, more than {MAX_INDEX_BYTES}")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except (ValueError, RecursionError) as error:
+        raise _no_index(path, f"text that is not JSON ({error})") from error
+    weight_map = value.get("weight_map") if isinstance(value, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise _no_index(path, "no weight_map")
+    if not all(isinstance(shard, str) for shard in weight_map.values()):
+        raise _no_index(path, "a shard that is no file name")
+    return weight_map
+
+
+def _no_index(path: Path, found: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is no weight index",
+        f'a JSON object {{"weight_map": {{tensor: file}}}}; found {found}',
+        "download the file again",
+    )
+
+
+def shard_paths(index: Path, weight_map: Mapping[str, str]) -> list[Path]:
+    """The shards in order of first mention, each inside the index's folder and present.
+
+    Raises:
+        CheckpointError: a shard is named by an absolute or escaping path, is a link to elsewhere, or is missing.
+    """
+    folder = index.parent
+    paths = []
+    for name in dict.fromkeys(weight_map.values()):
+        path = folder / name
+        if not stays_inside(index, name):
+            raise CheckpointError(
+                f"{index} names a file outside its folder: {name!r}",
+                f"shards inside {folder}",
+                "do not use this checkpoint unless you know why; put its shards beside the index",
+            )
+        if not path.is_file():
+            tensors = sum(shard == name for shard in weight_map.values())
+            raise CheckpointError(
+                f"{path} is missing", f"a shard with {tensors} tensor(s), named in {index.name}", "download the missing file"
+            )
+        paths.append(path)
+    return paths
+
+
+def _is_plain(name: str) -> bool:
+    """A relative path without ``..``, by the rules of POSIX and of Windows."""
+    if not name or "\0" in name:
+        return False
+    kinds = (PurePosixPath(name), PureWindowsPath(name))
+    return not any(kind.is_absolute() or kind.drive or kind.root or ".." in kind.parts for kind in kinds)
+
+
+def stays_inside(index: Path, name: str) -> bool:
+    """Whether a shard's name leads, links followed, to the index's folder or to ``blobs`` of the cache it is in."""
+    if not _is_plain(name):
+        return False
+    real, home = (index.parent / name).resolve(), index.parent.resolve()
+    allowed = [home]
+    if home.parent.name == "snapshots":
+        allowed.append(home.parent.parent / "blobs")
+    return any(real.is_relative_to(place) for place in allowed)
+
+
+def check_shards(index: Path, weight_map: Mapping[str, str], found: Iterable[tuple[str, Path]]) -> None:
+    """Compare the index with the tensors that the shards hold (name, file).
+
+    Raises:
+        CheckpointError: listing every tensor that is named and absent, or present and not named.
+    """
+    stored = {(name, path) for name, path in found}
+    named = {(name, index.parent / shard) for name, shard in weight_map.items()}
+    problems = [f"named in the index, absent from {path.name}: {name}" for name, path in sorted(named - stored)]
+    problems += [f"in {path.name}, not named there by the index: {name}" for name, path in sorted(stored - named)]
+    if problems:
+        raise CheckpointError(
+            f"{index} and its shards disagree: {len(problems)} problem(s)\n    " + "\n    ".join(problems),
+            "every tensor in exactly the shard that the index names",
+            "download index and shards again, of one revision",
+        )

@@ -1,0 +1,236 @@
+"""Write a random checkpoint in a family's published layout, at full or tiny size, for rehearsals without a download.
+
+    python -m export.synthesize --model minicpm-v --size full -o DIR
+
+The tensors are exactly those that the family's weight map consumes. One block of normal numbers is drawn once, scaled
+per kind of tensor, and every tensor reads it cyclically from a start of its own, so that writing costs little more than
+the disk and memory stays small. Values are scaled so that a forward pass stays finite. No tokenizer is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import math
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from export import registry
+from export.families.base import Family
+from export.source.safetensors_writer import SHARD_BYTES, PlannedTensor, write_sharded
+from export.source.tensor_source import EmptySource
+from export.source.weight_map import WeightMap
+from export.specs import ModelSpec
+from runtime_py.errors import CheckpointError, EdgeproofError, ExitCode, MachineError, UsageError
+
+_LOG = logging.getLogger(__name__)
+
+DTYPES = ("bfloat16", "float16", "float32")
+BLOCK_ELEMENTS = 4_194_301
+"""A prime, so that no row length divides it and no two rows of a matrix repeat."""
+
+STAGE_ORDER = ("embed_tokens", "decoder", "vision_encoder", "connector")
+"""Published wrappers register the language model first."""
+
+
+@dataclass(frozen=True)
+class SynthesisRequest:
+    """What to write. ``variant`` "" is the family's first; ``shard_bytes`` bounds the data of one file."""
+
+    model: str
+    size: str
+    output: Path
+    variant: str = ""
+    dtype: str = "bfloat16"
+    seed: int = 0
+    shard_bytes: int = SHARD_BYTES
+
+
+@dataclass(frozen=True)
+class SynthesisResult:
+    """What was written: tensor, parameter and byte counts."""
+
+    folder: Path
+    tensors: int
+    parameters: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Mean and standard deviation of a tensor's values."""
+
+    mean: float
+    deviation: float
+
+
+def synthesize(request: SynthesisRequest) -> SynthesisResult:
+    """Write the checkpoint; the folder appears under its name only when it is whole.
+
+    Raises:
+        UsageError: unknown model, variant, size or dtype, or the folder exists and is not empty.
+        MachineError: the disk is full or the place cannot be written.
+    """
+    family = registry.by_alias(request.model)
+    if family is None:
+        raise UsageError(f"no family named {request.model!r}", "one of: " + ", ".join(registry.families()), "choose one")
+    if request.dtype not in DTYPES:
+        raise UsageError(f"cannot write dtype {request.dtype!r}", "one of: " + ", ".join(DTYPES), "choose one of these")
+    config = family.published_config(request.variant, request.size)
+    config["torch_dtype"] = request.dtype
+    spec = family.spec(config, EmptySource())
+    distributions = plan(spec, family.weight_map(spec, EmptySource()))
+    tensors = [PlannedTensor(name, request.dtype, shape) for (name, shape) in distributions]
+    if any("/" in tensor.name for tensor in tensors):
+        raise UsageError(
+            f"{family.name} is published in several folders", "a family whose tensors lie in one", "choose another family"
+        )
+    by_name = {name: distribution for (name, _), distribution in distributions.items()}
+    numbers = RandomNumbers(request.seed, request.dtype)
+
+    output = request.output
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UsageError(f"{output} exists already", "a folder that does not exist", "choose another -o, or delete it")
+    total = sum(tensor.nbytes for tensor in tensors)
+    partial = output.with_name(output.name + ".partial")
+    try:
+        _make_room(partial, total)
+        (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        write_sharded(partial, tensors, lambda t: numbers.pieces(t, by_name[t.name]), request.shard_bytes)
+        _check(family, partial)
+        if output.exists():
+            output.rmdir()
+        partial.rename(output)
+    except OSError as error:
+        raise MachineError(
+            f"cannot write {output}: {error.strerror or error}",
+            f"a folder that can be written, with {total / 1e9:.2f} GB free",
+            "choose another -o, or free some space",
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return SynthesisResult(output, len(tensors), sum(math.prod(tensor.shape) for tensor in tensors), total)
+
+
+def _make_room(partial: Path, total: int) -> None:
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    free = shutil.disk_usage(partial).free
+    if free < total + 1_000_000:
+        raise MachineError(
+            f"{partial.parent} has {free / 1e9:.2f} GB free",
+            f"{total / 1e9:.2f} GB for the checkpoint",
+            "choose another -o, or free some space",
+        )
+
+
+def _check(family: Family, folder: Path) -> None:
+    """Read the checkpoint back as an export would: it is of this family and lacks nothing."""
+    found = registry.recognise(folder)
+    if found is not family:
+        raise CheckpointError(f"{folder} reads as {found.name}", family.name, "report this as a fault of the family")
+    source = family.open_source(folder)
+    family.weight_map(family.spec(family.load_config(folder), source), source).check()
+
+
+def plan(spec: ModelSpec, weights: WeightMap) -> dict[tuple[str, tuple[int, ...]], Distribution]:
+    """Every published tensor that the rules read, once, in the order of `STAGE_ORDER`, with its distribution."""
+    found: dict[tuple[str, tuple[int, ...]], Distribution] = {}
+    rules = sorted(weights.rules.values(), key=lambda rule: _stage_rank(rule.target))
+    for rule in rules:
+        for name, shape in zip(rule.sources, rule.source_shapes, strict=True):
+            found.setdefault((name, shape), distribution(spec, rule.target, name, shape))
+    return found
+
+
+def _stage_rank(target: str) -> int:
+    stage = target.split(".", 1)[0]
+    return STAGE_ORDER.index(stage) if stage in STAGE_ORDER else len(STAGE_ORDER)
+
+
+def distribution(spec: ModelSpec, target: str, name: str, shape: tuple[int, ...]) -> Distribution:
+    """Values under which activations keep about unit size from end to end and logits spread by about 2.
+
+    Embedded rows have unit size after the model's own scale; a head undoes the model's logit divisor; norms lie near 1,
+    biases and position tables near 0; a matrix with K inputs has deviation 1 / sqrt(K).
+    """
+    if target == "embed_tokens.table.weight":
+        return Distribution(0.0, 1.0 / spec.embed.scale)
+    if target == "decoder.head.weight":
+        return Distribution(0.0, 2.0 * spec.decoder.logit_divisor / math.sqrt(shape[-1]))
+    if len(shape) < 2:
+        return Distribution(0.0, 0.02) if name.endswith("bias") else Distribution(1.0, 0.05)
+    if any(word in name.rsplit(".", 1)[-1] for word in ("pos", "query", "token")):
+        return Distribution(0.0, 0.2)
+    return Distribution(0.0, 1.0 / math.sqrt(math.prod(shape[1:])))
+
+
+class RandomNumbers:
+    """One block of normal numbers, scaled and rounded once per distribution, read cyclically per tensor."""
+
+    def __init__(self, seed: int, dtype: str) -> None:
+        self._seed, self._dtype = seed, dtype
+        self._block = np.random.default_rng(seed).standard_normal(BLOCK_ELEMENTS, dtype=np.float32)
+        self._rounded: dict[Distribution, memoryview] = {}
+
+    def pieces(self, tensor: PlannedTensor, values: Distribution) -> Iterator[memoryview]:
+        """The tensor's bytes; equal seeds and names give equal bytes on every machine."""
+        if values not in self._rounded:
+            self._rounded[values] = memoryview(
+                _encode(self._block * np.float32(values.deviation) + np.float32(values.mean), self._dtype)
+            )
+        block = self._rounded[values]
+        digest = hashlib.sha256(f"{self._seed}:{tensor.name}".encode()).digest()
+        position = int.from_bytes(digest[:8], "little") % BLOCK_ELEMENTS * (len(block) // BLOCK_ELEMENTS)
+        left = tensor.nbytes
+        while left:
+            piece = block[position : position + left]
+            yield piece
+            left -= len(piece)
+            position = 0
+
+
+def _encode(values: np.ndarray, dtype: str) -> bytes:
+    """float32 numbers as little-endian bytes of ``dtype``, rounded to the nearest, ties to even."""
+    if dtype == "bfloat16":
+        bits = values.astype("<f4").view("<u4")
+        return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2").tobytes()
+    return values.astype({"float16": "<f2", "float32": "<f4"}[dtype]).tobytes()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m export.synthesize", description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--model", required=True, help="family name or alias, e.g. minicpm-v")
+    parser.add_argument("--size", required=True, help="full or tiny")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder to make")
+    parser.add_argument("--variant", default="", help="published version, e.g. 1.0 or 2.0 (default: the family's first)")
+    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="stored type (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    start = time.monotonic()
+    request = SynthesisRequest(options.model, options.size, options.output, options.variant, options.dtype, options.seed)
+    try:
+        result = synthesize(request)
+    except EdgeproofError as error:
+        _LOG.error("error: %s", error)
+        return int(error.exit_code)
+    _LOG.info("no tokenizer is written: put one beside config.json if the rehearsal needs text")
+    sys.stdout.write(
+        f"{result.folder}: {result.tensors} tensors, {result.parameters:,} parameters, {result.bytes / 1e9:.2f} GB "
+        f"in {time.monotonic() - start:.1f} s\n"
+    )
+    return int(ExitCode.OK)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
