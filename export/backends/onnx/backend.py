@@ -1,0 +1,118 @@
+"""The ONNX backend: four graphs for ONNX Runtime, each with its weights in a data file beside it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from calibrate.spec import Assignment, Form
+from export.backends.base import Build, BuildOptions, ExportBackend, Prediction, Step
+from export.backends.onnx.choices import OnnxChoices, assign, choices
+from runtime_py.contracts import CONNECTOR, DECODER, EMBED, STAGES, VISION
+
+if TYPE_CHECKING:
+    from export.specs import ModelSpec
+
+FOLDER = "onnx"
+STEMS = {VISION: "vision_encoder", CONNECTOR: "connector", EMBED: "embed_tokens", DECODER: "decoder_model_merged"}
+BLOCK_OUTPUT = re.compile(r"^(?P<block>[\w.]+\.\d+)\.output$")
+
+
+class OnnxBackend(ExportBackend):
+    """fp32, fp16 and int4 packages; see docs/targets/cpu.md."""
+
+    name = "onnx"
+
+    def assignments(self, spec: ModelSpec, options: BuildOptions) -> dict[str, Assignment]:
+        from export.modules.build import layer_shapes
+
+        chosen = choices(options)
+        return {layer.name: assign(layer, chosen) for layer in layer_shapes(spec)}
+
+    def predict(self, spec: ModelSpec, options: BuildOptions, assignments: Mapping[str, Assignment]) -> Prediction:
+        from export.backends.onnx.prediction import predict
+
+        return predict(spec, options, choices(options), assignments)
+
+    def steps(self, build: Build) -> list[Step]:
+        return [Step(f"onnx {stage}", partial(_write, build, stage)) for stage in STAGES]
+
+    def manifest(self, build: Build) -> dict[str, Any]:
+        from export.backends.onnx.kernels import OPSET
+
+        chosen = choices(build.options)
+        files = {stage: stage_file(stage, chosen) for stage in STAGES}
+        return {
+            "stages": {stage: {"file": file.as_posix(), **_dtypes(stage, chosen, build)} for stage, file in files.items()},
+            "opset": OPSET,
+            "cache": chosen.cache,
+            "accuracy_level": chosen.accuracy_level,
+            "block_outputs": {stage: block_outputs(build.folder / file) for stage, file in files.items()},
+        }
+
+
+def stage_file(stage: str, chosen: OnnxChoices) -> Path:
+    """Path of a stage's graph in the package, with the suffix other tools expect of its precision."""
+    if stage == DECODER:
+        suffix = {"int4": "_q4f16" if chosen.cache == "float16" else "_q4", "fp16": "_fp16"}.get(chosen.precision, "")
+    else:
+        stored = {VISION: chosen.vision_precision, EMBED: chosen.embed_precision}.get(stage, chosen.precision)
+        suffix = {"fp32": "", "int8": "_int8", "int8_weights": "_int8", "int4": "_q4", "fp16": "_fp16"}[stored]
+        suffix = "_fp16" if stage == CONNECTOR and chosen.precision == "int4" else suffix
+    return Path(FOLDER) / f"{STEMS[stage]}{suffix}.onnx"
+
+
+def block_outputs(graph: Path) -> dict[str, str]:
+    """Block path (``layers.3``) to the name of the value that leaves it, read back from a written graph."""
+    import onnx
+
+    nodes = onnx.load(str(graph), load_external_data=False).graph.node
+    found = (BLOCK_OUTPUT.match(name) for node in nodes for name in node.output)
+    return {match["block"]: match.string for match in found if match}
+
+
+def stage_model(spec: ModelSpec, stage: str, chosen: OnnxChoices, assignments: Mapping[str, Assignment]) -> Any:
+    """The finished graph of a stage as an onnx.ModelProto without weights."""
+    import numpy as np
+
+    from export.backends.onnx.kernels import OPSET
+    from export.backends.onnx.trace import BorderTypes, trace_stage
+    from export.passes.default_input import default_input
+    from export.passes.fuse_skip_norm import fuse_skip_norm
+    from export.passes.split_packed_heads import split_packed_heads
+
+    model = trace_stage(spec, stage, kernels(chosen, assignments), opset=OPSET, border=BorderTypes(cache=chosen.cache))
+    fuse_skip_norm(model)
+    split_packed_heads(model)
+    if stage == DECODER:
+        default_input(model, "logit_positions", np.array([-1], np.int64))
+    return model
+
+
+def kernels(chosen: OnnxChoices, assignments: Mapping[str, Assignment]) -> Any:
+    """The operators that a package of these choices is traced with."""
+    import torch
+
+    from export.backends.onnx.kernels import KernelChoices, OrtKernels
+
+    return OrtKernels(assignments, KernelChoices(accuracy_level=chosen.accuracy_level, cache=getattr(torch, chosen.cache)))
+
+
+def _write(build: Build, stage: str) -> list[Path]:
+    from export.backends.onnx.writer import StageWeights, write_stage
+
+    chosen = choices(build.options)
+    model = stage_model(build.spec, stage, chosen, build.assignments)
+    source = StageWeights(stage, build.weights, build.codes, build.assignments)
+    path = build.folder / stage_file(stage, chosen)
+    written = write_stage(model, source, path, partial(build.progress, f"onnx {stage}"))
+    return [file.relative_to(build.folder) for file in written]
+
+
+def _dtypes(stage: str, chosen: OnnxChoices, build: Build) -> dict[str, Any]:
+    """How a stage's matrices are stored, and what it computes in."""
+    forms = sorted({str(a.form) for name, a in build.assignments.items() if name.startswith(f"{stage}.")})
+    return {"weights": forms or [str(Form.FP32)], "compute": "float32"}

@@ -1,0 +1,102 @@
+"""What a user may choose about ONNX packages, checked and with defaults, and what each layer becomes under them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from calibrate.spec import Assignment, Form, LayerShape
+from export.backends.base import BuildOptions
+from runtime_py.errors import UsageError
+
+ALLOWED: dict[str, tuple[Any, ...]] = {
+    "vision_precision": ("int8", "int8_weights", "fp16", "fp32"),
+    "embed_precision": ("int8", "int4", "fp16", "fp32"),
+    "block_size": (32, 64, 128),
+    "accuracy_level": (0, 4),
+    "symmetric": (True, False),
+    "cache": ("float16", "float32"),
+}
+"""Option name to accepted values; docs/targets/cpu.md says what each costs."""
+
+PRECISIONS = ("fp32", "fp16", "int4")
+
+
+@dataclass(frozen=True)
+class OnnxChoices:
+    """Resolved options.
+
+    Attributes:
+        vision_precision: ``int8`` rounds activations too; ``int8_weights`` keeps them float32.
+        accuracy_level: of int4 layers; 4 rounds their input to int8 per block, 0 keeps it.
+        symmetric: int4 blocks share the constant zero point 8.
+        cache: dtype of the key/value cache.
+    """
+
+    precision: str
+    vision_precision: str
+    embed_precision: str
+    block_size: int = 32
+    accuracy_level: int = 4
+    symmetric: bool = True
+    cache: str = "float32"
+
+
+def choices(options: BuildOptions) -> OnnxChoices:
+    """The user's options over the defaults of the precision.
+
+    Raises:
+        UsageError: an unknown precision, or a value an option does not take.
+    """
+    if options.precision not in PRECISIONS:
+        raise UsageError(f"precision {options.precision} for ONNX", ", ".join(PRECISIONS), "choose one of these")
+    for name, allowed in ALLOWED.items():
+        if name in options.extra and options.extra[name] not in allowed:
+            raise UsageError(
+                f"option {name}={options.extra[name]}", "one of " + ", ".join(map(str, allowed)), "choose one of these"
+            )
+    plain = options.precision if options.precision != "int4" else None
+    defaults: Mapping[str, Any] = {
+        "vision_precision": plain or "int8_weights",
+        "embed_precision": plain or "int8",
+        "cache": "float32" if options.precision == "fp32" else "float16",
+    }
+    return OnnxChoices(options.precision, **{**defaults, **{k: options.extra[k] for k in ALLOWED if k in options.extra}})
+
+
+def assign(layer: LayerShape, chosen: OnnxChoices) -> Assignment:
+    """What one layer becomes, and why."""
+    asked = {"vision": chosen.vision_precision, "embedding": chosen.embed_precision}.get(layer.role, chosen.precision)
+    if asked in {"fp32", "fp16"}:
+        return Assignment(layer, Form(asked), reason=f"{layer.role} layers are stored in {asked}")
+    if layer.role == "vision":
+        return _vision(layer, asked)
+    if layer.role == "embedding":
+        return _embedding(layer, asked)
+    if layer.role in {"connector", "adapter"}:
+        return Assignment(layer, Form.FP16, reason=f"{layer.role} layers are small and stay in fp16")
+    block = chosen.block_size
+    grid = f"ort_int4_b{block}" if chosen.symmetric else f"ort_int4_asym_b{block}"
+    return Assignment(layer, Form.INT4, grid, f"blocks of {block}" + _tail(layer.columns, block))
+
+
+def _vision(layer: LayerShape, asked: str) -> Assignment:
+    if asked == "int8":
+        reason = f"one scale a row, so that {layer.columns} columns need be no multiple of a block"
+        return Assignment(layer, Form.INT8, "ort_int8_row", reason)
+    return Assignment(layer, Form.INT8, "ort_int8_b32", "blocks of 32" + _tail(layer.columns, 32))
+
+
+def _embedding(layer: LayerShape, asked: str) -> Assignment:
+    if layer.columns % 32:
+        return Assignment(layer, Form.FP16, reason=f"{layer.columns} columns are no multiple of 32")
+    return Assignment(layer, Form(asked), f"ort_gather_{asked}_b32", "blocks of 32, rows dequantised as they are looked up")
+
+
+def _tail(columns: int, block: int) -> str:
+    """What happens to columns that do not fill a block."""
+    rest = columns % block
+    if not rest:
+        return ""
+    return f"; {columns} columns are no multiple, the last block holds {rest} and is padded with its zero point"

@@ -1,0 +1,271 @@
+"""ONNX Runtime's operators in the trace of our modules.
+
+Every graph computes in float32 (the processor has no faster half-precision kernels; docs/targets/cpu.md has the figures).
+What a plan changes is how a matrix is stored: float32, float16 with a cast, packed integers for MatMulNBits, or int8 with
+activations quantised on the way (MatMulInteger). Initializers that stand for a quantised layer are called
+``<layer>.weight_codes``, ``.weight_scales`` and ``.weight_zero_points``; `export.backends.onnx.writer` fills them.
+
+Operators: onnxruntime docs/ContribOperators.md; RotaryEmbedding: onnx opset 23.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.onnx.ops import symbolic, symbolic_multi_out
+
+from calibrate.grid_blockwise import BlockGrid
+from calibrate.grids import GRIDS
+from calibrate.spec import Assignment, Form
+from export.modules.kernels import CachedAttention, Kernels, Role
+from export.specs import DecoderSpec
+
+Attributes = dict[str, int | float | str | bool | Sequence[int] | Sequence[float] | Sequence[str] | Sequence[bool]]
+
+MICROSOFT = "com.microsoft"
+OPSET = 23
+"""The first ONNX opset with RotaryEmbedding."""
+
+
+@dataclass(frozen=True)
+class KernelChoices:
+    """Choices that are not about one layer.
+
+    Attributes:
+        accuracy_level: how MatMulNBits treats 4-bit layers' input: 4 rounds it to int8 per block, 0 keeps float32.
+        storage: dtype of matrices that no assignment names.
+        cache: dtype of the key/value cache; attention computes in it.
+    """
+
+    accuracy_level: int = 4
+    storage: torch.dtype = torch.float32
+    cache: torch.dtype = torch.float32
+
+
+class OrtKernels(Kernels):
+    """Operators of ONNX Runtime for one stage, with each layer's storage from ``assignments``."""
+
+    def __init__(self, assignments: Mapping[str, Assignment], choices: KernelChoices) -> None:
+        self.assignments, self.choices = assignments, choices
+
+    def linear(self, name: str, in_features: int, out_features: int, bias: bool, role: Role) -> nn.Module:
+        assignment = self.assignments.get(name)
+        if assignment is not None and assignment.grid:
+            grid = GRIDS[assignment.grid]
+            assert isinstance(grid, BlockGrid), f"{name}: ONNX Runtime has no kernel for the grid {grid.name}"
+            if grid.group == 0:
+                return Int8Linear(in_features, out_features, bias)
+            level = self.choices.accuracy_level if grid.bits == 4 else 0
+            return NBitsLinear(in_features, out_features, bias, grid, level)
+        return StoredLinear(in_features, out_features, bias, self._storage(assignment))
+
+    def rms_norm(self, width: int, eps: float) -> nn.Module:
+        return SimplifiedNorm(width, eps)
+
+    def cached_attention(self, spec: DecoderSpec) -> nn.Module:
+        return GroupQueryAttention(spec, self.choices.cache)
+
+    def full_attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        batch, heads, tokens, head_dim = q.shape
+        rows = [t.transpose(1, 2).flatten(2) for t in (q, k, v)]
+        out = symbolic(
+            f"{MICROSOFT}::MultiHeadAttention",
+            rows,
+            {"num_heads": heads, "scale": float(head_dim**-0.5)},
+            dtype=q.dtype,
+            shape=(batch, tokens, heads * v.shape[3]),
+            version=1,
+        )
+        return out.view(batch, tokens, heads, v.shape[3]).transpose(1, 2)
+
+    def embedding(self, name: str, vocabulary: int, width: int) -> nn.Module:
+        assignment = self.assignments.get(name)
+        if assignment is not None and assignment.grid:
+            grid = GRIDS[assignment.grid]
+            return BlockEmbedding(vocabulary, width, grid.bits, grid.group)
+        return StoredEmbedding(vocabulary, width, self._storage(assignment))
+
+    def _storage(self, assignment: Assignment | None) -> torch.dtype:
+        if assignment is None:
+            return self.choices.storage
+        return torch.float16 if assignment.form is Form.FP16 else torch.float32
+
+
+def _stored(*shape: int, dtype: torch.dtype) -> nn.Parameter:
+    return nn.Parameter(torch.empty(*shape, dtype=dtype), requires_grad=False)
+
+
+class StoredLinear(nn.Module):
+    """y = x W^T (+ b) with W (out, in) as the checkpoint has it, in float32 or float16; ONNX Runtime packs it at load."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool, storage: torch.dtype) -> None:
+        super().__init__()
+        self.out_features = out_features
+        self.weight = _stored(out_features, in_features, dtype=storage)
+        self.bias = _stored(out_features, dtype=torch.float32) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = symbolic(
+            f"{MICROSOFT}::FusedMatMul",
+            (x, self.weight.to(x.dtype)),
+            {"transB": 1},
+            dtype=x.dtype,
+            shape=(*x.shape[:-1], self.out_features),
+            version=1,
+        )
+        return y if self.bias is None else y + self.bias
+
+
+class NBitsLinear(nn.Module):
+    """A linear layer over block-quantised rows (MatMulNBits). A last block that is not full is padded.
+
+    Initializers: codes uint8 (out, blocks, block * bits / 8), low bits first; scales float16 (out, blocks), widened at load;
+    zero points uint8 (out, ceil(blocks * bits / 8)), low bits first.
+    """
+
+    def __init__(self, in_features: int, out_features: int, bias: bool, grid: BlockGrid, level: int) -> None:
+        super().__init__()
+        bits, block = grid.bits, grid.group
+        blocks = -(-in_features // block)
+        self.out_features = out_features
+        self.attributes: Attributes = {
+            "K": in_features,
+            "N": out_features,
+            "bits": bits,
+            "block_size": block,
+            "accuracy_level": level,
+        }
+        self.weight_codes = _stored(out_features, blocks, block * bits // 8, dtype=torch.uint8)
+        self.weight_scales = _stored(out_features, blocks, dtype=torch.float16)
+        packed = -(-blocks * bits // 8)
+        self.weight_zero_points = _stored(out_features, packed, dtype=torch.uint8) if grid.zero_points else None
+        self.bias = _stored(out_features, dtype=torch.float32) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        inputs = [x, self.weight_codes, self.weight_scales.to(x.dtype), self.weight_zero_points, None, self.bias]
+        while inputs[-1] is None:
+            inputs.pop()
+        shape = (*x.shape[:-1], self.out_features)
+        return symbolic(f"{MICROSOFT}::MatMulNBits", inputs, self.attributes, dtype=x.dtype, shape=shape, version=1)
+
+
+class Int8Linear(nn.Module):
+    """A linear layer with int8 rows, one scale a row; the input is rounded to uint8 with one scale a call.
+
+    Written in standard operators, which ONNX Runtime joins at load. Initializers: codes int8 (out, in), scales (out,).
+    """
+
+    def __init__(self, in_features: int, out_features: int, bias: bool) -> None:
+        super().__init__()
+        self.out_features = out_features
+        self.weight_codes = _stored(out_features, in_features, dtype=torch.int8)
+        self.weight_scales = _stored(out_features, dtype=torch.float32)
+        self.bias = _stored(out_features, dtype=torch.float32) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        codes, scale, zero = symbolic_multi_out(
+            "DynamicQuantizeLinear",
+            [x],
+            dtypes=(torch.uint8, torch.float32, torch.uint8),
+            shapes=(x.shape, (), ()),
+            version=11,
+        )
+        shape = (*x.shape[:-1], self.out_features)
+        total = symbolic("MatMulInteger", (codes, self.weight_codes.t(), zero), dtype=torch.int32, shape=shape, version=10)
+        y = total.to(x.dtype) * (scale * self.weight_scales)
+        return y if self.bias is None else y + self.bias
+
+
+class SimplifiedNorm(nn.Module):
+    """Root-mean-square norm as ONNX Runtime's SimplifiedLayerNormalization."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = _stored(width, dtype=torch.float32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        attributes: Attributes = {"epsilon": self.eps, "axis": -1, "stash_type": 1}
+        return symbolic(
+            "SimplifiedLayerNormalization", (x, self.weight), attributes, dtype=x.dtype, shape=x.shape, version=1
+        )
+
+
+class GroupQueryAttention(CachedAttention):
+    """Cached attention as GroupQueryAttention, which reads and writes the cache in place when both are one buffer.
+
+    Rotation happens outside: for the first prompt the operator's own rotation takes the first position id and counts on
+    from there (measured with ONNX Runtime 1.31), and positions here may be shared, skipped or three-dimensional.
+    """
+
+    def __init__(self, spec: DecoderSpec, cache: torch.dtype) -> None:
+        super().__init__(spec)
+        self.cache = cache
+
+    def prepare(self, attention_mask: Tensor, position_ids: Tensor) -> tuple[Tensor, ...]:
+        """Rotary tables (batch, tokens, dim / 2), last cache index int32 (batch,), total length int32 (1,)."""
+        angles = self.angles(position_ids)
+        last = (attention_mask.sum(dim=1) - 1).to(torch.int32)
+        total = symbolic("Shape", [attention_mask], {"start": 1, "end": 2}, dtype=torch.int64, shape=(1,), version=15)
+        return angles.cos(), angles.sin(), last, total.to(torch.int32), attention_mask
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, past_key: Tensor, past_value: Tensor, shared: tuple[Tensor, ...]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        spec = self.spec
+        cos, sin, last, total, mask = shared
+        rotated = [self._rotate(t, cos, sin, heads) for t, heads in ((q, spec.heads), (k, spec.kv_heads))]
+        present = (past_key.shape[0], spec.kv_heads, mask.shape[1], spec.head_dim)
+        out, key, value = symbolic_multi_out(
+            f"{MICROSOFT}::GroupQueryAttention",
+            [*(t.to(self.cache) for t in (*rotated, v)), past_key, past_value, last, total],
+            {"num_heads": spec.heads, "kv_num_heads": spec.kv_heads, "do_rotary": 0, "scale": float(spec.head_dim**-0.5)},
+            dtypes=(self.cache, self.cache, self.cache),
+            shapes=(q.shape, present, present),
+            version=1,
+        )
+        return out.to(q.dtype), key, value
+
+    @staticmethod
+    def _rotate(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
+        attributes: Attributes = {"num_heads": heads, "interleaved": 0}
+        return symbolic("RotaryEmbedding", (x, cos, sin), attributes, dtype=x.dtype, shape=x.shape, version=OPSET)
+
+
+class StoredEmbedding(nn.Module):
+    """Rows by id from a float32 or float16 table, widened after the lookup."""
+
+    def __init__(self, vocabulary: int, width: int, storage: torch.dtype) -> None:
+        super().__init__()
+        self.weight = _stored(vocabulary, width, dtype=storage)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return nn.functional.embedding(input_ids, self.weight).float()
+
+
+class BlockEmbedding(nn.Module):
+    """Rows by id from a block-quantised table (GatherBlockQuantized), dequantised in float16 and widened.
+
+    Initializers: codes uint8 (vocabulary, width * bits / 8), low bits first; scales float16 (vocabulary, blocks).
+    """
+
+    def __init__(self, vocabulary: int, width: int, bits: int, block: int) -> None:
+        super().__init__()
+        self.width = width
+        self.attributes: Attributes = {"bits": bits, "block_size": block, "gather_axis": 0, "quantize_axis": 1}
+        self.weight_codes = _stored(vocabulary, width * bits // 8, dtype=torch.uint8)
+        self.weight_scales = _stored(vocabulary, width // block, dtype=torch.float16)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        rows = symbolic(
+            f"{MICROSOFT}::GatherBlockQuantized",
+            (self.weight_codes, input_ids, self.weight_scales),
+            self.attributes,
+            dtype=torch.float16,
+            shape=(*input_ids.shape, self.width),
+            version=1,
+        )
+        return rows.float()

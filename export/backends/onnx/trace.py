@@ -1,0 +1,222 @@
+"""From a stage of PyTorch modules to an ONNX graph whose initializers have names and shapes but no data.
+
+The stage is built and traced under PyTorch's fake tensors, so nothing as large as a weight is ever allocated. Whoever
+writes the file fills the initializers afterwards: each is called like its parameter (`weight_name` gives the canonical
+name). A backend puts its own operators into the graph through its `Kernels`, with `torch.onnx.ops.symbolic`; a module made
+by such a kernel may declare whatever parameters its operator reads (packed codes, scales) and so name further initializers.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+import torch
+from onnxscript import optimizer
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+from export.backends.onnx.block_marks import BlockMarks
+from export.modules.build import build_stage
+from export.modules.kernels import Kernels
+from export.specs import ModelSpec
+from export.stages import contracts
+from runtime_py.contracts import DECODER, StageContract, TensorContract
+
+INNER = "module."
+"""What the wrapper below puts before every parameter path."""
+
+CACHE_PREFIXES = ("past_key_values.", "present.")
+
+
+@dataclass(frozen=True)
+class BorderTypes:
+    """Float dtypes at the border of a graph, apart from the dtype its parameters have and it computes in."""
+
+    tensors: str = "float32"
+    cache: str = "float32"
+
+
+def border_contract(spec: ModelSpec, stage: str, border: BorderTypes) -> StageContract:
+    """The stage's contract with the border's dtypes; logits stay float32."""
+    contract = contracts(spec, border.tensors)[stage]
+
+    def retyped(tensors: tuple[TensorContract, ...]) -> tuple[TensorContract, ...]:
+        return tuple(replace(t, dtype=border.cache) if t.name.startswith(CACHE_PREFIXES) else t for t in tensors)
+
+    return StageContract(stage, retyped(contract.inputs), retyped(contract.outputs))
+
+
+def weight_name(stage: str, initializer: str) -> str:
+    """Canonical parameter name of an initializer of a traced stage."""
+    return f"{stage}.{initializer}"
+
+
+def trace_stage(
+    spec: ModelSpec,
+    stage: str,
+    kernels: Kernels,
+    dtype: torch.dtype = torch.float32,
+    opset: int = 21,
+    border: BorderTypes | None = None,
+    block_outputs: dict[str, str] | None = None,
+) -> onnx.ModelProto:
+    """Trace one stage.
+
+    Args:
+        kernels: the operators to put into the graph.
+        dtype: of the parameters and of the computation; the border is cast to and from it.
+        border: dtypes of the graph's inputs and outputs; float32 by default.
+        block_outputs: filled with block path (``layers.3``) to the name of the value that leaves that block.
+
+    Returns:
+        A model with inputs and outputs named as in the contract, dynamic axes included, and one initializer without
+        data for every parameter of the stage that the graph reads, called by its path below the stage.
+    """
+    contract = border_contract(spec, stage, border or BorderTypes())
+    fake = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    marks = BlockMarks()
+    with fake, _default_dtype(dtype):
+        module = build_stage(spec, stage, kernels).eval()
+        marks.attach(module)
+        inputs = _example_inputs(contract, _example_sizes(spec))
+    wrapper = _Bordered(module, contract, contracts(spec, str(dtype).removeprefix("torch."))[stage]).eval()
+    axes = {tensor.name: _dynamic(tensor) for tensor in contract.inputs}
+    with torch.no_grad(), fake, _quiet():
+        program = torch.export.export(wrapper, (inputs,), dynamic_shapes=(axes,), strict=False)
+        exported = torch.onnx.export(
+            program,
+            dynamo=True,
+            optimize=False,
+            opset_version=opset,
+            input_names=list(contract.input_names()),
+            output_names=[output.name for output in contract.outputs],
+            verbose=False,
+        )
+    assert exported is not None
+    model = _without_data(exported)
+    _name_axes(model, contract)
+    found = marks.resolve(model)
+    if block_outputs is not None:
+        block_outputs.update(found)
+    return model
+
+
+class _Bordered(nn.Module):
+    """Casts a stage's inputs to the dtypes it computes with and its outputs back, and nests its cache arguments."""
+
+    def __init__(self, module: nn.Module, outside: StageContract, inside: StageContract) -> None:
+        super().__init__()
+        self.module = module
+        self.outside = outside
+        self.inside = {tensor.name: getattr(torch, tensor.dtype) for tensor in inside.inputs}
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        plain = {name: inputs[name].to(self.inside[name]) for name in inputs if not name.startswith(CACHE_PREFIXES)}
+        if self.outside.stage != DECODER:
+            return self._border((self.module(**plain),))
+        cached = [value for name, value in inputs.items() if name.startswith(CACHE_PREFIXES)]
+        past = list(zip(cached[::2], cached[1::2], strict=True))
+        logits, present = self.module(**plain, past_key_values=past)
+        return self._border((logits, *(half for cache in present for half in cache)))
+
+    def _border(self, values: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        pairs = zip(values, self.outside.outputs, strict=True)
+        return tuple(value.to(getattr(torch, tensor.dtype)) for value, tensor in pairs)
+
+
+def _example_inputs(contract: StageContract, sizes: Mapping[str, int]) -> dict[str, Tensor]:
+    def zeros(tensor: TensorContract) -> Tensor:
+        shape = [axis if isinstance(axis, int) else sizes[axis] for axis in tensor.shape]
+        return torch.zeros(shape, dtype=getattr(torch, tensor.dtype))
+
+    return {tensor.name: zeros(tensor) for tensor in contract.inputs}
+
+
+def _example_sizes(spec: ModelSpec) -> dict[str, int]:
+    """Sizes to trace with: none 0 or 1, so that no axis is taken for a constant."""
+    sizes = {"batch": 2, "images": 3, "tokens": 5, "past": 7, "total": 12, "outputs": 4, "cells": 9}
+    sizes |= {"image_rows": 6, "language_rows": 8, "vision_rows": 11}
+    rows, columns = 6, 10
+    patch = getattr(spec.vision, "patch_size", 1)
+    sizes |= {"grid_rows": rows, "grid_columns": columns, "vision_tokens": rows * columns}
+    return sizes | {"height": rows * patch, "width": columns * patch}
+
+
+def _dynamic(tensor: TensorContract) -> dict[int, Any]:
+    return {index: torch.export.Dim.AUTO for index, axis in enumerate(tensor.shape) if isinstance(axis, str)}
+
+
+def _without_data(program: Any) -> onnx.ModelProto:
+    """The exported program, constants folded, its parameters reduced to names, types and shapes.
+
+    The folder runs while the parameters are graph inputs, so that it has nothing to read and folds only what is known.
+    """
+    graph = program.model.graph
+    borders = len(graph.inputs)
+    for name in [name for name in graph.initializers if name.startswith(INNER)]:
+        value = graph.initializers.pop(name)
+        value.const_value = None
+        value.name = name.removeprefix(INNER)
+        graph.inputs.append(value)
+    optimizer.optimize_ir(program.model)
+    parameters = [value for value in graph.inputs[borders:] if value.uses()]
+    del graph.inputs[borders:]
+    model = ir.to_proto(program.model)
+    model.producer_version = ""
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    del model.graph.value_info[:], model.graph.metadata_props[:], model.metadata_props[:], model.functions[:]
+    model.graph.initializer.extend(
+        onnx.TensorProto(name=value.name, data_type=int(value.dtype), dims=list(value.shape.numpy())) for value in parameters
+    )
+    return model
+
+
+def _name_axes(model: onnx.ModelProto, contract: StageContract) -> None:
+    """Give the graph's inputs and outputs the contract's axis names, checking that dynamic axes are so."""
+    for values, tensors in ((model.graph.input, contract.inputs), (model.graph.output, contract.outputs)):
+        for value, tensor in zip(values, tensors, strict=True):
+            axes = value.type.tensor_type.shape.dim
+            for axis, wanted in zip(axes, tensor.shape, strict=True):
+                if isinstance(wanted, str) == axis.HasField("dim_value"):
+                    raise ValueError(f"{contract.stage}: axis '{wanted}' of '{tensor.name}' was traced as {axis}")
+                if isinstance(wanted, str):
+                    axis.dim_param = wanted
+            if value.name != tensor.name:
+                raise ValueError(f"{contract.stage}: '{tensor.name}' was traced as '{value.name}'")
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Parameters made inside have this dtype; converting a module afterwards fails under fake tensors."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporter's remarks about fake weights and renamed axes; errors still come through."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

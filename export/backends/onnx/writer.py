@@ -1,0 +1,208 @@
+"""Writes a traced stage as ``NAME.onnx`` and ``NAME.onnx_data``, weights streamed some rows at a time.
+
+The layout comes first (`layout`), then rows are read, cast or packed and put at their offsets. Equal inputs give equal
+bytes. Both files are made under temporary names and renamed when they are whole, the data before the graph that names it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import torch
+from onnx import TensorProto
+from torch import Tensor
+
+from calibrate.codes import CodeSource, WeightProvider
+from calibrate.grids import GRIDS
+from calibrate.pack import pack_signed, pack_unsigned
+from calibrate.spec import Assignment
+from export.backends.onnx.layout import Place, lay_out
+from runtime_py.errors import CheckpointError, MachineError
+
+CHUNK = 16 << 20
+"""Float32 bytes of one piece of a weight."""
+
+CODES, SCALES, ZERO_POINTS = ".weight_codes", ".weight_scales", ".weight_zero_points"
+
+DTYPES: dict[int, str] = {
+    TensorProto.FLOAT: "float32",
+    TensorProto.FLOAT16: "float16",
+    TensorProto.UINT8: "uint8",
+    TensorProto.INT8: "int8",
+}
+"""What a parameter can be stored as."""
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class StageWeights:
+    """What fills one stage's initializers.
+
+    Attributes:
+        stage: prefix that makes an initializer's name canonical.
+    """
+
+    stage: str
+    weights: WeightProvider
+    codes: CodeSource
+    assignments: Mapping[str, Assignment]
+
+
+def write_stage(model: onnx.ModelProto, source: StageWeights, path: Path, progress: Progress) -> list[Path]:
+    """Write ``path`` (``.onnx``) and the data file beside it; return both.
+
+    Args:
+        progress: called with bytes done and bytes in all.
+
+    Raises:
+        CheckpointError: a weight does not fit the dtype it is stored in.
+        MachineError: the disk is full or cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = path.with_name(path.name + "_data")
+    places, size = _place(model, data.name)
+    total = sum(place.length for place in places)
+    with _whole_file(data) as file:
+        if size:
+            _reserve(file, size)
+        done = 0
+        for group in _by_layer(places):
+            for written in _write_group(file, group, source):
+                done += written
+                progress(done, total)
+    with _whole_file(path) as file:
+        _write_at(file, model.SerializeToString(deterministic=True), 0)
+    return [path, data]
+
+
+def _place(model: onnx.ModelProto, data_file: str) -> tuple[list[Place], int]:
+    """Lay out the parameters of ``model`` and make its initializers point into ``data_file``."""
+    tensors = list(parameters(model))
+    places, size = lay_out((t.name, DTYPES[t.data_type], tuple(t.dims)) for t in tensors)
+    for tensor, place in zip(tensors, places, strict=True):
+        tensor.data_location = TensorProto.EXTERNAL
+        del tensor.external_data[:]
+        for key, value in (("location", data_file), ("offset", str(place.offset)), ("length", str(place.length))):
+            tensor.external_data.add(key=key, value=value)
+    return places, size
+
+
+def parameters(model: onnx.ModelProto) -> Iterator[TensorProto]:
+    """Initializers that stand for parameters: those without data."""
+    fields = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data", "external_data")
+    for tensor in model.graph.initializer:
+        if not tensor.HasField("raw_data") and not any(getattr(tensor, field) for field in fields):
+            yield tensor
+
+
+def _reserve(file: int, size: int) -> None:
+    """Take the space now where the system can, so that a full disk shows before the work."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, size)
+    else:
+        os.ftruncate(file, size)
+
+
+def _by_layer(places: list[Place]) -> list[list[Place]]:
+    """Places that are filled together: codes, scales and zero points of one layer; every other alone."""
+    groups: dict[str, list[Place]] = {}
+    for place in places:
+        key = place.name
+        for ending in (CODES, SCALES, ZERO_POINTS):
+            key = key.removesuffix(ending)
+        groups.setdefault(key, []).append(place)
+    return list(groups.values())
+
+
+def _write_group(file: int, group: list[Place], source: StageWeights) -> Iterator[int]:
+    """Write one layer or one parameter, yielding bytes as they are written."""
+    first = group[0]
+    if first.name.endswith((CODES, SCALES, ZERO_POINTS)):
+        layer = f"{source.stage}.{first.name.rpartition('.')[0]}"
+        yield from _write_codes(file, group, layer, source)
+    else:
+        yield from _write_plain(file, first, f"{source.stage}.{first.name}", source.weights)
+
+
+def _write_codes(file: int, group: list[Place], layer: str, source: StageWeights) -> Iterator[int]:
+    assignment = source.assignments[layer]
+    grid = GRIDS[assignment.grid]
+    for start, stop in _row_ranges(assignment.layer.rows, assignment.layer.columns):
+        codes = source.codes.rows(layer, start, stop)
+        for place in group:
+            if place.name.endswith(CODES):
+                stored = codes.codes[:, : place.row_bytes * 8 // grid.bits]
+                value = (pack_signed if place.dtype == "int8" else pack_unsigned)(stored, grid.bits)
+            elif place.name.endswith(SCALES):
+                value = codes.scales.to(getattr(torch, place.dtype))
+            else:
+                assert codes.zero_points is not None
+                value = pack_unsigned(codes.zero_points, grid.bits)
+            yield _put(file, place, start, value)
+
+
+def _write_plain(file: int, place: Place, name: str, weights: WeightProvider) -> Iterator[int]:
+    dtype = getattr(torch, place.dtype)
+    if not place.shape:
+        yield _put(file, place, 0, _cast(weights.tensor(name), dtype, name))
+        return
+    for start, stop in _row_ranges(place.shape[0], math.prod(place.shape[1:])):
+        yield _put(file, place, start, _cast(weights.rows(name, start, stop), dtype, name))
+
+
+def _cast(value: Tensor, dtype: torch.dtype, name: str) -> Tensor:
+    cast = value.to(dtype)
+    if dtype is torch.float16 and not bool(torch.isfinite(cast).all()):
+        raise CheckpointError(
+            f"{name} does not fit float16",
+            f"finite values up to {torch.finfo(dtype).max:.0f}",
+            "choose --precision fp32, or check the checkpoint for infinities and NaNs",
+        )
+    return cast
+
+
+def _row_ranges(rows: int, columns: int) -> list[tuple[int, int]]:
+    step = max(1, CHUNK // (4 * max(columns, 1)))
+    return [(row, min(row + step, rows)) for row in range(0, rows, step)]
+
+
+def _put(file: int, place: Place, start: int, value: Tensor) -> int:
+    data = value.contiguous().flatten().view(torch.uint8).numpy()
+    _write_at(file, memoryview(data), place.offset + start * place.row_bytes)
+    return data.nbytes
+
+
+def _write_at(file: int, data: bytes | memoryview, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(file, view, offset)
+        view, offset = view[written:], offset + written
+
+
+@contextmanager
+def _whole_file(path: Path) -> Iterator[int]:
+    """A descriptor to a temporary neighbour of ``path`` that gets its name when the block ends well, else goes."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        file = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+        try:
+            yield file
+            os.fsync(file)
+        finally:
+            os.close(file)
+        partial.replace(path)
+    except OSError as error:
+        raise MachineError(
+            f"cannot write {path}: {error.strerror or error}",
+            "room on the disk and the right to write",
+            "free some space or choose another folder with -o",
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,203 @@
+"""ONNX Runtime as a `Backend`: sessions opened when first used, one key/value buffer per sequence, written in place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runtime_py.backends.base import Arrays
+from runtime_py.contracts import CONNECTOR, DECODER, VISION, StageContract
+from runtime_py.errors import MachineError, PackageError, UsageError
+
+CPU = "CPUExecutionProvider"
+DEVICES = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda"}
+"""Where a provider keeps its tensors; every other one reads the processor's memory."""
+
+PAST, PRESENT = "past_key_values.", "present."
+
+SHRINK_AFTER = (VISION, CONNECTOR)
+"""Stages whose activations are given back after each run: they are large and run once a picture."""
+
+_DTYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(bool)": np.bool_,
+}
+
+
+@dataclass
+class OrtState:
+    """One sequence: buffers (1, kv_heads, capacity, head_dim) by input name, filled up to ``length``."""
+
+    length: int
+    capacity: int
+    buffers: dict[str, Any] = field(repr=False)
+
+
+class OrtBackend:
+    """Runs the ONNX graphs of a package.
+
+    Args:
+        folder: the package.
+        manifest: its manifest.json; ``backends.onnx.stages`` names the files.
+        providers: execution providers in order of preference; the processor alone by default.
+        threads: threads inside an operator; 0 lets ONNX Runtime choose.
+
+    Raises:
+        MachineError: ONNX Runtime is missing, or has no such provider.
+        PackageError: the package has no ONNX graphs.
+    """
+
+    name = "ort"
+
+    def __init__(
+        self, folder: Path, manifest: Mapping[str, Any], providers: Sequence[str] | None = None, threads: int = 0
+    ) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise MachineError(
+                "ONNX Runtime is not installed", "the module onnxruntime", "pip install 'edgeproof[onnx]'"
+            ) from error
+        self._ort = onnxruntime
+        self.folder = folder
+        self.threads = threads
+        self.providers = self._available(providers or (CPU,))
+        try:
+            self.files = {stage: entry["file"] for stage, entry in manifest["backends"]["onnx"]["stages"].items()}
+        except KeyError as error:
+            raise PackageError(
+                f"{folder} names no ONNX graphs", "backends.onnx.stages in manifest.json", "choose another backend"
+            ) from error
+        self.contracts = {stage: StageContract.from_json(value) for stage, value in manifest["contracts"].items()}
+        self._sessions: dict[str, Any] = {}
+
+    def run(self, stage: str, inputs: Arrays) -> dict[str, np.ndarray]:
+        """Run a cache-less stage; keys are contract names, floats are float32.
+
+        Raises:
+            PackageError: an input does not fit the contract.
+        """
+        session = self._session(stage)
+        feeds = self._feeds(stage, inputs)
+        options = self._ort.RunOptions()
+        if stage in SHRINK_AFTER:
+            options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        names = [output.name for output in session.get_outputs()]
+        return {name: _widened(value) for name, value in zip(names, session.run(names, feeds, options), strict=True)}
+
+    def start(self, capacity: int) -> OrtState:
+        """An empty cache of ``capacity`` positions on the provider's device."""
+        device = self._device()
+        buffers = {}
+        for value in self._session(DECODER).get_inputs():
+            if value.name.startswith(PAST):
+                shape = [1, value.shape[1], capacity, value.shape[3]]
+                buffers[value.name] = self._ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, _DTYPES[value.type]), device, 0)
+        return OrtState(0, capacity, buffers)
+
+    def forward(self, state: OrtState, inputs: Arrays, logit_positions: np.ndarray) -> np.ndarray:
+        """Feed tokens; see `runtime_py.backends.base.Backend.forward`.
+
+        Raises:
+            UsageError: the tokens do not fit into the cache.
+        """
+        tokens = inputs["inputs_embeds"].shape[1]
+        total = state.length + tokens
+        if total > state.capacity:
+            raise UsageError(
+                f"{tokens} tokens after {state.length} in a cache of {state.capacity} positions",
+                f"at most {state.capacity} positions in all",
+                "shorten the conversation, or export with a larger --context",
+            )
+        session = self._session(DECODER)
+        own = {"attention_mask": np.ones((1, total), np.int64), "logit_positions": np.asarray(logit_positions, np.int64)}
+        binding = session.io_binding()
+        for name, value in self._feeds(DECODER, {**inputs, **own}).items():
+            binding.bind_ortvalue_input(name, self._ort.OrtValue.ortvalue_from_numpy(value))
+        binding.bind_output("logits")
+        for name, buffer in state.buffers.items():
+            binding.bind_ortvalue_input(name, buffer)
+            binding.bind_ortvalue_output(PRESENT + name.removeprefix(PAST), buffer)
+        session.run_with_iobinding(binding)
+        state.length = total
+        return _widened(binding.get_outputs()[0].numpy())
+
+    def rewind(self, state: OrtState, length: int) -> None:
+        """Forget every position from ``length`` on."""
+        if not 0 <= length <= state.length:
+            raise UsageError(f"rewind to {length}", f"between 0 and {state.length}", "ask for fewer positions")
+        state.length = length
+
+    def close(self) -> None:
+        """Drop all sessions and the memory they hold."""
+        self._sessions.clear()
+
+    def _available(self, wanted: Sequence[str]) -> list[str]:
+        present = self._ort.get_available_providers()
+        missing = [provider for provider in wanted if provider not in present]
+        if missing:
+            raise MachineError(
+                f"this ONNX Runtime has no {', '.join(missing)}",
+                "one of " + ", ".join(present),
+                "pip install 'edgeproof[gpu]' on a machine with a CUDA device, or leave the provider out",
+            )
+        return [*wanted, *([CPU] if CPU not in wanted else [])]
+
+    def _device(self) -> str:
+        return DEVICES.get(self.providers[0], "cpu")
+
+    def _session(self, stage: str) -> Any:
+        if stage not in self._sessions:
+            self._sessions[stage] = self._open(stage)
+        return self._sessions[stage]
+
+    def _open(self, stage: str) -> Any:
+        if stage not in self.files:
+            raise PackageError(
+                f"{self.folder} has no graph of the stage {stage}", "one of " + ", ".join(self.files), "export it again"
+            )
+        path = self.folder / self.files[stage]
+        options = self._ort.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "4")
+        options.log_severity_level = 3
+        try:
+            return self._ort.InferenceSession(str(path), options, providers=self.providers)
+        except Exception as error:  # onnxruntime raises a dozen unrelated classes
+            raise PackageError(
+                f"ONNX Runtime {self._ort.__version__} cannot load {path}: {error}",
+                "a graph written by the export, whole, and ONNX Runtime 1.22 or later",
+                "check the package's hashes, or update onnxruntime",
+            ) from error
+
+    def _feeds(self, stage: str, inputs: Arrays) -> dict[str, np.ndarray]:
+        """Inputs checked against the contract, in the dtypes the graph takes."""
+        session = self._session(stage)
+        taken = [*session.get_inputs(), *session.get_overridable_initializers()]
+        wanted = {value.name: _DTYPES[value.type] for value in taken}
+        feeds = {}
+        for tensor in self.contracts[stage].inputs:
+            if tensor.name.startswith(PAST) or (tensor.name not in inputs and not tensor.required):
+                continue
+            if tensor.name not in inputs:
+                raise PackageError(
+                    f"stage {stage}: the input '{tensor.name}' is missing",
+                    f"{tensor.dtype} {list(tensor.shape)}",
+                    "check that the package's processor belongs to its graphs",
+                )
+            array: np.ndarray = np.ascontiguousarray(inputs[tensor.name], dtype=wanted[tensor.name])
+            tensor.check(array.astype(tensor.dtype, copy=False), stage)
+            feeds[tensor.name] = array
+        return feeds
+
+
+def _widened(value: np.ndarray) -> np.ndarray:
+    return value.astype(np.float32) if value.dtype == np.float16 else value

@@ -1,0 +1,72 @@
+"""The ONNX Runtime backend on small graphs made here: contracts, types, devices and what goes wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, save
+
+from runtime_py.backends.base import Rewinding
+from runtime_py.backends.ort import OrtBackend
+from runtime_py.contracts import CONNECTOR, VISION, StageContract, TensorContract
+from runtime_py.errors import MachineError, PackageError
+
+WIDTH = 4
+
+
+def package(folder: Path, border: int = TensorProto.FLOAT) -> dict[str, Any]:
+    """A package of one stage that doubles its input, in the given float type at its border; its manifest."""
+    values = [helper.make_tensor_value_info(name, border, ["images", WIDTH]) for name in ("pixel_values", "vision_features")]
+    node = helper.make_node("Add", ["pixel_values", "pixel_values"], ["vision_features"])
+    graph = helper.make_graph([node], "g", values[:1], values[1:])
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), str(folder / "v.onnx"))
+    contract = StageContract(
+        VISION,
+        (TensorContract("pixel_values", "float32", ("images", WIDTH)),),
+        (TensorContract("vision_features", "float32", ("images", WIDTH)),),
+    )
+    return {
+        "backends": {"onnx": {"stages": {VISION: {"file": "v.onnx"}}}},
+        "contracts": {VISION: contract.to_json(), CONNECTOR: StageContract(CONNECTOR, (), ()).to_json()},
+    }
+
+
+@pytest.mark.parametrize("border", [TensorProto.FLOAT, TensorProto.FLOAT16])
+def test_the_border_is_float32_whatever_the_graph_takes(tmp_path: Path, border: int) -> None:
+    backend = OrtBackend(tmp_path, package(tmp_path, border), threads=1)
+    pixels = np.arange(8, dtype=np.float32).reshape(2, WIDTH)
+    found = backend.run(VISION, {"pixel_values": pixels})["vision_features"]
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, 2 * pixels)
+    assert isinstance(backend, Rewinding)
+    backend.close()
+
+
+def test_inputs_are_held_to_the_contract(tmp_path: Path) -> None:
+    backend = OrtBackend(tmp_path, package(tmp_path), threads=1)
+    with pytest.raises(PackageError, match="'pixel_values' does not fit"):
+        backend.run(VISION, {"pixel_values": np.zeros((1, WIDTH + 1), np.float32)})
+    with pytest.raises(PackageError, match="'pixel_values' is missing"):
+        backend.run(VISION, {})
+    with pytest.raises(PackageError, match="no graph of the stage connector"):
+        backend.run(CONNECTOR, {})
+
+
+def test_a_damaged_graph_is_named(tmp_path: Path) -> None:
+    manifest = package(tmp_path)
+    (tmp_path / "v.onnx").write_bytes(b"not a graph")
+    with pytest.raises(PackageError, match=r"cannot load .*v\.onnx"):
+        OrtBackend(tmp_path, manifest).run(VISION, {"pixel_values": np.zeros((1, WIDTH), np.float32)})
+
+
+def test_a_package_without_graphs_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PackageError, match="names no ONNX graphs"):
+        OrtBackend(tmp_path, {"backends": {"mlc": {}}, "contracts": {}})
+
+
+def test_a_provider_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MachineError, match="has no NoSuchExecutionProvider"):
+        OrtBackend(tmp_path, package(tmp_path), providers=["NoSuchExecutionProvider"])
