@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from calibrate.spec import Assignment
 
@@ -31,6 +31,22 @@ class Codes:
     codes: Tensor
     scales: Tensor
     zero_points: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class GroupParameters:
+    """What groups store beside their codes, as float32 values that the file holds exactly.
+
+    Attributes:
+        scales: any shape; a calibration method keeps (rows, groups).
+        zeros: the same shape; the code that reads back as 0.
+    """
+
+    scales: Tensor
+    zeros: Tensor
+
+    def __getitem__(self, index: Any) -> GroupParameters:
+        return GroupParameters(self.scales[index], self.zeros[index])
 
 
 class WeightProvider(Protocol):

@@ -1,0 +1,147 @@
+"""Calibration samples through the whole reference, stage by stage and block by block.
+
+Decoder layers see what they see in use: the same session merges image rows into the prompt, and the processor arranges
+whatever further inputs the family's decoder wants, so that partial LoRA, experts and gates get their own rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from calibrate.codes import WeightProvider
+from calibrate.data import Prompt
+from calibrate.stage_stream import Call, StageStream, Visit, Wanted
+from runtime_py.backends.base import Arrays
+from runtime_py.contracts import CONNECTOR, DECODER, EMBED, VISION
+from runtime_py.preprocess.base import Processor
+from runtime_py.session import Limits, Session
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from export.specs import ModelSpec
+
+
+def stream(
+    spec: ModelSpec,
+    weights: WeightProvider,
+    prompts: Sequence[Prompt],
+    processor: Processor,
+    wanted: Wanted,
+    visit: Visit,
+) -> None:
+    """Run every prompt through the model, visiting each block of every stage that has wanted layers.
+
+    Peak memory: one block's weights, the moments of its wanted layers and the activations of all prompts between two blocks.
+
+    Args:
+        wanted: whether a layer's moment is wanted, by canonical name.
+        visit: see calibrate.stage_stream.Visit; weights that it returns hold for all that follows.
+    """
+    current = [weights]
+
+    def visited(block: str, moments: Any) -> WeightProvider | None:
+        found = visit(block, moments)
+        if found is not None:
+            current[0] = found
+        return found
+
+    def stage(name: str) -> StageStream:
+        return StageStream(name, _module(spec, name), current[0], wanted, visited)
+
+    images = [image for prompt in prompts for image in prompt.images]
+    features: list[Tensor] = []
+    if images:
+        seen = stage(VISION).run([_tensors(image.vision) for image in images])
+        calls = [{"vision_features": rows, **_tensors(image.connector)} for rows, image in zip(seen, images, strict=True)]
+        del seen
+        features = stage(CONNECTOR).run(calls)
+    calls = decoder_calls(spec, current[0], prompts, processor, [f.reshape(-1, f.shape[-1]).numpy() for f in features])
+    stage(DECODER).run(calls, outputs=False)
+
+
+def decoder_calls(
+    spec: ModelSpec,
+    weights: WeightProvider,
+    prompts: Sequence[Prompt],
+    processor: Processor,
+    features: Sequence[np.ndarray],
+) -> list[Call]:
+    """The decoder's inputs for each prompt as one prefill from an empty cache; ``features`` of all images in order."""
+    recorder = _Recorder(spec, weights)
+    longest = max(prompt.layout.input_ids.shape[1] for prompt in prompts)
+    session = Session(recorder, processor, Limits(longest, longest))
+    rest = list(features)
+    for prompt in prompts:
+        mine, rest = rest[: len(prompt.images)], rest[len(prompt.images) :]
+        session.reset()
+        session.prefill(session.merge(prompt.layout, mine), prompt.layout)
+    return recorder.calls
+
+
+@dataclass
+class _State:
+    capacity: int
+    length: int = 0
+
+
+@dataclass
+class _Recorder:
+    """A backend that looks embeddings up and keeps what the decoder would get."""
+
+    spec: ModelSpec
+    weights: WeightProvider
+    calls: list[Call] = field(default_factory=list)
+    name: str = "calibration"
+    _known: dict[int, np.ndarray] = field(default_factory=dict)
+
+    def run(self, stage: str, inputs: Arrays) -> dict[str, np.ndarray]:
+        assert stage == EMBED, "images are encoded before"
+        ids = inputs["input_ids"]
+        for token in {int(token) for token in ids.ravel()} - set(self._known):
+            row = self.weights.rows(f"{EMBED}.table.weight", token, token + 1)
+            self._known[token] = (row.float() * self.spec.embed.scale).numpy()[0]
+        return {"inputs_embeds": np.stack([self._known[int(token)] for token in ids.ravel()])[None]}
+
+    def start(self, capacity: int) -> _State:
+        return _State(capacity)
+
+    def forward(self, state: _State, inputs: Arrays, logit_positions: np.ndarray) -> np.ndarray:
+        import torch
+
+        tokens = inputs["inputs_embeds"].shape[1]
+        decoder = self.spec.decoder
+        empty = torch.zeros(1, decoder.kv_heads, 0, decoder.head_dim)
+        self.calls.append(
+            {
+                **_tensors(inputs),
+                "attention_mask": torch.ones(1, tokens, dtype=torch.int64),
+                "logit_positions": torch.arange(tokens),
+                "past_key_values": [(empty, empty)] * decoder.layers,
+            }
+        )
+        state.length += tokens
+        return np.zeros((1, 1, 1), np.float32)
+
+    def close(self) -> None:
+        self.calls.clear()
+
+
+def _module(spec: ModelSpec, stage: str) -> Any:
+    import torch
+
+    from export.modules.build import build_stage
+    from export.modules.kernels import Kernels
+
+    with torch.device("meta"):
+        return build_stage(spec, stage, Kernels())
+
+
+def _tensors(arrays: Arrays) -> dict[str, Any]:
+    import torch
+
+    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}

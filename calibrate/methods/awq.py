@@ -1,0 +1,75 @@
+"""AWQ: input columns that matter are made larger before rounding, and what feeds them smaller, so that nothing is added.
+
+Columns are multiplied by ``c = a^t / mean`` with a the root mean square of the inputs, t the strength of least output
+error among `STRENGTHS` (0 changes nothing); the operation before the layer is divided by the same numbers
+(`calibrate.folds`). Afterwards the layer is rounded with searched clips. Source: Lin et al., arXiv 2306.00978;
+mit-han-lab/llm-awq, awq/quantize/auto_scale.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from calibrate.codes import Codes
+from calibrate.methods.base import LayerProblem
+from calibrate.methods.rtn import RoundToNearestClipped
+from calibrate.moments import output_error
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+STRENGTHS = tuple(step / 20 for step in range(1, 20))
+LEAST = 1e-4
+"""Factors stay within this and its inverse."""
+
+
+class Awq:
+    """See the module. `scale` comes before `run`, whose layer then is the scaled one."""
+
+    name: ClassVar[str] = "awq"
+    title: ClassVar[str] = "AWQ, scales folded into the weights before"
+    needs_moment: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        self._rounding = RoundToNearestClipped()
+
+    def run(self, layer: LayerProblem) -> Codes:
+        """See Method.run."""
+        return self._rounding.run(layer)
+
+    def scale(self, layers: Sequence[LayerProblem], share: int = 1, heads: int = 1) -> Tensor | None:
+        """Factors (columns,) for the layers that read one input, or None when none lowers their output error.
+
+        Args:
+            share, heads: inputs that one source channel feeds: columns are (heads, share, rest), and all of ``share``
+                must get the same factor (grouped-query attention).
+        """
+        import torch
+
+        layers = [layer for layer in layers if layer.moment is not None and layer.moment.count]
+        if not layers:
+            return None
+        power = torch.stack([layer.moment.diagonal / layer.moment.count for layer in layers if layer.moment]).mean(0)
+        size = power.sqrt().view(heads, share, -1)
+        size = size.mean(1, keepdim=True).expand_as(size).reshape(-1).clamp_min(1e-8)
+        least, best = _errors(layers, None), None
+        for strength in STRENGTHS:
+            factors = size.pow(strength)
+            factors = (factors / (factors.max() * factors.min()).sqrt()).clamp(LEAST, 1 / LEAST)
+            error = _errors(layers, factors)
+            if error < least:
+                least, best = error, factors
+        return best
+
+
+def _errors(layers: Sequence[LayerProblem], factors: Tensor | None) -> float:
+    """Summed output error of all layers when their columns are multiplied before rounding and divided after."""
+    total = 0.0
+    for layer in layers:
+        weight = layer.weight if factors is None else layer.weight * factors
+        codes = layer.grid.quantise(weight)
+        back = layer.grid.dequantise(codes)[:, : weight.shape[1]]
+        change = (back if factors is None else back / factors) - layer.weight
+        total += float(output_error(change, layer.moment).sum())
+    return total

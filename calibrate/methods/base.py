@@ -1,0 +1,102 @@
+"""The one interface of calibration methods, and what they share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from calibrate.codes import Codes, GroupParameters
+from calibrate.grids import Grid
+from calibrate.moments import Moment, output_error
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LayerProblem:
+    """One layer to quantise, or some of its rows: all methods treat rows independently.
+
+    Attributes:
+        name: canonical module name.
+        weight: float32 (rows, columns).
+        moment: of the layer's inputs; None when no sample reached the layer or the method wants none.
+    """
+
+    name: str
+    weight: Tensor
+    grid: Grid
+    moment: Moment | None = None
+
+    @property
+    def group(self) -> int:
+        """Columns of a group."""
+        return self.grid.group or self.weight.shape[1]
+
+    @property
+    def groups(self) -> int:
+        return -(-self.weight.shape[1] // self.group)
+
+    def some_rows(self, start: int, stop: int) -> LayerProblem:
+        return replace(self, weight=self.weight[start:stop])
+
+    def blocks(self, rows: Tensor) -> Tensor:
+        """(rows, columns) as groups (rows, groups, group), the tail filled with zeros."""
+        import torch
+
+        missing = self.groups * self.group - rows.shape[1]
+        padded = torch.nn.functional.pad(rows, (0, missing)) if missing else rows
+        return padded.view(len(rows), self.groups, self.group)
+
+    def flat(self, blocks: Tensor) -> Tensor:
+        """The inverse of `blocks`."""
+        return blocks.reshape(len(blocks), -1)[:, : self.weight.shape[1]]
+
+    def codes(self, blocks: Tensor, parameters: GroupParameters) -> Codes:
+        """What is stored, of codes (rows, groups, group) and parameters (rows, groups)."""
+        return self.grid.codes(self.flat(blocks), parameters)
+
+    def change(self, codes: Codes) -> Tensor:
+        """What quantising changes: dequantised weight minus weight."""
+        return self.grid.dequantise(codes)[:, : self.weight.shape[1]] - self.weight
+
+
+class Method(Protocol):
+    """A way to choose codes.
+
+    Attributes:
+        name: on the command line.
+        title: one line for people.
+        needs_moment: whether samples are wanted at all.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    needs_moment: ClassVar[bool]
+
+    def run(self, layer: LayerProblem) -> Codes:
+        """Codes of the layer's rows on its grid."""
+        ...
+
+
+def better_rows(layer: LayerProblem, candidates: list[Codes]) -> Codes:
+    """Row by row the candidate of least output error; the first where they are equal."""
+    import torch
+
+    best = candidates[0]
+    least = output_error(layer.change(best), layer.moment)
+    for other in candidates[1:]:
+        error = output_error(layer.change(other), layer.moment)
+        better = error < least
+        least = torch.where(better, error, least)
+        zeros = None
+        if best.zero_points is not None and other.zero_points is not None:
+            zeros = torch.where(better[:, None], other.zero_points, best.zero_points)
+        codes = torch.where(better[:, None], other.codes, best.codes)
+        best = Codes(codes, torch.where(better[:, None], other.scales, best.scales), zeros)
+    return best
+
+
+def never_worse(layer: LayerProblem, codes: Codes) -> Codes:
+    """The codes, but those of plain rounding in every row where plain rounding has the smaller output error."""
+    return better_rows(layer, [codes, layer.grid.quantise(layer.weight)])

@@ -1,0 +1,22 @@
+"""Round to nearest, with clips searched by their effect on the layer's output."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from calibrate.codes import Codes
+from calibrate.methods.base import LayerProblem, never_worse
+from calibrate.methods.clip import rounded, searched
+
+
+class RoundToNearestClipped:
+    """Every weight to its nearest code; only the groups' parameters are chosen."""
+
+    name: ClassVar[str] = "rtn"
+    title: ClassVar[str] = "round to nearest, clips searched by output error"
+    needs_moment: ClassVar[bool] = True
+
+    def run(self, layer: LayerProblem) -> Codes:
+        """See Method.run."""
+        parameters = searched(layer)
+        return never_worse(layer, layer.codes(rounded(layer, parameters), parameters))

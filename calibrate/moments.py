@@ -1,0 +1,101 @@
+"""What a layer's inputs look like to a calibration method: the second moment of the rows that were seen."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CHUNK_ROWS = 4096
+
+
+class Moment:
+    """H = sum of x x^T over the input rows x of one layer, float32 (columns, columns).
+
+    The output error of a changed weight is ``tr(E H E^T) / count``, E the change: nothing else of the samples matters to a
+    method that minimises it. Derived matrices are kept, so that chunks of a large layer's rows share them.
+    """
+
+    def __init__(self, columns: int) -> None:
+        import torch
+
+        self.matrix = torch.zeros(columns, columns)
+        self.count = 0
+        self._factors: dict[tuple[float, bool], tuple[Tensor, Tensor]] = {}
+
+    @classmethod
+    def of(cls, rows: Tensor) -> Moment:
+        """The moment of (..., columns) rows."""
+        moment = cls(rows.shape[-1])
+        moment.add(rows)
+        return moment
+
+    def add(self, rows: Tensor) -> None:
+        """Take in (..., columns) rows."""
+        flat = rows.detach().reshape(-1, rows.shape[-1]).float()
+        for part in flat.split(CHUNK_ROWS):
+            self.matrix.addmm_(part.T, part)
+        self.count += len(flat)
+        self._factors.clear()
+
+    @property
+    def diagonal(self) -> Tensor:
+        """Summed squares per input column."""
+        return self.matrix.diagonal()
+
+    def scaled(self, factors: Tensor) -> Moment:
+        """The moment of inputs multiplied by ``factors`` (columns,)."""
+        moment = Moment.__new__(Moment)
+        moment.matrix = self.matrix * factors[:, None] * factors
+        moment.count, moment._factors = self.count, {}
+        return moment
+
+    def blocks(self, group: int) -> Tensor:
+        """Diagonal blocks (groups, group, group); the tail is filled with zeros."""
+        import torch
+
+        columns = len(self.matrix)
+        groups = -(-columns // group)
+        found = torch.zeros(groups, group, group)
+        for index in range(groups):
+            part = self.matrix[index * group : (index + 1) * group, index * group : (index + 1) * group]
+            found[index, : len(part), : len(part)] = part
+        return found
+
+    def factor(self, damping: float, ordered: bool) -> tuple[Tensor, Tensor]:
+        """An order of the columns, and upper triangular U with U U^T = the damped moment in that order.
+
+        Args:
+            damping: share of the mean diagonal that is added to the diagonal; tenfold more, and again, where rounding
+                leaves the matrix indefinite.
+            ordered: columns with the largest inputs first; else as they stand.
+        """
+        key = (damping, ordered)
+        if key not in self._factors:
+            self._factors.clear()
+            self._factors[key] = self._factored(damping, ordered)
+        return self._factors[key]
+
+    def _factored(self, damping: float, ordered: bool) -> tuple[Tensor, Tensor]:
+        import torch
+
+        columns = len(self.matrix)
+        order = torch.argsort(self.diagonal, descending=True, stable=True) if ordered else torch.arange(columns)
+        mean = float(self.diagonal.mean()) or 1.0
+        reverse = order.flip(0)
+        for _ in range(5):
+            damped = self.matrix[reverse][:, reverse]
+            damped.diagonal().add_(damping * mean)
+            lower, failed = torch.linalg.cholesky_ex(damped)
+            if not int(failed):
+                return order, lower.flip(0, 1)
+            damping *= 10
+        raise ValueError("the second moment of a layer's inputs is not finite")
+
+
+def output_error(change: Tensor, moment: Moment | None) -> Tensor:
+    """Summed squared output error of every row (rows,) of a weight change (rows, columns); unweighted without a moment."""
+    if moment is None:
+        return change.square().sum(1)
+    return ((change @ moment.matrix) * change).sum(1)

@@ -1,0 +1,136 @@
+"""The MLC backend: weight directory, model libraries and app configuration for phones (targets android and ios).
+
+Steps: tokenizer and configuration, then the phone's library and this machine's, then the weights shard by shard, then
+their index. Compiling runs in a process of its own, so that its memory is given back before the weights are streamed.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from calibrate.spec import Assignment, Form, LayerShape
+from export.backends.base import Build, BuildOptions, ExportBackend, Prediction, Step
+from export.backends.mlc.schemes import Scheme, scheme_of
+from runtime_py.errors import UnsupportedModelError, UsageError
+
+if TYPE_CHECKING:
+    from export.backends.mlc.package_parts import PackageParts
+    from export.specs import ModelSpec
+
+QUANTISED_ROLES = ("decoder", "head", "embedding")
+VISION_PRECISIONS = ("fp16", "int4")
+
+
+class MlcBackend(ExportBackend):
+    """q4f16_1, q4f32_1, q0f16 and q0f32 packages; see docs/targets/android.md and ios.md."""
+
+    name = "mlc"
+
+    def assignments(self, spec: ModelSpec, options: BuildOptions) -> dict[str, Assignment]:
+        from export.modules.build import layer_shapes
+
+        return assign(layer_shapes(spec), scheme_of(options.precision), options.extra)
+
+    def predict(self, spec: ModelSpec, options: BuildOptions, assignments: Mapping[str, Assignment]) -> Prediction:
+        from export.backends.mlc.prediction import predict
+
+        return predict(spec, options, assignments)
+
+    def steps(self, build: Build) -> list[Step]:
+        from export.backends.mlc.package_parts import PackageParts
+
+        refuse_unbuilt(build)
+        parts = PackageParts(build)
+        shards = [
+            Step(f"mlc {shard.file}", partial(parts.write_shard, number)) for number, shard in enumerate(parts.shards)
+        ]
+        return [
+            Step("mlc configuration", parts.write_configuration),
+            Step(f"mlc library for {parts.place}", parts.write_device_library),
+            Step("mlc library for this machine", parts.write_host_library),
+            *shards,
+            Step("mlc weight index", parts.write_index),
+        ]
+
+    def manifest(self, build: Build) -> dict[str, Any]:
+        from export.backends.mlc.package_parts import PackageParts
+
+        parts = PackageParts(build)
+        return {**block(parts), **engine_limits(parts)}
+
+
+def assign(layers: list[LayerShape], scheme: Scheme, extra: Mapping[str, Any]) -> dict[str, Assignment]:
+    """What every layer becomes; int4 covers the language model, and the vision side only when it is asked for.
+
+    Raises:
+        UsageError: a vision precision that MLC packages do not have.
+    """
+    vision = extra.get("vision_precision", "fp16")
+    if vision not in VISION_PRECISIONS:
+        raise UsageError(f"vision precision {vision!r}", "fp16 or int4 in an MLC package", "change --vision-precision")
+    whole = Form.FP32 if scheme.model_dtype == "float32" else Form.FP16
+    found = {}
+    for layer in layers:
+        tail = f"; {layer.columns} columns end in a short group" if layer.columns % 32 else ""
+        if not scheme.grid:
+            found[layer.name] = Assignment(layer, whole, reason=f"{scheme.name} quantises nothing")
+        elif layer.role in QUANTISED_ROLES:
+            found[layer.name] = Assignment(layer, Form.INT4, scheme.grid, f"{layer.role} matrix in groups of 32{tail}")
+        elif vision == "int4" and layer.role in ("vision", "connector"):
+            found[layer.name] = Assignment(layer, Form.INT4, scheme.grid, f"int4 was asked for the vision side{tail}")
+        else:
+            reason = "adapters are small" if layer.role == "adapter" else "image features lose too much in four bits"
+            if tail:
+                reason += f"; {layer.columns} columns are no multiple of 32"
+            found[layer.name] = Assignment(layer, whole, reason=reason)
+    return found
+
+
+def refuse_unbuilt(build: Build) -> None:
+    """Raise before any work what the library cannot express yet.
+
+    Raises:
+        UnsupportedModelError: a stage of a kind that has no Relax block.
+    """
+    from export.backends.mlc.support import unsupported
+
+    reasons = unsupported(build.spec, build.options.target.name in ("android", "ios"))
+    if reasons:
+        raise UnsupportedModelError(
+            f"{build.spec.family} for {build.options.target.name}: " + "; ".join(reasons),
+            "stages that export/backends/mlc/blocks builds",
+            "choose --target cpu or desktop-gpu for this family",
+        )
+
+
+def block(parts: PackageParts) -> dict[str, Any]:
+    """Where things lie and what built them."""
+    return {
+        "model_id": parts.model_id,
+        "model_lib": parts.model_lib,
+        "weights": parts.weights_folder.as_posix(),
+        "device_library": parts.device_library.as_posix(),
+        "host_library": parts.host_library.as_posix(),
+        "quantization": parts.scheme.name,
+        "dtype": parts.scheme.model_dtype,
+        "tvm": importlib.metadata.version("apache-tvm"),
+        "tvm_ffi": importlib.metadata.version("apache-tvm-ffi"),
+        "image_size": parts.overview.image_size,
+    }
+
+
+def engine_limits(parts: PackageParts) -> dict[str, Any]:
+    """What the stock MLC app can do with this package, beside our own runtime."""
+    config = parts.vision_config
+    return {
+        "stock_app_images": bool(config),
+        "stock_app_note": (
+            f"send one {config['image_size']} x {config['image_size']} picture; it takes {parts.image_rows} rows"
+            if config
+            else f"the stock engine cannot count {parts.image_rows} rows per picture; call image_embed yourself"
+        ),
+    }

@@ -1,0 +1,149 @@
+"""Compile a model's Relax module: one library for a phone (a tar of two objects) and one for this machine.
+
+Every form comes from the same specs, so what runs here is what the phone runs minus the device code. A library must be
+loaded by the TVM runtime version that built it. Targets: mlc-ai/mlc-llm, python/mlc_llm/support/auto_target.py.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import tvm
+from tvm import relax
+from tvm.target import Target
+
+from export.backends.mlc.compile_process import LibraryRequest
+from export.backends.mlc.logit_kernels import logit_kernels
+from export.backends.mlc.model import ModelLibrary
+from export.backends.mlc.passes import pipeline
+from export.backends.mlc.schemes import Scheme
+from export.backends.mlc.support import unsupported
+from export.backends.mlc.tar_objects import write_objects
+from runtime_py.errors import UnsupportedModelError
+
+METAL_LIMITS = {"max_threads_per_block": 256, "max_shared_memory_per_block": 32768, "thread_warp_size": 1}
+ANDROID_HOST = {"kind": "llvm", "mtriple": "aarch64-linux-android"}
+IOS_HOST = {"kind": "llvm", "mtriple": "arm64-apple-ios"}
+
+TARGETS: dict[str, dict[str, Any]] = {
+    "android": {"kind": "opencl", "host": ANDROID_HOST},
+    "ios": {"kind": "metal", **METAL_LIMITS, "libs": ["iphoneos"], "host": IOS_HOST},
+    "x86_64": {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v3"},
+    "aarch64": {"kind": "llvm", "mtriple": "aarch64-linux-gnu"},
+    "pocl": {"kind": "opencl", "host": {"kind": "llvm", "mtriple": "x86_64-linux-gnu"}},
+}
+"""Places to build for; ``aarch64`` and ``pocl`` are rungs of the ladder in parity_tests/mlc_ladder."""
+
+SCHEDULES: dict[str, dict[str, Any]] = {
+    "ios": {"kind": "opencl", **METAL_LIMITS, "host": IOS_HOST},
+    "pocl": TARGETS["android"],
+}
+"""Targets whose kernels are scheduled as if for another: TVM's Matmul rule crashes under metal with a symbolic length
+(apache-tvm 0.27.0.post1), and the PoCL rung must run the kernels that Android gets."""
+
+SYSTEM_LIBRARY = ("android", "ios", "aarch64")
+
+def system_prefix(name: str) -> str:
+    """The symbol prefix of a system library."""
+    return name.replace("-", "_") + "_"
+
+
+def build_module(request: LibraryRequest, place: str) -> tuple[tvm.ir.IRModule, dict[str, Any]]:
+    """The Relax module with all functions but ``_metadata``, and the metadata without ``memory_usage``.
+
+    Raises:
+        UnsupportedModelError: a head size whose device kernels are known to be wrong.
+    """
+    spec, target = request.spec, Target(TARGETS[place])
+    reasons = unsupported(spec, device=target.kind.name != "llvm")
+    if reasons:
+        raise UnsupportedModelError(f"no {place} library: " + "; ".join(reasons), "a supported model", "build for cpu instead")
+    model = ModelLibrary(spec, request.assignments, request.scheme.model_dtype, request.overview, target)
+    with target:
+        module, named = model.export_tvm(spec=model.functions())
+    _check_parameters(request, named)
+    for name, kernel in logit_kernels(target.kind.name != "llvm").items():
+        module[name] = kernel
+    module = _with_embedding_allocator(module, request.limits.prefill_chunk, spec.decoder.hidden, request.scheme)
+    if place in SYSTEM_LIBRARY:
+        module = module.with_attr("system_lib_prefix", system_prefix(request.name))
+    return module, metadata(request, [(name, parameter) for name, parameter in named])
+
+
+def _check_parameters(request: LibraryRequest, named: list[tuple[str, Any]]) -> None:
+    declared = {name: (tuple(int(size) for size in p.shape), str(p.dtype)) for name, p in named}
+    stored = {p.name: (p.shape, p.dtype) for p in request.parameters}
+    if declared != stored:
+        wrong = sorted({name for name, _ in set(declared.items()) ^ set(stored.items())})
+        raise AssertionError(f"library and weight directory disagree on {wrong}")
+
+
+def metadata(request: LibraryRequest, named: list[tuple[str, Any]]) -> dict[str, Any]:
+    """What ``_metadata`` returns, before memory_usage; keys in upstream's order."""
+    decoder, limits = request.spec.decoder, request.limits
+    return {
+        "model_type": request.model_type,
+        "quantization": request.scheme.name,
+        "context_window_size": limits.context,
+        "sliding_window_size": -1,
+        "attention_sink_size": -1,
+        "prefill_chunk_size": limits.prefill_chunk,
+        "tensor_parallel_shards": 1,
+        "pipeline_parallel_stages": 1,
+        "disaggregation": False,
+        "kv_state_kind": "kv_cache",
+        "max_batch_size": limits.batch,
+        "active_vocab_size": None,
+        "model_task": "chat",
+        "params": [
+            {
+                "name": name,
+                "shape": [int(size) for size in parameter.shape],
+                "dtype": str(parameter.dtype),
+                "preprocs": [],
+                "pipeline_stages": [0],
+            }
+            for name, parameter in named
+        ],
+        "kv_cache": {
+            "num_hidden_layers": decoder.layers,
+            "num_attention_heads": decoder.heads,
+            "num_key_value_heads": decoder.kv_heads,
+            "head_dim": decoder.head_dim,
+        },
+    }
+
+
+def _with_embedding_allocator(module: tvm.ir.IRModule, rows: int, width: int, scheme: Scheme) -> tvm.ir.IRModule:
+    builder = relax.BlockBuilder(module)
+    with builder.function("alloc_embedding_tensor", []):
+        shape = relax.ShapeExpr([rows, width])
+        tensor = relax.op.builtin.alloc_tensor(shape, scheme.model_dtype, runtime_device_index=0)
+        builder.emit_func_output(builder.emit(tensor))
+    return builder.finalize()
+
+
+def compile_library(request: LibraryRequest, place: str, out: Path) -> dict[str, Any]:
+    """Build for ``place`` and write ``out`` (a .tar for phones, a shared library for this machine).
+
+    Returns:
+        the metadata that the library's ``_metadata`` returns.
+    """
+    module, values = build_module(request, place)
+    target = Target(TARGETS[place])
+    schedule = Target(SCHEDULES.get(place, TARGETS[place]))
+    limits = request.limits
+    bounds = {"seq_len": limits.prefill_chunk, "batch_size": limits.batch, "total_seq_len": limits.context}
+    options = {"tirx.disable_cse_tir": True, "relax.backend.use_cuda_graph": False}
+    if place == "pocl":
+        options["tirx.disable_assert"] = True
+    with target, tvm.transform.PassContext(config=options):
+        built = relax.build(
+            module,
+            target=target,
+            relax_pipeline=pipeline(target, schedule, bounds, values),
+            system_lib=place in SYSTEM_LIBRARY,
+        )
+    write_objects(built, out)
+    return values

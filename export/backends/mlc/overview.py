@@ -1,0 +1,91 @@
+"""The square picture that the phone's engine hands to ``image_embed``, and the side inputs that go with its grid.
+
+The engine sends one picture of ``image_size`` x ``image_size`` pixels. Where a family's stages take side inputs (the
+position matrices and key positions of a sliced model), those of this one grid are stored as parameters of the package,
+made by the family's own processor from a blank picture, so that the phone computes nothing a processor knows.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from export.registry import families
+from export.specs import ModelSpec
+from export.stages import contracts
+from runtime_py.contracts import CONNECTOR, VISION
+from runtime_py.errors import UnsupportedModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from calibrate.codes import WeightProvider
+
+PREFIX = "overview."
+
+
+@dataclass(frozen=True)
+class Overview:
+    """``image_size`` pixels a side, ``grid`` (rows, columns) of patches, and the side inputs of that grid by name."""
+
+    image_size: int
+    grid: tuple[int, int]
+    sides: Mapping[str, np.ndarray]
+
+
+def make_overview(spec: ModelSpec) -> Overview:
+    """The overview of a model, side inputs as its processor makes them.
+
+    Raises:
+        UnsupportedModelError: the processor turns a square picture of that size into something else.
+    """
+    size = int(spec.runtime["image_size"])
+    patch = spec.vision.patch_size
+    grid = (size // patch, size // patch)
+    wanted = [tensor.name for stage in (VISION, CONNECTOR) for tensor in contracts(spec)[stage].inputs[1:]]
+    if not wanted:
+        return Overview(size, spec.vision.grid or grid, {})
+    module = importlib.import_module(f"runtime_py.preprocess.{families()[spec.family].processor}")
+    pieces = module.Processor(spec.runtime, None).images([np.zeros((size, size, 3), np.uint8)])
+    found: dict[str, Any] = {**pieces[0].vision, **pieces[0].connector}
+    if len(pieces) != 1 or found["pixel_values"].shape[2:] != (size, size):
+        raise UnsupportedModelError(
+            f"{spec.family}: a {size} x {size} picture does not pass its processor unchanged",
+            "one piece of the same size, as the phone's engine sends one square picture",
+            "set image_size to a size that the processor leaves alone",
+        )
+    return Overview(size, grid, {name: np.asarray(found[name]) for name in wanted})
+
+
+def overview_shapes(spec: ModelSpec, overview: Overview) -> dict[str, tuple[int, ...]]:
+    """Shapes of the stored side inputs by name."""
+    return {name: tuple(array.shape) for name, array in overview.sides.items()}
+
+
+class WithOverview:
+    """A WeightProvider that also holds the overview's side inputs under ``overview.``."""
+
+    def __init__(self, weights: WeightProvider, overview: Overview) -> None:
+        self.weights, self.overview = weights, overview
+
+    def shape(self, target: str) -> tuple[int, ...]:
+        side = self._side(target)
+        return self.weights.shape(target) if side is None else tuple(side.shape)
+
+    def tensor(self, target: str) -> Tensor:
+        return self.weights.tensor(target) if self._side(target) is None else self.rows(target, 0, None)
+
+    def rows(self, target: str, start: int, stop: int | None) -> Tensor:
+        side = self._side(target)
+        if side is None:
+            return self.weights.rows(target, start, stop)
+        import torch
+
+        return torch.from_numpy(np.ascontiguousarray(side[start:stop], np.float32))
+
+    def _side(self, target: str) -> np.ndarray | None:
+        return self.overview.sides.get(target.removeprefix(PREFIX)) if target.startswith(PREFIX) else None

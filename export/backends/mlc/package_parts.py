@@ -1,0 +1,170 @@
+"""One MLC package being written: its names, plan and files."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from export.backends.base import Build
+from export.backends.mlc import app_config, chat_config, shards
+from export.backends.mlc.compile_process import LibraryRequest, compile_apart
+from export.backends.mlc.objects import check_library
+from export.backends.mlc.overview import PREFIX, WithOverview, make_overview, overview_shapes
+from export.backends.mlc.parameters import Parameter, ParameterBytes, parameter_list
+from export.backends.mlc.prediction import predict
+from export.backends.mlc.schemes import scheme_of
+from export.modules.build import parameter_shapes
+
+FOLDER = Path("mlc")
+PLACES = {"android": "android", "ios": "ios"}
+HOST = "x86_64"
+
+
+class PackageParts:
+    """Names and plans follow from the build alone, so a resumed export finds the same."""
+
+    def __init__(self, build: Build) -> None:
+        self.build, self.spec = build, build.spec
+        self.scheme = scheme_of(build.options.precision)
+        self.place = PLACES.get(build.options.target.name, HOST)
+        self.limits = build.options.limits
+        self.overview = make_overview(build.spec)
+        self.image_rows = build.spec.connector.queries
+        self.vision_config = chat_config.vision_config(self.overview.image_size, self.image_rows)
+
+    # names
+
+    @cached_property
+    def model_type(self) -> str:
+        return "".join(c if c.isalnum() else "_" for c in self.spec.family)
+
+    @cached_property
+    def model_id(self) -> str:
+        return f"{self.spec.family}-{self.spec.variant}-{self.scheme.name}-MLC"
+
+    @cached_property
+    def model_lib(self) -> str:
+        """Name of the library: what it is, and a digest of everything that decides its code."""
+        facts = [self.spec.vision, self.spec.connector, self.spec.embed, self.spec.decoder, self.limits, self.overview.grid]
+        layers = sorted((name, str(assignment.form)) for name, assignment in self.build.assignments.items())
+        digest = hashlib.md5(repr((facts, layers)).encode(), usedforsecurity=False).hexdigest()[:8]
+        return f"{self.model_type}_{self.scheme.name}_{digest}"
+
+    @property
+    def weights_folder(self) -> Path:
+        return FOLDER / self.model_id
+
+    @property
+    def device_library(self) -> Path:
+        return FOLDER / "lib" / f"{self.model_lib}-{self.place}.tar"
+
+    @property
+    def host_library(self) -> Path:
+        return FOLDER / "host" / f"{self.model_lib}-{HOST}.so"
+
+    # plans
+
+    @cached_property
+    def parameters(self) -> list[Parameter]:
+        found = parameter_list(parameter_shapes(self.spec), self.build.assignments, self.scheme)
+        if self.spec.decoder.tied_head:
+            found = [parameter for parameter in found if parameter.target != "decoder.head.weight"]
+        sides = overview_shapes(self.spec, self.overview)
+        return found + [Parameter(PREFIX + name, PREFIX + name, shape, "float32") for name, shape in sides.items()]
+
+    @cached_property
+    def shards(self) -> list[shards.Shard]:
+        weights = WithOverview(self.build.weights, self.overview)
+        return shards.plan_shards(ParameterBytes(weights, self.build.codes, self.scheme).stored(self.parameters))
+
+    # steps; each returns the files it made, relative to the package
+
+    def write_shard(self, number: int) -> list[Path]:
+        shard = self.shards[number]
+        step, done = f"mlc {shard.file}", 0
+
+        def report(count: int) -> None:
+            nonlocal done
+            done += count
+            self.build.progress(step, done, shard.nbytes)
+
+        return self._relative([shards.write_shard(self._made(self.weights_folder), shard, report)])
+
+    def write_index(self) -> list[Path]:
+        folder = self._made(self.weights_folder)
+        elements = sum(math.prod(shape) for shape in parameter_shapes(self.spec).values())
+        return self._relative(shards.write_index(folder, shards.index(folder, self.shards, elements)))
+
+    def write_configuration(self) -> list[Path]:
+        folder = self._made(self.weights_folder)
+        names = chat_config.copy_tokenizer(self.build.checkpoint, folder)
+        request = chat_config.ChatRequest(
+            model_type=self.model_type,
+            quantization=self.scheme.name,
+            limits=self.limits,
+            generation=self._generation(),
+            conversation=chat_config.conversation(self.spec),
+            tokenizer_files=tuple(names),
+            tokenizer_info=chat_config.tokenizer_info(folder),
+            active_vocabulary=chat_config.active_vocabulary(folder, self.spec.decoder.vocabulary),
+            extra={"vision_config": self.vision_config} if self.vision_config else {},
+        )
+        written = [folder / name for name in names]
+        value = chat_config.chat_config(self.spec.decoder, request)
+        written.append(shards.write_json(folder / "mlc-chat-config.json", value))
+        needed = sum(predict(self.spec, self.build.options, self.build.assignments).device_bytes.values())
+        entry = app_config.AppEntry(self.model_id, self.model_lib, needed, self.limits)
+        written += app_config.write(self._made(FOLDER), entry, self.place, self.device_library.relative_to(FOLDER))
+        return self._relative(written)
+
+    def _generation(self) -> dict[str, Any]:
+        from export.backends.mlc.upstream_llama import read_json
+
+        stored = {name: read_json(self.build.checkpoint / name) for name in ("config.json", "generation_config.json")}
+        merged = {**stored["config.json"], **stored["generation_config.json"]}
+        ours = self.spec.generation
+        greedy = not ours.get("temperature")
+        found = {key: merged.get(key) for key in chat_config.GENERATION_DEFAULTS}
+        found |= {"temperature": ours.get("temperature", 0.0), "top_p": 1.0 if greedy else ours.get("top_p", 1.0)}
+        found["repetition_penalty"] = ours.get("repetition_penalty", 1.0)
+        found["eos_token_id"] = found["eos_token_id"] if found["eos_token_id"] is not None else ours["stop_ids"][0]
+        return found
+
+    def write_device_library(self) -> list[Path]:
+        if self.place == HOST:
+            return []
+        return self._compile(self.place, self.device_library)
+
+    def write_host_library(self) -> list[Path]:
+        return self._compile(HOST, self.host_library)
+
+    def request(self) -> LibraryRequest:
+        """What the compiler is asked for."""
+        return LibraryRequest(
+            name=self.model_lib,
+            model_type=self.model_type,
+            spec=self.spec,
+            assignments=self.build.assignments,
+            scheme=self.scheme,
+            limits=self.limits,
+            overview=self.overview,
+            parameters=tuple(self.parameters),
+        )
+
+    def _compile(self, place: str, path: Path) -> list[Path]:
+        self._made(path.parent)
+        compile_apart(self.request(), place, self.build.folder / path)
+        if place != HOST:
+            check_library(self.build.folder / path, self.model_lib)
+        return [path]
+
+    def _made(self, folder: Path) -> Path:
+        path = self.build.folder / folder
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def _relative(self, paths: list[Path]) -> list[Path]:
+        return [path.relative_to(self.build.folder) for path in paths]

@@ -1,0 +1,91 @@
+"""Sizes and peaks of an MLC package from shapes alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from calibrate.spec import Assignment, Form
+from export.backends.base import BuildOptions, Prediction
+from export.backends.mlc.parameters import CHUNK_BYTES, quantised_shapes
+from export.backends.mlc.schemes import Scheme, scheme_of
+from export.specs import AnyVisionSpec, DecoderSpec, ModelSpec, VisionSpec
+from runtime_py.contracts import STAGES
+from targets.base import Limits
+
+PAGE = 16
+LIBRARY_BYTES = 4 << 20
+"""Both model libraries and the JSON files of a full-size package, generously."""
+
+BASE_PROCESS = 420 << 20
+"""Resident bytes of the exporter with PyTorch imported (measured)."""
+CHUNK_COPIES = 6
+"""Chunks of float32 that quantising one chunk has in memory at once (measured)."""
+COMPILER = 420 << 20
+COMPILER_PER_LAYER = 7 << 20
+"""Resident bytes of the compiling process: with TVM imported, and per decoder or vision layer (measured)."""
+
+
+def predict(spec: ModelSpec, options: BuildOptions, assignments: Mapping[str, Assignment]) -> Prediction:
+    """See ExportBackend.predict."""
+    from export.modules.build import parameter_shapes
+
+    scheme = scheme_of(options.precision)
+    files = dict.fromkeys(STAGES, 0)
+    for target, shape in parameter_shapes(spec).items():
+        if not (target == "decoder.head.weight" and spec.decoder.tied_head):
+            files[target.split(".", 1)[0]] += parameter_bytes(target, shape, assignments, scheme)
+    weights = sum(files.values())
+    device = {"weights": weights, **working_bytes(spec, options.limits, scheme)}
+    streaming = BASE_PROCESS + CHUNK_COPIES * CHUNK_BYTES + largest_computed(spec)
+    layers = spec.decoder.layers + spec.vision.layers
+    compiling = BASE_PROCESS + COMPILER + COMPILER_PER_LAYER * layers
+    peak, step = max((streaming, "weights"), (compiling, "library"))
+    return Prediction({**files, "other": LIBRARY_BYTES}, device, peak, step)
+
+
+def parameter_bytes(target: str, shape: tuple[int, ...], assignments: Mapping[str, Assignment], scheme: Scheme) -> int:
+    """Bytes of one parameter on the device, which are those in the file but for q4f32_1's halved scales."""
+    item = 2 if scheme.model_dtype == "float16" else 4
+    assignment = assignments.get(target.removesuffix(".weight"))
+    if assignment is None or assignment.form is not Form.INT4:
+        return math.prod(shape) * item
+    words, scales = quantised_shapes(*shape)
+    return math.prod(words) * 4 + math.prod(scales) * item
+
+
+def largest_computed(spec: ModelSpec) -> int:
+    """Bytes that the largest parameter computed from whole tensors takes: the embedding-free matrices of a connector."""
+    width = getattr(spec.connector, "width", 0)
+    return 4 * 3 * width * width * 2
+
+
+def working_bytes(spec: ModelSpec, limits: Limits, scheme: Scheme) -> dict[str, int]:
+    """Memory beside the weights: cache, the runtime's embedding buffer, and the larger of the two passes' activations."""
+    item = 2 if scheme.model_dtype == "float16" else 4
+    decoder = spec.decoder
+    pages = -(-limits.context // PAGE) + 1
+    cache = 2 * decoder.layers * decoder.kv_heads * decoder.head_dim * pages * PAGE * item * limits.batch
+    return {
+        "kv_cache": cache,
+        "embedding_buffer": limits.prefill_chunk * decoder.hidden * item,
+        "activations": max(decoder_activations(decoder, limits.prefill_chunk, item), vision_activations(spec.vision, item)),
+        "logits": 3 * 4 * decoder.vocabulary * limits.batch,
+    }
+
+
+def decoder_activations(decoder: DecoderSpec, tokens: int, item: int) -> int:
+    """Planned buffers of prefill: the residual stream, a norm, and the widest pair of a layer's inner buffers."""
+    qkv = (decoder.heads + 2 * decoder.kv_heads) * decoder.head_dim
+    wide = max(qkv + decoder.heads * decoder.head_dim, 3 * decoder.mlp_width)
+    return tokens * (3 * decoder.hidden + wide) * item
+
+
+def vision_activations(vision: AnyVisionSpec, item: int) -> int:
+    """Planned buffers of the tower: scores and softmax in float32, their rounded copy, and the widest linear."""
+    if not isinstance(vision, VisionSpec):
+        return 0
+    side = vision.grid or (vision.native_grid, vision.native_grid)
+    tokens = side[0] * side[1] + int(vision.class_token)
+    scores = vision.heads * tokens * tokens
+    return scores * (4 + 4) + tokens * (3 * vision.width + max(3 * vision.width, 2 * vision.mlp_width)) * item

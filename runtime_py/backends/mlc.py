@@ -1,0 +1,202 @@
+"""Runs an MLC package on this machine: the phone's weight files and the x86 build of the phone's library.
+
+Weights are loaded by the calls the phone's engine makes (mlc-ai/mlc-llm, cpp/serve/function_table.cc), and sequences
+run over the same paged key/value cache; only the device code differs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runtime_py.backends.base import Arrays
+from runtime_py.contracts import CONNECTOR, DECODER, EMBED, VISION, StageContract
+from runtime_py.errors import MachineError, PackageError, UsageError
+
+PAGE = 16
+"""Positions in one page of the cache, as the phone's engine asks for."""
+
+SEQUENCE = 0
+"""Id of the one sequence that a cache of ours holds."""
+
+
+@dataclass
+class MlcState:
+    """One sequence: the library's cache object and how much of it is filled."""
+
+    cache: Any
+    capacity: int
+    length: int = 0
+
+
+class MlcBackend:
+    """See runtime_py.backends.base.Backend; also Rewinding.
+
+    Args:
+        folder: the package.
+        manifest: its manifest.json.
+        device: only ``cpu`` runs here; a phone runs the device library of the same package.
+
+    Raises:
+        MachineError: apache-tvm is not installed, or another version than the library was built with.
+        PackageError: the library or its parameters do not fit the package.
+    """
+
+    name = "mlc"
+
+    def __init__(self, folder: Path, manifest: Mapping[str, Any], device: str = "cpu") -> None:
+        if device != "cpu":
+            raise UsageError(f"device {device!r} for an MLC package", "cpu", "copy the package to a phone for its GPU")
+        block = manifest["backends"]["mlc"]
+        self._tvm = _import_tvm(block["tvm"])
+        self.contracts = {name: StageContract.from_json(value) for name, value in manifest["contracts"].items()}
+        library = folder / block["host_library"]
+        if not library.is_file():
+            raise PackageError(f"{library} is missing", "the x86-64 build of the library", "export the package again")
+        self._machine = self._load(library)
+        self.metadata: dict[str, Any] = json.loads(self._machine["_metadata"]())
+        self.dtype = "float16" if "f16" in self.metadata["quantization"] else "float32"
+        self.prefill_chunk = int(self.metadata["prefill_chunk_size"])
+        self._parameters = self._load_parameters(folder / block["weights"])
+
+    def _load(self, library: Path) -> Any:
+        module = self._tvm.runtime.load_module(str(library))
+        machine = module["vm_load_executable"]()
+        machine["vm_initialization"](1, 0, 2)
+        return machine
+
+    def _load_parameters(self, folder: Path) -> Any:
+        get = self._tvm.get_global_func
+        get("vm.builtin.tensor_cache.load")(str(folder), 1, 0)
+        try:
+            names = [entry["name"] for entry in self.metadata["params"]]
+            return get("vm.builtin.param_array_from_cache_by_name")(names)
+        except Exception as error:
+            raise PackageError(
+                f"{folder} does not hold the library's parameters: {error}",
+                "weights and library of one export",
+                "export the package again",
+            ) from error
+        finally:
+            get("vm.builtin.tensor_cache.clear")()
+
+    # stages without a cache
+
+    def run(self, stage: str, inputs: Arrays) -> dict[str, np.ndarray]:
+        """See Backend; images go through the library one at a time."""
+        if stage == DECODER or stage not in self.contracts:
+            raise UsageError(f"stage {stage!r} has no run", f"{VISION}, {CONNECTOR} or {EMBED}", "call forward for the decoder")
+        contract = self.contracts[stage]
+        output = contract.outputs[0].name
+        if stage == EMBED:
+            ids = inputs["input_ids"]
+            rows = self._call("embed", np.ascontiguousarray(ids.reshape(-1), np.int32))
+            return {output: rows.reshape(*ids.shape, -1)}
+        first, *sides = contract.inputs
+        rest = [self._input(np.asarray(inputs[tensor.name]), tensor.dtype) for tensor in sides]
+        images = [self._call(stage, self._input(image[None], first.dtype), *rest) for image in inputs[first.name]]
+        return {output: np.concatenate(images)}
+
+    def image_embed(self, picture: np.ndarray) -> np.ndarray:
+        """What the phone's engine calls: a uint8 square picture (height, width, 3) to float32 (rows, hidden)."""
+        zero = self._tvm.runtime.ShapeTuple([0])
+        return self._call("image_embed", np.ascontiguousarray(picture[None], np.uint8), zero, zero, zero, zero)
+
+    @staticmethod
+    def _input(array: np.ndarray, dtype: str) -> np.ndarray:
+        return np.ascontiguousarray(array, np.int32 if dtype == "int64" else np.dtype(dtype))
+
+    # the decoder
+
+    def start(self, capacity: int) -> MlcState:
+        """See Backend. The cache has one sequence and no sliding window."""
+        shape = self._tvm.runtime.ShapeTuple
+        sizes = (1, capacity, self.prefill_chunk, PAGE, 0)
+        cache = self._machine["create_tir_paged_kv_cache"](*(shape([size]) for size in sizes))
+        self._tvm.get_global_func("vm.builtin.kv_state_add_sequence")(cache, SEQUENCE)
+        return MlcState(cache, capacity)
+
+    def forward(self, state: MlcState, inputs: Arrays, logit_positions: np.ndarray) -> np.ndarray:
+        """See Backend; more tokens than the library's prefill chunk are fed in several calls.
+
+        Raises:
+            PackageError: the tokens do not fit the cache, or their positions are not the cache's own.
+        """
+        embeds = inputs["inputs_embeds"]
+        tokens = embeds.shape[1]
+        if state.length + tokens > state.capacity:
+            raise PackageError(
+                f"{tokens} tokens after {state.length}", f"at most {state.capacity} positions", "start with more capacity"
+            )
+        self._check_positions(inputs, state.length, tokens)
+        wanted = np.where(logit_positions < 0, logit_positions + tokens, logit_positions)
+        logits = np.empty((1, len(wanted), int(self.contracts[DECODER].outputs[0].shape[-1])), np.float32)
+        for start, stop in _spans(tokens, self.prefill_chunk):
+            inside = np.flatnonzero((wanted >= start) & (wanted < stop))
+            here = self._feed(state, embeds[:, start:stop], wanted[inside] - start)
+            logits[:, inside] = here[:, : len(inside)]
+        return logits
+
+    def _feed(self, state: MlcState, embeds: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        get, shape = self._tvm.get_global_func, self._tvm.runtime.ShapeTuple
+        tokens = embeds.shape[1]
+        get("vm.builtin.kv_state_begin_forward")(state.cache, shape([SEQUENCE]), shape([tokens]))
+        values = np.ascontiguousarray(embeds, self.dtype)
+        if tokens == 1 and len(positions) == 1:
+            logits = self._call("decode", values, state.cache)
+        else:
+            chosen = np.ascontiguousarray(positions if len(positions) else [tokens - 1], np.int32)
+            logits = self._call("batch_prefill", values, chosen, state.cache)
+        get("vm.builtin.kv_state_end_forward")(state.cache)
+        state.length += tokens
+        return logits
+
+    def _check_positions(self, inputs: Arrays, length: int, tokens: int) -> None:
+        positions = inputs.get("position_ids")
+        if positions is not None and not np.array_equal(positions.reshape(-1), np.arange(length, length + tokens)):
+            raise PackageError(
+                "position_ids are not the cache's own", f"{length} to {length + tokens - 1}", "use a backend that takes positions"
+            )
+
+    def rewind(self, state: MlcState, length: int) -> None:
+        """Forget every position from ``length`` on."""
+        if length < state.length:
+            self._tvm.get_global_func("vm.builtin.kv_state_popn")(state.cache, SEQUENCE, state.length - length)
+            state.length = length
+
+    # calls into the library
+
+    def _call(self, name: str, *arguments: Any) -> np.ndarray:
+        """Run a function with the package's parameters; the first tensor of its result as float32."""
+        tensors = [self._tvm.runtime.tensor(a) if isinstance(a, np.ndarray) else a for a in arguments]
+        result = self._machine[name](*tensors, self._parameters)
+        if not hasattr(result, "numpy"):
+            result = result[0]
+        return result.numpy().astype(np.float32, copy=False)
+
+    def close(self) -> None:
+        """Drop the parameters and the library."""
+        self._parameters = self._machine = None
+
+
+def _spans(total: int, step: int) -> Iterator[tuple[int, int]]:
+    return ((start, min(start + step, total)) for start in range(0, total, step))
+
+
+def _import_tvm(built_with: str) -> Any:
+    try:
+        import tvm
+    except ImportError as error:
+        raise MachineError("apache-tvm is not installed", f"apache-tvm {built_with}", "pip install edgeproof[mlc]") from error
+    if tvm.__version__ != built_with:
+        raise MachineError(
+            f"apache-tvm {tvm.__version__} cannot run a library of another version",
+            f"apache-tvm {built_with}, which built it",
+            f"pip install apache-tvm=={built_with}, or export the package again",
+        )
+    return tvm
