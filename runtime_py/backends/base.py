@@ -7,8 +7,6 @@ The PyTorch reference of parity_tests implements the same interface, so that one
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -41,10 +39,11 @@ class Backend(Protocol):
         """Make an empty cache for one sequence of at most ``capacity`` positions."""
         ...
 
-    def forward(self, state: DecoderState, inputs: Arrays, logit_positions: np.ndarray) -> np.ndarray:
+    def forward(self, state: Any, inputs: Arrays, logit_positions: np.ndarray) -> np.ndarray:
         """Feed tokens to the decoder and advance ``state``.
 
         Args:
+            state: what `start` returned, in the backend's own type.
             inputs: ``inputs_embeds`` (1, tokens, hidden), ``position_ids`` (1, tokens) or (axes, 1, tokens), and
                 whatever else the decoder contract names, except cache and mask, which the backend supplies.
             logit_positions: int64 (outputs,), indices into the tokens fed; negative counts from the end.
@@ -63,7 +62,7 @@ class Backend(Protocol):
 class Rewinding(Protocol):
     """A backend that can shorten a sequence, so that a changed conversation keeps the common part of its cache."""
 
-    def rewind(self, state: DecoderState, length: int) -> None:
+    def rewind(self, state: Any, length: int) -> None:
         """Forget every position from ``length`` on; the next `Backend.forward` writes there."""
         ...
 
@@ -74,30 +73,4 @@ class FusedImages(Protocol):
 
     def image_features(self, vision: Arrays, connector: Arrays) -> np.ndarray:
         """Inputs of both stages by contract name to float32 (images, rows, hidden)."""
-        ...
-
-
-@dataclass(frozen=True)
-class BackendOptions:
-    """What the caller of `runtime_py.load` may choose.
-
-    Attributes:
-        threads: threads for computing; 0 leaves the choice to the backend library.
-        providers: ONNX Runtime execution providers, best first; None for the backend's own choice.
-    """
-
-    threads: int = 0
-    providers: tuple[str, ...] | None = None
-
-
-class BackendModule(Protocol):
-    """What runtime_py/backends/{ort,mlc,trt}.py define; importing one of them imports its library."""
-
-    def open_backend(self, folder: Path, manifest: Mapping[str, Any], options: BackendOptions) -> Backend:
-        """Open a verified package folder, given its whole manifest.json.
-
-        Raises:
-            MachineError: the library or the device is missing; says what to install.
-            PackageError: the package has no files for this backend.
-        """
         ...

@@ -1,0 +1,127 @@
+"""One engine, from a stage's modules to the file in the package: trace, write, check memory, build apart, clean up."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from export.backends.base import Build
+from export.backends.onnx.trace import BorderTypes, border_contract
+from export.backends.onnx.writer import StageWeights
+from export.backends.tensorrt.engine_process import EngineRequest
+from export.backends.tensorrt.flavour import load_flavour
+from export.backends.tensorrt.forms import float_dtype
+from export.backends.tensorrt.graph import StageGraph, stage_graph, write_graph
+from export.backends.tensorrt.kernels import TrtKernels
+from export.backends.tensorrt.prediction import engine_peak, stage_bytes
+from export.backends.tensorrt.profiles import Profile, stage_profiles
+from export.machine import available_memory
+from export.specs import ModelSpec
+from runtime_py.errors import DoesNotFitError, EdgeproofError, MachineError, UnsupportedModelError
+
+log = logging.getLogger("edgeproof")
+
+DETERMINISTIC = False
+"""Whether equal inputs give equal engines. TensorRT for RTX 1.7.1 orders its kernels differently from run to run, also with
+one thread and fixed addresses; TensorRT picks kernels by timing them. What goes in (the ONNX file) is equal."""
+
+
+def build_stage_engine(build: Build, stage: str, engine: Path, record: Path) -> None:
+    """Build the engine of a stage and write what is known about it beside it.
+
+    Raises:
+        DoesNotFitError: the build would need more memory than there is; nothing has been built then.
+        MachineError: TensorRT is missing or failed.
+        UnsupportedModelError: TensorRT cannot express the stage.
+    """
+    spec, options = build.spec, build.options
+    flavour = load_flavour()
+    _check_memory(stage, engine_peak(stage_bytes(spec, stage, options, build.assignments)))
+    profiles = engine_profiles(spec, stage, build)
+    graph = engine_graph(build, stage)
+    folder = engine.parent / f"{stage}.building"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        onnx_file = folder / f"{stage}.onnx"
+        source = StageWeights(stage, build.weights, build.codes, build.assignments)
+        write_graph(graph, source, onnx_file, partial(build.progress, f"tensorrt {stage}"))
+        request = EngineRequest(
+            onnx_file=str(onnx_file),
+            engine_file=str(engine),
+            flavour=flavour.name,
+            profiles=[{name: [list(shape) for shape in shapes] for name, shapes in p.shapes.items()} for p in profiles],
+            attention_inputs=list(graph.attention_inputs),
+            batch=options.limits.batch,
+            exact=options.precision == "fp32",
+        )
+        result = run_request(request, folder / "request.json")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    log.info("engine %s: %.1f s, peak %d MB", stage, result["seconds"], result["peak_bytes"] // 10**6)
+    value = {
+        "flavour": flavour.name,
+        "version": flavour.version,
+        "compute_capabilities": list(flavour.compute_capabilities),
+        "timing_cache": None,
+        "deterministic": DETERMINISTIC,
+        "profiles": [{"name": profile.name, "shapes": profile.shapes} for profile in profiles],
+    }
+    partial_record = record.with_name(record.name + ".partial")
+    partial_record.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    partial_record.replace(record)
+
+
+def engine_graph(build: Build, stage: str) -> StageGraph:
+    """The graph that TensorRT is given, without weights."""
+    kernels = TrtKernels(build.assignments, build.options.limits.context)
+    return stage_graph(build.spec, stage, kernels, getattr(torch, float_dtype(build.options)))
+
+
+def engine_profiles(spec: ModelSpec, stage: str, build: Build) -> list[Profile]:
+    """The profiles of a stage's engine."""
+    contract = border_contract(spec, stage, BorderTypes("float32", float_dtype(build.options)))
+    return stage_profiles(spec, stage, contract, build.options.limits)
+
+
+def run_request(request: EngineRequest, path: Path) -> dict[str, Any]:
+    """Build an engine in a process of its own; its result (engine_process.EngineResult) as a dictionary.
+
+    Raises:
+        MachineError: the process died without an answer, or TensorRT failed.
+    """
+    path.write_text(json.dumps(asdict(request)), encoding="utf-8")
+    command = [sys.executable, "-m", "export.backends.tensorrt.engine_process", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[3])
+    lines = done.stdout.strip().splitlines()
+    if done.returncode or not lines:
+        killed = "it was killed, most likely for memory" if done.returncode == -9 else f"exit status {done.returncode}"
+        raise MachineError(
+            f"the TensorRT build of {Path(request.engine_file).name} ended without an engine: {killed}",
+            "an engine; the last words were: " + (done.stderr.strip()[-500:] or "none"),
+            "free some memory, or use a machine with more",
+        )
+    answer: dict[str, Any] = json.loads(lines[-1])
+    if "error" in answer:
+        kinds: dict[str, type[EdgeproofError]] = {"UnsupportedModelError": UnsupportedModelError}
+        raise kinds.get(answer["error"], MachineError)(answer["what"], answer["expected"], answer["next"])
+    return answer
+
+
+def _check_memory(stage: str, predicted: int) -> None:
+    available = available_memory()
+    if predicted > available:
+        raise DoesNotFitError(
+            f"building the {stage} engine takes about {predicted / 1e9:.1f} GB of memory",
+            f"at most the {available / 1e9:.1f} GB that can be taken here",
+            "use a machine with more memory, free some, or export with --precision int4",
+        )

@@ -1,0 +1,41 @@
+"""What each layer becomes in an engine, and why, from names, roles and shapes alone."""
+
+from __future__ import annotations
+
+from calibrate.spec import Assignment, Form, LayerShape
+from export.backends.base import BuildOptions
+from runtime_py.errors import UsageError
+
+PRECISIONS = ("fp32", "fp16", "int4")
+BLOCK_SIZES = (32, 64, 128)
+QUANTISED_ROLES = ("decoder", "head")
+
+
+def assign(layer: LayerShape, options: BuildOptions) -> Assignment:
+    """The form of one layer.
+
+    TensorRT takes int4 blocks only where they divide the input width exactly. A padded copy of the weights would need a
+    padded copy of the activations at every call; such a layer stays in float16 instead.
+
+    Raises:
+        UsageError: a precision or block size that no engine has.
+    """
+    block = options.extra.get("block_size", BLOCK_SIZES[0])
+    if options.precision not in PRECISIONS or block not in BLOCK_SIZES:
+        raise UsageError(
+            f"precision {options.precision} with blocks of {block} for TensorRT",
+            f"one of {', '.join(PRECISIONS)}; blocks of {', '.join(map(str, BLOCK_SIZES))}",
+            "choose one of these",
+        )
+    if options.precision != "int4":
+        return Assignment(layer, Form(options.precision), reason=f"every layer is {options.precision}")
+    if layer.role not in QUANTISED_ROLES:
+        return Assignment(layer, Form.FP16, reason=f"{layer.role} layers stay in fp16")
+    if layer.columns % block:
+        return Assignment(layer, Form.FP16, reason=f"{layer.columns} columns are no multiple of {block}")
+    return Assignment(layer, Form.INT4, f"trt_int4_b{block}", f"blocks of {block}")
+
+
+def float_dtype(options: BuildOptions) -> str:
+    """NumPy name of the dtype that engines compute in and keep their cache in."""
+    return "float32" if options.precision == "fp32" else "float16"

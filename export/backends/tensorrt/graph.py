@@ -1,0 +1,87 @@
+"""The ONNX graph of a stage as TensorRT reads it: traced without weights, folded, its cache axis fixed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import torch
+
+from export.backends.onnx.trace import BorderTypes, trace_stage
+from export.backends.onnx.writer import CODES, StageWeights, parameters, write_stage
+from export.backends.tensorrt.kernels import OPSET, TrtKernels
+from export.specs import ModelSpec
+from runtime_py.contracts import DECODER
+
+CACHE_PREFIXES = ("past_key_values.", "present.")
+
+
+@dataclass(frozen=True)
+class StageGraph:
+    """A graph whose initializers have names and shapes but no data.
+
+    Attributes:
+        attention_inputs: names of the query and key tensors of its `Attention` nodes.
+    """
+
+    stage: str
+    model: onnx.ModelProto
+    attention_inputs: tuple[str, ...]
+
+
+def stage_graph(spec: ModelSpec, stage: str, kernels: TrtKernels, dtype: torch.dtype) -> StageGraph:
+    """Trace a stage. The border is float32; the cache and everything inside is ``dtype``."""
+    border = BorderTypes("float32", str(dtype).removeprefix("torch."))
+    model = folded(trace_stage(spec, stage, kernels, dtype, OPSET, border))
+    if stage == DECODER:
+        _fix_capacity(model, kernels.capacity)
+    inputs = (node.input[slot] for node in model.graph.node if node.op_type == "Attention" for slot in (0, 1))
+    return StageGraph(stage, model, tuple(dict.fromkeys(inputs)))
+
+
+def folded(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Constants folded, conversions that do nothing removed, sequences replaced by splits.
+
+    Initializers without data are shown to the optimiser as inputs, so that it neither reads nor folds them.
+    """
+    from onnxscript import optimizer
+
+    open_model = onnx.ModelProto()
+    open_model.CopyFrom(model)
+    graph = open_model.graph
+    empty = list(parameters(model))
+    names = {tensor.name for tensor in empty}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name not in names]
+    inputs = len(graph.input)
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    graph.input.extend(onnx.helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in empty)
+    result = optimizer.optimize(open_model)
+    read = {name for node in result.graph.node for name in node.input}
+    del result.graph.input[inputs:], result.graph.value_info[:]
+    result.graph.initializer.extend(tensor for tensor in empty if tensor.name in read)
+    return result
+
+
+def _fix_capacity(model: onnx.ModelProto, capacity: int) -> None:
+    """TensorRT's cache layer wants a fixed length: past and present are the same buffer of ``capacity`` positions."""
+    for value in (*model.graph.input, *model.graph.output):
+        if value.name.startswith(CACHE_PREFIXES):
+            value.type.tensor_type.shape.dim[2].dim_value = capacity
+
+
+def write_graph(graph: StageGraph, source: StageWeights, path: Path, progress: Callable[[int, int], None]) -> list[Path]:
+    """Write the graph and its data file; return both. The weights are streamed (export.backends.onnx.writer)."""
+    model = onnx.ModelProto()
+    model.CopyFrom(graph.model)
+    files = write_stage(model, source, path, progress)
+    for tensor in model.graph.initializer:
+        if tensor.name.endswith(CODES):
+            tensor.data_type = onnx.TensorProto.INT4
+            tensor.dims[-1] *= 2
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(model.SerializeToString(deterministic=True))
+    partial.replace(path)
+    return files

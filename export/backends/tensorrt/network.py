@@ -1,0 +1,77 @@
+"""From an ONNX file to a TensorRT network that is ready to build: parse, then mend what the parser cannot say."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from runtime_py.errors import UnsupportedModelError
+
+
+def parse_network(trt: Any, builder: Any, onnx_file: Path) -> Any:
+    """A strongly typed network from an ONNX file with external data.
+
+    Raises:
+        UnsupportedModelError: the parser does not read the graph; its own words are in the message.
+    """
+    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    network = builder.create_network(0 if flag is None else 1 << int(flag))
+    parser = trt.OnnxParser(network, builder.logger)
+    if not parser.parse_from_file(str(onnx_file)):
+        errors = "; ".join(parser.get_error(index).desc() for index in range(parser.num_errors))
+        raise UnsupportedModelError(
+            f"TensorRT {trt.__version__} does not read {onnx_file.name}: {errors}",
+            "a parser for ONNX opset 24 (TensorRT 10.15 or later, TensorRT for RTX 1.4 or later)",
+            "install a newer TensorRT",
+        )
+    return network
+
+
+def finish_attention(trt: Any, network: Any, batch: int, scaled: Collection[str]) -> int:
+    """Make every attention layer read what was meant.
+
+    - The parser multiplies queries and keys by the square root of ``scale``. Ours is 1 (the graph scales the queries), and
+      for cached keys that would be a pass over the whole cache: the layer is given the tensors before the product.
+    - Layers with a mask run over the cache buffer: they are told how much of it is filled, which the shape of
+      ``attention_mask`` gives. The mask says the same, so this saves work and changes no result.
+    - Layers without a fused kernel (float32, odd head sizes) may be taken apart instead of failing.
+
+    Args:
+        batch: sequences per call.
+        scaled: names of the query and key tensors that the ONNX `Attention` nodes read.
+
+    Returns:
+        The number of attention layers.
+    """
+    producers, layers = {}, []
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        for output in range(layer.num_outputs):
+            producers[layer.get_output(output).name] = layer
+        if layer.type == trt.LayerType.ATTENTION_INPUT:
+            layers.append(layer)
+    filled = None
+    for layer in layers:
+        layer.__class__ = trt.IAttentionInputLayer
+        attention = layer.attention
+        attention.decomposable = True
+        for slot in (0, 1):
+            name = layer.get_input(slot).name
+            if name not in scaled and name in producers and producers[name].get_input(0).name in scaled:
+                attention.set_input(slot, producers[name].get_input(0))
+        if attention.mask is not None and hasattr(attention, "key_value_lengths"):
+            if filled is None:
+                filled = _filled_length(trt, network, batch)
+            attention.key_value_lengths = filled
+    return len(layers)
+
+
+def _filled_length(trt: Any, network: Any, batch: int) -> Any:
+    """int32 (batch,): the second size of ``attention_mask`` for every sequence."""
+    inputs = (network.get_input(index) for index in range(network.num_inputs))
+    mask = next(tensor for tensor in inputs if tensor.name == "attention_mask")
+    shape = network.add_shape(mask).get_output(0)
+    total = network.add_slice(shape, (1,), (1,), (1,)).get_output(0)
+    wide = network.add_slice(total, (0,), (batch,), (0,)).get_output(0) if batch > 1 else total
+    return network.add_cast(wide, trt.int32).get_output(0)

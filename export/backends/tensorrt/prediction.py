@@ -1,0 +1,119 @@
+"""Sizes and peaks of engines from shapes alone, by a fit to measured builds (docs/targets/desktop-gpu.md has the table)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from calibrate.spec import Assignment
+from export.backends.base import BuildOptions, Prediction
+from export.backends.tensorrt.forms import float_dtype
+from export.specs import ModelSpec
+from runtime_py.contracts import CONNECTOR, DECODER, STAGES, VISION
+
+PARENT = 900_000_000
+"""Resident bytes of the exporting process while an engine is built: torch, onnx, onnxscript and what a trace leaves."""
+
+BASE = 280_000_000
+"""Resident bytes of a build whose engine has next to no weights: TensorRT and its parser."""
+
+PER_FLOAT_BYTE = 2.1
+PER_INT4_BYTE = 3.1
+"""Resident bytes per byte of weights: the parser's view of the file, the builder's copy, the packed result."""
+
+PER_LARGEST_CODE = 2.4
+"""Resident bytes per value of the largest int4 matrix, which is unpacked as a whole."""
+
+PER_BLOCK = 3_000_000
+"""Resident bytes per block and profile: the compiler's own graphs."""
+
+ENGINE_BASE = 6_000_000
+DEVICE_RUNTIME = 450_000_000
+"""Device bytes of the CUDA context, TensorRT and compiled kernels."""
+
+
+@dataclass(frozen=True)
+class StageBytes:
+    """Weights of an engine by how the builder treats them.
+
+    Attributes:
+        floats: bytes of float weights.
+        int4: bytes of packed codes and their scales.
+        largest_codes: values in the largest int4 matrix.
+        blocks: transformer blocks times profiles.
+    """
+
+    floats: int
+    int4: int
+    largest_codes: int
+    blocks: int
+
+    @property
+    def weights(self) -> int:
+        return self.floats + self.int4
+
+
+def predict(spec: ModelSpec, options: BuildOptions, assignments: Mapping[str, Assignment]) -> Prediction:
+    """See `export.backends.base.ExportBackend.predict`; the peak is of both processes together."""
+    sizes = {stage: stage_bytes(spec, stage, options, assignments) for stage in STAGES}
+    peaks = {stage: engine_peak(size) for stage, size in sizes.items()}
+    highest = max(peaks, key=lambda stage: peaks[stage])
+    device = {
+        "weights": sum(size.weights for size in sizes.values()),
+        "kv_cache": cache_bytes(spec, options),
+        "activations": activation_bytes(spec, options),
+        "runtime": DEVICE_RUNTIME,
+    }
+    files = {stage: size.weights + ENGINE_BASE for stage, size in sizes.items()}
+    return Prediction(files, device, PARENT + peaks[highest], f"tensorrt {highest}")
+
+
+def engine_peak(size: StageBytes) -> int:
+    """Highest resident bytes of the process that builds an engine."""
+    weights = PER_FLOAT_BYTE * size.floats + PER_INT4_BYTE * size.int4 + PER_LARGEST_CODE * size.largest_codes
+    return int(BASE + weights + PER_BLOCK * size.blocks)
+
+
+def stage_bytes(spec: ModelSpec, stage: str, options: BuildOptions, assignments: Mapping[str, Assignment]) -> StageBytes:
+    """Weights of a stage as they are written for TensorRT."""
+    import torch
+
+    from export.backends.tensorrt.kernels import Int4Linear, TrtKernels
+    from export.modules.build import build_stage
+
+    with torch.device("meta"):
+        module = build_stage(spec, stage, TrtKernels(assignments, options.limits.context))
+    layers = [layer for layer in module.modules() if isinstance(layer, Int4Linear)]
+    packed = [(layer.weight_codes.numel(), 2 * layer.weight_scales.numel()) for layer in layers]
+    others = sum(p.numel() for p in module.parameters()) - sum(codes + scales // 2 for codes, scales in packed)
+    item = 4 if float_dtype(options) == "float32" else 2
+    towers = 1 if getattr(spec.vision, "grid", None) else 3
+    blocks = {VISION: spec.vision.layers * towers, DECODER: 2 * spec.decoder.layers, CONNECTOR: 1}
+    return StageBytes(
+        floats=item * others,
+        int4=sum(codes + scales for codes, scales in packed),
+        largest_codes=2 * max((codes for codes, _ in packed), default=0),
+        blocks=blocks.get(stage, 0),
+    )
+
+
+def cache_bytes(spec: ModelSpec, options: BuildOptions) -> int:
+    """The cache buffer on the device; it is allocated whole."""
+    decoder, limits = spec.decoder, options.limits
+    item = 4 if float_dtype(options) == "float32" else 2
+    return 2 * decoder.layers * decoder.kv_heads * decoder.head_dim * limits.context * limits.batch * item
+
+
+def activation_bytes(spec: ModelSpec, options: BuildOptions) -> int:
+    """The larger of one prompt chunk in the decoder and one picture in the vision encoder; stages share the memory."""
+    decoder, vision = spec.decoder, spec.vision
+    item = 4 if float_dtype(options) == "float32" else 2
+    tokens = options.limits.prefill_chunk * options.limits.batch
+    widths = (decoder.heads + 2 * decoder.kv_heads) * decoder.head_dim + 2 * decoder.mlp_width + 4 * decoder.hidden
+    prompt = tokens * widths * item + tokens * options.limits.context
+    logits = tokens * decoder.vocabulary * (item + 4)
+    grid = getattr(vision, "grid", None)
+    patches = math.prod(grid) if grid else 4096
+    picture = patches * (2 * vision.mlp_width + 4 * vision.width) * item
+    return max(prompt + logits, picture)

@@ -1,0 +1,96 @@
+"""Optimisation profiles: the sizes each engine is built for, from the contracts and the target's limits.
+
+One engine per stage, however many ways it is called: profiles share the weights, so the decoder has one for a prompt
+chunk and one for a single token, and a vision encoder of free picture sizes one for each orientation (a box of sizes that
+holds both a wide and a tall picture would also hold their product, a picture nobody sends, and reserve memory for it).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from export.specs import ModelSpec
+from runtime_py.contracts import CONNECTOR, DECODER, EMBED, VISION, StageContract
+from runtime_py.errors import UnsupportedModelError
+from targets.base import Limits
+
+Range = tuple[int, int, int]
+"""Least, typical and greatest size of an axis."""
+
+Shapes = dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
+"""Least, typical and greatest shape of each input."""
+
+ELONGATION = 4
+"""The longest side of a picture's grid, in multiples of the typical side, that a profile covers (sides 16 : 1)."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One way of calling an engine. ``name`` is for people; ``shapes`` has every input."""
+
+    name: str
+    shapes: Shapes
+
+
+def stage_profiles(spec: ModelSpec, stage: str, contract: StageContract, limits: Limits) -> list[Profile]:
+    """The profiles of a stage, the most used first where they overlap."""
+    return [Profile(name, _shapes(contract, axes)) for name, axes in _axes(spec, stage, limits).items()]
+
+
+def _axes(spec: ModelSpec, stage: str, limits: Limits) -> dict[str, dict[str, Range]]:
+    batch = (limits.batch, limits.batch, limits.batch)
+    chunk, context = limits.prefill_chunk, limits.context
+    if stage == EMBED:
+        step = {"batch": batch, "tokens": (1, 1, 1)}
+        return {"decode": step, "prefill": {"batch": batch, "tokens": (1, min(256, context), context)}}
+    if stage == DECODER:
+        past = {"past": (context, context, context)}
+        decode = {"tokens": (1, 1, 1), "outputs": (1, 1, 1), "total": (1, max(1, context // 4), context)}
+        prefill = {"tokens": (1, chunk, chunk), "outputs": (1, 1, chunk), "total": (1, chunk, context)}
+        return {"decode": {"batch": batch, **past, **decode}, "prefill": {"batch": batch, **past, **prefill}}
+    if stage in (VISION, CONNECTOR):
+        return {name: {"images": (1, 1, max(1, limits.batch)), **axes} for name, axes in _grids(spec, stage).items()}
+    raise ValueError(f"no stage named {stage!r}")
+
+
+def _grids(spec: ModelSpec, stage: str) -> dict[str, dict[str, Range]]:
+    """Ranges of the picture's axes by orientation; one empty entry when the size is fixed."""
+    grid, patch = getattr(spec.vision, "grid", None), getattr(spec.vision, "patch_size", None)
+    if grid is not None:
+        return {"fixed": {}}
+    if patch is None or "scale_resolution" not in spec.runtime:
+        raise UnsupportedModelError(
+            f"{spec.family}: TensorRT profiles of its vision encoder are not worked out",
+            "a plain vision transformer with a fixed grid, or slices of a known resolution",
+            "export this model for another target",
+        )
+    side = spec.runtime["scale_resolution"] // patch
+    middle, longest = round(side * math.sqrt(2)), side * ELONGATION
+    if stage == CONNECTOR:
+        return {"any": {"vision_tokens": (1, side * side, max(middle * middle, side * longest))}}
+
+    def box(rows: Range, columns: Range) -> dict[str, Range]:
+        pixels = {"height": rows, "width": columns}
+        sizes = {name: (low * patch, typical * patch, high * patch) for name, (low, typical, high) in pixels.items()}
+        return {"grid_rows": rows, "grid_columns": columns, **sizes}
+
+    square, short, long = (1, side, middle), (1, side // 2, side), (1, 2 * side, longest)
+    return {"square": box(square, square), "wide": box(short, long), "tall": box(long, short)}
+
+
+def _shapes(contract: StageContract, axes: Mapping[str, Range]) -> Shapes:
+    shapes: Shapes = {}
+    for tensor in contract.inputs:
+        unknown = [axis for axis in tensor.shape if isinstance(axis, str) and axis not in axes]
+        if unknown:
+            raise UnsupportedModelError(
+                f"stage {contract.stage}: input '{tensor.name}' has an axis '{unknown[0]}' that no TensorRT profile covers",
+                f"axes {', '.join(sorted(axes)) or 'of fixed size'}",
+                "export this model for another target, or add the axis to export/backends/tensorrt/profiles.py",
+            )
+        ranges = [axes[axis] if isinstance(axis, str) else (axis, axis, axis) for axis in tensor.shape]
+        least, typical, greatest = (tuple(sizes[index] for sizes in ranges) for index in range(3))
+        shapes[tensor.name] = (least, typical, greatest)
+    return shapes
