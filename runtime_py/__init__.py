@@ -1,0 +1,21 @@
+"""Run packages: ``runtime_py.load(folder).chat("What is this?", images=["a.jpg"])``. NumPy and Pillow, no torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from runtime_py.generate import Overrides
+    from runtime_py.model import Answer, Model, Token, load
+
+__all__ = ["Answer", "Model", "Overrides", "Token", "load"]
+
+_HOMES = {"Answer": "model", "Model": "model", "Overrides": "generate", "Token": "model", "load": "model"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'runtime_py' has no attribute '{name}'")
+    import importlib
+
+    return getattr(importlib.import_module(f"runtime_py.{_HOMES[name]}"), name)

@@ -47,7 +47,7 @@ def open_picture(picture: Picture, max_pixels: int = MAX_PIXELS) -> np.ndarray:
             image = Image.open(path)
     except Image.DecompressionBombError as error:
         raise _too_large(str(path), str(error), max_pixels) from error
-    except (OSError, ValueError, SyntaxError) as error:
+    except Exception as error:  # a damaged header raises whatever its decoder stumbles over
         raise ImageError(
             f"{path} cannot be read as an image: {error}",
             "a format Pillow knows, such as JPEG, PNG, WebP, GIF or TIFF",
@@ -79,7 +79,7 @@ def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
             deep = np.asarray(image).astype(np.float64)
             image = Image.fromarray(np.clip(np.round(deep / 257), 0, 255).astype(np.uint8))
         return np.ascontiguousarray(np.asarray(image.convert("RGB")))
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, MemoryError) as error:
+    except Exception as error:  # as above: RuntimeError, NotImplementedError, SyntaxError and more were seen
         raise ImageError(
             f"{name} is damaged: {error}", "a whole image file", "copy or download the picture again"
         ) from error

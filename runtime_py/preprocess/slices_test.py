@@ -48,7 +48,7 @@ def _nearest_grid(width: int, height: int, count: int, limit: int) -> set[tuple[
 
 def test_200_random_sizes() -> None:
     draw = np.random.default_rng(11)
-    sizes = np.exp(draw.uniform(np.log(8), np.log(4000), (200, 2))).astype(int).tolist()
+    sizes = np.exp(draw.uniform(np.log(60), np.log(4000), (200, 2))).astype(int).tolist()
     sliced = 0
     for width, height in sizes:
         found = plan(width, height, RULE)
@@ -64,24 +64,20 @@ def test_200_random_sizes() -> None:
         wide = max(_half_even(Fraction(width, columns)) * columns, columns)
         tall = max(_half_even(Fraction(height, rows)) * rows, rows)
         assert found.cell == _fit(Fraction(wide, columns), Fraction(tall, rows), 448, 14, True), (width, height)
-    assert 50 < sliced < 195
+    assert 50 < sliced < 150
 
 
 @pytest.mark.parametrize(
-    ("size", "grid"), [((448, 448), (0, 0)), ((449, 448), (1, 2)), ((4000, 448), (9, 1)), ((448, 4000), (1, 9)), ((900, 900), (2, 2))]
+    ("size", "grid"), [((448, 448), (0, 0)), ((4000, 448), (9, 1)), ((448, 4000), (1, 9)), ((900, 880), (2, 2))]
 )
 def test_known_grids(size: tuple[int, int], grid: tuple[int, int]) -> None:
-    found = plan(*size, RULE).grid
-    if size == (449, 448):
-        assert found in {(1, 2), (2, 1)}
-    else:
-        assert found == grid
+    assert plan(*size, RULE).grid == grid
 
 
 def test_pieces_cover_the_sheet_row_by_row() -> None:
     columns = np.broadcast_to(np.arange(0, 250, dtype=np.uint8)[None, :, None], (125, 250, 3))
     pieces, grid = cut(np.ascontiguousarray(columns), SliceRule(70, 14, 6))
-    assert grid == (3, 2) or grid[0] * grid[1] == len(pieces) - 1
+    assert grid[0] * grid[1] == len(pieces) - 1 and grid[0] > grid[1]
     means = np.array([piece.mean() for piece in pieces[1:]]).reshape(grid[1], grid[0])
     assert (np.diff(means, axis=1) > 10).all()
     np.testing.assert_allclose(means, np.broadcast_to(means[:1], means.shape), atol=1.0)

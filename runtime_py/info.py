@@ -1,0 +1,49 @@
+"""What ``python -m runtime_py info`` says of a package, from its manifest alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from runtime_py.package import Package
+
+
+def describe(package: Package) -> dict[str, Any]:
+    """JSON-able facts of a package."""
+    manifest = package.manifest
+    forms = Counter(row["form"] for row in manifest.get("assignments", {}).values())
+    folders: Counter[str] = Counter()
+    for file in package.files:
+        folders[file.path.split("/")[0] + "/" if "/" in file.path else "."] += file.bytes
+    return {
+        "family": package.family,
+        "variant": package.variant,
+        "target": package.target,
+        "precision": package.precision,
+        "runtime_backend": package.runtime_backend,
+        "backends": sorted(manifest.get("backends", {})),
+        "limits": {"context": package.limits.context, "prefill_chunk": package.limits.prefill_chunk},
+        "layers_by_form": dict(sorted(forms.items())),
+        "files": len(package.files),
+        "bytes": package.size,
+        "bytes_by_folder": dict(sorted(folders.items())),
+        "source": {key: manifest.get("source", {}).get(key) for key in ("id", "revision")},
+        "licence": manifest.get("licence", {}).get("name"),
+        "waivers": manifest.get("waivers", []),
+        "verification": manifest.get("verification", {}).get("verdict"),
+        "edgeproof": manifest.get("edgeproof"),
+        "tools": manifest.get("tools", {}),
+    }
+
+
+def lines(facts: dict[str, Any]) -> list[str]:
+    """The same for people, a line each."""
+
+    def shown(value: Any) -> str:
+        if isinstance(value, dict):
+            return ", ".join(f"{key} {shown(item)}" for key, item in value.items()) or "none"
+        if isinstance(value, list):
+            return ", ".join(shown(item) for item in value) or "none"
+        return f"{value:,}" if isinstance(value, int) else str(value)
+
+    return [f"{key.replace('_', ' '):18} {shown(value)}" for key, value in facts.items()]

@@ -1,0 +1,294 @@
+"""A loaded package that answers: pictures and messages in, text out token by token.
+
+The key/value cache and the picture's features stay between calls. When a prompt begins like the last one, prompt and
+answer together, only the tokens after the common beginning are fed; so a conversation costs its new turn alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from runtime_py import conversation, package, tokenizer
+from runtime_py.backends.base import Backend
+from runtime_py.conversation import Messages
+from runtime_py.errors import PackageError, UsageError
+from runtime_py.generate import Finish, Generation, Overrides, Settings, settings_of
+from runtime_py.preprocess.base import ImageInputs, Layout, Message, Processor
+from runtime_py.preprocess.pictures import Picture
+from runtime_py.session import Recorder, Session
+
+BACKENDS = {"ort": "OrtBackend", "mlc": "MlcBackend", "trt": "TrtBackend"}
+"""Backend name, which is its module under runtime_py/backends, to its class; importing one imports its library."""
+
+
+@dataclass(frozen=True)
+class Token:
+    """One token of an answer; ``text`` may be empty while a character lacks bytes."""
+
+    id: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Where an answer's time went, in seconds; rates are tokens per second.
+
+    Attributes:
+        prompt_tokens: the whole prompt; ``kept_tokens`` of them were in the cache already.
+        image_seconds: preprocessing and vision encoder; 0 when the picture was known.
+        steps: decoder calls after the prefill, ``decode_seconds`` in all.
+        first_token_seconds: from the call to the first token.
+    """
+
+    prompt_tokens: int
+    kept_tokens: int
+    answer_tokens: int
+    steps: int
+    image_seconds: float
+    prefill_seconds: float
+    first_token_seconds: float
+    decode_seconds: float
+
+    @property
+    def prefill_rate(self) -> float:
+        return (self.prompt_tokens - self.kept_tokens) / max(self.prefill_seconds, 1e-9)
+
+    @property
+    def decode_rate(self) -> float:
+        return self.steps / max(self.decode_seconds, 1e-9)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A finished answer. ``text`` is stripped of white space at both ends, as the published chat functions do."""
+
+    text: str
+    ids: tuple[int, ...]
+    finish: Finish
+    timing: Timing
+
+
+class AnswerStream:
+    """Iterates over the answer's `Token`s; ``answer`` is there when the iteration has ended."""
+
+    def __init__(self, tokens: Iterator[Token]) -> None:
+        self._tokens = tokens
+        self.answer: Answer | None = None
+
+    def __iter__(self) -> Iterator[Token]:
+        return self._tokens
+
+
+@dataclass
+class _Memory:
+    """What the cache was filled with: pictures, prompt, and the answer that followed it."""
+
+    pictures: tuple[str, ...] = ()
+    images: list[ImageInputs] = field(default_factory=list)
+    features: list[np.ndarray] = field(default_factory=list)
+    layout: Layout | None = None
+    generation: Generation | None = None
+
+    def fed(self, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Ids of the first ``length`` cached positions, and which of them are image rows."""
+        if self.layout is None or self.generation is None:
+            return np.zeros(0, np.int64), np.zeros(0, bool)
+        answer = np.array(self.generation.ids, dtype=np.int64)
+        ids = np.concatenate([self.layout.input_ids[0], answer])[:length]
+        return ids, np.concatenate([self.layout.image_rows, np.zeros(len(answer), bool)])[:length]
+
+
+class Model:
+    """Answers questions about pictures; made by `load`. Not for use from two threads at once."""
+
+    def __init__(self, source: package.Package, backend: Backend, processor: Processor, words: tokenizer.Tokenizer) -> None:
+        self.package = source
+        self.backend = backend
+        self.processor = processor
+        self.tokenizer = words
+        self.session = Session(backend, processor, source.limits)
+        self._memory = _Memory()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def chat(
+        self,
+        messages: Messages,
+        images: Sequence[Picture] = (),
+        stream: Callable[[str], None] | None = None,
+        overrides: Overrides | None = None,
+    ) -> Answer:
+        """The model's next answer.
+
+        Args:
+            messages: one question, or the turns so far (see runtime_py.conversation.Messages).
+            images: paths, PIL images or uint8 arrays.
+            stream: called with each piece of text as it comes.
+            overrides: sampling and limits apart from the package's defaults.
+        """
+        run = self.generate(messages, images, overrides)
+        for token in run:
+            if stream is not None and token.text:
+                stream(token.text)
+        assert run.answer is not None
+        return run.answer
+
+    def generate(
+        self, messages: Messages, images: Sequence[Picture] = (), overrides: Overrides | None = None
+    ) -> AnswerStream:
+        """The same as `chat`, token by token; the work happens while the result is iterated over."""
+        settings = settings_of(self.package.generation, overrides)
+        turns, pictures = conversation.read(messages, images)
+        run = AnswerStream(iter(()))
+        run._tokens = self._answer(turns, pictures, settings, run)
+        return run
+
+    def reset(self) -> None:
+        """Forget the conversation: cache and picture features."""
+        self.session.reset()
+        self._memory = _Memory()
+
+    def close(self) -> None:
+        self.reset()
+        self.backend.close()
+
+    def record(self, recorder: Recorder | None) -> None:
+        """Send every probe of the following answers to ``recorder`` (see runtime_py.session.Recorder)."""
+        self.session.recorder = recorder
+
+    def prompt_layout(self, turns: Sequence[Message], images: Sequence[ImageInputs]) -> Layout:
+        """The prompt as the decoder will see it, after making sure that it fits the context."""
+        layout = self.processor.layout(self.processor.encode(turns, images), images)
+        self.session.check_room(layout.input_ids.shape[1])
+        return layout
+
+    def _answer(
+        self, turns: list[Message], pictures: list[np.ndarray], settings: Settings, run: AnswerStream
+    ) -> Iterator[Token]:
+        began = time.perf_counter()
+        memory = self._memory
+        keys = tuple(conversation.fingerprint(picture) for picture in pictures)
+        known = keys == memory.pictures
+        images = memory.images if known else self.processor.images(pictures)
+        layout = self.prompt_layout(turns, images)
+        features = memory.features if known else self.session.features(images)
+        seen = time.perf_counter()
+        keep = self._common(memory, layout, known)
+        memory = self._memory = _Memory(keys, images, features)
+        merged = self.session.merge(layout, features)
+        logits = self.session.prefill(merged, layout, "last", keep=keep)
+        generation = Generation(self.session, logits, settings)
+        memory.layout, memory.generation = layout, generation
+        filled = time.perf_counter()
+        pieces: list[str] = []
+        text = self.tokenizer.stream()
+        first = None
+        for token in generation:
+            first = first or time.perf_counter()
+            pieces.append(text.push(token))
+            yield Token(token, pieces[-1])
+            if self._memory is not memory:
+                raise UsageError(
+                    "this answer was left for another one", "one answer at a time", "finish or drop it before the next call"
+                )
+        ended = time.perf_counter()
+        pieces.append(text.finish())
+        assert generation.finish is not None
+        prompt = layout.input_ids.shape[1]
+        timing = Timing(
+            prompt_tokens=prompt,
+            kept_tokens=keep,
+            answer_tokens=len(generation.ids),
+            steps=self.session.length - prompt,
+            image_seconds=0.0 if known else seen - began,
+            prefill_seconds=filled - seen,
+            first_token_seconds=(first or ended) - began,
+            decode_seconds=ended - (first or ended),
+        )
+        run.answer = Answer("".join(pieces).strip(), tuple(generation.ids), generation.finish, timing)
+
+    def _common(self, memory: _Memory, layout: Layout, same_pictures: bool) -> int:
+        """How many leading positions of the cache this prompt can keep; at least its last token is fed again."""
+        fed, rows = memory.fed(self.session.length)
+        count = min(len(fed), layout.input_ids.shape[1] - 1)
+        equal = (fed[:count] == layout.input_ids[0, :count]) & (rows[:count] == layout.image_rows[:count])
+        if not same_pictures:
+            equal &= ~layout.image_rows[:count]
+        keep = count if equal.all() else int(equal.argmin())
+        return keep if self.session.can_keep(layout, keep) else 0
+
+
+def load(
+    path: str | Path,
+    backend: str | None = None,
+    verify: package.Depth = "full",
+    threads: int = 0,
+    providers: Sequence[str] | None = None,
+    selftest: bool = False,
+) -> Model:
+    """Open a package folder, after checking its files.
+
+    Args:
+        backend: ``ort``, ``mlc`` or ``trt``; the manifest's ``runtime_backend`` when None.
+        verify: ``full`` compares every file's SHA-256, ``size`` sizes alone, ``off`` nothing.
+        threads: threads for computing; 0 leaves it to the backend.
+        providers: ONNX Runtime execution providers, best first.
+        selftest: run the package's own sample and refuse a package that answers it otherwise.
+
+    Raises:
+        UsageError, PackageError, MachineError.
+    """
+    found = package.read(path)
+    package.verify(found, verify)
+    words = tokenizer.load(found.folder)
+    engine = open_backend(found, backend, threads, providers)
+    model = Model(found, engine, open_processor(found, words), words)
+    if selftest:
+        from runtime_py.selftest import require
+
+        require(model)
+    return model
+
+
+def open_backend(
+    found: package.Package, backend: str | None = None, threads: int = 0, providers: Sequence[str] | None = None
+) -> Backend:
+    """The backend that runs a package, chosen by the caller or by the manifest."""
+    name = backend or found.runtime_backend
+    if name not in BACKENDS:
+        raise UsageError(f"backend '{name}'", "one of " + ", ".join(BACKENDS), "choose one of them")
+    if threads < 0:
+        raise UsageError(f"{threads} threads", "0 or more", "correct the number")
+    if providers and name != "ort":
+        raise UsageError(f"providers {list(providers)} for backend '{name}'", "backend ort", "leave them out")
+    if threads and name != "ort":
+        raise UsageError(
+            f"{threads} threads for backend '{name}'", "backend ort", "set TVM_NUM_THREADS in the environment for mlc"
+        )
+    make = getattr(importlib.import_module(f"runtime_py.backends.{name}"), BACKENDS[name])
+    choices = {"providers": providers, "threads": threads} if name == "ort" else {}
+    engine: Backend = make(found.folder, found.manifest, **choices)
+    return engine
+
+
+def open_processor(found: package.Package, words: tokenizer.Tokenizer | None) -> Processor:
+    """The family's processor, by the module name in the manifest."""
+    name = found.processor
+    known = name.isidentifier() and (Path(__file__).parent / "preprocess" / f"{name}.py").is_file()
+    module = importlib.import_module(f"runtime_py.preprocess.{name}") if known else None
+    if not hasattr(module, "Processor"):
+        raise PackageError(
+            f"manifest.json names the processor '{name}'", "a module of runtime_py/preprocess", "update edgeproof"
+        )
+    processor: Processor = module.Processor(found.runtime, words)  # type: ignore[union-attr]
+    return processor

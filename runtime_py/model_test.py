@@ -1,0 +1,236 @@
+"""The loaded model over a tiny real causal model in NumPy: conversations, cache reuse, limits, streaming."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from runtime_py import selftest
+from runtime_py.chat import converse
+from runtime_py.conftest import AttentionBackend, minicpm_settings
+from runtime_py.errors import PackageError, UsageError
+from runtime_py.generate import Finish, Overrides
+from runtime_py.model import Model, open_backend, open_processor
+from runtime_py.package import Package
+from runtime_py.preprocess.base import Message
+from runtime_py.preprocess.minicpm_v import Processor
+from runtime_py.session import Limits
+from runtime_py.tokenizer import Tokenizer
+
+GENERATION = {
+    "stop_ids": [2],
+    "temperature": 0.0,
+    "top_p": 0.8,
+    "top_k": 100,
+    "repetition_penalty": 1.0,
+    "max_new_tokens": 12,
+}
+
+
+@pytest.fixture
+def model(tmp_path: Path, words: Tokenizer) -> Model:
+    found = Package(
+        folder=tmp_path,
+        manifest={},
+        family="minicpm-v",
+        variant="1.0",
+        target="cpu",
+        precision="fp32",
+        runtime_backend="ort",
+        processor="minicpm_v",
+        runtime=minicpm_settings(),
+        generation=GENERATION,
+        limits=Limits(160, 7),
+        contracts={},
+        files=(),
+    )
+    return Model(found, AttentionBackend(len(words.pieces)), Processor(minicpm_settings(), words), words)
+
+
+def _calls(model: Model) -> list[int]:
+    assert isinstance(model.backend, AttentionBackend)
+    return model.backend.calls
+
+
+def test_streamed_pieces_are_the_answer(model: Model, picture: np.ndarray) -> None:
+    pieces: list[str] = []
+    answer = model.chat("What colour?", [picture], pieces.append)
+    assert answer.finish is Finish.LENGTH and len(answer.ids) == 12
+    assert answer.text == model.tokenizer.decode(answer.ids).strip()
+    assert "".join(pieces).strip() in answer.text and pieces
+    run = model.generate("What colour?", [picture])
+    assert [token.id for token in run] == list(answer.ids)
+    assert run.answer is not None and run.answer.ids == answer.ids
+
+
+def test_the_second_turn_feeds_its_new_tokens_alone(model: Model, picture: np.ndarray) -> None:
+    first = model.chat("What colour?", [picture])
+    turns = [Message("user", "What colour?", (0,)), Message("assistant", first.text), Message("user", "How many?")]
+    fresh = Model(model.package, AttentionBackend(len(model.tokenizer.pieces)), model.processor, model.tokenizer)
+    expected = fresh.chat(turns, [picture])
+    _calls(model).clear()
+    second = model.chat(turns, [picture])
+    assert second.ids == expected.ids
+    assert second.timing.kept_tokens >= first.timing.prompt_tokens
+    assert sum(_calls(model)) == second.timing.prompt_tokens - second.timing.kept_tokens + second.timing.steps
+    assert second.timing.image_seconds == 0.0
+
+
+def test_another_picture_keeps_nothing_behind_its_first_row(model: Model, picture: np.ndarray) -> None:
+    model.chat("What colour?", [picture])
+    other = 255 - picture
+    answer = model.chat("What colour?", [other])
+    start = model.processor.encode([Message("user", "", (0,))], model.processor.images([other]))[0].tolist().index(101) + 1
+    assert answer.timing.kept_tokens == start
+    fresh = Model(model.package, AttentionBackend(len(model.tokenizer.pieces)), model.processor, model.tokenizer)
+    assert answer.ids == fresh.chat("What colour?", [other]).ids
+
+
+def test_the_same_question_again_gives_the_same_answer(model: Model, picture: np.ndarray) -> None:
+    first = model.chat("What colour?", [picture])
+    second = model.chat("What colour?", [picture])
+    assert second.ids == first.ids and second.timing.kept_tokens == first.timing.prompt_tokens - 1
+
+
+def test_a_backend_that_cannot_rewind_starts_again(model: Model) -> None:
+    class Forward:
+        """The same model without rewind."""
+
+        name = "numpy"
+
+        def __init__(self, inner: AttentionBackend) -> None:
+            self.run, self.start, self.forward, self.close = inner.run, inner.start, inner.forward, inner.close
+
+    stiff = Model(model.package, Forward(AttentionBackend(len(model.tokenizer.pieces))), model.processor, model.tokenizer)
+    first = stiff.chat("What colour?")
+    assert stiff.chat("What shape?").timing.kept_tokens == 0
+    assert stiff.chat("What colour?").ids == first.ids
+
+
+def test_stop_tokens_end_the_answer_unseen(model: Model) -> None:
+    answer = model.chat("What colour?")
+    stop = answer.ids[3]
+    place = answer.ids.index(stop)
+    stopped = model.chat("What colour?", overrides=Overrides(stop_ids=(stop,)))
+    assert stopped.ids == answer.ids[:place] and stopped.finish is Finish.STOP
+
+
+def test_the_context_ends_the_answer(model: Model) -> None:
+    model.package = replace(model.package, limits=Limits(30, 7))
+    short = Model(model.package, model.backend, model.processor, model.tokenizer)
+    answer = short.chat("red", overrides=Overrides(max_new_tokens=500))
+    assert answer.finish is Finish.CONTEXT
+    assert answer.timing.prompt_tokens + len(answer.ids) == 31
+    _calls(model).clear()
+    with pytest.raises(UsageError, match="at most 30"):
+        short.chat("red " * 60)
+    assert _calls(model) == []
+
+
+def test_sampling_is_repeatable_by_seed(model: Model) -> None:
+    def ask(seed: int) -> tuple[int, ...]:
+        return model.chat("red?", overrides=Overrides(temperature=1.5, seed=seed, top_k=0, top_p=1.0)).ids
+
+    assert ask(1) == ask(1)
+    assert len({ask(seed) for seed in range(4)}) > 1
+
+
+def test_an_abandoned_answer_does_not_disturb_the_next(model: Model) -> None:
+    expected = model.chat("What colour?").ids
+    model.reset()
+    left = iter(model.generate("How many shapes?"))
+    next(left)
+    next(left)
+    assert model.chat("What colour?").ids == expected
+    with pytest.raises(UsageError, match="left for another"):
+        next(left)
+    assert model.chat("What colour?").ids == expected
+
+
+def test_message_forms_are_equal(model: Model, picture: np.ndarray, tmp_path: Path) -> None:
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    expected = model.chat("red?", [picture]).ids
+    parts = [{"type": "image"}, {"type": "text", "text": "red?"}]
+    own = [{"type": "image", "image": str(tmp_path / "a.png")}, {"type": "text", "text": "red?"}]
+    for messages, images in (
+        ([{"role": "user", "content": "red?"}], [tmp_path / "a.png"]),
+        ([{"role": "user", "content": parts}], [Image.fromarray(picture)]),
+        ([{"role": "user", "content": own}], []),
+        ([Message("user", "red?", (0,))], [picture]),
+    ):
+        assert model.chat(messages, images).ids == expected  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "messages", [[], [{"role": "user"}], [{"content": "x"}], [{"role": "user", "content": [{"type": "sound"}]}], ["x"]]
+)
+def test_other_messages_are_refused(model: Model, messages: list[object]) -> None:
+    with pytest.raises(UsageError):
+        model.chat(messages)  # type: ignore[arg-type]
+
+
+def test_more_image_parts_than_pictures_are_refused(model: Model) -> None:
+    with pytest.raises(UsageError, match="more than the 0 pictures"):
+        model.chat([{"role": "user", "content": [{"type": "image"}]}])
+
+
+def test_unknown_backends_and_processors_are_refused(model: Model) -> None:
+    with pytest.raises(UsageError, match="backend 'coreml'"):
+        open_backend(model.package, "coreml")
+    for name in ("no_such", "../model", "base.os"):
+        with pytest.raises(PackageError, match="processor"):
+            open_processor(replace(model.package, processor=name), None)
+
+
+def test_selftest_compares_the_reference_tokens(model: Model, picture: np.ndarray) -> None:
+    assert selftest.require(model) is None
+    paths = selftest.write_sample(model.package.folder, picture, "red?")
+    assert [path.as_posix() for path in paths] == ["selftest/image.png", "selftest/sample.json"]
+    sample = selftest.read_sample(model.package.folder)
+    assert sample is not None
+    outcome = selftest.run(model, sample)
+    assert outcome.passed is None and len(outcome.ids) == 16
+    selftest.write_sample(model.package.folder, picture, "red?", outcome.ids)
+    passed = selftest.require(model)
+    assert passed is not None and passed.passed and passed.equal == 16
+    wrong = [*outcome.ids[:5], (outcome.ids[5] + 1) % 200, *outcome.ids[6:]]
+    selftest.write_sample(model.package.folder, picture, "red?", wrong, agree=5)
+    assert selftest.require(model) is not None
+    selftest.write_sample(model.package.folder, picture, "red?", wrong)
+    with pytest.raises(PackageError, match="after 5 tokens"):
+        selftest.require(model)
+
+
+@pytest.mark.parametrize("content", ["{", '{"image": "../../x.png", "prompt": "a"}', '{"prompt": "a"}'])
+def test_damaged_samples_are_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "selftest").mkdir()
+    (tmp_path / "selftest" / "sample.json").write_text(content)
+    with pytest.raises(PackageError, match=r"sample\.json"):
+        selftest.read_sample(tmp_path)
+
+
+def test_conversation_from_a_pipe(
+    model: Model, picture: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a picture.png"
+    Image.fromarray(picture).save(path)
+    script = f"/image {path}\nWhat colour?\n\nHow many?\n/image {tmp_path}/none.png\n/reset\nred\n/exit\nnever\n"
+    out = io.StringIO()
+    code = converse(model, [], None, Overrides(), True, io.StringIO(script), out)
+    rows = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert len(rows) == 3
+    assert rows[1]["timing"]["kept_tokens"] >= rows[0]["timing"]["prompt_tokens"]
+    assert rows[2]["timing"]["kept_tokens"] == 0
+    assert code == 2 and "none.png is no file" in capsys.readouterr().err
+
+
+def test_one_prompt_streams_to_the_output(model: Model) -> None:
+    out = io.StringIO()
+    assert converse(model, [], "What colour?", Overrides(), False, io.StringIO(), out) == 0
+    assert out.getvalue().strip() == model.chat("What colour?").text

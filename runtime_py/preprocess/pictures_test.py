@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from runtime_py.errors import ImageError
+from runtime_py.preprocess.pictures import EXIF_ORIENTATION, open_picture
+
+RED, BLUE = (200, 10, 20), (5, 30, 220)
+
+
+def _two_tone() -> Image.Image:
+    image = Image.new("RGB", (8, 4), RED)
+    image.paste(BLUE, (4, 0, 8, 4))
+    return image
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "CMYK"])
+def test_colour_modes_become_rgb(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / ("a.tiff" if mode == "CMYK" else "a.png")
+    _two_tone().convert(mode).save(path)
+    found = open_picture(path)
+    assert found.dtype == np.uint8 and found.shape == (4, 8, 3)
+    np.testing.assert_allclose(found[0, 0], RED, atol=2)
+    np.testing.assert_allclose(found[0, 7], BLUE, atol=2)
+
+
+def test_alpha_is_dropped_not_blended(tmp_path: Path) -> None:
+    Image.new("RGBA", (2, 2), (*RED, 0)).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(open_picture(tmp_path / "a.png")[0, 0], RED)
+
+
+def test_palette_and_grey_with_alpha(tmp_path: Path) -> None:
+    _two_tone().convert("P", palette=Image.Palette.ADAPTIVE).save(tmp_path / "p.png")
+    np.testing.assert_array_equal(open_picture(tmp_path / "p.png")[0, 7], BLUE)
+    Image.new("LA", (2, 2), (77, 10)).save(tmp_path / "la.png")
+    np.testing.assert_array_equal(open_picture(tmp_path / "la.png")[0, 0], (77, 77, 77))
+
+
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 32896, 65535]], dtype=np.uint16)).save(tmp_path / "deep.png")
+    np.testing.assert_array_equal(open_picture(tmp_path / "deep.png")[0, :, 0], [0, 128, 255])
+
+
+def test_exif_orientation_is_ignored_as_published(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = 6
+    _two_tone().save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    assert open_picture(tmp_path / "turned.jpg").shape == (4, 8, 3)
+
+
+def test_an_animation_gives_its_first_frame(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (3, 3), colour) for colour in (RED, BLUE)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    np.testing.assert_allclose(open_picture(tmp_path / "a.gif")[0, 0], RED, atol=1)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 10000), (10000, 1)])
+def test_extreme_sizes_open(tmp_path: Path, size: tuple[int, int]) -> None:
+    Image.new("RGB", size, RED).save(tmp_path / "a.png")
+    assert open_picture(tmp_path / "a.png").shape == (size[1], size[0], 3)
+
+
+def test_arrays_and_images_are_taken(picture: np.ndarray) -> None:
+    np.testing.assert_array_equal(open_picture(picture), picture)
+    np.testing.assert_array_equal(open_picture(Image.fromarray(picture)), picture)
+    grey = picture[..., 0]
+    for form in (grey, grey[..., None]):
+        np.testing.assert_array_equal(open_picture(form), np.stack([grey] * 3, -1))
+    np.testing.assert_array_equal(open_picture(np.dstack([picture, grey])), picture)
+
+
+def _png_header(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds no pixels."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("size", [(10000, 10000), (60000, 60000)])
+def test_a_picture_of_many_pixels_is_refused_from_its_header(tmp_path: Path, size: tuple[int, int]) -> None:
+    (tmp_path / "bomb.png").write_bytes(_png_header(*size))
+    with pytest.raises(ImageError, match="too large") as caught:
+        open_picture(tmp_path / "bomb.png")
+    assert "64,000,000" in str(caught.value)
+
+
+def test_bad_files_are_named(tmp_path: Path) -> None:
+    empty, text, cut, head = (tmp_path / name for name in ("empty.png", "text.png", "cut.jpg", "head.jpg"))
+    empty.touch()
+    text.write_text("no image")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(cut, quality=95)
+    whole = cut.read_bytes()
+    cut.write_bytes(whole[: len(whole) // 2])
+    head.write_bytes(whole[:100])
+    cases = {
+        empty: "0 bytes",
+        text: "cannot be read",
+        cut: "damaged",
+        head: "cannot be read",
+        tmp_path / "no.png": "no file",
+    }
+    for path, words in cases.items():
+        with pytest.raises(ImageError, match=words) as caught:
+            open_picture(path)
+        assert path.name in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP", "DDS", "JPEG2000"])
+def test_random_damage_gives_a_picture_or_one_kind_of_error(tmp_path: Path, picture: np.ndarray, kind: str) -> None:
+    path = tmp_path / "whole"
+    Image.fromarray(picture).save(path, kind)
+    whole, draw = path.read_bytes(), np.random.default_rng(5)
+    refused = 0
+    for _ in range(60):
+        damaged = bytearray(whole[: int(draw.integers(1, len(whole) + 1))])
+        for place in draw.integers(0, min(len(damaged), 200), 3):
+            damaged[place] = int(draw.integers(256))
+        path.write_bytes(damaged)
+        try:
+            assert open_picture(path).shape[2] == 3
+        except ImageError:
+            refused += 1
+    assert refused > 10
+
+
+@pytest.mark.parametrize(
+    "array", [np.zeros((4, 4, 3)), np.zeros((3, 4, 5), np.uint8), np.zeros((4,), np.uint8), np.zeros((0, 4, 3), np.uint8)]
+)
+def test_other_arrays_are_refused(array: np.ndarray) -> None:
+    with pytest.raises(ImageError):
+        open_picture(array)
+    with pytest.raises(ImageError, match="too large"):
+        open_picture(np.zeros((10, 11, 3), np.uint8), max_pixels=100)

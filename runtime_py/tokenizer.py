@@ -1,0 +1,213 @@
+"""One tokenizer interface over the two published forms: SentencePiece ``tokenizer.model`` and ``tokenizer.json``.
+
+Encoding is the library's own, without tokens added at either end. Decoding maps every id to bytes and joins them, the
+same for both forms, so that an answer can be shown token by token without ever cutting a character.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from runtime_py.errors import PackageError
+
+_SPACE = "\u2581"
+_BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
+
+
+class Tokenizer:
+    """Text to ids and back; implements runtime_py.preprocess.base.TokenizerLike.
+
+    Args:
+        encode: text to ids.
+        pieces: the bytes each id stands for; empty for control tokens, which never show in an answer.
+        ids: token text to id, added tokens included.
+        leading_space: the form puts a space in front of every text, which decoding takes off again.
+    """
+
+    def __init__(
+        self, encode: Callable[[str], list[int]], pieces: Sequence[bytes], ids: Mapping[str, int], leading_space: bool
+    ) -> None:
+        self._encode = encode
+        self.pieces = pieces
+        self.ids = ids
+        self.leading_space = leading_space
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of ``text``; special tokens written in it become their ids, as in the published tokenizers."""
+        return self._encode(text.encode("utf-8", "replace").decode("utf-8"))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ``ids`` without control tokens; bytes that are no UTF-8 become U+FFFD."""
+        stream = TokenStream(self)
+        return "".join(stream.push(token) for token in ids) + stream.finish()
+
+    def token_id(self, token: str) -> int | None:
+        """The id of one token by its exact text, or None."""
+        return self.ids.get(token)
+
+    def stream(self) -> TokenStream:
+        return TokenStream(self)
+
+
+class TokenStream:
+    """Decodes ids one at a time; what it returns, joined, is what `Tokenizer.decode` returns for all of them."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._pieces = tokenizer.pieces
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._trim = tokenizer.leading_space
+
+    def push(self, token: int) -> str:
+        """The text that ``token`` completes; empty while a character lacks bytes."""
+        return self._trimmed(self._decoder.decode(self._pieces[token] if 0 <= token < len(self._pieces) else b""))
+
+    def finish(self) -> str:
+        """Whatever is left when no token follows."""
+        return self._trimmed(self._decoder.decode(b"", final=True))
+
+    def _trimmed(self, text: str) -> str:
+        if self._trim and text:
+            self._trim = False
+            return text.removeprefix(" ")
+        return text
+
+
+def load(folder: Path) -> Tokenizer:
+    """The tokenizer of a checkpoint or package folder; ``tokenizer.model`` is preferred, being the published original.
+
+    Raises:
+        PackageError: there is none, or it cannot be read.
+    """
+    for name, reader in (("tokenizer.model", read_sentencepiece), ("tokenizer.json", read_json)):
+        path = folder / name
+        if path.is_file():
+            try:
+                return reader(path)
+            except PackageError:
+                raise
+            except Exception as error:  # both libraries raise bare RuntimeError, OSError and Exception
+                raise PackageError(
+                    f"{path} cannot be read: {error}", "a tokenizer file", "restore the file, or export again"
+                ) from error
+    raise PackageError(
+        f"{folder} has no tokenizer", "tokenizer.model or tokenizer.json", "copy the checkpoint's tokenizer files into it"
+    )
+
+
+def read_sentencepiece(path: Path) -> Tokenizer:
+    """A SentencePiece model, with the added tokens of ``tokenizer_config.json`` and ``added_tokens.json`` beside it."""
+    from sentencepiece import SentencePieceProcessor
+
+    model = SentencePieceProcessor(model_file=str(path))
+    count = model.get_piece_size()
+    texts: list[str] = model.id_to_piece(list(range(count)))
+    added = added_tokens(path.parent)
+    control = {index for index in range(count) if model.is_control(index) or model.is_unknown(index)}
+    ids = {text: index for index, text in enumerate(texts)} | added
+    size = max([count, *(index + 1 for index in added.values())])
+    pieces = [b""] * size
+    for index, text in enumerate(texts):
+        if index not in control:
+            pieces[index] = _piece_bytes(text, model.is_byte(index))
+    for text, index in added.items():
+        if index not in control:
+            pieces[index] = text.encode()
+    prefixed = model.encode("a", out_type=str)[0].startswith(_SPACE)
+    marked = {texts[index]: index for index in control} | added
+    return Tokenizer(_split_at(marked, model.encode), pieces, ids, prefixed)
+
+
+def _piece_bytes(text: str, is_byte: bool) -> bytes:
+    return bytes([int(text[3:5], 16)]) if is_byte else text.replace(_SPACE, " ").encode()
+
+
+def _split_at(tokens: Mapping[str, int], encode: Callable[[str], list[int]]) -> Callable[[str], list[int]]:
+    """An encoder that takes ``tokens`` out first, the longest that matches at the leftmost place."""
+    longest_first = sorted(tokens, key=len, reverse=True)
+    pattern = re.compile("(" + "|".join(re.escape(token) for token in longest_first) + ")") if tokens else None
+
+    def split_encode(text: str) -> list[int]:
+        if pattern is None:
+            return encode(text)
+        ids: list[int] = []
+        for part in pattern.split(text):
+            if part in tokens:
+                ids.append(tokens[part])
+            elif part:
+                ids += encode(part)
+        return ids
+
+    return split_encode
+
+
+def added_tokens(folder: Path) -> dict[str, int]:
+    """Text to id of the tokens that a checkpoint adds to, or renames in, its SentencePiece model."""
+    found: dict[str, int] = {}
+    for name in ("added_tokens.json", "tokenizer_config.json"):
+        path = folder / name
+        if not path.is_file():
+            continue
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if name == "added_tokens.json":
+            found |= {str(text): int(index) for text, index in value.items()}
+        else:
+            rows = value.get("added_tokens_decoder", {})
+            found |= {row["content"]: int(index) for index, row in rows.items()}
+    return found
+
+
+def read_json(path: Path) -> Tokenizer:
+    """A ``tokenizer.json`` of the tokenizers library whose decoder works on bytes (byte-level or byte-fallback)."""
+    from tokenizers import Tokenizer as Library
+
+    library = Library.from_str(path.read_text(encoding="utf-8"))
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    kinds = list(_decoder_kinds(settings.get("decoder")))
+    if "ByteLevel" in kinds:
+        alphabet = _byte_level_alphabet()
+
+        def to_bytes(text: str) -> bytes:
+            return bytes(alphabet[letter] for letter in text)
+    elif {"ByteFallback", "Metaspace", "Replace"} & set(kinds):
+
+        def to_bytes(text: str) -> bytes:
+            return _piece_bytes(text, _BYTE_PIECE.fullmatch(text) is not None)
+    else:
+        raise PackageError(
+            f"{path} decodes by {kinds or 'nothing'}", "a byte-level or byte-fallback decoder", "convert the tokenizer"
+        )
+    vocabulary: dict[str, int] = library.get_vocab(with_added_tokens=True)
+    added = {row["content"]: row for row in settings.get("added_tokens", [])}
+    pieces = [b""] * (max(vocabulary.values()) + 1)
+    for text, index in vocabulary.items():
+        row = added.get(text)
+        if row is None:
+            pieces[index] = to_bytes(text)
+        elif not row.get("special", False):
+            pieces[index] = text.encode()
+    leading = "Strip" in kinds or any(
+        part.get("prepend_scheme") in {"always", "first"} for part in _decoder_parts(settings.get("decoder"))
+    )
+    return Tokenizer(lambda text: library.encode(text, add_special_tokens=False).ids, pieces, vocabulary, leading)
+
+
+def _decoder_parts(decoder: Mapping[str, Any] | None) -> Iterable[Mapping[str, Any]]:
+    if decoder is None:
+        return []
+    return decoder["decoders"] if decoder["type"] == "Sequence" else [decoder]
+
+
+def _decoder_kinds(decoder: Mapping[str, Any] | None) -> Iterable[str]:
+    return (part["type"] for part in _decoder_parts(decoder))
+
+
+def _byte_level_alphabet() -> dict[str, int]:
+    """The printable stand-in of every byte in byte-level vocabularies (openai/gpt-2: src/encoder.py)."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + place): byte for place, byte in enumerate(others)}

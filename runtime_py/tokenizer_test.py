@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from runtime_py import tokenizer
+from runtime_py.conftest import train_sentencepiece
+from runtime_py.errors import PackageError
+from runtime_py.tokenizer import Tokenizer
+
+texts = st.text(st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from("圆形红 <>shape\n\t▁😀")), max_size=40)
+many = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@many
+@given(texts)
+def test_decoding_gives_the_text_back(words: Tokenizer, text: str) -> None:
+    hidden = text.replace("\u2581", " ")
+    for mark in ("<unk>", "<s>", "</s>"):
+        hidden = hidden.replace(mark, "")
+    assert words.decode(words.encode(text)) == hidden
+
+
+@many
+@given(st.lists(st.integers(0, 400), max_size=40))
+def test_streaming_never_cuts_a_character(words: Tokenizer, ids: list[int]) -> None:
+    stream = words.stream()
+    pieces = [stream.push(token) for token in ids]
+    assert "".join(pieces) + stream.finish() == words.decode(ids)
+    assert words.decode(ids) == b"".join(words.pieces[token] for token in ids).decode("utf-8", "replace")
+
+
+def test_a_character_of_several_tokens_appears_with_its_last(words: Tokenizer) -> None:
+    ids = words.encode("龘😀")
+    assert len(ids) == 7
+    stream = words.stream()
+    assert [stream.push(token) for token in ids] == ["", "", "龘", "", "", "", "😀"]
+    half = words.stream()
+    assert [half.push(token) for token in ids[:2]] == ["", ""]
+    assert half.finish() == "\ufffd"
+
+
+def test_user_mark_is_ordinary_text_and_special_tokens_are_one_id(words: Tokenizer) -> None:
+    assert words.encode("<image><unk></image>\n</s>") == [101, 0, 102, 5, 2]
+    assert len(words.encode("<用户>")) > 1
+    assert words.token_id("</slice>") == 112 and words.token_id("no such token") is None
+    assert words.decode([1, 101, 0, 2]) == "<image>"
+
+
+def test_no_space_is_put_in_front_unless_the_model_does(tmp_path: Path, words: Tokenizer) -> None:
+    assert words.decode(words.encode(" red")) == " red"
+    assert words.encode("red") != words.encode(" red")
+    prefixed = tokenizer.read_sentencepiece(train_sentencepiece(tmp_path / "tokenizer.model", dummy_prefix=True))
+    assert prefixed.leading_space
+    assert prefixed.decode(prefixed.encode("red ball")) == "red ball"
+    assert prefixed.decode(prefixed.encode(" red")) == " red"
+
+
+def test_added_tokens_beside_the_model_are_honoured(tmp_path: Path, sentencepiece_file: Path) -> None:
+    (tmp_path / "tokenizer.model").write_bytes(sentencepiece_file.read_bytes())
+    size = len(tokenizer.read_sentencepiece(sentencepiece_file).pieces)
+    rows = {"111": {"content": "<cut>"}, str(size): {"content": "<new>"}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": rows}))
+    found = tokenizer.load(tmp_path)
+    assert found.encode("<cut>a<new>")[::2] == [111, size]
+    assert found.decode([111, size]) == "<cut><new>"
+
+
+def test_byte_level_vocabularies_decode() -> None:
+    folder = Path(__file__).parents[1] / "parity_tests" / "goldens" / "mlc-llama" / "checkpoint"
+    if "ByteLevel" not in (folder / "tokenizer.json").read_text(encoding="utf-8"):
+        pytest.skip("that golden's tokenizer is not byte-level")
+    found = tokenizer.load(folder)
+    assert found.decode(found.encode("Hello, 世界 😀")) == "Hello, 世界 😀"
+
+
+def test_trained_byte_level_vocabulary_round_trips(tmp_path: Path) -> None:
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    library = tokenizers.Tokenizer(models.BPE())
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    library.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=["<|end|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    library.train_from_iterator(["the red shape", "红色的圆形"], trainer)
+    library.save(str(tmp_path / "tokenizer.json"))
+    found = tokenizer.load(tmp_path)
+    text = "the 红 shape\n😀é"
+    assert found.decode(found.encode(text)) == text == library.decode(library.encode(text).ids)
+    end = found.token_id("<|end|>")
+    assert found.encode("a<|end|>")[-1] == end and found.decode([end or 0]) == ""
+
+
+@pytest.mark.parametrize("name", ["tokenizer.model", "tokenizer.json"])
+def test_damaged_files_are_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"\x0a\xff\xff no tokenizer")
+    with pytest.raises(PackageError, match=name):
+        tokenizer.load(tmp_path)
+
+
+def test_a_folder_without_tokenizer_is_named(tmp_path: Path) -> None:
+    with pytest.raises(PackageError, match="no tokenizer"):
+        tokenizer.load(tmp_path)
