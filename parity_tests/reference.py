@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from calibrate.codes import WeightProvider
 from export.modules.build import build_stage
-from export.modules.kernels import Kernels
+from export.modules.kernels import CachedAttention, Kernels
 from export.specs import ModelSpec
 from export.stages import contracts
+from parity_tests.arithmetic import PLAIN, Arithmetic, ArithmeticKernels, StoredWeights
 from runtime_py.backends.base import Arrays
 from runtime_py.contracts import DECODER, STAGES
 
@@ -34,10 +35,12 @@ class Watched:
     Attributes:
         blocks: stage to outputs of its blocks, of the last call.
         calls: stage to (inputs, output) of its first call.
+        inside: whether modules within blocks are kept too.
     """
 
     blocks: dict[str, BlockOutputs] = field(default_factory=lambda: {stage: {} for stage in STAGES})
     calls: dict[str, tuple[Arrays, np.ndarray]] = field(default_factory=dict)
+    inside: bool = False
 
 
 @dataclass
@@ -57,14 +60,22 @@ class TorchBackend:
         weights: parameters by canonical name; a WeightMap, or DequantisedWeights for the reference of an int4 package.
         dtype: what the parameters and activations are held in; the border is float32 whatever it is.
         device: ``cpu``, or ``cuda`` where there is one.
+        arithmetic: roundings that a package's kernels make on purpose and this reference is to make too.
     """
 
     name = "torch"
 
     def __init__(
-        self, spec: ModelSpec, weights: WeightProvider, dtype: torch.dtype = torch.float32, device: str = "cpu"
+        self,
+        spec: ModelSpec,
+        weights: WeightProvider,
+        dtype: torch.dtype = torch.float32,
+        device: str = "cpu",
+        arithmetic: Arithmetic = PLAIN,
     ) -> None:
-        self.spec, self.weights, self.dtype, self.device = spec, weights, dtype, torch.device(device)
+        self.spec, self.dtype, self.device = spec, dtype, torch.device(device)
+        self.arithmetic = arithmetic
+        self.weights = StoredWeights(weights, arithmetic.half_weights) if arithmetic.half_weights else weights
         self.contracts = contracts(spec)
         self._stages: dict[str, nn.Module] = {}
         self._watched: Watched | None = None
@@ -73,8 +84,9 @@ class TorchBackend:
         """The module of a stage with its weights, built when first asked for."""
         if stage not in self._stages:
             module = self.build(stage)
-            for name, block in blocks(module).items():
-                block.register_forward_hook(self._recorder(stage, name))
+            top = blocks(module)
+            for name, part in parts(module).items():
+                part.register_forward_hook(self._recorder(stage, name, name in top))
             for owner, first in block_lists(module).items():
                 first.register_forward_pre_hook(self._input_recorder(stage, f"{owner}.input"))
             self._stages[stage] = module.eval()
@@ -88,7 +100,7 @@ class TorchBackend:
         return module
 
     def kernels(self) -> Kernels:
-        return Kernels()
+        return ArithmeticKernels(self.arithmetic)
 
     @torch.inference_mode()
     def run(self, stage: str, inputs: Arrays) -> dict[str, np.ndarray]:
@@ -134,20 +146,24 @@ class TorchBackend:
         return to_numpy(self.weights.tensor(target))
 
     @contextmanager
-    def watch(self) -> Iterator[Watched]:
-        """While inside, every stage's first call and every block's last output are kept."""
-        self._watched = Watched()
+    def watch(self, inside: bool = False) -> Iterator[Watched]:
+        """While inside, every stage's first call and every block's last output are kept.
+
+        Args:
+            inside: also keep the outputs of every module within the blocks, by path (``layers.0.mlp.down``).
+        """
+        self._watched = Watched(inside=inside)
         try:
             yield self._watched
         finally:
             self._watched = None
 
-    def block_outputs(self, stage: str, inputs: Arrays) -> BlockOutputs:
-        """Outputs of a stage's blocks for given stage inputs; the decoder runs on an empty cache."""
-        with self.watch() as seen:
+    def block_outputs(self, stage: str, inputs: Arrays, inside: bool = False) -> BlockOutputs:
+        """Outputs of a stage's blocks (and of what is in them) for given inputs; the decoder runs on an empty cache."""
+        with self.watch(inside) as seen:
             if stage == DECODER:
                 tokens = inputs["inputs_embeds"].shape[1]
-                self.forward(self.start(tokens), inputs, np.array([-1]))
+                self.forward(self.start(tokens), inputs, np.arange(tokens))
             else:
                 self.run(stage, inputs)
         return seen.blocks[stage]
@@ -156,9 +172,9 @@ class TorchBackend:
         tensor = torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
         return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
 
-    def _recorder(self, stage: str, name: str) -> Any:
+    def _recorder(self, stage: str, name: str, is_block: bool) -> Any:
         def record(module: nn.Module, inputs: Any, output: Any) -> None:
-            if self._watched is not None:
+            if self._watched is not None and (is_block or self._watched.inside):
                 self._watched.blocks[stage][name] = to_numpy(output[0] if isinstance(output, tuple) else output)
 
         return record
@@ -174,16 +190,24 @@ class TorchBackend:
 def blocks(stage: nn.Module) -> dict[str, nn.Module]:
     """The blocks of a stage: members of its module lists (``layers.0``) and its other direct children (``norm``).
 
-    A child that is shared by the members of a list (the decoder's attention kernel) is no block of its own.
+    The decoder's attention kernel, which serves all layers, is no block of its own.
     """
     found: dict[str, nn.Module] = {}
     for name, child in stage.named_children():
         if isinstance(child, nn.ModuleList):
             found |= {f"{name}.{index}": member for index, member in enumerate(child)}
-        else:
+        elif not isinstance(child, CachedAttention):
             found[name] = child
-    inner = {id(m) for block in found.values() for m in block.modules() if m is not block}
-    return {name: block for name, block in found.items() if id(block) not in inner}
+    return found
+
+
+def parts(stage: nn.Module) -> dict[str, nn.Module]:
+    """Every module below a stage by path, blocks included; lists and the shared attention kernel are none."""
+    return {
+        name: module
+        for name, module in stage.named_modules()
+        if name and not isinstance(module, nn.ModuleList | CachedAttention)
+    }
 
 
 def block_lists(stage: nn.Module) -> dict[str, nn.Module]:

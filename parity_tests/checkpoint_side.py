@@ -1,0 +1,127 @@
+"""The reference's side of a comparison: a checkpoint opened and built in PyTorch."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runtime_py.contracts import EMBED
+from runtime_py.preprocess.base import Processor, TokenizerLike
+
+if TYPE_CHECKING:
+    from calibrate.codes import WeightProvider
+    from calibrate.spec import Assignment
+    from export.source.weight_map import WeightMap
+    from export.specs import ModelSpec
+    from parity_tests.arithmetic import Arithmetic
+    from parity_tests.candidate import Candidate
+    from parity_tests.reference import TorchBackend
+
+IN_MEMORY_BYTES = 3 << 29
+"""A reference predicted to need more than this (1.5 GiB) is streamed from the checkpoint instead of loaded."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint ready to be built in PyTorch."""
+
+    folder: Path
+    spec: ModelSpec
+    weights: WeightMap
+    processor_name: str
+
+    def processor(self, tokenizer: TokenizerLike | None = None) -> Processor:
+        module = importlib.import_module(f"runtime_py.preprocess.{self.processor_name}")
+        return module.Processor(self.spec.runtime, tokenizer)
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Recognise a checkpoint folder and check every tensor of it.
+
+    Raises:
+        CheckpointError, UnsupportedModelError: see export.registry and export.source.weight_map.
+    """
+    from export.modules.build import parameter_shapes
+    from export.registry import read_config, recognise
+
+    family = recognise(folder)
+    source = family.open_source(folder)
+    spec = family.spec(family.load_config(folder), source)
+    weights = family.weight_map(spec, source)
+    weights.check(parameter_shapes(spec))
+    return Checkpoint(folder, spec, weights, family.processor)
+
+
+def reference(
+    spec: ModelSpec, weights: WeightProvider, device: str = "cpu", arithmetic: Arithmetic | None = None
+) -> TorchBackend:
+    """The reference in float32: whole in memory where that is small, streamed where it is not."""
+    from parity_tests.arithmetic import PLAIN
+    from parity_tests.reference import TorchBackend
+    from parity_tests.streamed_reference import StreamedTorchBackend, full_peak
+
+    if device == "cpu" and full_peak(spec) > IN_MEMORY_BYTES:
+        return StreamedTorchBackend(spec, weights, arithmetic=arithmetic or PLAIN)
+    return TorchBackend(spec, weights, device=device, arithmetic=arithmetic or PLAIN)
+
+
+def dequantised(checkpoint: Checkpoint, rows: Mapping[str, Mapping[str, str]]) -> WeightProvider:
+    """The checkpoint's weights as the package's integers say them; ``rows`` are the manifest's assignments."""
+    from calibrate.codes import DequantisedWeights, RoundToNearest
+    from calibrate.grids import GRIDS
+
+    assignments = assignments_of(checkpoint.spec, rows)
+    codes = RoundToNearest(checkpoint.weights, assignments, GRIDS)
+    return DequantisedWeights(checkpoint.weights, codes, assignments, GRIDS)
+
+
+def assignments_of(spec: ModelSpec, rows: Mapping[str, Mapping[str, str]]) -> dict[str, Assignment]:
+    """The manifest's assignment rows as records."""
+    from calibrate.spec import Assignment, Form
+    from export.modules.build import layer_shapes
+
+    layers = {layer.name: layer for layer in layer_shapes(spec)}
+    return {
+        name: Assignment(layers[name], Form(row["form"]), row["grid"], row.get("reason", ""))
+        for name, row in rows.items()
+        if name in layers
+    }
+
+
+def stored_reference(checkpoint: Checkpoint, candidate: Candidate, device: str = "cpu") -> TorchBackend | None:
+    """The reference that holds a package's own numbers and makes its deliberate roundings; None for exact packages."""
+    rows = candidate.assignments()
+    weights = dequantised(checkpoint, rows) if is_quantised(rows) else checkpoint.weights
+    if weights is checkpoint.weights and not candidate.stores_roundings():
+        return None
+    return reference(checkpoint.spec, weights, device, arithmetic_of(candidate.block, rows, candidate.name))
+
+
+def is_quantised(rows: Mapping[str, Mapping[str, str]]) -> bool:
+    """Whether any layer is stored as integers."""
+    return any(row.get("grid") for row in rows.values())
+
+
+def arithmetic_of(block: Mapping[str, Any], rows: Mapping[str, Mapping[str, str]], backend: str) -> Arithmetic:
+    """The deliberate roundings of the files that run here.
+
+    Args:
+        block: the backend's block of the manifest.
+        rows: the assignments of these files.
+        backend: ``ort`` computes in float32 and names its roundings; the others compute in float16 and are not modelled.
+    """
+    from calibrate.grids import GRIDS
+    from parity_tests.arithmetic import PLAIN, Arithmetic, InputRounding
+
+    if backend != "ort":
+        return PLAIN
+    inputs = {
+        name: InputRounding.UINT8_CALL
+        for name, row in rows.items()
+        if row["grid"] and GRIDS[row["grid"]].group == 0 and not name.startswith(f"{EMBED}.")
+    }
+    halves = frozenset(name for name, row in rows.items() if row["form"] == "fp16" and not row["grid"])
+    return Arithmetic(inputs, block.get("cache") == "float16", halves)

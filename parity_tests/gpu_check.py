@@ -1,0 +1,326 @@
+"""One command for a machine with an NVIDIA GPU: engines and ONNX graphs of a package against PyTorch on the same GPU.
+
+    python -m parity_tests.gpu_check --package out --reference ./checkpoint --report-dir report
+
+Every runner answers the same questions as the float32 reference that holds the package's own weights, and every stage is
+timed beside PyTorch eager in float16. What cannot run is written as not run, with the reason, and never as passed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from parity_tests.cli import Parser
+from parity_tests.probes import PROBES
+from runtime_py.contracts import DECODER, STAGES
+from runtime_py.errors import EdgeproofError, ExitCode, MachineError
+
+if TYPE_CHECKING:
+    from parity_tests.candidate import Candidate
+    from parity_tests.probes import Question, Recording
+    from parity_tests.reference import Watched
+    from runtime_py.backends.base import Backend
+
+log = logging.getLogger("edgeproof.parity")
+
+NO_DEVICE = "no CUDA device"
+NOT_RUN = "not run"
+CUDA = "cuda"
+ENGINES = "TensorRT engines"
+RUNNERS: dict[str, tuple[str, tuple[str, ...] | None]] = {
+    ENGINES: ("trt", None),
+    "onnxruntime CUDA": ("ort", ("CUDAExecutionProvider",)),
+    "onnxruntime TensorRT": ("ort", ("TensorrtExecutionProvider", "CUDAExecutionProvider")),
+}
+"""What is checked: a runtime backend, and for ONNX Runtime its execution providers."""
+
+PREFILL, DECODE = "decoder prefill", "decoder step"
+CALLS = (*(stage for stage in STAGES if stage != DECODER), PREFILL, DECODE)
+"""What is timed."""
+
+STEPS = 16
+WARM, TIMED = 3, 20
+
+
+@dataclass(frozen=True)
+class Row:
+    """One array of one runner; ``status`` is ``pass``, ``fail``, ``reported`` or ``not run``, with the reason."""
+
+    runner: str
+    question: str
+    probe: str
+    status: str
+    max_abs: float | None = None
+    cosine: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Time:
+    """Median milliseconds of one call, arrays in and out of host memory, beside PyTorch eager in float16."""
+
+    runner: str
+    call: str
+    status: str
+    median_ms: float | None = None
+    eager_ms: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything one run found."""
+
+    package: str
+    device: str
+    rows: tuple[Row, ...]
+    times: tuple[Time, ...]
+    environment: Mapping[str, str]
+    exit_code: int
+
+
+def check(package: Path, checkpoint: Path | None) -> Report:
+    """Run everything that can run here.
+
+    Raises:
+        EdgeproofError: the package or the checkpoint cannot be read.
+    """
+    from parity_tests.environment import environment
+    from runtime_py import package as packages
+
+    manifest = packages.read(package).manifest
+    device = _device_name()
+    if not device or checkpoint is None:
+        reason = NO_DEVICE if not device else "no checkpoint was named with --reference"
+        rows = tuple(row for runner in RUNNERS for row in _rows_not_run(runner, reason))
+        times = tuple(time for runner in RUNNERS for time in _times_not_run(runner, reason))
+    else:
+        rows, times = _on_device(package, checkpoint)
+    name = package.resolve().name
+    return Report(name, device or NO_DEVICE, rows, times, environment(manifest), int(_exit_code(rows)))
+
+
+def _exit_code(rows: Sequence[Row]) -> ExitCode:
+    """5 when anything failed, 7 when the engines did not run, else 0; runners that are not installed are named only."""
+    if any(row.status == "fail" for row in rows):
+        return ExitCode.PARITY_FAILED
+    ran = any(row.runner == ENGINES and row.status != NOT_RUN for row in rows)
+    return ExitCode.OK if ran else ExitCode.ENVIRONMENT
+
+
+def _device_name() -> str:
+    """The GPU that the reference can run on, or ""."""
+    import torch
+
+    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else ""
+
+
+def _on_device(package: Path, checkpoint_folder: Path, device: str = CUDA) -> tuple[tuple[Row, ...], tuple[Time, ...]]:
+    """Every runner that this machine has; ``device`` is where the reference runs."""
+    import torch
+
+    from parity_tests.candidate import open_candidate
+    from parity_tests.checkpoint_side import open_checkpoint
+    from parity_tests.package_questions import questions
+    from parity_tests.reference import TorchBackend
+
+    checkpoint = open_checkpoint(checkpoint_folder)
+    on_processor = open_candidate(package, "ort")
+    asked = questions(on_processor.processor, 3, on_processor.limits.context, STEPS)
+    eager = TorchBackend(checkpoint.spec, checkpoint.weights, torch.float16, device)
+    with eager.watch() as watched:
+        _record(eager, on_processor, asked[0], None)
+    eager_times = time_calls(eager, watched)
+    eager.close()
+    rows: list[Row] = []
+    times: list[Time] = []
+    for runner, (name, providers) in RUNNERS.items():
+        try:
+            candidate = _open(on_processor, package, name, providers)
+        except MachineError as error:
+            rows += _rows_not_run(runner, error.what)
+            times += _times_not_run(runner, error.what)
+            continue
+        try:
+            rows += _compare(runner, candidate, checkpoint, asked, device)
+            measured = time_calls(candidate.backend, watched)
+            times += [Time(runner, call, "measured", measured[call], eager_times[call]) for call in CALLS]
+        except Exception as error:  # a runner that breaks is a row, not the end of the others
+            log.debug("%s broke", runner, exc_info=True)
+            rows.append(Row(runner, "", "run", "fail", reason=f"{type(error).__name__}: {error}"))
+            times += _times_not_run(runner, "it broke")
+        finally:
+            candidate.backend.close()
+    return tuple(rows), tuple(times)
+
+
+def _open(base: Candidate, package: Path, name: str, providers: tuple[str, ...] | None) -> Candidate:
+    from runtime_py import package as packages
+    from runtime_py.model import open_backend
+
+    backend: Any = open_backend(packages.read(package), name, providers=providers)
+    if name == "trt":
+        backend.load()
+    return replace(base, name=name, backend=backend)
+
+
+def _compare(runner: str, candidate: Candidate, checkpoint: Any, asked: Sequence[Question], device: str) -> list[Row]:
+    """One runner against the reference with the same stored weights, every probe of every question."""
+    from parity_tests.checkpoint_side import is_quantised, reference, stored_reference
+    from parity_tests.compare import compare_recordings
+    from parity_tests.judge import judge_measurement
+    from parity_tests.results import Comparison
+
+    stored = stored_reference(checkpoint, candidate, device)
+    baseline = stored or reference(checkpoint.spec, checkpoint.weights, device)
+    quantised = is_quantised(candidate.assignments())
+    standard = candidate.implementation_standard() if quantised else candidate.float_standard()
+    rows = []
+    for question in asked:
+        expected = _record(baseline, candidate, question, None)
+        said = _record(candidate.backend, candidate, question, expected.arrays["greedy_ids"])
+        found = compare_recordings(expected, said)
+        comparison = Comparison("gpu", standard, "reference", runner, found, question.name)
+        for measurement in found:
+            judged = judge_measurement(measurement, comparison, checkpoint.spec.family, None)
+            metrics = measurement.metrics
+            rows.append(
+                Row(
+                    runner,
+                    question.name,
+                    measurement.probe,
+                    str(judged.verdict),
+                    metrics.get("max_abs"),
+                    metrics.get("cosine"),
+                    judged.describe() if judged.broken or not metrics else "",
+                )
+            )
+    baseline.close()
+    return rows
+
+
+def _record(backend: Backend, candidate: Candidate, question: Question, forced: np.ndarray | None) -> Recording:
+    from parity_tests.probes import record
+
+    return record(backend, candidate.processor, candidate.limits, question, STEPS, forced)
+
+
+def time_calls(backend: Backend, watched: Watched) -> dict[str, float]:
+    """Median milliseconds of every call, with the inputs that the watched reference was given."""
+    found = {}
+    for stage in STAGES:
+        if stage != DECODER:
+            inputs = watched.calls[stage][0]
+            found[stage] = median_ms(partial(backend.run, stage, inputs))
+    prompt = watched.calls[DECODER][0]
+    tokens = prompt["inputs_embeds"].shape[1]
+    last = np.array([-1], np.int64)
+    single = {name: array[..., -1:] if name == "position_ids" else array for name, array in prompt.items()}
+    single["inputs_embeds"] = prompt["inputs_embeds"][:, -1:]
+
+    def prefill() -> None:
+        backend.forward(backend.start(tokens), prompt, last)
+
+    found[PREFILL] = median_ms(prefill)
+    state = backend.start(tokens + WARM + TIMED)
+    backend.forward(state, prompt, last)
+    found[DECODE] = median_ms(lambda: backend.forward(state, single, last))
+    return found
+
+
+def median_ms(call: Callable[[], object]) -> float:
+    """Median of TIMED calls after WARM ones. Every call ends with its results in host memory, so none is cut short."""
+    for _ in range(WARM):
+        call()
+    seconds = []
+    for _ in range(TIMED):
+        began = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - began)
+    return 1000 * statistics.median(seconds)
+
+
+def _rows_not_run(runner: str, reason: str) -> list[Row]:
+    return [Row(runner, "", probe, NOT_RUN, reason=reason) for probe in PROBES]
+
+
+def _times_not_run(runner: str, reason: str) -> list[Time]:
+    return [Time(runner, call, NOT_RUN, reason=reason) for call in CALLS]
+
+
+def markdown(report: Report) -> str:
+    """The report as Markdown tables."""
+
+    def figure(value: float | None) -> str:
+        return "" if value is None else f"{value:.4g}"
+
+    lines = [f"# GPU check of {report.package}", "", f"Device: {report.device}", ""]
+    lines += ["| runner | question | array | status | max abs | cosine | remark |", "|---|---|---|---|---|---|---|"]
+    for row in report.rows:
+        figures = (figure(row.max_abs), figure(row.cosine))
+        lines.append(_table_row(row.runner, row.question, row.probe, row.status, *figures, row.reason))
+    lines += ["", "Median milliseconds, arrays in and out of host memory:", ""]
+    lines += ["| runner | call | status | median | PyTorch eager fp16 | remark |", "|---|---|---|---|---|---|"]
+    for entry in report.times:
+        figures = (figure(entry.median_ms), figure(entry.eager_ms))
+        lines.append(_table_row(entry.runner, entry.call, entry.status, *figures, entry.reason))
+    lines += ["", "Made with:", "", *(f"- {name} {version}" for name, version in report.environment.items()), ""]
+    return "\n".join(lines)
+
+
+def _table_row(*cells: str) -> str:
+    return "| " + " | ".join(" ".join(cell.split()).replace("|", "/") for cell in cells) + " |"
+
+
+def write(report: Report, folder: Path) -> None:
+    """Write gpu_check.json and gpu_check.md."""
+    folder.mkdir(parents=True, exist_ok=True)
+    value = json.dumps(asdict(report), indent=1, ensure_ascii=False) + "\n"
+    for name, text in (("gpu_check.json", value), ("gpu_check.md", markdown(report))):
+        partial = folder / f"{name}.partial"
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(folder / name)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags of ``python -m parity_tests.gpu_check``."""
+    made = Parser(
+        prog="python -m parity_tests.gpu_check",
+        description="Run a desktop-gpu package on this machine's GPU and hold it against PyTorch on the same GPU.",
+        epilog="exit codes: 0 the engines ran within tolerance, 5 outside tolerance, 7 the engines did not run",
+    )
+    made.add_argument("--package", type=Path, required=True, metavar="DIR", help="a package exported for desktop-gpu")
+    made.add_argument("--reference", type=Path, metavar="DIR", help="the checkpoint it was made from")
+    made.add_argument("--report-dir", type=Path, metavar="DIR", help="write gpu_check.json and gpu_check.md here")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
+    try:
+        options = parser().parse_args(sys.argv[1:] if arguments is None else arguments)
+        report = check(options.package, options.reference)
+        if options.report_dir is not None:
+            write(report, options.report_dir)
+        sys.stdout.write(markdown(report))
+        return report.exit_code
+    except EdgeproofError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return int(error.exit_code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""Who may import whom, read from the source of every module; docs/design.md states the rules."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("runtime_py", "targets", "calibrate", "export", "parity_tests")
+HEAVY = (
+    "torch",
+    "onnx",
+    "onnxscript",
+    "onnx_ir",
+    "onnxruntime",
+    "tensorrt",
+    "tensorrt_rtx",
+    "tvm",
+    "tvm_ffi",
+    "transformers",
+)
+MAY_BE_HEAVY = (
+    "export/modules/",
+    "export/backends/",
+    "export/passes/",
+    "export/demo/",
+    "parity_tests/",
+    "runtime_py/backends/",
+)
+"""Where heavy libraries may be imported at module level; the backend.py of each export backend may not."""
+
+
+def modules() -> list[Path]:
+    found = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    return [path for path in sorted(found) if not path.name.endswith("_test.py") and not path.name.startswith("test_")]
+
+
+def imported(path: Path, everywhere: bool) -> Iterator[str]:
+    """Absolute module names that a file imports; at module level alone unless ``everywhere``."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree) if everywhere else _module_level(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _module_level(tree: ast.AST) -> Iterator[ast.AST]:
+    """Nodes that run on import: not inside functions, not under TYPE_CHECKING."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
+        yield node
+        yield from _module_level(node)
+
+
+def offenders(folders: tuple[str, ...], forbidden: tuple[str, ...], everywhere: bool) -> list[str]:
+    found = []
+    for path in modules():
+        name = path.relative_to(ROOT).as_posix()
+        if not name.startswith(folders):
+            continue
+        for module in imported(path, everywhere):
+            if any(module == one or module.startswith(one + ".") for one in forbidden):
+                found.append(f"{name} imports {module}")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("folders", "forbidden", "everywhere"),
+    [
+        (("runtime_py/",), ("torch", "export", "calibrate", "parity_tests", "transformers"), True),
+        (("targets/", "calibrate/spec.py", "calibrate/grids.py", "calibrate/codes.py"), HEAVY, False),
+        (("targets/",), ("torch",), True),
+        (("export/families/",), ("export.backends",), True),
+        (("export/modules/",), ("export.backends", "export.families"), True),
+        (("export/backends/",), ("export.families", "parity_tests"), True),
+        (("calibrate/",), ("export.families", "parity_tests"), True),
+        (PACKAGES, ("export.cli",), True),
+    ],
+)
+def test_directions(folders: tuple[str, ...], forbidden: tuple[str, ...], everywhere: bool) -> None:
+    found = [row for row in offenders(folders, forbidden, everywhere) if not row.startswith("export/__main__.py")]
+    assert found == []
+
+
+def test_heavy_libraries_are_imported_inside_functions() -> None:
+    light = [path.relative_to(ROOT).as_posix() for path in modules()]
+    light = [name for name in light if not name.startswith(MAY_BE_HEAVY) or name.endswith("/backend.py")]
+    found = offenders(tuple(light), HEAVY, everywhere=False)
+    assert found == []
+
+
+def test_the_reader_sees_what_it_should() -> None:
+    tree = ast.parse("import a\nif TYPE_CHECKING:\n    import b\ndef f():\n    import c\nclass C:\n    import d\n")
+    names = [alias.name for node in _module_level(tree) if isinstance(node, ast.Import) for alias in node.names]
+    assert names == ["a", "d"]

@@ -1,0 +1,202 @@
+"""Numbers that say how far a candidate array is from a reference array; no opinion on how far is too far.
+
+Every function takes the reference first. Differences are taken in float64. A value that is not finite on one side only
+counts as infinitely far, so that a NaN can never pass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from enum import StrEnum
+
+import numpy as np
+
+
+class Kind(StrEnum):
+    """What an array is, which decides the metrics that make sense for it."""
+
+    PIXELS = "pixels"
+    TABLE = "table"  # position tables and other constants derived from the checkpoint
+    FEATURES = "features"  # hidden activations: vision, connector, block outputs
+    EMBEDS = "embeds"
+    LOGITS = "logits"
+    TOKENS = "tokens"
+    EXACT = "exact"  # integers and masks
+
+
+def measure(kind: Kind, reference: np.ndarray, candidate: np.ndarray) -> dict[str, float]:
+    """All metrics of one array by name; both must have the same shape.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if reference.shape != candidate.shape:
+        raise ValueError(f"shapes differ: reference {list(reference.shape)}, candidate {list(candidate.shape)}")
+    if kind in (Kind.TOKENS, Kind.EXACT):
+        same = reference == candidate
+        found = {"mismatches": float(np.count_nonzero(~same)), "agreement": float(same.mean()) if same.size else 1.0}
+        found["max_abs"], found["cosine"] = max_abs(reference, candidate), cosine(reference, candidate)
+        if kind is Kind.TOKENS:
+            found["equal_prefix"] = float(equal_prefix(reference.ravel(), candidate.ravel()))
+        return found
+    found = {
+        "max_abs": max_abs(reference, candidate),
+        "mean_abs": mean_abs(reference, candidate),
+        "relative_max": relative_max(reference, candidate),
+        "cosine": cosine(reference, candidate),
+        "worst_row_cosine": worst_row_cosine(reference, candidate),
+    }
+    if kind is Kind.LOGITS:
+        divergence = kl_divergence(reference, candidate)
+        found["kl_max"], found["kl_mean"] = _largest(divergence), _average(divergence)
+        found["top1_agreement"] = top1_agreement(reference, candidate)
+        found["flipped_margin"] = flipped_margin(reference, candidate)
+        found["flipped_relative"] = relative_to(found["flipped_margin"], reference)
+    return found
+
+
+def _difference(reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:
+    """|reference - candidate| in float64; infinity where only one side is finite or the infinities differ."""
+    wide_reference, wide_candidate = np.asarray(reference, np.float64), np.asarray(candidate, np.float64)
+    with np.errstate(invalid="ignore"):
+        distance = np.abs(wide_reference - wide_candidate)
+    equal = (wide_reference == wide_candidate) | (np.isnan(wide_reference) & np.isnan(wide_candidate))
+    return np.where(equal, 0.0, np.where(np.isfinite(distance), distance, np.inf))
+
+
+def _largest(values: np.ndarray) -> float:
+    return float(values.max()) if values.size else 0.0
+
+
+def _average(values: np.ndarray) -> float:
+    return float(values.mean()) if values.size else 0.0
+
+
+def max_abs(reference: np.ndarray, candidate: np.ndarray) -> float:
+    """Largest absolute difference; 0 for empty arrays."""
+    return _largest(_difference(reference, candidate))
+
+
+def mean_abs(reference: np.ndarray, candidate: np.ndarray) -> float:
+    """Mean absolute difference; 0 for empty arrays."""
+    return _average(_difference(reference, candidate))
+
+
+def relative_max(reference: np.ndarray, candidate: np.ndarray) -> float:
+    """Largest absolute difference over the largest absolute reference value, for arrays of any scale."""
+    return relative_to(max_abs(reference, candidate), reference)
+
+
+def relative_to(distance: float, reference: np.ndarray) -> float:
+    """A distance over the largest absolute value of ``reference``; infinite when that is zero or not finite."""
+    if distance == 0.0:
+        return 0.0
+    scale = _largest(np.abs(np.asarray(reference, np.float64)))
+    return distance / scale if math.isfinite(scale) and scale > 0 else math.inf
+
+
+def cosine(reference: np.ndarray, candidate: np.ndarray) -> float:
+    """Cosine of the angle between the two arrays as vectors; 1 when both are zero, 0 when one is or any value is not
+    finite."""
+    return float(_cosines(np.ravel(reference)[None], np.ravel(candidate)[None])[0])
+
+
+def worst_row_cosine(reference: np.ndarray, candidate: np.ndarray) -> float:
+    """The lowest cosine over rows of the last axis: one broken token shows here and drowns in `cosine`."""
+    if reference.size == 0:
+        return 1.0
+    width = reference.shape[-1] if reference.ndim else 1
+    return float(_cosines(reference.reshape(-1, width), candidate.reshape(-1, width)).min())
+
+
+def _cosines(reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:
+    a, b = np.asarray(reference, np.float64), np.asarray(candidate, np.float64)
+    broken = ~(np.isfinite(a).all(axis=1) & np.isfinite(b).all(axis=1))
+    a, b = np.where(broken[:, None], 0.0, a), np.where(broken[:, None], 0.0, b)
+    lengths = np.sqrt((a * a).sum(axis=1)), np.sqrt((b * b).sum(axis=1))
+    product = lengths[0] * lengths[1]
+    angle = (a * b).sum(axis=1) / np.where(product > 0, product, 1.0)
+    both_zero = (lengths[0] == 0) & (lengths[1] == 0)
+    return np.where(broken, 0.0, np.where(both_zero, 1.0, np.clip(angle, -1.0, 1.0)))
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Natural log of the softmax over the last axis, float64."""
+    wide = np.asarray(logits, np.float64)
+    shifted = wide - wide.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def kl_divergence(reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:
+    """KL(reference || candidate) in nats of the next-token distributions, one value per position (last axis gone)."""
+    with np.errstate(invalid="ignore"):
+        p, q = log_softmax(reference), log_softmax(candidate)
+        divergence = (np.exp(p) * (p - q)).sum(axis=-1)
+    return np.where(np.isfinite(divergence), np.maximum(divergence, 0.0), np.inf)
+
+
+def top1_agreement(reference: np.ndarray, candidate: np.ndarray) -> float:
+    """Share of positions where both put the same token first."""
+    same = np.argmax(reference, axis=-1) == np.argmax(candidate, axis=-1)
+    return float(same.mean()) if same.size else 1.0
+
+
+def flipped_margin(reference: np.ndarray, candidate: np.ndarray) -> float:
+    """How sure the reference was where the candidate puts another token first.
+
+    The largest gap, in reference logits, between the reference's first token and the candidate's; 0 when no position
+    differs. A flip with a gap below twice the permitted logit error is a tie, not a fault.
+    """
+    best = np.argmax(reference, axis=-1)
+    chosen = np.argmax(candidate, axis=-1)
+    wide = np.asarray(reference, np.float64)
+    gap = np.take_along_axis(wide, best[..., None], -1) - np.take_along_axis(wide, chosen[..., None], -1)
+    gap = np.where((best != chosen)[..., None], gap, 0.0)
+    return _largest(np.where(np.isnan(gap), np.inf, gap))
+
+
+def equal_prefix(reference: np.ndarray, candidate: np.ndarray) -> int:
+    """How many leading tokens are the same."""
+    length = min(len(reference), len(candidate))
+    differs = np.flatnonzero(reference[:length] != candidate[:length])
+    return int(differs[0]) if differs.size else length
+
+
+def split_margin(tokens: np.ndarray, candidate: np.ndarray, step_logits: np.ndarray) -> float:
+    """The reference's gap between its own token and the candidate's at the first place where greedy answers part.
+
+    Args:
+        tokens, candidate: greedy ids of the reference and the candidate, (steps,).
+        step_logits: (steps, vocabulary), the reference logits its tokens were taken from.
+
+    Returns:
+        0 when the answers are equal; after the first difference the two see other contexts, so nothing later counts.
+    """
+    place = equal_prefix(tokens, candidate)
+    if place == len(tokens) == len(candidate):
+        return 0.0
+    if place >= min(len(tokens), len(candidate)):
+        return math.inf
+    row = np.asarray(step_logits[place], np.float64)
+    return float(row[tokens[place]] - row[candidate[place]])
+
+
+HIGHER_IS_BETTER: Mapping[str, bool] = {
+    "max_abs": False,
+    "mean_abs": False,
+    "relative_max": False,
+    "cosine": True,
+    "worst_row_cosine": True,
+    "kl_max": False,
+    "kl_mean": False,
+    "top1_agreement": True,
+    "flipped_margin": False,
+    "flipped_relative": False,
+    "mismatches": False,
+    "agreement": True,
+    "equal_prefix": True,
+    "split_margin": False,
+    "split_relative": False,
+}
+"""Every metric's direction; thresholds on any other name are refused."""

@@ -1,0 +1,235 @@
+"""``--package``: ask a package and the reference the same questions, and say where they part.
+
+With a checkpoint the reference is our PyTorch model. Without one it is the sample that the check at export recorded in the
+manifest: some values of every probe and the greedy tokens.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from parity_tests import recorded_sample
+from parity_tests.candidate import Candidate, open_candidate
+from parity_tests.checkpoint_side import Checkpoint, is_quantised, open_checkpoint, reference, stored_reference
+from parity_tests.compare import compare_recordings
+from parity_tests.demo_task import demo_checkpoint, task_accuracy
+from parity_tests.environment import environment
+from parity_tests.judge import Judgement, judge
+from parity_tests.localize import localize
+from parity_tests.package_questions import questions
+from parity_tests.probes import Question, Recording, record
+from parity_tests.results import Comparison, Run
+from parity_tests.streamed_reference import StreamedTorchBackend
+from parity_tests.thresholds import Standard, Table
+from runtime_py.backends.base import Backend
+from runtime_py.errors import UsageError
+from runtime_py.session import Limits
+
+log = logging.getLogger("edgeproof.parity")
+
+STORED = "reference with the stored numbers"
+
+STEPS, STREAMED_STEPS = 8, 3
+"""Answer tokens per question; fewer where every step reads the whole checkpoint."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A judged package check.
+
+    Attributes:
+        sample: what `recorded_sample` keeps for a later check without the checkpoint.
+    """
+
+    judgement: Judgement
+    sample: Mapping[str, Any]
+
+    @property
+    def verdict(self) -> str:
+        """``pass``, ``fail`` or ``not run``."""
+        return str(self.judgement.verdict)
+
+    @property
+    def first_failure(self) -> str | None:
+        return self.judgement.first_failure or None
+
+    def to_json(self) -> dict[str, Any]:
+        """The manifest's ``verification`` block: verdicts with their figures, and the recorded sample."""
+        from parity_tests.report.json_report import probe_json
+
+        rows = [
+            {"comparison": judged.comparison.name, "question": judged.comparison.question, **probe_json(probe)}
+            for judged in self.judgement.comparisons
+            for probe in judged.probes
+        ]
+        found = self.judgement.run.divergence
+        return {
+            "verdict": self.verdict,
+            "first_failure": self.first_failure,
+            "divergence": None if found is None else {"stage": found.stage, "block": found.block, "note": found.note},
+            "probes": rows,
+            "not_run": [{"what": what, "why": why} for what, why in self.judgement.run.not_run],
+            "sample": dict(self.sample),
+        }
+
+
+def check(
+    package: Path,
+    checkpoint: Path | None = None,
+    *,
+    backend: str | None = None,
+    device: str = "cpu",
+    steps: int | None = None,
+    task_pictures: int = 0,
+    command: str = "",
+    table: Table | None = None,
+) -> Result:
+    """Compare a package with its reference.
+
+    Args:
+        package: a package folder, finished or still partial.
+        checkpoint: the folder it was made from; None for the demo checkpoint when it was made from that, else the
+            recorded sample.
+        backend: runtime backend; None for the package's own.
+        device: of the reference, ``cpu`` or ``cuda``.
+        steps: answer tokens per question.
+        task_pictures: pictures of the demo task to ask the package about; 0 leaves the task out.
+
+    Raises:
+        EdgeproofError: the package or the checkpoint cannot be opened.
+    """
+    candidate = open_candidate(package, backend)
+    try:
+        folder = checkpoint or demo_checkpoint(candidate.manifest)
+        if folder is None:
+            return _against_sample(candidate, command, table)
+        return _against_checkpoint(candidate, open_checkpoint(folder), device, steps, task_pictures, command, table)
+    finally:
+        candidate.backend.close()
+
+
+def _against_checkpoint(
+    candidate: Candidate,
+    checkpoint: Checkpoint,
+    device: str,
+    steps: int | None,
+    task_pictures: int,
+    command: str,
+    table: Table | None,
+) -> Result:
+    _same_model(candidate, checkpoint)
+    full = reference(checkpoint.spec, checkpoint.weights, device)
+    stored = stored_reference(checkpoint, candidate, device)
+    exact = candidate.exact()
+    streamed = isinstance(full, StreamedTorchBackend)
+    steps = steps or (STREAMED_STEPS if streamed else STEPS)
+    asked = questions(candidate.processor, 1 if streamed else 3, candidate.limits.context, steps)
+    comparisons: list[Comparison] = []
+    sample: Mapping[str, Any] = {}
+    for question in asked:
+        expected = _record(full, candidate, question, steps)
+        tokens = expected.arrays["greedy_ids"]
+        inside = expected if stored is None else _record(stored, candidate, question, steps, tokens)
+        if exact is not None:
+            said = record(exact.backend, exact.processor, exact.limits, question, steps, tokens)
+            comparisons.append(_implementation("implementation", exact, question, inside, said))
+        said = record(candidate.backend, candidate.processor, candidate.limits, question, steps, tokens)
+        if stored is None:
+            rows = compare_recordings(expected, said)
+            standard = candidate.float_standard()
+            comparisons.append(Comparison("package", standard, "reference", candidate.name, rows, question.name))
+        else:
+            name = "implementation" if exact is None else "kernels"
+            comparisons.append(_implementation(name, candidate, question, inside, said))
+            loss = Standard.INT4_LOSS if is_quantised(candidate.assignments()) else Standard.FP16
+            rows = compare_recordings(expected, inside)
+            comparisons.append(Comparison("loss", loss, "full-precision reference", STORED, rows, question.name))
+        sample = sample or recorded_sample.keep(question, inside)
+    run = _run(candidate, comparisons, command)
+    if judge(run, table).first_failure:
+        side = exact or candidate
+        standard = side.float_standard() if stored is None else side.implementation_standard()
+        run = run.with_divergence(localize(stored or full, side, asked[0], standard, table))
+    if task_pictures:
+        run = _with_accuracy(run, candidate, task_pictures)
+    return Result(judge(run, table), sample)
+
+
+def _same_model(candidate: Candidate, checkpoint: Checkpoint) -> None:
+    """Raise UsageError when the checkpoint is another model than the package's."""
+    made_from = (candidate.manifest["family"], candidate.manifest["variant"], candidate.manifest["runtime"])
+    given = (checkpoint.spec.family, checkpoint.spec.variant, checkpoint.spec.runtime)
+    if made_from != given:
+        raise UsageError(
+            f"{checkpoint.folder} is not what the package was made from",
+            f"{made_from[0]} {made_from[1]} with the same processor settings, found {given[0]} {given[1]}",
+            "name the checkpoint of this package with --reference",
+        )
+
+
+def _record(backend: Backend, candidate: Candidate, question: Question, steps: int, forced: Any = None) -> Recording:
+    began = time.monotonic()
+    limits = Limits(candidate.limits.context, candidate.limits.context)
+    found = record(backend, candidate.processor, limits, question, steps, forced)
+    log.info("%s answered %s in %.1f s", backend.name, question.name, time.monotonic() - began)
+    return found
+
+
+def _implementation(name: str, side: Candidate, question: Question, inside: Recording, said: Recording) -> Comparison:
+    rows = compare_recordings(inside, said)
+    return Comparison(name, side.implementation_standard(), STORED, side.name, rows, question.name)
+
+
+def _against_sample(candidate: Candidate, command: str, table: Table | None) -> Result:
+    sample = (candidate.manifest.get("verification") or {}).get("sample")
+    if not sample:
+        run = _run(candidate, [], command)
+        why = "no checkpoint was given and the package holds no recorded sample; name one with --reference"
+        run = _with_not_run(run, ("comparison with the reference", why))
+        return Result(judge(run, table), {})
+    question = recorded_sample.question(sample)
+    said = record(
+        candidate.backend,
+        candidate.processor,
+        candidate.limits,
+        question,
+        recorded_sample.steps(sample),
+        recorded_sample.tokens(sample),
+    )
+    whole = not candidate.stores_roundings() and not is_quantised(candidate.assignments())
+    standard = candidate.float_standard() if whole else candidate.implementation_standard()
+    rows = recorded_sample.compare(sample, said)
+    comparison = Comparison("sample", standard, "sample recorded at export", candidate.name, rows)
+    return Result(judge(_run(candidate, [comparison], command), table), sample)
+
+
+def _run(candidate: Candidate, comparisons: list[Comparison], command: str) -> Run:
+    manifest = candidate.manifest
+    return Run(
+        case=candidate.folder.resolve().name.removesuffix(".partial"),
+        family=manifest["family"],
+        variant=manifest["variant"],
+        target=manifest["target"],
+        precision=manifest["precision"],
+        backend=candidate.name,
+        comparisons=tuple(comparisons),
+        not_run=candidate.not_run,
+        environment=environment(manifest),
+        command=command,
+    )
+
+
+def _with_not_run(run: Run, entry: tuple[str, str]) -> Run:
+    return replace(run, not_run=(*run.not_run, entry))
+
+
+def _with_accuracy(run: Run, candidate: Candidate, pictures: int) -> Run:
+    figures = task_accuracy(candidate, pictures)
+    if figures is None:
+        return _with_not_run(run, ("task accuracy", "the package was not made from a demo checkpoint"))
+    return replace(run, accuracy=figures)

@@ -1,0 +1,92 @@
+"""What a package is asked when no golden says so: drawn pictures and short questions, the same on every machine."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from parity_tests.probes import Question
+from runtime_py.errors import UsageError
+from runtime_py.preprocess.base import Message, Processor
+
+
+def drawn_pictures() -> tuple[np.ndarray, ...]:
+    """Two uint8 RGB pictures: a wide one with a red disc on a gradient, a tall one with stripes and noise."""
+    rows, columns = np.mgrid[0:200, 0:320]
+    wide = np.stack([columns * 255 // 319, rows * 255 // 199, np.full_like(rows, 90)], axis=-1).astype(np.uint8)
+    wide[(rows - 90) ** 2 + (columns - 120) ** 2 < 60**2] = (220, 30, 30)
+    rows, columns = np.mgrid[0:260, 0:150]
+    stripes = np.where((rows // 13 + columns // 17) % 2 == 0, 235, 25)
+    noise = np.random.default_rng(7).integers(0, 20, (260, 150, 3))
+    tall = np.clip(stripes[..., None] + noise, 0, 255).astype(np.uint8)
+    return wide, tall
+
+
+PROMPTS = (
+    ("wide", (0,), "What colour is the shape?"),
+    ("tall", (1,), "图里有什么？"),
+    ("text", (), "Count from one to five."),
+)
+"""Name, pictures by index, text."""
+
+
+class StandInTokenizer:
+    """Ids for a package without a tokenizer: every character becomes an ordinary id by its checksum.
+
+    Args:
+        vocabulary: rows of the embedding table.
+        reserved: ids with a meaning of their own, which text must not produce.
+    """
+
+    def __init__(self, vocabulary: int, reserved: Sequence[int]) -> None:
+        taken = set(reserved)
+        self._ordinary = [token for token in range(vocabulary) if token not in taken]
+
+    def encode(self, text: str) -> list[int]:
+        return [self._ordinary[zlib.crc32(letter.encode()) % len(self._ordinary)] for letter in text]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return " ".join(str(token) for token in ids)
+
+    def token_id(self, token: str) -> int | None:
+        return None
+
+
+def stand_in(manifest: Mapping[str, Any]) -> StandInTokenizer:
+    """A stand-in for the tokenizer of a package, sized by its decoder contract."""
+    logits = next(t for t in manifest["contracts"]["decoder"]["outputs"] if t["name"] == "logits")
+    tokens = manifest["runtime"].get("tokens", {})
+    reserved = [token for token in tokens.values() if isinstance(token, int)]
+    return StandInTokenizer(logits["shape"][-1], [*reserved, *manifest["generation"].get("stop_ids", [])])
+
+
+def questions(processor: Processor, count: int, context: int, steps: int) -> list[Question]:
+    """At most ``count`` questions that the family's prompt format takes and whose prompt and answer fit the context.
+
+    Raises:
+        UsageError: none does.
+    """
+    pictures = drawn_pictures()
+    found: list[Question] = []
+    refusal: UsageError | None = None
+    for name, chosen, text in PROMPTS:
+        shown = tuple(pictures[index] for index in chosen)
+        try:
+            images = processor.images(shown) if shown else []
+            ids = processor.encode([Message("user", text, tuple(range(len(shown))))], images)
+            tokens = processor.layout(ids, images).input_ids.shape[1]
+        except UsageError as error:
+            refusal = error
+            continue
+        if tokens + steps <= context and len(found) < count:
+            found.append(Question(name, shown, ids, text))
+    if not found:
+        raise refusal or UsageError(
+            f"no probe question fits a context of {context} positions",
+            "room for one picture, a short question and an answer",
+            "export with a larger --context",
+        )
+    return found

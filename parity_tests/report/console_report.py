@@ -1,0 +1,60 @@
+"""The report for a terminal: one line a probe, the verdict last."""
+
+from __future__ import annotations
+
+from parity_tests.judge import JudgedComparison, Judgement
+from parity_tests.metrics import HIGHER_IS_BETTER
+from parity_tests.report.json_report import comparison_verdict
+from parity_tests.report.markdown_report import number
+
+
+def console(judgement: Judgement, only: str | None = None) -> str:
+    """Aligned lines.
+
+    Args:
+        only: show the probes of the comparisons of this name and of failing ones; None shows all.
+    """
+    run = judgement.run
+    lines = [f"{run.case}  {run.family} {run.variant}  {run.target} {run.precision}  ({run.backend})"]
+    for judged in judgement.comparisons:
+        comparison = judged.comparison
+        name = comparison.name + (f" {comparison.question}" if comparison.question else "")
+        verdict, nearest = comparison_verdict(judged), nearest_limit(judged)
+        lines.append(f"{name}: {comparison.candidate} against {comparison.baseline}: {verdict}{nearest}")
+        if only is None or comparison.name == only or judged.first_failure is not None:
+            lines += _rows(judged)
+    lines += [f"not run: {what} ({why})" for what, why in run.not_run]
+    lines += [f"{name}: {number(value)}" for name, value in run.accuracy.items()]
+    if judgement.first_failure:
+        lines.append(f"first failure: {judgement.first_failure}")
+    lines.append(f"verdict: {judgement.verdict}")
+    return "\n".join(lines)
+
+
+def nearest_limit(judged: JudgedComparison) -> str:
+    """The measured figure that comes nearest to its limit, among those where lower is better."""
+    found = [
+        (probe.measurement.metrics[limit.metric] / limit.bound, probe.measurement, limit)
+        for probe in judged.probes
+        for limit in probe.limits
+        if limit.bound > 0 and not HIGHER_IS_BETTER[limit.metric] and limit.metric in probe.measurement.metrics
+    ]
+    if not found:
+        return ""
+    _, m, limit = max(found, key=lambda entry: entry[0])
+    return f"; nearest its limit: {m.probe} {limit.metric} {number(m.metrics[limit.metric])} of {limit.bound:g}"
+
+
+def _rows(judged: JudgedComparison) -> list[str]:
+    width = max((len(probe.measurement.probe) for probe in judged.probes), default=0)
+    lines = []
+    for probe in judged.probes:
+        m = probe.measurement
+        shape = "x".join(map(str, m.shape))
+        if m.metrics:
+            limit = f"{probe.limits[0].metric} {probe.limits[0].bound:g}" if probe.limits else "no limit"
+            figures = f"max abs {m.metrics['max_abs']:9.3g}  cosine {number(m.metrics['cosine']):>12}  tolerance {limit}"
+        else:
+            figures = probe.describe()
+        lines.append(f"  {m.probe:{width}}  {shape:14} {probe.verdict!s:10}  {figures}")
+    return lines

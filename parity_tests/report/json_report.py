@@ -1,0 +1,181 @@
+"""Reports for programs: the judged probes of a golden case or a package, and the stored run that can be judged again.
+
+The schemas are described in docs/parity_reports.md.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from parity_tests.judge import JudgedComparison, JudgedProbe, Judgement, Verdict
+from parity_tests.probes import base_name
+from parity_tests.results import encode, to_json
+
+METRIC_DIGITS = 3
+"""Significant digits of every figure: the rest is noise, and differs between processors."""
+
+
+def report(judgement: Judgement) -> dict[str, Any]:
+    """The verdict and every comparison; what ``--json`` of ``--package`` writes."""
+    run = judgement.run
+    return {
+        **_head(judgement),
+        "divergence": _divergence(judgement),
+        "comparisons": [
+            {
+                "name": judged.comparison.name,
+                "question": judged.comparison.question,
+                "standard": str(judged.comparison.standard),
+                "baseline": judged.comparison.baseline,
+                "candidate": judged.comparison.candidate,
+                "verdict": str(comparison_verdict(judged)),
+                "probes": [probe_json(probe) for probe in judged.probes],
+            }
+            for judged in judgement.comparisons
+        ],
+        "not_run": [{"what": what, "why": why} for what, why in run.not_run],
+        "accuracy": {name: encode(value) for name, value in run.accuracy.items()},
+        "environment": dict(run.environment),
+        "command": run.command,
+    }
+
+
+def golden_report(judgement: Judgement) -> dict[str, Any]:
+    """One row for every array of the golden; what ``--json`` of ``--golden`` writes.
+
+    A row holds the package against the golden array. Under int4 its verdict also counts the implementation (package
+    against dequantised reference) of the same probe; those figures stand beside it.
+    """
+    rows = []
+    for judged in judgement.comparisons:
+        if judged.comparison.name == "golden":
+            rows = [_golden_row(probe, judgement) for probe in judged.probes]
+    return {
+        **_head(judgement),
+        "probes": rows,
+        "divergence": _divergence(judgement),
+        "comparisons": {
+            judged.comparison.name + (f" {judged.comparison.question}" if judged.comparison.question else ""): str(
+                comparison_verdict(judged)
+            )
+            for judged in judgement.comparisons
+        },
+        "not_run": [{"what": what, "why": why} for what, why in judgement.run.not_run],
+        "environment": dict(judgement.run.environment),
+        "command": judgement.run.command,
+    }
+
+
+def _head(judgement: Judgement) -> dict[str, Any]:
+    run = judgement.run
+    return {
+        "case": run.case,
+        "family": run.family,
+        "variant": run.variant,
+        "target": run.target,
+        "precision": run.precision,
+        "backend": run.backend,
+        "verdict": str(judgement.verdict),
+        "first_failure": judgement.first_failure or None,
+    }
+
+
+def _divergence(judgement: Judgement) -> dict[str, Any] | None:
+    found = judgement.run.divergence
+    if found is None:
+        return None
+    return {"stage": found.stage, "block": found.block, "note": found.note}
+
+
+def probe_json(probe: JudgedProbe) -> dict[str, Any]:
+    """One judged probe: all metrics, all limits, the verdict."""
+    m = probe.measurement
+    row: dict[str, Any] = {
+        "name": m.probe,
+        "stage": m.stage,
+        "kind": str(m.kind),
+        "shape": list(m.shape),
+        "metrics": {name: encode(rounded(value)) for name, value in m.metrics.items()},
+        "limits": {limit.metric: limit.bound for limit in probe.limits},
+        "verdict": str(probe.verdict),
+    }
+    if probe.verdict is not Verdict.PASS and probe.describe():
+        row["why"] = probe.describe()
+    return row
+
+
+def _golden_row(probe: JudgedProbe, judgement: Judgement) -> dict[str, Any]:
+    m = probe.measurement
+    limit = probe.limits[0] if probe.limits else None
+    row: dict[str, Any] = {
+        "name": m.probe,
+        "stage": m.stage,
+        "shape": list(m.shape),
+        "max_abs_error": _number(m.metrics.get("max_abs")),
+        "cosine": _number(m.metrics.get("cosine"), digits=9),
+        "tolerance": None if limit is None else limit.bound,
+        "tolerance_metric": None if limit is None else limit.metric,
+    }
+    inside = [
+        (judged, other)
+        for judged in judgement.comparisons
+        if judged.comparison.name in ("implementation", "kernels")
+        for other in judged.probes
+        if judged.comparison.question + (base_name(other.measurement.probe) or "") == _bare(m.probe)
+    ]
+    verdict = probe.verdict
+    if inside:
+        worst = min(inside, key=lambda pair: _badness(pair[1]))[1]
+        row["implementation"] = probe_json(worst)
+        if verdict is not Verdict.NOT_PROBED:
+            verdict = Verdict.FAIL if Verdict.FAIL in (verdict, worst.verdict) else Verdict.PASS
+    verdict = Verdict.PASS if verdict is Verdict.REPORTED else verdict
+    row["verdict"] = str(verdict)
+    if verdict is not Verdict.PASS and probe.describe():
+        row["why"] = probe.describe()
+    return row
+
+
+def _badness(probe: JudgedProbe) -> float:
+    """Failures first."""
+    return 0.0 if probe.verdict is Verdict.FAIL else 1.0
+
+
+def _bare(name: str) -> str:
+    """A golden array's name without the number of its piece (``vision_2`` -> ``vision``, ``p0_vision`` stays)."""
+    stem, _, number = name.rpartition("_")
+    return stem if stem and number.isdecimal() else name
+
+
+def comparison_verdict(judged: JudgedComparison) -> Verdict:
+    """Fail when any probe fails; reported when nothing in it is judged."""
+    verdicts = {probe.verdict for probe in judged.probes}
+    for verdict in (Verdict.FAIL, Verdict.PASS, Verdict.REPORTED):
+        if verdict in verdicts:
+            return verdict
+    return Verdict.NOT_PROBED
+
+
+def rounded(value: float, digits: int = METRIC_DIGITS) -> float:
+    """``value`` to some significant digits."""
+    return float(f"{value:.{digits}g}")
+
+
+def _number(value: float | None, digits: int = METRIC_DIGITS) -> float | str | None:
+    return None if value is None else encode(rounded(value, digits))
+
+
+def write(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON file through a temporary name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def write_run(path: Path, judgement: Judgement) -> None:
+    """Store the run itself, unjudged and unrounded, for ``python -m parity_tests judge``."""
+    write(path, to_json(judgement.run))

@@ -1,0 +1,98 @@
+"""The report for people: verdict and first failure in the first lines, then one table per stage and comparison."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from parity_tests.judge import JudgedComparison, JudgedProbe, Judgement
+from parity_tests.report.json_report import comparison_verdict
+from runtime_py.contracts import STAGES
+
+COLUMNS = ("max_abs", "mean_abs", "relative_max", "cosine", "worst_row_cosine", "kl_max", "top1_agreement", "equal_prefix")
+
+
+def markdown(judgement: Judgement) -> str:
+    """The whole report."""
+    run = judgement.run
+    first = f"FAIL: {judgement.first_failure}" if judgement.first_failure else str(judgement.verdict).upper()
+    lines = [
+        f"# {first}",
+        "",
+        f"{run.case}: {run.family} {run.variant}, target {run.target}, {run.precision}, run by {run.backend}.",
+        "",
+    ]
+    if run.divergence is not None:
+        lines += [_divergence(judgement), ""]
+    for judged in judgement.comparisons:
+        lines += _comparison(judged)
+    if run.accuracy:
+        lines += ["## Task accuracy", "", "| figure | value |", "|---|---|"]
+        lines += [f"| {name} | {number(value)} |" for name, value in run.accuracy.items()] + [""]
+    if run.not_run:
+        lines += ["## Not run", ""] + [f"- {what}: {why}" for what, why in run.not_run] + [""]
+    lines += ["## Environment", "", "| what | version |", "|---|---|"]
+    lines += [f"| {name} | {version} |" for name, version in run.environment.items()]
+    if run.command:
+        lines += ["", "## Command", "", f"    {run.command}"]
+    return "\n".join(lines) + "\n"
+
+
+def _divergence(judgement: Judgement) -> str:
+    found = judgement.run.divergence
+    assert found is not None
+    if not found.stage:
+        return f"Stage by stage: {found.note}."
+    place = f"First diverging stage: `{found.stage}`" + (f", block `{found.block}`" if found.block else "")
+    return place + (f" ({found.note})." if found.note else ".")
+
+
+def _comparison(judged: JudgedComparison) -> list[str]:
+    comparison = judged.comparison
+    asked = f", prompt `{comparison.question}`" if comparison.question else ""
+    lines = [
+        f"## {comparison.name}: {comparison_verdict(judged)}",
+        "",
+        f"`{comparison.candidate}` against {comparison.baseline}{asked}; standard `{comparison.standard}`.",
+        "",
+    ]
+    stages = ["preprocess", *STAGES, ""]
+    for stage in stages:
+        rows = [probe for probe in judged.probes if probe.measurement.stage == stage]
+        if rows:
+            lines += _table(stage or "other arrays", rows)
+    return lines
+
+
+def _table(stage: str, rows: list[JudgedProbe]) -> list[str]:
+    shown = [name for name in COLUMNS if any(name in row.measurement.metrics for row in rows)]
+    lines = [f"### {stage}", "", "| probe | shape | " + " | ".join([*shown, "limits", "verdict"]) + " |"]
+    lines.append("|" + "---|" * (len(shown) + 4))
+    for row in rows:
+        m = row.measurement
+        figures = [number(m.metrics[name]) if name in m.metrics else "" for name in shown]
+        limits = ", ".join(f"{limit.metric} {limit.bound:g}" for limit in row.limits)
+        why = row.describe() if not m.metrics else ""
+        verdict = f"**{row.verdict}**" if row.broken or m.problem else str(row.verdict)
+        shape = " x ".join(map(str, m.shape))
+        lines.append(
+            f"| {m.probe} | {shape} | " + " | ".join([*figures, limits, verdict + (f": {why}" if why else "")]) + " |"
+        )
+    return [*lines, ""]
+
+
+def number(value: float) -> str:
+    """A figure short enough for a table; cosines near 1 as their distance from it."""
+    if math.isfinite(value) and 0.9 < value < 1 and value > 0.9999:
+        return f"1 - {1 - value:.1e}"
+    return f"{value:.4g}"
+
+
+def write(folder: Path, judgement: Judgement) -> Path:
+    """Write ``report.md`` into a folder through a temporary name; returns its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "report.md"
+    temporary = path.with_name("report.md.tmp")
+    temporary.write_text(markdown(judgement), encoding="utf-8")
+    temporary.replace(path)
+    return path

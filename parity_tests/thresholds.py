@@ -1,0 +1,187 @@
+"""The one place for thresholds: how far is too far, for every kind of array and every sort of comparison, with reasons.
+
+A `Standard` names a sort of comparison. Absolute limits hold where both sides are float32 and the scale is known (the
+goldens); everything else is judged relative to the largest reference value, because real checkpoints have activations
+of any size.
+
+The figures "observed" below come from PyTorch alone, with no package involved: 120 models of the two MiniCPM-V golden
+shapes with fresh random weights, float32 against the same modules in float16, against int8 activations in groups of 32,
+and against dequantised int4 weights. A limit is about three times the worst of them, so that a correct package passes on
+any weights and a fault of one block does not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from parity_tests.metrics import HIGHER_IS_BETTER, Kind
+from runtime_py.errors import UsageError
+
+
+class Standard(StrEnum):
+    """A sort of comparison, by what the two sides differ in."""
+
+    GOLDEN = "golden-fp32"  # the published code's arrays, both sides float32
+    FP32 = "fp32"  # package against reference, both float32, any checkpoint
+    FP16 = "fp16"  # float16 package against the float32 reference
+    STORED_FLOAT32 = "implementation-float32"  # against a reference with the stored numbers; arithmetic in float32
+    STORED_FLOAT16 = "implementation-float16"  # the same; arithmetic in float16
+    STORED_INT8 = "implementation-int8"  # the same; inputs of layers rounded to 8 bits
+    INT4_LOSS = "int4-loss"  # dequantised reference against full precision
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A metric and its bound: the highest allowed value, or the lowest where higher is better."""
+
+    metric: str
+    bound: float
+    reason: str
+
+    def holds(self, metrics: Mapping[str, float]) -> bool:
+        """False also when the metric is missing or not a number."""
+        value = metrics.get(self.metric, float("nan"))
+        return value >= self.bound if HIGHER_IS_BETTER[self.metric] else value <= self.bound
+
+
+Limits = tuple[Limit, ...]
+Table = Mapping[Standard, Mapping[Kind, Limits]]
+
+_EXACT = (Limit("mismatches", 0, "integers do not round"),)
+_PIXELS = (Limit("max_abs", 1e-6, "both sides call PIL's resize; only the float32 scaling may differ in the last bit"),)
+
+
+def _relative(bound: float, row_cosine: float, reason: str) -> Limits:
+    return (Limit("relative_max", bound, reason), Limit("worst_row_cosine", row_cosine, reason))
+
+
+def _decoded(bound: float, row_cosine: float, divergence: float, reason: str) -> Limits:
+    tie = "a token may change only where the reference's two best are closer than twice the permitted error"
+    return (
+        *_relative(bound, row_cosine, reason),
+        Limit("kl_max", divergence, reason),
+        Limit("flipped_relative", 2 * bound, tie),
+    )
+
+
+def _standard(features: Limits, logits: Limits, tokens: Limits) -> dict[Kind, Limits]:
+    return {
+        Kind.PIXELS: _PIXELS,
+        Kind.TABLE: features,
+        Kind.FEATURES: features,
+        Kind.EMBEDS: features,
+        Kind.LOGITS: logits,
+        Kind.TOKENS: tokens,
+        Kind.EXACT: _EXACT,
+    }
+
+
+def _ties(bound: float) -> Limits:
+    return (Limit("split_relative", 2 * bound, "greedy answers may part only at a tie within the permitted logit error"),)
+
+
+_ROUNDING = "float32 rounding over the longest chain (40 layers of 5760-term sums) stays under 1e-4; observed 2e-6"
+_HALF = "observed for PyTorch itself in float16: at most 0.62 % on the connector, 0.55 % on logits, KL 5e-5"
+_INT8 = "observed for int8 activations in groups of 32: at most 1.3 % on logits, KL 3.3e-4"
+_LOSS = (
+    "observed for round-to-nearest int4 of the decoder: at most 22 % on logits, row cosine 0.97, KL 0.07; random weights "
+    "have no structure that calibration could use, so this is a floor against nonsense, not a promise"
+)
+
+DEFAULT: Table = {
+    Standard.GOLDEN: _standard(
+        (Limit("max_abs", 2e-5, "goldens' READMEs: another fp32 implementation stays within 2e-5"),),
+        (Limit("max_abs", 1e-4, "goldens' READMEs: within 1e-4 on logits of range about 7"),),
+        (Limit("mismatches", 0, "goldens' READMEs: the smallest gap of the two best logits is far above 1e-4"),),
+    ),
+    Standard.FP32: _standard(
+        _relative(1e-4, 0.999999, _ROUNDING),
+        _decoded(1e-4, 0.999999, 1e-6, _ROUNDING),
+        _ties(1e-4),
+    ),
+    Standard.FP16: _standard(_relative(2e-2, 0.9995, _HALF), _decoded(2e-2, 0.9995, 5e-4, _HALF), _ties(2e-2)),
+    Standard.STORED_FLOAT32: _standard(
+        _relative(1e-4, 0.999999, _ROUNDING),
+        _decoded(1e-4, 0.999999, 1e-6, _ROUNDING),
+        _ties(1e-4),
+    ),
+    Standard.STORED_FLOAT16: _standard(_relative(2e-2, 0.9995, _HALF), _decoded(2e-2, 0.9995, 5e-4, _HALF), _ties(2e-2)),
+    Standard.STORED_INT8: _standard(_relative(4e-2, 0.998, _INT8), _decoded(4e-2, 0.998, 1.5e-3, _INT8), _ties(4e-2)),
+    Standard.INT4_LOSS: _standard(
+        (Limit("worst_row_cosine", 0.9, _LOSS),),
+        (Limit("worst_row_cosine", 0.9, _LOSS), Limit("kl_mean", 0.25, _LOSS)),
+        (),
+    ),
+}
+"""Limits of every family; no limits (greedy tokens under int4 loss) means the figures are reported and not judged."""
+
+FAMILIES: Mapping[str, Mapping[Standard, Mapping[Kind, Limits]]] = {
+    "wemm": {
+        Standard.GOLDEN: {
+            Kind.PIXELS: (
+                Limit("max_abs", 1e-5, "golden's README: resize, rescale and normalise are separate float steps"),
+            ),
+            Kind.LOGITS: (Limit("max_abs", 2e-4, "golden's README: partial LoRA adds a second product to every sum"),),
+        }
+    },
+    "xverse-v": {
+        Standard.GOLDEN: {
+            Kind.PIXELS: (Limit("max_abs", 1e-5, "golden's README: division by CLIP's deviations"),),
+            Kind.LOGITS: (
+                Limit("max_abs", 2e-4, "golden's README: LoRA folded or apart differs by 1.3e-5 in PyTorch itself"),
+            ),
+        }
+    },
+    "awaker2.5-vl": {
+        Standard.GOLDEN: {
+            Kind.PIXELS: (Limit("max_abs", 1e-5, "golden's README"),),
+            Kind.FEATURES: (Limit("max_abs", 1e-4, "golden's README gives 1e-4 for every array"),),
+            Kind.EMBEDS: (Limit("max_abs", 1e-4, "golden's README gives 1e-4 for every array"),),
+        }
+    },
+    "cogvlm2": {
+        Standard.GOLDEN: {
+            Kind.PIXELS: (Limit("max_abs", 1e-5, "golden's README"),),
+            Kind.FEATURES: (Limit("max_abs", 1e-4, "golden's README gives 1e-4 for every array"),),
+            Kind.EMBEDS: (Limit("max_abs", 1e-4, "golden's README gives 1e-4 for every array"),),
+        }
+    },
+}
+"""What a family's goldens say differently; everything not named here is the default."""
+
+
+def limits(standard: Standard, kind: Kind, family: str = "", table: Table | None = None) -> Limits:
+    """The limits of one comparison of one kind of array; ``table`` (from `load`) goes before the family's."""
+    if table is not None and kind in table.get(standard, {}):
+        return table[standard][kind]
+    own = FAMILIES.get(family, {}).get(standard, {})
+    return own.get(kind, DEFAULT[standard][kind])
+
+
+def load(path: Path) -> Table:
+    """Limits from a JSON file ``{standard: {kind: {metric: bound}}}``; what it leaves out keeps the default.
+
+    Raises:
+        UsageError: no such file, no JSON, or a name that is no standard, kind or metric.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        found: dict[Standard, dict[Kind, Limits]] = {}
+        for standard, kinds in value.items():
+            rows = found.setdefault(Standard(standard), {})
+            for kind, bounds in kinds.items():
+                unknown = sorted(set(bounds) - set(HIGHER_IS_BETTER))
+                if unknown:
+                    raise ValueError(f"no metric is named {', '.join(unknown)}")
+                rows[Kind(kind)] = tuple(Limit(name, float(bound), f"from {path.name}") for name, bound in bounds.items())
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise UsageError(
+            f"{path} holds no thresholds: {error}",
+            '{"<standard>": {"<kind>": {"<metric>": <bound>}}} with the names of parity_tests/thresholds.py',
+            "correct the file; docs/parity_reports.md shows one",
+        ) from error
+    return found
