@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Target:
         precisions: what ``--precision`` accepts here; the first is the default.
         contains: what the package holds, a line each.
         needs: what the place must have to run it, a line each.
+        precision_aliases: further words for a precision, e.g. ``q4f16_1`` for ``int4``.
     """
 
     name: str
@@ -42,3 +44,11 @@ class Target:
     limits: Limits
     contains: tuple[str, ...]
     needs: tuple[str, ...]
+    precision_aliases: Mapping[str, str] = field(default_factory=dict)
+
+    def precision(self, asked: str | None) -> str | None:
+        """The precision a user's word means here, or None when this target does not offer it."""
+        if asked is None:
+            return self.precisions[0]
+        name = self.precision_aliases.get(asked, asked)
+        return name if name in self.precisions else None

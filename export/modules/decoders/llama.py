@@ -62,7 +62,8 @@ class DecoderAttention(nn.Module):
         self.sizes = [spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim, spec.kv_heads * spec.head_dim]
         self.qkv = parts.qkv(f"{name}.qkv")
         self.out = parts.out(f"{name}.out")
-        self.attend = attend
+        # The decoder owns the kernel that all layers share; registered here too, its parameters would have many names.
+        object.__setattr__(self, "attend", attend)
 
     def forward(self, x: Tensor, past: Cache, shared: tuple[Tensor, ...], routing: Routing) -> tuple[Tensor, Cache]:
         q, k, v = route(self.qkv, x, routing).split(self.sizes, dim=-1)

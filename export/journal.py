@@ -1,0 +1,220 @@
+"""What an export has finished, so that a killed one resumes: ``<output>.partial/journal.json``.
+
+A step is entered only after its files are on the disk (fsync), with their sizes and sha256. The journal itself is
+replaced by rename. On resume a step counts only while its files still match; everything else in the folder is removed.
+While the package is checked the journal lies beside the folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from runtime_py.errors import UsageError
+
+NAME = "journal.json"
+CHUNK = 1 << 22
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """One file: path relative to its folder with ``/``, size in bytes, sha256 in hex."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+def sha256_of(path: Path, told: Callable[[int], None] | None = None) -> str:
+    """sha256 of a file in hex; ``told`` gets the size of each block read."""
+    digest = hashlib.sha256()
+    with path.open("rb") as handle:
+        while block := handle.read(CHUNK):
+            digest.update(block)
+            if told is not None:
+                told(len(block))
+    return digest.hexdigest()
+
+
+def record_file(folder: Path, path: Path) -> FileRecord:
+    """The record of ``folder / path``."""
+    whole = folder / path
+    return FileRecord(path.as_posix(), whole.stat().st_size, sha256_of(whole))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON through a temporary name, on the disk before it gets its own."""
+    write_bytes(path, (json.dumps(value, ensure_ascii=False, indent=2) + "\n").encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a small file through a temporary name, on the disk before it gets its own."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("wb") as handle:
+            handle.write(content)
+            handle.flush()
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_file(path: Path) -> None:
+    """Force a file's content to the disk."""
+    with path.open("rb") as handle:
+        os.fsync(handle.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Force a folder's entries to the disk, where the system allows it."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class Journal:
+    """The journal of one partial package.
+
+    Args:
+        folder: the partial package.
+        fingerprint: what decides the bytes of the package; a resume under another fingerprint is refused.
+    """
+
+    def __init__(self, folder: Path, fingerprint: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self._lock = threading.RLock()
+        self._fingerprint = json.loads(json.dumps(fingerprint))
+        self._steps: dict[str, list[FileRecord]] = {}
+        self._source: dict[str, dict[str, Any]] = {}
+
+    @property
+    def path(self) -> Path:
+        return self.folder / NAME
+
+    @property
+    def aside(self) -> Path:
+        """Where the journal lies while the folder must hold the package alone."""
+        return self.folder.with_name(f"{self.folder.name}.{NAME}")
+
+    @property
+    def steps(self) -> Mapping[str, list[FileRecord]]:
+        """Finished steps and their files, in the order they finished."""
+        return self._steps
+
+    def files(self) -> list[FileRecord]:
+        """All files of all finished steps."""
+        return [record for records in self._steps.values() for record in records]
+
+    def begin(self) -> None:
+        """Write an empty journal into a new folder."""
+        self.aside.unlink(missing_ok=True)
+        self._write()
+
+    def set_aside(self) -> None:
+        """Move the journal out of the folder, so that the folder is the package and nothing else."""
+        self.path.replace(self.aside)
+
+    def remove(self) -> None:
+        """Remove the journal, wherever it lies; the export is over."""
+        self.aside.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
+
+    def resume(self) -> list[str]:
+        """Read the journal of an earlier run; keep the steps whose files still match, remove every other file.
+
+        Returns:
+            the names of the steps that are kept.
+
+        Raises:
+            UsageError: that run had another request or another checkpoint.
+        """
+        if self.aside.is_file() and not self.path.exists():
+            self.aside.replace(self.path)
+        try:
+            stored = json.loads(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            stored = {"fingerprint": self._fingerprint, "steps": {}, "source": {}}
+        different = sorted(
+            key
+            for key in {*stored["fingerprint"], *self._fingerprint}
+            if stored["fingerprint"].get(key) != self._fingerprint.get(key)
+        )
+        if different:
+            found = "; ".join(
+                f"{k}: {_short(stored['fingerprint'].get(k))} then, {_short(self._fingerprint.get(k))} now"
+                for k in different
+            )
+            raise UsageError(
+                f"{self.folder} was begun by another export",
+                f"the same request and checkpoint; different are {found}",
+                "give the flags of that export again, or start over with --force",
+            )
+        self._source = stored["source"]
+        for name, rows in stored["steps"].items():
+            records = [FileRecord(**row) for row in rows]
+            if all(self._matches(record) for record in records):
+                self._steps[name] = records
+        self._remove_strangers()
+        self._write()
+        return list(self._steps)
+
+    def finish(self, step: str, paths: list[Path]) -> None:
+        """Enter a step whose files (relative to the folder) are complete."""
+        for path in paths:
+            sync_file(self.folder / path)
+        for parent in {(self.folder / path).parent for path in paths}:
+            sync_folder(parent)
+        records = [record_file(self.folder, path) for path in sorted(paths)]
+        with self._lock:
+            self._steps[step] = records
+        self._write()
+
+    def source_hash(self, key: str, stamp: str) -> str | None:
+        """The remembered sha256 of a checkpoint file whose ``stamp`` (size and time) has not changed."""
+        with self._lock:
+            entry = self._source.get(key)
+        return entry["sha256"] if entry and entry["stamp"] == stamp else None
+
+    def remember_source(self, key: str, stamp: str, sha256: str) -> None:
+        with self._lock:
+            self._source[key] = {"stamp": stamp, "sha256": sha256}
+        self._write()
+
+    def _matches(self, record: FileRecord) -> bool:
+        whole = self.folder / record.path
+        return whole.is_file() and whole.stat().st_size == record.bytes and sha256_of(whole) == record.sha256
+
+    def _remove_strangers(self) -> None:
+        """Remove every file that no finished step made: what a cut-off step left behind."""
+        known = {record.path for record in self.files()} | {NAME}
+        for path in sorted(self.folder.rglob("*"), reverse=True):
+            if path.is_dir() and not path.is_symlink():
+                if not any(path.iterdir()):
+                    path.rmdir()
+            elif path.relative_to(self.folder).as_posix() not in known:
+                path.unlink()
+
+    def _write(self) -> None:
+        with self._lock:
+            steps = {name: [asdict(record) for record in records] for name, records in self._steps.items()}
+            write_json(self.path, {"fingerprint": self._fingerprint, "steps": steps, "source": self._source})
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,266 @@
+"""From a request to a package under its name: the whole way through, in order.
+
+1. refuse an output that cannot be written
+2. find the checkpoint, recognise its family, check every tensor
+3. plan: what every layer becomes, what it costs; refuse what does not fit
+4. build: each backend's steps, journalled, so that a killed export resumes
+5. side files and the self-test sample
+6. the manifest, with the hashes of everything
+7. check the package against the reference
+8. give it its name
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from export import disk
+from export.backends import BACKEND_OF_RUNTIME
+from export.backends.base import Build, Step
+from export.journal import FileRecord, Journal, record_file
+from export.machine import tool_versions
+from export.opened import OpenedCheckpoint, describe_checkpoint, open_checkpoint
+from export.package import (
+    MANIFEST,
+    ManifestParts,
+    assignment_rows,
+    copy_side_files,
+    file_rows,
+    licence_files,
+    manifest,
+    require_tokenizer,
+    write_manifest,
+)
+from export.plan import Plan, make_plan
+from export.progress import Progress
+from export.request import ExportRequest
+from export.selftest import write_answer, write_question
+from export.source_hashes import SourceHashes, stamp
+from export.version import VERSION
+from runtime_py.errors import InterruptedExportError, MachineError, ParityError
+
+log = logging.getLogger("edgeproof")
+
+CHECK_SKIPPED = {"verdict": "not run", "reason": "left out by the waiver skip-verify", "probes": []}
+
+
+def plan(request: ExportRequest) -> Plan:
+    """The plan of an export from config.json alone; the checkpoint's weights need not be here."""
+    return _plan(request, describe_checkpoint(request))
+
+
+def export(request: ExportRequest, progress: Progress | None = None) -> Path:
+    """Carry out a request; returns the package folder.
+
+    Raises:
+        EdgeproofError: a subclass for everything a person can act on; nothing lies under the package's name then.
+    """
+    progress = progress or Progress(quiet=True)
+    output = request.output_folder()
+    disk.check_output(output, request.force, request.resume)
+    with disk.explained(output), _interruptible(output), _out_of_memory():
+        checkpoint = open_checkpoint(request)
+        assert checkpoint.folder is not None
+        if not request.without_tokenizer:
+            require_tokenizer(checkpoint.folder)
+        planned = _plan(request, checkpoint)
+        planned.refuse_if_it_does_not_fit()
+        folder, journal = _workshop(request, checkpoint, planned)
+        with SourceHashes(checkpoint.files(), journal) as hashes:
+            builds = _builds(checkpoint, planned, folder, progress)
+            _run(_steps(checkpoint.folder, planned, builds, folder), journal, progress)
+            value = _manifest(checkpoint, planned, builds, journal, hashes.records())
+        write_manifest(folder, value)
+        journal.set_aside()
+        value["verification"] = _check(request, checkpoint.folder, folder, progress)
+        value["files"] = _with_answer(folder, value)
+        write_manifest(folder, value)
+        if value["verification"]["verdict"] == "fail":
+            journal.remove()
+            _keep_failed(folder, output, value["verification"])
+        disk.promote(folder, output)
+        journal.remove()
+    return output
+
+
+def _plan(request: ExportRequest, checkpoint: OpenedCheckpoint) -> Plan:
+    notes = []
+    if checkpoint.weights is None:
+        notes.append("made from config.json alone; no weights were read")
+    return make_plan(request, checkpoint.family, checkpoint.spec, checkpoint.id, request.output_folder(), notes=tuple(notes))
+
+
+def _workshop(request: ExportRequest, checkpoint: OpenedCheckpoint, planned: Plan) -> tuple[Path, Journal]:
+    """The partial package and its journal: new, or as an earlier run of the same export left it."""
+    folder = disk.partial_of(request.output_folder())
+    journal = Journal(folder, fingerprint(request, checkpoint, planned))
+    if folder.exists() and not request.resume:
+        shutil.rmtree(folder)
+    if folder.exists():
+        kept = journal.resume()
+        log.info("resuming %s: %d finished step(s) kept", folder, len(kept))
+    else:
+        folder.mkdir(parents=True)
+        journal.begin()
+    return folder, journal
+
+
+def fingerprint(request: ExportRequest, checkpoint: OpenedCheckpoint, planned: Plan) -> dict[str, Any]:
+    """Everything that decides the bytes of the package."""
+    limits = planned.options.limits
+    return {
+        "edgeproof": VERSION,
+        "model": checkpoint.id,
+        "revision": checkpoint.revision,
+        "target": planned.options.target.name,
+        "precision": planned.options.precision,
+        "context": limits.context,
+        "prefill_chunk": limits.prefill_chunk,
+        "options": dict(planned.options.extra),
+        "checkpoint": {name: stamp(path) for name, path in checkpoint.files().items()},
+        "tools": tool_versions(planned.options.target.backends),
+    }
+
+
+def _builds(checkpoint: OpenedCheckpoint, planned: Plan, folder: Path, progress: Progress) -> dict[str, Build]:
+    """What each backend's steps read."""
+    from calibrate.codes import RoundToNearest
+    from calibrate.grids import GRIDS
+
+    assert checkpoint.folder is not None and checkpoint.weights is not None
+    weights = checkpoint.weights
+    return {
+        name: Build(
+            spec=checkpoint.spec,
+            options=planned.options,
+            assignments=part.assignments,
+            weights=weights,
+            codes=RoundToNearest(weights, part.assignments, GRIDS),
+            checkpoint=checkpoint.folder,
+            folder=folder,
+            progress=progress,
+        )
+        for name, part in planned.parts.items()
+    }
+
+
+def _steps(checkpoint: Path, planned: Plan, builds: dict[str, Build], folder: Path) -> list[Step]:
+    """All work in order; step names are unique."""
+    steps = [
+        Step(step.name if step.name.startswith(name) else f"{name} {step.name}", step.run)
+        for name, build in builds.items()
+        for step in planned.parts[name].backend.steps(build)
+    ]
+    steps.append(Step("side files", lambda: copy_side_files(checkpoint, folder)))
+    steps.append(Step("self-test sample", lambda: write_question(folder)))
+    return steps
+
+
+def _run(steps: list[Step], journal: Journal, progress: Progress) -> None:
+    """Run the steps that the journal does not hold, and enter each when its files are on the disk."""
+    for number, step in enumerate(steps, 1):
+        if step.name in journal.steps:
+            continue
+        progress.start(step.name, number, len(steps))
+        try:
+            journal.finish(step.name, step.run())
+        except BaseException:
+            progress.abandon()
+            raise
+        progress.stop(sum(record.bytes for record in journal.steps[step.name]))
+
+
+def _manifest(
+    checkpoint: OpenedCheckpoint, planned: Plan, builds: dict[str, Build], journal: Journal, source: list[FileRecord]
+) -> dict[str, Any]:
+    assert checkpoint.folder is not None
+    target = planned.options.target
+    shown = planned.parts[BACKEND_OF_RUNTIME[target.runtime_backend]].assignments
+    blocks = {}
+    for name, part in planned.parts.items():
+        blocks[name] = part.backend.manifest(builds[name])
+        if part.assignments != shown:
+            blocks[name].setdefault("assignments", assignment_rows(part.assignments))
+    parts = ManifestParts(
+        version=VERSION,
+        spec=checkpoint.spec,
+        processor=checkpoint.family.processor,
+        target=target,
+        precision=planned.options.precision,
+        limits=planned.options.limits,
+        backends=blocks,
+        assignments=shown,
+        files=journal.files(),
+        source_id=checkpoint.id,
+        source_revision=checkpoint.revision,
+        source_files=source,
+        tools=tool_versions(target.backends),
+        licence=checkpoint.family.licence,
+        licence_files=[path.as_posix() for path in licence_files(checkpoint.folder)],
+        waivers=planned.request.waivers(),
+        verification={"verdict": "not run", "reason": "the check has not run yet", "probes": []},
+    )
+    return manifest(parts)
+
+
+def _check(request: ExportRequest, checkpoint: Path, folder: Path, progress: Progress) -> dict[str, Any]:
+    """Compare the package with the reference, unless the user waived it by name."""
+    if request.skip_verify:
+        return dict(CHECK_SKIPPED)
+    from parity_tests.package_check import check
+
+    progress.start("check against the reference", 1, 1)
+    try:
+        result = check(folder, checkpoint)
+    finally:
+        progress.stop(0)
+    return {**result.to_json(), "verdict": result.verdict}
+
+
+def _with_answer(folder: Path, value: dict[str, Any]) -> list[dict[str, Any]]:
+    """The manifest's file rows after the self-test sample got the reference's answer."""
+    written = write_answer(folder, value["verification"], value["generation"]["stop_ids"])
+    renewed = {row["path"]: row for row in file_rows(record_file(folder, path) for path in written)}
+    return [renewed.get(row["path"], row) for row in value["files"]]
+
+
+def _keep_failed(folder: Path, output: Path, verification: dict[str, Any]) -> None:
+    """Keep a package that failed its check beside the name it did not get, and say so."""
+    failed = disk.failed_of(output)
+    if failed.exists():
+        shutil.rmtree(failed)
+    folder.rename(failed)
+    first = verification.get("first_failure")
+    raise ParityError(
+        f"the package does not say what the reference says; first failure: {first}",
+        "every probe within its threshold; the probes are in manifest.json under verification",
+        f"look at {failed / MANIFEST}, where the package is kept, and run `python -m parity_tests --package {failed}`",
+    )
+
+
+@contextmanager
+def _interruptible(output: Path) -> Iterator[None]:
+    """Turn Ctrl-C (and what the command line raises for SIGTERM) into the error that names --resume."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        partial = disk.partial_of(output)
+        where = f"what is finished is kept in {partial}" if partial.exists() else "nothing was written yet"
+        raise InterruptedExportError(
+            "the export was stopped", f"it to run to its end; {where}", "run the same command again with --resume"
+        ) from interrupt
+
+
+@contextmanager
+def _out_of_memory() -> Iterator[None]:
+    try:
+        yield
+    except MemoryError as error:
+        raise MachineError(
+            "this machine ran out of memory", "as much as the plan says (--dry-run)", "free some and run with --resume"
+        ) from error

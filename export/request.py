@@ -1,0 +1,143 @@
+"""What the user asked for: one frozen record that checks itself."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from runtime_py.errors import UsageError
+from targets.base import Limits, Target
+from targets.devices import Device, device_named
+from targets.registry import target_named
+
+DEMO = "demo"
+BLOCK_SIZES = (16, 32, 64, 128, 256)
+VISION_PRECISIONS = ("int8", "fp16", "fp32")
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """One export, as asked.
+
+    Attributes:
+        model: family alias, hub id, or path of a checkpoint folder.
+        weights: ``demo``, a folder with the weights of ``model``, or None for what ``model`` says.
+        precision: one of the target's precisions; None for its default.
+        output: package folder; None for ``<model>-<target>-<precision>`` in the working folder.
+        context, prefill_chunk: limits; None for the target's.
+        vision_precision, block_size: choices of the onnx and tensorrt backends; None for their defaults.
+        skip_verify: leave out the check at the end; recorded in the package as a waiver.
+        without_tokenizer: accept a checkpoint that holds no tokenizer, whose package cannot chat; recorded as a waiver.
+
+    Raises:
+        UsageError: on construction, for a value that no export could use.
+    """
+
+    model: str
+    target: str
+    weights: str | None = None
+    precision: str | None = None
+    output: Path | None = None
+    context: int | None = None
+    prefill_chunk: int | None = None
+    device: str | None = None
+    vision_precision: str | None = None
+    block_size: int | None = None
+    revision: str | None = None
+    seed: int = 0
+    resume: bool = False
+    force: bool = False
+    skip_verify: bool = False
+    without_tokenizer: bool = False
+    _target: Target = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.model.strip():
+            raise UsageError("--model is empty", "a family alias, a hub id or a folder", "name one, e.g. --model minicpm-v")
+        object.__setattr__(self, "_target", target_named(self.target))
+        if self._target.precision(self.precision) is None:
+            offered = ", ".join((*self._target.precisions, *self._target.precision_aliases))
+            raise UsageError(
+                f"--precision {self.precision} is not offered by target {self._target.name}",
+                f"one of {offered}",
+                "leave the flag out for the first of these, or choose another target",
+            )
+        _at_least("--context", self.context, 1)
+        _at_least("--prefill-chunk", self.prefill_chunk, 1)
+        _one_of("--block-size", self.block_size, BLOCK_SIZES)
+        _one_of("--vision-precision", self.vision_precision, VISION_PRECISIONS)
+        if not 0 <= self.seed < 2**32:
+            raise UsageError(f"--seed {self.seed}", "a number from 0 to 4294967295", "choose another seed")
+        if self.resume and self.force:
+            raise UsageError(
+                "--resume and --force exclude each other",
+                "--resume to go on with an unfinished export, or --force to start it over",
+                "leave one of them out",
+            )
+        if self.device is not None:
+            device_named(self.device, self._target.name)
+
+    def target_record(self) -> Target:
+        return self._target
+
+    def precision_name(self) -> str:
+        """The precision under the name the target's backends use."""
+        name = self._target.precision(self.precision)
+        assert name is not None, "checked on construction"
+        return name
+
+    def device_record(self) -> Device | None:
+        return None if self.device is None else device_named(self.device, self._target.name)
+
+    def limits(self, max_positions: int) -> Limits:
+        """The limits to build for: what was asked, else the target's, never beyond the model's own positions.
+
+        Raises:
+            UsageError: the asked context exceeds what the model was trained for, or the chunk exceeds the context.
+        """
+        default = self._target.limits
+        if self.context is not None and self.context > max_positions:
+            raise UsageError(
+                f"--context {self.context} exceeds the model's {max_positions} positions",
+                f"at most {max_positions}",
+                f"use --context {max_positions} or less",
+            )
+        context = self.context or min(default.context, max_positions)
+        if self.prefill_chunk is not None and self.prefill_chunk > context:
+            raise UsageError(
+                f"--prefill-chunk {self.prefill_chunk} exceeds the context of {context}",
+                f"at most {context}",
+                "use a smaller chunk or a larger --context",
+            )
+        return Limits(context, self.prefill_chunk or min(default.prefill_chunk, context), default.batch)
+
+    def backend_options(self) -> dict[str, object]:
+        """Options that only some backends know, by name; those not given are absent."""
+        given = {"vision_precision": self.vision_precision, "block_size": self.block_size, "seed": self.seed}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def waivers(self) -> list[dict[str, str]]:
+        """The named exceptions, as the manifest records them."""
+        named = {
+            "skip-verify": (self.skip_verify, "the package was not compared with the reference"),
+            "without-tokenizer": (self.without_tokenizer, "the package may hold no tokenizer and then cannot chat"),
+        }
+        return [{"name": name, "meaning": meaning} for name, (given, meaning) in named.items() if given]
+
+    def output_folder(self) -> Path:
+        if self.output is not None:
+            return self.output
+        stem = Path(self.model).resolve().name if Path(self.model).exists() else self.model.rsplit("/", 1)[-1]
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-.") or "model"
+        return Path(f"{stem}-{self._target.name}-{self.precision_name()}")
+
+
+def _at_least(flag: str, value: int | None, least: int) -> None:
+    if value is not None and value < least:
+        raise UsageError(f"{flag} {value}", f"a whole number of at least {least}", "correct the number")
+
+
+def _one_of(flag: str, value: object, allowed: tuple[object, ...]) -> None:
+    if value is not None and value not in allowed:
+        raise UsageError(f"{flag} {value}", "one of " + ", ".join(str(v) for v in allowed), "choose one of these")

@@ -1,0 +1,64 @@
+"""Devices that a package can be checked against, read from devices.toml."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from runtime_py.errors import UsageError
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Device:
+    """One device.
+
+    Attributes:
+        memory: bytes the device has.
+        usable: bytes one app may take on it; ``usable_source`` says where the figure comes from.
+    """
+
+    name: str
+    title: str
+    targets: tuple[str, ...]
+    memory: int
+    usable: int
+    usable_source: str
+
+
+@cache
+def devices() -> dict[str, Device]:
+    """All devices by name, in file order."""
+    rows = tomllib.loads((Path(__file__).parent / "devices.toml").read_text(encoding="utf-8"))["device"]
+    found = [
+        Device(
+            row["name"], row["title"], tuple(row["targets"]), row["memory"] * MIB, row["usable"] * MIB, row["usable_source"]
+        )
+        for row in rows
+    ]
+    return {device.name: device for device in found}
+
+
+def devices_of(target: str) -> list[Device]:
+    """The devices a target runs on, smallest first."""
+    return sorted((d for d in devices().values() if target in d.targets), key=lambda d: d.usable)
+
+
+def device_named(name: str, target: str) -> Device:
+    """The device with this name.
+
+    Raises:
+        UsageError: there is no such device, or the target does not run on it.
+    """
+    found = devices().get(name.replace("_", "-"))
+    if found is None or target not in found.targets:
+        why = "there is no such device" if found is None else f"target {target} does not run on it"
+        raise UsageError(
+            f"--device {name}: {why}",
+            f"for target {target} one of " + ", ".join(d.name for d in devices_of(target)),
+            "run `python -m targets` to see the devices, or add a row to targets/devices.toml",
+        )
+    return found

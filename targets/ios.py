@@ -1,0 +1,26 @@
+"""iPhones, through the MLC engine on Metal."""
+
+from __future__ import annotations
+
+from targets.android import MLC_ALIASES, MLC_PRECISIONS
+from targets.base import Limits, Target
+
+TARGET = Target(
+    name="ios",
+    title="iPhone or iPad, through the MLC engine on Metal",
+    backends=("mlc",),
+    runtime_backend="mlc",
+    precisions=MLC_PRECISIONS,
+    limits=Limits(context=2048, prefill_chunk=512),
+    contains=(
+        "mlc/<model id>/: weight shards, tensor-cache.json, mlc-chat-config.json, tokenizer.json",
+        "mlc/lib/<library>-ios.tar: the model library for Metal, vision tower and connector inside",
+        "mlc/host/<library>-x86_64.so: the same module for checking on this machine",
+        "mlc/mlc-app-config.json and mlc-package-config.json for the iOS app",
+    ),
+    needs=(
+        "the MLC iOS app, built with the TVM version that manifest.json names",
+        "the entitlement com.apple.developer.kernel.increased-memory-limit for the device limits given here",
+    ),
+    precision_aliases=MLC_ALIASES,
+)

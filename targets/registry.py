@@ -1,0 +1,37 @@
+"""Targets by folder scan: a module under targets/ with a ``TARGET`` object is one."""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache
+from pathlib import Path
+
+from runtime_py.errors import UsageError
+from targets.base import Target
+
+_NO_TARGET = frozenset({"__init__", "__main__", "base", "registry", "devices", "fit", "listing"})
+
+
+@cache
+def targets() -> dict[str, Target]:
+    """All targets by name."""
+    names = sorted(path.stem for path in Path(__file__).parent.glob("*.py"))
+    names = [name for name in names if name not in _NO_TARGET and not name.endswith("_test")]
+    found = [importlib.import_module(f"targets.{name}").TARGET for name in names]
+    return {target.name: target for target in found}
+
+
+def target_named(name: str) -> Target:
+    """The target with this name (``desktop_gpu`` is accepted for ``desktop-gpu``).
+
+    Raises:
+        UsageError: there is no such target.
+    """
+    found = targets().get(name.replace("_", "-"))
+    if found is None:
+        raise UsageError(
+            f"--target {name}: there is no such target",
+            "one of " + ", ".join(targets()),
+            "run `python -m targets` to see what each one contains and needs",
+        )
+    return found

@@ -1,0 +1,61 @@
+"""Targets and devices: complete, named once, with sources."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from export.backends import BACKEND_OF_RUNTIME, BACKENDS
+from runtime_py.errors import UsageError
+from targets import registry
+from targets.devices import device_named, devices, devices_of
+from targets.registry import target_named, targets
+
+
+def test_the_folder_scan_finds_every_target_and_nothing_else() -> None:
+    assert set(targets()) == {"android", "cpu", "desktop-gpu", "ios"}
+    modules = {path.stem for path in Path(registry.__file__).parent.glob("*.py") if not path.stem.endswith("_test")}
+    assert {target.name.replace("-", "_") for target in targets().values()} == modules - registry._NO_TARGET
+
+
+def test_every_target_is_complete() -> None:
+    for target in targets().values():
+        assert set(target.backends) <= set(BACKENDS)
+        assert BACKEND_OF_RUNTIME[target.runtime_backend] in target.backends
+        assert target.contains
+        assert target.needs
+        assert target.limits.prefill_chunk <= target.limits.context
+        assert devices_of(target.name)
+        assert set(target.precision_aliases.values()) <= set(target.precisions)
+        assert not set(target.precision_aliases) & set(target.precisions)
+
+
+def test_devices_have_a_source_and_less_usable_than_memory() -> None:
+    for device in devices().values():
+        assert 0 < device.usable < device.memory
+        assert device.usable_source
+        assert set(device.targets) <= set(targets())
+
+
+def test_a_device_of_another_target_is_refused() -> None:
+    assert device_named("iphone_15_pro", "ios").name == "iphone-15-pro"
+    with pytest.raises(UsageError, match="does not run on it"):
+        device_named("iphone-15-pro", "android")
+    with pytest.raises(UsageError, match="no such device"):
+        device_named("nokia-3310", "android")
+    assert target_named("desktop_gpu").name == "desktop-gpu"
+
+
+def test_the_listing_is_json_and_imports_no_torch() -> None:
+    script = (
+        "import sys\nfrom targets.__main__ import main\n"
+        "code = main(['--json', '--brief'])\nassert 'torch' not in sys.modules\nsys.exit(code)"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    listed = json.loads(result.stdout)["targets"]
+    assert [row["name"] for row in listed] == list(targets())
