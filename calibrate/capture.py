@@ -56,8 +56,8 @@ def stream(
     images = [image for prompt in prompts for image in prompt.images]
     features: list[Tensor] = []
     if images:
-        seen = stage(VISION).run([_tensors(image.vision) for image in images])
-        calls = [{"vision_features": rows, **_tensors(image.connector)} for rows, image in zip(seen, images, strict=True)]
+        seen = stage(VISION).run([tensors(image.vision) for image in images])
+        calls = [{"vision_features": rows, **tensors(image.connector)} for rows, image in zip(seen, images, strict=True)]
         del seen
         features = stage(CONNECTOR).run(calls)
     calls = decoder_calls(spec, current[0], prompts, processor, [f.reshape(-1, f.shape[-1]).numpy() for f in features])
@@ -118,7 +118,7 @@ class _Recorder:
         empty = torch.zeros(1, decoder.kv_heads, 0, decoder.head_dim)
         self.calls.append(
             {
-                **_tensors(inputs),
+                **tensors(inputs),
                 "attention_mask": torch.ones(1, tokens, dtype=torch.int64),
                 "logit_positions": torch.arange(tokens),
                 "past_key_values": [(empty, empty)] * decoder.layers,
@@ -141,7 +141,8 @@ def _module(spec: ModelSpec, stage: str) -> Any:
         return build_stage(spec, stage, Kernels())
 
 
-def _tensors(arrays: Arrays) -> dict[str, Any]:
+def tensors(arrays: Arrays) -> dict[str, Any]:
+    """Arrays as tensors that share their memory."""
     import torch
 
     return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}

@@ -6,7 +6,7 @@ the same integers whatever method chose them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -31,6 +31,18 @@ class Codes:
     codes: Tensor
     scales: Tensor
     zero_points: Tensor | None = None
+
+
+def joined(parts: Sequence[Codes]) -> Codes:
+    """Consecutive rows as one."""
+    import torch
+
+    zeros = [part.zero_points for part in parts if part.zero_points is not None]
+    return Codes(
+        torch.cat([part.codes for part in parts]),
+        torch.cat([part.scales for part in parts]),
+        torch.cat(zeros) if zeros else None,
+    )
 
 
 @dataclass(frozen=True)

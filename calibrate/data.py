@@ -45,10 +45,15 @@ class Sample:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A sample as a model's processor prepares it, answer included."""
+    """A sample as a model's processor prepares it, answer included.
+
+    Attributes:
+        answer: tokens of the answer, which stand at the end.
+    """
 
     images: tuple[ImageInputs, ...]
     layout: Layout
+    answer: int
 
 
 def built_in(count: int, seed: int, text_only: bool = False, side: int | None = None) -> Iterator[Sample]:
@@ -80,7 +85,9 @@ def _built_in(kind: str, number: int, rng: np.random.Generator, side: int | None
         best = NAMES[int(np.argmax(values))]
         if chinese:
             return _asked(bar_chart(values, width, height, rng), "哪一天的数值最高？", f"{best}的数值最高。")
-        return _asked(bar_chart(values, width, height, rng), "Which day has the highest value?", f"{best} has the highest value.")
+        return _asked(
+            bar_chart(values, width, height, rng), "Which day has the highest value?", f"{best} has the highest value."
+        )
     picture = photograph(width, height, rng)
     if chinese:
         return _asked(picture, "这张照片里有什么？", "画面模糊，只有深浅不同的色块。")
@@ -161,6 +168,6 @@ def prepare(samples: Sequence[Sample], processor: Processor, tokenizer: Tokenize
         if messages[-1].role == "assistant":
             answer = messages.pop().text
         ids = processor.encode(messages, images)
-        if answer:
-            ids = np.concatenate([ids, np.array([tokenizer.encode(answer)], dtype=np.int64).reshape(1, -1)], axis=1)
-        yield Prompt(tuple(images), processor.layout(ids, images))
+        tail = np.array(tokenizer.encode(answer) if answer else [], dtype=np.int64)
+        ids = np.concatenate([ids, tail[None]], axis=1)
+        yield Prompt(tuple(images), processor.layout(ids, images), len(tail))

@@ -83,7 +83,6 @@ class MlcGrid:
         centred = codes.codes.view(count, columns // GROUP, GROUP).float() - LEVELS
         return (centred * codes.scales.float()[..., None]).to(dtype).float().view(count, columns)
 
-
     def fit(self, blocks: Tensor, factor: Tensor | float = 1.0) -> GroupParameters:
         """See Grid.fit."""
         import torch

@@ -34,7 +34,9 @@ def text_page(lines: Sequence[str], width: int, height: int, rng: np.random.Gene
     size = max(8, int(min(1.6 * width / max(len(line) for line in lines), 0.7 * height / len(lines))))
     font = ImageFont.load_default(size)
     for number, line in enumerate(lines):
-        brush.text((width * 0.05, height * (0.06 + 0.9 * number / len(lines))), line, fill=tuple(int(v) for v in ink), font=font)
+        brush.text(
+            (width * 0.05, height * (0.06 + 0.9 * number / len(lines))), line, fill=tuple(int(v) for v in ink), font=font
+        )
     return np.asarray(picture)
 
 

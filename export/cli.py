@@ -75,6 +75,7 @@ def parser() -> argparse.ArgumentParser:
     to.add_argument("--prefill-chunk", type=int, metavar="N", help="tokens fed to the decoder in one call at most")
     to.add_argument("--vision-precision", metavar="P", help="int8, fp16 or fp32 for the vision encoder (cpu, desktop-gpu)")
     to.add_argument("--block-size", type=int, metavar="N", help="columns that share an int4 scale (cpu, desktop-gpu)")
+    to.add_argument("--codes", type=Path, metavar="DIR", help="int4 codes that python -m calibrate chose")
     to.add_argument("--device", metavar="NAME", help="refuse what does not fit this device (python -m targets)")
     to.add_argument("--seed", type=int, default=0, metavar="N", help="for anything drawn at random; default 0")
     how = made.add_argument_group("how")
@@ -138,6 +139,7 @@ def _run(given: argparse.Namespace) -> int:
         vision_precision=given.vision_precision,
         block_size=given.block_size,
         revision=given.revision,
+        codes=given.codes,
         seed=given.seed,
         resume=given.resume,
         force=given.force,

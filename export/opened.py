@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from export.families.base import Family
 from export.package import relative_name, side_files
@@ -78,7 +78,8 @@ def open_checkpoint(request: ExportRequest) -> OpenedCheckpoint:
 def describe_checkpoint(request: ExportRequest) -> OpenedCheckpoint:
     """As `open_checkpoint`, but config.json is enough: weights are checked where they lie, and none are downloaded.
 
-    An alias stands for the family's published config; another hub id has its configs fetched.
+    An alias or a published hub id stands for the config that the family keeps of it; any other hub id, and any asked
+    revision, has its configs fetched.
     """
     from export.source.hub import DEMO
 
@@ -90,15 +91,25 @@ def describe_checkpoint(request: ExportRequest) -> OpenedCheckpoint:
         if not folder.is_dir() or _has_weights(folder):
             return open_checkpoint(request)
         return _from_config(recognise(folder), folder, folder.resolve().name, None)
-    if family is not None and request.model.lower() not in {name.lower() for name in family.hub_ids[1:]}:
-        spec = family.spec(family.published_config("", "full"), NoTensors())
-        return OpenedCheckpoint(family, spec, family.hub_ids[0], None, None, None)
+    if family is not None and request.revision is None:
+        hub_id = next((name for name in family.hub_ids if name.lower() == request.model.lower()), family.hub_ids[0])
+        spec = describe_config(family, family.published_config(hub_id, "full"))
+        return OpenedCheckpoint(family, spec, hub_id, None, None, None)
     folder = _configs_of(request.model, request.revision)
     return _from_config(recognise(folder), folder, request.model, folder.name)
 
 
+def describe_config(family: Family, config: Mapping[str, Any]) -> ModelSpec:
+    """The model that a config alone implies.
+
+    Raises:
+        CheckpointError: the family needs tensors to tell.
+    """
+    return family.spec(config, NoTensors())
+
+
 def _from_config(family: Family, folder: Path, name: str, revision: str | None) -> OpenedCheckpoint:
-    spec = family.spec(family.load_config(folder), NoTensors())
+    spec = describe_config(family, family.load_config(folder))
     return OpenedCheckpoint(family, spec, name, revision, folder, None)
 
 

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from calibrate.stored import StoredCodes
 from export import disk
 from export.backends import BACKEND_OF_RUNTIME
 from export.backends.base import Build, Step
@@ -70,9 +71,10 @@ def export(request: ExportRequest, progress: Progress | None = None) -> Path:
             require_tokenizer(checkpoint.folder)
         planned = _plan(request, checkpoint)
         planned.refuse_if_it_does_not_fit()
+        stored = _stored_codes(request, checkpoint, planned)
         folder, journal = _workshop(request, checkpoint, planned)
         with SourceHashes(checkpoint.files(), journal) as hashes:
-            builds = _builds(checkpoint, planned, folder, progress)
+            builds = _builds(checkpoint, planned, stored, folder, progress)
             _run(_steps(checkpoint.folder, planned, builds, folder), journal, progress)
             value = _manifest(checkpoint, planned, builds, journal, hashes.records())
         write_manifest(folder, value)
@@ -122,12 +124,26 @@ def fingerprint(request: ExportRequest, checkpoint: OpenedCheckpoint, planned: P
         "context": limits.context,
         "prefill_chunk": limits.prefill_chunk,
         "options": dict(planned.options.extra),
+        "codes": None if request.codes is None else stamp(request.codes / MANIFEST),
         "checkpoint": {name: stamp(path) for name, path in checkpoint.files().items()},
         "tools": tool_versions(planned.options.target.backends),
     }
 
 
-def _builds(checkpoint: OpenedCheckpoint, planned: Plan, folder: Path, progress: Progress) -> dict[str, Build]:
+def _stored_codes(request: ExportRequest, checkpoint: OpenedCheckpoint, planned: Plan) -> dict[str, StoredCodes]:
+    """The calibrated codes of every backend that has int4 layers, checked against the plan before any work."""
+    if request.codes is None:
+        return {}
+    assert checkpoint.weights is not None
+    quantised = {
+        name: part for name, part in planned.parts.items() if any(a.form == "int4" for a in part.assignments.values())
+    }
+    return {name: StoredCodes(request.codes, name, checkpoint.weights, part.assignments) for name, part in quantised.items()}
+
+
+def _builds(
+    checkpoint: OpenedCheckpoint, planned: Plan, stored: Mapping[str, StoredCodes], folder: Path, progress: Progress
+) -> dict[str, Build]:
     """What each backend's steps read."""
     from calibrate.codes import RoundToNearest
     from calibrate.grids import GRIDS
@@ -139,8 +155,8 @@ def _builds(checkpoint: OpenedCheckpoint, planned: Plan, folder: Path, progress:
             spec=checkpoint.spec,
             options=planned.options,
             assignments=part.assignments,
-            weights=weights,
-            codes=RoundToNearest(weights, part.assignments, GRIDS),
+            weights=stored[name].weights if name in stored else weights,
+            codes=stored.get(name) or RoundToNearest(weights, part.assignments, GRIDS),
             checkpoint=checkpoint.folder,
             folder=folder,
             progress=progress,
@@ -186,6 +202,9 @@ def _manifest(
         blocks[name] = part.backend.manifest(builds[name])
         if part.assignments != shown:
             blocks[name].setdefault("assignments", assignment_rows(part.assignments))
+        codes = builds[name].codes
+        if isinstance(codes, StoredCodes):
+            blocks[name]["calibration"] = codes.summary()
     parts = ManifestParts(
         version=VERSION,
         spec=checkpoint.spec,
@@ -216,7 +235,7 @@ def _check(request: ExportRequest, checkpoint: Path, folder: Path, progress: Pro
 
     progress.start("check against the reference", 1, 1)
     try:
-        result = check(folder, checkpoint)
+        result = check(folder, checkpoint, codes=request.codes)
     finally:
         progress.stop(0)
     return {**result.to_json(), "verdict": result.verdict}

@@ -27,7 +27,9 @@ class ExportRequest:
         output: package folder; None for ``<model>-<target>-<precision>`` in the working folder.
         context, prefill_chunk: limits; None for the target's.
         vision_precision, block_size: choices of the onnx and tensorrt backends; None for their defaults.
+        codes: folder of a calibration (python -m calibrate) whose int4 codes are used; None for round to nearest.
         skip_verify: leave out the check at the end; recorded in the package as a waiver.
+        host_only: leave the phone's library out of an android or ios package; for checks here, recorded as a waiver.
         without_tokenizer: accept a checkpoint that holds no tokenizer, whose package cannot chat; recorded as a waiver.
 
     Raises:
@@ -45,11 +47,13 @@ class ExportRequest:
     vision_precision: str | None = None
     block_size: int | None = None
     revision: str | None = None
+    codes: Path | None = None
     seed: int = 0
     resume: bool = False
     force: bool = False
     skip_verify: bool = False
     without_tokenizer: bool = False
+    host_only: bool = False
     _target: Target = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -114,13 +118,19 @@ class ExportRequest:
 
     def backend_options(self) -> dict[str, object]:
         """Options that only some backends know, by name; those not given are absent."""
-        given = {"vision_precision": self.vision_precision, "block_size": self.block_size, "seed": self.seed}
+        given: dict[str, object] = {
+            "vision_precision": self.vision_precision,
+            "block_size": self.block_size,
+            "seed": self.seed,
+        }
+        given["host_only"] = True if self.host_only else None
         return {name: value for name, value in given.items() if value is not None}
 
     def waivers(self) -> list[dict[str, str]]:
         """The named exceptions, as the manifest records them."""
         named = {
             "skip-verify": (self.skip_verify, "the package was not compared with the reference"),
+            "host-only": (self.host_only, "the phone's library was not built; the package runs on this machine only"),
             "without-tokenizer": (self.without_tokenizer, "the package may hold no tokenizer and then cannot chat"),
         }
         return [{"name": name, "meaning": meaning} for name, (given, meaning) in named.items() if given]

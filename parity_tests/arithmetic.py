@@ -1,11 +1,10 @@
-"""The roundings that a package's kernels make on purpose, done by the reference too, so that what is left is a fault.
+"""The roundings that a package makes on purpose, made by the reference too, so that what is left is a fault.
 
-A package for ONNX Runtime may store matrices in float16, keep keys and values in float16, and round the inputs of int8
-layers to uint8. Each of these alone is a thousand times larger than float32 rounding, and would hide a kernel that is
-wrong by as much. The reference of the implementation check therefore makes the same roundings at the same places.
+A package may store matrices in float16, and its int8 layers round their input to uint8. Both are a thousand times larger
+than float32 rounding, and would hide a kernel that is wrong by as much; the reference of the implementation check therefore
+makes them at the same places. Roundings that can be switched off in a copy of the graph (int8 inputs of MatMulNBits, the
+float16 cache) are switched off there instead: see parity_tests.onnx_blocks.
 
-The processor's provider has no float16 attention: it widens the cache, attends in float32 over the new keys and values
-before they are rounded, and rounds what it stores (measured with ONNX Runtime 1.31: 1e-6 on logits with this model of it).
 Source: ONNX operator DynamicQuantizeLinear.
 """
 
@@ -19,8 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from export.modules.kernels import CachedAttention, Kernels, Linear, Role
-from export.specs import DecoderSpec
+from export.modules.kernels import Kernels, Linear, Role
 
 if TYPE_CHECKING:
     from calibrate.codes import WeightProvider
@@ -39,12 +37,10 @@ class Arithmetic:
 
     Attributes:
         inputs: canonical layer name to what happens to the layer's input.
-        half_cache: keys and values are float16 once they are in the cache.
         half_weights: canonical layer names whose matrices are stored in float16.
     """
 
     inputs: Mapping[str, InputRounding] = field(default_factory=dict)
-    half_cache: bool = False
     half_weights: frozenset[str] = frozenset()
 
     def rounding(self, layer: str) -> Callable[[Tensor], Tensor] | None:
@@ -79,21 +75,6 @@ class RoundedLinear(Linear):
         return super().forward(self.rounding(x))
 
 
-class HalfCacheAttention(CachedAttention):
-    """Attention in float32 whose keys and values are rounded to float16 when they enter the cache."""
-
-    def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, past_key: Tensor, past_value: Tensor, shared: tuple[Tensor, ...]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        out, key, value = super().forward(q, k, v, past_key, past_value, shared)
-        return out, half(key), half(value)
-
-
-def half(x: Tensor) -> Tensor:
-    """``x`` with float16's digits."""
-    return x.half().to(x.dtype)
-
-
 class ArithmeticKernels(Kernels):
     """Plain kernels with a package's roundings."""
 
@@ -105,9 +86,6 @@ class ArithmeticKernels(Kernels):
         if rounding is None:
             return super().linear(name, in_features, out_features, bias, role)
         return RoundedLinear(in_features, out_features, bias, role, rounding)
-
-    def cached_attention(self, spec: DecoderSpec) -> nn.Module:
-        return HalfCacheAttention(spec) if self.arithmetic.half_cache else super().cached_attention(spec)
 
 
 class StoredWeights:

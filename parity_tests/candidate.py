@@ -63,9 +63,10 @@ class Candidate:
 
     def implementation_standard(self) -> Standard:
         """How close a package with integers must be to the reference that holds the same integers."""
-        if self.name == "ort":
-            return Standard.STORED_INT8 if self.rounds_inputs() else Standard.STORED_FLOAT32
-        return Standard.STORED_FLOAT32 if self.manifest["precision"] in WIDE_CODES else Standard.STORED_FLOAT16
+        if self.rounds_inputs():
+            return Standard.STORED_INT8
+        half = self.half_cache() if self.name == "ort" else self.manifest["precision"] not in WIDE_CODES
+        return Standard.STORED_FLOAT16 if half else Standard.STORED_FLOAT32
 
     def stores_roundings(self) -> bool:
         """Whether the files hold other numbers than the checkpoint, and this backend's roundings are known."""
@@ -73,22 +74,31 @@ class Candidate:
 
     def rounds_inputs(self) -> bool:
         """Whether kernels round the inputs of quantised layers to 8 bits."""
-        if self.name != "ort":
-            return False
-        grids = {row["grid"] for row in self.assignments().values() if row.get("grid")}
-        blocks = self.block.get("accuracy_level") == EIGHT_BITS and any("int4" in grid for grid in grids)
-        return blocks or any(grid.endswith("int8_row") for grid in grids)
+        blocks = self.block.get("accuracy_level") == EIGHT_BITS and any("int4" in grid for grid in self._grids())
+        return self.name == "ort" and (blocks or self._int8_rows())
+
+    def half_cache(self) -> bool:
+        """Whether attention works on float16 keys and values."""
+        return self.name == "ort" and self.block.get("cache") == "float16"
+
+    def _grids(self) -> set[str]:
+        return {row["grid"] for row in self.assignments().values() if row.get("grid")}
+
+    def _int8_rows(self) -> bool:
+        """Whether there are int8 layers whose input is rounded by operators of the graph, not by a kernel's choice."""
+        return any(grid.endswith("int8_row") for grid in self._grids())
 
     def exact(self) -> Candidate | None:
-        """The same graphs and numbers with the rounding of inputs switched off, so that nothing hides behind it.
+        """The same graphs and numbers computed in float32 throughout, so that nothing hides behind chosen roundings.
 
-        None when there is none to switch off.
+        None when there is no rounding to switch off.
         """
-        if not self.rounds_inputs() or any(row.get("grid", "").endswith("int8_row") for row in self.assignments().values()):
+        if not self.half_cache() and not (self.rounds_inputs() and self.block.get("accuracy_level") == EIGHT_BITS):
             return None
         from parity_tests.onnx_blocks import ExactOrtBackend
 
-        manifest = {**self.manifest, "backends": {"onnx": {**self.block, "accuracy_level": 0}}}
+        block = {**self.block, "accuracy_level": 0, "cache": "float32"}
+        manifest = {**self.manifest, "backends": {"onnx": block}}
         return replace(self, manifest=manifest, backend=ExactOrtBackend(self.folder, self.manifest))
 
 
@@ -144,7 +154,8 @@ def greedy_answer(candidate: Candidate, picture: np.ndarray, text: str, steps: i
     images, features = session.encode_images([picture])
     layout = candidate.processor.layout(candidate.processor.encode([Message("user", text, (0,))], images), images)
     logits = session.prefill(session.merge(layout, features), layout, "last")
-    stops, ids = set(candidate.manifest["generation"]["stop_ids"]), []
+    stops = set(candidate.manifest["generation"]["stop_ids"])
+    ids: list[int] = []
     while len(ids) < steps:
         token = int(np.argmax(logits[0, -1]))
         if token in stops or session.room < 1:

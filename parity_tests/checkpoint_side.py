@@ -6,9 +6,10 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from runtime_py.contracts import EMBED
+from runtime_py.errors import UsageError
 from runtime_py.preprocess.base import Processor, TokenizerLike
 
 if TYPE_CHECKING:
@@ -26,33 +27,38 @@ IN_MEMORY_BYTES = 3 << 29
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint ready to be built in PyTorch."""
+    """A checkpoint ready to be built in PyTorch.
+
+    Attributes:
+        codes: folder of the calibration whose codes a package holds; None for round to nearest.
+    """
 
     folder: Path
     spec: ModelSpec
     weights: WeightMap
     processor_name: str
+    codes: Path | None = None
 
     def processor(self, tokenizer: TokenizerLike | None = None) -> Processor:
         module = importlib.import_module(f"runtime_py.preprocess.{self.processor_name}")
         return module.Processor(self.spec.runtime, tokenizer)
 
 
-def open_checkpoint(folder: Path) -> Checkpoint:
+def open_checkpoint(folder: Path, codes: Path | None = None) -> Checkpoint:
     """Recognise a checkpoint folder and check every tensor of it.
 
     Raises:
         CheckpointError, UnsupportedModelError: see export.registry and export.source.weight_map.
     """
     from export.modules.build import parameter_shapes
-    from export.registry import read_config, recognise
+    from export.registry import recognise
 
     family = recognise(folder)
     source = family.open_source(folder)
     spec = family.spec(family.load_config(folder), source)
     weights = family.weight_map(spec, source)
     weights.check(parameter_shapes(spec))
-    return Checkpoint(folder, spec, weights, family.processor)
+    return Checkpoint(folder, spec, weights, family.processor, codes)
 
 
 def reference(
@@ -68,12 +74,16 @@ def reference(
     return TorchBackend(spec, weights, device=device, arithmetic=arithmetic or PLAIN)
 
 
-def dequantised(checkpoint: Checkpoint, rows: Mapping[str, Mapping[str, str]]) -> WeightProvider:
-    """The checkpoint's weights as the package's integers say them; ``rows`` are the manifest's assignments."""
+def dequantised(checkpoint: Checkpoint, rows: Mapping[str, Mapping[str, str]], backend: str) -> WeightProvider:
+    """The checkpoint's weights as the package's integers say them; ``rows`` are the manifest's assignments of ``backend``."""
     from calibrate.codes import DequantisedWeights, RoundToNearest
     from calibrate.grids import GRIDS
+    from calibrate.stored import StoredCodes
 
     assignments = assignments_of(checkpoint.spec, rows)
+    if checkpoint.codes is not None:
+        stored = StoredCodes(checkpoint.codes, backend, checkpoint.weights, assignments)
+        return DequantisedWeights(stored.weights, stored, assignments, GRIDS)
     codes = RoundToNearest(checkpoint.weights, assignments, GRIDS)
     return DequantisedWeights(checkpoint.weights, codes, assignments, GRIDS)
 
@@ -94,10 +104,18 @@ def assignments_of(spec: ModelSpec, rows: Mapping[str, Mapping[str, str]]) -> di
 def stored_reference(checkpoint: Checkpoint, candidate: Candidate, device: str = "cpu") -> TorchBackend | None:
     """The reference that holds a package's own numbers and makes its deliberate roundings; None for exact packages."""
     rows = candidate.assignments()
-    weights = dequantised(checkpoint, rows) if is_quantised(rows) else checkpoint.weights
+    from parity_tests.candidate import EXPORT_BACKEND
+
+    if "calibration" in candidate.block and checkpoint.codes is None:
+        raise UsageError(
+            f"{candidate.folder} holds calibrated codes, and the calibration is not given",
+            "the folder that python -m calibrate wrote",
+            "name it with --codes",
+        )
+    weights = dequantised(checkpoint, rows, EXPORT_BACKEND[candidate.name]) if is_quantised(rows) else checkpoint.weights
     if weights is checkpoint.weights and not candidate.stores_roundings():
         return None
-    return reference(checkpoint.spec, weights, device, arithmetic_of(candidate.block, rows, candidate.name))
+    return reference(checkpoint.spec, weights, device, arithmetic_of(rows, candidate.name))
 
 
 def is_quantised(rows: Mapping[str, Mapping[str, str]]) -> bool:
@@ -105,11 +123,10 @@ def is_quantised(rows: Mapping[str, Mapping[str, str]]) -> bool:
     return any(row.get("grid") for row in rows.values())
 
 
-def arithmetic_of(block: Mapping[str, Any], rows: Mapping[str, Mapping[str, str]], backend: str) -> Arithmetic:
+def arithmetic_of(rows: Mapping[str, Mapping[str, str]], backend: str) -> Arithmetic:
     """The deliberate roundings of the files that run here.
 
     Args:
-        block: the backend's block of the manifest.
         rows: the assignments of these files.
         backend: ``ort`` computes in float32 and names its roundings; the others compute in float16 and are not modelled.
     """
@@ -124,4 +141,4 @@ def arithmetic_of(block: Mapping[str, Any], rows: Mapping[str, Mapping[str, str]
         if row["grid"] and GRIDS[row["grid"]].group == 0 and not name.startswith(f"{EMBED}.")
     }
     halves = frozenset(name for name, row in rows.items() if row["form"] == "fp16" and not row["grid"])
-    return Arithmetic(inputs, block.get("cache") == "float16", halves)
+    return Arithmetic(inputs, halves)

@@ -18,6 +18,7 @@ examples:
   python -m parity_tests --package out --reference ./checkpoint --report-dir report
   python -m parity_tests --golden parity_tests/goldens/minicpm-v --target cpu --precision fp32
   python -m parity_tests --mlc-golden parity_tests/goldens/mlc-llama
+  python -m parity_tests --matrix --targets cpu --precisions fp32,int4
   python -m parity_tests judge report/run.json --thresholds mine.json
 
 exit codes: 0 within tolerance, 2 usage, 3 unsupported model, 5 outside tolerance, 7 environment
@@ -44,7 +45,13 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--package", type=Path, metavar="DIR", help="a package to hold against its reference")
     what.add_argument("--golden", type=Path, metavar="DIR", help="a golden case to export, run and compare")
     what.add_argument("--mlc-golden", type=Path, metavar="DIR", help="packages of MLC's own converter, byte for byte")
+    what.add_argument("--matrix", action="store_true", help="families x targets x precisions on the small checkpoints")
+    made.add_argument("--families", metavar="LIST", help="families of --matrix, comma-separated; default all")
+    made.add_argument("--targets", metavar="LIST", help="targets of --matrix; default cpu,android,desktop-gpu")
+    made.add_argument("--precisions", metavar="LIST", help="precisions of --matrix; default fp32,fp16,int4")
+    made.add_argument("--markdown", type=Path, metavar="FILE", help="write the table of --matrix here")
     made.add_argument("--reference", type=Path, metavar="DIR", help="the checkpoint of --package")
+    made.add_argument("--codes", type=Path, metavar="DIR", help="the calibration whose codes --package holds")
     made.add_argument("--backend", choices=("ort", "mlc", "trt"), help="run --package on this backend")
     made.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where the reference of --package runs")
     made.add_argument("--steps", type=int, metavar="N", help="answer tokens per question of --package")
@@ -79,6 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.verbose:
             logging.getLogger("edgeproof").setLevel(logging.INFO)
         command = "python -m parity_tests " + shlex.join(given)
+        if options.matrix:
+            return _matrix(options)
         if options.mlc_golden is not None:
             return _mlc_golden(options)
         return _golden(options, command) if options.golden is not None else _package(options, command)
@@ -103,6 +112,7 @@ def _package(options: argparse.Namespace, command: str) -> int:
     result = check(
         options.package,
         options.reference,
+        codes=options.codes,
         backend=options.backend,
         device=options.device,
         steps=options.steps,
@@ -122,6 +132,28 @@ def _golden(options: argparse.Namespace, command: str) -> int:
     table = _table(options)
     run = check_golden(options.golden, options.target, options.precision, command, table)
     return _report(judge(run, table), options)
+
+
+def _matrix(options: argparse.Namespace) -> int:
+    from parity_tests import matrix
+    from parity_tests.report.text_file import write as write_text
+
+    asked = [
+        tuple(filter(None, (given or "").split(","))) for given in (options.families, options.targets, options.precisions)
+    ]
+    cells = []
+    for cell in matrix.run_matrix(*asked):
+        cells.append(cell)
+        place = f"{cell.family:14} {cell.checkpoint:14} {cell.target:12} {cell.precision:5}"
+        sys.stdout.write(f"{place} {cell.status:9} {cell.seconds:6.1f} s  {cell.detail}\n")
+        sys.stdout.flush()
+    failed = any(cell.status is matrix.Status.FAIL for cell in cells)
+    sys.stdout.write(f"verdict: {'fail' if failed else 'pass'}\n")
+    if options.json is not None:
+        write_text(options.json, matrix.to_json(cells))
+    if options.markdown is not None:
+        write_text(options.markdown, matrix.markdown(cells))
+    return int(ExitCode.PARITY_FAILED if failed else ExitCode.OK)
 
 
 def _mlc_golden(options: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ from parity_tests.results import Measurement
 def compare_recordings(reference: Recording, candidate: Recording) -> tuple[Measurement, ...]:
     """One measurement for every array of the reference, in pipeline order."""
     expected, found = reference.flattened(), candidate.flattened()
-    logits = expected.get("step_logits")
+    logits = reference.greedy_logits
     return tuple(
         compare_arrays(name, array, found.get(name), candidate.absent.get(base_name(name) or name, ""), logits)
         for name, array in expected.items()

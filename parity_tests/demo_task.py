@@ -28,7 +28,8 @@ def task_accuracy(candidate: Candidate, pictures: int) -> dict[str, float] | Non
     from export.demo.questions import KINDS
     from export.demo.reference import recipe_of
 
-    side = recipe_of(candidate.manifest["family"]).side
-    result = measure(lambda picture, text: greedy_answer(candidate, picture, text), held_out(pictures, side))
+    recipe = recipe_of(candidate.manifest["family"])
+    cases = held_out(pictures, recipe.side, digits=recipe.digits)
+    result = measure(lambda picture, text: greedy_answer(candidate, picture, text), cases)
     figures = {f"task: {kind}": result.share((kind,)) for kind in KINDS if any(key[0] == kind for key in result.asked)}
     return {**figures, "task: all five": result.share(), "task: questions asked": float(sum(result.asked.values()))}

@@ -70,7 +70,13 @@ def export_case(folder: Path, target: str, precision: str, output: Path) -> Path
     from export.request import ExportRequest
 
     request = ExportRequest(
-        model=str(folder), target=target, precision=precision, output=output, skip_verify=True, without_tokenizer=True
+        model=str(folder),
+        target=target,
+        precision=precision,
+        output=output,
+        skip_verify=True,
+        without_tokenizer=True,
+        host_only=target in ("android", "ios"),
     )
     return export(request)
 
@@ -237,7 +243,7 @@ def _extra(case: GoldenCase, array: GoldenArray, side: Candidate, checkpoint: Ch
 def implementation(case: GoldenCase, stored: TorchBackend, candidate: Candidate, answers: Answered) -> list[Comparison]:
     """The package against the reference that holds the same numbers, one comparison per prompt.
 
-    Where kernels round their inputs, a copy that does not is compared first, tightly, and then the package as it is.
+    Where the arithmetic rounds by choice, a copy that does not is compared first, tightly, and then the package as it is.
     """
     found = []
     exact = candidate.exact()

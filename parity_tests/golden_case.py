@@ -83,12 +83,12 @@ def read_case(folder: Path) -> GoldenCase:
 
 
 def pictures(case: GoldenCase) -> list[np.ndarray]:
-    """All raw pictures in order: ``image``, or ``image_0``.., or the frames of ``frames``."""
+    """All raw pictures in order: ``image``, or ``image_0``.., or the one clip (frames, height, width, 3) of ``frames``."""
     if "image" in case.inputs:
         return [case.inputs["image"]]
     if "frames" in case.inputs:
-        return list(case.inputs["frames"])
-    found = []
+        return [case.inputs["frames"]]
+    found: list[np.ndarray] = []
     while f"image_{len(found)}" in case.inputs:
         found.append(case.inputs[f"image_{len(found)}"])
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from parity_tests.checkpoint_side import Checkpoint
 from parity_tests.localize import candidate_blocks
 from parity_tests.metrics import Kind
 from parity_tests.probes import Question
+from runtime_py.backends.base import Arrays, Backend, DecoderState
 from runtime_py.contracts import CONNECTOR, DECODER, VISION
 from runtime_py.session import Limits, Session
 
@@ -21,6 +23,21 @@ TABLES = {"vision_pos_embed": "vision_encoder.positions", "resampler_key_pos": "
 """Golden name to canonical parameter. What is compared is the table that went into the package, as its rule makes it."""
 
 _HIDDEN = re.compile(r"hidden_after_layer_(\d+)")
+
+
+class FirstPrefill:
+    """A backend that passes everything on and keeps the decoder inputs of the first call."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self.inputs: Arrays = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def forward(self, state: DecoderState, inputs: Arrays, logit_positions: np.ndarray) -> np.ndarray:
+        self.inputs = self.inputs or dict(inputs)
+        return self._backend.forward(state, inputs, logit_positions)
 
 
 def extra_array(name: str, side: Candidate, checkpoint: Checkpoint, asked: Question | None) -> Extra | None:
@@ -35,7 +52,7 @@ def extra_array(name: str, side: Candidate, checkpoint: Checkpoint, asked: Quest
     hidden = _HIDDEN.fullmatch(name)
     if hidden and asked is not None:
         return DECODER, Kind.FEATURES, _block(side, asked, f"layers.{int(hidden[1])}")
-    if name == "image_features" and asked is not None:
+    if name == "image_features" and asked is not None and asked.pictures:
         session = Session(side.backend, side.processor, side.limits)
         rows = session.features(side.processor.images(asked.pictures))
         return CONNECTOR, Kind.FEATURES, np.concatenate(rows)
@@ -57,11 +74,12 @@ def _table(parameter: str, checkpoint: Checkpoint) -> Extra:
 
 def _block(side: Candidate, asked: Question, block: str) -> np.ndarray:
     """One decoder block's output for the whole prompt."""
-    session = Session(side.backend, side.processor, Limits(side.limits.context, side.limits.context))
+    listener = FirstPrefill(side.backend)
+    session = Session(listener, side.processor, Limits(side.limits.context, side.limits.context))
     images = side.processor.images(asked.pictures) if asked.pictures else []
     layout = side.processor.layout(asked.input_ids, images)
-    inputs = {"inputs_embeds": session.merge(layout, session.features(images)), **layout.decoder}
-    found = candidate_blocks(side, DECODER, inputs)
+    session.prefill(session.merge(layout, session.features(images)), layout)
+    found = candidate_blocks(side, DECODER, listener.inputs)
     if block not in found:
         raise NotImplementedError(f"backend {side.name} gives no output of block {block}")
     return found[block]

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from parity_tests import results, thresholds
-from parity_tests.compare import compare_arrays
+from parity_tests.compare import compare_arrays, compare_recordings
 from parity_tests.judge import Verdict, judge
 from parity_tests.metrics import HIGHER_IS_BETTER, Kind
+from parity_tests.probes import Recording
 from parity_tests.results import Comparison, Divergence, Measurement, Run
 from parity_tests.thresholds import Standard
 from runtime_py.errors import UsageError
@@ -135,3 +136,15 @@ def test_every_limit_has_a_reason_and_a_known_metric():
         assert len(limit.reason) > 10
     assert set(thresholds.DEFAULT) == set(Standard)
     assert all(set(kinds) == set(Kind) for kinds in thresholds.DEFAULT.values())
+
+
+def test_a_tie_is_looked_for_along_the_reference_s_own_answer():
+    """Fed foreign tokens, the step logits belong to another text than the greedy answer."""
+    own = np.array([[[0.0, 9, 0], [5.0, 4.9999, 0]]])
+    forced = np.array([[[0.0, 9, 0], [9.0, 0, 0]]])
+    reference = Recording("", arrays={"step_logits": forced, "greedy_ids": np.array([[1, 0]])}, greedy_logits=own)
+    candidate = Recording("", arrays={"step_logits": forced, "greedy_ids": np.array([[1, 1]])}, greedy_logits=own)
+    rows = compare_recordings(reference, candidate)
+    assert judge(run_of(*rows, standard=Standard.FP32)).verdict is Verdict.PASS
+    reference.greedy_logits = forced
+    assert judge(run_of(*compare_recordings(reference, candidate), standard=Standard.FP32)).verdict is Verdict.FAIL

@@ -113,7 +113,7 @@ def worst_row_cosine(reference: np.ndarray, candidate: np.ndarray) -> float:
 def _cosines(reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:
     a, b = np.asarray(reference, np.float64), np.asarray(candidate, np.float64)
     broken = ~(np.isfinite(a).all(axis=1) & np.isfinite(b).all(axis=1))
-    a, b = np.where(broken[:, None], 0.0, a), np.where(broken[:, None], 0.0, b)
+    a, b = np.where(np.atleast_1d(broken)[:, None], 0.0, a), np.where(np.atleast_1d(broken)[:, None], 0.0, b)
     lengths = np.sqrt((a * a).sum(axis=1)), np.sqrt((b * b).sum(axis=1))
     product = lengths[0] * lengths[1]
     angle = (a * b).sum(axis=1) / np.where(product > 0, product, 1.0)

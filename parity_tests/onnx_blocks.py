@@ -36,7 +36,7 @@ def open_graph(model: Any, folder: Path, providers: Sequence[str] = ("CPUExecuti
 
 
 class ExactOrtBackend(OrtBackend):
-    """The package's graphs with every MatMulNBits at accuracy level 0: the input stays float32."""
+    """The package's graphs computed in float32 throughout (`set_exact`)."""
 
     def _open(self, stage: str) -> Any:
         import onnx
@@ -48,11 +48,22 @@ class ExactOrtBackend(OrtBackend):
 
 
 def set_exact(model: Any) -> None:
-    """Switch off the rounding of inputs in every MatMulNBits of a graph."""
+    """Switch off every rounding that is a choice of arithmetic: int8 inputs of MatMulNBits, and the float16 cache.
+
+    Casts to float16 become casts to float32, and so do the cache's inputs and outputs. Stored numbers stay what they are.
+    """
+    from onnx import TensorProto
+
     for node in model.graph.node:
         for attribute in node.attribute:
             if node.op_type == "MatMulNBits" and attribute.name == "accuracy_level":
                 attribute.i = 0
+            if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT16:
+                attribute.i = TensorProto.FLOAT
+    for value in (*model.graph.input, *model.graph.output):
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT16:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT
+    del model.graph.value_info[:]
 
 
 class OnnxStage:

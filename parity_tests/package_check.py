@@ -11,7 +11,9 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from parity_tests import recorded_sample
 from parity_tests.candidate import Candidate, open_candidate
@@ -30,11 +32,14 @@ from runtime_py.backends.base import Backend
 from runtime_py.errors import UsageError
 from runtime_py.session import Limits
 
+if TYPE_CHECKING:
+    from parity_tests.reference import TorchBackend
+
 log = logging.getLogger("edgeproof.parity")
 
 STORED = "reference with the stored numbers"
 
-STEPS, STREAMED_STEPS = 8, 3
+STEPS, STREAMED_STEPS = 8, 2
 """Answer tokens per question; fewer where every step reads the whole checkpoint."""
 
 
@@ -83,6 +88,7 @@ def check(
     checkpoint: Path | None = None,
     *,
     backend: str | None = None,
+    codes: Path | None = None,
     device: str = "cpu",
     steps: int | None = None,
     task_pictures: int = 0,
@@ -96,6 +102,7 @@ def check(
         checkpoint: the folder it was made from; None for the demo checkpoint when it was made from that, else the
             recorded sample.
         backend: runtime backend; None for the package's own.
+        codes: the calibration whose codes the package holds.
         device: of the reference, ``cpu`` or ``cuda``.
         steps: answer tokens per question.
         task_pictures: pictures of the demo task to ask the package about; 0 leaves the task out.
@@ -108,7 +115,7 @@ def check(
         folder = checkpoint or demo_checkpoint(candidate.manifest)
         if folder is None:
             return _against_sample(candidate, command, table)
-        return _against_checkpoint(candidate, open_checkpoint(folder), device, steps, task_pictures, command, table)
+        return _against_checkpoint(candidate, open_checkpoint(folder, codes), device, steps, task_pictures, command, table)
     finally:
         candidate.backend.close()
 
@@ -129,27 +136,22 @@ def _against_checkpoint(
     streamed = isinstance(full, StreamedTorchBackend)
     steps = steps or (STREAMED_STEPS if streamed else STEPS)
     asked = questions(candidate.processor, 1 if streamed else 3, candidate.limits.context, steps)
+    answers = _ask_all(full, stored, exact, candidate, asked, steps)
     comparisons: list[Comparison] = []
-    sample: Mapping[str, Any] = {}
-    for question in asked:
-        expected = _record(full, candidate, question, steps)
-        tokens = expected.arrays["greedy_ids"]
-        inside = expected if stored is None else _record(stored, candidate, question, steps, tokens)
-        if exact is not None:
-            said = record(exact.backend, exact.processor, exact.limits, question, steps, tokens)
-            comparisons.append(_implementation("implementation", exact, question, inside, said))
-        said = record(candidate.backend, candidate.processor, candidate.limits, question, steps, tokens)
+    for question, (expected, inside, tight, said) in zip(asked, answers, strict=True):
         if stored is None:
             rows = compare_recordings(expected, said)
             standard = candidate.float_standard()
             comparisons.append(Comparison("package", standard, "reference", candidate.name, rows, question.name))
-        else:
-            name = "implementation" if exact is None else "kernels"
-            comparisons.append(_implementation(name, candidate, question, inside, said))
-            loss = Standard.INT4_LOSS if is_quantised(candidate.assignments()) else Standard.FP16
-            rows = compare_recordings(expected, inside)
-            comparisons.append(Comparison("loss", loss, "full-precision reference", STORED, rows, question.name))
-        sample = sample or recorded_sample.keep(question, inside)
+            continue
+        if exact is not None and tight is not None:
+            comparisons.append(_implementation("implementation", exact, question, inside, tight))
+        name = "implementation" if exact is None else "kernels"
+        comparisons.append(_implementation(name, candidate, question, inside, said))
+        loss = Standard.INT4_LOSS if is_quantised(candidate.assignments()) else Standard.FP16
+        rows = compare_recordings(expected, inside)
+        comparisons.append(Comparison("loss", loss, "full-precision reference", STORED, rows, question.name))
+    sample = recorded_sample.keep(asked[0], answers[0][1])
     run = _run(candidate, comparisons, command)
     if judge(run, table).first_failure:
         side = exact or candidate
@@ -158,6 +160,39 @@ def _against_checkpoint(
     if task_pictures:
         run = _with_accuracy(run, candidate, task_pictures)
     return Result(judge(run, table), sample)
+
+
+Answers = tuple[Recording, Recording, Recording | None, Recording]
+"""Full-precision reference, reference with the stored numbers, exact copy of the package, package."""
+
+
+def _ask_all(
+    full: TorchBackend,
+    stored: TorchBackend | None,
+    exact: Candidate | None,
+    candidate: Candidate,
+    asked: list[Question],
+    steps: int,
+) -> list[Answers]:
+    """Everyone's answers to every question, one backend after the other, so that only one holds its weights at a time."""
+    expected = [_record(full, candidate, question, steps) for question in asked]
+    tokens = [recording.arrays["greedy_ids"] for recording in expected]
+    inside = expected
+    if stored is not None:
+        inside = [_record(stored, candidate, q, steps, forced) for q, forced in zip(asked, tokens, strict=True)]
+    tight: list[Recording | None] = [None] * len(asked)
+    if exact is not None:
+        tight = [_said(exact, q, steps, forced) for q, forced in zip(asked, tokens, strict=True)]
+        exact.backend.close()
+    said = [_said(candidate, q, steps, forced) for q, forced in zip(asked, tokens, strict=True)]
+    return list(zip(expected, inside, tight, said, strict=True))
+
+
+def _said(side: Candidate, question: Question, steps: int, forced: np.ndarray) -> Recording:
+    began = time.monotonic()
+    found = record(side.backend, side.processor, side.limits, question, steps, forced)
+    log.info("%s answered %s in %.1f s", side.backend.name, question.name, time.monotonic() - began)
+    return found
 
 
 def _same_model(candidate: Candidate, checkpoint: Checkpoint) -> None:
@@ -172,7 +207,9 @@ def _same_model(candidate: Candidate, checkpoint: Checkpoint) -> None:
         )
 
 
-def _record(backend: Backend, candidate: Candidate, question: Question, steps: int, forced: Any = None) -> Recording:
+def _record(
+    backend: Backend, candidate: Candidate, question: Question, steps: int, forced: np.ndarray | None = None
+) -> Recording:
     began = time.monotonic()
     limits = Limits(candidate.limits.context, candidate.limits.context)
     found = record(backend, candidate.processor, limits, question, steps, forced)
@@ -199,7 +236,7 @@ def _against_sample(candidate: Candidate, command: str, table: Table | None) -> 
         candidate.limits,
         question,
         recorded_sample.steps(sample),
-        recorded_sample.tokens(sample),
+        recorded_sample.fed(sample),
     )
     whole = not candidate.stores_roundings() and not is_quantised(candidate.assignments())
     standard = candidate.float_standard() if whole else candidate.implementation_standard()

@@ -52,7 +52,8 @@ def test_int4_is_judged_three_ways_apart(exported: ExportedPackage):
     tight = judged.comparisons[0]
     worst = max(p.measurement.metrics.get("relative_max", 0) for p in tight.probes)
     loss = max(p.measurement.metrics.get("relative_max", 0) for p in judged.comparisons[2].probes)
-    assert worst < 1e-4 < 1e-2 < loss
+    assert worst < 1e-4
+    assert loss > 1e-2
 
 
 def test_without_a_reference_nothing_is_said_to_pass(exported: ExportedPackage, capsys: pytest.CaptureFixture[str]):
@@ -90,13 +91,12 @@ def test_kept_values_are_few_and_spread():
     assert len(values["values"]) == recorded_sample.VALUES
     assert values["values"][0] == 0
     assert values["values"][-1] == 9999
-    assert values["largest"] == 9999
 
 
 def test_the_streamed_reference_of_the_published_model_is_predicted_under_2_gb():
     from export.families.minicpm_v.family import FAMILY
-    from export.opened import describe_config
+    from export.opened import NoTensors
 
-    spec = describe_config(FAMILY, FAMILY.published_config("1.0", "full"))
+    spec = FAMILY.spec(FAMILY.published_config("1.0", "full"), NoTensors())
     assert predicted_peak(spec, tokens=160) < 2 << 30
-    assert full_peak(spec) > 13 << 30
+    assert full_peak(spec) > 12 << 30

@@ -73,12 +73,17 @@ class Recording:
         pieces: per image piece, in order: ``pixel_values``, ``vision``, ``connector``.
         arrays: the other probes; ``step_logits`` (1, steps, vocabulary), ``greedy_ids`` int64 (1, steps).
         absent: probe name to why this backend cannot give it.
+        fed: int64 (1, steps), the tokens that were fed for ``step_logits``.
+        greedy_logits: (1, steps, vocabulary), what ``greedy_ids`` were taken from; other than ``step_logits`` as soon as
+            the backend's own answer leaves the tokens it was fed.
     """
 
     question: str
     pieces: dict[str, list[np.ndarray]] = field(default_factory=dict)
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
+    fed: np.ndarray | None = None
+    greedy_logits: np.ndarray | None = None
 
     def flattened(self) -> dict[str, np.ndarray]:
         """All arrays by probe name in pipeline order; pieces as ``vision_0``, ``vision_1``, or plain when there is one."""
@@ -125,9 +130,10 @@ def record(
         _record_fused_vision(backend, images, found)
     logits = session.prefill(embeds, layout, "all")
     rows, own = _steps(session, logits, steps, None if forced is None else forced[0])
-    found.arrays["step_logits"] = rows
+    found.arrays["step_logits"] = found.greedy_logits = rows
+    found.fed = own[None] if forced is None else forced
     if forced is not None and not np.array_equal(own, forced[0]):
-        own = _left_alone(Session(backend, processor, limits), layout, embeds, steps)
+        found.greedy_logits, own = _left_alone(Session(backend, processor, limits), layout, embeds, steps)
     found.arrays["greedy_ids"] = own[None].astype(np.int64)
     return found
 
@@ -152,8 +158,8 @@ def _steps(session: Session, prefill: np.ndarray, steps: int, forced: np.ndarray
     return logits, np.argmax(logits[0], axis=-1)
 
 
-def _left_alone(session: Session, layout: Layout, embeds: np.ndarray, steps: int) -> np.ndarray:
-    return _steps(session, session.prefill(embeds, layout, "last"), steps, None)[1]
+def _left_alone(session: Session, layout: Layout, embeds: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    return _steps(session, session.prefill(embeds, layout, "last"), steps, None)
 
 
 def _record_fused_vision(backend: Backend, images: Sequence[ImageInputs], found: Recording) -> None:

@@ -14,7 +14,7 @@ from export.modules.kernels import Kernels
 from export.source.checkpoint import open_checkpoint as open_source
 from export.source.weight_map import WeightMap
 from export.specs import ResamplerSpec
-from parity_tests.arithmetic import Arithmetic, half, uint8_call
+from parity_tests.arithmetic import StoredWeights, uint8_call
 from parity_tests.checkpoint_side import Checkpoint, open_checkpoint
 from parity_tests.conftest import GOLDENS
 from parity_tests.golden_case import fitted, question, read_case
@@ -95,13 +95,14 @@ def test_uint8_rounding_by_hand():
     assert torch.equal(uint8_call(torch.zeros(3)), torch.zeros(3))
 
 
-def test_a_half_cache_changes_the_steps_and_not_the_prompt():
+def test_float16_storage_is_seen_by_the_reference():
     checkpoint = open_checkpoint(GOLDENS / "minicpm-v")
-    plain = answered(TorchBackend(checkpoint.spec, checkpoint.weights), checkpoint)
-    rounded = answered(TorchBackend(checkpoint.spec, checkpoint.weights, arithmetic=Arithmetic(half_cache=True)), checkpoint)
-    assert np.array_equal(plain.arrays["prefill_logits"], rounded.arrays["prefill_logits"])
-    assert 1e-5 < max_abs(plain.arrays["step_logits"], rounded.arrays["step_logits"]) < 1e-2
-    assert half(torch.tensor(1.0001)).item() == 1.0
+    layer = "connector.kv_proj"
+    weights = StoredWeights(checkpoint.weights, frozenset({layer}))
+    plain = checkpoint.weights.tensor(f"{layer}.weight")
+    assert torch.equal(weights.tensor(f"{layer}.weight"), plain.half().float())
+    assert not torch.equal(weights.tensor(f"{layer}.weight"), plain)
+    assert torch.equal(weights.rows("connector.query", 0, 2), checkpoint.weights.rows("connector.query", 0, 2))
 
 
 def test_the_connector_alone_with_two_heads():

@@ -85,8 +85,9 @@ def _ties(bound: float) -> Limits:
 
 
 _ROUNDING = "float32 rounding over the longest chain (40 layers of 5760-term sums) stays under 1e-4; observed 2e-6"
-_HALF = "observed for PyTorch itself in float16: at most 0.62 % on the connector, 0.55 % on logits, KL 5e-5"
-_INT8 = "observed for int8 activations in groups of 32: at most 1.3 % on logits, KL 3.3e-4"
+_SQUARE = "; KL grows with the square of the logits' range, 7 there and up to 30 in trained models, hence the wide limit"
+_HALF = "observed for PyTorch itself in float16: at most 0.62 % on the connector, 0.55 % on logits, KL 5e-5" + _SQUARE
+_INT8 = "observed for int8 activations in groups of 32: at most 1.3 % on logits, KL 3.3e-4" + _SQUARE
 _LOSS = (
     "observed for round-to-nearest int4 of the decoder: at most 22 % on logits, row cosine 0.97, KL 0.07; random weights "
     "have no structure that calibration could use, so this is a floor against nonsense, not a promise"
@@ -103,14 +104,14 @@ DEFAULT: Table = {
         _decoded(1e-4, 0.999999, 1e-6, _ROUNDING),
         _ties(1e-4),
     ),
-    Standard.FP16: _standard(_relative(2e-2, 0.9995, _HALF), _decoded(2e-2, 0.9995, 5e-4, _HALF), _ties(2e-2)),
+    Standard.FP16: _standard(_relative(2e-2, 0.9995, _HALF), _decoded(2e-2, 0.9995, 5e-3, _HALF), _ties(2e-2)),
     Standard.STORED_FLOAT32: _standard(
         _relative(1e-4, 0.999999, _ROUNDING),
         _decoded(1e-4, 0.999999, 1e-6, _ROUNDING),
         _ties(1e-4),
     ),
-    Standard.STORED_FLOAT16: _standard(_relative(2e-2, 0.9995, _HALF), _decoded(2e-2, 0.9995, 5e-4, _HALF), _ties(2e-2)),
-    Standard.STORED_INT8: _standard(_relative(4e-2, 0.998, _INT8), _decoded(4e-2, 0.998, 1.5e-3, _INT8), _ties(4e-2)),
+    Standard.STORED_FLOAT16: _standard(_relative(2e-2, 0.9995, _HALF), _decoded(2e-2, 0.9995, 5e-3, _HALF), _ties(2e-2)),
+    Standard.STORED_INT8: _standard(_relative(4e-2, 0.998, _INT8), _decoded(4e-2, 0.998, 2e-2, _INT8), _ties(4e-2)),
     Standard.INT4_LOSS: _standard(
         (Limit("worst_row_cosine", 0.9, _LOSS),),
         (Limit("worst_row_cosine", 0.9, _LOSS), Limit("kl_mean", 0.25, _LOSS)),

@@ -1,7 +1,7 @@
 """AWQ: input columns that matter are made larger before rounding, and what feeds them smaller, so that nothing is added.
 
 Columns are multiplied by ``c = a^t / mean`` with a the root mean square of the inputs, t the strength of least output
-error among `STRENGTHS` (0 changes nothing); the operation before the layer is divided by the same numbers
+error after rounding with searched clips (0 changes nothing); the operation before the layer is divided by the same numbers
 (`calibrate.folds`). Afterwards the layer is rounded with searched clips. Source: Lin et al., arXiv 2306.00978;
 mit-han-lab/llm-awq, awq/quantize/auto_scale.py.
 """
@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, ClassVar
 
 from calibrate.codes import Codes
 from calibrate.methods.base import LayerProblem
+from calibrate.methods.clip import rounded, searched
 from calibrate.methods.rtn import RoundToNearestClipped
 from calibrate.moments import output_error
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-STRENGTHS = tuple(step / 20 for step in range(1, 20))
+STRENGTHS = tuple(step / 10 for step in range(1, 10))
 LEAST = 1e-4
 """Factors stay within this and its inverse."""
 
@@ -66,10 +67,11 @@ class Awq:
 def _errors(layers: Sequence[LayerProblem], factors: Tensor | None) -> float:
     """Summed output error of all layers when their columns are multiplied before rounding and divided after."""
     total = 0.0
-    for layer in layers:
-        weight = layer.weight if factors is None else layer.weight * factors
-        codes = layer.grid.quantise(weight)
-        back = layer.grid.dequantise(codes)[:, : weight.shape[1]]
-        change = (back if factors is None else back / factors) - layer.weight
+    for given in layers:
+        layer = given
+        if factors is not None and given.moment is not None:
+            layer = LayerProblem(given.name, given.weight * factors, given.grid, given.moment.scaled(1 / factors))
+        parameters = searched(layer, refits=0)
+        change = layer.change(layer.codes(rounded(layer, parameters), parameters))
         total += float(output_error(change, layer.moment).sum())
     return total

@@ -79,24 +79,45 @@ class Method(Protocol):
         ...
 
 
-def better_rows(layer: LayerProblem, candidates: list[Codes]) -> Codes:
-    """Row by row the candidate of least output error; the first where they are equal."""
+@dataclass(frozen=True)
+class Outcome:
+    """What a method made of some rows, beside plain rounding.
+
+    Attributes:
+        error, rounded_error: summed squared output error of the chosen codes and of plain rounding.
+        power: summed squared output of the rows themselves.
+        kept_rows: rows in which plain rounding was better, and was taken.
+    """
+
+    codes: Codes
+    error: float
+    rounded_error: float
+    power: float
+    kept_rows: int
+
+
+def solve(method: Method, layer: LayerProblem) -> Outcome:
+    """Run a method; rows in which plain rounding has the smaller output error keep plain rounding.
+
+    So no method is ever worse than rounding on the samples it saw.
+    """
     import torch
 
-    best = candidates[0]
-    least = output_error(layer.change(best), layer.moment)
-    for other in candidates[1:]:
-        error = output_error(layer.change(other), layer.moment)
-        better = error < least
-        least = torch.where(better, error, least)
+    found, plain = method.run(layer), layer.grid.quantise(layer.weight)
+    error = output_error(layer.change(found), layer.moment)
+    rounded = output_error(layer.change(plain), layer.moment)
+    worse = rounded < error
+    codes = found
+    if bool(worse.any()):
+        pick = worse[:, None]
         zeros = None
-        if best.zero_points is not None and other.zero_points is not None:
-            zeros = torch.where(better[:, None], other.zero_points, best.zero_points)
-        codes = torch.where(better[:, None], other.codes, best.codes)
-        best = Codes(codes, torch.where(better[:, None], other.scales, best.scales), zeros)
-    return best
-
-
-def never_worse(layer: LayerProblem, codes: Codes) -> Codes:
-    """The codes, but those of plain rounding in every row where plain rounding has the smaller output error."""
-    return better_rows(layer, [codes, layer.grid.quantise(layer.weight)])
+        if found.zero_points is not None and plain.zero_points is not None:
+            zeros = torch.where(pick, plain.zero_points, found.zero_points)
+        codes = Codes(torch.where(pick, plain.codes, found.codes), torch.where(pick, plain.scales, found.scales), zeros)
+    return Outcome(
+        codes,
+        float(torch.minimum(error, rounded).double().sum()),
+        float(rounded.double().sum()),
+        float(output_error(layer.weight, layer.moment).double().sum()),
+        int(worse.sum()),
+    )

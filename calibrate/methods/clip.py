@@ -60,7 +60,9 @@ def _search(grid: Grid, blocks: Tensor, weights: Tensor | None, refits: int) -> 
     for factor in _factors(grid):
         consider(grid.fit(blocks, factor))
     for _ in range(refits):
-        consider(GroupParameters(grid.stored_scales(_refit(blocks, codes - best.zeros[..., None], best, weights)), best.zeros))
+        consider(
+            GroupParameters(grid.stored_scales(_refit(blocks, codes - best.zeros[..., None], best, weights)), best.zeros)
+        )
     return best
 
 

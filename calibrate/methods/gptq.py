@@ -18,7 +18,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from calibrate.codes import Codes, GroupParameters
-from calibrate.methods.base import LayerProblem, never_worse
+from calibrate.methods.base import LayerProblem
 from calibrate.methods.clip import rounded, searched
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Gptq:
             return layer.codes(rounded(layer, parameters), parameters)
         order, upper = layer.moment.factor(self.damping, self.ordered)
         codes = column_by_column(layer, parameters, order, upper)
-        return never_worse(layer, layer.grid.codes(codes, parameters))
+        return layer.grid.codes(codes, parameters)
 
 
 def column_by_column(layer: LayerProblem, parameters: GroupParameters, order: Tensor, upper: Tensor) -> Tensor:

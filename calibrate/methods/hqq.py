@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from calibrate.codes import Codes, GroupParameters
-from calibrate.methods.base import LayerProblem, never_worse
+from calibrate.methods.base import LayerProblem
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +22,7 @@ FIRST_WEIGHT, GROWTH = 10.0, 1.05
 
 
 class Hqq:
-    """See the module. A moment, where there is one, only decides whether a row keeps its plain rounding."""
+    """See the module."""
 
     name: ClassVar[str] = "hqq"
     title: ClassVar[str] = "HQQ, from the weights alone"
@@ -46,10 +46,8 @@ class Hqq:
             error = _norm(blocks - grid.read(trial, now[..., None]))
             better = error < least
             least = torch.where(better, error, least)
-            best = GroupParameters(
-                torch.where(better, now.scales, best.scales), torch.where(better, now.zeros, best.zeros)
-            )
-        return never_worse(layer, layer.codes(grid.round(blocks, best[..., None]), best))
+            best = GroupParameters(torch.where(better, now.scales, best.scales), torch.where(better, now.zeros, best.zeros))
+        return layer.codes(grid.round(blocks, best[..., None]), best)
 
 
 def _fitted(layer: LayerProblem, blocks: Tensor, wanted: Tensor, now: GroupParameters) -> GroupParameters:

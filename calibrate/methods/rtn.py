@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from calibrate.codes import Codes
-from calibrate.methods.base import LayerProblem, never_worse
+from calibrate.methods.base import LayerProblem
 from calibrate.methods.clip import rounded, searched
 
 
@@ -19,4 +19,4 @@ class RoundToNearestClipped:
     def run(self, layer: LayerProblem) -> Codes:
         """See Method.run."""
         parameters = searched(layer)
-        return never_worse(layer, layer.codes(rounded(layer, parameters), parameters))
+        return layer.codes(rounded(layer, parameters), parameters)

@@ -1,21 +1,18 @@
 """Sign rounding: signed gradient descent on a rounding offset per weight and a clip per group.
 
 In the manner of AutoRound (Cheng et al., arXiv 2309.05516): weights read back as ``read(round(w + v s, s), s)`` with
-offsets v in [-1/2, 1/2] and ``s = clip * the scale that the clip search found``; both move by the sign of the gradient of the layer's
-output error, in steps that shrink linearly to zero, straight through the rounding. The error and its gradient come from
-the second moment, hence from all samples at once. The best state of every row is kept.
+offsets v in [-1/2, 1/2] and s = clip * the scale that the clip search found. Both move by the sign of the gradient of the
+layer's output error, in steps that shrink linearly to zero, straight through the rounding. The error and its gradient come
+from the second moment, hence from all samples at once. The best state of every row is kept.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from calibrate.codes import Codes, GroupParameters
-from calibrate.methods.base import LayerProblem, better_rows, never_worse
+from calibrate.codes import Codes, GroupParameters, joined
+from calibrate.methods.base import LayerProblem
 from calibrate.methods.clip import rounded, searched
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 TURNS = 200
 MOMENTUM = 0.9
@@ -40,18 +37,13 @@ class SignRounding:
 
     def run(self, layer: LayerProblem) -> Codes:
         """See Method.run; plain clipped rounding for a layer that no sample reached."""
-        import torch
-
         parameters = searched(layer)
-        start = layer.codes(rounded(layer, parameters), parameters)
         if layer.moment is None:
-            return start
+            return layer.codes(rounded(layer, parameters), parameters)
         step = max(1, ELEMENTS // layer.weight.shape[1])
         rows = [slice(row, row + step) for row in range(0, len(layer.weight), step)]
         parts = [self._tuned(layer.some_rows(part.start, part.stop), parameters[part]) for part in rows]
-        zeros = None if start.zero_points is None else torch.cat([p.zero_points for p in parts if p.zero_points is not None])
-        tuned = Codes(torch.cat([p.codes for p in parts]), torch.cat([p.scales for p in parts]), zeros)
-        return never_worse(layer, better_rows(layer, [tuned, start]))
+        return joined(parts)
 
     def _tuned(self, layer: LayerProblem, first: GroupParameters) -> Codes:
         import torch

@@ -59,15 +59,18 @@ class Result:
         return {"five_tasks": round(self.share(), 4), "right_of_asked": rows}
 
 
-def held_out(pictures: int, side: int, seed: int = HELD_OUT_SEED, kinds: Sequence[str] = KINDS) -> list[Case]:
+def held_out(
+    pictures: int, side: int, seed: int = HELD_OUT_SEED, kinds: Sequence[str] = KINDS, digits: bool = True
+) -> list[Case]:
     """Cases on pictures of all sizes; every picture is asked one question of each kind it allows, languages in turn."""
     cases: list[Case] = []
     for number in range(pictures):
         rng = np.random.default_rng([seed, number])
-        scene = sample_scene(rng)
+        scene = sample_scene(rng) if digits else sample_scene(rng, digits=0.0)
         picture = draw(scene, *sample_size(rng, side))
         for index, kind in enumerate(kinds):
-            question = ask(scene, kind, LANGUAGES[(number + index) % 2], rng)
+            language = LANGUAGES[(number // 10 if kind == "talk" else number + index) % 2]
+            question = ask(scene, kind, language, rng)
             if question is not None and (kind != "talk" or number % 10 == 0):
                 cases.append(Case(picture, question))
     return cases
@@ -106,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     roles = frozenset(options.roles.split(",")) if options.grid else frozenset()
     reference = Reference.load(options.weights, roles, on_grid(options.grid) if options.grid else None)
-    cases = held_out(options.pictures, reference.recipe.side)
+    cases = held_out(options.pictures, reference.recipe.side, digits=reference.recipe.digits)
     result = score(cases, reference.answers([(case.picture, case.question.text) for case in cases]))
     sys.stdout.write(result.markdown() + "\n")
     if options.json:

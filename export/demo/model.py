@@ -53,8 +53,9 @@ def initial_tensors(recipe: Recipe, family: Family, seed: int) -> tuple[ModelSpe
     Norms start at one, biases at zero, linear layers at variance 1 / inputs, the embedding so that its scaled rows have
     unit variance; then the recipe has its say.
     """
-    spec = family.spec(recipe.config, MemorySource({}))
-    rules = family.weight_map(spec, MemorySource({})).rules
+    known = MemorySource({name: torch.empty(shape) for name, shape in recipe.known.items()})
+    spec = family.spec(recipe.config, known)
+    rules = family.weight_map(spec, known).rules
     modules = {f"{stage}.{path}": m for stage, top in meta_stages(spec).items() for path, m in top.named_modules()}
     generator = torch.Generator().manual_seed(seed)
     tensors: Tensors = {}

@@ -39,7 +39,9 @@ from export.demo.questions import Question, ask, sample_questions, worn
 from export.demo.recipes.base import Recipe, Tensors
 from export.demo.reference import Reference, recipe_of
 from export.demo.routing import by_phase, gate_inputs, last_labels
+from export.demo.transfer import start_from
 from export.registry import families
+from runtime_py import tokenizer as tokenizers
 from runtime_py.errors import UsageError
 from runtime_py.preprocess.base import ImageInputs
 
@@ -50,6 +52,7 @@ DIALOGUES, GROUPS = 4, 4
 DIGITS_DRAWN = 0.5
 """Share of training scenes with a digit: ten of them take longer to learn than four shapes."""
 COLOUR_NAMES = tuple(COLOURS)
+CHECKPOINTS = Path(__file__).parent / "checkpoints"
 EDGES = ("embed_tokens.table.weight", "decoder.head.weight")
 
 
@@ -69,14 +72,39 @@ class Plan:
     falling_share: float = 0.45
     rounded_share: float = 0.4
 
+    again: int = 0
+    again_rate: float = 0.5
+
     @property
-    def steps(self) -> int:
+    def first(self) -> int:
+        """Steps of the first round; ``again`` more follow at a share of its rate."""
         return self.seeing + self.answering
 
+    @property
+    def steps(self) -> int:
+        return self.first + self.again
+
     def rate(self, step: int) -> float:
-        """Learning rate as a share of its peak: up within ``warm`` steps, level, then falling as a cosine."""
-        left = (self.steps - step) / (self.falling_share * self.steps)
-        return min(1.0, (step + 1) / self.warm) * (1.0 if left >= 1 else 0.01 + 0.99 * 0.5 * (1 - math.cos(math.pi * left)))
+        """Learning rate as a share of its peak: in each round up within ``warm`` steps, level, then falling as a cosine."""
+        if step < self.first:
+            peak, began, length, falling = 1.0, 0, self.first, self.falling_share
+        else:
+            peak, began, length, falling = self.again_rate, self.first, self.again, 0.6
+        left = (began + length - step) / (falling * length)
+        fallen = 1.0 if left >= 1 else 0.01 + 0.99 * 0.5 * (1 - math.cos(math.pi * left))
+        return peak * min(1.0, (step - began + 1) / self.warm) * fallen
+
+    def rounds(self, step: int) -> bool:
+        """Whether a step rounds matrices: three of four in the last part of each round."""
+        ending = self.first - self.rounded_share * self.answering < step < self.first
+        ending = ending or step > self.steps - self.rounded_share * self.again
+        return ending and step % 4 != 0
+
+    def probe_weight(self, step: int) -> float:
+        """What the probes' losses count beside the answers'."""
+        if step >= self.first:
+            return 0.5
+        return max(0.3, 1.0 - max(step - self.seeing, 0) / (0.5 * self.answering + 1))
 
 
 class Probes(nn.Module):
@@ -140,6 +168,10 @@ class Trainer:
         self.tensors: Tensors = {name: value.requires_grad_(name not in recipe.fixed) for name, value in tensors.items()}
         self.stages = Stages(self.spec, family.weight_map(self.spec, MemorySource(self.tensors)).rules)
         self.reference = Reference(recipe, self.stages, tokenizer_folder)
+        for stage, other in recipe.start.items():
+            with torch.no_grad():
+                words = tokenizers.load(tokenizer_folder)
+                start_from(CHECKPOINTS / other, stage, self.tensors, self.spec, self.stages.rules, words)
         torch.manual_seed(plan.seed)
         self.probes = Probes(self.spec.vision.width, self.spec.embed.width, math.prod(recipe.rows))
         embedding = {n for rule in self.stages.rules.values() if rule.target in EDGES for n in rule.sources}
@@ -162,11 +194,11 @@ class Trainer:
             for group in optimiser.param_groups:
                 group["lr"] = peak * plan.rate(step)
         rounded: frozenset[str] = frozenset()
-        if step > plan.steps - plan.rounded_share * plan.answering and step % 4:
+        if plan.rounds(step):
             rounded = self.everything if step % 2 else self.language
         self.stages.derive(self.tensors, rounded, straight_through)
         losses = self._losses(rng, min(1.0, step / plan.easy), step >= plan.seeing)
-        probe_weight = max(0.3, 1.0 - max(step - plan.seeing, 0) / (0.5 * plan.answering + 1))
+        probe_weight = plan.probe_weight(step)
         loss = losses["answers"] + probe_weight * (losses["patches"] + losses["rows"] + losses["places"])
         self.muon.zero_grad()
         self.adam.zero_grad()
@@ -179,11 +211,14 @@ class Trainer:
 
     def _losses(self, rng: np.random.Generator, difficulty: float, asked: bool) -> dict[str, Tensor]:
         count = self.plan.asked_pictures if asked else self.plan.seen_pictures
+        drawn = DIGITS_DRAWN if self.recipe.digits else 0.0
         if self.recipe.shape_of is None:
-            scenes = [(sample_scene(rng, difficulty, DIGITS_DRAWN), sample_size(rng, self.recipe.side)) for _ in range(count)]
+            scenes = [
+                (sample_scene(rng, difficulty, drawn), sample_size(rng, self.recipe.side)) for _ in range(count)
+            ]
         else:
             sizes = sizes_of_one_shape(rng, self.recipe, count)
-            scenes = [(sample_scene(rng, difficulty, DIGITS_DRAWN), size) for size in sizes]
+            scenes = [(sample_scene(rng, difficulty, drawn), size) for size in sizes]
         pieces = [self.reference.processor.images([draw(scene, *size)]) for scene, size in scenes]
         inputs = [piece for found in pieces for piece in found]
         features, rows = self.stages.see(stacked(inputs, "vision"), stacked(inputs, "connector"))
@@ -297,7 +332,7 @@ def train(
     if state is not None and state.is_file():
         trainer.restore(torch.load(state, weights_only=True))
         log.info("resumed after step %d", trainer.done)
-    cases = held_out(held_out_pictures, recipe.side, seed=HELD_OUT_SEED + 1)
+    cases = held_out(held_out_pictures, recipe.side, seed=HELD_OUT_SEED + 1, digits=recipe.digits)
     started, first = time.monotonic(), trainer.done
     sums: dict[str, float] = {}
     while trainer.done < plan.steps:

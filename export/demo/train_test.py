@@ -43,13 +43,23 @@ def test_a_few_steps_lower_every_loss(untrained: Path) -> None:
         assert np.mean([loss[name] for loss in losses[-3:]]) < 0.9 * np.mean([loss[name] for loss in losses[:3]])
 
 
-def test_the_rate_rises_stays_and_falls() -> None:
-    plan = Plan(seeing=50, answering=50, warm=10, falling_share=0.5)
-    rates = [plan.rate(step) for step in range(100)]
+def test_the_rate_rises_stays_and_falls_in_each_round() -> None:
+    plan = Plan(seeing=50, answering=50, warm=10, falling_share=0.5, again=100, again_rate=0.25)
+    rates = [plan.rate(step) for step in range(200)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[9:51] == [1.0] * 42
-    assert all(a > b for a, b in pairwise(rates[51:]))
-    assert rates[-1] < 0.02
+    assert all(a > b for a, b in pairwise(rates[51:100]))
+    assert rates[99] < 0.02
+    assert rates[100] == pytest.approx(0.025)
+    assert rates[109:141] == [0.25] * 32
+    assert all(a > b for a, b in pairwise(rates[141:]))
+
+
+def test_three_of_four_steps_are_rounded_at_the_end_of_each_round() -> None:
+    plan = Plan(seeing=50, answering=50, rounded_share=0.4, again=100)
+    assert not any(plan.rounds(step) for step in [*range(81), *range(100, 161)])
+    assert [step for step in range(81, 100) if not plan.rounds(step)] == [84, 88, 92, 96]
+    assert [step for step in range(161, 200) if not plan.rounds(step)] == list(range(164, 200, 4))
 
 
 def test_probe_targets_name_what_lies_where() -> None:

@@ -93,8 +93,8 @@ def pieces(texts: Sequence[str], layout: Layout) -> list[tuple[str, float, int]]
     return [(layout.fixed[i][0], 0.0, layout.fixed[i][1]) if i in layout.fixed else next(free) for i in range(size)]
 
 
-def sentencepiece_model(rows: Sequence[tuple[str, float, int]]) -> bytes:
-    """The bytes of ``tokenizer.model``: BPE, byte fallback, no normalisation, no space put in front."""
+def sentencepiece_model(rows: Sequence[tuple[str, float, int]], dummy_prefix: bool = False) -> bytes:
+    """The bytes of ``tokenizer.model``: BPE, byte fallback, no normalisation; a space in front of texts if wanted."""
     from sentencepiece import sentencepiece_model_pb2
 
     schema: Any = sentencepiece_model_pb2
@@ -107,7 +107,7 @@ def sentencepiece_model(rows: Sequence[tuple[str, float, int]]) -> bytes:
     model.trainer_spec.unk_id, model.trainer_spec.bos_id, model.trainer_spec.eos_id = 0, 1, 2
     model.trainer_spec.pad_id = -1
     model.normalizer_spec.name = "identity"
-    model.normalizer_spec.add_dummy_prefix = False
+    model.normalizer_spec.add_dummy_prefix = dummy_prefix
     model.normalizer_spec.remove_extra_whitespaces = False
     model.normalizer_spec.escape_whitespaces = True
     return model.SerializeToString(deterministic=True)

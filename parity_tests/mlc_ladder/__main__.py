@@ -16,7 +16,9 @@ from runtime_py.errors import EdgeproofError, ExitCode
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit 0 when every rung asked for passed, 5 when one failed, 7 when one could not run."""
-    parser = argparse.ArgumentParser(prog="python -m parity_tests.mlc_ladder", description="Prove an Android library without a phone.")
+    parser = argparse.ArgumentParser(
+        prog="python -m parity_tests.mlc_ladder", description="Prove an Android library without a phone."
+    )
     parser.add_argument("--package", type=Path, help="take the phone library from this package (clang, structure)")
     parser.add_argument("--checkpoint", type=Path, default=GOLDENS / "minicpm-v", help="golden checkpoint the rungs run")
     parser.add_argument("--rungs", default=",".join(RUNGS), help="comma-separated, of: " + ", ".join(RUNGS))
@@ -28,7 +30,9 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown:
         parser.error(f"no rung is named {', '.join(unknown)}")
     if options.install:
-        environment.install(lambda text: print(text, file=sys.stderr))
+        environment.install(
+            lambda text: print(text, file=sys.stderr)  # noqa: T201
+        )
     with tempfile.TemporaryDirectory(prefix="mlc-ladder-") as scratch:
         ladder = Ladder(options.checkpoint.resolve(), options.package, Path(scratch))
         results = [climb(ladder, name) for name in RUNGS if name in names]

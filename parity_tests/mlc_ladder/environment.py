@@ -101,8 +101,10 @@ def make_sysroot(root: Path) -> None:
     codename = release[1] if release and mirror_of() else "bookworm"
     fresh.parent.mkdir(parents=True, exist_ok=True)
     _run(
-        ["debootstrap", "--arch=arm64", "--foreign", "--variant=minbase", f"--include={SYSROOT_PACKAGES}", codename]
-        + [str(fresh), mirror_of()]
+        [
+            *("debootstrap", "--arch=arm64", "--foreign", "--variant=minbase", f"--include={SYSROOT_PACKAGES}"),
+            *(codename, str(fresh), mirror_of()),
+        ]
     )
     for package in sorted((fresh / "var" / "cache" / "apt" / "archives").glob("*.deb")):
         _run(["dpkg-deb", "-x", str(package), str(fresh)])
@@ -129,8 +131,10 @@ def make_site(site: Path, root: Path) -> None:
     pinned = [f"{name}=={importlib.metadata.version(name)}" for name in WHEELS]
     platforms = [part for platform in PLATFORMS for part in ("--platform", platform)]
     _run(
-        [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "--python-version", python]
-        + [*platforms, "-d", str(wheels), *pinned]
+        [
+            *(sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:"),
+            *("--python-version", python, *platforms, "-d", str(wheels), *pinned),
+        ]
     )
     fresh = site.with_name("site.partial")
     shutil.rmtree(fresh, ignore_errors=True)

@@ -131,4 +131,3 @@ def install_kernels() -> Device:
     tvm_ffi.register_global_func("ffi.Module.load_from_bytes.opencl", load, override=True)
     tvm_ffi.register_global_func("__tvm_set_device", lambda *_: None, override=True)
     return device
-

@@ -23,6 +23,8 @@ def reference_outputs(case: Case, found: dict[str, np.ndarray]) -> dict[str, np.
         sides = picked(inputs, f"{CONNECTOR}.{piece}.")
         features.append(backend.run(CONNECTOR, {"vision_features": vision, **sides})["image_features"])
     result["connector"] = np.concatenate(features)
+    if "image_embed_slice" in found:
+        result["image_embed_slice"] = result["connector"][0]
     result["image_embed"] = _square(backend, case, inputs["square"])
     embeds = backend.run(EMBED, {"input_ids": inputs["input_ids"]})["inputs_embeds"].copy()
     embeds[0, inputs["image_rows"]] = result["connector"].reshape(-1, embeds.shape[-1])

@@ -59,4 +59,6 @@ def compare(rung: str, expected: Mapping[str, np.ndarray], found: Mapping[str, n
     if wrong:
         return RungResult(rung, Status.FAIL, "; ".join(wrong), figures)
     worst = max(figures, key=lambda name: figures[name])
-    return RungResult(rung, Status.PASS, f"{len(figures)} arrays, largest relative difference {figures[worst]:.1e} ({worst})", figures)
+    return RungResult(
+        rung, Status.PASS, f"{len(figures)} arrays, largest relative difference {figures[worst]:.1e} ({worst})", figures
+    )

@@ -48,6 +48,8 @@ def run(backend: MlcBackend, inputs: Mapping[str, np.ndarray]) -> dict[str, np.n
         features.append(backend.run(CONNECTOR, {"vision_features": found[f"vision_{piece}"], **sides})["image_features"])
     found["connector"] = np.concatenate(features)
     found["image_embed"] = backend.image_embed(inputs["square"])
+    if picked(inputs, f"{CONNECTOR}.0."):
+        found["image_embed_slice"] = whole_slice(backend, inputs)
     ids, rows = inputs["input_ids"], inputs["image_rows"]
     embeds = backend.run(EMBED, {"input_ids": ids})["inputs_embeds"].copy()
     embeds[0, rows] = found["connector"].reshape(-1, embeds.shape[-1])
@@ -71,6 +73,13 @@ def run(backend: MlcBackend, inputs: Mapping[str, np.ndarray]) -> dict[str, np.n
     return found | logit_kernels(backend, found["prefill_logits"][0, -2:])
 
 
+def whole_slice(backend: MlcBackend, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The first piece through the function that takes raw pixels of any grid."""
+    vision = picked(inputs, f"{VISION}.0.")
+    pixels = np.round((vision.pop("pixel_values")[0].transpose(1, 2, 0) * 0.5 + 0.5) * 255.0).astype(np.uint8)
+    return backend.image_embed_slice(pixels, vision, picked(inputs, f"{CONNECTOR}.0."))
+
+
 def logit_kernels(backend: MlcBackend, logits: np.ndarray) -> dict[str, np.ndarray]:
     """The kernels around sampling, on two rows of logits, one of them with temperature 0."""
     tensor = backend._tvm.runtime.tensor
@@ -79,7 +88,9 @@ def logit_kernels(backend: MlcBackend, logits: np.ndarray) -> dict[str, np.ndarr
     hot = machine["softmax_with_temperature"](tensor(rows[:, None]), tensor(np.array([0.7, 0.0], np.float32)))
     integers = lambda *values: tensor(np.array(values, np.int32))  # noqa: E731
     edited = tensor(rows)
-    machine["apply_logit_bias_inplace"](edited, integers(0, 1, 1), integers(3, 4, 5), tensor(np.array([1, -2, 3], np.float32)))
+    machine["apply_logit_bias_inplace"](
+        edited, integers(0, 1, 1), integers(3, 4, 5), tensor(np.array([1, -2, 3], np.float32))
+    )
     penalties = tensor(np.array([[0.5, 0.25, 1.2], [0.1, 0.2, 0.8]], np.float32))
     machine["apply_penalty_inplace"](edited, integers(0, 1), integers(0, 1), integers(7, 8), integers(2, 3), penalties)
     mask = np.full((2, -(-rows.shape[1] // 32)), -2, np.int32)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -22,9 +21,9 @@ ROOT = Path(__file__).resolve().parents[2]
 GOLDENS = ROOT / "parity_tests" / "goldens"
 QEMU_CPU = "neoverse-n1"
 CLANG = (
-    "-x cl -cl-std=CL2.0 -target spir64-unknown-unknown -Xclang -finclude-default-header -Xclang -cl-ext=+cl_khr_fp16 "
-    "-fsyntax-only -Wno-unused-value"
-).split()
+    *("-x", "cl", "-cl-std=CL2.0", "-target", "spir64-unknown-unknown", "-fsyntax-only"),
+    *("-Xclang", "-finclude-default-header", "-Xclang", "-cl-ext=+cl_khr_fp16"),
+)
 
 
 class Ladder:
@@ -100,7 +99,11 @@ class Ladder:
         link_system_library(compiler, self.case.library("aarch64"), self.case.folder / "aarch64.so")
         cpu_information(root)
         emulated = [qemu, "-cpu", QEMU_CPU, "-L", str(root), str(python)]
-        where = {"PYTHONPATH": os.pathsep.join([str(site), str(ROOT)]), "TVM_USE_RUNTIME_LIB": "1", "PYTHONHOME": str(root / "usr")}
+        where = {
+            "PYTHONPATH": os.pathsep.join([str(site), str(ROOT)]),
+            "TVM_USE_RUNTIME_LIB": "1",
+            "PYTHONHOME": str(root / "usr"),
+        }
         return compare("aarch64", self.host_outputs(), self.outputs("aarch64", emulated, where))
 
     def structure(self) -> RungResult:
@@ -116,13 +119,17 @@ class Ladder:
             kinds = {(item.format, item.machine) for item in objects.values()}
             if kinds != {expected[place]}:
                 return RungResult("structure", Status.FAIL, f"{tar.name} is {kinds}, not {expected[place]}")
-            lines.append(f"{place}: {len(objects)} {' '.join(expected[place])} objects, marker found, only TVMFFI* undefined")
+            lines.append(
+                f"{place}: {len(objects)} {' '.join(expected[place])} objects, marker found, only TVMFFI* undefined"
+            )
         return RungResult("structure", Status.PASS, "; ".join(lines))
 
     # the shipped libraries
 
     def places(self) -> list[str]:
-        return [self.block()["device_library"].rpartition("-")[2].removesuffix(".tar")] if self.package else ["android", "ios"]
+        return (
+            [self.block()["device_library"].rpartition("-")[2].removesuffix(".tar")] if self.package else ["android", "ios"]
+        )
 
     def block(self) -> dict[str, str]:
         assert self.package is not None
@@ -193,9 +200,13 @@ def link_system_library(compiler: str, tar: Path, out: Path) -> None:
             file = Path(scratch) / name
             file.write_bytes(data)
             files.append(str(file))
-        done = subprocess.run([compiler, "-shared", "-o", str(out), *files, "-lm"], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [compiler, "-shared", "-o", str(out), *files, "-lm"], capture_output=True, text=True, check=False
+        )
     if done.returncode:
-        raise PackageError(f"linking {tar.name} failed: {done.stderr.strip()[-500:]}", "position-independent objects", "report this")
+        raise PackageError(
+            f"linking {tar.name} failed: {done.stderr.strip()[-500:]}", "position-independent objects", "report this"
+        )
 
 
 def cpu_information(root: Path) -> None:

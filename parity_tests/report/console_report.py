@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from parity_tests.judge import JudgedComparison, Judgement
 from parity_tests.metrics import HIGHER_IS_BETTER
-from parity_tests.report.json_report import comparison_verdict
+from parity_tests.report.json_report import comparison_verdict, golden_row
 from parity_tests.report.markdown_report import number
 
 
@@ -22,7 +22,7 @@ def console(judgement: Judgement, only: str | None = None) -> str:
         verdict, nearest = comparison_verdict(judged), nearest_limit(judged)
         lines.append(f"{name}: {comparison.candidate} against {comparison.baseline}: {verdict}{nearest}")
         if only is None or comparison.name == only or judged.first_failure is not None:
-            lines += _rows(judged)
+            lines += _rows(judged, judgement)
     lines += [f"not run: {what} ({why})" for what, why in run.not_run]
     lines += [f"{name}: {number(value)}" for name, value in run.accuracy.items()]
     if judgement.first_failure:
@@ -45,16 +45,18 @@ def nearest_limit(judged: JudgedComparison) -> str:
     return f"; nearest its limit: {m.probe} {limit.metric} {number(m.metrics[limit.metric])} of {limit.bound:g}"
 
 
-def _rows(judged: JudgedComparison) -> list[str]:
+def _rows(judged: JudgedComparison, judgement: Judgement) -> list[str]:
+    """One line a probe; against a golden the verdict counts the implementation too, as in the JSON report."""
     width = max((len(probe.measurement.probe) for probe in judged.probes), default=0)
     lines = []
     for probe in judged.probes:
         m = probe.measurement
         shape = "x".join(map(str, m.shape))
+        verdict = golden_row(probe, judgement)["verdict"] if judged.comparison.name == "golden" else str(probe.verdict)
         if m.metrics:
             limit = f"{probe.limits[0].metric} {probe.limits[0].bound:g}" if probe.limits else "no limit"
             figures = f"max abs {m.metrics['max_abs']:9.3g}  cosine {number(m.metrics['cosine']):>12}  tolerance {limit}"
         else:
             figures = probe.describe()
-        lines.append(f"  {m.probe:{width}}  {shape:14} {probe.verdict!s:10}  {figures}")
+        lines.append(f"  {m.probe:{width}}  {shape:14} {verdict:10}  {figures}")
     return lines

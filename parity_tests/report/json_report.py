@@ -52,7 +52,7 @@ def golden_report(judgement: Judgement) -> dict[str, Any]:
     rows = []
     for judged in judgement.comparisons:
         if judged.comparison.name == "golden":
-            rows = [_golden_row(probe, judgement) for probe in judged.probes]
+            rows = [golden_row(probe, judgement) for probe in judged.probes]
     return {
         **_head(judgement),
         "probes": rows,
@@ -107,7 +107,7 @@ def probe_json(probe: JudgedProbe) -> dict[str, Any]:
     return row
 
 
-def _golden_row(probe: JudgedProbe, judgement: Judgement) -> dict[str, Any]:
+def golden_row(probe: JudgedProbe, judgement: Judgement) -> dict[str, Any]:
     m = probe.measurement
     limit = probe.limits[0] if probe.limits else None
     row: dict[str, Any] = {

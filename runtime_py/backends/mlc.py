@@ -62,6 +62,7 @@ class MlcBackend:
         self.metadata: dict[str, Any] = json.loads(self._machine["_metadata"]())
         self.dtype = "float16" if "f16" in self.metadata["quantization"] else "float32"
         self.prefill_chunk = int(self.metadata["prefill_chunk_size"])
+        self._sides: list[str] = block.get("decoder_sides", [])
         self._parameters = self._load_parameters(folder / block["weights"])
 
     def _load(self, library: Path) -> Any:
@@ -90,7 +91,9 @@ class MlcBackend:
     def run(self, stage: str, inputs: Arrays) -> dict[str, np.ndarray]:
         """See Backend; images go through the library one at a time."""
         if stage == DECODER or stage not in self.contracts:
-            raise UsageError(f"stage {stage!r} has no run", f"{VISION}, {CONNECTOR} or {EMBED}", "call forward for the decoder")
+            raise UsageError(
+                f"stage {stage!r} has no run", f"{VISION}, {CONNECTOR} or {EMBED}", "call forward for the decoder"
+            )
         contract = self.contracts[stage]
         output = contract.outputs[0].name
         if stage == EMBED:
@@ -106,6 +109,15 @@ class MlcBackend:
         """What the phone's engine calls: a uint8 square picture (height, width, 3) to float32 (rows, hidden)."""
         zero = self._tvm.runtime.ShapeTuple([0])
         return self._call("image_embed", np.ascontiguousarray(picture[None], np.uint8), zero, zero, zero, zero)
+
+    def image_embed_slice(self, picture: np.ndarray, vision: Arrays, connector: Arrays) -> np.ndarray:
+        """The same for a picture of any grid, with both stages' side inputs by contract name."""
+        sides = [
+            self._input(np.asarray(given[tensor.name]), tensor.dtype)
+            for stage, given in ((VISION, vision), (CONNECTOR, connector))
+            for tensor in self.contracts[stage].inputs[1:]
+        ]
+        return self._call("image_embed_slice", np.ascontiguousarray(picture[None], np.uint8), *sides)
 
     @staticmethod
     def _input(array: np.ndarray, dtype: str) -> np.ndarray:
@@ -133,7 +145,10 @@ class MlcBackend:
             raise PackageError(
                 f"{tokens} tokens after {state.length}", f"at most {state.capacity} positions", "start with more capacity"
             )
-        self._check_positions(inputs, state.length, tokens)
+        if "position_ids" not in self._sides:
+            self._check_positions(inputs, state.length, tokens)
+        if self._sides:
+            return self._feed_routed(state, inputs, np.asarray(logit_positions))
         wanted = np.where(logit_positions < 0, logit_positions + tokens, logit_positions)
         logits = np.empty((1, len(wanted), int(self.contracts[DECODER].outputs[0].shape[-1])), np.float32)
         for start, stop in _spans(tokens, self.prefill_chunk):
@@ -156,11 +171,29 @@ class MlcBackend:
         state.length += tokens
         return logits
 
+    def _feed_routed(self, state: MlcState, inputs: Arrays, logit_positions: np.ndarray) -> np.ndarray:
+        """One call with the contract's further decoder inputs, which name rows of just these tokens."""
+        get, shape = self._tvm.get_global_func, self._tvm.runtime.ShapeTuple
+        tokens = inputs["inputs_embeds"].shape[1]
+        if tokens > self.prefill_chunk:
+            raise PackageError(f"{tokens} tokens in one call", f"at most {self.prefill_chunk}", "feed smaller chunks")
+        positions = np.where(logit_positions < 0, logit_positions + tokens, logit_positions)
+        kinds = {tensor.name: tensor.dtype for tensor in self.contracts[DECODER].inputs}
+        sides = [self._input(np.asarray(inputs[name]), kinds[name]) for name in self._sides]
+        get("vm.builtin.kv_state_begin_forward")(state.cache, shape([SEQUENCE]), shape([tokens]))
+        embeds = np.ascontiguousarray(inputs["inputs_embeds"], self.dtype)
+        logits = self._call("run_decoder", embeds, np.ascontiguousarray(positions, np.int32), *sides, state.cache)
+        get("vm.builtin.kv_state_end_forward")(state.cache)
+        state.length += tokens
+        return logits
+
     def _check_positions(self, inputs: Arrays, length: int, tokens: int) -> None:
         positions = inputs.get("position_ids")
         if positions is not None and not np.array_equal(positions.reshape(-1), np.arange(length, length + tokens)):
             raise PackageError(
-                "position_ids are not the cache's own", f"{length} to {length + tokens - 1}", "use a backend that takes positions"
+                "position_ids are not the cache's own",
+                f"{length} to {length + tokens - 1}",
+                "use a backend that takes positions",
             )
 
     def rewind(self, state: MlcState, length: int) -> None:
@@ -192,7 +225,9 @@ def _import_tvm(built_with: str) -> Any:
     try:
         import tvm
     except ImportError as error:
-        raise MachineError("apache-tvm is not installed", f"apache-tvm {built_with}", "pip install edgeproof[mlc]") from error
+        raise MachineError(
+            "apache-tvm is not installed", f"apache-tvm {built_with}", "pip install edgeproof[mlc]"
+        ) from error
     if tvm.__version__ != built_with:
         raise MachineError(
             f"apache-tvm {tvm.__version__} cannot run a library of another version",

@@ -9,12 +9,12 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calibrate.spec import Assignment, Form, LayerShape
 from export.backends.base import Build, BuildOptions, ExportBackend, Prediction, Step
 from export.backends.mlc.schemes import Scheme, scheme_of
+from export.backends.mlc.support import decoder_sides
 from runtime_py.errors import UnsupportedModelError, UsageError
 
 if TYPE_CHECKING:
@@ -45,12 +45,11 @@ class MlcBackend(ExportBackend):
 
         refuse_unbuilt(build)
         parts = PackageParts(build)
-        shards = [
-            Step(f"mlc {shard.file}", partial(parts.write_shard, number)) for number, shard in enumerate(parts.shards)
-        ]
+        shards = [Step(f"mlc {shard.file}", partial(parts.write_shard, number)) for number, shard in enumerate(parts.shards)]
+        device = Step(f"mlc library for {parts.place}", parts.write_device_library)
         return [
             Step("mlc configuration", parts.write_configuration),
-            Step(f"mlc library for {parts.place}", parts.write_device_library),
+            *([] if host_only(build.options) else [device]),
             Step("mlc library for this machine", parts.write_host_library),
             *shards,
             Step("mlc weight index", parts.write_index),
@@ -90,6 +89,11 @@ def assign(layers: list[LayerShape], scheme: Scheme, extra: Mapping[str, Any]) -
     return found
 
 
+def host_only(options: BuildOptions) -> bool:
+    """Whether the phone's library is left out (waiver host-only): a package to check on this machine."""
+    return bool(options.extra.get("host_only"))
+
+
 def refuse_unbuilt(build: Build) -> None:
     """Raise before any work what the library cannot express yet.
 
@@ -98,7 +102,7 @@ def refuse_unbuilt(build: Build) -> None:
     """
     from export.backends.mlc.support import unsupported
 
-    reasons = unsupported(build.spec, build.options.target.name in ("android", "ios"))
+    reasons = unsupported(build.spec, device=not host_only(build.options))
     if reasons:
         raise UnsupportedModelError(
             f"{build.spec.family} for {build.options.target.name}: " + "; ".join(reasons),
@@ -113,13 +117,14 @@ def block(parts: PackageParts) -> dict[str, Any]:
         "model_id": parts.model_id,
         "model_lib": parts.model_lib,
         "weights": parts.weights_folder.as_posix(),
-        "device_library": parts.device_library.as_posix(),
+        "device_library": None if host_only(parts.build.options) else parts.device_library.as_posix(),
         "host_library": parts.host_library.as_posix(),
         "quantization": parts.scheme.name,
         "dtype": parts.scheme.model_dtype,
         "tvm": importlib.metadata.version("apache-tvm"),
         "tvm_ffi": importlib.metadata.version("apache-tvm-ffi"),
         "image_size": parts.overview.image_size,
+        "decoder_sides": [tensor.name for tensor in decoder_sides(parts.build.spec)],
     }
 
 

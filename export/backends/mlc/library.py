@@ -13,6 +13,7 @@ import tvm
 from tvm import relax
 from tvm.target import Target
 
+from export.backends.mlc.attention_merge import with_safe_merge
 from export.backends.mlc.compile_process import LibraryRequest
 from export.backends.mlc.logit_kernels import logit_kernels
 from export.backends.mlc.model import ModelLibrary
@@ -44,6 +45,7 @@ SCHEDULES: dict[str, dict[str, Any]] = {
 
 SYSTEM_LIBRARY = ("android", "ios", "aarch64")
 
+
 def system_prefix(name: str) -> str:
     """The symbol prefix of a system library."""
     return name.replace("-", "_") + "_"
@@ -58,11 +60,15 @@ def build_module(request: LibraryRequest, place: str) -> tuple[tvm.ir.IRModule, 
     spec, target = request.spec, Target(TARGETS[place])
     reasons = unsupported(spec, device=target.kind.name != "llvm")
     if reasons:
-        raise UnsupportedModelError(f"no {place} library: " + "; ".join(reasons), "a supported model", "build for cpu instead")
+        raise UnsupportedModelError(
+            f"no {place} library: " + "; ".join(reasons), "a supported model", "build for cpu instead"
+        )
     model = ModelLibrary(spec, request.assignments, request.scheme.model_dtype, request.overview, target)
     with target:
         module, named = model.export_tvm(spec=model.functions())
     _check_parameters(request, named)
+    if target.kind.name != "llvm":
+        module = with_safe_merge(module, request.scheme.model_dtype)
     for name, kernel in logit_kernels(target.kind.name != "llvm").items():
         module[name] = kernel
     module = _with_embedding_allocator(module, request.limits.prefill_chunk, spec.decoder.hidden, request.scheme)

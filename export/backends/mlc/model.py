@@ -13,7 +13,7 @@ takes the engine's four sizes and needs none of them: the picture arrives at the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from tvm import relax, te, tirx
@@ -25,26 +25,48 @@ from tvm.target import Target
 from calibrate.spec import Assignment
 from export.backends.mlc.blocks.decoder import Decoder, TokenEmbedding
 from export.backends.mlc.blocks.linear import Layers
+from export.backends.mlc.blocks.projections import GluConnector, MlpConnector, PatchMerger, WindowConnector
 from export.backends.mlc.blocks.resampler import Resampler
+from export.backends.mlc.blocks.rotary_vision import RotaryVisionTransformer, cut_merge_patches
 from export.backends.mlc.blocks.vision import VisionTransformer, cut_patches
-from export.backends.mlc.overview import Overview, overview_shapes
-from export.specs import ModelSpec, ResamplerSpec, VisionSpec
+from export.backends.mlc.overview import Overview, overview_shapes, patch_side
+from export.backends.mlc.support import decoder_sides, explicit_positions
+from export.specs import (
+    GluConnectorSpec,
+    MlpConnectorSpec,
+    ModelSpec,
+    PatchMergerSpec,
+    ResamplerSpec,
+    RotaryVisionSpec,
+    RoutedLora,
+    VisionSpec,
+    WindowConnectorSpec,
+)
 from export.stages import contracts
 from runtime_py.contracts import CONNECTOR, VISION, TensorContract
 
-VISION_BLOCKS = {VisionSpec: VisionTransformer}
-CONNECTOR_BLOCKS = {ResamplerSpec: Resampler}
+VISION_BLOCKS = {VisionSpec: VisionTransformer, RotaryVisionSpec: RotaryVisionTransformer}
+CONNECTOR_BLOCKS = {
+    ResamplerSpec: Resampler,
+    MlpConnectorSpec: MlpConnector,
+    WindowConnectorSpec: WindowConnector,
+    GluConnectorSpec: GluConnector,
+    PatchMergerSpec: PatchMerger,
+}
+
 
 class Constants(nn.Module):
-    """Parameters that are no weights: the side inputs of the square overview, in float32."""
+    """Parameters that are no weights: the side inputs of the square overview, stored in float32 (indices are exact)."""
 
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], integers: Collection[str]) -> None:
+        self.integers = integers
         for name, shape in shapes.items():
             setattr(self, name, nn.Parameter(shape, "float32"))
         self.names = tuple(shapes)
 
     def values(self) -> dict[str, Tensor]:
-        return {name: getattr(self, name) for name in self.names}
+        found = {name: getattr(self, name) for name in self.names}
+        return {name: value.astype("int32") if name in self.integers else value for name, value in found.items()}
 
 
 class ModelLibrary(nn.Module):
@@ -63,7 +85,9 @@ class ModelLibrary(nn.Module):
         self.connector = CONNECTOR_BLOCKS[type(spec.connector)](spec.connector, layers)
         self.embed_tokens = TokenEmbedding(spec.embed, layers)
         self.decoder = Decoder(spec.decoder, layers)
-        self.overview = Constants(overview_shapes(spec, overview))
+        sides = [*side_inputs(spec, VISION), *side_inputs(spec, CONNECTOR)]
+        integers = frozenset(tensor.name for tensor in sides if tensor.dtype == "int64")
+        self.overview = Constants(overview_shapes(spec, overview), integers)
 
     # the stages before the decoder
 
@@ -72,8 +96,10 @@ class ModelLibrary(nn.Module):
 
     def run_vision(self, pixel_values: Tensor, *sides: Tensor) -> Tensor:
         named = self._named(VISION, sides)
+        if isinstance(self.model.vision, RotaryVisionSpec):
+            return self.vision_encoder(pixel_values.astype(self.dtype), named)
         rows, columns = self._grid(pixel_values, named)
-        return self.vision_encoder(self._patches(pixel_values, rows, columns), named)
+        return self.vision_encoder(self._patches(pixel_values, rows, columns), _aligned(named, rows * columns))
 
     def run_connector(self, vision_features: Tensor, *sides: Tensor) -> Tensor:
         return self.connector(vision_features.astype(self.dtype), self._named(CONNECTOR, sides))
@@ -87,22 +113,28 @@ class ModelLibrary(nn.Module):
     def image_embed_slice(self, image: Tensor, *sides: Tensor) -> Tensor:
         named = dict(zip(self._slice_names(), sides, strict=True))
         rows, columns = self._grid(image, named)
-        if "key_positions" in named:
-            shape = [rows * columns, self.model.connector.width]
-            named["key_positions"] = _same_shape(named["key_positions"], shape)
-        return self._image_features(image, rows, columns, named)
+        return self._image_features(image, rows, columns, _aligned(named, rows * columns))
 
     def _image_features(self, image: Tensor, rows: Any, columns: Any, sides: dict[str, Tensor]) -> Tensor:
         features = self.connector(self.vision_encoder(self._patches(image, rows, columns), sides), sides)
         return op.reshape(features, (features.shape[1], features.shape[2]))
 
     def _patches(self, image: Tensor, rows: Any, columns: Any) -> Tensor:
-        return cut_patches(image, rows, columns, self.model.vision.patch_size, self.dtype)
+        mean, deviation = (self.model.runtime.get(name, HALF) for name in ("mean", "std"))
+        vision = self.model.vision
+        if isinstance(vision, RotaryVisionSpec):
+            return cut_merge_patches(
+                image, rows, columns, patch_side(self.model), vision.merge, (mean, deviation), self.dtype
+            )
+        return cut_patches(image, rows, columns, vision.patch_size, self.dtype, (mean, deviation))
 
     def _grid(self, image: Tensor, sides: dict[str, Tensor]) -> tuple[Any, Any]:
         if "row_weights" in sides:
             return sides["row_weights"].shape[0], sides["column_weights"].shape[0]
-        return self.model.vision.grid
+        if isinstance(self.model.vision, VisionSpec) and self.model.vision.grid is not None:
+            return self.model.vision.grid
+        height, width = image.shape[1:3] if image.dtype == "uint8" else image.shape[2:4]
+        return height // patch_side(self.model), width // patch_side(self.model)
 
     def _named(self, stage: str, sides: tuple[Tensor, ...]) -> dict[str, Tensor]:
         return dict(zip([tensor.name for tensor in side_inputs(self.model, stage)], sides, strict=True))
@@ -121,6 +153,13 @@ class ModelLibrary(nn.Module):
 
     def batch_prefill(self, embeds: Tensor, logit_positions: Tensor, cache: PagedKVCache) -> tuple[Tensor, PagedKVCache]:
         hidden = self.decoder.hidden_states(embeds, cache)
+        return self._logits(_rows_at(hidden, logit_positions)), cache
+
+    def run_decoder(self, embeds: Tensor, logit_positions: Tensor, *rest: Any) -> tuple[Tensor, PagedKVCache]:
+        """`batch_prefill` with the contract's further decoder inputs, for models whose rows or positions differ."""
+        *sides, cache = rest
+        named = dict(zip([tensor.name for tensor in decoder_sides(self.model)], sides, strict=True))
+        hidden = self.decoder.hidden_states(embeds, cache, named)
         return self._logits(_rows_at(hidden, logit_positions)), cache
 
     def batch_decode(self, embeds: Tensor, cache: PagedKVCache) -> tuple[Tensor, PagedKVCache]:
@@ -156,7 +195,7 @@ class ModelLibrary(nn.Module):
             v_head_dim=spec.head_dim,
             mla_original_qk_head_dim=0,
             mla_original_v_head_dim=0,
-            rope_mode=RopeMode.NORMAL,
+            rope_mode=RopeMode.NONE if explicit_positions(spec) else RopeMode.NORMAL,
             rope_scale=1,
             rope_theta=spec.rope.theta,
             rope_scaling={},
@@ -174,7 +213,7 @@ class ModelLibrary(nn.Module):
         """The export specification: every function's arguments; a fresh object per call, since exporting consumes it."""
         hidden, vocabulary = self.model.decoder.hidden, self.model.decoder.vocabulary
         rows, columns = self.overview_size
-        patch = self.model.vision.patch_size
+        patch = patch_side(self.model)
         cache = nn.spec.Object(object_type=PagedKVCache)
         one, step, steps, draft = (
             nn.spec.Tensor(shape, self.dtype)
@@ -206,6 +245,12 @@ class ModelLibrary(nn.Module):
                 self.softmax_with_temperature, {"logits": logits, "temperature": temperature}, params="none"
             ),
         }
+        if isinstance(self.model.decoder.adapter, RoutedLora):
+            methods = {name: method for name, method in methods.items() if name not in UNROUTED}
+        if decoder_sides(self.model):
+            sides = {tensor.name: _tensor_spec(tensor) for tensor in decoder_sides(self.model)}
+            arguments = {"embeds": one, "logit_positions": positions, **sides, "cache": cache}
+            methods["run_decoder"] = _method(self.run_decoder, arguments)
         return nn.spec.ModuleSpec(self, list(methods), list(methods.values()))
 
     def _stage_functions(self) -> dict[str, nn.spec.MethodSpec]:
@@ -223,12 +268,19 @@ class ModelLibrary(nn.Module):
         return found
 
 
+UNROUTED = ("prefill", "decode", "batch_prefill", "batch_decode", "batch_verify")
+"""Stock functions that a model whose every token needs a routed expert cannot offer."""
+
 CACHE_SIZES = ("max_batch_size", "max_total_seq_len", "prefill_chunk_size", "page_size", "support_sliding_window")
 
 
 def side_inputs(spec: ModelSpec, stage: str) -> list[TensorContract]:
     """A stage's inputs after its first."""
     return list(contracts(spec)[stage].inputs[1:])
+
+
+HALF = (0.5, 0.5, 0.5)
+"""Mean and deviation of families whose settings name none."""
 
 
 def _tensor_spec(tensor: TensorContract) -> nn.spec.Tensor:
@@ -256,6 +308,17 @@ def _rows_at(x: Tensor, positions: Tensor) -> Tensor:
         return te.compute(shape, lambda b, t, n: x[b, positions[t], n], name="rows_at")
 
     return op.tensor_expr_op(compute, "rows_at", [x, positions])
+
+
+TOKEN_SIDES = ("patch_positions", "rotary_angles", "key_positions")
+"""Side inputs whose first axis is the vision tokens."""
+
+
+def _aligned(sides: dict[str, Tensor], tokens: Any) -> dict[str, Tensor]:
+    """The sides, those along the vision tokens known to have as many rows as the picture has patches."""
+    return {
+        name: _same_shape(side, [tokens, *side.shape[1:]]) if name in TOKEN_SIDES else side for name, side in sides.items()
+    }
 
 
 def _same_shape(x: Tensor, shape: list[Any]) -> Tensor:

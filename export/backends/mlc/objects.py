@@ -107,7 +107,9 @@ def check_library(tar: Path, model_lib: str) -> dict[str, ObjectFile]:
     marker = model_lib.replace("-", "_") + "_" + MARKER
     defined = frozenset().union(*(item.defined for item in found.values()))
     if marker not in defined:
-        raise PackageError(f"{tar.name} does not define {marker}", "the marker of its model library", "export the package again")
+        raise PackageError(
+            f"{tar.name} does not define {marker}", "the marker of its model library", "export the package again"
+        )
     foreign = sorted(
         name
         for item in found.values()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from export.registry import families
-from export.specs import ModelSpec
+from export.specs import ModelSpec, VisionSpec
 from export.stages import contracts
 from runtime_py.contracts import CONNECTOR, VISION
 from runtime_py.errors import UnsupportedModelError
@@ -30,10 +30,12 @@ PREFIX = "overview."
 
 @dataclass(frozen=True)
 class Overview:
-    """``image_size`` pixels a side, ``grid`` (rows, columns) of patches, and the side inputs of that grid by name."""
+    """``image_size`` pixels a side, ``grid`` (rows, columns) of patches, ``rows`` of image features, and the side inputs
+    of that grid by name."""
 
     image_size: int
     grid: tuple[int, int]
+    rows: int
     sides: Mapping[str, np.ndarray]
 
 
@@ -43,22 +45,31 @@ def make_overview(spec: ModelSpec) -> Overview:
     Raises:
         UnsupportedModelError: the processor turns a square picture of that size into something else.
     """
+    patch = patch_side(spec)
     size = int(spec.runtime["image_size"])
-    patch = spec.vision.patch_size
     grid = (size // patch, size // patch)
     wanted = [tensor.name for stage in (VISION, CONNECTOR) for tensor in contracts(spec)[stage].inputs[1:]]
     if not wanted:
-        return Overview(size, spec.vision.grid or grid, {})
+        rows = contracts(spec)[CONNECTOR].outputs[0].shape[1]
+        assert isinstance(rows, int)
+        return Overview(size, grid, rows, {})
     module = importlib.import_module(f"runtime_py.preprocess.{families()[spec.family].processor}")
     pieces = module.Processor(spec.runtime, None).images([np.zeros((size, size, 3), np.uint8)])
     found: dict[str, Any] = {**pieces[0].vision, **pieces[0].connector}
-    if len(pieces) != 1 or found["pixel_values"].shape[2:] != (size, size):
+    cells = found["pixel_values"].shape
+    whole = cells[1] == grid[0] * grid[1] if len(cells) == 3 else cells[2:] == (size, size)
+    if len(pieces) != 1 or not whole:
         raise UnsupportedModelError(
             f"{spec.family}: a {size} x {size} picture does not pass its processor unchanged",
             "one piece of the same size, as the phone's engine sends one square picture",
             "set image_size to a size that the processor leaves alone",
         )
-    return Overview(size, grid, {name: np.asarray(found[name]) for name in wanted})
+    return Overview(size, grid, pieces[0].rows, {name: np.asarray(found[name]) for name in wanted})
+
+
+def patch_side(spec: ModelSpec) -> int:
+    """Pixels along a patch."""
+    return spec.vision.patch_size if isinstance(spec.vision, VisionSpec) else int(spec.runtime["patch_size"])
 
 
 def overview_shapes(spec: ModelSpec, overview: Overview) -> dict[str, tuple[int, ...]]:

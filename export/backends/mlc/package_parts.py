@@ -32,7 +32,7 @@ class PackageParts:
         self.place = PLACES.get(build.options.target.name, HOST)
         self.limits = build.options.limits
         self.overview = make_overview(build.spec)
-        self.image_rows = build.spec.connector.queries
+        self.image_rows = self.overview.rows
         self.vision_config = chat_config.vision_config(self.overview.image_size, self.image_rows)
 
     # names

@@ -20,9 +20,7 @@ BOUNDED = ("seq_len", "batch_size", "total_seq_len")
 """Symbolic sizes with a known limit, so that their buffers are planned once."""
 
 
-def pipeline(
-    target: Target, schedule: Target, bounds: dict[str, int], metadata: dict[str, Any]
-) -> tvm.transform.Pass:
+def pipeline(target: Target, schedule: Target, bounds: dict[str, int], metadata: dict[str, Any]) -> tvm.transform.Pass:
     """All passes.
 
     Args:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from export.specs import ModelSpec, PositionKind, ResamplerSpec, VisionSpec
+from dataclasses import replace
 
+from export.specs import DecoderSpec, ModelSpec, VisualExperts
+from export.stages import contracts
+from runtime_py.contracts import DECODER, TensorContract
 
 UNSOUND_HEAD = 16
 """TVM's prefill attention gives wrong numbers for this head size on OpenCL (measured on PoCL, 0.27.0.post1)."""
@@ -16,18 +19,27 @@ def unsupported(spec: ModelSpec, device: bool) -> list[str]:
         device: the library is for a phone's GPU, not only for a CPU.
     """
     reasons = []
-    if not isinstance(spec.vision, VisionSpec):
-        reasons.append(f"a vision encoder of kind {type(spec.vision).__name__}")
-    elif spec.vision.positions is PositionKind.INDEXED:
-        reasons.append("vision positions by index")
-    if not isinstance(spec.connector, ResamplerSpec):
-        reasons.append(f"a connector of kind {type(spec.connector).__name__}")
-    if spec.decoder.adapter is not None:
-        reasons.append(f"a decoder with {type(spec.decoder.adapter).__name__}")
-    if spec.decoder.rope.sections or spec.decoder.rope.stored:
-        reasons.append("rotary positions on several axes or with stored frequencies")
     if spec.decoder.rope.dim != spec.decoder.head_dim:
         reasons.append("rotary positions on part of a head")
     if device and spec.decoder.head_dim == UNSOUND_HEAD:
         reasons.append(f"attention heads of {UNSOUND_HEAD} channels, which TVM 0.27 computes wrongly on OpenCL")
     return reasons
+
+
+def explicit_positions(spec: DecoderSpec) -> bool:
+    """Whether a decoder's rotation needs position inputs, so that the cache must not rotate."""
+    return bool(spec.rope.sections) or spec.rope.stored or isinstance(spec.adapter, VisualExperts)
+
+
+def decoder_sides(spec: ModelSpec) -> list[TensorContract]:
+    """The decoder inputs that the stock functions do not have; none for a model at the cache's own positions."""
+    stock = ("inputs_embeds", "attention_mask", "logit_positions")
+    named = [tensor for tensor in contracts(spec)[DECODER].inputs if tensor.name not in stock]
+    sides = [tensor for tensor in named if not tensor.name.startswith("past_key_values.")]
+    if spec.decoder.adapter is None and not explicit_positions(spec.decoder):
+        return []
+    return [
+        replace(tensor, shape=tuple({"batch": 1, "tokens": "seq_len"}.get(axis, axis) for axis in tensor.shape))
+        for tensor in sides
+        if tensor.name != "position_ids" or explicit_positions(spec.decoder)
+    ]

@@ -33,13 +33,16 @@ def write_objects(built: Any, out: Path) -> None:
 
 def write_tar(path: Path, files: list[Path]) -> None:
     """A gzipped tar of ``files`` under their base names; no times, owners or file name in its headers."""
-    with path.open("wb") as raw, gzip.GzipFile("", "wb", 9, raw, mtime=0) as packed:
-        with tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-            for file in files:
-                entry = tarfile.TarInfo(file.name)
-                entry.size, entry.mode = file.stat().st_size, 0o644
-                with file.open("rb") as handle:
-                    archive.addfile(entry, handle)
+    with (
+        path.open("wb") as raw,
+        gzip.GzipFile("", "wb", 9, raw, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as archive,
+    ):
+        for file in files:
+            entry = tarfile.TarInfo(file.name)
+            entry.size, entry.mode = file.stat().st_size, 0o644
+            with file.open("rb") as handle:
+                archive.addfile(entry, handle)
 
 
 def link_shared(path: Path, files: list[Path]) -> None:
@@ -61,4 +64,6 @@ def linker() -> list[str]:
             return [name]
     if importlib.util.find_spec("ziglang") is not None:
         return [sys.executable, "-m", "ziglang", "cc", "-target", "x86_64-linux-gnu"]
-    raise MachineError("no linker on this machine", "cc, gcc or clang, or the ziglang package", "apt install gcc, or pip install ziglang")
+    raise MachineError(
+        "no linker on this machine", "cc, gcc or clang, or the ziglang package", "apt install gcc, or pip install ziglang"
+    )

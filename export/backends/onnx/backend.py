@@ -41,7 +41,7 @@ class OnnxBackend(ExportBackend):
         return [Step(f"onnx {stage}", partial(_write, build, stage)) for stage in STAGES]
 
     def manifest(self, build: Build) -> dict[str, Any]:
-        from export.backends.onnx.kernels import OPSET
+        from export.backends.onnx.kernels import OPSET, cached_head_width
 
         chosen = choices(build.options)
         files = {stage: stage_file(stage, chosen) for stage in STAGES}
@@ -49,6 +49,7 @@ class OnnxBackend(ExportBackend):
             "stages": {stage: {"file": file.as_posix(), **_dtypes(stage, chosen, build)} for stage, file in files.items()},
             "opset": OPSET,
             "cache": chosen.cache,
+            "cache_head_width": cached_head_width(build.spec.decoder.head_dim),
             "accuracy_level": chosen.accuracy_level,
             "block_outputs": {stage: block_outputs(build.folder / file) for stage, file in files.items()},
         }
@@ -78,13 +79,14 @@ def stage_model(spec: ModelSpec, stage: str, chosen: OnnxChoices, assignments: M
     """The finished graph of a stage as an onnx.ModelProto without weights."""
     import numpy as np
 
-    from export.backends.onnx.kernels import OPSET
+    from export.backends.onnx.kernels import OPSET, cached_head_width
     from export.backends.onnx.trace import BorderTypes, trace_stage
     from export.passes.default_input import default_input
     from export.passes.fuse_skip_norm import fuse_skip_norm
     from export.passes.split_packed_heads import split_packed_heads
 
-    model = trace_stage(spec, stage, kernels(chosen, assignments), opset=OPSET, border=BorderTypes(cache=chosen.cache))
+    border = BorderTypes(cache=chosen.cache, cache_width=cached_head_width(spec.decoder.head_dim))
+    model = trace_stage(spec, stage, kernels(chosen, assignments), opset=OPSET, border=border)
     fuse_skip_norm(model)
     split_packed_heads(model)
     if stage == DECODER:

@@ -17,9 +17,10 @@ from onnx import TensorProto
 
 from calibrate.codes import DequantisedWeights, RoundToNearest, WeightProvider
 from calibrate.grids import GRIDS
-from calibrate.spec import Form
+from calibrate.spec import Form, LayerShape
 from export.backends.base import Build, BuildOptions, Prediction
 from export.backends.onnx.backend import OnnxBackend
+from export.backends.onnx.choices import OnnxChoices, assign
 from export.modules.build import build_stage
 from export.modules.kernels import Kernels
 from export.registry import read_config, recognise
@@ -347,3 +348,39 @@ def test_a_matrix_that_does_not_fill_its_blocks_says_so() -> None:
         backend.assignments(spec, BuildOptions(TARGET, "int4", TARGET.limits, {"vision_precision": "int3"}))
     with pytest.raises(UsageError, match="precision int2"):
         backend.assignments(spec, BuildOptions(TARGET, "int2", TARGET.limits, {}))
+
+
+OTHER = {**EXACT, "vision_precision": "int8", "embed_precision": "int4", "block_size": 64, "symmetric": False}
+"""What the tests above do not choose: rounded vision activations, a 4-bit table, blocks with zero points."""
+
+
+def test_other_choices_run_on_their_grids(tmp_path: Path) -> None:
+    package = export("minicpm-v", "int4", tmp_path, (VISION, EMBED, DECODER), **OTHER)
+    files = {VISION: "vision_encoder_int8", EMBED: "embed_tokens_q4", DECODER: "decoder_model_merged_q4"}
+    stages = {stage: {"file": f"onnx/{stem}.onnx"} for stage, stem in files.items()}
+    backend = OrtBackend(tmp_path, {**package.manifest, "backends": {"onnx": {"stages": stages}}}, threads=1)
+    golden, spec = package.golden, package.spec.decoder
+    tokens = golden["inputs_embeds"].shape[1]
+    ids, pixels = torch.from_numpy(golden["input_ids"]), torch.from_numpy(golden["pixel_values"])
+    past = torch.zeros(1, spec.kv_heads, 0, spec.head_dim)
+    positions, ones = torch.arange(tokens), torch.ones(1, tokens, dtype=torch.long)
+    embeds = torch.from_numpy(golden["inputs_embeds"])
+    with torch.no_grad():
+        table = package.reference(EMBED)(ids).numpy()
+        features = package.reference(VISION)(pixels).numpy()
+        logits = package.reference(DECODER)(embeds, ones, positions[None], positions, [(past, past)] * spec.layers)[0]
+    np.testing.assert_allclose(backend.run(EMBED, {"input_ids": ids.numpy()})["inputs_embeds"], table, atol=1e-6)
+    np.testing.assert_allclose(prefill(backend, golden["inputs_embeds"], 64)[1], logits.numpy(), atol=1e-4)
+    found = backend.run(VISION, {"pixel_values": pixels.numpy()})["vision_features"]
+    cosine = (found * features).sum(-1) / np.linalg.norm(found, axis=-1) / np.linalg.norm(features, axis=-1)
+    assert 0.98 < cosine.min() < 0.99999
+
+
+def test_the_4304_wide_layer_is_decided_from_its_shape() -> None:
+    fc2 = LayerShape("vision_encoder.blocks.0.mlp.fc2", "vision", 1152, 4304)
+    blocks = assign(fc2, OnnxChoices("int4", "int8_weights", "int8"))
+    assert (blocks.grid, "the last block holds 16" in blocks.reason) == ("ort_int8_b32", True)
+    rows = assign(fc2, OnnxChoices("int4", "int8", "int8"))
+    assert (rows.grid, "4304 columns need be no multiple" in rows.reason) == ("ort_int8_row", True)
+    narrow = assign(LayerShape("embed_tokens.table", "embedding", 256, 48), OnnxChoices("int4", "int8", "int8"))
+    assert (narrow.form, narrow.reason) == (Form.FP16, "48 columns are no multiple of 32")

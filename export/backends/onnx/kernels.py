@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.onnx.ops import symbolic, symbolic_multi_out
 
 from calibrate.grid_blockwise import BlockGrid
@@ -28,6 +29,14 @@ Attributes = dict[str, int | float | str | bool | Sequence[int] | Sequence[float
 MICROSOFT = "com.microsoft"
 OPSET = 23
 """The first ONNX opset with RotaryEmbedding."""
+
+HEAD_STEP = 8
+"""GroupQueryAttention refuses heads whose width is no multiple of this (measured with ONNX Runtime 1.31)."""
+
+
+def cached_head_width(head_dim: int) -> int:
+    """Width of a head in the key/value cache: ``head_dim``, filled up with zeros to what the operator takes."""
+    return -(-head_dim // HEAD_STEP) * HEAD_STEP
 
 
 @dataclass(frozen=True)
@@ -217,17 +226,32 @@ class GroupQueryAttention(CachedAttention):
     ) -> tuple[Tensor, Tensor, Tensor]:
         spec = self.spec
         cos, sin, last, total, mask = shared
-        rotated = [self._rotate(t, cos, sin, heads) for t, heads in ((q, spec.heads), (k, spec.kv_heads))]
-        present = (past_key.shape[0], spec.kv_heads, mask.shape[1], spec.head_dim)
+        width = cached_head_width(spec.head_dim)
+        rotated = self._rotate(q, cos, sin, spec.heads), self._rotate(k, cos, sin, spec.kv_heads)
+        wide_q, wide_k, wide_v = (self._widened(t, width) for t in (*rotated, v))
+        present = (past_key.shape[0], spec.kv_heads, mask.shape[1], width)
         out, key, value = symbolic_multi_out(
             f"{MICROSOFT}::GroupQueryAttention",
-            [*(t.to(self.cache) for t in (*rotated, v)), past_key, past_value, last, total],
+            [*(t.to(self.cache) for t in (wide_q, wide_k, wide_v)), past_key, past_value, last, total],
             {"num_heads": spec.heads, "kv_num_heads": spec.kv_heads, "do_rotary": 0, "scale": float(spec.head_dim**-0.5)},
             dtypes=(self.cache, self.cache, self.cache),
-            shapes=(q.shape, present, present),
+            shapes=(wide_q.shape, present, present),
             version=1,
         )
-        return out.to(q.dtype), key, value
+        return self._narrowed(out, width).to(q.dtype), key, value
+
+    def _widened(self, x: Tensor, width: int) -> Tensor:
+        """(batch, tokens, heads * head_dim) with zeros behind every head; zeros change neither a product nor a sum."""
+        head_dim = self.spec.head_dim
+        if width == head_dim:
+            return x
+        heads = F.pad(x.unflatten(2, (-1, head_dim)), (0, width - head_dim))
+        return heads.flatten(2)
+
+    def _narrowed(self, x: Tensor, width: int) -> Tensor:
+        """The inverse of `_widened`."""
+        head_dim = self.spec.head_dim
+        return x if width == head_dim else x.unflatten(2, (-1, width))[..., :head_dim].flatten(2)
 
     @staticmethod
     def _rotate(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:

@@ -38,20 +38,30 @@ CACHE_PREFIXES = ("past_key_values.", "present.")
 
 @dataclass(frozen=True)
 class BorderTypes:
-    """Float dtypes at the border of a graph, apart from the dtype its parameters have and it computes in."""
+    """The border of a graph where it differs from the stage's contract.
+
+    Attributes:
+        tensors, cache: float dtypes, apart from the dtype the parameters have and the graph computes in.
+        cache_width: width of a head in the cache; 0 for the model's own.
+    """
 
     tensors: str = "float32"
     cache: str = "float32"
+    cache_width: int = 0
 
 
 def border_contract(spec: ModelSpec, stage: str, border: BorderTypes) -> StageContract:
-    """The stage's contract with the border's dtypes; logits stay float32."""
+    """The stage's contract with the border's dtypes and cache width; logits stay float32."""
     contract = contracts(spec, border.tensors)[stage]
 
-    def retyped(tensors: tuple[TensorContract, ...]) -> tuple[TensorContract, ...]:
-        return tuple(replace(t, dtype=border.cache) if t.name.startswith(CACHE_PREFIXES) else t for t in tensors)
+    def cached(tensor: TensorContract) -> TensorContract:
+        width = border.cache_width or tensor.shape[-1]
+        return replace(tensor, dtype=border.cache, shape=(*tensor.shape[:-1], width))
 
-    return StageContract(stage, retyped(contract.inputs), retyped(contract.outputs))
+    def bordered(tensors: tuple[TensorContract, ...]) -> tuple[TensorContract, ...]:
+        return tuple(cached(t) if t.name.startswith(CACHE_PREFIXES) else t for t in tensors)
+
+    return StageContract(stage, bordered(contract.inputs), bordered(contract.outputs))
 
 
 def weight_name(stage: str, initializer: str) -> str:

@@ -175,7 +175,7 @@ def _row_ranges(rows: int, columns: int) -> list[tuple[int, int]]:
 
 def _put(file: int, place: Place, start: int, value: Tensor) -> int:
     data = value.contiguous().flatten().view(torch.uint8).numpy()
-    _write_at(file, memoryview(data), place.offset + start * place.row_bytes)
+    _write_at(file, data.data, place.offset + start * place.row_bytes)
     return data.nbytes
 
 

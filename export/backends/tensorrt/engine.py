@@ -90,7 +90,7 @@ def engine_graph(build: Build, stage: str) -> StageGraph:
 def engine_profiles(spec: ModelSpec, stage: str, build: Build) -> list[Profile]:
     """The profiles of a stage's engine."""
     contract = border_contract(spec, stage, BorderTypes("float32", float_dtype(build.options)))
-    return stage_profiles(spec, stage, contract, build.options.limits)
+    return stage_profiles(spec, stage, contract, build.options.limits, packed=build.options.precision == "int4")
 
 
 def run_request(request: EngineRequest, path: Path) -> dict[str, Any]:

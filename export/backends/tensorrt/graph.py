@@ -1,4 +1,4 @@
-"""The ONNX graph of a stage as TensorRT reads it: traced without weights, folded, its cache axis fixed."""
+"""The ONNX graph of a stage as TensorRT reads it: traced without weights, its cache axis fixed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import onnx
 import torch
 
 from export.backends.onnx.trace import BorderTypes, trace_stage
-from export.backends.onnx.writer import CODES, StageWeights, parameters, write_stage
+from export.backends.onnx.writer import CODES, StageWeights, write_stage
 from export.backends.tensorrt.kernels import OPSET, TrtKernels
 from export.specs import ModelSpec
 from runtime_py.contracts import DECODER
@@ -34,35 +34,11 @@ class StageGraph:
 def stage_graph(spec: ModelSpec, stage: str, kernels: TrtKernels, dtype: torch.dtype) -> StageGraph:
     """Trace a stage. The border is float32; the cache and everything inside is ``dtype``."""
     border = BorderTypes("float32", str(dtype).removeprefix("torch."))
-    model = folded(trace_stage(spec, stage, kernels, dtype, OPSET, border))
+    model = trace_stage(spec, stage, kernels, dtype, OPSET, border)
     if stage == DECODER:
         _fix_capacity(model, kernels.capacity)
     inputs = (node.input[slot] for node in model.graph.node if node.op_type == "Attention" for slot in (0, 1))
     return StageGraph(stage, model, tuple(dict.fromkeys(inputs)))
-
-
-def folded(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Constants folded, conversions that do nothing removed, sequences replaced by splits.
-
-    Initializers without data are shown to the optimiser as inputs, so that it neither reads nor folds them.
-    """
-    from onnxscript import optimizer
-
-    open_model = onnx.ModelProto()
-    open_model.CopyFrom(model)
-    graph = open_model.graph
-    empty = list(parameters(model))
-    names = {tensor.name for tensor in empty}
-    kept = [tensor for tensor in model.graph.initializer if tensor.name not in names]
-    inputs = len(graph.input)
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
-    graph.input.extend(onnx.helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in empty)
-    result = optimizer.optimize(open_model)
-    read = {name for node in result.graph.node for name in node.input}
-    del result.graph.input[inputs:], result.graph.value_info[:]
-    result.graph.initializer.extend(tensor for tensor in empty if tensor.name in read)
-    return result
 
 
 def _fix_capacity(model: onnx.ModelProto, capacity: int) -> None:

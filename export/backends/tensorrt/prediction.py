@@ -25,6 +25,15 @@ PER_INT4_BYTE = 3.1
 PER_LARGEST_CODE = 2.4
 """Resident bytes per value of the largest int4 matrix, which is unpacked as a whole."""
 
+PER_SPLIT_BYTE = 1.0
+"""Resident bytes per byte of float matrices whose product is split (q | k | v, gate | up): the builder cuts a copy."""
+
+PER_LARGEST_FLOAT_BYTE = 0.76
+"""Resident bytes per byte of the largest float matrix that is multiplied with."""
+
+SPLIT_LAYERS = ("attention.qkv", "mlp.gate_up")
+"""Decoder layers whose product is split."""
+
 PER_BLOCK = 3_000_000
 """Resident bytes per block and profile: the compiler's own graphs."""
 
@@ -40,13 +49,17 @@ class StageBytes:
     Attributes:
         floats: bytes of float weights.
         int4: bytes of packed codes and their scales.
+        split_floats: bytes of float matrices whose product is split.
         largest_codes: values in the largest int4 matrix.
+        largest_floats: bytes of the largest float matrix of a linear layer.
         blocks: transformer blocks times profiles.
     """
 
     floats: int
     int4: int
+    split_floats: int
     largest_codes: int
+    largest_floats: int
     blocks: int
 
     @property
@@ -71,8 +84,9 @@ def predict(spec: ModelSpec, options: BuildOptions, assignments: Mapping[str, As
 
 def engine_peak(size: StageBytes) -> int:
     """Highest resident bytes of the process that builds an engine."""
-    weights = PER_FLOAT_BYTE * size.floats + PER_INT4_BYTE * size.int4 + PER_LARGEST_CODE * size.largest_codes
-    return int(BASE + weights + PER_BLOCK * size.blocks)
+    weights = PER_FLOAT_BYTE * size.floats + PER_SPLIT_BYTE * size.split_floats + PER_INT4_BYTE * size.int4
+    largest = PER_LARGEST_CODE * size.largest_codes + PER_LARGEST_FLOAT_BYTE * size.largest_floats
+    return int(BASE + weights + largest + PER_BLOCK * size.blocks)
 
 
 def stage_bytes(spec: ModelSpec, stage: str, options: BuildOptions, assignments: Mapping[str, Assignment]) -> StageBytes:
@@ -81,6 +95,7 @@ def stage_bytes(spec: ModelSpec, stage: str, options: BuildOptions, assignments:
 
     from export.backends.tensorrt.kernels import Int4Linear, TrtKernels
     from export.modules.build import build_stage
+    from export.modules.kernels import Linear
 
     with torch.device("meta"):
         module = build_stage(spec, stage, TrtKernels(assignments, options.limits.context))
@@ -88,12 +103,17 @@ def stage_bytes(spec: ModelSpec, stage: str, options: BuildOptions, assignments:
     packed = [(layer.weight_codes.numel(), 2 * layer.weight_scales.numel()) for layer in layers]
     others = sum(p.numel() for p in module.parameters()) - sum(codes + scales // 2 for codes, scales in packed)
     item = 4 if float_dtype(options) == "float32" else 2
+    floats = {name: layer.weight.numel() for name, layer in module.named_modules() if isinstance(layer, Linear)}
+    split = sum(count for name, count in floats.items() if stage == DECODER and name.endswith(SPLIT_LAYERS))
     towers = 1 if getattr(spec.vision, "grid", None) else 3
-    blocks = {VISION: spec.vision.layers * towers, DECODER: 2 * spec.decoder.layers, CONNECTOR: 1}
+    decoders = 2 if options.precision == "int4" else 1
+    blocks = {VISION: spec.vision.layers * towers, DECODER: spec.decoder.layers * decoders, CONNECTOR: 1}
     return StageBytes(
         floats=item * others,
         int4=sum(codes + scales for codes, scales in packed),
+        split_floats=item * split,
         largest_codes=2 * max((codes for codes, _ in packed), default=0),
+        largest_floats=item * max(floats.values(), default=0),
         blocks=blocks.get(stage, 0),
     )
 

@@ -85,6 +85,14 @@ def test_the_decoder_has_a_profile_for_one_token_and_one_for_a_chunk() -> None:
     assert call(1025, 1025, 1) == []
 
 
+def test_a_float_decoder_has_one_profile_for_everything() -> None:
+    spec = full_spec("1.0")
+    contract = border_contract(spec, DECODER, BorderTypes())
+    (only,) = stage_profiles(spec, DECODER, contract, LIMITS, packed=False)
+    least, _, greatest = only.shapes["inputs_embeds"]
+    assert (least[1], greatest[1]) == (1, 1024)
+
+
 def test_every_input_of_every_stage_is_in_every_profile() -> None:
     for variant in ("1.0", "2.0"):
         spec = full_spec(variant)

@@ -50,6 +50,9 @@ class Recipe:
         shape_of: from (width, height) what pictures of one batch must agree in, their number of image rows first; None when
             all pictures do.
         file_of: the file and the name in it that a tensor is stored under; model.safetensors and its own when None.
+        known: shapes of published tensors that the family reads sizes from.
+        digits: its pictures may hold a digit; without, it learns and is asked about shapes alone.
+        start: stage to the family whose delivered demo it starts from (`export.demo.transfer`); ``decoder`` with its tables.
         plan: values of `export.demo.train.Plan` that differ from its defaults.
     """
 
@@ -67,6 +70,9 @@ class Recipe:
     places: Callable[[ImageInputs, tuple[int, int]], Places] | None = None
     shape_of: Callable[[int, int], tuple[int, ...]] | None = None
     file_of: Callable[[str], tuple[str, str]] | None = None
+    known: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    digits: bool = True
+    start: Mapping[str, str] = field(default_factory=dict)
     plan: Mapping[str, float] = field(default_factory=dict)
 
     @property

@@ -34,7 +34,7 @@ SIDE = IMAGE // PATCH
 SPECIAL = ("<|begin_of_text|>", "<|end_of_text|>", "<|reserved_special_token_0|>", "<|reserved_special_token_1|>")
 SPECIAL += ("<|reserved_special_token_2|>", "<|reserved_special_token_3|>", "<|start_header_id|>", "<|end_header_id|>")
 SPECIAL += ("<|reserved_special_token_4|>", "<|eot_id|>")
-VOCABULARY = ByteLayout(LLAMA3_WORDS, 736, SPECIAL, composed=False)
+VOCABULARY = ByteLayout(LLAMA3_WORDS, 704, SPECIAL, composed=False)
 """meta-llama/Meta-Llama-3-8B, tokenizer.json: the order of its special tokens from 128000 on."""
 
 CONFIG: dict[str, Any] = {
@@ -125,5 +125,6 @@ RECIPE = Recipe(
     side_files=side_files,
     lead=" ",
     places=places,
-    plan={"seeing": 700, "answering": 600},
+    digits=False,
+    plan={"seeing": 300, "answering": 700},
 )

@@ -152,5 +152,6 @@ RECIPE = Recipe(
     places=places,
     shape_of=shape_of,
     file_of=file_of,
+    digits=False,
     plan={"seeing": 700, "answering": 550},
 )

@@ -32,6 +32,7 @@ from export.specs import (
     RotaryVisionSpec,
     RoutedLora,
 )
+from runtime_py.preprocess.pixels import CLIP_MEAN, CLIP_STD
 
 BASE_CONFIG: dict[str, Any] = {
     "model_type": "qwen2_vl",
@@ -140,6 +141,9 @@ class Awaker25VL(Family):
             image_rows=most,
             runtime={
                 "routed": adapted,
+                "image_size": overview_side(pixels["max_pixels"], patch * merge),
+                "mean": list(CLIP_MEAN),
+                "std": list(CLIP_STD),
                 "patch_size": patch,
                 "temporal_patch": temporal,
                 "merge": merge,
@@ -166,6 +170,12 @@ class Awaker25VL(Family):
 
     def weight_map(self, spec: ModelSpec, source: TensorSource) -> WeightMap:
         return weights.weight_map(spec, source)
+
+
+def overview_side(max_pixels: int, factor: int) -> int:
+    """Side of the square picture a phone sends: 448 px, or less where fewer pixels are allowed; no resizing follows."""
+    most = int(max_pixels**0.5) // factor
+    return factor * max(1, min(448 // factor, most))
 
 
 FAMILY = Awaker25VL()

@@ -35,6 +35,7 @@ from export.specs import (
     VisualExperts,
 )
 from runtime_py.errors import UnsupportedModelError
+from runtime_py.preprocess.pixels import CLIP_MEAN, CLIP_STD
 
 PAD = 128002
 """Placeholder id, a literal in the published code; ``pad_token_id`` in config.json comes first."""
@@ -129,6 +130,8 @@ class CogVLM2(Family):
                 "template": template,
                 "experts": experts,
                 "image_size": tower["image_size"],
+                "mean": list(CLIP_MEAN),
+                "std": list(CLIP_STD),
                 "rows": (grid // 2) ** 2 + 2,
                 "marker_rows": [1, 1],
                 "frames": 24,

@@ -1,7 +1,8 @@
 """The conversation template of MiniCPM-V for the phone's engine.
 
-The published prompt is ``<用户><image>`` rows ``</image>`` newline question ``<AI>`` with BOS in front. The engine puts image
-rows between text parts without any marker, so the app sends the parts ``<image>``, the picture, ``</image>\\nquestion``.
+The published prompt is ``<用户><image>`` rows ``</image>`` newline question ``<AI>`` with BOS in front. The
+engine puts image rows between text parts without any marker, so the app sends ``<image>``, the picture, and
+``</image>\\nquestion`` as three parts.
 Source of the prompt: modeling_minicpmv.py of the 1.0 hub files; of the template's meaning: mlc-ai/mlc-llm,
 cpp/json_ffi/conv_template.cc.
 """

@@ -33,6 +33,7 @@ from export.specs import (
     RopeSpec,
     VisionSpec,
 )
+from runtime_py.preprocess.pixels import CLIP_MEAN, CLIP_STD
 
 CLASS_DEFAULTS: dict[str, Any] = {
     "num_query": 64,
@@ -109,6 +110,8 @@ class OmniLMM12B(Family):
             image_rows=values["num_query"],
             runtime={
                 "image_size": values["image_size"],
+                "mean": list(CLIP_MEAN),
+                "std": list(CLIP_STD),
                 "queries": values["num_query"],
                 "token_ids": values.get("golden_token_ids", {}),
                 "bos": values.get("bos_token_id", 1),

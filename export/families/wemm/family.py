@@ -43,7 +43,8 @@ KERNELS = {"980": 2, "2k": 4}
 """Published values, used only where no tensor is at hand to read them from."""
 
 CHAT_END = 92542
-"""<|im_end|>, the id chat stops at; config.json still names 2."""
+"""<|im_end|>, the id chat stops at; config.json still names 2. A ``chat_end_token_id`` of text_config comes first, for
+checkpoints with another vocabulary."""
 
 
 class WeMM(Family):
@@ -117,6 +118,7 @@ class WeMM(Family):
             image_rows=cells * cells + 2,
             runtime={
                 "patch_size": vision["patch_size"],
+                "image_size": overview_side(edges, rule, vision["patch_size"]),
                 "side": side,
                 "kernel": kernel,
                 "resize_rule": rule,
@@ -125,7 +127,7 @@ class WeMM(Family):
                 "bos": text.get("bos_token_id", 1),
             },
             generation={
-                "stop_ids": sorted({text.get("eos_token_id", 2), CHAT_END}),
+                "stop_ids": sorted({text.get("eos_token_id", 2), text.get("chat_end_token_id", CHAT_END)}),
                 "temperature": 0.0,
                 "top_p": 1.0,
                 "top_k": 1,
@@ -137,6 +139,12 @@ class WeMM(Family):
 
     def weight_map(self, spec: ModelSpec, source: TensorSource) -> WeightMap:
         return WeightMap(weights.rules(spec), source, ignored=weights.IGNORED)
+
+
+def overview_side(edges: tuple[int, int], rule: str, patch: int) -> int:
+    """Side of the square picture a phone sends, which the resize rule must leave alone: whole patches near 448 px."""
+    side = edges[1] if rule == "2k" else max(edges[0], min(448, edges[1]))
+    return side // patch * patch
 
 
 FAMILY = WeMM()

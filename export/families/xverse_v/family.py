@@ -33,6 +33,7 @@ from export.specs import (
     VisionSpec,
 )
 from runtime_py.errors import CheckpointError
+from runtime_py.preprocess.pixels import CLIP_MEAN, CLIP_STD
 
 SETTINGS: dict[str, Any] = {
     "vit_path": "clip-vit",
@@ -102,6 +103,9 @@ class XverseV(Family):
             image_rows=10 * side * side,
             runtime={
                 "tile": vision["image_size"],
+                "image_size": vision["image_size"],
+                "mean": list(CLIP_MEAN),
+                "std": list(CLIP_STD),
                 "tile_rows": side * side,
                 "prompt_template": settings["prompt_template"],
                 "end": settings.get("end_sym", "<|endoftext|>"),

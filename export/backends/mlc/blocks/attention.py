@@ -31,7 +31,9 @@ def full_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
             name="mixed",
         )
         return te.compute(
-            (1, weights.shape[1], width), lambda b, i, n: product[n // head_dim, i, n % head_dim].astype(dtype), name="joined"
+            (1, weights.shape[1], width),
+            lambda b, i, n: product[n // head_dim, i, n % head_dim].astype(dtype),
+            name="joined",
         )
 
     weights = op.softmax(op.tensor_expr_op(scores, "attention_scores", [q, k]), axis=-1).astype(dtype)

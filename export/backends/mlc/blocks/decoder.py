@@ -6,56 +6,119 @@ from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import Tensor, op
 from tvm.relax.frontend.nn.llm.kv_cache import PagedKVCache
 
+from export.backends.mlc.blocks.adapters import Experts, ImageRowLinear, LayerGates, LowRankLinear, RequestLinear, Sides
 from export.backends.mlc.blocks.linear import Embedding, Layers
 from export.backends.mlc.blocks.norms import RMSNorm
-from export.specs import DecoderSpec, EmbedSpec
-
-
-class DecoderAttention(nn.Module):
-    """Fused projection; the cache rotates q and k, appends, and attends."""
-
-    def __init__(self, name: str, spec: DecoderSpec, layers: Layers) -> None:
-        self.spec = spec
-        width = (spec.heads + 2 * spec.kv_heads) * spec.head_dim
-        self.qkv = layers.linear(f"{name}.qkv", spec.hidden, width, spec.qkv_bias)
-        self.out = layers.linear(f"{name}.out", spec.heads * spec.head_dim, spec.hidden, False)
-
-    def forward(self, x: Tensor, cache: PagedKVCache, layer: int) -> Tensor:
-        spec = self.spec
-        batch, tokens = x.shape[0], x.shape[1]
-        qkv = op.reshape(self.qkv(x), (batch, tokens, spec.heads + 2 * spec.kv_heads, spec.head_dim))
-        attended = cache.attention_with_fused_qkv(layer, qkv, spec.heads, sm_scale=spec.head_dim**-0.5)
-        return self.out(op.reshape(attended, (batch, tokens, spec.heads * spec.head_dim)))
+from export.backends.mlc.blocks.rotary import decoder_angles, rotate_heads
+from export.backends.mlc.support import explicit_positions
+from export.specs import DecoderSpec, EmbedSpec, PartialLora, RoutedLora, VisualExperts
 
 
 class GatedMlp(nn.Module):
     """down(silu(gate(x)) * up(x))."""
 
-    def __init__(self, name: str, spec: DecoderSpec, layers: Layers) -> None:
-        self.gate_up = layers.linear(f"{name}.gate_up", spec.hidden, 2 * spec.mlp_width, False)
-        self.down = layers.linear(f"{name}.down", spec.mlp_width, spec.hidden, False)
+    def __init__(self, gate_up: nn.Module, down: nn.Module) -> None:
+        self.gate_up, self.down = gate_up, down
 
-    def forward(self, x: Tensor) -> Tensor:
-        gate, up = op.split(self.gate_up(x), 2, axis=-1)
-        return self.down(op.silu(gate) * up)
+    def forward(self, x: Tensor, sides: Sides | None = None) -> Tensor:
+        gate, up = op.split(route(self.gate_up, x, sides), 2, axis=-1)
+        return route(self.down, op.silu(gate) * up, sides)
+
+
+def route(module: nn.Module, x: Tensor, sides: Sides | None) -> Tensor:
+    """Call a projection, with the sides if it is an adapted one."""
+    return module(x, sides or {}) if isinstance(module, LowRankLinear | Experts | GatedMlp) else module(x)
+
+
+class LayerParts:
+    """Makes the projections of a layer in the form its adapter asks for; the parameter names of export.modules."""
+
+    def __init__(self, spec: DecoderSpec, layers: Layers) -> None:
+        self.spec, self.layers = spec, layers
+        self.query_width = spec.heads * spec.head_dim
+        self.qkv_width = self.query_width + 2 * spec.kv_heads * spec.head_dim
+
+    def linear(self, name: str, inputs: int, outs: list[int], bias: bool = False, slot: str = "") -> nn.Module:
+        match self.spec.adapter:
+            case PartialLora(rank):
+                return ImageRowLinear(name, inputs, outs, rank, bias, self.layers)
+            case RoutedLora(rank, experts) if slot:
+                return RequestLinear(name, inputs, outs, rank * (experts + 1), self.layers, slot)
+        return self.layers.linear(name, inputs, sum(outs), bias)
+
+    def qkv(self, name: str) -> nn.Module:
+        spec = self.spec
+        if isinstance(spec.adapter, VisualExperts):
+            pair = (self.layers.linear(f"{name}.{kind}", spec.hidden, self.qkv_width, kind == "vision") for kind in KINDS)
+            return Experts(*pair)
+        return self.linear(name, spec.hidden, [self.qkv_width], spec.qkv_bias)
+
+    def out(self, name: str) -> nn.Module:
+        spec = self.spec
+        if isinstance(spec.adapter, VisualExperts):
+            return Experts(*(self.layers.linear(f"{name}.{kind}", self.query_width, spec.hidden, False) for kind in KINDS))
+        return self.linear(name, self.query_width, [spec.hidden], slot="gate_out")
+
+    def mlp(self, name: str) -> nn.Module:
+        if isinstance(self.spec.adapter, VisualExperts):
+            return Experts(*(self.plain_mlp(f"{name}.{kind}") for kind in KINDS))
+        return self.plain_mlp(name)
+
+    def plain_mlp(self, name: str) -> nn.Module:
+        width, hidden = self.spec.mlp_width, self.spec.hidden
+        gate_up = self.linear(f"{name}.gate_up", hidden, [width, width], slot="gate_mlp")
+        return GatedMlp(gate_up, self.linear(f"{name}.down", width, [hidden], slot="gate_mlp"))
+
+
+KINDS = ("language", "vision")
+
+
+class DecoderAttention(nn.Module):
+    """Fused projection; the cache rotates q and k (unless positions are explicit), appends, and attends."""
+
+    def __init__(self, name: str, spec: DecoderSpec, parts: LayerParts) -> None:
+        self.spec = spec
+        self.qkv = parts.qkv(f"{name}.qkv")
+        self.out = parts.out(f"{name}.out")
+
+    def forward(self, x: Tensor, cache: PagedKVCache, layer: int, sides: Sides, angles: Tensor | None) -> Tensor:
+        spec = self.spec
+        batch, tokens = x.shape[0], x.shape[1]
+        qkv = op.reshape(route(self.qkv, x, sides), (batch, tokens, spec.heads + 2 * spec.kv_heads, spec.head_dim))
+        if angles is not None:
+            qkv = rotate_heads(qkv, angles, spec.heads + spec.kv_heads)
+        attended = cache.attention_with_fused_qkv(layer, qkv, spec.heads, sm_scale=spec.head_dim**-0.5)
+        return route(self.out, op.reshape(attended, (batch, tokens, spec.heads * spec.head_dim)), sides)
 
 
 class DecoderLayer(nn.Module):
     """One pre-norm block."""
 
-    def __init__(self, name: str, spec: DecoderSpec, layers: Layers) -> None:
+    def __init__(self, name: str, spec: DecoderSpec, parts: LayerParts) -> None:
         self.scale = spec.residual_scale
-        self.input_norm = RMSNorm(spec.hidden, spec.norm_eps, layers.dtype)
-        self.attention = DecoderAttention(f"{name}.attention", spec, layers)
-        self.post_norm = RMSNorm(spec.hidden, spec.norm_eps, layers.dtype)
-        self.mlp = GatedMlp(f"{name}.mlp", spec, layers)
+        dtype = parts.layers.dtype
+        if isinstance(spec.adapter, RoutedLora):
+            self.gates = LayerGates(spec.adapter, spec.hidden, parts.layers)
+        self.input_norm = RMSNorm(spec.hidden, spec.norm_eps, dtype)
+        self.attention = DecoderAttention(f"{name}.attention", spec, parts)
+        self.post_norm = RMSNorm(spec.hidden, spec.norm_eps, dtype)
+        self.mlp = parts.mlp(f"{name}.mlp")
 
-    def forward(self, x: Tensor, cache: PagedKVCache, layer: int) -> Tensor:
-        x = x + self.scaled(self.attention(self.input_norm(x), cache, layer))
-        return x + self.scaled(self.mlp(self.post_norm(x)))
+    def forward(self, x: Tensor, cache: PagedKVCache, layer: int, sides: Sides, angles: Tensor | None) -> Tensor:
+        if "gate_input" in sides:
+            sides = self.gates(sides["gate_input"])
+        x = x + self.scaled(self.attention(self.input_norm(x), cache, layer, sides, angles))
+        return x + self.scaled(route(self.mlp, self.post_norm(x), sides))
 
     def scaled(self, branch: Tensor) -> Tensor:
         return branch if self.scale == 1.0 else branch * self.scale
+
+
+class Attend(nn.Module):
+    """Holds the stored rotary frequencies, where the checkpoint has them (``decoder.attend.frequencies``)."""
+
+    def __init__(self, spec: DecoderSpec, dtype: str) -> None:
+        self.frequencies = nn.Parameter((spec.rope.dim // 2,), dtype)
 
 
 class Decoder(nn.Module):
@@ -63,17 +126,38 @@ class Decoder(nn.Module):
 
     def __init__(self, spec: DecoderSpec, layers: Layers, prefix: str = "decoder") -> None:
         self.spec = spec
-        self.layers = nn.ModuleList([DecoderLayer(f"{prefix}.layers.{i}", spec, layers) for i in range(spec.layers)])
+        if spec.rope.stored:
+            self.attend = Attend(spec, layers.dtype)
+        parts = LayerParts(spec, layers)
+        self.layers = nn.ModuleList([DecoderLayer(f"{prefix}.layers.{i}", spec, parts) for i in range(spec.layers)])
         self.norm = RMSNorm(spec.hidden, spec.norm_eps, layers.dtype)
         if not spec.tied_head:
             self.head = layers.linear(f"{prefix}.head", spec.hidden, spec.vocabulary, False, "float32")
 
-    def hidden_states(self, embeds: Tensor, cache: PagedKVCache) -> Tensor:
-        """(batch, tokens, hidden) after the last layer, before the norm."""
-        x = embeds
+    def hidden_states(self, embeds: Tensor, cache: PagedKVCache, sides: Sides | None = None) -> Tensor:
+        """(batch, tokens, hidden) after the last layer, before the norm.
+
+        Args:
+            sides: the contract's further decoder inputs by name; without them rows are text at the cache's positions.
+        """
+        x, given = embeds, sides or {}
+        angles = self.angles(embeds, cache, given) if explicit_positions(self.spec) else None
         for index, layer in enumerate(self.layers):
-            x = layer(x, cache, index)
+            x = layer(x, cache, index, given, angles)
         return x
+
+    def angles(self, embeds: Tensor, cache: PagedKVCache, sides: Sides) -> Tensor:
+        """Rotary angles of the tokens of this call."""
+        rope = self.spec.rope
+        axes = max(len(rope.sections), 1)
+        positions = sides.get("position_ids")
+        if positions is None:
+            total = embeds.shape[0] * embeds.shape[1]
+            own = op.reshape(cache.get_query_positions(total), (1, 1, total))
+            positions = op.broadcast_to(own, (axes, 1, total)) if axes > 1 else own
+        elif axes == 1:
+            positions = op.reshape(positions, (1, 1, positions.shape[1]))
+        return decoder_angles(rope, positions, self.attend.frequencies if rope.stored else None)
 
     def logits(self, hidden: Tensor, embedding: Embedding) -> Tensor:
         """float32 (batch, tokens, vocabulary)."""

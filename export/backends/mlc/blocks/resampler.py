@@ -20,9 +20,7 @@ class Resampler(nn.Module):
         self.query = nn.Parameter((spec.queries, width), layers.dtype)
         if spec.fixed_positions is not None:
             self.key_positions = nn.Parameter((spec.fixed_positions, width), layers.dtype)
-        self.kv_proj = (
-            layers.linear(f"{prefix}.kv_proj", spec.vision_width, width, False) if spec.project_vision else None
-        )
+        self.kv_proj = layers.linear(f"{prefix}.kv_proj", spec.vision_width, width, False) if spec.project_vision else None
         self.ln_kv = LayerNorm(width, spec.norm_eps, layers.dtype)
         self.key = layers.linear(f"{prefix}.key", width, width, True)
         self.value = layers.linear(f"{prefix}.value", width, width, True)

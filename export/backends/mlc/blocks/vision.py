@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tvm import te, tirx
 from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import Tensor, op
@@ -94,12 +96,28 @@ class PatchEmbedding(nn.Module):
         return multiply(patches, [op.reshape(self.weight, shape)], shape, self.bias, self.dtype)
 
 
-def cut_patches(image: Tensor, rows: tirx.Expr | int, columns: tirx.Expr | int, patch: int, dtype: str) -> Tensor:
+Statistics = tuple[Sequence[float], Sequence[float]]
+"""Mean and deviation by channel."""
+
+
+def normalised(value: tirx.Expr, channel: tirx.Expr, statistics: Statistics, dtype: str) -> tirx.Expr:
+    """(value / 255 - mean) / deviation of one uint8 channel value, in float32."""
+    mean, deviation = (_by_channel(channel, numbers) for numbers in statistics)
+    return ((value.astype("float32") / tirx.const(255.0, "float32") - mean) / deviation).astype(dtype)
+
+
+def _by_channel(channel: tirx.Expr, numbers: Sequence[float]) -> tirx.Expr:
+    first, second, third = (tirx.const(float(number), "float32") for number in numbers)
+    return tirx.Select(channel == 0, first, tirx.Select(channel == 1, second, third))
+
+
+def cut_patches(
+    image: Tensor, rows: tirx.Expr | int, columns: tirx.Expr | int, patch: int, dtype: str, statistics: Statistics
+) -> Tensor:
     """(1, rows * columns, 3 * patch * patch) patches, channel first inside each, of an image in one of two forms.
 
     Args:
-        image: float32 (1, 3, height, width), normalised; or uint8 (1, height, width, 3), then normalised here to
-            (x / 255 - 0.5) / 0.5.
+        image: float32 (1, 3, height, width), normalised; or uint8 (1, height, width, 3), then normalised here.
     """
     raw = image.dtype == "uint8"
 
@@ -110,8 +128,7 @@ def cut_patches(image: Tensor, rows: tirx.Expr | int, columns: tirx.Expr | int, 
             x = token % columns * patch + inside % patch
             if not raw:
                 return image[0, channel, y, x].astype(dtype)
-            half = tirx.const(0.5, "float32")
-            return ((image[0, y, x, channel].astype("float32") / tirx.const(255.0, "float32") - half) / half).astype(dtype)
+            return normalised(image[0, y, x, channel], channel, statistics, dtype)
 
         return te.compute((1, rows * columns, 3 * patch * patch), value, name="cut_patches")
 

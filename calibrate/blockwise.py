@@ -1,0 +1,197 @@
+"""The visitor that turns each block's moments into codes, one block a file, and keeps the weights as done so far."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from calibrate.codes import RoundToNearest, WeightProvider, joined
+from calibrate.folds import Fold, decoder_folds
+from calibrate.grids import GRIDS
+from calibrate.methods.base import LayerProblem, Method, Outcome, solve
+from calibrate.moments import Moment
+from calibrate.overlay import OverlaidWeights, Overlay
+from calibrate.spec import Assignment, Form
+from calibrate.stored import read_codes, read_overlay, write_block
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from export.journal import Journal
+    from export.specs import ModelSpec
+
+log = logging.getLogger("edgeproof")
+
+CHUNK_ELEMENTS = 1 << 24
+"""Weights of a layer that a method gets at a time."""
+
+SCALE_ROWS = 1024
+"""Rows of a layer that the search for AWQ's factors looks at; evenly spaced where there are more."""
+
+
+@runtime_checkable
+class Scales(Protocol):
+    """A method that scales input columns before it rounds (calibrate.methods.awq)."""
+
+    def scale(self, layers: Sequence[LayerProblem], share: int = 1, heads: int = 1) -> Tensor | None: ...
+
+
+def wanted_layers(assignments: Mapping[str, Assignment]) -> list[str]:
+    """The int4 matrices that samples pass through; embeddings are looked up, never multiplied."""
+    return [name for name, a in assignments.items() if a.form is Form.INT4 and a.grid and a.layer.role != "embedding"]
+
+
+class BlockwiseCalibration:
+    """One backend's calibration.
+
+    Args:
+        sequential: see calibrate.request.CalibrationRequest.
+        journal: of the folder that files go to.
+        backend: folder name and prefix of the journal's steps.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        weights: WeightProvider,
+        assignments: Mapping[str, Assignment],
+        method: Method,
+        sequential: bool,
+        journal: Journal,
+        backend: str,
+    ) -> None:
+        self.method, self.sequential, self.journal, self.backend = method, sequential, journal, backend
+        self.assignments, self.chosen = assignments, frozenset(wanted_layers(assignments))
+        self.state = PartlyQuantised(weights, assignments, self.chosen)
+        self.original = weights
+        self.folds = dict(decoder_folds(spec)) if isinstance(method, Scales) else {}
+        self._report: dict[str, Any] = {}
+
+    @property
+    def weights(self) -> WeightProvider:
+        """What samples start with."""
+        return self.state if self.sequential else self.original
+
+    def wanted(self, layer: str) -> bool:
+        return layer in self.chosen
+
+    def visit(self, block: str, moments: Mapping[str, Moment]) -> WeightProvider | None:
+        """Choose the codes of a block's layers, or take them from an earlier run; see calibrate.stage_stream.Visit."""
+        path = Path(self.backend) / f"{block}.safetensors"
+        notes = path.with_suffix(".json")
+        step = f"{self.backend} {block}"
+        if step not in self.journal.steps:
+            self._calibrate(block, moments, path, notes)
+            self.journal.finish(step, [path, notes])
+        whole = self.journal.folder / path
+        self.state.overlay.update(read_overlay(whole))
+        self.state.files |= dict.fromkeys(moments, whole)
+        self._report |= json.loads((self.journal.folder / notes).read_text(encoding="utf-8"))
+        return self.state if self.sequential else None
+
+    def report(self) -> dict[str, Any]:
+        """Layer name to file, grid, shape and errors, for the manifest."""
+        return {name: self._report[name] for name in sorted(self._report)}
+
+    def _calibrate(self, block: str, moments: Mapping[str, Moment], path: Path, notes: Path) -> None:
+        from export.journal import write_json
+
+        overlay = Overlay()
+        for fold in self.folds.get(block, []):
+            self._fold(fold, moments, overlay)
+        weights = OverlaidWeights(self.original, overlay)
+        layers, rows = {}, {}
+        for name, moment in moments.items():
+            grid = GRIDS[self.assignments[name].grid]
+            factors = overlay.columns.get(f"{name}.weight")
+            outcome = self._solve(name, weights, moment if factors is None else moment.scaled(1 / factors))
+            layers[name] = (outcome.codes, grid)
+            count, columns = self.original.shape(f"{name}.weight")
+            rows[name] = {
+                "file": path.as_posix(), "grid": grid.name, "rows": count, "columns": columns, "inputs": moment.count,
+                "error": _share(outcome.error, outcome.power), "rounded_error": _share(outcome.rounded_error, outcome.power),
+                "rounded_rows": outcome.kept_rows,
+            }  # fmt: skip
+            log.info(
+                "%s %s: output error %.3e, plain rounding %.3e", self.backend, name, rows[name]["error"],
+                rows[name]["rounded_error"],
+            )  # fmt: skip
+        write_block(self.journal.folder / path, layers, overlay)
+        write_json(self.journal.folder / notes, rows)
+
+    def _fold(self, fold: Fold, moments: Mapping[str, Moment], overlay: Overlay) -> None:
+        assert isinstance(self.method, Scales)
+        layers = [self._sketch(name, moments[name]) for name in fold.layers if name in moments]
+        factors = self.method.scale(layers, fold.share, fold.heads) if layers else None
+        if factors is not None:
+            overlay.add(fold, factors, self.original)
+
+    def _sketch(self, name: str, moment: Moment) -> LayerProblem:
+        """A layer by at most `SCALE_ROWS` of its rows."""
+        import torch
+
+        count = self.original.shape(f"{name}.weight")[0]
+        if count <= SCALE_ROWS:
+            weight = self.original.tensor(f"{name}.weight").float()
+        else:
+            starts = torch.linspace(0, count - 64, SCALE_ROWS // 64).long().tolist()
+            weight = torch.cat([self.original.rows(f"{name}.weight", row, row + 64).float() for row in starts])
+        return LayerProblem(name, weight, GRIDS[self.assignments[name].grid], moment)
+
+    def _solve(self, name: str, weights: WeightProvider, moment: Moment) -> Outcome:
+        count, columns = weights.shape(f"{name}.weight")
+        step = max(1, CHUNK_ELEMENTS // columns)
+        grid = GRIDS[self.assignments[name].grid]
+        parts = []
+        for start in range(0, count, step):
+            chunk = weights.rows(f"{name}.weight", start, min(start + step, count)).float()
+            parts.append(solve(self.method, LayerProblem(name, chunk, grid, moment if moment.count else None)))
+        return Outcome(
+            joined([part.codes for part in parts]),
+            sum(part.error for part in parts),
+            sum(part.rounded_error for part in parts),
+            sum(part.power for part in parts),
+            sum(part.kept_rows for part in parts),
+        )
+
+
+class PartlyQuantised:
+    """A WeightProvider in which the blocks done so far are as their codes say, and the rest is as it was.
+
+    Layers that are quantised without calibration (8-bit vision layers, embeddings) come rounded from the start.
+    """
+
+    def __init__(self, weights: WeightProvider, assignments: Mapping[str, Assignment], chosen: frozenset[str]) -> None:
+        self.overlay = Overlay()
+        self.weights = OverlaidWeights(weights, self.overlay)
+        self.assignments, self.chosen = assignments, chosen
+        self.files: dict[str, Path] = {}
+        self._rounding = RoundToNearest(self.weights, assignments, GRIDS)
+
+    def shape(self, target: str) -> tuple[int, ...]:
+        return self.weights.shape(target)
+
+    def tensor(self, target: str) -> Tensor:
+        shape = self.shape(target)
+        return self.rows(target, 0, shape[0] if shape else None)
+
+    def rows(self, target: str, start: int, stop: int | None) -> Tensor:
+        layer = target.removesuffix(".weight")
+        assignment = self.assignments.get(layer)
+        undone = layer in self.chosen and layer not in self.files
+        if assignment is None or not assignment.grid or undone or stop is None:
+            return self.weights.rows(target, start, stop)
+        grid = GRIDS[assignment.grid]
+        if layer in self.files:
+            codes = read_codes(self.files[layer], layer, grid, start, stop)
+        else:
+            codes = self._rounding.rows(layer, start, stop)
+        return grid.dequantise(codes)[:, : assignment.layer.columns]
+
+
+def _share(error: float, power: float) -> float:
+    """Output error over output power; 0 where there was no output."""
+    return error / power if power > 0 else 0.0

@@ -1,0 +1,89 @@
+"""Tiny models of every family with random weights, for tests of calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from export.modules.build import build_stage, parameter_shapes
+from export.modules.kernels import Kernels
+from export.opened import NoTensors
+from export.registry import families
+from export.specs import ModelSpec, PartialLora, RoutedLora, VisualExperts
+
+
+class RandomWeights:
+    """A WeightProvider of random parameters, the same for the same seed; matrices at variance 1 / columns."""
+
+    def __init__(self, spec: ModelSpec, seed: int = 0) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.parameters = {}
+        for name, shape in parameter_shapes(spec).items():
+            drawn = torch.randn(shape, generator=generator)
+            norm = len(shape) == 1 and name.endswith("norm.weight")
+            self.parameters[name] = 1 + 0.2 * drawn if norm else drawn / (shape[-1] ** 0.5 if len(shape) > 1 else 10)
+
+    def shape(self, target: str) -> tuple[int, ...]:
+        return tuple(self.parameters[target].shape)
+
+    def tensor(self, target: str) -> torch.Tensor:
+        return self.parameters[target].clone()
+
+    def rows(self, target: str, start: int, stop: int | None) -> torch.Tensor:
+        return self.parameters[target][start:stop].clone()
+
+
+def tiny_spec(family: str) -> ModelSpec:
+    found = families()[family]
+    return found.spec(found.published_config("", "tiny"), NoTensors())
+
+
+def decoder_call(spec: ModelSpec, tokens: int = 12, seed: int = 1) -> dict[str, Any]:
+    """Inputs of one prefill whose tokens 2 to 6 are image rows."""
+    decoder = spec.decoder
+    positions = torch.arange(tokens)[None]
+    empty = torch.zeros(1, decoder.kv_heads, 0, decoder.head_dim)
+    call: dict[str, Any] = {
+        "inputs_embeds": torch.randn(1, tokens, decoder.hidden, generator=torch.Generator().manual_seed(seed)),
+        "attention_mask": torch.ones(1, tokens, dtype=torch.int64),
+        "position_ids": positions.expand(len(decoder.rope.sections), 1, tokens) if decoder.rope.sections else positions,
+        "logit_positions": torch.arange(tokens),
+        "past_key_values": [(empty, empty)] * decoder.layers,
+    }
+    image = torch.arange(2, 6)
+    text = torch.cat([torch.arange(2), torch.arange(6, tokens)])
+    match decoder.adapter:
+        case PartialLora():
+            delta = torch.full((tokens,), len(image))
+            delta[image] = torch.arange(len(image))
+            call |= {"image_index": image, "delta_index": delta}
+        case RoutedLora():
+            call["gate_input"] = torch.randn(1, decoder.hidden, generator=torch.Generator().manual_seed(seed + 1))
+        case VisualExperts():
+            restore = torch.argsort(torch.cat([text, image]))
+            call |= {"language_index": text, "vision_index": image, "restore_index": restore}
+    return call
+
+
+def run_decoder(spec: ModelSpec, weights: Any, call: dict[str, Any]) -> torch.Tensor:
+    """Logits of the reference that holds these weights."""
+    with torch.device("meta"):
+        module = build_stage(spec, "decoder", Kernels())
+    parameters = {name: weights.tensor(f"decoder.{name}").float() for name, _ in module.named_parameters()}
+    with torch.no_grad():
+        logits: torch.Tensor = torch.func.functional_call(module, parameters, (), call)[0]
+    return logits
+
+
+@pytest.fixture(params=sorted(families()))
+def spec(request: pytest.FixtureRequest) -> ModelSpec:
+    """The tiny spec of each family in turn."""
+    return tiny_spec(request.param)
+
+
+@pytest.fixture
+def random_weights() -> Callable[[ModelSpec], RandomWeights]:
+    return RandomWeights

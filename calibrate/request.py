@@ -1,0 +1,69 @@
+"""What the user asked of a calibration: one frozen record that checks itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from calibrate.methods import METHODS
+from export.request import ExportRequest
+from runtime_py.errors import UsageError
+
+SAMPLES = 128
+
+
+@dataclass(frozen=True)
+class CalibrationRequest:
+    """One calibration, as asked.
+
+    Attributes:
+        model, weights, revision, target, precision, block_size, vision_precision: as of the export that will use it.
+        method: a name of calibrate.methods.METHODS.
+        samples: how many; None for `SAMPLES` built-in ones, or for all of ``data``.
+        data: a user's folder; None for the built-in samples.
+        text_only: leave the pictures out.
+        sequential: later blocks see what the quantised earlier ones give, instead of the full-precision ones.
+
+    Raises:
+        UsageError: on construction, for a value that no calibration could use.
+    """
+
+    model: str
+    target: str
+    method: str
+    output: Path
+    weights: str | None = None
+    revision: str | None = None
+    precision: str | None = None
+    block_size: int | None = None
+    vision_precision: str | None = None
+    samples: int | None = None
+    data: Path | None = None
+    text_only: bool = False
+    seed: int = 0
+    sequential: bool = True
+    resume: bool = False
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise UsageError(f"--method {self.method}", "one of " + ", ".join(METHODS), "choose one of these")
+        if self.samples is not None and self.samples < 1:
+            raise UsageError(f"--samples {self.samples}", "a whole number of at least 1", "correct the number")
+        self.export()
+
+    def export(self) -> ExportRequest:
+        """The export this is for."""
+        return ExportRequest(
+            model=self.model,
+            target=self.target,
+            weights=self.weights,
+            precision=self.precision,
+            output=self.output,
+            vision_precision=self.vision_precision,
+            block_size=self.block_size,
+            revision=self.revision,
+            seed=self.seed,
+            resume=self.resume,
+            force=self.force,
+        )

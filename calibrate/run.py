@@ -1,0 +1,200 @@
+"""From a request to a folder of codes: shapes first, then samples, then block by block, resumable at every block."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import logging
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from calibrate.blockwise import BlockwiseCalibration, wanted_layers
+from calibrate.capture import stream
+from calibrate.data import Prompt, built_in, from_folder, prepare
+from calibrate.methods import method_named
+from calibrate.request import SAMPLES, CalibrationRequest
+from calibrate.spec import Assignment
+from calibrate.stored import MANIFEST, SCHEMA
+from export import disk
+from export.journal import Journal, record_file, write_json
+from export.version import VERSION
+from runtime_py.errors import InterruptedExportError, UsageError
+
+if TYPE_CHECKING:
+    from export.opened import OpenedCheckpoint
+    from runtime_py.preprocess.base import Processor
+
+log = logging.getLogger("edgeproof")
+
+
+@dataclass(frozen=True)
+class CalibrationPlan:
+    """What would be calibrated: backend name to every layer's assignment, and to the layers whose codes are chosen."""
+
+    checkpoint: OpenedCheckpoint
+    assignments: Mapping[str, Mapping[str, Assignment]]
+    wanted: Mapping[str, Sequence[str]]
+
+
+def plan(request: CalibrationRequest) -> CalibrationPlan:
+    """Every layer's shape against its grid, before anything is computed.
+
+    Raises:
+        UsageError: this target and precision have no int4 layer.
+    """
+    from export.backends import backend
+    from export.backends.base import BuildOptions
+    from export.opened import open_checkpoint
+
+    asked = request.export()
+    checkpoint = open_checkpoint(asked)
+    target = asked.target_record()
+    options = BuildOptions(
+        target, asked.precision_name(), asked.limits(checkpoint.spec.decoder.max_positions), asked.backend_options()
+    )
+    assignments = {name: backend(name).assignments(checkpoint.spec, options) for name in target.backends}
+    wanted = {name: wanted_layers(found) for name, found in assignments.items()}
+    if not any(wanted.values()):
+        raise UsageError(
+            f"--precision {options.precision} for {target.name} has no int4 layer",
+            "a precision that stores integers of 4 bits",
+            "choose --precision int4; other precisions need no calibration",
+        )
+    return CalibrationPlan(checkpoint, assignments, {name: layers for name, layers in wanted.items() if layers})
+
+
+def calibrate(request: CalibrationRequest) -> Path:
+    """Carry a request out; returns the folder, which gets its name when it is whole.
+
+    Raises:
+        EdgeproofError: a subclass for everything a person can act on.
+    """
+    disk.check_output(request.output, request.force, request.resume)
+    with disk.explained(request.output):
+        try:
+            return _calibrate(request)
+        except KeyboardInterrupt as interrupt:
+            raise InterruptedExportError(
+                "the calibration was stopped", "it to run to its end", "run the same command again with --resume"
+            ) from interrupt
+
+
+def _calibrate(request: CalibrationRequest) -> Path:
+    planned = plan(request)
+    checkpoint = planned.checkpoint
+    assert checkpoint.weights is not None and checkpoint.folder is not None
+    processor, prompts = prompts_of(request, checkpoint)
+    folder = disk.partial_of(request.output)
+    journal = Journal(folder, _fingerprint(request, checkpoint, prompts))
+    if folder.exists() and not request.resume:
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if request.resume:
+        log.info("resuming %s: %d finished block(s) kept", folder, len(journal.resume()))
+    else:
+        journal.begin()
+    blocks: dict[str, Any] = {}
+    for name, assignments in planned.assignments.items():
+        if name not in planned.wanted:
+            continue
+        began = time.perf_counter()
+        work = BlockwiseCalibration(
+            checkpoint.spec, checkpoint.weights, assignments, method_named(request.method), request.sequential,
+            journal, name,
+        )  # fmt: skip
+        stream(checkpoint.spec, work.weights, prompts, processor, work.wanted, work.visit)
+        blocks[name] = {"layers": work.report()}
+        log.info("%s: %d layers in %.1f s", name, len(work.report()), time.perf_counter() - began)
+    write_json(folder / MANIFEST, _manifest(request, checkpoint, prompts, blocks, journal))
+    journal.remove()
+    disk.promote(folder, request.output)
+    return request.output
+
+
+def prompts_of(request: CalibrationRequest, checkpoint: OpenedCheckpoint) -> tuple[Processor, list[Prompt]]:
+    """The family's processor, and the samples as it prepares them."""
+    from runtime_py import tokenizer
+
+    assert checkpoint.folder is not None
+    tokens = tokenizer.load(checkpoint.folder)
+    module = importlib.import_module(f"runtime_py.preprocess.{checkpoint.family.processor}")
+    processor = module.Processor(checkpoint.spec.runtime, tokens)
+    if request.data is not None:
+        samples = from_folder(request.data, request.samples, request.seed, request.text_only)
+    else:
+        side = checkpoint.spec.runtime.get("image_size")
+        samples = list(built_in(request.samples or SAMPLES, request.seed, request.text_only, side))
+    return processor, list(prepare(samples, processor, tokens))
+
+
+def _sample_record(request: CalibrationRequest, prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """What the samples were, with a digest of everything the model saw of them."""
+    digest = hashlib.sha256()
+    for prompt in prompts:
+        digest.update(prompt.layout.input_ids.tobytes())
+        for image in prompt.images:
+            for name in sorted(image.vision):
+                digest.update(image.vision[name].tobytes())
+    return {
+        "source": "built-in" if request.data is None else request.data.name,
+        "text_only": request.text_only,
+        "seed": request.seed,
+        "count": len(prompts),
+        "tokens": sum(prompt.layout.input_ids.shape[1] for prompt in prompts),
+        "image_rows": sum(int(prompt.layout.image_rows.sum()) for prompt in prompts),
+        "sha256": digest.hexdigest(),
+    }
+
+
+def _settings(request: CalibrationRequest) -> dict[str, Any]:
+    asked = request.export()
+    return {
+        "edgeproof": VERSION,
+        "method": request.method,
+        "sequential": request.sequential,
+        "target": asked.target_record().name,
+        "precision": asked.precision_name(),
+        "options": {k: v for k, v in asked.backend_options().items() if k != "seed"},
+    }
+
+
+def _fingerprint(request: CalibrationRequest, checkpoint: OpenedCheckpoint, prompts: Sequence[Prompt]) -> dict[str, Any]:
+    from export.source_hashes import stamp
+
+    return {
+        **_settings(request),
+        "model": checkpoint.id,
+        "revision": checkpoint.revision,
+        "checkpoint": {name: stamp(path) for name, path in checkpoint.files().items()},
+        "samples": _sample_record(request, prompts),
+    }
+
+
+def _manifest(
+    request: CalibrationRequest,
+    checkpoint: OpenedCheckpoint,
+    prompts: Sequence[Prompt],
+    blocks: Mapping[str, Any],
+    journal: Journal,
+) -> dict[str, Any]:
+    """No times and no paths of this machine: equal inputs give equal bytes."""
+    assert checkpoint.folder is not None
+    folder = checkpoint.folder
+    sources = [
+        asdict(record_file(folder, path.relative_to(folder)))
+        for path in checkpoint.files().values()
+        if path.is_relative_to(folder)
+    ]
+    return {
+        "kind": "calibration",
+        "schema": SCHEMA,
+        **_settings(request),
+        "source": {"id": checkpoint.id, "revision": checkpoint.revision, "files": sources},
+        "samples": _sample_record(request, prompts),
+        "backends": blocks,
+        "files": [asdict(record) for record in sorted(journal.files(), key=lambda record: record.path)],
+    }

@@ -1,0 +1,65 @@
+"""Predicted against measured peaks of real builds (docs/targets/desktop-gpu.md says how they were measured)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from export.backends.base import BuildOptions
+from export.backends.tensorrt.backend import TensorrtBackend
+from export.backends.tensorrt.prediction import cache_bytes, engine_peak, predict, stage_bytes
+from export.families.minicpm_v.family import FAMILY
+from export.source.tensor_source import EmptySource
+from export.specs import ModelSpec
+from runtime_py.contracts import CONNECTOR, DECODER, EMBED, STAGES, VISION
+from targets.desktop_gpu import TARGET
+
+MEASURED = [
+    (VISION, "fp16", 26, 2081),
+    (VISION, "fp16", 4, 615),
+    (CONNECTOR, "fp16", 0, 387),
+    (EMBED, "fp16", 0, 1468),
+    (DECODER, "int4", 4, 1897),
+    (DECODER, "int4", 12, 2781),
+    (DECODER, "int4", 40, 5985),
+    (DECODER, "fp16", 4, 3278),
+    (DECODER, "fp16", 8, 4634),
+]
+"""Stage, precision, layers (0: as published), peak resident MB; MiniCPM-V 1.0 at a context of 4096, chunks of 1024,
+tensorrt-rtx 1.7.1.116."""
+
+
+def spec_with(stage: str, layers: int) -> ModelSpec:
+    spec = FAMILY.spec(FAMILY.published_config("1.0", "full"), EmptySource())
+    if layers and stage == DECODER:
+        return dataclasses.replace(spec, decoder=dataclasses.replace(spec.decoder, layers=layers))
+    if layers and stage == VISION:
+        return dataclasses.replace(spec, vision=dataclasses.replace(spec.vision, layers=layers))  # type: ignore[type-var]
+    return spec
+
+
+@pytest.mark.parametrize(("stage", "precision", "layers", "megabytes"), MEASURED)
+def test_the_peak_of_a_build_is_predicted_within_15_percent(stage: str, precision: str, layers: int, megabytes: int) -> None:
+    spec = spec_with(stage, layers)
+    options = BuildOptions(TARGET, precision, TARGET.limits)
+    size = stage_bytes(spec, stage, options, TensorrtBackend().assignments(spec, options))
+    assert abs(engine_peak(size) / 1e6 / megabytes - 1) < 0.15
+
+
+def test_weights_and_cache_of_the_published_model() -> None:
+    spec = spec_with(DECODER, 0)
+    options = BuildOptions(TARGET, "int4", TARGET.limits)
+    assignments = TensorrtBackend().assignments(spec, options)
+    size = stage_bytes(spec, DECODER, options, assignments)
+    decoder, rows = spec.decoder, 122768
+    per_layer = decoder.hidden * (4 * decoder.hidden + 3 * decoder.mlp_width)
+    values = decoder.layers * per_layer + rows * decoder.hidden
+    assert size.int4 == values // 2 + values // 32 * 2
+    assert size.largest_codes == rows * decoder.hidden
+    assert size.floats == 2 * (2 * decoder.layers + 1) * decoder.hidden
+    assert cache_bytes(spec, options) == 2 * 40 * 36 * 64 * 4096 * 2
+    found = predict(spec, options, assignments)
+    assert found.peak_step == "tensorrt decoder"
+    assert set(found.file_bytes) == set(STAGES)
+    assert found.export_peak > engine_peak(size)
