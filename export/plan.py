@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from export.request import ExportRequest
     from export.specs import ModelSpec
 
+CHECK_ROWS = 2560
+"""Image rows of the check's pictures at most; a model that takes more per picture gets them from larger pictures."""
+
 CHECK_TOKENS = 128
 """Text tokens of the check's longest question and answer, generously."""
 
@@ -193,7 +196,9 @@ def _check_peak(spec: ModelSpec, running: Prediction) -> int:
     from parity_tests.streamed_reference import full_peak, predicted_peak
 
     whole = full_peak(spec)
-    reference = 2 * whole if whole <= IN_MEMORY_BYTES else predicted_peak(spec, spec.image_rows + CHECK_TOKENS)
+    reference = (
+        2 * whole if whole <= IN_MEMORY_BYTES else predicted_peak(spec, min(spec.image_rows, CHECK_ROWS) + CHECK_TOKENS)
+    )
     return reference + sum(running.device_bytes.values())
 
 

@@ -26,7 +26,9 @@ PARAMETERS = {
 """Known sizes: 3.43, 11.6, 8.3 and the adapters, 8.29, 19.5 and 12.5 billion."""
 
 
-@pytest.mark.parametrize("target", ["cpu", "android", "ios", "desktop-gpu"])
+@pytest.mark.parametrize(
+    "target", ["cpu", *(pytest.param(name, marks=pytest.mark.slow) for name in ("android", "ios", "desktop-gpu"))]
+)
 @pytest.mark.parametrize(("family", "hub_id"), PUBLISHED)
 def test_every_published_checkpoint_is_planned(
     family: str, hub_id: str, target: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

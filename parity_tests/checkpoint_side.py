@@ -75,7 +75,7 @@ def reference(
 
 
 def dequantised(checkpoint: Checkpoint, rows: Mapping[str, Mapping[str, str]], backend: str) -> WeightProvider:
-    """The checkpoint's weights as the package's integers say them; ``rows`` are the manifest's assignments of ``backend``."""
+    """The checkpoint's weights as the package's integers say them; ``rows`` are the assignments of its ``backend``."""
     from calibrate.codes import DequantisedWeights, RoundToNearest
     from calibrate.grids import GRIDS
     from calibrate.stored import StoredCodes

@@ -14,7 +14,7 @@ from parity_tests.checkpoint_side import open_checkpoint
 from parity_tests.cli import main
 from parity_tests.conftest import GOLDENS, ExportedPackage
 from parity_tests.golden import compare_case
-from parity_tests.golden_case import GoldenCase, classify, fitted, question, read_case
+from parity_tests.golden_case import GoldenCase, classify, fitted, pictures, question, read_case
 from parity_tests.judge import Judgement, Verdict, judge
 from parity_tests.probes import REQUIRED, base_name
 from parity_tests.report.json_report import golden_report
@@ -32,6 +32,8 @@ TARGETS = [
     pytest.param("minicpm-v-2", "android", "fp32", marks=pytest.mark.slow),
     pytest.param("minicpm-v-2", "android", "int4", marks=pytest.mark.slow),
 ]
+
+OTHERS = ("omnilmm-12b", "wemm", "xverse-v", "awaker2.5-vl", "cogvlm2", "cogvlm2-video")
 
 
 def judged(case: GoldenCase, package: Path, precision: str) -> Judgement:
@@ -56,6 +58,32 @@ def test_the_package_passes(exported: ExportedPackage, name: str, target: str, p
         assert rows["prefill_logits"]["tolerance"] == 1e-4
         assert rows["connector"]["tolerance"] == 2e-5
         assert rows["greedy_ids"]["max_abs_error"] == 0
+
+
+@pytest.mark.parametrize(
+    ("target", "precision"),
+    [
+        ("cpu", "fp32"),
+        pytest.param("cpu", "int4", marks=pytest.mark.slow),
+        pytest.param("android", "fp32", marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_family_passes(exported: ExportedPackage, name: str, target: str, precision: str):
+    case = read_case(GOLDENS / name)
+    report = golden_report(judged(case, exported(name, target, precision), precision))
+    assert report["verdict"] == "pass", report["first_failure"]
+    rows = {row["name"]: row for row in report["probes"]}
+    tokens = [row for probe, row in rows.items() if probe.endswith("greedy_ids")]
+    assert tokens, "the answer was not compared"
+    if precision == "fp32":
+        assert {row["max_abs_error"] for row in tokens} == {0}
+
+
+def test_a_clip_is_one_picture(tmp_path: Path):
+    frames = np.zeros((3, 4, 5, 3), np.uint8)
+    case = case_of({"frames": frames, "input_ids": np.zeros((1, 4), np.int64)}, {"vision": frames}, tmp_path)
+    assert [picture.shape for picture in pictures(case)] == [(3, 4, 5, 3)]
 
 
 @pytest.mark.parametrize(("array", "change"), [("vision", 1e-3), ("step_logits", 1e-3), ("greedy_ids", 1)])

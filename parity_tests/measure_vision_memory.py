@@ -5,16 +5,12 @@
 At 1344 px the tower has 9,217 rows and 16 heads: all scores of one layer would be 16 x 9217 x 9217 x 4 B = 5.4 GB. Every
 block runs in the memory of the one before it, so that two blocks peak where 63 do, but for the weights. The graph is the
 package's own, with random weights; it runs once in a process of its own, whose ru_maxrss is read before and after.
-``--naive`` switches ONNX Runtime's tiled attention off, which shows what the whole score tensor would have cost.
-
-Source: onnxruntime/contrib_ops/cpu/bert/multihead_attention.cc (ORT_DISABLE_FLASH_ATTENTION).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -83,10 +79,10 @@ def tower(blocks: int, pixels: int) -> ModelSpec:
 
 def write_tower(spec: ModelSpec, folder: Path) -> Path:
     """The fp32 graph of the vision encoder with random weights."""
+    from export.backends.base import BuildOptions
     from export.backends.onnx.backend import OnnxBackend, stage_model
     from export.backends.onnx.choices import choices
     from export.backends.onnx.writer import StageWeights, write_stage
-    from export.backends.base import BuildOptions
     from export.modules.build import parameter_shapes
     from runtime_py.contracts import VISION
     from targets.registry import target_named
@@ -100,19 +96,16 @@ def write_tower(spec: ModelSpec, folder: Path) -> Path:
     return write_stage(model, source, folder / "vision_encoder.onnx", lambda done, of: None)[0]
 
 
-def measure(blocks: int, pixels: int, naive: bool = False) -> dict[str, object]:
+def measure(blocks: int, pixels: int) -> dict[str, object]:
     """Write the tower, run it once in a process of its own, and say what it took, in bytes and seconds."""
     spec = tower(blocks, pixels)
     with tempfile.TemporaryDirectory(prefix="edgeproof-tower-") as folder:
         graph = write_tower(spec, Path(folder))
-        extra = {"ORT_DISABLE_FLASH_ATTENTION": "1"} if naive else {}
-        done = subprocess.run(
-            [sys.executable, "-c", RUN, str(graph)], env={**os.environ, **extra}, check=True, capture_output=True, text=True
-        )
+        done = subprocess.run([sys.executable, "-c", RUN, str(graph)], check=True, capture_output=True, text=True)
         found = json.loads(done.stdout)
         weights = sum(file.stat().st_size for file in Path(folder).iterdir())
     scores = spec.vision.heads * found["rows"] ** 2 * 4
-    return {"blocks": blocks, "pixels": pixels, "naive": naive, **found, "weight_bytes": weights, "score_bytes": scores}
+    return {"blocks": blocks, "pixels": pixels, **found, "weight_bytes": weights, "score_bytes": scores}
 
 
 def main() -> int:
@@ -120,9 +113,8 @@ def main() -> int:
     flags = argparse.ArgumentParser(prog="python -m parity_tests.measure_vision_memory", description=__doc__.split("\n")[0])
     flags.add_argument("--blocks", type=int, default=2, help="vision blocks; published: 63")
     flags.add_argument("--pixels", type=int, default=1344, help="side of the picture; published: 1344")
-    flags.add_argument("--naive", action="store_true", help="switch tiled attention off")
     given = flags.parse_args()
-    sys.stdout.write(json.dumps(measure(given.blocks, given.pixels, given.naive), indent=2) + "\n")
+    sys.stdout.write(json.dumps(measure(given.blocks, given.pixels), indent=2) + "\n")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from calibrate.codes import GroupParameters
@@ -14,23 +15,29 @@ if TYPE_CHECKING:
 FACTORS = tuple(1.0 - 0.04 * step for step in range(14))
 """Shares of a group's range that are tried, from all of it down to about a half."""
 
+COARSE = FACTORS[::2]
+"""The same, half as many, for methods that make up for the rest afterwards."""
+
 REFITS = 2
-ELEMENTS = 1 << 22
-"""Weights searched at a time."""
+ELEMENTS = 1 << 17
+"""Weights searched at a time; their copies stay in the processor's cache."""
 
 
-def searched(layer: LayerProblem, refits: int = REFITS) -> GroupParameters:
+def searched(layer: LayerProblem, refits: int = REFITS, coarse: bool = False) -> GroupParameters:
     """Parameters (rows, groups) of least output error, taking every group by itself.
 
     The error of a group is e^T H e with the group's own block of the second moment (plain squares without one): exact but
-    for what different groups do to each other.
+    for what different groups do to each other. ``coarse`` takes the block's diagonal and half of the factors.
     """
     import torch
 
     blocks = layer.blocks(layer.weight)
-    weights = None if layer.moment is None else layer.moment.blocks(layer.group)
+    weights = None
+    if layer.moment is not None:
+        weights = layer.blocks(layer.moment.diagonal[None])[0] if coarse else layer.moment.blocks(layer.group)
+    factors = _factors(layer.grid, COARSE if coarse else FACTORS)
     step = max(1, ELEMENTS // max(layer.groups * layer.group, 1))
-    parts = [_search(layer.grid, part, weights, refits) for part in blocks.split(step)]
+    parts = [_search(layer.grid, part, weights, factors, refits) for part in blocks.split(step)]
     return GroupParameters(torch.cat([p.scales for p in parts]), torch.cat([p.zeros for p in parts]))
 
 
@@ -39,57 +46,63 @@ def rounded(layer: LayerProblem, parameters: GroupParameters) -> Tensor:
     return layer.grid.round(layer.blocks(layer.weight), parameters[..., None])
 
 
-def _search(grid: Grid, blocks: Tensor, weights: Tensor | None, refits: int) -> GroupParameters:
+def _search(grid: Grid, blocks: Tensor, weights: Tensor | None, factors: Sequence[float], refits: int) -> GroupParameters:
+    """Of groups (rows, groups, group); inside, the place in the group comes first, so that parameters broadcast in rows."""
     import torch
 
-    best = grid.fit(blocks)
-    codes = grid.round(blocks, best[..., None])
-    least = _error(grid.read(codes, best[..., None]) - blocks, weights)
+    extremes = torch.stack([blocks.amin(-1), blocks.amax(-1)], dim=-1)
+    values = blocks.permute(2, 0, 1).contiguous()
+    best = grid.fit(extremes)
+    least = _error(grid.read(grid.round(values, best), best).sub_(values), weights)
 
     def consider(parameters: GroupParameters) -> None:
-        nonlocal best, least, codes
-        trial = grid.round(blocks, parameters[..., None])
-        error = _error(grid.read(trial, parameters[..., None]) - blocks, weights)
+        nonlocal best, least
+        change = grid.read(grid.round(values, parameters), parameters).sub_(values)
+        error = _error(change, weights)
         better = error < least
         least = torch.where(better, error, least)
         best = GroupParameters(
             torch.where(better, parameters.scales, best.scales), torch.where(better, parameters.zeros, best.zeros)
         )
-        codes = torch.where(better[..., None], trial, codes)
 
-    for factor in _factors(grid):
-        consider(grid.fit(blocks, factor))
+    for factor in factors:
+        consider(grid.fit(extremes, factor))
     for _ in range(refits):
-        consider(
-            GroupParameters(grid.stored_scales(_refit(blocks, codes - best.zeros[..., None], best, weights)), best.zeros)
-        )
+        steps = grid.round(values, best).sub_(best.zeros)
+        consider(GroupParameters(grid.stored_scales(_refit(values, steps, best, weights)), best.zeros))
     return best
 
 
-def _factors(grid: Grid) -> list[float]:
-    """`FACTORS`, and where scales may be negative those that put the odd code on the other side.
+def _factors(grid: Grid, shares: Sequence[float]) -> list[float]:
+    """Shares below 1, and where scales may be negative those that put the odd code on the other side.
 
     A group's extreme is then met by the shorter side, whose end is (z - 1) / z as far.
     """
-    found = list(FACTORS[1:])
+    found = [share for share in shares if share != 1.0]
     if grid.negative_scales:
         half = (grid.highest + 1) / 2
-        found += [-factor * half / (half - 1) for factor in FACTORS]
+        found += [-share * half / (half - 1) for share in shares]
     return found
 
 
-def _refit(blocks: Tensor, steps: Tensor, best: GroupParameters, weights: Tensor | None) -> Tensor:
-    """The scale (rows, groups) that brings ``scale * steps`` closest to the groups."""
+def _refit(values: Tensor, steps: Tensor, best: GroupParameters, weights: Tensor | None) -> Tensor:
+    """The scale (rows, groups) that brings ``scale * steps`` closest to the values (group, rows, groups)."""
     import torch
 
-    weighted = steps if weights is None else torch.einsum("rgi,gij->rgj", steps, weights)
-    power = (weighted * steps).sum(-1)
-    return torch.where(power > 0, (weighted * blocks).sum(-1) / power, best.scales)
+    weighted = _weighted(steps, weights)
+    power = (weighted * steps).sum(0)
+    return torch.where(power > 0, (weighted * values).sum(0) / power, best.scales)
 
 
 def _error(change: Tensor, weights: Tensor | None) -> Tensor:
-    """(rows, groups) of groups (rows, groups, group)."""
+    """(rows, groups) of changes (group, rows, groups)."""
+    return _weighted(change, weights).mul_(change).sum(0)
+
+
+def _weighted(values: Tensor, weights: Tensor | None) -> Tensor:
+    """(group, rows, groups) times the second moment's blocks (groups, group, group), or its diagonal (groups, group)."""
     import torch
 
-    weighted = change if weights is None else torch.einsum("rgi,gij->rgj", change, weights)
-    return (weighted * change).sum(-1)
+    if weights is None:
+        return values.clone()
+    return values * weights.T[:, None] if weights.ndim == 2 else torch.einsum("irg,gij->jrg", values, weights)

@@ -43,7 +43,7 @@ class Gptq:
 
     def run(self, layer: LayerProblem) -> Codes:
         """See Method.run; plain clipped rounding for a layer that no sample reached."""
-        parameters = searched(layer)
+        parameters = searched(layer, coarse=True)
         if layer.moment is None:
             return layer.codes(rounded(layer, parameters), parameters)
         order, upper = layer.moment.factor(self.damping, self.ordered)

@@ -38,7 +38,7 @@ def place_targets(scene: Scene, size: tuple[int, int], middles: np.ndarray) -> n
     for item in scene.items:
         reach = np.array([item.radius * min(size) / length for length in size])
         away = np.abs(middles - (item.x, item.y))
-        covered = (away < reach).all(1)
+        covered = np.asarray((away < reach).all(1))
         covered[(away**2).sum(1).argmin()] = True
         targets[covered] = (KINDS.index(item.kind) + 1, COLOUR_NAMES.index(item.colour) + 1)
     return targets

@@ -45,9 +45,7 @@ class DialogueWriter:
         before, lead: see `export.demo.recipes.base.Recipe`.
     """
 
-    def __init__(
-        self, processor: Processor, tokenizer: TokenizerLike, stop: int, before: str = "", lead: str = ""
-    ) -> None:
+    def __init__(self, processor: Processor, tokenizer: TokenizerLike, stop: int, before: str = "", lead: str = "") -> None:
         self.processor, self.tokenizer, self.stop = processor, tokenizer, stop
         self.before, self.lead = before, lead
 

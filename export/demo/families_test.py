@@ -13,9 +13,10 @@ from export.demo.batches import own_cells, place_targets
 from export.demo.dialogues import UNLABELLED
 from export.demo.model import MemorySource, Stages, initial_tensors
 from export.demo.pictures import COLOURS, KINDS, Item, Scene, draw
+from export.demo.published import write_checkpoint
 from export.demo.questions import Question
 from export.demo.recipes.base import Recipe
-from export.demo.reference import Reference, recipe_of
+from export.demo.reference import Reference, processor_of, recipe_of
 from export.demo.routing import gate_whole_batches
 from export.demo.transfer import start_from
 from export.modules.build import parameter_shapes
@@ -89,13 +90,19 @@ def test_the_session_gives_the_answers_that_the_trainer_measures(name: str) -> N
     assert [answer(*pair) for pair in asked(chosen)] == model.answers(asked(chosen))
 
 
+def untrained_words(recipe: Recipe, folder: Path) -> tokenizers.Tokenizer:
+    """The tokenizer of a recipe, from its side files."""
+    for path, content in recipe.side_files().items():
+        (folder / path).parent.mkdir(exist_ok=True)
+        (folder / path).write_bytes(content)
+    return tokenizers.load(folder)
+
+
 @pytest.fixture(scope="module", params=OTHERS)
 def untrained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Reference:
     recipe = recipe_of(request.param)
     folder = tmp_path_factory.mktemp(request.param)
-    for path, content in recipe.side_files().items():
-        (folder / path).parent.mkdir(exist_ok=True)
-        (folder / path).write_bytes(content)
+    untrained_words(recipe, folder)
     family = families()[recipe.family]
     spec, tensors = initial_tensors(recipe, family, 3)
     stages = Stages(spec, family.weight_map(spec, MemorySource(tensors)).rules)
@@ -150,13 +157,13 @@ def test_a_batched_gate_is_the_gate_row_by_row() -> None:
 
 
 @pytest.mark.parametrize("name", ["wemm", "xverse-v", "awaker2.5-vl"])
-def test_places_lie_where_the_processor_puts_the_pixels(name: str) -> None:
-    """A lone black thing on white changes most the rows of pixels that its place targets name."""
+def test_places_lie_where_the_processor_puts_the_pixels(name: str, tmp_path: Path) -> None:
+    """Patches that a lone black thing is said to lie in hold its dark pixels."""
     recipe = recipe_of(name)
     assert recipe.places is not None and recipe.shape_of is not None
     family = families()[recipe.family]
     spec = family.spec(recipe.config, MemorySource({}))
-    processor = Reference.__init__.__globals__["processor_of"](name, spec, None)
+    processor = processor_of(name, spec, untrained_words(recipe, tmp_path))
     item = Item("square", "black", (0, 0, 0), 0.25, 0.7, 0.2, 0.0)
     scene, size = Scene((item,), (255, 255, 255), 0.0, 0), (150, 110)
     (inputs,) = processor.images([draw(scene, *size)])
@@ -164,13 +171,13 @@ def test_places_lie_where_the_processor_puts_the_pixels(name: str) -> None:
     assert recipe.shape_of(*size)[0] == inputs.rows == len(places.image)
     pixels = inputs.vision["pixel_values"]
     if pixels.ndim == 4:
-        patch = spec.vision.patch_size
+        patch = recipe.side // recipe.patches[0]
         count, channels, height, width = pixels.shape
         cut = pixels.reshape(count, channels, height // patch, patch, width // patch, patch)
         pixels = cut.transpose(0, 2, 4, 1, 3, 5).reshape(-1, channels * patch * patch)
     ink = (pixels.reshape(len(places.vision), -1).min(1) < 0.0).astype(int)
     found = place_targets(scene, size, places.vision)
-    assert (found[:, 0] > 0).sum() >= 3
+    assert (found[:, 0] > 0).sum() >= 2
     assert (found[ink == 0, 0] == 0).all()
     assert set(found[found[:, 0] > 0].reshape(-1).tolist()) == {KINDS.index("square") + 1, list(COLOURS).index("black") + 1}
     assert own_cells(places.image, recipe.rows).max() < np.prod(recipe.rows)
@@ -178,8 +185,6 @@ def test_places_lie_where_the_processor_puts_the_pixels(name: str) -> None:
 
 def test_a_decoder_started_from_another_family_thinks_the_same(untrained: Reference, tmp_path: Path) -> None:
     """Started from its own checkpoint under other tensors, a family's plain linear layers are the given ones."""
-    from export.demo.published import write_checkpoint
-
     recipe = untrained.recipe
     family = families()[recipe.family]
     spec, tensors = initial_tensors(recipe, family, 3)

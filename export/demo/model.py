@@ -152,7 +152,6 @@ class Stages:
         )
         return logits, cache
 
-
     def _arranged(self, extras: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The masks among ``extras``, which all dialogues share, as the decoder's inputs; the rest as it is."""
         masks = {name: value for name, value in extras.items() if value.dtype == torch.bool}

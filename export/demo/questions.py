@@ -81,14 +81,21 @@ def ask(scene: Scene, kind: str, language: str, rng: np.random.Generator) -> Que
     return _about_a_shape(scene, kind, language, rng)
 
 
-def sample_questions(scene: Scene, count: int, rng: np.random.Generator, talk: float = 0.06) -> list[Question]:
-    """``count`` questions about a scene, kinds as different as the scene allows, languages at random."""
+def sample_questions(
+    scene: Scene, count: int, rng: np.random.Generator, talk: float = 0.06, describe: float = 0.0
+) -> list[Question]:
+    """``count`` questions about a scene, kinds as different as the scene allows, languages at random.
+
+    ``talk`` and ``describe`` are the shares that these two kinds take from the others.
+    """
     kinds = ["digit"] if scene.digit else []
     kinds += list(rng.permutation(["colour", "shape", "position", "count"])) if scene.shapes else ["digit", "describe"]
     kinds += list(rng.permutation(["describe", *kinds, *kinds, "digit", "count"]))
     found: list[Question] = []
     for kind in kinds:
         chosen = "talk" if rng.random() < talk else str(kind)
+        if describe and rng.random() < describe:
+            chosen = "describe"
         question = ask(scene, chosen, str(rng.choice(LANGUAGES)), rng)
         if question is not None:
             found.append(question)

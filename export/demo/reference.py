@@ -69,7 +69,7 @@ class Reference:
         if isinstance(self.processor, ArrangesRows):
             stages.arrange = self.processor.arrange
         stop = min(self.stops) if recipe.stop is None else self.tokenizer.token_id(recipe.stop)
-        if stop not in self.stops:
+        if stop is None or stop not in self.stops:
             raise ValueError(f"{recipe.stop!r} ({stop}) is none of the stop ids {sorted(self.stops)}")
         self.writer = DialogueWriter(self.processor, self.tokenizer, stop, recipe.before, recipe.lead)
 

@@ -32,7 +32,7 @@ def _batched(gate: Gate, gate_input: Tensor) -> Tensor:
 
 
 def gate_inputs(dialogues: Sequence[Dialogue], merged: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
-    """Prefill and decode gate inputs (dialogues, 1, hidden): means over each dialogue's span, with image rows and without."""
+    """Prefill and decode gate inputs (dialogues, 1, hidden): means over each one's span, with image rows and without."""
     spans = [dialogue.state["span"] for dialogue in dialogues]
 
     def means(rows: Tensor) -> Tensor:

@@ -49,6 +49,8 @@ log = logging.getLogger("export.demo.train")
 
 DIALOGUES, GROUPS = 4, 4
 """Dialogues per picture; batches of similar length that a step's dialogues are sorted into."""
+DESCRIPTIONS = 0.25
+"""Share of questions that ask for a description once answers count in full."""
 DIGITS_DRAWN = 0.5
 """Share of training scenes with a digit: ten of them take longer to learn than four shapes."""
 COLOUR_NAMES = tuple(COLOURS)
@@ -74,6 +76,7 @@ class Plan:
 
     again: int = 0
     again_rate: float = 0.5
+    whole: int = 0
 
     @property
     def first(self) -> int:
@@ -93,6 +96,11 @@ class Plan:
         left = (began + length - step) / (falling * length)
         fallen = 1.0 if left >= 1 else 0.01 + 0.99 * 0.5 * (1 - math.cos(math.pi * left))
         return peak * min(1.0, (step - began + 1) / self.warm) * fallen
+
+    def in_full(self, step: int) -> bool:
+        """Whether every token of an answer counts alike and descriptions are asked for often; in steps before ``whole``
+        long answers count less, which teaches first words first."""
+        return step >= self.whole
 
     def rounds(self, step: int) -> bool:
         """Whether a step rounds matrices: three of four in the last part of each round."""
@@ -213,9 +221,7 @@ class Trainer:
         count = self.plan.asked_pictures if asked else self.plan.seen_pictures
         drawn = DIGITS_DRAWN if self.recipe.digits else 0.0
         if self.recipe.shape_of is None:
-            scenes = [
-                (sample_scene(rng, difficulty, drawn), sample_size(rng, self.recipe.side)) for _ in range(count)
-            ]
+            scenes = [(sample_scene(rng, difficulty, drawn), sample_size(rng, self.recipe.side)) for _ in range(count)]
         else:
             sizes = sizes_of_one_shape(rng, self.recipe, count)
             scenes = [(sample_scene(rng, difficulty, drawn), size) for size in sizes]
@@ -259,7 +265,8 @@ class Trainer:
 
     def _dialogues(self, scene: Scene, pieces: list[ImageInputs], rng: np.random.Generator) -> list[Dialogue]:
         found = []
-        for question in sample_questions(scene, DIALOGUES, rng):
+        describe = DESCRIPTIONS if self.plan.in_full(self.done) else 0.0
+        for question in sample_questions(scene, DIALOGUES, rng, describe=describe):
             turns = [question]
             if rng.random() < 0.2:
                 turns += sample_questions(scene, 1, rng)
@@ -282,7 +289,7 @@ class Trainer:
         past = None if cache is None else selected(cache, tail.picture)
         everywhere = torch.arange(tail.ids.shape[1])
         logits, _ = self.stages.decode(self.stages.embed(tail.ids), tail.extras, past, everywhere)
-        return _summed_losses(logits, tail.labels)
+        return _summed_losses(logits, tail.labels, self.plan.in_full(self.done))
 
     def _routed(self, dialogues: list[Dialogue], rows: Tensor | None) -> Tensor:
         """Summed loss of the last answers, prompt and answer each with the experts that its phase chooses.
@@ -295,7 +302,7 @@ class Trainer:
         tokens = raw.shape[1]
         gates = by_phase(dialogues, gate_inputs(dialogues, merged, raw), tokens)
         logits, _ = self.stages.decode(merged, whole.extras | {"gate_input": gates}, None, torch.arange(tokens))
-        return _summed_losses(logits, last_labels(dialogues))
+        return _summed_losses(logits, last_labels(dialogues), self.plan.in_full(self.done))
 
     def state(self) -> dict[str, Any]:
         """Everything `restore` needs to go on as if never stopped."""
@@ -313,11 +320,12 @@ class Trainer:
         self.probes.load_state_dict(state["probes"])
 
 
-def _summed_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Token losses over the root of each dialogue's number of them, summed over dialogues."""
+def _summed_losses(logits: Tensor, labels: Tensor, in_full: bool) -> Tensor:
+    """Token losses summed over dialogues, those of a dialogue over the root of their number unless ``in_full``."""
     losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=UNLABELLED, reduction="none")
     lengths = (labels != UNLABELLED).sum(1).clamp(min=1)
-    return (losses.view(labels.shape).sum(1) / lengths.sqrt()).sum() / 1.5
+    each = losses.view(labels.shape).sum(1)
+    return (each if in_full else each / lengths.sqrt()).sum() / 1.5
 
 
 def train(

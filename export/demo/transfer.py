@@ -1,7 +1,7 @@
 """Start a stage of one family's demo from the delivered demo of another: layers as they are, token rows by their text.
 
 What a decoder learns about questions and answers is the same in every family; what differs (prompt, tokens, adapters, image
-rows) is learnt on top. Deltas of adapters begin at nothing, both weight sets of visual experts with the same values. A
+rows) is learnt on top. Deltas of adapters begin at nothing; of visual experts a plain decoder takes the language set. A
 vision tower takes over what has the same name and shape.
 """
 
@@ -44,10 +44,14 @@ def start_from(
         return
     if _sizes(other.decoder) != _sizes(spec.decoder) or spec.decoder.kv_heads % other.decoder.kv_heads:
         raise ValueError(f"decoder of {_sizes(spec.decoder)} cannot start from one of {_sizes(other.decoder)}")
-    given = {_plain(target): target for target in weights.rules if target.startswith("decoder.") or target in TABLES}
+    given: dict[str, str] = {}
+    for target in weights.rules:
+        if target.startswith("decoder.") or target in TABLES:
+            given.setdefault(_plain(target), target)
+            given[target] = target
     renamed = _same_text(tokenizer, tokenizers.load(folder))
     for target, rule in rules.items():
-        name = given.get(_plain(target))
+        name = given.get(target) or given.get(_plain(target))
         if name is None or ".gates." in target or "lora_" in target:
             continue
         value = weights.tensor(name).float()

@@ -74,8 +74,10 @@ def assign(layer: LayerShape, chosen: OnnxChoices) -> Assignment:
         return _vision(layer, asked)
     if layer.role == "embedding":
         return _embedding(layer, asked)
-    if layer.role in {"connector", "adapter"}:
-        return Assignment(layer, Form.FP16, reason=f"{layer.role} layers are small and stay in fp16")
+    if layer.role == "connector":
+        return Assignment(layer, Form.FP16, reason="connector layers are small and stay in fp16")
+    if layer.role == "adapter":
+        return Assignment(layer, Form.INT8, "ort_int8_b32", "adapters keep eight bits" + _tail(layer.columns, 32))
     block = chosen.block_size
     grid = f"ort_int4_b{block}" if chosen.symmetric else f"ort_int4_asym_b{block}"
     return Assignment(layer, Form.INT4, grid, f"blocks of {block}" + _tail(layer.columns, block))

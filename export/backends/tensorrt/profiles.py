@@ -57,6 +57,8 @@ def _axes(spec: ModelSpec, stage: str, limits: Limits, packed: bool) -> dict[str
         past = {"past": (context, context, context)}
         decode = {"tokens": (1, 1, 1), "outputs": (1, 1, 1), "total": (1, max(1, context // 4), context)}
         prefill = {"tokens": (1, chunk, chunk), "outputs": (1, 1, chunk), "total": (1, chunk, context)}
+        decode |= {"language_rows": (1, 1, 1)} | dict.fromkeys(("vision_rows", "image_rows"), (0, 0, 0))
+        prefill |= dict.fromkeys(("language_rows", "vision_rows", "image_rows"), (0, max(1, chunk // 2), chunk))
         both = {"decode": {"batch": batch, **past, **decode}, "prefill": {"batch": batch, **past, **prefill}}
         return both if packed else {"any": both["prefill"]}
     if stage in (VISION, CONNECTOR):
@@ -69,10 +71,12 @@ def _grids(spec: ModelSpec, stage: str) -> dict[str, dict[str, Range]]:
     grid, patch = getattr(spec.vision, "grid", None), getattr(spec.vision, "patch_size", None)
     if grid is not None:
         return {"fixed": {}}
+    if "image_size" in spec.runtime and "scale_resolution" not in spec.runtime:
+        return _whole_pictures(spec, stage)
     if patch is None or "scale_resolution" not in spec.runtime:
         raise UnsupportedModelError(
             f"{spec.family}: TensorRT profiles of its vision encoder are not worked out",
-            "a plain vision transformer with a fixed grid, or slices of a known resolution",
+            "a fixed grid, slices of a known resolution, or whole pictures up to a known number of patches",
             "export this model for another target",
         )
     side = spec.runtime["scale_resolution"] // patch
@@ -87,6 +91,19 @@ def _grids(spec: ModelSpec, stage: str) -> dict[str, dict[str, Range]]:
 
     square, short, long = (1, side, middle), (1, side // 2, side), (1, 2 * side, longest)
     return {"square": box(square, square), "wide": box(short, long), "tall": box(long, short)}
+
+
+def _whole_pictures(spec: ModelSpec, stage: str) -> dict[str, dict[str, Range]]:
+    """Pictures of any grid in one piece, up to the patches that the processor lets through."""
+    settings = spec.runtime
+    patch = settings["patch_size"]
+    side = settings["image_size"] // patch
+    longest = settings["longest_edge"] // patch + 1 if "longest_edge" in settings else ELONGATION * side
+    most = min(longest * longest, ELONGATION * side * side)
+    cells = (1, max(1, side * side // 4), most)
+    grid = {"vision_tokens": (1, side * side, most), "cells": cells}
+    edge = (patch, side * patch, longest * patch)
+    return {"any": grid if stage == CONNECTOR else {**grid, "height": edge, "width": edge}}
 
 
 def _shapes(contract: StageContract, axes: Mapping[str, Range]) -> Shapes:

@@ -24,7 +24,14 @@ IMAGE, PATCH, MERGE, HIDDEN = 84, 14, 2, 128
 SIDE, CELL = IMAGE // PATCH, PATCH * MERGE
 PIXELS = {"min_pixels": 4 * CELL * CELL, "max_pixels": IMAGE * IMAGE}
 
-SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>")
+SPECIAL: tuple[str, ...] = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|object_ref_start|>",
+    "<|object_ref_end|>",
+    "<|box_start|>",
+)
 SPECIAL += ("<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>")
 SPECIAL += ("<|image_pad|>", "<|video_pad|>")
 VOCABULARY = ByteLayout(QWEN2_WORDS, 688, SPECIAL, composed=True)
@@ -39,7 +46,7 @@ CONFIG: dict[str, Any] = {
     "hidden_size": HIDDEN,
     "image_token_id": VOCABULARY.special_id("<|image_pad|>"),
     "initializer_range": 0.02,
-    "intermediate_size": 288,
+    "intermediate_size": 224,
     "max_position_embeddings": 2048,
     "max_window_layers": 3,
     "model_type": "qwen2_vl",
@@ -134,5 +141,5 @@ RECIPE = Recipe(
     file_of=file_of,
     start={"decoder": "cogvlm2"},
     digits=False,
-    plan={"seeing": 400, "answering": 500},
+    plan={"seeing": 250, "answering": 450},
 )

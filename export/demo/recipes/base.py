@@ -22,7 +22,7 @@ class Places:
     """Where in the picture the rows of one picture's features lie.
 
     Attributes:
-        vision: (rows of all its vision features, 2) middles as fractions (x, y) of the picture; NaN for a row without a place.
+        vision: (rows of all its vision features, 2) middles as fractions (x, y) of the picture; NaN for a row with none.
         image: the same for its rows of image features.
     """
 

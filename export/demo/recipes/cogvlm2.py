@@ -31,7 +31,12 @@ from runtime_py.preprocess.base import ImageInputs
 IMAGE, PATCH, HIDDEN, HEADS = 84, 14, 128, 4
 SIDE = IMAGE // PATCH
 
-SPECIAL = ("<|begin_of_text|>", "<|end_of_text|>", "<|reserved_special_token_0|>", "<|reserved_special_token_1|>")
+SPECIAL: tuple[str, ...] = (
+    "<|begin_of_text|>",
+    "<|end_of_text|>",
+    "<|reserved_special_token_0|>",
+    "<|reserved_special_token_1|>",
+)
 SPECIAL += ("<|reserved_special_token_2|>", "<|reserved_special_token_3|>", "<|start_header_id|>", "<|end_header_id|>")
 SPECIAL += ("<|reserved_special_token_4|>", "<|eot_id|>")
 VOCABULARY = ByteLayout(LLAMA3_WORDS, 704, SPECIAL, composed=False)
@@ -48,7 +53,7 @@ CONFIG: dict[str, Any] = {
     "hidden_act": "silu",
     "hidden_size": HIDDEN,
     "initializer_range": 0.02,
-    "intermediate_size": 288,
+    "intermediate_size": 224,
     "max_position_embeddings": 2048,
     "num_attention_heads": HEADS,
     "num_hidden_layers": 3,

@@ -142,5 +142,5 @@ RECIPE = Recipe(
     fixed=("resampler.pos_embed",),
     initialise=initialise,
     side_files=side_files,
-    plan={"again": 1500},
+    plan={"again": 1500, "whole": 2400},
 )

@@ -38,7 +38,7 @@ CONFIG: dict[str, Any] = {
     "hidden_size": HIDDEN,
     "image_size": IMAGE,
     "initializer_range": 0.02,
-    "intermediate_size": 288,
+    "intermediate_size": 224,
     "max_position_embeddings": 2048,
     "mm_use_im_start_end": True,
     "mm_vision_tower": "eva02_enormous_patch14_clip_224.laion2b_plus",
@@ -130,5 +130,5 @@ RECIPE = Recipe(
     before="\n",
     start={"decoder": "cogvlm2"},
     digits=False,
-    plan={"seeing": 600, "answering": 500},
+    plan={"seeing": 400, "answering": 450},
 )

@@ -53,7 +53,7 @@ CONFIG: dict[str, Any] = {
         "eos_token_id": 2,
         "hidden_act": "silu",
         "hidden_size": HIDDEN,
-        "intermediate_size": 288,
+        "intermediate_size": 224,
         "max_position_embeddings": 2048,
         "model_type": "internlm2",
         "num_attention_heads": 4,
@@ -149,5 +149,5 @@ RECIPE = Recipe(
     known={"language_model.model.layers.0.attention.wo.Plora_A.weight": (8, HIDDEN)},
     start={"decoder": "cogvlm2"},
     digits=False,
-    plan={"seeing": 400, "answering": 500},
+    plan={"seeing": 250, "answering": 450},
 )

@@ -56,7 +56,7 @@ DECODER: dict[str, Any] = {
     "eos_token_id": 3,
     "hidden_act": "silu",
     "hidden_size": 128,
-    "intermediate_size": 320,
+    "intermediate_size": 224,
     "max_position_embeddings": 1024,
     "model_type": "xverse",
     "num_attention_heads": 4,
@@ -130,7 +130,7 @@ def places(inputs: ImageInputs, size: tuple[int, int]) -> Places:
     middles = grid_middles(SIDE, SIDE)
     rows, columns = tile_grid(*size, TILE)
     tiles = [
-        (middles + (column, row)) / (columns, rows)
+        (middles + np.array([column, row])) / (columns, rows)
         for row in range(rows)
         for column in range(columns)
         if (rows, columns) != (1, 1)
@@ -152,6 +152,7 @@ RECIPE = Recipe(
     places=places,
     shape_of=shape_of,
     file_of=file_of,
+    start={"decoder": "cogvlm2"},
     digits=False,
-    plan={"seeing": 700, "answering": 550},
+    plan={"seeing": 350, "answering": 450},
 )
