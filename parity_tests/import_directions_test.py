@@ -35,7 +35,8 @@ MAY_BE_HEAVY = (
 
 def modules() -> list[Path]:
     found = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
-    return [path for path in sorted(found) if not path.name.endswith("_test.py") and not path.name.startswith("test_")]
+    tests = ("_test.py", "conftest.py")
+    return [path for path in sorted(found) if not path.name.endswith(tests) and not path.name.startswith("test_")]
 
 
 def imported(path: Path, everywhere: bool) -> Iterator[str]:

@@ -36,7 +36,6 @@ def pipeline(target: Target, schedule: Target, bounds: dict[str, int], metadata:
         mod = tvm.transform.Sequential(
             [
                 _annotate(bounds),
-                tirx.transform.BindTarget(target),
                 relax.transform.LegalizeOps(),
                 relax.transform.AnnotateTIROpPattern(),
                 relax.transform.FoldConstant(),

@@ -129,13 +129,14 @@ class Gate(nn.Module):
     def forward(self, gate_input: Tensor) -> Tensor:
         """gate_input (1, hidden) to channel weights ((experts + 1) * rank,), the shared expert last."""
         spec = self.spec
-        logits = F.linear(self.norm(gate_input), self.weight, self.bias)[0]
+        x = self.norm(gate_input.to(self.weight.dtype))
+        logits = F.linear(x.float(), self.weight.float(), self.bias.float())
         share = torch.softmax(logits.half().float(), dim=-1).half().float()
-        top = share.max()
+        top = share.amax(dim=-1, keepdim=True)
         order = torch.arange(spec.experts, device=share.device)
-        chosen = (order == share.argmax()).float()
-        weights = torch.cat([chosen * top * top, (1 - top).half().float()[None]]) * spec.scale
-        return weights[:, None].expand(spec.experts + 1, spec.rank).reshape(-1)
+        chosen = (order == share.argmax(dim=-1, keepdim=True)).float()
+        weights = torch.cat([chosen * top * top, (1 - top).half().float()], dim=-1) * spec.scale
+        return weights[..., None].expand(1, spec.experts + 1, spec.rank).reshape(-1)
 
 
 class LayerGates(nn.Module):

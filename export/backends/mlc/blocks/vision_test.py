@@ -31,6 +31,9 @@ BASE = VisionSpec(
     native_grid=3,
     grid=(2, 3),
 )
+HALVES = ((0.5,) * 3, (0.5,) * 3)
+CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+"""Means and deviations per channel."""
 VARIANTS = {
     "siglip": {},
     "clip": {"class_token": True, "input_norm": True, "final_norm": False, "activation": Activation.QUICK_GELU},
@@ -49,11 +52,12 @@ class Tower(nn.Module):
         self.spec = spec
 
     def fixed(self, pixels):
-        return self.tower(cut_patches(pixels, *self.spec.grid, self.spec.patch_size, "float32"), {})
+        return self.tower(cut_patches(pixels, *self.spec.grid, self.spec.patch_size, "float32", HALVES), {})
 
     def resampled(self, pixels, row_weights, column_weights):
         sides = {"row_weights": row_weights, "column_weights": column_weights}
-        patches = cut_patches(pixels, row_weights.shape[0], column_weights.shape[0], self.spec.patch_size, "float32")
+        rows, columns = row_weights.shape[0], column_weights.shape[0]
+        patches = cut_patches(pixels, rows, columns, self.spec.patch_size, "float32", HALVES)
         return self.tower(patches, sides)
 
 
@@ -85,12 +89,13 @@ def test_vision_transformer(rng, variant):
 def test_raw_pixels_are_normalised_like_the_processor(rng):
     class Cut(nn.Module):
         def run(self, image):
-            return cut_patches(image, 2, 3, 4, "float32")
+            return cut_patches(image, 2, 3, 4, "float32", CLIP)
 
     block = Cut()
     picture = rng.integers(0, 256, (1, 8, 12, 3), dtype=np.uint8)
     built = build(block, {"run": (block.run, {"image": nn.spec.Tensor([1, 8, 12, 3], "uint8")})}, {})
-    pixels = ((picture.astype(np.float32) / 255.0 - 0.5) / 0.5).transpose(0, 3, 1, 2)
+    mean, deviation = (np.array(values, np.float32) for values in CLIP)
+    pixels = ((picture.astype(np.float32) / 255.0 - mean) / deviation).transpose(0, 3, 1, 2)
     expected = pixels.reshape(1, 3, 2, 4, 3, 4).transpose(0, 2, 4, 1, 3, 5).reshape(1, 6, 48)
     assert_close(built("run", picture), expected, bound=1e-7)
 
