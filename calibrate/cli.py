@@ -46,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
     model_flags(made)
     made.add_argument("--method", default="gptq", metavar="M", help="rtn, gptq (default), awq, hqq or sign-rounding")
     sample_flags(made)
+    made.add_argument("--choice", type=Path, metavar="FILE", help="bits per layer that calibrate search chose")
     made.add_argument(
         "--parallel", action="store_true", help="all blocks see full-precision inputs (default: quantised ones)"
     )
@@ -94,6 +95,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("error: stopped\n  expected: to run to the end\n  next: run the same command again with --resume\n")
+        return ExitCode.INTERRUPTED
     except BrokenPipeError:
         return ExitCode.OK
 
@@ -125,6 +129,7 @@ def _calibrate(given: argparse.Namespace) -> int:
         text_only=given.text_only,
         seed=given.seed,
         sequential=not given.parallel,
+        choice=given.choice,
         resume=given.resume,
         force=given.force,
     )

@@ -67,21 +67,23 @@ def main(arguments: Sequence[str]) -> int:
         Row("", "fp16", "", evaluation.score(HalfWeights(evaluation.weights)), 0.0),
     ]
     for setting, request in requests:
-        rows += _rows(setting, request, given, evaluation)
+        for row in _rows(setting, request, given, evaluation):
+            log.info("%s", table([row]).splitlines()[-1])
+            rows.append(row)
     out(json.dumps([asdict(row) for row in rows], indent=2) if given.json else table(rows))
     return ExitCode.OK
 
 
 def table(rows: Sequence[Row]) -> str:
     """Markdown."""
-    lines = ["| grid | method | samples | task | logits cosine | worst | KL (nats) | same token | s |"]
-    lines.append("|---|---|---|---|---|---|---|---|---|")
+    lines = ["| grid | method | samples | task | logits cosine | worst | KL (nats) | median KL | same token | s |"]
+    lines.append("|---|---|---|---|---|---|---|---|---|---|")
     for row in rows:
         score = row.score
         task = "" if score.accuracy is None else f"{100 * score.accuracy:.1f} %"
         lines.append(
             f"| {row.setting} | {row.method} | {row.samples} | {task} | {score.cosine:.5f} | {score.worst_cosine:.4f} "
-            f"| {score.kl:.5f} | {100 * score.agreement:.2f} % | {row.seconds:.1f} |"
+            f"| {score.kl:.5f} | {score.median_kl:.1e} | {100 * score.agreement:.2f} % | {row.seconds:.1f} |"
         )
     return "\n".join(lines)
 
@@ -127,7 +129,6 @@ def _rows(setting: str, request: CalibrationRequest, given: argparse.Namespace, 
                 seconds = time.perf_counter() - began
                 stored = _stored(folder, backend, evaluation.weights, planned)
                 score = evaluation.score(_dequantised(stored.weights, stored, planned, backend))
-            log.info("%s %s: %s", name, method, score)
             yield Row(name, method, "text" if text_only else "pictures and text", score, seconds)
 
 

@@ -22,6 +22,7 @@ class CalibrationRequest:
         samples: how many; None for `SAMPLES` built-in ones, or for all of ``data``.
         data: a user's folder; None for the built-in samples.
         text_only: leave the pictures out.
+        choice: a file of calibrate search; its wider layers get no codes.
         sequential: later blocks see what the quantised earlier ones give, instead of the full-precision ones.
 
     Raises:
@@ -42,6 +43,7 @@ class CalibrationRequest:
     text_only: bool = False
     seed: int = 0
     sequential: bool = True
+    choice: Path | None = None
     resume: bool = False
     force: bool = False
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from calibrate.blockwise import BlockwiseCalibration, wanted_layers
 from calibrate.capture import stream
+from calibrate.choice import read_choice, widened
 from calibrate.data import Prompt, built_in, from_folder, prepare
 from calibrate.methods import method_named
 from calibrate.request import SAMPLES, CalibrationRequest
@@ -57,6 +58,9 @@ def plan(request: CalibrationRequest) -> CalibrationPlan:
         target, asked.precision_name(), asked.limits(checkpoint.spec.decoder.max_positions), asked.backend_options()
     )
     assignments = {name: backend(name).assignments(checkpoint.spec, options) for name in target.backends}
+    if request.choice is not None:
+        forms = read_choice(request.choice)["backends"]
+        assignments = {name: widened(name, found, forms.get(name, {})) for name, found in assignments.items()}
     wanted = {name: wanted_layers(found) for name, found in assignments.items()}
     if not any(wanted.values()):
         raise UsageError(
@@ -158,6 +162,7 @@ def _settings(request: CalibrationRequest) -> dict[str, Any]:
         "sequential": request.sequential,
         "target": asked.target_record().name,
         "precision": asked.precision_name(),
+        "choice": None if request.choice is None else read_choice(request.choice)["backends"],
         "options": {k: v for k, v in asked.backend_options().items() if k != "seed"},
     }
 

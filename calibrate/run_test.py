@@ -48,7 +48,12 @@ def test_a_cut_off_run_resumes_to_identical_files(made: Path, tmp_path: Path, mo
     with pytest.raises(InterruptedExportError):
         calibrate(request(tmp_path / "codes"))
     assert not (tmp_path / "codes").exists()
-    monkeypatch.setattr(blockwise, "solve", lambda method, layer: solved.append(layer.name) or original(method, layer))
+
+    def watched(method, layer):  # type: ignore[no-untyped-def]
+        solved.append(layer.name)
+        return original(method, layer)
+
+    monkeypatch.setattr(blockwise, "solve", watched)
     solved.clear()
     with pytest.raises(UsageError, match="--resume"):
         calibrate(request(tmp_path / "codes"))

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from calibrate.choice import widened
 from calibrate.spec import Assignment
+from calibrate.stored import read_manifest
 from export.backends import BACKEND_OF_RUNTIME, backend
 from export.disk import free_bytes
 from export.machine import available_memory
@@ -168,7 +170,7 @@ def make_plan(
     options = BuildOptions(
         target, request.precision_name(), request.limits(spec.decoder.max_positions), request.backend_options()
     )
-    parts = {name: _part(name, spec, options) for name in target.backends}
+    parts = {name: _part(name, spec, options, request.codes) for name in target.backends}
     counts = dict.fromkeys(STAGES, 0)
     for name, shape in parameter_shapes(spec).items():
         counts[name.split(".", 1)[0]] += math.prod(shape)
@@ -202,9 +204,12 @@ def _check_peak(spec: ModelSpec, running: Prediction) -> int:
     return reference + sum(running.device_bytes.values())
 
 
-def _part(name: str, spec: ModelSpec, options: BuildOptions) -> Part:
+def _part(name: str, spec: ModelSpec, options: BuildOptions, codes: Path | None) -> Part:
     made = backend(name)
     assignments = made.assignments(spec, options)
+    if codes is not None:
+        forms = read_manifest(codes)["choice"] or {}
+        assignments = widened(name, assignments, forms.get(name, {}))
     return Part(made, assignments, made.predict(spec, options, assignments))
 
 

@@ -16,6 +16,12 @@ from tvm.relax.expr_functor import PyExprVisitor, visitor
 from tvm.s_tir import dlight as dl
 from tvm.target import Target
 
+BATCHED = "attention_"
+"""Kernels scheduled for a plain OpenCL device: with TVM 0.27's Android schedule a product over heads of a symbolic length
+becomes OpenCL C that does not compile (a statement is written inside a vector load)."""
+
+LIMITS = ("max_threads_per_block", "max_shared_memory_per_block", "thread_warp_size")
+
 BOUNDED = ("seq_len", "batch_size", "total_seq_len")
 """Symbolic sizes with a known limit, so that their buffers are planned once."""
 
@@ -71,8 +77,19 @@ def _schedule(mod: tvm.ir.IRModule, schedule: Target, device: bool) -> tvm.ir.IR
 
         return ScheduleForCpu()(mod)
     rules = (dl.gpu.Matmul(), dl.gpu.GEMV(), dl.gpu.Reduction(), dl.gpu.GeneralReduction(), dl.gpu.Fallback())
+    batched = {gv.name_hint for gv in mod.get_global_vars() if gv.name_hint.startswith(BATCHED)}
+    plain = Target({"kind": "opencl", **{key: schedule.attrs[key] for key in LIMITS if key in schedule.attrs}})
+    with plain:
+        scheduled = dl.ApplyDefaultSchedule(*rules)(_only(mod, batched))
+    for variable, function in scheduled.functions_items():
+        mod[mod.get_global_var(variable.name_hint)] = function
     with schedule:
         return dl.ApplyDefaultSchedule(*rules)(mod)
+
+
+def _only(mod: tvm.ir.IRModule, names: set[str]) -> tvm.ir.IRModule:
+    """A module of the named functions."""
+    return tvm.ir.IRModule({gv: function for gv, function in mod.functions_items() if gv.name_hint in names})
 
 
 def _annotate(bounds: dict[str, int]) -> tvm.transform.Pass:

@@ -1,0 +1,210 @@
+"""Mixed bits: how much each layer costs when it alone has four bits, then more bits where a byte buys most.
+
+Sensitivity is the mean KL (nats per answer token) that quantising one layer alone brings. Going from the most to the
+least KL saved per byte added, layers are widened until the package fits a budget's edge or a gate passes. Every
+measurement is written down at once, so that a search that was cut off goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from calibrate.choice import widen
+from calibrate.codes import CodeSource, DequantisedWeights, RoundToNearest, WeightProvider
+from calibrate.evaluate import Evaluation, Score
+from calibrate.grids import GRIDS
+from calibrate.spec import Assignment, Form
+from runtime_py.errors import UsageError
+
+log = logging.getLogger("edgeproof")
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What a choice must reach.
+
+    Attributes:
+        cosine: mean cosine of the logits at answer positions, at least; None for no such limit.
+        task: points of task accuracy that may be lost against full precision.
+    """
+
+    cosine: float | None = None
+    task: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Gate:
+        """``cosine=0.995,task=1pt``.
+
+        Raises:
+            UsageError: another form.
+        """
+        found: dict[str, float] = {}
+        for part in text.split(","):
+            name, _, value = part.strip().partition("=")
+            try:
+                found[{"cosine": "cosine", "task": "task"}[name]] = float(value.removesuffix("pt"))
+            except (KeyError, ValueError) as error:
+                raise UsageError(f"--gate {text}", "e.g. cosine=0.995,task=1pt", "correct the gate") from error
+        return cls(**found)
+
+    def passes(self, score: Score, full: Score) -> bool:
+        if self.cosine is not None and score.cosine < self.cosine:
+            return False
+        if self.task is None or score.accuracy is None or full.accuracy is None:
+            return True
+        return 100 * (full.accuracy - score.accuracy) <= self.task + 1e-9
+
+
+@dataclass(frozen=True)
+class Upgrade:
+    """One layer in one wider form; ``saved`` nats of KL for ``added`` bytes."""
+
+    layer: str
+    form: Form
+    saved: float
+    added: int
+
+
+class Search:
+    """One backend's search.
+
+    Args:
+        codes: int4 codes of all layers; ``weights`` are those that they belong to (with a calibration's overlay).
+        forms: wider forms that may be chosen, narrow to wide.
+        known: sensitivities measured before, by ``layer form``; grows.
+        save: called after each measurement.
+    """
+
+    def __init__(
+        self,
+        evaluation: Evaluation,
+        weights: WeightProvider,
+        codes: CodeSource,
+        assignments: Mapping[str, Assignment],
+        layers: Sequence[str],
+        forms: Sequence[Form],
+        known: dict[str, float],
+        save: Callable[[], None],
+    ) -> None:
+        self.evaluation, self.weights, self.codes = evaluation, weights, codes
+        self.assignments, self.layers, self.forms = assignments, layers, forms
+        self.known, self.save = known, save
+
+    def upgrades(self) -> list[Upgrade]:
+        """For each layer the steps to wider forms, most KL saved per byte first; a layer's steps keep their order."""
+        found = []
+        for layer in self.layers:
+            narrow = self.assignments[layer]
+            before, size = self._sensitivity(layer, narrow), stored_bytes(narrow)
+            for form in self.forms:
+                wide = widen(narrow, form)
+                after, wider = (0.0 if form is Form.FP16 else self._sensitivity(layer, wide)), stored_bytes(wide)
+                found.append(Upgrade(layer, form, max(before - after, 0.0), wider - size))
+                before, size = min(before, after), wider
+        return sorted(found, key=lambda u: (-u.saved / max(u.added, 1), self.forms.index(u.form), u.layer))
+
+    def within(self, room: int) -> dict[str, str]:
+        """Forms of the layers widened with at most ``room`` more bytes than all of them in four bits."""
+        chosen: dict[str, str] = {}
+        for upgrade in self.upgrades():
+            if upgrade.added <= room and self._next(chosen, upgrade):
+                chosen[upgrade.layer] = str(upgrade.form)
+                room -= upgrade.added
+        return chosen
+
+    def until(self, gate: Gate, full: Score) -> tuple[dict[str, str], Score]:
+        """The fewest upgrades, in order, with which the gate passes.
+
+        Raises:
+            UsageError: it does not pass with all of them.
+        """
+        order = self.upgrades()
+        steps = [self._prefix(order, count) for count in range(len(order) + 1)]
+        scores: dict[int, Score] = {}
+
+        def passes(count: int) -> bool:
+            if count not in scores:
+                scores[count] = self.score(steps[count], gate.task is not None)
+                log.info("%d of %d widened: %s", len(steps[count]), len(self.layers), scores[count])
+            return gate.passes(scores[count], full)
+
+        if not passes(len(order)):
+            raise UsageError(
+                f"the gate does not pass with every layer in {self.forms[-1]}: {scores[len(order)]}",
+                "a gate that the layers which stay narrow (vision, embedding) allow",
+                "lower the gate, or choose other forms for those layers with --vision-precision",
+            )
+        low, high = -1, len(order)
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if passes(middle) else (middle, high)
+        return steps[high], scores[high]
+
+    def score(self, forms: Mapping[str, str], task: bool = True) -> Score:
+        """What a choice gives."""
+        changed = {layer: widen(self.assignments[layer], Form(form)) for layer, form in forms.items()}
+        return self.evaluation.score(self._provider({**self.assignments, **changed}), task)
+
+    def _sensitivity(self, layer: str, assignment: Assignment) -> float:
+        key = f"{layer} {assignment.form}"
+        if key not in self.known:
+            self.known[key] = self.evaluation.score(self._provider({layer: assignment}), task=False).kl
+            log.info("%s alone in %s: KL %.3e", layer, assignment.form, self.known[key])
+            self.save()
+        return self.known[key]
+
+    def _provider(self, assignments: Mapping[str, Assignment]) -> WeightProvider:
+        codes = _Mixed(self.codes, RoundToNearest(self.weights, assignments, GRIDS), self.assignments, assignments)
+        return DequantisedWeights(self.weights, codes, assignments, GRIDS)
+
+    def _prefix(self, order: Sequence[Upgrade], count: int) -> dict[str, str]:
+        chosen: dict[str, str] = {}
+        for upgrade in order[:count]:
+            if self._next(chosen, upgrade) or self.forms.index(upgrade.form) > 0:
+                chosen[upgrade.layer] = str(upgrade.form)
+        return chosen
+
+    def _next(self, chosen: Mapping[str, str], upgrade: Upgrade) -> bool:
+        """Whether the layer stands one form below the upgrade."""
+        place = self.forms.index(upgrade.form)
+        held = chosen.get(upgrade.layer)
+        return held == str(self.forms[place - 1]) if place else held is None
+
+
+class _Mixed:
+    """Stored codes where a layer keeps its grid, rounding where it has another."""
+
+    def __init__(
+        self,
+        stored: CodeSource,
+        rounding: CodeSource,
+        before: Mapping[str, Assignment],
+        after: Mapping[str, Assignment],
+    ) -> None:
+        self.stored, self.rounding, self.before, self.after = stored, rounding, before, after
+
+    def rows(self, layer: str, start: int, stop: int) -> Any:
+        same = self.before[layer].grid == self.after[layer].grid
+        return (self.stored if same else self.rounding).rows(layer, start, stop)
+
+
+def stored_bytes(assignment: Assignment) -> int:
+    """Bytes of a layer's weights as stored: codes, scales and zero points, or plain floats."""
+    rows, columns = assignment.layer.rows, assignment.layer.columns
+    if not assignment.grid:
+        return rows * columns * (2 if assignment.form is Form.FP16 else 4)
+    grid = GRIDS[assignment.grid]
+    groups = -(-columns // (grid.group or columns))
+    padded = groups * (grid.group or columns)
+    return rows * (padded * grid.bits // 8 + 2 * groups + (groups * grid.bits // 8 if grid.zero_points else 0))
+
+
+def write_choice(path: Path, value: Mapping[str, Any]) -> None:
+    from export.journal import write_json
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, value)

@@ -1,0 +1,162 @@
+"""``python -m calibrate search``: which layers get 8 or 16 bits, under a budget or until a gate passes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from calibrate.choice import KIND, SCHEMA, WIDER, widened
+from calibrate.cli import Parser, log_to_stderr, model_flags, out, talk_flags
+from calibrate.request import CalibrationRequest
+from runtime_py.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from calibrate.run import CalibrationPlan
+    from calibrate.search import Search
+
+
+def parser() -> argparse.ArgumentParser:
+    made = Parser(prog="python -m calibrate search", description=__doc__, allow_abbrev=False)
+    model_flags(made)
+    goal = made.add_mutually_exclusive_group(required=True)
+    goal.add_argument("--budget", type=float, metavar="MB", help="size of the package's weights at most, in 10^6 bytes")
+    goal.add_argument("--gate", metavar="G", help="e.g. cosine=0.995,task=1pt (points lost against full precision)")
+    made.add_argument("--codes", type=Path, metavar="DIR", help="int4 codes of a calibration; default round to nearest")
+    made.add_argument("--pictures", type=int, default=60, metavar="N", help="held-out pictures; default 60")
+    made.add_argument("--resume", action="store_true", help="go on with a search that was cut off")
+    made.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the choice, as JSON")
+    talk_flags(made)
+    return made
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Returns the exit code; the choice goes to ``--output``."""
+    from calibrate.evaluate import Evaluation
+    from calibrate.run import plan
+    from calibrate.search import Gate, write_choice
+    from export.backends import BACKEND_OF_RUNTIME, backend
+
+    given = parser().parse_args(arguments)
+    log_to_stderr(given)
+    gate = None if given.gate is None else Gate.parse(given.gate)
+    request = CalibrationRequest(
+        model=given.model, weights=given.weights, revision=given.revision, target=given.target, precision=given.precision,
+        block_size=given.block_size, vision_precision=given.vision_precision, method="rtn", output=given.output,
+    )  # fmt: skip
+    planned = plan(request)
+    _require_demo(planned)
+    name = BACKEND_OF_RUNTIME[request.export().target_record().runtime_backend]
+    evaluation = Evaluation(planned.checkpoint, given.pictures)
+    search, record = _prepared(given, planned, name, evaluation)
+    full = evaluation.score(evaluation.weights)
+    if gate is None:
+        room = _room(given.budget, request, planned, name)
+        chosen = search.within(room)
+        score = search.score(chosen)
+    else:
+        chosen, score = search.until(gate, full)
+    start = search.score({})
+    forms = widened(name, planned.assignments[name], chosen)
+    size = sum(backend(name).predict(planned.checkpoint.spec, _options(request, planned), forms).file_bytes.values())
+    value = {
+        **record,
+        "goal": {"budget": given.budget} if gate is None else asdict(gate),
+        "backends": {name: dict(sorted(chosen.items()))},
+        "bytes": size,
+        "scores": {"full precision": asdict(full), "all int4": asdict(start), "this choice": asdict(score)},
+        "sensitivity": dict(sorted(search.known.items())),
+    }
+    write_choice(given.output, value)
+    _partial(given.output).unlink(missing_ok=True)
+    out(json.dumps(value, indent=2) if given.json else _text(value, name, len(planned.wanted[name])))
+    return ExitCode.OK
+
+
+def _prepared(
+    given: argparse.Namespace, planned: CalibrationPlan, name: str, evaluation: Any
+) -> tuple[Search, dict[str, Any]]:
+    """The search, with what an earlier run measured, and what identifies it."""
+    from calibrate.codes import CodeSource, RoundToNearest, WeightProvider
+    from calibrate.grids import GRIDS
+    from calibrate.search import Search, write_choice
+    from calibrate.stored import StoredCodes
+
+    weights: WeightProvider = evaluation.weights
+    codes: CodeSource = RoundToNearest(weights, planned.assignments[name], GRIDS)
+    record: dict[str, Any] = {
+        "kind": KIND, "schema": SCHEMA, "source": planned.checkpoint.id, "target": given.target,
+        "precision": given.precision, "block_size": given.block_size, "pictures": given.pictures, "codes": None,
+    }  # fmt: skip
+    if given.codes is not None:
+        stored = StoredCodes(given.codes, name, weights, planned.assignments[name])
+        weights, codes = stored.weights, stored
+        record["codes"] = stored.summary()
+    known: dict[str, float] = {}
+    partial = _partial(given.output)
+    if partial.exists():
+        before = json.loads(partial.read_text(encoding="utf-8"))
+        if not given.resume:
+            raise UsageError(
+                f"{partial} is there from a search that did not finish", "no such file", "add --resume, or remove it"
+            )
+        if before["record"] != json.loads(json.dumps(record)):
+            raise UsageError(f"{partial} was begun by another search", "the same flags", "remove it, or give those flags")
+        known = before["sensitivity"]
+
+    def save() -> None:
+        write_choice(partial, {"record": record, "sensitivity": known})
+
+    layers = planned.wanted[name]
+    return Search(evaluation, weights, codes, planned.assignments[name], layers, WIDER[name], known, save), record
+
+
+def _room(megabytes: float, request: CalibrationRequest, planned: CalibrationPlan, name: str) -> int:
+    """Bytes that the budget leaves above the package with every layer in four bits."""
+    from export.backends import backend
+
+    prediction = backend(name).predict(planned.checkpoint.spec, _options(request, planned), planned.assignments[name])
+    least = sum(prediction.file_bytes.values())
+    room = int(megabytes * 1e6) - least
+    if room < 0:
+        raise UsageError(
+            f"--budget {megabytes} MB", f"at least {least / 1e6:.1f} MB, the package with all int4 layers in four bits",
+            "raise the budget, or use a larger --block-size",
+        )  # fmt: skip
+    return room
+
+
+def _options(request: CalibrationRequest, planned: CalibrationPlan) -> Any:
+    from export.backends.base import BuildOptions
+
+    asked = request.export()
+    limits = asked.limits(planned.checkpoint.spec.decoder.max_positions)
+    return BuildOptions(asked.target_record(), asked.precision_name(), limits, asked.backend_options())
+
+
+def _require_demo(planned: CalibrationPlan) -> None:
+    """Sensitivities are measured on the demo's held-out questions, with the model in memory."""
+    from export.demo.reference import recipe_of
+    from runtime_py.errors import EdgeproofError
+
+    try:
+        recipe_of(planned.checkpoint.family.name)
+    except (ImportError, EdgeproofError) as error:
+        raise UsageError(f"{planned.checkpoint.id} has no demo task", "a demo checkpoint", "use --weights demo") from error
+
+
+def _partial(output: Path) -> Path:
+    return output.with_name(output.name + ".partial")
+
+
+def _text(value: Mapping[str, Any], name: str, count: int) -> str:
+    chosen = value["backends"][name]
+    lines = [f"{len(chosen)} of {count} int4 layers widened, {value['bytes'] / 1e6:.3f} MB of weights"]
+    lines += [f"  {layer}: {form}" for layer, form in chosen.items()]
+    for title, score in value["scores"].items():
+        accuracy = "" if score["accuracy"] is None else f"task {100 * score['accuracy']:.1f} %, "
+        lines.append(f"{title}: {accuracy}cosine {score['cosine']:.5f}, KL {score['kl']:.5f}")
+    return "\n".join(lines)
