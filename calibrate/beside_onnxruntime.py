@@ -6,6 +6,7 @@ python -m calibrate.beside_onnxruntime --model minicpm-v --weights demo [--block
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import sys
 import time
@@ -128,7 +129,8 @@ def _theirs(name: str, weight: Tensor, rows: np.ndarray, block: int) -> Tensor:
     quantizer = quantizers.MatMulNBitsQuantizer(
         _one_matmul(weight), block_size=block, is_symmetric=True, accuracy_level=0, algo_config=chosen
     )
-    quantizer.process()
+    with contextlib.redirect_stdout(sys.stderr):  # it draws a progress bar
+        quantizer.process()
     content = quantizer.model.model.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     return torch.from_numpy(session.run(None, {"x": np.eye(weight.shape[1], dtype=np.float32)})[0]).T
