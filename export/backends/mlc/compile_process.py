@@ -25,6 +25,14 @@ from runtime_py import errors
 from targets.base import Limits
 
 ROOT = Path(__file__).resolve().parents[3]
+FIXED_ADDRESSES = """
+import ctypes, os, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).personality(0x0040000)
+os.execv(sys.executable, [sys.executable, "-m", "export.backends.mlc.compile_process"])
+"""
+"""Starts the process without address randomisation (where the kernel lets it) and with a fixed hash seed: TVM walks maps
+in the order of addresses, and so the registers in a few host instructions would differ from run to run."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +61,12 @@ def compile_apart(request: LibraryRequest, place: str, out: Path) -> dict[str, A
         EdgeproofError: what the compiling process raised.
         MachineError: the process died.
     """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])}
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
-        [sys.executable, "-m", "export.backends.mlc.compile_process"],
+        [sys.executable, "-c", FIXED_ADDRESSES],
         input=pickle.dumps((request, place, out)),
         capture_output=True,
-        env=environment,
+        env={**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": path},
         check=False,
     )
     answer = done.stdout.decode(errors="replace").strip().rpartition("\n")[2]
