@@ -28,10 +28,15 @@ VERBS = {
     "calibrate": ("calibrate", "choose int4 codes from sample data"),
     "targets": ("targets", "list targets and devices"),
     "chat": ("runtime_py", "ask a package about a picture"),
-    "runtime": ("runtime_py", "run a package: chat and more"),
+    "info": ("runtime_py", "say what a package holds"),
+    "verify": ("runtime_py", "compare a package's files with its manifest and run its self-test"),
+    "bench": ("runtime_py", "measure tokens per second, first-token time and memory of a package"),
     "parity": ("parity_tests", "compare a package with its reference"),
 }
 """Verb to the package whose ``python -m`` it is, and its one-line help."""
+
+RUNTIME = "runtime_py"
+"""The package whose ``python -m`` has verbs of its own."""
 
 log = logging.getLogger("edgeproof")
 
@@ -222,6 +227,6 @@ def edgeproof() -> NoReturn:
         sys.exit(_complain(error, 0))
     if verb == "export":
         sys.exit(main(rest))
-    sys.argv = [f"edgeproof {verb}", *(["chat"] if verb == "chat" else []), *rest]
+    sys.argv = [f"edgeproof {verb}", *([verb] if package == RUNTIME else []), *rest]
     runpy.run_module(package, run_name="__main__")
     sys.exit(ExitCode.OK)

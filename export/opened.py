@@ -6,29 +6,18 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from export.families.base import Family
 from export.package import relative_name, side_files
 from export.registry import by_alias, families, recognise
 from export.request import ExportRequest
-from export.source.tensor_source import TensorInfo
+from export.source.tensor_source import EmptySource
 from export.specs import ModelSpec
-from runtime_py.errors import CheckpointError, EdgeproofError, UsageError
+from runtime_py.errors import EdgeproofError, UsageError
 
 if TYPE_CHECKING:
-    import torch
-
     from export.source.weight_map import WeightMap
-
-
-class NoTensors:
-    """A `TensorSource` without tensors: config.json alone decides."""
-
-    infos: ClassVar[Mapping[str, TensorInfo]] = {}
-
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
-        raise CheckpointError(f"tensor {name} is not here", "a checkpoint with weights", "name one with --weights")
 
 
 @dataclass(frozen=True)
@@ -105,7 +94,7 @@ def describe_config(family: Family, config: Mapping[str, Any]) -> ModelSpec:
     Raises:
         CheckpointError: the family needs tensors to tell.
     """
-    return family.spec(config, NoTensors())
+    return family.spec(config, EmptySource())
 
 
 def _from_config(family: Family, folder: Path, name: str, revision: str | None) -> OpenedCheckpoint:
@@ -146,5 +135,5 @@ def published_specs() -> list[tuple[Family, ModelSpec]]:
             config = family.published_config("", "full")
         except UsageError:
             continue
-        found.append((family, family.spec(config, NoTensors())))
+        found.append((family, family.spec(config, EmptySource())))
     return found

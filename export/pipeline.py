@@ -220,7 +220,7 @@ def _manifest(
         source_files=source,
         tools=tool_versions(target.backends),
         licence=checkpoint.family.licence,
-        licence_files=[path.as_posix() for path in licence_files(checkpoint.folder)],
+        licence_files=[path.name for path in licence_files(checkpoint.folder)],
         waivers=planned.request.waivers(),
         verification={"verdict": "not run", "reason": "the check has not run yet", "probes": []},
     )
@@ -235,7 +235,7 @@ def _check(request: ExportRequest, checkpoint: Path, folder: Path, progress: Pro
 
     progress.start("check against the reference", 1, 1)
     try:
-        result = check(folder, checkpoint, codes=request.codes)
+        result = check(folder, checkpoint, codes=request.codes, in_pieces=True)
     finally:
         progress.stop(0)
     return {**result.to_json(), "verdict": result.verdict}

@@ -126,9 +126,9 @@ def test_a_refused_plan_is_printed_before_the_error(capsys: pytest.CaptureFixtur
 def test_what_a_target_cannot_hold_has_a_reason() -> None:
     family = by_alias("minicpm-v")
     assert family is not None
-    from export.opened import NoTensors
+    from export.source.tensor_source import EmptySource
 
-    spec = family.spec(family.published_config("", "full"), NoTensors())
+    spec = family.spec(family.published_config("", "full"), EmptySource())
     groups = exceptional_groups(spec, target_named("android"), "int4")
     assert any("fc2" in group.name and "4304" in group.reason for group in groups)
     assert all(group.reason and group.form != "int4" for group in groups)

@@ -95,11 +95,23 @@ class Candidate:
         """
         if not self.half_cache() and not (self.rounds_inputs() and self.block.get("accuracy_level") == EIGHT_BITS):
             return None
-        from parity_tests.onnx_blocks import ExactOrtBackend
+        from parity_tests.onnx_blocks import ExactOrtBackend, set_exact
+        from parity_tests.segmented_ort import SegmentedOrtBackend
 
         block = {**self.block, "accuracy_level": 0, "cache": "float32"}
         manifest = {**self.manifest, "backends": {"onnx": block}}
+        if isinstance(self.backend, SegmentedOrtBackend):
+            return replace(self, manifest=manifest, backend=SegmentedOrtBackend(self.folder, self.manifest, set_exact))
         return replace(self, manifest=manifest, backend=ExactOrtBackend(self.folder, self.manifest))
+
+    def in_pieces(self) -> Candidate:
+        """The same package with its ONNX graphs run piece by piece; itself where another backend runs it."""
+        if self.name != "ort":
+            return self
+        from parity_tests.segmented_ort import SegmentedOrtBackend
+
+        self.backend.close()
+        return replace(self, backend=SegmentedOrtBackend(self.folder, self.manifest))
 
 
 def open_candidate(folder: Path, backend: str | None = None) -> Candidate:

@@ -67,11 +67,18 @@ def reference(
     """The reference in float32: whole in memory where that is small, streamed where it is not."""
     from parity_tests.arithmetic import PLAIN
     from parity_tests.reference import TorchBackend
-    from parity_tests.streamed_reference import StreamedTorchBackend, full_peak
+    from parity_tests.streamed_reference import StreamedTorchBackend
 
-    if device == "cpu" and full_peak(spec) > IN_MEMORY_BYTES:
+    if streams(spec, device):
         return StreamedTorchBackend(spec, weights, arithmetic=arithmetic or PLAIN)
     return TorchBackend(spec, weights, device=device, arithmetic=arithmetic or PLAIN)
+
+
+def streams(spec: ModelSpec, device: str = "cpu") -> bool:
+    """Whether the reference of a model is streamed from its checkpoint."""
+    from parity_tests.streamed_reference import full_peak
+
+    return device == "cpu" and full_peak(spec) > IN_MEMORY_BYTES
 
 
 def dequantised(checkpoint: Checkpoint, rows: Mapping[str, Mapping[str, str]], backend: str) -> WeightProvider:

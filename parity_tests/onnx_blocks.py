@@ -50,15 +50,18 @@ class ExactOrtBackend(OrtBackend):
 def set_exact(model: Any) -> None:
     """Switch off every rounding that is a choice of arithmetic: int8 inputs of MatMulNBits, and the float16 cache.
 
-    Casts to float16 become casts to float32, and so do the cache's inputs and outputs. Stored numbers stay what they are.
+    Casts to float16 in front of the cached attention become casts to float32, and so do the cache's inputs and outputs.
+    Stored numbers stay what they are, and so do roundings that belong to the model (Awaker's gates round to float16).
     """
     from onnx import TensorProto
 
+    attended = {name for node in model.graph.node if node.op_type == "GroupQueryAttention" for name in node.input}
     for node in model.graph.node:
         for attribute in node.attribute:
             if node.op_type == "MatMulNBits" and attribute.name == "accuracy_level":
                 attribute.i = 0
-            if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT16:
+            cast = node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT16
+            if cast and node.output[0] in attended:
                 attribute.i = TensorProto.FLOAT
     for value in (*model.graph.input, *model.graph.output):
         if value.type.tensor_type.elem_type == TensorProto.FLOAT16:
@@ -82,7 +85,9 @@ class OnnxStage:
         except KeyError as error:
             raise PackageError(f"no ONNX graph of {stage}", "backends.onnx.stages", "choose another backend") from error
         self.stage = stage
-        self.exact = isinstance(candidate.backend, ExactOrtBackend)
+        self.exact = (
+            isinstance(candidate.backend, ExactOrtBackend) or getattr(candidate.backend, "transform", None) is set_exact
+        )
         self.folder = file.parent
         self.model = onnx.load(str(file), load_external_data=False)
         self.block_values: Mapping[str, str] = block.get("block_outputs", {}).get(stage, {})

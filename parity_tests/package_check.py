@@ -17,7 +17,7 @@ import numpy as np
 
 from parity_tests import recorded_sample
 from parity_tests.candidate import Candidate, open_candidate
-from parity_tests.checkpoint_side import Checkpoint, is_quantised, open_checkpoint, reference, stored_reference
+from parity_tests.checkpoint_side import Checkpoint, is_quantised, open_checkpoint, reference, stored_reference, streams
 from parity_tests.compare import compare_recordings
 from parity_tests.demo_task import demo_checkpoint, task_accuracy
 from parity_tests.environment import environment
@@ -94,6 +94,7 @@ def check(
     task_pictures: int = 0,
     command: str = "",
     table: Table | None = None,
+    in_pieces: bool = False,
 ) -> Result:
     """Compare a package with its reference.
 
@@ -106,6 +107,8 @@ def check(
         device: of the reference, ``cpu`` or ``cuda``.
         steps: answer tokens per question.
         task_pictures: pictures of the demo task to ask the package about; 0 leaves the task out.
+        in_pieces: where the reference is streamed, run ONNX graphs piece by piece too, so that the whole check needs about
+            a gigabyte, whatever the model's size (parity_tests.segmented_ort).
 
     Raises:
         EdgeproofError: the package or the checkpoint cannot be opened.
@@ -115,7 +118,10 @@ def check(
         folder = checkpoint or demo_checkpoint(candidate.manifest)
         if folder is None:
             return _against_sample(candidate, command, table)
-        return _against_checkpoint(candidate, open_checkpoint(folder, codes), device, steps, task_pictures, command, table)
+        opened = open_checkpoint(folder, codes)
+        if in_pieces and streams(opened.spec, device):
+            candidate = candidate.in_pieces()
+        return _against_checkpoint(candidate, opened, device, steps, task_pictures, command, table)
     finally:
         candidate.backend.close()
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from runtime_py.errors import CheckpointError
+
 if TYPE_CHECKING:
     import torch
 
@@ -41,4 +43,4 @@ class EmptySource:
     infos: Mapping[str, TensorInfo] = {}
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
-        raise KeyError(name)
+        raise CheckpointError(f"tensor {name} is not here", "a checkpoint with weights", "name one with --weights")
