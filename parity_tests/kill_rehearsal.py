@@ -1,8 +1,8 @@
 """Kill an export of any size at several moments, resume it each time, and compare with an export left alone.
 
-    python -m parity_tests.kill_rehearsal --model DIR --target cpu -o FOLDER [--undisturbed PACKAGE] [--at 0.2,0.5,0.8]
+    python -m parity_tests.kill_rehearsal --model DIR --target cpu -o FOLDER [--undisturbed PACKAGE] [--at 0.3,0.5,0.7]
 
-A moment is a share of the bytes of an undisturbed package; the process group gets SIGKILL when that much lies on the disk.
+A moment is a share of the bytes that a run still has to write; its process group gets SIGKILL when it has written that much.
 Exit code 0 when every file but the manifest is byte for byte the same, 5 when one is not.
 """
 
@@ -24,15 +24,19 @@ MANIFEST = "manifest.json"
 LOOK_SECONDS = 0.05
 
 
-def bytes_below(folder: Path) -> int:
-    """Bytes of all files below a folder that may be changing."""
-    total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except FileNotFoundError:
-            continue
-    return total
+def journalled_bytes(partial: Path) -> int:
+    """Bytes of the finished steps of an unfinished export."""
+    try:
+        steps = json.loads((partial / "journal.json").read_text(encoding="utf-8"))["steps"]
+    except (OSError, ValueError):
+        return 0
+    return sum(int(file["bytes"]) for step in steps.values() for file in step)
+
+
+def written_bytes(process: int) -> int:
+    """Bytes a running process has written so far (Linux: wchar of proc(5))."""
+    rows = Path(f"/proc/{process}/io").read_text(encoding="ascii").splitlines()
+    return next(int(row.split()[1]) for row in rows if row.startswith("wchar:"))
 
 
 def files_of(package: Path) -> dict[str, str]:
@@ -52,18 +56,18 @@ def run_whole(command: Sequence[str]) -> None:
         raise MachineError(f"the export ended with {done.returncode}", "0", "read what it printed above")
 
 
-def run_until(command: Sequence[str], partial: Path, stop_at: int) -> tuple[int, float]:
-    """Start an export and kill its process group once ``partial`` holds ``stop_at`` bytes.
+def run_until(command: Sequence[str], stop_at: int) -> tuple[int, float]:
+    """Start an export and kill its process group once it has written ``stop_at`` bytes.
 
     Returns:
-        bytes on the disk at the kill and seconds since the start.
+        bytes written at the kill and seconds since the start.
 
     Raises:
         MachineError: it ended by itself before that.
     """
     began = time.monotonic()
     with subprocess.Popen(command, start_new_session=True) as running:
-        while (found := bytes_below(partial)) < stop_at:
+        while (found := written_bytes(running.pid)) < stop_at:
             if running.poll() is not None:
                 raise MachineError(
                     f"the export ended ({running.returncode}) before it had written {stop_at} bytes",
@@ -81,10 +85,11 @@ def rehearse(export: Sequence[str], output: Path, undisturbed: Path, moments: Se
     partial = output.with_name(output.name + ".partial")
     whole = sum(row["bytes"] for row in json.loads((undisturbed / MANIFEST).read_text(encoding="utf-8"))["files"])
     for number, moment in enumerate(moments):
-        found, seconds = run_until([*command, *(["--resume"] if number else [])], partial, int(moment * whole))
+        kept = journalled_bytes(partial)
+        found, seconds = run_until([*command, *(["--resume"] if number else [])], int(moment * (whole - kept)))
         if output.exists():
             raise MachineError(f"{output} exists after a kill", "only the partial folder", "report this")
-        _say(f"SIGKILL after {seconds:.1f} s, {found} of {whole} bytes written; nothing lies under {output.name}")
+        _say(f"SIGKILL after {seconds:.1f} s: {kept} bytes kept, {found} of {whole - kept} more written; no {output.name}")
     run_whole([*command, "--resume"])
     expected, found_files = files_of(undisturbed), files_of(output)
     return sorted(path for path in expected.keys() | found_files.keys() if expected.get(path) != found_files.get(path))
@@ -103,7 +108,7 @@ def main() -> int:
     parser.add_argument("--target", required=True)
     parser.add_argument("--precision", default="int4")
     parser.add_argument("--undisturbed", type=Path, help="a package of the same export; made first when not given")
-    parser.add_argument("--at", default="0.2,0.5,0.8", help="shares of the package's bytes (default 0.2,0.5,0.8)")
+    parser.add_argument("--at", default="0.3,0.5,0.7", help="shares of what is left to write (default 0.3,0.5,0.7)")
     parser.add_argument("-o", "--output", type=Path, required=True)
     given = parser.parse_args()
     try:

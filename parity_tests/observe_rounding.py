@@ -135,7 +135,7 @@ def main() -> None:
     for model in models:
         worst = observe(DEMO_FOLDER / model, arguments.pictures)
         for side, kind in dict.fromkeys((side, kind) for side, kind, _ in worst):
-            cells = [f"{worst[side, kind, m]:.2g}" if (side, kind, m) in worst else "" for m in METRICS]
+            cells = [f"{worst[side, kind, m]:.4g}" if (side, kind, m) in worst else "" for m in METRICS]
             _say(f"| {model} | {side} | {kind} | " + " | ".join(cells) + " |")
 
 
