@@ -53,6 +53,10 @@ class Candidate:
         """This backend's block of the manifest."""
         return self.manifest["backends"].get(EXPORT_BACKEND.get(self.name, ""), {})
 
+    def with_processor(self, processor: Processor) -> Candidate:
+        """The same package behind another processor, the checkpoint's."""
+        return replace(self, processor=processor)
+
     def assignments(self) -> Mapping[str, Mapping[str, str]]:
         """What every quantisable layer became in the files that run here."""
         return self.block.get("assignments", self.manifest["assignments"])

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from parity_tests import stored_runs
 from runtime_py.errors import EdgeproofError, ExitCode, UsageError
 
 EXAMPLES = """\
@@ -19,7 +20,8 @@ examples:
   python -m parity_tests --golden parity_tests/goldens/minicpm-v --target cpu --precision fp32
   python -m parity_tests --mlc-golden parity_tests/goldens/mlc-llama
   python -m parity_tests --matrix --targets cpu --precisions fp32,int4
-  python -m parity_tests judge report/run.json --thresholds mine.json
+  python -m parity_tests judge report --thresholds mine.toml --report-dir again
+  python -m parity_tests diff report_before report_after
 
 exit codes: 0 within tolerance, 2 usage, 3 unsupported model, 5 outside tolerance, 7 environment
 """
@@ -56,22 +58,25 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where the reference of --package runs")
     made.add_argument("--steps", type=int, metavar="N", help="answer tokens per question of --package")
     made.add_argument("--task", type=int, default=0, metavar="N", help="ask a demo package about N held-out pictures")
+    made.add_argument(
+        "--inside",
+        choices=("auto", "always", "never"),
+        default="auto",
+        help="errors per block and costs per quantised layer in the report of --package; auto: where it is quick",
+    )
     made.add_argument("--target", metavar="TARGET", help="target of --golden: cpu, android, desktop-gpu")
     made.add_argument("--precision", choices=("fp32", "fp16", "int4"), help="precision of --golden")
-    made.add_argument("--thresholds", type=Path, metavar="FILE", help="limits that go before the built-in ones")
-    made.add_argument("--report-dir", type=Path, metavar="DIR", help="write report.md, report.json and run.json here")
+    made.add_argument(
+        "--thresholds", type=Path, metavar="FILE", help="limits (JSON or TOML) that go before the built-in ones"
+    )
+    made.add_argument(
+        "--report-dir",
+        type=Path,
+        metavar="DIR",
+        help="write report.html, report.md, report.json, junit.xml and run.json here",
+    )
     made.add_argument("--json", type=Path, metavar="FILE", help="write the judged probes here")
     made.add_argument("-v", "--verbose", action="store_true", help="say what is being done (stderr)")
-    return made
-
-
-def judge_parser() -> argparse.ArgumentParser:
-    """The flags of ``python -m parity_tests judge``."""
-    made = Parser(prog="python -m parity_tests judge", description="Judge a stored run again; nothing is run.")
-    made.add_argument("run", type=Path, metavar="RUN.json", help="a run.json of --report-dir")
-    made.add_argument("--thresholds", type=Path, metavar="FILE", help="limits that go before the built-in ones")
-    made.add_argument("--report-dir", type=Path, metavar="DIR", help="write report.md and report.json here")
-    made.add_argument("--json", type=Path, metavar="FILE", help="write the judged probes here")
     return made
 
 
@@ -81,22 +86,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     try:
         if given[:1] == ["judge"]:
-            return _judge(judge_parser().parse_args(given[1:]))
+            return _judge(stored_runs.judge_parser(Parser).parse_args(given[1:]))
+        if given[:1] == ["diff"]:
+            return stored_runs.diff(given[1:], Parser)
         options = parser().parse_args(given)
         if options.verbose:
             logging.getLogger("edgeproof").setLevel(logging.INFO)
         command = "python -m parity_tests " + shlex.join(given)
-        if options.matrix:
-            return _matrix(options)
-        if options.mlc_golden is not None:
-            return _mlc_golden(options)
-        return _golden(options, command) if options.golden is not None else _package(options, command)
+        return _compare(options, command)
     except EdgeproofError as error:
         sys.stderr.write(f"error: {error}\n")
         return int(error.exit_code)
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")
         return int(ExitCode.INTERRUPTED)
+
+
+def _compare(options: argparse.Namespace, command: str) -> int:
+    if options.matrix:
+        return _matrix(options)
+    if options.mlc_golden is not None:
+        return _mlc_golden(options)
+    return _golden(options, command) if options.golden is not None else _package(options, command)
 
 
 def _table(options: argparse.Namespace):
@@ -119,6 +130,8 @@ def _package(options: argparse.Namespace, command: str) -> int:
         task_pictures=options.task,
         command=command,
         table=table,
+        details=options.report_dir is not None,
+        inside={"auto": None, "always": True, "never": False}[options.inside],
     )
     return _report(result.judgement, options)
 
@@ -184,7 +197,7 @@ def _judge(options: argparse.Namespace) -> int:
 def _report(judgement, options: argparse.Namespace) -> int:
     """Print, write what was asked for, and turn the verdict into an exit code."""
     from parity_tests.judge import Verdict
-    from parity_tests.report import console_report, json_report, markdown_report
+    from parity_tests.report import console_report, html_report, json_report, junit_report, markdown_report
 
     verbose = getattr(options, "verbose", False)
     golden = any(judged.comparison.name == "golden" for judged in judgement.comparisons)
@@ -196,6 +209,8 @@ def _report(judgement, options: argparse.Namespace) -> int:
         json_report.write(options.report_dir / "report.json", value)
         json_report.write_run(options.report_dir / "run.json", judgement)
         markdown_report.write(options.report_dir, judgement)
+        html_report.write(options.report_dir, judgement)
+        junit_report.write(options.report_dir, judgement)
     if judgement.verdict is Verdict.PASS:
         return int(ExitCode.OK)
     if judgement.verdict is Verdict.NOT_RUN:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from parity_tests.metrics import Kind, measure, relative_to, split_margin
+from parity_tests.metrics import Kind, kl_divergence, measure, relative_to, split_margin
 from parity_tests.probes import PROBES, REQUIRED, Recording, base_name
 from parity_tests.results import Measurement
 
@@ -48,4 +48,17 @@ def compare_arrays(
     if entry.kind is Kind.TOKENS and step_logits is not None:
         metrics["split_margin"] = split_margin(expected[0], found[0], step_logits[0])
         metrics["split_relative"] = relative_to(metrics["split_margin"], step_logits)
-    return Measurement(name, entry.stage, entry.kind, shape, metrics, required=required)
+    series = positions(entry.kind, expected, found)
+    return Measurement(name, entry.stage, entry.kind, shape, metrics, required=required, series=series)
+
+
+def positions(kind: Kind, expected: np.ndarray, found: np.ndarray) -> dict[str, tuple[float, ...]]:
+    """Figures per position, four significant digits: KL and same first token of logits, both sides' ids of tokens."""
+    if kind is Kind.LOGITS:
+        same = np.argmax(expected, axis=-1) == np.argmax(found, axis=-1)
+        kl = kl_divergence(expected, found).ravel()
+        return {"kl": tuple(float(f"{value:.4g}") for value in kl), "top1": tuple(map(float, same.ravel()))}
+    if kind is Kind.TOKENS:
+        sides = {"reference": expected, "candidate": found}
+        return {side: tuple(map(float, ids.ravel())) for side, ids in sides.items()}
+    return {}

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from parity_tests import thresholds
-from parity_tests.results import Comparison, Measurement, Run
+from parity_tests.metrics import Kind
+from parity_tests.results import Comparison, Divergence, Measurement, Run
 from parity_tests.thresholds import Limit, Table
 
 
@@ -63,9 +64,26 @@ def judge(run: Run, table: Table | None = None) -> Judgement:
     """Judge every measurement; a run with nothing that could be compared is "not run", never a pass."""
     judged = tuple(_comparison(comparison, run.family, table) for comparison in run.comparisons)
     broken = [(c, c.first_failure) for c in judged if c.first_failure is not None]
+    if broken and run.divergence is None:
+        run = run.with_divergence(_from_profile(run, table))
     compared = any(p.verdict in (Verdict.PASS, Verdict.FAIL) for c in judged for p in c.probes)
     verdict = Verdict.FAIL if broken else Verdict.PASS if compared else Verdict.NOT_RUN
     return Judgement(run, judged, verdict, _first_failure(run, broken))
+
+
+def _from_profile(run: Run, table: Table | None) -> Divergence | None:
+    """Where a run that passed when it was made parts under these limits: the first stored stage and block beyond them."""
+    standards = {comparison.name: comparison.standard for comparison in run.comparisons}
+    for stage in run.details.stages:
+        kind = {"decoder": Kind.LOGITS, "embed_tokens": Kind.EMBEDS}.get(stage.stage, Kind.FEATURES)
+        if stage.comparison == "loss" or stage.comparison not in standards:
+            continue
+        found = thresholds.limits(standards[stage.comparison], kind, run.family, table)
+        bounds = [limit.bound for limit in found if limit.metric == "relative_max"]
+        if bounds and not stage.error <= bounds[0]:
+            block = next((name for name, error in stage.blocks if not error <= bounds[0]), "")
+            return Divergence(stage.stage, block, stage.blocks, "from the stored errors of blocks")
+    return None
 
 
 def _first_failure(run: Run, broken: list) -> str:
@@ -73,10 +91,11 @@ def _first_failure(run: Run, broken: list) -> str:
     if not broken:
         return ""
     comparison, probe = broken[0]
-    name = f"{comparison.comparison.question}{probe.measurement.probe}"
+    question = comparison.comparison.question
+    name = question + ("" if question.endswith("_") or not question else " ") + probe.measurement.probe
     place = f"stage {probe.measurement.stage}"
-    if run.divergence is not None and run.divergence.stage == probe.measurement.stage and run.divergence.block:
-        place += f", block {run.divergence.block}"
+    if run.divergence is not None and run.divergence.stage == probe.measurement.stage:
+        place = run.divergence.place
     return f"{comparison.comparison.name}: {name} ({place}): {probe.describe()}"
 
 

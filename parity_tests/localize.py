@@ -1,19 +1,25 @@
 """Where two runs part: the first stage that diverges, and inside it the first block.
 
 Every stage is fed the reference's own inputs, so that a fault upstream does not spread into the stages behind it. The
-blocks of the first stage that differs are then compared in running order: the reference's through module hooks, the
-package's through whatever its backend offers (`BlockOutputs`, or extra graph outputs of an ONNX copy).
+preprocessing comes first, where the two sides have a processor each; when every stage agrees, the answer's steps are
+looked at, on a filled cache. The blocks of the first stage that differs are then compared in running order: the
+reference's through module hooks, the package's through whatever its backend offers (`BlockOutputs`, or extra graph
+outputs of an ONNX copy).
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from export.specs import ModelSpec
 from parity_tests.candidate import Candidate
+from parity_tests.localize_pixels import differing_settings, localize_pixels
+from parity_tests.localize_steps import OnnxStep, answer_calls, first_bad_call, reference_blocks
 from parity_tests.metrics import Kind, max_abs, relative_max
 from parity_tests.onnx_blocks import OnnxStage
 from parity_tests.probes import Question
@@ -23,6 +29,7 @@ from parity_tests.thresholds import Standard, Table, limits
 from runtime_py.backends.base import Arrays, FusedImages
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, VISION
 from runtime_py.errors import EdgeproofError
+from runtime_py.preprocess.base import Processor
 from runtime_py.session import Limits, Session
 
 log = logging.getLogger("edgeproof.parity")
@@ -41,10 +48,25 @@ class BlockOutputs(Protocol):
 
 
 def localize(
-    reference: TorchBackend, candidate: Candidate, question: Question, standard: Standard, table: Table | None = None
+    reference: TorchBackend,
+    candidate: Candidate,
+    question: Question,
+    standard: Standard,
+    table: Table | None = None,
+    processor: Processor | None = None,
 ) -> Divergence:
-    """The first diverging stage and block; stage "" when every stage agrees on the reference's inputs."""
+    """The first diverging stage and block; stage "" when every stage agrees on the reference's inputs.
+
+    Args:
+        processor: the checkpoint's; None when the two sides share the package's, which then is not searched.
+    """
     family = candidate.manifest["family"]
+    if processor is not None:
+        settings = differing_settings(reference.spec.runtime, candidate.manifest["runtime"])
+        pixels = localize_pixels(processor, candidate.processor, question, family, settings, table)
+        if pixels is not None:
+            return pixels
+        candidate = replace(candidate, processor=processor)
     for stage, (inputs, expected) in stage_calls(reference, candidate, question).items():
         kind = Kind.LOGITS if stage == DECODER else Kind.EMBEDS if stage == EMBED else Kind.FEATURES
         allowed = _bound(standard, kind, family, table)
@@ -56,7 +78,34 @@ def localize(
         if found.shape == expected.shape and _error(expected, found, standard) <= allowed:
             continue
         return _first_block(reference, candidate, stage, inputs, allowed, standard)
-    return Divergence("", note="every stage agrees when fed the reference's inputs")
+    allowed = _bound(standard, Kind.LOGITS, family, table)
+    steps = _first_step(reference, candidate, question, allowed, standard)
+    return steps or Divergence("", note="every stage agrees when fed the reference's inputs, and so do the answer's steps")
+
+
+def _first_step(
+    reference: TorchBackend, candidate: Candidate, question: Question, allowed: float, standard: Standard
+) -> Divergence | None:
+    """The first decoder call on a filled cache that differs, and the first block in it."""
+    context, chunk = candidate.limits.context, candidate.limits.prefill_chunk
+    tape = answer_calls(reference, candidate.processor, question, chunk, context)
+    bad = first_bad_call(tape, candidate, lambda expected, found: not _error(expected, found, standard) <= allowed)
+    if bad is None:
+        return None
+    index, cache = bad
+    filled = sum(tape.tokens(earlier) for earlier in range(index))
+    told = f"the prompt's call agrees, the first that differs finds {filled} positions in the cache"
+    step = max(index - tape.prefills + 1, 0)
+    if candidate.name != "ort":
+        return Divergence(DECODER, note=told, step=step)
+    graph, inputs = OnnxStep(candidate, cache, filled), tape.calls[index][0]
+    expected, found = reference_blocks(reference, tape, index, context), graph.blocks(inputs)
+    rows = [(block, _difference(array, found[block], standard)) for block, array in expected.items() if block in found]
+    first = next((block for block, error in rows if not error <= allowed), "")
+    good = [block for block, error in rows if error <= allowed]
+    inner = reference_blocks(reference, tape, index, context, inside=True)
+    place = search(graph, inputs, inner, first, good[-1] if good else "", allowed, standard)
+    return Divergence(DECODER, place.block or first, tuple(rows), "; ".join(filter(None, [told, place.note])), step)
 
 
 def _bound(standard: Standard, kind: Kind, family: str, table: Table | None) -> float:
@@ -115,7 +164,7 @@ def _first_block(
     reference: TorchBackend, candidate: Candidate, stage: str, inputs: Arrays, allowed: float, standard: Standard
 ) -> Divergence:
     try:
-        found = candidate_blocks(candidate, stage, inputs)
+        found = candidate_blocks(candidate, stage, inputs, reference.spec)
     except (EdgeproofError, NotImplementedError) as error:
         return Divergence(stage, note=f"the blocks inside cannot be read: {error}")
     expected = reference.block_outputs(stage, inputs)
@@ -124,7 +173,7 @@ def _first_block(
     if candidate.name == "ort":
         good = [block for block, error in rows if error <= allowed]
         inner = reference.block_outputs(stage, inputs, inside=True)
-        place = search(candidate, stage, inputs, inner, first, good[-1] if good else "", allowed, standard)
+        place = search(OnnxStage(candidate, stage), inputs, inner, first, good[-1] if good else "", allowed, standard)
         return Divergence(stage, place.block or first, tuple(rows), place.note)
     if first or not rows:
         return Divergence(stage, first, tuple(rows), "" if rows else f"backend {candidate.name} gives no block outputs")
@@ -136,8 +185,7 @@ def _difference(expected: np.ndarray, found: np.ndarray, standard: Standard) -> 
 
 
 def search(
-    candidate: Candidate,
-    stage: str,
+    graph: OnnxStage,
     inputs: Arrays,
     inner: Mapping[str, np.ndarray],
     bad: str,
@@ -155,7 +203,7 @@ def search(
     names = list(inner)
     start = names.index(good) + 1 if good else 0
     stop = names.index(bad) if bad else len(names)
-    values = OnnxStage(candidate, stage).between(inputs, good, bad)
+    values, stage = graph.between(inputs, good, bad), graph.stage
     for name in names[start:stop]:
         if not any(
             _difference(inner[name], value, standard) <= allowed for value in values if value.size == inner[name].size
@@ -166,10 +214,20 @@ def search(
     return Divergence(stage, bad, note="" if bad else "every block agrees; the fault lies at the stage's output")
 
 
-def candidate_blocks(candidate: Candidate, stage: str, inputs: Arrays) -> Mapping[str, np.ndarray]:
-    """Block outputs of the package: from the backend itself, or from a copy of its ONNX graph."""
+def candidate_blocks(
+    candidate: Candidate, stage: str, inputs: Arrays, spec: ModelSpec | None = None
+) -> Mapping[str, np.ndarray]:
+    """Block outputs of the package: from the backend, a copy of its ONNX graph, or its MLC library compiled with more.
+
+    Args:
+        spec: of the package's checkpoint; an MLC library shows its blocks only when this is known.
+    """
     if isinstance(candidate.backend, BlockOutputs):
         return candidate.backend.block_outputs(stage, inputs)
     if candidate.name == "ort":
         return OnnxStage(candidate, stage).blocks(inputs)
+    if candidate.name == "mlc" and spec is not None:
+        from parity_tests.mlc_blocks import block_outputs
+
+        return block_outputs(candidate, spec, stage, inputs)
     return {}

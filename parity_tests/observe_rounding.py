@@ -38,7 +38,7 @@ from runtime_py.contracts import DECODER
 from runtime_py.preprocess.base import Message
 from runtime_py.session import Limits
 
-METRICS = ("relative_max", "worst_row_cosine", "kl_max", "flipped_relative", "split_relative")
+METRICS = ("relative_max", "cosine", "worst_row_cosine", "kl_mean", "kl_max", "flipped_relative", "split_relative")
 GRID = "ort_int4_b32"
 STEPS = 6
 CONTEXT = 2048

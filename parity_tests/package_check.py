@@ -6,36 +6,33 @@ manifest: some values of every probe and the greedy tokens.
 
 from __future__ import annotations
 
-import logging
-import time
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from parity_tests import recorded_sample
+from parity_tests.ask import ask_all
 from parity_tests.candidate import Candidate, open_candidate
 from parity_tests.checkpoint_side import Checkpoint, is_quantised, open_checkpoint, reference, stored_reference, streams
+from parity_tests.collect_details import collect, waivers
 from parity_tests.compare import compare_recordings
 from parity_tests.demo_task import demo_checkpoint, task_accuracy
 from parity_tests.environment import environment
 from parity_tests.judge import Judgement, judge
 from parity_tests.localize import localize
-from parity_tests.package_questions import questions
+from parity_tests.package_questions import questions, stand_in
 from parity_tests.probes import Question, Recording, record
 from parity_tests.results import Comparison, Run
+from parity_tests.run_details import Details
 from parity_tests.streamed_reference import StreamedTorchBackend
 from parity_tests.thresholds import Standard, Table
-from runtime_py.backends.base import Backend
 from runtime_py.errors import UsageError
-from runtime_py.session import Limits
+from runtime_py.preprocess.base import Processor
 
 if TYPE_CHECKING:
     from parity_tests.reference import TorchBackend
-
-log = logging.getLogger("edgeproof.parity")
 
 STORED = "reference with the stored numbers"
 
@@ -95,6 +92,8 @@ def check(
     command: str = "",
     table: Table | None = None,
     in_pieces: bool = False,
+    details: bool = False,
+    inside: bool | None = None,
 ) -> Result:
     """Compare a package with its reference.
 
@@ -109,6 +108,8 @@ def check(
         task_pictures: pictures of the demo task to ask the package about; 0 leaves the task out.
         in_pieces: where the reference is streamed, run ONNX graphs piece by piece too, so that the whole check needs about
             a gigabyte, whatever the model's size (parity_tests.segmented_ort).
+        details: keep both answers, and what `inside` says, for a report.
+        inside: measure every stage, block and quantised layer; None where the reference lies in memory.
 
     Raises:
         EdgeproofError: the package or the checkpoint cannot be opened.
@@ -121,7 +122,8 @@ def check(
         opened = open_checkpoint(folder, codes)
         if in_pieces and streams(opened.spec, device):
             candidate = candidate.in_pieces()
-        return _against_checkpoint(candidate, opened, device, steps, task_pictures, command, table)
+        report = (details, inside)
+        return _against_checkpoint(candidate, opened, device, steps, task_pictures, command, table, report)
     finally:
         candidate.backend.close()
 
@@ -134,15 +136,17 @@ def _against_checkpoint(
     task_pictures: int,
     command: str,
     table: Table | None,
+    report: tuple[bool, bool | None] = (False, None),
 ) -> Result:
     _same_model(candidate, checkpoint)
+    processor = checkpoint.processor(candidate.tokenizer or stand_in(candidate.manifest))
     full = reference(checkpoint.spec, checkpoint.weights, device)
     stored = stored_reference(checkpoint, candidate, device)
     exact = candidate.exact()
     streamed = isinstance(full, StreamedTorchBackend)
     steps = steps or (STREAMED_STEPS if streamed else STEPS)
-    asked = questions(candidate.processor, 1 if streamed else 3, candidate.limits.context, steps)
-    answers = _ask_all(full, stored, exact, candidate, asked, steps)
+    asked = questions(processor, 1 if streamed else 3, candidate.limits.context, steps)
+    answers = ask_all(full, stored, exact, candidate, processor, asked, steps)
     comparisons: list[Comparison] = []
     for question, (expected, inside, tight, said) in zip(asked, answers, strict=True):
         if stored is None:
@@ -162,50 +166,29 @@ def _against_checkpoint(
     if judge(run, table).first_failure:
         side = exact or candidate
         standard = side.float_standard() if stored is None else side.implementation_standard()
-        run = run.with_divergence(localize(stored or full, side, asked[0], standard, table))
+        run = run.with_divergence(localize(stored or full, side, asked[0], standard, table, processor))
+        if exact is not None and run.divergence is not None and not run.divergence.stage:
+            note = f"{run.divergence.note} in float32; what is left comes from the package's own roundings"
+            run = run.with_divergence(replace(run.divergence, note=note))
+    wanted, look_inside = report
+    if wanted:
+        skip = "" if look_inside or (look_inside is None and not streamed) else "left out (--inside never)"
+        skip = "the reference is streamed; ask with --inside always" if streamed and look_inside is None else skip
+        pairs = [(expected, said) for expected, _, _, said in answers]
+        run = replace(run, details=collect(full, stored, exact, candidate, processor, asked, pairs, skip))
     if task_pictures:
-        run = _with_accuracy(run, candidate, task_pictures)
+        run = _with_accuracy(run, candidate, None if streamed else full, processor, task_pictures)
     return Result(judge(run, table), sample)
 
 
-Answers = tuple[Recording, Recording, Recording | None, Recording]
-"""Full-precision reference, reference with the stored numbers, exact copy of the package, package."""
-
-
-def _ask_all(
-    full: TorchBackend,
-    stored: TorchBackend | None,
-    exact: Candidate | None,
-    candidate: Candidate,
-    asked: list[Question],
-    steps: int,
-) -> list[Answers]:
-    """Everyone's answers to every question, one backend after the other, so that only one holds its weights at a time."""
-    expected = [_record(full, candidate, question, steps) for question in asked]
-    tokens = [recording.arrays["greedy_ids"] for recording in expected]
-    inside = expected
-    if stored is not None:
-        inside = [_record(stored, candidate, q, steps, forced) for q, forced in zip(asked, tokens, strict=True)]
-    tight: list[Recording | None] = [None] * len(asked)
-    if exact is not None:
-        tight = [_said(exact, q, steps, forced) for q, forced in zip(asked, tokens, strict=True)]
-        exact.backend.close()
-    said = [_said(candidate, q, steps, forced) for q, forced in zip(asked, tokens, strict=True)]
-    return list(zip(expected, inside, tight, said, strict=True))
-
-
-def _said(side: Candidate, question: Question, steps: int, forced: np.ndarray) -> Recording:
-    began = time.monotonic()
-    found = record(side.backend, side.processor, side.limits, question, steps, forced)
-    log.info("%s answered %s in %.1f s", side.backend.name, question.name, time.monotonic() - began)
-    return found
-
-
 def _same_model(candidate: Candidate, checkpoint: Checkpoint) -> None:
-    """Raise UsageError when the checkpoint is another model than the package's."""
+    """Raise UsageError when the checkpoint is another model than the package's.
+
+    Other processor settings are a fault of the package, and judged, when the checkpoint's config.json is the very one.
+    """
     made_from = (candidate.manifest["family"], candidate.manifest["variant"], candidate.manifest["runtime"])
     given = (checkpoint.spec.family, checkpoint.spec.variant, checkpoint.spec.runtime)
-    if made_from != given:
+    if made_from != given and not (made_from[:2] == given[:2] and _same_config(candidate, checkpoint)):
         raise UsageError(
             f"{checkpoint.folder} is not what the package was made from",
             f"{made_from[0]} {made_from[1]} with the same processor settings, found {given[0]} {given[1]}",
@@ -213,14 +196,11 @@ def _same_model(candidate: Candidate, checkpoint: Checkpoint) -> None:
         )
 
 
-def _record(
-    backend: Backend, candidate: Candidate, question: Question, steps: int, forced: np.ndarray | None = None
-) -> Recording:
-    began = time.monotonic()
-    limits = Limits(candidate.limits.context, candidate.limits.context)
-    found = record(backend, candidate.processor, limits, question, steps, forced)
-    log.info("%s answered %s in %.1f s", backend.name, question.name, time.monotonic() - began)
-    return found
+def _same_config(candidate: Candidate, checkpoint: Checkpoint) -> bool:
+    """Whether config.json is, byte for byte, the one the package was made from."""
+    path = checkpoint.folder / "config.json"
+    stated = {row["path"]: row["sha256"] for row in candidate.manifest["source"].get("files") or ()}
+    return path.is_file() and stated.get(path.name) == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _implementation(name: str, side: Candidate, question: Question, inside: Recording, said: Recording) -> Comparison:
@@ -264,6 +244,7 @@ def _run(candidate: Candidate, comparisons: list[Comparison], command: str) -> R
         not_run=candidate.not_run,
         environment=environment(manifest),
         command=command,
+        details=Details(waivers=waivers(manifest)),
     )
 
 
@@ -271,8 +252,12 @@ def _with_not_run(run: Run, entry: tuple[str, str]) -> Run:
     return replace(run, not_run=(*run.not_run, entry))
 
 
-def _with_accuracy(run: Run, candidate: Candidate, pictures: int) -> Run:
+def _with_accuracy(run: Run, candidate: Candidate, full: TorchBackend | None, processor: Processor, pictures: int) -> Run:
+    """The package's task accuracy, and full precision's beside it where that lies in memory."""
     figures = task_accuracy(candidate, pictures)
     if figures is None:
         return _with_not_run(run, ("task accuracy", "the package was not made from a demo checkpoint"))
+    if full is not None:
+        side = replace(candidate, backend=full, processor=processor)
+        figures |= {f"full precision: {name}": value for name, value in (task_accuracy(side, pictures) or {}).items()}
     return replace(run, accuracy=figures)

@@ -95,8 +95,8 @@ def test_kept_values_are_few_and_spread():
 
 def test_the_streamed_reference_of_the_published_model_is_predicted_under_2_gb():
     from export.families.minicpm_v.family import FAMILY
-    from export.opened import NoTensors
+    from export.source.tensor_source import EmptySource
 
-    spec = FAMILY.spec(FAMILY.published_config("1.0", "full"), NoTensors())
+    spec = FAMILY.spec(FAMILY.published_config("1.0", "full"), EmptySource())
     assert predicted_peak(spec, tokens=160) < 2 << 30
     assert full_peak(spec) > 12 << 30

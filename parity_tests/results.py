@@ -12,11 +12,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from parity_tests import run_details
 from parity_tests.metrics import Kind
+from parity_tests.run_details import Details
 from parity_tests.thresholds import Standard
 from runtime_py.errors import UsageError
 
-SCHEMA = 1
+SCHEMA = 2
+READABLE = (1, SCHEMA)
+"""Schema 1 lacks ``series``, ``step`` and ``details``."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class Measurement:
         problem: why not, when shapes differ or the run broke; judged as a failure.
         not_probed: why nobody looked; no failure unless the probe is a required one.
         required: whether looking is a duty.
+        series: figures per position: ``kl`` and ``top1`` of logits, ``reference`` and ``candidate`` tokens of answers.
     """
 
     probe: str
@@ -40,6 +45,7 @@ class Measurement:
     problem: str = ""
     not_probed: str = ""
     required: bool = False
+    series: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,12 +72,21 @@ class Divergence:
     Attributes:
         blocks: (block, relative_max) for every block compared, in running order.
         note: what was or was not possible.
+        step: the first answer step that differs, from 1, when the prompt's own call agrees; 0 otherwise.
     """
 
     stage: str
     block: str = ""
     blocks: tuple[tuple[str, float], ...] = ()
     note: str = ""
+    step: int = 0
+
+    @property
+    def place(self) -> str:
+        """``stage decoder, block layers.0, answer step 1``, as far as it is known."""
+        parts = [f"stage {self.stage}"] if self.stage else []
+        parts += [f"block {self.block}"] if self.block else []
+        return ", ".join([*parts, f"answer step {self.step}"] if self.step else parts)
 
 
 @dataclass(frozen=True)
@@ -83,6 +98,7 @@ class Run:
         not_run: (what, why) for everything this machine could not run.
         environment: library and machine facts by name.
         accuracy: task accuracy figures by name, when the checkpoint has a task.
+        details: what nobody judges: answers, errors inside stages, costs of layers.
     """
 
     case: str
@@ -97,6 +113,7 @@ class Run:
     environment: Mapping[str, str] = field(default_factory=dict)
     command: str = ""
     accuracy: Mapping[str, float] = field(default_factory=dict)
+    details: Details = field(default_factory=Details)
 
     def with_divergence(self, divergence: Divergence | None) -> Run:
         return replace(self, divergence=divergence)
@@ -121,10 +138,12 @@ def to_json(run: Run) -> dict[str, Any]:
             "block": run.divergence.block,
             "blocks": [[name, encode(value)] for name, value in run.divergence.blocks],
             "note": run.divergence.note,
+            "step": run.divergence.step,
         },
         "environment": dict(run.environment),
         "command": run.command,
         "accuracy": {name: encode(value) for name, value in run.accuracy.items()},
+        "details": run_details.to_json(run.details),
     }
 
 
@@ -139,6 +158,7 @@ def _comparison_to_json(comparison: Comparison) -> dict[str, Any]:
             "problem": m.problem,
             "not_probed": m.not_probed,
             "required": m.required,
+            "series": {name: [encode(value) for value in values] for name, values in m.series.items()},
         }
         for m in comparison.measurements
     ]
@@ -159,7 +179,7 @@ def from_json(value: Mapping[str, Any]) -> Run:
         UsageError: another schema, or a missing or wrong key.
     """
     try:
-        if value["schema"] != SCHEMA:
+        if value["schema"] not in READABLE:
             raise ValueError(f"schema {value['schema']}")
         divergence = value["divergence"]
         return Run(
@@ -178,10 +198,12 @@ def from_json(value: Mapping[str, Any]) -> Run:
                 divergence["block"],
                 tuple((name, decode(number)) for name, number in divergence["blocks"]),
                 divergence["note"],
+                divergence.get("step", 0),
             ),
             environment=dict(value["environment"]),
             command=value["command"],
             accuracy={name: decode(number) for name, number in value["accuracy"].items()},
+            details=run_details.from_json(value["details"]) if "details" in value else Details(),
         )
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise UsageError(
@@ -207,6 +229,7 @@ def _comparison_from_json(row: Mapping[str, Any]) -> Comparison:
                 m["problem"],
                 m["not_probed"],
                 m["required"],
+                {name: tuple(decode(number) for number in numbers) for name, numbers in m.get("series", {}).items()},
             )
             for m in row["measurements"]
         ),
@@ -215,7 +238,8 @@ def _comparison_from_json(row: Mapping[str, Any]) -> Comparison:
 
 
 def read(path: Path) -> Run:
-    """A stored run from its file; UsageError when there is none."""
+    """A stored run from its file, or from the folder of its report; UsageError when there is none."""
+    path = path / "run.json" if path.is_dir() else path
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

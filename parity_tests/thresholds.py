@@ -13,6 +13,7 @@ any weights and a fault of one block does not.
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -156,21 +157,23 @@ FAMILIES: Mapping[str, Mapping[Standard, Mapping[Kind, Limits]]] = {
 
 
 def limits(standard: Standard, kind: Kind, family: str = "", table: Table | None = None) -> Limits:
-    """The limits of one comparison of one kind of array; ``table`` (from `load`) goes before the family's."""
-    if table is not None and kind in table.get(standard, {}):
-        return table[standard][kind]
+    """The limits of one comparison of one kind of array; those ``table`` (from `load`) names go before the family's."""
     own = FAMILIES.get(family, {}).get(standard, {})
-    return own.get(kind, DEFAULT[standard][kind])
+    built_in = own.get(kind, DEFAULT[standard][kind])
+    given = {} if table is None else {limit.metric: limit for limit in table.get(standard, {}).get(kind, ())}
+    kept = tuple(given.pop(limit.metric, limit) for limit in built_in)
+    return (*kept, *given.values())
 
 
 def load(path: Path) -> Table:
-    """Limits from a JSON file ``{standard: {kind: {metric: bound}}}``; what it leaves out keeps the default.
+    """Limits from a JSON or TOML file ``{standard: {kind: {metric: bound}}}``; what it leaves out keeps the default.
 
     Raises:
         UsageError: no such file, no JSON, or a name that is no standard, kind or metric.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        value = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
         found: dict[Standard, dict[Kind, Limits]] = {}
         for standard, kinds in value.items():
             rows = found.setdefault(Standard(standard), {})

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from parity_tests import run_details
 from parity_tests.judge import JudgedComparison, JudgedProbe, Judgement, Verdict
 from parity_tests.probes import base_name
-from parity_tests.results import encode, to_json
+from parity_tests.results import Run, encode, to_json
+
+SCHEMA = 1
+"""Of report.json and of what ``--json`` writes; keys are only ever added under one number."""
 
 METRIC_DIGITS = 3
 """Significant digits of every figure: the rest is noise, and differs between processors."""
@@ -24,6 +29,7 @@ def report(judgement: Judgement) -> dict[str, Any]:
     return {
         **_head(judgement),
         "divergence": _divergence(judgement),
+        **details_json(run),
         "comparisons": [
             {
                 "name": judged.comparison.name,
@@ -72,6 +78,7 @@ def golden_report(judgement: Judgement) -> dict[str, Any]:
 def _head(judgement: Judgement) -> dict[str, Any]:
     run = judgement.run
     return {
+        "schema": SCHEMA,
         "case": run.case,
         "family": run.family,
         "variant": run.variant,
@@ -83,11 +90,38 @@ def _head(judgement: Judgement) -> dict[str, Any]:
     }
 
 
+def details_json(run: Run) -> dict[str, Any]:
+    """Answers without pictures, similarity, errors inside stages, costs of layers, waivers; figures rounded."""
+    value = run_details.to_json(run.details)
+    for answer in value["answers"]:
+        answer.pop("picture")
+    value["layers"] = run_details.to_json(replace(run.details, layers=run.details.costly()))["layers"]
+    value["waivers"] = [{"name": name, "meaning": meaning} for name, meaning in run.details.waivers]
+    value["stages"] = [
+        {**stage, "blocks": [{"block": block, "error": error} for block, error in stage["blocks"]]}
+        for stage in value["stages"]
+    ]
+    value["inside_not_measured"] = value.pop("unmeasured") or None
+    return _rounded_all(value)
+
+
+def _rounded_all(value: Any) -> Any:
+    """The same with every figure rounded; cosines keep more digits, because they are read by their distance from 1."""
+    if isinstance(value, dict):
+        return {
+            key: rounded(item, 9) if isinstance(item, float) and key.endswith("cosine") else _rounded_all(item)
+            for key, item in value.items()
+        }
+    if isinstance(value, list):
+        return [_rounded_all(item) for item in value]
+    return rounded(value) if isinstance(value, float) else value
+
+
 def _divergence(judgement: Judgement) -> dict[str, Any] | None:
     found = judgement.run.divergence
     if found is None:
         return None
-    return {"stage": found.stage, "block": found.block, "note": found.note}
+    return {"stage": found.stage, "block": found.block, "note": found.note, "step": found.step}
 
 
 def probe_json(probe: JudgedProbe) -> dict[str, Any]:

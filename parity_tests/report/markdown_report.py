@@ -6,9 +6,12 @@ import math
 from pathlib import Path
 
 from parity_tests.judge import JudgedComparison, JudgedProbe, Judgement
+from parity_tests.report.headline import accuracy_lines, similarity_lines
 from parity_tests.report.json_report import comparison_verdict
+from parity_tests.run_details import Details
 from runtime_py.contracts import STAGES
 
+SHOWN_LAYERS = 8
 COLUMNS = ("max_abs", "mean_abs", "relative_max", "cosine", "worst_row_cosine", "kl_max", "top1_agreement", "equal_prefix")
 
 
@@ -21,14 +24,20 @@ def markdown(judgement: Judgement) -> str:
         "",
         f"{run.case}: {run.family} {run.variant}, target {run.target}, {run.precision}, run by {run.backend}.",
         "",
+        f"Similarity: {'; '.join(similarity_lines(run))}.  ",
+        f"Task accuracy: {'; '.join(accuracy_lines(run))}.",
+        "",
     ]
     if run.divergence is not None:
         lines += [_divergence(judgement), ""]
+    lines += _answers(run.details) + _layers(run.details)
     for judged in judgement.comparisons:
         lines += _comparison(judged)
     if run.accuracy:
         lines += ["## Task accuracy", "", "| figure | value |", "|---|---|"]
         lines += [f"| {name} | {number(value)} |" for name, value in run.accuracy.items()] + [""]
+    if run.details.waivers:
+        lines += ["## Waivers", ""] + [f"- {name}: {meaning}" for name, meaning in run.details.waivers] + [""]
     if run.not_run:
         lines += ["## Not run", ""] + [f"- {what}: {why}" for what, why in run.not_run] + [""]
     lines += ["## Environment", "", "| what | version |", "|---|---|"]
@@ -38,12 +47,39 @@ def markdown(judgement: Judgement) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _answers(details: Details) -> list[str]:
+    """Both sides' answers, one row a question."""
+    if not details.answers:
+        return []
+    rows = [f"| {cell(answer.text)} | {cell(answer.reference)} | {cell(answer.candidate)} |" for answer in details.answers]
+    return ["## Answers", "", "| question | full precision | package |", "|---|---|---|", *rows, ""]
+
+
+def _layers(details: Details) -> list[str]:
+    """The layers that cost most as integers."""
+    if not details.layers:
+        return []
+    rows = [
+        f"| {cost.layer} | {cost.grid} | {number(cost.error)} | {'' if cost.kl is None else number(cost.kl)} |"
+        for cost in details.costly(SHOWN_LAYERS)
+    ]
+    head = ["| layer | grid | output error | mean KL when it alone is stored so |", "|---|---|---|---|"]
+    note = [details.layers_note + ".", ""] if details.layers_note else []
+    return ["## Layers that cost most", "", *head, *rows, "", *note]
+
+
+def cell(text: str) -> str:
+    """Text that stays in one cell of a table."""
+    return " ".join(text.replace("|", "\\|").split())
+
+
 def _divergence(judgement: Judgement) -> str:
     found = judgement.run.divergence
     assert found is not None
     if not found.stage:
         return f"Stage by stage: {found.note}."
     place = f"First diverging stage: `{found.stage}`" + (f", block `{found.block}`" if found.block else "")
+    place += f", answer step {found.step}" if found.step else ""
     return place + (f" ({found.note})." if found.note else ".")
 
 

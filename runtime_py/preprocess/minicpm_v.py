@@ -15,7 +15,7 @@ import numpy as np
 
 from runtime_py.errors import UsageError
 from runtime_py.preprocess.base import ImageInputs, Layout, Message, TokenizerLike
-from runtime_py.preprocess.pixels import HALF, normalise, resize
+from runtime_py.preprocess.pixels import HALF, kernel, normalise, resize
 from runtime_py.preprocess.resample import antialiased_bicubic, sine_table
 from runtime_py.preprocess.slices import SliceRule, cut
 
@@ -41,7 +41,7 @@ class Processor:
                 pieces, grid = cut(picture, rule)
             else:
                 size = self.settings["image_size"]
-                pieces, grid = [resize(picture, size, size)], (0, 0)
+                pieces, grid = [resize(picture, size, size, kernel(self.settings))], (0, 0)
             found += [self._inputs(piece, source, grid) for piece in pieces]
         return found
 

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from runtime_py.errors import PackageError
+
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 HALF = (0.5, 0.5, 0.5)
+
+
+def kernel(settings: Mapping[str, Any]) -> Image.Resampling:
+    """The resampling kernel of a processor's optional setting ``resample``, one of Pillow's names in small letters.
+
+    Raises:
+        PackageError: Pillow has no such kernel.
+    """
+    name = str(settings.get("resample", "bicubic"))
+    try:
+        return Image.Resampling[name.upper()]
+    except KeyError as error:
+        known = ", ".join(item.name.lower() for item in Image.Resampling)
+        raise PackageError(f"the processor setting resample is '{name}'", known, "export the package again") from error
 
 
 def resize(

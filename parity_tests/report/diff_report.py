@@ -1,0 +1,47 @@
+"""Two runs side by side in Markdown: the answer first, what counts next, then every figure that changed."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from parity_tests.diff import Change, Difference, Row
+from parity_tests.judge import Judgement
+from parity_tests.report.headline import accuracy_lines, similarity_lines
+from parity_tests.report.markdown_report import number
+
+
+def markdown(found: Difference) -> str:
+    """The whole text."""
+    said = "WORSE" if found.worse else "not worse"
+    counts = Counter(row.change for row in found.rows)
+    summary = ", ".join(f"{counts[change]} {change}" for change in Change if counts[change])
+    lines = [f"# {said}: {_name(found.before)} to {_name(found.after)}", "", f"{summary} of {len(found.rows)} figures.", ""]
+    if found.reasons:
+        lines += ["## What counts", "", *(f"- {reason}" for reason in found.reasons), ""]
+    lines += ["## Verdicts", "", "| | before | after |", "|---|---|---|"]
+    lines.append(f"| verdict | {found.before.verdict} | {found.after.verdict} |")
+    lines.append(f"| first failure | {found.before.first_failure or 'none'} | {found.after.first_failure or 'none'} |")
+    for name, read in (("similarity", similarity_lines), ("task accuracy", accuracy_lines)):
+        lines.append(f"| {name} | {read(found.before.run)[0]} | {read(found.after.run)[0]} |")
+    lines.append("")
+    for change in (Change.WORSE, Change.BETTER, Change.NEW, Change.GONE):
+        rows = [row for row in (*found.rows, *found.accuracy) if row.change is change]
+        if rows:
+            lines += [f"## {str(change).capitalize()}", "", *_table(rows), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _name(judgement: Judgement) -> str:
+    run = judgement.run
+    return f"{run.case} ({run.target} {run.precision})"
+
+
+def _table(rows: list[Row]) -> list[str]:
+    lines = ["| comparison | question | probe | metric | before | after | limit | verdict |", "|" + "---|" * 8]
+    for row in rows:
+        values = [("" if value is None else number(value)) for value in (row.before, row.after)]
+        limit = "" if row.limit is None else f"{row.limit:g}"
+        verdict = row.verdicts[1] if row.verdicts[0] == row.verdicts[1] else f"{row.verdicts[0]} to {row.verdicts[1]}"
+        verdict = f"**{verdict}**" if row.counts else verdict
+        lines.append("| " + " | ".join([*row.place, *values, limit, verdict]) + " |")
+    return lines

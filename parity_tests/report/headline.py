@@ -1,0 +1,52 @@
+"""The two figures that only mean something together: how alike the answers' numbers are, and how often answers are right."""
+
+from __future__ import annotations
+
+from parity_tests.results import Run
+
+MAIN = "task: all five"
+FULL = f"full precision: {MAIN}"
+ASKED = "task: questions asked"
+NOT_MEASURED = "task accuracy not measured: run with --task N"
+
+
+def similarity_lines(run: Run) -> list[str]:
+    """Package against full precision, the main figure first; what stands in for it where that was not compared."""
+    rows = run.details.similarity
+    if rows:
+        lowest = min(min(row.prompt_cosine, row.answer_cosine) for row in rows)
+        answers = min(row.answer_cosine for row in rows)
+        equal, tokens = sum(row.equal_tokens for row in rows), sum(row.tokens for row in rows)
+        agreement = sum(row.top1_agreement for row in rows) / len(rows)
+        return [
+            f"cosine {answers:.4f} over the answers",
+            f"lowest of any position, answers to {len(rows)} questions; {lowest:.4f} with the prompts' positions",
+            f"first token equal at {100 * agreement:.1f} % of positions; {equal} leading greedy tokens of {tokens} equal",
+            "package as delivered against full precision, end to end",
+        ]
+    found = [
+        (judged.name, m.metrics["worst_row_cosine"])
+        for judged in run.comparisons
+        for m in judged.measurements
+        if m.stage == "decoder" and "worst_row_cosine" in m.metrics
+    ]
+    if not found:
+        return ["similarity not measured", "no logits were compared; give the checkpoint with --reference"]
+    name, lowest = min(found, key=lambda pair: pair[1])
+    return [f"cosine {lowest:.4f}", f"lowest of any logits position, comparison {name}"]
+
+
+def accuracy_lines(run: Run) -> list[str]:
+    """Task accuracy beside full precision's, or in words that it was not measured."""
+    if MAIN not in run.accuracy:
+        why = next((why for what, why in run.not_run if what == "task accuracy"), "")
+        return [f"not measured: {why}" if why else NOT_MEASURED.removeprefix("task accuracy ")]
+    lines = [f"{100 * run.accuracy[MAIN]:.1f} % right"]
+    if ASKED in run.accuracy:
+        lines.append(f"of {run.accuracy[ASKED]:.0f} questions about pictures the model was not trained on")
+    if FULL in run.accuracy:
+        points = 100 * (run.accuracy[MAIN] - run.accuracy[FULL])
+        lines.append(
+            f"full precision: {100 * run.accuracy[FULL]:.1f} % on the same questions; difference {points:+.1f} points"
+        )
+    return lines
