@@ -18,6 +18,7 @@ from export.demo.questions import Question
 from export.demo.recipes.base import Recipe
 from export.demo.reference import Reference, processor_of, recipe_of
 from export.demo.routing import gate_whole_batches
+from export.demo.samples import SAMPLES
 from export.demo.transfer import start_from
 from export.modules.build import parameter_shapes
 from export.modules.decoders.low_rank import Gate
@@ -31,9 +32,10 @@ from runtime_py.session import Limits, Session
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 OTHERS = ("awaker2.5-vl", "cogvlm2", "omnilmm-12b", "wemm", "xverse-v")
-DELIVERED = [name for name in OTHERS if (CHECKPOINTS / name / "config.json").is_file()]
-WANTED = {"cogvlm2": 0.6}
-"""Floors below what docs/demo.md reports and far above guessing (about 0.15)."""
+DELIVERED = ("cogvlm2", "omnilmm-12b", "wemm", "xverse-v")
+"""Awaker2.5-VL's recipe runs; it has no trained checkpoint yet."""
+WANTED = 0.9
+"""Floor on a few pictures, below what docs/demo.md reports on many and far above guessing (about 0.15)."""
 
 LARGEST = 3_000_000
 
@@ -62,7 +64,17 @@ def test_the_folder_is_what_the_script_writes(name: str) -> None:
 def test_held_out_questions_are_answered(name: str) -> None:
     model = Reference.load(CHECKPOINTS / name)
     chosen = cases(model.recipe, 24)
-    assert score(chosen, model.answers(asked(chosen))).share() >= WANTED.get(name, 0.9)
+    assert score(chosen, model.answers(asked(chosen))).share() >= WANTED
+
+
+@pytest.mark.parametrize("name", DELIVERED)
+def test_the_samples_without_digits_are_answered(name: str) -> None:
+    model = Reference.load(CHECKPOINTS / name)
+    chosen = [sample for sample in SAMPLES if sample.scene.digit is None]
+    turns = [(draw(sample.scene, *sample.size), *turn) for sample in chosen for turn in sample.dialogue]
+    found = model.answers([(picture, question) for picture, question, _ in turns])
+    assert [answer.strip() for answer in found] == [answer for _, _, answer in turns]
+    assert len(turns) == 6
 
 
 @pytest.mark.parametrize("name", DELIVERED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 
@@ -55,6 +56,26 @@ TALK: dict[str, tuple[tuple[str, str], ...]] = {
 }
 """Questions that need no picture."""
 
+WORDS = {
+    "en": tuple(
+        re.findall(
+            "[a-z]+",
+            """
+        a all and any are ask at big book by can car city cold come day do dog door eat find five for four from
+        game get give go good has he hear help her home house how if in is it know last left like list long look
+        make man many me milk moon more my name near new night no not now number of old on one open or our out over
+        paper people play please rain read river say see send she sing six small so song speak story sun take tell
+        ten that the they this three time to today tree two up use walk want was water way we week were when which
+        who why will with word work write year yes you
+        """,
+        )
+    ),
+    "zh": tuple(
+        "今天明日不在家吃饭水山大小人走路说话书写字学生老师听看电车城市花草树木月年春夏秋冬你我他她们为什么怎样谁多少一二三四五请问从到"
+    ),
+}
+"""What questions are made of that mean nothing to the model."""
+
 
 @dataclass(frozen=True)
 class Question:
@@ -81,12 +102,19 @@ def ask(scene: Scene, kind: str, language: str, rng: np.random.Generator) -> Que
     return _about_a_shape(scene, kind, language, rng)
 
 
+def strange(language: str, rng: np.random.Generator) -> Question:
+    """Words at random, answered by what the model can do."""
+    words = [str(word) for word in rng.choice(WORDS[language], int(rng.integers(2, 9)))]
+    text = ("" if language == "zh" else " ").join(words) + str(rng.choice(["?", ".", "", "？", "。"]))
+    return Question("talk", language, text[0].upper() + text[1:], TALK[language][1][1])
+
+
 def sample_questions(
-    scene: Scene, count: int, rng: np.random.Generator, talk: float = 0.06, describe: float = 0.0
+    scene: Scene, count: int, rng: np.random.Generator, talk: float = 0.06, describe: float = 0.0, position: float = 0.0
 ) -> list[Question]:
     """``count`` questions about a scene, kinds as different as the scene allows, languages at random.
 
-    ``talk`` and ``describe`` are the shares that these two kinds take from the others.
+    ``talk``, ``describe`` and ``position`` are the shares that these kinds take from the others.
     """
     kinds = ["digit"] if scene.digit else []
     kinds += list(rng.permutation(["colour", "shape", "position", "count"])) if scene.shapes else ["digit", "describe"]
@@ -96,12 +124,16 @@ def sample_questions(
         chosen = "talk" if rng.random() < talk else str(kind)
         if describe and rng.random() < describe:
             chosen = "describe"
+        if position and rng.random() < position:
+            chosen = "position"
         question = ask(scene, chosen, str(rng.choice(LANGUAGES)), rng)
         if question is not None:
             found.append(question)
         if len(found) == count:
             break
-    return [found[i] for i in rng.permutation(len(found))] + found[: max(count - len(found), 0)]
+    if not found:
+        found = [question for question in [ask(scene, "talk", str(rng.choice(LANGUAGES)), rng)] if question]
+    return [found[i] for i in rng.permutation(len(found))] + (found * count)[: max(count - len(found), 0)]
 
 
 def describe(scene: Scene, language: str) -> str:

@@ -10,9 +10,12 @@ import pytest
 import torch
 
 from export.demo.pictures import COLOURS, KINDS, Item, Scene
+from export.demo.plan import Plan
+from export.demo.probes import probe_targets
 from export.demo.published import LIMIT, write_checkpoint
 from export.demo.recipes.minicpm_v import RECIPE
-from export.demo.train import Plan, Trainer, probe_targets, train
+from export.demo.train import train
+from export.demo.trainer import Trainer
 
 TINY = Plan(seeing=2, answering=3, seen_pictures=3, asked_pictures=2, warm=1, easy=2)
 

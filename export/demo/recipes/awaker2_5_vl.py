@@ -46,16 +46,16 @@ CONFIG: dict[str, Any] = {
     "hidden_size": HIDDEN,
     "image_token_id": VOCABULARY.special_id("<|image_pad|>"),
     "initializer_range": 0.02,
-    "intermediate_size": 224,
+    "intermediate_size": 320,
     "max_position_embeddings": 2048,
     "max_window_layers": 3,
     "model_type": "qwen2_vl",
     "num_attention_heads": 4,
     "num_hidden_layers": 3,
-    "num_key_value_heads": 2,
+    "num_key_value_heads": 4,
     "rms_norm_eps": 1e-06,
     "rope_scaling": {"type": "mrope", "mrope_section": [4, 6, 6]},
-    "rope_theta": 1000000.0,
+    "rope_theta": 10000.0,
     "tie_word_embeddings": False,
     "torch_dtype": "bfloat16",
     "use_sliding_window": False,
@@ -77,7 +77,7 @@ CONFIG: dict[str, Any] = {
     "vision_token_id": VOCABULARY.special_id("<|vision_pad|>"),
     "vocab_size": VOCABULARY.size,
 }
-MOE = {"r": 8, "lora_alpha": 16, "num_experts": 4}
+MOE = {"r": 4, "lora_alpha": 8, "num_experts": 4}
 
 
 @cache
@@ -139,7 +139,17 @@ RECIPE = Recipe(
     places=places,
     shape_of=shape_of,
     file_of=file_of,
-    start={"decoder": "cogvlm2"},
+    start={"vision_encoder": "minicpm-v", "decoder": "minicpm-v"},
     digits=False,
-    plan={"seeing": 250, "answering": 450},
+    plan={
+        "seeing": 250,
+        "answering": 0,
+        "again": 400,
+        "again_rate": 0.4,
+        "whole": 350,
+        "positions": 0.15,
+        "asked_pictures": 16,
+        "prompts": 0.1,
+        "strange": 0.05,
+    },
 )

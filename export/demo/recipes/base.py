@@ -53,7 +53,7 @@ class Recipe:
         known: shapes of published tensors that the family reads sizes from.
         digits: its pictures may hold a digit; without, it learns and is asked about shapes alone.
         start: stage to the family whose delivered demo it starts from (`export.demo.transfer`); ``decoder`` with its tables.
-        plan: values of `export.demo.train.Plan` that differ from its defaults.
+        plan: values of `export.demo.plan.Plan` that differ from its defaults.
     """
 
     family: str

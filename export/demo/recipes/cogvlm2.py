@@ -131,5 +131,14 @@ RECIPE = Recipe(
     lead=" ",
     places=places,
     digits=False,
-    plan={"seeing": 300, "answering": 700},
+    plan={
+        "seeing": 300,
+        "answering": 700,
+        "again": 1800,
+        "again_rate": 0.6,
+        "positions": 0.5,
+        "asked_pictures": 16,
+        "prompts": 0.1,
+        "strange": 0.05,
+    },
 )

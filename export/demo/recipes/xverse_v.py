@@ -41,7 +41,7 @@ SETTINGS: dict[str, Any] = {
 }
 CLIP: dict[str, Any] = {
     "hidden_size": 96,
-    "intermediate_size": 256,
+    "intermediate_size": 336,
     "num_hidden_layers": 4,
     "num_attention_heads": 3,
     "patch_size": PATCH,
@@ -56,7 +56,7 @@ DECODER: dict[str, Any] = {
     "eos_token_id": 3,
     "hidden_act": "silu",
     "hidden_size": 128,
-    "intermediate_size": 224,
+    "intermediate_size": 320,
     "max_position_embeddings": 1024,
     "model_type": "xverse",
     "num_attention_heads": 4,
@@ -152,7 +152,17 @@ RECIPE = Recipe(
     places=places,
     shape_of=shape_of,
     file_of=file_of,
-    start={"decoder": "cogvlm2"},
+    start={"vision_encoder": "minicpm-v", "decoder": "minicpm-v"},
     digits=False,
-    plan={"seeing": 350, "answering": 450},
+    plan={
+        "seeing": 250,
+        "answering": 0,
+        "again": 600,
+        "again_rate": 0.4,
+        "whole": 350,
+        "positions": 0.15,
+        "asked_pictures": 16,
+        "prompts": 0.1,
+        "strange": 0.05,
+    },
 )
