@@ -67,7 +67,9 @@ class Candidate:
 
     def implementation_standard(self) -> Standard:
         """How close a package with integers must be to the reference that holds the same integers."""
-        if self.rounds_inputs():
+        if self.rounds_blocks():
+            return Standard.KERNELS_INT8
+        if self.name == "ort" and self._int8_rows():
             return Standard.STORED_INT8
         half = self.half_cache() if self.name == "ort" else self.manifest["precision"] not in WIDE_CODES
         return Standard.STORED_FLOAT16 if half else Standard.STORED_FLOAT32
@@ -76,10 +78,10 @@ class Candidate:
         """Whether the files hold other numbers than the checkpoint, and this backend's roundings are known."""
         return self.name == "ort" and self.manifest["precision"] not in FULL
 
-    def rounds_inputs(self) -> bool:
-        """Whether kernels round the inputs of quantised layers to 8 bits."""
-        blocks = self.block.get("accuracy_level") == EIGHT_BITS and any("int4" in grid for grid in self._grids())
-        return self.name == "ort" and (blocks or self._int8_rows())
+    def rounds_blocks(self) -> bool:
+        """Whether kernels choose to round the inputs of int4 layers to 8 bits."""
+        chosen = self.block.get("accuracy_level") == EIGHT_BITS
+        return self.name == "ort" and chosen and any("int4" in grid for grid in self._grids())
 
     def half_cache(self) -> bool:
         """Whether attention works on float16 keys and values."""
@@ -97,7 +99,7 @@ class Candidate:
 
         None when there is no rounding to switch off.
         """
-        if not self.half_cache() and not (self.rounds_inputs() and self.block.get("accuracy_level") == EIGHT_BITS):
+        if not self.half_cache() and not self.rounds_blocks():
             return None
         from parity_tests.onnx_blocks import ExactOrtBackend, set_exact
         from parity_tests.segmented_ort import SegmentedOrtBackend

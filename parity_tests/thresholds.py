@@ -4,10 +4,11 @@ A `Standard` names a sort of comparison. Absolute limits hold where both sides a
 goldens); everything else is judged relative to the largest reference value, because real checkpoints have activations
 of any size.
 
-The figures "observed" below come from PyTorch alone, with no package involved: 120 models of the two MiniCPM-V golden
-shapes with fresh random weights, float32 against the same modules in float16, against int8 activations in groups of 32,
-and against dequantised int4 weights. A limit is about three times the worst of them, so that a correct package passes on
-any weights and a fault of one block does not.
+The figures "observed" below come from PyTorch alone, with no package involved: the trained demo checkpoints on 40 held-out
+pictures each (`python -m parity_tests.observe_rounding --pictures 40`) and 120 models of the two MiniCPM-V golden shapes with
+fresh random weights; float32 against the same modules in float16, against int8 inputs in groups of 32, and against
+dequantised int4 weights. A limit is about three times the worst of them, so that a correct package passes on any weights. Faults
+do not hide below the wide ones: where a package rounds inputs, a copy of it that does not is held to `STORED_FLOAT32`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class Standard(StrEnum):
     FP16 = "fp16"  # float16 package against the float32 reference
     STORED_FLOAT32 = "implementation-float32"  # against a reference with the stored numbers; arithmetic in float32
     STORED_FLOAT16 = "implementation-float16"  # the same; arithmetic in float16
-    STORED_INT8 = "implementation-int8"  # the same; inputs of layers rounded to 8 bits
+    STORED_INT8 = "implementation-int8"  # the same; inputs of layers rounded to 8 bits by both sides
+    KERNELS_INT8 = "kernels-int8"  # inputs of int4 layers rounded to 8 bits by the package's kernels alone
     INT4_LOSS = "int4-loss"  # dequantised reference against full precision
 
 
@@ -86,12 +88,12 @@ def _ties(bound: float) -> Limits:
 
 
 _ROUNDING = "float32 rounding over the longest chain (40 layers of 5760-term sums) stays under 1e-4; observed 2e-6"
-_SQUARE = "; KL grows with the square of the logits' range, 7 there and up to 30 in trained models, hence the wide limit"
-_HALF = "observed for PyTorch itself in float16: at most 0.62 % on the connector, 0.55 % on logits, KL 5e-5" + _SQUARE
-_INT8 = "observed for int8 activations in groups of 32: at most 1.3 % on logits, KL 3.3e-4" + _SQUARE
+_HALF = "observed for PyTorch itself in float16: at most 1.1 % on features, row cosine 0.9996, 0.8 % and KL 4.4e-4 on logits"
+_INT8 = "one unit of 255 may round the other way in every layer; observed in packages with int8 towers: below 1 %"
+_KERNELS = "observed for int8 inputs in groups of 32: at most 5.5 % on logits, row cosine 0.9958, KL 0.17 (trained CogVLM2)"
 _LOSS = (
-    "observed for round-to-nearest int4 of the decoder: at most 22 % on logits, row cosine 0.97, KL 0.07; random weights "
-    "have no structure that calibration could use, so this is a floor against nonsense, not a promise"
+    "a floor against nonsense, not a promise: observed for round-to-nearest int4 of the decoder, cosine 0.915 (random weights) and "
+    "mean KL 1.7 over a question (trained CogVLM2); lost weights give a cosine near 0. Task accuracy is the promise"
 )
 
 DEFAULT: Table = {
@@ -105,17 +107,18 @@ DEFAULT: Table = {
         _decoded(1e-4, 0.999999, 1e-6, _ROUNDING),
         _ties(1e-4),
     ),
-    Standard.FP16: _standard(_relative(2e-2, 0.9995, _HALF), _decoded(2e-2, 0.9995, 5e-3, _HALF), _ties(2e-2)),
+    Standard.FP16: _standard(_relative(3e-2, 0.999, _HALF), _decoded(2.5e-2, 0.999, 1.5e-3, _HALF), _ties(2.5e-2)),
     Standard.STORED_FLOAT32: _standard(
         _relative(1e-4, 0.999999, _ROUNDING),
         _decoded(1e-4, 0.999999, 1e-6, _ROUNDING),
         _ties(1e-4),
     ),
-    Standard.STORED_FLOAT16: _standard(_relative(2e-2, 0.9995, _HALF), _decoded(2e-2, 0.9995, 5e-3, _HALF), _ties(2e-2)),
-    Standard.STORED_INT8: _standard(_relative(4e-2, 0.998, _INT8), _decoded(4e-2, 0.998, 2e-2, _INT8), _ties(4e-2)),
+    Standard.STORED_FLOAT16: _standard(_relative(3e-2, 0.999, _HALF), _decoded(2.5e-2, 0.999, 1.5e-3, _HALF), _ties(2.5e-2)),
+    Standard.STORED_INT8: _standard(_relative(3e-2, 0.998, _INT8), _decoded(3e-2, 0.998, 5e-3, _INT8), _ties(3e-2)),
+    Standard.KERNELS_INT8: _standard(_relative(4e-2, 0.998, _INT8), _decoded(0.15, 0.987, 0.5, _KERNELS), _ties(0.15)),
     Standard.INT4_LOSS: _standard(
         (Limit("worst_row_cosine", 0.9, _LOSS),),
-        (Limit("worst_row_cosine", 0.9, _LOSS), Limit("kl_mean", 0.25, _LOSS)),
+        (Limit("cosine", 0.75, _LOSS), Limit("kl_mean", 5.0, _LOSS)),
         (),
     ),
 }
