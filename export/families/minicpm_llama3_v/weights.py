@@ -1,0 +1,75 @@
+"""Published tensor names of MiniCPM-Llama3-V 2.5, and how each parameter comes from them.
+
+Names: model.safetensors.index.json of openbmb/MiniCPM-Llama3-V-2_5 (741 tensors), kept in theonlyengine/VQA_Model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING
+
+from export.modules.connectors.resampler_weights import resampler_rules
+from export.modules.decoders.llama_weights import ROTARY_BUFFERS, llama_rules
+from export.modules.rules import pair
+from export.source.weight_map import Rule, compute, stack, take
+from export.specs import ModelSpec, ResamplerSpec, VisionSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+IGNORED = (ROTARY_BUFFERS, "resampler.pos_embed")
+"""Buffers that nothing reads; the resampler's sine table is not stored by the published class, older copies may hold it."""
+
+
+def rules(spec: ModelSpec) -> list[Rule]:
+    """One rule per parameter of all four stages."""
+    assert isinstance(spec.vision, VisionSpec) and isinstance(spec.connector, ResamplerSpec)
+    shared = [rule for rule in resampler_rules(spec.connector, "resampler.") if rule.target != "connector.query"]
+    return [
+        *_vision(spec.vision, "vpm."),
+        _query(spec.connector, "resampler."),
+        *shared,
+        *llama_rules(spec.decoder, "llm.model.", "llm.lm_head.weight"),
+    ]
+
+
+def _vision(spec: VisionSpec, prefix: str) -> Iterator[Rule]:
+    """The tower of transformers' Idefics2VisionTransformer, whose q, k and v are stored apart."""
+    width, mlp, patch = spec.width, spec.mlp_width, spec.patch_size
+    yield from pair("vision_encoder.patch", f"{prefix}embeddings.patch_embedding", (width, 3, patch, patch))
+    table = (spec.native_grid**2, width)
+    yield take("vision_encoder.positions", f"{prefix}embeddings.position_embedding.weight", table)
+    for i in range(spec.layers):
+        ours, theirs = f"vision_encoder.blocks.{i}", f"{prefix}encoder.layers.{i}"
+        for number in (1, 2):
+            yield from pair(f"{ours}.norm{number}", f"{theirs}.layer_norm{number}", (width,))
+        for half, shape in (("weight", (width, width)), ("bias", (width,))):
+            parts = [(f"{theirs}.self_attn.{name}_proj.{half}", shape) for name in "qkv"]
+            yield stack(f"{ours}.attention.qkv.{half}", parts)
+        yield from pair(f"{ours}.attention.out", f"{theirs}.self_attn.out_proj", (width, width))
+        yield from pair(f"{ours}.mlp.fc1", f"{theirs}.mlp.fc1", (mlp, width))
+        yield from pair(f"{ours}.mlp.fc2", f"{theirs}.mlp.fc2", (width, mlp))
+    yield from pair("vision_encoder.norm", f"{prefix}post_layernorm", (width,))
+
+
+def _query(spec: ResamplerSpec, prefix: str) -> Rule:
+    """The projected query. Unlike 1.0 and 2.0, no position is added to it and no table is stored."""
+    width, queries = spec.width, spec.queries
+    sources = [
+        (f"{prefix}query", (queries, width)),
+        (f"{prefix}ln_q.weight", (width,)),
+        (f"{prefix}ln_q.bias", (width,)),
+        (f"{prefix}attn.in_proj_weight", (3 * width, width)),
+        (f"{prefix}attn.in_proj_bias", (3 * width,)),
+    ]
+    return compute("connector.query", sources, (queries, width), partial(projected_query, eps=spec.norm_eps))
+
+
+def projected_query(query: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Wq ln_q(query) + bq in float64, from the stacked (3 * width, width) projection; float32 (queries, width)."""
+    from torch.nn import functional as F
+
+    width = query.shape[1]
+    x = F.layer_norm(query.double(), (width,), scale.double(), shift.double(), eps)
+    return (x @ weight[:width].double().T + bias[:width].double()).float()
