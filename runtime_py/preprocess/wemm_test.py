@@ -46,6 +46,17 @@ def test_buckets_agree_with_the_published_tables():
         np.testing.assert_array_equal(buckets(int(count), int(side)), table[name], err_msg=name)
 
 
+@pytest.mark.parametrize("side", [70, 140])
+def test_buckets_agree_with_torch_for_every_count(side: int):
+    """The published expressions; the count is a tensor there, so its reciprocal is a float32."""
+    torch = pytest.importorskip("torch")
+    boundaries = torch.arange(1 / side, 1.0, 1 / side)
+    for count in range(1, side + 1):
+        places = torch.arange(0, 1 - 1e-6, 1 / torch.tensor(count))
+        expected = torch.bucketize(places, boundaries, right=True).numpy()
+        np.testing.assert_array_equal(buckets(count, side), expected, err_msg=str(count))
+
+
 @pytest.mark.parametrize(("rows", "columns", "kernel"), [(7, 11, 2), (1, 1, 4), (8, 6, 2), (5, 9, 4)])
 def test_windows_are_those_of_an_edge_padded_grid(rows, columns, kernel):
     grid = np.arange(rows * columns).reshape(rows, columns)
