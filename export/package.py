@@ -13,7 +13,7 @@ from calibrate.spec import Assignment
 from export.journal import FileRecord, sync_file, write_json
 from export.specs import ModelSpec
 from export.stages import contracts
-from runtime_py.errors import CheckpointError
+from runtime_py.errors import CheckpointError, EdgeproofError
 from targets.base import Limits, Target
 
 SCHEMA = 1
@@ -42,7 +42,10 @@ TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "*.tiktoken")
 
 
 def side_files(checkpoint: Path) -> list[Path]:
-    """Files of a checkpoint folder that a package keeps, relative to it, by name. Code and weights are not among them."""
+    """Files of a checkpoint folder that a package keeps, relative to it, by name. Code and weights are not among them.
+
+    Checkpoints published in several parts have them in several folders; of two with one name the first folder's is kept.
+    """
     return _matching(checkpoint, (*SIDE_FILES, *LICENCE_FILES))
 
 
@@ -56,6 +59,12 @@ def has_tokenizer(folder: Path) -> bool:
     return bool(_matching(folder, TOKENIZERS))
 
 
+def tokenizer_folder(checkpoint: Path) -> Path:
+    """The folder of a checkpoint that holds its tokenizer; the checkpoint's own when none does."""
+    found = _matching(checkpoint, TOKENIZERS)
+    return (checkpoint / found[0]).parent if found else checkpoint
+
+
 def require_tokenizer(checkpoint: Path) -> None:
     """Raise CheckpointError unless the folder holds a tokenizer in a published form."""
     if not has_tokenizer(checkpoint):
@@ -67,22 +76,35 @@ def require_tokenizer(checkpoint: Path) -> None:
 
 
 def _matching(folder: Path, patterns: Sequence[str]) -> list[Path]:
-    found = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
-    return sorted(path.relative_to(folder) for path in found)
+    found: dict[str, Path] = {}
+    for place in _side_folders(folder):
+        for path in (path for pattern in patterns for path in place.glob(pattern) if path.is_file()):
+            found.setdefault(path.name, path)
+    return sorted((path.relative_to(folder) for path in found.values()), key=lambda path: path.name)
+
+
+def _side_folders(folder: Path) -> list[Path]:
+    from export.registry import recognise
+
+    try:
+        return recognise(folder).side_folders(folder)
+    except EdgeproofError:
+        return [folder]
 
 
 def copy_side_files(checkpoint: Path, folder: Path) -> list[Path]:
     """Copy the side files whole into a package folder; returns their paths in it."""
-    copied = side_files(checkpoint)
-    for path in copied:
+    copied = []
+    for path in side_files(checkpoint):
         temporary = folder / f"{path.name}.tmp"
         try:
             shutil.copyfile(checkpoint / path, temporary)
             sync_file(temporary)
-            temporary.replace(folder / path)
+            temporary.replace(folder / path.name)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+        copied.append(Path(path.name))
     return copied
 
 

@@ -9,7 +9,6 @@ import pytest
 
 from calibrate.spec import Assignment, Form, LayerShape
 from export.journal import FileRecord
-from export.opened import NoTensors
 from export.package import (
     ManifestParts,
     copy_side_files,
@@ -20,6 +19,7 @@ from export.package import (
     write_manifest,
 )
 from export.registry import by_alias
+from export.source.tensor_source import EmptySource
 from runtime_py.errors import CheckpointError
 from targets.registry import target_named
 
@@ -33,7 +33,7 @@ KEYS = [
 def parts() -> ManifestParts:
     family = by_alias("minicpm-v")
     assert family is not None
-    spec = family.spec(family.published_config("", "tiny"), NoTensors())
+    spec = family.spec(family.published_config("", "tiny"), EmptySource())
     target = target_named("cpu")
     layer = LayerShape("decoder.head", "head", 320, 256)
     return ManifestParts(

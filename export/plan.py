@@ -206,6 +206,7 @@ def _check_peak(spec: ModelSpec, running: Prediction) -> int:
 
 def _part(name: str, spec: ModelSpec, options: BuildOptions, codes: Path | None) -> Part:
     made = backend(name)
+    made.refuse(spec, options)
     assignments = made.assignments(spec, options)
     if codes is not None:
         forms = read_manifest(codes)["choice"] or {}

@@ -2,9 +2,11 @@
 
     python -m export.synthesize --model minicpm-v --size full -o DIR
 
-The tensors are exactly those that the family's weight map consumes. One block of normal numbers is drawn once, scaled
-per kind of tensor, and every tensor reads it cyclically from a start of its own, so that writing costs little more than
-the disk and memory stays small. Values are scaled so that a forward pass stays finite. No tokenizer is written.
+The tensors are exactly those that the family's weight map consumes, in the folders and files it is published in. One block
+of normal numbers is drawn once, scaled per kind of tensor, and every tensor reads it cyclically from a start of its own, so
+that writing costs little more than the disk and memory stays small; only a part published as a pickle (XVERSE-V's adapters)
+is held whole. Values are scaled so that a forward pass stays finite; stored rotary frequencies are the real ones. No
+tokenizer is written.
 """
 
 from __future__ import annotations
@@ -17,15 +19,17 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from export import registry
 from export.families.base import Family
-from export.source.safetensors_writer import SHARD_BYTES, PlannedTensor, write_sharded
+from export.families.published import laid_over
+from export.source.safetensors_writer import SHARD_BYTES, Pieces, PlannedTensor, write_sharded
 from export.source.tensor_source import EmptySource
 from export.source.weight_map import WeightMap
 from export.specs import ModelSpec
@@ -37,13 +41,22 @@ DTYPES = ("bfloat16", "float16", "float32")
 BLOCK_ELEMENTS = 4_194_301
 """A prime, so that no row length divides it and no two rows of a matrix repeat."""
 
+PICKLE = ".bin"
+"""Suffix of a part that is published as a torch file of its own."""
+
 STAGE_ORDER = ("embed_tokens", "decoder", "vision_encoder", "connector")
 """Published wrappers register the language model first."""
 
 
 @dataclass(frozen=True)
 class SynthesisRequest:
-    """What to write. ``variant`` "" is the family's first; ``shard_bytes`` bounds the data of one file."""
+    """What to write.
+
+    Attributes:
+        variant: "" is the family's first.
+        shard_bytes: bounds the data of one file.
+        overrides: laid over the published config, table by table.
+    """
 
     model: str
     size: str
@@ -52,6 +65,7 @@ class SynthesisRequest:
     dtype: str = "bfloat16"
     seed: int = 0
     shard_bytes: int = SHARD_BYTES
+    overrides: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -72,6 +86,21 @@ class Distribution:
     deviation: float
 
 
+@dataclass(frozen=True)
+class Frequencies:
+    """The rotary frequencies theta ** (-2 i / dim), which every layer stores alike."""
+
+    theta: float
+    dim: int
+
+    def values(self) -> np.ndarray:
+        """float32 (dim / 2,)."""
+        return (1.0 / np.float32(self.theta) ** (np.arange(0, self.dim, 2, dtype=np.float32) / self.dim)).astype(np.float32)
+
+
+Values = Distribution | Frequencies
+
+
 def synthesize(request: SynthesisRequest) -> SynthesisResult:
     """Write the checkpoint; the folder appears under its name only when it is whole.
 
@@ -84,15 +113,11 @@ def synthesize(request: SynthesisRequest) -> SynthesisResult:
         raise UsageError(f"no family named {request.model!r}", "one of: " + ", ".join(registry.families()), "choose one")
     if request.dtype not in DTYPES:
         raise UsageError(f"cannot write dtype {request.dtype!r}", "one of: " + ", ".join(DTYPES), "choose one of these")
-    config = family.published_config(request.variant, request.size)
+    config = laid_over(family.published_config(request.variant, request.size), request.overrides)
     config["torch_dtype"] = request.dtype
     spec = family.spec(config, EmptySource())
     distributions = plan(spec, family.weight_map(spec, EmptySource()))
     tensors = [PlannedTensor(name, request.dtype, shape) for (name, shape) in distributions]
-    if any("/" in tensor.name for tensor in tensors):
-        raise UsageError(
-            f"{family.name} is published in several folders", "a family whose tensors lie in one", "choose another family"
-        )
     by_name = {name: distribution for (name, _), distribution in distributions.items()}
     numbers = RandomNumbers(request.seed, request.dtype)
 
@@ -103,8 +128,10 @@ def synthesize(request: SynthesisRequest) -> SynthesisResult:
     partial = output.with_name(output.name + ".partial")
     try:
         _make_room(partial, total)
-        (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        write_sharded(partial, tensors, lambda t: numbers.pieces(t, by_name[t.name]), request.shard_bytes)
+        _write_configs(partial, family.config_files(config))
+        for prefix, place in family.parts(config).items():
+            part = [tensor for tensor in tensors if tensor.name.startswith(prefix)]
+            _write_part(partial / place, part, prefix, lambda t: numbers.pieces(t, by_name[t.name]), request.shard_bytes)
         _check(family, partial)
         if output.exists():
             output.rmdir()
@@ -118,6 +145,35 @@ def synthesize(request: SynthesisRequest) -> SynthesisResult:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return SynthesisResult(output, len(tensors), sum(math.prod(tensor.shape) for tensor in tensors), total)
+
+
+def _write_configs(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
+    for name, value in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_part(place: Path, tensors: Sequence[PlannedTensor], prefix: str, pieces: Pieces, limit: int) -> None:
+    """The tensors of one folder, or of one pickle, under their published names (``prefix`` taken off)."""
+    named = {tensor.name.removeprefix(prefix): tensor for tensor in tensors}
+    renamed = [replace(tensor, name=name) for name, tensor in named.items()]
+    if place.suffix == PICKLE:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        _write_pickle(place, named, pieces)
+    else:
+        place.mkdir(parents=True, exist_ok=True)
+        write_sharded(place, renamed, lambda tensor: pieces(named[tensor.name]), limit)
+
+
+def _write_pickle(path: Path, tensors: Mapping[str, PlannedTensor], pieces: Pieces) -> None:
+    """A torch file whose one key "model" holds the state dict, as upstream's training code saves adapters."""
+    import torch
+
+    def made(tensor: PlannedTensor) -> torch.Tensor:
+        content = bytearray().join(pieces(tensor))
+        return torch.frombuffer(content, dtype=getattr(torch, tensor.dtype)).view(tensor.shape)
+
+    torch.save({"model": {name: made(tensor) for name, tensor in tensors.items()}}, path)
 
 
 def _make_room(partial: Path, total: int) -> None:
@@ -141,9 +197,9 @@ def _check(family: Family, folder: Path) -> None:
     family.weight_map(family.spec(family.load_config(folder), source), source).check()
 
 
-def plan(spec: ModelSpec, weights: WeightMap) -> dict[tuple[str, tuple[int, ...]], Distribution]:
-    """Every published tensor that the rules read, once, in the order of `STAGE_ORDER`, with its distribution."""
-    found: dict[tuple[str, tuple[int, ...]], Distribution] = {}
+def plan(spec: ModelSpec, weights: WeightMap) -> dict[tuple[str, tuple[int, ...]], Values]:
+    """Every published tensor that the rules read, once, in the order of `STAGE_ORDER`, with its values."""
+    found: dict[tuple[str, tuple[int, ...]], Values] = {}
     rules = sorted(weights.rules.values(), key=lambda rule: _stage_rank(rule.target))
     for rule in rules:
         for name, shape in zip(rule.sources, rule.source_shapes, strict=True):
@@ -156,12 +212,14 @@ def _stage_rank(target: str) -> int:
     return STAGE_ORDER.index(stage) if stage in STAGE_ORDER else len(STAGE_ORDER)
 
 
-def distribution(spec: ModelSpec, target: str, name: str, shape: tuple[int, ...]) -> Distribution:
+def distribution(spec: ModelSpec, target: str, name: str, shape: tuple[int, ...]) -> Values:
     """Values under which activations keep about unit size from end to end and logits spread by about 2.
 
     Embedded rows have unit size after the model's own scale; a head undoes the model's logit divisor; norms lie near 1,
     biases and position tables near 0; a matrix with K inputs has deviation 1 / sqrt(K).
     """
+    if target == "decoder.attend.frequencies":
+        return Frequencies(spec.decoder.rope.theta, spec.decoder.rope.dim)
     if target == "embed_tokens.table.weight":
         return Distribution(0.0, 1.0 / spec.embed.scale)
     if target == "decoder.head.weight":
@@ -181,8 +239,11 @@ class RandomNumbers:
         self._block = np.random.default_rng(seed).standard_normal(BLOCK_ELEMENTS, dtype=np.float32)
         self._rounded: dict[Distribution, memoryview] = {}
 
-    def pieces(self, tensor: PlannedTensor, values: Distribution) -> Iterator[memoryview]:
+    def pieces(self, tensor: PlannedTensor, values: Values) -> Iterator[memoryview]:
         """The tensor's bytes; equal seeds and names give equal bytes on every machine."""
+        if isinstance(values, Frequencies):
+            yield memoryview(_encode(values.values(), self._dtype))
+            return
         if values not in self._rounded:
             self._rounded[values] = memoryview(
                 _encode(self._block * np.float32(values.deviation) + np.float32(values.mean), self._dtype)

@@ -4,6 +4,7 @@ For fp32 the package is held against the published code's arrays at the toleranc
 held against the same arrays under the half-precision standard. Where the package holds other numbers than the checkpoint
 (int4, float16), further comparisons stand apart: our reference against the arrays, so that it may serve as one; the
 package against the reference holding the stored numbers (the implementation); that reference against the arrays (the loss).
+Arrays that a backend does not show are compared on the reference, in its own comparison.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def compare_case(
     stored = stored_reference(checkpoint, candidate)
     standard = FLOAT_STANDARDS[precision]
     comparisons = []
-    if precision != "fp32":
+    if precision != "fp32" or candidate.name != "ort":
         comparisons.append(against_golden("reference", case, _reference_side(full, candidate), Standard.GOLDEN, checkpoint))
     if stored is not None:
         comparisons += implementation(case, stored, candidate, answers)
@@ -221,23 +222,23 @@ def _without_boundary_rows(pieces: list[np.ndarray], expected: np.ndarray, side:
 
 
 def _extra(case: GoldenCase, array: GoldenArray, side: Candidate, checkpoint: Checkpoint, answers: Answered) -> Measurement:
-    """An array that is no common probe: a table, a block's output, or something nobody here looks at."""
+    """An array that is no common probe: a table, a module's output, a routing decision, or something nobody looks at."""
     expected = case.outputs[array.name]
     try:
         asked = question(case, array.prefix, side.processor) if array.prefix in answers.recordings else None
-        extra = extra_array(array.rest, side, checkpoint, asked)
+        extra = extra_array(case, array, side, checkpoint, asked)
     except (KeyError, NotImplementedError, UsageError) as error:
         extra, why = None, str(error)
     else:
         why = "no probe of that name"
     if extra is None:
         return Measurement(array.name, "", Kind.FEATURES, tuple(expected.shape), not_probed=why)
-    stage, kind, found = extra
+    shape, found = tuple(expected.shape), extra.values
     if found.size != expected.size:
         problem = f"{list(found.shape)} values instead of {list(expected.shape)}"
-        return Measurement(array.name, stage, kind, tuple(expected.shape), problem=problem)
-    metrics = measure(kind, expected, found.reshape(expected.shape))
-    return Measurement(array.name, stage, kind, tuple(expected.shape), metrics)
+        return Measurement(array.name, extra.stage, extra.kind, shape, problem=problem)
+    metrics = {**measure(extra.kind, expected, found.reshape(expected.shape)), **extra.further}
+    return Measurement(array.name, extra.stage, extra.kind, shape, metrics)
 
 
 def implementation(case: GoldenCase, stored: TorchBackend, candidate: Candidate, answers: Answered) -> list[Comparison]:

@@ -1,10 +1,12 @@
 """Peak memory of CogVLM2's vision encoder under ONNX Runtime, at full width and picture size but with few blocks.
 
     python -m parity_tests.measure_vision_memory --blocks 2
+    python -m parity_tests.measure_vision_memory --blocks 1 --pixels 672 --attention plain
 
-At 1344 px the tower has 9,217 rows and 16 heads: all scores of one layer would be 16 x 9217 x 9217 x 4 B = 5.4 GB. Every
-block runs in the memory of the one before it, so that two blocks peak where 63 do, but for the weights. The graph is the
-package's own, with random weights; it runs once in a process of its own, whose ru_maxrss is read before and after.
+At 1344 px the tower has 9,217 rows and 16 heads: all scores of one layer would be 16 x 9217 x 9217 x 4 B = 5.4 GB. The graph
+is the package's own, with random weights; it runs once in a process of its own, whose ru_maxrss is read before and after.
+With ``--attention plain`` the same tower multiplies, normalises and multiplies in three operators: the control that shows
+what a score tensor looks like in these figures.
 """
 
 from __future__ import annotations
@@ -17,12 +19,14 @@ import tempfile
 import zlib
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from export.specs import ModelSpec
+
+ATTENTION = ("package", "plain")
 
 MODEL = "THUDM/cogvlm2-llama3-chat-19B"
 
@@ -77,8 +81,8 @@ def tower(blocks: int, pixels: int) -> ModelSpec:
     return replace(spec, vision=replace(spec.vision, layers=blocks, grid=(side, side), native_grid=side))
 
 
-def write_tower(spec: ModelSpec, folder: Path) -> Path:
-    """The fp32 graph of the vision encoder with random weights."""
+def write_tower(spec: ModelSpec, folder: Path, attention: str) -> Path:
+    """The fp32 graph of the vision encoder with random weights; ``attention`` is one of `ATTENTION`."""
     from export.backends.base import BuildOptions
     from export.backends.onnx.backend import OnnxBackend, stage_model
     from export.backends.onnx.choices import choices
@@ -91,21 +95,47 @@ def write_tower(spec: ModelSpec, folder: Path) -> Path:
     options = BuildOptions(target, "fp32", target.limits, {})
     assignments = OnnxBackend().assignments(spec, options)
     weights = RandomWeights(parameter_shapes(spec))
-    model = stage_model(spec, VISION, choices(options), assignments)
+    chosen = choices(options)
+    model = (
+        _plain_model(spec, chosen, assignments) if attention == "plain" else stage_model(spec, VISION, chosen, assignments)
+    )
     source = StageWeights(VISION, weights, None, assignments)  # type: ignore[arg-type]  # fp32 has no codes
     return write_stage(model, source, folder / "vision_encoder.onnx", lambda done, of: None)[0]
 
 
-def measure(blocks: int, pixels: int) -> dict[str, object]:
+def _plain_model(spec: ModelSpec, chosen: Any, assignments: Any) -> Any:
+    """The package's graph but for its attention, which is written out."""
+    import torch
+
+    from export.backends.onnx.kernels import OPSET, KernelChoices, OrtKernels
+    from export.backends.onnx.trace import trace_stage
+    from runtime_py.contracts import VISION
+
+    class PlainAttention(OrtKernels):
+        def full_attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2))
+            return torch.matmul(torch.softmax(scores, dim=-1), v)
+
+    return trace_stage(spec, VISION, PlainAttention(assignments, KernelChoices()), opset=OPSET)
+
+
+def measure(blocks: int, pixels: int, attention: str = "package") -> dict[str, object]:
     """Write the tower, run it once in a process of its own, and say what it took, in bytes and seconds."""
     spec = tower(blocks, pixels)
     with tempfile.TemporaryDirectory(prefix="edgeproof-tower-") as folder:
-        graph = write_tower(spec, Path(folder))
+        graph = write_tower(spec, Path(folder), attention)
         done = subprocess.run([sys.executable, "-c", RUN, str(graph)], check=True, capture_output=True, text=True)
         found = json.loads(done.stdout)
         weights = sum(file.stat().st_size for file in Path(folder).iterdir())
     scores = spec.vision.heads * found["rows"] ** 2 * 4
-    return {"blocks": blocks, "pixels": pixels, **found, "weight_bytes": weights, "score_bytes": scores}
+    return {
+        "blocks": blocks,
+        "pixels": pixels,
+        "attention": attention,
+        **found,
+        "weight_bytes": weights,
+        "score_bytes": scores,
+    }
 
 
 def main() -> int:
@@ -113,8 +143,9 @@ def main() -> int:
     flags = argparse.ArgumentParser(prog="python -m parity_tests.measure_vision_memory", description=__doc__.split("\n")[0])
     flags.add_argument("--blocks", type=int, default=2, help="vision blocks; published: 63")
     flags.add_argument("--pixels", type=int, default=1344, help="side of the picture; published: 1344")
+    flags.add_argument("--attention", choices=ATTENTION, default=ATTENTION[0], help="plain: written out, as a control")
     given = flags.parse_args()
-    sys.stdout.write(json.dumps(measure(given.blocks, given.pixels), indent=2) + "\n")
+    sys.stdout.write(json.dumps(measure(given.blocks, given.pixels, given.attention), indent=2) + "\n")
     return 0
 
 

@@ -20,6 +20,11 @@ class Limits:
     prefill_chunk: int
     batch: int = 1
 
+    def capped(self, positions: int) -> Limits:
+        """The same limits for a model of fewer positions."""
+        context = min(self.context, positions)
+        return Limits(context, min(self.prefill_chunk, context), self.batch)
+
 
 @dataclass(frozen=True)
 class Target:

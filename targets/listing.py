@@ -1,4 +1,4 @@
-"""The listing of targets as text and JSON, with what a family's layers cannot hold at a precision."""
+"""The listing of targets as text and JSON: where each published checkpoint fits, and what its layers cannot hold."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from runtime_py.errors import EdgeproofError
 from targets.base import Target
 from targets.devices import devices_of
+from targets.holding import as_line, as_row, holdings
 from targets.registry import targets
 
 
@@ -73,7 +74,9 @@ def _target_json(target: Target, with_exceptions: bool) -> dict[str, Any]:
             for device in devices_of(target.name)
         ],
     }
-    return row | {"exceptions": exceptions(target)} if with_exceptions else row
+    if not with_exceptions:
+        return row
+    return row | {"holds": [as_row(found) for found in holdings(target)], "exceptions": exceptions(target)}
 
 
 def as_text(with_exceptions: bool = True) -> str:
@@ -93,6 +96,8 @@ def _target_lines(target: Target, with_exceptions: bool) -> Iterator[str]:
         usable = f"{device.usable / (1 << 30):.1f} GiB for one app ({device.usable_source})"
         yield f"  device      {device.name}: {device.title}; {usable}"
     if with_exceptions:
+        for number, found in enumerate(holdings(target)):
+            yield f"  {'' if number else 'holds':<11} {as_line(found, devices_of(target.name))}"
         yield from _exception_lines(target)
     yield ""
 

@@ -85,6 +85,13 @@ class ExportBackend(ABC):
     def assignments(self, spec: ModelSpec, options: BuildOptions) -> dict[str, Assignment]:
         """What every quantisable layer becomes, and why, from shapes alone."""
 
+    def refuse(self, spec: ModelSpec, options: BuildOptions) -> None:  # noqa: B027  (most backends hold everything)
+        """Say by name what this backend cannot hold, before any work.
+
+        Raises:
+            UnsupportedModelError: a stage it cannot build, with the reason.
+        """
+
     @abstractmethod
     def predict(self, spec: ModelSpec, options: BuildOptions, assignments: Mapping[str, Assignment]) -> Prediction:
         """Sizes and peaks from shapes alone, without importing the backend's library."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,6 +13,20 @@ from export.families.published import read_published
 from export.source.tensor_source import TensorSource
 from export.source.weight_map import WeightMap
 from export.specs import ModelSpec
+
+
+@dataclass(frozen=True)
+class HubPart:
+    """One hub repository of a checkpoint that is published in several.
+
+    Attributes:
+        place: folder of the joined checkpoint that it becomes; "" for the top.
+        weights: its weight files are wanted, not its configs and tokenizer alone.
+    """
+
+    repo_id: str
+    place: str
+    weights: bool = True
 
 
 class Family(ABC):
@@ -53,6 +68,22 @@ class Family(ABC):
         from export.source.checkpoint import open_checkpoint
 
         return open_checkpoint(folder)
+
+    def parts(self, config: Mapping[str, Any]) -> dict[str, str]:
+        """Where a checkpoint folder keeps its tensors: prefix of names in `open_source` to a folder or ``.bin`` file."""
+        return {"": "."}
+
+    def config_files(self, config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+        """The JSON files of a checkpoint folder that `load_config` reads this config back from, by relative path."""
+        return {"config.json": config}
+
+    def side_folders(self, folder: Path) -> list[Path]:
+        """Folders with a checkpoint's tokenizer, licence and generation settings; the first that has a file wins."""
+        return [folder]
+
+    def hub_parts(self, hub_id: str) -> tuple[HubPart, ...]:
+        """The hub repositories that make up a published checkpoint; none when ``hub_id`` is one by itself."""
+        return ()
 
     def published_config(self, variant: str, size: str) -> dict[str, Any]:
         """The config `spec` reads, of a published ``variant`` ("" for the first, or a hub id), at ``size`` "full" or "tiny".

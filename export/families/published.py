@@ -36,7 +36,7 @@ def read_published(path: Path, variant: str, size: str) -> dict[str, Any]:
     shared = {key: value for key, value in own.items() if key not in SIZES}
     config: dict[str, Any] = {}
     for table in (tables.get("common", {}), tables["size"].get(size, {}), shared, own.get(size, {})):
-        config = _laid_over(config, table)
+        config = laid_over(config, table)
     return dict(sorted(config.items()))
 
 
@@ -45,9 +45,10 @@ def variants(path: Path) -> dict[str, str]:
     return dict(tomllib.loads(path.read_text(encoding="utf-8"))["checkpoints"])
 
 
-def _laid_over(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def laid_over(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """A table with another on top of it; tables inside are joined in the same way."""
     merged = dict(base)
     for key, value in over.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _laid_over(merged[key], value) if both else value
+        merged[key] = laid_over(merged[key], value) if both else value
     return merged

@@ -26,6 +26,7 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
     "pytorch_model*.bin",
+    "adapter*.bin",
 )
 """Glob patterns in order of preference; the first that finds something is the checkpoint, and the rest is not read."""
 

@@ -6,13 +6,18 @@ is never fetched.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from export import registry
+from export.families.base import Family
 from export.source.checkpoint import WEIGHT_FILES
 from export.source.shard_index import read_index, stays_inside
 from runtime_py.errors import EdgeproofError, MachineError, UsageError
@@ -35,6 +40,9 @@ SIDE_FILES = (
     "USE_POLICY*",
 )
 """Configs, tokenizer files and licences; all of them lie at the top of a repository."""
+
+JOINED = "edgeproof-joined"
+"""Folder of the hub's cache for checkpoints that are published in several repositories."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -103,11 +111,48 @@ def _local(folder: Path, revision: str | None) -> Checkpoint:
 
 
 def _downloaded(repo_id: str, revision: str | None) -> Checkpoint:
+    family = registry.by_alias(repo_id)
+    if family is not None and family.hub_parts(repo_id):
+        return _joined(family, repo_id, revision)
     folder = fetch(repo_id, revision, check=registry.recognise)
     return Checkpoint(folder, repo_id, folder.name)
 
 
-def fetch(repo_id: str, revision: str | None = None, check: Callable[[Path], object] | None = None) -> Path:
+def _joined(family: Family, repo_id: str, revision: str | None) -> Checkpoint:
+    """A checkpoint published in several repositories, each in the hub's cache, as one folder of links to them."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    parts = family.hub_parts(repo_id)
+    folders = [fetch(part.repo_id, revision if part.repo_id == repo_id else None, weights=part.weights) for part in parts]
+    own = next(folder.name for part, folder in zip(parts, folders, strict=True) if part.repo_id == repo_id)
+    commits = "\n".join(f"{part.repo_id}@{folder.name}" for part, folder in zip(parts, folders, strict=True))
+    name = hashlib.sha256(commits.encode()).hexdigest()[:16]
+    place = Path(HF_HUB_CACHE) / JOINED / repo_id.replace("/", "--") / name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{name}."))
+    try:
+        for part, folder in zip(parts, folders, strict=True):
+            target = partial / part.place
+            target.mkdir(parents=True, exist_ok=True)
+            for file in folder.iterdir() if folder.is_dir() else ():
+                (target / file.name).symlink_to(file.absolute())
+        settings = family.config_files(family.published_config(repo_id, "full"))["config.json"]
+        if not (partial / "config.json").exists():
+            (partial / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        registry.recognise(partial)
+        shutil.rmtree(place, ignore_errors=True)
+        partial.replace(place)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return Checkpoint(place, repo_id, own)
+
+
+def fetch(
+    repo_id: str,
+    revision: str | None = None,
+    check: Callable[[Path], object] | None = None,
+    weights: bool = True,
+) -> Path:
     """The folder of a hub repository's configs, tokenizer, licence and weights, in the hub's cache.
 
     Safetensors are preferred to pickles where both are published (the order of `WEIGHT_FILES`). What the cache holds
@@ -115,6 +160,7 @@ def fetch(repo_id: str, revision: str | None = None, check: Callable[[Path], obj
 
     Args:
         check: called with the folder before any weights are fetched; what it raises ends the download.
+        weights: False for the other files alone.
 
     Raises:
         MachineError: the hub cannot be reached and the cache does not hold the checkpoint.
@@ -131,6 +177,8 @@ def fetch(repo_id: str, revision: str | None = None, check: Callable[[Path], obj
         folder = Path(snapshot_download(repo_id, revision=revision, allow_patterns=[*SIDE_FILES], ignore_patterns="*/*"))
         if check is not None:
             check(folder)
+        if not weights:
+            return folder
         return Path(snapshot_download(repo_id, revision=folder.name, allow_patterns=_weights(repo_id, names, folder)))
     except EdgeproofError:
         raise
@@ -147,7 +195,7 @@ def fetch(repo_id: str, revision: str | None = None, check: Callable[[Path], obj
             "check the name and --revision, or use --weights <folder>",
         ) from error
     except network as error:
-        return _cached(repo_id, revision, _reason(error), check)
+        return _cached(repo_id, revision, _reason(error), check, weights)
 
 
 def _reason(error: Exception) -> str:
@@ -158,7 +206,7 @@ def _reason(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _cached(repo_id: str, revision: str | None, reason: str, check: Callable[[Path], object] | None) -> Path:
+def _cached(repo_id: str, revision: str | None, reason: str, check: Callable[[Path], object] | None, weights: bool) -> Path:
     """The checkpoint from the cache alone."""
     from huggingface_hub import snapshot_download
 
@@ -173,6 +221,8 @@ def _cached(repo_id: str, revision: str | None, reason: str, check: Callable[[Pa
     names = [path.name for path in folder.iterdir()]
     if check is not None:
         check(folder)
+    if not weights:
+        return folder
     try:
         complete = all((folder / name).is_file() for name in _weights(repo_id, names, folder))
     except UsageError:

@@ -15,7 +15,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from export import registry
+from export.modules.build import parameter_shapes
+from export.package import side_files, tokenizer_folder
 from export.source.hub import DEMO_FOLDER, resolve
 from export.synthesize import SynthesisRequest, synthesize
 from runtime_py.errors import EdgeproofError, UsageError
@@ -166,6 +171,48 @@ def test_missing_gated_and_wrong_revision(tmp_path: Path, hub: Hub, published: d
     assert ask(tmp_path, hub.address, "org/gated", None, None, HF_TOKEN="good")[1:] == ["org/gated", COMMIT]
     kind, message = ask(tmp_path, hub.address, "org/gated", None, "v9", HF_TOKEN="good")
     assert kind == "UsageError" and "revision v9" in message
+
+
+def test_a_checkpoint_published_in_three_repositories_becomes_one_folder(tmp_path: Path, hub: Hub) -> None:
+    """XVERSE-V: CLIP, language model with the tokenizer, adapters alone; then the same from the cache."""
+    written = synthesize(SynthesisRequest("xverse-v", "tiny", tmp_path / "written")).folder
+
+    def files(folder: str) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (written / folder).iterdir()}
+
+    hub.repositories["openai/clip-vit-large-patch14"] = files("clip-vit") | {"flax_model.msgpack": b"not wanted"}
+    hub.repositories["xverse/XVERSE-13B-Chat"] = files("xverse-llm") | {"tokenizer.json": b"{}", "MODEL_LICENSE.pdf": b"%"}
+    hub.repositories["xverse/XVERSE-V-13B"] = files("adapters") | {"README.md": b"#"}
+    found, repo_id, revision = ask(tmp_path / "home", hub.address, "xverse-v")
+    assert (repo_id, revision) == ("xverse/XVERSE-V-13B", COMMIT)
+    folder = Path(found)
+    family = registry.recognise(folder)
+    source = family.open_source(folder)
+    spec = family.spec({**family.load_config(folder), "lora_r": 8, "lora_alpha": 16}, source)
+    family.weight_map(spec, source).check(parameter_shapes(spec))
+    assert Path("xverse-llm/tokenizer.json") in side_files(folder)
+    assert tokenizer_folder(folder) == folder / "xverse-llm"
+    assert not any("msgpack" in name for name in hub.fetched())
+    assert ask(tmp_path / "home", hub.address, "xverse-v", None, None, HF_HUB_OFFLINE="1") == [found, repo_id, revision]
+
+
+def test_a_file_published_alone_gets_its_base_s_config_and_tokenizer(tmp_path: Path, hub: Hub) -> None:
+    """Awaker: one pickle without config; of the base only what is no weight is fetched."""
+    written = synthesize(SynthesisRequest("awaker2.5-vl", "tiny", tmp_path / "written", "Awaker2.5-VL")).folder
+    pickle = tmp_path / "pytorch_model.bin"
+    torch.save(load_file(written / "model.safetensors"), pickle)
+    base = {path.name: path.read_bytes() for path in written.iterdir() if path.suffix == ".json"}
+    hub.repositories["Qwen/Qwen2-VL-7B-Instruct"] = base | {"vocab.json": b"{}", "model.safetensors": b"not wanted"}
+    hub.repositories["MetabrainAGI/Awaker2.5-VL"] = {"pytorch_model.bin": pickle.read_bytes()}
+    found, repo_id, _ = ask(tmp_path / "home", hub.address, "awaker")
+    assert repo_id == "MetabrainAGI/Awaker2.5-VL"
+    assert {path.name for path in Path(found).iterdir()} == {*base, "vocab.json", "pytorch_model.bin"}
+    assert "model.safetensors" not in hub.fetched()
+    family = registry.recognise(Path(found))
+    source = family.open_source(Path(found))
+    spec = family.spec(family.load_config(Path(found)), source)
+    assert spec.variant == "Awaker2.5-VL"
+    family.weight_map(spec, source).check(parameter_shapes(spec))
 
 
 @pytest.mark.parametrize("offline", [True, False])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from parity_tests.mlc_ladder import environment
 from parity_tests.mlc_ladder.results import CannotRun, RungResult, Status
-from parity_tests.mlc_ladder.rungs import GOLDENS, RUNGS, Ladder
+from parity_tests.mlc_ladder.rungs import DEMO, RUNGS, Ladder
 from runtime_py.errors import EdgeproofError, ExitCode
 
 
@@ -20,7 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m parity_tests.mlc_ladder", description="Prove an Android library without a phone."
     )
     parser.add_argument("--package", type=Path, help="take the phone library from this package (clang, structure)")
-    parser.add_argument("--checkpoint", type=Path, default=GOLDENS / "minicpm-v", help="golden checkpoint the rungs run")
+    parser.add_argument("--checkpoint", type=Path, default=DEMO, help="checkpoint the rungs run (the demo)")
     parser.add_argument("--rungs", default=",".join(RUNGS), help="comma-separated, of: " + ", ".join(RUNGS))
     parser.add_argument("--install", action="store_true", help="install what the rungs need first (Debian, as root)")
     parser.add_argument("--json", type=Path, help="write the results here")

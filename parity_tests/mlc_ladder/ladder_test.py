@@ -13,10 +13,11 @@ from export.backends.mlc.compile_process import compile_apart
 from export.backends.mlc.objects import check_library, members
 from parity_tests.mlc_ladder import __main__ as command
 from parity_tests.mlc_ladder import environment
-from parity_tests.mlc_ladder.case import make_case
+from parity_tests.mlc_ladder.case import LIMITS, make_case
 from parity_tests.mlc_ladder.pocl import Kernel, read_device_module
 from parity_tests.mlc_ladder.results import CannotRun, RungResult, Status, compare
 from parity_tests.mlc_ladder.rungs import GOLDENS, Ladder, text_start
+from runtime_py.backends.mlc import MlcBackend
 from runtime_py.errors import ExitCode, PackageError
 
 
@@ -29,6 +30,38 @@ def test_host_library_says_what_pytorch_says(ladder):
     result = ladder.host()
     assert result.status is Status.PASS, result.detail
     assert {"vision_2", "connector", "image_embed", "image_embed_slice", "prefill_logits", "softmax"} <= set(result.figures)
+
+
+LOOKED_UP = (
+    *("embed", "image_embed", "prefill", "decode", "batch_prefill", "batch_decode", "batch_verify"),
+    *("create_tir_paged_kv_cache", "alloc_embedding_tensor", "softmax_with_temperature"),
+    *("apply_logit_bias_inplace", "apply_penalty_inplace", "apply_bitmask_inplace", "_metadata"),
+)
+"""mlc-ai/mlc-llm, cpp/serve/function_table.cc, without speculative decoding and sampling on the GPU."""
+
+
+def test_every_function_the_engine_looks_up(ladder):
+    ladder.case.library("host")
+    manifest = json.loads((ladder.case.folder / "manifest.json").read_text())
+    manifest["backends"]["mlc"]["host_library"] = "host.so"
+    backend = MlcBackend(ladder.case.folder, manifest)
+    for name in LOOKED_UP:
+        assert backend._machine.get_function(name, query_imports=True) is not None, name
+    assert backend._machine["alloc_embedding_tensor"]().shape == (LIMITS.prefill_chunk, 128)
+    upstream = json.loads((GOLDENS / "mlc-llama" / "lib-metadata-q4f16_1.json").read_text())
+    assert set(upstream) == set(backend.metadata)
+    assert set(upstream["kv_cache"]) == set(backend.metadata["kv_cache"])
+    assert set(upstream["params"][0]) == set(backend.metadata["params"][0])
+    used = backend.metadata["memory_usage"]
+    assert set(used) >= {name for name in LOOKED_UP if not name.startswith(("apply_", "_", "create_"))}
+    assert used["alloc_embedding_tensor"] == LIMITS.prefill_chunk * 128 * 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["android", "ios"])
+def test_device_tars_name_every_function(ladder, place):
+    text = b"".join(members(ladder.tar(place)).values())
+    assert [name for name in LOOKED_UP if name.encode() not in text] == []
 
 
 @pytest.mark.slow

@@ -81,11 +81,17 @@ def whole_slice(backend: MlcBackend, inputs: Mapping[str, np.ndarray]) -> np.nda
 
 
 def logit_kernels(backend: MlcBackend, logits: np.ndarray) -> dict[str, np.ndarray]:
-    """The kernels around sampling, on two rows of logits, one of them with temperature 0."""
+    """The kernels around sampling, on two rows of logits: the second has temperature 0.
+
+    Probabilities are asked for row by row, since the library's buffers are planned for its own batch.
+    """
     tensor = backend._tvm.runtime.tensor
     machine = {name: backend._machine.get_function(name, query_imports=True) for name in LOGIT_KERNELS}
     rows = np.ascontiguousarray(logits, np.float32)
-    hot = machine["softmax_with_temperature"](tensor(rows[:, None]), tensor(np.array([0.7, 0.0], np.float32)))
+    hot = [
+        machine["softmax_with_temperature"](tensor(row[None, None]), tensor(np.array([temperature], np.float32))).numpy()
+        for row, temperature in zip(rows, (0.7, 0.0), strict=True)
+    ]
     integers = lambda *values: tensor(np.array(values, np.int32))  # noqa: E731
     edited = tensor(rows)
     machine["apply_logit_bias_inplace"](
@@ -95,7 +101,7 @@ def logit_kernels(backend: MlcBackend, logits: np.ndarray) -> dict[str, np.ndarr
     machine["apply_penalty_inplace"](edited, integers(0, 1), integers(0, 1), integers(7, 8), integers(2, 3), penalties)
     mask = np.full((2, -(-rows.shape[1] // 32)), -2, np.int32)
     machine["apply_bitmask_inplace"](edited, integers(0, 1), tensor(mask))
-    return {"softmax": hot.numpy(), "edited_logits": np.maximum(edited.numpy(), -1e3)}
+    return {"softmax": np.concatenate(hot), "edited_logits": np.maximum(edited.numpy(), -1e3)}
 
 
 def picked(inputs: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

@@ -19,6 +19,7 @@ from runtime_py.errors import PackageError
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDENS = ROOT / "parity_tests" / "goldens"
+DEMO = ROOT / "export" / "demo" / "checkpoints" / "minicpm-v"
 QEMU_CPU = "neoverse-n1"
 CLANG = (
     *("-x", "cl", "-cl-std=CL2.0", "-target", "spir64-unknown-unknown", "-fsyntax-only"),

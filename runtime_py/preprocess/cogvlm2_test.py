@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
+import torch
 
 from runtime_py.preprocess.base import Message
 from runtime_py.preprocess.cogvlm2 import Processor, routed_to_vision, shared_positions
 from runtime_py.preprocess.frames import centre_crop, frame_per_second, shortest_side_bilinear, spread_frames
+from runtime_py.preprocess.omnilmm_12b_test import DEVIATION, MEAN, assert_squashed, random_pictures
 from runtime_py.preprocess.xverse_v_test import LetterTokenizer
 
 SETTINGS = {
@@ -93,3 +97,26 @@ def test_frames_are_taken_once_a_second_or_spread_over_a_minute():
     assert frame_per_second([index / 10 for index in range(400)], 24) == list(range(0, 240, 10))
     spread = spread_frames(3000, 25.0, 24)
     assert (spread[0], spread[-1], len(spread)) == (0, 1499, 24)
+
+
+def test_200_random_sizes_are_squashed_as_stated():
+    processor = Processor({**SETTINGS, "image_size": 24}, None)
+    for picture in random_pictures(200, 4):
+        (made,) = processor.images([picture])
+        assert_squashed(made.vision["pixel_values"], picture, 24)
+
+
+def test_200_random_frame_sizes_keep_their_centre():
+    """Shorter side to the size, longer side to the floor of the scaled one, torch's bilinear, then the middle square."""
+    processor = Processor({**SETTINGS, "video": True, "image_size": 12}, None)
+    mean, deviation = (torch.tensor(values)[:, None, None] for values in (MEAN, DEVIATION))
+    for frame in random_pictures(200, 5):
+        height, width = frame.shape[:2]
+        ratio = max(height, width) / min(height, width)
+        sides = [12 if side == min(height, width) else math.floor(ratio * 12) for side in (height, width)]
+        pixels = (torch.from_numpy(frame).permute(2, 0, 1).float() / 255 - mean) / deviation
+        wide = torch.nn.functional.interpolate(pixels[None], size=sides, mode="bilinear", align_corners=False)
+        top, left = (round((side - 12) / 2) for side in sides)
+        (made,) = processor.images([frame[None]])
+        expected = wide[:, :, top : top + 12, left : left + 12].numpy()
+        np.testing.assert_allclose(made.vision["pixel_values"], expected, atol=3e-5, err_msg=str(frame.shape))

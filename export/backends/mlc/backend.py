@@ -35,6 +35,9 @@ class MlcBackend(ExportBackend):
 
         return assign(layer_shapes(spec), scheme_of(options.precision), options.extra)
 
+    def refuse(self, spec: ModelSpec, options: BuildOptions) -> None:
+        refuse_unbuilt(spec, options)
+
     def predict(self, spec: ModelSpec, options: BuildOptions, assignments: Mapping[str, Assignment]) -> Prediction:
         from export.backends.mlc.prediction import predict
 
@@ -43,7 +46,7 @@ class MlcBackend(ExportBackend):
     def steps(self, build: Build) -> list[Step]:
         from export.backends.mlc.package_parts import PackageParts
 
-        refuse_unbuilt(build)
+        self.refuse(build.spec, build.options)
         parts = PackageParts(build)
         shards = [Step(f"mlc {shard.file}", partial(parts.write_shard, number)) for number, shard in enumerate(parts.shards)]
         device = Step(f"mlc library for {parts.place}", parts.write_device_library)
@@ -94,7 +97,7 @@ def host_only(options: BuildOptions) -> bool:
     return bool(options.extra.get("host_only"))
 
 
-def refuse_unbuilt(build: Build) -> None:
+def refuse_unbuilt(spec: ModelSpec, options: BuildOptions) -> None:
     """Raise before any work what the library cannot express yet.
 
     Raises:
@@ -102,10 +105,10 @@ def refuse_unbuilt(build: Build) -> None:
     """
     from export.backends.mlc.support import unsupported
 
-    reasons = unsupported(build.spec, device=not host_only(build.options))
+    reasons = unsupported(spec, device=not host_only(options))
     if reasons:
         raise UnsupportedModelError(
-            f"{build.spec.family} for {build.options.target.name}: " + "; ".join(reasons),
+            f"{spec.family} for {options.target.name}: " + "; ".join(reasons),
             "stages that export/backends/mlc/blocks builds",
             "choose --target cpu or desktop-gpu for this family",
         )

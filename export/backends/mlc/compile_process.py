@@ -42,6 +42,7 @@ class LibraryRequest:
     Attributes:
         name: model library name; ``_`` for ``-``, at least 8 characters with the ``_`` that ends the prefix.
         parameters: the package's parameter list, which the module must declare exactly.
+        blocks: a stage whose block outputs are asked for; the library then has that function and the cache alone.
     """
 
     name: str
@@ -52,6 +53,7 @@ class LibraryRequest:
     limits: Limits
     overview: Overview
     parameters: tuple[Parameter, ...]
+    blocks: str = ""
 
 
 def compile_apart(request: LibraryRequest, place: str, out: Path) -> dict[str, Any]:

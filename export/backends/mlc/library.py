@@ -14,7 +14,9 @@ from tvm import relax
 from tvm.target import Target
 
 from export.backends.mlc.attention_merge import with_safe_merge
+from export.backends.mlc.block_outputs import BlockOutputs
 from export.backends.mlc.compile_process import LibraryRequest
+from export.backends.mlc.function_list import block_functions, functions
 from export.backends.mlc.logit_kernels import logit_kernels
 from export.backends.mlc.model import ModelLibrary
 from export.backends.mlc.passes import pipeline
@@ -63,18 +65,23 @@ def build_module(request: LibraryRequest, place: str) -> tuple[tvm.ir.IRModule, 
         raise UnsupportedModelError(
             f"no {place} library: " + "; ".join(reasons), "a supported model", "build for cpu instead"
         )
-    model = ModelLibrary(spec, request.assignments, request.scheme.model_dtype, request.overview, target)
+    dtype, context = request.scheme.model_dtype, request.limits.context
+    model = ModelLibrary(spec, request.assignments, dtype, request.overview, target, context)
+    blocks = BlockOutputs(model) if request.blocks else None
     with target:
-        module, named = model.export_tvm(spec=model.functions())
+        module, named = model.export_tvm(
+            spec=functions(model) if blocks is None else block_functions(model, blocks, request.blocks)
+        )
     _check_parameters(request, named)
     if target.kind.name != "llvm":
-        module = with_safe_merge(module, request.scheme.model_dtype)
+        module = with_safe_merge(module, dtype)
     for name, kernel in logit_kernels(target.kind.name != "llvm").items():
         module[name] = kernel
     module = _with_embedding_allocator(module, request.limits.prefill_chunk, spec.decoder.hidden, request.scheme)
     if place in SYSTEM_LIBRARY:
         module = module.with_attr("system_lib_prefix", system_prefix(request.name))
-    return module, metadata(request, [(name, parameter) for name, parameter in named])
+    facts = metadata(request, [(name, parameter) for name, parameter in named])
+    return module, facts if blocks is None else {**facts, "blocks": blocks.names}
 
 
 def _check_parameters(request: LibraryRequest, named: list[tuple[str, Any]]) -> None:
@@ -130,6 +137,12 @@ def _with_embedding_allocator(module: tvm.ir.IRModule, rows: int, width: int, sc
     return builder.finalize()
 
 
+def bounds_of(request: LibraryRequest) -> dict[str, int]:
+    """Largest value of each symbolic size that has one."""
+    limits = request.limits
+    return {"seq_len": limits.prefill_chunk, "batch_size": limits.batch, "total_seq_len": limits.context}
+
+
 def compile_library(request: LibraryRequest, place: str, out: Path) -> dict[str, Any]:
     """Build for ``place`` and write ``out`` (a .tar for phones, a shared library for this machine).
 
@@ -139,8 +152,6 @@ def compile_library(request: LibraryRequest, place: str, out: Path) -> dict[str,
     module, values = build_module(request, place)
     target = Target(TARGETS[place])
     schedule = Target(SCHEDULES.get(place, TARGETS[place]))
-    limits = request.limits
-    bounds = {"seq_len": limits.prefill_chunk, "batch_size": limits.batch, "total_seq_len": limits.context}
     options = {"tirx.disable_cse_tir": True, "relax.backend.use_cuda_graph": False}
     if place == "pocl":
         options["tirx.disable_assert"] = True
@@ -148,7 +159,7 @@ def compile_library(request: LibraryRequest, place: str, out: Path) -> dict[str,
         built = relax.build(
             module,
             target=target,
-            relax_pipeline=pipeline(target, schedule, bounds, values),
+            relax_pipeline=pipeline(target, schedule, bounds_of(request), values),
             system_lib=place in SYSTEM_LIBRARY,
         )
     write_objects(built, out)

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from calibrate.spec import Assignment
 from export.backends.base import Build
 from export.backends.mlc import app_config, chat_config, shards
 from export.backends.mlc.compile_process import LibraryRequest, compile_apart
 from export.backends.mlc.objects import check_library
-from export.backends.mlc.overview import PREFIX, WithOverview, make_overview, overview_shapes
+from export.backends.mlc.overview import PREFIX, Overview, WithOverview, make_overview, overview_shapes
 from export.backends.mlc.parameters import Parameter, ParameterBytes, parameter_list
 from export.backends.mlc.prediction import predict
-from export.backends.mlc.schemes import scheme_of
+from export.backends.mlc.schemes import Scheme, scheme_of
 from export.modules.build import parameter_shapes
+from export.package import tokenizer_folder
+from export.specs import ModelSpec
 
 FOLDER = Path("mlc")
 PLACES = {"android": "android", "ios": "ios"}
@@ -69,11 +73,7 @@ class PackageParts:
 
     @cached_property
     def parameters(self) -> list[Parameter]:
-        found = parameter_list(parameter_shapes(self.spec), self.build.assignments, self.scheme)
-        if self.spec.decoder.tied_head:
-            found = [parameter for parameter in found if parameter.target != "decoder.head.weight"]
-        sides = overview_shapes(self.spec, self.overview)
-        return found + [Parameter(PREFIX + name, PREFIX + name, shape, "float32") for name, shape in sides.items()]
+        return declared_parameters(self.spec, self.build.assignments, self.scheme, self.overview)
 
     @cached_property
     def shards(self) -> list[shards.Shard]:
@@ -100,7 +100,7 @@ class PackageParts:
 
     def write_configuration(self) -> list[Path]:
         folder = self._made(self.weights_folder)
-        names = chat_config.copy_tokenizer(self.build.checkpoint, folder)
+        names = chat_config.copy_tokenizer(tokenizer_folder(self.build.checkpoint), folder)
         request = chat_config.ChatRequest(
             model_type=self.model_type,
             quantization=self.scheme.name,
@@ -168,3 +168,15 @@ class PackageParts:
 
     def _relative(self, paths: list[Path]) -> list[Path]:
         return [path.relative_to(self.build.folder) for path in paths]
+
+
+def declared_parameters(
+    spec: ModelSpec, assignments: Mapping[str, Assignment], scheme: Scheme, overview: Overview
+) -> list[Parameter]:
+    """What a package stores and its library declares: the weights, then the overview's side inputs."""
+    shapes = parameter_shapes(spec)
+    if spec.decoder.tied_head:
+        shapes.pop("decoder.head.weight", None)
+    sides = overview_shapes(spec, overview)
+    constants = [Parameter(PREFIX + name, PREFIX + name, shape, "float32") for name, shape in sides.items()]
+    return parameter_list(shapes, assignments, scheme) + constants

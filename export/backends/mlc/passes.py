@@ -39,26 +39,11 @@ def pipeline(target: Target, schedule: Target, bounds: dict[str, int], metadata:
 
     @tvm.transform.module_pass(opt_level=0, name="EdgeproofMlc")
     def run(mod: tvm.ir.IRModule, _context: tvm.transform.PassContext) -> tvm.ir.IRModule:
-        mod = tvm.transform.Sequential(
-            [
-                _annotate(bounds),
-                relax.transform.LegalizeOps(),
-                relax.transform.AnnotateTIROpPattern(),
-                relax.transform.FoldConstant(),
-                relax.transform.FuseOps(),
-                relax.transform.FuseTIR(),
-                relax.transform.DeadCodeElimination(),
-            ]
-        )(mod)
-        mod = _schedule(mod, schedule, device)
+        mod = _schedule(lowered(bounds)(mod), schedule, device)
         return tvm.transform.Sequential(
             [
                 tirx.transform.ForceNarrowIndexToInt32(),
-                relax.transform.RewriteDataflowReshape(),
-                relax.transform.ToNonDataflow(),
-                relax.transform.RemovePurityChecking(),
-                relax.transform.CallTIRRewrite(),
-                relax.transform.StaticPlanBlockMemory(),
+                memory_planned(),
                 _attach_metadata(metadata),
                 relax.transform.LowerAllocTensor(),
                 relax.transform.KillAfterLastUse(),
@@ -69,6 +54,34 @@ def pipeline(target: Target, schedule: Target, bounds: dict[str, int], metadata:
         )(mod)
 
     return run
+
+
+def lowered(bounds: dict[str, int]) -> tvm.transform.Pass:
+    """Operators become fused kernels, not yet scheduled."""
+    return tvm.transform.Sequential(
+        [
+            _annotate(bounds),
+            relax.transform.LegalizeOps(),
+            relax.transform.AnnotateTIROpPattern(),
+            relax.transform.FoldConstant(),
+            relax.transform.FuseOps(),
+            relax.transform.FuseTIR(),
+            relax.transform.DeadCodeElimination(),
+        ]
+    )
+
+
+def memory_planned() -> tvm.transform.Pass:
+    """Every buffer gets its place in a storage that others share."""
+    return tvm.transform.Sequential(
+        [
+            relax.transform.RewriteDataflowReshape(),
+            relax.transform.ToNonDataflow(),
+            relax.transform.RemovePurityChecking(),
+            relax.transform.CallTIRRewrite(),
+            relax.transform.StaticPlanBlockMemory(),
+        ]
+    )
 
 
 def _schedule(mod: tvm.ir.IRModule, schedule: Target, device: bool) -> tvm.ir.IRModule:

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 
 from calibrate.spec import Assignment, Form
 from export.backends.base import BuildOptions, Prediction
+from export.backends.mlc.activations import decoder_activations, image_activations
 from export.backends.mlc.parameters import CHUNK_BYTES, quantised_shapes
 from export.backends.mlc.schemes import Scheme, scheme_of
-from export.specs import AnyVisionSpec, DecoderSpec, ModelSpec, VisionSpec
+from export.specs import ModelSpec
 from runtime_py.contracts import STAGES
 from targets.base import Limits
 
@@ -69,23 +70,6 @@ def working_bytes(spec: ModelSpec, limits: Limits, scheme: Scheme) -> dict[str, 
     return {
         "kv_cache": cache,
         "embedding_buffer": limits.prefill_chunk * decoder.hidden * item,
-        "activations": max(decoder_activations(decoder, limits.prefill_chunk, item), vision_activations(spec.vision, item)),
+        "activations": max(decoder_activations(decoder, limits.prefill_chunk, item), image_activations(spec, item)),
         "logits": 3 * 4 * decoder.vocabulary * limits.batch,
     }
-
-
-def decoder_activations(decoder: DecoderSpec, tokens: int, item: int) -> int:
-    """Planned buffers of prefill: the residual stream, a norm, and the widest pair of a layer's inner buffers."""
-    qkv = (decoder.heads + 2 * decoder.kv_heads) * decoder.head_dim
-    wide = max(qkv + decoder.heads * decoder.head_dim, 3 * decoder.mlp_width)
-    return tokens * (3 * decoder.hidden + wide) * item
-
-
-def vision_activations(vision: AnyVisionSpec, item: int) -> int:
-    """Planned buffers of the tower: scores in float32, their rounded softmax, the residual stream and the MLP."""
-    if not isinstance(vision, VisionSpec):
-        return 0
-    side = vision.grid or (vision.native_grid, vision.native_grid)
-    tokens = side[0] * side[1] + int(vision.class_token)
-    scores = vision.heads * tokens * tokens
-    return scores * (4 + item) + tokens * (2 * vision.width + vision.mlp_width) * item

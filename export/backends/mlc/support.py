@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from export.specs import DecoderSpec, ModelSpec, VisualExperts
+from export.specs import (
+    DecoderSpec,
+    ModelSpec,
+    PatchMergerSpec,
+    VisionSpec,
+    VisualExperts,
+    WindowConnectorSpec,
+)
 from export.stages import contracts
 from runtime_py.contracts import DECODER, TensorContract
 
 UNSOUND_HEAD = 16
 """TVM's prefill attention gives wrong numbers for this head size on OpenCL (measured on PoCL, 0.27.0.post1)."""
+
+SCORE_BYTES = 256 << 20
+"""float32 attention scores that exist at a time in a vision tower; more queries are taken in blocks."""
 
 
 def unsupported(spec: ModelSpec, device: bool) -> list[str]:
@@ -43,3 +53,27 @@ def decoder_sides(spec: ModelSpec) -> list[TensorContract]:
         for tensor in sides
         if tensor.name != "position_ids" or explicit_positions(spec.decoder)
     ]
+
+
+def most_patches(spec: ModelSpec, context: int) -> int:
+    """Vision tokens of the largest picture that a package of this context is asked about.
+
+    Where the grid is open, those are the patches behind as many image rows as fit the context; a connector with a fixed
+    number of queries has no such relation, and pieces are about as large as the overview.
+    """
+    vision, connector = spec.vision, spec.connector
+    if isinstance(vision, VisionSpec) and vision.grid is not None:
+        return vision.grid[0] * vision.grid[1] + int(vision.class_token)
+    patch = vision.patch_size if isinstance(vision, VisionSpec) else int(spec.runtime["patch_size"])
+    overview = (int(spec.runtime["image_size"]) // patch) ** 2
+    rows = min(spec.image_rows, context)
+    if isinstance(connector, PatchMergerSpec):
+        return max(overview, rows * connector.merge**2)
+    if isinstance(connector, WindowConnectorSpec):
+        return max(overview, rows * connector.kernel**2)
+    return overview
+
+
+def score_blocks(heads: int, queries: int, keys: int, score_bytes: int = SCORE_BYTES) -> int:
+    """Into how many blocks a tower's queries are divided."""
+    return max(1, -(-4 * heads * queries * keys // score_bytes))

@@ -29,13 +29,13 @@ class OnnxBackend(ExportBackend):
     def assignments(self, spec: ModelSpec, options: BuildOptions) -> dict[str, Assignment]:
         from export.modules.build import layer_shapes
 
-        chosen = choices(options)
+        chosen = chosen_for(spec, options)
         return {layer.name: assign(layer, chosen) for layer in layer_shapes(spec)}
 
     def predict(self, spec: ModelSpec, options: BuildOptions, assignments: Mapping[str, Assignment]) -> Prediction:
         from export.backends.onnx.prediction import predict
 
-        return predict(spec, options, choices(options), assignments)
+        return predict(spec, options, chosen_for(spec, options), assignments)
 
     def steps(self, build: Build) -> list[Step]:
         return [Step(f"onnx {stage}", partial(_write, build, stage)) for stage in STAGES]
@@ -43,7 +43,7 @@ class OnnxBackend(ExportBackend):
     def manifest(self, build: Build) -> dict[str, Any]:
         from export.backends.onnx.kernels import OPSET, cached_head_width
 
-        chosen = choices(build.options)
+        chosen = chosen_for(build.spec, build.options)
         files = {stage: stage_file(stage, chosen) for stage in STAGES}
         return {
             "stages": {stage: {"file": file.as_posix(), **_dtypes(stage, chosen, build)} for stage, file in files.items()},
@@ -53,6 +53,13 @@ class OnnxBackend(ExportBackend):
             "accuracy_level": chosen.accuracy_level,
             "block_outputs": {stage: block_outputs(build.folder / file) for stage, file in files.items()},
         }
+
+
+def chosen_for(spec: ModelSpec, options: BuildOptions) -> OnnxChoices:
+    """The choices of a package of this model."""
+    from export.specs import RoutedLora
+
+    return choices(options, routed=isinstance(spec.decoder.adapter, RoutedLora))
 
 
 def stage_file(stage: str, chosen: OnnxChoices) -> Path:
@@ -106,7 +113,7 @@ def kernels(chosen: OnnxChoices, assignments: Mapping[str, Assignment]) -> Any:
 def _write(build: Build, stage: str) -> list[Path]:
     from export.backends.onnx.writer import StageWeights, write_stage
 
-    chosen = choices(build.options)
+    chosen = chosen_for(build.spec, build.options)
     model = stage_model(build.spec, stage, chosen, build.assignments)
     source = StageWeights(stage, build.weights, build.codes, build.assignments)
     path = build.folder / stage_file(stage, chosen)

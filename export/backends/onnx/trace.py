@@ -111,7 +111,8 @@ def trace_stage(
             verbose=False,
         )
     assert exported is not None
-    model = _without_data(exported)
+    with _quiet():
+        model = _without_data(exported)
     _name_axes(model, contract)
     found = marks.resolve(model)
     if block_outputs is not None:

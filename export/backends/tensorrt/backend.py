@@ -33,12 +33,25 @@ class TensorrtBackend(ExportBackend):
 
         return {layer.name: assign(layer, options) for layer in layer_shapes(spec)}
 
+    def refuse(self, spec: ModelSpec, options: BuildOptions) -> None:
+        from export.backends.tensorrt.support import unsupported
+        from runtime_py.errors import UnsupportedModelError
+
+        reasons = unsupported(spec, options)
+        if reasons:
+            raise UnsupportedModelError(
+                f"{spec.family} for {options.target.name}: " + "; ".join(reasons),
+                "stages that TensorRT has kernels and profiles for",
+                "export this model for --target cpu; its graphs run in onnxruntime-gpu too",
+            )
+
     def predict(self, spec: ModelSpec, options: BuildOptions, assignments: Mapping[str, Assignment]) -> Prediction:
         from export.backends.tensorrt.prediction import predict
 
         return predict(spec, options, assignments)
 
     def steps(self, build: Build) -> list[Step]:
+        self.refuse(build.spec, build.options)
         return [Step(f"tensorrt {stage}", partial(_build_stage, build, stage)) for stage in STAGES]
 
     def manifest(self, build: Build) -> dict[str, Any]:

@@ -37,8 +37,16 @@ def stage_graph(spec: ModelSpec, stage: str, kernels: TrtKernels, dtype: torch.d
     model = trace_stage(spec, stage, kernels, dtype, OPSET, border)
     if stage == DECODER:
         _fix_capacity(model, kernels.capacity)
+    _rename_nodes(model)
     inputs = (node.input[slot] for node in model.graph.node if node.op_type == "Attention" for slot in (0, 1))
     return StageGraph(stage, model, tuple(dict.fromkeys(inputs)))
+
+
+def _rename_nodes(model: onnx.ModelProto) -> None:
+    """Names that do not end in ``_`` and a number: the parser makes such names up for the layers of one node, and fails when
+    another node has one already (tensorrt-rtx 1.7.1: "the new name is already in use")."""
+    for index, node in enumerate(model.graph.node):
+        node.name = f"{index:05d}.{node.op_type}"
 
 
 def _fix_capacity(model: onnx.ModelProto, capacity: int) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from export.specs import ModelSpec
+from export.stages import contracts
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, VISION, StageContract
 from runtime_py.errors import UnsupportedModelError
 from targets.base import Limits
@@ -45,6 +46,16 @@ def stage_profiles(
         packed: the decoder's weights are int4.
     """
     return [Profile(name, _shapes(contract, axes)) for name, axes in _axes(spec, stage, limits, packed).items()]
+
+
+def check_profiles(spec: ModelSpec, limits: Limits, packed: bool) -> None:
+    """Work out the profiles of every stage.
+
+    Raises:
+        UnsupportedModelError: an axis of a stage that no profile covers, by name.
+    """
+    for stage, contract in contracts(spec).items():
+        stage_profiles(spec, stage, contract, limits, packed)
 
 
 def _axes(spec: ModelSpec, stage: str, limits: Limits, packed: bool) -> dict[str, dict[str, Range]]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from export.families.awaker2_5_vl import weights
-from export.families.base import Family
+from export.families.base import Family, HubPart
 from export.source.tensor_source import TensorSource
 from export.source.weight_map import WeightMap
 from export.specs import (
@@ -72,6 +72,9 @@ MOE_CONFIG = {"r": 256, "lora_alpha": 512, "num_experts": 4}
 PIXELS = {"min_pixels": 3136, "max_pixels": 12845056}
 """preprocessor_config.json of the base, for checkpoints without that file."""
 
+SETTINGS_FILES = {"moe": "moe_config.json", "preprocessor": "preprocessor_config.json"}
+"""Where `load_config` finds what it puts under these names."""
+
 
 class Awaker25VL(Family):
     """Metabrain's Awaker2.5-VL, and its base Qwen2-VL-7B."""
@@ -91,7 +94,7 @@ class Awaker25VL(Family):
     def load_config(self, folder: Path) -> dict[str, Any]:
         """config.json over the base's values, with the adapter and preprocessor settings put in."""
         config = BASE_CONFIG | super().load_config(folder)
-        for key, name in (("moe", "moe_config.json"), ("preprocessor", "preprocessor_config.json")):
+        for key, name in SETTINGS_FILES.items():
             path = folder / name
             config[key] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         return config
@@ -167,6 +170,17 @@ class Awaker25VL(Family):
             },
             facts={"routed_experts": adapted, "lora_rank": rank, "lora_scale": moe["lora_alpha"] / rank},
         )
+
+    def config_files(self, config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+        files: dict[str, Mapping[str, Any]] = {
+            "config.json": {name: value for name, value in config.items() if name not in SETTINGS_FILES}
+        }
+        return files | {file: config[name] for name, file in SETTINGS_FILES.items() if config.get(name)}
+
+    def hub_parts(self, hub_id: str) -> tuple[HubPart, ...]:
+        """The adapted model's one file is published alone; config, preprocessing and tokenizer are its base's."""
+        adapted, base = self.hub_ids
+        return (HubPart(base, "", weights=False), HubPart(adapted, "")) if hub_id.lower() == adapted.lower() else ()
 
     def weight_map(self, spec: ModelSpec, source: TensorSource) -> WeightMap:
         return weights.weight_map(spec, source)

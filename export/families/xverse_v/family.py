@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from export.families.base import Family
+from export.families.base import Family, HubPart
 from export.families.xverse_v import weights
 from export.source.tensor_source import TensorSource
 from export.source.weight_map import WeightMap
@@ -44,6 +44,9 @@ SETTINGS: dict[str, Any] = {
     "prompt_template": "Human: {}\nAssistant: ",
 }
 """configs/models/vxverse_13bchat.yaml upstream; config.json comes first. Paths are relative to the checkpoint folder."""
+
+ADAPTERS_FILE = "adapter_and_lora.bin"
+"""As published: a pickle whose single key "model" holds the state dict."""
 
 
 class XverseV(Family):
@@ -134,6 +137,34 @@ class XverseV(Family):
             "text_config": _json(folder / settings["llama_model"] / "config.json"),
             "generation_config": _json(generation) if generation.is_file() else {},
         }
+
+    def parts(self, config: Mapping[str, Any]) -> dict[str, str]:
+        settings = {**SETTINGS, **config}
+        adapters = settings["ckpt"] if settings["ckpt"].endswith(".bin") else f"{settings['ckpt']}/{ADAPTERS_FILE}"
+        return {weights.VIT: settings["vit_path"], weights.LLM: settings["llama_model"], weights.ADAPTERS: adapters}
+
+    def config_files(self, config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+        settings = {**SETTINGS, **config}
+        inner = ("vision_config", "text_config", "generation_config")
+        vit, llm = settings["vit_path"], settings["llama_model"]
+        return {
+            "config.json": {name: value for name, value in config.items() if name not in inner},
+            f"{vit}/config.json": {"model_type": "clip", "vision_config": config["vision_config"]},
+            f"{llm}/config.json": config["text_config"],
+            f"{llm}/generation_config.json": config["generation_config"],
+        }
+
+    def side_folders(self, folder: Path) -> list[Path]:
+        """The whole's own files, then the language model's, with whom the tokenizer is published."""
+        return [folder, folder / {**SETTINGS, **_json(folder / "config.json")}["llama_model"]]
+
+    def hub_parts(self, hub_id: str) -> tuple[HubPart, ...]:
+        places = {name: SETTINGS[name] for name in ("vit_path", "llama_model", "ckpt")}
+        return (
+            HubPart("openai/clip-vit-large-patch14", places["vit_path"]),
+            HubPart("xverse/XVERSE-13B-Chat", places["llama_model"]),
+            HubPart(self.hub_ids[0], places["ckpt"]),
+        )
 
     def open_source(self, folder: Path) -> TensorSource:
         return weights.open_parts(folder, {**SETTINGS, **_json(folder / "config.json")})

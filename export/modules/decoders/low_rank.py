@@ -126,12 +126,16 @@ class Gate(nn.Module):
         self.weight = nn.Parameter(torch.empty(spec.experts, hidden))
         self.bias = nn.Parameter(torch.empty(spec.experts))
 
+    def shares(self, gate_input: Tensor) -> Tensor:
+        """gate_input (1, hidden) to the experts' shares p (1, experts), float32."""
+        x = self.norm(gate_input.to(self.weight.dtype))
+        logits = F.linear(x.float(), self.weight.float(), self.bias.float())
+        return torch.softmax(logits.half().float(), dim=-1).half().float()
+
     def forward(self, gate_input: Tensor) -> Tensor:
         """gate_input (1, hidden) to channel weights ((experts + 1) * rank,), the shared expert last."""
         spec = self.spec
-        x = self.norm(gate_input.to(self.weight.dtype))
-        logits = F.linear(x.float(), self.weight.float(), self.bias.float())
-        share = torch.softmax(logits.half().float(), dim=-1).half().float()
+        share = self.shares(gate_input)
         top = share.amax(dim=-1, keepdim=True)
         order = torch.arange(spec.experts, device=share.device)
         chosen = (order == share.argmax(dim=-1, keepdim=True)).float()

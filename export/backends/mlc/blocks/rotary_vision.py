@@ -19,10 +19,10 @@ CHANNELS = 3
 class RotaryVisionBlock(nn.Module):
     """Pre-norm attention with rotary queries and keys, and MLP."""
 
-    def __init__(self, name: str, spec: RotaryVisionSpec, layers: Layers) -> None:
+    def __init__(self, name: str, spec: RotaryVisionSpec, layers: Layers, most: int) -> None:
         self.spec = spec
         self.norm1 = LayerNorm(spec.width, spec.norm_eps, layers.dtype)
-        self.attention = RotaryVisionAttention(f"{name}.attention", spec, layers)
+        self.attention = RotaryVisionAttention(f"{name}.attention", spec, layers, most)
         self.norm2 = LayerNorm(spec.width, spec.norm_eps, layers.dtype)
         self.mlp = RotaryVisionMlp(f"{name}.mlp", spec, layers)
 
@@ -32,10 +32,10 @@ class RotaryVisionBlock(nn.Module):
 
 
 class RotaryVisionAttention(nn.Module):
-    """Full attention over the patches of one image or temporal slice."""
+    """Full attention over the patches of one image or temporal slice; ``most`` patches are planned for."""
 
-    def __init__(self, name: str, spec: RotaryVisionSpec, layers: Layers) -> None:
-        self.spec = spec
+    def __init__(self, name: str, spec: RotaryVisionSpec, layers: Layers, most: int) -> None:
+        self.spec, self.most = spec, most
         self.qkv = layers.linear(f"{name}.qkv", spec.width, 3 * spec.width, True)
         self.out = layers.linear(f"{name}.out", spec.width, spec.width, True)
 
@@ -44,7 +44,7 @@ class RotaryVisionAttention(nn.Module):
         qkv = op.reshape(self.qkv(x), (1, tokens, 3 * spec.heads, spec.head_dim))
         qkv = op.reshape(rotate_heads(qkv, angles, 2 * spec.heads), (1, tokens, 3 * spec.width))
         q, k, v = op.split(qkv, 3, axis=-1)
-        return self.out(full_attention(q, k, v, spec.heads))
+        return self.out(full_attention(q, k, v, spec.heads, self.most))
 
 
 class RotaryVisionMlp(nn.Module):
@@ -60,11 +60,17 @@ class RotaryVisionMlp(nn.Module):
 
 
 class RotaryVisionTransformer(nn.Module):
-    """The tower: patches (1, tokens, patch_values) in merge order to features (1, tokens, width)."""
+    """The tower: patches (1, tokens, patch_values) in merge order to features (1, tokens, width).
 
-    def __init__(self, spec: RotaryVisionSpec, layers: Layers, prefix: str = "vision_encoder") -> None:
+    Args:
+        most: patches to plan for.
+    """
+
+    def __init__(self, spec: RotaryVisionSpec, layers: Layers, most: int = 0, prefix: str = "vision_encoder") -> None:
         self.patch = layers.linear(f"{prefix}.patch", spec.patch_values, spec.width, False)
-        self.blocks = nn.ModuleList([RotaryVisionBlock(f"{prefix}.blocks.{i}", spec, layers) for i in range(spec.layers)])
+        self.blocks = nn.ModuleList(
+            [RotaryVisionBlock(f"{prefix}.blocks.{i}", spec, layers, most) for i in range(spec.layers)]
+        )
 
     def forward(self, patches: Tensor, sides: dict[str, Tensor]) -> Tensor:
         """``sides`` holds ``rotary_angles`` float32 (tokens, head_dim / 2)."""

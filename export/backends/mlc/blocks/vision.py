@@ -41,16 +41,16 @@ def _gelu(x: Tensor) -> Tensor:
 
 
 class VisionAttention(nn.Module):
-    """Self-attention over all patches, one fused projection (rows q | k | v)."""
+    """Self-attention over all patches, one fused projection (rows q | k | v); ``most`` tokens where a grid is open."""
 
-    def __init__(self, name: str, spec: VisionSpec, layers: Layers) -> None:
-        self.spec = spec
+    def __init__(self, name: str, spec: VisionSpec, layers: Layers, most: int) -> None:
+        self.spec, self.most = spec, most
         self.qkv = layers.linear(f"{name}.qkv", spec.width, 3 * spec.width, True)
         self.out = layers.linear(f"{name}.out", spec.width, spec.width, True)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = op.split(self.qkv(x), 3, axis=-1)
-        return self.out(full_attention(q, k, v, self.spec.heads))
+        return self.out(full_attention(q, k, v, self.spec.heads, self.most))
 
 
 class VisionMlp(nn.Module):
@@ -68,10 +68,10 @@ class VisionMlp(nn.Module):
 class VisionBlock(nn.Module):
     """Attention and MLP with residuals; the norm stands before the branch or on its output."""
 
-    def __init__(self, name: str, spec: VisionSpec, layers: Layers) -> None:
+    def __init__(self, name: str, spec: VisionSpec, layers: Layers, most: int) -> None:
         self.before = spec.norm_placement is NormPlacement.PRE
         self.norm1 = LayerNorm(spec.width, spec.norm_eps, layers.dtype)
-        self.attention = VisionAttention(f"{name}.attention", spec, layers)
+        self.attention = VisionAttention(f"{name}.attention", spec, layers, most)
         self.norm2 = LayerNorm(spec.width, spec.norm_eps, layers.dtype)
         self.mlp = VisionMlp(f"{name}.mlp", spec, layers)
 
@@ -136,9 +136,13 @@ def cut_patches(
 
 
 class VisionTransformer(nn.Module):
-    """The tower: patches (1, tokens, 3 * patch * patch) to features (1, tokens, width)."""
+    """The tower: patches (1, tokens, 3 * patch * patch) to features (1, tokens, width).
 
-    def __init__(self, spec: VisionSpec, layers: Layers, prefix: str = "vision_encoder") -> None:
+    Args:
+        most: patches to plan for where the spec has no grid of its own.
+    """
+
+    def __init__(self, spec: VisionSpec, layers: Layers, most: int = 0, prefix: str = "vision_encoder") -> None:
         self.spec, self.dtype = spec, layers.dtype
         self.patch = PatchEmbedding(spec, layers.dtype)
         if spec.class_token:
@@ -147,7 +151,7 @@ class VisionTransformer(nn.Module):
         tokens = spec.grid[0] * spec.grid[1] if spec.positions is PositionKind.FIXED and spec.grid else spec.native_grid**2
         self.positions = nn.Parameter((tokens, spec.width), layers.dtype)
         self.input_norm = LayerNorm(spec.width, spec.norm_eps, layers.dtype) if spec.input_norm else None
-        self.blocks = nn.ModuleList([VisionBlock(f"{prefix}.blocks.{i}", spec, layers) for i in range(spec.layers)])
+        self.blocks = nn.ModuleList([VisionBlock(f"{prefix}.blocks.{i}", spec, layers, most) for i in range(spec.layers)])
         self.norm = LayerNorm(spec.width, spec.norm_eps, layers.dtype) if spec.final_norm else None
 
     def resampled(self, row_weights: Tensor, column_weights: Tensor) -> Tensor:

@@ -1,0 +1,59 @@
+"""Predicted activation memory against what the compiler's own planning gives, at published sizes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from export.backends.base import BuildOptions
+from export.backends.mlc.activations import decoder_activations, image_activations
+from export.backends.mlc.backend import MlcBackend
+from export.backends.mlc.compile_process import LibraryRequest
+from export.backends.mlc.overview import make_overview
+from export.backends.mlc.package_parts import declared_parameters
+from export.backends.mlc.planned_memory import planned_memory
+from export.backends.mlc.schemes import scheme_of
+from export.backends.mlc.support import most_patches, score_blocks
+from export.registry import families
+from export.source.tensor_source import EmptySource
+from export.specs import ModelSpec
+from targets.android import TARGET
+from targets.base import Limits
+
+LIMITS = Limits(context=2048, prefill_chunk=512)
+HALF = 2
+LAYERS = 2
+"""Layers run one after the other in the same storage, so two of them plan like forty."""
+
+
+def published(family: str) -> ModelSpec:
+    found = families()[family]
+    spec = found.spec(found.published_config("", "full"), EmptySource())
+    return replace(spec, vision=replace(spec.vision, layers=LAYERS), decoder=replace(spec.decoder, layers=LAYERS))
+
+
+def planned(spec: ModelSpec) -> dict[str, int]:
+    options = BuildOptions(TARGET, "int4", LIMITS)
+    assignments, scheme, overview = MlcBackend().assignments(spec, options), scheme_of("int4"), make_overview(spec)
+    parameters = tuple(declared_parameters(spec, assignments, scheme, overview))
+    request = LibraryRequest("planned_name", "planned", spec, assignments, scheme, LIMITS, overview, parameters)
+    return planned_memory(request, "android")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["minicpm-v", "omnilmm-12b", "xverse-v", "awaker2.5-vl", "cogvlm2"])
+def test_prediction_is_within_15_percent_of_the_plan(family):
+    spec = published(family)
+    found = planned(spec)
+    prefill = max(found.get(name, 0) for name in ("prefill", "run_decoder"))
+    assert image_activations(spec, HALF) == pytest.approx(found["image_embed"], rel=0.15)
+    assert decoder_activations(spec.decoder, LIMITS.prefill_chunk, HALF) == pytest.approx(prefill, rel=0.15)
+
+
+def test_scores_of_a_large_picture_are_never_held_whole():
+    spec = published("cogvlm2")
+    tokens = most_patches(spec, LIMITS.context)
+    assert tokens == 96 * 96 + 1
+    assert score_blocks(spec.vision.heads, tokens, tokens) == 21
+    assert image_activations(spec, HALF) < 4 * spec.vision.heads * tokens * tokens / 6
