@@ -4,11 +4,12 @@ A `Standard` names a sort of comparison. Absolute limits hold where both sides a
 goldens); everything else is judged relative to the largest reference value, because real checkpoints have activations
 of any size.
 
-The figures "observed" below come from PyTorch alone, with no package involved: the trained demo checkpoints on 40 held-out
-pictures each (`python -m parity_tests.observe_rounding --pictures 40`) and 120 models of the two MiniCPM-V golden shapes with
-fresh random weights; float32 against the same modules in float16, against int8 inputs in groups of 32, and against
-dequantised int4 weights. A limit is about three times the worst of them, so that a correct package passes on any weights. Faults
-do not hide below the wide ones: where a package rounds inputs, a copy of it that does not is held to `STORED_FLOAT32`.
+The figures "observed" below come from PyTorch alone, with no package involved: trained demo checkpoints on 40 held-out
+pictures each (`python -m parity_tests.observe_rounding`, docs/results/rounding.md) and fresh random weights of the goldens' shapes
+(`python -m parity_tests.golden_rounding`, docs/results/matrix.md); float32 against the same modules in float16, against int8
+inputs in groups of 32, and against dequantised int4 weights. A limit is about three times the worst of them where faults
+are still caught by a tighter standard (a package that rounds inputs has a copy that does not, held to `STORED_FLOAT32`),
+and one and a half to twice the worst where it is the only one.
 """
 
 from __future__ import annotations
@@ -88,12 +89,12 @@ def _ties(bound: float) -> Limits:
 
 
 _ROUNDING = "float32 rounding over the longest chain (40 layers of 5760-term sums) stays under 1e-4; observed 2e-6"
-_HALF = "observed for PyTorch itself in float16: at most 1.1 % on features, row cosine 0.9996, 0.8 % and KL 4.4e-4 on logits"
+_HALF = "observed for PyTorch itself in float16: at most 1.8 % on logits, 1.1 % on features, row cosine 0.9996, KL 4.4e-4"
 _INT8 = "one unit of 255 may round the other way in every layer; observed in packages with int8 towers: below 1 %"
-_KERNELS = "observed for int8 inputs in groups of 32: at most 5.5 % on logits, row cosine 0.9958, KL 0.17 (trained CogVLM2)"
+_KERNELS = "observed for int8 inputs in groups of 32: at most 5.6 % on logits, row cosine 0.9958, KL 0.17"
 _LOSS = (
-    "a floor against nonsense, not a promise: observed for round-to-nearest int4 of the decoder, cosine 0.915 (random weights) and "
-    "mean KL 1.7 over a question (trained CogVLM2); lost weights give a cosine near 0. Task accuracy is the promise"
+    "a floor against nonsense, not a promise: observed for int4 rounded to nearest, cosine 0.915 (random weights) and mean "
+    "KL 1.7 over a question (trained CogVLM2); lost weights give a cosine near 0. Task accuracy is the promise"
 )
 
 DEFAULT: Table = {
@@ -107,13 +108,13 @@ DEFAULT: Table = {
         _decoded(1e-4, 0.999999, 1e-6, _ROUNDING),
         _ties(1e-4),
     ),
-    Standard.FP16: _standard(_relative(3e-2, 0.999, _HALF), _decoded(2.5e-2, 0.999, 1.5e-3, _HALF), _ties(2.5e-2)),
+    Standard.FP16: _standard(_relative(3e-2, 0.999, _HALF), _decoded(3e-2, 0.999, 1.5e-3, _HALF), _ties(3e-2)),
     Standard.STORED_FLOAT32: _standard(
         _relative(1e-4, 0.999999, _ROUNDING),
         _decoded(1e-4, 0.999999, 1e-6, _ROUNDING),
         _ties(1e-4),
     ),
-    Standard.STORED_FLOAT16: _standard(_relative(3e-2, 0.999, _HALF), _decoded(2.5e-2, 0.999, 1.5e-3, _HALF), _ties(2.5e-2)),
+    Standard.STORED_FLOAT16: _standard(_relative(3e-2, 0.999, _HALF), _decoded(3e-2, 0.999, 1.5e-3, _HALF), _ties(3e-2)),
     Standard.STORED_INT8: _standard(_relative(3e-2, 0.998, _INT8), _decoded(3e-2, 0.998, 5e-3, _INT8), _ties(3e-2)),
     Standard.KERNELS_INT8: _standard(_relative(4e-2, 0.998, _INT8), _decoded(0.15, 0.987, 0.5, _KERNELS), _ties(0.15)),
     Standard.INT4_LOSS: _standard(
