@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("edgeproof")
 
-CHUNK_ELEMENTS = 1 << 24
-"""Weights of a layer that a method gets at a time."""
+CHUNK_ELEMENTS = 1 << 23
+"""Weights of a layer that a method gets at a time, on one thread; chunks run side by side on the others. The result depends
+on the chunks alone, so that it is the same with any number of threads."""
 
 SCALE_ROWS = 1024
 """Rows of a layer that the search for AWQ's factors looks at; evenly spaced where there are more."""
@@ -145,10 +147,12 @@ class BlockwiseCalibration:
         count, columns = weights.shape(f"{name}.weight")
         step = max(1, CHUNK_ELEMENTS // columns)
         grid = GRIDS[self.assignments[name].grid]
-        parts = []
-        for start in range(0, count, step):
+
+        def part(start: int) -> Outcome:
             chunk = weights.rows(f"{name}.weight", start, min(start + step, count)).float()
-            parts.append(solve(self.method, LayerProblem(name, chunk, grid, moment if moment.count else None)))
+            return solve(self.method, LayerProblem(name, chunk, grid, moment if moment.count else None))
+
+        parts = side_by_side(part, range(0, count, step))
         return Outcome(
             joined([part.codes for part in parts]),
             sum(part.error for part in parts),
@@ -156,6 +160,22 @@ class BlockwiseCalibration:
             sum(part.power for part in parts),
             sum(part.kept_rows for part in parts),
         )
+
+
+def side_by_side(work: Callable[[int], Outcome], items: Iterable[int]) -> list[Outcome]:
+    """Results in order, with as many items at a time as torch has threads, each on one of them.
+
+    Short operations that are spread over threads one by one wait for the slowest thread every time; whole chunks do not.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # new threads start with this
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(work, items))
+    finally:
+        torch.set_num_threads(threads)
 
 
 class PartlyQuantised:

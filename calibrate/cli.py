@@ -67,6 +67,9 @@ def model_flags(made: argparse.ArgumentParser) -> None:
     made.add_argument("--precision", metavar="P", help="as of the export; default: the target's first")
     made.add_argument("--block-size", type=int, metavar="N", help="columns that share an int4 scale (cpu, desktop-gpu)")
     made.add_argument("--vision-precision", metavar="P", help="as of the export (cpu, desktop-gpu)")
+    made.add_argument("--embed-precision", metavar="P", help="as of the export (int4, ONNX files)")
+    made.add_argument("--head-precision", metavar="P", help="as of the export (int4, ONNX files)")
+    made.add_argument("--asymmetric", action="store_true", help="int4 blocks with zero points of their own (ONNX files)")
 
 
 def sample_flags(made: argparse.ArgumentParser) -> None:
@@ -124,6 +127,9 @@ def _calibrate(given: argparse.Namespace) -> int:
         precision=given.precision,
         block_size=given.block_size,
         vision_precision=given.vision_precision,
+        embed_precision=given.embed_precision,
+        head_precision=given.head_precision,
+        asymmetric=given.asymmetric,
         samples=given.samples,
         data=given.calibration_data,
         text_only=given.text_only,

@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     made = Parser(prog="python -m calibrate compare", description=__doc__, allow_abbrev=False)
     made.add_argument("--model", required=True, metavar="MODEL", help="family alias with a demo checkpoint")
     made.add_argument("--weights", default="demo", metavar="DIR", help="another checkpoint trained on the demo's task")
-    made.add_argument("--on", action="append", metavar="TARGET[:BLOCK]", help=f"default: {', '.join(SETTINGS)}")
+    made.add_argument("--on", action="append", metavar="TARGET[:BLOCK[:asymmetric]]", help=f"default: {', '.join(SETTINGS)}")
     made.add_argument("--methods", default=",".join(METHODS), metavar="M,M", help="default: all")
     made.add_argument("--pictures", type=int, default=100, metavar="N", help="held-out pictures; default 100")
     made.add_argument("--text-only-too", action="store_true", help="each method a second time, without the pictures")
@@ -66,6 +66,8 @@ def main(arguments: Sequence[str]) -> int:
         Row("", "fp32", "", evaluation.score(evaluation.weights), 0.0),
         Row("", "fp16", "", evaluation.score(HalfWeights(evaluation.weights)), 0.0),
     ]
+    for row in rows:
+        log.info("%s", table([row]).splitlines()[-1])
     for setting, request in requests:
         for row in _rows(setting, request, given, evaluation):
             log.info("%s", table([row]).splitlines()[-1])
@@ -89,15 +91,16 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def _request(given: argparse.Namespace, setting: str) -> CalibrationRequest:
-    target, _, block = setting.partition(":")
-    if block and not block.isdigit():
-        raise UsageError(f"--on {setting}", "a target, or target:block size", "correct it, e.g. cpu:32")
+    target, block, kind, *more = [*setting.split(":"), "", ""]
+    if (block and not block.isdigit()) or kind not in {"", "asymmetric"} or any(more):
+        raise UsageError(f"--on {setting}", "a target, target:block size or target:block size:asymmetric", "e.g. cpu:32")
     return CalibrationRequest(
         model=given.model,
         weights=given.weights,
         target=target,
         precision="int4",
         block_size=int(block) if block else None,
+        asymmetric=kind == "asymmetric",
         method="rtn",
         output=Path("unused"),
         samples=given.samples or (None if given.calibration_data else SAMPLES),

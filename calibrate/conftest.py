@@ -10,8 +10,8 @@ import torch
 
 from export.modules.build import build_stage, parameter_shapes
 from export.modules.kernels import Kernels
-from export.opened import NoTensors
 from export.registry import families
+from export.source.tensor_source import EmptySource
 from export.specs import ModelSpec, PartialLora, RoutedLora, VisualExperts
 
 
@@ -38,7 +38,7 @@ class RandomWeights:
 
 def tiny_spec(family: str) -> ModelSpec:
     found = families()[family]
-    return found.spec(found.published_config("", "tiny"), NoTensors())
+    return found.spec(found.published_config("", "tiny"), EmptySource())
 
 
 def decoder_call(spec: ModelSpec, tokens: int = 12, seed: int = 1) -> dict[str, Any]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from threading import Lock
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 CHUNK_ROWS = 4096
+
+ERROR_COLUMNS = 256
+"""Columns of a symmetric product at a time; half of it is never computed."""
 
 
 class Moment:
@@ -23,6 +27,7 @@ class Moment:
         self.matrix = torch.zeros(columns, columns)
         self.count = 0
         self._factors: dict[tuple[float, bool], tuple[Tensor, Tensor]] = {}
+        self._lock = Lock()
 
     @classmethod
     def of(cls, rows: Tensor) -> Moment:
@@ -37,6 +42,10 @@ class Moment:
         for part in flat.split(CHUNK_ROWS):
             self.matrix.addmm_(part.T, part)
         self.count += len(flat)
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop the derived matrices."""
         self._factors.clear()
 
     @property
@@ -48,7 +57,7 @@ class Moment:
         """The moment of inputs multiplied by ``factors`` (columns,)."""
         moment = Moment.__new__(Moment)
         moment.matrix = self.matrix * factors[:, None] * factors
-        moment.count, moment._factors = self.count, {}
+        moment.count, moment._factors, moment._lock = self.count, {}, Lock()
         return moment
 
     def blocks(self, group: int) -> Tensor:
@@ -72,10 +81,11 @@ class Moment:
             ordered: columns with the largest inputs first; else as they stand.
         """
         key = (damping, ordered)
-        if key not in self._factors:
-            self._factors.clear()
-            self._factors[key] = self._factored(damping, ordered)
-        return self._factors[key]
+        with self._lock:
+            if key not in self._factors:
+                self._factors.clear()
+                self._factors[key] = self._factored(damping, ordered)
+            return self._factors[key]
 
     def _factored(self, damping: float, ordered: bool) -> tuple[Tensor, Tensor]:
         import torch
@@ -96,6 +106,16 @@ class Moment:
 
 def output_error(change: Tensor, moment: Moment | None) -> Tensor:
     """Summed squared output error of every row (rows,) of a weight change (rows, columns); unweighted without a moment."""
+    import torch
+
     if moment is None:
         return change.square().sum(1)
-    return ((change @ moment.matrix) * change).sum(1)
+    columns = change.shape[1]
+    total = torch.zeros(len(change))
+    for start in range(0, columns, ERROR_COLUMNS):
+        stop = min(start + ERROR_COLUMNS, columns)
+        mixed = change[:, start:stop] @ moment.matrix[start:stop, start:stop]
+        if start:  # what lies above the diagonal block counts for its mirror image too
+            mixed.addmm_(change[:, :start], moment.matrix[:start, start:stop], alpha=2)
+        total += mixed.mul_(change[:, start:stop]).sum(1)
+    return total

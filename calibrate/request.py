@@ -17,7 +17,8 @@ class CalibrationRequest:
     """One calibration, as asked.
 
     Attributes:
-        model, weights, revision, target, precision, block_size, vision_precision: as of the export that will use it.
+        model, weights, revision, target, precision, block_size, vision_precision, embed_precision, head_precision,
+        asymmetric: as of the export that will use it.
         method: a name of calibrate.methods.METHODS.
         samples: how many; None for `SAMPLES` built-in ones, or for all of ``data``.
         data: a user's folder; None for the built-in samples.
@@ -38,6 +39,9 @@ class CalibrationRequest:
     precision: str | None = None
     block_size: int | None = None
     vision_precision: str | None = None
+    embed_precision: str | None = None
+    head_precision: str | None = None
+    asymmetric: bool = False
     samples: int | None = None
     data: Path | None = None
     text_only: bool = False
@@ -64,6 +68,9 @@ class CalibrationRequest:
             output=self.output,
             vision_precision=self.vision_precision,
             block_size=self.block_size,
+            embed_precision=self.embed_precision,
+            head_precision=self.head_precision,
+            asymmetric=self.asymmetric,
             revision=self.revision,
             seed=self.seed,
             resume=self.resume,

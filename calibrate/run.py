@@ -156,13 +156,15 @@ def _sample_record(request: CalibrationRequest, prompts: Sequence[Prompt]) -> di
 
 def _settings(request: CalibrationRequest) -> dict[str, Any]:
     asked = request.export()
+    choice = None if request.choice is None else read_choice(request.choice)
     return {
         "edgeproof": VERSION,
         "method": request.method,
         "sequential": request.sequential,
         "target": asked.target_record().name,
         "precision": asked.precision_name(),
-        "choice": None if request.choice is None else read_choice(request.choice)["backends"],
+        "choice": None if choice is None else choice["backends"],
+        "search": None if choice is None else {key: choice[key] for key in ("goal", "bytes", "scores") if key in choice},
         "options": {k: v for k, v in asked.backend_options().items() if k != "seed"},
     }
 

@@ -112,6 +112,85 @@ def test_an_overlay_alone_changes_nothing(tmp_path: Path) -> None:
     assert max(float((factor - 1).abs().max()) for factor in factors) > 0.05
 
 
+def test_zero_points_and_a_wider_head_are_planned_and_stored(tmp_path: Path) -> None:
+    asked = request(
+        tmp_path / "codes", samples=2, precision="int4", asymmetric=True, block_size=16, head_precision="int8",
+        embed_precision="fp16",
+    )  # fmt: skip
+    planned = plan(asked)
+    weights = planned.checkpoint.weights
+    assert weights is not None
+    assignments = planned.assignments["onnx"]
+    assert assignments["decoder.head"].grid == "ort_int8_b16"
+    assert str(assignments["embed_tokens.table"].form) == "fp16"
+    assert "decoder.head" not in planned.wanted["onnx"]
+    stored = StoredCodes(calibrate(asked), "onnx", weights, assignments)
+    layer = "decoder.layers.0.mlp.down"
+    codes = stored.rows(layer, 0, 8)
+    assert codes.zero_points is not None
+    assert codes.scales.shape == codes.zero_points.shape == (8, assignments[layer].layer.columns // 16)
+    assert len(codes.zero_points.unique()) > 2
+    weight = weights.rows(f"{layer}.weight", 0, 8)
+    assert torch.nn.functional.cosine_similarity(GRIDS["ort_int4_asym_b16"].dequantise(codes), weight.float()).min() > 0.98
+    with pytest.raises(UsageError, match="ort_int4_asym_b16"):
+        StoredCodes(tmp_path / "codes", "onnx", weights, plan(request(tmp_path / "x")).assignments["onnx"])
+
+
+def test_the_number_of_threads_changes_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from calibrate import blockwise
+    from calibrate.beside.problem import captured
+    from calibrate.methods.gptq import Gptq
+    from export.journal import Journal
+
+    monkeypatch.setattr(blockwise, "CHUNK_ELEMENTS", 128 * 100)
+    (layer,) = captured("minicpm-v", "demo", 32, 3, 0, ["layers.1.attention.qkv"])
+    planned = plan(request(tmp_path / "codes", precision="int4"))
+    spec, weights = planned.checkpoint.spec, planned.checkpoint.weights
+    assert weights is not None
+    assert layer.ours.moment is not None
+    journal = Journal(tmp_path, {})
+    work = blockwise.BlockwiseCalibration(spec, weights, planned.assignments["onnx"], Gptq(), True, journal, "onnx")
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            layer.ours.moment.forget()
+            found.append(work._solve(layer.ours.name, weights, layer.ours.moment))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[0].codes.codes, found[1].codes.codes)
+    assert torch.equal(found[0].codes.scales, found[1].codes.scales)
+    assert found[0].error == found[1].error
+
+
+def test_a_choice_of_bits_and_its_gate_reach_the_manifest(tmp_path: Path) -> None:
+    layer = "decoder.layers.1.mlp.down"
+    goal = {"cosine": 0.99, "task": 1.0}
+    choice = {
+        "kind": "bit choice",
+        "schema": 1,
+        "backends": {"onnx": {layer: "int8"}},
+        "goal": goal,
+        "scores": {},
+        "bytes": 5,
+    }
+    path = tmp_path / "choice.json"
+    path.write_text(json.dumps(choice), encoding="utf-8")
+    asked = request(tmp_path / "codes", samples=2, precision="int4", choice=path)
+    planned = plan(asked)
+    weights = planned.checkpoint.weights
+    assert weights is not None
+    stored = StoredCodes(calibrate(asked), "onnx", weights, planned.assignments["onnx"])
+    summary = stored.summary()
+    assert summary["search"]["goal"] == goal
+    assert layer not in stored.layers
+    again = {"kind": "bit choice", "schema": 1, "backends": summary["choice"], **summary["search"]}
+    path.write_text(json.dumps(again), encoding="utf-8")
+    replayed = calibrate(request(tmp_path / "again", samples=2, precision="int4", choice=path))
+    assert contents(replayed) == contents(tmp_path / "codes")
+
+
 def test_rows_of_stored_codes(made: Path, tmp_path: Path) -> None:
     planned = plan(request(tmp_path / "other"))
     assert planned.checkpoint.weights is not None

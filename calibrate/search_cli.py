@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +18,9 @@ from runtime_py.errors import ExitCode, UsageError
 if TYPE_CHECKING:
     from calibrate.run import CalibrationPlan
     from calibrate.search import Search
+
+LARGEST = 2_000_000_000
+"""Bytes of float32 parameters that a search will hold."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,7 +49,8 @@ def main(arguments: Sequence[str]) -> int:
     gate = None if given.gate is None else Gate.parse(given.gate)
     request = CalibrationRequest(
         model=given.model, weights=given.weights, revision=given.revision, target=given.target, precision=given.precision,
-        block_size=given.block_size, vision_precision=given.vision_precision, method="rtn", output=given.output,
+        block_size=given.block_size, vision_precision=given.vision_precision, embed_precision=given.embed_precision,
+        head_precision=given.head_precision, asymmetric=given.asymmetric, method="rtn", output=given.output,
     )  # fmt: skip
     planned = plan(request)
     _require_demo(planned)
@@ -89,7 +94,9 @@ def _prepared(
     codes: CodeSource = RoundToNearest(weights, planned.assignments[name], GRIDS)
     record: dict[str, Any] = {
         "kind": KIND, "schema": SCHEMA, "source": planned.checkpoint.id, "target": given.target,
-        "precision": given.precision, "block_size": given.block_size, "pictures": given.pictures, "codes": None,
+        "precision": given.precision, "block_size": given.block_size, "asymmetric": given.asymmetric,
+        "embed_precision": given.embed_precision, "head_precision": given.head_precision,
+        "pictures": given.pictures, "codes": None,
     }  # fmt: skip
     if given.codes is not None:
         stored = StoredCodes(given.codes, name, weights, planned.assignments[name])
@@ -140,12 +147,20 @@ def _options(request: CalibrationRequest, planned: CalibrationPlan) -> Any:
 def _require_demo(planned: CalibrationPlan) -> None:
     """Sensitivities are measured on the demo's held-out questions, with the model in memory."""
     from export.demo.reference import recipe_of
+    from export.modules.build import parameter_shapes
     from runtime_py.errors import EdgeproofError
 
     try:
         recipe_of(planned.checkpoint.family.name)
     except (ImportError, EdgeproofError) as error:
         raise UsageError(f"{planned.checkpoint.id} has no demo task", "a demo checkpoint", "use --weights demo") from error
+    size = 4 * sum(math.prod(shape) for shape in parameter_shapes(planned.checkpoint.spec).values())
+    if size > LARGEST:
+        raise UsageError(
+            f"{planned.checkpoint.id} takes {size / 1e9:.1f} GB in float32, and sensitivities need it in memory whole",
+            f"a model of at most {LARGEST / 1e9:.0f} GB trained on the demo's task",
+            "search on the demo checkpoint of the family; widen parts of a large model with --head-precision and the like",
+        )
 
 
 def _partial(output: Path) -> Path:

@@ -127,11 +127,12 @@ class StoredCodes:
         return read_codes(stored.file, layer, GRIDS[stored.grid], start, stop)
 
     def summary(self) -> dict[str, Any]:
-        """What a package's manifest says of the calibration."""
+        """What a package's manifest says of the calibration; ``choice`` and ``search`` where bits were searched for."""
         from export.journal import sha256_of
 
-        kept = ("method", "sequential", "samples")
-        return {**{key: self.manifest[key] for key in kept}, "manifest_sha256": sha256_of(self.folder / MANIFEST)}
+        kept = {key: self.manifest[key] for key in ("method", "sequential", "samples")}
+        searched = {key: self.manifest[key] for key in ("choice", "search") if self.manifest.get(key)}
+        return {**kept, **searched, "manifest_sha256": sha256_of(self.folder / MANIFEST)}
 
     def _check_weights(self) -> None:
         """Read a few rows of every layer back: codes of another checkpoint of the same shapes do not come close."""

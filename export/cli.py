@@ -80,6 +80,9 @@ def parser() -> argparse.ArgumentParser:
     to.add_argument("--prefill-chunk", type=int, metavar="N", help="tokens fed to the decoder in one call at most")
     to.add_argument("--vision-precision", metavar="P", help="int8, fp16 or fp32 for the vision encoder (cpu, desktop-gpu)")
     to.add_argument("--block-size", type=int, metavar="N", help="columns that share an int4 scale (cpu, desktop-gpu)")
+    to.add_argument("--asymmetric", action="store_true", help="int4 blocks with zero points of their own (cpu, desktop-gpu)")
+    to.add_argument("--embed-precision", metavar="P", help="int8, int4, fp16 or fp32 for the embedding (int4, ONNX files)")
+    to.add_argument("--head-precision", metavar="P", help="int4, int8 or fp16 for the language head (int4, ONNX files)")
     to.add_argument("--codes", type=Path, metavar="DIR", help="int4 codes that python -m calibrate chose")
     to.add_argument("--device", metavar="NAME", help="refuse what does not fit this device (python -m targets)")
     to.add_argument("--seed", type=int, default=0, metavar="N", help="for anything drawn at random; default 0")
@@ -143,6 +146,9 @@ def _run(given: argparse.Namespace) -> int:
         device=given.device,
         vision_precision=given.vision_precision,
         block_size=given.block_size,
+        embed_precision=given.embed_precision,
+        head_precision=given.head_precision,
+        asymmetric=given.asymmetric,
         revision=given.revision,
         codes=given.codes,
         seed=given.seed,

@@ -14,6 +14,8 @@ from targets.registry import target_named
 DEMO = "demo"
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 VISION_PRECISIONS = ("int8", "fp16", "fp32")
+EMBED_PRECISIONS = ("int8", "int4", "fp16", "fp32")
+HEAD_PRECISIONS = ("int4", "int8", "fp16")
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class ExportRequest:
         output: package folder; None for ``<model>-<target>-<precision>`` in the working folder.
         context, prefill_chunk: limits; None for the target's.
         vision_precision, block_size: choices of the onnx and tensorrt backends; None for their defaults.
+        embed_precision, head_precision: of int4 packages of the onnx backend; None for its defaults (int8 and int4).
+        asymmetric: int4 blocks store a zero point of their own (onnx backend).
         codes: folder of a calibration (python -m calibrate) whose int4 codes are used; None for round to nearest.
         skip_verify: leave out the check at the end; recorded in the package as a waiver.
         host_only: leave the phone's library out of an android or ios package; for checks here, recorded as a waiver.
@@ -46,6 +50,9 @@ class ExportRequest:
     device: str | None = None
     vision_precision: str | None = None
     block_size: int | None = None
+    embed_precision: str | None = None
+    head_precision: str | None = None
+    asymmetric: bool = False
     revision: str | None = None
     codes: Path | None = None
     seed: int = 0
@@ -71,6 +78,9 @@ class ExportRequest:
         _at_least("--prefill-chunk", self.prefill_chunk, 1)
         _one_of("--block-size", self.block_size, BLOCK_SIZES)
         _one_of("--vision-precision", self.vision_precision, VISION_PRECISIONS)
+        _one_of("--embed-precision", self.embed_precision, EMBED_PRECISIONS)
+        _one_of("--head-precision", self.head_precision, HEAD_PRECISIONS)
+        self._only_where_known()
         if not 0 <= self.seed < 2**32:
             raise UsageError(f"--seed {self.seed}", "a number from 0 to 4294967295", "choose another seed")
         if self.resume and self.force:
@@ -81,6 +91,17 @@ class ExportRequest:
             )
         if self.device is not None:
             device_named(self.device, self._target.name)
+
+    def _only_where_known(self) -> None:
+        """Refuse choices of the onnx backend for targets without it, and for precisions that store no integers."""
+        asked = {"asymmetric": self.asymmetric, "embed": self.embed_precision, "head": self.head_precision}
+        flags = ["--" + (name if name == "asymmetric" else f"{name}-precision") for name, value in asked.items() if value]
+        if flags and ("onnx" not in self._target.backends or self._target.precision(self.precision) != "int4"):
+            raise UsageError(
+                f"{', '.join(flags)} with --target {self._target.name}, precision {self._target.precision(self.precision)}",
+                "--target cpu or desktop-gpu with --precision int4, whose ONNX files store such layers",
+                "leave the flag out, or choose that target and precision",
+            )
 
     def target_record(self) -> Target:
         return self._target
@@ -121,6 +142,9 @@ class ExportRequest:
         given: dict[str, object] = {
             "vision_precision": self.vision_precision,
             "block_size": self.block_size,
+            "embed_precision": self.embed_precision,
+            "head_precision": self.head_precision,
+            "symmetric": False if self.asymmetric else None,
             "seed": self.seed,
         }
         given["host_only"] = True if self.host_only else None

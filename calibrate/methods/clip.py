@@ -19,8 +19,8 @@ COARSE = FACTORS[::2]
 """The same, half as many, for methods that make up for the rest afterwards."""
 
 REFITS = 2
-ELEMENTS = 1 << 17
-"""Weights searched at a time; their copies stay in the processor's cache."""
+ELEMENTS = 1 << 18
+"""Weights searched at a time: few enough for the processor's cache, enough that calls cost little beside the work."""
 
 
 def searched(layer: LayerProblem, refits: int = REFITS, coarse: bool = False) -> GroupParameters:
@@ -95,7 +95,11 @@ def _refit(values: Tensor, steps: Tensor, best: GroupParameters, weights: Tensor
 
 
 def _error(change: Tensor, weights: Tensor | None) -> Tensor:
-    """(rows, groups) of changes (group, rows, groups)."""
+    """(rows, groups) of changes (group, rows, groups), which are overwritten where that saves a copy."""
+    if weights is None:
+        return change.square_().sum(0)
+    if weights.ndim == 2:
+        return change.square_().mul_(weights.T[:, None]).sum(0)
     return _weighted(change, weights).mul_(change).sum(0)
 
 

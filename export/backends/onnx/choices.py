@@ -13,7 +13,8 @@ from runtime_py.errors import UsageError
 ALLOWED: dict[str, tuple[Any, ...]] = {
     "vision_precision": ("int8", "int8_weights", "fp16", "fp32"),
     "embed_precision": ("int8", "int4", "fp16", "fp32"),
-    "block_size": (32, 64, 128),
+    "head_precision": ("int4", "int8", "fp16"),
+    "block_size": (16, 32, 64, 128),
     "accuracy_level": (0, 4),
     "symmetric": (True, False),
     "cache": ("float16", "float32"),
@@ -30,21 +31,27 @@ class OnnxChoices:
     Attributes:
         vision_precision: ``int8`` rounds activations too; ``int8_weights`` keeps them float32.
         accuracy_level: of int4 layers; 4 rounds their input to int8 per block, 0 keeps it.
-        symmetric: int4 blocks share the constant zero point 8.
+        head_precision: of the language head in int4 packages.
+        symmetric: int4 blocks share the constant zero point 8; else each stores its own.
         cache: dtype of the key/value cache.
     """
 
     precision: str
     vision_precision: str
     embed_precision: str
+    head_precision: str = "int4"
     block_size: int = 32
     accuracy_level: int = 4
     symmetric: bool = True
     cache: str = "float32"
 
 
-def choices(options: BuildOptions) -> OnnxChoices:
+def choices(options: BuildOptions, routed: bool = False) -> OnnxChoices:
     """The user's options over the defaults of the precision.
+
+    Args:
+        routed: expert gates read the token embedding (Awaker), so that its rounding can change which expert is chosen; its
+            default is float16 then.
 
     Raises:
         UsageError: an unknown precision, or a value an option does not take.
@@ -59,7 +66,7 @@ def choices(options: BuildOptions) -> OnnxChoices:
     plain = options.precision if options.precision != "int4" else None
     defaults: Mapping[str, Any] = {
         "vision_precision": plain or "int8_weights",
-        "embed_precision": plain or "int8",
+        "embed_precision": plain or ("fp16" if routed else "int8"),
         "cache": "float32" if options.precision == "fp32" else "float16",
     }
     return OnnxChoices(options.precision, **{**defaults, **{k: options.extra[k] for k in ALLOWED if k in options.extra}})
@@ -67,7 +74,10 @@ def choices(options: BuildOptions) -> OnnxChoices:
 
 def assign(layer: LayerShape, chosen: OnnxChoices) -> Assignment:
     """What one layer becomes, and why."""
-    asked = {"vision": chosen.vision_precision, "embedding": chosen.embed_precision}.get(layer.role, chosen.precision)
+    by_role = {"vision": chosen.vision_precision, "embedding": chosen.embed_precision}
+    if chosen.precision == "int4":
+        by_role["head"] = chosen.head_precision
+    asked = by_role.get(layer.role, chosen.precision)
     if asked in {"fp32", "fp16"}:
         return Assignment(layer, Form(asked), reason=f"{layer.role} layers are stored in {asked}")
     if layer.role == "vision":
@@ -79,8 +89,9 @@ def assign(layer: LayerShape, chosen: OnnxChoices) -> Assignment:
     if layer.role == "adapter":
         return Assignment(layer, Form.INT8, "ort_int8_b32", "adapters keep eight bits" + _tail(layer.columns, 32))
     block = chosen.block_size
-    grid = f"ort_int4_b{block}" if chosen.symmetric else f"ort_int4_asym_b{block}"
-    return Assignment(layer, Form.INT4, grid, f"blocks of {block}" + _tail(layer.columns, block))
+    four = f"ort_int4_b{block}" if chosen.symmetric else f"ort_int4_asym_b{block}"
+    grid = f"ort_int8_b{block}" if asked == "int8" else four
+    return Assignment(layer, Form(asked), grid, f"blocks of {block}" + _tail(layer.columns, block))
 
 
 def _vision(layer: LayerShape, asked: str) -> Assignment:
