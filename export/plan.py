@@ -187,21 +187,24 @@ def make_plan(
         available_memory=available_memory(),
         free_disk=free_bytes(output),
         devices=_fits(request, spec, options, parts),
-        verification_peak=_check_peak(spec, parts[BACKEND_OF_RUNTIME[target.runtime_backend]].prediction),
+        verification_peak=_check_peak(
+            spec, parts[BACKEND_OF_RUNTIME[target.runtime_backend]].prediction, target.runtime_backend
+        ),
         notes=notes,
     )
 
 
-def _check_peak(spec: ModelSpec, running: Prediction) -> int:
-    """Resident bytes of the check at the end: the package loaded here beside the reference, twice where both fit."""
-    from parity_tests.checkpoint_side import IN_MEMORY_BYTES
+def _check_peak(spec: ModelSpec, running: Prediction, runtime_backend: str) -> int:
+    """Resident bytes of the check at the end: reference and package in memory, or one streamed and the other in pieces."""
+    from parity_tests.checkpoint_side import streams
+    from parity_tests.segmented_ort import predicted_peak as peak_of_pieces
     from parity_tests.streamed_reference import full_peak, predicted_peak
 
-    whole = full_peak(spec)
-    reference = (
-        2 * whole if whole <= IN_MEMORY_BYTES else predicted_peak(spec, min(spec.image_rows, CHECK_ROWS) + CHECK_TOKENS)
-    )
-    return reference + sum(running.device_bytes.values())
+    package = sum(running.device_bytes.values())
+    if not streams(spec):
+        return 2 * full_peak(spec) + package
+    reference = predicted_peak(spec, min(spec.image_rows, CHECK_ROWS) + CHECK_TOKENS)
+    return reference + (package if runtime_backend == "mlc" else peak_of_pieces(spec))
 
 
 def _part(name: str, spec: ModelSpec, options: BuildOptions, codes: Path | None) -> Part:

@@ -57,6 +57,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--backend", choices=("ort", "mlc", "trt"), help="run --package on this backend")
     made.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where the reference of --package runs")
     made.add_argument("--steps", type=int, metavar="N", help="answer tokens per question of --package")
+    made.add_argument(
+        "--in-pieces", action="store_true", help="run ONNX graphs of a large --package piece by piece, in about a gigabyte"
+    )
     made.add_argument("--task", type=int, default=0, metavar="N", help="ask a demo package about N held-out pictures")
     made.add_argument(
         "--inside",
@@ -128,6 +131,7 @@ def _package(options: argparse.Namespace, command: str) -> int:
         device=options.device,
         steps=options.steps,
         task_pictures=options.task,
+        in_pieces=options.in_pieces,
         command=command,
         table=table,
         details=options.report_dir is not None,

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from export.modules.build import layer_shapes
+from export.specs import ModelSpec
 from parity_tests.onnx_blocks import open_graph
 from runtime_py.backends.base import Arrays
 from runtime_py.backends.ort import PAST, PRESENT, OrtBackend, OrtState
@@ -22,6 +24,9 @@ from runtime_py.errors import UsageError
 
 PIECE_BYTES = 192 << 20
 """Stored weights of a piece; ONNX Runtime holds them mapped and, once more, in its kernels' packed form."""
+
+RUNTIME_BYTES = 100 << 20
+"""What ONNX Runtime and the onnx library add to a Python process."""
 
 Transform = Callable[[Any], None]
 """Changes a graph in memory before it is cut (`parity_tests.onnx_blocks.set_exact`)."""
@@ -232,6 +237,15 @@ class SegmentedOrtBackend(OrtBackend):
             opset_imports=model.opset_import,
             ir_version=model.ir_version,
         )
+
+
+def predicted_peak(spec: ModelSpec) -> int:
+    """Resident bytes that running a large package in pieces adds to a process, roughly, whatever its precision.
+
+    A piece is held mapped and packed; no piece is smaller than the widest matrix, here taken at one byte a weight.
+    """
+    widest = max(layer.rows * layer.columns for layer in layer_shapes(spec))
+    return 2 * max(PIECE_BYTES, widest) + RUNTIME_BYTES
 
 
 def _stored_bytes(value: Any) -> int:

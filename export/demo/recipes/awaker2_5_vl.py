@@ -144,10 +144,10 @@ RECIPE = Recipe(
     plan={
         "seeing": 250,
         "answering": 0,
-        "again": 400,
+        "again": 620,
         "again_rate": 0.4,
         "whole": 350,
-        "positions": 0.15,
+        "positions": 0.45,
         "asked_pictures": 16,
         "prompts": 0.1,
         "strange": 0.05,
