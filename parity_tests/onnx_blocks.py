@@ -25,12 +25,18 @@ _DTYPES = {
 }
 
 
-def open_graph(model: Any, folder: Path, providers: Sequence[str] = ("CPUExecutionProvider",)) -> Any:
-    """An ONNX Runtime session of a graph in memory whose weights lie in ``folder``."""
+def open_graph(model: Any, folder: Path, providers: Sequence[str] = ("CPUExecutionProvider",), arena: bool = True) -> Any:
+    """An ONNX Runtime session of a graph in memory whose weights lie in ``folder``.
+
+    Args:
+        arena: False frees every buffer as soon as it is not used, at the price of time.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.enable_cpu_mem_arena = arena
+    options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=list(providers))
 

@@ -7,6 +7,8 @@ and every call opens every piece again, so this is for checks of large packages,
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,9 @@ from runtime_py.errors import UsageError
 
 PIECE_BYTES = 192 << 20
 """Stored weights of a piece; ONNX Runtime holds them mapped and, once more, in its kernels' packed form."""
+
+SPARE_POSITIONS = 32
+"""Positions a cache grows by beyond what it needs."""
 
 RUNTIME_BYTES = 100 << 20
 """What ONNX Runtime and the onnx library add to a Python process."""
@@ -148,24 +153,35 @@ class SegmentedOrtBackend(OrtBackend):
         return self._through(stage, self._checked(stage, inputs), {})
 
     def start(self, capacity: int) -> OrtState:
-        """See `OrtBackend.start`."""
-        buffers = {}
-        for value in self._graph(DECODER)[0].graph.input:
-            if value.name.startswith(PAST):
-                heads, width = (value.type.tensor_type.shape.dim[axis].dim_value for axis in (1, 3))
-                zeros = np.zeros((1, heads, capacity, width), _dtype(value))
-                buffers[value.name] = self._ort.OrtValue.ortvalue_from_numpy(zeros)
-        return OrtState(0, capacity, buffers)
+        """See `OrtBackend.start`; the cache grows with what is in it, since a check fills little of a long context."""
+        return OrtState(0, capacity, {})
 
     def forward(self, state: OrtState, inputs: Arrays, logit_positions: np.ndarray) -> np.ndarray:
         """See `OrtBackend.forward`."""
         total = state.length + inputs["inputs_embeds"].shape[1]
         if total > state.capacity:
             raise UsageError(f"{total} tokens", f"at most {state.capacity} positions", "ask a shorter question")
+        state.buffers = self._room(state.buffers, total)
         own = {"attention_mask": np.ones((1, total), np.int64), "logit_positions": np.asarray(logit_positions, np.int64)}
         found = self._through(DECODER, self._checked(DECODER, {**inputs, **own}), state.buffers)
         state.length = total
         return found["logits"]
+
+    def _room(self, buffers: Mapping[str, Any], total: int) -> dict[str, Any]:
+        """Cache buffers (1, kv_heads, positions, head_dim) with room for ``total`` positions, holding what they held."""
+        grown = {}
+        for value in self._graph(DECODER)[0].graph.input:
+            if not value.name.startswith(PAST):
+                continue
+            old = buffers.get(value.name)
+            if old is not None and old.shape()[2] >= total:
+                return dict(buffers)
+            heads, width = (value.type.tensor_type.shape.dim[axis].dim_value for axis in (1, 3))
+            array = np.zeros((1, heads, total + SPARE_POSITIONS, width), _dtype(value))
+            if old is not None:
+                array[:, :, : old.shape()[2]] = old.numpy()
+            grown[value.name] = self._ort.OrtValue.ortvalue_from_numpy(array)
+        return grown
 
     def close(self) -> None:
         super().close()
@@ -203,22 +219,28 @@ class SegmentedOrtBackend(OrtBackend):
         outputs = [value.name for value in model.graph.output if not value.name.startswith(PRESENT)]
         last_use = {name: number for number, piece in enumerate(pieces) for name in piece.takes}
         for number, piece in enumerate(pieces):
-            session = open_graph(
-                self._model_of(model, piece, {**values, **buffers}), (self.folder / self.files[stage]).parent
-            )
-            binding = session.io_binding()
-            for name in piece.takes:
-                binding.bind_ortvalue_input(name, buffers.get(name) or values[name])
-            computed = [name for name in piece.gives if not name.startswith(PRESENT)]
-            for name in computed:
-                binding.bind_output(name)
-            for name in piece.gives[len(computed) :]:
-                binding.bind_ortvalue_output(name, buffers[PAST + name.removeprefix(PRESENT)])
-            session.run_with_iobinding(binding)
-            values |= dict(zip(computed, binding.get_outputs(), strict=False))
+            found = self._run_piece(self._model_of(model, piece, {**values, **buffers}), stage, piece, values, buffers)
+            values |= {name: self._ort.OrtValue.ortvalue_from_numpy(array) for name, array in found.items()}
             for name in [name for name in values if last_use.get(name, -1) <= number and name not in outputs]:
                 del values[name]
-        return {name: _widened(values[name].numpy()) for name in outputs}
+            give_back_memory()
+        return {name: _widened(np.array(values[name].numpy())) for name in outputs}
+
+    def _run_piece(
+        self, model: Any, stage: str, piece: Piece, values: Mapping[str, Any], buffers: Mapping[str, Any]
+    ) -> dict[str, np.ndarray]:
+        """Open a piece, run it and close it; what it gives is copied out of the session's memory."""
+        session = open_graph(model, (self.folder / self.files[stage]).parent, arena=False)
+        binding = session.io_binding()
+        for name in piece.takes:
+            binding.bind_ortvalue_input(name, buffers.get(name) or values[name])
+        computed = [name for name in piece.gives if not name.startswith(PRESENT)]
+        for name in computed:
+            binding.bind_output(name)
+        for name in piece.gives[len(computed) :]:
+            binding.bind_ortvalue_output(name, buffers[PAST + name.removeprefix(PRESENT)])
+        session.run_with_iobinding(binding)
+        return {name: np.array(value.numpy()) for name, value in zip(computed, binding.get_outputs(), strict=False)}
 
     def _model_of(self, model: Any, piece: Piece, values: Mapping[str, Any]) -> Any:
         """A piece as a model; its inputs have the dtypes of the values at hand."""
@@ -237,6 +259,12 @@ class SegmentedOrtBackend(OrtBackend):
             opset_imports=model.opset_import,
             ir_version=model.ir_version,
         )
+
+
+def give_back_memory() -> None:
+    """Hand freed memory back to the system, where the C library can: packed weights are too small for pages of their own."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def predicted_peak(spec: ModelSpec) -> int:

@@ -144,7 +144,7 @@ RECIPE = Recipe(
     plan={
         "seeing": 250,
         "answering": 0,
-        "again": 620,
+        "again": 1100,
         "again_rate": 0.4,
         "whole": 350,
         "positions": 0.45,
