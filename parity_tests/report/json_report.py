@@ -78,7 +78,6 @@ def golden_report(judgement: Judgement) -> dict[str, Any]:
 def _head(judgement: Judgement) -> dict[str, Any]:
     run = judgement.run
     return {
-        "schema": SCHEMA,
         "case": run.case,
         "family": run.family,
         "variant": run.variant,
@@ -87,6 +86,7 @@ def _head(judgement: Judgement) -> dict[str, Any]:
         "backend": run.backend,
         "verdict": str(judgement.verdict),
         "first_failure": judgement.first_failure or None,
+        "schema": SCHEMA,
     }
 
 
