@@ -89,7 +89,8 @@ def _schedule(mod: tvm.ir.IRModule, schedule: Target, device: bool) -> tvm.ir.IR
         from export.backends.mlc.cpu_schedule import ScheduleForCpu
 
         return ScheduleForCpu()(mod)
-    rules = (dl.gpu.Matmul(), dl.gpu.GEMV(), dl.gpu.Reduction(), dl.gpu.GeneralReduction(), dl.gpu.Fallback())
+    chosen = (dl.gpu.Matmul(), dl.gpu.GEMV(), dl.gpu.Reduction(), dl.gpu.GeneralReduction())
+    rules = (*(_WhereItHolds(rule) for rule in chosen), dl.gpu.Fallback())
     batched = {gv.name_hint for gv in mod.get_global_vars() if gv.name_hint.startswith(BATCHED)}
     plain = Target({"kind": "opencl", **{key: schedule.attrs[key] for key in LIMITS if key in schedule.attrs}})
     with plain:
@@ -98,6 +99,23 @@ def _schedule(mod: tvm.ir.IRModule, schedule: Target, device: bool) -> tvm.ir.IR
         mod[mod.get_global_var(variable.name_hint)] = function
     with schedule:
         return dl.ApplyDefaultSchedule(*rules)(mod)
+
+
+class _WhereItHolds(dl.base.ScheduleRule):
+    """A schedule rule that passes a kernel on to the next rule where its own assertions do not hold.
+
+    dlight's GEMV and Reduction assert that what follows a reduction reads whole blocks
+    (tvm/s_tir/dlight/analysis/common_analysis.py); some fused products of narrow low-rank adapters do not.
+    """
+
+    def __init__(self, rule: dl.base.ScheduleRule) -> None:
+        self.rule = rule
+
+    def apply(self, func: tirx.PrimFunc, target: Target, tunable: bool) -> Any:
+        try:
+            return self.rule.apply(func, target, tunable)
+        except (AssertionError, ValueError, RuntimeError):
+            return None
 
 
 def _only(mod: tvm.ir.IRModule, names: set[str]) -> tvm.ir.IRModule:
