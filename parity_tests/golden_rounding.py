@@ -21,12 +21,11 @@ import torch
 from torch import Tensor
 
 from calibrate.codes import WeightProvider
-from export.specs import ModelSpec
 from parity_tests.checkpoint_side import open_checkpoint
 from parity_tests.compare import compare_recordings
 from parity_tests.golden_case import question, read_case
 from parity_tests.metrics import HIGHER_IS_BETTER
-from parity_tests.observe_rounding import Int8Backend, rounded_weights
+from parity_tests.observe_rounding import sides
 from parity_tests.probes import record
 from parity_tests.reference import TorchBackend
 from runtime_py.session import Limits
@@ -70,15 +69,6 @@ class Shuffled:
 
     def rows(self, target: str, start: int, stop: int | None) -> Tensor:
         return self.tensor(target)[start:stop]
-
-
-def sides(spec: ModelSpec, weights: WeightProvider) -> dict[str, TorchBackend]:
-    """The three ways of rounding by name."""
-    return {
-        "float16": TorchBackend(spec, weights, torch.float16),
-        "int8 inputs": Int8Backend(spec, weights),
-        "int4 weights": TorchBackend(spec, rounded_weights(spec, weights)),
-    }
 
 
 def observe(name: str, draws: int) -> dict[Key, list[float]]:

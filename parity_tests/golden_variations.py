@@ -20,7 +20,7 @@ from parity_tests.candidate import Candidate, open_candidate
 from parity_tests.checkpoint_side import open_checkpoint, reference
 from parity_tests.compare import compare_recordings
 from parity_tests.judge import Judgement, judge
-from parity_tests.package_questions import StandInTokenizer
+from parity_tests.package_questions import StandInTokenizer, integers
 from parity_tests.probes import Question, record
 from parity_tests.results import Comparison, Run
 from parity_tests.thresholds import Standard
@@ -285,8 +285,6 @@ class Words(StandInTokenizer):
 def _words(manifest: Mapping[str, Any]) -> Words:
     """A tokenizer for a package without one; ids that the processor's settings name stand for nothing else."""
     logits = next(t for t in manifest["contracts"]["decoder"]["outputs"] if t["name"] == "logits")
-    settings = [*manifest["runtime"].values(), *manifest["generation"]["stop_ids"]]
-    settings += [value for table in settings if isinstance(table, dict) for value in table.values()]
     named = manifest["runtime"].get("token_ids", {})
     markers = {MARKERS[name]: token for name, token in named.items()}
-    return Words(logits["shape"][-1], [value for value in settings if isinstance(value, int)], markers)
+    return Words(logits["shape"][-1], [*integers(manifest["runtime"]), *manifest["generation"]["stop_ids"]], markers)

@@ -4,8 +4,8 @@
 
 Every demo checkpoint answers questions about held-out pictures in float32, and again with the same modules in float16,
 with inputs of the decoder's layers rounded to int8 in groups of 32, and with int4 weights. Printed is the worst value of
-each metric over all questions. Trained models matter here: their logits
-reach 30, random ones 7, and KL grows with the square.
+each metric over all questions. Trained models matter here: their logits reach
+30, random ones 7, and KL grows with the square.
 """
 
 from __future__ import annotations
@@ -78,9 +78,8 @@ def rounded_weights(spec: ModelSpec, weights: WeightProvider) -> WeightProvider:
     return DequantisedWeights(weights, RoundToNearest(weights, assignments, GRIDS), assignments, GRIDS)
 
 
-def sides(checkpoint: Checkpoint) -> dict[str, TorchBackend]:
+def sides(spec: ModelSpec, weights: WeightProvider) -> dict[str, TorchBackend]:
     """The three ways of rounding by name."""
-    spec, weights = checkpoint.spec, checkpoint.weights
     return {
         "float16": TorchBackend(spec, weights, torch.float16),
         "int8 inputs": Int8Backend(spec, weights),
@@ -104,7 +103,7 @@ def observe(folder: Path, pictures: int) -> dict[tuple[str, Kind, str], float]:
     checkpoint = open_checkpoint(folder)
     processor = checkpoint.processor(tokenizers.load(folder))
     limits = Limits(CONTEXT, CONTEXT)
-    reference, others = TorchBackend(checkpoint.spec, checkpoint.weights), sides(checkpoint)
+    reference, others = TorchBackend(checkpoint.spec, checkpoint.weights), sides(checkpoint.spec, checkpoint.weights)
     worst: dict[tuple[str, Kind, str], float] = {}
     for question in questions(checkpoint, pictures):
         expected = record(reference, processor, limits, question, STEPS)

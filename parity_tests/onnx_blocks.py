@@ -10,11 +10,9 @@ import numpy as np
 
 from parity_tests.candidate import Candidate
 from runtime_py.backends.base import Arrays
-from runtime_py.backends.ort import OrtBackend
+from runtime_py.backends.ort import PAST, OrtBackend
 from runtime_py.contracts import DECODER
 from runtime_py.errors import PackageError
-
-PAST = "past_key_values."
 
 _DTYPES = {
     "tensor(float)": np.float32,

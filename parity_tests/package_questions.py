@@ -58,16 +58,16 @@ class StandInTokenizer:
 def stand_in(manifest: Mapping[str, Any]) -> StandInTokenizer:
     """A stand-in for the tokenizer of a package, sized by its decoder contract."""
     logits = next(t for t in manifest["contracts"]["decoder"]["outputs"] if t["name"] == "logits")
-    reserved = [*_integers(manifest["runtime"]), *manifest["generation"].get("stop_ids", [])]
+    reserved = [*integers(manifest["runtime"]), *manifest["generation"].get("stop_ids", [])]
     return StandInTokenizer(logits["shape"][-1], reserved)
 
 
-def _integers(value: object) -> list[int]:
+def integers(value: object) -> list[int]:
     """Every integer in the processor's settings: the special ids, and a few sizes that text can spare as well."""
     if isinstance(value, Mapping):
-        return [number for part in value.values() for number in _integers(part)]
+        return [number for part in value.values() for number in integers(part)]
     if isinstance(value, list | tuple):
-        return [number for part in value for number in _integers(part)]
+        return [number for part in value for number in integers(part)]
     return [value] if isinstance(value, int) and not isinstance(value, bool) else []
 
 

@@ -20,7 +20,7 @@ from export.modules.build import layer_shapes
 from export.specs import ModelSpec
 from parity_tests.onnx_blocks import open_graph
 from runtime_py.backends.base import Arrays
-from runtime_py.backends.ort import PAST, PRESENT, OrtBackend, OrtState
+from runtime_py.backends.ort import PAST, PRESENT, OrtBackend, OrtState, widened
 from runtime_py.contracts import DECODER
 from runtime_py.errors import UsageError
 
@@ -224,7 +224,7 @@ class SegmentedOrtBackend(OrtBackend):
             for name in [name for name in values if last_use.get(name, -1) <= number and name not in outputs]:
                 del values[name]
             give_back_memory()
-        return {name: _widened(np.array(values[name].numpy())) for name in outputs}
+        return {name: widened(np.array(values[name].numpy())) for name in outputs}
 
     def _run_piece(
         self, model: Any, stage: str, piece: Piece, values: Mapping[str, Any], buffers: Mapping[str, Any]
@@ -240,7 +240,10 @@ class SegmentedOrtBackend(OrtBackend):
         for name in piece.gives[len(computed) :]:
             binding.bind_ortvalue_output(name, buffers[PAST + name.removeprefix(PRESENT)])
         session.run_with_iobinding(binding)
-        return {name: np.array(value.numpy()) for name, value in zip(computed, binding.get_outputs(), strict=False)}
+        return {
+            name: np.array(value.numpy())
+            for name, value in zip(computed, binding.get_outputs()[: len(computed)], strict=True)
+        }
 
     def _model_of(self, model: Any, piece: Piece, values: Mapping[str, Any]) -> Any:
         """A piece as a model; its inputs have the dtypes of the values at hand."""
@@ -294,7 +297,3 @@ def _dtype(value: Any) -> np.dtype:
 def _element_type(value: Any) -> int:
     """ONNX's element type of an OrtValue."""
     return int(value.element_type())
-
-
-def _widened(value: np.ndarray) -> np.ndarray:
-    return value.astype(np.float32) if value.dtype == np.float16 else value

@@ -90,7 +90,7 @@ def _ties(bound: float) -> Limits:
 
 _ROUNDING = "float32 rounding over the longest chain (40 layers of 5760-term sums) stays under 1e-4; observed 2e-6"
 _HALF = "observed for PyTorch itself in float16: at most 1.8 % on logits, 1.1 % on features, row cosine 0.9996, KL 4.4e-4"
-_INT8 = "one unit of 255 may round the other way in every layer; observed in packages with int8 towers: below 1 %"
+_INT8 = "not measured on its own; one unit of 255 may round the other way in a layer, so the limit is that of float16"
 _KERNELS = "observed for int8 inputs in groups of 32: at most 5.6 % on logits, row cosine 0.9958, KL 0.17"
 _LOSS = (
     "a floor against nonsense, not a promise: observed for int4 rounded to nearest, cosine 0.915 (random weights) and mean "

@@ -90,7 +90,7 @@ class OrtBackend:
         if stage in SHRINK_AFTER:
             options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         names = [output.name for output in session.get_outputs()]
-        return {name: _widened(value) for name, value in zip(names, session.run(names, feeds, options), strict=True)}
+        return {name: widened(value) for name, value in zip(names, session.run(names, feeds, options), strict=True)}
 
     def start(self, capacity: int) -> OrtState:
         """An empty cache of ``capacity`` positions on the provider's device."""
@@ -127,7 +127,7 @@ class OrtBackend:
             binding.bind_ortvalue_output(PRESENT + name.removeprefix(PAST), buffer)
         session.run_with_iobinding(binding)
         state.length = total
-        return _widened(binding.get_outputs()[0].numpy())
+        return widened(binding.get_outputs()[0].numpy())
 
     def rewind(self, state: OrtState, length: int) -> None:
         """Forget every position from ``length`` on."""
@@ -199,5 +199,6 @@ class OrtBackend:
         return feeds
 
 
-def _widened(value: np.ndarray) -> np.ndarray:
+def widened(value: np.ndarray) -> np.ndarray:
+    """float16 as float32, anything else as it is."""
     return value.astype(np.float32) if value.dtype == np.float16 else value
