@@ -42,6 +42,7 @@ from export.progress import Progress
 from export.request import ExportRequest
 from export.selftest import write_answer, write_question
 from export.source_hashes import SourceHashes, stamp
+from export.specs import ModelSpec
 from export.version import VERSION
 from runtime_py.errors import InterruptedExportError, MachineError, ParityError
 
@@ -80,7 +81,7 @@ def export(request: ExportRequest, progress: Progress | None = None) -> Path:
         write_manifest(folder, value)
         journal.set_aside()
         value["verification"] = _check(request, checkpoint.folder, folder, progress)
-        value["files"] = _with_answer(folder, value)
+        value["files"] = _with_answer(folder, value, planned.spec)
         write_manifest(folder, value)
         if value["verification"]["verdict"] == "fail":
             journal.remove()
@@ -241,9 +242,11 @@ def _check(request: ExportRequest, checkpoint: Path, folder: Path, progress: Pro
     return {**result.to_json(), "verdict": result.verdict}
 
 
-def _with_answer(folder: Path, value: dict[str, Any]) -> list[dict[str, Any]]:
+def _with_answer(folder: Path, value: dict[str, Any], spec: ModelSpec) -> list[dict[str, Any]]:
     """The manifest's file rows after the self-test sample got the reference's answer."""
-    written = write_answer(folder, value["verification"], value["generation"]["stop_ids"])
+    from parity_tests.checkpoint_side import streams
+
+    written = write_answer(folder, value["verification"], value["generation"]["stop_ids"], in_pieces=streams(spec))
     renewed = {row["path"]: row for row in file_rows(record_file(folder, path) for path in written)}
     return [renewed.get(row["path"], row) for row in value["files"]]
 

@@ -188,23 +188,28 @@ def make_plan(
         free_disk=free_bytes(output),
         devices=_fits(request, spec, options, parts),
         verification_peak=_check_peak(
-            spec, parts[BACKEND_OF_RUNTIME[target.runtime_backend]].prediction, target.runtime_backend
+            spec,
+            parts[BACKEND_OF_RUNTIME[target.runtime_backend]].prediction,
+            target.runtime_backend,
+            options.limits.context,
         ),
         notes=notes,
     )
 
 
-def _check_peak(spec: ModelSpec, running: Prediction, runtime_backend: str) -> int:
+def _check_peak(spec: ModelSpec, running: Prediction, runtime_backend: str, context: int) -> int:
     """Resident bytes of the check at the end: reference and package in memory, or one streamed and the other in pieces."""
+    from parity_tests import mapped_mlc, segmented_ort
     from parity_tests.checkpoint_side import streams
-    from parity_tests.segmented_ort import predicted_peak as peak_of_pieces
     from parity_tests.streamed_reference import full_peak, predicted_peak
 
-    package = sum(running.device_bytes.values())
     if not streams(spec):
-        return 2 * full_peak(spec) + package
-    reference = predicted_peak(spec, min(spec.image_rows, CHECK_ROWS) + CHECK_TOKENS)
-    return reference + (package if runtime_backend == "mlc" else peak_of_pieces(spec))
+        return 2 * full_peak(spec) + sum(running.device_bytes.values())
+    tokens = min(spec.image_rows, CHECK_ROWS) + CHECK_TOKENS
+    reference = predicted_peak(spec, tokens)
+    if runtime_backend == "mlc":
+        return reference + mapped_mlc.predicted_peak(running.device_bytes, min(1.0, tokens / context))
+    return reference + segmented_ort.predicted_peak(spec)
 
 
 def _part(name: str, spec: ModelSpec, options: BuildOptions, codes: Path | None) -> Part:

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from export.package import has_tokenizer
 from runtime_py import selftest
+
+if TYPE_CHECKING:
+    from runtime_py.model import Model
 
 
 def write_question(folder: Path) -> list[Path]:
@@ -21,12 +24,15 @@ def write_question(folder: Path) -> list[Path]:
     return selftest.write_sample(folder, drawn_pictures()[chosen[0]], text)
 
 
-def write_answer(folder: Path, verification: Mapping[str, Any], stop_ids: Sequence[int]) -> list[Path]:
+def write_answer(
+    folder: Path, verification: Mapping[str, Any], stop_ids: Sequence[int], in_pieces: bool = False
+) -> list[Path]:
     """Add the reference's greedy answer that a passed check recorded, and how many of its tokens the package gives.
 
     Args:
         verification: the manifest's block of this name.
         stop_ids: tokens that end an answer.
+        in_pieces: never hold all the package's weights in memory.
 
     Returns:
         the paths of the sample when it was written again, else nothing.
@@ -42,7 +48,7 @@ def write_answer(folder: Path, verification: Mapping[str, Any], stop_ids: Sequen
         return []
     picture = drawn_pictures()[chosen[0]]
     selftest.write_sample(folder, picture, text, expected, agree=0)
-    return selftest.write_sample(folder, picture, text, expected, agree=_equal_tokens(folder))
+    return selftest.write_sample(folder, picture, text, expected, agree=_equal_tokens(folder, in_pieces))
 
 
 def _until_stop(tokens: Sequence[int], stop_ids: Sequence[int]) -> list[int]:
@@ -51,15 +57,26 @@ def _until_stop(tokens: Sequence[int], stop_ids: Sequence[int]) -> list[int]:
     return [int(token) for token in tokens[:end]]
 
 
-def _equal_tokens(folder: Path) -> int:
+def _equal_tokens(folder: Path, in_pieces: bool) -> int:
     """How many leading tokens the package itself gives like the reference; 0 where it cannot run here."""
     from runtime_py.errors import MachineError
-    from runtime_py.model import load
 
     sample = selftest.read_sample(folder)
     assert sample is not None
     try:
-        with load(folder, verify="off") as model:
+        with _opened(folder, in_pieces) as model:
             return selftest.run(model, sample).equal
     except MachineError:
         return 0
+
+
+def _opened(folder: Path, in_pieces: bool) -> Model:
+    from runtime_py.model import Model, load
+
+    if not in_pieces:
+        return load(folder, verify="off")
+    from parity_tests.candidate import open_candidate
+    from runtime_py import package, tokenizer
+
+    candidate = open_candidate(folder, in_pieces=True)
+    return Model(package.read(folder), candidate.backend, candidate.processor, tokenizer.load(folder))

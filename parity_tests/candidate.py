@@ -110,21 +110,15 @@ class Candidate:
             return replace(self, manifest=manifest, backend=SegmentedOrtBackend(self.folder, self.manifest, set_exact))
         return replace(self, manifest=manifest, backend=ExactOrtBackend(self.folder, self.manifest))
 
-    def in_pieces(self) -> Candidate:
-        """The same package with its ONNX graphs run piece by piece; itself where another backend runs it."""
-        if self.name != "ort":
-            return self
-        from parity_tests.segmented_ort import SegmentedOrtBackend
 
-        self.backend.close()
-        return replace(self, backend=SegmentedOrtBackend(self.folder, self.manifest))
-
-
-def open_candidate(folder: Path, backend: str | None = None) -> Candidate:
+def open_candidate(folder: Path, backend: str | None = None, *, in_pieces: bool = False) -> Candidate:
     """Open a package, finished or partial, without comparing its hashes; what runs is what is judged.
 
     When the package's own backend needs a device that is not here and its ONNX graphs can run instead, they do, and the
     engines are listed as not run.
+
+    Args:
+        in_pieces: never hold all the package's weights in memory, where ONNX Runtime or TVM runs it.
 
     Raises:
         UsageError, PackageError, MachineError: from the runtime.
@@ -134,14 +128,26 @@ def open_candidate(folder: Path, backend: str | None = None) -> Candidate:
     name = backend or found.runtime_backend
     skipped: tuple[tuple[str, str], ...] = ()
     try:
-        engine = open_backend(found, name)
+        engine = _opened(found, name, in_pieces)
     except MachineError as error:
         if backend is not None or name != "trt" or "onnx" not in found.manifest["backends"]:
             raise
         skipped = (("TensorRT engines", error.what),)
-        name, engine = "ort", open_backend(found, "ort", providers=["CPUExecutionProvider"])
+        name, engine = "ort", _opened(found, "ort", in_pieces, providers=["CPUExecutionProvider"])
     processor = open_processor(found, words or _stand_in(found.manifest))  # type: ignore[arg-type]
     return Candidate(found.folder, found.manifest, name, engine, processor, words, found.limits, skipped)
+
+
+def _opened(found: packages.Package, name: str, in_pieces: bool, **options: Any) -> Backend:
+    if in_pieces and name == "ort":
+        from parity_tests.segmented_ort import SegmentedOrtBackend
+
+        return SegmentedOrtBackend(found.folder, found.manifest)
+    if in_pieces and name == "mlc":
+        from parity_tests.mapped_mlc import MappedMlcBackend
+
+        return MappedMlcBackend(found.folder, found.manifest)
+    return open_backend(found, name, **options)
 
 
 def _tokenizer(folder: Path) -> TokenizerLike | None:

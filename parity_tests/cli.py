@@ -58,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where the reference of --package runs")
     made.add_argument("--steps", type=int, metavar="N", help="answer tokens per question of --package")
     made.add_argument(
-        "--in-pieces", action="store_true", help="run ONNX graphs of a large --package piece by piece, in about a gigabyte"
+        "--in-pieces", action="store_true", help="never hold a large --package in memory: about a gigabyte in all"
     )
     made.add_argument("--task", type=int, default=0, metavar="N", help="ask a demo package about N held-out pictures")
     made.add_argument(

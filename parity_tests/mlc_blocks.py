@@ -21,6 +21,7 @@ from export.backends.mlc.schemes import scheme_of
 from export.modules.build import layer_shapes
 from export.specs import ModelSpec
 from parity_tests.candidate import Candidate
+from parity_tests.mapped_mlc import MappedWeights
 from runtime_py.backends.base import Arrays
 from runtime_py.backends.mlc import SEQUENCE, MlcBackend
 from runtime_py.contracts import DECODER, EMBED
@@ -64,6 +65,10 @@ class MlcBlocks(MlcBackend):
         return {name: value.numpy().astype(np.float32) for name, value in zip(names, values, strict=True)}
 
 
+class MappedMlcBlocks(MappedWeights, MlcBlocks):
+    """The same with weights that stay in their files."""
+
+
 def block_outputs(candidate: Candidate, spec: ModelSpec, stage: str, inputs: Arrays) -> Mapping[str, np.ndarray]:
     """Outputs of a stage's blocks for the stage's inputs.
 
@@ -79,7 +84,8 @@ def block_outputs(candidate: Candidate, spec: ModelSpec, stage: str, inputs: Arr
         library = Path(scratch) / "blocks.so"
         compile_apart(request(candidate, spec, stage, tokens), HOST, library)
         block = {**candidate.block, "host_library": str(library)}
-        backend = MlcBlocks(candidate.folder, {**candidate.manifest, "backends": {"mlc": block}})
+        kind = MappedMlcBlocks if isinstance(candidate.backend, MappedWeights) else MlcBlocks
+        backend = kind(candidate.folder, {**candidate.manifest, "backends": {"mlc": block}})
         try:
             return backend.block_outputs(stage, inputs)
         finally:

@@ -28,6 +28,7 @@ from parity_tests.results import Comparison, Run
 from parity_tests.run_details import Details
 from parity_tests.streamed_reference import StreamedTorchBackend
 from parity_tests.thresholds import Standard, Table
+from runtime_py import package as packages
 from runtime_py.errors import UsageError
 from runtime_py.preprocess.base import Processor
 
@@ -106,22 +107,21 @@ def check(
         device: of the reference, ``cpu`` or ``cuda``.
         steps: answer tokens per question.
         task_pictures: pictures of the demo task to ask the package about; 0 leaves the task out.
-        in_pieces: where the reference is streamed, run ONNX graphs piece by piece too, so that the whole check needs about
-            a gigabyte, whatever the model's size (parity_tests.segmented_ort).
+        in_pieces: where the reference is streamed, run ONNX graphs piece by piece and an MLC library from mapped weights
+            (parity_tests.segmented_ort, parity_tests.mapped_mlc), so that the check needs about a gigabyte at any size.
         details: keep both answers, and what `inside` says, for a report.
         inside: measure every stage, block and quantised layer; None where the reference lies in memory.
 
     Raises:
         EdgeproofError: the package or the checkpoint cannot be opened.
     """
-    candidate = open_candidate(package, backend)
+    folder = checkpoint or demo_checkpoint(packages.read(package).manifest)
+    opened = None if folder is None else open_checkpoint(folder, codes)
+    pieces = opened is not None and in_pieces and streams(opened.spec, device)
+    candidate = open_candidate(package, backend, in_pieces=pieces)
     try:
-        folder = checkpoint or demo_checkpoint(candidate.manifest)
-        if folder is None:
+        if opened is None:
             return _against_sample(candidate, command, table)
-        opened = open_checkpoint(folder, codes)
-        if in_pieces and streams(opened.spec, device):
-            candidate = candidate.in_pieces()
         report = (details, inside)
         return _against_checkpoint(candidate, opened, device, steps, task_pictures, command, table, report)
     finally:

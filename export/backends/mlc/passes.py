@@ -7,6 +7,7 @@ parallelism and speculative decoding.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,8 @@ from tvm import relax, tirx
 from tvm.relax.expr_functor import PyExprVisitor, visitor
 from tvm.s_tir import dlight as dl
 from tvm.target import Target
+
+LOG = logging.getLogger(__name__)
 
 BATCHED = "attention_"
 """Kernels scheduled for a plain OpenCL device: with TVM 0.27's Android schedule a product over heads of a symbolic length
@@ -114,7 +117,8 @@ class _WhereItHolds(dl.base.ScheduleRule):
     def apply(self, func: tirx.PrimFunc, target: Target, tunable: bool) -> Any:
         try:
             return self.rule.apply(func, target, tunable)
-        except (AssertionError, ValueError, RuntimeError):
+        except (AssertionError, ValueError, RuntimeError) as error:
+            LOG.debug("%s left a kernel to the next rule: %s", type(self.rule).__name__, error)
             return None
 
 

@@ -1,0 +1,97 @@
+"""Runs a large MLC package within a small memory: its weight files are mapped, and their pages given back after each kernel.
+
+Library, weight files and calls are the package's own; only the place of the weights differs. What a process holds is then
+what one kernel reads, instead of the package.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runtime_py.backends.mlc import MlcBackend
+from runtime_py.errors import PackageError
+
+CACHE_FILE = "tensor-cache.json"
+ALIGNMENT = 64
+"""Bytes at which TVM's kernels expect a tensor to begin."""
+
+HELD_BYTES = 640 << 20
+"""Resident bytes that the exporter, TVM with a library, the pages of its largest kernel and a prompt's logits add to the
+reference (measured on the published MiniCPM-V)."""
+
+
+class MappedWeights:
+    """For an `MlcBackend`: parameters that lie in the weight files."""
+
+    _tvm: Any
+    _machine: Any
+    metadata: dict[str, Any]
+
+    def _load_parameters(self, folder: Path) -> Any:
+        import tvm_ffi
+
+        self._shards: dict[str, mmap.mmap] = {}
+        records = _records(folder)
+        try:
+            tensors = [self._tensor(folder, *records[entry["name"]]) for entry in self.metadata["params"]]
+        except (KeyError, OSError, ValueError) as error:
+            raise PackageError(
+                f"{folder} does not hold the library's parameters: {error}",
+                "weights and library of one export",
+                "export the package again",
+            ) from error
+        self._machine["set_instrument"](tvm_ffi.convert(self._give_back))
+        return tvm_ffi.convert(tensors)
+
+    def _tensor(self, folder: Path, shard: str, record: Mapping[str, Any]) -> Any:
+        dtype, shape = np.dtype(record["dtype"]), record["shape"]
+        count = int(np.prod(shape))
+        if shard not in self._shards:
+            with (folder / shard).open("rb") as file:
+                self._shards[shard] = mmap.mmap(
+                    file.fileno(), 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE
+                )
+        begin = record["byteOffset"]
+        if record["nbytes"] != count * dtype.itemsize:
+            return self._tvm.runtime.tensor(_widened(self._shards[shard], begin, count).reshape(shape).astype(dtype))
+        array = np.frombuffer(self._shards[shard], dtype, count, begin).reshape(shape)
+        return self._tvm.runtime.from_dlpack(array) if begin % ALIGNMENT == 0 else self._tvm.runtime.tensor(array)
+
+    def _give_back(self, _function: Any, _name: str, before: bool, _result: Any, *_arguments: Any) -> int:
+        if not before:
+            for shard in self._shards.values():
+                shard.madvise(mmap.MADV_DONTNEED)
+        return 0
+
+
+class MappedMlcBackend(MappedWeights, MlcBackend):
+    """A package opened with its own library."""
+
+
+def _records(folder: Path) -> dict[str, tuple[str, Mapping[str, Any]]]:
+    """Parameter name to its file and record."""
+    shards = json.loads((folder / CACHE_FILE).read_text())["records"]
+    return {record["name"]: (shard["dataPath"], record) for shard in shards for record in shard["records"]}
+
+
+def _widened(shard: mmap.mmap, begin: int, count: int) -> np.ndarray:
+    """float32 values that the file holds as bfloat16."""
+    halves = np.frombuffer(shard, np.uint16, count, begin)
+    return (halves.astype(np.uint32) << 16).view(np.float32)
+
+
+def predicted_peak(working: Mapping[str, int], share_of_context: float) -> int:
+    """Resident bytes that running a large package from its files adds to a process, roughly.
+
+    Args:
+        working: device bytes beside the weights, by name (export.backends.mlc.prediction.working_bytes).
+        share_of_context: of the cache's positions that are filled; the others are never touched.
+    """
+    cache = round(working["kv_cache"] * share_of_context)
+    return HELD_BYTES + cache + sum(size for name, size in working.items() if name not in ("kv_cache", "weights"))
