@@ -9,13 +9,12 @@ timed beside PyTorch eager in float16. What cannot run is written as not run, wi
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from parity_tests.cli import Parser
+from parity_tests.gpu_report import Report, Row, Time, markdown, write
 from parity_tests.probes import PROBES
 from runtime_py.contracts import DECODER, STAGES
 from runtime_py.errors import EdgeproofError, ExitCode, MachineError
@@ -52,43 +52,6 @@ CALLS = (*(stage for stage in STAGES if stage != DECODER), PREFILL, DECODE)
 
 STEPS = 16
 WARM, TIMED = 3, 20
-
-
-@dataclass(frozen=True)
-class Row:
-    """One array of one runner; ``status`` is ``pass``, ``fail``, ``reported`` or ``not run``, with the reason."""
-
-    runner: str
-    question: str
-    probe: str
-    status: str
-    max_abs: float | None = None
-    cosine: float | None = None
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class Time:
-    """Median milliseconds of one call, arrays in and out of host memory, beside PyTorch eager in float16."""
-
-    runner: str
-    call: str
-    status: str
-    median_ms: float | None = None
-    eager_ms: float | None = None
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class Report:
-    """Everything one run found."""
-
-    package: str
-    device: str
-    rows: tuple[Row, ...]
-    times: tuple[Time, ...]
-    environment: Mapping[str, str]
-    exit_code: int
 
 
 def check(package: Path, checkpoint: Path | None) -> Report:
@@ -258,40 +221,6 @@ def _rows_not_run(runner: str, reason: str) -> list[Row]:
 
 def _times_not_run(runner: str, reason: str) -> list[Time]:
     return [Time(runner, call, NOT_RUN, reason=reason) for call in CALLS]
-
-
-def markdown(report: Report) -> str:
-    """The report as Markdown tables."""
-
-    def figure(value: float | None) -> str:
-        return "" if value is None else f"{value:.4g}"
-
-    lines = [f"# GPU check of {report.package}", "", f"Device: {report.device}", ""]
-    lines += ["| runner | question | array | status | max abs | cosine | remark |", "|---|---|---|---|---|---|---|"]
-    for row in report.rows:
-        figures = (figure(row.max_abs), figure(row.cosine))
-        lines.append(_table_row(row.runner, row.question, row.probe, row.status, *figures, row.reason))
-    lines += ["", "Median milliseconds, arrays in and out of host memory:", ""]
-    lines += ["| runner | call | status | median | PyTorch eager fp16 | remark |", "|---|---|---|---|---|---|"]
-    for entry in report.times:
-        figures = (figure(entry.median_ms), figure(entry.eager_ms))
-        lines.append(_table_row(entry.runner, entry.call, entry.status, *figures, entry.reason))
-    lines += ["", "Made with:", "", *(f"- {name} {version}" for name, version in report.environment.items()), ""]
-    return "\n".join(lines)
-
-
-def _table_row(*cells: str) -> str:
-    return "| " + " | ".join(" ".join(cell.split()).replace("|", "/") for cell in cells) + " |"
-
-
-def write(report: Report, folder: Path) -> None:
-    """Write gpu_check.json and gpu_check.md."""
-    folder.mkdir(parents=True, exist_ok=True)
-    value = json.dumps(asdict(report), indent=1, ensure_ascii=False) + "\n"
-    for name, text in (("gpu_check.json", value), ("gpu_check.md", markdown(report))):
-        partial = folder / f"{name}.partial"
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(folder / name)
 
 
 def parser() -> argparse.ArgumentParser:

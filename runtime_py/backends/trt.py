@@ -4,15 +4,12 @@ A stage's engine is loaded when first used; each of its profiles gets an executi
 other, so all contexts share one scratch buffer. The key/value cache is written in place by the engine (KVCacheUpdate):
 an output ``present.*`` has the address of its ``past_key_values.*``.
 
-Sources: docs.nvidia.com/deeplearning/tensorrt (Python API; "KV Cache"), docs.nvidia.com/deeplearning/tensorrt-rtx
-("Working with Runtime Cache").
+Source: docs.nvidia.com/deeplearning/tensorrt (Python API; "KV Cache").
 """
 
 from __future__ import annotations
 
-import importlib
 import mmap
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +19,10 @@ import numpy as np
 
 from runtime_py.backends.base import Arrays
 from runtime_py.backends.cuda_driver import CudaDriver
+from runtime_py.backends.trt_device import DeviceMemory, KernelCache, tensorrt_of
 from runtime_py.backends.trt_plan import PAST, PRESENT, EnginePlan, read_plans, split_positions
 from runtime_py.contracts import DECODER
 from runtime_py.errors import MachineError, PackageError, UsageError
-
-MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 
 
 @dataclass
@@ -56,7 +52,7 @@ class TrtBackend:
     def __init__(self, folder: Path, manifest: Mapping[str, Any], device: int = 0) -> None:
         self.plans = read_plans(folder, manifest)
         self.block = manifest["backends"]["tensorrt"]
-        self.trt = _library(self.block["flavour"], self.block["version"])
+        self.trt = tensorrt_of(self.block["flavour"], self.block["version"])
         self.cuda = CudaDriver(device)
         self.stream = self.cuda.stream()
         self.memory = DeviceMemory(self.cuda)
@@ -165,30 +161,6 @@ class TrtBackend:
         return self._engines[stage]
 
 
-class DeviceMemory:
-    """Named buffers on the device that grow when asked for more, and are freed together."""
-
-    def __init__(self, cuda: CudaDriver) -> None:
-        self.cuda = cuda
-        self._held: dict[str, tuple[int, int]] = {}
-
-    def buffer(self, name: str, size: int) -> int:
-        """Address of at least ``size`` bytes; the content is lost when it grows."""
-        address, held = self._held.get(name, (0, -1))
-        if held < size:
-            if held >= 0:
-                self.cuda.free(address)
-                del self._held[name]
-            address = self.cuda.allocate(size)
-            self._held[name] = (address, size)
-        return address
-
-    def free(self) -> None:
-        for address, _ in self._held.values():
-            self.cuda.free(address)
-        self._held.clear()
-
-
 class LoadedEngine:
     """One engine on the device and its execution contexts, one a profile."""
 
@@ -281,64 +253,3 @@ class LoadedEngine:
                 "an engine and inputs that belong together",
                 "run `python -m parity_tests.gpu_check`, and report what it says",
             )
-
-
-class KernelCache:
-    """Kernels that TensorRT for RTX compiled on this machine, kept so that the next start need not.
-
-    They lie in ``$EDGEPROOF_CACHE`` or the user's cache folder, one file per TensorRT version and GPU; TensorRT checks
-    for itself whether they fit. The datacentre build compiles nothing at run time and has no such cache.
-    """
-
-    def __init__(self, trt: Any, device: str) -> None:
-        default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeproof"
-        plain = "".join(letter if letter.isalnum() else "-" for letter in device)
-        self.path = Path(os.environ.get("EDGEPROOF_CACHE") or default) / f"tensorrt-{trt.__version__}-{plain}.kernels"
-        self._cache: Any = None
-
-    def config(self, engine: Any, strategy: Any) -> Any:
-        """A runtime configuration of the engine that uses the cache, or None where TensorRT has none."""
-        if not hasattr(engine, "create_runtime_config"):
-            return None
-        config = engine.create_runtime_config()
-        config.set_execution_context_allocation_strategy(strategy)
-        if not hasattr(config, "create_runtime_cache"):
-            return config
-        if self._cache is None:
-            self._cache = config.create_runtime_cache()
-            if self.path.is_file():
-                self._cache.deserialize(self.path.read_bytes())
-        config.set_runtime_cache(self._cache)
-        return config
-
-    def save(self) -> None:
-        """Write what was compiled; a cache folder that cannot be written costs time at the next start, nothing else."""
-        if self._cache is None:
-            return
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            partial = self.path.with_name(f"{self.path.name}.{os.getpid()}")
-            partial.write_bytes(bytes(self._cache.serialize()))
-            partial.replace(self.path)
-        except OSError:
-            return
-
-
-def _library(flavour: str, version: str) -> Any:
-    """The TensorRT that built the engines."""
-    name = MODULES.get(flavour, flavour)
-    try:
-        module = importlib.import_module(name)
-    except (ImportError, OSError, RuntimeError) as error:
-        raise MachineError(
-            f"the engines need {flavour} {version}, and the module {name} cannot be imported: {error}",
-            f"{flavour} {version}",
-            f"pip install '{flavour}=={version}'",
-        ) from error
-    if getattr(module, "__version__", None) != version:
-        raise MachineError(
-            f"the engines were built by {flavour} {version}; installed is {getattr(module, '__version__', 'another one')}",
-            "the same version",
-            f"pip install '{flavour}=={version}', or export the package again",
-        )
-    return module

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from runtime_py.backends.cuda_driver import CudaDriver
-from runtime_py.backends.trt import DeviceMemory, TrtBackend
+from runtime_py.backends.trt import TrtBackend
+from runtime_py.backends.trt_device import DeviceMemory
 from runtime_py.backends.trt_plan import EnginePlan, Profile, read_plans, split_positions
 from runtime_py.contracts import DECODER, EMBED, VISION, StageContract, TensorContract
 from runtime_py.errors import MachineError, PackageError, UsageError
