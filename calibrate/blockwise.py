@@ -9,10 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from calibrate.block_run import BlockRun
 from calibrate.codes import RoundToNearest, WeightProvider, joined
 from calibrate.folds import Fold, decoder_folds
 from calibrate.grids import GRIDS
-from calibrate.methods.base import LayerProblem, Method, Outcome, solve
+from calibrate.methods.base import BlockMethod, LayerProblem, Method, Outcome, measured, solve
 from calibrate.moments import Moment
 from calibrate.overlay import OverlaidWeights, Overlay
 from calibrate.spec import Assignment, Form
@@ -80,13 +81,13 @@ class BlockwiseCalibration:
     def wanted(self, layer: str) -> bool:
         return layer in self.chosen
 
-    def visit(self, block: str, moments: Mapping[str, Moment]) -> WeightProvider | None:
+    def visit(self, block: str, moments: Mapping[str, Moment], run: BlockRun | None = None) -> WeightProvider | None:
         """Choose the codes of a block's layers, or take them from an earlier run; see calibrate.stage_stream.Visit."""
         path = Path(self.backend) / f"{block}.safetensors"
         notes = path.with_suffix(".json")
         step = f"{self.backend} {block}"
         if step not in self.journal.steps:
-            self._calibrate(block, moments, path, notes)
+            self._calibrate(block, moments, run, path, notes)
             self.journal.finish(step, [path, notes])
         whole = self.journal.folder / path
         self.state.overlay.update(read_overlay(whole))
@@ -98,7 +99,7 @@ class BlockwiseCalibration:
         """Layer name to file, grid, shape and errors, for the manifest."""
         return {name: self._report[name] for name in sorted(self._report)}
 
-    def _calibrate(self, block: str, moments: Mapping[str, Moment], path: Path, notes: Path) -> None:
+    def _calibrate(self, block: str, moments: Mapping[str, Moment], run: BlockRun | None, path: Path, notes: Path) -> None:
         from export.journal import write_json
 
         overlay = Overlay()
@@ -106,10 +107,13 @@ class BlockwiseCalibration:
             self._fold(fold, moments, overlay)
         weights = OverlaidWeights(self.original, overlay)
         layers, rows = {}, {}
+        together = self._tuned(moments, run) if run is not None and isinstance(self.method, BlockMethod) else {}
         for name, moment in moments.items():
             grid = GRIDS[self.assignments[name].grid]
             factors = overlay.columns.get(f"{name}.weight")
-            outcome = self._solve(name, weights, moment if factors is None else moment.scaled(1 / factors))
+            outcome = together.get(name)
+            if outcome is None:
+                outcome = self._solve(name, weights, moment if factors is None else moment.scaled(1 / factors))
             layers[name] = (outcome.codes, grid)
             count, columns = self.original.shape(f"{name}.weight")
             rows[name] = {
@@ -123,6 +127,18 @@ class BlockwiseCalibration:
             )  # fmt: skip
         write_block(self.journal.folder / path, layers, overlay)
         write_json(self.journal.folder / notes, rows)
+
+    def _tuned(self, moments: Mapping[str, Moment], run: BlockRun) -> dict[str, Outcome]:
+        """All layers of a block together, by a method that can; layers that no sample reached are left to `_solve`."""
+        assert isinstance(self.method, BlockMethod)
+        problems = {
+            name: LayerProblem(
+                name, self.original.tensor(f"{name}.weight").float(), GRIDS[self.assignments[name].grid], moment
+            )
+            for name, moment in moments.items()
+            if moment.count
+        }
+        return {name: measured(problems[name], codes) for name, codes in self.method.tune(problems, run).items()}
 
     def _fold(self, fold: Fold, moments: Mapping[str, Moment], overlay: Overlay) -> None:
         assert isinstance(self.method, Scales)

@@ -6,12 +6,13 @@ whatever further inputs the family's decoder wants, so that partial LoRA, expert
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from calibrate.block_run import BlockRun
 from calibrate.codes import WeightProvider
 from calibrate.data import Prompt
 from calibrate.stage_stream import Call, StageStream, Visit, Wanted
@@ -44,8 +45,8 @@ def stream(
     """
     current = [weights]
 
-    def visited(block: str, moments: Any) -> WeightProvider | None:
-        found = visit(block, moments)
+    def visited(block: str, moments: Any, run: BlockRun | None) -> WeightProvider | None:
+        found = visit(block, moments, run)
         if found is not None:
             current[0] = found
         return found
@@ -53,15 +54,38 @@ def stream(
     def stage(name: str) -> StageStream:
         return StageStream(name, _module(spec, name), current[0], wanted, visited)
 
-    images = [image for prompt in prompts for image in prompt.images]
-    features: list[Tensor] = []
-    if images:
-        seen = stage(VISION).run([tensors(image.vision) for image in images])
-        calls = [{"vision_features": rows, **tensors(image.connector)} for rows, image in zip(seen, images, strict=True)]
-        del seen
-        features = stage(CONNECTOR).run(calls)
-    calls = decoder_calls(spec, current[0], prompts, processor, [f.reshape(-1, f.shape[-1]).numpy() for f in features])
+    features = _image_rows(stage, prompts)
+    calls = decoder_calls(spec, current[0], prompts, processor, features)
     stage(DECODER).run(calls, outputs=False)
+
+
+def answer_logits(spec: ModelSpec, weights: WeightProvider, prompts: Sequence[Prompt], processor: Processor) -> Tensor:
+    """float32 (positions, vocabulary): at the last token of every prompt and at its answer tokens, answer fed.
+
+    Peak memory: as `stream`, with the head in the end, and the logits. Where a decoder's gate reads the request, the whole
+    prompt is one prefill.
+    """
+    import torch
+
+    def stage(name: str) -> StageStream:
+        return StageStream(name, _module(spec, name), weights, lambda _: False, lambda *_: None)
+
+    calls = decoder_calls(spec, weights, prompts, processor, _image_rows(stage, prompts))
+    for call, prompt in zip(calls, prompts, strict=True):
+        tokens = prompt.layout.input_ids.shape[1]
+        call["logit_positions"] = torch.arange(tokens - 1 - prompt.answer, tokens)
+    return torch.cat([logits[0] for logits in stage(DECODER).run(calls)])
+
+
+def _image_rows(stage: Callable[[str], StageStream], prompts: Sequence[Prompt]) -> list[np.ndarray]:
+    """The connector's rows (rows, width) of every image of all prompts in order."""
+    images = [image for prompt in prompts for image in prompt.images]
+    if not images:
+        return []
+    seen = stage(VISION).run([tensors(image.vision) for image in images])
+    calls = [{"vision_features": rows, **tensors(image.connector)} for rows, image in zip(seen, images, strict=True)]
+    del seen
+    return [rows.reshape(-1, rows.shape[-1]).numpy() for rows in stage(CONNECTOR).run(calls)]
 
 
 def decoder_calls(

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from calibrate.methods import METHODS
 from runtime_py.errors import EdgeproofError, ExitCode, UsageError
 
 EXAMPLES = """\
@@ -44,8 +45,12 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     model_flags(made)
-    made.add_argument("--method", default="gptq", metavar="M", help="rtn, gptq (default), awq, hqq or sign-rounding")
+    made.add_argument("--method", default="gptq", metavar="M", help=f"one of {', '.join(METHODS)}; default gptq")
     sample_flags(made)
+    made.add_argument(
+        "--held-out", type=int, metavar="N",
+        help="samples on which the codes must be no worse than rounding; default 64 for small models, 0 for others",
+    )  # fmt: skip
     made.add_argument("--choice", type=Path, metavar="FILE", help="bits per layer that calibrate search chose")
     made.add_argument(
         "--parallel", action="store_true", help="all blocks see full-precision inputs (default: quantised ones)"
@@ -134,21 +139,23 @@ def _calibrate(given: argparse.Namespace) -> int:
         data=given.calibration_data,
         text_only=given.text_only,
         seed=given.seed,
+        held_out=given.held_out,
         sequential=not given.parallel,
         choice=given.choice,
         resume=given.resume,
         force=given.force,
     )
     if given.dry_run:
-        out(_plan_text(plan(request), given.json))
+        out(_plan_text(plan(request), given.held_out, given.json))
         return ExitCode.OK
     folder = calibrate(request)
     out(json.dumps(_summary(folder), indent=2) if given.json else str(folder))
     return ExitCode.OK
 
 
-def _plan_text(planned: Any, as_json: bool) -> str:
-    """What every layer becomes and why, layers that differ only in their index in one line."""
+def _plan_text(planned: Any, held_out: int | None, as_json: bool) -> str:
+    """What every layer becomes and why, layers that differ only in their index in one line; then what the check costs."""
+    from calibrate.held_out import cost
     from export.plan import group_layers
 
     groups = [group for name, found in planned.assignments.items() for group in group_layers(name, found)]
@@ -158,6 +165,7 @@ def _plan_text(planned: Any, as_json: bool) -> str:
         f"{g.backend:8} {g.layers:4} x {g.name:44} {g.rows:6} x {g.columns:<6} {g.form:5} {g.grid:18} {g.reason}"
         for g in groups
     ]
+    rows += [f"{name:8} {cost(held_out, planned.checkpoint.spec, planned.blocks(name))}" for name in planned.wanted]
     return "\n".join(row.rstrip() for row in rows)
 
 

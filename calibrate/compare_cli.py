@@ -13,30 +13,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calibrate.cli import Parser, log_to_stderr, out, sample_flags, talk_flags
+from calibrate.compare_table import Row, long_table, wide_table
 from calibrate.methods import METHODS
 from calibrate.request import SAMPLES, CalibrationRequest
 from runtime_py.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from calibrate.codes import WeightProvider
-    from calibrate.evaluate import Evaluation, Score
     from calibrate.run import CalibrationPlan
+    from calibrate.score import Evaluation
 
 log = logging.getLogger("edgeproof")
 
-PLAIN = "plain rounding"
+PLAIN, MIXED = "plain rounding", "mixed"
 SETTINGS = ("cpu:32", "cpu:128", "desktop-gpu:128", "android")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table; ``seconds`` is the calibration's."""
-
-    setting: str
-    method: str
-    samples: str
-    score: Score
-    seconds: float
+PICTURES = 24
+"""Of the search for mixed bits."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -44,9 +36,20 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--model", required=True, metavar="MODEL", help="family alias with a demo checkpoint")
     made.add_argument("--weights", default="demo", metavar="DIR", help="another checkpoint trained on the demo's task")
     made.add_argument("--on", action="append", metavar="TARGET[:BLOCK[:asymmetric]]", help=f"default: {', '.join(SETTINGS)}")
-    made.add_argument("--methods", default=",".join(METHODS), metavar="M,M", help="default: all")
+    made.add_argument(
+        "--methods", default=",".join([*METHODS, MIXED]), metavar="M,M",
+        help="default: all, and gptq after a search for mixed bits; a method:text leaves the pictures out",
+    )  # fmt: skip
+    made.add_argument(
+        "--mixed", type=float, default=20.0, metavar="P", help="percent of bytes that mixed may add; default 20"
+    )
     made.add_argument("--pictures", type=int, default=100, metavar="N", help="held-out pictures; default 100")
+    made.add_argument(
+        "--held-out", type=int, default=0, metavar="N",
+        help="a further row where the check on N other pictures sends blocks back to rounding; default 0, no check",
+    )  # fmt: skip
     made.add_argument("--text-only-too", action="store_true", help="each method a second time, without the pictures")
+    made.add_argument("--wide", action="store_true", help="one line a method, one column a grid")
     sample_flags(made)
     talk_flags(made)
     return made
@@ -54,40 +57,47 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit code; the table is Markdown, or JSON with ``--json``."""
-    from calibrate.evaluate import Evaluation, HalfWeights
+    from calibrate.evaluate import DemoEvaluation
     from calibrate.run import plan
+    from calibrate.score import HalfWeights
 
     given = parser().parse_args(arguments)
     log_to_stderr(given)
+    methods = _methods(given)
     requests = [(setting, _request(given, setting)) for setting in given.on or SETTINGS]
     first = plan(requests[0][1]).checkpoint
-    evaluation = Evaluation(first, given.pictures)
+    evaluation = DemoEvaluation(first, given.pictures)
     rows = [
         Row("", "fp32", "", evaluation.score(evaluation.weights), 0.0),
         Row("", "fp16", "", evaluation.score(HalfWeights(evaluation.weights)), 0.0),
     ]
     for row in rows:
-        log.info("%s", table([row]).splitlines()[-1])
+        log.info("%s", long_table([row]).splitlines()[-1])
     for setting, request in requests:
-        for row in _rows(setting, request, given, evaluation):
-            log.info("%s", table([row]).splitlines()[-1])
+        cells = _Setting(setting, request, evaluation, given.mixed / 100, given.held_out)
+        for row in cells.rows(methods):
+            log.info("%s", long_table([row]).splitlines()[-1])
             rows.append(row)
-    out(json.dumps([asdict(row) for row in rows], indent=2) if given.json else table(rows))
+    if given.json:
+        out(json.dumps([asdict(row) for row in rows], indent=2))
+    else:
+        out(wide_table(rows) if given.wide else long_table(rows))
     return ExitCode.OK
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Markdown."""
-    lines = ["| grid | method | samples | task | logits cosine | worst | KL (nats) | median KL | same token | s |"]
-    lines.append("|---|---|---|---|---|---|---|---|---|---|")
-    for row in rows:
-        score = row.score
-        task = "" if score.accuracy is None else f"{100 * score.accuracy:.1f} %"
-        lines.append(
-            f"| {row.setting} | {row.method} | {row.samples} | {task} | {score.cosine:.5f} | {score.worst_cosine:.4f} "
-            f"| {score.kl:.5f} | {score.median_kl:.1e} | {100 * score.agreement:.2f} % | {row.seconds:.1f} |"
-        )
-    return "\n".join(lines)
+def _methods(given: argparse.Namespace) -> list[tuple[str, bool]]:
+    """Method names, and whether each leaves the pictures out."""
+    found = []
+    for asked in given.methods.split(","):
+        name, _, kind = asked.partition(":")
+        if name not in {*METHODS, MIXED} or kind not in {"", "text"}:
+            raise UsageError(
+                f"--methods {asked}", "of " + ", ".join([*METHODS, MIXED]) + ", or one:text", "correct the name"
+            )
+        found.append((name, kind == "text" or given.text_only))
+        if given.text_only_too and not kind and name not in {"hqq", MIXED}:
+            found.append((name, True))
+    return found
 
 
 def _request(given: argparse.Namespace, setting: str) -> CalibrationRequest:
@@ -107,38 +117,91 @@ def _request(given: argparse.Namespace, setting: str) -> CalibrationRequest:
         data=given.calibration_data,
         text_only=given.text_only,
         seed=given.seed,
+        held_out=0,
     )
 
 
-def _rows(setting: str, request: CalibrationRequest, given: argparse.Namespace, evaluation: Evaluation) -> Iterator[Row]:
-    """Plain rounding, then every method; on the backend that the target runs by default."""
-    from calibrate.codes import RoundToNearest
-    from calibrate.grids import GRIDS
-    from calibrate.run import calibrate, plan
-    from export.backends import BACKEND_OF_RUNTIME
+@dataclass
+class _Setting:
+    """One grid: plain rounding, then every method, on the backend that the target runs by default."""
 
-    planned = plan(request)
-    backend = BACKEND_OF_RUNTIME[request.export().target_record().runtime_backend]
-    plain = RoundToNearest(evaluation.weights, planned.assignments[backend], GRIDS)
-    grid = planned.assignments[backend][planned.wanted[backend][0]].grid
-    name = f"{setting} ({grid})"
-    yield Row(name, PLAIN, "", evaluation.score(_dequantised(evaluation.weights, plain, planned, backend)), 0.0)
-    for method in given.methods.split(","):
-        for text_only in (False, True) if given.text_only_too and method != "hqq" else (given.text_only,):
-            with tempfile.TemporaryDirectory() as scratch:
-                asked = replace(request, method=method, output=Path(scratch) / "codes", text_only=text_only)
-                began = time.perf_counter()
-                folder = calibrate(asked)
-                seconds = time.perf_counter() - began
-                stored = _stored(folder, backend, evaluation.weights, planned)
-                score = evaluation.score(_dequantised(stored.weights, stored, planned, backend))
-            yield Row(name, method, "text" if text_only else "pictures and text", score, seconds)
+    setting: str
+    request: CalibrationRequest
+    evaluation: Evaluation
+    mixed_share: float
+    held_out: int
 
+    def rows(self, methods: Sequence[tuple[str, bool]]) -> Iterator[Row]:
+        from calibrate.codes import RoundToNearest
+        from calibrate.grids import GRIDS
+        from calibrate.run import plan
+        from export.backends import BACKEND_OF_RUNTIME
 
-def _stored(folder: Path, backend: str, weights: WeightProvider, planned: CalibrationPlan) -> Any:
-    from calibrate.stored import StoredCodes
+        self.backend = BACKEND_OF_RUNTIME[self.request.export().target_record().runtime_backend]
+        self.request = replace(self.request, backend=self.backend)
+        planned = plan(self.request)
+        assignments = planned.assignments[self.backend]
+        self.wanted = planned.wanted[self.backend]
+        self.name = f"{self.setting} ({assignments[self.wanted[0]].grid})"
+        plain = RoundToNearest(self.evaluation.weights, assignments, GRIDS)
+        score = self.evaluation.score(_dequantised(self.evaluation.weights, plain, planned, self.backend))
+        yield Row(self.name, PLAIN, "", score, 0.0, self._bytes(planned))
+        for method, text_only in methods:
+            yield from self._method(method, text_only, planned)
 
-    return StoredCodes(folder, backend, weights, planned.assignments[backend])
+    def _method(self, method: str, text_only: bool, planned: CalibrationPlan) -> Iterator[Row]:
+        """The method as it is; after that what the check makes of it, where that differs."""
+        with tempfile.TemporaryDirectory() as scratch:
+            asked = replace(self.request, method="gptq" if method == MIXED else method, text_only=text_only)
+            if method == MIXED:
+                asked = replace(asked, choice=self._choice(planned, Path(scratch)))
+            if not self.held_out:
+                yield self._row(method, asked, Path(scratch) / "codes")
+                return
+            checked = self._row(method, replace(asked, held_out=self.held_out), Path(scratch) / "checked")
+            if checked.rounded_blocks:
+                yield self._row(method, asked, Path(scratch) / "codes")
+                yield replace(checked, method=f"{method}, checked")
+            else:
+                yield checked
+
+    def _row(self, method: str, asked: CalibrationRequest, folder: Path) -> Row:
+        from calibrate.run import calibrate, plan
+        from calibrate.stored import StoredCodes
+
+        began = time.perf_counter()
+        asked = replace(asked, output=folder)
+        calibrate(asked)
+        seconds = time.perf_counter() - began
+        planned = plan(asked)
+        stored = StoredCodes(folder, self.backend, self.evaluation.weights, planned.assignments[self.backend])
+        score = self.evaluation.score(_dequantised(stored.weights, stored, planned, self.backend))
+        blocks = tuple(stored.summary().get("held_out", {}).get("rounded_blocks", ()))
+        samples = "text" if asked.text_only else "pictures and text"
+        return Row(self.name, method, samples, score, seconds, self._bytes(planned), blocks)
+
+    def _choice(self, planned: CalibrationPlan, scratch: Path) -> Path:
+        """A choice of bits within `mixed_share` more bytes, from pictures that the table does not ask about."""
+        from calibrate.choice import KIND, SCHEMA, WIDER
+        from calibrate.codes import RoundToNearest
+        from calibrate.evaluate import SEARCHED, DemoEvaluation
+        from calibrate.grids import GRIDS
+        from calibrate.search import Search, write_choice
+
+        judge = DemoEvaluation(planned.checkpoint, PICTURES, SEARCHED)
+        assignments = planned.assignments[self.backend]
+        codes = RoundToNearest(judge.weights, assignments, GRIDS)
+        search = Search(judge, judge.weights, codes, assignments, self.wanted, WIDER[self.backend], {}, save=lambda: None)
+        forms = search.within(int(self.mixed_share * self._bytes(planned)))
+        log.info("%s: %s", self.name, forms)
+        path = scratch / "choice.json"
+        write_choice(path, {"kind": KIND, "schema": SCHEMA, "backends": {self.backend: forms}})
+        return path
+
+    def _bytes(self, planned: CalibrationPlan) -> int:
+        from calibrate.search import stored_bytes
+
+        return sum(stored_bytes(planned.assignments[self.backend][layer]) for layer in self.wanted)
 
 
 def _dequantised(weights: WeightProvider, codes: Any, planned: CalibrationPlan, backend: str) -> WeightProvider:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -87,3 +90,40 @@ def spec(request: pytest.FixtureRequest) -> ModelSpec:
 @pytest.fixture
 def random_weights() -> Callable[[ModelSpec], RandomWeights]:
     return RandomWeights
+
+
+@pytest.fixture(scope="session")
+def other_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The MiniCPM-V demo without its last decoder layer: a checkpoint with a tokenizer and without the demo's task."""
+    from safetensors.torch import load_file, save_file
+
+    from export.source.hub import DEMO_FOLDER
+
+    folder = tmp_path_factory.mktemp("checkpoint") / "minicpm-v"
+    shutil.copytree(DEMO_FOLDER / "minicpm-v", folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    last = config["num_hidden_layers"] - 1
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": last}), encoding="utf-8")
+    tensors = load_file(folder / "model.safetensors")
+    kept = {name: value for name, value in tensors.items() if f"layers.{last}." not in name}
+    assert len(kept) < len(tensors)
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def user_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve conversations about drawn pictures, every third without an answer, as --calibration-data takes them."""
+    from PIL import Image
+
+    from calibrate.data import CONVERSATIONS, built_in
+
+    folder = tmp_path_factory.mktemp("conversations")
+    lines = []
+    for number, sample in enumerate(built_in(12, 77, side=112)):
+        Image.fromarray(sample.pictures[0]).save(folder / f"{number}.png")
+        turns = sample.messages[:1] if number % 3 == 2 else sample.messages[:2]
+        messages = [{"role": turn.role, "content": turn.text} for turn in turns]
+        lines.append(json.dumps({"images": [f"{number}.png"], "messages": messages}, ensure_ascii=False))
+    (folder / CONVERSATIONS).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder

@@ -30,6 +30,12 @@ SIDES = (112, 672)
 KINDS = ("scene", "text", "scene", "chart", "scene", "photograph")
 """What the built-in pictures show, in turn."""
 
+HELD_OUT_FIRST = 1_000_000
+"""Number of the first built-in sample that no calibration sees."""
+
+HELD_OUT_SHARE = 5
+"""One line in so many of a user's folder is held out where the number of samples spares none."""
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -56,13 +62,14 @@ class Prompt:
     answer: int
 
 
-def built_in(count: int, seed: int, text_only: bool = False, side: int | None = None) -> Iterator[Sample]:
+def built_in(count: int, seed: int, text_only: bool = False, side: int | None = None, first: int = 0) -> Iterator[Sample]:
     """``count`` samples.
 
     Args:
         side: the model's picture side, around which drawn pictures are sized; None for `SIDES`.
+        first: number of the first one.
     """
-    for number in range(count):
+    for number in range(first, first + count):
         rng = np.random.default_rng([seed, number])
         sample = _built_in(KINDS[number % len(KINDS)], number, rng, side)
         yield Sample((), tuple(Message(m.role, m.text) for m in sample.messages)) if text_only else sample
@@ -110,7 +117,7 @@ def _asked(picture: np.ndarray, question: str, answer: str) -> Sample:
     return Sample((picture,), (Message("user", question, (0,)), Message("assistant", answer)))
 
 
-def from_folder(folder: Path, count: int | None, seed: int, text_only: bool = False) -> list[Sample]:
+def from_folder(folder: Path, count: int | None, seed: int, text_only: bool = False, held_out: int = 0) -> list[Sample]:
     """A user's samples: ``conversations.jsonl`` with one object a line, pictures by path relative to the folder.
 
         {"images": ["a.jpg"], "messages": [{"role": "user", "content": "What is this?"}, {"role": "assistant", ...}]}
@@ -118,28 +125,59 @@ def from_folder(folder: Path, count: int | None, seed: int, text_only: bool = Fa
     ``images`` may be missing; contents are text or the parts of `runtime_py.conversation.Messages`. With more lines than
     ``count``, the seed chooses which, in the file's order.
 
+    Args:
+        held_out: lines that `held_out_of_folder` is to find unused, see `divided`.
+
     Raises:
         UsageError: no such file, no line in it, or a line of another form; the line's number is named.
         ImageError: a picture cannot be read.
     """
+    lines = _lines(folder)
+    return [_sample(folder, *lines[i], text_only) for i in divided(len(lines), count, held_out, seed)[0]]
+
+
+def held_out_of_folder(folder: Path, count: int | None, seed: int, held_out: int) -> list[Sample]:
+    """Lines that `from_folder` leaves alone when it is given the same numbers; none where there are too few lines.
+
+    Raises:
+        UsageError, ImageError: as `from_folder`.
+    """
+    lines = _lines(folder)
+    return [_sample(folder, *lines[i], False) for i in divided(len(lines), count, held_out, seed)[1]]
+
+
+def divided(total: int, count: int | None, held_out: int, seed: int) -> tuple[list[int], list[int]]:
+    """Which of ``total`` lines are samples and which are held out, each in order; no line is both.
+
+    Lines that ``count`` leaves over are held out first; where they are fewer than asked, up to one line in
+    `HELD_OUT_SHARE` is. ``held_out`` changes nothing of a choice that leaves enough over.
+    """
+    wanted = total if count is None else min(count, total)
+    held_out = min(held_out, max(total - wanted, total // HELD_OUT_SHARE))
+    wanted = min(wanted, total - held_out)
+    order = np.random.default_rng(seed).permutation(total)
+    return np.sort(order[:wanted]).tolist(), np.sort(order[total - held_out :]).tolist()
+
+
+def _lines(folder: Path) -> list[tuple[int, str]]:
+    """Numbers and texts of the lines that are not empty."""
     path = folder / CONVERSATIONS
     if not path.is_file():
         raise UsageError(f"{path} does not exist", f"a folder with {CONVERSATIONS} and pictures", "see docs/calibration.md")
     lines = [(number, line) for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1) if line.strip()]
     if not lines:
         raise UsageError(f"{path} is empty", "at least one conversation", "add a line, see docs/calibration.md")
-    if count is not None and count < len(lines):
-        chosen = np.sort(np.random.default_rng(seed).permutation(len(lines))[:count])
-        lines = [lines[int(i)] for i in chosen]
-    samples = []
-    for number, line in lines:
-        try:
-            samples.append(_line(folder, json.loads(line), text_only))
-        except (json.JSONDecodeError, TypeError, AttributeError, KeyError) as error:
-            raise _bad_line(path, number, str(error)) from error
-        except EdgeproofError as error:
-            raise type(error)(f"{path}, line {number}: {error.what}", error.expected, error.next_step) from error
-    return samples
+    return lines
+
+
+def _sample(folder: Path, number: int, line: str, text_only: bool) -> Sample:
+    path = folder / CONVERSATIONS
+    try:
+        return _line(folder, json.loads(line), text_only)
+    except (json.JSONDecodeError, TypeError, AttributeError, KeyError) as error:
+        raise _bad_line(path, number, str(error)) from error
+    except EdgeproofError as error:
+        raise type(error)(f"{path}, line {number}: {error.what}", error.expected, error.next_step) from error
 
 
 def _line(folder: Path, row: dict[str, object], text_only: bool) -> Sample:

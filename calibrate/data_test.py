@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
-from calibrate.data import built_in, from_folder
+from calibrate.data import built_in, divided, from_folder, held_out_of_folder
 from calibrate.pictures import photograph
 from runtime_py.errors import ImageError, UsageError
 
@@ -86,3 +88,24 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     write(tmp_path, [{**GOOD, "images": ["b.png"]}])
     with pytest.raises((UsageError, ImageError), match=r"line 1.*b\.png"):
         from_folder(tmp_path, None, 0)
+
+
+@given(total=st.integers(1, 60), count=st.none() | st.integers(1, 70), held_out=st.integers(0, 70), seed=st.integers(0, 5))
+def test_no_line_is_both_sample_and_held_out(total: int, count: int | None, held_out: int, seed: int) -> None:
+    chosen, apart = divided(total, count, held_out, seed)
+    assert not set(chosen) & set(apart)
+    assert set(chosen) | set(apart) <= set(range(total))
+    assert len(apart) <= held_out
+    assert len(chosen) >= min(count or total, total - total // 5)
+    spare = total - min(count or total, total)
+    assert len(apart) == min(held_out, max(spare, total // 5))
+    if held_out <= spare:
+        assert chosen == divided(total, count, 0, seed)[0], "lines to spare: the choice stays"
+
+
+def test_lines_held_out_keep_their_pictures(user_folder: Path) -> None:
+    samples = from_folder(user_folder, None, 0, text_only=True, held_out=4)
+    apart = held_out_of_folder(user_folder, None, 0, 4)
+    assert (len(samples), len(apart)) == (10, 2)
+    assert all(sample.pictures for sample in apart)
+    assert not held_out_of_folder(user_folder, None, 0, 0)

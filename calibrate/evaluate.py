@@ -1,115 +1,200 @@
-"""What a set of weights costs a demo checkpoint: task accuracy, and how far its logits are from the full-precision ones.
+"""Scores on a demo checkpoint's own task: held-out questions, answers fed as the model says them.
 
-Both figures always, since either alone misleads. Answers come from the PyTorch reference over any WeightProvider;
-similarity is taken where the right answer is fed (one forward pass per question), so that it covers every answer token.
+One pass gives both figures. Logits are compared where the right answer is fed, so that similarity covers every answer
+token; and a greedy answer is right exactly when the right token comes first at each of these positions. Questions about one
+picture share its prefill, and pictures of one shape run together.
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from calibrate.capture import decoder_calls, tensors
 from calibrate.codes import WeightProvider
-from calibrate.data import Prompt, Sample, prepare
-from runtime_py.contracts import CONNECTOR, DECODER, VISION
-from runtime_py.preprocess.base import Message
+from calibrate.score import Positions, Score, compared
+from runtime_py.contracts import CONNECTOR, VISION
+from runtime_py.errors import EdgeproofError, UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from export.demo.accuracy import Case
+    from export.demo.dialogues import Dialogue
+    from export.demo.recipes.base import Recipe
     from export.demo.reference import Reference
     from export.opened import OpenedCheckpoint
+    from runtime_py.preprocess.base import ImageInputs
+
+PICTURES, DIALOGUES = 16, 48
+"""Pictures and questions that run together at most."""
+
+REPORTED, SEARCHED, CHECKED = 20_240_201, 20_240_203, 20_240_204
+"""Seeds of held-out pictures: of every accuracy table (export.demo.accuracy.HELD_OUT_SEED), of a search for bits, and of the
+check that ends a calibration; what was chosen on some pictures is reported on others."""
+
+REMEMBERED = 3
+"""Sets of vision and connector weights whose image rows are kept."""
+
+
+def demo_recipe(checkpoint: OpenedCheckpoint) -> Recipe:
+    """The recipe of the demo task that a checkpoint was trained on, recognised by its sizes.
+
+    Raises:
+        UsageError: the checkpoint is no demo of its family.
+    """
+    import torch
+
+    from export.demo.model import MemorySource
+    from export.demo.reference import recipe_of
+
+    family = checkpoint.family
+    try:
+        recipe = recipe_of(family.name)
+        known = MemorySource({name: torch.empty(shape) for name, shape in recipe.known.items()})
+        same = family.spec(recipe.config, known) == checkpoint.spec
+    except (ImportError, EdgeproofError):
+        same = False
+    if not same:
+        raise UsageError(
+            f"{checkpoint.id} was not trained on the demo's task", "a demo checkpoint, whose questions have known answers",
+            "use --weights demo, or ask for similarity alone (cosine, kl)",
+        )  # fmt: skip
+    return recipe
 
 
 @dataclass(frozen=True)
-class Score:
-    """One set of weights.
+class _Batch:
+    """Questions about pictures of one shape.
 
     Attributes:
-        accuracy: share of held-out questions answered right; None where there is no task.
-        cosine: of the logits at answer positions, mean over positions; ``worst_cosine`` the least of them.
-        kl: mean nats per position from the full-precision distribution, which a few unsure positions can make;
-            ``median_kl`` is not moved by those.
-        agreement: share of positions where the same token comes first.
+        images: inputs of the pictures, all pieces of a picture one after another.
+        picture: of every question, its place among the pictures.
+        cases: places of the questions in the evaluation's list.
     """
 
-    accuracy: float | None
-    cosine: float
-    worst_cosine: float
-    kl: float
-    agreement: float
-    median_kl: float = 0.0
+    pictures: int
+    images: list[ImageInputs]
+    dialogues: list[Dialogue]
+    picture: list[int]
+    cases: list[int]
 
 
-class Evaluation:
-    """Held-out questions of a demo checkpoint, and the full-precision answers to compare with.
+class DemoEvaluation:
+    """Held-out questions of a demo checkpoint, and its full-precision logits to compare with.
 
     Args:
         pictures: held-out pictures; each is asked several questions.
-        similar: questions whose logits are compared.
+        seed: of the pictures.
+
+    Raises:
+        UsageError: the checkpoint is no demo.
     """
 
-    def __init__(self, checkpoint: OpenedCheckpoint, pictures: int = 100, similar: int = 300) -> None:
+    has_task = True
+    source = "demo questions"
+
+    def __init__(self, checkpoint: OpenedCheckpoint, pictures: int = 100, seed: int = REPORTED) -> None:
         from export.demo.accuracy import held_out
         from export.demo.model import Stages
-        from export.demo.reference import Reference, recipe_of
+        from export.demo.questions import TASKS
+        from export.demo.reference import Reference
 
+        recipe = demo_recipe(checkpoint)
         assert checkpoint.folder is not None and checkpoint.weights is not None
-        self.spec, self.weights = checkpoint.spec, checkpoint.weights
-        recipe = recipe_of(checkpoint.family.name)
-        self.reference: Reference = Reference(recipe, Stages(self.spec, self.weights.rules), Path(checkpoint.folder))
-        self.cases: list[Case] = held_out(pictures, recipe.side)
-        self.prompts = self._prompts(self.cases[:similar])
-        self.expected = self.logits(self.weights)
-
-    def score(self, weights: WeightProvider, task: bool = True) -> Score:
-        """Accuracy (unless ``task`` is off) and similarity of other weights."""
-        import torch
-
-        found = self.logits(weights)
-        accuracy = self._accuracy() if task else None
-        cosine = torch.nn.functional.cosine_similarity(self.expected, found, dim=-1)
-        wanted, given = self.expected.log_softmax(-1), found.log_softmax(-1)
-        kl = (wanted.exp() * (wanted - given)).sum(-1)
-        same = self.expected.argmax(-1) == found.argmax(-1)
-        return Score(
-            accuracy,
-            float(cosine.mean()),
-            float(cosine.min()),
-            float(kl.mean()),
-            float(same.double().mean()),
-            float(kl.median()),
+        self.weights: WeightProvider = checkpoint.weights
+        self.reference: Reference = Reference(
+            recipe, Stages(checkpoint.spec, checkpoint.weights.rules), Path(checkpoint.folder)
         )
+        self.count = pictures
+        self.cases: list[Case] = held_out(pictures, recipe.side, seed, digits=recipe.digits)
+        self._in_task = [case.question.kind in TASKS for case in self.cases]
+        self._batches = self._arranged()
+        self._rows: OrderedDict[str, list[Tensor]] = OrderedDict()
+        self.expected = self._run(self.weights)[0]
 
-    def logits(self, weights: WeightProvider) -> Tensor:
-        """float64 (answer positions, vocabulary) over all prompts; the reference holds these weights afterwards."""
+    def score(self, weights: WeightProvider) -> Score:
+        """See Evaluation.score."""
+        found, right = self._run(weights)
+        asked = [ok for ok, counts in zip(right, self._in_task, strict=True) if counts]
+        return compared(self.expected, found).score(sum(asked) / len(asked))
+
+    def positions(self, weights: WeightProvider) -> Positions:
+        """See Evaluation.positions."""
+        return compared(self.expected, self._run(weights)[0])
+
+    def _run(self, weights: WeightProvider) -> tuple[Tensor, list[bool]]:
+        """Logits (answer positions, vocabulary), and whether each question is answered right."""
         import torch
 
         self._hold(weights)
-        stages, found = self.reference.stages, []
-        seen: dict[int, np.ndarray] = {}
-        features = []
+        right = [False] * len(self.cases)
+        found = []
         with torch.no_grad():
-            for prompt in self.prompts:
-                for image in prompt.images:
-                    key = id(image)
-                    if key not in seen:
-                        rows = stages.run(VISION, **tensors(image.vision))
-                        rows = stages.run(CONNECTOR, rows, **tensors(image.connector))
-                        seen[key] = rows.reshape(-1, rows.shape[-1]).numpy()
-                    features.append(seen[key])
-            calls = decoder_calls(self.spec, weights, self.prompts, self.reference.processor, features)
-            for prompt, call in zip(self.prompts, calls, strict=True):
-                tokens = prompt.layout.input_ids.shape[1]
-                call["logit_positions"] = torch.arange(tokens - 1 - prompt.answer, tokens)
-                found.append(stages.run(DECODER, **call)[0][0])
-        return torch.cat(found).double()
+            for batch, rows in zip(self._batches, self._image_rows(), strict=True):
+                for logits, labels, members in self._answers(batch, rows):
+                    kept = labels >= 0
+                    ok = (logits.argmax(-1) == labels) | ~kept
+                    for member, every in zip(members, ok.all(1).tolist(), strict=True):
+                        right[batch.cases[member]] = every
+                    found.append(logits[kept])
+        return torch.cat(found), right
+
+    def _answers(self, batch: _Batch, rows: Tensor) -> list[tuple[Tensor, Tensor, list[int]]]:
+        """Logits and labels (questions, positions), and which of the batch's questions they are."""
+        import torch
+
+        from export.demo.dialogues import heads, tails, wholes
+        from export.demo.model import selected
+        from export.demo.routing import by_phase, gate_inputs, last_labels
+
+        stages, dialogues, found = self.reference.stages, batch.dialogues, []
+        order = sorted(range(len(dialogues)), key=lambda i: (len(dialogues[i].ids), i))
+        parts = [order[start : start + DIALOGUES] for start in range(0, len(order), DIALOGUES)]
+        if stages.routed:
+            rows = rows.reshape(batch.pictures, -1, rows.shape[-1])
+            for part in parts:
+                members = [dialogues[i] for i in part]
+                whole = wholes(members)
+                raw = stages.embed(whole.ids)
+                merged = raw.masked_scatter(whole.image_rows[..., None], rows[[batch.picture[i] for i in part]])
+                tokens = raw.shape[1]
+                gates = by_phase(members, gate_inputs(members, merged, raw), tokens)
+                logits, _ = stages.decode(merged, whole.extras | {"gate_input": gates}, None, torch.arange(tokens))
+                found.append((logits, last_labels(members), part))
+            return found
+        first = {picture: dialogues[i] for i, picture in reversed(list(enumerate(batch.picture)))}
+        head = heads([first[picture] for picture in range(batch.pictures)])
+        embeds = stages.embed(head.ids).masked_scatter(head.image_rows[..., None], rows)
+        _, cache = stages.decode(embeds, head.extras, None, torch.arange(0))
+        for part in parts:
+            (tail,) = tails([dialogues[i] for i in part], [batch.picture[i] for i in part])
+            everywhere = torch.arange(tail.ids.shape[1])
+            logits, _ = stages.decode(stages.embed(tail.ids), tail.extras, selected(cache, tail.picture), everywhere)
+            found.append((logits, tail.labels, part))
+        return found
+
+    def _image_rows(self) -> list[Tensor]:
+        """Image rows of every batch with the weights that the reference holds, kept for as long as those stay."""
+        from export.demo.dialogues import stacked
+
+        digest = hashlib.sha256()
+        for stage in (VISION, CONNECTOR):
+            for name, value in self.reference.stages.parameters[stage].items():
+                digest.update(name.encode() + value.contiguous().numpy().tobytes())
+        key = digest.hexdigest()
+        if key not in self._rows:
+            self._rows[key] = [
+                self.reference.stages.see(stacked(batch.images, "vision"), stacked(batch.images, "connector"))[1]
+                for batch in self._batches
+            ]
+            while len(self._rows) > REMEMBERED:
+                self._rows.popitem(last=False)
+        self._rows.move_to_end(key)
+        return self._rows[key]
 
     def _hold(self, weights: WeightProvider) -> None:
         stages = self.reference.stages
@@ -118,30 +203,37 @@ class Evaluation:
             for stage, module in stages.modules.items()
         }
 
-    def _accuracy(self) -> float:
-        from export.demo.accuracy import score
+    def _arranged(self) -> list[_Batch]:
+        """The questions by the shape of their pictures' inputs and of what stands in front of them."""
+        from export.demo.dialogues import head_length
 
-        return score(self.cases, self.reference.answers([(case.picture, case.question.text) for case in self.cases])).share()
+        seen: dict[int, list[ImageInputs]] = {}
+        groups: dict[tuple[int, str], dict[int, list[int]]] = {}
+        dialogues: list[Dialogue] = []
+        for number, case in enumerate(self.cases):
+            key = id(case.picture)
+            if key not in seen:
+                seen[key] = self.reference.processor.images([case.picture])
+            dialogue = self.reference.writer.write([case.question], seen[key])
+            dialogues.append(dialogue)
+            shapes = str([(name, value.shape) for piece in seen[key] for name, value in piece.vision.items()])
+            groups.setdefault((head_length(dialogue), shapes), {}).setdefault(key, []).append(number)
+        found = []
+        for pictures in groups.values():
+            keys = list(pictures)
+            for start in range(0, len(keys), PICTURES):
+                found.append(_batch(keys[start : start + PICTURES], pictures, seen, dialogues))
+        return found
 
-    def _prompts(self, cases: Sequence[Case]) -> list[Prompt]:
-        samples = [
-            Sample((case.picture,), (Message("user", case.question.text, (0,)), Message("assistant", case.question.answer)))
-            for case in cases
-        ]
-        return list(prepare(samples, self.reference.processor, self.reference.tokenizer))
 
-
-class HalfWeights:
-    """A WeightProvider of every parameter rounded to float16."""
-
-    def __init__(self, weights: WeightProvider) -> None:
-        self.weights = weights
-
-    def shape(self, target: str) -> tuple[int, ...]:
-        return self.weights.shape(target)
-
-    def tensor(self, target: str) -> Tensor:
-        return self.weights.tensor(target).half().float()
-
-    def rows(self, target: str, start: int, stop: int | None) -> Tensor:
-        return self.weights.rows(target, start, stop).half().float()
+def _batch(
+    keys: Sequence[int], cases: dict[int, list[int]], seen: dict[int, list[ImageInputs]], dialogues: Sequence[Dialogue]
+) -> _Batch:
+    numbers = [(place, number) for place, key in enumerate(keys) for number in cases[key]]
+    return _Batch(
+        len(keys),
+        [piece for key in keys for piece in seen[key]],
+        [dialogues[number] for _, number in numbers],
+        [place for place, _ in numbers],
+        [number for _, number in numbers],
+    )

@@ -28,7 +28,7 @@ class Overlay:
 
         for layer in fold.layers:
             name = f"{layer}.weight"
-            self.columns[name] = self.columns[name] * factors if name in self.columns else factors
+            self.columns[name] = self.columns[name] * factors if name in self.columns else factors.clone()
         inverse = 1 / fold.source_factors(factors)
         for source in fold.sources:
             count = weights.shape(source.parameter)[0]

@@ -11,6 +11,9 @@ from runtime_py.errors import UsageError
 
 SAMPLES = 128
 
+HELD_OUT = 64
+"""Pictures or samples of the check that ends a calibration."""
+
 
 @dataclass(frozen=True)
 class CalibrationRequest:
@@ -23,7 +26,10 @@ class CalibrationRequest:
         samples: how many; None for `SAMPLES` built-in ones, or for all of ``data``.
         data: a user's folder; None for the built-in samples.
         text_only: leave the pictures out.
+        backend: the only one of the target's backends to make codes for; None for all of them.
         choice: a file of calibrate search; its wider layers get no codes.
+        held_out: pictures or samples on which the finished codes are held against plain rounding; 0 for no such check, None
+            for `HELD_OUT` of them where the model is small.
         sequential: later blocks see what the quantised earlier ones give, instead of the full-precision ones.
 
     Raises:
@@ -46,7 +52,9 @@ class CalibrationRequest:
     data: Path | None = None
     text_only: bool = False
     seed: int = 0
+    held_out: int | None = None
     sequential: bool = True
+    backend: str | None = None
     choice: Path | None = None
     resume: bool = False
     force: bool = False
@@ -56,6 +64,8 @@ class CalibrationRequest:
             raise UsageError(f"--method {self.method}", "one of " + ", ".join(METHODS), "choose one of these")
         if self.samples is not None and self.samples < 1:
             raise UsageError(f"--samples {self.samples}", "a whole number of at least 1", "correct the number")
+        if self.held_out is not None and self.held_out < 0:
+            raise UsageError(f"--held-out {self.held_out}", "a whole number, 0 for no check", "correct the number")
         self.export()
 
     def export(self) -> ExportRequest:

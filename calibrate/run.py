@@ -16,18 +16,21 @@ from calibrate.blockwise import BlockwiseCalibration, wanted_layers
 from calibrate.capture import stream
 from calibrate.choice import read_choice, widened
 from calibrate.data import Prompt, built_in, from_folder, prepare
+from calibrate.evaluate_samples import SampleEvaluation, judge_of
+from calibrate.held_out import HeldOutCheck, count_of
 from calibrate.methods import method_named
 from calibrate.request import SAMPLES, CalibrationRequest
 from calibrate.spec import Assignment
 from calibrate.stored import MANIFEST, SCHEMA
 from export import disk
-from export.journal import Journal, record_file, write_json
+from export.journal import FileRecord, Journal, record_file, write_json
 from export.version import VERSION
 from runtime_py.errors import InterruptedExportError, UsageError
 
 if TYPE_CHECKING:
     from export.opened import OpenedCheckpoint
     from runtime_py.preprocess.base import Processor
+    from runtime_py.tokenizer import Tokenizer
 
 log = logging.getLogger("edgeproof")
 
@@ -39,6 +42,17 @@ class CalibrationPlan:
     checkpoint: OpenedCheckpoint
     assignments: Mapping[str, Mapping[str, Assignment]]
     wanted: Mapping[str, Sequence[str]]
+
+    def blocks(self, backend: str) -> int:
+        """Of how many blocks, each a file, the wanted layers are."""
+        return len({block_of(layer) for layer in self.wanted[backend]})
+
+
+def block_of(layer: str) -> str:
+    """``decoder.layers.0`` of ``decoder.layers.0.mlp.down``; a layer outside the blocks is one by itself with its stage."""
+    parts = layer.split(".")
+    index = next((place for place, part in enumerate(parts) if part.isdigit()), 1 if parts[0] == "decoder" else 0)
+    return ".".join(parts[: index + 1])
 
 
 def plan(request: CalibrationRequest) -> CalibrationPlan:
@@ -61,7 +75,8 @@ def plan(request: CalibrationRequest) -> CalibrationPlan:
     if request.choice is not None:
         forms = read_choice(request.choice)["backends"]
         assignments = {name: widened(name, found, forms.get(name, {})) for name, found in assignments.items()}
-    wanted = {name: wanted_layers(found) for name, found in assignments.items()}
+    asked_for = assignments if request.backend is None else [request.backend]
+    wanted = {name: wanted_layers(found) for name, found in assignments.items() if name in asked_for}
     if not any(wanted.values()):
         raise UsageError(
             f"--precision {options.precision} for {target.name} has no int4 layer",
@@ -92,8 +107,11 @@ def _calibrate(request: CalibrationRequest) -> Path:
     checkpoint = planned.checkpoint
     assert checkpoint.weights is not None and checkpoint.folder is not None
     processor, prompts = prompts_of(request, checkpoint)
+    count = count_of(request.held_out, checkpoint.spec)
+    judge = judge_of(request, checkpoint, count) if count else None
     folder = disk.partial_of(request.output)
-    journal = Journal(folder, _fingerprint(request, checkpoint, prompts))
+    apart = judge.prompts if isinstance(judge, SampleEvaluation) else ()
+    journal = Journal(folder, _fingerprint(request, checkpoint, prompts, apart))
     if folder.exists() and not request.resume:
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -111,24 +129,55 @@ def _calibrate(request: CalibrationRequest) -> Path:
             journal, name,
         )  # fmt: skip
         stream(checkpoint.spec, work.weights, prompts, processor, work.wanted, work.visit)
-        blocks[name] = {"layers": work.report()}
         log.info("%s: %d layers in %.1f s", name, len(work.report()), time.perf_counter() - began)
-    write_json(folder / MANIFEST, _manifest(request, checkpoint, prompts, blocks, journal))
+        check = None
+        if judge is not None:
+            check = HeldOutCheck(judge, checkpoint.weights, assignments, work.state.files, journal, name).run()
+        blocks[name] = _backend_block(work.report(), check)
+    files = _kept_files(journal, blocks)
+    write_json(folder / MANIFEST, _manifest(request, checkpoint, prompts, blocks, files))
+    for record in journal.files():
+        if record not in files:
+            (folder / record.path).unlink()
     journal.remove()
     disk.promote(folder, request.output)
     return request.output
 
 
-def prompts_of(request: CalibrationRequest, checkpoint: OpenedCheckpoint) -> tuple[Processor, list[Prompt]]:
-    """The family's processor, and the samples as it prepares them."""
+def _backend_block(report: Mapping[str, Any], check: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A backend's part of the manifest: layers with codes, and what the check on held-out samples said."""
+    rounded = frozenset(check["rounded_layers"]) if check else frozenset()
+    block: dict[str, Any] = {"layers": {name: row for name, row in report.items() if name not in rounded}}
+    return block | ({"held_out": check} if check else {})
+
+
+def _kept_files(journal: Journal, blocks: Mapping[str, Any]) -> list[FileRecord]:
+    """Without the files of blocks that went back to plain rounding."""
+    gone = {
+        f"{name}/{block}{ending}"
+        for name, found in blocks.items()
+        for block in found.get("held_out", {}).get("rounded_blocks", ())
+        for ending in (".safetensors", ".json")
+    }
+    return sorted((record for record in journal.files() if record.path not in gone), key=lambda record: record.path)
+
+
+def processor_of(checkpoint: OpenedCheckpoint) -> tuple[Processor, Tokenizer]:
+    """The family's processor and the tokenizer it is made with."""
     from runtime_py import tokenizer
 
     assert checkpoint.folder is not None
     tokens = tokenizer.load(checkpoint.folder)
     module = importlib.import_module(f"runtime_py.preprocess.{checkpoint.family.processor}")
-    processor = module.Processor(checkpoint.spec.runtime, tokens)
+    return module.Processor(checkpoint.spec.runtime, tokens), tokens
+
+
+def prompts_of(request: CalibrationRequest, checkpoint: OpenedCheckpoint) -> tuple[Processor, list[Prompt]]:
+    """The family's processor, and the samples as it prepares them."""
+    processor, tokens = processor_of(checkpoint)
     if request.data is not None:
-        samples = from_folder(request.data, request.samples, request.seed, request.text_only)
+        apart = count_of(request.held_out, checkpoint.spec)
+        samples = from_folder(request.data, request.samples, request.seed, request.text_only, apart)
     else:
         side = checkpoint.spec.runtime.get("image_size")
         samples = list(built_in(request.samples or SAMPLES, request.seed, request.text_only, side))
@@ -137,12 +186,6 @@ def prompts_of(request: CalibrationRequest, checkpoint: OpenedCheckpoint) -> tup
 
 def _sample_record(request: CalibrationRequest, prompts: Sequence[Prompt]) -> dict[str, Any]:
     """What the samples were, with a digest of everything the model saw of them."""
-    digest = hashlib.sha256()
-    for prompt in prompts:
-        digest.update(prompt.layout.input_ids.tobytes())
-        for image in prompt.images:
-            for name in sorted(image.vision):
-                digest.update(image.vision[name].tobytes())
     return {
         "source": "built-in" if request.data is None else request.data.name,
         "text_only": request.text_only,
@@ -150,17 +193,28 @@ def _sample_record(request: CalibrationRequest, prompts: Sequence[Prompt]) -> di
         "count": len(prompts),
         "tokens": sum(prompt.layout.input_ids.shape[1] for prompt in prompts),
         "image_rows": sum(int(prompt.layout.image_rows.sum()) for prompt in prompts),
-        "sha256": digest.hexdigest(),
+        "sha256": _digest(prompts),
     }
 
 
-def _settings(request: CalibrationRequest) -> dict[str, Any]:
+def _digest(prompts: Sequence[Prompt]) -> str:
+    digest = hashlib.sha256()
+    for prompt in prompts:
+        digest.update(prompt.layout.input_ids.tobytes())
+        for image in prompt.images:
+            for name in sorted(image.vision):
+                digest.update(image.vision[name].tobytes())
+    return digest.hexdigest()
+
+
+def _settings(request: CalibrationRequest, checkpoint: OpenedCheckpoint) -> dict[str, Any]:
     asked = request.export()
     choice = None if request.choice is None else read_choice(request.choice)
     return {
         "edgeproof": VERSION,
         "method": request.method,
         "sequential": request.sequential,
+        "held_out": count_of(request.held_out, checkpoint.spec),
         "target": asked.target_record().name,
         "precision": asked.precision_name(),
         "choice": None if choice is None else choice["backends"],
@@ -169,15 +223,19 @@ def _settings(request: CalibrationRequest) -> dict[str, Any]:
     }
 
 
-def _fingerprint(request: CalibrationRequest, checkpoint: OpenedCheckpoint, prompts: Sequence[Prompt]) -> dict[str, Any]:
+def _fingerprint(
+    request: CalibrationRequest, checkpoint: OpenedCheckpoint, prompts: Sequence[Prompt], apart: Sequence[Prompt] = ()
+) -> dict[str, Any]:
+    """What decides the bytes of a calibration; ``apart`` are samples that it is checked on, where they are samples."""
     from export.source_hashes import stamp
 
     return {
-        **_settings(request),
+        **_settings(request, checkpoint),
         "model": checkpoint.id,
         "revision": checkpoint.revision,
         "checkpoint": {name: stamp(path) for name, path in checkpoint.files().items()},
         "samples": _sample_record(request, prompts),
+        "checked_on": _digest(apart),
     }
 
 
@@ -186,7 +244,7 @@ def _manifest(
     checkpoint: OpenedCheckpoint,
     prompts: Sequence[Prompt],
     blocks: Mapping[str, Any],
-    journal: Journal,
+    files: Sequence[FileRecord],
 ) -> dict[str, Any]:
     """No times and no paths of this machine: equal inputs give equal bytes."""
     assert checkpoint.folder is not None
@@ -199,9 +257,9 @@ def _manifest(
     return {
         "kind": "calibration",
         "schema": SCHEMA,
-        **_settings(request),
+        **_settings(request, checkpoint),
         "source": {"id": checkpoint.id, "revision": checkpoint.revision, "files": sources},
         "samples": _sample_record(request, prompts),
         "backends": blocks,
-        "files": [asdict(record) for record in sorted(journal.files(), key=lambda record: record.path)],
+        "files": [asdict(record) for record in files],
     }

@@ -19,7 +19,15 @@ from runtime_py.errors import ExitCode, InterruptedExportError, PackageError, Us
 
 
 def request(output: Path, **changes: object) -> CalibrationRequest:
-    given = {"model": "minicpm-v", "weights": "demo", "target": "cpu", "method": "gptq", "samples": 4, **changes}
+    given = {
+        "model": "minicpm-v",
+        "weights": "demo",
+        "target": "cpu",
+        "method": "gptq",
+        "samples": 4,
+        "held_out": 0,
+        **changes,
+    }
     return CalibrationRequest(output=output, **given)  # type: ignore[arg-type]
 
 
@@ -79,7 +87,7 @@ def test_another_request_does_not_resume(change: dict[str, object], made: Path, 
 
 @pytest.mark.parametrize("method", ["rtn", "gptq", "awq", "hqq", "sign-rounding"])
 def test_stored_codes_beat_rounding_on_the_logits(method: str, tmp_path: Path) -> None:
-    folder = calibrate(request(tmp_path / "codes", method=method, samples=8, sequential=False))
+    folder = calibrate(request(tmp_path / "codes", method=method, samples=8, sequential=False, held_out=0))
     report = read_manifest(folder)["backends"]["onnx"]["layers"]
     assert len(report) == 13
     for name, row in report.items():
@@ -110,6 +118,24 @@ def test_an_overlay_alone_changes_nothing(tmp_path: Path) -> None:
     assert isinstance(stored.weights, OverlaidWeights)
     factors = stored.weights.overlay.rows.values()
     assert max(float((factor - 1).abs().max()) for factor in factors) > 0.05
+
+
+@pytest.mark.parametrize("model", ["awaker2.5-vl", "cogvlm2"])
+def test_factors_shared_by_several_layers_are_stored(model: str, tmp_path: Path) -> None:
+    """Adapters and experts read one activation, so that one vector of factors belongs to several matrices."""
+    asked = request(tmp_path / "codes", model=model, method="awq", samples=3, held_out=0, precision="int4")
+    folder = calibrate(asked)
+    planned = plan(asked)
+    assert planned.checkpoint.weights is not None
+    stored = StoredCodes(folder, "onnx", planned.checkpoint.weights, planned.assignments["onnx"])
+    assert isinstance(stored.weights, OverlaidWeights)
+    columns = stored.weights.overlay.columns
+    shared = [(a, b) for a in columns for b in columns if a < b and torch.equal(columns[a], columns[b])]
+    assert shared
+    call = decoder_call(planned.checkpoint.spec)
+    spec, weights = planned.checkpoint.spec, planned.checkpoint.weights
+    wanted, found = (run_decoder(spec, source, call) for source in (weights, stored.weights))
+    assert float((wanted - found).abs().max()) < 1e-4 * float(wanted.abs().max())
 
 
 def test_zero_points_and_a_wider_head_are_planned_and_stored(tmp_path: Path) -> None:

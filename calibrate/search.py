@@ -1,6 +1,7 @@
 """Mixed bits: how much each layer costs when it alone has four bits, then more bits where a byte buys most.
 
-Sensitivity is the mean KL (nats per answer token) that quantising one layer alone brings. Going from the most to the
+Sensitivity is the mean KL (nats per answer token) that quantising one layer alone brings, on a demo's questions or on any
+samples. Going from the most to the
 least KL saved per byte added, layers are widened until the package fits a budget's edge or a gate passes. Every
 measurement is written down at once, so that a search that was cut off goes on.
 """
@@ -15,8 +16,8 @@ from typing import Any
 
 from calibrate.choice import widen
 from calibrate.codes import CodeSource, DequantisedWeights, RoundToNearest, WeightProvider
-from calibrate.evaluate import Evaluation, Score
 from calibrate.grids import GRIDS
+from calibrate.score import Evaluation, Score
 from calibrate.spec import Assignment, Form
 from runtime_py.errors import UsageError
 
@@ -30,14 +31,16 @@ class Gate:
     Attributes:
         cosine: mean cosine of the logits at answer positions, at least; None for no such limit.
         task: points of task accuracy that may be lost against full precision.
+        kl: mean nats per answer position, at most.
     """
 
     cosine: float | None = None
     task: float | None = None
+    kl: float | None = None
 
     @classmethod
     def parse(cls, text: str) -> Gate:
-        """``cosine=0.995,task=1pt``.
+        """``cosine=0.995,task=1pt,kl=0.01``.
 
         Raises:
             UsageError: another form.
@@ -46,16 +49,29 @@ class Gate:
         for part in text.split(","):
             name, _, value = part.strip().partition("=")
             try:
-                found[{"cosine": "cosine", "task": "task"}[name]] = float(value.removesuffix("pt"))
+                found[{"cosine": "cosine", "task": "task", "kl": "kl"}[name]] = float(value.removesuffix("pt"))
             except (KeyError, ValueError) as error:
-                raise UsageError(f"--gate {text}", "e.g. cosine=0.995,task=1pt", "correct the gate") from error
+                raise UsageError(f"--gate {text}", "e.g. cosine=0.995,task=1pt or kl=0.01", "correct the gate") from error
         return cls(**found)
+
+    def check(self, evaluation: Evaluation) -> None:
+        """Raise UsageError where the gate speaks of a task and the evaluation has none."""
+        if self.task is not None and not evaluation.has_task:
+            raise UsageError(
+                f"--gate task={self.task:g}pt on {evaluation.source}, which have no known right answers",
+                "a demo checkpoint asked its own questions, or a gate on cosine or kl",
+                "leave task out of the gate; on a demo checkpoint, leave --calibration-data out instead",
+            )
 
     def passes(self, score: Score, full: Score) -> bool:
         if self.cosine is not None and score.cosine < self.cosine:
             return False
-        if self.task is None or score.accuracy is None or full.accuracy is None:
+        if self.kl is not None and score.kl > self.kl:
+            return False
+        if self.task is None:
             return True
+        if score.accuracy is None or full.accuracy is None:
+            raise ValueError("a task gate without a task; see check")
         return 100 * (full.accuracy - score.accuracy) <= self.task + 1e-9
 
 
@@ -128,7 +144,7 @@ class Search:
 
         def passes(count: int) -> bool:
             if count not in scores:
-                scores[count] = self.score(steps[count], gate.task is not None)
+                scores[count] = self.score(steps[count])
                 log.info("%d of %d widened: %s", len(steps[count]), len(self.layers), scores[count])
             return gate.passes(scores[count], full)
 
@@ -144,16 +160,16 @@ class Search:
             low, high = (low, middle) if passes(middle) else (middle, high)
         return steps[high], scores[high]
 
-    def score(self, forms: Mapping[str, str], task: bool = True) -> Score:
+    def score(self, forms: Mapping[str, str]) -> Score:
         """What a choice gives."""
         changed = {layer: widen(self.assignments[layer], Form(form)) for layer, form in forms.items()}
-        return self.evaluation.score(self._provider({**self.assignments, **changed}), task)
+        return self.evaluation.score(self._provider({**self.assignments, **changed}))
 
     def _sensitivity(self, layer: str, assignment: Assignment) -> float:
         key = f"{layer} {assignment.form}"
         if key not in self.known:
-            self.known[key] = self.evaluation.score(self._provider({layer: assignment}), task=False).kl
-            log.info("%s alone in %s: KL %.3e", layer, assignment.form, self.known[key])
+            self.known[key] = self.evaluation.score(self._provider({layer: assignment})).kl
+            log.debug("%s alone in %s: KL %.3e", layer, assignment.form, self.known[key])
             self.save()
         return self.known[key]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,10 +17,14 @@ from runtime_py.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from calibrate.run import CalibrationPlan
+    from calibrate.score import Evaluation
     from calibrate.search import Search
+    from export.opened import OpenedCheckpoint
 
-LARGEST = 2_000_000_000
-"""Bytes of float32 parameters that a search will hold."""
+log = logging.getLogger("edgeproof")
+
+SAMPLES = 48
+"""Built-in samples that a checkpoint without the demo's task is measured on."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -28,9 +32,16 @@ def parser() -> argparse.ArgumentParser:
     model_flags(made)
     goal = made.add_mutually_exclusive_group(required=True)
     goal.add_argument("--budget", type=float, metavar="MB", help="size of the package's weights at most, in 10^6 bytes")
-    goal.add_argument("--gate", metavar="G", help="e.g. cosine=0.995,task=1pt (points lost against full precision)")
+    goal.add_argument(
+        "--gate", metavar="G", help="e.g. cosine=0.995,task=1pt (points lost against full precision) or kl=0.01"
+    )
     made.add_argument("--codes", type=Path, metavar="DIR", help="int4 codes of a calibration; default round to nearest")
-    made.add_argument("--pictures", type=int, default=60, metavar="N", help="held-out pictures; default 60")
+    made.add_argument("--pictures", type=int, default=60, metavar="N", help="of a demo's questions; default 60")
+    made.add_argument(
+        "--calibration-data", type=Path, metavar="DIR", help="measure on your own samples; default: a demo's questions"
+    )
+    made.add_argument("--samples", type=int, metavar="N", help=f"of other checkpoints; default {SAMPLES}, or all of yours")
+    made.add_argument("--seed", type=int, default=0, metavar="N", help="of the samples; default 0")
     made.add_argument("--resume", action="store_true", help="go on with a search that was cut off")
     made.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the choice, as JSON")
     talk_flags(made)
@@ -39,7 +50,6 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit code; the choice goes to ``--output``."""
-    from calibrate.evaluate import Evaluation
     from calibrate.run import plan
     from calibrate.search import Gate, write_choice
     from export.backends import BACKEND_OF_RUNTIME, backend
@@ -51,11 +61,17 @@ def main(arguments: Sequence[str]) -> int:
         model=given.model, weights=given.weights, revision=given.revision, target=given.target, precision=given.precision,
         block_size=given.block_size, vision_precision=given.vision_precision, embed_precision=given.embed_precision,
         head_precision=given.head_precision, asymmetric=given.asymmetric, method="rtn", output=given.output,
+        samples=given.samples, data=given.calibration_data, seed=given.seed,
     )  # fmt: skip
     planned = plan(request)
-    _require_demo(planned)
     name = BACKEND_OF_RUNTIME[request.export().target_record().runtime_backend]
-    evaluation = Evaluation(planned.checkpoint, given.pictures)
+    evaluation = evaluation_of(request, planned.checkpoint, given.pictures)
+    if gate is not None:
+        gate.check(evaluation)
+    log.info(
+        "%s, %d: about %d passes through the whole model", evaluation.source, evaluation.count,
+        len(WIDER[name]) * len(planned.wanted[name]) + 3,
+    )  # fmt: skip
     search, record = _prepared(given, planned, name, evaluation)
     full = evaluation.score(evaluation.weights)
     if gate is None:
@@ -82,7 +98,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _prepared(
-    given: argparse.Namespace, planned: CalibrationPlan, name: str, evaluation: Any
+    given: argparse.Namespace, planned: CalibrationPlan, name: str, evaluation: Evaluation
 ) -> tuple[Search, dict[str, Any]]:
     """The search, with what an earlier run measured, and what identifies it."""
     from calibrate.codes import CodeSource, RoundToNearest, WeightProvider
@@ -96,7 +112,7 @@ def _prepared(
         "kind": KIND, "schema": SCHEMA, "source": planned.checkpoint.id, "target": given.target,
         "precision": given.precision, "block_size": given.block_size, "asymmetric": given.asymmetric,
         "embed_precision": given.embed_precision, "head_precision": given.head_precision,
-        "pictures": given.pictures, "codes": None,
+        "measured_on": {"source": evaluation.source, "count": evaluation.count, "seed": given.seed}, "codes": None,
     }  # fmt: skip
     if given.codes is not None:
         stored = StoredCodes(given.codes, name, weights, planned.assignments[name])
@@ -144,23 +160,18 @@ def _options(request: CalibrationRequest, planned: CalibrationPlan) -> Any:
     return BuildOptions(asked.target_record(), asked.precision_name(), limits, asked.backend_options())
 
 
-def _require_demo(planned: CalibrationPlan) -> None:
-    """Sensitivities are measured on the demo's held-out questions, with the model in memory."""
-    from export.demo.reference import recipe_of
-    from export.modules.build import parameter_shapes
-    from runtime_py.errors import EdgeproofError
+def evaluation_of(request: CalibrationRequest, checkpoint: OpenedCheckpoint, pictures: int) -> Evaluation:
+    """What sensitivities are measured on: the user's samples, else a demo's own questions, else built-in samples."""
+    from calibrate.data import built_in, from_folder
+    from calibrate.evaluate import SEARCHED, DemoEvaluation
+    from calibrate.evaluate_samples import BUILT_IN, is_demo, on_samples
 
-    try:
-        recipe_of(planned.checkpoint.family.name)
-    except (ImportError, EdgeproofError) as error:
-        raise UsageError(f"{planned.checkpoint.id} has no demo task", "a demo checkpoint", "use --weights demo") from error
-    size = 4 * sum(math.prod(shape) for shape in parameter_shapes(planned.checkpoint.spec).values())
-    if size > LARGEST:
-        raise UsageError(
-            f"{planned.checkpoint.id} takes {size / 1e9:.1f} GB in float32, and sensitivities need it in memory whole",
-            f"a model of at most {LARGEST / 1e9:.0f} GB trained on the demo's task",
-            "search on the demo checkpoint of the family; widen parts of a large model with --head-precision and the like",
-        )
+    if request.data is not None:
+        return on_samples(checkpoint, from_folder(request.data, request.samples, request.seed), request.data.name)
+    if is_demo(checkpoint):
+        return DemoEvaluation(checkpoint, pictures, SEARCHED)
+    side = checkpoint.spec.runtime.get("image_size")
+    return on_samples(checkpoint, list(built_in(request.samples or SAMPLES, request.seed, side=side)), BUILT_IN)
 
 
 def _partial(output: Path) -> Path:

@@ -7,9 +7,10 @@ import pytest
 
 from calibrate.choice import WIDER, read_choice, widened
 from calibrate.cli import main
-from calibrate.evaluate import Evaluation, Score
+from calibrate.evaluate import DemoEvaluation
 from calibrate.request import CalibrationRequest
 from calibrate.run import CalibrationPlan, calibrate, plan
+from calibrate.score import Score
 from calibrate.search import Gate, Search, stored_bytes
 from calibrate.spec import Form
 from calibrate.stored import StoredCodes, read_manifest
@@ -32,7 +33,7 @@ def search(planned: CalibrationPlan) -> Search:
     from calibrate.codes import RoundToNearest
     from calibrate.grids import GRIDS
 
-    evaluation = Evaluation(planned.checkpoint, pictures=6, similar=12)
+    evaluation = DemoEvaluation(planned.checkpoint, pictures=6)
     assignments = planned.assignments["onnx"]
     codes = RoundToNearest(evaluation.weights, assignments, GRIDS)
     return Search(
@@ -62,13 +63,13 @@ def test_a_budget_is_kept_and_used(search: Search, room: int) -> None:
 
 
 def test_more_room_never_costs_similarity_much(search: Search) -> None:
-    scores = [search.score(search.within(room), task=False).kl for room in (0, 60_000, 10**9)]
+    scores = [search.score(search.within(room)).kl for room in (0, 60_000, 10**9)]
     assert scores[2] < scores[1] < scores[0]
 
 
 def test_a_gate_is_reached_with_the_fewest_upgrades(search: Search) -> None:
     full = Score(None, 1.0, 1.0, 0.0, 1.0)
-    least, most = search.score({}, task=False).cosine, search.score(search.within(10**9), task=False).cosine
+    least, most = search.score({}).cosine, search.score(search.within(10**9)).cosine
     wanted = (least + most) / 2
     chosen, score = search.until(Gate(cosine=wanted), full)
     assert least < wanted <= score.cosine
@@ -80,6 +81,7 @@ def test_a_gate_is_reached_with_the_fewest_upgrades(search: Search) -> None:
 def test_gates_are_read() -> None:
     assert Gate.parse("cosine=0.995,task=1pt") == Gate(0.995, 1.0)
     assert Gate.parse("task=0.5") == Gate(None, 0.5)
+    assert Gate.parse("kl=0.01,cosine=0.9") == Gate(0.9, None, 0.01)
     for text in ("", "cosine", "speed=1", "cosine=high"):
         with pytest.raises(UsageError, match="--gate"):
             Gate.parse(text)
@@ -87,6 +89,9 @@ def test_gates_are_read() -> None:
     assert not Gate(task=1).passes(worse, full)
     assert Gate(task=1.5).passes(worse, full)
     assert not Gate(cosine=0.995).passes(worse, full)
+    far = Score(None, 0.999, 0.9, 0.02, 1)
+    assert not Gate(kl=0.01).passes(far, full)
+    assert Gate(kl=0.03).passes(far, full)
 
 
 def test_a_choice_is_replayed_by_a_calibration(planned: CalibrationPlan, tmp_path: Path) -> None:
@@ -111,24 +116,24 @@ def test_a_choice_is_replayed_by_a_calibration(planned: CalibrationPlan, tmp_pat
 def test_a_search_resumes_with_what_it_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     goal = ["--budget", "1.45", "--pictures", "2", "-o", str(tmp_path / "choice.json")]
     counted: list[int] = []
-    original = Evaluation.score
+    original = DemoEvaluation.score
 
-    def failing(self, weights, task=True):  # type: ignore[no-untyped-def]
+    def failing(self, weights):  # type: ignore[no-untyped-def]
         counted.append(1)
         if len(counted) == 8:
             raise KeyboardInterrupt
-        return original(self, weights, task)
+        return original(self, weights)
 
-    monkeypatch.setattr(Evaluation, "score", failing)
+    monkeypatch.setattr(DemoEvaluation, "score", failing)
     assert main(["search", *FLAGS, *goal]) == ExitCode.INTERRUPTED
     measured = json.loads((tmp_path / "choice.json.partial").read_text())["sensitivity"]
     assert len(measured) == 6
 
-    def watched(self, weights, task=True):  # type: ignore[no-untyped-def]
+    def watched(self, weights):  # type: ignore[no-untyped-def]
         counted.append(1)
-        return original(self, weights, task)
+        return original(self, weights)
 
-    monkeypatch.setattr(Evaluation, "score", watched)
+    monkeypatch.setattr(DemoEvaluation, "score", watched)
     assert main(["search", *FLAGS, *goal]) == ExitCode.USAGE
     counted.clear()
     assert main(["search", *FLAGS, *goal, "--resume"]) == ExitCode.OK
@@ -137,3 +142,38 @@ def test_a_search_resumes_with_what_it_measured(tmp_path: Path, monkeypatch: pyt
     assert {key: found[key] for key in measured} == measured
     assert len(counted) == 20 + 3, "what was measured is not measured again"
     assert not (tmp_path / "choice.json.partial").exists()
+
+
+def test_a_checkpoint_without_the_task_is_searched_on_samples(
+    other_checkpoint: Path, user_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["search", "--model", str(other_checkpoint), "--target", "cpu", "--precision", "int4", "-q"]
+    choice = tmp_path / "choice.json"
+    assert main([*flags, "--samples", "4", "--gate", "cosine=0.9,task=1pt", "-o", str(choice)]) == ExitCode.USAGE
+    assert "have no known right answers" in capsys.readouterr().err
+    assert main([*flags, "--samples", "4", "--budget", "1.3", "-o", str(choice)]) == ExitCode.OK
+    found = read_choice(choice)
+    assert found["measured_on"] == {"source": "built-in samples", "count": 4, "seed": 0}
+    assert found["scores"]["all int4"]["accuracy"] is None
+    assert found["scores"]["full precision"]["kl"] == 0
+    all_int4 = found["scores"]["all int4"]["kl"]
+    assert 0 < found["scores"]["this choice"]["kl"] < all_int4
+    mine = ["--calibration-data", str(user_folder)]
+    wanted = 0.5 * all_int4
+    assert (
+        main([*flags, *mine, "--samples", "5", "--gate", f"kl={wanted}", "-o", str(tmp_path / "mine.json")]) == ExitCode.OK
+    )
+    found = read_choice(tmp_path / "mine.json")
+    assert found["measured_on"] == {"source": user_folder.name, "count": 5, "seed": 0}
+    assert found["scores"]["this choice"]["kl"] <= wanted < found["scores"]["all int4"]["kl"]
+    assert found["backends"]["onnx"]
+
+
+def test_a_task_needs_questions_with_answers(
+    user_folder: Path, other_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    goal = ["--gate", "task=1pt", "-o", str(tmp_path / "choice.json")]
+    assert main(["search", *FLAGS, "--calibration-data", str(user_folder), *goal]) == ExitCode.USAGE
+    assert "leave task out of the gate" in capsys.readouterr().err
+    assert main(["compare", "--model", "minicpm-v", "--weights", str(other_checkpoint), "-q"]) == ExitCode.USAGE
+    assert "not trained on the demo's task" in capsys.readouterr().err

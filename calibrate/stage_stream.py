@@ -7,18 +7,19 @@ stage is written down a second time here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from calibrate.block_run import BlockRun
 from calibrate.codes import WeightProvider
 from calibrate.moments import Moment
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-Visit = Callable[[str, Mapping[str, Moment]], WeightProvider | None]
-"""Called with a block's name and the moments of its wanted layers once every sample has passed; returns the weights that
-the samples are to go on with, or None for those the moments were taken with."""
+Visit = Callable[[str, Mapping[str, Moment], BlockRun | None], WeightProvider | None]
+"""Called once every sample has passed a block: with its name, the moments of its wanted layers, and the block itself
+where it is one of several alike. Returns the weights that the samples go on with, None for those they came with."""
 
 Wanted = Callable[[str], bool]
 """Whether a layer's moment is wanted, by canonical name."""
@@ -90,8 +91,13 @@ class StageStream:
         def all_calls() -> list[Tensor]:
             return [_first(block(x, *more, **named)) for x, (more, named) in zip(rows, rest, strict=True)]
 
+        def as_run(layers: Iterable[str], outputs: list[Tensor]) -> BlockRun:
+            places = {layer: f"{layer.removeprefix(f'{self.stage}.{name}.')}.weight" for layer in layers}
+            inputs = [(x, more, named) for x, (more, named) in zip(rows, rest, strict=True)]
+            return BlockRun(block, places, inputs, outputs)
+
         with _Loaded(self, block, f"{name}."):
-            found, changed = self._observed(f"{self.stage}.{name}", block, all_calls)
+            found, changed = self._observed(f"{self.stage}.{name}", block, all_calls, as_run)
             if changed:
                 self._load(block, f"{name}.")
                 found = all_calls()
@@ -104,6 +110,8 @@ class StageStream:
         leaving = _Exit()
         setattr(self.module, self.list_name, nn.ModuleList([leaving.module]))
         last = self._last_layer()
+        if outputs and last:
+            self._load(self.module, f"{last}.")
         if outputs or not last:
             return [leaving.of(self.module, _short(call), x) for call, x in zip(calls, rows, strict=True)]
         moment = Moment(getattr(self.module, last).weight.shape[1])
@@ -111,14 +119,20 @@ class StageStream:
         setattr(self.module, last, recorder.module)
         for call, x in zip(calls, rows, strict=True):
             leaving.of(self.module, _short(call), x)
-        self.visit(f"{self.stage}.{last}", {f"{self.stage}.{last}": moment})
+        self.visit(f"{self.stage}.{last}", {f"{self.stage}.{last}": moment}, None)
         return []
 
     def _last_layer(self) -> str:
         """The linear layer that a stage with blocks ends in (a decoder's head), which may be too large to hold."""
         return "head" if self.list_name and hasattr(self.module, "head") else ""
 
-    def _observed(self, block: str, module: nn.Module, run: Callable[[], list[Any]]) -> tuple[list[Any], bool]:
+    def _observed(
+        self,
+        block: str,
+        module: nn.Module,
+        run: Callable[[], list[Any]],
+        as_run: Callable[[Iterable[str], list[Any]], BlockRun] | None = None,
+    ) -> tuple[list[Any], bool]:
         """Run with the wanted layers under watch, and visit; what came out, and whether the weights have changed."""
         from export.modules.kernels import Linear
 
@@ -136,7 +150,7 @@ class StageStream:
                 hook.remove()
         if not moments:
             return found, False
-        weights = self.visit(block, moments)
+        weights = self.visit(block, moments, None if as_run is None else as_run(moments, found))
         if weights is None:
             return found, False
         self.weights = weights

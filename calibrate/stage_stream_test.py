@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
+from calibrate.block_run import BlockRun
 from calibrate.conftest import RandomWeights, decoder_call
 from calibrate.moments import Moment
 from calibrate.stage_stream import StageStream
@@ -34,7 +35,7 @@ def test_moments_are_those_of_the_whole_model(spec: ModelSpec) -> None:
     found: dict[str, Moment] = {}
     blocks = []
 
-    def visit(block: str, moments: Mapping[str, Moment]) -> None:
+    def visit(block: str, moments: Mapping[str, Moment], run: BlockRun | None) -> None:
         blocks.append(block)
         found.update(moments)
 
@@ -58,7 +59,7 @@ def test_later_blocks_see_what_a_visit_changed(spec: ModelSpec) -> None:
     wanted = whole(spec, changed, calls)
     found: dict[str, Moment] = {}
 
-    def visit(block: str, moments: Mapping[str, Moment]) -> RandomWeights | None:
+    def visit(block: str, moments: Mapping[str, Moment], run: BlockRun | None) -> RandomWeights | None:
         found.update(moments)
         return changed if block == "decoder.layers.0" else None
 

@@ -98,7 +98,7 @@ class StoredCodes:
     """
 
     def __init__(self, folder: Path, backend: str, weights: WeightProvider, assignments: Mapping[str, Assignment]) -> None:
-        self.folder, self.manifest = folder, read_manifest(folder)
+        self.folder, self.backend, self.manifest = folder, backend, read_manifest(folder)
         if backend not in self.manifest["backends"]:
             made = ", ".join(self.manifest["backends"])
             raise UsageError(
@@ -127,11 +127,14 @@ class StoredCodes:
         return read_codes(stored.file, layer, GRIDS[stored.grid], start, stop)
 
     def summary(self) -> dict[str, Any]:
-        """What a package's manifest says of the calibration; ``choice`` and ``search`` where bits were searched for."""
+        """What a package's manifest says of the calibration; ``choice`` and ``search`` where bits were searched for,
+        ``held_out`` where the codes were checked against plain rounding and some blocks may have gone back to it."""
         from export.journal import sha256_of
 
         kept = {key: self.manifest[key] for key in ("method", "sequential", "samples")}
         searched = {key: self.manifest[key] for key in ("choice", "search") if self.manifest.get(key)}
+        check = self.manifest["backends"][self.backend].get("held_out")
+        searched |= {} if check is None else {"held_out": check}
         return {**kept, **searched, "manifest_sha256": sha256_of(self.folder / MANIFEST)}
 
     def _check_weights(self) -> None:

@@ -88,7 +88,12 @@ def captured(
     moments: dict[str, Moment] = {}
     with _kept_rows(inputs):
         stream(
-            checkpoint.spec, checkpoint.weights, prompts, processor, lambda n: n in wanted, lambda _, m: moments.update(m)
+            checkpoint.spec,
+            checkpoint.weights,
+            prompts,
+            processor,
+            lambda n: n in wanted,
+            lambda _, m, run: moments.update(m),
         )
     for name in wanted:
         weight = checkpoint.weights.tensor(f"{name}.weight").float()

@@ -16,6 +16,7 @@ METHODS = {
     "awq": "calibrate.methods.awq:Awq",
     "hqq": "calibrate.methods.hqq:Hqq",
     "sign-rounding": "calibrate.methods.sign_rounding:SignRounding",
+    "block-sign-rounding": "calibrate.methods.block_sign_rounding:BlockSignRounding",
 }
 """Method name to ``module:class``."""
 

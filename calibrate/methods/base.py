@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
+from calibrate.block_run import BlockRun
 from calibrate.codes import Codes, GroupParameters
 from calibrate.grids import Grid
 from calibrate.moments import Moment, output_error
@@ -79,6 +81,15 @@ class Method(Protocol):
         ...
 
 
+@runtime_checkable
+class BlockMethod(Protocol):
+    """A method that chooses the codes of all layers of a block together."""
+
+    def tune(self, layers: Mapping[str, LayerProblem], run: BlockRun) -> dict[str, Codes]:
+        """Codes by layer; with them the block's output is no further off than with plain rounding of all of them."""
+        ...
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a method made of some rows, beside plain rounding.
@@ -121,3 +132,13 @@ def solve(method: Method, layer: LayerProblem) -> Outcome:
         float(output_error(layer.weight, layer.moment).double().sum()),
         int(worse.sum()),
     )
+
+
+def measured(layer: LayerProblem, codes: Codes) -> Outcome:
+    """Codes that were chosen elsewhere, beside plain rounding; they are taken as they are."""
+    plain = layer.grid.quantise(layer.weight)
+
+    def total(change: Tensor) -> float:
+        return float(output_error(change, layer.moment).double().sum())
+
+    return Outcome(codes, total(layer.change(codes)), total(layer.change(plain)), total(layer.weight), 0)

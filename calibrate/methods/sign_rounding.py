@@ -8,11 +8,14 @@ from the second moment, hence from all samples at once. The best state of every 
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from calibrate.codes import Codes, GroupParameters, joined
 from calibrate.methods.base import LayerProblem
 from calibrate.methods.clip import rounded, searched
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TURNS = 200
 MOMENTUM = 0.9
@@ -49,18 +52,13 @@ class SignRounding:
         import torch
 
         assert layer.moment is not None
-        grid, blocks = layer.grid, layer.blocks(layer.weight)
         matrix = layer.moment.matrix / max(layer.moment.count, 1)
-        offsets = torch.zeros_like(blocks)
-        clips = torch.ones(blocks.shape[:2])
-        pull, pinch = torch.zeros_like(blocks), torch.zeros_like(clips)
-        least = torch.full((len(blocks),), torch.inf)
-        best_codes, best = torch.zeros_like(blocks), first
+        tuning = Tuning(layer, first)
+        least = torch.full((len(layer.weight),), torch.inf)
+        best_codes, best = torch.zeros_like(tuning.blocks), first
         for turn in range(self.turns):
-            now = GroupParameters(grid.stored_scales(first.scales * clips), first.zeros)
-            wide = now[..., None]
-            codes = grid.round(blocks + offsets * wide.scales, wide)
-            change = layer.flat(grid.read(codes, wide)) - layer.weight
+            codes, now = tuning.rounded()
+            change = tuning.weight(codes, now) - layer.weight
             slope = change @ matrix
             error = (slope * change).sum(1)
             better = error < least
@@ -69,12 +67,44 @@ class SignRounding:
             best = GroupParameters(
                 torch.where(better[:, None], now.scales, best.scales), torch.where(better[:, None], now.zeros, best.zeros)
             )
-            rate = (1 - turn / self.turns) / self.turns
-            slope = layer.blocks(slope)
-            inside = (codes > 0) & (codes < grid.highest)
-            by_scale = (codes - wide.zeros) * wide.scales - torch.where(inside, blocks, 0.0)
-            pull.mul_(MOMENTUM).add_(slope * inside * wide.scales, alpha=1 - MOMENTUM)
-            pinch.mul_(MOMENTUM).add_((slope * by_scale).sum(-1), alpha=1 - MOMENTUM)
-            offsets.sub_(rate * pull.sign()).clamp_(-0.5, 0.5)
-            clips.sub_(rate * pinch.sign()).clamp_(*LIMITS)
+            tuning.step(slope, codes, now, (1 - turn / self.turns) / self.turns)
         return layer.codes(best_codes, best)
+
+
+class Tuning:
+    """Offsets and clips of one layer, and their steps against a gradient.
+
+    Args:
+        first: the scales that clips are relative to.
+    """
+
+    def __init__(self, layer: LayerProblem, first: GroupParameters) -> None:
+        import torch
+
+        self.layer, self.first, self.blocks = layer, first, layer.blocks(layer.weight)
+        self.offsets = torch.zeros_like(self.blocks)
+        self.clips = torch.ones(self.blocks.shape[:2])
+        self._pull, self._pinch = torch.zeros_like(self.blocks), torch.zeros_like(self.clips)
+
+    def rounded(self) -> tuple[Tensor, GroupParameters]:
+        """Codes (rows, groups, group) and parameters (rows, groups) at present."""
+        grid = self.layer.grid
+        now = GroupParameters(grid.stored_scales(self.first.scales * self.clips), self.first.zeros)
+        wide = now[..., None]
+        return grid.round(self.blocks + self.offsets * wide.scales, wide), now
+
+    def weight(self, codes: Tensor, parameters: GroupParameters) -> Tensor:
+        """float32 (rows, columns) as codes and parameters read back."""
+        return self.layer.flat(self.layer.grid.read(codes, parameters[..., None]))
+
+    def step(self, slope: Tensor, codes: Tensor, parameters: GroupParameters, rate: float) -> None:
+        """Move offsets and clips by the sign of a gradient (rows, columns) by the weight that `weight` gave."""
+        import torch
+
+        wide, slope = parameters[..., None], self.layer.blocks(slope)
+        inside = (codes > 0) & (codes < self.layer.grid.highest)
+        by_scale = (codes - wide.zeros) * wide.scales - torch.where(inside, self.blocks, 0.0)
+        self._pull.mul_(MOMENTUM).add_(slope * inside * wide.scales, alpha=1 - MOMENTUM)
+        self._pinch.mul_(MOMENTUM).add_((slope * by_scale).sum(-1), alpha=1 - MOMENTUM)
+        self.offsets.sub_(rate * self._pull.sign()).clamp_(-0.5, 0.5)
+        self.clips.sub_(rate * self._pinch.sign()).clamp_(*LIMITS)
