@@ -28,6 +28,7 @@ class ExportRequest:
         precision: one of the target's precisions; None for its default.
         output: package folder; None for ``<model>-<target>-<precision>`` in the working folder.
         context, prefill_chunk: limits; None for the target's.
+        beyond_trained: accept a context longer than the model was trained for, as published code does (goldens only).
         vision_precision, block_size: choices of the onnx and tensorrt backends; None for their defaults.
         embed_precision, head_precision: of int4 packages of the onnx backend; None for its defaults (int8 and int4).
         asymmetric: int4 blocks store a zero point of their own (onnx backend).
@@ -61,6 +62,7 @@ class ExportRequest:
     skip_verify: bool = False
     without_tokenizer: bool = False
     host_only: bool = False
+    beyond_trained: bool = False
     _target: Target = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -122,7 +124,7 @@ class ExportRequest:
             UsageError: the asked context exceeds what the model was trained for, or the chunk exceeds the context.
         """
         default = self._target.limits
-        if self.context is not None and self.context > max_positions:
+        if self.context is not None and self.context > max_positions and not self.beyond_trained:
             raise UsageError(
                 f"--context {self.context} exceeds the model's {max_positions} positions",
                 f"at most {max_positions}",

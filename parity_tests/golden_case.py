@@ -7,8 +7,9 @@ The folder is a checkpoint with ``inputs.npz`` and ``outputs.npz`` beside it. Ar
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,9 @@ from runtime_py.errors import UsageError
 from runtime_py.preprocess.base import Processor
 
 IDS = "input_ids"
-_LAST_ROWS = re.compile(r"(prefill_logits)_last(\d+)")
+_LAST_ROWS = re.compile(r"(?:prefill_)?logits_last(\d*)")
+MOST_CHOICES = 8
+"""Pictures up to which every selection of them is tried for a prompt."""
 
 
 @dataclass(frozen=True)
@@ -82,29 +85,35 @@ def read_case(folder: Path) -> GoldenCase:
     return GoldenCase(folder, inputs, outputs, prefixes)
 
 
-def pictures(case: GoldenCase) -> list[np.ndarray]:
-    """All raw pictures in order: ``image``, or ``image_0``.., or the one clip (frames, height, width, 3) of ``frames``."""
-    if "image" in case.inputs:
-        return [case.inputs["image"]]
-    if "frames" in case.inputs:
-        return [case.inputs["frames"]]
+def pictures(case: GoldenCase, prefix: str = "") -> list[np.ndarray]:
+    """A prompt's raw pictures in order: ``image``, ``image_0``.., and the clip (frames, height, width, 3) of ``frames``.
+
+    Those that carry the prompt's prefix, where there are any; else those that all prompts share.
+    """
+    for start in dict.fromkeys((prefix, "")):
+        image, frames = ([case.inputs[start + name]] if start + name in case.inputs else [] for name in ("image", "frames"))
+        found = [*image, *_numbered(case, f"{start}image_"), *frames]
+        if found:
+            return found
+    return []
+
+
+def _numbered(case: GoldenCase, stem: str) -> list[np.ndarray]:
     found: list[np.ndarray] = []
-    while f"image_{len(found)}" in case.inputs:
-        found.append(case.inputs[f"image_{len(found)}"])
+    while f"{stem}{len(found)}" in case.inputs:
+        found.append(case.inputs[f"{stem}{len(found)}"])
     return found
 
 
 def question(case: GoldenCase, prefix: str, processor: Processor) -> Question:
-    """The prompt with as many of the pictures, from the first, as it has placeholders for.
+    """The prompt with as many of the pictures as it has placeholders for: the first ones, or else any of them in order.
 
     Raises:
-        UsageError: no number of the case's pictures fits the prompt.
+        UsageError: no selection of the case's pictures fits the prompt.
     """
     ids = np.asarray(case.inputs[prefix + IDS], dtype=np.int64)
-    every = pictures(case)
     refusal: UsageError | None = None
-    for count in range(len(every), -1, -1):
-        chosen = every[:count]
+    for chosen in _selections(pictures(case, prefix)):
         try:
             processor.layout(ids, processor.images(chosen) if chosen else [])
         except UsageError as error:
@@ -115,20 +124,37 @@ def question(case: GoldenCase, prefix: str, processor: Processor) -> Question:
     raise refusal
 
 
+def _selections(every: Sequence[np.ndarray]) -> Iterator[Sequence[np.ndarray]]:
+    """All pictures, then the first ones, then the other selections, the larger before the smaller."""
+    for count in range(len(every), -1, -1):
+        yield every[:count]
+    if len(every) <= MOST_CHOICES:
+        for count in range(len(every) - 1, 0, -1):
+            yield from list(combinations(every, count))[1:]
+
+
 def classify(case: GoldenCase, name: str) -> GoldenArray:
-    """What an array of outputs.npz is, from its name alone."""
-    prefix = max((p for p in case.prefixes if name.startswith(p)), key=len, default="")
-    rest = name[len(prefix) :]
-    if prefix and rest == "logits":
-        return GoldenArray(name, prefix, rest, "prefill_logits")
+    """What an array of outputs.npz is, from its name alone; one without a prompt's prefix belongs to `main_prompt`."""
+    prefix = max((p for p in case.prefixes if name.startswith(p)), key=len, default=None)
+    rest = name if prefix is None else name[len(prefix) :]
+    prefix = main_prompt(case) if prefix is None else prefix
     tail = _LAST_ROWS.fullmatch(rest)
     if tail:
-        return GoldenArray(name, prefix, rest, tail[1], last_rows=int(tail[2]))
+        return GoldenArray(name, prefix, rest, "prefill_logits", last_rows=int(tail[1] or 1))
+    if rest == "logits":
+        return GoldenArray(name, prefix, rest, "prefill_logits")
     probe = base_name(rest)
     if probe is None:
         return GoldenArray(name, prefix, rest, "")
     number = None if rest in PROBES else int(rest.rpartition("_")[2])
     return GoldenArray(name, prefix, rest, probe, piece=number)
+
+
+def main_prompt(case: GoldenCase) -> str:
+    """The prompt without a prefix, or else the longest: the one with all the pictures."""
+    if "" in case.prefixes:
+        return ""
+    return max(case.prefixes, key=lambda prefix: case.inputs[prefix + IDS].shape[-1])
 
 
 def fitted(pieces: Sequence[np.ndarray], expected: np.ndarray) -> np.ndarray:
@@ -152,7 +178,7 @@ def expected_pixels(case: GoldenCase, prefix: str) -> dict[str, np.ndarray]:
     if stored is not None:
         return {"pixel_values": stored}
     found: dict[str, np.ndarray] = {}
-    while not prefix and f"slice_uint8_{len(found)}" in case.inputs:
-        piece = case.inputs[f"slice_uint8_{len(found)}"].astype(np.float32)
+    for slice_ in _numbered(case, f"{prefix}slice_uint8_"):
+        piece = slice_.astype(np.float32)
         found[f"pixel_values_{len(found)}"] = ((piece / 255 - 0.5) / 0.5).transpose(2, 0, 1)[None]
     return found

@@ -36,7 +36,7 @@ TABLES = {"vision_pos_embed": "vision_encoder.positions", "resampler_key_pos": "
 """Golden name to canonical parameter. What is compared is the table that went into the package, as its rule makes it."""
 
 _HIDDEN = re.compile(r"hidden_after_layer_(\d+)")
-_PAST_KEY = re.compile(r"past_key_layer(\d+)")
+_PAST = re.compile(r"past_(key|value)_layer_?(\d+)")
 
 
 def extra_array(
@@ -65,11 +65,11 @@ def extra_array(
 def _of_stages(name: str, expected: np.ndarray, once: AskedOnce) -> Extra | None:
     """What is a stage's output or a value inside one."""
     found = None
-    hidden, key = _HIDDEN.fullmatch(name), _PAST_KEY.fullmatch(name)
+    hidden, past = _HIDDEN.fullmatch(name), _PAST.fullmatch(name)
     if hidden:
         found = Extra(DECODER, Kind.FEATURES, _block(once, f"layers.{int(hidden[1])}"))
-    elif key:
-        (values,) = once.values(DECODER, f"present.{int(key[1])}.key")
+    elif past:
+        (values,) = once.values(DECODER, f"present.{int(past[2])}.{past[1]}")
         found = Extra(DECODER, Kind.FEATURES, values[..., : expected.shape[-1]])
     elif name in OTHERS:
         found = OTHERS[name](once)

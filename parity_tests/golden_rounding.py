@@ -4,8 +4,9 @@
 
 Every tensor of a golden's checkpoint is shuffled, so that each draw is another random model of the same shape and scale. It
 answers the golden's prompts in float32, and again in float16, with the decoder's inputs in int8 groups, with int4 weights
-(`parity_tests.observe_rounding`, which does the same for the trained demo checkpoints). Printed are the worst value of each
-metric over all draws and prompts, and the one that nineteen of twenty stay within: what a limit on random models must allow.
+(`parity_tests.observe_rounding`, which does the same for the trained demo checkpoints), and with those of a phone, whose
+embedding is int4 too. Printed are the worst value of each metric over all draws and prompts, and the one that nineteen of
+twenty stay within: what a limit on random models must allow. ``layers.0`` is what leaves the decoder's first layer.
 """
 
 from __future__ import annotations
@@ -20,14 +21,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calibrate.codes import WeightProvider
+from calibrate.codes import DequantisedWeights, RoundToNearest, WeightProvider
+from calibrate.grids import GRIDS
+from calibrate.spec import Assignment, Form
+from export.backends.mlc.backend import QUANTISED_ROLES
+from export.modules.build import layer_shapes
+from export.specs import ModelSpec
+from parity_tests.candidate import Candidate
 from parity_tests.checkpoint_side import open_checkpoint
 from parity_tests.compare import compare_recordings
 from parity_tests.golden_case import question, read_case
-from parity_tests.metrics import HIGHER_IS_BETTER
+from parity_tests.golden_inside import AskedOnce
+from parity_tests.metrics import HIGHER_IS_BETTER, Kind, measure
 from parity_tests.observe_rounding import sides
-from parity_tests.probes import record
+from parity_tests.probes import Question, record
 from parity_tests.reference import TorchBackend
+from runtime_py.contracts import DECODER
+from runtime_py.preprocess.base import Processor
 from runtime_py.session import Limits
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -41,7 +51,10 @@ CASES = (
     "cogvlm2",
     "cogvlm2-video",
 )
-METRICS = ("relative_max", "worst_row_cosine", "kl_mean", "kl_max")
+METRICS = ("relative_max", "cosine", "worst_row_cosine", "kl_mean", "kl_max")
+PHONE = "int4 weights of a phone"
+PHONE_GRID = "q4f16_1"
+FIRST_LAYER = "layers.0"
 KEPT = "decoder.attend.frequencies"
 STEPS, CONTEXT, TAIL = 6, 4096, 0.05
 
@@ -71,6 +84,20 @@ class Shuffled:
         return self.tensor(target)[start:stop]
 
 
+def phone_weights(spec: ModelSpec, weights: WeightProvider) -> WeightProvider:
+    """Every matrix that a phone package stores in int4, rounded and back: decoder, head and embedding."""
+    layers = [layer for layer in layer_shapes(spec) if layer.role in QUANTISED_ROLES]
+    assignments = {layer.name: Assignment(layer, Form.INT4, PHONE_GRID, "") for layer in layers}
+    return DequantisedWeights(weights, RoundToNearest(weights, assignments, GRIDS), assignments, GRIDS)
+
+
+def first_layer(backend: TorchBackend, processor: Processor, asked: Question) -> np.ndarray:
+    """(1, tokens, hidden), what leaves the decoder's first layer, the whole prompt in one call."""
+    side = Candidate(Path(), {}, backend.name, backend, processor, None, Limits(CONTEXT, CONTEXT))
+    (values,) = AskedOnce(side, asked).values(DECODER, FIRST_LAYER)
+    return values
+
+
 def observe(name: str, draws: int) -> dict[Key, list[float]]:
     """Every value of every metric of the logits of one golden's shape."""
     folder = GOLDENS / name
@@ -79,11 +106,16 @@ def observe(name: str, draws: int) -> dict[Key, list[float]]:
     found: dict[Key, list[float]] = {}
     for draw in range(draws):
         weights = Shuffled(checkpoint.weights, draw)
-        exact, others = TorchBackend(checkpoint.spec, weights), sides(checkpoint.spec, weights)
+        exact, others = TorchBackend(checkpoint.spec, weights), dict(sides(checkpoint.spec, weights))
+        others[PHONE] = TorchBackend(checkpoint.spec, phone_weights(checkpoint.spec, weights))
         for prefix in case.prefixes:
             asked = question(case, prefix, processor)
             expected = record(exact, processor, limits, asked, STEPS)
+            first = first_layer(exact, processor, asked)
             for way, side in others.items():
+                metrics = measure(Kind.FEATURES, first, first_layer(side, processor, asked))
+                for metric in METRICS[:3]:
+                    found.setdefault((way, FIRST_LAYER, metric), []).append(metrics[metric])
                 said = record(side, processor, limits, asked, STEPS, expected.fed)
                 for row in compare_recordings(expected, said):
                     if row.probe in ("prefill_logits", "step_logits"):
@@ -97,6 +129,9 @@ def lines(name: str, found: dict[Key, list[float]]) -> Iterator[str]:
     for way, probe in dict.fromkeys((way, probe) for way, probe, _ in found):
         cells = []
         for metric in METRICS:
+            if (way, probe, metric) not in found:
+                cells.append("")
+                continue
             values = np.array(found[way, probe, metric])
             low = HIGHER_IS_BETTER[metric]
             worst, tail = values.min() if low else values.max(), np.quantile(values, TAIL if low else 1 - TAIL)

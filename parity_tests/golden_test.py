@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from parity_tests import golden
 from parity_tests.candidate import open_candidate
 from parity_tests.checkpoint_side import open_checkpoint
 from parity_tests.cli import main
@@ -109,7 +110,7 @@ def test_the_command_writes_the_table_and_exits_with_5_on_a_failure(
     arrays = dict(read_case(folder).outputs)
     arrays["connector"] = arrays["connector"] + 1e-3
     np.savez(folder / "outputs.npz", **arrays)
-    monkeypatch.setattr("parity_tests.golden.export_case", lambda *_: package)
+    monkeypatch.setattr("parity_tests.golden.export_case", lambda *_, **__: package)
     monkeypatch.setattr("parity_tests.golden.shutil.rmtree", lambda *_, **__: None)
     table, reports = tmp_path / "table.json", tmp_path / "reports"
     flags = ["--target", "cpu", "--precision", "fp32", "--json", str(table), "--report-dir", str(reports)]
@@ -166,6 +167,43 @@ def test_a_prompt_takes_the_pictures_it_has_placeholders_for(tmp_path: Path):
     broken[ids == 102] = 0
     with pytest.raises(UsageError):
         question(case_of({**inputs, "a_input_ids": broken}, {}, tmp_path), "a_", processor)
+
+
+def test_a_prompt_takes_any_pictures_that_fit_it_and_its_own_before_shared_ones(tmp_path: Path):
+    real, processor = read_case(GOLDENS / "awaker2.5-vl"), open_checkpoint(GOLDENS / "awaker2.5-vl").processor()
+    pad = processor.settings["image_pad"]
+    ids = {prefix: real.inputs[prefix + "input_ids"] for prefix in ("p0_", "p1_")}
+    rows = {prefix: int((tokens == pad).sum()) for prefix, tokens in ids.items()}
+    first = int(np.flatnonzero(ids["p0_"][0] == pad)[0])
+    only_second = np.concatenate([ids["p0_"][:, :first], ids["p0_"][:, first + 2 * rows["p0_"] - rows["p1_"] :]], axis=1)
+    shared = {"image_0": real.inputs["image_0"], "image_1": real.inputs["image_1"]}
+    case = case_of({"p3_input_ids": only_second, **shared}, {}, tmp_path)
+    (chosen,) = question(case, "p3_", processor).pictures
+    assert chosen.shape == real.inputs["image_1"].shape
+    own = {"p0_input_ids": ids["p0_"], "p0_image": real.inputs["image_0"], "image_0": real.inputs["image_1"]}
+    (chosen,) = question(case_of(own, {}, tmp_path), "p0_", processor).pictures
+    assert np.array_equal(chosen, real.inputs["image_0"])
+    clip = {"p0_input_ids": ids["p0_"], "frames": real.inputs["image_0"][None], **shared}
+    assert len(pictures(case_of(clip, {}, tmp_path), "p0_")) == 3
+
+
+def test_stage_arrays_without_a_prefix_belong_to_the_prompt_with_all_pictures(tmp_path: Path):
+    short, long = np.zeros((1, 4), np.int64), np.zeros((1, 9), np.int64)
+    names = ("vision", "connector_1", "p0_prefill_logits_last", "p1_logits_last3")
+    case = case_of({"p0_input_ids": short, "p1_input_ids": long}, {name: long for name in names}, tmp_path)
+    found = {name: classify(case, name) for name in names}
+    assert [found[name].prefix for name in names] == ["p1_", "p1_", "p0_", "p1_"]
+    assert [found[name].last_rows for name in names] == [None, None, 1, 3]
+    plain = case_of({"input_ids": short, "p1_input_ids": long}, {"vision": long}, tmp_path)
+    assert classify(plain, "vision").prefix == ""
+
+
+def test_a_case_longer_than_its_model_was_trained_for_gets_the_context_it_needs(tmp_path: Path):
+    folder = Path(shutil.copytree(GOLDENS / "omnilmm-12b", tmp_path / "case"))
+    assert golden.context_of(folder, "cpu") is None
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 30}))
+    assert golden.context_of(folder, "cpu") == 28 + 12
 
 
 def test_pieces_are_fitted_to_how_the_golden_stores_them():

@@ -8,7 +8,7 @@ random pictures beside the PyTorch reference, as a user's checkpoint would. Weig
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from parity_tests.package_questions import StandInTokenizer, integers
 from parity_tests.probes import Question, record
 from parity_tests.results import Comparison, Run
 from parity_tests.thresholds import Standard
+from runtime_py.errors import ImageError
 from runtime_py.model import open_processor
 from runtime_py.package import read
 from runtime_py.preprocess.base import Message, Processor
@@ -32,6 +33,13 @@ from runtime_py.preprocess.omnilmm_12b import MARKERS
 Draw = np.random.Generator
 Config = dict[str, Any]
 STEPS = 6
+
+EXTREMES = ((1, 1), (1, 400), (700, 2), (60, 700))
+"""Heights and widths of pictures that Awaker alone refuses, those below a patch."""
+
+WIDE_RANK = 4
+"""A random adapter of fewer rows, scaled as a wide one, drowns the layer it is added to: attention saturates, and PyTorch
+itself gives logits 2e-5 apart for another prefill chunk."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +145,8 @@ def _xverse(draw: Draw, variant: str) -> Config:
         "patch_size": patch,
         "image_size": patch * _number(draw, 2, 5),
     }
-    return {"text_config": text, "vision_config": vision, "lora_r": rank, "lora_alpha": 2 * rank}
+    alpha = 2 * rank if rank >= WIDE_RANK else rank / 4
+    return {"text_config": text, "vision_config": vision, "lora_r": rank, "lora_alpha": alpha}
 
 
 def _awaker(draw: Draw, variant: str) -> Config:
@@ -211,17 +220,27 @@ def write(variation: Variation, folder: Path) -> Path:
 
 
 def questions(processor: Processor, seed: int, most: int) -> list[Question]:
-    """Prompts with no, one and up to ``most`` pictures of random sizes and aspects."""
+    """Prompts with no, one and up to ``most`` pictures of random sizes and aspects, and one with an extreme picture."""
     draw = np.random.default_rng([seed, 1])
     found = []
     for count in sorted({0, 1, most}):
         sides = np.exp(draw.uniform(np.log(30), np.log(260), (count, 2))).astype(int).tolist()
-        pictures = tuple(draw.integers(0, 256, (height, width, 3), dtype=np.uint8) for height, width in sides)
-        images = processor.images(pictures) if pictures else []
-        text = "".join(chr(97 + int(letter)) for letter in draw.integers(0, 26, int(draw.integers(1, 40))))
-        ids = processor.encode([Message("user", text, tuple(range(count)))], images)
-        found.append(Question(f"{count}-pictures", pictures, ids, text))
+        found.append(_question(processor, draw, f"{count}-pictures", sides))
+    try:
+        found.append(_question(processor, draw, "extreme-picture", [EXTREMES[seed % len(EXTREMES)]]))
+    except ImageError as refused:
+        if not min(EXTREMES[seed % len(EXTREMES)]) < processor.settings.get("patch_size", 0):  # type: ignore[attr-defined]
+            raise refused
     return found
+
+
+def _question(processor: Processor, draw: Draw, name: str, sides: Sequence[Sequence[int]]) -> Question:
+    """A prompt of random letters about pictures of these (height, width)."""
+    pictures = tuple(draw.integers(0, 256, (height, width, 3), dtype=np.uint8) for height, width in sides)
+    images = processor.images(pictures) if pictures else []
+    text = "".join(chr(97 + int(letter)) for letter in draw.integers(0, 26, int(draw.integers(1, 40))))
+    ids = processor.encode([Message("user", text, tuple(range(len(sides))))], images)
+    return Question(name, pictures, ids, text)
 
 
 def check(variation: Variation, folder: Path, target: str = "cpu", precision: str = "fp32") -> Judgement:

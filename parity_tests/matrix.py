@@ -2,7 +2,9 @@
 
 A family with a demo checkpoint is exported as a user would and its package checked (`package_check`); a family without one
 is exported from its goldens and held against them (`golden`). One cell after the other, in this process. Nothing is
-skipped in silence: a cell that cannot be built or run says why.
+skipped in silence: a cell that cannot be built or run says why. A package of which a part cannot run here (engines without
+their GPU) is "not run" even where the rest of it passes; the detail says what passed. A phone's own library is compiled in
+the cell of the target's default precision; what runs here is the same module built for this machine, in every cell.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ class Status(StrEnum):
 
     PASS = "pass"
     FAIL = "fail"
-    NOT_RUN = "not run"  # built, but this machine cannot run it
+    NOT_RUN = "not run"  # built, but this machine cannot run it, or not all of it
     NOT_BUILT = "not built"  # the target does not offer the precision, or the backend cannot hold the family
 
 
@@ -121,8 +123,10 @@ def _check(name: str, folder: Path, target: str, precision: str, output: Path) -
     from parity_tests.golden_case import read_case
     from parity_tests.judge import Verdict, judge
     from parity_tests.package_check import check
+    from targets.registry import target_named
 
-    package = export_case(folder, target, precision, output)
+    default = target_named(target).precision(None) == target_named(target).precision(precision)
+    package = export_case(folder, target, precision, output, host_only=not default)
     if name == "demo":
         judgement = check(package, folder).judgement
     else:
@@ -132,11 +136,11 @@ def _check(name: str, folder: Path, target: str, precision: str, output: Path) -
         finally:
             candidate.backend.close()
     reasons = "; ".join(f"{what}: {why}" for what, why in judgement.run.not_run)
-    if judgement.verdict is Verdict.PASS:
-        return Status.PASS, f"not run: {reasons}" if reasons else ""
-    if judgement.verdict is Verdict.NOT_RUN:
-        return Status.NOT_RUN, reasons
-    return Status.FAIL, judgement.first_failure
+    if judgement.verdict is Verdict.FAIL:
+        return Status.FAIL, judgement.first_failure
+    if judgement.verdict is Verdict.PASS and reasons:
+        return Status.NOT_RUN, f"built; what runs here passes (backend {judgement.run.backend}); not run: {reasons}"
+    return (Status.NOT_RUN, reasons) if judgement.verdict is Verdict.NOT_RUN else (Status.PASS, "")
 
 
 def _known(what: str, asked: Sequence[str], known: Any) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from parity_tests.cli import main
-from parity_tests.conftest import GOLDENS
+from parity_tests.conftest import GOLDENS, ExportedPackage
 from parity_tests.golden_case import read_case
 from parity_tests.matrix import Cell, Status, checkpoints, markdown, run_cell, to_json
 
@@ -27,6 +28,24 @@ def test_a_cell_passes_and_its_damaged_golden_fails(tmp_path: Path):
     assert "connector" in bad.detail
     assert json.loads(to_json([good, bad]))["verdict"] == "fail"
     assert json.loads(to_json([good]))["verdict"] == "pass"
+
+
+def test_a_part_that_cannot_run_here_makes_a_cell_not_run_and_never_passed(
+    exported: ExportedPackage, monkeypatch: pytest.MonkeyPatch
+):
+    from parity_tests import golden
+
+    whole = golden.compare_case
+
+    def without_engines(*given):
+        return replace(whole(*given), not_run=(("TensorRT engines", "no NVIDIA driver was found"),))
+
+    package = exported("omnilmm-12b", "cpu", "fp32")
+    monkeypatch.setattr(golden, "compare_case", without_engines)
+    monkeypatch.setattr(golden, "export_case", lambda *_, **__: package)
+    cell = run_cell("omnilmm-12b", "omnilmm-12b", GOLDENS / "omnilmm-12b", "cpu", "fp32")
+    assert cell.status is Status.NOT_RUN
+    assert "what runs here passes (backend ort); not run: TensorRT engines: no NVIDIA driver" in cell.detail
 
 
 def test_every_family_has_a_small_checkpoint():

@@ -29,6 +29,7 @@ class Standard(StrEnum):
     """A sort of comparison, by what the two sides differ in."""
 
     GOLDEN = "golden-fp32"  # the published code's arrays, both sides float32
+    GOLDEN_CROSSED = "golden-fp32-gate-crossing"  # the same, a gate logit shown to round the other way
     FP32 = "fp32"  # package against reference, both float32, any checkpoint
     FP16 = "fp16"  # float16 package against the float32 reference
     STORED_FLOAT32 = "implementation-float32"  # against a reference with the stored numbers; arithmetic in float32
@@ -88,13 +89,18 @@ def _ties(bound: float) -> Limits:
     return (Limit("split_relative", 2 * bound, "greedy answers may part only at a tie within the permitted logit error"),)
 
 
+_CROSSED = (
+    "Awaker golden's README: a gate logit across a float16 boundary moves a gate by about 2e-3 and logits by about 1e-2 at "
+    "most; half a unit of that digit more. Held only where the moved gate input holds the ordinary limits"
+)
 _ROUNDING = "float32 rounding over the longest chain (40 layers of 5760-term sums) stays under 1e-4; observed 2e-6"
 _HALF = "observed for PyTorch itself in float16: at most 1.8 % on logits, 1.1 % on features, row cosine 0.9996, KL 4.4e-4"
 _INT8 = "not measured on its own; one unit of 255 may round the other way in a layer, so the limit is that of float16"
 _KERNELS = "observed for int8 inputs in groups of 32: at most 5.6 % on logits, row cosine 0.9958, KL 0.17"
 _LOSS = (
-    "a floor against nonsense, not a promise: observed for int4 rounded to nearest, cosine 0.915 (random weights) and mean "
-    "KL 1.7 over a question (trained CogVLM2); lost weights give a cosine near 0. Task accuracy is the promise"
+    "a floor against nonsense, not a promise: observed for int4 rounded to nearest, cosine 0.856 on logits and 0.893 behind "
+    "the first layer (random weights, embedding in int4 too: Awaker, whose experts may change), mean KL 1.7 over a question "
+    "(trained CogVLM2); lost weights give a cosine near 0. Task accuracy is the promise"
 )
 
 DEFAULT: Table = {
@@ -102,6 +108,11 @@ DEFAULT: Table = {
         (Limit("max_abs", 2e-5, "goldens' READMEs: another fp32 implementation stays within 2e-5"),),
         (Limit("max_abs", 1e-4, "goldens' READMEs: within 1e-4 on logits of range about 7"),),
         (Limit("mismatches", 0, "goldens' READMEs: the smallest gap of the two best logits is far above 1e-4"),),
+    ),
+    Standard.GOLDEN_CROSSED: _standard(
+        (Limit("max_abs", 2.5e-3, _CROSSED),),
+        (Limit("max_abs", 1.5e-2, _CROSSED),),
+        (Limit("mismatches", 0, "Awaker golden's README: the smallest gap of the two best logits is above that"),),
     ),
     Standard.FP32: _standard(
         _relative(1e-4, 0.999999, _ROUNDING),
@@ -118,7 +129,7 @@ DEFAULT: Table = {
     Standard.STORED_INT8: _standard(_relative(3e-2, 0.998, _INT8), _decoded(3e-2, 0.998, 5e-3, _INT8), _ties(3e-2)),
     Standard.KERNELS_INT8: _standard(_relative(4e-2, 0.998, _INT8), _decoded(0.15, 0.987, 0.5, _KERNELS), _ties(0.15)),
     Standard.INT4_LOSS: _standard(
-        (Limit("worst_row_cosine", 0.9, _LOSS),),
+        (Limit("cosine", 0.8, _LOSS),),
         (Limit("cosine", 0.75, _LOSS), Limit("kl_mean", 5.0, _LOSS)),
         (),
     ),

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from export.source.weight_map import Rule, compute_rows, take
+from export.specs import DecoderSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,6 +17,11 @@ def pair(ours: str, theirs: str, shape: tuple[int, ...]) -> Iterator[Rule]:
     """``weight`` of this shape and ``bias`` of its first axis, stored under other names."""
     yield take(f"{ours}.weight", f"{theirs}.weight", shape)
     yield take(f"{ours}.bias", f"{theirs}.bias", shape[:1])
+
+
+def unread_head(spec: DecoderSpec, name: str = "lm_head.weight") -> tuple[str, ...]:
+    """The stored head of a model whose head is its embedding: published code replaces it on loading, so nothing reads it."""
+    return (name,) if spec.tied_head else ()
 
 
 def flat_window(kernel: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ def golden_report(judgement: Judgement) -> dict[str, Any]:
     rows = []
     for judged in judgement.comparisons:
         if judged.comparison.name == "golden":
-            rows = [golden_row(probe, judgement) for probe in judged.probes]
+            rows += [golden_row(probe, judgement) for probe in judged.probes]
     return {
         **_head(judgement),
         "probes": rows,

@@ -37,7 +37,8 @@ class Processor:
         factor, temporal = settings["patch_size"] * settings["merge"], settings["temporal_patch"]
         bounds = (settings["min_pixels"], settings["max_pixels"])
         height, width = smart_resize(frames.shape[1], frames.shape[2], factor, *bounds)
-        pixels = np.concatenate([normalise(resize(frame, width, height), CLIP_MEAN, CLIP_STD) for frame in frames])
+        mean, deviation = settings.get("mean", CLIP_MEAN), settings.get("std", CLIP_STD)
+        pixels = np.concatenate([normalise(resize(frame, width, height), mean, deviation) for frame in frames])
         missing = -len(pixels) % temporal
         pixels = np.concatenate([pixels, np.repeat(pixels[-1:], missing, axis=0)])
         patches = flatten_patches(pixels, settings["patch_size"], settings["merge"], temporal)
@@ -68,10 +69,12 @@ class Processor:
         ids = np.asarray(input_ids, dtype=np.int64)
         pads = (self.settings["image_pad"], self.settings["video_pad"])
         image_rows = np.isin(ids[0], pads)
-        if int(image_rows.sum()) != sum(piece.rows for piece in images):
+        placed = [int((ids[0] == pad).sum()) for pad in pads]
+        given = [sum(piece.rows for piece in images if piece.state["grid"][3] == video) for video in (0, 1)]
+        if placed != given:
             raise UsageError(
-                f"{int(image_rows.sum())} placeholders in the prompt",
-                f"{sum(piece.rows for piece in images)}",
+                f"{placed[0]} placeholders of pictures and {placed[1]} of clips in the prompt",
+                f"{given[0]} and {given[1]}",
                 "rebuild the prompt",
             )
         positions = multi_axis_positions(image_rows, [piece.state["grid"] for piece in images], self.settings["merge"])

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from runtime_py.errors import ImageError
+from runtime_py.errors import ImageError, UsageError
 from runtime_py.preprocess.awaker2_5_vl import Processor, multi_axis_positions
 from runtime_py.preprocess.base import Message
 from runtime_py.preprocess.patches import flatten_patches, rotary_angles, smart_resize
@@ -52,6 +52,8 @@ def test_absurd_sizes_are_refused():
     for height, width in ((27, 400), (28, 28 * 201)):
         with pytest.raises(ImageError):
             smart_resize(height, width, 28, 3136, 1003520)
+    with pytest.raises(ImageError, match="would leave a side below 28"):
+        smart_resize(30, 3000, 28, 3136, 40000)
 
 
 def test_patches_and_angles_come_in_blocks():
@@ -105,3 +107,19 @@ def test_the_gate_reads_pictures_in_prefill_and_raw_embeddings_in_decode():
 def test_a_video_fills_whole_temporal_slices():
     (clip,) = Processor(SETTINGS, None).images([np.zeros((3, 8, 8, 3), np.uint8)])
     assert clip.vision["pixel_values"].shape[0] == 2
+
+
+def test_a_clip_does_not_take_the_places_of_a_picture():
+    processor = Processor(SETTINGS, LetterTokenizer())
+    picture, clip = processor.images([np.zeros((8, 8, 3), np.uint8), np.zeros((2, 8, 8, 3), np.uint8)])
+    assert picture.rows == clip.rows
+    ids = processor.encode([Message("user", "who?", (0,))], [picture])
+    processor.layout(ids, [picture])
+    with pytest.raises(UsageError, match="0 of clips"):
+        processor.layout(ids, [clip])
+
+
+def test_another_mean_and_deviation_are_used():
+    picture = np.full((8, 8, 3), 255, np.uint8)
+    (plain,) = Processor({**SETTINGS, "mean": [0.5] * 3, "std": [0.25] * 3}, None).images([picture])
+    np.testing.assert_allclose(plain.vision["pixel_values"], 2.0)

@@ -23,7 +23,14 @@ def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixe
     rounded = (round(height / factor) * factor, round(width / factor) * factor)
     if rounded[0] * rounded[1] > max_pixels:
         shrink = math.sqrt(height * width / max_pixels)
-        return tuple(math.floor(side / shrink / factor) * factor for side in (height, width))  # type: ignore[return-value]
+        shrunk = tuple(math.floor(side / shrink / factor) * factor for side in (height, width))
+        if 0 in shrunk:
+            raise ImageError(
+                f"a picture of {width} x {height}, of which {max_pixels} pixels would leave a side below {factor}",
+                "a picture of a smaller aspect or of fewer pixels",
+                "cut it into pieces, or make it smaller",
+            )
+        return shrunk  # type: ignore[return-value]
     if rounded[0] * rounded[1] < min_pixels:
         grow = math.sqrt(min_pixels / (height * width))
         return tuple(math.ceil(side * grow / factor) * factor for side in (height, width))  # type: ignore[return-value]

@@ -32,6 +32,7 @@ from export.specs import (
     RotaryVisionSpec,
     RoutedLora,
 )
+from runtime_py.errors import UnsupportedModelError
 from runtime_py.preprocess.pixels import CLIP_MEAN, CLIP_STD
 
 BASE_CONFIG: dict[str, Any] = {
@@ -56,18 +57,16 @@ BASE_CONFIG: dict[str, Any] = {
 }
 """Qwen/Qwen2-VL-7B-Instruct, for the published single file that comes without a config."""
 
-VISION_CONFIG = {
-    "depth": 32,
-    "embed_dim": 1280,
-    "num_heads": 16,
-    "mlp_ratio": 4,
-    "in_chans": 3,
-    "patch_size": 14,
-    "spatial_merge_size": 2,
-    "temporal_patch_size": 2,
-}
+VISION_CONFIG = {"depth": 32, "embed_dim": 1280, "num_heads": 16, "mlp_ratio": 4, "in_chans": 3}
+VISION_CONFIG |= {"patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2}
 MOE_CONFIG = {"r": 256, "lora_alpha": 512, "num_experts": 4}
-"""Adapter settings from upstream's README; a moe_config.json beside the weights comes first. ``r`` is read from shapes."""
+"""Adapter settings from upstream's README; a moe_config.json beside the weights and tensor shapes come first."""
+
+FIXED = {"topk": 1, "g_enable": True, "gates_tmp": 1.0, "token": False}
+"""Values of moe_config.json that the decoder is written for."""
+
+GATE_EPS = 1e-6
+"""Of a gate's own RMSNorm: a literal in Awaker2.5-VL/peft/tuners/moe/layer.py, whatever ``rms_norm_eps`` says."""
 
 PIXELS = {"min_pixels": 3136, "max_pixels": 12845056}
 """preprocessor_config.json of the base, for checkpoints without that file."""
@@ -107,9 +106,13 @@ class Awaker25VL(Family):
         hidden, heads = config["hidden_size"], config["num_attention_heads"]
         low = source.infos.get(f"{weights.PREFIX}model.layers.0.self_attn.o_proj.lora_moe_A.0.weight")
         adapted = low is not None if source.infos else moe["num_experts"] > 0
-        rank = low.shape[0] if low else moe["r"]
+        gate = source.infos.get(f"{weights.PREFIX}model.layers.0.self_attn.o_proj.w_gate.weight")
+        rank, count = low.shape[0] if low else moe["r"], gate.shape[0] if gate else moe["num_experts"]
+        other = sorted(name for name, value in FIXED.items() if moe.get(name, value) != value)
+        if adapted and other:
+            raise UnsupportedModelError(f"other routing: {', '.join(other)}", f"{FIXED}", "correct moe_config.json")
         merge, patch, temporal = tower["spatial_merge_size"], tower["patch_size"], tower["temporal_patch_size"]
-        experts = RoutedLora(rank, moe["num_experts"], moe["lora_alpha"] / rank, config["rms_norm_eps"])
+        experts = RoutedLora(rank, count, moe["lora_alpha"] / rank, GATE_EPS)
         most = pixels["max_pixels"] // (patch * merge) ** 2
         return ModelSpec(
             family=self.name,
@@ -145,8 +148,8 @@ class Awaker25VL(Family):
             runtime={
                 "routed": adapted,
                 "image_size": overview_side(pixels["max_pixels"], patch * merge),
-                "mean": list(CLIP_MEAN),
-                "std": list(CLIP_STD),
+                "mean": list(pixels.get("image_mean", CLIP_MEAN)),
+                "std": list(pixels.get("image_std", CLIP_STD)),
                 "patch_size": patch,
                 "temporal_patch": temporal,
                 "merge": merge,

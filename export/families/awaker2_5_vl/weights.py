@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from export.modules.decoders.llama_weights import llama_rules
-from export.modules.rules import pair, side_by_side, with_low_rank
+from export.modules.rules import pair, side_by_side, unread_head, with_low_rank
 from export.source.tensor_source import TensorSource
 from export.source.weight_map import Rule, WeightMap, compute, stack, stack_rules, take
 from export.specs import DecoderSpec, ModelSpec, PatchMergerSpec, RotaryVisionSpec, RoutedLora
@@ -30,7 +30,7 @@ def weight_map(spec: ModelSpec, source: TensorSource) -> WeightMap:
         prefix = PREFIX
         language = _adapted(spec.decoder, adapter)
     rules = [*_vision(spec.vision, f"{prefix}visual."), *_merger(spec.connector, f"{prefix}visual.merger."), *language]
-    return WeightMap(rules, source)
+    return WeightMap(rules, source, ignored=unread_head(spec.decoder, f"{prefix}lm_head.weight"))
 
 
 def _vision(spec: RotaryVisionSpec, root: str) -> Iterator[Rule]:

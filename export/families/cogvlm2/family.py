@@ -20,6 +20,7 @@ from typing import Any
 
 from export.families.base import Family
 from export.families.cogvlm2 import weights
+from export.modules.rules import unread_head
 from export.source.tensor_source import TensorSource
 from export.source.weight_map import WeightMap
 from export.specs import (
@@ -150,7 +151,7 @@ class CogVLM2(Family):
         )
 
     def weight_map(self, spec: ModelSpec, source: TensorSource) -> WeightMap:
-        return WeightMap(weights.rules(spec), source)
+        return WeightMap(weights.rules(spec), source, ignored=unread_head(spec.decoder))
 
 
 FAMILY = CogVLM2()

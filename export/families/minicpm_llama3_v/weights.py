@@ -18,6 +18,7 @@ from export.specs import ModelSpec, ResamplerSpec, VisionSpec
 if TYPE_CHECKING:
     from torch import Tensor
 
+HEAD = "llm.lm_head.weight"
 IGNORED = (ROTARY_BUFFERS, "resampler.pos_embed")
 """Buffers that nothing reads; the resampler's sine table is not stored by the published class, older copies may hold it."""
 
@@ -30,7 +31,7 @@ def rules(spec: ModelSpec) -> list[Rule]:
         *_vision(spec.vision, "vpm."),
         _query(spec.connector, "resampler."),
         *shared,
-        *llama_rules(spec.decoder, "llm.model.", "llm.lm_head.weight"),
+        *llama_rules(spec.decoder, "llm.model.", HEAD),
     ]
 
 

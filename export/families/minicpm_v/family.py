@@ -20,6 +20,7 @@ from typing import Any
 
 from export.families.base import Family
 from export.families.minicpm_v import weights
+from export.modules.rules import unread_head
 from export.source.tensor_source import TensorSource
 from export.source.weight_map import WeightMap
 from export.specs import (
@@ -158,7 +159,7 @@ class MiniCPMV(Family):
         )
 
     def weight_map(self, spec: ModelSpec, source: TensorSource) -> WeightMap:
-        return WeightMap(weights.rules(spec), source, ignored=weights.IGNORED)
+        return WeightMap(weights.rules(spec), source, ignored=(*weights.IGNORED, *unread_head(spec.decoder, weights.HEAD)))
 
 
 def generation_defaults(sliced: bool) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from export.modules.vision.timm_weights import timm_rules
 from export.source.weight_map import Rule
 from export.specs import ModelSpec
 
+HEAD = "llm.lm_head.weight"
 IGNORED = (ROTARY_BUFFERS,)
 
 
@@ -16,5 +17,5 @@ def rules(spec: ModelSpec) -> list[Rule]:
     return [
         *timm_rules(spec.vision, "vpm."),
         *resampler_rules(spec.connector, "resampler."),
-        *llama_rules(spec.decoder, "llm.model.", "llm.lm_head.weight"),
+        *llama_rules(spec.decoder, "llm.model.", HEAD),
     ]

@@ -19,6 +19,7 @@ from typing import Any
 from export.families.base import Family
 from export.modules.connectors.resampler_weights import resampler_rules
 from export.modules.decoders.llama_weights import ROTARY_BUFFERS, llama_rules
+from export.modules.rules import unread_head
 from export.modules.vision.timm_weights import timm_rules
 from export.source.tensor_source import TensorSource
 from export.source.weight_map import WeightMap
@@ -44,6 +45,9 @@ CLASS_DEFAULTS: dict[str, Any] = {
     "tie_word_embeddings": False,
 }
 """Used where config.json is silent; every default used is named in the manifest's ``facts``."""
+
+WINDOW = 4096
+"""Mistral's ``sliding_window``: further back attention does not reach, and a package does not go (prompts end at 2048)."""
 
 EVA02_ENORMOUS = {
     "embed_dim": 1792,
@@ -104,7 +108,7 @@ class OmniLMM12B(Family):
                 vocabulary=vocabulary,
                 norm_eps=values["rms_norm_eps"],
                 rope=RopeSpec(float(values["rope_theta"]), hidden // heads),
-                max_positions=values["max_position_embeddings"],
+                max_positions=min(values["max_position_embeddings"], values.get("sliding_window", WINDOW)),
                 tied_head=values["tie_word_embeddings"],
             ),
             image_rows=values["num_query"],
@@ -135,7 +139,7 @@ class OmniLMM12B(Family):
             *llama_rules(spec.decoder),
         ]
         unused_block = f"model.vision_tower.blocks.{spec.vision.layers}.*"
-        return WeightMap(rules, source, ignored=(ROTARY_BUFFERS, unused_block))
+        return WeightMap(rules, source, ignored=(ROTARY_BUFFERS, unused_block, *unread_head(spec.decoder)))
 
 
 FAMILY = OmniLMM12B()

@@ -19,6 +19,7 @@ from typing import Any
 
 from export.families.base import Family
 from export.families.wemm import weights
+from export.modules.rules import unread_head
 from export.source.tensor_source import TensorSource
 from export.source.weight_map import WeightMap
 from export.specs import (
@@ -138,7 +139,7 @@ class WeMM(Family):
         )
 
     def weight_map(self, spec: ModelSpec, source: TensorSource) -> WeightMap:
-        return WeightMap(weights.rules(spec), source, ignored=weights.IGNORED)
+        return WeightMap(weights.rules(spec), source, ignored=(*weights.IGNORED, *unread_head(spec.decoder, weights.HEAD)))
 
 
 def overview_side(edges: tuple[int, int], rule: str, patch: int) -> int:

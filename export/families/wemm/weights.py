@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LLM = "language_model."
+HEAD = f"{LLM}output.weight"
 IGNORED = ("*.rotary_emb.inv_freq",)
 
 
@@ -73,7 +74,7 @@ def _language(spec: DecoderSpec) -> Iterator[Rule]:
         yield from _adapted(f"{mlp_ours}.gate_up", gates, mlp, hidden, rank)
         yield from _adapted(f"{mlp_ours}.down", [f"{theirs}.feed_forward.w2"], hidden, mlp, rank)
     yield take("decoder.norm.weight", f"{LLM}model.norm.weight", (hidden,))
-    yield take("decoder.head.weight", f"{LLM}{'model.tok_embeddings' if spec.tied_head else 'output'}.weight", table)
+    yield take("decoder.head.weight", f"{LLM}model.tok_embeddings.weight" if spec.tied_head else HEAD, table)
 
 
 def _adapted(ours: str, parts: list[str], rows: int, columns: int, rank: int) -> Iterator[Rule]:

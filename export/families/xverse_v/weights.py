@@ -7,9 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from export.modules.rules import pair, with_low_rank
+from export.modules.rules import pair, unread_head, with_low_rank
+from export.modules.vision.clip_weights import clip_rules
 from export.source.tensor_source import TensorSource
-from export.source.weight_map import Rule, WeightMap, compute, stack, stack_rules, take
+from export.source.weight_map import Rule, WeightMap, compute, stack_rules, take
 from export.specs import DecoderSpec, MlpConnectorSpec, ModelSpec, VisionSpec
 from runtime_py.errors import CheckpointError
 
@@ -46,13 +47,11 @@ def open_parts(folder: Path, settings: Mapping[str, Any]) -> TensorSource:
 def weight_map(spec: ModelSpec, source: TensorSource, rank: int, lora_scale: float) -> WeightMap:
     """One rule per parameter; the last two stored and the last CLIP blocks are left alone."""
     assert isinstance(spec.vision, VisionSpec) and isinstance(spec.connector, MlpConnectorSpec)
-    rules = [
-        *_vision(spec.vision),
-        *_connector(spec.connector, f"{ADAPTERS}ln_vision.weight" in source.infos or not source.infos),
-        *_language(spec.decoder, rank, lora_scale, _spelling(source)),
-    ]
-    last_block = f"{VIT}vision_model.encoder.layers.{spec.vision.layers}.*"
-    return WeightMap(rules, source, ignored=(*IGNORED, last_block))
+    stored = f"{ADAPTERS}ln_vision.weight" in source.infos or not source.infos
+    rules = [*clip_rules(spec.vision, f"{VIT}vision_model"), *_connector(spec.connector, stored)]
+    rules += _language(spec.decoder, rank, lora_scale, _spelling(source))
+    unread = (f"{VIT}vision_model.encoder.layers.{spec.vision.layers}.*", *unread_head(spec.decoder, f"{LLM}lm_head.weight"))
+    return WeightMap(rules, source, ignored=IGNORED + unread)
 
 
 def _spelling(source: TensorSource) -> str:
@@ -65,35 +64,6 @@ def _spelling(source: TensorSource) -> str:
             "download adapter_and_lora.bin again",
         )
     return ".default.weight" if any(".default." in name for name in names) else ".weight"
-
-
-def _vision(spec: VisionSpec) -> Iterator[Rule]:
-    width, mlp, patch = spec.width, spec.mlp_width, spec.patch_size
-    root = f"{VIT}vision_model"
-    yield take("vision_encoder.patch.weight", f"{root}.embeddings.patch_embedding.weight", (width, 3, patch, patch))
-    yield compute("vision_encoder.class_token", [(f"{root}.embeddings.class_embedding", (width,))], (1, width), _one_row)
-    table = [(f"{root}.embeddings.position_embedding.weight", (spec.native_grid**2 + 1, width))]
-    yield compute("vision_encoder.class_position", table, (1, width), partial(_rows, start=0, stop=1))
-    yield compute("vision_encoder.positions", table, (spec.native_grid**2, width), partial(_rows, start=1, stop=None))
-    yield from pair("vision_encoder.input_norm", f"{root}.pre_layrnorm", (width,))
-    for i in range(spec.layers):
-        ours, theirs = f"vision_encoder.blocks.{i}", f"{root}.encoder.layers.{i}"
-        yield from pair(f"{ours}.norm1", f"{theirs}.layer_norm1", (width,))
-        yield from pair(f"{ours}.norm2", f"{theirs}.layer_norm2", (width,))
-        for half, shape in (("weight", (width, width)), ("bias", (width,))):
-            parts = [(f"{theirs}.self_attn.{name}_proj.{half}", shape) for name in "qkv"]
-            yield stack(f"{ours}.attention.qkv.{half}", parts)
-        yield from pair(f"{ours}.attention.out", f"{theirs}.self_attn.out_proj", (width, width))
-        yield from pair(f"{ours}.mlp.fc1", f"{theirs}.mlp.fc1", (mlp, width))
-        yield from pair(f"{ours}.mlp.fc2", f"{theirs}.mlp.fc2", (width, mlp))
-
-
-def _one_row(vector: Tensor) -> Tensor:
-    return vector[None]
-
-
-def _rows(table: Tensor, start: int, stop: int | None) -> Tensor:
-    return table[start:stop]
 
 
 def _connector(spec: MlpConnectorSpec, norm_is_stored: bool) -> Iterator[Rule]:

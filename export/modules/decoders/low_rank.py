@@ -126,11 +126,14 @@ class Gate(nn.Module):
         self.weight = nn.Parameter(torch.empty(spec.experts, hidden))
         self.bias = nn.Parameter(torch.empty(spec.experts))
 
+    def logits(self, gate_input: Tensor) -> Tensor:
+        """gate_input (1, hidden) to (1, experts), float32, not rounded yet."""
+        x = self.norm(gate_input.to(self.weight.dtype))
+        return F.linear(x.float(), self.weight.float(), self.bias.float())
+
     def shares(self, gate_input: Tensor) -> Tensor:
         """gate_input (1, hidden) to the experts' shares p (1, experts), float32."""
-        x = self.norm(gate_input.to(self.weight.dtype))
-        logits = F.linear(x.float(), self.weight.float(), self.bias.float())
-        return torch.softmax(logits.half().float(), dim=-1).half().float()
+        return torch.softmax(self.logits(gate_input).half().float(), dim=-1).half().float()
 
     def forward(self, gate_input: Tensor) -> Tensor:
         """gate_input (1, hidden) to channel weights ((experts + 1) * rank,), the shared expert last."""
