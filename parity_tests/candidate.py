@@ -57,6 +57,11 @@ class Candidate:
         """The same package behind another processor, the checkpoint's."""
         return replace(self, processor=processor)
 
+    def played_by(self, backend: Backend) -> Candidate:
+        """The reference's backend in the package's place, so that both are asked by the same code; a prompt is one call."""
+        limits = Limits(self.limits.context, self.limits.context)
+        return replace(self, name=backend.name, backend=backend, tokenizer=None, limits=limits, not_run=())
+
     def assignments(self) -> Mapping[str, Mapping[str, str]]:
         """What every quantisable layer became in the files that run here."""
         return self.block.get("assignments", self.manifest["assignments"])

@@ -111,10 +111,10 @@ def compare_case(
     standard = FLOAT_STANDARDS[precision]
     comparisons = []
     if precision != "fp32" or candidate.name != "ort":
-        comparisons += against_golden("reference", case, _reference_side(full, candidate), Standard.GOLDEN, checkpoint)
+        comparisons += against_golden("reference", case, candidate.played_by(full), Standard.GOLDEN, checkpoint)
     if stored is not None:
         comparisons += implementation(case, stored, candidate, answers, checkpoint)
-        comparisons += against_golden("loss", case, _reference_side(stored, candidate), standard, checkpoint)
+        comparisons += against_golden("loss", case, candidate.played_by(stored), standard, checkpoint)
     comparisons += against_golden("golden", case, candidate, standard, checkpoint, answers)
     run = Run(
         case=case.name,
@@ -132,19 +132,6 @@ def compare_case(
     if verdict.first_failure:
         run = run.with_divergence(_divergence(case, stored or full, candidate, table))
     return run
-
-
-def _reference_side(backend: TorchBackend, candidate: Candidate) -> Candidate:
-    """The reference dressed as a candidate, so that both are asked and judged by the same code."""
-    return Candidate(
-        candidate.folder,
-        candidate.manifest,
-        backend.name,
-        backend,
-        candidate.processor,
-        None,
-        Limits(candidate.limits.context, candidate.limits.context),
-    )
 
 
 def implementation(
@@ -172,7 +159,7 @@ def implementation(
                 return compare_recordings(expected, ask(case, moved, (prefix,)).recordings[prefix])
 
             def offsets(asked: Question = asked) -> Offsets | None:
-                return offsets_to_reference(AskedOnce(_reference_side(stored, candidate), asked), checkpoint)
+                return offsets_to_reference(AskedOnce(candidate.played_by(stored), asked), checkpoint)
 
             found += with_crossing(compared, "", {row.probe for row in rows}, side, offsets, measured)
     return found

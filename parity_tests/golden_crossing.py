@@ -81,10 +81,12 @@ def with_crossing(
     side: Candidate,
     offsets: Callable[[], Offsets | None],
     measure: Measure,
+    crossed_standard: Standard = Standard.GOLDEN_CROSSED,
 ) -> list[Comparison]:
     """The comparison as it is, or in parts where a crossing is shown for a prompt that fails without one.
 
     Args:
+        crossed_standard: of the arrays that a crossing may move, without the move.
         prefix, names: of the prompt's measurements.
         offsets: what moves the gate input away from every boundary near it, to the baseline's side.
     """
@@ -104,7 +106,7 @@ def with_crossing(
     question = f"{comparison.question or prefix} {MOVED}".strip()
     return [
         replace(comparison, measurements=tuple(rest)),
-        replace(comparison, standard=Standard.GOLDEN_CROSSED, measurements=tuple(crossed), question=question),
+        replace(comparison, standard=crossed_standard, measurements=tuple(crossed), question=question),
         replace(comparison, name="crossing", measurements=tuple(moved), question=question),
     ]
 

@@ -43,21 +43,33 @@ def side_of(checkpoint: Checkpoint) -> Candidate:
     return Candidate(checkpoint.folder, manifest, backend.name, backend, processor, None, Limits(512, 512))
 
 
-def gate_at_boundary(folder: Path, beside: float) -> Checkpoint:
-    """The golden's checkpoint with one gate logit of the first prompt ``beside`` a boundary between two float16 numbers."""
+def gate_at_boundary(
+    folder: Path,
+    beside: float,
+    read: torch.Tensor | None = None,
+    gate: tuple[int, str] = GATE,
+    raised: float = RAISED,
+) -> Checkpoint:
+    """The golden's checkpoint with one gate logit ``beside`` a boundary between two float16 numbers.
+
+    Args:
+        read: gate input (1, hidden) for which it lies there; None for that of the golden's first prompt.
+        gate: layer and slot.
+        raised: added to all logits of the gate; the higher, the more a rounding step moves.
+    """
     folder = Path(shutil.copytree(AWAKER, folder))
     checkpoint, case = open_checkpoint(folder), read_case(folder)
-    layer, slot = GATE
+    layer, slot = gate
     decoder = side_of(checkpoint).backend.stage(DECODER)  # type: ignore[attr-defined]
     with torch.inference_mode():
-        given = torch.from_numpy(case.outputs[PROMPT + "gate_input_prefill"])
-        value = getattr(decoder.layers[layer].gates, slot).logits(given)[0] + RAISED
+        given = torch.from_numpy(case.outputs[PROMPT + "gate_input_prefill"]) if read is None else read
+        value = getattr(decoder.layers[layer].gates, slot).logits(given)[0] + raised
     expert = int(value.argmax())
     half = value[expert].half()
     boundary = (half.item() + torch.nextafter(half, torch.tensor(torch.inf, dtype=torch.float16)).item()) / 2
     tensors = load_file(folder / "model.safetensors")
     bias = tensors[f"base_model.model.model.layers.{layer}.{BIAS[slot]}"]
-    bias += RAISED
+    bias += raised
     bias[expert] += boundary + beside - value[expert].item()
     save_file(tensors, folder / "model.safetensors")
     return open_checkpoint(folder)

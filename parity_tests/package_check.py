@@ -22,6 +22,7 @@ from parity_tests.demo_task import demo_checkpoint, task_accuracy
 from parity_tests.environment import environment
 from parity_tests.judge import Judgement, judge
 from parity_tests.localize import localize
+from parity_tests.package_crossing import Gates
 from parity_tests.package_questions import questions, stand_in
 from parity_tests.probes import Question, Recording, record
 from parity_tests.results import Comparison, Run
@@ -149,15 +150,17 @@ def _against_checkpoint(
     answers = ask_all(full, stored, exact, candidate, processor, asked, steps)
     comparisons: list[Comparison] = []
     for question, (expected, inside, tight, said) in zip(asked, answers, strict=True):
+        gates = Gates(checkpoint, stored or full, inside, question, steps, expected.arrays["greedy_ids"])
         if stored is None:
             rows = compare_recordings(expected, said)
             standard = candidate.float_standard()
-            comparisons.append(Comparison("package", standard, "reference", candidate.name, rows, question.name))
+            compared = Comparison("package", standard, "reference", candidate.name, rows, question.name)
+            comparisons += gates.settled(compared, candidate)
             continue
         if exact is not None and tight is not None:
-            comparisons.append(_implementation("implementation", exact, question, inside, tight))
+            comparisons += gates.settled(_implementation("implementation", exact, question, inside, tight), exact)
         name = "implementation" if exact is None else "kernels"
-        comparisons.append(_implementation(name, candidate, question, inside, said))
+        comparisons += gates.settled(_implementation(name, candidate, question, inside, said), candidate)
         loss = Standard.INT4_LOSS if is_quantised(candidate.assignments()) else Standard.FP16
         rows = compare_recordings(expected, inside)
         comparisons.append(Comparison("loss", loss, "full-precision reference", STORED, rows, question.name))
