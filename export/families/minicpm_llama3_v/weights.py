@@ -5,14 +5,13 @@ Names: model.safetensors.index.json of openbmb/MiniCPM-Llama3-V-2_5 (741 tensors
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
 from export.modules.connectors.resampler_weights import resampler_rules
 from export.modules.decoders.llama_weights import ROTARY_BUFFERS, llama_rules
-from export.modules.rules import pair
-from export.source.weight_map import Rule, compute, stack, take
+from export.modules.vision.transformers_weights import idefics2_rules
+from export.source.weight_map import Rule, compute
 from export.specs import ModelSpec, ResamplerSpec, VisionSpec
 
 if TYPE_CHECKING:
@@ -28,30 +27,11 @@ def rules(spec: ModelSpec) -> list[Rule]:
     assert isinstance(spec.vision, VisionSpec) and isinstance(spec.connector, ResamplerSpec)
     shared = [rule for rule in resampler_rules(spec.connector, "resampler.") if rule.target != "connector.query"]
     return [
-        *_vision(spec.vision, "vpm."),
+        *idefics2_rules(spec.vision, "vpm"),
         _query(spec.connector, "resampler."),
         *shared,
         *llama_rules(spec.decoder, "llm.model.", HEAD),
     ]
-
-
-def _vision(spec: VisionSpec, prefix: str) -> Iterator[Rule]:
-    """The tower of transformers' Idefics2VisionTransformer, whose q, k and v are stored apart."""
-    width, mlp, patch = spec.width, spec.mlp_width, spec.patch_size
-    yield from pair("vision_encoder.patch", f"{prefix}embeddings.patch_embedding", (width, 3, patch, patch))
-    table = (spec.native_grid**2, width)
-    yield take("vision_encoder.positions", f"{prefix}embeddings.position_embedding.weight", table)
-    for i in range(spec.layers):
-        ours, theirs = f"vision_encoder.blocks.{i}", f"{prefix}encoder.layers.{i}"
-        for number in (1, 2):
-            yield from pair(f"{ours}.norm{number}", f"{theirs}.layer_norm{number}", (width,))
-        for half, shape in (("weight", (width, width)), ("bias", (width,))):
-            parts = [(f"{theirs}.self_attn.{name}_proj.{half}", shape) for name in "qkv"]
-            yield stack(f"{ours}.attention.qkv.{half}", parts)
-        yield from pair(f"{ours}.attention.out", f"{theirs}.self_attn.out_proj", (width, width))
-        yield from pair(f"{ours}.mlp.fc1", f"{theirs}.mlp.fc1", (mlp, width))
-        yield from pair(f"{ours}.mlp.fc2", f"{theirs}.mlp.fc2", (width, mlp))
-    yield from pair("vision_encoder.norm", f"{prefix}post_layernorm", (width,))
 
 
 def _query(spec: ResamplerSpec, prefix: str) -> Rule:

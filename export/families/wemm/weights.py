@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from export.modules.rules import flat_window, pair
+from export.modules.rules import flat_window
+from export.modules.vision.transformers_weights import idefics2_rules
 from export.source.weight_map import Rule, compute, stack, take
 from export.specs import DecoderSpec, ModelSpec, PartialLora, VisionSpec, WindowConnectorSpec
 
@@ -21,26 +22,7 @@ IGNORED = ("*.rotary_emb.inv_freq",)
 def rules(spec: ModelSpec) -> list[Rule]:
     """One rule per parameter of all four stages."""
     assert isinstance(spec.vision, VisionSpec) and isinstance(spec.connector, WindowConnectorSpec)
-    return [*_vision(spec.vision), *_connector(spec.connector), *_language(spec.decoder)]
-
-
-def _vision(spec: VisionSpec) -> Iterator[Rule]:
-    width, mlp, patch = spec.width, spec.mlp_width, spec.patch_size
-    root = "vision_tower."
-    yield from pair("vision_encoder.patch", f"{root}embeddings.patch_embedding", (width, 3, patch, patch))
-    table = (spec.native_grid**2, width)
-    yield take("vision_encoder.positions", f"{root}embeddings.position_embedding.weight", table)
-    for i in range(spec.layers):
-        ours, theirs = f"vision_encoder.blocks.{i}", f"{root}encoder.layers.{i}"
-        yield from pair(f"{ours}.norm1", f"{theirs}.layer_norm1", (width,))
-        yield from pair(f"{ours}.norm2", f"{theirs}.layer_norm2", (width,))
-        for half, shape in (("weight", (width, width)), ("bias", (width,))):
-            parts = [(f"{theirs}.self_attn.{name}_proj.{half}", shape) for name in "qkv"]
-            yield stack(f"{ours}.attention.qkv.{half}", parts)
-        yield from pair(f"{ours}.attention.out", f"{theirs}.self_attn.out_proj", (width, width))
-        yield from pair(f"{ours}.mlp.fc1", f"{theirs}.mlp.fc1", (mlp, width))
-        yield from pair(f"{ours}.mlp.fc2", f"{theirs}.mlp.fc2", (width, mlp))
-    yield from pair("vision_encoder.norm", f"{root}post_layernorm", (width,))
+    return [*idefics2_rules(spec.vision, "vision_tower"), *_connector(spec.connector), *_language(spec.decoder)]
 
 
 def _connector(spec: WindowConnectorSpec) -> Iterator[Rule]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.modules.rules import pair, unread_head, with_low_rank
-from export.modules.vision.clip_weights import clip_rules
+from export.modules.vision.transformers_weights import clip_rules
 from export.source.tensor_source import TensorSource
 from export.source.weight_map import Rule, WeightMap, compute, stack_rules, take
 from export.specs import DecoderSpec, MlpConnectorSpec, ModelSpec, VisionSpec
