@@ -186,22 +186,18 @@ class HeldOutCheck:
 
 def count_of(asked: int | None, spec: ModelSpec) -> int:
     """How many pictures or samples a calibration is checked on: as asked, else `HELD_OUT` for small models."""
+    from export.modules.build import parameter_count
+
     if asked is not None:
         return asked
-    return HELD_OUT if parameters_of(spec) <= SMALL else 0
-
-
-def parameters_of(spec: ModelSpec) -> int:
-    import math
-
-    from export.modules.build import parameter_shapes
-
-    return sum(math.prod(shape) for shape in parameter_shapes(spec).values())
+    return HELD_OUT if parameter_count(spec) <= SMALL else 0
 
 
 def cost(asked: int | None, spec: ModelSpec, blocks: int) -> str:
     """One line for the plan: what the check takes, in passes of its samples through the whole model."""
-    count, size = count_of(asked, spec), parameters_of(spec)
+    from export.modules.build import parameter_count
+
+    count, size = count_of(asked, spec), parameter_count(spec)
     most = 2 * blocks + 1 if blocks <= SINGLY else 3
     passes = f"3 to {most} passes" if most > 3 else "3 passes"
     if count:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import shutil
 import statistics
@@ -85,12 +84,12 @@ def resource_unit() -> int:
 
 def same_size(model: Path) -> tuple[dict[str, int], int]:
     """Sizes of a Llama with as many parameters as the checkpoint, and how many those are."""
-    from export.modules.build import parameter_shapes
+    from export.modules.build import parameter_count
     from export.registry import recognise
 
     family = recognise(model)
     spec = family.spec(family.load_config(model), family.open_source(model))
-    total = sum(math.prod(shape) for shape in parameter_shapes(spec).values())
+    total = parameter_count(spec)
     d = spec.decoder
     layer = d.hidden * (2 * d.heads + 2 * d.kv_heads) * d.head_dim + 3 * d.hidden * d.mlp_width
     layers = round((total - 2 * d.vocabulary * d.hidden) / layer)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from export.specs import RotaryVisionSpec
 from export.synthesize import SynthesisRequest, synthesize
 from parity_tests.candidate import Candidate, open_candidate
 from parity_tests.checkpoint_side import open_checkpoint, reference
@@ -271,7 +272,8 @@ def _compared(variation: Variation, candidate: Candidate, checkpoint: Path, prec
     expected_side = reference(opened.spec, opened.weights)
     processor = open_processor(read(candidate.folder), _words(candidate.manifest))  # type: ignore[arg-type]
     comparisons = []
-    for question in questions(processor, variation.seed, 2 if variation.family == "awaker2.5-vl" else 1):
+    grids = 2 if isinstance(opened.spec.vision, RotaryVisionSpec) else 1
+    for question in questions(processor, variation.seed, grids):
         expected = record(expected_side, processor, candidate.limits, question, STEPS)
         said = record(candidate.backend, processor, candidate.limits, question, STEPS, expected.arrays["greedy_ids"])
         rows = compare_recordings(expected, said)

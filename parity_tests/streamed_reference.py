@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from calibrate.codes import WeightProvider
-from export.modules.build import layer_shapes, parameter_shapes
+from export.modules.build import layer_shapes, parameter_count, parameter_shapes
 from export.modules.kernels import Kernels, Role
 from export.specs import AnyVisionSpec, ModelSpec, VisionSpec
 from parity_tests.arithmetic import PLAIN, Arithmetic, ArithmeticKernels
@@ -146,4 +146,4 @@ def _patches(vision: AnyVisionSpec) -> int:
 
 def full_peak(spec: ModelSpec, dtype_bytes: int = 4) -> int:
     """Resident bytes of the whole reference in memory, activations aside."""
-    return INTERPRETER_BYTES + dtype_bytes * sum(math.prod(shape) for shape in parameter_shapes(spec).values())
+    return INTERPRETER_BYTES + dtype_bytes * parameter_count(spec)

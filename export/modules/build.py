@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 
@@ -69,6 +71,11 @@ def parameter_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     """Canonical name (``stage.path``) to shape of every parameter of every stage."""
     stages = meta_stages(spec).items()
     return {f"{stage}.{name}": tuple(p.shape) for stage, module in stages for name, p in module.named_parameters()}
+
+
+def parameter_count(spec: ModelSpec) -> int:
+    """Values that all parameters of a model hold together."""
+    return sum(math.prod(shape) for shape in parameter_shapes(spec).values())
 
 
 def layer_shapes(spec: ModelSpec) -> list[LayerShape]:

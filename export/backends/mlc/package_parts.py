@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +17,7 @@ from export.backends.mlc.overview import PREFIX, Overview, WithOverview, make_ov
 from export.backends.mlc.parameters import Parameter, ParameterBytes, parameter_list
 from export.backends.mlc.prediction import predict
 from export.backends.mlc.schemes import Scheme, scheme_of
-from export.modules.build import parameter_shapes
+from export.modules.build import parameter_count, parameter_shapes
 from export.package import tokenizer_folder
 from export.specs import ModelSpec
 
@@ -95,7 +94,7 @@ class PackageParts:
 
     def write_index(self) -> list[Path]:
         folder = self._made(self.weights_folder)
-        elements = sum(math.prod(shape) for shape in parameter_shapes(self.spec).values())
+        elements = parameter_count(self.spec)
         return self._relative(shards.write_index(folder, shards.index(folder, self.shards, elements)))
 
     def write_configuration(self) -> list[Path]:
