@@ -19,12 +19,14 @@ class BlockRun:
         layers: wanted layer (canonical name) to its weight's place in the module.
         inputs: per sample the rows that come in, and the further positional and named arguments.
         outputs: per sample the rows that go out.
+        row_weights: per sample how much each row (rows,) counts; None where all count the same.
     """
 
     module: nn.Module
     layers: Mapping[str, str]
     inputs: Sequence[tuple[Tensor, tuple[Any, ...], Mapping[str, Any]]]
     outputs: Sequence[Tensor]
+    row_weights: Sequence[Tensor] | None = None
 
     def output(self, sample: int, weights: Mapping[str, Tensor]) -> Tensor:
         """What goes out of one sample when some layers have other weights (by canonical name); inside autograd."""
@@ -35,6 +37,11 @@ class BlockRun:
         found = torch.func.functional_call(self.module, replaced, (rows, *more), dict(named))
         return found[0] if isinstance(found, tuple) else found
 
+    def squares(self, sample: int, rows: Tensor) -> Tensor:
+        """Sum of squares of rows (1, rows, width) by the weights of one sample's rows."""
+        squared = rows.square()
+        return (squared if self.row_weights is None else squared * self.row_weights[sample][:, None]).sum()
+
     def error(self, weights: Mapping[str, Tensor]) -> float:
         """Squared error of the block's output over all samples, as a share of its change to what comes in."""
         import torch
@@ -42,6 +49,6 @@ class BlockRun:
         lost = power = 0.0
         with torch.no_grad():
             for sample, wanted in enumerate(self.outputs):
-                lost += float((self.output(sample, weights) - wanted).double().square().sum())
-                power += float((wanted - self.inputs[sample][0]).double().square().sum())
+                lost += float(self.squares(sample, (self.output(sample, weights) - wanted).double()))
+                power += float(self.squares(sample, (wanted - self.inputs[sample][0]).double()))
         return lost / power if power else 0.0

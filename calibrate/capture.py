@@ -15,6 +15,7 @@ import numpy as np
 from calibrate.block_run import BlockRun
 from calibrate.codes import WeightProvider
 from calibrate.data import Prompt
+from calibrate.row_weights import RowWeights
 from calibrate.stage_stream import Call, StageStream, Visit, Wanted
 from runtime_py.backends.base import Arrays
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, VISION
@@ -34,6 +35,7 @@ def stream(
     processor: Processor,
     wanted: Wanted,
     visit: Visit,
+    weigh_rows: bool = True,
 ) -> None:
     """Run every prompt through the model, visiting each block of every stage that has wanted layers.
 
@@ -42,6 +44,7 @@ def stream(
     Args:
         wanted: whether a layer's moment is wanted, by canonical name.
         visit: see calibrate.stage_stream.Visit; weights that it returns hold for all that follows.
+        weigh_rows: moments of decoder layers count rows by `RowWeights`; else all the same.
     """
     current = [weights]
 
@@ -51,12 +54,12 @@ def stream(
             current[0] = found
         return found
 
-    def stage(name: str) -> StageStream:
-        return StageStream(name, _module(spec, name), current[0], wanted, visited)
+    def stage(name: str, row_weights: RowWeights | None = None) -> StageStream:
+        return StageStream(name, _module(spec, name), current[0], wanted, visited, row_weights)
 
     features = _image_rows(stage, prompts)
     calls = decoder_calls(spec, current[0], prompts, processor, features)
-    stage(DECODER).run(calls, outputs=False)
+    stage(DECODER, RowWeights(prompts, calls) if weigh_rows else None).run(calls, outputs=False)
 
 
 def answer_logits(spec: ModelSpec, weights: WeightProvider, prompts: Sequence[Prompt], processor: Processor) -> Tensor:

@@ -21,11 +21,12 @@ examples:
   python -m export --model ./checkpoint --target cpu --block-size 128 --codes scales -o out
   python -m calibrate compare --model minicpm-v --target cpu
   python -m calibrate search --model minicpm-v --weights demo --target cpu --budget 1.2 -o choice.json
+  python -m calibrate tables compared.json
 
 exit codes: 0 done, 2 usage, 3 unsupported model, 6 interrupted (go on with --resume), 7 environment
 """
 
-COMMANDS = ("compare", "search")
+COMMANDS = ("compare", "search", "tables")
 
 
 class Parser(argparse.ArgumentParser):
@@ -80,6 +81,9 @@ def model_flags(made: argparse.ArgumentParser) -> None:
 def sample_flags(made: argparse.ArgumentParser) -> None:
     made.add_argument("--samples", type=int, metavar="N", help="how many; default 128, or all of --calibration-data")
     made.add_argument("--calibration-data", type=Path, metavar="DIR", help="a folder with conversations.jsonl and pictures")
+    made.add_argument(
+        "--sample-set", metavar="S", help="built-in samples: demo (a demo's own questions, its default) or general"
+    )
     made.add_argument("--text-only", action="store_true", help="leave the pictures out, for comparison")
     made.add_argument("--seed", type=int, default=0, metavar="N", help="of the samples; default 0")
 
@@ -137,6 +141,7 @@ def _calibrate(given: argparse.Namespace) -> int:
         asymmetric=given.asymmetric,
         samples=given.samples,
         data=given.calibration_data,
+        sample_set=given.sample_set,
         text_only=given.text_only,
         seed=given.seed,
         held_out=given.held_out,

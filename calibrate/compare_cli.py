@@ -8,12 +8,12 @@ import logging
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calibrate.cli import Parser, log_to_stderr, out, sample_flags, talk_flags
-from calibrate.compare_table import Row, long_table, wide_table
+from calibrate.compare_table import GENERAL, PLAIN, TEXT, Row, as_json, long_table, wide_table
 from calibrate.methods import METHODS
 from calibrate.request import SAMPLES, CalibrationRequest
 from runtime_py.errors import ExitCode, UsageError
@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("edgeproof")
 
-PLAIN, MIXED = "plain rounding", "mixed"
+MIXED = "mixed"
+SAMPLES_OF: dict[str, dict[str, Any]] = {"": {}, "text": {"text_only": True}, "general": {"sample_set": "general"}}
+"""What follows a method's name, and what it changes of the request."""
+
 SETTINGS = ("cpu:32", "cpu:128", "desktop-gpu:128", "android")
 PICTURES = 24
 """Of the search for mixed bits."""
@@ -38,7 +41,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--on", action="append", metavar="TARGET[:BLOCK[:asymmetric]]", help=f"default: {', '.join(SETTINGS)}")
     made.add_argument(
         "--methods", default=",".join([*METHODS, MIXED]), metavar="M,M",
-        help="default: all, and gptq after a search for mixed bits; a method:text leaves the pictures out",
+        help="default: all, and gptq after a search for mixed bits; method:text leaves the pictures out, "
+        "method:general takes the general samples",
     )  # fmt: skip
     made.add_argument(
         "--mixed", type=float, default=20.0, metavar="P", help="percent of bytes that mixed may add; default 20"
@@ -48,7 +52,6 @@ def parser() -> argparse.ArgumentParser:
         "--held-out", type=int, default=0, metavar="N",
         help="a further row where the check on N other pictures sends blocks back to rounding; default 0, no check",
     )  # fmt: skip
-    made.add_argument("--text-only-too", action="store_true", help="each method a second time, without the pictures")
     made.add_argument("--wide", action="store_true", help="one line a method, one column a grid")
     sample_flags(made)
     talk_flags(made)
@@ -79,24 +82,21 @@ def main(arguments: Sequence[str]) -> int:
             log.info("%s", long_table([row]).splitlines()[-1])
             rows.append(row)
     if given.json:
-        out(json.dumps([asdict(row) for row in rows], indent=2))
+        out(json.dumps(as_json(given.model, given.pictures, rows), indent=2))
     else:
         out(wide_table(rows) if given.wide else long_table(rows))
     return ExitCode.OK
 
 
-def _methods(given: argparse.Namespace) -> list[tuple[str, bool]]:
-    """Method names, and whether each leaves the pictures out."""
+def _methods(given: argparse.Namespace) -> list[tuple[str, str]]:
+    """Method names, and what is different about each one's samples, of `SAMPLES_OF`."""
     found = []
     for asked in given.methods.split(","):
         name, _, kind = asked.partition(":")
-        if name not in {*METHODS, MIXED} or kind not in {"", "text"}:
-            raise UsageError(
-                f"--methods {asked}", "of " + ", ".join([*METHODS, MIXED]) + ", or one:text", "correct the name"
-            )
-        found.append((name, kind == "text" or given.text_only))
-        if given.text_only_too and not kind and name not in {"hqq", MIXED}:
-            found.append((name, True))
+        if name not in {*METHODS, MIXED} or kind not in SAMPLES_OF:
+            known = ", ".join([*METHODS, MIXED])
+            raise UsageError(f"--methods {asked}", f"of {known}, or one:text, one:general", "correct the name")
+        found.append((name, kind))
     return found
 
 
@@ -115,6 +115,7 @@ def _request(given: argparse.Namespace, setting: str) -> CalibrationRequest:
         output=Path("unused"),
         samples=given.samples or (None if given.calibration_data else SAMPLES),
         data=given.calibration_data,
+        sample_set=given.sample_set,
         text_only=given.text_only,
         seed=given.seed,
         held_out=0,
@@ -131,7 +132,7 @@ class _Setting:
     mixed_share: float
     held_out: int
 
-    def rows(self, methods: Sequence[tuple[str, bool]]) -> Iterator[Row]:
+    def rows(self, methods: Sequence[tuple[str, str]]) -> Iterator[Row]:
         from calibrate.codes import RoundToNearest
         from calibrate.grids import GRIDS
         from calibrate.run import plan
@@ -146,13 +147,13 @@ class _Setting:
         plain = RoundToNearest(self.evaluation.weights, assignments, GRIDS)
         score = self.evaluation.score(_dequantised(self.evaluation.weights, plain, planned, self.backend))
         yield Row(self.name, PLAIN, "", score, 0.0, self._bytes(planned))
-        for method, text_only in methods:
-            yield from self._method(method, text_only, planned)
+        for method, kind in methods:
+            yield from self._method(method, kind, planned)
 
-    def _method(self, method: str, text_only: bool, planned: CalibrationPlan) -> Iterator[Row]:
+    def _method(self, method: str, kind: str, planned: CalibrationPlan) -> Iterator[Row]:
         """The method as it is; after that what the check makes of it, where that differs."""
         with tempfile.TemporaryDirectory() as scratch:
-            asked = replace(self.request, method="gptq" if method == MIXED else method, text_only=text_only)
+            asked = replace(self.request, method="gptq" if method == MIXED else method, **SAMPLES_OF[kind])
             if method == MIXED:
                 asked = replace(asked, choice=self._choice(planned, Path(scratch)))
             if not self.held_out:
@@ -177,7 +178,7 @@ class _Setting:
         stored = StoredCodes(folder, self.backend, self.evaluation.weights, planned.assignments[self.backend])
         score = self.evaluation.score(_dequantised(stored.weights, stored, planned, self.backend))
         blocks = tuple(stored.summary().get("held_out", {}).get("rounded_blocks", ()))
-        samples = "text" if asked.text_only else "pictures and text"
+        samples = TEXT if asked.text_only else GENERAL if asked.sample_set == "general" else "pictures and text"
         return Row(self.name, method, samples, score, seconds, self._bytes(planned), blocks)
 
     def _choice(self, planned: CalibrationPlan, scratch: Path) -> Path:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from calibrate.score import Score
+
+PLAIN = "plain rounding"
+TEXT, GENERAL = "text", "general"
+"""Samples without their pictures; the general set for a model that has samples of its own."""
 
 
 @dataclass(frozen=True)
@@ -28,29 +33,46 @@ class Row:
 
     @property
     def name(self) -> str:
-        return f"{self.method}, text only" if self.samples == "text" else self.method
+        return self.method + {TEXT: ", text only", GENERAL: ", general samples"}.get(self.samples, "")
+
+
+def as_json(model: str, pictures: int, rows: Sequence[Row]) -> dict[str, Any]:
+    """One comparison as a file holds it; `from_json` is its inverse."""
+    return {"kind": "comparison", "model": model, "pictures": pictures, "rows": [asdict(row) for row in rows]}
+
+
+def from_json(found: Mapping[str, Any]) -> list[Row]:
+    """The rows of a comparison."""
+    return [
+        Row(**{**row, "score": Score(**row["score"]), "rounded_blocks": tuple(row["rounded_blocks"])})
+        for row in found["rows"]
+    ]
 
 
 def long_table(rows: Sequence[Row]) -> str:
     """Markdown with a line per row and every figure."""
-    lines = ["| grid | method | samples | task | logits cosine | worst | KL (nats) | median KL | same token | s | KB |"]
-    lines.append("|" + "---|" * 11)
+    titles = "grid", "method", "samples", "task", "changed", "logits cosine", "worst", "KL (nats)", "median KL"
+    lines = ["| " + " | ".join((*titles, "same token", "s", "KB")) + " |"]
+    lines.append("|" + "---|" * (len(titles) + 3))
     for row in rows:
         score = row.score
         task = "" if score.accuracy is None else f"{100 * score.accuracy:.1f} %"
+        changed = "" if score.changed is None else score.changed
         lines.append(
-            f"| {row.setting} | {row.method} | {row.samples} | {task} | {score.cosine:.5f} | {score.worst_cosine:.4f} "
-            f"| {score.kl:.5f} | {score.median_kl:.1e} | {100 * score.agreement:.2f} % | {row.seconds:.1f} "
-            f"| {row.bytes / 1e3:.0f} |"
+            f"| {row.setting} | {row.method} | {row.samples} | {task} | {changed} | {score.cosine:.5f} "
+            f"| {score.worst_cosine:.4f} | {score.kl:.5f} | {score.median_kl:.1e} | {100 * score.agreement:.2f} % "
+            f"| {row.seconds:.1f} | {row.bytes / 1e3:.0f} |"
         )
     return "\n".join(lines)
 
 
 def wide_table(rows: Sequence[Row]) -> str:
-    """Markdown with a line per method and a column per grid: task (percent), mean cosine, mean KL (thousandths of a nat)."""
+    """Markdown with a line per method and a column per grid: task (percent), answers changed, mean cosine, and mean and
+    median KL (thousandths of a nat)."""
     settings = list(dict.fromkeys(row.setting for row in rows if row.setting))
     cells = {(row.name, row.setting): row for row in rows}
-    lines = ["| task % / cosine / KL (mnat) | " + " | ".join(settings) + " |", "|---|" + "---|" * len(settings)]
+    title = "task % / changed / cosine / KL, median KL (mnat)"
+    lines = [f"| {title} | " + " | ".join(settings) + " |", "|---|" + "---|" * len(settings)]
     for name in dict.fromkeys(row.name for row in rows):
         whole = cells.get((name, ""))
         found = [whole or cells.get((name, setting)) for setting in settings]
@@ -59,5 +81,5 @@ def wide_table(rows: Sequence[Row]) -> str:
 
 
 def _cell(score: Score) -> str:
-    task = "" if score.accuracy is None else f"{100 * score.accuracy:.1f} / "
-    return f"{task}{score.cosine:.5f} / {1000 * score.kl:.2f}"
+    task = "" if score.accuracy is None else f"{100 * score.accuracy:.1f} / {score.changed} / "
+    return f"{task}{score.cosine:.5f} / {1000 * score.kl:.2f}, {1000 * score.median_kl:.3g}"

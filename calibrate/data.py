@@ -1,14 +1,14 @@
 """Calibration samples: pictures with conversations about them, built in or from a user's folder.
 
-Built-in samples take turns through four kinds of picture (drawn scenes, printed text, bar charts, noise with the
-statistics of photographs) and two languages; the text-only set holds the same conversations without the pictures. Sample i
-depends on the seed and i alone.
+Built-in samples, the general set, take turns through four kinds of picture (drawn scenes, printed text, bar charts, noise
+with the statistics of photographs) and two languages; the text-only set holds the same conversations without the pictures.
+Sample i depends on the seed and i alone.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -198,14 +198,23 @@ def _bad_line(path: Path, number: int, why: str) -> UsageError:
     )
 
 
-def prepare(samples: Sequence[Sample], processor: Processor, tokenizer: TokenizerLike) -> Iterator[Prompt]:
-    """Samples through the model's own preprocessing and prompt format; a last answer follows its question."""
+def prepare(
+    samples: Sequence[Sample],
+    processor: Processor,
+    tokenizer: TokenizerLike,
+    cut: Callable[[str], Sequence[int]] | None = None,
+) -> Iterator[Prompt]:
+    """Samples through the model's own preprocessing and prompt format; a last answer follows its question.
+
+    Args:
+        cut: from an answer to its tokens, where a model says them otherwise than the tokenizer cuts them.
+    """
     for sample in samples:
         images = processor.images(list(sample.pictures)) if sample.pictures else []
         messages, answer = list(sample.messages), ""
         if messages[-1].role == "assistant":
             answer = messages.pop().text
         ids = processor.encode(messages, images)
-        tail = np.array(tokenizer.encode(answer) if answer else [], dtype=np.int64)
+        tail = np.array((cut or tokenizer.encode)(answer) if answer else [], dtype=np.int64)
         ids = np.concatenate([ids, tail[None]], axis=1)
         yield Prompt(tuple(images), processor.layout(ids, images), len(tail))

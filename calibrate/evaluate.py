@@ -114,13 +114,14 @@ class DemoEvaluation:
         self._in_task = [case.question.kind in TASKS for case in self.cases]
         self._batches = self._arranged()
         self._rows: OrderedDict[str, list[Tensor]] = OrderedDict()
-        self.expected = self._run(self.weights)[0]
+        self.expected, self._known_right = self._run(self.weights)
 
     def score(self, weights: WeightProvider) -> Score:
         """See Evaluation.score."""
         found, right = self._run(weights)
-        asked = [ok for ok, counts in zip(right, self._in_task, strict=True) if counts]
-        return compared(self.expected, found).score(sum(asked) / len(asked))
+        asked = [(ok, before) for ok, before, counts in zip(right, self._known_right, self._in_task, strict=True) if counts]
+        accuracy = sum(ok for ok, _ in asked) / len(asked)
+        return compared(self.expected, found).score(accuracy, sum(ok != before for ok, before in asked))
 
     def positions(self, weights: WeightProvider) -> Positions:
         """See Evaluation.positions."""

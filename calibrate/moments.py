@@ -15,7 +15,7 @@ ERROR_COLUMNS = 256
 
 
 class Moment:
-    """H = sum of x x^T over the input rows x of one layer, float32 (columns, columns).
+    """H = sum of w x x^T over the input rows x of one layer and their weights w, float32 (columns, columns).
 
     The output error of a changed weight is ``tr(E H E^T) / count``, E the change: nothing else of the samples matters to a
     method that minimises it. Derived matrices are kept, so that chunks of a large layer's rows share them.
@@ -36,9 +36,11 @@ class Moment:
         moment.add(rows)
         return moment
 
-    def add(self, rows: Tensor) -> None:
-        """Take in (..., columns) rows."""
+    def add(self, rows: Tensor, weights: Tensor | None = None) -> None:
+        """Take in (..., columns) rows, with one weight (rows,) each or all of weight 1."""
         flat = rows.detach().reshape(-1, rows.shape[-1]).float()
+        if weights is not None:
+            flat = flat * weights.sqrt()[:, None]
         for part in flat.split(CHUNK_ROWS):
             self.matrix.addmm_(part.T, part)
         self.count += len(flat)

@@ -11,6 +11,9 @@ from runtime_py.errors import UsageError
 
 SAMPLES = 128
 
+SAMPLE_SETS = ("demo", "general")
+"""Built-in samples: a demo's own questions (calibrate.demo_samples), or the general set (calibrate.data)."""
+
 HELD_OUT = 64
 """Pictures or samples of the check that ends a calibration."""
 
@@ -25,6 +28,7 @@ class CalibrationRequest:
         method: a name of calibrate.methods.METHODS.
         samples: how many; None for `SAMPLES` built-in ones, or for all of ``data``.
         data: a user's folder; None for the built-in samples.
+        sample_set: which built-in ones, of `SAMPLE_SETS`; None for ``demo`` where the checkpoint is one, else ``general``.
         text_only: leave the pictures out.
         backend: the only one of the target's backends to make codes for; None for all of them.
         choice: a file of calibrate search; its wider layers get no codes.
@@ -50,6 +54,7 @@ class CalibrationRequest:
     asymmetric: bool = False
     samples: int | None = None
     data: Path | None = None
+    sample_set: str | None = None
     text_only: bool = False
     seed: int = 0
     held_out: int | None = None
@@ -64,6 +69,10 @@ class CalibrationRequest:
             raise UsageError(f"--method {self.method}", "one of " + ", ".join(METHODS), "choose one of these")
         if self.samples is not None and self.samples < 1:
             raise UsageError(f"--samples {self.samples}", "a whole number of at least 1", "correct the number")
+        if self.sample_set is not None and self.sample_set not in SAMPLE_SETS:
+            raise UsageError(f"--sample-set {self.sample_set}", "one of " + ", ".join(SAMPLE_SETS), "choose one of these")
+        if self.sample_set is not None and self.data is not None:
+            raise UsageError("--sample-set and --calibration-data were both given", "one of them", "leave one out")
         if self.held_out is not None and self.held_out < 0:
             raise UsageError(f"--held-out {self.held_out}", "a whole number, 0 for no check", "correct the number")
         self.export()

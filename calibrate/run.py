@@ -16,7 +16,9 @@ from calibrate.blockwise import BlockwiseCalibration, wanted_layers
 from calibrate.capture import stream
 from calibrate.choice import read_choice, widened
 from calibrate.data import Prompt, built_in, from_folder, prepare
-from calibrate.evaluate_samples import SampleEvaluation, judge_of
+from calibrate.demo_samples import answer_cutter, own_samples
+from calibrate.evaluate import demo_recipe
+from calibrate.evaluate_samples import SampleEvaluation, is_demo, judge_of
 from calibrate.held_out import HeldOutCheck, count_of
 from calibrate.methods import method_named
 from calibrate.request import SAMPLES, CalibrationRequest
@@ -173,21 +175,37 @@ def processor_of(checkpoint: OpenedCheckpoint) -> tuple[Processor, Tokenizer]:
 
 
 def prompts_of(request: CalibrationRequest, checkpoint: OpenedCheckpoint) -> tuple[Processor, list[Prompt]]:
-    """The family's processor, and the samples as it prepares them."""
+    """The family's processor, and the samples as it prepares them.
+
+    Raises:
+        UsageError: a demo's own questions are asked for and the checkpoint is no demo.
+    """
     processor, tokens = processor_of(checkpoint)
+    cut = None
     if request.data is not None:
         apart = count_of(request.held_out, checkpoint.spec)
         samples = from_folder(request.data, request.samples, request.seed, request.text_only, apart)
+    elif sample_set_of(request, checkpoint) == "demo":
+        recipe = demo_recipe(checkpoint)
+        samples = list(own_samples(recipe, request.samples or SAMPLES, request.seed, request.text_only))
+        cut = answer_cutter(recipe, processor, tokens)
     else:
         side = checkpoint.spec.runtime.get("image_size")
         samples = list(built_in(request.samples or SAMPLES, request.seed, request.text_only, side))
-    return processor, list(prepare(samples, processor, tokens))
+    return processor, list(prepare(samples, processor, tokens, cut))
 
 
-def _sample_record(request: CalibrationRequest, prompts: Sequence[Prompt]) -> dict[str, Any]:
+def sample_set_of(request: CalibrationRequest, checkpoint: OpenedCheckpoint) -> str:
+    """Where samples come from: the name of the user's folder, or one of `SAMPLE_SETS`."""
+    if request.data is not None:
+        return request.data.name
+    return request.sample_set or ("demo" if is_demo(checkpoint) else "general")
+
+
+def _sample_record(request: CalibrationRequest, checkpoint: OpenedCheckpoint, prompts: Sequence[Prompt]) -> dict[str, Any]:
     """What the samples were, with a digest of everything the model saw of them."""
     return {
-        "source": "built-in" if request.data is None else request.data.name,
+        "source": sample_set_of(request, checkpoint),
         "text_only": request.text_only,
         "seed": request.seed,
         "count": len(prompts),
@@ -234,7 +252,7 @@ def _fingerprint(
         "model": checkpoint.id,
         "revision": checkpoint.revision,
         "checkpoint": {name: stamp(path) for name, path in checkpoint.files().items()},
-        "samples": _sample_record(request, prompts),
+        "samples": _sample_record(request, checkpoint, prompts),
         "checked_on": _digest(apart),
     }
 
@@ -259,7 +277,7 @@ def _manifest(
         "schema": SCHEMA,
         **_settings(request, checkpoint),
         "source": {"id": checkpoint.id, "revision": checkpoint.revision, "files": sources},
-        "samples": _sample_record(request, prompts),
+        "samples": _sample_record(request, checkpoint, prompts),
         "backends": blocks,
         "files": [asdict(record) for record in files],
     }

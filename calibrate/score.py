@@ -27,6 +27,8 @@ class Score:
         kl: mean nats per position from the full-precision distribution, which a few unsure positions can make;
             ``median_kl`` is not moved by those.
         agreement: share of positions where the same token comes first.
+        changed: questions that were answered right in full precision and are not now, or the other way round; accuracy
+            alone hides those that make up for each other.
     """
 
     accuracy: float | None
@@ -35,6 +37,7 @@ class Score:
     kl: float
     agreement: float
     median_kl: float = 0.0
+    changed: int | None = None
 
 
 class Evaluation(Protocol):
@@ -76,7 +79,7 @@ class Positions:
     cosine: Tensor
     same: Tensor
 
-    def score(self, accuracy: float | None = None) -> Score:
+    def score(self, accuracy: float | None = None, changed: int | None = None) -> Score:
         """Means, extremes and medians."""
         return Score(
             accuracy,
@@ -85,6 +88,7 @@ class Positions:
             float(self.kl.mean()),
             float(self.same.double().mean()),
             float(self.kl.median()),
+            changed,
         )
 
 

@@ -7,12 +7,13 @@ stage is written down a second time here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calibrate.block_run import BlockRun
 from calibrate.codes import WeightProvider
 from calibrate.moments import Moment
+from calibrate.row_weights import RowWeights
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -34,12 +35,23 @@ class StageStream:
         stage: its name.
         module: the stage on the meta device.
         weights: what samples run with until a visit says otherwise.
+        row_weights: of all calls' rows in the moments; None where they count the same.
     """
 
-    def __init__(self, stage: str, module: nn.Module, weights: WeightProvider, wanted: Wanted, visit: Visit) -> None:
+    def __init__(
+        self,
+        stage: str,
+        module: nn.Module,
+        weights: WeightProvider,
+        wanted: Wanted,
+        visit: Visit,
+        row_weights: RowWeights | None = None,
+    ) -> None:
         from torch import nn
 
         self.stage, self.module, self.weights, self.wanted, self.visit = stage, module.eval(), weights, wanted, visit
+        self.row_weights = row_weights
+        self._call = 0
         self.names = {id(part): name for name, part in module.named_modules()}
         self.parameters = {
             f"{owner}.{leaf}".lstrip("."): (part, leaf)
@@ -62,7 +74,9 @@ class StageStream:
 
     def _whole(self, calls: Sequence[Call], outputs: bool) -> list[Tensor]:
         with _Loaded(self, self.module, ""):
-            found, changed = self._observed(self.stage, self.module, lambda: [_first(self.module(**call)) for call in calls])
+            found, changed = self._observed(
+                self.stage, self.module, lambda: [_first(self.module(**call)) for call in self._each(calls)]
+            )
             if changed and outputs:
                 self._load(self.module, "")
                 found = [_first(self.module(**call)) for call in calls]
@@ -75,7 +89,9 @@ class StageStream:
         setattr(self.module, self.list_name, nn.ModuleList([entered.module]))
         with _Loaded(self, self.module, "", without=self._last_layer()):
             entries = self._observed(
-                f"{self.stage}.input", self.module, lambda: [entered.of(self.module, _short(call)) for call in calls]
+                f"{self.stage}.input",
+                self.module,
+                lambda: [entered.of(self.module, _short(call)) for call in self._each(calls)],
             )[0]
             rows = [entry[0][0] for entry in entries]
             rest = [(entry[0][1:], entry[1]) for entry in entries]
@@ -89,12 +105,13 @@ class StageStream:
         name = f"{self.list_name}.{index}"
 
         def all_calls() -> list[Tensor]:
-            return [_first(block(x, *more, **named)) for x, (more, named) in zip(rows, rest, strict=True)]
+            entries = self._each(list(zip(rows, rest, strict=True)))
+            return [_first(block(x, *more, **named)) for x, (more, named) in entries]
 
         def as_run(layers: Iterable[str], outputs: list[Tensor]) -> BlockRun:
             places = {layer: f"{layer.removeprefix(f'{self.stage}.{name}.')}.weight" for layer in layers}
             inputs = [(x, more, named) for x, (more, named) in zip(rows, rest, strict=True)]
-            return BlockRun(block, places, inputs, outputs)
+            return BlockRun(block, places, inputs, outputs, None if self.row_weights is None else self.row_weights.rows)
 
         with _Loaded(self, block, f"{name}."):
             found, changed = self._observed(f"{self.stage}.{name}", block, all_calls, as_run)
@@ -115,9 +132,9 @@ class StageStream:
         if outputs or not last:
             return [leaving.of(self.module, _short(call), x) for call, x in zip(calls, rows, strict=True)]
         moment = Moment(getattr(self.module, last).weight.shape[1])
-        recorder = _Recorder(moment)
+        recorder = _Recorder(lambda x: self._take(f"{self.stage}.{last}", moment, x))
         setattr(self.module, last, recorder.module)
-        for call, x in zip(calls, rows, strict=True):
+        for call, x in self._each(list(zip(calls, rows, strict=True))):
             leaving.of(self.module, _short(call), x)
         self.visit(f"{self.stage}.{last}", {f"{self.stage}.{last}": moment}, None)
         return []
@@ -142,7 +159,7 @@ class StageStream:
             name = f"{self.stage}.{self.names.get(id(part), '')}"
             if isinstance(part, Linear) and part.weight.device.type != "meta" and self.wanted(name):
                 moments[name] = Moment(part.weight.shape[1])
-                hooks.append(part.register_forward_pre_hook(_watcher(moments[name])))
+                hooks.append(part.register_forward_pre_hook(self._watcher(name, moments[name])))
         try:
             found = run()
         finally:
@@ -155,6 +172,21 @@ class StageStream:
             return found, False
         self.weights = weights
         return found, True
+
+    def _each(self, entries: Sequence[Any]) -> Iterator[Any]:
+        """What belongs to each call, with the call's number noted while it runs."""
+        for self._call, entry in enumerate(entries):
+            yield entry
+
+    def _watcher(self, layer: str, moment: Moment) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def watch(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            self._take(layer, moment, inputs[0])
+
+        return watch
+
+    def _take(self, layer: str, moment: Moment, rows: Tensor) -> None:
+        count = rows.numel() // rows.shape[-1]
+        moment.add(rows, None if self.row_weights is None else self.row_weights.of(self._call, layer, count))
 
     def _load(self, module: nn.Module, prefix: str, without: str = "") -> None:
         import torch
@@ -230,14 +262,14 @@ class _Exit:
 
 
 class _Recorder:
-    """Stands for a linear layer: takes the moment of its input, and passes a little of it on."""
+    """Stands for a linear layer: hands its input over, and passes a little of it on."""
 
-    def __init__(self, moment: Moment) -> None:
-        self.module, self.moment = _identity(), moment
+    def __init__(self, take: Callable[[Tensor], None]) -> None:
+        self.module, self.take = _identity(), take
         self.module.forward = self._record  # type: ignore[method-assign]
 
     def _record(self, x: Tensor) -> Tensor:
-        self.moment.add(x)
+        self.take(x)
         return x[..., :1]
 
 
@@ -245,13 +277,6 @@ def _identity() -> nn.Module:
     from torch import nn
 
     return nn.Identity()
-
-
-def _watcher(moment: Moment) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-    def watch(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        moment.add(inputs[0])
-
-    return watch
 
 
 def _first(result: Any) -> Any:

@@ -77,8 +77,9 @@ def captured(
     from calibrate.run import plan, prompts_of
 
     request = CalibrationRequest(
-        model, "cpu", "rtn", Path("unused"), weights=weights, precision="int4", block_size=block, samples=samples, seed=seed
-    )
+        model, "cpu", "rtn", Path("unused"), weights=weights, precision="int4", block_size=block, samples=samples, seed=seed,
+        sample_set="general",
+    )  # fmt: skip
     planned = plan(request)
     checkpoint = planned.checkpoint
     assert checkpoint.weights is not None
@@ -94,6 +95,7 @@ def captured(
             processor,
             lambda n: n in wanted,
             lambda _, m, run: moments.update(m),
+            weigh_rows=False,
         )
     for name in wanted:
         weight = checkpoint.weights.tensor(f"{name}.weight").float()
@@ -110,7 +112,8 @@ class _kept_rows:
     def __enter__(self) -> None:
         add, kept = self.add, self.kept
 
-        def keeping(moment: Moment, rows: Tensor) -> None:
+        def keeping(moment: Moment, rows: Tensor, weights: Tensor | None = None) -> None:
+            assert weights is None, "every library takes rows as they are"
             add(moment, rows)
             kept.setdefault(id(moment), []).append(rows.detach().reshape(-1, rows.shape[-1]).float().clone())
 
