@@ -99,17 +99,21 @@ def _table(title: str, library: Library, layers: Sequence[Captured] | object) ->
 
 
 def _measured(make: Callable[[], Tensor], layer: Captured, power: float) -> tuple[float, float]:
-    """Share of the output's power that is lost, and processor seconds."""
+    """Share of the output's power that is lost, and processor seconds; not a number where a library fails on the layer."""
     assert layer.ours.moment is not None
     layer.ours.moment.forget()
     began = time.process_time()
-    with contextlib.redirect_stdout(sys.stderr):  # some libraries draw progress bars
-        change = make()
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # some libraries draw progress bars
+            change = make()
+    except Exception as error:  # whatever a library raises for a shape that it does not take
+        sys.stderr.write(f"{layer.ours.name}: {type(error).__name__}: {error}\n")
+        return math.nan, 0.0
     seconds = time.process_time() - began
     return float(output_error(change.detach().float(), layer.ours.moment).sum()) / power, seconds
 
 
 def _line(name: str, cells: Sequence[tuple[float, float]]) -> None:
-    texts = [f"{1e3 * error:.2f} ({seconds:.2f} s)" if math.isfinite(error) else "not finite" for error, seconds in cells]
+    texts = [f"{1e3 * error:.2f} ({seconds:.2f} s)" if math.isfinite(error) else "none" for error, seconds in cells]
     sys.stdout.write(f"| {name} | " + " | ".join(texts) + " |\n")
     sys.stdout.flush()

@@ -10,7 +10,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DISTRIBUTION = "gptqmodel"
-INSTALL = "pip install -U setuptools, then BUILD_CUDA_EXT=0 pip install --no-build-isolation gptqmodel"
+INSTALL = (
+    "pip install -U setuptools, then BUILD_CUDA_EXT=0 pip install --no-build-isolation gptqmodel torch==2.13.0 "
+    "(pip takes 7.6.0; for a later one, add it with --no-deps)"
+)
 
 
 def default(layer: Captured) -> Tensor:

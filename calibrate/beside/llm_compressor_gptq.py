@@ -10,7 +10,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DISTRIBUTION = "llmcompressor"
-INSTALL = "pip install --no-deps llmcompressor compressed-tensors loguru and pip install datasets (its torch pin is older)"
+INSTALL = (
+    "pip install --no-deps llmcompressor compressed-tensors loguru and pip install datasets accelerate requests "
+    "(its torch pin is older)"
+)
 
 
 def gptq(layer: Captured) -> Tensor:
