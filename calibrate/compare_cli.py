@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from calibrate.codes import WeightProvider
     from calibrate.run import CalibrationPlan
     from calibrate.score import Evaluation
+    from export.opened import OpenedCheckpoint
 
 log = logging.getLogger("edgeproof")
 
@@ -52,6 +53,10 @@ def parser() -> argparse.ArgumentParser:
         "--held-out", type=int, default=0, metavar="N",
         help="a further row where the check on N other pictures sends blocks back to rounding; default 0, no check",
     )  # fmt: skip
+    made.add_argument(
+        "--outliers", type=float, default=0.0, metavar="SIZE",
+        help="give the demo outlier channels SIZE times larger, which changes nothing in full precision; default none",
+    )  # fmt: skip
     made.add_argument("--wide", action="store_true", help="one line a method, one column a grid")
     sample_flags(made)
     talk_flags(made)
@@ -61,15 +66,20 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit code; the table is Markdown, or JSON with ``--json``."""
     from calibrate.evaluate import DemoEvaluation
+    from calibrate.outliers import with_outliers
     from calibrate.run import plan
     from calibrate.score import HalfWeights
 
     given = parser().parse_args(arguments)
     log_to_stderr(given)
     methods = _methods(given)
+    if given.outliers and given.outliers <= 1:
+        raise UsageError(f"--outliers {given.outliers:g}", "a number above 1, e.g. 16", "correct the number or leave it out")
     requests = [(setting, _request(given, setting)) for setting in given.on or SETTINGS]
-    first = plan(requests[0][1]).checkpoint
-    evaluation = DemoEvaluation(first, given.pictures)
+    checkpoint = plan(requests[0][1]).checkpoint
+    if given.outliers:
+        checkpoint = with_outliers(checkpoint, given.outliers)
+    evaluation = DemoEvaluation(checkpoint, given.pictures)
     rows = [
         Row("", "fp32", "", evaluation.score(evaluation.weights), 0.0),
         Row("", "fp16", "", evaluation.score(HalfWeights(evaluation.weights)), 0.0),
@@ -77,12 +87,12 @@ def main(arguments: Sequence[str]) -> int:
     for row in rows:
         log.info("%s", long_table([row]).splitlines()[-1])
     for setting, request in requests:
-        cells = _Setting(setting, request, evaluation, given.mixed / 100, given.held_out)
+        cells = _Setting(setting, request, checkpoint, evaluation, given.mixed / 100, given.held_out)
         for row in cells.rows(methods):
             log.info("%s", long_table([row]).splitlines()[-1])
             rows.append(row)
     if given.json:
-        out(json.dumps(as_json(given.model, given.pictures, rows), indent=2))
+        out(json.dumps(as_json(given.model, given.pictures, rows, given.outliers), indent=2))
     else:
         out(wide_table(rows) if given.wide else long_table(rows))
     return ExitCode.OK
@@ -128,6 +138,7 @@ class _Setting:
 
     setting: str
     request: CalibrationRequest
+    checkpoint: OpenedCheckpoint
     evaluation: Evaluation
     mixed_share: float
     held_out: int
@@ -140,7 +151,7 @@ class _Setting:
 
         self.backend = BACKEND_OF_RUNTIME[self.request.export().target_record().runtime_backend]
         self.request = replace(self.request, backend=self.backend)
-        planned = plan(self.request)
+        planned = plan(self.request, self.checkpoint)
         assignments = planned.assignments[self.backend]
         self.wanted = planned.wanted[self.backend]
         self.name = f"{self.setting} ({assignments[self.wanted[0]].grid})"
@@ -172,9 +183,9 @@ class _Setting:
 
         began = time.perf_counter()
         asked = replace(asked, output=folder)
-        calibrate(asked)
+        calibrate(asked, self.checkpoint)
         seconds = time.perf_counter() - began
-        planned = plan(asked)
+        planned = plan(asked, self.checkpoint)
         stored = StoredCodes(folder, self.backend, self.evaluation.weights, planned.assignments[self.backend])
         score = self.evaluation.score(_dequantised(stored.weights, stored, planned, self.backend))
         blocks = tuple(stored.summary().get("held_out", {}).get("rounded_blocks", ()))

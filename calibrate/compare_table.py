@@ -36,9 +36,10 @@ class Row:
         return self.method + {TEXT: ", text only", GENERAL: ", general samples"}.get(self.samples, "")
 
 
-def as_json(model: str, pictures: int, rows: Sequence[Row]) -> dict[str, Any]:
-    """One comparison as a file holds it; `from_json` is its inverse."""
-    return {"kind": "comparison", "model": model, "pictures": pictures, "rows": [asdict(row) for row in rows]}
+def as_json(model: str, pictures: int, rows: Sequence[Row], outliers: float = 0.0) -> dict[str, Any]:
+    """One comparison as a file holds it; `from_json` is its inverse for the rows."""
+    head = {"kind": "comparison", "model": model, "pictures": pictures, "outliers": outliers}
+    return {**head, "rows": [asdict(row) for row in rows]}
 
 
 def from_json(found: Mapping[str, Any]) -> list[Row]:

@@ -121,7 +121,8 @@ class DemoEvaluation:
         found, right = self._run(weights)
         asked = [(ok, before) for ok, before, counts in zip(right, self._known_right, self._in_task, strict=True) if counts]
         accuracy = sum(ok for ok, _ in asked) / len(asked)
-        return compared(self.expected, found).score(accuracy, sum(ok != before for ok, before in asked))
+        answers = "".join(str(int(ok)) for ok, _ in asked)
+        return compared(self.expected, found).score(accuracy, sum(ok != before for ok, before in asked), answers)
 
     def positions(self, weights: WeightProvider) -> Positions:
         """See Evaluation.positions."""

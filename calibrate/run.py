@@ -57,8 +57,11 @@ def block_of(layer: str) -> str:
     return ".".join(parts[: index + 1])
 
 
-def plan(request: CalibrationRequest) -> CalibrationPlan:
+def plan(request: CalibrationRequest, opened: OpenedCheckpoint | None = None) -> CalibrationPlan:
     """Every layer's shape against its grid, before anything is computed.
+
+    Args:
+        opened: the checkpoint, where it is open already.
 
     Raises:
         UsageError: this target and precision have no int4 layer.
@@ -68,7 +71,7 @@ def plan(request: CalibrationRequest) -> CalibrationPlan:
     from export.opened import open_checkpoint
 
     asked = request.export()
-    checkpoint = open_checkpoint(asked)
+    checkpoint = opened or open_checkpoint(asked)
     target = asked.target_record()
     options = BuildOptions(
         target, asked.precision_name(), asked.limits(checkpoint.spec.decoder.max_positions), asked.backend_options()
@@ -88,8 +91,11 @@ def plan(request: CalibrationRequest) -> CalibrationPlan:
     return CalibrationPlan(checkpoint, assignments, {name: layers for name, layers in wanted.items() if layers})
 
 
-def calibrate(request: CalibrationRequest) -> Path:
+def calibrate(request: CalibrationRequest, opened: OpenedCheckpoint | None = None) -> Path:
     """Carry a request out; returns the folder, which gets its name when it is whole.
+
+    Args:
+        opened: the checkpoint, where it is open already.
 
     Raises:
         EdgeproofError: a subclass for everything a person can act on.
@@ -97,15 +103,14 @@ def calibrate(request: CalibrationRequest) -> Path:
     disk.check_output(request.output, request.force, request.resume)
     with disk.explained(request.output):
         try:
-            return _calibrate(request)
+            return _calibrate(request, plan(request, opened))
         except KeyboardInterrupt as interrupt:
             raise InterruptedExportError(
                 "the calibration was stopped", "it to run to its end", "run the same command again with --resume"
             ) from interrupt
 
 
-def _calibrate(request: CalibrationRequest) -> Path:
-    planned = plan(request)
+def _calibrate(request: CalibrationRequest, planned: CalibrationPlan) -> Path:
     checkpoint = planned.checkpoint
     assert checkpoint.weights is not None and checkpoint.folder is not None
     processor, prompts = prompts_of(request, checkpoint)

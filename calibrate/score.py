@@ -5,8 +5,8 @@ Both figures always, since either alone misleads.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 from calibrate.codes import WeightProvider
 
@@ -29,6 +29,7 @@ class Score:
         agreement: share of positions where the same token comes first.
         changed: questions that were answered right in full precision and are not now, or the other way round; accuracy
             alone hides those that make up for each other.
+        answers: a digit per question, 1 where it is answered right; two sets of weights are compared question by question.
     """
 
     accuracy: float | None
@@ -38,6 +39,11 @@ class Score:
     agreement: float
     median_kl: float = 0.0
     changed: int | None = None
+    answers: str = ""
+
+    def figures(self) -> dict[str, Any]:
+        """All but the single answers, for records."""
+        return {name: value for name, value in asdict(self).items() if name != "answers"}
 
 
 class Evaluation(Protocol):
@@ -79,7 +85,7 @@ class Positions:
     cosine: Tensor
     same: Tensor
 
-    def score(self, accuracy: float | None = None, changed: int | None = None) -> Score:
+    def score(self, accuracy: float | None = None, changed: int | None = None, answers: str = "") -> Score:
         """Means, extremes and medians."""
         return Score(
             accuracy,
@@ -89,6 +95,7 @@ class Positions:
             float(self.same.double().mean()),
             float(self.kl.median()),
             changed,
+            answers,
         )
 
 

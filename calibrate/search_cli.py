@@ -88,7 +88,7 @@ def main(arguments: Sequence[str]) -> int:
         "goal": {"budget": given.budget} if gate is None else asdict(gate),
         "backends": {name: dict(sorted(chosen.items()))},
         "bytes": size,
-        "scores": {"full precision": asdict(full), "all int4": asdict(start), "this choice": asdict(score)},
+        "scores": {"full precision": full.figures(), "all int4": start.figures(), "this choice": score.figures()},
         "sensitivity": dict(sorted(search.known.items())),
     }
     write_choice(given.output, value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from calibrate.cli import Parser, out
@@ -26,20 +27,21 @@ def main(arguments: Sequence[str]) -> int:
     found = joined([read(path) for path in given.files])
     if not given.counts_only:
         for one in found:
-            out(f"{one.model} ({one.pictures} pictures)\n\n{wide_table(one.rows)}\n")
+            outliers = f", outlier channels {one.outliers:g} times larger" if one.outliers else ""
+            out(f"{one.model} ({one.pictures} pictures{outliers})\n\n{wide_table(one.rows)}\n")
     out(counts_table(found))
     return ExitCode.OK
 
 
 def joined(found: Sequence[Comparison]) -> list[Comparison]:
-    """Comparisons of one model as one; of rows that both have, the first stays.
+    """Comparisons of one model, with equal outliers, as one; of rows that both have, the first stays.
 
     Raises:
         UsageError: they asked about different numbers of pictures.
     """
-    models: dict[str, Comparison] = {}
+    models: dict[tuple[str, float], Comparison] = {}
     for one in found:
-        before = models.setdefault(one.model, Comparison(one.model, one.pictures, []))
+        before = models.setdefault((one.model, one.outliers), replace(one, rows=[]))
         if before.pictures != one.pictures:
             raise UsageError(
                 f"comparisons of {one.model} with {before.pictures} and {one.pictures} pictures",
@@ -47,7 +49,7 @@ def joined(found: Sequence[Comparison]) -> list[Comparison]:
             )  # fmt: skip
         known = {(row.name, row.setting) for row in before.rows}
         rows = [*before.rows, *(row for row in one.rows if (row.name, row.setting) not in known)]
-        models[one.model] = Comparison(one.model, one.pictures, rows)
+        models[one.model, one.outliers] = replace(one, rows=rows)
     return list(models.values())
 
 
@@ -61,7 +63,7 @@ def read(path: Path) -> Comparison:
         found = json.loads(path.read_text(encoding="utf-8"))
         if found["kind"] != "comparison":
             raise ValueError(f"kind {found['kind']}")
-        return Comparison(found["model"], found["pictures"], from_json(found))
+        return Comparison(found["model"], found["pictures"], from_json(found), found["outliers"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"{path} is no comparison: {error}", "what python -m calibrate compare --json printed", "name another file"

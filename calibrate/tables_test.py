@@ -6,41 +6,57 @@ from pathlib import Path
 import pytest
 
 from calibrate.cli import main
-from calibrate.compare_counts import FIGURES, Comparison, no_worse
+from calibrate.compare_counts import Comparison, chance_of, differing, no_worse, won_and_lost
 from calibrate.compare_table import PLAIN, Row, as_json, from_json
 from calibrate.score import Score
 from calibrate.tables_cli import read
 from runtime_py.errors import ExitCode
 
 
-def score(accuracy: float, changed: int, cosine: float, kl: float) -> Score:
-    return Score(accuracy, cosine, cosine, kl, 1.0, kl / 10, changed)
+def score(answers: str, changed: int, cosine: float, kl: float) -> Score:
+    return Score(answers.count("1") / len(answers), cosine, cosine, kl, 1.0, kl / 10, changed, answers)
 
 
-FULL = Row("", "fp32", "", score(0.9, 0, 1, 0), 0.0)
-ROUNDED = Row("cpu", PLAIN, "", score(0.92, 6, 0.98, 0.02), 0.0)
-BETTER = Row("cpu", "gptq", "pictures and text", score(0.91, 2, 0.99, 0.01), 0.0)
-WORSE = Row("cpu", "hqq", "pictures and text", score(0.88, 9, 0.97, 0.03), 0.0)
+FULL = Row("", "fp32", "", score("1111111100", 0, 1, 0), 0.0)
+ROUNDED = Row("cpu", PLAIN, "", score("1111110111", 4, 0.98, 0.02), 0.0)
+BETTER = Row("cpu", "gptq", "pictures and text", score("1111111100", 0, 0.99, 0.01), 0.0)
+WORSE = Row("cpu", "hqq", "pictures and text", score("0001110101", 5, 0.97, 0.03), 0.0)
 
 
 def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
     rows = [FULL, ROUNDED, BETTER]
     path = tmp_path / "a.json"
-    path.write_text(json.dumps(as_json("m", 10, rows)), encoding="utf-8")
-    assert read(path) == Comparison("m", 10, rows)
+    path.write_text(json.dumps(as_json("m", 10, rows, 16.0)), encoding="utf-8")
+    assert read(path) == Comparison("m", 10, rows, 16.0)
     assert from_json(json.loads(path.read_text(encoding="utf-8"))) == rows
 
 
-def test_luck_above_full_precision_counts_for_no_method() -> None:
-    """Rounding answers more than full precision does; a method that answers less than rounding has lost nothing by it."""
+def test_a_difference_in_answers_counts_where_chance_does_not_explain_it() -> None:
+    """Rounding has two answers by luck that full precision has not, and lacks one; hqq lacks four and has none."""
     one = Comparison("m", 10, [FULL, ROUNDED, BETTER, WORSE])
-    assert no_worse([one], "gptq", PLAIN, FIGURES["task"]) == "1 of 1"
-    assert no_worse([one], "hqq", PLAIN, FIGURES["task"]) == "0 of 1"
-    for figure in FIGURES.values():
+    assert won_and_lost(BETTER.score, ROUNDED.score) == (1, 2)
+    assert no_worse([one], "gptq", PLAIN, "task as it stands") == "0 of 1"
+    assert no_worse([one], "gptq", PLAIN, "task but for chance") == "1 of 1"
+    assert differing([one], "gptq", PLAIN) == "1 : 2"
+    assert no_worse([one], "hqq", PLAIN, "task but for chance") == "1 of 1", "four of four: one in sixteen"
+    more = Row("cpu", "hqq", "pictures and text", score("0000010101", 7, 0.97, 0.03), 0.0)
+    assert no_worse([Comparison("m", 10, [FULL, ROUNDED, more])], "hqq", PLAIN, "task but for chance") == "0 of 1"
+
+
+def test_every_other_figure_is_held_against_rounding_as_it_is() -> None:
+    one = Comparison("m", 10, [FULL, ROUNDED, BETTER, WORSE])
+    for figure in ("changed", "cosine", "KL", "median KL"):
         assert no_worse([one], "gptq", PLAIN, figure) == "1 of 1"
         assert no_worse([one], "hqq", PLAIN, figure) == "0 of 1"
-    assert no_worse([one], PLAIN, PLAIN, FIGURES["KL"]) == ""
-    assert no_worse([one], "gptq", "rtn", FIGURES["KL"]) == "", "nothing to compare with"
+    assert no_worse([one], PLAIN, PLAIN, "KL") == ""
+    assert no_worse([one], "gptq", "rtn", "KL") == "", "nothing to compare with"
+
+
+@pytest.mark.parametrize(
+    ("won", "lost", "chance"), [(0, 0, 1.0), (3, 0, 1.0), (0, 1, 0.5), (0, 5, 1 / 32), (1, 4, 6 / 32), (4, 1, 31 / 32)]
+)
+def test_the_chance_is_the_exact_one(won: int, lost: int, chance: float) -> None:
+    assert chance_of(won, lost) == chance
 
 
 def test_files_of_one_model_are_joined(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -49,8 +65,18 @@ def test_files_of_one_model_are_joined(tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["tables", str(tmp_path / "a.json"), str(tmp_path / "b.json")]) == ExitCode.OK
     said = capsys.readouterr().out
     assert said.count("m (10 pictures)") == 1
-    assert said.count("| gptq | 91.0 / 2 / 0.99000 / 10.00, 1 |") == 1
-    assert "| hqq | 0 of 1 | 2.0 | 9 | 0.97000 | 0 of 1 |" in said
+    assert said.count("| gptq | 80.0 / 0 / 0.99000 / 10.00, 1 |") == 1
+    assert "| hqq | 0 of 1 | 30.0 | 5 | 0.97000 | 0 of 1 | 1 of 1 | 0 of 1 |" in said
+
+
+def test_a_model_with_outliers_is_another_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, size in (("a", 0.0), ("b", 16.0)):
+        found = as_json("m", 10, [FULL, ROUNDED, BETTER], size)
+        (tmp_path / f"{name}.json").write_text(json.dumps(found), encoding="utf-8")
+    assert main(["tables", str(tmp_path / "a.json"), str(tmp_path / "b.json")]) == ExitCode.OK
+    said = capsys.readouterr().out
+    assert "m (10 pictures)" in said and "m (10 pictures, outlier channels 16 times larger)" in said
+    assert "| gptq | 2 of 2 |" in said
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"kind": "bit choice"}', '{"kind": "comparison", "model": "m"}'])
