@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from calibrate.compare_table import PLAIN, Row
 from calibrate.score import Score
 
-ROUNDINGS = (PLAIN, "rtn")
-"""What a calibrated method is held against: nearest codes, and nearest codes after a search for clips."""
+BASELINES = (PLAIN, "rtn", "gptq, text only")
+"""What methods are held against: nearest codes; nearest codes after a search for clips; samples without their pictures."""
+
+BLOCKS = "cpu:32", "cpu:128"
+"""Settings whose blocks differ in size and in nothing else."""
 
 CHANCE = 0.05
 """A difference between answers counts where chance alone would make it more seldom than this."""
@@ -66,29 +69,74 @@ FIGURES: dict[str, Callable[[Score, Score], bool]] = {
 answer some questions right that full precision does not."""
 
 
+LOSSES: dict[str, Callable[[Score], float]] = {
+    "cosine": lambda score: 1 - score.cosine,
+    "KL": lambda score: score.kl,
+    "median KL": lambda score: score.median_kl,
+}
+"""What is lost of similarity, to be divided by what another loses."""
+
+
 def counts_table(comparisons: Sequence[Comparison]) -> str:
-    """Markdown: the worst of each method, then how it stands against each kind of rounding."""
+    """Markdown: the worst of each method over all pairs, then one table for each of `BASELINES` that was measured."""
     names = list(dict.fromkeys(row.name for one in comparisons for row in one.rows if row.setting))
-    titles = ["method", "within 1 point", "most points lost", "answers changed", "least mean cosine"]
-    for rounding in ROUNDINGS:
-        titles += [f"{figure} vs {rounding}" for figure in FIGURES] + [f"only it right : only {rounding}"]
-    lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
+    tables = [_worst(comparisons, names)]
+    tables += [_against(comparisons, names, than) for than in BASELINES if than in names]
+    tables += [_blocks(comparisons, name) for name in names if name.startswith("gptq")]
+    return "\n\n".join(table for table in tables if table)
+
+
+def _worst(comparisons: Sequence[Comparison], names: Sequence[str]) -> str:
+    rows = []
     for name in names:
         pairs = [(score, one.full) for one in comparisons for score in one.cells(name).values()]
         lost = [100 * ((full.accuracy or 0) - (score.accuracy or 0)) for score, full in pairs]
-        cells = [name, f"{sum(points <= 1 for points in lost)} of {len(pairs)}", f"{max(*lost, 0.0):.1f}"]
-        cells += [str(sum(score.changed or 0 for score, _ in pairs)), f"{min(score.cosine for score, _ in pairs):.5f}"]
-        for rounding in ROUNDINGS:
-            cells += [no_worse(comparisons, name, rounding, figure) for figure in FIGURES]
-            cells.append(differing(comparisons, name, rounding))
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        close = f"{sum(points <= 1 for points in lost)} of {len(pairs)}"
+        changed = sum(score.changed or 0 for score, _ in pairs)
+        rows.append([name, close, f"{max(0.0, *lost):.1f}", str(changed), f"{min(s.cosine for s, _ in pairs):.5f}"])
+    return _table(["method", "within 1 point", "most points lost", "answers changed", "least mean cosine"], rows)
+
+
+def _against(comparisons: Sequence[Comparison], names: Sequence[str], than: str) -> str:
+    """In how many pairs each method is no worse; the geometric mean of how many times less it loses; answers that differ."""
+    titles = [f"no worse than {than}", *FIGURES, *(f"{loss}, times less" for loss in LOSSES), f"only it right : only {than}"]
+    rows = []
+    for name in names:
+        if name != than:
+            counts = [no_worse(comparisons, name, than, figure) for figure in FIGURES]
+            factors = [times_less(comparisons, name, than, loss) for loss in LOSSES]
+            rows.append([name, *counts, *factors, differing(comparisons, name, than)])
+    return _table(titles, rows)
+
+
+def _blocks(comparisons: Sequence[Comparison], name: str) -> str:
+    """Calibrated in the larger blocks of `BLOCKS` beside rounded in the smaller ones; nothing where these were not measured."""
+    small, large = BLOCKS
+    rows = []
+    for one in comparisons:
+        rounded = [score for setting, score in one.cells(PLAIN).items() if setting.startswith(f"{small} ")]
+        found = [score for setting, score in one.cells(name).items() if setting.startswith(f"{large} ")]
+        if rounded and found:
+            pair = found[0], rounded[0]
+            tasks = [f"{100 * (score.accuracy or 0):.1f}" for score in pair]
+            cosines = [f"{score.cosine:.5f}" for score in pair]
+            losses = [f"{1000 * score.kl:.2f}, {1000 * score.median_kl:.3g}" for score in pair]
+            rows.append([one.model, *(" / ".join(cells) for cells in (tasks, cosines, losses))])
+    title = f"{name} on {large} / plain rounding on {small}"
+    return _table([title, "task %", "cosine", "KL, median KL (mnat)"], rows) if rows else ""
 
 
 def no_worse(comparisons: Sequence[Comparison], name: str, than: str, figure: str) -> str:
     """``"23 of 24"`` pairs in which one method is no worse than another; empty where nothing can be compared."""
     held = [FIGURES[figure](score, other) for score, other in _pairs(comparisons, name, than)]
     return f"{sum(held)} of {len(held)}" if held else ""
+
+
+def times_less(comparisons: Sequence[Comparison], name: str, than: str, loss: str) -> str:
+    """``"1.73"``: geometric mean of another method's loss over this one's; empty where there is nothing to divide."""
+    ratios = [(LOSSES[loss](other), LOSSES[loss](score)) for score, other in _pairs(comparisons, name, than)]
+    logarithms = [math.log(theirs / ours) for theirs, ours in ratios if theirs > 0 and ours > 0]
+    return f"{math.exp(sum(logarithms) / len(logarithms)):.2f}" if logarithms else ""
 
 
 def differing(comparisons: Sequence[Comparison], name: str, than: str) -> str:
@@ -99,8 +147,6 @@ def differing(comparisons: Sequence[Comparison], name: str, than: str) -> str:
 
 def _pairs(comparisons: Sequence[Comparison], name: str, than: str) -> list[tuple[Score, Score]]:
     """Scores of two methods on the same models and grids."""
-    if name == than:
-        return []
     return [
         (score, others[setting])
         for one in comparisons
@@ -108,3 +154,7 @@ def _pairs(comparisons: Sequence[Comparison], name: str, than: str) -> list[tupl
         for setting, score in one.cells(name).items()
         if setting in others
     ]
+
+
+def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (titles, ["---"] * len(titles), *rows))

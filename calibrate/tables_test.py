@@ -1,12 +1,13 @@
 """Comparisons on disk, joined and counted."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from calibrate.cli import main
-from calibrate.compare_counts import Comparison, chance_of, differing, no_worse, won_and_lost
+from calibrate.compare_counts import Comparison, chance_of, differing, no_worse, times_less, won_and_lost
 from calibrate.compare_table import PLAIN, Row, as_json, from_json
 from calibrate.score import Score
 from calibrate.tables_cli import read
@@ -48,7 +49,8 @@ def test_every_other_figure_is_held_against_rounding_as_it_is() -> None:
     for figure in ("changed", "cosine", "KL", "median KL"):
         assert no_worse([one], "gptq", PLAIN, figure) == "1 of 1"
         assert no_worse([one], "hqq", PLAIN, figure) == "0 of 1"
-    assert no_worse([one], PLAIN, PLAIN, "KL") == ""
+    assert times_less([one], "gptq", PLAIN, "cosine") == "2.00"
+    assert times_less([one], "hqq", PLAIN, "KL") == "0.67"
     assert no_worse([one], "gptq", "rtn", "KL") == "", "nothing to compare with"
 
 
@@ -66,7 +68,18 @@ def test_files_of_one_model_are_joined(tmp_path: Path, capsys: pytest.CaptureFix
     said = capsys.readouterr().out
     assert said.count("m (10 pictures)") == 1
     assert said.count("| gptq | 80.0 / 0 / 0.99000 / 10.00, 1 |") == 1
-    assert "| hqq | 0 of 1 | 30.0 | 5 | 0.97000 | 0 of 1 | 1 of 1 | 0 of 1 |" in said
+    assert "| hqq | 0 of 1 | 30.0 | 5 | 0.97000 |" in said
+    assert "| hqq | 0 of 1 | 1 of 1 | 0 of 1 | 0 of 1 | 0 of 1 | 0 of 1 | 0.67 | 0.67 | 0.67 | 0 : 4 |" in said
+    assert "no worse than plain rounding" in said and "no worse than rtn" not in said
+
+
+def test_larger_blocks_stand_beside_smaller_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [FULL, replace(ROUNDED, setting="cpu:32 (a)"), replace(WORSE, setting="cpu:128 (b)", method="gptq")]
+    (tmp_path / "a.json").write_text(json.dumps(as_json("m", 10, rows)), encoding="utf-8")
+    assert main(["tables", str(tmp_path / "a.json"), "--counts-only"]) == ExitCode.OK
+    said = capsys.readouterr().out
+    assert "gptq on cpu:128 / plain rounding on cpu:32" in said
+    assert "| m | 50.0 / 90.0 | 0.97000 / 0.98000 | 30.00, 3 / 20.00, 2 |" in said
 
 
 def test_a_model_with_outliers_is_another_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
