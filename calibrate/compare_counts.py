@@ -110,7 +110,7 @@ def _against(comparisons: Sequence[Comparison], names: Sequence[str], than: str)
 
 
 def _blocks(comparisons: Sequence[Comparison], name: str) -> str:
-    """Calibrated in the larger blocks of `BLOCKS` beside rounded in the smaller ones; nothing where these were not measured."""
+    """Calibrated in the larger blocks of `BLOCKS` beside rounded in the smaller ones; nothing without both."""
     small, large = BLOCKS
     rows = []
     for one in comparisons:
