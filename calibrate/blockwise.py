@@ -95,6 +95,11 @@ class BlockwiseCalibration:
         self._report |= json.loads((self.journal.folder / notes).read_text(encoding="utf-8"))
         return self.state if self.sequential else None
 
+    def moved(self, rows: Mapping[str, Mapping[str, Any]]) -> None:
+        """Go on with layers in other files, by their rows of the report."""
+        self._report |= rows
+        self.state.files |= {layer: self.journal.folder / row["file"] for layer, row in rows.items()}
+
     def report(self) -> dict[str, Any]:
         """Layer name to file, grid, shape and errors, for the manifest."""
         return {name: self._report[name] for name in sorted(self._report)}

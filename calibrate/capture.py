@@ -70,14 +70,26 @@ def answer_logits(spec: ModelSpec, weights: WeightProvider, prompts: Sequence[Pr
     """
     import torch
 
-    def stage(name: str) -> StageStream:
-        return StageStream(name, _module(spec, name), weights, lambda _: False, lambda *_: None)
+    calls = answer_calls(spec, weights, prompts, processor)
+    stage = _unwatched(spec, weights, DECODER)
+    return torch.cat([logits[0] for logits in stage.run(calls)])
 
-    calls = decoder_calls(spec, weights, prompts, processor, _image_rows(stage, prompts))
+
+def answer_calls(spec: ModelSpec, weights: WeightProvider, prompts: Sequence[Prompt], processor: Processor) -> list[Call]:
+    """The decoder's inputs for each prompt, as `decoder_calls` has them, asking for the logits of `answer_logits`."""
+    import torch
+
+    features = _image_rows(lambda name: _unwatched(spec, weights, name), prompts)
+    calls = decoder_calls(spec, weights, prompts, processor, features)
     for call, prompt in zip(calls, prompts, strict=True):
         tokens = prompt.layout.input_ids.shape[1]
         call["logit_positions"] = torch.arange(tokens - 1 - prompt.answer, tokens)
-    return torch.cat([logits[0] for logits in stage(DECODER).run(calls)])
+    return calls
+
+
+def _unwatched(spec: ModelSpec, weights: WeightProvider, stage: str) -> StageStream:
+    """A stage that runs and is not looked at."""
+    return StageStream(stage, _module(spec, stage), weights, lambda _: False, lambda *_: None)
 
 
 def _image_rows(stage: Callable[[str], StageStream], prompts: Sequence[Prompt]) -> list[np.ndarray]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from calibrate.methods import METHODS
+from calibrate.request import TUNE_STEPS, CalibrationRequest
 from runtime_py.errors import EdgeproofError, ExitCode, UsageError
 
 EXAMPLES = """\
@@ -51,6 +52,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--held-out", type=int, metavar="N",
         help="samples on which the codes must be no worse than rounding; default 64 for small models, 0 for others",
+    )  # fmt: skip
+    made.add_argument(
+        "--tune-scales", type=int, nargs="?", const=TUNE_STEPS, default=0, metavar="STEPS",
+        help=f"then tune the decoder's int4 scales end to end; default {TUNE_STEPS} steps (needs the decoder in memory)",
     )  # fmt: skip
     made.add_argument("--choice", type=Path, metavar="FILE", help="bits per layer that calibrate search chose")
     made.add_argument(
@@ -122,7 +127,6 @@ def _command(name: str, arguments: list[str]) -> int:
 
 
 def _calibrate(given: argparse.Namespace) -> int:
-    from calibrate.request import CalibrationRequest
     from calibrate.run import calibrate, plan
 
     log_to_stderr(given)
@@ -145,22 +149,24 @@ def _calibrate(given: argparse.Namespace) -> int:
         text_only=given.text_only,
         seed=given.seed,
         held_out=given.held_out,
+        tune_scales=given.tune_scales,
         sequential=not given.parallel,
         choice=given.choice,
         resume=given.resume,
         force=given.force,
     )
     if given.dry_run:
-        out(_plan_text(plan(request), given.held_out, given.json))
+        out(_plan_text(plan(request), request, given.json))
         return ExitCode.OK
     folder = calibrate(request)
     out(json.dumps(_summary(folder), indent=2) if given.json else str(folder))
     return ExitCode.OK
 
 
-def _plan_text(planned: Any, held_out: int | None, as_json: bool) -> str:
-    """What every layer becomes and why, layers that differ only in their index in one line; then what the check costs."""
-    from calibrate.held_out import cost
+def _plan_text(planned: Any, request: CalibrationRequest, as_json: bool) -> str:
+    """What every layer becomes and why, layers that differ only in their index in one line; then what tuning and the check
+    cost."""
+    from calibrate import held_out, scale_tuning
     from export.plan import group_layers
 
     groups = [group for name, found in planned.assignments.items() for group in group_layers(name, found)]
@@ -170,7 +176,11 @@ def _plan_text(planned: Any, held_out: int | None, as_json: bool) -> str:
         f"{g.backend:8} {g.layers:4} x {g.name:44} {g.rows:6} x {g.columns:<6} {g.form:5} {g.grid:18} {g.reason}"
         for g in groups
     ]
-    rows += [f"{name:8} {cost(held_out, planned.checkpoint.spec, planned.blocks(name))}" for name in planned.wanted]
+    spec = planned.checkpoint.spec
+    for name in planned.wanted:
+        if request.tune_scales:
+            rows.append(f"{name:8} {scale_tuning.cost(request.tune_scales, spec, planned.assignments[name])}")
+        rows.append(f"{name:8} {held_out.cost(request.held_out, spec, planned.blocks(name))}")
     return "\n".join(row.rstrip() for row in rows)
 
 

@@ -14,6 +14,9 @@ SAMPLES = 128
 SAMPLE_SETS = ("demo", "general")
 """Built-in samples: a demo's own questions (calibrate.demo_samples), or the general set (calibrate.data)."""
 
+TUNE_STEPS = 100
+"""Steps of scale tuning where it is asked for without a number."""
+
 HELD_OUT = 64
 """Pictures or samples of the check that ends a calibration."""
 
@@ -34,6 +37,7 @@ class CalibrationRequest:
         choice: a file of calibrate search; its wider layers get no codes.
         held_out: pictures or samples on which the finished codes are held against plain rounding; 0 for no such check, None
             for `HELD_OUT` of them where the model is small.
+        tune_scales: steps of end-to-end tuning of the decoder's int4 scales once all codes are chosen; 0 for none.
         sequential: later blocks see what the quantised earlier ones give, instead of the full-precision ones.
 
     Raises:
@@ -58,6 +62,7 @@ class CalibrationRequest:
     text_only: bool = False
     seed: int = 0
     held_out: int | None = None
+    tune_scales: int = 0
     sequential: bool = True
     backend: str | None = None
     choice: Path | None = None
@@ -75,6 +80,10 @@ class CalibrationRequest:
             raise UsageError("--sample-set and --calibration-data were both given", "one of them", "leave one out")
         if self.held_out is not None and self.held_out < 0:
             raise UsageError(f"--held-out {self.held_out}", "a whole number, 0 for no check", "correct the number")
+        if self.tune_scales < 0:
+            raise UsageError(
+                f"--tune-scales {self.tune_scales}", "a whole number of steps, 0 for none", "correct the number"
+            )
         self.export()
 
     def export(self) -> ExportRequest:

@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +23,11 @@ from calibrate.evaluate_samples import SampleEvaluation, is_demo, judge_of
 from calibrate.held_out import HeldOutCheck, count_of
 from calibrate.methods import method_named
 from calibrate.request import SAMPLES, CalibrationRequest
+from calibrate.scale_tuning import check_memory, tuned_scales
 from calibrate.spec import Assignment
 from calibrate.stored import MANIFEST, SCHEMA
+from calibrate.tuned_blocks import FOLDER as TUNED
+from calibrate.tuned_blocks import replaced, tune_blocks
 from export import disk
 from export.journal import FileRecord, Journal, record_file, write_json
 from export.version import VERSION
@@ -116,6 +120,9 @@ def _calibrate(request: CalibrationRequest, planned: CalibrationPlan) -> Path:
     processor, prompts = prompts_of(request, checkpoint)
     count = count_of(request.held_out, checkpoint.spec)
     judge = judge_of(request, checkpoint, count) if count else None
+    if request.tune_scales:
+        for name in planned.wanted:
+            check_memory(checkpoint.spec, planned.assignments[name], prompts)
     folder = disk.partial_of(request.output)
     apart = judge.prompts if isinstance(judge, SampleEvaluation) else ()
     journal = Journal(folder, _fingerprint(request, checkpoint, prompts, apart))
@@ -137,36 +144,51 @@ def _calibrate(request: CalibrationRequest, planned: CalibrationPlan) -> Path:
         )  # fmt: skip
         stream(checkpoint.spec, work.weights, prompts, processor, work.wanted, work.visit)
         log.info("%s: %d layers in %.1f s", name, len(work.report()), time.perf_counter() - began)
-        check = None
+        tuning, check = None, None
+        if request.tune_scales:
+            tune = partial(
+                tuned_scales, checkpoint.spec, checkpoint.weights, work.state, prompts, processor, request.tune_scales
+            )
+            tuning = tune_blocks(work, tune)
         if judge is not None:
             check = HeldOutCheck(judge, checkpoint.weights, assignments, work.state.files, journal, name).run()
-        blocks[name] = _backend_block(work.report(), check)
+        blocks[name] = _backend_block(work.report(), tuning, check)
     files = _kept_files(journal, blocks)
     write_json(folder / MANIFEST, _manifest(request, checkpoint, prompts, blocks, files))
     for record in journal.files():
         if record not in files:
             (folder / record.path).unlink()
+            _remove_empty((folder / record.path).parent)
     journal.remove()
     disk.promote(folder, request.output)
     return request.output
 
 
-def _backend_block(report: Mapping[str, Any], check: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A backend's part of the manifest: layers with codes, and what the check on held-out samples said."""
+def _backend_block(
+    report: Mapping[str, Any], tuning: Mapping[str, Any] | None, check: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """A backend's part of the manifest: layers with codes, what tuning did, and what the check on held-out samples said."""
     rounded = frozenset(check["rounded_layers"]) if check else frozenset()
     block: dict[str, Any] = {"layers": {name: row for name, row in report.items() if name not in rounded}}
-    return block | ({"held_out": check} if check else {})
+    return block | ({"scale_tuning": tuning} if tuning else {}) | ({"held_out": check} if check else {})
 
 
 def _kept_files(journal: Journal, blocks: Mapping[str, Any]) -> list[FileRecord]:
-    """Without the files of blocks that went back to plain rounding."""
-    gone = {
-        f"{name}/{block}{ending}"
+    """Without the files that tuned ones stand for, and those of blocks that went back to plain rounding."""
+    gone = {path for name in blocks for path in replaced(name, [record.path for record in journal.files()])}
+    gone |= {
+        f"{folder}/{block}{ending}"
         for name, found in blocks.items()
         for block in found.get("held_out", {}).get("rounded_blocks", ())
+        for folder in (name, f"{name}/{TUNED}")
         for ending in (".safetensors", ".json")
     }
     return sorted((record for record in journal.files() if record.path not in gone), key=lambda record: record.path)
+
+
+def _remove_empty(folder: Path) -> None:
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def processor_of(checkpoint: OpenedCheckpoint) -> tuple[Processor, Tokenizer]:
@@ -238,6 +260,7 @@ def _settings(request: CalibrationRequest, checkpoint: OpenedCheckpoint) -> dict
         "method": request.method,
         "sequential": request.sequential,
         "held_out": count_of(request.held_out, checkpoint.spec),
+        **({"tune_scales": request.tune_scales} if request.tune_scales else {}),
         "target": asked.target_record().name,
         "precision": asked.precision_name(),
         "choice": None if choice is None else choice["backends"],

@@ -2,7 +2,7 @@
 
     scales/
       manifest.json
-      <backend>/<block>.safetensors       e.g. onnx/decoder.layers.0.safetensors
+      <backend>/<block>.safetensors       e.g. onnx/decoder.layers.0.safetensors; under tuned/ where scales were tuned
 
 Keys of a file: ``<layer>.codes`` (packed as calibrate.pack does), ``<layer>.scales``, ``<layer>.zero_points`` where the
 grid has them, and the overlay's ``<parameter>:rows`` and ``<parameter>:columns``.
@@ -128,14 +128,15 @@ class StoredCodes:
 
     def summary(self) -> dict[str, Any]:
         """What a package's manifest says of the calibration; ``choice`` and ``search`` where bits were searched for,
-        ``held_out`` where the codes were checked against plain rounding and some blocks may have gone back to it."""
+        ``scale_tuning`` where scales were tuned end to end, ``held_out`` where the codes were checked against plain rounding
+        and some blocks may have gone back to it."""
         from export.journal import sha256_of
 
         kept = {key: self.manifest[key] for key in ("method", "sequential", "samples")}
         searched = {key: self.manifest[key] for key in ("choice", "search") if self.manifest.get(key)}
-        check = self.manifest["backends"][self.backend].get("held_out")
-        searched |= {} if check is None else {"held_out": check}
-        return {**kept, **searched, "manifest_sha256": sha256_of(self.folder / MANIFEST)}
+        block = self.manifest["backends"][self.backend]
+        found = {key: block[key] for key in ("scale_tuning", "held_out") if key in block}
+        return {**kept, **searched, **found, "manifest_sha256": sha256_of(self.folder / MANIFEST)}
 
     def _check_weights(self) -> None:
         """Read a few rows of every layer back: codes of another checkpoint of the same shapes do not come close."""
