@@ -176,6 +176,22 @@ def test_a_cut_off_tuning_resumes_to_identical_files(tmp_path: Path, monkeypatch
     assert score.kl == pytest.approx(summary["held_out"]["kept"]["kl"], rel=1e-4), "the check judges tuned codes"
 
 
+@pytest.mark.parametrize(
+    "gone", [["decoder.layers.1"], ["decoder.layers.0", "decoder.layers.1", "decoder.layers.2", "decoder.head"]]
+)
+def test_tuned_blocks_that_go_back_to_rounding_leave_no_file(
+    gone: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("calibrate.held_out.returned", lambda blocks, measure: gone)
+    asked = tuned(tmp_path / "codes", samples=2, tune_scales=2, held_out=1)
+    folder = calibrate(asked)
+    stored = stored_of(folder, asked)
+    left = {"decoder.layers.0", "decoder.layers.1", "decoder.layers.2", "decoder.head"} - set(gone)
+    assert {file.stem for file in folder.rglob("*.safetensors")} == left
+    assert {layer.file.stem for layer in stored.layers.values()} == left
+    assert (folder / "onnx" / "tuned").exists() == bool(left)
+
+
 @pytest.mark.parametrize("learning_rate", [2.0, 1e4], ids=["worse", "not finite"])
 def test_scales_that_are_no_better_are_not_kept(
     learning_rate: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
