@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from calibrate.cli import Parser, log_to_stderr, out, sample_flags, talk_flags
 from calibrate.compare_table import GENERAL, PLAIN, TEXT, Row, as_json, long_table, wide_table
 from calibrate.methods import METHODS
-from calibrate.request import SAMPLES, CalibrationRequest
+from calibrate.request import SAMPLES, TUNE_STEPS, CalibrationRequest
 from runtime_py.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -27,7 +27,12 @@ if TYPE_CHECKING:
 log = logging.getLogger("edgeproof")
 
 MIXED = "mixed"
-SAMPLES_OF: dict[str, dict[str, Any]] = {"": {}, "text": {"text_only": True}, "general": {"sample_set": "general"}}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "": {},
+    "text": {"text_only": True},
+    "general": {"sample_set": "general"},
+    "tuned": {"tune_scales": TUNE_STEPS},
+}
 """What follows a method's name, and what it changes of the request."""
 
 SETTINGS = ("cpu:32", "cpu:128", "desktop-gpu:128", "android")
@@ -43,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--methods", default=",".join([*METHODS, MIXED]), metavar="M,M",
         help="default: all, and gptq after a search for mixed bits; method:text leaves the pictures out, "
-        "method:general takes the general samples",
+        "method:general takes the general samples, method:tuned tunes its scales in the end",
     )  # fmt: skip
     made.add_argument(
         "--mixed", type=float, default=20.0, metavar="P", help="percent of bytes that mixed may add; default 20"
@@ -99,13 +104,13 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _methods(given: argparse.Namespace) -> list[tuple[str, str]]:
-    """Method names, and what is different about each one's samples, of `SAMPLES_OF`."""
+    """Method names, and what is different about each, of `VARIANTS`."""
     found = []
     for asked in given.methods.split(","):
         name, _, kind = asked.partition(":")
-        if name not in {*METHODS, MIXED} or kind not in SAMPLES_OF:
+        if name not in {*METHODS, MIXED} or kind not in VARIANTS:
             known = ", ".join([*METHODS, MIXED])
-            raise UsageError(f"--methods {asked}", f"of {known}, or one:text, one:general", "correct the name")
+            raise UsageError(f"--methods {asked}", f"of {known}, or one:text, one:general, one:tuned", "correct the name")
         found.append((name, kind))
     return found
 
@@ -164,7 +169,7 @@ class _Setting:
     def _method(self, method: str, kind: str, planned: CalibrationPlan) -> Iterator[Row]:
         """The method as it is; after that what the check makes of it, where that differs."""
         with tempfile.TemporaryDirectory() as scratch:
-            asked = replace(self.request, method="gptq" if method == MIXED else method, **SAMPLES_OF[kind])
+            asked = replace(self.request, method="gptq" if method == MIXED else method, **VARIANTS[kind])
             if method == MIXED:
                 asked = replace(asked, choice=self._choice(planned, Path(scratch)))
             if not self.held_out:
@@ -190,6 +195,7 @@ class _Setting:
         score = self.evaluation.score(_dequantised(stored.weights, stored, planned, self.backend))
         blocks = tuple(stored.summary().get("held_out", {}).get("rounded_blocks", ()))
         samples = TEXT if asked.text_only else GENERAL if asked.sample_set == "general" else "pictures and text"
+        method += ", scales tuned" if asked.tune_scales else ""
         return Row(self.name, method, samples, score, seconds, self._bytes(planned), blocks)
 
     def _choice(self, planned: CalibrationPlan, scratch: Path) -> Path:
