@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("edgeproof")
 
-LEARNING_RATE = 5e-4
+LEARNING_RATE = 1e-3
 """Of Adam at the first step, in natural logarithms of a scale; it falls linearly to 0."""
 
 BETAS = (0.9, 0.99)
