@@ -7,8 +7,9 @@ import pytest
 
 from calibrate.demo_samples import answer_cutter, own_samples
 from calibrate.evaluate import DemoEvaluation, demo_recipe
+from calibrate.prompts import processor_of, prompts_of, sample_set_of
 from calibrate.request import CalibrationRequest
-from calibrate.run import plan, processor_of, prompts_of, sample_set_of
+from calibrate.run import plan
 from export.demo.questions import ask
 from export.demo.reference import recipe_of
 from runtime_py.errors import UsageError

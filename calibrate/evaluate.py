@@ -66,6 +66,15 @@ def demo_recipe(checkpoint: OpenedCheckpoint) -> Recipe:
     return recipe
 
 
+def is_demo(checkpoint: OpenedCheckpoint) -> bool:
+    """Whether the demo's questions mean anything to a checkpoint."""
+    try:
+        demo_recipe(checkpoint)
+    except UsageError:
+        return False
+    return True
+
+
 @dataclass(frozen=True)
 class _Batch:
     """Questions about pictures of one shape.

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from calibrate.capture import answer_logits
 from calibrate.codes import WeightProvider
 from calibrate.data import HELD_OUT_FIRST, Prompt, Sample, built_in, held_out_of_folder, prepare
-from calibrate.evaluate import CHECKED, DemoEvaluation, demo_recipe
+from calibrate.evaluate import CHECKED, DemoEvaluation, is_demo
+from calibrate.prompts import processor_of
 from calibrate.request import CalibrationRequest
 from calibrate.score import Evaluation, Positions, Score, compared
-from runtime_py.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,15 +55,6 @@ class SampleEvaluation:
         return answer_logits(self.spec, weights, self.prompts, self.processor)
 
 
-def is_demo(checkpoint: OpenedCheckpoint) -> bool:
-    """Whether the demo's questions mean anything to a checkpoint."""
-    try:
-        demo_recipe(checkpoint)
-    except UsageError:
-        return False
-    return True
-
-
 def judge_of(request: CalibrationRequest, checkpoint: OpenedCheckpoint, count: int) -> Evaluation:
     """What a finished calibration is checked on, which it has not seen.
 
@@ -82,8 +73,6 @@ def judge_of(request: CalibrationRequest, checkpoint: OpenedCheckpoint, count: i
 
 def on_samples(checkpoint: OpenedCheckpoint, samples: Sequence[Sample], source: str) -> SampleEvaluation:
     """An evaluation on samples as the checkpoint's own processor prepares them."""
-    from calibrate.run import processor_of
-
     assert checkpoint.weights is not None
     processor, tokenizer = processor_of(checkpoint)
     return SampleEvaluation(

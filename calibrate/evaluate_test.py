@@ -10,8 +10,8 @@ from calibrate.capture import answer_logits
 from calibrate.codes import DequantisedWeights, RoundToNearest
 from calibrate.conftest import run_decoder
 from calibrate.data import built_in
-from calibrate.evaluate import CHECKED, REPORTED, SEARCHED, DemoEvaluation, demo_recipe
-from calibrate.evaluate_samples import is_demo, on_samples
+from calibrate.evaluate import CHECKED, REPORTED, SEARCHED, DemoEvaluation, demo_recipe, is_demo
+from calibrate.evaluate_samples import on_samples
 from calibrate.grids import GRIDS
 from calibrate.request import CalibrationRequest
 from calibrate.run import CalibrationPlan, plan

@@ -10,9 +10,10 @@ from calibrate.capture import decoder_calls
 from calibrate.conftest import RandomWeights, decoder_call
 from calibrate.data import Prompt
 from calibrate.moments import Moment
+from calibrate.prompts import prompts_of
 from calibrate.request import CalibrationRequest
 from calibrate.row_weights import ANSWER, IMAGE, MOST, TEXT, RowWeights, row_kinds
-from calibrate.run import plan, prompts_of
+from calibrate.run import plan
 from calibrate.stage_stream import StageStream
 from export.modules.build import build_stage
 from export.modules.kernels import Kernels

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib
 import logging
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,27 +14,23 @@ from typing import TYPE_CHECKING, Any
 from calibrate.blockwise import BlockwiseCalibration, wanted_layers
 from calibrate.capture import stream
 from calibrate.choice import read_choice, widened
-from calibrate.data import Prompt, built_in, from_folder, prepare
-from calibrate.demo_samples import answer_cutter, own_samples
-from calibrate.evaluate import demo_recipe
-from calibrate.evaluate_samples import SampleEvaluation, is_demo, judge_of
+from calibrate.evaluate_samples import SampleEvaluation, judge_of
 from calibrate.held_out import HeldOutCheck, count_of
 from calibrate.methods import method_named
-from calibrate.request import SAMPLES, CalibrationRequest
+from calibrate.prompts import prompts_of
+from calibrate.record import fingerprint, manifest
+from calibrate.request import CalibrationRequest
 from calibrate.scale_tuning import check_memory, tuned_scales
 from calibrate.spec import Assignment
-from calibrate.stored import MANIFEST, SCHEMA
+from calibrate.stored import MANIFEST
 from calibrate.tuned_blocks import FOLDER as TUNED
 from calibrate.tuned_blocks import replaced, tune_blocks
 from export import disk
-from export.journal import FileRecord, Journal, record_file, write_json
-from export.version import VERSION
+from export.journal import FileRecord, Journal, write_json
 from runtime_py.errors import InterruptedExportError, UsageError
 
 if TYPE_CHECKING:
     from export.opened import OpenedCheckpoint
-    from runtime_py.preprocess.base import Processor
-    from runtime_py.tokenizer import Tokenizer
 
 log = logging.getLogger("edgeproof")
 
@@ -125,7 +119,7 @@ def _calibrate(request: CalibrationRequest, planned: CalibrationPlan) -> Path:
             check_memory(checkpoint.spec, planned.assignments[name], prompts)
     folder = disk.partial_of(request.output)
     apart = judge.prompts if isinstance(judge, SampleEvaluation) else ()
-    journal = Journal(folder, _fingerprint(request, checkpoint, prompts, apart))
+    journal = Journal(folder, fingerprint(request, checkpoint, prompts, apart))
     if folder.exists() and not request.resume:
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -154,7 +148,7 @@ def _calibrate(request: CalibrationRequest, planned: CalibrationPlan) -> Path:
             check = HeldOutCheck(judge, checkpoint.weights, assignments, work.state.files, journal, name).run()
         blocks[name] = _backend_block(work.report(), tuning, check)
     files = _kept_files(journal, blocks)
-    write_json(folder / MANIFEST, _manifest(request, checkpoint, prompts, blocks, files))
+    write_json(folder / MANIFEST, manifest(request, checkpoint, prompts, blocks, files))
     for record in journal.files():
         if record not in files:
             (folder / record.path).unlink()
@@ -189,123 +183,3 @@ def _kept_files(journal: Journal, blocks: Mapping[str, Any]) -> list[FileRecord]
 def _remove_empty(folder: Path) -> None:
     if not any(folder.iterdir()):
         folder.rmdir()
-
-
-def processor_of(checkpoint: OpenedCheckpoint) -> tuple[Processor, Tokenizer]:
-    """The family's processor and the tokenizer it is made with."""
-    from runtime_py import tokenizer
-
-    assert checkpoint.folder is not None
-    tokens = tokenizer.load(checkpoint.folder)
-    module = importlib.import_module(f"runtime_py.preprocess.{checkpoint.family.processor}")
-    return module.Processor(checkpoint.spec.runtime, tokens), tokens
-
-
-def prompts_of(request: CalibrationRequest, checkpoint: OpenedCheckpoint) -> tuple[Processor, list[Prompt]]:
-    """The family's processor, and the samples as it prepares them.
-
-    Raises:
-        UsageError: a demo's own questions are asked for and the checkpoint is no demo.
-    """
-    processor, tokens = processor_of(checkpoint)
-    cut = None
-    if request.data is not None:
-        apart = count_of(request.held_out, checkpoint.spec)
-        samples = from_folder(request.data, request.samples, request.seed, request.text_only, apart)
-    elif sample_set_of(request, checkpoint) == "demo":
-        recipe = demo_recipe(checkpoint)
-        samples = list(own_samples(recipe, request.samples or SAMPLES, request.seed, request.text_only))
-        cut = answer_cutter(recipe, processor, tokens)
-    else:
-        side = checkpoint.spec.runtime.get("image_size")
-        samples = list(built_in(request.samples or SAMPLES, request.seed, request.text_only, side))
-    return processor, list(prepare(samples, processor, tokens, cut))
-
-
-def sample_set_of(request: CalibrationRequest, checkpoint: OpenedCheckpoint) -> str:
-    """Where samples come from: the name of the user's folder, or one of `SAMPLE_SETS`."""
-    if request.data is not None:
-        return request.data.name
-    return request.sample_set or ("demo" if is_demo(checkpoint) else "general")
-
-
-def _sample_record(request: CalibrationRequest, checkpoint: OpenedCheckpoint, prompts: Sequence[Prompt]) -> dict[str, Any]:
-    """What the samples were, with a digest of everything the model saw of them."""
-    return {
-        "source": sample_set_of(request, checkpoint),
-        "text_only": request.text_only,
-        "seed": request.seed,
-        "count": len(prompts),
-        "tokens": sum(prompt.layout.input_ids.shape[1] for prompt in prompts),
-        "image_rows": sum(int(prompt.layout.image_rows.sum()) for prompt in prompts),
-        "sha256": _digest(prompts),
-    }
-
-
-def _digest(prompts: Sequence[Prompt]) -> str:
-    digest = hashlib.sha256()
-    for prompt in prompts:
-        digest.update(prompt.layout.input_ids.tobytes())
-        for image in prompt.images:
-            for name in sorted(image.vision):
-                digest.update(image.vision[name].tobytes())
-    return digest.hexdigest()
-
-
-def _settings(request: CalibrationRequest, checkpoint: OpenedCheckpoint) -> dict[str, Any]:
-    asked = request.export()
-    choice = None if request.choice is None else read_choice(request.choice)
-    return {
-        "edgeproof": VERSION,
-        "method": request.method,
-        "sequential": request.sequential,
-        "held_out": count_of(request.held_out, checkpoint.spec),
-        **({"tune_scales": request.tune_scales} if request.tune_scales else {}),
-        "target": asked.target_record().name,
-        "precision": asked.precision_name(),
-        "choice": None if choice is None else choice["backends"],
-        "search": None if choice is None else {key: choice[key] for key in ("goal", "bytes", "scores") if key in choice},
-        "options": {k: v for k, v in asked.backend_options().items() if k != "seed"},
-    }
-
-
-def _fingerprint(
-    request: CalibrationRequest, checkpoint: OpenedCheckpoint, prompts: Sequence[Prompt], apart: Sequence[Prompt] = ()
-) -> dict[str, Any]:
-    """What decides the bytes of a calibration; ``apart`` are samples that it is checked on, where they are samples."""
-    from export.source_hashes import stamp
-
-    return {
-        **_settings(request, checkpoint),
-        "model": checkpoint.id,
-        "revision": checkpoint.revision,
-        "checkpoint": {name: stamp(path) for name, path in checkpoint.files().items()},
-        "samples": _sample_record(request, checkpoint, prompts),
-        "checked_on": _digest(apart),
-    }
-
-
-def _manifest(
-    request: CalibrationRequest,
-    checkpoint: OpenedCheckpoint,
-    prompts: Sequence[Prompt],
-    blocks: Mapping[str, Any],
-    files: Sequence[FileRecord],
-) -> dict[str, Any]:
-    """No times and no paths of this machine: equal inputs give equal bytes."""
-    assert checkpoint.folder is not None
-    folder = checkpoint.folder
-    sources = [
-        asdict(record_file(folder, path.relative_to(folder)))
-        for path in checkpoint.files().values()
-        if path.is_relative_to(folder)
-    ]
-    return {
-        "kind": "calibration",
-        "schema": SCHEMA,
-        **_settings(request, checkpoint),
-        "source": {"id": checkpoint.id, "revision": checkpoint.revision, "files": sources},
-        "samples": _sample_record(request, checkpoint, prompts),
-        "backends": blocks,
-        "files": [asdict(record) for record in files],
-    }

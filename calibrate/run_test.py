@@ -75,12 +75,13 @@ def test_a_cut_off_run_resumes_to_identical_files(made: Path, tmp_path: Path, mo
 def test_another_request_does_not_resume(change: dict[str, object], made: Path, tmp_path: Path) -> None:
     partial = tmp_path / "codes.partial"
     shutil.copytree(made, partial)
-    from calibrate.run import _fingerprint, prompts_of
+    from calibrate.prompts import prompts_of
+    from calibrate.record import fingerprint
     from export.journal import Journal
 
     asked = request(tmp_path / "codes")
     checkpoint = plan(asked).checkpoint
-    Journal(partial, _fingerprint(asked, checkpoint, prompts_of(asked, checkpoint)[1])).begin()
+    Journal(partial, fingerprint(asked, checkpoint, prompts_of(asked, checkpoint)[1])).begin()
     with pytest.raises(UsageError, match="begun by another"):
         calibrate(request(tmp_path / "codes", resume=True, **change))
 

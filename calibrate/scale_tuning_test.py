@@ -16,8 +16,9 @@ from calibrate.conftest import RandomWeights, decoder_call, tiny_spec
 from calibrate.evaluate_samples import judge_of
 from calibrate.grids import GRIDS
 from calibrate.held_out import HeldOutCheck
+from calibrate.prompts import prompts_of
 from calibrate.request import TUNE_STEPS, CalibrationRequest
-from calibrate.run import calibrate, plan, prompts_of
+from calibrate.run import calibrate, plan
 from calibrate.run_test import contents, request
 from calibrate.scale_tuning import _Layer, memory, tunable, tuned_scales
 from calibrate.score import compared

@@ -163,8 +163,8 @@ def _options(request: CalibrationRequest, planned: CalibrationPlan) -> Any:
 def evaluation_of(request: CalibrationRequest, checkpoint: OpenedCheckpoint, pictures: int) -> Evaluation:
     """What sensitivities are measured on: the user's samples, else a demo's own questions, else built-in samples."""
     from calibrate.data import built_in, from_folder
-    from calibrate.evaluate import SEARCHED, DemoEvaluation
-    from calibrate.evaluate_samples import BUILT_IN, is_demo, on_samples
+    from calibrate.evaluate import SEARCHED, DemoEvaluation, is_demo
+    from calibrate.evaluate_samples import BUILT_IN, on_samples
 
     if request.data is not None:
         return on_samples(checkpoint, from_folder(request.data, request.samples, request.seed), request.data.name)

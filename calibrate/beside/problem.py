@@ -73,8 +73,9 @@ def captured(
     """
     from calibrate.capture import stream
     from calibrate.grids import GRIDS
+    from calibrate.prompts import prompts_of
     from calibrate.request import CalibrationRequest
-    from calibrate.run import plan, prompts_of
+    from calibrate.run import plan
 
     request = CalibrationRequest(
         model, "cpu", "rtn", Path("unused"), weights=weights, precision="int4", block_size=block, samples=samples, seed=seed,

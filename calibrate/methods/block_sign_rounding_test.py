@@ -15,8 +15,9 @@ from calibrate.methods.base import LayerProblem
 from calibrate.methods.block_sign_rounding import BlockSignRounding
 from calibrate.methods.sign_rounding import SignRounding
 from calibrate.moments import Moment
+from calibrate.prompts import prompts_of
 from calibrate.request import CalibrationRequest
-from calibrate.run import calibrate, plan, prompts_of
+from calibrate.run import calibrate, plan
 from calibrate.stored import read_manifest
 
 BLOCK = "decoder.layers.1"
