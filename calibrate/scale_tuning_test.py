@@ -66,8 +66,8 @@ def nats(folder: Path, asked: CalibrationRequest) -> float:
         ({"block_size": 128}, torch.float16),
         ({"asymmetric": True, "block_size": 64}, torch.float16),
         ({"target": "android", "precision": "q4f16_1", "method": "awq", "samples": 3}, torch.float16),
-        ({"target": "android", "precision": "q4f32_1", "tune_scales": 24}, torch.float32),
-        ({"target": "desktop-gpu", "backend": "tensorrt"}, torch.float16),
+        ({"target": "android", "precision": "q4f32_1", "tune_scales": 12, "samples": 3}, torch.float32),
+        ({"target": "desktop-gpu", "backend": "tensorrt", "samples": 3}, torch.float16),
     ],
     ids=["symmetric", "zero points", "q4f16_1 awq", "q4f32_1", "tensorrt"],
 )
@@ -141,7 +141,7 @@ def kill(patch: pytest.MonkeyPatch, owner: object, name: str, last: int) -> list
 
 def test_a_cut_off_tuning_resumes_to_identical_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut off with one of the tuned files written, then in the check, then with the files gone that tuned ones replace."""
-    asked = tuned(tmp_path / "codes", held_out=3)
+    asked = tuned(tmp_path / "codes", samples=3, held_out=2)
     folder = calibrate(replace(asked, output=tmp_path / "whole"))
     whole = contents(folder)
     again = replace(asked, resume=True)
@@ -172,7 +172,7 @@ def test_a_cut_off_tuning_resumes_to_identical_files(tmp_path: Path, monkeypatch
     summary = stored.summary()
     assert not summary["held_out"]["rounded_blocks"]
     assert all(layer.file.parent.name == "tuned" for layer in stored.layers.values())
-    judge = judge_of(asked, planned.checkpoint, 3)
+    judge = judge_of(asked, planned.checkpoint, 2)
     score = judge.score(DequantisedWeights(stored.weights, stored, planned.assignments["onnx"], GRIDS))
     assert score.kl == pytest.approx(summary["held_out"]["kept"]["kl"], rel=1e-4), "the check judges tuned codes"
 
@@ -197,9 +197,9 @@ def test_tuned_blocks_that_go_back_to_rounding_leave_no_file(
 def test_scales_that_are_no_better_are_not_kept(
     learning_rate: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = calibrate(tuned(tmp_path / "plain", tune_scales=0))
+    plain = calibrate(tuned(tmp_path / "plain", samples=2, tune_scales=0))
     monkeypatch.setattr(tuned_scales, "__defaults__", (learning_rate,))
-    folder = calibrate(tuned(tmp_path / "codes", tune_scales=2))
+    folder = calibrate(tuned(tmp_path / "codes", samples=2, tune_scales=2))
     record = read_manifest(folder)["backends"]["onnx"]["scale_tuning"]
     assert not record["kept"]
     after = record["loss"]["after"]
