@@ -166,7 +166,7 @@ def _calibrate(given: argparse.Namespace) -> int:
 def _plan_text(planned: Any, request: CalibrationRequest, as_json: bool) -> str:
     """What every layer becomes and why, layers that differ only in their index in one line; then what tuning and the check
     cost."""
-    from calibrate import held_out, scale_tuning
+    from calibrate import held_out, tuning_memory
     from export.plan import group_layers
 
     groups = [group for name, found in planned.assignments.items() for group in group_layers(name, found)]
@@ -179,7 +179,7 @@ def _plan_text(planned: Any, request: CalibrationRequest, as_json: bool) -> str:
     spec = planned.checkpoint.spec
     for name in planned.wanted:
         if request.tune_scales:
-            rows.append(f"{name:8} {scale_tuning.cost(request.tune_scales, spec, planned.assignments[name])}")
+            rows.append(f"{name:8} {tuning_memory.cost(request.tune_scales, spec, planned.assignments[name])}")
         rows.append(f"{name:8} {held_out.cost(request.held_out, spec, planned.blocks(name))}")
     return "\n".join(row.rstrip() for row in rows)
 

@@ -20,11 +20,12 @@ from calibrate.methods import method_named
 from calibrate.prompts import prompts_of
 from calibrate.record import fingerprint, manifest
 from calibrate.request import CalibrationRequest
-from calibrate.scale_tuning import check_memory, tuned_scales
+from calibrate.scale_tuning import tuned_scales
 from calibrate.spec import Assignment
 from calibrate.stored import MANIFEST
 from calibrate.tuned_blocks import FOLDER as TUNED
 from calibrate.tuned_blocks import replaced, tune_blocks
+from calibrate.tuning_memory import check_memory
 from export import disk
 from export.journal import FileRecord, Journal, write_json
 from runtime_py.errors import InterruptedExportError, UsageError

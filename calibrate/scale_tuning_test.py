@@ -20,10 +20,11 @@ from calibrate.prompts import prompts_of
 from calibrate.request import TUNE_STEPS, CalibrationRequest
 from calibrate.run import calibrate, plan
 from calibrate.run_test import contents, request
-from calibrate.scale_tuning import _Layer, memory, tunable, tuned_scales
+from calibrate.scale_tuning import _Layer, tunable, tuned_scales
 from calibrate.score import compared
 from calibrate.spec import Assignment, Form, LayerShape
 from calibrate.stored import StoredCodes, read_manifest
+from calibrate.tuning_memory import memory
 from export.journal import Journal
 from export.modules.build import build_stage
 from export.modules.kernels import Kernels
