@@ -15,6 +15,9 @@ BASELINES = (PLAIN, "rtn", "gptq, text only")
 BLOCKS = "cpu:32", "cpu:128"
 """Settings whose blocks differ in size and in nothing else."""
 
+ENLARGED = "gptq", "gptq, scales tuned"
+"""Methods whose larger blocks stand beside plain rounding's smaller ones."""
+
 CHANCE = 0.05
 """A difference between answers counts where chance alone would make it more seldom than this."""
 
@@ -82,7 +85,7 @@ def counts_table(comparisons: Sequence[Comparison]) -> str:
     names = list(dict.fromkeys(row.name for one in comparisons for row in one.rows if row.setting))
     tables = [_worst(comparisons, names)]
     tables += [_against(comparisons, names, than) for than in BASELINES if than in names]
-    tables += [_blocks(comparisons, name) for name in names if name.startswith("gptq")]
+    tables += [_blocks(comparisons, name) for name in names if name in ENLARGED]
     return "\n\n".join(table for table in tables if table)
 
 
