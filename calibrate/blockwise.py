@@ -225,9 +225,9 @@ class PartlyQuantised:
         undone = layer in self.chosen and layer not in self.files
         if assignment is None or not assignment.grid or undone or stop is None:
             return self.weights.rows(target, start, stop)
-        grid = GRIDS[assignment.grid]
-        if layer in self.files:
-            codes = read_codes(self.files[layer], layer, grid, start, stop)
+        grid, name = GRIDS[assignment.grid], assignment.shares or layer
+        if name in self.files:
+            codes = read_codes(self.files[name], name, grid, start, stop)
         else:
             codes = self._rounding.rows(layer, start, stop)
         return grid.dequantise(codes)[:, : assignment.layer.columns]

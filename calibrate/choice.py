@@ -53,6 +53,16 @@ def widened(backend: str, assignments: Mapping[str, Assignment], forms: Mapping[
             offered = ", ".join(WIDER[backend])
             raise UsageError(f"the choice of bits makes {layer} {name}", f"{offered} for {backend}", "search again")
         found[layer] = widen(assignment, Form(name))
+    return shared(found)
+
+
+def shared(assignments: Mapping[str, Assignment]) -> dict[str, Assignment]:
+    """The assignments, with every layer that is stored with another one in the form of that one."""
+    found = dict(assignments)
+    for name, assignment in assignments.items():
+        if assignment.shares:
+            other = assignments[assignment.shares]
+            found[name] = replace(assignment, form=other.form, grid=other.grid)
     return found
 
 

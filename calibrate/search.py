@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from calibrate.choice import widen
+from calibrate.choice import shared, widen
 from calibrate.codes import CodeSource, DequantisedWeights, RoundToNearest, WeightProvider
 from calibrate.grids import GRIDS
 from calibrate.score import Evaluation, Score
@@ -163,7 +163,7 @@ class Search:
     def score(self, forms: Mapping[str, str]) -> Score:
         """What a choice gives."""
         changed = {layer: widen(self.assignments[layer], Form(form)) for layer, form in forms.items()}
-        return self.evaluation.score(self._provider({**self.assignments, **changed}))
+        return self.evaluation.score(self._provider(shared({**self.assignments, **changed})))
 
     def _sensitivity(self, layer: str, assignment: Assignment) -> float:
         key = f"{layer} {assignment.form}"

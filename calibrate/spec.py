@@ -32,9 +32,11 @@ class Assignment:
     Attributes:
         grid: name of the grid in calibrate.grids for INT4 and INT8, else "".
         reason: one clause for the plan, e.g. ``4304 columns are no multiple of 32``.
+        shares: the layer that the package stores once with this one (a tied head, for the embedding); its codes are both's.
     """
 
     layer: LayerShape
     form: Form
     grid: str = ""
     reason: str = ""
+    shares: str = ""

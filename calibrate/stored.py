@@ -117,14 +117,16 @@ class StoredCodes:
             overlay.update(read_overlay(file))
         self.weights: WeightProvider = OverlaidWeights(weights, overlay) if overlay else weights
         self._rounding = RoundToNearest(self.weights, assignments, GRIDS)
+        self._shares = {name: found.shares for name, found in assignments.items() if found.shares}
         self._check_weights()
 
     def rows(self, layer: str, start: int, stop: int) -> Codes:
         """See CodeSource.rows."""
-        stored = self.layers.get(layer)
+        name = self._shares.get(layer, layer)
+        stored = self.layers.get(name)
         if stored is None:
             return self._rounding.rows(layer, start, stop)
-        return read_codes(stored.file, layer, GRIDS[stored.grid], start, stop)
+        return read_codes(stored.file, name, GRIDS[stored.grid], start, stop)
 
     def summary(self) -> dict[str, Any]:
         """What a package's manifest says of the calibration; ``choice`` and ``search`` where bits were searched for,

@@ -169,7 +169,10 @@ def manifest(parts: ManifestParts) -> dict[str, Any]:
 
 def assignment_rows(assignments: Mapping[str, Assignment]) -> dict[str, dict[str, str]]:
     """Assignments as the manifest writes them."""
-    return {name: {"form": str(a.form), "grid": a.grid, "reason": a.reason} for name, a in assignments.items()}
+    return {
+        name: {"form": str(a.form), "grid": a.grid, "reason": a.reason} | ({"shares": a.shares} if a.shares else {})
+        for name, a in assignments.items()
+    }
 
 
 def file_rows(records: Iterable[FileRecord]) -> list[dict[str, Any]]:

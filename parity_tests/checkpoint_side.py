@@ -102,7 +102,7 @@ def assignments_of(spec: ModelSpec, rows: Mapping[str, Mapping[str, str]]) -> di
 
     layers = {layer.name: layer for layer in layer_shapes(spec)}
     return {
-        name: Assignment(layers[name], Form(row["form"]), row["grid"], row.get("reason", ""))
+        name: Assignment(layers[name], Form(row["form"]), row["grid"], row.get("reason", ""), row.get("shares", ""))
         for name, row in rows.items()
         if name in layers
     }

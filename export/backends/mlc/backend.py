@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,15 @@ from calibrate.spec import Assignment, Form, LayerShape
 from export.backends.base import Build, BuildOptions, ExportBackend, Prediction, Step
 from export.backends.mlc.schemes import Scheme, scheme_of
 from export.backends.mlc.support import decoder_sides
+from runtime_py.contracts import DECODER, EMBED
 from runtime_py.errors import UnsupportedModelError, UsageError
 
 if TYPE_CHECKING:
     from export.backends.mlc.package_parts import PackageParts
     from export.specs import ModelSpec
+
+TABLE, HEAD = f"{EMBED}.table", f"{DECODER}.head"
+"""The one matrix of a tied head; the package stores it as the table."""
 
 QUANTISED_ROLES = ("decoder", "head", "embedding")
 VISION_PRECISIONS = ("fp16", "int4")
@@ -33,7 +38,10 @@ class MlcBackend(ExportBackend):
     def assignments(self, spec: ModelSpec, options: BuildOptions) -> dict[str, Assignment]:
         from export.modules.build import layer_shapes
 
-        return assign(layer_shapes(spec), scheme_of(options.precision), options.extra)
+        found = assign(layer_shapes(spec), scheme_of(options.precision), options.extra)
+        if spec.decoder.tied_head:
+            found[TABLE] = replace(found[TABLE], shares=HEAD)
+        return found
 
     def refuse(self, spec: ModelSpec, options: BuildOptions) -> None:
         refuse_unbuilt(spec, options)
