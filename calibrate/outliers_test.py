@@ -55,7 +55,7 @@ def test_as_many_channels_as_it_says(planned: CalibrationPlan) -> None:
 
 
 def test_a_comparison_says_that_there_are_some(capsys: pytest.CaptureFixture[str]) -> None:
-    asked = ["compare", "--model", "minicpm-v", "--on", "cpu:32", "--methods", "gptq", "--json", "-q"]
+    asked = ["compare", "--model", "minicpm-v", "--on", "cpu:32", "--methods", "gptq,awq-gptq", "--json", "-q"]
     asked += ["--pictures", "8", "--samples", "8"]
     found = []
     for more in ([], ["--outliers", "16"]):
@@ -66,6 +66,7 @@ def test_a_comparison_says_that_there_are_some(capsys: pytest.CaptureFixture[str
     assert harder["fp32"]["answers"] == plain["fp32"]["answers"]
     assert 1 - harder["plain rounding"]["cosine"] > 2 * (1 - plain["plain rounding"]["cosine"])
     assert harder["gptq"]["cosine"] > harder["plain rounding"]["cosine"]
+    assert harder["awq-gptq"]["cosine"] > harder["gptq"]["cosine"], "factors do what codes alone cannot"
 
 
 def test_a_size_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

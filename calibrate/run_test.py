@@ -86,7 +86,7 @@ def test_another_request_does_not_resume(change: dict[str, object], made: Path, 
         calibrate(request(tmp_path / "codes", resume=True, **change))
 
 
-@pytest.mark.parametrize("method", ["rtn", "gptq", "awq", "hqq", "sign-rounding"])
+@pytest.mark.parametrize("method", ["rtn", "gptq", "awq", "awq-gptq", "hqq", "sign-rounding"])
 def test_stored_codes_beat_rounding_on_the_logits(method: str, tmp_path: Path) -> None:
     folder = calibrate(request(tmp_path / "codes", method=method, samples=8, sequential=False, held_out=0))
     report = read_manifest(folder)["backends"]["onnx"]["layers"]

@@ -28,7 +28,7 @@ LIBRARIES = {
     "nncf": "calibrate.beside.nncf_weights",
 }
 
-OURS = tuple(name for name in METHODS if name != "awq")
+OURS = tuple(name for name in METHODS if not name.startswith("awq"))
 """AWQ changes the layer before as well, so that one layer alone says nothing."""
 
 

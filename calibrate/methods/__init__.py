@@ -14,6 +14,7 @@ METHODS = {
     "rtn": "calibrate.methods.rtn:RoundToNearestClipped",
     "gptq": "calibrate.methods.gptq:Gptq",
     "awq": "calibrate.methods.awq:Awq",
+    "awq-gptq": "calibrate.methods.awq_gptq:AwqGptq",
     "hqq": "calibrate.methods.hqq:Hqq",
     "sign-rounding": "calibrate.methods.sign_rounding:SignRounding",
     "block-sign-rounding": "calibrate.methods.block_sign_rounding:BlockSignRounding",

@@ -33,7 +33,9 @@ def errors(layer: LayerProblem, method: str) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("grid", GRID_NAMES)
-@pytest.mark.parametrize(("method", "most"), [("rtn", 0.9), ("gptq", 0.5), ("awq", 0.9), ("sign-rounding", 0.85)])
+@pytest.mark.parametrize(
+    ("method", "most"), [("rtn", 0.9), ("gptq", 0.5), ("awq", 0.9), ("awq-gptq", 0.5), ("sign-rounding", 0.85)]
+)
 def test_calibrated_methods_lower_the_output_error(method: str, most: float, grid: str) -> None:
     for seed in range(3):
         found, plain = errors(problem(grid, seed), method)
