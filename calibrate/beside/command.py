@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, cast
 
 from calibrate.beside.problem import Captured, Library, captured
+from calibrate.blockwise import Scales
 from calibrate.methods import METHODS, method_named
 from calibrate.moments import output_error
 from runtime_py.errors import EdgeproofError, ExitCode, MachineError
@@ -28,8 +29,8 @@ LIBRARIES = {
     "nncf": "calibrate.beside.nncf_weights",
 }
 
-OURS = tuple(name for name in METHODS if not name.startswith("awq"))
-"""AWQ changes the layer before as well, so that one layer alone says nothing."""
+OURS = tuple(name for name in METHODS if not isinstance(method_named(name), Scales))
+"""Methods that scale columns change the layer before as well, so that one layer alone says nothing of them."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from calibrate.codes import Codes
-from calibrate.methods.base import LayerProblem
+from calibrate.methods.base import LayerProblem, Method
 from calibrate.methods.clip import rounded, searched
 from calibrate.methods.rtn import RoundToNearestClipped
 from calibrate.moments import output_error
@@ -26,18 +26,22 @@ LEAST = 1e-4
 
 
 class Awq:
-    """See the module. `scale` comes before `run`, whose layer then is the scaled one."""
+    """See the module. `scale` comes before `run`, whose layer then is the scaled one.
+
+    Args:
+        codes: the method that chooses the scaled layer's codes; rounding with searched clips without one.
+    """
 
     name: ClassVar[str] = "awq"
     title: ClassVar[str] = "AWQ, scales folded into the weights before"
     needs_moment: ClassVar[bool] = True
 
-    def __init__(self) -> None:
-        self._rounding = RoundToNearestClipped()
+    def __init__(self, codes: Method | None = None) -> None:
+        self._codes = codes or RoundToNearestClipped()
 
     def run(self, layer: LayerProblem) -> Codes:
         """See Method.run."""
-        return self._rounding.run(layer)
+        return self._codes.run(layer)
 
     def scale(self, layers: Sequence[LayerProblem], share: int = 1, heads: int = 1) -> Tensor | None:
         """Factors (columns,) for the layers that read one input, or None when none lowers their output error.

@@ -19,4 +19,4 @@ class AwqGptq(Awq):
     title: ClassVar[str] = "AWQ's scales folded into the weights before, GPTQ with activation order after"
 
     def __init__(self) -> None:
-        self._rounding = Gptq()
+        super().__init__(Gptq())
