@@ -5,7 +5,7 @@ Both figures always, since either alone misleads.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from calibrate.codes import WeightProvider
@@ -39,7 +39,7 @@ class Score:
     agreement: float
     median_kl: float = 0.0
     changed: int | None = None
-    answers: str = ""
+    answers: str = field(default="", repr=False)
 
     def figures(self) -> dict[str, Any]:
         """All but the single answers, for records."""

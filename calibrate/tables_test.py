@@ -32,6 +32,10 @@ def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
     assert from_json(json.loads(path.read_text(encoding="utf-8"))) == rows
 
 
+def test_messages_that_show_a_score_leave_single_answers_out() -> None:
+    assert "1111111100" not in str(FULL.score)
+
+
 def test_a_difference_in_answers_counts_where_chance_does_not_explain_it() -> None:
     """Rounding has two answers by luck that full precision has not, and lacks one; hqq lacks four and has none."""
     one = Comparison("m", 10, [FULL, ROUNDED, BETTER, WORSE])
