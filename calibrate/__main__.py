@@ -1,6 +1,6 @@
 """``python -m calibrate``."""
 
-from calibrate.cli import main
+from calibrate.command.cli import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -9,20 +9,20 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from calibrate.block_run import BlockRun
-from calibrate.codes import RoundToNearest, WeightProvider, joined
-from calibrate.folds import Fold, decoder_folds
-from calibrate.grids import GRIDS
 from calibrate.methods.base import BlockMethod, LayerProblem, Method, Outcome, measured, solve
-from calibrate.moments import Moment
-from calibrate.overlay import OverlaidWeights, Overlay
-from calibrate.spec import Assignment, Form
-from calibrate.stored import read_codes, read_overlay, write_block
+from calibrate.statistics.block_run import BlockRun
+from calibrate.statistics.moments import Moment
+from export.quantisation.codes import RoundToNearest, WeightProvider, joined
+from export.quantisation.folds import Fold, decoder_folds
+from export.quantisation.grids import GRIDS
+from export.quantisation.overlay import OverlaidWeights, Overlay
+from export.quantisation.spec import Assignment, Form
+from export.quantisation.stored import read_codes, read_overlay, write_block
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from export.journal import Journal
+    from export.package.journal import Journal
     from export.specs import ModelSpec
 
 log = logging.getLogger("edgeproof")
@@ -82,7 +82,8 @@ class BlockwiseCalibration:
         return layer in self.chosen
 
     def visit(self, block: str, moments: Mapping[str, Moment], run: BlockRun | None = None) -> WeightProvider | None:
-        """Choose the codes of a block's layers, or take them from an earlier run; see calibrate.stage_stream.Visit."""
+        """Choose the codes of a block's layers, or take them from an earlier run; see
+        calibrate.statistics.stage_stream.Visit."""
         path = Path(self.backend) / f"{block}.safetensors"
         notes = path.with_suffix(".json")
         step = f"{self.backend} {block}"
@@ -105,7 +106,7 @@ class BlockwiseCalibration:
         return {name: self._report[name] for name in sorted(self._report)}
 
     def _calibrate(self, block: str, moments: Mapping[str, Moment], run: BlockRun | None, path: Path, notes: Path) -> None:
-        from export.journal import write_json
+        from export.package.journal import write_json
 
         overlay = Overlay()
         for fold in self.folds.get(block, []):

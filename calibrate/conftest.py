@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
+from export.families.registry import families
 from export.modules.build import build_stage, parameter_shapes
 from export.modules.kernels import Kernels
-from export.registry import families
 from export.source.tensor_source import EmptySource
 from export.specs import ModelSpec, PartialLora, RoutedLora, VisualExperts
 
@@ -116,7 +116,7 @@ def user_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve conversations about drawn pictures, every third without an answer, as --calibration-data takes them."""
     from PIL import Image
 
-    from calibrate.data import CONVERSATIONS, built_in
+    from calibrate.samples.data import CONVERSATIONS, built_in
 
     folder = tmp_path_factory.mktemp("conversations")
     lines = []

@@ -7,24 +7,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from calibrate.choice import read_choice
-from calibrate.data import Prompt
-from calibrate.held_out import count_of
-from calibrate.prompts import sample_set_of
+from calibrate.evaluation.held_out import count_of
 from calibrate.request import CalibrationRequest
-from calibrate.stored import SCHEMA
-from export.journal import FileRecord, record_file
+from calibrate.samples.data import Prompt
+from calibrate.samples.prompts import sample_set_of
+from export.package.journal import FileRecord, record_file
+from export.quantisation.choice import read_choice
+from export.quantisation.stored import SCHEMA
 from export.version import VERSION
 
 if TYPE_CHECKING:
-    from export.opened import OpenedCheckpoint
+    from export.checkpoint.opened import OpenedCheckpoint
 
 
 def fingerprint(
     request: CalibrationRequest, checkpoint: OpenedCheckpoint, prompts: Sequence[Prompt], apart: Sequence[Prompt] = ()
 ) -> dict[str, Any]:
     """What decides the bytes of a calibration; ``apart`` are samples that it is checked on, where they are samples."""
-    from export.source_hashes import stamp
+    from export.package.source_hashes import stamp
 
     return {
         **_settings(request, checkpoint),

@@ -12,7 +12,7 @@ from runtime_py.errors import UsageError
 SAMPLES = 128
 
 SAMPLE_SETS = ("demo", "general")
-"""Built-in samples: a demo's own questions (calibrate.demo_samples), or the general set (calibrate.data)."""
+"""Built-in samples: a demo's own questions (calibrate.samples.demo_samples), or the general set (calibrate.samples.data)."""
 
 TUNE_STEPS = 100
 """Steps of scale tuning where it is asked for without a number."""

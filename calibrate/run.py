@@ -12,26 +12,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calibrate.blockwise import BlockwiseCalibration, wanted_layers
-from calibrate.capture import stream
-from calibrate.choice import read_choice, widened
-from calibrate.evaluate_samples import SampleEvaluation, judge_of
-from calibrate.held_out import HeldOutCheck, count_of
+from calibrate.evaluation.evaluate_samples import SampleEvaluation, judge_of
+from calibrate.evaluation.held_out import HeldOutCheck, count_of
 from calibrate.methods import method_named
-from calibrate.prompts import prompts_of
 from calibrate.record import fingerprint, manifest
 from calibrate.request import CalibrationRequest
-from calibrate.scale_tuning import tuned_scales
-from calibrate.spec import Assignment
-from calibrate.stored import MANIFEST
-from calibrate.tuned_blocks import FOLDER as TUNED
-from calibrate.tuned_blocks import replaced, tune_blocks
-from calibrate.tuning_memory import check_memory
-from export import disk
-from export.journal import FileRecord, Journal, write_json
+from calibrate.samples.prompts import prompts_of
+from calibrate.statistics.capture import stream
+from calibrate.tuning.scale_tuning import tuned_scales
+from calibrate.tuning.tuned_blocks import FOLDER as TUNED
+from calibrate.tuning.tuned_blocks import replaced, tune_blocks
+from calibrate.tuning.tuning_memory import check_memory
+from export.package import disk
+from export.package.journal import FileRecord, Journal, write_json
+from export.quantisation.choice import read_choice, widened
+from export.quantisation.spec import Assignment
+from export.quantisation.stored import MANIFEST
 from runtime_py.errors import InterruptedExportError, UsageError
 
 if TYPE_CHECKING:
-    from export.opened import OpenedCheckpoint
+    from export.checkpoint.opened import OpenedCheckpoint
 
 log = logging.getLogger("edgeproof")
 
@@ -67,7 +67,7 @@ def plan(request: CalibrationRequest, opened: OpenedCheckpoint | None = None) ->
     """
     from export.backends import backend
     from export.backends.base import BuildOptions
-    from export.opened import open_checkpoint
+    from export.checkpoint.opened import open_checkpoint
 
     asked = request.export()
     checkpoint = opened or open_checkpoint(asked)

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from calibrate.cli import main
-from calibrate.codes import DequantisedWeights
+from calibrate.command.cli import main
 from calibrate.conftest import decoder_call, run_decoder
-from calibrate.grids import GRIDS
-from calibrate.overlay import OverlaidWeights
 from calibrate.request import CalibrationRequest
 from calibrate.run import calibrate, plan
-from calibrate.stored import StoredCodes, read_manifest
+from export.quantisation.codes import DequantisedWeights
+from export.quantisation.grids import GRIDS
+from export.quantisation.overlay import OverlaidWeights
+from export.quantisation.stored import StoredCodes, read_manifest
 from runtime_py.errors import ExitCode, InterruptedExportError, PackageError, UsageError
 
 
@@ -75,9 +75,9 @@ def test_a_cut_off_run_resumes_to_identical_files(made: Path, tmp_path: Path, mo
 def test_another_request_does_not_resume(change: dict[str, object], made: Path, tmp_path: Path) -> None:
     partial = tmp_path / "codes.partial"
     shutil.copytree(made, partial)
-    from calibrate.prompts import prompts_of
     from calibrate.record import fingerprint
-    from export.journal import Journal
+    from calibrate.samples.prompts import prompts_of
+    from export.package.journal import Journal
 
     asked = request(tmp_path / "codes")
     checkpoint = plan(asked).checkpoint
@@ -165,9 +165,9 @@ def test_zero_points_and_a_wider_head_are_planned_and_stored(tmp_path: Path) -> 
 
 def test_the_number_of_threads_changes_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from calibrate import blockwise
-    from calibrate.beside.problem import captured
     from calibrate.methods.gptq import Gptq
-    from export.journal import Journal
+    from export.package.journal import Journal
+    from parity_tests.laboratory.calibration_libraries.problem import captured
 
     monkeypatch.setattr(blockwise, "CHUNK_ELEMENTS", 128 * 100)
     (layer,) = captured("minicpm-v", "demo", 32, 3, 0, ["layers.1.attention.qkv"])

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from calibrate.choice import shared, widen
-from calibrate.codes import CodeSource, DequantisedWeights, RoundToNearest, WeightProvider
-from calibrate.grids import GRIDS
-from calibrate.score import Evaluation, Score
-from calibrate.spec import Assignment, Form
+from calibrate.evaluation.score import Evaluation, Score
+from export.quantisation.choice import shared, widen
+from export.quantisation.codes import CodeSource, DequantisedWeights, RoundToNearest, WeightProvider
+from export.quantisation.grids import GRIDS
+from export.quantisation.spec import Assignment, Form
 from runtime_py.errors import UsageError
 
 log = logging.getLogger("edgeproof")
@@ -220,7 +220,7 @@ def stored_bytes(assignment: Assignment) -> int:
 
 
 def write_choice(path: Path, value: Mapping[str, Any]) -> None:
-    from export.journal import write_json
+    from export.package.journal import write_json
 
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, value)

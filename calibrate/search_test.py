@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from calibrate.choice import WIDER, read_choice, widened
-from calibrate.cli import main
-from calibrate.evaluate import DemoEvaluation
+from calibrate.command.cli import main
+from calibrate.evaluation.evaluate import DemoEvaluation
+from calibrate.evaluation.score import Score
 from calibrate.request import CalibrationRequest
 from calibrate.run import CalibrationPlan, calibrate, plan
-from calibrate.score import Score
 from calibrate.search import Gate, Search, stored_bytes
-from calibrate.spec import Form
-from calibrate.stored import StoredCodes, read_manifest
+from export.quantisation.choice import WIDER, read_choice, widened
+from export.quantisation.spec import Form
+from export.quantisation.stored import StoredCodes, read_manifest
 from runtime_py.errors import ExitCode, UsageError
 
 FLAGS = ["--model", "minicpm-v", "--weights", "demo", "--target", "cpu", "--precision", "int4", "-q"]
@@ -30,8 +30,8 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> CalibrationPlan:
 
 @pytest.fixture(scope="module")
 def search(planned: CalibrationPlan) -> Search:
-    from calibrate.codes import RoundToNearest
-    from calibrate.grids import GRIDS
+    from export.quantisation.codes import RoundToNearest
+    from export.quantisation.grids import GRIDS
 
     evaluation = DemoEvaluation(planned.checkpoint, pictures=6)
     assignments = planned.assignments["onnx"]

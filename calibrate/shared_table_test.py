@@ -10,17 +10,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from calibrate.blockwise import PartlyQuantised
-from calibrate.choice import widened
-from calibrate.codes import DequantisedWeights
-from calibrate.grids import GRIDS
 from calibrate.request import CalibrationRequest
 from calibrate.run import calibrate, plan
-from calibrate.spec import Form
-from calibrate.stored import StoredCodes
-from export.cli import main as export
-from export.package import assignment_rows
+from export.__main__ import main as export
+from export.package.manifest import assignment_rows
+from export.quantisation.choice import widened
+from export.quantisation.codes import DequantisedWeights
+from export.quantisation.grids import GRIDS
+from export.quantisation.spec import Form
+from export.quantisation.stored import StoredCodes
 from export.source.hub import DEMO_FOLDER
-from parity_tests.checkpoint_side import assignments_of
+from parity_tests.reference.checkpoint_side import assignments_of
 from runtime_py.errors import ExitCode
 
 TABLE, HEAD = "embed_tokens.table", "decoder.head"

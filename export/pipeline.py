@@ -19,14 +19,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from calibrate.stored import StoredCodes
-from export import disk
 from export.backends import BACKEND_OF_RUNTIME
 from export.backends.base import Build, Step
-from export.journal import FileRecord, Journal, record_file
-from export.machine import tool_versions
-from export.opened import OpenedCheckpoint, describe_checkpoint, open_checkpoint
-from export.package import (
+from export.checkpoint.opened import OpenedCheckpoint, describe_checkpoint, open_checkpoint
+from export.command.progress import Progress
+from export.package import disk
+from export.package.journal import FileRecord, Journal, record_file
+from export.package.manifest import (
     MANIFEST,
     ManifestParts,
     assignment_rows,
@@ -37,31 +36,43 @@ from export.package import (
     require_tokenizer,
     write_manifest,
 )
-from export.plan import Plan, make_plan
-from export.progress import Progress
+from export.package.selftest import write_answer, write_question
+from export.package.source_hashes import SourceHashes, stamp
+from export.plan.machine import tool_versions
+from export.plan.plan import Plan, make_plan
+from export.quantisation.stored import StoredCodes
 from export.request import ExportRequest
-from export.selftest import write_answer, write_question
-from export.source_hashes import SourceHashes, stamp
 from export.specs import ModelSpec
+from export.verification import Verifier
 from export.version import VERSION
-from runtime_py.errors import InterruptedExportError, MachineError, ParityError
+from runtime_py.errors import InterruptedExportError, MachineError, ParityError, UsageError
 
 log = logging.getLogger("edgeproof")
 
 CHECK_SKIPPED = {"verdict": "not run", "reason": "left out by the waiver skip-verify", "probes": []}
 
 
-def plan(request: ExportRequest) -> Plan:
-    """The plan of an export from config.json alone; the checkpoint's weights need not be here."""
-    return _plan(request, describe_checkpoint(request))
+def plan(request: ExportRequest, verifier: Verifier | None) -> Plan:
+    """The plan of an export from config.json alone; the checkpoint's weights need not be here.
+
+    Args:
+        verifier: what will check the package, for the memory it takes; None leaves that out of the plan.
+    """
+    return _plan(request, describe_checkpoint(request), verifier)
 
 
-def export(request: ExportRequest, progress: Progress | None = None) -> Path:
+def export(request: ExportRequest, verifier: Verifier | None, progress: Progress | None = None) -> Path:
     """Carry out a request; returns the package folder.
 
+    Args:
+        verifier: checks the finished package against its reference; None where the request leaves the check out.
+
     Raises:
+        UsageError: there is no verifier, and the request does not waive the check.
         EdgeproofError: a subclass for everything a person can act on; nothing lies under the package's name then.
     """
+    if verifier is None and not request.skip_verify:
+        raise UsageError("nothing was given to check the package with", "a verifier, or skip_verify", "hand one in")
     progress = progress or Progress(quiet=True)
     output = request.output_folder()
     disk.check_output(output, request.force, request.resume)
@@ -70,7 +81,7 @@ def export(request: ExportRequest, progress: Progress | None = None) -> Path:
         assert checkpoint.folder is not None
         if not request.without_tokenizer:
             require_tokenizer(checkpoint.folder)
-        planned = _plan(request, checkpoint)
+        planned = _plan(request, checkpoint, verifier)
         planned.refuse_if_it_does_not_fit()
         stored = _stored_codes(request, checkpoint, planned)
         folder, journal = _workshop(request, checkpoint, planned)
@@ -80,8 +91,8 @@ def export(request: ExportRequest, progress: Progress | None = None) -> Path:
             value = _manifest(checkpoint, planned, builds, journal, hashes.records())
         write_manifest(folder, value)
         journal.set_aside()
-        value["verification"] = _check(request, checkpoint.folder, folder, progress)
-        value["files"] = _with_answer(folder, value, planned.spec)
+        value["verification"] = _check(verifier, request, checkpoint.folder, folder, progress)
+        value["files"] = _with_answer(verifier, folder, value, planned.spec)
         write_manifest(folder, value)
         if value["verification"]["verdict"] == "fail":
             journal.remove()
@@ -91,11 +102,13 @@ def export(request: ExportRequest, progress: Progress | None = None) -> Path:
     return output
 
 
-def _plan(request: ExportRequest, checkpoint: OpenedCheckpoint) -> Plan:
+def _plan(request: ExportRequest, checkpoint: OpenedCheckpoint, verifier: Verifier | None) -> Plan:
     notes = []
     if checkpoint.weights is None:
         notes.append("made from config.json alone; no weights were read")
-    return make_plan(request, checkpoint.family, checkpoint.spec, checkpoint.id, request.output_folder(), notes=tuple(notes))
+    return make_plan(
+        request, checkpoint.family, checkpoint.spec, checkpoint.id, request.output_folder(), verifier, tuple(notes)
+    )
 
 
 def _workshop(request: ExportRequest, checkpoint: OpenedCheckpoint, planned: Plan) -> tuple[Path, Journal]:
@@ -146,8 +159,8 @@ def _builds(
     checkpoint: OpenedCheckpoint, planned: Plan, stored: Mapping[str, StoredCodes], folder: Path, progress: Progress
 ) -> dict[str, Build]:
     """What each backend's steps read."""
-    from calibrate.codes import RoundToNearest
-    from calibrate.grids import GRIDS
+    from export.quantisation.codes import RoundToNearest
+    from export.quantisation.grids import GRIDS
 
     assert checkpoint.folder is not None and checkpoint.weights is not None
     weights = checkpoint.weights
@@ -228,25 +241,25 @@ def _manifest(
     return manifest(parts)
 
 
-def _check(request: ExportRequest, checkpoint: Path, folder: Path, progress: Progress) -> dict[str, Any]:
+def _check(
+    verifier: Verifier | None, request: ExportRequest, checkpoint: Path, folder: Path, progress: Progress
+) -> dict[str, Any]:
     """Compare the package with the reference, unless the user waived it by name."""
-    if request.skip_verify:
+    if verifier is None or request.skip_verify:
         return dict(CHECK_SKIPPED)
-    from parity_tests.package_check import check
-
     progress.start("check against the reference", 1, 1)
     try:
-        result = check(folder, checkpoint, codes=request.codes, in_pieces=True)
+        return verifier.check(folder, checkpoint, request.codes)
     finally:
         progress.stop(0)
-    return {**result.to_json(), "verdict": result.verdict}
 
 
-def _with_answer(folder: Path, value: dict[str, Any], spec: ModelSpec) -> list[dict[str, Any]]:
+def _with_answer(verifier: Verifier | None, folder: Path, value: dict[str, Any], spec: ModelSpec) -> list[dict[str, Any]]:
     """The manifest's file rows after the self-test sample got the reference's answer."""
-    from parity_tests.checkpoint_side import streams
-
-    written = write_answer(folder, value["verification"], value["generation"]["stop_ids"], in_pieces=streams(spec))
+    if verifier is None:
+        return list(value["files"])
+    stops = value["generation"]["stop_ids"]
+    written = write_answer(folder, value["verification"], stops, lambda: verifier.equal_tokens(folder, spec))
     renewed = {row["path"]: row for row in file_rows(record_file(folder, path) for path in written)}
     return [renewed.get(row["path"], row) for row in value["files"]]
 

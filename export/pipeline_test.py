@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from export.command.progress import Progress
 from export.pipeline import export
-from export.progress import Progress
 from export.request import ExportRequest
+from parity_tests.check.verifier import PackageVerifier
 from runtime_py.errors import ParityError
 from runtime_py.package import read, verify
 
@@ -45,7 +46,7 @@ def test_a_failed_check_and_then_a_passed_one(tmp_path: Path) -> None:
     )
 
     with pytest.raises(ParityError) as caught:
-        export(request, Meddler(checkpoint / "model.safetensors"))
+        export(request, PackageVerifier(), Meddler(checkpoint / "model.safetensors"))
     assert "first failure" in caught.value.what
     assert not output.exists()
     failed = json.loads((tmp_path / "out.failed" / "manifest.json").read_text())
@@ -57,7 +58,7 @@ def test_a_failed_check_and_then_a_passed_one(tmp_path: Path) -> None:
     output.mkdir()
     (output / "manifest.json").write_text("{}")
     progress = Progress(quiet=True)
-    assert export(request, progress) == output
+    assert export(request, PackageVerifier(), progress) == output
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint", "out", "out.failed"}
     package = read(output)
     verify(package)

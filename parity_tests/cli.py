@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from parity_tests import stored_runs
+from parity_tests.judging import stored_runs
 from runtime_py.errors import EdgeproofError, ExitCode, UsageError
 
 EXAMPLES = """\
@@ -120,7 +120,7 @@ def _table(options: argparse.Namespace):
 
 
 def _package(options: argparse.Namespace, command: str) -> int:
-    from parity_tests.package_check import check
+    from parity_tests.check.package_check import check
 
     table = _table(options)
     result = check(
@@ -141,8 +141,8 @@ def _package(options: argparse.Namespace, command: str) -> int:
 
 
 def _golden(options: argparse.Namespace, command: str) -> int:
-    from parity_tests.golden import check_golden
-    from parity_tests.judge import judge
+    from parity_tests.golden.golden import check_golden
+    from parity_tests.judging.judge import judge
 
     if options.target is None or options.precision is None:
         raise UsageError("--golden without --target or --precision", "both", "add e.g. --target cpu --precision fp32")
@@ -152,7 +152,7 @@ def _golden(options: argparse.Namespace, command: str) -> int:
 
 
 def _matrix(options: argparse.Namespace) -> int:
-    from parity_tests import matrix
+    from parity_tests.check import matrix
     from parity_tests.report.text_file import write as write_text
 
     asked = [
@@ -174,7 +174,7 @@ def _matrix(options: argparse.Namespace) -> int:
 
 
 def _mlc_golden(options: argparse.Namespace) -> int:
-    from parity_tests.mlc_golden import check
+    from parity_tests.golden.mlc_golden import check
     from parity_tests.report import json_report
 
     results = check(options.mlc_golden)
@@ -192,15 +192,15 @@ def _mlc_golden(options: argparse.Namespace) -> int:
 
 
 def _judge(options: argparse.Namespace) -> int:
-    from parity_tests.judge import judge
-    from parity_tests.results import read
+    from parity_tests.judging.judge import judge
+    from parity_tests.judging.results import read
 
     return _report(judge(read(options.run), _table(options)), options)
 
 
 def _report(judgement, options: argparse.Namespace) -> int:
     """Print, write what was asked for, and turn the verdict into an exit code."""
-    from parity_tests.judge import Verdict
+    from parity_tests.judging.judge import Verdict
     from parity_tests.report import console_report, html_report, json_report, junit_report, markdown_report
 
     verbose = getattr(options, "verbose", False)

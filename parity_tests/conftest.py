@@ -19,7 +19,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> ExportedPackage:
     made: dict[tuple[str, str, str], Path] = {}
 
     def export(case: str, target: str, precision: str) -> Path:
-        from parity_tests.golden import export_case
+        from parity_tests.golden.golden import export_case
 
         key = (case, target, precision)
         if key not in made:

@@ -22,15 +22,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from parity_tests.cli import Parser
-from parity_tests.gpu_report import Report, Row, Time, markdown, write
-from parity_tests.probes import PROBES
+from parity_tests.judging.probes import PROBES
+from parity_tests.report.gpu_report import Report, Row, Time, markdown, write
 from runtime_py.contracts import DECODER, STAGES
 from runtime_py.errors import EdgeproofError, ExitCode, MachineError
 
 if TYPE_CHECKING:
-    from parity_tests.candidate import Candidate
-    from parity_tests.probes import Question, Recording
-    from parity_tests.reference import Watched
+    from parity_tests.check.candidate import Candidate
+    from parity_tests.judging.probes import Question, Recording
+    from parity_tests.reference.reference import Watched
     from runtime_py.backends.base import Backend
 
 log = logging.getLogger("edgeproof.parity")
@@ -60,7 +60,7 @@ def check(package: Path, checkpoint: Path | None) -> Report:
     Raises:
         EdgeproofError: the package or the checkpoint cannot be read.
     """
-    from parity_tests.environment import environment
+    from parity_tests.judging.environment import environment
     from runtime_py import package as packages
 
     manifest = packages.read(package).manifest
@@ -94,10 +94,10 @@ def _on_device(package: Path, checkpoint_folder: Path, device: str = CUDA) -> tu
     """Every runner that this machine has; ``device`` is where the reference runs."""
     import torch
 
-    from parity_tests.candidate import open_candidate
-    from parity_tests.checkpoint_side import open_checkpoint
-    from parity_tests.package_questions import questions
-    from parity_tests.reference import TorchBackend
+    from parity_tests.check.candidate import open_candidate
+    from parity_tests.check.package_questions import questions
+    from parity_tests.reference.checkpoint_side import open_checkpoint
+    from parity_tests.reference.reference import TorchBackend
 
     checkpoint = open_checkpoint(checkpoint_folder)
     on_processor = open_candidate(package, "ort")
@@ -141,10 +141,10 @@ def _open(base: Candidate, package: Path, name: str, providers: tuple[str, ...] 
 
 def _compare(runner: str, candidate: Candidate, checkpoint: Any, asked: Sequence[Question], device: str) -> list[Row]:
     """One runner against the reference with the same stored weights, every probe of every question."""
-    from parity_tests.checkpoint_side import is_quantised, reference, stored_reference
-    from parity_tests.compare import compare_recordings
-    from parity_tests.judge import judge_measurement
-    from parity_tests.results import Comparison
+    from parity_tests.judging.compare import compare_recordings
+    from parity_tests.judging.judge import judge_measurement
+    from parity_tests.judging.results import Comparison
+    from parity_tests.reference.checkpoint_side import is_quantised, reference, stored_reference
 
     stored = stored_reference(checkpoint, candidate, device)
     baseline = stored or reference(checkpoint.spec, checkpoint.weights, device)
@@ -175,7 +175,7 @@ def _compare(runner: str, candidate: Candidate, checkpoint: Any, asked: Sequence
 
 
 def _record(backend: Backend, candidate: Candidate, question: Question, forced: np.ndarray | None) -> Recording:
-    from parity_tests.probes import record
+    from parity_tests.judging.probes import record
 
     return record(backend, candidate.processor, candidate.limits, question, STEPS, forced)
 

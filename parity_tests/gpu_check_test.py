@@ -11,7 +11,7 @@ import pytest
 from parity_tests import gpu_check
 from parity_tests.conftest import GOLDENS, ExportedPackage
 from parity_tests.gpu_check import CALLS, ENGINES, NO_DEVICE, NOT_RUN, RUNNERS
-from parity_tests.probes import PROBES
+from parity_tests.judging.probes import PROBES
 from runtime_py.errors import ExitCode
 
 CPU_RUNNER = {"onnxruntime processor": ("ort", ("CPUExecutionProvider",))}

@@ -5,8 +5,10 @@ goldens); everything else is judged relative to the largest reference value, bec
 of any size.
 
 The figures "observed" below come from PyTorch alone, with no package involved: trained demo checkpoints on 40 held-out
-pictures each (`python -m parity_tests.observe_rounding`, docs/results/rounding.md) and fresh random weights of the
-goldens' shapes (`python -m parity_tests.golden_rounding`, docs/results/matrix.md); float32 against the same modules in
+pictures each (`python -m parity_tests.laboratory.observe_rounding`, docs/results/rounding.md) and fresh random weights
+of the
+goldens' shapes (`python -m parity_tests.laboratory.golden_rounding`, docs/results/matrix.md); float32 against the same
+modules in
 float16, against int8 inputs in groups of 32, and against dequantised int4 weights. A limit is about three times the worst
 of them where faults are still caught by a tighter standard (a package that rounds inputs has a copy that does not, held
 to `STORED_FLOAT32`), and one and a half to twice the worst where it is the only one.
@@ -21,7 +23,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from parity_tests.metrics import HIGHER_IS_BETTER, Kind
+from parity_tests.judging.metrics import HIGHER_IS_BETTER, Kind
 from runtime_py.errors import UsageError
 
 

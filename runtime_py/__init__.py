@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from runtime_py.generate import Overrides
+    from runtime_py.generation.generate import Overrides
     from runtime_py.model import Answer, Model, Token, load
 
 __all__ = ["Answer", "Model", "Overrides", "Token", "load"]
 
-_HOMES = {"Answer": "model", "Model": "model", "Overrides": "generate", "Token": "model", "load": "model"}
+_HOMES = {"Answer": "model", "Model": "model", "Overrides": "generation.generate", "Token": "model", "load": "model"}
 
 
 def __getattr__(name: str) -> Any:

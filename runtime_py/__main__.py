@@ -2,7 +2,7 @@
 
 import sys
 
-from runtime_py.cli import main
+from runtime_py.command.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

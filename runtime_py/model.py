@@ -14,14 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
-from runtime_py import conversation, package, tokenizer
+from runtime_py import package, tokenizer
 from runtime_py.backends.base import Backend
-from runtime_py.conversation import Messages
 from runtime_py.errors import PackageError, UsageError
-from runtime_py.generate import Finish, Generation, Overrides, Settings, settings_of
+from runtime_py.generation import conversation
+from runtime_py.generation.conversation import Messages
+from runtime_py.generation.generate import Finish, Generation, Overrides, Settings, settings_of
+from runtime_py.generation.session import Recorder, Session
 from runtime_py.preprocess.base import ImageInputs, Layout, Message, Processor
 from runtime_py.preprocess.pictures import Picture
-from runtime_py.session import Recorder, Session
 
 BACKENDS = {"ort": "OrtBackend", "mlc": "MlcBackend", "trt": "TrtBackend"}
 """Backend name, which is its module under runtime_py/backends, to its class; importing one imports its library."""
@@ -131,7 +132,7 @@ class Model:
         """The model's next answer.
 
         Args:
-            messages: one question, or the turns so far (see runtime_py.conversation.Messages).
+            messages: one question, or the turns so far (see runtime_py.generation.conversation.Messages).
             images: paths, PIL images or uint8 arrays.
             stream: called with each piece of text as it comes.
             overrides: sampling and limits apart from the package's defaults.
@@ -163,7 +164,7 @@ class Model:
         self.backend.close()
 
     def record(self, recorder: Recorder | None) -> None:
-        """Send every probe of the following answers to ``recorder`` (see runtime_py.session.Recorder)."""
+        """Send every probe of the following answers to ``recorder`` (see runtime_py.generation.session.Recorder)."""
         self.session.recorder = recorder
 
     def prompt_layout(self, turns: Sequence[Message], images: Sequence[ImageInputs]) -> Layout:

@@ -12,15 +12,15 @@ import pytest
 from PIL import Image
 
 from runtime_py import selftest
-from runtime_py.chat import converse
+from runtime_py.command.chat import converse
 from runtime_py.conftest import AttentionBackend, minicpm_settings
 from runtime_py.errors import PackageError, UsageError
-from runtime_py.generate import Finish, Overrides
+from runtime_py.generation.generate import Finish, Overrides
+from runtime_py.generation.session import Limits
 from runtime_py.model import Model, open_backend, open_processor
 from runtime_py.package import Package
 from runtime_py.preprocess.base import Message
 from runtime_py.preprocess.minicpm_v import Processor
-from runtime_py.session import Limits
 from runtime_py.tokenizer import Tokenizer
 
 GENERATION = {

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from runtime_py.contracts import StageContract
 from runtime_py.errors import PackageError, UsageError
-from runtime_py.session import Limits
+from runtime_py.generation.session import Limits
 
 SCHEMA = 1
 MANIFEST = "manifest.json"

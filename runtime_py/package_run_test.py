@@ -13,12 +13,12 @@ import pytest
 
 import runtime_py
 from runtime_py import package, tokenizer
-from runtime_py.cli import main
+from runtime_py.command.cli import main
 from runtime_py.errors import PackageError
-from runtime_py.generate import Overrides
+from runtime_py.generation.generate import Overrides
+from runtime_py.generation.session import Limits, Session
 from runtime_py.model import Model
 from runtime_py.preprocess.base import Message
-from runtime_py.session import Limits, Session
 
 ROOT = Path(__file__).parents[1]
 CHECKPOINT = ROOT / "export" / "demo" / "checkpoints" / "minicpm-v"
@@ -28,7 +28,7 @@ GREEDY = Overrides(temperature=0.0, repetition_penalty=1.0, max_new_tokens=12)
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("onnxruntime")
-    from export.cli import main as export
+    from export.__main__ import main as export
 
     out = tmp_path_factory.mktemp("package") / "out"
     flags = ["--model", str(CHECKPOINT), "--target", "cpu", "--precision", "fp32", "--skip-verify", "-q", "-o", str(out)]
@@ -88,7 +88,7 @@ def test_a_tampered_package_is_not_loaded(exported: Path, tmp_path: Path) -> Non
 
 
 def test_both_tokenizer_forms_give_the_demo_equal_ids(tmp_path: Path) -> None:
-    from export.tokenizer_json import ensure_tokenizer_json
+    from export.package.tokenizer_json import ensure_tokenizer_json
 
     ours = tokenizer.load(CHECKPOINT)
     theirs = tokenizer.read_json(ensure_tokenizer_json(CHECKPOINT, tmp_path / "tokenizer.json"))
@@ -133,7 +133,7 @@ def test_running_a_package_imports_no_exporter(exported: Path) -> None:
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys\nfrom runtime_py.cli import parser\nparser().format_help()\n"
+        "import sys\nfrom runtime_py.command.cli import parser\nparser().format_help()\n"
         "print([name for name in ('numpy', 'PIL', 'tokenizers', 'sentencepiece', 'onnxruntime') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from runtime_py.errors import PackageError
-from runtime_py.generate import Overrides
+from runtime_py.generation.generate import Overrides
 
 if TYPE_CHECKING:
     from runtime_py.model import Model

@@ -6,8 +6,8 @@ import argparse
 import json
 import sys
 
+from export.plan.listing import as_json, as_text
 from runtime_py.errors import EdgeproofError
-from targets.listing import as_json, as_text
 
 
 def main(arguments: list[str] | None = None) -> int:

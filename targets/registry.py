@@ -9,7 +9,7 @@ from pathlib import Path
 from runtime_py.errors import UsageError
 from targets.base import Target
 
-_NO_TARGET = frozenset({"__init__", "__main__", "base", "registry", "devices", "fit", "holding", "listing"})
+_NO_TARGET = frozenset({"__init__", "__main__", "base", "registry", "devices", "fit"})
 
 
 @cache

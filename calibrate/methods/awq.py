@@ -2,7 +2,7 @@
 
 Columns are multiplied by ``c = a^t / mean`` with a the root mean square of the inputs, t the strength of least output
 error after rounding with searched clips (0 changes nothing); the operation before the layer is divided by the same numbers
-(`calibrate.folds`). Afterwards the layer is rounded with searched clips. Source: Lin et al., arXiv 2306.00978;
+(`export.quantisation.folds`). Afterwards the layer is rounded with searched clips. Source: Lin et al., arXiv 2306.00978;
 mit-han-lab/llm-awq, awq/quantize/auto_scale.py.
 """
 
@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from calibrate.codes import Codes
 from calibrate.methods.base import LayerProblem, Method
 from calibrate.methods.clip import rounded, searched
 from calibrate.methods.rtn import RoundToNearestClipped
-from calibrate.moments import output_error
+from calibrate.statistics.moments import output_error
+from export.quantisation.codes import Codes
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
-from calibrate.block_run import BlockRun
-from calibrate.codes import Codes, GroupParameters
-from calibrate.grids import Grid
-from calibrate.moments import Moment, output_error
+from calibrate.statistics.block_run import BlockRun
+from calibrate.statistics.moments import Moment, output_error
+from export.quantisation.codes import Codes, GroupParameters
+from export.quantisation.grids import Grid
 
 if TYPE_CHECKING:
     from torch import Tensor

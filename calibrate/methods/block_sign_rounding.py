@@ -15,11 +15,11 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
-from calibrate.block_run import BlockRun
-from calibrate.codes import Codes
 from calibrate.methods.base import LayerProblem
 from calibrate.methods.clip import searched
 from calibrate.methods.sign_rounding import TURNS, SignRounding, Tuning
+from calibrate.statistics.block_run import BlockRun
+from export.quantisation.codes import Codes
 
 if TYPE_CHECKING:
     from torch import Tensor

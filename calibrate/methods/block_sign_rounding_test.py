@@ -6,19 +6,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from calibrate.block_run import BlockRun
 from calibrate.blockwise import wanted_layers
-from calibrate.capture import stream
-from calibrate.codes import Codes
-from calibrate.grids import GRIDS
 from calibrate.methods.base import LayerProblem
 from calibrate.methods.block_sign_rounding import BlockSignRounding
 from calibrate.methods.sign_rounding import SignRounding
-from calibrate.moments import Moment
-from calibrate.prompts import prompts_of
 from calibrate.request import CalibrationRequest
 from calibrate.run import calibrate, plan
-from calibrate.stored import read_manifest
+from calibrate.samples.prompts import prompts_of
+from calibrate.statistics.block_run import BlockRun
+from calibrate.statistics.capture import stream
+from calibrate.statistics.moments import Moment
+from export.quantisation.codes import Codes
+from export.quantisation.grids import GRIDS
+from export.quantisation.stored import read_manifest
 
 BLOCK = "decoder.layers.1"
 Case = tuple[dict[str, LayerProblem], BlockRun]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from calibrate.codes import GroupParameters
-from calibrate.grids import Grid
 from calibrate.methods.base import LayerProblem
+from export.quantisation.codes import GroupParameters
+from export.quantisation.grids import Grid
 
 if TYPE_CHECKING:
     from torch import Tensor

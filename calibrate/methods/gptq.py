@@ -17,9 +17,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from calibrate.codes import Codes, GroupParameters
 from calibrate.methods.base import LayerProblem
 from calibrate.methods.clip import rounded, searched
+from export.quantisation.codes import Codes, GroupParameters
 
 if TYPE_CHECKING:
     from torch import Tensor

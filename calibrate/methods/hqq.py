@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from calibrate.codes import Codes, GroupParameters
 from calibrate.methods.base import LayerProblem
+from export.quantisation.codes import Codes, GroupParameters
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from calibrate.grid_blockwise import BlockGrid
-from calibrate.grids import GRIDS
 from calibrate.methods import METHODS, method_named
 from calibrate.methods.base import LayerProblem, solve
 from calibrate.methods.gptq import Gptq, column_by_column
 from calibrate.methods.sign_rounding import SignRounding
-from calibrate.moments import Moment, output_error
+from calibrate.statistics.moments import Moment, output_error
+from export.quantisation.grid_blockwise import BlockGrid
+from export.quantisation.grids import GRIDS
 from runtime_py.errors import UsageError
 
 GRID_NAMES = ("ort_int4_b16", "ort_int4_b32", "ort_int4_b128", "ort_int4_asym_b32", "trt_int4_b32", "q4f16_1", "q4f32_1")

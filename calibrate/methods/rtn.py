@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from calibrate.codes import Codes
 from calibrate.methods.base import LayerProblem
 from calibrate.methods.clip import rounded, searched
+from export.quantisation.codes import Codes
 
 
 class RoundToNearestClipped:

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from calibrate.codes import Codes, GroupParameters, joined
 from calibrate.methods.base import LayerProblem
 from calibrate.methods.clip import rounded, searched
+from export.quantisation.codes import Codes, GroupParameters, joined
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from calibrate.codes import CodeSource, WeightProvider
-from calibrate.spec import Assignment
+from export.quantisation.codes import CodeSource, WeightProvider
+from export.quantisation.spec import Assignment
 from export.specs import ModelSpec
 from targets.base import Limits, Target
 

@@ -98,7 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     parser = argparse.ArgumentParser(prog="python -m export.demo.accuracy", description=main.__doc__)
     parser.add_argument("--weights", type=Path, required=True, help="demo checkpoint folder")
-    parser.add_argument("--grid", help="round weights on this grid of calibrate.grids, e.g. q4f16_1 or ort_int4_b32")
+    parser.add_argument(
+        "--grid", help="round weights on this grid of export.quantisation.grids, e.g. q4f16_1 or ort_int4_b32"
+    )
     parser.add_argument(
         "--roles",
         default=",".join(sorted(LANGUAGE_ROLES)),

@@ -8,7 +8,7 @@ import pytest
 from export.demo.accuracy import HELD_OUT_SEED, Case, Result, held_out, main, measure, score
 from export.demo.questions import KINDS, LANGUAGES, TASKS
 from export.demo.recipes.minicpm_v import SIDE
-from export.demo.train import main as train
+from parity_tests.laboratory.demo_training.train import main as train
 
 CASES = held_out(60, SIDE)
 

@@ -16,8 +16,8 @@ from export.demo.questions import TALK
 from export.demo.recipes.minicpm_v import CONFIG, RECIPE
 from export.demo.reference import Reference
 from export.demo.samples import FOLDER, SAMPLES, files
+from export.families.registry import recognise
 from export.modules.build import parameter_shapes
-from export.registry import recognise
 
 WANTED = 0.95
 CASES = held_out(60, RECIPE.side)

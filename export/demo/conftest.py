@@ -10,7 +10,7 @@ from export.demo.model import initial_tensors
 from export.demo.published import write_checkpoint
 from export.demo.recipes.minicpm_v import RECIPE
 from export.demo.reference import Reference
-from export.registry import families
+from export.families.registry import families
 
 DELIVERED = Path(__file__).parent / "checkpoints" / "minicpm-v"
 

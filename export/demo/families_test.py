@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from export.demo.accuracy import Case, held_out, score
-from export.demo.batches import own_cells, place_targets
 from export.demo.dialogues import UNLABELLED
 from export.demo.model import MemorySource, Stages, initial_tensors
 from export.demo.pictures import COLOURS, KINDS, Item, Scene, draw
@@ -19,16 +18,17 @@ from export.demo.recipes.base import Recipe
 from export.demo.reference import Reference, processor_of, recipe_of
 from export.demo.routing import gate_whole_batches
 from export.demo.samples import SAMPLES
-from export.demo.transfer import start_from
+from export.families.registry import families, recognise
 from export.modules.build import parameter_shapes
 from export.modules.decoders.low_rank import Gate
 from export.modules.kernels import Kernels
-from export.registry import families, recognise
 from export.specs import RoutedLora
-from parity_tests.checkpoint_side import open_checkpoint, reference
+from parity_tests.laboratory.demo_training.batches import own_cells, place_targets
+from parity_tests.laboratory.demo_training.transfer import start_from
+from parity_tests.reference.checkpoint_side import open_checkpoint, reference
 from runtime_py import tokenizer as tokenizers
+from runtime_py.generation.session import Limits, Session
 from runtime_py.preprocess.base import Message
-from runtime_py.session import Limits, Session
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 OTHERS = ("awaker2.5-vl", "cogvlm2", "omnilmm-12b", "wemm", "xverse-v")

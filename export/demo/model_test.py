@@ -6,7 +6,7 @@ import torch
 
 from export.demo.model import MemorySource, Stages, initial_tensors, selected
 from export.demo.recipes.minicpm_v import CONFIG, HIDDEN, QUERIES, RECIPE, SIDE
-from export.registry import families
+from export.families.registry import families
 from runtime_py.preprocess.resample import sine_table
 
 FAMILY = families()["minicpm-v"]

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from calibrate.grids import GRIDS
-from calibrate.spec import LayerShape
+from export.quantisation.grids import GRIDS
+from export.quantisation.spec import LayerShape
 
 GROUP = 32
 LANGUAGE_ROLES = frozenset({"decoder", "head", "embedding"})
@@ -25,7 +25,7 @@ def mlc_rounded(weight: Tensor) -> Tensor:
 
 
 def on_grid(name: str) -> Callable[[Tensor], Tensor]:
-    """Rounding to a grid of calibrate.grids and back, integer for integer what a package holds."""
+    """Rounding to a grid of export.quantisation.grids and back, integer for integer what a package holds."""
     grid = GRIDS[name]
     return lambda weight: grid.dequantise(grid.quantise(weight.float()))[:, : weight.shape[1]]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from calibrate.spec import LayerShape
 from export.demo.quantisation import LANGUAGE_ROLES, matrices, mlc_rounded, on_grid, straight_through
+from export.quantisation.spec import LayerShape
 
 
 def test_training_rounds_as_the_package_does_but_for_half_precision_ties() -> None:

@@ -17,7 +17,7 @@ from export.demo.quantisation import matrices
 from export.demo.questions import Question
 from export.demo.recipes.base import Recipe
 from export.demo.routing import gate_inputs
-from export.registry import families, recognise
+from export.families.registry import families, recognise
 from export.specs import ModelSpec
 from runtime_py import tokenizer as tokenizers
 from runtime_py.preprocess.base import ArrangesRows, ImageInputs, Layout, Processor, TokenizerLike

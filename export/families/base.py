@@ -51,7 +51,7 @@ class Family(ABC):
 
     def load_config(self, folder: Path) -> dict[str, Any]:
         """The config that `spec` reads: config.json, or more for families published in several parts."""
-        from export.registry import read_config
+        from export.families.registry import read_config
 
         return read_config(folder)
 

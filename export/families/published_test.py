@@ -7,8 +7,8 @@ import math
 import pytest
 
 from export.families.published import read_published, variants
+from export.families.registry import families
 from export.modules.build import parameter_shapes
-from export.registry import families
 from export.source.tensor_source import EmptySource
 from runtime_py.errors import UsageError
 

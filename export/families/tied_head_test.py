@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from export.modules.build import parameter_shapes
-from parity_tests.checkpoint_side import open_checkpoint
+from parity_tests.reference.checkpoint_side import open_checkpoint
 
 GOLDENS = Path(__file__).parents[2] / "parity_tests" / "goldens"
 CONFIGS = {

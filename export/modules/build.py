@@ -7,7 +7,6 @@ import math
 import torch
 from torch import nn
 
-from calibrate.spec import LayerShape
 from export.modules.connectors.projections import GluConnector, MlpConnector, PatchMerger, WindowConnector
 from export.modules.connectors.resampler import Resampler
 from export.modules.decoders.llama import Decoder, TokenEmbedding
@@ -16,6 +15,7 @@ from export.modules.decoders.visual_experts import VisualExpertDecoder
 from export.modules.kernels import Embedding, Kernels, Linear
 from export.modules.vision.rotary_transformer import RotaryVisionTransformer
 from export.modules.vision.transformer import VisionTransformer
+from export.quantisation.spec import LayerShape
 from export.specs import (
     GluConnectorSpec,
     MlpConnectorSpec,

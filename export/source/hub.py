@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from export import registry
+from export.families import registry
 from export.families.base import Family
 from export.source.checkpoint import WEIGHT_FILES
 from export.source.shard_index import read_index, stays_inside

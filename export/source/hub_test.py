@@ -18,11 +18,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from export import registry
+from export.checkpoint.synthesize import SynthesisRequest, synthesize
+from export.families import registry
 from export.modules.build import parameter_shapes
-from export.package import side_files, tokenizer_folder
+from export.package.manifest import side_files, tokenizer_folder
 from export.source.hub import DEMO_FOLDER, resolve
-from export.synthesize import SynthesisRequest, synthesize
 from runtime_py.errors import EdgeproofError, UsageError
 
 REPOSITORY = Path(__file__).parents[2]

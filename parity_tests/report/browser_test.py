@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from parity_tests.judge import judge
+from parity_tests.judging.judge import judge
 from parity_tests.report import html_report
 from parity_tests.report.report_test import sample_run
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from parity_tests.judge import JudgedComparison, Judgement
-from parity_tests.metrics import HIGHER_IS_BETTER
+from parity_tests.judging.judge import JudgedComparison, Judgement
+from parity_tests.judging.metrics import HIGHER_IS_BETTER
 from parity_tests.report.json_report import comparison_verdict, golden_row
 from parity_tests.report.markdown_report import number
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from parity_tests.diff import Change, Difference, Row
-from parity_tests.judge import Judgement
+from parity_tests.judging.diff import Change, Difference, Row
+from parity_tests.judging.judge import Judgement
 from parity_tests.report.headline import accuracy_lines, similarity_lines
 from parity_tests.report.markdown_report import number
 

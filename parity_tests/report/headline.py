@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from parity_tests.results import Run
+from parity_tests.judging.results import Run
 
 MAIN = "task: all five"
 FULL = f"full precision: {MAIN}"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from parity_tests.judge import JudgedComparison, Judgement
-from parity_tests.probes import PREPROCESS
+from parity_tests.judging.judge import JudgedComparison, Judgement
+from parity_tests.judging.probes import PREPROCESS
+from parity_tests.judging.run_details import Answer, Details, StageError
 from parity_tests.report import svg
 from parity_tests.report.html_parts import figure, folded, legend, table
 from parity_tests.report.markdown_report import number
-from parity_tests.run_details import Answer, Details, StageError
 from runtime_py.contracts import STAGES
 
 MEANING = {

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from parity_tests.judge import JudgedComparison, Judgement, Verdict
-from parity_tests.probes import PREPROCESS
+from parity_tests.judging.judge import JudgedComparison, Judgement, Verdict
+from parity_tests.judging.probes import PREPROCESS
+from parity_tests.judging.run_details import Answer
 from parity_tests.report import html_plots as plots
 from parity_tests.report.headline import accuracy_lines, similarity_lines
 from parity_tests.report.html_parts import badge, folded, table
@@ -15,7 +16,6 @@ from parity_tests.report.json_report import comparison_verdict
 from parity_tests.report.markdown_report import number
 from parity_tests.report.page_style import CSS
 from parity_tests.report.text_file import write as write_text
-from parity_tests.run_details import Answer
 from runtime_py.contracts import STAGES
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"

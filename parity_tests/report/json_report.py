@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from parity_tests import run_details
-from parity_tests.judge import JudgedComparison, JudgedProbe, Judgement, Verdict
-from parity_tests.probes import base_name
-from parity_tests.results import Run, encode, to_json
+from parity_tests.judging import run_details
+from parity_tests.judging.judge import JudgedComparison, JudgedProbe, Judgement, Verdict
+from parity_tests.judging.probes import base_name
+from parity_tests.judging.results import Run, encode, to_json
 
 SCHEMA = 1
 """Of report.json and of what ``--json`` writes; keys are only ever added under one number."""

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree
 
-from parity_tests.judge import JudgedComparison, JudgedProbe, Judgement, Verdict
+from parity_tests.judging.judge import JudgedComparison, JudgedProbe, Judgement, Verdict
 from parity_tests.report.headline import NOT_MEASURED
 from parity_tests.report.text_file import write as write_text
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from parity_tests.judge import JudgedComparison, JudgedProbe, Judgement
+from parity_tests.judging.judge import JudgedComparison, JudgedProbe, Judgement
+from parity_tests.judging.run_details import Details
 from parity_tests.report.headline import accuracy_lines, similarity_lines
 from parity_tests.report.json_report import comparison_verdict
-from parity_tests.run_details import Details
 from runtime_py.contracts import STAGES
 
 SHOWN_LAYERS = 8

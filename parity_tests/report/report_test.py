@@ -12,15 +12,15 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from parity_tests import results, run_details
-from parity_tests.answers import picture_data
+from parity_tests.check.answers import picture_data
 from parity_tests.cli import main
-from parity_tests.compare import compare_arrays
-from parity_tests.judge import Judgement, judge
-from parity_tests.metrics import Kind
+from parity_tests.judging import results, run_details
+from parity_tests.judging.compare import compare_arrays
+from parity_tests.judging.judge import Judgement, judge
+from parity_tests.judging.metrics import Kind
+from parity_tests.judging.results import Comparison, Divergence, Measurement, Run
+from parity_tests.judging.run_details import Answer, Details, LayerCost, Similarity, StageError
 from parity_tests.report import html_report, json_report, junit_report, markdown_report, svg
-from parity_tests.results import Comparison, Divergence, Measurement, Run
-from parity_tests.run_details import Answer, Details, LayerCost, Similarity, StageError
 from parity_tests.thresholds import Standard
 
 HOSTILE = '<script>alert("x")</script> & | \x01'

@@ -1,7 +1,7 @@
 """What a backend offers the runtime: run a stage, and run the decoder over a cache it owns.
 
 The PyTorch reference of parity_tests implements the same interface, so that one pipeline
-(`runtime_py.session`) drives both sides of every comparison.
+(`runtime_py.generation.session`) drives both sides of every comparison.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from export.backends.mlc.package_parts import declared_parameters
 from export.backends.mlc.planned_memory import planned_memory
 from export.backends.mlc.schemes import scheme_of
 from export.backends.mlc.support import most_patches, score_blocks
-from export.registry import families
+from export.families.registry import families
 from export.source.tensor_source import EmptySource
 from export.specs import ModelSpec
 from targets.android import TARGET

@@ -12,10 +12,10 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from calibrate.spec import Assignment, Form, LayerShape
 from export.backends.base import Build, BuildOptions, ExportBackend, Prediction, Step
 from export.backends.mlc.schemes import Scheme, scheme_of
 from export.backends.mlc.support import decoder_sides
+from export.quantisation.spec import Assignment, Form, LayerShape
 from runtime_py.contracts import DECODER, EMBED
 from runtime_py.errors import UnsupportedModelError, UsageError
 

@@ -183,7 +183,7 @@ def copy_tokenizer(checkpoint: Path, folder: Path) -> list[str]:
         partial.replace(folder / name)
     if "tokenizer.json" not in names and names:
         try:
-            module = importlib.import_module("export.tokenizer_json")
+            module = importlib.import_module("export.package.tokenizer_json")
         except ModuleNotFoundError:
             return names
         module.ensure_tokenizer_json(checkpoint, folder / "tokenizer.json")

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from calibrate.spec import Assignment
 from export.backends.mlc.overview import Overview
 from export.backends.mlc.parameters import Parameter
 from export.backends.mlc.schemes import Scheme
+from export.quantisation.spec import Assignment
 from export.specs import ModelSpec
 from runtime_py import errors
 from targets.base import Limits

@@ -36,7 +36,7 @@ TARGETS: dict[str, dict[str, Any]] = {
     "aarch64": {"kind": "llvm", "mtriple": "aarch64-linux-gnu"},
     "pocl": {"kind": "opencl", "host": {"kind": "llvm", "mtriple": "x86_64-linux-gnu"}},
 }
-"""Places to build for; ``aarch64`` and ``pocl`` are rungs of the ladder in parity_tests/mlc_ladder."""
+"""Places to build for; ``aarch64`` and ``pocl`` are rungs of the ladder in parity_tests/laboratory/mlc_ladder."""
 
 SCHEDULES: dict[str, dict[str, Any]] = {
     "ios": {"kind": "opencl", **METAL_LIMITS, "host": IOS_HOST},

@@ -19,7 +19,6 @@ from tvm.relax.frontend.nn import Tensor, op
 from tvm.relax.frontend.nn.llm.kv_cache import PagedKVCache, RopeMode, TIRPagedKVCache
 from tvm.target import Target
 
-from calibrate.spec import Assignment
 from export.backends.mlc.blocks.decoder import Decoder, TokenEmbedding
 from export.backends.mlc.blocks.linear import Layers
 from export.backends.mlc.blocks.projections import GluConnector, MlpConnector, PatchMerger, WindowConnector
@@ -29,6 +28,7 @@ from export.backends.mlc.blocks.rows import last_token, rows_at, same_shape
 from export.backends.mlc.blocks.vision import VisionTransformer, cut_patches
 from export.backends.mlc.overview import Overview, overview_shapes, patch_side
 from export.backends.mlc.support import decoder_sides, explicit_positions, most_patches
+from export.quantisation.spec import Assignment
 from export.specs import (
     GluConnectorSpec,
     MlpConnectorSpec,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from export.registry import families
+from export.families.registry import families
 from export.specs import ModelSpec, VisionSpec
 from export.stages import contracts
 from runtime_py.contracts import CONNECTOR, VISION
@@ -23,7 +23,7 @@ from runtime_py.errors import UnsupportedModelError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from calibrate.codes import WeightProvider
+    from export.quantisation.codes import WeightProvider
 
 PREFIX = "overview."
 

@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from calibrate.spec import Assignment
 from export.backends.base import Build
 from export.backends.mlc import app_config, chat_config, shards
 from export.backends.mlc.compile_process import LibraryRequest, compile_apart
@@ -18,7 +17,8 @@ from export.backends.mlc.parameters import Parameter, ParameterBytes, parameter_
 from export.backends.mlc.prediction import predict
 from export.backends.mlc.schemes import Scheme, scheme_of
 from export.modules.build import parameter_count, parameter_shapes
-from export.package import tokenizer_folder
+from export.package.manifest import tokenizer_folder
+from export.quantisation.spec import Assignment
 from export.specs import ModelSpec
 
 FOLDER = Path("mlc")

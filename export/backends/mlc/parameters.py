@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from calibrate.codes import Codes, CodeSource, WeightProvider
-from calibrate.spec import Assignment, Form
 from export.backends.mlc.schemes import Scheme
 from export.backends.mlc.shards import HALVED, RAW, StoredTensor
+from export.quantisation.codes import Codes, CodeSource, WeightProvider
+from export.quantisation.spec import Assignment, Form
 from runtime_py.errors import CheckpointError
 
 if TYPE_CHECKING:

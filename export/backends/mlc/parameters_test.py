@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from calibrate.codes import RoundToNearest
-from calibrate.grids import GRIDS
-from calibrate.spec import Assignment, Form, LayerShape
 from export.backends.mlc import parameters
 from export.backends.mlc.parameters import ParameterBytes, parameter_list
 from export.backends.mlc.schemes import SCHEMES, scheme_of
+from export.quantisation.codes import RoundToNearest
+from export.quantisation.grids import GRIDS
+from export.quantisation.spec import Assignment, Form, LayerShape
 from runtime_py.errors import CheckpointError, UsageError
 
 SHAPES = {"a.weight": (10, 80), "b.weight": (6, 64), "norm.weight": (80,)}

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from calibrate.spec import Assignment, Form
 from export.backends.base import BuildOptions, Prediction
 from export.backends.mlc.activations import decoder_activations, image_activations
 from export.backends.mlc.parameters import CHUNK_BYTES, quantised_shapes
 from export.backends.mlc.schemes import Scheme, scheme_of
+from export.quantisation.spec import Assignment, Form
 from export.specs import ModelSpec
 from runtime_py.contracts import STAGES
 from targets.base import Limits

@@ -16,7 +16,7 @@ class Scheme:
 
     Attributes:
         model_dtype: dtype of activations, scales and unquantised parameters.
-        grid: name in calibrate.grids of the int4 grid, or "" when nothing is quantised.
+        grid: name in export.quantisation.grids of the int4 grid, or "" when nothing is quantised.
         transposed: linear weights are stored (input words, output); embeddings never are.
         whole: roles that stay unquantised although the scheme quantises.
     """

@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calibrate.spec import Assignment, Form
 from export.backends.base import Build, BuildOptions, ExportBackend, Prediction, Step
 from export.backends.onnx.choices import OnnxChoices, assign, choices
+from export.quantisation.spec import Assignment, Form
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, STAGES, VISION
 
 if TYPE_CHECKING:

@@ -15,15 +15,15 @@ import pytest
 import torch
 from onnx import TensorProto
 
-from calibrate.codes import DequantisedWeights, RoundToNearest, WeightProvider
-from calibrate.grids import GRIDS
-from calibrate.spec import Form, LayerShape
 from export.backends.base import Build, BuildOptions, Prediction
 from export.backends.onnx.backend import OnnxBackend
 from export.backends.onnx.choices import OnnxChoices, assign
+from export.families.registry import read_config, recognise
 from export.modules.build import build_stage
 from export.modules.kernels import Kernels
-from export.registry import read_config, recognise
+from export.quantisation.codes import DequantisedWeights, RoundToNearest, WeightProvider
+from export.quantisation.grids import GRIDS
+from export.quantisation.spec import Form, LayerShape
 from export.specs import ModelSpec, VisionSpec
 from export.stages import contracts
 from runtime_py.backends.ort import OrtBackend

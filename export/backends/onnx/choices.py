@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from calibrate.spec import Assignment, Form, LayerShape
 from export.backends.base import BuildOptions
+from export.quantisation.spec import Assignment, Form, LayerShape
 from runtime_py.errors import UsageError
 
 ALLOWED: dict[str, tuple[Any, ...]] = {

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.onnx.ops import symbolic, symbolic_multi_out
 
-from calibrate.grid_blockwise import BlockGrid
-from calibrate.grids import GRIDS
-from calibrate.spec import Assignment, Form
 from export.modules.kernels import CachedAttention, Kernels, Role
+from export.quantisation.grid_blockwise import BlockGrid
+from export.quantisation.grids import GRIDS
+from export.quantisation.spec import Assignment, Form
 from export.specs import DecoderSpec
 
 Attributes = dict[str, int | float | str | bool | Sequence[int] | Sequence[float] | Sequence[str] | Sequence[bool]]

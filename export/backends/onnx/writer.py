@@ -18,11 +18,11 @@ import torch
 from onnx import TensorProto
 from torch import Tensor
 
-from calibrate.codes import CodeSource, WeightProvider
-from calibrate.grids import GRIDS
-from calibrate.pack import pack_signed, pack_unsigned
-from calibrate.spec import Assignment
 from export.backends.onnx.layout import Place, lay_out
+from export.quantisation.codes import CodeSource, WeightProvider
+from export.quantisation.grids import GRIDS
+from export.quantisation.pack import pack_signed, pack_unsigned
+from export.quantisation.spec import Assignment
 from runtime_py.errors import CheckpointError, MachineError
 
 CHUNK = 16 << 20

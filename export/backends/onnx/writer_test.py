@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
-from calibrate.codes import Codes, RoundToNearest
-from calibrate.grids import GRIDS
-from calibrate.pack import unpack_unsigned
-from calibrate.spec import Assignment, Form, LayerShape
 from export.backends.onnx import writer
 from export.backends.onnx.layout import alignment, lay_out
 from export.backends.onnx.writer import StageWeights, parameters, write_stage
+from export.quantisation.codes import Codes, RoundToNearest
+from export.quantisation.grids import GRIDS
+from export.quantisation.pack import unpack_unsigned
+from export.quantisation.spec import Assignment, Form, LayerShape
 from runtime_py.errors import CheckpointError, MachineError
 
 ROWS, COLUMNS = 70, 96

@@ -12,9 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calibrate.spec import Assignment
 from export.backends.base import Build, BuildOptions, ExportBackend, Prediction, Step
 from export.backends.tensorrt.forms import assign, float_dtype
+from export.quantisation.spec import Assignment
 from runtime_py.contracts import STAGES
 
 if TYPE_CHECKING:

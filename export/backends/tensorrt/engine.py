@@ -24,7 +24,7 @@ from export.backends.tensorrt.graph import StageGraph, stage_graph, write_graph
 from export.backends.tensorrt.kernels import TrtKernels
 from export.backends.tensorrt.prediction import engine_peak, stage_bytes
 from export.backends.tensorrt.profiles import Profile, stage_profiles
-from export.machine import available_memory
+from export.plan.machine import available_memory
 from export.specs import ModelSpec
 from runtime_py.errors import DoesNotFitError, EdgeproofError, MachineError, UnsupportedModelError
 

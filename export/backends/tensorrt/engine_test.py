@@ -18,8 +18,6 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from calibrate.codes import DequantisedWeights, RoundToNearest
-from calibrate.grids import GRIDS
 from export.backends.base import Build, BuildOptions
 from export.backends.onnx.writer import StageWeights
 from export.backends.tensorrt import engine as engines
@@ -28,8 +26,10 @@ from export.backends.tensorrt.engine import build_stage_engine, engine_graph, en
 from export.backends.tensorrt.engine_process import EngineRequest
 from export.backends.tensorrt.graph import StageGraph, write_graph
 from export.families.minicpm_v.family import FAMILY
-from export.registry import read_config
-from parity_tests.reference import TorchBackend
+from export.families.registry import read_config
+from export.quantisation.codes import DequantisedWeights, RoundToNearest
+from export.quantisation.grids import GRIDS
+from parity_tests.reference.reference import TorchBackend
 from runtime_py.backends.trt import TrtBackend, TrtState
 from runtime_py.backends.trt_plan import PAST, PRESENT, EnginePlan
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, STAGES, VISION

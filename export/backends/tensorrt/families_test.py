@@ -12,24 +12,24 @@ import pytest
 
 pytest.importorskip("tensorrt_rtx")
 
-from calibrate.codes import DequantisedWeights, RoundToNearest
-from calibrate.grids import GRIDS
 from export.backends.base import Build, BuildOptions
 from export.backends.onnx.trace import trace_stage
 from export.backends.tensorrt.backend import TensorrtBackend, engine_file, record_file
 from export.backends.tensorrt.engine import build_stage_engine, engine_graph
 from export.backends.tensorrt.engine_test import OrtBackedTrt, Traced
 from export.backends.tensorrt.kernels import OPSET, TrtKernels
-from export.registry import families, recognise
+from export.checkpoint.synthesize import SynthesisRequest, synthesize
+from export.families.registry import families, recognise
+from export.quantisation.codes import DequantisedWeights, RoundToNearest
+from export.quantisation.grids import GRIDS
 from export.source.tensor_source import EmptySource
-from export.synthesize import SynthesisRequest, synthesize
-from parity_tests.compare import compare_recordings
-from parity_tests.golden_case import question, read_case
-from parity_tests.probes import record
-from parity_tests.reference import TorchBackend
+from parity_tests.golden.case import question, read_case
+from parity_tests.judging.compare import compare_recordings
+from parity_tests.judging.probes import record
+from parity_tests.reference.reference import TorchBackend
 from runtime_py.contracts import DECODER, STAGES
 from runtime_py.errors import UnsupportedModelError
-from runtime_py.session import Limits as SessionLimits
+from runtime_py.generation.session import Limits as SessionLimits
 from targets.base import Limits
 from targets.desktop_gpu import TARGET
 

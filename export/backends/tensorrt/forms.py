@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from calibrate.spec import Assignment, Form, LayerShape
 from export.backends.base import BuildOptions
+from export.quantisation.spec import Assignment, Form, LayerShape
 from runtime_py.errors import UsageError
 
 PRECISIONS = ("fp32", "fp16", "int4")

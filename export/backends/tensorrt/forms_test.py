@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from calibrate.spec import Form, LayerShape
 from export.backends.base import BuildOptions
 from export.backends.tensorrt.forms import assign, float_dtype
+from export.quantisation.spec import Form, LayerShape
 from runtime_py.errors import UsageError
 from targets.desktop_gpu import TARGET
 

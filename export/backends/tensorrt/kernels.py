@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.onnx.ops import symbolic
 
-from calibrate.grids import GRIDS
-from calibrate.spec import Assignment, Form
 from export.modules.kernels import CachedAttention, Kernels, Linear, RMSNorm, Role
+from export.quantisation.grids import GRIDS
+from export.quantisation.spec import Assignment, Form
 from export.specs import DecoderSpec
 
 OPSET = 24

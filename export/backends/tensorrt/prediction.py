@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from calibrate.spec import Assignment
 from export.backends.base import BuildOptions, Prediction
 from export.backends.tensorrt.forms import float_dtype
+from export.quantisation.spec import Assignment
 from export.specs import ModelSpec
 from runtime_py.contracts import CONNECTOR, DECODER, STAGES, VISION
 

@@ -52,8 +52,9 @@ class Recipe:
         file_of: the file and the name in it that a tensor is stored under; model.safetensors and its own when None.
         known: shapes of published tensors that the family reads sizes from.
         digits: its pictures may hold a digit; without, it learns and is asked about shapes alone.
-        start: stage to the family whose delivered demo it starts from (`export.demo.transfer`); ``decoder`` with its tables.
-        plan: values of `export.demo.plan.Plan` that differ from its defaults.
+        start: stage to the family whose delivered demo it starts from
+        (`parity_tests.laboratory.demo_training.transfer`); ``decoder`` with its tables.
+        plan: values of `parity_tests.laboratory.demo_training.plan.Plan` that differ from its defaults.
     """
 
     family: str
@@ -101,7 +102,8 @@ def json_files(documents: Mapping[str, Any]) -> dict[str, bytes]:
 def licence_file(model: str) -> dict[str, bytes]:
     """LICENSE of a folder whose weights were made here."""
     note = (
-        "The weights and the tokenizer in this folder were made from drawn pictures by export/demo/train.py.\n"
+        "The weights and the tokenizer in this folder were made from drawn pictures by "
+        "parity_tests/laboratory/demo_training/train.py.\n"
         f"They contain nothing of the published {model} weights.\n"
         "They are licensed under the Apache License, Version 2.0: http://www.apache.org/licenses/LICENSE-2.0\n"
     )

@@ -79,7 +79,8 @@ CONFIG: dict[str, Any] = {
     "vocab_size": VOCABULARY,
 }
 
-LICENCE_NOTE = """The weights and the tokenizer in this folder were made from drawn pictures by export/demo/train.py.
+LICENCE_NOTE = """The weights and the tokenizer in this folder were made from drawn pictures by
+parity_tests/laboratory/demo_training/train.py.
 They contain nothing of the published MiniCPM-V weights.
 They are licensed under the Apache License, Version 2.0: http://www.apache.org/licenses/LICENSE-2.0
 """

@@ -19,8 +19,8 @@ from export.demo.questions import corpus
 from export.demo.recipes.base import Places, Recipe, Tensors, grid_middles, json_files, licence_file, sine_positions
 from export.demo.vocabulary import CONTROL, UNKNOWN, Layout, pieces, sentencepiece_model
 from export.families.xverse_v.weights import ADAPTERS, LLM, VIT
+from export.package.tokenizer_json import convert
 from export.specs import ModelSpec
-from export.tokenizer_json import convert
 from runtime_py.preprocess.base import ImageInputs
 from runtime_py.preprocess.xverse_v import tile_grid
 

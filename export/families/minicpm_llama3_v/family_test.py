@@ -11,19 +11,19 @@ import numpy as np
 import pytest
 import torch
 
+from export.checkpoint.synthesize import SynthesisRequest, synthesize
 from export.families.minicpm_llama3_v.family import FAMILY
 from export.families.minicpm_llama3_v.mlc_chat import conversation
-from export.registry import recognise
+from export.families.registry import recognise
 from export.source.tensor_source import EmptySource
 from export.specs import ModelSpec, ResamplerSpec, VisionSpec
-from export.synthesize import SynthesisRequest, synthesize
-from parity_tests.checkpoint_side import Checkpoint, open_checkpoint
-from parity_tests.golden_case import fitted, question, read_case
-from parity_tests.probes import record
-from parity_tests.reference import TorchBackend
+from parity_tests.golden.case import fitted, question, read_case
+from parity_tests.judging.probes import record
+from parity_tests.reference.checkpoint_side import Checkpoint, open_checkpoint
+from parity_tests.reference.reference import TorchBackend
 from runtime_py.contracts import CONNECTOR, EMBED, VISION
 from runtime_py.errors import UnsupportedModelError
-from runtime_py.session import Limits
+from runtime_py.generation.session import Limits
 
 GOLDEN = Path(__file__).parents[3] / "parity_tests" / "goldens" / "minicpm-llama3-v"
 INDEX_TOTAL_SIZE = 34_148_369_344

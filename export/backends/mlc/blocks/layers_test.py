@@ -7,7 +7,6 @@ import pytest
 import torch
 from tvm.relax.frontend import nn
 
-from calibrate.grids import GRIDS
 from export.backends.mlc.blocks.attention import full_attention
 from export.backends.mlc.blocks.conftest import assert_close, build, random_weights
 from export.backends.mlc.blocks.linear import Embedding, GroupEmbedding, GroupLinear, Linear
@@ -15,6 +14,7 @@ from export.backends.mlc.blocks.norms import LayerNorm, RMSNorm
 from export.backends.mlc.parameters import pack
 from export.backends.mlc.support import score_blocks
 from export.modules import kernels
+from export.quantisation.grids import GRIDS
 
 TOKENS = ["batch_size", "seq_len"]
 

@@ -12,8 +12,8 @@ from tvm import te, tirx
 from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import Tensor, op
 
-from calibrate.spec import Assignment, Form
 from export.backends.mlc.parameters import GROUP, PER_WORD, quantised_shapes
+from export.quantisation.spec import Assignment, Form
 
 ZERO_POINT = 7
 

@@ -1,0 +1,188 @@
+"""``python -m calibrate search``: which layers get 8 or 16 bits, under a budget or until a gate passes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from calibrate.command.cli import Parser, log_to_stderr, model_flags, out, talk_flags
+from calibrate.request import CalibrationRequest
+from export.quantisation.choice import KIND, SCHEMA, WIDER, widened
+from runtime_py.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from calibrate.evaluation.score import Evaluation
+    from calibrate.run import CalibrationPlan
+    from calibrate.search import Search
+    from export.checkpoint.opened import OpenedCheckpoint
+
+log = logging.getLogger("edgeproof")
+
+SAMPLES = 48
+"""Built-in samples that a checkpoint without the demo's task is measured on."""
+
+
+def parser() -> argparse.ArgumentParser:
+    made = Parser(prog="python -m calibrate search", description=__doc__, allow_abbrev=False)
+    model_flags(made)
+    goal = made.add_mutually_exclusive_group(required=True)
+    goal.add_argument("--budget", type=float, metavar="MB", help="size of the package's weights at most, in 10^6 bytes")
+    goal.add_argument(
+        "--gate", metavar="G", help="e.g. cosine=0.995,task=1pt (points lost against full precision) or kl=0.01"
+    )
+    made.add_argument("--codes", type=Path, metavar="DIR", help="int4 codes of a calibration; default round to nearest")
+    made.add_argument("--pictures", type=int, default=60, metavar="N", help="of a demo's questions; default 60")
+    made.add_argument(
+        "--calibration-data", type=Path, metavar="DIR", help="measure on your own samples; default: a demo's questions"
+    )
+    made.add_argument("--samples", type=int, metavar="N", help=f"of other checkpoints; default {SAMPLES}, or all of yours")
+    made.add_argument("--seed", type=int, default=0, metavar="N", help="of the samples; default 0")
+    made.add_argument("--resume", action="store_true", help="go on with a search that was cut off")
+    made.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the choice, as JSON")
+    talk_flags(made)
+    return made
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Returns the exit code; the choice goes to ``--output``."""
+    from calibrate.run import plan
+    from calibrate.search import Gate, write_choice
+    from export.backends import BACKEND_OF_RUNTIME, backend
+
+    given = parser().parse_args(arguments)
+    log_to_stderr(given)
+    gate = None if given.gate is None else Gate.parse(given.gate)
+    request = CalibrationRequest(
+        model=given.model, weights=given.weights, revision=given.revision, target=given.target, precision=given.precision,
+        block_size=given.block_size, vision_precision=given.vision_precision, embed_precision=given.embed_precision,
+        head_precision=given.head_precision, asymmetric=given.asymmetric, method="rtn", output=given.output,
+        samples=given.samples, data=given.calibration_data, seed=given.seed,
+    )  # fmt: skip
+    planned = plan(request)
+    name = BACKEND_OF_RUNTIME[request.export().target_record().runtime_backend]
+    evaluation = evaluation_of(request, planned.checkpoint, given.pictures)
+    if gate is not None:
+        gate.check(evaluation)
+    log.info(
+        "%s, %d: about %d passes through the whole model", evaluation.source, evaluation.count,
+        len(WIDER[name]) * len(planned.wanted[name]) + 3,
+    )  # fmt: skip
+    search, record = _prepared(given, planned, name, evaluation)
+    full = evaluation.score(evaluation.weights)
+    if gate is None:
+        room = _room(given.budget, request, planned, name)
+        chosen = search.within(room)
+        score = search.score(chosen)
+    else:
+        chosen, score = search.until(gate, full)
+    start = search.score({})
+    forms = widened(name, planned.assignments[name], chosen)
+    size = sum(backend(name).predict(planned.checkpoint.spec, _options(request, planned), forms).file_bytes.values())
+    value = {
+        **record,
+        "goal": {"budget": given.budget} if gate is None else asdict(gate),
+        "backends": {name: dict(sorted(chosen.items()))},
+        "bytes": size,
+        "scores": {"full precision": full.figures(), "all int4": start.figures(), "this choice": score.figures()},
+        "sensitivity": dict(sorted(search.known.items())),
+    }
+    write_choice(given.output, value)
+    _partial(given.output).unlink(missing_ok=True)
+    out(json.dumps(value, indent=2) if given.json else _text(value, name, len(planned.wanted[name])))
+    return ExitCode.OK
+
+
+def _prepared(
+    given: argparse.Namespace, planned: CalibrationPlan, name: str, evaluation: Evaluation
+) -> tuple[Search, dict[str, Any]]:
+    """The search, with what an earlier run measured, and what identifies it."""
+    from calibrate.search import Search, write_choice
+    from export.quantisation.codes import CodeSource, RoundToNearest, WeightProvider
+    from export.quantisation.grids import GRIDS
+    from export.quantisation.stored import StoredCodes
+
+    weights: WeightProvider = evaluation.weights
+    codes: CodeSource = RoundToNearest(weights, planned.assignments[name], GRIDS)
+    record: dict[str, Any] = {
+        "kind": KIND, "schema": SCHEMA, "source": planned.checkpoint.id, "target": given.target,
+        "precision": given.precision, "block_size": given.block_size, "asymmetric": given.asymmetric,
+        "embed_precision": given.embed_precision, "head_precision": given.head_precision,
+        "measured_on": {"source": evaluation.source, "count": evaluation.count, "seed": given.seed}, "codes": None,
+    }  # fmt: skip
+    if given.codes is not None:
+        stored = StoredCodes(given.codes, name, weights, planned.assignments[name])
+        weights, codes = stored.weights, stored
+        record["codes"] = stored.summary()
+    known: dict[str, float] = {}
+    partial = _partial(given.output)
+    if partial.exists():
+        before = json.loads(partial.read_text(encoding="utf-8"))
+        if not given.resume:
+            raise UsageError(
+                f"{partial} is there from a search that did not finish", "no such file", "add --resume, or remove it"
+            )
+        if before["record"] != json.loads(json.dumps(record)):
+            raise UsageError(f"{partial} was begun by another search", "the same flags", "remove it, or give those flags")
+        known = before["sensitivity"]
+
+    def save() -> None:
+        write_choice(partial, {"record": record, "sensitivity": known})
+
+    layers = planned.wanted[name]
+    return Search(evaluation, weights, codes, planned.assignments[name], layers, WIDER[name], known, save), record
+
+
+def _room(megabytes: float, request: CalibrationRequest, planned: CalibrationPlan, name: str) -> int:
+    """Bytes that the budget leaves above the package with every layer in four bits."""
+    from export.backends import backend
+
+    prediction = backend(name).predict(planned.checkpoint.spec, _options(request, planned), planned.assignments[name])
+    least = sum(prediction.file_bytes.values())
+    room = int(megabytes * 1e6) - least
+    if room < 0:
+        raise UsageError(
+            f"--budget {megabytes} MB", f"at least {least / 1e6:.1f} MB, the package with all int4 layers in four bits",
+            "raise the budget, or use a larger --block-size",
+        )  # fmt: skip
+    return room
+
+
+def _options(request: CalibrationRequest, planned: CalibrationPlan) -> Any:
+    from export.backends.base import BuildOptions
+
+    asked = request.export()
+    limits = asked.limits(planned.checkpoint.spec.decoder.max_positions)
+    return BuildOptions(asked.target_record(), asked.precision_name(), limits, asked.backend_options())
+
+
+def evaluation_of(request: CalibrationRequest, checkpoint: OpenedCheckpoint, pictures: int) -> Evaluation:
+    """What sensitivities are measured on: the user's samples, else a demo's own questions, else built-in samples."""
+    from calibrate.evaluation.evaluate import SEARCHED, DemoEvaluation, is_demo
+    from calibrate.evaluation.evaluate_samples import BUILT_IN, on_samples
+    from calibrate.samples.data import built_in, from_folder
+
+    if request.data is not None:
+        return on_samples(checkpoint, from_folder(request.data, request.samples, request.seed), request.data.name)
+    if is_demo(checkpoint):
+        return DemoEvaluation(checkpoint, pictures, SEARCHED)
+    side = checkpoint.spec.runtime.get("image_size")
+    return on_samples(checkpoint, list(built_in(request.samples or SAMPLES, request.seed, side=side)), BUILT_IN)
+
+
+def _partial(output: Path) -> Path:
+    return output.with_name(output.name + ".partial")
+
+
+def _text(value: Mapping[str, Any], name: str, count: int) -> str:
+    chosen = value["backends"][name]
+    lines = [f"{len(chosen)} of {count} int4 layers widened, {value['bytes'] / 1e6:.3f} MB of weights"]
+    lines += [f"  {layer}: {form}" for layer, form in chosen.items()]
+    for title, score in value["scores"].items():
+        accuracy = "" if score["accuracy"] is None else f"task {100 * score['accuracy']:.1f} %, "
+        lines.append(f"{title}: {accuracy}cosine {score['cosine']:.5f}, KL {score['kl']:.5f}")
+    return "\n".join(lines)

@@ -1,0 +1,86 @@
+"""The tables of ``python -m calibrate compare``: one line per measurement, or methods down and grids across."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from calibrate.evaluation.score import Score
+
+PLAIN = "plain rounding"
+TEXT, GENERAL = "text", "general"
+"""Samples without their pictures; the general set for a model that has samples of its own."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement.
+
+    Attributes:
+        seconds: the calibration's, by the clock.
+        bytes: of the layers that the plan stores in four bits, as this row stores them.
+        rounded_blocks: blocks that went back to plain rounding after the check on held-out samples.
+    """
+
+    setting: str
+    method: str
+    samples: str
+    score: Score
+    seconds: float
+    bytes: int = 0
+    rounded_blocks: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.method + {TEXT: ", text only", GENERAL: ", general samples"}.get(self.samples, "")
+
+
+def as_json(model: str, pictures: int, rows: Sequence[Row], outliers: float = 0.0) -> dict[str, Any]:
+    """One comparison as a file holds it; `from_json` is its inverse for the rows."""
+    head = {"kind": "comparison", "model": model, "pictures": pictures, "outliers": outliers}
+    return {**head, "rows": [asdict(row) for row in rows]}
+
+
+def from_json(found: Mapping[str, Any]) -> list[Row]:
+    """The rows of a comparison."""
+    return [
+        Row(**{**row, "score": Score(**row["score"]), "rounded_blocks": tuple(row["rounded_blocks"])})
+        for row in found["rows"]
+    ]
+
+
+def long_table(rows: Sequence[Row]) -> str:
+    """Markdown with a line per row and every figure."""
+    titles = "grid", "method", "samples", "task", "changed", "logits cosine", "worst", "KL (nats)", "median KL"
+    lines = ["| " + " | ".join((*titles, "same token", "s", "KB")) + " |"]
+    lines.append("|" + "---|" * (len(titles) + 3))
+    for row in rows:
+        score = row.score
+        task = "" if score.accuracy is None else f"{100 * score.accuracy:.1f} %"
+        changed = "" if score.changed is None else score.changed
+        lines.append(
+            f"| {row.setting} | {row.method} | {row.samples} | {task} | {changed} | {score.cosine:.5f} "
+            f"| {score.worst_cosine:.4f} | {score.kl:.5f} | {score.median_kl:.1e} | {100 * score.agreement:.2f} % "
+            f"| {row.seconds:.1f} | {row.bytes / 1e3:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def wide_table(rows: Sequence[Row]) -> str:
+    """Markdown with a line per method and a column per grid: task (percent), answers changed, mean cosine, and mean and
+    median KL (thousandths of a nat)."""
+    settings = list(dict.fromkeys(row.setting for row in rows if row.setting))
+    cells = {(row.name, row.setting): row for row in rows}
+    title = "task % / changed / cosine / KL, median KL (mnat)"
+    lines = [f"| {title} | " + " | ".join(settings) + " |", "|---|" + "---|" * len(settings)]
+    for name in dict.fromkeys(row.name for row in rows):
+        whole = cells.get((name, ""))
+        found = [whole or cells.get((name, setting)) for setting in settings]
+        lines.append(f"| {name} | " + " | ".join("" if row is None else _cell(row.score) for row in found) + " |")
+    return "\n".join(lines)
+
+
+def _cell(score: Score) -> str:
+    task = "" if score.accuracy is None else f"{100 * score.accuracy:.1f} / {score.changed} / "
+    return f"{task}{score.cosine:.5f} / {1000 * score.kl:.2f}, {1000 * score.median_kl:.3g}"

@@ -1,0 +1,80 @@
+"""Similarity to full precision on samples, block by block: any checkpoint, a user's pictures, no known answers needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from calibrate.evaluation.evaluate import CHECKED, DemoEvaluation, is_demo
+from calibrate.evaluation.score import Evaluation, Positions, Score, compared
+from calibrate.request import CalibrationRequest
+from calibrate.samples.data import HELD_OUT_FIRST, Prompt, Sample, built_in, held_out_of_folder, prepare
+from calibrate.samples.prompts import processor_of
+from calibrate.statistics.capture import answer_logits
+from export.quantisation.codes import WeightProvider
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from export.checkpoint.opened import OpenedCheckpoint
+    from export.specs import ModelSpec
+    from runtime_py.preprocess.base import Processor
+
+BUILT_IN = "built-in samples"
+
+
+class SampleEvaluation:
+    """Logits at the last token of every prompt and at its answer's, where the sample has one.
+
+    One block's weights and all samples' activations are in memory at a time; the full-precision logits stay.
+    """
+
+    has_task = False
+
+    def __init__(
+        self, spec: ModelSpec, weights: WeightProvider, prompts: Sequence[Prompt], processor: Processor, source: str
+    ) -> None:
+        self.spec, self.weights, self.prompts, self.processor = spec, weights, prompts, processor
+        self.source, self.count = source, len(prompts)
+
+    @cached_property
+    def expected(self) -> Tensor:
+        """Full-precision logits (positions, vocabulary)."""
+        return self._logits(self.weights)
+
+    def score(self, weights: WeightProvider) -> Score:
+        """See Evaluation.score; there is no accuracy."""
+        return self.positions(weights).score()
+
+    def positions(self, weights: WeightProvider) -> Positions:
+        """See Evaluation.positions."""
+        return compared(self.expected, self._logits(weights))
+
+    def _logits(self, weights: WeightProvider) -> Tensor:
+        return answer_logits(self.spec, weights, self.prompts, self.processor)
+
+
+def judge_of(request: CalibrationRequest, checkpoint: OpenedCheckpoint, count: int) -> Evaluation:
+    """What a finished calibration is checked on, which it has not seen.
+
+    A user's held-out lines where there is a folder with enough of them, else the demo's own questions about ``count``
+    pictures for a demo checkpoint, else built-in samples.
+    """
+    if request.data is not None:
+        apart = held_out_of_folder(request.data, request.samples, request.seed, count)
+        if apart:
+            return on_samples(checkpoint, apart, request.data.name)
+    if is_demo(checkpoint):
+        return DemoEvaluation(checkpoint, count, CHECKED)
+    side = checkpoint.spec.runtime.get("image_size")
+    return on_samples(checkpoint, list(built_in(count, request.seed, side=side, first=HELD_OUT_FIRST)), BUILT_IN)
+
+
+def on_samples(checkpoint: OpenedCheckpoint, samples: Sequence[Sample], source: str) -> SampleEvaluation:
+    """An evaluation on samples as the checkpoint's own processor prepares them."""
+    assert checkpoint.weights is not None
+    processor, tokenizer = processor_of(checkpoint)
+    return SampleEvaluation(
+        checkpoint.spec, checkpoint.weights, list(prepare(samples, processor, tokenizer)), processor, source
+    )

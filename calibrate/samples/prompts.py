@@ -1,0 +1,55 @@
+"""The samples that a request asks for, as the checkpoint's own processor prepares them."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from calibrate.evaluation.evaluate import demo_recipe, is_demo
+from calibrate.evaluation.held_out import count_of
+from calibrate.request import SAMPLES, CalibrationRequest
+from calibrate.samples.data import Prompt, built_in, from_folder, prepare
+from calibrate.samples.demo_samples import answer_cutter, own_samples
+
+if TYPE_CHECKING:
+    from export.checkpoint.opened import OpenedCheckpoint
+    from runtime_py.preprocess.base import Processor
+    from runtime_py.tokenizer import Tokenizer
+
+
+def processor_of(checkpoint: OpenedCheckpoint) -> tuple[Processor, Tokenizer]:
+    """The family's processor and the tokenizer it is made with."""
+    from runtime_py import tokenizer
+
+    assert checkpoint.folder is not None
+    tokens = tokenizer.load(checkpoint.folder)
+    module = importlib.import_module(f"runtime_py.preprocess.{checkpoint.family.processor}")
+    return module.Processor(checkpoint.spec.runtime, tokens), tokens
+
+
+def prompts_of(request: CalibrationRequest, checkpoint: OpenedCheckpoint) -> tuple[Processor, list[Prompt]]:
+    """The family's processor, and the samples as it prepares them.
+
+    Raises:
+        UsageError: a demo's own questions are asked for and the checkpoint is no demo.
+    """
+    processor, tokens = processor_of(checkpoint)
+    cut = None
+    if request.data is not None:
+        apart = count_of(request.held_out, checkpoint.spec)
+        samples = from_folder(request.data, request.samples, request.seed, request.text_only, apart)
+    elif sample_set_of(request, checkpoint) == "demo":
+        recipe = demo_recipe(checkpoint)
+        samples = list(own_samples(recipe, request.samples or SAMPLES, request.seed, request.text_only))
+        cut = answer_cutter(recipe, processor, tokens)
+    else:
+        side = checkpoint.spec.runtime.get("image_size")
+        samples = list(built_in(request.samples or SAMPLES, request.seed, request.text_only, side))
+    return processor, list(prepare(samples, processor, tokens, cut))
+
+
+def sample_set_of(request: CalibrationRequest, checkpoint: OpenedCheckpoint) -> str:
+    """Where samples come from: the name of the user's folder, or one of `SAMPLE_SETS`."""
+    if request.data is not None:
+        return request.data.name
+    return request.sample_set or ("demo" if is_demo(checkpoint) else "general")

@@ -1,0 +1,289 @@
+"""A stage run block by block over all calls at once: weights of one block in memory, activations of all samples.
+
+The stage's own ``forward`` does what lies before and after its blocks; its list of blocks is replaced, first by a stand-in
+that keeps what the first block would receive, in the end by one that hands the last block's output on. So nothing of a
+stage is written down a second time here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from calibrate.samples.row_weights import RowWeights
+from calibrate.statistics.block_run import BlockRun
+from calibrate.statistics.moments import Moment
+from export.quantisation.codes import WeightProvider
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Visit = Callable[[str, Mapping[str, Moment], BlockRun | None], WeightProvider | None]
+"""Called once every sample has passed a block: with its name, the moments of its wanted layers, and the block itself
+where it is one of several alike. Returns the weights that the samples go on with, None for those they came with."""
+
+Wanted = Callable[[str], bool]
+"""Whether a layer's moment is wanted, by canonical name."""
+
+Call = dict[str, Any]
+
+
+class StageStream:
+    """One stage.
+
+    Args:
+        stage: its name.
+        module: the stage on the meta device.
+        weights: what samples run with until a visit says otherwise.
+        row_weights: of all calls' rows in the moments; None where they count the same.
+    """
+
+    def __init__(
+        self,
+        stage: str,
+        module: nn.Module,
+        weights: WeightProvider,
+        wanted: Wanted,
+        visit: Visit,
+        row_weights: RowWeights | None = None,
+    ) -> None:
+        from torch import nn
+
+        self.stage, self.module, self.weights, self.wanted, self.visit = stage, module.eval(), weights, wanted, visit
+        self.row_weights = row_weights
+        self._call = 0
+        self.names = {id(part): name for name, part in module.named_modules()}
+        self.parameters = {
+            f"{owner}.{leaf}".lstrip("."): (part, leaf)
+            for owner, part in module.named_modules()
+            for leaf, _ in part.named_parameters(recurse=False)
+        }
+        lists = [(name, child) for name, child in module.named_children() if isinstance(child, nn.ModuleList)]
+        self.list_name = lists[0][0] if len(lists) == 1 else ""
+        self.blocks: list[nn.Module] = list(lists[0][1]) if self.list_name else []
+
+    def run(self, calls: Sequence[Call], outputs: bool = True) -> list[Tensor]:
+        """Run every call; the stage's first output of each, or nothing without ``outputs``, when the last linear layer is
+        not computed either."""
+        import torch
+
+        with torch.no_grad():
+            if not self.blocks:
+                return self._whole(calls, outputs)
+            return self._in_blocks(calls, outputs)
+
+    def _whole(self, calls: Sequence[Call], outputs: bool) -> list[Tensor]:
+        with _Loaded(self, self.module, ""):
+            found, changed = self._observed(
+                self.stage, self.module, lambda: [_first(self.module(**call)) for call in self._each(calls)]
+            )
+            if changed and outputs:
+                self._load(self.module, "")
+                found = [_first(self.module(**call)) for call in calls]
+        return found
+
+    def _in_blocks(self, calls: Sequence[Call], outputs: bool) -> list[Tensor]:
+        from torch import nn
+
+        entered = _Entrance()
+        setattr(self.module, self.list_name, nn.ModuleList([entered.module]))
+        with _Loaded(self, self.module, "", without=self._last_layer()):
+            entries = self._observed(
+                f"{self.stage}.input",
+                self.module,
+                lambda: [entered.of(self.module, _short(call)) for call in self._each(calls)],
+            )[0]
+            rows = [entry[0][0] for entry in entries]
+            rest = [(entry[0][1:], entry[1]) for entry in entries]
+            for index, block in enumerate(self.blocks):
+                rows = self._block(index, block, rows, rest)
+            if not outputs and not self.wanted(f"{self.stage}.{self._last_layer()}"):
+                return []
+            return self._tail(calls, rows, outputs)
+
+    def _block(self, index: int, block: nn.Module, rows: list[Tensor], rest: list[tuple[Any, Any]]) -> list[Tensor]:
+        name = f"{self.list_name}.{index}"
+
+        def all_calls() -> list[Tensor]:
+            entries = self._each(list(zip(rows, rest, strict=True)))
+            return [_first(block(x, *more, **named)) for x, (more, named) in entries]
+
+        def as_run(layers: Iterable[str], outputs: list[Tensor]) -> BlockRun:
+            places = {layer: f"{layer.removeprefix(f'{self.stage}.{name}.')}.weight" for layer in layers}
+            inputs = [(x, more, named) for x, (more, named) in zip(rows, rest, strict=True)]
+            return BlockRun(block, places, inputs, outputs, None if self.row_weights is None else self.row_weights.rows)
+
+        with _Loaded(self, block, f"{name}."):
+            found, changed = self._observed(f"{self.stage}.{name}", block, all_calls, as_run)
+            if changed:
+                self._load(block, f"{name}.")
+                found = all_calls()
+        return found
+
+    def _tail(self, calls: Sequence[Call], rows: list[Tensor], outputs: bool) -> list[Tensor]:
+        """What follows the blocks."""
+        from torch import nn
+
+        leaving = _Exit()
+        setattr(self.module, self.list_name, nn.ModuleList([leaving.module]))
+        last = self._last_layer()
+        if outputs and last:
+            self._load(self.module, f"{last}.")
+        if outputs or not last:
+            return [leaving.of(self.module, _short(call), x) for call, x in zip(calls, rows, strict=True)]
+        moment = Moment(getattr(self.module, last).weight.shape[1])
+        recorder = _Recorder(lambda x: self._take(f"{self.stage}.{last}", moment, x))
+        setattr(self.module, last, recorder.module)
+        for call, x in self._each(list(zip(calls, rows, strict=True))):
+            leaving.of(self.module, _short(call), x)
+        self.visit(f"{self.stage}.{last}", {f"{self.stage}.{last}": moment}, None)
+        return []
+
+    def _last_layer(self) -> str:
+        """The linear layer that a stage with blocks ends in (a decoder's head), which may be too large to hold."""
+        return "head" if self.list_name and hasattr(self.module, "head") else ""
+
+    def _observed(
+        self,
+        block: str,
+        module: nn.Module,
+        run: Callable[[], list[Any]],
+        as_run: Callable[[Iterable[str], list[Any]], BlockRun] | None = None,
+    ) -> tuple[list[Any], bool]:
+        """Run with the wanted layers under watch, and visit; what came out, and whether the weights have changed."""
+        from export.modules.kernels import Linear
+
+        moments: dict[str, Moment] = {}
+        hooks = []
+        for part in module.modules():
+            name = f"{self.stage}.{self.names.get(id(part), '')}"
+            if isinstance(part, Linear) and part.weight.device.type != "meta" and self.wanted(name):
+                moments[name] = Moment(part.weight.shape[1])
+                hooks.append(part.register_forward_pre_hook(self._watcher(name, moments[name])))
+        try:
+            found = run()
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if not moments:
+            return found, False
+        weights = self.visit(block, moments, None if as_run is None else as_run(moments, found))
+        if weights is None:
+            return found, False
+        self.weights = weights
+        return found, True
+
+    def _each(self, entries: Sequence[Any]) -> Iterator[Any]:
+        """What belongs to each call, with the call's number noted while it runs."""
+        for self._call, entry in enumerate(entries):
+            yield entry
+
+    def _watcher(self, layer: str, moment: Moment) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def watch(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            self._take(layer, moment, inputs[0])
+
+        return watch
+
+    def _take(self, layer: str, moment: Moment, rows: Tensor) -> None:
+        count = rows.numel() // rows.shape[-1]
+        moment.add(rows, None if self.row_weights is None else self.row_weights.of(self._call, layer, count))
+
+    def _load(self, module: nn.Module, prefix: str, without: str = "") -> None:
+        import torch
+        from torch import nn
+
+        inside = {id(part) for part in module.modules()}
+        for name, (owner, leaf) in self.parameters.items():
+            skipped = without and name.startswith(f"{without}.")
+            if id(owner) in inside and name.startswith(prefix) and not skipped:
+                value = self.weights.tensor(f"{self.stage}.{name}").to(torch.float32).contiguous()
+                setattr(owner, leaf, nn.Parameter(value, requires_grad=False))
+
+    def _drop(self, module: nn.Module, prefix: str) -> None:
+        from torch import nn
+
+        inside = {id(part) for part in module.modules()}
+        for name, (owner, leaf) in self.parameters.items():
+            if id(owner) in inside and name.startswith(prefix):
+                setattr(owner, leaf, nn.Parameter(getattr(owner, leaf).to("meta"), requires_grad=False))
+
+
+class _Loaded:
+    """A module's parameters in memory while inside."""
+
+    def __init__(self, stream: StageStream, module: nn.Module, prefix: str, without: str = "") -> None:
+        self.stream, self.module, self.prefix, self.without = stream, module, prefix, without
+
+    def __enter__(self) -> None:
+        self.stream._load(self.module, self.prefix, self.without)
+
+    def __exit__(self, *error: object) -> None:
+        self.stream._drop(self.module, self.prefix)
+
+
+class _Entered(Exception):
+    """Leaves a forward pass at the first block."""
+
+
+class _Entrance:
+    """Stands for the blocks and keeps what the first would receive."""
+
+    def __init__(self) -> None:
+        self.module = _identity()
+        self.module.forward = self._enter  # type: ignore[method-assign]
+        self.kept: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+
+    def _enter(self, *inputs: Any, **named: Any) -> None:
+        self.kept = (inputs, named)
+        raise _Entered
+
+    def of(self, stage: nn.Module, call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        try:
+            stage(**call)
+        except _Entered:
+            return self.kept
+        raise RuntimeError("the stage never called its first block")
+
+
+class _Exit:
+    """Stands for the blocks and hands on what the last gave."""
+
+    def __init__(self) -> None:
+        self.module = _identity()
+        self.module.forward = self._leave  # type: ignore[method-assign]
+        self.rows: Any = None
+
+    def _leave(self, x: Any, *rest: Any, **named: Any) -> Any:
+        return (self.rows, rest[0]) if rest and isinstance(rest[0], tuple) else self.rows
+
+    def of(self, stage: nn.Module, call: Call, rows: Tensor) -> Any:
+        self.rows = rows
+        return _first(stage(**call))
+
+
+class _Recorder:
+    """Stands for a linear layer: hands its input over, and passes a little of it on."""
+
+    def __init__(self, take: Callable[[Tensor], None]) -> None:
+        self.module, self.take = _identity(), take
+        self.module.forward = self._record  # type: ignore[method-assign]
+
+    def _record(self, x: Tensor) -> Tensor:
+        self.take(x)
+        return x[..., :1]
+
+
+def _identity() -> nn.Module:
+    from torch import nn
+
+    return nn.Identity()
+
+
+def _first(result: Any) -> Any:
+    return result[0] if isinstance(result, tuple) else result
+
+
+def _short(call: Call) -> Call:
+    """The call with the cache of one layer, as the stand-ins are one layer."""
+    past = call.get("past_key_values")
+    return call if past is None else {**call, "past_key_values": past[:1]}

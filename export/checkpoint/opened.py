@@ -1,0 +1,139 @@
+"""A checkpoint recognised and described: what every later part of an export reads."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from export.families.base import Family
+from export.families.registry import by_alias, families, recognise
+from export.package.manifest import relative_name, side_files
+from export.request import ExportRequest
+from export.source.tensor_source import EmptySource
+from export.specs import ModelSpec
+from runtime_py.errors import EdgeproofError, UsageError
+
+if TYPE_CHECKING:
+    from export.source.weight_map import WeightMap
+
+
+@dataclass(frozen=True)
+class OpenedCheckpoint:
+    """One checkpoint.
+
+    Attributes:
+        folder: where its files lie; None for a plan made from a family's published config.
+        id: hub id or folder name, for the manifest.
+        weights: the checked weight map; None where no weights are on disk.
+    """
+
+    family: Family
+    spec: ModelSpec
+    id: str
+    revision: str | None
+    folder: Path | None
+    weights: WeightMap | None
+
+    def files(self) -> dict[str, Path]:
+        """Every file of the checkpoint that the package depends on: recorded name to path."""
+        if self.folder is None or self.weights is None:
+            return {}
+        used = {info.file for info in self.weights.source.infos.values()}
+        used |= set(self.folder.glob("*.index.json")) | {self.folder / path for path in side_files(self.folder)}
+        return {relative_name(path, self.folder): path for path in sorted(used)}
+
+
+def open_checkpoint(request: ExportRequest) -> OpenedCheckpoint:
+    """Find the checkpoint (downloading it when it is a hub id), recognise its family and check every tensor.
+
+    Raises:
+        CheckpointError, UnsupportedModelError, UsageError, MachineError: each says what to do.
+    """
+    from export.modules.build import parameter_shapes
+    from export.source.hub import resolve
+
+    found = resolve(request.model, request.weights, request.revision)
+    family = recognise(found.folder)
+    source = family.open_source(found.folder)
+    spec = family.spec(family.load_config(found.folder), source)
+    weights = family.weight_map(spec, source)
+    weights.check(parameter_shapes(spec))
+    return OpenedCheckpoint(family, spec, found.id, found.revision, found.folder, weights)
+
+
+def describe_checkpoint(request: ExportRequest) -> OpenedCheckpoint:
+    """As `open_checkpoint`, but config.json is enough: weights are checked where they lie, and none are downloaded.
+
+    An alias or a published hub id stands for the config that the family keeps of it; any other hub id, and any asked
+    revision, has its configs fetched.
+    """
+    from export.source.hub import DEMO
+
+    family = by_alias(request.model)
+    if request.weights == DEMO:
+        return open_checkpoint(request)
+    if request.weights is not None or (family is None and Path(request.model).is_dir()):
+        folder = Path(request.weights or request.model)
+        if not folder.is_dir() or _has_weights(folder):
+            return open_checkpoint(request)
+        return _from_config(recognise(folder), folder, folder.resolve().name, None)
+    if family is not None and request.revision is None:
+        hub_id = next((name for name in family.hub_ids if name.lower() == request.model.lower()), family.hub_ids[0])
+        spec = describe_config(family, family.published_config(hub_id, "full"))
+        return OpenedCheckpoint(family, spec, hub_id, None, None, None)
+    folder = _configs_of(request.model, request.revision)
+    return _from_config(recognise(folder), folder, request.model, folder.name)
+
+
+def describe_config(family: Family, config: Mapping[str, Any]) -> ModelSpec:
+    """The model that a config alone implies.
+
+    Raises:
+        CheckpointError: the family needs tensors to tell.
+    """
+    return family.spec(config, EmptySource())
+
+
+def _from_config(family: Family, folder: Path, name: str, revision: str | None) -> OpenedCheckpoint:
+    spec = describe_config(family, family.load_config(folder))
+    return OpenedCheckpoint(family, spec, name, revision, folder, None)
+
+
+class _ConfigsFetched(EdgeproofError):
+    """Ends a download once the configs are here."""
+
+
+def _configs_of(hub_id: str, revision: str | None) -> Path:
+    """The configs of a hub repository, without its weights."""
+    from export.source.hub import fetch
+
+    found: list[Path] = []
+
+    def stop(folder: Path) -> None:
+        found.append(folder)
+        raise _ConfigsFetched("configs fetched", "no weights", "go on")
+
+    with contextlib.suppress(_ConfigsFetched):
+        fetch(hub_id, revision, check=stop)
+    return found[0]
+
+
+def _has_weights(folder: Path) -> bool:
+    from export.source.checkpoint import WEIGHT_FILES
+
+    return any(any(folder.glob(pattern)) for pattern in WEIGHT_FILES)
+
+
+def published_specs() -> list[tuple[Family, ModelSpec]]:
+    """Every family that declares its published config, with the full-size model it implies."""
+    found = []
+    for family in families().values():
+        try:
+            config = family.published_config("", "full")
+        except UsageError:
+            continue
+        found.append((family, family.spec(config, EmptySource())))
+    return found

@@ -1,0 +1,69 @@
+"""Outputs that cannot become a package are refused before any work, and promotion never loses the old package."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from export.package.disk import check_output, check_room, explained, partial_of, promote
+from runtime_py.errors import DoesNotFitError, MachineError, UsageError
+
+
+def package(folder: Path, content: str) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text(content)
+    return folder
+
+
+def test_refuses_a_file_a_package_and_a_strange_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UsageError, match="is a file"):
+        check_output(tmp_path / "file", force=True, resume=False)
+    package(tmp_path / "out", "{}")
+    with pytest.raises(UsageError, match="exists already"):
+        check_output(tmp_path / "out", force=False, resume=False)
+    check_output(tmp_path / "out", force=True, resume=False)
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/thesis.txt").write_text("x")
+    with pytest.raises(UsageError, match="is no package"):
+        check_output(tmp_path / "home", force=True, resume=False)
+
+
+def test_an_unfinished_export_is_refused_by_name(tmp_path: Path) -> None:
+    partial_of(tmp_path / "out").mkdir()
+    with pytest.raises(UsageError) as caught:
+        check_output(tmp_path / "out", force=False, resume=False)
+    assert "--resume" in caught.value.next_step
+    assert "--force" in caught.value.next_step
+    check_output(tmp_path / "out", force=False, resume=True)
+    check_output(tmp_path / "out", force=True, resume=False)
+
+
+def test_a_parent_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UsageError, match="no folder"):
+        check_output(tmp_path / "file/deep/out", force=False, resume=False)
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(errno.ENOSPC, "disk is full"), (errno.EROFS, "cannot be written"), (errno.EIO, "failed")]
+)
+def test_system_errors_are_explained(tmp_path: Path, number: int, words: str) -> None:
+    with pytest.raises(MachineError, match=words), explained(tmp_path / "out"):
+        raise OSError(number, "as the system says it", str(tmp_path / "x.bin"))
+
+
+def test_room_is_measured(tmp_path: Path) -> None:
+    check_room(tmp_path / "out", 1)
+    with pytest.raises(DoesNotFitError, match="GB on the disk"):
+        check_room(tmp_path / "out", 1 << 60)
+
+
+def test_promote_replaces_an_old_package_and_leaves_nothing_else(tmp_path: Path) -> None:
+    package(tmp_path / "out", "old")
+    package(tmp_path / "out.partial", "new")
+    promote(tmp_path / "out.partial", tmp_path / "out")
+    assert (tmp_path / "out/manifest.json").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -1,0 +1,193 @@
+"""The parts of a package that no backend makes: side files, licence, and the manifest that lists everything."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from export.package.journal import FileRecord, sync_file, write_json
+from export.quantisation.spec import Assignment
+from export.specs import ModelSpec
+from export.stages import contracts
+from runtime_py.errors import CheckpointError, EdgeproofError
+from targets.base import Limits, Target
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+
+SIDE_FILES = (
+    "config.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "*.tiktoken",
+    "chat_template.json",
+    "chat_template.jinja",
+    "README.md",
+)
+LICENCE_FILES = ("LICENSE*", "LICENCE*", "NOTICE*", "MODEL_LICENSE*", "*License*.md")
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "*.tiktoken")
+
+
+def side_files(checkpoint: Path) -> list[Path]:
+    """Files of a checkpoint folder that a package keeps, relative to it, by name. Code and weights are not among them.
+
+    Checkpoints published in several parts have them in several folders; of two with one name the first folder's is kept.
+    """
+    return _matching(checkpoint, (*SIDE_FILES, *LICENCE_FILES))
+
+
+def licence_files(checkpoint: Path) -> list[Path]:
+    """The licence texts among the side files."""
+    return _matching(checkpoint, LICENCE_FILES)
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a checkpoint or package folder holds a tokenizer in a published form."""
+    return bool(_matching(folder, TOKENIZERS))
+
+
+def tokenizer_folder(checkpoint: Path) -> Path:
+    """The folder of a checkpoint that holds its tokenizer; the checkpoint's own when none does."""
+    found = _matching(checkpoint, TOKENIZERS)
+    return (checkpoint / found[0]).parent if found else checkpoint
+
+
+def require_tokenizer(checkpoint: Path) -> None:
+    """Raise CheckpointError unless the folder holds a tokenizer in a published form."""
+    if not has_tokenizer(checkpoint):
+        raise CheckpointError(
+            f"{checkpoint} holds no tokenizer",
+            "one of " + ", ".join(TOKENIZERS),
+            "download the tokenizer files too, or accept a package that cannot chat with --without-tokenizer",
+        )
+
+
+def _matching(folder: Path, patterns: Sequence[str]) -> list[Path]:
+    found: dict[str, Path] = {}
+    for place in _side_folders(folder):
+        for path in (path for pattern in patterns for path in place.glob(pattern) if path.is_file()):
+            found.setdefault(path.name, path)
+    return sorted((path.relative_to(folder) for path in found.values()), key=lambda path: path.name)
+
+
+def _side_folders(folder: Path) -> list[Path]:
+    from export.families.registry import recognise
+
+    try:
+        return recognise(folder).side_folders(folder)
+    except EdgeproofError:
+        return [folder]
+
+
+def copy_side_files(checkpoint: Path, folder: Path) -> list[Path]:
+    """Copy the side files whole into a package folder; returns their paths in it."""
+    copied = []
+    for path in side_files(checkpoint):
+        temporary = folder / f"{path.name}.tmp"
+        try:
+            shutil.copyfile(checkpoint / path, temporary)
+            sync_file(temporary)
+            temporary.replace(folder / path.name)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        copied.append(Path(path.name))
+    return copied
+
+
+@dataclass(frozen=True)
+class ManifestParts:
+    """Everything the manifest says, gathered; `write_manifest` puts it in order.
+
+    Attributes:
+        backends: backend name to its own block.
+        assignments: layer name to what it became, of the backend that the target runs.
+        files: every file of the package but the manifest.
+        source_files: the checkpoint's files.
+    """
+
+    version: str
+    spec: ModelSpec
+    processor: str
+    target: Target
+    precision: str
+    limits: Limits
+    backends: Mapping[str, Any]
+    assignments: Mapping[str, Assignment]
+    files: Sequence[FileRecord]
+    source_id: str
+    source_revision: str | None
+    source_files: Sequence[FileRecord]
+    tools: Mapping[str, str]
+    licence: str
+    licence_files: Sequence[str]
+    waivers: Sequence[Mapping[str, str]]
+    verification: Mapping[str, Any]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def manifest(parts: ManifestParts) -> dict[str, Any]:
+    """The manifest, keys in the order of docs/package_format.md."""
+    spec, limits = parts.spec, parts.limits
+    return {
+        "schema": SCHEMA,
+        "edgeproof": parts.version,
+        "family": spec.family,
+        "variant": spec.variant,
+        "target": parts.target.name,
+        "precision": parts.precision,
+        "runtime_backend": parts.target.runtime_backend,
+        "processor": parts.processor,
+        "runtime": spec.runtime,
+        "generation": spec.generation,
+        "limits": {"context": limits.context, "prefill_chunk": limits.prefill_chunk, "batch": limits.batch},
+        "contracts": {stage: contract.to_json() for stage, contract in contracts(spec).items()},
+        "backends": dict(parts.backends),
+        "assignments": assignment_rows(parts.assignments),
+        "files": file_rows(parts.files),
+        "source": {"id": parts.source_id, "revision": parts.source_revision, "files": file_rows(parts.source_files)},
+        "tools": dict(sorted(parts.tools.items())),
+        "licence": {"name": parts.licence, "files": list(parts.licence_files)},
+        "waivers": [dict(waiver) for waiver in parts.waivers],
+        "verification": dict(parts.verification),
+        "facts": {**spec.facts, **parts.facts},
+    }
+
+
+def assignment_rows(assignments: Mapping[str, Assignment]) -> dict[str, dict[str, str]]:
+    """Assignments as the manifest writes them."""
+    return {
+        name: {"form": str(a.form), "grid": a.grid, "reason": a.reason} | ({"shares": a.shares} if a.shares else {})
+        for name, a in assignments.items()
+    }
+
+
+def file_rows(records: Iterable[FileRecord]) -> list[dict[str, Any]]:
+    """File records as the manifest writes them, by path."""
+    return [asdict(record) for record in sorted(records, key=lambda record: record.path)]
+
+
+def write_manifest(folder: Path, value: Mapping[str, Any]) -> Path:
+    """Write manifest.json of a package through a temporary name."""
+    path = folder / MANIFEST
+    write_json(path, value)
+    return path
+
+
+def relative_name(path: Path, folder: Path) -> str:
+    """``path`` relative to ``folder`` with ``/``; for a file elsewhere its own folder's name and its name, never more."""
+    relative = os.path.relpath(path, folder)
+    return f"{path.parent.name}/{path.name}" if relative.startswith("..") else Path(relative).as_posix()

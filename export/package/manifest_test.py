@@ -1,0 +1,103 @@
+"""Side files, and the manifest's order and determinism."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from export.families.registry import by_alias
+from export.package.journal import FileRecord
+from export.package.manifest import (
+    ManifestParts,
+    copy_side_files,
+    manifest,
+    relative_name,
+    require_tokenizer,
+    side_files,
+    write_manifest,
+)
+from export.quantisation.spec import Assignment, Form, LayerShape
+from export.source.tensor_source import EmptySource
+from runtime_py.errors import CheckpointError
+from targets.registry import target_named
+
+KEYS = [
+    *("schema", "edgeproof", "family", "variant", "target", "precision", "runtime_backend", "processor", "runtime"),
+    *("generation", "limits", "contracts", "backends", "assignments", "files", "source", "tools", "licence"),
+    *("waivers", "verification", "facts"),
+]
+
+
+def parts() -> ManifestParts:
+    family = by_alias("minicpm-v")
+    assert family is not None
+    spec = family.spec(family.published_config("", "tiny"), EmptySource())
+    target = target_named("cpu")
+    layer = LayerShape("decoder.head", "head", 320, 256)
+    return ManifestParts(
+        version="0.1.0",
+        spec=spec,
+        processor=family.processor,
+        target=target,
+        precision="int4",
+        limits=target.limits,
+        backends={"onnx": {"stages": {}}},
+        assignments={"decoder.head": Assignment(layer, Form.INT4, "ort_block32", "")},
+        files=[FileRecord("b", 2, "2"), FileRecord("a", 1, "1")],
+        source_id="minicpm-v",
+        source_revision=None,
+        source_files=[],
+        tools={"torch": "2", "onnx": "1"},
+        licence=family.licence,
+        licence_files=[],
+        waivers=[],
+        verification={"verdict": "not run", "probes": []},
+    )
+
+
+def test_manifest_keys_are_in_the_documented_order() -> None:
+    value = manifest(parts())
+    assert list(value) == KEYS
+    assert [row["path"] for row in value["files"]] == ["a", "b"]
+    assert list(value["tools"]) == ["onnx", "torch"]
+    assert value["assignments"]["decoder.head"] == {"form": "int4", "grid": "ort_block32", "reason": ""}
+    assert set(value["contracts"]) == {"vision_encoder", "connector", "embed_tokens", "decoder"}
+
+
+def test_manifest_bytes_are_equal_for_equal_parts(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        write_manifest(tmp_path / name, manifest(parts()))
+    first = (tmp_path / "a/manifest.json").read_bytes()
+    assert first == (tmp_path / "b/manifest.json").read_bytes()
+    assert json.loads(first)["schema"] == 1
+    assert str(tmp_path).encode() not in first
+
+
+def test_side_files_are_copied_whole_and_code_and_weights_are_not(tmp_path: Path) -> None:
+    checkpoint, folder = tmp_path / "c", tmp_path / "p"
+    checkpoint.mkdir()
+    folder.mkdir()
+    kept = {"config.json": b"{}", "tokenizer.model": bytes(range(256)), "LICENSE": b"free", "README.md": b"# m"}
+    for name, content in kept.items():
+        (checkpoint / name).write_bytes(content)
+    for name in ("modeling_minicpmv.py", "model.safetensors", "pytorch_model.bin", "training_args.bin"):
+        (checkpoint / name).write_bytes(b"x")
+    assert [path.name for path in side_files(checkpoint)] == sorted(kept)
+    assert {path.name for path in copy_side_files(checkpoint, folder)} == set(kept)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == kept
+
+
+def test_a_missing_tokenizer_is_an_error_that_names_the_waiver(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        require_tokenizer(tmp_path)
+    assert "--without-tokenizer" in caught.value.next_step
+    (tmp_path / "tokenizer.json").write_text("{}")
+    require_tokenizer(tmp_path)
+
+
+def test_no_machine_path_is_recorded(tmp_path: Path) -> None:
+    assert relative_name(tmp_path / "c/vision/model.safetensors", tmp_path / "c") == "vision/model.safetensors"
+    assert relative_name(tmp_path / "elsewhere/model.safetensors", tmp_path / "c") == "elsewhere/model.safetensors"

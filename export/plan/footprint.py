@@ -1,0 +1,110 @@
+"""What each published checkpoint takes on a target, where that fits, and the stages that a backend cannot hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from runtime_py.errors import EdgeproofError
+from targets.base import Target
+from targets.devices import Device, devices_of
+
+if TYPE_CHECKING:
+    from export.specs import ModelSpec
+
+GB = 1e9
+
+
+@dataclass(frozen=True)
+class Holding:
+    """One published checkpoint on one target at its default precision and limits. Sizes are bytes.
+
+    Attributes:
+        refused: why the backend that runs here does not build the checkpoint, "" when it does.
+        parts: memory on the device by part (weights, kv_cache, activations, ...).
+        stages: the weights of each stage among them, as files.
+        fits: device name to whether one app may take as much there.
+    """
+
+    family: str
+    checkpoint: str
+    precision: str
+    refused: str
+    parts: dict[str, int]
+    stages: dict[str, int]
+    fits: dict[str, bool]
+
+    @property
+    def needed(self) -> int:
+        return sum(self.parts.values())
+
+    def reason(self) -> str:
+        """Where the memory goes: the two largest parts, and the stage with the most weights."""
+        largest = sorted(self.parts, key=lambda part: self.parts[part], reverse=True)[:2]
+        stage = max(self.stages, key=lambda name: self.stages[name])
+        parts = ", ".join(f"{part} {self.parts[part] / GB:.2f} GB" for part in largest)
+        return f"{parts}; of the weights the {stage} has {self.stages[stage] / GB:.2f} GB"
+
+
+def holdings(target: Target) -> list[Holding]:
+    """Every published checkpoint of every family on a target, in the families' order; variants of equal shape once."""
+    from export.families.published import variants
+    from export.families.registry import families
+    from export.source.tensor_source import EmptySource
+
+    found = []
+    for family in families().values():
+        seen: list[Any] = []
+        for hub_id in variants(family.published_table()):
+            spec = family.spec(family.published_config(hub_id, "full"), EmptySource())
+            shape = (spec.vision, spec.connector, spec.decoder)
+            if shape not in seen:
+                seen.append(shape)
+                found.append(holding(target, hub_id, spec))
+    return found
+
+
+def holding(target: Target, checkpoint: str, spec: ModelSpec) -> Holding:
+    """One checkpoint on one target."""
+    from export.backends import BACKEND_OF_RUNTIME, backend
+    from export.backends.base import BuildOptions
+    from runtime_py.contracts import STAGES
+
+    precision = target.precisions[0]
+    limits = target.limits.capped(spec.decoder.max_positions)
+    options = BuildOptions(target, precision, limits)
+    made = backend(BACKEND_OF_RUNTIME[target.runtime_backend])
+    try:
+        made.refuse(spec, options)
+        prediction = made.predict(spec, options, made.assignments(spec, options))
+    except EdgeproofError as error:
+        return Holding(spec.family, checkpoint, precision, error.what, {}, {}, {})
+    parts = dict(prediction.device_bytes)
+    stages = {stage: prediction.file_bytes.get(stage, 0) for stage in STAGES}
+    fits = {device.name: sum(parts.values()) <= device.usable for device in devices_of(target.name)}
+    return Holding(spec.family, checkpoint, precision, "", parts, stages, fits)
+
+
+def as_line(found: Holding, devices: list[Device]) -> str:
+    """One line for a terminal."""
+    name = f"{found.checkpoint} at {found.precision}"
+    if found.refused:
+        return f"not built: {name}: {found.refused}"
+    fitting = [device.name for device in devices if found.fits[device.name]]
+    rest = [f"{device.name} ({device.usable / GB:.1f} GB)" for device in devices if not found.fits[device.name]]
+    where = "fits " + ", ".join(fitting) if fitting else "fits none of these devices"
+    not_there = f"; not {', '.join(rest)}: {found.reason()}" if rest else ""
+    return f"{name}: {found.needed / GB:.2f} GB, {where}{not_there}"
+
+
+def as_row(found: Holding) -> dict[str, Any]:
+    """The same for programs."""
+    return {
+        "family": found.family,
+        "checkpoint": found.checkpoint,
+        "precision": found.precision,
+        "refused": found.refused or None,
+        "device_bytes": found.parts,
+        "stage_bytes": found.stages,
+        "fits": found.fits,
+    }

@@ -1,0 +1,114 @@
+"""The listing of targets as text and JSON: where each published checkpoint fits, and what its layers cannot hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from export.plan.footprint import as_line, as_row, holdings
+from runtime_py.errors import EdgeproofError
+from targets.base import Target
+from targets.devices import devices_of
+from targets.registry import targets
+
+
+def exceptions(target: Target) -> list[dict[str, Any]]:
+    """Layers of each family's published model that keep a wider form than the target's precision asks for, and why."""
+    from export.checkpoint.opened import published_specs
+    from export.plan.plan import exceptional_groups
+
+    found = []
+    for family, spec in published_specs():
+        for precision in target.precisions:
+            try:
+                groups = exceptional_groups(spec, target, precision)
+            except EdgeproofError as error:
+                found.append(_refused(family.name, precision, error))
+                continue
+            for group in groups:
+                found.append(
+                    {
+                        "family": family.name,
+                        "precision": precision,
+                        "backend": group.backend,
+                        "layers": group.name,
+                        "count": group.layers,
+                        "becomes": group.form,
+                        "reason": group.reason,
+                    }
+                )
+    return found
+
+
+def _refused(family: str, precision: str, error: EdgeproofError) -> dict[str, Any]:
+    """A family that a backend of the target does not build at all."""
+    row = {"family": family, "precision": precision, "backend": "", "layers": "all", "count": 1}
+    return {**row, "becomes": "not built", "reason": error.what}
+
+
+def as_json(with_exceptions: bool = True) -> dict[str, Any]:
+    """All targets and devices; sizes in bytes."""
+    return {"targets": [_target_json(target, with_exceptions) for target in targets().values()]}
+
+
+def _target_json(target: Target, with_exceptions: bool) -> dict[str, Any]:
+    limits = target.limits
+    row = {
+        "name": target.name,
+        "title": target.title,
+        "backends": list(target.backends),
+        "runtime_backend": target.runtime_backend,
+        "precisions": list(target.precisions),
+        "precision_aliases": dict(target.precision_aliases),
+        "limits": {"context": limits.context, "prefill_chunk": limits.prefill_chunk, "batch": limits.batch},
+        "contains": list(target.contains),
+        "needs": list(target.needs),
+        "devices": [
+            {
+                "name": device.name,
+                "title": device.title,
+                "memory_bytes": device.memory,
+                "usable_bytes": device.usable,
+                "usable_source": device.usable_source,
+            }
+            for device in devices_of(target.name)
+        ],
+    }
+    if not with_exceptions:
+        return row
+    return row | {"holds": [as_row(found) for found in holdings(target)], "exceptions": exceptions(target)}
+
+
+def as_text(with_exceptions: bool = True) -> str:
+    """All targets for a terminal."""
+    return "\n".join(line for target in targets().values() for line in _target_lines(target, with_exceptions)).rstrip()
+
+
+def _target_lines(target: Target, with_exceptions: bool) -> Iterator[str]:
+    yield f"{target.name}: {target.title}"
+    yield f"  precisions  {', '.join(target.precisions)} (the first is the default)"
+    limits = target.limits
+    yield f"  limits      context {limits.context}, prefill chunk {limits.prefill_chunk}, batch {limits.batch}"
+    for title, lines in (("contains", target.contains), ("needs", target.needs)):
+        for number, line in enumerate(lines):
+            yield f"  {title if not number else '':<11} {line}"
+    for device in devices_of(target.name):
+        usable = f"{device.usable / (1 << 30):.1f} GiB for one app ({device.usable_source})"
+        yield f"  device      {device.name}: {device.title}; {usable}"
+    if with_exceptions:
+        for number, found in enumerate(holdings(target)):
+            yield f"  {'' if number else 'holds':<11} {as_line(found, devices_of(target.name))}"
+        yield from _exception_lines(target)
+    yield ""
+
+
+def _exception_lines(target: Target) -> Iterator[str]:
+    """One line for all layers of a stage that stay in one form for one reason."""
+    gathered: dict[tuple[str, ...], list[str]] = {}
+    for row in exceptions(target):
+        stage, _, layer = row["layers"].partition(".")
+        key = (row["family"], row["precision"], row["backend"], stage, row["becomes"], row["reason"])
+        gathered.setdefault(key, []).append(layer.rpartition(".*.")[2])
+    for (family, precision, backend, stage, becomes, reason), layers in gathered.items():
+        names = ", ".join(dict.fromkeys(layers))
+        yield f"  wider       {family} at {precision}, {backend} {stage} {names}: {becomes}, {reason}"

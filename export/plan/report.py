@@ -1,0 +1,122 @@
+"""A plan as text for people and as JSON for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from export.command.progress import human_bytes
+from export.plan.plan import DeviceFit, Plan
+
+
+def to_json(plan: Plan) -> dict[str, Any]:
+    """The plan as plain values; every size in bytes."""
+    peak, step = plan.export_peak
+    limits = plan.options.limits
+    return {
+        "model": plan.checkpoint_id,
+        "family": plan.spec.family,
+        "variant": plan.spec.variant,
+        "target": plan.options.target.name,
+        "precision": plan.options.precision,
+        "limits": {"context": limits.context, "prefill_chunk": limits.prefill_chunk, "batch": limits.batch},
+        "output": str(plan.request.output_folder()),
+        "stages": [
+            {
+                "stage": stage,
+                "parameters": count,
+                "file_bytes": {name: part.prediction.file_bytes.get(stage, 0) for name, part in plan.parts.items()},
+            }
+            for stage, count in plan.parameters.items()
+        ],
+        "other_file_bytes": {
+            name: sum(size for stage, size in part.prediction.file_bytes.items() if stage not in plan.parameters)
+            for name, part in plan.parts.items()
+        },
+        "layers": [vars(group) for group in plan.groups],
+        "export_peak_bytes": peak,
+        "export_peak_step": step,
+        "available_memory_bytes": plan.available_memory,
+        "disk_needed_bytes": plan.disk_needed,
+        "disk_free_bytes": plan.free_disk,
+        "device_bytes": dict(plan.device_bytes),
+        "devices": [_device_json(device) for device in plan.devices],
+        "licence": plan.family.licence,
+        "verification": "skipped by --skip-verify" if plan.request.skip_verify else "after the build",
+        "notes": list(plan.notes),
+    }
+
+
+def _device_json(device: DeviceFit) -> dict[str, Any]:
+    nearest = None
+    if device.nearest is not None:
+        limits = device.nearest.limits
+        nearest = {
+            "precision": device.nearest.precision,
+            "context": limits.context,
+            "prefill_chunk": limits.prefill_chunk,
+            "device_bytes": device.nearest.needed,
+        }
+    return {
+        "name": device.name,
+        "title": device.title,
+        "usable_bytes": device.usable,
+        "usable_source": device.usable_source,
+        "fits": device.fits,
+        "nearest": nearest,
+    }
+
+
+def to_text(plan: Plan) -> str:
+    """The plan for a terminal."""
+    return "\n".join(_lines(plan))
+
+
+def _lines(plan: Plan) -> Iterator[str]:
+    limits = plan.options.limits
+    model = f"{plan.checkpoint_id}: {plan.spec.family} {plan.spec.variant}"
+    yield f"{model} for {plan.options.target.name}, {plan.options.precision}"
+    yield f"context {limits.context}, prefill in chunks of {limits.prefill_chunk}, batch {limits.batch}"
+    yield ""
+    names = list(plan.parts)
+    rows = [["stage", "parameters", *(f"{name} files" for name in names)]]
+    for stage, count in plan.parameters.items():
+        sizes = [human_bytes(plan.parts[name].prediction.file_bytes.get(stage, 0)) for name in names]
+        rows.append([stage, f"{count:,}", *sizes])
+    others = [
+        sum(size for stage, size in part.prediction.file_bytes.items() if stage not in plan.parameters)
+        for part in plan.parts.values()
+    ]
+    rows.append(["other files", "", *(human_bytes(size) for size in others)])
+    totals = [human_bytes(sum(part.prediction.file_bytes.values())) for part in plan.parts.values()]
+    rows.append(["all", f"{sum(plan.parameters.values()):,}", *totals])
+    yield from _columns(rows)
+    yield ""
+    yield "what the layers become"
+    for group in plan.groups:
+        layers = f" ({group.layers} layers)" if group.layers > 1 else ""
+        what = f"{group.form} on {group.grid}" if group.grid else group.form
+        reason = f", {group.reason}" if group.reason else ""
+        where = f"{group.backend}: " if len(plan.parts) > 1 else ""
+        yield f"  {where}{group.name}{layers} {group.rows} x {group.columns}: {what}{reason}"
+    yield ""
+    peak, step = plan.export_peak
+    yield f"export peak memory   {human_bytes(peak)} at '{step}'; {human_bytes(plan.available_memory)} can be taken here"
+    yield f"disk needed          {human_bytes(plan.disk_needed)}; {human_bytes(plan.free_disk)} are free"
+    parts = ", ".join(f"{name} {human_bytes(size)}" for name, size in plan.device_bytes.items())
+    yield f"memory on the device {human_bytes(sum(plan.device_bytes.values()))}: {parts}"
+    for device in plan.devices:
+        verdict = "fits" if device.fits else "does not fit"
+        yield f"  {device.title}: {verdict} ({human_bytes(device.usable)} for one app)"
+    yield f"licence              {plan.family.licence}"
+    if plan.request.skip_verify:
+        yield "check                left out by --skip-verify; the package will record the waiver"
+    for note in plan.notes:
+        yield f"note                 {note}"
+
+
+def _columns(rows: list[list[str]]) -> Iterator[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        yield "  " + "  ".join(cells)

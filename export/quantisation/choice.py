@@ -1,0 +1,74 @@
+"""A choice of bits: which layers get more than the plan's four, as a file that can be replayed.
+
+{"kind": "bit choice", "schema": 1, "target": "cpu", "precision": "int4",
+ "backends": {"onnx": {"decoder.layers.3.mlp.down": "int8", ...}}, ...}
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from export.quantisation.grids import GRIDS
+from export.quantisation.spec import Assignment, Form
+from runtime_py.errors import UsageError
+
+KIND, SCHEMA = "bit choice", 1
+
+WIDER = {"onnx": (Form.INT8, Form.FP16), "tensorrt": (Form.FP16,), "mlc": (Form.FP16,)}
+"""Forms that a backend stores beside int4, narrow to wide."""
+
+
+def read_choice(path: Path) -> dict[str, Any]:
+    """A choice file.
+
+    Raises:
+        UsageError: it cannot be read, or is something else.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--choice {path}: {error}", "a file that calibrate search wrote", "name another file") from error
+    if not isinstance(found, dict) or found.get("kind") != KIND or found.get("schema") != SCHEMA:
+        raise UsageError(f"{path} is no choice of bits", f'kind "{KIND}", schema {SCHEMA}', "name another file")
+    return found
+
+
+def widened(backend: str, assignments: Mapping[str, Assignment], forms: Mapping[str, str]) -> dict[str, Assignment]:
+    """The assignments with some int4 layers in other forms.
+
+    Raises:
+        UsageError: a layer that is not int4 in the plan, or a form that the backend does not store beside int4.
+    """
+    found = dict(assignments)
+    for layer, name in forms.items():
+        assignment = found.get(layer)
+        if assignment is None or assignment.form is not Form.INT4:
+            what = "no layer of this model" if assignment is None else f"{assignment.form} in this plan"
+            raise UsageError(f"the choice of bits names {layer}, which is {what}", "int4 layers", "search again")
+        if name not in WIDER[backend]:
+            offered = ", ".join(WIDER[backend])
+            raise UsageError(f"the choice of bits makes {layer} {name}", f"{offered} for {backend}", "search again")
+        found[layer] = widen(assignment, Form(name))
+    return shared(found)
+
+
+def shared(assignments: Mapping[str, Assignment]) -> dict[str, Assignment]:
+    """The assignments, with every layer that is stored with another one in the form of that one."""
+    found = dict(assignments)
+    for name, assignment in assignments.items():
+        if assignment.shares:
+            other = assignments[assignment.shares]
+            found[name] = replace(assignment, form=other.form, grid=other.grid)
+    return found
+
+
+def widen(assignment: Assignment, form: Form) -> Assignment:
+    """One int4 layer in a wider form; 8-bit codes keep the block size."""
+    grid = ""
+    if form is Form.INT8:
+        grid = f"ort_int8_b{GRIDS[assignment.grid].group}"
+    return replace(assignment, form=form, grid=grid, reason="chosen by calibrate search")

@@ -1,0 +1,89 @@
+"""The grids that the destinations store: which codes exist, how a group's scale is chosen, how a code is read back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from export.quantisation.codes import Codes, GroupParameters
+
+
+class Grid(Protocol):
+    """One destination's integer grid; groups run along the input axis (columns).
+
+    `quantise` and `dequantise` serve packages. `fit`, `round`, `read` and `codes` let a calibration method choose a group's
+    parameters, round what values it likes with them, and see them as the destination's kernel will.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def bits(self) -> int: ...
+
+    @property
+    def group(self) -> int:
+        """Columns that share a scale; 0 when a whole row does."""
+        ...
+
+    @property
+    def highest(self) -> int:
+        """The largest code; the smallest is 0."""
+        ...
+
+    @property
+    def zero_points(self) -> bool:
+        """Whether every group stores a zero point of its own."""
+        ...
+
+    @property
+    def negative_scales(self) -> bool:
+        """Whether a scale may be negative, which moves the odd code to the positive side."""
+        ...
+
+    def quantise(self, rows: Tensor) -> Codes:
+        """Round float32 (rows, columns) to codes; the tail group's statistics cover what exists."""
+        ...
+
+    def dequantise(self, codes: Codes) -> Tensor:
+        """float32 (rows, groups * group) exactly as the destination's kernel reads it."""
+        ...
+
+    def fit(self, blocks: Tensor, factor: Tensor | float = 1.0) -> GroupParameters:
+        """Parameters of groups of float32 values (..., group) whose range is ``factor`` (...) times what they span.
+
+        1 gives what `quantise` stores; less clips the extremes; a negative factor turns the scale's sign round.
+        """
+        ...
+
+    def stored_scales(self, scales: Tensor) -> Tensor:
+        """Scales as the file holds them, widened to float32."""
+        ...
+
+    def round(self, values: Tensor, parameters: GroupParameters) -> Tensor:
+        """The nearest codes as float32; ``values`` and the parameters broadcast against each other."""
+        ...
+
+    def read(self, codes: Tensor, parameters: GroupParameters) -> Tensor:
+        """Codes back to float32, element by element as `dequantise` does."""
+        ...
+
+    def codes(self, codes: Tensor, parameters: GroupParameters) -> Codes:
+        """What a package stores, of codes (rows, columns) and parameters (rows, groups); the tail is padded."""
+        ...
+
+
+GRIDS: dict[str, Grid] = {}
+"""All grids by name; each grid module registers its instances here."""
+
+
+def _register_all() -> None:
+    from export.quantisation import grid_blockwise, grid_mlc
+
+    grid_blockwise.register(GRIDS)
+    grid_mlc.register(GRIDS)
+
+
+_register_all()

@@ -1,0 +1,42 @@
+"""Weight forms: what each layer's weights become, decided from names, roles and shapes before any work starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Form(StrEnum):
+    """How one parameter is stored in a package."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    INT8 = "int8"
+    INT4 = "int4"
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """A matrix that may be quantised. ``role`` is decoder, head, vision, connector or embedding."""
+
+    name: str
+    role: str
+    rows: int
+    columns: int
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What a layer becomes and why.
+
+    Attributes:
+        grid: name of the grid in export.quantisation.grids for INT4 and INT8, else "".
+        reason: one clause for the plan, e.g. ``4304 columns are no multiple of 32``.
+        shares: the layer that the package stores once with this one (a tied head, for the embedding); its codes are both's.
+    """
+
+    layer: LayerShape
+    form: Form
+    grid: str = ""
+    reason: str = ""
+    shares: str = ""

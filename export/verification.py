@@ -1,0 +1,41 @@
+"""What an export asks of whoever checks its packages.
+
+`parity_tests.check.verifier` answers; the command line (``export/__main__.py``) hands it in, so that the export itself
+knows nothing of how a package is compared with its reference.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from export.backends.base import Prediction
+    from export.specs import ModelSpec
+
+
+class Verifier(Protocol):
+    """The check at the end of an export, and what it will take."""
+
+    def predicted_peak(self, spec: ModelSpec, running: Prediction, runtime_backend: str, context: int) -> int:
+        """Resident bytes of the check at its highest, from shapes alone.
+
+        Args:
+            running: the prediction of the backend that runs the package here.
+            runtime_backend: its runtime name.
+            context: positions of the package's cache.
+        """
+        ...
+
+    def check(self, package: Path, checkpoint: Path, codes: Path | None) -> dict[str, Any]:
+        """Compare a package with its checkpoint; returns the manifest's ``verification`` block, its ``verdict`` included.
+
+        Args:
+            package: the package folder, manifest and all, still under its working name.
+            codes: folder of the calibration whose codes the package holds, or None.
+        """
+        ...
+
+    def equal_tokens(self, package: Path, spec: ModelSpec) -> int:
+        """How many leading tokens of the self-test's answer the package itself gives; 0 where it cannot run here."""
+        ...

@@ -1,0 +1,87 @@
+"""The picture, the question and both answers as a person would read them, and how alike the two are end to end."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from parity_tests.judging.metrics import equal_prefix, kl_divergence, top1_agreement, worst_row_cosine
+from parity_tests.judging.probes import Question, Recording
+from parity_tests.judging.run_details import Answer, Similarity
+from runtime_py.preprocess.base import TokenizerLike
+
+LONGEST_EDGE = 240
+"""Pixels of a picture's longer edge in a report."""
+
+
+def answer(
+    question: Question,
+    reference: Recording,
+    candidate: Recording,
+    tokenizer: TokenizerLike | None,
+    generation: Mapping[str, Any],
+) -> Answer:
+    """Both greedy answers to one question.
+
+    Args:
+        tokenizer: None spells tokens as numbers.
+        generation: the manifest's block of this name; its ``stop_ids`` end an answer.
+    """
+    stops = set(generation.get("stop_ids", ()))
+    ids = [[int(token) for token in side.arrays["greedy_ids"][0]] for side in (reference, candidate)]
+    texts = [_text(_until(tokens, stops), tokenizer) for tokens in ids]
+    shown = question.pictures[0] if question.pictures else None
+    return Answer(
+        question.name,
+        question.text,
+        "" if shown is None else picture_data(shown),
+        (0, 0) if shown is None else (shown.shape[-2], shown.shape[-3]),
+        texts[0],
+        texts[1],
+        tuple(ids[0]),
+        tuple(ids[1]),
+        len(_until(ids[0], stops)) if stops & set(ids[0]) else None,
+    )
+
+
+def _until(tokens: Sequence[int], stops: set[int]) -> list[int]:
+    end = next((place for place, token in enumerate(tokens) if token in stops), len(tokens))
+    return list(tokens[:end])
+
+
+def _text(tokens: Sequence[int], tokenizer: TokenizerLike | None) -> str:
+    return " ".join(map(str, tokens)) if tokenizer is None else tokenizer.decode(tokens)
+
+
+def picture_data(picture: np.ndarray) -> str:
+    """Base64 of a PNG of uint8 RGB (height, width, 3), or of the first frame of a clip, scaled to `LONGEST_EDGE`."""
+    frame = picture[0] if picture.ndim == 4 else picture
+    image = Image.fromarray(frame)
+    image.thumbnail((LONGEST_EDGE, LONGEST_EDGE))
+    stored = io.BytesIO()
+    image.save(stored, "PNG", optimize=True)
+    return base64.b64encode(stored.getvalue()).decode("ascii")
+
+
+def similarity(question: str, reference: Recording, candidate: Recording) -> Similarity | None:
+    """The candidate's logits and tokens beside the reference's; None where the shapes differ."""
+    expected, found = reference.flattened(), candidate.flattened()
+    pairs = [(expected[name], found[name]) for name in ("prefill_logits", "step_logits") if name in found]
+    if len(pairs) < 2 or any(a.shape != b.shape for a, b in pairs):
+        return None
+    together = [np.concatenate(sides, axis=1) for sides in zip(*pairs, strict=True)]
+    tokens = expected["greedy_ids"][0], found["greedy_ids"][0]
+    return Similarity(
+        question,
+        worst_row_cosine(*pairs[0]),
+        worst_row_cosine(*pairs[1]),
+        float(kl_divergence(*together).mean()),
+        top1_agreement(*together),
+        equal_prefix(*tokens),
+        len(tokens[0]),
+    )

@@ -1,0 +1,68 @@
+"""Everyone's answers to the same questions: full precision, the reference with the stored numbers, the package."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from parity_tests.check.candidate import Candidate
+from parity_tests.judging.probes import Question, Recording, record
+from runtime_py.backends.base import Backend
+from runtime_py.generation.session import Limits
+from runtime_py.preprocess.base import Processor
+
+if TYPE_CHECKING:
+    from parity_tests.reference.reference import TorchBackend
+
+log = logging.getLogger("edgeproof.parity")
+
+Answers = tuple[Recording, Recording, Recording | None, Recording]
+"""Full-precision reference, reference with the stored numbers, exact copy of the package, package."""
+
+
+def ask_all(
+    full: TorchBackend,
+    stored: TorchBackend | None,
+    exact: Candidate | None,
+    candidate: Candidate,
+    processor: Processor,
+    asked: list[Question],
+    steps: int,
+) -> list[Answers]:
+    """Everyone's answers to every question, one backend after the other, so that only one holds its weights at a time."""
+    expected = [_recorded(full, candidate, processor, question, steps) for question in asked]
+    tokens = [recording.arrays["greedy_ids"] for recording in expected]
+    inside = expected
+    if stored is not None:
+        inside = [_recorded(stored, candidate, processor, q, steps, forced) for q, forced in zip(asked, tokens, strict=True)]
+    tight: list[Recording | None] = [None] * len(asked)
+    if exact is not None:
+        tight = [_said(exact, q, steps, forced) for q, forced in zip(asked, tokens, strict=True)]
+        exact.backend.close()
+    said = [_said(candidate, q, steps, forced) for q, forced in zip(asked, tokens, strict=True)]
+    return list(zip(expected, inside, tight, said, strict=True))
+
+
+def _said(side: Candidate, question: Question, steps: int, forced: np.ndarray) -> Recording:
+    began = time.monotonic()
+    found = record(side.backend, side.processor, side.limits, question, steps, forced)
+    log.info("%s answered %s in %.1f s", side.backend.name, question.name, time.monotonic() - began)
+    return found
+
+
+def _recorded(
+    backend: Backend,
+    candidate: Candidate,
+    processor: Processor,
+    question: Question,
+    steps: int,
+    forced: np.ndarray | None = None,
+) -> Recording:
+    began = time.monotonic()
+    limits = Limits(candidate.limits.context, candidate.limits.context)
+    found = record(backend, processor, limits, question, steps, forced)
+    log.info("%s answered %s in %.1f s", backend.name, question.name, time.monotonic() - began)
+    return found

@@ -1,0 +1,77 @@
+"""The matrix: real cells, and the three ways in which a cell is not run, not built or fails."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from parity_tests.check.matrix import Cell, Status, checkpoints, markdown, run_cell, to_json
+from parity_tests.cli import main
+from parity_tests.conftest import GOLDENS, ExportedPackage
+from parity_tests.golden.case import read_case
+
+
+def test_a_cell_passes_and_its_damaged_golden_fails(tmp_path: Path):
+    good = run_cell("omnilmm-12b", "omnilmm-12b", GOLDENS / "omnilmm-12b", "cpu", "fp32")
+    assert (good.status, good.detail) == (Status.PASS, "")
+    folder = Path(shutil.copytree(GOLDENS / "omnilmm-12b", tmp_path / "case"))
+    arrays = dict(read_case(folder).outputs)
+    arrays["connector"] = arrays["connector"] + 1e-3
+    np.savez(folder / "outputs.npz", **arrays)
+    bad = run_cell("omnilmm-12b", "case", folder, "cpu", "fp32")
+    assert bad.status is Status.FAIL
+    assert "connector" in bad.detail
+    assert json.loads(to_json([good, bad]))["verdict"] == "fail"
+    assert json.loads(to_json([good]))["verdict"] == "pass"
+
+
+def test_a_part_that_cannot_run_here_makes_a_cell_not_run_and_never_passed(
+    exported: ExportedPackage, monkeypatch: pytest.MonkeyPatch
+):
+    from parity_tests.golden import golden
+
+    whole = golden.compare_case
+
+    def without_engines(*given):
+        return replace(whole(*given), not_run=(("TensorRT engines", "no NVIDIA driver was found"),))
+
+    package = exported("omnilmm-12b", "cpu", "fp32")
+    monkeypatch.setattr(golden, "compare_case", without_engines)
+    monkeypatch.setattr(golden, "export_case", lambda *_, **__: package)
+    cell = run_cell("omnilmm-12b", "omnilmm-12b", GOLDENS / "omnilmm-12b", "cpu", "fp32")
+    assert cell.status is Status.NOT_RUN
+    assert "what runs here passes (backend ort); not run: TensorRT engines: no NVIDIA driver" in cell.detail
+
+
+def test_every_family_has_a_small_checkpoint():
+    from export.families.registry import families
+
+    assert all(checkpoints(family) for family in families())
+
+
+def test_a_precision_that_the_target_lacks_is_not_built():
+    from targets.registry import target_named
+
+    assert target_named("android").precision("fp16") is None or target_named("desktop-gpu").precision("fp32") is None
+    target, precision = ("android", "fp16") if target_named("android").precision("fp16") is None else ("desktop-gpu", "fp32")
+    cell = run_cell("wemm", "wemm", GOLDENS / "wemm", target, precision)
+    assert cell.status is Status.NOT_BUILT
+    assert precision in cell.detail
+
+
+def test_the_table_has_a_cell_for_every_column():
+    cells = [Cell("wemm", "demo", "cpu", "fp32", Status.PASS), Cell("wemm", "demo", "cpu", "int4", Status.FAIL, "why")]
+    lines = markdown(cells).splitlines()
+    assert lines[0] == "| family | checkpoint | cpu fp32 | cpu int4 |"
+    assert lines[2] == "| wemm | demo | pass | fail |"
+    assert lines[-1] == "- wemm (demo), cpu int4, fail: why"
+
+
+@pytest.mark.parametrize("flags", [["--families", "nobody"], ["--targets", "toaster"], ["--precisions", "int3"]])
+def test_an_unknown_name_is_refused(flags: list[str]):
+    assert main(["--matrix", *flags]) == 2

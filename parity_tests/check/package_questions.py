@@ -1,0 +1,79 @@
+"""What a package is asked when no golden says so: drawn pictures and short questions, the same on every machine."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from export.package.sample_questions import PROMPTS, drawn_pictures
+from parity_tests.judging.probes import Question
+from runtime_py.errors import UsageError
+from runtime_py.preprocess.base import Message, Processor
+
+
+class StandInTokenizer:
+    """Ids for a package without a tokenizer: every character becomes an ordinary id by its checksum.
+
+    Args:
+        vocabulary: rows of the embedding table.
+        reserved: ids with a meaning of their own, which text must not produce.
+    """
+
+    def __init__(self, vocabulary: int, reserved: Sequence[int]) -> None:
+        taken = set(reserved)
+        self._ordinary = [token for token in range(vocabulary) if token not in taken]
+
+    def encode(self, text: str) -> list[int]:
+        return [self._ordinary[zlib.crc32(letter.encode()) % len(self._ordinary)] for letter in text]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return " ".join(str(token) for token in ids)
+
+    def token_id(self, token: str) -> int | None:
+        return None
+
+
+def stand_in(manifest: Mapping[str, Any]) -> StandInTokenizer:
+    """A stand-in for the tokenizer of a package, sized by its decoder contract."""
+    logits = next(t for t in manifest["contracts"]["decoder"]["outputs"] if t["name"] == "logits")
+    reserved = [*integers(manifest["runtime"]), *manifest["generation"].get("stop_ids", [])]
+    return StandInTokenizer(logits["shape"][-1], reserved)
+
+
+def integers(value: object) -> list[int]:
+    """Every integer in the processor's settings: the special ids, and a few sizes that text can spare as well."""
+    if isinstance(value, Mapping):
+        return [number for part in value.values() for number in integers(part)]
+    if isinstance(value, list | tuple):
+        return [number for part in value for number in integers(part)]
+    return [value] if isinstance(value, int) and not isinstance(value, bool) else []
+
+
+def questions(processor: Processor, count: int, context: int, steps: int) -> list[Question]:
+    """At most ``count`` questions that the family's prompt format takes and whose prompt and answer fit the context.
+
+    Raises:
+        UsageError: none does.
+    """
+    pictures = drawn_pictures()
+    found: list[Question] = []
+    refusal: UsageError | None = None
+    for name, chosen, text in PROMPTS:
+        shown = tuple(pictures[index] for index in chosen)
+        try:
+            images = processor.images(shown) if shown else []
+            ids = processor.encode([Message("user", text, tuple(range(len(shown))))], images)
+            tokens = processor.layout(ids, images).input_ids.shape[1]
+        except UsageError as error:
+            refusal = error
+            continue
+        if tokens + steps <= context and len(found) < count:
+            found.append(Question(name, shown, ids, text))
+    if not found:
+        raise refusal or UsageError(
+            f"no probe question fits a context of {context} positions",
+            "room for one picture, a short question and an answer",
+            "export with a larger --context",
+        )
+    return found

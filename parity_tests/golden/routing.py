@@ -1,0 +1,101 @@
+"""Golden arrays of routing: which tokens a visual expert takes (CogVLM2), and which low-rank expert a request gets (Awaker).
+
+A gate gives ``scale * w * w`` to the channels of its chosen expert and ``scale * (1 - w)`` to the shared one; the golden has
+w at the chosen expert's place. A choice is compared as tokens are: other than the golden's only where the two best shares
+lie within the permitted error. Where the choice differs, ``gates`` compares w alone, since the choice is judged already.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from export.specs import RoutedLora
+from parity_tests.golden.case import GoldenArray, GoldenCase
+from parity_tests.golden.inside import AskedOnce, inside
+from parity_tests.judging.metrics import Kind, relative_to
+from parity_tests.judging.probes import PREPROCESS
+from parity_tests.reference.checkpoint_side import Checkpoint, reference
+from runtime_py.contracts import DECODER, EMBED
+from runtime_py.preprocess.base import ReadsEmbeddings
+from runtime_py.preprocess.cogvlm2 import routed_to_vision
+
+SLOTS = ("out", "mlp")
+"""A layer's gates in the golden's order: o_proj, gate_proj."""
+
+_ROUTED = re.compile(r"(gates|expert|gate_input)_(prefill|decode)")
+
+Routed = tuple[str, Kind, np.ndarray, Mapping[str, float]]
+"""Stage, kind, values, further metrics."""
+
+
+def routing_array(case: GoldenCase, array: GoldenArray, once: AskedOnce, checkpoint: Checkpoint) -> Routed | None:
+    """The values behind a golden array of routing, or None when it is none.
+
+    Raises:
+        NotImplementedError: the backend shows nothing inside its decoder.
+    """
+    if array.rest == "expert_is_vision":
+        return PREPROCESS, Kind.EXACT, routed_to_vision(once.layout.image_rows)[None], {}
+    match = _ROUTED.fullmatch(array.rest)
+    if match is None:
+        return None
+    what, phase = match.groups()
+    given = gate_input(once, phase)
+    if what == "gate_input":
+        return EMBED, Kind.EMBEDS, given, {}
+    weights = chosen_weights(once, given, checkpoint)
+    golden = case.outputs[f"{array.prefix}expert_{phase}"]
+    if what == "expert":
+        found = weights.argmax(axis=-1)
+        return DECODER, Kind.TOKENS, found, _margins(case, array.prefix, phase, golden, found, checkpoint)
+    return DECODER, Kind.FEATURES, _at(golden, weights), {}
+
+
+def gate_input(once: AskedOnce, phase: Any) -> np.ndarray:
+    """float32 (1, hidden), what the gates of this side's decoder read in a phase."""
+    processor = once.side.processor
+    if not isinstance(processor, ReadsEmbeddings):
+        raise NotImplementedError("this model has no gates")
+    raw = once.session.embed(once.layout.input_ids)
+    return processor.embedding_inputs(once.layout, once.merged, raw, phase)["gate_input"]
+
+
+def chosen_weights(once: AskedOnce, given: np.ndarray, checkpoint: Checkpoint) -> np.ndarray:
+    """float32 (layers, gates, experts), w at the chosen expert and zero elsewhere."""
+    adapter, layers = checkpoint.spec.decoder.adapter, checkpoint.spec.decoder.layers
+    if not isinstance(adapter, RoutedLora):
+        raise NotImplementedError("this model has no gates")
+    paths = [f"layers.{layer}.gates.{slot}" for layer in range(layers) for slot in SLOTS]
+    (inputs,) = once.stage_calls(DECODER)
+    values = inside(once.side, DECODER, {**inputs, "gate_input": given}, paths)
+    channels = np.stack([values[path].reshape(adapter.experts + 1, adapter.rank)[:-1, 0] for path in paths])
+    return np.sqrt(channels / adapter.scale).reshape(layers, len(SLOTS), adapter.experts)
+
+
+def _at(experts: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The chosen weights, put at ``experts`` (layers, gates)."""
+    found = np.zeros_like(weights)
+    np.put_along_axis(found, experts[..., None], weights.max(axis=-1, keepdims=True), axis=-1)
+    return found
+
+
+def _margins(
+    case: GoldenCase, prefix: str, phase: str, golden: np.ndarray, found: np.ndarray, checkpoint: Checkpoint
+) -> dict[str, float]:
+    """How much better the golden's experts are than those found, in the reference's shares."""
+    if np.array_equal(golden, found):
+        return {"split_margin": 0.0, "split_relative": 0.0}
+    import torch
+
+    decoder: Any = reference(checkpoint.spec, checkpoint.weights).stage(DECODER)
+    given = torch.from_numpy(case.outputs[f"{prefix}gate_input_{phase}"])
+    with torch.inference_mode():
+        rows = [getattr(layer.gates, slot).shares(given)[0].numpy() for layer in decoder.layers for slot in SLOTS]
+    shares = np.stack(rows)
+    places = np.arange(len(shares))
+    margin = float((shares[places, golden.reshape(-1)] - shares[places, found.reshape(-1)]).max())
+    return {"split_margin": margin, "split_relative": relative_to(margin, shares)}

@@ -1,0 +1,151 @@
+"""Verdicts: what passes, what fails, and that a stored run is judged like a fresh one."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from parity_tests import thresholds
+from parity_tests.judging import results
+from parity_tests.judging.compare import compare_arrays, compare_recordings
+from parity_tests.judging.judge import Verdict, judge
+from parity_tests.judging.metrics import HIGHER_IS_BETTER, Kind
+from parity_tests.judging.probes import Recording
+from parity_tests.judging.results import Comparison, Divergence, Measurement, Run
+from parity_tests.thresholds import Standard
+from runtime_py.errors import UsageError
+
+
+def run_of(*measurements: Measurement, standard: Standard = Standard.GOLDEN, family: str = "minicpm-v") -> Run:
+    comparison = Comparison("golden", standard, "arrays", "ort", measurements)
+    return Run("case", family, "1.0", "cpu", "fp32", "ort", (comparison,), environment={"python": "3"})
+
+
+def logits(error: float, family: str = "minicpm-v") -> Run:
+    expected = np.linspace(-7, 7, 60).reshape(1, 3, 20)
+    found = expected.copy()
+    found[0, 1, 4] += error
+    return run_of(compare_arrays("prefill_logits", expected, found), family=family)
+
+
+def test_just_inside_passes_and_just_outside_fails():
+    assert judge(logits(0.9e-4)).verdict is Verdict.PASS
+    outside = judge(logits(1.1e-4))
+    assert outside.verdict is Verdict.FAIL
+    assert "prefill_logits" in outside.first_failure
+    assert "stage decoder" in outside.first_failure
+    assert "limit 0.0001" in outside.first_failure
+
+
+def test_a_family_may_have_its_own_limit():
+    assert judge(logits(1.5e-4, family="wemm")).verdict is Verdict.PASS
+    assert judge(logits(2.5e-4, family="wemm")).verdict is Verdict.FAIL
+
+
+@pytest.mark.parametrize("standard", [s for s in Standard if s is not Standard.INT4_LOSS])
+def test_a_nan_fails_under_every_standard(standard: Standard):
+    expected = np.ones((1, 2, 4))
+    found = expected.copy()
+    found[0, 0, 0] = np.nan
+    for name in ("vision", "connector", "inputs_embeds", "prefill_logits"):
+        assert judge(run_of(compare_arrays(name, expected, found), standard=standard)).verdict is Verdict.FAIL
+
+
+@pytest.mark.parametrize("standard", list(Standard))
+def test_zeros_instead_of_values_fail_under_every_standard(standard: Standard):
+    expected = np.random.default_rng(0).normal(size=(1, 6, 32))
+    for name in ("vision", "connector", "inputs_embeds", "prefill_logits", "step_logits"):
+        judged = judge(run_of(compare_arrays(name, expected, np.zeros_like(expected)), standard=standard))
+        assert judged.verdict is Verdict.FAIL, (standard, name)
+
+
+def test_another_shape_and_a_missing_required_array_fail():
+    expected = np.zeros((1, 2, 4))
+    assert judge(run_of(compare_arrays("vision", expected, np.zeros((2, 4))))).verdict is Verdict.FAIL
+    assert judge(run_of(compare_arrays("vision", expected, None))).verdict is Verdict.FAIL
+
+
+def test_an_array_that_nobody_looks_at_is_no_failure_unless_it_is_all_there_is():
+    other = Measurement("conv_out", "", Kind.FEATURES, (1,), not_probed="no probe of that name")
+    good = compare_arrays("vision", np.ones((1, 2)), np.ones((1, 2)))
+    assert judge(run_of(good, other)).verdict is Verdict.PASS
+    assert judge(run_of(other)).verdict is Verdict.NOT_RUN
+
+
+def test_a_wrong_token_fails_but_a_tie_does_not():
+    tokens = np.array([[3, 1]])
+    sure, tie = np.array([[[0.0, 0, 0, 9], [0, 8, 0, 7.9]]]), np.array([[[0.0, 0, 0, 9], [0, 8, 0, 7.9999]]])
+    other = np.array([[3, 3]])
+    for step_logits, verdict in ((sure, Verdict.FAIL), (tie, Verdict.PASS)):
+        measured = compare_arrays("greedy_ids", tokens, other, step_logits=step_logits)
+        assert judge(run_of(measured, standard=Standard.FP32)).verdict is verdict
+        assert judge(run_of(measured, standard=Standard.GOLDEN)).verdict is Verdict.FAIL
+
+
+def test_the_first_failure_is_the_first_in_pipeline_order_and_names_the_block():
+    one, two = np.ones((1, 2, 4)), np.full((1, 2, 4), 2.0)
+    run = run_of(
+        compare_arrays("vision", one, one), compare_arrays("connector", one, two), compare_arrays("vision", one, two)
+    )
+    judged = judge(run.with_divergence(Divergence("connector", "ln_kv")))
+    assert judged.first_failure.startswith("golden: connector (stage connector, block ln_kv)")
+
+
+def test_a_stored_run_comes_back_equal_and_is_judged_alike(tmp_path: Path):
+    run = replace(
+        logits(math.nan),
+        divergence=Divergence("decoder", "layers.1", (("layers.0", 0.0), ("layers.1", math.inf)), "note"),
+        not_run=(("engines", "no GPU"),),
+        accuracy={"task": 0.5},
+    )
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(results.to_json(run), allow_nan=False))
+    again = results.read(path)
+    assert again == run
+    assert judge(again).verdict is judge(run).verdict is Verdict.FAIL
+
+
+def test_no_run_is_refused(tmp_path: Path):
+    path = tmp_path / "run.json"
+    for text in ("{}", "[]", '{"schema": 99}', "no json"):
+        path.write_text(text)
+        with pytest.raises(UsageError):
+            results.read(path)
+
+
+def test_limits_from_a_file_go_first(tmp_path: Path):
+    path = tmp_path / "mine.json"
+    path.write_text('{"golden-fp32": {"logits": {"max_abs": 1e-6}}}')
+    table = thresholds.load(path)
+    assert judge(logits(5e-6), table).verdict is Verdict.FAIL
+    assert judge(logits(5e-6)).verdict is Verdict.PASS
+    for text in ('{"fp99": {}}', '{"fp32": {"logits": {"max_obs": 1}}}', '{"fp32": {"logs": {}}}', "[1]", "{"):
+        path.write_text(text)
+        with pytest.raises(UsageError):
+            thresholds.load(path)
+
+
+def test_every_limit_has_a_reason_and_a_known_metric():
+    tables = [thresholds.DEFAULT, *thresholds.FAMILIES.values()]
+    for limit in (limit for table in tables for kinds in table.values() for row in kinds.values() for limit in row):
+        assert limit.metric in HIGHER_IS_BETTER
+        assert len(limit.reason) > 10
+    assert set(thresholds.DEFAULT) == set(Standard)
+    assert all(set(kinds) == set(Kind) for kinds in thresholds.DEFAULT.values())
+
+
+def test_a_tie_is_looked_for_along_the_reference_s_own_answer():
+    """Fed foreign tokens, the step logits belong to another text than the greedy answer."""
+    own = np.array([[[0.0, 9, 0], [5.0, 4.9999, 0]]])
+    forced = np.array([[[0.0, 9, 0], [9.0, 0, 0]]])
+    reference = Recording("", arrays={"step_logits": forced, "greedy_ids": np.array([[1, 0]])}, greedy_logits=own)
+    candidate = Recording("", arrays={"step_logits": forced, "greedy_ids": np.array([[1, 1]])}, greedy_logits=own)
+    rows = compare_recordings(reference, candidate)
+    assert judge(run_of(*rows, standard=Standard.FP32)).verdict is Verdict.PASS
+    reference.greedy_logits = forced
+    assert judge(run_of(*compare_recordings(reference, candidate), standard=Standard.FP32)).verdict is Verdict.FAIL

@@ -1,0 +1,88 @@
+"""Every metric against values worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from parity_tests.judging import metrics
+from parity_tests.judging.metrics import Kind
+
+
+def test_distances_by_hand():
+    reference = np.array([[1.0, -2.0], [4.0, 0.0]])
+    candidate = np.array([[1.5, -2.0], [1.0, 0.5]])
+    assert metrics.max_abs(reference, candidate) == 3.0
+    assert metrics.mean_abs(reference, candidate) == 1.0
+    assert metrics.relative_max(reference, candidate) == 0.75
+
+
+def test_cosine_by_hand():
+    assert metrics.cosine(np.array([1.0, 0.0]), np.array([1.0, 1.0])) == pytest.approx(1 / math.sqrt(2))
+    assert metrics.cosine(np.array([1.0, 2.0]), np.array([-1.0, -2.0])) == pytest.approx(-1.0)
+    assert metrics.cosine(np.zeros(3), np.zeros(3)) == 1.0
+    assert metrics.cosine(np.ones(3), np.zeros(3)) == 0.0
+
+
+def test_worst_row_shows_what_the_whole_hides():
+    reference = np.ones((100, 8))
+    candidate = reference.copy()
+    candidate[3] = -1
+    assert metrics.cosine(reference, candidate) == pytest.approx(0.98)
+    assert metrics.worst_row_cosine(reference, candidate) == pytest.approx(-1.0)
+
+
+def test_kl_by_hand():
+    reference, candidate = np.log([[0.5, 0.5]]), np.log([[0.25, 0.75]])
+    expected = 0.5 * math.log(2) + 0.5 * math.log(2 / 3)
+    assert metrics.kl_divergence(reference, candidate)[0] == pytest.approx(expected)
+    assert metrics.kl_divergence(reference + 7, reference)[0] == pytest.approx(0, abs=1e-12)
+
+
+def test_top1_and_the_margin_of_flips():
+    reference = np.array([[3.0, 1.0, 0.0], [2.0, 1.9, 0.0], [0.0, 0.0, 5.0]])
+    candidate = np.array([[3.0, 1.0, 0.0], [1.9, 2.0, 0.0], [0.0, 0.0, 5.0]])
+    assert metrics.top1_agreement(reference, candidate) == pytest.approx(2 / 3)
+    assert metrics.flipped_margin(reference, candidate) == pytest.approx(0.1)
+    assert metrics.flipped_margin(reference, reference) == 0.0
+
+
+def test_prefix_and_the_margin_where_answers_part():
+    assert metrics.equal_prefix(np.array([1, 2, 3, 4]), np.array([1, 2, 9, 4])) == 2
+    assert metrics.equal_prefix(np.array([1, 2]), np.array([1, 2])) == 2
+    steps = np.array([[9.0, 0.0], [1.0, 1.25]])
+    assert metrics.split_margin(np.array([0, 1]), np.array([0, 0]), steps) == pytest.approx(0.25)
+    assert metrics.split_margin(np.array([0, 1]), np.array([0, 1]), steps) == 0.0
+    assert metrics.split_margin(np.array([0, 1]), np.array([0]), steps) == math.inf
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_infinitely_far(broken: float):
+    reference = np.array([[1.0, 2.0, 3.0]])
+    candidate = np.array([[1.0, broken, 3.0]])
+    found = metrics.measure(Kind.LOGITS, reference, candidate)
+    assert found["max_abs"] == math.inf
+    assert found["relative_max"] == math.inf
+    assert found["worst_row_cosine"] == 0.0
+    assert found["kl_max"] == math.inf
+
+
+def test_measure_gives_what_each_kind_needs():
+    ids = np.array([[5, 6, 7, 8]])
+    tokens = metrics.measure(Kind.TOKENS, ids, np.array([[5, 6, 0, 8]]))
+    assert tokens["mismatches"] == 1
+    assert tokens["agreement"] == 0.75
+    assert tokens["equal_prefix"] == 2
+    assert tokens["max_abs"] == 7
+    logits = metrics.measure(Kind.LOGITS, np.array([[[4.0, 0.0]]]), np.array([[[0.0, 1.0]]]))
+    assert logits["flipped_relative"] == 1.0
+    assert logits["relative_max"] == 1.0
+    assert set(logits) <= set(metrics.HIGHER_IS_BETTER)
+    assert set(tokens) <= set(metrics.HIGHER_IS_BETTER)
+
+
+def test_another_shape_is_refused():
+    with pytest.raises(ValueError, match="shapes differ"):
+        metrics.measure(Kind.FEATURES, np.zeros((2, 3)), np.zeros((3, 2)))

@@ -1,0 +1,174 @@
+"""What is compared: the named arrays on the way from picture to last token, recorded on any backend by one pipeline.
+
+    preprocess -> pixel_values -> vision -> connector -> inputs_embeds -> prefill_logits -> step_logits -> greedy_ids
+
+Steps run under teacher forcing: the candidate is fed the reference's tokens, so that one wrong token does not make every
+later comparison meaningless. ``greedy_ids`` is what it says when left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from parity_tests.judging.metrics import Kind
+from runtime_py.backends.base import Backend, FusedImages
+from runtime_py.contracts import CONNECTOR, DECODER, EMBED, VISION
+from runtime_py.generation.session import Session, SessionLimits
+from runtime_py.preprocess.base import ImageInputs, Layout, Processor
+
+PREPROCESS = "preprocess"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One comparable array. ``stage`` is the first stage to blame when everything before it agrees."""
+
+    name: str
+    stage: str
+    kind: Kind
+
+
+PROBES: dict[str, Probe] = {
+    probe.name: probe
+    for probe in (
+        Probe("pixel_values", PREPROCESS, Kind.PIXELS),
+        Probe("vision", VISION, Kind.FEATURES),
+        Probe("connector", CONNECTOR, Kind.FEATURES),
+        Probe("inputs_embeds", EMBED, Kind.EMBEDS),
+        Probe("prefill_logits", DECODER, Kind.LOGITS),
+        Probe("step_logits", DECODER, Kind.LOGITS),
+        Probe("greedy_ids", DECODER, Kind.TOKENS),
+    )
+}
+"""Every probe by name, in pipeline order."""
+
+REQUIRED = ("vision", "connector", "inputs_embeds", "prefill_logits", "greedy_ids", "step_logits")
+"""Probes that must be compared whenever the reference has them."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One prompt with its pictures.
+
+    Attributes:
+        pictures: uint8 RGB (height, width, 3).
+        input_ids: int64 (1, tokens) in the published form, placeholders included.
+        text: what a person would have typed, when there is such a thing.
+    """
+
+    name: str
+    pictures: tuple[np.ndarray, ...]
+    input_ids: np.ndarray
+    text: str = ""
+
+
+@dataclass
+class Recording:
+    """What one backend said to one question.
+
+    Attributes:
+        pieces: per image piece, in order: ``pixel_values``, ``vision``, ``connector``.
+        arrays: the other probes; ``step_logits`` (1, steps, vocabulary), ``greedy_ids`` int64 (1, steps).
+        absent: probe name to why this backend cannot give it.
+        fed: int64 (1, steps), the tokens that were fed for ``step_logits``.
+        greedy_logits: (1, steps, vocabulary), what ``greedy_ids`` were taken from; other than ``step_logits`` as soon as
+            the backend's own answer leaves the tokens it was fed.
+    """
+
+    question: str
+    pieces: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
+    fed: np.ndarray | None = None
+    greedy_logits: np.ndarray | None = None
+
+    def flattened(self) -> dict[str, np.ndarray]:
+        """All arrays by probe name in pipeline order; pieces as ``vision_0``, ``vision_1``, or plain when there is one."""
+        found: dict[str, np.ndarray] = {}
+        for name in PROBES:
+            pieces = self.pieces.get(name, [])
+            if len(pieces) == 1:
+                found[name] = pieces[0]
+            else:
+                found |= {f"{name}_{index}": piece for index, piece in enumerate(pieces)}
+            if name in self.arrays:
+                found[name] = self.arrays[name]
+        return found
+
+
+def base_name(name: str) -> str | None:
+    """The probe behind a name that may end in a piece number (``vision_3`` -> ``vision``), or None."""
+    if name in PROBES:
+        return name
+    stem, _, number = name.rpartition("_")
+    return stem if stem in PROBES and number.isdecimal() else None
+
+
+def record(
+    backend: Backend,
+    processor: Processor,
+    limits: SessionLimits,
+    question: Question,
+    steps: int,
+    forced: np.ndarray | None = None,
+) -> Recording:
+    """Run a question from its pictures to the last of ``steps`` tokens and keep every probe.
+
+    Args:
+        steps: answer tokens; no stop id is honoured.
+        forced: int64 (1, steps) tokens to feed instead of the backend's own (those of the reference).
+    """
+    found = Recording(question.name)
+    session = Session(backend, processor, limits, recorder=_keeper(found))
+    images = processor.images(question.pictures) if question.pictures else []
+    layout = processor.layout(question.input_ids, images)
+    embeds = session.merge(layout, session.features(images))
+    if images and "vision" not in found.pieces:
+        _record_fused_vision(backend, images, found)
+    logits = session.prefill(embeds, layout, "all")
+    rows, own = _steps(session, logits, steps, None if forced is None else forced[0])
+    found.arrays["step_logits"] = found.greedy_logits = rows
+    found.fed = own[None] if forced is None else forced
+    if forced is not None and not np.array_equal(own, forced[0]):
+        found.greedy_logits, own = _left_alone(Session(backend, processor, limits), layout, embeds, steps)
+    found.arrays["greedy_ids"] = own[None].astype(np.int64)
+    return found
+
+
+def _keeper(found: Recording):
+    def keep(name: str, array: np.ndarray) -> None:
+        if name in ("pixel_values", "vision", "connector"):
+            found.pieces.setdefault(name, []).append(np.array(array))
+        elif name != "step_logits":
+            found.arrays[name] = np.array(array)
+
+    return keep
+
+
+def _steps(session: Session, prefill: np.ndarray, steps: int, forced: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """(1, steps, vocabulary) logits and the (steps,) tokens they put first; row 0 is the last prompt position."""
+    rows = [prefill[:, -1:]]
+    for index in range(steps - 1):
+        token = int(np.argmax(rows[-1][0, 0])) if forced is None else int(forced[index])
+        rows.append(session.step(token))
+    logits = np.concatenate(rows, axis=1)
+    return logits, np.argmax(logits[0], axis=-1)
+
+
+def _left_alone(session: Session, layout: Layout, embeds: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    return _steps(session, session.prefill(embeds, layout, "last"), steps, None)
+
+
+def _record_fused_vision(backend: Backend, images: Sequence[ImageInputs], found: Recording) -> None:
+    """Ask a backend that fuses vision and connector for the vision encoder alone."""
+    if not isinstance(backend, FusedImages):
+        return
+    try:
+        outputs = [backend.run(VISION, image.vision)["vision_features"] for image in images]
+    except (NotImplementedError, KeyError) as error:
+        found.absent["vision"] = f"backend {backend.name} has no vision encoder apart from the connector ({error})"
+        return
+    found.pieces["vision"] = outputs

@@ -1,0 +1,143 @@
+"""Our int4 export and llama.cpp's quantiser on models of the same size, interleaved in one run: seconds and peak memory.
+
+    python -m parity_tests.laboratory.export_and_llama_cpp --model DIR --llama-python PYTHON -o FOLDER [--target
+    cpu,android] [--rounds 1]
+
+``--llama-python`` is an interpreter in which ``llama_cpp`` (llama-cpp-python) and ``gguf`` can be imported. The other gets
+a random GGUF in float16 with as many parameters: our decoder's sizes, and more layers in place of the vision side. It
+writes Q4_0, we write a whole package without the check at its end. Both use the threads that OMP_NUM_THREADS says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+WRITE_GGUF = """
+import json, sys, gguf, numpy as np
+path, s = sys.argv[1], json.loads(sys.argv[2])
+numbers = (np.random.default_rng(0).standard_normal(s["vocabulary"] * s["hidden"], np.float32) * 0.02).astype(np.float16)
+w = gguf.GGUFWriter(path, "llama")
+w.add_block_count(s["layers"]); w.add_context_length(2048); w.add_embedding_length(s["hidden"])
+w.add_feed_forward_length(s["mlp"]); w.add_head_count(s["heads"]); w.add_head_count_kv(s["kv_heads"])
+w.add_layer_norm_rms_eps(1e-5); w.add_vocab_size(s["vocabulary"]); w.add_rope_dimension_count(s["hidden"] // s["heads"])
+w.add_file_type(1)
+def matrix(name, rows, columns): w.add_tensor(name, numbers[: rows * columns].reshape(rows, columns))
+def norm(name): w.add_tensor(name, np.ones(s["hidden"], np.float32))
+h, m, kv = s["hidden"], s["mlp"], s["hidden"] // s["heads"] * s["kv_heads"]
+matrix("token_embd.weight", s["vocabulary"], h); norm("output_norm.weight"); matrix("output.weight", s["vocabulary"], h)
+for i in range(s["layers"]):
+    b = f"blk.{i}."
+    norm(b + "attn_norm.weight"); norm(b + "ffn_norm.weight")
+    for name, rows, columns in (("attn_q", h, h), ("attn_k", kv, h), ("attn_v", kv, h), ("attn_output", h, h),
+                                ("ffn_gate", m, h), ("ffn_up", m, h), ("ffn_down", h, m)):
+        matrix(b + name + ".weight", rows, columns)
+w.write_header_to_file(); w.write_kv_data_to_file(); w.write_tensors_to_file(); w.close()
+"""
+
+QUANTISE = """
+import ctypes, sys, llama_cpp
+from llama_cpp import llama_cpp as c
+p = c.llama_model_quantize_default_params(); p.ftype = c.LLAMA_FTYPE_MOSTLY_Q4_0; p.nthread = int(sys.argv[3]); p.pure = True
+code = c.llama_model_quantize(sys.argv[1].encode(), sys.argv[2].encode(), ctypes.byref(p))
+sys.exit(code)
+"""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run: wall seconds, processor seconds, peak resident bytes of the largest process, bytes written."""
+
+    seconds: float
+    processor: float
+    peak: int
+    written: int
+
+
+def measured(command: Sequence[str], written: Path) -> Measured:
+    """Run a command in a process that reports its own children.
+
+    Raises:
+        subprocess.CalledProcessError: it failed.
+    """
+    began = time.monotonic()
+    inner = "import json,resource,subprocess,sys;subprocess.run(sys.argv[1:],check=True,stdout=2);"
+    inner += "r=resource.getrusage(resource.RUSAGE_CHILDREN);print(json.dumps([r.ru_utime+r.ru_stime,r.ru_maxrss]))"
+    done = subprocess.run([sys.executable, "-c", inner, *command], check=True, capture_output=True)
+    processor, peak = json.loads(done.stdout)
+    size = sum(f.stat().st_size for f in written.rglob("*") if f.is_file()) if written.is_dir() else written.stat().st_size
+    return Measured(time.monotonic() - began, processor, peak * resource_unit(), size)
+
+
+def resource_unit() -> int:
+    """Bytes of a unit of ru_maxrss: 1024, on macOS 1 (getrusage(2))."""
+    return 1 if sys.platform == "darwin" else 1024
+
+
+def same_size(model: Path) -> tuple[dict[str, int], int]:
+    """Sizes of a Llama with as many parameters as the checkpoint, and how many those are."""
+    from export.families.registry import recognise
+    from export.modules.build import parameter_count
+
+    family = recognise(model)
+    spec = family.spec(family.load_config(model), family.open_source(model))
+    total = parameter_count(spec)
+    d = spec.decoder
+    layer = d.hidden * (2 * d.heads + 2 * d.kv_heads) * d.head_dim + 3 * d.hidden * d.mlp_width
+    layers = round((total - 2 * d.vocabulary * d.hidden) / layer)
+    sizes = {"hidden": d.hidden, "mlp": d.mlp_width, "heads": d.heads, "kv_heads": d.kv_heads}
+    return {**sizes, "vocabulary": d.vocabulary, "layers": layers}, total
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m parity_tests.laboratory.export_and_llama_cpp", description="Time against llama.cpp's quantiser."
+    )
+    parser.add_argument("--model", type=Path, required=True, help="a checkpoint folder")
+    parser.add_argument("--llama-python", required=True, help="interpreter with llama_cpp and gguf")
+    parser.add_argument("--target", default="cpu,android", help="our targets, comma-separated")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, help="a working folder; what is written there is removed"
+    )
+    given = parser.parse_args()
+    threads = os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count())
+    given.output.mkdir(parents=True, exist_ok=True)
+    sizes, parameters = same_size(given.model)
+    source, quantised, package = (given.output / name for name in ("source.gguf", "q4_0.gguf", "package"))
+    subprocess.run([given.llama_python, "-c", WRITE_GGUF, str(source), json.dumps(sizes)], check=True)
+    export = [sys.executable, "-m", "export", "--model", str(given.model), "--precision", "int4", "--skip-verify", "-q"]
+    commands = {"llama.cpp Q4_0": ([given.llama_python, "-c", QUANTISE, str(source), str(quantised), threads], quantised)}
+    for target in given.target.split(","):
+        commands[f"edgeproof {target}"] = ([*export, "--without-tokenizer", "--target", target, "-o", str(package)], package)
+    rows: dict[str, list[Measured]] = {name: [] for name in commands}
+    for _ in range(given.rounds):
+        for name, (command, written) in commands.items():
+            shutil.rmtree(package, ignore_errors=True)
+            quantised.unlink(missing_ok=True)
+            rows[name].append(measured(command, written))
+    shutil.rmtree(given.output)
+    sys.stdout.write(f"{parameters / 1e9:.2f} B parameters, {threads} thread(s), medians of {given.rounds} round(s)\n\n")
+    sys.stdout.write(
+        "| | seconds | processor seconds | peak memory | written | time against llama.cpp |\n|---|---|---|---|---|---|\n"
+    )
+    base = statistics.median(run.seconds for run in rows["llama.cpp Q4_0"])
+    for name, runs in rows.items():
+        seconds = statistics.median(run.seconds for run in runs)
+        cells = f"{seconds:.0f} | {statistics.median(run.processor for run in runs):.0f}"
+        peak, size = max(run.peak for run in runs) / 1e9, runs[0].written / 1e9
+        sys.stdout.write(f"| {name} | {cells} | {peak:.2f} GB | {size:.2f} GB | {seconds / base:.2f} |\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

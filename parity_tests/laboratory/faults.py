@@ -1,0 +1,170 @@
+"""Six ways to break an export, each made in a copy of a package that still verifies, to show that the report finds them.
+
+The faults are those that exporters really make: two norms swapped, positions shifted, another resize kernel, a square matrix
+transposed, a scale left out, a cache that writes one position too early. Graphs and data are changed, hashes renewed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from parity_tests.laboratory.onnx_tamper import tamper
+from runtime_py.contracts import CONNECTOR, DECODER, EMBED, VISION
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One way to break a package.
+
+    Attributes:
+        precision: of the package it is made in.
+        stage, block: what a report must name; ``inside`` must be in its note.
+        step: the answer step that a report must name; 0 when the prompt already differs.
+    """
+
+    name: str
+    precision: str
+    apply: Callable[[Path], None]
+    stage: str
+    block: str
+    inside: str = ""
+    step: int = 0
+
+
+def change_graph(package: Path, stage: str, change: Callable[[Any], None]) -> None:
+    """Change a stage's graph in place and put the new size and hash into the manifest."""
+    path = package / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    graph = package / manifest["backends"]["onnx"]["stages"][stage]["file"]
+    model = onnx.load(str(graph), load_external_data=False)
+    before = model.SerializeToString()
+    change(model.graph)
+    content = model.SerializeToString()
+    assert content != before, "the damage must change something"
+    graph.write_bytes(content)
+    for row in manifest["files"]:
+        if row["path"] == graph.relative_to(package).as_posix():
+            row |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    path.write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+
+
+def _renamed(first: str, second: str) -> Callable[[Any], None]:
+    """Every use of one value becomes a use of the other, and the other way round."""
+    swap = {first: second, second: first}
+
+    def change(graph: Any) -> None:
+        for node in graph.node:
+            for place, name in enumerate(node.input):
+                node.input[place] = swap.get(name, name)
+
+    return change
+
+
+def swapped_norms(package: Path) -> None:
+    """The second vision block uses its two norms in each other's place."""
+    for kind in ("weight", "bias"):
+        change_graph(package, VISION, _renamed(f"blocks.1.norm1.{kind}", f"blocks.1.norm2.{kind}"))
+
+
+def shifted_positions(package: Path) -> None:
+    """The vision encoder's position table begins one patch late."""
+    tamper(package, VISION, "positions", lambda table: np.roll(table, 1, axis=0))
+
+
+def other_key_positions(package: Path) -> None:
+    """The resampler's key positions are laid out column by column instead of row by row."""
+
+    def transposed(table: np.ndarray) -> np.ndarray:
+        side = round(len(table) ** 0.5)
+        return table.reshape(side, side, -1).swapaxes(0, 1).reshape(table.shape)
+
+    tamper(package, CONNECTOR, "key_positions", transposed)
+
+
+def bilinear_resize(package: Path) -> None:
+    """The processor's settings name another resampling kernel than the checkpoint's."""
+    path = package / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest["runtime"]["resample"] = "bilinear"
+    path.write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+
+
+def transposed_projection(package: Path) -> None:
+    """The second decoder layer's square attention output matrix is stored the wrong way round."""
+    tamper(package, DECODER, "layers.1.attention.out.weight", lambda matrix: matrix.T)
+
+
+def dropped_residual_scale(package: Path) -> None:
+    """The first decoder layer adds its MLP's output without the scale that the published code multiplies it by."""
+
+    def change(graph: Any) -> None:
+        down = next(node for node in graph.node if "layers.0.mlp.down.weight" in node.input)
+        scale = next(node for node in graph.node if node.op_type == "Mul" and down.output[0] in node.input)
+        source, target = down.output[0], scale.output[0]
+        scale.CopyFrom(helper.make_node("Identity", [source], [target]))
+
+    change_graph(package, DECODER, change)
+
+
+def dropped_embedding_scale(package: Path) -> None:
+    """The token embeddings are not multiplied by the model's embedding scale."""
+
+    def change(graph: Any) -> None:
+        scale = next(node for node in graph.node if node.op_type == "Mul")
+        source = next(name for name in scale.input if name not in {value.name for value in graph.initializer})
+        target = scale.output[0]
+        scale.CopyFrom(helper.make_node("Identity", [source], [target]))
+
+    change_graph(package, EMBED, change)
+
+
+def dropped_block_scales(package: Path) -> None:
+    """The scales of one int4 layer are all 1 times the first one's: the codes keep their meaning in one block alone."""
+    tamper(package, DECODER, "layers.0.mlp.down.weight_scales", lambda scales: np.full_like(scales, scales.flat[0]))
+
+
+def off_by_one_cache(package: Path) -> None:
+    """With a filled cache, every decoder layer writes one position too early, over the last one; the prompt is right."""
+
+    def change(graph: Any) -> None:
+        attention = [node for node in graph.node if node.op_type == "GroupQueryAttention"]
+        lengths = attention[0].input[5]
+        last = next(place for place, node in enumerate(graph.node) if lengths in node.output)
+        graph.initializer.append(numpy_helper.from_array(np.array(1, np.int32), "fault.one"))
+        made = [
+            helper.make_node("Shape", ["inputs_embeds"], ["fault.shape"], start=1, end=2),
+            helper.make_node("Cast", ["fault.shape"], ["fault.new"], to=TensorProto.INT32),
+            helper.make_node("Add", [lengths, "fault.one"], ["fault.total"]),
+            helper.make_node("Sub", ["fault.total", "fault.new"], ["fault.past"]),
+            helper.make_node("Min", ["fault.past", "fault.one"], ["fault.early"]),
+            helper.make_node("Sub", [lengths, "fault.early"], ["fault.lengths"]),
+        ]
+        for node in attention:
+            node.input[5] = "fault.lengths"
+        for offset, node in enumerate(made):
+            graph.node.insert(last + 1 + offset, node)
+
+    change_graph(package, DECODER, change)
+
+
+FAULTS = (
+    Fault("swapped norm", "fp32", swapped_norms, VISION, "blocks.1", "norm1"),
+    Fault("wrong position table", "fp32", shifted_positions, VISION, "blocks.input"),
+    Fault("wrong position table (resampler)", "fp32", other_key_positions, CONNECTOR, "key"),
+    Fault("wrong resize kernel", "fp32", bilinear_resize, "preprocess", "resize", "bilinear"),
+    Fault("transposed projection", "fp32", transposed_projection, DECODER, "layers.1", "attention.out"),
+    Fault("dropped scale (residual)", "fp32", dropped_residual_scale, DECODER, "layers.0"),
+    Fault("dropped scale (embedding)", "fp32", dropped_embedding_scale, EMBED, "", "stage's output"),
+    Fault("dropped scale (int4 layer)", "int4", dropped_block_scales, DECODER, "layers.0", "mlp.down"),
+    Fault("off-by-one cache", "fp32", off_by_one_cache, DECODER, "layers.0", "attention", step=1),
+    Fault("off-by-one cache (float16 cache)", "int4", off_by_one_cache, DECODER, "layers.0", "attention", step=1),
+)

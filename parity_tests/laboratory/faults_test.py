@@ -1,0 +1,48 @@
+"""Six deliberate faults: the package verifies, its check fails, and the report names the broken stage and block."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from parity_tests.cli import main
+from parity_tests.conftest import GOLDENS, ExportedPackage
+from parity_tests.laboratory.faults import FAULTS, Fault
+from runtime_py import package as packages
+from runtime_py.errors import PackageError
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_the_report_names_what_was_broken(fault: Fault, copied: ExportedPackage, tmp_path: Path):
+    folder, report = copied("minicpm-v", "cpu", fault.precision), tmp_path / "report"
+    fault.apply(folder)
+    packages.verify(packages.read(folder))
+    given = ["--package", str(folder), "--reference", str(GOLDENS / "minicpm-v"), "--steps", "3", "--inside", "never"]
+    assert main([*given, "--report-dir", str(report)]) == 5
+    value = json.loads((report / "report.json").read_text(encoding="utf-8"))
+    found = value["divergence"]
+    assert (found["stage"], found["block"], found["step"]) == (fault.stage, fault.block, fault.step)
+    assert fault.inside in found["note"]
+    assert value["verdict"] == "fail"
+    place = ", ".join(
+        [f"stage {fault.stage}", *([f"block {fault.block}"] if fault.block else [])]
+        + ([f"answer step {fault.step}"] if fault.step else [])
+    )
+    assert f"({place})" in value["first_failure"]
+    assert place in (report / "report.html").read_text(encoding="utf-8")
+    assert value["first_failure"] in (report / "report.md").read_text(encoding="utf-8").splitlines()[0]
+    failures = list(ElementTree.parse(report / "junit.xml").iter("failure"))
+    assert failures
+    assert all(place in (failure.text or "") for failure in failures)
+
+
+def test_a_resampling_kernel_that_nobody_knows_is_a_package_error(copied: ExportedPackage):
+    folder = copied("minicpm-v", "cpu", "fp32")
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest["runtime"]["resample"] = "bicubical"
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    assert main(["--package", str(folder), "--reference", str(GOLDENS / "minicpm-v")]) == int(PackageError.exit_code)

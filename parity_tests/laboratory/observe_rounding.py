@@ -1,0 +1,144 @@
+"""What rounding alone does to a model, in PyTorch, with no package involved: the figures behind `parity_tests.thresholds`.
+
+    python -m parity_tests.laboratory.observe_rounding --pictures 100
+
+Every demo checkpoint answers questions about held-out pictures in float32, and again with the same modules in float16,
+with inputs of the decoder's layers rounded to int8 in groups of 32, and with int4 weights. Printed is the worst value of
+each metric over all questions. Trained models matter here: their logits reach
+30, random ones 7, and KL grows with the square.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from export.demo.accuracy import held_out
+from export.demo.reference import recipe_of
+from export.modules.build import layer_shapes
+from export.modules.kernels import Kernels, Role
+from export.quantisation.codes import DequantisedWeights, RoundToNearest, WeightProvider
+from export.quantisation.grids import GRIDS
+from export.quantisation.spec import Assignment, Form
+from export.source.hub import DEMO_FOLDER
+from export.specs import ModelSpec
+from parity_tests.judging.compare import compare_recordings
+from parity_tests.judging.metrics import HIGHER_IS_BETTER, Kind
+from parity_tests.judging.probes import Question, record
+from parity_tests.reference.arithmetic import RoundedLinear
+from parity_tests.reference.checkpoint_side import Checkpoint, open_checkpoint
+from parity_tests.reference.reference import TorchBackend
+from runtime_py import tokenizer as tokenizers
+from runtime_py.contracts import DECODER
+from runtime_py.generation.session import Limits
+from runtime_py.preprocess.base import Message
+
+METRICS = ("relative_max", "cosine", "worst_row_cosine", "kl_mean", "kl_max", "flipped_relative", "split_relative")
+GRID = "ort_int4_b32"
+STEPS = 6
+CONTEXT = 2048
+
+
+def int8_groups(x: Tensor, group: int = 32) -> Tensor:
+    """Symmetric int8 and back with one scale for ``group`` values along the last axis, as MatMulNBits rounds its input."""
+    padded = nn.functional.pad(x, (0, -x.shape[-1] % group))
+    blocks = padded.unflatten(-1, (-1, group))
+    scale = blocks.abs().amax(-1, keepdim=True) / 127
+    rounded = torch.where(scale > 0, torch.round(blocks / scale) * scale, blocks)
+    return rounded.flatten(-2)[..., : x.shape[-1]]
+
+
+class Int8Inputs(Kernels):
+    """Plain kernels whose decoder layers round their inputs with `int8_groups`."""
+
+    def linear(self, name: str, in_features: int, out_features: int, bias: bool, role: Role) -> nn.Module:
+        if not name.startswith(f"{DECODER}."):
+            return super().linear(name, in_features, out_features, bias, role)
+        return RoundedLinear(in_features, out_features, bias, role, int8_groups)
+
+
+class Int8Backend(TorchBackend):
+    """The reference with `Int8Inputs`."""
+
+    name = "torch-int8-inputs"
+
+    def kernels(self) -> Kernels:
+        return Int8Inputs()
+
+
+def rounded_weights(spec: ModelSpec, weights: WeightProvider) -> WeightProvider:
+    """The decoder's matrices rounded to int4 and back."""
+    layers = [layer for layer in layer_shapes(spec) if layer.name.startswith(f"{DECODER}.")]
+    assignments = {layer.name: Assignment(layer, Form.INT4, GRID, "") for layer in layers}
+    return DequantisedWeights(weights, RoundToNearest(weights, assignments, GRIDS), assignments, GRIDS)
+
+
+def sides(spec: ModelSpec, weights: WeightProvider) -> dict[str, TorchBackend]:
+    """The three ways of rounding by name."""
+    return {
+        "float16": TorchBackend(spec, weights, torch.float16),
+        "int8 inputs": Int8Backend(spec, weights),
+        "int4 weights": TorchBackend(spec, rounded_weights(spec, weights)),
+    }
+
+
+def questions(checkpoint: Checkpoint, pictures: int) -> Iterator[Question]:
+    """One held-out question of the demo's task for each picture."""
+    recipe = recipe_of(checkpoint.spec.family)
+    processor = checkpoint.processor(tokenizers.load(checkpoint.folder))
+    cases = held_out(pictures, recipe.side, digits=recipe.digits)
+    for number, case in enumerate(cases[:: max(1, len(cases) // pictures)]):
+        images = processor.images((case.picture,))
+        ids = processor.encode([Message("user", case.question.text, (0,))], images)
+        yield Question(str(number), (case.picture,), ids, case.question.text)
+
+
+def observe(folder: Path, pictures: int) -> dict[tuple[str, Kind, str], float]:
+    """The worst value of each metric by (side, kind of array, metric) for one checkpoint."""
+    checkpoint = open_checkpoint(folder)
+    processor = checkpoint.processor(tokenizers.load(folder))
+    limits = Limits(CONTEXT, CONTEXT)
+    reference, others = TorchBackend(checkpoint.spec, checkpoint.weights), sides(checkpoint.spec, checkpoint.weights)
+    worst: dict[tuple[str, Kind, str], float] = {}
+    for question in questions(checkpoint, pictures):
+        expected = record(reference, processor, limits, question, STEPS)
+        for name, side in others.items():
+            said = record(side, processor, limits, question, STEPS, expected.arrays["greedy_ids"])
+            for row in compare_recordings(expected, said):
+                for metric in METRICS:
+                    if metric in row.metrics:
+                        key = (name, row.kind, metric)
+                        pick = min if HIGHER_IS_BETTER[metric] else max
+                        worst[key] = pick(worst.get(key, row.metrics[metric]), row.metrics[metric])
+    return worst
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m parity_tests.laboratory.observe_rounding", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--pictures", type=int, default=100, help="questions asked of each checkpoint (default 100)")
+    parser.add_argument("--model", action="append", help="a demo checkpoint; default: all of them")
+    arguments = parser.parse_args()
+    models = arguments.model or sorted(path.name for path in DEMO_FOLDER.iterdir() if path.is_dir())
+    _say("| checkpoint | rounding | array | " + " | ".join(METRICS) + " |")
+    _say("|---" * (3 + len(METRICS)) + "|")
+    for model in models:
+        worst = observe(DEMO_FOLDER / model, arguments.pictures)
+        for side, kind in dict.fromkeys((side, kind) for side, kind, _ in worst):
+            cells = [f"{worst[side, kind, m]:.4g}" if (side, kind, m) in worst else "" for m in METRICS]
+            _say(f"| {model} | {side} | {kind} | " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    main()

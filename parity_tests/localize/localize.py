@@ -1,0 +1,233 @@
+"""Where two runs part: the first stage that diverges, and inside it the first block.
+
+Every stage is fed the reference's own inputs, so that a fault upstream does not spread into the stages behind it. The
+preprocessing comes first, where the two sides have a processor each; when every stage agrees, the answer's steps are
+looked at, on a filled cache. The blocks of the first stage that differs are then compared in running order: the
+reference's through module hooks, the package's through whatever its backend offers (`BlockOutputs`, or extra graph
+outputs of an ONNX copy).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from export.specs import ModelSpec
+from parity_tests.check.candidate import Candidate
+from parity_tests.judging.metrics import Kind, max_abs, relative_max
+from parity_tests.judging.probes import Question
+from parity_tests.judging.results import Divergence
+from parity_tests.localize.onnx_blocks import OnnxStage
+from parity_tests.localize.pixels import differing_settings, localize_pixels
+from parity_tests.localize.steps import OnnxStep, answer_calls, first_bad_call, reference_blocks
+from parity_tests.reference.reference import TorchBackend
+from parity_tests.thresholds import Standard, Table, limits
+from runtime_py.backends.base import Arrays, FusedImages
+from runtime_py.contracts import CONNECTOR, DECODER, EMBED, VISION
+from runtime_py.errors import EdgeproofError
+from runtime_py.generation.session import Limits, Session
+from runtime_py.preprocess.base import Processor
+
+log = logging.getLogger("edgeproof.parity")
+
+StageIO = tuple[Arrays, np.ndarray]
+"""Inputs and output of one call of a stage."""
+
+
+@runtime_checkable
+class BlockOutputs(Protocol):
+    """A runtime backend that can give the outputs of the blocks inside a stage."""
+
+    def block_outputs(self, stage: str, inputs: Arrays) -> Mapping[str, np.ndarray]:
+        """Block name to output for given stage inputs; the decoder runs on an empty cache."""
+        ...
+
+
+def localize(
+    reference: TorchBackend,
+    candidate: Candidate,
+    question: Question,
+    standard: Standard,
+    table: Table | None = None,
+    processor: Processor | None = None,
+) -> Divergence:
+    """The first diverging stage and block; stage "" when every stage agrees on the reference's inputs.
+
+    Args:
+        processor: the checkpoint's; None when the two sides share the package's, which then is not searched.
+    """
+    family = candidate.manifest["family"]
+    if processor is not None:
+        settings = differing_settings(reference.spec.runtime, candidate.manifest["runtime"])
+        pixels = localize_pixels(processor, candidate.processor, question, family, settings, table)
+        if pixels is not None:
+            return pixels
+        candidate = replace(candidate, processor=processor)
+    for stage, (inputs, expected) in stage_calls(reference, candidate, question).items():
+        kind = Kind.LOGITS if stage == DECODER else Kind.EMBEDS if stage == EMBED else Kind.FEATURES
+        allowed = _bound(standard, kind, family, table)
+        try:
+            found = run_stage(candidate, stage, inputs, expected)
+        except NotImplementedError as error:
+            log.info("stage %s: %s", stage, error)
+            continue
+        if found.shape == expected.shape and _error(expected, found, standard) <= allowed:
+            continue
+        return _first_block(reference, candidate, stage, inputs, allowed, standard)
+    allowed = _bound(standard, Kind.LOGITS, family, table)
+    steps = _first_step(reference, candidate, question, allowed, standard)
+    return steps or Divergence("", note="every stage agrees when fed the reference's inputs, and so do the answer's steps")
+
+
+def _first_step(
+    reference: TorchBackend, candidate: Candidate, question: Question, allowed: float, standard: Standard
+) -> Divergence | None:
+    """The first decoder call on a filled cache that differs, and the first block in it."""
+    context, chunk = candidate.limits.context, candidate.limits.prefill_chunk
+    tape = answer_calls(reference, candidate.processor, question, chunk, context)
+    bad = first_bad_call(tape, candidate, lambda expected, found: not _error(expected, found, standard) <= allowed)
+    if bad is None:
+        return None
+    index, cache = bad
+    filled = sum(tape.tokens(earlier) for earlier in range(index))
+    told = f"the prompt's call agrees, the first that differs finds {filled} positions in the cache"
+    step = max(index - tape.prefills + 1, 0)
+    if candidate.name != "ort":
+        return Divergence(DECODER, note=told, step=step)
+    graph, inputs = OnnxStep(candidate, cache, filled), tape.calls[index][0]
+    expected, found = reference_blocks(reference, tape, index, context), graph.blocks(inputs)
+    rows = [(block, _difference(array, found[block], standard)) for block, array in expected.items() if block in found]
+    first = next((block for block, error in rows if not error <= allowed), "")
+    good = [block for block, error in rows if error <= allowed]
+    inner = reference_blocks(reference, tape, index, context, inside=True)
+    place = search(graph, inputs, inner, first, good[-1] if good else "", allowed, standard)
+    return Divergence(DECODER, place.block or first, tuple(rows), "; ".join(filter(None, [told, place.note])), step)
+
+
+def _bound(standard: Standard, kind: Kind, family: str, table: Table | None) -> float:
+    for limit in limits(standard, kind, family, table):
+        if limit.metric in ("relative_max", "max_abs"):
+            return limit.bound
+    return 0.05
+
+
+def _error(expected: np.ndarray, found: np.ndarray, standard: Standard) -> float:
+    return max_abs(expected, found) if standard is Standard.GOLDEN else relative_max(expected, found)
+
+
+def stage_calls(reference: TorchBackend, candidate: Candidate, question: Question) -> dict[str, StageIO]:
+    """The reference's first call of every stage, in pipeline order; the whole prompt in one decoder call."""
+    tokens = max(candidate.limits.context, question.input_ids.shape[1])
+    images = candidate.processor.images(question.pictures) if question.pictures else []
+    layout = candidate.processor.layout(question.input_ids, images)
+    with reference.watch() as seen:
+        session = Session(reference, candidate.processor, Limits(tokens, tokens))
+        embeds = session.merge(layout, session.features(images))
+        session.prefill(embeds, layout, "all")
+    return {stage: seen.calls[stage] for stage in (VISION, CONNECTOR, EMBED, DECODER) if stage in seen.calls}
+
+
+def run_stage(candidate: Candidate, stage: str, inputs: Arrays, expected: np.ndarray) -> np.ndarray:
+    """The candidate's output for given inputs of a stage.
+
+    Raises:
+        NotImplementedError: the backend cannot run this stage apart.
+    """
+    backend = candidate.backend
+    if stage == DECODER:
+        tokens = inputs["inputs_embeds"].shape[1]
+        chunk = candidate.limits.prefill_chunk
+        state = backend.start(candidate.limits.context)
+        parts = []
+        for start in range(0, tokens, chunk):
+            stop = min(start + chunk, tokens)
+            part = {name: _cut(name, value, start, stop, tokens) for name, value in inputs.items()}
+            parts.append(backend.forward(state, part, np.arange(stop - start, dtype=np.int64)))
+        return np.concatenate(parts, axis=1)
+    if stage == CONNECTOR and isinstance(backend, FusedImages):
+        raise NotImplementedError(f"backend {backend.name} runs the connector only together with the vision encoder")
+    outputs = backend.run(stage, inputs)
+    return next(iter(outputs.values()))
+
+
+def _cut(name: str, value: np.ndarray, start: int, stop: int, tokens: int) -> np.ndarray:
+    if name == "inputs_embeds":
+        return value[:, start:stop]
+    return value[..., start:stop] if value.shape[-1] == tokens else value
+
+
+def _first_block(
+    reference: TorchBackend, candidate: Candidate, stage: str, inputs: Arrays, allowed: float, standard: Standard
+) -> Divergence:
+    try:
+        found = candidate_blocks(candidate, stage, inputs, reference.spec)
+    except (EdgeproofError, NotImplementedError) as error:
+        return Divergence(stage, note=f"the blocks inside cannot be read: {error}")
+    expected = reference.block_outputs(stage, inputs)
+    rows = [(block, _difference(array, found[block], standard)) for block, array in expected.items() if block in found]
+    first = next((block for block, error in rows if not error <= allowed), "")
+    if candidate.name == "ort":
+        good = [block for block, error in rows if error <= allowed]
+        inner = reference.block_outputs(stage, inputs, inside=True)
+        place = search(OnnxStage(candidate, stage), inputs, inner, first, good[-1] if good else "", allowed, standard)
+        return Divergence(stage, place.block or first, tuple(rows), place.note)
+    if first or not rows:
+        return Divergence(stage, first, tuple(rows), "" if rows else f"backend {candidate.name} gives no block outputs")
+    return Divergence(stage, "", tuple(rows), f"every named block agrees; the fault lies after {rows[-1][0]}")
+
+
+def _difference(expected: np.ndarray, found: np.ndarray, standard: Standard) -> float:
+    return _error(expected, found.reshape(expected.shape), standard) if found.size == expected.size else float("inf")
+
+
+def search(
+    graph: OnnxStage,
+    inputs: Arrays,
+    inner: Mapping[str, np.ndarray],
+    bad: str,
+    good: str,
+    allowed: float,
+    standard: Standard,
+) -> Divergence:
+    """The first module of the reference, between a good and a bad block, whose output no value of the graph equals.
+
+    Args:
+        inner: the reference's outputs of every module by path, in running order.
+        bad: the first diverging block, "" when none of the named ones is.
+        good: the last agreeing block before it, "" when there is none.
+    """
+    names = list(inner)
+    start = names.index(good) + 1 if good else 0
+    stop = names.index(bad) if bad else len(names)
+    values, stage = graph.between(inputs, good, bad), graph.stage
+    for name in names[start:stop]:
+        if not any(
+            _difference(inner[name], value, standard) <= allowed for value in values if value.size == inner[name].size
+        ):
+            if bad and name.startswith(bad + "."):
+                return Divergence(stage, bad, note=f"inside it the first is {name.removeprefix(bad + '.')}")
+            return Divergence(stage, name)
+    return Divergence(stage, bad, note="" if bad else "every block agrees; the fault lies at the stage's output")
+
+
+def candidate_blocks(
+    candidate: Candidate, stage: str, inputs: Arrays, spec: ModelSpec | None = None
+) -> Mapping[str, np.ndarray]:
+    """Block outputs of the package: from the backend, a copy of its ONNX graph, or its MLC library compiled with more.
+
+    Args:
+        spec: of the package's checkpoint; an MLC library shows its blocks only when this is known.
+    """
+    if isinstance(candidate.backend, BlockOutputs):
+        return candidate.backend.block_outputs(stage, inputs)
+    if candidate.name == "ort":
+        return OnnxStage(candidate, stage).blocks(inputs)
+    if candidate.name == "mlc" and spec is not None:
+        from parity_tests.localize.mlc_blocks import block_outputs
+
+        return block_outputs(candidate, spec, stage, inputs)
+    return {}

@@ -1,0 +1,116 @@
+"""What the blocks inside a stage of an MLC package return, from a library compiled for that question.
+
+The shipped libraries return stages only. The same Relax module, with a function for one stage's blocks, is built for
+this machine from the package's own record (sizes, forms of every layer, limits) and run on the package's own weight files.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from export.backends.mlc.compile_process import LibraryRequest, compile_apart
+from export.backends.mlc.overview import make_overview
+from export.backends.mlc.package_parts import declared_parameters
+from export.backends.mlc.schemes import scheme_of
+from export.modules.build import layer_shapes
+from export.quantisation.spec import Assignment, Form
+from export.specs import ModelSpec
+from parity_tests.check.candidate import Candidate
+from parity_tests.check.mapped_mlc import MappedWeights
+from runtime_py.backends.base import Arrays
+from runtime_py.backends.mlc import SEQUENCE, MlcBackend
+from runtime_py.contracts import DECODER, EMBED
+from targets.base import Limits
+
+HOST = "x86_64"
+
+
+class MlcBlocks(MlcBackend):
+    """A package opened with a library that has the function ``<stage>_blocks``."""
+
+    def block_outputs(self, stage: str, inputs: Arrays) -> dict[str, np.ndarray]:
+        """Block name to float32 output, in running order; the decoder runs on an empty cache."""
+        if stage == EMBED:
+            calls = [[np.ascontiguousarray(inputs["input_ids"].reshape(-1), np.int32)]]
+        elif stage == DECODER:
+            return self._decoder_blocks(inputs)
+        else:
+            first, *sides = self.contracts[stage].inputs
+            rest = [self._input(np.asarray(inputs[tensor.name]), tensor.dtype) for tensor in sides]
+            calls = [[self._input(image[None], first.dtype), *rest] for image in inputs[first.name]]
+        made = [self._blocks(stage, *call) for call in calls]
+        return {name: np.concatenate([one[name] for one in made]) for name in made[0]}
+
+    def _decoder_blocks(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        embeds = np.ascontiguousarray(inputs["inputs_embeds"], self.dtype)
+        tokens = embeds.shape[1]
+        kinds = {tensor.name: tensor.dtype for tensor in self.contracts[DECODER].inputs}
+        sides = [self._input(np.asarray(inputs[name]), kinds[name]) for name in self._sides]
+        get, shape = self._tvm.get_global_func, self._tvm.runtime.ShapeTuple
+        state = self.start(tokens)
+        get("vm.builtin.kv_state_begin_forward")(state.cache, shape([SEQUENCE]), shape([tokens]))
+        found = self._blocks(DECODER, embeds, *sides, state.cache)
+        get("vm.builtin.kv_state_end_forward")(state.cache)
+        return found
+
+    def _blocks(self, stage: str, *arguments: object) -> dict[str, np.ndarray]:
+        tensors = [self._tvm.runtime.tensor(a) if isinstance(a, np.ndarray) else a for a in arguments]
+        values = self._machine[f"{stage}_blocks"](*tensors, self._parameters)
+        names = self.metadata["blocks"][stage]
+        return {name: value.numpy().astype(np.float32) for name, value in zip(names, values, strict=True)}
+
+
+class MappedMlcBlocks(MappedWeights, MlcBlocks):
+    """The same with weights that stay in their files."""
+
+
+def block_outputs(candidate: Candidate, spec: ModelSpec, stage: str, inputs: Arrays) -> Mapping[str, np.ndarray]:
+    """Outputs of a stage's blocks for the stage's inputs.
+
+    Args:
+        spec: of the checkpoint that the package was made from.
+
+    Raises:
+        MachineError: apache-tvm is missing or cannot compile.
+        PackageError: the package's weights are not those of this model.
+    """
+    tokens = inputs["inputs_embeds"].shape[1] if stage == DECODER else inputs.get("input_ids", np.empty(0)).size
+    with tempfile.TemporaryDirectory(prefix="edgeproof-blocks-") as scratch:
+        library = Path(scratch) / "blocks.so"
+        compile_apart(request(candidate, spec, stage, tokens), HOST, library)
+        block = {**candidate.block, "host_library": str(library)}
+        kind = MappedMlcBlocks if isinstance(candidate.backend, MappedWeights) else MlcBlocks
+        backend = kind(candidate.folder, {**candidate.manifest, "backends": {"mlc": block}})
+        try:
+            return backend.block_outputs(stage, inputs)
+        finally:
+            backend.close()
+
+
+def request(candidate: Candidate, spec: ModelSpec, stage: str, tokens: int) -> LibraryRequest:
+    """What to compile: the package's module with the block outputs of a stage, for a call of ``tokens`` at once."""
+    scheme = scheme_of(candidate.block["quantization"])
+    rows = candidate.assignments()
+    assignments = {
+        layer.name: Assignment(layer, Form(rows[layer.name]["form"]), rows[layer.name].get("grid", ""))
+        for layer in layer_shapes(spec)
+        if layer.name in rows
+    }
+    limits = Limits(**candidate.manifest["limits"])
+    overview = make_overview(spec)
+    return LibraryRequest(
+        name=candidate.block["model_lib"],
+        model_type=spec.family,
+        spec=spec,
+        assignments=assignments,
+        scheme=scheme,
+        limits=replace(limits, prefill_chunk=max(tokens, limits.prefill_chunk)),
+        overview=overview,
+        parameters=tuple(declared_parameters(spec, assignments, scheme, overview)),
+        blocks=stage,
+    )

@@ -1,0 +1,151 @@
+"""The reference's side of a comparison: a checkpoint opened and built in PyTorch."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runtime_py.contracts import EMBED
+from runtime_py.errors import UsageError
+from runtime_py.preprocess.base import Processor, TokenizerLike
+
+if TYPE_CHECKING:
+    from export.quantisation.codes import WeightProvider
+    from export.quantisation.spec import Assignment
+    from export.source.weight_map import WeightMap
+    from export.specs import ModelSpec
+    from parity_tests.check.candidate import Candidate
+    from parity_tests.reference.arithmetic import Arithmetic
+    from parity_tests.reference.reference import TorchBackend
+
+IN_MEMORY_BYTES = 3 << 29
+"""A reference predicted to need more than this (1.5 GiB) is streamed from the checkpoint instead of loaded."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint ready to be built in PyTorch.
+
+    Attributes:
+        codes: folder of the calibration whose codes a package holds; None for round to nearest.
+    """
+
+    folder: Path
+    spec: ModelSpec
+    weights: WeightMap
+    processor_name: str
+    codes: Path | None = None
+
+    def processor(self, tokenizer: TokenizerLike | None = None) -> Processor:
+        module = importlib.import_module(f"runtime_py.preprocess.{self.processor_name}")
+        return module.Processor(self.spec.runtime, tokenizer)
+
+
+def open_checkpoint(folder: Path, codes: Path | None = None) -> Checkpoint:
+    """Recognise a checkpoint folder and check every tensor of it.
+
+    Raises:
+        CheckpointError, UnsupportedModelError: see export.families.registry and export.source.weight_map.
+    """
+    from export.families.registry import recognise
+    from export.modules.build import parameter_shapes
+
+    family = recognise(folder)
+    source = family.open_source(folder)
+    spec = family.spec(family.load_config(folder), source)
+    weights = family.weight_map(spec, source)
+    weights.check(parameter_shapes(spec))
+    return Checkpoint(folder, spec, weights, family.processor, codes)
+
+
+def reference(
+    spec: ModelSpec, weights: WeightProvider, device: str = "cpu", arithmetic: Arithmetic | None = None
+) -> TorchBackend:
+    """The reference in float32: whole in memory where that is small, streamed where it is not."""
+    from parity_tests.reference.arithmetic import PLAIN
+    from parity_tests.reference.reference import TorchBackend
+    from parity_tests.reference.streamed import StreamedTorchBackend
+
+    if streams(spec, device):
+        return StreamedTorchBackend(spec, weights, arithmetic=arithmetic or PLAIN)
+    return TorchBackend(spec, weights, device=device, arithmetic=arithmetic or PLAIN)
+
+
+def streams(spec: ModelSpec, device: str = "cpu") -> bool:
+    """Whether the reference of a model is streamed from its checkpoint."""
+    from parity_tests.reference.streamed import full_peak
+
+    return device == "cpu" and full_peak(spec) > IN_MEMORY_BYTES
+
+
+def dequantised(checkpoint: Checkpoint, rows: Mapping[str, Mapping[str, str]], backend: str) -> WeightProvider:
+    """The checkpoint's weights as the package's integers say them; ``rows`` are the assignments of its ``backend``."""
+    from export.quantisation.codes import DequantisedWeights, RoundToNearest
+    from export.quantisation.grids import GRIDS
+    from export.quantisation.stored import StoredCodes
+
+    assignments = assignments_of(checkpoint.spec, rows)
+    if checkpoint.codes is not None:
+        stored = StoredCodes(checkpoint.codes, backend, checkpoint.weights, assignments)
+        return DequantisedWeights(stored.weights, stored, assignments, GRIDS)
+    codes = RoundToNearest(checkpoint.weights, assignments, GRIDS)
+    return DequantisedWeights(checkpoint.weights, codes, assignments, GRIDS)
+
+
+def assignments_of(spec: ModelSpec, rows: Mapping[str, Mapping[str, str]]) -> dict[str, Assignment]:
+    """The manifest's assignment rows as records."""
+    from export.modules.build import layer_shapes
+    from export.quantisation.spec import Assignment, Form
+
+    layers = {layer.name: layer for layer in layer_shapes(spec)}
+    return {
+        name: Assignment(layers[name], Form(row["form"]), row["grid"], row.get("reason", ""), row.get("shares", ""))
+        for name, row in rows.items()
+        if name in layers
+    }
+
+
+def stored_reference(checkpoint: Checkpoint, candidate: Candidate, device: str = "cpu") -> TorchBackend | None:
+    """The reference that holds a package's own numbers and makes its deliberate roundings; None for exact packages."""
+    rows = candidate.assignments()
+    from parity_tests.check.candidate import EXPORT_BACKEND
+
+    if "calibration" in candidate.block and checkpoint.codes is None:
+        raise UsageError(
+            f"{candidate.folder} holds calibrated codes, and the calibration is not given",
+            "the folder that python -m calibrate wrote",
+            "name it with --codes",
+        )
+    weights = dequantised(checkpoint, rows, EXPORT_BACKEND[candidate.name]) if is_quantised(rows) else checkpoint.weights
+    if weights is checkpoint.weights and not candidate.stores_roundings():
+        return None
+    return reference(checkpoint.spec, weights, device, arithmetic_of(rows, candidate.name))
+
+
+def is_quantised(rows: Mapping[str, Mapping[str, str]]) -> bool:
+    """Whether any layer is stored as integers."""
+    return any(row.get("grid") for row in rows.values())
+
+
+def arithmetic_of(rows: Mapping[str, Mapping[str, str]], backend: str) -> Arithmetic:
+    """The deliberate roundings of the files that run here.
+
+    Args:
+        rows: the assignments of these files.
+        backend: ``ort`` computes in float32 and names its roundings; the others compute in float16 and are not modelled.
+    """
+    from export.quantisation.grids import GRIDS
+    from parity_tests.reference.arithmetic import PLAIN, Arithmetic, InputRounding
+
+    if backend != "ort":
+        return PLAIN
+    inputs = {
+        name: InputRounding.UINT8_CALL
+        for name, row in rows.items()
+        if row["grid"] and GRIDS[row["grid"]].group == 0 and not name.startswith(f"{EMBED}.")
+    }
+    halves = frozenset(name for name, row in rows.items() if row["form"] == "fp16" and not row["grid"])
+    return Arithmetic(inputs, halves)

@@ -1,0 +1,109 @@
+"""The answer loop: choose a token, show it, feed it, until a stop token, a limit or the end of the context."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+from runtime_py.errors import PackageError, UsageError
+from runtime_py.generation.sampler import Sampler, Sampling
+from runtime_py.generation.session import Session
+
+
+class Finish(StrEnum):
+    """Why an answer ended."""
+
+    STOP = "stop"  # a stop token
+    LENGTH = "length"  # max_new_tokens
+    CONTEXT = "context"  # no cache position left
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One answer's limits and sampling; `settings_of` reads a package's defaults."""
+
+    stop_ids: tuple[int, ...]
+    max_new_tokens: int
+    sampling: Sampling
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise UsageError(f"{self.max_new_tokens} new tokens", "at least 1", "raise max_new_tokens")
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What a caller sets apart from the package's defaults; None keeps the default."""
+
+    max_new_tokens: int | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    repetition_penalty: float | None = None
+    seed: int | None = None
+    stop_ids: tuple[int, ...] | None = None
+
+
+def settings_of(generation: Mapping[str, Any], overrides: Overrides | None = None) -> Settings:
+    """A manifest's ``generation`` object with a caller's overrides.
+
+    Raises:
+        PackageError: the manifest lacks a value; UsageError: a value is out of range.
+    """
+    chosen = overrides or Overrides()
+
+    def pick(name: str) -> Any:
+        asked = getattr(chosen, name)
+        return generation[name] if asked is None else asked
+
+    try:
+        sampling = Sampling(
+            temperature=float(pick("temperature")),
+            top_k=int(pick("top_k")),
+            top_p=float(pick("top_p")),
+            repetition_penalty=float(pick("repetition_penalty")),
+            seed=chosen.seed,
+        )
+        return Settings(tuple(pick("stop_ids")), int(pick("max_new_tokens")), sampling)
+    except KeyError as error:
+        raise PackageError(f"manifest.json: generation has no {error}", "every default", "export it again") from error
+
+
+class Generation:
+    """Iterates over the answer's tokens after a prefill; afterwards ``ids`` and ``finish`` tell what happened.
+
+    Stop tokens are neither yielded nor fed. A token is fed to the decoder only when another one is wanted.
+    """
+
+    def __init__(self, session: Session, logits: np.ndarray, settings: Settings) -> None:
+        self.session = session
+        self.settings = settings
+        self.ids: list[int] = []
+        self.finish: Finish | None = None
+        self._logits = logits
+        self._sampler = Sampler(settings.sampling)
+
+    def __iter__(self) -> Iterator[int]:
+        while True:
+            token = self._sampler.choose(self._logits[0, -1], self.ids)
+            if token in self.settings.stop_ids:
+                self.finish = Finish.STOP
+                return
+            self.ids.append(token)
+            yield token
+            if len(self.ids) >= self.settings.max_new_tokens:
+                self.finish = Finish.LENGTH
+                return
+            if self.session.room < 1:
+                self.finish = Finish.CONTEXT
+                return
+            self._logits = self.session.step(token)
+
+
+def greedy(settings: Settings) -> Settings:
+    """The same limits, choosing the largest logit without penalty: what self-tests and parity compare."""
+    return replace(settings, sampling=Sampling())
