@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx
-from onnx import numpy_helper
+import onnx_ir as ir
+
+from export.passes.base import GraphPass, Part
 
 
-def default_input(model: onnx.ModelProto, name: str, value: np.ndarray) -> None:
-    """Store ``value`` as the initializer behind the input ``name`` of ``model``; the input itself stays.
+class DefaultInput(GraphPass):
+    """Stores ``value`` as the initializer behind the input ``name``; the input itself stays."""
 
-    Raises:
-        KeyError: the graph has no such input.
-    """
-    if all(entry.name != name for entry in model.graph.input):
-        raise KeyError(name)
-    model.graph.initializer.append(numpy_helper.from_array(value, name))
+    changes = frozenset({Part.INITIALIZERS})
+
+    def __init__(self, name: str, value: np.ndarray) -> None:
+        self.name, self.value = name, value
+
+    def requires(self, model: ir.Model) -> None:
+        """Raise PreconditionError when the graph has no such input."""
+        if self.name not in [value.name for value in model.graph.inputs]:
+            raise ir.passes.PreconditionError(f"{self}: the graph has no input {self.name}")
+
+    def rewrite(self, model: ir.Model) -> int:
+        value = next(value for value in model.graph.inputs if value.name == self.name)
+        value.const_value = ir.tensor(self.value, name=self.name)
+        model.graph.register_initializer(value)
+        return 1

@@ -6,37 +6,41 @@ Operator: onnxruntime docs/ContribOperators.md.
 
 from __future__ import annotations
 
-from collections import defaultdict
+import onnx_ir as ir
 
-import onnx
-from onnx import helper
+from export.passes.base import GraphPass, Part, replace_nodes
 
 NORM, FUSED, DOMAIN = "SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization", "com.microsoft"
 
 
-def fuse_skip_norm(model: onnx.ModelProto) -> int:
-    """Fuse every such pair of ``model`` in place; return how many there were."""
-    graph = model.graph
-    constants = {tensor.name for tensor in graph.initializer}
-    readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
-    for node in graph.node:
-        for name in node.input:
-            readers[name].append(node)
-    fused: dict[str, onnx.NodeProto] = {}
-    gone: set[str] = set()
-    for node in graph.node:
-        norm = next((r for r in readers[node.output[0]] if r.op_type == NORM and r.input[0] == node.output[0]), None)
-        if node.op_type != "Add" or norm is None or constants & set(node.input):
-            continue
-        epsilon = next(attribute.f for attribute in norm.attribute if attribute.name == "epsilon")
-        outputs = [norm.output[0], "", "", node.output[0]]
-        fused[node.output[0]] = helper.make_node(
-            FUSED, [*node.input, norm.input[1]], outputs, name=norm.name, domain=DOMAIN, epsilon=epsilon
-        )
-        gone.add(norm.output[0])
-    if fused and all(entry.domain != DOMAIN for entry in model.opset_import):
-        model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
-    kept = [fused.get(node.output[0], node) for node in graph.node if node.output[0] not in gone]
-    del graph.node[:]
-    graph.node.extend(kept)
-    return len(fused)
+class FuseSkipNorm(GraphPass):
+    """Fuses every such pair, but sums of which one term is an initializer: a bias, not a residual stream."""
+
+    changes = frozenset({Part.NODES, Part.OPERATOR_SETS})
+
+    def rewrite(self, model: ir.Model) -> int:
+        pairs = [(node, _norm_of(node)) for node in model.graph if _adds_two_streams(node)]
+        fused = [_fuse(model.graph, add, norm) for add, norm in pairs if norm is not None]
+        if fused:
+            model.graph.opset_imports.setdefault(DOMAIN, 1)
+        return len(fused)
+
+
+def _adds_two_streams(node: ir.Node) -> bool:
+    return node.op_type == "Add" and not any(value is not None and value.is_initializer() for value in node.inputs)
+
+
+def _norm_of(add: ir.Node) -> ir.Node | None:
+    """The norm that reads the sum as what it scales."""
+    uses = add.outputs[0].uses()
+    return next((use.node for use in uses if use.node.op_type == NORM and use.idx == 0), None)
+
+
+def _fuse(graph: ir.Graph, add: ir.Node, norm: ir.Node) -> ir.Node:
+    """Put the operator where the sum was made, since others read the sum."""
+    epsilon = ir.AttrFloat32("epsilon", norm.attributes["epsilon"].as_float())
+    both = ir.Node(DOMAIN, FUSED, [*add.inputs, norm.inputs[1]], [epsilon], num_outputs=4, name=norm.name)
+    normed, mean, deviation, total = both.outputs
+    mean.name = deviation.name = ""
+    replace_nodes(graph, [add, norm], both, {norm.outputs[0]: normed, add.outputs[0]: total})
+    return both

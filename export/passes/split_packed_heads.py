@@ -8,90 +8,99 @@ each third; an attention operator that reads (batch, tokens, width) then turns e
 
 from __future__ import annotations
 
-import onnx
-from onnx import helper, numpy_helper
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from export.passes.base import GraphPass, Part, replace_nodes
+from export.passes.parameters import Parameter
 
 PARTS = 3
+HEADS_FIRST, TOKENS_FIRST = (2, 0, 3, 1, 4), (0, 2, 1, 3)
 
 
-def split_packed_heads(model: onnx.ModelProto) -> int:
-    """Rewrite every such pattern of ``model`` in place; return how many projections were cut."""
-    matcher = _Graph(model.graph)
-    found = 0
-    for node in list(model.graph.node):
-        if _is_transpose(node, [2, 0, 3, 1, 4]):
-            found += matcher.rewrite(node)
-    matcher.store()
-    return found
+class SplitPackedHeads(GraphPass):
+    """Rewrites every such pattern; whatever differs from it in one link is left alone."""
+
+    changes = frozenset({Part.NODES})
+
+    def rewrite(self, model: ir.Model) -> int:
+        found = [_projection(node) for node in model.graph if _is_transpose(node, HEADS_FIRST)]
+        projections = [projection for projection in found if projection is not None]
+        for projection in projections:
+            _cut(model.graph, projection)
+        return len(projections)
 
 
-class _Graph:
-    """Producers, readers and constants of a graph while it is rewritten."""
+@dataclass(frozen=True)
+class _Third:
+    """One chain behind the heads: which third it takes, its nodes in order, and the last one's value."""
 
-    def __init__(self, graph: onnx.GraphProto) -> None:
-        self.graph = graph
-        self.nodes = list(graph.node)
-        self.constants = {t.name: t for t in graph.initializer if t.HasField("raw_data")}
-        self.producers = {name: node for node in self.nodes for name in node.output}
-        self.outputs = {value.name for value in graph.output}
+    index: int
+    nodes: tuple[ir.Node, ...]
 
-    def readers(self, name: str) -> list[onnx.NodeProto]:
-        return [node for node in self.nodes if name in node.input]
-
-    def rewrite(self, transpose: onnx.NodeProto) -> int:
-        """Cut the projection in front of ``transpose``; 0 when anything around it is not as expected."""
-        reshape = self.producers.get(transpose.input[0])
-        if reshape is None or reshape.op_type != "Reshape":
-            return 0
-        ends = [self._third(gather) for gather in self.readers(transpose.output[0])]
-        thirds = [end for end in ends if end is not None]
-        if len(thirds) != len(ends) or sorted(index for index, _ in thirds) != list(range(PARTS)):
-            return 0
-        names = {index: node.output[0] for index, node in thirds}
-        split = helper.make_node(
-            "Split",
-            [reshape.input[0]],
-            [names[index] for index in range(PARTS)],
-            name=f"{transpose.name}_split",
-            axis=-1,
-            num_outputs=PARTS,
-        )
-        self.nodes[self._index(reshape)] = split
-        for index, node in thirds:
-            inner = self.producers[node.input[0]]
-            for dead in (self.producers[inner.input[0]], inner, node):
-                del self.nodes[self._index(dead)]
-            self.producers[names[index]] = split
-        del self.nodes[self._index(transpose)]
-        return 1
-
-    def _third(self, gather: onnx.NodeProto) -> tuple[int, onnx.NodeProto] | None:
-        """Which third a Gather takes, and the Reshape that ends its chain, when every link is read once."""
-        index = self.constants.get(gather.input[1]) if gather.op_type == "Gather" else None
-        node = gather
-        for wanted in ("Transpose", "Reshape"):
-            readers = self.readers(node.output[0])
-            if len(readers) != 1 or readers[0].op_type != wanted or node.output[0] in self.outputs:
-                return None
-            node = readers[0]
-            if wanted == "Transpose" and not _is_transpose(node, [0, 2, 1, 3]):
-                return None
-        shape = self.constants.get(node.input[1])
-        if index is None or shape is None or len(numpy_helper.to_array(shape)) != PARTS:
-            return None
-        return int(numpy_helper.to_array(index)) % PARTS, node
-
-    def _index(self, node: onnx.NodeProto) -> int:
-        return next(i for i, other in enumerate(self.nodes) if other is node)
-
-    def store(self) -> None:
-        """Put the nodes back into the graph."""
-        kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in self.nodes]
-        del self.graph.node[:]
-        self.graph.node.extend(kept)
+    @property
+    def value(self) -> ir.Value:
+        return self.nodes[-1].outputs[0]
 
 
-def _is_transpose(node: onnx.NodeProto, order: list[int]) -> bool:
-    if node.op_type != "Transpose":
-        return False
-    return next((list(a.ints) for a in node.attribute if a.name == "perm"), []) == order
+@dataclass(frozen=True)
+class _Projection:
+    reshape: ir.Node
+    transpose: ir.Node
+    thirds: tuple[_Third, ...]
+
+
+def _projection(transpose: ir.Node) -> _Projection | None:
+    """The pattern around its first Transpose; None when anything is not as expected."""
+    packed = transpose.inputs[0]
+    reshape = None if packed is None else packed.producer()
+    if reshape is None or reshape.op_type != "Reshape" or _only_reader(reshape) is not transpose:
+        return None
+    if transpose.outputs[0].is_graph_output():
+        return None
+    chains = [_third(use.node) for use in transpose.outputs[0].uses()]
+    thirds = tuple(sorted((chain for chain in chains if chain is not None), key=lambda third: third.index))
+    if len(thirds) != len(chains) or [third.index for third in thirds] != list(range(PARTS)):
+        return None
+    return _Projection(reshape, transpose, thirds)
+
+
+def _third(gather: ir.Node) -> _Third | None:
+    """The chain that a Gather begins, when every link but the last is read once."""
+    turned = _only_reader(gather)
+    flattened = None if turned is None or not _is_transpose(turned, TOKENS_FIRST) else _only_reader(turned)
+    if gather.op_type != "Gather" or turned is None or flattened is None or flattened.op_type != "Reshape":
+        return None
+    index, shape = _constant(gather.inputs[1]), _constant(flattened.inputs[1])
+    if index is None or shape is None or len(shape) != PARTS:
+        return None
+    return _Third(int(index) % PARTS, (gather, turned, flattened))
+
+
+def _cut(graph: ir.Graph, found: _Projection) -> None:
+    attributes = [ir.AttrInt64("axis", -1), ir.AttrInt64("num_outputs", PARTS)]
+    name = f"{found.transpose.name}_split"
+    split = ir.Node("", "Split", [found.reshape.inputs[0]], attributes, num_outputs=PARTS, name=name)
+    dead = [found.reshape, found.transpose, *(node for third in found.thirds for node in third.nodes)]
+    replace_nodes(graph, dead, split, {third.value: split.outputs[third.index] for third in found.thirds})
+
+
+def _only_reader(node: ir.Node) -> ir.Node | None:
+    """The one node that reads what ``node`` makes; None when there are more, or the graph gives it out."""
+    value = node.outputs[0]
+    uses = list(value.uses())
+    return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
+
+
+def _constant(value: ir.Value | None) -> np.ndarray | None:
+    """What an initializer holds; None for a parameter, which has no data yet, and for what is computed."""
+    if value is None or not value.is_initializer() or isinstance(value.const_value, Parameter):
+        return None
+    return None if value.const_value is None else value.const_value.numpy()
+
+
+def _is_transpose(node: ir.Node, order: tuple[int, ...]) -> bool:
+    permutation = node.attributes.get("perm")
+    return node.op_type == "Transpose" and permutation is not None and tuple(permutation.as_ints()) == order

@@ -84,21 +84,12 @@ def block_outputs(graph: Path) -> dict[str, str]:
 
 def stage_model(spec: ModelSpec, stage: str, chosen: OnnxChoices, assignments: Mapping[str, Assignment]) -> Any:
     """The finished graph of a stage as an onnx.ModelProto without weights."""
-    import numpy as np
-
+    from export.backends.onnx.graph_passes import graph_passes
     from export.backends.onnx.kernels import OPSET, cached_head_width
     from export.backends.onnx.trace import BorderTypes, trace_stage
-    from export.passes.default_input import default_input
-    from export.passes.fuse_skip_norm import fuse_skip_norm
-    from export.passes.split_packed_heads import split_packed_heads
 
     border = BorderTypes(cache=chosen.cache, cache_width=cached_head_width(spec.decoder.head_dim))
-    model = trace_stage(spec, stage, kernels(chosen, assignments), opset=OPSET, border=border)
-    fuse_skip_norm(model)
-    split_packed_heads(model)
-    if stage == DECODER:
-        default_input(model, "logit_positions", np.array([-1], np.int64))
-    return model
+    return trace_stage(spec, stage, kernels(chosen, assignments), opset=OPSET, border=border, passes=graph_passes(stage))
 
 
 def kernels(chosen: OnnxChoices, assignments: Mapping[str, Assignment]) -> Any:

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import onnx
+import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
 from export.modules.decoders.low_rank import Gate
 from export.modules.kernels import CachedAttention
+from export.passes.base import GraphPass, Part, replace_nodes
 
 DOMAIN = "edgeproof.marks"
 CONVOLUTION = "conv"
@@ -44,39 +45,48 @@ class BlockMarks:
             if path == CONVOLUTION:
                 child.register_forward_pre_hook(_entering_hook(f"{path}.input"))
 
-    def resolve(self, model: onnx.ModelProto) -> dict[str, str]:
-        """Remove the markers from ``model``; return path to value name (``layers.3`` to ``layers.3.output``).
 
-        A value that is marked already, or is an input of the graph, cannot get another name: a second mark becomes an
-        Identity, and a mark on an input is dropped.
-        """
+class ResolveMarks(GraphPass):
+    """Takes the markers out and gives the marked values their names (``layers.3.output``).
+
+    A value that is marked already, or is an input of the graph, cannot get another name: a second mark becomes an
+    Identity, and a mark on an input is dropped. A mark whose value is the stage's output too becomes an Identity.
+    """
+
+    changes = frozenset({Part.NODES, Part.BLOCK_NAMES, Part.OPERATOR_SETS})
+
+    def rewrite(self, model: ir.Model) -> int:
         graph = model.graph
-        marks = [node for node in graph.node if node.domain == DOMAIN]
-        given, marked = {value.name for value in graph.input}, {node.output[0] for node in marks}
-        dropped = [node for node in marks if node.input[0] in given]
-        marks = [node for node in marks if node.input[0] not in given]
-        outputs = {value.name for value in graph.output}
-        second = [node for node in marks if node.input[0] in marked]
-        renamed = {node.input[0]: _value_name(node) for node in marks if node not in second}
-        renamed |= {node.output[0]: _value_name(node) for node in marks if node.output[0] not in outputs}
-        renamed |= {node.output[0]: node.input[0] for node in dropped if node.output[0] not in outputs}
-        copied = {node.output[0] for node in second} | outputs
-        kept = [_passed_on(node) for node in graph.node if node.domain != DOMAIN or node.output[0] in copied]
-        for node in kept:
-            for names in (node.input, node.output):
-                names[:] = [renamed.get(name, name) for name in names]
-        del graph.node[:]
-        graph.node.extend(kept)
-        for entry in [entry for entry in model.opset_import if entry.domain == DOMAIN]:
-            model.opset_import.remove(entry)
-        return {_block(node): _value_name(node) for node in marks}
+        marks = [node for node in graph if node.domain == DOMAIN]
+        marked = {mark.outputs[0] for mark in marks}
+        again = [mark.inputs[0] in marked for mark in marks]
+        entering = [mark.inputs[0] in graph.inputs for mark in marks]
+        for mark, second, on_input in zip(marks, again, entering, strict=True):
+            _take_out(graph, mark, second, on_input)
+        graph.opset_imports.pop(DOMAIN, None)
+        return len(marks)
+
+    def ensures(self, model: ir.Model) -> None:
+        """Raise PostconditionError when a marker is left."""
+        super().ensures(model)
+        if any(node.domain == DOMAIN for node in model.graph):
+            raise ir.passes.PostconditionError(f"{self}: a marker is left")
 
 
-def _passed_on(node: onnx.NodeProto) -> onnx.NodeProto:
-    """The node itself; a marker of the last block, whose value is the stage's output too, becomes an Identity."""
-    if node.domain != DOMAIN:
-        return node
-    return onnx.helper.make_node("Identity", [node.input[0]], [node.output[0]], name=node.name)
+def _take_out(graph: ir.Graph, mark: ir.Node, second: bool, on_input: bool) -> None:
+    """Remove one marker, whose value another marks already (``second``) or is an input of the graph (``on_input``)."""
+    value, marked = mark.inputs[0], mark.outputs[0]
+    assert value is not None
+    if not (second or on_input):
+        value.name = _value_name(mark)
+    if second or marked.is_graph_output():
+        name = marked.name if marked.is_graph_output() else _value_name(mark)
+        copy = ir.Node("", "Identity", [value], name=mark.name)
+        replace_nodes(graph, [mark], copy, {marked: copy.outputs[0]})
+        copy.outputs[0].name = name
+    else:
+        marked.replace_all_uses_with(value)
+        graph.remove(mark, safe=True)
 
 
 def _entering_hook(path: str) -> Any:
@@ -101,9 +111,5 @@ def _mark(value: Tensor, path: str) -> Tensor:
     )
 
 
-def _block(node: onnx.NodeProto) -> str:
-    return next(attribute.s.decode() for attribute in node.attribute if attribute.name == "block")
-
-
-def _value_name(node: onnx.NodeProto) -> str:
-    return f"{_block(node)}.output"
+def _value_name(mark: ir.Node) -> str:
+    return mark.attributes["block"].as_string() + ".output"

@@ -10,12 +10,15 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-ITEM_BYTES = {"float32": 4, "float16": 2, "uint8": 1, "int8": 1}
+ITEM_BITS = {"float32": 32, "float16": 16, "uint8": 8, "int8": 8, "int4": 4}
 
 
 @dataclass(frozen=True)
 class Place:
-    """One tensor in the data file: bytes ``offset`` to ``offset + length``. ``dtype`` is a NumPy dtype name."""
+    """One tensor in the data file: bytes ``offset`` to ``offset + length``.
+
+    ``dtype`` is a NumPy dtype name, or ``int4``, whose last axis is even: two values to a byte.
+    """
 
     name: str
     dtype: str
@@ -24,12 +27,12 @@ class Place:
 
     @property
     def length(self) -> int:
-        return ITEM_BYTES[self.dtype] * math.prod(self.shape)
+        return ITEM_BITS[self.dtype] * math.prod(self.shape) // 8
 
     @property
     def row_bytes(self) -> int:
         """Bytes of one entry of the first axis."""
-        return ITEM_BYTES[self.dtype] * math.prod(self.shape[1:])
+        return ITEM_BITS[self.dtype] * math.prod(self.shape[1:]) // 8
 
 
 def alignment(length: int) -> int:

@@ -1,6 +1,7 @@
 """From a stage of PyTorch modules to an ONNX graph whose initializers have names and shapes but no data.
 
-The stage is built and traced under PyTorch's fake tensors, so nothing as large as a weight is ever allocated. Whoever
+The stage is built and traced under PyTorch's fake tensors, so nothing as large as a weight is ever allocated. What follows
+is a list of passes (`trace_passes`, then those of the backend), each with its declared effect (`export.passes`). Whoever
 writes the file fills the initializers afterwards: each is called like its parameter (`weight_name` gives the canonical
 name). A backend puts its own operators into the graph through its `Kernels`, with `torch.onnx.ops.symbolic`; a module made
 by such a kernel may declare whatever parameters its operator reads (packed codes, scales) and so name further initializers.
@@ -18,14 +19,18 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 import torch
-from onnxscript import optimizer
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from export.backends.onnx.block_marks import BlockMarks
+from export.backends.onnx.block_marks import BlockMarks, ResolveMarks
 from export.modules.build import build_stage
 from export.modules.kernels import Kernels
+from export.passes.base import GraphPass, apply
+from export.passes.clear_notes import ClearNotes
+from export.passes.fold_constants import FoldConstants
+from export.passes.name_axes import NameAxes
+from export.passes.parameters import DeclareParameters, HideParameters
 from export.specs import ModelSpec
 from export.stages import contracts
 from runtime_py.contracts import DECODER, StageContract, TensorContract
@@ -76,7 +81,7 @@ def trace_stage(
     dtype: torch.dtype = torch.float32,
     opset: int = 21,
     border: BorderTypes | None = None,
-    block_outputs: dict[str, str] | None = None,
+    passes: Sequence[GraphPass] = (),
 ) -> onnx.ModelProto:
     """Trace one stage.
 
@@ -84,18 +89,20 @@ def trace_stage(
         kernels: the operators to put into the graph.
         dtype: of the parameters and of the computation; the border is cast to and from it.
         border: dtypes of the graph's inputs and outputs; float32 by default.
-        block_outputs: filled with block path (``layers.3``) to the name of the value that leaves that block.
+        passes: what the backend does to the graph, in order, after `trace_passes`.
 
     Returns:
         A model with inputs and outputs named as in the contract, dynamic axes included, and one initializer without
         data for every parameter of the stage that the graph reads, called by its path below the stage.
+
+    Raises:
+        onnx_ir.passes.PassError: a pass failed, for example since a dynamic axis was traced as a constant.
     """
     contract = border_contract(spec, stage, border or BorderTypes())
     fake = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
-    marks = BlockMarks()
     with fake, _default_dtype(dtype):
         module = build_stage(spec, stage, kernels).eval()
-        marks.attach(module)
+        BlockMarks().attach(module)
         inputs = _example_inputs(contract, _example_sizes(spec))
     wrapper = _Bordered(module, contract, contracts(spec, str(dtype).removeprefix("torch."))[stage]).eval()
     axes = {tensor.name: _dynamic(tensor) for tensor in contract.inputs}
@@ -112,12 +119,31 @@ def trace_stage(
         )
     assert exported is not None
     with _quiet():
-        model = _without_data(exported)
-    _name_axes(model, contract)
-    found = marks.resolve(model)
-    if block_outputs is not None:
-        block_outputs.update(found)
-    return model
+        apply(exported.model, [*trace_passes(contract), *passes])
+        return serialised(exported.model)
+
+
+def trace_passes(contract: StageContract) -> list[GraphPass]:
+    """From what PyTorch's exporter gives to a graph as the contract says it, for every backend."""
+    return [
+        HideParameters(INNER),
+        FoldConstants(),
+        DeclareParameters(len(contract.inputs)),
+        ClearNotes(),
+        ResolveMarks(),
+        NameAxes(contract),
+    ]
+
+
+def serialised(model: ir.Model) -> onnx.ModelProto:
+    """The model as it is written, without the shapes of inner values: readers infer what they need."""
+    proto = ir.to_proto(model)
+    del proto.graph.value_info[:]
+    proto.producer_version = model.producer_version or ""
+    for node, written in zip(model.graph, proto.graph.node, strict=True):
+        if node.doc_string == "":  # onnx_ir leaves the empty field out; with it, files equal those of earlier releases
+            written.doc_string = ""
+    return proto
 
 
 class _Bordered(nn.Module):
@@ -163,47 +189,6 @@ def _example_sizes(spec: ModelSpec) -> dict[str, int]:
 
 def _dynamic(tensor: TensorContract) -> dict[int, Any]:
     return {index: torch.export.Dim.AUTO for index, axis in enumerate(tensor.shape) if isinstance(axis, str)}
-
-
-def _without_data(program: Any) -> onnx.ModelProto:
-    """The exported program, constants folded, its parameters reduced to names, types and shapes.
-
-    The folder runs while the parameters are graph inputs, so that it has nothing to read and folds only what is known.
-    """
-    graph = program.model.graph
-    borders = len(graph.inputs)
-    for name in [name for name in graph.initializers if name.startswith(INNER)]:
-        value = graph.initializers.pop(name)
-        value.const_value = None
-        value.name = name.removeprefix(INNER)
-        graph.inputs.append(value)
-    optimizer.optimize_ir(program.model)
-    parameters = [value for value in graph.inputs[borders:] if value.uses()]
-    del graph.inputs[borders:]
-    model = ir.to_proto(program.model)
-    model.producer_version = ""
-    for node in model.graph.node:
-        del node.metadata_props[:]
-        node.doc_string = ""
-    del model.graph.value_info[:], model.graph.metadata_props[:], model.metadata_props[:], model.functions[:]
-    model.graph.initializer.extend(
-        onnx.TensorProto(name=value.name, data_type=int(value.dtype), dims=list(value.shape.numpy())) for value in parameters
-    )
-    return model
-
-
-def _name_axes(model: onnx.ModelProto, contract: StageContract) -> None:
-    """Give the graph's inputs and outputs the contract's axis names, checking that dynamic axes are so."""
-    for values, tensors in ((model.graph.input, contract.inputs), (model.graph.output, contract.outputs)):
-        for value, tensor in zip(values, tensors, strict=True):
-            axes = value.type.tensor_type.shape.dim
-            for axis, wanted in zip(axes, tensor.shape, strict=True):
-                if isinstance(wanted, str) == axis.HasField("dim_value"):
-                    raise ValueError(f"{contract.stage}: axis '{wanted}' of '{tensor.name}' was traced as {axis}")
-                if isinstance(wanted, str):
-                    axis.dim_param = wanted
-            if value.name != tensor.name:
-                raise ValueError(f"{contract.stage}: '{tensor.name}' was traced as '{value.name}'")
 
 
 @contextmanager

@@ -35,8 +35,11 @@ DTYPES: dict[int, str] = {
     TensorProto.FLOAT16: "float16",
     TensorProto.UINT8: "uint8",
     TensorProto.INT8: "int8",
+    TensorProto.INT4: "int4",
 }
 """What a parameter can be stored as."""
+
+SIGNED = ("int8", "int4")
 
 Progress = Callable[[int, int], None]
 
@@ -139,7 +142,7 @@ def _write_codes(file: int, group: list[Place], layer: str, source: StageWeights
         for place in group:
             if place.name.endswith(CODES):
                 stored = codes.codes[:, : place.row_bytes * 8 // grid.bits]
-                value = (pack_signed if place.dtype == "int8" else pack_unsigned)(stored, grid.bits)
+                value = (pack_signed if place.dtype in SIGNED else pack_unsigned)(stored, grid.bits)
             elif place.name.endswith(SCALES):
                 value = codes.scales.to(getattr(torch, place.dtype))
             else:
