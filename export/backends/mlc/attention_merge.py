@@ -9,24 +9,37 @@ PoCL, the second chunk of a prompt comes out wrong (logits off by 60 %). Here on
 from __future__ import annotations
 
 from tvm import tirx
-from tvm.ir import IRModule
+from tvm.ir import GlobalVar, IRModule
 from tvm.script import tirx as T
+
+from export.backends.mlc.passes.base import ModulePass, Part
 
 REPLACED = "tir_attention_merge_state"
 THREADS = 256
 
 
-def with_safe_merge(module: IRModule, dtype: str) -> IRModule:
-    """The module with TVM's device kernel replaced; arguments and meaning are the same. ``dtype`` is the cache's.
+class SafeMerge(ModulePass):
+    """Replaces TVM's device kernel; arguments and meaning are the same. ``dtype`` is the cache's."""
 
-    Raises:
-        AssertionError: this TVM version calls the kernel differently.
-    """
-    found = [variable for variable in module.get_global_vars() if variable.name_hint.startswith(REPLACED)]
-    if len(found) != 1 or len(module[found[0]].params) != 4:
-        raise AssertionError(f"expected one kernel {REPLACED} of four arguments, found {found}")
-    module[found[0]] = merge_kernel(dtype).with_attr("global_symbol", found[0].name_hint)
-    return module
+    changes = frozenset({Part.KERNELS})
+
+    def __init__(self, dtype: str) -> None:
+        self.dtype = dtype
+
+    def requires(self, mod: IRModule) -> None:
+        """Raise AssertionError when this TVM version calls the kernel differently."""
+        found = _replaced(mod)
+        if len(found) != 1 or len(mod[found[0]].params) != 4:
+            raise AssertionError(f"expected one kernel {REPLACED} of four arguments, found {found}")
+
+    def rewrite(self, mod: IRModule) -> IRModule:
+        variable = _replaced(mod)[0]
+        mod[variable] = merge_kernel(self.dtype).with_attr("global_symbol", variable.name_hint)
+        return mod
+
+
+def _replaced(mod: IRModule) -> list[GlobalVar]:
+    return [variable for variable in mod.get_global_vars() if variable.name_hint.startswith(REPLACED)]
 
 
 def merge_kernel(dtype: str) -> tirx.PrimFunc:

@@ -13,14 +13,15 @@ import tvm
 from tvm import relax
 from tvm.target import Target
 
-from export.backends.mlc.attention_merge import with_safe_merge
+from export.backends.mlc.attention_merge import SafeMerge
 from export.backends.mlc.block_outputs import BlockOutputs
 from export.backends.mlc.compile_process import LibraryRequest
 from export.backends.mlc.function_list import block_functions, functions
-from export.backends.mlc.logit_kernels import logit_kernels
+from export.backends.mlc.logit_kernels import AddLogitKernels
 from export.backends.mlc.model import ModelLibrary
-from export.backends.mlc.passes import pipeline
-from export.backends.mlc.schemes import Scheme
+from export.backends.mlc.passes.base import ModulePass, PassLog
+from export.backends.mlc.passes.pipeline import pipeline
+from export.backends.mlc.passes.runtime_functions import AddEmbeddingAllocator, NameSystemLibrary
 from export.backends.mlc.support import unsupported
 from export.backends.mlc.tar_objects import write_objects
 from runtime_py.errors import UnsupportedModelError
@@ -73,15 +74,20 @@ def build_module(request: LibraryRequest, place: str) -> tuple[tvm.ir.IRModule, 
             spec=functions(model) if blocks is None else block_functions(model, blocks, request.blocks)
         )
     _check_parameters(request, named)
-    if target.kind.name != "llvm":
-        module = with_safe_merge(module, dtype)
-    for name, kernel in logit_kernels(target.kind.name != "llvm").items():
-        module[name] = kernel
-    module = _with_embedding_allocator(module, request.limits.prefill_chunk, spec.decoder.hidden, request.scheme)
-    if place in SYSTEM_LIBRARY:
-        module = module.with_attr("system_lib_prefix", system_prefix(request.name))
+    for completed in completing_passes(request, place):
+        module = completed(module)
     facts = metadata(request, [(name, parameter) for name, parameter in named])
     return module, facts if blocks is None else {**facts, "blocks": blocks.names}
+
+
+def completing_passes(request: LibraryRequest, place: str) -> list[ModulePass]:
+    """What is done to the exported module before it is compiled, in order."""
+    device, limits, dtype = TARGETS[place]["kind"] != "llvm", request.limits, request.scheme.model_dtype
+    passes: list[ModulePass] = [SafeMerge(dtype)] if device else []
+    passes += [AddLogitKernels(device), AddEmbeddingAllocator(limits.prefill_chunk, request.spec.decoder.hidden, dtype)]
+    if place in SYSTEM_LIBRARY:
+        passes.append(NameSystemLibrary(system_prefix(request.name)))
+    return passes
 
 
 def _check_parameters(request: LibraryRequest, named: list[tuple[str, Any]]) -> None:
@@ -128,15 +134,6 @@ def metadata(request: LibraryRequest, named: list[tuple[str, Any]]) -> dict[str,
     }
 
 
-def _with_embedding_allocator(module: tvm.ir.IRModule, rows: int, width: int, scheme: Scheme) -> tvm.ir.IRModule:
-    builder = relax.BlockBuilder(module)
-    with builder.function("alloc_embedding_tensor", []):
-        shape = relax.ShapeExpr([rows, width])
-        tensor = relax.op.builtin.alloc_tensor(shape, scheme.model_dtype, runtime_device_index=0)
-        builder.emit_func_output(builder.emit(tensor))
-    return builder.finalize()
-
-
 def bounds_of(request: LibraryRequest) -> dict[str, int]:
     """Largest value of each symbolic size that has one."""
     limits = request.limits
@@ -155,7 +152,8 @@ def compile_library(request: LibraryRequest, place: str, out: Path) -> dict[str,
     options = {"tirx.disable_cse_tir": True, "relax.backend.use_cuda_graph": False}
     if place == "pocl":
         options["tirx.disable_assert"] = True
-    with target, tvm.transform.PassContext(config=options):
+    log = PassLog()
+    with target, tvm.transform.PassContext(config=options, instruments=[log]), log.explained():
         built = relax.build(
             module,
             target=target,

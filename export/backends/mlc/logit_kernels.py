@@ -9,10 +9,27 @@ threads for a device, since the automatic scheduler refuses blocks that read wha
 from __future__ import annotations
 
 from tvm import tirx
+from tvm.ir import IRModule
 from tvm.script import tirx as T
+
+from export.backends.mlc.passes.base import ModulePass, Part
 
 THREADS = 256
 """Threads per block; what every OpenCL and Metal device offers."""
+
+
+class AddLogitKernels(ModulePass):
+    """Adds the three kernels, for a device or a CPU."""
+
+    changes = frozenset({Part.NAMES})
+
+    def __init__(self, device: bool) -> None:
+        self.device = device
+
+    def rewrite(self, mod: IRModule) -> IRModule:
+        for name, kernel in logit_kernels(self.device).items():
+            mod[name] = kernel
+        return mod
 
 
 def logit_kernels(device: bool) -> dict[str, tirx.PrimFunc]:

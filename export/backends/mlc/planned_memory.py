@@ -7,7 +7,8 @@ from tvm.target import Target
 
 from export.backends.mlc.compile_process import LibraryRequest
 from export.backends.mlc.library import TARGETS, bounds_of, build_module
-from export.backends.mlc.passes import lowered, memory_planned, memory_usage
+from export.backends.mlc.passes.attach_metadata import memory_usage
+from export.backends.mlc.passes.pipeline import lowered, memory_planned
 
 
 def planned_memory(request: LibraryRequest, place: str) -> dict[str, int]:

@@ -13,7 +13,7 @@ from tvm import relax
 from tvm.relax.frontend import nn
 from tvm.target import Target
 
-from export.backends.mlc.passes import pipeline
+from export.backends.mlc.passes.pipeline import pipeline
 
 TARGET = {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v3"}
 

@@ -5,19 +5,22 @@ from __future__ import annotations
 import tvm
 from tvm import s_tir, tirx
 
+from export.backends.mlc.passes.base import ModulePass, Part
+
 STRIP = 32
 """Output columns of one strip: four vectors of eight float32 sums, which stay in registers."""
 
 
-@tvm.transform.module_pass(opt_level=0, name="ScheduleForCpu")
-class ScheduleForCpu:
+class ScheduleForCpu(ModulePass):
     """Tiles the products that export.backends.mlc.blocks.linear writes; every other kernel stays as it is.
 
     Each sum still runs over k from first to last, so the numbers are those of the plain loops. A 2304 to 5760 layer
     of 96 rows takes 0.06 s of one core where the plain loops take 2.0 s.
     """
 
-    def transform_module(self, mod: tvm.ir.IRModule, _context: tvm.transform.PassContext) -> tvm.ir.IRModule:
+    changes = frozenset({Part.KERNELS})
+
+    def rewrite(self, mod: tvm.ir.IRModule) -> tvm.ir.IRModule:
         for variable, function in mod.functions_items():
             if isinstance(function, tirx.PrimFunc) and "matmul" in variable.name_hint:
                 mod[variable] = _tiled(function)

@@ -1,0 +1,30 @@
+"""Tells the memory planner how large each symbolic size can be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tvm import relax
+from tvm.ir import IRModule
+
+from export.backends.mlc.passes.base import ModulePass, Part
+
+BOUNDED = ("seq_len", "batch_size", "total_seq_len")
+"""Symbolic sizes with a known limit, so that their buffers are planned once."""
+
+
+class AnnotateBounds(ModulePass):
+    """Writes the largest value of each size in BOUNDED to every Relax function."""
+
+    changes = frozenset({Part.ANNOTATIONS})
+
+    def __init__(self, bounds: Mapping[str, int]) -> None:
+        self.bounds = dict(bounds)
+
+    def rewrite(self, mod: IRModule) -> IRModule:
+        for variable, function in mod.functions_items():
+            if isinstance(function, relax.Function):
+                mod[variable] = function.with_attr("tir_var_upper_bound", self.bounds).with_attr(
+                    "relax.memory_plan_dynamic_func_output", True
+                )
+        return mod

@@ -1,0 +1,125 @@
+"""A pass over a Relax module is held to what it declares, leaves the module it was given, and a failure says where."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import tvm
+from tvm import relax
+from tvm.ir import IRModule
+from tvm.relax.frontend import nn
+
+from export.backends.mlc.attention_merge import SafeMerge
+from export.backends.mlc.logit_kernels import AddLogitKernels
+from export.backends.mlc.passes.annotate_bounds import AnnotateBounds
+from export.backends.mlc.passes.attach_metadata import METADATA, AttachMetadata
+from export.backends.mlc.passes.base import ModulePass, Part, PassLog, changed
+from export.backends.mlc.passes.cpu_schedule import ScheduleForCpu
+from export.backends.mlc.passes.runtime_functions import AddEmbeddingAllocator, NameSystemLibrary
+
+
+class Layer(nn.Module):
+    def __init__(self) -> None:
+        self.product = nn.Linear(4, 4, bias=False)
+
+    def forward(self, x: nn.Tensor) -> nn.Tensor:
+        return self.product(x)
+
+
+@pytest.fixture
+def module() -> IRModule:
+    """One Relax function and, since it is lowered, the kernels that it calls."""
+    found, _ = Layer().export_tvm(spec={"forward": {"x": nn.spec.Tensor([1, "seq_len", 4], "float32")}})
+    return relax.transform.LegalizeOps()(found)
+
+
+def annotate(mod: IRModule) -> IRModule:
+    mod["forward"] = mod["forward"].with_attr("seen", True)
+    return mod
+
+
+def add(mod: IRModule) -> IRModule:
+    mod["again"] = mod["forward"].with_attr("global_symbol", "again")
+    return mod
+
+
+def rewrite_function(mod: IRModule) -> IRModule:
+    function = mod["forward"]
+    mod["forward"] = relax.Function(function.params, relax.ShapeExpr([1]), None, True, function.attrs)
+    return mod
+
+
+def touch_a_kernel(mod: IRModule) -> IRModule:
+    variable = next(v for v, f in mod.functions_items() if not isinstance(f, relax.Function))
+    mod[variable] = mod[variable].with_attr("seen", True)
+    return mod
+
+
+def name_the_library(mod: IRModule) -> IRModule:
+    return mod.with_attr("system_lib_prefix", "x_")
+
+
+CHANGES: dict[Callable[[IRModule], IRModule], Part] = {
+    annotate: Part.ANNOTATIONS,
+    add: Part.NAMES,
+    rewrite_function: Part.FUNCTIONS,
+    touch_a_kernel: Part.KERNELS,
+    name_the_library: Part.MODULE,
+}
+
+
+def declared(change: Callable[[IRModule], IRModule], parts: frozenset[Part]) -> ModulePass:
+    class Declared(ModulePass):
+        changes = parts
+
+        def rewrite(self, mod: IRModule) -> IRModule:
+            return change(mod)
+
+    return Declared()
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_must_be_declared(change: Callable[[IRModule], IRModule], module: IRModule) -> None:
+    part = CHANGES[change]
+    before = module.clone()
+    assert changed(module, declared(change, frozenset({part}))(module)) == [part]
+    assert changed(before, module) == []
+    with pytest.raises(AssertionError, match=f"Declared says that it changes .*; it changed {part}"):
+        declared(change, frozenset(Part) - {part})(module)
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        AnnotateBounds({"seq_len": 8}),
+        ScheduleForCpu(),
+        AttachMetadata({"context_window_size": 8}),
+        AddLogitKernels(device=False),
+        AddEmbeddingAllocator(8, 4, "float32"),
+        NameSystemLibrary("demo_"),
+    ],
+    ids=lambda one: type(one).__name__,
+)
+def test_the_passes_keep_what_they_declare(one: ModulePass, module: IRModule) -> None:
+    assert set(changed(module, one(module))) <= one.changes
+
+
+def test_passes_refuse_a_module_that_they_do_not_know(module: IRModule) -> None:
+    with pytest.raises(AssertionError, match="one kernel tir_attention_merge_state of four arguments"):
+        SafeMerge("float32")(module)
+    with pytest.raises(AssertionError, match=f"has a function {METADATA} already"):
+        AttachMetadata({})(AttachMetadata({})(module))
+
+
+def test_a_failure_names_the_pass_and_those_before_it(module: IRModule) -> None:
+    undeclared = declared(annotate, frozenset())
+    log = PassLog()
+    with (
+        pytest.raises(RuntimeError, match=r"pass Declared failed: .* the passes before it: FoldConstant, AddLogitKernels"),
+        tvm.transform.PassContext(instruments=[log]),
+        log.explained(),
+    ):
+        tvm.transform.Sequential(
+            [relax.transform.FoldConstant(), AddLogitKernels(device=False).as_tvm(), undeclared.as_tvm()]
+        )(module)
