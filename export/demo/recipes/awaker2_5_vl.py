@@ -77,6 +77,7 @@ CONFIG: dict[str, Any] = {
     "vision_token_id": VOCABULARY.special_id("<|vision_pad|>"),
     "vocab_size": VOCABULARY.size,
 }
+MARKS = {text: VOCABULARY.special_id(text) for text in ("<|im_start|>", "<|im_end|>")}
 MOE = {"r": 4, "lora_alpha": 8, "num_experts": 4}
 
 
@@ -128,7 +129,7 @@ def places(inputs: ImageInputs, size: tuple[int, int]) -> Places:
 
 RECIPE = Recipe(
     family="awaker2.5-vl",
-    config={**CONFIG, "moe": MOE, "preprocessor": PIXELS},
+    config={**CONFIG, "moe": MOE, "preprocessor": PIXELS, "added_tokens": MARKS},
     side=IMAGE,
     patches=(SIDE, SIDE),
     rows=(SIDE // MERGE, SIDE // MERGE),
