@@ -15,6 +15,8 @@ from export.families.published import PublishedCode, read_code, read_published
 from export.source.tensor_source import TensorSource
 from export.source.weight_map import WeightMap
 from export.specs import ModelSpec
+from runtime_py.preprocess.base import Processor, TokenizerLike
+from runtime_py.preprocess.processors import make_processor
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Family(ABC):
 
     Class attributes:
         name: registry name and ``--model`` alias.
-        processor: module name under runtime_py/preprocess.
+        processor: name of a module under runtime_py/preprocess, or of an entry point (runtime_py/preprocess/processors.py).
         hub_ids: published checkpoints by variant; the first is what the alias downloads.
     """
 
@@ -69,6 +71,10 @@ class Family(ABC):
     @abstractmethod
     def weight_map(self, spec: ModelSpec, source: TensorSource) -> WeightMap:
         """One rule per parameter of the stages built from ``spec``."""
+
+    def make_processor(self, spec: ModelSpec, words: TokenizerLike | None = None) -> Processor:
+        """The family's processor for a model; without a tokenizer it takes pictures and ids, and no text."""
+        return make_processor(self.processor, spec.runtime, words)
 
     def open_source(self, folder: Path) -> TensorSource:
         """Open the checkpoint's tensors; families published in several parts override this."""

@@ -82,7 +82,7 @@ class CheckpointConfig:
     def answers(
         self, vocabulary: int, own: Sequence[int] = (), default: int | None = None, name: str = "chat"
     ) -> dict[str, Any]:
-        """The defaults of generation for the manifest, of the published code's way ``name``; see `stop_ids`, `generation_of`."""
+        """The defaults of generation for the manifest, as the published code's ``name`` has them; see `generation_of`."""
         stops = stop_ids((self.stated, self.generation), vocabulary, own, default)
         return generation_of(self.generation, self.code.answers[name], stops)
 
