@@ -17,7 +17,7 @@ from typing import Any
 from export.families.base import Family
 from export.families.config.decoder import refuse_quantised
 from export.families.config.documents import read_optional
-from export.families.config.section import Section
+from export.families.config.section import Section, shown
 from runtime_py.errors import EdgeproofError, UnsupportedModelError
 
 GROUP = "edgeproof.families"
@@ -92,10 +92,9 @@ def recognise(folder: Path) -> Family:
             refusal = refusal or error
     if refusal is not None:
         raise refusal
-    identity = {name: repr(config.get(name))[:80] for name in ("model_type", "architectures")}
+    model_type, architectures = (shown(config.get(name)) for name in ("model_type", "architectures"))
     raise UnsupportedModelError(
-        f"{folder} is no checkpoint of a known family (model_type {identity['model_type']}, "
-        f"architectures {identity['architectures']})",
+        f"{folder} is no checkpoint of a known family (model_type {model_type}, architectures {architectures})",
         "one of: " + ", ".join(families()),
         "check the folder, or add a family: docs/adding_a_family.md",
     )

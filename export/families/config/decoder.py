@@ -14,7 +14,7 @@ from export.families.config.section import Section
 from export.specs import DecoderSpec
 from runtime_py.errors import UnsupportedModelError
 
-MOST_LAYERS, MOST_WIDTH, MOST_HEADS, MOST_MLP = 512, 1 << 16, 1024, 1 << 20
+MOST_LAYERS, MOST_WIDTH, MOST_HEADS, MOST_MLP = 256, 1 << 16, 1024, 1 << 20
 MOST_VOCABULARY, MOST_POSITIONS, LEAST_EPS = 1 << 22, 1 << 24, 1e-15
 """Bounds of sizes, several times what any published model has: beyond them a number is a slip or an attack."""
 

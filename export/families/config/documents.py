@@ -12,6 +12,9 @@ from runtime_py.errors import CheckpointError
 MOST_BYTES = 16 << 20
 """A settings file of more bytes is none; the largest published ones hold some kilobytes."""
 
+MOST_LEVELS = 64
+"""Objects and lists inside one another; published files have four."""
+
 LFS_POINTER = b"version https://git-lfs"
 
 AGAIN = "download the file again"
@@ -55,9 +58,24 @@ def _object(path: Path, content: bytes) -> dict[str, Any]:
     try:
         value = json.loads(content.decode("utf-8-sig"))
     except RecursionError as error:
-        raise CheckpointError(f"{path} nests its JSON too deeply", "a JSON object of some levels", AGAIN) from error
+        raise _too_deep(path) from error
     except ValueError as error:  # no UTF-8, no JSON, or an integer of thousands of digits
         raise CheckpointError(f"{path} is not JSON: {error}", "a JSON object", AGAIN) from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} is no JSON object but a {type(value).__name__}", "a JSON object", AGAIN)
+    level: list[Any] = [value]
+    for _ in range(MOST_LEVELS):
+        level = [item for outer in level for item in _items(outer)]
+    if level:
+        raise _too_deep(path)
     return value
+
+
+def _items(value: Any) -> list[Any]:
+    """The objects and lists directly inside one."""
+    inner = value.values() if isinstance(value, dict) else value
+    return [item for item in inner if isinstance(item, dict | list)]
+
+
+def _too_deep(path: Path) -> CheckpointError:
+    return CheckpointError(f"{path} nests its JSON too deeply", f"a JSON object of at most {MOST_LEVELS} levels", AGAIN)

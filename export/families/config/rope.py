@@ -71,9 +71,10 @@ def _check_kind(inner: Section, axes: int) -> None:
     kind = "rope_type" if inner.has("rope_type") else "type"
     named = inner.text(kind, "default")
     factor = inner.number("factor", 1e-6, 1e6, 1.0)
-    if named not in (*PLAIN, "mrope") or (named == "mrope" and axes == 1):
-        raise inner.unsupported(kind, f"{' or '.join(PLAIN[::2])} rotary positions")
-    if factor != 1.0 and named != "dynamic":
+    scaled = factor != 1.0 and named != "dynamic"
+    if named not in (*PLAIN, "mrope") or (named == "mrope" and axes == 1) or (scaled and inner.has(kind)):
+        raise inner.unsupported(kind, "rotary positions without scaling, or dynamic ones")
+    if scaled:
         raise inner.unsupported("factor", "no scaling of positions")
     inner.only({"partial_rotary_factor": (1.0,)})
     if axes == 1 and inner.has("mrope_section"):

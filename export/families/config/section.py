@@ -165,19 +165,19 @@ class Section:
             found = self.values.get(key)
             if found is None or any(_same(found, value) for value in values):
                 continue
-            raise self.unsupported(key, " or ".join(_shown(value) for value in values))
+            raise self.unsupported(key, " or ".join(shown(value) for value in values))
 
     def wrong(self, key: str, expected: str) -> CheckpointError:
         """The error for a value that no model can have."""
         name = self._name(key)
         return CheckpointError(
-            f"{name} is {_shown(self.values.get(key))}", expected, "correct it, or download the published file again"
+            f"{name} is {shown(self.values.get(key))}", expected, "correct it, or download the published file again"
         )
 
     def unsupported(self, key: str, built: str) -> UnsupportedModelError:
         """The error for a value that other code may understand and that is not built here."""
         return UnsupportedModelError(
-            f"{self._name(key)} is {_shown(self.values.get(key))}, which is not built",
+            f"{self._name(key)} is {shown(self.values.get(key))}, which is not built",
             built,
             "use a checkpoint without it; docs/checkpoints.md lists what is read",
         )
@@ -209,9 +209,7 @@ def _same(found: Any, value: Any) -> bool:
     return bool(found == value) and (len(kinds) == 1 or kinds == {int, float})
 
 
-def _shown(value: Any) -> str:
-    try:
-        text = repr(value)
-    except (RecursionError, ValueError):  # deep nesting, or an integer of thousands of digits
-        text = f"a {type(value).__name__}"
+def shown(value: Any) -> str:
+    """A value as an error shows it, cut where it is long."""
+    text = repr(value)
     return text if len(text) <= SHOWN else text[:SHOWN] + "..."

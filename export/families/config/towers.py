@@ -10,7 +10,7 @@ from export.families.config.section import Section
 from export.specs import Activation, NormPlacement, PositionKind, RotaryVisionSpec, VisionSpec
 from runtime_py.errors import UnsupportedModelError
 
-MOST_SIDE, MOST_GRID, MOST_BLOCKS, MOST_WIDTH, MOST_HEADS = 4096, 256, 256, 1 << 14, 256
+MOST_SIDE, MOST_GRID, MOST_BLOCKS, MOST_WIDTH, MOST_HEADS = 4096, 256, 128, 1 << 14, 256
 """Bounds of a tower: pixels and patches along a side, blocks, width, heads."""
 
 LEAST_EPS = 1e-15
