@@ -78,7 +78,8 @@ class Section:
         Raises:
             CheckpointError: it is missing without a default, no whole number, or out of range.
         """
-        value = self._value(key, default, f"a whole number from {least} to {most}")
+        fits = default if default is not None and least <= default <= most else None
+        value = self._value(key, fits, f"a whole number from {least} to {most}")
         if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
             raise self.wrong(key, f"a whole number from {least} to {most}")
         if not least <= value <= most:
