@@ -6,7 +6,7 @@ holds at both sizes), ``[variant.NAME.SIZE]``. ``[checkpoints]`` maps hub ids to
 ``[class_defaults]`` holds what the published configuration class takes where config.json is silent, ``[marks]`` the text and
 id of special tokens by their role, ``[answers.NAME]`` how the published code chooses tokens (`GenerationDefaults`).
 
-``extends`` names another family's file, whose tables, but for its checkpoints, lie under these.
+``extends`` names the folder of another family here, whose tables, but for its checkpoints, lie under these.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _tables(path: Path) -> dict[str, Any]:
     tables = tomllib.loads(path.read_text(encoding="utf-8"))
     if "extends" not in tables:
         return tables
-    base = tomllib.loads((path.parent / tables["extends"]).read_text(encoding="utf-8"))
+    base = _tables(Path(__file__).parent / tables["extends"] / path.name)
     return laid_over({name: table for name, table in base.items() if name not in ("checkpoints", "variant")}, tables)
 
 

@@ -36,7 +36,7 @@ def make_processor(name: str, settings: Mapping[str, Any], tokenizer: TokenizerL
     else:
         point = next(iter(entry_points(group=GROUP, name=name)), None)
         module = None if point is None else point.load()
-    if not hasattr(module, "Processor"):
+    if not hasattr(module, "Processor") or module.Processor is Processor:
         raise PackageError(
             f"manifest.json names the processor '{name}'",
             f"a module of runtime_py/preprocess, or an entry point in the group {GROUP}",
