@@ -247,6 +247,39 @@ class DecoderSpec:
     adapter: DecoderAdapter | None = None
 
 
+class SizeRule(StrEnum):
+    """What becomes of a picture's size before the vision encoder sees it."""
+
+    SQUARE = "square"  # squeezed into one square
+    TILES = "tiles"  # a square view of the whole, and square tiles beside it
+    SLICES = "slices"  # a view of the whole and slices beside it, each of about one area, in any aspect
+    AREA = "area"  # sides rounded to whole patches, the area between two bounds
+    EDGES = "edges"  # the longer side bounded, the shorter at least something, then padded to whole patches
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """Pictures as the vision encoder gets them; what backends need of a family's preprocessing.
+
+    Attributes:
+        patch: pixels along a side of a patch.
+        overview: side of the square picture that the processor leaves as it is, in pixels; what a phone sends.
+        typical: side of a square with about as many pixels as a piece of a picture usually has.
+        mean, deviation: of red, green and blue on a scale from 0 to 1.
+        pieces: arrays that one picture becomes at most.
+        longest: longest side of a piece in pixels, before padding; None where only its area is bounded.
+    """
+
+    patch: int
+    rule: SizeRule
+    overview: int
+    typical: int
+    mean: tuple[float, float, float]
+    deviation: tuple[float, float, float]
+    pieces: int = 1
+    longest: int | None = None
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """A whole checkpoint, ready to be built.
@@ -254,8 +287,9 @@ class ModelSpec:
     Attributes:
         family: registry name, e.g. ``minicpm-v``.
         variant: which published version, e.g. ``1.0``.
+        image: how a picture reaches the vision encoder.
         image_rows: rows of image features that one picture puts into the prompt at most.
-        runtime: JSON-able settings of the family's processor (see runtime_py/preprocess).
+        runtime: JSON-able settings of the family's processor (see runtime_py/preprocess), which alone reads them.
         generation: defaults of generation: ``stop_ids``, ``temperature``, ``top_k``, ``top_p``,
             ``repetition_penalty``, ``max_new_tokens``.
         facts: JSON-able remarks for the manifest (what was read from where, what was defaulted).
@@ -267,6 +301,7 @@ class ModelSpec:
     connector: ConnectorSpec
     embed: EmbedSpec
     decoder: DecoderSpec
+    image: ImageSpec
     image_rows: int
     runtime: dict[str, Any]
     generation: dict[str, Any]

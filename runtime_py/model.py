@@ -16,13 +16,14 @@ import numpy as np
 
 from runtime_py import package, tokenizer
 from runtime_py.backends.base import Backend
-from runtime_py.errors import PackageError, UsageError
+from runtime_py.errors import UsageError
 from runtime_py.generation import conversation
 from runtime_py.generation.conversation import Messages
 from runtime_py.generation.generate import Finish, Generation, Overrides, Settings, settings_of
 from runtime_py.generation.session import Recorder, Session
 from runtime_py.preprocess.base import ImageInputs, Layout, Message, Processor
 from runtime_py.preprocess.pictures import Picture
+from runtime_py.preprocess.processors import make_processor
 
 BACKENDS = {"ort": "OrtBackend", "mlc": "MlcBackend", "trt": "TrtBackend"}
 """Backend name, which is its module under runtime_py/backends, to its class; importing one imports its library."""
@@ -283,13 +284,5 @@ def open_backend(
 
 
 def open_processor(found: package.Package, words: tokenizer.Tokenizer | None) -> Processor:
-    """The family's processor, by the module name in the manifest."""
-    name = found.processor
-    known = name.isidentifier() and (Path(__file__).parent / "preprocess" / f"{name}.py").is_file()
-    module = importlib.import_module(f"runtime_py.preprocess.{name}") if known else None
-    if not hasattr(module, "Processor"):
-        raise PackageError(
-            f"manifest.json names the processor '{name}'", "a module of runtime_py/preprocess", "update edgeproof"
-        )
-    processor: Processor = module.Processor(found.runtime, words)  # type: ignore[union-attr]
-    return processor
+    """The family's processor, by its name in the manifest."""
+    return make_processor(found.processor, found.runtime, words)

@@ -170,7 +170,7 @@ def evaluation_of(request: CalibrationRequest, checkpoint: OpenedCheckpoint, pic
         return on_samples(checkpoint, from_folder(request.data, request.samples, request.seed), request.data.name)
     if is_demo(checkpoint):
         return DemoEvaluation(checkpoint, pictures, SEARCHED)
-    side = checkpoint.spec.runtime.get("image_size")
+    side = checkpoint.spec.image.overview
     return on_samples(checkpoint, list(built_in(request.samples or SAMPLES, request.seed, side=side)), BUILT_IN)
 
 

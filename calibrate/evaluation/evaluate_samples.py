@@ -67,7 +67,7 @@ def judge_of(request: CalibrationRequest, checkpoint: OpenedCheckpoint, count: i
             return on_samples(checkpoint, apart, request.data.name)
     if is_demo(checkpoint):
         return DemoEvaluation(checkpoint, count, CHECKED)
-    side = checkpoint.spec.runtime.get("image_size")
+    side = checkpoint.spec.image.overview
     return on_samples(checkpoint, list(built_in(count, request.seed, side=side, first=HELD_OUT_FIRST)), BUILT_IN)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
 
 from calibrate.evaluation.evaluate import demo_recipe, is_demo
@@ -23,8 +22,7 @@ def processor_of(checkpoint: OpenedCheckpoint) -> tuple[Processor, Tokenizer]:
 
     assert checkpoint.folder is not None
     tokens = tokenizer.load(checkpoint.folder)
-    module = importlib.import_module(f"runtime_py.preprocess.{checkpoint.family.processor}")
-    return module.Processor(checkpoint.spec.runtime, tokens), tokens
+    return checkpoint.family.make_processor(checkpoint.spec, tokens), tokens
 
 
 def prompts_of(request: CalibrationRequest, checkpoint: OpenedCheckpoint) -> tuple[Processor, list[Prompt]]:
@@ -43,7 +41,7 @@ def prompts_of(request: CalibrationRequest, checkpoint: OpenedCheckpoint) -> tup
         samples = list(own_samples(recipe, request.samples or SAMPLES, request.seed, request.text_only))
         cut = answer_cutter(recipe, processor, tokens)
     else:
-        side = checkpoint.spec.runtime.get("image_size")
+        side = checkpoint.spec.image.overview
         samples = list(built_in(request.samples or SAMPLES, request.seed, request.text_only, side))
     return processor, list(prepare(samples, processor, tokens, cut))
 

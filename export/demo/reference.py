@@ -34,9 +34,7 @@ def recipe_of(family: str) -> Recipe:
 
 def processor_of(family: str, spec: ModelSpec, tokenizer: TokenizerLike) -> Processor:
     """The family's processor, as the runtime makes it."""
-    module = import_module(f"runtime_py.preprocess.{families()[family].processor}")
-    processor: Processor = module.Processor(spec.runtime, tokenizer)
-    return processor
+    return families()[family].make_processor(spec, tokenizer)
 
 
 class RememberingTokenizer:

@@ -9,10 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from export.families.published import read_published
+from export.families.config.documents import read_optional
+from export.families.config.settings import SETTINGS, settings_of
+from export.families.published import PublishedCode, read_code, read_published
 from export.source.tensor_source import TensorSource
 from export.source.weight_map import WeightMap
 from export.specs import ModelSpec
+from runtime_py.preprocess.base import Processor, TokenizerLike
+from runtime_py.preprocess.processors import make_processor
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Family(ABC):
 
     Class attributes:
         name: registry name and ``--model`` alias.
-        processor: module name under runtime_py/preprocess.
+        processor: name of a module under runtime_py/preprocess, or of an entry point (runtime_py/preprocess/processors.py).
         hub_ids: published checkpoints by variant; the first is what the alias downloads.
     """
 
@@ -46,14 +50,19 @@ class Family(ABC):
 
     @abstractmethod
     def recognises(self, config: Mapping[str, Any], folder: Path) -> bool:
-        """Whether this checkpoint folder belongs to the family. Raises UnsupportedModelError for a version that is
-        known by name and not built."""
+        """Whether this checkpoint folder belongs to the family.
+
+        Raises:
+            UnsupportedModelError: a version that is known by name and not built; other families are asked all the same.
+        """
 
     def load_config(self, folder: Path) -> dict[str, Any]:
-        """The config that `spec` reads: config.json, or more for families published in several parts."""
-        from export.families.registry import read_config
+        """The config that `spec` reads: config.json, and the other settings files under the keys of `SETTINGS`.
 
-        return read_config(folder)
+        Raises:
+            CheckpointError: one of them is no JSON object.
+        """
+        return read_optional(folder / "config.json") | settings_of(folder)
 
     @abstractmethod
     def spec(self, config: Mapping[str, Any], source: TensorSource) -> ModelSpec:
@@ -62,6 +71,10 @@ class Family(ABC):
     @abstractmethod
     def weight_map(self, spec: ModelSpec, source: TensorSource) -> WeightMap:
         """One rule per parameter of the stages built from ``spec``."""
+
+    def make_processor(self, spec: ModelSpec, words: TokenizerLike | None = None) -> Processor:
+        """The family's processor for a model; without a tokenizer it takes pictures and ids, and no text."""
+        return make_processor(self.processor, spec.runtime, words)
 
     def open_source(self, folder: Path) -> TensorSource:
         """Open the checkpoint's tensors; families published in several parts override this."""
@@ -75,7 +88,8 @@ class Family(ABC):
 
     def config_files(self, config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
         """The JSON files of a checkpoint folder that `load_config` reads this config back from, by relative path."""
-        return {"config.json": config}
+        own = {key: value for key, value in config.items() if key not in SETTINGS}
+        return {"config.json": own} | {file: config[key] for key, file in SETTINGS.items() if config.get(key)}
 
     def side_folders(self, folder: Path) -> list[Path]:
         """Folders with a checkpoint's tokenizer, licence and generation settings; the first that has a file wins."""
@@ -92,6 +106,10 @@ class Family(ABC):
             UsageError: no such variant or size.
         """
         return read_published(self.published_table(), variant, size)
+
+    def published_code(self) -> PublishedCode:
+        """Defaults of the published code."""
+        return read_code(self.published_table())
 
     def published_table(self) -> Path:
         """published.toml beside the family's module."""

@@ -1,19 +1,45 @@
-"""config.json of every published checkpoint, from a family's ``published.toml``.
+"""What is published of a family's checkpoints, from its ``published.toml``: configs, and the defaults of the published code.
 
-The file's tables are laid over one another, the later one winning: ``[common]``, ``[size.SIZE]``, ``[variant.NAME]`` (what
+A config's tables are laid over one another, the later one winning: ``[common]``, ``[size.SIZE]``, ``[variant.NAME]`` (what
 holds at both sizes), ``[variant.NAME.SIZE]``. ``[checkpoints]`` maps hub ids to variants; the first is the default.
+
+``[class_defaults]`` holds what the published configuration class takes where config.json is silent, ``[marks]`` the text and
+id of special tokens by their role, ``[answers.NAME]`` how the published code chooses tokens (`GenerationDefaults`).
+
+``extends`` names the folder of another family here, whose tables, but for its checkpoints, lie under these.
 """
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from export.families.config.generation import GenerationDefaults
 from runtime_py.errors import UsageError
 
 SIZES = ("full", "tiny")
+
+
+@dataclass(frozen=True)
+class PublishedCode:
+    """Defaults of the published code, by the tables of the file that the module's text names."""
+
+    class_defaults: Mapping[str, Any]
+    marks: Mapping[str, tuple[str, int]]
+    answers: Mapping[str, GenerationDefaults]
+
+
+@cache
+def read_code(path: Path) -> PublishedCode:
+    """The defaults in a ``published.toml``."""
+    tables = _tables(path)
+    marks = {role: (text, index) for role, (text, index) in tables.get("marks", {}).items()}
+    answers = {name: GenerationDefaults(**table) for name, table in tables.get("answers", {}).items()}
+    return PublishedCode(tables.get("class_defaults", {}), marks, answers)
 
 
 def read_published(path: Path, variant: str, size: str) -> dict[str, Any]:
@@ -22,7 +48,7 @@ def read_published(path: Path, variant: str, size: str) -> dict[str, Any]:
     Raises:
         UsageError: no such variant or size.
     """
-    tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    tables = _tables(path)
     checkpoints: dict[str, str] = tables["checkpoints"]
     names = list(dict.fromkeys(checkpoints.values()))
     wanted = checkpoints.get(variant, variant) or names[0]
@@ -42,7 +68,16 @@ def read_published(path: Path, variant: str, size: str) -> dict[str, Any]:
 
 def variants(path: Path) -> dict[str, str]:
     """Hub id to variant of every published checkpoint."""
-    return dict(tomllib.loads(path.read_text(encoding="utf-8"))["checkpoints"])
+    return dict(_tables(path)["checkpoints"])
+
+
+def _tables(path: Path) -> dict[str, Any]:
+    """The file's tables, over those of the file that it extends."""
+    tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    if "extends" not in tables:
+        return tables
+    base = _tables(Path(__file__).parent / tables["extends"] / path.name)
+    return laid_over({name: table for name, table in base.items() if name not in ("checkpoints", "variant")}, tables)
 
 
 def laid_over(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

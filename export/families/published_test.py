@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from export.families.base import Family
 from export.families.published import read_published, variants
 from export.families.registry import families
 from export.modules.build import parameter_shapes
@@ -61,3 +66,21 @@ def test_xverse_language_model_adapters_and_projector_add_up():
 def test_an_unknown_variant_is_refused():
     with pytest.raises(UsageError, match=r"9\.9"):
         read_published(families()["minicpm-v"].published_table(), "9.9", "full")
+
+
+def plain(value: Any) -> Any:
+    """A spec as JSON has it, every record with its type."""
+    if is_dataclass(value):
+        return {"__type__": type(value).__name__, **{part.name: plain(getattr(value, part.name)) for part in fields(value)}}
+    return [plain(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+@pytest.mark.parametrize("family", families().values(), ids=lambda family: family.name)
+@pytest.mark.parametrize("size", ["full", "tiny"])
+def test_published_configs_give_the_specs_on_record(family: Family, size: str) -> None:
+    """published_specs.json was written by the families when each still read its own config."""
+    record = json.loads(Path(__file__).with_name("published_specs.json").read_text())
+    for hub_id in variants(family.published_table()):
+        spec = family.spec(family.published_config(hub_id, size), EmptySource())
+        for part, expected in record[f"{hub_id}/{size}"].items():
+            assert plain(getattr(spec, part)) == expected, (hub_id, part)

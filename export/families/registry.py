@@ -1,25 +1,59 @@
-"""Families by folder scan: a folder under export/families that has a ``family.py`` with a ``FAMILY`` object is one."""
+"""Families by folder scan and by entry point, and the family of a checkpoint.
+
+A folder under export/families that has a ``family.py`` with a ``FAMILY`` object is one; so is every object that an
+installed distribution names in the entry point group ``edgeproof.families``.
+"""
 
 from __future__ import annotations
 
 import importlib
-import json
+import logging
+from collections.abc import Mapping
 from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 from export.families.base import Family
-from runtime_py.errors import CheckpointError, UnsupportedModelError
+from export.families.config.decoder import refuse_quantised
+from export.families.config.documents import read_optional
+from export.families.config.section import Section, shown
+from runtime_py.errors import EdgeproofError, UnsupportedModelError
+
+GROUP = "edgeproof.families"
+"""Entry points of other distributions: ``name = package.module:FAMILY``."""
 
 _FOLDER = Path(__file__).parent
+_LOG = logging.getLogger(__name__)
 
 
 @cache
 def families() -> dict[str, Family]:
-    """All families by name."""
+    """All families by name: our own in the order of their folders, then those of other distributions by name."""
     names = sorted(path.parent.name for path in _FOLDER.glob("*/family.py"))
     found = [importlib.import_module(f"export.families.{name}.family").FAMILY for name in names]
-    return {family.name: family for family in found}
+    known = {family.name: family for family in found}
+    for family in _foreign():
+        if family.name in known:
+            _LOG.warning("a distribution offers a second family '%s', which is not used", family.name)
+        known.setdefault(family.name, family)
+    return known
+
+
+def _foreign() -> list[Family]:
+    """Families of other distributions; one that cannot be imported is said and left out."""
+    found = []
+    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
+        try:
+            family = point.load()
+        except Exception as error:  # whatever another distribution's import raises
+            _LOG.warning("the family '%s' cannot be loaded from %s: %s", point.name, point.value, error)
+            continue
+        if isinstance(family, Family):
+            found.append(family)
+        else:
+            _LOG.warning("%s is no Family (entry point '%s')", point.value, point.name)
+    return found
 
 
 def by_alias(alias: str) -> Family | None:
@@ -32,17 +66,12 @@ def by_alias(alias: str) -> Family | None:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a checkpoint folder, or {} when there is none (a family may supply its own)."""
-    path = folder / "config.json"
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path} is not JSON: {error}", "a JSON object", "download the file again") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} is no JSON object", "a JSON object", "download the file again")
-    return value
+    """config.json of a checkpoint folder, or {} when there is none (a family may supply its own).
+
+    Raises:
+        CheckpointError: it is no JSON object.
+    """
+    return read_optional(folder / "config.json")
 
 
 def recognise(folder: Path) -> Family:
@@ -50,14 +79,33 @@ def recognise(folder: Path) -> Family:
 
     Raises:
         UnsupportedModelError: no family knows it, or one knows it by name and does not build it.
+        CheckpointError: its config.json is no JSON object.
     """
     config = read_config(folder)
+    refusal: EdgeproofError | None = None
     for family in families().values():
-        if family.recognises(config, folder):
-            return family
+        try:
+            if _asked(family, config, folder):
+                refuse_quantised(Section(config), family.hub_ids[0])
+                return family
+        except EdgeproofError as error:
+            refusal = refusal or error
+    if refusal is not None:
+        raise refusal
+    model_type, architectures = (shown(config.get(name)) for name in ("model_type", "architectures"))
     raise UnsupportedModelError(
-        f"{folder} is no checkpoint of a known family (model_type {config.get('model_type')!r}, "
-        f"architectures {config.get('architectures')!r})",
+        f"{folder} is no checkpoint of a known family (model_type {model_type}, architectures {architectures})",
         "one of: " + ", ".join(families()),
         "check the folder, or add a family: docs/adding_a_family.md",
     )
+
+
+def _asked(family: Family, config: Mapping[str, Any], folder: Path) -> bool:
+    """What a family says of a checkpoint; a fault of one family is logged and is no answer for the others."""
+    try:
+        return family.recognises(config, folder)
+    except EdgeproofError:
+        raise
+    except Exception:  # a family may come from anywhere
+        _LOG.warning("the family '%s' fails on the config.json of %s", family.name, folder, exc_info=True)
+        return False

@@ -18,6 +18,7 @@ from parity_tests.check.candidate import Candidate, open_candidate
 from parity_tests.golden.case import GoldenCase, question, read_case
 from parity_tests.golden.crossing import Offsets, offsets_to_reference, with_crossing
 from parity_tests.golden.inside import AskedOnce
+from parity_tests.golden.marks import with_marks
 from parity_tests.golden.side import Answered, against_golden, ask, steps_of
 from parity_tests.judging.compare import compare_recordings
 from parity_tests.judging.environment import environment
@@ -45,10 +46,11 @@ def check_golden(folder: Path, target: str, precision: str, command: str = "", t
     case = read_case(folder)
     scratch = Path(tempfile.mkdtemp(prefix="edgeproof-golden-"))
     try:
-        package = export_case(folder, target, precision, scratch / "package")
+        checkpoint = with_marks(case, scratch)
+        package = export_case(checkpoint, target, precision, scratch / "package")
         candidate = open_candidate(package)
         try:
-            return compare_case(case, candidate, open_checkpoint(folder), precision, command, table)
+            return compare_case(case, candidate, open_checkpoint(checkpoint), precision, command, table)
         finally:
             candidate.backend.close()
     finally:

@@ -34,7 +34,7 @@ TARGETS = [
     pytest.param("minicpm-v-2", "android", "int4", marks=pytest.mark.slow),
 ]
 
-OTHERS = ("omnilmm-12b", "wemm", "xverse-v", "awaker2.5-vl", "cogvlm2", "cogvlm2-video")
+OTHERS = ("omnilmm-12b", "wemm", "xverse-v", "awaker2.5-vl", "qwen2-vl", "cogvlm2", "cogvlm2-video")
 
 
 def judged(case: GoldenCase, package: Path, precision: str) -> Judgement:

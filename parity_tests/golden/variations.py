@@ -37,7 +37,7 @@ Config = dict[str, Any]
 STEPS = 6
 
 EXTREMES = ((1, 1), (1, 400), (700, 2), (60, 700))
-"""Heights and widths of pictures that Awaker alone refuses, those below a patch."""
+"""Heights and widths of pictures that Qwen2-VL and Awaker alone refuse, those below a patch."""
 
 WIDE_RANK = 4
 """A random adapter of fewer rows, scaled as a wide one, drowns the layer it is added to: attention saturates, and PyTorch
@@ -151,13 +151,12 @@ def _xverse(draw: Draw, variant: str) -> Config:
     return {"text_config": text, "vision_config": vision, "lora_r": rank, "lora_alpha": alpha}
 
 
-def _awaker(draw: Draw, variant: str) -> Config:
+def _qwen2_vl(draw: Draw, variant: str) -> Config:
     shape = _heads(draw)
     half = shape["head_dim"] // 2
     first = _number(draw, 1, max(1, half - 3))
     second = _number(draw, 1, max(1, half - first - 1))
-    heads, patch, rank = _number(draw, 1, 3), int(draw.choice([6, 14])), _number(draw, 2, 9)
-    experts = 0 if variant == "Qwen2-VL" else _number(draw, 2, 5)
+    heads, patch = _number(draw, 1, 3), int(draw.choice([6, 14]))
     return _decoder(draw, shape) | {
         "rope_scaling": {"mrope_section": [first, second, half - first - second]},
         "vision_config": {
@@ -169,9 +168,13 @@ def _awaker(draw: Draw, variant: str) -> Config:
             "patch_size": patch,
             "spatial_patch_size": patch,
         },
-        "moe": {"r": rank, "lora_alpha": 2 * rank, "num_experts": experts},
         "preprocessor": {"min_pixels": 4 * (2 * patch) ** 2, "max_pixels": 40 * (2 * patch) ** 2},
     }
+
+
+def _awaker(draw: Draw, variant: str) -> Config:
+    rank = _number(draw, 2, 9)
+    return _qwen2_vl(draw, variant) | {"moe": {"r": rank, "lora_alpha": 2 * rank, "num_experts": _number(draw, 2, 5)}}
 
 
 def _cogvlm2(draw: Draw, variant: str) -> Config:
@@ -197,6 +200,7 @@ DRAWN: Mapping[str, Callable[[Draw, str], Config]] = {
     "wemm": _wemm,
     "xverse-v": _xverse,
     "awaker2.5-vl": _awaker,
+    "qwen2-vl": _qwen2_vl,
     "cogvlm2": _cogvlm2,
 }
 """Family to what a random model of it has instead of the tiny config's values."""

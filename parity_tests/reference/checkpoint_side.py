@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from runtime_py.contracts import EMBED
 from runtime_py.errors import UsageError
 from runtime_py.preprocess.base import Processor, TokenizerLike
+from runtime_py.preprocess.processors import make_processor
 
 if TYPE_CHECKING:
     from export.quantisation.codes import WeightProvider
@@ -40,8 +40,7 @@ class Checkpoint:
     codes: Path | None = None
 
     def processor(self, tokenizer: TokenizerLike | None = None) -> Processor:
-        module = importlib.import_module(f"runtime_py.preprocess.{self.processor_name}")
-        return module.Processor(self.spec.runtime, tokenizer)
+        return make_processor(self.processor_name, self.spec.runtime, tokenizer)
 
 
 def open_checkpoint(folder: Path, codes: Path | None = None) -> Checkpoint:

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from runtime_py.errors import ImageError, UsageError
-from runtime_py.preprocess.awaker2_5_vl import Processor, multi_axis_positions
+from runtime_py.preprocess.awaker2_5_vl import Processor
 from runtime_py.preprocess.base import Message
 from runtime_py.preprocess.patches import flatten_patches, rotary_angles, smart_resize
+from runtime_py.preprocess.qwen2_vl import multi_axis_positions
 from runtime_py.preprocess.xverse_v_test import LetterTokenizer
 
 SETTINGS = {

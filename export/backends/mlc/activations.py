@@ -40,8 +40,7 @@ def image_activations(spec: ModelSpec, item: int) -> int:
     Sizes are those of the overview, the one picture whose size the library knows.
     """
     vision = spec.vision
-    patch = vision.patch_size if isinstance(vision, VisionSpec) else int(spec.runtime["patch_size"])
-    side = int(spec.runtime["image_size"]) // patch
+    side = spec.image.overview // spec.image.patch
     tokens = side * side + int(isinstance(vision, VisionSpec) and vision.class_token)
     scores = vision.heads * tokens * -(-tokens // score_blocks(vision.heads, tokens, tokens))
     rows = ROWS_AT_ONCE * tokens * vision.width + 2 * connector_rows(spec, side * side) * spec.connector.width

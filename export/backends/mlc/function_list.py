@@ -14,7 +14,6 @@ from tvm.relax.frontend.nn.llm.kv_cache import PagedKVCache
 
 from export.backends.mlc.block_outputs import BlockOutputs
 from export.backends.mlc.model import ModelLibrary, side_inputs
-from export.backends.mlc.overview import patch_side
 from export.backends.mlc.softmax import softmax_with_temperature
 from export.backends.mlc.support import decoder_sides
 from export.specs import RoutedLora
@@ -45,7 +44,7 @@ def _specification(library: ModelLibrary, methods: Mapping[str, nn.spec.MethodSp
 
 def _stage_functions(library: ModelLibrary) -> dict[str, nn.spec.MethodSpec]:
     rows, columns = library.overview_size
-    patch, stages = patch_side(library.model), contracts(library.model)
+    patch, stages = library.model.image.patch, contracts(library.model)
     image = nn.spec.Tensor([1, rows * patch, columns * patch, 3], "uint8")
     sizes = {name: nn.spec.Int() for name in ("resize_h", "resize_w", "crop_h", "crop_w")}
     found = {

@@ -26,7 +26,7 @@ from export.backends.mlc.blocks.resampler import Resampler
 from export.backends.mlc.blocks.rotary_vision import RotaryVisionTransformer, cut_merge_patches
 from export.backends.mlc.blocks.rows import last_token, rows_at, same_shape
 from export.backends.mlc.blocks.vision import VisionTransformer, cut_patches
-from export.backends.mlc.overview import Overview, overview_shapes, patch_side
+from export.backends.mlc.overview import Overview, overview_shapes
 from export.backends.mlc.support import decoder_sides, explicit_positions, most_patches
 from export.quantisation.spec import Assignment
 from export.specs import (
@@ -124,11 +124,11 @@ class ModelLibrary(nn.Module):
         return op.reshape(features, (features.shape[1], features.shape[2]))
 
     def _patches(self, image: Tensor, rows: Any, columns: Any) -> Tensor:
-        mean, deviation = (self.model.runtime.get(name, HALF) for name in ("mean", "std"))
+        mean, deviation = self.model.image.mean, self.model.image.deviation
         vision = self.model.vision
         if isinstance(vision, RotaryVisionSpec):
             return cut_merge_patches(
-                image, rows, columns, patch_side(self.model), vision.merge, (mean, deviation), self.dtype
+                image, rows, columns, self.model.image.patch, vision.merge, (mean, deviation), self.dtype
             )
         return cut_patches(image, rows, columns, vision.patch_size, self.dtype, (mean, deviation))
 
@@ -138,7 +138,7 @@ class ModelLibrary(nn.Module):
         if isinstance(self.model.vision, VisionSpec) and self.model.vision.grid is not None:
             return self.model.vision.grid
         height, width = image.shape[1:3] if image.dtype == "uint8" else image.shape[2:4]
-        return height // patch_side(self.model), width // patch_side(self.model)
+        return height // self.model.image.patch, width // self.model.image.patch
 
     def _named(self, stage: str, sides: tuple[Tensor, ...]) -> dict[str, Tensor]:
         return dict(zip([tensor.name for tensor in side_inputs(self.model, stage)], sides, strict=True))
@@ -221,10 +221,6 @@ class ModelLibrary(nn.Module):
 def side_inputs(spec: ModelSpec, stage: str) -> list[TensorContract]:
     """A stage's inputs after its first."""
     return list(contracts(spec)[stage].inputs[1:])
-
-
-HALF = (0.5, 0.5, 0.5)
-"""Mean and deviation of families whose settings name none."""
 
 
 TOKEN_SIDES = ("patch_positions", "rotary_angles", "key_positions")

@@ -7,7 +7,6 @@ made by the family's own processor from a blank picture, so that the phone compu
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from export.families.registry import families
-from export.specs import ModelSpec, VisionSpec
+from export.specs import ModelSpec
 from export.stages import contracts
 from runtime_py.contracts import CONNECTOR, VISION
 from runtime_py.errors import UnsupportedModelError
@@ -45,16 +44,14 @@ def make_overview(spec: ModelSpec) -> Overview:
     Raises:
         UnsupportedModelError: the processor turns a square picture of that size into something else.
     """
-    patch = patch_side(spec)
-    size = int(spec.runtime["image_size"])
-    grid = (size // patch, size // patch)
+    size = spec.image.overview
+    grid = (size // spec.image.patch, size // spec.image.patch)
     wanted = [tensor.name for stage in (VISION, CONNECTOR) for tensor in contracts(spec)[stage].inputs[1:]]
     if not wanted:
         rows = contracts(spec)[CONNECTOR].outputs[0].shape[1]
         assert isinstance(rows, int)
         return Overview(size, grid, rows, {})
-    module = importlib.import_module(f"runtime_py.preprocess.{families()[spec.family].processor}")
-    pieces = module.Processor(spec.runtime, None).images([np.zeros((size, size, 3), np.uint8)])
+    pieces = families()[spec.family].make_processor(spec).images([np.zeros((size, size, 3), np.uint8)])
     found: dict[str, Any] = {**pieces[0].vision, **pieces[0].connector}
     cells = found["pixel_values"].shape
     whole = cells[1] == grid[0] * grid[1] if len(cells) == 3 else cells[2:] == (size, size)
@@ -62,14 +59,9 @@ def make_overview(spec: ModelSpec) -> Overview:
         raise UnsupportedModelError(
             f"{spec.family}: a {size} x {size} picture does not pass its processor unchanged",
             "one piece of the same size, as the phone's engine sends one square picture",
-            "set image_size to a size that the processor leaves alone",
+            "give the family an overview that its processor leaves alone (ModelSpec.image)",
         )
     return Overview(size, grid, pieces[0].rows, {name: np.asarray(found[name]) for name in wanted})
-
-
-def patch_side(spec: ModelSpec) -> int:
-    """Pixels along a patch."""
-    return spec.vision.patch_size if isinstance(spec.vision, VisionSpec) else int(spec.runtime["patch_size"])
 
 
 def overview_shapes(spec: ModelSpec, overview: Overview) -> dict[str, tuple[int, ...]]:

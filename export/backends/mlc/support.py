@@ -64,8 +64,7 @@ def most_patches(spec: ModelSpec, context: int) -> int:
     vision, connector = spec.vision, spec.connector
     if isinstance(vision, VisionSpec) and vision.grid is not None:
         return vision.grid[0] * vision.grid[1] + int(vision.class_token)
-    patch = vision.patch_size if isinstance(vision, VisionSpec) else int(spec.runtime["patch_size"])
-    overview = (int(spec.runtime["image_size"]) // patch) ** 2
+    overview = (spec.image.overview // spec.image.patch) ** 2
     rows = min(spec.image_rows, context)
     if isinstance(connector, PatchMergerSpec):
         return max(overview, rows * connector.merge**2)

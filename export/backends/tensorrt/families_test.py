@@ -75,10 +75,7 @@ def test_whole_prompts_through_the_graphs(name: str, precision: str, tmp_path: P
 
 
 def _processor(build: Build):
-    import importlib
-
-    family = recognise(build.checkpoint)
-    return importlib.import_module(f"runtime_py.preprocess.{family.processor}").Processor(build.spec.runtime, None)
+    return recognise(build.checkpoint).make_processor(build.spec)
 
 
 @pytest.mark.slow

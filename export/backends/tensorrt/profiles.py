@@ -13,14 +13,19 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from export.specs import ModelSpec
+from export.specs import ImageSpec, ModelSpec, PositionKind, RotaryVisionSpec, VisionSpec
 from export.stages import contracts
-from runtime_py.contracts import CONNECTOR, DECODER, EMBED, VISION, StageContract
+from runtime_py.contracts import CONNECTOR, DECODER, EMBED, StageContract
 from runtime_py.errors import UnsupportedModelError
 from targets.base import Limits
 
 Range = tuple[int, int, int]
 """Least, typical and greatest size of an axis."""
+
+Axes = dict[str, Range]
+"""Range of every open axis of a stage by its name in the contract."""
+
+ONE: Range = (1, 1, 1)
 
 Shapes = dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
 """Least, typical and greatest shape of each input."""
@@ -58,63 +63,79 @@ def check_profiles(spec: ModelSpec, limits: Limits, packed: bool) -> None:
         stage_profiles(spec, stage, contract, limits, packed)
 
 
-def _axes(spec: ModelSpec, stage: str, limits: Limits, packed: bool) -> dict[str, dict[str, Range]]:
+def _axes(spec: ModelSpec, stage: str, limits: Limits, packed: bool) -> dict[str, Axes]:
+    """Profile name to the range of every open axis of a stage."""
     batch = (limits.batch, limits.batch, limits.batch)
-    chunk, context = limits.prefill_chunk, limits.context
     if stage == EMBED:
-        step = {"batch": batch, "tokens": (1, 1, 1)}
-        return {"decode": step, "prefill": {"batch": batch, "tokens": (1, min(256, context), context)}}
+        step: Axes = {"batch": batch, "tokens": ONE}
+        return {"decode": step, "prefill": {"batch": batch, "tokens": (1, min(256, limits.context), limits.context)}}
     if stage == DECODER:
-        past = {"past": (context, context, context)}
-        decode = {"tokens": (1, 1, 1), "outputs": (1, 1, 1), "total": (1, max(1, context // 4), context)}
-        prefill = {"tokens": (1, chunk, chunk), "outputs": (1, 1, chunk), "total": (1, chunk, context)}
-        decode |= {"language_rows": (1, 1, 1)} | dict.fromkeys(("vision_rows", "image_rows"), (0, 0, 0))
-        prefill |= dict.fromkeys(("language_rows", "vision_rows", "image_rows"), (0, max(1, chunk // 2), chunk))
-        both = {"decode": {"batch": batch, **past, **decode}, "prefill": {"batch": batch, **past, **prefill}}
+        both = {name: {"batch": batch, **axes} for name, axes in _decoder(limits).items()}
         return both if packed else {"any": both["prefill"]}
-    if stage in (VISION, CONNECTOR):
-        return {name: {"images": (1, 1, max(1, limits.batch)), **axes} for name, axes in _grids(spec, stage).items()}
-    raise ValueError(f"no stage named {stage!r}")
+    images: Range = (1, 1, max(1, limits.batch))
+    pictures = _connector_grids(spec) if stage == CONNECTOR else _vision_grids(spec)
+    return {name: {"images": images, **axes} for name, axes in pictures.items()}
 
 
-def _grids(spec: ModelSpec, stage: str) -> dict[str, dict[str, Range]]:
-    """Ranges of the picture's axes by orientation; one empty entry when the size is fixed."""
-    grid, patch = getattr(spec.vision, "grid", None), getattr(spec.vision, "patch_size", None)
-    if grid is not None:
-        return {"fixed": {}}
-    if "image_size" in spec.runtime and "scale_resolution" not in spec.runtime:
-        return _whole_pictures(spec, stage)
-    if patch is None or "scale_resolution" not in spec.runtime:
-        raise UnsupportedModelError(
-            f"{spec.family}: TensorRT profiles of its vision encoder are not worked out",
-            "a fixed grid, slices of a known resolution, or whole pictures up to a known number of patches",
-            "export this model for another target",
-        )
-    side = spec.runtime["scale_resolution"] // patch
-    middle, longest = round(side * math.sqrt(2)), side * ELONGATION
-    if stage == CONNECTOR:
-        return {"any": {"vision_tokens": (1, side * side, max(middle * middle, side * longest))}}
-
-    def box(rows: Range, columns: Range) -> dict[str, Range]:
-        pixels = {"height": rows, "width": columns}
-        sizes = {name: (low * patch, typical * patch, high * patch) for name, (low, typical, high) in pixels.items()}
-        return {"grid_rows": rows, "grid_columns": columns, **sizes}
-
-    square, short, long = (1, side, middle), (1, side // 2, side), (1, 2 * side, longest)
-    return {"square": box(square, square), "wide": box(short, long), "tall": box(long, short)}
+def _decoder(limits: Limits) -> dict[str, Axes]:
+    """A chunk of the prompt, and one token; rows that an adapter picks out are any share of the chunk's."""
+    chunk, context = limits.prefill_chunk, limits.context
+    past: Axes = {"past": (context, context, context)}
+    some, none = (0, max(1, chunk // 2), chunk), (0, 0, 0)
+    decode: Axes = {"tokens": ONE, "outputs": ONE, "total": (1, max(1, context // 4), context)}
+    prefill: Axes = {"tokens": (1, chunk, chunk), "outputs": (1, 1, chunk), "total": (1, chunk, context)}
+    return {
+        "decode": {**past, **decode, "language_rows": ONE, "vision_rows": none, "image_rows": none},
+        "prefill": {**past, **prefill, "language_rows": some, "vision_rows": some, "image_rows": some},
+    }
 
 
-def _whole_pictures(spec: ModelSpec, stage: str) -> dict[str, dict[str, Range]]:
-    """Pictures of any grid in one piece, up to the patches that the processor lets through."""
-    settings = spec.runtime
-    patch = settings["patch_size"]
-    side = settings["image_size"] // patch
-    longest = settings["longest_edge"] // patch + 1 if "longest_edge" in settings else ELONGATION * side
-    most = min(longest * longest, ELONGATION * side * side)
-    cells = (1, max(1, side * side // 4), most)
-    grid = {"vision_tokens": (1, side * side, most), "cells": cells}
-    edge = (patch, side * patch, longest * patch)
-    return {"any": grid if stage == CONNECTOR else {**grid, "height": edge, "width": edge}}
+def _vision_grids(spec: ModelSpec) -> dict[str, Axes]:
+    """Sizes of a picture by orientation. One square size is no range at all; slices come with their grid's two axes, in
+    boxes that hold no picture both wide and tall; whole pictures of any grid come in one."""
+    image, side = spec.image, spec.image.typical // spec.image.patch
+    match spec.vision:
+        case VisionSpec(grid=grid) if grid is not None:
+            return {"fixed": {}}
+        case VisionSpec(positions=PositionKind.RESAMPLED):
+            square, short, long = (1, side, _diagonal(side)), (1, side // 2, side), (1, 2 * side, side * ELONGATION)
+            shapes = {"square": (square, square), "wide": (short, long), "tall": (long, short)}
+            return {name: _box(image.patch, rows, columns) for name, (rows, columns) in shapes.items()}
+        case VisionSpec() | RotaryVisionSpec():
+            edge: Range = (image.patch, side * image.patch, _longest(image) * image.patch)
+            return {"any": {**_connector_grids(spec)["any"], "height": edge, "width": edge}}
+
+
+def _connector_grids(spec: ModelSpec) -> dict[str, Axes]:
+    """Rows that a connector takes of one piece of a picture."""
+    side, longest = spec.image.typical // spec.image.patch, _longest(spec.image)
+    match spec.vision:
+        case VisionSpec(grid=grid) if grid is not None:
+            return {"fixed": {}}
+        case VisionSpec(positions=PositionKind.RESAMPLED):
+            return {"any": {"vision_tokens": (1, side * side, max(_diagonal(side) ** 2, side * side * ELONGATION))}}
+        case VisionSpec() | RotaryVisionSpec():
+            most = min(longest * longest, ELONGATION * side * side)
+            return {"any": {"vision_tokens": (1, side * side, most), "cells": (1, max(1, side * side // 4), most)}}
+
+
+def _diagonal(side: int) -> int:
+    """The longer side of a grid of as many patches as a square of ``side``, where it is no more than twice the shorter."""
+    return round(side * math.sqrt(2))
+
+
+def _longest(image: ImageSpec) -> int:
+    """Patches along the longest side of a whole picture."""
+    return image.longest // image.patch + 1 if image.longest else ELONGATION * (image.typical // image.patch)
+
+
+def _box(patch: int, rows: Range, columns: Range) -> Axes:
+    return {"grid_rows": rows, "grid_columns": columns, "height": _pixels(rows, patch), "width": _pixels(columns, patch)}
+
+
+def _pixels(patches: Range, patch: int) -> Range:
+    least, typical, greatest = patches
+    return least * patch, typical * patch, greatest * patch
 
 
 def _shapes(contract: StageContract, axes: Mapping[str, Range]) -> Shapes:

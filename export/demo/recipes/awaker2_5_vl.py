@@ -16,9 +16,9 @@ from export.demo.questions import corpus
 from export.demo.recipes.base import Places, Recipe, Tensors, grid_middles, json_files, licence_file
 from export.families.awaker2_5_vl.weights import PREFIX
 from export.specs import ModelSpec
-from runtime_py.preprocess.awaker2_5_vl import SYSTEM
 from runtime_py.preprocess.base import ImageInputs
 from runtime_py.preprocess.patches import smart_resize
+from runtime_py.preprocess.qwen2_vl import SYSTEM
 
 IMAGE, PATCH, MERGE, HIDDEN = 84, 14, 2, 128
 SIDE, CELL = IMAGE // PATCH, PATCH * MERGE
@@ -77,6 +77,7 @@ CONFIG: dict[str, Any] = {
     "vision_token_id": VOCABULARY.special_id("<|vision_pad|>"),
     "vocab_size": VOCABULARY.size,
 }
+MARKS = {text: VOCABULARY.special_id(text) for text in ("<|im_start|>", "<|im_end|>")}
 MOE = {"r": 4, "lora_alpha": 8, "num_experts": 4}
 
 
@@ -128,7 +129,7 @@ def places(inputs: ImageInputs, size: tuple[int, int]) -> Places:
 
 RECIPE = Recipe(
     family="awaker2.5-vl",
-    config={**CONFIG, "moe": MOE, "preprocessor": PIXELS},
+    config={**CONFIG, "moe": MOE, "preprocessor": PIXELS, "added_tokens": MARKS},
     side=IMAGE,
     patches=(SIDE, SIDE),
     rows=(SIDE // MERGE, SIDE // MERGE),

@@ -66,12 +66,14 @@ CONFIG: dict[str, Any] = {
     "vocab_size": PIECES + len(MARKERS),
 }
 
+ADDED = {text: PIECES + place for place, text in enumerate(MARKERS.values())}
+"""The image marks behind the pieces."""
+
 
 def side_files() -> dict[str, bytes]:
     special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>", "unk_token": "<unk>"}
     flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
-    added = {text: PIECES + place for place, text in enumerate(MARKERS.values())}
-    rows = {0: "<unk>", 1: "<s>", 2: "</s>"} | {index: text for text, index in added.items()}
+    rows = {0: "<unk>", 1: "<s>", 2: "</s>"} | {index: text for text, index in ADDED.items()}
     tokenizer = {
         "add_bos_token": True,
         "add_eos_token": False,
@@ -82,7 +84,7 @@ def side_files() -> dict[str, bytes]:
         "tokenizer_class": "LlamaTokenizer",
     }
     documents = {
-        "added_tokens.json": added,
+        "added_tokens.json": ADDED,
         "config.json": CONFIG,
         "generation_config.json": {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2},
         "special_tokens_map.json": special,
@@ -120,7 +122,7 @@ def initialise(tensors: Tensors, spec: ModelSpec) -> None:
 
 RECIPE = Recipe(
     family="omnilmm-12b",
-    config=CONFIG,
+    config={**CONFIG, "added_tokens": ADDED},
     side=IMAGE,
     patches=(SIDE, SIDE),
     rows=(math.isqrt(QUERIES), math.isqrt(QUERIES)),

@@ -1,62 +1,24 @@
-"""Published tensor names of Awaker2.5-VL and of its Qwen2-VL base, and how each parameter comes from them."""
+"""Published tensor names of Awaker2.5-VL, and how each parameter comes from them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
-from export.modules.decoders.llama_weights import llama_rules
+from export.families.qwen2_vl.weights import image_rules
 from export.modules.rules import pair, side_by_side, unread_head, with_low_rank
 from export.source.tensor_source import TensorSource
-from export.source.weight_map import Rule, WeightMap, compute, stack, stack_rules, take
-from export.specs import DecoderSpec, ModelSpec, PatchMergerSpec, RotaryVisionSpec, RoutedLora
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from export.source.weight_map import Rule, WeightMap, stack, stack_rules, take
+from export.specs import DecoderSpec, ModelSpec, RoutedLora
 
 PREFIX = "base_model.model."
-"""Stands before every key of the published file; the base alone has none."""
+"""Stands before every key of the published file."""
 
 
 def weight_map(spec: ModelSpec, source: TensorSource) -> WeightMap:
-    """One rule per parameter, of the adapted model or of the base alone."""
-    assert isinstance(spec.vision, RotaryVisionSpec) and isinstance(spec.connector, PatchMergerSpec)
-    adapter = spec.decoder.adapter
-    if adapter is None:
-        prefix = ""
-        language: Iterator[Rule] = llama_rules(spec.decoder)
-    else:
-        assert isinstance(adapter, RoutedLora)
-        prefix = PREFIX
-        language = _adapted(spec.decoder, adapter)
-    rules = [*_vision(spec.vision, f"{prefix}visual."), *_merger(spec.connector, f"{prefix}visual.merger."), *language]
-    return WeightMap(rules, source, ignored=unread_head(spec.decoder, f"{prefix}lm_head.weight"))
-
-
-def _vision(spec: RotaryVisionSpec, root: str) -> Iterator[Rule]:
-    width, mlp = spec.width, spec.mlp_width
-    side = round((spec.patch_values / 6) ** 0.5)
-    kernel = [(f"{root}patch_embed.proj.weight", (width, 3, 2, side, side))]
-    yield compute("vision_encoder.patch.weight", kernel, (width, spec.patch_values), _flat)
-    for i in range(spec.layers):
-        ours, theirs = f"vision_encoder.blocks.{i}", f"{root}blocks.{i}"
-        yield from pair(f"{ours}.norm1", f"{theirs}.norm1", (width,))
-        yield from pair(f"{ours}.norm2", f"{theirs}.norm2", (width,))
-        yield from pair(f"{ours}.attention.qkv", f"{theirs}.attn.qkv", (3 * width, width))
-        yield from pair(f"{ours}.attention.out", f"{theirs}.attn.proj", (width, width))
-        yield from pair(f"{ours}.mlp.fc1", f"{theirs}.mlp.fc1", (mlp, width))
-        yield from pair(f"{ours}.mlp.fc2", f"{theirs}.mlp.fc2", (width, mlp))
-
-
-def _flat(kernel: Tensor) -> Tensor:
-    return kernel.reshape(kernel.shape[0], -1)
-
-
-def _merger(spec: PatchMergerSpec, root: str) -> Iterator[Rule]:
-    joined = spec.vision_width * spec.merge * spec.merge
-    yield from pair("connector.norm", f"{root}ln_q", (spec.vision_width,))
-    yield from pair("connector.fc1", f"{root}mlp.0", (joined, joined))
-    yield from pair("connector.fc2", f"{root}mlp.2", (spec.width, joined))
+    """One rule per parameter."""
+    assert isinstance(spec.decoder.adapter, RoutedLora)
+    rules = [*image_rules(spec, PREFIX), *_adapted(spec.decoder, spec.decoder.adapter)]
+    return WeightMap(rules, source, ignored=unread_head(spec.decoder, f"{PREFIX}lm_head.weight"))
 
 
 def _adapted(spec: DecoderSpec, adapter: RoutedLora) -> Iterator[Rule]:

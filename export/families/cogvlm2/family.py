@@ -13,33 +13,33 @@ THUDM/cogvlm2-llama3-caption (kept in csbhr/Vivid-VR at 38c736a).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from export.families.base import Family
 from export.families.cogvlm2 import weights
+from export.families.config.checkpoint_config import CheckpointConfig
+from export.families.config.section import architectures
+from export.families.config.towers import eva2_clip_tower
 from export.modules.rules import unread_head
 from export.source.tensor_source import TensorSource
 from export.source.weight_map import WeightMap
-from export.specs import (
-    Activation,
-    DecoderSpec,
-    EmbedSpec,
-    GluConnectorSpec,
-    ModelSpec,
-    NormPlacement,
-    PositionKind,
-    RopeSpec,
-    VisionSpec,
-    VisualExperts,
-)
+from export.specs import EmbedSpec, GluConnectorSpec, ImageSpec, ModelSpec, SizeRule, VisualExperts
 from runtime_py.errors import UnsupportedModelError
 from runtime_py.preprocess.pixels import CLIP_MEAN, CLIP_STD
 
-PAD = 128002
-"""Placeholder id, a literal in the published code; ``pad_token_id`` in config.json comes first."""
+IMAGE, VIDEO = "CogVLMForCausalLM", "CogVLMVideoForCausalLM"
+
+THETA = 500000.0
+"""The rotary base, a literal of the published code; a config that names another is refused."""
+
+TEMPLATES = ("chat", "vqa", "base")
+BOS, EOS, PAD = 128000, 128001, 128002
+"""Ids of Llama 3; the placeholder's is a literal in the published code, ``pad_token_id`` in config.json comes first."""
+
+FRAMES = 24
 
 
 class CogVLM2(Family):
@@ -58,8 +58,7 @@ class CogVLM2(Family):
     licence = "Apache-2.0 (code); CogVLM2 licence and Meta Llama 3 Community License (weights)"
 
     def recognises(self, config: Mapping[str, Any], folder: Path) -> bool:
-        architectures = config.get("architectures") or []
-        if not any(name in ("CogVLMForCausalLM", "CogVLMVideoForCausalLM") for name in architectures):
+        if not {IMAGE, VIDEO} & set(architectures(config)):
             return False
         if "num_multi_query_heads" not in config:
             raise UnsupportedModelError(
@@ -67,86 +66,47 @@ class CogVLM2(Family):
                 "CogVLM2 (num_multi_query_heads in config.json): " + ", ".join(self.hub_ids),
                 "use one of those checkpoints",
             )
-        if config.get("quantization_config"):
-            raise UnsupportedModelError(
-                f"{folder} holds bitsandbytes 4-bit weights, from which the original values cannot be had back",
-                "a full-precision checkpoint, e.g. THUDM/cogvlm2-llama3-chat-19B",
-                "export the full-precision one with --precision int4",
-            )
         return True
 
     def spec(self, config: Mapping[str, Any], source: TensorSource) -> ModelSpec:
-        tower = config["vision_config"]
-        hidden, heads, mlp = config["hidden_size"], config["num_attention_heads"], config["intermediate_size"]
-        grid = tower["image_size"] // tower["patch_size"]
-        names = source.infos
-        video = "CogVLMVideoForCausalLM" in config["architectures"]
+        read = CheckpointConfig.of(config, self.published_code())
+        decoder, vision = (
+            read.decoder(kv_heads="num_multi_query_heads"),
+            eva2_clip_tower(read.whole.section("vision_config")),
+        )
+        if decoder.rope.theta != THETA:
+            raise read.text.unsupported("rope_theta", "500000, a literal of the published code")
+        names, video = source.infos, VIDEO in architectures(config)
         experts = any(".vision_mlp." in name for name in names) if names else not video
         stored = any(name.endswith("rotary_emb.inv_freq") for name in names) if names else True
-        template = config.get("template_version", "chat")
-        if tower.get("hidden_act", "gelu") != "gelu" or math.isqrt(tower["num_positions"] - 1) != grid:
-            raise UnsupportedModelError(
-                f"vision tower with activation {tower.get('hidden_act')} and {tower['num_positions']} positions",
-                f"gelu and {grid * grid + 1} positions for a {tower['image_size']} px image",
-                "check config.json",
-            )
+        template = read.whole.choice("template_version", TEMPLATES)
+        grid, size = vision.native_grid, vision.native_grid * vision.patch_size
+        rows, vocabulary = (grid // 2) ** 2 + 2, decoder.vocabulary
         return ModelSpec(
             family=self.name,
             variant=f"{'video' if video else 'image'}-{template}",
-            vision=VisionSpec(
-                width=tower["hidden_size"],
-                layers=tower["num_hidden_layers"],
-                heads=tower["num_heads"],
-                mlp_width=tower["intermediate_size"],
-                patch_size=tower["patch_size"],
-                activation=Activation.GELU,
-                norm_placement=NormPlacement.BRANCH_OUTPUT,
-                norm_eps=tower["layer_norm_eps"],
-                positions=PositionKind.FIXED,
-                native_grid=grid,
-                grid=(grid, grid),
-                class_token=True,
-                emit_class_token=True,
-                final_norm=False,
+            vision=vision,
+            connector=GluConnectorSpec(vision.width, decoder.hidden, decoder.mlp_width, grid, 1e-5),
+            embed=EmbedSpec(vocabulary, decoder.hidden),
+            decoder=replace(
+                decoder, rope=replace(decoder.rope, stored=stored), adapter=VisualExperts() if experts else None
             ),
-            connector=GluConnectorSpec(tower["hidden_size"], hidden, mlp, grid, 1e-5),
-            embed=EmbedSpec(config["vocab_size"], hidden),
-            decoder=DecoderSpec(
-                hidden=hidden,
-                layers=config["num_hidden_layers"],
-                heads=heads,
-                kv_heads=config["num_multi_query_heads"],
-                head_dim=hidden // heads,
-                mlp_width=mlp,
-                vocabulary=config["vocab_size"],
-                norm_eps=config["rms_norm_eps"],
-                rope=RopeSpec(500000.0, hidden // heads, stored=stored),
-                max_positions=config["max_position_embeddings"],
-                tied_head=config.get("tie_word_embeddings", False),
-                adapter=VisualExperts() if experts else None,
-            ),
-            image_rows=(grid // 2) ** 2 + 2,
+            image=ImageSpec(vision.patch_size, SizeRule.SQUARE, size, size, CLIP_MEAN, CLIP_STD, FRAMES if video else 1),
+            image_rows=rows,
             runtime={
                 "video": video,
                 "template": template,
                 "experts": experts,
-                "image_size": tower["image_size"],
+                "image_size": size,
                 "mean": list(CLIP_MEAN),
                 "std": list(CLIP_STD),
-                "rows": (grid // 2) ** 2 + 2,
+                "rows": rows,
                 "marker_rows": [1, 1],
-                "frames": 24,
-                "bos": config.get("bos_token_id", 128000),
-                "pad": config.get("pad_token_id", PAD),
+                "frames": FRAMES,
+                "bos": read.token("bos_token_id", vocabulary, BOS),
+                "pad": read.token("pad_token_id", vocabulary, PAD),
             },
-            generation={
-                "stop_ids": [config.get("eos_token_id", 128001)],
-                "temperature": 0.0,
-                "top_p": 1.0,
-                "top_k": 1,
-                "repetition_penalty": 1.0,
-                "max_new_tokens": 2048,
-            },
+            generation=read.answers(vocabulary, default=EOS),
             facts={"visual_experts": experts, "stored_rotary_frequencies": stored},
         )
 

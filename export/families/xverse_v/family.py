@@ -12,41 +12,40 @@ at 989da86, vxverse/models/*, vxverse/processors/blip_processors.py; PEFT 0.2.0.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from export.families.base import Family, HubPart
+from export.families.config.checkpoint_config import CheckpointConfig
+from export.families.config.documents import read_object, read_optional
+from export.families.config.section import Section
+from export.families.config.settings import settings_of
+from export.families.config.towers import MOST_SIDE, clip_tower
 from export.families.xverse_v import weights
 from export.source.tensor_source import TensorSource
 from export.source.weight_map import WeightMap
-from export.specs import (
-    Activation,
-    DecoderSpec,
-    EmbedSpec,
-    MlpConnectorSpec,
-    ModelSpec,
-    NormPlacement,
-    PositionKind,
-    RopeSpec,
-    VisionSpec,
-)
+from export.specs import EmbedSpec, ImageSpec, MlpConnectorSpec, ModelSpec, SizeRule
 from runtime_py.errors import CheckpointError
 from runtime_py.preprocess.pixels import CLIP_MEAN, CLIP_STD
 
-SETTINGS: dict[str, Any] = {
+PUBLISHED: dict[str, Any] = {
     "vit_path": "clip-vit",
     "llama_model": "xverse-llm",
     "ckpt": "adapters",
     "lora_r": 128,
     "lora_alpha": 256,
     "prompt_template": "Human: {}\nAssistant: ",
+    "end_sym": "<|endoftext|>",
 }
 """configs/models/vxverse_13bchat.yaml upstream; config.json comes first. Paths are relative to the checkpoint folder."""
 
+
 ADAPTERS_FILE = "adapter_and_lora.bin"
 """As published: a pickle whose single key "model" holds the state dict."""
+
+VIEWS = 10
+"""The whole picture and nine tiles."""
 
 
 class XverseV(Family):
@@ -62,125 +61,108 @@ class XverseV(Family):
         return config.get("arch") == "vxverse"
 
     def spec(self, config: Mapping[str, Any], source: TensorSource) -> ModelSpec:
-        settings = {**SETTINGS, **config}
-        vision, llm, generation = settings["vision_config"], settings["text_config"], settings["generation_config"]
-        width, hidden, heads = vision["hidden_size"], llm["hidden_size"], llm["num_attention_heads"]
-        side = vision["image_size"] // vision["patch_size"]
+        read = CheckpointConfig.of(config, self.published_code(), "the language model's config.json")
+        whole = read.whole.over(PUBLISHED)
+        tower = whole.section("vision_config", "the CLIP folder's config.json")
         embedding = source.infos.get(f"{weights.LLM}model.embed_tokens.weight")
-        vocabulary = embedding.shape[0] if embedding else llm["vocab_size"]
+        decoder, vision = read.decoder(embedding.shape[0] if embedding else None), clip_tower(tower, 1)
+        rows, tile = vision.native_grid**2, tower.integer("image_size", 1, MOST_SIDE, 224)
+        rank, alpha = whole.integer("lora_r", 1, 1 << 14), whole.number("lora_alpha", 1e-6, 1e6)
+        prompt = whole.text("prompt_template")
+        if prompt.count("{}") != 1:
+            raise whole.wrong("prompt_template", "a text with one {} where the question stands")
+        answers = read.answers(decoder.vocabulary, (2,), default=3)
         return ModelSpec(
             family=self.name,
             variant="13B",
-            vision=VisionSpec(
-                width=width,
-                layers=vision["num_hidden_layers"] - 1,
-                heads=vision["num_attention_heads"],
-                mlp_width=vision["intermediate_size"],
-                patch_size=vision["patch_size"],
-                activation=Activation.QUICK_GELU,
-                norm_placement=NormPlacement.PRE,
-                norm_eps=vision.get("layer_norm_eps", 1e-5),
-                positions=PositionKind.FIXED,
-                native_grid=side,
-                grid=(side, side),
-                patch_bias=False,
-                class_token=True,
-                input_norm=True,
-                final_norm=False,
-            ),
-            connector=MlpConnectorSpec(width, hidden, side * side, 1e-5),
-            embed=EmbedSpec(vocabulary, hidden),
-            decoder=DecoderSpec(
-                hidden=hidden,
-                layers=llm["num_hidden_layers"],
-                heads=heads,
-                kv_heads=llm.get("num_key_value_heads", heads),
-                head_dim=hidden // heads,
-                mlp_width=llm["intermediate_size"],
-                vocabulary=vocabulary,
-                norm_eps=llm.get("rms_norm_eps", 1e-6),
-                rope=RopeSpec(float(llm.get("rope_theta", 10000.0)), hidden // heads),
-                max_positions=llm["max_position_embeddings"],
-                tied_head=llm.get("tie_word_embeddings", False),
-            ),
-            image_rows=10 * side * side,
+            vision=vision,
+            connector=MlpConnectorSpec(vision.width, decoder.hidden, rows, 1e-5),
+            embed=EmbedSpec(decoder.vocabulary, decoder.hidden),
+            decoder=decoder,
+            image=ImageSpec(vision.patch_size, SizeRule.TILES, tile, tile, CLIP_MEAN, CLIP_STD, VIEWS),
+            image_rows=VIEWS * rows,
             runtime={
-                "tile": vision["image_size"],
-                "image_size": vision["image_size"],
+                "tile": tile,
+                "image_size": tile,
                 "mean": list(CLIP_MEAN),
                 "std": list(CLIP_STD),
-                "tile_rows": side * side,
-                "prompt_template": settings["prompt_template"],
-                "end": settings.get("end_sym", "<|endoftext|>"),
+                "tile_rows": rows,
+                "prompt_template": prompt,
+                "end": whole.text("end_sym"),
             },
-            generation={
-                "stop_ids": sorted({generation.get("eos_token_id", 3), 2}),
-                "temperature": generation.get("temperature", 0.5),
-                "top_p": generation.get("top_p", 0.85),
-                "top_k": generation.get("top_k", 30),
-                "repetition_penalty": generation.get("repetition_penalty", 1.1),
-                "max_new_tokens": generation.get("max_new_tokens", 2048),
-            },
-            facts={"lora_rank": settings["lora_r"], "lora_scale": settings["lora_alpha"] / settings["lora_r"]},
+            generation=answers | {"stop_ids": sorted(answers["stop_ids"])},
+            facts={"lora_rank": rank, "lora_scale": alpha / rank},
         )
 
     def load_config(self, folder: Path) -> dict[str, Any]:
-        """config.json of the whole, with the configs of the CLIP and LLM folders put in."""
-        settings = {**SETTINGS, **_json(folder / "config.json")}
-        clip = _json(folder / settings["vit_path"] / "config.json")
-        vision = clip.get("vision_config", clip)
-        defaults = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
-        defaults |= {"patch_size": 14, "image_size": 224, "layer_norm_eps": 1e-5}
-        generation = folder / settings["llama_model"] / "generation_config.json"
-        return settings | {
-            "vision_config": {**defaults, **vision},
-            "text_config": _json(folder / settings["llama_model"] / "config.json"),
-            "generation_config": _json(generation) if generation.is_file() else {},
-        }
+        """config.json of the whole, with the configs of the CLIP and LLM folders put in; the whole's settings come first."""
+        own = read_optional(folder / "config.json")
+        clip, llm, _ = (folder / place for place in places_of(own))
+        parts = {"vision_config": _part(clip).section("vision_config").values or _part(clip).values}
+        parts["text_config"] = _part(llm).values
+        above = settings_of(folder)
+        return PUBLISHED | own | parts | {key: above[key] or value for key, value in settings_of(llm).items()}
 
     def parts(self, config: Mapping[str, Any]) -> dict[str, str]:
-        settings = {**SETTINGS, **config}
-        adapters = settings["ckpt"] if settings["ckpt"].endswith(".bin") else f"{settings['ckpt']}/{ADAPTERS_FILE}"
-        return {weights.VIT: settings["vit_path"], weights.LLM: settings["llama_model"], weights.ADAPTERS: adapters}
+        vit, llm, adapters = places_of(config)
+        file = adapters if adapters.endswith(".bin") else f"{adapters}/{ADAPTERS_FILE}"
+        return {weights.VIT: vit, weights.LLM: llm, weights.ADAPTERS: file}
 
     def config_files(self, config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-        settings = {**SETTINGS, **config}
-        inner = ("vision_config", "text_config", "generation_config")
-        vit, llm = settings["vit_path"], settings["llama_model"]
+        vit, llm, _ = places_of(config)
+        whole, *settings = super().config_files(config).items()
+        inner = ("vision_config", "text_config")
         return {
-            "config.json": {name: value for name, value in config.items() if name not in inner},
+            whole[0]: {name: value for name, value in whole[1].items() if name not in inner},
             f"{vit}/config.json": {"model_type": "clip", "vision_config": config["vision_config"]},
             f"{llm}/config.json": config["text_config"],
-            f"{llm}/generation_config.json": config["generation_config"],
-        }
+        } | {f"{llm}/{file}": value for file, value in settings}
 
     def side_folders(self, folder: Path) -> list[Path]:
         """The whole's own files, then the language model's, with whom the tokenizer is published."""
-        return [folder, folder / {**SETTINGS, **_json(folder / "config.json")}["llama_model"]]
+        return [folder, folder / places_of(read_optional(folder / "config.json"))[1]]
 
     def hub_parts(self, hub_id: str) -> tuple[HubPart, ...]:
-        places = {name: SETTINGS[name] for name in ("vit_path", "llama_model", "ckpt")}
+        vit, llm, adapters = places_of(PUBLISHED)
         return (
-            HubPart("openai/clip-vit-large-patch14", places["vit_path"]),
-            HubPart("xverse/XVERSE-13B-Chat", places["llama_model"]),
-            HubPart(self.hub_ids[0], places["ckpt"]),
+            HubPart("openai/clip-vit-large-patch14", vit),
+            HubPart("xverse/XVERSE-13B-Chat", llm),
+            HubPart(self.hub_ids[0], adapters),
         )
 
     def open_source(self, folder: Path) -> TensorSource:
-        return weights.open_parts(folder, {**SETTINGS, **_json(folder / "config.json")})
+        return weights.open_parts(*(folder / place for place in places_of(read_optional(folder / "config.json"))))
 
     def weight_map(self, spec: ModelSpec, source: TensorSource) -> WeightMap:
         return weights.weight_map(spec, source, spec.facts["lora_rank"], spec.facts["lora_scale"])
 
 
-def _json(path: Path) -> dict[str, Any]:
+def places_of(config: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Where the CLIP folder, the LLM folder and the adapters lie, relative to the checkpoint's folder.
+
+    Raises:
+        CheckpointError: a path that leads out of it.
+    """
+    settings = Section(config).over(PUBLISHED)
+    found = []
+    for key in ("vit_path", "llama_model", "ckpt"):
+        path = PurePosixPath(settings.text(key))
+        if path.is_absolute() or ".." in path.parts or not path.parts or "\x00" in str(path):
+            raise settings.wrong(key, "a path inside the checkpoint's folder")
+        found.append(str(path))
+    return found[0], found[1], found[2]
+
+
+def _part(folder: Path) -> Section:
+    """config.json of one of the parts."""
+    path = folder / "config.json"
     if not path.is_file():
         raise CheckpointError(
             f"{path} is missing",
             "the CLIP and LLM folders beside config.json",
             "see docs/families/xverse-v.md for the layout",
         )
-    return json.loads(path.read_text(encoding="utf-8"))
+    return Section(read_object(path), f"{folder.name}/config.json")
 
 
 FAMILY = XverseV()

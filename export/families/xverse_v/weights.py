@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from export.modules.rules import pair, unread_head, with_low_rank
 from export.modules.vision.transformers_weights import clip_rules
@@ -30,15 +30,14 @@ IGNORED = (
 )
 
 
-def open_parts(folder: Path, settings: Mapping[str, Any]) -> TensorSource:
+def open_parts(clip: Path, llm: Path, adapters: Path) -> TensorSource:
     """CLIP folder, LLM folder and adapters (a file, or a folder with one) as one checkpoint."""
     from export.source.checkpoint import joined, open_checkpoint, open_files
 
-    adapters = folder / settings["ckpt"]
     return joined(
         {
-            VIT: open_checkpoint(folder / settings["vit_path"]),
-            LLM: open_checkpoint(folder / settings["llama_model"]),
+            VIT: open_checkpoint(clip),
+            LLM: open_checkpoint(llm),
             ADAPTERS: open_checkpoint(adapters) if adapters.is_dir() else open_files([adapters]),
         }
     )

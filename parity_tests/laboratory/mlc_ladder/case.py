@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -74,7 +73,7 @@ def make_case(checkpoint: Path, folder: Path, precision: str = "q4f32_1") -> Cas
     }
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     words = tokenizer_of(checkpoint, {**manifest, "runtime": spec.runtime, "generation": spec.generation})
-    processor = importlib.import_module(f"runtime_py.preprocess.{family.processor}").Processor(spec.runtime, words)
+    processor = family.make_processor(spec, words)
     np.savez(folder / "inputs.npz", **case_inputs(checkpoint, processor, parts.overview.image_size))
     return Case(folder, parts, DequantisedWeights(weights, codes, assignments, GRIDS))
 

@@ -1,0 +1,53 @@
+"""Settings files as people and networks leave them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from export.families.config.documents import MOST_BYTES, MOST_LEVELS, read_object, read_optional
+from runtime_py.errors import CheckpointError
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n"
+
+
+def test_a_byte_order_mark_is_read_over(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes(b'\xef\xbb\xbf{"a": 1}')
+    assert read_object(tmp_path / "config.json") == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (POINTER, "Git LFS pointer"),
+        (b"", "is empty"),
+        (b" \n", "is empty"),
+        (b'{"a": 1', "is not JSON"),
+        (b'{"a": "\xff"}', "is not JSON"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "is not JSON"),
+        ('{"a": 1}'.encode("utf-16"), "UTF-16"),
+        (b"[1]", "no JSON object but a list"),
+        (b"[" * 10_000 + b"]" * 10_000, "too deeply"),
+        (b'{"a":' * (MOST_LEVELS + 1) + b"1" + b"}" * (MOST_LEVELS + 1), "too deeply"),
+    ],
+)
+def test_anything_else_is_one_error_that_names_the_file(content: bytes, told: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(CheckpointError, match=told) as found:
+        read_object(tmp_path / "config.json")
+    assert "config.json" in found.value.what
+    assert found.value.exit_code == 2
+
+
+def test_a_huge_file_is_refused_unread(tmp_path: Path) -> None:
+    with (tmp_path / "config.json").open("wb") as file:
+        file.truncate(MOST_BYTES + 1)
+    with pytest.raises(CheckpointError, match="at most"):
+        read_object(tmp_path / "config.json")
+
+
+def test_a_missing_file_is_empty_only_where_it_is_optional(tmp_path: Path) -> None:
+    assert read_optional(tmp_path / "config.json") == {}
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        read_object(tmp_path / "config.json")

@@ -1,0 +1,101 @@
+"""Stop tokens and sampling, of every family and of the rules they share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from export.families.base import Family
+from export.families.config.generation import GenerationDefaults, generation_of
+from export.families.config.section import Section
+from export.families.registry import families
+from export.source.tensor_source import EmptySource
+from runtime_py.errors import CheckpointError
+from runtime_py.generation.generate import settings_of
+
+ALL = pytest.mark.parametrize("family", families().values(), ids=lambda family: family.name)
+FILE = {"do_sample": True, "temperature": 0.3, "top_p": 0.4, "top_k": 5, "repetition_penalty": 1.5, "max_new_tokens": 77}
+FROM_FILE = {"xverse-v", "qwen2-vl", "awaker2.5-vl"}
+"""Families whose published code leaves the choice of tokens to generation_config.json."""
+
+
+def generation(family: Family, config: dict[str, Any] | None = None, file: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The tiny checkpoint's generation settings with keys of its decoder's config and another generation_config.json."""
+    tiny = family.published_config("", "tiny")
+    stated = {**tiny, "generation_config": file or {}}
+    if "text_config" in tiny:
+        stated["text_config"] = {**tiny["text_config"], **(config or {})}
+    else:
+        stated |= config or {}
+    return family.spec(stated, EmptySource()).generation
+
+
+@ALL
+def test_ids_and_lists_of_ids_stop_alike_in_either_file(family: Family) -> None:
+    one = generation(family, {"eos_token_id": 7})["stop_ids"]
+    assert set(generation(family, {"eos_token_id": [7]})["stop_ids"]) == set(one)
+    assert 7 in one
+    both = generation(family, {"eos_token_id": [7, 8]}, {"eos_token_id": [9, 7]})["stop_ids"]
+    assert set(both) == {*one, 8, 9}
+    assert len(both) == len(set(both))
+    assert all(type(token) is int for token in both)
+
+
+@ALL
+def test_null_ends_fall_back_to_the_familys_own(family: Family) -> None:
+    found = generation(family, {"eos_token_id": None}, {"eos_token_id": None})["stop_ids"]
+    assert found and all(type(token) is int for token in found)
+
+
+@ALL
+@pytest.mark.parametrize("value", [-1, 10**9, "2", [None], [[2]], True, {"id": 2}])
+def test_what_is_no_id_is_refused_by_key_and_file(family: Family, value: Any) -> None:
+    with pytest.raises(CheckpointError, match="eos_token_id"):
+        generation(family, {"eos_token_id": value})
+    with pytest.raises(CheckpointError, match=r"generation_config\.json: eos_token_id"):
+        generation(family, None, {"eos_token_id": value})
+
+
+@ALL
+def test_do_sample_false_is_greedy(family: Family) -> None:
+    assert generation(family, None, {**FILE, "do_sample": False})["temperature"] == 0.0
+
+
+@ALL
+def test_the_file_is_heard_where_the_published_code_hears_it(family: Family) -> None:
+    heard = generation(family, None, FILE)
+    if family.name in FROM_FILE:
+        assert {name: heard[name] for name in FILE if name != "do_sample"} == {
+            k: v for k, v in FILE.items() if k != "do_sample"
+        }
+    else:
+        assert heard == generation(family)
+    assert generation(family, None, dict.fromkeys(FILE)) == generation(family)
+    settings_of(heard)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("temperature", -1),
+        ("temperature", float("nan")),
+        ("top_p", 0),
+        ("top_p", 1.5),
+        ("top_k", -2),
+        ("repetition_penalty", 0),
+        ("max_new_tokens", 0),
+        ("do_sample", "yes"),
+    ],
+)
+def test_values_out_of_range_are_refused(key: str, value: Any) -> None:
+    with pytest.raises(CheckpointError, match=key):
+        generation_of(Section({**FILE, key: value}), GenerationDefaults(from_file=True), [2])
+
+
+def test_silence_about_sampling_means_greedy_as_in_transformers() -> None:
+    file = {key: value for key, value in FILE.items() if key != "do_sample"}
+    found = generation_of(Section(file), GenerationDefaults(from_file=True), [2])
+    assert (found["temperature"], found["top_k"], found["repetition_penalty"]) == (0.0, 1, 1.5)
+    config = pytest.importorskip("transformers").GenerationConfig(**file)
+    assert not config.do_sample

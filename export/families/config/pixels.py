@@ -1,0 +1,85 @@
+"""What preprocessor_config.json says of a picture, in both layouts, applied or refused by name.
+
+Sources: transformers 4.45 and 5.24, models/qwen2_vl/image_processing_qwen2_vl.py; 5.24 image_processing_base.py (an
+``image_processor`` in processor_config.json comes before preprocessor_config.json).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from export.families.config.section import Section
+
+MOST_PIXELS = 1 << 28
+LEAST_MEAN, LEAST_DEVIATION = -10.0, 1e-3
+
+STEPS: dict[str, tuple[Any, ...]] = {
+    "do_resize": (True,),
+    "do_rescale": (True,),
+    "do_normalize": (True,),
+    "do_convert_rgb": (True,),
+    "rescale_factor": (1 / 255,),
+}
+"""The steps that every processor here takes."""
+
+
+def check_pictures(pictures: Section, built: dict[str, tuple[Any, ...]]) -> None:
+    """Refuse a preprocessing that is not built.
+
+    Args:
+        built: beside `STEPS`, the values that a family's processor has, by key.
+
+    Raises:
+        UnsupportedModelError: naming the key.
+    """
+    pictures.only({**STEPS, **built})
+
+
+def edges_of(sections: Sequence[Section], default: tuple[int, int], most: int) -> tuple[int, int]:
+    """Shortest and longest edge from the ``size`` of the sections that say so.
+
+    Raises:
+        CheckpointError: two that disagree, no sizes, or a shortest beyond the longest.
+    """
+    sizes = [section.section("size") for section in sections]
+    found = []
+    for key, usual in zip(("shortest_edge", "longest_edge"), default, strict=True):
+        stated = [size for size in sizes if size.has(key)]
+        values = [size.integer(key, 1, most) for size in stated]
+        if len(set(values)) > 1:
+            raise stated[1].wrong(key, f"{values[0]}, as {stated[0].file} has it")
+        found.append(values[0] if values else usual)
+    if found[0] > found[1]:
+        raise sizes[0].wrong("shortest_edge", f"at most the {found[1]} of the longest")
+    return found[0], found[1]
+
+
+def pixel_bounds(pictures: Section, factor: int, default: tuple[int, int]) -> tuple[int, int]:
+    """Least and greatest area of a picture.
+
+    ``min_pixels`` and ``max_pixels`` come first, then ``size`` under either pair of names.
+
+    Raises:
+        CheckpointError: no areas, or none that a picture of ``factor`` x ``factor`` fits.
+    """
+    least = _area(pictures, "min_pixels", "shortest_edge", default[0])
+    most = _area(pictures, "max_pixels", "longest_edge", default[1])
+    if most < factor * factor:
+        raise pictures.wrong("max_pixels" if pictures.has("max_pixels") else "size", f"at least {factor * factor} pixels")
+    if least > most:
+        raise pictures.wrong("min_pixels" if pictures.has("min_pixels") else "size", f"at most the {most} of the greatest")
+    return least, most
+
+
+def _area(pictures: Section, key: str, edge: str, default: int) -> int:
+    size = pictures.section("size")
+    if pictures.has(key):
+        return pictures.integer(key, 1, MOST_PIXELS)
+    return size.integer(edge if size.has(edge) else key, 1, MOST_PIXELS, default)
+
+
+def colours(pictures: Section, key: str, least: float, default: Sequence[float]) -> tuple[float, float, float]:
+    """A number for each of red, green and blue: ``image_mean`` or ``image_std``."""
+    red, green, blue = pictures.numbers(key, 3, least, 10.0, default)
+    return red, green, blue

@@ -1,0 +1,105 @@
+"""Bounds of a picture's area in every place that a version of transformers writes them to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from export.families.config.pixels import pixel_bounds
+from export.families.config.section import Section
+from export.families.qwen2_vl.family import FAMILY
+from export.families.registry import families
+from export.source.tensor_source import EmptySource
+from export.specs import ModelSpec
+from runtime_py.errors import CheckpointError, UnsupportedModelError
+
+USUAL = (3136, 12845056)
+PLACES: list[dict[str, Any]] = [
+    {"min_pixels": 3136, "max_pixels": 50176},
+    {"size": {"shortest_edge": 3136, "longest_edge": 50176}},
+    {"size": {"min_pixels": 3136, "max_pixels": 50176}},
+    {"size": {"shortest_edge": 3136, "longest_edge": 50176}, "min_pixels": None, "max_pixels": None},
+    {"size": {"shortest_edge": 9, "longest_edge": 12845056}, "min_pixels": 3136, "max_pixels": 50176},
+]
+"""transformers 4.45 (both), 4.50 and later, 4.45's own size, fast processors' nulls, and a user's change of the old keys."""
+
+
+@pytest.mark.parametrize("settings", PLACES)
+def test_the_bounds_are_found(settings: dict[str, Any]) -> None:
+    assert pixel_bounds(Section(settings), 28, USUAL) == (3136, 50176)
+
+
+def test_the_image_processor_of_transformers_reads_them_the_same() -> None:
+    made = pytest.importorskip("transformers.models.qwen2_vl.image_processing_pil_qwen2_vl").Qwen2VLImageProcessorPil
+    for settings in PLACES:
+        if "min_pixels" in settings.get("size", {}):
+            continue  # 5.24 no longer reads what 4.45 wrote
+        size = made(**settings).size
+        assert (size["shortest_edge"], size["longest_edge"]) == pixel_bounds(Section(settings), 28, USUAL)
+
+
+def spec_of(folder: Path, files: dict[str, Any]) -> ModelSpec:
+    """The tiny Qwen2-VL with these files beside its config.json."""
+    for name, value in {**FAMILY.config_files(FAMILY.published_config("", "tiny")), **files}.items():
+        (folder / name).write_text(json.dumps(value))
+    return FAMILY.spec(FAMILY.load_config(folder), EmptySource())
+
+
+def test_processor_config_comes_before_preprocessor_config(tmp_path: Path) -> None:
+    nested = {
+        "processor_class": "Qwen2VLProcessor",
+        "image_processor": {"size": {"shortest_edge": 144, "longest_edge": 2016}},
+    }
+    spec = spec_of(tmp_path, {"processor_config.json": nested, "preprocessor_config.json": {"max_pixels": 99999}})
+    assert (spec.runtime["min_pixels"], spec.runtime["max_pixels"], spec.image_rows) == (144, 2016, 14)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"do_resize": False},
+        {"do_rescale": False},
+        {"rescale_factor": 1.0},
+        {"resample": 2},
+        {"patch_size": 16},
+        {"merge_size": 3},
+        {"temporal_patch_size": 1},
+    ],
+)
+def test_another_preprocessing_is_refused_by_name(settings: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match=next(iter(settings))):
+        spec_of(tmp_path, {"preprocessor_config.json": settings})
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"max_pixels": 0},
+        {"max_pixels": 10},
+        {"max_pixels": 10**12},
+        {"min_pixels": 9000, "max_pixels": 8000},
+        {"size": 448},
+        {"size": {"longest_edge": "448"}},
+        {"image_mean": [0.5]},
+        {"image_std": [0, 0, 0]},
+        {"image_std": [0.5, None, 0.5]},
+    ],
+)
+def test_nonsense_is_one_error_that_names_the_file(settings: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"preprocessor_config\.json"):
+        spec_of(tmp_path, {"preprocessor_config.json": settings})
+
+
+def test_edges_are_read_from_either_file_and_must_agree() -> None:
+    family = families()["wemm"]
+    config = family.published_config("", "tiny")
+    edges = {"size": {"shortest_edge": 28, "longest_edge": 140}}
+    moved = {**config, "image_processor": None, "preprocessor": edges}
+    spec = family.spec(moved, EmptySource())
+    assert (spec.runtime["shortest_edge"], spec.runtime["longest_edge"], spec.image.longest) == (28, 140, 140)
+    assert family.spec({**config, "preprocessor": {"size": config["image_processor"]["size"]}}, EmptySource())
+    with pytest.raises(CheckpointError, match="shortest_edge"):
+        family.spec({**config, "preprocessor": edges}, EmptySource())

@@ -1,0 +1,36 @@
+"""The settings files beside config.json, under one key each of the config that a family reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from export.families.config.documents import read_optional
+from export.families.config.section import Section
+from export.families.config.vocabulary import FILE as TOKENS_FILE
+from export.families.config.vocabulary import TOKENS, added_tokens
+
+GENERATION, PICTURES = "generation_config", "preprocessor"
+
+SETTINGS = {GENERATION: "generation_config.json", PICTURES: "preprocessor_config.json", TOKENS: TOKENS_FILE}
+"""Key of a family's config to the file that it is written to."""
+
+
+def settings_of(folder: Path) -> dict[str, Any]:
+    """The settings of one folder by the keys of `SETTINGS`; a file that is missing leaves an empty object.
+
+    Raises:
+        CheckpointError: a file that is no JSON object, or a table of tokens that is none.
+    """
+    return {
+        GENERATION: read_optional(folder / SETTINGS[GENERATION]),
+        PICTURES: _pictures(folder),
+        TOKENS: added_tokens(folder),
+    }
+
+
+def _pictures(folder: Path) -> Mapping[str, Any]:
+    """What an image processor is made from: transformers 5 keeps it in processor_config.json, and looks there first."""
+    nested = Section(read_optional(folder / "processor_config.json"), "processor_config.json").section("image_processor")
+    return nested.values or read_optional(folder / SETTINGS[PICTURES])

@@ -1,0 +1,105 @@
+"""Ids of special tokens by their text, from the tokenizer's own files; never worked out from one another.
+
+Only tables of added tokens are read (tokenizer.json's, tokenizer_config.json's, added_tokens.json), no tokenizer is built:
+a plan needs them before any library is at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from export.families.config.documents import read_optional
+from export.families.config.section import Section
+from runtime_py.errors import CheckpointError
+
+TOKENS = "added_tokens"
+"""The key of a family's config under which the tokens stand, text to id."""
+
+FILE = "added_tokens.json"
+
+MOST_TOKENIZER_BYTES = 256 << 20
+MOST_ID = 1 << 31
+
+
+def added_tokens(folder: Path) -> dict[str, int]:
+    """Text to id of every added token of a tokenizer's folder; {} without a table.
+
+    Raises:
+        CheckpointError: a table that is none.
+    """
+    config = read_optional(folder / "tokenizer_config.json")
+    listed = read_optional(folder / FILE)
+    rows = Section(config, "tokenizer_config.json").section("added_tokens_decoder")
+    decoder = {content: _number(index) for index, content in _contents(rows)}
+    found = {text: Section(listed, FILE).integer(text, 0, MOST_ID) for text in listed} | decoder
+    return found if (folder / "tokenizer.model").is_file() else found | _of_tokenizer_json(folder / "tokenizer.json")
+
+
+def _contents(rows: Section) -> Iterable[tuple[str, str]]:
+    for index in rows.values:
+        yield index, rows.section(index).text("content")
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal() or not text.isascii() or len(text) > 10:
+        raise CheckpointError(
+            f"tokenizer_config.json: added_tokens_decoder has the key {text[:40]!r}", "token ids", "download the file again"
+        )
+    return int(text)
+
+
+def _of_tokenizer_json(path: Path) -> dict[str, int]:
+    rows = read_optional(path, MOST_TOKENIZER_BYTES).get("added_tokens") or []
+    if not isinstance(rows, list):
+        raise CheckpointError(f"{path}: added_tokens is no list", "a list of tokens", "download the file again")
+    found = {}
+    for place, row in enumerate(rows):
+        section = Section({str(place): row}, path.name, "added_tokens.").section(str(place))
+        found[section.text("content")] = section.integer("id", 0, MOST_ID)
+    return found
+
+
+def marks_of(config: Section, published: Mapping[str, tuple[str, int]], vocabulary: int) -> dict[str, int]:
+    """Ids of a family's marks by their role: as the tokenizer has their text, else as published.
+
+    Args:
+        published: role to (text, published id).
+
+    Raises:
+        CheckpointError: the tokenizer's table lacks a mark whose published id the vocabulary lacks too, or names an id
+            beyond the vocabulary.
+    """
+    table = config.section(TOKENS, "the tokenizer")
+    found: dict[str, int] = {}
+    for role, (text, usual) in published.items():
+        if table.has(text):
+            found[role] = table.integer(text, 0, vocabulary - 1)
+        elif table.values and usual >= vocabulary:
+            raise CheckpointError(
+                f"the tokenizer has no token {text}",
+                f"{text} among the added tokens of tokenizer.json, tokenizer_config.json or {FILE}",
+                "copy the tokenizer files that belong to these weights",
+            )
+        else:
+            found[role] = usual
+    return found
+
+
+def known_marks(config: Section, texts: Mapping[str, str], vocabulary: int) -> dict[str, int]:
+    """Ids of marks that have no published id, by their role; {} where no table of tokens is at hand.
+
+    Args:
+        texts: role to text.
+
+    Raises:
+        CheckpointError: the table lacks one, or names an id beyond the vocabulary.
+    """
+    return (
+        marks_of(config, {role: (text, vocabulary) for role, text in texts.items()}, vocabulary) if has_table(config) else {}
+    )
+
+
+def has_table(config: Section) -> bool:
+    """Whether the tokenizer's table of added tokens is at hand."""
+    return bool(config.section(TOKENS, "the tokenizer").values)

@@ -1,0 +1,99 @@
+"""Qwen2-VL.
+
+    pixel_values (patches of any grid) --32 blocks, 2-D rotary--> vision_features
+    vision_features --patch merger--> image_features
+    input_ids --embed_tokens--> inputs_embeds, image and video rows overwritten
+    inputs_embeds --Qwen2 decoder, M-RoPE--> logits
+
+Sources: transformers v4.45.0 and v5.24.0, models/qwen2_vl; config, preprocessing and generation settings of
+Qwen/Qwen2-VL-7B-Instruct.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from export.families.base import Family
+from export.families.config.checkpoint_config import CheckpointConfig
+from export.families.config.pixels import LEAST_DEVIATION, LEAST_MEAN, check_pictures, colours, pixel_bounds
+from export.families.config.towers import qwen2_tower
+from export.families.qwen2_vl import weights
+from export.source.tensor_source import TensorSource
+from export.source.weight_map import WeightMap
+from export.specs import EmbedSpec, ImageSpec, ModelSpec, PatchMergerSpec, SizeRule
+from runtime_py.preprocess.pixels import CLIP_MEAN, CLIP_STD
+
+PIXELS = (3136, 12845056)
+"""preprocessor_config.json of the published checkpoint, for folders without that file."""
+
+PHONE_SIDE = 448
+"""Pixels along a side of the square picture that a phone sends, where the bounds allow it."""
+
+
+class Qwen2VL(Family):
+    """Alibaba's Qwen2-VL."""
+
+    name = "qwen2-vl"
+    aliases = ("qwen2vl", "qwen2-vl-7b")
+    processor = "qwen2_vl"
+    hub_ids = ("Qwen/Qwen2-VL-7B-Instruct",)
+    licence = "Apache-2.0"
+
+    def recognises(self, config: Mapping[str, Any], folder: Path) -> bool:
+        return config.get("model_type") == "qwen2_vl"
+
+    def spec(self, config: Mapping[str, Any], source: TensorSource) -> ModelSpec:
+        read = CheckpointConfig.of(config, self.published_code())
+        decoder, vocabulary = read.decoder(axes=3), read.text.integer("vocab_size", 1, 1 << 22)
+        tied = read.whole.flag("tie_word_embeddings", False) or decoder.tied_head
+        tower = qwen2_tower(read.whole.section("vision_config"), decoder.hidden)
+        factor, marks = tower.patch * tower.merge, read.marks(vocabulary)
+        geometry = {"patch_size": tower.patch, "merge_size": tower.merge, "temporal_patch_size": tower.temporal}
+        check_pictures(read.pictures, {"resample": (3,), **{key: (value,) for key, value in geometry.items()}})
+        least, most = pixel_bounds(read.pictures, factor, PIXELS)
+        mean = colours(read.pictures, "image_mean", LEAST_MEAN, CLIP_MEAN)
+        deviation = colours(read.pictures, "image_std", LEAST_DEVIATION, CLIP_STD)
+        overview, pad = overview_side(most, factor), read.token("bos_token_id", vocabulary)
+        return ModelSpec(
+            family=self.name,
+            variant="Qwen2-VL",
+            vision=tower.spec,
+            connector=PatchMergerSpec(tower.spec.width, decoder.hidden, tower.merge, 1e-6),
+            embed=EmbedSpec(vocabulary, decoder.hidden),
+            decoder=replace(decoder, qkv_bias=True, tied_head=tied),
+            image=ImageSpec(tower.patch, SizeRule.AREA, overview, overview, mean, deviation),
+            image_rows=most // factor**2,
+            runtime={
+                "image_size": overview,
+                "mean": list(mean),
+                "std": list(deviation),
+                "patch_size": tower.patch,
+                "temporal_patch": tower.temporal,
+                "merge": tower.merge,
+                "head_dim": tower.spec.head_dim,
+                "min_pixels": least,
+                "max_pixels": most,
+                "vision_start": read.token("vision_start_token_id", vocabulary),
+                "vision_end": read.token("vision_end_token_id", vocabulary),
+                "image_pad": read.token("image_token_id", vocabulary),
+                "video_pad": read.token("video_token_id", vocabulary),
+                "im_end": marks["im_end"],
+                "im_start": marks["im_start"],
+            },
+            generation=read.answers(vocabulary, (marks["im_end"], pad)),
+        )
+
+    def weight_map(self, spec: ModelSpec, source: TensorSource) -> WeightMap:
+        return weights.weight_map(spec, source)
+
+
+def overview_side(max_pixels: int, factor: int) -> int:
+    """Side of the square picture a phone sends, a multiple of ``factor``: 448 px, or less where fewer pixels are allowed."""
+    most = int(max_pixels**0.5) // factor
+    return factor * max(1, min(PHONE_SIDE // factor, most))
+
+
+FAMILY = Qwen2VL()

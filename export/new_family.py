@@ -1,0 +1,306 @@
+"""``python -m export.new_family NAME --like OTHER``: the files of a new family, begun as a working copy of another one.
+
+The copy has a name, a checkpoint and a recognition of its own, and builds what the other builds; what differs is then
+changed file by file, as docs/adding_a_family.md describes. With ``--outside`` the family is a distribution of its own, which
+edgeproof finds by its entry points once it is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import logging
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from export.families.base import Family
+from export.families.published import variants
+from export.families.registry import GROUP, by_alias, families
+from runtime_py.errors import EdgeproofError, ExitCode, MachineError, UsageError
+from runtime_py.preprocess.processors import GROUP as PROCESSORS
+
+ROOT = Path(__file__).parents[1]
+NAME = re.compile(r"[a-z][a-z0-9]*([.-][a-z0-9]+)*")
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class NewFamily:
+    """What is asked for.
+
+    Attributes:
+        name: registry name, e.g. ``my-vlm``.
+        like: the family to begin from.
+        hub_id: the published checkpoint.
+        outside: the modules stand in a package of their own.
+
+    Raises:
+        UsageError: a name that is none, or one that is taken.
+    """
+
+    name: str
+    like: Family
+    hub_id: str
+    outside: bool = False
+
+    def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.name):
+            raise UsageError(
+                f"{self.name!r} is no name of a family", "small letters and digits, with - or . between", "rename it"
+            )
+        if by_alias(self.name) or self.module in {module_of(family) for family in families().values()}:
+            raise UsageError(f"there is a family {self.name} already", "a name of its own", "choose another name")
+
+    @property
+    def module(self) -> str:
+        """The name as that of a module."""
+        return self.name.replace("-", "_").replace(".", "_")
+
+    @property
+    def package(self) -> str:
+        """Where its modules are imported from."""
+        return self.module if self.outside else f"export.families.{self.module}"
+
+    @property
+    def class_name(self) -> str:
+        return "".join(word.capitalize() for word in re.split(r"[-.]", self.name))
+
+
+def module_of(family: Family) -> str:
+    """The folder of a family's modules."""
+    return type(family).__module__.split(".")[-2]
+
+
+def new_files(new: NewFamily) -> dict[str, str]:
+    """Path to text of every file of the scaffold, relative to the checkout or to the distribution's folder."""
+    copied = _copied(new)
+    if new.outside:
+        where = {f"{new.module}/{name}": text for name, text in copied.items()}
+        where[f"{new.module}/processor.py"] = _processor(new)
+        where[f"{new.module}/family_test.py"] = _test(new)
+        return where | {"pyproject.toml": _project(new), "README.md": _page(new)}
+    where = {f"export/families/{new.module}/{name}": text for name, text in copied.items()}
+    where[f"export/families/{new.module}/family_test.py"] = _test(new)
+    where[f"runtime_py/preprocess/{new.module}.py"] = _processor(new)
+    return where | {f"docs/families/{new.name}.md": _page(new)}
+
+
+def write(new: NewFamily, root: Path) -> list[Path]:
+    """Write the scaffold under ``root``; returns its files.
+
+    Raises:
+        UsageError: one of them is there already; none is written then.
+        MachineError: ``root`` cannot be written.
+    """
+    files = {root / name: text for name, text in new_files(new).items()}
+    there = sorted(str(path) for path in files if path.exists())
+    if there:
+        raise UsageError(f"{there[0]} is there already", "no file of the new family", "remove it, or choose another name")
+    try:
+        for path, text in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise MachineError(
+            f"cannot write {root}: {error.strerror}", "a folder that can be written", "choose another"
+        ) from error
+    return sorted(files)
+
+
+def _copied(new: NewFamily) -> dict[str, str]:
+    """The other family's modules and published.toml, renamed."""
+    module = sys.modules[type(new.like).__module__]
+    assert module.__file__ is not None
+    folder = Path(module.__file__).parent
+    theirs = type(new.like).__module__.rpartition(".")[0]
+    found = {}
+    for path in sorted(folder.glob("*.py")):
+        if not path.name.endswith("_test.py"):
+            found[path.name] = re.sub(rf"\b{re.escape(theirs)}\b", new.package, path.read_text(encoding="utf-8"))
+    found["family.py"] = _family(found["family.py"], new)
+    found["published.toml"] = _published((folder / "published.toml").read_text(encoding="utf-8"), new)
+    return found
+
+
+def _family(text: str, new: NewFamily) -> str:
+    """family.py with a class, a name and a recognition of its own."""
+    tree = ast.parse(text)
+    found = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == type(new.like).__name__)
+    stated = {
+        "name": repr(new.name),
+        "aliases": "()",
+        "processor": repr(new.module),
+        "hub_ids": f"({new.hub_id!r},)",
+        "licence": repr("not stated yet"),
+    }
+    edits: list[tuple[ast.stmt, str]] = []
+    for node in found.body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in stated:
+            edits.append((node, f"    {node.targets[0].id} = {stated[node.targets[0].id]}"))
+        if isinstance(node, ast.FunctionDef) and node.name == "recognises":
+            edits.append((node, RECOGNISES.format(name=new.name)))
+        if isinstance(node, ast.Expr):
+            edits.append((node, f'    """{new.name}, begun as a copy of {new.like.name}."""'))
+    lines = text.splitlines()
+    for node, replacement in sorted(edits, key=lambda edit: -edit[0].lineno):
+        lines[node.lineno - 1 : node.end_lineno] = replacement.replace("'", '"').splitlines()
+    made = _used_imports(re.sub(rf"\b{found.name}\b", new.class_name, "\n".join(lines) + "\n"))
+    return made.replace('"""', f'"""{new.name}, begun as a copy of {new.like.name}, of which this says:\n\n', 1)
+
+
+def _used_imports(text: str) -> str:
+    """The text without names that it imports and no longer mentions."""
+    tree = ast.parse(text)
+    lines = text.splitlines()
+    for node in reversed([node for node in tree.body if isinstance(node, ast.ImportFrom) and node.module != "__future__"]):
+        rest = "\n".join(lines[: node.lineno - 1] + lines[node.end_lineno or 0 :])
+        kept = [name for name in node.names if re.search(rf"\b{name.asname or name.name}\b", rest)]
+        if len(kept) < len(node.names):
+            named = ", ".join(f"{name.name} as {name.asname}" if name.asname else name.name for name in kept)
+            lines[node.lineno - 1 : node.end_lineno] = [f"from {node.module} import {named}"] if kept else []
+    return "\n".join(lines) + "\n"
+
+
+RECOGNISES = """\
+    def recognises(self, config: Mapping[str, Any], folder: Path) -> bool:
+        return config.get("model_type") == "{name}\""""
+
+
+def _published(text: str, new: NewFamily) -> str:
+    """published.toml with one checkpoint, and a ``model_type`` to recognise."""
+    first = next(iter(variants(new.like.published_table()).values()))
+    text = re.sub(r"(?ms)^\[checkpoints\]\n.*?(?=^\[|\Z)", f'[checkpoints]\n"{new.hub_id}" = "{first}"\n\n', text, count=1)
+    common = re.search(r"(?ms)^\[common\]\n.*?(?=^\[|\Z)", text)
+    if common is None:
+        return f'{text.rstrip()}\n\n[common]\nmodel_type = "{new.name}"\n'
+    kept = re.sub(r"(?m)^model_type = .*\n", "", common.group())
+    stated = kept.replace("[common]\n", f'[common]\nmodel_type = "{new.name}"\n', 1)
+    return text[: common.start()] + stated + text[common.end() :]
+
+
+def _processor(new: NewFamily) -> str:
+    theirs = f"runtime_py.preprocess.{new.like.processor}"
+    return f'''"""{new.name}'s preprocessing, begun as {new.like.name}'s."""
+
+from __future__ import annotations
+
+from runtime_py.preprocess import {new.like.processor}
+
+
+class Processor({new.like.processor}.Processor):
+    """See runtime_py.preprocess.base.Processor; ``settings`` come from {new.package}.
+
+    What the published code does otherwise goes here; what nothing else needs of {theirs} is copied over.
+    """
+'''
+
+
+def _test(new: NewFamily) -> str:
+    return f'''"""{new.name} is recognised, and its rules and modules agree at both sizes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from {new.package}.family import FAMILY
+from export.families.registry import recognise
+from export.modules.build import parameter_shapes
+from export.source.tensor_source import EmptySource
+
+
+def test_the_published_config_is_recognised(tmp_path: Path) -> None:
+    for name, value in FAMILY.config_files(FAMILY.published_config("", "full")).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(json.dumps(value))
+    assert recognise(tmp_path).name == FAMILY.name
+
+
+@pytest.mark.parametrize("size", ["full", "tiny"])
+def test_rules_and_modules_agree(size: str) -> None:
+    spec = FAMILY.spec(FAMILY.published_config("", size), EmptySource())
+    rules = FAMILY.weight_map(spec, EmptySource()).rules
+    assert {{name: rule.shape for name, rule in rules.items()}} == parameter_shapes(spec)
+'''
+
+
+def _project(new: NewFamily) -> str:
+    return f'''[build-system]
+requires = ["setuptools>=68"]
+build-backend = "setuptools.build_meta"
+
+[project]
+name = "edgeproof-{new.name.replace(".", "-")}"
+version = "0.1.0"
+description = "{new.name} for edgeproof"
+requires-python = ">=3.11"
+dependencies = ["edgeproof"]
+
+[project.entry-points."{GROUP}"]
+{new.module} = "{new.package}.family:FAMILY"
+
+[project.entry-points."{PROCESSORS}"]
+{new.module} = "{new.package}.processor"
+
+[tool.setuptools.packages.find]
+include = ["{new.module}*"]
+
+[tool.setuptools.package-data]
+"*" = ["*.toml"]
+'''
+
+
+def _page(new: NewFamily) -> str:
+    return f"""# {new.name}
+
+| checkpoint | tensors | parameters |
+|---|---|---|
+| `{new.hub_id}` | count them | count them |
+
+| part | shape |
+|---|---|
+| vision encoder | |
+| connector | |
+| decoder | |
+| picture | |
+| prompt | |
+| stop | |
+
+**Licence.** Not stated yet.
+
+**Verified** by: nothing yet; begun as a copy of {new.like.name}. **Inferred**: everything.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m export.new_family", description=(__doc__ or "").partition("\n\n")[0])
+    parser.add_argument("name", metavar="NAME", help="name of the new family, e.g. my-vlm")
+    parser.add_argument("--like", required=True, metavar="OTHER", help="family to begin from, e.g. minicpm-v")
+    parser.add_argument("--hub-id", metavar="ORG/NAME", help="its published checkpoint")
+    parser.add_argument("--outside", type=Path, metavar="DIR", help="make a distribution of its own in this folder")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        like = by_alias(options.like)
+        if like is None:
+            raise UsageError(f"--like {options.like} is no family", ", ".join(families()), "name one of these")
+        new = NewFamily(
+            options.name, like, options.hub_id or f"your-organisation/{options.name}", options.outside is not None
+        )
+        written = write(new, options.outside or ROOT)
+    except EdgeproofError as error:
+        _LOG.error("error: %s", error)
+        return int(error.exit_code)
+    sys.stdout.writelines(f"{path}\n" for path in written)
+    _LOG.info("next: docs/adding_a_family.md, from step 2 on")
+    return int(ExitCode.OK)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""A scaffold is a family at once: found, recognised, planned and exported, in the checkout and outside it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from export import new_family
+from export.checkpoint.synthesize import SynthesisRequest, synthesize
+from export.families import registry
+from export.new_family import NewFamily, main, new_files, write
+from export.pipeline import export, plan
+from export.request import ExportRequest
+from runtime_py.errors import PackageError, UsageError
+from runtime_py.preprocess.processors import make_processor
+
+NAME = "my-vlm"
+
+
+@pytest.fixture
+def fresh_registry() -> Iterator[None]:
+    """Families are looked for again before and after."""
+    registry.families.cache_clear()
+    yield
+    registry.families.cache_clear()
+
+
+def install(distribution: Path) -> None:
+    """What installing leaves beside the package: a dist-info folder with the project's entry points."""
+    import tomllib
+
+    project = tomllib.loads((distribution / "pyproject.toml").read_text())["project"]
+    info = distribution / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    groups = [
+        f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in points.items())
+        for group, points in project["entry-points"].items()
+    ]
+    (info / "entry_points.txt").write_text("\n".join(groups))
+
+
+def planned(folder: Path) -> ExportRequest:
+    """Synthesize the family's tiny checkpoint, recognise and plan it."""
+    checkpoint = synthesize(SynthesisRequest(NAME, "tiny", folder / "tiny", "", "float32")).folder
+    assert registry.recognise(checkpoint).name == NAME
+    request = ExportRequest(
+        str(checkpoint), "cpu", precision="fp32", output=folder / "out", skip_verify=True, without_tokenizer=True
+    )
+    assert plan(request, None).file_bytes > 0
+    return request
+
+
+@pytest.mark.parametrize("like", ["minicpm-v", "awaker2.5-vl"])
+@pytest.mark.usefixtures("fresh_registry")
+def test_a_family_outside_is_found_by_its_entry_point(
+    like: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    distribution = tmp_path / "distribution"
+    assert main([NAME, "--like", like, "--outside", str(distribution)]) == 0
+    assert "pyproject.toml" in capsys.readouterr().out
+    assert NAME not in registry.families()
+    install(distribution)
+    monkeypatch.syspath_prepend(str(distribution))
+    registry.families.cache_clear()
+    try:
+        request = planned(tmp_path)
+        if like == "minicpm-v":  # one export is enough; what differs between families comes before it
+            made = json.loads((export(request, None) / "manifest.json").read_text())
+            assert (made["family"], made["processor"]) == (NAME, "my_vlm")
+            assert type(make_processor(made["processor"], made["runtime"], None)).__module__ == "my_vlm.processor"
+    finally:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "my_vlm"]:
+            del sys.modules[name]
+
+
+@pytest.mark.usefixtures("fresh_registry")
+def test_a_family_that_cannot_be_loaded_is_said_and_breaks_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    info = tmp_path / "broken-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[{registry.GROUP}]\nbroken = no_such_module:FAMILY\nnone = json:loads\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert "minicpm-v" in registry.families()
+    assert "'broken' cannot be loaded from no_such_module:FAMILY" in caplog.text
+    assert "json:loads is no Family" in caplog.text
+
+
+@pytest.mark.slow
+def test_a_family_in_the_checkout_is_found_by_its_folder(tmp_path: Path) -> None:
+    root = tmp_path / "checkout"
+    for package in ("export", "runtime_py", "targets"):
+        left_out = shutil.ignore_patterns("checkpoints", "__pycache__", "*_test.py")
+        shutil.copytree(new_family.ROOT / package, root / package, ignore=left_out)
+    commands = (
+        ["export.new_family", NAME, "--like", "omnilmm-12b"],
+        ["export.checkpoint.synthesize", "--model", NAME, "--size", "tiny", "--dtype", "float32", "-o", "tiny"],
+        ["pytest", "-q", "export/families/my_vlm"],
+    )
+    for command in commands:
+        done = subprocess.run([sys.executable, "-m", *command], cwd=root, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    program = "from export.families.registry import recognise; from pathlib import Path; print(recognise(Path('tiny')).name)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == NAME
+
+
+@pytest.mark.parametrize("name", ["My-VLM", "1st", "a_b", "", "../x", "minicpm-v", "awaker"])
+def test_a_name_that_is_none_or_taken_is_refused(name: str) -> None:
+    with pytest.raises(UsageError):
+        NewFamily(name, registry.families()["minicpm-v"], "org/x")
+
+
+def test_nothing_is_written_over(tmp_path: Path) -> None:
+    new = NewFamily(NAME, registry.families()["wemm"], "org/x")
+    (tmp_path / "docs" / "families").mkdir(parents=True)
+    (tmp_path / "docs" / "families" / "my-vlm.md").write_text("mine")
+    with pytest.raises(UsageError, match=r"my-vlm\.md is there already"):
+        write(new, tmp_path)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["my-vlm.md"]
+
+
+@pytest.mark.parametrize("like", registry.families().values(), ids=lambda family: family.name)
+@pytest.mark.parametrize("outside", [False, True])
+def test_every_family_can_be_begun_from(like: registry.Family, outside: bool) -> None:
+    files = new_files(NewFamily("my-vlm.2", like, "org/x", outside))
+    for name, text in files.items():
+        if name.endswith(".py"):
+            compile(text, name, "exec")
+    assert not [name for name, text in files.items() if str(new_family.ROOT) in text]
+
+
+def test_a_manifest_names_only_processors_that_are_installed() -> None:
+    for name in ("os", "json.decoder", "../processors", "base", ""):
+        with pytest.raises(PackageError, match="names the processor"):
+            make_processor(name, {}, None)

@@ -1,0 +1,104 @@
+"""Qwen2-VL: patches of any grid, M-RoPE positions.
+
+Source: transformers 4.45, models/qwen2_vl/{image_processing,processing,modeling}_qwen2_vl.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from runtime_py.errors import UsageError
+from runtime_py.preprocess.base import ImageInputs, Layout, Message, TokenizerLike
+from runtime_py.preprocess.patches import flatten_patches, rotary_angles, smart_resize
+from runtime_py.preprocess.pixels import CLIP_MEAN, CLIP_STD, normalise, resize
+
+SYSTEM = "You are a helpful assistant."
+
+
+class Processor:
+    """See runtime_py.preprocess.base.Processor; ``settings`` come from export/families/qwen2_vl.
+
+    A video is one picture of four axes: uint8 (frames, height, width, 3).
+    """
+
+    def __init__(self, settings: Mapping[str, Any], tokenizer: TokenizerLike | None) -> None:
+        self.settings = settings
+        self.tokenizer = tokenizer
+
+    def images(self, pictures: Sequence[np.ndarray]) -> list[ImageInputs]:
+        return [self._inputs(picture, source) for source, picture in enumerate(pictures)]
+
+    def _inputs(self, picture: np.ndarray, source: int) -> ImageInputs:
+        settings = self.settings
+        frames = picture if picture.ndim == 4 else picture[None]
+        factor, temporal = settings["patch_size"] * settings["merge"], settings["temporal_patch"]
+        bounds = (settings["min_pixels"], settings["max_pixels"])
+        height, width = smart_resize(frames.shape[1], frames.shape[2], factor, *bounds)
+        mean, deviation = settings.get("mean", CLIP_MEAN), settings.get("std", CLIP_STD)
+        pixels = np.concatenate([normalise(resize(frame, width, height), mean, deviation) for frame in frames])
+        missing = -len(pixels) % temporal
+        pixels = np.concatenate([pixels, np.repeat(pixels[-1:], missing, axis=0)])
+        patches = flatten_patches(pixels, settings["patch_size"], settings["merge"], temporal)
+        rows, columns = height // settings["patch_size"], width // settings["patch_size"]
+        angles = rotary_angles(rows, columns, settings["merge"], settings["head_dim"])
+        cells = patches.shape[0] * patches.shape[1] // settings["merge"] ** 2
+        grid = np.array([len(patches), rows, columns, int(picture.ndim == 4)], dtype=np.int64)
+        return ImageInputs({"pixel_values": patches, "rotary_angles": angles}, {}, cells, source, {"grid": grid})
+
+    def encode(self, messages: Sequence[Message], images: Sequence[ImageInputs]) -> np.ndarray:
+        if self.tokenizer is None:
+            raise UsageError(
+                "this package has no tokenizer", "tokenizer files", "export again from a checkpoint that has them"
+            )
+        settings, newline = self.settings, self.tokenizer.encode("\n")
+        ids = [settings["im_start"], *self.tokenizer.encode(f"system\n{SYSTEM}"), settings["im_end"], *newline]
+        for message in messages:
+            ids += [settings["im_start"], *self.tokenizer.encode(f"{message.role}\n")]
+            for index in message.images:
+                for piece in (piece for piece in images if piece.source == index):
+                    pad = settings["video_pad"] if piece.state["grid"][3] else settings["image_pad"]
+                    ids += [settings["vision_start"], *[pad] * piece.rows, settings["vision_end"]]
+            ids += [*self.tokenizer.encode(message.text), settings["im_end"], *newline]
+        ids += [settings["im_start"], *self.tokenizer.encode("assistant\n")]
+        return np.asarray([ids], dtype=np.int64)
+
+    def layout(self, input_ids: np.ndarray, images: Sequence[ImageInputs]) -> Layout:
+        ids = np.asarray(input_ids, dtype=np.int64)
+        pads = (self.settings["image_pad"], self.settings["video_pad"])
+        image_rows = np.isin(ids[0], pads)
+        placed = [int((ids[0] == pad).sum()) for pad in pads]
+        given = [sum(piece.rows for piece in images if piece.state["grid"][3] == video) for video in (0, 1)]
+        if placed != given:
+            raise UsageError(
+                f"{placed[0]} placeholders of pictures and {placed[1]} of clips in the prompt",
+                f"{given[0]} and {given[1]}",
+                "rebuild the prompt",
+            )
+        positions = multi_axis_positions(image_rows, [piece.state["grid"] for piece in images], self.settings["merge"])
+        state: dict[str, Any] = {"next": int(positions.max()) + 1, "tokens": ids.shape[1]}
+        return Layout(ids, image_rows, {"position_ids": positions[:, None]}, state)
+
+    def next_inputs(self, layout: Layout, length: int) -> dict[str, np.ndarray]:
+        position = layout.state["next"] + length - layout.state["tokens"]
+        return {"position_ids": np.full((3, 1, 1), position, dtype=np.int64)}
+
+
+def multi_axis_positions(image_rows: np.ndarray, grids: Sequence[np.ndarray], merge: int) -> np.ndarray:
+    """int64 (3, tokens) time, row and column positions; text counts up on all three, a picture spans its grid."""
+    positions = np.zeros((3, len(image_rows)), dtype=np.int64)
+    index, following = 0, 0
+    pictures = iter(grids)
+    while index < len(image_rows):
+        if not image_rows[index]:
+            positions[:, index] = following
+            index, following = index + 1, following + 1
+            continue
+        slices, rows, columns = (int(value) for value in next(pictures)[:3])
+        shape = (slices, rows // merge, columns // merge)
+        axes = np.stack(np.meshgrid(*(np.arange(size) for size in shape), indexing="ij")).reshape(3, -1)
+        positions[:, index : index + axes.shape[1]] = following + axes
+        index, following = index + axes.shape[1], following + int(axes.max()) + 1
+    return positions
