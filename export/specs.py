@@ -281,6 +281,16 @@ class ImageSpec:
 
 
 @dataclass(frozen=True)
+class StageSpecs:
+    """What the four stages are built from, and nothing else of a model; equal ones have equal parameters."""
+
+    vision: AnyVisionSpec
+    connector: ConnectorSpec
+    embed: EmbedSpec
+    decoder: DecoderSpec
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """A whole checkpoint, ready to be built.
 
@@ -306,3 +316,8 @@ class ModelSpec:
     runtime: dict[str, Any]
     generation: dict[str, Any]
     facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def stages(self) -> StageSpecs:
+        """The stages alone: hashable, so that what follows from them can be kept by it."""
+        return StageSpecs(self.vision, self.connector, self.embed, self.decoder)

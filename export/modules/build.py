@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Literal
 
 import torch
 from torch import nn
@@ -12,7 +17,7 @@ from export.modules.connectors.resampler import Resampler
 from export.modules.decoders.llama import Decoder, TokenEmbedding
 from export.modules.decoders.low_rank import PartialLoraDecoder, RoutedLoraDecoder
 from export.modules.decoders.visual_experts import VisualExpertDecoder
-from export.modules.kernels import Embedding, Kernels, Linear
+from export.modules.kernels import Embedding, Kernels, Linear, Role
 from export.modules.vision.rotary_transformer import RotaryVisionTransformer
 from export.modules.vision.transformer import VisionTransformer
 from export.quantisation.spec import LayerShape
@@ -25,6 +30,7 @@ from export.specs import (
     ResamplerSpec,
     RotaryVisionSpec,
     RoutedLora,
+    StageSpecs,
     VisionSpec,
     VisualExperts,
     WindowConnectorSpec,
@@ -47,8 +53,11 @@ DECODER_MODULES = {
 }
 """Which module builds which spec; a decoder is chosen by its adapter."""
 
+EMBEDDING: Literal["embedding"] = "embedding"
+"""The role of an embedding table."""
 
-def build_stage(spec: ModelSpec, stage: str, kernels: Kernels) -> nn.Module:
+
+def build_stage(spec: ModelSpec | StageSpecs, stage: str, kernels: Kernels) -> nn.Module:
     """One stage with uninitialised parameters; wrap the call in ``torch.device("meta")`` or a fake mode for none."""
     if stage == VISION:
         return VISION_MODULES[type(spec.vision)](spec.vision, kernels)
@@ -61,16 +70,49 @@ def build_stage(spec: ModelSpec, stage: str, kernels: Kernels) -> nn.Module:
     raise ValueError(f"no stage named {stage!r}; stages are {', '.join(STAGES)}")
 
 
-def meta_stages(spec: ModelSpec) -> dict[str, nn.Module]:
+def meta_stages(spec: ModelSpec | StageSpecs) -> dict[str, nn.Module]:
     """All stages on the meta device: structure and shapes, no memory."""
     with torch.device("meta"):
         return {stage: build_stage(spec, stage, Kernels()) for stage in STAGES}
 
 
+@dataclass(frozen=True)
+class ModuleShapes:
+    """One module that has parameters of its own.
+
+    Attributes:
+        name: canonical path (``stage.path``).
+        role: of a linear layer or an embedding table, else None.
+        parameters: name within the module to shape, in the module's order.
+    """
+
+    name: str
+    role: Role | Literal["embedding"] | None
+    parameters: tuple[tuple[str, tuple[int, ...]], ...]
+
+
+@lru_cache(maxsize=4)
+def _module_shapes(stages: StageSpecs) -> Mapping[str, tuple[ModuleShapes, ...]]:
+    """The modules of every stage that have parameters, in the order in which a stage lists them.
+
+    Kept for the last few models: one export asks some ten times, and a large model has thousands of modules.
+    """
+    found = {}
+    for stage, top in meta_stages(stages).items():
+        modules = []
+        for path, module in top.named_modules():
+            own = tuple((name, tuple(p.shape)) for name, p in module.named_parameters(recurse=False))
+            role = module.role if isinstance(module, Linear) else EMBEDDING if isinstance(module, Embedding) else None
+            if own:
+                modules.append(ModuleShapes(".".join(filter(None, (stage, path))), role, own))
+        found[stage] = tuple(modules)
+    return MappingProxyType(found)
+
+
 def parameter_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     """Canonical name (``stage.path``) to shape of every parameter of every stage."""
-    stages = meta_stages(spec).items()
-    return {f"{stage}.{name}": tuple(p.shape) for stage, module in stages for name, p in module.named_parameters()}
+    modules = (module for stage in _module_shapes(spec.stages).values() for module in stage)
+    return {f"{module.name}.{name}": shape for module in modules for name, shape in module.parameters}
 
 
 def parameter_count(spec: ModelSpec) -> int:
@@ -80,11 +122,30 @@ def parameter_count(spec: ModelSpec) -> int:
 
 def layer_shapes(spec: ModelSpec) -> list[LayerShape]:
     """Every matrix that a plan may quantise: linear layers and the embedding table."""
-    found = []
-    for stage, module in meta_stages(spec).items():
-        for name, layer in module.named_modules():
-            if isinstance(layer, Linear):
-                found.append(LayerShape(f"{stage}.{name}", str(layer.role), *layer.weight.shape))
-            elif isinstance(layer, Embedding):
-                found.append(LayerShape(f"{stage}.{name}", "embedding", *layer.weight.shape))
-    return found
+    modules = (module for stage in _module_shapes(spec.stages).values() for module in stage if module.role)
+    return [LayerShape(module.name, str(module.role), *dict(module.parameters)["weight"]) for module in modules]
+
+
+def stored_modules(spec: ModelSpec, stage: str, kernels: Kernels) -> Iterator[tuple[str, nn.Module]]:
+    """What a stage built with ``kernels`` stores, layer by layer and without building the stage.
+
+    Yields:
+        path within the stage, and a module on the meta device with the parameters that lie there: the layer that
+        ``kernels`` makes where the stage has a linear layer or an embedding table, else the plain parameters.
+    """
+    for module in _module_shapes(spec.stages)[stage]:
+        with torch.device("meta"):
+            yield module.name.removeprefix(stage).removeprefix("."), _stored(module, kernels)
+
+
+def _stored(module: ModuleShapes, kernels: Kernels) -> nn.Module:
+    shapes = dict(module.parameters)
+    if isinstance(module.role, Role):
+        rows, columns = shapes["weight"]
+        return kernels.linear(module.name, columns, rows, "bias" in shapes, module.role)
+    if module.role is not None:
+        return kernels.embedding(module.name, *shapes["weight"])
+    plain = nn.Module()
+    for name, shape in shapes.items():
+        plain.register_parameter(name, nn.Parameter(torch.empty(shape)))
+    return plain

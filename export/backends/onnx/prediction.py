@@ -40,14 +40,14 @@ def stage_places(
     spec: ModelSpec, stage: str, chosen: OnnxChoices, assignments: Mapping[str, Assignment]
 ) -> tuple[list[Place], int]:
     """The parameters of a stage as they will lie in its data file, in the modules' order."""
-    import torch
-
     from export.backends.onnx.backend import kernels
-    from export.modules.build import build_stage
+    from export.modules.build import stored_modules
 
-    with torch.device("meta"):
-        module = build_stage(spec, stage, kernels(chosen, assignments))
-    return lay_out((name, str(p.dtype).removeprefix("torch."), tuple(p.shape)) for name, p in module.named_parameters())
+    stored = stored_modules(spec, stage, kernels(chosen, assignments))
+    parameters = (
+        (f"{path}.{name}".removeprefix("."), p) for path, module in stored for name, p in module.named_parameters()
+    )
+    return lay_out((name, str(p.dtype).removeprefix("torch."), tuple(p.shape)) for name, p in parameters)
 
 
 RUNTIME = 60_000_000

@@ -91,19 +91,18 @@ def engine_peak(size: StageBytes) -> int:
 
 def stage_bytes(spec: ModelSpec, stage: str, options: BuildOptions, assignments: Mapping[str, Assignment]) -> StageBytes:
     """Weights of a stage as they are written for TensorRT."""
-    import torch
-
     from export.backends.tensorrt.kernels import Int4Linear, TrtKernels
-    from export.modules.build import build_stage
+    from export.modules.build import stored_modules
     from export.modules.kernels import Linear
 
-    with torch.device("meta"):
-        module = build_stage(spec, stage, TrtKernels(assignments, options.limits.context))
-    layers = [layer for layer in module.modules() if isinstance(layer, Int4Linear)]
+    modules = dict(stored_modules(spec, stage, TrtKernels(assignments, options.limits.context)))
+    layers = [layer for layer in modules.values() if isinstance(layer, Int4Linear)]
     packed = [(layer.weight_codes.numel(), 2 * layer.weight_scales.numel()) for layer in layers]
-    others = sum(p.numel() for p in module.parameters()) - sum(codes + scales // 2 for codes, scales in packed)
+    others = sum(p.numel() for module in modules.values() for p in module.parameters()) - sum(
+        codes + scales // 2 for codes, scales in packed
+    )
     item = 4 if float_dtype(options) == "float32" else 2
-    floats = {name: layer.weight.numel() for name, layer in module.named_modules() if isinstance(layer, Linear)}
+    floats = {name: layer.weight.numel() for name, layer in modules.items() if isinstance(layer, Linear)}
     split = sum(count for name, count in floats.items() if stage == DECODER and name.endswith(SPLIT_LAYERS))
     towers = 1 if getattr(spec.vision, "grid", None) else 3
     decoders = 2 if options.precision == "int4" else 1
