@@ -31,9 +31,7 @@ from export.package.manifest import (
     assignment_rows,
     copy_side_files,
     file_rows,
-    licence_files,
     manifest,
-    require_tokenizer,
     write_manifest,
 )
 from export.package.selftest import write_answer, write_question
@@ -42,6 +40,7 @@ from export.plan.machine import tool_versions
 from export.plan.plan import Plan, make_plan
 from export.quantisation.stored import StoredCodes
 from export.request import ExportRequest
+from export.source.side_files import Purpose, named, require_vocabulary
 from export.specs import ModelSpec
 from export.verification import Verifier
 from export.version import VERSION
@@ -80,18 +79,18 @@ def export(request: ExportRequest, verifier: Verifier | None, progress: Progress
         checkpoint = open_checkpoint(request)
         assert checkpoint.folder is not None
         if not request.without_tokenizer:
-            require_tokenizer(checkpoint.folder)
+            require_vocabulary(checkpoint.folder, checkpoint.side_files)
         planned = _plan(request, checkpoint, verifier)
         planned.refuse_if_it_does_not_fit()
         stored = _stored_codes(request, checkpoint, planned)
         folder, journal = _workshop(request, checkpoint, planned)
         with SourceHashes(checkpoint.files(), journal) as hashes:
             builds = _builds(checkpoint, planned, stored, folder, progress)
-            _run(_steps(checkpoint.folder, planned, builds, folder), journal, progress)
+            _run(_steps(checkpoint, planned, builds, folder), journal, progress)
             value = _manifest(checkpoint, planned, builds, journal, hashes.records())
         write_manifest(folder, value)
         journal.set_aside()
-        value["verification"] = _check(verifier, request, checkpoint.folder, folder, progress)
+        value["verification"] = _check(verifier, request, checkpoint, folder, progress)
         value["files"] = _with_answer(verifier, folder, value, planned.spec)
         write_manifest(folder, value)
         if value["verification"]["verdict"] == "fail":
@@ -171,7 +170,7 @@ def _builds(
             assignments=part.assignments,
             weights=stored[name].weights if name in stored else weights,
             codes=stored.get(name) or RoundToNearest(weights, part.assignments, GRIDS),
-            checkpoint=checkpoint.folder,
+            checkpoint=checkpoint,
             folder=folder,
             progress=progress,
         )
@@ -179,14 +178,16 @@ def _builds(
     }
 
 
-def _steps(checkpoint: Path, planned: Plan, builds: dict[str, Build], folder: Path) -> list[Step]:
+def _steps(checkpoint: OpenedCheckpoint, planned: Plan, builds: dict[str, Build], folder: Path) -> list[Step]:
     """All work in order; step names are unique."""
+    source = checkpoint.folder
+    assert source is not None
     steps = [
         Step(step.name if step.name.startswith(name) else f"{name} {step.name}", step.run)
         for name, build in builds.items()
         for step in planned.parts[name].backend.steps(build)
     ]
-    steps.append(Step("side files", lambda: copy_side_files(checkpoint, folder)))
+    steps.append(Step("side files", lambda: copy_side_files(checkpoint.side_files, source, folder)))
     steps.append(Step("self-test sample", lambda: write_question(folder)))
     return steps
 
@@ -208,7 +209,6 @@ def _run(steps: list[Step], journal: Journal, progress: Progress) -> None:
 def _manifest(
     checkpoint: OpenedCheckpoint, planned: Plan, builds: dict[str, Build], journal: Journal, source: list[FileRecord]
 ) -> dict[str, Any]:
-    assert checkpoint.folder is not None
     target = planned.options.target
     shown = planned.parts[BACKEND_OF_RUNTIME[target.runtime_backend]].assignments
     blocks = {}
@@ -234,7 +234,7 @@ def _manifest(
         source_files=source,
         tools=tool_versions(target.backends),
         licence=checkpoint.family.licence,
-        licence_files=[path.name for path in licence_files(checkpoint.folder)],
+        licence_files=[file.name for file in named(checkpoint.side_files, Purpose.LICENCE)],
         waivers=planned.request.waivers(),
         verification={"verdict": "not run", "reason": "the check has not run yet", "probes": []},
     )
@@ -242,7 +242,7 @@ def _manifest(
 
 
 def _check(
-    verifier: Verifier | None, request: ExportRequest, checkpoint: Path, folder: Path, progress: Progress
+    verifier: Verifier | None, request: ExportRequest, checkpoint: OpenedCheckpoint, folder: Path, progress: Progress
 ) -> dict[str, Any]:
     """Compare the package with the reference, unless the user waived it by name."""
     if verifier is None or request.skip_verify:

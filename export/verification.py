@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from export.backends.base import Prediction
+    from export.checkpoint.opened import OpenedCheckpoint
     from export.specs import ModelSpec
 
 
@@ -27,11 +28,12 @@ class Verifier(Protocol):
         """
         ...
 
-    def check(self, package: Path, checkpoint: Path, codes: Path | None) -> dict[str, Any]:
+    def check(self, package: Path, checkpoint: OpenedCheckpoint, codes: Path | None) -> dict[str, Any]:
         """Compare a package with its checkpoint; returns the manifest's ``verification`` block, its ``verdict`` included.
 
         Args:
             package: the package folder, manifest and all, still under its working name.
+            checkpoint: what it was made from, recognised and with every tensor checked.
             codes: folder of the calibration whose codes the package holds, or None.
         """
         ...

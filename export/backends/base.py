@@ -6,12 +6,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from export.quantisation.codes import CodeSource, WeightProvider
 from export.quantisation.spec import Assignment
 from export.specs import ModelSpec
 from targets.base import Limits, Target
+
+if TYPE_CHECKING:
+    from export.checkpoint.opened import OpenedCheckpoint
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Build:
     assignments: Mapping[str, Assignment]
     weights: WeightProvider
     codes: CodeSource
-    checkpoint: Path
+    checkpoint: OpenedCheckpoint
     folder: Path
     progress: Callable[[str, int, int], None]
 

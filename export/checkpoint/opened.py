@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from export.checkpoint.recognised import RecognisedCheckpoint, recognise_checkpoint
 from export.families.base import Family
-from export.families.registry import by_alias, families, recognise
-from export.package.manifest import relative_name, side_files
+from export.families.registry import by_alias, families
+from export.package.manifest import relative_name
 from export.request import ExportRequest
+from export.source.side_files import SideFile
 from export.source.tensor_source import EmptySource
 from export.specs import ModelSpec
 from runtime_py.errors import EdgeproofError, UsageError
@@ -28,6 +30,8 @@ class OpenedCheckpoint:
         folder: where its files lie; None for a plan made from a family's published config.
         id: hub id or folder name, for the manifest.
         weights: the checked weight map; None where no weights are on disk.
+        stated: what config.json says; empty for a plan made from a family's published config.
+        side_files: what a package keeps of the files beside the weights.
     """
 
     family: Family
@@ -36,13 +40,15 @@ class OpenedCheckpoint:
     revision: str | None
     folder: Path | None
     weights: WeightMap | None
+    stated: Mapping[str, Any] = field(default_factory=dict)
+    side_files: tuple[SideFile, ...] = ()
 
     def files(self) -> dict[str, Path]:
         """Every file of the checkpoint that the package depends on: recorded name to path."""
         if self.folder is None or self.weights is None:
             return {}
         used = {info.file for info in self.weights.source.infos.values()}
-        used |= set(self.folder.glob("*.index.json")) | {self.folder / path for path in side_files(self.folder)}
+        used |= set(self.folder.glob("*.index.json")) | {self.folder / file.path for file in self.side_files}
         return {relative_name(path, self.folder): path for path in sorted(used)}
 
 
@@ -52,16 +58,30 @@ def open_checkpoint(request: ExportRequest) -> OpenedCheckpoint:
     Raises:
         CheckpointError, UnsupportedModelError, UsageError, MachineError: each says what to do.
     """
-    from export.modules.build import parameter_shapes
     from export.source.hub import resolve
 
     found = resolve(request.model, request.weights, request.revision)
-    family = recognise(found.folder)
-    source = family.open_source(found.folder)
-    spec = family.spec(family.load_config(found.folder), source)
-    weights = family.weight_map(spec, source)
+    return opened(found.recognised or recognise_checkpoint(found.folder), found.id, found.revision)
+
+
+def open_folder(folder: Path) -> OpenedCheckpoint:
+    """As `open_checkpoint`, of a folder that is called after itself."""
+    return opened(recognise_checkpoint(folder), folder.resolve().name, None)
+
+
+def opened(found: RecognisedCheckpoint, name: str, revision: str | None) -> OpenedCheckpoint:
+    """A recognised checkpoint with every tensor checked; ``name`` and ``revision`` are for the manifest.
+
+    Raises:
+        CheckpointError, UnsupportedModelError: see `export.source.checkpoint` and `export.source.weight_map`.
+    """
+    from export.modules.build import parameter_shapes
+
+    source = found.open_source()
+    spec = found.spec(source)
+    weights = found.family.weight_map(spec, source)
     weights.check(parameter_shapes(spec))
-    return OpenedCheckpoint(family, spec, found.id, found.revision, found.folder, weights)
+    return OpenedCheckpoint(found.family, spec, name, revision, found.folder, weights, found.stated, found.side_files())
 
 
 def describe_checkpoint(request: ExportRequest) -> OpenedCheckpoint:
@@ -79,13 +99,13 @@ def describe_checkpoint(request: ExportRequest) -> OpenedCheckpoint:
         folder = Path(request.weights or request.model)
         if not folder.is_dir() or _has_weights(folder):
             return open_checkpoint(request)
-        return _from_config(recognise(folder), folder, folder.resolve().name, None)
+        return _from_config(folder, folder.resolve().name, None)
     if family is not None and request.revision is None:
         hub_id = next((name for name in family.hub_ids if name.lower() == request.model.lower()), family.hub_ids[0])
         spec = describe_config(family, family.published_config(hub_id, "full"))
         return OpenedCheckpoint(family, spec, hub_id, None, None, None)
     folder = _configs_of(request.model, request.revision)
-    return _from_config(recognise(folder), folder, request.model, folder.name)
+    return _from_config(folder, request.model, folder.name)
 
 
 def describe_config(family: Family, config: Mapping[str, Any]) -> ModelSpec:
@@ -97,9 +117,10 @@ def describe_config(family: Family, config: Mapping[str, Any]) -> ModelSpec:
     return family.spec(config, EmptySource())
 
 
-def _from_config(family: Family, folder: Path, name: str, revision: str | None) -> OpenedCheckpoint:
-    spec = describe_config(family, family.load_config(folder))
-    return OpenedCheckpoint(family, spec, name, revision, folder, None)
+def _from_config(folder: Path, name: str, revision: str | None) -> OpenedCheckpoint:
+    found = recognise_checkpoint(folder)
+    spec = describe_config(found.family, found.config)
+    return OpenedCheckpoint(found.family, spec, name, revision, folder, None, found.stated)
 
 
 class _ConfigsFetched(EdgeproofError):

@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from export.checkpoint.recognised import recognise_checkpoint
 from export.families import registry
 from export.families.base import Family
 from export.families.published import laid_over
@@ -190,11 +191,11 @@ def _make_room(partial: Path, total: int) -> None:
 
 def _check(family: Family, folder: Path) -> None:
     """Read the checkpoint back as an export would: it is of this family and lacks nothing."""
-    found = registry.recognise(folder)
-    if found is not family:
-        raise CheckpointError(f"{folder} reads as {found.name}", family.name, "report this as a fault of the family")
-    source = family.open_source(folder)
-    family.weight_map(family.spec(family.load_config(folder), source), source).check()
+    found = recognise_checkpoint(folder)
+    if found.family is not family:
+        raise CheckpointError(f"{folder} reads as {found.family.name}", family.name, "report this as a fault of the family")
+    source = found.open_source()
+    family.weight_map(found.spec(source), source).check()
 
 
 def plan(spec: ModelSpec, weights: WeightMap) -> dict[tuple[str, tuple[int, ...]], Values]:

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from export.checkpoint.recognised import recognise_checkpoint
 from export.demo.dialogues import Dialogue, DialogueWriter, head_length, heads, stacked, tails, wholes
 from export.demo.model import Cache, Stages, selected
 from export.demo.quantisation import matrices
 from export.demo.questions import Question
 from export.demo.recipes.base import Recipe
 from export.demo.routing import gate_inputs
-from export.families.registry import families, recognise
+from export.families.registry import families
 from export.specs import ModelSpec
 from runtime_py import tokenizer as tokenizers
 from runtime_py.preprocess.base import ArrangesRows, ImageInputs, Layout, Processor, TokenizerLike
@@ -76,13 +77,13 @@ class Reference:
         cls, folder: Path, roles: frozenset[str] = frozenset(), rounding: Callable[[Tensor], Tensor] | None = None
     ) -> Reference:
         """Open a demo checkpoint; matrices of ``roles`` pass through ``rounding``."""
-        family = recognise(folder)
-        source = family.open_source(folder)
-        spec = family.spec(family.load_config(folder), source)
-        stages = Stages(spec, family.weight_map(spec, source).rules)
+        found = recognise_checkpoint(folder)
+        source = found.open_source()
+        spec = found.spec(source)
+        stages = Stages(spec, found.family.weight_map(spec, source).rules)
         with torch.no_grad():
             stages.derive({name: source.read(name) for name in source.infos}, matrices(stages.layers, roles), rounding)
-        return cls(recipe_of(family.name), stages, folder)
+        return cls(recipe_of(found.family.name), stages, folder)
 
     def answer(self, picture: np.ndarray | None, text: str) -> str:
         """The answer to one question about a uint8 RGB (height, width, 3) picture, or about none."""

@@ -56,13 +56,17 @@ class Family(ABC):
             UnsupportedModelError: a version that is known by name and not built; other families are asked all the same.
         """
 
-    def load_config(self, folder: Path) -> dict[str, Any]:
+    def load_config(self, folder: Path, stated: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The config that `spec` reads: config.json, and the other settings files under the keys of `SETTINGS`.
+
+        Args:
+            stated: what config.json says, where it is read already.
 
         Raises:
             CheckpointError: one of them is no JSON object.
         """
-        return read_optional(folder / "config.json") | settings_of(folder)
+        own = read_optional(folder / "config.json") if stated is None else stated
+        return {**own, **settings_of(folder)}
 
     @abstractmethod
     def spec(self, config: Mapping[str, Any], source: TensorSource) -> ModelSpec:
@@ -76,8 +80,12 @@ class Family(ABC):
         """The family's processor for a model; without a tokenizer it takes pictures and ids, and no text."""
         return make_processor(self.processor, spec.runtime, words)
 
-    def open_source(self, folder: Path) -> TensorSource:
-        """Open the checkpoint's tensors; families published in several parts override this."""
+    def open_source(self, folder: Path, stated: Mapping[str, Any] | None = None) -> TensorSource:
+        """Open the checkpoint's tensors; families published in several parts override this.
+
+        Args:
+            stated: what config.json says, where it is read already.
+        """
         from export.source.checkpoint import open_checkpoint
 
         return open_checkpoint(folder)
@@ -91,8 +99,12 @@ class Family(ABC):
         own = {key: value for key, value in config.items() if key not in SETTINGS}
         return {"config.json": own} | {file: config[key] for key, file in SETTINGS.items() if config.get(key)}
 
-    def side_folders(self, folder: Path) -> list[Path]:
-        """Folders with a checkpoint's tokenizer, licence and generation settings; the first that has a file wins."""
+    def side_folders(self, folder: Path, stated: Mapping[str, Any]) -> list[Path]:
+        """Folders with a checkpoint's tokenizer and generation settings; the first that has a file wins.
+
+        Args:
+            stated: what config.json says.
+        """
         return [folder]
 
     def hub_parts(self, hub_id: str) -> tuple[HubPart, ...]:

@@ -75,13 +75,20 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def recognise(folder: Path) -> Family:
+    """As `family_of`, of a folder whose config.json nobody has read yet."""
+    return family_of(folder, read_config(folder))
+
+
+def family_of(folder: Path, config: Mapping[str, Any]) -> Family:
     """The family a checkpoint folder belongs to.
+
+    Args:
+        config: what its config.json says.
 
     Raises:
         UnsupportedModelError: no family knows it, or one knows it by name and does not build it.
-        CheckpointError: its config.json is no JSON object.
+        CheckpointError: it is one whose values were quantised.
     """
-    config = read_config(folder)
     refusal: EdgeproofError | None = None
     for family in families().values():
         try:

@@ -11,101 +11,27 @@ from typing import Any
 
 from export.package.journal import FileRecord, sync_file, write_json
 from export.quantisation.spec import Assignment
+from export.source.side_files import SideFile
 from export.specs import ModelSpec
 from export.stages import contracts
-from runtime_py.errors import CheckpointError, EdgeproofError
 from targets.base import Limits, Target
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
 
-SIDE_FILES = (
-    "config.json",
-    "generation_config.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "*.tiktoken",
-    "chat_template.json",
-    "chat_template.jinja",
-    "README.md",
-)
-LICENCE_FILES = ("LICENSE*", "LICENCE*", "NOTICE*", "MODEL_LICENSE*", "*License*.md")
-TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "*.tiktoken")
 
-
-def side_files(checkpoint: Path) -> list[Path]:
-    """Files of a checkpoint folder that a package keeps, relative to it, by name. Code and weights are not among them.
-
-    Checkpoints published in several parts have them in several folders; of two with one name the first folder's is kept.
-    """
-    return _matching(checkpoint, (*SIDE_FILES, *LICENCE_FILES))
-
-
-def licence_files(checkpoint: Path) -> list[Path]:
-    """The licence texts among the side files."""
-    return _matching(checkpoint, LICENCE_FILES)
-
-
-def has_tokenizer(folder: Path) -> bool:
-    """Whether a checkpoint or package folder holds a tokenizer in a published form."""
-    return bool(_matching(folder, TOKENIZERS))
-
-
-def tokenizer_folder(checkpoint: Path) -> Path:
-    """The folder of a checkpoint that holds its tokenizer; the checkpoint's own when none does."""
-    found = _matching(checkpoint, TOKENIZERS)
-    return (checkpoint / found[0]).parent if found else checkpoint
-
-
-def require_tokenizer(checkpoint: Path) -> None:
-    """Raise CheckpointError unless the folder holds a tokenizer in a published form."""
-    if not has_tokenizer(checkpoint):
-        raise CheckpointError(
-            f"{checkpoint} holds no tokenizer",
-            "one of " + ", ".join(TOKENIZERS),
-            "download the tokenizer files too, or accept a package that cannot chat with --without-tokenizer",
-        )
-
-
-def _matching(folder: Path, patterns: Sequence[str]) -> list[Path]:
-    found: dict[str, Path] = {}
-    for place in _side_folders(folder):
-        for path in (path for pattern in patterns for path in place.glob(pattern) if path.is_file()):
-            found.setdefault(path.name, path)
-    return sorted((path.relative_to(folder) for path in found.values()), key=lambda path: path.name)
-
-
-def _side_folders(folder: Path) -> list[Path]:
-    from export.families.registry import recognise
-
-    try:
-        return recognise(folder).side_folders(folder)
-    except EdgeproofError:
-        return [folder]
-
-
-def copy_side_files(checkpoint: Path, folder: Path) -> list[Path]:
-    """Copy the side files whole into a package folder; returns their paths in it."""
-    copied = []
-    for path in side_files(checkpoint):
-        temporary = folder / f"{path.name}.tmp"
+def copy_side_files(files: Sequence[SideFile], checkpoint: Path, folder: Path) -> list[Path]:
+    """Copy side files of a checkpoint folder whole into a package folder; returns their paths in it."""
+    for file in files:
+        temporary = folder / f"{file.name}.tmp"
         try:
-            shutil.copyfile(checkpoint / path, temporary)
+            shutil.copyfile(checkpoint / file.path, temporary)
             sync_file(temporary)
-            temporary.replace(folder / path.name)
+            temporary.replace(folder / file.name)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        copied.append(Path(path.name))
-    return copied
+    return [Path(file.name) for file in files]
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
-
 from export.families.registry import by_alias
 from export.package.journal import FileRecord
 from export.package.manifest import (
@@ -14,13 +12,11 @@ from export.package.manifest import (
     copy_side_files,
     manifest,
     relative_name,
-    require_tokenizer,
-    side_files,
     write_manifest,
 )
 from export.quantisation.spec import Assignment, Form, LayerShape
+from export.source.side_files import side_files
 from export.source.tensor_source import EmptySource
-from runtime_py.errors import CheckpointError
 from targets.registry import target_named
 
 KEYS = [
@@ -85,17 +81,10 @@ def test_side_files_are_copied_whole_and_code_and_weights_are_not(tmp_path: Path
         (checkpoint / name).write_bytes(content)
     for name in ("modeling_minicpmv.py", "model.safetensors", "pytorch_model.bin", "training_args.bin"):
         (checkpoint / name).write_bytes(b"x")
-    assert [path.name for path in side_files(checkpoint)] == sorted(kept)
-    assert {path.name for path in copy_side_files(checkpoint, folder)} == set(kept)
+    files = side_files(checkpoint, [checkpoint])
+    assert [file.name for file in files] == sorted(kept)
+    assert {path.name for path in copy_side_files(files, checkpoint, folder)} == set(kept)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == kept
-
-
-def test_a_missing_tokenizer_is_an_error_that_names_the_waiver(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError) as caught:
-        require_tokenizer(tmp_path)
-    assert "--without-tokenizer" in caught.value.next_step
-    (tmp_path / "tokenizer.json").write_text("{}")
-    require_tokenizer(tmp_path)
 
 
 def test_no_machine_path_is_recorded(tmp_path: Path) -> None:

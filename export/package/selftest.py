@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from export.package.manifest import has_tokenizer
 from export.package.sample_questions import PROMPTS, drawn_pictures
+from export.source.side_files import has_vocabulary
 from runtime_py import selftest
 
 
@@ -35,7 +35,7 @@ def write_answer(
     """
     name, chosen, text = PROMPTS[0]
     sample = verification.get("sample") or {}
-    if verification["verdict"] != "pass" or sample.get("question") != name or not has_tokenizer(folder):
+    if verification["verdict"] != "pass" or sample.get("question") != name or not has_vocabulary(folder):
         return []
     expected = _until_stop(sample["greedy_ids"], stop_ids)
     if not expected:

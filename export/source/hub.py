@@ -12,34 +12,22 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from export.checkpoint.recognised import RecognisedCheckpoint, recognise_checkpoint
 from export.families import registry
 from export.families.base import Family
 from export.source.checkpoint import WEIGHT_FILES
 from export.source.shard_index import read_index, stays_inside
+from export.source.side_files import ALLOWED, IGNORED, KEPT_TWICE, apart, purpose_of
 from runtime_py.errors import EdgeproofError, MachineError, UsageError
 
 DEMO = "demo"
 DEMO_FOLDER = Path(__file__).parents[1] / "demo" / "checkpoints"
 REACH_SECONDS = 5.0
 """How long the hub may take to answer the first question."""
-
-SIDE_FILES = (
-    "*.json",
-    "*.jinja",
-    "*.model",
-    "*.tiktoken",
-    "*.yaml",
-    "*.txt",
-    "LICENSE*",
-    "LICENCE*",
-    "NOTICE*",
-    "USE_POLICY*",
-)
-"""Configs, tokenizer files and licences; all of them lie at the top of a repository."""
 
 JOINED = "edgeproof-joined"
 """Folder of the hub's cache for checkpoints that are published in several repositories."""
@@ -54,11 +42,13 @@ class Checkpoint:
     Attributes:
         id: hub id, ``demo/<family>``, or the folder's name; never a path of this machine.
         revision: commit of a hub checkpoint, else None.
+        recognised: what the check before the weights were fetched found; None for a folder that was here.
     """
 
     folder: Path
     id: str
     revision: str | None
+    recognised: RecognisedCheckpoint | None = None
 
 
 def resolve(model: str, weights: str | None = None, revision: str | None = None) -> Checkpoint:
@@ -114,8 +104,9 @@ def _downloaded(repo_id: str, revision: str | None) -> Checkpoint:
     family = registry.by_alias(repo_id)
     if family is not None and family.hub_parts(repo_id):
         return _joined(family, repo_id, revision)
-    folder = fetch(repo_id, revision, check=registry.recognise)
-    return Checkpoint(folder, repo_id, folder.name)
+    found: list[RecognisedCheckpoint] = []
+    folder = fetch(repo_id, revision, check=lambda folder: found.append(recognise_checkpoint(folder)))
+    return Checkpoint(folder, repo_id, folder.name, found[0])
 
 
 def _joined(family: Family, repo_id: str, revision: str | None) -> Checkpoint:
@@ -134,17 +125,26 @@ def _joined(family: Family, repo_id: str, revision: str | None) -> Checkpoint:
         for part, folder in zip(parts, folders, strict=True):
             target = partial / part.place
             target.mkdir(parents=True, exist_ok=True)
-            for file in folder.iterdir() if folder.is_dir() else ():
-                (target / file.name).symlink_to(file.absolute())
+            for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+                _link(file, target, part.repo_id)
         settings = family.config_files(family.published_config(repo_id, "full"))["config.json"]
         if not (partial / "config.json").exists():
             (partial / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        registry.recognise(partial)
+        found = recognise_checkpoint(partial)
         shutil.rmtree(place, ignore_errors=True)
         partial.replace(place)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return Checkpoint(place, repo_id, own)
+    return Checkpoint(place, repo_id, own, replace(found, folder=place))
+
+
+def _link(file: Path, folder: Path, repo_id: str) -> None:
+    """Put a link to ``file`` into ``folder``; of two files with one name the first repository's stays, licences both."""
+    placed = folder / file.name
+    if placed.exists() and purpose_of(file.name) in KEPT_TWICE:
+        placed = folder / apart(file.name, repo_id.rpartition("/")[2])
+    if not placed.exists():
+        placed.symlink_to(file.absolute())
 
 
 def fetch(
@@ -174,7 +174,7 @@ def fetch(
     try:
         info = HfApi().model_info(repo_id, revision=revision, timeout=REACH_SECONDS)
         names = [file.rfilename for file in info.siblings or []]
-        folder = Path(snapshot_download(repo_id, revision=revision, allow_patterns=[*SIDE_FILES], ignore_patterns="*/*"))
+        folder = Path(snapshot_download(repo_id, revision=revision, allow_patterns=ALLOWED, ignore_patterns=IGNORED))
         if check is not None:
             check(folder)
         if not weights:
@@ -213,7 +213,7 @@ def _cached(repo_id: str, revision: str | None, reason: str, check: Callable[[Pa
     try:
         folder = Path(
             snapshot_download(
-                repo_id, revision=revision, allow_patterns=[*SIDE_FILES], ignore_patterns="*/*", local_files_only=True
+                repo_id, revision=revision, allow_patterns=ALLOWED, ignore_patterns=IGNORED, local_files_only=True
             )
         )
     except (OSError, ValueError) as error:

@@ -18,10 +18,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from export.checkpoint.opened import open_folder
+from export.checkpoint.recognised import recognise_checkpoint
 from export.checkpoint.synthesize import SynthesisRequest, synthesize
-from export.families import registry
 from export.modules.build import parameter_shapes
-from export.package.manifest import side_files, tokenizer_folder
 from export.source.hub import DEMO_FOLDER, resolve
 from runtime_py.errors import EdgeproofError, UsageError
 
@@ -113,6 +113,8 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("published") / "checkpoint"
     synthesize(SynthesisRequest("minicpm-v", "tiny", folder, shard_bytes=2_000_000))
     extra = {"modeling_minicpmv.py": b"raise SystemExit", "README.md": b"#", "LICENSE": b"Apache", "tokenizer.model": b"t"}
+    extra |= {"MODEL_LICENSE.pdf": b"%PDF", "Llama3-Use_Policy.md": b"be good", "license_server.py": b"raise SystemExit"}
+    extra |= {"requirements.txt": b"torch", "image.png": b"PNG"}
     extra |= {"pytorch_model.bin": b"not wanted", "assets/demo.json": b"{}", "special_tokens_map.json": b"{}"}
     return {path.name: path.read_bytes() for path in folder.iterdir()} | extra
 
@@ -128,13 +130,15 @@ def ask(home: Path, endpoint: str, *arguments: str | None, **environment: str) -
 
 
 def test_download_then_offline(tmp_path: Path, hub: Hub, published: dict[str, bytes]) -> None:
-    """Weights, configs, tokenizer and licence are fetched, code and pickles are not; later the cache is enough."""
+    """Weights, configs, tokenizer and every licence are fetched, code and pickles are not; later the cache is enough."""
     hub.repositories["openbmb/MiniCPM-V"] = published
     folder, repo_id, revision = ask(tmp_path, hub.address, "minicpm-v")
     assert (repo_id, revision) == ("openbmb/MiniCPM-V", COMMIT)
-    left_out = {"modeling_minicpmv.py", "README.md", "pytorch_model.bin", "assets/demo.json"}
+    left_out = {"modeling_minicpmv.py", "license_server.py", "requirements.txt", "image.png", "pytorch_model.bin"}
+    left_out |= {"assets/demo.json"}
     got = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
     assert got == {name: text for name, text in published.items() if name not in left_out}
+    assert {"LICENSE", "MODEL_LICENSE.pdf", "Llama3-Use_Policy.md", "README.md"} <= set(got)
     assert hub.fetched() == set(got)
     assert ask(tmp_path, hub.address, "minicpm-v", None, None, HF_HUB_OFFLINE="1") == [folder, repo_id, revision]
     hub.server.shutdown()
@@ -181,17 +185,21 @@ def test_a_checkpoint_published_in_three_repositories_becomes_one_folder(tmp_pat
         return {path.name: path.read_bytes() for path in (written / folder).iterdir()}
 
     hub.repositories["openai/clip-vit-large-patch14"] = files("clip-vit") | {"flax_model.msgpack": b"not wanted"}
-    hub.repositories["xverse/XVERSE-13B-Chat"] = files("xverse-llm") | {"tokenizer.json": b"{}", "MODEL_LICENSE.pdf": b"%"}
-    hub.repositories["xverse/XVERSE-V-13B"] = files("adapters") | {"README.md": b"#"}
+    terms = {"MODEL_LICENSE.pdf": b"%", "LICENSE": b"of the language model"}
+    hub.repositories["xverse/XVERSE-13B-Chat"] = files("xverse-llm") | {"tokenizer.json": b"{}"} | terms
+    hub.repositories["xverse/XVERSE-V-13B"] = files("adapters") | {"README.md": b"#", "LICENSE": b"of the whole"}
     found, repo_id, revision = ask(tmp_path / "home", hub.address, "xverse-v")
     assert (repo_id, revision) == ("xverse/XVERSE-V-13B", COMMIT)
     folder = Path(found)
-    family = registry.recognise(folder)
-    source = family.open_source(folder)
-    spec = family.spec({**family.load_config(folder), "lora_r": 8, "lora_alpha": 16}, source)
-    family.weight_map(spec, source).check(parameter_shapes(spec))
-    assert Path("xverse-llm/tokenizer.json") in side_files(folder)
-    assert tokenizer_folder(folder) == folder / "xverse-llm"
+    checkpoint = recognise_checkpoint(folder)
+    source = checkpoint.open_source()
+    spec = checkpoint.family.spec({**checkpoint.config, "lora_r": 8, "lora_alpha": 16}, source)
+    checkpoint.family.weight_map(spec, source).check(parameter_shapes(spec))
+    kept = {file.name: file.path.as_posix() for file in checkpoint.side_files()}
+    assert kept["tokenizer.json"] == "xverse-llm/tokenizer.json"
+    assert kept["MODEL_LICENSE.pdf"] == "xverse-llm/MODEL_LICENSE.pdf"
+    assert kept["README.md"] == "adapters/README.md"
+    assert {name for name in kept if "LICENSE" in name} == {"LICENSE", "adapters.LICENSE", "MODEL_LICENSE.pdf"}
     assert not any("msgpack" in name for name in hub.fetched())
     assert ask(tmp_path / "home", hub.address, "xverse-v", None, None, HF_HUB_OFFLINE="1") == [found, repo_id, revision]
 
@@ -202,17 +210,17 @@ def test_a_file_published_alone_gets_its_base_s_config_and_tokenizer(tmp_path: P
     pickle = tmp_path / "pytorch_model.bin"
     torch.save(load_file(written / "model.safetensors"), pickle)
     base = {path.name: path.read_bytes() for path in written.iterdir() if path.suffix == ".json"}
-    hub.repositories["Qwen/Qwen2-VL-7B-Instruct"] = base | {"vocab.json": b"{}", "model.safetensors": b"not wanted"}
-    hub.repositories["MetabrainAGI/Awaker2.5-VL"] = {"pytorch_model.bin": pickle.read_bytes()}
+    cards = {"README.md": b"# the base", "LICENSE": b"Apache"}
+    hub.repositories["Qwen/Qwen2-VL-7B-Instruct"] = base | cards | {"vocab.json": b"{}", "model.safetensors": b"not wanted"}
+    hub.repositories["MetabrainAGI/Awaker2.5-VL"] = {"pytorch_model.bin": pickle.read_bytes(), "README.md": b"# adapted"}
     found, repo_id, _ = ask(tmp_path / "home", hub.address, "awaker")
     assert repo_id == "MetabrainAGI/Awaker2.5-VL"
-    assert {path.name for path in Path(found).iterdir()} == {*base, "vocab.json", "pytorch_model.bin"}
+    assert {path.name for path in Path(found).iterdir()} == {
+        *base, "vocab.json", "pytorch_model.bin", "README.md", "LICENSE", "Awaker2.5-VL.README.md"
+    }  # fmt: skip
+    assert (Path(found) / "Awaker2.5-VL.README.md").read_bytes() == b"# adapted"
     assert "model.safetensors" not in hub.fetched()
-    family = registry.recognise(Path(found))
-    source = family.open_source(Path(found))
-    spec = family.spec(family.load_config(Path(found)), source)
-    assert spec.variant == "Awaker2.5-VL"
-    family.weight_map(spec, source).check(parameter_shapes(spec))
+    assert open_folder(Path(found)).spec.variant == "Awaker2.5-VL"
 
 
 @pytest.mark.parametrize("offline", [True, False])

@@ -91,7 +91,7 @@ class Result:
 
 def check(
     package: Path,
-    checkpoint: Path | None = None,
+    checkpoint: Path | Checkpoint | None = None,
     *,
     backend: str | None = None,
     codes: Path | None = None,
@@ -108,10 +108,10 @@ def check(
 
     Args:
         package: a package folder, finished or still partial.
-        checkpoint: the folder it was made from; None for the demo checkpoint when it was made from that, else the
-            recorded sample.
+        checkpoint: what it was made from, its folder or opened; None for the demo checkpoint when it was made from that,
+            else the recorded sample.
         backend: runtime backend; None for the package's own.
-        codes: the calibration whose codes the package holds.
+        codes: the calibration whose codes the package holds; with a folder only.
         device: of the reference, ``cpu`` or ``cuda``.
         steps: answer tokens per question.
         task_pictures: pictures of the demo task to ask the package about; 0 leaves the task out.
@@ -124,8 +124,8 @@ def check(
     Raises:
         EdgeproofError: the package or the checkpoint cannot be opened.
     """
-    folder = checkpoint or demo_checkpoint(packages.read(package).manifest)
-    opened = None if folder is None else open_checkpoint(folder, codes)
+    given = checkpoint or demo_checkpoint(packages.read(package).manifest)
+    opened = open_checkpoint(given, codes) if isinstance(given, Path) else given
     pieces = opened is not None and in_pieces and streams(opened.spec, device)
     candidate = open_candidate(package, backend, in_pieces=pieces)
     try:

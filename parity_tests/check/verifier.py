@@ -11,6 +11,7 @@ from runtime_py.errors import MachineError
 
 if TYPE_CHECKING:
     from export.backends.base import Prediction
+    from export.checkpoint.opened import OpenedCheckpoint
     from export.specs import ModelSpec
     from runtime_py.model import Model
 
@@ -37,11 +38,12 @@ class PackageVerifier:
             return reference + mapped_mlc.predicted_peak(running.device_bytes, min(1.0, tokens / context))
         return reference + segmented_ort.predicted_peak(spec)
 
-    def check(self, package: Path, checkpoint: Path, codes: Path | None) -> dict[str, Any]:
+    def check(self, package: Path, checkpoint: OpenedCheckpoint, codes: Path | None) -> dict[str, Any]:
         """The manifest's ``verification`` block."""
         from parity_tests.check.package_check import check
+        from parity_tests.reference.checkpoint_side import as_reference
 
-        result = check(package, checkpoint, codes=codes, in_pieces=True)
+        result = check(package, as_reference(checkpoint, codes), in_pieces=True)
         return {**result.to_json(), "verdict": result.verdict}
 
     def equal_tokens(self, package: Path, spec: ModelSpec) -> int:

@@ -85,11 +85,10 @@ def resource_unit() -> int:
 
 def same_size(model: Path) -> tuple[dict[str, int], int]:
     """Sizes of a Llama with as many parameters as the checkpoint, and how many those are."""
-    from export.families.registry import recognise
+    from export.checkpoint.opened import open_folder
     from export.modules.build import parameter_count
 
-    family = recognise(model)
-    spec = family.spec(family.load_config(model), family.open_source(model))
+    spec = open_folder(model).spec
     total = parameter_count(spec)
     d = spec.decoder
     layer = d.hidden * (2 * d.heads + 2 * d.kv_heads) * d.head_dim + 3 * d.hidden * d.mlp_width

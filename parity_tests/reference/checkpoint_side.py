@@ -13,6 +13,7 @@ from runtime_py.preprocess.base import Processor, TokenizerLike
 from runtime_py.preprocess.processors import make_processor
 
 if TYPE_CHECKING:
+    from export.checkpoint.opened import OpenedCheckpoint
     from export.quantisation.codes import WeightProvider
     from export.quantisation.spec import Assignment
     from export.source.weight_map import WeightMap
@@ -49,15 +50,15 @@ def open_checkpoint(folder: Path, codes: Path | None = None) -> Checkpoint:
     Raises:
         CheckpointError, UnsupportedModelError: see export.families.registry and export.source.weight_map.
     """
-    from export.families.registry import recognise
-    from export.modules.build import parameter_shapes
+    from export.checkpoint.opened import open_folder
 
-    family = recognise(folder)
-    source = family.open_source(folder)
-    spec = family.spec(family.load_config(folder), source)
-    weights = family.weight_map(spec, source)
-    weights.check(parameter_shapes(spec))
-    return Checkpoint(folder, spec, weights, family.processor, codes)
+    return as_reference(open_folder(folder), codes)
+
+
+def as_reference(checkpoint: OpenedCheckpoint, codes: Path | None = None) -> Checkpoint:
+    """The reference's side of a checkpoint that is open already, its weights on disk."""
+    assert checkpoint.folder is not None and checkpoint.weights is not None
+    return Checkpoint(checkpoint.folder, checkpoint.spec, checkpoint.weights, checkpoint.family.processor, codes)
 
 
 def reference(

@@ -17,8 +17,8 @@ from export.backends.mlc.parameters import Parameter, ParameterBytes, parameter_
 from export.backends.mlc.prediction import predict
 from export.backends.mlc.schemes import Scheme, scheme_of
 from export.modules.build import parameter_count, parameter_shapes
-from export.package.manifest import tokenizer_folder
 from export.quantisation.spec import Assignment
+from export.source.side_files import Purpose, named
 from export.specs import ModelSpec
 
 FOLDER = Path("mlc")
@@ -99,7 +99,7 @@ class PackageParts:
 
     def write_configuration(self) -> list[Path]:
         folder = self._made(self.weights_folder)
-        names = chat_config.copy_tokenizer(tokenizer_folder(self.build.checkpoint), folder)
+        names = chat_config.copy_tokenizer(self._tokenizer_folder(), folder)
         request = chat_config.ChatRequest(
             model_type=self.model_type,
             quantization=self.scheme.name,
@@ -119,11 +119,19 @@ class PackageParts:
         written += app_config.write(self._made(FOLDER), entry, self.place, self.device_library.relative_to(FOLDER))
         return self._relative(written)
 
+    def _tokenizer_folder(self) -> Path:
+        """Where the checkpoint keeps its tokenizer; its own folder when it has none."""
+        checkpoint = self.build.checkpoint
+        assert checkpoint.folder is not None
+        vocabularies = named(checkpoint.side_files, Purpose.VOCABULARY)
+        return (checkpoint.folder / vocabularies[0].path).parent if vocabularies else checkpoint.folder
+
     def _generation(self) -> dict[str, Any]:
         from export.backends.mlc.upstream_llama import read_json
 
-        stored = {name: read_json(self.build.checkpoint / name) for name in ("config.json", "generation_config.json")}
-        merged = {**stored["config.json"], **stored["generation_config.json"]}
+        checkpoint = self.build.checkpoint
+        assert checkpoint.folder is not None
+        merged = {**checkpoint.stated, **read_json(checkpoint.folder / "generation_config.json")}
         ours = self.spec.generation
         greedy = not ours.get("temperature")
         found = {key: merged.get(key) for key in chat_config.GENERATION_DEFAULTS}

@@ -18,7 +18,7 @@ from onnx import TensorProto
 from export.backends.base import Build, BuildOptions, Prediction
 from export.backends.onnx.backend import OnnxBackend
 from export.backends.onnx.choices import OnnxChoices, assign
-from export.families.registry import read_config, recognise
+from export.checkpoint.opened import open_folder
 from export.modules.build import build_stage
 from export.modules.kernels import Kernels
 from export.quantisation.codes import DequantisedWeights, RoundToNearest, WeightProvider
@@ -67,14 +67,13 @@ class Package:
 def export(case: str, precision: str, folder: Path, stages: tuple[str, ...] = STAGES, **extra: Any) -> Package:
     """Export some stages of a golden checkpoint."""
     checkpoint = GOLDENS / case
-    family = recognise(checkpoint)
-    source = family.open_source(checkpoint)
-    spec = family.spec(read_config(checkpoint), source)
-    weights = family.weight_map(spec, source)
+    opened = open_folder(checkpoint)
+    spec, weights = opened.spec, opened.weights
+    assert weights is not None
     backend, options = OnnxBackend(), BuildOptions(TARGET, precision, TARGET.limits, extra)
     assignments = backend.assignments(spec, options)
     codes = RoundToNearest(weights, assignments, GRIDS)
-    build = Build(spec, options, assignments, weights, codes, checkpoint, folder, lambda *_: None)
+    build = Build(spec, options, assignments, weights, codes, opened, folder, lambda *_: None)
     for step in backend.steps(build):
         if step.name.removeprefix("onnx ") in stages:
             assert all((folder / file).is_file() for file in step.run())
@@ -335,8 +334,7 @@ def test_sizes_are_predicted(case: str, request: pytest.FixtureRequest) -> None:
 
 
 def test_a_matrix_that_does_not_fill_its_blocks_says_so() -> None:
-    family = recognise(GOLDENS / "minicpm-v")
-    spec = family.spec(read_config(GOLDENS / "minicpm-v"), family.open_source(GOLDENS / "minicpm-v"))
+    spec = open_folder(GOLDENS / "minicpm-v").spec
     backend = OnnxBackend()
     found = backend.assignments(spec, BuildOptions(TARGET, "int4", TARGET.limits, {}))
     fc2 = found["vision_encoder.blocks.0.mlp.fc2"]

@@ -25,8 +25,7 @@ from export.backends.tensorrt.backend import TensorrtBackend, engine_file, recor
 from export.backends.tensorrt.engine import build_stage_engine, engine_graph, engine_profiles, run_request
 from export.backends.tensorrt.engine_process import EngineRequest
 from export.backends.tensorrt.graph import StageGraph, write_graph
-from export.families.minicpm_v.family import FAMILY
-from export.families.registry import read_config
+from export.checkpoint.opened import open_folder
 from export.quantisation.codes import DequantisedWeights, RoundToNearest
 from export.quantisation.grids import GRIDS
 from parity_tests.reference.reference import TorchBackend
@@ -48,13 +47,13 @@ TOLERANCES = {"fp32": 2e-5, "fp16": 2e-2, "int4": 2e-2}
 
 def make_build(case: str, precision: str, folder: Path) -> Build:
     checkpoint = GOLDENS / case
-    source = FAMILY.open_source(checkpoint)
-    spec = FAMILY.spec(read_config(checkpoint), source)
+    opened = open_folder(checkpoint)
+    spec, weights = opened.spec, opened.weights
+    assert weights is not None
     options = BuildOptions(TARGET, precision, LIMITS)
-    weights = FAMILY.weight_map(spec, source)
     assignments = TensorrtBackend().assignments(spec, options)
     codes = RoundToNearest(weights, assignments, GRIDS)
-    return Build(spec, options, assignments, weights, codes, checkpoint, folder, lambda *_: None)
+    return Build(spec, options, assignments, weights, codes, opened, folder, lambda *_: None)
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from export.backends.tensorrt.backend import TensorrtBackend, engine_file, recor
 from export.backends.tensorrt.engine import build_stage_engine, engine_graph
 from export.backends.tensorrt.engine_test import OrtBackedTrt, Traced
 from export.backends.tensorrt.kernels import OPSET, TrtKernels
+from export.checkpoint.opened import open_folder
 from export.checkpoint.synthesize import SynthesisRequest, synthesize
-from export.families.registry import families, recognise
+from export.families.registry import families
 from export.quantisation.codes import DequantisedWeights, RoundToNearest
 from export.quantisation.grids import GRIDS
 from export.source.tensor_source import EmptySource
@@ -44,14 +45,13 @@ RELATIVE = 2e-2
 
 
 def make_build(folder: Path, precision: str, output: Path) -> Build:
-    family = recognise(folder)
-    source = family.open_source(folder)
-    spec = family.spec(family.load_config(folder), source)
+    opened = open_folder(folder)
+    spec, weights = opened.spec, opened.weights
+    assert weights is not None
     options = BuildOptions(TARGET, precision, LIMITS)
-    weights = family.weight_map(spec, source)
     assignments = TensorrtBackend().assignments(spec, options)
     codes = RoundToNearest(weights, assignments, GRIDS)
-    return Build(spec, options, assignments, weights, codes, folder, output, lambda *_: None)
+    return Build(spec, options, assignments, weights, codes, opened, output, lambda *_: None)
 
 
 @pytest.mark.slow
@@ -75,7 +75,7 @@ def test_whole_prompts_through_the_graphs(name: str, precision: str, tmp_path: P
 
 
 def _processor(build: Build):
-    return recognise(build.checkpoint).make_processor(build.spec)
+    return build.checkpoint.family.make_processor(build.spec)
 
 
 @pytest.mark.slow

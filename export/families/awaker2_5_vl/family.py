@@ -53,15 +53,15 @@ class Awaker25VL(Qwen2VL):
         if config and not super().recognises(config, folder):
             return False
         try:
-            return f"{EXPERT}.lora_moe_A.0.weight" in self.open_source(folder).infos
+            return f"{EXPERT}.lora_moe_A.0.weight" in self.open_source(folder, config).infos
         except CheckpointError:  # no weights here, or damaged ones, which whoever opens them says
             return bool(config) and (folder / MOE_FILE).is_file()
 
-    def load_config(self, folder: Path) -> dict[str, Any]:
+    def load_config(self, folder: Path, stated: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """As the base's, whose published config stands in for a missing one, with the adapter's settings."""
-        read = super().load_config(folder)
-        stated = read if (folder / "config.json").is_file() else BASE.published_config("", "full") | read
-        return stated | {MOE: read_optional(folder / MOE_FILE)}
+        read = super().load_config(folder, stated)
+        base = {} if (folder / "config.json").is_file() else BASE.published_config("", "full")
+        return base | read | {MOE: read_optional(folder / MOE_FILE)}
 
     def config_files(self, config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
         own = {key: value for key, value in config.items() if key != MOE}

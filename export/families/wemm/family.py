@@ -51,9 +51,9 @@ class WeMM(Family):
     def recognises(self, config: Mapping[str, Any], folder: Path) -> bool:
         return config.get("model_type") == "wemm_hf"
 
-    def load_config(self, folder: Path) -> dict[str, Any]:
+    def load_config(self, folder: Path, stated: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """config.json, with the resize rule that only the presence of a code file, or the longest edge, tells."""
-        config = super().load_config(folder)
+        config = super().load_config(folder, stated)
         large = (folder / "image_processor_2k.py").is_file() or _edges(
             CheckpointConfig.of(config, self.published_code()), "980"
         )[1] == EDGES["2k"][1]

@@ -94,9 +94,9 @@ class XverseV(Family):
             facts={"lora_rank": rank, "lora_scale": alpha / rank},
         )
 
-    def load_config(self, folder: Path) -> dict[str, Any]:
+    def load_config(self, folder: Path, stated: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """config.json of the whole, with the configs of the CLIP and LLM folders put in; the whole's settings come first."""
-        own = read_optional(folder / "config.json")
+        own = read_optional(folder / "config.json") if stated is None else dict(stated)
         clip, llm, _ = (folder / place for place in places_of(own))
         parts = {"vision_config": _part(clip).section("vision_config").values or _part(clip).values}
         parts["text_config"] = _part(llm).values
@@ -118,9 +118,9 @@ class XverseV(Family):
             f"{llm}/config.json": config["text_config"],
         } | {f"{llm}/{file}": value for file, value in settings}
 
-    def side_folders(self, folder: Path) -> list[Path]:
+    def side_folders(self, folder: Path, stated: Mapping[str, Any]) -> list[Path]:
         """The whole's own files, then the language model's, with whom the tokenizer is published."""
-        return [folder, folder / places_of(read_optional(folder / "config.json"))[1]]
+        return [folder, folder / places_of(stated)[1]]
 
     def hub_parts(self, hub_id: str) -> tuple[HubPart, ...]:
         vit, llm, adapters = places_of(PUBLISHED)
@@ -130,8 +130,9 @@ class XverseV(Family):
             HubPart(self.hub_ids[0], adapters),
         )
 
-    def open_source(self, folder: Path) -> TensorSource:
-        return weights.open_parts(*(folder / place for place in places_of(read_optional(folder / "config.json"))))
+    def open_source(self, folder: Path, stated: Mapping[str, Any] | None = None) -> TensorSource:
+        own = read_optional(folder / "config.json") if stated is None else stated
+        return weights.open_parts(*(folder / place for place in places_of(own)))
 
     def weight_map(self, spec: ModelSpec, source: TensorSource) -> WeightMap:
         return weights.weight_map(spec, source, spec.facts["lora_rank"], spec.facts["lora_scale"])

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from export.checkpoint.opened import open_folder
 from export.demo.recipes.base import Tensors
-from export.families.registry import recognise
 from export.source.tensor_source import TensorSource
 from export.source.weight_map import Rule, WeightMap
 from export.specs import DecoderSpec, ModelSpec
@@ -36,10 +36,9 @@ def start_from(
     Raises:
         ValueError: the two decoders differ in width, depth, MLP or heads.
     """
-    family = recognise(folder)
-    source = family.open_source(folder)
-    other = family.spec(family.load_config(folder), source)
-    weights = family.weight_map(other, source)
+    opened = open_folder(folder)
+    other, weights = opened.spec, opened.weights
+    assert weights is not None
     if stage != DECODER:
         _start_same(stage, weights, tensors, rules)
         return

@@ -15,10 +15,9 @@ from export.backends.mlc.backend import MlcBackend as ExportMlc
 from export.backends.mlc.backend import block
 from export.backends.mlc.compile_process import compile_apart
 from export.backends.mlc.package_parts import PackageParts
-from export.families.registry import read_config, recognise
+from export.checkpoint.opened import open_folder
 from export.quantisation.codes import DequantisedWeights, RoundToNearest
 from export.quantisation.grids import GRIDS
-from export.source.checkpoint import open_checkpoint
 from export.stages import contracts
 from parity_tests.check.package_questions import questions, stand_in
 from parity_tests.laboratory.mlc_ladder.run_case import picked
@@ -55,13 +54,13 @@ class Case:
 
 def make_case(checkpoint: Path, folder: Path, precision: str = "q4f32_1") -> Case:
     """Quantise the checkpoint into ``folder`` and write the inputs: a picture, its pieces and a prompt."""
-    family, source = recognise(checkpoint), open_checkpoint(checkpoint)
-    spec = family.spec(read_config(checkpoint), source)
-    weights = family.weight_map(spec, source)
+    opened = open_folder(checkpoint)
+    spec, weights = opened.spec, opened.weights
+    assert weights is not None
     options = BuildOptions(TARGET, precision, LIMITS)
     assignments = ExportMlc().assignments(spec, options)
     codes = RoundToNearest(weights, assignments, GRIDS)
-    build = Build(spec, options, assignments, weights, codes, checkpoint, folder, lambda *_: None)
+    build = Build(spec, options, assignments, weights, codes, opened, folder, lambda *_: None)
     parts = PackageParts(build)
     for number in range(len(parts.shards)):
         parts.write_shard(number)
@@ -73,7 +72,7 @@ def make_case(checkpoint: Path, folder: Path, precision: str = "q4f32_1") -> Cas
     }
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     words = tokenizer_of(checkpoint, {**manifest, "runtime": spec.runtime, "generation": spec.generation})
-    processor = family.make_processor(spec, words)
+    processor = opened.family.make_processor(spec, words)
     np.savez(folder / "inputs.npz", **case_inputs(checkpoint, processor, parts.overview.image_size))
     return Case(folder, parts, DequantisedWeights(weights, codes, assignments, GRIDS))
 
