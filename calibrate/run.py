@@ -65,8 +65,8 @@ def plan(request: CalibrationRequest, opened: OpenedCheckpoint | None = None) ->
     Raises:
         UsageError: this target and precision have no int4 layer.
     """
-    from export.backends import backend
     from export.backends.base import BuildOptions
+    from export.backends.registry import backend_named
     from export.checkpoint.opened import open_checkpoint
 
     asked = request.export()
@@ -75,7 +75,8 @@ def plan(request: CalibrationRequest, opened: OpenedCheckpoint | None = None) ->
     options = BuildOptions(
         target, asked.precision_name(), asked.limits(checkpoint.spec.decoder.max_positions), asked.backend_options()
     )
-    assignments = {name: backend(name).assignments(checkpoint.spec, options) for name in target.backends}
+    exporters = {name: backend_named(name).exporter() for name in target.backend_names}
+    assignments = {name: exporter.assignments(checkpoint.spec, options) for name, exporter in exporters.items()}
     if request.choice is not None:
         forms = read_choice(request.choice)["backends"]
         assignments = {name: widened(name, found, forms.get(name, {})) for name, found in assignments.items()}

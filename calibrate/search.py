@@ -90,7 +90,7 @@ class Search:
 
     Args:
         codes: int4 codes of all layers; ``weights`` are those that they belong to (with a calibration's overlay).
-        forms: wider forms that may be chosen, narrow to wide.
+        wider: forms that may be chosen, narrow to wide, with their grids (export.backends.record.Backend).
         known: sensitivities measured before, by ``layer form``; grows.
         save: called after each measurement.
     """
@@ -102,12 +102,12 @@ class Search:
         codes: CodeSource,
         assignments: Mapping[str, Assignment],
         layers: Sequence[str],
-        forms: Sequence[Form],
+        wider: Mapping[Form, str],
         known: dict[str, float],
         save: Callable[[], None],
     ) -> None:
         self.evaluation, self.weights, self.codes = evaluation, weights, codes
-        self.assignments, self.layers, self.forms = assignments, layers, forms
+        self.assignments, self.layers, self.wider, self.forms = assignments, layers, wider, tuple(wider)
         self.known, self.save = known, save
 
     def upgrades(self) -> list[Upgrade]:
@@ -117,7 +117,7 @@ class Search:
             narrow = self.assignments[layer]
             before, size = self._sensitivity(layer, narrow), stored_bytes(narrow)
             for form in self.forms:
-                wide = widen(narrow, form)
+                wide = widen(narrow, form, self.wider)
                 after, wider = (0.0 if form is Form.FP16 else self._sensitivity(layer, wide)), stored_bytes(wide)
                 found.append(Upgrade(layer, form, max(before - after, 0.0), wider - size))
                 before, size = min(before, after), wider
@@ -162,7 +162,7 @@ class Search:
 
     def score(self, forms: Mapping[str, str]) -> Score:
         """What a choice gives."""
-        changed = {layer: widen(self.assignments[layer], Form(form)) for layer, form in forms.items()}
+        changed = {layer: widen(self.assignments[layer], Form(form), self.wider) for layer, form in forms.items()}
         return self.evaluation.score(self._provider(shared({**self.assignments, **changed})))
 
     def _sensitivity(self, layer: str, assignment: Assignment) -> float:

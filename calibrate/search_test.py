@@ -11,7 +11,8 @@ from calibrate.evaluation.score import Score
 from calibrate.request import CalibrationRequest
 from calibrate.run import CalibrationPlan, calibrate, plan
 from calibrate.search import Gate, Search, stored_bytes
-from export.quantisation.choice import WIDER, read_choice, widened
+from export.backends.registry import backend_named
+from export.quantisation.choice import read_choice, widened
 from export.quantisation.spec import Form
 from export.quantisation.stored import StoredCodes, read_manifest
 from runtime_py.errors import ExitCode, UsageError
@@ -36,9 +37,8 @@ def search(planned: CalibrationPlan) -> Search:
     evaluation = DemoEvaluation(planned.checkpoint, pictures=6)
     assignments = planned.assignments["onnx"]
     codes = RoundToNearest(evaluation.weights, assignments, GRIDS)
-    return Search(
-        evaluation, evaluation.weights, codes, assignments, planned.wanted["onnx"], WIDER["onnx"], {}, lambda: None
-    )
+    wider = backend_named("onnx").wider
+    return Search(evaluation, evaluation.weights, codes, assignments, planned.wanted["onnx"], wider, {}, lambda: None)
 
 
 def test_sensitivities_are_of_one_layer_alone(search: Search) -> None:

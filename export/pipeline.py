@@ -16,11 +16,12 @@ import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from export.backends import BACKEND_OF_RUNTIME
 from export.backends.base import Build, Step
+from export.backends.registry import backend_named
 from export.checkpoint.opened import OpenedCheckpoint, describe_checkpoint, open_checkpoint
 from export.command.progress import Progress
 from export.package import disk
@@ -139,7 +140,7 @@ def fingerprint(request: ExportRequest, checkpoint: OpenedCheckpoint, planned: P
         "options": dict(planned.options.extra),
         "codes": None if request.codes is None else stamp(request.codes / MANIFEST),
         "checkpoint": {name: stamp(path) for name, path in checkpoint.files().items()},
-        "tools": tool_versions(planned.options.target.backends),
+        "tools": tool_versions(planned.options.target.backend_names),
     }
 
 
@@ -162,7 +163,7 @@ def _builds(
     from export.quantisation.grids import GRIDS
 
     assert checkpoint.folder is not None and checkpoint.weights is not None
-    weights = checkpoint.weights
+    weights, processor = checkpoint.weights, checkpoint.family.make_processor(checkpoint.spec)
     return {
         name: Build(
             spec=checkpoint.spec,
@@ -173,9 +174,17 @@ def _builds(
             checkpoint=checkpoint,
             folder=folder,
             progress=progress,
+            processor=processor,
+            conversation=checkpoint.family.phone_conversation(checkpoint.spec),
         )
         for name, part in planned.parts.items()
     }
+
+
+def _target_files(backend: str, build: Build) -> list[Step]:
+    """What a backend adds for the target's own software, where it adds anything."""
+    write = backend_named(backend).target_files.get(build.options.target.name)
+    return [] if write is None else [Step(f"{backend} files of the target", partial(write, build))]
 
 
 def _steps(checkpoint: OpenedCheckpoint, planned: Plan, builds: dict[str, Build], folder: Path) -> list[Step]:
@@ -185,7 +194,7 @@ def _steps(checkpoint: OpenedCheckpoint, planned: Plan, builds: dict[str, Build]
     steps = [
         Step(step.name if step.name.startswith(name) else f"{name} {step.name}", step.run)
         for name, build in builds.items()
-        for step in planned.parts[name].backend.steps(build)
+        for step in (*planned.parts[name].backend.steps(build), *_target_files(name, build))
     ]
     steps.append(Step("side files", lambda: copy_side_files(checkpoint.side_files, source, folder)))
     steps.append(Step("self-test sample", lambda: write_question(folder)))
@@ -210,7 +219,7 @@ def _manifest(
     checkpoint: OpenedCheckpoint, planned: Plan, builds: dict[str, Build], journal: Journal, source: list[FileRecord]
 ) -> dict[str, Any]:
     target = planned.options.target
-    shown = planned.parts[BACKEND_OF_RUNTIME[target.runtime_backend]].assignments
+    shown = planned.parts[target.runs.name].assignments
     blocks = {}
     for name, part in planned.parts.items():
         blocks[name] = part.backend.manifest(builds[name])
@@ -232,7 +241,7 @@ def _manifest(
         source_id=checkpoint.id,
         source_revision=checkpoint.revision,
         source_files=source,
-        tools=tool_versions(target.backends),
+        tools=tool_versions(target.backend_names),
         licence=checkpoint.family.licence,
         licence_files=[file.name for file in named(checkpoint.side_files, Purpose.LICENCE)],
         waivers=planned.request.waivers(),

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from export.backends.options import check_options
 from runtime_py.errors import UsageError
 from targets.base import Limits, Target
 from targets.devices import Device, device_named
 from targets.registry import target_named
 
 DEMO = "demo"
-BLOCK_SIZES = (16, 32, 64, 128, 256)
-VISION_PRECISIONS = ("int8", "fp16", "fp32")
-EMBED_PRECISIONS = ("int8", "int4", "fp16", "fp32")
-HEAD_PRECISIONS = ("int4", "int8", "fp16")
 
 
 @dataclass(frozen=True)
@@ -29,9 +27,10 @@ class ExportRequest:
         output: package folder; None for ``<model>-<target>-<precision>`` in the working folder.
         context, prefill_chunk: limits; None for the target's.
         beyond_trained: accept a context longer than the model was trained for, as published code does (goldens only).
-        vision_precision, block_size: choices of the onnx and tensorrt backends; None for their defaults.
-        embed_precision, head_precision: of int4 packages of the onnx backend; None for its defaults (int8 and int4).
-        asymmetric: int4 blocks store a zero point of their own (onnx backend).
+        vision_precision, block_size, embed_precision, head_precision: how layers of one role are stored, and columns that
+            share an int4 scale, where a backend of the target leaves it to the user; None for the backend's default.
+        asymmetric: int4 blocks store a zero point of their own.
+        options: choices that backends from outside declare (export.backends.record.BackendOption), by name.
         codes: folder of a calibration (python -m calibrate) whose int4 codes are used; None for round to nearest.
         skip_verify: leave out the check at the end; recorded in the package as a waiver.
         host_only: leave the phone's library out of an android or ios package; for checks here, recorded as a waiver.
@@ -54,6 +53,7 @@ class ExportRequest:
     embed_precision: str | None = None
     head_precision: str | None = None
     asymmetric: bool = False
+    options: Mapping[str, object] = field(default_factory=dict)
     revision: str | None = None
     codes: Path | None = None
     seed: int = 0
@@ -78,11 +78,7 @@ class ExportRequest:
             )
         _at_least("--context", self.context, 1)
         _at_least("--prefill-chunk", self.prefill_chunk, 1)
-        _one_of("--block-size", self.block_size, BLOCK_SIZES)
-        _one_of("--vision-precision", self.vision_precision, VISION_PRECISIONS)
-        _one_of("--embed-precision", self.embed_precision, EMBED_PRECISIONS)
-        _one_of("--head-precision", self.head_precision, HEAD_PRECISIONS)
-        self._only_where_known()
+        check_options(self._target, self.precision_name(), self.chosen())
         if not 0 <= self.seed < 2**32:
             raise UsageError(f"--seed {self.seed}", "a number from 0 to 4294967295", "choose another seed")
         if self.resume and self.force:
@@ -94,16 +90,17 @@ class ExportRequest:
         if self.device is not None:
             device_named(self.device, self._target.name)
 
-    def _only_where_known(self) -> None:
-        """Refuse choices of the onnx backend for targets without it, and for precisions that store no integers."""
-        asked = {"asymmetric": self.asymmetric, "embed": self.embed_precision, "head": self.head_precision}
-        flags = ["--" + (name if name == "asymmetric" else f"{name}-precision") for name, value in asked.items() if value]
-        if flags and ("onnx" not in self._target.backends or self._target.precision(self.precision) != "int4"):
-            raise UsageError(
-                f"{', '.join(flags)} with --target {self._target.name}, precision {self._target.precision(self.precision)}",
-                "--target cpu or desktop-gpu with --precision int4, whose ONNX files store such layers",
-                "leave the flag out, or choose that target and precision",
-            )
+    def chosen(self) -> dict[str, object]:
+        """What was chosen of the options that backends declare, by name; what was not given is absent."""
+        given: dict[str, object] = {
+            "vision_precision": self.vision_precision,
+            "block_size": self.block_size,
+            "embed_precision": self.embed_precision,
+            "head_precision": self.head_precision,
+            "symmetric": False if self.asymmetric else None,
+            **self.options,
+        }
+        return {name: value for name, value in given.items() if value is not None}
 
     def target_record(self) -> Target:
         return self._target
@@ -140,17 +137,8 @@ class ExportRequest:
         return Limits(context, self.prefill_chunk or min(default.prefill_chunk, context), default.batch)
 
     def backend_options(self) -> dict[str, object]:
-        """Options that only some backends know, by name; those not given are absent."""
-        given: dict[str, object] = {
-            "vision_precision": self.vision_precision,
-            "block_size": self.block_size,
-            "embed_precision": self.embed_precision,
-            "head_precision": self.head_precision,
-            "symmetric": False if self.asymmetric else None,
-            "seed": self.seed,
-        }
-        given["host_only"] = True if self.host_only else None
-        return {name: value for name, value in given.items() if value is not None}
+        """Everything that only some backends know, by name; what was not given is absent."""
+        return {**self.chosen(), "seed": self.seed, **({"host_only": True} if self.host_only else {})}
 
     def waivers(self) -> list[dict[str, str]]:
         """The named exceptions, as the manifest records them."""
@@ -172,8 +160,3 @@ class ExportRequest:
 def _at_least(flag: str, value: int | None, least: int) -> None:
     if value is not None and value < least:
         raise UsageError(f"{flag} {value}", f"a whole number of at least {least}", "correct the number")
-
-
-def _one_of(flag: str, value: object, allowed: tuple[object, ...]) -> None:
-    if value is not None and value not in allowed:
-        raise UsageError(f"{flag} {value}", "one of " + ", ".join(str(v) for v in allowed), "choose one of these")

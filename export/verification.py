@@ -13,17 +13,18 @@ if TYPE_CHECKING:
     from export.backends.base import Prediction
     from export.checkpoint.opened import OpenedCheckpoint
     from export.specs import ModelSpec
+    from targets.base import Target
 
 
 class Verifier(Protocol):
     """The check at the end of an export, and what it will take."""
 
-    def predicted_peak(self, spec: ModelSpec, running: Prediction, runtime_backend: str, context: int) -> int:
+    def predicted_peak(self, spec: ModelSpec, running: Prediction, target: Target, context: int) -> int:
         """Resident bytes of the check at its highest, from shapes alone.
 
         Args:
             running: the prediction of the backend that runs the package here.
-            runtime_backend: its runtime name.
+            target: whose backends may run it.
             context: positions of the package's cache.
         """
         ...

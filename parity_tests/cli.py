@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from parity_tests.judging import stored_runs
+from runtime_py.backends.registry import runtime_backends
 from runtime_py.errors import EdgeproofError, ExitCode, UsageError
 
 EXAMPLES = """\
@@ -54,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--markdown", type=Path, metavar="FILE", help="write the table of --matrix here")
     made.add_argument("--reference", type=Path, metavar="DIR", help="the checkpoint of --package")
     made.add_argument("--codes", type=Path, metavar="DIR", help="the calibration whose codes --package holds")
-    made.add_argument("--backend", choices=("ort", "mlc", "trt"), help="run --package on this backend")
+    made.add_argument("--backend", choices=tuple(runtime_backends()), help="run --package on this backend")
     made.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where the reference of --package runs")
     made.add_argument("--steps", type=int, metavar="N", help="answer tokens per question of --package")
     made.add_argument(
@@ -120,12 +121,9 @@ def _table(options: argparse.Namespace):
 
 
 def _package(options: argparse.Namespace, command: str) -> int:
-    from parity_tests.check.package_check import check
+    from parity_tests.check.package_check import CheckOptions, check
 
-    table = _table(options)
-    result = check(
-        options.package,
-        options.reference,
+    asked = CheckOptions(
         codes=options.codes,
         backend=options.backend,
         device=options.device,
@@ -133,10 +131,11 @@ def _package(options: argparse.Namespace, command: str) -> int:
         task_pictures=options.task,
         in_pieces=options.in_pieces,
         command=command,
-        table=table,
+        table=_table(options),
         details=options.report_dir is not None,
         inside={"auto": None, "always": True, "never": False}[options.inside],
     )
+    result = check(options.package, options.reference, asked)
     return _report(result.judgement, options)
 
 

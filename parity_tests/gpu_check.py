@@ -24,6 +24,9 @@ import numpy as np
 from parity_tests.cli import Parser
 from parity_tests.judging.probes import PROBES
 from parity_tests.report.gpu_report import Report, Row, Time, markdown, write
+from runtime_py.backends.base import LoadsAhead
+from runtime_py.backends.record import RuntimeBackend
+from runtime_py.backends.records import ONNX, TENSORRT
 from runtime_py.contracts import DECODER, STAGES
 from runtime_py.errors import EdgeproofError, ExitCode, MachineError
 
@@ -38,11 +41,11 @@ log = logging.getLogger("edgeproof.parity")
 NO_DEVICE = "no CUDA device"
 NOT_RUN = "not run"
 CUDA = "cuda"
-ENGINES = "TensorRT engines"
-RUNNERS: dict[str, tuple[str, tuple[str, ...] | None]] = {
-    ENGINES: ("trt", None),
-    "onnxruntime CUDA": ("ort", ("CUDAExecutionProvider",)),
-    "onnxruntime TensorRT": ("ort", ("TensorrtExecutionProvider", "CUDAExecutionProvider")),
+ENGINES = TENSORRT.files
+RUNNERS: dict[str, tuple[RuntimeBackend, tuple[str, ...]]] = {
+    ENGINES: (TENSORRT, ()),
+    "onnxruntime CUDA": (ONNX, ("CUDAExecutionProvider",)),
+    "onnxruntime TensorRT": (ONNX, ("TensorrtExecutionProvider", "CUDAExecutionProvider")),
 }
 """What is checked: a runtime backend, and for ONNX Runtime its execution providers."""
 
@@ -100,7 +103,7 @@ def _on_device(package: Path, checkpoint_folder: Path, device: str = CUDA) -> tu
     from parity_tests.reference.reference import TorchBackend
 
     checkpoint = open_checkpoint(checkpoint_folder)
-    on_processor = open_candidate(package, "ort")
+    on_processor = open_candidate(package, ONNX.runtime_name)
     asked = questions(on_processor.processor, 3, on_processor.limits.context, STEPS)
     eager = TorchBackend(checkpoint.spec, checkpoint.weights, torch.float16, device)
     with eager.watch() as watched:
@@ -109,9 +112,9 @@ def _on_device(package: Path, checkpoint_folder: Path, device: str = CUDA) -> tu
     eager.close()
     rows: list[Row] = []
     times: list[Time] = []
-    for runner, (name, providers) in RUNNERS.items():
+    for runner, (record, providers) in RUNNERS.items():
         try:
-            candidate = _open(on_processor, package, name, providers)
+            candidate = _open(on_processor, package, record, providers)
         except MachineError as error:
             rows += _rows_not_run(runner, error.what)
             times += _times_not_run(runner, error.what)
@@ -129,14 +132,15 @@ def _on_device(package: Path, checkpoint_folder: Path, device: str = CUDA) -> tu
     return tuple(rows), tuple(times)
 
 
-def _open(base: Candidate, package: Path, name: str, providers: tuple[str, ...] | None) -> Candidate:
+def _open(base: Candidate, package: Path, record: RuntimeBackend, providers: tuple[str, ...]) -> Candidate:
+    from parity_tests.backends.registry import examiner_of
     from runtime_py import package as packages
     from runtime_py.model import open_backend
 
-    backend: Any = open_backend(packages.read(package), name, providers=providers)
-    if name == "trt":
+    backend = open_backend(packages.read(package), record.runtime_name, providers=providers)
+    if isinstance(backend, LoadsAhead):
         backend.load()
-    return replace(base, name=name, backend=backend)
+    return replace(base, examiner=examiner_of(record), backend=backend)
 
 
 def _compare(runner: str, candidate: Candidate, checkpoint: Any, asked: Sequence[Question], device: str) -> list[Row]:

@@ -6,7 +6,6 @@ answer together, only the tokens after the common beginning are fed; so a conver
 
 from __future__ import annotations
 
-import importlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,9 @@ import numpy as np
 
 from runtime_py import package, tokenizer
 from runtime_py.backends.base import Backend
-from runtime_py.errors import UsageError
+from runtime_py.backends.record import Ability, OpeningChoices
+from runtime_py.backends.registry import held_backends, runtime_backend, those_that_can
+from runtime_py.errors import PackageError, UsageError
 from runtime_py.generation import conversation
 from runtime_py.generation.conversation import Messages
 from runtime_py.generation.generate import Finish, Generation, Overrides, Settings, settings_of
@@ -24,9 +25,6 @@ from runtime_py.generation.session import Recorder, Session
 from runtime_py.preprocess.base import ImageInputs, Layout, Message, Processor
 from runtime_py.preprocess.pictures import Picture
 from runtime_py.preprocess.processors import make_processor
-
-BACKENDS = {"ort": "OrtBackend", "mlc": "MlcBackend", "trt": "TrtBackend"}
-"""Backend name, which is its module under runtime_py/backends, to its class; importing one imports its library."""
 
 
 @dataclass(frozen=True)
@@ -241,7 +239,7 @@ def load(
     """Open a package folder, after checking its files.
 
     Args:
-        backend: ``ort``, ``mlc`` or ``trt``; the manifest's ``runtime_backend`` when None.
+        backend: a runtime name of runtime_py.backends.registry; the manifest's ``runtime_backend`` when None.
         verify: ``full`` compares every file's SHA-256, ``size`` sizes alone, ``off`` nothing.
         threads: threads for computing; 0 leaves it to the backend.
         providers: ONNX Runtime execution providers, best first.
@@ -266,21 +264,24 @@ def open_backend(
     found: package.Package, backend: str | None = None, threads: int = 0, providers: Sequence[str] | None = None
 ) -> Backend:
     """The backend that runs a package, chosen by the caller or by the manifest."""
-    name = backend or found.runtime_backend
-    if name not in BACKENDS:
-        raise UsageError(f"backend '{name}'", "one of " + ", ".join(BACKENDS), "choose one of them")
+    record = runtime_backend(backend or found.runtime_backend)
+    name = record.runtime_name
     if threads < 0:
         raise UsageError(f"{threads} threads", "0 or more", "correct the number")
-    if providers and name != "ort":
-        raise UsageError(f"providers {list(providers)} for backend '{name}'", "backend ort", "leave them out")
-    if threads and name != "ort":
-        raise UsageError(
-            f"{threads} threads for backend '{name}'", "backend ort", "set TVM_NUM_THREADS in the environment for mlc"
+    if providers and not record.can(Ability.PROVIDERS):
+        able = those_that_can(Ability.PROVIDERS)
+        raise UsageError(f"providers {list(providers)} for backend '{name}'", f"backend {able}", "leave them out")
+    if threads and not record.can(Ability.THREADS):
+        able = those_that_can(Ability.THREADS)
+        raise UsageError(f"{threads} threads for backend '{name}'", f"backend {able}", record.threads_advice)
+    if not record.block(found.manifest):
+        held = ", ".join(other.runtime_name for other in held_backends(found.manifest)) or "none that is known here"
+        raise PackageError(
+            f"{found.folder} holds no {record.files}",
+            f"one of the backends it was exported for: {held}",
+            f"leave backend '{name}' out, or export for a target that has it",
         )
-    make = getattr(importlib.import_module(f"runtime_py.backends.{name}"), BACKENDS[name])
-    choices = {"providers": providers, "threads": threads} if name == "ort" else {}
-    engine: Backend = make(found.folder, found.manifest, **choices)
-    return engine
+    return record.open(found.folder, found.manifest, OpeningChoices(threads, tuple(providers or ())))
 
 
 def open_processor(found: package.Package, words: tokenizer.Tokenizer | None) -> Processor:

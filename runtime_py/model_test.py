@@ -12,6 +12,8 @@ import pytest
 from PIL import Image
 
 from runtime_py import selftest
+from runtime_py.backends.record import Ability, OpeningChoices, RuntimeBackend
+from runtime_py.backends.registry import register, withdraw
 from runtime_py.command.chat import converse
 from runtime_py.conftest import AttentionBackend, minicpm_settings
 from runtime_py.errors import PackageError, UsageError
@@ -186,6 +188,34 @@ def test_unknown_backends_and_processors_are_refused(model: Model) -> None:
     for name in ("no_such", "../model", "base.os"):
         with pytest.raises(PackageError, match="processor"):
             open_processor(replace(model.package, processor=name), None)
+
+
+def test_a_backend_is_opened_with_what_it_can_be_given(model: Model) -> None:
+    seen: list[OpeningChoices] = []
+
+    def opened(_folder: Path, _manifest: object, chosen: OpeningChoices) -> AttentionBackend:
+        seen.append(chosen)
+        return AttentionBackend()
+
+    able = RuntimeBackend("numpy files", "able", "NumPy arrays", (), opened, frozenset({Ability.THREADS}))
+    unable = replace(able, name="other files", runtime_name="unable", abilities=frozenset(), threads_advice="set N")
+    package = replace(model.package, manifest={"backends": {"numpy files": {"file": "a"}}})
+    register(able)
+    register(unable)
+    try:
+        assert isinstance(open_backend(package, "able", threads=2), AttentionBackend)
+        assert seen == [OpeningChoices(threads=2)]
+        with pytest.raises(UsageError, match="providers"):
+            open_backend(package, "able", providers=["CUDA"])
+        with pytest.raises(UsageError) as caught:
+            open_backend(package, "unable", threads=2)
+        assert "or able" in caught.value.expected and caught.value.next_step == "set N"
+        with pytest.raises(PackageError, match="holds no NumPy arrays") as missing:
+            open_backend(package, "unable")
+        assert missing.value.expected == "one of the backends it was exported for: able"
+    finally:
+        withdraw(able)
+        withdraw(unable)
 
 
 def test_selftest_compares_the_reference_tokens(model: Model, picture: np.ndarray) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from runtime_py.backends.records import MLC
 from targets.base import Limits, Target
 
 MLC_PRECISIONS = ("int4", "fp16", "fp32", "q4f32_1")
@@ -13,8 +14,7 @@ MLC_ALIASES = {"q4f16_1": "int4", "q0f16": "fp16", "q0f32": "fp32"}
 TARGET = Target(
     name="android",
     title="arm64 Android phone with an OpenCL GPU, through the MLC engine",
-    backends=("mlc",),
-    runtime_backend="mlc",
+    backends=(MLC,),
     precisions=MLC_PRECISIONS,
     limits=Limits(context=2048, prefill_chunk=512),
     contains=(

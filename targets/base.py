@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from runtime_py.backends.record import RuntimeBackend
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -33,8 +35,7 @@ class Target:
     Attributes:
         name: ``cpu``, ``desktop-gpu``, ``android``, ``ios``, ...
         title: one line for people.
-        backends: export backends whose files the package holds, in order (``onnx``, ``tensorrt``, ``mlc``).
-        runtime_backend: the runtime_py backend used by default (``ort``, ``trt``, ``mlc``).
+        backends: whose files the package holds; the first runs it by default.
         precisions: what ``--precision`` accepts here; the first is the default.
         contains: what the package holds, a line each.
         needs: what the place must have to run it, a line each.
@@ -43,13 +44,22 @@ class Target:
 
     name: str
     title: str
-    backends: tuple[str, ...]
-    runtime_backend: str
+    backends: tuple[RuntimeBackend, ...]
     precisions: tuple[str, ...]
     limits: Limits
     contains: tuple[str, ...]
     needs: tuple[str, ...]
     precision_aliases: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def backend_names(self) -> tuple[str, ...]:
+        """Names of the files that the package holds, in order."""
+        return tuple(backend.name for backend in self.backends)
+
+    @property
+    def runs(self) -> RuntimeBackend:
+        """The backend that runs the package by default."""
+        return self.backends[0]
 
     def precision(self, asked: str | None) -> str | None:
         """The precision a user's word means here, or None when this target does not offer it."""

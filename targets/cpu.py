@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from runtime_py.backends.records import ONNX
 from targets.base import Limits, Target
 
 TARGET = Target(
     name="cpu",
     title="x86-64 or arm64 processor, through ONNX Runtime",
-    backends=("onnx",),
-    runtime_backend="ort",
+    backends=(ONNX,),
     precisions=("int4", "fp16", "fp32"),
     limits=Limits(context=4096, prefill_chunk=512),
     contains=(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from runtime_py.backends.records import ONNX, TENSORRT
 from targets.base import Limits, Target
 
 TARGET = Target(
     name="desktop-gpu",
     title="NVIDIA RTX GPU (compute capability 8.0 or later), through TensorRT",
-    backends=("tensorrt", "onnx"),
-    runtime_backend="trt",
+    backends=(TENSORRT, ONNX),
     precisions=("int4", "fp16"),
     limits=Limits(context=4096, prefill_chunk=1024),
     contains=(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from runtime_py.backends.records import MLC
 from targets.android import MLC_ALIASES, MLC_PRECISIONS
 from targets.base import Limits, Target
 
 TARGET = Target(
     name="ios",
     title="iPhone or iPad, through the MLC engine on Metal",
-    backends=("mlc",),
-    runtime_backend="mlc",
+    backends=(MLC,),
     precisions=MLC_PRECISIONS,
     limits=Limits(context=2048, prefill_chunk=512),
     contains=(

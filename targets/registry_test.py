@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from export.backends import BACKEND_OF_RUNTIME, BACKENDS
+from runtime_py.backends.records import BUILT_IN
 from runtime_py.errors import UsageError
 from targets import registry
 from targets.devices import device_named, devices, devices_of
@@ -24,8 +24,9 @@ def test_the_folder_scan_finds_every_target_and_nothing_else() -> None:
 
 def test_every_target_is_complete() -> None:
     for target in targets().values():
-        assert set(target.backends) <= set(BACKENDS)
-        assert BACKEND_OF_RUNTIME[target.runtime_backend] in target.backends
+        assert set(target.backends) <= set(BUILT_IN)
+        assert target.runs in target.backends
+        assert target.backend_names == tuple(backend.name for backend in target.backends)
         assert target.contains
         assert target.needs
         assert target.limits.prefill_chunk <= target.limits.context

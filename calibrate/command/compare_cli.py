@@ -150,11 +150,10 @@ class _Setting:
 
     def rows(self, methods: Sequence[tuple[str, str]]) -> Iterator[Row]:
         from calibrate.run import plan
-        from export.backends import BACKEND_OF_RUNTIME
         from export.quantisation.codes import RoundToNearest
         from export.quantisation.grids import GRIDS
 
-        self.backend = BACKEND_OF_RUNTIME[self.request.export().target_record().runtime_backend]
+        self.backend = self.request.export().target_record().runs.name
         self.request = replace(self.request, backend=self.backend)
         planned = plan(self.request, self.checkpoint)
         assignments = planned.assignments[self.backend]
@@ -202,14 +201,16 @@ class _Setting:
         """A choice of bits within `mixed_share` more bytes, from pictures that the table does not ask about."""
         from calibrate.evaluation.evaluate import SEARCHED, DemoEvaluation
         from calibrate.search import Search, write_choice
-        from export.quantisation.choice import KIND, SCHEMA, WIDER
+        from export.backends.registry import backend_named
+        from export.quantisation.choice import KIND, SCHEMA
         from export.quantisation.codes import RoundToNearest
         from export.quantisation.grids import GRIDS
 
         judge = DemoEvaluation(planned.checkpoint, PICTURES, SEARCHED)
         assignments = planned.assignments[self.backend]
         codes = RoundToNearest(judge.weights, assignments, GRIDS)
-        search = Search(judge, judge.weights, codes, assignments, self.wanted, WIDER[self.backend], {}, save=lambda: None)
+        wider = backend_named(self.backend).wider
+        search = Search(judge, judge.weights, codes, assignments, self.wanted, wider, {}, save=lambda: None)
         forms = search.within(int(self.mixed_share * self._bytes(planned)))
         log.info("%s: %s", self.name, forms)
         path = scratch / "choice.json"

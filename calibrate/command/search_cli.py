@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from calibrate.command.cli import Parser, log_to_stderr, model_flags, out, talk_flags
 from calibrate.request import CalibrationRequest
-from export.quantisation.choice import KIND, SCHEMA, WIDER, widened
+from export.backends.registry import backend_named
+from export.quantisation.choice import KIND, SCHEMA, widened
 from runtime_py.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -52,7 +53,6 @@ def main(arguments: Sequence[str]) -> int:
     """Returns the exit code; the choice goes to ``--output``."""
     from calibrate.run import plan
     from calibrate.search import Gate, write_choice
-    from export.backends import BACKEND_OF_RUNTIME, backend
 
     given = parser().parse_args(arguments)
     log_to_stderr(given)
@@ -64,13 +64,14 @@ def main(arguments: Sequence[str]) -> int:
         samples=given.samples, data=given.calibration_data, seed=given.seed,
     )  # fmt: skip
     planned = plan(request)
-    name = BACKEND_OF_RUNTIME[request.export().target_record().runtime_backend]
+    backend = backend_named(request.export().target_record().runs.name)
+    name = backend.name
     evaluation = evaluation_of(request, planned.checkpoint, given.pictures)
     if gate is not None:
         gate.check(evaluation)
     log.info(
         "%s, %d: about %d passes through the whole model", evaluation.source, evaluation.count,
-        len(WIDER[name]) * len(planned.wanted[name]) + 3,
+        len(backend.wider) * len(planned.wanted[name]) + 3,
     )  # fmt: skip
     search, record = _prepared(given, planned, name, evaluation)
     full = evaluation.score(evaluation.weights)
@@ -82,7 +83,7 @@ def main(arguments: Sequence[str]) -> int:
         chosen, score = search.until(gate, full)
     start = search.score({})
     forms = widened(name, planned.assignments[name], chosen)
-    size = sum(backend(name).predict(planned.checkpoint.spec, _options(request, planned), forms).file_bytes.values())
+    size = sum(backend.exporter().predict(planned.checkpoint.spec, _options(request, planned), forms).file_bytes.values())
     value = {
         **record,
         "goal": {"budget": given.budget} if gate is None else asdict(gate),
@@ -133,15 +134,15 @@ def _prepared(
     def save() -> None:
         write_choice(partial, {"record": record, "sensitivity": known})
 
-    layers = planned.wanted[name]
-    return Search(evaluation, weights, codes, planned.assignments[name], layers, WIDER[name], known, save), record
+    layers, wider = planned.wanted[name], backend_named(name).wider
+    return Search(evaluation, weights, codes, planned.assignments[name], layers, wider, known, save), record
 
 
 def _room(megabytes: float, request: CalibrationRequest, planned: CalibrationPlan, name: str) -> int:
     """Bytes that the budget leaves above the package with every layer in four bits."""
-    from export.backends import backend
 
-    prediction = backend(name).predict(planned.checkpoint.spec, _options(request, planned), planned.assignments[name])
+    exporter, options = backend_named(name).exporter(), _options(request, planned)
+    prediction = exporter.predict(planned.checkpoint.spec, options, planned.assignments[name])
     least = sum(prediction.file_bytes.values())
     room = int(megabytes * 1e6) - least
     if room < 0:

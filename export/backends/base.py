@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from export.quantisation.codes import CodeSource, WeightProvider
 from export.quantisation.spec import Assignment
 from export.specs import ModelSpec
+from runtime_py.preprocess.base import Processor
 from targets.base import Limits, Target
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ class Build:
     Attributes:
         folder: the package being assembled; a step writes only below ``folder / <backend's folder>``.
         progress: called as progress(step, done_bytes, total_bytes).
+        processor: the family's, with settings but no tokenizer; it turns pictures into what the stages take.
+        conversation: the family's prompt as a phone's engine reads it; None where the family declares none.
     """
 
     spec: ModelSpec
@@ -66,6 +69,8 @@ class Build:
     checkpoint: OpenedCheckpoint
     folder: Path
     progress: Callable[[str, int, int], None]
+    processor: Processor
+    conversation: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def manifest(parts: ManifestParts) -> dict[str, Any]:
         "variant": spec.variant,
         "target": parts.target.name,
         "precision": parts.precision,
-        "runtime_backend": parts.target.runtime_backend,
+        "runtime_backend": parts.target.runs.runtime_name,
         "processor": parts.processor,
         "runtime": spec.runtime,
         "generation": spec.generation,

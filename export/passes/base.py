@@ -16,7 +16,7 @@ from typing import ClassVar, final
 import onnx_ir as ir
 
 NAMED_VALUE = (".output", ".input")
-"""Endings of the values that `export.backends.onnx.block_marks` names after the module they leave or enter."""
+"""Endings of the values that `export.graphs.block_marks` names after the module they leave or enter."""
 
 
 class Part(StrEnum):

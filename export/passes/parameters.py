@@ -1,7 +1,7 @@
 """The parameters of a traced graph: out of the way while constants are folded, then initializers without data.
 
 `HideParameters` and `DeclareParameters` stand around whatever folds constants: as inputs, parameters have nothing to read,
-so that only what is known is folded. Data comes when the graph is written (`export.backends.onnx.writer`).
+so that only what is known is folded. Data comes when the graph is written (`export.graphs.writer`).
 """
 
 from __future__ import annotations

@@ -66,14 +66,14 @@ def holdings(target: Target) -> list[Holding]:
 
 def holding(target: Target, checkpoint: str, spec: ModelSpec) -> Holding:
     """One checkpoint on one target."""
-    from export.backends import BACKEND_OF_RUNTIME, backend
     from export.backends.base import BuildOptions
+    from export.backends.registry import backend_named
     from runtime_py.contracts import STAGES
 
     precision = target.precisions[0]
     limits = target.limits.capped(spec.decoder.max_positions)
     options = BuildOptions(target, precision, limits)
-    made = backend(BACKEND_OF_RUNTIME[target.runtime_backend])
+    made = backend_named(target.runs.name).exporter()
     try:
         made.refuse(spec, options)
         prediction = made.predict(spec, options, made.assignments(spec, options))

@@ -56,8 +56,8 @@ def _target_json(target: Target, with_exceptions: bool) -> dict[str, Any]:
     row = {
         "name": target.name,
         "title": target.title,
-        "backends": list(target.backends),
-        "runtime_backend": target.runtime_backend,
+        "backends": list(target.backend_names),
+        "runtime_backend": target.runs.runtime_name,
         "precisions": list(target.precisions),
         "precision_aliases": dict(target.precision_aliases),
         "limits": {"context": limits.context, "prefill_chunk": limits.prefill_chunk, "batch": limits.batch},

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from collections.abc import Iterable
 from pathlib import Path
+
+from export.backends.registry import backend_named
 
 CGROUP_FILES = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
 """Limit and usage of this container's memory, cgroup v2 and v1 (Linux, Documentation/admin-guide/cgroup-v2.rst)."""
-
-TOOLS = {
-    "onnx": ("torch", "onnx", "onnxscript", "onnxruntime"),
-    "tensorrt": ("torch", "onnx", "onnxscript", "tensorrt", "tensorrt-rtx"),
-    "mlc": ("torch", "apache-tvm", "apache-tvm-ffi"),
-}
-"""Distributions that decide the bytes of each backend's files."""
 
 
 def available_memory() -> int:
@@ -44,9 +40,9 @@ def _reclaimable(cgroup: Path) -> int:
         return 0
 
 
-def tool_versions(backends: tuple[str, ...]) -> dict[str, str]:
-    """Name to version of every installed tool that these backends use, by name."""
-    names = {"numpy", *(tool for backend in backends for tool in TOOLS.get(backend, ()))}
+def tool_versions(backends: Iterable[str]) -> dict[str, str]:
+    """Name to version of every installed tool that decides the bytes of these backends' files, by name."""
+    names = {"numpy", *(tool for backend in backends for tool in backend_named(backend).tools)}
     found = {"python": platform.python_version()}
     for name in sorted(names):
         try:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from export.backends import BACKEND_OF_RUNTIME, backend
+from export.backends.registry import backend_named
 from export.package.disk import free_bytes
 from export.plan.machine import available_memory
 from export.quantisation.choice import widened
@@ -105,7 +105,7 @@ class Plan:
     @property
     def device_bytes(self) -> Mapping[str, int]:
         """Memory on the device by part, of the backend that the target runs by default."""
-        return self.parts[BACKEND_OF_RUNTIME[self.options.target.runtime_backend]].prediction.device_bytes
+        return self.parts[self.options.target.runs.name].prediction.device_bytes
 
     def refuse_if_it_does_not_fit(self) -> None:
         """Raise DoesNotFitError when the named device, this machine's memory or its disk does not suffice."""
@@ -166,12 +166,12 @@ def make_plan(
     options = BuildOptions(
         target, request.precision_name(), request.limits(spec.decoder.max_positions), request.backend_options()
     )
-    parts = {name: _part(name, spec, options, request.codes) for name in target.backends}
+    parts = {name: _part(name, spec, options, request.codes) for name in target.backend_names}
     counts = dict.fromkeys(STAGES, 0)
     for name, shape in parameter_shapes(spec).items():
         counts[name.split(".", 1)[0]] += math.prod(shape)
     groups = [g for name, part in parts.items() for g in group_layers(name, part.assignments)]
-    running = parts[BACKEND_OF_RUNTIME[target.runtime_backend]].prediction
+    running = parts[target.runs.name].prediction
     return Plan(
         request=request,
         family=family,
@@ -184,15 +184,17 @@ def make_plan(
         available_memory=available_memory(),
         free_disk=free_bytes(output),
         devices=_fits(request, spec, options, parts),
-        verification_peak=0
-        if verifier is None
-        else verifier.predicted_peak(spec, running, target.runtime_backend, options.limits.context),
+        verification_peak=0 if verifier is None else verifier.predicted_peak(spec, running, target, options.limits.context),
         notes=notes,
     )
 
 
+def _exporter(name: str) -> ExportBackend:
+    return backend_named(name).exporter()
+
+
 def _part(name: str, spec: ModelSpec, options: BuildOptions, codes: Path | None) -> Part:
-    made = backend(name)
+    made = _exporter(name)
     made.refuse(spec, options)
     assignments = made.assignments(spec, options)
     if codes is not None:
@@ -205,7 +207,7 @@ def _fits(
     request: ExportRequest, spec: ModelSpec, options: BuildOptions, parts: Mapping[str, Part]
 ) -> tuple[DeviceFit, ...]:
     """The asked device, or all devices of the target, with whether the package fits each."""
-    runner = parts[BACKEND_OF_RUNTIME[options.target.runtime_backend]]
+    runner = parts[options.target.runs.name]
     needed = sum(runner.prediction.device_bytes.values())
 
     def device_bytes(precision: str, limits: Limits) -> Mapping[str, int]:
@@ -247,7 +249,7 @@ def exceptional_groups(spec: ModelSpec, target: Target, precision: str) -> list[
     from export.backends.base import BuildOptions
 
     options = BuildOptions(target, precision, target.limits)
-    groups = [g for name in target.backends for g in group_layers(name, backend(name).assignments(spec, options))]
+    groups = [g for name in target.backend_names for g in group_layers(name, _exporter(name).assignments(spec, options))]
     asked = "int4" if precision.startswith(("int4", "q4")) else precision
     return [group for group in groups if group.form != asked]
 

@@ -12,14 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from export.backends.registry import backend_named
 from export.quantisation.grids import GRIDS
 from export.quantisation.spec import Assignment, Form
 from runtime_py.errors import UsageError
 
 KIND, SCHEMA = "bit choice", 1
-
-WIDER = {"onnx": (Form.INT8, Form.FP16), "tensorrt": (Form.FP16,), "mlc": (Form.FP16,)}
-"""Forms that a backend stores beside int4, narrow to wide."""
 
 
 def read_choice(path: Path) -> dict[str, Any]:
@@ -43,16 +41,16 @@ def widened(backend: str, assignments: Mapping[str, Assignment], forms: Mapping[
     Raises:
         UsageError: a layer that is not int4 in the plan, or a form that the backend does not store beside int4.
     """
-    found = dict(assignments)
+    found, wider = dict(assignments), backend_named(backend).wider
     for layer, name in forms.items():
         assignment = found.get(layer)
         if assignment is None or assignment.form is not Form.INT4:
             what = "no layer of this model" if assignment is None else f"{assignment.form} in this plan"
             raise UsageError(f"the choice of bits names {layer}, which is {what}", "int4 layers", "search again")
-        if name not in WIDER[backend]:
-            offered = ", ".join(WIDER[backend])
+        if name not in wider:
+            offered = ", ".join(wider)
             raise UsageError(f"the choice of bits makes {layer} {name}", f"{offered} for {backend}", "search again")
-        found[layer] = widen(assignment, Form(name))
+        found[layer] = widen(assignment, Form(name), wider)
     return shared(found)
 
 
@@ -66,9 +64,11 @@ def shared(assignments: Mapping[str, Assignment]) -> dict[str, Assignment]:
     return found
 
 
-def widen(assignment: Assignment, form: Form) -> Assignment:
-    """One int4 layer in a wider form; 8-bit codes keep the block size."""
-    grid = ""
-    if form is Form.INT8:
-        grid = f"ort_int8_b{GRIDS[assignment.grid].group}"
+def widen(assignment: Assignment, form: Form, wider: Mapping[Form, str]) -> Assignment:
+    """One int4 layer in a wider form; codes of 8 bits keep the block size.
+
+    Args:
+        wider: the backend's forms with their grids (export.backends.record.Backend).
+    """
+    grid = wider[form].format(block=GRIDS[assignment.grid].group)
     return replace(assignment, form=form, grid=grid, reason="chosen by calibrate search")

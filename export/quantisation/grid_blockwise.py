@@ -17,7 +17,6 @@ POSITIVE 1.22 (with abs(m) / 7 it would be 1.27), SPREAD 0.88; blocks of 128: SI
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -27,8 +26,6 @@ from runtime_py.errors import CheckpointError
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from export.quantisation.grids import Grid
 
 
 PIECE = 1 << 19
@@ -182,18 +179,3 @@ def _inverse(scales: Tensor) -> Tensor:
     import torch
 
     return torch.where(scales == 0, 0.0, 1 / scales)
-
-
-def register(grids: MutableMapping[str, Grid]) -> None:
-    """Add these grids to a registry (export.quantisation.grids.GRIDS)."""
-    found = [BlockGrid("ort_int8_row", 8, 0, ScaleRule.POSITIVE, wide_scales=True)]
-    for block in (16, 32, 64, 128):
-        found += [
-            BlockGrid(f"ort_int4_b{block}", 4, block, ScaleRule.SIGNED),
-            BlockGrid(f"ort_int4_asym_b{block}", 4, block, ScaleRule.SPREAD),
-            BlockGrid(f"ort_int8_b{block}", 8, block, ScaleRule.SIGNED),
-            BlockGrid(f"ort_gather_int4_b{block}", 4, block, ScaleRule.SIGNED, half=True),
-            BlockGrid(f"ort_gather_int8_b{block}", 8, block, ScaleRule.SIGNED, half=True),
-            BlockGrid(f"trt_int4_b{block}", 4, block, ScaleRule.POSITIVE, half=True),
-        ]
-    grids.update({grid.name: grid for grid in found})

@@ -12,7 +12,6 @@ bfloat16 rounding is apache-tvm's tvm/contrib/tvmjs.py.
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
 from typing import TYPE_CHECKING
 
 from export.quantisation.codes import Codes, GroupParameters
@@ -21,7 +20,6 @@ from runtime_py.errors import CheckpointError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from export.quantisation.grids import Grid
 
 GROUP = 32
 LEVELS = 7
@@ -113,9 +111,3 @@ class MlcGrid:
         full[:, :columns] = codes.to(torch.uint8)
         scales = parameters.scales
         return Codes(full, scales.half() if self.model_dtype == "float16" else scales)
-
-
-def register(grids: MutableMapping[str, Grid]) -> None:
-    """Add the MLC grids to a registry (export.quantisation.grids.GRIDS)."""
-    for grid in (MlcGrid("q4f16_1", "float16"), MlcGrid("q4f32_1", "float32")):
-        grids[grid.name] = grid

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -75,15 +76,25 @@ class Grid(Protocol):
         ...
 
 
-GRIDS: dict[str, Grid] = {}
-"""All grids by name; each grid module registers its instances here."""
+class _StoredGrids(Mapping[str, Grid]):
+    """Read anew at every look, so that a backend's grids are there as long as the backend is registered."""
+
+    def __getitem__(self, name: str) -> Grid:
+        return _stored()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_stored())
+
+    def __len__(self) -> int:
+        return len(_stored())
 
 
-def _register_all() -> None:
-    from export.quantisation import grid_blockwise, grid_mlc
+def _stored() -> Mapping[str, Grid]:
+    # the records of backends hold grids, whose modules come back to this one
+    from export.backends.registry import grids
 
-    grid_blockwise.register(GRIDS)
-    grid_mlc.register(GRIDS)
+    return grids()
 
 
-_register_all()
+GRIDS: Mapping[str, Grid] = _StoredGrids()
+"""The grids that all backends store, by name."""

@@ -9,24 +9,17 @@ from typing import Any
 
 import numpy as np
 
+from parity_tests.backends.examiner import Examiner
+from parity_tests.backends.registry import OF_THE_REFERENCE, examiner_of, stand_in_for
 from parity_tests.thresholds import Standard
 from runtime_py import package as packages
 from runtime_py import tokenizer as tokenizers
 from runtime_py.backends.base import Backend
-from runtime_py.errors import EdgeproofError, MachineError, PackageError
-from runtime_py.generation.session import Limits
-from runtime_py.model import open_backend, open_processor
-from runtime_py.preprocess.base import Processor, TokenizerLike
-
-EXPORT_BACKEND = {"ort": "onnx", "mlc": "mlc", "trt": "tensorrt"}
-"""Which block of the manifest a runtime backend reads."""
-
-EIGHT_BITS = 4
-"""The accuracy level at which ONNX Runtime's MatMulNBits rounds its input to int8."""
-
-FULL = ("fp32", "q0f32")
-WIDE_CODES = ("q4f32_0", "q4f32_1")
-"""MLC precisions whose arithmetic is float32."""
+from runtime_py.backends.registry import held_backends, runtime_backend
+from runtime_py.errors import MachineError, PackageError
+from runtime_py.generation.session import Limits, Session
+from runtime_py.model import open_processor
+from runtime_py.preprocess.base import Message, Processor, TokenizerLike
 
 
 @dataclass(frozen=True)
@@ -34,14 +27,14 @@ class Candidate:
     """A package ready to be asked.
 
     Attributes:
-        name: the runtime backend, ``ort``, ``mlc`` or ``trt``.
+        examiner: what is known about the backend that runs here.
         tokenizer: None when the package holds none.
         not_run: (what, why) for the parts of the package that this machine cannot run.
     """
 
     folder: Path
     manifest: Mapping[str, Any]
-    name: str
+    examiner: Examiner
     backend: Backend
     processor: Processor
     tokenizer: TokenizerLike | None
@@ -49,9 +42,18 @@ class Candidate:
     not_run: tuple[tuple[str, str], ...] = ()
 
     @property
+    def name(self) -> str:
+        """Of the runtime backend, or of the reference in its place."""
+        return self.backend.name
+
+    @property
     def block(self) -> Mapping[str, Any]:
         """This backend's block of the manifest."""
-        return self.manifest["backends"].get(EXPORT_BACKEND.get(self.name, ""), {})
+        return self.examiner.block(self.manifest)
+
+    def assignments(self) -> Mapping[str, Mapping[str, str]]:
+        """What every quantisable layer became in the files that run here."""
+        return self.block.get("assignments", self.manifest["assignments"])
 
     def with_processor(self, processor: Processor) -> Candidate:
         """The same package behind another processor, the checkpoint's."""
@@ -60,99 +62,61 @@ class Candidate:
     def played_by(self, backend: Backend) -> Candidate:
         """The reference's backend in the package's place, so that both are asked by the same code; a prompt is one call."""
         limits = Limits(self.limits.context, self.limits.context)
-        return replace(self, name=backend.name, backend=backend, tokenizer=None, limits=limits, not_run=())
-
-    def assignments(self) -> Mapping[str, Mapping[str, str]]:
-        """What every quantisable layer became in the files that run here."""
-        return self.block.get("assignments", self.manifest["assignments"])
-
-    def float_standard(self) -> Standard:
-        """How close a package without integers must be to the full-precision reference."""
-        return Standard.FP32 if self.manifest["precision"] in FULL else Standard.FP16
-
-    def implementation_standard(self) -> Standard:
-        """How close a package with integers must be to the reference that holds the same integers."""
-        if self.rounds_blocks():
-            return Standard.KERNELS_INT8
-        if self.name == "ort" and self._int8_rows():
-            return Standard.STORED_INT8
-        half = self.half_cache() if self.name == "ort" else self.manifest["precision"] not in WIDE_CODES
-        return Standard.STORED_FLOAT16 if half else Standard.STORED_FLOAT32
-
-    def stores_roundings(self) -> bool:
-        """Whether the files hold other numbers than the checkpoint, and this backend's roundings are known."""
-        return self.name == "ort" and self.manifest["precision"] not in FULL
-
-    def rounds_blocks(self) -> bool:
-        """Whether kernels choose to round the inputs of int4 layers to 8 bits."""
-        chosen = self.block.get("accuracy_level") == EIGHT_BITS
-        return self.name == "ort" and chosen and any("int4" in grid for grid in self._grids())
-
-    def half_cache(self) -> bool:
-        """Whether attention works on float16 keys and values."""
-        return self.name == "ort" and self.block.get("cache") == "float16"
-
-    def _grids(self) -> set[str]:
-        return {row["grid"] for row in self.assignments().values() if row.get("grid")}
-
-    def _int8_rows(self) -> bool:
-        """Whether there are int8 layers whose input is rounded by operators of the graph, not by a kernel's choice."""
-        return any(grid.endswith("int8_row") for grid in self._grids())
+        return replace(self, examiner=OF_THE_REFERENCE, backend=backend, tokenizer=None, limits=limits, not_run=())
 
     def exact(self) -> Candidate | None:
-        """The same graphs and numbers computed in float32 throughout, so that nothing hides behind chosen roundings.
+        """The same files and numbers computed in float32 throughout, so that nothing hides behind chosen roundings.
 
         None when there is no rounding to switch off.
         """
-        if not self.half_cache() and not self.rounds_blocks():
-            return None
-        from parity_tests.check.segmented_ort import SegmentedOrtBackend
-        from parity_tests.localize.onnx_blocks import ExactOrtBackend, set_exact
+        return self.examiner.exact(self)
 
-        block = {**self.block, "accuracy_level": 0, "cache": "float32"}
-        manifest = {**self.manifest, "backends": {"onnx": block}}
-        if isinstance(self.backend, SegmentedOrtBackend):
-            return replace(self, manifest=manifest, backend=SegmentedOrtBackend(self.folder, self.manifest, set_exact))
-        return replace(self, manifest=manifest, backend=ExactOrtBackend(self.folder, self.manifest))
+    def stores_roundings(self) -> bool:
+        """Whether the files hold other numbers than the checkpoint, and this backend's roundings are known."""
+        return self.examiner.stores_roundings(self)
+
+    def float_standard(self) -> Standard:
+        """How close a package without integers must be to the full-precision reference."""
+        return self.examiner.float_standard(self)
+
+    def implementation_standard(self) -> Standard:
+        """How close a package with integers must be to the reference that holds the same integers."""
+        return self.examiner.implementation_standard(self)
 
 
 def open_candidate(folder: Path, backend: str | None = None, *, in_pieces: bool = False) -> Candidate:
     """Open a package, finished or partial, without comparing its hashes; what runs is what is judged.
 
-    When the package's own backend needs a device that is not here and its ONNX graphs can run instead, they do, and the
-    engines are listed as not run.
+    When the package's own backend needs a device that is not here and other files of the package run without one, these do,
+    and the package's own are listed as not run.
 
     Args:
-        in_pieces: never hold all the package's weights in memory, where ONNX Runtime or TVM runs it.
+        backend: a runtime name; None for the package's own.
+        in_pieces: never hold all the package's weights in memory, where the backend can do without.
 
     Raises:
         UsageError, PackageError, MachineError: from the runtime.
     """
     found = packages.read(folder)
     words = _tokenizer(found.folder)
-    name = backend or found.runtime_backend
+    record = runtime_backend(backend or found.runtime_backend)
+    examiner = examiner_of(record)
     skipped: tuple[tuple[str, str], ...] = ()
     try:
-        engine = _opened(found, name, in_pieces)
+        engine = _opened(examiner, found, in_pieces)
     except MachineError as error:
-        if backend is not None or name != "trt" or "onnx" not in found.manifest["backends"]:
+        other = None if backend is not None else stand_in_for(record, held_backends(found.manifest))
+        if other is None:
             raise
-        skipped = (("TensorRT engines", error.what),)
-        name, engine = "ort", _opened(found, "ort", in_pieces, providers=["CPUExecutionProvider"])
+        skipped = ((record.files, error.what),)
+        examiner = examiner_of(other)
+        engine = _opened(examiner, found, in_pieces)
     processor = open_processor(found, words or _stand_in(found.manifest))  # type: ignore[arg-type]
-    return Candidate(found.folder, found.manifest, name, engine, processor, words, found.limits, skipped)
+    return Candidate(found.folder, found.manifest, examiner, engine, processor, words, found.limits, skipped)
 
 
-def _opened(found: packages.Package, name: str, in_pieces: bool, **options: Any) -> Backend:
-    if in_pieces and name == "ort":
-        from parity_tests.check.segmented_ort import SegmentedOrtBackend
-
-        return SegmentedOrtBackend(found.folder, found.manifest)
-    if in_pieces and name == "mlc":
-        from parity_tests.check.mapped_mlc import MappedMlcBackend
-
-        return MappedMlcBackend(found.folder, found.manifest)
-    return open_backend(found, name, **options)
+def _opened(examiner: Examiner, found: packages.Package, in_pieces: bool) -> Backend:
+    return examiner.open_in_pieces(found) if in_pieces else examiner.open(found)
 
 
 def _tokenizer(folder: Path) -> TokenizerLike | None:
@@ -174,9 +138,6 @@ def greedy_answer(candidate: Candidate, picture: np.ndarray, text: str, steps: i
     Raises:
         EdgeproofError: the package has no tokenizer, or the prompt does not fit.
     """
-    from runtime_py.generation.session import Session
-    from runtime_py.preprocess.base import Message
-
     if candidate.tokenizer is None:
         raise PackageError("the package holds no tokenizer", "one of the published forms", "export it with a tokenizer")
     session = Session(candidate.backend, candidate.processor, candidate.limits)
@@ -192,6 +153,3 @@ def greedy_answer(candidate: Candidate, picture: np.ndarray, text: str, steps: i
         ids.append(token)
         logits = session.step(token)
     return candidate.tokenizer.decode(ids)
-
-
-__all__ = ["Candidate", "EdgeproofError", "greedy_answer", "open_candidate"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from parity_tests.check import recorded_sample
-from parity_tests.check.package_check import check
+from parity_tests.check.package_check import CheckOptions, check
 from parity_tests.check.package_questions import PROMPTS, StandInTokenizer, drawn_pictures, questions
 from parity_tests.cli import main
 from parity_tests.conftest import GOLDENS, ExportedPackage
@@ -30,7 +30,7 @@ def put_sample(package: Path, sample: object) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "int4"])
 def test_a_good_package_passes_with_and_without_its_checkpoint(copied: ExportedPackage, precision: str):
     package = copied("minicpm-v", "cpu", precision)
-    result = check(package, GOLDENS / "minicpm-v", steps=4)
+    result = check(package, GOLDENS / "minicpm-v", CheckOptions(steps=4))
     assert (result.verdict, result.first_failure) == ("pass", None)
     asked = {c.comparison.question for c in result.judgement.comparisons}
     assert asked == {name for name, _, _ in PROMPTS}
@@ -46,7 +46,7 @@ def test_a_good_package_passes_with_and_without_its_checkpoint(copied: ExportedP
 
 
 def test_int4_is_judged_three_ways_apart(exported: ExportedPackage):
-    judged = check(exported("minicpm-v", "cpu", "int4"), GOLDENS / "minicpm-v", steps=2).judgement
+    judged = check(exported("minicpm-v", "cpu", "int4"), GOLDENS / "minicpm-v", CheckOptions(steps=2)).judgement
     names = [c.comparison.name for c in judged.comparisons if c.comparison.question == "wide"]
     assert names == ["implementation", "kernels", "loss"]
     tight = judged.comparisons[0]

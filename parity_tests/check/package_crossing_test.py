@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from parity_tests.check.package_check import check
+from parity_tests.check.package_check import CheckOptions, check
 from parity_tests.check.package_questions import questions, stand_in
 from parity_tests.conftest import GOLDENS
 from parity_tests.golden.crossing import MOVED
@@ -39,7 +39,7 @@ def test_only_noise_across_a_boundary_is_excused(beside: float, verdict: str, tm
     given = gate_of_the_first_question(export_case(GOLDENS / "awaker2.5-vl", "cpu", "fp32", tmp_path / "plain"))
     ours = gate_at_boundary(tmp_path / "ours", -beside, given, GATE, RAISED)
     theirs = gate_at_boundary(tmp_path / "theirs", beside, given, GATE, RAISED)
-    result = check(export_case(theirs.folder, "cpu", "fp32", tmp_path / "package"), ours.folder, steps=STEPS)
+    result = check(export_case(theirs.folder, "cpu", "fp32", tmp_path / "package"), ours.folder, CheckOptions(steps=STEPS))
     assert result.verdict == verdict, result.first_failure
     found = {judged.comparison.standard for judged in result.judgement.comparisons if MOVED in judged.comparison.question}
     assert (Standard.CROSSED in found) == (verdict == "pass")

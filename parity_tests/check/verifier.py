@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from parity_tests.reference.checkpoint_side import streams
-from runtime_py import selftest
 from runtime_py.errors import MachineError
 
 if TYPE_CHECKING:
@@ -14,6 +12,7 @@ if TYPE_CHECKING:
     from export.checkpoint.opened import OpenedCheckpoint
     from export.specs import ModelSpec
     from runtime_py.model import Model
+    from targets.base import Target
 
 CHECK_ROWS = 2560
 """Image rows of the check's pictures at most; a model that takes more per picture gets them from larger pictures."""
@@ -25,29 +24,32 @@ CHECK_TOKENS = 128
 class PackageVerifier:
     """Compares a finished package with the PyTorch reference: whole in memory where small, in pieces where not."""
 
-    def predicted_peak(self, spec: ModelSpec, running: Prediction, runtime_backend: str, context: int) -> int:
+    def predicted_peak(self, spec: ModelSpec, running: Prediction, target: Target, context: int) -> int:
         """Resident bytes: reference and package in memory, or one streamed and the other in pieces."""
-        from parity_tests.check import mapped_mlc, segmented_ort
+        from parity_tests.backends.registry import examiner_of, stand_in_for
+        from parity_tests.reference.checkpoint_side import streams
         from parity_tests.reference.streamed import full_peak, predicted_peak
 
         if not streams(spec):
             return 2 * full_peak(spec) + sum(running.device_bytes.values())
         tokens = min(spec.image_rows, CHECK_ROWS) + CHECK_TOKENS
         reference = predicted_peak(spec, tokens)
-        if runtime_backend == "mlc":
-            return reference + mapped_mlc.predicted_peak(running.device_bytes, min(1.0, tokens / context))
-        return reference + segmented_ort.predicted_peak(spec)
+        here = stand_in_for(target.runs, target.backends) or target.runs
+        return reference + examiner_of(here).peak(spec, running.device_bytes, filled=min(1.0, tokens / context))
 
     def check(self, package: Path, checkpoint: OpenedCheckpoint, codes: Path | None) -> dict[str, Any]:
         """The manifest's ``verification`` block."""
-        from parity_tests.check.package_check import check
+        from parity_tests.check.package_check import CheckOptions, check
         from parity_tests.reference.checkpoint_side import as_reference
 
-        result = check(package, as_reference(checkpoint, codes), in_pieces=True)
+        result = check(package, as_reference(checkpoint, codes), CheckOptions(in_pieces=True))
         return {**result.to_json(), "verdict": result.verdict}
 
     def equal_tokens(self, package: Path, spec: ModelSpec) -> int:
         """Leading tokens of the self-test's answer that the package gives like the reference."""
+        from parity_tests.reference.checkpoint_side import streams
+        from runtime_py import selftest
+
         sample = selftest.read_sample(package)
         assert sample is not None
         try:

@@ -30,7 +30,7 @@ def request(family: str, place: str) -> LibraryRequest:
     assignments, scheme, overview = (
         MlcBackend().assignments(spec, options),
         scheme_of(options.precision),
-        make_overview(spec),
+        make_overview(spec, found.make_processor(spec)),
     )
     parameters = tuple(declared_parameters(spec, assignments, scheme, overview))
     name = f"{family.replace('-', '_').replace('.', '_')}_published"

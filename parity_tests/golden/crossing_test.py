@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from parity_tests.backends.registry import OF_THE_REFERENCE
 from parity_tests.check.candidate import Candidate
 from parity_tests.conftest import GOLDENS
 from parity_tests.golden.case import GoldenCase, question, read_case
@@ -40,7 +41,7 @@ def side_of(checkpoint: Checkpoint) -> Candidate:
     backend = reference(checkpoint.spec, checkpoint.weights)
     manifest = {"family": "awaker2.5-vl", "precision": "fp32", "runtime": checkpoint.spec.runtime}
     processor = checkpoint.processor()
-    return Candidate(checkpoint.folder, manifest, backend.name, backend, processor, None, Limits(512, 512))
+    return Candidate(checkpoint.folder, manifest, OF_THE_REFERENCE, backend, processor, None, Limits(512, 512))
 
 
 def gate_at_boundary(

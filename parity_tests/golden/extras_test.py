@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from parity_tests.backends.registry import OF_THE_REFERENCE
 from parity_tests.check.candidate import Candidate
 from parity_tests.conftest import GOLDENS
 from parity_tests.golden.case import GoldenCase, classify, question, read_case
@@ -24,7 +25,7 @@ CASES = ("omnilmm-12b", "wemm", "xverse-v", "awaker2.5-vl", "cogvlm2", "cogvlm2-
 def reference_side(checkpoint: Checkpoint) -> Candidate:
     manifest = {"runtime": checkpoint.spec.runtime, "family": checkpoint.spec.family, "backends": {}}
     backend = reference(checkpoint.spec, checkpoint.weights)
-    return Candidate(Path(), manifest, backend.name, backend, checkpoint.processor(), None, Limits(4096, 4096))
+    return Candidate(Path(), manifest, OF_THE_REFERENCE, backend, checkpoint.processor(), None, Limits(4096, 4096))
 
 
 @pytest.fixture(scope="module", params=CASES)

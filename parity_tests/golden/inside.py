@@ -1,7 +1,7 @@
 """Values inside a stage by module path, on either side of a comparison: hooks in PyTorch, named values of an ONNX graph.
 
 Paths are those of `export.modules`: ``norm`` and ``layers.0.gates.out`` stand for what leaves the module, ``blocks.input``
-and ``conv.input`` for what enters it. In a package the values carry these names (export.backends.onnx.block_marks).
+and ``conv.input`` for what enters it. In a package the values carry these names (export.graphs.block_marks).
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import numpy as np
 
 from parity_tests.check.candidate import Candidate
 from parity_tests.judging.probes import Question
-from parity_tests.localize.onnx_blocks import OnnxStage
 from parity_tests.reference.reference import TorchBackend, to_numpy
 from runtime_py.backends.base import Arrays, Backend, DecoderState
 from runtime_py.contracts import DECODER
@@ -21,7 +20,6 @@ from runtime_py.generation.session import Limits, Session
 from runtime_py.preprocess.base import ImageInputs, Layout
 
 ENTERING = ".input"
-LEAVING = ".output"
 
 
 class Listener:
@@ -86,20 +84,10 @@ def inside(side: Candidate, stage: str, inputs: Arrays, paths: Iterable[str]) ->
     wanted = list(paths)
     if isinstance(side.backend, TorchBackend):
         return _of_modules(side.backend, stage, inputs, wanted)
-    if side.name != "ort":
+    view = side.examiner.stage_view(side, stage)
+    if view is None:
         raise NotImplementedError(f"backend {side.name} shows no value inside {stage}; compared on the reference alone")
-    return _of_graph(side, stage, inputs, wanted)
-
-
-def _of_graph(side: Candidate, stage: str, inputs: Arrays, paths: Sequence[str]) -> dict[str, np.ndarray]:
-    graph = OnnxStage(side, stage)
-    names = {path: path if path.startswith("present.") else path + LEAVING for path in paths}
-    made = {name for node in graph.model.graph.node for name in node.output}
-    missing = [path for path, name in names.items() if name not in made]
-    if missing:
-        raise NotImplementedError(f"the graph of {stage} has no value {', '.join(missing)}")
-    found = graph.run(inputs, list(names.values()))
-    return {path: found[name] for path, name in names.items()}
+    return view.values(inputs, wanted)
 
 
 def _of_modules(backend: TorchBackend, stage: str, inputs: Arrays, paths: Sequence[str]) -> dict[str, np.ndarray]:

@@ -62,8 +62,8 @@ def convert(checkpoint: Path, expected: Path, out: Path) -> None:
     from export.backends.mlc import chat_config, parameters, shards, upstream_llama
     from export.backends.mlc.schemes import SCHEMES
     from export.modules.decoders.llama_weights import ROTARY_BUFFERS, llama_rules
-    from export.quantisation import grid_mlc
     from export.quantisation.codes import RoundToNearest
+    from export.quantisation.grids import GRIDS
     from export.quantisation.spec import Assignment, Form, LayerShape
     from export.source.checkpoint import open_checkpoint
     from export.source.weight_map import WeightMap
@@ -79,8 +79,6 @@ def convert(checkpoint: Path, expected: Path, out: Path) -> None:
     weights = WeightMap(llama_rules(decoder), source, ignored=[ROTARY_BUFFERS])
     weights.check()
     order = upstream_llama.loading_order(weights, upstream_llama.stored_order(checkpoint, source), decoder.tied_head)
-    grids: dict[str, Any] = {}
-    grid_mlc.register(grids)
     assignments = {}
     for target in order:
         shape = weights.shape(target)
@@ -90,7 +88,7 @@ def convert(checkpoint: Path, expected: Path, out: Path) -> None:
             assignments[layer.name] = Assignment(layer, Form.INT4, scheme.grid)
     shapes = {target: weights.shape(target) for target in order}
     listed = parameters.parameter_list(shapes, assignments, scheme, upstream_llama.published_name)
-    reader = parameters.ParameterBytes(weights, RoundToNearest(weights, assignments, grids), scheme)
+    reader = parameters.ParameterBytes(weights, RoundToNearest(weights, assignments, GRIDS), scheme)
     plan = shards.plan_shards(reader.stored(listed, halve=True))
     for shard in plan:
         shards.write_shard(out, shard)

@@ -5,17 +5,20 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-LIBRARIES = ("edgeproof", "numpy", "pillow", "torch", "onnxruntime", "onnxruntime-gpu", "onnx", "apache-tvm", "tensorrt-rtx")
+from export.backends.registry import backends
+
+LIBRARIES = ("edgeproof", "numpy", "pillow", "torch")
+"""Distributions that matter whatever the backend."""
 
 
 def environment(manifest: Mapping[str, Any] | None = None) -> dict[str, str]:
     """Names to versions; the package's own tools under ``package: <name>``."""
     found = {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
     found["threads"] = str(os.environ.get("OMP_NUM_THREADS") or os.cpu_count())
-    for name in LIBRARIES:
+    for name in dict.fromkeys((*LIBRARIES, *_of_backends())):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -23,3 +26,10 @@ def environment(manifest: Mapping[str, Any] | None = None) -> dict[str, str]:
     for name, version in ((manifest or {}).get("tools") or {}).items():
         found[f"package: {name}"] = str(version)
     return found
+
+
+def _of_backends() -> Iterator[str]:
+    """Distributions that make the files of a backend, or run them."""
+    for backend in backends().values():
+        yield from (distribution.name for distribution in backend.runtime.distributions)
+        yield from backend.tools

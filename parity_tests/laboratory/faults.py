@@ -18,6 +18,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from parity_tests.laboratory.onnx_tamper import tamper
+from runtime_py.backends.records import ONNX
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, VISION
 
 
@@ -44,7 +45,7 @@ def change_graph(package: Path, stage: str, change: Callable[[Any], None]) -> No
     """Change a stage's graph in place and put the new size and hash into the manifest."""
     path = package / "manifest.json"
     manifest = json.loads(path.read_text(encoding="utf-8"))
-    graph = package / manifest["backends"]["onnx"]["stages"][stage]["file"]
+    graph = package / ONNX.block(manifest)["stages"][stage]["file"]
     model = onnx.load(str(graph), load_external_data=False)
     before = model.SerializeToString()
     change(model.graph)

@@ -28,6 +28,7 @@ from export.quantisation.codes import DequantisedWeights, RoundToNearest, Weight
 from export.quantisation.grids import GRIDS
 from export.quantisation.spec import Assignment, Form
 from export.specs import ModelSpec
+from parity_tests.backends.registry import OF_THE_REFERENCE
 from parity_tests.check.candidate import Candidate
 from parity_tests.golden.case import question, read_case
 from parity_tests.golden.inside import AskedOnce
@@ -94,7 +95,7 @@ def phone_weights(spec: ModelSpec, weights: WeightProvider) -> WeightProvider:
 
 def first_layer(backend: TorchBackend, processor: Processor, asked: Question) -> np.ndarray:
     """(1, tokens, hidden), what leaves the decoder's first layer, the whole prompt in one call."""
-    side = Candidate(Path(), {}, backend.name, backend, processor, None, Limits(CONTEXT, CONTEXT))
+    side = Candidate(Path(), {}, OF_THE_REFERENCE, backend, processor, None, Limits(CONTEXT, CONTEXT))
     (values,) = AskedOnce(side, asked).values(DECODER, FIRST_LAYER)
     return values
 

@@ -86,7 +86,7 @@ def write_tower(spec: ModelSpec, folder: Path, attention: str) -> Path:
     from export.backends.base import BuildOptions
     from export.backends.onnx.backend import OnnxBackend, stage_model
     from export.backends.onnx.choices import choices
-    from export.backends.onnx.writer import StageWeights, write_stage
+    from export.graphs.writer import StageWeights, write_stage
     from export.modules.build import parameter_shapes
     from runtime_py.contracts import VISION
     from targets.registry import target_named
@@ -108,7 +108,7 @@ def _plain_model(spec: ModelSpec, chosen: Any, assignments: Any) -> Any:
     import torch
 
     from export.backends.onnx.kernels import OPSET, KernelChoices, OrtKernels
-    from export.backends.onnx.trace import trace_stage
+    from export.graphs.trace import trace_stage
     from runtime_py.contracts import VISION
 
     class PlainAttention(OrtKernels):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from parity_tests.check.candidate import open_candidate
-from parity_tests.check.package_check import check
+from parity_tests.check.package_check import CheckOptions, check
 from parity_tests.check.package_questions import questions, stand_in
 from parity_tests.conftest import GOLDENS, ExportedPackage
 from parity_tests.judging.run_details import Details
@@ -59,7 +59,7 @@ def test_a_layer_that_was_made_worse_costs_more_and_the_model_is_left_as_it_was(
 
 @pytest.mark.parametrize("precision", ["fp32", "int4"])
 def test_a_passing_package_has_errors_of_every_stage_and_both_answers(exported: ExportedPackage, precision: str):
-    result = check(exported("minicpm-v", "cpu", precision), GOLDENS / "minicpm-v", steps=2, details=True)
+    result = check(exported("minicpm-v", "cpu", precision), GOLDENS / "minicpm-v", CheckOptions(steps=2, details=True))
     assert result.verdict == "pass"
     details = result.judgement.run.details
     stages = ["vision_encoder", "connector", "embed_tokens", "decoder"]
@@ -82,7 +82,7 @@ def test_a_passing_package_has_errors_of_every_stage_and_both_answers(exported: 
 
 def test_nothing_inside_is_measured_when_it_is_not_wanted(exported: ExportedPackage):
     package = exported("minicpm-v", "cpu", "int4")
-    details = check(package, GOLDENS / "minicpm-v", steps=2, details=True, inside=False).judgement.run.details
+    details = check(package, GOLDENS / "minicpm-v", CheckOptions(steps=2, details=True, inside=False)).judgement.run.details
     assert (details.stages, details.layers) == ((), ())
     assert "--inside never" in details.unmeasured
     assert len(details.answers) == 3

@@ -12,18 +12,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from export.specs import ModelSpec
+from parity_tests.backends.examiner import BlockOutputs, StageView
 from parity_tests.check.candidate import Candidate
 from parity_tests.judging.metrics import Kind, max_abs, relative_max
 from parity_tests.judging.probes import Question
 from parity_tests.judging.results import Divergence
-from parity_tests.localize.onnx_blocks import OnnxStage
 from parity_tests.localize.pixels import differing_settings, localize_pixels
-from parity_tests.localize.steps import OnnxStep, answer_calls, first_bad_call, reference_blocks
+from parity_tests.localize.steps import answer_calls, first_bad_call, reference_blocks
 from parity_tests.reference.reference import TorchBackend
 from parity_tests.thresholds import Standard, Table, limits
 from runtime_py.backends.base import Arrays, FusedImages
@@ -36,15 +35,6 @@ log = logging.getLogger("edgeproof.parity")
 
 StageIO = tuple[Arrays, np.ndarray]
 """Inputs and output of one call of a stage."""
-
-
-@runtime_checkable
-class BlockOutputs(Protocol):
-    """A runtime backend that can give the outputs of the blocks inside a stage."""
-
-    def block_outputs(self, stage: str, inputs: Arrays) -> Mapping[str, np.ndarray]:
-        """Block name to output for given stage inputs; the decoder runs on an empty cache."""
-        ...
 
 
 def localize(
@@ -96,15 +86,16 @@ def _first_step(
     filled = sum(tape.tokens(earlier) for earlier in range(index))
     told = f"the prompt's call agrees, the first that differs finds {filled} positions in the cache"
     step = max(index - tape.prefills + 1, 0)
-    if candidate.name != "ort":
+    view = candidate.examiner.step_view(candidate, cache, filled)
+    if view is None:
         return Divergence(DECODER, note=told, step=step)
-    graph, inputs = OnnxStep(candidate, cache, filled), tape.calls[index][0]
-    expected, found = reference_blocks(reference, tape, index, context), graph.blocks(inputs)
+    inputs = tape.calls[index][0]
+    expected, found = reference_blocks(reference, tape, index, context), view.blocks(inputs)
     rows = [(block, _difference(array, found[block], standard)) for block, array in expected.items() if block in found]
     first = next((block for block, error in rows if not error <= allowed), "")
     good = [block for block, error in rows if error <= allowed]
     inner = reference_blocks(reference, tape, index, context, inside=True)
-    place = search(graph, inputs, inner, first, good[-1] if good else "", allowed, standard)
+    place = search(view, inputs, inner, first, good[-1] if good else "", allowed, standard)
     return Divergence(DECODER, place.block or first, tuple(rows), "; ".join(filter(None, [told, place.note])), step)
 
 
@@ -170,10 +161,11 @@ def _first_block(
     expected = reference.block_outputs(stage, inputs)
     rows = [(block, _difference(array, found[block], standard)) for block, array in expected.items() if block in found]
     first = next((block for block, error in rows if not error <= allowed), "")
-    if candidate.name == "ort":
+    view = candidate.examiner.stage_view(candidate, stage)
+    if view is not None:
         good = [block for block, error in rows if error <= allowed]
         inner = reference.block_outputs(stage, inputs, inside=True)
-        place = search(OnnxStage(candidate, stage), inputs, inner, first, good[-1] if good else "", allowed, standard)
+        place = search(view, inputs, inner, first, good[-1] if good else "", allowed, standard)
         return Divergence(stage, place.block or first, tuple(rows), place.note)
     if first or not rows:
         return Divergence(stage, first, tuple(rows), "" if rows else f"backend {candidate.name} gives no block outputs")
@@ -185,7 +177,7 @@ def _difference(expected: np.ndarray, found: np.ndarray, standard: Standard) -> 
 
 
 def search(
-    graph: OnnxStage,
+    view: StageView,
     inputs: Arrays,
     inner: Mapping[str, np.ndarray],
     bad: str,
@@ -193,7 +185,7 @@ def search(
     allowed: float,
     standard: Standard,
 ) -> Divergence:
-    """The first module of the reference, between a good and a bad block, whose output no value of the graph equals.
+    """The first module of the reference, between a good and a bad block, whose output no value of the package equals.
 
     Args:
         inner: the reference's outputs of every module by path, in running order.
@@ -203,7 +195,7 @@ def search(
     names = list(inner)
     start = names.index(good) + 1 if good else 0
     stop = names.index(bad) if bad else len(names)
-    values, stage = graph.between(inputs, good, bad), graph.stage
+    values, stage = view.between(inputs, good, bad), view.stage
     for name in names[start:stop]:
         if not any(
             _difference(inner[name], value, standard) <= allowed for value in values if value.size == inner[name].size
@@ -217,17 +209,11 @@ def search(
 def candidate_blocks(
     candidate: Candidate, stage: str, inputs: Arrays, spec: ModelSpec | None = None
 ) -> Mapping[str, np.ndarray]:
-    """Block outputs of the package: from the backend, a copy of its ONNX graph, or its MLC library compiled with more.
+    """Block outputs of the package: from the backend itself, or from what its examiner can make of the files.
 
     Args:
-        spec: of the package's checkpoint; an MLC library shows its blocks only when this is known.
+        spec: of the package's checkpoint, where it is known.
     """
     if isinstance(candidate.backend, BlockOutputs):
         return candidate.backend.block_outputs(stage, inputs)
-    if candidate.name == "ort":
-        return OnnxStage(candidate, stage).blocks(inputs)
-    if candidate.name == "mlc" and spec is not None:
-        from parity_tests.localize.mlc_blocks import block_outputs
-
-        return block_outputs(candidate, spec, stage, inputs)
-    return {}
+    return candidate.examiner.block_outputs(candidate, stage, inputs, spec)

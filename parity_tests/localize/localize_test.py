@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from parity_tests.check.package_check import check
+from parity_tests.check.package_check import CheckOptions, check
 from parity_tests.conftest import GOLDENS, ExportedPackage
 from parity_tests.judging.judge import Verdict
 from parity_tests.laboratory.onnx_tamper import tamper
@@ -50,7 +50,7 @@ def test_the_broken_block_is_named(
     folder = copied("minicpm-v", "cpu", precision)
     tamper(folder, stage, tensor, change)
     packages.verify(packages.read(folder))
-    result = check(folder, GOLDENS / "minicpm-v", steps=2)
+    result = check(folder, GOLDENS / "minicpm-v", CheckOptions(steps=2))
     assert result.judgement.verdict is Verdict.FAIL
     found = result.judgement.run.divergence
     assert found is not None
@@ -64,6 +64,6 @@ def test_a_small_fault_does_not_hide_behind_the_rounding_of_int8_inputs(copied: 
     """One scale in 128, 5 % off, moves logits by less than the packaged kernels round anyway."""
     folder = copied("minicpm-v", "cpu", "int4")
     tamper(folder, "decoder", "layers.1.mlp.down.weight_scales", one_scale_off)
-    judged = check(folder, GOLDENS / "minicpm-v", steps=2).judgement
+    judged = check(folder, GOLDENS / "minicpm-v", CheckOptions(steps=2)).judgement
     failed = {c.comparison.name for c in judged.comparisons if c.first_failure is not None}
     assert failed == {"implementation"}

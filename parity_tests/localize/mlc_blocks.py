@@ -24,6 +24,7 @@ from parity_tests.check.candidate import Candidate
 from parity_tests.check.mapped_mlc import MappedWeights
 from runtime_py.backends.base import Arrays
 from runtime_py.backends.mlc import SEQUENCE, MlcBackend
+from runtime_py.backends.records import MLC
 from runtime_py.contracts import DECODER, EMBED
 from targets.base import Limits
 
@@ -85,7 +86,7 @@ def block_outputs(candidate: Candidate, spec: ModelSpec, stage: str, inputs: Arr
         compile_apart(request(candidate, spec, stage, tokens), HOST, library)
         block = {**candidate.block, "host_library": str(library)}
         kind = MappedMlcBlocks if isinstance(candidate.backend, MappedWeights) else MlcBlocks
-        backend = kind(candidate.folder, {**candidate.manifest, "backends": {"mlc": block}})
+        backend = kind(candidate.folder, {**candidate.manifest, "backends": {MLC.name: block}})
         try:
             return backend.block_outputs(stage, inputs)
         finally:
@@ -102,7 +103,7 @@ def request(candidate: Candidate, spec: ModelSpec, stage: str, tokens: int) -> L
         if layer.name in rows
     }
     limits = Limits(**candidate.manifest["limits"])
-    overview = make_overview(spec)
+    overview = make_overview(spec, candidate.processor)
     return LibraryRequest(
         name=candidate.block["model_lib"],
         model_type=spec.family,

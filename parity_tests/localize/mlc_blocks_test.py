@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from parity_tests.check.package_check import check
+from parity_tests.check.package_check import CheckOptions, check
 from parity_tests.conftest import GOLDENS, ExportedPackage
 from parity_tests.judging.judge import Verdict
 from runtime_py import package as packages
@@ -70,7 +70,7 @@ def test_the_broken_block_is_named(
     folder = copied(case, "android", precision)
     tamper(folder, f"{stage}.{tensor}", change)
     packages.verify(packages.read(folder))
-    result = check(folder, GOLDENS / case, steps=1)
+    result = check(folder, GOLDENS / case, CheckOptions(steps=1))
     assert result.judgement.verdict is Verdict.FAIL
     found = result.judgement.run.divergence
     assert found is not None

@@ -10,7 +10,8 @@ import numpy as np
 
 from parity_tests.check.candidate import Candidate
 from runtime_py.backends.base import Arrays
-from runtime_py.backends.ort import PAST, OrtBackend
+from runtime_py.backends.ort import PAST, PRESENT, OrtBackend
+from runtime_py.backends.records import ONNX
 from runtime_py.contracts import DECODER
 from runtime_py.errors import PackageError
 
@@ -21,6 +22,10 @@ _DTYPES = {
     "tensor(int32)": np.int32,
     "tensor(bool)": np.bool_,
 }
+
+
+LEAVING = ".output"
+"""What follows a module's path in the name of the value that leaves it."""
 
 
 def open_graph(model: Any, folder: Path, providers: Sequence[str] = ("CPUExecutionProvider",), arena: bool = True) -> Any:
@@ -83,7 +88,7 @@ class OnnxStage:
     def __init__(self, candidate: Candidate, stage: str) -> None:
         import onnx
 
-        block = candidate.manifest["backends"].get("onnx", {})
+        block = ONNX.block(candidate.manifest)
         try:
             file = candidate.folder / block["stages"][stage]["file"]
         except KeyError as error:
@@ -114,6 +119,19 @@ class OnnxStage:
         names = [name for node in nodes for name in node.output if name]
         made = [value for value in self.run(inputs, names).values() if value.dtype == np.float32]
         return made if good else [*made, *(np.asarray(v, np.float32) for v in inputs.values() if v.dtype.kind == "f")]
+
+    def values(self, inputs: Arrays, paths: Sequence[str]) -> dict[str, np.ndarray]:
+        """Values by module path (export.graphs.block_marks names them), or by the name of a cache output.
+
+        Raises:
+            NotImplementedError: the graph has no such value.
+        """
+        names = {path: path if path.startswith(PRESENT) else path + LEAVING for path in paths}
+        missing = [path for path, name in names.items() if name not in self._producers]
+        if missing:
+            raise NotImplementedError(f"the graph of {self.stage} has no value {', '.join(missing)}")
+        found = self.run(inputs, list(names.values()))
+        return {path: found[name] for path, name in names.items()}
 
     def run(self, inputs: Arrays, names: Sequence[str]) -> dict[str, np.ndarray]:
         """Values of the graph by name; the decoder runs on an empty cache."""
@@ -152,3 +170,24 @@ class OnnxStage:
             elif value.name in given:
                 feeds[value.name] = np.ascontiguousarray(given[value.name], dtype=dtype)
         return feeds
+
+
+class OnnxStep(OnnxStage):
+    """The decoder's graph on a filled cache.
+
+    Args:
+        cache: past keys and values by input name, (1, heads, capacity, width).
+        length: positions filled.
+    """
+
+    def __init__(self, candidate: Candidate, cache: Mapping[str, np.ndarray], length: int) -> None:
+        super().__init__(candidate, DECODER)
+        self.cache, self.length = cache, length
+
+    def _feeds(self, session: Any, inputs: Arrays) -> dict[str, np.ndarray]:
+        feeds = super()._feeds(session, inputs)
+        tokens = inputs["inputs_embeds"].shape[1]
+        feeds["attention_mask"] = np.ones((1, self.length + tokens), np.int64)
+        return {
+            name: self.cache[name].astype(value.dtype) if name.startswith(PAST) else value for name, value in feeds.items()
+        }

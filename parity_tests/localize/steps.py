@@ -13,7 +13,6 @@ import numpy as np
 
 from parity_tests.check.candidate import Candidate
 from parity_tests.judging.probes import Question
-from parity_tests.localize.onnx_blocks import PAST, OnnxStage
 from parity_tests.reference.reference import TorchBackend
 from runtime_py.backends.base import Arrays
 from runtime_py.contracts import DECODER
@@ -78,37 +77,11 @@ def first_bad_call(tape: Tape, candidate: Candidate, wrong: Any) -> tuple[int, M
     backend = candidate.backend
     state = backend.start(candidate.limits.context)
     for index, (inputs, positions, expected) in enumerate(tape.calls):
-        before = cache_of(state)
+        before = candidate.examiner.cache_of(state)
         found = backend.forward(state, inputs, positions)
         if wrong(expected, found):
             return index, before
     return None
-
-
-def cache_of(state: Any) -> dict[str, np.ndarray]:
-    """A copy of the cache by input name, where the backend shows it."""
-    return {name: value.numpy().copy() for name, value in getattr(state, "buffers", {}).items()}
-
-
-class OnnxStep(OnnxStage):
-    """The decoder's graph on a filled cache.
-
-    Args:
-        cache: past keys and values by input name, (1, heads, capacity, width).
-        length: positions filled.
-    """
-
-    def __init__(self, candidate: Candidate, cache: Mapping[str, np.ndarray], length: int) -> None:
-        super().__init__(candidate, DECODER)
-        self.cache, self.length = cache, length
-
-    def _feeds(self, session: Any, inputs: Arrays) -> dict[str, np.ndarray]:
-        feeds = super()._feeds(session, inputs)
-        tokens = inputs["inputs_embeds"].shape[1]
-        feeds["attention_mask"] = np.ones((1, self.length + tokens), np.int64)
-        return {
-            name: self.cache[name].astype(value.dtype) if name.startswith(PAST) else value for name, value in feeds.items()
-        }
 
 
 def reference_blocks(

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtime_py.contracts import EMBED
 from runtime_py.errors import UsageError
 from runtime_py.preprocess.base import Processor, TokenizerLike
 from runtime_py.preprocess.processors import make_processor
@@ -111,41 +110,21 @@ def assignments_of(spec: ModelSpec, rows: Mapping[str, Mapping[str, str]]) -> di
 def stored_reference(checkpoint: Checkpoint, candidate: Candidate, device: str = "cpu") -> TorchBackend | None:
     """The reference that holds a package's own numbers and makes its deliberate roundings; None for exact packages."""
     rows = candidate.assignments()
-    from parity_tests.check.candidate import EXPORT_BACKEND
-
     if "calibration" in candidate.block and checkpoint.codes is None:
         raise UsageError(
             f"{candidate.folder} holds calibrated codes, and the calibration is not given",
             "the folder that python -m calibrate wrote",
             "name it with --codes",
         )
-    weights = dequantised(checkpoint, rows, EXPORT_BACKEND[candidate.name]) if is_quantised(rows) else checkpoint.weights
+    weights: WeightProvider = checkpoint.weights
+    if is_quantised(rows):
+        assert candidate.examiner.record is not None, "the reference holds the checkpoint's own numbers"
+        weights = dequantised(checkpoint, rows, candidate.examiner.record.name)
     if weights is checkpoint.weights and not candidate.stores_roundings():
         return None
-    return reference(checkpoint.spec, weights, device, arithmetic_of(rows, candidate.name))
+    return reference(checkpoint.spec, weights, device, candidate.examiner.arithmetic(rows))
 
 
 def is_quantised(rows: Mapping[str, Mapping[str, str]]) -> bool:
     """Whether any layer is stored as integers."""
     return any(row.get("grid") for row in rows.values())
-
-
-def arithmetic_of(rows: Mapping[str, Mapping[str, str]], backend: str) -> Arithmetic:
-    """The deliberate roundings of the files that run here.
-
-    Args:
-        rows: the assignments of these files.
-        backend: ``ort`` computes in float32 and names its roundings; the others compute in float16 and are not modelled.
-    """
-    from export.quantisation.grids import GRIDS
-    from parity_tests.reference.arithmetic import PLAIN, Arithmetic, InputRounding
-
-    if backend != "ort":
-        return PLAIN
-    inputs = {
-        name: InputRounding.UINT8_CALL
-        for name, row in rows.items()
-        if row["grid"] and GRIDS[row["grid"]].group == 0 and not name.startswith(f"{EMBED}.")
-    }
-    halves = frozenset(name for name, row in rows.items() if row["form"] == "fp16" and not row["grid"])
-    return Arithmetic(inputs, halves)

@@ -68,6 +68,13 @@ class Rewinding(Protocol):
 
 
 @runtime_checkable
+class LoadsAhead(Protocol):
+    """A backend that can load everything now, instead of when it is first used, so that what is missing shows at once."""
+
+    def load(self) -> None: ...
+
+
+@runtime_checkable
 class FusedImages(Protocol):
     """A backend whose vision encoder and connector are one function; the session then has no ``vision`` probe."""
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from runtime_py.backends.base import Arrays
+from runtime_py.backends.records import MLC
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, VISION, StageContract
 from runtime_py.errors import MachineError, PackageError, UsageError
 
@@ -47,12 +48,12 @@ class MlcBackend:
         PackageError: the library or its parameters do not fit the package.
     """
 
-    name = "mlc"
+    name = MLC.runtime_name
 
     def __init__(self, folder: Path, manifest: Mapping[str, Any], device: str = "cpu") -> None:
         if device != "cpu":
             raise UsageError(f"device {device!r} for an MLC package", "cpu", "copy the package to a phone for its GPU")
-        block = manifest["backends"]["mlc"]
+        block = MLC.block(manifest)
         self._tvm = _import_tvm(block["tvm"])
         self.contracts = {name: StageContract.from_json(value) for name, value in manifest["contracts"].items()}
         library = folder / block["host_library"]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from runtime_py.backends.base import Arrays
+from runtime_py.backends.records import ONNX
 from runtime_py.contracts import CONNECTOR, DECODER, VISION, StageContract
 from runtime_py.errors import MachineError, PackageError, UsageError
 
@@ -54,7 +55,7 @@ class OrtBackend:
         PackageError: the package has no ONNX graphs.
     """
 
-    name = "ort"
+    name = ONNX.runtime_name
 
     def __init__(
         self, folder: Path, manifest: Mapping[str, Any], providers: Sequence[str] | None = None, threads: int = 0
@@ -70,7 +71,7 @@ class OrtBackend:
         self.threads = threads
         self.providers = self._available(providers or (CPU,))
         try:
-            self.files = {stage: entry["file"] for stage, entry in manifest["backends"]["onnx"]["stages"].items()}
+            self.files = {stage: entry["file"] for stage, entry in ONNX.block(manifest)["stages"].items()}
         except KeyError as error:
             raise PackageError(
                 f"{folder} names no ONNX graphs", "backends.onnx.stages in manifest.json", "choose another backend"

@@ -19,6 +19,7 @@ import numpy as np
 
 from runtime_py.backends.base import Arrays
 from runtime_py.backends.cuda_driver import CudaDriver
+from runtime_py.backends.records import ONNX, TENSORRT
 from runtime_py.backends.trt_device import DeviceMemory, KernelCache, tensorrt_of
 from runtime_py.backends.trt_plan import PAST, PRESENT, EnginePlan, read_plans, split_positions
 from runtime_py.contracts import DECODER
@@ -47,11 +48,11 @@ class TrtBackend:
         PackageError: the package has no engines.
     """
 
-    name = "trt"
+    name = TENSORRT.runtime_name
 
     def __init__(self, folder: Path, manifest: Mapping[str, Any], device: int = 0) -> None:
         self.plans = read_plans(folder, manifest)
-        self.block = manifest["backends"]["tensorrt"]
+        self.block = TENSORRT.block(manifest)
         self.trt = tensorrt_of(self.block["flavour"], self.block["version"])
         self.cuda = CudaDriver(device)
         self.stream = self.cuda.stream()
@@ -175,7 +176,7 @@ class LoadedEngine:
             raise MachineError(
                 f"TensorRT cannot load {plan.file.name} on {device.name} (compute capability {device.compute_capability})",
                 f"an engine of {block['flavour']} {block['version']} on one of: {covered} (or later)",
-                "export the package again with the TensorRT installed here, or use --backend ort",
+                f"export the package again with the TensorRT installed here, or use --backend {ONNX.runtime_name}",
             )
         self._contexts: dict[int, Any] = {}
         names = [self.engine.get_tensor_name(index) for index in range(self.engine.num_io_tensors)]

@@ -14,6 +14,7 @@ from runtime_py.backends.cuda_driver import CudaDriver
 from runtime_py.errors import MachineError
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+"""Flavour to Python module; an export takes the first that is installed."""
 
 
 def tensorrt_of(flavour: str, version: str) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from runtime_py.backends.records import TENSORRT
 from runtime_py.contracts import StageContract
 from runtime_py.errors import PackageError, UsageError
 
@@ -103,7 +104,7 @@ def read_plans(folder: Path, manifest: Mapping[str, Any]) -> dict[str, EnginePla
     Raises:
         PackageError: the package has no TensorRT engines, or their files are missing.
     """
-    block = manifest.get("backends", {}).get("tensorrt")
+    block = TENSORRT.block(manifest)
     if not block:
         raise PackageError(
             f"{folder} holds no TensorRT engines", "backends.tensorrt in manifest.json", "export it for desktop-gpu"

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from runtime_py.backends.registry import runtime_backends
 from runtime_py.errors import EdgeproofError, ExitCode
 
 
@@ -56,7 +57,7 @@ def _package_flags(verb: argparse.ArgumentParser) -> None:
 
 
 def _running_flags(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--backend", choices=("ort", "mlc", "trt"), help="instead of the package's own choice")
+    verb.add_argument("--backend", choices=tuple(runtime_backends()), help="instead of the package's own choice")
     verb.add_argument("--threads", type=int, default=0, metavar="N", help="computing threads; 0 leaves it to the backend")
     verb.add_argument("--provider", action="append", metavar="NAME", help="ONNX Runtime provider, best first; repeatable")
     verb.add_argument(

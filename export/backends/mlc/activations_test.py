@@ -35,7 +35,8 @@ def published(family: str) -> ModelSpec:
 
 def planned(spec: ModelSpec) -> dict[str, int]:
     options = BuildOptions(TARGET, "int4", LIMITS)
-    assignments, scheme, overview = MlcBackend().assignments(spec, options), scheme_of("int4"), make_overview(spec)
+    assignments, scheme = MlcBackend().assignments(spec, options), scheme_of("int4")
+    overview = make_overview(spec, families()[spec.family].make_processor(spec))
     parameters = tuple(declared_parameters(spec, assignments, scheme, overview))
     request = LibraryRequest("planned_name", "planned", spec, assignments, scheme, LIMITS, overview, parameters)
     return planned_memory(request, "android")

@@ -13,9 +13,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from export.backends.base import Build, BuildOptions, ExportBackend, Prediction, Step
+from export.backends.mlc.record import VISION_PRECISIONS
 from export.backends.mlc.schemes import Scheme, scheme_of
 from export.backends.mlc.support import decoder_sides
 from export.quantisation.spec import Assignment, Form, LayerShape
+from runtime_py.backends import records
 from runtime_py.contracts import DECODER, EMBED
 from runtime_py.errors import UnsupportedModelError, UsageError
 
@@ -27,13 +29,12 @@ TABLE, HEAD = f"{EMBED}.table", f"{DECODER}.head"
 """The one matrix of a tied head; the package stores it as the table."""
 
 QUANTISED_ROLES = ("decoder", "head", "embedding")
-VISION_PRECISIONS = ("fp16", "int4")
 
 
 class MlcBackend(ExportBackend):
     """q4f16_1, q4f32_1, q0f16 and q0f32 packages; see docs/targets/android.md and ios.md."""
 
-    name = "mlc"
+    name = records.MLC.name
 
     def assignments(self, spec: ModelSpec, options: BuildOptions) -> dict[str, Assignment]:
         from export.modules.build import layer_shapes

@@ -6,7 +6,6 @@ interface/gen_config.py; the tokenizer rules are cpp/tokenizers/tokenizers.cc (D
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 import shutil
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from export.specs import DecoderSpec, ModelSpec
+from export.specs import DecoderSpec
 from runtime_py.errors import CheckpointError
 from targets.base import Limits
 
@@ -182,23 +181,11 @@ def copy_tokenizer(checkpoint: Path, folder: Path) -> list[str]:
         shutil.copyfile(checkpoint / name, partial)
         partial.replace(folder / name)
     if "tokenizer.json" not in names and names:
-        try:
-            module = importlib.import_module("export.package.tokenizer_json")
-        except ModuleNotFoundError:
-            return names
-        module.ensure_tokenizer_json(checkpoint, folder / "tokenizer.json")
+        from export.package.tokenizer_json import ensure_tokenizer_json
+
+        ensure_tokenizer_json(checkpoint, folder / "tokenizer.json")
         names.append("tokenizer.json")
     return names
-
-
-def conversation(spec: ModelSpec) -> dict[str, Any]:
-    """The family's template (``export/families/NAME/mlc_chat.py``), or the bare text template where it has none."""
-    name = spec.family.replace("-", "_").replace(".", "_")
-    try:
-        module = importlib.import_module(f"export.families.{name}.mlc_chat")
-    except ModuleNotFoundError:
-        return plain_template("LM", list(spec.generation["stop_ids"]))
-    return module.conversation(spec)
 
 
 def plain_template(name: str, stop_ids: list[int]) -> dict[str, Any]:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from export.families.registry import families
 from export.specs import ModelSpec
 from export.stages import contracts
 from runtime_py.contracts import CONNECTOR, VISION
 from runtime_py.errors import UnsupportedModelError
+from runtime_py.preprocess.base import Processor
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +38,7 @@ class Overview:
     sides: Mapping[str, np.ndarray]
 
 
-def make_overview(spec: ModelSpec) -> Overview:
+def make_overview(spec: ModelSpec, processor: Processor) -> Overview:
     """The overview of a model, side inputs as its processor makes them.
 
     Raises:
@@ -51,7 +51,7 @@ def make_overview(spec: ModelSpec) -> Overview:
         rows = contracts(spec)[CONNECTOR].outputs[0].shape[1]
         assert isinstance(rows, int)
         return Overview(size, grid, rows, {})
-    pieces = families()[spec.family].make_processor(spec).images([np.zeros((size, size, 3), np.uint8)])
+    pieces = processor.images([np.zeros((size, size, 3), np.uint8)])
     found: dict[str, Any] = {**pieces[0].vision, **pieces[0].connector}
     cells = found["pixel_values"].shape
     whole = cells[1] == grid[0] * grid[1] if len(cells) == 3 else cells[2:] == (size, size)

@@ -34,7 +34,7 @@ class PackageParts:
         self.scheme = scheme_of(build.options.precision)
         self.place = PLACES.get(build.options.target.name, HOST)
         self.limits = build.options.limits
-        self.overview = make_overview(build.spec)
+        self.overview = make_overview(build.spec, build.processor)
         self.image_rows = self.overview.rows
         self.vision_config = chat_config.vision_config(self.overview.image_size, self.image_rows)
 
@@ -105,7 +105,7 @@ class PackageParts:
             quantization=self.scheme.name,
             limits=self.limits,
             generation=self._generation(),
-            conversation=chat_config.conversation(self.spec),
+            conversation=self.build.conversation or chat_config.plain_template("LM", list(self.spec.generation["stop_ids"])),
             tokenizer_files=tuple(names),
             tokenizer_info=chat_config.tokenizer_info(folder),
             active_vocabulary=chat_config.active_vocabulary(folder, self.spec.decoder.vocabulary),
@@ -113,11 +113,14 @@ class PackageParts:
         )
         written = [folder / name for name in names]
         value = chat_config.chat_config(self.spec.decoder, request)
-        written.append(shards.write_json(folder / "mlc-chat-config.json", value))
+        return self._relative([*written, shards.write_json(folder / "mlc-chat-config.json", value)])
+
+    def write_app_configuration(self) -> list[Path]:
+        """The files of the phone's app (see app_config), which list the model and the memory it needs."""
         needed = sum(predict(self.spec, self.build.options, self.build.assignments).device_bytes.values())
         entry = app_config.AppEntry(self.model_id, self.model_lib, needed, self.limits)
-        written += app_config.write(self._made(FOLDER), entry, self.place, self.device_library.relative_to(FOLDER))
-        return self._relative(written)
+        library = self.device_library.relative_to(FOLDER)
+        return self._relative(app_config.write(self._made(FOLDER), entry, self.place, library))
 
     def _tokenizer_folder(self) -> Path:
         """Where the checkpoint keeps its tokenizer; its own folder when it has none."""

@@ -17,6 +17,7 @@ import tempfile
 from pathlib import Path
 
 from export.backends.mlc.objects import check_library, members
+from runtime_py.backends.records import MLC
 from runtime_py.errors import EdgeproofError, MachineError, PackageError
 
 
@@ -34,7 +35,9 @@ def join(packages: list[Path], out: Path) -> Path:
     with tempfile.TemporaryDirectory(prefix="mlc-archive-") as scratch:
         files = []
         for package in packages:
-            block = json.loads((package / "manifest.json").read_text(encoding="utf-8"))["backends"]["mlc"]
+            block = MLC.block(json.loads((package / "manifest.json").read_text(encoding="utf-8")))
+            if not block.get("device_library"):
+                raise PackageError(f"{package} holds no phone library", "a package for android", "export it for android")
             tar, name = package / block["device_library"], block["model_lib"]
             objects = check_library(tar, name)
             if any(item.format != "elf" for item in objects.values()):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from export.backends.base import Build, BuildOptions, ExportBackend, Prediction, Step
 from export.backends.onnx.choices import OnnxChoices, assign, choices
 from export.quantisation.spec import Assignment, Form
+from runtime_py.backends import records
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, STAGES, VISION
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ BLOCK_OUTPUT = re.compile(r"^(?P<block>[\w.]+\.\d+)\.output$")
 class OnnxBackend(ExportBackend):
     """fp32, fp16 and int4 packages; see docs/targets/cpu.md."""
 
-    name = "onnx"
+    name = records.ONNX.name
 
     def assignments(self, spec: ModelSpec, options: BuildOptions) -> dict[str, Assignment]:
         from export.modules.build import layer_shapes
@@ -86,7 +87,7 @@ def stage_model(spec: ModelSpec, stage: str, chosen: OnnxChoices, assignments: M
     """The finished graph of a stage as an onnx.ModelProto without weights."""
     from export.backends.onnx.graph_passes import graph_passes
     from export.backends.onnx.kernels import OPSET, cached_head_width
-    from export.backends.onnx.trace import BorderTypes, trace_stage
+    from export.graphs.trace import BorderTypes, trace_stage
 
     border = BorderTypes(cache=chosen.cache, cache_width=cached_head_width(spec.decoder.head_dim))
     return trace_stage(spec, stage, kernels(chosen, assignments), opset=OPSET, border=border, passes=graph_passes(stage))
@@ -102,7 +103,7 @@ def kernels(chosen: OnnxChoices, assignments: Mapping[str, Assignment]) -> Any:
 
 
 def _write(build: Build, stage: str) -> list[Path]:
-    from export.backends.onnx.writer import StageWeights, write_stage
+    from export.graphs.writer import StageWeights, write_stage
 
     chosen = chosen_for(build.spec, build.options)
     model = stage_model(build.spec, stage, chosen, build.assignments)

@@ -27,12 +27,13 @@ from export.quantisation.spec import Form, LayerShape
 from export.specs import ModelSpec, VisionSpec
 from export.stages import contracts
 from runtime_py.backends.ort import OrtBackend
+from runtime_py.backends.records import ONNX
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, STAGES, VISION
 from runtime_py.errors import UsageError
 from targets.base import Limits, Target
 
 GOLDENS = Path(__file__).parents[3] / "parity_tests" / "goldens"
-TARGET = Target("cpu", "", ("onnx",), "ort", ("int4", "fp16", "fp32"), Limits(64, 16), (), ())
+TARGET = Target("cpu", "", (ONNX,), ("int4", "fp16", "fp32"), Limits(64, 16), (), ())
 EXACT: dict[str, Any] = {"accuracy_level": 0, "cache": "float32"}
 """Options under which nothing but the weights is quantised, so that a package can be compared tightly."""
 
@@ -73,7 +74,8 @@ def export(case: str, precision: str, folder: Path, stages: tuple[str, ...] = ST
     backend, options = OnnxBackend(), BuildOptions(TARGET, precision, TARGET.limits, extra)
     assignments = backend.assignments(spec, options)
     codes = RoundToNearest(weights, assignments, GRIDS)
-    build = Build(spec, options, assignments, weights, codes, opened, folder, lambda *_: None)
+    processor = opened.family.make_processor(spec)
+    build = Build(spec, options, assignments, weights, codes, opened, folder, lambda *_: None, processor)
     for step in backend.steps(build):
         if step.name.removeprefix("onnx ") in stages:
             assert all((folder / file).is_file() for file in step.run())

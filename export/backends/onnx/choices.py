@@ -7,19 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from export.backends.base import BuildOptions
+from export.backends.onnx.record import BACKEND
 from export.quantisation.spec import Assignment, Form, LayerShape
 from runtime_py.errors import UsageError
 
 ALLOWED: dict[str, tuple[Any, ...]] = {
+    **{option.name: option.values for option in BACKEND.options},
     "vision_precision": ("int8", "int8_weights", "fp16", "fp32"),
-    "embed_precision": ("int8", "int4", "fp16", "fp32"),
-    "head_precision": ("int4", "int8", "fp16"),
-    "block_size": (16, 32, 64, 128),
     "accuracy_level": (0, 4),
-    "symmetric": (True, False),
     "cache": ("float16", "float32"),
 }
-"""Option name to accepted values; docs/targets/cpu.md says what each costs."""
+"""Option name to accepted values, those without a flag among them; docs/targets/cpu.md says what each costs."""
 
 PRECISIONS = ("fp32", "fp16", "int4")
 

@@ -3,7 +3,7 @@
 Every graph computes in float32 (the processor has no faster half-precision kernels; docs/targets/cpu.md has the figures).
 What a plan changes is how a matrix is stored: float32, float16 with a cast, packed integers for MatMulNBits, or int8 with
 activations quantised on the way (MatMulInteger). Initializers that stand for a quantised layer are called
-``<layer>.weight_codes``, ``.weight_scales`` and ``.weight_zero_points``; `export.backends.onnx.writer` fills them.
+``<layer>.weight_codes``, ``.weight_scales`` and ``.weight_zero_points``; `export.graphs.writer` fills them.
 
 Operators: onnxruntime docs/ContribOperators.md; RotaryEmbedding: onnx opset 23.
 """

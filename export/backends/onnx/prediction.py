@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from export.backends.base import BuildOptions, Prediction
 from export.backends.onnx.choices import OnnxChoices
-from export.backends.onnx.layout import Place, lay_out
+from export.graphs.layout import Place, lay_out
 from export.quantisation.spec import Assignment, Form
 from export.specs import ModelSpec
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, STAGES, VISION

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from export.backends.base import Build, BuildOptions, ExportBackend, Prediction, Step
 from export.backends.tensorrt.forms import assign, float_dtype
 from export.quantisation.spec import Assignment
+from runtime_py.backends import records
 from runtime_py.contracts import STAGES
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ FOLDER = "tensorrt"
 class TensorrtBackend(ExportBackend):
     """fp32, fp16 and int4 engines; see docs/targets/desktop-gpu.md."""
 
-    name = "tensorrt"
+    name = records.TENSORRT.name
 
     def assignments(self, spec: ModelSpec, options: BuildOptions) -> dict[str, Assignment]:
         from export.modules.build import layer_shapes

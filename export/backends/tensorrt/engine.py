@@ -15,8 +15,6 @@ from typing import Any
 import torch
 
 from export.backends.base import Build
-from export.backends.onnx.trace import BorderTypes, border_contract
-from export.backends.onnx.writer import StageWeights
 from export.backends.tensorrt.engine_process import EngineRequest
 from export.backends.tensorrt.flavour import load_flavour
 from export.backends.tensorrt.forms import float_dtype
@@ -24,6 +22,8 @@ from export.backends.tensorrt.graph import StageGraph, stage_graph, write_graph
 from export.backends.tensorrt.kernels import TrtKernels
 from export.backends.tensorrt.prediction import engine_peak, stage_bytes
 from export.backends.tensorrt.profiles import Profile, stage_profiles
+from export.graphs.trace import BorderTypes, border_contract
+from export.graphs.writer import StageWeights
 from export.plan.machine import available_memory
 from export.specs import ModelSpec
 from runtime_py.errors import DoesNotFitError, EdgeproofError, MachineError, UnsupportedModelError

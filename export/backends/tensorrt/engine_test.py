@@ -19,13 +19,13 @@ import onnxruntime
 import pytest
 
 from export.backends.base import Build, BuildOptions
-from export.backends.onnx.writer import StageWeights
 from export.backends.tensorrt import engine as engines
 from export.backends.tensorrt.backend import TensorrtBackend, engine_file, record_file
 from export.backends.tensorrt.engine import build_stage_engine, engine_graph, engine_profiles, run_request
 from export.backends.tensorrt.engine_process import EngineRequest
 from export.backends.tensorrt.graph import StageGraph, write_graph
 from export.checkpoint.opened import open_folder
+from export.graphs.writer import StageWeights
 from export.quantisation.codes import DequantisedWeights, RoundToNearest
 from export.quantisation.grids import GRIDS
 from parity_tests.reference.reference import TorchBackend
@@ -53,7 +53,8 @@ def make_build(case: str, precision: str, folder: Path) -> Build:
     options = BuildOptions(TARGET, precision, LIMITS)
     assignments = TensorrtBackend().assignments(spec, options)
     codes = RoundToNearest(weights, assignments, GRIDS)
-    return Build(spec, options, assignments, weights, codes, opened, folder, lambda *_: None)
+    processor = opened.family.make_processor(spec)
+    return Build(spec, options, assignments, weights, codes, opened, folder, lambda *_: None, processor)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ import pytest
 pytest.importorskip("tensorrt_rtx")
 
 from export.backends.base import Build, BuildOptions
-from export.backends.onnx.trace import trace_stage
 from export.backends.tensorrt.backend import TensorrtBackend, engine_file, record_file
 from export.backends.tensorrt.engine import build_stage_engine, engine_graph
 from export.backends.tensorrt.engine_test import OrtBackedTrt, Traced
@@ -21,6 +20,7 @@ from export.backends.tensorrt.kernels import OPSET, TrtKernels
 from export.checkpoint.opened import open_folder
 from export.checkpoint.synthesize import SynthesisRequest, synthesize
 from export.families.registry import families
+from export.graphs.trace import trace_stage
 from export.quantisation.codes import DequantisedWeights, RoundToNearest
 from export.quantisation.grids import GRIDS
 from export.source.tensor_source import EmptySource
@@ -51,7 +51,8 @@ def make_build(folder: Path, precision: str, output: Path) -> Build:
     options = BuildOptions(TARGET, precision, LIMITS)
     assignments = TensorrtBackend().assignments(spec, options)
     codes = RoundToNearest(weights, assignments, GRIDS)
-    return Build(spec, options, assignments, weights, codes, opened, output, lambda *_: None)
+    processor = opened.family.make_processor(spec)
+    return Build(spec, options, assignments, weights, codes, opened, output, lambda *_: None, processor)
 
 
 @pytest.mark.slow
@@ -62,7 +63,7 @@ def test_whole_prompts_through_the_graphs(name: str, precision: str, tmp_path: P
     ours = OrtBackedTrt(Traced(build, {stage: engine_graph(build, stage) for stage in STAGES}), tmp_path)
     weights = DequantisedWeights(build.weights, build.codes, build.assignments, GRIDS)
     reference = TorchBackend(build.spec, weights if precision == "int4" else build.weights)
-    case, processor = read_case(GOLDENS / name), _processor(build)
+    case, processor = read_case(GOLDENS / name), build.processor
     for prefix in case.prefixes:
         asked = question(case, prefix, processor)
         limits = SessionLimits(LIMITS.context, LIMITS.prefill_chunk)
@@ -72,10 +73,6 @@ def test_whole_prompts_through_the_graphs(name: str, precision: str, tmp_path: P
             if row.probe != "greedy_ids":
                 assert row.metrics["relative_max"] < RELATIVE, (prefix, row)
     assert len(set(ours._engines[DECODER].calls)) == (2 if precision == "int4" else 1)  # type: ignore[attr-defined]
-
-
-def _processor(build: Build):
-    return build.checkpoint.family.make_processor(build.spec)
 
 
 @pytest.mark.slow

@@ -12,10 +12,8 @@ import importlib.util
 from dataclasses import dataclass
 from typing import Any
 
+from runtime_py.backends.trt_device import MODULES
 from runtime_py.errors import MachineError
-
-MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-"""Flavour to Python module, in order of preference."""
 
 RTX_COMPUTE_CAPABILITIES = ("8.0", "8.6", "8.9", "12.0")
 """What an RTX engine covers when the builder is told nothing."""

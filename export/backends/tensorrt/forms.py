@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from export.backends.base import BuildOptions
+from export.backends.tensorrt.record import BLOCK_SIZES
 from export.quantisation.spec import Assignment, Form, LayerShape
 from runtime_py.errors import UsageError
 
 PRECISIONS = ("fp32", "fp16", "int4")
-BLOCK_SIZES = (32, 64, 128)
 QUANTISED_ROLES = ("decoder", "head")
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import onnx
 import torch
 
-from export.backends.onnx.trace import BorderTypes, trace_stage
-from export.backends.onnx.writer import StageWeights, write_stage
 from export.backends.tensorrt.graph_passes import graph_passes
 from export.backends.tensorrt.kernels import OPSET, TrtKernels
+from export.graphs.trace import BorderTypes, trace_stage
+from export.graphs.writer import StageWeights, write_stage
 from export.specs import ModelSpec
 
 
@@ -39,7 +39,7 @@ def stage_graph(spec: ModelSpec, stage: str, kernels: TrtKernels, dtype: torch.d
 
 
 def write_graph(graph: StageGraph, source: StageWeights, path: Path, progress: Callable[[int, int], None]) -> list[Path]:
-    """Write the graph and its data file; return both. The weights are streamed (export.backends.onnx.writer)."""
+    """Write the graph and its data file; return both. The weights are streamed (export.graphs.writer)."""
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
     return write_stage(model, source, path, progress)

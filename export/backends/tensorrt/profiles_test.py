@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.backends.onnx.trace import BorderTypes, border_contract
 from export.backends.tensorrt.profiles import Profile, stage_profiles
 from export.families.minicpm_v.family import FAMILY
 from export.families.registry import read_config
+from export.graphs.trace import BorderTypes, border_contract
 from export.source.tensor_source import EmptySource
 from export.specs import ModelSpec
 from runtime_py.contracts import CONNECTOR, DECODER, STAGES, VISION

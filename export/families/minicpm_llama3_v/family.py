@@ -92,6 +92,11 @@ class MiniCPMLlama3V(Family):
             },
         )
 
+    def phone_conversation(self, spec: ModelSpec) -> dict[str, Any]:
+        from export.families.minicpm_llama3_v.mlc_chat import conversation
+
+        return conversation(spec)
+
     def weight_map(self, spec: ModelSpec, source: TensorSource) -> WeightMap:
         return WeightMap(weights.rules(spec), source, ignored=(*weights.IGNORED, *unread_head(spec.decoder, weights.HEAD)))
 

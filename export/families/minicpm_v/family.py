@@ -96,6 +96,11 @@ class MiniCPMV(Family):
             facts={"defaulted_config_keys": read.defaulted(), "vision_tower": tower_name},
         )
 
+    def phone_conversation(self, spec: ModelSpec) -> dict[str, Any]:
+        from export.families.minicpm_v.mlc_chat import conversation
+
+        return conversation(spec)
+
     def weight_map(self, spec: ModelSpec, source: TensorSource) -> WeightMap:
         return WeightMap(weights.rules(spec), source, ignored=(*weights.IGNORED, *unread_head(spec.decoder, weights.HEAD)))
 

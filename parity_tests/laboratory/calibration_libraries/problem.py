@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from calibrate.methods.base import LayerProblem
 from calibrate.statistics.moments import Moment
+from runtime_py.backends.records import ONNX
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -84,7 +85,7 @@ def captured(
     planned = plan(request)
     checkpoint = planned.checkpoint
     assert checkpoint.weights is not None
-    wanted = [name for name in planned.wanted["onnx"] if not layers or any(part in name for part in layers)]
+    wanted = [name for name in planned.wanted[ONNX.name] if not layers or any(part in name for part in layers)]
     processor, prompts = prompts_of(request, checkpoint)
     inputs: dict[int, list[Any]] = {}
     moments: dict[str, Moment] = {}
@@ -100,7 +101,7 @@ def captured(
         )
     for name in wanted:
         weight = checkpoint.weights.tensor(f"{name}.weight").float()
-        grid = GRIDS[planned.assignments["onnx"][name].grid]
+        grid = GRIDS[planned.assignments[ONNX.name][name].grid]
         yield Captured(LayerProblem(name, weight, grid, moments[name]), tuple(inputs[id(moments[name])]))
 
 

@@ -22,6 +22,7 @@ from export.stages import contracts
 from parity_tests.check.package_questions import questions, stand_in
 from parity_tests.laboratory.mlc_ladder.run_case import picked
 from runtime_py import tokenizer as tokenizers
+from runtime_py.backends.records import MLC
 from runtime_py.contracts import CONNECTOR, VISION
 from runtime_py.errors import PackageError
 from runtime_py.preprocess.base import Processor, TokenizerLike
@@ -60,14 +61,15 @@ def make_case(checkpoint: Path, folder: Path, precision: str = "q4f32_1") -> Cas
     options = BuildOptions(TARGET, precision, LIMITS)
     assignments = ExportMlc().assignments(spec, options)
     codes = RoundToNearest(weights, assignments, GRIDS)
-    build = Build(spec, options, assignments, weights, codes, opened, folder, lambda *_: None)
+    bare = opened.family.make_processor(spec)
+    build = Build(spec, options, assignments, weights, codes, opened, folder, lambda *_: None, bare)
     parts = PackageParts(build)
     for number in range(len(parts.shards)):
         parts.write_shard(number)
     parts.write_index()
     libraries = {mode: name for mode, (_, name) in LIBRARIES.items()} | {"aarch64": "aarch64.so"}
     manifest = {
-        "backends": {"mlc": {**block(parts), "libraries": libraries}},
+        "backends": {MLC.name: {**block(parts), "libraries": libraries}},
         "contracts": {name: contract.to_json() for name, contract in contracts(spec).items()},
     }
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")

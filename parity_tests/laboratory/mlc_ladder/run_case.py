@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from runtime_py.backends.mlc import MlcBackend
+from runtime_py.backends.records import MLC
 from runtime_py.contracts import CONNECTOR, EMBED, VISION
 
 STEPS = 6
@@ -111,7 +112,7 @@ def picked(inputs: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarra
 def main(folder: Path, mode: str) -> None:
     """Read manifest.json and inputs.npz of a case folder, write outputs-<mode>.npz."""
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    block = manifest["backends"]["mlc"]
+    block = manifest["backends"][MLC.name]
     block["host_library"] = block["libraries"][mode]
     kind = MlcBackend
     if mode == "opencl":

@@ -15,6 +15,7 @@ import numpy as np
 from parity_tests.laboratory.mlc_ladder import environment
 from parity_tests.laboratory.mlc_ladder.case import Case, make_case
 from parity_tests.laboratory.mlc_ladder.results import CannotRun, RungResult, Status, compare
+from runtime_py.backends.records import MLC
 from runtime_py.errors import PackageError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -134,7 +135,7 @@ class Ladder:
 
     def block(self) -> dict[str, str]:
         assert self.package is not None
-        return json.loads((self.package / "manifest.json").read_text(encoding="utf-8"))["backends"]["mlc"]
+        return dict(MLC.block(json.loads((self.package / "manifest.json").read_text(encoding="utf-8"))))
 
     def model_lib(self) -> str:
         return self.block()["model_lib"] if self.package else self.shipped().parts.model_lib

@@ -7,7 +7,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from export.backends.onnx.block_marks import DOMAIN, ResolveMarks
+from export.graphs.block_marks import DOMAIN, ResolveMarks
 from export.passes.base import apply
 
 GRAPH = """

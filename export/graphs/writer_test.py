@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
-from export.backends.onnx import writer
-from export.backends.onnx.layout import alignment, lay_out
-from export.backends.onnx.writer import StageWeights, parameters, write_stage
+from export.graphs import writer
+from export.graphs.layout import alignment, lay_out
+from export.graphs.writer import StageWeights, parameters, write_stage
 from export.quantisation.codes import Codes, RoundToNearest
 from export.quantisation.grids import GRIDS
 from export.quantisation.pack import unpack_unsigned

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from export.backends.onnx.block_marks import BlockMarks, ResolveMarks
+from export.graphs.block_marks import BlockMarks, ResolveMarks
 from export.modules.build import build_stage
 from export.modules.kernels import Kernels
 from export.passes.base import GraphPass, apply

@@ -18,7 +18,7 @@ import torch
 from onnx import TensorProto
 from torch import Tensor
 
-from export.backends.onnx.layout import Place, lay_out
+from export.graphs.layout import Place, lay_out
 from export.quantisation.codes import CodeSource, WeightProvider
 from export.quantisation.grids import GRIDS
 from export.quantisation.pack import pack_signed, pack_unsigned

@@ -1,0 +1,53 @@
+"""ONNX graphs, run by ONNX Runtime."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from export.backends.record import COLUMNS, VISION, Backend, BackendOption
+from export.quantisation.grid_blockwise import BlockGrid, ScaleRule
+from export.quantisation.spec import Form
+from runtime_py.backends import records
+
+if TYPE_CHECKING:
+    from export.backends.base import ExportBackend
+
+BLOCK_SIZES = (16, 32, 64, 128)
+INT4_ONLY = ("int4",)
+EMBEDDING, HEAD = "how the embedding is stored", "how the language head is stored"
+
+
+def _exporter() -> ExportBackend:
+    from export.backends.onnx.backend import OnnxBackend
+
+    return OnnxBackend()
+
+
+def _grids() -> tuple[BlockGrid, ...]:
+    """Of MatMulNBits and GatherBlockQuantized, a size at a time, and of rows that share one scale."""
+    found = [BlockGrid("ort_int8_row", 8, 0, ScaleRule.POSITIVE, wide_scales=True)]
+    for block in BLOCK_SIZES:
+        found += [
+            BlockGrid(f"ort_int4_b{block}", 4, block, ScaleRule.SIGNED),
+            BlockGrid(f"ort_int4_asym_b{block}", 4, block, ScaleRule.SPREAD),
+            BlockGrid(f"ort_int8_b{block}", 8, block, ScaleRule.SIGNED),
+            BlockGrid(f"ort_gather_int4_b{block}", 4, block, ScaleRule.SIGNED, half=True),
+            BlockGrid(f"ort_gather_int8_b{block}", 8, block, ScaleRule.SIGNED, half=True),
+        ]
+    return tuple(found)
+
+
+BACKEND = Backend(
+    runtime=records.ONNX,
+    exporter=_exporter,
+    tools=("torch", "onnx", "onnxscript", "onnxruntime"),
+    grids=_grids(),
+    wider={Form.INT8: "ort_int8_b{block}", Form.FP16: ""},
+    options=(
+        BackendOption("vision_precision", "--vision-precision", ("int8", "fp16", "fp32"), VISION),
+        BackendOption("block_size", "--block-size", BLOCK_SIZES, COLUMNS),
+        BackendOption("symmetric", "--asymmetric", (True, False), "int4 blocks with zero points of their own", INT4_ONLY),
+        BackendOption("embed_precision", "--embed-precision", ("int8", "int4", "fp16", "fp32"), EMBEDDING, INT4_ONLY),
+        BackendOption("head_precision", "--head-precision", ("int4", "int8", "fp16"), HEAD, INT4_ONLY),
+    ),
+)

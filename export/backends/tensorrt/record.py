@@ -1,0 +1,31 @@
+"""TensorRT engines, for NVIDIA GPUs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from export.backends.record import COLUMNS, Backend, BackendOption
+from export.quantisation.grid_blockwise import BlockGrid, ScaleRule
+from export.quantisation.spec import Form
+from runtime_py.backends import records
+
+if TYPE_CHECKING:
+    from export.backends.base import ExportBackend
+
+BLOCK_SIZES = (32, 64, 128)
+
+
+def _exporter() -> ExportBackend:
+    from export.backends.tensorrt.backend import TensorrtBackend
+
+    return TensorrtBackend()
+
+
+BACKEND = Backend(
+    runtime=records.TENSORRT,
+    exporter=_exporter,
+    tools=("torch", "onnx", "onnxscript", "tensorrt", "tensorrt-rtx"),
+    grids=tuple(BlockGrid(f"trt_int4_b{block}", 4, block, ScaleRule.POSITIVE, half=True) for block in BLOCK_SIZES),
+    wider={Form.FP16: ""},
+    options=(BackendOption("block_size", "--block-size", BLOCK_SIZES, COLUMNS),),
+)

@@ -1,0 +1,114 @@
+"""ONNX packages: graphs that can be cut, changed and looked into, and roundings that are known by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from parity_tests.backends.examiner import Examiner, Rows, StageView
+from parity_tests.thresholds import Standard
+from runtime_py.backends.base import Arrays, Backend
+from runtime_py.contracts import EMBED
+
+if TYPE_CHECKING:
+    from export.specs import ModelSpec
+    from parity_tests.check.candidate import Candidate
+    from parity_tests.reference.arithmetic import Arithmetic
+    from runtime_py.package import Package
+
+EIGHT_BITS = 4
+"""The accuracy level at which ONNX Runtime's MatMulNBits rounds its input to int8."""
+
+
+class OnnxExaminer(Examiner):
+    """See `Examiner`."""
+
+    shows_values = True
+
+    # how close
+
+    def implementation_standard(self, side: Candidate) -> Standard:
+        """By what rounds: kernels of int4 layers by choice, operators around int8 rows, or the cache alone."""
+        if self._rounds_blocks(side):
+            return Standard.KERNELS_INT8
+        if any(grid.endswith("int8_row") for grid in _grids(side)):
+            return Standard.STORED_INT8
+        return Standard.STORED_FLOAT16 if self._half_cache(side) else Standard.STORED_FLOAT32
+
+    def _rounds_blocks(self, side: Candidate) -> bool:
+        """Whether kernels choose to round the inputs of int4 layers to 8 bits."""
+        return side.block.get("accuracy_level") == EIGHT_BITS and any("int4" in grid for grid in _grids(side))
+
+    def _half_cache(self, side: Candidate) -> bool:
+        """Whether attention works on float16 keys and values."""
+        return side.block.get("cache") == "float16"
+
+    # what the files hold
+
+    def stores_roundings(self, side: Candidate) -> bool:
+        return side.manifest["precision"] not in self.full_precisions
+
+    def arithmetic(self, rows: Rows) -> Arithmetic:
+        """Computed in float32; inputs of layers with one scale a row are rounded, and matrices without codes are float16."""
+        from export.quantisation.grids import GRIDS
+        from parity_tests.reference.arithmetic import Arithmetic, InputRounding
+
+        inputs = {
+            name: InputRounding.UINT8_CALL
+            for name, row in rows.items()
+            if row["grid"] and GRIDS[row["grid"]].group == 0 and not name.startswith(f"{EMBED}.")
+        }
+        halves = frozenset(name for name, row in rows.items() if row["form"] == "fp16" and not row["grid"])
+        return Arithmetic(inputs, halves)
+
+    # running them
+
+    def open_in_pieces(self, package: Package) -> Backend:
+        from parity_tests.check.segmented_ort import SegmentedOrtBackend
+
+        return SegmentedOrtBackend(package.folder, package.manifest)
+
+    def peak(self, spec: ModelSpec, device_bytes: Mapping[str, int], filled: float) -> int:
+        from parity_tests.check.segmented_ort import predicted_peak
+
+        return predicted_peak(spec)
+
+    def exact(self, side: Candidate) -> Candidate | None:
+        """The same graphs without the float16 cache and without int8 inputs of int4 layers."""
+        if not self._half_cache(side) and not self._rounds_blocks(side):
+            return None
+        from parity_tests.check.segmented_ort import SegmentedOrtBackend
+        from parity_tests.localize.onnx_blocks import ExactOrtBackend, set_exact
+
+        assert self.record is not None
+        block = {**side.block, "accuracy_level": 0, "cache": "float32"}
+        manifest = {**side.manifest, "backends": {self.record.name: block}}
+        if isinstance(side.backend, SegmentedOrtBackend):
+            return replace(side, manifest=manifest, backend=SegmentedOrtBackend(side.folder, side.manifest, set_exact))
+        return replace(side, manifest=manifest, backend=ExactOrtBackend(side.folder, side.manifest))
+
+    # looking inside
+
+    def block_outputs(self, side: Candidate, stage: str, inputs: Arrays, spec: ModelSpec | None) -> Mapping[str, np.ndarray]:
+        view = self.stage_view(side, stage)
+        return {} if view is None else view.blocks(inputs)
+
+    def stage_view(self, side: Candidate, stage: str) -> StageView | None:
+        from parity_tests.localize.onnx_blocks import OnnxStage
+
+        return OnnxStage(side, stage)
+
+    def step_view(self, side: Candidate, cache: Mapping[str, np.ndarray], length: int) -> StageView | None:
+        from parity_tests.localize.onnx_blocks import OnnxStep
+
+        return OnnxStep(side, cache, length)
+
+    def cache_of(self, state: Any) -> dict[str, np.ndarray]:
+        return {name: value.numpy().copy() for name, value in state.buffers.items()}
+
+
+def _grids(side: Candidate) -> set[str]:
+    return {row["grid"] for row in side.assignments().values() if row.get("grid")}

@@ -1,0 +1,110 @@
+"""Everyone who answers in the check of a package, and what their answers to one question are compared for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from parity_tests.check.ask import Answers
+from parity_tests.check.candidate import Candidate
+from parity_tests.check.package_crossing import Gates
+from parity_tests.judging.compare import compare_recordings
+from parity_tests.judging.probes import Question, Recording
+from parity_tests.judging.results import Comparison, Divergence
+from parity_tests.localize.localize import localize
+from parity_tests.reference.checkpoint_side import Checkpoint, is_quantised, reference, stored_reference
+from parity_tests.reference.streamed import StreamedTorchBackend
+from parity_tests.thresholds import Standard, Table
+from runtime_py.preprocess.base import Processor
+
+if TYPE_CHECKING:
+    from parity_tests.reference.reference import TorchBackend
+
+STORED = "reference with the stored numbers"
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Who answers.
+
+    Attributes:
+        full: the reference in full precision.
+        stored: the reference with the package's own numbers; None where the package holds the checkpoint's.
+        exact: the package without the roundings that its kernels choose; None where they choose none.
+        processor: the checkpoint's, which asks both references.
+    """
+
+    checkpoint: Checkpoint
+    processor: Processor
+    full: TorchBackend
+    stored: TorchBackend | None
+    exact: Candidate | None
+    package: Candidate
+
+    @property
+    def nearest(self) -> TorchBackend:
+        """The reference that should say what the package says."""
+        return self.stored or self.full
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the reference reads its weights from the checkpoint at every step."""
+        return isinstance(self.full, StreamedTorchBackend)
+
+    def comparisons(self, question: Question, answers: Answers, steps: int) -> list[Comparison]:
+        """What the answers to one question are compared for.
+
+        A package that holds the checkpoint's numbers is held against full precision. Of any other, what runs it is held
+        against the reference with the same numbers (first without chosen roundings, where there are such), and that
+        reference against full precision, which is what storing them so costs.
+        """
+        expected, inside, tight, said = answers
+        gates = Gates(self.checkpoint, self.nearest, inside, question, steps, expected.arrays["greedy_ids"])
+        if self.stored is None:
+            rows = compare_recordings(expected, said)
+            standard = self.package.float_standard()
+            compared = Comparison("package", standard, "reference", self.package.name, rows, question.name)
+            return gates.settled(compared, self.package)
+        found: list[Comparison] = []
+        if self.exact is not None and tight is not None:
+            found += gates.settled(_implementation("implementation", self.exact, question, inside, tight), self.exact)
+        name = "implementation" if self.exact is None else "kernels"
+        found += gates.settled(_implementation(name, self.package, question, inside, said), self.package)
+        loss = Standard.INT4_LOSS if is_quantised(self.package.assignments()) else Standard.FP16
+        rows = compare_recordings(expected, inside)
+        return [*found, Comparison("loss", loss, "full-precision reference", STORED, rows, question.name)]
+
+    def divergence(self, question: Question, table: Table | None) -> Divergence:
+        """Where the package first parts from its reference, on one question."""
+        side = self.exact or self.package
+        standard = side.float_standard() if self.stored is None else side.implementation_standard()
+        found = localize(self.nearest, side, question, standard, table, self.processor)
+        if self.exact is None or found.stage:
+            return found
+        return replace(found, note=f"{found.note} in float32; what is left comes from the package's own roundings")
+
+    def recordings(self, answers: Sequence[Answers]) -> list[tuple[Recording, Recording]]:
+        """Full precision's and the package's answer to every question."""
+        return [(expected, said) for expected, _, _, said in answers]
+
+
+def open_sides(candidate: Candidate, checkpoint: Checkpoint, processor: Processor, device: str) -> Sides:
+    """Build the references of a package on ``device``.
+
+    Raises:
+        UsageError: the package holds calibrated codes and the calibration is not given.
+    """
+    return Sides(
+        checkpoint=checkpoint,
+        processor=processor,
+        full=reference(checkpoint.spec, checkpoint.weights, device),
+        stored=stored_reference(checkpoint, candidate, device),
+        exact=candidate.exact(),
+        package=candidate,
+    )
+
+
+def _implementation(name: str, side: Candidate, question: Question, inside: Recording, said: Recording) -> Comparison:
+    rows = compare_recordings(inside, said)
+    return Comparison(name, side.implementation_standard(), STORED, side.name, rows, question.name)

@@ -1,0 +1,102 @@
+"""What is known about a backend before its library is imported: names, distributions, and what its runtime can do.
+
+This is the runtime's half of a backend's record. `export.backends.record.Backend` holds it and adds what an export must
+know, so that one registration there serves every part of the product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from runtime_py.backends.base import Backend
+
+
+class Ability(StrEnum):
+    """What a backend's runtime can do beside running the stages; `runtime_py.backends.base` has the calls."""
+
+    REWIND = "rewind"
+    """Shorten a sequence, so that a changed conversation keeps the common part of its cache (`Rewinding`)."""
+    SEVERAL_SEQUENCES = "several-sequences"
+    """Hold several sequences at a time, each with a cache of its own; else the newest alone is fed."""
+    WITHOUT_DEVICE = "without-device"
+    """Run on this machine's processor, whatever device the package is for."""
+    THREADS = "threads"
+    """Be opened with a number of computing threads."""
+    PROVIDERS = "providers"
+    """Be opened with a list of execution providers."""
+    IN_PIECES = "in-pieces"
+    """Answer with a small part of the weights in memory at a time (parity_tests opens it so for large packages)."""
+    EXACT_COPY = "exact-copy"
+    """Run the same files in float32 throughout, so that chosen roundings can be told from faults."""
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """A distribution of the package index.
+
+    Attributes:
+        versions: a version specifier, as pyproject.toml has it.
+        extra: the extra of edgeproof that installs it.
+    """
+
+    name: str
+    versions: str
+    extra: str
+
+    def install_command(self) -> str:
+        """What a person types to get it."""
+        return f"pip install 'edgeproof[{self.extra}]'"
+
+
+@dataclass(frozen=True)
+class OpeningChoices:
+    """What a user may choose when a package is opened.
+
+    Attributes:
+        threads: computing threads; 0 leaves it to the backend.
+        providers: execution providers, best first; empty for the backend's own choice.
+    """
+
+    threads: int = 0
+    providers: tuple[str, ...] = ()
+
+
+Opener = Callable[[Path, Mapping[str, Any], OpeningChoices], "Backend"]
+"""Opens a package folder with its manifest; imports the backend's library.
+
+Raises MachineError when the library or the device is missing, PackageError when the files do not fit.
+"""
+
+
+@dataclass(frozen=True)
+class RuntimeBackend:
+    """The runtime's half of a backend's record.
+
+    Attributes:
+        name: of the files: the export backend, and the key of its block under ``backends`` in manifest.json.
+        runtime_name: of what runs them: the manifest's ``runtime_backend``, and a value of ``--backend``.
+        files: what a package holds of it, for people, e.g. ``ONNX graphs``.
+        distributions: any one of them runs the files; the first is what ``pip install`` is advised for.
+        threads_advice: what else decides the number of threads, where `Ability.THREADS` is missing.
+    """
+
+    name: str
+    runtime_name: str
+    files: str
+    distributions: tuple[Distribution, ...]
+    open: Opener = field(repr=False)
+    abilities: frozenset[Ability] = frozenset()
+    threads_advice: str = "leave the number of threads out"
+
+    def can(self, ability: Ability) -> bool:
+        return ability in self.abilities
+
+    def block(self, manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+        """This backend's part of a manifest; empty when the package holds none of its files."""
+        block: Mapping[str, Any] = manifest.get("backends", {}).get(self.name, {})
+        return block

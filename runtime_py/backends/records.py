@@ -1,0 +1,79 @@
+"""The backends that come with the product: the one place where their names are written down.
+
+Openers import a backend's module when they are called; reading this file imports no library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runtime_py.backends.record import Ability, Distribution, OpeningChoices, RuntimeBackend
+
+if TYPE_CHECKING:
+    from runtime_py.backends.mlc import MlcBackend
+    from runtime_py.backends.ort import OrtBackend
+    from runtime_py.backends.trt import TrtBackend
+
+
+def _open_ort(folder: Path, manifest: Mapping[str, Any], chosen: OpeningChoices) -> OrtBackend:
+    from runtime_py.backends.ort import OrtBackend
+
+    return OrtBackend(folder, manifest, providers=chosen.providers or None, threads=chosen.threads)
+
+
+def _open_mlc(folder: Path, manifest: Mapping[str, Any], _chosen: OpeningChoices) -> MlcBackend:
+    from runtime_py.backends.mlc import MlcBackend
+
+    return MlcBackend(folder, manifest)
+
+
+def _open_trt(folder: Path, manifest: Mapping[str, Any], _chosen: OpeningChoices) -> TrtBackend:
+    from runtime_py.backends.trt import TrtBackend
+
+    return TrtBackend(folder, manifest)
+
+
+ONNX = RuntimeBackend(
+    name="onnx",
+    runtime_name="ort",
+    files="ONNX graphs",
+    distributions=(
+        Distribution("onnxruntime", ">=1.22,<2", "onnx"),
+        Distribution("onnxruntime-gpu", ">=1.22,<2", "gpu"),
+    ),
+    open=_open_ort,
+    abilities=frozenset(
+        {
+            Ability.REWIND,
+            Ability.SEVERAL_SEQUENCES,
+            Ability.WITHOUT_DEVICE,
+            Ability.THREADS,
+            Ability.PROVIDERS,
+            Ability.IN_PIECES,
+            Ability.EXACT_COPY,
+        }
+    ),
+)
+
+MLC = RuntimeBackend(
+    name="mlc",
+    runtime_name="mlc",
+    files="MLC library",
+    distributions=(Distribution("apache-tvm", ">=0.27,<0.28", "mlc"),),
+    open=_open_mlc,
+    abilities=frozenset({Ability.REWIND, Ability.SEVERAL_SEQUENCES, Ability.WITHOUT_DEVICE, Ability.IN_PIECES}),
+    threads_advice="set TVM_NUM_THREADS in the environment",
+)
+
+TENSORRT = RuntimeBackend(
+    name="tensorrt",
+    runtime_name="trt",
+    files="TensorRT engines",
+    distributions=(Distribution("tensorrt-rtx", ">=1.7,<2", "tensorrt"),),
+    open=_open_trt,
+    abilities=frozenset({Ability.REWIND}),
+)
+
+BUILT_IN = (ONNX, MLC, TENSORRT)
