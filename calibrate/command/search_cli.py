@@ -140,7 +140,6 @@ def _prepared(
 
 def _room(megabytes: float, request: CalibrationRequest, planned: CalibrationPlan, name: str) -> int:
     """Bytes that the budget leaves above the package with every layer in four bits."""
-
     exporter, options = backend_named(name).exporter(), _options(request, planned)
     prediction = exporter.predict(planned.checkpoint.spec, options, planned.assignments[name])
     least = sum(prediction.file_bytes.values())

@@ -1,0 +1,1 @@
+"""How the packages of each backend are opened, looked into and held against the reference."""

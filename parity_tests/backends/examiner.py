@@ -66,7 +66,8 @@ class Examiner:
     """Whether `stage_view` gives values inside a stage."""
 
     def __init__(self, record: RuntimeBackend | None) -> None:
-        """
+        """Examine packages of one backend.
+
         Args:
             record: None for the reference's own backend in a package's place.
         """

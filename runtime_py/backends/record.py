@@ -48,10 +48,6 @@ class Distribution:
     versions: str
     extra: str
 
-    def install_command(self) -> str:
-        """What a person types to get it."""
-        return f"pip install 'edgeproof[{self.extra}]'"
-
 
 @dataclass(frozen=True)
 class OpeningChoices:
@@ -81,7 +77,7 @@ class RuntimeBackend:
         name: of the files: the export backend, and the key of its block under ``backends`` in manifest.json.
         runtime_name: of what runs them: the manifest's ``runtime_backend``, and a value of ``--backend``.
         files: what a package holds of it, for people, e.g. ``ONNX graphs``.
-        distributions: any one of them runs the files; the first is what ``pip install`` is advised for.
+        distributions: any one of them runs the files.
         threads_advice: what else decides the number of threads, where `Ability.THREADS` is missing.
     """
 
