@@ -25,7 +25,7 @@ from parity_tests.judging.judge import Judgement, judge
 from parity_tests.judging.probes import Question, Recording, record
 from parity_tests.judging.results import Comparison, Run
 from parity_tests.judging.run_details import Details
-from parity_tests.localize import localize
+from parity_tests.localize.localize import localize
 from parity_tests.reference.checkpoint_side import (
     Checkpoint,
     is_quantised,

@@ -74,6 +74,7 @@ class OmniLMM12B(Family):
         )
 
     def weight_map(self, spec: ModelSpec, source: TensorSource) -> WeightMap:
+        assert isinstance(spec.vision, VisionSpec) and isinstance(spec.connector, ResamplerSpec)
         rules = [
             *timm_rules(spec.vision, "model.vision_tower.", split_bias=True),
             *resampler_rules(spec.connector, "model.resampler."),

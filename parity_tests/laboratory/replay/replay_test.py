@@ -39,9 +39,9 @@ def tree(folder: Path, graph: bytes, schema: int = 1, program: str = PROGRAM) ->
 def test_every_cell_by_default_and_names_that_no_cell_has() -> None:
     assert len(cells()) == 6 * 5
     assert cells(["wemm"], ["android"]) == [Cell("wemm", "android", "int4")]
-    for wrong in ((["vemm"], [], []), ([], ["phone"], []), ([], ["android"], ["fp32"])):
+    for families, targets, precisions in (("vemm", "cpu", "int4"), ("wemm", "phone", "int4"), ("wemm", "android", "fp32")):
         with pytest.raises(UsageError):
-            cells(*wrong)
+            cells([families], [targets], [precisions])
 
 
 def test_bytes_are_counted_at_their_place() -> None:
