@@ -41,7 +41,9 @@ def test_an_empty_section_is_refused() -> None:
         notes("## [0.3.0] - 2027-02-01\n\n## [0.2.0] - 2027-01-31\n\n- x\n", "v0.3.0", "0.3.0")
 
 
-def test_the_changelog_of_this_repository_keeps_a_section_for_what_is_not_released(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_changelog_of_this_repository_keeps_a_section_for_what_is_not_released(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert "\n## [Unreleased]\n" in (Path(__file__).parents[2] / "CHANGELOG.md").read_text(encoding="utf-8")
     assert main(["v99.0.0"]) == 2
     assert "the version of the code" in capsys.readouterr().err
