@@ -1,5 +1,5 @@
 # The same as ./run, for those who type make.
-.PHONY: demo test setup
+.PHONY: demo test lint coverage matrix wheel setup
 
-demo test setup:
+demo test lint coverage matrix wheel setup:
 	@sh ./run $@

@@ -83,7 +83,8 @@ class BlockwiseCalibration:
 
     def visit(self, block: str, moments: Mapping[str, Moment], run: BlockRun | None = None) -> WeightProvider | None:
         """Choose the codes of a block's layers, or take them from an earlier run; see
-        calibrate.statistics.stage_stream.Visit."""
+        calibrate.statistics.stage_stream.Visit.
+        """
         path = Path(self.backend) / f"{block}.safetensors"
         notes = path.with_suffix(".json")
         step = f"{self.backend} {block}"

@@ -45,7 +45,7 @@ def test_a_cut_off_run_resumes_to_identical_files(made: Path, tmp_path: Path, mo
 
     solved = []
 
-    def interrupted(method, layer):  # type: ignore[no-untyped-def]
+    def interrupted(method, layer):
         solved.append(layer.name)
         if layer.name == "decoder.layers.1.mlp.down":
             raise KeyboardInterrupt
@@ -57,7 +57,7 @@ def test_a_cut_off_run_resumes_to_identical_files(made: Path, tmp_path: Path, mo
         calibrate(request(tmp_path / "codes"))
     assert not (tmp_path / "codes").exists()
 
-    def watched(method, layer):  # type: ignore[no-untyped-def]
+    def watched(method, layer):
         solved.append(layer.name)
         return original(method, layer)
 

@@ -118,7 +118,7 @@ def test_a_search_resumes_with_what_it_measured(tmp_path: Path, monkeypatch: pyt
     counted: list[int] = []
     original = DemoEvaluation.score
 
-    def failing(self, weights):  # type: ignore[no-untyped-def]
+    def failing(self, weights):
         counted.append(1)
         if len(counted) == 8:
             raise KeyboardInterrupt
@@ -129,7 +129,7 @@ def test_a_search_resumes_with_what_it_measured(tmp_path: Path, monkeypatch: pyt
     measured = json.loads((tmp_path / "choice.json.partial").read_text())["sensitivity"]
     assert len(measured) == 6
 
-    def watched(self, weights):  # type: ignore[no-untyped-def]
+    def watched(self, weights):
         counted.append(1)
         return original(self, weights)
 

@@ -1,0 +1,1 @@
+"""Packages against the PyTorch reference: ``python -m parity_tests``."""

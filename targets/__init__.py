@@ -1,0 +1,1 @@
+"""What a phone, GPU or server is: limits, precisions, devices: ``python -m targets``."""

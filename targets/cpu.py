@@ -15,5 +15,5 @@ TARGET = Target(
         "onnx/: vision_encoder, connector, embed_tokens and decoder_model_merged graphs with their external data",
         "manifest.json, tokenizer and configuration files, a self-test sample",
     ),
-    needs=("onnxruntime 1.22 or later (`pip install edgeproof[onnx]`); no PyTorch",),
+    needs=("onnxruntime 1.23 or later (`pip install edgeproof[onnx]`); no PyTorch",),
 )

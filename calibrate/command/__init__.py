@@ -1,0 +1,1 @@
+"""The command lines of calibration: calibrate, compare, search."""

@@ -164,7 +164,8 @@ def _calibrate(given: argparse.Namespace) -> int:
 
 def _plan_text(planned: Any, request: CalibrationRequest, as_json: bool) -> str:
     """What every layer becomes and why, layers that differ only in their index in one line; then what tuning and the check
-    cost."""
+    cost.
+    """
     from calibrate.evaluation import held_out
     from calibrate.tuning import tuning_memory
     from export.plan.plan import group_layers

@@ -1,0 +1,1 @@
+"""How good a calibration is: scores on held-out samples, methods compared, outlier channels."""

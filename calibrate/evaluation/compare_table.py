@@ -69,7 +69,8 @@ def long_table(rows: Sequence[Row]) -> str:
 
 def wide_table(rows: Sequence[Row]) -> str:
     """Markdown with a line per method and a column per grid: task (percent), answers changed, mean cosine, and mean and
-    median KL (thousandths of a nat)."""
+    median KL (thousandths of a nat).
+    """
     settings = list(dict.fromkeys(row.setting for row in rows if row.setting))
     cells = {(row.name, row.setting): row for row in rows}
     title = "task % / changed / cosine / KL, median KL (mnat)"

@@ -125,7 +125,7 @@ def wrong_block(monkeypatch: pytest.MonkeyPatch) -> str:
     """A fault: the codes of one block's last layer come out upside down, though its error says otherwise."""
     original = blockwise.solve
 
-    def solve(method, layer):  # type: ignore[no-untyped-def]
+    def solve(method, layer):
         outcome = original(method, layer)
         if layer.name != "decoder.layers.1.mlp.down":
             return outcome
@@ -196,7 +196,7 @@ def test_a_cut_off_check_goes_on_to_the_same_files(
     scored: list[int] = []
     original = DemoEvaluation.positions
 
-    def positions(self, weights):  # type: ignore[no-untyped-def]
+    def positions(self, weights):
         scored.append(1)
         if len(scored) == 4:
             raise KeyboardInterrupt

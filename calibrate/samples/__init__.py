@@ -1,0 +1,1 @@
+"""What is shown to the model while calibrating: pictures, prompts, and how much each row counts."""

@@ -24,7 +24,8 @@ SAMPLED = 20_240_205
 
 def own_samples(recipe: Recipe, count: int, seed: int, text_only: bool = False) -> Iterator[Sample]:
     """``count`` samples; kinds of question take turns, and languages after each round of them. Sample i depends on the seed
-    and i alone."""
+    and i alone.
+    """
     from export.demo.pictures import draw, sample_scene, sample_size
     from export.demo.questions import KINDS, LANGUAGES, ask
 

@@ -41,7 +41,7 @@ def test_text_only_keeps_the_words() -> None:
 def test_only_what_was_learnt_is_asked(family: str, digits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = []
 
-    def noted(scene, kind, language, rng):  # type: ignore[no-untyped-def]
+    def noted(scene, kind, language, rng):
         found = ask(scene, kind, language, rng)
         kinds.extend([(kind, language)] if found else [])
         return found

@@ -64,7 +64,8 @@ class StageStream:
 
     def run(self, calls: Sequence[Call], outputs: bool = True) -> list[Tensor]:
         """Run every call; the stage's first output of each, or nothing without ``outputs``, when the last linear layer is
-        not computed either."""
+        not computed either.
+        """
         import torch
 
         with torch.no_grad():

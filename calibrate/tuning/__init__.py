@@ -1,0 +1,1 @@
+"""Scales tuned end to end after codes are chosen, within the memory there is."""

@@ -21,7 +21,8 @@ TOKEN_WIDTHS, MLP_WIDTHS = 8, 5
 
 def memory(spec: ModelSpec, assignments: Mapping[str, Assignment]) -> tuple[int, int]:
     """Bytes that a tuning takes: the decoder in float32 with codes, gradients and what Adam keeps of each scale, and
-    activations for each token."""
+    activations for each token.
+    """
     from export.modules.build import parameter_shapes
 
     decoder, sizes = spec.decoder, parameter_shapes(spec)

@@ -1,0 +1,1 @@
+"""A checkpoint found, recognised and described; random ones in a published layout."""

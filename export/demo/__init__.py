@@ -1,0 +1,1 @@
+"""The demo checkpoints that are delivered, and the questions they can answer."""

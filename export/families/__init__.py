@@ -1,0 +1,1 @@
+"""One folder a family: its config to a ModelSpec, its published names to ours."""

@@ -1,0 +1,1 @@
+"""Specs as PyTorch modules: the reference, and what is traced."""

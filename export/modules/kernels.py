@@ -161,7 +161,7 @@ class Kernels:
     def layer_norm(self, width: int, eps: float) -> nn.Module:
         return LayerNorm(width, eps)
 
-    def cached_attention(self, spec: DecoderSpec) -> nn.Module:
+    def cached_attention(self, spec: DecoderSpec) -> CachedAttention:
         return CachedAttention(spec)
 
     def full_attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

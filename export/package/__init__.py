@@ -1,0 +1,1 @@
+"""The folder that is delivered: journal, side files, manifest, self-test."""

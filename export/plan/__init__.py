@@ -1,0 +1,1 @@
+"""Sizes, peaks and fits from shapes alone, and how they are told."""

@@ -69,12 +69,10 @@ def test_a_device_too_small_is_refused_with_a_setting_that_does_fit() -> None:
     assert nearest is not None
     assert nearest.flags() in caught.value.next_step
     assert nearest.precision == "int4"
-    settings = {
-        "precision": nearest.precision,
-        "context": nearest.limits.context,
-        "prefill_chunk": nearest.limits.prefill_chunk,
-    }
-    again = plan(replace(asked, **settings), None)
+    limits = nearest.limits
+    again = plan(
+        replace(asked, precision=nearest.precision, context=limits.context, prefill_chunk=limits.prefill_chunk), None
+    )
     assert again.devices[0].fits
     assert sum(again.device_bytes.values()) == nearest.needed
     one_step_more = replace(asked, precision="int4", context=nearest.limits.context + 64)

@@ -1,0 +1,1 @@
+"""Integer grids, codes, packing, and calibrated codes as they lie on disk."""

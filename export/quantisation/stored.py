@@ -132,7 +132,8 @@ class StoredCodes:
     def summary(self) -> dict[str, Any]:
         """What a package's manifest says of the calibration; ``choice`` and ``search`` where bits were searched for,
         ``scale_tuning`` where scales were tuned end to end, ``held_out`` where the codes were checked against plain rounding
-        and some blocks may have gone back to it."""
+        and some blocks may have gone back to it.
+        """
         from export.package.journal import sha256_of
 
         kept = {key: self.manifest[key] for key in ("method", "sequential", "samples")}

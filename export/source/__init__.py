@@ -1,0 +1,1 @@
+"""Reading tensors: safetensors, pickles, shards, the hub."""

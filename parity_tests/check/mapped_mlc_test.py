@@ -50,6 +50,7 @@ def resident(folder: Path) -> dict[str, int]:
 def test_pages_are_given_back(exported: Callable[..., Path]) -> None:
     folder = exported("minicpm-v", "android", "int4")
     backend = open_candidate(folder, in_pieces=True).backend
+    assert isinstance(backend, MappedMlcBackend)
     for shard in backend._shards.values():
         assert len(shard[:]) == len(shard)
     assert sum(resident(folder).values()) >= sum(len(shard) for shard in backend._shards.values()) // 1024

@@ -22,7 +22,7 @@ def test_a_cell_passes_and_its_damaged_golden_fails(tmp_path: Path):
     folder = Path(shutil.copytree(GOLDENS / "omnilmm-12b", tmp_path / "case"))
     arrays = dict(read_case(folder).outputs)
     arrays["connector"] = arrays["connector"] + 1e-3
-    np.savez(folder / "outputs.npz", **arrays)
+    np.savez(folder / "outputs.npz", allow_pickle=False, **arrays)
     bad = run_cell("omnilmm-12b", "case", folder, "cpu", "fp32")
     assert bad.status is Status.FAIL
     assert "connector" in bad.detail

@@ -1,0 +1,1 @@
+"""Whole commands and compiled libraries: tests that belong to no single module."""

@@ -1,0 +1,1 @@
+"""Packages against arrays that the published code made."""

@@ -97,7 +97,7 @@ def with_crossing(
     found = offsets()
     if found is None:
         return [comparison]
-    moved = measure(side.with_processor(MovedGateInput(side.processor, found)))  # type: ignore[arg-type]
+    moved = measure(side.with_processor(MovedGateInput(side.processor, found)))
     if not _all_hold(moved, comparison, family):
         return [comparison]
     crossed = [m for m in own if _may_move(m.probe.removeprefix(prefix))]

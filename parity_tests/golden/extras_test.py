@@ -47,8 +47,8 @@ def test_every_array_of_the_case_is_looked_at_and_agrees(opened: tuple[GoldenCas
             continue
         assert found is not None, array.name
         expected = case.outputs[array.name]
-        error = np.abs(found.values.reshape(expected.shape).astype(np.float64) - expected).max()
-        assert error <= (0 if found.kind in (Kind.EXACT, Kind.TOKENS) else 2e-4), array.name
+        distance = np.abs(found.values.reshape(expected.shape).astype(np.float64) - expected).max()
+        assert distance <= (0 if found.kind in (Kind.EXACT, Kind.TOKENS) else 2e-4), array.name
         compared += 1
     assert compared >= len(arrays) - 1
 

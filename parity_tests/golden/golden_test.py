@@ -109,7 +109,7 @@ def test_the_command_writes_the_table_and_exits_with_5_on_a_failure(
     folder = Path(shutil.copytree(GOLDENS / "minicpm-v", tmp_path / "case"))
     arrays = dict(read_case(folder).outputs)
     arrays["connector"] = arrays["connector"] + 1e-3
-    np.savez(folder / "outputs.npz", **arrays)
+    np.savez(folder / "outputs.npz", allow_pickle=False, **arrays)
     monkeypatch.setattr("parity_tests.golden.golden.export_case", lambda *_, **__: package)
     monkeypatch.setattr("parity_tests.golden.golden.shutil.rmtree", lambda *_, **__: None)
     table, reports = tmp_path / "table.json", tmp_path / "reports"
@@ -134,8 +134,8 @@ def test_a_folder_that_is_no_case_is_refused(tmp_path: Path, capsys: pytest.Capt
 
 
 def case_of(inputs: dict[str, np.ndarray], outputs: dict[str, np.ndarray], tmp_path: Path) -> GoldenCase:
-    np.savez(tmp_path / "inputs.npz", **inputs)
-    np.savez(tmp_path / "outputs.npz", **outputs)
+    np.savez(tmp_path / "inputs.npz", allow_pickle=False, **inputs)
+    np.savez(tmp_path / "outputs.npz", allow_pickle=False, **outputs)
     return read_case(tmp_path)
 
 
@@ -170,8 +170,8 @@ def test_a_prompt_takes_the_pictures_it_has_placeholders_for(tmp_path: Path):
 
 
 def test_a_prompt_takes_any_pictures_that_fit_it_and_its_own_before_shared_ones(tmp_path: Path):
-    real, processor = read_case(GOLDENS / "awaker2.5-vl"), open_checkpoint(GOLDENS / "awaker2.5-vl").processor()
-    pad = processor.settings["image_pad"]
+    real, checkpoint = read_case(GOLDENS / "awaker2.5-vl"), open_checkpoint(GOLDENS / "awaker2.5-vl")
+    processor, pad = checkpoint.processor(), checkpoint.spec.runtime["image_pad"]
     ids = {prefix: real.inputs[prefix + "input_ids"] for prefix in ("p0_", "p1_")}
     rows = {prefix: int((tokens == pad).sum()) for prefix, tokens in ids.items()}
     first = int(np.flatnonzero(ids["p0_"][0] == pad)[0])

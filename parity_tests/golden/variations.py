@@ -234,9 +234,9 @@ def questions(processor: Processor, seed: int, most: int) -> list[Question]:
         found.append(_question(processor, draw, f"{count}-pictures", sides))
     try:
         found.append(_question(processor, draw, "extreme-picture", [EXTREMES[seed % len(EXTREMES)]]))
-    except ImageError as refused:
+    except ImageError:
         if not min(EXTREMES[seed % len(EXTREMES)]) < processor.settings.get("patch_size", 0):  # type: ignore[attr-defined]
-            raise refused
+            raise
     return found
 
 

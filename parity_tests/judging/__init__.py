@@ -1,0 +1,1 @@
+"""Probes, metrics and verdicts: records that can be judged again without running anything."""

@@ -98,7 +98,8 @@ def relative_to(distance: float, reference: np.ndarray) -> float:
 
 def cosine(reference: np.ndarray, candidate: np.ndarray) -> float:
     """Cosine of the angle between the two arrays as vectors; 1 when both are zero, 0 when one is or any value is not
-    finite."""
+    finite.
+    """
     return float(_cosines(np.ravel(reference)[None], np.ravel(candidate)[None])[0])
 
 

@@ -73,10 +73,12 @@ def tower(blocks: int, pixels: int) -> ModelSpec:
     """The published model with fewer vision blocks and another picture size."""
     from export.checkpoint.opened import describe_config
     from export.families.registry import by_alias
+    from export.specs import VisionSpec
 
     family = by_alias(MODEL)
     assert family is not None
     spec = describe_config(family, family.published_config(MODEL, "full"))
+    assert isinstance(spec.vision, VisionSpec), "the published model measured here has absolute positions"
     side = pixels // spec.vision.patch_size
     return replace(spec, vision=replace(spec.vision, layers=blocks, grid=(side, side), native_grid=side))
 

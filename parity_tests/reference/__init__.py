@@ -1,0 +1,1 @@
+"""The PyTorch model as one more backend, whole or streamed."""

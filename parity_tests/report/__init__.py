@@ -1,0 +1,1 @@
+"""One run as console text, Markdown, HTML, JSON and JUnit."""

@@ -1,0 +1,1 @@
+"""Opening and running the graphs of each backend."""

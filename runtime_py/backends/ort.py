@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,9 @@ from runtime_py.errors import MachineError, PackageError, UsageError
 CPU = "CPUExecutionProvider"
 DEVICES = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda"}
 """Where a provider keeps its tensors; every other one reads the processor's memory."""
+
+LOWEST = (1, 23)
+"""The oldest ONNX Runtime that loads the graphs: they are written in opset 23, which 1.22 refuses."""
 
 PAST, PRESENT = "past_key_values.", "present."
 
@@ -41,6 +45,17 @@ class OrtState:
     buffers: dict[str, Any] = field(repr=False)
 
 
+def _refuse_old(version: str) -> None:
+    found = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if found < LOWEST:
+        lowest = ".".join(map(str, LOWEST))
+        raise MachineError(
+            f"ONNX Runtime {version} is too old for the graphs of a package",
+            f"ONNX Runtime {lowest} or later",
+            f"pip install 'onnxruntime>={lowest}'",
+        )
+
+
 class OrtBackend:
     """Runs the ONNX graphs of a package.
 
@@ -51,7 +66,7 @@ class OrtBackend:
         threads: threads inside an operator; 0 lets ONNX Runtime choose.
 
     Raises:
-        MachineError: ONNX Runtime is missing, or has no such provider.
+        MachineError: ONNX Runtime is missing, older than `LOWEST`, or has no such provider.
         PackageError: the package has no ONNX graphs.
     """
 
@@ -66,6 +81,7 @@ class OrtBackend:
             raise MachineError(
                 "ONNX Runtime is not installed", "the module onnxruntime", "pip install 'edgeproof[onnx]'"
             ) from error
+        _refuse_old(onnxruntime.__version__)
         self._ort = onnxruntime
         self.folder = folder
         self.threads = threads
@@ -175,8 +191,8 @@ class OrtBackend:
         except Exception as error:  # onnxruntime raises a dozen unrelated classes
             raise PackageError(
                 f"ONNX Runtime {self._ort.__version__} cannot load {path}: {error}",
-                "a graph written by the export, whole, and ONNX Runtime 1.22 or later",
-                "check the package's hashes, or update onnxruntime",
+                "a graph written by the export, whole",
+                "check the package's hashes (edgeproof verify), or update onnxruntime",
             ) from error
 
     def _feeds(self, stage: str, inputs: Arrays) -> dict[str, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, save
 
 from runtime_py.backends.base import Rewinding
-from runtime_py.backends.ort import OrtBackend
+from runtime_py.backends.ort import LOWEST, OrtBackend
 from runtime_py.contracts import CONNECTOR, VISION, StageContract, TensorContract
 from runtime_py.errors import MachineError, PackageError
 
@@ -53,6 +54,29 @@ def test_inputs_are_held_to_the_contract(tmp_path: Path) -> None:
         backend.run(VISION, {})
     with pytest.raises(PackageError, match="no graph of the stage connector"):
         backend.run(CONNECTOR, {})
+
+
+@pytest.mark.parametrize(("version", "refused"), [("1.22.1", True), ("1.23.0", False), ("2.0.0.dev20270101", False)])
+def test_an_onnxruntime_that_cannot_load_the_graphs_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, refused: bool
+) -> None:
+    monkeypatch.setattr("onnxruntime.__version__", version)
+    manifest = package(tmp_path)
+    if not refused:
+        OrtBackend(tmp_path, manifest).close()
+        return
+    with pytest.raises(MachineError, match=f"ONNX Runtime {version} is too old") as caught:
+        OrtBackend(tmp_path, manifest)
+    assert caught.value.expected == "ONNX Runtime 1.23 or later"
+
+
+def test_pyproject_asks_for_no_older_onnxruntime_than_loads_the_graphs() -> None:
+    extras = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    wanted = f">={LOWEST[0]}.{LOWEST[1]},"
+    assert [name for name in (*extras["onnx"], *extras["gpu"]) if name.startswith("onnxruntime")] == [
+        f"onnxruntime{wanted}<2",
+        f"onnxruntime-gpu{wanted}<2",
+    ]
 
 
 def test_a_damaged_graph_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""The verbs chat, info, verify and bench."""

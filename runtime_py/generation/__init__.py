@@ -1,0 +1,1 @@
+"""From one prompt to one answer: pipeline, answer loop, sampler, conversations."""

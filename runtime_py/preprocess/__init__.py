@@ -1,0 +1,1 @@
+"""Pictures and prompts of each family, the only implementation of either."""

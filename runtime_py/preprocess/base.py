@@ -117,5 +117,6 @@ class ArrangesRows(Protocol):
 
     def arrange(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Turn the per-token inputs of one decoder call (cut from `Layout.decoder`, or from ``next_inputs``) into the
-        inputs of the decoder's contract, e.g. a mask of image rows into the indices of those rows."""
+        inputs of the decoder's contract, e.g. a mask of image rows into the indices of those rows.
+        """
         ...

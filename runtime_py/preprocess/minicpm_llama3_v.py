@@ -157,7 +157,8 @@ def row_positions(count: int, side: int) -> np.ndarray:
 
 def float32_range(start: float, step: float, count: int) -> np.ndarray:
     """What ``torch.arange`` gives on a CPU with vectors of eight: each block's first value is rounded, then added to; the
-    values after the last whole block are rounded one by one."""
+    values after the last whole block are rounded one by one.
+    """
     index = np.arange(count)
     first = index - index % 8
     in_blocks = (start + first * step).astype(np.float32) + (index - first) * step

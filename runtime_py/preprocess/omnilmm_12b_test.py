@@ -63,7 +63,9 @@ def squashed(picture: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     columns_first = one_pass(one_pass(turned, size).transpose(1, 0, 2), size)
     rows_first = one_pass(one_pass(picture, size).transpose(1, 0, 2), size).transpose(1, 0, 2)
     scaled = (square.astype(np.float32) / np.float32(255) for square in (columns_first, rows_first))
-    first, second = (((x - np.float32(MEAN)) / np.float32(DEVIATION)).transpose(2, 0, 1)[None] for x in scaled)
+    first, second = (
+        ((x - np.asarray(MEAN, np.float32)) / np.asarray(DEVIATION, np.float32)).transpose(2, 0, 1)[None] for x in scaled
+    )
     return first, second
 
 

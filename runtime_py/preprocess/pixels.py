@@ -38,6 +38,6 @@ def resize(
 
 def normalise(picture: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
     """uint8 (height, width, 3) to float32 (1, 3, height, width): (x / 255 - mean) / std, each step in float32."""
-    scaled = picture.astype(np.float32) / np.float32(255.0)
+    scaled: np.ndarray = picture.astype(np.float32) / np.float32(255.0)
     scaled = (scaled - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
     return np.ascontiguousarray(scaled.transpose(2, 0, 1)[None])

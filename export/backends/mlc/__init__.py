@@ -1,0 +1,1 @@
+"""Packages for phones: Relax modules compiled by TVM, and weights in MLC's layout."""

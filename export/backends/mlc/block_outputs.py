@@ -37,7 +37,7 @@ class BlockOutputs:
             self._listen(stage)
         if library.model.decoder.tied_head:
             table = library.embed_tokens.table
-            vars(table)["head"] = self._heard("head", table.head)
+            object.__setattr__(table, "head", self._heard("head", table.head))
 
     def of(self, stage: str, run: Callable[..., Any]) -> Callable[..., list[Tensor]]:
         """``run`` with the outputs of the stage's blocks as its results, those of its last call where it has several."""

@@ -52,7 +52,8 @@ def _read_elf(data: bytes) -> ObjectFile:
     (table,) = struct.unpack_from("<Q", data, 40)
     entry, count = struct.unpack_from("<HH", data, 58)
     sections = [struct.unpack_from("<IIQQQQIIQQ", data, table + i * entry) for i in range(count)]
-    defined, undefined = set(), set()
+    defined: set[str] = set()
+    undefined: set[str] = set()
     for section in sections:
         if section[1] != 2:  # SHT_SYMTAB
             continue
@@ -66,7 +67,9 @@ def _read_elf(data: bytes) -> ObjectFile:
 
 def _read_mach(data: bytes) -> ObjectFile:
     _, machine, _, _, count, _, _ = struct.unpack_from("<7I", data, 0)
-    defined, undefined, at = set(), set(), 32
+    defined: set[str] = set()
+    undefined: set[str] = set()
+    at = 32
     for _ in range(count):
         command, size = struct.unpack_from("<II", data, at)
         if command == 2:  # LC_SYMTAB

@@ -30,7 +30,8 @@ PREFIX = "overview."
 @dataclass(frozen=True)
 class Overview:
     """``image_size`` pixels a side, ``grid`` (rows, columns) of patches, ``rows`` of image features, and the side inputs
-    of that grid by name."""
+    of that grid by name.
+    """
 
     image_size: int
     grid: tuple[int, int]

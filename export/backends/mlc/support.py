@@ -49,7 +49,9 @@ def decoder_sides(spec: ModelSpec) -> list[TensorContract]:
     if spec.decoder.adapter is None and not explicit_positions(spec.decoder):
         return []
     return [
-        replace(tensor, shape=tuple({"batch": 1, "tokens": "seq_len"}.get(axis, axis) for axis in tensor.shape))
+        replace(
+            tensor, shape=tuple(1 if axis == "batch" else "seq_len" if axis == "tokens" else axis for axis in tensor.shape)
+        )
         for tensor in sides
         if tensor.name != "position_ids" or explicit_positions(spec.decoder)
     ]

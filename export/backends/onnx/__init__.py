@@ -1,0 +1,1 @@
+"""Packages of ONNX graphs with external weights."""

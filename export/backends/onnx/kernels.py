@@ -74,7 +74,7 @@ class OrtKernels(Kernels):
     def rms_norm(self, width: int, eps: float) -> nn.Module:
         return SimplifiedNorm(width, eps)
 
-    def cached_attention(self, spec: DecoderSpec) -> nn.Module:
+    def cached_attention(self, spec: DecoderSpec) -> CachedAttention:
         return GroupQueryAttention(spec, self.choices.cache)
 
     def full_attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""Packages of TensorRT engines, built in a process of their own."""

@@ -48,6 +48,7 @@ def build_stage_engine(build: Build, stage: str, engine: Path, record: Path) -> 
     _check_memory(stage, engine_peak(stage_bytes(spec, stage, options, build.assignments)))
     profiles = engine_profiles(spec, stage, build)
     graph = engine_graph(build, stage)
+    engine = engine.resolve()  # the process that builds it has another working folder
     folder = engine.parent / f"{stage}.building"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

@@ -270,7 +270,8 @@ def test_a_step_leaves_the_engine_and_its_record_alone(
 ) -> None:
     one = traced["minicpm-v", "fp16"]
     monkeypatch.setattr(engines, "engine_graph", lambda build, stage: one.graphs[stage])
-    build_stage_engine(one.build, EMBED, tmp_path / engine_file(EMBED), tmp_path / record_file(EMBED))
+    monkeypatch.chdir(tmp_path)  # a relative path means the same to the process that builds
+    build_stage_engine(one.build, EMBED, Path(engine_file(EMBED)), Path(record_file(EMBED)))
     assert sorted(path.name for path in (tmp_path / "tensorrt").iterdir()) == ["embed_tokens.engine", "embed_tokens.json"]
     record = json.loads((tmp_path / record_file(EMBED)).read_text())
     assert record["flavour"] in ("tensorrt-rtx", "tensorrt")

@@ -141,7 +141,7 @@ class TrtKernels(Kernels):
     def rms_norm(self, width: int, eps: float) -> nn.Module:
         return FusedRMSNorm(width, eps)
 
-    def cached_attention(self, spec: DecoderSpec) -> nn.Module:
+    def cached_attention(self, spec: DecoderSpec) -> CachedAttention:
         return InPlaceAttention(spec, self.capacity)
 
     def full_attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

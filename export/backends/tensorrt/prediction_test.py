@@ -35,7 +35,7 @@ def spec_with(stage: str, layers: int) -> ModelSpec:
     if layers and stage == DECODER:
         return dataclasses.replace(spec, decoder=dataclasses.replace(spec.decoder, layers=layers))
     if layers and stage == VISION:
-        return dataclasses.replace(spec, vision=dataclasses.replace(spec.vision, layers=layers))  # type: ignore[type-var]
+        return dataclasses.replace(spec, vision=dataclasses.replace(spec.vision, layers=layers))
     return spec
 
 

@@ -1,0 +1,1 @@
+"""CogVLM2, for pictures and for video."""

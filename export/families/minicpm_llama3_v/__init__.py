@@ -1,0 +1,1 @@
+"""MiniCPM-Llama3-V 2.5."""

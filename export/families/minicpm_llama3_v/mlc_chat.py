@@ -1,4 +1,4 @@
-"""The conversation template of MiniCPM-Llama3-V 2.5 for the phone's engine: Llama-3's headers and end-of-turn token.
+r"""The conversation template of MiniCPM-Llama3-V 2.5 for the phone's engine: Llama-3's headers and end-of-turn token.
 
 The engine puts image rows between text parts without any marker, so the app sends ``<image>``, the picture, and
 ``</image>\\nquestion`` as three parts.

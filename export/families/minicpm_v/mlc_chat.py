@@ -1,4 +1,4 @@
-"""The conversation template of MiniCPM-V for the phone's engine.
+r"""The conversation template of MiniCPM-V for the phone's engine.
 
 The published prompt is ``<用户><image>`` rows ``</image>`` newline question ``<AI>`` with BOS in front. The
 engine puts image rows between text parts without any marker, so the app sends ``<image>``, the picture, and

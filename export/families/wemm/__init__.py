@@ -1,0 +1,1 @@
+"""WeMM-Chat-CN and WeMM-Chat-2k-CN."""

@@ -1,0 +1,1 @@
+"""From rows of the vision encoder to rows of the decoder's width."""

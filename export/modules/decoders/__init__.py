@@ -1,0 +1,1 @@
+"""Language models with a cache: plain, with adapters, with visual experts."""

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from export.modules.kernels import Kernels, Role
+from export.modules.kernels import CachedAttention, Kernels, Role
 from export.specs import DecoderSpec
 
 Cache = tuple[Tensor, Tensor]
@@ -24,10 +24,10 @@ class Routed(nn.Module):
     """A module whose weights depend on the row or the request: called as ``module(x, routing)``."""
 
 
-Routing = tuple[Tensor, ...] | None
+Routing = tuple[Tensor, ...]
 
 
-def route(module: nn.Module, x: Tensor, routing: Routing) -> Tensor:
+def route(module: nn.Module, x: Tensor, routing: Routing | None) -> Tensor:
     """Call a projection, with the routing if it wants one."""
     return module(x, routing) if isinstance(module, Routed) else module(x)
 
@@ -57,7 +57,9 @@ class LayerParts:
 class DecoderAttention(nn.Module):
     """Projections around the cached attention kernel."""
 
-    def __init__(self, name: str, spec: DecoderSpec, parts: LayerParts, attend: nn.Module) -> None:
+    attend: CachedAttention
+
+    def __init__(self, name: str, spec: DecoderSpec, parts: LayerParts, attend: CachedAttention) -> None:
         super().__init__()
         self.sizes = [spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim, spec.kv_heads * spec.head_dim]
         self.qkv = parts.qkv(f"{name}.qkv")
@@ -65,7 +67,7 @@ class DecoderAttention(nn.Module):
         # The decoder owns the kernel that all layers share; registered here too, its parameters would have many names.
         object.__setattr__(self, "attend", attend)
 
-    def forward(self, x: Tensor, past: Cache, shared: tuple[Tensor, ...], routing: Routing) -> tuple[Tensor, Cache]:
+    def forward(self, x: Tensor, past: Cache, shared: tuple[Tensor, ...], routing: Routing | None) -> tuple[Tensor, Cache]:
         q, k, v = route(self.qkv, x, routing).split(self.sizes, dim=-1)
         attended, key, value = self.attend(q, k, v, past[0], past[1], shared)
         return route(self.out, attended, routing), (key, value)
@@ -88,7 +90,7 @@ class GatedMlp(nn.Module):
 class DecoderLayer(nn.Module):
     """One pre-norm block."""
 
-    def __init__(self, name: str, spec: DecoderSpec, kernels: Kernels, parts: LayerParts, attend: nn.Module) -> None:
+    def __init__(self, name: str, spec: DecoderSpec, kernels: Kernels, parts: LayerParts, attend: CachedAttention) -> None:
         super().__init__()
         self.scale = spec.residual_scale
         self.gates = parts.gates(f"{name}.gates")
@@ -97,7 +99,9 @@ class DecoderLayer(nn.Module):
         self.post_norm = kernels.rms_norm(spec.hidden, spec.norm_eps)
         self.mlp = parts.mlp(f"{name}.mlp")
 
-    def forward(self, x: Tensor, past: Cache, shared: tuple[Tensor, ...], routing: Routing = None) -> tuple[Tensor, Cache]:
+    def forward(
+        self, x: Tensor, past: Cache, shared: tuple[Tensor, ...], routing: Routing | None = None
+    ) -> tuple[Tensor, Cache]:
         if self.gates is not None and routing is not None:
             routing = self.gates(*routing)
         branch, present = self.attention(self.input_norm(x), past, shared, routing)
@@ -108,10 +112,14 @@ class DecoderLayer(nn.Module):
         return branch if self.scale == 1.0 else branch * self.scale
 
 
-class Decoder(nn.Module):
-    """The decoder stage; prefill and decode are the same graph with other token counts."""
+class DecoderLayers(nn.Module):
+    """Layers, norm and head of a decoder stage; a stage of its own inputs derives from it and says what it routes by.
 
-    parts = LayerParts
+    Attributes:
+        attend: the cached attention that every layer shares.
+    """
+
+    parts: type[LayerParts] = LayerParts
 
     def __init__(self, spec: DecoderSpec, kernels: Kernels, prefix: str = "decoder") -> None:
         super().__init__()
@@ -123,6 +131,30 @@ class Decoder(nn.Module):
         )
         self.norm = kernels.rms_norm(spec.hidden, spec.norm_eps)
         self.head = kernels.linear(f"{prefix}.head", spec.hidden, spec.vocabulary, False, Role.HEAD)
+
+    def run(
+        self,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        logit_positions: Tensor,
+        past_key_values: Sequence[Cache],
+        routing: Routing | None,
+    ) -> tuple[Tensor, list[Cache]]:
+        """`Decoder.forward`, with the routing that adapted decoders make from their own inputs."""
+        shared = self.attend.prepare(attention_mask, position_ids)
+        x, present = inputs_embeds, []
+        for layer, past in zip(self.layers, past_key_values, strict=True):
+            x, cache = layer(x, past, shared, routing)
+            present.append(cache)
+        x = self.norm(x[:, logit_positions])
+        if self.spec.logit_divisor != 1.0:
+            x = x / self.spec.logit_divisor
+        return self.head(x).float(), present
+
+
+class Decoder(DecoderLayers):
+    """The decoder stage; prefill and decode are the same graph with other token counts."""
 
     def forward(
         self,
@@ -145,26 +177,6 @@ class Decoder(nn.Module):
             float32 logits (batch, outputs, vocabulary) and the grown cache.
         """
         return self.run(inputs_embeds, attention_mask, position_ids, logit_positions, past_key_values, None)
-
-    def run(
-        self,
-        inputs_embeds: Tensor,
-        attention_mask: Tensor,
-        position_ids: Tensor,
-        logit_positions: Tensor,
-        past_key_values: Sequence[Cache],
-        routing: Routing,
-    ) -> tuple[Tensor, list[Cache]]:
-        """`forward`, with the routing that adapted decoders make from their own inputs."""
-        shared = self.attend.prepare(attention_mask, position_ids)
-        x, present = inputs_embeds, []
-        for layer, past in zip(self.layers, past_key_values, strict=True):
-            x, cache = layer(x, past, shared, routing)
-            present.append(cache)
-        x = self.norm(x[:, logit_positions])
-        if self.spec.logit_divisor != 1.0:
-            x = x / self.spec.logit_divisor
-        return self.head(x).float(), present
 
 
 class TokenEmbedding(nn.Module):

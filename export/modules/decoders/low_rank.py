@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from export.modules.decoders.llama import Cache, Decoder, LayerParts, Routed, Routing
+from export.modules.decoders.llama import Cache, DecoderLayers, LayerParts, Routed, Routing
 from export.modules.kernels import Kernels, Role
 from export.specs import PartialLora, RoutedLora
 
@@ -92,7 +92,7 @@ class PartialLoraParts(LayerParts):
         return AdaptedMlp(width, gate_up, self.linear(f"{name}.down", width, [hidden]))
 
 
-class PartialLoraDecoder(Decoder):
+class PartialLoraDecoder(DecoderLayers):
     """A decoder whose deltas act on image rows in prefill and on nothing in decode."""
 
     parts = PartialLoraParts
@@ -179,7 +179,7 @@ class RoutedLoraParts(LayerParts):
         return LayerGates(self.spec.adapter, self.spec.hidden, self.kernels)
 
 
-class RoutedLoraDecoder(Decoder):
+class RoutedLoraDecoder(DecoderLayers):
     """A decoder whose experts are chosen per layer from the request's gate input."""
 
     parts = RoutedLoraParts

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from export.modules.decoders.llama import Cache, Decoder, GatedMlp, LayerParts, Routed, Routing
+from export.modules.decoders.llama import Cache, DecoderLayers, GatedMlp, LayerParts, Routed, Routing
 from export.modules.kernels import Role
 
 
@@ -49,7 +49,7 @@ class VisualExpertParts(LayerParts):
         return Experts(*(GatedMlp(f"{name}.{expert}", self.spec, self.kernels) for expert in ("language", "vision")))
 
 
-class VisualExpertDecoder(Decoder):
+class VisualExpertDecoder(DecoderLayers):
     """A decoder that routes each token to one of two weight sets."""
 
     parts = VisualExpertParts

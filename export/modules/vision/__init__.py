@@ -1,0 +1,1 @@
+"""Vision towers: positions from a table, or rotary."""

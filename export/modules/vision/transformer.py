@@ -95,7 +95,7 @@ class VisionTransformer(nn.Module):
             row_weights, column_weights: for RESAMPLED positions, (rows or columns, native_grid).
             patch_positions: for INDEXED positions, int64 (tokens,) rows of the table.
         """
-        positions = self.positions
+        positions: Tensor = self.positions
         if row_weights is not None and column_weights is not None:
             positions = self.resampled(row_weights, column_weights)
         elif patch_positions is not None:

@@ -43,7 +43,7 @@ def tuned(layer: Captured) -> Tensor:
         loss = torch.nn.functional.mse_loss(wrapper(x), x @ layer.weight.T)
         if float(loss.detach()) < least:
             least, best = float(loss.detach()), {name: value.detach().clone() for name, value in wrapper.params.items()}
-        (loss * 1000).backward()  # type: ignore[no-untyped-call]
+        (loss * 1000).backward()
         optimiser.step()
         optimiser.zero_grad()
         schedule.step()

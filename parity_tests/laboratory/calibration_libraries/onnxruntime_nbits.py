@@ -24,7 +24,7 @@ def quantised(name: str, layer: Captured) -> Tensor:
 
     weight, rows, block = layer.weight, layer.rows().numpy(), layer.block
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
+    class Reader(CalibrationDataReader):
         def __init__(self) -> None:
             self.left = [{"x": rows}]
 

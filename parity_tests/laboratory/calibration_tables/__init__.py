@@ -1,0 +1,1 @@
+"""Many runs of ``python -m calibrate compare`` as tables."""

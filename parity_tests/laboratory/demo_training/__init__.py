@@ -1,0 +1,1 @@
+"""How the demo checkpoints are trained from drawn pictures."""

@@ -45,7 +45,8 @@ class Guide:
 
     def loss(self, scenes: Sequence[Scene], rows: Tensor, middles: np.ndarray) -> Tensor:
         """How far ``rows`` (scenes, places, width), those of ``middles`` (..., 2) that are known, are from the guide's: in
-        direction, and a little in length."""
+        direction, and a little in length.
+        """
         wanted = self.rows(scenes)[:, own_cells(middles, self.grid)]
         lengths, given = (value.square().mean(-1, keepdim=True).sqrt() + 1e-6 for value in (rows, wanted))
         apart = (rows / lengths - wanted / given).square().mean()

@@ -68,7 +68,8 @@ class Plan:
 
     def in_full(self, step: int) -> bool:
         """Whether every token of an answer counts alike and descriptions are asked for often; in steps before ``whole``
-        long answers count less, which teaches first words first."""
+        long answers count less, which teaches first words first.
+        """
         return step >= self.whole
 
     def rounds(self, step: int) -> bool:

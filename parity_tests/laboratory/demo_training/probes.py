@@ -13,7 +13,8 @@ COLOUR_NAMES = tuple(COLOURS)
 
 class Probes(nn.Module):
     """Throw-away linear heads: kind and colour of what lies under each patch (from the vision features), and the same with
-    the place itself for each row of image features, so that a row can be found and read on its own."""
+    the place itself for each row of image features, so that a row can be found and read on its own.
+    """
 
     def __init__(self, vision_width: int, row_width: int, rows: int) -> None:
         super().__init__()
@@ -23,7 +24,8 @@ class Probes(nn.Module):
 
     def forward(self, features: Tensor, rows: Tensor, patches: Tensor, held: Tensor, cells: Tensor) -> dict[str, Tensor]:
         """Losses against (pictures, places, 2) kind and colour targets and the cell (places,) that each row stands for, and
-        the share of things whose kind is right."""
+        the share of things whose kind is right.
+        """
         scores = self.rows(rows)
         places = scores[..., len(KINDS) + len(COLOUR_NAMES) + 2 :].transpose(1, 2)
         own = cells.expand(rows.shape[0], -1)

@@ -108,7 +108,7 @@ class Device:
     def _argument(self, code: int, bits: int, value: Any) -> Any:
         if code == HANDLE:
             address = value if isinstance(value, int) else int(getattr(value, "value", value))
-            view = np.frombuffer((ctypes.c_char * 1).from_address(address), np.uint8)
+            view = np.frombuffer(memoryview((ctypes.c_char * 1).from_address(address)), np.uint8)
             return self.cl.SVM(view)
         kind = {FLOAT: "f", UNSIGNED: "u"}.get(code, "i")
         return np.dtype(f"{kind}{bits // 8}").type(value)

@@ -124,7 +124,7 @@ def main(folder: Path, mode: str) -> None:
         kind.prefix = block["model_lib"] + "_"
     with np.load(folder / "inputs.npz") as stored:
         found = run(kind(folder, manifest), dict(stored))
-    np.savez(folder / f"outputs-{mode}.npz", **found)
+    np.savez(folder / f"outputs-{mode}.npz", allow_pickle=False, **found)
 
 
 if __name__ == "__main__":

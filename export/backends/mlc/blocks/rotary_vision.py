@@ -84,7 +84,8 @@ def cut_merge_patches(
     image: Tensor, rows: int, columns: int, patch: int, merge: int, statistics: Statistics, dtype: str
 ) -> Tensor:
     """uint8 (1, height, width, 3) to (1, rows * columns, 3 * 2 * patch * patch): blocks of merge x merge patches,
-    values in the order channel, time, row, column, the picture repeated to two frames."""
+    values in the order channel, time, row, column, the picture repeated to two frames.
+    """
 
     def compute(image: te.Tensor) -> te.Tensor:
         def value(_: tirx.Var, token: tirx.Var, at: tirx.Var) -> tirx.Expr:

@@ -113,12 +113,12 @@ def test_resampler(rng, fixed, project):
         arguments["key_positions"] = nn.spec.Tensor([tokens, 32], "float32")
         inputs.append(rng.standard_normal((6, 32)).astype(np.float32))
 
-        def run(features, key_positions):
-            return block(features, {"key_positions": key_positions})
-    else:
+    def with_positions(features, key_positions):
+        return block(features, {"key_positions": key_positions})
 
-        def run(features):
-            return block(features, {})
+    def alone(features):
+        return block(features, {})
 
+    run = alone if fixed else with_positions
     built = build(block, {"run": (run, arguments)}, weights)
     assert_close(built("run", *inputs), reference(*map(torch.from_numpy, inputs)))

@@ -1,0 +1,91 @@
+"""The command line of the replay."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from parity_tests.laboratory.replay.cells import FAMILIES, TARGETS, Cell, cells
+from parity_tests.laboratory.replay.difference import compare
+from parity_tests.laboratory.replay.report import Result, held_bytes, to_json, to_text
+from parity_tests.laboratory.replay.trees import ROOT, Exported, side
+from runtime_py.errors import EdgeproofError, ExitCode
+
+EXAMPLES = """\
+examples:
+  python -m parity_tests.laboratory.replay --base main
+  python -m parity_tests.laboratory.replay --base main --targets cpu --precisions int4 --families minicpm-v,wemm
+  python -m parity_tests.laboratory.replay --base 39bb49f --base-out /tmp/base --export-only
+  python -m parity_tests.laboratory.replay --base /tmp/base --head ../other-tree
+
+exit codes: 0 graphs and weights are the same bytes, 1 an export failed, 2 usage, 5 graphs or weights changed
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags of ``python -m parity_tests.laboratory.replay``."""
+    made = argparse.ArgumentParser(
+        prog="python -m parity_tests.laboratory.replay",
+        description="Export the demos from two source trees and say which bytes of the packages differ.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    made.add_argument("--base", required=True, metavar="REV|DIR", help="revision, source tree, or folder of packages")
+    made.add_argument("--head", default=str(ROOT), metavar="REV|DIR", help="the same; default: the tree of this file")
+    made.add_argument("--families", type=_names, default=(), metavar="A,B", help=f"of {', '.join(FAMILIES)}")
+    made.add_argument("--targets", type=_names, default=(), metavar="A,B", help=f"of {', '.join(TARGETS)}")
+    made.add_argument("--precisions", type=_names, default=(), metavar="A,B", help="of int4, fp16, fp32")
+    made.add_argument("--base-out", type=Path, metavar="DIR", help="keep the base's packages here")
+    made.add_argument("--head-out", type=Path, metavar="DIR", help="keep the head's packages here")
+    made.add_argument("--export-only", action="store_true", help="export the base into --base-out and compare nothing")
+    made.add_argument("--json-file", type=Path, metavar="FILE", help="write everything here as JSON")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the comparison; returns the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    made = parser()
+    given = made.parse_args(arguments)
+    if given.export_only and given.base_out is None:
+        made.error("--export-only needs --base-out")
+    try:
+        return _run(given)
+    except EdgeproofError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+
+
+def _run(given: argparse.Namespace) -> int:
+    asked = cells(given.families, given.targets, given.precisions)
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgeproof-replay-"))).resolve()
+        base = stack.enter_context(side(given.base, (given.base_out or scratch / "base").resolve()))
+        of_base = base.exports(asked)
+        if given.export_only:
+            return ExitCode.OK if all(done.package for done in of_base.values()) else ExitCode.INTERNAL
+        head = stack.enter_context(side(given.head, (given.head_out or scratch / "head").resolve()))
+        of_head = head.exports(asked)
+        results = [_result(cell, of_base[cell], of_head[cell]) for cell in asked]
+    if given.json_file:
+        given.json_file.write_text(to_json(results, given.base, given.head), encoding="utf-8")
+    sys.stdout.write(to_text(results, given.base, given.head) + "\n")
+    if held_bytes(results):
+        return ExitCode.PARITY_FAILED
+    failed = any(result.head_failure for result in results) or not any(result.difference for result in results)
+    return ExitCode.INTERNAL if failed else ExitCode.OK
+
+
+def _result(cell: Cell, base: Exported, head: Exported) -> Result:
+    difference = compare(base.package, head.package) if base.package and head.package else None
+    return Result(cell, difference, base.failure, head.failure)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for name in text.split(",") if name)
