@@ -6,7 +6,7 @@ from export.modules.connectors.resampler_weights import resampler_rules
 from export.modules.decoders.llama_weights import ROTARY_BUFFERS, llama_rules
 from export.modules.vision.timm_weights import timm_rules
 from export.source.weight_map import Rule
-from export.specs import ModelSpec
+from export.specs import ModelSpec, ResamplerSpec, VisionSpec
 
 HEAD = "llm.lm_head.weight"
 IGNORED = (ROTARY_BUFFERS,)
@@ -14,6 +14,7 @@ IGNORED = (ROTARY_BUFFERS,)
 
 def rules(spec: ModelSpec) -> list[Rule]:
     """One rule per parameter of all four stages."""
+    assert isinstance(spec.vision, VisionSpec) and isinstance(spec.connector, ResamplerSpec)
     return [
         *timm_rules(spec.vision, "vpm."),
         *resampler_rules(spec.connector, "resampler."),
