@@ -19,6 +19,7 @@ from export.families.awaker2_5_vl import weights
 from export.families.base import HubPart
 from export.families.config.documents import read_optional
 from export.families.config.section import Section
+from export.families.config.stored import stored_size
 from export.families.qwen2_vl.family import FAMILY as BASE
 from export.families.qwen2_vl.family import Qwen2VL
 from export.source.tensor_source import TensorSource
@@ -71,9 +72,8 @@ class Awaker25VL(Qwen2VL):
         base = super().spec(config, source)
         moe = Section(config).section(MOE, MOE_FILE).over(MOE_CONFIG)
         moe.only(FIXED)
-        low, gate = source.infos.get(f"{EXPERT}.lora_moe_A.0.weight"), source.infos.get(f"{EXPERT}.w_gate.weight")
-        rank = low.shape[0] if low else moe.integer("r", 1, 1 << 14)
-        experts = gate.shape[0] if gate else moe.integer("num_experts", 1, 256)
+        rank = stored_size(source, f"{EXPERT}.lora_moe_A.0.weight", 0) or moe.integer("r", 1, 1 << 14)
+        experts = stored_size(source, f"{EXPERT}.w_gate.weight", 0) or moe.integer("num_experts", 1, 256)
         scale = moe.number("lora_alpha", 1e-6, 1e6) / rank
         return replace(
             base,

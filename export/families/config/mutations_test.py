@@ -67,6 +67,7 @@ KEYS = (
         "attention_bias",
     ),
 )
+TARGETS = ("cpu", "android", "desktop-gpu", "ios")
 BYTES = (
     b"",
     b"\xef\xbb\xbf",
@@ -119,7 +120,7 @@ def changed_files(draw: st.DrawFn, family: Family) -> dict[str, bytes]:
     return contents
 
 
-def check(contents: dict[str, bytes]) -> str:
+def check(contents: dict[str, bytes], target: str = "cpu") -> str:
     """Write the files and plan from them; returns what became of it. Anything but an error of ours is raised."""
     with tempfile.TemporaryDirectory() as name:
         for file, content in contents.items():
@@ -127,7 +128,7 @@ def check(contents: dict[str, bytes]) -> str:
             (Path(name) / file).write_bytes(content)
         began = time.monotonic()
         try:
-            plan(ExportRequest(name, "cpu"), None)
+            plan(ExportRequest(name, target), None)
         except EdgeproofError as error:
             assert error.exit_code in (ExitCode.USAGE, ExitCode.UNSUPPORTED, ExitCode.DOES_NOT_FIT), error
             assert len(str(error)) < 4000
@@ -145,9 +146,9 @@ def test_the_files_as_they_are_give_a_plan(family: Family) -> None:
 @pytest.mark.parametrize("family", families().values(), ids=lambda family: family.name)
 def test_changed_settings_give_a_plan_or_one_error(family: Family) -> None:
     @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), derandomize=EXAMPLES <= 20)
-    @given(changed_files(family))
-    def run(contents: dict[str, bytes]) -> None:
-        check(contents)
+    @given(changed_files(family), st.sampled_from(TARGETS))
+    def run(contents: dict[str, bytes], target: str) -> None:
+        check(contents, target)
 
     run()
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from export.families.base import Family
 from export.families.config.checkpoint_config import CheckpointConfig
+from export.families.config.stored import stored_size
 from export.families.config.towers import EVA02_ENORMOUS, MOST_SIDE, timm_tower
 from export.families.config.vocabulary import known_marks
 from export.modules.connectors.resampler_weights import resampler_rules
@@ -45,8 +46,7 @@ class OmniLMM12B(Family):
 
     def spec(self, config: Mapping[str, Any], source: TensorSource) -> ModelSpec:
         read = CheckpointConfig.of(config, self.published_code())
-        embedding = source.infos.get("model.embed_tokens.weight")
-        text, decoder = read.text, read.decoder(embedding.shape[0] if embedding else None)
+        text, decoder = read.text, read.decoder(stored_size(source, "model.embed_tokens.weight", 0))
         text.only({"mm_use_im_start_end": (True,)})
         side = text.integer("image_size", 1, MOST_SIDE)
         vision = timm_tower(EVA02_ENORMOUS, text, 1, side)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from export.families.qwen2_vl.family import FAMILY
-from export.families.registry import recognise
+from export.families.registry import families, recognise
 from export.source.hub import DEMO_FOLDER
-from export.source.tensor_source import EmptySource
+from export.source.tensor_source import EmptySource, TensorInfo
 from export.specs import ModelSpec
 from runtime_py.errors import CheckpointError, EdgeproofError
 
@@ -122,3 +123,14 @@ def test_a_tokenizer_without_the_marks_is_refused(tmp_path: Path) -> None:
     family = recognise(folder)
     with pytest.raises(CheckpointError, match=r"no token <\|im_start\|>"):
         family.spec(family.load_config(folder), EmptySource())
+
+
+def test_a_tensor_without_the_axis_a_size_is_read_from_is_one_error(tmp_path: Path) -> None:
+    info = TensorInfo("base_model.model.model.layers.0.self_attn.o_proj.lora_moe_A.0.weight", "float32", (), tmp_path, 4)
+
+    class Odd(EmptySource):
+        infos: Mapping[str, TensorInfo] = {info.name: info}
+
+    family = families()["awaker2.5-vl"]
+    with pytest.raises(CheckpointError, match=r"has the shape \[\]"):
+        family.spec(family.published_config("", "tiny"), Odd())

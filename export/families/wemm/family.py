@@ -21,6 +21,7 @@ from typing import Any
 from export.families.base import Family
 from export.families.config.checkpoint_config import CheckpointConfig
 from export.families.config.pixels import check_pictures, edges_of
+from export.families.config.stored import stored_size
 from export.families.config.towers import MOST_SIDE, idefics2_tower
 from export.families.wemm import weights
 from export.modules.rules import unread_head
@@ -69,10 +70,10 @@ class WeMM(Family):
         read = CheckpointConfig.of(config, self.published_code())
         decoder, rule = read.decoder(), "2k" if config.get("resize_rule") == "2k" else "980"
         vision = idefics2_tower(read.whole.section("vision_config"))
-        conv = source.infos.get("downsampler.group_op.weight")
-        low = source.infos.get("language_model.model.layers.0.attention.wo.Plora_A.weight")
+        stored = stored_size(source, "downsampler.group_op.weight", 2)
         stated = read.whole.section("downsampler_config").integer("kernel_size", 1, 16, KERNELS[rule])
-        kernel, rank = conv.shape[2] if conv else stated, low.shape[0] if low else RANKS[rule]
+        kernel = stored or stated
+        rank = stored_size(source, "language_model.model.layers.0.attention.wo.Plora_A.weight", 0) or RANKS[rule]
         splitters = read.whole.section("spliter_emb_config").integer("num_embeddings", 2, 2, 2)
         check_pictures(read.whole.section("image_processor"), PICTURES)
         edges = _edges(read, rule)

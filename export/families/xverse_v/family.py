@@ -21,6 +21,7 @@ from export.families.config.checkpoint_config import CheckpointConfig
 from export.families.config.documents import read_object, read_optional
 from export.families.config.section import Section
 from export.families.config.settings import settings_of
+from export.families.config.stored import stored_size
 from export.families.config.towers import MOST_SIDE, clip_tower
 from export.families.xverse_v import weights
 from export.source.tensor_source import TensorSource
@@ -61,11 +62,12 @@ class XverseV(Family):
         return config.get("arch") == "vxverse"
 
     def spec(self, config: Mapping[str, Any], source: TensorSource) -> ModelSpec:
-        read = CheckpointConfig.of(config, self.published_code(), "the language model's config.json")
+        vit, llm, _ = places_of(config)
+        read = CheckpointConfig.of(config, self.published_code(), f"{llm}/config.json")
         whole = read.whole.over(PUBLISHED)
-        tower = whole.section("vision_config", "the CLIP folder's config.json")
-        embedding = source.infos.get(f"{weights.LLM}model.embed_tokens.weight")
-        decoder, vision = read.decoder(embedding.shape[0] if embedding else None), clip_tower(tower, 1)
+        tower = whole.section("vision_config", f"{vit}/config.json")
+        decoder = read.decoder(stored_size(source, f"{weights.LLM}model.embed_tokens.weight", 0))
+        vision = clip_tower(tower, 1)
         rows, tile = vision.native_grid**2, tower.integer("image_size", 1, MOST_SIDE, 224)
         rank, alpha = whole.integer("lora_r", 1, 1 << 14), whole.number("lora_alpha", 1e-6, 1e6)
         prompt = whole.text("prompt_template")
