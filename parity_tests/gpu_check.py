@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shutil
 import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -33,8 +35,10 @@ from runtime_py.errors import EdgeproofError, ExitCode, MachineError
 if TYPE_CHECKING:
     from parity_tests.check.candidate import Candidate
     from parity_tests.judging.probes import Question, Recording
-    from parity_tests.reference.reference import Watched
-    from runtime_py.backends.base import Backend
+    from parity_tests.reference.reference import TorchBackend
+    from runtime_py.backends.base import Arrays, Backend
+    from runtime_py.generation.session import SessionLimits
+    from runtime_py.preprocess.base import Processor
 
 log = logging.getLogger("edgeproof.parity")
 
@@ -75,7 +79,8 @@ def check(package: Path, checkpoint: Path | None) -> Report:
     else:
         rows, times = _on_device(package, checkpoint)
     name = package.resolve().name
-    return Report(name, device or NO_DEVICE, rows, times, environment(manifest), int(_exit_code(rows)))
+    made_with = environment(manifest) | (device_facts() if device else {})
+    return Report(name, device or NO_DEVICE, rows, times, made_with, int(_exit_code(rows)))
 
 
 def _exit_code(rows: Sequence[Row]) -> ExitCode:
@@ -93,6 +98,20 @@ def _device_name() -> str:
     return torch.cuda.get_device_name(0) if torch.cuda.is_available() else ""
 
 
+def device_facts() -> dict[str, str]:
+    """Compute capability, CUDA and driver version of the GPU that the reference runs on."""
+    import torch
+
+    major, minor = torch.cuda.get_device_capability(0)
+    facts = {"compute capability": f"{major}.{minor}", "torch's CUDA": str(torch.version.cuda)}
+    program = shutil.which("nvidia-smi")
+    if program is not None:
+        query = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
+        said = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split()
+        facts |= {"driver": said[0]} if said else {}
+    return facts
+
+
 def _on_device(package: Path, checkpoint_folder: Path, device: str = CUDA) -> tuple[tuple[Row, ...], tuple[Time, ...]]:
     """Every runner that this machine has; ``device`` is where the reference runs."""
     import torch
@@ -106,22 +125,21 @@ def _on_device(package: Path, checkpoint_folder: Path, device: str = CUDA) -> tu
     on_processor = open_candidate(package, ONNX.runtime_name)
     asked = questions(on_processor.processor, 3, on_processor.limits.context, STEPS)
     eager = TorchBackend(checkpoint.spec, checkpoint.weights, torch.float16, device)
-    with eager.watch() as watched:
-        _record(eager, on_processor, asked[0], None)
-    eager_times = time_calls(eager, watched)
+    shown = next(question for question in asked if question.pictures)
+    calls = recorded_calls(eager, on_processor.processor, on_processor.limits, shown)
+    eager_times = time_calls(eager, calls)
     eager.close()
     rows: list[Row] = []
     times: list[Time] = []
     for runner, (record, providers) in RUNNERS.items():
-        try:
-            candidate = _open(on_processor, package, record, providers)
-        except MachineError as error:
-            rows += _rows_not_run(runner, error.what)
-            times += _times_not_run(runner, error.what)
+        missing, candidate = _open(on_processor, package, record, providers)
+        if candidate is None:
+            rows += _rows_not_run(runner, missing)
+            times += _times_not_run(runner, missing)
             continue
         try:
             rows += _compare(runner, candidate, checkpoint, asked, device)
-            measured = time_calls(candidate.backend, watched)
+            measured = time_calls(candidate.backend, calls)
             times += [Time(runner, call, "measured", measured[call], eager_times[call]) for call in CALLS]
         except Exception as error:  # a runner that breaks is a row, not the end of the others
             log.debug("%s broke", runner, exc_info=True)
@@ -132,15 +150,23 @@ def _on_device(package: Path, checkpoint_folder: Path, device: str = CUDA) -> tu
     return tuple(rows), tuple(times)
 
 
-def _open(base: Candidate, package: Path, record: RuntimeBackend, providers: tuple[str, ...]) -> Candidate:
+def _open(
+    base: Candidate, package: Path, record: RuntimeBackend, providers: tuple[str, ...]
+) -> tuple[str, Candidate | None]:
+    """The package on one runner with everything loaded; or why this machine or this package has no such runner."""
     from parity_tests.backends.registry import examiner_of
     from runtime_py import package as packages
     from runtime_py.model import open_backend
 
-    backend = open_backend(packages.read(package), record.runtime_name, providers=providers)
-    if isinstance(backend, LoadsAhead):
-        backend.load()
-    return replace(base, examiner=examiner_of(record), backend=backend)
+    if not record.block(base.manifest):
+        return f"the package holds no {record.files}", None
+    try:
+        backend = open_backend(packages.read(package), record.runtime_name, providers=providers)
+        if isinstance(backend, LoadsAhead):
+            backend.load()
+    except MachineError as error:
+        return error.what, None
+    return "", replace(base, examiner=examiner_of(record), backend=backend)
 
 
 def _compare(runner: str, candidate: Candidate, checkpoint: Any, asked: Sequence[Question], device: str) -> list[Row]:
@@ -184,26 +210,33 @@ def _record(backend: Backend, candidate: Candidate, question: Question, forced: 
     return record(backend, candidate.processor, candidate.limits, question, STEPS, forced)
 
 
-def time_calls(backend: Backend, watched: Watched) -> dict[str, float]:
-    """Median milliseconds of every call, with the inputs that the watched reference was given."""
-    found = {}
-    for stage in STAGES:
-        if stage != DECODER:
-            inputs = watched.calls[stage][0]
-            found[stage] = median_ms(partial(backend.run, stage, inputs))
-    prompt = watched.calls[DECODER][0]
+def recorded_calls(
+    reference: TorchBackend, processor: Processor, limits: SessionLimits, question: Question
+) -> dict[str, Arrays]:
+    """What every call of `CALLS` was given on the way from a picture to the second token of the answer."""
+    from runtime_py.generation.session import Session
+
+    session = Session(reference, processor, limits)
+    with reference.watch() as asked:
+        images, features = session.encode_images(question.pictures)
+        layout = processor.layout(question.input_ids, images)
+        logits = session.prefill(session.merge(layout, features), layout, "last")
+    with reference.watch() as answered:
+        session.step(int(np.argmax(logits[0, -1])))
+    found: dict[str, Arrays] = {stage: asked.calls[stage][0] for stage in STAGES if stage != DECODER}
+    return found | {PREFILL: asked.calls[DECODER][0], DECODE: answered.calls[DECODER][0]}
+
+
+def time_calls(backend: Backend, calls: Mapping[str, Arrays]) -> dict[str, float]:
+    """Median milliseconds of every call, with the inputs of `recorded_calls`."""
+    found = {name: median_ms(partial(backend.run, name, inputs)) for name, inputs in calls.items() if name in STAGES}
+    prompt, step = calls[PREFILL], calls[DECODE]
     tokens = prompt["inputs_embeds"].shape[1]
     last = np.array([-1], np.int64)
-    single = {name: array[..., -1:] if name == "position_ids" else array for name, array in prompt.items()}
-    single["inputs_embeds"] = prompt["inputs_embeds"][:, -1:]
-
-    def prefill() -> None:
-        backend.forward(backend.start(tokens), prompt, last)
-
-    found[PREFILL] = median_ms(prefill)
+    found[PREFILL] = median_ms(lambda: backend.forward(backend.start(tokens), prompt, last))
     state = backend.start(tokens + WARM + TIMED)
     backend.forward(state, prompt, last)
-    found[DECODE] = median_ms(lambda: backend.forward(state, single, last))
+    found[DECODE] = median_ms(lambda: backend.forward(state, step, last))
     return found
 
 

@@ -9,12 +9,16 @@ from pathlib import Path
 import pytest
 
 from parity_tests import gpu_check
+from parity_tests.check.package_questions import StandInTokenizer, questions
 from parity_tests.conftest import GOLDENS, ExportedPackage
 from parity_tests.gpu_check import CALLS, ENGINES, NO_DEVICE, NOT_RUN, RUNNERS
 from parity_tests.judging.probes import PROBES
+from parity_tests.reference.checkpoint_side import open_checkpoint, reference
+from runtime_py.backends.records import ONNX
 from runtime_py.errors import ExitCode
+from runtime_py.generation.session import Limits
 
-CPU_RUNNER = {"onnxruntime processor": ("ort", ("CPUExecutionProvider",))}
+CPU_RUNNER = {"onnxruntime processor": (ONNX, ("CPUExecutionProvider",))}
 CASE = GOLDENS / "minicpm-v"
 
 
@@ -45,7 +49,7 @@ def test_a_package_that_is_none_is_an_error(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_what_runs_is_compared_and_timed(exported: ExportedPackage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_check, "RUNNERS", {**CPU_RUNNER, "absent": ("ort", ("NoSuchProvider",))})
+    monkeypatch.setattr(gpu_check, "RUNNERS", {**CPU_RUNNER, "absent": (ONNX, ("NoSuchProvider",))})
     monkeypatch.setattr(gpu_check, "TIMED", 3)
     rows, times = gpu_check._on_device(exported("minicpm-v", "cpu", "fp32"), CASE, "cpu")
     ran = [row for row in rows if row.runner != "absent"]
@@ -58,6 +62,30 @@ def test_what_runs_is_compared_and_timed(exported: ExportedPackage, monkeypatch:
     assert {row.status for row in missing} == {NOT_RUN}
     assert "NoSuchProvider" in missing[0].reason
     assert gpu_check._exit_code(rows) is ExitCode.ENVIRONMENT
+
+
+def test_engines_that_a_package_does_not_hold_are_not_run(
+    exported: ExportedPackage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_check, "RUNNERS", {ENGINES: RUNNERS[ENGINES]})
+    rows, times = gpu_check._on_device(exported("minicpm-v", "cpu", "fp32"), CASE, "cpu")
+    assert {(row.status, row.reason) for row in rows} == {(NOT_RUN, "the package holds no TensorRT engines")}
+    assert {entry.status for entry in times} == {NOT_RUN}
+
+
+def test_a_step_of_a_routed_decoder_is_timed_with_the_inputs_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CogVLM2's decoder is told which rows are the picture's; a step has one row, and none of those."""
+    monkeypatch.setattr(gpu_check, "TIMED", 1)
+    checkpoint = open_checkpoint(GOLDENS / "cogvlm2")
+    limits = Limits(context=256, prefill_chunk=256)
+    processor = checkpoint.processor(StandInTokenizer(checkpoint.spec.embed.vocabulary, ()))
+    shown = next(question for question in questions(processor, 3, limits.context, 2) if question.pictures)
+    backend = reference(checkpoint.spec, checkpoint.weights)
+    calls = gpu_check.recorded_calls(backend, processor, limits, shown)
+    assert set(calls) == set(CALLS)
+    assert calls[gpu_check.PREFILL]["inputs_embeds"].shape[1] > 1 == calls[gpu_check.DECODE]["inputs_embeds"].shape[1]
+    assert set(calls[gpu_check.DECODE]) == set(calls[gpu_check.PREFILL])
+    assert set(gpu_check.time_calls(backend, calls)) == set(CALLS)
 
 
 def test_another_model_fails(exported: ExportedPackage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,6 +52,17 @@ class TorchState:
     cache: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
 
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """float32 convolutions in float32 on a GPU too, where PyTorch rounds them to TF32 (10 bits) unless told otherwise.
+
+    Its matrix products are exact by default. Source: docs.pytorch.org, notes/cuda, "TensorFloat-32 (TF32)".
+    """
+    settings = torch.backends.cudnn
+    with settings.flags(enabled=settings.enabled, benchmark=settings.benchmark, allow_tf32=False):
+        yield
+
+
 class TorchBackend:
     """Runs a spec in PyTorch.
 
@@ -102,6 +113,7 @@ class TorchBackend:
     def kernels(self) -> Kernels:
         return ArithmeticKernels(self.arithmetic)
 
+    @full_float32()
     @torch.inference_mode()
     def run(self, stage: str, inputs: Arrays) -> dict[str, np.ndarray]:
         """See Backend.run."""
@@ -120,6 +132,7 @@ class TorchBackend:
         empty = torch.zeros((1, spec.kv_heads, 0, spec.head_dim), dtype=self.dtype, device=self.device)
         return TorchState(capacity, 0, [(empty, empty) for _ in range(spec.layers)])
 
+    @full_float32()
     @torch.inference_mode()
     def forward(self, state: TorchState, inputs: Arrays, logit_positions: np.ndarray) -> np.ndarray:
         """See Backend.forward."""

@@ -47,6 +47,19 @@ def test_the_reference_says_what_the_published_code_says(name: str, streamed: bo
         assert max_abs(expected, given) <= tolerance, array
 
 
+def test_no_convolution_of_the_reference_is_rounded_to_tf32():
+    """PyTorch's default on a GPU: the patch embedding would keep 10 bits of each factor."""
+    checkpoint = open_checkpoint(GOLDENS / "minicpm-v")
+    backend = TorchBackend(checkpoint.spec, checkpoint.weights)
+    allowed: list[bool] = []
+    for stage in ("vision_encoder", "decoder"):
+        backend.stage(stage).register_forward_hook(lambda *_: allowed.append(torch.backends.cudnn.allow_tf32))
+    before = torch.backends.cudnn.allow_tf32
+    answered(backend, checkpoint)
+    assert len(allowed) > 1 and not any(allowed)
+    assert torch.backends.cudnn.allow_tf32 is before is True
+
+
 def test_the_streamed_reference_never_asks_for_a_whole_large_weight(monkeypatch: pytest.MonkeyPatch):
     checkpoint = open_checkpoint(GOLDENS / "minicpm-v")
     largest = 0

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,8 @@ from runtime_py.backends.base import Arrays
 from runtime_py.backends.records import ONNX
 from runtime_py.contracts import CONNECTOR, DECODER, VISION, StageContract
 from runtime_py.errors import MachineError, PackageError, UsageError
+
+log = logging.getLogger("edgeproof")
 
 CPU = "CPUExecutionProvider"
 DEVICES = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda"}
@@ -94,6 +99,18 @@ class OrtBackend:
             ) from error
         self.contracts = {stage: StageContract.from_json(value) for stage, value in manifest["contracts"].items()}
         self._sessions: dict[str, Any] = {}
+        if self._device() == "cuda":
+            self._find_cuda()
+
+    def load(self) -> None:
+        """Open every stage now, rather than when first used.
+
+        Raises:
+            MachineError: the first provider does not start here.
+            PackageError: a graph cannot be loaded.
+        """
+        for stage in self.files:
+            self._session(stage)
 
     def run(self, stage: str, inputs: Arrays) -> dict[str, np.ndarray]:
         """Run a cache-less stage; keys are contract names, floats are float32.
@@ -167,6 +184,14 @@ class OrtBackend:
             )
         return [*wanted, *([CPU] if CPU not in wanted else [])]
 
+    def _find_cuda(self) -> None:
+        """Load the CUDA libraries of the nvidia-* packages, where the dynamic linker does not look by itself."""
+        said = io.StringIO()
+        with redirect_stdout(said):
+            self._ort.preload_dlls()
+        if said.getvalue():
+            log.debug("onnxruntime.preload_dlls: %s", said.getvalue().strip())
+
     def _device(self) -> str:
         return DEVICES.get(self.providers[0], "cpu")
 
@@ -187,13 +212,22 @@ class OrtBackend:
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "4")
         options.log_severity_level = 3
         try:
-            return self._ort.InferenceSession(str(path), options, providers=self.providers)
+            session = self._ort.InferenceSession(str(path), options, providers=self.providers, enable_fallback=0)
         except Exception as error:  # onnxruntime raises a dozen unrelated classes
             raise PackageError(
                 f"ONNX Runtime {self._ort.__version__} cannot load {path}: {error}",
                 "a graph written by the export, whole",
                 "check the package's hashes (edgeproof verify), or update onnxruntime",
             ) from error
+        # A provider whose libraries do not load is left out of the session with no more than a line on stderr.
+        started = session.get_providers()
+        if self.providers[0] not in started:
+            raise MachineError(
+                f"ONNX Runtime could not start {self.providers[0]}",
+                f"its libraries and a device, found only {', '.join(started)}; the lines above say what is missing",
+                "pip install 'onnxruntime-gpu[cuda,cudnn]' for CUDA's libraries, or choose another provider",
+            )
+        return session
 
     def _feeds(self, stage: str, inputs: Arrays) -> dict[str, np.ndarray]:
         """Inputs checked against the contract, in the dtypes the graph takes."""

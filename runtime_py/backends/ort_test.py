@@ -94,3 +94,23 @@ def test_a_package_without_graphs_is_refused(tmp_path: Path) -> None:
 def test_a_provider_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MachineError, match="has no NoSuchExecutionProvider"):
         OrtBackend(tmp_path, package(tmp_path), providers=["NoSuchExecutionProvider"])
+
+
+def test_a_provider_that_does_not_start_is_no_quiet_processor_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime leaves a provider out whose libraries are missing, and the session runs on the processor instead."""
+    monkeypatch.setattr(OrtBackend, "_available", lambda self, wanted: [*wanted, "CPUExecutionProvider"])
+    backend = OrtBackend(tmp_path, package(tmp_path), providers=["CUDAExecutionProvider"])
+    warned = pytest.warns(UserWarning, match="CUDAExecutionProvider")
+    with warned, pytest.raises(MachineError, match="could not start CUDAExecutionProvider"):
+        backend.run(VISION, {"pixel_values": np.zeros((1, WIDTH), np.float32)})
+    warned = pytest.warns(UserWarning, match="CUDAExecutionProvider")
+    with warned, pytest.raises(MachineError, match="found only CPUExecutionProvider"):
+        backend.load()
+
+
+def test_load_opens_every_stage(tmp_path: Path) -> None:
+    manifest = package(tmp_path)
+    OrtBackend(tmp_path, manifest).load()
+    (tmp_path / "v.onnx").unlink()
+    with pytest.raises(PackageError, match="cannot load"):
+        OrtBackend(tmp_path, manifest).load()
