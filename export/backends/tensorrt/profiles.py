@@ -92,7 +92,8 @@ def _decoder(limits: Limits) -> dict[str, Axes]:
 
 def _vision_grids(spec: ModelSpec) -> dict[str, Axes]:
     """Sizes of a picture by orientation. One square size is no range at all; slices come with their grid's two axes, in
-    boxes that hold no picture both wide and tall; whole pictures of any grid come in one."""
+    boxes that hold no picture both wide and tall; whole pictures of any grid come in one.
+    """
     image, side = spec.image, spec.image.typical // spec.image.patch
     match spec.vision:
         case VisionSpec(grid=grid) if grid is not None:

@@ -26,7 +26,7 @@ from export.modules.rules import unread_head
 from export.modules.vision.timm_weights import timm_rules
 from export.source.tensor_source import TensorSource
 from export.source.weight_map import WeightMap
-from export.specs import EmbedSpec, ImageSpec, ModelSpec, SizeRule
+from export.specs import EmbedSpec, ImageSpec, ModelSpec, ResamplerSpec, SizeRule, VisionSpec
 from runtime_py.preprocess.omnilmm_12b import MARKERS
 from runtime_py.preprocess.pixels import CLIP_MEAN, CLIP_STD
 
