@@ -20,7 +20,7 @@ OTHERS = ("pip", "pytest", "build", "venv")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 MODULE = re.compile(r"python3? -m ([A-Za-z_][\w.]*)")
 FILE = re.compile(r"(?<![\w/.-])((?:export|calibrate|targets|runtime_py|parity_tests)/[\w./-]*\.(?:py|toml|json))\b")
-PLACEHOLDER = re.compile(r"[A-Z]{3}")
+PLACEHOLDER = re.compile(r"[A-Z]{3}|\bmy_")
 ANCHOR = re.compile(r"[^\w\- ]")
 
 

@@ -1,1 +1,1 @@
-"""Awaker2.5-VL and its base Qwen2-VL."""
+"""Awaker2.5-VL: Qwen2-VL with routed experts."""
