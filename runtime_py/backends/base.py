@@ -65,12 +65,3 @@ class Rewinding(Protocol):
     def rewind(self, state: Any, length: int) -> None:
         """Forget every position from ``length`` on; the next `Backend.forward` writes there."""
         ...
-
-
-@runtime_checkable
-class FusedImages(Protocol):
-    """A backend whose vision encoder and connector are one function; the session then has no ``vision`` probe."""
-
-    def image_features(self, vision: Arrays, connector: Arrays) -> np.ndarray:
-        """Inputs of both stages by contract name to float32 (images, rows, hidden)."""
-        ...
