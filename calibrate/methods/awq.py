@@ -34,7 +34,6 @@ class Awq:
 
     name: ClassVar[str] = "awq"
     title: ClassVar[str] = "AWQ, scales folded into the weights before"
-    needs_moment: ClassVar[bool] = True
 
     def __init__(self, codes: Method | None = None) -> None:
         self._codes = codes or RoundToNearestClipped()

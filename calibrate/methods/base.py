@@ -69,12 +69,10 @@ class Method(Protocol):
     Attributes:
         name: on the command line.
         title: one line for people.
-        needs_moment: whether samples are wanted at all.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
-    needs_moment: ClassVar[bool]
 
     def run(self, layer: LayerProblem) -> Codes:
         """Codes of the layer's rows on its grid."""

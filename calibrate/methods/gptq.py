@@ -36,7 +36,6 @@ class Gptq:
 
     name: ClassVar[str] = "gptq"
     title: ClassVar[str] = "GPTQ with activation order and static groups"
-    needs_moment: ClassVar[bool] = True
 
     def __init__(self, damping: float = DAMPING, ordered: bool = True) -> None:
         self.damping, self.ordered = damping, ordered

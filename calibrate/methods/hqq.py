@@ -26,7 +26,6 @@ class Hqq:
 
     name: ClassVar[str] = "hqq"
     title: ClassVar[str] = "HQQ, from the weights alone"
-    needs_moment: ClassVar[bool] = False
 
     def run(self, layer: LayerProblem) -> Codes:
         """See Method.run."""

@@ -14,7 +14,6 @@ class RoundToNearestClipped:
 
     name: ClassVar[str] = "rtn"
     title: ClassVar[str] = "round to nearest, clips searched by output error"
-    needs_moment: ClassVar[bool] = True
 
     def run(self, layer: LayerProblem) -> Codes:
         """See Method.run."""

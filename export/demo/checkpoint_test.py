@@ -41,7 +41,7 @@ def test_its_tensors_are_those_the_family_wants_in_bfloat16() -> None:
     spec = family.spec(CONFIG, source)
     weights = family.weight_map(spec, source)
     weights.check(parameter_shapes(spec))
-    assert weights.stored_dtypes() == {"bfloat16"}
+    assert {info.dtype for info in source.infos.values()} == {"bfloat16"}
 
 
 def test_held_out_answers_in_full_precision(delivered: Reference) -> None:

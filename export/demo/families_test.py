@@ -57,7 +57,7 @@ def test_the_folder_is_what_the_script_writes(name: str) -> None:
     assert {path for path in there if not path.endswith((".safetensors", ".bin"))} == set(side)
     assert all(there[path].read_bytes() == content for path, content in side.items())
     assert recognise(folder).name == name
-    assert open_checkpoint(folder).weights.stored_dtypes() == {"bfloat16"}
+    assert {info.dtype for info in open_checkpoint(folder).weights.source.infos.values()} == {"bfloat16"}
 
 
 @pytest.mark.parametrize("name", DELIVERED)

@@ -2,9 +2,9 @@
 
 The stage is built and traced under PyTorch's fake tensors, so nothing as large as a weight is ever allocated. What follows
 is a list of passes (`trace_passes`, then those of the backend), each with its declared effect (`export.passes`). Whoever
-writes the file fills the initializers afterwards: each is called like its parameter (`weight_name` gives the canonical
-name). A backend puts its own operators into the graph through its `Kernels`, with `torch.onnx.ops.symbolic`; a module made
-by such a kernel may declare whatever parameters its operator reads (packed codes, scales) and so name further initializers.
+writes the file fills the initializers afterwards: each is called like its parameter below the stage. A backend puts its own
+operators into the graph through its `Kernels`, with `torch.onnx.ops.symbolic`; a module made by such a kernel may declare
+whatever parameters its operator reads (packed codes, scales) and so name further initializers.
 """
 
 from __future__ import annotations
@@ -67,11 +67,6 @@ def border_contract(spec: ModelSpec, stage: str, border: BorderTypes) -> StageCo
         return tuple(cached(t) if t.name.startswith(CACHE_PREFIXES) else t for t in tensors)
 
     return StageContract(stage, bordered(contract.inputs), bordered(contract.outputs))
-
-
-def weight_name(stage: str, initializer: str) -> str:
-    """Canonical parameter name of an initializer of a traced stage."""
-    return f"{stage}.{initializer}"
 
 
 def trace_stage(

@@ -10,13 +10,13 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from export.source.dtypes import ITEM_BYTES
 from export.source.file_ranges import DOWNLOAD_AGAIN, file_size, read_into, unreadable
-from export.source.located_source import LocatedSource, LocatedTensor, is_contiguous
+from export.source.located_source import LocatedTensor, is_contiguous
 from export.source.pickle_program import PickleProgram
 from export.source.pickle_records import ADMITTED, Storage, StridedTensor, storage_of
 from export.source.tensor_source import TensorInfo
@@ -41,17 +41,6 @@ _ARCHIVE_ERRORS = (
     MemoryError,
 )
 """What ``zipfile`` raises for a damaged archive, depending on where the damage is."""
-
-
-class PickleSource(LocatedSource):
-    """A `TensorSource` over one or more files of torch.save.
-
-    Raises:
-        CheckpointError: a file is damaged, runs code, or is no state dictionary; or two files hold one name.
-    """
-
-    def __init__(self, files: Sequence[Path]) -> None:
-        super().__init__(tensor for file in files for tensor in read_catalogue(file))
 
 
 def read_catalogue(file: Path) -> list[LocatedTensor]:

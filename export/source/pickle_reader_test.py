@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from export.source import located_source
 from export.source.dtypes import ITEM_BYTES
-from export.source.pickle_reader import PickleSource, read_catalogue
+from export.source.located_source import LocatedSource
+from export.source.pickle_reader import read_catalogue
 from export.source.safetensors_reader_test import same_bits
 from runtime_py.errors import CheckpointError
 
@@ -56,7 +57,7 @@ def test_agrees_with_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data
     torch.save(whole, path, _use_new_zipfile_serialization=zipped)
     loaded = torch.load(path, weights_only=True)
     loaded = loaded.get("model", loaded)
-    source = PickleSource([path])
+    source = LocatedSource(read_catalogue(path))
     assert list(source.infos) == [name for name in loaded if name != "steps"]
     for name, info in source.infos.items():
         want = loaded[name].detach()
@@ -76,7 +77,7 @@ def test_state_dictionary_of_a_module(tmp_path: Path, protocol: int) -> None:
     module[2].weight = module[0].weight
     path = tmp_path / "pytorch_model.bin"
     torch.save(module.state_dict(), path, pickle_protocol=protocol)
-    source = PickleSource([path])
+    source = LocatedSource(read_catalogue(path))
     assert list(source.infos) == list(module.state_dict())
     for name, want in module.state_dict().items():
         assert same_bits(source.read(name), want)
@@ -86,13 +87,13 @@ def test_tensor_with_attributes(tmp_path: Path) -> None:
     value = torch.ones(2)
     value.__dict__["note"] = "kept by torch, dropped here"
     torch.save({"a": value}, tmp_path / "m.bin")
-    assert torch.equal(PickleSource([tmp_path / "m.bin"]).read("a"), torch.ones(2))
+    assert torch.equal(LocatedSource(read_catalogue(tmp_path / "m.bin")).read("a"), torch.ones(2))
 
 
 def test_rows_of_a_transposed_matrix_read_in_bounded_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     matrix = torch.randn(300, 700)
     torch.save({"a": matrix.T}, tmp_path / "m.bin")
-    source = PickleSource([tmp_path / "m.bin"])
+    source = LocatedSource(read_catalogue(tmp_path / "m.bin"))
     sizes: list[int] = []
     read_into = located_source.read_into
 
@@ -122,7 +123,7 @@ def test_pickle_that_runs_code(tmp_path: Path, zipped: bool, protocol: int) -> N
     state = {"a": torch.ones(2), "b": Runs(trace)}
     torch.save(state, path, _use_new_zipfile_serialization=zipped, pickle_protocol=protocol)
     with pytest.raises(CheckpointError, match=r"runs code: it asks for the Python object posix\.mkdir") as caught:
-        PickleSource([path])
+        LocatedSource(read_catalogue(path))
     assert str(path) in str(caught.value)
     assert not trace.exists()
     torch.load(path, weights_only=False)
@@ -209,7 +210,7 @@ def test_any_changed_byte_gives_tensors_or_one_clear_error(tmp_path: Path, posit
     path = tmp_path / "m.bin"
     path.write_bytes(text)
     try:
-        source = PickleSource([path])
+        source = LocatedSource(read_catalogue(path))
     except CheckpointError:
         return
     for name in source.infos:

@@ -8,29 +8,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from export.source.dtypes import SAFETENSORS_DTYPES
 from export.source.file_ranges import DOWNLOAD_AGAIN, file_size, read_into
-from export.source.located_source import LocatedSource, LocatedTensor
+from export.source.located_source import LocatedTensor
 from export.source.tensor_source import TensorInfo
 from runtime_py.errors import CheckpointError
 
 MAX_HEADER_BYTES = 100_000_000
 """The limit of the published reader."""
-
-
-class SafetensorsSource(LocatedSource):
-    """A `TensorSource` over one or more safetensors files.
-
-    Raises:
-        CheckpointError: a file is damaged, or two files hold a tensor of the same name.
-    """
-
-    def __init__(self, files: Sequence[Path]) -> None:
-        super().__init__(tensor for file in files for tensor in read_header(file))
 
 
 def read_header(file: Path) -> list[LocatedTensor]:

@@ -15,7 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from export.source.dtypes import ITEM_BYTES, SAFETENSORS_CODES, SAFETENSORS_DTYPES
-from export.source.safetensors_reader import SafetensorsSource, read_header
+from export.source.located_source import LocatedSource
+from export.source.safetensors_reader import read_header
 from runtime_py.errors import CheckpointError
 
 
@@ -52,7 +53,7 @@ def test_agrees_with_the_published_reader(tmp_path: Path, data: st.DataObject) -
         tensors[f"t{index}"] = raw.view(getattr(torch, dtype)).reshape(shape)
     path = tmp_path / "model.safetensors"
     save_file(tensors, path)
-    source = SafetensorsSource([path])
+    source = LocatedSource(read_header(path))
     with safe_open(path, "pt") as published:
         assert set(source.infos) == set(published.keys())
         for name in tensors:
@@ -70,7 +71,7 @@ def test_every_dtype_of_the_format_is_listed_and_read_or_refused_by_name(tmp_pat
         header[code] = entry(offset, offset + width, code, [2, 4])
         offset += width
     data = bytes(index % 251 for index in range(offset))
-    source = SafetensorsSource([write(tmp_path / "all.safetensors", header, data)])
+    source = LocatedSource(read_header(write(tmp_path / "all.safetensors", header, data)))
     assert len(source.infos) == len(SAFETENSORS_DTYPES)
     for code, (name, _) in SAFETENSORS_DTYPES.items():
         assert source.infos[code].dtype == name
@@ -84,7 +85,7 @@ def test_every_dtype_of_the_format_is_listed_and_read_or_refused_by_name(tmp_pat
 
 
 def test_rows_outside_a_tensor_are_refused(tmp_path: Path) -> None:
-    source = SafetensorsSource([write(tmp_path / "a.safetensors", {"a": entry(0, 12)}, bytes(12))])
+    source = LocatedSource(read_header(write(tmp_path / "a.safetensors", {"a": entry(0, 12)}, bytes(12))))
     for start, stop in ((0, 4), (-1, 2), (2, 1)):
         with pytest.raises(IndexError, match="which has 3"):
             source.read("a", start, stop)
@@ -149,7 +150,7 @@ def test_absurd_header_length_is_refused_before_it_is_allocated(tmp_path: Path) 
 
 def test_file_cut_after_opening(tmp_path: Path) -> None:
     path = write(tmp_path / "a.safetensors", {"a": entry(0, 4000)}, bytes(4000))
-    source = SafetensorsSource([path])
+    source = LocatedSource(read_header(path))
     with path.open("r+b") as handle:
         handle.truncate(1000)
     with pytest.raises(CheckpointError, match="ends at byte 1000"):
@@ -159,4 +160,4 @@ def test_file_cut_after_opening(tmp_path: Path) -> None:
 def test_one_name_in_two_files(tmp_path: Path) -> None:
     files = [write(tmp_path / f"{name}.safetensors", {"a": entry(0, 4)}, bytes(4)) for name in "xy"]
     with pytest.raises(CheckpointError, match="stored twice"):
-        SafetensorsSource(files)
+        LocatedSource(tensor for file in files for tensor in read_header(file))

@@ -8,7 +8,6 @@ while reading only what those rows need.
 from __future__ import annotations
 
 import fnmatch
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -169,10 +168,6 @@ class WeightMap:
     def shape(self, target: str) -> tuple[int, ...]:
         return self.rules[target].shape
 
-    def stored_dtypes(self) -> set[str]:
-        """The dtypes the used tensors are stored in."""
-        return {self.source.infos[name].dtype for rule in self.rules.values() for name in rule.sources}
-
     def tensor(self, target: str) -> torch.Tensor:
         """The whole parameter: stored dtype where rows are only stacked, float32 where they are computed."""
         return self.rows(target, 0, None)
@@ -245,13 +240,6 @@ class WeightMap:
         if rule.parts:
             return reduce(torch.promote_types, (self._dtype(part) for part in rule.parts))
         return reduce(torch.promote_types, (getattr(torch, self.source.infos[name].dtype) for name in rule.sources))
-
-    def chunk_rows(self, target: str, budget: int) -> list[tuple[int, int]]:
-        """Row ranges of a parameter so that each holds at most ``budget`` float32 bytes (at least one row)."""
-        shape = self.rules[target].shape
-        count, row_bytes = (shape[0], 4 * math.prod(shape[1:])) if shape else (1, 4)
-        step = max(1, budget // max(row_bytes, 1))
-        return [(row, min(row + step, count)) for row in range(0, count, step)]
 
 
 def _overlaps(parts: Iterable[Rule], start: int, stop: int) -> Iterator[tuple[Rule, int, int]]:

@@ -8,16 +8,15 @@ later comparison meaningless. ``greedy_ids`` is what it says when left alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from parity_tests.judging.metrics import Kind
-from runtime_py.backends.base import Backend, FusedImages
+from runtime_py.backends.base import Backend
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, VISION
 from runtime_py.generation.session import Session, SessionLimits
-from runtime_py.preprocess.base import ImageInputs, Layout, Processor
+from runtime_py.preprocess.base import Layout, Processor
 
 PREPROCESS = "preprocess"
 
@@ -126,8 +125,6 @@ def record(
     images = processor.images(question.pictures) if question.pictures else []
     layout = processor.layout(question.input_ids, images)
     embeds = session.merge(layout, session.features(images))
-    if images and "vision" not in found.pieces:
-        _record_fused_vision(backend, images, found)
     logits = session.prefill(embeds, layout, "all")
     rows, own = _steps(session, logits, steps, None if forced is None else forced[0])
     found.arrays["step_logits"] = found.greedy_logits = rows
@@ -160,15 +157,3 @@ def _steps(session: Session, prefill: np.ndarray, steps: int, forced: np.ndarray
 
 def _left_alone(session: Session, layout: Layout, embeds: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
     return _steps(session, session.prefill(embeds, layout, "last"), steps, None)
-
-
-def _record_fused_vision(backend: Backend, images: Sequence[ImageInputs], found: Recording) -> None:
-    """Ask a backend that fuses vision and connector for the vision encoder alone."""
-    if not isinstance(backend, FusedImages):
-        return
-    try:
-        outputs = [backend.run(VISION, image.vision)["vision_features"] for image in images]
-    except (NotImplementedError, KeyError) as error:
-        found.absent["vision"] = f"backend {backend.name} has no vision encoder apart from the connector ({error})"
-        return
-    found.pieces["vision"] = outputs

@@ -25,7 +25,7 @@ from parity_tests.localize.pixels import differing_settings, localize_pixels
 from parity_tests.localize.steps import answer_calls, first_bad_call, reference_blocks
 from parity_tests.reference.reference import TorchBackend
 from parity_tests.thresholds import Standard, Table, limits
-from runtime_py.backends.base import Arrays, FusedImages
+from runtime_py.backends.base import Arrays
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, VISION
 from runtime_py.errors import EdgeproofError
 from runtime_py.generation.session import Limits, Session
@@ -139,8 +139,6 @@ def run_stage(candidate: Candidate, stage: str, inputs: Arrays, expected: np.nda
             part = {name: _cut(name, value, start, stop, tokens) for name, value in inputs.items()}
             parts.append(backend.forward(state, part, np.arange(stop - start, dtype=np.int64)))
         return np.concatenate(parts, axis=1)
-    if stage == CONNECTOR and isinstance(backend, FusedImages):
-        raise NotImplementedError(f"backend {backend.name} runs the connector only together with the vision encoder")
     outputs = backend.run(stage, inputs)
     return next(iter(outputs.values()))
 

@@ -72,12 +72,3 @@ class LoadsAhead(Protocol):
     """A backend that can load everything now, instead of when it is first used, so that what is missing shows at once."""
 
     def load(self) -> None: ...
-
-
-@runtime_checkable
-class FusedImages(Protocol):
-    """A backend whose vision encoder and connector are one function; the session then has no ``vision`` probe."""
-
-    def image_features(self, vision: Arrays, connector: Arrays) -> np.ndarray:
-        """Inputs of both stages by contract name to float32 (images, rows, hidden)."""
-        ...

@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from runtime_py.backends.base import Backend, DecoderState, FusedImages, Rewinding
+from runtime_py.backends.base import Backend, DecoderState, Rewinding
 from runtime_py.contracts import CONNECTOR, EMBED, VISION
 from runtime_py.errors import PackageError, UsageError
 from runtime_py.preprocess.base import ArrangesRows, ImageInputs, Layout, Processor, ReadsEmbeddings
@@ -103,8 +103,6 @@ class Session:
         return found
 
     def _image_rows(self, image: ImageInputs) -> np.ndarray:
-        if isinstance(self.backend, FusedImages):
-            return self.backend.image_features(image.vision, image.connector)
         vision = self.backend.run(VISION, image.vision)["vision_features"]
         self._record("vision", vision)
         return self.backend.run(CONNECTOR, {"vision_features": vision, **image.connector})["image_features"]

@@ -5,14 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import tvm
+from tvm.target import Target
 
 from export.backends.base import BuildOptions
 from export.backends.mlc.activations import decoder_activations, image_activations
 from export.backends.mlc.backend import MlcBackend
 from export.backends.mlc.compile_process import LibraryRequest
+from export.backends.mlc.library import TARGETS, bounds_of, build_module
 from export.backends.mlc.overview import make_overview
 from export.backends.mlc.package_parts import declared_parameters
-from export.backends.mlc.planned_memory import planned_memory
+from export.backends.mlc.passes.attach_metadata import memory_usage
+from export.backends.mlc.passes.pipeline import lowered, memory_planned
 from export.backends.mlc.schemes import scheme_of
 from export.backends.mlc.support import most_patches, score_blocks
 from export.families.registry import families
@@ -34,12 +38,16 @@ def published(family: str) -> ModelSpec:
 
 
 def planned(spec: ModelSpec) -> dict[str, int]:
+    """Bytes of planned buffers per function, no kernel compiled; buffers of unbounded symbolic size are not counted."""
     options = BuildOptions(TARGET, "int4", LIMITS)
     assignments, scheme = MlcBackend().assignments(spec, options), scheme_of("int4")
     overview = make_overview(spec, families()[spec.family].make_processor(spec))
     parameters = tuple(declared_parameters(spec, assignments, scheme, overview))
     request = LibraryRequest("planned_name", "planned", spec, assignments, scheme, LIMITS, overview, parameters)
-    return planned_memory(request, "android")
+    target = Target(TARGETS["android"])
+    module, _ = build_module(request, "android")
+    with target, tvm.transform.PassContext(config={"relax.backend.use_cuda_graph": False}):
+        return memory_usage(memory_planned()(lowered(bounds_of(request))(module)))
 
 
 @pytest.mark.slow

@@ -9,12 +9,9 @@ from tvm.ir import IRModule
 
 from export.backends.mlc.passes.base import ModulePass, Part
 
-BOUNDED = ("seq_len", "batch_size", "total_seq_len")
-"""Symbolic sizes with a known limit, so that their buffers are planned once."""
-
 
 class AnnotateBounds(ModulePass):
-    """Writes the largest value of each size in BOUNDED to every Relax function."""
+    """Writes to every Relax function the largest value of each symbolic size that has one: buffers are then planned once."""
 
     changes = frozenset({Part.ANNOTATIONS})
 

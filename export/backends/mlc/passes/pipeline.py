@@ -24,7 +24,7 @@ def pipeline(target: Target, schedule: Target, bounds: dict[str, int], metadata:
     Args:
         target: what is built for.
         schedule: target whose kernel schedules are used; differs where TVM's scheduler fails for ``target``.
-        bounds: largest value of each symbolic size (`annotate_bounds.BOUNDED`).
+        bounds: largest value of each symbolic size that has one (``seq_len``, ``batch_size``, ``total_seq_len``).
         metadata: becomes ``_metadata``, with ``memory_usage`` added.
     """
     return tvm.transform.Sequential(
