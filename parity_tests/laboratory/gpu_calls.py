@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from runtime_py.backends.records import ONNX
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, VISION
 from runtime_py.errors import UsageError
 
@@ -142,6 +143,5 @@ def matrix_elements(backend: TorchBackend, stage: str) -> int:
 
 def weight_bytes(package: Package, stage: str) -> int:
     """Bytes of the files that hold a stage's weights in a package's ONNX graphs."""
-    entry: Mapping[str, Any] = package.manifest["backends"]["onnx"]["stages"][stage]
-    graph = package.folder / entry["file"]
+    graph = package.folder / ONNX.block(package.manifest)["stages"][stage]["file"]
     return sum(path.stat().st_size for path in graph.parent.glob(graph.name + "_data*"))
