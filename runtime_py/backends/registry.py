@@ -7,6 +7,7 @@ A distribution brings one with an entry point of the group ``edgeproof.backends`
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -44,7 +45,7 @@ def runtime_backend(runtime_name: str) -> RuntimeBackend:
     return known[runtime_name]
 
 
-def held_backends(manifest: Any) -> list[RuntimeBackend]:
+def held_backends(manifest: Mapping[str, Any]) -> list[RuntimeBackend]:
     """The backends whose files a package holds, in the manifest's order; unknown ones are left out."""
     by_files = {record.name: record for record in runtime_backends().values()}
     return [by_files[name] for name in manifest.get("backends", {}) if name in by_files]
