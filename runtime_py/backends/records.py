@@ -40,8 +40,8 @@ ONNX = RuntimeBackend(
     runtime_name="ort",
     files="ONNX graphs",
     distributions=(
-        Distribution("onnxruntime", ">=1.22,<2", "onnx"),
-        Distribution("onnxruntime-gpu", ">=1.22,<2", "gpu"),
+        Distribution("onnxruntime", ">=1.23,<2", "onnx"),
+        Distribution("onnxruntime-gpu", ">=1.23,<2", "gpu"),
     ),
     open=_open_ort,
     abilities=frozenset(
