@@ -24,7 +24,7 @@ CPU = "CPUExecutionProvider"
 DEVICES = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda"}
 """Where a provider keeps its tensors; every other one reads the processor's memory."""
 
-LOWEST = (1, 23)
+LOWEST = ONNX.distributions[0].lowest
 """The oldest ONNX Runtime that loads the graphs: they are written in opset 23, which 1.22 refuses."""
 
 PAST, PRESENT = "past_key_values.", "present."

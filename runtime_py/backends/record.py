@@ -48,6 +48,12 @@ class Distribution:
     versions: str
     extra: str
 
+    @property
+    def lowest(self) -> tuple[int, ...]:
+        """The oldest version that serves: (1, 23) of ``>=1.23,<2``."""
+        first = self.versions.partition(",")[0].removeprefix(">=")
+        return tuple(int(part) for part in first.split("."))
+
 
 @dataclass(frozen=True)
 class OpeningChoices:

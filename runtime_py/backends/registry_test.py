@@ -57,6 +57,7 @@ def test_distributions_are_those_that_the_extras_install() -> None:
     for record in BUILT_IN:
         for wanted in record.distributions:
             assert f"{wanted.name}{wanted.versions}" in declared["optional-dependencies"][wanted.extra]
+            assert wanted.versions.startswith(">=" + ".".join(map(str, wanted.lowest)))
 
 
 def test_reading_the_records_imports_no_library() -> None:
