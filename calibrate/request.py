@@ -100,7 +100,6 @@ class CalibrationRequest:
             head_precision=self.head_precision,
             asymmetric=self.asymmetric,
             revision=self.revision,
-            seed=self.seed,
             resume=self.resume,
             force=self.force,
         )
