@@ -66,8 +66,8 @@ def parser(prog: str) -> Parser:
 
 def add_model(made: Parser) -> None:
     """What is calibrated, as the export will take it."""
-    for part in (model_flags.MODEL, model_flags.TARGET, model_flags.BACKEND):
-        model_flags.add(made, part)
+    model_flags.add(made, (*model_flags.MODEL, *model_flags.TARGET))
+    model_flags.add_backend_options(made)
 
 
 def add_samples(made: Parser) -> None:

@@ -157,10 +157,9 @@ class _OneGrid:
         self, setting: GridSetting, request: ComparisonRequest, checkpoint: OpenedCheckpoint, evaluation: DemoEvaluation
     ) -> None:
         from calibrate.run import plan
-        from export.backends import BACKEND_OF_RUNTIME
 
         asked = _on(request.base, setting)
-        self.backend = BACKEND_OF_RUNTIME[asked.export().target_record().runtime_backend]
+        self.backend = asked.export().target_record().runs.name
         self.base = replace(asked, backend=self.backend)
         self.request, self.checkpoint, self.evaluation = request, checkpoint, evaluation
         self.planned = plan(self.base, checkpoint)
@@ -218,14 +217,15 @@ class _OneGrid:
         """A choice of bits within the share of more bytes, from pictures that the comparison does not ask about."""
         from calibrate.evaluation.evaluate import SEARCHED, DemoEvaluation
         from calibrate.search import Search, write_choice
-        from export.quantisation.choice import KIND, SCHEMA, WIDER
+        from export.backends.registry import backend_named
+        from export.quantisation.choice import KIND, SCHEMA
         from export.quantisation.codes import RoundToNearest
         from export.quantisation.grids import GRIDS
 
         judge: Evaluation = DemoEvaluation(self.checkpoint, SEARCH_PICTURES, SEARCHED)
         assignments = self.planned.assignments[self.backend]
         codes = RoundToNearest(judge.weights, assignments, GRIDS)
-        wider = WIDER[self.backend]
+        wider = backend_named(self.backend).wider
         search = Search(judge, judge.weights, codes, assignments, self._wanted, wider, {}, save=lambda: None)
         forms = search.within(int(self.request.mixed_share * self._bytes(self.planned)))
         log.info("%s: %s", self.name, forms)

@@ -48,8 +48,9 @@ def parser(prog: str) -> Parser:
     made = Parser(prog, description, EXAMPLES.format(prog=prog))
     model_flags.add(made.add_argument_group("what to export"), model_flags.MODEL)
     to = made.add_argument_group("what for")
-    for part in (model_flags.TARGET, model_flags.LIMITS, model_flags.BACKEND, model_flags.CALIBRATION, model_flags.DEVICE):
-        model_flags.add(to, part)
+    model_flags.add(to, (*model_flags.TARGET, *model_flags.LIMITS))
+    model_flags.add_backend_options(to)
+    model_flags.add(to, (*model_flags.CALIBRATION, *model_flags.DEVICE))
     how = made.add_argument_group("how")
     model_flags.add(how, model_flags.OUTPUT)
     how.add_argument("--dry-run", action="store_true", help="print the plan and stop; config.json is enough")

@@ -58,9 +58,8 @@ def test_wrong_flags_are_one_message_with_three_parts(
 
 def test_every_model_flag_fills_a_field_of_the_request() -> None:
     known = {field.name for field in fields(ExportRequest) if field.init}
-    assert {flag.field for flag in model_flags.EXPORT} <= known
     taken = {action.dest for action in cli.parser("x")._actions} - HOW
-    assert taken == {flag.field for flag in model_flags.EXPORT}
+    assert {flag.field for flag in model_flags.EXPORT} <= taken <= known
 
 
 def test_flags_become_the_request() -> None:

@@ -59,13 +59,6 @@ LIMITS = (
     ModelFlag("--context", "N", "positions in the cache, prompt and answer together", int),
     ModelFlag("--prefill-chunk", "N", "tokens fed to the decoder in one call at most", int),
 )
-BACKEND = (
-    ModelFlag("--vision-precision", "P", "int8, fp16 or fp32 for the vision encoder (cpu, desktop-gpu)"),
-    ModelFlag("--block-size", "N", "columns that share an int4 scale (cpu, desktop-gpu)", int),
-    ModelFlag("--asymmetric", "", "int4 blocks with zero points of their own (cpu, desktop-gpu)"),
-    ModelFlag("--embed-precision", "P", "int8, int4, fp16 or fp32 for the embedding (int4, ONNX files)"),
-    ModelFlag("--head-precision", "P", "int4, int8 or fp16 for the language head (int4, ONNX files)"),
-)
 CALIBRATION = (ModelFlag("--calibration", "DIR", "folder of edgeproof calibrate, whose int4 codes are used", Path),)
 DEVICE = (ModelFlag("--device", "NAME", "refuse what does not fit this device (edgeproof targets)"),)
 OUTPUT = (ModelFlag("--output", "DIR", "package folder; default <model>-<target>-<precision>", Path, short="-o"),)
@@ -78,8 +71,11 @@ WAIVERS = (
     ModelFlag("--without-tokenizer", "", "accept a checkpoint without one, whose package cannot chat; a waiver"),
 )
 
-EXPORT = (*MODEL, *TARGET, *LIMITS, *BACKEND, *CALIBRATION, *DEVICE, *OUTPUT, *AGAIN, *WAIVERS)
-"""Everything that an export is asked on a command line."""
+EXPORT = (*MODEL, *TARGET, *LIMITS, *CALIBRATION, *DEVICE, *OUTPUT, *AGAIN, *WAIVERS)
+"""Everything that an export is asked on a command line, but for what backends leave to the user (`add_backend_options`)."""
+
+_OPTION = "option "
+"""Begins the destination of a flag whose option has no field of its own."""
 
 
 def add(made: Group, flags: tuple[ModelFlag, ...]) -> None:
@@ -90,6 +86,25 @@ def add(made: Group, flags: tuple[ModelFlag, ...]) -> None:
             made.add_argument(*names, type=flag.kind, required=flag.required, metavar=flag.value, help=flag.meaning)
         else:
             made.add_argument(*names, action="store_true", help=flag.meaning)
+
+
+def add_backend_options(made: Group) -> None:
+    """The choices that backends leave to the user, as their records declare them; those of backends from outside too."""
+    from export.backends.options import option_flags
+    from export.request import ExportRequest
+
+    own = {field.name for field in fields(ExportRequest)}
+    for option in option_flags():
+        field = option.flag.removeprefix("--").replace("-", "_")
+        if option.kind is None and field in own:
+            made.add_argument(option.flag, action="store_true", help=option.meaning)
+            continue
+        destination = field if field in own else _OPTION + option.name
+        if option.kind is None:
+            made.add_argument(option.flag, dest=destination, action="store_const", const=option.given, help=option.meaning)
+        else:
+            value = "N" if option.kind is int else "P"
+            made.add_argument(option.flag, dest=destination, type=option.kind, metavar=value, help=option.meaning)
 
 
 def old_spelling(made: Parser) -> None:
@@ -103,4 +118,9 @@ def request_of(kind: type[AnyRequest], given: Namespace) -> AnyRequest:
     Raises:
         UsageError: the request refuses a value.
     """
-    return kind(**{f.name: getattr(given, f.name) for f in fields(kind) if f.init and hasattr(given, f.name)})
+    values = vars(given)
+    options = {name.removeprefix(_OPTION): value for name, value in values.items() if name.startswith(_OPTION)}
+    chosen = {name: value for name, value in options.items() if value is not None}
+    names = [field.name for field in fields(kind) if field.init]
+    filled = {name: values[name] for name in names if name in values}
+    return kind(**filled, **({"options": chosen} if "options" in names and "options" not in filled else {}))

@@ -113,7 +113,8 @@ def meant(model: str) -> Meant:
 
 def nearest(name: str, count: int = 3) -> list[str]:
     """Names of published checkpoints that a mistyped one may have meant, likeliest first; with the organisation when
-    ``name`` has one, which may be mistyped too."""
+    ``name`` has one, which may be mistyped too.
+    """
     organisation, slash, rest = name.rpartition("/")
     shown: dict[str, str] = {}
     if slash:

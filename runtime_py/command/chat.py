@@ -112,7 +112,8 @@ class Conversation:
 
     def add_images(self, paths: Sequence[str]) -> None:
         """Pictures for the next question. Each is opened and tried at once, so that one that cannot be read, or that this
-        model does not take in this conversation, is refused where it was named."""
+        model does not take in this conversation, is refused where it was named.
+        """
         from runtime_py.preprocess.pictures import open_picture
 
         opened = [open_picture(path) for path in paths]

@@ -1,7 +1,7 @@
-"""What is written to stdout and stderr: whatever their encoding, and with nothing in it that a terminal would obey.
+r"""What is written to stdout and stderr: whatever their encoding, and with nothing in it that a terminal would obey.
 
 Names of files, tensors and families come from strangers. What a terminal takes for an order (control characters) or that
-turns text around (bidirectional overrides) is shown escaped, as ``\\x1b``; line ends and tabs stay.
+turns text around (bidirectional overrides) is shown escaped, as ``\x1b``; line ends and tabs stay.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _RAW_BYTE = range(0xDC80, 0xDD00)
 
 
 def prepare() -> None:
-    """Let stdout and stderr show what their encoding lacks as ``\\u4f60``, and let stdin hand undecodable bytes on."""
+    r"""Let stdout and stderr show what their encoding lacks as ``\u4f60``, and let stdin hand undecodable bytes on."""
     for stream, errors in (
         (sys.stdout, "backslashreplace"),
         (sys.stderr, "backslashreplace"),
