@@ -14,7 +14,7 @@ from calibrate.samples.prompts import sample_set_of
 from export.package.journal import FileRecord, record_file
 from export.quantisation.choice import read_choice
 from export.quantisation.stored import SCHEMA
-from export.version import VERSION
+from runtime_py.version import VERSION
 
 if TYPE_CHECKING:
     from export.checkpoint.opened import OpenedCheckpoint
@@ -75,7 +75,7 @@ def _settings(request: CalibrationRequest, checkpoint: OpenedCheckpoint) -> dict
         "precision": asked.precision_name(),
         "choice": None if choice is None else choice["backends"],
         "search": None if choice is None else {key: choice[key] for key in ("goal", "bytes", "scores") if key in choice},
-        "options": {k: v for k, v in asked.backend_options().items() if k != "seed"},
+        "options": asked.backend_options(),
     }
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from calibrate.methods import METHODS
@@ -27,7 +28,7 @@ class CalibrationRequest:
 
     Attributes:
         model, weights, revision, target, precision, block_size, vision_precision, embed_precision, head_precision,
-        asymmetric: as of the export that will use it.
+        asymmetric, options: as of the export that will use it.
         method: a name of calibrate.methods.METHODS.
         samples: how many; None for `SAMPLES` built-in ones, or for all of ``data``.
         data: a user's folder; None for the built-in samples.
@@ -56,6 +57,7 @@ class CalibrationRequest:
     embed_precision: str | None = None
     head_precision: str | None = None
     asymmetric: bool = False
+    options: Mapping[str, object] = field(default_factory=dict)
     samples: int | None = None
     data: Path | None = None
     sample_set: str | None = None
@@ -99,8 +101,8 @@ class CalibrationRequest:
             embed_precision=self.embed_precision,
             head_precision=self.head_precision,
             asymmetric=self.asymmetric,
+            options=self.options,
             revision=self.revision,
-            seed=self.seed,
             resume=self.resume,
             force=self.force,
         )

@@ -1,4 +1,4 @@
-"""``python -m export.new_family NAME --like OTHER``: the files of a new family, begun as a working copy of another one.
+"""``edgeproof new-family NAME --like OTHER``: the files of a new family, begun as a working copy of another one.
 
 The copy has a name, a checkpoint and a recognition of its own, and builds what the other builds; what differs is then
 changed file by file, as docs/adding_a_family.md describes. With ``--outside`` the family is a distribution of its own, which
@@ -7,24 +7,21 @@ edgeproof finds by its entry points once it is installed.
 
 from __future__ import annotations
 
-import argparse
 import ast
-import logging
 import re
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from export.families.base import Family
+from export.families.names import find
 from export.families.published import variants
-from export.families.registry import GROUP, by_alias, families
-from runtime_py.errors import EdgeproofError, ExitCode, MachineError, UsageError
+from export.families.registry import GROUP, families
+from runtime_py.errors import MachineError, UsageError
 from runtime_py.preprocess.processors import GROUP as PROCESSORS
 
 ROOT = Path(__file__).parents[1]
 NAME = re.compile(r"[a-z][a-z0-9]*([.-][a-z0-9]+)*")
-_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,7 @@ class NewFamily:
             raise UsageError(
                 f"{self.name!r} is no name of a family", "small letters and digits, with - or . between", "rename it"
             )
-        if by_alias(self.name) or self.module in {module_of(family) for family in families().values()}:
+        if find(self.name) or self.module in {module_of(family) for family in families().values()}:
             raise UsageError(f"there is a family {self.name} already", "a name of its own", "choose another name")
 
     @property
@@ -277,30 +274,7 @@ def _page(new: NewFamily) -> str:
 """
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m export.new_family", description=(__doc__ or "").partition("\n\n")[0])
-    parser.add_argument("name", metavar="NAME", help="name of the new family, e.g. my-vlm")
-    parser.add_argument("--like", required=True, metavar="OTHER", help="family to begin from, e.g. minicpm-v")
-    parser.add_argument("--hub-id", metavar="ORG/NAME", help="its published checkpoint")
-    parser.add_argument("--outside", type=Path, metavar="DIR", help="make a distribution of its own in this folder")
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        like = by_alias(options.like)
-        if like is None:
-            raise UsageError(f"--like {options.like} is no family", ", ".join(families()), "name one of these")
-        new = NewFamily(
-            options.name, like, options.hub_id or f"your-organisation/{options.name}", options.outside is not None
-        )
-        written = write(new, options.outside or ROOT)
-    except EdgeproofError as error:
-        _LOG.error("error: %s", error)
-        return int(error.exit_code)
-    sys.stdout.writelines(f"{path}\n" for path in written)
-    _LOG.info("next: docs/adding_a_family.md, from step 2 on")
-    return int(ExitCode.OK)
-
-
 if __name__ == "__main__":
+    from export.command.scaffold import main
+
     sys.exit(main())

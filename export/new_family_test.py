@@ -13,8 +13,9 @@ import pytest
 
 from export import new_family
 from export.checkpoint.synthesize import SynthesisRequest, synthesize
+from export.command.scaffold import main
 from export.families import registry
-from export.new_family import NewFamily, main, new_files, write
+from export.new_family import NewFamily, new_files, write
 from export.pipeline import export, plan
 from export.request import ExportRequest
 from runtime_py.errors import PackageError, UsageError
@@ -102,7 +103,7 @@ def test_a_family_in_the_checkout_is_found_by_its_folder(tmp_path: Path) -> None
         shutil.copytree(new_family.ROOT / package, root / package, ignore=left_out)
     commands = (
         ["export.new_family", NAME, "--like", "omnilmm-12b"],
-        ["export.checkpoint.synthesize", "--model", NAME, "--size", "tiny", "--dtype", "float32", "-o", "tiny"],
+        ["export", "synthesize", "--model", NAME, "--size", "tiny", "--dtype", "float32", "-o", "tiny"],
         ["pytest", "-q", "export/families/my_vlm"],
     )
     for command in commands:

@@ -44,8 +44,8 @@ from export.request import ExportRequest
 from export.source.side_files import Purpose, named, require_vocabulary
 from export.specs import ModelSpec
 from export.verification import Verifier
-from export.version import VERSION
 from runtime_py.errors import InterruptedExportError, MachineError, ParityError, UsageError
+from runtime_py.version import VERSION
 
 log = logging.getLogger("edgeproof")
 
@@ -138,7 +138,7 @@ def fingerprint(request: ExportRequest, checkpoint: OpenedCheckpoint, planned: P
         "context": limits.context,
         "prefill_chunk": limits.prefill_chunk,
         "options": dict(planned.options.extra),
-        "codes": None if request.codes is None else stamp(request.codes / MANIFEST),
+        "calibration": None if request.calibration is None else stamp(request.calibration / MANIFEST),
         "checkpoint": {name: stamp(path) for name, path in checkpoint.files().items()},
         "tools": tool_versions(planned.options.target.backend_names),
     }
@@ -146,13 +146,16 @@ def fingerprint(request: ExportRequest, checkpoint: OpenedCheckpoint, planned: P
 
 def _stored_codes(request: ExportRequest, checkpoint: OpenedCheckpoint, planned: Plan) -> dict[str, StoredCodes]:
     """The calibrated codes of every backend that has int4 layers, checked against the plan before any work."""
-    if request.codes is None:
+    if request.calibration is None:
         return {}
     assert checkpoint.weights is not None
     quantised = {
         name: part for name, part in planned.parts.items() if any(a.form == "int4" for a in part.assignments.values())
     }
-    return {name: StoredCodes(request.codes, name, checkpoint.weights, part.assignments) for name, part in quantised.items()}
+    return {
+        name: StoredCodes(request.calibration, name, checkpoint.weights, part.assignments)
+        for name, part in quantised.items()
+    }
 
 
 def _builds(
@@ -258,7 +261,7 @@ def _check(
         return dict(CHECK_SKIPPED)
     progress.start("check against the reference", 1, 1)
     try:
-        return verifier.check(folder, checkpoint, request.codes)
+        return verifier.check(folder, checkpoint, request.calibration)
     finally:
         progress.stop(0)
 

@@ -31,7 +31,7 @@ class ExportRequest:
             share an int4 scale, where a backend of the target leaves it to the user; None for the backend's default.
         asymmetric: int4 blocks store a zero point of their own.
         options: choices that backends from outside declare (export.backends.record.BackendOption), by name.
-        codes: folder of a calibration (python -m calibrate) whose int4 codes are used; None for round to nearest.
+        calibration: folder of a calibration (python -m calibrate) whose int4 codes are used; None for round to nearest.
         skip_verify: leave out the check at the end; recorded in the package as a waiver.
         host_only: leave the phone's library out of an android or ios package; for checks here, recorded as a waiver.
         without_tokenizer: accept a checkpoint that holds no tokenizer, whose package cannot chat; recorded as a waiver.
@@ -55,8 +55,7 @@ class ExportRequest:
     asymmetric: bool = False
     options: Mapping[str, object] = field(default_factory=dict)
     revision: str | None = None
-    codes: Path | None = None
-    seed: int = 0
+    calibration: Path | None = None
     resume: bool = False
     force: bool = False
     skip_verify: bool = False
@@ -79,8 +78,6 @@ class ExportRequest:
         _at_least("--context", self.context, 1)
         _at_least("--prefill-chunk", self.prefill_chunk, 1)
         check_options(self._target, self.precision_name(), self.chosen())
-        if not 0 <= self.seed < 2**32:
-            raise UsageError(f"--seed {self.seed}", "a number from 0 to 4294967295", "choose another seed")
         if self.resume and self.force:
             raise UsageError(
                 "--resume and --force exclude each other",
@@ -138,7 +135,7 @@ class ExportRequest:
 
     def backend_options(self) -> dict[str, object]:
         """Everything that only some backends know, by name; what was not given is absent."""
-        return {**self.chosen(), "seed": self.seed, **({"host_only": True} if self.host_only else {})}
+        return {**self.chosen(), **({"host_only": True} if self.host_only else {})}
 
     def waivers(self) -> list[dict[str, str]]:
         """The named exceptions, as the manifest records them."""

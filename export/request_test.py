@@ -26,7 +26,6 @@ from runtime_py.errors import UsageError
         ({"asymmetric": True, "precision": "fp16"}, "--asymmetric with --target cpu"),
         ({"asymmetric": True, "target": "android"}, "--asymmetric with --target android"),
         ({"head_precision": "int8", "target": "ios"}, "--head-precision with --target ios"),
-        ({"seed": -1}, "--seed -1"),
         ({"device": "android-8gb"}, "--device android-8gb"),
         ({"resume": True, "force": True}, "--resume and --force"),
     ],

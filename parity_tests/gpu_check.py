@@ -1,6 +1,6 @@
 """One command for a machine with an NVIDIA GPU: engines and ONNX graphs of a package against PyTorch on the same GPU.
 
-    python -m parity_tests.gpu_check --package out --reference ./checkpoint --report-dir report
+    python -m parity_tests gpu-check --package out --reference ./checkpoint --report-dir report
 
 Every runner answers the same questions as the float32 reference that holds the package's own weights, and every stage is
 timed beside PyTorch eager in float16. What cannot run is written as not run, with the reason, and never as passed.
@@ -8,12 +8,10 @@ timed beside PyTorch eager in float16. What cannot run is written as not run, wi
 
 from __future__ import annotations
 
-import argparse
 import logging
 import shutil
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -23,14 +21,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from parity_tests.cli import Parser
 from parity_tests.judging.probes import PROBES
-from parity_tests.report.gpu_report import Report, Row, Time, markdown, write
+from parity_tests.report.gpu_report import Report, Row, Time
 from runtime_py.backends.base import LoadsAhead
 from runtime_py.backends.record import RuntimeBackend
 from runtime_py.backends.records import ONNX, TENSORRT
 from runtime_py.contracts import DECODER, STAGES
-from runtime_py.errors import EdgeproofError, ExitCode, MachineError
+from runtime_py.errors import ExitCode, MachineError
 
 if TYPE_CHECKING:
     from parity_tests.check.candidate import Candidate
@@ -258,35 +255,3 @@ def _rows_not_run(runner: str, reason: str) -> list[Row]:
 
 def _times_not_run(runner: str, reason: str) -> list[Time]:
     return [Time(runner, call, NOT_RUN, reason=reason) for call in CALLS]
-
-
-def parser() -> argparse.ArgumentParser:
-    """The flags of ``python -m parity_tests.gpu_check``."""
-    made = Parser(
-        prog="python -m parity_tests.gpu_check",
-        description="Run a desktop-gpu package on this machine's GPU and hold it against PyTorch on the same GPU.",
-        epilog="exit codes: 0 the engines ran within tolerance, 5 outside tolerance, 7 the engines did not run",
-    )
-    made.add_argument("--package", type=Path, required=True, metavar="DIR", help="a package exported for desktop-gpu")
-    made.add_argument("--reference", type=Path, metavar="DIR", help="the checkpoint it was made from")
-    made.add_argument("--report-dir", type=Path, metavar="DIR", help="write gpu_check.json and gpu_check.md here")
-    return made
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
-    try:
-        options = parser().parse_args(sys.argv[1:] if arguments is None else arguments)
-        report = check(options.package, options.reference)
-        if options.report_dir is not None:
-            write(report, options.report_dir)
-        sys.stdout.write(markdown(report))
-        return report.exit_code
-    except EdgeproofError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return int(error.exit_code)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

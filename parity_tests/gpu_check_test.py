@@ -10,6 +10,7 @@ import pytest
 
 from parity_tests import gpu_check
 from parity_tests.check.package_questions import StandInTokenizer, questions
+from parity_tests.cli import main
 from parity_tests.conftest import GOLDENS, ExportedPackage
 from parity_tests.gpu_check import CALLS, ENGINES, NO_DEVICE, NOT_RUN, RUNNERS
 from parity_tests.judging.probes import PROBES
@@ -31,7 +32,7 @@ def no_device(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_a_device_every_row_is_not_run(exported: ExportedPackage, tmp_path: Path) -> None:
     package = exported("minicpm-v", "cpu", "fp32")
     arguments = ["--package", str(package), "--reference", str(CASE), "--report-dir", str(tmp_path)]
-    assert gpu_check.main(arguments) == ExitCode.ENVIRONMENT
+    assert main(["gpu-check", *arguments]) == ExitCode.ENVIRONMENT
     report = json.loads((tmp_path / "gpu_check.json").read_text())
     assert report["device"] == NO_DEVICE
     assert {(row["runner"], row["probe"]) for row in report["rows"]} == {(r, p) for r in RUNNERS for p in PROBES}
@@ -44,7 +45,7 @@ def test_without_a_device_every_row_is_not_run(exported: ExportedPackage, tmp_pa
 
 
 def test_a_package_that_is_none_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert gpu_check.main(["--package", str(tmp_path)]) != ExitCode.OK
+    assert main(["gpu-check", "--package", str(tmp_path)]) != ExitCode.OK
     assert "has no manifest.json" in capsys.readouterr().err
 
 

@@ -5,6 +5,7 @@ It lives here, in the lightest package, so that the runtime can raise it without
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import IntEnum
 
 
@@ -40,6 +41,12 @@ class EdgeproofError(Exception):
 
     def __str__(self) -> str:
         return f"{self.what}\n  expected: {self.expected}\n  next: {self.next_step}"
+
+
+class InternalError(EdgeproofError):
+    """Anything that should never have happened; a fault of edgeproof itself."""
+
+    exit_code = ExitCode.INTERNAL
 
 
 class UsageError(EdgeproofError):
@@ -90,3 +97,27 @@ class PackageError(EdgeproofError):
     """A package whose files differ from its manifest, or that this runtime cannot read."""
 
     exit_code = ExitCode.ENVIRONMENT
+
+
+LIKE, NEXT_BEST = 0.6, 0.1
+"""How much alike two names are, of 1, where one may be a mistyped form of the other, and by how much less alike than the
+likeliest one the others may be."""
+
+
+def nearest(name: str, known: Iterable[str], count: int = 3, like: float = LIKE) -> list[str]:
+    """The known names that a mistyped one may have meant, likeliest first; few or none."""
+    from difflib import SequenceMatcher
+
+    def plain(text: str) -> str:
+        return text.lower().replace("_", "-")
+
+    alike = [(SequenceMatcher(None, plain(one), plain(name)).ratio(), one) for one in dict.fromkeys(known)]
+    best = max((ratio for ratio, _ in alike), default=0.0)
+    close = [(ratio, one) for ratio, one in alike if ratio >= max(like, best - NEXT_BEST)]
+    return [one for _, one in sorted(close, key=lambda pair: -pair[0])[:count]]
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:
+    """The ``next`` part of an error about a name that is not known: the nearest names, else what to do otherwise."""
+    near = nearest(name, known)
+    return f"did you mean {' or '.join(near)}? {otherwise}" if near else otherwise

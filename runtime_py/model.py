@@ -80,6 +80,11 @@ class AnswerStream:
     def __init__(self, tokens: Iterator[Token]) -> None:
         self._tokens = tokens
         self.answer: Answer | None = None
+        self.stopped = False
+
+    def stop(self) -> None:
+        """End the answer at its next token; safe to call from a signal handler or another thread."""
+        self.stopped = True
 
     def __iter__(self) -> Iterator[Token]:
         return self._tokens
@@ -201,6 +206,9 @@ class Model:
                 raise UsageError(
                     "this answer was left for another one", "one answer at a time", "finish or drop it before the next call"
                 )
+            if run.stopped:
+                generation.finish = Finish.STOPPED
+                break
         ended = time.perf_counter()
         pieces.append(text.finish())
         assert generation.finish is not None

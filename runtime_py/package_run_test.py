@@ -120,6 +120,17 @@ def test_bad_pictures_end_with_one_clear_error(exported: Path, tmp_path: Path, c
     assert captured.out == "" and "0 bytes" in captured.err and "Traceback" not in captured.err
 
 
+def test_a_drawn_seed_is_told_and_can_be_given_again(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["chat", "-p", str(exported), "--prompt", "What colour is it?", "--temperature", "5", "--verify", "off"]
+    assert main([*asked, "--seed", "-1"]) == 0
+    first = capsys.readouterr()
+    seed = first.err.partition("--seed ")[2].split()[0]
+    assert main([*asked, "--seed", seed]) == 0
+    assert capsys.readouterr() == (first.out, "")
+    assert main([*asked, "--seed", "-2"]) == 2
+    assert "--seed -2" in capsys.readouterr().err
+
+
 def test_running_a_package_imports_no_exporter(exported: Path) -> None:
     code = (
         "import sys, runtime_py\n"
@@ -133,7 +144,7 @@ def test_running_a_package_imports_no_exporter(exported: Path) -> None:
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys\nfrom runtime_py.command.cli import parser\nparser().format_help()\n"
+        "import sys\nfrom runtime_py.command.cli import VERBS\n[verb.load().parser('x').format_help() for verb in VERBS]\n"
         "print([name for name in ('numpy', 'PIL', 'tokenizers', 'sentencepiece', 'onnxruntime') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)

@@ -1,28 +1,42 @@
-"""``python -m targets``: the targets, what each contains and needs, its precisions, and the devices."""
+"""``python -m targets``: the targets, what each contains and needs, its precisions, the devices, and what fits them."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
+from collections.abc import Sequence
 
-from export.plan.listing import as_json, as_text
-from runtime_py.errors import EdgeproofError
+from runtime_py.command import console, flags
+from runtime_py.command.dispatch import Command, execute
+from runtime_py.command.parser import Parser
+from runtime_py.errors import ExitCode
 
 
-def main(arguments: list[str] | None = None) -> int:
+def parser(prog: str) -> Parser:
+    """The flags."""
+    made = Parser(prog, "List targets, devices, and which published models fit them.")
+    made.add_argument("--brief", action="store_true", help="without what each family's layers cannot hold")
+    flags.json_result(made)
+    flags.talk(made)
+    return made
+
+
+def _run(options: argparse.Namespace) -> int:
+    from export.plan.listing import as_json, as_text
+
+    if options.json:
+        console.out_json(as_json(not options.brief))
+    else:
+        console.out(as_text(not options.brief))
+    return ExitCode.OK
+
+
+COMMAND = Command(parser, _run)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     """Print the listing; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m targets", description="List targets and devices.", allow_abbrev=False)
-    parser.add_argument("--json", action="store_true", help="as JSON")
-    parser.add_argument("--brief", action="store_true", help="without what each family's layers cannot hold")
-    given = parser.parse_args(arguments)
-    try:
-        text = json.dumps(as_json(not given.brief), ensure_ascii=False, indent=2) if given.json else as_text(not given.brief)
-    except EdgeproofError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
-    sys.stdout.write(text + "\n")
-    return 0
+    return execute(COMMAND, "python -m targets", arguments)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from runtime_py.errors import UsageError
+from runtime_py.errors import UsageError, did_you_mean
 
 MIB = 1 << 20
 
@@ -56,9 +56,8 @@ def device_named(name: str, target: str) -> Device:
     found = devices().get(name.replace("_", "-"))
     if found is None or target not in found.targets:
         why = "there is no such device" if found is None else f"target {target} does not run on it"
-        raise UsageError(
-            f"--device {name}: {why}",
-            f"for target {target} one of " + ", ".join(d.name for d in devices_of(target)),
-            "run `python -m targets` to see the devices, or add a row to targets/devices.toml",
-        )
+        names = [device.name for device in devices_of(target)]
+        look = "run `python -m targets` to see the devices, or add a row to targets/devices.toml"
+        expected = f"for target {target} one of " + ", ".join(names)
+        raise UsageError(f"--device {name}: {why}", expected, did_you_mean(name, names, look))
     return found

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from runtime_py.backends.registry import brought_records
-from runtime_py.errors import UsageError
+from runtime_py.errors import UsageError, did_you_mean
 from targets.base import Target
 
 _NO_TARGET = frozenset({"__init__", "__main__", "base", "registry", "devices", "fit"})
@@ -57,6 +57,6 @@ def target_named(name: str) -> Target:
         raise UsageError(
             f"--target {name}: there is no such target",
             "one of " + ", ".join(targets()),
-            "run `python -m targets` to see what each one contains and needs",
+            did_you_mean(name, targets(), "run `python -m targets` to see what each one contains and needs"),
         )
     return found

@@ -1,19 +1,23 @@
-"""``python -m calibrate search``: which layers get 8 or 16 bits, under a budget or until a gate passes."""
+"""``edgeproof calibrate search``: which layers get 8 or 16 bits, under a budget or until a gate passes."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calibrate.command.cli import Parser, log_to_stderr, model_flags, out, talk_flags
+from calibrate.command.cli import add_model
 from calibrate.request import CalibrationRequest
 from export.backends.registry import backend_named
+from export.command import model_flags
 from export.quantisation.choice import KIND, SCHEMA, widened
+from runtime_py.command import console, flags
+from runtime_py.command.dispatch import Command
+from runtime_py.command.parser import Parser
 from runtime_py.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -28,41 +32,39 @@ SAMPLES = 48
 """Built-in samples that a checkpoint without the demo's task is measured on."""
 
 
-def parser() -> argparse.ArgumentParser:
-    made = Parser(prog="python -m calibrate search", description=__doc__, allow_abbrev=False)
-    model_flags(made)
+def parser(prog: str) -> Parser:
+    """The flags."""
+    made = Parser(prog, "Choose which int4 layers get 8 or 16 bits, under a budget or until a gate passes.")
+    add_model(made)
     goal = made.add_mutually_exclusive_group(required=True)
     goal.add_argument("--budget", type=float, metavar="MB", help="size of the package's weights at most, in 10^6 bytes")
     goal.add_argument(
         "--gate", metavar="G", help="e.g. cosine=0.995,task=1pt (points lost against full precision) or kl=0.01"
     )
-    made.add_argument("--codes", type=Path, metavar="DIR", help="int4 codes of a calibration; default round to nearest")
+    model_flags.add(made, model_flags.CALIBRATION)
     made.add_argument("--pictures", type=int, default=60, metavar="N", help="of a demo's questions; default 60")
     made.add_argument(
-        "--calibration-data", type=Path, metavar="DIR", help="measure on your own samples; default: a demo's questions"
-    )
+        "--calibration-data", dest="data", type=Path, metavar="DIR",
+        help="measure on your own samples; default: a demo's questions",
+    )  # fmt: skip
     made.add_argument("--samples", type=int, metavar="N", help=f"of other checkpoints; default {SAMPLES}, or all of yours")
-    made.add_argument("--seed", type=int, default=0, metavar="N", help="of the samples; default 0")
+    flags.seed(made, "of the samples")
     made.add_argument("--resume", action="store_true", help="go on with a search that was cut off")
     made.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the choice, as JSON")
-    talk_flags(made)
+    flags.json_result(made)
+    flags.talk(made)
+    model_flags.old_spelling(made)
+    made.set_defaults(method="rtn")
     return made
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Returns the exit code; the choice goes to ``--output``."""
+def _run(given: argparse.Namespace) -> int:
     from calibrate.run import plan
     from calibrate.search import Gate, write_choice
 
-    given = parser().parse_args(arguments)
-    log_to_stderr(given)
+    given.seed = flags.seed_number(given.seed)
     gate = None if given.gate is None else Gate.parse(given.gate)
-    request = CalibrationRequest(
-        model=given.model, weights=given.weights, revision=given.revision, target=given.target, precision=given.precision,
-        block_size=given.block_size, vision_precision=given.vision_precision, embed_precision=given.embed_precision,
-        head_precision=given.head_precision, asymmetric=given.asymmetric, method="rtn", output=given.output,
-        samples=given.samples, data=given.calibration_data, seed=given.seed,
-    )  # fmt: skip
+    request = model_flags.request_of(CalibrationRequest, given)
     planned = plan(request)
     backend = backend_named(request.export().target_record().runs.name)
     name = backend.name
@@ -94,7 +96,10 @@ def main(arguments: Sequence[str]) -> int:
     }
     write_choice(given.output, value)
     _partial(given.output).unlink(missing_ok=True)
-    out(json.dumps(value, indent=2) if given.json else _text(value, name, len(planned.wanted[name])))
+    if given.json:
+        console.out_json(value)
+    else:
+        console.out(_text(value, name, len(planned.wanted[name])))
     return ExitCode.OK
 
 
@@ -115,14 +120,14 @@ def _prepared(
         "embed_precision": given.embed_precision, "head_precision": given.head_precision,
         "measured_on": {"source": evaluation.source, "count": evaluation.count, "seed": given.seed}, "codes": None,
     }  # fmt: skip
-    if given.codes is not None:
-        stored = StoredCodes(given.codes, name, weights, planned.assignments[name])
+    if given.calibration is not None:
+        stored = StoredCodes(given.calibration, name, weights, planned.assignments[name])
         weights, codes = stored.weights, stored
         record["codes"] = stored.summary()
     known: dict[str, float] = {}
     partial = _partial(given.output)
     if partial.exists():
-        before = json.loads(partial.read_text(encoding="utf-8"))
+        before = _read_partial(partial)
         if not given.resume:
             raise UsageError(
                 f"{partial} is there from a search that did not finish", "no such file", "add --resume, or remove it"
@@ -136,6 +141,17 @@ def _prepared(
 
     layers, wider = planned.wanted[name], backend_named(name).wider
     return Search(evaluation, weights, codes, planned.assignments[name], layers, wider, known, save), record
+
+
+def _read_partial(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            "record": dict(found["record"]),
+            "sensitivity": {name: float(kl) for name, kl in found["sensitivity"].items()},
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{path} cannot be read: {error}", "what a search wrote that was cut off", "remove it") from error
 
 
 def _room(megabytes: float, request: CalibrationRequest, planned: CalibrationPlan, name: str) -> int:
@@ -186,3 +202,6 @@ def _text(value: Mapping[str, Any], name: str, count: int) -> str:
         accuracy = "" if score["accuracy"] is None else f"task {100 * score['accuracy']:.1f} %, "
         lines.append(f"{title}: {accuracy}cosine {score['cosine']:.5f}, KL {score['kl']:.5f}")
     return "\n".join(lines)
+
+
+COMMAND = Command(parser, _run)

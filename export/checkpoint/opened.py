@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from export.checkpoint.recognised import RecognisedCheckpoint, recognise_checkpoint
 from export.families.base import Family
-from export.families.registry import by_alias, families
+from export.families.names import meant
+from export.families.registry import families
 from export.package.manifest import relative_name
 from export.request import ExportRequest
 from export.source.side_files import SideFile
@@ -92,20 +93,21 @@ def describe_checkpoint(request: ExportRequest) -> OpenedCheckpoint:
     """
     from export.source.hub import DEMO
 
-    family = by_alias(request.model)
+    stands_for = meant(request.model)
     if request.weights == DEMO:
         return open_checkpoint(request)
-    if request.weights is not None or (family is None and Path(request.model).is_dir()):
+    if request.weights is not None or stands_for.folder is not None:
         folder = Path(request.weights or request.model)
         if not folder.is_dir() or _has_weights(folder):
             return open_checkpoint(request)
         return _from_config(folder, folder.resolve().name, None)
-    if family is not None and request.revision is None:
-        hub_id = next((name for name in family.hub_ids if name.lower() == request.model.lower()), family.hub_ids[0])
+    assert stands_for.hub_id is not None
+    if stands_for.published is not None and request.revision is None:
+        family, hub_id = stands_for.published.family, stands_for.published.hub_id
         spec = describe_config(family, family.published_config(hub_id, "full"))
         return OpenedCheckpoint(family, spec, hub_id, None, None, None)
-    folder = _configs_of(request.model, request.revision)
-    return _from_config(folder, request.model, folder.name)
+    folder = _configs_of(stands_for.hub_id, request.revision)
+    return _from_config(folder, stands_for.hub_id, folder.name)
 
 
 def describe_config(family: Family, config: Mapping[str, Any]) -> ModelSpec:

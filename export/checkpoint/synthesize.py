@@ -1,6 +1,6 @@
 """Write a random checkpoint in a family's published layout, at full or tiny size, for rehearsals without a download.
 
-    python -m export.checkpoint.synthesize --model minicpm-v --size full -o DIR
+    edgeproof synthesize --model minicpm-v --size full -o DIR
 
 The tensors are exactly those that the family's weight map consumes, in the folders and files it is published in. One block
 of normal numbers is drawn once, scaled per kind of tensor, and every tensor reads it cyclically from a start of its own, so
@@ -11,14 +11,10 @@ tokenizer is written.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
-import logging
 import math
 import shutil
-import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,14 +25,13 @@ import numpy as np
 from export.checkpoint.recognised import recognise_checkpoint
 from export.families import registry
 from export.families.base import Family
+from export.families.names import did_you_mean_model, find
 from export.families.published import laid_over
 from export.source.safetensors_writer import SHARD_BYTES, Pieces, PlannedTensor, write_sharded
 from export.source.tensor_source import EmptySource
 from export.source.weight_map import WeightMap
 from export.specs import ModelSpec
-from runtime_py.errors import CheckpointError, EdgeproofError, ExitCode, MachineError, UsageError
-
-_LOG = logging.getLogger(__name__)
+from runtime_py.errors import CheckpointError, MachineError, UsageError
 
 DTYPES = ("bfloat16", "float16", "float32")
 BLOCK_ELEMENTS = 4_194_301
@@ -109,12 +104,14 @@ def synthesize(request: SynthesisRequest) -> SynthesisResult:
         UsageError: unknown model, variant, size or dtype, or the folder exists and is not empty.
         MachineError: the disk is full or the place cannot be written.
     """
-    family = registry.by_alias(request.model)
-    if family is None:
-        raise UsageError(f"no family named {request.model!r}", "one of: " + ", ".join(registry.families()), "choose one")
+    known = find(request.model)
+    if known is None:
+        listed = "a published checkpoint of one of: " + ", ".join(registry.families())
+        raise UsageError(f"--model {request.model} is no model that is known", listed, did_you_mean_model(request.model))
+    family = known.family
     if request.dtype not in DTYPES:
         raise UsageError(f"cannot write dtype {request.dtype!r}", "one of: " + ", ".join(DTYPES), "choose one of these")
-    config = laid_over(family.published_config(request.variant, request.size), request.overrides)
+    config = laid_over(family.published_config(request.variant or known.hub_id, request.size), request.overrides)
     config["torch_dtype"] = request.dtype
     spec = family.spec(config, EmptySource())
     distributions = plan(spec, family.weight_map(spec, EmptySource()))
@@ -266,35 +263,3 @@ def _encode(values: np.ndarray, dtype: str) -> bytes:
         bits = values.astype("<f4").view("<u4")
         return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2").tobytes()
     return values.astype({"float16": "<f2", "float32": "<f4"}[dtype]).tobytes()
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m export.checkpoint.synthesize", description=(__doc__ or "").split("\n", 1)[0]
-    )
-    parser.add_argument("--model", required=True, help="family name or alias, e.g. minicpm-v")
-    parser.add_argument("--size", required=True, help="full or tiny")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder to make")
-    parser.add_argument("--variant", default="", help="published version, e.g. 1.0 or 2.0 (default: the family's first)")
-    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="stored type (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    start = time.monotonic()
-    request = SynthesisRequest(options.model, options.size, options.output, options.variant, options.dtype, options.seed)
-    try:
-        result = synthesize(request)
-    except EdgeproofError as error:
-        _LOG.error("error: %s", error)
-        return int(error.exit_code)
-    _LOG.info("no tokenizer is written: put one beside config.json if the rehearsal needs text")
-    sys.stdout.write(
-        f"{result.folder}: {result.tensors} tensors, {result.parameters:,} parameters, {result.bytes / 1e9:.2f} GB "
-        f"in {time.monotonic() - start:.1f} s\n"
-    )
-    return int(ExitCode.OK)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

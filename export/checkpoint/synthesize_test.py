@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from export.checkpoint.synthesize import SynthesisRequest, _encode, main, plan, synthesize
+from export.__main__ import main
+from export.checkpoint.synthesize import SynthesisRequest, _encode, plan, synthesize
 from export.families import registry
 from export.families.published import variants
 from export.modules.build import parameter_shapes
@@ -126,7 +127,7 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()
     for model, size, variant, output, message in (
-        ("nothing", "tiny", "", "out", "no family named"),
+        ("nothing", "tiny", "", "out", "no model that is known"),
         ("minicpm-v", "huge", "", "out", "no config"),
         ("minicpm-v", "tiny", "2.5", "out", "no config"),
         ("minicpm-v", "tiny", "", "full", "exists already"),
@@ -136,7 +137,7 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(MachineError, match="cannot write"):
         synthesize(SynthesisRequest("minicpm-v", "tiny", tmp_path / "file" / "out"))
-    assert main(["--model", "nothing", "--size", "tiny", "-o", str(tmp_path / "out")]) == 2
+    assert main(["synthesize", "--model", "nothing", "--size", "tiny", "-o", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().out == ""
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "full"]
 
@@ -144,9 +145,9 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
     """The system refuses files over 1 MB, as a full disk would, while the second tensor or so is written."""
     program = (
-        "import resource, sys; from export.checkpoint.synthesize import main;"
+        "import resource, sys; from export.__main__ import main;"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6));"
-        "sys.exit(main(['--model', 'minicpm-v', '--size', 'tiny', '-o', sys.argv[1]]))"
+        "sys.exit(main(['synthesize', '--model', 'minicpm-v', '--size', 'tiny', '-o', sys.argv[1]]))"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "out")]
     result = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)

@@ -16,6 +16,9 @@ import numpy as np
 
 from export.demo.pictures import draw, sample_scene, sample_size
 from export.demo.questions import KINDS, LANGUAGES, TASKS, Question, ask
+from runtime_py.command import console, flags
+from runtime_py.command.dispatch import Command, execute
+from runtime_py.command.parser import Parser
 
 Answer = Callable[[np.ndarray, str], str]
 
@@ -91,32 +94,48 @@ def measure(answer: Answer, cases: Sequence[Case]) -> Result:
     return score(cases, (answer(case.picture, case.question.text) for case in cases))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Accuracy of a demo checkpoint in the PyTorch reference, plain or with weights rounded to int4."""
-    from export.demo.quantisation import ALL_ROLES, LANGUAGE_ROLES, on_grid
-    from export.demo.reference import Reference
+def parser(prog: str) -> Parser:
+    """The flags."""
+    from export.demo.quantisation import ALL_ROLES, LANGUAGE_ROLES
 
-    parser = argparse.ArgumentParser(prog="python -m export.demo.accuracy", description=main.__doc__)
-    parser.add_argument("--weights", type=Path, required=True, help="demo checkpoint folder")
-    parser.add_argument(
-        "--grid", help="round weights on this grid of export.quantisation.grids, e.g. q4f16_1 or ort_int4_b32"
-    )
-    parser.add_argument(
+    made = Parser(prog, "Accuracy of a demo checkpoint in the PyTorch reference, plain or with weights rounded to int4.")
+    made.add_argument("--weights", type=Path, required=True, metavar="DIR", help="demo checkpoint folder")
+    made.add_argument("--grid", help="round weights on this grid of export.quantisation.grids, e.g. q4f16_1 or ort_int4_b32")
+    made.add_argument(
         "--roles",
         default=",".join(sorted(LANGUAGE_ROLES)),
         help=f"roles of the matrices to round, from {', '.join(sorted(ALL_ROLES))} (default %(default)s)",
     )
-    parser.add_argument("--pictures", type=int, default=400, help="held-out pictures (default 400)")
-    parser.add_argument("--json", type=Path, help="write the counts here")
-    options = parser.parse_args(arguments)
+    made.add_argument("--pictures", type=int, default=400, help="held-out pictures (default 400)")
+    flags.json_result(made)
+    flags.json_file(made)
+    flags.talk(made)
+    return made
+
+
+def _run(options: argparse.Namespace) -> int:
+    from export.demo.quantisation import on_grid
+    from export.demo.reference import Reference
+
     roles = frozenset(options.roles.split(",")) if options.grid else frozenset()
     reference = Reference.load(options.weights, roles, on_grid(options.grid) if options.grid else None)
     cases = held_out(options.pictures, reference.recipe.side, digits=reference.recipe.digits)
     result = score(cases, reference.answers([(case.picture, case.question.text) for case in cases]))
-    sys.stdout.write(result.markdown() + "\n")
     if options.json:
-        options.json.write_text(json.dumps(result.to_json(), indent=2) + "\n", encoding="utf-8")
+        console.out_json(result.to_json())
+    else:
+        console.out(result.markdown())
+    if options.json_file:
+        options.json_file.write_text(json.dumps(result.to_json(), indent=2) + "\n", encoding="utf-8")
     return 0
+
+
+COMMAND = Command(parser, _run)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    return execute(COMMAND, "python -m export.demo.accuracy", arguments)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def test_nothing_asked_is_not_full_marks() -> None:
 
 def test_the_command_prints_the_table(untrained, tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "counts.json"
-    assert main(["--weights", str(untrained), "--pictures", "3", "--grid", "q4f16_1", "--json", str(path)]) == 0
+    assert main(["--weights", str(untrained), "--pictures", "3", "--grid", "q4f16_1", "--json-file", str(path)]) == 0
     assert "| five tasks | 0.0 % | 0.0 % |" in capsys.readouterr().out
     assert '"five_tasks": 0.0' in path.read_text(encoding="utf-8")
 

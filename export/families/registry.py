@@ -56,15 +56,6 @@ def _foreign() -> list[Family]:
     return found
 
 
-def by_alias(alias: str) -> Family | None:
-    """The family with this name, alias or hub id (case-insensitive), or None."""
-    wanted = alias.lower()
-    for family in families().values():
-        if wanted in {name.lower() for name in (family.name, *family.aliases, *family.hub_ids)}:
-            return family
-    return None
-
-
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json of a checkpoint folder, or {} when there is none (a family may supply its own).
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from export.families.registry import by_alias
+from export.families.registry import families
 from export.package.journal import FileRecord
 from export.package.manifest import (
     ManifestParts,
@@ -27,8 +27,7 @@ KEYS = [
 
 
 def parts() -> ManifestParts:
-    family = by_alias("minicpm-v")
-    assert family is not None
+    family = families()["minicpm-v"]
     spec = family.spec(family.published_config("", "tiny"), EmptySource())
     target = target_named("cpu")
     layer = LayerShape("decoder.head", "head", 320, 256)

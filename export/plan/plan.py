@@ -166,7 +166,7 @@ def make_plan(
     options = BuildOptions(
         target, request.precision_name(), request.limits(spec.decoder.max_positions), request.backend_options()
     )
-    parts = {name: _part(name, spec, options, request.codes) for name in target.backend_names}
+    parts = {name: _part(name, spec, options, request.calibration) for name in target.backend_names}
     counts = dict.fromkeys(STAGES, 0)
     for name, shape in parameter_shapes(spec).items():
         counts[name.split(".", 1)[0]] += math.prod(shape)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from export.__main__ import main
-from export.families.registry import by_alias
+from export.families.registry import families
 from export.pipeline import plan
 from export.plan.plan import exceptional_groups, group_layers
 from export.plan.report import to_json, to_text
@@ -123,8 +123,7 @@ def test_a_refused_plan_is_printed_before_the_error(capsys: pytest.CaptureFixtur
 
 
 def test_what_a_target_cannot_hold_has_a_reason() -> None:
-    family = by_alias("minicpm-v")
-    assert family is not None
+    family = families()["minicpm-v"]
     from export.source.tensor_source import EmptySource
 
     spec = family.spec(family.published_config("", "full"), EmptySource())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -17,8 +16,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from export.checkpoint.recognised import RecognisedCheckpoint, recognise_checkpoint
-from export.families import registry
 from export.families.base import Family
+from export.families.names import did_you_mean_model, find, meant, nearest
 from export.source.checkpoint import WEIGHT_FILES
 from export.source.shard_index import read_index, stays_inside
 from export.source.side_files import ALLOWED, IGNORED, KEPT_TWICE, apart, purpose_of
@@ -31,8 +30,6 @@ REACH_SECONDS = 5.0
 
 JOINED = "edgeproof-joined"
 """Folder of the hub's cache for checkpoints that are published in several repositories."""
-
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -54,38 +51,35 @@ class Checkpoint:
 def resolve(model: str, weights: str | None = None, revision: str | None = None) -> Checkpoint:
     """The checkpoint meant by ``--model``, ``--weights`` and ``--revision``.
 
-    ``model`` is tried as a family's alias, then as a folder, then as a hub id; ``./name`` is always a folder.
+    See `export.families.names.meant` for what ``model`` may be.
 
     Raises:
         UsageError: a name that stands for nothing, or a folder that does not exist.
         UnsupportedModelError: the repository is no checkpoint that a family builds; found before its weights are fetched.
         MachineError: the hub cannot be reached.
     """
-    family = registry.by_alias(model)
+    stands_for = meant(model)
     if weights == DEMO:
-        if family is None:
-            raise UsageError(f"no demo checkpoint for {model!r}", _families(), "name a family with --model")
-        folder = DEMO_FOLDER / family.name
+        if stands_for.published is None:
+            raise UsageError(
+                f"--model {model} has no demo checkpoint",
+                "one of: " + ", ".join(demos()),
+                "name one of these, or leave --weights demo out",
+            )
+        folder = DEMO_FOLDER / stands_for.published.family.name
         if not folder.is_dir():
-            made = sorted(path.name for path in DEMO_FOLDER.glob("*/"))
-            raise UsageError(f"{family.name} has no demo checkpoint", f"one of: {', '.join(made)}", "use --weights <folder>")
-        return Checkpoint(folder, f"demo/{family.name}", None)
-    if weights is not None or (family is None and Path(model).is_dir()):
+            made = ", ".join(demos())
+            raise UsageError(f"{folder.name} has no demo checkpoint", f"one of: {made}", "use --weights <folder>")
+        return Checkpoint(folder, f"demo/{folder.name}", None)
+    if weights is not None or stands_for.folder is not None:
         return _local(Path(weights or model), revision)
-    if family is not None:
-        hub_id = next((name for name in family.hub_ids if name.lower() == model.lower()), family.hub_ids[0])
-        return _downloaded(hub_id, revision)
-    if not _HUB_ID.fullmatch(model):
-        raise UsageError(
-            f"--model {model} is no family, hub id or folder",
-            f"{_families()}, an id such as org/name, or a folder",
-            "check it",
-        )
-    return _downloaded(model, revision)
+    assert stands_for.hub_id is not None
+    return _downloaded(stands_for.hub_id, revision)
 
 
-def _families() -> str:
-    return "a family: " + ", ".join(registry.families())
+def demos() -> list[str]:
+    """Families whose demo checkpoint comes along."""
+    return sorted(path.name for path in DEMO_FOLDER.glob("*/"))
 
 
 def _local(folder: Path, revision: str | None) -> Checkpoint:
@@ -101,9 +95,9 @@ def _local(folder: Path, revision: str | None) -> Checkpoint:
 
 
 def _downloaded(repo_id: str, revision: str | None) -> Checkpoint:
-    family = registry.by_alias(repo_id)
-    if family is not None and family.hub_parts(repo_id):
-        return _joined(family, repo_id, revision)
+    known = find(repo_id)
+    if known is not None and known.family.hub_parts(repo_id):
+        return _joined(known.family, repo_id, revision)
     found: list[RecognisedCheckpoint] = []
     folder = fetch(repo_id, revision, check=lambda folder: found.append(recognise_checkpoint(folder)))
     return Checkpoint(folder, repo_id, folder.name, found[0])
@@ -192,7 +186,7 @@ def fetch(
         raise UsageError(
             f"the hub has no {repo_id} at revision {revision or 'main'}, or this token may not see it",
             "a public repository, or HF_TOKEN set to a token that may read it",
-            "check the name and --revision, or use --weights <folder>",
+            f"{did_you_mean_model(repo_id)}; check --revision too, or use --weights <folder>",
         ) from error
     except network as error:
         return _cached(repo_id, revision, _reason(error), check, weights)
@@ -232,7 +226,14 @@ def _cached(repo_id: str, revision: str | None, reason: str, check: Callable[[Pa
     return folder
 
 
-def _unreachable(repo_id: str, reason: str) -> MachineError:
+def _unreachable(repo_id: str, reason: str) -> EdgeproofError:
+    """A fault of the machine; of the name where it is none that is known here and looks like one that is."""
+    if find(repo_id) is None and nearest(repo_id):
+        return UsageError(
+            f"--model {repo_id} is no checkpoint that is known here, and the hub cannot be asked: {reason}",
+            "a name that `edgeproof models` lists, or the hub within reach",
+            did_you_mean_model(repo_id),
+        )
     return MachineError(
         f"cannot download {repo_id}: {reason}",
         "the model hub within reach, or the checkpoint in its cache",

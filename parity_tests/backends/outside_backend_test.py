@@ -17,9 +17,13 @@ import numpy as np
 import pytest
 import torch
 
+from calibrate.command.cli import parser as calibrate_flags
+from calibrate.request import CalibrationRequest
 from export.backends.base import Build, BuildOptions, ExportBackend, Prediction, Step
 from export.backends.record import Backend, BackendOption
 from export.backends.registry import backends, grids, register, withdraw
+from export.command.cli import parser as export_flags
+from export.command.model_flags import request_of
 from export.families.registry import recognise
 from export.modules.build import layer_shapes, parameter_shapes
 from export.pipeline import export, plan
@@ -222,6 +226,15 @@ def test_it_is_planned_for_from_shapes_alone() -> None:
     assert {group.grid for group in made.groups} == {"", GRID.name}
     assert made.device_bytes == {"weights": made.file_bytes}
     assert 3e9 < made.file_bytes < 12e9
+
+
+def test_its_option_is_a_flag_of_export_and_calibrate() -> None:
+    given = ["--model", "m", "--target", TARGET.name]
+    asked = request_of(ExportRequest, export_flags("x").read([*given, "--head", "fp32"]))
+    assert asked.chosen() == {"head": "fp32"}
+    assert request_of(ExportRequest, export_flags("x").read(given)).chosen() == {}
+    calibration = request_of(CalibrationRequest, calibrate_flags("x").read([*given, "--head", "fp32", "-o", "codes"]))
+    assert calibration.export().chosen() == {"head": "fp32"}
 
 
 def test_the_prediction_is_what_the_files_take(package: Path) -> None:

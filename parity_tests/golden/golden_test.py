@@ -113,7 +113,7 @@ def test_the_command_writes_the_table_and_exits_with_5_on_a_failure(
     monkeypatch.setattr("parity_tests.golden.golden.export_case", lambda *_, **__: package)
     monkeypatch.setattr("parity_tests.golden.golden.shutil.rmtree", lambda *_, **__: None)
     table, reports = tmp_path / "table.json", tmp_path / "reports"
-    flags = ["--target", "cpu", "--precision", "fp32", "--json", str(table), "--report-dir", str(reports)]
+    flags = ["--target", "cpu", "--precision", "fp32", "--json-file", str(table), "--report-dir", str(reports)]
     assert main(["--golden", str(folder), *flags]) == 5
     value = json.loads(table.read_text())
     assert list(value)[:2] == ["case", "family"]

@@ -46,7 +46,7 @@ def test_what_counts_as_worse(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], before: float, after: float, code: int, said: str
 ):
     runs = [stored(tmp_path / "a", clean_run(before)), stored(tmp_path / "b", clean_run(after))]
-    assert main(["diff", *runs, "--json", str(tmp_path / "diff.json"), "--report-dir", str(tmp_path / "out")]) == code
+    assert main(["diff", *runs, "--json-file", str(tmp_path / "diff.json"), "--report-dir", str(tmp_path / "out")]) == code
     value = json.loads((tmp_path / "diff.json").read_text(encoding="utf-8"))
     assert value["worse"] == bool(code) == bool(value["reasons"])
     text = capsys.readouterr().out

@@ -3,37 +3,37 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from runtime_py.command import console, flags
+from runtime_py.command.parser import Parser
 from runtime_py.errors import ExitCode
 
+if TYPE_CHECKING:
+    from parity_tests.thresholds import Table
+
 DIFF_HELP = """\
-exit codes: 0 when RUN_B is not worse, 5 when it is worse in a judged way, 2 usage
+exit code 0 when RUN_B is not worse, 5 when it is worse in a judged way
 
 Worse in a judged way: the verdict falls; a figure leaves its limit, or is not judged any more; a figure outside its limit
 both times is a tenth further outside; task accuracy falls by more than --task-points.
+
 """
 
 
-def judge_parser(make: type[argparse.ArgumentParser]) -> argparse.ArgumentParser:
-    """The flags of ``python -m parity_tests judge``."""
-    made = make(prog="python -m parity_tests judge", description="Judge a stored run again; nothing is run.")
+def judge_parser(prog: str) -> Parser:
+    """The flags of ``judge``."""
+    made = Parser(prog, "Judge a stored run again; nothing is run.")
     made.add_argument("run", type=Path, metavar="RUN", help="a run.json, or the --report-dir it lies in")
     _common(made)
     made.add_argument("--report-dir", type=Path, metavar="DIR", help="write the reports here")
     return made
 
 
-def diff_parser(make: type[argparse.ArgumentParser]) -> argparse.ArgumentParser:
-    """The flags of ``python -m parity_tests diff``."""
-    made = make(
-        prog="python -m parity_tests diff",
-        description="What got better or worse between two stored runs; nothing is run.",
-        epilog=DIFF_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def diff_parser(prog: str) -> Parser:
+    """The flags of ``diff``."""
+    made = Parser(prog, "What got better or worse between two stored runs; nothing is run.", DIFF_HELP)
     made.add_argument("before", type=Path, metavar="RUN_A", help="a run.json, or the --report-dir it lies in")
     made.add_argument("after", type=Path, metavar="RUN_B", help="the same of the later run")
     _common(made)
@@ -42,28 +42,30 @@ def diff_parser(make: type[argparse.ArgumentParser]) -> argparse.ArgumentParser:
     return made
 
 
-def _common(made: argparse.ArgumentParser) -> None:
+def _common(made: Parser) -> None:
     made.add_argument(
         "--thresholds", type=Path, metavar="FILE", help="limits (JSON or TOML) that go before the built-in ones"
     )
-    made.add_argument("--json", type=Path, metavar="FILE", help="write the result here")
+    flags.json_result(made)
+    flags.json_file(made)
+    flags.talk(made)
 
 
-def diff(arguments: Sequence[str], make: type[argparse.ArgumentParser]) -> int:
+def diff(options: argparse.Namespace, table: Table | None) -> int:
     """Compare two stored runs; returns the exit code."""
-    from parity_tests import thresholds
     from parity_tests.judging.diff import difference, to_json
     from parity_tests.judging.judge import judge
     from parity_tests.judging.results import read
     from parity_tests.report import diff_report, json_report, text_file
 
-    options = diff_parser(make).parse_args(arguments)
-    table = None if options.thresholds is None else thresholds.load(options.thresholds)
     found = difference(judge(read(options.before), table), judge(read(options.after), table), options.task_points)
     text = diff_report.markdown(found)
-    sys.stdout.write(text)
-    if options.json is not None:
-        json_report.write(options.json, to_json(found))
+    if options.json:
+        console.out_json(to_json(found))
+    else:
+        console.out(text.rstrip("\n"))
+    if options.json_file is not None:
+        json_report.write(options.json_file, to_json(found))
     if options.report_dir is not None:
         json_report.write(options.report_dir / "diff.json", to_json(found))
         text_file.write(options.report_dir / "diff.md", text)

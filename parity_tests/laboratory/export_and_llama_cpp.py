@@ -22,6 +22,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from runtime_py.command import flags
+from runtime_py.command.dispatch import Command, execute
+from runtime_py.command.parser import Parser
+
 WRITE_GGUF = """
 import json, sys, gguf, numpy as np
 path, s = sys.argv[1], json.loads(sys.argv[2])
@@ -97,18 +101,19 @@ def same_size(model: Path) -> tuple[dict[str, int], int]:
     return {**sizes, "vocabulary": d.vocabulary, "layers": layers}, total
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m parity_tests.laboratory.export_and_llama_cpp", description="Time against llama.cpp's quantiser."
-    )
-    parser.add_argument("--model", type=Path, required=True, help="a checkpoint folder")
-    parser.add_argument("--llama-python", required=True, help="interpreter with llama_cpp and gguf")
-    parser.add_argument("--target", default="cpu,android", help="our targets, comma-separated")
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument(
-        "-o", "--output", type=Path, required=True, help="a working folder; what is written there is removed"
-    )
-    given = parser.parse_args()
+def parser(prog: str) -> Parser:
+    """The flags."""
+    made = Parser(prog, "Time against llama.cpp's quantiser.")
+    made.add_argument("--model", type=Path, required=True, help="a checkpoint folder")
+    made.add_argument("--llama-python", required=True, help="interpreter with llama_cpp and gguf")
+    made.add_argument("--target", default="cpu,android", help="our targets, comma-separated")
+    made.add_argument("--rounds", type=int, default=1)
+    made.add_argument("-o", "--output", type=Path, required=True, help="a working folder; what is written there is removed")
+    flags.talk(made)
+    return made
+
+
+def _run(given: argparse.Namespace) -> int:
     threads = os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count())
     given.output.mkdir(parents=True, exist_ok=True)
     sizes, parameters = same_size(given.model)
@@ -136,6 +141,14 @@ def main() -> int:
         peak, size = max(run.peak for run in runs) / 1e9, runs[0].written / 1e9
         sys.stdout.write(f"| {name} | {cells} | {peak:.2f} GB | {size:.2f} GB | {seconds / base:.2f} |\n")
     return 0
+
+
+COMMAND = Command(parser, _run)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    return execute(COMMAND, "python -m parity_tests.laboratory.export_and_llama_cpp", arguments)
 
 
 if __name__ == "__main__":

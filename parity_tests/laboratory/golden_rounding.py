@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,9 @@ from parity_tests.judging.probes import Question, record
 from parity_tests.laboratory.observe_rounding import sides
 from parity_tests.reference.checkpoint_side import open_checkpoint
 from parity_tests.reference.reference import TorchBackend
+from runtime_py.command import console, flags
+from runtime_py.command.dispatch import Command, execute
+from runtime_py.command.parser import Parser
 from runtime_py.contracts import DECODER
 from runtime_py.generation.session import Limits
 from runtime_py.preprocess.base import Processor
@@ -141,20 +144,29 @@ def lines(name: str, found: dict[Key, list[float]]) -> Iterator[str]:
         yield f"| {name} | {way} | {probe} | " + " | ".join(cells) + " |"
 
 
-def main() -> int:
-    """Print the table."""
-    flags = argparse.ArgumentParser(
-        prog="python -m parity_tests.laboratory.golden_rounding", description=__doc__.split("\n")[0]
-    )
-    flags.add_argument("--draws", type=int, default=20, help="random models of each shape (default: %(default)s)")
-    flags.add_argument("--case", action="append", choices=CASES, help="a golden; default: all of them")
-    given = flags.parse_args()
-    sys.stdout.write("| case | rounding | array | " + " | ".join(METRICS) + " |\n" + "|---" * (3 + len(METRICS)) + "|\n")
+def parser(prog: str) -> Parser:
+    """The flags."""
+    made = Parser(prog, "What rounding alone does to models of the goldens' shapes, in PyTorch, with no package involved.")
+    made.add_argument("--draws", type=int, default=20, help="random models of each shape (default: %(default)s)")
+    made.add_argument("--case", action="append", choices=CASES, help="a golden; default: all of them")
+    flags.talk(made)
+    return made
+
+
+def _run(given: argparse.Namespace) -> int:
+    console.out("| case | rounding | array | " + " | ".join(METRICS) + " |\n" + "|---" * (3 + len(METRICS)) + "|")
     for name in given.case or CASES:
         for line in lines(name, observe(name, given.draws)):
-            sys.stdout.write(line + "\n")
-            sys.stdout.flush()
+            console.out(line)
     return 0
+
+
+COMMAND = Command(parser, _run)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    return execute(COMMAND, "python -m parity_tests.laboratory.golden_rounding", arguments)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,9 @@ from calibrate.methods.base import LayerProblem, solve
 from calibrate.methods.gptq import DAMPING, Gptq
 from calibrate.statistics.moments import Moment, output_error
 from export.quantisation.grids import GRIDS, Grid
+from runtime_py.command import console, flags
+from runtime_py.command.dispatch import Command, execute
+from runtime_py.command.parser import Parser
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,15 +37,19 @@ SAMPLES = 4096
 PUBLISHED_BLOCK = 128
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print each solver's least seconds (wall clock and processor), its output error, and the ratios."""
-    parser = argparse.ArgumentParser(prog="python -m parity_tests.laboratory.gptq_speed", description=main.__doc__)
-    parser.add_argument("--rows", type=int, default=5760)
-    parser.add_argument("--columns", type=int, default=2304)
-    parser.add_argument("--grid", default="ort_int4_b32", choices=sorted(GRIDS))
-    parser.add_argument("--rounds", type=int, default=2, help="the least of so many counts; default 2")
-    parser.add_argument("--without-plain-loop", action="store_true", help="it alone takes minutes on a busy machine")
-    given = parser.parse_args(arguments)
+def parser(prog: str) -> Parser:
+    """The flags."""
+    made = Parser(prog, "Print each solver's least seconds (wall clock and processor), its output error, and the ratios.")
+    made.add_argument("--rows", type=int, default=5760)
+    made.add_argument("--columns", type=int, default=2304)
+    made.add_argument("--grid", default="ort_int4_b32", choices=sorted(GRIDS))
+    made.add_argument("--rounds", type=int, default=2, help="the least of so many counts; default 2")
+    made.add_argument("--without-plain-loop", action="store_true", help="it alone takes minutes on a busy machine")
+    flags.talk(made)
+    return made
+
+
+def _run(given: argparse.Namespace) -> int:
     layer = drawn_layer(given.rows, given.columns, GRIDS[given.grid])
     solvers: dict[str, Callable[[LayerProblem], Tensor]] = {"ours": ours, "blocked loop": blocked_loop}
     if not given.without_plain_loop:
@@ -61,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wall = time.perf_counter()
     solve(Gptq(), layer)
     checked = time.perf_counter() - wall
-    sys.stdout.write(_text(given.columns, given.rows, least, errors, checked))
+    console.out(_text(given.columns, given.rows, least, errors, checked).rstrip("\n"))
     return 0
 
 
@@ -140,6 +147,14 @@ def _text(columns: int, rows: int, least: dict[str, tuple[float, float]], errors
         lines.append(f"{name:13} {wall:7.2f} s (processor {processor:.2f} s), error {beside:.3f} of rounding's{ratio}")
     lines.append(f"ours with the comparison row by row against rounding: {checked:.2f} s")
     return "\n".join(lines) + "\n"
+
+
+COMMAND = Command(parser, _run)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    return execute(COMMAND, "python -m parity_tests.laboratory.gptq_speed", arguments)
 
 
 if __name__ == "__main__":

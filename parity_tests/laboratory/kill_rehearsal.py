@@ -19,7 +19,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from runtime_py.errors import EdgeproofError, ExitCode, MachineError, UsageError
+from runtime_py.command import console, flags
+from runtime_py.command.dispatch import Command, execute
+from runtime_py.command.parser import Parser
+from runtime_py.errors import ExitCode, MachineError, UsageError
 
 MANIFEST = "manifest.json"
 LOOK_SECONDS = 0.05
@@ -90,45 +93,49 @@ def rehearse(export: Sequence[str], output: Path, undisturbed: Path, moments: Se
         found, seconds = run_until([*command, *(["--resume"] if number else [])], int(moment * (whole - kept)))
         if output.exists():
             raise MachineError(f"{output} exists after a kill", "only the partial folder", "report this")
-        _say(f"SIGKILL after {seconds:.1f} s: {kept} bytes kept, {found} of {whole - kept} more written; no {output.name}")
+        console.out(
+            f"SIGKILL after {seconds:.1f} s: {kept} bytes kept, {found} of {whole - kept} more written; no {output.name}"
+        )
     run_whole([*command, "--resume"])
     expected, found_files = files_of(undisturbed), files_of(output)
     return sorted(path for path in expected.keys() | found_files.keys() if expected.get(path) != found_files.get(path))
 
 
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+def parser(prog: str) -> Parser:
+    """The flags."""
+    made = Parser(prog, "Kill an export at several moments, resume it each time, and compare with one left alone.")
+    made.add_argument("--model", required=True, help="a checkpoint folder")
+    made.add_argument("--target", required=True)
+    made.add_argument("--precision", default="int4")
+    made.add_argument("--undisturbed", type=Path, help="a package of the same export; made first when not given")
+    made.add_argument("--at", default="0.3,0.5,0.7", help="shares of what is left to write (default 0.3,0.5,0.7)")
+    made.add_argument("-o", "--output", type=Path, required=True)
+    flags.talk(made)
+    return made
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m parity_tests.laboratory.kill_rehearsal", description=(__doc__ or "").split("\n")[0]
-    )
-    parser.add_argument("--model", required=True, help="a checkpoint folder")
-    parser.add_argument("--target", required=True)
-    parser.add_argument("--precision", default="int4")
-    parser.add_argument("--undisturbed", type=Path, help="a package of the same export; made first when not given")
-    parser.add_argument("--at", default="0.3,0.5,0.7", help="shares of what is left to write (default 0.3,0.5,0.7)")
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    given = parser.parse_args()
-    try:
-        moments = [float(part) for part in given.at.split(",")]
-        if given.output.exists():
-            raise UsageError(f"{given.output} exists", "a new folder", "choose another -o")
-        export = [sys.executable, "-m", "export", "--model", given.model, "--target", given.target]
-        export += ["--precision", given.precision, "--skip-verify", "--without-tokenizer", "-q"]
-        alone = given.undisturbed or given.output.with_name(given.output.name + "-undisturbed")
-        if given.undisturbed is None:
-            run_whole([*export, "-o", str(alone)])
-        different = rehearse(export, given.output, alone, moments)
-    except EdgeproofError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return int(error.exit_code)
+def _run(given: argparse.Namespace) -> int:
+    moments = [float(part) for part in given.at.split(",")]
+    if given.output.exists():
+        raise UsageError(f"{given.output} exists", "a new folder", "choose another -o")
+    export = [sys.executable, "-m", "export", "--model", given.model, "--target", given.target]
+    export += ["--precision", given.precision, "--skip-verify", "--without-tokenizer", "-q"]
+    alone = given.undisturbed or given.output.with_name(given.output.name + "-undisturbed")
+    if given.undisturbed is None:
+        run_whole([*export, "-o", str(alone)])
+    different = rehearse(export, given.output, alone, moments)
     for path in different:
-        _say(f"differs: {path}")
-    _say(f"{len(files_of(alone))} files, {len(different)} differ from the undisturbed package")
+        console.out(f"differs: {path}")
+    console.out(f"{len(files_of(alone))} files, {len(different)} differ from the undisturbed package")
     return int(ExitCode.PARITY_FAILED if different else ExitCode.OK)
+
+
+COMMAND = Command(parser, _run)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    return execute(COMMAND, "python -m parity_tests.laboratory.kill_rehearsal", arguments)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,14 @@ import subprocess
 import sys
 import tempfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from runtime_py.command import console, flags
+from runtime_py.command.dispatch import Command, execute
+from runtime_py.command.parser import Parser
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,11 +77,12 @@ class RandomWeights:
 def tower(blocks: int, pixels: int) -> ModelSpec:
     """The published model with fewer vision blocks and another picture size."""
     from export.checkpoint.opened import describe_config
-    from export.families.registry import by_alias
+    from export.families.names import find
     from export.specs import VisionSpec
 
-    family = by_alias(MODEL)
-    assert family is not None
+    known = find(MODEL)
+    assert known is not None
+    family = known.family
     spec = describe_config(family, family.published_config(MODEL, "full"))
     assert isinstance(spec.vision, VisionSpec), "the published model measured here has absolute positions"
     side = pixels // spec.vision.patch_size
@@ -140,17 +146,27 @@ def measure(blocks: int, pixels: int, attention: str = "package") -> dict[str, o
     }
 
 
-def main() -> int:
-    """Print one JSON object."""
-    flags = argparse.ArgumentParser(
-        prog="python -m parity_tests.laboratory.measure_vision_memory", description=__doc__.split("\n")[0]
-    )
-    flags.add_argument("--blocks", type=int, default=2, help="vision blocks; published: 63")
-    flags.add_argument("--pixels", type=int, default=1344, help="side of the picture; published: 1344")
-    flags.add_argument("--attention", choices=ATTENTION, default=ATTENTION[0], help="plain: written out, as a control")
-    given = flags.parse_args()
-    sys.stdout.write(json.dumps(measure(given.blocks, given.pixels, given.attention), indent=2) + "\n")
+def parser(prog: str) -> Parser:
+    """The flags."""
+    made = Parser(prog, "Peak memory of CogVLM2's vision encoder under ONNX Runtime, with few blocks: one JSON object.")
+    made.add_argument("--blocks", type=int, default=2, help="vision blocks; published: 63")
+    made.add_argument("--pixels", type=int, default=1344, help="side of the picture; published: 1344")
+    made.add_argument("--attention", choices=ATTENTION, default=ATTENTION[0], help="plain: written out, as a control")
+    flags.talk(made)
+    return made
+
+
+def _run(given: argparse.Namespace) -> int:
+    console.out_json(measure(given.blocks, given.pixels, given.attention))
     return 0
+
+
+COMMAND = Command(parser, _run)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    return execute(COMMAND, "python -m parity_tests.laboratory.measure_vision_memory", arguments)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -34,6 +34,9 @@ from parity_tests.reference.arithmetic import RoundedLinear
 from parity_tests.reference.checkpoint_side import Checkpoint, open_checkpoint
 from parity_tests.reference.reference import TorchBackend
 from runtime_py import tokenizer as tokenizers
+from runtime_py.command import console, flags
+from runtime_py.command.dispatch import Command, execute
+from runtime_py.command.parser import Parser
 from runtime_py.contracts import DECODER
 from runtime_py.generation.session import Limits
 from runtime_py.preprocess.base import Message
@@ -123,22 +126,34 @@ def _say(text: str) -> None:
     sys.stdout.flush()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m parity_tests.laboratory.observe_rounding", description=__doc__.split("\n")[0]
-    )
-    parser.add_argument("--pictures", type=int, default=100, help="questions asked of each checkpoint (default 100)")
-    parser.add_argument("--model", action="append", help="a demo checkpoint; default: all of them")
-    arguments = parser.parse_args()
+def parser(prog: str) -> Parser:
+    """The flags."""
+    made = Parser(prog, "What rounding alone does to the answers of the trained demos.")
+    made.add_argument("--pictures", type=int, default=100, help="questions asked of each checkpoint (default 100)")
+    made.add_argument("--model", action="append", help="a demo checkpoint; default: all of them")
+    flags.talk(made)
+    return made
+
+
+def _run(arguments: argparse.Namespace) -> int:
     models = arguments.model or sorted(path.name for path in DEMO_FOLDER.iterdir() if path.is_dir())
-    _say("| checkpoint | rounding | array | " + " | ".join(METRICS) + " |")
-    _say("|---" * (3 + len(METRICS)) + "|")
+    console.out("| checkpoint | rounding | array | " + " | ".join(METRICS) + " |")
+    console.out("|---" * (3 + len(METRICS)) + "|")
     for model in models:
         worst = observe(DEMO_FOLDER / model, arguments.pictures)
         for side, kind in dict.fromkeys((side, kind) for side, kind, _ in worst):
             cells = [f"{worst[side, kind, m]:.4g}" if (side, kind, m) in worst else "" for m in METRICS]
-            _say(f"| {model} | {side} | {kind} | " + " | ".join(cells) + " |")
+            console.out(f"| {model} | {side} | {kind} | " + " | ".join(cells) + " |")
+    return 0
+
+
+COMMAND = Command(parser, _run)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    return execute(COMMAND, "python -m parity_tests.laboratory.observe_rounding", arguments)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

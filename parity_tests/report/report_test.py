@@ -229,7 +229,7 @@ def test_limits_from_a_toml_file_turn_a_stored_pass_into_a_fail_and_name_the_blo
     json_report.write_run(tmp_path / "run.json", judge(replace(run, comparisons=(comparison,))))
     assert main(["judge", str(tmp_path)]) == 0
     (tmp_path / "mine.toml").write_text("[implementation-float32.logits]\nrelative_max = 2e-5\n", encoding="utf-8")
-    given = ["judge", str(tmp_path), "--thresholds", str(tmp_path / "mine.toml"), "--json", str(tmp_path / "out.json")]
+    given = ["judge", str(tmp_path), "--thresholds", str(tmp_path / "mine.toml"), "--json-file", str(tmp_path / "out.json")]
     assert main(given) == 5
     value = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
     assert value["divergence"]["block"] == "layers.1"

@@ -252,5 +252,5 @@ class LoadedEngine:
             raise MachineError(
                 f"TensorRT refused {what} of the {self.plan.stage} engine",
                 "an engine and inputs that belong together",
-                "run `python -m parity_tests.gpu_check`, and report what it says",
+                "run `python -m parity_tests gpu-check`, and report what it says",
             )

@@ -1,23 +1,31 @@
-"""The conversation of ``python -m runtime_py chat``: one question, or turns from a terminal or a pipe."""
+"""The conversation of ``edgeproof chat``: one question, or turns from a terminal or a pipe."""
 
 from __future__ import annotations
 
-import json
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
+from types import FrameType
 from typing import TextIO
 
-from runtime_py.errors import EdgeproofError, ExitCode
+import numpy as np
+
+from runtime_py.command import console
+from runtime_py.command.failure import message
+from runtime_py.command.terminal import Lines, open_lines, path_of
+from runtime_py.errors import EdgeproofError, ExitCode, UsageError, did_you_mean
 from runtime_py.generation.generate import Overrides
 from runtime_py.model import Answer, Model
 from runtime_py.preprocess.base import Message
 
-COMMANDS = """\
-/image FILE   add a picture to the next question
-/reset        forget the conversation and its pictures
-/help         this list
-/exit         leave (so does the end of input)"""
+COMMANDS = {
+    "/image": "FILE  add a picture to the next question",
+    "/reset": "forget the conversation and its pictures",
+    "/help": "this list",
+    "/exit": "leave (so does Ctrl-D); Ctrl-C stops an answer",
+}
 
 
 def converse(
@@ -32,87 +40,157 @@ def converse(
     """Answer ``prompt``, or every line of ``lines_in``; returns the exit code.
 
     A turn that fails (a picture that cannot be read, a full context) is reported and forgotten; the conversation goes
-    on. The exit code is that of the last failure when the input is no terminal, so that scripts notice.
+    on. The exit code is that of the last failure when no person types, so that scripts notice.
+
+    Raises:
+        EdgeproofError: ``images`` or ``prompt`` cannot be answered about.
+        KeyboardInterrupt: Ctrl-C, unless a person types the turns.
     """
     talk = Conversation(model, overrides, as_json, out)
     talk.add_images(images)
     if prompt is not None:
-        talk.ask(prompt)
+        talk.ask(_text(prompt))
         return ExitCode.OK
-    terminal = lines_in.isatty()
-    failed = 0
-    if terminal:
-        _talk(COMMANDS + "\n")
+    lines = open_lines(lines_in, list(COMMANDS))
+    if lines.typed:
+        console.say(help_text())
+    try:
+        return _turns(talk, lines)
+    finally:
+        lines.close()
+
+
+def help_text() -> str:
+    """The commands, a line each."""
+    return "\n".join(f"{name:<8}{meaning}" for name, meaning in COMMANDS.items())
+
+
+def _turns(talk: Conversation, lines: Lines) -> int:
+    failed = int(ExitCode.OK)
+    talk.stoppable = lines.typed
     while True:
-        if terminal:
-            _talk("> ")
-        line = lines_in.readline()
-        if not line or line.strip() == "/exit":
-            return ExitCode.OK if terminal else failed
+        line: str | None = ""
         try:
-            talk.take(line.rstrip("\r\n"))
+            line = lines.read()
+            if line is None or line.strip() == "/exit":
+                return int(ExitCode.OK) if lines.typed else failed
+            talk.take(line)
         except EdgeproofError as error:
-            _talk(f"error: {error}\n")
+            console.say(message(error))
             failed = int(error.exit_code)
+        except KeyboardInterrupt:
+            if not lines.typed:
+                raise
+            if line:
+                talk.model.reset()
+            console.say("\n(/exit or Ctrl-D leaves)")
 
 
-def _talk(text: str) -> None:
-    sys.stderr.write(text)
-    sys.stderr.flush()
+def _text(prompt: str) -> str:
+    text = console.decoded(prompt, sys.stdin)
+    if text is None:
+        raise UsageError("--prompt is no text", "text in UTF-8", "convert it, e.g. with iconv")
+    return text
 
 
 class Conversation:
-    """Turns and pictures so far; a failed turn leaves them as they were."""
+    """Turns and pictures so far; a failed turn leaves them as they were.
+
+    Attributes:
+        stoppable: Ctrl-C ends an answer early; what was said of it stays in the conversation.
+    """
 
     def __init__(self, model: Model, overrides: Overrides, as_json: bool, out: TextIO) -> None:
         self.model = model
         self.overrides = overrides
         self.as_json = as_json
         self.out = out
+        self.stoppable = False
         self.turns: list[Message] = []
-        self.images: list[str] = []
-        self.waiting: list[str] = []
+        self.images: list[np.ndarray] = []
+        self.waiting: list[np.ndarray] = []
 
     def add_images(self, paths: Sequence[str]) -> None:
-        """Pictures for the next question; each is opened at once, so that a bad one is reported where it was named."""
+        """Pictures for the next question. Each is opened and tried at once, so that one that cannot be read, or that this
+        model does not take in this conversation, is refused where it was named.
+        """
         from runtime_py.preprocess.pictures import open_picture
 
-        for path in paths:
-            open_picture(path)
-        self.waiting += paths
+        opened = [open_picture(path) for path in paths]
+        if opened:
+            self._try([*self.waiting, *opened])
+        self.waiting += opened
 
     def take(self, line: str) -> None:
-        """One line of input: a command or a question; blank lines are passed over."""
+        """One line of input: a command, or a question; blank lines are passed over.
+
+        Raises:
+            UsageError: a command that does not exist, or that lacks its file.
+        """
+        if not line.startswith("/"):
+            if line.strip():
+                self.ask(line.removeprefix(" ") if line.startswith(" /") else line)
+            return
         word, _, rest = line.strip().partition(" ")
         if word == "/image":
-            self.add_images([rest.strip()])
+            if not rest.strip():
+                raise UsageError("/image without a file", "/image FILE", "name a picture")
+            self.add_images([path_of(rest)])
         elif word == "/reset":
             self.turns, self.images, self.waiting = [], [], []
             self.model.reset()
         elif word == "/help":
-            _talk(COMMANDS + "\n")
-        elif word:
-            self.ask(line)
+            console.say(help_text())
+        else:
+            otherwise = "a question that begins with / is typed with a space before it"
+            raise UsageError(f"{word} is no command", ", ".join(COMMANDS), did_you_mean(word, COMMANDS, otherwise))
 
     def ask(self, text: str) -> Answer:
         """Stream one answer to ``out`` and remember the turn."""
         images = [*self.images, *self.waiting]
-        question = Message("user", text, tuple(range(len(self.images), len(images))))
+        turns = [*self.turns, self._question(text, self.waiting)]
         self.waiting = []
-        turns = [*self.turns, question]
-        answer = self.model.chat(turns, images, None if self.as_json else self._show, self.overrides)
+        run = self.model.generate(turns, images, self.overrides)
+        with _stopped_by_interrupt(run.stop) if self.stoppable else nullcontext():
+            for token in run:
+                if token.text and not self.as_json:
+                    self._show(token.text)
+        answer = run.answer
+        assert answer is not None
         self.turns, self.images = [*turns, Message("assistant", answer.text)], images
         if self.as_json:
-            row = {
-                "text": answer.text,
-                "ids": list(answer.ids),
-                "finish": str(answer.finish),
-                "timing": asdict(answer.timing),
-            }
-            self._show(json.dumps(row, ensure_ascii=False))
+            self._show(console.json_text(_row(answer), self.out, indent=None))
         self._show("\n")
         return answer
 
+    def _question(self, text: str, pictures: Sequence[np.ndarray]) -> Message:
+        first = len(self.images)
+        return Message("user", text, tuple(range(first, first + len(pictures))))
+
+    def _try(self, pictures: Sequence[np.ndarray]) -> None:
+        """Make the prompt of a question about these pictures, which refuses what the model does not take."""
+        inputs = self.model.processor.images([*self.images, *pictures])
+        self.model.prompt_layout([*self.turns, self._question("?", pictures)], inputs)
+
     def _show(self, text: str) -> None:
-        self.out.write(text)
+        self.out.write(console.escaped(text) if self.out.isatty() else text)
         self.out.flush()
+
+
+def _row(answer: Answer) -> dict[str, object]:
+    return {"text": answer.text, "ids": list(answer.ids), "finish": str(answer.finish), "timing": asdict(answer.timing)}
+
+
+@contextmanager
+def _stopped_by_interrupt(stop: Callable[[], None]) -> Iterator[None]:
+    """The first Ctrl-C calls ``stop``, which ends the answer at its next token; a second one interrupts at once."""
+
+    def stopping(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, before)
+        stop()
+
+    before = signal.signal(signal.SIGINT, stopping)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -20,6 +20,7 @@ class Finish(StrEnum):
     STOP = "stop"  # a stop token
     LENGTH = "length"  # max_new_tokens
     CONTEXT = "context"  # no cache position left
+    STOPPED = "stopped"  # the caller ended it
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,9 @@ import numpy as np
 
 from runtime_py.errors import PackageError, UsageError
 
+RANDOM_SEED = -1
+"""The seed that stands for none, as in llama.cpp and Ollama."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -23,7 +26,7 @@ class Sampling:
         top_k: keep the k largest logits; 0 for all.
         top_p: keep the most likely tokens that together reach this probability; 1 for all.
         repetition_penalty: divides the positive and multiplies the negative logits of tokens already in the answer.
-        seed: equal seeds give equal answers on one machine; None draws afresh.
+        seed: equal seeds give equal answers on one machine; None and -1 draw afresh.
     """
 
     temperature: float = 0.0
@@ -40,6 +43,10 @@ class Sampling:
                 (self.top_k >= 0, f"top-k {self.top_k}: 0 or more"),
                 (0.0 < self.top_p <= 1.0, f"top-p {self.top_p}: above 0 and at most 1"),
                 (0.0 < self.repetition_penalty < float("inf"), f"repetition penalty {self.repetition_penalty}: above 0"),
+                (
+                    self.seed is None or self.seed >= RANDOM_SEED,
+                    f"seed {self.seed}: 0 or more, or {RANDOM_SEED} to draw one",
+                ),
             )
             if not fits
         ]
@@ -52,7 +59,7 @@ class Sampler:
 
     def __init__(self, sampling: Sampling) -> None:
         self.sampling = sampling
-        self._random = np.random.default_rng(sampling.seed)
+        self._random = np.random.default_rng(None if sampling.seed == RANDOM_SEED else sampling.seed)
 
     def choose(self, logits: np.ndarray, answer: Sequence[int]) -> int:
         """The next token from float (vocabulary,) logits, given the answer's tokens so far.

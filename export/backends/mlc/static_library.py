@@ -1,6 +1,6 @@
 """Join the phone libraries of packages into the archive that an app links: ``libmodel_android.a``.
 
-    python -m export.backends.mlc.static_library PACKAGE [PACKAGE ...] -o libmodel_android.a
+    edgeproof static-library PACKAGE [PACKAGE ...] -o libmodel_android.a
 
 ``mlc_llm package`` does the same from mlc-package-config.json; this is for builds without it. Every library is checked
 for its marker symbol first. For iOS use Xcode's ``libtool -static`` on the unpacked objects: GNU ar does not index Mach-O.
@@ -18,7 +18,12 @@ from pathlib import Path
 
 from export.backends.mlc.objects import check_library, members
 from runtime_py.backends.records import MLC
-from runtime_py.errors import EdgeproofError, MachineError, PackageError
+from runtime_py.command import console, flags
+from runtime_py.command.dispatch import Command, execute
+from runtime_py.command.parser import Parser
+from runtime_py.errors import ExitCode, MachineError, PackageError
+
+ARCHIVE = "libmodel_android.a"
 
 
 def join(packages: list[Path], out: Path) -> Path:
@@ -60,19 +65,30 @@ def join(packages: list[Path], out: Path) -> Path:
     return waiting.replace(out)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m export.backends.mlc.static_library")
-    parser.add_argument("packages", nargs="+", type=Path)
-    parser.add_argument("-o", "--out", type=Path, default=Path("libmodel_android.a"))
-    options = parser.parse_args()
-    try:
-        join(options.packages, options.out)
-    except EdgeproofError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
-    sys.stdout.write(f"{options.out}\n")
-    return 0
+def parser(prog: str) -> Parser:
+    """The flags."""
+    made = Parser(prog, "Join the phone libraries of packages into the archive that an app links.")
+    made.add_argument("packages", nargs="+", type=Path, metavar="PACKAGE", help="folders that export wrote for android")
+    made.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", default=Path(ARCHIVE), help=f"the archive; default {ARCHIVE}"
+    )
+    flags.json_result(made)
+    flags.talk(made)
+    made.rename("--out", "--output")
+    return made
+
+
+def _run(options: argparse.Namespace) -> int:
+    join(options.packages, options.output)
+    if options.json:
+        console.out_json({"archive": str(options.output), "bytes": options.output.stat().st_size})
+    else:
+        console.out(str(options.output))
+    return ExitCode.OK
+
+
+COMMAND = Command(parser, _run)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(execute(COMMAND, "python -m export.backends.mlc.static_library"))

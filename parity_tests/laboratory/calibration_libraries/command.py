@@ -19,7 +19,10 @@ from calibrate.blockwise import Scales
 from calibrate.methods import METHODS, method_named
 from calibrate.statistics.moments import output_error
 from parity_tests.laboratory.calibration_libraries.problem import Captured, Library, captured
-from runtime_py.errors import EdgeproofError, ExitCode, MachineError
+from runtime_py.command import flags
+from runtime_py.command.dispatch import Command, execute
+from runtime_py.command.parser import Parser
+from runtime_py.errors import ExitCode, MachineError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,32 +39,39 @@ OURS = tuple(name for name in METHODS if not isinstance(method_named(name), Scal
 """Methods that scale columns change the layer before as well, so that one layer alone says nothing of them."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a Markdown table: error over output power in thousandths, and processor seconds."""
+def parser(prog: str) -> Parser:
+    """The flags."""
+    made = Parser(prog, "Print a Markdown table: error over output power in thousandths, and processor seconds.")
+    made.add_argument("library", choices=sorted(LIBRARIES))
+    made.add_argument("--model", required=True)
+    made.add_argument("--weights", default="demo")
+    made.add_argument("--block-size", type=int, default=32)
+    made.add_argument("--samples", type=int, default=24)
+    flags.seed(made, "of the samples")
+    made.add_argument("--layers", default="", metavar="PART,PART", help="only layers whose names hold one of these")
+    flags.talk(made)
+    return made
+
+
+def _run(given: argparse.Namespace) -> int:
     import torch
 
-    parser = argparse.ArgumentParser(
-        prog="python -m parity_tests.laboratory.calibration_libraries", description=main.__doc__
-    )
-    parser.add_argument("library", choices=sorted(LIBRARIES))
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--weights", default="demo")
-    parser.add_argument("--block-size", type=int, default=32)
-    parser.add_argument("--samples", type=int, default=24)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--layers", default="", metavar="PART,PART", help="only layers whose names hold one of these")
-    given = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    try:
-        library = library_named(given.library)
-        version = importlib.metadata.version(library.DISTRIBUTION)
-        layers = tuple(part for part in given.layers.split(",") if part)
-        found = captured(given.model, given.weights, given.block_size, given.samples, given.seed, layers)
-        _table(f"{library.DISTRIBUTION} {version}", library, found)
-    except EdgeproofError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
+    library = library_named(given.library)
+    version = importlib.metadata.version(library.DISTRIBUTION)
+    layers = tuple(part for part in given.layers.split(",") if part)
+    seed = flags.seed_number(given.seed)
+    found = captured(given.model, given.weights, given.block_size, given.samples, seed, layers)
+    _table(f"{library.DISTRIBUTION} {version}", library, found)
     return ExitCode.OK
+
+
+COMMAND = Command(parser, _run)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    return execute(COMMAND, "python -m parity_tests.laboratory.calibration_libraries", arguments)
 
 
 def library_named(name: str) -> Library:

@@ -11,29 +11,39 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from calibrate.command.cli import Parser, out
 from calibrate.evaluation.compare_table import from_json, wide_table
 from parity_tests.laboratory.calibration_tables.counts import Comparison, counts_table
+from runtime_py.command import console, flags
+from runtime_py.command.dispatch import Command, execute
+from runtime_py.command.parser import Parser
 from runtime_py.errors import ExitCode, UsageError
 
 
-def parser() -> argparse.ArgumentParser:
-    made = Parser(prog="python -m parity_tests.laboratory.calibration_tables", description=__doc__, allow_abbrev=False)
-    made.add_argument("files", nargs="+", type=Path, metavar="FILE", help="output of python -m calibrate compare --json")
+def parser(prog: str) -> Parser:
+    """The flags."""
+    made = Parser(prog, "What many runs of the verb compare measured: each model's table, and the methods counted over all.")
+    made.add_argument("files", nargs="+", type=Path, metavar="FILE", help="output of edgeproof calibrate compare --json")
     made.add_argument("--counts-only", action="store_true", help="leave the table of each model out")
+    flags.talk(made)
     return made
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Returns the exit code."""
-    given = parser().parse_args(arguments)
+def _run(given: argparse.Namespace) -> int:
     found = joined([read(path) for path in given.files])
     if not given.counts_only:
         for one in found:
             outliers = f", outlier channels {one.outliers:g} times larger" if one.outliers else ""
-            out(f"{one.model} ({one.pictures} pictures{outliers})\n\n{wide_table(one.rows)}\n")
-    out(counts_table(found))
+            console.out(f"{one.model} ({one.pictures} pictures{outliers})\n\n{wide_table(one.rows)}\n")
+    console.out(counts_table(found))
     return ExitCode.OK
+
+
+COMMAND = Command(parser, _run)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    return execute(COMMAND, "python -m parity_tests.laboratory.calibration_tables", arguments)
 
 
 def joined(found: Sequence[Comparison]) -> list[Comparison]:

@@ -29,6 +29,9 @@ from export.demo.recipes.base import Recipe
 from export.demo.reference import recipe_of
 from parity_tests.laboratory.demo_training.plan import Plan
 from parity_tests.laboratory.demo_training.trainer import Trainer
+from runtime_py.command import flags
+from runtime_py.command.dispatch import Command, execute
+from runtime_py.command.parser import Parser
 from runtime_py.errors import UsageError
 
 log = logging.getLogger("parity_tests.laboratory.demo_training.train")
@@ -79,23 +82,25 @@ def _report(trainer: Trainer, cases: list[Case]) -> None:
     log.info("step %d held out, %s", trainer.done, "; ".join(parts))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line of the trainer."""
-    parser = argparse.ArgumentParser(
-        prog="python -m parity_tests.laboratory.demo_training.train", description="Train a demo checkpoint."
-    )
-    parser.add_argument("--model", default="minicpm-v", help="family name (default minicpm-v)")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="checkpoint folder to write")
-    parser.add_argument("--seeing", type=int, help=f"steps of seeing alone (default: the recipe's, else {Plan.seeing})")
-    parser.add_argument("--answering", type=int, help=f"steps after that (default: the recipe's, else {Plan.answering})")
-    parser.add_argument("--seed", type=int, default=1, help="seed of everything (default 1)")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads (default 1)")
-    parser.add_argument("--state", type=Path, help="file to keep the run's state in, and to go on from")
-    parser.add_argument("--report-every", type=int, default=150, help="steps between accuracy reports (default 150)")
-    options = parser.parse_args(arguments)
+def parser(prog: str) -> Parser:
+    """The flags."""
+    made = Parser(prog, "Train a demo checkpoint.")
+    made.add_argument("--model", default="minicpm-v", help="family name (default minicpm-v)")
+    made.add_argument("-o", "--output", type=Path, required=True, help="checkpoint folder to write")
+    made.add_argument("--seeing", type=int, help=f"steps of seeing alone (default: the recipe's, else {Plan.seeing})")
+    made.add_argument("--answering", type=int, help=f"steps after that (default: the recipe's, else {Plan.answering})")
+    flags.seed(made, "of everything", default=1)
+    made.add_argument("--threads", type=int, default=1, help="torch threads (default 1)")
+    made.add_argument("--state", type=Path, help="file to keep the run's state in, and to go on from")
+    made.add_argument("--report-every", type=int, default=150, help="steps between accuracy reports (default 150)")
+    flags.talk(made)
+    return made
+
+
+def _run(options: argparse.Namespace) -> int:
+    options.seed = flags.seed_number(options.seed)
     if options.seed in (HELD_OUT_SEED, HELD_OUT_SEED + 1):
         raise UsageError(f"seed {options.seed} draws the held-out pictures", "any other seed", "choose another --seed")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     torch.set_num_threads(options.threads)
     torch.use_deterministic_algorithms(True)
     recipe = recipe_of(options.model)
@@ -103,6 +108,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plan = replace(Plan(seed=options.seed), **{**recipe.plan, **asked})
     train(recipe, plan, options.output, options.state, options.report_every)
     return 0
+
+
+COMMAND = Command(parser, _run)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    return execute(COMMAND, "python -m parity_tests.laboratory.demo_training.train", arguments)
 
 
 if __name__ == "__main__":

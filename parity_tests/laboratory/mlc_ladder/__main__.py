@@ -6,38 +6,47 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from parity_tests.laboratory.mlc_ladder import environment
 from parity_tests.laboratory.mlc_ladder.results import CannotRun, RungResult, Status
 from parity_tests.laboratory.mlc_ladder.rungs import DEMO, RUNGS, Ladder
-from runtime_py.errors import EdgeproofError, ExitCode
+from runtime_py.command import console, flags
+from runtime_py.command.dispatch import Command, execute
+from runtime_py.command.parser import Parser
+from runtime_py.errors import EdgeproofError, ExitCode, UsageError
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Exit 0 when every rung asked for passed, 5 when one failed, 7 when one could not run."""
-    parser = argparse.ArgumentParser(
-        prog="python -m parity_tests.laboratory.mlc_ladder", description="Prove an Android library without a phone."
+def parser(prog: str) -> Parser:
+    """The flags."""
+    made = Parser(
+        prog,
+        "Prove an Android library without a phone.",
+        "exit code 0 when every rung asked for passed, 5 when one failed, 7 when one could not run",
     )
-    parser.add_argument("--package", type=Path, help="take the phone library from this package (clang, structure)")
-    parser.add_argument("--checkpoint", type=Path, default=DEMO, help="checkpoint the rungs run (the demo)")
-    parser.add_argument("--rungs", default=",".join(RUNGS), help="comma-separated, of: " + ", ".join(RUNGS))
-    parser.add_argument("--install", action="store_true", help="install what the rungs need first (Debian, as root)")
-    parser.add_argument("--json", type=Path, help="write the results here")
-    options = parser.parse_args(arguments)
+    flags.package(made, required=False, what="take the phone library from this package (clang, structure)")
+    made.add_argument("--checkpoint", type=Path, default=DEMO, metavar="DIR", help="checkpoint the rungs run (the demo)")
+    made.add_argument("--rungs", default=",".join(RUNGS), metavar="LIST", help="comma-separated, of: " + ", ".join(RUNGS))
+    made.add_argument("--install", action="store_true", help="install what the rungs need first (Debian, as root)")
+    flags.json_file(made, "write the results here")
+    flags.talk(made)
+    return made
+
+
+def _run(options: argparse.Namespace) -> int:
     names = options.rungs.split(",")
     unknown = sorted(set(names) - set(RUNGS))
     if unknown:
-        parser.error(f"no rung is named {', '.join(unknown)}")
+        raise UsageError(f"no rung is named {', '.join(unknown)}", ", ".join(RUNGS), "correct --rungs")
     if options.install:
-        environment.install(
-            lambda text: print(text, file=sys.stderr)  # noqa: T201
-        )
+        environment.install(console.say)
     with tempfile.TemporaryDirectory(prefix="mlc-ladder-") as scratch:
         ladder = Ladder(options.checkpoint.resolve(), options.package, Path(scratch))
         results = [climb(ladder, name) for name in RUNGS if name in names]
-    if options.json:
-        options.json.write_text(json.dumps([result.to_json() for result in results], indent=2) + "\n", encoding="utf-8")
+    if options.json_file:
+        rows = json.dumps([result.to_json() for result in results], indent=2)
+        options.json_file.write_text(rows + "\n", encoding="utf-8")
     return exit_code(results)
 
 
@@ -49,7 +58,7 @@ def climb(ladder: Ladder, name: str) -> RungResult:
         result = RungResult(name, Status.NOT_RUN, str(reason))
     except EdgeproofError as error:
         result = RungResult(name, Status.FAIL, str(error))
-    print(f"{result.rung:10} {result.status:8} {result.detail}", flush=True)  # noqa: T201
+    console.out(f"{result.rung:10} {result.status:8} {result.detail}")
     return result
 
 
@@ -58,6 +67,14 @@ def exit_code(results: list[RungResult]) -> int:
     if Status.FAIL in statuses:
         return ExitCode.PARITY_FAILED
     return ExitCode.ENVIRONMENT if Status.NOT_RUN in statuses else ExitCode.OK
+
+
+COMMAND = Command(parser, _run)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    return execute(COMMAND, "python -m parity_tests.laboratory.mlc_ladder", arguments)
 
 
 if __name__ == "__main__":

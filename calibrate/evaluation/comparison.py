@@ -1,0 +1,245 @@
+"""Every method on every grid, measured on a demo checkpoint's own questions: the rows of one comparison.
+
+For each grid: plain rounding first, then each method, on the backend that the target runs by default. A method is calibrated
+into a scratch folder and read back from there, as an export reads it.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from calibrate.evaluation.compare_table import GENERAL, PLAIN, TEXT, Row
+from calibrate.methods import METHODS
+from calibrate.request import TUNE_STEPS, CalibrationRequest
+from runtime_py.errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from calibrate.evaluation.evaluate import DemoEvaluation
+    from calibrate.evaluation.score import Evaluation
+    from calibrate.run import CalibrationPlan
+    from export.checkpoint.opened import OpenedCheckpoint
+    from export.quantisation.codes import CodeSource, WeightProvider
+
+log = logging.getLogger("edgeproof")
+
+MIXED = "mixed"
+"""GPTQ after a search for mixed bits."""
+
+VARIANTS: Mapping[str, Mapping[str, Any]] = {
+    "": {},
+    "text": {"text_only": True},
+    "general": {"sample_set": "general"},
+    "tuned": {"tune_scales": TUNE_STEPS},
+}
+"""What may follow a method's name, and what it changes of the request."""
+
+SEARCH_PICTURES = 24
+"""Of the search for mixed bits; none of them is asked about in the comparison."""
+
+
+@dataclass(frozen=True)
+class GridSetting:
+    """A target and how its int4 layers are stored; written ``cpu``, ``cpu:128`` or ``cpu:32:asymmetric``."""
+
+    target: str
+    block_size: int | None = None
+    asymmetric: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> GridSetting:
+        """A setting from its written form.
+
+        Raises:
+            UsageError: another form.
+        """
+        target, block, kind, *more = [*text.split(":"), "", ""]
+        if (block and not block.isdigit()) or kind not in {"", "asymmetric"} or any(more):
+            raise UsageError(f"--on {text}", "a target, target:block size or target:block size:asymmetric", "e.g. cpu:32")
+        return cls(target, int(block) if block else None, kind == "asymmetric")
+
+    def __str__(self) -> str:
+        parts = [self.target, "" if self.block_size is None else str(self.block_size), "asymmetric" * self.asymmetric]
+        return ":".join(parts).rstrip(":")
+
+
+DEFAULT_SETTINGS = tuple(GridSetting.parse(text) for text in ("cpu:32", "cpu:128", "desktop-gpu:128", "android"))
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A method and what is different about its calibration, of `VARIANTS`; written ``gptq`` or ``gptq:text``."""
+
+    method: str
+    variant: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Contestant:
+        """A contestant from its written form.
+
+        Raises:
+            UsageError: no such method or variant.
+        """
+        method, _, variant = text.partition(":")
+        known = [*METHODS, MIXED]
+        if method not in known or variant not in VARIANTS:
+            expected = f"of {', '.join(known)}, or one:text, one:general, one:tuned"
+            raise UsageError(f"--methods {text}", expected, did_you_mean(method, known, "correct the name"))
+        return cls(method, variant)
+
+    def request(self, base: CalibrationRequest) -> CalibrationRequest:
+        return replace(base, method="gptq" if self.method == MIXED else self.method, **VARIANTS[self.variant])
+
+
+@dataclass(frozen=True)
+class ComparisonRequest:
+    """What is compared.
+
+    Attributes:
+        base: the model and the samples; its target, method and output are replaced.
+        mixed_share: how many more bytes mixed bits may take, as a share of those of plain rounding.
+        pictures: held-out pictures that are asked about.
+        held_out: pictures of a check that sends blocks back to rounding, for a further row; 0 for none.
+        outliers: how many times larger some channels are made (calibrate.evaluation.outliers); 0 leaves the model as it is.
+
+    Raises:
+        UsageError: on construction, for a size of outliers that changes nothing.
+    """
+
+    base: CalibrationRequest
+    settings: Sequence[GridSetting]
+    contestants: Sequence[Contestant]
+    mixed_share: float
+    pictures: int
+    held_out: int
+    outliers: float
+
+    def __post_init__(self) -> None:
+        if self.outliers and self.outliers <= 1:
+            expected = "a number above 1, e.g. 16"
+            raise UsageError(f"--outliers {self.outliers:g}", expected, "correct the number or leave it out")
+
+
+def compare(request: ComparisonRequest) -> Iterator[Row]:
+    """Rows as they are measured: full precision, halves, then grid by grid.
+
+    Raises:
+        UsageError: the checkpoint was not trained on the demo's task, or a grid that the target does not have.
+    """
+    from calibrate.evaluation.evaluate import DemoEvaluation
+    from calibrate.evaluation.outliers import with_outliers
+    from calibrate.evaluation.score import HalfWeights
+    from calibrate.run import plan
+
+    checkpoint = plan(_on(request.base, request.settings[0])).checkpoint
+    if request.outliers:
+        checkpoint = with_outliers(checkpoint, request.outliers)
+    evaluation = DemoEvaluation(checkpoint, request.pictures)
+    yield Row("", "fp32", "", evaluation.score(evaluation.weights), 0.0)
+    yield Row("", "fp16", "", evaluation.score(HalfWeights(evaluation.weights)), 0.0)
+    for setting in request.settings:
+        yield from _OneGrid(setting, request, checkpoint, evaluation).rows()
+
+
+def _on(base: CalibrationRequest, setting: GridSetting) -> CalibrationRequest:
+    return replace(base, target=setting.target, block_size=setting.block_size, asymmetric=setting.asymmetric)
+
+
+class _OneGrid:
+    """One setting, on the backend that its target runs by default."""
+
+    def __init__(
+        self, setting: GridSetting, request: ComparisonRequest, checkpoint: OpenedCheckpoint, evaluation: DemoEvaluation
+    ) -> None:
+        from calibrate.run import plan
+
+        asked = _on(request.base, setting)
+        self.backend = asked.export().target_record().runs.name
+        self.base = replace(asked, backend=self.backend)
+        self.request, self.checkpoint, self.evaluation = request, checkpoint, evaluation
+        self.planned = plan(self.base, checkpoint)
+        self.name = f"{setting} ({self.planned.assignments[self.backend][self._wanted[0]].grid})"
+
+    @property
+    def _wanted(self) -> Sequence[str]:
+        return self.planned.wanted[self.backend]
+
+    def rows(self) -> Iterator[Row]:
+        from export.quantisation.codes import RoundToNearest
+        from export.quantisation.grids import GRIDS
+
+        weights = self.evaluation.weights
+        plain = RoundToNearest(weights, self.planned.assignments[self.backend], GRIDS)
+        score = self.evaluation.score(self._read_back(weights, plain, self.planned))
+        yield Row(self.name, PLAIN, "", score, 0.0, self._bytes(self.planned))
+        for contestant in self.request.contestants:
+            with tempfile.TemporaryDirectory() as scratch:
+                yield from self._rows_of(contestant, Path(scratch))
+
+    def _rows_of(self, contestant: Contestant, scratch: Path) -> Iterator[Row]:
+        """The method as it is; after that what the check makes of it, where that differs."""
+        asked = contestant.request(self.base)
+        if contestant.method == MIXED:
+            asked = replace(asked, choice=self._choice(scratch / "choice.json"))
+        if not self.request.held_out:
+            yield self._row(contestant, asked, scratch / "codes")
+            return
+        checked = self._row(contestant, replace(asked, held_out=self.request.held_out), scratch / "checked")
+        if not checked.rounded_blocks:
+            yield checked
+            return
+        yield self._row(contestant, asked, scratch / "codes")
+        yield replace(checked, method=f"{contestant.method}, checked")
+
+    def _row(self, contestant: Contestant, asked: CalibrationRequest, folder: Path) -> Row:
+        """Calibrate into ``folder``, read the codes back and score them."""
+        from calibrate.run import calibrate, plan
+        from export.quantisation.stored import StoredCodes
+
+        began = time.perf_counter()
+        asked = replace(asked, output=folder)
+        calibrate(asked, self.checkpoint)
+        seconds = time.perf_counter() - began
+        planned = plan(asked, self.checkpoint)
+        stored = StoredCodes(folder, self.backend, self.evaluation.weights, planned.assignments[self.backend])
+        score = self.evaluation.score(self._read_back(stored.weights, stored, planned))
+        blocks = tuple(stored.summary().get("held_out", {}).get("rounded_blocks", ()))
+        samples = TEXT if asked.text_only else GENERAL if asked.sample_set == "general" else "pictures and text"
+        method = contestant.method + (", scales tuned" if asked.tune_scales else "")
+        return Row(self.name, method, samples, score, seconds, self._bytes(planned), blocks)
+
+    def _choice(self, path: Path) -> Path:
+        """A choice of bits within the share of more bytes, from pictures that the comparison does not ask about."""
+        from calibrate.evaluation.evaluate import SEARCHED, DemoEvaluation
+        from calibrate.search import Search, write_choice
+        from export.backends.registry import backend_named
+        from export.quantisation.choice import KIND, SCHEMA
+        from export.quantisation.codes import RoundToNearest
+        from export.quantisation.grids import GRIDS
+
+        judge: Evaluation = DemoEvaluation(self.checkpoint, SEARCH_PICTURES, SEARCHED)
+        assignments = self.planned.assignments[self.backend]
+        codes = RoundToNearest(judge.weights, assignments, GRIDS)
+        wider = backend_named(self.backend).wider
+        search = Search(judge, judge.weights, codes, assignments, self._wanted, wider, {}, save=lambda: None)
+        forms = search.within(int(self.request.mixed_share * self._bytes(self.planned)))
+        log.info("%s: %s", self.name, forms)
+        write_choice(path, {"kind": KIND, "schema": SCHEMA, "backends": {self.backend: forms}})
+        return path
+
+    def _bytes(self, planned: CalibrationPlan) -> int:
+        """Stored bytes of the layers that the plan without a choice keeps in four bits."""
+        from calibrate.search import stored_bytes
+
+        return sum(stored_bytes(planned.assignments[self.backend][layer]) for layer in self._wanted)
+
+    def _read_back(self, weights: WeightProvider, codes: CodeSource, planned: CalibrationPlan) -> WeightProvider:
+        from export.quantisation.codes import DequantisedWeights
+        from export.quantisation.grids import GRIDS
+
+        return DequantisedWeights(weights, codes, planned.assignments[self.backend], GRIDS)

@@ -1,3 +1,0 @@
-"""The version of edgeproof; pyproject.toml reads it from here."""
-
-VERSION = "0.1.0"

@@ -1,0 +1,247 @@
+"""Conversations: what a person may type, what is said at once, and what Ctrl-C stops."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from runtime_py.command.chat import Conversation, converse
+from runtime_py.command.terminal import Piped, path_of, paths_from
+from runtime_py.conftest import AttentionBackend, minicpm_settings
+from runtime_py.errors import EdgeproofError, ImageError, UsageError
+from runtime_py.generation.generate import Overrides
+from runtime_py.generation.session import Limits
+from runtime_py.model import Model
+from runtime_py.package import Package
+from runtime_py.preprocess.minicpm_v import Processor
+from runtime_py.tokenizer import Tokenizer
+
+LONG = Overrides(max_new_tokens=60, temperature=0.0, stop_ids=())
+
+
+@pytest.fixture
+def model(tmp_path: Path, words: Tokenizer) -> Model:
+    generation = {"stop_ids": [2], "temperature": 0.0, "top_p": 0.8, "top_k": 9, "repetition_penalty": 1.0}
+    found = Package(
+        folder=tmp_path, manifest={}, family="minicpm-v", variant="1.0", target="cpu", precision="fp32",
+        runtime_backend="ort", processor="minicpm_v", runtime=minicpm_settings(),
+        generation={**generation, "max_new_tokens": 12}, limits=Limits(160, 7), contracts={}, files=(),
+    )  # fmt: skip
+    return Model(found, AttentionBackend(len(words.pieces)), Processor(minicpm_settings(), words), words)
+
+
+@pytest.fixture
+def photo(tmp_path: Path, picture: np.ndarray) -> Path:
+    path = tmp_path / "a picture.png"
+    Image.fromarray(picture).save(path)
+    return path
+
+
+class Interrupting(io.StringIO):
+    """An output at which somebody presses Ctrl-C when the first text of an answer appears."""
+
+    def __init__(self, times: int = 1) -> None:
+        super().__init__()
+        self.left = times
+
+    def write(self, text: str) -> int:
+        while self.left and text.strip():
+            self.left -= 1
+            signal.raise_signal(signal.SIGINT)
+        return super().write(text)
+
+
+def talk(model: Model, out: io.StringIO, as_json: bool = False) -> Conversation:
+    made = Conversation(model, LONG, as_json, out)
+    made.stoppable = True
+    return made
+
+
+def test_an_interrupt_stops_the_answer_and_keeps_what_was_said(model: Model) -> None:
+    out = Interrupting()
+    conversation = talk(model, out)
+    answer = conversation.ask("What colour?")
+    assert str(answer.finish) == "stopped" and 1 <= len(answer.ids) < 60
+    assert conversation.turns[-1].role == "assistant" and conversation.turns[-1].text == answer.text
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    again = conversation.ask("How many?")
+    assert str(again.finish) == "length"
+    assert again.timing.kept_tokens >= answer.timing.prompt_tokens, "the cache was kept"
+    fresh = Model(model.package, AttentionBackend(len(model.tokenizer.pieces)), model.processor, model.tokenizer)
+    assert fresh.chat(conversation.turns[:-1], overrides=LONG).ids == again.ids, "the cache was left whole"
+
+
+def test_a_second_interrupt_ends_the_answer_at_once(model: Model) -> None:
+    conversation = talk(model, Interrupting(times=2))
+    with pytest.raises(KeyboardInterrupt):
+        conversation.ask("What colour?")
+    assert conversation.turns == []
+
+
+def test_an_interrupt_ends_a_single_question(model: Model) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        converse(model, [], "What colour?", LONG, False, io.StringIO(), Interrupting())
+
+
+def test_a_stopped_answer_says_so_in_json(model: Model) -> None:
+    stream = model.generate("What colour?", overrides=LONG)
+    first = next(iter(stream))
+    stream.stop()
+    assert [token.id for token in stream] == []
+    assert stream.answer is not None and stream.answer.ids == (first.id,) and stream.answer.finish == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("/imag a.png", "did you mean /image"),
+        ("/?", "/? is no command"),
+        ("/image", "/image without a file"),
+        ("/image  ", "/image without a file"),
+        ("/home/me/a.png what is it", "with a space before it"),
+    ],
+)
+def test_commands_that_are_none_are_said(model: Model, line: str, said: str) -> None:
+    conversation = talk(model, io.StringIO())
+    with pytest.raises(UsageError) as told:
+        conversation.take(line)
+    assert said in str(told.value)
+    assert conversation.turns == []
+
+
+def test_a_space_makes_a_question_of_a_command(model: Model) -> None:
+    conversation = talk(model, io.StringIO())
+    conversation.take(" /image is what?")
+    assert conversation.turns[0].text == "/image is what?"
+
+
+def test_pictures_are_read_when_they_are_named(model: Model, photo: Path, tmp_path: Path) -> None:
+    conversation = talk(model, io.StringIO())
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    for name in ("none.png", "bad.png", "."):
+        with pytest.raises(ImageError):
+            conversation.take(f"/image {tmp_path / name}")
+    assert conversation.waiting == []
+    conversation.take(f"/image '{photo}'")
+    photo.unlink()
+    conversation.take("What colour?")
+    conversation.take("How many?")
+    assert [turn.images for turn in conversation.turns if turn.role == "user"] == [(0,), ()]
+
+
+def test_a_picture_that_the_model_does_not_take_now_is_refused_when_it_is_named(model: Model, photo: Path) -> None:
+    """MiniCPM-V takes one picture, with the first question."""
+    conversation = talk(model, io.StringIO())
+    conversation.take(f"/image {photo}")
+    with pytest.raises(UsageError):
+        conversation.take(f"/image {photo}")
+    assert len(conversation.waiting) == 1
+    conversation.take("What colour?")
+    with pytest.raises(UsageError):
+        conversation.take(f"/image {photo}")
+    conversation.take("/reset")
+    conversation.take(f"/image {photo}")
+
+
+def test_a_pipe_goes_on_after_a_failed_turn_and_ends_with_its_code(model: Model, capsys: pytest.CaptureFixture[str]) -> None:
+    out = io.StringIO()
+    lines = io.StringIO("What colour?\n/nothing\nHow many?\n")
+    assert converse(model, [], None, Overrides(), True, lines, out) == 2
+    assert len([json.loads(line) for line in out.getvalue().splitlines()]) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: /nothing is no command\n  expected: ") and "\n  next: " in printed
+
+
+def test_a_line_in_another_encoding_is_said_and_the_next_one_read() -> None:
+    stream = io.TextIOWrapper(io.BytesIO("é\n".encode("latin-1") + "图\n".encode()), "ascii", errors="surrogateescape")
+    lines = Piped(stream)
+    with pytest.raises(UsageError, match="line 1 of the input is no text"):
+        lines.read()
+    assert lines.read() == "图"
+    assert lines.read() is None
+
+
+def test_paths_as_terminals_and_people_write_them(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(photo.parent))
+    escaped = str(photo).replace(" ", "\\ ")
+    for text in (str(photo), f'"{photo}"', f"'{photo}' ", escaped, "~/a picture.png"):
+        assert path_of(text) == str(photo)
+    assert path_of("it's") == "it's"
+    assert str(photo) in paths_from(str(photo.parent / "a p"))
+    assert paths_from("/nowhere/at/all") == []
+
+
+def test_a_prompt_that_is_no_text_is_refused(model: Model) -> None:
+    with pytest.raises(EdgeproofError, match="--prompt is no text"):
+        converse(model, [], "\udcff", Overrides(), False, io.StringIO(), io.StringIO())
+
+
+TYPING = """
+import fcntl, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C reaches this process
+from runtime_py.command.terminal import open_lines
+lines = open_lines(sys.stdin, ["/image", "/exit"])
+while True:
+    try:
+        line = lines.read()
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+        continue
+    print(f"read {line!r}", flush=True)
+    if line in (None, "/exit"):
+        break
+lines.close()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are of Unix")
+def test_lines_are_edited_completed_and_remembered(tmp_path: Path) -> None:
+    """Through a real pseudo-terminal: arrow keys, Tab, Ctrl-C, and the history of an earlier run."""
+    history = tmp_path / "edgeproof" / "chat_history"
+    first = session(tmp_path, [b"whaat?\x1b[D\x1b[D\x1b[D\x7f\r", b"/im\tx\r", b"half\x03", b"/exit\r"])
+    assert "read 'what?'" in first and "read '/image x'" in first and "interrupted" in first
+    assert "what?" in history.read_text() and history.stat().st_mode & 0o077 == 0
+    assert "read 'what?'" in session(tmp_path, [b"\x1b[A\x1b[A\x1b[A\r", b"\x04"])
+
+
+def session(state: Path, keys: list[bytes]) -> str:
+    """What a program that reads lines prints while somebody types ``keys``, one piece after each prompt."""
+    leader, follower = pty.openpty()
+    environment = {**os.environ, "XDG_STATE_HOME": str(state), "TERM": "xterm", "INPUTRC": "/dev/null"}
+    command = [sys.executable, "-c", TYPING]
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(
+        command, stdin=follower, stdout=follower, stderr=follower, env=environment, cwd=root, start_new_session=True
+    ) as running:
+        os.close(follower)
+        seen, prompts = b"", 0
+        with contextlib.suppress(OSError):  # Linux says so when the other side is closed
+            for piece in keys:
+                prompts += 1
+                while seen.count(b"> ") < prompts:
+                    seen += arrived(leader)
+                os.write(leader, piece)
+            while chunk := arrived(leader):
+                seen += chunk
+        assert running.wait(10) == 0, seen.decode(errors="replace")
+    os.close(leader)
+    return seen.decode(errors="replace")
+
+
+def arrived(terminal: int) -> bytes:
+    """What comes within half a minute."""
+    ready, _, _ = select.select([terminal], [], [], 30)
+    assert ready, "nothing came"
+    return os.read(terminal, 4096)

@@ -1,0 +1,75 @@
+"""Flags that are spelt alike and mean the same in every program."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+from runtime_py.errors import UsageError
+
+RANDOM_SEED = -1
+SEEDS = 2**32
+"""Seeds are whole numbers below this one; `RANDOM_SEED` stands for one drawn afresh."""
+
+log = logging.getLogger("edgeproof")
+
+Group = argparse._ActionsContainer
+"""A parser, or a group of one."""
+
+
+def talk(made: Group) -> None:
+    """How much is said on stderr."""
+    made.add_argument("-v", "--verbose", action="count", default=0, help="say more; -vv shows tracebacks")
+    made.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
+
+
+def json_result(made: Group, what: str = "the result as JSON on stdout") -> None:
+    made.add_argument("--json", action="store_true", help=what)
+
+
+def json_file(made: Group, what: str = "write the same JSON here") -> None:
+    made.add_argument("--json-file", type=Path, metavar="FILE", help=what)
+
+
+def package(made: Group, required: bool = True, what: str = "folder that export wrote") -> None:
+    made.add_argument("-p", "--package", required=required, type=Path, metavar="DIR", help=what)
+
+
+def seed(made: Group, what: str, default: int | None = 0) -> None:
+    """``--seed``: `seed_number` turns what was given into the seed."""
+    shown = "" if default is None else f"; default {default}"
+    made.add_argument("--seed", type=int, default=default, metavar="N", help=f"{what}; -1 draws one{shown}")
+
+
+def seed_number(given: int) -> int:
+    """The seed that a ``--seed`` means; a drawn one is told, so that the run can be repeated.
+
+    Raises:
+        UsageError: below -1, or too large.
+    """
+    if given == RANDOM_SEED:
+        given = secrets.randbelow(SEEDS)
+        log.warning("--seed %d was drawn", given)
+    if not 0 <= given < SEEDS:
+        raise UsageError(
+            f"--seed {given}", f"a whole number from 0 to {SEEDS - 1}, or -1 to draw one", "choose another seed"
+        )
+    return given
+
+
+def whole_number(least: int) -> Callable[[str], int]:
+    """An argument type: whole numbers from ``least`` on."""
+
+    def number(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{text} is no whole number of at least {least}")
+        return value
+
+    return number

@@ -1,0 +1,3 @@
+"""The version of edgeproof."""
+
+VERSION = "0.1.0"
