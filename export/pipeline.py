@@ -39,6 +39,8 @@ from export.package.selftest import write_answer, write_question
 from export.package.source_hashes import SourceHashes, stamp
 from export.plan.machine import tool_versions
 from export.plan.plan import Plan, make_plan
+from export.prompts.chat_template import write_chat_template
+from export.prompts.declared import declared_prompt
 from export.quantisation.stored import StoredCodes
 from export.request import ExportRequest
 from export.source.side_files import Purpose, named, require_vocabulary
@@ -178,7 +180,6 @@ def _builds(
             folder=folder,
             progress=progress,
             processor=processor,
-            conversation=checkpoint.family.phone_conversation(checkpoint.spec),
         )
         for name, part in planned.parts.items()
     }
@@ -192,7 +193,7 @@ def _target_files(backend: str, build: Build) -> list[Step]:
 
 def _steps(checkpoint: OpenedCheckpoint, planned: Plan, builds: dict[str, Build], folder: Path) -> list[Step]:
     """All work in order; step names are unique."""
-    source = checkpoint.folder
+    source, prompt = checkpoint.folder, declared_prompt(checkpoint.spec)
     assert source is not None
     steps = [
         Step(step.name if step.name.startswith(name) else f"{name} {step.name}", step.run)
@@ -200,6 +201,7 @@ def _steps(checkpoint: OpenedCheckpoint, planned: Plan, builds: dict[str, Build]
         for step in (*planned.parts[name].backend.steps(build), *_target_files(name, build))
     ]
     steps.append(Step("side files", lambda: copy_side_files(checkpoint.side_files, source, folder)))
+    steps.append(Step("chat template", lambda: write_chat_template(prompt, folder)))
     steps.append(Step("self-test sample", lambda: write_question(folder)))
     return steps
 

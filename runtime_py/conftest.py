@@ -4,17 +4,19 @@ reordered cache entry shows. Tests of the pipeline run it; the graph backends ha
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from export.families.minicpm_v.prompt import prompt
 from runtime_py import tokenizer
 from runtime_py.backends.base import Arrays
 from runtime_py.contracts import CONNECTOR, EMBED, VISION
 from runtime_py.preprocess.minicpm_v import Processor
+from runtime_py.prompt.format import PromptFormat
 
 HIDDEN, VISION_WIDTH, QUERIES = 24, 12, 4
 VOCABULARY = 300
@@ -83,19 +85,15 @@ class AttentionBackend:
         pass
 
 
-TOKENS = {
-    "unk": 0,
-    "bos": 1,
-    "eos": 2,
-    "newline": 5,
-    "image_start": 101,
-    "image_end": 102,
-    "slice_start": 111,
-    "slice_end": 112,
-}
+MARKS = {"<unk>": 0, "<s>": 1, "</s>": 2, "<image>": 101, "</image>": 102, "<slice>": 111, "</slice>": 112}
 
 
-def minicpm_settings(variant: str = "1.0", **changes: Any) -> dict[str, Any]:
+def minicpm_prompt(variant: str = "1.0", limit: int = 2048) -> PromptFormat:
+    """The prompt as export/families/minicpm_v declares it."""
+    return replace(prompt(MARKS, variant == "2.0"), limit=limit)
+
+
+def minicpm_settings(variant: str = "1.0", limit: int = 2048, **changes: Any) -> dict[str, Any]:
     """Processor settings as export/families/minicpm_v writes them, for pictures of 28 pixels and 4 queries."""
     return {
         "variant": variant,
@@ -106,8 +104,7 @@ def minicpm_settings(variant: str = "1.0", **changes: Any) -> dict[str, Any]:
         "width": HIDDEN,
         "scale_resolution": 28,
         "max_slices": 9,
-        "tokens": TOKENS,
-        "max_prompt_tokens": 2048,
+        "prompt": minicpm_prompt(variant, limit).to_json(),
         **changes,
     }
 

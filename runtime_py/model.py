@@ -184,6 +184,7 @@ class Model:
         memory = self._memory
         keys = tuple(conversation.fingerprint(picture) for picture in pictures)
         known = keys == memory.pictures
+        self.processor.prompt.check(turns, len(pictures))
         images = memory.images if known else self.processor.images(pictures)
         layout = self.prompt_layout(turns, images)
         features = memory.features if known else self.session.features(images)

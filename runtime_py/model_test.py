@@ -264,3 +264,12 @@ def test_one_prompt_streams_to_the_output(model: Model) -> None:
     out = io.StringIO()
     assert converse(model, [], "What colour?", Overrides(), False, io.StringIO(), out) == 0
     assert out.getvalue().strip() == model.chat("What colour?").text
+
+
+def test_a_conversation_that_the_model_cannot_hold_is_refused_before_pictures_are_prepared(
+    model: Model, picture: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model.processor, "images", lambda pictures: pytest.fail("pictures were prepared"))
+    turns = [Message("user", "red?"), Message("assistant", "yes"), Message("user", "blue?", (0,))]
+    with pytest.raises(UsageError, match=r"turn 3 brings a picture(.|\n)*/reset"):
+        model.chat(turns, [picture])

@@ -16,8 +16,11 @@ from typing import Any, Literal
 from runtime_py.contracts import StageContract
 from runtime_py.errors import PackageError, UsageError
 from runtime_py.generation.session import Limits
+from runtime_py.prompt.undeclared import with_prompt
 
-SCHEMA = 1
+SCHEMA = 2
+"""1 is read too: its packages hold no prompt (runtime_py.prompt.undeclared)."""
+
 MANIFEST = "manifest.json"
 SHOWN = 20
 """Differences spelled out in one error; the rest are counted."""
@@ -105,7 +108,7 @@ def parse(folder: Path, manifest: Any) -> Package:
             precision=str(manifest["precision"]),
             runtime_backend=str(manifest["runtime_backend"]),
             processor=str(manifest["processor"]),
-            runtime=manifest["runtime"],
+            runtime=with_prompt(str(manifest["processor"]), manifest["runtime"]) if schema == 1 else manifest["runtime"],
             generation=manifest["generation"],
             limits=Limits(int(limits["context"]), int(limits["prefill_chunk"]), int(limits.get("batch", 1))),
             contracts={stage: StageContract.from_json(value) for stage, value in manifest["contracts"].items()},
@@ -113,7 +116,9 @@ def parse(folder: Path, manifest: Any) -> Package:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise PackageError(
-            f"{source} is incomplete: {type(error).__name__} {error}", "every key of schema 1", "export the package again"
+            f"{source} is incomplete: {type(error).__name__} {error}",
+            f"every key of schema {schema}",
+            "export the package again",
         ) from error
 
 

@@ -90,8 +90,8 @@ def test_links_that_leave_the_package_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PackageError, match=r"schema 2, written by edgeproof 9\.9"):
-        package.read(write(tmp_path, FILES, schema=2, edgeproof="9.9"))
+    with pytest.raises(PackageError, match=r"schema 3, written by edgeproof 9\.9"):
+        package.read(write(tmp_path, FILES, schema=3, edgeproof="9.9"))
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"schema": "1"}', '{"schema": 1}', "\udcff"])

@@ -58,7 +58,6 @@ class Build:
         folder: the package being assembled; a step writes only below ``folder / <backend's folder>``.
         progress: called as progress(step, done_bytes, total_bytes).
         processor: the family's, with settings but no tokenizer; it turns pictures into what the stages take.
-        conversation: the family's prompt as a phone's engine reads it; None where the family declares none.
     """
 
     spec: ModelSpec
@@ -70,7 +69,6 @@ class Build:
     folder: Path
     progress: Callable[[str, int, int], None]
     processor: Processor
-    conversation: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)

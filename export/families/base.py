@@ -72,10 +72,6 @@ class Family(ABC):
     def spec(self, config: Mapping[str, Any], source: TensorSource) -> ModelSpec:
         """The model, with every size from config.json, the class defaults of the published code, or tensor shapes."""
 
-    def phone_conversation(self, spec: ModelSpec) -> dict[str, Any] | None:
-        """The prompt as a phone's engine reads it (mlc-chat-config.json, ``conv_template``); None where none is declared."""
-        return None
-
     @abstractmethod
     def weight_map(self, spec: ModelSpec, source: TensorSource) -> WeightMap:
         """One rule per parameter of the stages built from ``spec``."""

@@ -3,8 +3,9 @@
 A config's tables are laid over one another, the later one winning: ``[common]``, ``[size.SIZE]``, ``[variant.NAME]`` (what
 holds at both sizes), ``[variant.NAME.SIZE]``. ``[checkpoints]`` maps hub ids to variants; the first is the default.
 
-``[class_defaults]`` holds what the published configuration class takes where config.json is silent, ``[marks]`` the text and
-id of special tokens by their role, ``[answers.NAME]`` how the published code chooses tokens (`GenerationDefaults`).
+``[class_defaults]`` holds what the published configuration class takes where config.json is silent, ``[marks]`` the ids
+of the prompt's special tokens by their text, ``[answers.NAME]`` how the published code chooses tokens
+(`GenerationDefaults`).
 
 ``extends`` names the folder of another family here, whose tables, but for its checkpoints, lie under these.
 """
@@ -29,7 +30,7 @@ class PublishedCode:
     """Defaults of the published code, by the tables of the file that the module's text names."""
 
     class_defaults: Mapping[str, Any]
-    marks: Mapping[str, tuple[str, int]]
+    marks: Mapping[str, int]
     answers: Mapping[str, GenerationDefaults]
 
 
@@ -37,9 +38,8 @@ class PublishedCode:
 def read_code(path: Path) -> PublishedCode:
     """The defaults in a ``published.toml``."""
     tables = _tables(path)
-    marks = {role: (text, index) for role, (text, index) in tables.get("marks", {}).items()}
     answers = {name: GenerationDefaults(**table) for name, table in tables.get("answers", {}).items()}
-    return PublishedCode(tables.get("class_defaults", {}), marks, answers)
+    return PublishedCode(tables.get("class_defaults", {}), tables.get("marks", {}), answers)
 
 
 def read_published(path: Path, variant: str, size: str) -> dict[str, Any]:

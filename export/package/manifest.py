@@ -16,7 +16,7 @@ from export.specs import ModelSpec
 from export.stages import contracts
 from targets.base import Limits, Target
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "manifest.json"
 
 

@@ -67,7 +67,7 @@ def test_manifest_bytes_are_equal_for_equal_parts(tmp_path: Path) -> None:
         write_manifest(tmp_path / name, manifest(parts()))
     first = (tmp_path / "a/manifest.json").read_bytes()
     assert first == (tmp_path / "b/manifest.json").read_bytes()
-    assert json.loads(first)["schema"] == 1
+    assert json.loads(first)["schema"] == 2
     assert str(tmp_path).encode() not in first
 
 

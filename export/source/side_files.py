@@ -34,7 +34,8 @@ class Purpose(StrEnum):
     TOKENS = "tokens"
     """What a vocabulary leaves out: merges, special and added tokens, the prompt's template."""
     READING = "reading"
-    """Needed to read the checkpoint (shard indices, a family's own settings), not to run what is made from it."""
+    """Needed to read the checkpoint (shard indices, a family's own settings, a template that a package says in its own
+    words), not to run what is made from it."""
 
 
 RULES: tuple[tuple[str, Purpose], ...] = (
@@ -57,8 +58,8 @@ RULES: tuple[tuple[str, Purpose], ...] = (
     ("tokenizer_config.json", Purpose.TOKENS),
     ("special_tokens_map.json", Purpose.TOKENS),
     ("added_tokens.json", Purpose.TOKENS),
-    ("chat_template.json", Purpose.TOKENS),
-    ("chat_template.jinja", Purpose.TOKENS),
+    ("chat_template.json", Purpose.READING),
+    ("chat_template.jinja", Purpose.READING),
     ("*.json", Purpose.READING),
 )
 """Patterns of names in lower case; the first that fits says what a file is for."""

@@ -40,7 +40,8 @@ from runtime_py.errors import CheckpointError
         ("processor_config.json", Purpose.PICTURES),
         ("tokenizer.model", Purpose.VOCABULARY),
         ("qwen.tiktoken", Purpose.VOCABULARY),
-        ("chat_template.jinja", Purpose.TOKENS),
+        ("chat_template.json", Purpose.READING),
+        ("chat_template.jinja", Purpose.READING),
         ("model.safetensors.index.json", Purpose.READING),
         ("moe_config.json", Purpose.READING),
         *(

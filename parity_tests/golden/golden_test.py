@@ -171,7 +171,7 @@ def test_a_prompt_takes_the_pictures_it_has_placeholders_for(tmp_path: Path):
 
 def test_a_prompt_takes_any_pictures_that_fit_it_and_its_own_before_shared_ones(tmp_path: Path):
     real, checkpoint = read_case(GOLDENS / "awaker2.5-vl"), open_checkpoint(GOLDENS / "awaker2.5-vl")
-    processor, pad = checkpoint.processor(), checkpoint.spec.runtime["image_pad"]
+    processor, pad = checkpoint.processor(), checkpoint.spec.runtime["prompt"]["marks"]["<|image_pad|>"]
     ids = {prefix: real.inputs[prefix + "input_ids"] for prefix in ("p0_", "p1_")}
     rows = {prefix: int((tokens == pad).sum()) for prefix, tokens in ids.items()}
     first = int(np.flatnonzero(ids["p0_"][0] == pad)[0])

@@ -59,7 +59,7 @@ def check(directory: Path) -> list[GoldenResult]:
 
 def convert(checkpoint: Path, expected: Path, out: Path) -> None:
     """Write the package that corresponds to ``expected`` (its folder name is the quantisation) into ``out``."""
-    from export.backends.mlc import chat_config, parameters, shards, upstream_llama
+    from export.backends.mlc import chat_config, parameters, shards, tokenizer_files, upstream_llama
     from export.backends.mlc.schemes import SCHEMES
     from export.modules.decoders.llama_weights import ROTARY_BUFFERS, llama_rules
     from export.quantisation.codes import RoundToNearest
@@ -99,7 +99,7 @@ def convert(checkpoint: Path, expected: Path, out: Path) -> None:
     context = config.get("max_position_embeddings") or config["max_sequence_length"]
     limits = Limits(context, min(context, 8192), chosen["model_config"].get("max_batch_size", 1))
     generation = {**config, **upstream_llama.read_json(checkpoint / "generation_config.json")}
-    files = chat_config.copy_tokenizer(checkpoint, out)
+    files = tokenizer_files.copy_tokenizer(checkpoint, out)
     request = chat_config.ChatRequest(
         model_type=config["model_type"],
         quantization=scheme.name,
@@ -107,8 +107,8 @@ def convert(checkpoint: Path, expected: Path, out: Path) -> None:
         generation={key: generation.get(key) for key in chat_config.GENERATION_DEFAULTS},
         conversation=chosen["conv_template"],
         tokenizer_files=tuple(files),
-        tokenizer_info=chat_config.tokenizer_info(out),
-        active_vocabulary=chat_config.active_vocabulary(out, decoder.vocabulary),
+        tokenizer_info=tokenizer_files.tokenizer_info(out),
+        active_vocabulary=tokenizer_files.active_vocabulary(out, decoder.vocabulary),
         extra={},
     )
     shards.write_json(out / "mlc-chat-config.json", chat_config.chat_config(decoder, request))

@@ -8,7 +8,6 @@ random pictures beside the PyTorch reference, as a user's checkpoint would. Weig
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np
 from export.checkpoint.synthesize import SynthesisRequest, synthesize
 from export.specs import RotaryVisionSpec
 from parity_tests.check.candidate import Candidate, open_candidate
-from parity_tests.check.package_questions import StandInTokenizer, integers
+from parity_tests.check.package_questions import stand_in
 from parity_tests.judging.compare import compare_recordings
 from parity_tests.judging.judge import Judgement, judge
 from parity_tests.judging.probes import Question, record
@@ -30,7 +29,6 @@ from runtime_py.errors import ImageError
 from runtime_py.model import open_processor
 from runtime_py.package import read
 from runtime_py.preprocess.base import Message, Processor
-from runtime_py.preprocess.omnilmm_12b import MARKERS
 
 Draw = np.random.Generator
 Config = dict[str, Any]
@@ -275,7 +273,7 @@ def check(variation: Variation, folder: Path, target: str = "cpu", precision: st
 def _compared(variation: Variation, candidate: Candidate, checkpoint: Path, precision: str) -> Run:
     opened = open_checkpoint(checkpoint)
     expected_side = reference(opened.spec, opened.weights)
-    processor = open_processor(read(candidate.folder), _words(candidate.manifest))  # type: ignore[arg-type]
+    processor = open_processor(read(candidate.folder), stand_in(candidate.manifest))  # type: ignore[arg-type]
     comparisons = []
     grids = 2 if isinstance(opened.spec.vision, RotaryVisionSpec) else 1
     for question in questions(processor, variation.seed, grids):
@@ -292,25 +290,3 @@ def _compared(variation: Variation, candidate: Candidate, checkpoint: Path, prec
         backend=candidate.name,
         comparisons=tuple(comparisons),
     )
-
-
-class Words(StandInTokenizer):
-    """Ordinary ids for letters, and the ids that a family's settings give to strings of their own."""
-
-    def __init__(self, vocabulary: int, reserved: list[int], markers: Mapping[str, int]) -> None:
-        super().__init__(vocabulary, reserved)
-        self._markers = markers
-
-    def encode(self, text: str) -> list[int]:
-        ids: list[int] = []
-        for piece in re.split("(" + "|".join(map(re.escape, self._markers)) + ")", text) if self._markers else [text]:
-            ids += [self._markers[piece]] if piece in self._markers else super().encode(piece)
-        return ids
-
-
-def _words(manifest: Mapping[str, Any]) -> Words:
-    """A tokenizer for a package without one; ids that the processor's settings name stand for nothing else."""
-    logits = next(t for t in manifest["contracts"]["decoder"]["outputs"] if t["name"] == "logits")
-    named = manifest["runtime"].get("token_ids", {})
-    markers = {MARKERS[name]: token for name, token in named.items()}
-    return Words(logits["shape"][-1], [*integers(manifest["runtime"]), *manifest["generation"]["stop_ids"]], markers)

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
+from PIL import Image
 
 from runtime_py.errors import UsageError
 from runtime_py.preprocess.base import Message
 from runtime_py.preprocess.pictures import Picture, open_picture
 
 Messages = str | Sequence[Message | Mapping[str, Any]]
-"""One question, or turns: `Message`, or ``{"role": ..., "content": ...}`` where content is text or a list of
-``{"type": "text", "text": ...}`` and ``{"type": "image"}`` parts; an image part takes the next picture of ``images``,
-or brings its own under ``image``."""
+"""One question, or turns: `Message`, or ``{"role": ..., "content": ...}`` where content is text or a list of parts.
+
+A part is ``{"type": "text", "text": ...}`` (or the text itself), or ``{"type": "image"}``, which takes the next picture of
+``images`` or brings its own under ``image``. Parts keep their order where the model's prompt does."""
+
+PARTS = 'texts, {"type": "text", "text": ...}, {"type": "image"}, or {"type": "image", "image": a path, PIL image or array}'
 
 
 def read(messages: Messages, images: Sequence[Picture]) -> tuple[list[Message], list[np.ndarray]]:
-    """Turns, and uint8 RGB (height, width, 3) pictures that their ``images`` index.
+    """Turns, and uint8 RGB (height, width, 3) pictures that they index in the order in which they stand.
 
-    Pictures that no turn claims belong to the first user turn.
+    Pictures that no turn claims belong to the first user turn, in front of its text. A picture that two turns name is there
+    twice.
 
     Raises:
         UsageError: no turn, a turn of another form, or more image parts than pictures.
@@ -31,13 +38,28 @@ def read(messages: Messages, images: Sequence[Picture]) -> tuple[list[Message], 
     if not rows:
         raise UsageError("the conversation is empty", "at least one question", "pass a text or a list of messages")
     reader = _Reader(list(images))
-    turns = [reader.turn(row) for row in rows]
-    claimed = {index for turn in turns for index in turn.images}
+    turns = [reader.turn(row, number) for number, row in enumerate(rows, 1)]
+    claimed = {part for turn in turns for part in turn.content() if isinstance(part, int)}
     free = tuple(index for index in range(len(images)) if index not in claimed)
     first = next((place for place, turn in enumerate(turns) if turn.role == "user"), None)
     if free and first is not None:
-        turns[first] = Message("user", turns[first].text, tuple(sorted((*free, *turns[first].images))))
-    return turns, [open_picture(picture) for picture in reader.pictures]
+        turns[first] = replace(turns[first], parts=(*free, *turns[first].content()))
+    order: list[int] = []
+    turns = [_in_order(turn, order) for turn in turns]
+    opened = {index: open_picture(reader.pictures[index]) for index in dict.fromkeys(order)}
+    return turns, [opened[index] for index in order]
+
+
+def _in_order(turn: Message, order: list[int]) -> Message:
+    """The turn with its pictures numbered as they stand; ``order`` grows by what they were."""
+    parts: list[str | int] = []
+    for part in turn.content():
+        if isinstance(part, int):
+            order.append(part)
+        parts.append(len(order) - 1 if isinstance(part, int) else part)
+    images = tuple(part for part in parts if isinstance(part, int))
+    plain = parts == [*images, turn.text]
+    return Message(turn.role, turn.text, images, () if plain else tuple(parts))
 
 
 class _Reader:
@@ -46,41 +68,66 @@ class _Reader:
         self._given = len(pictures)
         self._next = 0
 
-    def turn(self, row: Message | Mapping[str, Any]) -> Message:
+    def turn(self, row: Message | Mapping[str, Any], number: int) -> Message:
         if isinstance(row, Message):
-            if any(not 0 <= index < self._given for index in row.images):
+            named = [part for part in row.content() if isinstance(part, int)]
+            if any(not 0 <= index < self._given for index in named):
                 raise UsageError(
-                    f"a message speaks of pictures {list(row.images)}", f"indices below {self._given}", "pass those pictures"
+                    f"turn {number} speaks of pictures {named}", f"indices below {self._given}", "pass those pictures"
                 )
             return row
-        content = row.get("content") if isinstance(row, Mapping) else None
-        if not isinstance(row, Mapping) or not isinstance(row.get("role"), str) or not isinstance(content, str | list):
-            raise UsageError(f"a message is {row!r}", '{"role": ..., "content": text or parts}', "correct the messages")
+        if not isinstance(row, Mapping) or not isinstance(row.get("role"), str):
+            raise UsageError(
+                f"turn {number} is {_short(row)}", '{"role": ..., "content": text or parts}', "correct the messages"
+            )
+        content = row.get("content")
         if isinstance(content, str):
             return Message(row["role"], content)
-        texts, images = [], []
-        for part in content:
-            kind = part.get("type") if isinstance(part, Mapping) else None
-            if kind == "text":
-                texts.append(str(part["text"]))
-            elif kind == "image":
-                images.append(self._claim(part.get("image")))
-            else:
-                raise UsageError(f"a content part is {part!r}", 'type "text" or "image"', "correct the messages")
-        return Message(row["role"], "\n".join(texts), tuple(images))
+        if not isinstance(content, list | tuple):
+            raise UsageError(
+                f"turn {number} ({row['role']}) has the content {_short(content)}",
+                f"text, or a list of parts: {PARTS}",
+                'write "" for an empty turn, or leave the turn out',
+            )
+        parts = tuple(self._part(part, number, place) for place, part in enumerate(content, 1)) or ("",)
+        texts = [part for part in parts if isinstance(part, str)]
+        return Message(row["role"], "\n".join(texts), tuple(part for part in parts if isinstance(part, int)), parts)
 
-    def _claim(self, own: Picture | None) -> int:
+    def _part(self, part: object, number: int, place: int) -> str | int:
+        """A text, or the index of a picture."""
+        if isinstance(part, str):
+            return part
+        if isinstance(part, Path | Image.Image | np.ndarray):
+            return self._claim(part, number)
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind == "text" and isinstance(cast("Mapping[str, Any]", part).get("text"), str):
+            return str(cast("Mapping[str, Any]", part)["text"])
+        if kind == "image":
+            return self._claim(cast("Mapping[str, Any]", part).get("image"), number)
+        raise UsageError(
+            f"part {place} of turn {number} is {_short(part)}",
+            PARTS,
+            'pass pictures in images and name them by {"type": "image"}' if kind == "image_url" else "correct the part",
+        )
+
+    def _claim(self, own: Picture | None, number: int) -> int:
         if own is not None:
             self.pictures.append(own)
             return len(self.pictures) - 1
         if self._next >= self._given:
             raise UsageError(
-                f"the messages speak of more than the {self._given} pictures given",
+                f"turn {number} speaks of more than the {self._given} pictures given",
                 "a picture for each",
                 "pass them in images",
             )
         self._next += 1
         return self._next - 1
+
+
+def _short(value: object) -> str:
+    """A value as an error shows it."""
+    text = repr(value)
+    return text if len(text) <= 200 else text[:200] + "..."
 
 
 def fingerprint(picture: np.ndarray) -> str:

@@ -12,7 +12,9 @@ import numpy as np
 
 from runtime_py.errors import UsageError
 from runtime_py.preprocess import qwen2_vl
-from runtime_py.preprocess.base import ImageInputs, Layout
+from runtime_py.preprocess.base import ImageInputs, Layout, Message
+
+TURN_END, VISION_START = "<|im_end|>", "<|vision_start|>"
 
 
 class Processor(qwen2_vl.Processor):
@@ -21,25 +23,35 @@ class Processor(qwen2_vl.Processor):
     Their ``routed`` is false in packages of Qwen2-VL made before it had a processor of its own.
     """
 
+    def encode(self, messages: Sequence[Message], images: Sequence[ImageInputs]) -> np.ndarray:
+        ids = super().encode(messages, images)
+        if self.settings["routed"]:
+            check_first_question(messages)
+        return ids
+
     def layout(self, input_ids: np.ndarray, images: Sequence[ImageInputs]) -> Layout:
         found = super().layout(input_ids, images)
         if not self.settings["routed"]:
             return found
-        ids = found.input_ids[0]
-        gates = {"span": self.gate_span(ids), "video": bool((ids == self.settings["video_pad"]).any())}
+        clips = [bool(piece.state["grid"][3]) for piece in images]
+        gates = {"span": self.gate_span(found.input_ids[0], not all(clips)), "video": any(clips)}
         return Layout(found.input_ids, found.image_rows, found.decoder, {**found.state, **gates})
 
-    def gate_span(self, ids: np.ndarray) -> list[int]:
-        """[start, end) of the first user turn's content: from the first image, or past the word "user", to its end."""
-        ends, starts = np.flatnonzero(ids == self.settings["im_end"]), np.flatnonzero(ids == self.settings["im_start"])
+    def gate_span(self, ids: np.ndarray, pictures: bool) -> list[int]:
+        """[start, end) of the first user turn's content: from the first picture, or past the word "user", to its end.
+
+        Clips do not count as pictures here, as in upstream's README. A prompt of this form opens with the mark of a turn, so
+        its first id is that mark's.
+        """
+        ends, starts = np.flatnonzero(ids == self.prompt.id(TURN_END)), np.flatnonzero(ids == ids[0])
         if len(ends) < 2 or len(starts) < 2:
             raise UsageError(
                 "the prompt has no system turn followed by a user turn",
                 "two <|im_end|> tokens: the expert gates read the first user turn",
                 "keep the default system message in front",
             )
-        images = np.flatnonzero(ids == self.settings["vision_start"])
-        return [int(images[0]) if len(images) else int(starts[1]) + 2, int(ends[1])]
+        first = np.flatnonzero(ids == self.prompt.id(VISION_START))
+        return [int(first[0]) if pictures and len(first) else int(starts[1]) + 2, int(ends[1])]
 
     def embedding_inputs(
         self, layout: Layout, merged: np.ndarray, raw: np.ndarray, phase: Literal["prefill", "decode"]
@@ -50,3 +62,27 @@ class Processor(qwen2_vl.Processor):
         start, end = layout.state["span"]
         rows = merged if phase == "prefill" and not layout.state["video"] else raw
         return {"gate_input": rows[:, start:end].mean(axis=1, dtype=np.float32)}
+
+
+def check_first_question(messages: Sequence[Message]) -> None:
+    """Raise UsageError unless the first turn behind the system turn is a question, and brings a picture where any does.
+
+    The expert gates read that turn alone, from the first picture of the conversation on; without such a span every logit
+    would be no number.
+    """
+    first = 1 if messages[0].role == "system" else 0
+    if first >= len(messages) or messages[first].role != "user":
+        raise UsageError(
+            f"turn {first + 1} is not the user's: the conversation's roles are {[message.role for message in messages]}",
+            "the user's first question there, which chooses the experts",
+            "put a question in front, or start a new conversation (/reset)",
+        )
+    bringing = [
+        number for number, message in enumerate(messages) if any(isinstance(part, int) for part in message.content())
+    ]
+    if bringing and bringing[0] > first:
+        raise UsageError(
+            f"turn {bringing[0] + 1} brings a picture, and turn {first + 1} asked the first question without",
+            "a picture with the first question, from which this model chooses its experts",
+            "/reset, then give a picture with the first question",
+        )

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 
+from export.families.qwen2_vl.prompt import prompt
 from runtime_py.errors import ImageError, UsageError
 from runtime_py.preprocess.awaker2_5_vl import Processor
 from runtime_py.preprocess.base import Message
@@ -15,6 +16,14 @@ from runtime_py.preprocess.patches import flatten_patches, rotary_angles, smart_
 from runtime_py.preprocess.qwen2_vl import multi_axis_positions
 from runtime_py.preprocess.xverse_v_test import LetterTokenizer
 
+IDS = {
+    "<|im_start|>": 1001,
+    "<|im_end|>": 1002,
+    "<|vision_start|>": 1003,
+    "<|vision_end|>": 1004,
+    "<|image_pad|>": 1006,
+    "<|video_pad|>": 1007,
+}
 SETTINGS = {
     "routed": True,
     "patch_size": 2,
@@ -23,12 +32,7 @@ SETTINGS = {
     "head_dim": 8,
     "min_pixels": 64,
     "max_pixels": 4096,
-    "vision_start": 1003,
-    "vision_end": 1004,
-    "image_pad": 1006,
-    "video_pad": 1007,
-    "im_end": 1002,
-    "im_start": 1001,
+    "prompt": prompt(IDS).to_json(),
 }
 
 
@@ -89,9 +93,58 @@ def test_gate_span_is_the_first_user_turn_in_every_turn():
     for messages in (first, later):
         ids = processor.encode(messages, images)
         start, end = processor.layout(ids, images).state["span"]
-        assert ids[0, start] == SETTINGS["vision_start"]
-        assert ids[0, end] == SETTINGS["im_end"]
+        assert ids[0, start] == IDS["<|vision_start|>"]
+        assert ids[0, end] == IDS["<|im_end|>"]
         assert "".join(map(chr, ids[0, end - 4 : end])) == "who?"
+
+
+PICTURE = np.zeros((8, 8, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("messages", "told"),
+    [
+        (
+            [Message("user", "a"), Message("assistant", "b"), Message("user", "c", (0,))],
+            "turn 3 brings a picture, and turn 1",
+        ),
+        ([Message("system", "s"), Message("user", "a"), Message("user", "c", (0,))], "turn 3 brings a picture, and turn 2"),
+        ([Message("system", "s"), Message("system", "t"), Message("user", "a", (0,))], "turn 2 is not the user's"),
+        ([Message("assistant", "b"), Message("user", "a", (0,))], "turn 1 is not the user's"),
+        ([Message("system", "s", (0,))], "turn 2 is not the user's"),
+    ],
+)
+def test_a_conversation_whose_first_question_the_gates_cannot_read_is_refused(messages: list[Message], told: str):
+    processor = Processor(SETTINGS, LetterTokenizer())
+    images = processor.images([PICTURE])
+    with pytest.raises(UsageError) as refusal:
+        processor.encode(messages, images)
+    assert told in refusal.value.what
+    assert "/reset" in refusal.value.next_step
+    base = Processor({**SETTINGS, "routed": False}, LetterTokenizer())
+    assert base.layout(base.encode(messages, images), images).image_rows.sum() == images[0].rows
+
+
+def test_the_gate_span_holds_the_first_question_behind_instructions_of_ones_own():
+    processor = Processor(SETTINGS, LetterTokenizer())
+    images = processor.images([PICTURE])
+    parts = ("see ", 0, " who?")
+    messages = [Message("system", "Be brief."), Message("user", "see \n who?", (0,), parts)]
+    ids = processor.encode(messages, images)
+    start, end = processor.layout(ids, images).state["span"]
+    assert ids[0, start] == IDS["<|vision_start|>"]
+    assert "".join(map(chr, ids[0, end - 5 : end])) == " who?"
+    ids = processor.encode([Message("system", "Be brief."), Message("user", "who?")], [])
+    start, end = processor.layout(ids, []).state["span"]
+    assert "".join(map(chr, ids[0, start:end])) == "ser\nwho?", "the third id of the turn on: here a letter is an id"
+
+
+def test_a_clip_alone_is_read_past_the_word_user():
+    processor = Processor(SETTINGS, LetterTokenizer())
+    clips = processor.images([np.zeros((2, 8, 8, 3), np.uint8)])
+    ids = processor.encode([Message("user", "who?", (0,))], clips)
+    start, _ = processor.layout(ids, clips).state["span"]
+    assert start < ids[0].tolist().index(IDS["<|vision_start|>"])
 
 
 def test_the_gate_reads_pictures_in_prefill_and_raw_embeddings_in_decode():

@@ -51,11 +51,23 @@ class Layout:
 
 @dataclass(frozen=True)
 class Message:
-    """One turn. ``images`` are indices into the conversation's picture list."""
+    """One turn.
+
+    Attributes:
+        text: all of its text.
+        images: indices into the conversation's picture list.
+        parts: texts and indices of pictures in the order they were given, where that matters; without them the pictures
+            come first.
+    """
 
     role: str
     text: str
     images: tuple[int, ...] = ()
+    parts: tuple[str | int, ...] = ()
+
+    def content(self) -> tuple[str | int, ...]:
+        """Texts and indices of pictures, in order."""
+        return self.parts or (*self.images, self.text)
 
 
 class TokenizerLike(Protocol):
@@ -68,12 +80,24 @@ class TokenizerLike(Protocol):
     def token_id(self, token: str) -> int | None: ...
 
 
+class ChecksConversations(Protocol):
+    """The part of runtime_py.prompt.encoder.PromptEncoder that those who hold a processor need."""
+
+    def check(self, messages: Sequence[Message], pictures: int) -> None:
+        """Raise UsageError unless the model has a form for this conversation with that many pictures."""
+        ...
+
+
 class Processor(Protocol):
     """A family's preprocessing and prompt; constructed as ``Processor(settings, tokenizer)``.
 
     ``settings`` is the JSON object the family's ``runtime_settings`` wrote to the manifest; ``tokenizer`` may be None
-    where only ``images`` and ``layout`` are used (goldens bring their ids).
+    where only ``images`` and ``layout`` are used (goldens bring their ids). ``prompt`` tells which conversations the model
+    has a form for, before anything is prepared.
     """
+
+    @property
+    def prompt(self) -> ChecksConversations: ...
 
     def images(self, pictures: Sequence[np.ndarray]) -> list[ImageInputs]:
         """uint8 RGB (height, width, 3) pictures to encoder inputs."""

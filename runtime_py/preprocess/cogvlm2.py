@@ -14,6 +14,7 @@ from runtime_py.errors import ImageError, UsageError
 from runtime_py.preprocess.base import ImageInputs, Layout, Message, TokenizerLike
 from runtime_py.preprocess.frames import centre_crop, shortest_side_bilinear
 from runtime_py.preprocess.pixels import CLIP_MEAN, CLIP_STD, normalise, resize
+from runtime_py.prompt.encoder import PromptEncoder
 
 
 class Processor:
@@ -25,6 +26,7 @@ class Processor:
     def __init__(self, settings: Mapping[str, Any], tokenizer: TokenizerLike | None) -> None:
         self.settings = settings
         self.tokenizer = tokenizer
+        self.prompt = PromptEncoder(settings, tokenizer)
         self.video: bool = settings["video"]
 
     def images(self, pictures: Sequence[np.ndarray]) -> list[ImageInputs]:
@@ -58,39 +60,25 @@ class Processor:
         return centre_crop(shortest_side_bilinear(pixels, size), size)
 
     def encode(self, messages: Sequence[Message], images: Sequence[ImageInputs]) -> np.ndarray:
-        if self.tokenizer is None:
-            raise UsageError(
-                "this package has no tokenizer", "tokenizer files", "export again from a checkpoint that has them"
-            )
-        ids = [self.settings["bos"]]
-        for piece in images:
-            ids += self._placeholders(piece.rows // self.settings["rows"])
-        ids += self.tokenizer.encode(self._text(messages))
-        return np.asarray([ids], dtype=np.int64)
+        return self.prompt.encode(messages, {image.source: [self._placeholders(image.rows)] for image in images})
 
-    def _placeholders(self, frames: int) -> list[int]:
+    def _placeholders(self, rows: int) -> list[int]:
         """Per frame its rows; with the video chat template also the frame's number as text behind it."""
-        rows = [self.settings["pad"]] * self.settings["rows"]
+        frame = [self._placeholder()] * self.settings["rows"]
         numbered = self.video and self.settings["template"] == "chat"
-        assert self.tokenizer is not None
         found: list[int] = []
-        for frame in range(frames):
-            found += rows + (self.tokenizer.encode(str(frame)) if numbered else [])
+        for number in range(rows // self.settings["rows"]):
+            found += frame + (self.prompt.text_ids(str(number)) if numbered else [])
         return found
 
-    def _text(self, messages: Sequence[Message]) -> str:
-        if self.settings["template"] == "base":
-            return messages[-1].text
-        answer = "Short answer:" if self.settings["template"] == "vqa" else "Answer:"
-        parts = []
-        for message in messages:
-            parts.append(f"Question: {message.text} {answer}" if message.role == "user" else f" {message.text}\n")
-        return "".join(parts)
+    def _placeholder(self) -> int:
+        return self.prompt.id(self.prompt.form.picture.row)
 
     def layout(self, input_ids: np.ndarray, images: Sequence[ImageInputs]) -> Layout:
         ids = np.asarray(input_ids, dtype=np.int64)
-        vision = ids[0] == self.settings["pad"] if images else np.zeros(ids.shape[1], dtype=bool)
         rows = sum(piece.rows for piece in images)
+        marked = ids[0] == self._placeholder() if images else np.zeros(ids.shape[1], dtype=bool)
+        vision = marked & (np.cumsum(marked) <= rows)  # pictures come first; the same token in the text behind is text
         if int(vision.sum()) != rows:
             raise UsageError(f"{int(vision.sum())} placeholders in the prompt", f"{rows}", "rebuild the prompt")
         positions = shared_positions(vision)

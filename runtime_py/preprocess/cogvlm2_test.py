@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from export.families.cogvlm2.prompt import BEGIN, PLACEHOLDER, prompt
 from runtime_py.preprocess.base import Message
 from runtime_py.preprocess.cogvlm2 import Processor, routed_to_vision, shared_positions
 from runtime_py.preprocess.frames import centre_crop, frame_per_second, shortest_side_bilinear, spread_frames
 from runtime_py.preprocess.omnilmm_12b_test import DEVIATION, MEAN, assert_squashed, random_pictures
 from runtime_py.preprocess.xverse_v_test import LetterTokenizer
 
+IDS = {BEGIN: 1, PLACEHOLDER: 2}
 SETTINGS = {
     "video": False,
     "template": "chat",
@@ -21,8 +23,7 @@ SETTINGS = {
     "image_size": 8,
     "rows": 3,
     "frames": 24,
-    "bos": 1,
-    "pad": 2,
+    "prompt": prompt("chat", IDS).to_json(),
 }
 
 
@@ -72,6 +73,21 @@ def test_chat_prompt_puts_the_picture_right_after_the_start():
     ids = processor.encode(messages, images)[0].tolist()
     assert ids[:4] == [1, 2, 2, 2]
     assert "".join(map(chr, ids[4:])) == "Question: who? Answer: me\nQuestion: why? Answer:"
+
+
+def test_the_placeholder_in_a_text_is_text():
+    processor = Processor(SETTINGS, LetterTokenizer())
+    images = processor.images([np.zeros((5, 9, 3), np.uint8)])
+    ids = processor.encode([Message("user", "<|reserved_special_token_0|>", (0,))], images)
+    assert (ids == 2).sum() == 4
+    assert np.flatnonzero(processor.layout(ids, images).image_rows).tolist() == [1, 2, 3]
+
+
+def test_a_base_model_is_given_the_last_text_alone():
+    form = prompt("base", IDS)
+    processor = Processor({**SETTINGS, "template": "base", "prompt": form.to_json()}, LetterTokenizer())
+    messages = [Message("user", "who?"), Message("assistant", "me"), Message("user", "why?")]
+    assert "".join(map(chr, processor.encode(messages, [])[0, 1:])) == "why?"
 
 
 def test_video_chat_numbers_its_frames():

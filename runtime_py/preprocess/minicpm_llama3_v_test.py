@@ -6,12 +6,14 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from export.families.minicpm_llama3_v.prompt import prompt
 from runtime_py.errors import UsageError
 from runtime_py.preprocess.base import Message
 from runtime_py.preprocess.minicpm_llama3_v import Processor, row_positions
@@ -55,7 +57,7 @@ class Characters:
         return TOKENS[MARKS[token]] if token in MARKS else None
 
 
-def settings(**changes: Any) -> dict[str, Any]:
+def settings(limit: int = 2048, **changes: Any) -> dict[str, Any]:
     return {
         "variant": "2.5",
         "image_size": 448,
@@ -64,8 +66,7 @@ def settings(**changes: Any) -> dict[str, Any]:
         "queries": QUERIES,
         "width": 32,
         "max_slices": 9,
-        "tokens": TOKENS,
-        "max_prompt_tokens": 2048,
+        "prompt": replace(prompt({mark: TOKENS[name] for mark, name in MARKS.items()}), limit=limit).to_json(),
         **changes,
     }
 
@@ -214,10 +215,10 @@ def test_long_text_is_cut_and_pictures_are_not(caplog: pytest.LogCaptureFixture)
     images = processor().images([np.zeros((40, 30, 3), np.uint8)])
     question = [Message("user", "why " * 60, (0,))]
     with caplog.at_level(logging.WARNING):
-        assert processor(max_prompt_tokens=90).encode(question, images).shape == (1, 90)
+        assert processor(limit=90).encode(question, images).shape == (1, 90)
     assert "cut to the model's 90" in caplog.text
     with pytest.raises(UsageError, match="pictures end at token"):
-        processor(max_prompt_tokens=12).encode(question, images)
+        processor(limit=12).encode(question, images)
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime_py.conftest import QUERIES, TOKENS, minicpm_settings
+from runtime_py.conftest import QUERIES, minicpm_settings
 from runtime_py.errors import UsageError
 from runtime_py.preprocess.base import ImageInputs, Message
 from runtime_py.preprocess.minicpm_v import Processor
 from runtime_py.tokenizer import Tokenizer
 
 GOLDENS = Path(__file__).parents[2] / "parity_tests" / "goldens"
+NEWLINE = 5
+"""Id of the line end in the published vocabulary."""
 BLOCK = [101, *[0] * QUERIES, 102]
 
 
@@ -68,7 +70,7 @@ def test_first_turn_is_laid_out_as_published(words: Tokenizer, picture: np.ndarr
     ids = processor.encode([Message("user", "What colour?", (0,))], images)[0].tolist()
     user, answer = words.encode("<用户>"), words.encode("\nWhat colour?<AI>")
     assert ids == [1, *user, *BLOCK, *answer]
-    assert answer[0] == TOKENS["newline"]
+    assert answer[0] == NEWLINE
 
 
 def test_later_turns_follow_without_separators(words: Tokenizer, picture: np.ndarray) -> None:
@@ -99,7 +101,7 @@ def test_rows_of_slices_are_joined_by_newlines(words: Tokenizer, grid: tuple[int
 
 
 def test_long_text_is_cut_from_the_right_with_a_warning(words: Tokenizer, picture: np.ndarray, caplog: Any) -> None:
-    processor = Processor(minicpm_settings(max_prompt_tokens=40), words)
+    processor = Processor(minicpm_settings(limit=40), words)
     images = processor.images([picture])
     with caplog.at_level(logging.WARNING):
         ids = processor.encode([Message("user", "shape " * 50, (0,))], images)
@@ -108,7 +110,7 @@ def test_long_text_is_cut_from_the_right_with_a_warning(words: Tokenizer, pictur
 
 
 def test_image_rows_are_never_cut(words: Tokenizer, picture: np.ndarray) -> None:
-    processor = Processor(minicpm_settings(max_prompt_tokens=9), words)
+    processor = Processor(minicpm_settings(limit=9), words)
     with pytest.raises(UsageError, match="do not fit the prompt"):
         processor.encode([Message("user", "red", (0,))], processor.images([picture]))
 
@@ -142,6 +144,8 @@ def test_one_picture_in_the_first_turn_alone(words: Tokenizer, picture: np.ndarr
 def test_marks_in_the_text_are_refused(words: Tokenizer, picture: np.ndarray) -> None:
     processor = Processor(minicpm_settings(), words)
     images = processor.images([picture])
-    ids = processor.encode([Message("user", "what is <image>?", (0,))], images)
+    with pytest.raises(UsageError, match=r"turn 1 .* holds <image>"):
+        processor.encode([Message("user", "what is <image>?", (0,))], images)
+    doubled = np.concatenate([processor.encode([Message("user", "what?", (0,))], images)] * 2, axis=1)
     with pytest.raises(UsageError, match="2 image start"):
-        processor.layout(ids, images)
+        processor.layout(doubled, images)

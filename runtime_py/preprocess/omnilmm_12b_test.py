@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from export.families.omnilmm_12b.prompt import SYSTEM, prompt
 from runtime_py.errors import UsageError
 from runtime_py.preprocess.base import Message
-from runtime_py.preprocess.omnilmm_12b import SYSTEM, Processor
+from runtime_py.preprocess.omnilmm_12b import Processor
 from runtime_py.preprocess.xverse_v_test import LetterTokenizer
 
 GOLDEN = Path(__file__).parents[2] / "parity_tests" / "goldens" / "omnilmm-12b"
-IDS = {"im_patch_token": 1001, "im_start_token": 1002, "im_end_token": 1003}
-SETTINGS = {"image_size": 28, "queries": 4, "token_ids": IDS, "bos": 1, "max_prompt_tokens": 400}
+IDS = {"<s>": 1, "</s>": 2, "<im_patch>": 1001, "<im_start>": 1002, "<im_end>": 1003}
+PROMPT = prompt(IDS)
+SETTINGS = {"image_size": 28, "queries": 4, "prompt": replace(PROMPT, limit=400).to_json()}
 MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 FRACTION_BITS = 22
@@ -108,11 +111,13 @@ class MarkerTokenizer(LetterTokenizer):
 
 
 def test_three_turns_are_joined_as_published():
-    processor = Processor({**SETTINGS, "max_prompt_tokens": 4000}, MarkerTokenizer())
+    processor = Processor({**SETTINGS, "prompt": PROMPT.to_json()}, MarkerTokenizer())
     images = processor.images([np.zeros((9, 7, 3), np.uint8)])
     messages = [Message("user", "what?", (0,)), Message("assistant", "a dog"), Message("user", "why?")]
     ids = processor.encode(messages, images)
-    text = "".join({1001: "#", 1002: "[", 1003: "]", 1: "^"}.get(token) or chr(token) for token in ids[0].tolist())
+    text = "".join(
+        {1001: "#", 1002: "[", 1003: "]", 1: "^", 2: "</s>"}.get(token) or chr(token) for token in ids[0].tolist()
+    )
     assert text == (
         f"^<|system|>\n{SYSTEM}</s>\n<|user|>\n[####]\nwhat?</s>\n"
         "<|assistant|>\na dog</s>\n<|user|>\nwhy?</s>\n<|assistant|>\n"

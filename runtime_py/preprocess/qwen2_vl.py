@@ -14,8 +14,10 @@ from runtime_py.errors import UsageError
 from runtime_py.preprocess.base import ImageInputs, Layout, Message, TokenizerLike
 from runtime_py.preprocess.patches import flatten_patches, rotary_angles, smart_resize
 from runtime_py.preprocess.pixels import CLIP_MEAN, CLIP_STD, normalise, resize
+from runtime_py.prompt.encoder import PromptEncoder
+from runtime_py.prompt.render import picture_text
 
-SYSTEM = "You are a helpful assistant."
+IMAGE_PAD, VIDEO_PAD = "<|image_pad|>", "<|video_pad|>"
 
 
 class Processor:
@@ -27,6 +29,7 @@ class Processor:
     def __init__(self, settings: Mapping[str, Any], tokenizer: TokenizerLike | None) -> None:
         self.settings = settings
         self.tokenizer = tokenizer
+        self.prompt = PromptEncoder(settings, tokenizer)
 
     def images(self, pictures: Sequence[np.ndarray]) -> list[ImageInputs]:
         return [self._inputs(picture, source) for source, picture in enumerate(pictures)]
@@ -49,27 +52,16 @@ class Processor:
         return ImageInputs({"pixel_values": patches, "rotary_angles": angles}, {}, cells, source, {"grid": grid})
 
     def encode(self, messages: Sequence[Message], images: Sequence[ImageInputs]) -> np.ndarray:
-        if self.tokenizer is None:
-            raise UsageError(
-                "this package has no tokenizer", "tokenizer files", "export again from a checkpoint that has them"
-            )
-        settings, newline = self.settings, self.tokenizer.encode("\n")
-        ids = [settings["im_start"], *self.tokenizer.encode(f"system\n{SYSTEM}"), settings["im_end"], *newline]
-        for message in messages:
-            ids += [settings["im_start"], *self.tokenizer.encode(f"{message.role}\n")]
-            for index in message.images:
-                for piece in (piece for piece in images if piece.source == index):
-                    pad = settings["video_pad"] if piece.state["grid"][3] else settings["image_pad"]
-                    ids += [settings["vision_start"], *[pad] * piece.rows, settings["vision_end"]]
-            ids += [*self.tokenizer.encode(message.text), settings["im_end"], *newline]
-        ids += [settings["im_start"], *self.tokenizer.encode("assistant\n")]
-        return np.asarray([ids], dtype=np.int64)
+        form = self.prompt.form
+        blocks = {piece.source: [picture_text(form, piece.rows, bool(piece.state["grid"][3]))] for piece in images}
+        return self.prompt.encode(messages, blocks)
 
     def layout(self, input_ids: np.ndarray, images: Sequence[ImageInputs]) -> Layout:
         ids = np.asarray(input_ids, dtype=np.int64)
-        pads = (self.settings["image_pad"], self.settings["video_pad"])
-        image_rows = np.isin(ids[0], pads)
-        placed = [int((ids[0] == pad).sum()) for pad in pads]
+        pads = [self.prompt.find(mark) for mark in (IMAGE_PAD, VIDEO_PAD)]
+        marked = [ids[0] == (-1 if pad is None else pad) for pad in pads]
+        image_rows = marked[0] | marked[1]
+        placed = [int(rows.sum()) for rows in marked]
         given = [sum(piece.rows for piece in images if piece.state["grid"][3] == video) for video in (0, 1)]
         if placed != given:
             raise UsageError(

@@ -16,6 +16,7 @@ from runtime_py.errors import UsageError
 from runtime_py.preprocess.base import ImageInputs, Layout, Message, TokenizerLike
 from runtime_py.preprocess.pixels import HALF, normalise, resize
 from runtime_py.preprocess.spliced import IMAGE, spliced_layout
+from runtime_py.prompt.encoder import PromptEncoder
 
 
 class Processor:
@@ -24,6 +25,7 @@ class Processor:
     def __init__(self, settings: Mapping[str, Any], tokenizer: TokenizerLike | None) -> None:
         self.settings = settings
         self.tokenizer = tokenizer
+        self.prompt = PromptEncoder(settings, tokenizer)
 
     def images(self, pictures: Sequence[np.ndarray]) -> list[ImageInputs]:
         if len(pictures) > 1:
@@ -48,19 +50,7 @@ class Processor:
         return ImageInputs(vision, {"window_index": windows}, len(windows) + 2, source)
 
     def encode(self, messages: Sequence[Message], images: Sequence[ImageInputs]) -> np.ndarray:
-        if self.tokenizer is None:
-            raise UsageError(
-                "this package has no tokenizer", "tokenizer files", "export again from a checkpoint that has them"
-            )
-        text = ""
-        for message in messages:
-            picture = "<image>\n" if message.images else ""
-            text += f"<|im_start|>{message.role}\n{picture}{message.text}<|im_end|>"
-        pieces = (text + "<|im_start|>assistant\n").split("<image>")
-        ids = [self.settings["bos"], *self.tokenizer.encode(pieces[0])]
-        for piece in pieces[1:]:
-            ids += [IMAGE, *self.tokenizer.encode(piece)]
-        return np.asarray([ids], dtype=np.int64)
+        return self.prompt.encode(messages, {image.source: [[IMAGE]] for image in images})
 
     def layout(self, input_ids: np.ndarray, images: Sequence[ImageInputs]) -> Layout:
         ids, rows = spliced_layout(input_ids, [piece.rows for piece in images])

@@ -16,6 +16,7 @@ from runtime_py.errors import UsageError
 from runtime_py.preprocess.base import ImageInputs, Layout, Message, TokenizerLike
 from runtime_py.preprocess.pixels import CLIP_MEAN, CLIP_STD, normalise, resize
 from runtime_py.preprocess.spliced import IMAGE, spliced_layout
+from runtime_py.prompt.encoder import PromptEncoder
 
 GRIDS = frozenset(
     [(1, columns) for columns in range(1, 10)]
@@ -32,6 +33,7 @@ class Processor:
     def __init__(self, settings: Mapping[str, Any], tokenizer: TokenizerLike | None) -> None:
         self.settings = settings
         self.tokenizer = tokenizer
+        self.prompt = PromptEncoder(settings, tokenizer)
 
     def images(self, pictures: Sequence[np.ndarray]) -> list[ImageInputs]:
         if len(pictures) > 1:
@@ -58,22 +60,7 @@ class Processor:
         return np.ascontiguousarray(np.concatenate(views))
 
     def encode(self, messages: Sequence[Message], images: Sequence[ImageInputs]) -> np.ndarray:
-        if self.tokenizer is None:
-            raise UsageError(
-                "this package has no tokenizer", "tokenizer files", "export again from a checkpoint that has them"
-            )
-        before, after = self.settings["prompt_template"].split("{}")
-        text = ""
-        for message in messages:
-            if message.role == "user":
-                picture = "<ImageHere>\n" if message.images else ""
-                text += before + picture + message.text + after
-            else:
-                text += message.text + self.settings["end"]
-        ids: list[int] = []
-        for index, piece in enumerate(text.split("<ImageHere>")):
-            ids += ([IMAGE] if index else []) + self.tokenizer.encode(piece)
-        return np.asarray([ids], dtype=np.int64)
+        return self.prompt.encode(messages, {image.source: [[IMAGE]] for image in images})
 
     def layout(self, input_ids: np.ndarray, images: Sequence[ImageInputs]) -> Layout:
         ids, rows = spliced_layout(input_ids, [piece.rows for piece in images])

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from export.families.xverse_v.prompt import prompt
 from runtime_py.errors import UsageError
 from runtime_py.preprocess.base import Message
 from runtime_py.preprocess.xverse_v import Processor, tile_grid
 
 GOLDEN = Path(__file__).parents[2] / "parity_tests" / "goldens" / "xverse-v"
-SETTINGS = {"tile": 14, "tile_rows": 4, "prompt_template": "Human: {}\nAssistant: ", "end": "<|endoftext|>"}
+SETTINGS = {"tile": 14, "tile_rows": 4, "prompt": prompt("Human: {}\nAssistant: ", "<|endoftext|>", {}).to_json()}
 LONGEST = {1: 9, 2: 4, 3: 3, 4: 2}
 """Longest side of a grid by its other side, when the other side is at most 4; from 5 on it is 1."""
 

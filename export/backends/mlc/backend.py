@@ -110,10 +110,12 @@ def refuse_unbuilt(spec: ModelSpec, options: BuildOptions) -> None:
     """Raise before any work what the library cannot express yet.
 
     Raises:
-        UnsupportedModelError: a stage of a kind that has no Relax block.
+        UnsupportedModelError: a stage of a kind that has no Relax block, or a family without a prompt.
     """
     from export.backends.mlc.support import unsupported
+    from export.prompts.declared import declared_prompt
 
+    declared_prompt(spec)
     reasons = unsupported(spec, device=not host_only(options))
     if reasons:
         raise UnsupportedModelError(
@@ -142,12 +144,16 @@ def block(parts: PackageParts) -> dict[str, Any]:
 
 def engine_limits(parts: PackageParts) -> dict[str, Any]:
     """What the stock MLC app can do with this package, beside our own runtime."""
-    config = parts.vision_config
+    from export.backends.mlc.conversation_template import prompt_facts
+    from export.prompts.declared import declared_prompt
+
+    config, prompt = parts.vision_config, prompt_facts(declared_prompt(parts.spec))
     return {
-        "stock_app_images": bool(config),
+        "stock_app_images": bool(config) and prompt["picture_message"] is not None,
         "stock_app_note": (
             f"send one {config['image_size']} x {config['image_size']} picture; it takes {parts.image_rows} rows"
             if config
             else f"the stock engine cannot count {parts.image_rows} rows per picture; call image_embed yourself"
         ),
+        "stock_app_prompt": prompt,
     }

@@ -2,16 +2,7 @@
 
 from __future__ import annotations
 
-import json
-
-import pytest
-
 from export.backends.mlc import chat_config
-from runtime_py.errors import CheckpointError
-
-
-def write(folder, **fields):
-    (folder / "tokenizer.json").write_text(json.dumps(fields), encoding="utf-8")
 
 
 def test_the_phone_counts_64_rows_of_a_resampled_picture():
@@ -21,32 +12,10 @@ def test_the_phone_counts_64_rows_of_a_resampled_picture():
     assert chat_config.vision_config(449, 64) == {}
 
 
-@pytest.mark.parametrize(
-    ("decoder", "expected"),
-    [
-        ({"type": "ByteLevel"}, "byte_level"),
-        ({"type": "Sequence", "decoders": [{"type": "Replace"}, {"type": "ByteFallback"}]}, "byte_fallback"),
-        ({"type": "Sequence", "decoders": [{"type": "ByteLevel"}]}, "byte_level"),
-        (None, "byte_fallback"),
-    ],
-)
-def test_token_postprocessing(tmp_path, decoder, expected):
-    write(tmp_path, decoder=decoder, normalizer=None)
-    assert chat_config.tokenizer_info(tmp_path)["token_postproc_method"] == expected
-
-
-def test_spaces_of_a_llama_tokenizer(tmp_path):
-    write(
-        tmp_path,
-        decoder={"type": "Sequence", "decoders": [{"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
-        normalizer={"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}]},
-    )
-    info = chat_config.tokenizer_info(tmp_path)
-    assert info["prepend_space_in_encode"]
-    assert info["strip_space_in_decode"]
-
-
-def test_duplicate_added_tokens_are_refused(tmp_path):
-    write(tmp_path, added_tokens=[{"content": "<a>"}, {"content": "<b>"}, {"content": "<a>"}])
-    with pytest.raises(CheckpointError, match="<a>"):
-        chat_config.active_vocabulary(tmp_path, 10)
+def test_generation_takes_the_familys_sampling_and_the_checkpoints_tokens():
+    ours = {"stop_ids": [7, 2], "temperature": 0.6, "top_p": 0.9, "repetition_penalty": 1.1}
+    found = chat_config.generation({"eos_token_id": [7, 8], "pad_token_id": 3, "temperature": 5.0}, ours)
+    assert (found["temperature"], found["top_p"], found["repetition_penalty"]) == (0.6, 0.9, 1.1)
+    assert (found["eos_token_id"], found["pad_token_id"], found["bos_token_id"]) == ([7, 8], 3, None)
+    greedy = chat_config.generation({}, {"stop_ids": [7, 2], "temperature": 0.0, "top_p": 0.9})
+    assert (greedy["temperature"], greedy["top_p"], greedy["eos_token_id"]) == (0.0, 1.0, 7)

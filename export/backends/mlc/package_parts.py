@@ -6,17 +6,19 @@ import hashlib
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from export.backends.base import Build
-from export.backends.mlc import app_config, chat_config, shards
+from export.backends.mlc import app_config, chat_config, shards, tokenizer_files
 from export.backends.mlc.compile_process import LibraryRequest, compile_apart
+from export.backends.mlc.conversation_template import conversation_template
 from export.backends.mlc.objects import check_library
 from export.backends.mlc.overview import PREFIX, Overview, WithOverview, make_overview, overview_shapes
 from export.backends.mlc.parameters import Parameter, ParameterBytes, parameter_list
 from export.backends.mlc.prediction import predict
 from export.backends.mlc.schemes import Scheme, scheme_of
+from export.backends.mlc.upstream_llama import read_json
 from export.modules.build import parameter_count, parameter_shapes
+from export.prompts.declared import declared_prompt
 from export.quantisation.spec import Assignment
 from export.source.side_files import Purpose, named
 from export.specs import ModelSpec
@@ -99,16 +101,19 @@ class PackageParts:
 
     def write_configuration(self) -> list[Path]:
         folder = self._made(self.weights_folder)
-        names = chat_config.copy_tokenizer(self._tokenizer_folder(), folder)
+        names = tokenizer_files.copy_tokenizer(self._tokenizer_folder(), folder)
+        checkpoint, ours = self.build.checkpoint, self.spec.generation
+        assert checkpoint.folder is not None
+        stored = {**checkpoint.stated, **read_json(checkpoint.folder / "generation_config.json")}
         request = chat_config.ChatRequest(
             model_type=self.model_type,
             quantization=self.scheme.name,
             limits=self.limits,
-            generation=self._generation(),
-            conversation=self.build.conversation or chat_config.plain_template("LM", list(self.spec.generation["stop_ids"])),
+            generation=chat_config.generation(stored, ours),
+            conversation=conversation_template(declared_prompt(self.spec), ours["stop_ids"]),
             tokenizer_files=tuple(names),
-            tokenizer_info=chat_config.tokenizer_info(folder),
-            active_vocabulary=chat_config.active_vocabulary(folder, self.spec.decoder.vocabulary),
+            tokenizer_info=tokenizer_files.tokenizer_info(folder),
+            active_vocabulary=tokenizer_files.active_vocabulary(folder, self.spec.decoder.vocabulary),
             extra={"vision_config": self.vision_config} if self.vision_config else {},
         )
         written = [folder / name for name in names]
@@ -128,20 +133,6 @@ class PackageParts:
         assert checkpoint.folder is not None
         vocabularies = named(checkpoint.side_files, Purpose.VOCABULARY)
         return (checkpoint.folder / vocabularies[0].path).parent if vocabularies else checkpoint.folder
-
-    def _generation(self) -> dict[str, Any]:
-        from export.backends.mlc.upstream_llama import read_json
-
-        checkpoint = self.build.checkpoint
-        assert checkpoint.folder is not None
-        merged = {**checkpoint.stated, **read_json(checkpoint.folder / "generation_config.json")}
-        ours = self.spec.generation
-        greedy = not ours.get("temperature")
-        found = {key: merged.get(key) for key in chat_config.GENERATION_DEFAULTS}
-        found |= {"temperature": ours.get("temperature", 0.0), "top_p": 1.0 if greedy else ours.get("top_p", 1.0)}
-        found["repetition_penalty"] = ours.get("repetition_penalty", 1.0)
-        found["eos_token_id"] = found["eos_token_id"] if found["eos_token_id"] is not None else ours["stop_ids"][0]
-        return found
 
     def write_device_library(self) -> list[Path]:
         if self.place == HOST:

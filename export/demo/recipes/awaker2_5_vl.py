@@ -15,10 +15,10 @@ from export.demo.byte_vocabulary import QWEN2_WORDS, ByteLayout, tokenizer_json
 from export.demo.questions import corpus
 from export.demo.recipes.base import Places, Recipe, Tensors, grid_middles, json_files, licence_file
 from export.families.awaker2_5_vl.weights import PREFIX
+from export.families.qwen2_vl.prompt import SYSTEM
 from export.specs import ModelSpec
 from runtime_py.preprocess.base import ImageInputs
 from runtime_py.preprocess.patches import smart_resize
-from runtime_py.preprocess.qwen2_vl import SYSTEM
 
 IMAGE, PATCH, MERGE, HIDDEN = 84, 14, 2, 128
 SIDE, CELL = IMAGE // PATCH, PATCH * MERGE

@@ -16,8 +16,8 @@ import torch
 from export.demo.questions import corpus
 from export.demo.recipes.base import Recipe, Tensors, json_files, licence_file, sine_positions
 from export.demo.vocabulary import CONTROL, SPACE, UNKNOWN, Layout, pieces, sentencepiece_model
+from export.families.omnilmm_12b.prompt import PICTURE_MARKS, SYSTEM
 from export.specs import ModelSpec
-from runtime_py.preprocess.omnilmm_12b import MARKERS, SYSTEM
 from runtime_py.preprocess.resample import sine_table
 
 IMAGE, STORED, PATCH, HIDDEN, QUERIES, PIECES = 84, 56, 14, 128, 9, 680
@@ -63,10 +63,10 @@ CONFIG: dict[str, Any] = {
     "transformers_version": "4.36.0",
     "use_cache": True,
     "use_mm_proj": True,
-    "vocab_size": PIECES + len(MARKERS),
+    "vocab_size": PIECES + len(PICTURE_MARKS),
 }
 
-ADDED = {text: PIECES + place for place, text in enumerate(MARKERS.values())}
+ADDED = {text: PIECES + place for place, text in enumerate(PICTURE_MARKS)}
 """The image marks behind the pieces."""
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from export.families.base import Family
 from export.families.cogvlm2 import weights
+from export.families.cogvlm2.prompt import ANSWERS, BEGIN, PLACEHOLDER, prompt
 from export.families.config.checkpoint_config import CheckpointConfig
 from export.families.config.section import architectures
 from export.families.config.towers import eva2_clip_tower
@@ -34,10 +35,6 @@ IMAGE, VIDEO = "CogVLMForCausalLM", "CogVLMVideoForCausalLM"
 
 THETA = 500000.0
 """The rotary base, a literal of the published code; a config that names another is refused."""
-
-TEMPLATES = ("chat", "vqa", "base")
-BOS, EOS, PAD = 128000, 128001, 128002
-"""Ids of Llama 3; the placeholder's is a literal in the published code, ``pad_token_id`` in config.json comes first."""
 
 FRAMES = 24
 
@@ -79,9 +76,12 @@ class CogVLM2(Family):
         names, video = source.infos, VIDEO in architectures(config)
         experts = any(".vision_mlp." in name for name in names) if names else not video
         stored = any(name.endswith("rotary_emb.inv_freq") for name in names) if names else True
-        template = read.whole.choice("template_version", TEMPLATES)
+        template = read.whole.choice("template_version", list(ANSWERS))
         grid, size = vision.native_grid, vision.native_grid * vision.patch_size
-        rows, vocabulary = (grid // 2) ** 2 + 2, decoder.vocabulary
+        rows, vocabulary, code = (grid // 2) ** 2 + 2, decoder.vocabulary, read.code.marks
+        stated = {BEGIN: "bos_token_id", PLACEHOLDER: "pad_token_id"}
+        marks = {mark: read.token(key, vocabulary, code[mark]) for mark, key in stated.items()}
+        form = prompt(template, read.marks(vocabulary, marks))
         return ModelSpec(
             family=self.name,
             variant=f"{'video' if video else 'image'}-{template}",
@@ -103,10 +103,9 @@ class CogVLM2(Family):
                 "rows": rows,
                 "marker_rows": [1, 1],
                 "frames": FRAMES,
-                "bos": read.token("bos_token_id", vocabulary, BOS),
-                "pad": read.token("pad_token_id", vocabulary, PAD),
+                "prompt": form.to_json(),
             },
-            generation=read.answers(vocabulary, default=EOS),
+            generation=read.answers(vocabulary, form.stop_ids()),
             facts={"visual_experts": experts, "stored_rotary_frequencies": stored},
         )
 

@@ -71,9 +71,9 @@ class CheckpointConfig:
             project_vision=vision.width != decoder.hidden,
         )
 
-    def marks(self, vocabulary: int) -> dict[str, int]:
-        """Ids of the marks by their role; see `export.families.config.vocabulary.marks_of`."""
-        return marks_of(self.whole, self.code.marks, vocabulary)
+    def marks(self, vocabulary: int, stated: Mapping[str, int] | None = None) -> dict[str, int]:
+        """Ids of the prompt's marks by their text; see `export.families.config.vocabulary.marks_of`."""
+        return marks_of(self.whole, self.code.marks, vocabulary, stated)
 
     def token(self, key: str, vocabulary: int, default: int | None = None) -> int:
         """One token's id."""

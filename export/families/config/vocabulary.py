@@ -60,44 +60,45 @@ def _of_tokenizer_json(path: Path) -> dict[str, int]:
     return found
 
 
-def marks_of(config: Section, published: Mapping[str, tuple[str, int]], vocabulary: int) -> dict[str, int]:
-    """Ids of a family's marks by their role: as the tokenizer has their text, else as published.
+def marks_of(
+    config: Section, published: Mapping[str, int], vocabulary: int, stated: Mapping[str, int] | None = None
+) -> dict[str, int]:
+    """Ids of a family's marks by their text: as the tokenizer has it, else as the config states it, else as published.
+
+    A mark whose published id the vocabulary lacks, and that nothing else numbers, belongs to another vocabulary and is left
+    out.
 
     Args:
-        published: role to (text, published id).
+        published: text to published id.
+        stated: text to the id that a key of config.json holds.
 
     Raises:
-        CheckpointError: the tokenizer's table lacks a mark whose published id the vocabulary lacks too, or names an id
-            beyond the vocabulary.
+        CheckpointError: the tokenizer's table lacks such a mark, or names an id beyond the vocabulary.
     """
     table = config.section(TOKENS, "the tokenizer")
+    usual = {**published, **(stated or {})}
     found: dict[str, int] = {}
-    for role, (text, usual) in published.items():
+    for text, index in usual.items():
         if table.has(text):
-            found[role] = table.integer(text, 0, vocabulary - 1)
-        elif table.values and usual >= vocabulary:
+            found[text] = table.integer(text, 0, vocabulary - 1)
+        elif index < vocabulary:
+            found[text] = index
+        elif table.values:
             raise CheckpointError(
                 f"the tokenizer has no token {text}",
                 f"{text} among the added tokens of tokenizer.json, tokenizer_config.json or {FILE}",
                 "copy the tokenizer files that belong to these weights",
             )
-        else:
-            found[role] = usual
     return found
 
 
-def known_marks(config: Section, texts: Mapping[str, str], vocabulary: int) -> dict[str, int]:
-    """Ids of marks that have no published id, by their role; {} where no table of tokens is at hand.
-
-    Args:
-        texts: role to text.
+def known_marks(config: Section, texts: Iterable[str], vocabulary: int) -> dict[str, int]:
+    """Ids of marks that have no published id, by their text; {} where no table of tokens is at hand.
 
     Raises:
         CheckpointError: the table lacks one, or names an id beyond the vocabulary.
     """
-    return (
-        marks_of(config, {role: (text, vocabulary) for role, text in texts.items()}, vocabulary) if has_table(config) else {}
-    )
+    return marks_of(config, dict.fromkeys(texts, vocabulary), vocabulary)
 
 
 def has_table(config: Section) -> bool:

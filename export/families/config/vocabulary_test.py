@@ -12,7 +12,7 @@ from export.families.config.section import Section
 from export.families.config.vocabulary import added_tokens, marks_of
 from runtime_py.errors import CheckpointError
 
-PUBLISHED = {"start": ("<|im_start|>", 151644), "end": ("<|im_end|>", 151645)}
+PUBLISHED = {"<|im_start|>": 151644, "<|im_end|>": 151645}
 
 
 def write(folder: Path, **files: Any) -> Path:
@@ -51,8 +51,12 @@ def test_a_table_that_is_none_is_one_error(files: dict[str, Any], tmp_path: Path
 
 def test_marks_are_looked_up_and_never_worked_out() -> None:
     table = Section({"added_tokens": {"<|im_start|>": 3, "<|im_end|>": 9}})
-    assert marks_of(table, PUBLISHED, 10) == {"start": 3, "end": 9}
-    assert marks_of(Section({}), PUBLISHED, 10) == {"start": 151644, "end": 151645}
+    assert marks_of(table, PUBLISHED, 10) == {"<|im_start|>": 3, "<|im_end|>": 9}
+    assert marks_of(Section({}), PUBLISHED, 152064) == PUBLISHED
+    assert marks_of(Section({}), PUBLISHED, 10) == {}, "another vocabulary"
+    stated = {"<|im_end|>": 7, "<|image_pad|>": 8}
+    assert marks_of(Section({}), PUBLISHED, 10, stated) == stated
+    assert marks_of(table, PUBLISHED, 10, stated) == {"<|im_start|>": 3, "<|im_end|>": 9, "<|image_pad|>": 8}
     with pytest.raises(CheckpointError, match=r"no token <\|im_end\|>"):
         marks_of(Section({"added_tokens": {"<|im_start|>": 3}}), PUBLISHED, 10)
     with pytest.raises(CheckpointError, match="im_end"):

@@ -22,6 +22,7 @@ from export.families.config.checkpoint_config import CheckpointConfig
 from export.families.config.pixels import check_pictures
 from export.families.config.towers import MOST_SIDE, idefics2_tower
 from export.families.minicpm_llama3_v import weights
+from export.families.minicpm_llama3_v.prompt import prompt
 from export.modules.rules import unread_head
 from export.source.tensor_source import TensorSource
 from export.source.weight_map import WeightMap
@@ -64,7 +65,7 @@ class MiniCPMLlama3V(Family):
         text.section("vision_config").only({"patch_size": (patch,)})
         check_pictures(read.pictures, {key: (list(HALF),) for key in ("image_mean", "image_std", "norm_mean", "norm_std")})
         read.pictures.only({key: (slices.values[key],) for key in SLICE_DEFAULTS})
-        pieces, marks = 1 + most if most > 1 else 1, read.marks(decoder.vocabulary)
+        pieces, form = 1 + most if most > 1 else 1, prompt(read.marks(decoder.vocabulary))
         return ModelSpec(
             family=self.name,
             variant=VERSION,
@@ -82,20 +83,14 @@ class MiniCPMLlama3V(Family):
                 "queries": connector.queries,
                 "width": decoder.hidden,
                 "max_slices": most,
-                "tokens": marks,
-                "max_prompt_tokens": 2048,
+                "prompt": form.to_json(),
             },
-            generation=read.answers(decoder.vocabulary, (marks["eos"], marks["eot"])),
+            generation=read.answers(decoder.vocabulary, form.stop_ids()),
             facts={
                 "defaulted_config_keys": read.defaulted(),
                 "pieces_encoded": "one at a time, without the padding of the published batch",
             },
         )
-
-    def phone_conversation(self, spec: ModelSpec) -> dict[str, Any]:
-        from export.families.minicpm_llama3_v.mlc_chat import conversation
-
-        return conversation(spec)
 
     def weight_map(self, spec: ModelSpec, source: TensorSource) -> WeightMap:
         return WeightMap(weights.rules(spec), source, ignored=(*weights.IGNORED, *unread_head(spec.decoder, weights.HEAD)))

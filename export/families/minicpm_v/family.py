@@ -23,6 +23,7 @@ from export.families.base import Family
 from export.families.config.checkpoint_config import CheckpointConfig
 from export.families.config.towers import MOST_SIDE, SIGLIP_SO400M, timm_tower
 from export.families.minicpm_v import weights
+from export.families.minicpm_v.prompt import prompt
 from export.modules.rules import unread_head
 from export.source.tensor_source import TensorSource
 from export.source.weight_map import WeightMap
@@ -65,7 +66,7 @@ class MiniCPMV(Family):
         connector = read.resampler(vision, decoder, "query_num")
         resolution = text.integer("scale_resolution", vision.patch_size, MOST_SIDE)
         slices = text.integer("max_slice_nums", 1, 64)
-        pieces, marks = 1 + slices if sliced else 1, read.marks(decoder.vocabulary)
+        pieces, form = 1 + slices if sliced else 1, prompt(read.marks(decoder.vocabulary), sliced)
         rule, typical = (SizeRule.SLICES, resolution) if sliced else (SizeRule.SQUARE, image_size)
         return ModelSpec(
             family=self.name,
@@ -89,17 +90,11 @@ class MiniCPMV(Family):
                 "width": decoder.hidden,
                 "scale_resolution": resolution,
                 "max_slices": slices,
-                "tokens": marks,
-                "max_prompt_tokens": 2048,
+                "prompt": form.to_json(),
             },
-            generation=read.answers(decoder.vocabulary, (marks["eos"],), name="2.0" if sliced else "1.0"),
+            generation=read.answers(decoder.vocabulary, form.stop_ids(), name="2.0" if sliced else "1.0"),
             facts={"defaulted_config_keys": read.defaulted(), "vision_tower": tower_name},
         )
-
-    def phone_conversation(self, spec: ModelSpec) -> dict[str, Any]:
-        from export.families.minicpm_v.mlc_chat import conversation
-
-        return conversation(spec)
 
     def weight_map(self, spec: ModelSpec, source: TensorSource) -> WeightMap:
         return WeightMap(weights.rules(spec), source, ignored=(*weights.IGNORED, *unread_head(spec.decoder, weights.HEAD)))

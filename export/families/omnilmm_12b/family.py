@@ -21,6 +21,7 @@ from export.families.config.checkpoint_config import CheckpointConfig
 from export.families.config.stored import stored_size
 from export.families.config.towers import EVA02_ENORMOUS, MOST_SIDE, timm_tower
 from export.families.config.vocabulary import known_marks
+from export.families.omnilmm_12b.prompt import PICTURE_MARKS, prompt
 from export.modules.connectors.resampler_weights import resampler_rules
 from export.modules.decoders.llama_weights import ROTARY_BUFFERS, llama_rules
 from export.modules.rules import unread_head
@@ -28,7 +29,6 @@ from export.modules.vision.timm_weights import timm_rules
 from export.source.tensor_source import TensorSource
 from export.source.weight_map import WeightMap
 from export.specs import EmbedSpec, ImageSpec, ModelSpec, ResamplerSpec, SizeRule, VisionSpec
-from runtime_py.preprocess.omnilmm_12b import MARKERS
 from runtime_py.preprocess.pixels import CLIP_MEAN, CLIP_STD
 
 
@@ -51,6 +51,8 @@ class OmniLMM12B(Family):
         side = text.integer("image_size", 1, MOST_SIDE)
         vision = timm_tower(EVA02_ENORMOUS, text, 1, side)
         connector = read.resampler(vision, decoder, "num_query")
+        marks = read.marks(decoder.vocabulary, {"<s>": read.token("bos_token_id", decoder.vocabulary, 1)})
+        form = prompt(marks | known_marks(read.whole, PICTURE_MARKS, decoder.vocabulary))
         return ModelSpec(
             family=self.name,
             variant="12B",
@@ -65,11 +67,9 @@ class OmniLMM12B(Family):
                 "mean": list(CLIP_MEAN),
                 "std": list(CLIP_STD),
                 "queries": connector.queries,
-                "token_ids": known_marks(read.whole, MARKERS, decoder.vocabulary),
-                "bos": read.token("bos_token_id", decoder.vocabulary, 1),
-                "max_prompt_tokens": 2048,
+                "prompt": form.to_json(),
             },
-            generation=read.answers(decoder.vocabulary, default=2),
+            generation=read.answers(decoder.vocabulary, form.stop_ids(), default=2),
             facts={"defaulted_config_keys": read.defaulted()},
         )
 

@@ -21,6 +21,7 @@ from export.families.config.checkpoint_config import CheckpointConfig
 from export.families.config.pixels import LEAST_DEVIATION, LEAST_MEAN, check_pictures, colours, pixel_bounds
 from export.families.config.towers import qwen2_tower
 from export.families.qwen2_vl import weights
+from export.families.qwen2_vl.prompt import STATED, prompt
 from export.source.tensor_source import TensorSource
 from export.source.weight_map import WeightMap
 from export.specs import EmbedSpec, ImageSpec, ModelSpec, PatchMergerSpec, SizeRule
@@ -50,13 +51,15 @@ class Qwen2VL(Family):
         decoder, vocabulary = read.decoder(axes=3), read.text.integer("vocab_size", 1, 1 << 22)
         tied = read.whole.flag("tie_word_embeddings", False) or decoder.tied_head
         tower = qwen2_tower(read.whole.section("vision_config"), decoder.hidden)
-        factor, marks = tower.patch * tower.merge, read.marks(vocabulary)
+        factor = tower.patch * tower.merge
+        stated = {mark: read.token(key, vocabulary) for mark, key in STATED.items()}
+        form = prompt(read.marks(vocabulary, stated))
         geometry = {"patch_size": tower.patch, "merge_size": tower.merge, "temporal_patch_size": tower.temporal}
         check_pictures(read.pictures, {"resample": (3,), **{key: (value,) for key, value in geometry.items()}})
         least, most = pixel_bounds(read.pictures, factor, PIXELS)
         mean = colours(read.pictures, "image_mean", LEAST_MEAN, CLIP_MEAN)
         deviation = colours(read.pictures, "image_std", LEAST_DEVIATION, CLIP_STD)
-        overview, pad = overview_side(most, factor), read.token("bos_token_id", vocabulary)
+        overview = overview_side(most, factor)
         return ModelSpec(
             family=self.name,
             variant="Qwen2-VL",
@@ -76,14 +79,9 @@ class Qwen2VL(Family):
                 "head_dim": tower.spec.head_dim,
                 "min_pixels": least,
                 "max_pixels": most,
-                "vision_start": read.token("vision_start_token_id", vocabulary),
-                "vision_end": read.token("vision_end_token_id", vocabulary),
-                "image_pad": read.token("image_token_id", vocabulary),
-                "video_pad": read.token("video_token_id", vocabulary),
-                "im_end": marks["im_end"],
-                "im_start": marks["im_start"],
+                "prompt": form.to_json(),
             },
-            generation=read.answers(vocabulary, (marks["im_end"], pad)),
+            generation=read.answers(vocabulary, form.stop_ids()),
         )
 
     def weight_map(self, spec: ModelSpec, source: TensorSource) -> WeightMap:

@@ -24,6 +24,7 @@ from export.families.config.pixels import check_pictures, edges_of
 from export.families.config.stored import stored_size
 from export.families.config.towers import MOST_SIDE, idefics2_tower
 from export.families.wemm import weights
+from export.families.wemm.prompt import prompt
 from export.modules.rules import unread_head
 from export.source.tensor_source import TensorSource
 from export.source.weight_map import WeightMap
@@ -79,7 +80,8 @@ class WeMM(Family):
         edges = _edges(read, rule)
         cells = math.ceil(math.ceil(edges[1] / vision.patch_size) / kernel)
         overview = overview_side(edges, rule, vision.patch_size)
-        end = read.marks(decoder.vocabulary)["end"]
+        begin = {"<s>": read.token("bos_token_id", decoder.vocabulary, 1)}
+        form = prompt(read.marks(decoder.vocabulary, begin))
         return ModelSpec(
             family=self.name,
             variant="Chat-2k-CN" if rule == "2k" else "Chat-CN",
@@ -97,9 +99,9 @@ class WeMM(Family):
                 "resize_rule": rule,
                 "shortest_edge": edges[0],
                 "longest_edge": edges[1],
-                "bos": read.token("bos_token_id", decoder.vocabulary, 1),
+                "prompt": form.to_json(),
             },
-            generation=read.answers(decoder.vocabulary, (end,), default=2),
+            generation=read.answers(decoder.vocabulary, form.stop_ids(), default=2),
             facts={"partial_lora_rank": rank, "downsampler_kernel": kernel, "resize_rule": rule},
         )
 

@@ -24,6 +24,7 @@ from export.families.config.settings import settings_of
 from export.families.config.stored import stored_size
 from export.families.config.towers import MOST_SIDE, clip_tower
 from export.families.xverse_v import weights
+from export.families.xverse_v.prompt import prompt
 from export.source.tensor_source import TensorSource
 from export.source.weight_map import WeightMap
 from export.specs import EmbedSpec, ImageSpec, MlpConnectorSpec, ModelSpec, SizeRule
@@ -70,10 +71,11 @@ class XverseV(Family):
         vision = clip_tower(tower, 1)
         rows, tile = vision.native_grid**2, tower.integer("image_size", 1, MOST_SIDE, 224)
         rank, alpha = whole.integer("lora_r", 1, 1 << 14), whole.number("lora_alpha", 1e-6, 1e6)
-        prompt = whole.text("prompt_template")
-        if prompt.count("{}") != 1:
+        template = whole.text("prompt_template")
+        if template.count("{}") != 1:
             raise whole.wrong("prompt_template", "a text with one {} where the question stands")
-        answers = read.answers(decoder.vocabulary, (2,), default=3)
+        form = prompt(template, whole.text("end_sym"), read.marks(decoder.vocabulary))
+        answers = read.answers(decoder.vocabulary, form.stop_ids(), default=3)
         return ModelSpec(
             family=self.name,
             variant="13B",
@@ -89,8 +91,7 @@ class XverseV(Family):
                 "mean": list(CLIP_MEAN),
                 "std": list(CLIP_STD),
                 "tile_rows": rows,
-                "prompt_template": prompt,
-                "end": whole.text("end_sym"),
+                "prompt": form.to_json(),
             },
             generation=answers | {"stop_ids": sorted(answers["stop_ids"])},
             facts={"lora_rank": rank, "lora_scale": alpha / rank},

@@ -1,0 +1,1 @@
+"""A family's declared prompt in the forms that are written into packages."""

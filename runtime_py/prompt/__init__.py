@@ -1,0 +1,1 @@
+"""Prompts as plain data, and the ids that are made of them."""
