@@ -84,6 +84,7 @@ class RuntimeBackend:
         runtime_name: of what runs them: the manifest's ``runtime_backend``, and a value of ``--backend``.
         files: what a package holds of it, for people, e.g. ``ONNX graphs``.
         distributions: any one of them runs the files.
+        modules: Python modules that the extra of the first of them brings, for making or running the files.
         threads_advice: what else decides the number of threads, where `Ability.THREADS` is missing.
     """
 
@@ -92,6 +93,7 @@ class RuntimeBackend:
     files: str
     distributions: tuple[Distribution, ...]
     open: Opener = field(repr=False)
+    modules: tuple[str, ...] = ()
     abilities: frozenset[Ability] = frozenset()
     threads_advice: str = "leave the number of threads out"
 

@@ -44,6 +44,7 @@ ONNX = RuntimeBackend(
         Distribution("onnxruntime-gpu", ">=1.23,<2", "gpu"),
     ),
     open=_open_ort,
+    modules=("onnxruntime", "onnx", "onnx_ir", "onnxscript"),
     abilities=frozenset(
         {
             Ability.REWIND,
@@ -63,6 +64,7 @@ MLC = RuntimeBackend(
     files="MLC library",
     distributions=(Distribution("apache-tvm", ">=0.27,<0.28", "mlc"),),
     open=_open_mlc,
+    modules=("tvm", "tvm_ffi"),
     abilities=frozenset({Ability.REWIND, Ability.SEVERAL_SEQUENCES, Ability.WITHOUT_DEVICE, Ability.IN_PIECES}),
     threads_advice="set TVM_NUM_THREADS in the environment",
 )
@@ -73,6 +75,7 @@ TENSORRT = RuntimeBackend(
     files="TensorRT engines",
     distributions=(Distribution("tensorrt-rtx", ">=1.7,<2", "tensorrt"),),
     open=_open_trt,
+    modules=("tensorrt_rtx", "tensorrt"),
     abilities=frozenset({Ability.REWIND}),
 )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import traceback
 
+from runtime_py.backends.records import BUILT_IN
 from runtime_py.command.console import say
 from runtime_py.errors import (
     DoesNotFitError,
@@ -35,15 +36,8 @@ EXTRAS = {
     "tqdm": "export",
     "psutil": "export",
     "transformers": "export",
-    "onnx": "onnx",
-    "onnx_ir": "onnx",
-    "onnxscript": "onnx",
-    "onnxruntime": "onnx",
-    "tensorrt": "tensorrt",
-    "tensorrt_rtx": "tensorrt",
-    "tvm": "mlc",
-    "tvm_ffi": "mlc",
     "shtab": "completions",
+    **{module: record.distributions[0].extra for record in BUILT_IN for module in record.modules},
 }
 """Module that may be missing, to the extra of edgeproof that brings it."""
 
