@@ -90,6 +90,15 @@ def test_flags_that_all_share_mean_the_same(prog: str) -> None:
     assert made.format_usage().startswith(f"usage: {prog} ")
 
 
+def test_there_is_one_parser_class_and_one_error_printer() -> None:
+    """The laboratory's programs too."""
+    packages = ("runtime_py", "targets", "export", "calibrate", "parity_tests")
+    files = [path for package in packages for path in (REPOSITORY / package).rglob("*.py")]
+    texts = {path: path.read_text(encoding="utf-8") for path in files if path != Path(__file__)}
+    own = {path.name for path, text in texts.items() if re.search(r"ArgumentParser\(|print_exc\(", text)}
+    assert own == {"completions.py"}, "which joins all parsers to one for the shells' scripts"
+
+
 def test_help_imports_nothing_heavy() -> None:
     """Every --help of every program in one process."""
     script = (

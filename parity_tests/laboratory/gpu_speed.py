@@ -1,6 +1,6 @@
 """How fast a model's stages are on this GPU: PyTorch in float16, eager and compiled, and ONNX graphs of packages under CUDA.
 
-    python -m parity_tests.laboratory.gpu_speed --reference CHECKPOINT [--package DIR]... [--json FILE]
+    python -m parity_tests.laboratory.gpu_speed --reference CHECKPOINT [--package DIR]... [--json-file FILE]
 
 ``--device cpu`` rehearses the program where there is no GPU: float32, wall clock, no CUDA graphs.
 
@@ -42,6 +42,9 @@ from parity_tests.laboratory.gpu_timing import (
     recorded,
     wall_ms,
 )
+from runtime_py.command import flags
+from runtime_py.command.dispatch import Command, execute
+from runtime_py.command.parser import Parser
 from runtime_py.contracts import DECODER
 from runtime_py.errors import EdgeproofError, MachineError
 
@@ -198,28 +201,24 @@ def table(figures: Sequence[Figure]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the ceilings and a table; with --json also write both."""
-    made = argparse.ArgumentParser(prog="python -m parity_tests.laboratory.gpu_speed", description=main.__doc__)
+def parser(prog: str) -> Parser:
+    """The flags."""
+    made = Parser(prog, "Print the ceilings and a table; with --json-file also write both.")
     made.add_argument("--reference", type=Path, required=True, metavar="DIR", help="a checkpoint")
     made.add_argument(
-        "--package", type=Path, action="append", default=[], metavar="DIR", help="with ONNX graphs; repeatable"
+        "-p", "--package", type=Path, action="append", default=[], metavar="DIR", help="with ONNX graphs; repeatable"
     )
     made.add_argument("--prefill", type=int, default=512, metavar="N", help="tokens of the prompt")
     made.add_argument("--contexts", default="64,1024", metavar="LIST", help="lengths at which a step is timed")
     made.add_argument("--without-torch", action="store_true", help="packages alone")
     made.add_argument("--without-compiled", action="store_true", help="leave torch.compile out")
     made.add_argument("--device", default="cuda", choices=tuple(PLACES), help="cpu rehearses the program")
-    made.add_argument("--json", type=Path, metavar="FILE", help="write everything here")
-    given = made.parse_args(arguments)
-    try:
-        return _measure(given)
-    except EdgeproofError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return int(error.exit_code)
+    flags.json_file(made, "write everything here")
+    flags.talk(made)
+    return made
 
 
-def _measure(given: argparse.Namespace) -> int:
+def _run(given: argparse.Namespace) -> int:
     import torch
 
     from parity_tests.gpu_check import device_facts
@@ -242,11 +241,19 @@ def _measure(given: argparse.Namespace) -> int:
         figures += torch_figures(place, checkpoint, calls, ceilings, not given.without_compiled)
     for package in given.package:
         figures += package_figures(place, package, calls, ceilings)
-    if given.json is not None:
+    if given.json_file is not None:
         value = {"facts": facts, "ceilings": asdict(ceilings), "figures": [asdict(figure) for figure in figures]}
-        given.json.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+        given.json_file.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
     sys.stdout.write(table(figures))
     return 0
+
+
+COMMAND = Command(parser, _run)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    return execute(COMMAND, "python -m parity_tests.laboratory.gpu_speed", arguments)
 
 
 if __name__ == "__main__":

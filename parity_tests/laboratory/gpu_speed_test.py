@@ -33,7 +33,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_call_is_timed_and_agrees_with_eager(exported: ExportedPackage, tmp_path: Path) -> None:
     package = exported("minicpm-v", "cpu", "fp32")
     wanted = ["--device", "cpu", "--reference", str(CASE), "--package", str(package), "--without-compiled"]
-    assert main([*wanted, "--prefill", "20", "--contexts", "8,12", "--json", str(tmp_path / "speed.json")]) == 0
+    assert main([*wanted, "--prefill", "20", "--contexts", "8,12", "--json-file", str(tmp_path / "speed.json")]) == 0
     found = json.loads((tmp_path / "speed.json").read_text())
     runners = {"PyTorch eager float32", f"{package.name}, CPUExecutionProvider"}
     calls = {"vision encoder", "connector", "decoder prefill", "decoder step at 8", "decoder step at 12"}

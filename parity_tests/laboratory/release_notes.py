@@ -7,12 +7,17 @@ Refuses a tag that is not the version of the code, and a changelog without a sec
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from runtime_py.errors import EdgeproofError, ExitCode, UsageError
+from runtime_py.command import console, flags
+from runtime_py.command.dispatch import Command, execute
+from runtime_py.command.parser import Parser
+from runtime_py.errors import ExitCode, UsageError
+from runtime_py.version import VERSION
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,19 +44,25 @@ def notes(changelog: str, tag: str, version: str) -> str:
     return text + "\n"
 
 
+def parser(prog: str) -> Parser:
+    """The flags."""
+    made = Parser(prog, "Print the notes of a release: its section of CHANGELOG.md.")
+    made.add_argument("tag", metavar="TAG", help="e.g. v0.2.0")
+    flags.talk(made)
+    return made
+
+
+def _run(given: argparse.Namespace) -> int:
+    console.out(notes((ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), given.tag, VERSION).rstrip("\n"))
+    return ExitCode.OK
+
+
+COMMAND = Command(parser, _run)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the notes; returns the exit code."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        if len(given) != 1:
-            raise UsageError("release_notes takes one argument", "a tag, e.g. v0.2.0", "name the tag")
-        from export.version import VERSION
-
-        sys.stdout.write(notes((ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), given[0], VERSION))
-    except EdgeproofError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
-    return ExitCode.OK
+    return execute(COMMAND, "python -m parity_tests.laboratory.release_notes", arguments)
 
 
 if __name__ == "__main__":

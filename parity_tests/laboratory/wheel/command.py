@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -13,37 +12,41 @@ from pathlib import Path
 
 from parity_tests.laboratory.wheel.contents import DEMOS, faults
 from parity_tests.laboratory.wheel.use import TORCH, Environment, WheelError, build, with_extras, without_extras
-from runtime_py.errors import EdgeproofError, ExitCode
+from runtime_py.command import flags
+from runtime_py.command.dispatch import Command, execute
+from runtime_py.command.parser import Parser
+from runtime_py.errors import ExitCode
 
 ROOT = Path(__file__).resolve().parents[3]
 
 log = logging.getLogger("edgeproof")
 
 
-def parser() -> argparse.ArgumentParser:
-    """The flags of ``python -m parity_tests.laboratory.wheel``."""
-    made = argparse.ArgumentParser(
-        prog="python -m parity_tests.laboratory.wheel",
-        description="Build the wheel, look into it, install it in an empty environment elsewhere, and use it there.",
-        epilog="exit codes: 0 whole, 5 something is missing or too much, 7 it could not be built or installed",
-        allow_abbrev=False,
+def parser(prog: str) -> Parser:
+    """The flags."""
+    made = Parser(
+        prog,
+        "Build the wheel, look into it, install it in an empty environment elsewhere, and use it there.",
+        "exit code 0 when it is whole, 5 when something is missing or too much, 7 when it could not be built or installed",
     )
     made.add_argument("--keep", type=Path, metavar="DIR", help="keep the wheel here")
     made.add_argument("--contents-only", action="store_true", help="build it and look into it, install nothing")
+    flags.talk(made)
     return made
+
+
+def _run(given: argparse.Namespace) -> int:
+    with tempfile.TemporaryDirectory(prefix="edgeproof-wheel-") as scratch:
+        _check(Path(scratch), given.keep, given.contents_only)
+    return ExitCode.OK
+
+
+COMMAND = Command(parser, _run)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check the wheel; returns the exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    given = parser().parse_args(arguments)
-    try:
-        with tempfile.TemporaryDirectory(prefix="edgeproof-wheel-") as scratch:
-            _check(Path(scratch), given.keep, given.contents_only)
-    except EdgeproofError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
-    return ExitCode.OK
+    return execute(COMMAND, "python -m parity_tests.laboratory.wheel", arguments)
 
 
 def _check(scratch: Path, keep: Path | None, contents_only: bool) -> None:
