@@ -74,5 +74,12 @@ def test_modules_and_files_that_a_page_names_exist(page: Path) -> None:
 
 
 def known(module: str) -> bool:
-    """Whether ``python -m`` finds it; a part in capitals stands for any."""
-    return bool(PLACEHOLDER.search(module)) or find_spec(module) is not None
+    """Whether ``python -m`` runs it; a part in capitals stands for any."""
+    if PLACEHOLDER.search(module):
+        return True
+    found = find_spec(module)
+    if found is None or found.origin is None:
+        return False
+    if found.submodule_search_locations is not None:
+        return find_spec(f"{module}.__main__") is not None
+    return '__name__ == "__main__"' in Path(found.origin).read_text(encoding="utf-8")
