@@ -13,6 +13,7 @@ from typing import TextIO
 import numpy as np
 
 from runtime_py.command import console
+from runtime_py.command.dispatch import Terminated
 from runtime_py.command.failure import message
 from runtime_py.command.terminal import Lines, open_lines, path_of
 from runtime_py.errors import EdgeproofError, ExitCode, UsageError, did_you_mean
@@ -78,8 +79,8 @@ def _turns(talk: Conversation, lines: Lines) -> int:
         except EdgeproofError as error:
             console.say(message(error))
             failed = int(error.exit_code)
-        except KeyboardInterrupt:
-            if not lines.typed:
+        except KeyboardInterrupt as stop:
+            if not lines.typed or isinstance(stop, Terminated):
                 raise
             if line:
                 talk.model.reset()

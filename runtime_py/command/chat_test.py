@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runtime_py.command.chat import Conversation, converse
+from runtime_py.command.chat import Conversation, _turns, converse
+from runtime_py.command.dispatch import Terminated
 from runtime_py.command.terminal import Piped, path_of, paths_from
 from runtime_py.conftest import AttentionBackend, minicpm_settings
 from runtime_py.errors import EdgeproofError, ImageError, UsageError
@@ -93,6 +94,38 @@ def test_a_second_interrupt_ends_the_answer_at_once(model: Model) -> None:
 def test_an_interrupt_ends_a_single_question(model: Model) -> None:
     with pytest.raises(KeyboardInterrupt):
         converse(model, [], "What colour?", LONG, False, io.StringIO(), Interrupting())
+
+
+class Keys:
+    """A person who types some lines; an exception stands for a key or a signal."""
+
+    typed = True
+
+    def __init__(self, *typed: str | type[BaseException]) -> None:
+        self.left = list(typed)
+
+    def read(self) -> str | None:
+        one = self.left.pop(0) if self.left else None
+        if isinstance(one, type):
+            raise one
+        return one
+
+    def close(self) -> None:
+        pass
+
+
+def test_an_interrupt_while_nothing_is_asked_changes_nothing(model: Model, capsys: pytest.CaptureFixture[str]) -> None:
+    out = io.StringIO()
+    conversation = talk(model, out, as_json=True)
+    assert _turns(conversation, Keys("What colour?", KeyboardInterrupt, "How many?")) == 0
+    first, second = (json.loads(line)["timing"] for line in out.getvalue().splitlines())
+    assert second["kept_tokens"] >= first["prompt_tokens"], "the cache was kept"
+    assert "/exit or Ctrl-D leaves" in capsys.readouterr().err
+
+
+def test_a_termination_ends_the_program_even_where_a_person_types(model: Model) -> None:
+    with pytest.raises(Terminated):
+        _turns(talk(model, io.StringIO()), Keys(Terminated))
 
 
 def test_a_stopped_answer_says_so_in_json(model: Model) -> None:

@@ -6,6 +6,7 @@ Nothing heavy is imported before the arguments are understood.
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import sys
 from collections.abc import Sequence
@@ -114,7 +115,9 @@ def _chat(options: argparse.Namespace) -> int:
         seed=None if options.seed is None else flags.seed_number(options.seed),
     )
     with _load(options, options.verify, options.selftest) as model:
-        return converse(model, options.image, options.prompt, overrides, options.json, sys.stdin, sys.stdout)
+        return converse(
+            model, options.image, options.prompt, overrides, options.json, sys.stdin or io.StringIO(), sys.stdout
+        )
 
 
 def _info(options: argparse.Namespace) -> int:

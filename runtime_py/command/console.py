@@ -69,7 +69,7 @@ def json_text(value: Any, stream: TextIO, indent: int | None = 2) -> str:
     return text
 
 
-def decoded(line: str, stream: TextIO) -> str | None:
+def decoded(line: str, stream: TextIO | None) -> str | None:
     """A line read after `prepare`, its undecodable bytes taken for UTF-8; None where they are not."""
     try:
         line.encode("utf-8")
@@ -77,6 +77,6 @@ def decoded(line: str, stream: TextIO) -> str | None:
     except UnicodeEncodeError:
         pass
     try:
-        return line.encode(stream.encoding or "utf-8", "surrogateescape").decode("utf-8")
+        return line.encode(getattr(stream, "encoding", None) or "utf-8", "surrogateescape").decode("utf-8")
     except UnicodeError:
         return None

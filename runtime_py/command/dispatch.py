@@ -26,6 +26,10 @@ LOGGERS = ("edgeproof", "runtime_py", "targets", "export", "calibrate", "parity_
 """Whose messages ``-v`` and ``-q`` decide about; of other libraries, warnings are shown."""
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: an interrupt that is not for one answer but for the whole program."""
+
+
 @dataclass(frozen=True)
 class Command:
     """Something that can be typed.
@@ -185,4 +189,4 @@ def _termination_is_an_interrupt() -> Iterator[None]:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
+    raise Terminated
