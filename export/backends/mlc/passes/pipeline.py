@@ -16,6 +16,7 @@ from export.backends.mlc.passes.annotate_bounds import AnnotateBounds
 from export.backends.mlc.passes.attach_metadata import AttachMetadata
 from export.backends.mlc.passes.cpu_schedule import ScheduleForCpu
 from export.backends.mlc.passes.device_schedules import ScheduleBatched, ScheduleForDevice
+from export.backends.mlc.passes.shape_order import SortShapeFunctions
 
 
 def pipeline(target: Target, schedule: Target, bounds: dict[str, int], metadata: dict[str, Any]) -> tvm.transform.Pass:
@@ -38,6 +39,7 @@ def pipeline(target: Target, schedule: Target, bounds: dict[str, int], metadata:
             relax.transform.KillAfterLastUse(),
             relax.transform.LowerRuntimeBuiltin(),
             relax.transform.VMShapeLower(),
+            SortShapeFunctions().as_tvm(),
             relax.transform.AttachGlobalSymbol(),
         ]
     )

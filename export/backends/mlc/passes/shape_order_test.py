@@ -1,0 +1,41 @@
+"""Stores of a shape function are sorted, and only where their order does not matter."""
+
+from __future__ import annotations
+
+import pytest
+import tvm
+import tvm_ffi
+from tvm import tirx
+from tvm.ir import IRModule
+
+from export.backends.mlc.passes.shape_order import SortShapeFunctions, slot
+
+
+def shape_function(*stores: tuple[int, int]) -> tirx.PrimFunc:
+    """A function that fills slot ``into`` with 3 times slot ``source``, for each (into, source)."""
+    handle = tirx.Var("heap", "handle")
+    heap = tirx.decl_buffer((8,), "int64", name="H")
+    body = [tirx.BufferStore(heap, tirx.BufferLoad(heap, [source]) * 3, [into]) for into, source in stores]
+    return tirx.PrimFunc([handle], tirx.SeqStmt(body), buffer_map={handle: heap})
+
+
+def sorted_module(function: tirx.PrimFunc, name: str = "shape_func") -> IRModule:
+    return SortShapeFunctions()(IRModule({tvm.ir.GlobalVar(name): function}))
+
+
+def test_stores_are_in_the_order_of_their_slots() -> None:
+    function = shape_function((3, 1), (5, 0), (2, 1))
+    found = sorted_module(function)["shape_func"]
+    assert [slot(store) for store in found.body.seq] == [2, 3, 5]
+    again = sorted_module(found)["shape_func"]
+    assert tvm_ffi.structural_equal(found, again)
+
+
+def test_other_functions_stay_as_they_are() -> None:
+    function = shape_function((3, 1), (2, 1))
+    assert sorted_module(function, "multiply")["multiply"].same_as(function)
+
+
+def test_stores_that_depend_on_one_another_are_refused() -> None:
+    with pytest.raises(AssertionError, match=r"slot 3 is computed from the computed slots \[2\]"):
+        sorted_module(shape_function((3, 2), (2, 1)))
