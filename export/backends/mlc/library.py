@@ -22,6 +22,7 @@ from export.backends.mlc.model import ModelLibrary
 from export.backends.mlc.passes.base import ModulePass, PassLog
 from export.backends.mlc.passes.pipeline import pipeline
 from export.backends.mlc.passes.runtime_functions import AddEmbeddingAllocator, NameSystemLibrary
+from export.backends.mlc.size_order import sizes_in_order
 from export.backends.mlc.support import unsupported
 from export.backends.mlc.tar_objects import write_objects
 from runtime_py.errors import UnsupportedModelError
@@ -140,6 +141,7 @@ def bounds_of(request: LibraryRequest) -> dict[str, int]:
     return {"seq_len": limits.prefill_chunk, "batch_size": limits.batch, "total_seq_len": limits.context}
 
 
+@sizes_in_order()
 def compile_library(request: LibraryRequest, place: str, out: Path) -> dict[str, Any]:
     """Build for ``place`` and write ``out`` (a .tar for phones, a shared library for this machine).
 
