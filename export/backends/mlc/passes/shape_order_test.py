@@ -13,10 +13,9 @@ from export.backends.mlc.passes.shape_order import SortShapeFunctions, slot
 
 def shape_function(*stores: tuple[int, int]) -> tirx.PrimFunc:
     """A function that fills slot ``into`` with 3 times slot ``source``, for each (into, source)."""
-    handle = tirx.Var("heap", "handle")
     heap = tirx.decl_buffer((8,), "int64", name="H")
     body = [tirx.BufferStore(heap, tirx.BufferLoad(heap, [source]) * 3, [into]) for into, source in stores]
-    return tirx.PrimFunc([handle], tirx.SeqStmt(body), buffer_map={handle: heap})
+    return tirx.PrimFunc([heap], tirx.SeqStmt(body))
 
 
 def sorted_module(function: tirx.PrimFunc, name: str = "shape_func") -> IRModule:
