@@ -101,8 +101,8 @@ def test_stored_codes_beat_rounding_on_the_logits(method: str, tmp_path: Path) -
     call = decoder_call(spec)
     call["inputs_embeds"] = call["inputs_embeds"] * 0.5
     wanted = run_decoder(spec, weights, call)
-    found = run_decoder(spec, DequantisedWeights(stored.weights, stored, assignments, GRIDS), call)
-    similarity = float(torch.nn.functional.cosine_similarity(wanted.flatten(), found.flatten(), dim=0))
+    actual = run_decoder(spec, DequantisedWeights(stored.weights, stored, assignments, GRIDS), call)
+    similarity = float(torch.nn.functional.cosine_similarity(wanted.flatten(), actual.flatten(), dim=0))
     assert similarity > 0.97
 
 
@@ -114,8 +114,8 @@ def test_an_overlay_alone_changes_nothing(tmp_path: Path) -> None:
     stored = StoredCodes(folder, "mlc", weights, planned.assignments["mlc"])
     assert stored.weights is not weights, "AWQ found no factor at all"
     call = decoder_call(planned.checkpoint.spec)
-    wanted, found = (run_decoder(planned.checkpoint.spec, source, call) for source in (weights, stored.weights))
-    assert float((wanted - found).abs().max()) < 1e-4 * float(wanted.abs().max())
+    wanted, actual = (run_decoder(planned.checkpoint.spec, source, call) for source in (weights, stored.weights))
+    assert float((wanted - actual).abs().max()) < 1e-4 * float(wanted.abs().max())
     assert isinstance(stored.weights, OverlaidWeights)
     factors = stored.weights.overlay.rows.values()
     assert max(float((factor - 1).abs().max()) for factor in factors) > 0.05
@@ -135,8 +135,8 @@ def test_factors_shared_by_several_layers_are_stored(model: str, tmp_path: Path)
     assert shared
     call = decoder_call(planned.checkpoint.spec)
     spec, weights = planned.checkpoint.spec, planned.checkpoint.weights
-    wanted, found = (run_decoder(spec, source, call) for source in (weights, stored.weights))
-    assert float((wanted - found).abs().max()) < 1e-4 * float(wanted.abs().max())
+    wanted, actual = (run_decoder(spec, source, call) for source in (weights, stored.weights))
+    assert float((wanted - actual).abs().max()) < 1e-4 * float(wanted.abs().max())
 
 
 def test_zero_points_and_a_wider_head_are_planned_and_stored(tmp_path: Path) -> None:
@@ -177,18 +177,18 @@ def test_the_number_of_threads_changes_no_code(tmp_path: Path, monkeypatch: pyte
     assert layer.ours.moment is not None
     journal = Journal(tmp_path, {})
     work = blockwise.BlockwiseCalibration(spec, weights, planned.assignments["onnx"], Gptq(), True, journal, "onnx")
-    before, found = torch.get_num_threads(), []
+    before, solved = torch.get_num_threads(), []
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
             layer.ours.moment.forget()
-            found.append(work._solve(layer.ours.name, weights, layer.ours.moment))
+            solved.append(work._solve(layer.ours.name, weights, layer.ours.moment))
             assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
-    assert torch.equal(found[0].codes.codes, found[1].codes.codes)
-    assert torch.equal(found[0].codes.scales, found[1].codes.scales)
-    assert found[0].error == found[1].error
+    assert torch.equal(solved[0].codes.codes, solved[1].codes.codes)
+    assert torch.equal(solved[0].codes.scales, solved[1].codes.scales)
+    assert solved[0].error == solved[1].error
 
 
 def test_a_choice_of_bits_and_its_gate_reach_the_manifest(tmp_path: Path) -> None:

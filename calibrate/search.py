@@ -45,14 +45,14 @@ class Gate:
         Raises:
             UsageError: another form.
         """
-        found: dict[str, float] = {}
+        bounds: dict[str, float] = {}
         for part in text.split(","):
             name, _, value = part.strip().partition("=")
             try:
-                found[{"cosine": "cosine", "task": "task", "kl": "kl"}[name]] = float(value.removesuffix("pt"))
+                bounds[{"cosine": "cosine", "task": "task", "kl": "kl"}[name]] = float(value.removesuffix("pt"))
             except (KeyError, ValueError) as error:
                 raise UsageError(f"--gate {text}", "e.g. cosine=0.995,task=1pt or kl=0.01", "correct the gate") from error
-        return cls(**found)
+        return cls(**bounds)
 
     def check(self, evaluation: Evaluation) -> None:
         """Raise UsageError where the gate speaks of a task and the evaluation has none."""
@@ -112,16 +112,16 @@ class Search:
 
     def upgrades(self) -> list[Upgrade]:
         """For each layer the steps to wider forms, most KL saved per byte first; a layer's steps keep their order."""
-        found = []
+        upgrades = []
         for layer in self.layers:
             narrow = self.assignments[layer]
             before, size = self._sensitivity(layer, narrow), stored_bytes(narrow)
             for form in self.forms:
                 wide = widen(narrow, form, self.wider)
                 after, wider = (0.0 if form is Form.FP16 else self._sensitivity(layer, wide)), stored_bytes(wide)
-                found.append(Upgrade(layer, form, max(before - after, 0.0), wider - size))
+                upgrades.append(Upgrade(layer, form, max(before - after, 0.0), wider - size))
                 before, size = min(before, after), wider
-        return sorted(found, key=lambda u: (-u.saved / max(u.added, 1), self.forms.index(u.form), u.layer))
+        return sorted(upgrades, key=lambda u: (-u.saved / max(u.added, 1), self.forms.index(u.form), u.layer))
 
     def within(self, room: int) -> dict[str, str]:
         """Forms of the layers widened with at most ``room`` more bytes than all of them in four bits."""

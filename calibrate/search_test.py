@@ -137,9 +137,9 @@ def test_a_search_resumes_with_what_it_measured(tmp_path: Path, monkeypatch: pyt
     assert main(["search", *FLAGS, *goal]) == ExitCode.USAGE
     counted.clear()
     assert main(["search", *FLAGS, *goal, "--resume"]) == ExitCode.OK
-    found = read_choice(tmp_path / "choice.json")["sensitivity"]
-    assert len(found) == 26
-    assert {key: found[key] for key in measured} == measured
+    sensitivity = read_choice(tmp_path / "choice.json")["sensitivity"]
+    assert len(sensitivity) == 26
+    assert {key: sensitivity[key] for key in measured} == measured
     assert len(counted) == 20 + 3, "what was measured is not measured again"
     assert not (tmp_path / "choice.json.partial").exists()
 
@@ -152,21 +152,21 @@ def test_a_checkpoint_without_the_task_is_searched_on_samples(
     assert main([*flags, "--samples", "4", "--gate", "cosine=0.9,task=1pt", "-o", str(choice)]) == ExitCode.USAGE
     assert "have no known right answers" in capsys.readouterr().err
     assert main([*flags, "--samples", "4", "--budget", "1.3", "-o", str(choice)]) == ExitCode.OK
-    found = read_choice(choice)
-    assert found["measured_on"] == {"source": "built-in samples", "count": 4, "seed": 0}
-    assert found["scores"]["all int4"]["accuracy"] is None
-    assert found["scores"]["full precision"]["kl"] == 0
-    all_int4 = found["scores"]["all int4"]["kl"]
-    assert 0 < found["scores"]["this choice"]["kl"] < all_int4
+    stored = read_choice(choice)
+    assert stored["measured_on"] == {"source": "built-in samples", "count": 4, "seed": 0}
+    assert stored["scores"]["all int4"]["accuracy"] is None
+    assert stored["scores"]["full precision"]["kl"] == 0
+    all_int4 = stored["scores"]["all int4"]["kl"]
+    assert 0 < stored["scores"]["this choice"]["kl"] < all_int4
     mine = ["--calibration-data", str(user_folder)]
     wanted = 0.5 * all_int4
     assert (
         main([*flags, *mine, "--samples", "5", "--gate", f"kl={wanted}", "-o", str(tmp_path / "mine.json")]) == ExitCode.OK
     )
-    found = read_choice(tmp_path / "mine.json")
-    assert found["measured_on"] == {"source": user_folder.name, "count": 5, "seed": 0}
-    assert found["scores"]["this choice"]["kl"] <= wanted < found["scores"]["all int4"]["kl"]
-    assert found["backends"]["onnx"]
+    stored = read_choice(tmp_path / "mine.json")
+    assert stored["measured_on"] == {"source": user_folder.name, "count": 5, "seed": 0}
+    assert stored["scores"]["this choice"]["kl"] <= wanted < stored["scores"]["all int4"]["kl"]
+    assert stored["backends"]["onnx"]
 
 
 def test_a_task_needs_questions_with_answers(

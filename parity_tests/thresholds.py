@@ -197,9 +197,9 @@ def load(path: Path) -> Table:
     try:
         text = path.read_text(encoding="utf-8")
         value = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-        found: dict[Standard, dict[Kind, Limits]] = {}
+        table: dict[Standard, dict[Kind, Limits]] = {}
         for standard, kinds in value.items():
-            rows = found.setdefault(Standard(standard), {})
+            rows = table.setdefault(Standard(standard), {})
             for kind, bounds in kinds.items():
                 unknown = sorted(set(bounds) - set(HIGHER_IS_BETTER))
                 if unknown:
@@ -211,4 +211,4 @@ def load(path: Path) -> Table:
             '{"<standard>": {"<kind>": {"<metric>": <bound>}}} with the names of parity_tests/thresholds.py',
             "correct the file; docs/parity_reports.md shows one",
         ) from error
-    return found
+    return table

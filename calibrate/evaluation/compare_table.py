@@ -42,11 +42,11 @@ def as_json(model: str, pictures: int, rows: Sequence[Row], outliers: float = 0.
     return {**head, "rows": [asdict(row) for row in rows]}
 
 
-def from_json(found: Mapping[str, Any]) -> list[Row]:
+def from_json(table: Mapping[str, Any]) -> list[Row]:
     """The rows of a comparison."""
     return [
         Row(**{**row, "score": Score(**row["score"]), "rounded_blocks": tuple(row["rounded_blocks"])})
-        for row in found["rows"]
+        for row in table["rows"]
     ]
 
 
@@ -77,8 +77,8 @@ def wide_table(rows: Sequence[Row]) -> str:
     lines = [f"| {title} | " + " | ".join(settings) + " |", "|---|" + "---|" * len(settings)]
     for name in dict.fromkeys(row.name for row in rows):
         whole = cells.get((name, ""))
-        found = [whole or cells.get((name, setting)) for setting in settings]
-        lines.append(f"| {name} | " + " | ".join("" if row is None else _cell(row.score) for row in found) + " |")
+        scores = [whole or cells.get((name, setting)) for setting in settings]
+        lines.append(f"| {name} | " + " | ".join("" if row is None else _cell(row.score) for row in scores) + " |")
     return "\n".join(lines)
 
 

@@ -90,8 +90,8 @@ class BlockSignRounding(SignRounding):
         with torch.enable_grad():
             held = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
             lost = [run.squares(sample, run.output(sample, held) - run.outputs[sample]) for sample in samples]
-            found = torch.autograd.grad(torch.stack(lost).sum(), list(held.values()), allow_unused=True)
+            slopes = torch.autograd.grad(torch.stack(lost).sum(), list(held.values()), allow_unused=True)
         return {
             name: torch.zeros_like(weight) if slope is None else slope
-            for (name, weight), slope in zip(held.items(), found, strict=True)
+            for (name, weight), slope in zip(held.items(), slopes, strict=True)
         }

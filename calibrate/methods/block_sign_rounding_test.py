@@ -74,9 +74,9 @@ def test_plain_rounding_is_kept_where_nothing_is_better(monkeypatch: pytest.Monk
     monkeypatch.setattr(BlockRun, "error", lambda self, weights: 1.0)
 
     def look(layers: Mapping[str, LayerProblem], run: BlockRun) -> None:
-        found = BlockSignRounding(2).tune(layers, run)
+        outcomes = BlockSignRounding(2).tune(layers, run)
         for name, layer in layers.items():
-            assert torch.equal(found[name].codes, layer.grid.quantise(layer.weight).codes)
+            assert torch.equal(outcomes[name].codes, layer.grid.quantise(layer.weight).codes)
 
     check("minicpm-v", "cpu", look)
 

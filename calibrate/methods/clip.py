@@ -78,11 +78,11 @@ def _factors(grid: Grid, shares: Sequence[float]) -> list[float]:
 
     A group's extreme is then met by the shorter side, whose end is (z - 1) / z as far.
     """
-    found = [share for share in shares if share != 1.0]
+    factors = [share for share in shares if share != 1.0]
     if grid.negative_scales:
         half = (grid.highest + 1) / 2
-        found += [-share * half / (half - 1) for share in shares]
-    return found
+        factors += [-share * half / (half - 1) for share in shares]
+    return factors
 
 
 def _refit(values: Tensor, steps: Tensor, best: GroupParameters, weights: Tensor | None) -> Tensor:

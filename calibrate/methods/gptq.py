@@ -82,6 +82,6 @@ def column_by_column(layer: LayerProblem, parameters: GroupParameters, order: Te
             codes[column] = code
         if stop < columns:
             carried[stop:].addmm_(steps[start:stop, stop:].T, lost[: stop - start])
-    found = torch.empty_like(codes)
-    found[order] = codes
-    return found.T
+    restored = torch.empty_like(codes)
+    restored[order] = codes
+    return restored.T

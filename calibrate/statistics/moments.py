@@ -68,11 +68,11 @@ class Moment:
 
         columns = len(self.matrix)
         groups = -(-columns // group)
-        found = torch.zeros(groups, group, group)
+        blocks = torch.zeros(groups, group, group)
         for index in range(groups):
             part = self.matrix[index * group : (index + 1) * group, index * group : (index + 1) * group]
-            found[index, : len(part), : len(part)] = part
-        return found
+            blocks[index, : len(part), : len(part)] = part
+        return blocks
 
     def factor(self, damping: float, ordered: bool) -> tuple[Tensor, Tensor]:
         """An order of the columns, and upper triangular U with U U^T = the damped moment in that order.

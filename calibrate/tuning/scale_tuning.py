@@ -218,7 +218,7 @@ def tuned_scales(
     student.train(steps, learning_rate)
     after = student.distance()
     scales = {name: layer.scales() for name, layer in student.layers.items()}
-    kept = after.loss < before.loss and all(bool(torch.isfinite(found).all()) for found in scales.values())
+    kept = after.loss < before.loss and all(bool(torch.isfinite(scale).all()) for scale in scales.values())
     log.info(
         "scale tuning: %d layers, %d steps; mean KL %.4g nats before, %.4g after; %s", len(names), steps, before.kl,
         after.kl, "kept" if kept else "no gain, not kept",

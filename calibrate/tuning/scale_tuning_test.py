@@ -57,8 +57,8 @@ def nats(folder: Path, asked: CalibrationRequest) -> float:
     stored, spec, weights = stored_of(folder, asked), planned.checkpoint.spec, planned.checkpoint.weights
     assert weights is not None
     read = DequantisedWeights(stored.weights, stored, planned.assignments[stored.backend], GRIDS)
-    wanted, found = (answer_logits(spec, source, prompts, processor) for source in (weights, read))
-    return float(compared(wanted, found).kl.mean())
+    wanted, actual = (answer_logits(spec, source, prompts, processor) for source in (weights, read))
+    return float(compared(wanted, actual).kl.mean())
 
 
 @pytest.mark.parametrize(
@@ -207,9 +207,9 @@ def test_scales_that_are_no_better_are_not_kept(
     assert (after is None) == (learning_rate == 1e4)
     assert after is None or after > record["loss"]["before"]
     untouched = {path: content for path, content in contents(plain).items() if path != "manifest.json"}
-    found = contents(folder)
-    assert {path: found[path] for path in untouched} == untouched
-    assert set(found) - set(untouched) == {"manifest.json", "onnx/tuned.json"}
+    files = contents(folder)
+    assert {path: files[path] for path in untouched} == untouched
+    assert set(files) - set(untouched) == {"manifest.json", "onnx/tuned.json"}
 
 
 def test_wider_layers_of_a_choice_stay(tmp_path: Path) -> None:

@@ -38,8 +38,8 @@ def test_backends_assign_grids_that_they_declare_and_widen_to_forms_that_they_st
         record = backend_named(name)
         declared = {grid.name for grid in record.grids}
         for family in ("minicpm-v", "awaker2.5-vl"):
-            found = families()[family]
-            spec = found.spec(found.published_config("", "tiny"), EmptySource())
+            family_record = families()[family]
+            spec = family_record.spec(family_record.published_config("", "tiny"), EmptySource())
             assignments = record.exporter().assignments(spec, BuildOptions(place, "int4", place.limits))
             assert {assignment.grid for assignment in assignments.values() if assignment.grid} <= declared
             layer = next(layer for layer, made in assignments.items() if made.form is Form.INT4)

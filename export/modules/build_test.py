@@ -25,8 +25,8 @@ SPECS = {family.name: spec for family, spec in published_specs()}
 @pytest.fixture
 def spec(request: pytest.FixtureRequest) -> ModelSpec:
     """A published model with two blocks a tower, so that it builds in no time."""
-    found = SPECS[request.param]
-    return replace(found, vision=replace(found.vision, layers=2), decoder=replace(found.decoder, layers=2))
+    full = SPECS[request.param]
+    return replace(full, vision=replace(full.vision, layers=2), decoder=replace(full.decoder, layers=2))
 
 
 def kernels_of(spec: ModelSpec) -> Iterator[Kernels]:
@@ -50,12 +50,12 @@ def test_what_is_stored_is_what_a_built_stage_has(spec: ModelSpec) -> None:
             with torch.device("meta"):
                 built = build_stage(spec, stage, kernels)
             wanted = [(name, p.dtype, p.shape) for name, p in built.named_parameters()]
-            found = [
+            actual = [
                 (".".join(filter(None, (path, name))), p.dtype, p.shape)
                 for path, module in stored_modules(spec, stage, kernels)
                 for name, p in module.named_parameters()
             ]
-            assert found == wanted, (stage, type(kernels).__name__)
+            assert actual == wanted, (stage, type(kernels).__name__)
 
 
 @pytest.mark.parametrize("spec", SPECS, indirect=True)

@@ -52,7 +52,7 @@ def holdings(target: Target) -> list[Holding]:
     from export.families.registry import families
     from export.source.tensor_source import EmptySource
 
-    found = []
+    rows = []
     for family in families().values():
         seen: list[Any] = []
         for hub_id in variants(family.published_table()):
@@ -60,8 +60,8 @@ def holdings(target: Target) -> list[Holding]:
             shape = (spec.vision, spec.connector, spec.decoder)
             if shape not in seen:
                 seen.append(shape)
-                found.append(holding(target, hub_id, spec))
-    return found
+                rows.append(holding(target, hub_id, spec))
+    return rows
 
 
 def holding(target: Target, checkpoint: str, spec: ModelSpec) -> Holding:
@@ -85,26 +85,26 @@ def holding(target: Target, checkpoint: str, spec: ModelSpec) -> Holding:
     return Holding(spec.family, checkpoint, precision, "", parts, stages, fits)
 
 
-def as_line(found: Holding, devices: list[Device]) -> str:
+def as_line(footprint: Holding, devices: list[Device]) -> str:
     """One line for a terminal."""
-    name = f"{found.checkpoint} at {found.precision}"
-    if found.refused:
-        return f"not built: {name}: {found.refused}"
-    fitting = [device.name for device in devices if found.fits[device.name]]
-    rest = [f"{device.name} ({device.usable / GB:.1f} GB)" for device in devices if not found.fits[device.name]]
+    name = f"{footprint.checkpoint} at {footprint.precision}"
+    if footprint.refused:
+        return f"not built: {name}: {footprint.refused}"
+    fitting = [device.name for device in devices if footprint.fits[device.name]]
+    rest = [f"{device.name} ({device.usable / GB:.1f} GB)" for device in devices if not footprint.fits[device.name]]
     where = "fits " + ", ".join(fitting) if fitting else "fits none of these devices"
-    not_there = f"; not {', '.join(rest)}: {found.reason()}" if rest else ""
-    return f"{name}: {found.needed / GB:.2f} GB, {where}{not_there}"
+    not_there = f"; not {', '.join(rest)}: {footprint.reason()}" if rest else ""
+    return f"{name}: {footprint.needed / GB:.2f} GB, {where}{not_there}"
 
 
-def as_row(found: Holding) -> dict[str, Any]:
+def as_row(footprint: Holding) -> dict[str, Any]:
     """The same for programs."""
     return {
-        "family": found.family,
-        "checkpoint": found.checkpoint,
-        "precision": found.precision,
-        "refused": found.refused or None,
-        "device_bytes": found.parts,
-        "stage_bytes": found.stages,
-        "fits": found.fits,
+        "family": footprint.family,
+        "checkpoint": footprint.checkpoint,
+        "precision": footprint.precision,
+        "refused": footprint.refused or None,
+        "device_bytes": footprint.parts,
+        "stage_bytes": footprint.stages,
+        "fits": footprint.fits,
     }

@@ -17,16 +17,16 @@ def exceptions(target: Target) -> list[dict[str, Any]]:
     from export.checkpoint.opened import published_specs
     from export.plan.plan import exceptional_groups
 
-    found = []
+    rows = []
     for family, spec in published_specs():
         for precision in target.precisions:
             try:
                 groups = exceptional_groups(spec, target, precision)
             except EdgeproofError as error:
-                found.append(_refused(family.name, precision, error))
+                rows.append(_refused(family.name, precision, error))
                 continue
             for group in groups:
-                found.append(
+                rows.append(
                     {
                         "family": family.name,
                         "precision": precision,
@@ -37,7 +37,7 @@ def exceptions(target: Target) -> list[dict[str, Any]]:
                         "reason": group.reason,
                     }
                 )
-    return found
+    return rows
 
 
 def _refused(family: str, precision: str, error: EdgeproofError) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def _target_json(target: Target, with_exceptions: bool) -> dict[str, Any]:
     }
     if not with_exceptions:
         return row
-    return row | {"holds": [as_row(found) for found in holdings(target)], "exceptions": exceptions(target)}
+    return row | {"holds": [as_row(footprint) for footprint in holdings(target)], "exceptions": exceptions(target)}
 
 
 def as_text(with_exceptions: bool = True) -> str:
@@ -96,8 +96,8 @@ def _target_lines(target: Target, with_exceptions: bool) -> Iterator[str]:
         usable = f"{device.usable / (1 << 30):.1f} GiB for one app ({device.usable_source})"
         yield f"  device      {device.name}: {device.title}; {usable}"
     if with_exceptions:
-        for number, found in enumerate(holdings(target)):
-            yield f"  {'' if number else 'holds':<11} {as_line(found, devices_of(target.name))}"
+        for number, footprint in enumerate(holdings(target)):
+            yield f"  {'' if number else 'holds':<11} {as_line(footprint, devices_of(target.name))}"
         yield from _exception_lines(target)
     yield ""
 

@@ -27,12 +27,12 @@ def read_choice(path: Path) -> dict[str, Any]:
         UsageError: it cannot be read, or is something else.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        choice = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"--choice {path}: {error}", "a file that calibrate search wrote", "name another file") from error
-    if not isinstance(found, dict) or found.get("kind") != KIND or found.get("schema") != SCHEMA:
+    if not isinstance(choice, dict) or choice.get("kind") != KIND or choice.get("schema") != SCHEMA:
         raise UsageError(f"{path} is no choice of bits", f'kind "{KIND}", schema {SCHEMA}', "name another file")
-    return found
+    return choice
 
 
 def widened(backend: str, assignments: Mapping[str, Assignment], forms: Mapping[str, str]) -> dict[str, Assignment]:
@@ -41,27 +41,27 @@ def widened(backend: str, assignments: Mapping[str, Assignment], forms: Mapping[
     Raises:
         UsageError: a layer that is not int4 in the plan, or a form that the backend does not store beside int4.
     """
-    found, wider = dict(assignments), backend_named(backend).wider
+    chosen, wider = dict(assignments), backend_named(backend).wider
     for layer, name in forms.items():
-        assignment = found.get(layer)
+        assignment = chosen.get(layer)
         if assignment is None or assignment.form is not Form.INT4:
             what = "no layer of this model" if assignment is None else f"{assignment.form} in this plan"
             raise UsageError(f"the choice of bits names {layer}, which is {what}", "int4 layers", "search again")
         if name not in wider:
             offered = ", ".join(wider)
             raise UsageError(f"the choice of bits makes {layer} {name}", f"{offered} for {backend}", "search again")
-        found[layer] = widen(assignment, Form(name), wider)
-    return shared(found)
+        chosen[layer] = widen(assignment, Form(name), wider)
+    return shared(chosen)
 
 
 def shared(assignments: Mapping[str, Assignment]) -> dict[str, Assignment]:
     """The assignments, with every layer that is stored with another one in the form of that one."""
-    found = dict(assignments)
+    alike = dict(assignments)
     for name, assignment in assignments.items():
         if assignment.shares:
             other = assignments[assignment.shares]
-            found[name] = replace(assignment, form=other.form, grid=other.grid)
-    return found
+            alike[name] = replace(assignment, form=other.form, grid=other.grid)
+    return alike
 
 
 def widen(assignment: Assignment, form: Form, wider: Mapping[Form, str]) -> Assignment:

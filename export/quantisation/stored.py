@@ -118,7 +118,7 @@ class StoredCodes:
             overlay.update(read_overlay(file))
         self.weights: WeightProvider = OverlaidWeights(weights, overlay) if overlay else weights
         self._rounding = RoundToNearest(self.weights, assignments, GRIDS)
-        self._shares = {name: found.shares for name, found in assignments.items() if found.shares}
+        self._shares = {name: assignment.shares for name, assignment in assignments.items() if assignment.shares}
         self._check_weights()
 
     def rows(self, layer: str, start: int, stop: int) -> Codes:
@@ -139,8 +139,8 @@ class StoredCodes:
         kept = {key: self.manifest[key] for key in ("method", "sequential", "samples")}
         searched = {key: self.manifest[key] for key in ("choice", "search") if self.manifest.get(key)}
         block = self.manifest["backends"][self.backend]
-        found = {key: block[key] for key in ("scale_tuning", "held_out") if key in block}
-        return {**kept, **searched, **found, "manifest_sha256": sha256_of(self.folder / MANIFEST)}
+        tuned = {key: block[key] for key in ("scale_tuning", "held_out") if key in block}
+        return {**kept, **searched, **tuned, "manifest_sha256": sha256_of(self.folder / MANIFEST)}
 
     def _check_weights(self) -> None:
         """Read a few rows of every layer back: codes of another checkpoint of the same shapes do not come close."""
@@ -149,8 +149,8 @@ class StoredCodes:
         for name, stored in self.layers.items():
             rows = min(SAMPLE_ROWS, stored.rows)
             wanted = self.weights.rows(f"{name}.weight", 0, rows).float()
-            found = GRIDS[stored.grid].dequantise(self.rows(name, 0, rows))[:, : stored.columns]
-            similarity = float(torch.nn.functional.cosine_similarity(wanted.flatten(), found.flatten(), dim=0))
+            dequantised = GRIDS[stored.grid].dequantise(self.rows(name, 0, rows))[:, : stored.columns]
+            similarity = float(torch.nn.functional.cosine_similarity(wanted.flatten(), dequantised.flatten(), dim=0))
             if similarity < LEAST_SIMILARITY and bool(wanted.any()):
                 raise UsageError(
                     f"the stored codes are not of this checkpoint: {name} reads back with cosine {similarity:.3f}",
@@ -167,15 +167,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        manifest = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(
             f"{folder} is no finished calibration: {error}", f"a folder with {MANIFEST}, from python -m calibrate",
             "run the calibration to its end, with --resume if it was cut off",
         ) from error  # fmt: skip
-    if not isinstance(found, dict) or found.get("kind") != "calibration" or found.get("schema") != SCHEMA:
+    if not isinstance(manifest, dict) or manifest.get("kind") != "calibration" or manifest.get("schema") != SCHEMA:
         raise UsageError(f"{path} is no calibration of schema {SCHEMA}", 'kind "calibration"', "name another folder")
-    return found
+    return manifest
 
 
 def check_files(folder: Path, manifest: Mapping[str, Any]) -> None:

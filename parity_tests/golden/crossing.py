@@ -70,8 +70,8 @@ class MovedGateInput:
         return getattr(self._inner, name)
 
     def embedding_inputs(self, layout: Layout, merged: np.ndarray, raw: np.ndarray, phase: Phase) -> Arrays:
-        found = self._inner.embedding_inputs(layout, merged, raw, phase)
-        return {**found, "gate_input": found["gate_input"] + self._offsets[phase]}
+        embedded = self._inner.embedding_inputs(layout, merged, raw, phase)
+        return {**embedded, "gate_input": embedded["gate_input"] + self._offsets[phase]}
 
 
 def with_crossing(
@@ -94,10 +94,10 @@ def with_crossing(
     own = [m for m in comparison.measurements if m.probe in names]
     if comparison.standard not in TIGHT or _all_hold(own, comparison, family):
         return [comparison]
-    found = offsets()
-    if found is None:
+    gate_offsets = offsets()
+    if gate_offsets is None:
         return [comparison]
-    moved = measure(side.with_processor(MovedGateInput(side.processor, found)))
+    moved = measure(side.with_processor(MovedGateInput(side.processor, gate_offsets)))
     if not _all_hold(moved, comparison, family):
         return [comparison]
     crossed = [m for m in own if _may_move(m.probe.removeprefix(prefix))]
@@ -155,7 +155,7 @@ def _chosen(gate: Any, given: np.ndarray) -> np.ndarray:
 
 def _offsets(decoder: Any, given: Mapping[Phase, np.ndarray], weights: Mapping[Phase, np.ndarray]) -> Offsets | None:
     """None when no logit is near a boundary, or when boundaries do not explain the weights, (layers, gates, experts)."""
-    found: Offsets = {}
+    near_offsets: Offsets = {}
     near: list[Boundary] = []
     for phase in PHASES:
         here: list[Boundary] = []
@@ -165,9 +165,9 @@ def _offsets(decoder: Any, given: Mapping[Phase, np.ndarray], weights: Mapping[P
                 if boundaries is None:
                     return None
                 here += boundaries
-        found[phase] = _offset(here, given[phase])
+        near_offsets[phase] = _offset(here, given[phase])
         near += here
-    return found if near else None
+    return near_offsets if near else None
 
 
 def _boundaries(gate: Any, given: Tensor, stored: np.ndarray) -> list[Boundary] | None:

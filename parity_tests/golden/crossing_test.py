@@ -115,9 +115,9 @@ def judged(case: GoldenCase, checkpoint: Checkpoint):
 def test_a_golden_from_the_other_side_of_a_boundary_passes_and_says_so(beside: float, tmp_path: Path):
     checkpoint = gate_at_boundary(tmp_path / "case", -beside)
     case = golden_of(checkpoint, 2 * beside)
-    found = judged(case, checkpoint)
-    parts = {(judged.comparison.name, judged.comparison.standard): judged for judged in found.comparisons}
-    assert found.verdict is Verdict.PASS, found.first_failure
+    result = judged(case, checkpoint)
+    parts = {(judged.comparison.name, judged.comparison.standard): judged for judged in result.comparisons}
+    assert result.verdict is Verdict.PASS, result.first_failure
     crossed = parts["golden", Standard.GOLDEN_CROSSED]
     assert MOVED in crossed.comparison.question
     errors = {probe.measurement.probe: probe.measurement.metrics["max_abs"] for probe in crossed.probes}
@@ -129,17 +129,17 @@ def test_a_golden_from_the_other_side_of_a_boundary_passes_and_says_so(beside: f
 
 def test_the_same_side_needs_no_crossing(tmp_path: Path):
     checkpoint = gate_at_boundary(tmp_path / "case", -2e-6)
-    found = judged(golden_of(checkpoint, 0.0), checkpoint)
-    assert [judged.comparison.standard for judged in found.comparisons] == [Standard.GOLDEN]
-    assert found.verdict is Verdict.PASS
+    result = judged(golden_of(checkpoint, 0.0), checkpoint)
+    assert [judged.comparison.standard for judged in result.comparisons] == [Standard.GOLDEN]
+    assert result.verdict is Verdict.PASS
 
 
 def test_a_gate_that_is_off_without_a_boundary_fails(tmp_path: Path):
     checkpoint = gate_at_boundary(tmp_path / "case", -1e-4)
     case = golden_of(checkpoint, 2e-4)
-    found = judged(case, checkpoint)
-    assert found.verdict is Verdict.FAIL
-    assert "gates_prefill" in found.first_failure or "logits" in found.first_failure
+    result = judged(case, checkpoint)
+    assert result.verdict is Verdict.FAIL
+    assert "gates_prefill" in result.first_failure or "logits" in result.first_failure
 
 
 def test_another_fault_beside_a_crossing_fails(tmp_path: Path):

@@ -35,12 +35,12 @@ def measure(kind: Kind, reference: np.ndarray, candidate: np.ndarray) -> dict[st
         raise ValueError(f"shapes differ: reference {list(reference.shape)}, candidate {list(candidate.shape)}")
     if kind in (Kind.TOKENS, Kind.EXACT):
         same = reference == candidate
-        found = {"mismatches": float(np.count_nonzero(~same)), "agreement": float(same.mean()) if same.size else 1.0}
-        found["max_abs"], found["cosine"] = max_abs(reference, candidate), cosine(reference, candidate)
+        figures = {"mismatches": float(np.count_nonzero(~same)), "agreement": float(same.mean()) if same.size else 1.0}
+        figures["max_abs"], figures["cosine"] = max_abs(reference, candidate), cosine(reference, candidate)
         if kind is Kind.TOKENS:
-            found["equal_prefix"] = float(equal_prefix(reference.ravel(), candidate.ravel()))
-        return found
-    found = {
+            figures["equal_prefix"] = float(equal_prefix(reference.ravel(), candidate.ravel()))
+        return figures
+    figures = {
         "max_abs": max_abs(reference, candidate),
         "mean_abs": mean_abs(reference, candidate),
         "relative_max": relative_max(reference, candidate),
@@ -49,11 +49,11 @@ def measure(kind: Kind, reference: np.ndarray, candidate: np.ndarray) -> dict[st
     }
     if kind is Kind.LOGITS:
         divergence = kl_divergence(reference, candidate)
-        found["kl_max"], found["kl_mean"] = _largest(divergence), _average(divergence)
-        found["top1_agreement"] = top1_agreement(reference, candidate)
-        found["flipped_margin"] = flipped_margin(reference, candidate)
-        found["flipped_relative"] = relative_to(found["flipped_margin"], reference)
-    return found
+        figures["kl_max"], figures["kl_mean"] = _largest(divergence), _average(divergence)
+        figures["top1_agreement"] = top1_agreement(reference, candidate)
+        figures["flipped_margin"] = flipped_margin(reference, candidate)
+        figures["flipped_relative"] = relative_to(figures["flipped_margin"], reference)
+    return figures
 
 
 def _difference(reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:

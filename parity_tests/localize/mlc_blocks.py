@@ -55,9 +55,9 @@ class MlcBlocks(MlcBackend):
         get, shape = self._tvm.get_global_func, self._tvm.runtime.ShapeTuple
         state = self.start(tokens)
         get("vm.builtin.kv_state_begin_forward")(state.cache, shape([SEQUENCE]), shape([tokens]))
-        found = self._blocks(DECODER, embeds, *sides, state.cache)
+        blocks = self._blocks(DECODER, embeds, *sides, state.cache)
         get("vm.builtin.kv_state_end_forward")(state.cache)
-        return found
+        return blocks
 
     def _blocks(self, stage: str, *arguments: object) -> dict[str, np.ndarray]:
         tensors = [self._tvm.runtime.tensor(a) if isinstance(a, np.ndarray) else a for a in arguments]

@@ -28,9 +28,9 @@ class SafeMerge(ModulePass):
 
     def requires(self, mod: IRModule) -> None:
         """Raise AssertionError when this TVM version calls the kernel differently."""
-        found = _replaced(mod)
-        if len(found) != 1 or len(mod[found[0]].params) != 4:
-            raise AssertionError(f"expected one kernel {REPLACED} of four arguments, found {found}")
+        replaced = _replaced(mod)
+        if len(replaced) != 1 or len(mod[replaced[0]].params) != 4:
+            raise AssertionError(f"expected one kernel {REPLACED} of four arguments, found {replaced}")
 
     def rewrite(self, mod: IRModule) -> IRModule:
         variable = _replaced(mod)[0]

@@ -106,22 +106,22 @@ def check_library(tar: Path, model_lib: str) -> dict[str, ObjectFile]:
     Raises:
         PackageError: the marker symbol is missing, or symbols outside the C library and TVM are undefined.
     """
-    found = {name: read_object(data, name) for name, data in members(tar).items()}
+    object_files = {name: read_object(data, name) for name, data in members(tar).items()}
     marker = model_lib.replace("-", "_") + "_" + MARKER
-    defined = frozenset().union(*(item.defined for item in found.values()))
+    defined = frozenset().union(*(item.defined for item in object_files.values()))
     if marker not in defined:
         raise PackageError(
             f"{tar.name} does not define {marker}", "the marker of its model library", "export the package again"
         )
     foreign = sorted(
         name
-        for item in found.values()
+        for item in object_files.values()
         for name in item.undefined - defined
         if not name.startswith("TVMFFI") and name not in C_LIBRARY
     )
     if foreign:
         raise PackageError(f"{tar.name} needs {', '.join(foreign)}", "only TVMFFI* and the C library", "report this model")
-    return found
+    return object_files
 
 
 C_LIBRARY = frozenset({"memset", "memcpy", "memmove", "expf", "erff", "tanhf", "logf", "sinf", "cosf", "powf", "sqrtf"})

@@ -59,21 +59,21 @@ def parameter_list(
     rename: Callable[[str], str] = lambda name: name,
 ) -> list[Parameter]:
     """The package's parameters for canonical ``shapes``, in their order."""
-    found = []
+    listed = []
     for target, shape in shapes.items():
         layer = target.removesuffix(".weight")
         assignment = assignments.get(layer)
         if assignment is None or assignment.form is not Form.INT4:
-            found.append(Parameter(rename(target), target, shape, scheme.model_dtype))
+            listed.append(Parameter(rename(target), target, shape, scheme.model_dtype))
             continue
         words, scales = quantised_shapes(*shape)
         swap = scheme.transposed and assignment.layer.role != "embedding"
         if swap:
             words, scales = words[::-1], scales[::-1]
         stem = rename(target).removesuffix(".weight")
-        found.append(Parameter(f"{stem}.q_weight", target, words, "uint32", "q_weight", swap))
-        found.append(Parameter(f"{stem}.q_scale", target, scales, scheme.model_dtype, "q_scale", swap))
-    return found
+        listed.append(Parameter(f"{stem}.q_weight", target, words, "uint32", "q_weight", swap))
+        listed.append(Parameter(f"{stem}.q_scale", target, scales, scheme.model_dtype, "q_scale", swap))
+    return listed
 
 
 class ParameterBytes:

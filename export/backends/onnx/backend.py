@@ -79,8 +79,8 @@ def block_outputs(graph: Path) -> dict[str, str]:
     import onnx
 
     nodes = onnx.load(str(graph), load_external_data=False).graph.node
-    found = (BLOCK_OUTPUT.match(name) for node in nodes for name in node.output)
-    return {match["block"]: match.string for match in found if match}
+    matches = (BLOCK_OUTPUT.match(name) for node in nodes for name in node.output)
+    return {match["block"]: match.string for match in matches if match}
 
 
 def stage_model(spec: ModelSpec, stage: str, chosen: OnnxChoices, assignments: Mapping[str, Assignment]) -> Any:

@@ -25,16 +25,16 @@ def _exporter() -> ExportBackend:
 
 def _grids() -> tuple[BlockGrid, ...]:
     """Of MatMulNBits and GatherBlockQuantized, a size at a time, and of rows that share one scale."""
-    found = [BlockGrid("ort_int8_row", 8, 0, ScaleRule.POSITIVE, wide_scales=True)]
+    grids = [BlockGrid("ort_int8_row", 8, 0, ScaleRule.POSITIVE, wide_scales=True)]
     for block in BLOCK_SIZES:
-        found += [
+        grids += [
             BlockGrid(f"ort_int4_b{block}", 4, block, ScaleRule.SIGNED),
             BlockGrid(f"ort_int4_asym_b{block}", 4, block, ScaleRule.SPREAD),
             BlockGrid(f"ort_int8_b{block}", 8, block, ScaleRule.SIGNED),
             BlockGrid(f"ort_gather_int4_b{block}", 4, block, ScaleRule.SIGNED, half=True),
             BlockGrid(f"ort_gather_int8_b{block}", 8, block, ScaleRule.SIGNED, half=True),
         ]
-    return tuple(found)
+    return tuple(grids)
 
 
 BACKEND = Backend(

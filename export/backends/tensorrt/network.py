@@ -19,8 +19,8 @@ def parse_network(trt: Any, builder: Any, onnx_file: Path) -> Any:
     network = builder.create_network(0 if flag is None else 1 << int(flag))
     parser = trt.OnnxParser(network, builder.logger)
     if not parser.parse_from_file(str(onnx_file)):
-        found = (parser.get_error(index) for index in range(parser.num_errors))
-        errors = "; ".join(f"{error.node_operator()} {error.node_name()}: {error.desc()}" for error in found)
+        parser_errors = (parser.get_error(index) for index in range(parser.num_errors))
+        errors = "; ".join(f"{error.node_operator()} {error.node_name()}: {error.desc()}" for error in parser_errors)
         raise UnsupportedModelError(
             f"TensorRT {trt.__version__} does not read {onnx_file.name}: {errors}",
             "a parser for ONNX opset 24 (TensorRT 10.15 or later, TensorRT for RTX 1.4 or later)",

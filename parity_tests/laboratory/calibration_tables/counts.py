@@ -118,9 +118,9 @@ def _blocks(comparisons: Sequence[Comparison], name: str) -> str:
     rows = []
     for one in comparisons:
         rounded = [score for setting, score in one.cells(PLAIN).items() if setting.startswith(f"{small} ")]
-        found = [score for setting, score in one.cells(name).items() if setting.startswith(f"{large} ")]
-        if rounded and found:
-            pair = found[0], rounded[0]
+        scores = [score for setting, score in one.cells(name).items() if setting.startswith(f"{large} ")]
+        if rounded and scores:
+            pair = scores[0], rounded[0]
             tasks = [f"{100 * (score.accuracy or 0):.1f}" for score in pair]
             cosines = [f"{score.cosine:.5f}" for score in pair]
             losses = [f"{1000 * score.kl:.2f}, {1000 * score.median_kl:.3g}" for score in pair]

@@ -94,8 +94,8 @@ def test_larger_blocks_stand_beside_smaller_ones(tmp_path: Path, capsys: pytest.
 
 def test_a_model_with_outliers_is_another_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, size in (("a", 0.0), ("b", 16.0)):
-        found = as_json("m", 10, [FULL, ROUNDED, BETTER], size)
-        (tmp_path / f"{name}.json").write_text(json.dumps(found), encoding="utf-8")
+        table = as_json("m", 10, [FULL, ROUNDED, BETTER], size)
+        (tmp_path / f"{name}.json").write_text(json.dumps(table), encoding="utf-8")
     assert main([str(tmp_path / "a.json"), str(tmp_path / "b.json")]) == ExitCode.OK
     said = capsys.readouterr().out
     assert "m (10 pictures)" in said and "m (10 pictures, outlier channels 16 times larger)" in said
