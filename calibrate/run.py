@@ -78,8 +78,8 @@ def plan(request: CalibrationRequest, opened: OpenedCheckpoint | None = None) ->
     exporters = {name: backend_named(name).exporter() for name in target.backend_names}
     assignments = {name: exporter.assignments(checkpoint.spec, options) for name, exporter in exporters.items()}
     if request.choice is not None:
-        forms = read_choice(request.choice)["backends"]
-        assignments = {name: widened(name, assignment, forms.get(name, {})) for name, assignment in assignments.items()}
+        storages = read_choice(request.choice)["backends"]
+        assignments = {name: widened(name, assignment, storages.get(name, {})) for name, assignment in assignments.items()}
     asked_for = assignments if request.backend is None else [request.backend]
     wanted = {name: wanted_layers(assignment) for name, assignment in assignments.items() if name in asked_for}
     if not any(wanted.values()):

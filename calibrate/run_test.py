@@ -71,7 +71,7 @@ def test_a_cut_off_run_resumes_to_identical_files(made: Path, tmp_path: Path, mo
     assert contents(folder) == contents(made)
 
 
-@pytest.mark.parametrize("change", [{"seed": 5}, {"samples": 5}, {"method": "rtn"}, {"text_only": True}])
+@pytest.mark.parametrize("change", [{"seed": 5}, {"samples": 5}, {"method": "mse-clip"}, {"text_only": True}])
 def test_another_request_does_not_resume(change: dict[str, object], made: Path, tmp_path: Path) -> None:
     partial = tmp_path / "codes.partial"
     shutil.copytree(made, partial)
@@ -86,7 +86,7 @@ def test_another_request_does_not_resume(change: dict[str, object], made: Path, 
         calibrate(request(tmp_path / "codes", resume=True, **change))
 
 
-@pytest.mark.parametrize("method", ["rtn", "gptq", "awq", "awq-gptq", "hqq", "sign-rounding"])
+@pytest.mark.parametrize("method", ["mse-clip", "gptq", "awq", "awq-gptq", "hqq", "sign-rounding"])
 def test_stored_codes_beat_rounding_on_the_logits(method: str, tmp_path: Path) -> None:
     folder = calibrate(request(tmp_path / "codes", method=method, samples=8, sequential=False, held_out=0))
     report = read_manifest(folder)["backends"]["onnx"]["layers"]
@@ -149,7 +149,7 @@ def test_zero_points_and_a_wider_head_are_planned_and_stored(tmp_path: Path) -> 
     assert weights is not None
     assignments = planned.assignments["onnx"]
     assert assignments["decoder.head"].grid == "ort_int8_b16"
-    assert str(assignments["embed_tokens.table"].form) == "fp16"
+    assert str(assignments["embed_tokens.table"].storage) == "fp16"
     assert "decoder.head" not in planned.wanted["onnx"]
     stored = StoredCodes(calibrate(asked), "onnx", weights, assignments)
     layer = "decoder.layers.0.mlp.down"
@@ -250,7 +250,7 @@ def test_codes_for_other_shapes_or_grids_are_refused(made: Path, tmp_path: Path)
 
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--model", "minicpm-v", "--weights", "demo", "--target", "cpu", "-q"]
-    assert main([*flags, "--method", "rtn", "--samples", "2", "-o", str(tmp_path / "codes"), "--json"]) == ExitCode.OK
+    assert main([*flags, "--method", "mse-clip", "--samples", "2", "-o", str(tmp_path / "codes"), "--json"]) == ExitCode.OK
     assert json.loads(capsys.readouterr().out)["samples"]["count"] == 2
     assert main([*flags, "--method", "best", "-o", str(tmp_path / "x")]) == ExitCode.USAGE
     assert main([*flags, "--precision", "fp16", "-o", str(tmp_path / "x")]) == ExitCode.USAGE

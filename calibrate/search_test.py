@@ -13,7 +13,7 @@ from calibrate.run import CalibrationPlan, calibrate, plan
 from calibrate.search import Gate, Search, stored_bytes
 from export.backends.registry import backend_named
 from export.quantisation.choice import read_choice, widened
-from export.quantisation.spec import Form
+from export.quantisation.spec import Storage
 from export.quantisation.stored import StoredCodes, read_manifest
 from runtime_py.errors import ExitCode, UsageError
 
@@ -21,7 +21,7 @@ FLAGS = ["--model", "minicpm-v", "--weights", "demo", "--target", "cpu", "--prec
 
 
 def request(output: Path, **changes: object) -> CalibrationRequest:
-    return CalibrationRequest("minicpm-v", "cpu", "rtn", output, weights="demo", samples=2, **changes)  # type: ignore[arg-type]
+    return CalibrationRequest("minicpm-v", "cpu", "mse-clip", output, weights="demo", samples=2, **changes)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -98,17 +98,17 @@ def test_a_choice_is_replayed_by_a_calibration(planned: CalibrationPlan, tmp_pat
     choice = tmp_path / "choice.json"
     goal = ["--budget", "1.45", "--pictures", "3", "-o", str(choice)]
     assert main(["search", *FLAGS, *goal]) == ExitCode.OK
-    forms = read_choice(choice)["backends"]["onnx"]
-    assert forms
+    storages = read_choice(choice)["backends"]["onnx"]
+    assert storages
     assert read_choice(choice)["bytes"] <= 1.45e6
     folder = calibrate(request(tmp_path / "codes", choice=choice))
-    assert not set(read_manifest(folder)["backends"]["onnx"]["layers"]) & set(forms)
-    assert read_manifest(folder)["choice"] == {"onnx": forms}
-    weights, assignments = planned.checkpoint.weights, widened("onnx", planned.assignments["onnx"], forms)
+    assert not set(read_manifest(folder)["backends"]["onnx"]["layers"]) & set(storages)
+    assert read_manifest(folder)["choice"] == {"onnx": storages}
+    weights, assignments = planned.checkpoint.weights, widened("onnx", planned.assignments["onnx"], storages)
     assert weights is not None
     stored = StoredCodes(folder, "onnx", weights, assignments)
-    name = next(iter(forms))
-    assert assignments[name].form in (Form.INT8, Form.FP16)
+    name = next(iter(storages))
+    assert assignments[name].storage in (Storage.INT8, Storage.FP16)
     if assignments[name].grid:
         assert stored.rows(name, 0, 4).codes.max() > 15
 

@@ -17,7 +17,7 @@ from export.package.manifest import assignment_rows
 from export.quantisation.choice import widened
 from export.quantisation.codes import DequantisedWeights
 from export.quantisation.grids import GRIDS
-from export.quantisation.spec import Form
+from export.quantisation.spec import Storage
 from export.quantisation.stored import StoredCodes
 from export.source.hub import DEMO_FOLDER
 from parity_tests.reference.checkpoint_side import assignments_of
@@ -72,7 +72,7 @@ def test_samples_look_up_what_the_package_will_hold(asked: CalibrationRequest, f
 def test_a_wider_head_is_a_wider_table(asked: CalibrationRequest) -> None:
     assignments = plan(asked).assignments["mlc"]
     chosen = widened("mlc", assignments, {HEAD: "fp16"})
-    assert (chosen[TABLE].form, chosen[TABLE].grid) == (chosen[HEAD].form, chosen[HEAD].grid) == (Form.FP16, "")
+    assert (chosen[TABLE].storage, chosen[TABLE].grid) == (chosen[HEAD].storage, chosen[HEAD].grid) == (Storage.FP16, "")
     assert all(chosen[name] == assignments[name] for name in assignments if name not in (TABLE, HEAD))
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from calibrate.evaluation.score import Score
+from calibrate.methods import RENAMED
 
 PLAIN = "plain rounding"
 TEXT, GENERAL = "text", "general"
@@ -43,9 +45,17 @@ def as_json(model: str, pictures: int, rows: Sequence[Row], outliers: float = 0.
 
 
 def from_json(table: Mapping[str, Any]) -> list[Row]:
-    """The rows of a comparison."""
+    """The rows of a comparison; files written before a method was renamed are read under its new name."""
+    # Tables never called plain rounding "rtn" (it is `PLAIN`), so the old name is the searched clip wherever it stands.
     return [
-        Row(**{**row, "score": Score(**row["score"]), "rounded_blocks": tuple(row["rounded_blocks"])})
+        Row(
+            **{
+                **row,
+                "method": re.sub(r"^rtn\b", RENAMED["rtn"], row["method"]),
+                "score": Score(**row["score"]),
+                "rounded_blocks": tuple(row["rounded_blocks"]),
+            }
+        )
         for row in table["rows"]
     ]
 

@@ -126,7 +126,7 @@ class DemoEvaluation:
         self.expected, self._known_right = self._run(self.weights)
 
     def score(self, weights: WeightProvider) -> Score:
-        """See Evaluation.score."""
+        """Figures of the weights over all questions: task accuracy, answers changed, distance of the logits."""
         positions, right = self._run(weights)
         asked = [(ok, before) for ok, before, counts in zip(right, self._known_right, self._in_task, strict=True) if counts]
         accuracy = sum(ok for ok, _ in asked) / len(asked)
@@ -134,7 +134,7 @@ class DemoEvaluation:
         return compared(self.expected, positions).score(accuracy, sum(ok != before for ok, before in asked), answers)
 
     def positions(self, weights: WeightProvider) -> Positions:
-        """See Evaluation.positions."""
+        """How far the weights' logits are from full precision at every answer position."""
         return compared(self.expected, self._run(weights)[0])
 
     def _run(self, weights: WeightProvider) -> tuple[Tensor, list[bool]]:

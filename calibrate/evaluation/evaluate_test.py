@@ -22,7 +22,9 @@ FAMILIES = ("awaker2.5-vl", "cogvlm2", "minicpm-v", "omnilmm-12b", "wemm", "xver
 
 
 def planned(family: str) -> CalibrationPlan:
-    return plan(CalibrationRequest(family, "cpu", "rtn", Path("unused"), weights="demo", precision="int4", block_size=128))
+    return plan(
+        CalibrationRequest(family, "cpu", "mse-clip", Path("unused"), weights="demo", precision="int4", block_size=128)
+    )
 
 
 def rounded(made: CalibrationPlan) -> DequantisedWeights:
@@ -100,7 +102,7 @@ def test_pictures_for_choosing_are_not_those_of_the_tables() -> None:
 
 def test_a_demo_is_known_by_its_sizes(other_checkpoint: Path) -> None:
     assert all(is_demo(planned(family).checkpoint) for family in FAMILIES)
-    other = plan(CalibrationRequest(str(other_checkpoint), "cpu", "rtn", Path("unused"), precision="int4"))
+    other = plan(CalibrationRequest(str(other_checkpoint), "cpu", "mse-clip", Path("unused"), precision="int4"))
     assert not is_demo(other.checkpoint)
 
 

@@ -24,7 +24,7 @@ SIZE = 16.0
 @pytest.fixture(scope="module", params=sorted(path.name for path in DEMO_FOLDER.iterdir()))
 def planned(request: pytest.FixtureRequest) -> CalibrationPlan:
     """Each family's demo with int4 layers for a phone."""
-    return plan(CalibrationRequest(request.param, "android", "rtn", Path("unused"), weights="demo", precision="int4"))
+    return plan(CalibrationRequest(request.param, "android", "mse-clip", Path("unused"), weights="demo", precision="int4"))
 
 
 def test_the_function_stays_and_rounding_gets_harder(planned: CalibrationPlan) -> None:

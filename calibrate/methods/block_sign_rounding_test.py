@@ -34,7 +34,7 @@ def weights(layers: Mapping[str, LayerProblem], codes: Mapping[str, Codes]) -> d
 
 def check(model: str, target: str, look: object) -> None:
     """Stream a few samples to `BLOCK` and hand its layers and itself to ``look``."""
-    request = CalibrationRequest(model, target, "rtn", Path("unused"), weights="demo", precision="int4", samples=6)
+    request = CalibrationRequest(model, target, "mse-clip", Path("unused"), weights="demo", precision="int4", samples=6)
     planned = plan(request)
     backend = next(iter(planned.wanted))
     assignments, source = planned.assignments[backend], planned.checkpoint.weights

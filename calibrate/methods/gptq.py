@@ -32,7 +32,12 @@ BLOCK = 64
 
 
 class Gptq:
-    """See the module."""
+    """Columns rounded one after another, each making up for what those before it lost.
+
+    Args:
+        damping: share of the mean diagonal that is added to the moment's diagonal.
+        ordered: columns with the largest inputs first; else as they stand.
+    """
 
     name: ClassVar[str] = "gptq"
     title: ClassVar[str] = "GPTQ with activation order and static groups"
@@ -41,7 +46,7 @@ class Gptq:
         self.damping, self.ordered = damping, ordered
 
     def run(self, layer: LayerProblem) -> Codes:
-        """See Method.run; plain clipped rounding for a layer that no sample reached."""
+        """Codes of the layer on its grid; nearest codes with searched clips for a layer that no sample reached."""
         parameters = searched(layer, coarse=True)
         if layer.moment is None:
             return layer.codes(rounded(layer, parameters), parameters)

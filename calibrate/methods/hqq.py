@@ -22,13 +22,13 @@ FIRST_WEIGHT, GROWTH = 10.0, 1.05
 
 
 class Hqq:
-    """See the module."""
+    """Parameters of least |w - q|^0.7, found by half-quadratic splitting; samples are not looked at."""
 
     name: ClassVar[str] = "hqq"
     title: ClassVar[str] = "HQQ, from the weights alone"
 
     def run(self, layer: LayerProblem) -> Codes:
-        """See Method.run."""
+        """Codes of the layer on its grid; of all turns, every group keeps the parameters of least error."""
         import torch
 
         grid, blocks = layer.grid, layer.blocks(layer.weight)

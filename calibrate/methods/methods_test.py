@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from calibrate.methods import METHODS, method_named
+from calibrate.methods import METHODS, RENAMED, method_named
 from calibrate.methods.base import LayerProblem, solve
 from calibrate.methods.gptq import Gptq, column_by_column
 from calibrate.methods.sign_rounding import SignRounding
@@ -34,7 +34,7 @@ def errors(layer: LayerProblem, method: str) -> tuple[float, float]:
 
 @pytest.mark.parametrize("grid", GRID_NAMES)
 @pytest.mark.parametrize(
-    ("method", "most"), [("rtn", 0.9), ("gptq", 0.5), ("awq", 0.9), ("awq-gptq", 0.5), ("sign-rounding", 0.85)]
+    ("method", "most"), [("mse-clip", 0.9), ("gptq", 0.5), ("awq", 0.9), ("awq-gptq", 0.5), ("sign-rounding", 0.85)]
 )
 def test_calibrated_methods_lower_the_output_error(method: str, most: float, grid: str) -> None:
     for seed in range(3):
@@ -161,3 +161,12 @@ def test_the_moment_is_the_output_error() -> None:
 def test_unknown_method() -> None:
     with pytest.raises(UsageError, match="--method best"):
         method_named("best")
+
+
+@pytest.mark.parametrize("name", sorted(RENAMED))
+def test_an_old_name_is_refused_with_the_new_one(name: str) -> None:
+    """Without a word, a script that asks for ``rtn`` would take another method, or plain rounding, for what it had."""
+    with pytest.raises(UsageError) as raised:
+        method_named(name)
+    assert raised.value.next_step.startswith(f"write --method {RENAMED[name]}")
+    assert method_named(RENAMED[name]).name == RENAMED[name]

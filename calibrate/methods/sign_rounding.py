@@ -29,7 +29,11 @@ ELEMENTS = 1 << 23
 
 
 class SignRounding:
-    """See the module."""
+    """Rounding offsets and clips of one layer, tuned by the signs of its output error's gradient.
+
+    Args:
+        turns: gradient steps; their size falls linearly from 1 / turns to 0.
+    """
 
     name: ClassVar[str] = "sign-rounding"
     title: ClassVar[str] = "rounding offsets and clips by signed gradient descent, in the manner of AutoRound"
@@ -38,7 +42,7 @@ class SignRounding:
         self.turns = turns
 
     def run(self, layer: LayerProblem) -> Codes:
-        """See Method.run; plain clipped rounding for a layer that no sample reached."""
+        """Codes of the layer, tuned a part of its rows at a time; nearest codes with searched clips without a moment."""
         parameters = searched(layer)
         if layer.moment is None:
             return layer.codes(rounded(layer, parameters), parameters)

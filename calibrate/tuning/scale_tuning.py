@@ -205,7 +205,7 @@ def tuned_scales(
 
     Args:
         weights: the checkpoint's.
-        state: every block done; image rows, embeddings and layers of other forms are what it makes of them.
+        state: every block done; image rows, embeddings and layers in other storages are what it makes of them.
         steps: batches of `BATCH` samples.
     """
     import torch

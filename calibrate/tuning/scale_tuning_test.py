@@ -27,7 +27,7 @@ from export.modules.kernels import Kernels
 from export.package.journal import Journal
 from export.quantisation.codes import DequantisedWeights
 from export.quantisation.grids import GRIDS
-from export.quantisation.spec import Assignment, Form, LayerShape
+from export.quantisation.spec import Assignment, LayerShape, Storage
 from export.quantisation.stored import StoredCodes, read_manifest
 from runtime_py.errors import DoesNotFitError, ExitCode, InterruptedExportError, UsageError
 
@@ -35,7 +35,7 @@ SCALES = ".scales"
 
 
 def tuned(output: Path, **changes: object) -> CalibrationRequest:
-    return request(output, **{"precision": "int4", "method": "rtn", "samples": 4, "tune_scales": 3, **changes})
+    return request(output, **{"precision": "int4", "method": "mse-clip", "samples": 4, "tune_scales": 3, **changes})
 
 
 def stored_of(folder: Path, asked: CalibrationRequest) -> StoredCodes:
@@ -264,7 +264,7 @@ def test_the_gradient_of_a_scale(name: str) -> None:
 def test_a_head_that_is_the_embedding_stays() -> None:
     spec = tiny_spec("minicpm-v")
     assignments = {
-        name: Assignment(LayerShape(name, role, 64, 32), Form.INT4, "q4f16_1")
+        name: Assignment(LayerShape(name, role, 64, 32), Storage.INT4, "q4f16_1")
         for name, role in (("decoder.head", "head"), ("decoder.layers.0.mlp.down", "decoder"), ("vision.x", "vision"))
     }
     assert tunable(spec, assignments, assignments) == ["decoder.head", "decoder.layers.0.mlp.down"]

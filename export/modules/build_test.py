@@ -15,7 +15,7 @@ from export.checkpoint.opened import published_specs
 from export.modules import build
 from export.modules.build import build_stage, layer_shapes, meta_stages, parameter_shapes, stored_modules
 from export.modules.kernels import Kernels, Linear
-from export.quantisation.spec import Assignment, Form
+from export.quantisation.spec import Assignment, Storage
 from export.specs import ModelSpec
 from runtime_py.contracts import STAGES
 
@@ -31,9 +31,9 @@ def spec(request: pytest.FixtureRequest) -> ModelSpec:
 
 def kernels_of(spec: ModelSpec) -> Iterator[Kernels]:
     """Kernels that leave layers alone, halve them, and pack those that a grid fits."""
-    halves = {layer.name: Assignment(layer, Form.FP16) for layer in layer_shapes(spec)}
+    halves = {layer.name: Assignment(layer, Storage.FP16) for layer in layer_shapes(spec)}
     packed = {
-        layer.name: Assignment(layer, Form.INT4, "ort_int4_asym_b32")
+        layer.name: Assignment(layer, Storage.INT4, "ort_int4_asym_b32")
         for layer in layer_shapes(spec)
         if layer.columns % 32 == 0 and layer.role != "embedding"
     }

@@ -16,7 +16,7 @@ GB = 1e9
 
 
 @dataclass(frozen=True)
-class Holding:
+class Footprint:
     """One published checkpoint on one target at its default precision and limits. Sizes are bytes.
 
     Attributes:
@@ -46,7 +46,7 @@ class Holding:
         return f"{parts}; of the weights the {stage} has {self.stages[stage] / GB:.2f} GB"
 
 
-def holdings(target: Target) -> list[Holding]:
+def footprints(target: Target) -> list[Footprint]:
     """Every published checkpoint of every family on a target, in the families' order; variants of equal shape once."""
     from export.families.published import variants
     from export.families.registry import families
@@ -60,11 +60,11 @@ def holdings(target: Target) -> list[Holding]:
             shape = (spec.vision, spec.connector, spec.decoder)
             if shape not in seen:
                 seen.append(shape)
-                rows.append(holding(target, hub_id, spec))
+                rows.append(footprint_of(target, hub_id, spec))
     return rows
 
 
-def holding(target: Target, checkpoint: str, spec: ModelSpec) -> Holding:
+def footprint_of(target: Target, checkpoint: str, spec: ModelSpec) -> Footprint:
     """One checkpoint on one target."""
     from export.backends.base import BuildOptions
     from export.backends.registry import backend_named
@@ -78,14 +78,14 @@ def holding(target: Target, checkpoint: str, spec: ModelSpec) -> Holding:
         made.refuse(spec, options)
         prediction = made.predict(spec, options, made.assignments(spec, options))
     except EdgeproofError as error:
-        return Holding(spec.family, checkpoint, precision, error.what, {}, {}, {})
+        return Footprint(spec.family, checkpoint, precision, error.what, {}, {}, {})
     parts = dict(prediction.device_bytes)
     stages = {stage: prediction.file_bytes.get(stage, 0) for stage in STAGES}
     fits = {device.name: sum(parts.values()) <= device.usable for device in devices_of(target.name)}
-    return Holding(spec.family, checkpoint, precision, "", parts, stages, fits)
+    return Footprint(spec.family, checkpoint, precision, "", parts, stages, fits)
 
 
-def as_line(footprint: Holding, devices: list[Device]) -> str:
+def as_line(footprint: Footprint, devices: list[Device]) -> str:
     """One line for a terminal."""
     name = f"{footprint.checkpoint} at {footprint.precision}"
     if footprint.refused:
@@ -97,7 +97,7 @@ def as_line(footprint: Holding, devices: list[Device]) -> str:
     return f"{name}: {footprint.needed / GB:.2f} GB, {where}{not_there}"
 
 
-def as_row(footprint: Holding) -> dict[str, Any]:
+def as_row(footprint: Footprint) -> dict[str, Any]:
     """The same for programs."""
     return {
         "family": footprint.family,

@@ -136,7 +136,7 @@ class BlockGrid:
         return self.rule is ScaleRule.SIGNED
 
     def fit(self, blocks: Tensor, factor: Tensor | float = 1.0) -> GroupParameters:
-        """See Grid.fit."""
+        """Scales (and zero points) of groups (..., group) whose range is ``factor`` times what they span, as stored."""
         import torch
 
         low, high = blocks.amin(-1), blocks.amax(-1)
@@ -147,21 +147,21 @@ class BlockGrid:
         return GroupParameters(scales, zeros.round_().clamp_(0, self.highest))
 
     def stored_scales(self, scales: Tensor) -> Tensor:
-        """See Grid.stored_scales."""
+        """Scales rounded to float16, or as they are with ``wide_scales``; float32 either way."""
         return scales.float() if self.wide_scales else scales.half().float()
 
     def round(self, values: Tensor, parameters: GroupParameters) -> Tensor:
-        """See Grid.round."""
+        """The nearest codes, 0 to ``highest``, as float32; ties to even."""
         codes = (values * _inverse(parameters.scales)).round_()
         return codes.add_(parameters.zeros).clamp_(0, self.highest)
 
     def read(self, codes: Tensor, parameters: GroupParameters) -> Tensor:
-        """See Grid.read."""
+        """``(code - zero) * scale`` in float32, rounded to float16 where the destination's product is."""
         values = (codes - parameters.zeros) * parameters.scales
         return values.half().float() if self.half else values
 
     def codes(self, codes: Tensor, parameters: GroupParameters) -> Codes:
-        """See Grid.codes."""
+        """Codes (rows, columns) with their parameters as a package stores them; padding gets the zero point's code."""
         import torch
 
         count, columns = codes.shape

@@ -122,7 +122,7 @@ class StoredCodes:
         self._check_weights()
 
     def rows(self, layer: str, start: int, stop: int) -> Codes:
-        """See CodeSource.rows."""
+        """Rows ``start`` to ``stop`` of a layer's codes: the calibration's, or rounded now where it has none."""
         name = self._shares.get(layer, layer)
         stored = self.layers.get(name)
         if stored is None:
@@ -201,7 +201,7 @@ def check_shapes(layers: Mapping[str, StoredLayer], assignments: Mapping[str, As
             shapes = f"[{stored.rows}, {stored.columns}] stored, [{wanted.layer.rows}, {wanted.layer.columns}] in the model"
             problems.append(f"{name}: {shapes}")
         elif wanted.grid != stored.grid:
-            problems.append(f"{name}: stored for {stored.grid}, the export wants {wanted.grid or wanted.form}")
+            problems.append(f"{name}: stored for {stored.grid}, the export wants {wanted.grid or wanted.storage}")
     if problems:
         raise UsageError(
             f"the stored codes do not fit the export: {len(problems)} layer(s)\n    " + "\n    ".join(problems[:20]),

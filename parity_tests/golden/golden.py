@@ -16,9 +16,9 @@ from pathlib import Path
 
 from parity_tests.check.candidate import Candidate, open_candidate
 from parity_tests.golden.case import GoldenCase, question, read_case
-from parity_tests.golden.crossing import Offsets, offsets_to_reference, with_crossing
 from parity_tests.golden.inside import AskedOnce
 from parity_tests.golden.marks import with_marks
+from parity_tests.golden.rounding_flip import Offsets, offsets_to_reference, with_rounding_flip
 from parity_tests.golden.side import Answered, against_golden, ask, steps_of
 from parity_tests.judging.compare import compare_recordings
 from parity_tests.judging.environment import environment
@@ -163,7 +163,7 @@ def implementation(
             def offsets(asked: Question = asked) -> Offsets | None:
                 return offsets_to_reference(AskedOnce(candidate.played_by(stored), asked), checkpoint)
 
-            comparisons += with_crossing(compared, "", {row.probe for row in rows}, side, offsets, measured)
+            comparisons += with_rounding_flip(compared, "", {row.probe for row in rows}, side, offsets, measured)
     return comparisons
 
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from parity_tests.check.candidate import Candidate
 from parity_tests.golden.case import GoldenArray, GoldenCase, classify, expected_pixels, fitted, question
-from parity_tests.golden.crossing import offsets_to_golden, with_crossing
 from parity_tests.golden.extras import extra_array
+from parity_tests.golden.rounding_flip import offsets_to_golden, with_rounding_flip
 from parity_tests.judging.compare import compare_arrays
 from parity_tests.judging.metrics import Kind, measure
 from parity_tests.judging.probes import PROBES, Recording, record
@@ -60,7 +60,7 @@ def against_golden(
 ) -> list[Comparison]:
     """One side against every array of outputs.npz, in pipeline order; preprocessing first where inputs.npz has it.
 
-    Further comparisons stand behind it where a gate crossed a rounding boundary (`parity_tests.golden.crossing`).
+    Further comparisons stand behind it where a gate crossed a rounding boundary (`parity_tests.golden.rounding_flip`).
     """
     answers = answers or ask(case, side)
     measurements = list(_pixels(case, answers))
@@ -72,7 +72,7 @@ def against_golden(
         measured = partial(_measured, case, own, checkpoint, prefix)
         offsets = partial(offsets_to_golden, case, prefix, checkpoint)
         names = {array.name for array in own}
-        comparisons[:1] = with_crossing(comparisons[0], prefix, names, side, offsets, measured)
+        comparisons[:1] = with_rounding_flip(comparisons[0], prefix, names, side, offsets, measured)
     return comparisons
 
 

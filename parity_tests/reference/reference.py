@@ -45,7 +45,7 @@ class Watched:
 
 @dataclass
 class TorchState:
-    """See runtime_py.backends.base.DecoderState."""
+    """The reference's key/value cache: per layer two of (batch, kv_heads, length, head_dim), grown by copying."""
 
     capacity: int
     length: int = 0
@@ -116,7 +116,7 @@ class TorchBackend:
     @full_float32()
     @torch.inference_mode()
     def run(self, stage: str, inputs: Arrays) -> dict[str, np.ndarray]:
-        """See Backend.run."""
+        """One stage other than the decoder: its contract's outputs as float32 arrays by name."""
         contract = self.contracts[stage]
         tensors = {name: self._to_device(array) for name, array in inputs.items()}
         result = self.stage(stage)(**tensors)
@@ -127,7 +127,7 @@ class TorchBackend:
         return outputs
 
     def start(self, capacity: int) -> TorchState:
-        """See Backend.start."""
+        """An empty cache with room for as many positions."""
         spec = self.spec.decoder
         empty = torch.zeros((1, spec.kv_heads, 0, spec.head_dim), dtype=self.dtype, device=self.device)
         return TorchState(capacity, 0, [(empty, empty) for _ in range(spec.layers)])
@@ -135,7 +135,7 @@ class TorchBackend:
     @full_float32()
     @torch.inference_mode()
     def forward(self, state: TorchState, inputs: Arrays, logit_positions: np.ndarray) -> np.ndarray:
-        """See Backend.forward."""
+        """Logits float32 (batch, positions asked, vocabulary) of tokens behind the cache, which grows by them."""
         tensors: dict[str, Any] = {name: self._to_device(array) for name, array in inputs.items()}
         batch, tokens = tensors["inputs_embeds"].shape[:2]
         if state.length + tokens > state.capacity:

@@ -16,7 +16,7 @@ import numpy as np
 from export.backends.mlc.schemes import Scheme
 from export.backends.mlc.shards import HALVED, RAW, StoredTensor
 from export.quantisation.codes import Codes, CodeSource, WeightProvider
-from export.quantisation.spec import Assignment, Form
+from export.quantisation.spec import Assignment, Storage
 from runtime_py.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def parameter_list(
     for target, shape in shapes.items():
         layer = target.removesuffix(".weight")
         assignment = assignments.get(layer)
-        if assignment is None or assignment.form is not Form.INT4:
+        if assignment is None or assignment.storage is not Storage.INT4:
             listed.append(Parameter(rename(target), target, shape, scheme.model_dtype))
             continue
         words, scales = quantised_shapes(*shape)

@@ -11,7 +11,7 @@ from export.backends.mlc.parameters import ParameterBytes, parameter_list
 from export.backends.mlc.schemes import SCHEMES, scheme_of
 from export.quantisation.codes import RoundToNearest
 from export.quantisation.grids import GRIDS
-from export.quantisation.spec import Assignment, Form, LayerShape
+from export.quantisation.spec import Assignment, LayerShape, Storage
 from runtime_py.errors import CheckpointError, UsageError
 
 SHAPES = {"a.weight": (10, 80), "b.weight": (6, 64), "norm.weight": (80,)}
@@ -35,7 +35,7 @@ class Weights:
 def reader(name: str, weights: Weights) -> tuple[ParameterBytes, list[parameters.Parameter]]:
     scheme = SCHEMES[name]
     assignments = {
-        layer: Assignment(LayerShape(layer, "decoder", *SHAPES[f"{layer}.weight"]), Form.INT4, scheme.grid)
+        layer: Assignment(LayerShape(layer, "decoder", *SHAPES[f"{layer}.weight"]), Storage.INT4, scheme.grid)
         for layer in ("a", "b")
     }
     listed = parameter_list(SHAPES, assignments, scheme)

@@ -21,7 +21,7 @@ from torch.onnx.ops import symbolic, symbolic_multi_out
 from export.modules.kernels import CachedAttention, Kernels, Role
 from export.quantisation.grid_blockwise import BlockGrid
 from export.quantisation.grids import GRIDS
-from export.quantisation.spec import Assignment, Form
+from export.quantisation.spec import Assignment, Storage
 from export.specs import DecoderSpec
 
 Attributes = dict[str, int | float | str | bool | Sequence[int] | Sequence[float] | Sequence[str] | Sequence[bool]]
@@ -100,7 +100,7 @@ class OrtKernels(Kernels):
     def _storage(self, assignment: Assignment | None) -> torch.dtype:
         if assignment is None:
             return self.choices.storage
-        return torch.float16 if assignment.form is Form.FP16 else torch.float32
+        return torch.float16 if assignment.storage is Storage.FP16 else torch.float32
 
 
 def _stored(*shape: int, dtype: torch.dtype) -> nn.Parameter:

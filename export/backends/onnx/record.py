@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from export.backends.record import COLUMNS, VISION, Backend, BackendOption
 from export.quantisation.grid_blockwise import BlockGrid, ScaleRule
-from export.quantisation.spec import Form
+from export.quantisation.spec import Storage
 from runtime_py.backends import records
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ BACKEND = Backend(
     exporter=_exporter,
     tools=("torch", "onnx", "onnxscript", "onnxruntime"),
     grids=_grids(),
-    wider={Form.INT8: "ort_int8_b{block}", Form.FP16: ""},
+    wider={Storage.INT8: "ort_int8_b{block}", Storage.FP16: ""},
     options=(
         BackendOption("vision_precision", "--vision-precision", ("int8", "fp16", "fp32"), VISION),
         BackendOption("block_size", "--block-size", BLOCK_SIZES, COLUMNS),

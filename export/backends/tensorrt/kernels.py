@@ -22,7 +22,7 @@ from torch.onnx.ops import symbolic
 
 from export.modules.kernels import CachedAttention, Kernels, Linear, RMSNorm, Role
 from export.quantisation.grids import GRIDS
-from export.quantisation.spec import Assignment, Form
+from export.quantisation.spec import Assignment, Storage
 from export.specs import DecoderSpec
 
 OPSET = 24
@@ -124,7 +124,7 @@ class TrtKernels(Kernels):
     """Kernels of a TensorRT graph.
 
     Args:
-        assignments: weight form of each layer by canonical name; layers that are not int4 keep the graph's dtype.
+        assignments: storage of each layer by canonical name; layers that are not int4 keep the graph's dtype.
         capacity: positions of the cache buffer.
     """
 
@@ -134,7 +134,7 @@ class TrtKernels(Kernels):
 
     def linear(self, name: str, in_features: int, out_features: int, bias: bool, role: Role) -> nn.Module:
         assignment = self.assignments.get(name)
-        if assignment is None or assignment.form is not Form.INT4:
+        if assignment is None or assignment.storage is not Storage.INT4:
             return Linear(in_features, out_features, bias, role)
         return Int4Linear(in_features, out_features, GRIDS[assignment.grid].group, bias)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from calibrate.evaluation.compare_table import PLAIN, Row
 from calibrate.evaluation.score import Score
 
-BASELINES = (PLAIN, "rtn", "gptq, text only")
+BASELINES = (PLAIN, "mse-clip", "gptq, text only")
 """What methods are held against: nearest codes; nearest codes after a search for clips; samples without their pictures."""
 
 BLOCKS = "cpu:32", "cpu:128"

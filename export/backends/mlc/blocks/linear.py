@@ -13,7 +13,7 @@ from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import Tensor, op
 
 from export.backends.mlc.parameters import GROUP, PER_WORD, quantised_shapes
-from export.quantisation.spec import Assignment, Form
+from export.quantisation.spec import Assignment, Storage
 
 ZERO_POINT = 7
 
@@ -135,7 +135,7 @@ class GroupEmbedding(Embedding):
 
 
 class Layers:
-    """Makes each matrix in the form its assignment says; the counterpart of export.modules.kernels.Kernels.
+    """Makes each matrix in the storage its assignment says; the counterpart of export.modules.kernels.Kernels.
 
     Args:
         assignments: by canonical layer name.
@@ -147,7 +147,7 @@ class Layers:
 
     def quantised(self, name: str) -> bool:
         assignment = self.assignments.get(name)
-        return assignment is not None and assignment.form is Form.INT4
+        return assignment is not None and assignment.storage is Storage.INT4
 
     def linear(self, name: str, in_features: int, out_features: int, bias: bool, out_dtype: str = "") -> Linear:
         kind = GroupLinear if self.quantised(name) else Linear
