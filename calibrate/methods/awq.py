@@ -56,10 +56,12 @@ class Awq:
             return None
         power = torch.stack([layer.moment.diagonal / layer.moment.count for layer in layers if layer.moment]).mean(0)
         size = power.sqrt().view(heads, share, -1)
+        # query heads that share a key/value head read the same value rows, which can be divided by one factor only
         size = size.mean(1, keepdim=True).expand_as(size).reshape(-1).clamp_min(1e-8)
         least, best = _errors(layers, None), None
         for strength in STRENGTHS:
             factors = size.pow(strength)
+            # the geometric middle of the largest and the least is 1
             factors = (factors / (factors.max() * factors.min()).sqrt()).clamp(LEAST, 1 / LEAST)
             error = _errors(layers, factors)
             if error < least:

@@ -66,6 +66,7 @@ def column_by_column(layer: LayerProblem, parameters: GroupParameters, order: Te
     import torch
 
     grid, columns = layer.grid, len(order)
+    # columns as rows, so that each is one piece of memory
     weight = layer.weight.T[order].contiguous()
     steps = upper / upper.diagonal()
     group_of = (order // layer.group).tolist()
@@ -80,12 +81,14 @@ def column_by_column(layer: LayerProblem, parameters: GroupParameters, order: Te
             column = start + index
             value = weight[column] + carried[column]
             if index:
+                # what this block's earlier columns lost; `carried` knows only of blocks before
                 value.addmv_(lost[:index].T, within[index, :index])
             chosen = by_group[group_of[column]]
             code = grid.round(value, chosen)
             torch.sub(weight[column], grid.read(code, chosen), out=lost[index])
             codes[column] = code
         if stop < columns:
+            # one product brings the block's losses to every column behind it
             carried[stop:].addmm_(steps[start:stop, stop:].T, lost[: stop - start])
     restored = torch.empty_like(codes)
     restored[order] = codes

@@ -36,6 +36,7 @@ class Hqq:
         codes = grid.round(blocks, best[..., None])
         least = _norm(blocks - grid.read(codes, best[..., None]))
         now, weight = best, FIRST_WEIGHT
+        # errors in units of the group's largest value, so that NORM and the weights mean the same in every group
         unit = blocks.abs().amax(-1, keepdim=True).clamp_min(1e-12)
         for _ in range(TURNS):
             lost = (blocks - grid.read(grid.round(blocks, now[..., None]), now[..., None])) / unit

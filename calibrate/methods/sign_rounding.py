@@ -105,7 +105,9 @@ class Tuning:
         import torch
 
         wide, slope = parameters[..., None], self.layer.blocks(slope)
+        # a code that was clamped does not move with its weight or its offset
         inside = (codes > 0) & (codes < self.layer.grid.highest)
+        # s dw'/ds: (q - z) s, less w where rounding is passed straight through
         by_scale = (codes - wide.zeros) * wide.scales - torch.where(inside, self.blocks, 0.0)
         self._pull.mul_(MOMENTUM).add_(slope * inside * wide.scales, alpha=1 - MOMENTUM)
         self._pinch.mul_(MOMENTUM).add_((slope * by_scale).sum(-1), alpha=1 - MOMENTUM)

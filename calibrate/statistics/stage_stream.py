@@ -255,6 +255,7 @@ class _Exit:
         self.rows: Any = None
 
     def _leave(self, x: Any, *rest: Any, **named: Any) -> Any:
+        # a decoder's block takes its cache and gives it back; blocks of other stages have none
         return (self.rows, rest[0]) if rest and isinstance(rest[0], tuple) else self.rows
 
     def of(self, stage: nn.Module, call: Call, rows: Tensor) -> Any:

@@ -43,6 +43,7 @@ class Fold:
 
     def source_factors(self, factors: Tensor) -> Tensor:
         """Factors of the columns as factors of the source's rows."""
+        # columns that one source channel feeds have equal factors, so that the first of them stands for all
         return factors.view(self.heads, self.share, -1)[:, 0].reshape(-1)
 
 

@@ -60,9 +60,12 @@ class MlcGrid:
             )
         padded = torch.nn.functional.pad(wide, (0, groups * GROUP - columns)).view(count, groups, GROUP)
         scales = (padded.abs().amax(dim=2) / LEVELS).to(dtype)
+        # rounded after every step as mlc_llm's converter rounds, so that a value on an edge falls to the same code
         ratio = (padded / scales.float()[..., None]).to(dtype)
         codes = torch.round((ratio + LEVELS).to(dtype).float()).clamp(0, 2 * LEVELS)
+        # 0 / 0 in a group of zeros; code 0 is what published packages hold, and reads back as -7 * 0
         codes = torch.nan_to_num(codes, nan=0.0).to(torch.uint8).view(count, groups * GROUP)
+        # as the converter pads; no kernel reads past the matrix
         codes[:, columns:] = 0
         return Codes(codes, self.stored_scales(scales).to(dtype))
 

@@ -69,6 +69,7 @@ def read_codes(path: Path, layer: str, grid: Grid, start: int, stop: int) -> Cod
         scales = file.get_slice(f"{layer}.scales")[start:stop]
         packed = file.get_slice(f"{layer}.codes")[start:stop]
         zeros = file.get_slice(f"{layer}.zero_points")[start:stop] if grid.zero_points else None
+    # a last group is stored padded out; a row that is one group is as long as its bytes say
     width = grid.group * scales.shape[1] if grid.group else packed.shape[1] * 8 // grid.bits
     return Codes(unpack_unsigned(packed, grid.bits, width), scales, zeros)
 

@@ -31,7 +31,7 @@ def compare_arrays(
 
     Args:
         name: the name to report.
-        absent: why ``found`` is None.
+        absent: why ``actual`` is None.
         step_logits: (1, steps, vocabulary) behind the expected tokens, to tell a tie from a fault.
         probe: the probe it is, when the name does not say so.
     """

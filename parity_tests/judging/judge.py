@@ -80,6 +80,7 @@ def _from_profile(run: Run, table: Table | None) -> Divergence | None:
             continue
         limits = thresholds.limits(standards[stage.comparison], kind, run.family, table)
         bounds = [limit.bound for limit in limits if limit.metric == "relative_max"]
+        # not ``>``: a NaN is beyond every bound
         if bounds and not stage.error <= bounds[0]:
             block = next((name for name, error in stage.blocks if not error <= bounds[0]), "")
             return Divergence(stage.stage, block, stage.blocks, "from the stored errors of blocks")

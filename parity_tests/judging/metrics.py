@@ -61,6 +61,7 @@ def _difference(reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:
     wide_reference, wide_candidate = np.asarray(reference, np.float64), np.asarray(candidate, np.float64)
     with np.errstate(invalid="ignore"):
         distance = np.abs(wide_reference - wide_candidate)
+    # inf - inf and NaN - NaN are NaN, and yet no difference
     equal = (wide_reference == wide_candidate) | (np.isnan(wide_reference) & np.isnan(wide_candidate))
     return np.where(equal, 0.0, np.where(np.isfinite(distance), distance, np.inf))
 
@@ -113,6 +114,7 @@ def worst_row_cosine(reference: np.ndarray, candidate: np.ndarray) -> float:
 
 def _cosines(reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:
     a, b = np.asarray(reference, np.float64), np.asarray(candidate, np.float64)
+    # rows that are not finite are zeroed before the products, which would make NaN and a warning of them
     broken = ~(np.isfinite(a).all(axis=1) & np.isfinite(b).all(axis=1))
     a, b = np.where(np.atleast_1d(broken)[:, None], 0.0, a), np.where(np.atleast_1d(broken)[:, None], 0.0, b)
     lengths = np.sqrt((a * a).sum(axis=1)), np.sqrt((b * b).sum(axis=1))

@@ -129,6 +129,7 @@ def record(
     rows, own = _steps(session, logits, steps, None if forced is None else forced[0])
     recording.arrays["step_logits"] = recording.greedy_logits = rows
     recording.fed = own[None] if forced is None else forced
+    # its own answer parts from what it was fed, so that it has to be asked once more without being fed
     if forced is not None and not np.array_equal(own, forced[0]):
         recording.greedy_logits, own = _left_alone(Session(backend, processor, limits), layout, embeds, steps)
     recording.arrays["greedy_ids"] = own[None].astype(np.int64)

@@ -33,7 +33,7 @@ def localize_pixels(
     """The first step whose result differs, or None when the pixels agree.
 
     Args:
-        expected, found: the checkpoint's processor and the package's.
+        expected, actual: the checkpoint's processor and the package's.
         settings: in words, the settings in which the package differs from the checkpoint.
     """
     allowed = next(limit.bound for limit in limits(Standard.FP32, Kind.PIXELS, family, table) if limit.metric == "max_abs")

@@ -61,6 +61,7 @@ def merge_kernel(dtype: str) -> tirx.PrimFunc:
                     T.where(block * THREADS + thread < rows * heads)
                     largest = T.sblock_alloc_buffer((1,), "float32", scope="local")
                     share = T.sblock_alloc_buffer((2,), "float32", scope="local")
+                    # powers of the difference from the larger one: neither can overflow
                     largest[0] = T.max(sums[row, head], other_sums[row, head])
                     share[0] = T.exp2(sums[row, head] - largest[0])
                     share[1] = T.exp2(other_sums[row, head] - largest[0])
@@ -73,6 +74,7 @@ def merge_kernel(dtype: str) -> tirx.PrimFunc:
                             / (share[0] + share[1]),
                             dtype,
                         )
+                    # the one write to `sums`, after all reads of this row and head by the same thread
                     sums[row, head] = T.log2(share[0] + share[1]) + largest[0]
 
     return merge

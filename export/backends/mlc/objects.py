@@ -49,6 +49,7 @@ def read_object(data: bytes, name: str = "object") -> ObjectFile:
 
 def _read_elf(data: bytes) -> ObjectFile:
     (machine,) = struct.unpack_from("<H", data, 18)
+    # ELF64 header: machine at 18, offset of the section table at 40, size and number of its entries at 58
     (table,) = struct.unpack_from("<Q", data, 40)
     entry, count = struct.unpack_from("<HH", data, 58)
     sections = [struct.unpack_from("<IIQQQQIIQQ", data, table + i * entry) for i in range(count)]
@@ -58,6 +59,7 @@ def _read_elf(data: bytes) -> ObjectFile:
         if section[1] != 2:  # SHT_SYMTAB
             continue
         strings = sections[section[6]]
+        # an Elf64_Sym takes 24 bytes: name, info, other, section index, value, size
         for at in range(section[4], section[4] + section[5], 24):
             name_at, info, _, index = struct.unpack_from("<IBBH", data, at)
             if info >> 4 in (1, 2) and name_at:  # global, weak
@@ -69,11 +71,13 @@ def _read_mach(data: bytes) -> ObjectFile:
     _, machine, _, _, count, _, _ = struct.unpack_from("<7I", data, 0)
     defined: set[str] = set()
     undefined: set[str] = set()
+    # load commands follow the header of a 64-bit Mach-O file
     at = 32
     for _ in range(count):
         command, size = struct.unpack_from("<II", data, at)
         if command == 2:  # LC_SYMTAB
             symbols, number, strings, _ = struct.unpack_from("<4I", data, at + 8)
+            # a struct nlist_64 takes 16 bytes; N_TYPE of 0 means undefined
             for symbol in range(symbols, symbols + 16 * number, 16):
                 name_at, kind, _, _, _ = struct.unpack_from("<IBBHQ", data, symbol)
                 if kind & 0x01:  # N_EXT

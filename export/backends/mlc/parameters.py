@@ -142,6 +142,7 @@ class ParameterBytes:
     def _transposed(self, parameter: Parameter, layer: str, encoding: str) -> Iterator[bytes]:
         codes = self.codes.rows(layer, 0, self.weights.shape(parameter.target)[0])
         if parameter.part == "q_weight":
+            # eight codes of one row make a word first; then the words' axes are swapped, not the codes'
             yield np.ascontiguousarray(pack(codes).view("<u4").T).tobytes()
         else:
             yield file_bytes(codes.scales.T.contiguous(), parameter, encoding, self.scheme.model_dtype)
@@ -180,6 +181,7 @@ def file_bytes(tensor: Tensor, parameter: Parameter, encoding: str, dtype: str =
     if dtype == "float32":
         values = cast.numpy()
         return bfloat16_bits(values).tobytes() if encoding == HALVED else values.tobytes()
+    # a view of another item size needs an axis, which a scalar has not
     return cast.view(torch.uint8).numpy().tobytes() if cast.ndim else cast[None].view(torch.uint8).numpy().tobytes()
 
 
@@ -187,5 +189,7 @@ def bfloat16_bits(values: np.ndarray) -> np.ndarray:
     """float32 to bfloat16 bits, to nearest even; values beyond the largest bfloat16 are truncated to it."""
     bits = values.view(np.uint32)
     limit = np.uint32(0x7F7F0000).view(np.float32)
+    # half of the last bit that stays, less one where that bit is even: ties go to even. Above `limit` it would carry
+    # into infinity
     bias = np.where(np.abs(values) < limit, ((bits >> 16) & 1) + np.uint32(0x7FFF), np.uint32(0))
     return ((bits + bias) >> 16).astype("<u2")

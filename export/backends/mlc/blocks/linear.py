@@ -20,8 +20,10 @@ ZERO_POINT = 7
 
 def dequantised(words: te.Tensor, scales: te.Tensor, row: tirx.Expr, column: tirx.Expr, dtype: str) -> tirx.Expr:
     """One weight of an int4 matrix: (code - 7) * scale in ``dtype``."""
+    # element 0 of a word lies in its four lowest bits
     shift = (column % PER_WORD * 4).astype("uint32")
     code = tirx.bitwise_and(tirx.shift_right(words[row, column // PER_WORD], shift), tirx.const(15, "uint32"))
+    # signed before the zero point goes: unsigned, code 0 would wrap round
     centred = code.astype("int32") - tirx.const(ZERO_POINT, "int32")
     return centred.astype(dtype) * scales[row, column // GROUP]
 
