@@ -16,7 +16,7 @@ from export.quantisation.codes import RoundToNearest, WeightProvider, joined
 from export.quantisation.folds import Fold, decoder_folds
 from export.quantisation.grids import GRIDS
 from export.quantisation.overlay import OverlaidWeights, Overlay
-from export.quantisation.spec import Assignment, Form
+from export.quantisation.spec import Assignment, Storage
 from export.quantisation.stored import read_codes, read_overlay, write_block
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Scales(Protocol):
 
 def wanted_layers(assignments: Mapping[str, Assignment]) -> list[str]:
     """The int4 matrices that samples pass through; embeddings are looked up, never multiplied."""
-    return [name for name, a in assignments.items() if a.form is Form.INT4 and a.grid and a.layer.role != "embedding"]
+    return [name for name, a in assignments.items() if a.storage is Storage.INT4 and a.grid and a.layer.role != "embedding"]
 
 
 class BlockwiseCalibration:

@@ -40,8 +40,8 @@ class RandomWeights:
 
 
 def tiny_spec(family: str) -> ModelSpec:
-    found = families()[family]
-    return found.spec(found.published_config("", "tiny"), EmptySource())
+    record = families()[family]
+    return record.spec(record.published_config("", "tiny"), EmptySource())
 
 
 def decoder_call(spec: ModelSpec, tokens: int = 12, seed: int = 1) -> dict[str, Any]:

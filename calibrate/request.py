@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from calibrate.methods import METHODS
+from calibrate.methods import refuse_unknown
 from export.request import ExportRequest
 from runtime_py.errors import UsageError
 
@@ -72,8 +72,7 @@ class CalibrationRequest:
     force: bool = False
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise UsageError(f"--method {self.method}", "one of " + ", ".join(METHODS), "choose one of these")
+        refuse_unknown(self.method)
         if self.samples is not None and self.samples < 1:
             raise UsageError(f"--samples {self.samples}", "a whole number of at least 1", "correct the number")
         if self.sample_set is not None and self.sample_set not in SAMPLE_SETS:

@@ -78,10 +78,10 @@ def plan(request: CalibrationRequest, opened: OpenedCheckpoint | None = None) ->
     exporters = {name: backend_named(name).exporter() for name in target.backend_names}
     assignments = {name: exporter.assignments(checkpoint.spec, options) for name, exporter in exporters.items()}
     if request.choice is not None:
-        forms = read_choice(request.choice)["backends"]
-        assignments = {name: widened(name, found, forms.get(name, {})) for name, found in assignments.items()}
+        storages = read_choice(request.choice)["backends"]
+        assignments = {name: widened(name, assignment, storages.get(name, {})) for name, assignment in assignments.items()}
     asked_for = assignments if request.backend is None else [request.backend]
-    wanted = {name: wanted_layers(found) for name, found in assignments.items() if name in asked_for}
+    wanted = {name: wanted_layers(assignment) for name, assignment in assignments.items() if name in asked_for}
     if not any(wanted.values()):
         raise UsageError(
             f"--precision {options.precision} for {target.name} has no int4 layer",
@@ -174,8 +174,8 @@ def _kept_files(journal: Journal, blocks: Mapping[str, Any]) -> list[FileRecord]
     gone = {path for name in blocks for path in replaced(name, [record.path for record in journal.files()])}
     gone |= {
         f"{folder}/{block}{ending}"
-        for name, found in blocks.items()
-        for block in found.get("held_out", {}).get("rounded_blocks", ())
+        for name, account in blocks.items()
+        for block in account.get("held_out", {}).get("rounded_blocks", ())
         for folder in (name, f"{name}/{TUNED}")
         for ending in (".safetensors", ".json")
     }

@@ -71,7 +71,7 @@ def test_a_cut_off_run_resumes_to_identical_files(made: Path, tmp_path: Path, mo
     assert contents(folder) == contents(made)
 
 
-@pytest.mark.parametrize("change", [{"seed": 5}, {"samples": 5}, {"method": "rtn"}, {"text_only": True}])
+@pytest.mark.parametrize("change", [{"seed": 5}, {"samples": 5}, {"method": "mse-clip"}, {"text_only": True}])
 def test_another_request_does_not_resume(change: dict[str, object], made: Path, tmp_path: Path) -> None:
     partial = tmp_path / "codes.partial"
     shutil.copytree(made, partial)
@@ -86,7 +86,7 @@ def test_another_request_does_not_resume(change: dict[str, object], made: Path, 
         calibrate(request(tmp_path / "codes", resume=True, **change))
 
 
-@pytest.mark.parametrize("method", ["rtn", "gptq", "awq", "awq-gptq", "hqq", "sign-rounding"])
+@pytest.mark.parametrize("method", ["mse-clip", "gptq", "awq", "awq-gptq", "hqq", "sign-rounding"])
 def test_stored_codes_beat_rounding_on_the_logits(method: str, tmp_path: Path) -> None:
     folder = calibrate(request(tmp_path / "codes", method=method, samples=8, sequential=False, held_out=0))
     report = read_manifest(folder)["backends"]["onnx"]["layers"]
@@ -101,8 +101,8 @@ def test_stored_codes_beat_rounding_on_the_logits(method: str, tmp_path: Path) -
     call = decoder_call(spec)
     call["inputs_embeds"] = call["inputs_embeds"] * 0.5
     wanted = run_decoder(spec, weights, call)
-    found = run_decoder(spec, DequantisedWeights(stored.weights, stored, assignments, GRIDS), call)
-    similarity = float(torch.nn.functional.cosine_similarity(wanted.flatten(), found.flatten(), dim=0))
+    actual = run_decoder(spec, DequantisedWeights(stored.weights, stored, assignments, GRIDS), call)
+    similarity = float(torch.nn.functional.cosine_similarity(wanted.flatten(), actual.flatten(), dim=0))
     assert similarity > 0.97
 
 
@@ -114,8 +114,8 @@ def test_an_overlay_alone_changes_nothing(tmp_path: Path) -> None:
     stored = StoredCodes(folder, "mlc", weights, planned.assignments["mlc"])
     assert stored.weights is not weights, "AWQ found no factor at all"
     call = decoder_call(planned.checkpoint.spec)
-    wanted, found = (run_decoder(planned.checkpoint.spec, source, call) for source in (weights, stored.weights))
-    assert float((wanted - found).abs().max()) < 1e-4 * float(wanted.abs().max())
+    wanted, actual = (run_decoder(planned.checkpoint.spec, source, call) for source in (weights, stored.weights))
+    assert float((wanted - actual).abs().max()) < 1e-4 * float(wanted.abs().max())
     assert isinstance(stored.weights, OverlaidWeights)
     factors = stored.weights.overlay.rows.values()
     assert max(float((factor - 1).abs().max()) for factor in factors) > 0.05
@@ -135,8 +135,8 @@ def test_factors_shared_by_several_layers_are_stored(model: str, tmp_path: Path)
     assert shared
     call = decoder_call(planned.checkpoint.spec)
     spec, weights = planned.checkpoint.spec, planned.checkpoint.weights
-    wanted, found = (run_decoder(spec, source, call) for source in (weights, stored.weights))
-    assert float((wanted - found).abs().max()) < 1e-4 * float(wanted.abs().max())
+    wanted, actual = (run_decoder(spec, source, call) for source in (weights, stored.weights))
+    assert float((wanted - actual).abs().max()) < 1e-4 * float(wanted.abs().max())
 
 
 def test_zero_points_and_a_wider_head_are_planned_and_stored(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_zero_points_and_a_wider_head_are_planned_and_stored(tmp_path: Path) -> 
     assert weights is not None
     assignments = planned.assignments["onnx"]
     assert assignments["decoder.head"].grid == "ort_int8_b16"
-    assert str(assignments["embed_tokens.table"].form) == "fp16"
+    assert str(assignments["embed_tokens.table"].storage) == "fp16"
     assert "decoder.head" not in planned.wanted["onnx"]
     stored = StoredCodes(calibrate(asked), "onnx", weights, assignments)
     layer = "decoder.layers.0.mlp.down"
@@ -177,18 +177,18 @@ def test_the_number_of_threads_changes_no_code(tmp_path: Path, monkeypatch: pyte
     assert layer.ours.moment is not None
     journal = Journal(tmp_path, {})
     work = blockwise.BlockwiseCalibration(spec, weights, planned.assignments["onnx"], Gptq(), True, journal, "onnx")
-    before, found = torch.get_num_threads(), []
+    before, solved = torch.get_num_threads(), []
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
             layer.ours.moment.forget()
-            found.append(work._solve(layer.ours.name, weights, layer.ours.moment))
+            solved.append(work._solve(layer.ours.name, weights, layer.ours.moment))
             assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
-    assert torch.equal(found[0].codes.codes, found[1].codes.codes)
-    assert torch.equal(found[0].codes.scales, found[1].codes.scales)
-    assert found[0].error == found[1].error
+    assert torch.equal(solved[0].codes.codes, solved[1].codes.codes)
+    assert torch.equal(solved[0].codes.scales, solved[1].codes.scales)
+    assert solved[0].error == solved[1].error
 
 
 def test_a_choice_of_bits_and_its_gate_reach_the_manifest(tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_codes_for_other_shapes_or_grids_are_refused(made: Path, tmp_path: Path)
 
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--model", "minicpm-v", "--weights", "demo", "--target", "cpu", "-q"]
-    assert main([*flags, "--method", "rtn", "--samples", "2", "-o", str(tmp_path / "codes"), "--json"]) == ExitCode.OK
+    assert main([*flags, "--method", "mse-clip", "--samples", "2", "-o", str(tmp_path / "codes"), "--json"]) == ExitCode.OK
     assert json.loads(capsys.readouterr().out)["samples"]["count"] == 2
     assert main([*flags, "--method", "best", "-o", str(tmp_path / "x")]) == ExitCode.USAGE
     assert main([*flags, "--precision", "fp16", "-o", str(tmp_path / "x")]) == ExitCode.USAGE

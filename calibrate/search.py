@@ -18,7 +18,7 @@ from calibrate.evaluation.score import Evaluation, Score
 from export.quantisation.choice import shared, widen
 from export.quantisation.codes import CodeSource, DequantisedWeights, RoundToNearest, WeightProvider
 from export.quantisation.grids import GRIDS
-from export.quantisation.spec import Assignment, Form
+from export.quantisation.spec import Assignment, Storage
 from runtime_py.errors import UsageError
 
 log = logging.getLogger("edgeproof")
@@ -43,16 +43,16 @@ class Gate:
         """``cosine=0.995,task=1pt,kl=0.01``.
 
         Raises:
-            UsageError: another form.
+            UsageError: a gate of another spelling.
         """
-        found: dict[str, float] = {}
+        bounds: dict[str, float] = {}
         for part in text.split(","):
             name, _, value = part.strip().partition("=")
             try:
-                found[{"cosine": "cosine", "task": "task", "kl": "kl"}[name]] = float(value.removesuffix("pt"))
+                bounds[{"cosine": "cosine", "task": "task", "kl": "kl"}[name]] = float(value.removesuffix("pt"))
             except (KeyError, ValueError) as error:
                 raise UsageError(f"--gate {text}", "e.g. cosine=0.995,task=1pt or kl=0.01", "correct the gate") from error
-        return cls(**found)
+        return cls(**bounds)
 
     def check(self, evaluation: Evaluation) -> None:
         """Raise UsageError where the gate speaks of a task and the evaluation has none."""
@@ -77,10 +77,10 @@ class Gate:
 
 @dataclass(frozen=True)
 class Upgrade:
-    """One layer in one wider form; ``saved`` nats of KL for ``added`` bytes."""
+    """One layer in one wider storage; ``saved`` nats of KL for ``added`` bytes."""
 
     layer: str
-    form: Form
+    storage: Storage
     saved: float
     added: int
 
@@ -90,8 +90,8 @@ class Search:
 
     Args:
         codes: int4 codes of all layers; ``weights`` are those that they belong to (with a calibration's overlay).
-        wider: forms that may be chosen, narrow to wide, with their grids (export.backends.record.Backend).
-        known: sensitivities measured before, by ``layer form``; grows.
+        wider: storages that may be chosen, narrow to wide, with their grids (export.backends.record.Backend).
+        known: sensitivities measured before, by ``layer storage``; grows.
         save: called after each measurement.
     """
 
@@ -102,33 +102,33 @@ class Search:
         codes: CodeSource,
         assignments: Mapping[str, Assignment],
         layers: Sequence[str],
-        wider: Mapping[Form, str],
+        wider: Mapping[Storage, str],
         known: dict[str, float],
         save: Callable[[], None],
     ) -> None:
         self.evaluation, self.weights, self.codes = evaluation, weights, codes
-        self.assignments, self.layers, self.wider, self.forms = assignments, layers, wider, tuple(wider)
+        self.assignments, self.layers, self.wider, self.storages = assignments, layers, wider, tuple(wider)
         self.known, self.save = known, save
 
     def upgrades(self) -> list[Upgrade]:
-        """For each layer the steps to wider forms, most KL saved per byte first; a layer's steps keep their order."""
-        found = []
+        """For each layer the steps to wider storages, most KL saved per byte first; a layer's steps keep their order."""
+        upgrades = []
         for layer in self.layers:
             narrow = self.assignments[layer]
             before, size = self._sensitivity(layer, narrow), stored_bytes(narrow)
-            for form in self.forms:
-                wide = widen(narrow, form, self.wider)
-                after, wider = (0.0 if form is Form.FP16 else self._sensitivity(layer, wide)), stored_bytes(wide)
-                found.append(Upgrade(layer, form, max(before - after, 0.0), wider - size))
+            for storage in self.storages:
+                wide = widen(narrow, storage, self.wider)
+                after, wider = (0.0 if storage is Storage.FP16 else self._sensitivity(layer, wide)), stored_bytes(wide)
+                upgrades.append(Upgrade(layer, storage, max(before - after, 0.0), wider - size))
                 before, size = min(before, after), wider
-        return sorted(found, key=lambda u: (-u.saved / max(u.added, 1), self.forms.index(u.form), u.layer))
+        return sorted(upgrades, key=lambda u: (-u.saved / max(u.added, 1), self.storages.index(u.storage), u.layer))
 
     def within(self, room: int) -> dict[str, str]:
         """Forms of the layers widened with at most ``room`` more bytes than all of them in four bits."""
         chosen: dict[str, str] = {}
         for upgrade in self.upgrades():
             if upgrade.added <= room and self._next(chosen, upgrade):
-                chosen[upgrade.layer] = str(upgrade.form)
+                chosen[upgrade.layer] = str(upgrade.storage)
                 room -= upgrade.added
         return chosen
 
@@ -150,9 +150,9 @@ class Search:
 
         if not passes(len(order)):
             raise UsageError(
-                f"the gate does not pass with every layer in {self.forms[-1]}: {scores[len(order)]}",
+                f"the gate does not pass with every layer in {self.storages[-1]}: {scores[len(order)]}",
                 "a gate that the layers which stay narrow (vision, embedding) allow",
-                "lower the gate, or choose other forms for those layers with --vision-precision",
+                "lower the gate, or choose another storage for those layers with --vision-precision",
             )
         low, high = -1, len(order)
         while high - low > 1:
@@ -160,16 +160,18 @@ class Search:
             low, high = (low, middle) if passes(middle) else (middle, high)
         return steps[high], scores[high]
 
-    def score(self, forms: Mapping[str, str]) -> Score:
+    def score(self, storages: Mapping[str, str]) -> Score:
         """What a choice gives."""
-        changed = {layer: widen(self.assignments[layer], Form(form), self.wider) for layer, form in forms.items()}
+        changed = {
+            layer: widen(self.assignments[layer], Storage(storage), self.wider) for layer, storage in storages.items()
+        }
         return self.evaluation.score(self._provider(shared({**self.assignments, **changed})))
 
     def _sensitivity(self, layer: str, assignment: Assignment) -> float:
-        key = f"{layer} {assignment.form}"
+        key = f"{layer} {assignment.storage}"
         if key not in self.known:
             self.known[key] = self.evaluation.score(self._provider({layer: assignment})).kl
-            log.debug("%s alone in %s: KL %.3e", layer, assignment.form, self.known[key])
+            log.debug("%s alone in %s: KL %.3e", layer, assignment.storage, self.known[key])
             self.save()
         return self.known[key]
 
@@ -180,15 +182,15 @@ class Search:
     def _prefix(self, order: Sequence[Upgrade], count: int) -> dict[str, str]:
         chosen: dict[str, str] = {}
         for upgrade in order[:count]:
-            if self._next(chosen, upgrade) or self.forms.index(upgrade.form) > 0:
-                chosen[upgrade.layer] = str(upgrade.form)
+            if self._next(chosen, upgrade) or self.storages.index(upgrade.storage) > 0:
+                chosen[upgrade.layer] = str(upgrade.storage)
         return chosen
 
     def _next(self, chosen: Mapping[str, str], upgrade: Upgrade) -> bool:
-        """Whether the layer stands one form below the upgrade."""
-        place = self.forms.index(upgrade.form)
+        """Whether the layer stands one storage below the upgrade."""
+        place = self.storages.index(upgrade.storage)
         held = chosen.get(upgrade.layer)
-        return held == str(self.forms[place - 1]) if place else held is None
+        return held == str(self.storages[place - 1]) if place else held is None
 
 
 class _Mixed:
@@ -212,7 +214,7 @@ def stored_bytes(assignment: Assignment) -> int:
     """Bytes of a layer's weights as stored: codes, scales and zero points, or plain floats."""
     rows, columns = assignment.layer.rows, assignment.layer.columns
     if not assignment.grid:
-        return rows * columns * (2 if assignment.form is Form.FP16 else 4)
+        return rows * columns * (2 if assignment.storage is Storage.FP16 else 4)
     grid = GRIDS[assignment.grid]
     groups = -(-columns // (grid.group or columns))
     padded = groups * (grid.group or columns)

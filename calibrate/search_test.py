@@ -13,7 +13,7 @@ from calibrate.run import CalibrationPlan, calibrate, plan
 from calibrate.search import Gate, Search, stored_bytes
 from export.backends.registry import backend_named
 from export.quantisation.choice import read_choice, widened
-from export.quantisation.spec import Form
+from export.quantisation.spec import Storage
 from export.quantisation.stored import StoredCodes, read_manifest
 from runtime_py.errors import ExitCode, UsageError
 
@@ -21,7 +21,7 @@ FLAGS = ["--model", "minicpm-v", "--weights", "demo", "--target", "cpu", "--prec
 
 
 def request(output: Path, **changes: object) -> CalibrationRequest:
-    return CalibrationRequest("minicpm-v", "cpu", "rtn", output, weights="demo", samples=2, **changes)  # type: ignore[arg-type]
+    return CalibrationRequest("minicpm-v", "cpu", "mse-clip", output, weights="demo", samples=2, **changes)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -98,17 +98,17 @@ def test_a_choice_is_replayed_by_a_calibration(planned: CalibrationPlan, tmp_pat
     choice = tmp_path / "choice.json"
     goal = ["--budget", "1.45", "--pictures", "3", "-o", str(choice)]
     assert main(["search", *FLAGS, *goal]) == ExitCode.OK
-    forms = read_choice(choice)["backends"]["onnx"]
-    assert forms
+    storages = read_choice(choice)["backends"]["onnx"]
+    assert storages
     assert read_choice(choice)["bytes"] <= 1.45e6
     folder = calibrate(request(tmp_path / "codes", choice=choice))
-    assert not set(read_manifest(folder)["backends"]["onnx"]["layers"]) & set(forms)
-    assert read_manifest(folder)["choice"] == {"onnx": forms}
-    weights, assignments = planned.checkpoint.weights, widened("onnx", planned.assignments["onnx"], forms)
+    assert not set(read_manifest(folder)["backends"]["onnx"]["layers"]) & set(storages)
+    assert read_manifest(folder)["choice"] == {"onnx": storages}
+    weights, assignments = planned.checkpoint.weights, widened("onnx", planned.assignments["onnx"], storages)
     assert weights is not None
     stored = StoredCodes(folder, "onnx", weights, assignments)
-    name = next(iter(forms))
-    assert assignments[name].form in (Form.INT8, Form.FP16)
+    name = next(iter(storages))
+    assert assignments[name].storage in (Storage.INT8, Storage.FP16)
     if assignments[name].grid:
         assert stored.rows(name, 0, 4).codes.max() > 15
 
@@ -137,9 +137,9 @@ def test_a_search_resumes_with_what_it_measured(tmp_path: Path, monkeypatch: pyt
     assert main(["search", *FLAGS, *goal]) == ExitCode.USAGE
     counted.clear()
     assert main(["search", *FLAGS, *goal, "--resume"]) == ExitCode.OK
-    found = read_choice(tmp_path / "choice.json")["sensitivity"]
-    assert len(found) == 26
-    assert {key: found[key] for key in measured} == measured
+    sensitivity = read_choice(tmp_path / "choice.json")["sensitivity"]
+    assert len(sensitivity) == 26
+    assert {key: sensitivity[key] for key in measured} == measured
     assert len(counted) == 20 + 3, "what was measured is not measured again"
     assert not (tmp_path / "choice.json.partial").exists()
 
@@ -152,21 +152,21 @@ def test_a_checkpoint_without_the_task_is_searched_on_samples(
     assert main([*flags, "--samples", "4", "--gate", "cosine=0.9,task=1pt", "-o", str(choice)]) == ExitCode.USAGE
     assert "have no known right answers" in capsys.readouterr().err
     assert main([*flags, "--samples", "4", "--budget", "1.3", "-o", str(choice)]) == ExitCode.OK
-    found = read_choice(choice)
-    assert found["measured_on"] == {"source": "built-in samples", "count": 4, "seed": 0}
-    assert found["scores"]["all int4"]["accuracy"] is None
-    assert found["scores"]["full precision"]["kl"] == 0
-    all_int4 = found["scores"]["all int4"]["kl"]
-    assert 0 < found["scores"]["this choice"]["kl"] < all_int4
+    stored = read_choice(choice)
+    assert stored["measured_on"] == {"source": "built-in samples", "count": 4, "seed": 0}
+    assert stored["scores"]["all int4"]["accuracy"] is None
+    assert stored["scores"]["full precision"]["kl"] == 0
+    all_int4 = stored["scores"]["all int4"]["kl"]
+    assert 0 < stored["scores"]["this choice"]["kl"] < all_int4
     mine = ["--calibration-data", str(user_folder)]
     wanted = 0.5 * all_int4
     assert (
         main([*flags, *mine, "--samples", "5", "--gate", f"kl={wanted}", "-o", str(tmp_path / "mine.json")]) == ExitCode.OK
     )
-    found = read_choice(tmp_path / "mine.json")
-    assert found["measured_on"] == {"source": user_folder.name, "count": 5, "seed": 0}
-    assert found["scores"]["this choice"]["kl"] <= wanted < found["scores"]["all int4"]["kl"]
-    assert found["backends"]["onnx"]
+    stored = read_choice(tmp_path / "mine.json")
+    assert stored["measured_on"] == {"source": user_folder.name, "count": 5, "seed": 0}
+    assert stored["scores"]["this choice"]["kl"] <= wanted < stored["scores"]["all int4"]["kl"]
+    assert stored["backends"]["onnx"]
 
 
 def test_a_task_needs_questions_with_answers(

@@ -17,7 +17,7 @@ from export.package.manifest import assignment_rows
 from export.quantisation.choice import widened
 from export.quantisation.codes import DequantisedWeights
 from export.quantisation.grids import GRIDS
-from export.quantisation.spec import Form
+from export.quantisation.spec import Storage
 from export.quantisation.stored import StoredCodes
 from export.source.hub import DEMO_FOLDER
 from parity_tests.reference.checkpoint_side import assignments_of
@@ -71,9 +71,9 @@ def test_samples_look_up_what_the_package_will_hold(asked: CalibrationRequest, f
 
 def test_a_wider_head_is_a_wider_table(asked: CalibrationRequest) -> None:
     assignments = plan(asked).assignments["mlc"]
-    found = widened("mlc", assignments, {HEAD: "fp16"})
-    assert (found[TABLE].form, found[TABLE].grid) == (found[HEAD].form, found[HEAD].grid) == (Form.FP16, "")
-    assert all(found[name] == assignments[name] for name in assignments if name not in (TABLE, HEAD))
+    chosen = widened("mlc", assignments, {HEAD: "fp16"})
+    assert (chosen[TABLE].storage, chosen[TABLE].grid) == (chosen[HEAD].storage, chosen[HEAD].grid) == (Storage.FP16, "")
+    assert all(chosen[name] == assignments[name] for name in assignments if name not in (TABLE, HEAD))
 
 
 def test_the_manifest_tells_the_parity_check(asked: CalibrationRequest) -> None:
@@ -85,7 +85,7 @@ def test_the_manifest_tells_the_parity_check(asked: CalibrationRequest) -> None:
 
 def test_files_that_hold_both_share_nothing(asked: CalibrationRequest) -> None:
     planned = plan(replace(asked, target="cpu", precision="int4"))
-    assert not any(found.shares for found in planned.assignments["onnx"].values())
+    assert not any(assignment.shares for assignment in planned.assignments["onnx"].values())
 
 
 @pytest.mark.slow

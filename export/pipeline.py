@@ -152,7 +152,7 @@ def _stored_codes(request: ExportRequest, checkpoint: OpenedCheckpoint, planned:
         return {}
     assert checkpoint.weights is not None
     quantised = {
-        name: part for name, part in planned.parts.items() if any(a.form == "int4" for a in part.assignments.values())
+        name: part for name, part in planned.parts.items() if any(a.storage == "int4" for a in part.assignments.values())
     }
     return {
         name: StoredCodes(request.calibration, name, checkpoint.weights, part.assignments)

@@ -38,9 +38,9 @@ MAY_BE_HEAVY = (
 
 
 def modules() -> list[Path]:
-    found = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    paths = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     tests = ("_test.py", "conftest.py")
-    return [path for path in sorted(found) if not path.name.endswith(tests) and not path.name.startswith("test_")]
+    return [path for path in sorted(paths) if not path.name.endswith(tests) and not path.name.startswith("test_")]
 
 
 def imported(path: Path, everywhere: bool) -> Iterator[str]:
@@ -66,23 +66,23 @@ def _module_level(tree: ast.AST) -> Iterator[ast.AST]:
 
 
 def offenders(folders: tuple[str, ...], forbidden: tuple[str, ...], everywhere: bool) -> list[str]:
-    found = []
+    rows = []
     for path in modules():
         name = path.relative_to(ROOT).as_posix()
         if not name.startswith(folders) or (name.startswith(LABORATORY) and folders == PRODUCT):
             continue
         for module in imported(path, everywhere):
             if any(module == one or module.startswith(one + ".") for one in forbidden):
-                found.append(f"{name} imports {module}")
-    return found
+                rows.append(f"{name} imports {module}")
+    return rows
 
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_packages_stand_on_those_before_them(package: str) -> None:
     """Imports inside functions count; none goes up."""
     above = PACKAGES[PACKAGES.index(package) + 1 :]
-    found = [row for row in offenders((f"{package}/",), above, everywhere=True) if "/__main__.py imports" not in row]
-    assert found == []
+    backward = [row for row in offenders((f"{package}/",), above, everywhere=True) if "/__main__.py imports" not in row]
+    assert backward == []
 
 
 @pytest.mark.parametrize(
@@ -103,8 +103,8 @@ def test_directions(folders: tuple[str, ...], forbidden: tuple[str, ...], everyw
 def test_heavy_libraries_are_imported_inside_functions() -> None:
     light = [path.relative_to(ROOT).as_posix() for path in modules()]
     light = [name for name in light if not name.startswith(MAY_BE_HEAVY) or name.endswith(("/backend.py", "/record.py"))]
-    found = offenders(tuple(light), HEAVY, everywhere=False)
-    assert found == []
+    heavy = offenders(tuple(light), HEAVY, everywhere=False)
+    assert heavy == []
 
 
 def test_the_reader_sees_what_it_should() -> None:

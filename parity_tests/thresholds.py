@@ -31,8 +31,8 @@ class Standard(StrEnum):
     """A sort of comparison, by what the two sides differ in."""
 
     GOLDEN = "golden-fp32"  # the published code's arrays, both sides float32
-    GOLDEN_CROSSED = "golden-fp32-gate-crossing"  # the same, a gate logit shown to round the other way
-    CROSSED = "gate-crossing"  # package against reference in float32, a gate logit shown to round the other way
+    GOLDEN_FLIPPED = "golden-fp32-gate-crossing"  # the same, a gate logit shown to round the other way
+    FLIPPED = "gate-crossing"  # package against reference in float32, a gate logit shown to round the other way
     FP32 = "fp32"  # package against reference, both float32, any checkpoint
     FP16 = "fp16"  # float16 package against the float32 reference
     STORED_FLOAT32 = "implementation-float32"  # against a reference with the stored numbers; arithmetic in float32
@@ -98,8 +98,8 @@ _CROSSED = (
 )
 _ROUNDING = "float32 rounding over the longest chain (40 layers of 5760-term sums) stays under 1e-4; observed 2e-6"
 _HALF = "observed for PyTorch itself in float16: at most 1.8 % on logits, 1.1 % on features, row cosine 0.9996, KL 4.4e-4"
-_CROSSINGS = (
-    "a crossing moves logits of range 7 by about 1e-2 (Awaker golden's README), 1.4e-3 of it; of 56 gates some may cross. "
+_FLIPS = (
+    "a rounding flip moves logits of range 7 by about 1e-2 (Awaker golden's README), 1.4e-3 of it; of 56 gates some may. "
     "Held only where the moved gate input holds the ordinary limits"
 )
 _INT8 = "not measured on its own; one unit of 255 may round the other way in a layer, so the limit is that of float16"
@@ -116,12 +116,12 @@ DEFAULT: Table = {
         (Limit("max_abs", 1e-4, "goldens' READMEs: within 1e-4 on logits of range about 7"),),
         (Limit("mismatches", 0, "goldens' READMEs: the smallest gap of the two best logits is far above 1e-4"),),
     ),
-    Standard.GOLDEN_CROSSED: _standard(
+    Standard.GOLDEN_FLIPPED: _standard(
         (Limit("max_abs", 2.5e-3, _CROSSED),),
         (Limit("max_abs", 1.5e-2, _CROSSED),),
         (Limit("mismatches", 0, "Awaker golden's README: the smallest gap of the two best logits is above that"),),
     ),
-    Standard.CROSSED: _standard(_relative(1e-2, 0.9999, _CROSSINGS), _decoded(1e-2, 0.9999, 1e-3, _CROSSINGS), _ties(1e-2)),
+    Standard.FLIPPED: _standard(_relative(1e-2, 0.9999, _FLIPS), _decoded(1e-2, 0.9999, 1e-3, _FLIPS), _ties(1e-2)),
     Standard.FP32: _standard(
         _relative(1e-4, 0.999999, _ROUNDING),
         _decoded(1e-4, 0.999999, 1e-6, _ROUNDING),
@@ -197,9 +197,9 @@ def load(path: Path) -> Table:
     try:
         text = path.read_text(encoding="utf-8")
         value = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-        found: dict[Standard, dict[Kind, Limits]] = {}
+        table: dict[Standard, dict[Kind, Limits]] = {}
         for standard, kinds in value.items():
-            rows = found.setdefault(Standard(standard), {})
+            rows = table.setdefault(Standard(standard), {})
             for kind, bounds in kinds.items():
                 unknown = sorted(set(bounds) - set(HIGHER_IS_BETTER))
                 if unknown:
@@ -211,4 +211,4 @@ def load(path: Path) -> Table:
             '{"<standard>": {"<kind>": {"<metric>": <bound>}}} with the names of parity_tests/thresholds.py',
             "correct the file; docs/parity_reports.md shows one",
         ) from error
-    return found
+    return table

@@ -24,16 +24,16 @@ def needed(precision: str, limits: Limits) -> Mapping[str, int]:
 
 
 def test_a_smaller_context_comes_before_a_smaller_precision() -> None:
-    found = nearest_fit(device(5000), "fp16", Limits(4096, 512), list(WEIGHTS), needed)
-    assert found is not None
-    assert (found.precision, found.limits.context, found.needed) == ("fp16", 960, 4960)
-    assert found.flags() == "--precision fp16 --context 960 --prefill-chunk 512"
+    nearest = nearest_fit(device(5000), "fp16", Limits(4096, 512), list(WEIGHTS), needed)
+    assert nearest is not None
+    assert (nearest.precision, nearest.limits.context, nearest.needed) == ("fp16", 960, 4960)
+    assert nearest.flags() == "--precision fp16 --context 960 --prefill-chunk 512"
 
 
 def test_then_the_next_smaller_precision_at_the_asked_context() -> None:
-    found = nearest_fit(device(5000), "fp32", Limits(512, 512), list(WEIGHTS), needed)
-    assert found is not None
-    assert (found.precision, found.limits.context) == ("fp16", 512)
+    nearest = nearest_fit(device(5000), "fp32", Limits(512, 512), list(WEIGHTS), needed)
+    assert nearest is not None
+    assert (nearest.precision, nearest.limits.context) == ("fp16", 512)
 
 
 def test_nothing_fits() -> None:
@@ -43,7 +43,7 @@ def test_nothing_fits() -> None:
 @given(st.integers(1, 20_000), st.integers(1, 9000), st.integers(1, 50), st.integers(0, 300_000))
 def test_bisection_finds_what_a_scan_finds(high: int, base: int, slope: int, budget: int) -> None:
     low = min(256, high)
-    found = largest_context(lambda context: base + slope * context, low, high, budget)
+    largest = largest_context(lambda context: base + slope * context, low, high, budget)
     candidates = [high, *range(low, high + 1, CONTEXT_STEP)]
     fitting = [c for c in candidates if base + slope * c <= budget]
-    assert found == (max(fitting) if fitting else None)
+    assert largest == (max(fitting) if fitting else None)

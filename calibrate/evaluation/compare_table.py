@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from calibrate.evaluation.score import Score
+from calibrate.methods import RENAMED
 
 PLAIN = "plain rounding"
 TEXT, GENERAL = "text", "general"
@@ -42,11 +44,19 @@ def as_json(model: str, pictures: int, rows: Sequence[Row], outliers: float = 0.
     return {**head, "rows": [asdict(row) for row in rows]}
 
 
-def from_json(found: Mapping[str, Any]) -> list[Row]:
-    """The rows of a comparison."""
+def from_json(table: Mapping[str, Any]) -> list[Row]:
+    """The rows of a comparison; files written before a method was renamed are read under its new name."""
+    # Tables never called plain rounding "rtn" (it is `PLAIN`), so the old name is the searched clip wherever it stands.
     return [
-        Row(**{**row, "score": Score(**row["score"]), "rounded_blocks": tuple(row["rounded_blocks"])})
-        for row in found["rows"]
+        Row(
+            **{
+                **row,
+                "method": re.sub(r"^rtn\b", RENAMED["rtn"], row["method"]),
+                "score": Score(**row["score"]),
+                "rounded_blocks": tuple(row["rounded_blocks"]),
+            }
+        )
+        for row in table["rows"]
     ]
 
 
@@ -77,8 +87,8 @@ def wide_table(rows: Sequence[Row]) -> str:
     lines = [f"| {title} | " + " | ".join(settings) + " |", "|---|" + "---|" * len(settings)]
     for name in dict.fromkeys(row.name for row in rows):
         whole = cells.get((name, ""))
-        found = [whole or cells.get((name, setting)) for setting in settings]
-        lines.append(f"| {name} | " + " | ".join("" if row is None else _cell(row.score) for row in found) + " |")
+        scores = [whole or cells.get((name, setting)) for setting in settings]
+        lines.append(f"| {name} | " + " | ".join("" if row is None else _cell(row.score) for row in scores) + " |")
     return "\n".join(lines)
 
 

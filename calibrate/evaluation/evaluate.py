@@ -126,15 +126,15 @@ class DemoEvaluation:
         self.expected, self._known_right = self._run(self.weights)
 
     def score(self, weights: WeightProvider) -> Score:
-        """See Evaluation.score."""
-        found, right = self._run(weights)
+        """Figures of the weights over all questions: task accuracy, answers changed, distance of the logits."""
+        positions, right = self._run(weights)
         asked = [(ok, before) for ok, before, counts in zip(right, self._known_right, self._in_task, strict=True) if counts]
         accuracy = sum(ok for ok, _ in asked) / len(asked)
         answers = "".join(str(int(ok)) for ok, _ in asked)
-        return compared(self.expected, found).score(accuracy, sum(ok != before for ok, before in asked), answers)
+        return compared(self.expected, positions).score(accuracy, sum(ok != before for ok, before in asked), answers)
 
     def positions(self, weights: WeightProvider) -> Positions:
-        """See Evaluation.positions."""
+        """How far the weights' logits are from full precision at every answer position."""
         return compared(self.expected, self._run(weights)[0])
 
     def _run(self, weights: WeightProvider) -> tuple[Tensor, list[bool]]:
@@ -143,7 +143,7 @@ class DemoEvaluation:
 
         self._hold(weights)
         right = [False] * len(self.cases)
-        found = []
+        kept_logits = []
         with torch.no_grad():
             for batch, rows in zip(self._batches, self._image_rows(), strict=True):
                 for logits, labels, members in self._answers(batch, rows):
@@ -151,8 +151,8 @@ class DemoEvaluation:
                     ok = (logits.argmax(-1) == labels) | ~kept
                     for member, every in zip(members, ok.all(1).tolist(), strict=True):
                         right[batch.cases[member]] = every
-                    found.append(logits[kept])
-        return torch.cat(found), right
+                    kept_logits.append(logits[kept])
+        return torch.cat(kept_logits), right
 
     def _answers(self, batch: _Batch, rows: Tensor) -> list[tuple[Tensor, Tensor, list[int]]]:
         """Logits and labels (questions, positions), and which of the batch's questions they are."""
@@ -162,7 +162,7 @@ class DemoEvaluation:
         from export.demo.model import selected
         from export.demo.routing import by_phase, gate_inputs, last_labels
 
-        stages, dialogues, found = self.reference.stages, batch.dialogues, []
+        stages, dialogues, answers = self.reference.stages, batch.dialogues, []
         order = sorted(range(len(dialogues)), key=lambda i: (len(dialogues[i].ids), i))
         parts = [order[start : start + DIALOGUES] for start in range(0, len(order), DIALOGUES)]
         if stages.routed:
@@ -175,8 +175,8 @@ class DemoEvaluation:
                 tokens = raw.shape[1]
                 gates = by_phase(members, gate_inputs(members, merged, raw), tokens)
                 logits, _ = stages.decode(merged, whole.extras | {"gate_input": gates}, None, torch.arange(tokens))
-                found.append((logits, last_labels(members), part))
-            return found
+                answers.append((logits, last_labels(members), part))
+            return answers
         first = {picture: dialogues[i] for i, picture in reversed(list(enumerate(batch.picture)))}
         head = heads([first[picture] for picture in range(batch.pictures)])
         embeds = stages.embed(head.ids).masked_scatter(head.image_rows[..., None], rows)
@@ -185,8 +185,8 @@ class DemoEvaluation:
             (tail,) = tails([dialogues[i] for i in part], [batch.picture[i] for i in part])
             everywhere = torch.arange(tail.ids.shape[1])
             logits, _ = stages.decode(stages.embed(tail.ids), tail.extras, selected(cache, tail.picture), everywhere)
-            found.append((logits, tail.labels, part))
-        return found
+            answers.append((logits, tail.labels, part))
+        return answers
 
     def _image_rows(self) -> list[Tensor]:
         """Image rows of every batch with the weights that the reference holds, kept for as long as those stay."""
@@ -229,12 +229,12 @@ class DemoEvaluation:
             dialogues.append(dialogue)
             shapes = str([(name, value.shape) for piece in seen[key] for name, value in piece.vision.items()])
             groups.setdefault((head_length(dialogue), shapes), {}).setdefault(key, []).append(number)
-        found = []
+        batches = []
         for pictures in groups.values():
             keys = list(pictures)
             for start in range(0, len(keys), PICTURES):
-                found.append(_batch(keys[start : start + PICTURES], pictures, seen, dialogues))
-        return found
+                batches.append(_batch(keys[start : start + PICTURES], pictures, seen, dialogues))
+        return batches
 
 
 def _batch(

@@ -44,11 +44,11 @@ class SampleEvaluation:
         return self._logits(self.weights)
 
     def score(self, weights: WeightProvider) -> Score:
-        """See Evaluation.score; there is no accuracy."""
+        """Distance of the weights' logits from full precision; no accuracy, since samples have no right answer."""
         return self.positions(weights).score()
 
     def positions(self, weights: WeightProvider) -> Positions:
-        """See Evaluation.positions."""
+        """The same distance at every answer position."""
         return compared(self.expected, self._logits(weights))
 
     def _logits(self, weights: WeightProvider) -> Tensor:

@@ -22,7 +22,9 @@ FAMILIES = ("awaker2.5-vl", "cogvlm2", "minicpm-v", "omnilmm-12b", "wemm", "xver
 
 
 def planned(family: str) -> CalibrationPlan:
-    return plan(CalibrationRequest(family, "cpu", "rtn", Path("unused"), weights="demo", precision="int4", block_size=128))
+    return plan(
+        CalibrationRequest(family, "cpu", "mse-clip", Path("unused"), weights="demo", precision="int4", block_size=128)
+    )
 
 
 def rounded(made: CalibrationPlan) -> DequantisedWeights:
@@ -41,17 +43,17 @@ def test_the_pass_over_fed_answers_says_what_decoding_says(family: str) -> None:
     made = planned(family)
     evaluation = DemoEvaluation(made.checkpoint, 12)
     weights = rounded(made)
-    found = evaluation.score(weights)
+    figures = evaluation.score(weights)
     right = evaluation._run(weights)[1]
     decoded = evaluation.reference.answers([(case.picture, case.question.text) for case in evaluation.cases])
     assert right == [answer.strip() == case.question.answer for answer, case in zip(decoded, evaluation.cases, strict=True)]
-    assert found.accuracy == pytest.approx(score(evaluation.cases, decoded).share())
+    assert figures.accuracy == pytest.approx(score(evaluation.cases, decoded).share())
     kinds = {case.question.kind for case in evaluation.cases}
     assert ("digit" in kinds) == demo_recipe(made.checkpoint).digits, "a family is asked what it has learnt"
     full = evaluation.score(evaluation.weights)
     assert (full.kl, full.agreement) == (0, 1)
-    assert found.kl > 0
-    assert 0.95 < found.cosine < 1
+    assert figures.kl > 0
+    assert 0.95 < figures.cosine < 1
 
 
 def test_wrong_answers_are_counted() -> None:
@@ -69,9 +71,9 @@ def test_wrong_answers_are_counted() -> None:
         def rows(self, target: str, start: int, stop: int | None) -> torch.Tensor:
             return self.tensor(target)[start:stop]
 
-    found = evaluation.score(Turned())
-    assert found.accuracy == 0
-    assert found.cosine == pytest.approx(-1, abs=1e-6)
+    score = evaluation.score(Turned())
+    assert score.accuracy == 0
+    assert score.cosine == pytest.approx(-1, abs=1e-6)
     assert evaluation.score(evaluation.weights).accuracy == 1, "image rows kept from one set of weights serve no other"
 
 
@@ -100,7 +102,7 @@ def test_pictures_for_choosing_are_not_those_of_the_tables() -> None:
 
 def test_a_demo_is_known_by_its_sizes(other_checkpoint: Path) -> None:
     assert all(is_demo(planned(family).checkpoint) for family in FAMILIES)
-    other = plan(CalibrationRequest(str(other_checkpoint), "cpu", "rtn", Path("unused"), precision="int4"))
+    other = plan(CalibrationRequest(str(other_checkpoint), "cpu", "mse-clip", Path("unused"), precision="int4"))
     assert not is_demo(other.checkpoint)
 
 

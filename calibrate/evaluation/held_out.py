@@ -63,9 +63,9 @@ class Figures:
     cosine_error: float = 0.0
 
     @classmethod
-    def of(cls, found: Positions, plain: Positions) -> Figures:
-        kl, cosine = found.kl - plain.kl, plain.cosine - found.cosine
-        means = (found.kl.mean(), found.cosine.mean(), kl.mean(), _error(kl), cosine.mean(), _error(cosine))
+    def of(cls, positions: Positions, plain: Positions) -> Figures:
+        kl, cosine = positions.kl - plain.kl, plain.cosine - positions.cosine
+        means = (positions.kl.mean(), positions.cosine.mean(), kl.mean(), _error(kl), cosine.mean(), _error(cosine))
         return cls(*(float(f"{float(value):.{DIGITS}g}") for value in means))
 
     @property
@@ -162,8 +162,8 @@ class HeldOutCheck:
             if self._plain is None:
                 self._plain = self.evaluation.positions(self._provider(frozenset(self.blocks)))
             every = len(rounded) == len(self.blocks)
-            found = self._plain if every else self.evaluation.positions(self._provider(rounded))
-            self._known[key] = Figures.of(found, self._plain)
+            positions = self._plain if every else self.evaluation.positions(self._provider(rounded))
+            self._known[key] = Figures.of(positions, self._plain)
             self._save()
         return self._known[key]
 

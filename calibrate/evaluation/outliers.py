@@ -31,17 +31,17 @@ class OutlierWeights(WeightMap):
         size: how many times larger such a channel is.
     """
 
-    def __init__(self, found: WeightMap, spec: ModelSpec, size: float, seed: int = 0) -> None:
+    def __init__(self, weights: WeightMap, spec: ModelSpec, size: float, seed: int = 0) -> None:
         import torch
 
-        super().__init__(found.rules.values(), found.source, found.ignored)
+        super().__init__(weights.rules.values(), weights.source, weights.ignored)
         overlay = Overlay()
         generator = torch.Generator().manual_seed(seed)
         for _, folds in decoder_folds(spec):
             for fold in folds:
-                columns = found.shape(f"{fold.layers[0]}.weight")[1]
-                overlay.add(fold, _factors(fold, columns, size, generator), found)
-        self._overlaid = OverlaidWeights(found, overlay)
+                columns = weights.shape(f"{fold.layers[0]}.weight")[1]
+                overlay.add(fold, _factors(fold, columns, size, generator), weights)
+        self._overlaid = OverlaidWeights(weights, overlay)
 
     def tensor(self, target: str) -> Tensor:
         return self._overlaid.tensor(target)

@@ -24,7 +24,7 @@ SIZE = 16.0
 @pytest.fixture(scope="module", params=sorted(path.name for path in DEMO_FOLDER.iterdir()))
 def planned(request: pytest.FixtureRequest) -> CalibrationPlan:
     """Each family's demo with int4 layers for a phone."""
-    return plan(CalibrationRequest(request.param, "android", "rtn", Path("unused"), weights="demo", precision="int4"))
+    return plan(CalibrationRequest(request.param, "android", "mse-clip", Path("unused"), weights="demo", precision="int4"))
 
 
 def test_the_function_stays_and_rounding_gets_harder(planned: CalibrationPlan) -> None:
@@ -33,8 +33,8 @@ def test_the_function_stays_and_rounding_gets_harder(planned: CalibrationPlan) -
     changed = with_outliers(checkpoint, SIZE).weights
     assert plain is not None and changed is not None
     call = decoder_call(checkpoint.spec)
-    wanted, found = (run_decoder(checkpoint.spec, weights, call) for weights in (plain, changed))
-    assert float((wanted - found).abs().max()) < 2e-4 * float(wanted.abs().max())
+    wanted, actual = (run_decoder(checkpoint.spec, weights, call) for weights in (plain, changed))
+    assert float((wanted - actual).abs().max()) < 2e-4 * float(wanted.abs().max())
     lost = [
         float((run_decoder(checkpoint.spec, _rounded(weights, assignments), call) - wanted).square().mean())
         for weights in (plain, changed)
@@ -57,12 +57,12 @@ def test_as_many_channels_as_it_says(planned: CalibrationPlan) -> None:
 def test_a_comparison_says_that_there_are_some(capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["compare", "--model", "minicpm-v", "--on", "cpu:32", "--methods", "gptq,awq-gptq", "--json", "-q"]
     asked += ["--pictures", "8", "--samples", "8"]
-    found = []
+    comparisons = []
     for more in ([], ["--outliers", "16"]):
         assert main(asked + more) == ExitCode.OK
-        found.append(json.loads(capsys.readouterr().out))
-    assert [one["outliers"] for one in found] == [0, 16]
-    plain, harder = ({row["method"]: row["score"] for row in one["rows"]} for one in found)
+        comparisons.append(json.loads(capsys.readouterr().out))
+    assert [one["outliers"] for one in comparisons] == [0, 16]
+    plain, harder = ({row["method"]: row["score"] for row in one["rows"]} for one in comparisons)
     assert harder["fp32"]["answers"] == plain["fp32"]["answers"]
     assert 1 - harder["plain rounding"]["cosine"] > 2 * (1 - plain["plain rounding"]["cosine"])
     assert harder["gptq"]["cosine"] > harder["plain rounding"]["cosine"]

@@ -99,12 +99,12 @@ class Positions:
         )
 
 
-def compared(expected: Tensor, found: Tensor) -> Positions:
+def compared(expected: Tensor, actual: Tensor) -> Positions:
     """Logits (positions, vocabulary) against full-precision ones."""
     import torch
 
     cosines, nats, same = [], [], []
-    for wanted, given in zip(expected.split(POSITIONS), found.split(POSITIONS), strict=True):
+    for wanted, given in zip(expected.split(POSITIONS), actual.split(POSITIONS), strict=True):
         wide, other = wanted.double(), given.double()
         cosines.append(torch.nn.functional.cosine_similarity(wide, other, dim=-1))
         log_wide = wide.log_softmax(-1)

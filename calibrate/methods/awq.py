@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from calibrate.methods.base import LayerProblem, Method
 from calibrate.methods.clip import rounded, searched
-from calibrate.methods.rtn import RoundToNearestClipped
+from calibrate.methods.mse_clip import MseClip
 from calibrate.statistics.moments import output_error
 from export.quantisation.codes import Codes
 
@@ -26,7 +26,7 @@ LEAST = 1e-4
 
 
 class Awq:
-    """See the module. `scale` comes before `run`, whose layer then is the scaled one.
+    """Factors for input columns, then codes of the scaled layer: `scale` comes before `run`.
 
     Args:
         codes: the method that chooses the scaled layer's codes; rounding with searched clips without one.
@@ -36,10 +36,10 @@ class Awq:
     title: ClassVar[str] = "AWQ, scales folded into the weights before"
 
     def __init__(self, codes: Method | None = None) -> None:
-        self._codes = codes or RoundToNearestClipped()
+        self._codes = codes or MseClip()
 
     def run(self, layer: LayerProblem) -> Codes:
-        """See Method.run."""
+        """Codes of the layer, whose columns and moment have been scaled by the factors that `scale` gave."""
         return self._codes.run(layer)
 
     def scale(self, layers: Sequence[LayerProblem], share: int = 1, heads: int = 1) -> Tensor | None:
@@ -56,10 +56,12 @@ class Awq:
             return None
         power = torch.stack([layer.moment.diagonal / layer.moment.count for layer in layers if layer.moment]).mean(0)
         size = power.sqrt().view(heads, share, -1)
+        # query heads that share a key/value head read the same value rows, which can be divided by one factor only
         size = size.mean(1, keepdim=True).expand_as(size).reshape(-1).clamp_min(1e-8)
         least, best = _errors(layers, None), None
         for strength in STRENGTHS:
             factors = size.pow(strength)
+            # the geometric middle of the largest and the least is 1
             factors = (factors / (factors.max() * factors.min()).sqrt()).clamp(LEAST, 1 / LEAST)
             error = _errors(layers, factors)
             if error < least:

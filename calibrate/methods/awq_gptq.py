@@ -13,7 +13,7 @@ from calibrate.methods.gptq import Gptq
 
 
 class AwqGptq(Awq):
-    """See the module."""
+    """`Awq` whose scaled layers get their codes from `Gptq` instead of nearest codes."""
 
     name: ClassVar[str] = "awq-gptq"
     title: ClassVar[str] = "AWQ's scales folded into the weights before, GPTQ with activation order after"

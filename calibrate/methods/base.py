@@ -112,17 +112,17 @@ def solve(method: Method, layer: LayerProblem) -> Outcome:
     """
     import torch
 
-    found, plain = method.run(layer), layer.grid.quantise(layer.weight)
-    error = output_error(layer.change(found), layer.moment)
+    outcome, plain = method.run(layer), layer.grid.quantise(layer.weight)
+    error = output_error(layer.change(outcome), layer.moment)
     rounded = output_error(layer.change(plain), layer.moment)
     worse = rounded < error
-    codes = found
+    codes = outcome
     if bool(worse.any()):
         pick = worse[:, None]
         zeros = None
-        if found.zero_points is not None and plain.zero_points is not None:
-            zeros = torch.where(pick, plain.zero_points, found.zero_points)
-        codes = Codes(torch.where(pick, plain.codes, found.codes), torch.where(pick, plain.scales, found.scales), zeros)
+        if outcome.zero_points is not None and plain.zero_points is not None:
+            zeros = torch.where(pick, plain.zero_points, outcome.zero_points)
+        codes = Codes(torch.where(pick, plain.codes, outcome.codes), torch.where(pick, plain.scales, outcome.scales), zeros)
     return Outcome(
         codes,
         float(torch.minimum(error, rounded).double().sum()),

@@ -34,7 +34,7 @@ LOOK = 40
 
 
 class BlockSignRounding(SignRounding):
-    """See the module; a layer outside the blocks (the head) is tuned by itself."""
+    """All layers of a block tuned against the block's output; one outside the blocks (the head) is tuned by itself."""
 
     name: ClassVar[str] = "block-sign-rounding"
     title: ClassVar[str] = "sign rounding of a block's layers together, in the manner of AutoRound"
@@ -43,7 +43,7 @@ class BlockSignRounding(SignRounding):
         super().__init__(turns)
 
     def tune(self, layers: Mapping[str, LayerProblem], run: BlockRun) -> dict[str, Codes]:
-        """See BlockMethod.tune."""
+        """Codes by layer, those of the turn with the least block error; plain rounding of all where none is lower."""
         import torch
 
         plain = {name: layer.grid.quantise(layer.weight) for name, layer in layers.items()}
@@ -90,8 +90,8 @@ class BlockSignRounding(SignRounding):
         with torch.enable_grad():
             held = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
             lost = [run.squares(sample, run.output(sample, held) - run.outputs[sample]) for sample in samples]
-            found = torch.autograd.grad(torch.stack(lost).sum(), list(held.values()), allow_unused=True)
+            slopes = torch.autograd.grad(torch.stack(lost).sum(), list(held.values()), allow_unused=True)
         return {
             name: torch.zeros_like(weight) if slope is None else slope
-            for (name, weight), slope in zip(held.items(), found, strict=True)
+            for (name, weight), slope in zip(held.items(), slopes, strict=True)
         }

@@ -34,7 +34,7 @@ def weights(layers: Mapping[str, LayerProblem], codes: Mapping[str, Codes]) -> d
 
 def check(model: str, target: str, look: object) -> None:
     """Stream a few samples to `BLOCK` and hand its layers and itself to ``look``."""
-    request = CalibrationRequest(model, target, "rtn", Path("unused"), weights="demo", precision="int4", samples=6)
+    request = CalibrationRequest(model, target, "mse-clip", Path("unused"), weights="demo", precision="int4", samples=6)
     planned = plan(request)
     backend = next(iter(planned.wanted))
     assignments, source = planned.assignments[backend], planned.checkpoint.weights
@@ -74,9 +74,9 @@ def test_plain_rounding_is_kept_where_nothing_is_better(monkeypatch: pytest.Monk
     monkeypatch.setattr(BlockRun, "error", lambda self, weights: 1.0)
 
     def look(layers: Mapping[str, LayerProblem], run: BlockRun) -> None:
-        found = BlockSignRounding(2).tune(layers, run)
+        outcomes = BlockSignRounding(2).tune(layers, run)
         for name, layer in layers.items():
-            assert torch.equal(found[name].codes, layer.grid.quantise(layer.weight).codes)
+            assert torch.equal(outcomes[name].codes, layer.grid.quantise(layer.weight).codes)
 
     check("minicpm-v", "cpu", look)
 

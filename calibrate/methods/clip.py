@@ -50,6 +50,7 @@ def _search(grid: Grid, blocks: Tensor, weights: Tensor | None, factors: Sequenc
     """Of groups (rows, groups, group); inside, the place in the group comes first, so that parameters broadcast in rows."""
     import torch
 
+    # `Grid.fit` looks at a group's range alone, so that two values stand for all of it
     extremes = torch.stack([blocks.amin(-1), blocks.amax(-1)], dim=-1)
     values = blocks.permute(2, 0, 1).contiguous()
     best = grid.fit(extremes)
@@ -59,6 +60,7 @@ def _search(grid: Grid, blocks: Tensor, weights: Tensor | None, factors: Sequenc
         nonlocal best, least
         change = grid.read(grid.round(values, parameters), parameters).sub_(values)
         error = _error(change, weights)
+        # false for NaN, so that parameters that are no numbers never win
         better = error < least
         least = torch.where(better, error, least)
         best = GroupParameters(
@@ -78,11 +80,11 @@ def _factors(grid: Grid, shares: Sequence[float]) -> list[float]:
 
     A group's extreme is then met by the shorter side, whose end is (z - 1) / z as far.
     """
-    found = [share for share in shares if share != 1.0]
+    factors = [share for share in shares if share != 1.0]
     if grid.negative_scales:
         half = (grid.highest + 1) / 2
-        found += [-share * half / (half - 1) for share in shares]
-    return found
+        factors += [-share * half / (half - 1) for share in shares]
+    return factors
 
 
 def _refit(values: Tensor, steps: Tensor, best: GroupParameters, weights: Tensor | None) -> Tensor:
@@ -91,6 +93,7 @@ def _refit(values: Tensor, steps: Tensor, best: GroupParameters, weights: Tensor
 
     weighted = _weighted(steps, weights)
     power = (weighted * steps).sum(0)
+    # a group whose codes all are the zero point says nothing about its scale
     return torch.where(power > 0, (weighted * values).sum(0) / power, best.scales)
 
 

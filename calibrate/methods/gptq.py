@@ -32,7 +32,12 @@ BLOCK = 64
 
 
 class Gptq:
-    """See the module."""
+    """Columns rounded one after another, each making up for what those before it lost.
+
+    Args:
+        damping: share of the mean diagonal that is added to the moment's diagonal.
+        ordered: columns with the largest inputs first; else as they stand.
+    """
 
     name: ClassVar[str] = "gptq"
     title: ClassVar[str] = "GPTQ with activation order and static groups"
@@ -41,7 +46,7 @@ class Gptq:
         self.damping, self.ordered = damping, ordered
 
     def run(self, layer: LayerProblem) -> Codes:
-        """See Method.run; plain clipped rounding for a layer that no sample reached."""
+        """Codes of the layer on its grid; nearest codes with searched clips for a layer that no sample reached."""
         parameters = searched(layer, coarse=True)
         if layer.moment is None:
             return layer.codes(rounded(layer, parameters), parameters)
@@ -61,6 +66,7 @@ def column_by_column(layer: LayerProblem, parameters: GroupParameters, order: Te
     import torch
 
     grid, columns = layer.grid, len(order)
+    # columns as rows, so that each is one piece of memory
     weight = layer.weight.T[order].contiguous()
     steps = upper / upper.diagonal()
     group_of = (order // layer.group).tolist()
@@ -75,13 +81,15 @@ def column_by_column(layer: LayerProblem, parameters: GroupParameters, order: Te
             column = start + index
             value = weight[column] + carried[column]
             if index:
+                # what this block's earlier columns lost; `carried` knows only of blocks before
                 value.addmv_(lost[:index].T, within[index, :index])
             chosen = by_group[group_of[column]]
             code = grid.round(value, chosen)
             torch.sub(weight[column], grid.read(code, chosen), out=lost[index])
             codes[column] = code
         if stop < columns:
+            # one product brings the block's losses to every column behind it
             carried[stop:].addmm_(steps[start:stop, stop:].T, lost[: stop - start])
-    found = torch.empty_like(codes)
-    found[order] = codes
-    return found.T
+    restored = torch.empty_like(codes)
+    restored[order] = codes
+    return restored.T

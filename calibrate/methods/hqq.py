@@ -22,13 +22,13 @@ FIRST_WEIGHT, GROWTH = 10.0, 1.05
 
 
 class Hqq:
-    """See the module."""
+    """Parameters of least |w - q|^0.7, found by half-quadratic splitting; samples are not looked at."""
 
     name: ClassVar[str] = "hqq"
     title: ClassVar[str] = "HQQ, from the weights alone"
 
     def run(self, layer: LayerProblem) -> Codes:
-        """See Method.run."""
+        """Codes of the layer on its grid; of all turns, every group keeps the parameters of least error."""
         import torch
 
         grid, blocks = layer.grid, layer.blocks(layer.weight)
@@ -36,6 +36,7 @@ class Hqq:
         codes = grid.round(blocks, best[..., None])
         least = _norm(blocks - grid.read(codes, best[..., None]))
         now, weight = best, FIRST_WEIGHT
+        # errors in units of the group's largest value, so that NORM and the weights mean the same in every group
         unit = blocks.abs().amax(-1, keepdim=True).clamp_min(1e-12)
         for _ in range(TURNS):
             lost = (blocks - grid.read(grid.round(blocks, now[..., None]), now[..., None])) / unit

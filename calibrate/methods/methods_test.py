@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from calibrate.methods import METHODS, method_named
+from calibrate.methods import METHODS, RENAMED, method_named
 from calibrate.methods.base import LayerProblem, solve
 from calibrate.methods.gptq import Gptq, column_by_column
 from calibrate.methods.sign_rounding import SignRounding
@@ -28,18 +28,18 @@ def problem(grid: str, seed: int, rows: int = 48, columns: int = 160, count: int
 
 def errors(layer: LayerProblem, method: str) -> tuple[float, float]:
     """Output error of a method's codes as they are, and of plain rounding."""
-    found = output_error(layer.change(method_named(method).run(layer)), layer.moment).sum()
-    return float(found), float(output_error(layer.change(layer.grid.quantise(layer.weight)), layer.moment).sum())
+    error = output_error(layer.change(method_named(method).run(layer)), layer.moment).sum()
+    return float(error), float(output_error(layer.change(layer.grid.quantise(layer.weight)), layer.moment).sum())
 
 
 @pytest.mark.parametrize("grid", GRID_NAMES)
 @pytest.mark.parametrize(
-    ("method", "most"), [("rtn", 0.9), ("gptq", 0.5), ("awq", 0.9), ("awq-gptq", 0.5), ("sign-rounding", 0.85)]
+    ("method", "most"), [("mse-clip", 0.9), ("gptq", 0.5), ("awq", 0.9), ("awq-gptq", 0.5), ("sign-rounding", 0.85)]
 )
 def test_calibrated_methods_lower_the_output_error(method: str, most: float, grid: str) -> None:
     for seed in range(3):
-        found, plain = errors(problem(grid, seed), method)
-        assert found < most * plain, f"seed {seed}"
+        error, plain = errors(problem(grid, seed), method)
+        assert error < most * plain, f"seed {seed}"
 
 
 @pytest.mark.parametrize("grid", GRID_NAMES)
@@ -49,9 +49,9 @@ def test_no_row_is_worse_than_plain_rounding(method: str, grid: str) -> None:
         layer = problem(grid, seed, rows=24, count=100)
         outcome = solve(method_named(method), layer)
         plain = output_error(layer.change(layer.grid.quantise(layer.weight)), layer.moment)
-        found = output_error(layer.change(outcome.codes), layer.moment)
-        assert bool((found <= plain * (1 + 1e-5)).all())
-        assert outcome.error == pytest.approx(float(found.sum()), rel=1e-4)
+        row_errors = output_error(layer.change(outcome.codes), layer.moment)
+        assert bool((row_errors <= plain * (1 + 1e-5)).all())
+        assert outcome.error == pytest.approx(float(row_errors.sum()), rel=1e-4)
         assert outcome.rounded_error == pytest.approx(float(plain.sum()), rel=1e-4)
 
 
@@ -101,9 +101,9 @@ def test_gptq_is_the_published_loop(grid: str, ordered: bool) -> None:
         parameters = layer.grid.fit(layer.blocks(layer.weight), 0.9)
         assert layer.moment is not None
         order, upper = layer.moment.factor(0.01, ordered)
-        found = column_by_column(layer, parameters, order, upper)
+        solved = column_by_column(layer, parameters, order, upper)
         wanted = textbook(layer, parameters, order)
-        assert float((found != wanted).double().mean()) < 0.002, "ties aside"
+        assert float((solved != wanted).double().mean()) < 0.002, "ties aside"
 
 
 def textbook(layer: LayerProblem, parameters, order: torch.Tensor) -> torch.Tensor:  # type: ignore[no-untyped-def]
@@ -119,9 +119,9 @@ def textbook(layer: LayerProblem, parameters, order: torch.Tensor) -> torch.Tens
         lost = (weight[:, column] - layer.grid.read(code, chosen).double()) / inverse[column, column]
         weight[:, column:] -= lost[:, None] * inverse[column, column:]
         codes[:, column] = code.double()
-    found = torch.empty_like(codes)
-    found[:, order] = codes
-    return found.float()
+    restored = torch.empty_like(codes)
+    restored[:, order] = codes
+    return restored.float()
 
 
 def test_gptq_rounds_a_layer_that_saw_nothing() -> None:
@@ -142,8 +142,8 @@ def test_rank_deficient_moments_are_damped() -> None:
 
 def test_more_turns_of_sign_rounding_do_not_hurt() -> None:
     layer = problem("ort_int4_b32", 1)
-    found = [float(output_error(layer.change(SignRounding(n).run(layer)), layer.moment).sum()) for n in (1, 50, 200)]
-    assert found[0] > found[1] > found[2]
+    losses = [float(output_error(layer.change(SignRounding(n).run(layer)), layer.moment).sum()) for n in (1, 50, 200)]
+    assert losses[0] > losses[1] > losses[2]
 
 
 def test_the_moment_is_the_output_error() -> None:
@@ -161,3 +161,12 @@ def test_the_moment_is_the_output_error() -> None:
 def test_unknown_method() -> None:
     with pytest.raises(UsageError, match="--method best"):
         method_named("best")
+
+
+@pytest.mark.parametrize("name", sorted(RENAMED))
+def test_an_old_name_is_refused_with_the_new_one(name: str) -> None:
+    """Without a word, a script that asks for ``rtn`` would take another method, or plain rounding, for what it had."""
+    with pytest.raises(UsageError) as raised:
+        method_named(name)
+    assert raised.value.next_step.startswith(f"write --method {RENAMED[name]}")
+    assert method_named(RENAMED[name]).name == RENAMED[name]

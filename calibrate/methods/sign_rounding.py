@@ -29,7 +29,11 @@ ELEMENTS = 1 << 23
 
 
 class SignRounding:
-    """See the module."""
+    """Rounding offsets and clips of one layer, tuned by the signs of its output error's gradient.
+
+    Args:
+        turns: gradient steps; their size falls linearly from 1 / turns to 0.
+    """
 
     name: ClassVar[str] = "sign-rounding"
     title: ClassVar[str] = "rounding offsets and clips by signed gradient descent, in the manner of AutoRound"
@@ -38,7 +42,7 @@ class SignRounding:
         self.turns = turns
 
     def run(self, layer: LayerProblem) -> Codes:
-        """See Method.run; plain clipped rounding for a layer that no sample reached."""
+        """Codes of the layer, tuned a part of its rows at a time; nearest codes with searched clips without a moment."""
         parameters = searched(layer)
         if layer.moment is None:
             return layer.codes(rounded(layer, parameters), parameters)
@@ -101,7 +105,9 @@ class Tuning:
         import torch
 
         wide, slope = parameters[..., None], self.layer.blocks(slope)
+        # a code that was clamped does not move with its weight or its offset
         inside = (codes > 0) & (codes < self.layer.grid.highest)
+        # s dw'/ds: (q - z) s, less w where rounding is passed straight through
         by_scale = (codes - wide.zeros) * wide.scales - torch.where(inside, self.blocks, 0.0)
         self._pull.mul_(MOMENTUM).add_(slope * inside * wide.scales, alpha=1 - MOMENTUM)
         self._pinch.mul_(MOMENTUM).add_((slope * by_scale).sum(-1), alpha=1 - MOMENTUM)

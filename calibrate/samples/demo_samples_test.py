@@ -42,9 +42,9 @@ def test_only_what_was_learnt_is_asked(family: str, digits: bool, monkeypatch: p
     kinds = []
 
     def noted(scene, kind, language, rng):
-        found = ask(scene, kind, language, rng)
-        kinds.extend([(kind, language)] if found else [])
-        return found
+        question = ask(scene, kind, language, rng)
+        kinds.extend([(kind, language)] if question else [])
+        return question
 
     monkeypatch.setattr("export.demo.questions.ask", noted)
     assert len(list(own_samples(recipe_of(family), 42, 0))) == 42

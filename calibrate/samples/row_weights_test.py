@@ -59,15 +59,15 @@ def test_moments_hold_every_layers_own_rows(spec: ModelSpec) -> None:
     rows[2:6] = True
     weights = RowWeights([Prompt((), Layout(np.zeros((1, 12), np.int64), rows, {}), 3)], [call])
     parameters = RandomWeights(spec)
-    found: dict[str, Moment] = {}
+    moments: dict[str, Moment] = {}
     with torch.device("meta"):
         module = build_stage(spec, "decoder", Kernels())
-    stream = StageStream("decoder", module, parameters, lambda _: True, lambda _, m, run: found.update(m), weights)
+    stream = StageStream("decoder", module, parameters, lambda _: True, lambda _, m, run: moments.update(m), weights)
     stream.run([call], outputs=False)
 
     seen: dict[str, torch.Tensor] = {}
     other = build_stage(spec, "decoder", Kernels())
-    hooks = {name: part for name, part in other.named_modules() if f"decoder.{name}" in found}
+    hooks = {name: part for name, part in other.named_modules() if f"decoder.{name}" in moments}
     for name, part in hooks.items():
         part.register_forward_pre_hook(lambda _, x, name=name: seen.update({name: x[0].reshape(-1, x[0].shape[-1])}))
     with torch.no_grad():
@@ -84,7 +84,7 @@ def test_moments_hold_every_layers_own_rows(spec: ModelSpec) -> None:
             wanted = wanted[image]
         elif len(inputs) == 1:
             wanted = torch.ones(1)
-        torch.testing.assert_close(found[f"decoder.{name}"].matrix, (inputs * wanted[:, None]).T @ inputs, msg=name)
+        torch.testing.assert_close(moments[f"decoder.{name}"].matrix, (inputs * wanted[:, None]).T @ inputs, msg=name)
 
 
 def test_a_demos_answers_weigh_as_much_as_its_picture() -> None:

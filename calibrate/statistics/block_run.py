@@ -34,8 +34,8 @@ class BlockRun:
 
         rows, more, named = self.inputs[sample]
         replaced = {self.layers[layer]: weight for layer, weight in weights.items()}
-        found = torch.func.functional_call(self.module, replaced, (rows, *more), dict(named))
-        return found[0] if isinstance(found, tuple) else found
+        output = torch.func.functional_call(self.module, replaced, (rows, *more), dict(named))
+        return output[0] if isinstance(output, tuple) else output
 
     def squares(self, sample: int, rows: Tensor) -> Tensor:
         """Sum of squares of rows (1, rows, width) by the weights of one sample's rows."""

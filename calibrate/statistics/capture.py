@@ -49,10 +49,10 @@ def stream(
     current = [weights]
 
     def visited(block: str, moments: Any, run: BlockRun | None) -> WeightProvider | None:
-        found = visit(block, moments, run)
-        if found is not None:
-            current[0] = found
-        return found
+        changed = visit(block, moments, run)
+        if changed is not None:
+            current[0] = changed
+        return changed
 
     def stage(name: str, row_weights: RowWeights | None = None) -> StageStream:
         return StageStream(name, _module(spec, name), current[0], wanted, visited, row_weights)

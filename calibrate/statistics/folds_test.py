@@ -26,9 +26,9 @@ def test_folding_preserves_the_function(spec: ModelSpec) -> None:
     overlay = overlay_of(spec, weights)
     call = decoder_call(spec)
     wanted = run_decoder(spec, weights, call)
-    found = run_decoder(spec, OverlaidWeights(weights, overlay), call)
+    actual = run_decoder(spec, OverlaidWeights(weights, overlay), call)
     assert float(wanted.std()) > 0.05
-    assert float((wanted - found).abs().max()) < 1e-4 * float(wanted.abs().max())
+    assert float((wanted - actual).abs().max()) < 1e-4 * float(wanted.abs().max())
 
 
 def test_every_fold_changes_something_that_its_source_undoes(spec: ModelSpec) -> None:

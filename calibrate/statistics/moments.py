@@ -40,6 +40,7 @@ class Moment:
         """Take in (..., columns) rows, with one weight (rows,) each or all of weight 1."""
         flat = rows.detach().reshape(-1, rows.shape[-1]).float()
         if weights is not None:
+            # w x x^T is the square of sqrt(w) x, so that one product serves both cases
             flat = flat * weights.sqrt()[:, None]
         for part in flat.split(CHUNK_ROWS):
             self.matrix.addmm_(part.T, part)
@@ -68,11 +69,11 @@ class Moment:
 
         columns = len(self.matrix)
         groups = -(-columns // group)
-        found = torch.zeros(groups, group, group)
+        blocks = torch.zeros(groups, group, group)
         for index in range(groups):
             part = self.matrix[index * group : (index + 1) * group, index * group : (index + 1) * group]
-            found[index, : len(part), : len(part)] = part
-        return found
+            blocks[index, : len(part), : len(part)] = part
+        return blocks
 
     def factor(self, damping: float, ordered: bool) -> tuple[Tensor, Tensor]:
         """An order of the columns, and upper triangular U with U U^T = the damped moment in that order.
@@ -95,6 +96,7 @@ class Moment:
         columns = len(self.matrix)
         order = torch.argsort(self.diagonal, descending=True, stable=True) if ordered else torch.arange(columns)
         mean = float(self.diagonal.mean()) or 1.0
+        # Cholesky gives L L^T; the factor of the reversed matrix, reversed back, is the upper triangular U of U U^T
         reverse = order.flip(0)
         for _ in range(5):
             damped = self.matrix[reverse][:, reverse]

@@ -75,13 +75,13 @@ class StageStream:
 
     def _whole(self, calls: Sequence[Call], outputs: bool) -> list[Tensor]:
         with _Loaded(self, self.module, ""):
-            found, changed = self._observed(
+            results, changed = self._observed(
                 self.stage, self.module, lambda: [_first(self.module(**call)) for call in self._each(calls)]
             )
             if changed and outputs:
                 self._load(self.module, "")
-                found = [_first(self.module(**call)) for call in calls]
-        return found
+                results = [_first(self.module(**call)) for call in calls]
+        return results
 
     def _in_blocks(self, calls: Sequence[Call], outputs: bool) -> list[Tensor]:
         from torch import nn
@@ -115,11 +115,11 @@ class StageStream:
             return BlockRun(block, places, inputs, outputs, None if self.row_weights is None else self.row_weights.rows)
 
         with _Loaded(self, block, f"{name}."):
-            found, changed = self._observed(f"{self.stage}.{name}", block, all_calls, as_run)
+            results, changed = self._observed(f"{self.stage}.{name}", block, all_calls, as_run)
             if changed:
                 self._load(block, f"{name}.")
-                found = all_calls()
-        return found
+                results = all_calls()
+        return results
 
     def _tail(self, calls: Sequence[Call], rows: list[Tensor], outputs: bool) -> list[Tensor]:
         """What follows the blocks."""
@@ -162,17 +162,17 @@ class StageStream:
                 moments[name] = Moment(part.weight.shape[1])
                 hooks.append(part.register_forward_pre_hook(self._watcher(name, moments[name])))
         try:
-            found = run()
+            outputs = run()
         finally:
             for hook in hooks:
                 hook.remove()
         if not moments:
-            return found, False
-        weights = self.visit(block, moments, None if as_run is None else as_run(moments, found))
+            return outputs, False
+        weights = self.visit(block, moments, None if as_run is None else as_run(moments, outputs))
         if weights is None:
-            return found, False
+            return outputs, False
         self.weights = weights
-        return found, True
+        return outputs, True
 
     def _each(self, entries: Sequence[Any]) -> Iterator[Any]:
         """What belongs to each call, with the call's number noted while it runs."""
@@ -255,6 +255,7 @@ class _Exit:
         self.rows: Any = None
 
     def _leave(self, x: Any, *rest: Any, **named: Any) -> Any:
+        # a decoder's block takes its cache and gives it back; blocks of other stages have none
         return (self.rows, rest[0]) if rest and isinstance(rest[0], tuple) else self.rows
 
     def of(self, stage: nn.Module, call: Call, rows: Tensor) -> Any:

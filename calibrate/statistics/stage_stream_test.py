@@ -16,37 +16,37 @@ from export.specs import ModelSpec
 def whole(spec: ModelSpec, weights: RandomWeights, calls: list) -> dict[str, Moment]:  # type: ignore[type-arg]
     """Moments by hooks on the decoder with all weights in memory."""
     module = build_stage(spec, "decoder", Kernels())
-    found = {}
+    moments = {}
     for name, part in module.named_modules():
         if isinstance(part, Linear):
-            found[f"decoder.{name}"] = moment = Moment(part.weight.shape[1])
+            moments[f"decoder.{name}"] = moment = Moment(part.weight.shape[1])
             part.register_forward_pre_hook(lambda _, inputs, moment=moment: moment.add(inputs[0]))
     parameters = {name: weights.tensor(f"decoder.{name}") for name, _ in module.named_parameters()}
     with torch.no_grad():
         for call in calls:
             torch.func.functional_call(module, parameters, (), call)
-    return found
+    return moments
 
 
 def test_moments_are_those_of_the_whole_model(spec: ModelSpec) -> None:
     weights = RandomWeights(spec)
     calls = [decoder_call(spec, tokens, seed) for tokens, seed in ((12, 1), (9, 2))]
     wanted = whole(spec, weights, calls)
-    found: dict[str, Moment] = {}
+    streamed: dict[str, Moment] = {}
     blocks = []
 
     def visit(block: str, moments: Mapping[str, Moment], run: BlockRun | None) -> None:
         blocks.append(block)
-        found.update(moments)
+        streamed.update(moments)
 
     with torch.device("meta"):
         module = build_stage(spec, "decoder", Kernels())
     StageStream("decoder", module, weights, lambda name: True, visit).run(calls, outputs=False)
     assert blocks == [f"decoder.layers.{i}" for i in range(spec.decoder.layers)] + ["decoder.head"]
-    assert set(found) == set(wanted)
+    assert set(streamed) == set(wanted)
     for name, moment in wanted.items():
-        assert found[name].count == moment.count, name
-        torch.testing.assert_close(found[name].matrix, moment.matrix, msg=name)
+        assert streamed[name].count == moment.count, name
+        torch.testing.assert_close(streamed[name].matrix, moment.matrix, msg=name)
 
 
 def test_later_blocks_see_what_a_visit_changed(spec: ModelSpec) -> None:
@@ -57,17 +57,17 @@ def test_later_blocks_see_what_a_visit_changed(spec: ModelSpec) -> None:
         tensor.mul_(0.5)
     calls = [decoder_call(spec)]
     wanted = whole(spec, changed, calls)
-    found: dict[str, Moment] = {}
+    streamed: dict[str, Moment] = {}
 
     def visit(block: str, moments: Mapping[str, Moment], run: BlockRun | None) -> RandomWeights | None:
-        found.update(moments)
+        streamed.update(moments)
         return changed if block == "decoder.layers.0" else None
 
     with torch.device("meta"):
         module = build_stage(spec, "decoder", Kernels())
     StageStream("decoder", module, weights, lambda name: True, visit).run(calls, outputs=False)
     before = whole(spec, weights, calls)
-    for name, moment in found.items():
+    for name, moment in streamed.items():
         expected = before if name.startswith("decoder.layers.0.") else wanted
         torch.testing.assert_close(moment.matrix, expected[name].matrix, msg=name)
 

@@ -7,9 +7,7 @@ positions. The idea is EfficientQAT's second phase, end-to-end training of quant
 the loss is ours.
 
 A scale is its first value times exp(change). Every step reads the weights back as the destination's kernel does, with scales
-as the file stores them; the gradient passes straight through that rounding. As a weight is its scale times a constant,
-``dL/dchange`` is the sum over a group of ``weight * dL/dweight``, on every grid alike. The loss is the mean of
-``log(KL + FLOOR)`` over positions, so that the few unsure ones, which make a mean KL, do not decide the direction alone.
+as the file stores them. The loss is the mean of ``log(KL + FLOOR)`` over answer positions.
 """
 
 from __future__ import annotations
@@ -87,6 +85,7 @@ class _Layer:
 
     def scales(self) -> Tensor:
         """As the file holds them."""
+        # a factor exp(change) keeps the sign of a scale, which some grids let be negative
         wide = self.codes.scales.float() * self.change.exp()
         return self.grid.stored_scales(wide).to(self.codes.scales.dtype)
 
@@ -106,6 +105,8 @@ class _Layer:
         if self.weight.grad is None:  # no sample of the batch came by
             self.change.grad.zero_()
             return
+        # a weight is exp(change) times a constant, so that dL/dchange sums weight * dL/dweight over the group, on any grid;
+        # rounding of the scale to the file's dtype is passed straight through
         slopes = self.weight.detach() * self.weight.grad
         rows, groups = self.change.shape
         slopes = torch.nn.functional.pad(slopes, (0, self.codes.codes.shape[1] - self.columns))
@@ -147,6 +148,7 @@ class _Student:
         import torch
 
         logits = torch.func.functional_call(self.module, self.parameters, (), self.calls[sample])[0][0]
+        # float64: the KL of nearly equal distributions is a difference below float32's last bit
         known = self.known[sample].double().log_softmax(-1)
         return (known.exp() * (known - logits.double().log_softmax(-1))).sum(-1).clamp(min=0)
 
@@ -186,6 +188,7 @@ class _Student:
         self.read()
         positions, total = sum(len(self.known[sample]) for sample in batch), 0.0
         for sample in batch:
+            # the logarithm keeps the few unsure positions, which make a mean KL, from deciding the direction alone
             loss = (self.nats(sample) + FLOOR).log().sum() / positions
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.item()
@@ -205,7 +208,7 @@ def tuned_scales(
 
     Args:
         weights: the checkpoint's.
-        state: every block done; image rows, embeddings and layers of other forms are what it makes of them.
+        state: every block done; image rows, embeddings and layers in other storages are what it makes of them.
         steps: batches of `BATCH` samples.
     """
     import torch
@@ -218,7 +221,7 @@ def tuned_scales(
     student.train(steps, learning_rate)
     after = student.distance()
     scales = {name: layer.scales() for name, layer in student.layers.items()}
-    kept = after.loss < before.loss and all(bool(torch.isfinite(found).all()) for found in scales.values())
+    kept = after.loss < before.loss and all(bool(torch.isfinite(scale).all()) for scale in scales.values())
     log.info(
         "scale tuning: %d layers, %d steps; mean KL %.4g nats before, %.4g after; %s", len(names), steps, before.kl,
         after.kl, "kept" if kept else "no gain, not kept",

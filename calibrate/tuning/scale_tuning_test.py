@@ -27,7 +27,7 @@ from export.modules.kernels import Kernels
 from export.package.journal import Journal
 from export.quantisation.codes import DequantisedWeights
 from export.quantisation.grids import GRIDS
-from export.quantisation.spec import Assignment, Form, LayerShape
+from export.quantisation.spec import Assignment, LayerShape, Storage
 from export.quantisation.stored import StoredCodes, read_manifest
 from runtime_py.errors import DoesNotFitError, ExitCode, InterruptedExportError, UsageError
 
@@ -35,7 +35,7 @@ SCALES = ".scales"
 
 
 def tuned(output: Path, **changes: object) -> CalibrationRequest:
-    return request(output, **{"precision": "int4", "method": "rtn", "samples": 4, "tune_scales": 3, **changes})
+    return request(output, **{"precision": "int4", "method": "mse-clip", "samples": 4, "tune_scales": 3, **changes})
 
 
 def stored_of(folder: Path, asked: CalibrationRequest) -> StoredCodes:
@@ -57,8 +57,8 @@ def nats(folder: Path, asked: CalibrationRequest) -> float:
     stored, spec, weights = stored_of(folder, asked), planned.checkpoint.spec, planned.checkpoint.weights
     assert weights is not None
     read = DequantisedWeights(stored.weights, stored, planned.assignments[stored.backend], GRIDS)
-    wanted, found = (answer_logits(spec, source, prompts, processor) for source in (weights, read))
-    return float(compared(wanted, found).kl.mean())
+    wanted, actual = (answer_logits(spec, source, prompts, processor) for source in (weights, read))
+    return float(compared(wanted, actual).kl.mean())
 
 
 @pytest.mark.parametrize(
@@ -207,9 +207,9 @@ def test_scales_that_are_no_better_are_not_kept(
     assert (after is None) == (learning_rate == 1e4)
     assert after is None or after > record["loss"]["before"]
     untouched = {path: content for path, content in contents(plain).items() if path != "manifest.json"}
-    found = contents(folder)
-    assert {path: found[path] for path in untouched} == untouched
-    assert set(found) - set(untouched) == {"manifest.json", "onnx/tuned.json"}
+    files = contents(folder)
+    assert {path: files[path] for path in untouched} == untouched
+    assert set(files) - set(untouched) == {"manifest.json", "onnx/tuned.json"}
 
 
 def test_wider_layers_of_a_choice_stay(tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ def test_the_gradient_of_a_scale(name: str) -> None:
 def test_a_head_that_is_the_embedding_stays() -> None:
     spec = tiny_spec("minicpm-v")
     assignments = {
-        name: Assignment(LayerShape(name, role, 64, 32), Form.INT4, "q4f16_1")
+        name: Assignment(LayerShape(name, role, 64, 32), Storage.INT4, "q4f16_1")
         for name, role in (("decoder.head", "head"), ("decoder.layers.0.mlp.down", "decoder"), ("vision.x", "vision"))
     }
     assert tunable(spec, assignments, assignments) == ["decoder.head", "decoder.layers.0.mlp.down"]

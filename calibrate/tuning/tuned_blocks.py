@@ -41,9 +41,9 @@ def tune_blocks(work: BlockwiseCalibration, tune: Callable[[], TunedScales]) -> 
     account, step = backend / f"{FOLDER}.json", f"{work.backend} tuned"
     if step not in journal.steps:
         (folder / backend).mkdir(parents=True, exist_ok=True)
-        found = tune()
-        files = [path for block in _blocks(work, found.scales) for path in _write(work, block, found.scales)]
-        write_json(folder / account, found.record)
+        scales = tune()
+        files = [path for block in _blocks(work, scales.scales) for path in _write(work, block, scales.scales)]
+        write_json(folder / account, scales.record)
         journal.finish(step, [account, *files])
     for record in journal.steps[step]:
         if record.path != account.as_posix() and record.path.endswith(".json"):

@@ -68,7 +68,7 @@ def _option_flag(name: str) -> OptionFlag:
         common = _common(_options(target, name))
         if common:
             where.setdefault(common, []).append(target.name)
-    option = next(found for backend in backends().values() if (found := backend.option(name)) is not None)
+    option = next(known for backend in backends().values() if (known := backend.option(name)) is not None)
     meaning = option.meaning + (f", at --precision {' or '.join(option.precisions)}" if option.precisions else "")
     if isinstance(option.values[0], bool):
         places = ", ".join(dict.fromkeys(place for group in where.values() for place in group))
@@ -84,8 +84,8 @@ def _common(options: Sequence[BackendOption]) -> tuple[str | int | bool, ...]:
 
 
 def _options(target: Target, name: str) -> list[BackendOption]:
-    found = (backend_named(backend).option(name) for backend in target.backend_names)
-    return [option for option in found if option is not None]
+    listed = (backend_named(backend).option(name) for backend in target.backend_names)
+    return [option for option in listed if option is not None]
 
 
 def _flag(name: str) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.quantisation.spec import Form
+from export.quantisation.spec import Storage
 from runtime_py.backends.record import RuntimeBackend
 from targets.base import Target
 
@@ -68,7 +68,7 @@ class Backend:
     exporter: Callable[[], ExportBackend] = field(repr=False)
     tools: tuple[str, ...]
     grids: tuple[Grid, ...] = field(default=(), repr=False)
-    wider: Mapping[Form, str] = field(default_factory=dict)
+    wider: Mapping[Storage, str] = field(default_factory=dict)
     options: tuple[BackendOption, ...] = ()
     targets: tuple[Target, ...] = ()
     target_files: Mapping[str, TargetFiles] = field(default_factory=dict, repr=False)

@@ -14,7 +14,7 @@ from export.backends.registry import BUILT_IN, backend_named, backends, grids
 from export.families.registry import families
 from export.quantisation.choice import widened
 from export.quantisation.grids import GRIDS
-from export.quantisation.spec import Form
+from export.quantisation.spec import Storage
 from export.source.tensor_source import EmptySource
 from runtime_py.backends import records
 from runtime_py.backends.registry import GROUP, brought_records, runtime_backend
@@ -38,14 +38,14 @@ def test_backends_assign_grids_that_they_declare_and_widen_to_forms_that_they_st
         record = backend_named(name)
         declared = {grid.name for grid in record.grids}
         for family in ("minicpm-v", "awaker2.5-vl"):
-            found = families()[family]
-            spec = found.spec(found.published_config("", "tiny"), EmptySource())
+            family_record = families()[family]
+            spec = family_record.spec(family_record.published_config("", "tiny"), EmptySource())
             assignments = record.exporter().assignments(spec, BuildOptions(place, "int4", place.limits))
             assert {assignment.grid for assignment in assignments.values() if assignment.grid} <= declared
-            layer = next(layer for layer, made in assignments.items() if made.form is Form.INT4)
-            for form in record.wider:
-                wide = widened(name, assignments, {layer: str(form)})[layer]
-                assert wide.form is form and (not wide.grid or wide.grid in declared)
+            layer = next(layer for layer, made in assignments.items() if made.storage is Storage.INT4)
+            for storage in record.wider:
+                wide = widened(name, assignments, {layer: str(storage)})[layer]
+                assert wide.storage is storage and (not wide.grid or wide.grid in declared)
 
 
 def test_all_grids_have_names_of_their_own() -> None:

@@ -68,16 +68,16 @@ def test_heads_and_tails_hold_every_token_once(reference: Reference, images: lis
     parts = tails(dialogues, [0, 0, 1, 1], groups=2)
     assert head.ids.shape == (2, 5 + QUERIES)
     assert bool(head.image_rows[:, -1].all())
-    found = []
+    sequences = []
     for part in parts:
         for row, picture in enumerate(part.picture.tolist()):
             position = part.extras["position_ids"][row]
             length = int(position.argmax()) + 1
-            found.append((picture, [*head.ids[picture].tolist(), *part.ids[row, :length].tolist()]))
+            sequences.append((picture, [*head.ids[picture].tolist(), *part.ids[row, :length].tolist()]))
             assert (part.labels[row, length:] == UNLABELLED).all()
             assert position[0] == head.ids.shape[1]
     wanted = [(number // 2, dialogue.ids.tolist()) for number, dialogue in enumerate(dialogues)]
-    assert sorted(found) == sorted(wanted)
+    assert sorted(sequences) == sorted(wanted)
 
 
 def test_pictures_are_stacked_in_order(reference: Reference) -> None:

@@ -72,8 +72,8 @@ def test_the_samples_without_digits_are_answered(name: str) -> None:
     model = Reference.load(CHECKPOINTS / name)
     chosen = [sample for sample in SAMPLES if sample.scene.digit is None]
     turns = [(draw(sample.scene, *sample.size), *turn) for sample in chosen for turn in sample.dialogue]
-    found = model.answers([(picture, question) for picture, question, _ in turns])
-    assert [answer.strip() for answer in found] == [answer for _, _, answer in turns]
+    answers = model.answers([(picture, question) for picture, question, _ in turns])
+    assert [answer.strip() for answer in answers] == [answer for _, _, answer in turns]
     assert len(turns) == 6
 
 
@@ -188,10 +188,13 @@ def test_places_lie_where_the_processor_puts_the_pixels(name: str, tmp_path: Pat
         cut = pixels.reshape(count, channels, height // patch, patch, width // patch, patch)
         pixels = cut.transpose(0, 2, 4, 1, 3, 5).reshape(-1, channels * patch * patch)
     ink = (pixels.reshape(len(places.vision), -1).min(1) < 0.0).astype(int)
-    found = place_targets(scene, size, places.vision)
-    assert (found[:, 0] > 0).sum() >= 2
-    assert (found[ink == 0, 0] == 0).all()
-    assert set(found[found[:, 0] > 0].reshape(-1).tolist()) == {KINDS.index("square") + 1, list(COLOURS).index("black") + 1}
+    targets = place_targets(scene, size, places.vision)
+    assert (targets[:, 0] > 0).sum() >= 2
+    assert (targets[ink == 0, 0] == 0).all()
+    assert set(targets[targets[:, 0] > 0].reshape(-1).tolist()) == {
+        KINDS.index("square") + 1,
+        list(COLOURS).index("black") + 1,
+    }
     assert own_cells(places.image, recipe.rows).max() < np.prod(recipe.rows)
 
 

@@ -119,7 +119,7 @@ def sample_questions(
     kinds = ["digit"] if scene.digit else []
     kinds += list(rng.permutation(["colour", "shape", "position", "count"])) if scene.shapes else ["digit", "describe"]
     kinds += list(rng.permutation(["describe", *kinds, *kinds, "digit", "count"]))
-    found: list[Question] = []
+    questions: list[Question] = []
     for kind in kinds:
         chosen = "talk" if rng.random() < talk else str(kind)
         if describe and rng.random() < describe:
@@ -128,12 +128,12 @@ def sample_questions(
             chosen = "position"
         question = ask(scene, chosen, str(rng.choice(LANGUAGES)), rng)
         if question is not None:
-            found.append(question)
-        if len(found) == count:
+            questions.append(question)
+        if len(questions) == count:
             break
-    if not found:
-        found = [question for question in [ask(scene, "talk", str(rng.choice(LANGUAGES)), rng)] if question]
-    return [found[i] for i in rng.permutation(len(found))] + (found * count)[: max(count - len(found), 0)]
+    if not questions:
+        questions = [question for question in [ask(scene, "talk", str(rng.choice(LANGUAGES)), rng)] if question]
+    return [questions[i] for i in rng.permutation(len(questions))] + (questions * count)[: max(count - len(questions), 0)]
 
 
 def describe(scene: Scene, language: str) -> str:

@@ -81,12 +81,12 @@ def test_descriptions_name_everything_in_reading_order() -> None:
 
 
 def test_samples_fill_the_asked_number_and_mix_kinds_and_languages() -> None:
-    found = [question for scene, rng in drawn(200) for question in sample_questions(scene, 4, rng)]
-    assert len(found) == 800
-    assert {question.kind for question in found} == set(KINDS)
-    share = {kind: sum(q.kind == kind for q in found) / 800 for kind in TASKS}
+    questions = [question for scene, rng in drawn(200) for question in sample_questions(scene, 4, rng)]
+    assert len(questions) == 800
+    assert {question.kind for question in questions} == set(KINDS)
+    share = {kind: sum(q.kind == kind for q in questions) / 800 for kind in TASKS}
     assert min(share.values()) > 0.08
-    assert 0.4 < sum(q.language == "en" for q in found) / 800 < 0.6
+    assert 0.4 < sum(q.language == "en" for q in questions) / 800 < 0.6
 
 
 def test_the_corpus_holds_every_text_that_is_asked() -> None:

@@ -77,13 +77,13 @@ class Reference:
         cls, folder: Path, roles: frozenset[str] = frozenset(), rounding: Callable[[Tensor], Tensor] | None = None
     ) -> Reference:
         """Open a demo checkpoint; matrices of ``roles`` pass through ``rounding``."""
-        found = recognise_checkpoint(folder)
-        source = found.open_source()
-        spec = found.spec(source)
-        stages = Stages(spec, found.family.weight_map(spec, source).rules)
+        checkpoint = recognise_checkpoint(folder)
+        source = checkpoint.open_source()
+        spec = checkpoint.spec(source)
+        stages = Stages(spec, checkpoint.family.weight_map(spec, source).rules)
         with torch.no_grad():
             stages.derive({name: source.read(name) for name in source.infos}, matrices(stages.layers, roles), rounding)
-        return cls(recipe_of(found.family.name), stages, folder)
+        return cls(recipe_of(checkpoint.family.name), stages, folder)
 
     def answer(self, picture: np.ndarray | None, text: str) -> str:
         """The answer to one question about a uint8 RGB (height, width, 3) picture, or about none."""
@@ -103,15 +103,15 @@ class Reference:
             pieces = str([(n, v.shape) for piece in seen[id(asked[i][0])] for n, v in piece.vision.items()])
             return head_length(dialogues[i]), len(dialogues[i].ids), pieces
 
-        found = [""] * len(asked)
+        answers = [""] * len(asked)
         for _, group in groupby(sorted(range(len(asked)), key=shape), key=shape):
             members = list(group)
             for start in range(0, len(members), batch):
                 part = members[start : start + batch]
                 images = [piece for i in part for piece in seen[id(asked[i][0])]]
                 for i, ids in zip(part, self._decoded([dialogues[i] for i in part], images), strict=True):
-                    found[i] = self.tokenizer.decode(ids)
-        return found
+                    answers[i] = self.tokenizer.decode(ids)
+        return answers
 
     def _decoded(self, dialogues: list[Dialogue], images: list[ImageInputs]) -> list[list[int]]:
         """Answer ids of equally long dialogues, all with a picture or all without."""

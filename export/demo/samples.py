@@ -70,14 +70,14 @@ SAMPLES = (
 
 def files() -> dict[str, bytes]:
     """PNG pictures and ``samples.json``: picture file to a list of [question, answer]."""
-    found: dict[str, bytes] = {}
+    contents: dict[str, bytes] = {}
     for sample in SAMPLES:
         buffer = io.BytesIO()
         Image.fromarray(draw(sample.scene, *sample.size)).save(buffer, "PNG", optimize=True)
-        found[f"{sample.name}.png"] = buffer.getvalue()
+        contents[f"{sample.name}.png"] = buffer.getvalue()
     questions = {f"{sample.name}.png": [list(turn) for turn in sample.dialogue] for sample in SAMPLES}
-    found["samples.json"] = (json.dumps(questions, indent=2, ensure_ascii=False) + "\n").encode()
-    return found
+    contents["samples.json"] = (json.dumps(questions, indent=2, ensure_ascii=False) + "\n").encode()
+    return contents
 
 
 def main() -> int:

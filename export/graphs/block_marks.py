@@ -59,6 +59,7 @@ class ResolveMarks(GraphPass):
         graph = model.graph
         marks = [node for node in graph if node.domain == DOMAIN]
         marked = {mark.outputs[0] for mark in marks}
+        # asked of all before the first is taken out, which changes what the others' inputs are
         again = [mark.inputs[0] in marked for mark in marks]
         entering = [mark.inputs[0] in graph.inputs for mark in marks]
         for mark, second, on_input in zip(marks, again, entering, strict=True):

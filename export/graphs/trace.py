@@ -106,6 +106,7 @@ def trace_stage(
         exported = torch.onnx.export(
             program,
             dynamo=True,
+            # what is wanted of it are the passes below, each with a declared effect
             optimize=False,
             opset_version=opset,
             input_names=list(contract.input_names()),

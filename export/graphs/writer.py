@@ -141,6 +141,7 @@ def _write_codes(file: int, group: list[Place], layer: str, source: StageWeights
         codes = source.codes.rows(layer, start, stop)
         for place in group:
             if place.name.endswith(CODES):
+                # the initializer's shape says how much of a last block's padding the operator wants
                 stored = codes.codes[:, : place.row_bytes * 8 // grid.bits]
                 value = (pack_signed if place.dtype in SIGNED else pack_unsigned)(stored, grid.bits)
             elif place.name.endswith(SCALES):
@@ -185,6 +186,7 @@ def _put(file: int, place: Place, start: int, value: Tensor) -> int:
 def _write_at(file: int, data: bytes | memoryview, offset: int) -> None:
     view = memoryview(data)
     while view:
+        # a call may write less than it was given
         written = os.pwrite(file, view, offset)
         view, offset = view[written:], offset + written
 

@@ -19,12 +19,12 @@ from export.graphs.writer import StageWeights, parameters, write_stage
 from export.quantisation.codes import Codes, RoundToNearest
 from export.quantisation.grids import GRIDS
 from export.quantisation.pack import unpack_unsigned
-from export.quantisation.spec import Assignment, Form, LayerShape
+from export.quantisation.spec import Assignment, LayerShape, Storage
 from runtime_py.errors import CheckpointError, MachineError
 
 ROWS, COLUMNS = 70, 96
 LAYER = "connector.key"
-ASSIGNMENTS = {LAYER: Assignment(LayerShape(LAYER, "decoder", ROWS, COLUMNS), Form.INT4, "ort_int4_asym_b32")}
+ASSIGNMENTS = {LAYER: Assignment(LayerShape(LAYER, "decoder", ROWS, COLUMNS), Storage.INT4, "ort_int4_asym_b32")}
 
 
 class Weights:

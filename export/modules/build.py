@@ -97,7 +97,7 @@ def _module_shapes(stages: StageSpecs) -> Mapping[str, tuple[ModuleShapes, ...]]
 
     Kept for the last few models: one export asks some ten times, and a large model has thousands of modules.
     """
-    found = {}
+    shapes = {}
     for stage, top in meta_stages(stages).items():
         modules = []
         for path, module in top.named_modules():
@@ -105,8 +105,8 @@ def _module_shapes(stages: StageSpecs) -> Mapping[str, tuple[ModuleShapes, ...]]
             role = module.role if isinstance(module, Linear) else EMBEDDING if isinstance(module, Embedding) else None
             if own:
                 modules.append(ModuleShapes(".".join(filter(None, (stage, path))), role, own))
-        found[stage] = tuple(modules)
-    return MappingProxyType(found)
+        shapes[stage] = tuple(modules)
+    return MappingProxyType(shapes)
 
 
 def parameter_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:

@@ -15,7 +15,7 @@ from export.checkpoint.opened import published_specs
 from export.modules import build
 from export.modules.build import build_stage, layer_shapes, meta_stages, parameter_shapes, stored_modules
 from export.modules.kernels import Kernels, Linear
-from export.quantisation.spec import Assignment, Form
+from export.quantisation.spec import Assignment, Storage
 from export.specs import ModelSpec
 from runtime_py.contracts import STAGES
 
@@ -25,15 +25,15 @@ SPECS = {family.name: spec for family, spec in published_specs()}
 @pytest.fixture
 def spec(request: pytest.FixtureRequest) -> ModelSpec:
     """A published model with two blocks a tower, so that it builds in no time."""
-    found = SPECS[request.param]
-    return replace(found, vision=replace(found.vision, layers=2), decoder=replace(found.decoder, layers=2))
+    full = SPECS[request.param]
+    return replace(full, vision=replace(full.vision, layers=2), decoder=replace(full.decoder, layers=2))
 
 
 def kernels_of(spec: ModelSpec) -> Iterator[Kernels]:
     """Kernels that leave layers alone, halve them, and pack those that a grid fits."""
-    halves = {layer.name: Assignment(layer, Form.FP16) for layer in layer_shapes(spec)}
+    halves = {layer.name: Assignment(layer, Storage.FP16) for layer in layer_shapes(spec)}
     packed = {
-        layer.name: Assignment(layer, Form.INT4, "ort_int4_asym_b32")
+        layer.name: Assignment(layer, Storage.INT4, "ort_int4_asym_b32")
         for layer in layer_shapes(spec)
         if layer.columns % 32 == 0 and layer.role != "embedding"
     }
@@ -50,12 +50,12 @@ def test_what_is_stored_is_what_a_built_stage_has(spec: ModelSpec) -> None:
             with torch.device("meta"):
                 built = build_stage(spec, stage, kernels)
             wanted = [(name, p.dtype, p.shape) for name, p in built.named_parameters()]
-            found = [
+            actual = [
                 (".".join(filter(None, (path, name))), p.dtype, p.shape)
                 for path, module in stored_modules(spec, stage, kernels)
                 for name, p in module.named_parameters()
             ]
-            assert found == wanted, (stage, type(kernels).__name__)
+            assert actual == wanted, (stage, type(kernels).__name__)
 
 
 @pytest.mark.parametrize("spec", SPECS, indirect=True)

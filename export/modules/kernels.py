@@ -149,7 +149,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class Kernels:
     """Factory of replaceable operations; the reference implementation.
 
-    ``name`` passed to ``linear`` is the canonical module path, under which a plan looks up the layer's weight form.
+    ``name`` passed to ``linear`` is the canonical module path, under which a plan looks up the layer's storage.
     """
 
     def linear(self, name: str, in_features: int, out_features: int, bias: bool, role: Role) -> nn.Module:

@@ -14,7 +14,7 @@ from export.package.manifest import (
     relative_name,
     write_manifest,
 )
-from export.quantisation.spec import Assignment, Form, LayerShape
+from export.quantisation.spec import Assignment, LayerShape, Storage
 from export.source.side_files import side_files
 from export.source.tensor_source import EmptySource
 from targets.registry import target_named
@@ -39,7 +39,7 @@ def parts() -> ManifestParts:
         precision="int4",
         limits=target.limits,
         backends={"onnx": {"stages": {}}},
-        assignments={"decoder.head": Assignment(layer, Form.INT4, "ort_block32", "")},
+        assignments={"decoder.head": Assignment(layer, Storage.INT4, "ort_block32", "")},
         files=[FileRecord("b", 2, "2"), FileRecord("a", 1, "1")],
         source_id="minicpm-v",
         source_revision=None,

@@ -84,8 +84,8 @@ def test_skip_norm_keeps_numbers_and_the_name_of_the_sum() -> None:
     model = after(model, FuseSkipNorm())
     assert kinds(model) == ["Add", "SkipSimplifiedLayerNormalization"]
     assert "stream" in model.graph.node[0].output
-    for found, wanted in zip(run(model, x=X, y=Y), before, strict=True):
-        np.testing.assert_allclose(found, wanted, atol=1e-6)
+    for actual, wanted in zip(run(model, x=X, y=Y), before, strict=True):
+        np.testing.assert_allclose(actual, wanted, atol=1e-6)
 
 
 def test_skip_norm_leaves_an_added_constant_alone() -> None:
@@ -101,8 +101,8 @@ def test_packed_heads_are_cut_in_order() -> None:
     before = run(model, x=X)
     model = after(model, SplitPackedHeads())
     assert "Transpose" not in kinds(model) and "Gather" not in kinds(model) and "Split" in kinds(model)
-    for found, wanted in zip(run(model, x=X), before, strict=True):
-        np.testing.assert_array_equal(found, wanted)
+    for actual, wanted in zip(run(model, x=X), before, strict=True):
+        np.testing.assert_array_equal(actual, wanted)
 
 
 @pytest.mark.parametrize(
@@ -129,8 +129,8 @@ def test_packed_heads_leaves_other_shapes_alone(spoiled: str) -> None:
         del model.graph.node[:], model.graph.output[1]
         model.graph.node.extend(kept)
     assert kinds(after(model, SplitPackedHeads())) == kinds(model)
-    for found, wanted in zip(run(after(model, SplitPackedHeads()), x=X), run(model, x=X), strict=True):
-        np.testing.assert_array_equal(found, wanted)
+    for actual, wanted in zip(run(after(model, SplitPackedHeads()), x=X), run(model, x=X), strict=True):
+        np.testing.assert_array_equal(actual, wanted)
 
 
 def test_default_input_may_be_left_out_or_given() -> None:

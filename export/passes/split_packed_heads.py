@@ -26,8 +26,8 @@ class SplitPackedHeads(GraphPass):
     changes = frozenset({Part.NODES})
 
     def rewrite(self, model: ir.Model) -> int:
-        found = [_projection(node) for node in model.graph if _is_transpose(node, HEADS_FIRST)]
-        projections = [projection for projection in found if projection is not None]
+        candidates = [_projection(node) for node in model.graph if _is_transpose(node, HEADS_FIRST)]
+        projections = [projection for projection in candidates if projection is not None]
         for projection in projections:
             _cut(model.graph, projection)
         return len(projections)
@@ -79,12 +79,12 @@ def _third(gather: ir.Node) -> _Third | None:
     return _Third(int(index) % PARTS, (gather, turned, flattened))
 
 
-def _cut(graph: ir.Graph, found: _Projection) -> None:
+def _cut(graph: ir.Graph, projection: _Projection) -> None:
     attributes = [ir.AttrInt64("axis", -1), ir.AttrInt64("num_outputs", PARTS)]
-    name = f"{found.transpose.name}_split"
-    split = ir.Node("", "Split", [found.reshape.inputs[0]], attributes, num_outputs=PARTS, name=name)
-    dead = [found.reshape, found.transpose, *(node for third in found.thirds for node in third.nodes)]
-    replace_nodes(graph, dead, split, {third.value: split.outputs[third.index] for third in found.thirds})
+    name = f"{projection.transpose.name}_split"
+    split = ir.Node("", "Split", [projection.reshape.inputs[0]], attributes, num_outputs=PARTS, name=name)
+    dead = [projection.reshape, projection.transpose, *(node for third in projection.thirds for node in third.nodes)]
+    replace_nodes(graph, dead, split, {third.value: split.outputs[third.index] for third in projection.thirds})
 
 
 def _only_reader(node: ir.Node) -> ir.Node | None:

@@ -16,7 +16,7 @@ GB = 1e9
 
 
 @dataclass(frozen=True)
-class Holding:
+class Footprint:
     """One published checkpoint on one target at its default precision and limits. Sizes are bytes.
 
     Attributes:
@@ -46,13 +46,13 @@ class Holding:
         return f"{parts}; of the weights the {stage} has {self.stages[stage] / GB:.2f} GB"
 
 
-def holdings(target: Target) -> list[Holding]:
+def footprints(target: Target) -> list[Footprint]:
     """Every published checkpoint of every family on a target, in the families' order; variants of equal shape once."""
     from export.families.published import variants
     from export.families.registry import families
     from export.source.tensor_source import EmptySource
 
-    found = []
+    rows = []
     for family in families().values():
         seen: list[Any] = []
         for hub_id in variants(family.published_table()):
@@ -60,11 +60,11 @@ def holdings(target: Target) -> list[Holding]:
             shape = (spec.vision, spec.connector, spec.decoder)
             if shape not in seen:
                 seen.append(shape)
-                found.append(holding(target, hub_id, spec))
-    return found
+                rows.append(footprint_of(target, hub_id, spec))
+    return rows
 
 
-def holding(target: Target, checkpoint: str, spec: ModelSpec) -> Holding:
+def footprint_of(target: Target, checkpoint: str, spec: ModelSpec) -> Footprint:
     """One checkpoint on one target."""
     from export.backends.base import BuildOptions
     from export.backends.registry import backend_named
@@ -78,33 +78,33 @@ def holding(target: Target, checkpoint: str, spec: ModelSpec) -> Holding:
         made.refuse(spec, options)
         prediction = made.predict(spec, options, made.assignments(spec, options))
     except EdgeproofError as error:
-        return Holding(spec.family, checkpoint, precision, error.what, {}, {}, {})
+        return Footprint(spec.family, checkpoint, precision, error.what, {}, {}, {})
     parts = dict(prediction.device_bytes)
     stages = {stage: prediction.file_bytes.get(stage, 0) for stage in STAGES}
     fits = {device.name: sum(parts.values()) <= device.usable for device in devices_of(target.name)}
-    return Holding(spec.family, checkpoint, precision, "", parts, stages, fits)
+    return Footprint(spec.family, checkpoint, precision, "", parts, stages, fits)
 
 
-def as_line(found: Holding, devices: list[Device]) -> str:
+def as_line(footprint: Footprint, devices: list[Device]) -> str:
     """One line for a terminal."""
-    name = f"{found.checkpoint} at {found.precision}"
-    if found.refused:
-        return f"not built: {name}: {found.refused}"
-    fitting = [device.name for device in devices if found.fits[device.name]]
-    rest = [f"{device.name} ({device.usable / GB:.1f} GB)" for device in devices if not found.fits[device.name]]
+    name = f"{footprint.checkpoint} at {footprint.precision}"
+    if footprint.refused:
+        return f"not built: {name}: {footprint.refused}"
+    fitting = [device.name for device in devices if footprint.fits[device.name]]
+    rest = [f"{device.name} ({device.usable / GB:.1f} GB)" for device in devices if not footprint.fits[device.name]]
     where = "fits " + ", ".join(fitting) if fitting else "fits none of these devices"
-    not_there = f"; not {', '.join(rest)}: {found.reason()}" if rest else ""
-    return f"{name}: {found.needed / GB:.2f} GB, {where}{not_there}"
+    not_there = f"; not {', '.join(rest)}: {footprint.reason()}" if rest else ""
+    return f"{name}: {footprint.needed / GB:.2f} GB, {where}{not_there}"
 
 
-def as_row(found: Holding) -> dict[str, Any]:
+def as_row(footprint: Footprint) -> dict[str, Any]:
     """The same for programs."""
     return {
-        "family": found.family,
-        "checkpoint": found.checkpoint,
-        "precision": found.precision,
-        "refused": found.refused or None,
-        "device_bytes": found.parts,
-        "stage_bytes": found.stages,
-        "fits": found.fits,
+        "family": footprint.family,
+        "checkpoint": footprint.checkpoint,
+        "precision": footprint.precision,
+        "refused": footprint.refused or None,
+        "device_bytes": footprint.parts,
+        "stage_bytes": footprint.stages,
+        "fits": footprint.fits,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from export.plan.footprint import as_line, as_row, holdings
+from export.plan.footprint import as_line, as_row, footprints
 from runtime_py.errors import EdgeproofError
 from targets.base import Target
 from targets.devices import devices_of
@@ -13,20 +13,20 @@ from targets.registry import targets
 
 
 def exceptions(target: Target) -> list[dict[str, Any]]:
-    """Layers of each family's published model that keep a wider form than the target's precision asks for, and why."""
+    """Layers of each family's published model that keep a wider storage than the target's precision asks for, and why."""
     from export.checkpoint.opened import published_specs
     from export.plan.plan import exceptional_groups
 
-    found = []
+    rows = []
     for family, spec in published_specs():
         for precision in target.precisions:
             try:
                 groups = exceptional_groups(spec, target, precision)
             except EdgeproofError as error:
-                found.append(_refused(family.name, precision, error))
+                rows.append(_refused(family.name, precision, error))
                 continue
             for group in groups:
-                found.append(
+                rows.append(
                     {
                         "family": family.name,
                         "precision": precision,
@@ -37,7 +37,7 @@ def exceptions(target: Target) -> list[dict[str, Any]]:
                         "reason": group.reason,
                     }
                 )
-    return found
+    return rows
 
 
 def _refused(family: str, precision: str, error: EdgeproofError) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def _target_json(target: Target, with_exceptions: bool) -> dict[str, Any]:
     }
     if not with_exceptions:
         return row
-    return row | {"holds": [as_row(found) for found in holdings(target)], "exceptions": exceptions(target)}
+    return row | {"holds": [as_row(footprint) for footprint in footprints(target)], "exceptions": exceptions(target)}
 
 
 def as_text(with_exceptions: bool = True) -> str:
@@ -96,14 +96,14 @@ def _target_lines(target: Target, with_exceptions: bool) -> Iterator[str]:
         usable = f"{device.usable / (1 << 30):.1f} GiB for one app ({device.usable_source})"
         yield f"  device      {device.name}: {device.title}; {usable}"
     if with_exceptions:
-        for number, found in enumerate(holdings(target)):
-            yield f"  {'' if number else 'holds':<11} {as_line(found, devices_of(target.name))}"
+        for number, footprint in enumerate(footprints(target)):
+            yield f"  {'' if number else 'holds':<11} {as_line(footprint, devices_of(target.name))}"
         yield from _exception_lines(target)
     yield ""
 
 
 def _exception_lines(target: Target) -> Iterator[str]:
-    """One line for all layers of a stage that stay in one form for one reason."""
+    """One line for all layers of a stage that stay in one storage for one reason."""
     gathered: dict[tuple[str, ...], list[str]] = {}
     for row in exceptions(target):
         stage, _, layer = row["layers"].partition(".")

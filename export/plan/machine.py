@@ -43,10 +43,10 @@ def _reclaimable(cgroup: Path) -> int:
 def tool_versions(backends: Iterable[str]) -> dict[str, str]:
     """Name to version of every installed tool that decides the bytes of these backends' files, by name."""
     names = {"numpy", *(tool for backend in backends for tool in backend_named(backend).tools)}
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in sorted(names):
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return dict(sorted(found.items()))
+    return dict(sorted(versions.items()))

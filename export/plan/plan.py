@@ -198,8 +198,8 @@ def _part(name: str, spec: ModelSpec, options: BuildOptions, codes: Path | None)
     made.refuse(spec, options)
     assignments = made.assignments(spec, options)
     if codes is not None:
-        forms = read_manifest(codes)["choice"] or {}
-        assignments = widened(name, assignments, forms.get(name, {}))
+        storages = read_manifest(codes)["choice"] or {}
+        assignments = widened(name, assignments, storages.get(name, {}))
     return Part(made, assignments, made.predict(spec, options, assignments))
 
 
@@ -232,11 +232,11 @@ def _part_at(made: ExportBackend, spec: ModelSpec, options: BuildOptions, precis
 
 
 def group_layers(backend_name: str, assignments: Mapping[str, Assignment]) -> list[LayerGroup]:
-    """Assignments as rows that differ: same name but for indices, same shape, form, grid and reason."""
+    """Assignments as rows that differ: same name but for indices, same shape, storage, grid and reason."""
     counted: dict[tuple[Any, ...], int] = {}
     for name, a in assignments.items():
         general = re.sub(r"\.\d+(?=\.|$)", ".*", name)
-        key = (general, a.layer.rows, a.layer.columns, str(a.form), a.grid, a.reason)
+        key = (general, a.layer.rows, a.layer.columns, str(a.storage), a.grid, a.reason)
         counted[key] = counted.get(key, 0) + 1
     return [
         LayerGroup(backend_name, name, count, rows, columns, form, grid, reason)
@@ -245,7 +245,7 @@ def group_layers(backend_name: str, assignments: Mapping[str, Assignment]) -> li
 
 
 def exceptional_groups(spec: ModelSpec, target: Target, precision: str) -> list[LayerGroup]:
-    """Layer groups that get another form than the precision names, with the backend's reason."""
+    """Layer groups that get another storage than the precision names, with the backend's reason."""
     from export.backends.base import BuildOptions
 
     options = BuildOptions(target, precision, target.limits)

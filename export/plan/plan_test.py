@@ -14,7 +14,7 @@ from export.families.registry import families
 from export.pipeline import plan
 from export.plan.plan import exceptional_groups, group_layers
 from export.plan.report import to_json, to_text
-from export.quantisation.spec import Assignment, Form, LayerShape
+from export.quantisation.spec import Assignment, LayerShape, Storage
 from export.request import ExportRequest
 from parity_tests.check.verifier import PackageVerifier
 from runtime_py.errors import DoesNotFitError
@@ -24,11 +24,11 @@ GOLDEN = Path(__file__).parents[2] / "parity_tests" / "goldens" / "minicpm-v"
 
 
 def test_layers_are_grouped_by_what_they_become() -> None:
-    def layer(name: str, columns: int, form: Form, reason: str) -> tuple[str, Assignment]:
+    def layer(name: str, columns: int, form: Storage, reason: str) -> tuple[str, Assignment]:
         return name, Assignment(LayerShape(name, "vision", 8, columns), form, "", reason)
 
-    rows = [layer(f"vision_encoder.blocks.{i}.mlp.fc2", 4304, Form.FP16, "no multiple of 32") for i in range(26)]
-    rows.append(layer("vision_encoder.blocks.26.mlp.fc2", 4304, Form.INT4, ""))
+    rows = [layer(f"vision_encoder.blocks.{i}.mlp.fc2", 4304, Storage.FP16, "no multiple of 32") for i in range(26)]
+    rows.append(layer("vision_encoder.blocks.26.mlp.fc2", 4304, Storage.INT4, ""))
     groups = group_layers("onnx", dict(rows))
     assert [(g.name, g.layers, g.form, g.reason) for g in groups] == [
         ("vision_encoder.blocks.*.mlp.fc2", 26, "fp16", "no multiple of 32"),

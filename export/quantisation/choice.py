@@ -14,7 +14,7 @@ from typing import Any
 
 from export.backends.registry import backend_named
 from export.quantisation.grids import GRIDS
-from export.quantisation.spec import Assignment, Form
+from export.quantisation.spec import Assignment, Storage
 from runtime_py.errors import UsageError
 
 KIND, SCHEMA = "bit choice", 1
@@ -27,48 +27,48 @@ def read_choice(path: Path) -> dict[str, Any]:
         UsageError: it cannot be read, or is something else.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        choice = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"--choice {path}: {error}", "a file that calibrate search wrote", "name another file") from error
-    if not isinstance(found, dict) or found.get("kind") != KIND or found.get("schema") != SCHEMA:
+    if not isinstance(choice, dict) or choice.get("kind") != KIND or choice.get("schema") != SCHEMA:
         raise UsageError(f"{path} is no choice of bits", f'kind "{KIND}", schema {SCHEMA}', "name another file")
-    return found
+    return choice
 
 
-def widened(backend: str, assignments: Mapping[str, Assignment], forms: Mapping[str, str]) -> dict[str, Assignment]:
-    """The assignments with some int4 layers in other forms.
+def widened(backend: str, assignments: Mapping[str, Assignment], storages: Mapping[str, str]) -> dict[str, Assignment]:
+    """The assignments with some int4 layers in another storage.
 
     Raises:
-        UsageError: a layer that is not int4 in the plan, or a form that the backend does not store beside int4.
+        UsageError: a layer that is not int4 in the plan, or a storage that the backend does not have beside int4.
     """
-    found, wider = dict(assignments), backend_named(backend).wider
-    for layer, name in forms.items():
-        assignment = found.get(layer)
-        if assignment is None or assignment.form is not Form.INT4:
-            what = "no layer of this model" if assignment is None else f"{assignment.form} in this plan"
+    chosen, wider = dict(assignments), backend_named(backend).wider
+    for layer, name in storages.items():
+        assignment = chosen.get(layer)
+        if assignment is None or assignment.storage is not Storage.INT4:
+            what = "no layer of this model" if assignment is None else f"{assignment.storage} in this plan"
             raise UsageError(f"the choice of bits names {layer}, which is {what}", "int4 layers", "search again")
         if name not in wider:
             offered = ", ".join(wider)
             raise UsageError(f"the choice of bits makes {layer} {name}", f"{offered} for {backend}", "search again")
-        found[layer] = widen(assignment, Form(name), wider)
-    return shared(found)
+        chosen[layer] = widen(assignment, Storage(name), wider)
+    return shared(chosen)
 
 
 def shared(assignments: Mapping[str, Assignment]) -> dict[str, Assignment]:
-    """The assignments, with every layer that is stored with another one in the form of that one."""
-    found = dict(assignments)
+    """The assignments, with every layer that shares its matrix with another one in the storage of that one."""
+    alike = dict(assignments)
     for name, assignment in assignments.items():
         if assignment.shares:
             other = assignments[assignment.shares]
-            found[name] = replace(assignment, form=other.form, grid=other.grid)
-    return found
+            alike[name] = replace(assignment, storage=other.storage, grid=other.grid)
+    return alike
 
 
-def widen(assignment: Assignment, form: Form, wider: Mapping[Form, str]) -> Assignment:
-    """One int4 layer in a wider form; codes of 8 bits keep the block size.
+def widen(assignment: Assignment, storage: Storage, wider: Mapping[Storage, str]) -> Assignment:
+    """One int4 layer in a wider storage; codes of 8 bits keep the block size.
 
     Args:
-        wider: the backend's forms with their grids (export.backends.record.Backend).
+        wider: the backend's storages with their grids (export.backends.record.Backend).
     """
-    grid = wider[form].format(block=GRIDS[assignment.grid].group)
-    return replace(assignment, form=form, grid=grid, reason="chosen by calibrate search")
+    grid = wider[storage].format(block=GRIDS[assignment.grid].group)
+    return replace(assignment, storage=storage, grid=grid, reason="chosen by calibrate search")

@@ -110,6 +110,7 @@ class DequantisedWeights:
     def rows(self, target: str, start: int, stop: int | None) -> Tensor:
         layer = target.removesuffix(".weight")
         assignment = self.assignments.get(layer)
+        # a parameter without axes has no rows to cut, and is never quantised
         if assignment is None or not assignment.grid or stop is None:
             return self.weights.rows(target, start, stop)
         grid = self.grids[assignment.grid]

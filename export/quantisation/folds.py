@@ -43,6 +43,7 @@ class Fold:
 
     def source_factors(self, factors: Tensor) -> Tensor:
         """Factors of the columns as factors of the source's rows."""
+        # columns that one source channel feeds have equal factors, so that the first of them stands for all
         return factors.view(self.heads, self.share, -1)[:, 0].reshape(-1)
 
 
@@ -88,20 +89,20 @@ def _block_folds(spec: ModelSpec, block: str) -> list[Fold]:
 
     match adapter:
         case None:
-            found = folds((f"{attention}.qkv",), (f"{attention}.out",), (f"{mlp}.gate_up",))
-            return [*found, down(f"{mlp}.gate_up", (f"{mlp}.down",))]
+            around = folds((f"{attention}.qkv",), (f"{attention}.out",), (f"{mlp}.gate_up",))
+            return [*around, down(f"{mlp}.gate_up", (f"{mlp}.down",))]
         case PartialLora() | RoutedLora():
             qkv = pair(f"{attention}.qkv") if isinstance(adapter, PartialLora) else (f"{attention}.qkv",)
-            found = folds(qkv, pair(f"{attention}.out"), pair(f"{mlp}.gate_up"))
-            return [*found, down(f"{mlp}.gate_up.base", pair(f"{mlp}.down"), low_rank=True)]
+            around = folds(qkv, pair(f"{attention}.out"), pair(f"{mlp}.gate_up"))
+            return [*around, down(f"{mlp}.gate_up.base", pair(f"{mlp}.down"), low_rank=True)]
         case VisualExperts():
             both = ("language", "vision")
-            found = folds(
+            around = folds(
                 tuple(f"{attention}.qkv.{e}" for e in both),
                 tuple(f"{attention}.out.{e}" for e in both),
                 tuple(f"{mlp}.{e}.gate_up" for e in both),
             )
-            return [*found, *(down(f"{mlp}.{e}.gate_up", (f"{mlp}.{e}.down",)) for e in both)]
+            return [*around, *(down(f"{mlp}.{e}.gate_up", (f"{mlp}.{e}.down",)) for e in both)]
 
 
 def _weights(names: tuple[str, ...]) -> list[str]:

@@ -91,10 +91,12 @@ class BlockGrid:
         count, columns = rows.shape
         group = self.group or columns
         groups = -(-columns // group)
+        # zeros change no block's range: the rules look at the largest magnitude, or count 0 in themselves
         if columns % group:
             rows = torch.nn.functional.pad(rows, (0, groups * group - columns))
         blocks = rows.view(count, groups, group)
         low, high = blocks.amin(2), blocks.amax(2)
+        # rounded to the file's dtype first, so that codes answer the scale that the kernel will see
         scales = self._scales(low, high).to(torch.float32 if self.wide_scales else torch.float16)
         wide = scales.float()
         if not bool(torch.isfinite(wide).all()):
@@ -103,6 +105,7 @@ class BlockGrid:
                 "finite weights whose scale float16 can hold",
                 "check the checkpoint for infinities and NaNs",
             )
+        # a block of zeros, or of values whose scale underflows in float16, gets the zero point's code
         inverse = torch.where(wide == 0, 0.0, 1 / wide)
         zeros = (-low.clamp(max=0) * inverse).round().clamp(0, 2 * self.zero - 1) if self.zero_points else None
         codes = (blocks * inverse[..., None]).round_()
@@ -116,7 +119,9 @@ class BlockGrid:
         if self.rule is ScaleRule.SPREAD:
             return (high.clamp(min=0) - low.clamp(max=0)) / (2 * self.zero - 1)
         if self.rule is ScaleRule.POSITIVE:
+            # half a step past the last code: the extreme is off by half a step at most, and all other codes are finer for it
             return torch.maximum(high, -low) / (self.zero - 0.5)
+        # with its own sign: a positive extreme makes a negative scale and still becomes code 0
         return torch.where(-low > high, low, high) / -self.zero
 
     def dequantise(self, codes: Codes) -> Tensor:
@@ -136,7 +141,7 @@ class BlockGrid:
         return self.rule is ScaleRule.SIGNED
 
     def fit(self, blocks: Tensor, factor: Tensor | float = 1.0) -> GroupParameters:
-        """See Grid.fit."""
+        """Scales (and zero points) of groups (..., group) whose range is ``factor`` times what they span, as stored."""
         import torch
 
         low, high = blocks.amin(-1), blocks.amax(-1)
@@ -147,21 +152,21 @@ class BlockGrid:
         return GroupParameters(scales, zeros.round_().clamp_(0, self.highest))
 
     def stored_scales(self, scales: Tensor) -> Tensor:
-        """See Grid.stored_scales."""
+        """Scales rounded to float16, or as they are with ``wide_scales``; float32 either way."""
         return scales.float() if self.wide_scales else scales.half().float()
 
     def round(self, values: Tensor, parameters: GroupParameters) -> Tensor:
-        """See Grid.round."""
+        """The nearest codes, 0 to ``highest``, as float32; ties to even."""
         codes = (values * _inverse(parameters.scales)).round_()
         return codes.add_(parameters.zeros).clamp_(0, self.highest)
 
     def read(self, codes: Tensor, parameters: GroupParameters) -> Tensor:
-        """See Grid.read."""
+        """``(code - zero) * scale`` in float32, rounded to float16 where the destination's product is."""
         values = (codes - parameters.zeros) * parameters.scales
         return values.half().float() if self.half else values
 
     def codes(self, codes: Tensor, parameters: GroupParameters) -> Codes:
-        """See Grid.codes."""
+        """Codes (rows, columns) with their parameters as a package stores them; padding gets the zero point's code."""
         import torch
 
         count, columns = codes.shape

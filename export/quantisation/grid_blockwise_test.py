@@ -54,8 +54,8 @@ def test_dequantise_is_what_matmul_nbits_computes(name: str, columns: int) -> No
     names = ["a", *(tensor.name for tensor in stored)]
     node = helper.make_node("MatMulNBits", names, ["y"], domain="com.microsoft", K=columns, N=9, accuracy_level=0)
     node.attribute.extend(layout(grid))
-    found = run_node(node, {"a": np.eye(columns, dtype=np.float32)}, stored, TensorProto.FLOAT)
-    np.testing.assert_array_equal(found.T, grid.dequantise(codes)[:, :columns].numpy())
+    computed = run_node(node, {"a": np.eye(columns, dtype=np.float32)}, stored, TensorProto.FLOAT)
+    np.testing.assert_array_equal(computed.T, grid.dequantise(codes)[:, :columns].numpy())
 
 
 @pytest.mark.parametrize("name", ["ort_gather_int8_b32", "ort_gather_int4_b32"])
@@ -70,8 +70,8 @@ def test_dequantise_is_what_gather_block_quantized_computes(name: str) -> None:
         "GatherBlockQuantized", ["d", "i", "s"], ["y"], domain="com.microsoft", gather_axis=0, quantize_axis=1
     )
     node.attribute.extend(layout(grid))
-    found = run_node(node, {"i": np.arange(40)}, stored, TensorProto.FLOAT16)
-    np.testing.assert_array_equal(found.astype(np.float32), grid.dequantise(codes).numpy())
+    computed = run_node(node, {"i": np.arange(40)}, stored, TensorProto.FLOAT16)
+    np.testing.assert_array_equal(computed.astype(np.float32), grid.dequantise(codes).numpy())
 
 
 @pytest.mark.parametrize("name", ["trt_int4_b32", "trt_int4_b128"])
@@ -84,8 +84,8 @@ def test_dequantise_is_what_dequantize_linear_computes(name: str) -> None:
         numpy_helper.from_array(codes.scales.numpy(), "s"),
     ]
     node = helper.make_node("DequantizeLinear", ["q", "s"], ["y"], axis=1, block_size=grid.group)
-    found = run_node(node, {}, stored, TensorProto.FLOAT16)
-    np.testing.assert_array_equal(found.astype(np.float32), grid.dequantise(codes).numpy())
+    computed = run_node(node, {}, stored, TensorProto.FLOAT16)
+    np.testing.assert_array_equal(computed.astype(np.float32), grid.dequantise(codes).numpy())
     assert bool((codes.scales >= 0).all())
 
 
@@ -95,8 +95,8 @@ def test_int8_rows_are_what_matmul_integer_reads() -> None:
     signed = pack_signed(codes.codes, 8).numpy().view(np.int8)
     node = helper.make_node("MatMulInteger", ["a", "b"], ["y"])
     stored = [numpy_helper.from_array(signed.T.copy(), "b")]
-    found = run_node(node, {"a": np.eye(538, dtype=np.uint8)}, stored, TensorProto.INT32).astype(np.float32)
-    np.testing.assert_array_equal((found * codes.scales[:, 0].numpy()).T, grid.dequantise(codes).numpy())
+    computed = run_node(node, {"a": np.eye(538, dtype=np.uint8)}, stored, TensorProto.INT32).astype(np.float32)
+    np.testing.assert_array_equal((computed * codes.scales[:, 0].numpy()).T, grid.dequantise(codes).numpy())
 
 
 @pytest.mark.parametrize("name", [name for name, grid in GRIDS.items() if isinstance(grid, BlockGrid)])
@@ -148,8 +148,8 @@ def test_quoted_errors() -> None:
         return float((grid.dequantise(grid.quantise(rows)) - rows).pow(2).mean())
 
     signed = error("ort_int4_b32")
-    found = [error(name) / signed for name in ("trt_int4_b32", "ort_int4_asym_b32", "ort_int4_b128", "ort_int4_asym_b128")]
-    assert found == pytest.approx([1.22, 0.88, 1.44, 1.37], abs=0.02)
+    errors = [error(name) / signed for name in ("trt_int4_b32", "ort_int4_asym_b32", "ort_int4_b128", "ort_int4_asym_b128")]
+    assert errors == pytest.approx([1.22, 0.88, 1.44, 1.37], abs=0.02)
 
 
 @settings(max_examples=50, deadline=None)

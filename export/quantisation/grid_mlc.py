@@ -60,14 +60,17 @@ class MlcGrid:
             )
         padded = torch.nn.functional.pad(wide, (0, groups * GROUP - columns)).view(count, groups, GROUP)
         scales = (padded.abs().amax(dim=2) / LEVELS).to(dtype)
+        # rounded after every step as mlc_llm's converter rounds, so that a value on an edge falls to the same code
         ratio = (padded / scales.float()[..., None]).to(dtype)
         codes = torch.round((ratio + LEVELS).to(dtype).float()).clamp(0, 2 * LEVELS)
+        # 0 / 0 in a group of zeros; code 0 is what published packages hold, and reads back as -7 * 0
         codes = torch.nan_to_num(codes, nan=0.0).to(torch.uint8).view(count, groups * GROUP)
+        # as the converter pads; no kernel reads past the matrix
         codes[:, columns:] = 0
         return Codes(codes, self.stored_scales(scales).to(dtype))
 
     def stored_scales(self, scales: Tensor) -> Tensor:
-        """See Grid.stored_scales: float16, or float32 rounded to bfloat16."""
+        """Scales as the file holds them, widened to float32: float16, or float32 rounded to bfloat16."""
         import torch
 
         return scales.to(torch.float16 if self.model_dtype == "float16" else torch.bfloat16).float()
@@ -82,7 +85,7 @@ class MlcGrid:
         return (centred * codes.scales.float()[..., None]).to(dtype).float().view(count, columns)
 
     def fit(self, blocks: Tensor, factor: Tensor | float = 1.0) -> GroupParameters:
-        """See Grid.fit."""
+        """Scales of groups (..., group) whose largest magnitude is ``factor`` times theirs; the zero point is always 7."""
         import torch
 
         dtype = getattr(torch, self.model_dtype)
@@ -90,20 +93,20 @@ class MlcGrid:
         return GroupParameters(scales, torch.full_like(scales, LEVELS))
 
     def round(self, values: Tensor, parameters: GroupParameters) -> Tensor:
-        """See Grid.round; a scale of 0 gets code 0, as published packages have it."""
+        """The nearest codes as float32; a scale of 0 gets code 0, as published packages have it."""
         import torch
 
         codes = (values / parameters.scales).round_().add_(LEVELS).clamp_(0, 2 * LEVELS)
         return torch.where(parameters.scales == 0, 0.0, codes)
 
     def read(self, codes: Tensor, parameters: GroupParameters) -> Tensor:
-        """See Grid.read."""
+        """``(code - 7) * scale``, rounded to the model dtype."""
         import torch
 
         return ((codes - LEVELS) * parameters.scales).to(getattr(torch, self.model_dtype)).float()
 
     def codes(self, codes: Tensor, parameters: GroupParameters) -> Codes:
-        """See Grid.codes."""
+        """Codes (rows, columns) and scales as a package stores them; columns beyond the matrix get code 0."""
         import torch
 
         count, columns = codes.shape

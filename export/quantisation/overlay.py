@@ -42,8 +42,8 @@ class Overlay:
 
     def tensors(self) -> dict[str, Tensor]:
         """As a flat mapping for a file; `from_tensors` is its inverse."""
-        found = {f"{name}:rows": values for name, values in self.rows.items()}
-        return found | {f"{name}:columns": values for name, values in self.columns.items()}
+        tensors = {f"{name}:rows": values for name, values in self.rows.items()}
+        return tensors | {f"{name}:columns": values for name, values in self.columns.items()}
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> Overlay:
@@ -67,9 +67,9 @@ class OverlaidWeights:
         return self.rows(target, 0, None)
 
     def rows(self, target: str, start: int, stop: int | None) -> Tensor:
-        found = self.weights.rows(target, start, stop)
+        values = self.weights.rows(target, start, stop)
         rows, columns = self.overlay.rows.get(target), self.overlay.columns.get(target)
         if rows is not None:
             part = rows[start:stop]
-            found = found.float() * (part[:, None] if found.ndim > 1 else part)
-        return found if columns is None else found.float() * columns
+            values = values.float() * (part[:, None] if values.ndim > 1 else part)
+        return values if columns is None else values.float() * columns

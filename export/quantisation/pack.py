@@ -23,6 +23,7 @@ def pack_unsigned(codes: Tensor, bits: int) -> Tensor:
     if codes.shape[1] % 2:
         codes = torch.nn.functional.pad(codes, (0, 1))
     pairs = codes.contiguous().view(torch.int16)  # the first code in the low byte: little-endian machines
+    # low byte: the first code, and the second moved down by four bits; the cast drops what is above
     return (pairs | (pairs >> 4)).to(torch.uint8)
 
 
@@ -37,4 +38,5 @@ def unpack_unsigned(packed: Tensor, bits: int, columns: int) -> Tensor:
 
 def pack_signed(codes: Tensor, bits: int) -> Tensor:
     """Unsigned codes (rows, columns) around the zero point 2 ** (bits - 1) to two's-complement bytes (ONNX INT4, INT8)."""
+    # flipping the top bit subtracts 2 ** (bits - 1) in two's complement
     return pack_unsigned(codes ^ (1 << (bits - 1)), bits)

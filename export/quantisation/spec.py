@@ -1,4 +1,4 @@
-"""Weight forms: what each layer's weights become, decided from names, roles and shapes before any work starts."""
+"""Storages of weights: what each layer's weights become, decided from names, roles and shapes before any work starts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Form(StrEnum):
+class Storage(StrEnum):
     """How one parameter is stored in a package."""
 
     FP32 = "fp32"
@@ -36,7 +36,7 @@ class Assignment:
     """
 
     layer: LayerShape
-    form: Form
+    storage: Storage
     grid: str = ""
     reason: str = ""
     shares: str = ""

@@ -69,6 +69,7 @@ def read_codes(path: Path, layer: str, grid: Grid, start: int, stop: int) -> Cod
         scales = file.get_slice(f"{layer}.scales")[start:stop]
         packed = file.get_slice(f"{layer}.codes")[start:stop]
         zeros = file.get_slice(f"{layer}.zero_points")[start:stop] if grid.zero_points else None
+    # a last group is stored padded out; a row that is one group is as long as its bytes say
     width = grid.group * scales.shape[1] if grid.group else packed.shape[1] * 8 // grid.bits
     return Codes(unpack_unsigned(packed, grid.bits, width), scales, zeros)
 
@@ -118,11 +119,11 @@ class StoredCodes:
             overlay.update(read_overlay(file))
         self.weights: WeightProvider = OverlaidWeights(weights, overlay) if overlay else weights
         self._rounding = RoundToNearest(self.weights, assignments, GRIDS)
-        self._shares = {name: found.shares for name, found in assignments.items() if found.shares}
+        self._shares = {name: assignment.shares for name, assignment in assignments.items() if assignment.shares}
         self._check_weights()
 
     def rows(self, layer: str, start: int, stop: int) -> Codes:
-        """See CodeSource.rows."""
+        """Rows ``start`` to ``stop`` of a layer's codes: the calibration's, or rounded now where it has none."""
         name = self._shares.get(layer, layer)
         stored = self.layers.get(name)
         if stored is None:
@@ -139,8 +140,8 @@ class StoredCodes:
         kept = {key: self.manifest[key] for key in ("method", "sequential", "samples")}
         searched = {key: self.manifest[key] for key in ("choice", "search") if self.manifest.get(key)}
         block = self.manifest["backends"][self.backend]
-        found = {key: block[key] for key in ("scale_tuning", "held_out") if key in block}
-        return {**kept, **searched, **found, "manifest_sha256": sha256_of(self.folder / MANIFEST)}
+        tuned = {key: block[key] for key in ("scale_tuning", "held_out") if key in block}
+        return {**kept, **searched, **tuned, "manifest_sha256": sha256_of(self.folder / MANIFEST)}
 
     def _check_weights(self) -> None:
         """Read a few rows of every layer back: codes of another checkpoint of the same shapes do not come close."""
@@ -149,8 +150,8 @@ class StoredCodes:
         for name, stored in self.layers.items():
             rows = min(SAMPLE_ROWS, stored.rows)
             wanted = self.weights.rows(f"{name}.weight", 0, rows).float()
-            found = GRIDS[stored.grid].dequantise(self.rows(name, 0, rows))[:, : stored.columns]
-            similarity = float(torch.nn.functional.cosine_similarity(wanted.flatten(), found.flatten(), dim=0))
+            dequantised = GRIDS[stored.grid].dequantise(self.rows(name, 0, rows))[:, : stored.columns]
+            similarity = float(torch.nn.functional.cosine_similarity(wanted.flatten(), dequantised.flatten(), dim=0))
             if similarity < LEAST_SIMILARITY and bool(wanted.any()):
                 raise UsageError(
                     f"the stored codes are not of this checkpoint: {name} reads back with cosine {similarity:.3f}",
@@ -167,15 +168,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        manifest = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(
             f"{folder} is no finished calibration: {error}", f"a folder with {MANIFEST}, from python -m calibrate",
             "run the calibration to its end, with --resume if it was cut off",
         ) from error  # fmt: skip
-    if not isinstance(found, dict) or found.get("kind") != "calibration" or found.get("schema") != SCHEMA:
+    if not isinstance(manifest, dict) or manifest.get("kind") != "calibration" or manifest.get("schema") != SCHEMA:
         raise UsageError(f"{path} is no calibration of schema {SCHEMA}", 'kind "calibration"', "name another folder")
-    return found
+    return manifest
 
 
 def check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
@@ -201,7 +202,7 @@ def check_shapes(layers: Mapping[str, StoredLayer], assignments: Mapping[str, As
             shapes = f"[{stored.rows}, {stored.columns}] stored, [{wanted.layer.rows}, {wanted.layer.columns}] in the model"
             problems.append(f"{name}: {shapes}")
         elif wanted.grid != stored.grid:
-            problems.append(f"{name}: stored for {stored.grid}, the export wants {wanted.grid or wanted.form}")
+            problems.append(f"{name}: stored for {stored.grid}, the export wants {wanted.grid or wanted.storage}")
     if problems:
         raise UsageError(
             f"the stored codes do not fit the export: {len(problems)} layer(s)\n    " + "\n    ".join(problems[:20]),

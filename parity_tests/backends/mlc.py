@@ -21,7 +21,7 @@ WIDE_CODES = ("q4f32_0", "q4f32_1")
 
 
 class MlcExaminer(Examiner):
-    """See `Examiner`."""
+    """Judges MLC packages: standards by precision, and their libraries compiled for this machine."""
 
     full_precisions = ("fp32", "q0f32")
 

@@ -24,7 +24,7 @@ EIGHT_BITS = 4
 
 
 class OnnxExaminer(Examiner):
-    """See `Examiner`."""
+    """Judges ONNX Runtime packages: standards by precision, and a look at any value of their graphs."""
 
     shows_values = True
 

@@ -31,7 +31,7 @@ from export.quantisation.choice import widened
 from export.quantisation.codes import Codes
 from export.quantisation.grid_blockwise import BlockGrid, ScaleRule
 from export.quantisation.grids import GRIDS
-from export.quantisation.spec import Assignment, Form
+from export.quantisation.spec import Assignment, Storage
 from export.request import ExportRequest
 from export.source.tensor_source import EmptySource
 from export.specs import ModelSpec
@@ -128,7 +128,7 @@ class ArchiveExporter(ExportBackend):
         for layer in layer_shapes(spec):
             packed = options.precision == "int4" and layer.role in ("decoder", "head") and layer.columns % BLOCK == 0
             packed = packed and (layer.role == "decoder" or options.extra.get("head", "int4") == "int4")
-            found[layer.name] = Assignment(layer, Form.INT4, GRID.name) if packed else Assignment(layer, Form.FP32)
+            found[layer.name] = Assignment(layer, Storage.INT4, GRID.name) if packed else Assignment(layer, Storage.FP32)
         return found
 
     def predict(self, spec: ModelSpec, options: BuildOptions, assignments: Mapping[str, Assignment]) -> Prediction:
@@ -136,7 +136,7 @@ class ArchiveExporter(ExportBackend):
         for target, shape in parameter_shapes(spec).items():
             assignment = assignments.get(target.removesuffix(".weight"))
             count = math.prod(shape)
-            packed = assignment is not None and assignment.form is Form.INT4
+            packed = assignment is not None and assignment.storage is Storage.INT4
             sizes[target.split(".", 1)[0]] += count + 2 * count // BLOCK if packed else 4 * count
         return Prediction(sizes, {"weights": sum(sizes.values())}, 600 << 20, f"{self.name} decoder")
 
@@ -158,7 +158,7 @@ def _write(build: Build, stage: str) -> list[Path]:
         layer = target.removesuffix(".weight")
         if owner != stage:
             continue
-        if layer in build.assignments and build.assignments[layer].form is Form.INT4:
+        if layer in build.assignments and build.assignments[layer].storage is Storage.INT4:
             codes = build.codes.rows(layer, 0, shape[0])
             arrays[name + CODES], arrays[name + SCALES] = codes.codes.numpy(), codes.scales.numpy()
         else:
@@ -191,7 +191,7 @@ BACKEND = Backend(
     exporter=ArchiveExporter,
     tools=("torch", "numpy"),
     grids=(GRID,),
-    wider={Form.FP32: ""},
+    wider={Storage.FP32: ""},
     options=(BackendOption("head", "--head", ("int4", "fp32"), "how the language head is stored", ("int4",)),),
     targets=(TARGET,),
     target_files={TARGET.name: _server_configuration},
@@ -293,8 +293,8 @@ def test_its_own_option_is_checked_and_reaches_the_exporter() -> None:
 def test_a_choice_of_bits_widens_its_layers() -> None:
     made = plan(ExportRequest(model="minicpm-v", target=TARGET.name), None)
     assignments = made.parts[BACKEND.name].assignments
-    layer = next(name for name, found in assignments.items() if found.form is Form.INT4)
-    assert widened(BACKEND.name, assignments, {layer: "fp32"})[layer].form is Form.FP32
+    layer = next(name for name, found in assignments.items() if found.storage is Storage.INT4)
+    assert widened(BACKEND.name, assignments, {layer: "fp32"})[layer].storage is Storage.FP32
     with pytest.raises(UsageError, match="fp32 for archive"):
         widened(BACKEND.name, assignments, {layer: "fp16"})
 

@@ -50,8 +50,8 @@ def test_several_sequences_at_a_time_do_not_see_each_other(exported: ExportedPac
             apart.append([fed(state, prompt), fed(state, prompt[:, :1])])
         states = [side.backend.start(64) for _ in prompts]
         together = [[fed(state, prompt)] for state, prompt in zip(states, prompts, strict=True)]
-        for found, state, prompt in zip(together, states, prompts, strict=True):
-            found.append(fed(state, prompt[:, :1]))
+        for actual, state, prompt in zip(together, states, prompts, strict=True):
+            actual.append(fed(state, prompt[:, :1]))
         np.testing.assert_array_equal(together, apart)
     finally:
         side.backend.close()

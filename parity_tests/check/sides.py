@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from parity_tests.check.ask import Answers
 from parity_tests.check.candidate import Candidate
-from parity_tests.check.package_crossing import Gates
+from parity_tests.check.package_rounding_flip import Gates
 from parity_tests.judging.compare import compare_recordings
 from parity_tests.judging.probes import Question, Recording
 from parity_tests.judging.results import Comparison, Divergence

@@ -30,12 +30,12 @@ def name(path: Path) -> str:
 
 def links(page: Path) -> list[tuple[Path, str]]:
     """(file, anchor) of each link that stays in the repository."""
-    found = []
+    links = []
     for target in LINK.findall(page.read_text(encoding="utf-8")):
         if "://" not in target and not target.startswith("mailto:"):
             file, _, anchor = target.partition("#")
-            found.append(((page.parent / file).resolve() if file else page, anchor))
-    return found
+            links.append(((page.parent / file).resolve() if file else page, anchor))
+    return links
 
 
 def anchors(page: Path) -> set[str]:

@@ -24,13 +24,13 @@ FAMILIES = ("omnilmm-12b", "wemm", "xverse-v", "awaker2.5-vl", "cogvlm2")
 
 def request(family: str, place: str) -> LibraryRequest:
     """What an export of the family's first published checkpoint would compile at its default precision and limits."""
-    found, target = families()[family], target_named(place)
-    spec = found.spec(found.published_config("", "full"), EmptySource())
+    record, target = families()[family], target_named(place)
+    spec = record.spec(record.published_config("", "full"), EmptySource())
     options = BuildOptions(target, target.precisions[0], target.limits)
     assignments, scheme, overview = (
         MlcBackend().assignments(spec, options),
         scheme_of(options.precision),
-        make_overview(spec, found.make_processor(spec)),
+        make_overview(spec, record.make_processor(spec)),
     )
     parameters = tuple(declared_parameters(spec, assignments, scheme, overview))
     name = f"{family.replace('-', '_').replace('.', '_')}_published"

@@ -59,9 +59,9 @@ def answer(checkpoint: Checkpoint) -> Generation:
 
 def generated(session: Session, layout: Any, features: Any, settings: Mapping[str, Any]) -> Generation:
     logits = session.prefill(session.merge(layout, features), layout, "last")
-    found = Generation(session, logits, greedy(settings_of({**settings, "max_new_tokens": 48})))
-    list(found)
-    return found
+    generation = Generation(session, logits, greedy(settings_of({**settings, "max_new_tokens": 48})))
+    list(generation)
+    return generation
 
 
 @pytest.mark.parametrize("name", DEMOS)
@@ -71,9 +71,9 @@ def test_a_list_of_ends_stops_a_trained_answer(name: str, tmp_path: Path) -> Non
     before = change(folder, *STATED[name], eos=None)
     change(folder, *STATED[name], eos=[before, 7])
     checkpoint = open_checkpoint(folder)
-    found = answer(checkpoint)
+    said = answer(checkpoint)
     assert {before, 7} <= set(checkpoint.spec.generation["stop_ids"])
-    assert (found.finish, found.ids) == (Finish.STOP, expected.ids)
+    assert (said.finish, said.ids) == (Finish.STOP, expected.ids)
     assert expected.ids
 
 
@@ -88,8 +88,8 @@ def test_an_end_of_generation_config_stops_too(name: str, tmp_path: Path) -> Non
     (place / "generation_config.json").write_text(json.dumps({"eos_token_id": [first]}))
     after = open_checkpoint(folder)
     assert set(after.spec.generation["stop_ids"]) >= {*before.spec.generation["stop_ids"], first}
-    found = golden_answer(after) if random else answer(after)
-    assert (found.finish, found.ids) == (Finish.STOP, [])
+    said = golden_answer(after) if random else answer(after)
+    assert (said.finish, said.ids) == (Finish.STOP, [])
 
 
 def golden_answer(checkpoint: Checkpoint) -> Generation:

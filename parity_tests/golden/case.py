@@ -92,17 +92,17 @@ def pictures(case: GoldenCase, prefix: str = "") -> list[np.ndarray]:
     """
     for start in dict.fromkeys((prefix, "")):
         image, frames = ([case.inputs[start + name]] if start + name in case.inputs else [] for name in ("image", "frames"))
-        found = [*image, *_numbered(case, f"{start}image_"), *frames]
-        if found:
-            return found
+        arrays = [*image, *_numbered(case, f"{start}image_"), *frames]
+        if arrays:
+            return arrays
     return []
 
 
 def _numbered(case: GoldenCase, stem: str) -> list[np.ndarray]:
-    found: list[np.ndarray] = []
-    while f"{stem}{len(found)}" in case.inputs:
-        found.append(case.inputs[f"{stem}{len(found)}"])
-    return found
+    arrays: list[np.ndarray] = []
+    while f"{stem}{len(arrays)}" in case.inputs:
+        arrays.append(case.inputs[f"{stem}{len(arrays)}"])
+    return arrays
 
 
 def question(case: GoldenCase, prefix: str, processor: Processor) -> Question:
@@ -177,8 +177,8 @@ def expected_pixels(case: GoldenCase, prefix: str) -> dict[str, np.ndarray]:
     stored = case.inputs.get(f"{prefix}pixel_values")
     if stored is not None:
         return {"pixel_values": stored}
-    found: dict[str, np.ndarray] = {}
+    pixels: dict[str, np.ndarray] = {}
     for slice_ in _numbered(case, f"{prefix}slice_uint8_"):
         piece = slice_.astype(np.float32)
-        found[f"pixel_values_{len(found)}"] = ((piece / 255 - 0.5) / 0.5).transpose(2, 0, 1)[None]
-    return found
+        pixels[f"pixel_values_{len(pixels)}"] = ((piece / 255 - 0.5) / 0.5).transpose(2, 0, 1)[None]
+    return pixels

@@ -55,30 +55,30 @@ def extra_array(
     if asked is None:
         return None
     once = AskedOnce(side, asked)
-    found = _of_stages(array.rest, case.outputs[array.name], once)
-    if found is None:
+    extra = _of_stages(array.rest, case.outputs[array.name], once)
+    if extra is None:
         routed = routing_array(case, array, once, checkpoint)
-        found = None if routed is None else Extra(*routed)
-    return found
+        extra = None if routed is None else Extra(*routed)
+    return extra
 
 
 def _of_stages(name: str, expected: np.ndarray, once: AskedOnce) -> Extra | None:
     """What is a stage's output or a value inside one."""
-    found = None
+    extra = None
     hidden, past = _HIDDEN.fullmatch(name), _PAST.fullmatch(name)
     if hidden:
-        found = Extra(DECODER, Kind.FEATURES, _block(once, f"layers.{int(hidden[1])}"))
+        extra = Extra(DECODER, Kind.FEATURES, _block(once, f"layers.{int(hidden[1])}"))
     elif past:
         (values,) = once.values(DECODER, f"present.{int(past[2])}.{past[1]}")
-        found = Extra(DECODER, Kind.FEATURES, values[..., : expected.shape[-1]])
+        extra = Extra(DECODER, Kind.FEATURES, values[..., : expected.shape[-1]])
     elif name in OTHERS:
-        found = OTHERS[name](once)
+        extra = OTHERS[name](once)
     elif once.images and name == "image_features":
-        found = Extra(CONNECTOR, Kind.FEATURES, np.concatenate(once.features))
+        extra = Extra(CONNECTOR, Kind.FEATURES, np.concatenate(once.features))
     elif once.images and name in INSIDE:
         stage, path, arrange = INSIDE[name]
-        found = Extra(stage, Kind.FEATURES, arrange(np.concatenate(once.values(stage, path)), expected))
-    return found
+        extra = Extra(stage, Kind.FEATURES, arrange(np.concatenate(once.values(stage, path)), expected))
+    return extra
 
 
 def _as_stored(values: np.ndarray, expected: np.ndarray) -> np.ndarray:
@@ -152,19 +152,19 @@ def _batch_vision(case: GoldenCase, side: Candidate, expected: np.ndarray) -> Ex
     shortest, longest = (int(edge) for edge in case.inputs["batch_size_edges"])
     settings = {**side.manifest["runtime"], "shortest_edge": shortest, "longest_edge": longest}
     processor = type(side.processor)(settings, None)  # type: ignore[call-arg]
-    found = np.zeros_like(expected)
+    filled = np.zeros_like(expected)
     masks = case.inputs["batch_patch_attention_mask"]
     for index, mask in enumerate(masks):
         (image,) = processor.images((case.inputs[f"batch_image_{index}"],))
         values = side.backend.run(VISION, image.vision)["vision_features"]
-        found[index, mask.reshape(-1)] = values[0]
-    return Extra(VISION, Kind.FEATURES, found)
+        filled[index, mask.reshape(-1)] = values[0]
+    return Extra(VISION, Kind.FEATURES, filled)
 
 
 def _block(once: AskedOnce, block: str) -> np.ndarray:
     """One decoder block's output for the whole prompt."""
     (inputs,) = once.stage_calls(DECODER)
-    found = candidate_blocks(once.side, DECODER, inputs)
-    if block not in found:
+    blocks = candidate_blocks(once.side, DECODER, inputs)
+    if block not in blocks:
         raise NotImplementedError(f"backend {once.side.name} gives no output of block {block}; compared on the reference")
-    return found[block]
+    return blocks[block]

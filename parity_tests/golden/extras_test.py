@@ -41,14 +41,14 @@ def test_every_array_of_the_case_is_looked_at_and_agrees(opened: tuple[GoldenCas
     for array in arrays:
         asked = question(case, array.prefix, side.processor)
         try:
-            found = extra_array(case, array, side, checkpoint, asked)
+            extra = extra_array(case, array, side, checkpoint, asked)
         except NotImplementedError as error:
             assert "gives no output of block" in str(error)  # read off a package's graph, not off the reference
             continue
-        assert found is not None, array.name
+        assert extra is not None, array.name
         expected = case.outputs[array.name]
-        distance = np.abs(found.values.reshape(expected.shape).astype(np.float64) - expected).max()
-        assert distance <= (0 if found.kind in (Kind.EXACT, Kind.TOKENS) else 2e-4), array.name
+        distance = np.abs(extra.values.reshape(expected.shape).astype(np.float64) - expected).max()
+        assert distance <= (0 if extra.kind in (Kind.EXACT, Kind.TOKENS) else 2e-4), array.name
         compared += 1
     assert compared >= len(arrays) - 1
 
@@ -69,9 +69,9 @@ def test_values_inside_a_stage_are_named_by_path() -> None:
     side = reference_side(checkpoint)
     once = AskedOnce(side, question(case, "", side.processor))
     (inputs,) = once.stage_calls(CONNECTOR)
-    found = inside(side, CONNECTOR, inputs, ["conv.input", "conv", "norm"])
-    assert found["conv.input"].shape == (1, 16, 96)
-    assert found["conv"].shape == (1, 16, 24)
+    values = inside(side, CONNECTOR, inputs, ["conv.input", "conv", "norm"])
+    assert values["conv.input"].shape == (1, 16, 96)
+    assert values["conv"].shape == (1, 16, 24)
     (decoder,) = once.stage_calls(DECODER)
     assert inside(side, DECODER, decoder, ["present.1.value"])["present.1.value"].shape == (1, 2, 40, 12)
     with pytest.raises(NotImplementedError, match="no module nothing"):

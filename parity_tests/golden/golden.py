@@ -16,9 +16,9 @@ from pathlib import Path
 
 from parity_tests.check.candidate import Candidate, open_candidate
 from parity_tests.golden.case import GoldenCase, question, read_case
-from parity_tests.golden.crossing import Offsets, offsets_to_reference, with_crossing
 from parity_tests.golden.inside import AskedOnce
 from parity_tests.golden.marks import with_marks
+from parity_tests.golden.rounding_flip import Offsets, offsets_to_reference, with_rounding_flip
 from parity_tests.golden.side import Answered, against_golden, ask, steps_of
 from parity_tests.judging.compare import compare_recordings
 from parity_tests.judging.environment import environment
@@ -143,7 +143,7 @@ def implementation(
 
     Where the arithmetic rounds by choice, a copy that does not is compared first, tightly, and then the package as it is.
     """
-    found = []
+    comparisons = []
     exact = candidate.exact()
     sides = [] if exact is None else [(exact, ask(case, exact), "implementation")]
     sides.append((candidate, answers, "implementation" if exact is None else "kernels"))
@@ -163,8 +163,8 @@ def implementation(
             def offsets(asked: Question = asked) -> Offsets | None:
                 return offsets_to_reference(AskedOnce(candidate.played_by(stored), asked), checkpoint)
 
-            found += with_crossing(compared, "", {row.probe for row in rows}, side, offsets, measured)
-    return found
+            comparisons += with_rounding_flip(compared, "", {row.probe for row in rows}, side, offsets, measured)
+    return comparisons
 
 
 def _divergence(case: GoldenCase, against: TorchBackend, candidate: Candidate, table: Table | None) -> Divergence | None:

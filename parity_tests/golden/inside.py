@@ -91,19 +91,19 @@ def inside(side: Candidate, stage: str, inputs: Arrays, paths: Iterable[str]) ->
 
 
 def _of_modules(backend: TorchBackend, stage: str, inputs: Arrays, paths: Sequence[str]) -> dict[str, np.ndarray]:
-    found: dict[str, np.ndarray] = {}
+    outputs: dict[str, np.ndarray] = {}
     modules = dict(backend.stage(stage).named_modules())
     handles = []
 
     def leaving(path: str) -> Any:
         def keep(_module: Any, _inputs: Any, output: Any) -> None:
-            found[path] = to_numpy(output[0] if isinstance(output, tuple) else output)
+            outputs[path] = to_numpy(output[0] if isinstance(output, tuple) else output)
 
         return keep
 
     def entering(path: str) -> Any:
         def keep(_module: Any, given: Any) -> None:
-            found[path] = to_numpy(given[0])
+            outputs[path] = to_numpy(given[0])
 
         return keep
 
@@ -119,11 +119,11 @@ def _of_modules(backend: TorchBackend, stage: str, inputs: Arrays, paths: Sequen
                 handles.append(module.register_forward_pre_hook(entering(path)))
             else:
                 handles.append(modules[path].register_forward_hook(leaving(path)))
-        found |= _run(backend, stage, inputs)
+        outputs |= _run(backend, stage, inputs)
     finally:
         for handle in handles:
             handle.remove()
-    return {path: found[path] for path in paths}
+    return {path: outputs[path] for path in paths}
 
 
 def _run(backend: TorchBackend, stage: str, inputs: Arrays) -> dict[str, np.ndarray]:

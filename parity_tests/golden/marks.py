@@ -39,12 +39,12 @@ def with_marks(case: GoldenCase, scratch: Path) -> Path:
     if (case.folder / FILE).is_file() or not path.is_file():
         return case.folder
     config = json.loads(path.read_text(encoding="utf-8"))
-    found = {TEXTS[name]: token for key in KEYS for name, token in config.get(key, {}).items()} or _chat_marks(case, config)
-    if not found:
+    marks = {TEXTS[name]: token for key in KEYS for name, token in config.get(key, {}).items()} or _chat_marks(case, config)
+    if not marks:
         return case.folder
     copy = scratch / case.name
     shutil.copytree(case.folder, copy)
-    (copy / FILE).write_text(json.dumps(found), encoding="utf-8")
+    (copy / FILE).write_text(json.dumps(marks), encoding="utf-8")
     return copy
 
 

@@ -64,7 +64,7 @@ def convert(checkpoint: Path, expected: Path, out: Path) -> None:
     from export.modules.decoders.llama_weights import ROTARY_BUFFERS, llama_rules
     from export.quantisation.codes import RoundToNearest
     from export.quantisation.grids import GRIDS
-    from export.quantisation.spec import Assignment, Form, LayerShape
+    from export.quantisation.spec import Assignment, LayerShape, Storage
     from export.source.checkpoint import open_checkpoint
     from export.source.weight_map import WeightMap
     from targets.base import Limits
@@ -85,7 +85,7 @@ def convert(checkpoint: Path, expected: Path, out: Path) -> None:
         role = upstream_llama.role(target)
         if len(shape) == 2 and scheme.grid and role not in scheme.whole:
             layer = LayerShape(target.removesuffix(".weight"), role, *shape)
-            assignments[layer.name] = Assignment(layer, Form.INT4, scheme.grid)
+            assignments[layer.name] = Assignment(layer, Storage.INT4, scheme.grid)
     shapes = {target: weights.shape(target) for target in order}
     listed = parameters.parameter_list(shapes, assignments, scheme, upstream_llama.published_name)
     reader = parameters.ParameterBytes(weights, RoundToNearest(weights, assignments, GRIDS), scheme)

@@ -50,8 +50,8 @@ def routing_array(case: GoldenCase, array: GoldenArray, once: AskedOnce, checkpo
     weights = chosen_weights(once, given, checkpoint)
     golden = case.outputs[f"{array.prefix}expert_{phase}"]
     if what == "expert":
-        found = weights.argmax(axis=-1)
-        return DECODER, Kind.TOKENS, found, _margins(case, array.prefix, phase, golden, found, checkpoint)
+        experts = weights.argmax(axis=-1)
+        return DECODER, Kind.TOKENS, experts, _margins(case, array.prefix, phase, golden, experts, checkpoint)
     return DECODER, Kind.FEATURES, _at(golden, weights), {}
 
 
@@ -78,16 +78,16 @@ def chosen_weights(once: AskedOnce, given: np.ndarray, checkpoint: Checkpoint) -
 
 def _at(experts: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """The chosen weights, put at ``experts`` (layers, gates)."""
-    found = np.zeros_like(weights)
-    np.put_along_axis(found, experts[..., None], weights.max(axis=-1, keepdims=True), axis=-1)
-    return found
+    placed = np.zeros_like(weights)
+    np.put_along_axis(placed, experts[..., None], weights.max(axis=-1, keepdims=True), axis=-1)
+    return placed
 
 
 def _margins(
-    case: GoldenCase, prefix: str, phase: str, golden: np.ndarray, found: np.ndarray, checkpoint: Checkpoint
+    case: GoldenCase, prefix: str, phase: str, golden: np.ndarray, experts: np.ndarray, checkpoint: Checkpoint
 ) -> dict[str, float]:
     """How much better the golden's experts are than those found, in the reference's shares."""
-    if np.array_equal(golden, found):
+    if np.array_equal(golden, experts):
         return {"split_margin": 0.0, "split_relative": 0.0}
     import torch
 
@@ -97,5 +97,5 @@ def _margins(
         rows = [getattr(layer.gates, slot).shares(given)[0].numpy() for layer in decoder.layers for slot in SLOTS]
     shares = np.stack(rows)
     places = np.arange(len(shares))
-    margin = float((shares[places, golden.reshape(-1)] - shares[places, found.reshape(-1)]).max())
+    margin = float((shares[places, golden.reshape(-1)] - shares[places, experts.reshape(-1)]).max())
     return {"split_margin": margin, "split_relative": relative_to(margin, shares)}

@@ -10,8 +10,8 @@ import numpy as np
 
 from parity_tests.check.candidate import Candidate
 from parity_tests.golden.case import GoldenArray, GoldenCase, classify, expected_pixels, fitted, question
-from parity_tests.golden.crossing import offsets_to_golden, with_crossing
 from parity_tests.golden.extras import extra_array
+from parity_tests.golden.rounding_flip import offsets_to_golden, with_rounding_flip
 from parity_tests.judging.compare import compare_arrays
 from parity_tests.judging.metrics import Kind, measure
 from parity_tests.judging.probes import PROBES, Recording, record
@@ -31,8 +31,10 @@ class Answered:
 
 def steps_of(case: GoldenCase, prefix: str) -> int:
     """How many answer tokens a golden has for a prompt; 1 where it has none."""
-    found = [case.outputs[prefix + name].shape[1] for name in ("greedy_ids", "step_logits") if prefix + name in case.outputs]
-    return max(found, default=1)
+    lengths = [
+        case.outputs[prefix + name].shape[1] for name in ("greedy_ids", "step_logits") if prefix + name in case.outputs
+    ]
+    return max(lengths, default=1)
 
 
 def ask(case: GoldenCase, side: Candidate, prefixes: Sequence[str] | None = None) -> Answered:
@@ -58,19 +60,19 @@ def against_golden(
 ) -> list[Comparison]:
     """One side against every array of outputs.npz, in pipeline order; preprocessing first where inputs.npz has it.
 
-    Further comparisons stand behind it where a gate crossed a rounding boundary (`parity_tests.golden.crossing`).
+    Further comparisons stand behind it where a gate crossed a rounding boundary (`parity_tests.golden.rounding_flip`).
     """
     answers = answers or ask(case, side)
-    found = list(_pixels(case, answers))
+    measurements = list(_pixels(case, answers))
     arrays = sorted((classify(case, array) for array in case.outputs), key=_pipeline_order(case))
-    found += [_against(case, array, side, checkpoint, answers) for array in arrays]
-    comparisons = [Comparison(name, standard, "golden arrays", side.name, tuple(found))]
+    measurements += [_against(case, array, side, checkpoint, answers) for array in arrays]
+    comparisons = [Comparison(name, standard, "golden arrays", side.name, tuple(measurements))]
     for prefix in answers.recordings:
         own = [array for array in arrays if array.prefix == prefix]
         measured = partial(_measured, case, own, checkpoint, prefix)
         offsets = partial(offsets_to_golden, case, prefix, checkpoint)
         names = {array.name for array in own}
-        comparisons[:1] = with_crossing(comparisons[0], prefix, names, side, offsets, measured)
+        comparisons[:1] = with_rounding_flip(comparisons[0], prefix, names, side, offsets, measured)
     return comparisons
 
 
@@ -98,8 +100,8 @@ def _pixels(case: GoldenCase, answers: Answered) -> Iterable[Measurement]:
         for name, expected in expected_pixels(case, prefix).items():
             number = name.removeprefix("pixel_values").removeprefix("_")
             chosen = made[int(number) : int(number) + 1] if number else made
-            found = fitted(chosen, expected) if chosen else None
-            yield compare_arrays(f"{prefix}{name}", expected, found, probe="pixel_values")
+            pixels = fitted(chosen, expected) if chosen else None
+            yield compare_arrays(f"{prefix}{name}", expected, pixels, probe="pixel_values")
 
 
 def _against(
@@ -111,21 +113,21 @@ def _against(
     recording = answers.recordings.get(array.prefix)
     if recording is None:
         return compare_arrays(array.name, expected, None, answers.refused.get(array.prefix, ""), probe=array.probe)
-    found = _pick(recording, array, expected, side)
+    actual = _pick(recording, array, expected, side)
     logits = case.outputs.get(f"{array.prefix}step_logits")
     return compare_arrays(
-        array.name, expected, found, recording.absent.get(array.probe, ""), step_logits=logits, probe=array.probe
+        array.name, expected, actual, recording.absent.get(array.probe, ""), step_logits=logits, probe=array.probe
     )
 
 
 def _pick(recording: Recording, array: GoldenArray, expected: np.ndarray, side: Candidate) -> np.ndarray | None:
     """The recorded array that a golden array speaks of, in its shape."""
     if array.probe in recording.arrays:
-        found = recording.arrays[array.probe]
-        found = found if array.last_rows is None else found[:, -array.last_rows :]
+        picked = recording.arrays[array.probe]
+        picked = picked if array.last_rows is None else picked[:, -array.last_rows :]
         if array.probe in ("step_logits", "greedy_ids") and expected.ndim > 1:
-            found = found[:, : expected.shape[1]]
-        return found.reshape(expected.shape) if found.size == expected.size else found
+            picked = picked[:, : expected.shape[1]]
+        return picked.reshape(expected.shape) if picked.size == expected.size else picked
     pieces = recording.pieces.get(array.probe, [])
     if array.piece is not None:
         pieces = pieces[array.piece : array.piece + 1]
@@ -155,9 +157,9 @@ def _extra(case: GoldenCase, array: GoldenArray, side: Candidate, checkpoint: Ch
         why = "no probe of that name"
     if extra is None:
         return Measurement(array.name, "", Kind.FEATURES, tuple(expected.shape), not_probed=why)
-    shape, found = tuple(expected.shape), extra.values
-    if found.size != expected.size:
-        problem = f"{list(found.shape)} values instead of {list(expected.shape)}"
+    shape, actual = tuple(expected.shape), extra.values
+    if actual.size != expected.size:
+        problem = f"{list(actual.shape)} values instead of {list(expected.shape)}"
         return Measurement(array.name, extra.stage, extra.kind, shape, problem=problem)
-    metrics = {**measure(extra.kind, expected, found.reshape(expected.shape)), **extra.further}
+    metrics = {**measure(extra.kind, expected, actual.reshape(expected.shape)), **extra.further}
     return Measurement(array.name, extra.stage, extra.kind, shape, metrics)

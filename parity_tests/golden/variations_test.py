@@ -30,9 +30,9 @@ SEEDS = 4
     ],
 )
 def test_a_random_model_is_exported_rightly(family: str, variant: str, seed: int, tmp_path: Path) -> None:
-    found = check(vary(family, variant, seed), tmp_path)
-    assert found.verdict is Verdict.PASS, (vary(family, variant, seed), found.first_failure)
-    probes = {probe.measurement.probe.split("_")[0] for judged in found.comparisons for probe in judged.probes}
+    result = check(vary(family, variant, seed), tmp_path)
+    assert result.verdict is Verdict.PASS, (vary(family, variant, seed), result.first_failure)
+    probes = {probe.measurement.probe.split("_")[0] for judged in result.comparisons for probe in judged.probes}
     assert {"vision", "connector", "inputs", "prefill", "step", "greedy"} <= probes
 
 

@@ -11,10 +11,10 @@ from parity_tests.judging.results import Measurement
 
 def compare_recordings(reference: Recording, candidate: Recording) -> tuple[Measurement, ...]:
     """One measurement for every array of the reference, in pipeline order."""
-    expected, found = reference.flattened(), candidate.flattened()
+    expected, actual = reference.flattened(), candidate.flattened()
     logits = reference.greedy_logits
     return tuple(
-        compare_arrays(name, array, found.get(name), candidate.absent.get(base_name(name) or name, ""), logits)
+        compare_arrays(name, array, actual.get(name), candidate.absent.get(base_name(name) or name, ""), logits)
         for name, array in expected.items()
     )
 
@@ -22,7 +22,7 @@ def compare_recordings(reference: Recording, candidate: Recording) -> tuple[Meas
 def compare_arrays(
     name: str,
     expected: np.ndarray,
-    found: np.ndarray | None,
+    actual: np.ndarray | None,
     absent: str = "",
     step_logits: np.ndarray | None = None,
     probe: str | None = None,
@@ -31,34 +31,34 @@ def compare_arrays(
 
     Args:
         name: the name to report.
-        absent: why ``found`` is None.
+        absent: why ``actual`` is None.
         step_logits: (1, steps, vocabulary) behind the expected tokens, to tell a tie from a fault.
         probe: the probe it is, when the name does not say so.
     """
     entry = PROBES[probe or base_name(name) or name]
     required = entry.name in REQUIRED
     shape = tuple(expected.shape)
-    if found is None:
+    if actual is None:
         reason = absent or "the candidate gave no such array"
         return Measurement(name, entry.stage, entry.kind, shape, not_probed=reason, required=required)
-    if found.shape != expected.shape:
-        problem = f"shape {list(found.shape)} instead of {list(shape)}"
+    if actual.shape != expected.shape:
+        problem = f"shape {list(actual.shape)} instead of {list(shape)}"
         return Measurement(name, entry.stage, entry.kind, shape, problem=problem, required=required)
-    metrics = measure(entry.kind, expected, found)
+    metrics = measure(entry.kind, expected, actual)
     if entry.kind is Kind.TOKENS and step_logits is not None:
-        metrics["split_margin"] = split_margin(expected[0], found[0], step_logits[0])
+        metrics["split_margin"] = split_margin(expected[0], actual[0], step_logits[0])
         metrics["split_relative"] = relative_to(metrics["split_margin"], step_logits)
-    series = positions(entry.kind, expected, found)
+    series = positions(entry.kind, expected, actual)
     return Measurement(name, entry.stage, entry.kind, shape, metrics, required=required, series=series)
 
 
-def positions(kind: Kind, expected: np.ndarray, found: np.ndarray) -> dict[str, tuple[float, ...]]:
+def positions(kind: Kind, expected: np.ndarray, actual: np.ndarray) -> dict[str, tuple[float, ...]]:
     """Figures per position, four significant digits: KL and same first token of logits, both sides' ids of tokens."""
     if kind is Kind.LOGITS:
-        same = np.argmax(expected, axis=-1) == np.argmax(found, axis=-1)
-        kl = kl_divergence(expected, found).ravel()
+        same = np.argmax(expected, axis=-1) == np.argmax(actual, axis=-1)
+        kl = kl_divergence(expected, actual).ravel()
         return {"kl": tuple(float(f"{value:.4g}") for value in kl), "top1": tuple(map(float, same.ravel()))}
     if kind is Kind.TOKENS:
-        sides = {"reference": expected, "candidate": found}
+        sides = {"reference": expected, "candidate": actual}
         return {side: tuple(map(float, ids.ravel())) for side, ids in sides.items()}
     return {}

@@ -101,15 +101,15 @@ class _Figure:
 
 def _figures(judgement: Judgement) -> dict[tuple[str, str, str, str], _Figure]:
     """Every metric of every probe, and a row of its own for a probe that has none."""
-    found = {}
+    figures = {}
     for judged in judgement.comparisons:
         for probe in judged.probes:
             place = (judged.comparison.name, judged.comparison.question, probe.measurement.probe)
             for metric in probe.measurement.metrics:
-                found[(*place, metric)] = _figure(probe, metric)
+                figures[(*place, metric)] = _figure(probe, metric)
             if not probe.measurement.metrics:
-                found[(*place, "")] = _Figure(None, None, str(probe.verdict))
-    return found
+                figures[(*place, "")] = _Figure(None, None, str(probe.verdict))
+    return figures
 
 
 def _figure(probe: JudgedProbe, metric: str) -> _Figure:
@@ -168,7 +168,7 @@ def _accuracy(name: str, before: Judgement, after: Judgement, points: float) -> 
     return Row(("task accuracy", "", name, ""), a, b, None, ("reported", "reported"), change, counts)
 
 
-def to_json(found: Difference) -> Mapping[str, Any]:
+def to_json(difference: Difference) -> Mapping[str, Any]:
     """The JSON object that ``--json`` writes; described in docs/parity_reports.md."""
     from parity_tests.judging.results import encode
 
@@ -191,8 +191,8 @@ def to_json(found: Difference) -> Mapping[str, Any]:
 
     return {
         "schema": 1,
-        "worse": found.worse,
-        "reasons": list(found.reasons),
+        "worse": difference.worse,
+        "reasons": list(difference.reasons),
         "runs": [
             {
                 "case": judgement.run.case,
@@ -202,8 +202,8 @@ def to_json(found: Difference) -> Mapping[str, Any]:
                 "verdict": str(judgement.verdict),
                 "first_failure": judgement.first_failure or None,
             }
-            for judgement in (found.before, found.after)
+            for judgement in (difference.before, difference.after)
         ],
-        "figures": rows(found.rows),
-        "accuracy": rows(found.accuracy),
+        "figures": rows(difference.rows),
+        "accuracy": rows(difference.accuracy),
     }

@@ -16,16 +16,16 @@ LIBRARIES = ("edgeproof", "numpy", "pillow", "torch")
 
 def environment(manifest: Mapping[str, Any] | None = None) -> dict[str, str]:
     """Names to versions; the package's own tools under ``package: <name>``."""
-    found = {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
-    found["threads"] = str(os.environ.get("OMP_NUM_THREADS") or os.cpu_count())
+    facts = {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
+    facts["threads"] = str(os.environ.get("OMP_NUM_THREADS") or os.cpu_count())
     for name in dict.fromkeys((*LIBRARIES, *_of_backends())):
         try:
-            found[name] = importlib.metadata.version(name)
+            facts[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
     for name, version in ((manifest or {}).get("tools") or {}).items():
-        found[f"package: {name}"] = str(version)
-    return found
+        facts[f"package: {name}"] = str(version)
+    return facts
 
 
 def _of_backends() -> Iterator[str]:

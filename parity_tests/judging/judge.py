@@ -78,8 +78,9 @@ def _from_profile(run: Run, table: Table | None) -> Divergence | None:
         kind = {"decoder": Kind.LOGITS, "embed_tokens": Kind.EMBEDS}.get(stage.stage, Kind.FEATURES)
         if stage.comparison == "loss" or stage.comparison not in standards:
             continue
-        found = thresholds.limits(standards[stage.comparison], kind, run.family, table)
-        bounds = [limit.bound for limit in found if limit.metric == "relative_max"]
+        limits = thresholds.limits(standards[stage.comparison], kind, run.family, table)
+        bounds = [limit.bound for limit in limits if limit.metric == "relative_max"]
+        # not ``>``: a NaN is beyond every bound
         if bounds and not stage.error <= bounds[0]:
             block = next((name for name, error in stage.blocks if not error <= bounds[0]), "")
             return Divergence(stage.stage, block, stage.blocks, "from the stored errors of blocks")
@@ -106,11 +107,11 @@ def _comparison(comparison: Comparison, family: str, table: Table | None) -> Jud
 
 def judge_measurement(m: Measurement, comparison: Comparison, family: str, table: Table | None) -> JudgedProbe:
     """One verdict; a required probe that nobody looked at fails."""
-    found = thresholds.limits(comparison.standard, m.kind, family, table)
+    limits = thresholds.limits(comparison.standard, m.kind, family, table)
     if m.not_probed:
-        return JudgedProbe(m, found, (), Verdict.FAIL if m.required else Verdict.NOT_PROBED)
+        return JudgedProbe(m, limits, (), Verdict.FAIL if m.required else Verdict.NOT_PROBED)
     if m.problem:
-        return JudgedProbe(m, found, (), Verdict.FAIL)
-    broken = tuple(limit for limit in found if not limit.holds(m.metrics))
-    verdict = Verdict.FAIL if broken else Verdict.PASS if found else Verdict.REPORTED
-    return JudgedProbe(m, found, broken, verdict)
+        return JudgedProbe(m, limits, (), Verdict.FAIL)
+    broken = tuple(limit for limit in limits if not limit.holds(m.metrics))
+    verdict = Verdict.FAIL if broken else Verdict.PASS if limits else Verdict.REPORTED
+    return JudgedProbe(m, limits, broken, verdict)

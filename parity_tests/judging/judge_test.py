@@ -28,9 +28,9 @@ def run_of(*measurements: Measurement, standard: Standard = Standard.GOLDEN, fam
 
 def logits(error: float, family: str = "minicpm-v") -> Run:
     expected = np.linspace(-7, 7, 60).reshape(1, 3, 20)
-    found = expected.copy()
-    found[0, 1, 4] += error
-    return run_of(compare_arrays("prefill_logits", expected, found), family=family)
+    actual = expected.copy()
+    actual[0, 1, 4] += error
+    return run_of(compare_arrays("prefill_logits", expected, actual), family=family)
 
 
 def test_just_inside_passes_and_just_outside_fails():
@@ -50,10 +50,10 @@ def test_a_family_may_have_its_own_limit():
 @pytest.mark.parametrize("standard", [s for s in Standard if s is not Standard.INT4_LOSS])
 def test_a_nan_fails_under_every_standard(standard: Standard):
     expected = np.ones((1, 2, 4))
-    found = expected.copy()
-    found[0, 0, 0] = np.nan
+    actual = expected.copy()
+    actual[0, 0, 0] = np.nan
     for name in ("vision", "connector", "inputs_embeds", "prefill_logits"):
-        assert judge(run_of(compare_arrays(name, expected, found), standard=standard)).verdict is Verdict.FAIL
+        assert judge(run_of(compare_arrays(name, expected, actual), standard=standard)).verdict is Verdict.FAIL
 
 
 @pytest.mark.parametrize("standard", list(Standard))

@@ -35,12 +35,12 @@ def measure(kind: Kind, reference: np.ndarray, candidate: np.ndarray) -> dict[st
         raise ValueError(f"shapes differ: reference {list(reference.shape)}, candidate {list(candidate.shape)}")
     if kind in (Kind.TOKENS, Kind.EXACT):
         same = reference == candidate
-        found = {"mismatches": float(np.count_nonzero(~same)), "agreement": float(same.mean()) if same.size else 1.0}
-        found["max_abs"], found["cosine"] = max_abs(reference, candidate), cosine(reference, candidate)
+        figures = {"mismatches": float(np.count_nonzero(~same)), "agreement": float(same.mean()) if same.size else 1.0}
+        figures["max_abs"], figures["cosine"] = max_abs(reference, candidate), cosine(reference, candidate)
         if kind is Kind.TOKENS:
-            found["equal_prefix"] = float(equal_prefix(reference.ravel(), candidate.ravel()))
-        return found
-    found = {
+            figures["equal_prefix"] = float(equal_prefix(reference.ravel(), candidate.ravel()))
+        return figures
+    figures = {
         "max_abs": max_abs(reference, candidate),
         "mean_abs": mean_abs(reference, candidate),
         "relative_max": relative_max(reference, candidate),
@@ -49,11 +49,11 @@ def measure(kind: Kind, reference: np.ndarray, candidate: np.ndarray) -> dict[st
     }
     if kind is Kind.LOGITS:
         divergence = kl_divergence(reference, candidate)
-        found["kl_max"], found["kl_mean"] = _largest(divergence), _average(divergence)
-        found["top1_agreement"] = top1_agreement(reference, candidate)
-        found["flipped_margin"] = flipped_margin(reference, candidate)
-        found["flipped_relative"] = relative_to(found["flipped_margin"], reference)
-    return found
+        figures["kl_max"], figures["kl_mean"] = _largest(divergence), _average(divergence)
+        figures["top1_agreement"] = top1_agreement(reference, candidate)
+        figures["flipped_margin"] = flipped_margin(reference, candidate)
+        figures["flipped_relative"] = relative_to(figures["flipped_margin"], reference)
+    return figures
 
 
 def _difference(reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:
@@ -61,6 +61,7 @@ def _difference(reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:
     wide_reference, wide_candidate = np.asarray(reference, np.float64), np.asarray(candidate, np.float64)
     with np.errstate(invalid="ignore"):
         distance = np.abs(wide_reference - wide_candidate)
+    # inf - inf and NaN - NaN are NaN, and yet no difference
     equal = (wide_reference == wide_candidate) | (np.isnan(wide_reference) & np.isnan(wide_candidate))
     return np.where(equal, 0.0, np.where(np.isfinite(distance), distance, np.inf))
 
@@ -113,6 +114,7 @@ def worst_row_cosine(reference: np.ndarray, candidate: np.ndarray) -> float:
 
 def _cosines(reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:
     a, b = np.asarray(reference, np.float64), np.asarray(candidate, np.float64)
+    # rows that are not finite are zeroed before the products, which would make NaN and a warning of them
     broken = ~(np.isfinite(a).all(axis=1) & np.isfinite(b).all(axis=1))
     a, b = np.where(np.atleast_1d(broken)[:, None], 0.0, a), np.where(np.atleast_1d(broken)[:, None], 0.0, b)
     lengths = np.sqrt((a * a).sum(axis=1)), np.sqrt((b * b).sum(axis=1))

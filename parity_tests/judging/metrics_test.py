@@ -62,11 +62,11 @@ def test_prefix_and_the_margin_where_answers_part():
 def test_what_is_not_finite_is_infinitely_far(broken: float):
     reference = np.array([[1.0, 2.0, 3.0]])
     candidate = np.array([[1.0, broken, 3.0]])
-    found = metrics.measure(Kind.LOGITS, reference, candidate)
-    assert found["max_abs"] == math.inf
-    assert found["relative_max"] == math.inf
-    assert found["worst_row_cosine"] == 0.0
-    assert found["kl_max"] == math.inf
+    figures = metrics.measure(Kind.LOGITS, reference, candidate)
+    assert figures["max_abs"] == math.inf
+    assert figures["relative_max"] == math.inf
+    assert figures["worst_row_cosine"] == 0.0
+    assert figures["kl_max"] == math.inf
 
 
 def test_measure_gives_what_each_kind_needs():

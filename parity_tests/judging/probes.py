@@ -86,16 +86,16 @@ class Recording:
 
     def flattened(self) -> dict[str, np.ndarray]:
         """All arrays by probe name in pipeline order; pieces as ``vision_0``, ``vision_1``, or plain when there is one."""
-        found: dict[str, np.ndarray] = {}
+        arrays: dict[str, np.ndarray] = {}
         for name in PROBES:
             pieces = self.pieces.get(name, [])
             if len(pieces) == 1:
-                found[name] = pieces[0]
+                arrays[name] = pieces[0]
             else:
-                found |= {f"{name}_{index}": piece for index, piece in enumerate(pieces)}
+                arrays |= {f"{name}_{index}": piece for index, piece in enumerate(pieces)}
             if name in self.arrays:
-                found[name] = self.arrays[name]
-        return found
+                arrays[name] = self.arrays[name]
+        return arrays
 
 
 def base_name(name: str) -> str | None:
@@ -120,27 +120,28 @@ def record(
         steps: answer tokens; no stop id is honoured.
         forced: int64 (1, steps) tokens to feed instead of the backend's own (those of the reference).
     """
-    found = Recording(question.name)
-    session = Session(backend, processor, limits, recorder=_keeper(found))
+    recording = Recording(question.name)
+    session = Session(backend, processor, limits, recorder=_keeper(recording))
     images = processor.images(question.pictures) if question.pictures else []
     layout = processor.layout(question.input_ids, images)
     embeds = session.merge(layout, session.features(images))
     logits = session.prefill(embeds, layout, "all")
     rows, own = _steps(session, logits, steps, None if forced is None else forced[0])
-    found.arrays["step_logits"] = found.greedy_logits = rows
-    found.fed = own[None] if forced is None else forced
+    recording.arrays["step_logits"] = recording.greedy_logits = rows
+    recording.fed = own[None] if forced is None else forced
+    # its own answer parts from what it was fed, so that it has to be asked once more without being fed
     if forced is not None and not np.array_equal(own, forced[0]):
-        found.greedy_logits, own = _left_alone(Session(backend, processor, limits), layout, embeds, steps)
-    found.arrays["greedy_ids"] = own[None].astype(np.int64)
-    return found
+        recording.greedy_logits, own = _left_alone(Session(backend, processor, limits), layout, embeds, steps)
+    recording.arrays["greedy_ids"] = own[None].astype(np.int64)
+    return recording
 
 
-def _keeper(found: Recording):
+def _keeper(recording: Recording):
     def keep(name: str, array: np.ndarray) -> None:
         if name in ("pixel_values", "vision", "connector"):
-            found.pieces.setdefault(name, []).append(np.array(array))
+            recording.pieces.setdefault(name, []).append(np.array(array))
         elif name != "step_logits":
-            found.arrays[name] = np.array(array)
+            recording.arrays[name] = np.array(array)
 
     return keep
 

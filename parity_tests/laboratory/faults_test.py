@@ -23,9 +23,9 @@ def test_the_report_names_what_was_broken(fault: Fault, copied: ExportedPackage,
     given = ["--package", str(folder), "--reference", str(GOLDENS / "minicpm-v"), "--steps", "3", "--inside", "never"]
     assert main([*given, "--report-dir", str(report)]) == 5
     value = json.loads((report / "report.json").read_text(encoding="utf-8"))
-    found = value["divergence"]
-    assert (found["stage"], found["block"], found["step"]) == (fault.stage, fault.block, fault.step)
-    assert fault.inside in found["note"]
+    divergence = value["divergence"]
+    assert (divergence["stage"], divergence["block"], divergence["step"]) == (fault.stage, fault.block, fault.step)
+    assert fault.inside in divergence["note"]
     assert value["verdict"] == "fail"
     place = ", ".join(
         [f"stage {fault.stage}", *([f"block {fault.block}"] if fault.block else [])]

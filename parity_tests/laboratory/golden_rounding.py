@@ -26,7 +26,7 @@ from export.backends.mlc.backend import QUANTISED_ROLES
 from export.modules.build import layer_shapes
 from export.quantisation.codes import DequantisedWeights, RoundToNearest, WeightProvider
 from export.quantisation.grids import GRIDS
-from export.quantisation.spec import Assignment, Form
+from export.quantisation.spec import Assignment, Storage
 from export.specs import ModelSpec
 from parity_tests.backends.registry import OF_THE_REFERENCE
 from parity_tests.check.candidate import Candidate
@@ -92,7 +92,7 @@ class Shuffled:
 def phone_weights(spec: ModelSpec, weights: WeightProvider) -> WeightProvider:
     """Every matrix that a phone package stores in int4, rounded and back: decoder, head and embedding."""
     layers = [layer for layer in layer_shapes(spec) if layer.role in QUANTISED_ROLES]
-    assignments = {layer.name: Assignment(layer, Form.INT4, PHONE_GRID, "") for layer in layers}
+    assignments = {layer.name: Assignment(layer, Storage.INT4, PHONE_GRID, "") for layer in layers}
     return DequantisedWeights(weights, RoundToNearest(weights, assignments, GRIDS), assignments, GRIDS)
 
 

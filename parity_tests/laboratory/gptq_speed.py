@@ -142,9 +142,9 @@ def _text(columns: int, rows: int, least: dict[str, tuple[float, float]], errors
 
     lines = [f"one layer {columns} -> {rows}, {torch.get_num_threads()} thread(s); least of the rounds"]
     for name, (wall, processor) in least.items():
-        beside = errors[name] / errors["rounding"]
+        relative = errors[name] / errors["rounding"]
         ratio = "" if name == "ours" else f", {wall / least['ours'][0]:.1f} times ours"
-        lines.append(f"{name:13} {wall:7.2f} s (processor {processor:.2f} s), error {beside:.3f} of rounding's{ratio}")
+        lines.append(f"{name:13} {wall:7.2f} s (processor {processor:.2f} s), error {relative:.3f} of rounding's{ratio}")
     lines.append(f"ours with the comparison row by row against rounding: {checked:.2f} s")
     return "\n".join(lines) + "\n"
 

@@ -18,7 +18,7 @@ def test_both_loops_agree_and_ours_is_no_worse() -> None:
     assert torch.equal(plain[:, :32], blocked[:, :32])
     rounded = output_error(layer.change(layer.grid.quantise(layer.weight)), layer.moment).sum()
     errors = [
-        float(output_error(found - layer.weight, layer.moment).sum() / rounded) for found in (ours(layer), plain, blocked)
+        float(output_error(solved - layer.weight, layer.moment).sum() / rounded) for solved in (ours(layer), plain, blocked)
     ]
     assert errors[0] < min(errors[1:]) < 1
 

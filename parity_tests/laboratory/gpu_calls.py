@@ -52,15 +52,15 @@ class Call:
         """The arguments of the stage's PyTorch module."""
         import torch
 
-        found: dict[str, Any] = {}
+        arguments: dict[str, Any] = {}
         for name, array in self.inputs.items():
             tensor = torch.from_numpy(np.ascontiguousarray(array)).to(device)
-            found[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+            arguments[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
         if self.stage == DECODER:
-            found["attention_mask"] = torch.ones((1, self.past + self.tokens), dtype=torch.int64, device=device)
-            found["logit_positions"] = torch.tensor([self.tokens - 1], device=device)
-            found["past_key_values"] = list(self.cache)
-        return found
+            arguments["attention_mask"] = torch.ones((1, self.past + self.tokens), dtype=torch.int64, device=device)
+            arguments["logit_positions"] = torch.tensor([self.tokens - 1], device=device)
+            arguments["past_key_values"] = list(self.cache)
+        return arguments
 
 
 def calls_of(checkpoint: Checkpoint, prefill: int, contexts: Sequence[int], dtype: Any, device: str) -> list[Call]:

@@ -102,10 +102,10 @@ def _both_ways(
 
     try:
         with torch.no_grad():
-            found = run().float().cpu().numpy()
+            actual = run().float().cpu().numpy()
             if call.expected is None:
-                call.expected = found
-            yield _figure(runner, call, median_ms(place, run), size, ceilings, found)
+                call.expected = actual
+            yield _figure(runner, call, median_ms(place, run), size, ceilings, actual)
             if place.device == "cuda":
                 replay, output = recorded(run)
                 taken = event_ms(replay)
@@ -115,8 +115,8 @@ def _both_ways(
 
 
 def _first_output(module: Any, inputs: dict[str, Any]) -> Any:
-    found = module(**inputs)
-    return found[0] if isinstance(found, tuple) else found
+    output = module(**inputs)
+    return output[0] if isinstance(output, tuple) else output
 
 
 def _compile_blocks(module: Any) -> None:
@@ -137,9 +137,9 @@ def package_figures(place: Place, folder: Path, calls: Sequence[Call], ceilings:
     from runtime_py import package as packages
     from runtime_py.backends.ort import OrtBackend
 
-    found = packages.read(folder)
+    package = packages.read(folder)
     name = f"{folder.resolve().name}, {place.provider}"
-    backend = OrtBackend(found.folder, found.manifest, (place.provider,))
+    backend = OrtBackend(package.folder, package.manifest, (place.provider,))
     for call in calls:
         try:
             if call.stage == DECODER:
@@ -150,7 +150,7 @@ def package_figures(place: Place, folder: Path, calls: Sequence[Call], ceilings:
         except EdgeproofError as error:
             yield Figure(name, call.name, None, remark=f"not run: {error.what}")
             continue
-        yield _figure(name, call, taken, weight_bytes(found, call.stage), ceilings, said)
+        yield _figure(name, call, taken, weight_bytes(package, call.stage), ceilings, said)
     backend.close()
 
 
@@ -168,16 +168,16 @@ def _decoder_call(backend: OrtBackend, call: Call) -> tuple[float, np.ndarray]:
     return wall_ms(run), run()
 
 
-def _figure(runner: str, call: Call, taken: float, weights: int, ceilings: Ceilings, found: np.ndarray | None) -> Figure:
+def _figure(runner: str, call: Call, taken: float, weights: int, ceilings: Ceilings, actual: np.ndarray | None) -> Figure:
     seconds = (weights + call.cache_bytes) / ceilings.bytes_per_second
     floor = 1000 * max(seconds, call.operations / ceilings.operations_per_second)
-    return Figure(runner, call.name, taken, floor, floor / taken, _cosine(call.expected, found))
+    return Figure(runner, call.name, taken, floor, floor / taken, _cosine(call.expected, actual))
 
 
-def _cosine(expected: np.ndarray | None, found: np.ndarray | None) -> float | None:
-    if expected is None or found is None:
+def _cosine(expected: np.ndarray | None, actual: np.ndarray | None) -> float | None:
+    if expected is None or actual is None:
         return None
-    a, b = (np.asarray(array, np.float64).ravel() for array in (expected, found))
+    a, b = (np.asarray(array, np.float64).ravel() for array in (expected, actual))
     return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
 
 

@@ -24,7 +24,7 @@ from export.modules.build import layer_shapes
 from export.modules.kernels import Kernels, Role
 from export.quantisation.codes import DequantisedWeights, RoundToNearest, WeightProvider
 from export.quantisation.grids import GRIDS
-from export.quantisation.spec import Assignment, Form
+from export.quantisation.spec import Assignment, Storage
 from export.source.hub import DEMO_FOLDER
 from export.specs import ModelSpec
 from parity_tests.judging.compare import compare_recordings
@@ -77,7 +77,7 @@ class Int8Backend(TorchBackend):
 def rounded_weights(spec: ModelSpec, weights: WeightProvider) -> WeightProvider:
     """The decoder's matrices rounded to int4 and back."""
     layers = [layer for layer in layer_shapes(spec) if layer.name.startswith(f"{DECODER}.")]
-    assignments = {layer.name: Assignment(layer, Form.INT4, GRID, "") for layer in layers}
+    assignments = {layer.name: Assignment(layer, Storage.INT4, GRID, "") for layer in layers}
     return DequantisedWeights(weights, RoundToNearest(weights, assignments, GRIDS), assignments, GRIDS)
 
 

@@ -65,22 +65,22 @@ def layer_costs(
     logits = _logits(full, processor, asked, context)
     for place, cost in enumerate(costs[:ALONE]):
         with _stored_alone(full, stored, cost.layer):
-            found = _logits(full, processor, asked, context)
-        kl = np.concatenate([kl_divergence(a, b).ravel() for a, b in zip(logits, found, strict=True)])
+            full_logits = _logits(full, processor, asked, context)
+        kl = np.concatenate([kl_divergence(a, b).ravel() for a, b in zip(logits, full_logits, strict=True)])
         costs[place] = replace(cost, kl=float(kl.mean()))
     return tuple(costs), "; ".join(notes)
 
 
 def _logits(backend: TorchBackend, processor: Processor, asked: Sequence[Question], context: int) -> list[np.ndarray]:
     """Logits of every prompt position of every question."""
-    found = []
+    logits = []
     for question in asked:
         images = processor.images(question.pictures) if question.pictures else []
         layout = processor.layout(question.input_ids, images)
         tokens = max(context, layout.input_ids.shape[1])
         session = Session(backend, processor, Limits(tokens, tokens))
-        found.append(session.prefill(session.merge(layout, session.features(images)), layout, "all"))
-    return found
+        logits.append(session.prefill(session.merge(layout, session.features(images)), layout, "all"))
+    return logits
 
 
 def _module(backend: TorchBackend, layer: str) -> nn.Module | None:

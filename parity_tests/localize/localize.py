@@ -61,11 +61,11 @@ def localize(
         kind = Kind.LOGITS if stage == DECODER else Kind.EMBEDS if stage == EMBED else Kind.FEATURES
         allowed = _bound(standard, kind, family, table)
         try:
-            found = run_stage(candidate, stage, inputs, expected)
+            actual = run_stage(candidate, stage, inputs, expected)
         except NotImplementedError as error:
             log.info("stage %s: %s", stage, error)
             continue
-        if found.shape == expected.shape and _error(expected, found, standard) <= allowed:
+        if actual.shape == expected.shape and _error(expected, actual, standard) <= allowed:
             continue
         return _first_block(reference, candidate, stage, inputs, allowed, standard)
     allowed = _bound(standard, Kind.LOGITS, family, table)
@@ -79,7 +79,7 @@ def _first_step(
     """The first decoder call on a filled cache that differs, and the first block in it."""
     context, chunk = candidate.limits.context, candidate.limits.prefill_chunk
     tape = answer_calls(reference, candidate.processor, question, chunk, context)
-    bad = first_bad_call(tape, candidate, lambda expected, found: not _error(expected, found, standard) <= allowed)
+    bad = first_bad_call(tape, candidate, lambda expected, actual: not _error(expected, actual, standard) <= allowed)
     if bad is None:
         return None
     index, cache = bad
@@ -90,8 +90,8 @@ def _first_step(
     if view is None:
         return Divergence(DECODER, note=told, step=step)
     inputs = tape.calls[index][0]
-    expected, found = reference_blocks(reference, tape, index, context), view.blocks(inputs)
-    rows = [(block, _difference(array, found[block], standard)) for block, array in expected.items() if block in found]
+    expected, actual = reference_blocks(reference, tape, index, context), view.blocks(inputs)
+    rows = [(block, _difference(array, actual[block], standard)) for block, array in expected.items() if block in actual]
     first = next((block for block, error in rows if not error <= allowed), "")
     good = [block for block, error in rows if error <= allowed]
     inner = reference_blocks(reference, tape, index, context, inside=True)
@@ -106,8 +106,8 @@ def _bound(standard: Standard, kind: Kind, family: str, table: Table | None) -> 
     return 0.05
 
 
-def _error(expected: np.ndarray, found: np.ndarray, standard: Standard) -> float:
-    return max_abs(expected, found) if standard is Standard.GOLDEN else relative_max(expected, found)
+def _error(expected: np.ndarray, actual: np.ndarray, standard: Standard) -> float:
+    return max_abs(expected, actual) if standard is Standard.GOLDEN else relative_max(expected, actual)
 
 
 def stage_calls(reference: TorchBackend, candidate: Candidate, question: Question) -> dict[str, StageIO]:
@@ -153,11 +153,11 @@ def _first_block(
     reference: TorchBackend, candidate: Candidate, stage: str, inputs: Arrays, allowed: float, standard: Standard
 ) -> Divergence:
     try:
-        found = candidate_blocks(candidate, stage, inputs, reference.spec)
+        actual = candidate_blocks(candidate, stage, inputs, reference.spec)
     except (EdgeproofError, NotImplementedError) as error:
         return Divergence(stage, note=f"the blocks inside cannot be read: {error}")
     expected = reference.block_outputs(stage, inputs)
-    rows = [(block, _difference(array, found[block], standard)) for block, array in expected.items() if block in found]
+    rows = [(block, _difference(array, actual[block], standard)) for block, array in expected.items() if block in actual]
     first = next((block for block, error in rows if not error <= allowed), "")
     view = candidate.examiner.stage_view(candidate, stage)
     if view is not None:
@@ -170,8 +170,8 @@ def _first_block(
     return Divergence(stage, "", tuple(rows), f"every named block agrees; the fault lies after {rows[-1][0]}")
 
 
-def _difference(expected: np.ndarray, found: np.ndarray, standard: Standard) -> float:
-    return _error(expected, found.reshape(expected.shape), standard) if found.size == expected.size else float("inf")
+def _difference(expected: np.ndarray, actual: np.ndarray, standard: Standard) -> float:
+    return _error(expected, actual.reshape(expected.shape), standard) if actual.size == expected.size else float("inf")
 
 
 def search(

@@ -1,7 +1,7 @@
 """What the blocks inside a stage of an MLC package return, from a library compiled for that question.
 
 The shipped libraries return stages only. The same Relax module, with a function for one stage's blocks, is built for
-this machine from the package's own record (sizes, forms of every layer, limits) and run on the package's own weight files.
+this machine from the package's own record (sizes, storage of every layer, limits) and run on the package's own weight files.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from export.backends.mlc.overview import make_overview
 from export.backends.mlc.package_parts import declared_parameters
 from export.backends.mlc.schemes import scheme_of
 from export.modules.build import layer_shapes
-from export.quantisation.spec import Assignment, Form
+from export.quantisation.spec import Assignment, Storage
 from export.specs import ModelSpec
 from parity_tests.check.candidate import Candidate
 from parity_tests.check.mapped_mlc import MappedWeights
@@ -55,9 +55,9 @@ class MlcBlocks(MlcBackend):
         get, shape = self._tvm.get_global_func, self._tvm.runtime.ShapeTuple
         state = self.start(tokens)
         get("vm.builtin.kv_state_begin_forward")(state.cache, shape([SEQUENCE]), shape([tokens]))
-        found = self._blocks(DECODER, embeds, *sides, state.cache)
+        blocks = self._blocks(DECODER, embeds, *sides, state.cache)
         get("vm.builtin.kv_state_end_forward")(state.cache)
-        return found
+        return blocks
 
     def _blocks(self, stage: str, *arguments: object) -> dict[str, np.ndarray]:
         tensors = [self._tvm.runtime.tensor(a) if isinstance(a, np.ndarray) else a for a in arguments]
@@ -98,7 +98,7 @@ def request(candidate: Candidate, spec: ModelSpec, stage: str, tokens: int) -> L
     scheme = scheme_of(candidate.block["quantization"])
     rows = candidate.assignments()
     assignments = {
-        layer.name: Assignment(layer, Form(rows[layer.name]["form"]), rows[layer.name].get("grid", ""))
+        layer.name: Assignment(layer, Storage(rows[layer.name]["form"]), rows[layer.name].get("grid", ""))
         for layer in layer_shapes(spec)
         if layer.name in rows
     }

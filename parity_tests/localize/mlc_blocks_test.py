@@ -72,8 +72,8 @@ def test_the_broken_block_is_named(
     packages.verify(packages.read(folder))
     result = check(folder, GOLDENS / case, CheckOptions(steps=1))
     assert result.judgement.verdict is Verdict.FAIL
-    found = result.judgement.run.divergence
-    assert found is not None
-    assert (found.stage, found.block) == (stage, block)
+    divergence = result.judgement.run.divergence
+    assert divergence is not None
+    assert (divergence.stage, divergence.block) == (stage, block)
     assert result.first_failure is not None
     assert f"stage {stage}, block {block}" in result.first_failure

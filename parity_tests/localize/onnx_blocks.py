@@ -130,8 +130,8 @@ class OnnxStage:
         missing = [path for path, name in names.items() if name not in self._producers]
         if missing:
             raise NotImplementedError(f"the graph of {self.stage} has no value {', '.join(missing)}")
-        found = self.run(inputs, list(names.values()))
-        return {path: found[name] for path, name in names.items()}
+        outputs = self.run(inputs, list(names.values()))
+        return {path: outputs[name] for path, name in names.items()}
 
     def run(self, inputs: Arrays, names: Sequence[str]) -> dict[str, np.ndarray]:
         """Values of the graph by name; the decoder runs on an empty cache."""
@@ -139,10 +139,10 @@ class OnnxStage:
             return {}
         session = self._session(names)
         feeds = self._feeds(session, inputs)
-        found = session.run(list(names), feeds)
+        outputs = session.run(list(names), feeds)
         return {
             name: np.asarray(value, np.float32) if value.dtype == np.float16 else value
-            for name, value in zip(names, found, strict=True)
+            for name, value in zip(names, outputs, strict=True)
         }
 
     def _session(self, names: Sequence[str]) -> Any:

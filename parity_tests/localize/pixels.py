@@ -24,7 +24,7 @@ PIXELS = "pixel_values"
 
 def localize_pixels(
     expected: Processor,
-    found: Processor,
+    actual: Processor,
     question: Question,
     family: str,
     settings: Sequence[str],
@@ -33,31 +33,31 @@ def localize_pixels(
     """The first step whose result differs, or None when the pixels agree.
 
     Args:
-        expected, found: the checkpoint's processor and the package's.
+        expected, actual: the checkpoint's processor and the package's.
         settings: in words, the settings in which the package differs from the checkpoint.
     """
     allowed = next(limit.bound for limit in limits(Standard.FP32, Kind.PIXELS, family, table) if limit.metric == "max_abs")
     if not question.pictures:
         return None
-    errors = [_difference(expected, found, [picture]) for picture in question.pictures]
+    errors = [_difference(expected, actual, [picture]) for picture in question.pictures]
     if all(error <= allowed for error in errors):
         return None
-    block, why = _step(expected, found, question.pictures[0], allowed)
+    block, why = _step(expected, actual, question.pictures[0], allowed)
     told = [why, *settings]
     return Divergence(PREPROCESS, block, ((PIXELS, max(errors)),), "; ".join(filter(None, told)))
 
 
-def _step(expected: Processor, found: Processor, picture: np.ndarray, allowed: float) -> tuple[str, str]:
+def _step(expected: Processor, actual: Processor, picture: np.ndarray, allowed: float) -> tuple[str, str]:
     made = _pixels(expected, [picture])
-    if _difference(expected, found, [picture]) == float("inf"):
-        return "size", f"{_shapes(_pixels(found, [picture]))} instead of {_shapes(made)}"
+    if _difference(expected, actual, [picture]) == float("inf"):
+        return "size", f"{_shapes(_pixels(actual, [picture]))} instead of {_shapes(made)}"
     flat = np.broadcast_to(np.array([200, 90, 30], np.uint8), picture.shape).copy()
-    if _difference(expected, found, [flat]) > allowed:
+    if _difference(expected, actual, [flat]) > allowed:
         return "normalise", "a picture of one colour differs: colours are scaled, ordered or padded differently"
     if len(made) == 1 and made[0].ndim == 4:
         height, width = made[0].shape[-2:]
         fitting = np.random.default_rng(3).integers(0, 256, (height, width, 3)).astype(np.uint8)
-        if _difference(expected, found, [fitting]) > allowed:
+        if _difference(expected, actual, [fitting]) > allowed:
             return "layout", "a picture of the final size differs, one of one colour does not"
         return "resize", "pictures of one colour and of the final size agree, resized ones do not: the resampling kernel"
     return "resize", "pictures of one colour agree, others do not"
@@ -70,9 +70,9 @@ def _pixels(processor: Processor, pictures: Sequence[np.ndarray]) -> list[np.nda
         return []
 
 
-def _difference(expected: Processor, found: Processor, pictures: Sequence[np.ndarray]) -> float:
+def _difference(expected: Processor, actual: Processor, pictures: Sequence[np.ndarray]) -> float:
     """Largest difference of any value; infinite where number or shapes of the pieces differ."""
-    a, b = _pixels(expected, pictures), _pixels(found, pictures)
+    a, b = _pixels(expected, pictures), _pixels(actual, pictures)
     if [piece.shape for piece in a] != [piece.shape for piece in b]:
         return float("inf")
     return max((max_abs(one, other) for one, other in zip(a, b, strict=True)), default=0.0)
@@ -82,10 +82,10 @@ def _shapes(pieces: Sequence[np.ndarray]) -> str:
     return ", ".join(" x ".join(map(str, piece.shape)) for piece in pieces) or "nothing"
 
 
-def differing_settings(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+def differing_settings(expected: Mapping[str, Any], actual: Mapping[str, Any]) -> list[str]:
     """The package's settings that are not the checkpoint's, in words."""
     return [
-        f"setting {name} is {found.get(name, 'not there')!r} instead of {expected.get(name, 'not there')!r}"
-        for name in sorted({*expected, *found})
-        if expected.get(name) != found.get(name)
+        f"setting {name} is {actual.get(name, 'not there')!r} instead of {expected.get(name, 'not there')!r}"
+        for name in sorted({*expected, *actual})
+        if expected.get(name) != actual.get(name)
     ]

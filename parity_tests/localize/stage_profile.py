@@ -20,12 +20,12 @@ def package_profile(
     reference: TorchBackend, candidate: Candidate, question: Question, comparison: str
 ) -> tuple[StageError, ...]:
     """The package against the reference that holds the same numbers, stage by stage in pipeline order."""
-    found = []
+    errors = []
     for stage, (inputs, expected) in stage_calls(reference, candidate, question).items():
         try:
             output = run_stage(candidate, stage, inputs, expected)
         except NotImplementedError as error:
-            found.append(StageError(comparison, stage, float("nan"), note=str(error)))
+            errors.append(StageError(comparison, stage, float("nan"), note=str(error)))
             continue
         note = ""
         inside: Mapping[str, np.ndarray] = {}
@@ -34,20 +34,20 @@ def package_profile(
         except (EdgeproofError, NotImplementedError) as error:
             note = f"the blocks inside cannot be read: {error}"
         blocks = _errors(reference.block_outputs(stage, inputs), inside)
-        found.append(StageError(comparison, stage, _error(expected, output), blocks, note))
-    return tuple(found)
+        errors.append(StageError(comparison, stage, _error(expected, output), blocks, note))
+    return tuple(errors)
 
 
 def loss_profile(
     full: TorchBackend, stored: TorchBackend, candidate: Candidate, question: Question
 ) -> tuple[StageError, ...]:
     """The reference with the stored numbers against full precision."""
-    found = []
+    errors = []
     for stage, (inputs, expected) in stage_calls(full, candidate, question).items():
         output = _output(stored, stage, inputs)
         blocks = _errors(full.block_outputs(stage, inputs), stored.block_outputs(stage, inputs))
-        found.append(StageError("loss", stage, _error(expected, output), blocks))
-    return tuple(found)
+        errors.append(StageError("loss", stage, _error(expected, output), blocks))
+    return tuple(errors)
 
 
 def _output(backend: TorchBackend, stage: str, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -57,9 +57,9 @@ def _output(backend: TorchBackend, stage: str, inputs: Mapping[str, np.ndarray])
     return backend.forward(backend.start(tokens), inputs, np.arange(tokens))
 
 
-def _errors(expected: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray]) -> tuple[tuple[str, float], ...]:
-    return tuple((block, _error(array, found[block])) for block, array in expected.items() if block in found)
+def _errors(expected: Mapping[str, np.ndarray], actual: Mapping[str, np.ndarray]) -> tuple[tuple[str, float], ...]:
+    return tuple((block, _error(array, actual[block])) for block, array in expected.items() if block in actual)
 
 
-def _error(expected: np.ndarray, found: np.ndarray) -> float:
-    return relative_max(expected, found.reshape(expected.shape)) if found.size == expected.size else float("inf")
+def _error(expected: np.ndarray, actual: np.ndarray) -> float:
+    return relative_max(expected, actual.reshape(expected.shape)) if actual.size == expected.size else float("inf")

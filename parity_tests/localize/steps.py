@@ -78,8 +78,8 @@ def first_bad_call(tape: Tape, candidate: Candidate, wrong: Any) -> tuple[int, M
     state = backend.start(candidate.limits.context)
     for index, (inputs, positions, expected) in enumerate(tape.calls):
         before = candidate.examiner.cache_of(state)
-        found = backend.forward(state, inputs, positions)
-        if wrong(expected, found):
+        logits = backend.forward(state, inputs, positions)
+        if wrong(expected, logits):
             return index, before
     return None
 

@@ -97,11 +97,11 @@ def dequantised(checkpoint: Checkpoint, rows: Mapping[str, Mapping[str, str]], b
 def assignments_of(spec: ModelSpec, rows: Mapping[str, Mapping[str, str]]) -> dict[str, Assignment]:
     """The manifest's assignment rows as records."""
     from export.modules.build import layer_shapes
-    from export.quantisation.spec import Assignment, Form
+    from export.quantisation.spec import Assignment, Storage
 
     layers = {layer.name: layer for layer in layer_shapes(spec)}
     return {
-        name: Assignment(layers[name], Form(row["form"]), row["grid"], row.get("reason", ""), row.get("shares", ""))
+        name: Assignment(layers[name], Storage(row["form"]), row["grid"], row.get("reason", ""), row.get("shares", ""))
         for name, row in rows.items()
         if name in layers
     }

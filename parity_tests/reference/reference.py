@@ -45,7 +45,7 @@ class Watched:
 
 @dataclass
 class TorchState:
-    """See runtime_py.backends.base.DecoderState."""
+    """The reference's key/value cache: per layer two of (batch, kv_heads, length, head_dim), grown by copying."""
 
     capacity: int
     length: int = 0
@@ -116,18 +116,18 @@ class TorchBackend:
     @full_float32()
     @torch.inference_mode()
     def run(self, stage: str, inputs: Arrays) -> dict[str, np.ndarray]:
-        """See Backend.run."""
+        """One stage other than the decoder: its contract's outputs as float32 arrays by name."""
         contract = self.contracts[stage]
         tensors = {name: self._to_device(array) for name, array in inputs.items()}
         result = self.stage(stage)(**tensors)
         results = result if isinstance(result, tuple) else (result,)
-        found = {tensor.name: to_numpy(value) for tensor, value in zip(contract.outputs, results, strict=True)}
+        outputs = {tensor.name: to_numpy(value) for tensor, value in zip(contract.outputs, results, strict=True)}
         if self._watched is not None:
-            self._watched.calls.setdefault(stage, (dict(inputs), found[contract.outputs[0].name]))
-        return found
+            self._watched.calls.setdefault(stage, (dict(inputs), outputs[contract.outputs[0].name]))
+        return outputs
 
     def start(self, capacity: int) -> TorchState:
-        """See Backend.start."""
+        """An empty cache with room for as many positions."""
         spec = self.spec.decoder
         empty = torch.zeros((1, spec.kv_heads, 0, spec.head_dim), dtype=self.dtype, device=self.device)
         return TorchState(capacity, 0, [(empty, empty) for _ in range(spec.layers)])
@@ -135,7 +135,7 @@ class TorchBackend:
     @full_float32()
     @torch.inference_mode()
     def forward(self, state: TorchState, inputs: Arrays, logit_positions: np.ndarray) -> np.ndarray:
-        """See Backend.forward."""
+        """Logits float32 (batch, positions asked, vocabulary) of tokens behind the cache, which grows by them."""
         tensors: dict[str, Any] = {name: self._to_device(array) for name, array in inputs.items()}
         batch, tokens = tensors["inputs_embeds"].shape[:2]
         if state.length + tokens > state.capacity:
@@ -146,10 +146,10 @@ class TorchBackend:
             **tensors, attention_mask=mask, logit_positions=positions, past_key_values=state.cache
         )
         state.length += tokens
-        found = to_numpy(logits)
+        values = to_numpy(logits)
         if self._watched is not None:
-            self._watched.calls.setdefault(DECODER, (dict(inputs), found))
-        return found
+            self._watched.calls.setdefault(DECODER, (dict(inputs), values))
+        return values
 
     def close(self) -> None:
         self._stages.clear()
@@ -205,13 +205,13 @@ def blocks(stage: nn.Module) -> dict[str, nn.Module]:
 
     The decoder's attention kernel, which serves all layers, is no block of its own.
     """
-    found: dict[str, nn.Module] = {}
+    blocks: dict[str, nn.Module] = {}
     for name, child in stage.named_children():
         if isinstance(child, nn.ModuleList):
-            found |= {f"{name}.{index}": member for index, member in enumerate(child)}
+            blocks |= {f"{name}.{index}": member for index, member in enumerate(child)}
         elif not isinstance(child, CachedAttention):
-            found[name] = child
-    return found
+            blocks[name] = child
+    return blocks
 
 
 def parts(stage: nn.Module) -> dict[str, nn.Module]:

@@ -40,10 +40,10 @@ def test_the_reference_says_what_the_published_code_says(name: str, streamed: bo
     checkpoint = open_checkpoint(GOLDENS / name)
     spec, weights = checkpoint.spec, checkpoint.weights
     backend = StreamedTorchBackend(spec, weights, chunk_bytes=4096) if streamed else TorchBackend(spec, weights)
-    found = answered(backend, checkpoint, chunk=7)
+    actual = answered(backend, checkpoint, chunk=7)
     for array, tolerance in TOLERANCES.items():
         expected = read_case(checkpoint.folder).outputs[array]
-        given = fitted(found.pieces.get(array) or [found.arrays[array]], expected)
+        given = fitted(actual.pieces.get(array) or [actual.arrays[array]], expected)
         assert max_abs(expected, given) <= tolerance, array
 
 
@@ -131,7 +131,7 @@ def test_the_connector_alone_with_two_heads():
     with torch.device("meta"):
         module = Resampler(spec, Kernels())
     load_parameters(module, "connector", weights, torch.float32, torch.device("cpu"))
-    found = module(torch.from_numpy(vision)).detach().numpy()
+    actual = module(torch.from_numpy(vision)).detach().numpy()
     assert spec.heads == 2
-    assert max_abs(expected, found) <= 2e-5
+    assert max_abs(expected, actual) <= 2e-5
     assert max_abs(positions, weights.tensor("connector.key_positions").numpy()) <= 2e-5

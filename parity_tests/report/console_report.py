@@ -33,15 +33,15 @@ def console(judgement: Judgement, only: str | None = None) -> str:
 
 def nearest_limit(judged: JudgedComparison) -> str:
     """The measured figure that comes nearest to its limit, among those where lower is better."""
-    found = [
+    shares = [
         (probe.measurement.metrics[limit.metric] / limit.bound, probe.measurement, limit)
         for probe in judged.probes
         for limit in probe.limits
         if limit.bound > 0 and not HIGHER_IS_BETTER[limit.metric] and limit.metric in probe.measurement.metrics
     ]
-    if not found:
+    if not shares:
         return ""
-    _, m, limit = max(found, key=lambda entry: entry[0])
+    _, m, limit = max(shares, key=lambda entry: entry[0])
     return f"; nearest its limit: {m.probe} {limit.metric} {number(m.metrics[limit.metric])} of {limit.bound:g}"
 
 

@@ -10,22 +10,29 @@ from parity_tests.report.headline import accuracy_lines, similarity_lines
 from parity_tests.report.markdown_report import number
 
 
-def markdown(found: Difference) -> str:
+def markdown(difference: Difference) -> str:
     """The whole text."""
-    said = "WORSE" if found.worse else "not worse"
-    counts = Counter(row.change for row in found.rows)
+    said = "WORSE" if difference.worse else "not worse"
+    counts = Counter(row.change for row in difference.rows)
     summary = ", ".join(f"{counts[change]} {change}" for change in Change if counts[change])
-    lines = [f"# {said}: {_name(found.before)} to {_name(found.after)}", "", f"{summary} of {len(found.rows)} figures.", ""]
-    if found.reasons:
-        lines += ["## What counts", "", *(f"- {reason}" for reason in found.reasons), ""]
+    lines = [
+        f"# {said}: {_name(difference.before)} to {_name(difference.after)}",
+        "",
+        f"{summary} of {len(difference.rows)} figures.",
+        "",
+    ]
+    if difference.reasons:
+        lines += ["## What counts", "", *(f"- {reason}" for reason in difference.reasons), ""]
     lines += ["## Verdicts", "", "| | before | after |", "|---|---|---|"]
-    lines.append(f"| verdict | {found.before.verdict} | {found.after.verdict} |")
-    lines.append(f"| first failure | {found.before.first_failure or 'none'} | {found.after.first_failure or 'none'} |")
+    lines.append(f"| verdict | {difference.before.verdict} | {difference.after.verdict} |")
+    lines.append(
+        f"| first failure | {difference.before.first_failure or 'none'} | {difference.after.first_failure or 'none'} |"
+    )
     for name, read in (("similarity", similarity_lines), ("task accuracy", accuracy_lines)):
-        lines.append(f"| {name} | {read(found.before.run)[0]} | {read(found.after.run)[0]} |")
+        lines.append(f"| {name} | {read(difference.before.run)[0]} | {read(difference.after.run)[0]} |")
     lines.append("")
     for change in (Change.WORSE, Change.BETTER, Change.NEW, Change.GONE):
-        rows = [row for row in (*found.rows, *found.accuracy) if row.change is change]
+        rows = [row for row in (*difference.rows, *difference.accuracy) if row.change is change]
         if rows:
             lines += [f"## {str(change).capitalize()}", "", *_table(rows), ""]
     return "\n".join(lines).rstrip() + "\n"

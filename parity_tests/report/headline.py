@@ -24,15 +24,15 @@ def similarity_lines(run: Run) -> list[str]:
             f"first token equal at {100 * agreement:.1f} % of positions; {equal} leading greedy tokens of {tokens} equal",
             "package as delivered against full precision, end to end",
         ]
-    found = [
+    cosines = [
         (judged.name, m.metrics["worst_row_cosine"])
         for judged in run.comparisons
         for m in judged.measurements
         if m.stage == "decoder" and "worst_row_cosine" in m.metrics
     ]
-    if not found:
+    if not cosines:
         return ["similarity not measured", "no logits were compared; give the checkpoint with --reference"]
-    name, lowest = min(found, key=lambda pair: pair[1])
+    name, lowest = min(cosines, key=lambda pair: pair[1])
     return [f"cosine {lowest:.4f}", f"lowest of any logits position, comparison {name}"]
 
 

@@ -32,20 +32,22 @@ def stage_plot(judgement: Judgement) -> str:
     figures: list[tuple[str, ...]] = []
     for stage in (PREPROCESS, *STAGES):
         for name in dict.fromkeys(judged.comparison.name for judged in judgement.comparisons):
-            found = [
+            probes = [
                 (probe.measurement.metrics, probe)
                 for judged in judgement.comparisons
                 if judged.comparison.name == name
                 for probe in judged.probes
                 if probe.measurement.stage == stage and probe.measurement.metrics
             ]
-            values = [metrics.get("relative_max", metrics.get("mismatches", 0.0)) for metrics, _ in found]
-            if not found or (stage == PREPROCESS and name == "loss"):
+            values = [metrics.get("relative_max", metrics.get("mismatches", 0.0)) for metrics, _ in probes]
+            if not probes or (stage == PREPROCESS and name == "loss"):
                 continue
-            limits = [limit.bound for _, p in found for limit in p.limits if limit.metric in ("relative_max", "max_abs")]
-            tokens = [p for _, p in found if "mismatches" in p.measurement.metrics]
+            limits = [limit.bound for _, p in probes for limit in p.limits if limit.metric in ("relative_max", "max_abs")]
+            tokens = [p for _, p in probes if "mismatches" in p.measurement.metrics]
             worst = (
-                max(m["relative_max"] for m, _ in found if "relative_max" in m) if len(tokens) < len(found) else max(values)
+                max(m["relative_max"] for m, _ in probes if "relative_max" in m)
+                if len(tokens) < len(probes)
+                else max(values)
             )
             rows.append(
                 svg.Bar(
@@ -119,8 +121,8 @@ def _positions(question: str, judgement: Judgement) -> str:
         name = judged.comparison.name
         if judged.comparison.question != question or (name == "implementation" and _has(judgement, "kernels")):
             continue
-        found = {p.measurement.probe: p.measurement.series for p in judged.probes if "kl" in p.measurement.series}
-        prompt, answer = found.get("prefill_logits", {}), found.get("step_logits", {})
+        curves = {p.measurement.probe: p.measurement.series for p in judged.probes if "kl" in p.measurement.series}
+        prompt, answer = curves.get("prefill_logits", {}), curves.get("step_logits", {})
         values = [*prompt.get("kl", ()), *answer.get("kl", ())]
         first = [*prompt.get("top1", ()), *answer.get("top1", ())]
         if not values:
@@ -165,8 +167,8 @@ def token_plot(answer: Answer) -> str:
 
 def golden_tokens(judged: JudgedComparison) -> str:
     """Token agreement of the token probes of a comparison that has no recorded answers."""
-    found = [p.measurement for p in judged.probes if {"reference", "candidate"} <= set(p.measurement.series)]
+    tokens = [p.measurement for p in judged.probes if {"reference", "candidate"} <= set(p.measurement.series)]
     return "".join(
         figure(f"Token agreement: {m.probe}", svg.tokens(m.probe, m.series["reference"], m.series["candidate"]))
-        for m in found
+        for m in tokens
     )

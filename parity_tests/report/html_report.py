@@ -53,16 +53,16 @@ def _section(heading: str, content: str) -> str:
 
 def _top(judgement: Judgement, title: str) -> str:
     """Verdict, first failure, first diverging stage, and the way through the stages with a mark on each."""
-    run, found = judgement.run, judgement.run.divergence
+    run, divergence = judgement.run, judgement.run.divergence
     said = escape(judgement.first_failure) if judgement.first_failure else "Every judged probe is within its limits."
     if judgement.verdict is Verdict.NOT_RUN:
         said = "Nothing could be compared; see Not run."
     where = ""
-    if found is not None and found.stage:
-        note = f" ({escape(found.note)})" if found.note else ""
-        where = f"<p>First divergence: <strong>{escape(found.place)}</strong>{note}</p>"
-    elif found is not None:
-        where = f"<p>Stage by stage: {escape(found.note)}.</p>"
+    if divergence is not None and divergence.stage:
+        note = f" ({escape(divergence.note)})" if divergence.note else ""
+        where = f"<p>First divergence: <strong>{escape(divergence.place)}</strong>{note}</p>"
+    elif divergence is not None:
+        where = f"<p>Stage by stage: {escape(divergence.note)}.</p>"
     steps = []
     for stage in (PREPROCESS, *STAGES):
         verdict = _stage_verdict(judgement, stage)

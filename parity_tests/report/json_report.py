@@ -118,10 +118,10 @@ def _rounded_all(value: Any) -> Any:
 
 
 def _divergence(judgement: Judgement) -> dict[str, Any] | None:
-    found = judgement.run.divergence
-    if found is None:
+    divergence = judgement.run.divergence
+    if divergence is None:
         return None
-    return {"stage": found.stage, "block": found.block, "note": found.note, "step": found.step}
+    return {"stage": divergence.stage, "block": divergence.block, "note": divergence.note, "step": divergence.step}
 
 
 def probe_json(probe: JudgedProbe) -> dict[str, Any]:

@@ -74,13 +74,13 @@ def _case(suite: ElementTree.Element, classname: str, name: str) -> ElementTree.
 
 
 def _failure(case: ElementTree.Element, message: str, judgement: Judgement, probe: JudgedProbe, reason: str = "") -> None:
-    found = ElementTree.SubElement(case, "failure", message=_clean(message), type="parity")
+    failure = ElementTree.SubElement(case, "failure", message=_clean(message), type="parity")
     told = [f"probe {probe.measurement.probe}, stage {probe.measurement.stage}: {message}"]
     told += [f"limit: {reason}"] if reason else []
     place = judgement.run.divergence
     if place is not None and place.stage:
         told.append(f"first divergence: {place.place}" + (f" ({place.note})" if place.note else ""))
-    found.text = _clean("\n".join(told))
+    failure.text = _clean("\n".join(told))
 
 
 def _not_run(root: ElementTree.Element, judgement: Judgement, prefix: str) -> None:

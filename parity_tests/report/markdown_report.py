@@ -74,13 +74,13 @@ def cell(text: str) -> str:
 
 
 def _divergence(judgement: Judgement) -> str:
-    found = judgement.run.divergence
-    assert found is not None
-    if not found.stage:
-        return f"Stage by stage: {found.note}."
-    place = f"First diverging stage: `{found.stage}`" + (f", block `{found.block}`" if found.block else "")
-    place += f", answer step {found.step}" if found.step else ""
-    return place + (f" ({found.note})." if found.note else ".")
+    divergence = judgement.run.divergence
+    assert divergence is not None
+    if not divergence.stage:
+        return f"Stage by stage: {divergence.note}."
+    place = f"First diverging stage: `{divergence.stage}`" + (f", block `{divergence.block}`" if divergence.block else "")
+    place += f", answer step {divergence.step}" if divergence.step else ""
+    return place + (f" ({divergence.note})." if divergence.note else ".")
 
 
 def _comparison(judged: JudgedComparison) -> list[str]:

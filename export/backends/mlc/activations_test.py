@@ -32,8 +32,8 @@ LAYERS = 2
 
 
 def published(family: str) -> ModelSpec:
-    found = families()[family]
-    spec = found.spec(found.published_config("", "full"), EmptySource())
+    record = families()[family]
+    spec = record.spec(record.published_config("", "full"), EmptySource())
     return replace(spec, vision=replace(spec.vision, layers=LAYERS), decoder=replace(spec.decoder, layers=LAYERS))
 
 
@@ -54,9 +54,9 @@ def planned(spec: ModelSpec) -> dict[str, int]:
 @pytest.mark.parametrize("family", ["minicpm-v", "omnilmm-12b", "xverse-v", "awaker2.5-vl", "cogvlm2"])
 def test_prediction_is_within_15_percent_of_the_plan(family):
     spec = published(family)
-    found = planned(spec)
-    prefill = max(found.get(name, 0) for name in ("prefill", "run_decoder"))
-    assert image_activations(spec, HALF) == pytest.approx(found["image_embed"], rel=0.15)
+    memory = planned(spec)
+    prefill = max(memory.get(name, 0) for name in ("prefill", "run_decoder"))
+    assert image_activations(spec, HALF) == pytest.approx(memory["image_embed"], rel=0.15)
     assert decoder_activations(spec.decoder, LIMITS.prefill_chunk, HALF) == pytest.approx(prefill, rel=0.15)
 
 

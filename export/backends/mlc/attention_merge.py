@@ -28,9 +28,9 @@ class SafeMerge(ModulePass):
 
     def requires(self, mod: IRModule) -> None:
         """Raise AssertionError when this TVM version calls the kernel differently."""
-        found = _replaced(mod)
-        if len(found) != 1 or len(mod[found[0]].params) != 4:
-            raise AssertionError(f"expected one kernel {REPLACED} of four arguments, found {found}")
+        replaced = _replaced(mod)
+        if len(replaced) != 1 or len(mod[replaced[0]].params) != 4:
+            raise AssertionError(f"expected one kernel {REPLACED} of four arguments, found {replaced}")
 
     def rewrite(self, mod: IRModule) -> IRModule:
         variable = _replaced(mod)[0]
@@ -61,6 +61,7 @@ def merge_kernel(dtype: str) -> tirx.PrimFunc:
                     T.where(block * THREADS + thread < rows * heads)
                     largest = T.sblock_alloc_buffer((1,), "float32", scope="local")
                     share = T.sblock_alloc_buffer((2,), "float32", scope="local")
+                    # powers of the difference from the larger one: neither can overflow
                     largest[0] = T.max(sums[row, head], other_sums[row, head])
                     share[0] = T.exp2(sums[row, head] - largest[0])
                     share[1] = T.exp2(other_sums[row, head] - largest[0])
@@ -73,6 +74,7 @@ def merge_kernel(dtype: str) -> tirx.PrimFunc:
                             / (share[0] + share[1]),
                             dtype,
                         )
+                    # the one write to `sums`, after all reads of this row and head by the same thread
                     sums[row, head] = T.log2(share[0] + share[1]) + largest[0]
 
     return merge

@@ -16,7 +16,7 @@ from export.backends.base import Build, BuildOptions, ExportBackend, Prediction,
 from export.backends.mlc.record import VISION_PRECISIONS
 from export.backends.mlc.schemes import Scheme, scheme_of
 from export.backends.mlc.support import decoder_sides
-from export.quantisation.spec import Assignment, Form, LayerShape
+from export.quantisation.spec import Assignment, LayerShape, Storage
 from runtime_py.backends import records
 from runtime_py.contracts import DECODER, EMBED
 from runtime_py.errors import UnsupportedModelError, UsageError
@@ -83,16 +83,16 @@ def assign(layers: list[LayerShape], scheme: Scheme, extra: Mapping[str, Any]) -
     vision = extra.get("vision_precision", "fp16")
     if vision not in VISION_PRECISIONS:
         raise UsageError(f"vision precision {vision!r}", "fp16 or int4 in an MLC package", "change --vision-precision")
-    whole = Form.FP32 if scheme.model_dtype == "float32" else Form.FP16
+    whole = Storage.FP32 if scheme.model_dtype == "float32" else Storage.FP16
     found = {}
     for layer in layers:
         tail = f"; {layer.columns} columns end in a short group" if layer.columns % 32 else ""
         if not scheme.grid:
             found[layer.name] = Assignment(layer, whole, reason=f"{scheme.name} quantises nothing")
         elif layer.role in QUANTISED_ROLES:
-            found[layer.name] = Assignment(layer, Form.INT4, scheme.grid, f"{layer.role} matrix in groups of 32{tail}")
+            found[layer.name] = Assignment(layer, Storage.INT4, scheme.grid, f"{layer.role} matrix in groups of 32{tail}")
         elif vision == "int4" and layer.role in ("vision", "connector"):
-            found[layer.name] = Assignment(layer, Form.INT4, scheme.grid, f"int4 was asked for the vision side{tail}")
+            found[layer.name] = Assignment(layer, Storage.INT4, scheme.grid, f"int4 was asked for the vision side{tail}")
         else:
             reason = "adapters are small" if layer.role == "adapter" else "image features lose too much in four bits"
             if tail:

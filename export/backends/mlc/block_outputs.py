@@ -45,9 +45,9 @@ class BlockOutputs:
         def traced(*arguments: Any) -> list[Tensor]:
             self._seen = {}
             run(*arguments)
-            found, self._seen = self._seen, None
-            self.names[stage] = list(found)
-            return list(found.values())
+            seen, self._seen = self._seen, None
+            self.names[stage] = list(seen)
+            return list(seen.values())
 
         return traced
 

@@ -47,7 +47,7 @@ def _stage_functions(library: ModelLibrary) -> dict[str, nn.spec.MethodSpec]:
     patch, stages = library.model.image.patch, contracts(library.model)
     image = nn.spec.Tensor([1, rows * patch, columns * patch, 3], "uint8")
     sizes = {name: nn.spec.Int() for name in ("resize_h", "resize_w", "crop_h", "crop_w")}
-    found = {
+    functions = {
         "embed": _method(library.embed, {"ids": nn.spec.Tensor(["seq_len"], "int32")}),
         "image_embed": _method(library.image_embed, {"image": image, **sizes}),
         VISION: _method(library.run_vision, _inputs(stages[VISION].inputs)),
@@ -56,8 +56,8 @@ def _stage_functions(library: ModelLibrary) -> dict[str, nn.spec.MethodSpec]:
     sides = [*side_inputs(library.model, VISION), *side_inputs(library.model, CONNECTOR)]
     if sides:
         image = nn.spec.Tensor([1, "height", "width", 3], "uint8")
-        found["image_embed_slice"] = _method(library.image_embed_slice, {"image": image, **_inputs(sides)})
-    return found
+        functions["image_embed_slice"] = _method(library.image_embed_slice, {"image": image, **_inputs(sides)})
+    return functions
 
 
 def _decoder_functions(library: ModelLibrary) -> dict[str, nn.spec.MethodSpec]:
@@ -73,7 +73,7 @@ def _decoder_functions(library: ModelLibrary) -> dict[str, nn.spec.MethodSpec]:
         )
     )
     positions = nn.spec.Tensor(["outputs"], "int32")
-    found = {
+    functions = {
         "prefill": _method(library.prefill, {"embeds": one, "cache": cache}),
         "decode": _method(library.decode, {"embeds": step, "cache": cache}),
         "batch_prefill": _method(library.batch_prefill, {"embeds": one, "logit_positions": positions, "cache": cache}),
@@ -82,11 +82,11 @@ def _decoder_functions(library: ModelLibrary) -> dict[str, nn.spec.MethodSpec]:
     }
     sides = decoder_sides(library.model)
     if isinstance(library.model.decoder.adapter, RoutedLora):
-        found = {name: method for name, method in found.items() if name not in UNROUTED}
+        functions = {name: method for name, method in functions.items() if name not in UNROUTED}
     if sides:
         arguments = {"embeds": one, "logit_positions": positions, **_inputs(sides), "cache": cache}
-        found["run_decoder"] = _method(library.run_decoder, arguments)
-    return found
+        functions["run_decoder"] = _method(library.run_decoder, arguments)
+    return functions
 
 
 def _service_functions(library: ModelLibrary) -> dict[str, nn.spec.MethodSpec]:

@@ -49,6 +49,7 @@ def _bias(v, logits, positions, tokens, bias):
 
 @T.macro
 def _penalty(v, logits, sequences, positions, tokens, counts, penalties):
+    # presence, then frequency times the number of occurrences, then repetition, which has to lower a logit of either sign
     logits[sequences[positions[v]], tokens[v]] = logits[sequences[positions[v]], tokens[v]] - (
         penalties[positions[v], 0] + T.cast(counts[v], "float32") * penalties[positions[v], 1]
     )
@@ -61,6 +62,7 @@ def _penalty(v, logits, sequences, positions, tokens, counts, penalties):
 
 @T.macro
 def _mask(s, v, logits, sequences, bitmask):
+    # bit v % 32 of word v // 32 allows token v; & 1 also drops the ones that a signed shift brings in from the left
     logits[sequences[s], v] = T.if_then_else(
         (bitmask[sequences[s], v // 32] >> (v % 32)) & 1 == 1, logits[sequences[s], v], T.min_value("float32")
     )

@@ -62,8 +62,8 @@ class Constants(nn.Module):
         self.names = tuple(shapes)
 
     def values(self) -> dict[str, Tensor]:
-        found = {name: getattr(self, name) for name in self.names}
-        return {name: value.astype("int32") if name in self.integers else value for name, value in found.items()}
+        constants = {name: getattr(self, name) for name in self.names}
+        return {name: value.astype("int32") if name in self.integers else value for name, value in constants.items()}
 
 
 class ModelLibrary(nn.Module):

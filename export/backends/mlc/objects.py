@@ -49,6 +49,7 @@ def read_object(data: bytes, name: str = "object") -> ObjectFile:
 
 def _read_elf(data: bytes) -> ObjectFile:
     (machine,) = struct.unpack_from("<H", data, 18)
+    # ELF64 header: machine at 18, offset of the section table at 40, size and number of its entries at 58
     (table,) = struct.unpack_from("<Q", data, 40)
     entry, count = struct.unpack_from("<HH", data, 58)
     sections = [struct.unpack_from("<IIQQQQIIQQ", data, table + i * entry) for i in range(count)]
@@ -58,6 +59,7 @@ def _read_elf(data: bytes) -> ObjectFile:
         if section[1] != 2:  # SHT_SYMTAB
             continue
         strings = sections[section[6]]
+        # an Elf64_Sym takes 24 bytes: name, info, other, section index, value, size
         for at in range(section[4], section[4] + section[5], 24):
             name_at, info, _, index = struct.unpack_from("<IBBH", data, at)
             if info >> 4 in (1, 2) and name_at:  # global, weak
@@ -69,11 +71,13 @@ def _read_mach(data: bytes) -> ObjectFile:
     _, machine, _, _, count, _, _ = struct.unpack_from("<7I", data, 0)
     defined: set[str] = set()
     undefined: set[str] = set()
+    # load commands follow the header of a 64-bit Mach-O file
     at = 32
     for _ in range(count):
         command, size = struct.unpack_from("<II", data, at)
         if command == 2:  # LC_SYMTAB
             symbols, number, strings, _ = struct.unpack_from("<4I", data, at + 8)
+            # a struct nlist_64 takes 16 bytes; N_TYPE of 0 means undefined
             for symbol in range(symbols, symbols + 16 * number, 16):
                 name_at, kind, _, _, _ = struct.unpack_from("<IBBHQ", data, symbol)
                 if kind & 0x01:  # N_EXT
@@ -106,22 +110,22 @@ def check_library(tar: Path, model_lib: str) -> dict[str, ObjectFile]:
     Raises:
         PackageError: the marker symbol is missing, or symbols outside the C library and TVM are undefined.
     """
-    found = {name: read_object(data, name) for name, data in members(tar).items()}
+    object_files = {name: read_object(data, name) for name, data in members(tar).items()}
     marker = model_lib.replace("-", "_") + "_" + MARKER
-    defined = frozenset().union(*(item.defined for item in found.values()))
+    defined = frozenset().union(*(item.defined for item in object_files.values()))
     if marker not in defined:
         raise PackageError(
             f"{tar.name} does not define {marker}", "the marker of its model library", "export the package again"
         )
     foreign = sorted(
         name
-        for item in found.values()
+        for item in object_files.values()
         for name in item.undefined - defined
         if not name.startswith("TVMFFI") and name not in C_LIBRARY
     )
     if foreign:
         raise PackageError(f"{tar.name} needs {', '.join(foreign)}", "only TVMFFI* and the C library", "report this model")
-    return found
+    return object_files
 
 
 C_LIBRARY = frozenset({"memset", "memcpy", "memmove", "expf", "erff", "tanhf", "logf", "sinf", "cosf", "powf", "sqrtf"})

@@ -53,8 +53,8 @@ def make_overview(spec: ModelSpec, processor: Processor) -> Overview:
         assert isinstance(rows, int)
         return Overview(size, grid, rows, {})
     pieces = processor.images([np.zeros((size, size, 3), np.uint8)])
-    found: dict[str, Any] = {**pieces[0].vision, **pieces[0].connector}
-    cells = found["pixel_values"].shape
+    arrays: dict[str, Any] = {**pieces[0].vision, **pieces[0].connector}
+    cells = arrays["pixel_values"].shape
     whole = cells[1] == grid[0] * grid[1] if len(cells) == 3 else cells[2:] == (size, size)
     if len(pieces) != 1 or not whole:
         raise UnsupportedModelError(
@@ -62,7 +62,7 @@ def make_overview(spec: ModelSpec, processor: Processor) -> Overview:
             "one piece of the same size, as the phone's engine sends one square picture",
             "give the family an overview that its processor leaves alone (ModelSpec.image)",
         )
-    return Overview(size, grid, pieces[0].rows, {name: np.asarray(found[name]) for name in wanted})
+    return Overview(size, grid, pieces[0].rows, {name: np.asarray(arrays[name]) for name in wanted})
 
 
 def overview_shapes(spec: ModelSpec, overview: Overview) -> dict[str, tuple[int, ...]]:

@@ -54,7 +54,7 @@ class PackageParts:
     def model_lib(self) -> str:
         """Name of the library: what it is, and a digest of everything that decides its code."""
         facts = [self.spec.vision, self.spec.connector, self.spec.embed, self.spec.decoder, self.limits, self.overview.grid]
-        layers = sorted((name, str(assignment.form)) for name, assignment in self.build.assignments.items())
+        layers = sorted((name, str(assignment.storage)) for name, assignment in self.build.assignments.items())
         digest = hashlib.md5(repr((facts, layers)).encode(), usedforsecurity=False).hexdigest()[:8]
         return f"{self.model_type}_{self.scheme.name}_{digest}"
 

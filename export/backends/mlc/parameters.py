@@ -16,7 +16,7 @@ import numpy as np
 from export.backends.mlc.schemes import Scheme
 from export.backends.mlc.shards import HALVED, RAW, StoredTensor
 from export.quantisation.codes import Codes, CodeSource, WeightProvider
-from export.quantisation.spec import Assignment, Form
+from export.quantisation.spec import Assignment, Storage
 from runtime_py.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -59,21 +59,21 @@ def parameter_list(
     rename: Callable[[str], str] = lambda name: name,
 ) -> list[Parameter]:
     """The package's parameters for canonical ``shapes``, in their order."""
-    found = []
+    listed = []
     for target, shape in shapes.items():
         layer = target.removesuffix(".weight")
         assignment = assignments.get(layer)
-        if assignment is None or assignment.form is not Form.INT4:
-            found.append(Parameter(rename(target), target, shape, scheme.model_dtype))
+        if assignment is None or assignment.storage is not Storage.INT4:
+            listed.append(Parameter(rename(target), target, shape, scheme.model_dtype))
             continue
         words, scales = quantised_shapes(*shape)
         swap = scheme.transposed and assignment.layer.role != "embedding"
         if swap:
             words, scales = words[::-1], scales[::-1]
         stem = rename(target).removesuffix(".weight")
-        found.append(Parameter(f"{stem}.q_weight", target, words, "uint32", "q_weight", swap))
-        found.append(Parameter(f"{stem}.q_scale", target, scales, scheme.model_dtype, "q_scale", swap))
-    return found
+        listed.append(Parameter(f"{stem}.q_weight", target, words, "uint32", "q_weight", swap))
+        listed.append(Parameter(f"{stem}.q_scale", target, scales, scheme.model_dtype, "q_scale", swap))
+    return listed
 
 
 class ParameterBytes:
@@ -142,6 +142,7 @@ class ParameterBytes:
     def _transposed(self, parameter: Parameter, layer: str, encoding: str) -> Iterator[bytes]:
         codes = self.codes.rows(layer, 0, self.weights.shape(parameter.target)[0])
         if parameter.part == "q_weight":
+            # eight codes of one row make a word first; then the words' axes are swapped, not the codes'
             yield np.ascontiguousarray(pack(codes).view("<u4").T).tobytes()
         else:
             yield file_bytes(codes.scales.T.contiguous(), parameter, encoding, self.scheme.model_dtype)
@@ -180,6 +181,7 @@ def file_bytes(tensor: Tensor, parameter: Parameter, encoding: str, dtype: str =
     if dtype == "float32":
         values = cast.numpy()
         return bfloat16_bits(values).tobytes() if encoding == HALVED else values.tobytes()
+    # a view of another item size needs an axis, which a scalar has not
     return cast.view(torch.uint8).numpy().tobytes() if cast.ndim else cast[None].view(torch.uint8).numpy().tobytes()
 
 
@@ -187,5 +189,7 @@ def bfloat16_bits(values: np.ndarray) -> np.ndarray:
     """float32 to bfloat16 bits, to nearest even; values beyond the largest bfloat16 are truncated to it."""
     bits = values.view(np.uint32)
     limit = np.uint32(0x7F7F0000).view(np.float32)
+    # half of the last bit that stays, less one where that bit is even: ties go to even. Above `limit` it would carry
+    # into infinity
     bias = np.where(np.abs(values) < limit, ((bits >> 16) & 1) + np.uint32(0x7FFF), np.uint32(0))
     return ((bits + bias) >> 16).astype("<u2")

@@ -11,7 +11,7 @@ from export.backends.mlc.parameters import ParameterBytes, parameter_list
 from export.backends.mlc.schemes import SCHEMES, scheme_of
 from export.quantisation.codes import RoundToNearest
 from export.quantisation.grids import GRIDS
-from export.quantisation.spec import Assignment, Form, LayerShape
+from export.quantisation.spec import Assignment, LayerShape, Storage
 from runtime_py.errors import CheckpointError, UsageError
 
 SHAPES = {"a.weight": (10, 80), "b.weight": (6, 64), "norm.weight": (80,)}
@@ -34,12 +34,12 @@ class Weights:
 
 def reader(name: str, weights: Weights) -> tuple[ParameterBytes, list[parameters.Parameter]]:
     scheme = SCHEMES[name]
-    found = {
-        layer: Assignment(LayerShape(layer, "decoder", *SHAPES[f"{layer}.weight"]), Form.INT4, scheme.grid)
+    assignments = {
+        layer: Assignment(LayerShape(layer, "decoder", *SHAPES[f"{layer}.weight"]), Storage.INT4, scheme.grid)
         for layer in ("a", "b")
     }
-    listed = parameter_list(SHAPES, found, scheme)
-    return ParameterBytes(weights, RoundToNearest(weights, found, GRIDS), scheme), listed
+    listed = parameter_list(SHAPES, assignments, scheme)
+    return ParameterBytes(weights, RoundToNearest(weights, assignments, GRIDS), scheme), listed
 
 
 def content(name: str, order=None) -> dict[str, bytes]:
@@ -76,7 +76,7 @@ def test_bytes_do_not_depend_on_chunks_or_order(monkeypatch):
 
 def test_transposed_layout_is_the_transpose():
     plain, swapped = content("q4f16_1"), content("q4f16_0")
-    words, swapped_words = (np.frombuffer(found["a.q_weight"], "<u4") for found in (plain, swapped))
+    words, swapped_words = (np.frombuffer(packed["a.q_weight"], "<u4") for packed in (plain, swapped))
     assert np.array_equal(swapped_words.reshape(12, 10), words.reshape(10, 12).T)
     assert np.array_equal(
         np.frombuffer(swapped["a.q_scale"], "<f2").reshape(3, 10), np.frombuffer(plain["a.q_scale"], "<f2").reshape(10, 3).T

@@ -9,7 +9,7 @@ from export.backends.base import BuildOptions, Prediction
 from export.backends.mlc.activations import decoder_activations, image_activations
 from export.backends.mlc.parameters import CHUNK_BYTES, quantised_shapes
 from export.backends.mlc.schemes import Scheme, scheme_of
-from export.quantisation.spec import Assignment, Form
+from export.quantisation.spec import Assignment, Storage
 from export.specs import ModelSpec
 from runtime_py.contracts import STAGES
 from targets.base import Limits
@@ -28,7 +28,7 @@ COMPILER_PER_LAYER = 2 << 20
 
 
 def predict(spec: ModelSpec, options: BuildOptions, assignments: Mapping[str, Assignment]) -> Prediction:
-    """See ExportBackend.predict."""
+    """Bytes of an MLC package by file, on the device by part, and the exporter's peak; nothing is read or built."""
     from export.modules.build import parameter_shapes
 
     scheme = scheme_of(options.precision)
@@ -49,7 +49,7 @@ def parameter_bytes(target: str, shape: tuple[int, ...], assignments: Mapping[st
     """Bytes of one parameter on the device, which are those in the file but for q4f32_1's halved scales."""
     item = 2 if scheme.model_dtype == "float16" else 4
     assignment = assignments.get(target.removesuffix(".weight"))
-    if assignment is None or assignment.form is not Form.INT4:
+    if assignment is None or assignment.storage is not Storage.INT4:
         return math.prod(shape) * item
     words, scales = quantised_shapes(*shape)
     return math.prod(words) * 4 + math.prod(scales) * item

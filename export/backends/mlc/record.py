@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from export.backends.record import VISION, Backend, BackendOption
 from export.quantisation.grid_mlc import MlcGrid
-from export.quantisation.spec import Form
+from export.quantisation.spec import Storage
 from runtime_py.backends import records
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ BACKEND = Backend(
     exporter=_exporter,
     tools=("torch", "apache-tvm", "apache-tvm-ffi"),
     grids=(MlcGrid("q4f16_1", "float16"), MlcGrid("q4f32_1", "float32")),
-    wider={Form.FP16: ""},
+    wider={Storage.FP16: ""},
     options=(BackendOption("vision_precision", "--vision-precision", VISION_PRECISIONS, VISION),),
     target_files={"android": _app_configuration, "ios": _app_configuration},
 )

@@ -19,6 +19,7 @@ def _probabilities(logits: te.Tensor, temperature: te.Tensor) -> te.Tensor:
 
     def weight(b: tirx.Var, v: tirx.Var) -> tirx.Expr:
         cold = temperature[b] <= tirx.const(1e-5, "float32")
+        # Select computes both of its values, so that the one not taken must not divide by zero
         divisor = tirx.Select(cold, tirx.const(1.0, "float32"), temperature[b])
         hot = tirx.exp((logits[b, 0, v] - largest[b]) / divisor)
         return tirx.Select(cold, (logits[b, 0, v] == largest[b]).astype("float32"), hot)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from export.backends.base import Build, BuildOptions, ExportBackend, Prediction, Step
 from export.backends.onnx.choices import OnnxChoices, assign, choices
-from export.quantisation.spec import Assignment, Form
+from export.quantisation.spec import Assignment, Storage
 from runtime_py.backends import records
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, STAGES, VISION
 
@@ -79,8 +79,8 @@ def block_outputs(graph: Path) -> dict[str, str]:
     import onnx
 
     nodes = onnx.load(str(graph), load_external_data=False).graph.node
-    found = (BLOCK_OUTPUT.match(name) for node in nodes for name in node.output)
-    return {match["block"]: match.string for match in found if match}
+    matches = (BLOCK_OUTPUT.match(name) for node in nodes for name in node.output)
+    return {match["block"]: match.string for match in matches if match}
 
 
 def stage_model(spec: ModelSpec, stage: str, chosen: OnnxChoices, assignments: Mapping[str, Assignment]) -> Any:
@@ -115,5 +115,5 @@ def _write(build: Build, stage: str) -> list[Path]:
 
 def _dtypes(stage: str, chosen: OnnxChoices, build: Build) -> dict[str, Any]:
     """How a stage's matrices are stored, and what it computes in."""
-    forms = sorted({str(a.form) for name, a in build.assignments.items() if name.startswith(f"{stage}.")})
-    return {"weights": forms or [str(Form.FP32)], "compute": "float32"}
+    storages = sorted({str(a.storage) for name, a in build.assignments.items() if name.startswith(f"{stage}.")})
+    return {"weights": storages or [str(Storage.FP32)], "compute": "float32"}

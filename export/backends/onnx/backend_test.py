@@ -23,7 +23,7 @@ from export.modules.build import build_stage
 from export.modules.kernels import Kernels
 from export.quantisation.codes import DequantisedWeights, RoundToNearest, WeightProvider
 from export.quantisation.grids import GRIDS
-from export.quantisation.spec import Form, LayerShape
+from export.quantisation.spec import LayerShape, Storage
 from export.specs import ModelSpec, VisionSpec
 from export.stages import contracts
 from runtime_py.backends.ort import OrtBackend
@@ -340,10 +340,10 @@ def test_a_matrix_that_does_not_fill_its_blocks_says_so() -> None:
     backend = OnnxBackend()
     found = backend.assignments(spec, BuildOptions(TARGET, "int4", TARGET.limits, {}))
     fc2 = found["vision_encoder.blocks.0.mlp.fc2"]
-    assert (fc2.form, fc2.grid) == (Form.INT8, "ort_int8_b32")
+    assert (fc2.storage, fc2.grid) == (Storage.INT8, "ort_int8_b32")
     assert "89 columns are no multiple, the last block holds 25" in fc2.reason
-    assert found["decoder.head"].form is Form.INT4
-    assert {a.form for name, a in found.items() if name.startswith("connector.")} == {Form.FP16}
+    assert found["decoder.head"].storage is Storage.INT4
+    assert {a.storage for name, a in found.items() if name.startswith("connector.")} == {Storage.FP16}
     with pytest.raises(UsageError, match="vision_precision=int3"):
         backend.assignments(spec, BuildOptions(TARGET, "int4", TARGET.limits, {"vision_precision": "int3"}))
     with pytest.raises(UsageError, match="precision int2"):
@@ -383,4 +383,4 @@ def test_the_4304_wide_layer_is_decided_from_its_shape() -> None:
     rows = assign(fc2, OnnxChoices("int4", "int8", "int8"))
     assert (rows.grid, "4304 columns need be no multiple" in rows.reason) == ("ort_int8_row", True)
     narrow = assign(LayerShape("embed_tokens.table", "embedding", 256, 48), OnnxChoices("int4", "int8", "int8"))
-    assert (narrow.form, narrow.reason) == (Form.FP16, "48 columns are no multiple of 32")
+    assert (narrow.storage, narrow.reason) == (Storage.FP16, "48 columns are no multiple of 32")

@@ -8,7 +8,7 @@ from typing import Any
 
 from export.backends.base import BuildOptions
 from export.backends.onnx.record import BACKEND
-from export.quantisation.spec import Assignment, Form, LayerShape
+from export.quantisation.spec import Assignment, LayerShape, Storage
 from runtime_py.errors import UsageError
 
 ALLOWED: dict[str, tuple[Any, ...]] = {
@@ -77,32 +77,34 @@ def assign(layer: LayerShape, chosen: OnnxChoices) -> Assignment:
         by_role["head"] = chosen.head_precision
     asked = by_role.get(layer.role, chosen.precision)
     if asked in {"fp32", "fp16"}:
-        return Assignment(layer, Form(asked), reason=f"{layer.role} layers are stored in {asked}")
+        return Assignment(layer, Storage(asked), reason=f"{layer.role} layers are stored in {asked}")
     if layer.role == "vision":
         return _vision(layer, asked)
     if layer.role == "embedding":
         return _embedding(layer, asked)
     if layer.role == "connector":
-        return Assignment(layer, Form.FP16, reason="connector layers are small and stay in fp16")
+        return Assignment(layer, Storage.FP16, reason="connector layers are small and stay in fp16")
     if layer.role == "adapter":
-        return Assignment(layer, Form.INT8, "ort_int8_b32", "adapters keep eight bits" + _tail(layer.columns, 32))
+        return Assignment(layer, Storage.INT8, "ort_int8_b32", "adapters keep eight bits" + _tail(layer.columns, 32))
     block = chosen.block_size
     four = f"ort_int4_b{block}" if chosen.symmetric else f"ort_int4_asym_b{block}"
     grid = f"ort_int8_b{block}" if asked == "int8" else four
-    return Assignment(layer, Form(asked), grid, f"blocks of {block}" + _tail(layer.columns, block))
+    return Assignment(layer, Storage(asked), grid, f"blocks of {block}" + _tail(layer.columns, block))
 
 
 def _vision(layer: LayerShape, asked: str) -> Assignment:
     if asked == "int8":
         reason = f"one scale a row, so that {layer.columns} columns need be no multiple of a block"
-        return Assignment(layer, Form.INT8, "ort_int8_row", reason)
-    return Assignment(layer, Form.INT8, "ort_int8_b32", "blocks of 32" + _tail(layer.columns, 32))
+        return Assignment(layer, Storage.INT8, "ort_int8_row", reason)
+    return Assignment(layer, Storage.INT8, "ort_int8_b32", "blocks of 32" + _tail(layer.columns, 32))
 
 
 def _embedding(layer: LayerShape, asked: str) -> Assignment:
     if layer.columns % 32:
-        return Assignment(layer, Form.FP16, reason=f"{layer.columns} columns are no multiple of 32")
-    return Assignment(layer, Form(asked), f"ort_gather_{asked}_b32", "blocks of 32, rows dequantised as they are looked up")
+        return Assignment(layer, Storage.FP16, reason=f"{layer.columns} columns are no multiple of 32")
+    return Assignment(
+        layer, Storage(asked), f"ort_gather_{asked}_b32", "blocks of 32, rows dequantised as they are looked up"
+    )
 
 
 def _tail(columns: int, block: int) -> str:

@@ -21,7 +21,7 @@ from torch.onnx.ops import symbolic, symbolic_multi_out
 from export.modules.kernels import CachedAttention, Kernels, Role
 from export.quantisation.grid_blockwise import BlockGrid
 from export.quantisation.grids import GRIDS
-from export.quantisation.spec import Assignment, Form
+from export.quantisation.spec import Assignment, Storage
 from export.specs import DecoderSpec
 
 Attributes = dict[str, int | float | str | bool | Sequence[int] | Sequence[float] | Sequence[str] | Sequence[bool]]
@@ -100,7 +100,7 @@ class OrtKernels(Kernels):
     def _storage(self, assignment: Assignment | None) -> torch.dtype:
         if assignment is None:
             return self.choices.storage
-        return torch.float16 if assignment.form is Form.FP16 else torch.float32
+        return torch.float16 if assignment.storage is Storage.FP16 else torch.float32
 
 
 def _stored(*shape: int, dtype: torch.dtype) -> nn.Parameter:
@@ -155,6 +155,7 @@ class NBitsLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         inputs = [x, self.weight_codes, self.weight_scales.to(x.dtype), self.weight_zero_points, None, self.bias]
+        # optional inputs at the end are left out, those before a given one stay as empty names
         while inputs[-1] is None:
             inputs.pop()
         shape = (*x.shape[:-1], self.out_features)
@@ -183,6 +184,7 @@ class Int8Linear(nn.Module):
             version=11,
         )
         shape = (*x.shape[:-1], self.out_features)
+        # MatMulInteger takes (in, out); the file keeps (out, in), which is how rows are read and written
         total = symbolic("MatMulInteger", (codes, self.weight_codes.t(), zero), dtype=torch.int32, shape=shape, version=10)
         y = total.to(x.dtype) * (scale * self.weight_scales)
         return y if self.bias is None else y + self.bias
@@ -217,6 +219,7 @@ class GroupQueryAttention(CachedAttention):
     def prepare(self, attention_mask: Tensor, position_ids: Tensor) -> tuple[Tensor, ...]:
         """Rotary tables (batch, tokens, dim / 2), last cache index int32 (batch,), total length int32 (1,)."""
         angles = self.angles(position_ids)
+        # the operator's seqlens_k is the index of the last position, not how many there are
         last = (attention_mask.sum(dim=1) - 1).to(torch.int32)
         total = symbolic("Shape", [attention_mask], {"start": 1, "end": 2}, dtype=torch.int64, shape=(1,), version=15)
         return angles.cos(), angles.sin(), last, total.to(torch.int32), attention_mask

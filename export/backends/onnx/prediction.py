@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from export.backends.base import BuildOptions, Prediction
 from export.backends.onnx.choices import OnnxChoices
 from export.graphs.layout import Place, lay_out
-from export.quantisation.spec import Assignment, Form
+from export.quantisation.spec import Assignment, Storage
 from export.specs import ModelSpec
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, STAGES, VISION
 
@@ -19,7 +19,7 @@ BLOCK_BYTES = {DECODER: 5_030, VISION: 4_230}
 def predict(
     spec: ModelSpec, options: BuildOptions, chosen: OnnxChoices, assignments: Mapping[str, Assignment]
 ) -> Prediction:
-    """See `export.backends.base.ExportBackend.predict`."""
+    """Bytes of an ONNX package by file, in a running process by part, and the exporter's peak; nothing is built."""
     laid = {stage: stage_places(spec, stage, chosen, assignments) for stage in STAGES}
     blocks = {DECODER: spec.decoder.layers, VISION: spec.vision.layers}
     files = {
@@ -71,7 +71,7 @@ def _resident(stage: str, places: list[Place], chosen: OnnxChoices, assignments:
         layer = assignments.get(f"{stage}.{place.name.rpartition('.')[0]}")
         if place.dtype != "float16" or stage == EMBED:
             copies = 1
-        elif layer is not None and layer.form is Form.INT4 and chosen.accuracy_level == 4:
+        elif layer is not None and layer.storage is Storage.INT4 and chosen.accuracy_level == 4:
             copies = 6
         else:
             copies = 2

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from export.backends.record import COLUMNS, VISION, Backend, BackendOption
 from export.quantisation.grid_blockwise import BlockGrid, ScaleRule
-from export.quantisation.spec import Form
+from export.quantisation.spec import Storage
 from runtime_py.backends import records
 
 if TYPE_CHECKING:
@@ -25,16 +25,16 @@ def _exporter() -> ExportBackend:
 
 def _grids() -> tuple[BlockGrid, ...]:
     """Of MatMulNBits and GatherBlockQuantized, a size at a time, and of rows that share one scale."""
-    found = [BlockGrid("ort_int8_row", 8, 0, ScaleRule.POSITIVE, wide_scales=True)]
+    grids = [BlockGrid("ort_int8_row", 8, 0, ScaleRule.POSITIVE, wide_scales=True)]
     for block in BLOCK_SIZES:
-        found += [
+        grids += [
             BlockGrid(f"ort_int4_b{block}", 4, block, ScaleRule.SIGNED),
             BlockGrid(f"ort_int4_asym_b{block}", 4, block, ScaleRule.SPREAD),
             BlockGrid(f"ort_int8_b{block}", 8, block, ScaleRule.SIGNED),
             BlockGrid(f"ort_gather_int4_b{block}", 4, block, ScaleRule.SIGNED, half=True),
             BlockGrid(f"ort_gather_int8_b{block}", 8, block, ScaleRule.SIGNED, half=True),
         ]
-    return tuple(found)
+    return tuple(grids)
 
 
 BACKEND = Backend(
@@ -42,7 +42,7 @@ BACKEND = Backend(
     exporter=_exporter,
     tools=("torch", "onnx", "onnxscript", "onnxruntime"),
     grids=_grids(),
-    wider={Form.INT8: "ort_int8_b{block}", Form.FP16: ""},
+    wider={Storage.INT8: "ort_int8_b{block}", Storage.FP16: ""},
     options=(
         BackendOption("vision_precision", "--vision-precision", ("int8", "fp16", "fp32"), VISION),
         BackendOption("block_size", "--block-size", BLOCK_SIZES, COLUMNS),

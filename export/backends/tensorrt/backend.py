@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.backends.base import Build, BuildOptions, ExportBackend, Prediction, Step
-from export.backends.tensorrt.forms import assign, float_dtype
+from export.backends.tensorrt.storages import assign, float_dtype
 from export.quantisation.spec import Assignment
 from runtime_py.backends import records
 from runtime_py.contracts import STAGES

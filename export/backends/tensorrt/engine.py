@@ -17,11 +17,11 @@ import torch
 from export.backends.base import Build
 from export.backends.tensorrt.engine_process import EngineRequest
 from export.backends.tensorrt.flavour import load_flavour
-from export.backends.tensorrt.forms import float_dtype
 from export.backends.tensorrt.graph import StageGraph, stage_graph, write_graph
 from export.backends.tensorrt.kernels import TrtKernels
 from export.backends.tensorrt.prediction import engine_peak, stage_bytes
 from export.backends.tensorrt.profiles import Profile, stage_profiles
+from export.backends.tensorrt.storages import float_dtype
 from export.graphs.trace import BorderTypes, border_contract
 from export.graphs.writer import StageWeights
 from export.plan.machine import available_memory

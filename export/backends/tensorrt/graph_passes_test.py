@@ -22,26 +22,26 @@ agraph (float[batch, 2, past, 4] past, float[batch, n] x) => (float[batch, 2, to
 
 
 def model() -> ir.Model:
-    found = ir.from_onnx_text(GRAPH)
-    found.graph.inputs[0].name, found.graph.outputs[0].name = "past_key_values.0.key", "present.0.key"
-    for node in found.graph:
+    parsed = ir.from_onnx_text(GRAPH)
+    parsed.graph.inputs[0].name, parsed.graph.outputs[0].name = "past_key_values.0.key", "present.0.key"
+    for node in parsed.graph:
         node.name = "node_relu_1"
     codes = Parameter("head.weight_codes", ir.DataType.INT8, (6, 8))
-    found.graph.register_initializer(ir.Value(name=codes.name, const_value=codes))
-    return found
+    parsed.graph.register_initializer(ir.Value(name=codes.name, const_value=codes))
+    return parsed
 
 
 def test_the_passes_of_a_decoder() -> None:
-    found = model()
-    apply(found, graph_passes(DECODER, 32))
-    assert [str(value.shape) for value in (*found.graph.inputs, *found.graph.outputs)] == [
+    decoder = model()
+    apply(decoder, graph_passes(DECODER, 32))
+    assert [str(value.shape) for value in (*decoder.graph.inputs, *decoder.graph.outputs)] == [
         "[batch,2,32,4]",
         "[batch,n]",
         "[batch,2,32,4]",
         "[batch,n]",
     ]
-    assert [node.name for node in found.graph] == ["00000.Relu", "00001.Relu"]
-    (codes,) = ir.to_proto(found).graph.initializer
+    assert [node.name for node in decoder.graph] == ["00000.Relu", "00001.Relu"]
+    (codes,) = ir.to_proto(decoder).graph.initializer
     assert (codes.name, codes.data_type, list(codes.dims)) == ("head.weight_codes", TensorProto.INT4, [6, 16])
     assert not codes.HasField("raw_data")
 

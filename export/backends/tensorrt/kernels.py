@@ -1,15 +1,11 @@
 """The operators of TensorRT's graphs: standard ONNX of opset 24 only.
 
 int4 weights are `DequantizeLinear` over blocks of the input axis in front of a `MatMul`, which TensorRT joins into one
-weight-only layer. They stay (out_features, in_features) with a `Transpose` between, so that they can be written row by
-row; the engine is as large as with the transposed layout. An odd number of output rows falls off TensorRT's int4 kernels,
-so rows are padded.
+weight-only layer; they stay (out_features, in_features) with a `Transpose` between.
 
 The key/value cache is a fixed buffer that `TensorScatter` updates in place (TensorRT's KVCacheUpdate layer): nothing is
-copied between steps. Attention runs over the whole buffer behind an explicit mask. `Attention` could say the same with
-``is_causal`` and ``nonpad_kv_seqlen``, but TensorRT's parser drops ``nonpad_kv_seqlen`` without a word; `network` gives
-the filled length to the layer instead. Queries are scaled here and `Attention` gets scale 1, so that the parser's scaling
-of the cached keys can be taken out again.
+copied between steps. Attention runs over the whole buffer behind an explicit mask, and `network` gives the layer the
+filled length.
 """
 
 from __future__ import annotations
@@ -22,14 +18,14 @@ from torch.onnx.ops import symbolic
 
 from export.modules.kernels import CachedAttention, Kernels, Linear, RMSNorm, Role
 from export.quantisation.grids import GRIDS
-from export.quantisation.spec import Assignment, Form
+from export.quantisation.spec import Assignment, Storage
 from export.specs import DecoderSpec
 
 OPSET = 24
 """The first opset with TensorScatter."""
 
 ROW_MULTIPLE = 16
-"""int4 matrices are padded to a multiple of this many output rows."""
+"""int4 matrices are padded to a multiple of this many output rows: an odd number falls off TensorRT's int4 kernels."""
 
 
 def padded_rows(rows: int) -> int:
@@ -64,6 +60,7 @@ class Int4Linear(nn.Module):
             shape=(self.rows, self.in_features),
             version=OPSET,
         )
+        # stored (out, in) so that it can be written row by row; the engine is as large as with the transposed layout
         y = torch.matmul(x, weight.to(x.dtype).transpose(0, 1))
         if self.rows != self.out_features:
             y = y[..., : self.out_features]
@@ -102,7 +99,9 @@ class InPlaceAttention(CachedAttention):
         total, new = (_last_size(tensor) for tensor in (attention_mask, position_ids))
         columns = torch.arange(self.capacity, device=attention_mask.device)
         tokens = position_ids.shape[-1]
+        # positions of the new tokens, cut from the range by shapes alone: the mask's values are not read
         rows = symbolic("Slice", (columns, total - new, total), dtype=torch.int64, shape=(tokens,), version=13)
+        # explicit: ``is_causal`` with ``nonpad_kv_seqlen`` could say the same, which TensorRT's parser drops without a word
         mask = columns[None, :] <= rows[:, None]
         return angles.cos(), angles.sin(), mask[None, None], (total - new).expand(attention_mask.shape[0])
 
@@ -124,7 +123,7 @@ class TrtKernels(Kernels):
     """Kernels of a TensorRT graph.
 
     Args:
-        assignments: weight form of each layer by canonical name; layers that are not int4 keep the graph's dtype.
+        assignments: storage of each layer by canonical name; layers that are not int4 keep the graph's dtype.
         capacity: positions of the cache buffer.
     """
 
@@ -134,7 +133,7 @@ class TrtKernels(Kernels):
 
     def linear(self, name: str, in_features: int, out_features: int, bias: bool, role: Role) -> nn.Module:
         assignment = self.assignments.get(name)
-        if assignment is None or assignment.form is not Form.INT4:
+        if assignment is None or assignment.storage is not Storage.INT4:
             return Linear(in_features, out_features, bias, role)
         return Int4Linear(in_features, out_features, GRIDS[assignment.grid].group, bias)
 
@@ -165,5 +164,7 @@ def _update(cache: Tensor, new: Tensor, write: Tensor) -> Tensor:
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    # queries carry the scale and `Attention` gets 1: the parser's product with all cached keys can then be taken out
+    # again (`network`)
     inputs = (q * q.shape[-1] ** -0.5, k, v) if mask is None else (q * q.shape[-1] ** -0.5, k, v, mask)
     return symbolic("Attention", inputs, {"scale": 1.0}, dtype=q.dtype, shape=q.shape, version=OPSET)

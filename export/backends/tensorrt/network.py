@@ -15,12 +15,13 @@ def parse_network(trt: Any, builder: Any, onnx_file: Path) -> Any:
     Raises:
         UnsupportedModelError: the parser does not read the graph; its own words are in the message.
     """
+    # versions without the flag know no other networks than strongly typed ones
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if flag is None else 1 << int(flag))
     parser = trt.OnnxParser(network, builder.logger)
     if not parser.parse_from_file(str(onnx_file)):
-        found = (parser.get_error(index) for index in range(parser.num_errors))
-        errors = "; ".join(f"{error.node_operator()} {error.node_name()}: {error.desc()}" for error in found)
+        parser_errors = (parser.get_error(index) for index in range(parser.num_errors))
+        errors = "; ".join(f"{error.node_operator()} {error.node_name()}: {error.desc()}" for error in parser_errors)
         raise UnsupportedModelError(
             f"TensorRT {trt.__version__} does not read {onnx_file.name}: {errors}",
             "a parser for ONNX opset 24 (TensorRT 10.15 or later, TensorRT for RTX 1.4 or later)",
@@ -54,6 +55,7 @@ def finish_attention(trt: Any, network: Any, batch: int, scaled: Collection[str]
             layers.append(layer)
     filled = None
     for layer in layers:
+        # get_layer gives the base class, which has no ``attention``
         layer.__class__ = trt.IAttentionInputLayer
         attention = layer.attention
         attention.decomposable = True

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from export.backends.base import BuildOptions, Prediction
-from export.backends.tensorrt.forms import float_dtype
+from export.backends.tensorrt.storages import float_dtype
 from export.quantisation.spec import Assignment
 from export.specs import ModelSpec
 from runtime_py.contracts import CONNECTOR, DECODER, STAGES, VISION
@@ -68,7 +68,7 @@ class StageBytes:
 
 
 def predict(spec: ModelSpec, options: BuildOptions, assignments: Mapping[str, Assignment]) -> Prediction:
-    """See `export.backends.base.ExportBackend.predict`; the peak is of both processes together."""
+    """Bytes of an engine package by file, on the GPU by part, and the peak of exporter and engine builder together."""
     sizes = {stage: stage_bytes(spec, stage, options, assignments) for stage in STAGES}
     peaks = {stage: engine_peak(size) for stage, size in sizes.items()}
     highest = max(peaks, key=lambda stage: peaks[stage])

@@ -59,7 +59,7 @@ def test_weights_and_cache_of_the_published_model() -> None:
     assert size.largest_codes == rows * decoder.hidden
     assert size.floats == 2 * (2 * decoder.layers + 1) * decoder.hidden
     assert cache_bytes(spec, options) == 2 * 40 * 36 * 64 * 4096 * 2
-    found = predict(spec, options, assignments)
-    assert found.peak_step == "tensorrt decoder"
-    assert set(found.file_bytes) == set(STAGES)
-    assert found.export_peak > engine_peak(size)
+    memory = predict(spec, options, assignments)
+    assert memory.peak_step == "tensorrt decoder"
+    assert set(memory.file_bytes) == set(STAGES)
+    assert memory.export_peak > engine_peak(size)

@@ -1,10 +1,7 @@
 """Optimisation profiles: the sizes each engine is built for, from the contracts and the target's limits.
 
 One engine per stage, however many ways it is called. An int4 decoder has one profile for a prompt chunk and one for a
-single token: they share the weights (40 layers: 1,574 MB for 1,541 MB of weights). Float weights would be stored twice where
-the two profiles want other layouts (4 layers: 1,399 MB for 1,055 MB), so a float decoder has one profile for both. A vision
-encoder of free picture sizes has one for each orientation: a box of sizes that holds both a wide and a tall picture would
-also hold their product, a picture nobody sends, and reserve memory for it.
+single token, a float decoder one for both. A vision encoder of free picture sizes has one for each orientation.
 """
 
 from __future__ import annotations
@@ -71,6 +68,8 @@ def _axes(spec: ModelSpec, stage: str, limits: Limits, packed: bool) -> dict[str
         return {"decode": step, "prefill": {"batch": batch, "tokens": (1, min(256, limits.context), limits.context)}}
     if stage == DECODER:
         both = {name: {"batch": batch, **axes} for name, axes in _decoder(limits).items()}
+        # two profiles share int4 weights (40 layers: 1,574 MB for 1,541 MB), but store float weights twice where they want
+        # other layouts (4 layers: 1,399 MB for 1,055 MB)
         return both if packed else {"any": both["prefill"]}
     images: Range = (1, 1, max(1, limits.batch))
     pictures = _connector_grids(spec) if stage == CONNECTOR else _vision_grids(spec)
@@ -99,6 +98,7 @@ def _vision_grids(spec: ModelSpec) -> dict[str, Axes]:
         case VisionSpec(grid=grid) if grid is not None:
             return {"fixed": {}}
         case VisionSpec(positions=PositionKind.RESAMPLED):
+            # one box of wide and tall sizes would hold their product too, a picture nobody sends, and reserve memory for it
             square, short, long = (1, side, _diagonal(side)), (1, side // 2, side), (1, 2 * side, side * ELONGATION)
             shapes = {"square": (square, square), "wide": (short, long), "tall": (long, short)}
             return {name: _box(image.patch, rows, columns) for name, (rows, columns) in shapes.items()}

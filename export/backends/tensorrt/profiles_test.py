@@ -31,7 +31,7 @@ def profiles(spec: ModelSpec, stage: str, limits: Limits = LIMITS) -> list[Profi
     return stage_profiles(spec, stage, border_contract(spec, stage, BorderTypes()), limits)
 
 
-def covered(found: list[Profile], shapes: dict[str, tuple[int, ...]]) -> list[str]:
+def covered(candidates: list[Profile], shapes: dict[str, tuple[int, ...]]) -> list[str]:
     def within(profile: Profile) -> bool:
         triples = [(profile.shapes[name], shape) for name, shape in shapes.items()]
         return all(
@@ -39,7 +39,7 @@ def covered(found: list[Profile], shapes: dict[str, tuple[int, ...]]) -> list[st
             for (least, _, greatest), shape in triples
         )
 
-    return [profile.name for profile in found if within(profile)]
+    return [profile.name for profile in candidates if within(profile)]
 
 
 @pytest.mark.parametrize("size", [(448, 448), (600, 400), (1200, 300), (300, 1200), (3000, 2000), (2400, 200), (97, 1500)])
@@ -63,12 +63,12 @@ def test_no_profile_holds_both_a_wide_and_a_tall_picture() -> None:
 
 def test_the_decoder_has_a_profile_for_one_token_and_one_for_a_chunk() -> None:
     spec = full_spec("1.0")
-    found = profiles(spec, DECODER)
+    listed = profiles(spec, DECODER)
     cache = (1, spec.decoder.kv_heads, LIMITS.context, spec.decoder.head_dim)
 
     def call(tokens: int, total: int, outputs: int) -> list[str]:
         return covered(
-            found,
+            listed,
             {
                 "inputs_embeds": (1, tokens, spec.decoder.hidden),
                 "attention_mask": (1, total),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from export.backends.record import COLUMNS, Backend, BackendOption
 from export.quantisation.grid_blockwise import BlockGrid, ScaleRule
-from export.quantisation.spec import Form
+from export.quantisation.spec import Storage
 from runtime_py.backends import records
 
 if TYPE_CHECKING:
@@ -26,6 +26,6 @@ BACKEND = Backend(
     exporter=_exporter,
     tools=("torch", "onnx", "onnxscript", "tensorrt", "tensorrt-rtx"),
     grids=tuple(BlockGrid(f"trt_int4_b{block}", 4, block, ScaleRule.POSITIVE, half=True) for block in BLOCK_SIZES),
-    wider={Form.FP16: ""},
+    wider={Storage.FP16: ""},
     options=(BackendOption("block_size", "--block-size", BLOCK_SIZES, COLUMNS),),
 )

@@ -80,8 +80,8 @@ class Recipe:
     def dtype(self) -> torch.dtype:
         """What config.json, or the decoder's own part of it, says the weights are stored in."""
         language = self.config.get("text_config", {})
-        found: torch.dtype = getattr(torch, self.config.get("torch_dtype") or language["torch_dtype"])
-        return found
+        dtype: torch.dtype = getattr(torch, self.config.get("torch_dtype") or language["torch_dtype"])
+        return dtype
 
 
 def grid_middles(rows: int, columns: int) -> np.ndarray:

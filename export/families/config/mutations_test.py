@@ -85,8 +85,8 @@ def files_of(family: Family) -> dict[str, Any]:
     made = {name: dict(value) for name, value in family.config_files(family.published_config("", "tiny")).items()}
     areas = {} if "image_processor" in made["config.json"] else {"size": {"shortest_edge": 3136, "longest_edge": 12544}}
     pictures = {"do_resize": True, "image_mean": [0.5, 0.5, 0.5], **areas}
-    beside = {"generation_config.json": GENERATION, "preprocessor_config.json": pictures, "tokenizer_config.json": TOKENS}
-    return {**beside, "processor_config.json": {"image_processor": {}}, **made}
+    others = {"generation_config.json": GENERATION, "preprocessor_config.json": pictures, "tokenizer_config.json": TOKENS}
+    return {**others, "processor_config.json": {"image_processor": {}}, **made}
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

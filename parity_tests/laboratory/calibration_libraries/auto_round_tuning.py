@@ -48,8 +48,8 @@ def tuned(layer: Captured) -> Tensor:
         optimiser.zero_grad()
         schedule.step()
     with torch.no_grad():
-        found: Tensor = wrapper.unwrapper(best).weight.data
-    return found
+        weight: Tensor = wrapper.unwrapper(best).weight.data
+    return weight
 
 
 METHODS = {"AutoRound": tuned}

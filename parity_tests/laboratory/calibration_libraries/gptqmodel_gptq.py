@@ -38,8 +38,8 @@ def _quantised(layer: Captured, desc_act: bool, static: bool) -> Tensor:
     with torch.no_grad():
         for index, rows in enumerate(layer.inputs):
             task.add_batch(rows[None], linear(rows[None]), batch_index=index)
-        found: Tensor = task.quantize()[0]
-    return found
+        weight: Tensor = task.quantize()[0]
+    return weight
 
 
 METHODS = {"GPTQModel": default, "GPTQModel, static groups": ordered}

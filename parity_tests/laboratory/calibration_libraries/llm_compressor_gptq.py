@@ -35,8 +35,8 @@ def gptq(layer: Captured) -> Tensor:
         for rows in layer.inputs:
             hessian, seen = accumulate_hessian(rows[None], linear, hessian, seen)
         observer(linear.weight)
-        found = observer.get_qparams()
-        scale, zero = found["scale"], found["zero_point"]
+        parameters = observer.get_qparams()
+        scale, zero = parameters["scale"], parameters["zero_point"]
         weight: Tensor = quantize_weight(
             linear.weight.data[None].clone(), (hessian / seen)[None], scale[None], zero[None], None, scheme
         )[0][0]

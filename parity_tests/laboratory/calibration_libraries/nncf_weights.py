@@ -23,12 +23,12 @@ def compressed(layer: Captured, **options: bool) -> Tensor:
 
     made = openvino.convert_model(layer.linear(), example_input=layer.inputs[0][None])
     dataset: Any = nncf.Dataset([rows[None].numpy() for rows in layer.inputs])
-    found = nncf.compress_weights(
+    model = nncf.compress_weights(
         made, mode=nncf.CompressWeightsMode.INT4_SYM, group_size=layer.block, ratio=1.0, all_layers=True, dataset=dataset,
         subset_size=len(layer.inputs), **options,
     )  # fmt: skip
     settings = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0", "INFERENCE_NUM_THREADS": "1"}
-    run = openvino.Core().compile_model(found, "CPU", settings)
+    run = openvino.Core().compile_model(model, "CPU", settings)
     identity = np.eye(layer.weight.shape[1], dtype=np.float32)[None]
     return torch.from_numpy(np.array(run(identity)[0])[0]).T
 

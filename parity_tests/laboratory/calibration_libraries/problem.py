@@ -79,7 +79,8 @@ def captured(
     from export.quantisation.grids import GRIDS
 
     request = CalibrationRequest(
-        model, "cpu", "rtn", Path("unused"), weights=weights, precision="int4", block_size=block, samples=samples, seed=seed,
+        model, "cpu", "mse-clip", Path("unused"), weights=weights, precision="int4", block_size=block, samples=samples,
+        seed=seed,
         sample_set="general",
     )  # fmt: skip
     planned = plan(request)

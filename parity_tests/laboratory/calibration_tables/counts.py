@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from calibrate.evaluation.compare_table import PLAIN, Row
 from calibrate.evaluation.score import Score
 
-BASELINES = (PLAIN, "rtn", "gptq, text only")
+BASELINES = (PLAIN, "mse-clip", "gptq, text only")
 """What methods are held against: nearest codes; nearest codes after a search for clips; samples without their pictures."""
 
 BLOCKS = "cpu:32", "cpu:128"
@@ -118,9 +118,9 @@ def _blocks(comparisons: Sequence[Comparison], name: str) -> str:
     rows = []
     for one in comparisons:
         rounded = [score for setting, score in one.cells(PLAIN).items() if setting.startswith(f"{small} ")]
-        found = [score for setting, score in one.cells(name).items() if setting.startswith(f"{large} ")]
-        if rounded and found:
-            pair = found[0], rounded[0]
+        scores = [score for setting, score in one.cells(name).items() if setting.startswith(f"{large} ")]
+        if rounded and scores:
+            pair = scores[0], rounded[0]
             tasks = [f"{100 * (score.accuracy or 0):.1f}" for score in pair]
             cosines = [f"{score.cosine:.5f}" for score in pair]
             losses = [f"{1000 * score.kl:.2f}, {1000 * score.median_kl:.3g}" for score in pair]

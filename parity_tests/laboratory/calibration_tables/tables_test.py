@@ -61,7 +61,7 @@ def test_every_other_figure_is_held_against_rounding_as_it_is() -> None:
         assert no_worse([one], "hqq", PLAIN, figure) == "0 of 1"
     assert times_less([one], "gptq", PLAIN, "cosine") == "2.00"
     assert times_less([one], "hqq", PLAIN, "KL") == "0.67"
-    assert no_worse([one], "gptq", "rtn", "KL") == "", "nothing to compare with"
+    assert no_worse([one], "gptq", "mse-clip", "KL") == "", "nothing to compare with"
 
 
 @pytest.mark.parametrize(
@@ -69,6 +69,12 @@ def test_every_other_figure_is_held_against_rounding_as_it_is() -> None:
 )
 def test_the_chance_is_the_exact_one(won: int, lost: int, chance: float) -> None:
     assert chance_of(won, lost) == chance
+
+
+def test_rows_of_a_method_that_was_renamed_are_read_under_its_new_name() -> None:
+    """``rtn`` in older files is rounding with searched clips; plain rounding was never called that in a table."""
+    table = as_json("m", 10, [ROUNDED, replace(BETTER, method="rtn"), replace(BETTER, method="rtn, checked")])
+    assert [row.method for row in from_json(table)] == [PLAIN, "mse-clip", "mse-clip, checked"]
 
 
 def test_files_of_one_model_are_joined(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,7 +86,7 @@ def test_files_of_one_model_are_joined(tmp_path: Path, capsys: pytest.CaptureFix
     assert said.count("| gptq | 80.0 / 0 / 0.99000 / 10.00, 1 |") == 1
     assert "| hqq | 0 of 1 | 30.0 | 5 | 0.97000 |" in said
     assert "| hqq | 0 of 1 | 1 of 1 | 0 of 1 | 0 of 1 | 0 of 1 | 0 of 1 | 0.67 | 0.67 | 0.67 | 0 : 4 |" in said
-    assert "no worse than plain rounding" in said and "no worse than rtn" not in said
+    assert "no worse than plain rounding" in said and "no worse than mse-clip" not in said
 
 
 def test_larger_blocks_stand_beside_smaller_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,8 +100,8 @@ def test_larger_blocks_stand_beside_smaller_ones(tmp_path: Path, capsys: pytest.
 
 def test_a_model_with_outliers_is_another_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, size in (("a", 0.0), ("b", 16.0)):
-        found = as_json("m", 10, [FULL, ROUNDED, BETTER], size)
-        (tmp_path / f"{name}.json").write_text(json.dumps(found), encoding="utf-8")
+        table = as_json("m", 10, [FULL, ROUNDED, BETTER], size)
+        (tmp_path / f"{name}.json").write_text(json.dumps(table), encoding="utf-8")
     assert main([str(tmp_path / "a.json"), str(tmp_path / "b.json")]) == ExitCode.OK
     said = capsys.readouterr().out
     assert "m (10 pictures)" in said and "m (10 pictures, outlier channels 16 times larger)" in said

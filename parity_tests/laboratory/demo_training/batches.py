@@ -22,14 +22,14 @@ Sized = tuple[Scene, tuple[int, int]]
 def sizes_of_one_shape(rng: np.random.Generator, recipe: Recipe, count: int) -> list[tuple[int, int]]:
     """Sizes whose features have one shape; as many fewer as each has more image rows than a square picture."""
     assert recipe.shape_of is not None
-    found = [sample_size(rng, recipe.side)]
-    shape, square = recipe.shape_of(*found[0]), recipe.shape_of(recipe.side, recipe.side)
+    sizes = [sample_size(rng, recipe.side)]
+    shape, square = recipe.shape_of(*sizes[0]), recipe.shape_of(recipe.side, recipe.side)
     count = max(FEWEST, min(count, count * square[0] // shape[0]))
-    while len(found) < count:
+    while len(sizes) < count:
         size = sample_size(rng, recipe.side)
         if recipe.shape_of(*size) == shape:
-            found.append(size)
-    return found
+            sizes.append(size)
+    return sizes
 
 
 def place_targets(scene: Scene, size: tuple[int, int], middles: np.ndarray) -> np.ndarray:

@@ -33,7 +33,7 @@ class Guide:
     def rows(self, scenes: Sequence[Scene]) -> Tensor:
         """(scenes, cells of `grid`, width): its image features of each cell, the mean where a cell has several."""
         pictures = [self.model.processor.images([draw(scene, self.side, self.side)]) for scene in scenes]
-        inputs = [piece for found in pictures for piece in found]
+        inputs = [piece for slices in pictures for piece in slices]
         _, rows = self.model.stages.see(stacked(inputs, "vision"), stacked(inputs, "connector"))
         rows = rows.reshape(len(scenes), -1, rows.shape[-1])
         places = self.model.recipe.places

@@ -54,11 +54,11 @@ def probe_targets(scene: Scene, size: tuple[int, int], grid: tuple[int, int]) ->
     A thing is in the place of its middle and in every place whose own middle it covers.
     """
     rows, columns = grid
-    found = np.zeros((rows, columns, 2), dtype=np.int64)
+    cells = np.zeros((rows, columns, 2), dtype=np.int64)
     middle_y, middle_x = (np.arange(rows)[:, None] + 0.5) / rows, (np.arange(columns)[None] + 0.5) / columns
     for item in scene.items:
         target = (KINDS.index(item.kind) + 1, COLOUR_NAMES.index(item.colour) + 1)
         reach_x, reach_y = (item.radius * min(size) / length for length in size)
-        found[(np.abs(middle_x - item.x) < reach_x) & (np.abs(middle_y - item.y) < reach_y)] = target
-        found[int(item.y * rows), int(item.x * columns)] = target
-    return found.reshape(-1, 2)
+        cells[(np.abs(middle_x - item.x) < reach_x) & (np.abs(middle_y - item.y) < reach_y)] = target
+        cells[int(item.y * rows), int(item.x * columns)] = target
+    return cells.reshape(-1, 2)

@@ -106,12 +106,14 @@ class Trainer:
             sizes = sizes_of_one_shape(rng, self.recipe, count)
             scenes = [(sample_scene(rng, difficulty, drawn), size) for size in sizes]
         pieces = [self.reference.processor.images([draw(scene, *size)]) for scene, size in scenes]
-        inputs = [piece for found in pieces for piece in found]
+        inputs = [piece for slices in pieces for piece in slices]
         features, rows = self.stages.see(stacked(inputs, "vision"), stacked(inputs, "connector"))
         losses = self._probed(scenes, inputs[0], features, rows)
         if not asked:
             return {**losses, **self._guided(scenes, inputs[0], rows), "answers": torch.zeros(())}
-        dialogues = [d for (scene, _), found in zip(scenes, pieces, strict=True) for d in self._dialogues(scene, found, rng)]
+        dialogues = [
+            d for (scene, _), slices in zip(scenes, pieces, strict=True) for d in self._dialogues(scene, slices, rng)
+        ]
         return {**losses, "answers": self._answer_loss(dialogues, rows) + self._talk_weight() * self._talk(rng)}
 
     def _probed(self, scenes: list[Sized], first: ImageInputs, features: Tensor, rows: Tensor) -> dict[str, Tensor]:
@@ -164,7 +166,7 @@ class Trainer:
         return 0.1 if self._prompts() else 0.03
 
     def _dialogues(self, scene: Scene, pieces: list[ImageInputs], rng: np.random.Generator) -> list[Dialogue]:
-        found = []
+        dialogues = []
         describe = DESCRIPTIONS if self.plan.in_full(self.done) else 0.0
         for question in sample_questions(scene, DIALOGUES, rng, describe=describe, position=self.plan.positions):
             turns = [question]
@@ -173,8 +175,8 @@ class Trainer:
             turns = [Question(t.kind, t.language, worn(t.text, rng), t.answer) for t in turns]
             if self.plan.strange and self.plan.in_full(self.done) and rng.random() < self.plan.strange:
                 turns = [strange(turns[0].language, rng)]
-            found.append(self.reference.writer.write(turns, pieces))
-        return found
+            dialogues.append(self.reference.writer.write(turns, pieces))
+        return dialogues
 
     def _talk(self, rng: np.random.Generator) -> Tensor:
         """The answers that need no picture, without one."""

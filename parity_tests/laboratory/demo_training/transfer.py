@@ -122,14 +122,14 @@ def _same_text(ours: Tokenizer, theirs: Tokenizer) -> list[list[int]]:
     Where a byte and a word say the same, the word, which has the higher id, is what texts are written with.
     """
     whole = {piece: index for index, piece in enumerate(theirs.pieces) if piece}
-    found = []
+    pairs = []
     for piece in ours.pieces:
         if piece in whole or not piece:
-            found.append([whole[piece]] if piece else [])
+            pairs.append([whole[piece]] if piece else [])
             continue
         text = piece.decode("utf-8", "ignore")
-        found.append(theirs.encode(text) if text.encode() == piece else [])
-    return found
+        pairs.append(theirs.encode(text) if text.encode() == piece else [])
+    return pairs
 
 
 def _token_rows(value: Tensor, renamed: list[list[int]], rows: Tensor) -> Tensor:

@@ -40,8 +40,8 @@ def test_the_decoder_of_minicpm_v_gives_its_own_logits_in_another_family(
         places = torch.arange(len(ours))
         turned = {"position_ids": places[None]}
         given, _ = delivered.stages.decode(delivered.stages.embed(torch.tensor([theirs])), turned, None, places)
-        found, _ = stages.decode(stages.embed(torch.tensor([ours])), turned, None, places)
-    assert torch.allclose(found[..., renamed], given[..., shared], atol=1e-3)
+        logits, _ = stages.decode(stages.embed(torch.tensor([ours])), turned, None, places)
+    assert torch.allclose(logits[..., renamed], given[..., shared], atol=1e-3)
     assert float(given.std()) > 1.0
 
 

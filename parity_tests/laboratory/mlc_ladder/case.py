@@ -102,16 +102,16 @@ def case_inputs(checkpoint: Path, processor: Processor, square: int) -> dict[str
     picture, input_ids = asked(checkpoint, processor)
     pieces = processor.images([picture])
     layout = processor.layout(input_ids, pieces)
-    found = {
+    inputs = {
         "input_ids": layout.input_ids,
         "image_rows": layout.image_rows,
         "pieces": np.array(len(pieces)),
         "square": np.resize(picture, (square, square, 3)),
     }
     for number, piece in enumerate(pieces):
-        found |= {f"{VISION}.{number}.{name}": array for name, array in piece.vision.items()}
-        found |= {f"{CONNECTOR}.{number}.{name}": array for name, array in piece.connector.items()}
-    return found
+        inputs |= {f"{VISION}.{number}.{name}": array for name, array in piece.vision.items()}
+        inputs |= {f"{CONNECTOR}.{number}.{name}": array for name, array in piece.connector.items()}
+    return inputs
 
 
 __all__ = ["Case", "make_case", "picked"]

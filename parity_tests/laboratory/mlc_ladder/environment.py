@@ -40,10 +40,10 @@ def need(program: str) -> str:
     Raises:
         CannotRun: it is not installed.
     """
-    found = shutil.which(program)
-    if found is None:
+    path = shutil.which(program)
+    if path is None:
         raise CannotRun(f"{program} is not installed; {HINT}")
-    return found
+    return path
 
 
 def need_pocl() -> None:

@@ -10,7 +10,7 @@ from parity_tests.reference.reference import TorchBackend
 from runtime_py.contracts import CONNECTOR, EMBED, VISION
 
 
-def reference_outputs(case: Case, found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def reference_outputs(case: Case, host: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The float arrays of run_case from the reference, fed the candidate's own greedy tokens."""
     backend = TorchBackend(case.parts.spec, case.reference)
     with np.load(case.folder / "inputs.npz") as stored:
@@ -23,19 +23,19 @@ def reference_outputs(case: Case, found: dict[str, np.ndarray]) -> dict[str, np.
         sides = picked(inputs, f"{CONNECTOR}.{piece}.")
         features.append(backend.run(CONNECTOR, {"vision_features": vision, **sides})["image_features"])
     result["connector"] = np.concatenate(features)
-    if "image_embed_slice" in found:
+    if "image_embed_slice" in host:
         result["image_embed_slice"] = result["connector"][0]
     result["image_embed"] = _square(backend, case, inputs["square"])
     embeds = backend.run(EMBED, {"input_ids": inputs["input_ids"]})["inputs_embeds"].copy()
     embeds[0, inputs["image_rows"]] = result["connector"].reshape(-1, embeds.shape[-1])
     result["inputs_embeds"] = embeds
     tokens = embeds.shape[1]
-    state = backend.start(tokens + len(found["greedy_ids"]))
+    state = backend.start(tokens + len(host["greedy_ids"]))
     positions = np.arange(tokens, dtype=np.int64)[None]
     logits = backend.forward(state, {"inputs_embeds": embeds, "position_ids": positions}, np.arange(tokens))
     result["prefill_logits"] = logits
     steps, chosen = [], [int(logits[0, -1].argmax())]
-    for token in found["greedy_ids"]:
+    for token in host["greedy_ids"]:
         step = backend.run(EMBED, {"input_ids": np.array([[token]])})["inputs_embeds"]
         position = np.array([[state.length]], dtype=np.int64)
         steps.append(backend.forward(state, {"inputs_embeds": step, "position_ids": position}, np.array([-1]))[:, 0])

@@ -40,11 +40,11 @@ class CannotRun(Exception):
     """A rung lacks a program or package; the message names it and how to get it."""
 
 
-def compare(rung: str, expected: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray]) -> RungResult:
+def compare(rung: str, expected: Mapping[str, np.ndarray], actual: Mapping[str, np.ndarray]) -> RungResult:
     """Every array of ``expected`` against ``found``: integers equal, floats within ROUNDING of the largest value."""
     figures, wrong = {}, []
     for name, array in expected.items():
-        other = found.get(name)
+        other = actual.get(name)
         if other is None or other.shape != array.shape:
             wrong.append(f"{name}: {None if other is None else other.shape} instead of {array.shape}")
             continue

@@ -57,8 +57,8 @@ class Ladder:
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=where, cwd=ROOT)
         if done.returncode:
             raise PackageError(f"{mode} run failed: {done.stderr.strip()[-1500:]}", "outputs", "report this model")
-        with np.load(self.case.folder / f"outputs-{mode}.npz") as found:
-            return dict(found)
+        with np.load(self.case.folder / f"outputs-{mode}.npz") as outputs:
+            return dict(outputs)
 
     # the rungs
 
@@ -73,8 +73,8 @@ class Ladder:
     def host(self) -> RungResult:
         from parity_tests.laboratory.mlc_ladder.reference import reference_outputs
 
-        found = self.host_outputs()
-        return compare("host", reference_outputs(self.case, found), found)
+        outputs = self.host_outputs()
+        return compare("host", reference_outputs(self.case, outputs), outputs)
 
     def opencl(self) -> RungResult:
         environment.need_pocl()

@@ -81,9 +81,9 @@ def test_a_renamed_file_is_no_loss_and_its_manifest_entry_no_key(tmp_path: Path)
         (tmp_path / side).mkdir()
         (tmp_path / side / name).write_bytes(b"graph")
         (tmp_path / side / "manifest.json").write_text(json.dumps({"files": [{"path": name, "bytes": 5}]}))
-    found = {change.path: change for change in compare(tmp_path / "base", tmp_path / "head").changes}
-    assert (found["a.onnx"].note, found["a.onnx"].bytes_changed) == ("renamed to b.onnx", 0)
-    assert found["manifest.json"].keys == ()
+    changes = {change.path: change for change in compare(tmp_path / "base", tmp_path / "head").changes}
+    assert (changes["a.onnx"].note, changes["a.onnx"].bytes_changed) == ("renamed to b.onnx", 0)
+    assert changes["manifest.json"].keys == ()
 
 
 def test_equal_trees_pass_and_keys_of_the_manifest_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

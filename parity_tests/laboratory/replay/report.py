@@ -93,11 +93,11 @@ def _keys(compared: list[Result]) -> list[str]:
             for key in change.keys:
                 groups[_short(change.path), _pattern(key.key), key.kind].append((result.cell, key))
     lines = []
-    for (file, pattern, kind), found in sorted(groups.items()):
-        packages = len({cell for cell, _ in found})
-        cell, first = found[0]
+    for (file, pattern, kind), places in sorted(groups.items()):
+        packages = len({cell for cell, _ in places})
+        cell, first = places[0]
         values = " -> ".join(_value(value) for value in (first.old, first.new) if value is not None)
-        lines.append(f"  {file}: {pattern} {kind}, {len(found)} in {packages} packages; {cell.name}: {values}")
+        lines.append(f"  {file}: {pattern} {kind}, {len(places)} in {packages} packages; {cell.name}: {values}")
     return ["JSON keys that changed", *lines, ""] if lines else []
 
 

@@ -63,12 +63,12 @@ def test_the_product_imports_nothing_that_a_wheel_leaves_out() -> None:
         if path.relative_to(ROOT).parts[:2] not in {("parity_tests", "laboratory"), ("parity_tests", "end_to_end")}
     ]
     assert len(product) > 200
-    found = []
+    imports = []
     for path in product:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and node.module:
                 names = [f"{node.module}.{alias.name}" for alias in node.names]
-            found += [f"{path.relative_to(ROOT)}: {name}" for name in names if name.startswith(LEFT_OUT)]
-            found += [f"{path.relative_to(ROOT)}: {name}" for name in names if name.endswith("_test")]
-    assert found == []
+            imports += [f"{path.relative_to(ROOT)}: {name}" for name in names if name.startswith(LEFT_OUT)]
+            imports += [f"{path.relative_to(ROOT)}: {name}" for name in names if name.endswith("_test")]
+    assert imports == []

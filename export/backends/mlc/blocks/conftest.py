@@ -62,11 +62,11 @@ def random_weights(module: torch.nn.Module, seed: int = 0) -> dict[str, np.ndarr
     return {name: parameter.detach().numpy() for name, parameter in module.named_parameters()}
 
 
-def assert_close(found: np.ndarray, expected: torch.Tensor | np.ndarray, bound: float = 5e-6) -> None:
+def assert_close(actual: np.ndarray, expected: torch.Tensor | np.ndarray, bound: float = 5e-6) -> None:
     """Largest difference relative to the largest expected value."""
     expected = expected.detach().numpy() if isinstance(expected, torch.Tensor) else expected
-    assert found.shape == expected.shape
-    assert np.abs(found - expected).max() <= bound * np.abs(expected).max()
+    assert actual.shape == expected.shape
+    assert np.abs(actual - expected).max() <= bound * np.abs(expected).max()
 
 
 @pytest.fixture

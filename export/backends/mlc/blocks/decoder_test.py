@@ -86,14 +86,14 @@ def test_decoder(rng, changes):
     shape = tvm.runtime.ShapeTuple
     cache = built("create", *(shape([size]) for size in (1, 64, 32, 16, 0)), parameters=False)
     tvm.get_global_func("vm.builtin.kv_state_add_sequence")(cache, 0)
-    found = []
+    outputs = []
     for start, stop in ((0, 7), (7, 19), (19, 20), (20, 21)):
         tvm.get_global_func("vm.builtin.kv_state_begin_forward")(cache, shape([0]), shape([stop - start]))
-        found.append(built("run", np.ascontiguousarray(embeds[:, start:stop]), cache)[0].numpy())
+        outputs.append(built("run", np.ascontiguousarray(embeds[:, start:stop]), cache)[0].numpy())
         tvm.get_global_func("vm.builtin.kv_state_end_forward")(cache)
     empty = torch.zeros(1, sizes.kv_heads, 0, 32)
     positions = torch.arange(21)[None]
     expected, _ = reference(
         torch.from_numpy(embeds), torch.ones(1, 21, dtype=torch.int64), positions, positions[0], [(empty, empty)] * 2
     )
-    assert_close(np.concatenate(found, axis=1), expected)
+    assert_close(np.concatenate(outputs, axis=1), expected)

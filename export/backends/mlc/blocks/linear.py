@@ -13,15 +13,17 @@ from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import Tensor, op
 
 from export.backends.mlc.parameters import GROUP, PER_WORD, quantised_shapes
-from export.quantisation.spec import Assignment, Form
+from export.quantisation.spec import Assignment, Storage
 
 ZERO_POINT = 7
 
 
 def dequantised(words: te.Tensor, scales: te.Tensor, row: tirx.Expr, column: tirx.Expr, dtype: str) -> tirx.Expr:
     """One weight of an int4 matrix: (code - 7) * scale in ``dtype``."""
+    # element 0 of a word lies in its four lowest bits
     shift = (column % PER_WORD * 4).astype("uint32")
     code = tirx.bitwise_and(tirx.shift_right(words[row, column // PER_WORD], shift), tirx.const(15, "uint32"))
+    # signed before the zero point goes: unsigned, code 0 would wrap round
     centred = code.astype("int32") - tirx.const(ZERO_POINT, "int32")
     return centred.astype(dtype) * scales[row, column // GROUP]
 
@@ -135,7 +137,7 @@ class GroupEmbedding(Embedding):
 
 
 class Layers:
-    """Makes each matrix in the form its assignment says; the counterpart of export.modules.kernels.Kernels.
+    """Makes each matrix in the storage its assignment says; the counterpart of export.modules.kernels.Kernels.
 
     Args:
         assignments: by canonical layer name.
@@ -147,7 +149,7 @@ class Layers:
 
     def quantised(self, name: str) -> bool:
         assignment = self.assignments.get(name)
-        return assignment is not None and assignment.form is Form.INT4
+        return assignment is not None and assignment.storage is Storage.INT4
 
     def linear(self, name: str, in_features: int, out_features: int, bias: bool, out_dtype: str = "") -> Linear:
         kind = GroupLinear if self.quantised(name) else Linear

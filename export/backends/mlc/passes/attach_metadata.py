@@ -37,13 +37,13 @@ class AttachMetadata(ModulePass):
 
 def memory_usage(mod: tvm.ir.IRModule) -> dict[str, int]:
     """Bytes of planned buffers per function."""
-    found = {}
+    usage = {}
     for variable, function in mod.functions_items():
         if isinstance(function, relax.Function):
             counter = _Allocations()
             counter.visit_expr(function)
-            found[variable.name_hint] = counter.total
-    return dict(sorted(found.items()))
+            usage[variable.name_hint] = counter.total
+    return dict(sorted(usage.items()))
 
 
 @visitor

@@ -30,8 +30,8 @@ class Layer(nn.Module):
 @pytest.fixture
 def module() -> IRModule:
     """One Relax function and, since it is lowered, the kernels that it calls."""
-    found, _ = Layer().export_tvm(spec={"forward": {"x": nn.spec.Tensor([1, "seq_len", 4], "float32")}})
-    return relax.transform.LegalizeOps()(found)
+    exported, _ = Layer().export_tvm(spec={"forward": {"x": nn.spec.Tensor([1, "seq_len", 4], "float32")}})
+    return relax.transform.LegalizeOps()(exported)
 
 
 def annotate(mod: IRModule) -> IRModule:

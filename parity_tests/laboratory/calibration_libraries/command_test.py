@@ -21,7 +21,7 @@ def test_captured_rows_are_the_moments_rows() -> None:
     assert float(output_error(change, layer.ours.moment).sum()) == pytest.approx(float(direct), rel=1e-4)
 
 
-def test_table_beside_onnxruntime(capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_compared_with_onnxruntime(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["onnxruntime", "--model", "minicpm-v", "--samples", "3", "--layers", "layers.1.attention.out"]
     assert command.main(arguments) == ExitCode.OK
     lines = capsys.readouterr().out.splitlines()

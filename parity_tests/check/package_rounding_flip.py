@@ -1,4 +1,4 @@
-"""Gate logits on the other side of a float16 boundary, in the check of a package; see `parity_tests.golden.crossing`.
+"""Gate logits on the other side of a float16 boundary, in the check of a package; see `parity_tests.golden.rounding_flip`.
 
 A model with hundreds of gate logits has one within float32 noise of a boundary in nearly every prompt.
 """
@@ -12,8 +12,8 @@ import numpy as np
 
 from export.specs import RoutedLora
 from parity_tests.check.candidate import Candidate
-from parity_tests.golden.crossing import Offsets, offsets_to_reference, with_crossing
 from parity_tests.golden.inside import AskedOnce
+from parity_tests.golden.rounding_flip import Offsets, offsets_to_reference, with_rounding_flip
 from parity_tests.judging.compare import compare_recordings
 from parity_tests.judging.probes import Question, Recording, record
 from parity_tests.judging.results import Comparison, Measurement
@@ -40,7 +40,7 @@ class Gates:
     fed: np.ndarray
 
     def settled(self, comparison: Comparison, side: Candidate) -> list[Comparison]:
-        """The comparison of ``side``; in parts where it fails and a crossing is shown to be the cause."""
+        """The comparison of ``side``; in parts where it fails and a rounding flip is shown to be the cause."""
         if not isinstance(self.checkpoint.spec.decoder.adapter, RoutedLora):
             return [comparison]
 
@@ -52,4 +52,4 @@ class Gates:
             return offsets_to_reference(AskedOnce(side.played_by(self.reference), self.question), self.checkpoint)
 
         names = {row.probe for row in comparison.measurements}
-        return with_crossing(comparison, "", names, side, offsets, measured, Standard.CROSSED)
+        return with_rounding_flip(comparison, "", names, side, offsets, measured, Standard.FLIPPED)

@@ -4,7 +4,7 @@ Awaker's gates round their logits to float16. Two float32 implementations may st
 gate's weight moves by up to 2e-3 and logits by up to 1e-2 (golden's README), and nothing is wrong. That is shown here on the
 side under test itself: logits within float32 noise of a boundary are found from the baseline's own gate input, its stored
 weights say which side it took, and the gate input is moved by as little as puts them there. If every array then agrees
-within the ordinary limits, gates and logits without the move are judged by ``Standard.GOLDEN_CROSSED``; all other arrays are
+within the ordinary limits, gates and logits without the move are judged by ``Standard.GOLDEN_FLIPPED``; all other arrays are
 judged with it, as ever.
 """
 
@@ -40,10 +40,10 @@ NOISE = 4e-6
 """Of a gate logit, relative to its size or to 1: how far two float32 implementations may lie apart."""
 
 MOVED = "gate input moved across"
-"""Question of the comparison that shows a crossing."""
+"""Question of the comparison that shows a rounding flip."""
 
 TIGHT = (Standard.GOLDEN, Standard.FP32, Standard.STORED_FLOAT32)
-"""Standards that a crossing breaks; the others allow more than one moves."""
+"""Standards that a rounding flip breaks; the others allow more than one moves."""
 
 Offsets = dict[Phase, np.ndarray]
 """What to add to the gate input of each phase, float32 (1, hidden)."""
@@ -70,23 +70,23 @@ class MovedGateInput:
         return getattr(self._inner, name)
 
     def embedding_inputs(self, layout: Layout, merged: np.ndarray, raw: np.ndarray, phase: Phase) -> Arrays:
-        found = self._inner.embedding_inputs(layout, merged, raw, phase)
-        return {**found, "gate_input": found["gate_input"] + self._offsets[phase]}
+        embedded = self._inner.embedding_inputs(layout, merged, raw, phase)
+        return {**embedded, "gate_input": embedded["gate_input"] + self._offsets[phase]}
 
 
-def with_crossing(
+def with_rounding_flip(
     comparison: Comparison,
     prefix: str,
     names: Collection[str],
     side: Candidate,
     offsets: Callable[[], Offsets | None],
     measure: Measure,
-    crossed_standard: Standard = Standard.GOLDEN_CROSSED,
+    flipped_standard: Standard = Standard.GOLDEN_FLIPPED,
 ) -> list[Comparison]:
-    """The comparison as it is, or in parts where a crossing is shown for a prompt that fails without one.
+    """The comparison as it is, or in parts where a rounding flip is shown for a prompt that fails without one.
 
     Args:
-        crossed_standard: of the arrays that a crossing may move, without the move.
+        flipped_standard: of the arrays that a rounding flip may move, without the move.
         prefix, names: of the prompt's measurements.
         offsets: what moves the gate input away from every boundary near it, to the baseline's side.
     """
@@ -94,19 +94,19 @@ def with_crossing(
     own = [m for m in comparison.measurements if m.probe in names]
     if comparison.standard not in TIGHT or _all_hold(own, comparison, family):
         return [comparison]
-    found = offsets()
-    if found is None:
+    gate_offsets = offsets()
+    if gate_offsets is None:
         return [comparison]
-    moved = measure(side.with_processor(MovedGateInput(side.processor, found)))
+    moved = measure(side.with_processor(MovedGateInput(side.processor, gate_offsets)))
     if not _all_hold(moved, comparison, family):
         return [comparison]
-    crossed = [m for m in own if _may_move(m.probe.removeprefix(prefix))]
+    flipped = [m for m in own if _may_move(m.probe.removeprefix(prefix))]
     again = {m.probe: m for m in moved}
-    rest = [again.get(m.probe, m) if m in own else m for m in comparison.measurements if m not in crossed]
+    rest = [again.get(m.probe, m) if m in own else m for m in comparison.measurements if m not in flipped]
     question = f"{comparison.question or prefix} {MOVED}".strip()
     return [
         replace(comparison, measurements=tuple(rest)),
-        replace(comparison, standard=crossed_standard, measurements=tuple(crossed), question=question),
+        replace(comparison, standard=flipped_standard, measurements=tuple(flipped), question=question),
         replace(comparison, name="crossing", measurements=tuple(moved), question=question),
     ]
 
@@ -116,7 +116,7 @@ def _all_hold(measurements: Sequence[Measurement], comparison: Comparison, famil
 
 
 def _may_move(name: str) -> bool:
-    """The arrays for which the golden's README gives what a crossing moves."""
+    """The arrays for which the golden's README gives what a rounding flip moves."""
     return "logits" in name or name.startswith("gates_")
 
 
@@ -155,7 +155,7 @@ def _chosen(gate: Any, given: np.ndarray) -> np.ndarray:
 
 def _offsets(decoder: Any, given: Mapping[Phase, np.ndarray], weights: Mapping[Phase, np.ndarray]) -> Offsets | None:
     """None when no logit is near a boundary, or when boundaries do not explain the weights, (layers, gates, experts)."""
-    found: Offsets = {}
+    near_offsets: Offsets = {}
     near: list[Boundary] = []
     for phase in PHASES:
         here: list[Boundary] = []
@@ -165,9 +165,9 @@ def _offsets(decoder: Any, given: Mapping[Phase, np.ndarray], weights: Mapping[P
                 if boundaries is None:
                     return None
                 here += boundaries
-        found[phase] = _offset(here, given[phase])
+        near_offsets[phase] = _offset(here, given[phase])
         near += here
-    return found if near else None
+    return near_offsets if near else None
 
 
 def _boundaries(gate: Any, given: Tensor, stored: np.ndarray) -> list[Boundary] | None:

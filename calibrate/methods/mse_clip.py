@@ -9,13 +9,13 @@ from calibrate.methods.clip import rounded, searched
 from export.quantisation.codes import Codes
 
 
-class RoundToNearestClipped:
+class MseClip:
     """Every weight to its nearest code; only the groups' parameters are chosen."""
 
-    name: ClassVar[str] = "rtn"
+    name: ClassVar[str] = "mse-clip"
     title: ClassVar[str] = "round to nearest, clips searched by output error"
 
     def run(self, layer: LayerProblem) -> Codes:
-        """See Method.run."""
+        """Nearest codes with each group's clip of least output error; plain squares for a layer without a moment."""
         parameters = searched(layer)
         return layer.codes(rounded(layer, parameters), parameters)

@@ -10,10 +10,10 @@ import torch
 from parity_tests.check.package_check import CheckOptions, check
 from parity_tests.check.package_questions import questions, stand_in
 from parity_tests.conftest import GOLDENS
-from parity_tests.golden.crossing import MOVED
-from parity_tests.golden.crossing_test import AWAKER, gate_at_boundary, side_of
 from parity_tests.golden.golden import export_case
 from parity_tests.golden.inside import AskedOnce
+from parity_tests.golden.rounding_flip import MOVED
+from parity_tests.golden.rounding_flip_test import AWAKER, gate_at_boundary, side_of
 from parity_tests.golden.routing import gate_input
 from parity_tests.reference.checkpoint_side import open_checkpoint
 from parity_tests.thresholds import Standard
@@ -34,12 +34,12 @@ def gate_of_the_first_question(package: Path) -> torch.Tensor:
     return torch.from_numpy(gate_input(AskedOnce(side.with_processor(processor), asked), "prefill"))
 
 
-@pytest.mark.parametrize(("beside", "verdict"), [(1e-5, "pass"), (1e-3, "fail")])
-def test_only_noise_across_a_boundary_is_excused(beside: float, verdict: str, tmp_path: Path):
+@pytest.mark.parametrize(("distance", "verdict"), [(1e-5, "pass"), (1e-3, "fail")])
+def test_only_noise_across_a_boundary_is_excused(distance: float, verdict: str, tmp_path: Path):
     given = gate_of_the_first_question(export_case(GOLDENS / "awaker2.5-vl", "cpu", "fp32", tmp_path / "plain"))
-    ours = gate_at_boundary(tmp_path / "ours", -beside, given, GATE, RAISED)
-    theirs = gate_at_boundary(tmp_path / "theirs", beside, given, GATE, RAISED)
+    ours = gate_at_boundary(tmp_path / "ours", -distance, given, GATE, RAISED)
+    theirs = gate_at_boundary(tmp_path / "theirs", distance, given, GATE, RAISED)
     result = check(export_case(theirs.folder, "cpu", "fp32", tmp_path / "package"), ours.folder, CheckOptions(steps=STEPS))
     assert result.verdict == verdict, result.first_failure
     found = {judged.comparison.standard for judged in result.judgement.comparisons if MOVED in judged.comparison.question}
-    assert (Standard.CROSSED in found) == (verdict == "pass")
+    assert (Standard.FLIPPED in found) == (verdict == "pass")

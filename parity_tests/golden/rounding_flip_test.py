@@ -14,8 +14,8 @@ from parity_tests.backends.registry import OF_THE_REFERENCE
 from parity_tests.check.candidate import Candidate
 from parity_tests.conftest import GOLDENS
 from parity_tests.golden.case import GoldenCase, question, read_case
-from parity_tests.golden.crossing import MOVED, NOISE, PHASES, MovedGateInput, offsets_to_golden, offsets_to_reference
 from parity_tests.golden.inside import AskedOnce
+from parity_tests.golden.rounding_flip import MOVED, NOISE, PHASES, MovedGateInput, offsets_to_golden, offsets_to_reference
 from parity_tests.golden.routing import SLOTS, gate_input
 from parity_tests.golden.side import against_golden, ask
 from parity_tests.judging.judge import Verdict, judge
@@ -46,7 +46,7 @@ def side_of(checkpoint: Checkpoint) -> Candidate:
 
 def gate_at_boundary(
     folder: Path,
-    beside: float,
+    distance: float,
     read: torch.Tensor | None = None,
     gate: tuple[int, str] = GATE,
     raised: float = RAISED,
@@ -71,7 +71,7 @@ def gate_at_boundary(
     tensors = load_file(folder / "model.safetensors")
     bias = tensors[f"base_model.model.model.layers.{layer}.{BIAS[slot]}"]
     bias += raised
-    bias[expert] += boundary + beside - value[expert].item()
+    bias[expert] += boundary + distance - value[expert].item()
     save_file(tensors, folder / "model.safetensors")
     return open_checkpoint(folder)
 
@@ -111,14 +111,14 @@ def judged(case: GoldenCase, checkpoint: Checkpoint):
     return judge(run)
 
 
-@pytest.mark.parametrize("beside", [1e-6, 3e-6])
-def test_a_golden_from_the_other_side_of_a_boundary_passes_and_says_so(beside: float, tmp_path: Path):
-    checkpoint = gate_at_boundary(tmp_path / "case", -beside)
-    case = golden_of(checkpoint, 2 * beside)
-    found = judged(case, checkpoint)
-    parts = {(judged.comparison.name, judged.comparison.standard): judged for judged in found.comparisons}
-    assert found.verdict is Verdict.PASS, found.first_failure
-    crossed = parts["golden", Standard.GOLDEN_CROSSED]
+@pytest.mark.parametrize("distance", [1e-6, 3e-6])
+def test_a_golden_from_the_other_side_of_a_boundary_passes_and_says_so(distance: float, tmp_path: Path):
+    checkpoint = gate_at_boundary(tmp_path / "case", -distance)
+    case = golden_of(checkpoint, 2 * distance)
+    result = judged(case, checkpoint)
+    parts = {(judged.comparison.name, judged.comparison.standard): judged for judged in result.comparisons}
+    assert result.verdict is Verdict.PASS, result.first_failure
+    crossed = parts["golden", Standard.GOLDEN_FLIPPED]
     assert MOVED in crossed.comparison.question
     errors = {probe.measurement.probe: probe.measurement.metrics["max_abs"] for probe in crossed.probes}
     assert set(errors) == {PROMPT + n for n in ("prefill_logits", "step_logits", "gates_prefill", "gates_decode")}
@@ -127,22 +127,22 @@ def test_a_golden_from_the_other_side_of_a_boundary_passes_and_says_so(beside: f
     assert {probe.verdict for judged in tight for probe in judged.probes} == {Verdict.PASS}
 
 
-def test_the_same_side_needs_no_crossing(tmp_path: Path):
+def test_the_same_side_needs_no_rounding_flip(tmp_path: Path):
     checkpoint = gate_at_boundary(tmp_path / "case", -2e-6)
-    found = judged(golden_of(checkpoint, 0.0), checkpoint)
-    assert [judged.comparison.standard for judged in found.comparisons] == [Standard.GOLDEN]
-    assert found.verdict is Verdict.PASS
+    result = judged(golden_of(checkpoint, 0.0), checkpoint)
+    assert [judged.comparison.standard for judged in result.comparisons] == [Standard.GOLDEN]
+    assert result.verdict is Verdict.PASS
 
 
 def test_a_gate_that_is_off_without_a_boundary_fails(tmp_path: Path):
     checkpoint = gate_at_boundary(tmp_path / "case", -1e-4)
     case = golden_of(checkpoint, 2e-4)
-    found = judged(case, checkpoint)
-    assert found.verdict is Verdict.FAIL
-    assert "gates_prefill" in found.first_failure or "logits" in found.first_failure
+    result = judged(case, checkpoint)
+    assert result.verdict is Verdict.FAIL
+    assert "gates_prefill" in result.first_failure or "logits" in result.first_failure
 
 
-def test_another_fault_beside_a_crossing_fails(tmp_path: Path):
+def test_another_fault_next_to_a_rounding_flip_fails(tmp_path: Path):
     checkpoint = gate_at_boundary(tmp_path / "case", -1e-6)
     case = golden_of(checkpoint, 2e-6)
     logits = case.outputs[PROMPT + "prefill_logits"].copy()
@@ -152,9 +152,9 @@ def test_another_fault_beside_a_crossing_fails(tmp_path: Path):
     assert judged(case, checkpoint).verdict is Verdict.FAIL
 
 
-@pytest.mark.parametrize("beside", [-1e-6, 1e-6])
-def test_a_reference_near_a_boundary_is_moved_away_from_it_on_its_own_side(beside: float, tmp_path: Path):
-    checkpoint = gate_at_boundary(tmp_path / "case", beside)
+@pytest.mark.parametrize("distance", [-1e-6, 1e-6])
+def test_a_reference_near_a_boundary_is_moved_away_from_it_on_its_own_side(distance: float, tmp_path: Path):
+    checkpoint = gate_at_boundary(tmp_path / "case", distance)
     side = side_of(checkpoint)
     case = read_case(checkpoint.folder)
     once = AskedOnce(side, question(case, PROMPT, side.processor))
@@ -166,5 +166,5 @@ def test_a_reference_near_a_boundary_is_moved_away_from_it_on_its_own_side(besid
     with torch.inference_mode():
         before, after = (gate.logits(torch.from_numpy(x))[0].max().item() for x in (given, given + offsets["prefill"]))
         assert torch.equal(*(gate.shares(torch.from_numpy(x)) for x in (given, given + offsets["prefill"])))
-    assert np.sign(after - before) == np.sign(beside)
+    assert np.sign(after - before) == np.sign(distance)
     assert abs(after - before) < 3 * NOISE * after

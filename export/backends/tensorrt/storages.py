@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from export.backends.base import BuildOptions
 from export.backends.tensorrt.record import BLOCK_SIZES
-from export.quantisation.spec import Assignment, Form, LayerShape
+from export.quantisation.spec import Assignment, LayerShape, Storage
 from runtime_py.errors import UsageError
 
 PRECISIONS = ("fp32", "fp16", "int4")
@@ -12,7 +12,7 @@ QUANTISED_ROLES = ("decoder", "head")
 
 
 def assign(layer: LayerShape, options: BuildOptions) -> Assignment:
-    """The form of one layer.
+    """The storage of one layer.
 
     TensorRT takes int4 blocks only where they divide the input width exactly. A padded copy of the weights would need a
     padded copy of the activations at every call; such a layer stays in float16 instead.
@@ -28,12 +28,12 @@ def assign(layer: LayerShape, options: BuildOptions) -> Assignment:
             "choose one of these",
         )
     if options.precision != "int4":
-        return Assignment(layer, Form(options.precision), reason=f"every layer is {options.precision}")
+        return Assignment(layer, Storage(options.precision), reason=f"every layer is {options.precision}")
     if layer.role not in QUANTISED_ROLES:
-        return Assignment(layer, Form.FP16, reason=f"{layer.role} layers stay in fp16")
+        return Assignment(layer, Storage.FP16, reason=f"{layer.role} layers stay in fp16")
     if layer.columns % block:
-        return Assignment(layer, Form.FP16, reason=f"{layer.columns} columns are no multiple of {block}")
-    return Assignment(layer, Form.INT4, f"trt_int4_b{block}", f"blocks of {block}")
+        return Assignment(layer, Storage.FP16, reason=f"{layer.columns} columns are no multiple of {block}")
+    return Assignment(layer, Storage.INT4, f"trt_int4_b{block}", f"blocks of {block}")
 
 
 def float_dtype(options: BuildOptions) -> str:
