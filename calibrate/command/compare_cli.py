@@ -64,7 +64,7 @@ def request_of(options: argparse.Namespace) -> ComparisonRequest:
         weights=options.weights,
         target=settings[0].target,
         precision="int4",
-        method="rtn",
+        method="mse-clip",
         output=Path("unused"),
         samples=options.samples or (None if options.data else SAMPLES),
         data=options.data,

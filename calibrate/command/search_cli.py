@@ -54,7 +54,7 @@ def parser(prog: str) -> Parser:
     flags.json_result(made)
     flags.talk(made)
     model_flags.old_spelling(made)
-    made.set_defaults(method="rtn")
+    made.set_defaults(method="mse-clip")
     return made
 
 
@@ -84,8 +84,8 @@ def _run(given: argparse.Namespace) -> int:
     else:
         chosen, score = search.until(gate, full)
     start = search.score({})
-    forms = widened(name, planned.assignments[name], chosen)
-    size = sum(backend.exporter().predict(planned.checkpoint.spec, _options(request, planned), forms).file_bytes.values())
+    storages = widened(name, planned.assignments[name], chosen)
+    size = sum(backend.exporter().predict(planned.checkpoint.spec, _options(request, planned), storages).file_bytes.values())
     value = {
         **record,
         "goal": {"budget": given.budget} if gate is None else asdict(gate),
@@ -197,7 +197,7 @@ def _partial(output: Path) -> Path:
 def _text(value: Mapping[str, Any], name: str, count: int) -> str:
     chosen = value["backends"][name]
     lines = [f"{len(chosen)} of {count} int4 layers widened, {value['bytes'] / 1e6:.3f} MB of weights"]
-    lines += [f"  {layer}: {form}" for layer, form in chosen.items()]
+    lines += [f"  {layer}: {storage}" for layer, storage in chosen.items()]
     for title, score in value["scores"].items():
         accuracy = "" if score["accuracy"] is None else f"task {100 * score['accuracy']:.1f} %, "
         lines.append(f"{title}: {accuracy}cosine {score['cosine']:.5f}, KL {score['kl']:.5f}")
