@@ -113,19 +113,19 @@ def _copied(new: NewFamily) -> dict[str, str]:
     assert module.__file__ is not None
     folder = Path(module.__file__).parent
     theirs = type(new.like).__module__.rpartition(".")[0]
-    found = {}
+    files = {}
     for path in sorted(folder.glob("*.py")):
         if not path.name.endswith("_test.py"):
-            found[path.name] = re.sub(rf"\b{re.escape(theirs)}\b", new.package, path.read_text(encoding="utf-8"))
-    found["family.py"] = _family(found["family.py"], new)
-    found["published.toml"] = _published((folder / "published.toml").read_text(encoding="utf-8"), new)
-    return found
+            files[path.name] = re.sub(rf"\b{re.escape(theirs)}\b", new.package, path.read_text(encoding="utf-8"))
+    files["family.py"] = _family(files["family.py"], new)
+    files["published.toml"] = _published((folder / "published.toml").read_text(encoding="utf-8"), new)
+    return files
 
 
 def _family(text: str, new: NewFamily) -> str:
     """family.py with a class, a name and a recognition of its own."""
     tree = ast.parse(text)
-    found = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == type(new.like).__name__)
+    record = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == type(new.like).__name__)
     stated = {
         "name": repr(new.name),
         "aliases": "()",
@@ -134,7 +134,7 @@ def _family(text: str, new: NewFamily) -> str:
         "licence": repr("not stated yet"),
     }
     edits: list[tuple[ast.stmt, str]] = []
-    for node in found.body:
+    for node in record.body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in stated:
             edits.append((node, f"    {node.targets[0].id} = {stated[node.targets[0].id]}"))
         if isinstance(node, ast.FunctionDef) and node.name == "recognises":
@@ -144,7 +144,7 @@ def _family(text: str, new: NewFamily) -> str:
     lines = text.splitlines()
     for node, replacement in sorted(edits, key=lambda edit: -edit[0].lineno):
         lines[node.lineno - 1 : node.end_lineno] = replacement.replace("'", '"').splitlines()
-    made = _used_imports(re.sub(rf"\b{found.name}\b", new.class_name, "\n".join(lines) + "\n"))
+    made = _used_imports(re.sub(rf"\b{record.name}\b", new.class_name, "\n".join(lines) + "\n"))
     return made.replace('"""', f'"""{new.name}, begun as a copy of {new.like.name}, of which this says:\n\n', 1)
 
 

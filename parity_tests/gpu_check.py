@@ -181,9 +181,9 @@ def _compare(runner: str, candidate: Candidate, checkpoint: Any, asked: Sequence
     for question in asked:
         expected = _record(baseline, candidate, question, None)
         said = _record(candidate.backend, candidate, question, expected.arrays["greedy_ids"])
-        found = compare_recordings(expected, said)
-        comparison = Comparison("gpu", standard, "reference", runner, found, question.name)
-        for measurement in found:
+        measurements = compare_recordings(expected, said)
+        comparison = Comparison("gpu", standard, "reference", runner, measurements, question.name)
+        for measurement in measurements:
             judged = judge_measurement(measurement, comparison, checkpoint.spec.family, None)
             metrics = measurement.metrics
             rows.append(
@@ -220,21 +220,21 @@ def recorded_calls(
         logits = session.prefill(session.merge(layout, features), layout, "last")
     with reference.watch() as answered:
         session.step(int(np.argmax(logits[0, -1])))
-    found: dict[str, Arrays] = {stage: asked.calls[stage][0] for stage in STAGES if stage != DECODER}
-    return found | {PREFILL: asked.calls[DECODER][0], DECODE: answered.calls[DECODER][0]}
+    calls: dict[str, Arrays] = {stage: asked.calls[stage][0] for stage in STAGES if stage != DECODER}
+    return calls | {PREFILL: asked.calls[DECODER][0], DECODE: answered.calls[DECODER][0]}
 
 
 def time_calls(backend: Backend, calls: Mapping[str, Arrays]) -> dict[str, float]:
     """Median milliseconds of every call, with the inputs of `recorded_calls`."""
-    found = {name: median_ms(partial(backend.run, name, inputs)) for name, inputs in calls.items() if name in STAGES}
+    times = {name: median_ms(partial(backend.run, name, inputs)) for name, inputs in calls.items() if name in STAGES}
     prompt, step = calls[PREFILL], calls[DECODE]
     tokens = prompt["inputs_embeds"].shape[1]
     last = np.array([-1], np.int64)
-    found[PREFILL] = median_ms(lambda: backend.forward(backend.start(tokens), prompt, last))
+    times[PREFILL] = median_ms(lambda: backend.forward(backend.start(tokens), prompt, last))
     state = backend.start(tokens + WARM + TIMED)
     backend.forward(state, prompt, last)
-    found[DECODE] = median_ms(lambda: backend.forward(state, step, last))
-    return found
+    times[DECODE] = median_ms(lambda: backend.forward(state, step, last))
+    return times
 
 
 def median_ms(call: Callable[[], object]) -> float:

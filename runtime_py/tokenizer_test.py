@@ -65,17 +65,17 @@ def test_added_tokens_beside_the_model_are_honoured(tmp_path: Path, sentencepiec
     size = len(tokenizer.read_sentencepiece(sentencepiece_file).pieces)
     rows = {"111": {"content": "<cut>"}, str(size): {"content": "<new>"}}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": rows}))
-    found = tokenizer.load(tmp_path)
-    assert found.encode("<cut>a<new>")[::2] == [111, size]
-    assert found.decode([111, size]) == "<cut><new>"
+    words = tokenizer.load(tmp_path)
+    assert words.encode("<cut>a<new>")[::2] == [111, size]
+    assert words.decode([111, size]) == "<cut><new>"
 
 
 def test_byte_level_vocabularies_decode() -> None:
     folder = Path(__file__).parents[1] / "parity_tests" / "goldens" / "mlc-llama" / "checkpoint"
     if "ByteLevel" not in (folder / "tokenizer.json").read_text(encoding="utf-8"):
         pytest.skip("that golden's tokenizer is not byte-level")
-    found = tokenizer.load(folder)
-    assert found.decode(found.encode("Hello, 世界 😀")) == "Hello, 世界 😀"
+    words = tokenizer.load(folder)
+    assert words.decode(words.encode("Hello, 世界 😀")) == "Hello, 世界 😀"
 
 
 def test_trained_byte_level_vocabulary_round_trips(tmp_path: Path) -> None:
@@ -90,11 +90,11 @@ def test_trained_byte_level_vocabulary_round_trips(tmp_path: Path) -> None:
     )
     library.train_from_iterator(["the red shape", "红色的圆形"], trainer)
     library.save(str(tmp_path / "tokenizer.json"))
-    found = tokenizer.load(tmp_path)
+    words = tokenizer.load(tmp_path)
     text = "the 红 shape\n😀é"
-    assert found.decode(found.encode(text)) == text == library.decode(library.encode(text).ids)
-    end = found.token_id("<|end|>")
-    assert found.encode("a<|end|>")[-1] == end and found.decode([end or 0]) == ""
+    assert words.decode(words.encode(text)) == text == library.decode(library.encode(text).ids)
+    end = words.token_id("<|end|>")
+    assert words.encode("a<|end|>")[-1] == end and words.decode([end or 0]) == ""
 
 
 @pytest.mark.parametrize("name", ["tokenizer.model", "tokenizer.json"])

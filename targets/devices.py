@@ -33,13 +33,13 @@ class Device:
 def devices() -> dict[str, Device]:
     """All devices by name, in file order."""
     rows = tomllib.loads((Path(__file__).parent / "devices.toml").read_text(encoding="utf-8"))["device"]
-    found = [
+    known = [
         Device(
             row["name"], row["title"], tuple(row["targets"]), row["memory"] * MIB, row["usable"] * MIB, row["usable_source"]
         )
         for row in rows
     ]
-    return {device.name: device for device in found}
+    return {device.name: device for device in known}
 
 
 def devices_of(target: str) -> list[Device]:
@@ -53,11 +53,11 @@ def device_named(name: str, target: str) -> Device:
     Raises:
         UsageError: there is no such device, or the target does not run on it.
     """
-    found = devices().get(name.replace("_", "-"))
-    if found is None or target not in found.targets:
-        why = "there is no such device" if found is None else f"target {target} does not run on it"
+    known = devices().get(name.replace("_", "-"))
+    if known is None or target not in known.targets:
+        why = "there is no such device" if known is None else f"target {target} does not run on it"
         names = [device.name for device in devices_of(target)]
         look = "run `python -m targets` to see the devices, or add a row to targets/devices.toml"
         expected = f"for target {target} one of " + ", ".join(names)
         raise UsageError(f"--device {name}: {why}", expected, did_you_mean(name, names, look))
-    return found
+    return known

@@ -42,8 +42,8 @@ def withdraw(target: Target) -> None:
 def _own() -> dict[str, Target]:
     names = sorted(path.stem for path in Path(__file__).parent.glob("*.py"))
     names = [name for name in names if name not in _NO_TARGET and not name.endswith("_test")]
-    found = [importlib.import_module(f"targets.{name}").TARGET for name in names]
-    return {target.name: target for target in found}
+    records = [importlib.import_module(f"targets.{name}").TARGET for name in names]
+    return {target.name: target for target in records}
 
 
 def target_named(name: str) -> Target:
@@ -52,11 +52,11 @@ def target_named(name: str) -> Target:
     Raises:
         UsageError: there is no such target.
     """
-    found = targets().get(name.replace("_", "-"))
-    if found is None:
+    target = targets().get(name.replace("_", "-"))
+    if target is None:
         raise UsageError(
             f"--target {name}: there is no such target",
             "one of " + ", ".join(targets()),
             did_you_mean(name, targets(), "run `python -m targets` to see what each one contains and needs"),
         )
-    return found
+    return target

@@ -108,7 +108,7 @@ def _show_plan(planned: Any, request: CalibrationRequest, as_json: bool) -> None
     from calibrate.tuning import tuning_memory
     from export.plan.plan import group_layers
 
-    groups = [group for name, found in planned.assignments.items() for group in group_layers(name, found)]
+    groups = [group for name, assignment in planned.assignments.items() for group in group_layers(name, assignment)]
     if as_json:
         console.out_json([vars(group) for group in groups])
         return

@@ -145,10 +145,10 @@ def _prepared(
 
 def _read_partial(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        partial = json.loads(path.read_text(encoding="utf-8"))
         return {
-            "record": dict(found["record"]),
-            "sensitivity": {name: float(kl) for name, kl in found["sensitivity"].items()},
+            "record": dict(partial["record"]),
+            "sensitivity": {name: float(kl) for name, kl in partial["sensitivity"].items()},
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{path} cannot be read: {error}", "what a search wrote that was cut off", "remove it") from error

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calibrate.evaluation.compare_table import GENERAL, PLAIN, TEXT, Row
-from calibrate.methods import METHODS
+from calibrate.methods import METHODS, RENAMED, refuse_unknown
 from calibrate.request import TUNE_STEPS, CalibrationRequest
 from runtime_py.errors import UsageError, did_you_mean
 
@@ -83,9 +83,11 @@ class Contestant:
         """A contestant from its written form.
 
         Raises:
-            UsageError: no such method or variant.
+            UsageError: no such method or variant, or a method that has another name now.
         """
         method, _, variant = text.partition(":")
+        if method in RENAMED:
+            refuse_unknown(method, "--methods")
         known = [*METHODS, MIXED]
         if method not in known or variant not in VARIANTS:
             expected = f"of {', '.join(known)}, or one:text, one:general, one:tuned"

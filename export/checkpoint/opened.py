@@ -61,8 +61,8 @@ def open_checkpoint(request: ExportRequest) -> OpenedCheckpoint:
     """
     from export.source.hub import resolve
 
-    found = resolve(request.model, request.weights, request.revision)
-    return opened(found.recognised or recognise_checkpoint(found.folder), found.id, found.revision)
+    resolved = resolve(request.model, request.weights, request.revision)
+    return opened(resolved.recognised or recognise_checkpoint(resolved.folder), resolved.id, resolved.revision)
 
 
 def open_folder(folder: Path) -> OpenedCheckpoint:
@@ -70,7 +70,7 @@ def open_folder(folder: Path) -> OpenedCheckpoint:
     return opened(recognise_checkpoint(folder), folder.resolve().name, None)
 
 
-def opened(found: RecognisedCheckpoint, name: str, revision: str | None) -> OpenedCheckpoint:
+def opened(recognised: RecognisedCheckpoint, name: str, revision: str | None) -> OpenedCheckpoint:
     """A recognised checkpoint with every tensor checked; ``name`` and ``revision`` are for the manifest.
 
     Raises:
@@ -78,11 +78,13 @@ def opened(found: RecognisedCheckpoint, name: str, revision: str | None) -> Open
     """
     from export.modules.build import parameter_shapes
 
-    source = found.open_source()
-    spec = found.spec(source)
-    weights = found.family.weight_map(spec, source)
+    source = recognised.open_source()
+    spec = recognised.spec(source)
+    weights = recognised.family.weight_map(spec, source)
     weights.check(parameter_shapes(spec))
-    return OpenedCheckpoint(found.family, spec, name, revision, found.folder, weights, found.stated, found.side_files())
+    return OpenedCheckpoint(
+        recognised.family, spec, name, revision, recognised.folder, weights, recognised.stated, recognised.side_files()
+    )
 
 
 def describe_checkpoint(request: ExportRequest) -> OpenedCheckpoint:
@@ -120,9 +122,9 @@ def describe_config(family: Family, config: Mapping[str, Any]) -> ModelSpec:
 
 
 def _from_config(folder: Path, name: str, revision: str | None) -> OpenedCheckpoint:
-    found = recognise_checkpoint(folder)
-    spec = describe_config(found.family, found.config)
-    return OpenedCheckpoint(found.family, spec, name, revision, folder, None, found.stated)
+    recognised = recognise_checkpoint(folder)
+    spec = describe_config(recognised.family, recognised.config)
+    return OpenedCheckpoint(recognised.family, spec, name, revision, folder, None, recognised.stated)
 
 
 class _ConfigsFetched(EdgeproofError):
@@ -133,15 +135,15 @@ def _configs_of(hub_id: str, revision: str | None) -> Path:
     """The configs of a hub repository, without its weights."""
     from export.source.hub import fetch
 
-    found: list[Path] = []
+    configs: list[Path] = []
 
     def stop(folder: Path) -> None:
-        found.append(folder)
+        configs.append(folder)
         raise _ConfigsFetched("configs fetched", "no weights", "go on")
 
     with contextlib.suppress(_ConfigsFetched):
         fetch(hub_id, revision, check=stop)
-    return found[0]
+    return configs[0]
 
 
 def _has_weights(folder: Path) -> bool:
@@ -152,11 +154,11 @@ def _has_weights(folder: Path) -> bool:
 
 def published_specs() -> list[tuple[Family, ModelSpec]]:
     """Every family that declares its published config, with the full-size model it implies."""
-    found = []
+    specs = []
     for family in families().values():
         try:
             config = family.published_config("", "full")
         except UsageError:
             continue
-        found.append((family, family.spec(config, EmptySource())))
-    return found
+        specs.append((family, family.spec(config, EmptySource())))
+    return specs

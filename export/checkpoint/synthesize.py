@@ -188,21 +188,23 @@ def _make_room(partial: Path, total: int) -> None:
 
 def _check(family: Family, folder: Path) -> None:
     """Read the checkpoint back as an export would: it is of this family and lacks nothing."""
-    found = recognise_checkpoint(folder)
-    if found.family is not family:
-        raise CheckpointError(f"{folder} reads as {found.family.name}", family.name, "report this as a fault of the family")
-    source = found.open_source()
-    family.weight_map(found.spec(source), source).check()
+    recognised = recognise_checkpoint(folder)
+    if recognised.family is not family:
+        raise CheckpointError(
+            f"{folder} reads as {recognised.family.name}", family.name, "report this as a fault of the family"
+        )
+    source = recognised.open_source()
+    family.weight_map(recognised.spec(source), source).check()
 
 
 def plan(spec: ModelSpec, weights: WeightMap) -> dict[tuple[str, tuple[int, ...]], Values]:
     """Every published tensor that the rules read, once, in the order of `STAGE_ORDER`, with its values."""
-    found: dict[tuple[str, tuple[int, ...]], Values] = {}
+    values: dict[tuple[str, tuple[int, ...]], Values] = {}
     rules = sorted(weights.rules.values(), key=lambda rule: _stage_rank(rule.target))
     for rule in rules:
         for name, shape in zip(rule.sources, rule.source_shapes, strict=True):
-            found.setdefault((name, shape), distribution(spec, rule.target, name, shape))
-    return found
+            values.setdefault((name, shape), distribution(spec, rule.target, name, shape))
+    return values
 
 
 def _stage_rank(target: str) -> int:

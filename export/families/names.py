@@ -63,12 +63,12 @@ def published() -> tuple[Published, ...]:
 
 @cache
 def _published_by(families: tuple[Family, ...]) -> tuple[Published, ...]:
-    found = []
+    rows = []
     for family in families:
         table = family.published_table()
         of_id = variants(table) if table.is_file() else {}
-        found += [Published(family, hub_id, of_id.get(hub_id, "")) for hub_id in family.hub_ids]
-    return tuple(found)
+        rows += [Published(family, hub_id, of_id.get(hub_id, "")) for hub_id in family.hub_ids]
+    return tuple(rows)
 
 
 def find(name: str) -> Published | None:
@@ -135,12 +135,12 @@ def did_you_mean_model(name: str) -> str:
 
 @cache
 def _declared(known: tuple[Published, ...]) -> dict[str, Published]:
-    found: dict[str, Published] = {}
+    declared: dict[str, Published] = {}
     for one in known:
-        found.setdefault(one.hub_id.lower(), one)
+        declared.setdefault(one.hub_id.lower(), one)
         for name in (one.family.name, *one.family.aliases):
-            found.setdefault(name.lower(), one)
-    return found
+            declared.setdefault(name.lower(), one)
+    return declared
 
 
 def _names(known: tuple[Published, ...]) -> Iterator[tuple[str, Published]]:
@@ -158,10 +158,10 @@ def _names(known: tuple[Published, ...]) -> Iterator[tuple[str, Published]]:
 
 @cache
 def _by_key(known: tuple[Published, ...]) -> dict[str, list[Published]]:
-    found: dict[str, list[Published]] = {}
+    by_key: dict[str, list[Published]] = {}
     for name, one in _names(known):
-        found.setdefault(_key(name), []).append(one)
-    return found
+        by_key.setdefault(_key(name), []).append(one)
+    return by_key
 
 
 def _key(name: str) -> str:

@@ -47,8 +47,8 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_names_that_people_use(name: str, hub_id: str) -> None:
-    found = find(name)
-    assert found is not None and found.hub_id == hub_id
+    match = find(name)
+    assert match is not None and match.hub_id == hub_id
     assert meant(name).hub_id == hub_id
 
 
@@ -56,8 +56,8 @@ def test_every_published_checkpoint_has_its_own_names() -> None:
     for one in published():
         organisation, _, repository = one.hub_id.partition("/")
         for name in (one.hub_id, one.hub_id.lower(), repository, f"{organisation}/{repository.replace('-', '_')}"):
-            found = find(name)
-            assert found is not None and found.hub_id == one.hub_id, name
+            match = find(name)
+            assert match is not None and match.hub_id == one.hub_id, name
     for key, found_ones in _by_key(published()).items():
         assert len({one.family.name for one in found_ones}) == 1, f"{key} is a name in two families"
     for family in families().values():

@@ -31,8 +31,8 @@ _LOG = logging.getLogger(__name__)
 def families() -> dict[str, Family]:
     """All families by name: our own in the order of their folders, then those of other distributions by name."""
     names = sorted(path.parent.name for path in _FOLDER.glob("*/family.py"))
-    found = [importlib.import_module(f"export.families.{name}.family").FAMILY for name in names]
-    known = {family.name: family for family in found}
+    records = [importlib.import_module(f"export.families.{name}.family").FAMILY for name in names]
+    known = {family.name: family for family in records}
     for family in _foreign():
         if family.name in known:
             _LOG.warning("a distribution offers a second family '%s', which is not used", family.name)
@@ -42,7 +42,7 @@ def families() -> dict[str, Family]:
 
 def _foreign() -> list[Family]:
     """Families of other distributions; one that cannot be imported is said and left out."""
-    found = []
+    families_outside = []
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
         try:
             family = point.load()
@@ -50,10 +50,10 @@ def _foreign() -> list[Family]:
             _LOG.warning("the family '%s' cannot be loaded from %s: %s", point.name, point.value, error)
             continue
         if isinstance(family, Family):
-            found.append(family)
+            families_outside.append(family)
         else:
             _LOG.warning("%s is no Family (entry point '%s')", point.value, point.name)
-    return found
+    return families_outside
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -155,13 +155,13 @@ class Journal:
             if stored["fingerprint"].get(key) != self._fingerprint.get(key)
         )
         if different:
-            found = "; ".join(
+            differences = "; ".join(
                 f"{k}: {_short(stored['fingerprint'].get(k))} then, {_short(self._fingerprint.get(k))} now"
                 for k in different
             )
             raise UsageError(
                 f"{self.folder} was begun by another export",
-                f"the same request and checkpoint; different are {found}",
+                f"the same request and checkpoint; different are {differences}",
                 "give the flags of that export again, or start over with --force",
             )
         self._source = stored["source"]

@@ -165,11 +165,11 @@ def _merges(pieces: Sequence[tuple[str, float, PieceType]]) -> list[list[str]]:
     """Every way to cut a piece into two pieces, best-scored piece first."""
     scores = {text: score for text, score, kind in pieces if kind is PieceType.NORMAL}
     ranks = {text: index for index, (text, _, _) in enumerate(pieces)}
-    found = []
+    merges = []
     for text, score in scores.items():
         cuts = [(text[:at], text[at:]) for at in range(1, len(text)) if text[:at] in scores and text[at:] in scores]
-        found += [(-score, ranks[left], ranks[right], left, right) for left, right in cuts]
-    return [[left, right] for _, _, _, left, right in sorted(found)]
+        merges += [(-score, ranks[left], ranks[right], left, right) for left, right in cuts]
+    return [[left, right] for _, _, _, left, right in sorted(merges)]
 
 
 def _out_of_reach(source: Path, model: SentencePieceModel) -> set[int]:

@@ -214,14 +214,14 @@ def _fits(
         return _part_at(runner.backend, spec, options, precision, limits).device_bytes
 
     asked = request.device_record()
-    found = []
+    rows = []
     for device in [asked] if asked else devices_of(options.target.name):
         fits = needed <= device.usable
         nearest = None
         if asked and not fits:
             nearest = nearest_fit(device, options.precision, options.limits, options.target.precisions, device_bytes)
-        found.append(DeviceFit(device.name, device.title, device.usable, device.usable_source, fits, nearest))
-    return tuple(found)
+        rows.append(DeviceFit(device.name, device.title, device.usable, device.usable_source, fits, nearest))
+    return tuple(rows)
 
 
 def _part_at(made: ExportBackend, spec: ModelSpec, options: BuildOptions, precision: str, limits: Limits) -> Prediction:

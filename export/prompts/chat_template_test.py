@@ -99,8 +99,8 @@ def test_transformers_finds_it_in_a_folder(name: str, tmp_path: Path) -> None:
     assert write_chat_template(speaker.form, tmp_path) == [Path(FILE)]
     library = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path)
     talk: Any = asked("What color is it?", "red", "图片里有什么？")
-    found = library.apply_chat_template(talk, tokenize=True, add_generation_prompt=True, return_dict=False)
-    assert found == speaker.ids(talk)
+    ids = library.apply_chat_template(talk, tokenize=True, add_generation_prompt=True, return_dict=False)
+    assert ids == speaker.ids(talk)
 
 
 def test_a_placeholder_stands_for_every_picture(speaker: Speaker) -> None:

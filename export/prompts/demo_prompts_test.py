@@ -84,8 +84,8 @@ RECORDED: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", RECORDED)
 def test_prompts_of_the_demo_are_what_they_were(name: str, schema: int) -> None:
     folder = DEMOS / name
-    found = recognise_checkpoint(folder)
-    family, spec, words = found.family, found.spec(found.open_source()), tokenizer.load(folder)
+    checkpoint = recognise_checkpoint(folder)
+    family, spec, words = checkpoint.family, checkpoint.spec(checkpoint.open_source()), tokenizer.load(folder)
     settings: Mapping[str, Any] = spec.runtime
     if schema == 1:
         settings = with_prompt(family.processor, {key: value for key, value in settings.items() if key != "prompt"})

@@ -22,8 +22,8 @@ def spec_with(folder: Path, name: str, tokenizer: bool = True, **changes: Any) -
     (folder / "config.json").write_text(json.dumps({**config, **changes}))
     if not tokenizer:
         (folder / "tokenizer.json").unlink()
-    found = recognise_checkpoint(folder)
-    return found.spec(found.open_source())
+    recognised = recognise_checkpoint(folder)
+    return recognised.spec(recognised.open_source())
 
 
 @pytest.mark.parametrize("ends", [676, 674, [676, 674], [674], None])
@@ -36,10 +36,10 @@ def test_turn_marks_do_not_follow_the_end_token(ends: object, tmp_path: Path) ->
 
 @pytest.mark.parametrize(("ends", "first"), [(2, 2), ([2], 2), ([2, 5], 2), (5, 5)])
 def test_end_tokens_that_the_config_states_stay(ends: object, first: int, tmp_path: Path) -> None:
-    found = spec_with(tmp_path / "case", "omnilmm-12b", eos_token_id=ends).generation["stop_ids"]
-    assert found[0] == first
-    assert 2 in found
-    assert all(isinstance(token, int) for token in found)
+    stop_ids = spec_with(tmp_path / "case", "omnilmm-12b", eos_token_id=ends).generation["stop_ids"]
+    assert stop_ids[0] == first
+    assert 2 in stop_ids
+    assert all(isinstance(token, int) for token in stop_ids)
 
 
 def test_without_a_tokenizer_the_config_numbers_what_it_can(tmp_path: Path) -> None:
@@ -53,8 +53,8 @@ def test_a_tokenizer_that_numbers_marks_otherwise_wins(tmp_path: Path) -> None:
     shutil.copytree(DEMOS / "cogvlm2", folder)
     path = folder / "tokenizer.json"
     path.write_text(path.read_text().replace("<|reserved_special_token_0|>", "<|moved|>").replace("_1|>", "_0|>"))
-    found = recognise_checkpoint(folder)
-    assert prompt_of(found.spec(found.open_source()).runtime).marks["<|reserved_special_token_0|>"] == 697
+    recognised = recognise_checkpoint(folder)
+    assert prompt_of(recognised.spec(recognised.open_source()).runtime).marks["<|reserved_special_token_0|>"] == 697
 
 
 def test_an_answer_stops_where_the_prompt_says(tmp_path: Path) -> None:

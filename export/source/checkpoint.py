@@ -46,12 +46,12 @@ def open_checkpoint(folder: Path) -> TensorSource:
         CheckpointError: the folder holds no weights, or weights that are damaged, incomplete or unsafe.
     """
     for pattern in WEIGHT_FILES:
-        found = sorted(path for path in folder.glob(pattern) if not path.is_dir())
-        if found and pattern.endswith(".index.json"):
-            return open_index(found[0])
-        if found:
-            _check_numbering(found)
-            return open_files(found)
+        files = sorted(path for path in folder.glob(pattern) if not path.is_dir())
+        if files and pattern.endswith(".index.json"):
+            return open_index(files[0])
+        if files:
+            _check_numbering(files)
+            return open_files(files)
     raise CheckpointError(
         f"{folder} holds no weights" if folder.is_dir() else f"{folder} is no folder",
         "one of: " + ", ".join(WEIGHT_FILES),

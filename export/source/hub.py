@@ -98,9 +98,9 @@ def _downloaded(repo_id: str, revision: str | None) -> Checkpoint:
     known = find(repo_id)
     if known is not None and known.family.hub_parts(repo_id):
         return _joined(known.family, repo_id, revision)
-    found: list[RecognisedCheckpoint] = []
-    folder = fetch(repo_id, revision, check=lambda folder: found.append(recognise_checkpoint(folder)))
-    return Checkpoint(folder, repo_id, folder.name, found[0])
+    recognised: list[RecognisedCheckpoint] = []
+    folder = fetch(repo_id, revision, check=lambda folder: recognised.append(recognise_checkpoint(folder)))
+    return Checkpoint(folder, repo_id, folder.name, recognised[0])
 
 
 def _joined(family: Family, repo_id: str, revision: str | None) -> Checkpoint:
@@ -124,12 +124,12 @@ def _joined(family: Family, repo_id: str, revision: str | None) -> Checkpoint:
         settings = family.config_files(family.published_config(repo_id, "full"))["config.json"]
         if not (partial / "config.json").exists():
             (partial / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        found = recognise_checkpoint(partial)
+        recognised = recognise_checkpoint(partial)
         shutil.rmtree(place, ignore_errors=True)
         partial.replace(place)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return Checkpoint(place, repo_id, own, replace(found, folder=place))
+    return Checkpoint(place, repo_id, own, replace(recognised, folder=place))
 
 
 def _link(file: Path, folder: Path, repo_id: str) -> None:
@@ -248,11 +248,11 @@ def _matching(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
 def _weights(repo_id: str, names: Sequence[str], folder: Path) -> list[str]:
     """The weight files to fetch; shards are those that the index, already fetched into ``folder``, names."""
     for pattern in WEIGHT_FILES:
-        found = _matching(names, (pattern,))
-        if found and pattern.endswith(".index.json"):
-            index = folder / found[0]
+        matching = _matching(names, (pattern,))
+        if matching and pattern.endswith(".index.json"):
+            index = folder / matching[0]
             shards = list(dict.fromkeys(read_index(index).values()))
             return [shard for shard in shards if stays_inside(index, shard)]
-        if found:
-            return found
+        if matching:
+            return matching
     raise UsageError(f"{repo_id} holds no weights", "one of: " + ", ".join(WEIGHT_FILES), "choose another repository")

@@ -188,9 +188,9 @@ def test_a_checkpoint_published_in_three_repositories_becomes_one_folder(tmp_pat
     terms = {"MODEL_LICENSE.pdf": b"%", "LICENSE": b"of the language model"}
     hub.repositories["xverse/XVERSE-13B-Chat"] = files("xverse-llm") | {"tokenizer.json": b"{}"} | terms
     hub.repositories["xverse/XVERSE-V-13B"] = files("adapters") | {"README.md": b"#", "LICENSE": b"of the whole"}
-    found, repo_id, revision = ask(tmp_path / "home", hub.address, "xverse-v")
+    joined, repo_id, revision = ask(tmp_path / "home", hub.address, "xverse-v")
     assert (repo_id, revision) == ("xverse/XVERSE-V-13B", COMMIT)
-    folder = Path(found)
+    folder = Path(joined)
     checkpoint = recognise_checkpoint(folder)
     source = checkpoint.open_source()
     spec = checkpoint.family.spec({**checkpoint.config, "lora_r": 8, "lora_alpha": 16}, source)
@@ -201,7 +201,7 @@ def test_a_checkpoint_published_in_three_repositories_becomes_one_folder(tmp_pat
     assert kept["README.md"] == "adapters/README.md"
     assert {name for name in kept if "LICENSE" in name} == {"LICENSE", "adapters.LICENSE", "MODEL_LICENSE.pdf"}
     assert not any("msgpack" in name for name in hub.fetched())
-    assert ask(tmp_path / "home", hub.address, "xverse-v", None, None, HF_HUB_OFFLINE="1") == [found, repo_id, revision]
+    assert ask(tmp_path / "home", hub.address, "xverse-v", None, None, HF_HUB_OFFLINE="1") == [joined, repo_id, revision]
 
 
 def test_a_file_published_alone_gets_its_base_s_config_and_tokenizer(tmp_path: Path, hub: Hub) -> None:
@@ -213,14 +213,14 @@ def test_a_file_published_alone_gets_its_base_s_config_and_tokenizer(tmp_path: P
     cards = {"README.md": b"# the base", "LICENSE": b"Apache"}
     hub.repositories["Qwen/Qwen2-VL-7B-Instruct"] = base | cards | {"vocab.json": b"{}", "model.safetensors": b"not wanted"}
     hub.repositories["MetabrainAGI/Awaker2.5-VL"] = {"pytorch_model.bin": pickle.read_bytes(), "README.md": b"# adapted"}
-    found, repo_id, _ = ask(tmp_path / "home", hub.address, "awaker")
+    checkpoint, repo_id, _ = ask(tmp_path / "home", hub.address, "awaker")
     assert repo_id == "MetabrainAGI/Awaker2.5-VL"
-    assert {path.name for path in Path(found).iterdir()} == {
+    assert {path.name for path in Path(checkpoint).iterdir()} == {
         *base, "vocab.json", "pytorch_model.bin", "README.md", "LICENSE", "Awaker2.5-VL.README.md"
     }  # fmt: skip
-    assert (Path(found) / "Awaker2.5-VL.README.md").read_bytes() == b"# adapted"
+    assert (Path(checkpoint) / "Awaker2.5-VL.README.md").read_bytes() == b"# adapted"
     assert "model.safetensors" not in hub.fetched()
-    assert open_folder(Path(found)).spec.variant == "Awaker2.5-VL"
+    assert open_folder(Path(checkpoint)).spec.variant == "Awaker2.5-VL"
 
 
 @pytest.mark.parametrize("offline", [True, False])
@@ -244,8 +244,8 @@ def test_a_hub_that_does_not_answer(tmp_path: Path, hub: Hub) -> None:
 def test_local_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "my-checkpoint"
     folder.mkdir()
-    for found in (resolve(str(folder)), resolve("minicpm-v", str(folder))):
-        assert (found.folder, found.id, found.revision) == (folder, "my-checkpoint", None)
+    for checkpoint in (resolve(str(folder)), resolve("minicpm-v", str(folder))):
+        assert (checkpoint.folder, checkpoint.id, checkpoint.revision) == (folder, "my-checkpoint", None)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "org").mkdir()
     (tmp_path / "org" / "name").mkdir()
@@ -257,8 +257,8 @@ def test_local_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_demo(tmp_path: Path) -> None:
     if (DEMO_FOLDER / "minicpm-v").is_dir():
-        found = resolve("minicpmv", "demo")
-        assert (found.folder, found.id, found.revision) == (DEMO_FOLDER / "minicpm-v", "demo/minicpm-v", None)
+        checkpoint = resolve("minicpmv", "demo")
+        assert (checkpoint.folder, checkpoint.id, checkpoint.revision) == (DEMO_FOLDER / "minicpm-v", "demo/minicpm-v", None)
     else:
         with pytest.raises(UsageError, match="no demo checkpoint"):
             resolve("minicpmv", "demo")

@@ -107,17 +107,17 @@ def side_files(checkpoint: Path, places: Iterable[Path], licence_places: Iterabl
         places: folders that may hold any of them; of two files with one name the first folder's is kept.
         licence_places: further folders, of which the licences and model cards are kept.
     """
-    found: dict[str, SideFile] = {}
+    files: dict[str, SideFile] = {}
     for place, kept in [*((place, tuple(Purpose)) for place in places), *((place, KEPT_TWICE) for place in licence_places)]:
         for path in sorted(place.iterdir()) if place.is_dir() else ():
             purpose = purpose_of(path.name)
             if purpose is None or purpose not in kept or purpose is Purpose.READING or not path.is_file():
                 continue
             name = path.name
-            if name in found and purpose in KEPT_TWICE and not _same(checkpoint / found[name].path, path):
+            if name in files and purpose in KEPT_TWICE and not _same(checkpoint / files[name].path, path):
                 name = apart(name, place.name)
-            found.setdefault(name, SideFile(path.relative_to(checkpoint), name, purpose))
-    return tuple(found[name] for name in sorted(found))
+            files.setdefault(name, SideFile(path.relative_to(checkpoint), name, purpose))
+    return tuple(files[name] for name in sorted(files))
 
 
 def apart(name: str, origin: str) -> str:

@@ -90,8 +90,8 @@ def test_parts_of_a_checkpoint_keep_their_licences(tmp_path: Path) -> None:
     write(tmp_path, {"llm/config.json": "another", "llm/README.md": "#", "clip/LICENSE": "whole", "clip/vocab.json": "{}"})
     write(tmp_path, {"clip/NOTICE": "by", "modeling.py": "", "model.safetensors": "", "x.index.json": "{}"})
     places = [tmp_path, tmp_path / "llm"]
-    found = side_files(tmp_path, places, [tmp_path / "clip", tmp_path / "llm", tmp_path / "absent"])
-    assert {file.name: file.path.as_posix() for file in found} == {
+    copied = side_files(tmp_path, places, [tmp_path / "clip", tmp_path / "llm", tmp_path / "absent"])
+    assert {file.name: file.path.as_posix() for file in copied} == {
         "LICENSE": "LICENSE",
         "NOTICE": "clip/NOTICE",
         "README.md": "llm/README.md",
@@ -99,8 +99,8 @@ def test_parts_of_a_checkpoint_keep_their_licences(tmp_path: Path) -> None:
         "llm.LICENSE": "llm/LICENSE",
         "tokenizer.json": "llm/tokenizer.json",
     }
-    assert [file.name for file in found] == sorted(file.name for file in found)
-    assert [file.name for file in named(found, Purpose.LICENCE)] == ["LICENSE", "NOTICE", "llm.LICENSE"]
+    assert [file.name for file in copied] == sorted(file.name for file in copied)
+    assert [file.name for file in named(copied, Purpose.LICENCE)] == ["LICENSE", "NOTICE", "llm.LICENSE"]
 
 
 def test_a_missing_tokenizer_is_an_error_that_names_the_waiver(tmp_path: Path) -> None:

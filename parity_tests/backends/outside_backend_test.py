@@ -124,12 +124,14 @@ class ArchiveExporter(ExportBackend):
     name: ClassVar[str] = RUNTIME.name
 
     def assignments(self, spec: ModelSpec, options: BuildOptions) -> dict[str, Assignment]:
-        found = {}
+        assignments = {}
         for layer in layer_shapes(spec):
             packed = options.precision == "int4" and layer.role in ("decoder", "head") and layer.columns % BLOCK == 0
             packed = packed and (layer.role == "decoder" or options.extra.get("head", "int4") == "int4")
-            found[layer.name] = Assignment(layer, Storage.INT4, GRID.name) if packed else Assignment(layer, Storage.FP32)
-        return found
+            assignments[layer.name] = (
+                Assignment(layer, Storage.INT4, GRID.name) if packed else Assignment(layer, Storage.FP32)
+            )
+        return assignments
 
     def predict(self, spec: ModelSpec, options: BuildOptions, assignments: Mapping[str, Assignment]) -> Prediction:
         sizes = dict.fromkeys(STAGES, 0)
@@ -271,10 +273,10 @@ def test_a_check_passes_and_names_the_block_of_a_damaged_layer(package: Path, tm
     arrays = dict(np.load(damaged / _file("decoder")))
     name = f"layers.1.mlp.down.weight{SCALES}"
     np.savez(damaged / _file("decoder"), **{**arrays, name: arrays[name][::-1]})
-    found = check(damaged, options=CheckOptions(steps=2)).judgement
-    assert str(found.verdict) == "fail"
-    assert found.run.divergence is not None
-    assert (found.run.divergence.stage, found.run.divergence.block) == ("decoder", "layers.1")
+    judgement = check(damaged, options=CheckOptions(steps=2)).judgement
+    assert str(judgement.verdict) == "fail"
+    assert judgement.run.divergence is not None
+    assert (judgement.run.divergence.stage, judgement.run.divergence.block) == ("decoder", "layers.1")
 
 
 def test_its_own_option_is_checked_and_reaches_the_exporter() -> None:
@@ -293,7 +295,7 @@ def test_its_own_option_is_checked_and_reaches_the_exporter() -> None:
 def test_a_choice_of_bits_widens_its_layers() -> None:
     made = plan(ExportRequest(model="minicpm-v", target=TARGET.name), None)
     assignments = made.parts[BACKEND.name].assignments
-    layer = next(name for name, found in assignments.items() if found.storage is Storage.INT4)
+    layer = next(name for name, assignment in assignments.items() if assignment.storage is Storage.INT4)
     assert widened(BACKEND.name, assignments, {layer: "fp32"})[layer].storage is Storage.FP32
     with pytest.raises(UsageError, match="fp32 for archive"):
         widened(BACKEND.name, assignments, {layer: "fp16"})

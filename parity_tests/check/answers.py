@@ -70,12 +70,12 @@ def picture_data(picture: np.ndarray) -> str:
 
 def similarity(question: str, reference: Recording, candidate: Recording) -> Similarity | None:
     """The candidate's logits and tokens beside the reference's; None where the shapes differ."""
-    expected, found = reference.flattened(), candidate.flattened()
-    pairs = [(expected[name], found[name]) for name in ("prefill_logits", "step_logits") if name in found]
+    expected, actual = reference.flattened(), candidate.flattened()
+    pairs = [(expected[name], actual[name]) for name in ("prefill_logits", "step_logits") if name in actual]
     if len(pairs) < 2 or any(a.shape != b.shape for a, b in pairs):
         return None
     together = [np.concatenate(sides, axis=1) for sides in zip(*pairs, strict=True)]
-    tokens = expected["greedy_ids"][0], found["greedy_ids"][0]
+    tokens = expected["greedy_ids"][0], actual["greedy_ids"][0]
     return Similarity(
         question,
         worst_row_cosine(*pairs[0]),

@@ -48,9 +48,9 @@ def ask_all(
 
 def _said(side: Candidate, question: Question, steps: int, forced: np.ndarray) -> Recording:
     began = time.monotonic()
-    found = record(side.backend, side.processor, side.limits, question, steps, forced)
+    recording = record(side.backend, side.processor, side.limits, question, steps, forced)
     log.info("%s answered %s in %.1f s", side.backend.name, question.name, time.monotonic() - began)
-    return found
+    return recording
 
 
 def _recorded(
@@ -63,6 +63,6 @@ def _recorded(
 ) -> Recording:
     began = time.monotonic()
     limits = Limits(candidate.limits.context, candidate.limits.context)
-    found = record(backend, processor, limits, question, steps, forced)
+    recording = record(backend, processor, limits, question, steps, forced)
     log.info("%s answered %s in %.1f s", backend.name, question.name, time.monotonic() - began)
-    return found
+    return recording

@@ -29,22 +29,22 @@ def said(package: Path, in_pieces: bool) -> Recording:
 @pytest.mark.parametrize("precision", ["int4", "q4f32_1"])
 def test_mapped_weights_say_the_same(exported: Callable[..., Path], precision: str) -> None:
     package = exported("minicpm-v", "android", precision)
-    found, expected = said(package, in_pieces=True).flattened(), said(package, in_pieces=False).flattened()
-    assert found.keys() == expected.keys()
+    actual, expected = said(package, in_pieces=True).flattened(), said(package, in_pieces=False).flattened()
+    assert actual.keys() == expected.keys()
     for name, array in expected.items():
-        np.testing.assert_array_equal(found[name], array, err_msg=name)
+        np.testing.assert_array_equal(actual[name], array, err_msg=name)
 
 
 def resident(folder: Path) -> dict[str, int]:
     """Mapped file to its resident kB in this process."""
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     path = ""
     for line in Path("/proc/self/smaps").read_text().splitlines():
         if "-" in line.split(" ", 1)[0]:
             path = line.split(maxsplit=5)[5] if len(line.split(maxsplit=5)) > 5 else ""
         elif line.startswith("Rss:") and path.startswith(str(folder)) and path.endswith(".bin"):
-            found[path] = found.get(path, 0) + int(line.split()[1])
-    return found
+            sizes[path] = sizes.get(path, 0) + int(line.split()[1])
+    return sizes
 
 
 def test_pages_are_given_back(exported: Callable[..., Path]) -> None:

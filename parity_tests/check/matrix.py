@@ -61,14 +61,14 @@ def checkpoints(family: str) -> dict[str, Path]:
     demo = DEMO_FOLDER / family
     if demo.is_dir():
         return {"demo": demo}
-    found = {}
+    folders = {}
     for folder in sorted(path.parent for path in GOLDENS.glob("*/outputs.npz")):
         try:
             if recognise(folder).name == family:
-                found[folder.name] = folder
+                folders[folder.name] = folder
         except EdgeproofError:
             continue
-    return found
+    return folders
 
 
 def run_matrix(families: Sequence[str] = (), targets: Sequence[str] = (), precisions: Sequence[str] = ()) -> Iterator[Cell]:
@@ -84,12 +84,12 @@ def run_matrix(families: Sequence[str] = (), targets: Sequence[str] = (), precis
     _known("target", targets, known_targets())
     _known("precision", precisions, PRECISIONS)
     for family in families or known_families():
-        found = checkpoints(family)
+        folders = checkpoints(family)
         for target in targets or TARGETS:
             for precision in precisions or PRECISIONS:
-                for name, folder in found.items():
+                for name, folder in folders.items():
                     yield run_cell(family, name, folder, target, precision)
-                if not found:
+                if not folders:
                     why = "the family has neither a demo checkpoint nor a golden here"
                     yield Cell(family, "none", target, precision, Status.NOT_RUN, why)
 
@@ -157,8 +157,8 @@ def markdown(cells: Sequence[Cell]) -> str:
     lines = ["| family | checkpoint | " + " | ".join(f"{target} {precision}" for target, precision in columns) + " |"]
     lines.append("|---" * (len(columns) + 2) + "|")
     for row in rows:
-        found = [by_place.get((*row, *column)) for column in columns]
-        lines.append("| " + " | ".join([*row, *("" if cell is None else str(cell.status) for cell in found)]) + " |")
+        row_cells = [by_place.get((*row, *column)) for column in columns]
+        lines.append("| " + " | ".join([*row, *("" if cell is None else str(cell.status) for cell in row_cells)]) + " |")
     details = [f"- {c.family} ({c.checkpoint}), {c.target} {c.precision}, {c.status}: {c.detail}" for c in cells if c.detail]
     return "\n".join([*lines, "", *details]).rstrip() + "\n"
 

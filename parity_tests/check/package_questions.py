@@ -57,7 +57,7 @@ def questions(processor: Processor, count: int, context: int, steps: int) -> lis
         UsageError: none does.
     """
     pictures = drawn_pictures()
-    found: list[Question] = []
+    asked: list[Question] = []
     refusal: UsageError | None = None
     for name, chosen, text in PROMPTS:
         shown = tuple(pictures[index] for index in chosen)
@@ -68,12 +68,12 @@ def questions(processor: Processor, count: int, context: int, steps: int) -> lis
         except UsageError as error:
             refusal = error
             continue
-        if tokens + steps <= context and len(found) < count:
-            found.append(Question(name, shown, ids, text))
-    if not found:
+        if tokens + steps <= context and len(asked) < count:
+            asked.append(Question(name, shown, ids, text))
+    if not asked:
         raise refusal or UsageError(
             f"no probe question fits a context of {context} positions",
             "room for one picture, a short question and an answer",
             "export with a larger --context",
         )
-    return found
+    return asked

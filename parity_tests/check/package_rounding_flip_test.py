@@ -41,5 +41,7 @@ def test_only_noise_across_a_boundary_is_excused(distance: float, verdict: str, 
     theirs = gate_at_boundary(tmp_path / "theirs", distance, given, GATE, RAISED)
     result = check(export_case(theirs.folder, "cpu", "fp32", tmp_path / "package"), ours.folder, CheckOptions(steps=STEPS))
     assert result.verdict == verdict, result.first_failure
-    found = {judged.comparison.standard for judged in result.judgement.comparisons if MOVED in judged.comparison.question}
-    assert (Standard.FLIPPED in found) == (verdict == "pass")
+    standards = {
+        judged.comparison.standard for judged in result.judgement.comparisons if MOVED in judged.comparison.question
+    }
+    assert (Standard.FLIPPED in standards) == (verdict == "pass")

@@ -103,11 +103,11 @@ def compare(sample: Mapping[str, Any], said: Recording) -> tuple[Measurement, ..
 
     Values picked out of logits are no distribution, and are judged as plain values.
     """
-    found = said.flattened()
+    arrays = said.flattened()
     rows = []
     for name, kept in sample["values"].items():
         expected = np.array(kept["values"], dtype=np.float32)
-        array = found.get(name)
+        array = arrays.get(name)
         if array is not None and list(array.shape) == kept["shape"]:
             array = array.ravel()[_places(array.size)]
         row = compare_arrays(name, expected, array, said.absent.get(base_name(name) or name, ""))
@@ -117,7 +117,7 @@ def compare(sample: Mapping[str, Any], said: Recording) -> tuple[Measurement, ..
         rows.append(row)
     rows.append(
         compare_arrays(
-            "greedy_ids", np.array([sample["greedy_ids"]]), found.get("greedy_ids"), step_logits=_step_logits(sample)
+            "greedy_ids", np.array([sample["greedy_ids"]]), arrays.get("greedy_ids"), step_logits=_step_logits(sample)
         )
     )
     return tuple(rows)

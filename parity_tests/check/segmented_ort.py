@@ -99,12 +99,12 @@ def _piece(
 
 def _constant_nodes(graph: Any, sizes: Mapping[str, int]) -> dict[str, int]:
     """Values computed from weights alone, to the index of their node."""
-    found: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for index, node in enumerate(graph.node):
         reads = _inputs(node)
-        if all(name in sizes or name in found for name in reads) and (reads or node.op_type == "Constant"):
-            found |= {name: index for name in node.output if name}
-    return found
+        if all(name in sizes or name in counts for name in reads) and (reads or node.op_type == "Constant"):
+            counts |= {name: index for name in node.output if name}
+    return counts
 
 
 def _closure(graph: Any, group: list[int], constants: Mapping[str, int]) -> tuple[list[int], list[str]]:
@@ -121,12 +121,12 @@ def _closure(graph: Any, group: list[int], constants: Mapping[str, int]) -> tupl
 
 def _inputs(node: Any) -> list[str]:
     """Everything a node reads, subgraphs included."""
-    found = [name for name in node.input if name]
+    names = [name for name in node.input if name]
     for attribute in node.attribute:
         for graph in (attribute.g, *attribute.graphs):
             made = {name for inner in graph.node for name in inner.output} | {value.name for value in graph.initializer}
-            found += [name for inner in graph.node for name in _inputs(inner) if name not in made]
-    return found
+            names += [name for inner in graph.node for name in _inputs(inner) if name not in made]
+    return names
 
 
 class SegmentedOrtBackend(OrtBackend):
@@ -163,9 +163,9 @@ class SegmentedOrtBackend(OrtBackend):
             raise UsageError(f"{total} tokens", f"at most {state.capacity} positions", "ask a shorter question")
         state.buffers = self._room(state.buffers, total)
         own = {"attention_mask": np.ones((1, total), np.int64), "logit_positions": np.asarray(logit_positions, np.int64)}
-        found = self._through(DECODER, self._checked(DECODER, {**inputs, **own}), state.buffers)
+        outputs = self._through(DECODER, self._checked(DECODER, {**inputs, **own}), state.buffers)
         state.length = total
-        return found["logits"]
+        return outputs["logits"]
 
     def _room(self, buffers: Mapping[str, Any], total: int) -> dict[str, Any]:
         """Cache buffers (1, kv_heads, positions, head_dim) with room for ``total`` positions, holding what they held."""
@@ -219,8 +219,8 @@ class SegmentedOrtBackend(OrtBackend):
         outputs = [value.name for value in model.graph.output if not value.name.startswith(PRESENT)]
         last_use = {name: number for number, piece in enumerate(pieces) for name in piece.takes}
         for number, piece in enumerate(pieces):
-            found = self._run_piece(self._model_of(model, piece, {**values, **buffers}), stage, piece, values, buffers)
-            values |= {name: self._ort.OrtValue.ortvalue_from_numpy(array) for name, array in found.items()}
+            results = self._run_piece(self._model_of(model, piece, {**values, **buffers}), stage, piece, values, buffers)
+            values |= {name: self._ort.OrtValue.ortvalue_from_numpy(array) for name, array in results.items()}
             for name in [name for name in values if last_use.get(name, -1) <= number and name not in outputs]:
                 del values[name]
             give_back_memory()

@@ -47,11 +47,11 @@ def manifest(folder: Path) -> Mapping[str, Any]:
 
 def test_pieces_are_many_and_say_the_same(package: Path) -> None:
     pieces = SegmentedOrtBackend(package, manifest(package), piece_bytes=PIECE_BYTES)
-    found = said(pieces, package).flattened()
+    actual = said(pieces, package).flattened()
     expected = said(OrtBackend(package, manifest(package)), package).flattened()
     assert len(pieces._graph("decoder")[1]) >= 4
     for name, array in expected.items():
-        np.testing.assert_allclose(found[name], array, atol=1e-5 * max(1.0, float(np.abs(array).max())), err_msg=name)
+        np.testing.assert_allclose(actual[name], array, atol=1e-5 * max(1.0, float(np.abs(array).max())), err_msg=name)
 
 
 def test_every_weight_lies_in_its_piece(package: Path) -> None:
@@ -66,7 +66,7 @@ def test_every_weight_lies_in_its_piece(package: Path) -> None:
 
 
 def test_exact_pieces(package: Path) -> None:
-    found = said(SegmentedOrtBackend(package, manifest(package), set_exact, PIECE_BYTES), package).flattened()
+    actual = said(SegmentedOrtBackend(package, manifest(package), set_exact, PIECE_BYTES), package).flattened()
     expected = said(ExactOrtBackend(package, manifest(package)), package).flattened()
     for name, array in expected.items():
-        np.testing.assert_allclose(found[name], array, atol=1e-5 * max(1.0, float(np.abs(array).max())), err_msg=name)
+        np.testing.assert_allclose(actual[name], array, atol=1e-5 * max(1.0, float(np.abs(array).max())), err_msg=name)

@@ -66,23 +66,23 @@ class Sides:
             standard = self.package.float_standard()
             compared = Comparison("package", standard, "reference", self.package.name, rows, question.name)
             return gates.settled(compared, self.package)
-        found: list[Comparison] = []
+        comparisons: list[Comparison] = []
         if self.exact is not None and tight is not None:
-            found += gates.settled(_implementation("implementation", self.exact, question, inside, tight), self.exact)
+            comparisons += gates.settled(_implementation("implementation", self.exact, question, inside, tight), self.exact)
         name = "implementation" if self.exact is None else "kernels"
-        found += gates.settled(_implementation(name, self.package, question, inside, said), self.package)
+        comparisons += gates.settled(_implementation(name, self.package, question, inside, said), self.package)
         loss = Standard.INT4_LOSS if is_quantised(self.package.assignments()) else Standard.FP16
         rows = compare_recordings(expected, inside)
-        return [*found, Comparison("loss", loss, "full-precision reference", STORED, rows, question.name)]
+        return [*comparisons, Comparison("loss", loss, "full-precision reference", STORED, rows, question.name)]
 
     def divergence(self, question: Question, table: Table | None) -> Divergence:
         """Where the package first parts from its reference, on one question."""
         side = self.exact or self.package
         standard = side.float_standard() if self.stored is None else side.implementation_standard()
-        found = localize(self.nearest, side, question, standard, table, self.processor)
-        if self.exact is None or found.stage:
-            return found
-        return replace(found, note=f"{found.note} in float32; what is left comes from the package's own roundings")
+        divergence = localize(self.nearest, side, question, standard, table, self.processor)
+        if self.exact is None or divergence.stage:
+            return divergence
+        return replace(divergence, note=f"{divergence.note} in float32; what is left comes from the package's own roundings")
 
     def recordings(self, answers: Sequence[Answers]) -> list[tuple[Recording, Recording]]:
         """Full precision's and the package's answer to every question."""

@@ -51,13 +51,13 @@ def documented() -> dict[str, list[str]]:
     """The first cells of the first table of every section that is called like a command."""
     text = PAGE.read_text(encoding="utf-8")
     sections = re.split(r"^## ", text, flags=re.MULTILINE)[1:]
-    found = {}
+    flags = {}
     for section in sections:
         title, _, body = section.partition("\n")
         table = re.search(r"^\| flag \| meaning \|\n\|---\|---\|\n((?:\|.*\n)*)", body, flags=re.MULTILINE)
         rows = [] if table is None else table[1].splitlines()
-        found[title.strip("`")] = [re.split(r"(?<!\\)\|", row)[1].strip().replace(r"\|", "|") for row in rows]
-    return found
+        flags[title.strip("`")] = [re.split(r"(?<!\\)\|", row)[1].strip().replace(r"\|", "|") for row in rows]
+    return flags
 
 
 @pytest.mark.parametrize("prog", PARSERS)

@@ -77,9 +77,9 @@ def known(module: str) -> bool:
     """Whether ``python -m`` runs it; a part in capitals stands for any."""
     if PLACEHOLDER.search(module):
         return True
-    found = find_spec(module)
-    if found is None or found.origin is None:
+    spec = find_spec(module)
+    if spec is None or spec.origin is None:
         return False
-    if found.submodule_search_locations is not None:
+    if spec.submodule_search_locations is not None:
         return find_spec(f"{module}.__main__") is not None
-    return '__name__ == "__main__"' in Path(found.origin).read_text(encoding="utf-8")
+    return '__name__ == "__main__"' in Path(spec.origin).read_text(encoding="utf-8")

@@ -93,12 +93,12 @@ def test_another_array_than_the_package_makes_fails(exported: ExportedPackage, a
     wrong = case.outputs[array].copy()
     wrong.reshape(-1)[-1] += np.asarray(change, wrong.dtype)
     outputs = {**case.outputs, array: wrong}
-    found = judged(
+    result = judged(
         GoldenCase(case.folder, case.inputs, outputs, case.prefixes), exported("minicpm-v", "cpu", "fp32"), "fp32"
     )
-    assert found.verdict is Verdict.FAIL
-    assert f"golden: {array} " in found.first_failure or array == "greedy_ids"
-    rows = {row["name"]: row["verdict"] for row in golden_report(found)["probes"]}
+    assert result.verdict is Verdict.FAIL
+    assert f"golden: {array} " in result.first_failure or array == "greedy_ids"
+    rows = {row["name"]: row["verdict"] for row in golden_report(result)["probes"]}
     assert rows[array] == "fail"
 
 
@@ -145,13 +145,13 @@ def test_names_are_told_apart(tmp_path: Path):
     inputs = {"p0_input_ids": ids, "p1_input_ids": ids, "text_input_ids": ids, "image_0": ids, "input_ids_expanded": ids}
     case = case_of(inputs, {name: ids for name in names}, tmp_path)
     assert case.prefixes == ("p0_", "p1_", "text_")
-    found = {name: classify(case, name) for name in names}
-    assert (found["p0_vision"].prefix, found["p0_vision"].probe) == ("p0_", "vision")
-    assert found["p1_greedy_ids"].probe == "greedy_ids"
-    assert (found["text_logits"].prefix, found["text_logits"].probe) == ("text_", "prefill_logits")
-    assert (found["p0_prefill_logits_last8"].probe, found["p0_prefill_logits_last8"].last_rows) == ("prefill_logits", 8)
-    assert (found["vision_3"].probe, found["vision_3"].piece) == ("vision", 3)
-    assert found["gates"].probe == found["vision_pos_embed"].probe == ""
+    kinds = {name: classify(case, name) for name in names}
+    assert (kinds["p0_vision"].prefix, kinds["p0_vision"].probe) == ("p0_", "vision")
+    assert kinds["p1_greedy_ids"].probe == "greedy_ids"
+    assert (kinds["text_logits"].prefix, kinds["text_logits"].probe) == ("text_", "prefill_logits")
+    assert (kinds["p0_prefill_logits_last8"].probe, kinds["p0_prefill_logits_last8"].last_rows) == ("prefill_logits", 8)
+    assert (kinds["vision_3"].probe, kinds["vision_3"].piece) == ("vision", 3)
+    assert kinds["gates"].probe == kinds["vision_pos_embed"].probe == ""
 
 
 def test_a_prompt_takes_the_pictures_it_has_placeholders_for(tmp_path: Path):
@@ -191,9 +191,9 @@ def test_stage_arrays_without_a_prefix_belong_to_the_prompt_with_all_pictures(tm
     short, long = np.zeros((1, 4), np.int64), np.zeros((1, 9), np.int64)
     names = ("vision", "connector_1", "p0_prefill_logits_last", "p1_logits_last3")
     case = case_of({"p0_input_ids": short, "p1_input_ids": long}, {name: long for name in names}, tmp_path)
-    found = {name: classify(case, name) for name in names}
-    assert [found[name].prefix for name in names] == ["p1_", "p1_", "p0_", "p1_"]
-    assert [found[name].last_rows for name in names] == [None, None, 1, 3]
+    kinds = {name: classify(case, name) for name in names}
+    assert [kinds[name].prefix for name in names] == ["p1_", "p1_", "p0_", "p1_"]
+    assert [kinds[name].last_rows for name in names] == [None, None, 1, 3]
     plain = case_of({"input_ids": short, "p1_input_ids": long}, {"vision": long}, tmp_path)
     assert classify(plain, "vision").prefix == ""
 

@@ -114,20 +114,22 @@ def convert(checkpoint: Path, expected: Path, out: Path) -> None:
     shards.write_json(out / "mlc-chat-config.json", chat_config.chat_config(decoder, request))
 
 
-def compare(expected: Path, found: Path) -> list[GoldenResult]:
-    """Every file of ``expected`` against ``found``: JSON by content and key order, shards by md5 and tensor by tensor."""
+def compare(expected: Path, actual: Path) -> list[GoldenResult]:
+    """Every file of ``expected`` against ``actual``: JSON by content and key order, shards by md5 and tensor by tensor."""
     name = expected.name
-    results = [_result(f"{name}/files", sorted(p.name for p in expected.iterdir()), sorted(p.name for p in found.iterdir()))]
+    results = [
+        _result(f"{name}/files", sorted(p.name for p in expected.iterdir()), sorted(p.name for p in actual.iterdir()))
+    ]
     for path in sorted(expected.glob("*.json")):
-        theirs, ours = _read(path), _read(found / path.name)
+        theirs, ours = _read(path), _read(actual / path.name)
         if path.name == "mlc-chat-config.json" and isinstance(ours, dict):
             results.append(_result(f"{name}/{path.name}/keys", list(theirs), list(ours)))
             results += [_result(f"{name}/{path.name}/{key}", theirs[key], ours.get(key)) for key in theirs]
-        results.append(_text_result(f"{name}/{path.name}", path, found / path.name))
-    theirs, ours = _tensors(expected), _tensors(found)
+        results.append(_text_result(f"{name}/{path.name}", path, actual / path.name))
+    theirs, ours = _tensors(expected), _tensors(actual)
     results.append(_result(f"{name}/tensor order", list(theirs), list(ours)))
     results += [_tensor_result(f"{name}/{tensor}", theirs[tensor], ours.get(tensor)) for tensor in theirs]
-    ours_md5 = _digests(found)
+    ours_md5 = _digests(actual)
     results += [_result(f"{name}/{file}/md5", digest, ours_md5.get(file)) for file, digest in _digests(expected).items()]
     return results
 
@@ -143,34 +145,34 @@ def _digests(folder: Path) -> dict[str, str]:
 
 
 def _tensors(folder: Path) -> dict[str, tuple[Mapping[str, Any], bytes]]:
-    found = {}
+    tensors = {}
     for shard in (_read(folder / "tensor-cache.json") or {"records": []})["records"]:
         data = (folder / shard["dataPath"]).read_bytes()
         for record in shard["records"]:
-            found[record["name"]] = (record, data[record["byteOffset"] : record["byteOffset"] + record["nbytes"]])
-    return found
+            tensors[record["name"]] = (record, data[record["byteOffset"] : record["byteOffset"] + record["nbytes"]])
+    return tensors
 
 
-def _result(name: str, expected: Any, found: Any) -> GoldenResult:
-    if json.dumps(expected) == json.dumps(found):
+def _result(name: str, expected: Any, actual: Any) -> GoldenResult:
+    if json.dumps(expected) == json.dumps(actual):
         return GoldenResult(name, "pass", "equal")
-    return GoldenResult(name, "fail", f"expected {_short(expected)}, found {_short(found)}")
+    return GoldenResult(name, "fail", f"expected {_short(expected)}, found {_short(actual)}")
 
 
-def _text_result(name: str, expected: Path, found: Path) -> GoldenResult:
-    same = found.is_file() and expected.read_bytes() == found.read_bytes()
+def _text_result(name: str, expected: Path, actual: Path) -> GoldenResult:
+    same = actual.is_file() and expected.read_bytes() == actual.read_bytes()
     return GoldenResult(name, "pass" if same else "fail", "equal bytes" if same else "the text differs")
 
 
 def _tensor_result(
-    name: str, expected: tuple[Mapping[str, Any], bytes], found: tuple[Mapping[str, Any], bytes] | None
+    name: str, expected: tuple[Mapping[str, Any], bytes], actual: tuple[Mapping[str, Any], bytes] | None
 ) -> GoldenResult:
-    if found is None:
+    if actual is None:
         return GoldenResult(name, "fail", "missing")
     fields: Callable[[Mapping[str, Any]], list[Any]] = lambda record: [record[k] for k in ("shape", "dtype", "format")]  # noqa: E731
-    if fields(expected[0]) != fields(found[0]):
-        return GoldenResult(name, "fail", f"expected {fields(expected[0])}, found {fields(found[0])}")
-    theirs, ours = (np.frombuffer(data, np.uint8) for data in (expected[1], found[1]))
+    if fields(expected[0]) != fields(actual[0]):
+        return GoldenResult(name, "fail", f"expected {fields(expected[0])}, found {fields(actual[0])}")
+    theirs, ours = (np.frombuffer(data, np.uint8) for data in (expected[1], actual[1]))
     if theirs.size != ours.size:
         return GoldenResult(name, "fail", f"expected {theirs.size} bytes, found {ours.size}")
     wrong = int((theirs != ours).sum())

@@ -226,16 +226,16 @@ def write(variation: Variation, folder: Path) -> Path:
 def questions(processor: Processor, seed: int, most: int) -> list[Question]:
     """Prompts with no, one and up to ``most`` pictures of random sizes and aspects, and one with an extreme picture."""
     draw = np.random.default_rng([seed, 1])
-    found = []
+    asked = []
     for count in sorted({0, 1, most}):
         sides = np.exp(draw.uniform(np.log(30), np.log(260), (count, 2))).astype(int).tolist()
-        found.append(_question(processor, draw, f"{count}-pictures", sides))
+        asked.append(_question(processor, draw, f"{count}-pictures", sides))
     try:
-        found.append(_question(processor, draw, "extreme-picture", [EXTREMES[seed % len(EXTREMES)]]))
+        asked.append(_question(processor, draw, "extreme-picture", [EXTREMES[seed % len(EXTREMES)]]))
     except ImageError:
         if not min(EXTREMES[seed % len(EXTREMES)]) < processor.settings.get("patch_size", 0):  # type: ignore[attr-defined]
             raise
-    return found
+    return asked
 
 
 def _question(processor: Processor, draw: Draw, name: str, sides: Sequence[Sequence[int]]) -> Question:

@@ -56,12 +56,12 @@ def test_what_counts_as_worse(
 
 
 def test_small_changes_are_told_and_do_not_count():
-    found = difference(judge(clean_run()), judge(clean_run(1e-4)))
+    changes = difference(judge(clean_run()), judge(clean_run(1e-4)))
     changed = {
-        row.place[3]: row.change for row in found.rows if row.place[2] == "prefill_logits" and row.change != Change.SAME
+        row.place[3]: row.change for row in changes.rows if row.place[2] == "prefill_logits" and row.change != Change.SAME
     }
     assert changed["max_abs"] is Change.WORSE
-    assert not found.worse
+    assert not changes.worse
     back = difference(judge(clean_run(1e-4)), judge(clean_run()))
     assert {row.change for row in back.rows} == {Change.BETTER, Change.SAME}
 
@@ -69,9 +69,9 @@ def test_small_changes_are_told_and_do_not_count():
 def test_a_figure_that_is_not_judged_any_more_counts():
     run = clean_run()
     fewer = replace(run, comparisons=run.comparisons[:1])
-    found = difference(judge(run), judge(fewer))
-    assert found.worse
-    assert "was judged and is not any more" in found.reasons[0]
+    changes = difference(judge(run), judge(fewer))
+    assert changes.worse
+    assert "was judged and is not any more" in changes.reasons[0]
     assert not difference(judge(fewer), judge(run)).worse
 
 

@@ -58,15 +58,15 @@ def diff(options: argparse.Namespace, table: Table | None) -> int:
     from parity_tests.judging.results import read
     from parity_tests.report import diff_report, json_report, text_file
 
-    found = difference(judge(read(options.before), table), judge(read(options.after), table), options.task_points)
-    text = diff_report.markdown(found)
+    changes = difference(judge(read(options.before), table), judge(read(options.after), table), options.task_points)
+    text = diff_report.markdown(changes)
     if options.json:
-        console.out_json(to_json(found))
+        console.out_json(to_json(changes))
     else:
         console.out(text.rstrip("\n"))
     if options.json_file is not None:
-        json_report.write(options.json_file, to_json(found))
+        json_report.write(options.json_file, to_json(changes))
     if options.report_dir is not None:
-        json_report.write(options.report_dir / "diff.json", to_json(found))
+        json_report.write(options.report_dir / "diff.json", to_json(changes))
         text_file.write(options.report_dir / "diff.md", text)
-    return int(ExitCode.PARITY_FAILED if found.worse else ExitCode.OK)
+    return int(ExitCode.PARITY_FAILED if changes.worse else ExitCode.OK)

@@ -108,7 +108,7 @@ def observe(name: str, draws: int) -> dict[Key, list[float]]:
     folder = GOLDENS / name
     case, checkpoint = read_case(folder), open_checkpoint(folder)
     processor, limits = checkpoint.processor(), Limits(CONTEXT, CONTEXT)
-    found: dict[Key, list[float]] = {}
+    margins: dict[Key, list[float]] = {}
     for draw in range(draws):
         weights = Shuffled(checkpoint.weights, draw)
         exact, others = TorchBackend(checkpoint.spec, weights), dict(sides(checkpoint.spec, weights))
@@ -120,24 +120,24 @@ def observe(name: str, draws: int) -> dict[Key, list[float]]:
             for way, side in others.items():
                 metrics = measure(Kind.FEATURES, first, first_layer(side, processor, asked))
                 for metric in METRICS[:3]:
-                    found.setdefault((way, FIRST_LAYER, metric), []).append(metrics[metric])
+                    margins.setdefault((way, FIRST_LAYER, metric), []).append(metrics[metric])
                 said = record(side, processor, limits, asked, STEPS, expected.fed)
                 for row in compare_recordings(expected, said):
                     if row.probe in ("prefill_logits", "step_logits"):
                         for metric in METRICS:
-                            found.setdefault((way, row.probe, metric), []).append(row.metrics[metric])
-    return found
+                            margins.setdefault((way, row.probe, metric), []).append(row.metrics[metric])
+    return margins
 
 
-def lines(name: str, found: dict[Key, list[float]]) -> Iterator[str]:
+def lines(name: str, margins: dict[Key, list[float]]) -> Iterator[str]:
     """A table row for each way and probe; each cell the worst value and the tail's."""
-    for way, probe in dict.fromkeys((way, probe) for way, probe, _ in found):
+    for way, probe in dict.fromkeys((way, probe) for way, probe, _ in margins):
         cells = []
         for metric in METRICS:
-            if (way, probe, metric) not in found:
+            if (way, probe, metric) not in margins:
                 cells.append("")
                 continue
-            values = np.array(found[way, probe, metric])
+            values = np.array(margins[way, probe, metric])
             low = HIGHER_IS_BETTER[metric]
             worst, tail = values.min() if low else values.max(), np.quantile(values, TAIL if low else 1 - TAIL)
             cells.append(f"{worst:.3g} ({tail:.3g})")

@@ -61,10 +61,10 @@ def _run(given: argparse.Namespace) -> int:
             assert layer.moment is not None
             layer.moment.forget()
             wall, processor = time.perf_counter(), time.process_time()
-            found = solver(layer)
+            solved = solver(layer)
             took = time.perf_counter() - wall, time.process_time() - processor
             least[name] = min(took, least.get(name, took))
-            errors[name] = float(output_error(found - layer.weight, layer.moment).sum())
+            errors[name] = float(output_error(solved - layer.weight, layer.moment).sum())
     wall = time.perf_counter()
     solve(Gptq(), layer)
     checked = time.perf_counter() - wall
@@ -94,14 +94,14 @@ def plain_loop(layer: LayerProblem) -> Tensor:
     import torch
 
     factor, weight = _inverse_factor(layer), layer.weight.clone()
-    found = torch.zeros_like(weight)
+    codes = torch.zeros_like(weight)
     for column in range(weight.shape[1]):
         if column % layer.group == 0:
             parameters = layer.grid.fit(weight[:, column : column + layer.group])
-        found[:, column] = layer.grid.read(layer.grid.round(weight[:, column], parameters), parameters)
-        lost = (weight[:, column] - found[:, column]) / factor[column, column]
+        codes[:, column] = layer.grid.read(layer.grid.round(weight[:, column], parameters), parameters)
+        lost = (weight[:, column] - codes[:, column]) / factor[column, column]
         weight[:, column:] -= lost[:, None] * factor[column, column:]
-    return found
+    return codes
 
 
 def blocked_loop(layer: LayerProblem) -> Tensor:
@@ -109,7 +109,7 @@ def blocked_loop(layer: LayerProblem) -> Tensor:
     import torch
 
     factor, weight = _inverse_factor(layer), layer.weight.clone()
-    found = torch.zeros_like(weight)
+    codes = torch.zeros_like(weight)
     columns = weight.shape[1]
     for start in range(0, columns, PUBLISHED_BLOCK):
         stop = min(start + PUBLISHED_BLOCK, columns)
@@ -119,11 +119,11 @@ def blocked_loop(layer: LayerProblem) -> Tensor:
             column = start + index
             if column % layer.group == 0:
                 parameters = layer.grid.fit(weight[:, column : column + layer.group])
-            found[:, column] = layer.grid.read(layer.grid.round(block[:, index], parameters), parameters)
-            lost[:, index] = (block[:, index] - found[:, column]) / inside[index, index]
+            codes[:, column] = layer.grid.read(layer.grid.round(block[:, index], parameters), parameters)
+            lost[:, index] = (block[:, index] - codes[:, column]) / inside[index, index]
             block[:, index:] -= lost[:, index, None] * inside[index, index:]
         weight[:, stop:] -= lost @ factor[start:stop, stop:]
-    return found
+    return codes
 
 
 def _inverse_factor(layer: LayerProblem) -> Tensor:

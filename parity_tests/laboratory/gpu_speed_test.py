@@ -34,11 +34,11 @@ def test_every_call_is_timed_and_agrees_with_eager(exported: ExportedPackage, tm
     package = exported("minicpm-v", "cpu", "fp32")
     wanted = ["--device", "cpu", "--reference", str(CASE), "--package", str(package), "--without-compiled"]
     assert main([*wanted, "--prefill", "20", "--contexts", "8,12", "--json-file", str(tmp_path / "speed.json")]) == 0
-    found = json.loads((tmp_path / "speed.json").read_text())
+    figures = json.loads((tmp_path / "speed.json").read_text())
     runners = {"PyTorch eager float32", f"{package.name}, CPUExecutionProvider"}
     calls = {"vision encoder", "connector", "decoder prefill", "decoder step at 8", "decoder step at 12"}
-    assert {(row["runner"], row["call"]) for row in found["figures"]} == {(r, c) for r in runners for c in calls}
-    for row in found["figures"]:
+    assert {(row["runner"], row["call"]) for row in figures["figures"]} == {(r, c) for r in runners for c in calls}
+    for row in figures["figures"]:
         assert row["median_ms"] > 0 and row["floor_ms"] > 0, row
         assert row["cosine"] > 1 - 1e-6, row
 

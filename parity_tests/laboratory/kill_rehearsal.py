@@ -71,7 +71,7 @@ def run_until(command: Sequence[str], stop_at: int) -> tuple[int, float]:
     """
     began = time.monotonic()
     with subprocess.Popen(command, start_new_session=True) as running:
-        while (found := written_bytes(running.pid)) < stop_at:
+        while (written := written_bytes(running.pid)) < stop_at:
             if running.poll() is not None:
                 raise MachineError(
                     f"the export ended ({running.returncode}) before it had written {stop_at} bytes",
@@ -80,7 +80,7 @@ def run_until(command: Sequence[str], stop_at: int) -> tuple[int, float]:
                 )
             time.sleep(LOOK_SECONDS)
         os.killpg(running.pid, signal.SIGKILL)
-    return found, time.monotonic() - began
+    return written, time.monotonic() - began
 
 
 def rehearse(export: Sequence[str], output: Path, undisturbed: Path, moments: Sequence[float]) -> list[str]:
@@ -90,11 +90,11 @@ def rehearse(export: Sequence[str], output: Path, undisturbed: Path, moments: Se
     whole = sum(row["bytes"] for row in json.loads((undisturbed / MANIFEST).read_text(encoding="utf-8"))["files"])
     for number, moment in enumerate(moments):
         kept = journalled_bytes(partial)
-        found, seconds = run_until([*command, *(["--resume"] if number else [])], int(moment * (whole - kept)))
+        written, seconds = run_until([*command, *(["--resume"] if number else [])], int(moment * (whole - kept)))
         if output.exists():
             raise MachineError(f"{output} exists after a kill", "only the partial folder", "report this")
         console.out(
-            f"SIGKILL after {seconds:.1f} s: {kept} bytes kept, {found} of {whole - kept} more written; no {output.name}"
+            f"SIGKILL after {seconds:.1f} s: {kept} bytes kept, {written} of {whole - kept} more written; no {output.name}"
         )
     run_whole([*command, "--resume"])
     expected, found_files = files_of(undisturbed), files_of(output)

@@ -133,14 +133,14 @@ def measure(blocks: int, pixels: int, attention: str = "package") -> dict[str, o
     with tempfile.TemporaryDirectory(prefix="edgeproof-tower-") as folder:
         graph = write_tower(spec, Path(folder), attention)
         done = subprocess.run([sys.executable, "-c", RUN, str(graph)], check=True, capture_output=True, text=True)
-        found = json.loads(done.stdout)
+        measured = json.loads(done.stdout)
         weights = sum(file.stat().st_size for file in Path(folder).iterdir())
-    scores = spec.vision.heads * found["rows"] ** 2 * 4
+    scores = spec.vision.heads * measured["rows"] ** 2 * 4
     return {
         "blocks": blocks,
         "pixels": pixels,
         "attention": attention,
-        **found,
+        **measured,
         "weight_bytes": weights,
         "score_bytes": scores,
     }

@@ -30,12 +30,12 @@ def sample_run(error: float = 0.0) -> Run:
     """A small int4 run of one question; ``error`` is added to one logit of the package."""
     rng = np.random.default_rng(5)
     logits, ids = rng.normal(size=(1, 6, 11)), np.array([[3, 4, 5]])
-    found = logits.copy()
-    found[0, 4, 2] += error
+    actual = logits.copy()
+    actual[0, 4, 2] += error
     vision = rng.normal(size=(1, 4, 8))
     rows = (
         compare_arrays("vision", vision, vision),
-        compare_arrays("prefill_logits", logits, found),
+        compare_arrays("prefill_logits", logits, actual),
         compare_arrays("greedy_ids", ids, np.array([[3, 4, 9]]), step_logits=logits[:, :3]),
         Measurement("pixel_values", "preprocess", Kind.PIXELS, (1, 3, 2, 2), not_probed="no picture"),
     )
@@ -151,12 +151,12 @@ def test_task_accuracy_stands_beside_similarity():
 
 
 def test_junit_has_a_case_for_every_limit_and_counts_them():
-    found = judged()
-    root = ElementTree.fromstring(junit_report.junit(found))
+    judgement = judged()
+    root = ElementTree.fromstring(junit_report.junit(judgement))
     assert root.tag == "testsuites"
-    limits = sum(len(p.limits) if p.measurement.metrics else 1 for c in found.comparisons for p in c.probes)
+    limits = sum(len(p.limits) if p.measurement.metrics else 1 for c in judgement.comparisons for p in c.probes)
     assert sum(len(list(suite.iter("testcase"))) for suite in list(root)[:2]) == limits
-    broken = sum(len(p.broken) for c in found.comparisons for p in c.probes)
+    broken = sum(len(p.broken) for c in judgement.comparisons for p in c.probes)
     assert broken > 0
     assert int(root.get("failures", "")) == len(list(root.iter("failure"))) == broken
     for suite in root:
@@ -213,9 +213,9 @@ def test_runs_of_the_first_schema_are_still_read(tmp_path: Path):
         for measured in row["measurements"]:
             del measured["series"]
     (tmp_path / "run.json").write_text(json.dumps(value), encoding="utf-8")
-    found = results.read(tmp_path)
-    assert found.details == Details()
-    parsed(html_report.html(judge(found)))
+    run = results.read(tmp_path)
+    assert run.details == Details()
+    parsed(html_report.html(judge(run)))
 
 
 def test_limits_from_a_toml_file_turn_a_stored_pass_into_a_fail_and_name_the_block(tmp_path: Path):

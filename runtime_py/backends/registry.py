@@ -27,10 +27,10 @@ def runtime_backends() -> dict[str, RuntimeBackend]:
         MachineError: an installed distribution names a backend that cannot be loaded.
         UsageError: two backends have a name in common.
     """
-    found: dict[str, RuntimeBackend] = {}
+    backends_here: dict[str, RuntimeBackend] = {}
     for record in (*BUILT_IN, *(getattr(brought, "runtime", brought) for brought in brought_records())):
-        _add(found, record)
-    return found | _registered
+        _add(backends_here, record)
+    return backends_here | _registered
 
 
 def runtime_backend(runtime_name: str) -> RuntimeBackend:
@@ -87,13 +87,13 @@ def brought_records() -> tuple[Any, ...]:
     Raises:
         MachineError: one of them cannot be imported, or is no record.
     """
-    found = []
+    records = []
     for point in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda point: point.name):
         try:
             record = point.load()
             if not isinstance(getattr(record, "runtime", record), RuntimeBackend):
                 raise TypeError(f"{record!r} is no record of a backend")
-            found.append(record)
+            records.append(record)
         except Exception as error:  # whatever an outside module raises
             where = point.dist.name if point.dist is not None else "an installed distribution"
             raise MachineError(
@@ -101,4 +101,4 @@ def brought_records() -> tuple[Any, ...]:
                 f"a record at {point.value}",
                 f"update or uninstall {where}",
             ) from error
-    return tuple(found)
+    return tuple(records)

@@ -35,12 +35,12 @@ LONG = Overrides(max_new_tokens=60, temperature=0.0, stop_ids=())
 @pytest.fixture
 def model(tmp_path: Path, words: Tokenizer) -> Model:
     generation = {"stop_ids": [2], "temperature": 0.0, "top_p": 0.8, "top_k": 9, "repetition_penalty": 1.0}
-    found = Package(
+    package = Package(
         folder=tmp_path, manifest={}, family="minicpm-v", variant="1.0", target="cpu", precision="fp32",
         runtime_backend="ort", processor="minicpm_v", runtime=minicpm_settings(),
         generation={**generation, "max_new_tokens": 12}, limits=Limits(160, 7), contracts={}, files=(),
     )  # fmt: skip
-    return Model(found, AttentionBackend(len(words.pieces)), Processor(minicpm_settings(), words), words)
+    return Model(package, AttentionBackend(len(words.pieces)), Processor(minicpm_settings(), words), words)
 
 
 @pytest.fixture

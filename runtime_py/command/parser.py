@@ -65,10 +65,10 @@ class Parser(argparse.ArgumentParser):
 
     def _as_spelt_today(self, arguments: Sequence[str]) -> list[str]:
         known = self._option_string_actions
-        found: list[str] = []
+        spelt: list[str] = []
         for place, argument in enumerate(arguments):
             if argument == "--":
-                return [*found, *arguments[place:]]
+                return [*spelt, *arguments[place:]]
             flag, equals, value = argument.partition("=")
             if argument.startswith("--"):
                 flag = flag if flag in known else flag.replace("_", "-")
@@ -79,8 +79,8 @@ class Parser(argparse.ArgumentParser):
                 flag = self._renamed[flag]
             if argument.startswith("--") and flag not in known and " " not in argument:
                 raise self._unknown([argument], arguments)
-            found.append(flag + equals + value if flag in known else argument)
-        return found
+            spelt.append(flag + equals + value if flag in known else argument)
+        return spelt
 
     def _unknown(self, left: Sequence[str], arguments: Sequence[str]) -> UsageError:
         first = left[0]

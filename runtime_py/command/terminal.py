@@ -127,8 +127,8 @@ class Edited:
     def _complete(self, text: str, state: int) -> str | None:
         assert self.readline is not None
         begins = self.readline.get_begidx() == 0
-        found = [f"{word} " for word in self.words if word.startswith(text)] if begins else paths_from(text)
-        return found[state] if state < len(found) else None
+        completions = [f"{word} " for word in self.words if word.startswith(text)] if begins else paths_from(text)
+        return completions[state] if state < len(completions) else None
 
 
 def paths_from(text: str) -> list[str]:

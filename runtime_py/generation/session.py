@@ -86,7 +86,7 @@ class Session:
 
     def features(self, images: Sequence[ImageInputs]) -> list[np.ndarray]:
         """Run vision encoder and connector: one float32 (rows, hidden) per `ImageInputs`."""
-        found = []
+        features = []
         for image in images:
             if "pixel_values" in image.vision:
                 self._record("pixel_values", image.vision["pixel_values"])
@@ -99,8 +99,8 @@ class Session:
                     f"{image.rows} rows, as the prompt holds",
                     "export the package again; its connector and its processor settings disagree",
                 )
-            found.append(flat)
-        return found
+            features.append(flat)
+        return features
 
     def _image_rows(self, image: ImageInputs) -> np.ndarray:
         vision = self.backend.run(VISION, image.vision)["vision_features"]
@@ -183,7 +183,7 @@ class Session:
         self._layout, self._decode_inputs = layout, None
         if isinstance(self.processor, ReadsEmbeddings):
             self._decode_inputs = self._further_inputs(layout, embeds, "decode")
-        found = []
+        chunks = []
         for start in range(keep, tokens, size):
             stop = min(start + size, tokens)
             inputs = {name: value[..., start:stop] for name, value in layout.decoder.items()}
@@ -191,8 +191,8 @@ class Session:
             positions = np.arange(stop - start) if logit_positions == "all" else np.array([-1])
             logits = self.backend.forward(state, inputs, positions.astype(np.int64))
             if logit_positions == "all" or stop == tokens:
-                found.append(logits)
-        logits = found[0] if len(found) == 1 else np.concatenate(found, axis=1)
+                chunks.append(logits)
+        logits = chunks[0] if len(chunks) == 1 else np.concatenate(chunks, axis=1)
         self._record("prefill_logits", logits)
         return logits
 

@@ -30,12 +30,12 @@ class Processor(qwen2_vl.Processor):
         return ids
 
     def layout(self, input_ids: np.ndarray, images: Sequence[ImageInputs]) -> Layout:
-        found = super().layout(input_ids, images)
+        layout = super().layout(input_ids, images)
         if not self.settings["routed"]:
-            return found
+            return layout
         clips = [bool(piece.state["grid"][3]) for piece in images]
-        gates = {"span": self.gate_span(found.input_ids[0], not all(clips)), "video": any(clips)}
-        return Layout(found.input_ids, found.image_rows, found.decoder, {**found.state, **gates})
+        gates = {"span": self.gate_span(layout.input_ids[0], not all(clips)), "video": any(clips)}
+        return Layout(layout.input_ids, layout.image_rows, layout.decoder, {**layout.state, **gates})
 
     def gate_span(self, ids: np.ndarray, pictures: bool) -> list[int]:
         """[start, end) of the first user turn's content: from the first picture, or past the word "user", to its end.

@@ -36,11 +36,11 @@ class Processor:
                 "one, as the published code asserts",
                 "ask about one at a time",
             )
-        found = []
+        inputs = []
         for source, picture in enumerate(pictures):
             pixels = self._frames(picture) if self.video else self._picture(picture)
-            found.append(ImageInputs({"pixel_values": pixels}, {}, self.settings["rows"] * len(pixels), source))
-        return found
+            inputs.append(ImageInputs({"pixel_values": pixels}, {}, self.settings["rows"] * len(pixels), source))
+        return inputs
 
     def _picture(self, picture: np.ndarray) -> np.ndarray:
         if picture.ndim != 3:
@@ -66,10 +66,10 @@ class Processor:
         """Per frame its rows; with the video chat template also the frame's number as text behind it."""
         frame = [self._placeholder()] * self.settings["rows"]
         numbered = self.video and self.settings["template"] == "chat"
-        found: list[int] = []
+        places: list[int] = []
         for number in range(rows // self.settings["rows"]):
-            found += frame + (self.prompt.text_ids(str(number)) if numbered else [])
-        return found
+            places += frame + (self.prompt.text_ids(str(number)) if numbered else [])
+        return places
 
     def _placeholder(self) -> int:
         return self.prompt.id(self.prompt.form.picture.row)

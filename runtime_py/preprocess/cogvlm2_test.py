@@ -34,12 +34,12 @@ def walked_positions(types: list[int]) -> list[int]:
         neighbours = [types[j] if 0 <= j < len(types) else 0 for j in (index - 1, index + 1)]
         if kind == 1 and 0 in neighbours:
             labels[index] = 0
-    found, position = [0], 0
+    positions, position = [0], 0
     for index in range(1, len(labels)):
         if labels[index] == 0 or labels[index - 1] == 0:
             position += 1
-        found.append(position)
-    return found
+        positions.append(position)
+    return positions
 
 
 def test_positions_and_routing_on_random_type_sequences():

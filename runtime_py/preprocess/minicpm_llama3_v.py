@@ -29,11 +29,11 @@ class Processor(minicpm_v.Processor):
 
     def images(self, pictures: Sequence[np.ndarray]) -> list[ImageInputs]:
         rule = SliceRule(self.settings["image_size"], self.settings["patch_size"], self.settings["max_slices"])
-        found = []
+        inputs = []
         for source, picture in enumerate(pictures):
             pieces, grid = cut(picture, rule)
-            found += [self._inputs(piece, source, grid) for piece in pieces]
-        return found
+            inputs += [self._inputs(piece, source, grid) for piece in pieces]
+        return inputs
 
     def _inputs(self, piece: np.ndarray, source: int, grid: tuple[int, int]) -> ImageInputs:
         rows, columns = (side // self.settings["patch_size"] for side in piece.shape[:2])

@@ -30,7 +30,7 @@ class Processor:
         self.sliced = settings["variant"] == "2.0"
 
     def images(self, pictures: Sequence[np.ndarray]) -> list[ImageInputs]:
-        found = []
+        inputs = []
         for source, picture in enumerate(pictures):
             if self.sliced:
                 rule = SliceRule(self.settings["scale_resolution"], self.settings["patch_size"], self.settings["max_slices"])
@@ -38,8 +38,8 @@ class Processor:
             else:
                 size = self.settings["image_size"]
                 pieces, grid = [resize(picture, size, size, kernel(self.settings))], (0, 0)
-            found += [self._inputs(piece, source, grid) for piece in pieces]
-        return found
+            inputs += [self._inputs(piece, source, grid) for piece in pieces]
+        return inputs
 
     def _inputs(self, piece: np.ndarray, source: int, grid: tuple[int, int]) -> ImageInputs:
         vision: dict[str, np.ndarray] = {"pixel_values": normalise(piece, HALF, HALF)}

@@ -38,15 +38,15 @@ def weights(size_in: int, size_out: int) -> np.ndarray:
     """
     step = size_in / size_out
     stretch = max(step, 1.0)
-    found = np.zeros((size_out, size_in), np.int64)
+    weights = np.zeros((size_out, size_in), np.int64)
     for row in range(size_out):
         centre = (row + 0.5) * step
         low = max(int(centre - 2 * stretch + 0.5), 0)
         high = min(int(centre + 2 * stretch + 0.5), size_in)
         share = bicubic((np.arange(low, high) - centre + 0.5) / stretch)
         fixed = share / share.sum() * (1 << FRACTION_BITS)
-        found[row, low:high] = np.trunc(fixed + np.copysign(0.5, fixed)).astype(np.int64)
-    return found
+        weights[row, low:high] = np.trunc(fixed + np.copysign(0.5, fixed)).astype(np.int64)
+    return weights
 
 
 def one_pass(picture: np.ndarray, size: int) -> np.ndarray:

@@ -24,10 +24,10 @@ def _two_tone() -> Image.Image:
 def test_colour_modes_become_rgb(tmp_path: Path, mode: str) -> None:
     path = tmp_path / ("a.tiff" if mode == "CMYK" else "a.png")
     _two_tone().convert(mode).save(path)
-    found = open_picture(path)
-    assert found.dtype == np.uint8 and found.shape == (4, 8, 3)
-    np.testing.assert_allclose(found[0, 0], RED, atol=2)
-    np.testing.assert_allclose(found[0, 7], BLUE, atol=2)
+    picture = open_picture(path)
+    assert picture.dtype == np.uint8 and picture.shape == (4, 8, 3)
+    np.testing.assert_allclose(picture[0, 0], RED, atol=2)
+    np.testing.assert_allclose(picture[0, 7], BLUE, atol=2)
 
 
 def test_alpha_is_dropped_not_blended(tmp_path: Path) -> None:

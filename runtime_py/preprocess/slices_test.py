@@ -51,19 +51,19 @@ def test_200_random_sizes() -> None:
     sizes = np.exp(draw.uniform(np.log(60), np.log(4000), (200, 2))).astype(int).tolist()
     sliced = 0
     for width, height in sizes:
-        found = plan(width, height, RULE)
+        slices = plan(width, height, RULE)
         count = min(-(-width * height // 448**2), 9)
         if count <= 1:
-            assert found.grid == (0, 0)
-            assert found.overview == _fit(Fraction(width), Fraction(height), 448, 14, True), (width, height)
+            assert slices.grid == (0, 0)
+            assert slices.overview == _fit(Fraction(width), Fraction(height), 448, 14, True), (width, height)
             continue
         sliced += 1
-        assert found.grid in _nearest_grid(width, height, count, 9), (width, height)
-        assert found.overview == _fit(Fraction(width), Fraction(height), 448, 14, False), (width, height)
-        columns, rows = found.grid
+        assert slices.grid in _nearest_grid(width, height, count, 9), (width, height)
+        assert slices.overview == _fit(Fraction(width), Fraction(height), 448, 14, False), (width, height)
+        columns, rows = slices.grid
         wide = max(_half_even(Fraction(width, columns)) * columns, columns)
         tall = max(_half_even(Fraction(height, rows)) * rows, rows)
-        assert found.cell == _fit(Fraction(wide, columns), Fraction(tall, rows), 448, 14, True), (width, height)
+        assert slices.cell == _fit(Fraction(wide, columns), Fraction(tall, rows), 448, 14, True), (width, height)
     assert 50 < sliced < 150
 
 

@@ -42,11 +42,11 @@ class Processor:
                 "one: the published code misplaces the tiles of several",
                 "ask about one picture at a time",
             )
-        found = []
+        inputs = []
         for source, picture in enumerate(pictures):
             views = self._views(picture)
-            found.append(ImageInputs({"pixel_values": views}, {}, len(views) * self.settings["tile_rows"], source))
-        return found
+            inputs.append(ImageInputs({"pixel_values": views}, {}, len(views) * self.settings["tile_rows"], source))
+        return inputs
 
     def _views(self, picture: np.ndarray) -> np.ndarray:
         """Global view, then the tiles row by row: float32 (1 to 10, 3, tile, tile)."""

@@ -50,12 +50,12 @@ class PromptEncoder:
         Raises:
             UsageError: the tokenizer does not know the mark, and the settings have no id for it.
         """
-        found = self.find(mark)
-        if found is None:
+        token = self.find(mark)
+        if token is None:
             raise UsageError(
                 f"the tokenizer has no token {mark}", "every mark of the model's prompt", "use the published tokenizer"
             )
-        return found
+        return token
 
     def check(self, messages: Sequence[Message], pictures: int) -> None:
         """Raise UsageError unless the model has a form for this conversation with that many pictures."""
@@ -104,12 +104,12 @@ class PromptEncoder:
     def _apart(self) -> dict[str, int]:
         """Marks that the tokenizer does not give back as one id, the longest first."""
         assert self.tokenizer is not None
-        found = {}
+        tokens = {}
         for mark in sorted(self.form.marks, key=len, reverse=True):
             token = self.find(mark)
             if token is not None and self.tokenizer.encode(mark) != [token]:
-                found[mark] = token
-        return found
+                tokens[mark] = token
+        return tokens
 
     def _within_limit(self, ids: list[int]) -> list[int]:
         limit = self.form.limit

@@ -20,19 +20,19 @@ def render(form: PromptFormat, messages: Sequence[Message], blocks: Blocks) -> l
 
     The conversation is one that `runtime_py.prompt.check.check` lets through.
     """
-    found: list[Run] = []
+    runs: list[Run] = []
     if form.picture.place is Place.START:
-        found += [run for picture in sorted(blocks) for run in blocks[picture]]
+        runs += [run for picture in sorted(blocks) for run in blocks[picture]]
     turns = list(messages)
     if form.system is not None and turns and turns[0].role == SYSTEM:
         said = _inside(form, _arranged(form, turns.pop(0).content(), blocks))
-        found += [form.system.before, *said, form.system.after]
+        runs += [form.system.before, *said, form.system.after]
     elif form.system is not None and form.system.default:
-        found += [form.system.before, form.system.default, form.system.after]
+        runs += [form.system.before, form.system.default, form.system.after]
     first = next((turn for turn in turns if turn.role == "user"), None)
     for turn in turns if form.keeps_history else turns[-1:]:
-        found += _turn(form, turn, blocks, turn is first)
-    return joined([*found, form.answer])
+        runs += _turn(form, turn, blocks, turn is first)
+    return joined([*runs, form.answer])
 
 
 def picture_text(form: PromptFormat, rows: int, clip: bool = False) -> str:
@@ -49,14 +49,14 @@ def grid_text(marks: SliceMarks, cells: Sequence[str], columns: int) -> str:
 
 def joined(runs: Iterable[Run]) -> list[Run]:
     """Neighbouring texts as one, empty ones left out."""
-    found: list[Run] = []
+    merged: list[Run] = []
     for run in runs:
-        before = found[-1] if found else None
+        before = merged[-1] if merged else None
         if isinstance(run, str) and isinstance(before, str):
-            found[-1] = before + run
+            merged[-1] = before + run
         elif run:
-            found.append(run)
-    return found
+            merged.append(run)
+    return merged
 
 
 def _turn(form: PromptFormat, turn: Message, blocks: Blocks, is_first_question: bool) -> list[Run]:
@@ -86,11 +86,11 @@ def _arranged(form: PromptFormat, parts: Sequence[str | int], blocks: Blocks) ->
         parts = texts
     elif form.picture.place is Place.FRONT:
         parts = [*pictures, *(texts or [""])]
-    found: list[Run] = []
+    runs: list[Run] = []
     for place, part in enumerate(parts):
-        found += [form.join] if place else []
-        found += [part] if isinstance(part, str) else blocks[part]
-    return joined(found)
+        runs += [form.join] if place else []
+        runs += [part] if isinstance(part, str) else blocks[part]
+    return joined(runs)
 
 
 def _inside(form: PromptFormat, said: list[Run]) -> list[Run]:

@@ -22,9 +22,9 @@ from runtime_py.prompt.undeclared import with_prompt
     ],
 )
 def test_settings_of_schema_1_imply_a_prompt(processor: str, settings: dict[str, object], marks: dict[str, int]) -> None:
-    found = with_prompt(processor, settings)
-    assert {key: found[key] for key in settings} == settings
-    form = PromptFormat.from_json(found["prompt"])
+    completed = with_prompt(processor, settings)
+    assert {key: completed[key] for key in settings} == settings
+    form = PromptFormat.from_json(completed["prompt"])
     assert form.marks == marks
     assert form.name.startswith(("qwen2_vl", processor))
 

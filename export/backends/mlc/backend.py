@@ -39,10 +39,10 @@ class MlcBackend(ExportBackend):
     def assignments(self, spec: ModelSpec, options: BuildOptions) -> dict[str, Assignment]:
         from export.modules.build import layer_shapes
 
-        found = assign(layer_shapes(spec), scheme_of(options.precision), options.extra)
+        assignments = assign(layer_shapes(spec), scheme_of(options.precision), options.extra)
         if spec.decoder.tied_head:
-            found[TABLE] = replace(found[TABLE], shares=HEAD)
-        return found
+            assignments[TABLE] = replace(assignments[TABLE], shares=HEAD)
+        return assignments
 
     def refuse(self, spec: ModelSpec, options: BuildOptions) -> None:
         refuse_unbuilt(spec, options)
@@ -84,21 +84,25 @@ def assign(layers: list[LayerShape], scheme: Scheme, extra: Mapping[str, Any]) -
     if vision not in VISION_PRECISIONS:
         raise UsageError(f"vision precision {vision!r}", "fp16 or int4 in an MLC package", "change --vision-precision")
     whole = Storage.FP32 if scheme.model_dtype == "float32" else Storage.FP16
-    found = {}
+    assignments = {}
     for layer in layers:
         tail = f"; {layer.columns} columns end in a short group" if layer.columns % 32 else ""
         if not scheme.grid:
-            found[layer.name] = Assignment(layer, whole, reason=f"{scheme.name} quantises nothing")
+            assignments[layer.name] = Assignment(layer, whole, reason=f"{scheme.name} quantises nothing")
         elif layer.role in QUANTISED_ROLES:
-            found[layer.name] = Assignment(layer, Storage.INT4, scheme.grid, f"{layer.role} matrix in groups of 32{tail}")
+            assignments[layer.name] = Assignment(
+                layer, Storage.INT4, scheme.grid, f"{layer.role} matrix in groups of 32{tail}"
+            )
         elif vision == "int4" and layer.role in ("vision", "connector"):
-            found[layer.name] = Assignment(layer, Storage.INT4, scheme.grid, f"int4 was asked for the vision side{tail}")
+            assignments[layer.name] = Assignment(
+                layer, Storage.INT4, scheme.grid, f"int4 was asked for the vision side{tail}"
+            )
         else:
             reason = "adapters are small" if layer.role == "adapter" else "image features lose too much in four bits"
             if tail:
                 reason += f"; {layer.columns} columns are no multiple of 32"
-            found[layer.name] = Assignment(layer, whole, reason=reason)
-    return found
+            assignments[layer.name] = Assignment(layer, whole, reason=reason)
+    return assignments
 
 
 def host_only(options: BuildOptions) -> bool:

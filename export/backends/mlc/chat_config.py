@@ -118,9 +118,9 @@ def generation(stored: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, 
         ours: the family's defaults (`ModelSpec.generation`), whose sampling and stop ids come first.
     """
     sampled = bool(ours.get("temperature"))
-    found = {key: stored.get(key) for key in GENERATION_DEFAULTS}
-    found |= {"temperature": ours.get("temperature", 0.0), "top_p": ours.get("top_p", 1.0) if sampled else 1.0}
-    found["repetition_penalty"] = ours.get("repetition_penalty", 1.0)
-    if found["eos_token_id"] is None:
-        found["eos_token_id"] = ours["stop_ids"][0]
-    return found
+    settings = {key: stored.get(key) for key in GENERATION_DEFAULTS}
+    settings |= {"temperature": ours.get("temperature", 0.0), "top_p": ours.get("top_p", 1.0) if sampled else 1.0}
+    settings["repetition_penalty"] = ours.get("repetition_penalty", 1.0)
+    if settings["eos_token_id"] is None:
+        settings["eos_token_id"] = ours["stop_ids"][0]
+    return settings

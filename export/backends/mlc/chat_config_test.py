@@ -14,8 +14,8 @@ def test_the_phone_counts_64_rows_of_a_resampled_picture():
 
 def test_generation_takes_the_familys_sampling_and_the_checkpoints_tokens():
     ours = {"stop_ids": [7, 2], "temperature": 0.6, "top_p": 0.9, "repetition_penalty": 1.1}
-    found = chat_config.generation({"eos_token_id": [7, 8], "pad_token_id": 3, "temperature": 5.0}, ours)
-    assert (found["temperature"], found["top_p"], found["repetition_penalty"]) == (0.6, 0.9, 1.1)
-    assert (found["eos_token_id"], found["pad_token_id"], found["bos_token_id"]) == ([7, 8], 3, None)
+    settings = chat_config.generation({"eos_token_id": [7, 8], "pad_token_id": 3, "temperature": 5.0}, ours)
+    assert (settings["temperature"], settings["top_p"], settings["repetition_penalty"]) == (0.6, 0.9, 1.1)
+    assert (settings["eos_token_id"], settings["pad_token_id"], settings["bos_token_id"]) == ([7, 8], 3, None)
     greedy = chat_config.generation({}, {"stop_ids": [7, 2], "temperature": 0.0, "top_p": 0.9})
     assert (greedy["temperature"], greedy["top_p"], greedy["eos_token_id"]) == (0.0, 1.0, 7)

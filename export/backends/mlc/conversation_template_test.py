@@ -47,7 +47,7 @@ def engine_prompt(template: Mapping[str, Any], messages: Sequence[Mapping[str, A
     told = [message["content"] for message in messages if message["role"] == "system"]
     said = "".join(told) if told else template["system_message"]
     pending = template["system_template"].replace("{system_message}", said, 1)
-    found: list[str | int | list[int]] = []
+    parts: list[str | int | list[int]] = []
     turns = [message for message in messages if message["role"] != "system"]
     for number, message in enumerate([*turns, {"role": "assistant", "content": None}]):
         role, content = message["role"], message["content"]
@@ -63,13 +63,13 @@ def engine_prompt(template: Mapping[str, Any], messages: Sequence[Mapping[str, A
             if isinstance(part, str):
                 pending += template["role_templates"][role].replace("{" + role + "_message}", part, 1)
                 continue
-            found += [pending] if pending else []
-            found.append(part)
+            parts += [pending] if pending else []
+            parts.append(part)
             pending = ""
         pending += seps[(1 if role == "assistant" else 0) % len(seps)]
-    found += [pending] if pending else []
+    parts += [pending] if pending else []
     prefix = template["system_prefix_token_ids"]
-    return [list(prefix), *found] if prefix is not None else found
+    return [list(prefix), *parts] if prefix is not None else parts
 
 
 def engine_ids(speaker: Speaker, talk: Conversation) -> list[int]:

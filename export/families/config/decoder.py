@@ -60,11 +60,11 @@ def refuse_quantised(config: Section, full: str) -> None:
     Raises:
         UnsupportedModelError: with the method's name.
     """
-    found = config.values.get("quantization_config")
-    if not found:
+    quantisation = config.values.get("quantization_config")
+    if not quantisation:
         return
-    method = found.get("quant_method") if isinstance(found, dict) else None
-    bits = " 4-bit" if isinstance(found, dict) and found.get("load_in_4bit") else ""
+    method = quantisation.get("quant_method") if isinstance(quantisation, dict) else None
+    bits = " 4-bit" if isinstance(quantisation, dict) and quantisation.get("load_in_4bit") else ""
     named = method if isinstance(method, str) and len(method) < 40 else "an unnamed method"
     raise UnsupportedModelError(
         f"{config.file}: {config.path}quantization_config: weights quantised by {named!r}{bits}, from which the original "

@@ -138,9 +138,9 @@ def test_what_transformers_writes_is_read_as_transformers_reads_it(kind: str, ne
     )
     written = made.to_dict() if new else {**SIZES, "num_key_value_heads": 2, "rms_norm_eps": 1e-5, "rope_theta": 3e5}
     window = made.to_dict().get("sliding_window")
-    found = decoder_of(Section(written).over({**DEFAULTS, "max_position_embeddings": made.max_position_embeddings}))
-    assert (found.rope.theta, found.norm_eps, found.kv_heads) == (made.rope_parameters["rope_theta"], 1e-5, 2)
-    assert found.max_positions == min(made.max_position_embeddings, window if new and window else 1 << 30)
+    decoder = decoder_of(Section(written).over({**DEFAULTS, "max_position_embeddings": made.max_position_embeddings}))
+    assert (decoder.rope.theta, decoder.norm_eps, decoder.kv_heads) == (made.rope_parameters["rope_theta"], 1e-5, 2)
+    assert decoder.max_positions == min(made.max_position_embeddings, window if new and window else 1 << 30)
 
 
 def test_a_windows_null_is_none_and_its_absence_the_class_default() -> None:
@@ -149,8 +149,8 @@ def test_a_windows_null_is_none_and_its_absence_the_class_default() -> None:
     family = families()["omnilmm-12b"]
     for changes in ({}, {"sliding_window": None}, {"sliding_window": 100}):
         expected = mistral(**changes).sliding_window or 8192
-        found = spec_with(family, {**changes, "max_position_embeddings": 8192}, () if changes else ("sliding_window",))
-        assert found.max_positions == expected
+        spec = spec_with(family, {**changes, "max_position_embeddings": 8192}, () if changes else ("sliding_window",))
+        assert spec.max_positions == expected
     bare = family.published_code().class_defaults
     assert all(
         getattr(mistral(), key) == bare[key] for key in ("num_key_value_heads", "rms_norm_eps", "max_position_embeddings")

@@ -34,10 +34,10 @@ def test_a_byte_order_mark_is_read_over(tmp_path: Path) -> None:
 )
 def test_anything_else_is_one_error_that_names_the_file(content: bytes, told: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(content)
-    with pytest.raises(CheckpointError, match=told) as found:
+    with pytest.raises(CheckpointError, match=told) as raised:
         read_object(tmp_path / "config.json")
-    assert "config.json" in found.value.what
-    assert found.value.exit_code == 2
+    assert "config.json" in raised.value.what
+    assert raised.value.exit_code == 2
 
 
 def test_a_huge_file_is_refused_unread(tmp_path: Path) -> None:

@@ -44,8 +44,8 @@ def test_ids_and_lists_of_ids_stop_alike_in_either_file(family: Family) -> None:
 
 @ALL
 def test_null_ends_fall_back_to_the_familys_own(family: Family) -> None:
-    found = generation(family, {"eos_token_id": None}, {"eos_token_id": None})["stop_ids"]
-    assert found and all(type(token) is int for token in found)
+    stop_ids = generation(family, {"eos_token_id": None}, {"eos_token_id": None})["stop_ids"]
+    assert stop_ids and all(type(token) is int for token in stop_ids)
 
 
 @ALL
@@ -95,7 +95,7 @@ def test_values_out_of_range_are_refused(key: str, value: Any) -> None:
 
 def test_silence_about_sampling_means_greedy_as_in_transformers() -> None:
     file = {key: value for key, value in FILE.items() if key != "do_sample"}
-    found = generation_of(Section(file), GenerationDefaults(from_file=True), [2])
-    assert (found["temperature"], found["top_k"], found["repetition_penalty"]) == (0.0, 1, 1.5)
+    settings = generation_of(Section(file), GenerationDefaults(from_file=True), [2])
+    assert (settings["temperature"], settings["top_k"], settings["repetition_penalty"]) == (0.0, 1, 1.5)
     config = pytest.importorskip("transformers").GenerationConfig(**file)
     assert not config.do_sample

@@ -43,16 +43,16 @@ def edges_of(sections: Sequence[Section], default: tuple[int, int], most: int) -
         CheckpointError: two that disagree, no sizes, or a shortest beyond the longest.
     """
     sizes = [section.section("size") for section in sections]
-    found = []
+    edges = []
     for key, usual in zip(("shortest_edge", "longest_edge"), default, strict=True):
         stated = [size for size in sizes if size.has(key)]
         values = [size.integer(key, 1, most) for size in stated]
         if len(set(values)) > 1:
             raise stated[1].wrong(key, f"{values[0]}, as {stated[0].file} has it")
-        found.append(values[0] if values else usual)
-    if found[0] > found[1]:
-        raise sizes[0].wrong("shortest_edge", f"at most the {found[1]} of the longest")
-    return found[0], found[1]
+        edges.append(values[0] if values else usual)
+    if edges[0] > edges[1]:
+        raise sizes[0].wrong("shortest_edge", f"at most the {edges[1]} of the longest")
+    return edges[0], edges[1]
 
 
 def pixel_bounds(pictures: Section, factor: int, default: tuple[int, int]) -> tuple[int, int]:

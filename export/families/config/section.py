@@ -118,10 +118,10 @@ class Section:
         Raises:
             UnsupportedModelError: another text.
         """
-        found = self.text(key, values[0])
-        if found not in values:
+        value = self.text(key, values[0])
+        if value not in values:
             raise self.unsupported(key, " or ".join(values))
-        return found
+        return value
 
     def integers(self, key: str, count: int, least: int, most: int) -> tuple[int, ...]:
         """A list of ``count`` whole numbers from ``least`` to ``most``."""
@@ -163,8 +163,8 @@ class Section:
             UnsupportedModelError: naming key and value.
         """
         for key, values in allowed.items():
-            found = self.values.get(key)
-            if found is None or any(_same(found, value) for value in values):
+            given = self.values.get(key)
+            if given is None or any(_same(given, value) for value in values):
                 continue
             raise self.unsupported(key, " or ".join(shown(value) for value in values))
 
@@ -200,14 +200,14 @@ class Section:
 
 def architectures(config: Mapping[str, Any]) -> tuple[str, ...]:
     """The class names that a config gives itself; none where it gives something else."""
-    found = config.get("architectures")
-    return tuple(name for name in found if isinstance(name, str)) if isinstance(found, list) else ()
+    names = config.get("architectures")
+    return tuple(name for name in names if isinstance(name, str)) if isinstance(names, list) else ()
 
 
-def _same(found: Any, value: Any) -> bool:
+def _same(given: Any, value: Any) -> bool:
     """Equal in type too, but for the two kinds of number."""
-    kinds = {type(found), type(value)}
-    return bool(found == value) and (len(kinds) == 1 or kinds == {int, float})
+    kinds = {type(given), type(value)}
+    return bool(given == value) and (len(kinds) == 1 or kinds == {int, float})
 
 
 def shown(value: Any) -> str:

@@ -39,8 +39,8 @@ def test_no_token_ids(value: Any) -> None:
 
 
 def test_token_ids_are_one_or_several_or_none() -> None:
-    found = [Section({"eos": value}).ids("eos", 10) for value in (3, [3], [3, 1, 3], [], None)]
-    assert found == [(3,), (3,), (3, 1), (), ()]
+    listed = [Section({"eos": value}).ids("eos", 10) for value in (3, [3], [3, 1, 3], [], None)]
+    assert listed == [(3,), (3,), (3, 1), (), ()]
 
 
 def test_an_inner_section_names_its_place() -> None:

@@ -32,8 +32,8 @@ def added_tokens(folder: Path) -> dict[str, int]:
     listed = read_optional(folder / FILE)
     rows = Section(config, "tokenizer_config.json").section("added_tokens_decoder")
     decoder = {content: _number(index) for index, content in _contents(rows)}
-    found = {text: Section(listed, FILE).integer(text, 0, MOST_ID) for text in listed} | decoder
-    return found if (folder / "tokenizer.model").is_file() else found | _of_tokenizer_json(folder / "tokenizer.json")
+    tokens = {text: Section(listed, FILE).integer(text, 0, MOST_ID) for text in listed} | decoder
+    return tokens if (folder / "tokenizer.model").is_file() else tokens | _of_tokenizer_json(folder / "tokenizer.json")
 
 
 def _contents(rows: Section) -> Iterable[tuple[str, str]]:
@@ -53,11 +53,11 @@ def _of_tokenizer_json(path: Path) -> dict[str, int]:
     rows = read_optional(path, MOST_TOKENIZER_BYTES).get("added_tokens") or []
     if not isinstance(rows, list):
         raise CheckpointError(f"{path}: added_tokens is no list", "a list of tokens", "download the file again")
-    found = {}
+    tokens = {}
     for place, row in enumerate(rows):
         section = Section({str(place): row}, path.name, "added_tokens.").section(str(place))
-        found[section.text("content")] = section.integer("id", 0, MOST_ID)
-    return found
+        tokens[section.text("content")] = section.integer("id", 0, MOST_ID)
+    return tokens
 
 
 def marks_of(
@@ -77,19 +77,19 @@ def marks_of(
     """
     table = config.section(TOKENS, "the tokenizer")
     usual = {**published, **(stated or {})}
-    found: dict[str, int] = {}
+    marks: dict[str, int] = {}
     for text, index in usual.items():
         if table.has(text):
-            found[text] = table.integer(text, 0, vocabulary - 1)
+            marks[text] = table.integer(text, 0, vocabulary - 1)
         elif index < vocabulary:
-            found[text] = index
+            marks[text] = index
         elif table.values:
             raise CheckpointError(
                 f"the tokenizer has no token {text}",
                 f"{text} among the added tokens of tokenizer.json, tokenizer_config.json or {FILE}",
                 "copy the tokenizer files that belong to these weights",
             )
-    return found
+    return marks
 
 
 def known_marks(config: Section, texts: Iterable[str], vocabulary: int) -> dict[str, int]:

@@ -57,8 +57,8 @@ def published(checkpoint: Checkpoint, prefix: str) -> dict[str, torch.Tensor]:
 
 
 def config_of(checkpoint: Checkpoint) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((checkpoint.folder / "config.json").read_text())
-    return found
+    config: dict[str, Any] = json.loads((checkpoint.folder / "config.json").read_text())
+    return config
 
 
 def folder_with(tmp_path: Path, **changes: Any) -> Path:
@@ -133,8 +133,8 @@ def test_the_tower_equals_the_idefics2_class_on_one_row_of_patches(
     with torch.no_grad():
         expected = tower(row).last_hidden_state.numpy()
     places = np.array([min(9, math.floor(10 * place / (rows * columns) + 1e-7)) for place in range(rows * columns)])
-    found = backend.run(VISION, {"pixel_values": pixels.numpy(), "patch_positions": places})["vision_features"]
-    np.testing.assert_allclose(found, expected, atol=2e-5)
+    actual = backend.run(VISION, {"pixel_values": pixels.numpy(), "patch_positions": places})["vision_features"]
+    np.testing.assert_allclose(actual, expected, atol=2e-5)
 
 
 def test_the_resampler_equals_torch_attention_without_query_positions(tiny: Checkpoint, backend: TorchBackend) -> None:
@@ -159,8 +159,8 @@ def test_the_resampler_equals_torch_attention_without_query_positions(tiny: Chec
         expected = norm(attended, "ln_post") @ stored["proj"]
     picture = np.zeros((14 * rows, 14 * columns, 3), np.uint8)
     sides = tiny.processor()._inputs(picture, 0, (0, 0)).connector  # type: ignore[attr-defined]
-    found = backend.run(CONNECTOR, {"vision_features": features.numpy(), **sides})["image_features"]
-    np.testing.assert_allclose(found, expected.numpy(), atol=2e-5)
+    actual = backend.run(CONNECTOR, {"vision_features": features.numpy(), **sides})["image_features"]
+    np.testing.assert_allclose(actual, expected.numpy(), atol=2e-5)
 
 
 def test_embedding_and_decoder_equal_transformers_llama(tiny: Checkpoint, backend: TorchBackend) -> None:
@@ -188,8 +188,8 @@ def test_the_whole_model_says_what_the_published_code_says() -> None:
     for index, image in enumerate(images):
         piece = case.inputs[f"slice_uint8_{index}"].transpose(2, 0, 1)
         np.testing.assert_allclose(image.vision["pixel_values"][0], (piece / 255 - 0.5) / 0.5, atol=1e-6)
-        found = backend.run(VISION, image.vision)["vision_features"]
-        np.testing.assert_allclose(found, case.outputs[f"vision_{index}"], atol=2e-5)
+        actual = backend.run(VISION, image.vision)["vision_features"]
+        np.testing.assert_allclose(actual, case.outputs[f"vision_{index}"], atol=2e-5)
     said = record(backend, processor, Limits(512, 7), asked, 12, case.outputs["greedy_ids"])
     for name, tolerance in {"connector": 2e-5, "inputs_embeds": 2e-5, "prefill_logits": 1e-4, "step_logits": 1e-4}.items():
         expected = case.outputs[name]

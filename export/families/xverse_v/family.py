@@ -148,13 +148,13 @@ def places_of(config: Mapping[str, Any]) -> tuple[str, str, str]:
         CheckpointError: a path that leads out of it.
     """
     settings = Section(config).over(PUBLISHED)
-    found = []
+    places = []
     for key in ("vit_path", "llama_model", "ckpt"):
         path = PurePosixPath(settings.text(key))
         if path.is_absolute() or ".." in path.parts or not path.parts or "\x00" in str(path):
             raise settings.wrong(key, "a path inside the checkpoint's folder")
-        found.append(str(path))
-    return found[0], found[1], found[2]
+        places.append(str(path))
+    return places[0], places[1], places[2]
 
 
 def _part(folder: Path) -> Section:

@@ -25,14 +25,14 @@ def prompt(template: str, end: str, marks: Mapping[str, int]) -> PromptFormat:
         marks: its ids by their text.
     """
     user, _, rest = template.partition("{}")
-    line, found, assistant = rest.rpartition("\n")
+    line, line_break, assistant = rest.rpartition("\n")
     separator = SEPARATOR if user.endswith(SEPARATOR) and assistant.endswith(SEPARATOR) else ""
     return PromptFormat(
         name="xverse_v",
         system=SystemTurn("", "\n"),
         roles=ByRole(user.removesuffix(separator), assistant.removesuffix(separator)),
         after_role=separator,
-        ends=ByRole(line + found, end),
+        ends=ByRole(line + line_break, end),
         before_answer=separator,
         join="\n",
         order=Order.ALTERNATING,

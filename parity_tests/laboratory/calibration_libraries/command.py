@@ -61,8 +61,8 @@ def _run(given: argparse.Namespace) -> int:
     version = importlib.metadata.version(library.DISTRIBUTION)
     layers = tuple(part for part in given.layers.split(",") if part)
     seed = flags.seed_number(given.seed)
-    found = captured(given.model, given.weights, given.block_size, given.samples, seed, layers)
-    _table(f"{library.DISTRIBUTION} {version}", library, found)
+    problems = captured(given.model, given.weights, given.block_size, given.samples, seed, layers)
+    _table(f"{library.DISTRIBUTION} {version}", library, problems)
     return ExitCode.OK
 
 

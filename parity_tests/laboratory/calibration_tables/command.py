@@ -29,12 +29,12 @@ def parser(prog: str) -> Parser:
 
 
 def _run(given: argparse.Namespace) -> int:
-    found = joined([read(path) for path in given.files])
+    tables = joined([read(path) for path in given.files])
     if not given.counts_only:
-        for one in found:
+        for one in tables:
             outliers = f", outlier channels {one.outliers:g} times larger" if one.outliers else ""
             console.out(f"{one.model} ({one.pictures} pictures{outliers})\n\n{wide_table(one.rows)}\n")
-    console.out(counts_table(found))
+    console.out(counts_table(tables))
     return ExitCode.OK
 
 
@@ -46,14 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return execute(COMMAND, "python -m parity_tests.laboratory.calibration_tables", arguments)
 
 
-def joined(found: Sequence[Comparison]) -> list[Comparison]:
+def joined(tables: Sequence[Comparison]) -> list[Comparison]:
     """Comparisons of one model, with equal outliers, as one; of rows that both have, the first stays.
 
     Raises:
         UsageError: they asked about different numbers of pictures.
     """
     models: dict[tuple[str, float], Comparison] = {}
-    for one in found:
+    for one in tables:
         before = models.setdefault((one.model, one.outliers), replace(one, rows=[]))
         if before.pictures != one.pictures:
             raise UsageError(
@@ -73,10 +73,10 @@ def read(path: Path) -> Comparison:
         UsageError: it cannot be read, or is something else.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if found["kind"] != "comparison":
-            raise ValueError(f"kind {found['kind']}")
-        return Comparison(found["model"], found["pictures"], from_json(found), found["outliers"])
+        table = json.loads(path.read_text(encoding="utf-8"))
+        if table["kind"] != "comparison":
+            raise ValueError(f"kind {table['kind']}")
+        return Comparison(table["model"], table["pictures"], from_json(table), table["outliers"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"{path} is no comparison: {error}", "what python -m calibrate compare --json printed", "name another file"
