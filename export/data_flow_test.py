@@ -61,9 +61,9 @@ class Watching(PackageVerifier):
         self.counts = counts
         self.before: Counter[str] = Counter()
 
-    def check(self, package: Path, checkpoint: OpenedCheckpoint, codes: Path | None) -> dict[str, Any]:
+    def check(self, package: Path, checkpoint: OpenedCheckpoint, calibration: Path | None) -> dict[str, Any]:
         self.before = Counter(self.counts)
-        return super().check(package, checkpoint, codes)
+        return super().check(package, checkpoint, calibration)
 
 
 def test_one_export_recognises_reads_and_builds_once(tmp_path: Path, counted: Counter[str]) -> None:

@@ -29,13 +29,13 @@ class Verifier(Protocol):
         """
         ...
 
-    def check(self, package: Path, checkpoint: OpenedCheckpoint, codes: Path | None) -> dict[str, Any]:
+    def check(self, package: Path, checkpoint: OpenedCheckpoint, calibration: Path | None) -> dict[str, Any]:
         """Compare a package with its checkpoint; returns the manifest's ``verification`` block, its ``verdict`` included.
 
         Args:
             package: the package folder, manifest and all, still under its working name.
             checkpoint: what it was made from, recognised and with every tensor checked.
-            codes: folder of the calibration whose codes the package holds, or None.
+            calibration: folder of the calibration whose codes the package holds, or None.
         """
         ...
 

@@ -106,7 +106,7 @@ def _package(options: argparse.Namespace) -> int:
     from parity_tests.check.package_check import CheckOptions, check
 
     asked = CheckOptions(
-        codes=options.calibration,
+        calibration=options.calibration,
         backend=options.backend,
         device=options.device,
         steps=options.steps,

@@ -17,9 +17,10 @@ from runtime_py.contracts import StageContract
 from runtime_py.errors import PackageError, UsageError
 from runtime_py.generation.session import Limits
 from runtime_py.prompt.undeclared import with_prompt
+from runtime_py.schema_1 import with_storages
 
 SCHEMA = 2
-"""1 is read too: its packages hold no prompt (runtime_py.prompt.undeclared)."""
+"""1 is read too: its packages hold no prompt (runtime_py.prompt.undeclared) and other keys (runtime_py.schema_1)."""
 
 MANIFEST = "manifest.json"
 SHOWN = 20
@@ -39,7 +40,7 @@ class PackagedFile:
 
 @dataclass(frozen=True)
 class Package:
-    """A package folder and its manifest; ``manifest`` is the whole JSON object."""
+    """A package folder and its manifest; ``manifest`` is the whole JSON object, under the keys of the present schema."""
 
     folder: Path
     manifest: Mapping[str, Any]
@@ -95,6 +96,8 @@ def parse(folder: Path, manifest: Any) -> Package:
             "update edgeproof, or export the package with this version",
         )
     try:
+        if schema == 1:
+            manifest = with_storages(manifest)
         limits = manifest["limits"]
         files = tuple(
             PackagedFile(_inside(row["path"], source), int(row["bytes"]), str(row["sha256"])) for row in manifest["files"]

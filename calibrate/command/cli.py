@@ -113,7 +113,7 @@ def _show_plan(planned: Any, request: CalibrationRequest, as_json: bool) -> None
         console.out_json([vars(group) for group in groups])
         return
     rows = [
-        f"{g.backend:8} {g.layers:4} x {g.name:44} {g.rows:6} x {g.columns:<6} {g.form:5} {g.grid:18} {g.reason}"
+        f"{g.backend:8} {g.layers:4} x {g.name:44} {g.rows:6} x {g.columns:<6} {g.storage:5} {g.grid:18} {g.reason}"
         for g in groups
     ]
     spec = planned.checkpoint.spec

@@ -96,7 +96,7 @@ def manifest(parts: ManifestParts) -> dict[str, Any]:
 def assignment_rows(assignments: Mapping[str, Assignment]) -> dict[str, dict[str, str]]:
     """Assignments as the manifest writes them."""
     return {
-        name: {"form": str(a.storage), "grid": a.grid, "reason": a.reason} | ({"shares": a.shares} if a.shares else {})
+        name: {"storage": str(a.storage), "grid": a.grid, "reason": a.reason} | ({"shares": a.shares} if a.shares else {})
         for name, a in assignments.items()
     }
 

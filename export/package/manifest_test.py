@@ -57,7 +57,7 @@ def test_manifest_keys_are_in_the_documented_order() -> None:
     assert list(value) == KEYS
     assert [row["path"] for row in value["files"]] == ["a", "b"]
     assert list(value["tools"]) == ["onnx", "torch"]
-    assert value["assignments"]["decoder.head"] == {"form": "int4", "grid": "ort_block32", "reason": ""}
+    assert value["assignments"]["decoder.head"] == {"storage": "int4", "grid": "ort_block32", "reason": ""}
     assert set(value["contracts"]) == {"vision_encoder", "connector", "embed_tokens", "decoder"}
 
 

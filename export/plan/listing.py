@@ -33,7 +33,7 @@ def exceptions(target: Target) -> list[dict[str, Any]]:
                         "backend": group.backend,
                         "layers": group.name,
                         "count": group.layers,
-                        "becomes": group.form,
+                        "becomes": group.storage,
                         "reason": group.reason,
                     }
                 )

@@ -42,7 +42,7 @@ class LayerGroup:
     layers: int
     rows: int
     columns: int
-    form: str
+    storage: str
     grid: str
     reason: str
 
@@ -193,12 +193,12 @@ def _exporter(name: str) -> ExportBackend:
     return backend_named(name).exporter()
 
 
-def _part(name: str, spec: ModelSpec, options: BuildOptions, codes: Path | None) -> Part:
+def _part(name: str, spec: ModelSpec, options: BuildOptions, calibration: Path | None) -> Part:
     made = _exporter(name)
     made.refuse(spec, options)
     assignments = made.assignments(spec, options)
-    if codes is not None:
-        storages = read_manifest(codes)["choice"] or {}
+    if calibration is not None:
+        storages = read_manifest(calibration)["choice"] or {}
         assignments = widened(name, assignments, storages.get(name, {}))
     return Part(made, assignments, made.predict(spec, options, assignments))
 
@@ -239,8 +239,8 @@ def group_layers(backend_name: str, assignments: Mapping[str, Assignment]) -> li
         key = (general, a.layer.rows, a.layer.columns, str(a.storage), a.grid, a.reason)
         counted[key] = counted.get(key, 0) + 1
     return [
-        LayerGroup(backend_name, name, count, rows, columns, form, grid, reason)
-        for (name, rows, columns, form, grid, reason), count in counted.items()
+        LayerGroup(backend_name, name, count, rows, columns, storage, grid, reason)
+        for (name, rows, columns, storage, grid, reason), count in counted.items()
     ]
 
 
@@ -251,7 +251,7 @@ def exceptional_groups(spec: ModelSpec, target: Target, precision: str) -> list[
     options = BuildOptions(target, precision, target.limits)
     groups = [g for name in target.backend_names for g in group_layers(name, _exporter(name).assignments(spec, options))]
     asked = "int4" if precision.startswith(("int4", "q4")) else precision
-    return [group for group in groups if group.form != asked]
+    return [group for group in groups if group.storage != asked]
 
 
 def _gb(count: float) -> str:

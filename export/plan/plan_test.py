@@ -24,13 +24,13 @@ GOLDEN = Path(__file__).parents[2] / "parity_tests" / "goldens" / "minicpm-v"
 
 
 def test_layers_are_grouped_by_what_they_become() -> None:
-    def layer(name: str, columns: int, form: Storage, reason: str) -> tuple[str, Assignment]:
-        return name, Assignment(LayerShape(name, "vision", 8, columns), form, "", reason)
+    def layer(name: str, columns: int, storage: Storage, reason: str) -> tuple[str, Assignment]:
+        return name, Assignment(LayerShape(name, "vision", 8, columns), storage, "", reason)
 
     rows = [layer(f"vision_encoder.blocks.{i}.mlp.fc2", 4304, Storage.FP16, "no multiple of 32") for i in range(26)]
     rows.append(layer("vision_encoder.blocks.26.mlp.fc2", 4304, Storage.INT4, ""))
     groups = group_layers("onnx", dict(rows))
-    assert [(g.name, g.layers, g.form, g.reason) for g in groups] == [
+    assert [(g.name, g.layers, g.storage, g.reason) for g in groups] == [
         ("vision_encoder.blocks.*.mlp.fc2", 26, "fp16", "no multiple of 32"),
         ("vision_encoder.blocks.*.mlp.fc2", 1, "int4", ""),
     ]
@@ -129,4 +129,4 @@ def test_what_a_target_cannot_hold_has_a_reason() -> None:
     spec = family.spec(family.published_config("", "full"), EmptySource())
     groups = exceptional_groups(spec, target_named("android"), "int4")
     assert any("fc2" in group.name and "4304" in group.reason for group in groups)
-    assert all(group.reason and group.form != "int4" for group in groups)
+    assert all(group.reason and group.storage != "int4" for group in groups)

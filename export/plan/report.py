@@ -95,7 +95,7 @@ def _lines(plan: Plan) -> Iterator[str]:
     yield "what the layers become"
     for group in plan.groups:
         layers = f" ({group.layers} layers)" if group.layers > 1 else ""
-        what = f"{group.form} on {group.grid}" if group.grid else group.form
+        what = f"{group.storage} on {group.grid}" if group.grid else group.storage
         reason = f", {group.reason}" if group.reason else ""
         where = f"{group.backend}: " if len(plan.parts) > 1 else ""
         yield f"  {where}{group.name}{layers} {group.rows} x {group.columns}: {what}{reason}"

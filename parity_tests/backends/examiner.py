@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from runtime_py.package import Package
 
 Rows = Mapping[str, Mapping[str, str]]
-"""A manifest's assignments: layer name to ``form``, ``grid`` and ``reason``."""
+"""A manifest's assignments: layer name to ``storage``, ``grid`` and ``reason``."""
 
 
 @runtime_checkable

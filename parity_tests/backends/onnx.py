@@ -61,7 +61,7 @@ class OnnxExaminer(Examiner):
             for name, row in rows.items()
             if row["grid"] and GRIDS[row["grid"]].group == 0 and not name.startswith(f"{EMBED}.")
         }
-        halves = frozenset(name for name, row in rows.items() if row["form"] == "fp16" and not row["grid"])
+        halves = frozenset(name for name, row in rows.items() if row["storage"] == "fp16" and not row["grid"])
         return Arithmetic(inputs, halves)
 
     # running them

@@ -281,7 +281,7 @@ def test_a_check_passes_and_names_the_block_of_a_damaged_layer(package: Path, tm
 
 def test_its_own_option_is_checked_and_reaches_the_exporter() -> None:
     request = ExportRequest(model="minicpm-v", target=TARGET.name, options={"head": "fp32"})
-    assert {group.form for group in plan(request, None).groups if group.name.endswith("head")} == {"fp32"}
+    assert {group.storage for group in plan(request, None).groups if group.name.endswith("head")} == {"fp32"}
     with pytest.raises(UsageError, match="--head int8"):
         ExportRequest(model="minicpm-v", target=TARGET.name, options={"head": "int8"})
     with pytest.raises(UsageError, match="--head with --target archive-server, precision fp32"):

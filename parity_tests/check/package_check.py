@@ -39,7 +39,7 @@ class CheckOptions:
 
     Attributes:
         backend: runtime name; None for the package's own.
-        codes: the calibration whose codes the package holds.
+        calibration: the calibration whose codes the package holds.
         device: of the reference, ``cpu`` or ``cuda``.
         steps: answer tokens per question; None for `STEPS`, or `STREAMED_STEPS` where the reference is streamed.
         task_pictures: pictures of the demo task to ask the package about; 0 leaves the task out.
@@ -52,7 +52,7 @@ class CheckOptions:
     """
 
     backend: str | None = None
-    codes: Path | None = None
+    calibration: Path | None = None
     device: str = "cpu"
     steps: int | None = None
     task_pictures: int = 0
@@ -116,7 +116,7 @@ def check(package: Path, checkpoint: Path | Checkpoint | None = None, options: C
     """
     options = options or CheckOptions()
     given = checkpoint or demo_checkpoint(packages.read(package).manifest)
-    opened = open_checkpoint(given, options.codes) if isinstance(given, Path) else given
+    opened = open_checkpoint(given, options.calibration) if isinstance(given, Path) else given
     pieces = opened is not None and options.in_pieces and streams(opened.spec, options.device)
     candidate = open_candidate(package, options.backend, in_pieces=pieces)
     try:

@@ -37,12 +37,12 @@ class PackageVerifier:
         here = stand_in_for(target.runs, target.backends) or target.runs
         return reference + examiner_of(here).peak(spec, running.device_bytes, filled=min(1.0, tokens / context))
 
-    def check(self, package: Path, checkpoint: OpenedCheckpoint, codes: Path | None) -> dict[str, Any]:
+    def check(self, package: Path, checkpoint: OpenedCheckpoint, calibration: Path | None) -> dict[str, Any]:
         """The manifest's ``verification`` block."""
         from parity_tests.check.package_check import CheckOptions, check
         from parity_tests.reference.checkpoint_side import as_reference
 
-        result = check(package, as_reference(checkpoint, codes), CheckOptions(in_pieces=True))
+        result = check(package, as_reference(checkpoint, calibration), CheckOptions(in_pieces=True))
         return {**result.to_json(), "verdict": result.verdict}
 
     def equal_tokens(self, package: Path, spec: ModelSpec) -> int:

@@ -77,6 +77,7 @@ class LayerCost:
     """What storing one layer as integers costs.
 
     Attributes:
+        form: the storage of its weights, under the key that report.json has for it.
         error: length of the output's error over the output's length, on the full-precision model's own inputs.
         kl: mean KL in nats per position when this layer alone is stored so; None when that was not measured.
     """

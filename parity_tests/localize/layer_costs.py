@@ -49,7 +49,7 @@ def layer_costs(
     wanted = {name: row for name, row in assignments.items() if row.get("grid")}
     inputs = _inputs(full, list(wanted), processor, asked, context)
     costs = [
-        LayerCost(name, row["form"], row["grid"], _output_error(full, stored, name, inputs[name]))
+        LayerCost(name, row["storage"], row["grid"], _output_error(full, stored, name, inputs[name]))
         for name, row in wanted.items()
         if name in inputs
     ]

@@ -98,7 +98,7 @@ def request(candidate: Candidate, spec: ModelSpec, stage: str, tokens: int) -> L
     scheme = scheme_of(candidate.block["quantization"])
     rows = candidate.assignments()
     assignments = {
-        layer.name: Assignment(layer, Storage(rows[layer.name]["form"]), rows[layer.name].get("grid", ""))
+        layer.name: Assignment(layer, Storage(rows[layer.name]["storage"]), rows[layer.name].get("grid", ""))
         for layer in layer_shapes(spec)
         if layer.name in rows
     }

@@ -30,20 +30,20 @@ class Checkpoint:
     """A checkpoint ready to be built in PyTorch.
 
     Attributes:
-        codes: folder of the calibration whose codes a package holds; None for round to nearest.
+        calibration: folder of the calibration whose codes a package holds; None for round to nearest.
     """
 
     folder: Path
     spec: ModelSpec
     weights: WeightMap
     processor_name: str
-    codes: Path | None = None
+    calibration: Path | None = None
 
     def processor(self, tokenizer: TokenizerLike | None = None) -> Processor:
         return make_processor(self.processor_name, self.spec.runtime, tokenizer)
 
 
-def open_checkpoint(folder: Path, codes: Path | None = None) -> Checkpoint:
+def open_checkpoint(folder: Path, calibration: Path | None = None) -> Checkpoint:
     """Recognise a checkpoint folder and check every tensor of it.
 
     Raises:
@@ -51,13 +51,13 @@ def open_checkpoint(folder: Path, codes: Path | None = None) -> Checkpoint:
     """
     from export.checkpoint.opened import open_folder
 
-    return as_reference(open_folder(folder), codes)
+    return as_reference(open_folder(folder), calibration)
 
 
-def as_reference(checkpoint: OpenedCheckpoint, codes: Path | None = None) -> Checkpoint:
+def as_reference(checkpoint: OpenedCheckpoint, calibration: Path | None = None) -> Checkpoint:
     """The reference's side of a checkpoint that is open already, its weights on disk."""
     assert checkpoint.folder is not None and checkpoint.weights is not None
-    return Checkpoint(checkpoint.folder, checkpoint.spec, checkpoint.weights, checkpoint.family.processor, codes)
+    return Checkpoint(checkpoint.folder, checkpoint.spec, checkpoint.weights, checkpoint.family.processor, calibration)
 
 
 def reference(
@@ -87,8 +87,8 @@ def dequantised(checkpoint: Checkpoint, rows: Mapping[str, Mapping[str, str]], b
     from export.quantisation.stored import StoredCodes
 
     assignments = assignments_of(checkpoint.spec, rows)
-    if checkpoint.codes is not None:
-        stored = StoredCodes(checkpoint.codes, backend, checkpoint.weights, assignments)
+    if checkpoint.calibration is not None:
+        stored = StoredCodes(checkpoint.calibration, backend, checkpoint.weights, assignments)
         return DequantisedWeights(stored.weights, stored, assignments, GRIDS)
     codes = RoundToNearest(checkpoint.weights, assignments, GRIDS)
     return DequantisedWeights(checkpoint.weights, codes, assignments, GRIDS)
@@ -101,7 +101,7 @@ def assignments_of(spec: ModelSpec, rows: Mapping[str, Mapping[str, str]]) -> di
 
     layers = {layer.name: layer for layer in layer_shapes(spec)}
     return {
-        name: Assignment(layers[name], Storage(row["form"]), row["grid"], row.get("reason", ""), row.get("shares", ""))
+        name: Assignment(layers[name], Storage(row["storage"]), row["grid"], row.get("reason", ""), row.get("shares", ""))
         for name, row in rows.items()
         if name in layers
     }
@@ -110,11 +110,11 @@ def assignments_of(spec: ModelSpec, rows: Mapping[str, Mapping[str, str]]) -> di
 def stored_reference(checkpoint: Checkpoint, candidate: Candidate, device: str = "cpu") -> TorchBackend | None:
     """The reference that holds a package's own numbers and makes its deliberate roundings; None for exact packages."""
     rows = candidate.assignments()
-    if "calibration" in candidate.block and checkpoint.codes is None:
+    if "calibration" in candidate.block and checkpoint.calibration is None:
         raise UsageError(
             f"{candidate.folder} holds calibrated codes, and the calibration is not given",
             "the folder that python -m calibrate wrote",
-            "name it with --codes",
+            "name it with --calibration",
         )
     weights: WeightProvider = checkpoint.weights
     if is_quantised(rows):

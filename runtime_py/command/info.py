@@ -11,7 +11,7 @@ from runtime_py.package import Package
 def describe(package: Package) -> dict[str, Any]:
     """JSON-able facts of a package."""
     manifest = package.manifest
-    forms = Counter(row["form"] for row in manifest.get("assignments", {}).values())
+    storages = Counter(row["storage"] for row in manifest.get("assignments", {}).values())
     folders: Counter[str] = Counter()
     for file in package.files:
         folders[file.path.split("/")[0] + "/" if "/" in file.path else "."] += file.bytes
@@ -23,7 +23,7 @@ def describe(package: Package) -> dict[str, Any]:
         "runtime_backend": package.runtime_backend,
         "backends": sorted(manifest.get("backends", {})),
         "limits": {"context": package.limits.context, "prefill_chunk": package.limits.prefill_chunk},
-        "layers_by_form": dict(sorted(forms.items())),
+        "layers_by_storage": dict(sorted(storages.items())),
         "files": len(package.files),
         "bytes": package.size,
         "bytes_by_folder": dict(sorted(folders.items())),
