@@ -111,7 +111,8 @@ def judged(case: GoldenCase, checkpoint: Checkpoint):
     return judge(run)
 
 
-@pytest.mark.parametrize("distance", [1e-6, 3e-6])
+# Two units in the last place of a logit of 6.5 are 1e-6: the order of a sum alone moves it that far on some processors.
+@pytest.mark.parametrize("distance", [2e-6, 3e-6])
 def test_a_golden_from_the_other_side_of_a_boundary_passes_and_says_so(distance: float, tmp_path: Path):
     checkpoint = gate_at_boundary(tmp_path / "case", -distance)
     case = golden_of(checkpoint, 2 * distance)
@@ -152,7 +153,7 @@ def test_another_fault_next_to_a_rounding_flip_fails(tmp_path: Path):
     assert judged(case, checkpoint).verdict is Verdict.FAIL
 
 
-@pytest.mark.parametrize("distance", [-1e-6, 1e-6])
+@pytest.mark.parametrize("distance", [-3e-6, 3e-6])
 def test_a_reference_near_a_boundary_is_moved_away_from_it_on_its_own_side(distance: float, tmp_path: Path):
     checkpoint = gate_at_boundary(tmp_path / "case", distance)
     side = side_of(checkpoint)

@@ -121,7 +121,7 @@ def places(inputs: ImageInputs, size: tuple[int, int]) -> Places:
 
 RECIPE = Recipe(
     family="cogvlm2",
-    config=CONFIG,
+    config={**CONFIG, "added_tokens": {text: VOCABULARY.special_id(text) for text in SPECIAL[:3]}},
     side=IMAGE,
     patches=(SIDE, SIDE),
     rows=(SIDE // 2, SIDE // 2),

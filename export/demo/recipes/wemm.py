@@ -136,7 +136,7 @@ def places(inputs: ImageInputs, size: tuple[int, int]) -> Places:
 
 RECIPE = Recipe(
     family="wemm",
-    config={**CONFIG, "added_tokens": {"<|im_end|>": CHAT_END}},
+    config={**CONFIG, "added_tokens": {"<|im_end|>": CHAT_END, "<|im_start|>": CHAT_START}},
     side=LONGEST,
     patches=(SIDE, SIDE),
     rows=(SIDE // KERNEL, SIDE // KERNEL),
