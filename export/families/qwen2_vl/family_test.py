@@ -112,7 +112,8 @@ def test_turn_marks_are_the_tokenizers_whatever_ends_an_answer(eos: Any, stops: 
     folder = copied(DEMO, tmp_path / "demo", eos_token_id=eos)
     family = recognise(folder)
     found = family.spec(family.load_config(folder), family.open_source(folder))
-    assert (found.runtime["im_start"], found.runtime["im_end"]) == (675, 676)
+    marks = found.runtime["prompt"]["marks"]
+    assert (marks["<|im_start|>"], marks["<|im_end|>"]) == (675, 676)
     assert set(found.generation["stop_ids"]) == {*stops, 676}
 
 
