@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, execute
 from runtime_py.command.parser import Parser
 from runtime_py.errors import ExitCode
+
+log = logging.getLogger("edgeproof")
 
 
 def parser(prog: str) -> Parser:
@@ -24,10 +28,14 @@ def parser(prog: str) -> Parser:
 def _run(options: argparse.Namespace) -> int:
     from export.plan.listing import as_json, as_text
 
+    whole = not options.brief
+    if whole and find_spec("torch") is None:
+        whole = False
+        log.warning("which published models fit is left out: it takes the extra 'export' (pip install 'edgeproof[export]')")
     if options.json:
-        console.out_json(as_json(not options.brief))
+        console.out_json(as_json(whole))
     else:
-        console.out(as_text(not options.brief))
+        console.out(as_text(whole))
     return ExitCode.OK
 
 
