@@ -35,7 +35,7 @@ EXTRAS = {
     "huggingface_hub": "export",
     "tqdm": "export",
     "psutil": "export",
-    "transformers": "export",
+    "transformers": "dev",
     "shtab": "completions",
     **{module: record.distributions[0].extra for record in BUILT_IN for module in record.modules},
 }
