@@ -112,7 +112,8 @@ def test_turn_marks_are_the_tokenizers_whatever_ends_an_answer(eos: Any, stops: 
     folder = copied(DEMO, tmp_path / "demo", eos_token_id=eos)
     family = recognise(folder)
     spec = family.spec(family.load_config(folder), family.open_source(folder))
-    assert (spec.runtime["im_start"], spec.runtime["im_end"]) == (675, 676)
+    marks = spec.runtime["prompt"]["marks"]
+    assert (marks["<|im_start|>"], marks["<|im_end|>"]) == (675, 676)
     assert set(spec.generation["stop_ids"]) == {*stops, 676}
 
 
