@@ -197,7 +197,7 @@ def test_a_backend_is_opened_with_what_it_can_be_given(model: Model) -> None:
         seen.append(chosen)
         return AttentionBackend()
 
-    able = RuntimeBackend("numpy files", "able", "NumPy arrays", (), opened, abilities=frozenset({Ability.THREADS}))
+    able = RuntimeBackend("numpy files", "able", "NumPy arrays", (), opened, (), abilities=frozenset({Ability.THREADS}))
     unable = replace(able, name="other files", runtime_name="unable", abilities=frozenset(), threads_advice="set N")
     package = replace(model.package, manifest={"backends": {"numpy files": {"file": "a"}}})
     register(able)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from export.families.config.section import Section
+from runtime_py.errors import CheckpointError
 
 LEAST, MOST_TEMPERATURE, MOST_PENALTY, MOST_TOKENS = 1e-6, 100.0, 100.0, 1 << 20
 
@@ -37,12 +38,19 @@ def stop_ids(sections: Iterable[Section], vocabulary: int, own: Sequence[int], d
         default: what the published class takes where no section names any.
 
     Raises:
-        CheckpointError: an id that is none, or that the vocabulary has not.
+        CheckpointError: an id that is none, or that the vocabulary has not; or no id at all.
     """
     stated = [token for section in sections for token in section.ids("eos_token_id", vocabulary)]
     if not stated and default is not None:
         stated = [default]
-    return list(dict.fromkeys((*stated, *own)))
+    found = list(dict.fromkeys((*stated, *own)))
+    if not found:
+        raise CheckpointError(
+            "no file of the checkpoint says what ends an answer",
+            "eos_token_id in config.json or generation_config.json",
+            "download both again",
+        )
+    return found
 
 
 def generation_of(file: Section, defaults: GenerationDefaults, stops: Sequence[int]) -> dict[str, Any]:

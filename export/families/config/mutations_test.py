@@ -27,10 +27,9 @@ from runtime_py.errors import EdgeproofError, ExitCode
 
 EXAMPLES = int(os.environ.get("EDGEPROOF_EXAMPLES", "20"))
 SLOWEST = 20.0
-"""Seconds that one plan may take on a machine that does other things as well."""
+"""Processor seconds that one plan may take, the imports of the first one with it."""
 
 GENERATION = {"bos_token_id": 1, "eos_token_id": [2, 3], "do_sample": True, "temperature": 0.7, "top_p": 0.9, "top_k": 40}
-TOKENS = {"added_tokens_decoder": {"5": {"content": "<|im_end|>", "special": True}}}
 
 STRANGE: tuple[Any, ...] = (
     *(None, True, False, 0, 1, -1, 2, 3, 7, 100_000, 10**12, 10**400, 0.5, -0.0, 1e-320, 1e308),
@@ -85,7 +84,12 @@ def files_of(family: Family) -> dict[str, Any]:
     made = {name: dict(value) for name, value in family.config_files(family.published_config("", "tiny")).items()}
     areas = {} if "image_processor" in made["config.json"] else {"size": {"shortest_edge": 3136, "longest_edge": 12544}}
     pictures = {"do_resize": True, "image_mean": [0.5, 0.5, 0.5], **areas}
-    others = {"generation_config.json": GENERATION, "preprocessor_config.json": pictures, "tokenizer_config.json": TOKENS}
+    size = made["config.json"].get("vocab_size", 300)
+    marks = family.published_code().marks
+    free = (size - 1 - place if index >= size else index for place, index in enumerate(marks.values()))
+    table = {str(index): {"content": text} for text, index in zip(marks, free, strict=True)}
+    tokens = {"added_tokens_decoder": table}
+    others = {"generation_config.json": GENERATION, "preprocessor_config.json": pictures, "tokenizer_config.json": tokens}
     return {**others, "processor_config.json": {"image_processor": {}}, **made}
 
 
@@ -126,7 +130,7 @@ def check(contents: dict[str, bytes], target: str = "cpu") -> str:
         for file, content in contents.items():
             (Path(name) / file).parent.mkdir(parents=True, exist_ok=True)
             (Path(name) / file).write_bytes(content)
-        began = time.monotonic()
+        began = time.process_time()
         try:
             plan(ExportRequest(name, target), None)
         except EdgeproofError as error:
@@ -134,7 +138,7 @@ def check(contents: dict[str, bytes], target: str = "cpu") -> str:
             assert len(str(error)) < 4000
             return type(error).__name__
         finally:
-            assert time.monotonic() - began < SLOWEST
+            assert time.process_time() - began < SLOWEST
         return "planned"
 
 

@@ -111,10 +111,10 @@ def test_the_base_and_the_adapted_model_are_told_apart(tmp_path: Path) -> None:
 def test_turn_marks_are_the_tokenizers_whatever_ends_an_answer(eos: Any, stops: set[int], tmp_path: Path) -> None:
     folder = copied(DEMO, tmp_path / "demo", eos_token_id=eos)
     family = recognise(folder)
-    found = family.spec(family.load_config(folder), family.open_source(folder))
-    marks = found.runtime["prompt"]["marks"]
+    spec = family.spec(family.load_config(folder), family.open_source(folder))
+    marks = spec.runtime["prompt"]["marks"]
     assert (marks["<|im_start|>"], marks["<|im_end|>"]) == (675, 676)
-    assert set(found.generation["stop_ids"]) == {*stops, 676}
+    assert set(spec.generation["stop_ids"]) == {*stops, 676}
 
 
 def test_a_tokenizer_without_the_marks_is_refused(tmp_path: Path) -> None:
