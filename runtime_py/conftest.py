@@ -20,6 +20,7 @@ from runtime_py.prompt.format import PromptFormat
 
 HIDDEN, VISION_WIDTH, QUERIES = 24, 12, 4
 VOCABULARY = 300
+DEMO_CHECKPOINT = Path(__file__).parents[1] / "export" / "demo" / "checkpoints" / "minicpm-v"
 
 
 @dataclass
@@ -167,3 +168,26 @@ def sentencepiece_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def words(sentencepiece_file: Path) -> tokenizer.Tokenizer:
     return tokenizer.read_sentencepiece(sentencepiece_file)
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A package of the demo checkpoint, for the processor in fp32, which must not be written to."""
+    pytest.importorskip("onnxruntime")
+    from export.__main__ import main as export
+
+    out = tmp_path_factory.mktemp("package") / "out"
+    flags = [
+        "--model",
+        str(DEMO_CHECKPOINT),
+        "--target",
+        "cpu",
+        "--precision",
+        "fp32",
+        "--skip-verify",
+        "-q",
+        "-o",
+        str(out),
+    ]
+    assert export(flags) == 0
+    return out

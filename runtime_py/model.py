@@ -6,25 +6,33 @@ answer together, only the tokens after the common beginning are fed; so a conver
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from runtime_py import package, tokenizer
+from runtime_py import trust as trusting
 from runtime_py.backends.base import Backend
 from runtime_py.backends.record import Ability, OpeningChoices
-from runtime_py.backends.registry import held_backends, runtime_backend, those_that_can
+from runtime_py.backends.registry import held_backends, runtime_backend, runtime_backends, those_that_can
 from runtime_py.errors import PackageError, UsageError
 from runtime_py.generation import conversation
 from runtime_py.generation.conversation import Messages
 from runtime_py.generation.generate import Finish, Generation, Overrides, Settings, settings_of
 from runtime_py.generation.session import Recorder, Session
+from runtime_py.json_file import shortened
 from runtime_py.preprocess.base import ImageInputs, Layout, Message, Processor
 from runtime_py.preprocess.pictures import Picture
 from runtime_py.preprocess.processors import make_processor
+from runtime_py.turns import Turns, last_resort
+
+
+ANSWERING = "answering"
 
 
 @dataclass(frozen=True)
@@ -110,7 +118,11 @@ class _Memory:
 
 
 class Model:
-    """Answers questions about pictures; made by `load`. Not for use from two threads at once."""
+    """Answers questions about pictures; made by `load`.
+
+    Threads may share one: an answer of `chat` is finished before the next begins. A `generate` that another answer
+    overtakes raises UsageError at its next token. Once closed it refuses everything.
+    """
 
     def __init__(self, source: package.Package, backend: Backend, processor: Processor, words: tokenizer.Tokenizer) -> None:
         self.package = source
@@ -119,6 +131,7 @@ class Model:
         self.tokenizer = words
         self.session = Session(backend, processor, source.limits)
         self._memory = _Memory()
+        self._turns = Turns()
 
     def __enter__(self) -> Model:
         return self
@@ -141,10 +154,13 @@ class Model:
             stream: called with each piece of text as it comes.
             overrides: sampling and limits apart from the package's defaults.
         """
-        run = self.generate(messages, images, overrides)
-        for token in run:
-            if stream is not None and token.text:
-                stream(token.text)
+        if stream is not None and not callable(stream):
+            raise UsageError(f"stream is {shortened(stream)}", "a function that takes text", "leave it out")
+        with self._turns.held(ANSWERING):
+            run = self.generate(messages, images, overrides)
+            for token in run:
+                if stream is not None and token.text:
+                    stream(token.text)
         assert run.answer is not None
         return run.answer
 
@@ -152,20 +168,30 @@ class Model:
         self, messages: Messages, images: Sequence[Picture] = (), overrides: Overrides | None = None
     ) -> AnswerStream:
         """The same as `chat`, token by token; the work happens while the result is iterated over."""
-        settings = settings_of(self.package.generation, overrides)
-        turns, pictures = conversation.read(messages, images)
+        with self._turns.turn("reading the question"):
+            settings = settings_of(self.package.generation, overrides)
+            if not isinstance(messages, str | list | tuple):
+                raise UsageError(f"messages is {shortened(messages)}", "a text or a list of messages", "pass one of them")
+            turns, pictures = conversation.read(messages, picture_list(images))
         run = AnswerStream(iter(()))
-        run._tokens = self._answer(turns, pictures, settings, run)
+        run._tokens = self._turns.steps(self._answer(turns, pictures, settings, run), ANSWERING)
         return run
 
     def reset(self) -> None:
         """Forget the conversation: cache and picture features."""
-        self.session.reset()
-        self._memory = _Memory()
+        with self._turns.turn("forgetting the conversation"):
+            self._forget()
 
     def close(self) -> None:
-        self.reset()
-        self.backend.close()
+        """Give the memory back, once the answer at work is finished; closing again does nothing."""
+        with self._turns.last() as was_open:
+            if was_open:
+                self._forget()
+                self.backend.close()
+
+    def _forget(self) -> None:
+        self.session.reset()
+        self._memory = _Memory()
 
     def record(self, recorder: Recorder | None) -> None:
         """Send every probe of the following answers to ``recorder`` (see runtime_py.generation.session.Recorder)."""
@@ -237,6 +263,18 @@ class Model:
         return keep if self.session.can_keep(layout, keep) else 0
 
 
+def picture_list(images: Sequence[Picture]) -> list[Picture]:
+    """The pictures of a call.
+
+    Raises:
+        UsageError: one picture instead of a list of them, or no list at all.
+    """
+    single = isinstance(images, str | bytes | Path | Image.Image | np.ndarray)
+    if single or not isinstance(images, Iterable):
+        raise UsageError(f"images is {shortened(images)}", "a list of pictures", "put the picture in brackets: images=[...]")
+    return list(images)
+
+
 def load(
     path: str | Path,
     backend: str | None = None,
@@ -244,6 +282,7 @@ def load(
     threads: int = 0,
     providers: Sequence[str] | None = None,
     selftest: bool = False,
+    trust: str | bool = False,
 ) -> Model:
     """Open a package folder, after checking its files.
 
@@ -253,20 +292,50 @@ def load(
         threads: threads for computing; 0 leaves it to the backend.
         providers: ONNX Runtime execution providers, best first.
         selftest: run the package's own sample and refuse a package that answers it otherwise.
+        trust: the SHA-256 of the package's manifest, which is compared, or True; needed for a package that brings code
+            (backends ``mlc`` and ``trt``) and is not in the trust file (`runtime_py.trust`).
 
     Raises:
         UsageError, PackageError, MachineError.
     """
-    found = package.read(path)
-    package.verify(found, verify)
-    words = tokenizer.load(found.folder)
-    engine = open_backend(found, backend, threads, providers)
-    model = Model(found, engine, open_processor(found, words), words)
-    if selftest:
-        from runtime_py.selftest import require
+    with last_resort("opening the package"):
+        check_choices(backend, threads, providers)
+        found = package.read(path)
+        trusting.require(found, backend, trust)
+        package.verify(found, verify)
+        words = open_tokenizer(found)
+        processor = open_processor(found, words)
+        model = Model(found, open_backend(found, backend, threads, providers), processor, words)
+        if selftest:
+            from runtime_py.selftest import require
 
-        require(model)
+            require(model)
     return model
+
+
+def open_tokenizer(found: package.Package) -> tokenizer.Tokenizer:
+    """The package's tokenizer, from files that the manifest lists.
+
+    Raises:
+        PackageError: there is none, it cannot be read, or one of its files is no row of the manifest.
+    """
+    for name in tokenizer.FILES:
+        if os.path.lexists(found.folder / name):
+            found.file(name)
+    return tokenizer.load(found.folder)
+
+
+def check_choices(backend: str | None, threads: int, providers: Sequence[str] | None) -> None:
+    """Raise UsageError for what cannot choose a backend, whatever the package."""
+    if backend is not None and not isinstance(backend, str):
+        raise UsageError(f"backend {shortened(backend)}", "one of " + ", ".join(runtime_backends()), "choose one of them")
+    if backend is not None:
+        runtime_backend(backend)
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 0:
+        raise UsageError(f"{shortened(threads)} threads", "0 or more", "correct the number")
+    listed = isinstance(providers, list | tuple) and all(isinstance(name, str) for name in providers)
+    if providers is not None and not listed:
+        raise UsageError(f"providers is {shortened(providers)}", "a list of names", 'for example ["CUDAExecutionProvider"]')
 
 
 def open_backend(

@@ -39,7 +39,7 @@ GENERATION = {
 def model(tmp_path: Path, words: Tokenizer) -> Model:
     found = Package(
         folder=tmp_path,
-        manifest={},
+        manifest={"files": [{"path": "selftest/image.png"}, {"path": "selftest/sample.json"}]},
         family="minicpm-v",
         variant="1.0",
         target="cpu",
@@ -219,7 +219,7 @@ def test_a_backend_is_opened_with_what_it_can_be_given(model: Model) -> None:
 
 
 def test_selftest_compares_the_reference_tokens(model: Model, picture: np.ndarray) -> None:
-    assert selftest.require(model) is None
+    unlisted = replace(model.package, manifest={"files": []})
     paths = selftest.write_sample(model.package.folder, picture, "red?")
     assert [path.as_posix() for path in paths] == ["selftest/image.png", "selftest/sample.json"]
     sample = selftest.read_sample(model.package.folder)
@@ -227,6 +227,9 @@ def test_selftest_compares_the_reference_tokens(model: Model, picture: np.ndarra
     outcome = selftest.run(model, sample)
     assert outcome.passed is None and len(outcome.ids) == 16
     selftest.write_sample(model.package.folder, picture, "red?", outcome.ids)
+    with_sample, model.package = model.package, unlisted
+    assert selftest.require(model) is None, "a sample that the manifest does not list is none"
+    model.package = with_sample
     passed = selftest.require(model)
     assert passed is not None and passed.passed and passed.equal == 16
     wrong = [*outcome.ids[:5], (outcome.ids[5] + 1) % 200, *outcome.ids[6:]]

@@ -1,21 +1,25 @@
 """A delivered package: its manifest, and the check of every file against it.
 
-Nothing is loaded from a file whose size or hash differs from what the manifest says, and no path of a manifest leaves
-the package folder.
+The manifest is read once, held against ``schemas/manifest.schema.json``, and every path that a backend will open must be a
+row of its ``files``. Nothing is loaded from a file whose size or hash differs from its row.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal
 
+from runtime_py import schema
 from runtime_py.contracts import StageContract
 from runtime_py.errors import PackageError, UsageError
 from runtime_py.generation.session import Limits
+from runtime_py.json_file import MEGABYTE, parse_json, read_bytes, shortened
+from runtime_py.package_files import differences as file_differences
+from runtime_py.package_files import listed, listed_file, problem
 from runtime_py.prompt.undeclared import with_prompt
 from runtime_py.schema_1 import with_storages
 
@@ -23,8 +27,14 @@ SCHEMA = 2
 """1 is read too: its packages hold no prompt (runtime_py.prompt.undeclared) and other keys (runtime_py.schema_1)."""
 
 MANIFEST = "manifest.json"
+MAX_MANIFEST_BYTES = 4 * MEGABYTE
+"""The largest manifest of a published model is a few hundred kilobytes."""
+
 SHOWN = 20
 """Differences spelled out in one error; the rest are counted."""
+
+ALTERED = "do not use this package; its manifest was altered"
+EXPORT_AGAIN = "export the package again"
 
 Depth = Literal["full", "size", "off"]
 
@@ -40,7 +50,12 @@ class PackagedFile:
 
 @dataclass(frozen=True)
 class Package:
-    """A package folder and its manifest; ``manifest`` is the whole JSON object, under the keys of the present schema."""
+    """A package folder and its manifest.
+
+    Attributes:
+        manifest: the whole JSON object, under the keys of the present schema.
+        fingerprint: SHA-256 of manifest.json in hex, which stands for the whole package: it holds the hash of every file.
+    """
 
     folder: Path
     manifest: Mapping[str, Any]
@@ -55,11 +70,16 @@ class Package:
     limits: Limits
     contracts: Mapping[str, StageContract]
     files: tuple[PackagedFile, ...]
+    fingerprint: str = ""
 
     @property
     def size(self) -> int:
         """Bytes of all files but the manifest."""
         return sum(file.bytes for file in self.files)
+
+    def file(self, name: str) -> Path:
+        """A file of the package, for opening; see `runtime_py.package_files.listed_file`."""
+        return listed_file(self.folder, self.manifest, name)
 
 
 def read(path: str | Path) -> Package:
@@ -67,84 +87,120 @@ def read(path: str | Path) -> Package:
 
     Raises:
         UsageError: there is no such folder.
-        PackageError: no manifest, a damaged one, one of a newer edgeproof, or a path that leaves the folder.
+        PackageError: no manifest, a damaged one, one of a newer edgeproof, a value out of its range, or a path that is not
+            a row of ``files``.
     """
-    folder = Path(path)
-    if not folder.is_dir():
-        raise UsageError(f"{folder} is no folder", "a package folder", "pass the folder that export wrote (-o)")
+    folder = _folder(path)
     source = folder / MANIFEST
-    if not source.is_file():
+    wrong = problem(folder, MANIFEST)
+    if wrong:
         hint = " (an export was cut off; finish it with --resume)" if folder.name.endswith(".partial") else ""
-        raise PackageError(f"{folder} has no {MANIFEST}{hint}", "a package that export finished", "export it again")
-    try:
-        manifest = json.loads(source.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise PackageError(f"{source} is not JSON: {error}", "a JSON object", "copy or export the package again") from error
-    return parse(folder, manifest)
-
-
-def parse(folder: Path, manifest: Any) -> Package:
-    """Check a manifest's schema and shape."""
-    source = folder / MANIFEST
-    schema = manifest.get("schema") if isinstance(manifest, dict) else None
-    if not isinstance(schema, int):
-        raise PackageError(f"{source} names no schema", f"schema {SCHEMA}", "export the package again")
-    if schema > SCHEMA:
         raise PackageError(
-            f"{source} has schema {schema}, written by edgeproof {manifest.get('edgeproof', '?')}",
+            f"{folder} has no {MANIFEST} to read{hint}: {wrong}", "a package that export finished", "export it again"
+        )
+    content = read_bytes(source, MAX_MANIFEST_BYTES)
+    manifest = parse_json(content, source, again="copy or export the package again")
+    return parse(folder, manifest, hashlib.sha256(content).hexdigest())
+
+
+def _folder(path: str | Path) -> Path:
+    try:
+        folder = Path(path)
+        found = folder.is_dir()
+    except (TypeError, ValueError) as error:  # ValueError: a null character
+        raise UsageError(f"{shortened(path)} is no path", "the folder of a package", "pass a path") from error
+    if not found:
+        raise UsageError(f"{folder} is no folder", "a package folder", "pass the folder that export wrote (-o)")
+    return folder
+
+
+def parse(folder: Path, manifest: Any, fingerprint: str = "") -> Package:
+    """A manifest as a `Package`, after every check that needs no other file."""
+    source = folder / MANIFEST
+    number = manifest.get("schema") if isinstance(manifest, dict) else None
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise PackageError(f"{source} names no schema", f"schema {SCHEMA}", EXPORT_AGAIN)
+    if number > SCHEMA:
+        raise PackageError(
+            f"{source} has schema {number}, written by edgeproof {shortened(manifest.get('edgeproof', '?'))}",
             f"schema {SCHEMA} or older",
             "update edgeproof, or export the package with this version",
         )
-    try:
-        if schema == 1:
-            manifest = with_storages(manifest)
-        limits = manifest["limits"]
-        files = tuple(
-            PackagedFile(_inside(row["path"], source), int(row["bytes"]), str(row["sha256"])) for row in manifest["files"]
-        )
-        return Package(
-            folder,
-            manifest,
-            family=str(manifest["family"]),
-            variant=str(manifest["variant"]),
-            target=str(manifest["target"]),
-            precision=str(manifest["precision"]),
-            runtime_backend=str(manifest["runtime_backend"]),
-            processor=str(manifest["processor"]),
-            runtime=with_prompt(str(manifest["processor"]), manifest["runtime"]) if schema == 1 else manifest["runtime"],
-            generation=manifest["generation"],
-            limits=Limits(int(limits["context"]), int(limits["prefill_chunk"]), int(limits.get("batch", 1))),
-            contracts={stage: StageContract.from_json(value) for stage, value in manifest["contracts"].items()},
-            files=files,
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    problems = schema.load("manifest").problems(manifest) or list(_contradictions(manifest))
+    if problems:
         raise PackageError(
-            f"{source} is incomplete: {type(error).__name__} {error}",
-            f"every key of schema {schema}",
-            "export the package again",
-        ) from error
+            f"{source} is not as schema {number} says:\n  " + "\n  ".join(problems[:SHOWN]),
+            "runtime_py/schemas/manifest.schema.json",
+            EXPORT_AGAIN,
+        )
+    _refuse_strange_paths(source, manifest)
+    if number == 1:
+        manifest = with_storages(manifest)
+    limits = manifest["limits"]
+    return Package(
+        folder,
+        manifest,
+        family=manifest["family"],
+        variant=manifest["variant"],
+        target=manifest["target"],
+        precision=manifest["precision"],
+        runtime_backend=manifest["runtime_backend"],
+        processor=manifest["processor"],
+        runtime=with_prompt(manifest["processor"], manifest["runtime"]) if number == 1 else manifest["runtime"],
+        generation=manifest["generation"],
+        limits=Limits(limits["context"], limits["prefill_chunk"], limits.get("batch", 1)),
+        contracts={stage: StageContract.from_json(value) for stage, value in manifest["contracts"].items()},
+        files=tuple(PackagedFile(row["path"], row["bytes"], row["sha256"]) for row in manifest["files"]),
+        fingerprint=fingerprint,
+    )
 
 
-def _inside(path: str, source: Path) -> str:
-    """``path`` itself, after making sure that it stays in the package folder."""
-    parts = PurePosixPath(path).parts
-    if not parts or parts[0] == "/" or ".." in parts or ":" in parts[0] or "\\" in path or "\0" in path:
-        raise PackageError(
-            f"{source} names the file '{path}'",
-            "paths inside the package",
-            "do not use this package; its manifest was altered",
-        )
-    return path
+def _contradictions(manifest: Mapping[str, Any]) -> Iterator[str]:
+    """What each value alone does not show."""
+    names = [row["path"] for row in manifest["files"]]
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        yield f"files: {twice[0]!r} is there twice"
+    if MANIFEST in names:
+        yield f"files: {MANIFEST} cannot hold its own hash"
+    for stage, contract in manifest["contracts"].items():
+        if contract["stage"] != stage:
+            yield f"contracts.{stage}: it is the contract of {contract['stage']}"
+    for name, block in manifest["backends"].items():
+        unknown = sorted(set(block.get("stages", {})) - set(manifest["contracts"])) if isinstance(block, dict) else []
+        if unknown:
+            yield f"backends.{name}.stages: no contract for {', '.join(unknown)}"
+
+
+def _refuse_strange_paths(source: Path, manifest: Mapping[str, Any]) -> None:
+    """Refuse a backend's path that is no row of ``files``, before anything is opened."""
+    rows = listed(manifest)
+    for name in backend_paths(manifest):
+        if name not in rows and not any(row.startswith(f"{name}/") for row in rows):
+            raise PackageError(
+                f"{source} names the file {name!r} for a backend, which is no row of its files",
+                "every file that is used to be hashed in the manifest",
+                ALTERED,
+            )
+
+
+def backend_paths(manifest: Mapping[str, Any]) -> list[str]:
+    """Every path that a built-in backend's block names; folders too."""
+    blocks = manifest["backends"]
+    found = [entry["file"] for name in ("onnx", "tensorrt") for entry in blocks.get(name, {}).get("stages", {}).values()]
+    mlc = blocks.get("mlc", {})
+    return [*found, *(mlc[key] for key in ("weights", "host_library", "device_library") if mlc.get(key) is not None)]
 
 
 def verify(package: Package, depth: Depth = "full") -> None:
     """Compare every file with the manifest: ``full`` by size and SHA-256, ``size`` by size alone, ``off`` not at all.
 
     Raises:
-        PackageError: lists every missing, extra, resized and altered file.
+        PackageError: lists every missing, extra, resized and altered file, and every file that a graph refers to and the
+            manifest does not list.
     """
     if depth not in ("full", "size", "off"):
-        raise UsageError(f"verify '{depth}'", "full, size or off", "choose one of them")
+        raise UsageError(f"verify {shortened(depth)}", "full, size or off", "choose one of them")
     if depth == "off":
         return
     wrong = differences(package, deep=depth == "full")
@@ -159,25 +215,14 @@ def verify(package: Package, depth: Depth = "full") -> None:
 
 def differences(package: Package, deep: bool = True) -> list[str]:
     """One line for every file that is not what the manifest says; hashes are read only with ``deep``."""
-    root = package.folder.resolve()
-    wrong = []
-    for file in package.files:
-        path = package.folder / file.path
-        if not path.is_file():
-            wrong.append(f"missing: {file.path}")
-        elif not path.resolve().is_relative_to(root):
-            wrong.append(f"link that leaves the package: {file.path}")
-        elif (found := path.stat().st_size) != file.bytes:
-            wrong.append(f"size: {file.path} has {found} bytes, not {file.bytes}")
-        elif deep and (digest := sha256(path)) != file.sha256:
-            wrong.append(f"content: {file.path} has SHA-256 {digest[:12]}..., not {file.sha256[:12]}...")
-    known = {file.path for file in package.files} | {MANIFEST}
-    found_paths = (path for path in package.folder.rglob("*") if not path.is_dir())
-    extra = sorted(path.relative_to(package.folder).as_posix() for path in found_paths)
-    return wrong + [f"extra: {name}" for name in extra if name not in known]
+    wrong = file_differences(package.folder, package.manifest, {MANIFEST}, deep)
+    return wrong or list(_strange_references(package))
 
 
-def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file, read a chunk at a time."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _strange_references(package: Package) -> Iterator[str]:
+    from runtime_py.backends.onnx_files import unlisted
+
+    rows = listed(package.manifest)
+    for entry in package.manifest["backends"].get("onnx", {}).get("stages", {}).values():
+        for name in unlisted(package.folder / entry["file"], entry["file"], rows):
+            yield f"reference: {entry['file']} reads {name!r}, which the manifest does not list"

@@ -26,17 +26,6 @@ GREEDY = Overrides(temperature=0.0, repetition_penalty=1.0, max_new_tokens=12)
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("onnxruntime")
-    from export.__main__ import main as export
-
-    out = tmp_path_factory.mktemp("package") / "out"
-    flags = ["--model", str(CHECKPOINT), "--target", "cpu", "--precision", "fp32", "--skip-verify", "-q", "-o", str(out)]
-    assert export(flags) == 0
-    return out
-
-
-@pytest.fixture(scope="module")
 def model(exported: Path) -> Model:
     return runtime_py.load(exported, threads=1)
 

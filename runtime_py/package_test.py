@@ -28,9 +28,17 @@ def write(folder: Path, contents: dict[str, bytes], **changes: Any) -> Path:
         "runtime_backend": "ort",
         "processor": "minicpm_v",
         "runtime": {},
-        "generation": {},
+        "generation": {
+            "stop_ids": [2],
+            "temperature": 0.0,
+            "top_p": 1.0,
+            "top_k": 0,
+            "repetition_penalty": 1.0,
+            "max_new_tokens": 8,
+        },
         "limits": {"context": 64, "prefill_chunk": 8, "batch": 1},
         "contracts": {"embed_tokens": {"stage": "embed_tokens", "inputs": [], "outputs": []}},
+        "backends": {"outside": {}},
         "files": rows,
         **changes,
     }
@@ -75,8 +83,8 @@ def test_one_changed_bit_is_found(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", ["../secret", "a/../../b", "/etc/passwd", "", ".", "a\\..\\b", "C:/x", "a\0b"])
 def test_paths_that_leave_the_package_are_refused(tmp_path: Path, path: str) -> None:
-    write(tmp_path, FILES, files=[{"path": path, "bytes": 1, "sha256": "0"}])
-    with pytest.raises(PackageError, match="names the file"):
+    write(tmp_path, FILES, files=[{"path": path, "bytes": 1, "sha256": "0" * 64}])
+    with pytest.raises(PackageError, match=r"files\[0\]\.path"):
         package.read(tmp_path)
 
 
@@ -90,7 +98,7 @@ def test_links_that_leave_the_package_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PackageError, match=r"schema 3, written by edgeproof 9\.9"):
+    with pytest.raises(PackageError, match=r"schema 3, written by edgeproof '9\.9'"):
         package.read(write(tmp_path, FILES, schema=3, edgeproof="9.9"))
 
 

@@ -18,12 +18,15 @@ from PIL import Image
 
 from runtime_py.errors import PackageError
 from runtime_py.generation.generate import Overrides
+from runtime_py.json_file import MEGABYTE, read_json
+from runtime_py.package_files import listed
 
 if TYPE_CHECKING:
     from runtime_py.model import Model
 
 FOLDER = "selftest"
 SAMPLE = "sample.json"
+MAX_BYTES = MEGABYTE
 
 
 @dataclass(frozen=True)
@@ -75,12 +78,14 @@ def read_sample(package: Path) -> Sample | None:
     path = package / FOLDER / SAMPLE
     if not path.is_file():
         return None
+    value = read_json(path, MAX_BYTES)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
         name, expected = str(value["image"]), tuple(int(token) for token in value.get("expected_ids", []))
         sample = Sample(path.parent / name, str(value["prompt"]), expected, int(value.get("agree", len(expected))))
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise PackageError(f"{path} is damaged: {error}", "image and prompt", "copy the package again") from error
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise PackageError(
+            f"{path} is damaged: {type(error).__name__} {error}", "image and prompt", "copy the package again"
+        ) from error
     if Path(name).name != name:
         raise PackageError(f"{path} names the picture '{name}'", "a file beside it", "do not use this package")
     return sample
@@ -101,9 +106,13 @@ def run(model: Model, sample: Sample, new_tokens: int = 16) -> Outcome:
 
 def require(model: Model) -> Outcome | None:
     """Run the package's sample and raise PackageError unless it answers as the reference did."""
-    sample = read_sample(model.package.folder)
-    if sample is None:
+    name = f"{FOLDER}/{SAMPLE}"
+    if name not in listed(model.package.manifest):
         return None
+    model.package.file(name)
+    sample = read_sample(model.package.folder)
+    assert sample is not None
+    model.package.file(f"{FOLDER}/{sample.image.name}")
     outcome = run(model, sample)
     if outcome.passed is False:
         raise PackageError(

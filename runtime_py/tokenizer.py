@@ -15,6 +15,9 @@ from typing import Any
 
 from runtime_py.errors import PackageError
 
+FILES = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "added_tokens.json")
+"""Every file that `load` may read."""
+
 _SPACE = "\u2581"
 _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 

@@ -9,8 +9,9 @@ Lib/pickletools.py; of the idea: pytorch/pytorch, torch/_weights_only_unpickler.
 from __future__ import annotations
 
 import pickletools
+import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,6 +25,49 @@ class Admitted:
     name: str
     function: Callable[..., Any]
 
+
+MAX_STEPS = 1_000_000
+"""Opcodes of one file, and items that its calls go through: some 30,000 tensors."""
+
+MAX_MEMORY = 64_000_000
+"""Bytes of everything that a file's pickles build."""
+
+MAX_INTEGER_BITS = 128
+"""The largest integer of a state dictionary is torch's magic number, of 77 bits; arithmetic with more can take for ever."""
+
+CALL_BYTES = 400
+"""What a call is charged beside its result: a tensor's record and the numbers in it."""
+
+
+@dataclass
+class Budget:
+    """What the pickles of one file may still spend.
+
+    Raises:
+        ValueError: from its methods, when it is spent.
+    """
+
+    steps: int = field(default=MAX_STEPS)
+    memory: int = field(default=MAX_MEMORY)
+
+    def step(self, count: int = 1) -> None:
+        """Go through ``count`` opcodes or items."""
+        self.steps -= count
+        if self.steps < 0:
+            raise ValueError(f"more than {MAX_STEPS:,} steps")
+
+    def hold(self, count: int) -> None:
+        """Keep ``count`` more bytes."""
+        self.memory -= count
+        if self.memory < 0:
+            raise ValueError(f"more than {MAX_MEMORY:,} bytes once it is built")
+
+
+MAX_NAME = 200
+"""Characters of a global's name that an error shows."""
+
+STACK_BYTES, MEMO_BYTES = 8, 100
+"""A place on the stack, and an entry of the memo with its key."""
 
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _INTEGERS = {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"}
@@ -48,10 +92,14 @@ class PickleProgram:
         file: named in errors.
         admitted: ``"module name"`` to what stands for that global: an `Admitted`, or any inert value.
         persistent: makes a value of a persistent id (torch's storages).
+        budget: shared by all pickles of a file; nothing is built beyond it.
     """
 
-    def __init__(self, file: Path, admitted: Mapping[str, Any], persistent: Callable[[Any], Any]) -> None:
+    def __init__(
+        self, file: Path, admitted: Mapping[str, Any], persistent: Callable[[Any], Any], budget: Budget | None = None
+    ) -> None:
         self._file, self._admitted, self._persistent = file, admitted, persistent
+        self._budget = budget or Budget()
         self._stack: list[Any] = []
         self._below: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
@@ -64,6 +112,7 @@ class PickleProgram:
         """
         try:
             for opcode, argument, _ in pickletools.genops(stream):
+                self._budget.step()
                 if opcode.name == "STOP":
                     return self._stack.pop()
                 self._step(opcode.name, argument)
@@ -77,18 +126,22 @@ class PickleProgram:
 
     def _step(self, name: str, argument: Any) -> None:
         if name in _LITERALS:
-            self._stack.append(argument)
+            if isinstance(argument, int) and argument.bit_length() > MAX_INTEGER_BITS:
+                raise ValueError(f"an integer of {argument.bit_length()} bits")
+            self._push(argument)
         elif name in _CONSTANTS:
             self._stack.append(_CONSTANTS[name])
         elif name in _EMPTY:
-            self._stack.append(_EMPTY[name]())
+            self._push(_EMPTY[name]())
         elif name in _REMEMBER or name == "MEMOIZE":
+            self._budget.hold(MEMO_BYTES)
             self._memo[len(self._memo) if name == "MEMOIZE" else argument] = self._stack[-1]
         elif name in _RECALL:
             self._stack.append(self._memo[argument])
         elif name == "DUP":
             self._stack.append(self._stack[-1])
         elif name == "MARK":
+            self._budget.hold(sys.getsizeof([]))
             self._below.append(self._stack)
             self._stack = []
         elif name in ("GLOBAL", "INST"):
@@ -104,15 +157,16 @@ class PickleProgram:
 
     def _take(self, name: str, items: list[Any]) -> None:
         if name.startswith("TUPLE"):
-            self._stack.append(tuple(items))
+            self._push(tuple(items))
         elif name in ("APPEND", "SETITEM"):
             self._extend(items)
         elif name == "STACK_GLOBAL":
             self._global(f"{items[0]} {items[1]}")
         elif name == "REDUCE":
-            self._stack.append(self._call(*items))
+            self._push(self._call(*items))
         elif name == "BINPERSID":
-            self._stack.append(self._persistent(items[0]))
+            self._budget.hold(CALL_BYTES)
+            self._push(self._persistent(items[0]))
         elif name == "BUILD" and not isinstance(self._stack[-1], dict):
             raise ValueError("state given to an object that is no dictionary")
 
@@ -120,19 +174,28 @@ class PickleProgram:
         if name in ("APPENDS", "SETITEMS", "ADDITEMS"):
             self._extend(items)
         elif name == "DICT":
-            self._stack.append({})
+            self._push({})
             self._extend(items)
         elif name == "FROZENSET":
-            self._stack.append(frozenset(_key(item) for item in items))
+            self._push(frozenset(_key(item) for item in items))
         elif name != "POP_MARK":
-            self._stack.append(tuple(items) if name == "TUPLE" else items)
+            self._push(tuple(items) if name == "TUPLE" else items)
 
     def _marked(self) -> list[Any]:
         items, self._stack = self._stack, self._below.pop()
         return items
 
+    def _push(self, value: Any) -> None:
+        self._budget.hold(sys.getsizeof(value) + STACK_BYTES)
+        self._stack.append(value)
+
     def _extend(self, items: list[Any]) -> None:
         into = self._stack[-1]
+        before = sys.getsizeof(into)
+        self._fill(into, items)
+        self._budget.hold(sys.getsizeof(into) - before)
+
+    def _fill(self, into: Any, items: list[Any]) -> None:
         if isinstance(into, list):
             into.extend(items)
         elif isinstance(into, set):
@@ -144,8 +207,9 @@ class PickleProgram:
 
     def _global(self, name: str) -> None:
         if name not in self._admitted:
+            shown = name.replace(" ", ".") if len(name) <= MAX_NAME else f"{name[:MAX_NAME]}..."
             raise CheckpointError(
-                f"{self._file} is a pickle that runs code: it asks for the Python object {name.replace(' ', '.')}",
+                f"{self._file} is a pickle that runs code: it asks for the Python object {shown}",
                 "only the functions and types that rebuild tensors",
                 "do not load this file; ask its publisher for safetensors, or convert it where you trust it",
             )
@@ -154,6 +218,8 @@ class PickleProgram:
     def _call(self, function: Any, arguments: Any) -> Any:
         if not isinstance(function, Admitted) or not isinstance(arguments, tuple):
             raise TypeError("a call of something that is no admitted function")
+        self._budget.hold(CALL_BYTES)
+        self._budget.step(sum(len(value) for value in arguments if isinstance(value, list | tuple | dict | set | frozenset)))
         return function.function(*arguments)
 
 

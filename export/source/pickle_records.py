@@ -6,6 +6,7 @@ torch/serialization.py (persistent ids).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,8 +90,13 @@ def storage_of(persistent_id: Any) -> Storage:
     return Storage(key, kind, count * kind.item_bytes)
 
 
+MAX_AXES = 64
+MAX_COUNT = 2**63 - 1
+"""torch's own limits of a tensor's axes and sizes."""
+
+
 def _is_count(value: Any) -> bool:
-    return type(value) is int and value >= 0
+    return type(value) is int and 0 <= value <= MAX_COUNT
 
 
 def _tensor(storage: Any, dtype: str | None, offset: Any, shape: Any, stride: Any, metadata: Any) -> StridedTensor:
@@ -99,7 +105,9 @@ def _tensor(storage: Any, dtype: str | None, offset: Any, shape: Any, stride: An
     if not isinstance(shape, tuple) or not isinstance(stride, tuple) or len(shape) != len(stride):
         raise ValueError("a tensor whose shape and strides disagree")
     if not all(_is_count(value) for value in (offset, *shape, *stride)):
-        raise ValueError("a tensor with a negative or fractional size")
+        raise ValueError("a tensor with a negative, fractional or absurd size")
+    if len(shape) > MAX_AXES or math.prod(shape) > MAX_COUNT:
+        raise ValueError("a tensor of more axes or elements than there can be")
     if isinstance(metadata, dict) and any(metadata.values()):
         raise ValueError("a tensor stored conjugated or negated")
     tensor = StridedTensor(storage, dtype, offset, shape, stride)

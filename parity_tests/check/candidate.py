@@ -13,12 +13,13 @@ from parity_tests.backends.examiner import Examiner
 from parity_tests.backends.registry import OF_THE_REFERENCE, examiner_of, stand_in_for
 from parity_tests.thresholds import Standard
 from runtime_py import package as packages
-from runtime_py import tokenizer as tokenizers
+from runtime_py import trust as trusting
 from runtime_py.backends.base import Backend
 from runtime_py.backends.registry import held_backends, runtime_backend
 from runtime_py.errors import MachineError, PackageError
 from runtime_py.generation.session import Limits, Session
-from runtime_py.model import open_processor
+from runtime_py.model import open_processor, open_tokenizer
+from runtime_py.package_files import listed
 from runtime_py.preprocess.base import Message, Processor, TokenizerLike
 
 
@@ -84,7 +85,9 @@ class Candidate:
         return self.examiner.implementation_standard(self)
 
 
-def open_candidate(folder: Path, backend: str | None = None, *, in_pieces: bool = False) -> Candidate:
+def open_candidate(
+    folder: Path, backend: str | None = None, *, in_pieces: bool = False, trust: str | bool = False
+) -> Candidate:
     """Open a package, finished or partial, without comparing its hashes; what runs is what is judged.
 
     When the package's own backend needs a device that is not here and other files of the package run without one, these do,
@@ -93,12 +96,14 @@ def open_candidate(folder: Path, backend: str | None = None, *, in_pieces: bool 
     Args:
         backend: a runtime name; None for the package's own.
         in_pieces: never hold all the package's weights in memory, where the backend can do without.
+        trust: see `runtime_py.trust.require`.
 
     Raises:
         UsageError, PackageError, MachineError: from the runtime.
     """
     found = packages.read(folder)
-    words = _tokenizer(found.folder)
+    trusting.require(found, backend, trust)
+    words = _tokenizer(found)
     record = runtime_backend(backend or found.runtime_backend)
     examiner = examiner_of(record)
     skipped: tuple[tuple[str, str], ...] = ()
@@ -119,11 +124,10 @@ def _opened(examiner: Examiner, found: packages.Package, in_pieces: bool) -> Bac
     return examiner.open_in_pieces(found) if in_pieces else examiner.open(found)
 
 
-def _tokenizer(folder: Path) -> TokenizerLike | None:
-    try:
-        return tokenizers.load(folder)
-    except PackageError:
+def _tokenizer(found: packages.Package) -> TokenizerLike | None:
+    if not {"tokenizer.model", "tokenizer.json"} & listed(found.manifest):
         return None
+    return open_tokenizer(found)
 
 
 def _stand_in(manifest: Mapping[str, Any]) -> TokenizerLike:

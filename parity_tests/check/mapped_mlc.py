@@ -6,7 +6,7 @@ what one kernel reads, instead of the package.
 
 from __future__ import annotations
 
-import json
+import math
 import mmap
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from runtime_py.backends.mlc import MlcBackend
+from runtime_py.backends.tensor_cache import StoredTensor
 from runtime_py.errors import PackageError
 
-CACHE_FILE = "tensor-cache.json"
 ALIGNMENT = 64
 """Bytes at which TVM's kernels expect a tensor to begin."""
 
@@ -32,14 +32,14 @@ class MappedWeights:
     _tvm: Any
     _machine: Any
     metadata: dict[str, Any]
+    tensors: Mapping[str, StoredTensor]
 
     def _load_parameters(self, folder: Path) -> Any:
         import tvm_ffi
 
         self._shards: dict[str, mmap.mmap] = {}
-        records = _records(folder)
         try:
-            tensors = [self._tensor(folder, *records[entry["name"]]) for entry in self.metadata["params"]]
+            tensors = [self._tensor(folder, self.tensors[entry["name"]]) for entry in self.metadata["params"]]
         except (KeyError, OSError, ValueError) as error:
             raise PackageError(
                 f"{folder} does not hold the library's parameters: {error}",
@@ -49,19 +49,17 @@ class MappedWeights:
         self._machine["set_instrument"](tvm_ffi.convert(self._give_back))
         return tvm_ffi.convert(tensors)
 
-    def _tensor(self, folder: Path, shard: str, record: Mapping[str, Any]) -> Any:
-        dtype, shape = np.dtype(record["dtype"]), record["shape"]
-        count = int(np.prod(shape))
-        if shard not in self._shards:
-            with (folder / shard).open("rb") as file:
-                self._shards[shard] = mmap.mmap(
+    def _tensor(self, folder: Path, stored: StoredTensor) -> Any:
+        if stored.shard not in self._shards:
+            with (folder / stored.shard).open("rb") as file:
+                self._shards[stored.shard] = mmap.mmap(
                     file.fileno(), 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE
                 )
-        begin = record["byteOffset"]
-        if record["nbytes"] != count * dtype.itemsize:
-            return self._tvm.runtime.tensor(_widened(self._shards[shard], begin, count).reshape(shape).astype(dtype))
-        array = np.frombuffer(self._shards[shard], dtype, count, begin).reshape(shape)
-        return self._tvm.runtime.from_dlpack(array) if begin % ALIGNMENT == 0 else self._tvm.runtime.tensor(array)
+        shard, count = self._shards[stored.shard], math.prod(stored.shape)
+        if stored.as_bfloat16:
+            return self._tvm.runtime.tensor(_widened(shard, stored.offset, count).reshape(stored.shape))
+        array = np.frombuffer(shard, np.dtype(stored.dtype), count, stored.offset).reshape(stored.shape)
+        return self._tvm.runtime.from_dlpack(array) if stored.offset % ALIGNMENT == 0 else self._tvm.runtime.tensor(array)
 
     def _give_back(self, _function: Any, _name: str, before: bool, _result: Any, *_arguments: Any) -> int:
         if not before:
@@ -72,12 +70,6 @@ class MappedWeights:
 
 class MappedMlcBackend(MappedWeights, MlcBackend):
     """A package opened with its own library."""
-
-
-def _records(folder: Path) -> dict[str, tuple[str, Mapping[str, Any]]]:
-    """Parameter name to its file and record."""
-    shards = json.loads((folder / CACHE_FILE).read_text())["records"]
-    return {record["name"]: (shard["dataPath"], record) for shard in shards for record in shard["records"]}
 
 
 def _widened(shard: mmap.mmap, begin: int, count: int) -> np.ndarray:

@@ -47,6 +47,7 @@ class CheckOptions:
             backend can, so that the check needs about a gigabyte at any size.
         details: keep both answers, and what ``inside`` says, for a report.
         inside: measure every stage, block and quantised layer; None where the reference lies in memory.
+        trust: the SHA-256 of the package's manifest, or True, to run code that it brings (`runtime_py.trust`).
         table: limits that go before the built-in ones.
         command: what the report says was run.
     """
@@ -59,6 +60,7 @@ class CheckOptions:
     in_pieces: bool = False
     details: bool = False
     inside: bool | None = None
+    trust: str | bool = False
     table: Table | None = None
     command: str = ""
 
@@ -118,7 +120,7 @@ def check(package: Path, checkpoint: Path | Checkpoint | None = None, options: C
     given = checkpoint or demo_checkpoint(packages.read(package).manifest)
     opened = open_checkpoint(given, options.calibration) if isinstance(given, Path) else given
     pieces = opened is not None and options.in_pieces and streams(opened.spec, options.device)
-    candidate = open_candidate(package, options.backend, in_pieces=pieces)
+    candidate = open_candidate(package, options.backend, in_pieces=pieces, trust=options.trust)
     try:
         if opened is None:
             return _against_sample(candidate, options)

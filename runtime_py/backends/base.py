@@ -11,7 +11,14 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from runtime_py.errors import UsageError
+
 Arrays = Mapping[str, np.ndarray]
+
+
+def closed(backend: str) -> UsageError:
+    """The error of a backend that is asked after `Backend.close`."""
+    return UsageError(f"the backend {backend} is closed", "one that is open", "load the package again")
 
 
 class DecoderState(Protocol):

@@ -7,6 +7,7 @@ run over the same paged key/value cache; only the device code differs.
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +15,23 @@ from typing import Any
 
 import numpy as np
 
-from runtime_py.backends.base import Arrays
+from runtime_py.backends.base import Arrays, closed
 from runtime_py.backends.records import MLC
+from runtime_py.backends.tensor_cache import read_tensor_cache
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, VISION, StageContract
 from runtime_py.errors import MachineError, PackageError, UsageError
+from runtime_py.memory import require_bytes
+from runtime_py.package_files import listed_file, listed_folder
 
 PAGE = 16
 """Positions in one page of the cache, as the phone's engine asks for."""
 
 SEQUENCE = 0
 """Id of the one sequence that a cache of ours holds."""
+
+
+LOADING = threading.Lock()
+"""TVM has one tensor cache a process: two packages opened at once would mix their weights."""
 
 
 @dataclass
@@ -56,26 +64,34 @@ class MlcBackend:
         block = MLC.block(manifest)
         self._tvm = _import_tvm(block["tvm"])
         self.contracts = {name: StageContract.from_json(value) for name, value in manifest["contracts"].items()}
-        library = folder / block["host_library"]
-        if not library.is_file():
-            raise PackageError(f"{library} is missing", "the x86-64 build of the library", "export the package again")
-        self._machine = self._load(library)
+        weights = listed_folder(folder, manifest, block["weights"])
+        self.tensors = read_tensor_cache(folder, manifest, block["weights"])
+        self._machine = self._load(listed_file(folder, manifest, block["host_library"]))
         self.metadata: dict[str, Any] = json.loads(self._machine["_metadata"]())
         self.dtype = "float16" if "f16" in self.metadata["quantization"] else "float32"
         self.prefill_chunk = int(self.metadata["prefill_chunk_size"])
         self._sides: list[str] = block.get("decoder_sides", [])
-        self._parameters = self._load_parameters(folder / block["weights"])
+        self._parameters = self._load_parameters(weights)
 
     def _load(self, library: Path) -> Any:
-        module = self._tvm.runtime.load_module(str(library))
-        machine = module["vm_load_executable"]()
-        machine["vm_initialization"](1, 0, 2)
+        try:
+            module = self._tvm.runtime.load_module(str(library))
+            machine = module["vm_load_executable"]()
+            machine["vm_initialization"](1, 0, 2)
+        except Exception as error:  # tvm raises RuntimeError, AttributeError and classes of its own
+            raise PackageError(
+                f"TVM cannot load {library}: {error}", "a library as export wrote it", "export the package again"
+            ) from error
         return machine
 
     def _load_parameters(self, folder: Path) -> Any:
+        with LOADING:
+            return self._load_from_cache(folder)
+
+    def _load_from_cache(self, folder: Path) -> Any:
         get = self._tvm.get_global_func
-        get("vm.builtin.tensor_cache.load")(str(folder), 1, 0)
         try:
+            get("vm.builtin.tensor_cache.load")(str(folder), 1, 0)
             names = [entry["name"] for entry in self.metadata["params"]]
             return get("vm.builtin.param_array_from_cache_by_name")(names)
         except Exception as error:
@@ -128,6 +144,12 @@ class MlcBackend:
 
     def start(self, capacity: int) -> MlcState:
         """See Backend. The cache has one sequence and no sliding window."""
+        if self._machine is None:
+            raise closed(self.name)
+        kept = self.metadata["kv_cache"]
+        values = 2 * kept["num_hidden_layers"] * kept["num_key_value_heads"] * kept["head_dim"] * capacity
+        total = values * np.dtype(self.dtype).itemsize
+        require_bytes(total, f"a cache of {capacity} positions", "export with a smaller --context")
         shape = self._tvm.runtime.ShapeTuple
         sizes = (1, capacity, self.prefill_chunk, PAGE, 0)
         cache = self._machine["create_tir_paged_kv_cache"](*(shape([size]) for size in sizes))
@@ -207,6 +229,8 @@ class MlcBackend:
 
     def _call(self, name: str, *arguments: Any) -> np.ndarray:
         """Run a function with the package's parameters; the first tensor of its result as float32."""
+        if self._machine is None:
+            raise closed(self.name)
         tensors = [self._tvm.runtime.tensor(a) if isinstance(a, np.ndarray) else a for a in arguments]
         result = self._machine[name](*tensors, self._parameters)
         if not hasattr(result, "numpy"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
@@ -13,10 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from runtime_py.backends.base import Arrays
+from runtime_py.backends.base import Arrays, closed
+from runtime_py.backends.onnx_files import unlisted
 from runtime_py.backends.records import ONNX
 from runtime_py.contracts import CONNECTOR, DECODER, VISION, StageContract
 from runtime_py.errors import MachineError, PackageError, UsageError
+from runtime_py.json_file import shortened
+from runtime_py.memory import require_bytes
+from runtime_py.package_files import listed, listed_file
 
 log = logging.getLogger("edgeproof")
 
@@ -91,14 +96,10 @@ class OrtBackend:
         self.folder = folder
         self.threads = threads
         self.providers = self._available(providers or (CPU,))
-        try:
-            self.files = {stage: entry["file"] for stage, entry in ONNX.block(manifest)["stages"].items()}
-        except KeyError as error:
-            raise PackageError(
-                f"{folder} names no ONNX graphs", "backends.onnx.stages in manifest.json", "choose another backend"
-            ) from error
+        self.files = stage_files(folder, manifest)
         self.contracts = {stage: StageContract.from_json(value) for stage, value in manifest["contracts"].items()}
         self._sessions: dict[str, Any] = {}
+        self._closed = False
         if self._device() == "cuda":
             self._find_cuda()
 
@@ -129,12 +130,16 @@ class OrtBackend:
     def start(self, capacity: int) -> OrtState:
         """An empty cache of ``capacity`` positions on the provider's device."""
         device = self._device()
-        buffers = {}
+        shapes, total = {}, 0
         for value in self._session(DECODER).get_inputs():
             if value.name.startswith(PAST):
-                shape = [1, value.shape[1], capacity, value.shape[3]]
-                buffers[value.name] = self._ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, _DTYPES[value.type]), device, 0)
-        return OrtState(0, capacity, buffers)
+                shape, dtype = (1, value.shape[1], capacity, value.shape[3]), np.dtype(_DTYPES[value.type])
+                shapes[value.name] = (shape, dtype)
+                total += math.prod(shape) * dtype.itemsize
+        if device == "cpu":
+            require_bytes(total, f"a cache of {capacity} positions", "export with a smaller --context")
+        make = self._ort.OrtValue.ortvalue_from_numpy
+        return OrtState(0, capacity, {name: make(np.zeros(*made), device, 0) for name, made in shapes.items()})
 
     def forward(self, state: OrtState, inputs: Arrays, logit_positions: np.ndarray) -> np.ndarray:
         """Feed tokens; see `runtime_py.backends.base.Backend.forward`.
@@ -171,6 +176,7 @@ class OrtBackend:
 
     def close(self) -> None:
         """Drop all sessions and the memory they hold."""
+        self._closed = True
         self._sessions.clear()
 
     def _available(self, wanted: Sequence[str]) -> list[str]:
@@ -196,6 +202,8 @@ class OrtBackend:
         return DEVICES.get(self.providers[0], "cpu")
 
     def _session(self, stage: str) -> Any:
+        if self._closed:
+            raise closed(self.name)
         if stage not in self._sessions:
             self._sessions[stage] = self._open(stage)
         return self._sessions[stage]
@@ -248,6 +256,29 @@ class OrtBackend:
             tensor.check(array.astype(tensor.dtype, copy=False), stage)
             feeds[tensor.name] = array
         return feeds
+
+
+def stage_files(folder: Path, manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Stage to its graph's path in the package.
+
+    Raises:
+        PackageError: there are none; or one is no row of the manifest's files, or reads a file that is none.
+    """
+    stages = manifest["backends"].get("onnx", {}).get("stages")
+    if not stages:
+        raise PackageError(
+            f"{folder} names no ONNX graphs", "backends.onnx.stages in manifest.json", "choose another backend"
+        )
+    rows = listed(manifest)
+    for entry in stages.values():
+        strange = unlisted(listed_file(folder, manifest, entry["file"]), entry["file"], rows)
+        if strange:
+            raise PackageError(
+                f"{folder}: {entry['file']} reads {shortened(strange[0])}, which is no row of the manifest's files",
+                "every file that is used to be hashed in the manifest",
+                "do not use this package; it was altered",
+            )
+    return {stage: entry["file"] for stage, entry in stages.items()}
 
 
 def widened(value: np.ndarray) -> np.ndarray:

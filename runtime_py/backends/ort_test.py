@@ -31,6 +31,7 @@ def package(folder: Path, border: int = TensorProto.FLOAT) -> dict[str, Any]:
     )
     return {
         "backends": {"onnx": {"stages": {VISION: {"file": "v.onnx"}}}},
+        "files": [{"path": "v.onnx", "bytes": 0, "sha256": "0" * 64}],
         "contracts": {VISION: contract.to_json(), CONNECTOR: StageContract(CONNECTOR, (), ()).to_json()},
     }
 
@@ -82,6 +83,9 @@ def test_pyproject_asks_for_no_older_onnxruntime_than_loads_the_graphs() -> None
 def test_a_damaged_graph_is_named(tmp_path: Path) -> None:
     manifest = package(tmp_path)
     (tmp_path / "v.onnx").write_bytes(b"not a graph")
+    with pytest.raises(PackageError, match=r"v\.onnx is no ONNX graph"):
+        OrtBackend(tmp_path, manifest)
+    (tmp_path / "v.onnx").write_bytes(b"\x08\x0a")
     with pytest.raises(PackageError, match=r"cannot load .*v\.onnx"):
         OrtBackend(tmp_path, manifest).run(VISION, {"pixel_values": np.zeros((1, WIDTH), np.float32)})
 

@@ -54,6 +54,7 @@ ONNX = RuntimeBackend(
             Ability.PROVIDERS,
             Ability.IN_PIECES,
             Ability.EXACT_COPY,
+            Ability.DATA,
         }
     ),
 )

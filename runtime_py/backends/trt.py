@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime_py.backends.base import Arrays
+from runtime_py.backends.base import Arrays, closed
 from runtime_py.backends.cuda_driver import CudaDriver
 from runtime_py.backends.records import ONNX, TENSORRT
 from runtime_py.backends.trt_device import DeviceMemory, KernelCache, tensorrt_of
@@ -49,6 +49,7 @@ class TrtBackend:
     """
 
     name = TENSORRT.runtime_name
+    _closed = False
 
     def __init__(self, folder: Path, manifest: Mapping[str, Any], device: int = 0) -> None:
         self.plans = read_plans(folder, manifest)
@@ -65,7 +66,7 @@ class TrtBackend:
 
     def run(self, stage: str, inputs: Arrays) -> dict[str, np.ndarray]:
         """See runtime_py.backends.base.Backend.run; pictures beyond what one call was built for run in several."""
-        self.cuda.make_current()
+        self._use_device()
         engine = self._engine(stage)
         pieces = [engine.run(part, {}) for _, part in engine.plan.cut(inputs, "images")]
         return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
@@ -79,7 +80,7 @@ class TrtBackend:
         built = self.block["cache"]["capacity"]
         if not 0 < capacity <= built:
             raise UsageError(f"a cache of {capacity} positions", f"1 to {built}", "export with a larger --context")
-        self.cuda.make_current()
+        self._use_device()
         if not self._cache:
             self._cache = self._allocate_cache()
         self._newest += 1
@@ -100,7 +101,7 @@ class TrtBackend:
                 f"at most {state.capacity} positions in all",
                 "shorten the conversation, or export with a larger --context",
             )
-        self.cuda.make_current()
+        self._use_device()
         engine = self._engine(DECODER)
         wanted = split_positions(list(logit_positions), tokens)
         rows: dict[int, np.ndarray] = {}
@@ -134,6 +135,7 @@ class TrtBackend:
 
     def close(self) -> None:
         """Free the device memory."""
+        self._closed = True
         self.cuda.make_current()
         self.cuda.synchronise(self.stream)
         self.kernels.save()
@@ -142,6 +144,11 @@ class TrtBackend:
         self.memory.free()
         self.cuda.destroy_stream(self.stream)
         self.cuda.release()
+
+    def _use_device(self) -> None:
+        if self._closed:
+            raise closed(self.name)
+        self.cuda.make_current()
 
     def _allocate_cache(self) -> dict[str, int]:
         """Zeroed buffers by tensor name: what is masked out must still be a number."""

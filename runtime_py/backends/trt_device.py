@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from runtime_py.backends.cuda_driver import CudaDriver
-from runtime_py.errors import MachineError
+from runtime_py.errors import MachineError, PackageError
+from runtime_py.json_file import shortened
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 """Flavour to Python module; an export takes the first that is installed."""
@@ -21,9 +22,14 @@ def tensorrt_of(flavour: str, version: str) -> Any:
     """The module of the TensorRT that built the engines.
 
     Raises:
+        PackageError: there is no such flavour; a name from a manifest is never imported as it stands.
         MachineError: it is not installed, or in another version.
     """
-    name = MODULES.get(flavour, flavour)
+    if flavour not in MODULES:
+        raise PackageError(
+            f"the engines were built by {shortened(flavour)}", "one of " + ", ".join(MODULES), "export the package again"
+        )
+    name = MODULES[flavour]
     try:
         module = importlib.import_module(name)
     except (ImportError, OSError, RuntimeError) as error:

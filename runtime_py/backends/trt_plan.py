@@ -12,6 +12,7 @@ import numpy as np
 from runtime_py.backends.records import TENSORRT
 from runtime_py.contracts import StageContract
 from runtime_py.errors import PackageError, UsageError
+from runtime_py.package_files import listed_file
 
 Shape = tuple[int, ...]
 PAST, PRESENT = "past_key_values.", "present."
@@ -111,9 +112,7 @@ def read_plans(folder: Path, manifest: Mapping[str, Any]) -> dict[str, EnginePla
         )
     plans = {}
     for stage, entry in block["stages"].items():
-        path = folder / entry["file"]
-        if not path.is_file():
-            raise PackageError(f"{path} is missing", "the engine that manifest.json names", "export the package again")
+        path = listed_file(folder, manifest, entry["file"])
         contract = StageContract.from_json(manifest["contracts"][stage])
         plans[stage] = EnginePlan(stage, path, contract, tuple(_profile(row) for row in entry["profiles"]))
     return plans

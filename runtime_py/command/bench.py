@@ -32,6 +32,7 @@ class Request:
     Attributes:
         prompt_tokens: text tokens of the prefill figure; new_tokens: decoder steps of the decode figure.
         image: a picture file; None draws one of 448 x 448 pixels.
+        trust: see runtime_py.model.load.
     """
 
     folder: Path
@@ -43,6 +44,7 @@ class Request:
     prompt_tokens: int
     new_tokens: int
     image: str | None
+    trust: str | bool = False
 
 
 def measure(request: Request) -> dict[str, Any]:
@@ -54,7 +56,8 @@ def measure(request: Request) -> dict[str, Any]:
     if min(request.runs, request.prompt_tokens, request.new_tokens) < 1:
         raise UsageError("runs, prompt tokens or new tokens below 1", "at least 1", "correct them")
     began = time.perf_counter()
-    with load(request.folder, request.backend, request.verify, request.threads, request.providers or None) as model:
+    chosen = (request.backend, request.verify, request.threads, request.providers or None)
+    with load(request.folder, *chosen, trust=request.trust) as model:
         load_seconds = time.perf_counter() - began
         total = request.prompt_tokens + request.new_tokens
         if total > model.package.limits.context:

@@ -16,11 +16,11 @@ from runtime_py.backends.registry import runtime_backends
 from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, Verb, execute
 from runtime_py.command.parser import Parser
-from runtime_py.errors import ExitCode
+from runtime_py.errors import ExitCode, MachineError
 
 if TYPE_CHECKING:
     from runtime_py.model import Model
-    from runtime_py.package import Depth
+    from runtime_py.package import Depth, Package
 
 PROG = "python -m runtime_py"
 
@@ -94,12 +94,22 @@ def _running_flags(made: Parser) -> None:
     run.add_argument(
         "--verify", choices=("full", "size", "off"), default="full", help="check files before loading (full: SHA-256)"
     )
+    run.add_argument(
+        "--trust",
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="SHA256",
+        help="run code that the package brings, if its manifest has this hash; remembered",
+    )
 
 
 def _load(options: argparse.Namespace, verify: Depth, selftest: bool = False) -> Model:
     from runtime_py.model import load
 
-    return load(options.package, options.backend, verify, options.threads, options.provider, selftest)
+    return load(
+        options.package, options.backend, verify, options.threads, options.provider, selftest, options.trust
+    )
 
 
 def _chat(options: argparse.Namespace) -> int:
@@ -115,6 +125,7 @@ def _chat(options: argparse.Namespace) -> int:
         seed=None if options.seed is None else flags.seed_number(options.seed),
     )
     with _load(options, options.verify, options.selftest) as model:
+        _remember(options, model.package)
         return converse(
             model, options.image, options.prompt, overrides, options.json, sys.stdin or io.StringIO(), sys.stdout
         )
@@ -133,17 +144,27 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
+    from runtime_py import trust
     from runtime_py.package import read, verify
 
     package = read(options.package)
+    if isinstance(options.trust, str):
+        trust.check(package, options.trust)
     verify(package, options.verify)
     result: dict[str, object] = {"files": len(package.files), "bytes": package.size, "selftest": "not run"}
-    if not options.files_only:
+    result |= {"manifest": trust.ALGORITHM + package.fingerprint, "code": trust.code_files(package.manifest)}
+    code = trust.runs_code(package, options.backend)
+    if code and not options.trust and trust.standing(package) is not trust.Standing.TRUSTED:
+        result["selftest"] = f"not run: the package brings code and is {trust.standing(package)}; --trust runs it"
+    elif not options.files_only:
         result |= _selftest(options)
+    _remember(options, package)
     if options.json:
         console.out_json(result)
     else:
-        console.out(f"{result['files']} files, {result['bytes']:,} bytes: as in the manifest")
+        console.out(f"{result['files']} files, {result['bytes']:,} bytes: as in the manifest ({result['manifest']})")
+        for path in trust.code_files(package.manifest):
+            console.out(f"code: {path}")
         console.out(f"self-test: {result['selftest']}" + (f": {result['text']!r}" if "text" in result else ""))
     return ExitCode.OK
 
@@ -157,6 +178,23 @@ def _selftest(options: argparse.Namespace) -> dict[str, object]:
         return {"selftest": "the package carries no sample"}
     said = "equal to the reference" if outcome.passed else "ran; no reference answer in the package"
     return {"selftest": said, "tokens": list(outcome.ids), "equal": outcome.equal, "text": outcome.text}
+
+
+def _remember(options: argparse.Namespace, package: Package) -> None:
+    """Enter a package that the user trusts in the trust file, once its files were compared."""
+    from runtime_py import trust
+
+    if not options.trust or options.verify != "full":
+        return
+    try:
+        path = trust.remember(package)
+    except OSError as error:
+        raise MachineError(
+            f"{trust.trust_file()} cannot be written: {error.strerror or error}",
+            "a file that remembers trusted packages",
+            f"set {trust.VARIABLE} to a path that can be written",
+        ) from error
+    console.say(f"trusted from now on: {trust.ALGORITHM}{package.fingerprint} ({path})")
 
 
 def _bench(options: argparse.Namespace) -> int:
@@ -173,6 +211,7 @@ def _bench(options: argparse.Namespace) -> int:
             prompt_tokens=options.prompt_tokens,
             new_tokens=options.new_tokens,
             image=options.image,
+            trust=options.trust,
         )
     )
     if options.json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from runtime_py import trust
 from runtime_py.package import Package
 
 
@@ -33,6 +34,9 @@ def describe(package: Package) -> dict[str, Any]:
         "verification": manifest.get("verification", {}).get("verdict"),
         "edgeproof": manifest.get("edgeproof"),
         "tools": manifest.get("tools", {}),
+        "manifest": trust.ALGORITHM + package.fingerprint,
+        "code": trust.code_files(manifest),
+        "trust": str(trust.standing(package)) if trust.runs_code(package) else "not needed: data alone is opened",
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from runtime_py.errors import PackageError, UsageError
 from runtime_py.generation.sampler import Sampler, Sampling
 from runtime_py.generation.session import Session
+from runtime_py.json_file import shortened
 
 
 class Finish(StrEnum):
@@ -36,6 +38,10 @@ class Settings:
             raise UsageError(f"{self.max_new_tokens} new tokens", "at least 1", "raise max_new_tokens")
 
 
+WHOLE = ("max_new_tokens", "top_k", "seed")
+REAL = ("temperature", "top_p", "repetition_penalty")
+
+
 @dataclass(frozen=True)
 class Overrides:
     """What a caller sets apart from the package's defaults; None keeps the default."""
@@ -48,6 +54,16 @@ class Overrides:
     seed: int | None = None
     stop_ids: tuple[int, ...] | None = None
 
+    def __post_init__(self) -> None:
+        for names, kind, wanted in ((WHOLE, Integral, "a whole number"), (REAL, Real, "a number")):
+            for name in names:
+                value = getattr(self, name)
+                if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
+                    raise UsageError(f"{name} is {shortened(value)}", wanted, "correct the value, or leave it out")
+        ids = self.stop_ids
+        if ids is not None and not (isinstance(ids, tuple | list) and all(isinstance(i, Integral) for i in ids)):
+            raise UsageError(f"stop_ids is {shortened(ids)}", "a tuple of token ids", "correct it, or leave it out")
+
 
 def settings_of(generation: Mapping[str, Any], overrides: Overrides | None = None) -> Settings:
     """A manifest's ``generation`` object with a caller's overrides.
@@ -55,6 +71,8 @@ def settings_of(generation: Mapping[str, Any], overrides: Overrides | None = Non
     Raises:
         PackageError: the manifest lacks a value; UsageError: a value is out of range.
     """
+    if overrides is not None and not isinstance(overrides, Overrides):
+        raise UsageError(f"overrides is {shortened(overrides)}", "runtime_py.Overrides", "construct one of the values")
     chosen = overrides or Overrides()
 
     def pick(name: str) -> Any:

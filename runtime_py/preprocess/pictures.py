@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from runtime_py.errors import ImageError
+from runtime_py.json_file import shortened
 
 MAX_PIXELS = 64_000_000
 """Larger pictures are refused from their header, before a pixel is decoded: 64 million are 192 MB as RGB."""
@@ -36,8 +37,14 @@ def open_picture(picture: Picture, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     if isinstance(picture, Image.Image):
         _check_size(picture, "the given image", max_pixels)
         return _to_rgb(picture, "the given image")
-    path = Path(picture)
-    if not path.is_file():
+    try:
+        path = Path(picture)
+        found = path.is_file()
+    except (TypeError, ValueError) as error:  # ValueError: a null character
+        raise ImageError(
+            f"{shortened(picture)} is no picture", "a path, a PIL image or a uint8 array", "pass one of them"
+        ) from error
+    if not found:
         raise ImageError(f"{path} is no file", "an image file", "check the path")
     if path.stat().st_size == 0:
         raise ImageError(f"{path} is empty (0 bytes)", "an image file", "copy or download the picture again")

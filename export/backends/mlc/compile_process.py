@@ -31,8 +31,12 @@ if sys.platform == "linux":
     ctypes.CDLL(None).personality(0x0040000)
 os.execv(sys.executable, [sys.executable, "-m", "export.backends.mlc.compile_process"])
 """
-"""Starts the process without address randomisation (where the kernel lets it) and with a fixed hash seed: TVM walks maps
-in the order of addresses, and so the registers in a few host instructions would differ from run to run."""
+"""Starts the process without address randomisation (where the kernel lets it) and with a fixed hash seed: TVM has maps that
+are walked in the order of addresses. The one whose order reached the libraries is sorted (`passes.shape_order`); this keeps
+another from doing so."""
+
+KEPT_VARIABLES = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "SYSTEMROOT", "VIRTUAL_ENV")
+"""Environment variables that the compiling process gets; any other could reach the compiler and change its code."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ def compile_apart(request: LibraryRequest, place: str, out: Path) -> dict[str, A
         [sys.executable, "-c", FIXED_ADDRESSES],
         input=pickle.dumps((request, place, out)),
         capture_output=True,
-        env={**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": path},
+        env={**kept_environment(), "PYTHONHASHSEED": "0", "PYTHONPATH": path},
         check=False,
     )
     answer = done.stdout.decode(errors="replace").strip().rpartition("\n")[2]
@@ -82,6 +86,11 @@ def compile_apart(request: LibraryRequest, place: str, out: Path) -> dict[str, A
     if "error" in value:
         raise getattr(errors, value["error"])(value["what"], value["expected"], value["next"])
     return value["metadata"]
+
+
+def kept_environment() -> dict[str, str]:
+    """The part of this process's environment that finds programs and libraries, and nothing that configures them."""
+    return {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
 
 
 def _tail(text: bytes) -> str:

@@ -30,6 +30,7 @@ from runtime_py.backends.ort import OrtBackend
 from runtime_py.backends.records import ONNX
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, STAGES, VISION
 from runtime_py.errors import UsageError
+from runtime_py.package_files import rows_of
 from targets.base import Limits, Target
 
 GOLDENS = Path(__file__).parents[3] / "parity_tests" / "goldens"
@@ -80,7 +81,11 @@ def export(case: str, precision: str, folder: Path, stages: tuple[str, ...] = ST
         if step.name.removeprefix("onnx ") in stages:
             assert all((folder / file).is_file() for file in step.run())
     block = backend.manifest(build) if stages == STAGES else {}
-    manifest = {"backends": {"onnx": block}, "contracts": {s: c.to_json() for s, c in contracts(spec).items()}}
+    manifest = {
+        "backends": {"onnx": block},
+        "contracts": {s: c.to_json() for s, c in contracts(spec).items()},
+        "files": rows_of(folder),
+    }
     golden = {**np.load(checkpoint / "inputs.npz"), **np.load(checkpoint / "outputs.npz")}
     return Package(folder, spec, weights, build, manifest, backend.predict(spec, options, assignments), golden)
 
@@ -296,7 +301,9 @@ def test_int4_differs_from_the_golden(packed: Package) -> None:
 
 def test_default_int4_options_stay_close(default_decoder: Path, packed: Package) -> None:
     """int8 inputs of MatMulNBits and a float16 cache, against the package that has neither."""
-    manifest = {**packed.manifest, "backends": {"onnx": {"stages": {DECODER: {"file": default_decoder.name}}}}}
+    stages = {DECODER: {"file": default_decoder.name}}
+    files = rows_of(default_decoder.parent)
+    manifest = {**packed.manifest, "backends": {"onnx": {"stages": stages}}, "files": files}
     exact = OrtBackend(packed.folder, packed.manifest, threads=1)
     default = OrtBackend(default_decoder.parent, manifest, threads=1)
     _, wanted = prefill(exact, packed.golden["inputs_embeds"], 64)

@@ -134,6 +134,7 @@ class OrtBackedTrt(TrtBackend):
         }
         from export.stages import contracts
         from runtime_py.backends.trt_plan import read_plans
+        from runtime_py.package_files import rows_of
 
         for stage in STAGES:
             source = StageWeights(stage, build.weights, build.codes, build.assignments)
@@ -143,6 +144,7 @@ class OrtBackedTrt(TrtBackend):
         manifest = {
             "backends": {"tensorrt": self.block},
             "contracts": {name: contract.to_json() for name, contract in contracts(build.spec).items()},
+            "files": rows_of(folder),
         }
         self.plans = read_plans(folder, manifest)
         self.cuda = NoDevice()  # type: ignore[assignment]

@@ -19,6 +19,7 @@ from parity_tests.laboratory.mlc_ladder.results import CannotRun, RungResult, St
 from parity_tests.laboratory.mlc_ladder.rungs import GOLDENS, Ladder, text_start
 from runtime_py.backends.mlc import MlcBackend
 from runtime_py.errors import ExitCode, PackageError
+from runtime_py.package_files import rows_of
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +45,7 @@ def test_every_function_the_engine_looks_up(ladder):
     ladder.case.library("host")
     manifest = json.loads((ladder.case.folder / "manifest.json").read_text())
     manifest["backends"]["mlc"]["host_library"] = "host.so"
+    manifest["files"] = rows_of(ladder.case.folder)
     backend = MlcBackend(ladder.case.folder, manifest)
     for name in LOOKED_UP:
         assert backend._machine.get_function(name, query_imports=True) is not None, name

@@ -19,6 +19,7 @@ import numpy as np
 from runtime_py.backends.mlc import MlcBackend
 from runtime_py.backends.records import MLC
 from runtime_py.contracts import CONNECTOR, EMBED, VISION
+from runtime_py.package_files import rows_of
 
 STEPS = 6
 LOGIT_KERNELS = ("softmax_with_temperature", "apply_logit_bias_inplace", "apply_penalty_inplace", "apply_bitmask_inplace")
@@ -112,6 +113,7 @@ def picked(inputs: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarra
 def main(folder: Path, mode: str) -> None:
     """Read manifest.json and inputs.npz of a case folder, write outputs-<mode>.npz."""
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    manifest["files"] = rows_of(folder)
     block = manifest["backends"][MLC.name]
     block["host_library"] = block["libraries"][mode]
     kind = MlcBackend

@@ -1,0 +1,95 @@
+"""Which files beside itself an ONNX graph reads: external tensors, and contexts of execution providers.
+
+ONNX Runtime opens them by the paths that the graph holds, so a package's graph may name only files that its manifest
+lists. Source of the field numbers: onnx/onnx, onnx/onnx.proto; of the contexts: microsoft/onnxruntime,
+docs/execution-providers/EP-Context-Design.md.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from runtime_py.errors import PackageError
+from runtime_py.json_file import shortened
+from runtime_py.protobuf import fields
+
+MAX_DEPTH = 64
+
+MODEL, GRAPH, NODE, ATTRIBUTE, TENSOR = "model", "graph", "node", "attribute", "tensor"
+SPARSE, FUNCTION, TRAINING, ENTRY = "sparse", "function", "training", "entry"
+INSIDE: dict[str, dict[int, str]] = {
+    MODEL: {7: GRAPH, 20: TRAINING, 25: FUNCTION},
+    TRAINING: {1: GRAPH, 2: GRAPH},
+    FUNCTION: {7: NODE, 11: ATTRIBUTE},
+    GRAPH: {1: NODE, 5: TENSOR, 15: SPARSE},
+    NODE: {5: ATTRIBUTE},
+    ATTRIBUTE: {5: TENSOR, 6: GRAPH, 10: TENSOR, 11: GRAPH, 22: SPARSE, 23: SPARSE},
+    SPARSE: {1: TENSOR, 2: TENSOR},
+    TENSOR: {13: ENTRY},
+}
+"""Message to those of its fields that can lead to a path, and the message that each holds."""
+
+CONTEXT = "ep_cache_context"
+"""Attribute of an EPContext node: compiled code, or the path of a file with it."""
+
+
+def external_files(graph: Path) -> list[str]:
+    """Paths relative to the graph's folder as the graph writes them, each once, by name.
+
+    Raises:
+        PackageError: it is no ONNX graph, or it carries a compiled context, which is code.
+    """
+    try:
+        with graph.open("rb") as file:
+            content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        return sorted(set(_locations(content, MODEL, 0)))
+    except (OSError, ValueError) as error:  # ValueError: nothing to map, no message, or a path that is no text
+        raise PackageError(f"{graph} is no ONNX graph: {error}", "a graph as export wrote it", "copy it again") from error
+
+
+def unlisted(graph: Path, inside: str, listed: set[str]) -> list[str]:
+    """The external files of a graph that are not rows of a manifest.
+
+    Args:
+        inside: the graph's own path in its package, whose folder its references are relative to.
+        listed: paths of all rows.
+    """
+    folder = PurePosixPath(inside).parent
+    return [name for name in external_files(graph) if (folder / name).as_posix() not in listed or ".." in name.split("/")]
+
+
+def _locations(message: memoryview, kind: str, depth: int) -> Iterator[str]:
+    if depth > MAX_DEPTH:
+        raise ValueError(f"graphs inside one another more than {MAX_DEPTH} deep")
+    inner = INSIDE[kind]
+    for number, value in fields(message):
+        if kind == ATTRIBUTE and number == 1 and bytes(_bytes(value)) == CONTEXT.encode():
+            raise ValueError("it holds code compiled for a device (EPContext)")
+        if number not in inner:
+            continue
+        if inner[number] == ENTRY:
+            yield from _location(_bytes(value))
+        else:
+            yield from _locations(_bytes(value), inner[number], depth + 1)
+
+
+def _location(entry: memoryview) -> Iterator[str]:
+    """The value of an entry of external_data whose key is ``location``."""
+    key, found = b"", b""
+    for number, value in fields(entry):
+        if number == 1:
+            key = bytes(_bytes(value))
+        elif number == 2:
+            found = bytes(_bytes(value))
+    if key == b"location":
+        yield found.decode("utf-8")
+    elif key not in (b"offset", b"length", b"checksum", b"basepath"):
+        raise ValueError(f"external data with {shortened(key)}")
+
+
+def _bytes(value: int | memoryview) -> memoryview:
+    if isinstance(value, int):
+        raise ValueError("a number where a message is expected")
+    return value

@@ -1,0 +1,49 @@
+"""How much memory this machine can still give, so that a request beyond it is refused instead of killed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from runtime_py.errors import DoesNotFitError
+
+MEMINFO = Path("/proc/meminfo")
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def available_bytes() -> int | None:
+    """Bytes that can be had now, swap and a container's limit included; None where the system does not say."""
+    found = [size for size in (_of_machine(), _of_container()) if size is not None]
+    return min(found) if found else None
+
+
+def require_bytes(needed: int, what: str, advice: str) -> None:
+    """Refuse what cannot fit.
+
+    Raises:
+        DoesNotFitError: ``needed`` exceeds `available_bytes`.
+    """
+    free = available_bytes()
+    if free is not None and needed > free:
+        raise DoesNotFitError(
+            f"{what} needs {needed / 1e9:.1f} GB of memory", f"at most the {free / 1e9:.1f} GB that are free here", advice
+        )
+
+
+def _of_machine() -> int | None:
+    try:
+        lines = dict(line.split(":", 1) for line in MEMINFO.read_text(encoding="ascii").splitlines())
+        return sum(int(lines[key].split()[0]) for key in ("MemAvailable", "SwapFree")) * 1024
+    except (OSError, KeyError, ValueError):
+        try:
+            return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        except (AttributeError, ValueError, OSError):
+            return None
+
+
+def _of_container() -> int | None:
+    try:
+        limit = int((CGROUP / "memory.max").read_text(encoding="ascii"))
+        return max(limit - int((CGROUP / "memory.current").read_text(encoding="ascii")), 0)
+    except (OSError, ValueError):  # ValueError: "max", no limit
+        return None

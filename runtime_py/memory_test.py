@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from runtime_py import memory
+from runtime_py.errors import DoesNotFitError
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable:    4000 kB\nSwapFree: 1000 kB\n")
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    return tmp_path
+
+
+def test_the_smaller_of_machine_and_container(machine: Path) -> None:
+    assert memory.available_bytes() == 5000 * 1024
+    (machine / "memory.max").write_text("max\n")
+    assert memory.available_bytes() == 5000 * 1024
+    (machine / "memory.max").write_text("3000000\n")
+    (machine / "memory.current").write_text("1000000\n")
+    assert memory.available_bytes() == 2_000_000
+
+
+def test_what_does_not_fit_is_refused(machine: Path) -> None:
+    memory.require_bytes(5000 * 1024, "the cache", "a smaller one")
+    with pytest.raises(DoesNotFitError, match=r"the cache needs 5\.2 GB"):
+        memory.require_bytes(5_200_000_000, "the cache", "a smaller one")
+
+
+def test_this_machine_says_something() -> None:
+    found = memory.available_bytes()
+    assert found is None or found > 1 << 20
