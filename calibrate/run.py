@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,8 @@ from calibrate.tuning.tuned_blocks import replaced, tune_blocks
 from calibrate.tuning.tuning_memory import check_memory
 from export.package import disk
 from export.package.journal import FileRecord, Journal, write_json
+from export.package.lock import only_one
+from export.package.ownership import remove_unfinished, stored_manifest
 from export.quantisation.choice import read_choice, widened
 from export.quantisation.spec import Assignment
 from export.quantisation.stored import MANIFEST
@@ -100,8 +101,9 @@ def calibrate(request: CalibrationRequest, opened: OpenedCheckpoint | None = Non
     Raises:
         EdgeproofError: a subclass for everything a person can act on.
     """
-    disk.check_output(request.output, request.force, request.resume)
-    with disk.explained(request.output):
+    disk.check_place(request.output)
+    with disk.explained(request.output), only_one(request.output):
+        disk.check_output(request.output, request.force, request.resume)
         try:
             return _calibrate(request, plan(request, opened))
         except KeyboardInterrupt as interrupt:
@@ -122,8 +124,13 @@ def _calibrate(request: CalibrationRequest, planned: CalibrationPlan) -> Path:
     folder = disk.partial_of(request.output)
     apart = judge.prompts if isinstance(judge, SampleEvaluation) else ()
     journal = Journal(folder, fingerprint(request, checkpoint, prompts, apart))
+    if request.resume and not folder.exists() and stored_manifest(request.output) is not None and not request.force:
+        if not journal.finished():
+            raise disk.exists_already(request.output)
+        disk.clean_up(request.output, journal)
+        return request.output
     if folder.exists() and not request.resume:
-        shutil.rmtree(folder)
+        remove_unfinished(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if request.resume:
         log.info("resuming %s: %d finished block(s) kept", folder, len(journal.resume()))
@@ -155,8 +162,8 @@ def _calibrate(request: CalibrationRequest, planned: CalibrationPlan) -> Path:
         if record not in files:
             (folder / record.path).unlink()
             _remove_empty((folder / record.path).parent)
-    journal.remove()
-    disk.promote(folder, request.output)
+    journal.set_aside()
+    disk.promote(folder, request.output, journal)
     return request.output
 
 

@@ -12,20 +12,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from export.backends.base import Build, Step
 from export.backends.registry import backend_named
 from export.checkpoint.opened import OpenedCheckpoint, describe_checkpoint, open_checkpoint
 from export.command.progress import Progress
 from export.package import disk
-from export.package.journal import FileRecord, Journal, record_file
+from export.package.journal import FileRecord, Journal, record_file, sha256_of
+from export.package.lock import only_one
 from export.package.manifest import (
     MANIFEST,
     ManifestParts,
@@ -35,6 +36,7 @@ from export.package.manifest import (
     manifest,
     write_manifest,
 )
+from export.package.ownership import remove_unfinished, stored_manifest
 from export.package.selftest import write_answer, write_question
 from export.package.source_hashes import SourceHashes, stamp
 from export.plan.machine import tool_versions
@@ -46,7 +48,9 @@ from export.request import ExportRequest
 from export.source.side_files import Purpose, named, require_vocabulary
 from export.specs import ModelSpec
 from export.verification import Verifier
+from runtime_py import trust
 from runtime_py.errors import InterruptedExportError, MachineError, ParityError, UsageError
+from runtime_py.package import parse, read
 from runtime_py.version import VERSION
 
 log = logging.getLogger("edgeproof")
@@ -77,30 +81,33 @@ def export(request: ExportRequest, verifier: Verifier | None, progress: Progress
         raise UsageError("nothing was given to check the package with", "a verifier, or skip_verify", "hand one in")
     progress = progress or Progress(quiet=True)
     output = request.output_folder()
-    disk.check_output(output, request.force, request.resume)
-    with disk.explained(output), _interruptible(output), _out_of_memory():
+    disk.check_place(output)
+    with disk.explained(output), _interruptible(output), _out_of_memory(), only_one(output):
+        disk.check_output(output, request.force, request.resume)
         checkpoint = open_checkpoint(request)
         assert checkpoint.folder is not None
         if not request.without_tokenizer:
             require_vocabulary(checkpoint.folder, checkpoint.side_files)
         planned = _plan(request, checkpoint, verifier)
+        if request.resume and _finished_before(request, checkpoint, planned):
+            return output
         planned.refuse_if_it_does_not_fit()
         stored = _stored_codes(request, checkpoint, planned)
         folder, journal = _workshop(request, checkpoint, planned)
         with SourceHashes(checkpoint.files(), journal) as hashes:
             builds = _builds(checkpoint, planned, stored, folder, progress)
-            _run(_steps(checkpoint, planned, builds, folder), journal, progress)
-            value = _manifest(checkpoint, planned, builds, journal, hashes.records())
+            _run(_steps(checkpoint, planned, builds, folder), journal, progress, hashes)
+            value = _manifest(checkpoint, planned, builds, journal, _confirmed(hashes, progress))
+        parse(folder, value)
         write_manifest(folder, value)
         journal.set_aside()
         value["verification"] = _check(verifier, request, checkpoint, folder, progress)
         value["files"] = _with_answer(verifier, folder, value, planned.spec)
         write_manifest(folder, value)
         if value["verification"]["verdict"] == "fail":
-            journal.remove()
-            _keep_failed(folder, output, value["verification"])
-        disk.promote(folder, output)
-        journal.remove()
+            _refuse_failed(disk.keep_failed(folder, output, journal), value["verification"])
+        disk.promote(folder, output, journal)
+        _trust(output)
     return output
 
 
@@ -113,12 +120,38 @@ def _plan(request: ExportRequest, checkpoint: OpenedCheckpoint, verifier: Verifi
     )
 
 
+def _finished_before(request: ExportRequest, checkpoint: OpenedCheckpoint, planned: Plan) -> bool:
+    """Whether there is nothing to resume because the package is whole; what a kill at the very end left is removed.
+
+    Raises:
+        UsageError: the package is there, and is another request's.
+    """
+    output = request.output_folder()
+    written = stored_manifest(output)
+    journal = Journal(disk.partial_of(output), fingerprint(request, checkpoint, planned))
+    if written is None or journal.folder.exists():
+        return False
+    limits = {key: written.get("limits", {}).get(key) for key in ("context", "prefill_chunk")}
+    asked = {"context": planned.options.limits.context, "prefill_chunk": planned.options.limits.prefill_chunk}
+    same = (written.get("target"), written.get("precision"), written.get("source", {}).get("id"), limits) == (
+        planned.options.target.name, planned.options.precision, checkpoint.id, asked
+    )  # fmt: skip
+    if not journal.finished() and (request.force or not same):
+        if request.force:
+            return False
+        raise disk.exists_already(output)
+    disk.clean_up(output, journal)
+    _trust(output)
+    log.info("%s is finished; nothing is left to do", output)
+    return True
+
+
 def _workshop(request: ExportRequest, checkpoint: OpenedCheckpoint, planned: Plan) -> tuple[Path, Journal]:
     """The partial package and its journal: new, or as an earlier run of the same export left it."""
     folder = disk.partial_of(request.output_folder())
     journal = Journal(folder, fingerprint(request, checkpoint, planned))
     if folder.exists() and not request.resume:
-        shutil.rmtree(folder)
+        remove_unfinished(folder)
     if folder.exists():
         kept = journal.resume()
         log.info("resuming %s: %d finished step(s) kept", folder, len(kept))
@@ -126,6 +159,23 @@ def _workshop(request: ExportRequest, checkpoint: OpenedCheckpoint, planned: Pla
         folder.mkdir(parents=True)
         journal.begin()
     return folder, journal
+
+
+def _confirmed(hashes: SourceHashes, progress: Progress) -> list[FileRecord]:
+    """The checkpoint's hashes, once they were taken again."""
+    progress.start("checkpoint hashed again", 1, 1)
+    try:
+        return hashes.confirmed()
+    finally:
+        progress.stop(0)
+
+
+def _trust(output: Path) -> None:
+    """Enter the package in the user's trust file: its code was made here."""
+    try:
+        trust.remember(read(output))
+    except OSError as error:
+        log.debug("%s is not in the trust file: %s", output, error)
 
 
 def fingerprint(request: ExportRequest, checkpoint: OpenedCheckpoint, planned: Plan) -> dict[str, Any]:
@@ -140,7 +190,8 @@ def fingerprint(request: ExportRequest, checkpoint: OpenedCheckpoint, planned: P
         "context": limits.context,
         "prefill_chunk": limits.prefill_chunk,
         "options": dict(planned.options.extra),
-        "calibration": None if request.calibration is None else stamp(request.calibration / MANIFEST),
+        "model_described": hashlib.sha256(repr(checkpoint.spec).encode()).hexdigest(),
+        "calibration": None if request.calibration is None else sha256_of(request.calibration / MANIFEST),
         "checkpoint": {name: stamp(path) for name, path in checkpoint.files().items()},
         "tools": tool_versions(planned.options.target.backend_names),
     }
@@ -206,14 +257,16 @@ def _steps(checkpoint: OpenedCheckpoint, planned: Plan, builds: dict[str, Build]
     return steps
 
 
-def _run(steps: list[Step], journal: Journal, progress: Progress) -> None:
-    """Run the steps that the journal does not hold, and enter each when its files are on the disk."""
+def _run(steps: list[Step], journal: Journal, progress: Progress, hashes: SourceHashes) -> None:
+    """Run the steps that the journal does not hold, and enter each when its files and the checkpoint's hashes are there."""
     for number, step in enumerate(steps, 1):
         if step.name in journal.steps:
             continue
         progress.start(step.name, number, len(steps))
         try:
-            journal.finish(step.name, step.run())
+            written = step.run()
+            hashes.records()
+            journal.finish(step.name, written)
         except BaseException:
             progress.abandon()
             raise
@@ -278,17 +331,13 @@ def _with_answer(verifier: Verifier | None, folder: Path, value: dict[str, Any],
     return [renewed.get(row["path"], row) for row in value["files"]]
 
 
-def _keep_failed(folder: Path, output: Path, verification: dict[str, Any]) -> None:
-    """Keep a package that failed its check beside the name it did not get, and say so."""
-    failed = disk.failed_of(output)
-    if failed.exists():
-        shutil.rmtree(failed)
-    folder.rename(failed)
+def _refuse_failed(kept: Path, verification: dict[str, Any]) -> NoReturn:
+    """Say that a package failed its check, and where it is kept."""
     first = verification.get("first_failure")
     raise ParityError(
         f"the package does not say what the reference says; first failure: {first}",
         "every probe within its threshold; the probes are in manifest.json under verification",
-        f"look at {failed / MANIFEST}, where the package is kept, and run `python -m parity_tests --package {failed}`",
+        f"look at {kept / MANIFEST}, where the package is kept, and run `python -m parity_tests --package {kept}`",
     )
 
 

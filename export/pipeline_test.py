@@ -56,7 +56,7 @@ def test_a_failed_check_and_then_a_passed_one(tmp_path: Path) -> None:
 
     shutil.copyfile(GOLDENS / "minicpm-v" / "model.safetensors", checkpoint / "model.safetensors")
     output.mkdir()
-    (output / "manifest.json").write_text("{}")
+    (output / "manifest.json").write_text('{"schema": 2, "edgeproof": "0.1.0", "files": []}')
     progress = Progress(quiet=True)
     assert export(request, PackageVerifier(), progress) == output
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint", "out", "out.failed"}

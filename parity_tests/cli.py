@@ -86,6 +86,7 @@ def _package_flags(made: argparse._ArgumentGroup) -> None:
         "--inside", choices=("auto", "always", "never"), default="auto",
         help="errors per block and costs per quantised layer in the report; auto: where it is quick",
     )  # fmt: skip
+    flags.trust(made)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -116,6 +117,7 @@ def _package(options: argparse.Namespace) -> int:
         table=_table(options),
         details=options.report_dir is not None,
         inside={"auto": None, "always": True, "never": False}[options.inside],
+        trust=options.trust,
     )
     result = check(options.package, options.reference, asked)
     return _report(result.judgement, options)

@@ -19,6 +19,9 @@ MAX_DEPTH = 64
 MAX_CONTAINERS = 600_000
 """Brackets of one file: an empty list takes three bytes of text and 64 of memory. Published files have a tenth of this."""
 
+MAX_QUOTES = 1_600_000
+"""Each text takes 50 bytes beside its letters. The largest published index of weights has 370,000."""
+
 MAX_DIGITS = 400
 """Digits of one number: more than any float has, fewer than make arithmetic slow."""
 
@@ -62,9 +65,11 @@ def read_bytes(path: Path, max_bytes: int, refusal: Refusal = PackageError, agai
 
 def parse_json(content: bytes, path: Path, refusal: Refusal = PackageError, again: str = "copy the file again") -> Any:
     """The value of JSON text; see `read_json`."""
-    containers = content.count(b"[") + content.count(b"{")
+    containers, quotes = content.count(b"[") + content.count(b"{"), content.count(b'"')
     if containers > MAX_CONTAINERS:
         raise refusal(f"{path} holds {containers:,} lists and objects", f"at most {MAX_CONTAINERS:,}", again)
+    if quotes > MAX_QUOTES:
+        raise refusal(f"{path} holds {quotes:,} quotation marks", f"at most {MAX_QUOTES:,}", again)
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         values = dict(pairs)

@@ -9,11 +9,18 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from runtime_py.errors import PackageError
+from runtime_py.json_file import MEGABYTE, read_bytes
+from runtime_py.json_file import read_json as read_json_file
+from runtime_py.sentencepiece_file import MAX_TOKENS, check_model
+
+MAX_JSON_BYTES = 64 * MEGABYTE
+MAX_SETTINGS_BYTES = 8 * MEGABYTE
 
 FILES = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "added_tokens.json")
 """Every file that `load` may read."""
@@ -90,7 +97,8 @@ def load(folder: Path) -> Tokenizer:
         path = folder / name
         if path.is_file():
             try:
-                return reader(path)
+                with readable(path):
+                    return reader(path)
             except PackageError:
                 raise
             except Exception as error:  # both libraries raise bare RuntimeError, OSError and Exception
@@ -102,17 +110,40 @@ def load(folder: Path) -> Tokenizer:
     )
 
 
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn a panic of the tokenizers library, which no ``except Exception`` catches, into an error."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise PackageError(
+            f"{path} makes the tokenizers library fail: {error}", "a sound tokenizer", "restore the file"
+        ) from error
+
+
+def _check_size(path: Path, size: int) -> None:
+    if not 0 < size <= MAX_TOKENS:
+        raise PackageError(
+            f"{path} and the files beside it number tokens up to {size - 1:,}",
+            f"at most {MAX_TOKENS:,} tokens",
+            "restore the files, or export again",
+        )
+
+
 def read_sentencepiece(path: Path) -> Tokenizer:
     """A SentencePiece model, with the added tokens of ``tokenizer_config.json`` and ``added_tokens.json`` beside it."""
     from sentencepiece import SentencePieceProcessor
 
-    model = SentencePieceProcessor(model_file=str(path))
+    model = SentencePieceProcessor(model_proto=check_model(path))
     count = model.get_piece_size()
     texts: list[str] = model.id_to_piece(list(range(count)))
     added = added_tokens(path.parent)
     control = {index for index in range(count) if model.is_control(index) or model.is_unknown(index)}
     ids = {text: index for index, text in enumerate(texts)} | added
     size = max([count, *(index + 1 for index in added.values())])
+    _check_size(path, size)
     pieces = [b""] * size
     for index, text in enumerate(texts):
         if index not in control:
@@ -155,12 +186,24 @@ def added_tokens(folder: Path) -> dict[str, int]:
         path = folder / name
         if not path.is_file():
             continue
-        value = json.loads(path.read_text(encoding="utf-8"))
-        if name == "added_tokens.json":
-            found |= {str(text): int(index) for text, index in value.items()}
-        else:
-            rows = value.get("added_tokens_decoder", {})
-            found |= {row["content"]: int(index) for index, row in rows.items()}
+        value = read_json_file(path, MAX_SETTINGS_BYTES)
+        try:
+            if name == "added_tokens.json":
+                rows = {str(text): int(index) for text, index in value.items()}
+            else:
+                named = value.get("added_tokens_decoder", {})
+                rows = {str(row["content"]): int(index) for index, row in named.items()}
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+            raise PackageError(
+                f"{path} lists added tokens in another form: {type(error).__name__} {error}",
+                "texts and their ids",
+                "restore the file",
+            ) from error
+        if rows and not 0 <= min(rows.values()) <= max(rows.values()) < MAX_TOKENS:
+            raise PackageError(
+                f"{path} gives a token the id {max(rows.values(), key=abs)}", f"0 to {MAX_TOKENS - 1}", "restore the file"
+            )
+        found |= rows
     return found
 
 
@@ -168,8 +211,11 @@ def read_json(path: Path) -> Tokenizer:
     """A ``tokenizer.json`` of the tokenizers library whose decoder works on bytes (byte-level or byte-fallback)."""
     from tokenizers import Tokenizer as Library
 
-    library = Library.from_str(path.read_text(encoding="utf-8"))
-    settings = json.loads(path.read_text(encoding="utf-8"))
+    text = read_bytes(path, MAX_JSON_BYTES).decode("utf-8")
+    settings = json.loads(text)
+    library = Library.from_str(text)
+    library.no_padding()
+    library.no_truncation()
     kinds = list(_decoder_kinds(settings.get("decoder")))
     if "ByteLevel" in kinds:
         alphabet = _byte_level_alphabet()
@@ -186,6 +232,7 @@ def read_json(path: Path) -> Tokenizer:
         )
     vocabulary: dict[str, int] = library.get_vocab(with_added_tokens=True)
     added = {row["content"]: row for row in settings.get("added_tokens", [])}
+    _check_size(path, max(vocabulary.values(), default=-1) + 1)
     pieces = [b""] * (max(vocabulary.values()) + 1)
     for text, index in vocabulary.items():
         row = added.get(text)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -124,6 +125,10 @@ def synthesize(request: SynthesisRequest) -> SynthesisResult:
         raise UsageError(f"{output} exists already", "a folder that does not exist", "choose another -o, or delete it")
     total = sum(tensor.nbytes for tensor in tensors)
     partial = output.with_name(output.name + ".partial")
+    if os.path.lexists(partial):
+        raise UsageError(
+            f"{partial} exists; the checkpoint would be made there", "no such folder", "move it away, or choose another -o"
+        )
     try:
         _make_room(partial, total)
         _write_configs(partial, family.config_files(config))
@@ -175,7 +180,6 @@ def _write_pickle(path: Path, tensors: Mapping[str, PlannedTensor], pieces: Piec
 
 
 def _make_room(partial: Path, total: int) -> None:
-    shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     free = shutil.disk_usage(partial).free
     if free < total + 1_000_000:

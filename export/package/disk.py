@@ -10,6 +10,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from export.package.journal import Journal
+from export.package.ownership import free_name, remove_package, require_unfinished, stored_manifest
 from runtime_py.errors import DoesNotFitError, EdgeproofError, MachineError, UsageError
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -22,48 +24,68 @@ def partial_of(output: Path) -> Path:
 
 
 def failed_of(output: Path) -> Path:
-    """Where a package that failed its check is kept."""
+    """Where a package that failed its check is kept, unless the name is somebody else's."""
     return output.with_name(output.name + ".failed")
 
 
 def old_of(output: Path) -> Path:
-    """Where ``--force`` keeps the package it replaces until the new one is whole."""
+    """Where ``--force`` keeps the package it replaces until the new one is whole, unless something has the name."""
     return output.with_name(output.name + ".old")
 
 
-def check_output(output: Path, force: bool, resume: bool) -> None:
-    """Refuse, before any work, an output that cannot become a package.
+def check_place(output: Path) -> None:
+    """Refuse an output that no package can have as its folder.
 
     Raises:
-        UsageError: it exists, or an unfinished export of it does, or a parent is no folder.
+        UsageError: it is a file or a link, or a parent is no folder.
         MachineError: it cannot be written.
     """
     if output.is_symlink() or (output.exists() and not output.is_dir()):
         raise UsageError(f"-o {output} is a file or a link", "a folder that does not exist yet", "choose another name")
-    if output.exists() and not force and any(output.iterdir()):
-        raise UsageError(
-            f"-o {output} exists already",
-            "a folder that does not exist yet",
-            "choose another name, or replace it with --force (the old package stays until the new one is whole)",
-        )
-    if output.exists() and not (output / "manifest.json").is_file() and any(output.iterdir()):
-        raise UsageError(
-            f"-o {output} exists and is no package, so --force will not replace it",
-            "a folder with a manifest.json, or a name that does not exist yet",
-            "choose another name",
-        )
-    partial = partial_of(output)
-    if partial.exists() and not (resume or force):
-        raise UsageError(
-            f"{partial} is there from an export that did not finish",
-            "no unfinished export under this name",
-            "go on with it by --resume, or start over with --force",
-        )
     parent = existing_parent(output)
     if not parent.is_dir():
         raise UsageError(f"-o {output}: {parent} is no folder", "a path whose parents are folders", "choose another path")
     with explained(output), tempfile.TemporaryFile(dir=parent):
         pass
+
+
+def check_output(output: Path, force: bool, resume: bool) -> None:
+    """Refuse, before any work, an output that cannot become a package.
+
+    With ``resume`` a finished package may be there: whether it is the one that was asked for is the caller's to see.
+
+    Raises:
+        UsageError: it exists, or an unfinished export of it does, or a folder in the way is somebody else's.
+        UsageError, MachineError: see `check_place`.
+    """
+    check_place(output)
+    partial = partial_of(output)
+    filled = output.exists() and any(output.iterdir())
+    if filled and stored_manifest(output) is None:
+        raise UsageError(
+            f"-o {output} exists and is no package, so it will not be replaced",
+            "a folder with a manifest.json of ours, or a name that does not exist yet",
+            "choose another name",
+        )
+    if filled and not force and (not resume or os.path.lexists(partial)):
+        raise exists_already(output)
+    if os.path.lexists(partial):
+        require_unfinished(partial)
+        if not (resume or force):
+            raise UsageError(
+                f"{partial} is there from an export that did not finish",
+                "no unfinished export under this name",
+                "go on with it by --resume, or start over with --force",
+            )
+
+
+def exists_already(output: Path) -> UsageError:
+    """The error of an output that is there and was not asked to be replaced."""
+    return UsageError(
+        f"-o {output} exists already",
+        "a folder that does not exist yet",
+        "choose another name, or replace it with --force (the old package stays until the new one is whole)",
+    )
 
 
 def existing_parent(path: Path) -> Path:
@@ -127,13 +149,35 @@ def _meaning(error: OSError, name: str, output: Path) -> MachineError:
     )
 
 
-def promote(partial: Path, output: Path) -> None:
-    """Give a whole package its name; an older package under that name is kept until then and removed afterwards."""
-    old = old_of(output)
+def promote(partial: Path, output: Path, journal: Journal) -> None:
+    """Give a whole package its name, and remove the journal: the export is over.
+
+    An older package under that name gets another until then, which the journal remembers, and is removed afterwards.
+    """
+    if output.exists() and not any(output.iterdir()):
+        output.rmdir()
     if output.exists():
-        if old.exists():
-            shutil.rmtree(old)
+        old = free_name(old_of(output))
+        journal.remember_replaced(old)
         output.rename(old)
     partial.rename(output)
-    if old.exists():
-        shutil.rmtree(old)
+    clean_up(output, journal)
+
+
+def clean_up(output: Path, journal: Journal) -> None:
+    """Remove what a finished export of ``output`` leaves when it is killed at its very end: the package that it replaced."""
+    if journal.replaced is not None and output.is_dir():
+        remove_package(output.with_name(journal.replaced))
+    journal.remove()
+
+
+def keep_failed(partial: Path, output: Path, journal: Journal) -> Path:
+    """Keep a package that failed its check beside the name it did not get; an earlier one that failed makes room."""
+    failed = failed_of(output)
+    earlier = stored_manifest(failed)
+    if earlier is not None and earlier.get("verification", {}).get("verdict") == "fail":
+        shutil.rmtree(failed)
+    failed = free_name(failed)
+    partial.rename(failed)
+    journal.remove()
+    return failed

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from export.package.disk import check_output, check_room, explained, partial_of, promote
+from export.package.disk import check_output, check_room, explained, partial_of
 from runtime_py.errors import DoesNotFitError, MachineError, UsageError
 
 
@@ -21,7 +21,7 @@ def test_refuses_a_file_a_package_and_a_strange_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(UsageError, match="is a file"):
         check_output(tmp_path / "file", force=True, resume=False)
-    package(tmp_path / "out", "{}")
+    package(tmp_path / "out", '{"schema": 2, "edgeproof": "1", "files": []}')
     with pytest.raises(UsageError, match="exists already"):
         check_output(tmp_path / "out", force=False, resume=False)
     check_output(tmp_path / "out", force=True, resume=False)
@@ -39,6 +39,12 @@ def test_an_unfinished_export_is_refused_by_name(tmp_path: Path) -> None:
     assert "--force" in caught.value.next_step
     check_output(tmp_path / "out", force=False, resume=True)
     check_output(tmp_path / "out", force=True, resume=False)
+
+
+def test_a_web_apps_manifest_is_no_package(tmp_path: Path) -> None:
+    package(tmp_path / "site", '{"name": "my site", "icons": []}')
+    with pytest.raises(UsageError, match="is no package"):
+        check_output(tmp_path / "site", force=True, resume=False)
 
 
 def test_a_parent_that_is_a_file_is_refused(tmp_path: Path) -> None:
@@ -59,11 +65,3 @@ def test_room_is_measured(tmp_path: Path) -> None:
     check_room(tmp_path / "out", 1)
     with pytest.raises(DoesNotFitError, match="GB on the disk"):
         check_room(tmp_path / "out", 1 << 60)
-
-
-def test_promote_replaces_an_old_package_and_leaves_nothing_else(tmp_path: Path) -> None:
-    package(tmp_path / "out", "old")
-    package(tmp_path / "out.partial", "new")
-    promote(tmp_path / "out.partial", tmp_path / "out")
-    assert (tmp_path / "out/manifest.json").read_text() == "new"
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -2,7 +2,7 @@
 
 A step is entered only after its files are on the disk (fsync), with their sizes and sha256. The journal itself is
 replaced by rename. On resume a step counts only while its files still match; everything else in the folder is removed.
-While the package is checked the journal lies beside the folder.
+While the package is checked the journal lies beside the folder. ``journal.schema.json`` describes the file.
 """
 
 from __future__ import annotations
@@ -14,13 +14,17 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from runtime_py.errors import UsageError
+from runtime_py.json_file import MEGABYTE, read_json
+from runtime_py.schema import Schema
 
 NAME = "journal.json"
 CHUNK = 1 << 22
+MAX_BYTES = 16 * MEGABYTE
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,9 @@ class Journal:
         self._lock = threading.RLock()
         self._fingerprint = json.loads(json.dumps(fingerprint))
         self._steps: dict[str, list[FileRecord]] = {}
-        self._source: dict[str, dict[str, Any]] = {}
+        self._source: dict[str, str] = {}
+        self.replaced: str | None = None
+        """Name, beside the folder, of the package that this export is about to replace."""
 
     @property
     def path(self) -> Path:
@@ -121,7 +127,12 @@ class Journal:
         return [record for records in self._steps.values() for record in records]
 
     def begin(self) -> None:
-        """Write an empty journal into a new folder."""
+        """Write an empty journal into a new folder.
+
+        Raises:
+            UsageError: the journal's place beside the folder holds another file.
+        """
+        self._stored(self.aside)
         self.aside.unlink(missing_ok=True)
         self._write()
 
@@ -141,19 +152,16 @@ class Journal:
             the names of the steps that are kept.
 
         Raises:
-            UsageError: that run had another request or another checkpoint.
+            UsageError: that run had another request or another checkpoint, or the journal is none.
         """
-        if self.aside.is_file() and not self.path.exists():
-            self.aside.replace(self.path)
-        try:
-            stored = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            stored = {"fingerprint": self._fingerprint, "steps": {}, "source": {}}
-        different = sorted(
-            key
-            for key in {*stored["fingerprint"], *self._fingerprint}
-            if stored["fingerprint"].get(key) != self._fingerprint.get(key)
-        )
+        if os.path.lexists(self.aside):
+            self._stored(self.aside)
+            if self.path.exists():
+                self.aside.unlink()
+            else:
+                self.aside.replace(self.path)
+        stored = self._stored(self.path)
+        different = self._different(stored)
         if different:
             differences = "; ".join(
                 f"{k}: {_short(stored['fingerprint'].get(k))} then, {_short(self._fingerprint.get(k))} now"
@@ -164,7 +172,7 @@ class Journal:
                 f"the same request and checkpoint; different are {differences}",
                 "give the flags of that export again, or start over with --force",
             )
-        self._source = stored["source"]
+        self._source, self.replaced = dict(stored["source"]), stored.get("replaced")
         for name, rows in stored["steps"].items():
             records = [FileRecord(**row) for row in rows]
             if all(self._matches(record) for record in records):
@@ -184,20 +192,49 @@ class Journal:
             self._steps[step] = records
         self._write()
 
-    def source_hash(self, key: str, stamp: str) -> str | None:
-        """The remembered sha256 of a checkpoint file whose ``stamp`` (size and time) has not changed."""
-        with self._lock:
-            entry = self._source.get(key)
-        return entry["sha256"] if entry and entry["stamp"] == stamp else None
+    def finished(self) -> bool:
+        """Whether the journal aside is of this very export, whose folder is gone: it got its name and was then cut off."""
+        if self.folder.exists() or not self.aside.is_file():
+            return False
+        stored = self._stored(self.aside)
+        self.replaced = stored.get("replaced")
+        return not self._different(stored)
 
-    def remember_source(self, key: str, stamp: str, sha256: str) -> None:
+    def source_hash(self, key: str) -> str | None:
+        """The sha256 that a checkpoint file had when it was first hashed."""
         with self._lock:
-            self._source[key] = {"stamp": stamp, "sha256": sha256}
+            return self._source.get(key)
+
+    def remember_source(self, key: str, sha256: str) -> None:
+        """Enter the sha256 of a checkpoint file."""
+        with self._lock:
+            self._source[key] = sha256
         self._write()
+
+    def remember_replaced(self, old: Path) -> None:
+        """Enter the name that the package to be replaced gets."""
+        self.replaced = old.name
+        self._write()
+
+    def _stored(self, path: Path) -> dict[str, Any]:
+        """A journal of an earlier run; an empty one where there is none, as after a kill before the first was written."""
+        if not os.path.lexists(path):
+            return {"fingerprint": self._fingerprint, "steps": {}, "source": {}}
+        stored = read_journal(path)
+        if stored is None:
+            raise UsageError(
+                f"{path} is no journal of an export", "the file as it was written", "move its folder away, and start over"
+            )
+        return stored
+
+    def _different(self, stored: Mapping[str, Any]) -> list[str]:
+        """Keys of the fingerprint in which an earlier run was another."""
+        then, now = stored["fingerprint"], self._fingerprint
+        return sorted(key for key in {*then, *now} if then.get(key) != now.get(key))
 
     def _matches(self, record: FileRecord) -> bool:
         whole = self.folder / record.path
-        return whole.is_file() and whole.stat().st_size == record.bytes and sha256_of(whole) == record.sha256
+        return not whole.is_symlink() and whole.is_file() and whole.stat().st_size == record.bytes and sha256_of(whole) == record.sha256
 
     def _remove_strangers(self) -> None:
         """Remove every file that no finished step made: what a cut-off step left behind."""
@@ -212,7 +249,24 @@ class Journal:
     def _write(self) -> None:
         with self._lock:
             steps = {name: [asdict(record) for record in records] for name, records in self._steps.items()}
-            write_json(self.path, {"fingerprint": self._fingerprint, "steps": steps, "source": self._source})
+            value = {"fingerprint": self._fingerprint, "steps": steps, "source": self._source, "replaced": self.replaced}
+            write_json(self.aside if self.aside.exists() else self.path, value)
+
+
+def read_journal(path: Path) -> dict[str, Any] | None:
+    """A journal's object, or None where the file is missing or of another form."""
+    if path.is_symlink() or not path.is_file():
+        return None
+    try:
+        value = read_json(path, MAX_BYTES, UsageError)
+    except UsageError:
+        return None
+    return value if not _schema().problems(value) else None
+
+
+@cache
+def _schema() -> Schema:
+    return Schema(json.loads(Path(__file__).with_name("journal.schema.json").read_text(encoding="utf-8")))
 
 
 def _short(value: Any) -> str:

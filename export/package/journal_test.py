@@ -61,12 +61,33 @@ def test_resume_refuses_another_request_and_says_what_differs(tmp_path: Path) ->
     assert (tmp_path / "p/a.bin").exists(), "a refused resume must not touch the folder"
 
 
-def test_a_torn_or_missing_journal_starts_over(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "content",
+    ['{"fingerpr', "[]", "{}", '{"fingerprint": 5, "steps": {}, "source": {}}', '{"fingerprint": {}, "steps": {"a": [5]}, "source": {}}',
+     '{"fingerprint": {}, "steps": {"a": [{"path": "../x", "bytes": 1, "sha256": "0"}]}, "source": {}}', "[" * 5000, "\0"],
+)  # fmt: skip
+def test_a_journal_of_another_form_is_refused_and_nothing_is_touched(tmp_path: Path, content: str) -> None:
     step(begun(tmp_path / "p"), "one", "a.bin", b"a")
-    (tmp_path / "p/journal.json").write_text('{"fingerpr')
+    (tmp_path / "p/journal.json").write_text(content)
+    with pytest.raises(UsageError, match="no journal of an export"):
+        Journal(tmp_path / "p", FINGERPRINT).resume()
+    assert (tmp_path / "p/a.bin").exists()
+
+
+def test_a_kill_before_the_first_journal_starts_over(tmp_path: Path) -> None:
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p/journal.json.tmp").write_text('{"fingerpr')
     again = Journal(tmp_path / "p", FINGERPRINT)
     assert again.resume() == []
-    assert not (tmp_path / "p/a.bin").exists()
+    assert [path.name for path in (tmp_path / "p").iterdir()] == ["journal.json"]
+
+
+def test_a_users_file_beside_the_folder_stays(tmp_path: Path) -> None:
+    (tmp_path / "p.journal.json").write_text("my diary")
+    (tmp_path / "p").mkdir()
+    with pytest.raises(UsageError, match="no journal of an export"):
+        Journal(tmp_path / "p", FINGERPRINT).begin()
+    assert (tmp_path / "p.journal.json").read_text() == "my diary"
 
 
 def test_a_journal_set_aside_is_found_again(tmp_path: Path) -> None:
@@ -80,13 +101,12 @@ def test_a_journal_set_aside_is_found_again(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.rglob("*")} == {"p", "a.bin"}
 
 
-def test_source_hashes_count_only_for_the_same_stamp(tmp_path: Path) -> None:
-    journal = begun(tmp_path / "p")
-    journal.remember_source("model.safetensors", "10-1", "abc")
+def test_source_hashes_are_remembered(tmp_path: Path) -> None:
+    begun(tmp_path / "p").remember_source("model.safetensors", "0" * 64)
     again = Journal(tmp_path / "p", FINGERPRINT)
     again.resume()
-    assert again.source_hash("model.safetensors", "10-1") == "abc"
-    assert again.source_hash("model.safetensors", "10-2") is None
+    assert again.source_hash("model.safetensors") == "0" * 64
+    assert again.source_hash("config.json") is None
 
 
 def test_a_json_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:

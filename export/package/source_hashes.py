@@ -1,4 +1,8 @@
-"""sha256 of the checkpoint's files, read in a thread beside the build; what is hashed is journalled."""
+"""sha256 of the checkpoint's files: read in a thread beside the build, journalled, and read again at the end.
+
+A file may change while an export runs or between two runs of one, and keep its size and time. So no step is entered in the
+journal before every file's hash is, a resumed run hashes everything anew and compares, and so does the end of every run.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 from export.package.journal import FileRecord, Journal, sha256_of
+from runtime_py.errors import CheckpointError
 
 
 class _Stopped(Exception):
@@ -16,7 +21,7 @@ class _Stopped(Exception):
 
 
 def stamp(path: Path) -> str:
-    """Size and modification time: what must not change between two runs of one export."""
+    """Size and modification time: what shows at once that a file is another one."""
     status = path.stat()
     return f"{status.st_size}-{status.st_mtime_ns}"
 
@@ -38,19 +43,37 @@ class SourceHashes:
         self._pool.shutdown(wait=True)
 
     def records(self) -> list[FileRecord]:
-        """Wait until every file is hashed."""
+        """Wait until every file is hashed.
+
+        Raises:
+            CheckpointError: a file is not what it was in an earlier run of this export.
+        """
         return self._future.result()
+
+    def confirmed(self) -> list[FileRecord]:
+        """Hash every file once more; the same records.
+
+        Raises:
+            CheckpointError: a file changed while the export ran.
+        """
+        self.records()
+        return self._all()
 
     def _all(self) -> list[FileRecord]:
         return [self._one(name, path) for name, path in sorted(self._files.items())]
 
     def _one(self, name: str, path: Path) -> FileRecord:
-        key = stamp(path)
-        known = self._journal.source_hash(name, key)
+        found = sha256_of(path, self._told)
+        known = self._journal.source_hash(name)
         if known is None:
-            known = sha256_of(path, self._told)
-            self._journal.remember_source(name, key, known)
-        return FileRecord(name, path.stat().st_size, known)
+            self._journal.remember_source(name, found)
+        elif known != found:
+            raise CheckpointError(
+                f"{path} changed while the package was made",
+                f"SHA-256 {known[:12]}..., as when the export began; found {found[:12]}...",
+                "let nothing write to the checkpoint, and start over with --force",
+            )
+        return FileRecord(name, path.stat().st_size, found)
 
     def _told(self, _: int) -> None:
         if self._stop.is_set():

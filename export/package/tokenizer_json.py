@@ -11,16 +11,19 @@ from __future__ import annotations
 import json
 import shutil
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
 from runtime_py.errors import CheckpointError, UnsupportedModelError
+from runtime_py.protobuf import fields
+from runtime_py.sentencepiece_file import CHARACTER_MAP, NORMALISER, PIECE, TRAINER, check_model
 from runtime_py.tokenizer import added_tokens, read_json, read_sentencepiece
 
 SPACE = "\u2581"
+ZERO = bytes(4)
 
 PROBES = (
     "What colour is the ball, and where does it lie?",
@@ -203,19 +206,21 @@ def check_equal(source: Path, converted: Path) -> None:
 def parse_model(path: Path) -> SentencePieceModel:
     """Read the pieces and settings of a SentencePiece file (protocol buffer wire format, no library needed)."""
     pieces = []
-    trainer: dict[int, Any] = {}
-    normaliser: dict[int, Any] = {}
+    trainer: Mapping[int, Any] = {}
+    normaliser: Mapping[int, Any] = {}
+    content = check_model(path, CheckpointError)
     try:
-        for field, value in _fields(path.read_bytes()):
-            if field == 1:
-                row = dict(_fields(value))
-                score = _float(row.get(2, 0))
-                pieces.append((row[1].decode("utf-8"), score, PieceType(row.get(3, PieceType.NORMAL))))
-            elif field == 2:
-                trainer = dict(_fields(value))
-            elif field == 3:
-                normaliser = dict(_fields(value))
-    except (IndexError, KeyError, ValueError, AttributeError, TypeError) as error:
+        for number, value in fields(memoryview(content)):
+            if number == PIECE:
+                row: Mapping[int, Any] = dict(fields(value))
+                kind = PieceType(row.get(3, PieceType.NORMAL))
+                pieces.append((bytes(row[1]).decode("utf-8"), struct.unpack("<f", row.get(2, ZERO))[0], kind))
+            elif number == TRAINER:
+                trainer = dict(fields(value))
+            elif number == NORMALISER:
+                normaliser = dict(fields(value))
+        character_map = bytes(normaliser.get(CHARACTER_MAP, b""))
+    except (KeyError, ValueError, TypeError, struct.error) as error:
         raise CheckpointError(
             f"{path} is no SentencePiece model: {error}", "tokenizer.model", "download it again"
         ) from error
@@ -223,43 +228,7 @@ def parse_model(path: Path) -> SentencePieceModel:
         tuple(pieces),
         trainer.get(3, 1),
         bool(trainer.get(35, 0)),
-        normaliser.get(2, b""),
+        character_map,
         bool(normaliser.get(3, 1)),
         bool(normaliser.get(4, 1)),
     )
-
-
-def _float(bits: int) -> float:
-    return float(struct.unpack("<f", struct.pack("<I", bits))[0])
-
-
-def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
-    """(field number, value) pairs of one message: int for varint and fixed, bytes for length-delimited."""
-    at = 0
-
-    def varint() -> int:
-        nonlocal at
-        value = shift = 0
-        while True:
-            byte = data[at]
-            at += 1
-            value |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                return value
-
-    while at < len(data):
-        key = varint()
-        wire = key & 7
-        if wire == 0:
-            yield key >> 3, varint()
-            continue
-        size = {1: 8, 2: -1, 5: 4}.get(wire)
-        if size is None:
-            raise ValueError(f"wire type {wire} at byte {at}")
-        length = varint() if size < 0 else size
-        if at + length > len(data):
-            raise ValueError(f"a field of {length} bytes runs over the end")
-        chunk = data[at : at + length]
-        at += length
-        yield key >> 3, chunk if size < 0 else int.from_bytes(chunk, "little")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from export.source.located_source import LocatedSource, LocatedTensor
 from export.source.pickle_reader import read_catalogue
 from export.source.safetensors_reader import read_header
-from export.source.shard_index import check_shards, read_index, shard_paths
+from export.source.shard_index import MAX_SHARDS, check_shards, read_index, shard_paths
 from export.source.tensor_source import TensorInfo, TensorSource
 from runtime_py.errors import CheckpointError
 
@@ -30,7 +30,9 @@ WEIGHT_FILES = (
 )
 """Glob patterns in order of preference; the first that finds something is the checkpoint, and the rest is not read."""
 
-_SHARD = re.compile(r"-(\d+)-of-(\d+)\.[a-z]+$")
+_SHARD = re.compile(r"-(\d{1,6})-of-(\d{1,6})\.[a-z]+$")
+"""Shard counts have at most six digits; a longer number is part of a name like any other."""
+
 _READERS: dict[str, Callable[[Path], list[LocatedTensor]]] = {
     ".safetensors": read_header,
     ".bin": read_catalogue,
@@ -82,7 +84,14 @@ def open_index(index: Path) -> TensorSource:
 def _check_numbering(files: Sequence[Path]) -> None:
     """Shards without an index still say how many they are."""
     numbers = [(int(match[1]), int(match[2])) for file in files if (match := _SHARD.search(file.name))]
-    missing = sorted({(n, of) for _, of in numbers for n in range(1, of + 1)} - set(numbers))
+    counted = {of for _, of in numbers}
+    if len(counted) > 1 or not all(0 < count <= MAX_SHARDS for count in counted):
+        raise CheckpointError(
+            f"{files[0].parent} counts its shards as {', '.join(map(str, sorted(counted)[-3:]))}",
+            f"one count of at most {MAX_SHARDS}, the same in every name",
+            "remove the files that do not belong to the checkpoint",
+        )
+    missing = sorted({(n, of) for of in counted for n in range(1, of + 1)} - set(numbers))
     if missing:
         raise CheckpointError(
             f"{files[0].parent} lacks {len(missing)} shard(s): " + ", ".join(f"{n} of {of}" for n, of in missing[:20]),

@@ -6,14 +6,20 @@ docs/source/en/guides/manage-cache.md (``snapshots/<revision>/<file>`` links to 
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from export.source.file_ranges import file_size, unreadable
+from export.source.links import leads_inside
 from runtime_py.errors import CheckpointError
+from runtime_py.json_file import MEGABYTE, read_json, shortened
 
-MAX_INDEX_BYTES = 100_000_000
+MAX_INDEX_BYTES = 16 * MEGABYTE
+"""Some 150,000 tensors."""
+
+MAX_SHARDS = 10_000
+MAX_PROBLEMS = 20
+"""Spelled out in one error; the rest are counted."""
 
 
 def read_index(path: Path) -> dict[str, str]:
@@ -22,14 +28,7 @@ def read_index(path: Path) -> dict[str, str]:
     Raises:
         CheckpointError: the file is no index, or names a shard outside its folder.
     """
-    if file_size(path) > MAX_INDEX_BYTES:
-        raise _no_index(path, f"{file_size(path)} bytes, more than {MAX_INDEX_BYTES}")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise unreadable(path, error) from error
-    except (ValueError, RecursionError) as error:
-        raise _no_index(path, f"text that is not JSON ({error})") from error
+    value = read_json(path, MAX_INDEX_BYTES, CheckpointError, "download the file again")
     weight_map = value.get("weight_map") if isinstance(value, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
         raise _no_index(path, "no weight_map")
@@ -53,17 +52,19 @@ def shard_paths(index: Path, weight_map: Mapping[str, str]) -> list[Path]:
         CheckpointError: a shard is named by an absolute or escaping path, is a link to elsewhere, or is missing.
     """
     folder = index.parent
+    counts = Counter(weight_map.values())
+    if len(counts) > MAX_SHARDS:
+        raise _no_index(index, f"{len(counts):,} files, more than {MAX_SHARDS:,}")
     paths = []
-    for name in dict.fromkeys(weight_map.values()):
+    for name, tensors in counts.items():
         path = folder / name
         if not stays_inside(index, name):
             raise CheckpointError(
-                f"{index} names a file outside its folder: {name!r}",
+                f"{index} names a file outside its folder: {shortened(name)}",
                 f"shards inside {folder}",
                 "do not use this checkpoint unless you know why; put its shards beside the index",
             )
         if not path.is_file():
-            tensors = sum(shard == name for shard in weight_map.values())
             raise CheckpointError(
                 f"{path} is missing", f"a shard with {tensors} tensor(s), named in {index.name}", "download the missing file"
             )
@@ -81,13 +82,7 @@ def _is_plain(name: str) -> bool:
 
 def stays_inside(index: Path, name: str) -> bool:
     """Whether a shard's name leads, links followed, to the index's folder or to ``blobs`` of the cache it is in."""
-    if not _is_plain(name):
-        return False
-    real, home = (index.parent / name).resolve(), index.parent.resolve()
-    allowed = [home]
-    if home.parent.name == "snapshots":
-        allowed.append(home.parent.parent / "blobs")
-    return any(real.is_relative_to(place) for place in allowed)
+    return _is_plain(name) and leads_inside(index.parent / name, index.parent)
 
 
 def check_shards(index: Path, weight_map: Mapping[str, str], found: Iterable[tuple[str, Path]]) -> None:
@@ -102,7 +97,9 @@ def check_shards(index: Path, weight_map: Mapping[str, str], found: Iterable[tup
     problems += [f"in {path.name}, not named there by the index: {name}" for name, path in sorted(stored - named)]
     if problems:
         raise CheckpointError(
-            f"{index} and its shards disagree: {len(problems)} problem(s)\n    " + "\n    ".join(problems),
+            f"{index} and its shards disagree: {len(problems)} problem(s)\n    "
+            + "\n    ".join(problems[:MAX_PROBLEMS])
+            + (f"\n    and {len(problems) - MAX_PROBLEMS} more" if len(problems) > MAX_PROBLEMS else ""),
             "every tensor in exactly the shard that the index names",
             "download index and shards again, of one revision",
         )

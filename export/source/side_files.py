@@ -1,6 +1,7 @@
 """Which files of a checkpoint travel beside its weights, and why: the one list for downloads and for packages.
 
-A file is judged by its name alone. Weights have a list of their own (`export.source.checkpoint.WEIGHT_FILES`); published
+A file is judged by its name alone. A link that leaves the checkpoint is never followed (`export.source.links`): what is
+copied may be published. Weights have a list of their own (`export.source.checkpoint.WEIGHT_FILES`); published
 code is in none.
 """
 
@@ -13,7 +14,9 @@ from enum import StrEnum
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from export.source.links import leads_inside
 from runtime_py.errors import CheckpointError
+from runtime_py.json_file import MEGABYTE, shortened
 
 
 class Purpose(StrEnum):
@@ -73,6 +76,12 @@ ALLOWED = [
 IGNORED = ["*/*", *(f"*{ending}" for ending in CODE)]
 """The same list for the hub's client, which minds the case; side files lie at the top of a repository."""
 
+MAX_BYTES = 256 * MEGABYTE
+"""Of one side file; the largest vocabularies published have some 40 MB."""
+
+MAX_NAME, FORBIDDEN = 200, "\\:/"
+"""What a path of a package may not be (``path`` in runtime_py/schemas/manifest.schema.json)."""
+
 KEPT_TWICE = (Purpose.LICENCE, Purpose.CARD)
 """Of two files with one name both are kept: the parts of a checkpoint each have their terms."""
 
@@ -113,11 +122,30 @@ def side_files(checkpoint: Path, places: Iterable[Path], licence_places: Iterabl
             purpose = purpose_of(path.name)
             if purpose is None or purpose not in kept or purpose is Purpose.READING or not path.is_file():
                 continue
+            _refuse_strange(path, checkpoint)
             name = path.name
             if name in files and purpose in KEPT_TWICE and not _same(checkpoint / files[name].path, path):
                 name = apart(name, place.name)
             files.setdefault(name, SideFile(path.relative_to(checkpoint), name, purpose))
     return tuple(files[name] for name in sorted(files))
+
+
+def _refuse_strange(path: Path, checkpoint: Path) -> None:
+    """Refuse what must not be copied: a file that lies elsewhere, is huge, or has a name that a package cannot hold."""
+    if not leads_inside(path, checkpoint):
+        raise CheckpointError(
+            f"{path} is a link that leaves the checkpoint",
+            f"a file in {checkpoint}, or a link of the hub's cache",
+            "copy the file itself into the checkpoint's folder, or remove the link",
+        )
+    if (size := path.stat().st_size) > MAX_BYTES:
+        raise CheckpointError(f"{path} has {size:,} bytes", f"at most {MAX_BYTES:,} beside the weights", "move it away")
+    if len(path.name) > MAX_NAME or any(letter in FORBIDDEN or not letter.isprintable() for letter in path.name):
+        raise CheckpointError(
+            f"the file name {shortened(path.name)}",
+            f"at most {MAX_NAME} printable characters, none of {FORBIDDEN}",
+            "rename the file, or move it away",
+        )
 
 
 def apart(name: str, origin: str) -> str:

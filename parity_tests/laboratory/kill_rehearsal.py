@@ -3,6 +3,9 @@
     python -m parity_tests.laboratory.kill_rehearsal --model DIR --target cpu -o FOLDER [--undisturbed PACKAGE] [--at
     0.3,0.5,0.7]
 
+    ... --random 30 [--seed 0]    at random moments, every third time by SIGTERM
+    ... --placed                  once at every place of kill_places
+
 A moment is a share of the bytes that a run still has to write; its process group gets SIGKILL when it has written that much.
 Exit code 0 when every file but the manifest is byte for byte the same, 5 when one is not.
 """
@@ -19,6 +22,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from parity_tests.laboratory import kill_moments
 from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, execute
 from runtime_py.command.parser import Parser
@@ -109,6 +113,10 @@ def parser(prog: str) -> Parser:
     made.add_argument("--precision", default="int4")
     made.add_argument("--undisturbed", type=Path, help="a package of the same export; made first when not given")
     made.add_argument("--at", default="0.3,0.5,0.7", help="shares of what is left to write (default 0.3,0.5,0.7)")
+    made.add_argument("--weights", help="as of the export; demo for a family's demo weights")
+    made.add_argument("--random", type=int, default=0, metavar="N", help="kill N times at random moments instead")
+    made.add_argument("--placed", action="store_true", help="kill once at every place of kill_places instead")
+    flags.seed(made, "equal seeds choose equal moments")
     made.add_argument("-o", "--output", type=Path, required=True)
     flags.talk(made)
     return made
@@ -120,6 +128,10 @@ def _run(given: argparse.Namespace) -> int:
         raise UsageError(f"{given.output} exists", "a new folder", "choose another -o")
     export = [sys.executable, "-m", "export", "--model", given.model, "--target", given.target]
     export += ["--precision", given.precision, "--skip-verify", "--without-tokenizer", "-q"]
+    if given.weights:
+        export += ["--weights", given.weights]
+    if given.random or given.placed:
+        return _at_moments(export, given)
     alone = given.undisturbed or given.output.with_name(given.output.name + "-undisturbed")
     if given.undisturbed is None:
         run_whole([*export, "-o", str(alone)])
@@ -128,6 +140,22 @@ def _run(given: argparse.Namespace) -> int:
         console.out(f"differs: {path}")
     console.out(f"{len(files_of(alone))} files, {len(different)} differ from the undisturbed package")
     return int(ExitCode.PARITY_FAILED if different else ExitCode.OK)
+
+
+def _at_moments(export: list[str], given: argparse.Namespace) -> int:
+    """Random moments and chosen places, in the new folder ``--output``."""
+    given.output.mkdir(parents=True)
+    alone = given.output / "undisturbed" / "out"
+    seconds = kill_moments.measured(export, alone)
+    expected = kill_moments.hashes(alone)
+    console.out(f"undisturbed: {len(expected)} files in {seconds:.1f} s")
+    wrong: list[str] = []
+    if given.placed:
+        wrong += kill_moments.at_places(export[3:], given.output / "placed", expected, export)
+    if given.random:
+        place = given.output / "random"
+        wrong += kill_moments.at_random(export, place, expected, seconds, given.random, flags.seed_number(given.seed))
+    return kill_moments.exit_code(wrong)
 
 
 COMMAND = Command(parser, _run)

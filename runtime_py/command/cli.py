@@ -94,14 +94,7 @@ def _running_flags(made: Parser) -> None:
     run.add_argument(
         "--verify", choices=("full", "size", "off"), default="full", help="check files before loading (full: SHA-256)"
     )
-    run.add_argument(
-        "--trust",
-        nargs="?",
-        const=True,
-        default=False,
-        metavar="SHA256",
-        help="run code that the package brings, if its manifest has this hash; remembered",
-    )
+    flags.trust(run)
 
 
 def _load(options: argparse.Namespace, verify: Depth, selftest: bool = False) -> Model:

@@ -38,6 +38,18 @@ def package(made: Group, required: bool = True, what: str = "folder that export 
     made.add_argument("-p", "--package", required=required, type=Path, metavar="DIR", help=what)
 
 
+def trust(made: Group) -> None:
+    """``--trust``, with a hash or alone: False where it is not given, True where it is given alone."""
+    made.add_argument(
+        "--trust",
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="SHA256",
+        help="run code that the package brings, if its manifest has this hash; alone: whatever it has; remembered",
+    )
+
+
 def seed(made: Group, what: str, default: int | None = 0) -> None:
     """``--seed``: `seed_number` turns what was given into the seed."""
     shown = "" if default is None else f"; default {default}"

@@ -29,11 +29,13 @@ FIXED_ADDRESSES = """
 import ctypes, os, sys
 if sys.platform == "linux":
     ctypes.CDLL(None).personality(0x0040000)
+    ctypes.CDLL(None).prctl(1, 9)
 os.execv(sys.executable, [sys.executable, "-m", "export.backends.mlc.compile_process"])
 """
 """Starts the process without address randomisation (where the kernel lets it) and with a fixed hash seed: TVM has maps that
 are walked in the order of addresses. The one whose order reached the libraries is sorted (`passes.shape_order`); this keeps
-another from doing so."""
+another from doing so. The process dies with the export that started it (PR_SET_PDEATHSIG), so that none writes into a folder
+which a resumed export has taken over."""
 
 KEPT_VARIABLES = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "SYSTEMROOT", "VIRTUAL_ENV")
 """Environment variables that the compiling process gets; any other could reach the compiler and change its code."""
