@@ -124,18 +124,9 @@ def _calibrate(request: CalibrationRequest, planned: CalibrationPlan) -> Path:
     folder = disk.partial_of(request.output)
     apart = judge.prompts if isinstance(judge, SampleEvaluation) else ()
     journal = Journal(folder, fingerprint(request, checkpoint, prompts, apart))
-    if request.resume and not folder.exists() and stored_manifest(request.output) is not None and not request.force:
-        if not journal.finished():
-            raise disk.exists_already(request.output)
-        disk.clean_up(request.output, journal)
+    if _finished_before(request, journal):
         return request.output
-    if folder.exists() and not request.resume:
-        remove_unfinished(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    if request.resume:
-        log.info("resuming %s: %d finished block(s) kept", folder, len(journal.resume()))
-    else:
-        journal.begin()
+    _begin(request, journal)
     blocks: dict[str, Any] = {}
     for name, assignments in planned.assignments.items():
         if name not in planned.wanted:
@@ -165,6 +156,33 @@ def _calibrate(request: CalibrationRequest, planned: CalibrationPlan) -> Path:
     journal.set_aside()
     disk.promote(folder, request.output, journal)
     return request.output
+
+
+def _finished_before(request: CalibrationRequest, journal: Journal) -> bool:
+    """Whether there is nothing to resume because the folder has its name; what a kill at the very end left is removed.
+
+    Raises:
+        UsageError: the folder is there, and is another calibration's.
+    """
+    whole = stored_manifest(request.output) is not None and not journal.folder.exists()
+    if not whole or not request.resume or request.force:
+        return False
+    if not journal.finished():
+        raise disk.exists_already(request.output)
+    disk.clean_up(request.output, journal)
+    return True
+
+
+def _begin(request: CalibrationRequest, journal: Journal) -> None:
+    """The partial folder and its journal: new, or as an earlier run left it."""
+    folder = journal.folder
+    if folder.exists() and not request.resume:
+        remove_unfinished(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if request.resume:
+        log.info("resuming %s: %d finished block(s) kept", folder, len(journal.resume()))
+    else:
+        journal.begin()
 
 
 def _backend_block(

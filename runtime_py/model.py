@@ -31,7 +31,6 @@ from runtime_py.preprocess.pictures import Picture
 from runtime_py.preprocess.processors import make_processor
 from runtime_py.turns import Turns, last_resort
 
-
 ANSWERING = "answering"
 
 

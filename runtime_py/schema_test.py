@@ -87,7 +87,26 @@ def strange(value: Any, draw: Random) -> Any:
         elif kind == 1 and isinstance(inner, dict):
             inner[draw.choice(("extra", "", "../x", "a b"))] = draw.choice((1, "x", None))
         else:
-            strangers = (None, True, 0, 1, -1, 2**40, 0.5, -0.5, "", "a", "../x", "a\n", "A" * 64, "x" * 30_000, [], {}, [1, 2], {"a": 1})
+            strangers = (
+                None,
+                True,
+                0,
+                1,
+                -1,
+                2**40,
+                0.5,
+                -0.5,
+                "",
+                "a",
+                "../x",
+                "a\n",
+                "A" * 64,
+                "x" * 30_000,
+                [],
+                {},
+                [1, 2],
+                {"a": 1},
+            )
             inner[key] = draw.choice(strangers)
     return made
 

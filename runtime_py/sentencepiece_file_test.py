@@ -119,13 +119,19 @@ def test_models_that_are_none(tmp_path: Path, content: bytes, words: str) -> Non
 @pytest.mark.parametrize("name", ["added_tokens.json", "tokenizer_config.json"])
 def test_ids_beyond_any_vocabulary(tmp_path: Path, name: str, number: int) -> None:
     (tmp_path / "tokenizer.model").write_bytes(DEMOS[0].read_bytes())
-    added = f'{{"<x>": {number}}}' if name == "added_tokens.json" else f'{{"added_tokens_decoder": {{"{number}": {{"content": "<x>"}}}}}}'
+    added = (
+        f'{{"<x>": {number}}}'
+        if name == "added_tokens.json"
+        else f'{{"added_tokens_decoder": {{"{number}": {{"content": "<x>"}}}}}}'
+    )
     (tmp_path / name).write_text(added)
     with pytest.raises(PackageError, match=rf"{name} gives a token the id {number}"):
         tokenizer.load(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["[]", '{"<x>": "three"}', '{"<x>": null}', '{"<x>": Infinity}', '{"<x>": 1, "<x>": 2}', "{"])
+@pytest.mark.parametrize(
+    "text", ["[]", '{"<x>": "three"}', '{"<x>": null}', '{"<x>": Infinity}', '{"<x>": 1, "<x>": 2}', "{"]
+)
 def test_added_tokens_of_another_form(tmp_path: Path, text: str) -> None:
     (tmp_path / "tokenizer.model").write_bytes(DEMOS[0].read_bytes())
     (tmp_path / "added_tokens.json").write_text(text)

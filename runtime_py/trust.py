@@ -2,9 +2,11 @@
 
 ONNX graphs are data; everything else a package may hold runs as code on this machine when it is opened: MLC libraries are
 shared objects, TensorRT engines are programs for the GPU. A package is opened for such a backend only if the SHA-256 of its
-manifest, which holds the hash of every file, is trusted: it is in the trust file, or the caller gives it. An export
-enters what it has made. The trust file is ``$EDGEPROOF_TRUST``, or ``edgeproof/trusted`` in the user's folder of
-configurations: a line for every package, its hash and where it was.
+manifest, which holds the hash of every file, is trusted: it is in the trust file, or the caller gives it. An export enters
+what it has made. Each time, the files that are code are compared with the manifest, whatever else is.
+
+The trust file is ``$EDGEPROOF_TRUST``, or ``edgeproof/trusted`` in the user's folder of configurations: a line for every
+package, its hash and where it was.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from runtime_py.backends.registry import runtime_backend
 from runtime_py.errors import PackageError, UsageError
 from runtime_py.json_file import MEGABYTE, read_bytes, shortened
 from runtime_py.package import Package, backend_paths
+from runtime_py.package_files import sha256
 
 VARIABLE = "EDGEPROOF_TRUST"
 ALGORITHM = "sha256:"
@@ -76,15 +79,15 @@ def require(package: Package, backend: str | None = None, given: str | bool = Fa
             whether or not the package holds code.
 
     Raises:
-        PackageError: the hash is another one, or code would run that nobody trusts.
+        PackageError: the hash is another one, or code would run that nobody trusts, or that is not what the manifest hashed.
     """
     if isinstance(given, str):
         check(package, given)
+    if not runs_code(package, backend):
         return
-    if given or not runs_code(package, backend):
-        return
-    found = standing(package)
+    found = Standing.TRUSTED if given else standing(package)
     if found is Standing.TRUSTED:
+        _compare_code(package)
         return
     files = ", ".join(code_files(package.manifest)) or f"what the backend {package.runtime_backend} runs"
     raise PackageError(
@@ -92,6 +95,18 @@ def require(package: Package, backend: str | None = None, given: str | bool = Fa
         f"a package that was exported here or is trusted; its manifest is {ALGORITHM}{package.fingerprint}",
         f"compare this hash with the one its maker published, then give it once as --trust {ALGORITHM}HASH",
     )
+
+
+def _compare_code(package: Package) -> None:
+    """Compare the files that are code with the manifest, whatever of the package is compared beside."""
+    code = set(code_files(package.manifest))
+    for row in package.files:
+        if row.path in code and sha256(package.file(row.path)) != row.sha256:
+            raise PackageError(
+                f"{package.folder}: {row.path} is not the file of the trusted manifest",
+                f"SHA-256 {row.sha256}",
+                "do not run this package; copy it again",
+            )
 
 
 def check(package: Package, given: str) -> None:

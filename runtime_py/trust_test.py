@@ -56,6 +56,17 @@ def test_code_is_asked_for_and_remembered(tmp_path: Path, trust_file: Path) -> N
     trust.require(found)
 
 
+def test_code_that_is_not_what_the_manifest_hashed_never_runs(tmp_path: Path) -> None:
+    found = made(tmp_path / "p")
+    trust.remember(found)
+    trust.require(found)
+    (found.folder / "onnx" / "a.bin").write_bytes(b"WEIGHTS")
+    for given in (False, True, found.fingerprint):
+        with pytest.raises(PackageError, match="not the file of the trusted manifest"):
+            trust.require(found, given=given)
+    trust.require(found, "ort")
+
+
 def test_a_changed_package_is_told_apart(tmp_path: Path) -> None:
     found = made(tmp_path / "a folder\nwith a line")
     trust.remember(found)

@@ -234,7 +234,12 @@ class Journal:
 
     def _matches(self, record: FileRecord) -> bool:
         whole = self.folder / record.path
-        return not whole.is_symlink() and whole.is_file() and whole.stat().st_size == record.bytes and sha256_of(whole) == record.sha256
+        return (
+            not whole.is_symlink()
+            and whole.is_file()
+            and whole.stat().st_size == record.bytes
+            and sha256_of(whole) == record.sha256
+        )
 
     def _remove_strangers(self) -> None:
         """Remove every file that no finished step made: what a cut-off step left behind."""

@@ -63,9 +63,13 @@ def test_resume_refuses_another_request_and_says_what_differs(tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     "content",
-    ['{"fingerpr', "[]", "{}", '{"fingerprint": 5, "steps": {}, "source": {}}', '{"fingerprint": {}, "steps": {"a": [5]}, "source": {}}',
-     '{"fingerprint": {}, "steps": {"a": [{"path": "../x", "bytes": 1, "sha256": "0"}]}, "source": {}}', "[" * 5000, "\0"],
-)  # fmt: skip
+    [
+        *('{"fingerpr', "[]", "{}", "[" * 5000, "\0"),
+        '{"fingerprint": 5, "steps": {}, "source": {}}',
+        '{"fingerprint": {}, "steps": {"a": [5]}, "source": {}}',
+        '{"fingerprint": {}, "steps": {"a": [{"path": "../x", "bytes": 1, "sha256": "0"}]}, "source": {}}',
+    ],
+)
 def test_a_journal_of_another_form_is_refused_and_nothing_is_touched(tmp_path: Path, content: str) -> None:
     step(begun(tmp_path / "p"), "one", "a.bin", b"a")
     (tmp_path / "p/journal.json").write_text(content)

@@ -64,11 +64,17 @@ BOMBS: dict[str, tuple[str, Callable[[], bytes]]] = {
     "nothings": ("b", lambda: archive(b"\x80\x02" + b"N" * 20_000_000)),
     "memo": ("b", lambda: archive(b"\x80\x04" + b"N\x94" * 10_000_000)),
     "copies of a long list": ("b", lambda: archive(b"\x80\x02" + BIG + ORDERED + b"h\x01h\x00\x85R" * 100_000 + b".")),
-    "copies of a size": ("b", lambda: archive(b"\x80\x02" + BIG + b"ctorch\nSize\nq\x01" + b"h\x01h\x00\x85R" * 100_000 + b".")),
+    "copies of a size": (
+        "b",
+        lambda: archive(b"\x80\x02" + BIG + b"ctorch\nSize\nq\x01" + b"h\x01h\x00\x85R" * 100_000 + b"."),
+    ),
     "a long integer": ("b", lambda: archive(b"\x80\x02\x8b" + struct.pack("<i", 20_000_000) + b"\x7f" * 20_000_000 + b".")),
     "a text of 2^60 bytes": ("b", lambda: archive(b"\x80\x04\x8d" + struct.pack("<Q", 2**60) + b"a.")),
     "a line without end": ("b", lambda: LEGACY_START + b"." + b"\x80\x02c" + b"a" * 50_000_000),
-    "texts": ("b", lambda: LEGACY_START + b"." + b"\x80\x02M\xe9\x03." + b"\x80\x02}." + b"\x80\x02" + b"X\0\0\0\0" * 4_000_000),
+    "texts": (
+        "b",
+        lambda: LEGACY_START + b"." + b"\x80\x02M\xe9\x03." + b"\x80\x02}." + b"\x80\x02" + b"X\0\0\0\0" * 4_000_000,
+    ),
     "members": ("b", lambda: many_members(1_000_000)),
     "a directory longer than the file": ("b", lambda: many_members(10, 2**31)),
     "a name twice at the end": (
@@ -114,7 +120,7 @@ def test_shard_counts_in_names(tmp_path: Path, count: str) -> None:
     if len(count) > 6:
         assert set(open_checkpoint(tmp_path).infos) == {"a"}, "a number of eleven digits is no count of shards"
         return
-    with pytest.raises(CheckpointError, match="counts its shards|lacks"):
+    with pytest.raises(CheckpointError, match=r"counts its shards|lacks"):
         open_checkpoint(tmp_path)
 
 

@@ -1,8 +1,8 @@
 """Where a file of a checkpoint may really lie: inside the checkpoint's folder, or inside the model hub's cache it is in.
 
 The hub's client keeps files as ``models--NAME/blobs/<hash>`` and links ``models--NAME/snapshots/<revision>/<file>`` to them
-(huggingface/huggingface_hub, docs/source/en/guides/manage-cache.md). A checkpoint of several repositories is a folder of links
-in the cache (`export.source.hub`), and may lead to any of them: all that the cache holds was downloaded for everybody.
+(huggingface/huggingface_hub, docs/source/en/guides/manage-cache.md). A checkpoint of several repositories is a folder of
+links in the cache (`export.source.hub`), and may lead to any of them: all that the cache holds was downloaded for everybody.
 """
 
 from __future__ import annotations

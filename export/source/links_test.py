@@ -54,7 +54,9 @@ def test_pipes_and_links_to_themselves_are_no_files(checkpoint: Path) -> None:
     assert not leads_inside(checkpoint / "a\0b", checkpoint)
 
 
-@pytest.mark.parametrize("name", ["LICENSE\x1b[2J", "LICENSE\n", "LICENSE:x", "LICENSE\\x", "LICENSE" + "x" * 200, "LICENSE\udcff"])
+@pytest.mark.parametrize(
+    "name", ["LICENSE\x1b[2J", "LICENSE\n", "LICENSE:x", "LICENSE\\x", "LICENSE" + "x" * 200, "LICENSE\udcff"]
+)
 def test_names_that_a_package_cannot_hold(checkpoint: Path, name: str) -> None:
     (checkpoint / name).write_text("terms")
     with pytest.raises(CheckpointError, match="the file name"):
@@ -98,6 +100,11 @@ def test_where_the_hubs_client_keeps_its_cache(tmp_path: Path) -> None:
         "from pathlib import Path\nassert hub_cache() == Path(HF_HUB_CACHE).resolve(), (hub_cache(), HF_HUB_CACHE)"
     )
     plain = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGINGFACE_", "XDG_"))}
-    for given in ({}, {"HF_HOME": str(tmp_path / "a")}, {"HF_HUB_CACHE": str(tmp_path / "b")}, {"XDG_CACHE_HOME": str(tmp_path)}):
+    for given in (
+        {},
+        {"HF_HOME": str(tmp_path / "a")},
+        {"HF_HUB_CACHE": str(tmp_path / "b")},
+        {"XDG_CACHE_HOME": str(tmp_path)},
+    ):
         subprocess.run([sys.executable, "-c", code], env={**plain, **given}, check=True, cwd=Path(__file__).parents[2])
     assert hub_cache().name

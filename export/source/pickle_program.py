@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from runtime_py.errors import CheckpointError
+from runtime_py.json_file import shortened
 
 
 @dataclass(frozen=True)
@@ -126,9 +127,7 @@ class PickleProgram:
 
     def _step(self, name: str, argument: Any) -> None:
         if name in _LITERALS:
-            if isinstance(argument, int) and argument.bit_length() > MAX_INTEGER_BITS:
-                raise ValueError(f"an integer of {argument.bit_length()} bits")
-            self._push(argument)
+            self._push(_bounded(argument))
         elif name in _CONSTANTS:
             self._stack.append(_CONSTANTS[name])
         elif name in _EMPTY:
@@ -153,7 +152,7 @@ class PickleProgram:
         elif name in _MARKED:
             self._gather(name, self._marked())
         elif name not in ("PROTO", "FRAME"):
-            raise ValueError(f"opcode {name} ({argument}), which no state dictionary needs")
+            raise ValueError(f"opcode {name} ({shortened(argument)}), which no state dictionary needs")
 
     def _take(self, name: str, items: list[Any]) -> None:
         if name.startswith("TUPLE"):
@@ -221,6 +220,12 @@ class PickleProgram:
         self._budget.hold(CALL_BYTES)
         self._budget.step(sum(len(value) for value in arguments if isinstance(value, list | tuple | dict | set | frozenset)))
         return function.function(*arguments)
+
+
+def _bounded(literal: Any) -> Any:
+    if isinstance(literal, int) and literal.bit_length() > MAX_INTEGER_BITS:
+        raise ValueError(f"an integer of {literal.bit_length()} bits")
+    return literal
 
 
 def _key(value: Any) -> Any:

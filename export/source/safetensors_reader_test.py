@@ -112,7 +112,11 @@ BAD: dict[str, tuple[dict[str, Any] | bytes, bytes, str]] = {
     "missing key": ({"a": {"dtype": "F32", "shape": [2]}}, bytes(8), "dtype, shape and data_offsets"),
     "digits": (b'{"a": ' + b"9" * 8000 + b"}", b"", "8000 digits"),
     "size of 65 bits": ({"a": {"dtype": "F32", "shape": [2**64], "data_offsets": [0, 4]}}, bytes(4), "list of sizes"),
-    "product of 8000 digits": ({"a": {"dtype": "F32", "shape": [2**60] * 400, "data_offsets": [0, 4]}}, bytes(4), "elements"),
+    "product of 8000 digits": (
+        {"a": {"dtype": "F32", "shape": [2**60] * 400, "data_offsets": [0, 4]}},
+        bytes(4),
+        "elements",
+    ),
     "product that ends in 0": ({"a": {"dtype": "F32", "shape": [2**60, 2**60, 0], "data_offsets": [0, 0]}}, b"", "elements"),
     "half a byte": ({"a": entry(0, 1, "F4", [3])}, bytes(1), "1 bytes for a"),
 }

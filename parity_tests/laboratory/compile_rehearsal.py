@@ -2,8 +2,9 @@
 
     python -m parity_tests.laboratory.compile_rehearsal [--model minicpm-v] [--target android] [--times 20] -o FOLDER
 
-Each run has another output path and working folder, other environment variables, another hash seed and number of threads; every
-second one shares the machine with a program that computes. Exit code 0 when all runs give the same bytes, 5 when one does not.
+Each run has another output path and working folder, other environment variables, another hash seed and number of threads;
+every second one shares the machine with a program that computes. Exit code 0 when all runs give the same bytes, 5 when one
+does not.
 """
 
 from __future__ import annotations
@@ -100,7 +101,9 @@ def _run(options: argparse.Namespace) -> int:
         first = first or found
         wrong = sorted(path for path in first.keys() | found.keys() if first.get(path) != found.get(path))
         different |= set(wrong)
-        console.out(f"run {number + 1} of {options.times}: {len(found)} files, {len(wrong)} differ ({time.monotonic() - began:.0f} s)")
+        console.out(
+            f"run {number + 1} of {options.times}: {len(found)} files, {len(wrong)} differ, {time.monotonic() - began:.0f} s"
+        )
         shutil.rmtree(output)
     for path in sorted(different):
         console.out(f"differs: {path}")

@@ -60,7 +60,9 @@ def finish(export: Sequence[str], output: Path, expected: dict[str, str]) -> lis
     return wrong + strangers(output.parent, finished=True)
 
 
-def at_random(export: Sequence[str], place: Path, expected: dict[str, str], whole_seconds: float, kills: int, seed: int) -> list[str]:
+def at_random(
+    export: Sequence[str], place: Path, expected: dict[str, str], whole_seconds: float, kills: int, seed: int
+) -> list[str]:
     """Kill ``kills`` times after random waits, every third time by SIGTERM; resume between; returns what was wrong."""
     draw, output, wrong, done, finished = Random(seed), place / "out", [], 0, 0
     furnish(place)
@@ -69,7 +71,9 @@ def at_random(export: Sequence[str], place: Path, expected: dict[str, str], whol
         begun = output.with_name("out.partial").exists() or output.exists()
         wait = draw.uniform(STARTED_SECONDS if soft else 0.0, whole_seconds)
         command = [*export, "-o", str(output), *(["--resume"] if begun else [])]
-        with subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as run:
+        with subprocess.Popen(
+            command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        ) as run:
             try:
                 _, said = run.communicate(timeout=wait)
             except subprocess.TimeoutExpired:
@@ -107,7 +111,9 @@ def at_places(flags: Sequence[str], place: Path, expected: dict[str, str], expor
         if chosen.replacing:
             _whole(export, output)
         command = [sys.executable, "-m", "parity_tests.laboratory.kill_places", name, *flags, "-o", str(output)]
-        done = subprocess.run([*command, *(["--force"] if chosen.replacing else [])], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [*command, *(["--force"] if chosen.replacing else [])], capture_output=True, text=True, check=False
+        )
         problems = [] if done.returncode == -signal.SIGKILL else [f"not killed ({done.returncode}): {done.stderr[-300:]}"]
         problems += strangers(output.parent, finished=False)
         problems += finish(export, output, expected)
@@ -136,4 +142,3 @@ def exit_code(wrong: Sequence[str]) -> int:
         console.out(f"wrong: {problem}")
     console.out(f"{len(wrong)} things wrong")
     return int(ExitCode.PARITY_FAILED if wrong else ExitCode.OK)
-

@@ -1,6 +1,8 @@
-"""Run an export that kills itself at a chosen place: ``python -m parity_tests.laboratory.kill_places PLACE [export's flags]``.
+"""Run an export that kills itself at a chosen place.
 
-A place is a call of one of the exporter's functions; the process gets SIGKILL before or after it, so that nothing is tidied up.
+    python -m parity_tests.laboratory.kill_places PLACE [export's flags]
+
+A place is a call of one of the exporter's functions; the process gets SIGKILL before or after it, so nothing is tidied up.
 """
 
 from __future__ import annotations

@@ -14,10 +14,12 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 
+from runtime_py.command import console, flags
+from runtime_py.command.dispatch import Command, execute
+from runtime_py.command.parser import Parser
 from runtime_py.errors import EdgeproofError, ExitCode
 from runtime_py.generation.generate import Overrides
 from runtime_py.model import Model, load
@@ -35,7 +37,7 @@ def questions(pictures: int) -> list[Question]:
 
 
 def rehearse(model: Model, threads: int, chats: int) -> Counter[str]:
-    """How many answers of ``threads`` x ``chats`` were ``right``, ``refused`` with a clear error, ``wrong`` or ``failed``."""
+    """How many answers of ``threads`` x ``chats`` were ``right``, ``refused`` with a clear error, or ``wrong``."""
     draw = np.random.default_rng(0)
     pictures = [draw.integers(0, 256, (60, 40, 3), dtype=np.uint8) for _ in range(2)]
     choices = questions(len(pictures))
@@ -67,28 +69,36 @@ def rehearse(model: Model, threads: int, chats: int) -> Counter[str]:
         return sum(pool.map(work, range(threads)), Counter())
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m parity_tests.laboratory.thread_rehearsal")
-    parser.add_argument("--package", type=Path, required=True)
-    parser.add_argument("--backend", help="instead of the package's own choice")
-    parser.add_argument("--threads", type=int, default=8)
-    parser.add_argument("--chats", type=int, default=25, help="of each thread (default 25)")
-    parser.add_argument("--trust", action="store_true", help="run the package's code whoever made it")
-    options = parser.parse_args(arguments)
+def parser(prog: str) -> Parser:
+    """The flags."""
+    made = Parser(prog, "Ask one loaded package from many threads at once, and compare with what it says alone.")
+    flags.package(made)
+    made.add_argument("--backend", help="instead of the package's own choice")
+    made.add_argument("--threads", type=flags.whole_number(1), default=8, metavar="N", help="default 8")
+    made.add_argument("--chats", type=flags.whole_number(1), default=25, metavar="N", help="of each thread; default 25")
+    flags.trust(made)
+    flags.talk(made)
+    return made
+
+
+def _run(options: argparse.Namespace) -> int:
     began = time.monotonic()
-    try:
-        with load(options.package, options.backend, trust=options.trust) as model:
-            found = rehearse(model, options.threads, options.chats)
-            name = model.backend.name
-    except EdgeproofError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return int(error.exit_code)
+    with load(options.package, options.backend, trust=options.trust) as model:
+        found = rehearse(model, options.threads, options.chats)
+        name = model.backend.name
     total = options.threads * options.chats
     counts = ", ".join(f"{count} {what}" for what, count in sorted(found.items()))
-    sys.stdout.write(f"{name}: {total} answers in {options.threads} threads: {counts} ({time.monotonic() - began:.0f} s)\n")
+    console.out(f"{name}: {total} answers in {options.threads} threads: {counts} ({time.monotonic() - began:.0f} s)")
     whole = found["right"] + found["refused"] == total
     return int(ExitCode.OK if whole else ExitCode.PARITY_FAILED)
+
+
+COMMAND = Command(parser, _run)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    return execute(COMMAND, "python -m parity_tests.laboratory.thread_rehearsal", arguments)
 
 
 if __name__ == "__main__":

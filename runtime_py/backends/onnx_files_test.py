@@ -87,7 +87,9 @@ def test_paths_are_found_wherever_they_are(tmp_path: Path, hide: Callable[[Any],
     assert unlisted(path, "onnx/graph.onnx", {"onnx/weights.bin", "onnx/hidden.bin"}) == []
 
 
-@pytest.mark.parametrize("location", ["../weights.bin", "/onnx/weights.bin", "x/../weights.bin", "weights.bin/", "./weights.bin"])
+@pytest.mark.parametrize(
+    "location", ["../weights.bin", "/onnx/weights.bin", "x/../weights.bin", "weights.bin/", "./weights.bin"]
+)
 def test_paths_in_other_words_are_strange(tmp_path: Path, location: str) -> None:
     path = graph(tmp_path, lambda model: model.graph.initializer.append(tensor(location)))
     assert unlisted(path, "onnx/graph.onnx", {"onnx/weights.bin", "weights.bin"}) == [location]

@@ -100,9 +100,7 @@ def _running_flags(made: Parser) -> None:
 def _load(options: argparse.Namespace, verify: Depth, selftest: bool = False) -> Model:
     from runtime_py.model import load
 
-    return load(
-        options.package, options.backend, verify, options.threads, options.provider, selftest, options.trust
-    )
+    return load(options.package, options.backend, verify, options.threads, options.provider, selftest, options.trust)
 
 
 def _chat(options: argparse.Namespace) -> int:

@@ -46,7 +46,7 @@ def trust(made: Group) -> None:
         const=True,
         default=False,
         metavar="SHA256",
-        help="run code that the package brings, if its manifest has this hash; alone: whatever it has; remembered",
+        help="run code that the package brings, if its manifest has this hash; alone: whatever it has",
     )
 
 

@@ -46,7 +46,15 @@ def batch(name: str, seed: int, first: int, count: int) -> Findings:
     """Read a batch in a process of its own; one that dies at an input goes on behind it in another."""
     found, position, end = Findings(), first, first + count
     while position < end:
-        command = [sys.executable, "-m", "parity_tests.laboratory.fuzz.worker", name, str(seed), str(position), str(end - position)]
+        command = [
+            sys.executable,
+            "-m",
+            "parity_tests.laboratory.fuzz.worker",
+            name,
+            str(seed),
+            str(position),
+            str(end - position),
+        ]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
             output, how = done.stdout, f"the process ended with {done.returncode}: {done.stderr[-1000:]}"
@@ -57,7 +65,9 @@ def batch(name: str, seed: int, first: int, count: int) -> Findings:
         rows = [json.loads(line) for line in output.splitlines() if line.startswith("{") and line.endswith("}")]
         if rows and "findings" in rows[-1]:
             value = rows[-1]["findings"]
-            found.add(Findings(**{**value, "kinds": Counter(value["kinds"]), "examples": [tuple(e) for e in value["examples"]]}))
+            found.add(
+                Findings(**{**value, "kinds": Counter(value["kinds"]), "examples": [tuple(e) for e in value["examples"]]})
+            )
             return found
         reached = rows[-1]["input"] if rows else position
         found.crashes += 1

@@ -20,15 +20,71 @@ STRANGE: tuple[Any, ...] = (
     *([], {}, [[]], [None], [-1], {"": ""}, [1] * 3000, {"a": {"b": {}}}, [[[[[[[[]]]]]]]]),
 )
 TEXTS = (
-    *(b"\xef\xbb\xbf", b"\xff\xfe", b"\0", b"[" * 3000, b"{" * 300, b'{"a":' * 1500, b'"', b"\\", b"version https://git-lfs\n"),
+    *(
+        b"\xef\xbb\xbf",
+        b"\xff\xfe",
+        b"\0",
+        b"[" * 3000,
+        b"{" * 300,
+        b'{"a":' * 1500,
+        b'"',
+        b"\\",
+        b"version https://git-lfs\n",
+    ),
     *(b"NaN", b"1e999", b"-", b"9" * 6000, b"true", b'"\\ud800"', b",", b"]", b"}"),
 )
 OPCODES = (
-    *(b"(", b"]", b"}", b")", b"t", b"l", b"d", b"e", b"u", b"a", b"s", b"0", b"1", b"2", b".", b"N", b"\x88", b"\x8f", b"\x90"),
-    *(b"\x91", b"\x85", b"\x86", b"\x87", b"R", b"b", b"Q", b"h\x00", b"q\x00", b"q\x01", b"\x94", b"\x93", b"K\x05", b"J\xff\xff\xff\xff"),
-    *(b"\x8b" + struct.pack("<i", 60) + b"\x7f" * 60, b"I" + b"9" * 5000 + b"\n", b"F1e5\n", b"X\x05\x00\x00\x00\xff\xff\xff\xff\xff"),
+    *(
+        b"(",
+        b"]",
+        b"}",
+        b")",
+        b"t",
+        b"l",
+        b"d",
+        b"e",
+        b"u",
+        b"a",
+        b"s",
+        b"0",
+        b"1",
+        b"2",
+        b".",
+        b"N",
+        b"\x88",
+        b"\x8f",
+        b"\x90",
+    ),
+    *(
+        b"\x91",
+        b"\x85",
+        b"\x86",
+        b"\x87",
+        b"R",
+        b"b",
+        b"Q",
+        b"h\x00",
+        b"q\x00",
+        b"q\x01",
+        b"\x94",
+        b"\x93",
+        b"K\x05",
+        b"J\xff\xff\xff\xff",
+    ),
+    *(
+        b"\x8b" + struct.pack("<i", 60) + b"\x7f" * 60,
+        b"I" + b"9" * 5000 + b"\n",
+        b"F1e5\n",
+        b"X\x05\x00\x00\x00\xff\xff\xff\xff\xff",
+    ),
     *(b"cos\nsystem\n(X\x0c\x00\x00\x00touch PWNED\x20tR", b"cbuiltins\nexec\n", b"csubprocess\nPopen\n", b"ios\nsystem\n"),
-    *(b"ctorch\nSize\n", b"ccollections\nOrderedDict\n)R", b"ctorch._utils\n_rebuild_tensor_v2\n", b"\x80\x05", b"\x95" + b"\xff" * 8),
+    *(
+        b"ctorch\nSize\n",
+        b"ccollections\nOrderedDict\n)R",
+        b"ctorch._utils\n_rebuild_tensor_v2\n",
+        b"\x80\x05",
+        b"\x95" + b"\xff" * 8,
+    ),
 )
 
 
@@ -139,7 +195,11 @@ def protobuf_changed(content: bytes, draw: Random) -> bytes:
     kind = draw.randrange(4)
     at = draw.randrange(len(content) + 1)
     if kind == 0:
-        return content[:at] + draw.choice((b"\xff" * 9 + b"\x01", b"\x80" * 5000, b"\x0a\xff\xff\xff\xff\x7f", b"\x0b")) + content[at:]
+        return (
+            content[:at]
+            + draw.choice((b"\xff" * 9 + b"\x01", b"\x80" * 5000, b"\x0a\xff\xff\xff\xff\x7f", b"\x0b"))
+            + content[at:]
+        )
     if kind == 1:
         return content[:at] + content[:at][-200:] * draw.choice((1, 50)) + content[at:]
     return bytes_changed(content, draw)
@@ -150,6 +210,10 @@ def picture_changed(content: bytes, draw: Random) -> bytes:
     if not content.startswith(b"\x89PNG") or draw.randrange(2):
         return bytes_changed(content, draw)
     sizes = [draw.choice((0, 1, 7, 8000, 8001, 65_535, 2**31 - 1, 2**31, 2**32 - 1)) for _ in range(2)]
-    header = b"IHDR" + struct.pack(">II", *sizes) + bytes(draw.choice((1, 2, 4, 8, 16)) if i == 0 else v for i, v in enumerate(content[24:29]))
+    header = (
+        b"IHDR"
+        + struct.pack(">II", *sizes)
+        + bytes(draw.choice((1, 2, 4, 8, 16)) if i == 0 else v for i, v in enumerate(content[24:29]))
+    )
     made = content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
     return bytes_changed(made, draw) if draw.randrange(3) == 0 else made

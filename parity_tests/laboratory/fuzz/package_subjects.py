@@ -102,7 +102,11 @@ def _journal() -> Mapping[str, bytes]:
             (folder / name).write_bytes(name.encode() * 9)
             journal.finish(f"step {name}", [Path(name)])
         journal.remember_source("model.safetensors", "0" * 64)
-        return {f"out.partial/{path.relative_to(folder).as_posix()}": path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        return {
+            f"out.partial/{path.relative_to(folder).as_posix()}": path.read_bytes()
+            for path in folder.rglob("*")
+            if path.is_file()
+        }
 
 
 def _read_journal(folder: Path, _: str) -> None:

@@ -1,4 +1,4 @@
-"""The readers that are fuzzed: where each finds its file, what it does with it, and what an accepted file is held against."""
+"""The readers that are fuzzed: where each finds its file, what it does with it, what an accepted file is held against."""
 
 from __future__ import annotations
 
