@@ -11,7 +11,6 @@ grid has them, and the overlay's ``<parameter>:rows`` and ``<parameter>:columns`
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +21,32 @@ from export.quantisation.grids import GRIDS, Grid
 from export.quantisation.overlay import OverlaidWeights, Overlay
 from export.quantisation.pack import pack_unsigned, unpack_unsigned
 from export.quantisation.spec import Assignment
+from export.source.links import leads_inside
 from runtime_py.errors import PackageError, UsageError
+from runtime_py.json_file import MEGABYTE, read_json
+from runtime_py.schema import Schema
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 MANIFEST = "manifest.json"
+MAX_MANIFEST_BYTES = 64 * MEGABYTE
+ROWS = Schema(
+    {
+        "type": "object",
+        "required": ["files"],
+        "properties": {
+            "files": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "required": ["path", "bytes", "sha256"],
+                    "properties": {"path": {"type": "string"}, "bytes": {"type": "integer"}, "sha256": {"type": "string"}},
+                },
+            }
+        },
+    }
+)
 SCHEMA = 1
 
 SAMPLE_ROWS, LEAST_SIMILARITY = 8, 0.9
@@ -167,13 +186,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         UsageError: there is none, or it is of another kind or schema.
     """
     path = folder / MANIFEST
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    if not path.is_file():
         raise UsageError(
-            f"{folder} is no finished calibration: {error}", f"a folder with {MANIFEST}, from python -m calibrate",
+            f"{folder} is no finished calibration: it has no {MANIFEST}", "a folder from python -m calibrate",
             "run the calibration to its end, with --resume if it was cut off",
-        ) from error  # fmt: skip
+        )  # fmt: skip
+    manifest = read_json(path, MAX_MANIFEST_BYTES, UsageError, "name another folder")
     if not isinstance(manifest, dict) or manifest.get("kind") != "calibration" or manifest.get("schema") != SCHEMA:
         raise UsageError(f"{path} is no calibration of schema {SCHEMA}", 'kind "calibration"', "name another folder")
     return manifest
@@ -183,9 +201,17 @@ def check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Raise PackageError unless every file is there with its recorded size and sha256."""
     from export.package.journal import sha256_of
 
+    wrong = ROWS.problems(manifest)
+    if wrong:
+        raise PackageError(f"{folder / MANIFEST}: {wrong[0]}", "files with their hashes", "run the calibration again")
     for row in manifest["files"]:
         path = folder / row["path"]
-        if not path.is_file() or path.stat().st_size != row["bytes"] or sha256_of(path) != row["sha256"]:
+        if (
+            not leads_inside(path, folder)
+            or not path.is_file()
+            or path.stat().st_size != row["bytes"]
+            or sha256_of(path) != row["sha256"]
+        ):
             raise PackageError(
                 f"{path} differs from the manifest", "the file as it was written", "run the calibration again"
             )

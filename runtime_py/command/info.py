@@ -12,7 +12,7 @@ from runtime_py.package import Package
 def describe(package: Package) -> dict[str, Any]:
     """JSON-able facts of a package."""
     manifest = package.manifest
-    storages = Counter(row["storage"] for row in manifest.get("assignments", {}).values())
+    storages = Counter(row.get("storage", "unknown") for row in manifest.get("assignments", {}).values())
     folders: Counter[str] = Counter()
     for file in package.files:
         folders[file.path.split("/")[0] + "/" if "/" in file.path else "."] += file.bytes

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import struct
 import tarfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from runtime_py.errors import PackageError
+
+MAX_MEMBERS, MAX_MEMBER_BYTES = 64, 1 << 28
+"""Of a library's tar; ours have two objects of some megabytes."""
 
 MARKER = "__tvm_ffi__library_bin"
 ELF_MACHINES = {62: "x86_64", 183: "aarch64"}
@@ -40,10 +44,13 @@ def read_object(data: bytes, name: str = "object") -> ObjectFile:
     Raises:
         PackageError: it is neither a 64-bit little-endian ELF nor Mach-O object.
     """
-    if data[:6] == b"\x7fELF\x02\x01":
-        return _read_elf(data)
-    if data[:4] == b"\xcf\xfa\xed\xfe":
-        return _read_mach(data)
+    try:
+        if data[:6] == b"\x7fELF\x02\x01":
+            return _read_elf(data)
+        if data[:4] == b"\xcf\xfa\xed\xfe":
+            return _read_mach(data)
+    except (struct.error, ValueError, IndexError) as error:
+        raise PackageError(f"{name} is damaged: {error}", "a whole object file", "export the package again") from error
     raise PackageError(f"{name} is no object file", "a 64-bit ELF or Mach-O object", "export the package again")
 
 
@@ -83,6 +90,8 @@ def _read_mach(data: bytes) -> ObjectFile:
                 if kind & 0x01:  # N_EXT
                     name = _text(data, strings + name_at).removeprefix("_")
                     (undefined if kind & 0x0E == 0 else defined).add(name)
+        if size < 8:
+            raise ValueError(f"a load command of {size} bytes")
         at += size
     return ObjectFile("mach-o", MACH_MACHINES.get(machine, str(machine)), frozenset(defined), frozenset(undefined))
 
@@ -95,13 +104,19 @@ def members(tar: Path) -> dict[str, bytes]:
     """Name to content of a library tar.
 
     Raises:
-        PackageError: it is no tar.
+        PackageError: it is no tar, or holds more than a library does.
     """
+    found: dict[str, bytes] = {}
     try:
         with tarfile.open(tar) as archive:
-            return {entry.name: archive.extractfile(entry).read() for entry in archive if entry.isfile()}  # type: ignore[union-attr]
-    except tarfile.TarError as error:
-        raise PackageError(f"{tar} is no tar: {error}", "a model library", "export the package again") from error
+            for entry in archive:
+                if len(found) >= MAX_MEMBERS or entry.size > MAX_MEMBER_BYTES:
+                    raise ValueError(f"more than {MAX_MEMBERS} members, or one of more than {MAX_MEMBER_BYTES:,} bytes")
+                if entry.isfile():
+                    found[entry.name] = archive.extractfile(entry).read()  # type: ignore[union-attr]
+    except (tarfile.TarError, ValueError, EOFError, OSError, zlib.error) as error:
+        raise PackageError(f"{tar} is no tar of objects: {error}", "a model library", "export the package again") from error
+    return found
 
 
 def check_library(tar: Path, model_lib: str) -> dict[str, ObjectFile]:

@@ -9,7 +9,6 @@ for its marker symbol first. For iOS use Xcode's ``libtool -static`` on the unpa
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 from export.backends.mlc.objects import check_library, members
+from runtime_py import package as packages_of
 from runtime_py.backends.records import MLC
 from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, execute
@@ -40,10 +40,11 @@ def join(packages: list[Path], out: Path) -> Path:
     with tempfile.TemporaryDirectory(prefix="mlc-archive-") as scratch:
         files = []
         for package in packages:
-            block = MLC.block(json.loads((package / "manifest.json").read_text(encoding="utf-8")))
+            found = packages_of.read(package)
+            block = MLC.block(found.manifest)
             if not block.get("device_library"):
                 raise PackageError(f"{package} holds no phone library", "a package for android", "export it for android")
-            tar, name = package / block["device_library"], block["model_lib"]
+            tar, name = found.file(block["device_library"]), block["model_lib"]
             objects = check_library(tar, name)
             if any(item.format != "elf" for item in objects.values()):
                 raise PackageError(f"{tar.name} is no Android library", "ELF objects", "see docs/targets/ios.md for iOS")
@@ -51,7 +52,7 @@ def join(packages: list[Path], out: Path) -> Path:
                 raise PackageError(f"{name} comes twice", "different libraries", "name each package once")
             seen.add(name)
             for member, data in members(tar).items():
-                file = Path(scratch) / f"{name}-{member}"
+                file = Path(scratch) / f"{len(files)}-{Path(member).name}"
                 file.write_bytes(data)
                 files.append(str(file))
         partial = Path(scratch) / out.name
