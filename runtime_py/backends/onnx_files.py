@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from runtime_py.errors import PackageError
 from runtime_py.json_file import shortened
@@ -56,8 +56,8 @@ def unlisted(graph: Path, inside: str, listed: set[str]) -> list[str]:
         inside: the graph's own path in its package, whose folder its references are relative to.
         listed: paths of all rows.
     """
-    folder = PurePosixPath(inside).parent
-    return [name for name in external_files(graph) if (folder / name).as_posix() not in listed or ".." in name.split("/")]
+    folder = inside.rpartition("/")[0]
+    return [name for name in external_files(graph) if (f"{folder}/{name}" if folder else name) not in listed]
 
 
 def _locations(message: memoryview, kind: str, depth: int) -> Iterator[str]:
