@@ -23,8 +23,13 @@ OLD: dict[str, Any] = {
     "processor": "minicpm_v",
     "runtime": {},
     "generation": {
-        "stop_ids": [2], "temperature": 0.0, "top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0, "max_new_tokens": 8,
-    },  # fmt: skip
+        "stop_ids": [2],
+        "temperature": 0.0,
+        "top_p": 1.0,
+        "top_k": 0,
+        "repetition_penalty": 1.0,
+        "max_new_tokens": 8,
+    },
     "limits": {"context": 64, "prefill_chunk": 16},
     "contracts": {"decoder": {"stage": "decoder", "inputs": [], "outputs": []}},
     "backends": {
@@ -54,8 +59,11 @@ def undeclared(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_package_of_schema_1_is_read_with_the_keys_of_schema_2(tmp_path: Path) -> None:
     manifest = package.read(written(tmp_path, OLD)).manifest
     assert manifest["assignments"]["decoder.head"] == {
-        "storage": "int4", "grid": "ort_int4_b32", "reason": "blocks of 32", "shares": "embed_tokens.table",
-    }  # fmt: skip
+        "storage": "int4",
+        "grid": "ort_int4_b32",
+        "reason": "blocks of 32",
+        "shares": "embed_tokens.table",
+    }
     assert manifest["backends"]["other"]["assignments"] == {"decoder.head": {"storage": "fp16", "grid": ""}}
     assert manifest["backends"]["outside"] == OLD["backends"]["outside"], "a cache's form is no layer's storage"
     assert manifest["schema"] == 1, "what the package is stays said"

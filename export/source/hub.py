@@ -19,6 +19,7 @@ from export.checkpoint.recognised import RecognisedCheckpoint, recognise_checkpo
 from export.families.base import Family
 from export.families.names import did_you_mean_model, find, meant, nearest
 from export.source.checkpoint import WEIGHT_FILES
+from export.source.links import JOINED
 from export.source.shard_index import read_index, stays_inside
 from export.source.side_files import ALLOWED, IGNORED, KEPT_TWICE, apart, purpose_of
 from runtime_py.errors import EdgeproofError, MachineError, UsageError
@@ -27,9 +28,6 @@ DEMO = "demo"
 DEMO_FOLDER = Path(__file__).parents[1] / "demo" / "checkpoints"
 REACH_SECONDS = 5.0
 """How long the hub may take to answer the first question."""
-
-JOINED = "edgeproof-joined"
-"""Folder of the hub's cache for checkpoints that are published in several repositories."""
 
 
 @dataclass(frozen=True)

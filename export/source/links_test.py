@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from export.source.links import hub_cache, leads_inside
+from export.source.links import leads_inside
 from export.source.side_files import side_files
 from runtime_py.errors import CheckpointError
 
@@ -70,7 +70,7 @@ def test_huge_side_files_are_refused(checkpoint: Path) -> None:
         side_files(checkpoint, [checkpoint])
 
 
-def test_the_hubs_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hubs_cache(tmp_path: Path) -> None:
     cache = tmp_path / "hub"
     snapshot, blobs = cache / "models--a--b" / "snapshots" / "0123", cache / "models--a--b" / "blobs"
     snapshot.mkdir(parents=True)
@@ -78,33 +78,18 @@ def test_the_hubs_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     (blobs / "abc").write_text("{}")
     (snapshot / "config.json").symlink_to("../../blobs/abc")
     assert leads_inside(snapshot / "config.json", snapshot)
-    joined = cache / "edgeproof" / "a--b" / "4567"
+    joined = cache / "edgeproof-joined" / "a--b" / "4567"
     joined.mkdir(parents=True)
     (joined / "config.json").symlink_to(snapshot / "config.json")
-    assert not leads_inside(joined / "config.json", joined), "no cache of the hub"
-    monkeypatch.setenv("HF_HUB_CACHE", str(cache))
     assert leads_inside(joined / "config.json", joined)
-    (tmp_path / "secret").write_text("x")
-    (joined / "README.md").symlink_to(tmp_path / "secret")
-    assert not leads_inside(joined / "README.md", joined)
-
-
-def test_where_the_hubs_client_keeps_its_cache(tmp_path: Path) -> None:
-    """In a process of its own, for the client reads its variables once."""
-    import subprocess
-    import sys
-
-    pytest.importorskip("huggingface_hub")
-    code = (
-        "from huggingface_hub.constants import HF_HUB_CACHE\nfrom export.source.links import hub_cache\n"
-        "from pathlib import Path\nassert hub_cache() == Path(HF_HUB_CACHE).resolve(), (hub_cache(), HF_HUB_CACHE)"
-    )
-    plain = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGINGFACE_", "XDG_"))}
-    for given in (
-        {},
-        {"HF_HOME": str(tmp_path / "a")},
-        {"HF_HUB_CACHE": str(tmp_path / "b")},
-        {"XDG_CACHE_HOME": str(tmp_path)},
-    ):
-        subprocess.run([sys.executable, "-c", code], env={**plain, **given}, check=True, cwd=Path(__file__).parents[2])
-    assert hub_cache().name
+    for secret in (tmp_path / "secret", cache / "secret", cache / "edgeproof-joined" / "secret", snapshot.parent / "secret"):
+        secret.write_text("x")
+        for folder in (snapshot, joined):
+            (folder / "README.md").symlink_to(secret)
+            inside = folder is joined and secret.is_relative_to(cache / "models--a--b")
+            assert leads_inside(folder / "README.md", folder) == inside, secret
+            (folder / "README.md").unlink()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "config.json").symlink_to(blobs / "abc")
+    assert not leads_inside(elsewhere / "config.json", elsewhere)

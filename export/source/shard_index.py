@@ -6,6 +6,7 @@ docs/source/en/guides/manage-cache.md (``snapshots/<revision>/<file>`` links to 
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -18,6 +19,9 @@ MAX_INDEX_BYTES = 16 * MEGABYTE
 """Some 150,000 tensors."""
 
 MAX_SHARDS = 10_000
+MAX_NAME = 500
+"""Characters of a shard's name that an error shows."""
+
 MAX_PROBLEMS = 20
 """Spelled out in one error; the rest are counted."""
 
@@ -64,9 +68,11 @@ def shard_paths(index: Path, weight_map: Mapping[str, str]) -> list[Path]:
                 f"shards inside {folder}",
                 "do not use this checkpoint unless you know why; put its shards beside the index",
             )
-        if not path.is_file():
+        if not os.path.isfile(path):  # noqa: PTH113  (pathlib's raises for a name that is too long)
             raise CheckpointError(
-                f"{path} is missing", f"a shard with {tensors} tensor(s), named in {index.name}", "download the missing file"
+                f"{folder / name[:MAX_NAME]} is missing",
+                f"a shard with {tensors} tensor(s), named in {index.name}",
+                "download the missing file",
             )
         paths.append(path)
     return paths
