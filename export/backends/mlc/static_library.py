@@ -16,7 +16,6 @@ import tempfile
 from pathlib import Path
 
 from export.backends.mlc.objects import check_library, members
-from runtime_py import package as packages_of
 from runtime_py.backends.records import MLC
 from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, execute
@@ -33,6 +32,8 @@ def join(packages: list[Path], out: Path) -> Path:
         PackageError: a package holds no Android library, or one library name comes twice.
         MachineError: there is no ``ar``.
     """
+    from runtime_py.package import read
+
     archiver = shutil.which("ar") or shutil.which("llvm-ar")
     if archiver is None:
         raise MachineError("no ar on this machine", "ar or llvm-ar", "apt install binutils")
@@ -40,7 +41,7 @@ def join(packages: list[Path], out: Path) -> Path:
     with tempfile.TemporaryDirectory(prefix="mlc-archive-") as scratch:
         files = []
         for package in packages:
-            found = packages_of.read(package)
+            found = read(package)
             block = MLC.block(found.manifest)
             if not block.get("device_library"):
                 raise PackageError(f"{package} holds no phone library", "a package for android", "export it for android")

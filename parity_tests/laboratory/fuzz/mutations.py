@@ -8,6 +8,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from random import Random
 from typing import Any
 
@@ -122,11 +123,9 @@ def json_changed(content: bytes, draw: Random) -> bytes:
             del inner[key]
         elif kind == 1:
             other, place = draw.choice(places)
-            inner[key] = other[place] if _has(other, place) else None
-            if isinstance(inner[key], dict | list):
-                inner[key] = json.loads(json.dumps(inner[key]))
+            inner[key] = deepcopy(other[place]) if _has(other, place) else None
         else:
-            inner[key] = draw.choice(STRANGE)
+            inner[key] = deepcopy(draw.choice(STRANGE))
     text = json.dumps(value).encode("utf-8", "surrogatepass")
     if draw.randrange(8) == 0:
         at = text.find(b'"', draw.randrange(len(text) + 1))
