@@ -15,10 +15,12 @@ from runtime_py.errors import CheckpointError
 
 JSON = "tokenizer.json"
 TOKENIZER_FILES = ("tokenizer.model", JSON, "vocab.json", "merges.txt", "added_tokens.json", "tokenizer_config.json")
+TABLES = ("added_tokens.json", "tokenizer_config.json")
+"""Files that say something about a tokenizer and are none by themselves."""
 
 
 def copy_tokenizer(checkpoint: Path, folder: Path) -> list[str]:
-    """Copy the checkpoint's tokenizer files and make tokenizer.json where only another form exists.
+    """Copy the checkpoint's tokenizer files and make tokenizer.json where only another form exists; nothing without one.
 
     Returns:
         their names in upstream's order, a made tokenizer.json last.
@@ -26,11 +28,13 @@ def copy_tokenizer(checkpoint: Path, folder: Path) -> list[str]:
     from export.package.tokenizer_json import ensure_tokenizer_json
 
     names = [name for name in TOKENIZER_FILES if (checkpoint / name).is_file()]
+    if not set(names) - set(TABLES):
+        return []
     for name in names:
         partial = folder / (name + ".partial")
         shutil.copyfile(checkpoint / name, partial)
         partial.replace(folder / name)
-    if names and JSON not in names:
+    if JSON not in names:
         ensure_tokenizer_json(checkpoint, folder / JSON)
         names.append(JSON)
     return names

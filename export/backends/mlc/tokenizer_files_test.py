@@ -43,3 +43,17 @@ def test_duplicate_added_tokens_are_refused(tmp_path):
     write(tmp_path, added_tokens=[{"content": "<a>"}, {"content": "<b>"}, {"content": "<a>"}])
     with pytest.raises(CheckpointError, match="<a>"):
         tokenizer_files.active_vocabulary(tmp_path, 10)
+
+
+def test_tables_of_added_tokens_alone_are_no_tokenizer(tmp_path):
+    """A checkpoint for rehearsals and goldens has the ids of its marks and no tokenizer."""
+    checkpoint, package = tmp_path / "checkpoint", tmp_path / "package"
+    checkpoint.mkdir()
+    package.mkdir()
+    for name in tokenizer_files.TABLES:
+        (checkpoint / name).write_text("{}")
+    assert tokenizer_files.copy_tokenizer(checkpoint, package) == []
+    assert not list(package.iterdir())
+    (checkpoint / "vocab.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="has no tokenizer"):
+        tokenizer_files.copy_tokenizer(checkpoint, package)

@@ -43,14 +43,14 @@ def stop_ids(sections: Iterable[Section], vocabulary: int, own: Sequence[int], d
     stated = [token for section in sections for token in section.ids("eos_token_id", vocabulary)]
     if not stated and default is not None:
         stated = [default]
-    found = list(dict.fromkeys((*stated, *own)))
-    if not found:
+    ends = list(dict.fromkeys((*stated, *own)))
+    if not ends:
         raise CheckpointError(
             "no file of the checkpoint says what ends an answer",
             "eos_token_id in config.json or generation_config.json",
             "download both again",
         )
-    return found
+    return ends
 
 
 def generation_of(file: Section, defaults: GenerationDefaults, stops: Sequence[int]) -> dict[str, Any]:
