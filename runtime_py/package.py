@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from runtime_py import schema
+from runtime_py.backends.registry import named_paths
 from runtime_py.contracts import StageContract
 from runtime_py.errors import PackageError, UsageError
 from runtime_py.generation.session import Limits
@@ -175,21 +176,14 @@ def _contradictions(manifest: Mapping[str, Any]) -> Iterator[str]:
 def _refuse_strange_paths(source: Path, manifest: Mapping[str, Any]) -> None:
     """Refuse a backend's path that is no row of ``files``, before anything is opened."""
     rows = listed(manifest)
-    for name in backend_paths(manifest):
+    named = named_paths(manifest)
+    for name in (*named.data, *named.code):
         if name not in rows and not any(row.startswith(f"{name}/") for row in rows):
             raise PackageError(
                 f"{source} names the file {name!r} for a backend, which is no row of its files",
                 "every file that is used to be hashed in the manifest",
                 ALTERED,
             )
-
-
-def backend_paths(manifest: Mapping[str, Any]) -> list[str]:
-    """Every path that a built-in backend's block names; folders too."""
-    blocks = manifest["backends"]
-    found = [entry["file"] for name in ("onnx", "tensorrt") for entry in blocks.get(name, {}).get("stages", {}).values()]
-    mlc = blocks.get("mlc", {})
-    return [*found, *(mlc[key] for key in ("weights", "host_library", "device_library") if mlc.get(key) is not None)]
 
 
 def verify(package: Package, depth: Depth = "full") -> None:
@@ -223,6 +217,6 @@ def _strange_references(package: Package) -> Iterator[str]:
     from runtime_py.backends.onnx_files import unlisted
 
     rows = listed(package.manifest)
-    for entry in package.manifest["backends"].get("onnx", {}).get("stages", {}).values():
-        for name in unlisted(package.folder / entry["file"], entry["file"], rows):
-            yield f"reference: {entry['file']} reads {name!r}, which the manifest does not list"
+    for graph in named_paths(package.manifest).graphs:
+        for name in unlisted(package.folder / graph, graph, rows):
+            yield f"reference: {graph} reads {name!r}, which the manifest does not list"

@@ -70,6 +70,26 @@ class OpeningChoices:
     providers: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class NamedPaths:
+    """What a backend's block of a manifest names: paths of files and folders inside the package.
+
+    Attributes:
+        data: read, and nothing else.
+        code: runs on this machine or on the package's device.
+        graphs: those of ``data`` that refer to further files (`runtime_py.backends.onnx_files` finds them).
+    """
+
+    data: tuple[str, ...] = ()
+    code: tuple[str, ...] = ()
+    graphs: tuple[str, ...] = ()
+
+
+def names_no_paths(_block: Mapping[str, Any]) -> NamedPaths:
+    """For a backend whose block names none."""
+    return NamedPaths()
+
+
 Opener = Callable[[Path, Mapping[str, Any], OpeningChoices], "Backend"]
 """Opens a package folder with its manifest; imports the backend's library.
 
@@ -86,6 +106,7 @@ class RuntimeBackend:
         runtime_name: of what runs them: the manifest's ``runtime_backend``, and a value of ``--backend``.
         files: what a package holds of it, for people, e.g. ``ONNX graphs``.
         distributions: any one of them runs the files.
+        paths: what its block of a manifest names.
         modules: Python modules that the extra of the first of them brings, for making or running the files.
         threads_advice: what else decides the number of threads, where `Ability.THREADS` is missing.
     """
@@ -95,6 +116,7 @@ class RuntimeBackend:
     files: str
     distributions: tuple[Distribution, ...]
     open: Opener = field(repr=False)
+    paths: Callable[[Mapping[str, Any]], NamedPaths] = field(default=names_no_paths, repr=False)
     modules: tuple[str, ...] = ()
     abilities: frozenset[Ability] = frozenset()
     threads_advice: str = "leave the number of threads out"
