@@ -106,9 +106,9 @@ class RuntimeBackend:
         runtime_name: of what runs them: the manifest's ``runtime_backend``, and a value of ``--backend``.
         files: what a package holds of it, for people, e.g. ``ONNX graphs``.
         distributions: any one of them runs the files.
-        paths: what its block of a manifest names.
         modules: Python modules that the extra of the first of them brings, for making or running the files.
         threads_advice: what else decides the number of threads, where `Ability.THREADS` is missing.
+        paths: what its block of a manifest names.
     """
 
     name: str
@@ -116,10 +116,10 @@ class RuntimeBackend:
     files: str
     distributions: tuple[Distribution, ...]
     open: Opener = field(repr=False)
-    paths: Callable[[Mapping[str, Any]], NamedPaths] = field(default=names_no_paths, repr=False)
     modules: tuple[str, ...] = ()
     abilities: frozenset[Ability] = frozenset()
     threads_advice: str = "leave the number of threads out"
+    paths: Callable[[Mapping[str, Any]], NamedPaths] = field(default=names_no_paths, repr=False)
 
     def can(self, ability: Ability) -> bool:
         return ability in self.abilities
