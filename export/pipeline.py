@@ -244,17 +244,27 @@ def _target_files(backend: str, build: Build) -> list[Step]:
 
 def _steps(checkpoint: OpenedCheckpoint, planned: Plan, builds: dict[str, Build], folder: Path) -> list[Step]:
     """All work in order; step names are unique."""
-    source, prompt = checkpoint.folder, declared_prompt(checkpoint.spec)
-    assert source is not None
+    prompt = declared_prompt(checkpoint.spec)
     steps = [
         Step(step.name if step.name.startswith(name) else f"{name} {step.name}", step.run)
         for name, build in builds.items()
         for step in (*planned.parts[name].backend.steps(build), *_target_files(name, build))
     ]
-    steps.append(Step("side files", lambda: copy_side_files(checkpoint.side_files, source, folder)))
+    steps.append(Step("side files", lambda: _side_files(checkpoint, planned, builds, folder)))
     steps.append(Step("chat template", lambda: write_chat_template(prompt, folder)))
     steps.append(Step("self-test sample", lambda: write_question(folder)))
     return steps
+
+
+def _side_files(
+    checkpoint: OpenedCheckpoint, planned: Plan, builds: Mapping[str, Build], folder: Path
+) -> list[Path]:
+    """Copy the checkpoint's side files, then write what the backends put over and beside them; every path once."""
+    assert checkpoint.folder is not None
+    written = copy_side_files(checkpoint.side_files, checkpoint.folder, folder)
+    for name, build in builds.items():
+        written += planned.parts[name].backend.tool_files(build)
+    return list(dict.fromkeys(written))
 
 
 def _run(steps: list[Step], journal: Journal, progress: Progress, hashes: SourceHashes) -> None:

@@ -20,6 +20,7 @@ from export.modules.build import layer_shapes
 from export.specs import ModelSpec
 from parity_tests.localize.onnx_blocks import open_graph
 from runtime_py.backends.base import Arrays
+from runtime_py.backends.logit_rows import logit_rows
 from runtime_py.backends.ort import PAST, PRESENT, OrtBackend, OrtState, widened
 from runtime_py.contracts import DECODER
 from runtime_py.errors import UsageError
@@ -158,14 +159,17 @@ class SegmentedOrtBackend(OrtBackend):
 
     def forward(self, state: OrtState, inputs: Arrays, logit_positions: np.ndarray) -> np.ndarray:
         """See `OrtBackend.forward`."""
-        total = state.length + inputs["inputs_embeds"].shape[1]
+        tokens = inputs["inputs_embeds"].shape[1]
+        total = state.length + tokens
         if total > state.capacity:
             raise UsageError(f"{total} tokens", f"at most {state.capacity} positions", "ask a shorter question")
         state.buffers = self._room(state.buffers, total)
-        own = {"attention_mask": np.ones((1, total), np.int64), "logit_positions": np.asarray(logit_positions, np.int64)}
+        names = {value.name for value in self._graph(DECODER)[0].graph.input}
+        asked = logit_rows(names, logit_positions, tokens)
+        own = {"attention_mask": np.ones((1, total), np.int64), **asked.feeds}
         outputs = self._through(DECODER, self._checked(DECODER, {**inputs, **own}), state.buffers)
         state.length = total
-        return outputs["logits"]
+        return asked.chosen(outputs["logits"])
 
     def _room(self, buffers: Mapping[str, Any], total: int) -> dict[str, Any]:
         """Cache buffers (1, kv_heads, positions, head_dim) with room for ``total`` positions, holding what they held."""
