@@ -53,9 +53,9 @@ class NameNodes(GraphPass):
             return next((places[maker] for maker in makers if maker in places), "")
         place = before = ""
         for path in ast.literal_eval(noted)[:-1]:
-            inner = str(path).removeprefix(self.prefix) if path != self.prefix.rstrip(".") else ""
-            if not inner:
+            if not str(path).startswith(self.prefix):
                 continue
+            inner = str(path).removeprefix(self.prefix)
             # a module that several hold has a path of its own, and is called after the one it is used in
             step = inner.removeprefix(f"{before}.") if before and inner.startswith(f"{before}.") else inner
             place, before = f"{place}/{step}", inner
