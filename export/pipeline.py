@@ -256,9 +256,7 @@ def _steps(checkpoint: OpenedCheckpoint, planned: Plan, builds: dict[str, Build]
     return steps
 
 
-def _side_files(
-    checkpoint: OpenedCheckpoint, planned: Plan, builds: Mapping[str, Build], folder: Path
-) -> list[Path]:
+def _side_files(checkpoint: OpenedCheckpoint, planned: Plan, builds: Mapping[str, Build], folder: Path) -> list[Path]:
     """Copy the checkpoint's side files, then write what the backends put over and beside them; every path once."""
     assert checkpoint.folder is not None
     written = copy_side_files(checkpoint.side_files, checkpoint.folder, folder)

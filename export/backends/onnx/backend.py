@@ -124,9 +124,7 @@ def stage_model(spec: ModelSpec, stage: str, chosen: OnnxChoices, assignments: M
 
     border = BorderTypes(cache=chosen.cache, cache_width=cached_head_width(spec.decoder.head_dim))
     operators = kernels(chosen, assignments)
-    model = trace_stage(
-        spec, stage, operators, opset=OPSET, border=border, passes=graph_passes(stage), readable=True
-    )
+    model = trace_stage(spec, stage, operators, opset=OPSET, border=border, passes=graph_passes(stage), readable=True)
     describe(model, metadata(spec, stage, chosen.precision))
     return model
 

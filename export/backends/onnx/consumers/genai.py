@@ -1,7 +1,7 @@
 """genai_config.json: what onnxruntime-genai must know of a package.
 
-The type ``gemma3`` is the one whose pipeline is plain: pixels to rows, rows into the embeddings, a decoder over them. Its own
-picture processor fits no model here: pixel values and ids come from `runtime_py` (docs/targets/cpu.md has the lines).
+The type ``gemma3`` is the one whose pipeline is plain: pixels to rows, rows into the embeddings, a decoder over them. Its
+own picture processor fits no model here: pixel values and ids come from `runtime_py` (docs/targets/cpu.md has the lines).
 Source: microsoft/onnxruntime-genai, src/config.cpp, src/models/model_type.h.
 """
 

@@ -1,7 +1,7 @@
 """Which models the field's tools can hold: those whose graphs take what every tool passes, and nothing else.
 
-transformers.js and onnxruntime-genai pass pixel values to the vision encoder, and embeddings, a mask, positions and the cache to
-the decoder. Whatever else a model's graphs take only its own processor can work out (`runtime_py.preprocess`).
+transformers.js and onnxruntime-genai pass pixel values to the vision encoder, and embeddings, a mask, positions and the
+cache to the decoder. Whatever else a model's graphs take only its own processor can work out (`runtime_py.preprocess`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What transformers.js must know of a package: config.json, and how a picture becomes pixel values.
 
-It opens a model by ``model_type``; `llava` is the one whose pipeline is plain (vision encoder, rows in the place of a token, a
-decoder). Source: huggingface/transformers.js, src/configs.js, src/models/llava, src/utils/dtypes.js, model-loader.js.
+It opens a model by ``model_type``; `llava` is the one whose pipeline is plain (vision encoder, rows in the place of a token,
+a decoder). Source: huggingface/transformers.js, src/configs.js, src/models/llava, src/utils/dtypes.js, model-loader.js.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ DTYPES = {"": "fp32", "_fp16": "fp16", "_int8": "int8", "_q4": "q4", "_q4f16": "
 PROCESSOR = "LlavaProcessor"
 
 
-def tool_config(spec: ModelSpec, stated: Mapping[str, Any], graphs: Mapping[str, str], cache: str, width: int) -> dict[str, Any]:
+def tool_config(
+    spec: ModelSpec, stated: Mapping[str, Any], graphs: Mapping[str, str], cache: str, width: int
+) -> dict[str, Any]:
     """config.json: what the checkpoint said, under the type that tools know, which keeps its own.
 
     Args:

@@ -1,0 +1,92 @@
+"""The command line of the consumers' table: families by tools, each cell a run."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from parity_tests.laboratory.consumers import genai, graphs, transformers_js
+from parity_tests.laboratory.consumers.question import Question, questions
+from runtime_py.backends.records import ONNX
+from runtime_py.command import console, flags
+from runtime_py.command.dispatch import Command, execute
+from runtime_py.command.parser import Parser
+from runtime_py.errors import ExitCode
+from runtime_py.package import read
+
+PICTURE = Path(__file__).parents[3] / "export" / "demo" / "samples" / "shapes.png"
+COLUMNS = ("package", "onnx.checker", "onnxslim", "onnxruntime-genai", "transformers.js")
+NOT_RUN = "not run"
+
+EXAMPLES = """\
+examples:
+  python -m parity_tests.laboratory.consumers out/minicpm-v out/xverse-v
+  python -m parity_tests.laboratory.consumers out/* --node-modules /tmp/js
+
+A tool that is not installed is not run (pip install onnxslim onnxruntime-genai; npm install @huggingface/transformers).
+exit code 0 when every tool that can hold a package gives our tokens, 5 when one does not
+"""
+
+
+def parser(prog: str) -> Parser:
+    """The flags."""
+    made = Parser(prog, "Open packages with the field's tools, ask, and compare tokens with our runtime's.", EXAMPLES)
+    made.add_argument("packages", nargs="+", type=Path, metavar="PACKAGE", help="folders that export wrote")
+    made.add_argument("--picture", type=Path, default=PICTURE, metavar="FILE", help="what is asked about")
+    made.add_argument("--node-modules", type=Path, metavar="DIR", help="folder with node_modules/@huggingface/transformers")
+    flags.talk(made)
+    return made
+
+
+def _run(given: argparse.Namespace) -> int:
+    rows = [(folder.name, *_cells(folder, given.picture, given.node_modules)) for folder in given.packages]
+    console.out(table([COLUMNS, *rows]))
+    return ExitCode.PARITY_FAILED if any("FAILS" in cell for row in rows for cell in row) else ExitCode.OK
+
+
+COMMAND = Command(parser, _run)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table; returns the exit code."""
+    return execute(COMMAND, "python -m parity_tests.laboratory.consumers", arguments)
+
+
+def _cells(folder: Path, picture: Path, modules: Path | None) -> list[str]:
+    asked = questions(folder, picture)
+    kept = ONNX.block(read(folder).manifest).get("kept_from_other_tools_by", [])
+    checked = graphs.checker(folder)
+    cells = [checked if checked.startswith("ok") else f"FAILS: {checked}"]
+    if graphs.has_onnxslim():
+        cells.append(compared(asked, lambda: graphs.slimmed_answers(folder, picture)))
+    else:
+        cells.append(f"{NOT_RUN}: not installed")
+    if kept:
+        return [*cells, *(f"cannot hold it: {'; '.join(kept)}",) * 2]
+    without = None if genai.version() else "not installed"
+    cells.append(f"{NOT_RUN}: {without}" if without else compared(asked, lambda: genai.answers(folder, asked)))
+    without = transformers_js.missing(modules)
+    if without or modules is None:
+        return [*cells, f"{NOT_RUN}: {without}"]
+    return [*cells, compared(asked, lambda: transformers_js.answers(folder, asked, modules))]
+
+
+def compared(asked: Sequence[Question], answers: Callable[[], Sequence[tuple[int, ...]]]) -> str:
+    """Whether a tool's answers are ours, token by token; ids that end an answer are no part of it."""
+    try:
+        given = answers()
+    except Exception as error:  # every tool has errors of its own, and this one's words are the result
+        return f"FAILS: {str(error).splitlines()[0][:160]}"
+    parts = []
+    for question, ids in zip(asked, given, strict=True):
+        ended = next((place for place, token in enumerate(ids) if token in question.stops), len(ids))
+        same = ids[:ended] == question.answer
+        parts.append(f"{question.kind} {'equal' if same else 'FAILS: other tokens'} ({ended})")
+    return ", ".join(parts)
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as Markdown, the first being the head."""
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
