@@ -188,7 +188,7 @@ from runtime_py.preprocess import {new.like.processor}
 
 
 class Processor({new.like.processor}.Processor):
-    """See runtime_py.preprocess.base.Processor; ``settings`` come from {new.package}.
+    """{new.name}'s pictures and prompt; ``settings`` are what {new.package} declares.
 
     What the published code does otherwise goes here; what nothing else needs of {theirs} is copied over.
     """

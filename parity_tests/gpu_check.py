@@ -158,10 +158,10 @@ def _open(
 
     if not record.block(base.manifest):
         return f"the package holds no {record.files}", None
-    found = packages.read(package)
-    trust.require(found, record.runtime_name)
+    opened = packages.read(package)
+    trust.require(opened, record.runtime_name)
     try:
-        backend = open_backend(found, record.runtime_name, providers=providers)
+        backend = open_backend(opened, record.runtime_name, providers=providers)
         if isinstance(backend, LoadsAhead):
             backend.load()
     except MachineError as error:

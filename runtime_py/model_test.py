@@ -37,7 +37,7 @@ GENERATION = {
 
 @pytest.fixture
 def model(tmp_path: Path, words: Tokenizer) -> Model:
-    found = Package(
+    described = Package(
         folder=tmp_path,
         manifest={"files": [{"path": "selftest/image.png"}, {"path": "selftest/sample.json"}]},
         family="minicpm-v",
@@ -52,7 +52,7 @@ def model(tmp_path: Path, words: Tokenizer) -> Model:
         contracts={},
         files=(),
     )
-    return Model(found, AttentionBackend(len(words.pieces)), Processor(minicpm_settings(), words), words)
+    return Model(described, AttentionBackend(len(words.pieces)), Processor(minicpm_settings(), words), words)
 
 
 def _calls(model: Model) -> list[int]:

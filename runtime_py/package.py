@@ -106,10 +106,10 @@ def read(path: str | Path) -> Package:
 def _folder(path: str | Path) -> Path:
     try:
         folder = Path(path)
-        found = folder.is_dir()
+        is_folder = folder.is_dir()
     except (TypeError, ValueError) as error:  # ValueError: a null character
         raise UsageError(f"{shortened(path)} is no path", "the folder of a package", "pass a path") from error
-    if not found:
+    if not is_folder:
         raise UsageError(f"{folder} is no folder", "a package folder", "pass the folder that export wrote (-o)")
     return folder
 
@@ -187,9 +187,9 @@ def _refuse_strange_paths(source: Path, manifest: Mapping[str, Any]) -> None:
 def backend_paths(manifest: Mapping[str, Any]) -> list[str]:
     """Every path that a built-in backend's block names; folders too."""
     blocks = manifest["backends"]
-    found = [entry["file"] for name in ("onnx", "tensorrt") for entry in blocks.get(name, {}).get("stages", {}).values()]
+    graphs = [entry["file"] for name in ("onnx", "tensorrt") for entry in blocks.get(name, {}).get("stages", {}).values()]
     mlc = blocks.get("mlc", {})
-    return [*found, *(mlc[key] for key in ("weights", "host_library", "device_library") if mlc.get(key) is not None)]
+    return [*graphs, *(mlc[key] for key in ("weights", "host_library", "device_library") if mlc.get(key) is not None)]
 
 
 def verify(package: Package, depth: Depth = "full") -> None:

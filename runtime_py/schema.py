@@ -68,12 +68,12 @@ class Schema:
 
     def problems(self, value: Any) -> list[str]:
         """What in ``value`` is not as the schema says, a line each, at most `MAX_PROBLEMS`; empty when all of it is."""
-        found: list[str] = []
+        lines: list[str] = []
         for problem in self._check(value, self.root, ""):
-            found.append(problem)
-            if len(found) == MAX_PROBLEMS:
+            lines.append(problem)
+            if len(lines) == MAX_PROBLEMS:
                 break
-        return found
+        return lines
 
     def _check(self, value: Any, schema: Mapping[str, Any] | bool, place: str) -> Iterator[str]:
         if isinstance(schema, bool):
@@ -128,8 +128,8 @@ class Schema:
             yield from self._check(item, known.get(name, schema.get("additionalProperties", True)), inside)
 
     def _definition(self, reference: str) -> Mapping[str, Any]:
-        found: Mapping[str, Any] = self.root["$defs"][reference.removeprefix("#/$defs/")]
-        return found
+        definition: Mapping[str, Any] = self.root["$defs"][reference.removeprefix("#/$defs/")]
+        return definition
 
 
 @cache

@@ -75,6 +75,6 @@ def test_both_schemas_are_described_alike(tmp_path: Path) -> None:
     (tmp_path / "two").mkdir()
     one = package.read(written(tmp_path / "one", OLD))
     two = package.read(written(tmp_path / "two", {**with_storages(OLD), "schema": 2}))
-    facts = [{key: value for key, value in describe(found).items() if key != "manifest"} for found in (one, two)]
+    facts = [{key: value for key, value in describe(opened).items() if key != "manifest"} for opened in (one, two)]
     assert facts[0] == facts[1]
     assert describe(one)["layers_by_storage"] == {"fp16": 1, "int4": 1}

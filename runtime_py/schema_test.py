@@ -58,8 +58,8 @@ def test_problems_are_named_by_place(value: Any, problems: list[str]) -> None:
 
 
 def test_problems_are_cut() -> None:
-    found = Schema({"type": "array", "items": {"type": "null"}}).problems([1] * 100_000)
-    assert len(found) == schema.MAX_PROBLEMS
+    lines = Schema({"type": "array", "items": {"type": "null"}}).problems([1] * 100_000)
+    assert len(lines) == schema.MAX_PROBLEMS
 
 
 def test_a_keyword_that_is_not_checked_is_refused() -> None:

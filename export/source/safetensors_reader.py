@@ -42,7 +42,7 @@ def read_header(file: Path) -> list[LocatedTensor]:
     header = _parse(file, _bytes(file, 8, length))
     data_size = size - 8 - length
     entries = [_entry(file, name, entry) for name, entry in header.items() if name != "__metadata__"]
-    entries.sort(key=lambda found: found[1])
+    entries.sort(key=lambda placed: placed[1])
     position, tensors = 0, []
     for info, (begin, end) in entries:
         if begin != position:

@@ -94,11 +94,11 @@ class Result:
             for judged in self.judgement.comparisons
             for probe in judged.probes
         ]
-        found = self.judgement.run.divergence
+        part = self.judgement.run.divergence
         return {
             "verdict": self.verdict,
             "first_failure": self.first_failure,
-            "divergence": None if found is None else {"stage": found.stage, "block": found.block, "note": found.note},
+            "divergence": None if part is None else {"stage": part.stage, "block": part.block, "note": part.note},
             "probes": rows,
             "not_run": [{"what": what, "why": why} for what, why in self.judgement.run.not_run],
             "sample": dict(self.sample),

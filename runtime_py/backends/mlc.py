@@ -44,7 +44,7 @@ class MlcState:
 
 
 class MlcBackend:
-    """See runtime_py.backends.base.Backend; also Rewinding.
+    """Runs the model library of a package, built for this machine, over the weights that the phone reads.
 
     Args:
         folder: the package.
@@ -106,7 +106,7 @@ class MlcBackend:
     # stages without a cache
 
     def run(self, stage: str, inputs: Arrays) -> dict[str, np.ndarray]:
-        """See Backend; images go through the library one at a time."""
+        """Run a cache-less stage; images go through the library one at a time."""
         if stage == DECODER or stage not in self.contracts:
             raise UsageError(
                 f"stage {stage!r} has no run", f"{VISION}, {CONNECTOR} or {EMBED}", "call forward for the decoder"
@@ -143,7 +143,7 @@ class MlcBackend:
     # the decoder
 
     def start(self, capacity: int) -> MlcState:
-        """See Backend. The cache has one sequence and no sliding window."""
+        """An empty paged cache, of one sequence and without a sliding window."""
         if self._machine is None:
             raise closed(self.name)
         kept = self.metadata["kv_cache"]
@@ -157,7 +157,7 @@ class MlcBackend:
         return MlcState(cache, capacity)
 
     def forward(self, state: MlcState, inputs: Arrays, logit_positions: np.ndarray) -> np.ndarray:
-        """See Backend; more tokens than the library's prefill chunk are fed in several calls.
+        """Feed tokens to the decoder; more than the library's prefill chunk are fed in several calls.
 
         Raises:
             PackageError: the tokens do not fit the cache, or their positions are not the cache's own.

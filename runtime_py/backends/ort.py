@@ -56,8 +56,8 @@ class OrtState:
 
 
 def _refuse_old(version: str) -> None:
-    found = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
-    if found < LOWEST:
+    release = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if release < LOWEST:
         lowest = ".".join(map(str, LOWEST))
         raise MachineError(
             f"ONNX Runtime {version} is too old for the graphs of a package",

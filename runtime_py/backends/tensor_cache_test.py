@@ -26,8 +26,8 @@ def package(folder: Path, records: list[dict[str, Any]], **shard: Any) -> dict[s
 
 
 def test_tensors_are_placed(tmp_path: Path) -> None:
-    found = read_tensor_cache(tmp_path, package(tmp_path, [GOOD, HALVED]), "mlc")
-    assert {name: (tensor.offset, tensor.nbytes, tensor.as_bfloat16) for name, tensor in found.items()} == {
+    tensors = read_tensor_cache(tmp_path, package(tmp_path, [GOOD, HALVED]), "mlc")
+    assert {name: (tensor.offset, tensor.nbytes, tensor.as_bfloat16) for name, tensor in tensors.items()} == {
         "a": (0, 64, False),
         "b": (64, 12, True),
     }

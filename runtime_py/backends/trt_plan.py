@@ -131,7 +131,7 @@ def split_positions(positions: Sequence[int], tokens: int) -> list[int]:
     Raises:
         UsageError: a position is outside the tokens.
     """
-    found = [int(p) + tokens if p < 0 else int(p) for p in positions]
-    if any(not 0 <= p < tokens for p in found):
+    resolved = [int(p) + tokens if p < 0 else int(p) for p in positions]
+    if any(not 0 <= p < tokens for p in resolved):
         raise UsageError(f"logit positions {list(positions)}", f"indices into {tokens} tokens", "correct the positions")
-    return found
+    return resolved
