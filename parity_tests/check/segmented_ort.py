@@ -157,7 +157,7 @@ class SegmentedOrtBackend(OrtBackend):
         return OrtState(0, capacity, {})
 
     def forward(self, state: OrtState, inputs: Arrays, logit_positions: np.ndarray) -> np.ndarray:
-        """Feed tokens through the decoder, one piece of its graph in memory at a time; they write into the cache in place."""
+        """Feed tokens to the decoder, one piece of its graph in memory at a time; the cache is written in place."""
         total = state.length + inputs["inputs_embeds"].shape[1]
         if total > state.capacity:
             raise UsageError(f"{total} tokens", f"at most {state.capacity} positions", "ask a shorter question")
