@@ -87,7 +87,7 @@ def strange(value: Any, draw: Random) -> Any:
         elif kind == 1 and isinstance(inner, dict):
             inner[draw.choice(("extra", "", "../x", "a b"))] = draw.choice((1, "x", None))
         else:
-            strangers = (
+            strangers: tuple[Any, ...] = (
                 None,
                 True,
                 0,

@@ -32,7 +32,7 @@ class MappedWeights:
     _tvm: Any
     _machine: Any
     metadata: dict[str, Any]
-    tensors: Mapping[str, StoredTensor]
+    tensors: dict[str, StoredTensor]
 
     def _load_parameters(self, folder: Path) -> Any:
         import tvm_ffi

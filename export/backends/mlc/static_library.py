@@ -39,7 +39,7 @@ def join(packages: list[Path], out: Path) -> Path:
         raise MachineError("no ar on this machine", "ar or llvm-ar", "apt install binutils")
     seen: set[str] = set()
     with tempfile.TemporaryDirectory(prefix="mlc-archive-") as scratch:
-        files = []
+        files: list[str] = []
         for package in packages:
             opened = read(package)
             block = MLC.block(opened.manifest)
