@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from runtime_py import schema
+from runtime_py.backends.records import BUILT_IN
 from runtime_py.contracts import StageContract
 from runtime_py.errors import PackageError, UsageError
 from runtime_py.generation.session import Limits
@@ -186,10 +187,8 @@ def _refuse_strange_paths(source: Path, manifest: Mapping[str, Any]) -> None:
 
 def backend_paths(manifest: Mapping[str, Any]) -> list[str]:
     """Every path that a built-in backend's block names; folders too."""
-    blocks = manifest["backends"]
-    graphs = [entry["file"] for name in ("onnx", "tensorrt") for entry in blocks.get(name, {}).get("stages", {}).values()]
-    mlc = blocks.get("mlc", {})
-    return [*graphs, *(mlc[key] for key in ("weights", "host_library", "device_library") if mlc.get(key) is not None)]
+    blocks = [(record, record.block(manifest)) for record in BUILT_IN]
+    return [path for record, block in blocks for path in (*record.data(block), *record.code(block))]
 
 
 def verify(package: Package, depth: Depth = "full") -> None:
@@ -220,9 +219,7 @@ def differences(package: Package, deep: bool = True) -> list[str]:
 
 
 def _strange_references(package: Package) -> Iterator[str]:
-    from runtime_py.backends.onnx_files import unlisted
-
     rows = listed(package.manifest)
-    for entry in package.manifest["backends"].get("onnx", {}).get("stages", {}).values():
-        for name in unlisted(package.folder / entry["file"], entry["file"], rows):
-            yield f"reference: {entry['file']} reads {name!r}, which the manifest does not list"
+    for record in BUILT_IN:
+        for file, name in record.strange_references(package.folder, record.block(package.manifest), rows):
+            yield f"reference: {file} reads {name!r}, which the manifest does not list"

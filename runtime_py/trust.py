@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from runtime_py.backends.record import Ability
+from runtime_py.backends.records import BUILT_IN
 from runtime_py.backends.registry import runtime_backend
 from runtime_py.errors import PackageError, UsageError
 from runtime_py.json_file import MEGABYTE, read_bytes, shortened
-from runtime_py.package import Package, backend_paths
+from runtime_py.package import Package
 from runtime_py.package_files import sha256
 
 VARIABLE = "EDGEPROOF_TRUST"
@@ -57,9 +58,7 @@ def runs_code(package: Package, backend: str | None = None) -> bool:
 
 def code_files(manifest: Mapping[str, Any]) -> list[str]:
     """Paths of the package's files that are code, for this machine or a phone."""
-    graphs = {entry["file"] for entry in manifest["backends"].get("onnx", {}).get("stages", {}).values()}
-    weights = manifest["backends"].get("mlc", {}).get("weights")
-    return [path for path in backend_paths(manifest) if path not in graphs and path != weights]
+    return [path for record in BUILT_IN for path in record.code(record.block(manifest))]
 
 
 def standing(package: Package) -> Standing:

@@ -5,7 +5,7 @@ Openers import a backend's module when they are called; reading this file import
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,21 @@ def _open_trt(folder: Path, manifest: Mapping[str, Any], _chosen: OpeningChoices
     return TrtBackend(folder, manifest)
 
 
+def _stage_files(block: Mapping[str, Any]) -> list[str]:
+    return [entry["file"] for entry in block.get("stages", {}).values()]
+
+
+def _named(block: Mapping[str, Any], *keys: str) -> list[str]:
+    return [block[key] for key in keys if block.get(key) is not None]
+
+
+def _strange_tensors(folder: Path, block: Mapping[str, Any], rows: set[str]) -> Iterator[tuple[str, str]]:
+    from runtime_py.backends.onnx_files import unlisted
+
+    for file in _stage_files(block):
+        yield from ((file, name) for name in unlisted(folder / file, file, rows))
+
+
 ONNX = RuntimeBackend(
     name="onnx",
     runtime_name="ort",
@@ -57,6 +72,8 @@ ONNX = RuntimeBackend(
             Ability.DATA,
         }
     ),
+    data=_stage_files,
+    strange_references=_strange_tensors,
 )
 
 MLC = RuntimeBackend(
@@ -68,6 +85,8 @@ MLC = RuntimeBackend(
     modules=("tvm", "tvm_ffi"),
     abilities=frozenset({Ability.REWIND, Ability.SEVERAL_SEQUENCES, Ability.WITHOUT_DEVICE, Ability.IN_PIECES}),
     threads_advice="set TVM_NUM_THREADS in the environment",
+    data=lambda block: _named(block, "weights"),
+    code=lambda block: _named(block, "host_library", "device_library"),
 )
 
 TENSORRT = RuntimeBackend(
@@ -78,6 +97,7 @@ TENSORRT = RuntimeBackend(
     open=_open_trt,
     modules=("tensorrt_rtx", "tensorrt"),
     abilities=frozenset({Ability.REWIND}),
+    code=_stage_files,
 )
 
 BUILT_IN = (ONNX, MLC, TENSORRT)
