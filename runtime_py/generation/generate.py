@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from numbers import Integral, Real
 from typing import Any
@@ -121,8 +121,3 @@ class Generation:
                 self.finish = Finish.CONTEXT
                 return
             self._logits = self.session.step(token)
-
-
-def greedy(settings: Settings) -> Settings:
-    """The same limits, choosing the largest logit without penalty: what self-tests and parity compare."""
-    return replace(settings, sampling=Sampling())
