@@ -68,6 +68,7 @@ class MlcBackend:
         self.tensors = read_tensor_cache(folder, manifest, block["weights"])
         self._machine = self._load(listed_file(folder, manifest, block["host_library"]))
         self.metadata: dict[str, Any] = json.loads(self._machine["_metadata"]())
+        # MLC names what is stored, then what is computed in: q4f16_1, q4f32_1, q0f16
         self.dtype = "float16" if "f16" in self.metadata["quantization"] else "float32"
         self.prefill_chunk = int(self.metadata["prefill_chunk_size"])
         self._sides: list[str] = block.get("decoder_sides", [])
@@ -77,7 +78,7 @@ class MlcBackend:
         try:
             module = self._tvm.runtime.load_module(str(library))
             machine = module["vm_load_executable"]()
-            machine["vm_initialization"](1, 0, 2)
+            machine["vm_initialization"](1, 0, 2)  # device type kDLCPU, its number, the pooled allocator
         except Exception as error:  # tvm raises RuntimeError, AttributeError and classes of its own
             raise PackageError(
                 f"TVM cannot load {library}: {error}", "a library as export wrote it", "export the package again"
@@ -101,6 +102,7 @@ class MlcBackend:
                 "export the package again",
             ) from error
         finally:
+            # one cache for the process: left full, the next package would be given this one's tensors
             get("vm.builtin.tensor_cache.clear")()
 
     # stages without a cache
@@ -151,6 +153,7 @@ class MlcBackend:
         total = values * np.dtype(self.dtype).itemsize
         require_bytes(total, f"a cache of {capacity} positions", "export with a smaller --context")
         shape = self._tvm.runtime.ShapeTuple
+        # sequences, positions, tokens of a call, positions of a page, sliding window
         sizes = (1, capacity, self.prefill_chunk, PAGE, 0)
         cache = self._machine["create_tir_paged_kv_cache"](*(shape([size]) for size in sizes))
         self._tvm.get_global_func("vm.builtin.kv_state_add_sequence")(cache, SEQUENCE)
@@ -233,6 +236,7 @@ class MlcBackend:
             raise closed(self.name)
         tensors = [self._tvm.runtime.tensor(a) if isinstance(a, np.ndarray) else a for a in arguments]
         result = self._machine[name](*tensors, self._parameters)
+        # functions of the decoder return the logits and the cache
         if not hasattr(result, "numpy"):
             result = result[0]
         return result.numpy().astype(np.float32, copy=False)

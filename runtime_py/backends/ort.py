@@ -216,10 +216,13 @@ class OrtBackend:
         path = self.folder / self.files[stage]
         options = self._ort.SessionOptions()
         options.intra_op_num_threads = self.threads
+        # weights get memory of their own size, outside the arena, which grows by doubling
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+        # int4 layers in standard operators, which are joined at load, round their inputs as MatMulNBits with level 4 does
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "4")
-        options.log_severity_level = 3
+        options.log_severity_level = 3  # errors; warnings would mix with what the user reads
         try:
+            # no fallback: a provider that fails would be replaced by the processor without an error
             session = self._ort.InferenceSession(str(path), options, providers=self.providers, enable_fallback=0)
         except Exception as error:  # onnxruntime raises a dozen unrelated classes
             raise PackageError(

@@ -175,6 +175,7 @@ class LoadedEngine:
     def __init__(self, backend: TrtBackend, plan: EnginePlan) -> None:
         self.backend, self.plan = backend, plan
         self.trt = backend.trt
+        # mapped: read into memory, the file would be held beside the engine made of it
         with plan.file.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             self.engine = backend.runtime.deserialize_cuda_engine(content)
         if self.engine is None:
@@ -213,6 +214,7 @@ class LoadedEngine:
                 results[name] = np.empty(tuple(context.get_tensor_shape(name)), self.dtype(name))
                 address = memory.buffer(f"output {name}", results[name].nbytes)
             self._expect(context.set_tensor_address(name, address), f"set_tensor_address({name})")
+        # after the shapes are set: what this call needs, not the profile's largest
         scratch = context.update_device_memory_size_for_shapes()
         context.set_device_memory(memory.buffer("scratch", scratch), scratch)
         self._expect(context.execute_async_v3(stream), "execute_async_v3")
