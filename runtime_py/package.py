@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from runtime_py import schema
-from runtime_py.backends.records import BUILT_IN
+from runtime_py.backends.registry import named_paths
 from runtime_py.contracts import StageContract
 from runtime_py.errors import PackageError, UsageError
 from runtime_py.generation.session import Limits
@@ -176,19 +176,14 @@ def _contradictions(manifest: Mapping[str, Any]) -> Iterator[str]:
 def _refuse_strange_paths(source: Path, manifest: Mapping[str, Any]) -> None:
     """Refuse a backend's path that is no row of ``files``, before anything is opened."""
     rows = listed(manifest)
-    for name in backend_paths(manifest):
+    named = named_paths(manifest)
+    for name in (*named.data, *named.code):
         if name not in rows and not any(row.startswith(f"{name}/") for row in rows):
             raise PackageError(
                 f"{source} names the file {name!r} for a backend, which is no row of its files",
                 "every file that is used to be hashed in the manifest",
                 ALTERED,
             )
-
-
-def backend_paths(manifest: Mapping[str, Any]) -> list[str]:
-    """Every path that a built-in backend's block names; folders too."""
-    blocks = [(record, record.block(manifest)) for record in BUILT_IN]
-    return [path for record, block in blocks for path in (*record.data(block), *record.code(block))]
 
 
 def verify(package: Package, depth: Depth = "full") -> None:
@@ -219,7 +214,9 @@ def differences(package: Package, deep: bool = True) -> list[str]:
 
 
 def _strange_references(package: Package) -> Iterator[str]:
+    from runtime_py.backends.onnx_files import unlisted
+
     rows = listed(package.manifest)
-    for record in BUILT_IN:
-        for file, name in record.strange_references(package.folder, record.block(package.manifest), rows):
-            yield f"reference: {file} reads {name!r}, which the manifest does not list"
+    for graph in named_paths(package.manifest).graphs:
+        for name in unlisted(package.folder / graph, graph, rows):
+            yield f"reference: {graph} reads {name!r}, which the manifest does not list"

@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime_py.backends.record import Ability
-from runtime_py.backends.records import BUILT_IN
-from runtime_py.backends.registry import runtime_backend
+from runtime_py.backends.registry import named_paths, runtime_backend
 from runtime_py.errors import PackageError, UsageError
 from runtime_py.json_file import MEGABYTE, read_bytes, shortened
 from runtime_py.package import Package
@@ -58,7 +57,7 @@ def runs_code(package: Package, backend: str | None = None) -> bool:
 
 def code_files(manifest: Mapping[str, Any]) -> list[str]:
     """Paths of the package's files that are code, for this machine or a phone."""
-    return [path for record in BUILT_IN for path in record.code(record.block(manifest))]
+    return list(named_paths(manifest).code)
 
 
 def standing(package: Package) -> Standing:

@@ -14,7 +14,7 @@ from parity_tests.backends.registry import OF_THE_REFERENCE, examiner_of, stand_
 from parity_tests.thresholds import Standard
 from runtime_py import package as packages
 from runtime_py import trust as trusting
-from runtime_py.backends.base import Backend
+from runtime_py.backends.base import Backend, Releasing
 from runtime_py.backends.registry import held_backends, runtime_backend
 from runtime_py.errors import MachineError, PackageError
 from runtime_py.generation.session import Limits, Session
@@ -83,6 +83,13 @@ class Candidate:
     def implementation_standard(self) -> Standard:
         """How close a package with integers must be to the reference that holds the same integers."""
         return self.examiner.implementation_standard(self)
+
+    def release(self) -> None:
+        """Give the memory back. A backend that cannot open its files again is closed."""
+        if isinstance(self.backend, Releasing):
+            self.backend.release()
+        else:
+            self.backend.close()
 
 
 def open_candidate(

@@ -183,8 +183,8 @@ class SegmentedOrtBackend(OrtBackend):
             grown[value.name] = self._ort.OrtValue.ortvalue_from_numpy(array)
         return grown
 
-    def close(self) -> None:
-        super().close()
+    def release(self) -> None:
+        super().release()
         self._graphs.clear()
 
     def _graph(self, stage: str) -> tuple[Any, list[Piece]]:

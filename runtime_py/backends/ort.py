@@ -174,10 +174,14 @@ class OrtBackend:
             raise UsageError(f"rewind to {length}", f"between 0 and {state.length}", "ask for fewer positions")
         state.length = length
 
+    def release(self) -> None:
+        """Drop all sessions and the memory they hold; each opens again when its stage is run."""
+        self._sessions.clear()
+
     def close(self) -> None:
         """Drop all sessions and the memory they hold."""
         self._closed = True
-        self._sessions.clear()
+        self.release()
 
     def _available(self, wanted: Sequence[str]) -> list[str]:
         present = self._ort.get_available_providers()

@@ -6,7 +6,7 @@ know, so that one registration there serves every part of the product.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -70,26 +70,31 @@ class OpeningChoices:
     providers: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class NamedPaths:
+    """What a backend's block of a manifest names: paths of files and folders inside the package.
+
+    Attributes:
+        data: read, and nothing else.
+        code: runs on this machine or on the package's device.
+        graphs: those of ``data`` that refer to further files (`runtime_py.backends.onnx_files` finds them).
+    """
+
+    data: tuple[str, ...] = ()
+    code: tuple[str, ...] = ()
+    graphs: tuple[str, ...] = ()
+
+
+def names_no_paths(_block: Mapping[str, Any]) -> NamedPaths:
+    """For a backend whose block names none."""
+    return NamedPaths()
+
+
 Opener = Callable[[Path, Mapping[str, Any], OpeningChoices], "Backend"]
 """Opens a package folder with its manifest; imports the backend's library.
 
 Raises MachineError when the library or the device is missing, PackageError when the files do not fit.
 """
-
-
-Paths = Callable[[Mapping[str, Any]], list[str]]
-"""The paths that a backend's block of the manifest names, files and folders, each relative to the package."""
-
-References = Callable[[Path, Mapping[str, Any], set[str]], Iterator[tuple[str, str]]]
-"""Given folder, block and the rows of the manifest: a backend's file, and what it reads that is no row."""
-
-
-def _no_paths(_: Mapping[str, Any]) -> list[str]:
-    return []
-
-
-def _no_references(_folder: Path, _block: Mapping[str, Any], _rows: set[str]) -> Iterator[tuple[str, str]]:
-    return iter(())
 
 
 @dataclass(frozen=True)
@@ -103,9 +108,7 @@ class RuntimeBackend:
         distributions: any one of them runs the files.
         modules: Python modules that the extra of the first of them brings, for making or running the files.
         threads_advice: what else decides the number of threads, where `Ability.THREADS` is missing.
-        data: what its block names and nothing runs: graphs, weights.
-        code: what its block names and a machine runs (`runtime_py.trust`).
-        strange_references: what its files refer to and the manifest does not list.
+        paths: what its block of a manifest names.
     """
 
     name: str
@@ -116,9 +119,7 @@ class RuntimeBackend:
     modules: tuple[str, ...] = ()
     abilities: frozenset[Ability] = frozenset()
     threads_advice: str = "leave the number of threads out"
-    data: Paths = field(default=_no_paths, repr=False)
-    code: Paths = field(default=_no_paths, repr=False)
-    strange_references: References = field(default=_no_references, repr=False)
+    paths: Callable[[Mapping[str, Any]], NamedPaths] = field(default=names_no_paths, repr=False)
 
     def can(self, ability: Ability) -> bool:
         return ability in self.abilities

@@ -5,11 +5,11 @@ Openers import a backend's module when they are called; reading this file import
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtime_py.backends.record import Ability, Distribution, OpeningChoices, RuntimeBackend
+from runtime_py.backends.record import Ability, Distribution, NamedPaths, OpeningChoices, RuntimeBackend
 
 if TYPE_CHECKING:
     from runtime_py.backends.mlc import MlcBackend
@@ -35,19 +35,22 @@ def _open_trt(folder: Path, manifest: Mapping[str, Any], _chosen: OpeningChoices
     return TrtBackend(folder, manifest)
 
 
-def _stage_files(block: Mapping[str, Any]) -> list[str]:
-    return [entry["file"] for entry in block.get("stages", {}).values()]
+def _stage_files(block: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(entry["file"] for entry in block.get("stages", {}).values())
 
 
-def _named(block: Mapping[str, Any], *keys: str) -> list[str]:
-    return [block[key] for key in keys if block.get(key) is not None]
+def _graphs(block: Mapping[str, Any]) -> NamedPaths:
+    files = _stage_files(block)
+    return NamedPaths(data=files, graphs=files)
 
 
-def _strange_tensors(folder: Path, block: Mapping[str, Any], rows: set[str]) -> Iterator[tuple[str, str]]:
-    from runtime_py.backends.onnx_files import unlisted
+def _libraries(block: Mapping[str, Any]) -> NamedPaths:
+    code = tuple(block[key] for key in ("host_library", "device_library") if block.get(key) is not None)
+    return NamedPaths(data=(block["weights"],) if block.get("weights") is not None else (), code=code)
 
-    for file in _stage_files(block):
-        yield from ((file, name) for name in unlisted(folder / file, file, rows))
+
+def _engines(block: Mapping[str, Any]) -> NamedPaths:
+    return NamedPaths(code=_stage_files(block))
 
 
 ONNX = RuntimeBackend(
@@ -59,6 +62,7 @@ ONNX = RuntimeBackend(
         Distribution("onnxruntime-gpu", ">=1.23,<2", "gpu"),
     ),
     open=_open_ort,
+    paths=_graphs,
     modules=("onnxruntime", "onnx", "onnx_ir", "onnxscript"),
     abilities=frozenset(
         {
@@ -72,8 +76,6 @@ ONNX = RuntimeBackend(
             Ability.DATA,
         }
     ),
-    data=_stage_files,
-    strange_references=_strange_tensors,
 )
 
 MLC = RuntimeBackend(
@@ -82,11 +84,10 @@ MLC = RuntimeBackend(
     files="MLC library",
     distributions=(Distribution("apache-tvm", ">=0.27,<0.28", "mlc"),),
     open=_open_mlc,
+    paths=_libraries,
     modules=("tvm", "tvm_ffi"),
     abilities=frozenset({Ability.REWIND, Ability.SEVERAL_SEQUENCES, Ability.WITHOUT_DEVICE, Ability.IN_PIECES}),
     threads_advice="set TVM_NUM_THREADS in the environment",
-    data=lambda block: _named(block, "weights"),
-    code=lambda block: _named(block, "host_library", "device_library"),
 )
 
 TENSORRT = RuntimeBackend(
@@ -95,9 +96,9 @@ TENSORRT = RuntimeBackend(
     files="TensorRT engines",
     distributions=(Distribution("tensorrt-rtx", ">=1.7,<2", "tensorrt"),),
     open=_open_trt,
+    paths=_engines,
     modules=("tensorrt_rtx", "tensorrt"),
     abilities=frozenset({Ability.REWIND}),
-    code=_stage_files,
 )
 
 BUILT_IN = (ONNX, MLC, TENSORRT)

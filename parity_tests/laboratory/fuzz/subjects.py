@@ -77,7 +77,7 @@ def _safetensors() -> tuple[tuple[str, bytes], ...]:
     from safetensors.torch import save
 
     whole = {name: tensor.contiguous() for name, tensor in _tensors().items()}
-    many = {f"model.layers.{index}.weight": whole["b"] for index in range(60)}
+    many = {f"model.layers.{index}.weight": whole["b"].clone() for index in range(60)}
     return (("model.safetensors", save(whole, {"format": "pt"})), ("model.safetensors", save(many)))
 
 
