@@ -1,8 +1,8 @@
 """The part of JSON Schema (draft 2020-12) that edgeproof's own schemas use, checked without a library.
 
 The schemas ship in ``runtime_py/files/schemas`` for everybody's tools; here they are what decides. A schema with a keyword
-that is not in `KEYWORDS` is refused when it is loaded, so that nothing it says can be passed over. Stricter than the standard
-in one place: a number with a fraction point is no integer, even 1.0.
+that is not in `KEYWORDS` is refused when it is loaded, so that nothing it says can be passed over. Stricter than the
+standard in one place: a number with a fraction point is no integer, even 1.0.
 """
 
 from __future__ import annotations
