@@ -94,7 +94,7 @@ def write_graph(model: onnx.ModelProto, path: Path) -> None:
         MachineError: the disk is full or cannot be written.
     """
     with _whole_file(path) as file:
-        _write_at(file, model.SerializeToString(deterministic=True), 0)
+        _write_at(file, model.SerializeToString(deterministic=True), 0)  # maps in the order of their keys
 
 
 def _place(model: onnx.ModelProto, data_file: str) -> tuple[list[Place], int]:

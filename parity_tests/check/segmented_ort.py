@@ -150,15 +150,15 @@ class SegmentedOrtBackend(OrtBackend):
         self._graphs: dict[str, tuple[Any, list[Piece]]] = {}
 
     def run(self, stage: str, inputs: Arrays) -> dict[str, np.ndarray]:
-        """See `OrtBackend.run`."""
+        """Run a cache-less stage, one piece of its graph in memory at a time."""
         return self._through(stage, self._checked(stage, inputs), {})
 
     def start(self, capacity: int) -> OrtState:
-        """See `OrtBackend.start`; the cache grows with what is in it, since a check fills little of a long context."""
+        """An empty cache; it grows with what is in it, since a check fills little of a long context."""
         return OrtState(0, capacity, {})
 
     def forward(self, state: OrtState, inputs: Arrays, logit_positions: np.ndarray) -> np.ndarray:
-        """See `OrtBackend.forward`."""
+        """Feed tokens to the decoder, one piece of its graph in memory at a time; the cache is written in place."""
         tokens = inputs["inputs_embeds"].shape[1]
         total = state.length + tokens
         if total > state.capacity:

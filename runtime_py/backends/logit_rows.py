@@ -1,8 +1,8 @@
 """Which rows of logits a decoder's graph is asked for, in the words that the graph knows.
 
 The pipeline names tokens (`runtime_py.backends.base.Backend.forward`). Graphs take how many of the last get logits,
-``num_logits_to_keep`` (0 for every one); those of packages made before that take ``logit_positions``, an input with a default,
-and one whose default was folded away by a tool takes nothing and gives the last token's.
+``num_logits_to_keep`` (0 for every one); those of packages made before that take ``logit_positions``, an input with a
+default, and one whose default was folded away by a tool takes nothing and gives the last token's.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, execute
 from runtime_py.command.parser import Parser
 from runtime_py.errors import ExitCode
-from runtime_py.package import read
+from runtime_py.package.reading import read
 
 PICTURE = Path(__file__).parents[3] / "export" / "demo" / "samples" / "shapes.png"
 COLUMNS = ("package", "onnx.checker", "onnxslim", "onnxruntime-genai", "transformers.js")

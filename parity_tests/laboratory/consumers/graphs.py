@@ -13,7 +13,7 @@ import onnx
 
 from parity_tests.laboratory.consumers.question import questions
 from runtime_py.backends.records import ONNX
-from runtime_py.package_files import rows_of
+from runtime_py.package.files import rows_of
 
 
 def checker(folder: Path) -> str:

@@ -46,7 +46,7 @@ def _read_manifest(folder: Path, _: str) -> None:
 
 
 def _read_sample(folder: Path, _: str) -> None:
-    from runtime_py.selftest import read_sample
+    from runtime_py.package.selftest import read_sample
 
     read_sample(folder)
 
@@ -54,8 +54,8 @@ def _read_sample(folder: Path, _: str) -> None:
 def _read_graph(folder: Path, name: str) -> None:
     from runtime_py.backends.onnx_files import external_files
 
-    for found in external_files(folder / name):
-        if not isinstance(found, str):
+    for path in external_files(folder / name):
+        if not isinstance(path, str):
             raise Different("a path that is no text")
 
 
@@ -74,17 +74,17 @@ def _cache() -> Mapping[str, bytes]:
 def _read_cache(folder: Path, _: str) -> None:
     """Our check, then TVM itself on what it accepted: an offset that slipped through ends the process."""
     from runtime_py.backends.tensor_cache import read_tensor_cache
-    from runtime_py.package_files import rows_of
+    from runtime_py.package.files import rows_of
 
-    found = read_tensor_cache(folder, {"files": rows_of(folder)}, "cache")
+    ours = read_tensor_cache(folder, {"files": rows_of(folder)}, "cache")
     with contextlib.suppress(ImportError):
         import tvm
 
         tvm.get_global_func("vm.builtin.tensor_cache.load")(str(folder / "cache"), 1, 0)
-        names = tvm.get_global_func("vm.builtin.param_array_from_cache_by_name")(sorted(found))
-        shapes = {name: tuple(array.shape) for name, array in zip(sorted(found), names, strict=True)}
+        names = tvm.get_global_func("vm.builtin.param_array_from_cache_by_name")(sorted(ours))
+        shapes = {name: tuple(array.shape) for name, array in zip(sorted(ours), names, strict=True)}
         tvm.get_global_func("vm.builtin.tensor_cache.clear")()
-        if shapes != {name: tensor.shape for name, tensor in found.items()}:
+        if shapes != {name: tensor.shape for name, tensor in ours.items()}:
             raise Different("TVM reads other shapes")
 
 

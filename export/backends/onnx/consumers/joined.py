@@ -39,7 +39,7 @@ def picture_graph(tower: onnx.ModelProto, connector: onnx.ModelProto) -> onnx.Mo
 
 
 def embedding_graph(embed: onnx.ModelProto, placeholder: int) -> onnx.ModelProto:
-    """Ids and ``image_features`` (rows, hidden) to embeddings in which the rows stand, in order, in ``placeholder``'s place."""
+    """Ids and ``image_features`` (rows, hidden) to embeddings: the rows stand, in order, where ``placeholder`` did."""
     joined = _copy(embed)
     graph = joined.graph
     text = "text_embeds"
