@@ -18,6 +18,7 @@ from onnx import TensorProto
 from export.backends.base import Build, BuildOptions, Prediction
 from export.backends.onnx.backend import OnnxBackend
 from export.backends.onnx.choices import OnnxChoices, assign
+from export.backends.onnx.prediction import FURTHER
 from export.checkpoint.opened import open_folder
 from export.modules.build import build_stage
 from export.modules.kernels import Kernels
@@ -369,6 +370,9 @@ def test_sizes_are_predicted(case: str, request: pytest.FixtureRequest) -> None:
     for stage, size in package.sizes().items():
         # the graph itself is predicted to a few KB, and tensors may lie in another order with other gaps: 8 KB
         assert abs(package.prediction.file_bytes[stage] - size) <= 0.01 * size + 8192, stage
+    further = package.manifest["backends"]["onnx"]["further_graphs"].values()
+    size = sum((package.folder / path).stat().st_size for path in further)
+    assert abs(package.prediction.file_bytes[FURTHER] - size) <= 0.5 * size
 
 
 def test_a_matrix_that_does_not_fill_its_blocks_says_so() -> None:
