@@ -250,18 +250,24 @@ class SegmentedOrtBackend(OrtBackend):
         }
 
     def _model_of(self, model: Any, piece: Piece, values: Mapping[str, Any]) -> Any:
-        """A piece as a model; its inputs have the dtypes of the values at hand."""
+        """A piece as a model; its inputs have the dtypes of the values at hand.
+
+        Shapes go along where the graph says them: ONNX Runtime fuses more where it knows them.
+        """
         import onnx
 
         graph = model.graph
         weights = set(piece.weights)
+        shapes = {value.name: value for value in (*graph.input, *graph.value_info)}
+        made = {name for index in piece.nodes for name in graph.node[index].output}
         return onnx.helper.make_model(
             onnx.helper.make_graph(
                 [graph.node[index] for index in piece.nodes],
                 "piece",
-                [onnx.helper.make_tensor_value_info(n, _element_type(values[n]), None) for n in piece.takes],
+                [onnx.helper.make_tensor_value_info(n, _element_type(values[n]), _axes(shapes.get(n))) for n in piece.takes],
                 [onnx.ValueInfoProto(name=name) for name in piece.gives],
                 [value for value in graph.initializer if value.name in weights],
+                value_info=[shapes[name] for name in sorted(made - set(piece.gives)) if name in shapes],
             ),
             opset_imports=model.opset_import,
             ir_version=model.ir_version,
@@ -296,6 +302,13 @@ def _dtype(value: Any) -> np.dtype:
     import onnx
 
     return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+
+
+def _axes(value: Any) -> list[int | str | None] | None:
+    """The axes of an onnx.ValueInfoProto: a number, a name or nothing known; None where it has no shape."""
+    if value is None or not value.type.tensor_type.HasField("shape"):
+        return None
+    return [axis.dim_param or axis.dim_value or None for axis in value.type.tensor_type.shape.dim]
 
 
 def _element_type(value: Any) -> int:
