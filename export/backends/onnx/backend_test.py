@@ -250,6 +250,15 @@ def test_every_graph_passes_the_checker_whole_and_names_what_it_holds(case: str,
         assert (model.producer_name, model.metadata_props[0].key) == ("edgeproof", "edgeproof.family")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["awaker2.5-vl", "cogvlm2", "minicpm-llama3-v", "omnilmm-12b", "qwen2-vl", "wemm", "xverse-v"])
+@pytest.mark.parametrize("precision", ["fp32", "int4"])
+def test_every_family_passes_the_checker(case: str, precision: str, tmp_path: Path) -> None:
+    package = export(case, precision, tmp_path)
+    for path in sorted((package.folder / "onnx").glob("*.onnx")):
+        onnx.checker.check_model(str(path), full_check=True)
+
+
 def test_axes_have_the_names_by_which_transformers_js_makes_a_cache(first: Package) -> None:
     session = onnxruntime.InferenceSession(str(first.folder / "onnx" / "decoder_model_merged.onnx"))
     shapes = {value.name: value.shape for value in session.get_inputs()}
