@@ -54,14 +54,14 @@ class OnnxBackend(ExportBackend):
         return write_settings(build, stages, chosen_for(build.spec, build.options).cache, width)
 
     def manifest(self, build: Build) -> dict[str, Any]:
-        from export.backends.onnx.consumers.held import obstacles
+        from export.backends.onnx.consumers.held import Tool, obstacles
         from export.backends.onnx.consumers.write import further_files
         from export.backends.onnx.kernels import OPSET, cached_head_width
 
         chosen = chosen_for(build.spec, build.options)
         files = stage_files(build.spec, build.options)
-        reasons = obstacles(build.spec)
-        further = further_files(files, not reasons)
+        reasons = {tool: obstacles(build.spec, tool) for tool in Tool}
+        further = further_files(files, not reasons[Tool.GENAI])
         return {
             "stages": {stage: {"file": file.as_posix(), **_dtypes(stage, chosen, build)} for stage, file in files.items()},
             "opset": OPSET,
@@ -69,7 +69,7 @@ class OnnxBackend(ExportBackend):
             "cache_head_width": cached_head_width(build.spec.decoder.head_dim),
             "accuracy_level": chosen.accuracy_level,
             "further_graphs": {name: file.as_posix() for name, file in further.items()},
-            "kept_from_other_tools_by": list(reasons),
+            "kept_from_tools_by": {str(tool): list(named) for tool, named in reasons.items()},
             "block_outputs": {stage: block_outputs(build.folder / file) for stage, file in files.items()},
         }
 

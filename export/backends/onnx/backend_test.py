@@ -251,7 +251,9 @@ def test_every_graph_passes_the_checker_whole_and_names_what_it_holds(case: str,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["awaker2.5-vl", "cogvlm2", "minicpm-llama3-v", "omnilmm-12b", "qwen2-vl", "wemm", "xverse-v"])
+@pytest.mark.parametrize(
+    "case", ["awaker2.5-vl", "cogvlm2", "minicpm-llama3-v", "omnilmm-12b", "qwen2-vl", "wemm", "xverse-v"]
+)
 @pytest.mark.parametrize("precision", ["fp32", "int4"])
 def test_every_family_passes_the_checker(case: str, precision: str, tmp_path: Path) -> None:
     package = export(case, precision, tmp_path)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from export.backends.base import BuildOptions, Prediction
 from export.backends.onnx.choices import OnnxChoices
-from export.backends.onnx.consumers.held import obstacles
+from export.backends.onnx.consumers.held import Tool, obstacles
 from export.graphs.layout import Place, lay_out
 from export.quantisation.spec import Assignment, Storage
 from export.specs import ModelSpec
@@ -33,7 +33,7 @@ def predict(
     }
     graphs = {stage: files[stage] - size for stage, (_, size) in laid.items()}
     files[FURTHER] = graphs[VISION] + graphs[CONNECTOR] + JOINT_BYTES
-    if not obstacles(spec):
+    if not obstacles(spec, Tool.GENAI):
         files[FURTHER] += graphs[EMBED] + ROWS_BYTES + graphs[DECODER]
     device = {
         "weights": sum(_resident(stage, places, chosen, assignments) for stage, (places, _) in laid.items()),

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from export.backends.onnx.consumers.held import Tool
 from parity_tests.laboratory.consumers import genai, graphs, transformers_js
 from parity_tests.laboratory.consumers.question import Question, questions
 from runtime_py.backends.records import ONNX
@@ -18,6 +19,7 @@ from runtime_py.package.reading import read
 PICTURE = Path(__file__).parents[3] / "export" / "demo" / "samples" / "shapes.png"
 COLUMNS = ("package", "onnx.checker", "onnxslim", "onnxruntime-genai", "transformers.js")
 NOT_RUN = "not run"
+Ask = Callable[[], Sequence[tuple[int, ...]]]
 
 EXAMPLES = """\
 examples:
@@ -55,24 +57,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _cells(folder: Path, picture: Path, modules: Path | None) -> list[str]:
     asked = questions(folder, picture)
-    kept = ONNX.block(read(folder).manifest).get("kept_from_other_tools_by", [])
+    kept = ONNX.block(read(folder).manifest).get("kept_from_tools_by", {})
     checked = graphs.checker(folder)
     cells = [checked if checked.startswith("ok") else f"FAILS: {checked}"]
     if graphs.has_onnxslim():
         cells.append(compared(asked, lambda: graphs.slimmed_answers(folder, picture)))
     else:
         cells.append(f"{NOT_RUN}: not installed")
+    ask_genai = None if genai.version() is None else lambda: genai.answers(folder, asked)
+    cells.append(_tool(kept.get(Tool.GENAI, ()), asked, ask_genai, "not installed"))
+    absent = transformers_js.missing(modules)
+    ask_js = None if absent or modules is None else lambda: transformers_js.answers(folder, asked, modules)
+    return [*cells, _tool(kept.get(Tool.TRANSFORMERS_JS, ()), asked, ask_js, absent or "")]
+
+
+def _tool(kept: Sequence[str], asked: Sequence[Question], ask: Ask | None, absent: str) -> str:
+    """The cell of a tool that may not be able to hold the package, or be absent."""
     if kept:
-        return [*cells, *(f"cannot hold it: {'; '.join(kept)}",) * 2]
-    without = None if genai.version() else "not installed"
-    cells.append(f"{NOT_RUN}: {without}" if without else compared(asked, lambda: genai.answers(folder, asked)))
-    without = transformers_js.missing(modules)
-    if without or modules is None:
-        return [*cells, f"{NOT_RUN}: {without}"]
-    return [*cells, compared(asked, lambda: transformers_js.answers(folder, asked, modules))]
+        return f"cannot hold it: {'; '.join(kept)}"
+    return f"{NOT_RUN}: {absent}" if ask is None else compared(asked, ask)
 
 
-def compared(asked: Sequence[Question], answers: Callable[[], Sequence[tuple[int, ...]]]) -> str:
+def compared(asked: Sequence[Question], answers: Ask) -> str:
     """Whether a tool's answers are ours, token by token; ids that end an answer are no part of it."""
     try:
         given = answers()

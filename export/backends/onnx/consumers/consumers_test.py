@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import onnxruntime
 import pytest
 
 from export.backends.onnx.backend import OnnxBackend
-from export.backends.onnx.backend_test import EXACT, GOLDENS, Package, export, greedy, prefill
-from export.backends.onnx.consumers.held import obstacles, placeholder
+from export.backends.onnx.backend_test import EXACT, GOLDENS, TARGET, Package, export, greedy, prefill
+from export.backends.onnx.consumers.genai import genai_config
+from export.backends.onnx.consumers.held import Tool, obstacles, placeholder
 from export.backends.onnx.consumers.transformers_js import picture_files
 from export.checkpoint.opened import open_folder
 from runtime_py.backends.ort import OrtBackend
@@ -118,10 +120,26 @@ def test_onnxruntime_genai_answers_a_picture_with_our_tokens(package: Package, r
         ("xverse-v", ()),
         ("cogvlm2", ("decoder takes language_index, vision_index, restore_index",)),
         ("awaker2.5-vl", ("vision_encoder takes rotary_angles", "decoder takes gate_input", "position_ids have 3 axes")),
+        ("qwen2-vl", ("vision_encoder takes rotary_angles", "position_ids have 3 axes")),
     ],
 )
 def test_what_keeps_a_model_from_other_tools_is_said(case: str, wanted: tuple[str, ...]) -> None:
-    assert obstacles(open_folder(GOLDENS / case).spec) == wanted
+    spec = open_folder(GOLDENS / case).spec
+    assert obstacles(spec, Tool.TRANSFORMERS_JS) == wanted
+    of_genai = {"qwen2-vl": (), "awaker2.5-vl": ("decoder takes gate_input",)}.get(case, wanted)
+    assert obstacles(spec, Tool.GENAI) == of_genai
+
+
+@pytest.mark.parametrize("case", ["minicpm-v", "omnilmm-12b", "xverse-v", "qwen2-vl"])
+def test_the_padding_id_stands_in_no_prompt(case: str) -> None:
+    spec = open_folder(GOLDENS / case).spec
+    prompt = spec.runtime["prompt"]
+    taken = [prompt["marks"][mark] for mark in prompt["marks"] if mark in (prompt["begin"], prompt["picture"]["row"])]
+    for stated in [placeholder(spec), *taken]:
+        config = genai_config(
+            spec, TARGET.limits, dict.fromkeys(("pictures", "embedding", "last_logits"), ""), 8, {"pad_token_id": stated}
+        )
+        assert config["model"]["pad_token_id"] not in [placeholder(spec), *taken]
 
 
 def test_pictures_that_become_tiles_have_no_processor_elsewhere() -> None:
@@ -138,3 +156,41 @@ def test_a_model_that_tools_cannot_hold_keeps_its_own_config(tmp_path: Path) -> 
     (tmp_path / "config.json").write_text("{}")
     assert OnnxBackend().tool_files(made.build) == []
     assert (tmp_path / "config.json").read_text() == "{}"
+
+
+@pytest.fixture(scope="module")
+def grids(tmp_path_factory: pytest.TempPathFactory) -> Package:
+    """The golden of Qwen2-VL, whose pictures are patches of any grid."""
+    made = export("qwen2-vl", "fp32", tmp_path_factory.mktemp("grids"))
+    shutil.copyfile(GOLDENS / "qwen2-vl" / "config.json", made.folder / "config.json")
+    assert [path.name for path in OnnxBackend().tool_files(made.build)] == ["genai_config.json"]
+    return made
+
+
+def test_rotary_angles_are_worked_out_of_the_grid(grids: Package) -> None:
+    session, golden = opened(grids, "pictures"), grids.golden
+    rows, start = [], 0
+    for grid in golden["p1_image_grid_thw"]:
+        pixels = golden["p1_pixel_values"][start : start + grid.prod()]
+        rows.append(session.run(None, {"pixel_values": pixels, "image_grid_thw": grid[None]})[0])
+        start += grid.prod()
+    np.testing.assert_allclose(np.concatenate(rows), golden["p1_connector"], atol=2e-5)
+
+
+def test_onnxruntime_genai_answers_two_pictures_as_published(grids: Package) -> None:
+    genai = pytest.importorskip("onnxruntime_genai")
+    golden = grids.golden
+    ids = golden["p1_input_ids"].astype(np.int32)
+    given = genai.NamedTensors()
+    given["input_ids"], given["pixel_values"] = ids, golden["p1_pixel_values"]
+    given["image_grid_thw"] = golden["p1_image_grid_thw"]
+    given["num_image_tokens"] = np.array([len(golden["p1_connector"])], np.int64)
+    params = genai.GeneratorParams(model := genai.Model(str(grids.folder)))
+    params.set_search_options(do_sample=False, repetition_penalty=1.0, max_length=ids.shape[1] + NEW_TOKENS)
+    generator = genai.Generator(model, params)
+    generator.set_inputs(given)
+    made = []
+    while not generator.is_done() and len(made) < NEW_TOKENS:
+        generator.generate_next_token()
+        made.append(int(generator.get_next_tokens()[0]))
+    assert made == golden["p1_greedy_ids"][0].tolist()[: len(made)] and made

@@ -1,20 +1,23 @@
 """genai_config.json: what onnxruntime-genai must know of a package.
 
-The type ``gemma3`` is the one whose pipeline is plain: pixels to rows, rows into the embeddings, a decoder over them. Its
-own picture processor fits no model here: pixel values and ids come from `runtime_py` (docs/targets/cpu.md has the lines).
+Models of Qwen2-VL's kind are a type of their own, ``qwen2_5_vl``. For the others the type ``gemma3`` serves, whose pipeline
+is plain: pixels to rows, rows into the embeddings, a decoder over them. Its picture processors fit no model here: pixel
+values and ids come from `runtime_py` (docs/targets/onnx_tools.md has the lines).
 Source: microsoft/onnxruntime-genai, src/config.cpp, src/models/model_type.h.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from export.specs import ModelSpec
+from export.backends.onnx.consumers.held import by_grid, placeholder
+from export.specs import ModelSpec, RotaryVisionSpec
 from targets.base import Limits
 
 CONFIG = "genai_config.json"
-TYPE = "gemma3"
+PLAIN, GRIDS = "gemma3", "qwen2_5_vl"
 
 
 def genai_config(
@@ -33,17 +36,14 @@ def genai_config(
     sampled = generation["temperature"] > 0
     return {
         "model": {
-            "type": TYPE,
+            "type": GRIDS if by_grid(spec) else PLAIN,
             "bos_token_id": _first(tokens.get("bos_token_id"), stops[0]),
             "eos_token_id": stops,
-            "pad_token_id": _first(tokens.get("pad_token_id"), stops[0]),
+            "pad_token_id": _unused(spec, [_first(tokens.get("pad_token_id"), stops[0]), *stops]),
             "vocab_size": decoder.vocabulary,
             "context_length": limits.context,
-            "vision": {
-                "filename": graphs["pictures"],
-                "inputs": {"pixel_values": "pixel_values"},
-                "outputs": {"image_features": "image_features"},
-            },
+            **_marks(spec),
+            "vision": {"filename": graphs["pictures"], **_pictures(spec), "outputs": {"image_features": "image_features"}},
             "embedding": {
                 "filename": graphs["embedding"],
                 "inputs": {"input_ids": "input_ids", "image_features": "image_features"},
@@ -83,6 +83,35 @@ def genai_config(
             "top_k": generation["top_k"] if sampled else 1,
             "top_p": generation["top_p"] if sampled else 1.0,
         },
+    }
+
+
+def _unused(spec: ModelSpec, wanted: Sequence[int]) -> int:
+    """The first of some ids that stands in no prompt, else the last of the table: attention never sees a padding id."""
+    prompt = dict(spec.runtime["prompt"])
+    marks = prompt.pop("marks")
+    prompt.pop("stop", None)
+    form = json.dumps(prompt, ensure_ascii=False)
+    used = {number for mark, number in marks.items() if mark in form} | {placeholder(spec)}
+    return next((number for number in wanted if number not in used), spec.decoder.vocabulary - 1)
+
+
+def _marks(spec: ModelSpec) -> dict[str, int]:
+    """The ids that places of pictures are counted by, where positions depend on them."""
+    if not by_grid(spec):
+        return {}
+    marks = spec.runtime["prompt"]["marks"]
+    named = {"vision_start_token_id": "<|vision_start|>", "video_token_id": "<|video_pad|>"}
+    return {"image_token_id": placeholder(spec)} | {key: marks[mark] for key, mark in named.items() if mark in marks}
+
+
+def _pictures(spec: ModelSpec) -> dict[str, Any]:
+    if not isinstance(spec.vision, RotaryVisionSpec):
+        return {"inputs": {"pixel_values": "pixel_values"}}
+    return {
+        "inputs": {"pixel_values": "pixel_values", "image_grid_thw": "image_grid_thw"},
+        "spatial_merge_size": spec.vision.merge,
+        "patch_size": spec.image.patch,
     }
 
 

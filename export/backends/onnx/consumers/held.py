@@ -1,12 +1,15 @@
 """Which models the field's tools can hold: those whose graphs take what every tool passes, and nothing else.
 
 transformers.js and onnxruntime-genai pass pixel values to the vision encoder, and embeddings, a mask, positions and the
-cache to the decoder. Whatever else a model's graphs take only its own processor can work out (`runtime_py.preprocess`).
+cache to the decoder. onnxruntime-genai passes the grid of patches too, and positions of three axes, to models of Qwen2-VL's
+kind. Whatever else a model's graphs take only its own processor can work out (`runtime_py.preprocess`).
 """
 
 from __future__ import annotations
 
-from export.specs import ModelSpec
+from enum import StrEnum
+
+from export.specs import ModelSpec, RotaryVisionSpec
 from export.stages import contracts
 from runtime_py.contracts import CONNECTOR, DECODER, VISION
 from runtime_py.preprocess.spliced import PLACEHOLDER
@@ -16,20 +19,35 @@ KNOWN = {
     CONNECTOR: ("vision_features",),
     DECODER: ("inputs_embeds", "attention_mask", "position_ids", "logit_positions"),
 }
-CACHE = "past_key_values."
+CACHE, ANGLES = "past_key_values.", "rotary_angles"
 
 
-def obstacles(spec: ModelSpec) -> tuple[str, ...]:
-    """What keeps tools from holding this model, for people; empty when nothing does."""
+class Tool(StrEnum):
+    """A tool that opens graphs; its value is its name for people."""
+
+    TRANSFORMERS_JS = "transformers.js"
+    GENAI = "onnxruntime-genai"
+
+
+def obstacles(spec: ModelSpec, tool: Tool) -> tuple[str, ...]:
+    """What keeps a tool from holding this model, for people; empty when nothing does."""
     stages = contracts(spec)
+    grids = by_grid(spec) and tool is Tool.GENAI
     reasons = []
     for stage, known in KNOWN.items():
-        names = [name for name in stages[stage].input_names() if name not in known and not name.startswith(CACHE)]
+        taken = (*known, ANGLES) if grids else known
+        names = [name for name in stages[stage].input_names() if name not in taken and not name.startswith(CACHE)]
         if names:
             reasons.append(f"{stage} takes {', '.join(names)}")
-    if axes := len(spec.decoder.rope.sections):
+    axes = len(spec.decoder.rope.sections)
+    if axes and not grids:
         reasons.append(f"position_ids have {axes} axes")
     return tuple(reasons)
+
+
+def by_grid(spec: ModelSpec) -> bool:
+    """Whether pictures are patches of any grid, and positions have time, row and column (Qwen2-VL)."""
+    return isinstance(spec.vision, RotaryVisionSpec) and len(spec.decoder.rope.sections) == 3
 
 
 def picture_mark(spec: ModelSpec) -> str | None:

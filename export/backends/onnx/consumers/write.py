@@ -9,7 +9,7 @@ from typing import Any
 
 from export.backends.base import Build
 from export.backends.onnx.consumers.genai import CONFIG, genai_config
-from export.backends.onnx.consumers.held import obstacles, placeholder
+from export.backends.onnx.consumers.held import Tool, by_grid, obstacles, placeholder
 from export.backends.onnx.consumers.transformers_js import picture_files, tool_config
 from export.package.journal import write_json
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, VISION
@@ -38,12 +38,15 @@ def write_graphs(build: Build, stages: Mapping[str, Path]) -> list[Path]:
     import onnx
 
     from export.backends.onnx.consumers import joined
+    from export.backends.onnx.consumers.grids import grid_graph
     from export.backends.onnx.description import describe, metadata
     from export.graphs.writer import write_graph
 
     models = {stage: onnx.load(str(build.folder / path), load_external_data=False) for stage, path in stages.items()}
-    files = further_files(stages, not obstacles(build.spec))
+    files = further_files(stages, not obstacles(build.spec, Tool.GENAI))
     graphs = {JOINED: joined.picture_graph(models[VISION], models[CONNECTOR])}
+    if by_grid(build.spec):
+        graphs[JOINED] = grid_graph(graphs[JOINED], build.spec.vision)
     if EMBEDDING in files:
         graphs[EMBEDDING] = joined.embedding_graph(models[EMBED], placeholder(build.spec))
         graphs[LAST] = joined.last_logits_graph(models[DECODER])
@@ -56,17 +59,16 @@ def write_graphs(build: Build, stages: Mapping[str, Path]) -> list[Path]:
 def write_settings(build: Build, stages: Mapping[str, Path], cache: str, cache_width: int) -> list[Path]:
     """Write the settings of tools that can hold the model, over the checkpoint's copies; returns their paths."""
     spec, folder = build.spec, build.folder
-    if obstacles(spec):
-        return []
     stated = _stated(folder)
     graphs = {name: path.as_posix() for name, path in further_files(stages, True).items()}
     opened = {"vision_encoder": graphs[JOINED], "embed_tokens": stages[EMBED].as_posix()}
     opened["decoder_model_merged"] = stages[DECODER].as_posix()
-    values = {
-        "config.json": tool_config(spec, stated, opened, cache, cache_width),
-        CONFIG: genai_config(spec, build.options.limits, graphs, cache_width, stated),
-    }
-    values |= {name: value for name, value in picture_files(spec).items() if not (folder / name).exists()}
+    values: dict[str, Any] = {}
+    if not obstacles(spec, Tool.TRANSFORMERS_JS):
+        values["config.json"] = tool_config(spec, stated, opened, cache, cache_width)
+        values |= {name: value for name, value in picture_files(spec).items() if not (folder / name).exists()}
+    if not obstacles(spec, Tool.GENAI):
+        values[CONFIG] = genai_config(spec, build.options.limits, graphs, cache_width, stated)
     for name, value in values.items():
         write_json(folder / name, value)
     return [Path(name) for name in values]
