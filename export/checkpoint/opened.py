@@ -14,7 +14,7 @@ from export.families.names import meant
 from export.families.registry import families
 from export.package.manifest import relative_name
 from export.request import ExportRequest
-from export.source.side_files import SideFile
+from export.source.side_files import Purpose, SideFile, named
 from export.source.tensor_source import EmptySource
 from export.specs import ModelSpec
 from runtime_py.errors import EdgeproofError, UsageError
@@ -51,6 +51,20 @@ class OpenedCheckpoint:
         used = {info.file for info in self.weights.source.infos.values()}
         used |= set(self.folder.glob("*.index.json")) | {self.folder / file.path for file in self.side_files}
         return {relative_name(path, self.folder): path for path in sorted(used)}
+
+    def tokenizer_folder(self) -> Path | None:
+        """The folder that holds the checkpoint's tokenizer; None where there is none."""
+        vocabularies = named(self.side_files, Purpose.VOCABULARY)
+        if self.folder is None or not vocabularies:
+            return None
+        return (self.folder / vocabularies[0].path).parent
+
+    def check_tokenizer(self) -> tuple[str, ...]:
+        """Hold the tokenizer against the embedding table; what is to be known of it (`export.package.tokenizer_check`)."""
+        from export.package.tokenizer_check import check_tokenizer
+
+        folder = self.tokenizer_folder()
+        return () if folder is None else check_tokenizer(folder, self.spec.embed.vocabulary)
 
 
 def open_checkpoint(request: ExportRequest) -> OpenedCheckpoint:
@@ -124,7 +138,9 @@ def describe_config(family: Family, config: Mapping[str, Any]) -> ModelSpec:
 def _from_config(folder: Path, name: str, revision: str | None) -> OpenedCheckpoint:
     recognised = recognise_checkpoint(folder)
     spec = describe_config(recognised.family, recognised.config)
-    return OpenedCheckpoint(recognised.family, spec, name, revision, folder, None, recognised.stated)
+    return OpenedCheckpoint(
+        recognised.family, spec, name, revision, folder, None, recognised.stated, recognised.side_files()
+    )
 
 
 class _ConfigsFetched(EdgeproofError):
