@@ -56,6 +56,8 @@ from runtime_py.version import VERSION
 
 log = logging.getLogger("edgeproof")
 
+VALUES = "values of the checkpoint"
+
 CHECK_SKIPPED = {"verdict": "not run", "reason": "left out by the waiver skip-verify", "probes": []}
 
 
@@ -248,7 +250,7 @@ def _steps(checkpoint: OpenedCheckpoint, planned: Plan, builds: dict[str, Build]
     source, prompt = checkpoint.folder, declared_prompt(checkpoint.spec)
     assert source is not None
     tokens, kept = checkpoint.tokenizer_folder(), checkpoint.side_files
-    steps = []
+    steps = [Step(VALUES, partial(_look_at_values, checkpoint, planned, builds))]
     if tokens is not None:
         steps.append(Step("tokenizer", partial(write_tokenizer, tokens, folder)))
         kept = tuple(file for file in kept if file.purpose not in (Purpose.VOCABULARY, Purpose.TOKENS))
@@ -261,6 +263,18 @@ def _steps(checkpoint: OpenedCheckpoint, planned: Plan, builds: dict[str, Build]
     steps.append(Step("chat template", lambda: write_chat_template(prompt, folder)))
     steps.append(Step("self-test sample", lambda: write_question(folder)))
     return steps
+
+
+def _look_at_values(checkpoint: OpenedCheckpoint, planned: Plan, builds: Mapping[str, Build]) -> list[Path]:
+    """Refuse a checkpoint with values that no file of the package can hold; makes no file."""
+    from export.quantisation.float16 import rounded_to_float16
+    from export.source.value_check import check_values
+
+    assert checkpoint.weights is not None
+    names = {name for part in planned.parts.values() for name in rounded_to_float16(part.assignments)}
+    build = next(iter(builds.values()))
+    check_values(checkpoint.weights, names & set(checkpoint.weights.rules), partial(build.progress, VALUES))
+    return []
 
 
 def _run(steps: list[Step], journal: Journal, progress: Progress, hashes: SourceHashes) -> None:

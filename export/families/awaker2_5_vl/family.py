@@ -83,6 +83,12 @@ class Awaker25VL(Qwen2VL):
             facts={"routed_experts": True, "lora_rank": rank, "lora_scale": scale},
         )
 
+    def open_source(self, folder: Path, stated: Mapping[str, Any] | None = None) -> TensorSource:
+        """As published: under PEFT's names, with adapters."""
+        from export.source.checkpoint import open_checkpoint
+
+        return open_checkpoint(folder, adapters=True)
+
     def hub_parts(self, hub_id: str) -> tuple[HubPart, ...]:
         """The one file is published alone; config, preprocessing and tokenizer are the base's."""
         return (HubPart(BASE.hub_ids[0], "", weights=False), HubPart(self.hub_ids[0], ""))

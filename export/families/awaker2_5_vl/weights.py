@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from export.families.qwen2_vl.weights import image_rules
-from export.modules.rules import pair, side_by_side, unread_head, with_low_rank
+from export.modules.rules import pair, side_by_side, tied_head, with_low_rank
 from export.source.tensor_source import TensorSource
 from export.source.weight_map import Rule, WeightMap, stack, stack_rules, take
 from export.specs import DecoderSpec, ModelSpec, RoutedLora
@@ -18,7 +18,7 @@ def weight_map(spec: ModelSpec, source: TensorSource) -> WeightMap:
     """One rule per parameter."""
     assert isinstance(spec.decoder.adapter, RoutedLora)
     rules = [*image_rules(spec, PREFIX), *_adapted(spec.decoder, spec.decoder.adapter)]
-    return WeightMap(rules, source, ignored=unread_head(spec.decoder, f"{PREFIX}lm_head.weight"))
+    return WeightMap(rules, source, copies=tied_head(spec.decoder, f"{PREFIX}lm_head.weight"))
 
 
 def _adapted(spec: DecoderSpec, adapter: RoutedLora) -> Iterator[Rule]:

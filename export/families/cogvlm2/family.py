@@ -24,7 +24,7 @@ from export.families.cogvlm2.prompt import ANSWERS, BEGIN, PLACEHOLDER, prompt
 from export.families.config.checkpoint_config import CheckpointConfig
 from export.families.config.section import architectures
 from export.families.config.towers import eva2_clip_tower
-from export.modules.rules import unread_head
+from export.modules.rules import tied_head
 from export.source.tensor_source import TensorSource
 from export.source.weight_map import WeightMap
 from export.specs import EmbedSpec, GluConnectorSpec, ImageSpec, ModelSpec, SizeRule, VisualExperts
@@ -110,7 +110,7 @@ class CogVLM2(Family):
         )
 
     def weight_map(self, spec: ModelSpec, source: TensorSource) -> WeightMap:
-        return WeightMap(weights.rules(spec), source, ignored=unread_head(spec.decoder))
+        return WeightMap(weights.rules(spec), source, copies=tied_head(spec.decoder))
 
 
 FAMILY = CogVLM2()

@@ -24,7 +24,7 @@ from export.families.config.checkpoint_config import CheckpointConfig
 from export.families.config.towers import MOST_SIDE, SIGLIP_SO400M, timm_tower
 from export.families.minicpm_v import weights
 from export.families.minicpm_v.prompt import prompt
-from export.modules.rules import unread_head
+from export.modules.rules import tied_head
 from export.source.tensor_source import TensorSource
 from export.source.weight_map import WeightMap
 from export.specs import EmbedSpec, ImageSpec, ModelSpec, SizeRule
@@ -97,7 +97,7 @@ class MiniCPMV(Family):
         )
 
     def weight_map(self, spec: ModelSpec, source: TensorSource) -> WeightMap:
-        return WeightMap(weights.rules(spec), source, ignored=(*weights.IGNORED, *unread_head(spec.decoder, weights.HEAD)))
+        return WeightMap(weights.rules(spec), source, weights.IGNORED, tied_head(spec.decoder, weights.HEAD))
 
 
 FAMILY = MiniCPMV()

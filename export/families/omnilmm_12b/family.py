@@ -24,7 +24,7 @@ from export.families.config.vocabulary import known_marks
 from export.families.omnilmm_12b.prompt import PICTURE_MARKS, prompt
 from export.modules.connectors.resampler_weights import resampler_rules
 from export.modules.decoders.llama_weights import ROTARY_BUFFERS, llama_rules
-from export.modules.rules import unread_head
+from export.modules.rules import tied_head
 from export.modules.vision.timm_weights import timm_rules
 from export.source.tensor_source import TensorSource
 from export.source.weight_map import WeightMap
@@ -81,7 +81,7 @@ class OmniLMM12B(Family):
             *llama_rules(spec.decoder),
         ]
         unused_block = f"model.vision_tower.blocks.{spec.vision.layers}.*"
-        return WeightMap(rules, source, ignored=(ROTARY_BUFFERS, unused_block, *unread_head(spec.decoder)))
+        return WeightMap(rules, source, (ROTARY_BUFFERS, unused_block), tied_head(spec.decoder))
 
 
 FAMILY = OmniLMM12B()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from export.modules.decoders.llama_weights import llama_rules
-from export.modules.rules import pair, unread_head
+from export.modules.rules import pair, tied_head
 from export.source.tensor_source import TensorSource
 from export.source.weight_map import Rule, WeightMap, compute
 from export.specs import ModelSpec, PatchMergerSpec, RotaryVisionSpec
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def weight_map(spec: ModelSpec, source: TensorSource) -> WeightMap:
     """One rule per parameter."""
-    return WeightMap([*image_rules(spec), *llama_rules(spec.decoder)], source, ignored=unread_head(spec.decoder))
+    return WeightMap([*image_rules(spec), *llama_rules(spec.decoder)], source, copies=tied_head(spec.decoder))
 
 
 def image_rules(spec: ModelSpec, prefix: str = "") -> Iterator[Rule]:

@@ -25,7 +25,7 @@ from export.families.config.stored import stored_size
 from export.families.config.towers import MOST_SIDE, idefics2_tower
 from export.families.wemm import weights
 from export.families.wemm.prompt import prompt
-from export.modules.rules import unread_head
+from export.modules.rules import tied_head
 from export.source.tensor_source import TensorSource
 from export.source.weight_map import WeightMap
 from export.specs import EmbedSpec, ImageSpec, ModelSpec, PartialLora, SizeRule, WindowConnectorSpec
@@ -106,7 +106,7 @@ class WeMM(Family):
         )
 
     def weight_map(self, spec: ModelSpec, source: TensorSource) -> WeightMap:
-        return WeightMap(weights.rules(spec), source, ignored=(*weights.IGNORED, *unread_head(spec.decoder, weights.HEAD)))
+        return WeightMap(weights.rules(spec), source, weights.IGNORED, tied_head(spec.decoder, weights.HEAD))
 
 
 def _edges(read: CheckpointConfig, rule: str) -> tuple[int, int]:
