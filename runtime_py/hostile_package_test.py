@@ -212,7 +212,7 @@ LINKS: list[tuple[str, Callable[[Path, Path], None], str]] = [
 
 
 @pytest.mark.parametrize(("make", "words"), [case[1:] for case in LINKS], ids=[case[0] for case in LINKS])
-@pytest.mark.parametrize("name", ["onnx/connector.onnx", "tokenizer.model"])
+@pytest.mark.parametrize("name", ["onnx/connector.onnx", "tokenizer.json"])
 def test_what_is_no_plain_file(
     copy: Path, tmp_path: Path, make: Callable[[Path, Path], None], words: str, name: str
 ) -> None:

@@ -114,7 +114,7 @@ def describe_checkpoint(request: ExportRequest) -> OpenedCheckpoint:
         return open_checkpoint(request)
     if request.weights is not None or stands_for.folder is not None:
         folder = Path(request.weights or request.model)
-        if not folder.is_dir() or _has_weights(folder):
+        if not folder.is_dir() or _has_weights(folder) or _has_parts(folder):
             return open_checkpoint(request)
         return _from_config(folder, folder.resolve().name, None)
     assert stands_for.hub_id is not None
@@ -166,6 +166,13 @@ def _has_weights(folder: Path) -> bool:
     from export.source.checkpoint import WEIGHT_FILES
 
     return any(any(folder.glob(pattern)) for pattern in WEIGHT_FILES)
+
+
+def _has_parts(folder: Path) -> bool:
+    """Whether the weights of a checkpoint in several folders are all there."""
+    recognised = recognise_checkpoint(folder)
+    parts = [folder / place for place in recognised.family.parts(recognised.config).values()]
+    return all(part.is_file() or (part.is_dir() and _has_weights(part)) for part in parts)
 
 
 def published_specs() -> list[tuple[Family, ModelSpec]]:
