@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from export.package.tokenizer_files import JSON, MODEL, different, published_tokenizer
-from export.package.tokenizer_json import convertible, parse_model
+from export.package.tokenizer_json import convertible, out_of_reach, parse_model
 from export.package.tokenizer_probes import probes
 from runtime_py.errors import CheckpointError
 from runtime_py.json_file import MEGABYTE, read_json, shortened
@@ -49,8 +49,7 @@ def check_tokenizer(folder: Path, rows: int) -> tuple[str, ...]:
     words = published_tokenizer(folder)
     _refuse_beyond(words, rows, published if published.is_file() else model)
     if not published.is_file():
-        convertible(model)
-        return ()
+        return _of_model(model)
     notes = [*_against_model(words, model)] if model.is_file() else []
     vocabulary, merges = folder / "vocab.json", folder / "merges.txt"
     if vocabulary.is_file():
@@ -58,6 +57,17 @@ def check_tokenizer(folder: Path, rows: int) -> tuple[str, ...]:
     if vocabulary.is_file() and merges.is_file():
         notes += _against_merges(published, merges)
     return tuple(notes)
+
+
+def _of_model(model: Path) -> tuple[str, ...]:
+    """What is to be known of the tokenizer.json that is made of a SentencePiece model."""
+    apart = out_of_reach(model, convertible(model))
+    if not apart:
+        return ()
+    return (
+        f"{len(apart)} pieces of {model.name} (emoji sequences, mostly) become added tokens of {JSON}; two of them side by side "
+        "may be cut elsewhere than published",
+    )
 
 
 def _refuse_beyond(words: Tokenizer, rows: int, path: Path) -> None:

@@ -3,7 +3,8 @@
 A SentencePiece BPE model merges the adjacent pair whose joined text is the best-scored piece. ``tokenizers`` merges by
 ranked pairs, both halves of which must be pieces; so each piece contributes every way to cut it in two, ranked by the
 piece's score, and pieces that only SentencePiece can reach (an emoji sequence whose single characters are no pieces)
-become added tokens. Both then give the same ids.
+become added tokens. Both then give the same ids, but where two such pieces stand side by side: SentencePiece cuts there by
+score, added tokens are cut from the left.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ def convert(source: Path) -> dict[str, Any]:
         texts.append(renamed[index])
     whole = {PieceType.UNKNOWN, PieceType.CONTROL, PieceType.USER_DEFINED}
     added = {index for index, (_, _, kind) in enumerate(model.pieces) if kind in whole} | set(renamed)
-    added |= set(_out_of_reach(source, model) - added)
+    added |= set(out_of_reach(source, model) - added)
     hidden = {index for index, (_, _, kind) in enumerate(model.pieces) if kind in {PieceType.UNKNOWN, PieceType.CONTROL}}
     prefix = [{"type": "Prepend", "prepend": SPACE}] if model.dummy_prefix else []
     strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if model.dummy_prefix else []
@@ -145,7 +146,7 @@ def _merges(pieces: Sequence[tuple[str, float, PieceType]]) -> list[list[str]]:
     return [[left, right] for _, _, _, left, right in sorted(merges)]
 
 
-def _out_of_reach(source: Path, model: SentencePieceModel) -> set[int]:
+def out_of_reach(source: Path, model: SentencePieceModel) -> set[int]:
     """Pieces SentencePiece forms from characters that are no pieces themselves, which ranked merges cannot."""
     singles = {text for text, _, kind in model.pieces if kind is PieceType.NORMAL and len(text) == 1}
     candidates = {
