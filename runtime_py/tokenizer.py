@@ -1,7 +1,8 @@
 """One tokenizer interface over the two published forms: ``tokenizer.json`` and SentencePiece ``tokenizer.model``.
 
-Encoding is the library's own, without tokens added at either end, cut to a length or filled up to one. Decoding maps every id to bytes and joins them, the
-same for both forms, so that an answer can be shown token by token without ever cutting a character.
+Encoding is the library's own, without tokens added at either end, neither cut to a length nor filled up to one. Decoding maps
+every id to bytes and joins them, the same for both forms, so that an answer can be shown token by token without ever cutting
+a character.
 """
 
 from __future__ import annotations

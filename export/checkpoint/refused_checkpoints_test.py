@@ -47,9 +47,7 @@ NORM, MLP = "llm.model.norm.weight", "llm.model.layers.0.mlp.down_proj.weight"
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize(("name", "value"), [(NORM, math.nan), (MLP, -math.inf), (MLP, math.nan)])
-def test_values_that_are_not_finite_are_named_before_any_work(
-    tmp_path: Path, target: str, name: str, value: float
-) -> None:
+def test_values_that_are_not_finite_are_named_before_any_work(tmp_path: Path, target: str, name: str, value: float) -> None:
     folder = changed(tmp_path, "minicpm-v", put(name, value))
     precision = "fp32" if target == "cpu" else "q4f32_1"
     with pytest.raises(CheckpointError, match=f"{name} .*NaN or infinity"):

@@ -54,8 +54,8 @@ def test_a_stored_head_must_equal_the_embedding_it_is_tied_to(name: str, tmp_pat
     table["tie_word_embeddings"] = True
     apart = open_checkpoint(folder)
     assert not apart.spec.decoder.tied_head
-    head, = apart.weights.rules["decoder.head.weight"].sources
-    embedding, = apart.weights.rules["embed_tokens.table.weight"].sources
+    (head,) = apart.weights.rules["decoder.head.weight"].sources
+    (embedding,) = apart.weights.rules["embed_tokens.table.weight"].sources
     (folder / file).write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match=f"{head} is stored and differs from {embedding} in row 0") as caught:
         open_checkpoint(folder)

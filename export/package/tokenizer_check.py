@@ -65,8 +65,8 @@ def _of_model(model: Path) -> tuple[str, ...]:
     if not apart:
         return ()
     return (
-        f"{len(apart)} pieces of {model.name} (emoji sequences, mostly) become added tokens of {JSON}; two of them side by side "
-        "may be cut elsewhere than published",
+        f"{len(apart)} pieces of {model.name} (emoji sequences, mostly) become added tokens of {JSON}; two of them side by "
+        "side may be cut elsewhere than published",
     )
 
 
@@ -150,4 +150,6 @@ def _against_merges(published: Path, path: Path) -> list[str]:
     ours = [merge if isinstance(merge, str) else " ".join(merge) for merge in stored]
     if ours == theirs:
         return []
-    return [f"{JSON} and {path.name} list other merges ({len(ours)} and {len(theirs)}); {JSON} is used, as transformers uses it"]
+    return [
+        f"{JSON} and {path.name} list other merges ({len(ours)} and {len(theirs)}); {JSON} is used, as transformers uses it"
+    ]

@@ -25,6 +25,7 @@ from runtime_py.vocabulary.added_tokens import added_tokens, numbered
 SPACE = "\u2581"
 ZERO = bytes(4)
 
+
 class PieceType(IntEnum):
     """google/sentencepiece: src/sentencepiece_model.proto, ModelProto.SentencePiece.Type."""
 

@@ -1,4 +1,4 @@
-"""Texts that two forms of one tokenizer must give equal ids: scripts, emoji, white space, code, marks, all of it at length."""
+"""Texts that two forms of one tokenizer must give equal ids: scripts, emoji, white space, code, marks, and all of it."""
 
 from __future__ import annotations
 

@@ -13,6 +13,5 @@ def rounded_to_float16(assignments: Mapping[str, Assignment]) -> set[str]:
     return {
         f"{name}.weight"
         for name, assignment in assignments.items()
-        if assignment.storage is Storage.FP16
-        or getattr(GRIDS.get(assignment.grid), "model_dtype", "float32") == "float16"
+        if assignment.storage is Storage.FP16 or getattr(GRIDS.get(assignment.grid), "model_dtype", "float32") == "float16"
     }

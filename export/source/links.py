@@ -1,4 +1,4 @@
-"""Where a file of a checkpoint may really lie: in the checkpoint's folder, in the model hub's cache, or beside another model.
+"""Where a file of a checkpoint may really lie: in the checkpoint's folder, in the model hub's cache, or beside a model.
 
 One rule for every file, weights and side files alike. A link is followed
 

@@ -28,7 +28,9 @@ ANYWHERE = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoi
 PARALLEL, PEFT = "module.", "base_model.model."
 """Parts in front of every name of a file, or of none."""
 
-ADAPTER = re.compile(r"\.(?:lora_(?:A|B|E|embedding_A|embedding_B|magnitude_vector)|base_layer|modules_to_save|ia3_l)(?:\.|$)")
+ADAPTER = re.compile(
+    r"\.(?:lora_(?:A|B|E|embedding_A|embedding_B|magnitude_vector)|base_layer|modules_to_save|ia3_l)(?:\.|$)"
+)
 """Parts of a name that PEFT gives to adapters and to what they stand on (huggingface/peft, src/peft/tuners)."""
 
 

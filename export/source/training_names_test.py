@@ -42,7 +42,9 @@ def test_what_stands_before_every_name_is_taken_off(tmp_path: Path, prefix: str)
 
 def test_compiled_and_sharded_parts_are_understood_wherever_they_stand(tmp_path: Path) -> None:
     name = "model._orig_mod.embed._checkpoint_wrapped_module.weight"
-    assert same(open_checkpoint(saved(tmp_path, {"model.embed.weight": name, "head.bias": "_fsdp_wrapped_module.head.bias"})))
+    assert same(
+        open_checkpoint(saved(tmp_path, {"model.embed.weight": name, "head.bias": "_fsdp_wrapped_module.head.bias"}))
+    )
 
 
 def test_published_names_of_adapters_stay_where_a_family_has_them(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def check_values(
         raise CheckpointError(
             f"{len(problems)} tensor(s) of the checkpoint cannot be stored:" + listed(problems),
             "finite values, up to 65504 where the precision stores float16",
-            "choose --precision fp32 for values that are only large; NaN and infinities come from training or a bad download",
+            "choose --precision fp32 for values that are only large; NaN comes from training or a bad download",
         )
 
 

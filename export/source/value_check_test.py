@@ -33,13 +33,17 @@ def test_nan_and_infinity_are_named_with_their_rows(tmp_path: Path, monkeypatch,
     tensor = torch.randn(10, 4).to(dtype)
     tensor[7, 3] = value
     checked = weights(tmp_path, {"good": torch.zeros(3, dtype=dtype), "bad": tensor})
-    with pytest.raises(CheckpointError, match=r"1 tensor\(s\).*\n.*bad \(model\.safetensors\): NaN or infinity in rows 6 to 7"):
+    with pytest.raises(
+        CheckpointError, match=r"1 tensor\(s\).*\n.*bad \(model\.safetensors\): NaN or infinity in rows 6 to 7"
+    ):
         check_values(checked)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.floats(width=32, allow_nan=False, allow_infinity=False), st.sampled_from([torch.bfloat16, torch.float32]))
-def test_float16_overflows_where_torch_says_so(tmp_path_factory: pytest.TempPathFactory, value: float, dtype: torch.dtype) -> None:
+def test_float16_overflows_where_torch_says_so(
+    tmp_path_factory: pytest.TempPathFactory, value: float, dtype: torch.dtype
+) -> None:
     tensor = torch.tensor([0.0, value]).to(dtype)
     if not tensor.isfinite().all():
         return
@@ -48,7 +52,7 @@ def test_float16_overflows_where_torch_says_so(tmp_path_factory: pytest.TempPath
     if bool(tensor.half().isfinite().all()):
         check_values(checked, ["w"])
     else:
-        with pytest.raises(CheckpointError, match="w .*beyond float16"):
+        with pytest.raises(CheckpointError, match=r"w .*beyond float16"):
             check_values(checked, ["w"])
 
 

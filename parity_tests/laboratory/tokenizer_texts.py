@@ -2,8 +2,8 @@
 
     python -m parity_tests.laboratory.tokenizer_texts --count 10000
 
-For every family: the published tokenizer (sentencepiece or tokenizers on the checkpoint's own files, the added tokens taken out
-as transformers takes them out) against the package's files as our runtime, the tokenizers library and transformers
+For every family: the published tokenizer (sentencepiece or tokenizers on the checkpoint's own files, added tokens taken
+out as transformers takes them out) against the package's files as our runtime, the tokenizers library and transformers
 (AutoTokenizer, PreTrainedTokenizerFast) read them. The texts are drawn: words of many scripts, emoji, white space, code,
 numbers, marks whole and broken, any characters at all. One line a family; the exit status is 1 when an id differs.
 """
@@ -40,8 +40,41 @@ SCRIPTS = (
     (0xE00, 0xE7F), (0x1100, 0x11FF), (0x2000, 0x206F), (0x2190, 0x22FF), (0x3040, 0x30FF), (0x4E00, 0x9FFF),
     (0xAC00, 0xD7A3), (0xFE00, 0xFE0F), (0xFF00, 0xFFEF), (0x1F300, 0x1F6FF), (0x1F900, 0x1F9FF), (0x20000, 0x2A6DF),
 )  # fmt: skip
-SPACES = (" ", "  ", "\n", "\n\n", "\t", "\r\n", " \n ", "\u00a0", "\u3000", "\u2003", "\u200b", "\u2028", "   \t  ", " " * 40)
-CODE = ("{", "}", "();", "==", "->", "a[i]", "0x1F", "3.14", "1,000", "//", "/*", "$x^2$", "<b>", "&amp;", "\\n", "f'{x}'", "#")
+SPACES = (
+    " ",
+    "  ",
+    "\n",
+    "\n\n",
+    "\t",
+    "\r\n",
+    " \n ",
+    "\u00a0",
+    "\u3000",
+    "\u2003",
+    "\u200b",
+    "\u2028",
+    "   \t  ",
+    " " * 40,
+)
+CODE = (
+    "{",
+    "}",
+    "();",
+    "==",
+    "->",
+    "a[i]",
+    "0x1F",
+    "3.14",
+    "1,000",
+    "//",
+    "/*",
+    "$x^2$",
+    "<b>",
+    "&amp;",
+    "\\n",
+    "f'{x}'",
+    "#",
+)
 
 
 def texts(random_: random.Random, count: int, marks: Sequence[str]) -> list[str]:
@@ -170,7 +203,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             }
         unequal += sum(differ.values())
         counted = ", ".join(f"{name} {count}" for name, count in differ.items())
-        print(f"{family}: {len(asked)} texts, {sum(map(len, expected))} ids; unequal texts: {counted}", flush=True)
+        sys.stdout.write(f"{family}: {len(asked)} texts, {sum(map(len, expected))} ids; unequal texts: {counted}\n")
+        sys.stdout.flush()
     return 1 if unequal else 0
 
 

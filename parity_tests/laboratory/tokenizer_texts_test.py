@@ -26,6 +26,7 @@ from runtime_py import tokenizer
 
 transformers = pytest.importorskip("transformers")
 
+
 @pytest.fixture(scope="module", params=FAMILIES)
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A checkpoint's folder and what a package would hold of it."""

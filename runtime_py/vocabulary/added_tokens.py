@@ -110,7 +110,7 @@ def _decoder(config: Mapping[str, Any], path: Path) -> Iterator[AddedToken]:
 
 
 def _listed(listed: Mapping[str, Any], path: Path, special: Mapping[str, str]) -> Iterator[AddedToken]:
-    """``added_tokens.json`` says no more than ids; what is not special is matched in normalised text, as transformers does."""
+    """``added_tokens.json`` says ids alone; transformers matches what is not special in normalised text."""
     for text, index in listed.items():
         yield AddedToken(text, _number(index, path), text in special, LIST, {"normalized": text not in special})
 
@@ -123,9 +123,7 @@ def _number(value: object, path: Path) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise _another_form(path, f"{shortened(value)} is no id")
     if not 0 <= value < MAX_TOKENS:
-        raise PackageError(
-            f"{path} gives a token the id {shortened(value)}", f"0 to {MAX_TOKENS - 1}", "restore the file"
-        )
+        raise PackageError(f"{path} gives a token the id {shortened(value)}", f"0 to {MAX_TOKENS - 1}", "restore the file")
     return value
 
 
