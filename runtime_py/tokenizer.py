@@ -1,8 +1,8 @@
 """One tokenizer interface over the two published forms: ``tokenizer.json`` and SentencePiece ``tokenizer.model``.
 
-Encoding is the library's own, without tokens added at either end, neither cut to a length nor filled up to one. Decoding maps
-every id to bytes and joins them, the same for both forms, so that an answer can be shown token by token without ever cutting
-a character.
+Encoding is the library's own, without tokens added at either end, neither cut to a length nor filled up to one. Decoding
+maps every id to bytes and joins them, the same for both forms, so that an answer can be shown token by token without ever
+cutting a character.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from runtime_py.errors import PackageError
-from runtime_py.json_file import MEGABYTE, read_bytes
-from runtime_py.sentencepiece_file import MAX_TOKENS, check_model
+from runtime_py.files.json_file import MEGABYTE, read_bytes
+from runtime_py.files.sentencepiece_file import MAX_TOKENS, check_model
 from runtime_py.vocabulary.added_tokens import TABLES, added_tokens, completed, numbered
 
 MAX_JSON_BYTES = 64 * MEGABYTE

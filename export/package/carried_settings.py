@@ -14,7 +14,7 @@ from typing import Any
 
 from export.source.side_files import Purpose
 from runtime_py.errors import CheckpointError
-from runtime_py.json_file import MEGABYTE, parse_json
+from runtime_py.files.json_file import MEGABYTE, parse_json
 
 MAP = "auto_map"
 ELSEWHERE = "--"

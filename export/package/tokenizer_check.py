@@ -17,7 +17,7 @@ from export.package.tokenizer_files import JSON, MODEL, different, published_tok
 from export.package.tokenizer_json import convertible, out_of_reach, parse_model
 from export.package.tokenizer_probes import probes
 from runtime_py.errors import CheckpointError
-from runtime_py.json_file import MEGABYTE, read_json, shortened
+from runtime_py.files.json_file import MEGABYTE, read_json, shortened
 from runtime_py.tokenizer import Tokenizer, read_sentencepiece
 
 MAX_VOCABULARY_BYTES = 64 * MEGABYTE

@@ -24,8 +24,8 @@ from export.quantisation.spec import Assignment
 from export.source.links import leads_inside
 from export.source.problems import listed
 from runtime_py.errors import PackageError, UsageError
-from runtime_py.json_file import MEGABYTE, read_json
-from runtime_py.schema import Schema
+from runtime_py.files.json_file import MEGABYTE, read_json
+from runtime_py.files.schema import Schema
 
 if TYPE_CHECKING:
     from torch import Tensor

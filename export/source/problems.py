@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from runtime_py.json_file import shortened
+from runtime_py.files.json_file import shortened
 
 MOST = 20
 """Spelled out in one error; the rest are counted."""

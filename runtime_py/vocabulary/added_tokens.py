@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from runtime_py.errors import PackageError
-from runtime_py.json_file import MEGABYTE, read_json, shortened
-from runtime_py.sentencepiece_file import MAX_TOKENS
+from runtime_py.files.json_file import MEGABYTE, read_json, shortened
+from runtime_py.files.sentencepiece_file import MAX_TOKENS
 
 CONFIG, LIST, MAP = "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json"
 TABLES = (CONFIG, LIST, MAP)
