@@ -16,20 +16,20 @@ import numpy as np
 from PIL import Image
 
 from runtime_py import package, tokenizer
-from runtime_py import trust as trusting
 from runtime_py.backends.base import Backend
 from runtime_py.backends.record import Ability, OpeningChoices
 from runtime_py.backends.registry import held_backends, runtime_backend, runtime_backends, those_that_can
 from runtime_py.errors import PackageError, UsageError
+from runtime_py.files.json_file import shortened
 from runtime_py.generation import conversation
 from runtime_py.generation.conversation import Messages
 from runtime_py.generation.generate import Finish, Generation, Overrides, Settings, settings_of
 from runtime_py.generation.session import Recorder, Session
-from runtime_py.json_file import shortened
+from runtime_py.generation.turns import Turns, last_resort
+from runtime_py.package import trust as trusting
 from runtime_py.preprocess.base import ImageInputs, Layout, Message, Processor
 from runtime_py.preprocess.pictures import Picture
 from runtime_py.preprocess.processors import make_processor
-from runtime_py.turns import Turns, last_resort
 
 ANSWERING = "answering"
 
@@ -292,7 +292,7 @@ def load(
         providers: ONNX Runtime execution providers, best first.
         selftest: run the package's own sample and refuse a package that answers it otherwise.
         trust: the SHA-256 of the package's manifest, which is compared, or True; needed for a package that brings code
-            (backends ``mlc`` and ``trt``) and is not in the trust file (`runtime_py.trust`).
+            (backends ``mlc`` and ``trt``) and is not in the trust file (`runtime_py.package.trust`).
 
     Raises:
         UsageError, PackageError, MachineError.
@@ -306,7 +306,7 @@ def load(
         processor = open_processor(opened, words)
         model = Model(opened, open_backend(opened, backend, threads, providers), processor, words)
         if selftest:
-            from runtime_py.selftest import require
+            from runtime_py.package.selftest import require
 
             require(model)
     return model

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from runtime_py.errors import PackageError
-from runtime_py.json_file import MEGABYTE, read_bytes
-from runtime_py.json_file import read_json as read_json_file
-from runtime_py.sentencepiece_file import MAX_TOKENS, check_model
+from runtime_py.files.json_file import MEGABYTE, read_bytes
+from runtime_py.files.json_file import read_json as read_json_file
+from runtime_py.files.sentencepiece_file import MAX_TOKENS, check_model
 
 MAX_JSON_BYTES = 64 * MEGABYTE
 MAX_SETTINGS_BYTES = 8 * MEGABYTE

@@ -69,9 +69,16 @@ class Registration:
 def read_registration(path: Path) -> Registration:
     """``[family]``, ``[checkpoints]`` and ``[[repositories]]`` of a ``published.toml``."""
     tables = _tables(path)
-    stated = {key: tuple(value) if isinstance(value, list) else value for key, value in tables["family"].items()}
-    parts = tuple(HubPart(**row) for row in tables.get("repositories", ()))
-    return Registration(**stated, hub_ids=tuple(tables["checkpoints"]), hub_parts=parts)
+    stated = tables["family"]
+    return Registration(
+        name=stated["name"],
+        processor=stated["processor"],
+        licence=stated["licence"],
+        hub_ids=tuple(tables["checkpoints"]),
+        aliases=tuple(stated.get("aliases", ())),
+        recognised_by=stated.get("recognised_by", {}),
+        hub_parts=tuple(HubPart(**row) for row in tables.get("repositories", ())),
+    )
 
 
 @dataclass(frozen=True)

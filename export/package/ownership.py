@@ -14,7 +14,7 @@ from typing import Any
 
 from export.package.journal import NAME, read_journal
 from runtime_py.errors import UsageError
-from runtime_py.json_file import read_json
+from runtime_py.files.json_file import read_json
 from runtime_py.package import MANIFEST, MAX_MANIFEST_BYTES
 
 

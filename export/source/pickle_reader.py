@@ -25,7 +25,7 @@ from export.source.pickle_program import Budget, PickleProgram
 from export.source.pickle_records import ADMITTED, Storage, StridedTensor, storage_of
 from export.source.tensor_source import TensorInfo
 from runtime_py.errors import CheckpointError
-from runtime_py.json_file import shortened
+from runtime_py.files.json_file import shortened
 
 WRAPPERS = ("state_dict", "model", "model_state_dict", "module")
 """Keys under which training scripts put the state dictionary, beside optimiser states and counters."""

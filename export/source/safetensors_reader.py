@@ -16,7 +16,7 @@ from export.source.file_ranges import DOWNLOAD_AGAIN, file_size, read_into
 from export.source.located_source import LocatedTensor
 from export.source.tensor_source import TensorInfo
 from runtime_py.errors import CheckpointError
-from runtime_py.json_file import MEGABYTE, parse_json
+from runtime_py.files.json_file import MEGABYTE, parse_json
 
 MAX_HEADER_BYTES = 8 * MEGABYTE
 """Some 80,000 tensors. The published reader allows 100 MB, which take gigabytes of memory once they are parsed."""

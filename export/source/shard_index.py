@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from export.source.links import leads_inside
 from runtime_py.errors import CheckpointError
-from runtime_py.json_file import MEGABYTE, read_json, shortened
+from runtime_py.files.json_file import MEGABYTE, read_json, shortened
 
 MAX_INDEX_BYTES = 16 * MEGABYTE
 """Some 150,000 tensors."""

@@ -13,13 +13,13 @@ from parity_tests.backends.examiner import Examiner
 from parity_tests.backends.registry import OF_THE_REFERENCE, examiner_of, stand_in_for
 from parity_tests.thresholds import Standard
 from runtime_py import package as packages
-from runtime_py import trust as trusting
 from runtime_py.backends.base import Backend, Releasing
 from runtime_py.backends.registry import held_backends, runtime_backend
 from runtime_py.errors import MachineError, PackageError
 from runtime_py.generation.session import Limits, Session
 from runtime_py.model import open_processor, open_tokenizer
-from runtime_py.package_files import listed
+from runtime_py.package import trust as trusting
+from runtime_py.package.files import listed
 from runtime_py.preprocess.base import Message, Processor, TokenizerLike
 
 
@@ -103,7 +103,7 @@ def open_candidate(
     Args:
         backend: a runtime name; None for the package's own.
         in_pieces: never hold all the package's weights in memory, where the backend can do without.
-        trust: see `runtime_py.trust.require`.
+        trust: see `runtime_py.package.trust.require`.
 
     Raises:
         UsageError, PackageError, MachineError: from the runtime.

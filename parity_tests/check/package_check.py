@@ -47,7 +47,7 @@ class CheckOptions:
             backend can, so that the check needs about a gigabyte at any size.
         details: keep both answers, and what ``inside`` says, for a report.
         inside: measure every stage, block and quantised layer; None where the reference lies in memory.
-        trust: the SHA-256 of the package's manifest, or True, to run code that it brings (`runtime_py.trust`).
+        trust: the SHA-256 of the package's manifest, or True, to run code that it brings (`runtime_py.package.trust`).
         table: limits that go before the built-in ones.
         command: what the report says was run.
     """

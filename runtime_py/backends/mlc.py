@@ -21,7 +21,7 @@ from runtime_py.backends.tensor_cache import read_tensor_cache
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, VISION, StageContract
 from runtime_py.errors import MachineError, PackageError, UsageError
 from runtime_py.memory import require_bytes
-from runtime_py.package_files import listed_file, listed_folder
+from runtime_py.package.files import listed_file, listed_folder
 
 PAGE = 16
 """Positions in one page of the cache, as the phone's engine asks for."""

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from runtime_py.errors import PackageError
-from runtime_py.json_file import shortened
-from runtime_py.protobuf import fields
+from runtime_py.files.json_file import shortened
+from runtime_py.files.protobuf import fields
 
 MAX_DEPTH = 64
 

@@ -19,9 +19,9 @@ from runtime_py.backends.onnx_files import unlisted
 from runtime_py.backends.records import ONNX
 from runtime_py.contracts import CONNECTOR, DECODER, VISION, StageContract
 from runtime_py.errors import MachineError, PackageError, UsageError
-from runtime_py.json_file import shortened
+from runtime_py.files.json_file import shortened
 from runtime_py.memory import require_bytes
-from runtime_py.package_files import listed, listed_file
+from runtime_py.package.files import listed, listed_file
 
 log = logging.getLogger("edgeproof")
 

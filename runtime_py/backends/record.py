@@ -32,7 +32,7 @@ class Ability(StrEnum):
     IN_PIECES = "in-pieces"
     """Answer with a small part of the weights in memory at a time (parity_tests opens it so for large packages)."""
     DATA = "data"
-    """Open files that are data: nothing that a package brings runs as code (`runtime_py.trust` asks for none)."""
+    """Open files that are data: nothing that a package brings runs as code (`runtime_py.package.trust` asks for none)."""
     EXACT_COPY = "exact-copy"
     """Run the same files in float32 throughout, so that chosen roundings can be told from faults."""
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime_py import schema
 from runtime_py.errors import PackageError
-from runtime_py.json_file import MEGABYTE, read_json
-from runtime_py.package_files import listed_file
+from runtime_py.files import schema
+from runtime_py.files.json_file import MEGABYTE, read_json
+from runtime_py.package.files import listed_file
 
 CACHE_FILE = "tensor-cache.json"
 MAX_BYTES = 8 * MEGABYTE

@@ -12,7 +12,7 @@ import numpy as np
 from runtime_py.backends.records import TENSORRT
 from runtime_py.contracts import StageContract
 from runtime_py.errors import PackageError, UsageError
-from runtime_py.package_files import listed_file
+from runtime_py.package.files import listed_file
 
 Shape = tuple[int, ...]
 PAST, PRESENT = "past_key_values.", "present."

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from runtime_py.errors import PackageError, UsageError
+from runtime_py.files.json_file import shortened
 from runtime_py.generation.sampler import Sampler, Sampling
 from runtime_py.generation.session import Session
-from runtime_py.json_file import shortened
 
 
 class Finish(StrEnum):

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from runtime_py.errors import ImageError
-from runtime_py.json_file import shortened
+from runtime_py.files.json_file import shortened
 
 MAX_PIXELS = 64_000_000
 """Larger pictures are refused from their header, before a pixel is decoded: 64 million are 192 MB as RGB."""

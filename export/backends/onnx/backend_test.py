@@ -30,7 +30,7 @@ from runtime_py.backends.ort import OrtBackend
 from runtime_py.backends.records import ONNX
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, STAGES, VISION
 from runtime_py.errors import UsageError
-from runtime_py.package_files import rows_of
+from runtime_py.package.files import rows_of
 from targets.base import Limits, Target
 
 GOLDENS = Path(__file__).parents[3] / "parity_tests" / "goldens"

@@ -134,7 +134,7 @@ class OrtBackedTrt(TrtBackend):
         }
         from export.stages import contracts
         from runtime_py.backends.trt_plan import read_plans
-        from runtime_py.package_files import rows_of
+        from runtime_py.package.files import rows_of
 
         for stage in STAGES:
             source = StageWeights(stage, build.weights, build.codes, build.assignments)

@@ -46,7 +46,7 @@ def _read_manifest(folder: Path, _: str) -> None:
 
 
 def _read_sample(folder: Path, _: str) -> None:
-    from runtime_py.selftest import read_sample
+    from runtime_py.package.selftest import read_sample
 
     read_sample(folder)
 
@@ -74,7 +74,7 @@ def _cache() -> Mapping[str, bytes]:
 def _read_cache(folder: Path, _: str) -> None:
     """Our check, then TVM itself on what it accepted: an offset that slipped through ends the process."""
     from runtime_py.backends.tensor_cache import read_tensor_cache
-    from runtime_py.package_files import rows_of
+    from runtime_py.package.files import rows_of
 
     ours = read_tensor_cache(folder, {"files": rows_of(folder)}, "cache")
     with contextlib.suppress(ImportError):

@@ -19,7 +19,7 @@ from parity_tests.laboratory.mlc_ladder.results import CannotRun, RungResult, St
 from parity_tests.laboratory.mlc_ladder.rungs import GOLDENS, Ladder, text_start
 from runtime_py.backends.mlc import MlcBackend
 from runtime_py.errors import ExitCode, PackageError
-from runtime_py.package_files import rows_of
+from runtime_py.package.files import rows_of
 
 
 @pytest.fixture(scope="module")

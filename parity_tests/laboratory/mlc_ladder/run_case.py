@@ -19,7 +19,7 @@ import numpy as np
 from runtime_py.backends.mlc import MlcBackend
 from runtime_py.backends.records import MLC
 from runtime_py.contracts import CONNECTOR, EMBED, VISION
-from runtime_py.package_files import rows_of
+from runtime_py.package.files import rows_of
 
 STEPS = 6
 LOGIT_KERNELS = ("softmax_with_temperature", "apply_logit_bias_inplace", "apply_penalty_inplace", "apply_bitmask_inplace")

@@ -1,8 +1,8 @@
 """The part of JSON Schema (draft 2020-12) that edgeproof's own schemas use, checked without a library.
 
-The schemas ship in ``runtime_py/schemas`` for everybody's tools; here they are what decides. A schema with a keyword that
-is not in `KEYWORDS` is refused when it is loaded, so that nothing it says can be passed over. Stricter than the standard in
-one place: a number with a fraction point is no integer, even 1.0.
+The schemas ship in ``runtime_py/files/schemas`` for everybody's tools; here they are what decides. A schema with a keyword
+that is not in `KEYWORDS` is refused when it is loaded, so that nothing it says can be passed over. Stricter than the
+standard in one place: a number with a fraction point is no integer, even 1.0.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Schema:
         for place, schema in _subschemas(root, "#"):
             unknown = sorted(set(schema) - KEYWORDS)
             if unknown:
-                raise ValueError(f"{place} uses {', '.join(unknown)}, which runtime_py.schema does not check")
+                raise ValueError(f"{place} uses {', '.join(unknown)}, which runtime_py.files.schema does not check")
 
     def problems(self, value: Any) -> list[str]:
         """What in ``value`` is not as the schema says, a line each, at most `MAX_PROBLEMS`; empty when all of it is."""
@@ -134,7 +134,7 @@ class Schema:
 
 @cache
 def load(name: str) -> Schema:
-    """The schema ``runtime_py/schemas/NAME.schema.json``."""
+    """The schema ``runtime_py/files/schemas/NAME.schema.json``."""
     return Schema(json.loads((FOLDER / f"{name}.schema.json").read_text(encoding="utf-8")))
 
 

@@ -18,7 +18,7 @@ from runtime_py import package
 from runtime_py.command.cli import main
 from runtime_py.errors import PackageError
 from runtime_py.generation.generate import Overrides
-from runtime_py.package_files import DOWNLOADED_BESIDE, rows_of
+from runtime_py.package.files import DOWNLOADED_BESIDE, rows_of
 
 Manifest = dict[str, Any]
 Edit = Callable[[Manifest], None]

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from runtime_py import package, trust
+from runtime_py import package
 from runtime_py.errors import PackageError, UsageError
+from runtime_py.package import trust
+from runtime_py.package.trust import Standing
 from runtime_py.package_test import FILES, write
-from runtime_py.trust import Standing
 
 MLC = {
     "runtime_backend": "mlc",

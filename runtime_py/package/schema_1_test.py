@@ -10,7 +10,8 @@ import pytest
 
 from runtime_py import package
 from runtime_py.command.info import describe
-from runtime_py.schema_1 import with_storages
+from runtime_py.package import reading
+from runtime_py.package.schema_1 import with_storages
 
 OLD: dict[str, Any] = {
     "schema": 1,
@@ -52,7 +53,7 @@ def written(folder: Path, manifest: dict[str, Any]) -> Path:
 @pytest.fixture
 def undeclared(monkeypatch: pytest.MonkeyPatch) -> None:
     """The prompt is another module's matter."""
-    monkeypatch.setattr(package, "with_prompt", lambda _processor, runtime: runtime)
+    monkeypatch.setattr(reading, "with_prompt", lambda _processor, runtime: runtime)
 
 
 @pytest.mark.usefixtures("undeclared")

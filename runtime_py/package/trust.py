@@ -21,9 +21,9 @@ from typing import Any
 from runtime_py.backends.record import Ability
 from runtime_py.backends.registry import named_paths, runtime_backend
 from runtime_py.errors import PackageError, UsageError
-from runtime_py.json_file import MEGABYTE, read_bytes, shortened
+from runtime_py.files.json_file import MEGABYTE, read_bytes, shortened
 from runtime_py.package import Package
-from runtime_py.package_files import sha256
+from runtime_py.package.files import sha256
 
 VARIABLE = "EDGEPROOF_TRUST"
 ALGORITHM = "sha256:"

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from runtime_py.errors import PackageError
-from runtime_py.json_file import MEGABYTE, Refusal, read_bytes
-from runtime_py.protobuf import fields
+from runtime_py.files.json_file import MEGABYTE, Refusal, read_bytes
+from runtime_py.files.protobuf import fields
 
 MAX_MODEL_BYTES = 64 * MEGABYTE
 MAX_TOKENS = 1 << 20

@@ -13,19 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from runtime_py import schema
 from runtime_py.backends.registry import named_paths
 from runtime_py.contracts import StageContract
 from runtime_py.errors import PackageError, UsageError
+from runtime_py.files import schema
+from runtime_py.files.json_file import MEGABYTE, parse_json, read_bytes, shortened
 from runtime_py.generation.session import Limits
-from runtime_py.json_file import MEGABYTE, parse_json, read_bytes, shortened
-from runtime_py.package_files import differences as file_differences
-from runtime_py.package_files import listed, listed_file, problem
+from runtime_py.package.files import differences as file_differences
+from runtime_py.package.files import listed, listed_file, problem
+from runtime_py.package.schema_1 import with_storages
 from runtime_py.prompt.undeclared import with_prompt
-from runtime_py.schema_1 import with_storages
 
 SCHEMA = 2
-"""1 is read too: its packages hold no prompt (runtime_py.prompt.undeclared) and other keys (runtime_py.schema_1)."""
+"""1 is read too: its packages hold no prompt (runtime_py.prompt.undeclared) and other keys (runtime_py.package.schema_1)."""
 
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 4 * MEGABYTE
@@ -79,7 +79,7 @@ class Package:
         return sum(file.bytes for file in self.files)
 
     def file(self, name: str) -> Path:
-        """A file of the package, for opening; see `runtime_py.package_files.listed_file`."""
+        """A file of the package, for opening; see `runtime_py.package.files.listed_file`."""
         return listed_file(self.folder, self.manifest, name)
 
 
@@ -131,7 +131,7 @@ def parse(folder: Path, manifest: Any, fingerprint: str = "") -> Package:
     if problems:
         raise PackageError(
             f"{source} is not as schema {number} says:\n  " + "\n  ".join(problems[:SHOWN]),
-            "runtime_py/schemas/manifest.schema.json",
+            "runtime_py/files/schemas/manifest.schema.json",
             EXPORT_AGAIN,
         )
     _refuse_strange_paths(source, manifest)

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from export.package.journal import FileRecord
-from runtime_py import schema
-from runtime_py.schema import FOLDER, Schema
+from runtime_py.files import schema
+from runtime_py.files.schema import FOLDER, Schema
 
-EXPORT_SCHEMA = Path(__file__).parents[1] / "export" / "package" / "journal.schema.json"
+EXPORT_SCHEMA = Path(__file__).parents[2] / "export" / "package" / "journal.schema.json"
 FILES = [*sorted(FOLDER.glob("*.schema.json")), EXPORT_SCHEMA]
 
 TOY = {
