@@ -21,7 +21,6 @@ from export.backends.mlc.upstream_llama import read_json
 from export.modules.build import parameter_count, parameter_shapes
 from export.prompts.declared import declared_prompt
 from export.quantisation.spec import Assignment
-from export.source.side_files import Purpose, named
 from export.specs import ModelSpec
 
 FOLDER = Path("mlc")
@@ -102,7 +101,7 @@ class PackageParts:
 
     def write_configuration(self) -> list[Path]:
         folder = self._made(self.weights_folder)
-        names = tokenizer_files.copy_tokenizer(self._tokenizer_folder(), folder)
+        names = tokenizer_files.copy_tokenizer(self.build.folder, folder)
         checkpoint, ours = self.build.checkpoint, self.spec.generation
         assert checkpoint.folder is not None
         stored = {**checkpoint.stated, **read_json(checkpoint.folder / "generation_config.json")}
@@ -128,13 +127,6 @@ class PackageParts:
         entry = app_config.AppEntry(self.model_id, self.model_lib, needed, self.limits)
         library = self.device_library.relative_to(FOLDER)
         return self._relative(app_config.write(self._made(FOLDER), entry, self.phone, library))
-
-    def _tokenizer_folder(self) -> Path:
-        """Where the checkpoint keeps its tokenizer; its own folder when it has none."""
-        checkpoint = self.build.checkpoint
-        assert checkpoint.folder is not None
-        vocabularies = named(checkpoint.side_files, Purpose.VOCABULARY)
-        return (checkpoint.folder / vocabularies[0].path).parent if vocabularies else checkpoint.folder
 
     def write_device_library(self) -> list[Path]:
         if self.phone is None:
