@@ -117,7 +117,7 @@ class Conversation:
         """
         from runtime_py.preprocess.pictures import open_picture
 
-        opened = [open_picture(path) for path in paths]
+        opened = [open_picture(path, upright=self.model.upright, check=self.model.check_picture) for path in paths]
         if opened:
             self._try([*self.waiting, *opened])
         self.waiting += opened
