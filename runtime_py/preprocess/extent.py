@@ -12,9 +12,9 @@ from typing import Protocol, runtime_checkable
 
 from runtime_py.errors import ImageError
 
-MOST_BYTES = 2 << 30
-"""A picture predicted to take more is refused. The largest one that a published processor asks for, Qwen2-VL's 12.8 million
-pixels, takes 1.8 GB."""
+MOST_BYTES = 3 << 30
+"""A picture predicted to take more is refused. A photograph of 64 million pixels takes up to 2.7 GB, where a video model
+normalises it in its own size; Qwen2-VL with its 12.8 million pixels takes 2.2 GB."""
 
 DECODED_BYTES = 3
 """A pixel of the picture itself, uint8 RGB."""

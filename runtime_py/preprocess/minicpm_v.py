@@ -20,6 +20,9 @@ from runtime_py.preprocess.slices import SliceRule, cut, plan
 from runtime_py.prompt.encoder import PromptEncoder
 from runtime_py.prompt.render import grid_text, picture_text
 
+SINE_BYTES = 12
+"""A number of one axis's sines, beside the table made of them: angles, sines and cosines in float64 at one time."""
+
 
 class Processor:
     """See runtime_py.preprocess.base.Processor; ``settings`` come from export/families/minicpm_v."""
@@ -101,8 +104,9 @@ def sliced_extent(width: int, height: int, rule: SliceRule, settings: Mapping[st
     cells = chosen.grid[0] * chosen.grid[1]
     overview, cell = (size[0] * size[1] for size in (chosen.overview, chosen.cell))
     pixels = overview + cells * cell
-    positions = pixels // rule.patch**2 * settings["width"] * FLOAT_BYTES
     longest = max(overview, cell) // rule.patch**2
+    side = max(*chosen.overview, *chosen.cell) // rule.patch
+    positions = (pixels // rule.patch**2 * FLOAT_BYTES + side * SINE_BYTES) * settings["width"]
     matrices = (1 + cells) * sum(chosen.overview) // rule.patch * settings.get("native_grid", 0) * MATRIX_BYTES
     return Extent(pixels, longest, (1 + cells) * settings["queries"], positions + matrices)
 

@@ -38,9 +38,7 @@ def _file(kind: str, orientation: int = 1) -> bytes:
     told.add_itxt("c", "Unicode", zip=True)
     further = {"PNG": {"pnginfo": told}, "WEBP": {"lossless": True}, "JPEG": {"quality": 95, "comment": b"said"}}
     buffer = io.BytesIO()
-    Image.fromarray(_picture()).save(
-        buffer, kind, exif=_exif(orientation), icc_profile=profile, **further.get(kind, {})
-    )
+    Image.fromarray(_picture()).save(buffer, kind, exif=_exif(orientation), icc_profile=profile, **further.get(kind, {}))
     return buffer.getvalue()
 
 
@@ -142,7 +140,9 @@ WHOLE = {kind: _file(kind) for kind in ("JPEG", "PNG", "WEBP", "TIFF")}
 
 @pytest.mark.parametrize("kind", WHOLE)
 @settings(max_examples=60, deadline=None)
-@given(changes=st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 255)), min_size=1, max_size=6), checked=st.booleans())
+@given(
+    changes=st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 255)), min_size=1, max_size=6), checked=st.booleans()
+)
 def test_no_byte_of_metadata_changes_or_hides_the_pixels(
     tmp_path_factory: pytest.TempPathFactory, kind: str, changes: list[tuple[int, int]], checked: bool
 ) -> None:

@@ -1,8 +1,8 @@
 """Any picture a person hands over, to the uint8 RGB array that processors read.
 
 The published code calls ``Image.open(path).convert("RGB")`` and does not turn a photograph by its EXIF orientation; so
-do we, unless ``upright`` is asked for. Alpha is dropped, not blended, and channels of 16 bits are clipped at 255 by that same
-call. Of an animation the first frame is taken.
+do we, unless ``upright`` is asked for. Alpha is dropped, not blended, and channels of 16 bits are clipped at 255 by that
+same call. Of an animation the first frame is taken.
 """
 
 from __future__ import annotations
@@ -83,7 +83,9 @@ class _Unreadable(Exception):
     def told(self, path: Path) -> ImageError:
         if self.damaged:
             return ImageError(
-                f"{path} is damaged: {shortened(str(self.cause))}", "a whole image file", "copy or download the picture again"
+                f"{path} is damaged: {shortened(str(self.cause))}",
+                "a whole image file",
+                "copy or download the picture again",
             )
         kind = kind_of(path)
         return ImageError(

@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 from runtime_py.errors import ImageError
-from runtime_py.preprocess.picture_metadata import EXIF_ORIENTATION
 from runtime_py.preprocess.pictures import open_picture
 
 RED, BLUE = (200, 10, 20), (5, 30, 220)
