@@ -105,8 +105,8 @@ _FLIPS = (
 )
 _INT8 = "not measured on its own; one unit of 255 may round the other way in a layer, so the limit is that of float16"
 _SAME_LIBRARY = (
-    "the same operators of the same library in another order: observed at most 1.1e-6 on demos and goldens (--second-opinion); "
-    "twenty times that for forty layers, a fifth of what an eps of 1e-5 in place of 1e-6 does"
+    "the same operators of the same library in another order: observed at most 1.1e-6 on demos and goldens "
+    "(--second-opinion); twenty times that for forty layers"
 )
 _KERNELS = "observed for int8 inputs in groups of 32: at most 5.6 % on logits, row cosine 0.9958, KL 0.17"
 _LOSS = (

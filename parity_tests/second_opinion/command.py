@@ -70,27 +70,27 @@ def folder_of(options: argparse.Namespace) -> Path:
 
 
 def lines(said: list[Opinion], every: bool) -> list[str]:
-    """A table; findings of a part that agree are one row, its worst, unless ``every`` is asked for."""
-    rows = [("stage", "part", "against", "worst error", "verdict")]
-    for opinion in said if every else worst(said):
+    """A table; findings of a part that agree are one row, the worst of them, unless ``every`` is asked for."""
+    rows = [("stage", "asked", "against", "worst error", "verdict")]
+    for opinion, count in [(one, 1) for one in said] if every else worst(said):
         figure = f"{opinion.metric} {opinion.error:.2g} of {opinion.limit:g}" if opinion.metric else "-"
-        what = f"{opinion.part}: {opinion.what}"
+        what = f"{opinion.part}: {opinion.what}" if opinion.against and opinion.metric else opinion.part
         why = f" ({opinion.why})" if opinion.why else ""
-        rows.append((opinion.stage, what, opinion.against or "-", figure, f"{opinion.verdict}{why}"))
+        more = f" and {count - 1} more" if count > 1 else ""
+        rows.append((opinion.stage, what + more, opinion.against or "-", figure, f"{opinion.verdict}{why}"))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     return ["  ".join([*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[4]]) for row in rows]
 
 
-def worst(said: list[Opinion]) -> list[Opinion]:
-    """Of each part and metric the finding furthest out; all that failed or were not run."""
+def worst(said: list[Opinion]) -> list[tuple[Opinion, int]]:
+    """Of each part and metric the finding furthest out, and how many agree; all that failed or were not run."""
     from parity_tests.judging.judge import Verdict
 
-    kept: dict[object, Opinion] = {}
+    kept: dict[object, tuple[Opinion, int]] = {}
     for number, opinion in enumerate(said):
         key: object = (opinion.part, opinion.metric) if opinion.verdict is Verdict.PASS else number
-        other = kept.get(key)
-        if other is None or opinion.error > other.error:
-            kept[key] = opinion
+        other, count = kept.get(key, (opinion, 0))
+        kept[key] = (max(other, opinion, key=lambda one: one.error), count + 1)
     return list(kept.values())
 
 

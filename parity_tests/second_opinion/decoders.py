@@ -54,7 +54,6 @@ def examine(translation: Translation) -> Callable[[Subject], Iterator[Finding]]:
     """What asks both sides for the logits of a drawn prompt."""
 
     def ask(subject: Subject) -> Iterator[Finding]:
-        import torch
         import transformers
 
         kind = getattr(transformers, f"{translation.library}Config")

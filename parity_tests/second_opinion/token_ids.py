@@ -36,13 +36,16 @@ CONVERSATION = (
     ("assistant", "Blue."),
     ("user", "And the grass? "),
 )
+WHOLE = ("tokenizer.json", "tokenizer.model")
+"""Files that a tokenizer can be read from without another."""
+
 TEMPLATES = ("qwen2-vl", "awaker2.5-vl")
 """Families whose published template is a file of the checkpoint; the others' is code."""
 
 
 def ask(subject: Subject) -> Iterator[Finding]:
     """Texts, then a conversation."""
-    folder = next((one for one in _folders(subject) if any((one / name).is_file() for name in tokenizer.FILES)), None)
+    folder = next((one for one in _folders(subject) if any((one / name).is_file() for name in WHOLE)), None)
     if folder is None:
         raise NotComparable("the checkpoint has no tokenizer")
     ours = tokenizer.load(folder)

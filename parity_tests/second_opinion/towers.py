@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from parity_tests.judging.metrics import Kind
 from parity_tests.second_opinion.opinion import Finding, NotComparable, Part
 from parity_tests.second_opinion.subject import Subject, configured, loaded, pictures
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
 SIGLIP_SO400M: dict[str, Any] = {
     "embed_dim": 1152, "depth": 27, "num_heads": 16, "mlp_ratio": 3.7362, "patch_size": 14, "img_size": 384
 }  # fmt: skip
-"""vit_so400m_patch14_siglip_384 of timm 0.9.10, models/vision_transformer.py; ``timm_model_args`` of config.json come first."""
+"""vit_so400m_patch14_siglip_384 of timm 0.9.10, models/vision_transformer.py; ``timm_model_args`` come first."""
 
 PIECES = 3
 """Of a picture that are compared at most: the overview and two slices, or views."""
@@ -44,13 +42,11 @@ def _pieces(subject: Subject) -> Iterator[tuple[str, Any]]:
             yield f"features of {name} picture, piece {number}", piece
 
 
-def _features(
-    subject: Subject, theirs: Callable[[Tensor], Tensor], part: Callable[[np.ndarray], np.ndarray]
-) -> Iterator[Finding]:
+def _features(subject: Subject, theirs: Callable[[Tensor], Tensor], most: int | None = None) -> Iterator[Finding]:
     """Both sides' features of some pieces.
 
     Args:
-        part: of a piece's pixels that is compared.
+        most: views of a piece that are compared; None for all.
     """
     import torch
 
