@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from typing import Protocol, cast
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from export.families.published import variants
 from export.families.registry import families
 from export.source.tensor_source import EmptySource
 from runtime_py.errors import ImageError
+from runtime_py.preprocess.base import Processor
 from runtime_py.preprocess.extent import PATCH_BYTES, PredictsExtent, check_extent
 from runtime_py.preprocess.pictures import open_picture
 
@@ -24,11 +26,15 @@ SIZES = [(448, 448), (1200, 700), (300, 1900), (3000, 40), (4000, 1), (1, 3000)]
 CONTEXT = 1 << 20
 
 
-def processor_of(family: Family, hub_id: str) -> PredictsExtent:
+class Weighing(Processor, PredictsExtent, Protocol):
+    """A processor that predicts."""
+
+
+def processor_of(family: Family, hub_id: str) -> Weighing:
     """The processor of a published checkpoint."""
     made = family.make_processor(family.spec(family.published_config(hub_id, "full"), EmptySource()))
     assert isinstance(made, PredictsExtent)
-    return made
+    return cast("Weighing", made)
 
 
 @pytest.mark.parametrize(("family", "hub_id"), PUBLISHED)

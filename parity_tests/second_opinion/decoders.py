@@ -63,7 +63,7 @@ def examine(translation: Translation) -> Callable[[Subject], Iterator[Finding]]:
         config._attn_implementation = "eager"
         ids = subject.drawn_ids()
         session = Session(subject.backend(subject.with_layers(blocks)), subject.processor, Limits(len(ids[0]), len(ids[0])))
-        model = loaded(
+        model: Any = loaded(
             getattr(transformers, f"{translation.library}ForCausalLM")(config), translation.state(subject, blocks)
         )
         frequencies = [name for name in subject.names() if name.endswith("rotary_emb.inv_freq")]

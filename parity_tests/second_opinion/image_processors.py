@@ -120,9 +120,8 @@ def sliced(subject: Subject) -> Iterator[Finding]:
     half = rule["patch_size"] // 2
     if 2 * half != rule["patch_size"]:
         raise NotComparable(f"patches of {rule['patch_size']} pixels cannot be halved")
-    maker = MiniCPMV4_6ImageProcessorPil(
-        **{**rule, "patch_size": half}, downsample_mode="4x", image_mean=HALF, image_std=HALF
-    )
+    settings: dict[str, Any] = {**rule, "patch_size": half, "downsample_mode": "4x", "image_mean": HALF, "image_std": HALF}
+    maker = MiniCPMV4_6ImageProcessorPil(**settings)
 
     def theirs(picture: np.ndarray) -> list[np.ndarray]:
         made = maker(images=[picture], return_tensors="np")

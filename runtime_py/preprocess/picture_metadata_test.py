@@ -7,6 +7,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,7 +37,11 @@ def _file(kind: str, orientation: int = 1) -> bytes:
     told.add_text("a", "plain")
     told.add_text("b", "packed" * 20, zip=True)
     told.add_itxt("c", "Unicode", zip=True)
-    further = {"PNG": {"pnginfo": told}, "WEBP": {"lossless": True}, "JPEG": {"quality": 95, "comment": b"said"}}
+    further: dict[str, dict[str, Any]] = {
+        "PNG": {"pnginfo": told},
+        "WEBP": {"lossless": True},
+        "JPEG": {"quality": 95, "comment": b"said"},
+    }
     buffer = io.BytesIO()
     Image.fromarray(_picture()).save(buffer, kind, exif=_exif(orientation), icc_profile=profile, **further.get(kind, {}))
     return buffer.getvalue()

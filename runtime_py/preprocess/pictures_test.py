@@ -3,6 +3,7 @@ from __future__ import annotations
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -77,7 +78,7 @@ def test_every_mode_of_a_file_gives_what_the_published_call_gives(
 ) -> None:
     deep = Image.fromarray(picture[..., 0].astype(np.uint16) * 257)
     image = deep if mode == "I;16" else Image.fromarray(picture).convert(mode)
-    transparent = {"transparency": 3} if mode == "P" else {}
+    transparent: dict[str, Any] = {"transparency": 3} if mode == "P" else {}
     image.save(tmp_path / name, **transparent)
     np.testing.assert_array_equal(open_picture(tmp_path / name), np.asarray(Image.open(tmp_path / name).convert("RGB")))
 
