@@ -98,6 +98,8 @@ class Part:
             return [self._judged(finding, against, family, table) for finding in self.examine[family](subject)]
         except NotComparable as reason:
             return [self._not_run(against, str(reason))]
+        except ImportError as error:  # another version of the library
+            return [self._not_run(against, f"this version of transformers lacks it: {error}")]
         except Disagreement as reason:
             return [Opinion(self.name, self.stage, against, self.covers, Verdict.FAIL, why=str(reason))]
 
