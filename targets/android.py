@@ -25,4 +25,5 @@ TARGET = Target(
     ),
     needs=("the MLC Android app or mlc4j, built with the TVM version that manifest.json names",),
     precision_aliases=MLC_ALIASES,
+    phone=True,
 )

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from runtime_py.errors import CheckpointError, UnsupportedModelError
-from runtime_py.protobuf import fields
-from runtime_py.sentencepiece_file import CHARACTER_MAP, NORMALISER, PIECE, TRAINER, check_model
+from runtime_py.files.protobuf import fields, message_of
+from runtime_py.files.sentencepiece_file import CHARACTER_MAP, NORMALISER, PIECE, TRAINER, check_model
 from runtime_py.tokenizer import added_tokens, read_json, read_sentencepiece
 
 SPACE = "\u2581"
@@ -212,13 +212,13 @@ def parse_model(path: Path) -> SentencePieceModel:
     try:
         for number, value in fields(memoryview(content)):
             if number == PIECE:
-                row: Mapping[int, Any] = dict(fields(value))
+                row: Mapping[int, Any] = dict(fields(message_of(value)))
                 kind = PieceType(row.get(3, PieceType.NORMAL))
                 pieces.append((bytes(row[1]).decode("utf-8"), struct.unpack("<f", row.get(2, ZERO))[0], kind))
             elif number == TRAINER:
-                trainer = dict(fields(value))
+                trainer = dict(fields(message_of(value)))
             elif number == NORMALISER:
-                normaliser = dict(fields(value))
+                normaliser = dict(fields(message_of(value)))
         character_map = bytes(normaliser.get(CHARACTER_MAP, b""))
     except (KeyError, ValueError, TypeError, struct.error) as error:
         raise CheckpointError(

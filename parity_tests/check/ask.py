@@ -41,7 +41,7 @@ def ask_all(
     tight: list[Recording | None] = [None] * len(asked)
     if exact is not None:
         tight = [_said(exact, q, steps, forced) for q, forced in zip(asked, tokens, strict=True)]
-        exact.backend.close()
+        exact.release()
     said = [_said(candidate, q, steps, forced) for q, forced in zip(asked, tokens, strict=True)]
     return list(zip(expected, inside, tight, said, strict=True))
 

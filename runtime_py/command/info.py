@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from runtime_py import trust
-from runtime_py.package import Package
+from runtime_py.package import Package, trust
 
 
 def describe(package: Package) -> dict[str, Any]:

@@ -22,7 +22,7 @@ PATCH = 14
 
 
 class Processor:
-    """See runtime_py.preprocess.base.Processor; ``settings`` come from export/families/omnilmm_12b."""
+    """One picture a conversation, squashed to a square: one image, with a row of features for every query."""
 
     def __init__(self, settings: Mapping[str, Any], tokenizer: TokenizerLike | None) -> None:
         self.settings = settings

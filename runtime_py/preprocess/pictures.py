@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from runtime_py.errors import ImageError
-from runtime_py.json_file import shortened
+from runtime_py.files.json_file import shortened
 from runtime_py.preprocess.extent import Check
 from runtime_py.preprocess.picture_formats import SHOWN, formats, kind_of
 from runtime_py.preprocess.picture_metadata import Orientation, orientation_of, pixels_alone, turned

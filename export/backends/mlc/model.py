@@ -111,6 +111,7 @@ class ModelLibrary(nn.Module):
     def image_embed(
         self, image: Tensor, resize_h: tirx.Var, resize_w: tirx.Var, crop_h: tirx.Var, crop_w: tirx.Var
     ) -> Tensor:
+        # the engine passes sizes to resize and crop to; what it sends has the size of the overview already
         rows, columns = self.overview_size
         return self._image_features(image, rows, columns, self.overview.values())
 

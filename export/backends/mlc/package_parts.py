@@ -15,6 +15,7 @@ from export.backends.mlc.objects import check_library
 from export.backends.mlc.overview import PREFIX, Overview, WithOverview, make_overview, overview_shapes
 from export.backends.mlc.parameters import Parameter, ParameterBytes, parameter_list
 from export.backends.mlc.prediction import predict
+from export.backends.mlc.record import PHONES
 from export.backends.mlc.schemes import Scheme, scheme_of
 from export.backends.mlc.upstream_llama import read_json
 from export.modules.build import parameter_count, parameter_shapes
@@ -24,7 +25,6 @@ from export.source.side_files import Purpose, named
 from export.specs import ModelSpec
 
 FOLDER = Path("mlc")
-PLACES = {"android": "android", "ios": "ios"}
 HOST = "x86_64"
 
 
@@ -34,7 +34,8 @@ class PackageParts:
     def __init__(self, build: Build) -> None:
         self.build, self.spec = build, build.spec
         self.scheme = scheme_of(build.options.precision)
-        self.place = PLACES.get(build.options.target.name, HOST)
+        self.phone = PHONES.get(build.options.target.name)
+        self.place = HOST if self.phone is None else self.phone.place
         self.limits = build.options.limits
         self.overview = make_overview(build.spec, build.processor)
         self.image_rows = self.overview.rows
@@ -122,10 +123,11 @@ class PackageParts:
 
     def write_app_configuration(self) -> list[Path]:
         """The files of the phone's app (see app_config), which list the model and the memory it needs."""
+        assert self.phone is not None
         needed = sum(predict(self.spec, self.build.options, self.build.assignments).device_bytes.values())
         entry = app_config.AppEntry(self.model_id, self.model_lib, needed, self.limits)
         library = self.device_library.relative_to(FOLDER)
-        return self._relative(app_config.write(self._made(FOLDER), entry, self.place, library))
+        return self._relative(app_config.write(self._made(FOLDER), entry, self.phone, library))
 
     def _tokenizer_folder(self) -> Path:
         """Where the checkpoint keeps its tokenizer; its own folder when it has none."""
@@ -135,7 +137,7 @@ class PackageParts:
         return (checkpoint.folder / vocabularies[0].path).parent if vocabularies else checkpoint.folder
 
     def write_device_library(self) -> list[Path]:
-        if self.place == HOST:
+        if self.phone is None:
             return []
         return self._compile(self.place, self.device_library)
 

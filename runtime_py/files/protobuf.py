@@ -38,6 +38,17 @@ def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
         at += size
 
 
+def message_of(value: int | memoryview) -> memoryview:
+    """The bytes of a field that holds a message.
+
+    Raises:
+        ValueError: it holds an integer.
+    """
+    if isinstance(value, int):
+        raise ValueError(f"the integer {value} where a message was expected")
+    return value
+
+
 def varint(message: memoryview, at: int) -> tuple[int, int]:
     """The unsigned integer at ``at``, and where it ends.
 

@@ -14,8 +14,8 @@ import pytest
 import runtime_py
 from runtime_py.errors import EdgeproofError, InternalError, MachineError, UsageError
 from runtime_py.generation.generate import Overrides
+from runtime_py.generation.turns import Turns, last_resort
 from runtime_py.model import Model
-from runtime_py.turns import Turns, last_resort
 
 QUESTIONS = ["What colour?", "How many shapes are there?", "Where is it?", "图中有几个图形？", "Hello", "Is it red?"]
 GREEDY = Overrides(temperature=0.0, repetition_penalty=1.0, max_new_tokens=6)
@@ -91,7 +91,8 @@ def test_a_closed_model_refuses(exported: Path) -> None:
 
 def test_closing_waits_for_the_answer_at_work(exported: Path) -> None:
     model = runtime_py.load(exported, threads=1)
-    begun, go_on, ids = threading.Event(), threading.Event(), []
+    ids: list[int] = []
+    begun, go_on = threading.Event(), threading.Event()
 
     def wait(_: str) -> None:
         begun.set()
@@ -106,6 +107,10 @@ def test_closing_waits_for_the_answer_at_work(exported: Path) -> None:
     asking.join(30)
     closing.join(30)
     assert ids
+
+
+def each(argument: str, *values: Any) -> list[dict[str, Any]]:
+    return [{argument: value} for value in values]
 
 
 WRONG: list[dict[str, Any]] = [
@@ -146,13 +151,13 @@ def test_wrong_arguments_of_a_chat(model: Model, given: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "given",
     [
-        *({"temperature": value} for value in ("1", [], True, -1.0, float("nan"), float("inf"))),
-        *({"top_k": value} for value in (1.5, "3", -1, True)),
-        *({"top_p": value} for value in (0.0, 1.5, "x", float("nan"))),
-        *({"repetition_penalty": value} for value in (0.0, -1.0, float("nan"), "x")),
-        *({"max_new_tokens": value} for value in (0, -1, 1.5, "3", True)),
-        *({"seed": value} for value in ("x", 1.5)),
-        *({"stop_ids": value} for value in (5, ["a"], "ab", [1.5])),
+        *each("temperature", "1", [], True, -1.0, float("nan"), float("inf")),
+        *each("top_k", 1.5, "3", -1, True),
+        *each("top_p", 0.0, 1.5, "x", float("nan")),
+        *each("repetition_penalty", 0.0, -1.0, float("nan"), "x"),
+        *each("max_new_tokens", 0, -1, 1.5, "3", True),
+        *each("seed", "x", 1.5),
+        *each("stop_ids", 5, ["a"], "ab", [1.5]),
     ],
     ids=repr,
 )
@@ -164,12 +169,12 @@ def test_wrong_overrides(model: Model, given: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "given",
     [
-        *({"path": value} for value in (None, 5, "a\0b", b"out", [])),
-        *({"backend": value} for value in (5, "nothing", ["ort"])),
-        *({"verify": value} for value in (None, 5, "deep", [])),
-        *({"threads": value} for value in ("4", -1, 1.5, None, True)),
-        *({"providers": value} for value in (5, [5], "CPUExecutionProvider")),
-        *({"trust": value} for value in ("abc", "", "sha256:")),
+        *each("path", None, 5, "a\0b", b"out", []),
+        *each("backend", 5, "nothing", ["ort"]),
+        *each("verify", None, 5, "deep", []),
+        *each("threads", "4", -1, 1.5, None, True),
+        *each("providers", 5, [5], "CPUExecutionProvider"),
+        *each("trust", "abc", "", "sha256:"),
     ],
     ids=repr,
 )
