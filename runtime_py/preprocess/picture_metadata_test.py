@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -75,10 +76,11 @@ def test_pillow_turns_tiff_files_for_the_published_code_too(tmp_path: Path, capl
     assert not caplog.records
 
 
+@pytest.mark.skipif(int(PIL.__version__.split(".")[0]) < 11, reason="an older Pillow does not look there")
 def test_orientation_in_xmp_counts(tmp_path: Path) -> None:
     xmp = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
-    Image.fromarray(_picture()).save(tmp_path / "a.jpg", xmp=xmp)
-    assert open_picture(tmp_path / "a.jpg", upright=True).shape == (9, 5, 3)
+    Image.fromarray(_picture()).save(tmp_path / "a.webp", xmp=xmp)
+    assert open_picture(tmp_path / "a.webp", upright=True).shape == (9, 5, 3)
 
 
 EXIF_BLOCKS = {
@@ -170,7 +172,7 @@ def test_a_long_comment_is_no_damage(tmp_path: Path) -> None:
     told = PngImagePlugin.PngInfo()
     told.add_text("prompt", "word " * (1 << 19), zip=True)
     Image.fromarray(_picture()).save(tmp_path / "made.png", pnginfo=told, exif=_exif(6))
-    with pytest.raises(ValueError, match="too large"):
+    with pytest.raises(ValueError, match="(?i)too large"):
         Image.open(tmp_path / "made.png")
     np.testing.assert_array_equal(open_picture(tmp_path / "made.png"), _picture())
     assert open_picture(tmp_path / "made.png", upright=True).shape == (9, 5, 3), "what can be read is still read"
