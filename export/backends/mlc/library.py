@@ -20,6 +20,7 @@ from export.backends.mlc.function_list import block_functions, functions
 from export.backends.mlc.logit_kernels import AddLogitKernels
 from export.backends.mlc.model import ModelLibrary
 from export.backends.mlc.passes.base import ModulePass, PassLog
+from export.backends.mlc.passes.cache_arguments import CreateCacheWithFiveNumbers
 from export.backends.mlc.passes.pipeline import pipeline
 from export.backends.mlc.passes.runtime_functions import AddEmbeddingAllocator, NameSystemLibrary
 from export.backends.mlc.size_order import sizes_in_order
@@ -84,7 +85,8 @@ def build_module(request: LibraryRequest, place: str) -> tuple[tvm.ir.IRModule, 
 def completing_passes(request: LibraryRequest, place: str) -> list[ModulePass]:
     """What is done to the exported module before it is compiled, in order."""
     device, limits, dtype = TARGETS[place]["kind"] != "llvm", request.limits, request.scheme.model_dtype
-    passes: list[ModulePass] = [SafeMerge(dtype)] if device else []
+    passes: list[ModulePass] = [CreateCacheWithFiveNumbers("create_tir_paged_kv_cache")]
+    passes += [SafeMerge(dtype)] if device else []
     passes += [AddLogitKernels(device), AddEmbeddingAllocator(limits.prefill_chunk, request.spec.decoder.hidden, dtype)]
     if place in SYSTEM_LIBRARY:
         passes.append(NameSystemLibrary(system_prefix(request.name)))

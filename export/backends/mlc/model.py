@@ -40,6 +40,7 @@ from export.specs import (
     WindowConnectorSpec,
 )
 from export.stages import contracts
+from runtime_py.backends.mlc import SPARE_POSITIONS
 from runtime_py.contracts import CONNECTOR, VISION, TensorContract
 
 VISION_BLOCKS = {VisionSpec: VisionTransformer, RotaryVisionSpec: RotaryVisionTransformer}
@@ -194,7 +195,7 @@ class ModelLibrary(nn.Module):
         return TIRPagedKVCache(
             attn_kind="mha",
             max_batch_size=max_batch_size,
-            max_total_seq_len=max_total_seq_len,
+            max_total_seq_len=max_total_seq_len + SPARE_POSITIONS,
             prefill_chunk_size=prefill_chunk_size,
             page_size=page_size,
             support_sliding_window=support_sliding_window,
