@@ -29,6 +29,9 @@ PAGE = 16
 SEQUENCE = 0
 """Id of the one sequence that a cache of ours holds."""
 
+CACHE_NUMBERS = 5
+"""Numbers that a library creates its cache with: sequences, positions, chunk, page, sliding window."""
+
 SPARE_POSITIONS = 160
 """Positions that a library's cache has beyond those it is asked for: the phone's engine throws a running answer out, and
 feeds its whole prompt again for every token, while fewer than ten pages are free (mlc-ai/mlc-llm at 79d603f,

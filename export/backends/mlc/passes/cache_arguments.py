@@ -7,10 +7,9 @@ from tvm import relax
 from tvm.ir import IRModule
 
 from export.backends.mlc.passes.base import ModulePass, Part
+from runtime_py.backends.mlc import CACHE_NUMBERS
 
 CREATE = "vm.builtin.paged_attention_kv_cache_create"
-CACHE_NUMBERS = 5
-"""Most sequences, positions, chunk, page, sliding window."""
 
 
 class CreateCacheWithFiveNumbers(ModulePass):
