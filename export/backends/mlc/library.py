@@ -1,7 +1,8 @@
 """Compile a model's Relax module: one library for a phone (a tar of two objects) and one for this machine.
 
-Every form comes from the same specs, so what runs here is what the phone runs minus the device code. A library must be
-loaded by the TVM runtime version that built it. Targets: mlc-ai/mlc-llm, python/mlc_llm/support/auto_target.py.
+Every form comes from the same specs, so what runs here is what the phone runs minus the device code. A library is loaded by
+the TVM that built it and by those that mlc-llm pins (`passes.cache_arguments`). Targets: mlc-ai/mlc-llm,
+python/mlc_llm/support/auto_target.py.
 """
 
 from __future__ import annotations
