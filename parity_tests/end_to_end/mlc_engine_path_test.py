@@ -231,9 +231,7 @@ def test_the_demo_shows_a_picture_in_the_app(demo: Demo, picture: Image.Image) -
     ("name", "use"),
     [("omnilmm-12b", Use.PICTURE), ("xverse-v", Use.TILES), ("wemm", Use.TEXT), ("cogvlm2", Use.TEXT)],
 )
-def test_every_other_demo_does_what_its_record_says(
-    name: str, use: Use, picture: Image.Image, tmp_path: Path
-) -> None:
+def test_every_other_demo_does_what_its_record_says(name: str, use: Use, picture: Image.Image, tmp_path: Path) -> None:
     demo = Demo(name, tmp_path)
     assert demo.record.use is use
     assert demo.theirs([turn("Hello!")]) == demo.ours([turn("Hello!")])

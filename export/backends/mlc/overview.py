@@ -2,7 +2,7 @@
 
 The engine sends one square of `SentPicture.image_size` pixels, the picture in its upper left corner. Where a family's stages
 take side inputs (the position matrices and key positions of a sliced model), those of this one grid are stored as parameters
-of the package, made by the family's own processor from a blank picture, so that the phone computes nothing a processor knows.
+of the package, made by the family's own processor from a blank picture, so that the phone computes nothing that it knows.
 """
 
 from __future__ import annotations

@@ -100,7 +100,10 @@ def test_views_beside_a_question_and_an_answer() -> None:
     spec = published("xverse-v")
     short, long = stock_engine(spec, Limits(2048, 512)), stock_engine(spec, Limits(4096, 512))
     assert (short.use, long.use) == (Use.TILES, Use.TILES)
-    assert [record.picture and (record.picture.held, record.picture.views) for record in (short, long)] == [(7, 10), (10, 10)]
+    assert [record.picture and (record.picture.held, record.picture.views) for record in (short, long)] == [
+        (7, 10),
+        (10, 10),
+    ]
 
 
 def test_defaults_that_the_engine_does_not_know() -> None:
