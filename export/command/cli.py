@@ -103,10 +103,13 @@ def _export(request: ExportRequest, verifier: Verifier, options: argparse.Namesp
 
 
 def _result(folder: Path) -> dict[str, object]:
+    from runtime_py.backends.stock_engine import stored_engines
+
     written = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     return {
         "package": str(folder),
         "bytes": sum(file["bytes"] for file in written["files"]),
         "waivers": written["waivers"],
         "verification": written["verification"],
+        "stock_engines": [engine.to_json() for engine in stored_engines(written)],
     }
