@@ -48,9 +48,8 @@ from export.request import ExportRequest
 from export.source.side_files import Purpose, named, require_vocabulary
 from export.specs import ModelSpec
 from export.verification import Verifier
-from runtime_py import trust
 from runtime_py.errors import InterruptedExportError, MachineError, ParityError, UsageError
-from runtime_py.package import parse, read
+from runtime_py.package import parse, read, trust
 from runtime_py.version import VERSION
 
 log = logging.getLogger("edgeproof")

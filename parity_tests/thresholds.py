@@ -31,8 +31,8 @@ class Standard(StrEnum):
     """A sort of comparison, by what the two sides differ in."""
 
     GOLDEN = "golden-fp32"  # the published code's arrays, both sides float32
-    GOLDEN_FLIPPED = "golden-fp32-gate-crossing"  # the same, a gate logit shown to round the other way
-    FLIPPED = "gate-crossing"  # package against reference in float32, a gate logit shown to round the other way
+    GOLDEN_FLIPPED = "golden-fp32-rounding-flip"  # the same, a gate logit shown to round the other way
+    FLIPPED = "rounding-flip"  # package against reference in float32, a gate logit shown to round the other way
     FP32 = "fp32"  # package against reference, both float32, any checkpoint
     FP16 = "fp16"  # float16 package against the float32 reference
     STORED_FLOAT32 = "implementation-float32"  # against a reference with the stored numbers; arithmetic in float32
@@ -40,6 +40,11 @@ class Standard(StrEnum):
     STORED_INT8 = "implementation-int8"  # the same; inputs of layers rounded to 8 bits by both sides
     KERNELS_INT8 = "kernels-int8"  # inputs of int4 layers rounded to 8 bits by the package's kernels alone
     INT4_LOSS = "int4-loss"  # dequantised reference against full precision
+
+    @classmethod
+    def _missing_(cls, value: object) -> Standard | None:
+        # the names that stored runs and files of thresholds may still have
+        return {"golden-fp32-gate-crossing": cls.GOLDEN_FLIPPED, "gate-crossing": cls.FLIPPED}.get(str(value))
 
 
 @dataclass(frozen=True)

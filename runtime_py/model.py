@@ -16,20 +16,20 @@ import numpy as np
 from PIL import Image
 
 from runtime_py import package, tokenizer
-from runtime_py import trust as trusting
 from runtime_py.backends.base import Backend
 from runtime_py.backends.record import Ability, OpeningChoices
 from runtime_py.backends.registry import held_backends, runtime_backend, runtime_backends, those_that_can
 from runtime_py.errors import PackageError, UsageError
+from runtime_py.files.json_file import shortened
 from runtime_py.generation import conversation
 from runtime_py.generation.conversation import Messages
 from runtime_py.generation.generate import Finish, Generation, Overrides, Settings, settings_of
 from runtime_py.generation.session import Recorder, Session
-from runtime_py.json_file import shortened
+from runtime_py.generation.turns import Turns, last_resort
+from runtime_py.package import trust as trusting
 from runtime_py.preprocess.base import ImageInputs, Layout, Message, Processor
 from runtime_py.preprocess.pictures import Picture
 from runtime_py.preprocess.processors import make_processor
-from runtime_py.turns import Turns, last_resort
 
 ANSWERING = "answering"
 
@@ -292,36 +292,36 @@ def load(
         providers: ONNX Runtime execution providers, best first.
         selftest: run the package's own sample and refuse a package that answers it otherwise.
         trust: the SHA-256 of the package's manifest, which is compared, or True; needed for a package that brings code
-            (backends ``mlc`` and ``trt``) and is not in the trust file (`runtime_py.trust`).
+            (backends ``mlc`` and ``trt``) and is not in the trust file (`runtime_py.package.trust`).
 
     Raises:
         UsageError, PackageError, MachineError.
     """
     with last_resort("opening the package"):
         check_choices(backend, threads, providers)
-        found = package.read(path)
-        trusting.require(found, backend, trust)
-        package.verify(found, verify)
-        words = open_tokenizer(found)
-        processor = open_processor(found, words)
-        model = Model(found, open_backend(found, backend, threads, providers), processor, words)
+        opened = package.read(path)
+        trusting.require(opened, backend, trust)
+        package.verify(opened, verify)
+        words = open_tokenizer(opened)
+        processor = open_processor(opened, words)
+        model = Model(opened, open_backend(opened, backend, threads, providers), processor, words)
         if selftest:
-            from runtime_py.selftest import require
+            from runtime_py.package.selftest import require
 
             require(model)
     return model
 
 
-def open_tokenizer(found: package.Package) -> tokenizer.Tokenizer:
+def open_tokenizer(opened: package.Package) -> tokenizer.Tokenizer:
     """The package's tokenizer, from files that the manifest lists.
 
     Raises:
         PackageError: there is none, it cannot be read, or one of its files is no row of the manifest.
     """
     for name in tokenizer.FILES:
-        if os.path.lexists(found.folder / name):
-            found.file(name)
-    return tokenizer.load(found.folder)
+        if os.path.lexists(opened.folder / name):
+            opened.file(name)
+    return tokenizer.load(opened.folder)
 
 
 def check_choices(backend: str | None, threads: int, providers: Sequence[str] | None) -> None:
@@ -338,10 +338,10 @@ def check_choices(backend: str | None, threads: int, providers: Sequence[str] | 
 
 
 def open_backend(
-    found: package.Package, backend: str | None = None, threads: int = 0, providers: Sequence[str] | None = None
+    opened: package.Package, backend: str | None = None, threads: int = 0, providers: Sequence[str] | None = None
 ) -> Backend:
     """The backend that runs a package, chosen by the caller or by the manifest."""
-    record = runtime_backend(backend or found.runtime_backend)
+    record = runtime_backend(backend or opened.runtime_backend)
     name = record.runtime_name
     if threads < 0:
         raise UsageError(f"{threads} threads", "0 or more", "correct the number")
@@ -351,16 +351,16 @@ def open_backend(
     if threads and not record.can(Ability.THREADS):
         able = those_that_can(Ability.THREADS)
         raise UsageError(f"{threads} threads for backend '{name}'", f"backend {able}", record.threads_advice)
-    if not record.block(found.manifest):
-        held = ", ".join(other.runtime_name for other in held_backends(found.manifest)) or "none that is known here"
+    if not record.block(opened.manifest):
+        held = ", ".join(other.runtime_name for other in held_backends(opened.manifest)) or "none that is known here"
         raise PackageError(
-            f"{found.folder} holds no {record.files}",
+            f"{opened.folder} holds no {record.files}",
             f"one of the backends it was exported for: {held}",
             f"leave backend '{name}' out, or export for a target that has it",
         )
-    return record.open(found.folder, found.manifest, OpeningChoices(threads, tuple(providers or ())))
+    return record.open(opened.folder, opened.manifest, OpeningChoices(threads, tuple(providers or ())))
 
 
-def open_processor(found: package.Package, words: tokenizer.Tokenizer | None) -> Processor:
+def open_processor(opened: package.Package, words: tokenizer.Tokenizer | None) -> Processor:
     """The family's processor, by its name in the manifest."""
-    return make_processor(found.processor, found.runtime, words)
+    return make_processor(opened.processor, opened.runtime, words)

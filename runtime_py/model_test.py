@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runtime_py import selftest
 from runtime_py.backends.record import Ability, OpeningChoices, RuntimeBackend
 from runtime_py.backends.registry import register, withdraw
 from runtime_py.command.chat import converse
@@ -20,7 +19,7 @@ from runtime_py.errors import PackageError, UsageError
 from runtime_py.generation.generate import Finish, Overrides
 from runtime_py.generation.session import Limits
 from runtime_py.model import Model, open_backend, open_processor
-from runtime_py.package import Package
+from runtime_py.package import Package, selftest
 from runtime_py.preprocess.base import Message
 from runtime_py.preprocess.minicpm_v import Processor
 from runtime_py.tokenizer import Tokenizer
@@ -37,7 +36,7 @@ GENERATION = {
 
 @pytest.fixture
 def model(tmp_path: Path, words: Tokenizer) -> Model:
-    found = Package(
+    described = Package(
         folder=tmp_path,
         manifest={"files": [{"path": "selftest/image.png"}, {"path": "selftest/sample.json"}]},
         family="minicpm-v",
@@ -52,7 +51,7 @@ def model(tmp_path: Path, words: Tokenizer) -> Model:
         contracts={},
         files=(),
     )
-    return Model(found, AttentionBackend(len(words.pieces)), Processor(minicpm_settings(), words), words)
+    return Model(described, AttentionBackend(len(words.pieces)), Processor(minicpm_settings(), words), words)
 
 
 def _calls(model: Model) -> list[int]:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from runtime_py.errors import PackageError
-from runtime_py.json_file import MEGABYTE, read_bytes
-from runtime_py.json_file import read_json as read_json_file
-from runtime_py.sentencepiece_file import MAX_TOKENS, check_model
+from runtime_py.files.json_file import MEGABYTE, read_bytes
+from runtime_py.files.json_file import read_json as read_json_file
+from runtime_py.files.sentencepiece_file import MAX_TOKENS, check_model
 
 MAX_JSON_BYTES = 64 * MEGABYTE
 MAX_SETTINGS_BYTES = 8 * MEGABYTE
@@ -181,7 +181,7 @@ def _split_at(tokens: Mapping[str, int], encode: Callable[[str], list[int]]) -> 
 
 def added_tokens(folder: Path) -> dict[str, int]:
     """Text to id of the tokens that a checkpoint adds to, or renames in, its SentencePiece model."""
-    found: dict[str, int] = {}
+    tokens: dict[str, int] = {}
     for name in ("added_tokens.json", "tokenizer_config.json"):
         path = folder / name
         if not path.is_file():
@@ -203,8 +203,8 @@ def added_tokens(folder: Path) -> dict[str, int]:
             raise PackageError(
                 f"{path} gives a token the id {max(rows.values(), key=abs)}", f"0 to {MAX_TOKENS - 1}", "restore the file"
             )
-        found |= rows
-    return found
+        tokens |= rows
+    return tokens
 
 
 def read_json(path: Path) -> Tokenizer:

@@ -25,4 +25,5 @@ TARGET = Target(
     ),
     needs=("the MLC Android app or mlc4j, built from the revision of mlc-llm that docs/targets/android.md names",),
     precision_aliases=MLC_ALIASES,
+    phone=True,
 )

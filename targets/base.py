@@ -57,6 +57,7 @@ class Target:
         contains: what the package holds, a line each.
         needs: what the place must have to run it, a line each.
         precision_aliases: further words for a precision, e.g. ``q4f16_1`` for ``int4``.
+        phone: the package holds a library that only a phone runs, beside one of the same model for this machine.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Target:
     contains: tuple[str, ...]
     needs: tuple[str, ...]
     precision_aliases: Mapping[str, str] = field(default_factory=dict)
+    phone: bool = False
 
     @property
     def backend_names(self) -> tuple[str, ...]:

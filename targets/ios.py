@@ -23,4 +23,5 @@ TARGET = Target(
         "the entitlement com.apple.developer.kernel.increased-memory-limit for the device limits given here",
     ),
     precision_aliases=MLC_ALIASES,
+    phone=True,
 )

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from runtime_py.errors import CheckpointError, UnsupportedModelError
-from runtime_py.protobuf import fields, message_of
-from runtime_py.sentencepiece_file import CHARACTER_MAP, NORMALISER, PIECE, TRAINER, check_model
+from runtime_py.files.protobuf import fields, message_of
+from runtime_py.files.sentencepiece_file import CHARACTER_MAP, NORMALISER, PIECE, TRAINER, check_model
 from runtime_py.tokenizer import added_tokens, read_json, read_sentencepiece
 
 SPACE = "\u2581"

@@ -23,8 +23,8 @@ from export.quantisation.pack import pack_unsigned, unpack_unsigned
 from export.quantisation.spec import Assignment
 from export.source.links import leads_inside
 from runtime_py.errors import PackageError, UsageError
-from runtime_py.json_file import MEGABYTE, read_json
-from runtime_py.schema import Schema
+from runtime_py.files.json_file import MEGABYTE, read_json
+from runtime_py.files.schema import Schema
 
 if TYPE_CHECKING:
     from torch import Tensor

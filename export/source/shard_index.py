@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from export.source.links import leads_inside
 from runtime_py.errors import CheckpointError
-from runtime_py.json_file import MEGABYTE, read_json, shortened
+from runtime_py.files.json_file import MEGABYTE, read_json, shortened
 
 MAX_INDEX_BYTES = 16 * MEGABYTE
 """Some 150,000 tensors."""
@@ -91,13 +91,13 @@ def stays_inside(index: Path, name: str) -> bool:
     return _is_plain(name) and leads_inside(index.parent / name, index.parent)
 
 
-def check_shards(index: Path, weight_map: Mapping[str, str], found: Iterable[tuple[str, Path]]) -> None:
+def check_shards(index: Path, weight_map: Mapping[str, str], tensors: Iterable[tuple[str, Path]]) -> None:
     """Compare the index with the tensors that the shards hold (name, file).
 
     Raises:
         CheckpointError: listing every tensor that is named and absent, or present and not named.
     """
-    stored = {(name, path) for name, path in found}
+    stored = {(name, path) for name, path in tensors}
     named = {(name, index.parent / shard) for name, shard in weight_map.items()}
     problems = [f"named in the index, absent from {path.name}: {name}" for name, path in sorted(named - stored)]
     problems += [f"in {path.name}, not named there by the index: {name}" for name, path in sorted(stored - named)]

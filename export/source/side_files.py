@@ -16,7 +16,7 @@ from pathlib import Path
 
 from export.source.links import leads_inside
 from runtime_py.errors import CheckpointError
-from runtime_py.json_file import MEGABYTE, shortened
+from runtime_py.files.json_file import MEGABYTE, shortened
 
 
 class Purpose(StrEnum):
@@ -80,7 +80,7 @@ MAX_BYTES = 256 * MEGABYTE
 """Of one side file; the largest vocabularies published have some 40 MB."""
 
 MAX_NAME, FORBIDDEN = 200, "\\:/"
-"""What a path of a package may not be (``path`` in runtime_py/schemas/manifest.schema.json)."""
+"""What a path of a package may not be (``path`` in runtime_py/files/schemas/manifest.schema.json)."""
 
 KEPT_TWICE = (Purpose.LICENCE, Purpose.CARD)
 """Of two files with one name both are kept: the parts of a checkpoint each have their terms."""

@@ -191,6 +191,7 @@ class WeightMap:
     def _rows(self, rule: Rule, start: int, stop: int) -> torch.Tensor:
         if rule.join is not None:
             whole = self._computed(rule)
+            # a copy: the whole is kept for the next rows, and callers may change theirs in place
             return (whole[start:stop] if rule.shape else whole).clone()
         if rule.row_join is not None:
             return self._joined_rows(rule, start, stop)
@@ -208,6 +209,7 @@ class WeightMap:
         kept = self._whole
         if kept is None or kept[0] is not rule:
             assert rule.join is not None
+            # the last one goes before the next is read, so that two are never held
             self._whole = kept = None
             value = rule.join(*(self.source.read(name).float() for name in rule.sources)).contiguous()
             if value.shape != rule.shape:

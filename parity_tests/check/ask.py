@@ -47,7 +47,7 @@ def ask_all(
     tight: list[Recording | None] = [None] * len(asked)
     if exact is not None:
         tight = [_said(exact, q, steps, forced, sampling) for q, forced in fed]
-        exact.backend.close()
+        exact.release()
     said = [_said(candidate, q, steps, forced, sampling) for q, forced in fed]
     return list(zip(expected, inside, tight, said, strict=True))
 

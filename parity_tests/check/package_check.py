@@ -49,7 +49,7 @@ class CheckOptions:
         details: keep both answers, and what ``inside`` says, for a report.
         inside: measure every stage, block and quantised layer; None where the reference lies in memory.
         sampling: whose sampling defaults one more answer to each question is drawn with and judged.
-        trust: the SHA-256 of the package's manifest, or True, to run code that it brings (`runtime_py.trust`).
+        trust: the SHA-256 of the package's manifest, or True, to run code that it brings (`runtime_py.package.trust`).
         table: limits that go before the built-in ones.
         command: what the report says was run.
     """
@@ -97,11 +97,11 @@ class Result:
             for judged in self.judgement.comparisons
             for probe in judged.probes
         ]
-        found = self.judgement.run.divergence
+        part = self.judgement.run.divergence
         return {
             "verdict": self.verdict,
             "first_failure": self.first_failure,
-            "divergence": None if found is None else {"stage": found.stage, "block": found.block, "note": found.note},
+            "divergence": None if part is None else {"stage": part.stage, "block": part.block, "note": part.note},
             "probes": rows,
             "not_run": [{"what": what, "why": why} for what, why in self.judgement.run.not_run],
             "sample": dict(self.sample),

@@ -135,8 +135,7 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from runtime_py import trust
-    from runtime_py.package import read, verify
+    from runtime_py.package import read, trust, verify
 
     package = read(options.package)
     if isinstance(options.trust, str):
@@ -161,7 +160,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _selftest(options: argparse.Namespace) -> dict[str, object]:
-    from runtime_py.selftest import require
+    from runtime_py.package.selftest import require
 
     with _load(options, "off") as model:
         outcome = require(model)
@@ -173,7 +172,7 @@ def _selftest(options: argparse.Namespace) -> dict[str, object]:
 
 def _remember(options: argparse.Namespace, package: Package) -> None:
     """Enter a package that the user trusts in the trust file, once its files were compared."""
-    from runtime_py import trust
+    from runtime_py.package import trust
 
     if not options.trust or options.verify != "full":
         return

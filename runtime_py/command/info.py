@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from runtime_py import trust
 from runtime_py.backends.stock_engine import StockEngine, stored_engines
-from runtime_py.package import Package
+from runtime_py.package import Package, trust
 
 ENGINES = "stock_engines"
 """Key of what apps' own engines do with the package."""

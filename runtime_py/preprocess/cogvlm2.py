@@ -18,7 +18,7 @@ from runtime_py.prompt.encoder import PromptEncoder
 
 
 class Processor:
-    """See runtime_py.preprocess.base.Processor; ``settings`` come from export/families/cogvlm2.
+    """One picture or one video a conversation, and which expert reads each token.
 
     A video is one picture of four axes: uint8 (frames, height, width, 3).
     """

@@ -22,7 +22,7 @@ from runtime_py.preprocess.slices import SliceRule, cut
 
 
 class Processor(minicpm_v.Processor):
-    """See runtime_py.preprocess.base.Processor; ``settings`` come from export/families/minicpm_llama3_v.
+    """Pieces of any grid, each a row of patches of its own length.
 
     What stands for a picture in the prompt, and where its rows lie, is as in MiniCPM-V 1.0 and 2.0.
     """

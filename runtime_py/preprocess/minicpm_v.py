@@ -21,7 +21,7 @@ from runtime_py.prompt.render import grid_text, picture_text
 
 
 class Processor:
-    """See runtime_py.preprocess.base.Processor; ``settings`` come from export/families/minicpm_v."""
+    """A picture is one square piece (1.0), or an overview and its slices (2.0); every piece gives ``queries`` rows."""
 
     def __init__(self, settings: Mapping[str, Any], tokenizer: TokenizerLike | None) -> None:
         self.settings = settings

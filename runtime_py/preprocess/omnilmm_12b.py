@@ -18,7 +18,7 @@ from runtime_py.prompt.render import picture_text
 
 
 class Processor:
-    """See runtime_py.preprocess.base.Processor; ``settings`` come from export/families/omnilmm_12b."""
+    """One picture a conversation, squashed to a square: one image, with a row of features for every query."""
 
     def __init__(self, settings: Mapping[str, Any], tokenizer: TokenizerLike | None) -> None:
         self.settings = settings

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from runtime_py.errors import ImageError
-from runtime_py.json_file import shortened
+from runtime_py.files.json_file import shortened
 
 MAX_PIXELS = 64_000_000
 """Larger pictures are refused from their header, before a pixel is decoded: 64 million are 192 MB as RGB."""
@@ -39,12 +39,12 @@ def open_picture(picture: Picture, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         return _to_rgb(picture, "the given image")
     try:
         path = Path(picture)
-        found = path.is_file()
+        is_file = path.is_file()
     except (TypeError, ValueError) as error:  # ValueError: a null character
         raise ImageError(
             f"{shortened(picture)} is no picture", "a path, a PIL image or a uint8 array", "pass one of them"
         ) from error
-    if not found:
+    if not is_file:
         raise ImageError(f"{path} is no file", "an image file", "check the path")
     if path.stat().st_size == 0:
         raise ImageError(f"{path} is empty (0 bytes)", "an image file", "copy or download the picture again")

@@ -21,7 +21,7 @@ IMAGE_PAD, VIDEO_PAD = "<|image_pad|>", "<|video_pad|>"
 
 
 class Processor:
-    """See runtime_py.preprocess.base.Processor; ``settings`` come from export/families/qwen2_vl.
+    """Patches of any grid, and positions of three axes for everything in the prompt.
 
     A video is one picture of four axes: uint8 (frames, height, width, 3).
     """

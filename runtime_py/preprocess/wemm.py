@@ -20,7 +20,7 @@ from runtime_py.prompt.encoder import PromptEncoder
 
 
 class Processor:
-    """See runtime_py.preprocess.base.Processor; ``settings`` come from export/families/wemm."""
+    """One picture a conversation, in its own aspect: patches of any grid, with the positions of their buckets."""
 
     def __init__(self, settings: Mapping[str, Any], tokenizer: TokenizerLike | None) -> None:
         self.settings = settings

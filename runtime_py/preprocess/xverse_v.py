@@ -28,7 +28,7 @@ GRIDS = frozenset(
 
 
 class Processor:
-    """See runtime_py.preprocess.base.Processor; ``settings`` come from export/families/xverse_v."""
+    """One picture a conversation: its overview and tiles are the images of one call, (views, 3, side, side)."""
 
     def __init__(self, settings: Mapping[str, Any], tokenizer: TokenizerLike | None) -> None:
         self.settings = settings

@@ -53,7 +53,7 @@ def chat_config(decoder: DecoderSpec, request: ChatRequest) -> dict[str, Any]:
     given = {key: value for key, value in request.generation.items() if value is not None}
     limits = request.limits
     return {
-        "version": "0.1.0",
+        "version": "0.1.0",  # of this file's form in mlc_llm, not of ours
         "model_type": request.model_type,
         "quantization": request.quantization,
         "model_config": {**model_config(decoder, limits), **request.extra},

@@ -36,6 +36,7 @@ IOS_HOST = {"kind": "llvm", "mtriple": "arm64-apple-ios"}
 TARGETS: dict[str, dict[str, Any]] = {
     "android": {"kind": "opencl", "host": ANDROID_HOST},
     "ios": {"kind": "metal", **METAL_LIMITS, "libs": ["iphoneos"], "host": IOS_HOST},
+    # AVX2 and FMA; without a name LLVM takes SSE2
     "x86_64": {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v3"},
     "aarch64": {"kind": "llvm", "mtriple": "aarch64-linux-gnu"},
     "pocl": {"kind": "opencl", "host": {"kind": "llvm", "mtriple": "x86_64-linux-gnu"}},
@@ -50,6 +51,7 @@ SCHEDULES: dict[str, dict[str, Any]] = {
 (apache-tvm 0.27.0.post1), and the PoCL rung must run the kernels that Android gets."""
 
 SYSTEM_LIBRARY = ("android", "ios", "aarch64")
+"""Libraries that are linked into the program that uses them, as an app's; the aarch64 rung is loaded as on a phone."""
 
 
 def system_prefix(name: str) -> str:
@@ -154,8 +156,10 @@ def compile_library(request: LibraryRequest, place: str, out: Path) -> dict[str,
     module, values = build_module(request, place)
     target = Target(TARGETS[place])
     schedule = Target(SCHEDULES.get(place, TARGETS[place]))
+    # as mlc_llm compiles: TVM's merging of common subexpressions has a regression; CUDA graphs are for another device
     options = {"tirx.disable_cse_tir": True, "relax.backend.use_cuda_graph": False}
     if place == "pocl":
+        # a kernel asserts the device type of its tensors, and PoCL's lie in the processor's memory
         options["tirx.disable_assert"] = True
     log = PassLog()
     with target, tvm.transform.PassContext(config=options, instruments=[log]), log.explained():

@@ -114,6 +114,7 @@ class ModelLibrary(nn.Module):
         self, image: Tensor, resize_h: tirx.Var, resize_w: tirx.Var, crop_h: tirx.Var, crop_w: tirx.Var
     ) -> Tensor:
         """Rows of the picture in the upper left corner of ``image``; cutting its patches leaves the margin out."""
+        # the engine passes sizes to resize and crop to; what it sends has the size of the overview already
         rows, columns = self.overview_size
         return self._image_features(image, rows, columns, self.overview.values())
 

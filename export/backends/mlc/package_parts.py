@@ -16,6 +16,7 @@ from export.backends.mlc.objects import check_library
 from export.backends.mlc.overview import PREFIX, Overview, WithOverview, make_overview, overview_shapes
 from export.backends.mlc.parameters import Parameter, ParameterBytes, parameter_list
 from export.backends.mlc.prediction import predict
+from export.backends.mlc.record import PHONES
 from export.backends.mlc.schemes import Scheme, scheme_of
 from export.backends.mlc.stock_engine import stock_engine
 from export.backends.mlc.upstream_llama import read_json
@@ -28,7 +29,6 @@ from runtime_py.backends.mlc import CACHE_NUMBERS, SPARE_POSITIONS
 from runtime_py.backends.stock_engine import Use
 
 FOLDER = Path("mlc")
-PLACES = {"android": "android", "ios": "ios"}
 HOST = "x86_64"
 
 
@@ -38,7 +38,8 @@ class PackageParts:
     def __init__(self, build: Build) -> None:
         self.build, self.spec = build, build.spec
         self.scheme = scheme_of(build.options.precision)
-        self.place = PLACES.get(build.options.target.name, HOST)
+        self.phone = PHONES.get(build.options.target.name)
+        self.place = HOST if self.phone is None else self.phone.place
         self.limits = build.options.limits
         self.engine = stock_engine(build.spec, self.limits)
         self.overview = make_overview(build.spec, build.processor, self.limits)
@@ -132,12 +133,13 @@ class PackageParts:
         """The files of the phone's app (see app_config), which list the model and the memory it needs; none where the app's
         engine would die of the model.
         """
+        assert self.phone is not None
         if self.engine.use is Use.NOTHING:
             return []
         needed = sum(predict(self.spec, self.build.options, self.build.assignments).device_bytes.values())
         entry = app_config.AppEntry(self.model_id, self.model_lib, needed, self.limits)
         library = self.device_library.relative_to(FOLDER)
-        return self._relative(app_config.write(self._made(FOLDER), entry, self.place, library))
+        return self._relative(app_config.write(self._made(FOLDER), entry, self.phone, library))
 
     def _tokenizer_folder(self) -> Path:
         """Where the checkpoint keeps its tokenizer; its own folder when it has none."""
@@ -147,7 +149,7 @@ class PackageParts:
         return (checkpoint.folder / vocabularies[0].path).parent if vocabularies else checkpoint.folder
 
     def write_device_library(self) -> list[Path]:
-        if self.place == HOST:
+        if self.phone is None:
             return []
         return self._compile(self.place, self.device_library)
 

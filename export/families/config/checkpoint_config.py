@@ -54,7 +54,7 @@ class CheckpointConfig:
         return cls(whole, stated.over(code.class_defaults), stated, generation, pictures, code)
 
     def decoder(self, vocabulary: int | None = None, axes: int = 1, kv_heads: str = "num_key_value_heads") -> DecoderSpec:
-        """See `export.families.config.decoder.decoder_of`."""
+        """The language model as the checkpoint and its code's defaults describe it; ``axes`` of its rotary positions."""
         return decoder_of(self.text, vocabulary, axes, kv_heads)
 
     def resampler(self, vision: VisionSpec, decoder: DecoderSpec, queries_key: str) -> ResamplerSpec:

@@ -99,8 +99,3 @@ def known_marks(config: Section, texts: Iterable[str], vocabulary: int) -> dict[
         CheckpointError: the table lacks one, or names an id beyond the vocabulary.
     """
     return marks_of(config, dict.fromkeys(texts, vocabulary), vocabulary)
-
-
-def has_table(config: Section) -> bool:
-    """Whether the tokenizer's table of added tokens is at hand."""
-    return bool(config.section(TOKENS, "the tokenizer").values)

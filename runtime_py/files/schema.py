@@ -1,8 +1,8 @@
 """The part of JSON Schema (draft 2020-12) that edgeproof's own schemas use, checked without a library.
 
-The schemas ship in ``runtime_py/schemas`` for everybody's tools; here they are what decides. A schema with a keyword that
-is not in `KEYWORDS` is refused when it is loaded, so that nothing it says can be passed over. Stricter than the standard in
-one place: a number with a fraction point is no integer, even 1.0.
+The schemas ship in ``runtime_py/files/schemas`` for everybody's tools; here they are what decides. A schema with a keyword
+that is not in `KEYWORDS` is refused when it is loaded, so that nothing it says can be passed over. Stricter than the
+standard in one place: a number with a fraction point is no integer, even 1.0.
 """
 
 from __future__ import annotations
@@ -64,16 +64,16 @@ class Schema:
         for place, schema in _subschemas(root, "#"):
             unknown = sorted(set(schema) - KEYWORDS)
             if unknown:
-                raise ValueError(f"{place} uses {', '.join(unknown)}, which runtime_py.schema does not check")
+                raise ValueError(f"{place} uses {', '.join(unknown)}, which runtime_py.files.schema does not check")
 
     def problems(self, value: Any) -> list[str]:
         """What in ``value`` is not as the schema says, a line each, at most `MAX_PROBLEMS`; empty when all of it is."""
-        found: list[str] = []
+        lines: list[str] = []
         for problem in self._check(value, self.root, ""):
-            found.append(problem)
-            if len(found) == MAX_PROBLEMS:
+            lines.append(problem)
+            if len(lines) == MAX_PROBLEMS:
                 break
-        return found
+        return lines
 
     def _check(self, value: Any, schema: Mapping[str, Any] | bool, place: str) -> Iterator[str]:
         if isinstance(schema, bool):
@@ -128,13 +128,13 @@ class Schema:
             yield from self._check(item, known.get(name, schema.get("additionalProperties", True)), inside)
 
     def _definition(self, reference: str) -> Mapping[str, Any]:
-        found: Mapping[str, Any] = self.root["$defs"][reference.removeprefix("#/$defs/")]
-        return found
+        definition: Mapping[str, Any] = self.root["$defs"][reference.removeprefix("#/$defs/")]
+        return definition
 
 
 @cache
 def load(name: str) -> Schema:
-    """The schema ``runtime_py/schemas/NAME.schema.json``."""
+    """The schema ``runtime_py/files/schemas/NAME.schema.json``."""
     return Schema(json.loads((FOLDER / f"{name}.schema.json").read_text(encoding="utf-8")))
 
 

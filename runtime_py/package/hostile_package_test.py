@@ -18,7 +18,7 @@ from runtime_py import package
 from runtime_py.command.cli import main
 from runtime_py.errors import PackageError
 from runtime_py.generation.generate import Overrides
-from runtime_py.package_files import DOWNLOADED_BESIDE, rows_of
+from runtime_py.package.files import DOWNLOADED_BESIDE, rows_of
 
 Manifest = dict[str, Any]
 Edit = Callable[[Manifest], None]
@@ -194,9 +194,9 @@ def test_external_tensors_of_a_graph(copy: Path, tmp_path: Path) -> None:
                     entry.value = location
         graph.write_bytes(model.SerializeToString())
         edit(copy, lambda m: m.update(files=[row for row in m["files"] if row["path"] != "README.md"]))
-        found = package.read(copy)
+        opened = package.read(copy)
         with pytest.raises(PackageError, match=r"reference: onnx/connector\.onnx reads"):
-            package.verify(found)
+            package.verify(opened)
         with pytest.raises(PackageError, match=r"onnx/connector\.onnx reads .*no row"):
             runtime_py.load(copy, verify="off")
 
@@ -220,10 +220,10 @@ def test_what_is_no_plain_file(
     shutil.copyfile(copy / name, other)
     (copy / name).unlink()
     make(copy / name, other)
-    found = package.read(copy)
+    opened = package.read(copy)
     for depth in ("full", "size"):
         with pytest.raises(PackageError, match=words):
-            package.verify(found, depth)  # type: ignore[arg-type]
+            package.verify(opened, depth)  # type: ignore[arg-type]
     with pytest.raises(PackageError, match=words):
         runtime_py.load(copy, verify="off")
 

@@ -93,9 +93,9 @@ def differences(folder: Path, manifest: Mapping[str, Any], beside: set[str], dee
     wrong = []
     for row in manifest["files"]:
         name = row["path"]
-        found = problem(folder, name)
-        if found:
-            wrong.append(found)
+        fault = problem(folder, name)
+        if fault:
+            wrong.append(fault)
         elif (size := (folder / name).stat().st_size) != row["bytes"]:
             wrong.append(f"size: {name} has {size} bytes, not {row['bytes']}")
         elif deep and (digest := sha256(folder / name)) != row["sha256"]:

@@ -17,9 +17,9 @@ import numpy as np
 from PIL import Image
 
 from runtime_py.errors import PackageError
+from runtime_py.files.json_file import MEGABYTE, read_json
 from runtime_py.generation.generate import Overrides
-from runtime_py.json_file import MEGABYTE, read_json
-from runtime_py.package_files import listed
+from runtime_py.package.files import listed
 
 if TYPE_CHECKING:
     from runtime_py.model import Model

@@ -10,7 +10,8 @@ import pytest
 
 from runtime_py import package
 from runtime_py.command.info import describe
-from runtime_py.schema_1 import with_storages
+from runtime_py.package import reading
+from runtime_py.package.schema_1 import with_storages
 
 OLD: dict[str, Any] = {
     "schema": 1,
@@ -52,7 +53,7 @@ def written(folder: Path, manifest: dict[str, Any]) -> Path:
 @pytest.fixture
 def undeclared(monkeypatch: pytest.MonkeyPatch) -> None:
     """The prompt is another module's matter."""
-    monkeypatch.setattr(package, "with_prompt", lambda _processor, runtime: runtime)
+    monkeypatch.setattr(reading, "with_prompt", lambda _processor, runtime: runtime)
 
 
 @pytest.mark.usefixtures("undeclared")
@@ -75,6 +76,6 @@ def test_both_schemas_are_described_alike(tmp_path: Path) -> None:
     (tmp_path / "two").mkdir()
     one = package.read(written(tmp_path / "one", OLD))
     two = package.read(written(tmp_path / "two", {**with_storages(OLD), "schema": 2}))
-    facts = [{key: value for key, value in describe(found).items() if key != "manifest"} for found in (one, two)]
+    facts = [{key: value for key, value in describe(opened).items() if key != "manifest"} for opened in (one, two)]
     assert facts[0] == facts[1]
     assert describe(one)["layers_by_storage"] == {"fp16": 1, "int4": 1}

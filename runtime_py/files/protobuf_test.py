@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime_py.protobuf import fields, varint
+from runtime_py.files.protobuf import fields, varint
 
 
 def listed(message: bytes) -> list[tuple[int, int | bytes]]:

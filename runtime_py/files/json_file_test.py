@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime_py.errors import PackageError
-from runtime_py.json_file import MEGABYTE, deeper_than, parse_json, read_json, shortened
+from runtime_py.files.json_file import MEGABYTE, deeper_than, parse_json, read_json, shortened
 
 REFUSED = [
     (b'{"a": 1, "a": 2}', "given twice"),

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from runtime_py.backends.record import Ability
-from runtime_py.backends.registry import runtime_backend
+from runtime_py.backends.registry import named_paths, runtime_backend
 from runtime_py.errors import PackageError, UsageError
-from runtime_py.json_file import MEGABYTE, read_bytes, shortened
-from runtime_py.package import Package, backend_paths
-from runtime_py.package_files import sha256
+from runtime_py.files.json_file import MEGABYTE, read_bytes, shortened
+from runtime_py.package import Package
+from runtime_py.package.files import sha256
 
 VARIABLE = "EDGEPROOF_TRUST"
 ALGORITHM = "sha256:"
@@ -57,9 +57,7 @@ def runs_code(package: Package, backend: str | None = None) -> bool:
 
 def code_files(manifest: Mapping[str, Any]) -> list[str]:
     """Paths of the package's files that are code, for this machine or a phone."""
-    graphs = {entry["file"] for entry in manifest["backends"].get("onnx", {}).get("stages", {}).values()}
-    weights = manifest["backends"].get("mlc", {}).get("weights")
-    return [path for path in backend_paths(manifest) if path not in graphs and path != weights]
+    return list(named_paths(manifest).code)
 
 
 def standing(package: Package) -> Standing:
@@ -85,13 +83,13 @@ def require(package: Package, backend: str | None = None, given: str | bool = Fa
         check(package, given)
     if not runs_code(package, backend):
         return
-    found = Standing.TRUSTED if given else standing(package)
-    if found is Standing.TRUSTED:
+    trusted_as = Standing.TRUSTED if given else standing(package)
+    if trusted_as is Standing.TRUSTED:
         _compare_code(package)
         return
     files = ", ".join(code_files(package.manifest)) or f"what the backend {package.runtime_backend} runs"
     raise PackageError(
-        f"{package.folder} brings code that would run on this machine ({files}) and is {found}",
+        f"{package.folder} brings code that would run on this machine ({files}) and is {trusted_as}",
         f"a package that was exported here or is trusted; its manifest is {ALGORITHM}{package.fingerprint}",
         f"compare this hash with the one its maker published, then give it once as --trust {ALGORITHM}HASH",
     )

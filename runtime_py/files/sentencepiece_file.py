@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from runtime_py.errors import PackageError
-from runtime_py.json_file import MEGABYTE, Refusal, read_bytes
-from runtime_py.protobuf import fields
+from runtime_py.files.json_file import MEGABYTE, Refusal, read_bytes
+from runtime_py.files.protobuf import fields
 
 MAX_MODEL_BYTES = 64 * MEGABYTE
 MAX_TOKENS = 1 << 20
@@ -57,8 +57,8 @@ def check_model(path: Path, refusal: Refusal = PackageError) -> bytes:
 
 def _field(message: memoryview, wanted: int) -> memoryview:
     """The bytes of a field, the last where it is there several times, as protocol buffers have it."""
-    found: Mapping[int, int | memoryview] = dict(fields(message))
-    value = found.get(wanted, memoryview(b""))
+    values: Mapping[int, int | memoryview] = dict(fields(message))
+    value = values.get(wanted, memoryview(b""))
     if isinstance(value, int):
         raise ValueError("a character map that is a number")
     return value

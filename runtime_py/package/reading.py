@@ -13,18 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from runtime_py import schema
+from runtime_py.backends.registry import named_paths
 from runtime_py.contracts import StageContract
 from runtime_py.errors import PackageError, UsageError
+from runtime_py.files import schema
+from runtime_py.files.json_file import MEGABYTE, parse_json, read_bytes, shortened
 from runtime_py.generation.session import Limits
-from runtime_py.json_file import MEGABYTE, parse_json, read_bytes, shortened
-from runtime_py.package_files import differences as file_differences
-from runtime_py.package_files import listed, listed_file, problem
+from runtime_py.package.files import differences as file_differences
+from runtime_py.package.files import listed, listed_file, problem
+from runtime_py.package.schema_1 import with_storages
 from runtime_py.prompt.undeclared import with_prompt
-from runtime_py.schema_1 import with_storages
 
 SCHEMA = 2
-"""1 is read too: its packages hold no prompt (runtime_py.prompt.undeclared) and other keys (runtime_py.schema_1)."""
+"""1 is read too: its packages hold no prompt (runtime_py.prompt.undeclared) and other keys (runtime_py.package.schema_1)."""
 
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 4 * MEGABYTE
@@ -78,7 +79,7 @@ class Package:
         return sum(file.bytes for file in self.files)
 
     def file(self, name: str) -> Path:
-        """A file of the package, for opening; see `runtime_py.package_files.listed_file`."""
+        """A file of the package, for opening; see `runtime_py.package.files.listed_file`."""
         return listed_file(self.folder, self.manifest, name)
 
 
@@ -106,10 +107,10 @@ def read(path: str | Path) -> Package:
 def _folder(path: str | Path) -> Path:
     try:
         folder = Path(path)
-        found = folder.is_dir()
+        is_folder = folder.is_dir()
     except (TypeError, ValueError) as error:  # ValueError: a null character
         raise UsageError(f"{shortened(path)} is no path", "the folder of a package", "pass a path") from error
-    if not found:
+    if not is_folder:
         raise UsageError(f"{folder} is no folder", "a package folder", "pass the folder that export wrote (-o)")
     return folder
 
@@ -130,7 +131,7 @@ def parse(folder: Path, manifest: Any, fingerprint: str = "") -> Package:
     if problems:
         raise PackageError(
             f"{source} is not as schema {number} says:\n  " + "\n  ".join(problems[:SHOWN]),
-            "runtime_py/schemas/manifest.schema.json",
+            "runtime_py/files/schemas/manifest.schema.json",
             EXPORT_AGAIN,
         )
     _refuse_strange_paths(source, manifest)
@@ -175,21 +176,14 @@ def _contradictions(manifest: Mapping[str, Any]) -> Iterator[str]:
 def _refuse_strange_paths(source: Path, manifest: Mapping[str, Any]) -> None:
     """Refuse a backend's path that is no row of ``files``, before anything is opened."""
     rows = listed(manifest)
-    for name in backend_paths(manifest):
+    named = named_paths(manifest)
+    for name in (*named.data, *named.code):
         if name not in rows and not any(row.startswith(f"{name}/") for row in rows):
             raise PackageError(
                 f"{source} names the file {name!r} for a backend, which is no row of its files",
                 "every file that is used to be hashed in the manifest",
                 ALTERED,
             )
-
-
-def backend_paths(manifest: Mapping[str, Any]) -> list[str]:
-    """Every path that a built-in backend's block names; folders too."""
-    blocks = manifest["backends"]
-    found = [entry["file"] for name in ("onnx", "tensorrt") for entry in blocks.get(name, {}).get("stages", {}).values()]
-    mlc = blocks.get("mlc", {})
-    return [*found, *(mlc[key] for key in ("weights", "host_library", "device_library") if mlc.get(key) is not None)]
 
 
 def verify(package: Package, depth: Depth = "full") -> None:
@@ -223,6 +217,6 @@ def _strange_references(package: Package) -> Iterator[str]:
     from runtime_py.backends.onnx_files import unlisted
 
     rows = listed(package.manifest)
-    for entry in package.manifest["backends"].get("onnx", {}).get("stages", {}).values():
-        for name in unlisted(package.folder / entry["file"], entry["file"], rows):
-            yield f"reference: {entry['file']} reads {name!r}, which the manifest does not list"
+    for graph in named_paths(package.manifest).graphs:
+        for name in unlisted(package.folder / graph, graph, rows):
+            yield f"reference: {graph} reads {name!r}, which the manifest does not list"

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from export.package.journal import FileRecord
-from runtime_py import schema
-from runtime_py.schema import FOLDER, Schema
+from runtime_py.files import schema
+from runtime_py.files.schema import FOLDER, Schema
 
-EXPORT_SCHEMA = Path(__file__).parents[1] / "export" / "package" / "journal.schema.json"
+EXPORT_SCHEMA = Path(__file__).parents[2] / "export" / "package" / "journal.schema.json"
 FILES = [*sorted(FOLDER.glob("*.schema.json")), EXPORT_SCHEMA]
 
 TOY = {
@@ -58,8 +58,8 @@ def test_problems_are_named_by_place(value: Any, problems: list[str]) -> None:
 
 
 def test_problems_are_cut() -> None:
-    found = Schema({"type": "array", "items": {"type": "null"}}).problems([1] * 100_000)
-    assert len(found) == schema.MAX_PROBLEMS
+    lines = Schema({"type": "array", "items": {"type": "null"}}).problems([1] * 100_000)
+    assert len(lines) == schema.MAX_PROBLEMS
 
 
 def test_a_keyword_that_is_not_checked_is_refused() -> None:

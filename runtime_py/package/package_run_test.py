@@ -20,7 +20,7 @@ from runtime_py.generation.session import Limits, Session
 from runtime_py.model import Model
 from runtime_py.preprocess.base import Message
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CHECKPOINT = ROOT / "export" / "demo" / "checkpoints" / "minicpm-v"
 GREEDY = Overrides(temperature=0.0, repetition_penalty=1.0, max_new_tokens=12)
 

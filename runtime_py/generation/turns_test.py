@@ -14,8 +14,8 @@ import pytest
 import runtime_py
 from runtime_py.errors import EdgeproofError, InternalError, MachineError, UsageError
 from runtime_py.generation.generate import Overrides
+from runtime_py.generation.turns import Turns, last_resort
 from runtime_py.model import Model
-from runtime_py.turns import Turns, last_resort
 
 QUESTIONS = ["What colour?", "How many shapes are there?", "Where is it?", "图中有几个图形？", "Hello", "Is it red?"]
 GREEDY = Overrides(temperature=0.0, repetition_penalty=1.0, max_new_tokens=6)

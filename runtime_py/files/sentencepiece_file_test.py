@@ -10,9 +10,9 @@ import pytest
 
 from runtime_py import tokenizer
 from runtime_py.errors import PackageError
-from runtime_py.sentencepiece_file import check_character_map, check_model
+from runtime_py.files.sentencepiece_file import check_character_map, check_model
 
-DEMOS = sorted((Path(__file__).parents[1] / "export" / "demo" / "checkpoints").rglob("tokenizer.model"))
+DEMOS = sorted((Path(__file__).parents[2] / "export" / "demo" / "checkpoints").rglob("tokenizer.model"))
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def normalised() -> bytes:
 
 
 def map_of(model: bytes) -> bytes:
-    from runtime_py.protobuf import fields
+    from runtime_py.files.protobuf import fields
 
     normaliser = next(value for number, value in fields(memoryview(model)) if number == 3)
     assert not isinstance(normaliser, int)

@@ -50,35 +50,35 @@ FILES = {"onnx/a.bin": b"weights", "config.json": b"{}", "onnx/b.bin": b"more"}
 
 
 def test_a_whole_package_passes(tmp_path: Path) -> None:
-    found = package.read(write(tmp_path, FILES))
-    package.verify(found)
-    assert found.limits.context == 64 and found.size == 13 and found.contracts["embed_tokens"].stage == "embed_tokens"
+    opened = package.read(write(tmp_path, FILES))
+    package.verify(opened)
+    assert opened.limits.context == 64 and opened.size == 13 and opened.contracts["embed_tokens"].stage == "embed_tokens"
 
 
 def test_everything_that_differs_is_in_one_error(tmp_path: Path) -> None:
     files = {**FILES, "c.bin": b"same size"}
-    found = package.read(write(tmp_path, files))
+    opened = package.read(write(tmp_path, files))
     (tmp_path / "onnx/a.bin").unlink()
     (tmp_path / "onnx/b.bin").write_bytes(b"more bytes")
     (tmp_path / "c.bin").write_bytes(b"SAME SIZE")
     (tmp_path / "new.bin").touch()
     with pytest.raises(PackageError) as caught:
-        package.verify(found)
+        package.verify(opened)
     text = str(caught.value)
     for part in ("missing: onnx/a.bin", "size: onnx/b.bin has 10", "content: c.bin", "extra: new.bin", "in 4 files"):
         assert part in text
     assert "config.json" not in text
     with pytest.raises(PackageError, match="in 3 files"):
-        package.verify(found, "size")
-    package.verify(found, "off")
+        package.verify(opened, "size")
+    package.verify(opened, "off")
 
 
 def test_one_changed_bit_is_found(tmp_path: Path) -> None:
     content = bytes(3_000_000)
-    found = package.read(write(tmp_path, {"big.bin": content}))
+    opened = package.read(write(tmp_path, {"big.bin": content}))
     (tmp_path / "big.bin").write_bytes(content[:-1] + b"\x01")
     with pytest.raises(PackageError, match=r"content: big\.bin"):
-        package.verify(found)
+        package.verify(opened)
 
 
 @pytest.mark.parametrize("path", ["../secret", "a/../../b", "/etc/passwd", "", ".", "a\\..\\b", "C:/x", "a\0b"])
