@@ -20,6 +20,10 @@ from targets.base import Limits, Target
 SCHEMA = 2
 MANIFEST = "manifest.json"
 
+SERVED_UPRIGHT = True
+"""Whether a server or a page turns photographs as EXIF says where its user does not choose. A camera's user expects it; the
+published code does not do it, so that ``chat`` and the parity tests do it only when asked."""
+
 
 def copy_side_files(files: Sequence[SideFile], checkpoint: Path, folder: Path) -> list[Path]:
     """Copy side files of a checkpoint folder into a package folder; returns their paths in it.
@@ -85,6 +89,7 @@ def manifest(parts: ManifestParts) -> dict[str, Any]:
         "runtime_backend": parts.target.runs.runtime_name,
         "processor": parts.processor,
         "runtime": spec.runtime,
+        "pictures": {"upright": SERVED_UPRIGHT},
         "generation": spec.generation,
         "limits": {"context": limits.context, "prefill_chunk": limits.prefill_chunk, "batch": limits.batch},
         "contracts": {stage: contract.to_json() for stage, contract in contracts(spec).items()},

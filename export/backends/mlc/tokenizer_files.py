@@ -11,7 +11,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from export.source.problems import named
 from runtime_py.errors import CheckpointError
 
 JSON = "tokenizer.json"
