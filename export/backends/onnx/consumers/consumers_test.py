@@ -80,7 +80,7 @@ def test_the_decoder_of_genai_gives_the_last_logits_and_says_so(package: Package
 
 def test_settings_name_what_is_there(package: Package) -> None:
     config = json.loads((package.folder / "config.json").read_text())
-    assert config["checkpoint"]["model_type"] == "minicpmv" and "auto_map" not in config
+    assert config["checkpoint"]["model_type"] == "minicpmv"
     suffixes = {"fp32": "", "fp16": "_fp16", "int8": "_int8", "q4": "_q4", "q4f16": "_q4f16"}
     for stem, dtype in config["transformers.js_config"]["dtype"].items():
         graph = package.folder / "onnx" / f"{stem}{suffixes[dtype]}.onnx"

@@ -33,9 +33,8 @@ def tool_config(
     dtypes = {stem: DTYPES[PurePosixPath(path).stem.removeprefix(stem)] for stem, path in graphs.items()}
     pieces = {stem: 2 if stem == "vision_encoder" else 1 for stem in graphs}
     of_the_checkpoint = {key: stated[key] for key in ("model_type", "architectures") if key in stated}
-    plain = {key: value for key, value in stated.items() if key != "auto_map"}
     return {
-        **plain,
+        **stated,
         "model_type": "llava",
         "architectures": ["LlavaForConditionalGeneration"],
         "checkpoint": of_the_checkpoint,
