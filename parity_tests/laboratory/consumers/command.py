@@ -8,7 +8,7 @@ from pathlib import Path
 
 from export.backends.onnx.consumers.held import Tool
 from parity_tests.laboratory.consumers import genai, graphs, transformers_js
-from parity_tests.laboratory.consumers.question import Question, questions
+from parity_tests.laboratory.consumers.question import PICTURE, Question, drawn_texts, our_ids, questions
 from runtime_py.backends.records import ONNX
 from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, execute
@@ -16,7 +16,7 @@ from runtime_py.command.parser import Parser
 from runtime_py.errors import ExitCode
 from runtime_py.package.reading import read
 
-PICTURE = Path(__file__).parents[3] / "export" / "demo" / "samples" / "shapes.png"
+SAMPLE = Path(__file__).parents[3] / "export" / "demo" / "samples" / "shapes.png"
 COLUMNS = ("package", "onnx.checker", "onnxslim", "onnxruntime-genai", "transformers.js")
 NOT_RUN = "not run"
 Ask = Callable[[], Sequence[tuple[int, ...]]]
@@ -35,7 +35,7 @@ def parser(prog: str) -> Parser:
     """The flags."""
     made = Parser(prog, "Open packages with the field's tools, ask, and compare tokens with our runtime's.", EXAMPLES)
     made.add_argument("packages", nargs="+", type=Path, metavar="PACKAGE", help="folders that export wrote")
-    made.add_argument("--picture", type=Path, default=PICTURE, metavar="FILE", help="what is asked about")
+    made.add_argument("--picture", type=Path, default=SAMPLE, metavar="FILE", help="what is asked about")
     made.add_argument("--node-modules", type=Path, metavar="DIR", help="folder with node_modules/@huggingface/transformers")
     flags.talk(made)
     return made
@@ -64,18 +64,36 @@ def _cells(folder: Path, picture: Path, modules: Path | None) -> list[str]:
         cells.append(compared(asked, lambda: graphs.slimmed_answers(folder, picture)))
     else:
         cells.append(f"{NOT_RUN}: not installed")
-    ask_genai = None if genai.version() is None else lambda: genai.answers(folder, asked)
-    cells.append(_tool(kept.get(Tool.GENAI, ()), asked, ask_genai, "not installed"))
+    drawn = drawn_texts(folder)
+    if genai.version() is None:
+        cells.append(f"{NOT_RUN}: not installed")
+    elif named := kept.get(Tool.GENAI, ()):
+        cells.append(f"cannot hold it: {'; '.join(named)}")
+    else:
+        answers = compared(asked, lambda: genai.answers(folder, asked))
+        cells.append(f"{answers}; {_ids(folder, drawn, lambda: genai.ids(folder, drawn))}")
     absent = transformers_js.missing(modules)
-    ask_js = None if absent or modules is None else lambda: transformers_js.answers(folder, asked, modules)
-    return [*cells, _tool(kept.get(Tool.TRANSFORMERS_JS, ()), asked, ask_js, absent or "")]
+    if absent or modules is None:
+        return [*cells, f"{NOT_RUN}: {absent}"]
+    ids = _ids(folder, drawn, lambda: transformers_js.ids(folder, drawn, modules))
+    if named := kept.get(Tool.TRANSFORMERS_JS, ()):
+        return [*cells, f"cannot hold it: {'; '.join(named)}; {ids}"]
+    cell = compared(asked, lambda: transformers_js.answers(folder, asked, modules))
+    if (folder / "preprocessor_config.json").is_file():
+        pictured = [question for question in asked if question.kind == PICTURE]
+        own = compared(pictured, lambda: transformers_js.own_answer(folder, asked, picture, modules))
+        cell += f"; by its own processor: {own}"
+    return [*cells, f"{cell}; {ids}"]
 
 
-def _tool(kept: Sequence[str], asked: Sequence[Question], ask: Ask | None, absent: str) -> str:
-    """The cell of a tool that may not be able to hold the package, or be absent."""
-    if kept:
-        return f"cannot hold it: {'; '.join(kept)}"
-    return f"{NOT_RUN}: {absent}" if ask is None else compared(asked, ask)
+def _ids(folder: Path, drawn: Sequence[str], ids: Callable[[], Sequence[Sequence[int]]]) -> str:
+    """In how many of the texts a tool's tokenizer gives our ids."""
+    try:
+        given = ids()
+    except Exception as error:  # as in `compared`
+        return f"ids: {str(error).splitlines()[0][:160]}"
+    same = sum(list(theirs) == ours for theirs, ours in zip(given, our_ids(folder, drawn), strict=True))
+    return f"ids of {same}/{len(drawn)} texts"
 
 
 def compared(asked: Sequence[Question], answers: Ask) -> str:

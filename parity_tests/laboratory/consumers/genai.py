@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,14 @@ def version() -> str | None:
     except ImportError:
         return None
     return str(onnxruntime_genai.__version__)
+
+
+def ids(folder: Path, texts: Sequence[str]) -> list[list[int]]:
+    """The ids of its tokenizer, by text."""
+    import onnxruntime_genai as genai
+
+    words = genai.Tokenizer(genai.Model(str(folder)))
+    return [[int(token) for token in words.encode(text)] for text in texts]
 
 
 def answers(folder: Path, asked: list[Question]) -> list[tuple[int, ...]]:

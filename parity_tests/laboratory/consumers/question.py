@@ -1,7 +1,8 @@
-"""One question as other tools are asked it: ids and pixel values of our processor, and what our runtime answers."""
+"""What other tools are asked, with our runtime's answers: prompts as ids and pixel values, and texts."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +10,16 @@ from pathlib import Path
 import numpy as np
 
 import runtime_py
-from runtime_py import Overrides
+from parity_tests.laboratory.tokenizer_texts import texts
+from runtime_py import Overrides, tokenizer
 from runtime_py.generation import conversation
 from runtime_py.model import Model
+from runtime_py.package import read
 
-NEW_TOKENS = 24
+NEW_TOKENS, TEXTS = 24, 100
 GREEDY = Overrides(temperature=0.0, repetition_penalty=1.0, max_new_tokens=NEW_TOKENS)
 TEXT, PICTURE = "text", "picture"
+WORDS = {TEXT: "Hello", PICTURE: "What color is the circle?"}
 
 
 @dataclass(frozen=True)
@@ -45,8 +49,21 @@ def questions(folder: Path, picture: Path) -> list[Question]:
         return [_asked(model, TEXT, []), _asked(model, PICTURE, [picture])]
 
 
+def drawn_texts(folder: Path) -> list[str]:
+    """Texts of every kind (`parity_tests.laboratory.tokenizer_texts`), the package's marks among them."""
+    marks = list(read(folder).runtime["prompt"]["marks"])
+    # onnxruntime-genai takes texts as C strings, which end at a null character
+    return [text.replace("\0", "") for text in texts(random.Random(14), TEXTS, marks)]
+
+
+def our_ids(folder: Path, drawn: Sequence[str]) -> list[list[int]]:
+    """The ids of our tokenizer, by text."""
+    words = tokenizer.load(folder)
+    return [words.encode(text) for text in drawn]
+
+
 def _asked(model: Model, kind: str, pictures: Sequence[Path]) -> Question:
-    text = "What color is the circle?" if pictures else "Hello"
+    text = WORDS[kind]
     turns, arrays = conversation.read(text, list(pictures))
     images = model.processor.images(arrays)
     layout = model.prompt_layout(turns, images)

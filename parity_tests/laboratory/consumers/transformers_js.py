@@ -6,9 +6,11 @@ import json
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from parity_tests.laboratory.consumers.question import NEW_TOKENS, Question
+from parity_tests.laboratory.consumers.question import NEW_TOKENS, PICTURE, WORDS, Question
 
 ASK = Path(__file__).with_name("ask.mjs")
 LIMIT = 300
@@ -28,6 +30,12 @@ def missing(modules: Path | None) -> str | None:
     return None
 
 
+def ids(folder: Path, texts: Sequence[str], modules: Path) -> list[list[int]]:
+    """The ids of its tokenizer, by text."""
+    made: list[list[int]] = _ask({"folder": str(folder.resolve()), "texts": list(texts)}, modules)["ids"]
+    return made
+
+
 def answers(folder: Path, asked: list[Question], modules: Path) -> list[tuple[int, ...]]:
     """Ids of its greedy answers.
 
@@ -43,12 +51,29 @@ def answers(folder: Path, asked: list[Question], modules: Path) -> list[tuple[in
         for question in asked
     ]
     task = {"folder": str(folder.resolve()), "newTokens": NEW_TOKENS, "stops": list(asked[0].stops), "questions": rows}
+    return [tuple(row) for row in _ask(task, modules)["answers"]]
+
+
+def own_answer(folder: Path, asked: list[Question], picture: Path, modules: Path) -> list[tuple[int, ...]]:
+    """Ids of its answer about a picture that its own processor, tokenizer and template prepared.
+
+    Raises:
+        RuntimeError: what transformers.js says of the package.
+    """
+    task = {"folder": str(folder.resolve()), "newTokens": NEW_TOKENS, "stops": list(asked[0].stops)}
+    task |= {"picture": str(picture.resolve()), "text": WORDS[PICTURE]}
+    return [tuple(row) for row in _ask(task, modules)["answers"]]
+
+
+def _ask(task: Mapping[str, Any], modules: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="edgeproof-consumers-") as scratch:
         file = Path(scratch) / "asked.json"
         file.write_text(json.dumps(task), encoding="utf-8")
-        command = ["node", str(ASK), str(file), str(modules.resolve())]
+        result = file.with_name("result.json")
+        command = ["node", str(ASK), str(file), str(modules.resolve()), str(result)]
         run = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
-    if run.returncode:
-        said = [line for line in run.stderr.splitlines() if "Error" in line]
-        raise RuntimeError(said[0].strip() if said else run.stderr.strip()[-300:])
-    return [tuple(row) for row in json.loads(run.stdout.splitlines()[-1])["answers"]]
+        if run.returncode:
+            said = [line for line in run.stderr.splitlines() if "Error" in line]
+            raise RuntimeError(said[0].strip() if said else run.stderr.strip()[-300:])
+        given: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
+    return given
