@@ -105,7 +105,7 @@ def test_onnxruntime_genai_answers_a_picture_with_our_tokens(package: Package, r
     given["input_ids"], given["pixel_values"] = ids, golden["pixel_values"]
     given["num_image_tokens"] = np.array([rows], np.int64)
     generator.set_inputs(given)
-    made = []
+    made: list[int] = []
     while not generator.is_done() and len(made) < NEW_TOKENS:
         generator.generate_next_token()
         made.append(int(generator.get_next_tokens()[0]))
@@ -189,7 +189,7 @@ def test_onnxruntime_genai_answers_two_pictures_as_published(grids: Package) -> 
     params.set_search_options(do_sample=False, repetition_penalty=1.0, max_length=ids.shape[1] + NEW_TOKENS)
     generator = genai.Generator(model, params)
     generator.set_inputs(given)
-    made = []
+    made: list[int] = []
     while not generator.is_done() and len(made) < NEW_TOKENS:
         generator.generate_next_token()
         made.append(int(generator.get_next_tokens()[0]))

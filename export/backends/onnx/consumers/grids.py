@@ -93,7 +93,7 @@ class _Nodes:
         """One node; the name of what it makes."""
         output = name or f"grid_{len(self.made)}"
         label = f"{PLACE}/{operator}_{len(self.made)}"
-        self.made.append(helper.make_node(operator, inputs, [output], name=label, **attributes))
+        self.made.append(helper.make_node(operator, inputs, [output], label, None, None, None, **attributes))
         return output
 
     def axis(self, index: int) -> str:
