@@ -83,7 +83,7 @@ class _Unreadable(Exception):
     def told(self, path: Path) -> ImageError:
         if self.damaged:
             return ImageError(
-                f"{path} is damaged: {shortened(str(self.cause))}",
+                f"{path} is damaged: {str(self.cause)[:200]}",
                 "a whole image file",
                 "copy or download the picture again",
             )
