@@ -90,6 +90,10 @@ def _package_flags(made: argparse._ArgumentGroup) -> None:
         "--inside", choices=("auto", "always", "never"), default="auto",
         help="errors per block and costs per quantised layer in the report; auto: where it is quick",
     )  # fmt: skip
+    made.add_argument(
+        "--sampling", choices=("greedy", "engine", "model"), default="greedy",
+        help="judge one more answer to each question, with the sampling that a phone's engine knows, or all of the model's",
+    )  # fmt: skip
     flags.trust(made)
 
 
@@ -111,6 +115,7 @@ def _table(options: argparse.Namespace) -> Table | None:
 
 def _package(options: argparse.Namespace) -> int:
     from parity_tests.check.package_check import CheckOptions, check
+    from parity_tests.judging.drawn import SamplingMode
 
     asked = CheckOptions(
         calibration=options.calibration,
@@ -123,6 +128,7 @@ def _package(options: argparse.Namespace) -> int:
         table=_table(options),
         details=options.report_dir is not None,
         inside={"auto": None, "always": True, "never": False}[options.inside],
+        sampling=SamplingMode(options.sampling),
         trust=options.trust,
     )
     result = check(options.package, options.reference, asked)

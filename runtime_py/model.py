@@ -19,6 +19,7 @@ from runtime_py import package, tokenizer
 from runtime_py.backends.base import Backend
 from runtime_py.backends.record import Ability, OpeningChoices
 from runtime_py.backends.registry import held_backends, runtime_backend, runtime_backends, those_that_can
+from runtime_py.contracts import DECODER
 from runtime_py.errors import PackageError, UsageError
 from runtime_py.files.json_file import shortened
 from runtime_py.generation import conversation
@@ -344,12 +345,28 @@ def open_tokenizer(opened: package.Package) -> tokenizer.Tokenizer:
     """The package's tokenizer, from files that the manifest lists.
 
     Raises:
-        PackageError: there is none, it cannot be read, or one of its files is no row of the manifest.
+        PackageError: there is none, it cannot be read, one of its files is no row of the manifest, or it gives ids that the
+            model has no row for, which some backends would look up all the same.
     """
     for name in tokenizer.FILES:
         if os.path.lexists(opened.folder / name):
             opened.file(name)
-    return tokenizer.load(opened.folder)
+    words, rows = tokenizer.load(opened.folder), _vocabulary(opened)
+    if rows is not None and len(words.pieces) > rows:
+        raise PackageError(
+            f"the tokenizer of {opened.folder} gives ids up to {len(words.pieces) - 1}",
+            f"ids below {rows}, the rows of the model's table",
+            "export again, with the tokenizer that belongs to the weights",
+        )
+    return words
+
+
+def _vocabulary(opened: package.Package) -> int | None:
+    """Rows of the embedding table, as the decoder's contract says; None where it does not."""
+    decoder = opened.contracts.get(DECODER)
+    outputs = decoder.outputs if decoder is not None else ()
+    rows = next((output.shape[-1] for output in outputs if output.name == "logits" and output.shape), None)
+    return rows if isinstance(rows, int) else None
 
 
 def check_choices(backend: str | None, threads: int, providers: Sequence[str] | None) -> None:
