@@ -253,17 +253,12 @@ class OrtBackend:
         for tensor in self.contracts[stage].inputs:
             if tensor.name.startswith(PAST) or (tensor.name not in inputs and not tensor.required):
                 continue
-            if tensor.name not in inputs:
+            if tensor.name not in inputs or tensor.name not in wanted:
+                wrong = "missing" if tensor.name not in inputs else "not taken by the graph"
                 raise PackageError(
-                    f"stage {stage}: the input '{tensor.name}' is missing",
+                    f"stage {stage}: the input '{tensor.name}' is {wrong}",
                     f"{tensor.dtype} {list(tensor.shape)}",
-                    "check that the package's processor belongs to its graphs",
-                )
-            if tensor.name not in wanted:
-                raise PackageError(
-                    f"the graph of {stage} takes no input '{tensor.name}'",
-                    "the inputs of its contract",
-                    "export the package again; a tool that rewrote the graph took the input away",
+                    "check that the package's processor belongs to its graphs, and that no tool rewrote them",
                 )
             array: np.ndarray = np.ascontiguousarray(inputs[tensor.name], dtype=wanted[tensor.name])
             tensor.check(array.astype(tensor.dtype, copy=False), stage)
