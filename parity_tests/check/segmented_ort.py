@@ -18,6 +18,7 @@ import numpy as np
 
 from export.modules.build import layer_shapes
 from export.specs import ModelSpec
+from parity_tests.check.onnx_values import axes_of, dtype_of, element_type, stored_bytes
 from parity_tests.localize.onnx_blocks import open_graph
 from runtime_py.backends.base import Arrays
 from runtime_py.backends.logit_rows import logit_rows
@@ -181,7 +182,7 @@ class SegmentedOrtBackend(OrtBackend):
             if old is not None and old.shape()[2] >= total:
                 return dict(buffers)
             heads, width = (value.type.tensor_type.shape.dim[axis].dim_value for axis in (1, 3))
-            array = np.zeros((1, heads, total + SPARE_POSITIONS, width), _dtype(value))
+            array = np.zeros((1, heads, total + SPARE_POSITIONS, width), dtype_of(value))
             if old is not None:
                 array[:, :, : old.shape()[2]] = old.numpy()
             grown[value.name] = self._ort.OrtValue.ortvalue_from_numpy(array)
@@ -198,7 +199,7 @@ class SegmentedOrtBackend(OrtBackend):
             model = onnx.load(str(self.folder / self.files[stage]), load_external_data=False)
             if self.transform is not None:
                 self.transform(model)
-            sizes = {value.name: _stored_bytes(value) for value in model.graph.initializer}
+            sizes = {value.name: stored_bytes(value) for value in model.graph.initializer}
             for value in model.graph.input:
                 sizes.pop(value.name, None)
             self._graphs[stage] = model, cut(model.graph, sizes, self.piece_bytes)
@@ -209,7 +210,7 @@ class SegmentedOrtBackend(OrtBackend):
         from onnx import numpy_helper
 
         model, _ = self._graph(stage)
-        wanted = {value.name: _dtype(value) for value in model.graph.input}
+        wanted = {value.name: dtype_of(value) for value in model.graph.input}
         feeds = {name: np.ascontiguousarray(array, dtype=wanted[name]) for name, array in inputs.items() if name in wanted}
         for value in model.graph.initializer:
             if value.name in wanted and value.name not in feeds:
@@ -264,7 +265,10 @@ class SegmentedOrtBackend(OrtBackend):
             onnx.helper.make_graph(
                 [graph.node[index] for index in piece.nodes],
                 "piece",
-                [onnx.helper.make_tensor_value_info(n, _element_type(values[n]), _axes(shapes.get(n))) for n in piece.takes],
+                [
+                    onnx.helper.make_tensor_value_info(n, element_type(values[n]), axes_of(shapes.get(n)))
+                    for n in piece.takes
+                ],
                 [onnx.ValueInfoProto(name=name) for name in piece.gives],
                 [value for value in graph.initializer if value.name in weights],
                 value_info=[shapes[name] for name in sorted(made - set(piece.gives)) if name in shapes],
@@ -287,30 +291,3 @@ def predicted_peak(spec: ModelSpec) -> int:
     """
     widest = max(layer.rows * layer.columns for layer in layer_shapes(spec))
     return 2 * max(PIECE_BYTES, widest) + RUNTIME_BYTES
-
-
-def _stored_bytes(value: Any) -> int:
-    """Bytes of an onnx.TensorProto, wherever its data lie."""
-    import onnx
-
-    width = onnx.helper.tensor_dtype_to_np_dtype(value.data_type).itemsize
-    return width * int(np.prod(value.dims, dtype=np.int64))
-
-
-def _dtype(value: Any) -> np.dtype:
-    """NumPy's dtype of an onnx.ValueInfoProto."""
-    import onnx
-
-    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
-
-
-def _axes(value: Any) -> list[int | str | None] | None:
-    """The axes of an onnx.ValueInfoProto: a number, a name or nothing known; None where it has no shape."""
-    if value is None or not value.type.tensor_type.HasField("shape"):
-        return None
-    return [axis.dim_param or axis.dim_value or None for axis in value.type.tensor_type.shape.dim]
-
-
-def _element_type(value: Any) -> int:
-    """ONNX's element type of an OrtValue."""
-    return int(value.element_type())
