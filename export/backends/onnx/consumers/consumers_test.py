@@ -31,7 +31,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Package:
     stated = (GOLDENS / "minicpm-v" / "config.json").read_text()
     (made.folder / "config.json").write_text(stated)
     written = OnnxBackend().tool_files(made.build)
-    names = ["config.json", "genai_config.json", "preprocessor_config.json", "processor_config.json"]
+    names = ["config.json", "preprocessor_config.json", "processor_config.json", "genai_config.json"]
     assert [path.name for path in written] == names
     return made
 
