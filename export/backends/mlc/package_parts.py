@@ -23,7 +23,6 @@ from export.backends.mlc.upstream_llama import read_json
 from export.modules.build import parameter_count, parameter_shapes
 from export.prompts.declared import declared_prompt
 from export.quantisation.spec import Assignment
-from export.source.side_files import Purpose, named
 from export.specs import ModelSpec
 from runtime_py.backends.mlc import CACHE_NUMBERS, SPARE_POSITIONS
 from runtime_py.backends.stock_engine import Use
@@ -106,7 +105,7 @@ class PackageParts:
 
     def write_configuration(self) -> list[Path]:
         folder = self._made(self.weights_folder)
-        names = tokenizer_files.copy_tokenizer(self._tokenizer_folder(), folder)
+        names = tokenizer_files.copy_tokenizer(self.build.folder, folder)
         written = [folder / name for name in names]
         if self.engine.use is not Use.NOTHING:
             written.append(shards.write_json(folder / "mlc-chat-config.json", self._chat_config(folder, names)))
@@ -140,13 +139,6 @@ class PackageParts:
         entry = app_config.AppEntry(self.model_id, self.model_lib, needed, self.limits)
         library = self.device_library.relative_to(FOLDER)
         return self._relative(app_config.write(self._made(FOLDER), entry, self.phone, library))
-
-    def _tokenizer_folder(self) -> Path:
-        """Where the checkpoint keeps its tokenizer; its own folder when it has none."""
-        checkpoint = self.build.checkpoint
-        assert checkpoint.folder is not None
-        vocabularies = named(checkpoint.side_files, Purpose.VOCABULARY)
-        return (checkpoint.folder / vocabularies[0].path).parent if vocabularies else checkpoint.folder
 
     def write_device_library(self) -> list[Path]:
         if self.phone is None:
