@@ -29,7 +29,7 @@ class Gate:
     """What a choice must reach.
 
     Attributes:
-        cosine: mean cosine of the logits at answer positions, at least; None for no such limit.
+        cosine: mean cosine at answer positions of logits without their row's mean, at least; None for no such limit.
         task: points of task accuracy that may be lost against full precision.
         kl: mean nats per answer position, at most.
     """

@@ -76,8 +76,21 @@ def _decoded(bound: float, row_cosine: float, divergence: float, reason: str) ->
     )
 
 
-def _standard(features: Limits, logits: Limits, tokens: Limits) -> dict[Kind, Limits]:
+def _means(row_cosine: float, divergence: float, reason: str) -> Limits:
+    return (Limit("mean_row_cosine", row_cosine, reason), Limit("kl_mean", divergence, reason))
+
+
+def _median(row_cosine: float, divergence: float, reason: str) -> Limits:
+    return (Limit("mean_row_cosine", row_cosine, reason), Limit("kl_median", divergence, reason))
+
+
+def _standard(
+    features: Limits, logits: Limits, tokens: Limits, prompt: Limits | None = None, pictures: Limits | None = None
+) -> dict[Kind, Limits]:
+    """A standard's limits; rows of a prompt are held to those of ``logits`` where nothing else is said of them."""
     return {
+        Kind.PROMPT_LOGITS: logits if prompt is None else prompt,
+        Kind.PICTURE_LOGITS: logits if pictures is None else pictures,
         Kind.PIXELS: _PIXELS,
         Kind.TABLE: features,
         Kind.FEATURES: features,

@@ -62,7 +62,7 @@ def from_json(table: Mapping[str, Any]) -> list[Row]:
 
 def long_table(rows: Sequence[Row]) -> str:
     """Markdown with a line per row and every figure."""
-    titles = "grid", "method", "samples", "task", "changed", "logits cosine", "worst", "KL (nats)", "median KL"
+    titles = "grid", "method", "samples", "task", "changed", "logits cosine", "worst", "KL (nats)", "median KL", "99 % KL"
     lines = ["| " + " | ".join((*titles, "same token", "s", "KB")) + " |"]
     lines.append("|" + "---|" * (len(titles) + 3))
     for row in rows:
@@ -71,7 +71,7 @@ def long_table(rows: Sequence[Row]) -> str:
         changed = "" if score.changed is None else score.changed
         lines.append(
             f"| {row.setting} | {row.method} | {row.samples} | {task} | {changed} | {score.cosine:.5f} "
-            f"| {score.worst_cosine:.4f} | {score.kl:.5f} | {score.median_kl:.1e} | {100 * score.agreement:.2f} % "
+            f"| {score.worst_cosine:.4f} | {score.kl:.5f} | {score.median_kl:.1e} | {score.p99_kl:.3f} | {100 * score.agreement:.2f} % "
             f"| {row.seconds:.1f} | {row.bytes / 1e3:.0f} |"
         )
     return "\n".join(lines)

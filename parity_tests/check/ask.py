@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -63,6 +64,6 @@ def _recorded(
 ) -> Recording:
     began = time.monotonic()
     limits = Limits(candidate.limits.context, candidate.limits.context)
-    recording = record(backend, processor, limits, question, steps, forced)
+    recording = record(backend, processor, limits, replace(question, calls=1), steps, forced)
     log.info("%s answered %s in %.1f s", backend.name, question.name, time.monotonic() - began)
     return recording

@@ -51,7 +51,8 @@ def collect(
         side = (exact or candidate).with_processor(processor)
         name = "package" if stored is None else "implementation"
         stages = package_profile(stored or full, side, asked[0], name)
-        side.backend.close()
+        if exact is not None:
+            side.backend.close()
         if stored is not None:
             stages += loss_profile(full, stored, side, asked[0])
             rows = candidate.assignments()

@@ -136,6 +136,7 @@ def _against_checkpoint(candidate: Candidate, checkpoint: Checkpoint, options: C
     steps = options.steps or (STREAMED_STEPS if sides.streamed else STEPS)
     asked = questions(processor, 1 if sides.streamed else 3, candidate.limits.context, steps)
     answers = ask_all(sides.full, sides.stored, sides.exact, candidate, processor, asked, steps)
+    sides = replace(sides, exact=candidate.exact())  # the one that answered is closed; this one opens when it is asked
     compared = [c for q, said in zip(asked, answers, strict=True) for c in sides.comparisons(q, said, steps)]
     sample = recorded_sample.keep(asked[0], answers[0][1])
     run = _run(candidate, compared, options.command)

@@ -1,7 +1,12 @@
-"""Six ways to break an export, each made in a copy of a package that still verifies, to show that the report finds them.
+"""Ten ways to break an export, each made in a copy of a package that still verifies, to show that the report finds them.
 
 The faults are those that exporters really make: two norms swapped, positions shifted, another resize kernel, a square matrix
-transposed, a scale left out, a cache that writes one position too early. Graphs and data are changed, hashes renewed.
+transposed, a scale left out, a cache that writes one position too early, always or behind a chunk's border alone, a matrix
+with the wrong sign, one block's scale missing, a rotary base a hundredth off. Graphs and data are changed, hashes renewed.
+
+    python -m parity_tests.laboratory.faults PACKAGE CHECKPOINT
+
+breaks copies of any cpu package, int4 or not, in those ways that its graphs have a place for, and says what its check says.
 """
 
 from __future__ import annotations
@@ -133,28 +138,95 @@ def dropped_block_scales(package: Path) -> None:
     tamper(package, DECODER, "layers.0.mlp.down.weight_scales", lambda scales: np.full_like(scales, scales.flat[0]))
 
 
-def off_by_one_cache(package: Path) -> None:
-    """With a filled cache, every decoder layer writes one position too early, over the last one; the prompt is right."""
+def negated_down(package: Path) -> None:
+    """The second decoder layer's down projection has the wrong sign: its int4 scales have."""
+    tamper(package, DECODER, "layers.1.mlp.down.weight_scales", lambda scales: -scales)
+
+
+def dropped_one_scale(package: Path) -> None:
+    """One int4 block of the second layer's down projection, of hundreds, has no scale: it reads as zeros."""
+
+    def dropped(scales: np.ndarray) -> np.ndarray:
+        row, column = scales.shape[0] // 2, scales.shape[1] // 2
+        scales[row, column] = 0
+        return scales
+
+    tamper(package, DECODER, "layers.1.mlp.down.weight_scales", dropped)
+
+
+def other_rotary_base(package: Path) -> None:
+    """Rotary frequencies are those of a base 1 % larger."""
+
+    def change(graph: Any) -> None:
+        angles = next(node for node in graph.node if node.op_type == "Cos").input[0]
+        values = {value.name: value for value in graph.initializer}
+        made_by = {name: node for node in graph.node for name in node.output}
+        waiting, seen = [angles], set()
+        while waiting:
+            name = waiting.pop()
+            value = values.get(name)
+            if value is not None and value.data_type == TensorProto.FLOAT and len(value.dims) and max(value.dims) > 1:
+                frequencies = numpy_helper.to_array(value)
+                shares = np.linspace(0, 1, frequencies.size, endpoint=False, dtype=np.float32).reshape(frequencies.shape)
+                value.CopyFrom(numpy_helper.from_array((frequencies * 1.01**-shares).astype(np.float32), name))
+                return
+            if name in made_by and name not in seen:
+                seen.add(name)
+                waiting += made_by[name].input
+        raise ValueError("the graph has no rotary frequencies")
+
+    change_graph(package, DECODER, change)
+
+
+def _early(condition: Callable[[str, str], tuple[list[Any], str]]) -> Callable[[Path], None]:
+    """Every decoder layer writes and reads one position too early where a condition on two int32 values holds.
+
+    Args:
+        condition: from the names of the positions filled and the new tokens to nodes and the name of their 0 or 1.
+    """
 
     def change(graph: Any) -> None:
         attention = [node for node in graph.node if node.op_type == "GroupQueryAttention"]
         lengths = attention[0].input[5]
         last = next(place for place, node in enumerate(graph.node) if lengths in node.output)
         graph.initializer.append(numpy_helper.from_array(np.array(1, np.int32), "fault.one"))
+        nodes, early = condition("fault.past", "fault.new")
         made = [
             helper.make_node("Shape", ["inputs_embeds"], ["fault.shape"], start=1, end=2),
             helper.make_node("Cast", ["fault.shape"], ["fault.new"], to=TensorProto.INT32),
             helper.make_node("Add", [lengths, "fault.one"], ["fault.total"]),
             helper.make_node("Sub", ["fault.total", "fault.new"], ["fault.past"]),
-            helper.make_node("Min", ["fault.past", "fault.one"], ["fault.early"]),
-            helper.make_node("Sub", [lengths, "fault.early"], ["fault.lengths"]),
+            *nodes,
+            helper.make_node("Sub", [lengths, early], ["fault.lengths"]),
         ]
         for node in attention:
             node.input[5] = "fault.lengths"
         for offset, node in enumerate(made):
             graph.node.insert(last + 1 + offset, node)
 
-    change_graph(package, DECODER, change)
+    return lambda package: change_graph(package, DECODER, change)
+
+
+def _when_filled(past: str, _new: str) -> tuple[list[Any], str]:
+    return [helper.make_node("Min", [past, "fault.one"], ["fault.early"])], "fault.early"
+
+
+def _behind_a_border(past: str, new: str) -> tuple[list[Any], str]:
+    nodes = [
+        helper.make_node("Sub", [new, "fault.one"], ["fault.more"]),
+        helper.make_node("Min", [past, "fault.more", "fault.one"], ["fault.early"]),
+    ]
+    return nodes, "fault.early"
+
+
+def off_by_one_cache(package: Path) -> None:
+    """With a filled cache, every decoder layer writes one position too early, over the last one; the prompt is right."""
+    _early(_when_filled)(package)
+
+
+def off_by_one_chunk(package: Path) -> None:
+    """The same for several tokens at once: a prompt's second chunk begins over the first one's last position."""
+    _early(_behind_a_border)(package)
 
 
 FAULTS = (
@@ -168,4 +240,8 @@ FAULTS = (
     Fault("dropped scale (int4 layer)", "int4", dropped_block_scales, DECODER, "layers.0", "mlp.down"),
     Fault("off-by-one cache", "fp32", off_by_one_cache, DECODER, "layers.0", "attention", step=1),
     Fault("off-by-one cache (float16 cache)", "int4", off_by_one_cache, DECODER, "layers.0", "attention", step=1),
+    Fault("wrong sign of a projection", "int4", negated_down, DECODER, "layers.1", "mlp.down"),
+    Fault("dropped scale (one int4 block)", "int4", dropped_one_scale, DECODER, "layers.1", "mlp.down"),
+    Fault("rotary base 1 % off", "int4", other_rotary_base, DECODER, "layers.0", "attention"),
+    Fault("off-by-one cache behind a chunk", "int4", off_by_one_chunk, DECODER, "layers.0", "positions in it"),
 )

@@ -43,7 +43,7 @@ def sample_run(error: float = 0.0) -> Run:
     picture = picture_data(np.full((300, 500, 3), 90, np.uint8))
     details = Details(
         (Answer("wide", HOSTILE, picture, (500, 300), "red 红", HOSTILE, (3, 4, 5), (3, 4, 9), 2),),
-        (Similarity("wide", 0.991, 0.987, 0.01, 0.9, 2, 3),),
+        (Similarity("wide", 0.991, 0.987, 0.995, 0.01, 0.008, 0.04, 0.05, 0.9, 2, 3),),
         (StageError("implementation", "decoder", 0.5, (("layers.0", 0.0), ("layers.1", float("inf")))),),
         (
             LayerCost("decoder.layers.0.mlp.down", "int4", "g", 0.1, 0.002),
@@ -107,7 +107,7 @@ def test_the_page_stands_alone_and_says_where_it_parts():
     assert "stage decoder, block layers.1, answer step 2" in top
     for said in (
         "not measured: run with --task N",
-        "cosine 0.9870",
+        "KL 0.01 nats, cosine 0.9950",
         "TensorRT engines",
         "skip-verify",
         "red 红",
@@ -146,7 +146,7 @@ def test_task_accuracy_stands_beside_similarity():
     for text in (html_report.html(judge(run)), markdown_report.markdown(judge(run))):
         assert "97.0 % right" in text
         assert "difference -1.0 points" in text
-        assert "cosine 0.9870" in text
+        assert "KL 0.01 nats, cosine 0.9950" in text
         assert "--task" not in text
 
 
