@@ -140,6 +140,20 @@ def row_cosines(reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:
     return _cosines(reference.reshape(-1, width), candidate.reshape(-1, width)) if reference.size else np.zeros(0)
 
 
+def row_errors(reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:
+    """float64 (rows,): length of every row's difference over the row's length, or over a tenth of the median row's.
+
+    A few channels of a trained decoder are thousands of times the others; beside them `relative_max` sees nothing.
+    """
+    width = reference.shape[-1] if reference.ndim else 1
+    difference = _difference(reference, candidate).reshape(-1, width)
+    lengths = np.sqrt((np.asarray(reference, np.float64).reshape(-1, width) ** 2).sum(axis=1))
+    floor = 0.1 * np.median(lengths) if lengths.size else 0.0
+    errors = np.sqrt((difference**2).sum(axis=1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(errors == 0, 0.0, errors / np.maximum(lengths, floor))
+
+
 def _cosines(reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:
     a, b = np.asarray(reference, np.float64), np.asarray(candidate, np.float64)
     # rows that are not finite are zeroed before the products, which would make NaN and a warning of them

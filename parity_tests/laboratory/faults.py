@@ -3,10 +3,7 @@
 The faults are those that exporters really make: two norms swapped, positions shifted, another resize kernel, a square matrix
 transposed, a scale left out, a cache that writes one position too early, always or behind a chunk's border alone, a matrix
 with the wrong sign, one block's scale missing, a rotary base a hundredth off. Graphs and data are changed, hashes renewed.
-
-    python -m parity_tests.laboratory.faults PACKAGE CHECKPOINT
-
-breaks copies of any cpu package, int4 or not, in those ways that its graphs have a place for, and says what its check says.
+`parity_tests.laboratory.break_package` does it to any cpu package.
 """
 
 from __future__ import annotations
@@ -15,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -138,20 +136,20 @@ def dropped_block_scales(package: Path) -> None:
     tamper(package, DECODER, "layers.0.mlp.down.weight_scales", lambda scales: np.full_like(scales, scales.flat[0]))
 
 
-def negated_down(package: Path) -> None:
-    """The second decoder layer's down projection has the wrong sign: its int4 scales have."""
-    tamper(package, DECODER, "layers.1.mlp.down.weight_scales", lambda scales: -scales)
+def negated_down(layer: int) -> Callable[[Path], None]:
+    """One decoder layer's int4 down projection has the wrong sign: its scales have."""
+    return partial(tamper, stage=DECODER, name=f"layers.{layer}.mlp.down.weight_scales", change=lambda scales: -scales)
 
 
-def dropped_one_scale(package: Path) -> None:
-    """One int4 block of the second layer's down projection, of hundreds, has no scale: it reads as zeros."""
+def dropped_one_scale(layer: int) -> Callable[[Path], None]:
+    """One block of a decoder layer's int4 down projection, of hundreds, has no scale: it reads as zeros."""
 
     def dropped(scales: np.ndarray) -> np.ndarray:
         row, column = scales.shape[0] // 2, scales.shape[1] // 2
         scales[row, column] = 0
         return scales
 
-    tamper(package, DECODER, "layers.1.mlp.down.weight_scales", dropped)
+    return partial(tamper, stage=DECODER, name=f"layers.{layer}.mlp.down.weight_scales", change=dropped)
 
 
 def other_rotary_base(package: Path) -> None:
@@ -229,6 +227,14 @@ def off_by_one_chunk(package: Path) -> None:
     _early(_behind_a_border)(package)
 
 
+def of_layer(layer: int) -> tuple[Fault, ...]:
+    """The faults that sit in one decoder layer's int4 codes."""
+    return (
+        Fault("wrong sign of a projection", "int4", negated_down(layer), DECODER, f"layers.{layer}", "mlp.down"),
+        Fault("dropped scale (one int4 block)", "int4", dropped_one_scale(layer), DECODER, f"layers.{layer}", "mlp.down"),
+    )
+
+
 FAULTS = (
     Fault("swapped norm", "fp32", swapped_norms, VISION, "blocks.1", "norm1"),
     Fault("wrong position table", "fp32", shifted_positions, VISION, "blocks.input"),
@@ -240,8 +246,7 @@ FAULTS = (
     Fault("dropped scale (int4 layer)", "int4", dropped_block_scales, DECODER, "layers.0", "mlp.down"),
     Fault("off-by-one cache", "fp32", off_by_one_cache, DECODER, "layers.0", "attention", step=1),
     Fault("off-by-one cache (float16 cache)", "int4", off_by_one_cache, DECODER, "layers.0", "attention", step=1),
-    Fault("wrong sign of a projection", "int4", negated_down, DECODER, "layers.1", "mlp.down"),
-    Fault("dropped scale (one int4 block)", "int4", dropped_one_scale, DECODER, "layers.1", "mlp.down"),
+    *of_layer(1),
     Fault("rotary base 1 % off", "int4", other_rotary_base, DECODER, "layers.0", "attention"),
     Fault("off-by-one cache behind a chunk", "int4", off_by_one_chunk, DECODER, "layers.0", "positions in it"),
 )

@@ -18,7 +18,7 @@ import numpy as np
 from export.specs import ModelSpec
 from parity_tests.backends.examiner import BlockOutputs, StageView
 from parity_tests.check.candidate import Candidate
-from parity_tests.judging.metrics import Kind, centred, max_abs, relative_max
+from parity_tests.judging.metrics import Kind, centred, max_abs, relative_max, row_errors
 from parity_tests.judging.probes import Question
 from parity_tests.judging.results import Divergence
 from parity_tests.localize.pixels import differing_settings, localize_pixels
@@ -32,6 +32,9 @@ from runtime_py.generation.session import Limits, Session
 from runtime_py.preprocess.base import Processor
 
 log = logging.getLogger("edgeproof.parity")
+
+EXACT = (Standard.FP32, Standard.STORED_FLOAT32)
+"""Standards of sides that differ in the order of float32 sums alone."""
 
 
 @dataclass(frozen=True)
@@ -215,7 +218,18 @@ def _first_block(
 
 
 def _difference(expected: np.ndarray, actual: np.ndarray, standard: Standard) -> float:
-    return _error(expected, actual.reshape(expected.shape), standard) if actual.size == expected.size else float("inf")
+    """How far a value inside a stage is off: `_error`, or by rows where that is more; infinite for another size.
+
+    By the worst row where both sides compute in float32, by the median row where rounding is expected.
+    """
+    if actual.size != expected.size:
+        return float("inf")
+    actual = actual.reshape(expected.shape)
+    error = _error(expected, actual, standard)
+    rows = row_errors(expected, actual)
+    if standard in (Standard.GOLDEN, Standard.GOLDEN_FLIPPED) or not rows.size:
+        return error
+    return max(error, float(rows.max() if standard in EXACT else np.median(rows)))
 
 
 def search(
