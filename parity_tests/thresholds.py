@@ -213,12 +213,18 @@ FAMILIES: Mapping[str, Mapping[Standard, Mapping[Kind, Limits]]] = {
 
 
 def limits(standard: Standard, kind: Kind, family: str = "", table: Table | None = None) -> Limits:
-    """The limits of one comparison of one kind of array; those ``table`` (from `load`) names go before the family's."""
+    """The limits of one comparison of one kind of array; those ``table`` (from `load`) names go before the family's.
+
+    A family's goldens say one thing of all logits; what ``table`` says of ``logits`` holds for a prompt's text as well, unless
+    it names ``prompt_logits`` too.
+    """
     own = FAMILIES.get(family, {}).get(standard, {})
     if kind in LOGITS:
         own = {kind: own.get(kind, own[Kind.LOGITS])} if Kind.LOGITS in own else own
     built_in = own.get(kind, DEFAULT[standard][kind])
-    given = {} if table is None else {limit.metric: limit for limit in table.get(standard, {}).get(kind, ())}
+    rows = {} if table is None else table.get(standard, {})
+    named = Kind.LOGITS if kind is Kind.PROMPT_LOGITS and kind not in rows else kind
+    given = {limit.metric: limit for limit in rows.get(named, ())}
     kept = tuple(given.pop(limit.metric, limit) for limit in built_in)
     return (*kept, *given.values())
 

@@ -22,6 +22,7 @@ from parity_tests.judging.results import Comparison, Divergence, Measurement, Ru
 from parity_tests.judging.run_details import Answer, Details, LayerCost, Similarity, StageError
 from parity_tests.report import html_report, json_report, junit_report, markdown_report, svg
 from parity_tests.thresholds import Standard
+from runtime_py.errors import UsageError
 
 HOSTILE = '<script>alert("x")</script> & | \x01'
 
@@ -205,17 +206,12 @@ def test_a_stored_run_gives_the_same_reports_again(tmp_path: Path):
     assert (tmp_path / "again" / "junit.xml").is_file()
 
 
-def test_runs_of_the_first_schema_are_still_read(tmp_path: Path):
-    value = results.to_json(sample_run())
-    value["schema"] = 1
-    del value["details"], value["divergence"]["step"]
-    for row in value["comparisons"]:
-        for measured in row["measurements"]:
-            del measured["series"]
-    (tmp_path / "run.json").write_text(json.dumps(value), encoding="utf-8")
-    run = results.read(tmp_path)
-    assert run.details == Details()
-    parsed(html_report.html(judge(run)))
+@pytest.mark.parametrize("schema", [1, 2])
+def test_runs_whose_figures_of_logits_are_others_are_refused_by_name(tmp_path: Path, schema: int):
+    (tmp_path / "run.json").write_text(json.dumps(results.to_json(sample_run()) | {"schema": schema}), encoding="utf-8")
+    with pytest.raises(UsageError, match=f"schema {schema}") as refused:
+        results.read(tmp_path)
+    assert "run the comparison again" in refused.value.next_step
 
 
 def test_limits_from_a_toml_file_turn_a_stored_pass_into_a_fail_and_name_the_block(tmp_path: Path):
