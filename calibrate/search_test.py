@@ -10,7 +10,7 @@ from calibrate.evaluation.evaluate import DemoEvaluation
 from calibrate.evaluation.score import Score
 from calibrate.request import CalibrationRequest
 from calibrate.run import CalibrationPlan, calibrate, plan
-from calibrate.search import Gate, Search, stored_bytes
+from calibrate.search import Gate, Search
 from export.backends.registry import backend_named
 from export.quantisation.choice import read_choice, widened
 from export.quantisation.spec import Storage

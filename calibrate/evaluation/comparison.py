@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from calibrate.evaluation.compare_table import GENERAL, PLAIN, TEXT, Row
 from calibrate.methods import METHODS, RENAMED, refuse_unknown
 from calibrate.request import TUNE_STEPS, CalibrationRequest
+from export.quantisation.block_length import AUTO
 from runtime_py.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class GridSetting:
     """A target and how its int4 layers are stored; written ``cpu``, ``cpu:128`` or ``cpu:32:asymmetric``."""
 
     target: str
-    block_size: int | None = None
+    block_size: int | str | None = None
     asymmetric: bool = False
 
     @classmethod
@@ -59,9 +60,9 @@ class GridSetting:
             UsageError: another form.
         """
         target, block, kind, *more = [*text.split(":"), "", ""]
-        if (block and not block.isdigit()) or kind not in {"", "asymmetric"} or any(more):
+        if (block and not block.isdigit() and block != AUTO) or kind not in {"", "asymmetric"} or any(more):
             raise UsageError(f"--on {text}", "a target, target:block size or target:block size:asymmetric", "e.g. cpu:32")
-        return cls(target, int(block) if block else None, kind == "asymmetric")
+        return cls(target, int(block) if block.isdigit() else block or None, kind == "asymmetric")
 
     def __str__(self) -> str:
         parts = [self.target, "" if self.block_size is None else str(self.block_size), "asymmetric" * self.asymmetric]
@@ -236,7 +237,7 @@ class _OneGrid:
 
     def _bytes(self, planned: CalibrationPlan) -> int:
         """Stored bytes of the layers that the plan without a choice keeps in four bits."""
-        from calibrate.search import stored_bytes
+        from export.quantisation.block_length import stored_bytes
 
         return sum(stored_bytes(planned.assignments[self.backend][layer]) for layer in self._wanted)
 

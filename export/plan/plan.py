@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from export.backends.registry import backend_named
 from export.package.disk import free_bytes
 from export.plan.machine import available_memory
+from export.plan.widths import remarks
 from export.quantisation.choice import widened
 from export.quantisation.spec import Assignment
 from export.quantisation.stored import read_manifest
@@ -185,7 +186,7 @@ def make_plan(
         free_disk=free_bytes(output),
         devices=_fits(request, spec, options, parts),
         verification_peak=0 if verifier is None else verifier.predicted_peak(spec, running, target, options.limits.context),
-        notes=notes,
+        notes=(*notes, *(r for name, part in parts.items() for r in remarks(name, options.precision, part.assignments))),
     )
 
 
