@@ -31,6 +31,7 @@ class Score:
         changed: questions that were answered right in full precision and are not now, or the other way round; accuracy
             alone hides those that make up for each other.
         answers: a digit per question, 1 where it is answered right; two sets of weights are compared question by question.
+        perplexity: of the tokens that follow in the samples, exp of the mean nats each takes; None where nothing follows.
     """
 
     accuracy: float | None
@@ -42,6 +43,7 @@ class Score:
     changed: int | None = None
     answers: str = field(default="", repr=False)
     p99_kl: float = 0.0
+    perplexity: float | None = None
 
     def figures(self) -> dict[str, Any]:
         """All but the single answers, for records."""
