@@ -98,6 +98,8 @@ def bilinear_resize(package: Path) -> None:
     """The processor's settings name another resampling kernel than the checkpoint's."""
     path = package / "manifest.json"
     manifest = json.loads(path.read_text(encoding="utf-8"))
+    if manifest["runtime"]["resample"] == "bilinear":
+        raise ValueError("the resampling kernel is bilinear already")
     manifest["runtime"]["resample"] = "bilinear"
     path.write_text(json.dumps(manifest, indent=2), encoding="utf-8")
 
@@ -138,7 +140,7 @@ def dropped_block_scales(package: Path) -> None:
 
 def negated_down(layer: int) -> Callable[[Path], None]:
     """One decoder layer's int4 down projection has the wrong sign: its scales have."""
-    return partial(tamper, stage=DECODER, name=f"layers.{layer}.mlp.down.weight_scales", change=lambda scales: -scales)
+    return partial(_tamper_down, layer=layer, change=lambda scales: -scales)
 
 
 def dropped_one_scale(layer: int) -> Callable[[Path], None]:
@@ -149,7 +151,15 @@ def dropped_one_scale(layer: int) -> Callable[[Path], None]:
         scales[row, column] = 0
         return scales
 
-    return partial(tamper, stage=DECODER, name=f"layers.{layer}.mlp.down.weight_scales", change=dropped)
+    return partial(_tamper_down, layer=layer, change=dropped)
+
+
+def _tamper_down(package: Path, layer: int, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Change the int4 scales of a layer's first down projection; experts and layers with LoRA have longer names."""
+    manifest = json.loads((package / "manifest.json").read_text(encoding="utf-8"))
+    graph = onnx.load(str(package / ONNX.block(manifest)["stages"][DECODER]["file"]), load_external_data=False).graph
+    names = [value.name for value in graph.initializer if value.name.startswith(f"layers.{layer}.")]
+    tamper(package, DECODER, next(name for name in names if ".down" in name and name.endswith("weight_scales")), change)
 
 
 def other_rotary_base(package: Path) -> None:
