@@ -43,10 +43,10 @@ class Outcome:
     def named(self) -> bool:
         """Whether stage, block and step are the broken ones."""
         divergence = None if self.result is None else self.result.judgement.run.divergence
-        return divergence is not None and (divergence.stage, divergence.block, divergence.step) == (
-            self.fault.stage,
-            self.fault.block,
-            self.fault.step,
+        return (
+            divergence is not None
+            and (divergence.stage, divergence.step) == (self.fault.stage, self.fault.step)
+            and divergence.block in (self.fault.block, self.fault.also or self.fault.block)
         )
 
     @property

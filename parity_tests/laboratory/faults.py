@@ -33,6 +33,7 @@ class Fault:
         precision: of the package it is made in.
         stage, block: what a report must name; ``inside`` must be in its note.
         step: the answer step that a report must name; 0 when the prompt already differs.
+        also: the block in families whose first module behind the fault is another.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Fault:
     block: str
     inside: str = ""
     step: int = 0
+    also: str = ""
 
 
 def change_graph(package: Path, stage: str, change: Callable[[Any], None]) -> None:
@@ -247,7 +249,7 @@ def of_layer(layer: int) -> tuple[Fault, ...]:
 
 FAULTS = (
     Fault("swapped norm", "fp32", swapped_norms, VISION, "blocks.1", "norm1"),
-    Fault("wrong position table", "fp32", shifted_positions, VISION, "blocks.input"),
+    Fault("wrong position table", "fp32", shifted_positions, VISION, "blocks.input", also="input_norm"),
     Fault("wrong position table (resampler)", "fp32", other_key_positions, CONNECTOR, "key"),
     Fault("wrong resize kernel", "fp32", bilinear_resize, "preprocess", "resize", "bilinear"),
     Fault("transposed projection", "fp32", transposed_projection, DECODER, "layers.1", "attention.out"),
