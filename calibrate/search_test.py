@@ -12,6 +12,7 @@ from calibrate.request import CalibrationRequest
 from calibrate.run import CalibrationPlan, calibrate, plan
 from calibrate.search import Gate, Search
 from export.backends.registry import backend_named
+from export.quantisation.block_length import stored_bytes
 from export.quantisation.choice import read_choice, widened
 from export.quantisation.spec import Storage
 from export.quantisation.stored import StoredCodes, read_manifest

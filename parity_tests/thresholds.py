@@ -123,8 +123,8 @@ _CROSSED = (
 )
 _ROUNDING = "float32 rounding over the longest chain (40 layers of 5760-term sums) stays under 1e-4; observed 2e-6"
 _HALF = (
-    "observed for PyTorch itself in float16: at most 0.9 % on logits, 1.1 % on features, KL 7.5e-4; for kernels that add up in "
-    "float16 too (SmolLM2's q4f16_1 library) 1.3 % on logits, row cosine 0.99978, mean 0.99992, KL 1.2e-3, mean 4.2e-4"
+    "observed for PyTorch itself in float16: at most 0.9 % on logits, 1.1 % on features, KL 7.5e-4; for kernels that add up "
+    "in float16 too (SmolLM2's q4f16_1 library) 1.3 % on logits, row cosine 0.99978, mean 0.99992, KL 1.2e-3, mean 4.2e-4"
 )
 _FLIPS = (
     "a rounding flip moves logits of range 7 by about 1e-2 (Awaker golden's README), 1.4e-3 of it; of 56 gates some may. "
@@ -132,8 +132,8 @@ _FLIPS = (
 )
 _INT8 = "not measured on its own; one unit of 255 may round the other way in a layer, so the limit is that of float16"
 _KERNELS = (
-    "observed for int8 inputs in groups of 32: at most 5.6 % on logits, row cosine 0.9958, KL 0.17 (CogVLM2 demo), mean cosine "
-    "0.9987 and mean KL 0.010 of a prompt (SmolLM2), 0.0025 and median KL 0.025 of its picture rows"
+    "observed for int8 inputs in groups of 32: at most 5.6 % on logits, row cosine 0.9958, KL 0.17 (CogVLM2 demo), of a prompt "
+    "mean cosine 0.9987 (SmolLM2), mean KL 0.012 (CogVLM2 demo), of picture rows 0.997 and median KL 0.025 (SmolLM2)"
 )
 _LOSS = (
     "a floor against nonsense, not a promise: observed for int4 rounded to nearest, mean cosine 0.79 on logits and 0.895 "
@@ -215,8 +215,8 @@ FAMILIES: Mapping[str, Mapping[Standard, Mapping[Kind, Limits]]] = {
 def limits(standard: Standard, kind: Kind, family: str = "", table: Table | None = None) -> Limits:
     """The limits of one comparison of one kind of array; those ``table`` (from `load`) names go before the family's.
 
-    A family's goldens say one thing of all logits; what ``table`` says of ``logits`` holds for a prompt's text as well, unless
-    it names ``prompt_logits`` too.
+    A family's goldens say one thing of all logits; what ``table`` says of ``logits`` holds for a prompt's text as well,
+    unless it names ``prompt_logits`` too.
     """
     own = FAMILIES.get(family, {}).get(standard, {})
     if kind in LOGITS:

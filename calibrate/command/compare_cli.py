@@ -8,7 +8,15 @@ from pathlib import Path
 
 from calibrate.command.cli import add_samples
 from calibrate.evaluation.compare_table import as_json, long_table, wide_table
-from calibrate.evaluation.comparison import DEFAULT_SETTINGS, MIXED, TOKENS, ComparisonRequest, Contestant, GridSetting, compare
+from calibrate.evaluation.comparison import (
+    DEFAULT_SETTINGS,
+    MIXED,
+    TOKENS,
+    ComparisonRequest,
+    Contestant,
+    GridSetting,
+    compare,
+)
 from calibrate.methods import METHODS
 from calibrate.request import SAMPLES, CalibrationRequest
 from runtime_py.command import console, flags
@@ -24,10 +32,15 @@ def parser(prog: str) -> Parser:
     made = Parser(prog, "Measure every method on every grid, on a demo's task or on held-out text: one Markdown table.")
     made.add_argument("--model", required=True, metavar="MODEL", help="family alias, hub id or checkpoint folder")
     made.add_argument(
-        "--weights", metavar="demo|DIR", help="the demo checkpoint or a folder with the weights of MODEL; default demo for an alias"
+        "--weights",
+        metavar="demo|DIR",
+        help="the demo checkpoint or a folder with the weights of MODEL; default demo for an alias",
     )
     made.add_argument(
-        "--text", action="append", type=Path, metavar="FILE",
+        "--text",
+        action="append",
+        type=Path,
+        metavar="FILE",
         help="plain text to compare on, repeatable: perplexity, and distance from full precision at every token",
     )
     made.add_argument("--tokens", type=int, default=TOKENS, metavar="N", help=f"of the text; default {TOKENS}")

@@ -75,8 +75,9 @@ def long_table(rows: Sequence[Row]) -> str:
         task = "" if score.accuracy is None else f"{100 * score.accuracy:.1f} %"
         changed = "" if score.changed is None else score.changed
         lines.append(
-            f"| {row.setting} | {row.method} | {row.samples} | {task} | {changed} | {_or_none(score.perplexity)} | {score.cosine:.5f} "
-            f"| {score.worst_cosine:.4f} | {score.kl:.5f} | {score.median_kl:.1e} | {score.p99_kl:.3f} | {100 * score.agreement:.2f} % "
+            f"| {row.setting} | {row.method} | {row.samples} | {task} | {changed} | {_or_none(score.perplexity)} "
+            f"| {score.cosine:.5f} | {score.worst_cosine:.4f} | {score.kl:.5f} | {score.median_kl:.1e} "
+            f"| {score.p99_kl:.3f} | {100 * score.agreement:.2f} % "
             f"| {row.seconds:.1f} | {row.processor:.1f} | {row.bytes / 1e3:.0f} | {row.bits:.2f} | {row.size / 1e6:.1f} |"
         )
     return "\n".join(lines)

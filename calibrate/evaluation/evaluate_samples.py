@@ -13,8 +13,8 @@ from calibrate.evaluation.evaluate import CHECKED, DemoEvaluation, is_demo
 from calibrate.evaluation.score import POSITIONS, Evaluation, Positions, Score, compared
 from calibrate.request import CalibrationRequest
 from calibrate.samples.data import HELD_OUT_FIRST, Prompt, Sample, built_in, held_out_of_folder, prepare
-from calibrate.samples.text import text_prompts
 from calibrate.samples.prompts import processor_of
+from calibrate.samples.text import text_prompts
 from calibrate.statistics.capture import answer_logits
 from export.quantisation.codes import WeightProvider
 

@@ -34,7 +34,10 @@ def test_windows_cover_the_text_and_tell_every_token_but_their_first(tmp_path: P
     assert [prompt.layout.input_ids.shape[1] for prompt in prompts] == [20, 20, 10]
     assert [prompt.answer for prompt in prompts] == [19, 19, 9]
     assert [int(token) for prompt in prompts for token in prompt.layout.input_ids[0]] == ids[:50]
-    for files, tokens, words in (([tmp_path / "a.txt"], 10**6, "tokens of text"), ([tmp_path / "b.txt"], 9, "cannot be read")):
+    for files, tokens, words in (
+        ([tmp_path / "a.txt"], 10**6, "tokens of text"),
+        ([tmp_path / "b.txt"], 9, "cannot be read"),
+    ):
         with pytest.raises(UsageError, match=words):
             text_prompts(files, tokens, processor, tokenizer)
 

@@ -103,9 +103,7 @@ def add_backend_options(made: Group) -> None:
         if option.kind is None:
             made.add_argument(option.flag, dest=destination, action="store_const", const=option.given, help=option.meaning)
         else:
-            made.add_argument(
-                option.flag, dest=destination, type=option.kind, metavar=option.letter, help=option.meaning
-            )
+            made.add_argument(option.flag, dest=destination, type=option.kind, metavar=option.letter, help=option.meaning)
 
 
 def old_spelling(made: Parser) -> None:

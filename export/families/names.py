@@ -180,7 +180,9 @@ def is_a_file(flag: str, path: Path) -> UsageError:
     expected = "the folder of a checkpoint: config.json, weights as safetensors or pickles, the tokenizer's files"
     advice = f"name the folder, {path.parent}, if it is one"
     if path.suffix.lower() in (".gguf", ".ggml", ".onnx", ".mlc"):
-        advice = f"{path.suffix[1:].upper()} files are made from a checkpoint and not read; name the one that it was made from"
+        advice = (
+            f"{path.suffix[1:].upper()} files are made from a checkpoint and not read; name the one that it was made from"
+        )
     return UsageError(f"{flag} {path} is a file", expected, advice)
 
 

@@ -83,8 +83,8 @@ def remarks(backend: str, precision: str, assignments: Mapping[str, Assignment])
         columns = sorted({a.layer.columns for a in wide})
         share = 100 * sum(a.layer.rows * a.layer.columns for a in wide) / whole(assignments).weights
         yield (
-            f"{backend}: {len(wide)} layers of {_listed(columns)} columns, {share:.0f} % of the weights, stay in fp16 although "
-            f"int4 is asked for: its blocks do not divide them; {_advice(columns, lengths)}"
+            f"{backend}: {len(wide)} layers of {_listed(columns)} columns, {share:.0f} % of the weights, stay in fp16 "
+            f"although int4 is asked for: its blocks do not divide them; {_advice(columns, lengths)}"
         )
 
 

@@ -40,7 +40,10 @@ def test_padded_blocks_are_told_with_the_length_that_fits() -> None:
     assert "2 int4 layers of 576 columns are padded" in said
     assert "--block-size 64 divides them" in said
     padded = [rows["decoder.head"], rows["decoder.layers.0.attention.out"]]
-    assert whole({a.layer.name: a for a in padded}).bits > whole({a.layer.name: a for a in padded[:0]} | assigned("onnx", 64)).bits
+    assert (
+        whole({a.layer.name: a for a in padded}).bits
+        > whole({a.layer.name: a for a in padded[:0]} | assigned("onnx", 64)).bits
+    )
 
 
 def test_layers_that_an_engine_keeps_wide_are_told_with_the_true_bits() -> None:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from runtime_py.errors import MachineError
 
 if TYPE_CHECKING:
-    from parity_tests.backends.examiner import Examiner
     from export.backends.base import BuildOptions, Prediction
     from export.checkpoint.opened import OpenedCheckpoint
     from export.specs import ModelSpec
+    from parity_tests.backends.examiner import Examiner
     from runtime_py.model import Model
 
 CHECK_ROWS = 2560

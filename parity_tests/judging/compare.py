@@ -22,12 +22,14 @@ def compare_recordings(reference: Recording, candidate: Recording) -> tuple[Meas
 
 
 def _parted(arrays: dict[str, np.ndarray], pictures: np.ndarray) -> dict[str, np.ndarray]:
-    """The arrays with ``prefill_logits`` (1, tokens, vocabulary) cut into picture rows and rows of text, where both exist."""
+    """The arrays with ``prefill_logits`` (1, tokens, vocabulary) cut into picture rows and text, where both exist."""
     whole = arrays.get("prefill_logits")
     if whole is None or whole.shape[1] != len(pictures) or not pictures.any() or pictures.all():
         return arrays
     parts = {"picture_logits": whole[:, pictures], "prefill_logits": whole[:, ~pictures]}
-    return {name: array for key in arrays for name, array in (parts if key == "prefill_logits" else {key: arrays[key]}).items()}
+    return {
+        name: array for key in arrays for name, array in (parts if key == "prefill_logits" else {key: arrays[key]}).items()
+    }
 
 
 def compare_arrays(

@@ -2,8 +2,8 @@
 
     python -m parity_tests.laboratory.break_package PACKAGE CHECKPOINT --layer 17
 
-Of the deliberate faults (`parity_tests.laboratory.faults`) those are made, each in a copy of its own, that the package's graphs
-have a place for; the others are told. The exit code is 5 when one is not caught or not named.
+Of the deliberate faults (`parity_tests.laboratory.faults`) those are made, each in a copy of its own, that the package's
+graphs have a place for; the others are told. The exit code is 5 when one is not caught or not named.
 """
 
 from __future__ import annotations

@@ -43,7 +43,8 @@ from runtime_py.generation.session import Limits
 from runtime_py.preprocess.base import Message
 
 METRICS = (
-    "relative_max", "worst_row_cosine", "mean_row_cosine", "kl_mean", "kl_median", "kl_max", "flipped_relative", "split_relative",
+    "relative_max", "worst_row_cosine", "mean_row_cosine", "kl_mean", "kl_median", "kl_max", "flipped_relative",
+    "split_relative",
 )  # fmt: skip
 GRID = "ort_int4_b32"
 STEPS = 6

@@ -1,4 +1,4 @@
-"""``python -m parity_tests.laboratory.real_model``: a real trained model exported, broken, calibrated, compared; one page."""
+"""``python -m parity_tests.laboratory.real_model``: a real trained model exported, broken, calibrated, compared."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ LAYER = 17
 def parser(prog: str) -> Parser:
     """The flags."""
     made = Parser(prog, "Export, break, calibrate and compare a real trained model, and write the page.")
-    made.add_argument("--work", type=Path, required=True, metavar="DIR", help="where everything lies; what is measured is kept")
+    made.add_argument(
+        "--work", type=Path, required=True, metavar="DIR", help="where everything lies; what is measured is kept"
+    )
     made.add_argument("--page", type=Path, metavar="FILE", help="write the page here; default stdout")
     made.add_argument("--parts", default=",".join(PARTS), metavar="P,P", help=f"of {', '.join(PARTS)}; default all")
     made.add_argument("--exports", metavar="NAME;NAME", help=f"of {'; '.join(measure.EXPORTS)}; default all")

