@@ -176,5 +176,5 @@ def test_a_task_needs_questions_with_answers(
     goal = ["--gate", "task=1pt", "-o", str(tmp_path / "choice.json")]
     assert main(["search", *FLAGS, "--calibration-data", str(user_folder), *goal]) == ExitCode.USAGE
     assert "leave task out of the gate" in capsys.readouterr().err
-    assert main(["compare", "--model", "minicpm-v", "--weights", str(other_checkpoint), "-q"]) == ExitCode.USAGE
-    assert "not trained on the demo's task" in capsys.readouterr().err
+    assert main(["compare", "--model", str(other_checkpoint), "--text", str(tmp_path / "none.txt"), "-q"]) == ExitCode.USAGE
+    assert "none.txt cannot be read" in capsys.readouterr().err

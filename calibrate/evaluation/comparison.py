@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 from calibrate.evaluation.compare_table import GENERAL, PLAIN, TEXT, Row
 from calibrate.methods import METHODS, RENAMED, refuse_unknown
 from calibrate.request import TUNE_STEPS, CalibrationRequest
-from calibrate.samples.data import HELD_OUT_FIRST, Sample, built_in
 from export.quantisation.block_length import AUTO
 from runtime_py.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from calibrate.evaluation.score import Evaluation
+    from calibrate.samples.data import Sample
     from calibrate.run import CalibrationPlan
     from export.checkpoint.opened import OpenedCheckpoint
     from export.quantisation.codes import CodeSource, WeightProvider
@@ -167,12 +167,14 @@ def _evaluation(request: ComparisonRequest, checkpoint: OpenedCheckpoint) -> Eva
         return on_text(checkpoint, request.text, request.tokens)
     if is_demo(checkpoint):
         return DemoEvaluation(checkpoint, request.pictures)
-    return on_samples(checkpoint, _apart(checkpoint, request.pictures, HELD_OUT_FIRST), "built-in samples")
+    return on_samples(checkpoint, _apart(checkpoint, request.pictures, 1), "built-in samples")
 
 
-def _apart(checkpoint: OpenedCheckpoint, count: int, first: int) -> list[Sample]:
-    """Built-in samples that no calibration sees."""
-    return list(built_in(count, SEED, side=checkpoint.spec.image.overview, first=first))
+def _apart(checkpoint: OpenedCheckpoint, count: int, lot: int) -> list[Sample]:
+    """Built-in samples that no calibration sees; those of another lot are others."""
+    from calibrate.samples.data import HELD_OUT_FIRST, built_in
+
+    return list(built_in(count, SEED, side=checkpoint.spec.image.overview, first=lot * HELD_OUT_FIRST))
 
 
 def _on(base: CalibrationRequest, setting: GridSetting) -> CalibrationRequest:
@@ -269,7 +271,7 @@ class _OneGrid:
         if is_demo(self.checkpoint):
             judge = DemoEvaluation(self.checkpoint, SEARCH_PICTURES, SEARCHED)
         else:
-            samples = _apart(self.checkpoint, SEARCH_PICTURES, 2 * HELD_OUT_FIRST)
+            samples = _apart(self.checkpoint, SEARCH_PICTURES, 2)
             judge = on_samples(self.checkpoint, samples, "built-in samples")
         assignments = self.planned.assignments[self.backend]
         codes = RoundToNearest(judge.weights, assignments, GRIDS)

