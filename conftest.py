@@ -6,4 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
-os.environ.setdefault("EDGEPROOF_TRUST", str(Path(tempfile.mkdtemp(prefix="edgeproof-trust-")) / "trusted"))
+FOLDER = tempfile.TemporaryDirectory(prefix="edgeproof-trust-")
+"""Removed when the interpreter ends."""
+
+os.environ.setdefault("EDGEPROOF_TRUST", str(Path(FOLDER.name) / "trusted"))

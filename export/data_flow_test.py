@@ -72,7 +72,7 @@ def test_one_export_recognises_reads_and_builds_once(tmp_path: Path, counted: Co
     export(request, verifier)
     assert verifier.before == {
         "recognised": 1,
-        "config.json opened": 3,  # read once; its bytes are hashed and copied besides
+        "config.json opened": 4,  # read once; its bytes are copied, and hashed before the work and after it
         "built on meta": 1,  # for names and shapes, which the checkpoint's check, the plan and the prediction share
         "built on fake tensors": 1,  # for the trace
     }

@@ -123,27 +123,19 @@ def _copied(new: NewFamily) -> dict[str, str]:
 
 
 def _family(text: str, new: NewFamily) -> str:
-    """family.py with a class, a name and a recognition of its own."""
+    """family.py with a class of its own; how it is recognised, published.toml says."""
     tree = ast.parse(text)
     record = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == type(new.like).__name__)
-    stated = {
-        "name": repr(new.name),
-        "aliases": "()",
-        "processor": repr(new.module),
-        "hub_ids": f"({new.hub_id!r},)",
-        "licence": repr("not stated yet"),
-    }
     edits: list[tuple[ast.stmt, str]] = []
     for node in record.body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in stated:
-            edits.append((node, f"    {node.targets[0].id} = {stated[node.targets[0].id]}"))
         if isinstance(node, ast.FunctionDef) and node.name == "recognises":
-            edits.append((node, RECOGNISES.format(name=new.name)))
+            edits.append((node, ""))
         if isinstance(node, ast.Expr):
             edits.append((node, f'    """{new.name}, begun as a copy of {new.like.name}."""'))
     lines = text.splitlines()
     for node, replacement in sorted(edits, key=lambda edit: -edit[0].lineno):
-        lines[node.lineno - 1 : node.end_lineno] = replacement.replace("'", '"').splitlines()
+        blank = 0 if replacement else 1  # the empty line behind a method goes with it
+        lines[node.lineno - 1 : (node.end_lineno or 0) + blank] = replacement.splitlines()
     made = _used_imports(re.sub(rf"\b{record.name}\b", new.class_name, "\n".join(lines) + "\n"))
     return made.replace('"""', f'"""{new.name}, begun as a copy of {new.like.name}, of which this says:\n\n', 1)
 
@@ -161,14 +153,15 @@ def _used_imports(text: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-RECOGNISES = """\
-    def recognises(self, config: Mapping[str, Any], folder: Path) -> bool:
-        return config.get("model_type") == "{name}\""""
-
-
 def _published(text: str, new: NewFamily) -> str:
-    """published.toml with one checkpoint, and a ``model_type`` to recognise."""
+    """published.toml with a name, one checkpoint, and a ``model_type`` to recognise."""
     first = next(iter(variants(new.like.published_table()).values()))
+    family = (
+        f'[family]\nname = "{new.name}"\nprocessor = "{new.module}"\nrecognised_by = {{ model_type = "{new.name}" }}\n'
+        'licence = "not stated yet"\n\n'
+    )
+    text = re.sub(r"(?ms)^\[family\]\n.*?(?=^\[|\Z)", lambda _: family, text, count=1)
+    text = text.replace(f'repo_id = "{new.like.hub_ids[0]}"', f'repo_id = "{new.hub_id}"')
     text = re.sub(r"(?ms)^\[checkpoints\]\n.*?(?=^\[|\Z)", f'[checkpoints]\n"{new.hub_id}" = "{first}"\n\n', text, count=1)
     common = re.search(r"(?ms)^\[common\]\n.*?(?=^\[|\Z)", text)
     if common is None:
@@ -188,7 +181,7 @@ from runtime_py.preprocess import {new.like.processor}
 
 
 class Processor({new.like.processor}.Processor):
-    """See runtime_py.preprocess.base.Processor; ``settings`` come from {new.package}.
+    """{new.name}'s pictures and prompt; ``settings`` are what {new.package} declares.
 
     What the published code does otherwise goes here; what nothing else needs of {theirs} is copied over.
     """

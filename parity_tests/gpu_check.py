@@ -153,15 +153,15 @@ def _open(
     """The package on one runner with everything loaded; or why this machine or this package has no such runner."""
     from parity_tests.backends.registry import examiner_of
     from runtime_py import package as packages
-    from runtime_py import trust
     from runtime_py.model import open_backend
+    from runtime_py.package import trust
 
     if not record.block(base.manifest):
         return f"the package holds no {record.files}", None
-    found = packages.read(package)
-    trust.require(found, record.runtime_name)
+    opened = packages.read(package)
+    trust.require(opened, record.runtime_name)
     try:
-        backend = open_backend(found, record.runtime_name, providers=providers)
+        backend = open_backend(opened, record.runtime_name, providers=providers)
         if isinstance(backend, LoadsAhead):
             backend.load()
     except MachineError as error:

@@ -13,8 +13,8 @@ CGROUP = Path("/sys/fs/cgroup")
 
 def available_bytes() -> int | None:
     """Bytes that can be had now, swap and a container's limit included; None where the system does not say."""
-    found = [size for size in (_of_machine(), _of_container()) if size is not None]
-    return min(found) if found else None
+    sizes = [size for size in (_of_machine(), _of_container()) if size is not None]
+    return min(sizes) if sizes else None
 
 
 def require_bytes(needed: int, what: str, advice: str) -> None:

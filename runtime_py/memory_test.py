@@ -32,5 +32,5 @@ def test_what_does_not_fit_is_refused(machine: Path) -> None:
 
 
 def test_this_machine_says_something() -> None:
-    found = memory.available_bytes()
-    assert found is None or found > 1 << 20
+    available = memory.available_bytes()
+    assert available is None or available > 1 << 20

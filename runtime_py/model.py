@@ -16,20 +16,22 @@ import numpy as np
 from PIL import Image
 
 from runtime_py import package, tokenizer
-from runtime_py import trust as trusting
 from runtime_py.backends.base import Backend
 from runtime_py.backends.record import Ability, OpeningChoices
 from runtime_py.backends.registry import held_backends, runtime_backend, runtime_backends, those_that_can
+from runtime_py.contracts import DECODER
 from runtime_py.errors import PackageError, UsageError
+from runtime_py.files.json_file import shortened
 from runtime_py.generation import conversation
 from runtime_py.generation.conversation import Messages
 from runtime_py.generation.generate import Finish, Generation, Overrides, Settings, settings_of
 from runtime_py.generation.session import Recorder, Session
-from runtime_py.json_file import shortened
+from runtime_py.generation.turns import Turns, last_resort
+from runtime_py.package import trust as trusting
 from runtime_py.preprocess.base import ImageInputs, Layout, Message, Processor
+from runtime_py.preprocess.extent import PredictsExtent, check_extent
 from runtime_py.preprocess.pictures import Picture
 from runtime_py.preprocess.processors import make_processor
-from runtime_py.turns import Turns, last_resort
 
 ANSWERING = "answering"
 
@@ -121,14 +123,25 @@ class Model:
 
     Threads may share one: an answer of `chat` is finished before the next begins. A `generate` that another answer
     overtakes raises UsageError at its next token. Once closed it refuses everything.
+
+    Attributes:
+        upright: photographs are turned as EXIF says; the published code leaves them as they are stored.
     """
 
-    def __init__(self, source: package.Package, backend: Backend, processor: Processor, words: tokenizer.Tokenizer) -> None:
+    def __init__(
+        self,
+        source: package.Package,
+        backend: Backend,
+        processor: Processor,
+        words: tokenizer.Tokenizer,
+        upright: bool = False,
+    ) -> None:
         self.package = source
         self.backend = backend
         self.processor = processor
         self.tokenizer = words
         self.session = Session(backend, processor, source.limits)
+        self.upright = upright
         self._memory = _Memory()
         self._turns = Turns()
 
@@ -144,6 +157,7 @@ class Model:
         images: Sequence[Picture] = (),
         stream: Callable[[str], None] | None = None,
         overrides: Overrides | None = None,
+        upright: bool | None = None,
     ) -> Answer:
         """The model's next answer.
 
@@ -152,11 +166,12 @@ class Model:
             images: paths, PIL images or uint8 arrays.
             stream: called with each piece of text as it comes.
             overrides: sampling and limits apart from the package's defaults.
+            upright: whether photographs are turned as EXIF says; None for what `load` was told.
         """
         if stream is not None and not callable(stream):
             raise UsageError(f"stream is {shortened(stream)}", "a function that takes text", "leave it out")
         with self._turns.held(ANSWERING):
-            run = self.generate(messages, images, overrides)
+            run = self.generate(messages, images, overrides, upright)
             for token in run:
                 if stream is not None and token.text:
                     stream(token.text)
@@ -164,14 +179,21 @@ class Model:
         return run.answer
 
     def generate(
-        self, messages: Messages, images: Sequence[Picture] = (), overrides: Overrides | None = None
+        self,
+        messages: Messages,
+        images: Sequence[Picture] = (),
+        overrides: Overrides | None = None,
+        upright: bool | None = None,
     ) -> AnswerStream:
         """The same as `chat`, token by token; the work happens while the result is iterated over."""
         with self._turns.turn("reading the question"):
             settings = settings_of(self.package.generation, overrides)
             if not isinstance(messages, str | list | tuple):
                 raise UsageError(f"messages is {shortened(messages)}", "a text or a list of messages", "pass one of them")
-            turns, pictures = conversation.read(messages, picture_list(images))
+            turned = self.upright if upright is None else upright
+            if not isinstance(turned, bool):
+                raise UsageError(f"upright is {shortened(turned)}", "True or False", "correct it, or leave it out")
+            turns, pictures = conversation.read(messages, picture_list(images), turned, self.check_picture)
         run = AnswerStream(iter(()))
         run._tokens = self._turns.steps(self._answer(turns, pictures, settings, run), ANSWERING)
         return run
@@ -195,6 +217,11 @@ class Model:
     def record(self, recorder: Recorder | None) -> None:
         """Send every probe of the following answers to ``recorder`` (see runtime_py.generation.session.Recorder)."""
         self.session.recorder = recorder
+
+    def check_picture(self, name: str, width: int, height: int) -> None:
+        """Raise ImageError for a picture of a size that this model, or this machine, cannot take."""
+        if isinstance(self.processor, PredictsExtent):
+            check_extent(self.processor.extent(width, height), self.package.limits.context, name, width, height)
 
     def prompt_layout(self, turns: Sequence[Message], images: Sequence[ImageInputs]) -> Layout:
         """The prompt as the decoder will see it, after making sure that it fits the context."""
@@ -282,6 +309,7 @@ def load(
     providers: Sequence[str] | None = None,
     selftest: bool = False,
     trust: str | bool = False,
+    upright: bool = False,
 ) -> Model:
     """Open a package folder, after checking its files.
 
@@ -292,36 +320,53 @@ def load(
         providers: ONNX Runtime execution providers, best first.
         selftest: run the package's own sample and refuse a package that answers it otherwise.
         trust: the SHA-256 of the package's manifest, which is compared, or True; needed for a package that brings code
-            (backends ``mlc`` and ``trt``) and is not in the trust file (`runtime_py.trust`).
+            (backends ``mlc`` and ``trt``) and is not in the trust file (`runtime_py.package.trust`).
+        upright: photographs are turned as EXIF says, where `Model.chat` is not told otherwise.
 
     Raises:
         UsageError, PackageError, MachineError.
     """
     with last_resort("opening the package"):
         check_choices(backend, threads, providers)
-        found = package.read(path)
-        trusting.require(found, backend, trust)
-        package.verify(found, verify)
-        words = open_tokenizer(found)
-        processor = open_processor(found, words)
-        model = Model(found, open_backend(found, backend, threads, providers), processor, words)
+        opened = package.read(path)
+        trusting.require(opened, backend, trust)
+        package.verify(opened, verify)
+        words = open_tokenizer(opened)
+        processor = open_processor(opened, words)
+        model = Model(opened, open_backend(opened, backend, threads, providers), processor, words, upright)
         if selftest:
-            from runtime_py.selftest import require
+            from runtime_py.package.selftest import require
 
             require(model)
     return model
 
 
-def open_tokenizer(found: package.Package) -> tokenizer.Tokenizer:
+def open_tokenizer(opened: package.Package) -> tokenizer.Tokenizer:
     """The package's tokenizer, from files that the manifest lists.
 
     Raises:
-        PackageError: there is none, it cannot be read, or one of its files is no row of the manifest.
+        PackageError: there is none, it cannot be read, one of its files is no row of the manifest, or it gives ids that the
+            model has no row for, which some backends would look up all the same.
     """
     for name in tokenizer.FILES:
-        if os.path.lexists(found.folder / name):
-            found.file(name)
-    return tokenizer.load(found.folder)
+        if os.path.lexists(opened.folder / name):
+            opened.file(name)
+    words, rows = tokenizer.load(opened.folder), _vocabulary(opened)
+    if rows is not None and len(words.pieces) > rows:
+        raise PackageError(
+            f"the tokenizer of {opened.folder} gives ids up to {len(words.pieces) - 1}",
+            f"ids below {rows}, the rows of the model's table",
+            "export again, with the tokenizer that belongs to the weights",
+        )
+    return words
+
+
+def _vocabulary(opened: package.Package) -> int | None:
+    """Rows of the embedding table, as the decoder's contract says; None where it does not."""
+    decoder = opened.contracts.get(DECODER)
+    outputs = decoder.outputs if decoder is not None else ()
+    rows = next((output.shape[-1] for output in outputs if output.name == "logits" and output.shape), None)
+    return rows if isinstance(rows, int) else None
 
 
 def check_choices(backend: str | None, threads: int, providers: Sequence[str] | None) -> None:
@@ -338,10 +383,10 @@ def check_choices(backend: str | None, threads: int, providers: Sequence[str] | 
 
 
 def open_backend(
-    found: package.Package, backend: str | None = None, threads: int = 0, providers: Sequence[str] | None = None
+    opened: package.Package, backend: str | None = None, threads: int = 0, providers: Sequence[str] | None = None
 ) -> Backend:
     """The backend that runs a package, chosen by the caller or by the manifest."""
-    record = runtime_backend(backend or found.runtime_backend)
+    record = runtime_backend(backend or opened.runtime_backend)
     name = record.runtime_name
     if threads < 0:
         raise UsageError(f"{threads} threads", "0 or more", "correct the number")
@@ -351,16 +396,16 @@ def open_backend(
     if threads and not record.can(Ability.THREADS):
         able = those_that_can(Ability.THREADS)
         raise UsageError(f"{threads} threads for backend '{name}'", f"backend {able}", record.threads_advice)
-    if not record.block(found.manifest):
-        held = ", ".join(other.runtime_name for other in held_backends(found.manifest)) or "none that is known here"
+    if not record.block(opened.manifest):
+        held = ", ".join(other.runtime_name for other in held_backends(opened.manifest)) or "none that is known here"
         raise PackageError(
-            f"{found.folder} holds no {record.files}",
+            f"{opened.folder} holds no {record.files}",
             f"one of the backends it was exported for: {held}",
             f"leave backend '{name}' out, or export for a target that has it",
         )
-    return record.open(found.folder, found.manifest, OpeningChoices(threads, tuple(providers or ())))
+    return record.open(opened.folder, opened.manifest, OpeningChoices(threads, tuple(providers or ())))
 
 
-def open_processor(found: package.Package, words: tokenizer.Tokenizer | None) -> Processor:
+def open_processor(opened: package.Package, words: tokenizer.Tokenizer | None) -> Processor:
     """The family's processor, by its name in the manifest."""
-    return make_processor(found.processor, found.runtime, words)
+    return make_processor(opened.processor, opened.runtime, words)

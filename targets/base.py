@@ -7,6 +7,12 @@ from dataclasses import dataclass, field
 
 from runtime_py.backends.record import RuntimeBackend
 
+ANSWER_ROOM = 256
+"""Positions for a question and its answer beside a picture, where a context is chosen for a model."""
+
+WHOLE_CONTEXT, WHOLE_CHUNK = 1024, 64
+"""Limits that are raised for a model are multiples of these."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -27,6 +33,17 @@ class Limits:
         context = min(self.context, positions)
         return Limits(context, min(self.prefill_chunk, context), self.batch)
 
+    def holding(self, rows: int) -> Limits:
+        """The same limits, raised where a picture of ``rows`` rows would not fit: the chunk takes it in one call, the
+        context beside a question and an answer.
+        """
+        context, chunk = self.context, self.prefill_chunk
+        if rows + ANSWER_ROOM > context:
+            context = -(-(rows + ANSWER_ROOM) // WHOLE_CONTEXT) * WHOLE_CONTEXT
+        if rows > chunk:
+            chunk = -(-rows // WHOLE_CHUNK) * WHOLE_CHUNK
+        return Limits(context, chunk, self.batch)
+
 
 @dataclass(frozen=True)
 class Target:
@@ -40,6 +57,7 @@ class Target:
         contains: what the package holds, a line each.
         needs: what the place must have to run it, a line each.
         precision_aliases: further words for a precision, e.g. ``q4f16_1`` for ``int4``.
+        phone: the package holds a library that only a phone runs, beside one of the same model for this machine.
     """
 
     name: str
@@ -50,6 +68,7 @@ class Target:
     contains: tuple[str, ...]
     needs: tuple[str, ...]
     precision_aliases: Mapping[str, str] = field(default_factory=dict)
+    phone: bool = False
 
     @property
     def backend_names(self) -> tuple[str, ...]:

@@ -22,8 +22,8 @@ from runtime_py.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from calibrate.evaluation.score import Evaluation
-    from calibrate.samples.data import Sample
     from calibrate.run import CalibrationPlan
+    from calibrate.samples.data import Sample
     from export.checkpoint.opened import OpenedCheckpoint
     from export.quantisation.codes import CodeSource, WeightProvider
 

@@ -76,6 +76,7 @@ def column_by_column(layer: LayerProblem, parameters: GroupParameters, order: Te
     lost = torch.empty(BLOCK, weight.shape[1])
     for start in range(0, columns, BLOCK):
         stop = min(start + BLOCK, columns)
+        # rows of the transpose are read below, each as one piece of memory
         within = steps[start:stop, start:stop].T.contiguous()
         for index in range(stop - start):
             column = start + index

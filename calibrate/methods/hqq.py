@@ -16,8 +16,8 @@ from export.quantisation.codes import Codes, GroupParameters
 if TYPE_CHECKING:
     from torch import Tensor
 
-NORM = 0.7
-TURNS = 20
+NORM = 0.7  # lp_norm, as published
+TURNS = 20  # iters, as published
 FIRST_WEIGHT, GROWTH = 10.0, 1.05
 
 
@@ -69,6 +69,7 @@ def _fitted(layer: LayerProblem, blocks: Tensor, wanted: Tensor, now: GroupParam
 def _shrunk(values: Tensor, weight: float) -> Tensor:
     """The proximal step of |x|^p: sign(x) max(|x| - |x|^(p - 1) / weight, 0)."""
     size = values.abs()
+    # a negative power of 0 is infinite
     return values.sign() * (size - size.clamp_min(1e-8).pow(NORM - 1) / weight).clamp_min_(0)
 
 

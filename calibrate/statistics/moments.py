@@ -95,7 +95,7 @@ class Moment:
 
         columns = len(self.matrix)
         order = torch.argsort(self.diagonal, descending=True, stable=True) if ordered else torch.arange(columns)
-        mean = float(self.diagonal.mean()) or 1.0
+        mean = float(self.diagonal.mean()) or 1.0  # inputs that were all 0 leave nothing to take a share of
         # Cholesky gives L L^T; the factor of the reversed matrix, reversed back, is the upper triangular U of U U^T
         reverse = order.flip(0)
         for _ in range(5):
@@ -104,6 +104,7 @@ class Moment:
             lower, failed = torch.linalg.cholesky_ex(damped)
             if not int(failed):
                 return order, lower.flip(0, 1)
+            # rounding of a nearly singular matrix; ten thousand times the damping is more than any finite one needs
             damping *= 10
         raise ValueError("the second moment of a layer's inputs is not finite")
 

@@ -84,7 +84,7 @@ class _Layer:
         self.weight = torch.empty(len(codes.codes), columns).requires_grad_()
 
     def scales(self) -> Tensor:
-        """As the file holds them."""
+        """The changed scales, rounded to the dtype that the file keeps."""
         # a factor exp(change) keeps the sign of a scale, which some grids let be negative
         wide = self.codes.scales.float() * self.change.exp()
         return self.grid.stored_scales(wide).to(self.codes.scales.dtype)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from export.families.config.documents import read_optional
 from export.families.config.settings import SETTINGS, settings_of
-from export.families.published import PublishedCode, read_code, read_published
+from export.families.published import HubPart, PublishedCode, read_code, read_published, read_registration
+from export.families.tensors import PublishedTensors
 from export.source.tensor_source import TensorSource
 from export.source.weight_map import WeightMap
 from export.specs import ModelSpec
@@ -19,42 +19,38 @@ from runtime_py.preprocess.base import Processor, TokenizerLike
 from runtime_py.preprocess.processors import make_processor
 
 
-@dataclass(frozen=True)
-class HubPart:
-    """One hub repository of a checkpoint that is published in several.
-
-    Attributes:
-        place: folder of the joined checkpoint that it becomes; "" for the top.
-        weights: its weight files are wanted, not its configs and tokenizer alone.
-    """
-
-    repo_id: str
-    place: str
-    weights: bool = True
-
-
 class Family(ABC):
     """One model lineage.
 
-    Class attributes:
-        name: registry name and ``--model`` alias.
-        processor: name of a module under runtime_py/preprocess, or of an entry point (runtime_py/preprocess/processors.py).
-        hub_ids: published checkpoints by variant; the first is what the alias downloads.
+    Class attributes, which ``published.toml`` says of a class that does not say them itself: see
+    `export.families.published.Registration`; and
+
+        tensors: the published tensors, where they follow from the spec alone.
     """
 
     name: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
     processor: ClassVar[str]
+    recognised_by: ClassVar[Mapping[str, Any]] = {}
     hub_ids: ClassVar[tuple[str, ...]]
+    hub_parts: ClassVar[tuple[HubPart, ...]] = ()
     licence: ClassVar[str]
+    tensors: ClassVar[PublishedTensors]
 
-    @abstractmethod
+    def __init_subclass__(cls) -> None:
+        table = _table_of(cls)
+        if table.is_file() and "name" not in vars(cls):
+            for name, value in vars(read_registration(table)).items():
+                setattr(cls, name, value)
+
     def recognises(self, config: Mapping[str, Any], folder: Path) -> bool:
         """Whether this checkpoint folder belongs to the family.
 
         Raises:
             UnsupportedModelError: a version that is known by name and not built; other families are asked all the same.
         """
+        known = self.recognised_by
+        return bool(known) and all(config.get(key) == value for key, value in known.items())
 
     def load_config(self, folder: Path, stated: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The config that `spec` reads: config.json, and the other settings files under the keys of `SETTINGS`.
@@ -72,9 +68,9 @@ class Family(ABC):
     def spec(self, config: Mapping[str, Any], source: TensorSource) -> ModelSpec:
         """The model, with every size from config.json, the class defaults of the published code, or tensor shapes."""
 
-    @abstractmethod
     def weight_map(self, spec: ModelSpec, source: TensorSource) -> WeightMap:
         """One rule per parameter of the stages built from ``spec``."""
+        return self.tensors.map(spec, source)
 
     def make_processor(self, spec: ModelSpec, words: TokenizerLike | None = None) -> Processor:
         """The family's processor for a model; without a tokenizer it takes pictures and ids, and no text."""
@@ -107,10 +103,6 @@ class Family(ABC):
         """
         return [folder]
 
-    def hub_parts(self, hub_id: str) -> tuple[HubPart, ...]:
-        """The hub repositories that make up a published checkpoint; none when ``hub_id`` is one by itself."""
-        return ()
-
     def published_config(self, variant: str, size: str) -> dict[str, Any]:
         """The config `spec` reads, of a published ``variant`` ("" for the first, or a hub id), at ``size`` "full" or "tiny".
 
@@ -125,6 +117,10 @@ class Family(ABC):
 
     def published_table(self) -> Path:
         """published.toml beside the family's module."""
-        module = sys.modules[type(self).__module__]
-        assert module.__file__ is not None
-        return Path(module.__file__).with_name("published.toml")
+        return _table_of(type(self))
+
+
+def _table_of(family: type[Family]) -> Path:
+    module = sys.modules[family.__module__]
+    assert module.__file__ is not None
+    return Path(module.__file__).with_name("published.toml")

@@ -1,4 +1,7 @@
-"""What is published of a family's checkpoints, from its ``published.toml``: configs, and the defaults of the published code.
+"""What is published of a family's checkpoints, from its ``published.toml``: names, configs, the defaults of published code.
+
+``[family]`` says what the family is called (`Registration`), ``[[repositories]]`` of which hub repositories a checkpoint is
+made where it is published in several (`HubPart`).
 
 A config's tables are laid over one another, the later one winning: ``[common]``, ``[size.SIZE]``, ``[variant.NAME]`` (what
 holds at both sizes), ``[variant.NAME.SIZE]``. ``[checkpoints]`` maps hub ids to variants; the first is the default.
@@ -7,14 +10,14 @@ holds at both sizes), ``[variant.NAME.SIZE]``. ``[checkpoints]`` maps hub ids to
 of the prompt's special tokens by their text, ``[answers.NAME]`` how the published code chooses tokens
 (`GenerationDefaults`).
 
-``extends`` names the folder of another family here, whose tables, but for its checkpoints, lie under these.
+``extends`` names the folder of another family here, whose tables, but for `ITS_OWN`, lie under these.
 """
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,59 @@ from export.families.config.generation import GenerationDefaults
 from runtime_py.errors import UsageError
 
 SIZES = ("full", "tiny")
+ITS_OWN = ("family", "checkpoints", "repositories", "variant")
+"""Tables that say who a family is, and are never another's."""
+
+
+@dataclass(frozen=True)
+class HubPart:
+    """One hub repository of a checkpoint that is published in several.
+
+    Attributes:
+        place: folder of the joined checkpoint that it becomes; "" for the top.
+        weights: its weight files are wanted, not its configs and tokenizer alone.
+    """
+
+    repo_id: str
+    place: str
+    weights: bool = True
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What a family is called and known by.
+
+    Attributes:
+        name: registry name and ``--model`` alias.
+        aliases: what else people call it.
+        processor: name of a module under runtime_py/preprocess, or of an entry point (runtime_py/preprocess/processors.py).
+        recognised_by: what config.json says of every checkpoint; a family that must look further has a ``recognises``.
+        hub_ids: published checkpoints by variant; the first is what the alias downloads.
+        hub_parts: the repositories that make up a checkpoint; none where one repository is all of it.
+    """
+
+    name: str
+    processor: str
+    licence: str
+    hub_ids: tuple[str, ...]
+    aliases: tuple[str, ...] = ()
+    recognised_by: Mapping[str, Any] = field(default_factory=dict)
+    hub_parts: tuple[HubPart, ...] = ()
+
+
+def read_registration(path: Path) -> Registration:
+    """``[family]``, ``[checkpoints]`` and ``[[repositories]]`` of a ``published.toml``."""
+    tables = _tables(path)
+    stated = tables["family"]
+    return Registration(
+        name=stated["name"],
+        processor=stated["processor"],
+        licence=stated["licence"],
+        hub_ids=tuple(tables["checkpoints"]),
+        aliases=tuple(stated.get("aliases", ())),
+        recognised_by=stated.get("recognised_by", {}),
+        hub_parts=tuple(HubPart(**row) for row in tables.get("repositories", ())),
+    )
 
 
 @dataclass(frozen=True)
@@ -77,7 +133,7 @@ def _tables(path: Path) -> dict[str, Any]:
     if "extends" not in tables:
         return tables
     base = _tables(Path(__file__).parent / tables["extends"] / path.name)
-    return laid_over({name: table for name, table in base.items() if name not in ("checkpoints", "variant")}, tables)
+    return laid_over({name: table for name, table in base.items() if name not in ITS_OWN}, tables)
 
 
 def laid_over(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

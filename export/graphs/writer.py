@@ -81,7 +81,7 @@ def write_stage(model: onnx.ModelProto, source: StageWeights, path: Path, progre
                 done += written
                 progress(done, total)
     with _whole_file(path) as file:
-        _write_at(file, model.SerializeToString(deterministic=True), 0)
+        _write_at(file, model.SerializeToString(deterministic=True), 0)  # maps in the order of their keys
     return [path, data]
 
 

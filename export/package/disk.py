@@ -14,7 +14,7 @@ from export.package.journal import Journal
 from export.package.ownership import free_name, remove_package, require_unfinished, stored_manifest
 from runtime_py.errors import DoesNotFitError, EdgeproofError, MachineError, UsageError
 
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # no room, quota used up, more than a file may have (FAT: 4 GB)
 REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 

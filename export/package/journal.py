@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from runtime_py.errors import UsageError
-from runtime_py.json_file import MEGABYTE, read_json
-from runtime_py.schema import Schema
+from runtime_py.files.json_file import MEGABYTE, read_json
+from runtime_py.files.schema import Schema
 
 NAME = "journal.json"
 CHUNK = 1 << 22

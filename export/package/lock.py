@@ -48,6 +48,7 @@ def only_one(output: Path) -> Iterator[None]:
 
 def _acquired(path: Path, output: Path) -> int:
     while True:
+        # neither through a link, which would have another file written, nor waiting at a pipe of this name
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
         try:
             _refuse_strange(path, handle)

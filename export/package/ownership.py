@@ -14,7 +14,7 @@ from typing import Any
 
 from export.package.journal import NAME, read_journal
 from runtime_py.errors import UsageError
-from runtime_py.json_file import read_json
+from runtime_py.files.json_file import read_json
 from runtime_py.package import MANIFEST, MAX_MANIFEST_BYTES
 
 
@@ -68,8 +68,8 @@ def remove_package(folder: Path) -> None:
 
 def free_name(path: Path) -> Path:
     """``path``, or the first of ``path-2``, ``path-3`` ... that nothing has."""
-    number, found = 1, path
-    while os.path.lexists(found):
+    number, candidate = 1, path
+    while os.path.lexists(candidate):
         number += 1
-        found = path.with_name(f"{path.name}-{number}")
-    return found
+        candidate = path.with_name(f"{path.name}-{number}")
+    return candidate

@@ -11,7 +11,7 @@ from typing import Any
 
 from export.package.sample_questions import PROMPTS, drawn_pictures
 from export.source.side_files import has_vocabulary
-from runtime_py import selftest
+from runtime_py.package import selftest
 
 
 def write_question(folder: Path) -> list[Path]:

@@ -63,17 +63,17 @@ class SourceHashes:
         return [self._one(name, path) for name, path in sorted(self._files.items())]
 
     def _one(self, name: str, path: Path) -> FileRecord:
-        found = sha256_of(path, self._told)
+        digest = sha256_of(path, self._told)
         known = self._journal.source_hash(name)
         if known is None:
-            self._journal.remember_source(name, found)
-        elif known != found:
+            self._journal.remember_source(name, digest)
+        elif known != digest:
             raise CheckpointError(
                 f"{path} changed while the package was made",
-                f"SHA-256 {known[:12]}..., as when the export began; found {found[:12]}...",
+                f"SHA-256 {known[:12]}..., as when the export began; found {digest[:12]}...",
                 "let nothing write to the checkpoint, and start over with --force",
             )
-        return FileRecord(name, path.stat().st_size, found)
+        return FileRecord(name, path.stat().st_size, digest)
 
     def _told(self, _: int) -> None:
         if self._stop.is_set():

@@ -26,10 +26,10 @@ def swap(path: Path) -> None:
 
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, Path]:
-    found = {name: tmp_path / name for name in ("config.json", "model.safetensors")}
-    for name, path in found.items():
+    paths = {name: tmp_path / name for name in ("config.json", "model.safetensors")}
+    for name, path in paths.items():
         path.write_bytes(name.encode() * 100)
-    return found
+    return paths
 
 
 def test_hashes_are_taken_and_taken_again(tmp_path: Path, files: dict[str, Path]) -> None:

@@ -41,6 +41,6 @@ def _fuse(graph: ir.Graph, add: ir.Node, norm: ir.Node) -> ir.Node:
     epsilon = ir.AttrFloat32("epsilon", norm.attributes["epsilon"].as_float())
     both = ir.Node(DOMAIN, FUSED, [*add.inputs, norm.inputs[1]], [epsilon], num_outputs=4, name=norm.name)
     normed, mean, deviation, total = both.outputs
-    mean.name = deviation.name = ""
+    mean.name = deviation.name = ""  # outputs that are left out
     replace_nodes(graph, [add, norm], both, {norm.outputs[0]: normed, add.outputs[0]: total})
     return both

@@ -96,7 +96,7 @@ def _local(folder: Path, revision: str | None) -> Checkpoint:
 
 def _downloaded(repo_id: str, revision: str | None) -> Checkpoint:
     known = find(repo_id)
-    if known is not None and known.family.hub_parts(repo_id):
+    if known is not None and known.family.hub_parts:
         return _joined(known.family, repo_id, revision)
     recognised: list[RecognisedCheckpoint] = []
     folder = fetch(repo_id, revision, check=lambda folder: recognised.append(recognise_checkpoint(folder)))
@@ -107,7 +107,7 @@ def _joined(family: Family, repo_id: str, revision: str | None) -> Checkpoint:
     """A checkpoint published in several repositories, each in the hub's cache, as one folder of links to them."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    parts = family.hub_parts(repo_id)
+    parts = family.hub_parts
     folders = [fetch(part.repo_id, revision if part.repo_id == repo_id else None, weights=part.weights) for part in parts]
     own = next(folder.name for part, folder in zip(parts, folders, strict=True) if part.repo_id == repo_id)
     commits = "\n".join(f"{part.repo_id}@{folder.name}" for part, folder in zip(parts, folders, strict=True))

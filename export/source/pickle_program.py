@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from runtime_py.errors import CheckpointError
-from runtime_py.json_file import shortened
+from runtime_py.files.json_file import shortened
 
 
 @dataclass(frozen=True)

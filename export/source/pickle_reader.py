@@ -25,7 +25,7 @@ from export.source.pickle_program import Budget, PickleProgram
 from export.source.pickle_records import ADMITTED, Storage, StridedTensor, storage_of
 from export.source.tensor_source import TensorInfo
 from runtime_py.errors import CheckpointError
-from runtime_py.json_file import shortened
+from runtime_py.files.json_file import shortened
 
 WRAPPERS = ("state_dict", "model", "model_state_dict", "module")
 """Keys under which training scripts put the state dictionary, beside optimiser states and counters."""
@@ -100,15 +100,15 @@ def _read_archive(file: Path, handle: IO[bytes]) -> tuple[Any, dict[str, int]]:
     offsets: dict[str, int] = {}
 
     def storage(persistent_id: Any) -> Storage:
-        found = storage_of(persistent_id)
-        member = members.get(f"{prefix}data/{found.key}")
-        if member is None or member.file_size != found.nbytes:
+        named = storage_of(persistent_id)
+        member = members.get(f"{prefix}data/{named.key}")
+        if member is None or member.file_size != named.nbytes:
             size = "no such member" if member is None else f"{member.file_size} bytes"
-            raise _damaged(file, f"{found.nbytes} bytes in {prefix}data/{found.key}", size)
-        if found.key not in offsets:
+            raise _damaged(file, f"{named.nbytes} bytes in {prefix}data/{named.key}", size)
+        if named.key not in offsets:
             _check_stored(file, member)
-            offsets[found.key] = _member_offset(file, member)
-        return found
+            offsets[named.key] = _member_offset(file, member)
+        return named
 
     return PickleProgram(file, ADMITTED, storage).run(io.BytesIO(text)), offsets
 
@@ -154,16 +154,16 @@ class _BoundedReads:
     def read(self, count: int = -1) -> bytes:
         if count > self.limit:
             raise ValueError(f"{count} bytes in one piece")
-        found = self._handle.read(self.limit + 1 if count < 0 else count)
-        if len(found) > self.limit:
+        data = self._handle.read(self.limit + 1 if count < 0 else count)
+        if len(data) > self.limit:
             raise ValueError(f"more than {self.limit} bytes in one piece")
-        return found
+        return data
 
     def readline(self) -> bytes:
-        found = self._handle.readline(MAX_LINE_BYTES + 1)
-        if len(found) > MAX_LINE_BYTES:
+        line = self._handle.readline(MAX_LINE_BYTES + 1)
+        if len(line) > MAX_LINE_BYTES:
             raise ValueError(f"a line of more than {MAX_LINE_BYTES} bytes")
-        return found
+        return line
 
 
 def _read_sequence(file: Path, handle: IO[bytes]) -> tuple[Any, dict[str, int]]:
@@ -171,10 +171,10 @@ def _read_sequence(file: Path, handle: IO[bytes]) -> tuple[Any, dict[str, int]]:
     storages: dict[str, Storage] = {}
 
     def storage(persistent_id: Any) -> Storage:
-        found = storage_of(persistent_id)
-        if storages.setdefault(found.key, found) != found:
-            raise ValueError(f"storage {found.key} given two sizes")
-        return found
+        named_storage = storage_of(persistent_id)
+        if storages.setdefault(named_storage.key, named_storage) != named_storage:
+            raise ValueError(f"storage {named_storage.key} given two sizes")
+        return named_storage
 
     budget = Budget()
 
@@ -184,8 +184,8 @@ def _read_sequence(file: Path, handle: IO[bytes]) -> tuple[Any, dict[str, int]]:
     magic, protocol, system = run(), run(), run()
     little = isinstance(system, Mapping) and system.get("little_endian") is True
     if magic != LEGACY_MAGIC or protocol != LEGACY_PROTOCOL or not little:
-        found = f"{shortened(protocol)}, {shortened(system)}"
-        raise _damaged(file, f"protocol {LEGACY_PROTOCOL}, little-endian", found)
+        actual = f"{shortened(protocol)}, {shortened(system)}"
+        raise _damaged(file, f"protocol {LEGACY_PROTOCOL}, little-endian", actual)
     value, keys = run(), run()
     named = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
     if not named or set(keys) != set(storages) or len(keys) != len(storages):
@@ -196,8 +196,8 @@ def _read_sequence(file: Path, handle: IO[bytes]) -> tuple[Any, dict[str, int]]:
         read_into(file, position, memoryview(count))
         nbytes = int.from_bytes(count, "little") * storages[key].type.item_bytes
         if nbytes != storages[key].nbytes or position + 8 + nbytes > size:
-            found = f"{nbytes} bytes with {size - position - 8} left in the file"
-            raise _damaged(file, f"{storages[key].nbytes} bytes of storage {key}", found)
+            actual = f"{nbytes} bytes with {size - position - 8} left in the file"
+            raise _damaged(file, f"{storages[key].nbytes} bytes of storage {key}", actual)
         offsets[key] = position + 8
         position += 8 + nbytes
     return value, offsets
@@ -209,12 +209,12 @@ def _tensors(file: Path, value: Any) -> dict[str, StridedTensor]:
         raise _damaged(file, "a dictionary of tensors", f"a {type(value).__name__}")
     plain = _only_tensors(value)
     wrapped = {key: _only_tensors(value[key]) for key in WRAPPERS if isinstance(value.get(key), dict)}
-    candidates = [found for found in (plain, *wrapped.values()) if found]
+    candidates = [tensors for tensors in (plain, *wrapped.values()) if tensors]
     if len(candidates) != 1:
-        found = f"{len(plain)} tensors beside {sum(map(bool, wrapped.values()))} such dictionaries"
+        actual = f"{len(plain)} tensors beside {sum(map(bool, wrapped.values()))} such dictionaries"
         keys = ", ".join(map(shortened, list(value)[:5]))
         raise _damaged(
-            file, f"tensors by name, at the top or under one of {', '.join(WRAPPERS)}", f"{found} (keys {keys} ...)"
+            file, f"tensors by name, at the top or under one of {', '.join(WRAPPERS)}", f"{actual} (keys {keys} ...)"
         )
     return candidates[0]
 

@@ -16,7 +16,7 @@ from export.source.file_ranges import DOWNLOAD_AGAIN, file_size, read_into
 from export.source.located_source import LocatedTensor
 from export.source.tensor_source import TensorInfo
 from runtime_py.errors import CheckpointError
-from runtime_py.json_file import MEGABYTE, parse_json
+from runtime_py.files.json_file import MEGABYTE, parse_json
 
 MAX_HEADER_BYTES = 8 * MEGABYTE
 """Some 80,000 tensors. The published reader allows 100 MB, which take gigabytes of memory once they are parsed."""
@@ -42,7 +42,7 @@ def read_header(file: Path) -> list[LocatedTensor]:
     header = _parse(file, _bytes(file, 8, length))
     data_size = size - 8 - length
     entries = [_entry(file, name, entry) for name, entry in header.items() if name != "__metadata__"]
-    entries.sort(key=lambda found: found[1])
+    entries.sort(key=lambda placed: placed[1])
     position, tensors = 0, []
     for info, (begin, end) in entries:
         if begin != position:

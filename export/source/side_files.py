@@ -14,9 +14,9 @@ from enum import StrEnum
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from export.source.links import leads_inside
+from export.source.links import may_be_read
 from runtime_py.errors import CheckpointError
-from runtime_py.json_file import MEGABYTE, shortened
+from runtime_py.files.json_file import MEGABYTE, shortened
 
 
 class Purpose(StrEnum):
@@ -80,7 +80,7 @@ MAX_BYTES = 256 * MEGABYTE
 """Of one side file; the largest vocabularies published have some 40 MB."""
 
 MAX_NAME, FORBIDDEN = 200, "\\:/"
-"""What a path of a package may not be (``path`` in runtime_py/schemas/manifest.schema.json)."""
+"""What a path of a package may not be (``path`` in runtime_py/files/schemas/manifest.schema.json)."""
 
 KEPT_TWICE = (Purpose.LICENCE, Purpose.CARD)
 """Of two files with one name both are kept: the parts of a checkpoint each have their terms."""
@@ -132,10 +132,10 @@ def side_files(checkpoint: Path, places: Iterable[Path], licence_places: Iterabl
 
 def _refuse_strange(path: Path, checkpoint: Path) -> None:
     """Refuse what must not be copied: a file that lies elsewhere, is huge, or has a name that a package cannot hold."""
-    if not leads_inside(path, checkpoint):
+    if not may_be_read(path, checkpoint):
         raise CheckpointError(
             f"{path} is a link that leaves the checkpoint",
-            f"a file in {checkpoint}, or a link of the hub's cache",
+            f"a file in {checkpoint}, a link of the hub's cache, or one to a file of the same name beside a model",
             "copy the file itself into the checkpoint's folder, or remove the link",
         )
     if (size := path.stat().st_size) > MAX_BYTES:

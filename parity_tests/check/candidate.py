@@ -13,13 +13,13 @@ from parity_tests.backends.examiner import Examiner
 from parity_tests.backends.registry import OF_THE_REFERENCE, examiner_of, stand_in_for
 from parity_tests.thresholds import Standard
 from runtime_py import package as packages
-from runtime_py import trust as trusting
-from runtime_py.backends.base import Backend
+from runtime_py.backends.base import Backend, Releasing
 from runtime_py.backends.registry import held_backends, runtime_backend
 from runtime_py.errors import MachineError, PackageError
 from runtime_py.generation.session import Limits, Session
 from runtime_py.model import open_processor, open_tokenizer
-from runtime_py.package_files import listed
+from runtime_py.package import trust as trusting
+from runtime_py.package.files import listed
 from runtime_py.preprocess.base import Message, Processor, TokenizerLike
 
 
@@ -84,6 +84,13 @@ class Candidate:
         """How close a package with integers must be to the reference that holds the same integers."""
         return self.examiner.implementation_standard(self)
 
+    def release(self) -> None:
+        """Give the memory back. A backend that cannot open its files again is closed."""
+        if isinstance(self.backend, Releasing):
+            self.backend.release()
+        else:
+            self.backend.close()
+
 
 def open_candidate(
     folder: Path, backend: str | None = None, *, in_pieces: bool = False, trust: str | bool = False
@@ -96,38 +103,38 @@ def open_candidate(
     Args:
         backend: a runtime name; None for the package's own.
         in_pieces: never hold all the package's weights in memory, where the backend can do without.
-        trust: see `runtime_py.trust.require`.
+        trust: see `runtime_py.package.trust.require`.
 
     Raises:
         UsageError, PackageError, MachineError: from the runtime.
     """
-    found = packages.read(folder)
-    trusting.require(found, backend, trust)
-    words = _tokenizer(found)
-    record = runtime_backend(backend or found.runtime_backend)
+    package = packages.read(folder)
+    trusting.require(package, backend, trust)
+    words = _tokenizer(package)
+    record = runtime_backend(backend or package.runtime_backend)
     examiner = examiner_of(record)
     skipped: tuple[tuple[str, str], ...] = ()
     try:
-        engine = _opened(examiner, found, in_pieces)
+        engine = _opened(examiner, package, in_pieces)
     except MachineError as error:
-        other = None if backend is not None else stand_in_for(record, held_backends(found.manifest))
+        other = None if backend is not None else stand_in_for(record, held_backends(package.manifest))
         if other is None:
             raise
         skipped = ((record.files, error.what),)
         examiner = examiner_of(other)
-        engine = _opened(examiner, found, in_pieces)
-    processor = open_processor(found, words or _stand_in(found.manifest))  # type: ignore[arg-type]
-    return Candidate(found.folder, found.manifest, examiner, engine, processor, words, found.limits, skipped)
+        engine = _opened(examiner, package, in_pieces)
+    processor = open_processor(package, words or _stand_in(package.manifest))  # type: ignore[arg-type]
+    return Candidate(package.folder, package.manifest, examiner, engine, processor, words, package.limits, skipped)
 
 
-def _opened(examiner: Examiner, found: packages.Package, in_pieces: bool) -> Backend:
-    return examiner.open_in_pieces(found) if in_pieces else examiner.open(found)
+def _opened(examiner: Examiner, package: packages.Package, in_pieces: bool) -> Backend:
+    return examiner.open_in_pieces(package) if in_pieces else examiner.open(package)
 
 
-def _tokenizer(found: packages.Package) -> TokenizerLike | None:
-    if not {"tokenizer.model", "tokenizer.json"} & listed(found.manifest):
+def _tokenizer(package: packages.Package) -> TokenizerLike | None:
+    if not {"tokenizer.model", "tokenizer.json"} & listed(package.manifest):
         return None
-    return open_tokenizer(found)
+    return open_tokenizer(package)
 
 
 def _stand_in(manifest: Mapping[str, Any]) -> TokenizerLike:

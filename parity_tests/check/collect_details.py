@@ -51,8 +51,7 @@ def collect(
         side = (exact or candidate).with_processor(processor)
         name = "package" if stored is None else "implementation"
         stages = package_profile(stored or full, side, asked[0], name)
-        if exact is not None:
-            side.backend.close()
+        side.release()
         if stored is not None:
             stages += loss_profile(full, stored, side, asked[0])
             rows = candidate.assignments()

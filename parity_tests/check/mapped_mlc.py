@@ -52,6 +52,7 @@ class MappedWeights:
     def _tensor(self, folder: Path, stored: StoredTensor) -> Any:
         if stored.shard not in self._shards:
             with (folder / stored.shard).open("rb") as file:
+                # writable, since NumPy lends out no read-only memory; private, so that nothing reaches the file
                 self._shards[stored.shard] = mmap.mmap(
                     file.fileno(), 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE
                 )
@@ -65,7 +66,7 @@ class MappedWeights:
         if not before:
             for shard in self._shards.values():
                 shard.madvise(mmap.MADV_DONTNEED)
-        return 0
+        return 0  # kNoOp: the kernel runs
 
 
 class MappedMlcBackend(MappedWeights, MlcBackend):
@@ -75,7 +76,7 @@ class MappedMlcBackend(MappedWeights, MlcBackend):
 def _widened(shard: mmap.mmap, begin: int, count: int) -> np.ndarray:
     """float32 values that the file holds as bfloat16."""
     halves = np.frombuffer(shard, np.uint16, count, begin)
-    return (halves.astype(np.uint32) << 16).view(np.float32)
+    return (halves.astype(np.uint32) << 16).view(np.float32)  # bfloat16 is the upper half of float32
 
 
 def predicted_peak(working: Mapping[str, int], share_of_context: float) -> int:

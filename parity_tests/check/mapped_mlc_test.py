@@ -62,5 +62,5 @@ def test_truncated_shard_is_refused(copied: Callable[..., Path]) -> None:
     package = copied("minicpm-v", "android", "int4")
     shard = max(package.glob("mlc/*/params_shard_*.bin"), key=lambda path: path.stat().st_size)
     shard.write_bytes(shard.read_bytes()[:-4096])
-    with pytest.raises(PackageError, match="does not hold the library's parameters"):
+    with pytest.raises(PackageError, match=r"is no sound index of weights(.|\n)*ends at byte"):
         open_candidate(package, in_pieces=True)

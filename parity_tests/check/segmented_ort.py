@@ -149,15 +149,15 @@ class SegmentedOrtBackend(OrtBackend):
         self._graphs: dict[str, tuple[Any, list[Piece]]] = {}
 
     def run(self, stage: str, inputs: Arrays) -> dict[str, np.ndarray]:
-        """See `OrtBackend.run`."""
+        """Run a cache-less stage, one piece of its graph in memory at a time."""
         return self._through(stage, self._checked(stage, inputs), {})
 
     def start(self, capacity: int) -> OrtState:
-        """See `OrtBackend.start`; the cache grows with what is in it, since a check fills little of a long context."""
+        """An empty cache; it grows with what is in it, since a check fills little of a long context."""
         return OrtState(0, capacity, {})
 
     def forward(self, state: OrtState, inputs: Arrays, logit_positions: np.ndarray) -> np.ndarray:
-        """See `OrtBackend.forward`."""
+        """Feed tokens to the decoder, one piece of its graph in memory at a time; the cache is written in place."""
         total = state.length + inputs["inputs_embeds"].shape[1]
         if total > state.capacity:
             raise UsageError(f"{total} tokens", f"at most {state.capacity} positions", "ask a shorter question")
@@ -183,8 +183,8 @@ class SegmentedOrtBackend(OrtBackend):
             grown[value.name] = self._ort.OrtValue.ortvalue_from_numpy(array)
         return grown
 
-    def close(self) -> None:
-        super().close()
+    def release(self) -> None:
+        super().release()
         self._graphs.clear()
 
     def _graph(self, stage: str) -> tuple[Any, list[Piece]]:

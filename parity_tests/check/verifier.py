@@ -64,7 +64,7 @@ class PackageVerifier:
     def equal_tokens(self, package: Path, spec: ModelSpec) -> int:
         """Leading tokens of the self-test's answer that the package gives like the reference."""
         from parity_tests.reference.checkpoint_side import streams
-        from runtime_py import selftest
+        from runtime_py.package import selftest
 
         sample = selftest.read_sample(package)
         assert sample is not None

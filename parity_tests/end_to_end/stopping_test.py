@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from parity_tests.conftest import GOLDENS
 from parity_tests.golden.case import question, read_case
 from parity_tests.reference.checkpoint_side import Checkpoint, open_checkpoint, reference
 from runtime_py import tokenizer
-from runtime_py.generation.generate import Finish, Generation, greedy, settings_of
+from runtime_py.generation.generate import Finish, Generation, settings_of
+from runtime_py.generation.sampler import Sampling
 from runtime_py.generation.session import Limits, Session
 from runtime_py.preprocess.base import Message
 
@@ -59,7 +61,7 @@ def answer(checkpoint: Checkpoint) -> Generation:
 
 def generated(session: Session, layout: Any, features: Any, settings: Mapping[str, Any]) -> Generation:
     logits = session.prefill(session.merge(layout, features), layout, "last")
-    generation = Generation(session, logits, greedy(settings_of({**settings, "max_new_tokens": 48})))
+    generation = Generation(session, logits, replace(settings_of({**settings, "max_new_tokens": 48}), sampling=Sampling()))
     list(generation)
     return generation
 

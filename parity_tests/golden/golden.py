@@ -65,6 +65,7 @@ def export_case(folder: Path, target: str, precision: str, output: Path, host_on
     """
     from export.pipeline import export
     from export.request import ExportRequest
+    from targets.registry import target_named
 
     request = ExportRequest(
         model=str(folder),
@@ -73,7 +74,7 @@ def export_case(folder: Path, target: str, precision: str, output: Path, host_on
         output=output,
         skip_verify=True,
         without_tokenizer=True,
-        host_only=host_only and target in ("android", "ios"),
+        host_only=host_only and target_named(target).phone,
         context=context_of(folder, target) if (folder / "inputs.npz").is_file() else None,
         beyond_trained=True,
     )

@@ -107,7 +107,7 @@ def with_rounding_flip(
     return [
         replace(comparison, measurements=tuple(rest)),
         replace(comparison, standard=flipped_standard, measurements=tuple(flipped), question=question),
-        replace(comparison, name="crossing", measurements=tuple(moved), question=question),
+        replace(comparison, name="rounding-flip", measurements=tuple(moved), question=question),
     ]
 
 

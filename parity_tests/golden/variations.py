@@ -251,6 +251,7 @@ def check(variation: Variation, folder: Path, target: str = "cpu", precision: st
     """Write, export, ask and judge; fp32 packages by the standard of two float32 implementations."""
     from export.pipeline import export
     from export.request import ExportRequest
+    from targets.registry import target_named
 
     checkpoint = write(variation, folder / "checkpoint")
     request = ExportRequest(
@@ -261,7 +262,7 @@ def check(variation: Variation, folder: Path, target: str = "cpu", precision: st
         skip_verify=True,
         without_tokenizer=True,
         prefill_chunk=variation.prefill_chunk,
-        host_only=target in ("android", "ios"),
+        host_only=target_named(target).phone,
     )
     candidate = open_candidate(export(request, None))
     try:

@@ -97,12 +97,12 @@ def _run(options: argparse.Namespace) -> int:
             )  # fmt: skip
         if done.returncode:
             raise MachineError(f"run {number} ended with {done.returncode}: {done.stderr[-500:]}", "0", "mend that first")
-        found = hashes(output)
-        first = first or found
-        wrong = sorted(path for path in first.keys() | found.keys() if first.get(path) != found.get(path))
+        after = hashes(output)
+        first = first or after
+        wrong = sorted(path for path in first.keys() | after.keys() if first.get(path) != after.get(path))
         different |= set(wrong)
         console.out(
-            f"run {number + 1} of {options.times}: {len(found)} files, {len(wrong)} differ, {time.monotonic() - began:.0f} s"
+            f"run {number + 1} of {options.times}: {len(after)} files, {len(wrong)} differ, {time.monotonic() - began:.0f} s"
         )
         shutil.rmtree(output)
     for path in sorted(different):

@@ -55,8 +55,10 @@ def finish(export: Sequence[str], output: Path, expected: dict[str, str]) -> lis
     done = subprocess.run([*export, "-o", str(output), "--resume"], capture_output=True, text=True, check=False)
     if done.returncode:
         return [f"--resume ended with {done.returncode}: {done.stderr[-400:]}"]
-    found = hashes(output)
-    wrong = [f"differs: {path}" for path in sorted(expected.keys() | found.keys()) if expected.get(path) != found.get(path)]
+    hashed = hashes(output)
+    wrong = [
+        f"differs: {path}" for path in sorted(expected.keys() | hashed.keys()) if expected.get(path) != hashed.get(path)
+    ]
     return wrong + strangers(output.parent, finished=True)
 
 

@@ -49,7 +49,7 @@ def rehearse(model: Model, threads: int, chats: int) -> Counter[str]:
     alone = {question: model.chat(question[0], given(question), overrides=overrides).ids for question in choices}
 
     def work(thread: int) -> Counter[str]:
-        found: Counter[str] = Counter()
+        outcomes: Counter[str] = Counter()
         order = np.random.default_rng(thread).integers(0, len(choices), chats)
         for number, index in enumerate(order):
             question = choices[index]
@@ -60,10 +60,10 @@ def rehearse(model: Model, threads: int, chats: int) -> Counter[str]:
                 else:
                     ids = model.chat(question[0], given(question), overrides=overrides).ids
             except EdgeproofError as error:
-                found["refused" if "left for another one" in error.what else f"failed: {error.what}"] += 1
+                outcomes["refused" if "left for another one" in error.what else f"failed: {error.what}"] += 1
             else:
-                found["right" if ids == alone[question] else "wrong"] += 1
-        return found
+                outcomes["right" if ids == alone[question] else "wrong"] += 1
+        return outcomes
 
     with ThreadPoolExecutor(threads) as pool:
         return sum(pool.map(work, range(threads)), Counter())
@@ -84,12 +84,12 @@ def parser(prog: str) -> Parser:
 def _run(options: argparse.Namespace) -> int:
     began = time.monotonic()
     with load(options.package, options.backend, trust=options.trust) as model:
-        found = rehearse(model, options.threads, options.chats)
+        outcomes = rehearse(model, options.threads, options.chats)
         name = model.backend.name
     total = options.threads * options.chats
-    counts = ", ".join(f"{count} {what}" for what, count in sorted(found.items()))
+    counts = ", ".join(f"{count} {what}" for what, count in sorted(outcomes.items()))
     console.out(f"{name}: {total} answers in {options.threads} threads: {counts} ({time.monotonic() - began:.0f} s)")
-    whole = found["right"] + found["refused"] == total
+    whole = outcomes["right"] + outcomes["refused"] == total
     return int(ExitCode.OK if whole else ExitCode.PARITY_FAILED)
 
 

@@ -70,7 +70,7 @@ def test_the_broken_block_is_named(
     folder = copied(case, "android", precision)
     tamper(folder, f"{stage}.{tensor}", change)
     packages.verify(packages.read(folder))
-    result = check(folder, GOLDENS / case, CheckOptions(steps=1))
+    result = check(folder, GOLDENS / case, CheckOptions(steps=1, trust=True))
     assert result.judgement.verdict is Verdict.FAIL
     divergence = result.judgement.run.divergence
     assert divergence is not None

@@ -75,6 +75,13 @@ class Rewinding(Protocol):
 
 
 @runtime_checkable
+class Releasing(Protocol):
+    """A backend that can give its memory back and take it again when it is next used."""
+
+    def release(self) -> None: ...
+
+
+@runtime_checkable
 class LoadsAhead(Protocol):
     """A backend that can load everything now, instead of when it is first used, so that what is missing shows at once."""
 

@@ -71,7 +71,7 @@ class CudaDriver:
     def stream(self) -> int:
         """A new stream that does not wait for the default stream."""
         handle = ctypes.c_void_p()
-        self._call("cuStreamCreate", ctypes.byref(handle), 1)
+        self._call("cuStreamCreate", ctypes.byref(handle), 1)  # CU_STREAM_NON_BLOCKING
         return int(handle.value or 0)
 
     def synchronise(self, stream: int) -> None:
@@ -88,6 +88,7 @@ class CudaDriver:
             MachineError: the device has no such room left.
         """
         address = ctypes.c_uint64()
+        # _v2: the 64-bit form that the header maps the plain name to; a request for 0 bytes is an error
         status = self._library.cuMemAlloc_v2(ctypes.byref(address), ctypes.c_size_t(max(size, 1)))
         if status == OUT_OF_MEMORY:
             raise MachineError(

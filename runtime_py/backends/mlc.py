@@ -21,7 +21,7 @@ from runtime_py.backends.tensor_cache import read_tensor_cache
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, VISION, StageContract
 from runtime_py.errors import MachineError, PackageError, UsageError
 from runtime_py.memory import require_bytes
-from runtime_py.package_files import listed_file, listed_folder
+from runtime_py.package.files import listed_file, listed_folder
 
 PAGE = 16
 """Positions in one page of the cache, as the phone's engine asks for."""
@@ -29,6 +29,13 @@ PAGE = 16
 SEQUENCE = 0
 """Id of the one sequence that a cache of ours holds."""
 
+CACHE_NUMBERS = 5
+"""Numbers that a library creates its cache with: sequences, positions, chunk, page, sliding window."""
+
+SPARE_POSITIONS = 160
+"""Positions that a library's cache has beyond those it is asked for: the phone's engine throws a running answer out, and
+feeds its whole prompt again for every token, while fewer than ten pages are free (mlc-ai/mlc-llm at 79d603f,
+cpp/serve/engine_actions/batch_jumpforward.cc, ``CheckMemForJumpForward``)."""
 
 LOADING = threading.Lock()
 """TVM has one tensor cache a process: two packages opened at once would mix their weights."""
@@ -44,7 +51,7 @@ class MlcState:
 
 
 class MlcBackend:
-    """See runtime_py.backends.base.Backend; also Rewinding.
+    """Runs the model library of a package, built for this machine, over the weights that the phone reads.
 
     Args:
         folder: the package.
@@ -68,6 +75,7 @@ class MlcBackend:
         self.tensors = read_tensor_cache(folder, manifest, block["weights"])
         self._machine = self._load(listed_file(folder, manifest, block["host_library"]))
         self.metadata: dict[str, Any] = json.loads(self._machine["_metadata"]())
+        # MLC names what is stored, then what is computed in: q4f16_1, q4f32_1, q0f16
         self.dtype = "float16" if "f16" in self.metadata["quantization"] else "float32"
         self.prefill_chunk = int(self.metadata["prefill_chunk_size"])
         self._sides: list[str] = block.get("decoder_sides", [])
@@ -77,7 +85,7 @@ class MlcBackend:
         try:
             module = self._tvm.runtime.load_module(str(library))
             machine = module["vm_load_executable"]()
-            machine["vm_initialization"](1, 0, 2)
+            machine["vm_initialization"](1, 0, 2)  # device type kDLCPU, its number, the pooled allocator
         except Exception as error:  # tvm raises RuntimeError, AttributeError and classes of its own
             raise PackageError(
                 f"TVM cannot load {library}: {error}", "a library as export wrote it", "export the package again"
@@ -101,12 +109,13 @@ class MlcBackend:
                 "export the package again",
             ) from error
         finally:
+            # one cache for the process: left full, the next package would be given this one's tensors
             get("vm.builtin.tensor_cache.clear")()
 
     # stages without a cache
 
     def run(self, stage: str, inputs: Arrays) -> dict[str, np.ndarray]:
-        """See Backend; images go through the library one at a time."""
+        """Run a cache-less stage; images go through the library one at a time."""
         if stage == DECODER or stage not in self.contracts:
             raise UsageError(
                 f"stage {stage!r} has no run", f"{VISION}, {CONNECTOR} or {EMBED}", "call forward for the decoder"
@@ -143,21 +152,23 @@ class MlcBackend:
     # the decoder
 
     def start(self, capacity: int) -> MlcState:
-        """See Backend. The cache has one sequence and no sliding window."""
+        """An empty paged cache, of one sequence and without a sliding window."""
         if self._machine is None:
             raise closed(self.name)
         kept = self.metadata["kv_cache"]
-        values = 2 * kept["num_hidden_layers"] * kept["num_key_value_heads"] * kept["head_dim"] * capacity
+        positions = capacity + SPARE_POSITIONS
+        values = 2 * kept["num_hidden_layers"] * kept["num_key_value_heads"] * kept["head_dim"] * positions
         total = values * np.dtype(self.dtype).itemsize
         require_bytes(total, f"a cache of {capacity} positions", "export with a smaller --context")
         shape = self._tvm.runtime.ShapeTuple
+        # sequences, positions, tokens of a call, positions of a page, sliding window
         sizes = (1, capacity, self.prefill_chunk, PAGE, 0)
         cache = self._machine["create_tir_paged_kv_cache"](*(shape([size]) for size in sizes))
         self._tvm.get_global_func("vm.builtin.kv_state_add_sequence")(cache, SEQUENCE)
         return MlcState(cache, capacity)
 
     def forward(self, state: MlcState, inputs: Arrays, logit_positions: np.ndarray) -> np.ndarray:
-        """See Backend; more tokens than the library's prefill chunk are fed in several calls.
+        """Feed tokens to the decoder; more than the library's prefill chunk are fed in several calls.
 
         Raises:
             PackageError: the tokens do not fit the cache, or their positions are not the cache's own.
@@ -233,6 +244,7 @@ class MlcBackend:
             raise closed(self.name)
         tensors = [self._tvm.runtime.tensor(a) if isinstance(a, np.ndarray) else a for a in arguments]
         result = self._machine[name](*tensors, self._parameters)
+        # functions of the decoder return the logits and the cache
         if not hasattr(result, "numpy"):
             result = result[0]
         return result.numpy().astype(np.float32, copy=False)

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from runtime_py.errors import PackageError
-from runtime_py.json_file import shortened
-from runtime_py.protobuf import fields
+from runtime_py.files.json_file import shortened
+from runtime_py.files.protobuf import fields
 
 MAX_DEPTH = 64
 
@@ -77,14 +77,14 @@ def _locations(message: memoryview, kind: str, depth: int) -> Iterator[str]:
 
 def _location(entry: memoryview) -> Iterator[str]:
     """The value of an entry of external_data whose key is ``location``."""
-    key, found = b"", b""
+    key, text = b"", b""
     for number, value in fields(entry):
         if number == 1:
             key = bytes(_bytes(value))
         elif number == 2:
-            found = bytes(_bytes(value))
+            text = bytes(_bytes(value))
     if key == b"location":
-        yield found.decode("utf-8")
+        yield text.decode("utf-8")
     elif key not in (b"offset", b"length", b"checksum", b"basepath"):
         raise ValueError(f"external data with {shortened(key)}")
 

@@ -19,9 +19,9 @@ from runtime_py.backends.onnx_files import unlisted
 from runtime_py.backends.records import ONNX
 from runtime_py.contracts import CONNECTOR, DECODER, VISION, StageContract
 from runtime_py.errors import MachineError, PackageError, UsageError
-from runtime_py.json_file import shortened
+from runtime_py.files.json_file import shortened
 from runtime_py.memory import require_bytes
-from runtime_py.package_files import listed, listed_file
+from runtime_py.package.files import listed, listed_file
 
 log = logging.getLogger("edgeproof")
 
@@ -56,8 +56,8 @@ class OrtState:
 
 
 def _refuse_old(version: str) -> None:
-    found = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
-    if found < LOWEST:
+    release = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if release < LOWEST:
         lowest = ".".join(map(str, LOWEST))
         raise MachineError(
             f"ONNX Runtime {version} is too old for the graphs of a package",
@@ -174,10 +174,14 @@ class OrtBackend:
             raise UsageError(f"rewind to {length}", f"between 0 and {state.length}", "ask for fewer positions")
         state.length = length
 
+    def release(self) -> None:
+        """Drop all sessions and the memory they hold; each opens again when its stage is run."""
+        self._sessions.clear()
+
     def close(self) -> None:
         """Drop all sessions and the memory they hold."""
         self._closed = True
-        self._sessions.clear()
+        self.release()
 
     def _available(self, wanted: Sequence[str]) -> list[str]:
         present = self._ort.get_available_providers()
@@ -216,10 +220,13 @@ class OrtBackend:
         path = self.folder / self.files[stage]
         options = self._ort.SessionOptions()
         options.intra_op_num_threads = self.threads
+        # weights get memory of their own size, outside the arena, which grows by doubling
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+        # int4 layers in standard operators, which are joined at load, round their inputs as MatMulNBits with level 4 does
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "4")
-        options.log_severity_level = 3
+        options.log_severity_level = 3  # errors; warnings would mix with what the user reads
         try:
+            # no fallback: a provider that fails would be replaced by the processor without an error
             session = self._ort.InferenceSession(str(path), options, providers=self.providers, enable_fallback=0)
         except Exception as error:  # onnxruntime raises a dozen unrelated classes
             raise PackageError(

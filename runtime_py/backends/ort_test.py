@@ -40,9 +40,9 @@ def package(folder: Path, border: int = TensorProto.FLOAT) -> dict[str, Any]:
 def test_the_border_is_float32_whatever_the_graph_takes(tmp_path: Path, border: int) -> None:
     backend = OrtBackend(tmp_path, package(tmp_path, border), threads=1)
     pixels = np.arange(8, dtype=np.float32).reshape(2, WIDTH)
-    found = backend.run(VISION, {"pixel_values": pixels})["vision_features"]
-    assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, 2 * pixels)
+    features = backend.run(VISION, {"pixel_values": pixels})["vision_features"]
+    assert features.dtype == np.float32
+    np.testing.assert_array_equal(features, 2 * pixels)
     assert isinstance(backend, Rewinding)
     backend.close()
 

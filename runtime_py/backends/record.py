@@ -32,7 +32,7 @@ class Ability(StrEnum):
     IN_PIECES = "in-pieces"
     """Answer with a small part of the weights in memory at a time (parity_tests opens it so for large packages)."""
     DATA = "data"
-    """Open files that are data: nothing that a package brings runs as code (`runtime_py.trust` asks for none)."""
+    """Open files that are data: nothing that a package brings runs as code (`runtime_py.package.trust` asks for none)."""
     EXACT_COPY = "exact-copy"
     """Run the same files in float32 throughout, so that chosen roundings can be told from faults."""
 
@@ -70,6 +70,26 @@ class OpeningChoices:
     providers: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class NamedPaths:
+    """What a backend's block of a manifest names: paths of files and folders inside the package.
+
+    Attributes:
+        data: read, and nothing else.
+        code: runs on this machine or on the package's device.
+        graphs: those of ``data`` that refer to further files (`runtime_py.backends.onnx_files` finds them).
+    """
+
+    data: tuple[str, ...] = ()
+    code: tuple[str, ...] = ()
+    graphs: tuple[str, ...] = ()
+
+
+def names_no_paths(_block: Mapping[str, Any]) -> NamedPaths:
+    """For a backend whose block names none."""
+    return NamedPaths()
+
+
 Opener = Callable[[Path, Mapping[str, Any], OpeningChoices], "Backend"]
 """Opens a package folder with its manifest; imports the backend's library.
 
@@ -88,6 +108,7 @@ class RuntimeBackend:
         distributions: any one of them runs the files.
         modules: Python modules that the extra of the first of them brings, for making or running the files.
         threads_advice: what else decides the number of threads, where `Ability.THREADS` is missing.
+        paths: what its block of a manifest names.
     """
 
     name: str
@@ -98,6 +119,7 @@ class RuntimeBackend:
     modules: tuple[str, ...] = ()
     abilities: frozenset[Ability] = frozenset()
     threads_advice: str = "leave the number of threads out"
+    paths: Callable[[Mapping[str, Any]], NamedPaths] = field(default=names_no_paths, repr=False)
 
     def can(self, ability: Ability) -> bool:
         return ability in self.abilities

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtime_py.backends.record import Ability, Distribution, OpeningChoices, RuntimeBackend
+from runtime_py.backends.record import Ability, Distribution, NamedPaths, OpeningChoices, RuntimeBackend
 
 if TYPE_CHECKING:
     from runtime_py.backends.mlc import MlcBackend
@@ -35,6 +35,24 @@ def _open_trt(folder: Path, manifest: Mapping[str, Any], _chosen: OpeningChoices
     return TrtBackend(folder, manifest)
 
 
+def _stage_files(block: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(entry["file"] for entry in block.get("stages", {}).values())
+
+
+def _graphs(block: Mapping[str, Any]) -> NamedPaths:
+    files = _stage_files(block)
+    return NamedPaths(data=files, graphs=files)
+
+
+def _libraries(block: Mapping[str, Any]) -> NamedPaths:
+    code = tuple(block[key] for key in ("host_library", "device_library") if block.get(key) is not None)
+    return NamedPaths(data=(block["weights"],) if block.get("weights") is not None else (), code=code)
+
+
+def _engines(block: Mapping[str, Any]) -> NamedPaths:
+    return NamedPaths(code=_stage_files(block))
+
+
 ONNX = RuntimeBackend(
     name="onnx",
     runtime_name="ort",
@@ -44,6 +62,7 @@ ONNX = RuntimeBackend(
         Distribution("onnxruntime-gpu", ">=1.23,<2", "gpu"),
     ),
     open=_open_ort,
+    paths=_graphs,
     modules=("onnxruntime", "onnx", "onnx_ir", "onnxscript"),
     abilities=frozenset(
         {
@@ -65,6 +84,7 @@ MLC = RuntimeBackend(
     files="MLC library",
     distributions=(Distribution("apache-tvm", ">=0.27,<0.28", "mlc"),),
     open=_open_mlc,
+    paths=_libraries,
     modules=("tvm", "tvm_ffi"),
     abilities=frozenset({Ability.REWIND, Ability.SEVERAL_SEQUENCES, Ability.WITHOUT_DEVICE, Ability.IN_PIECES}),
     threads_advice="set TVM_NUM_THREADS in the environment",
@@ -76,6 +96,7 @@ TENSORRT = RuntimeBackend(
     files="TensorRT engines",
     distributions=(Distribution("tensorrt-rtx", ">=1.7,<2", "tensorrt"),),
     open=_open_trt,
+    paths=_engines,
     modules=("tensorrt_rtx", "tensorrt"),
     abilities=frozenset({Ability.REWIND}),
 )

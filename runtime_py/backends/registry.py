@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from runtime_py.backends.record import Ability, RuntimeBackend
+from runtime_py.backends.record import Ability, NamedPaths, RuntimeBackend
 from runtime_py.backends.records import BUILT_IN
 from runtime_py.errors import MachineError, UsageError
 
@@ -49,6 +49,16 @@ def held_backends(manifest: Mapping[str, Any]) -> list[RuntimeBackend]:
     """The backends whose files a package holds, in the manifest's order; unknown ones are left out."""
     by_files = {record.name: record for record in runtime_backends().values()}
     return [by_files[name] for name in manifest.get("backends", {}) if name in by_files]
+
+
+def named_paths(manifest: Mapping[str, Any]) -> NamedPaths:
+    """Every path that the blocks of known backends name."""
+    named = [record.paths(record.block(manifest)) for record in held_backends(manifest)]
+    return NamedPaths(
+        data=tuple(path for each in named for path in each.data),
+        code=tuple(path for each in named for path in each.code),
+        graphs=tuple(path for each in named for path in each.graphs),
+    )
 
 
 def those_that_can(ability: Ability) -> str:

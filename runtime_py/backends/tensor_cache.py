@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime_py import schema
 from runtime_py.errors import PackageError
-from runtime_py.json_file import MEGABYTE, read_json
-from runtime_py.package_files import listed_file
+from runtime_py.files import schema
+from runtime_py.files.json_file import MEGABYTE, read_json
+from runtime_py.package.files import listed_file
 
 CACHE_FILE = "tensor-cache.json"
 MAX_BYTES = 8 * MEGABYTE
@@ -66,7 +66,7 @@ def read_tensor_cache(folder: Path, manifest: Mapping[str, Any], weights: str) -
     problems = schema.load("tensor_cache").problems(value)
     if problems:
         raise _refused(path, problems)
-    found: dict[str, StoredTensor] = {}
+    tensors: dict[str, StoredTensor] = {}
     for shard in value["records"]:
         size = listed_file(folder, manifest, f"{weights}/{shard['dataPath']}").stat().st_size
         problems = [problem for record in shard["records"] for problem in _misplaced(record, size)]
@@ -74,9 +74,9 @@ def read_tensor_cache(folder: Path, manifest: Mapping[str, Any], weights: str) -
             raise _refused(path, problems)
         for record in shard["records"]:
             tensor = _stored(record, shard["dataPath"])
-            if found.setdefault(tensor.name, tensor) is not tensor:
+            if tensors.setdefault(tensor.name, tensor) is not tensor:
                 raise _refused(path, [f"{tensor.name} is there twice"])
-    return found
+    return tensors
 
 
 def _stored(record: Mapping[str, Any], shard: str) -> StoredTensor:

@@ -10,7 +10,7 @@ import pytest
 
 from runtime_py.backends.tensor_cache import read_tensor_cache
 from runtime_py.errors import PackageError
-from runtime_py.package_files import rows_of
+from runtime_py.package.files import rows_of
 
 GOOD = {"name": "a", "shape": [4, 8], "dtype": "float16", "format": "f32-to-bf16", "nbytes": 64, "byteOffset": 0}
 HALVED = {"name": "b", "shape": [2, 3], "dtype": "float32", "format": "f32-to-bf16", "nbytes": 12, "byteOffset": 64}
@@ -26,8 +26,8 @@ def package(folder: Path, records: list[dict[str, Any]], **shard: Any) -> dict[s
 
 
 def test_tensors_are_placed(tmp_path: Path) -> None:
-    found = read_tensor_cache(tmp_path, package(tmp_path, [GOOD, HALVED]), "mlc")
-    assert {name: (tensor.offset, tensor.nbytes, tensor.as_bfloat16) for name, tensor in found.items()} == {
+    tensors = read_tensor_cache(tmp_path, package(tmp_path, [GOOD, HALVED]), "mlc")
+    assert {name: (tensor.offset, tensor.nbytes, tensor.as_bfloat16) for name, tensor in tensors.items()} == {
         "a": (0, 64, False),
         "b": (64, 12, True),
     }

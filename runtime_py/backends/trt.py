@@ -65,14 +65,14 @@ class TrtBackend:
         self._newest = 0
 
     def run(self, stage: str, inputs: Arrays) -> dict[str, np.ndarray]:
-        """See runtime_py.backends.base.Backend.run; pictures beyond what one call was built for run in several."""
+        """Run a cache-less stage; pictures beyond what one call was built for run in several."""
         self._use_device()
         engine = self._engine(stage)
         pieces = [engine.run(part, {}) for _, part in engine.plan.cut(inputs, "images")]
         return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
     def start(self, capacity: int) -> TrtState:
-        """See Backend.start.
+        """An empty cache in the engine's one buffer, which the newest state owns.
 
         Raises:
             UsageError: more positions than the engine's cache has.
@@ -87,7 +87,7 @@ class TrtBackend:
         return TrtState(capacity, self._newest)
 
     def forward(self, state: TrtState, inputs: Arrays, logit_positions: np.ndarray) -> np.ndarray:
-        """See Backend.forward; prompts longer than the engine's chunk are fed in several calls.
+        """Feed tokens to the decoder; prompts longer than the engine's chunk are fed in several calls.
 
         Raises:
             UsageError: the tokens do not fit the cache, or a newer sequence was started.
@@ -175,6 +175,7 @@ class LoadedEngine:
     def __init__(self, backend: TrtBackend, plan: EnginePlan) -> None:
         self.backend, self.plan = backend, plan
         self.trt = backend.trt
+        # mapped: read into memory, the file would be held beside the engine made of it
         with plan.file.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             self.engine = backend.runtime.deserialize_cuda_engine(content)
         if self.engine is None:
@@ -213,6 +214,7 @@ class LoadedEngine:
                 results[name] = np.empty(tuple(context.get_tensor_shape(name)), self.dtype(name))
                 address = memory.buffer(f"output {name}", results[name].nbytes)
             self._expect(context.set_tensor_address(name, address), f"set_tensor_address({name})")
+        # after the shapes are set: what this call needs, not the profile's largest
         scratch = context.update_device_memory_size_for_shapes()
         context.set_device_memory(memory.buffer("scratch", scratch), scratch)
         self._expect(context.execute_async_v3(stream), "execute_async_v3")

@@ -12,7 +12,7 @@ from typing import Any
 
 from runtime_py.backends.cuda_driver import CudaDriver
 from runtime_py.errors import MachineError, PackageError
-from runtime_py.json_file import shortened
+from runtime_py.files.json_file import shortened
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 """Flavour to Python module; an export takes the first that is installed."""

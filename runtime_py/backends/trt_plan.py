@@ -12,7 +12,7 @@ import numpy as np
 from runtime_py.backends.records import TENSORRT
 from runtime_py.contracts import StageContract
 from runtime_py.errors import PackageError, UsageError
-from runtime_py.package_files import listed_file
+from runtime_py.package.files import listed_file
 
 Shape = tuple[int, ...]
 PAST, PRESENT = "past_key_values.", "present."
@@ -131,7 +131,7 @@ def split_positions(positions: Sequence[int], tokens: int) -> list[int]:
     Raises:
         UsageError: a position is outside the tokens.
     """
-    found = [int(p) + tokens if p < 0 else int(p) for p in positions]
-    if any(not 0 <= p < tokens for p in found):
+    resolved = [int(p) + tokens if p < 0 else int(p) for p in positions]
+    if any(not 0 <= p < tokens for p in resolved):
         raise UsageError(f"logit positions {list(positions)}", f"indices into {tokens} tokens", "correct the positions")
-    return found
+    return resolved

@@ -50,7 +50,7 @@ class Piped:
         self.number = 0
 
     def read(self) -> str | None:
-        """See `Lines`.
+        """The next line, without asking for it.
 
         Raises:
             UsageError: the line is no text in UTF-8; the next one can be read.
@@ -74,7 +74,7 @@ class Typed(Piped):
     typed = True
 
     def read(self) -> str | None:
-        """See `Lines`."""
+        """The next line, after a prompt on stderr, where it cannot get into a file of answers."""
         sys.stderr.write(PROMPT)
         sys.stderr.flush()
         return super().read()
@@ -103,7 +103,7 @@ class Edited:
         readline.parse_and_bind("bind ^I rl_complete" if editline else "tab: complete")
 
     def read(self) -> str | None:
-        """See `Lines`."""
+        """The line as it was edited; None when the person ends the input (Ctrl-D)."""
         try:
             line = input(PROMPT)
         except EOFError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from numbers import Integral, Real
 from typing import Any
@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from runtime_py.errors import PackageError, UsageError
+from runtime_py.files.json_file import shortened
 from runtime_py.generation.sampler import Sampler, Sampling
 from runtime_py.generation.session import Session
-from runtime_py.json_file import shortened
 
 
 class Finish(StrEnum):
@@ -121,8 +121,3 @@ class Generation:
                 self.finish = Finish.CONTEXT
                 return
             self._logits = self.session.step(token)
-
-
-def greedy(settings: Settings) -> Settings:
-    """The same limits, choosing the largest logit without penalty: what self-tests and parity compare."""
-    return replace(settings, sampling=Sampling())

@@ -73,11 +73,13 @@ class Sampler:
                 "finite numbers",
                 "run python -m parity_tests --package on this package to find the stage that overflows",
             )
+        # float64: the sums below run over a whole vocabulary
         scores = penalise(logits.astype(np.float64), answer, self.sampling.repetition_penalty)
         if self.sampling.temperature == 0.0:
             return int(scores.argmax())
         probabilities = softmax(filtered(scores, self.sampling))
         edges = np.cumsum(probabilities)
+        # the last edge is the sum as rounded, not 1; a draw that rounds up to it still names a token
         return int(min(np.searchsorted(edges, self._random.random() * edges[-1], side="right"), scores.size - 1))
 
 

@@ -18,9 +18,9 @@ TURN_END, VISION_START = "<|im_end|>", "<|vision_start|>"
 
 
 class Processor(qwen2_vl.Processor):
-    """See runtime_py.preprocess.base.Processor; ``settings`` come from export/families/awaker2_5_vl.
+    """Qwen2-VL's, and the mean embedding of the span that the experts' gates read, as an input of the decoder.
 
-    Their ``routed`` is false in packages of Qwen2-VL made before it had a processor of its own.
+    The setting ``routed`` is false in packages of Qwen2-VL made before it had a processor of its own.
     """
 
     def encode(self, messages: Sequence[Message], images: Sequence[ImageInputs]) -> np.ndarray:

@@ -20,6 +20,7 @@ def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixe
             f"sides of at least {factor} and an aspect of at most 200",
             "use another picture",
         )
+    # Python's round, halves to even, as published
     rounded = (round(height / factor) * factor, round(width / factor) * factor)
     if rounded[0] * rounded[1] > max_pixels:
         shrink = math.sqrt(height * width / max_pixels)

@@ -25,6 +25,7 @@ def antialiased_bicubic(size_in: int, size_out: int) -> np.ndarray:
     low = np.maximum(np.floor(centres - 2 * stretch + 0.5), 0)
     high = np.minimum(np.floor(centres + 2 * stretch + 0.5), size_in)
     index = np.arange(size_in)
+    # torch takes -0.5 with antialias, as Pillow does, and -0.75 without
     weights = _cubic((index[None, :] + 0.5 - centres[:, None]) / stretch, -0.5)
     weights = np.where((index[None, :] >= low[:, None]) & (index[None, :] < high[:, None]), weights, 0.0)
     return weights / weights.sum(axis=1, keepdims=True)

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from export.backends.mlc.record import Phone
 from export.backends.mlc.shards import write_json
 from targets.base import Limits
-
-DEVICES = {"android": "android", "ios": "iphone"}
 
 
 @dataclass(frozen=True)
@@ -26,35 +25,32 @@ class AppEntry:
     limits: Limits
 
 
-def write(folder: Path, entry: AppEntry, place: str, library: Path) -> list[Path]:
-    """Write both files; nothing for a place that is no phone."""
-    if place not in DEVICES:
-        return []
+def write(folder: Path, entry: AppEntry, phone: Phone, library: Path) -> list[Path]:
+    """Write both files."""
     return [
-        write_json(folder / "mlc-app-config.json", app_config(entry, place)),
-        write_json(folder / "mlc-package-config.json", package_config(entry, place, library)),
+        write_json(folder / "mlc-app-config.json", app_config(entry, phone)),
+        write_json(folder / "mlc-package-config.json", package_config(entry, phone, library)),
     ]
 
 
-def app_config(entry: AppEntry, place: str) -> dict[str, Any]:
+def app_config(entry: AppEntry, phone: Phone) -> dict[str, Any]:
     """What the app lists; weights lie in its folder under the model id."""
-    where = "model_path" if place == "ios" else "model_url"
     return {
         "model_list": [
             {
                 "model_id": entry.model_id,
                 "model_lib": entry.model_lib,
-                where: entry.model_id,
+                phone.weights_key: entry.model_id,
                 "estimated_vram_bytes": entry.device_bytes,
             }
         ]
     }
 
 
-def package_config(entry: AppEntry, place: str, library: Path) -> dict[str, Any]:
+def package_config(entry: AppEntry, phone: Phone, library: Path) -> dict[str, Any]:
     """Input of ``mlc_llm package``: it takes the library given here and compiles nothing."""
     return {
-        "device": DEVICES[place],
+        "device": phone.device,
         "model_list": [
             {
                 "model": entry.model_id,

@@ -77,6 +77,7 @@ def compile_apart(request: LibraryRequest, place: str, out: Path) -> dict[str, A
         env={**kept_environment(), "PYTHONHASHSEED": "0", "PYTHONPATH": path},
         check=False,
     )
+    # the last line alone: libraries may print before it
     answer = done.stdout.decode(errors="replace").strip().rpartition("\n")[2]
     if done.returncode or not answer.startswith("{"):
         raise errors.MachineError(

@@ -1,7 +1,8 @@
 """Compile a model's Relax module: one library for a phone (a tar of two objects) and one for this machine.
 
-Every form comes from the same specs, so what runs here is what the phone runs minus the device code. A library must be
-loaded by the TVM runtime version that built it. Targets: mlc-ai/mlc-llm, python/mlc_llm/support/auto_target.py.
+Every form comes from the same specs, so what runs here is what the phone runs minus the device code. A library is loaded by
+the TVM that built it and by those that mlc-llm pins (`passes.cache_arguments`). Targets: mlc-ai/mlc-llm,
+python/mlc_llm/support/auto_target.py.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from export.backends.mlc.function_list import block_functions, functions
 from export.backends.mlc.logit_kernels import AddLogitKernels
 from export.backends.mlc.model import ModelLibrary
 from export.backends.mlc.passes.base import ModulePass, PassLog
+from export.backends.mlc.passes.cache_arguments import CreateCacheWithFiveNumbers
 from export.backends.mlc.passes.pipeline import pipeline
 from export.backends.mlc.passes.runtime_functions import AddEmbeddingAllocator, NameSystemLibrary
 from export.backends.mlc.size_order import sizes_in_order
@@ -34,6 +36,7 @@ IOS_HOST = {"kind": "llvm", "mtriple": "arm64-apple-ios"}
 TARGETS: dict[str, dict[str, Any]] = {
     "android": {"kind": "opencl", "host": ANDROID_HOST},
     "ios": {"kind": "metal", **METAL_LIMITS, "libs": ["iphoneos"], "host": IOS_HOST},
+    # AVX2 and FMA; without a name LLVM takes SSE2
     "x86_64": {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v3"},
     "aarch64": {"kind": "llvm", "mtriple": "aarch64-linux-gnu"},
     "pocl": {"kind": "opencl", "host": {"kind": "llvm", "mtriple": "x86_64-linux-gnu"}},
@@ -48,6 +51,7 @@ SCHEDULES: dict[str, dict[str, Any]] = {
 (apache-tvm 0.27.0.post1), and the PoCL rung must run the kernels that Android gets."""
 
 SYSTEM_LIBRARY = ("android", "ios", "aarch64")
+"""Libraries that are linked into the program that uses them, as an app's; the aarch64 rung is loaded as on a phone."""
 
 
 def system_prefix(name: str) -> str:
@@ -84,7 +88,8 @@ def build_module(request: LibraryRequest, place: str) -> tuple[tvm.ir.IRModule, 
 def completing_passes(request: LibraryRequest, place: str) -> list[ModulePass]:
     """What is done to the exported module before it is compiled, in order."""
     device, limits, dtype = TARGETS[place]["kind"] != "llvm", request.limits, request.scheme.model_dtype
-    passes: list[ModulePass] = [SafeMerge(dtype)] if device else []
+    passes: list[ModulePass] = [CreateCacheWithFiveNumbers("create_tir_paged_kv_cache")]
+    passes += [SafeMerge(dtype)] if device else []
     passes += [AddLogitKernels(device), AddEmbeddingAllocator(limits.prefill_chunk, request.spec.decoder.hidden, dtype)]
     if place in SYSTEM_LIBRARY:
         passes.append(NameSystemLibrary(system_prefix(request.name)))
@@ -151,8 +156,10 @@ def compile_library(request: LibraryRequest, place: str, out: Path) -> dict[str,
     module, values = build_module(request, place)
     target = Target(TARGETS[place])
     schedule = Target(SCHEDULES.get(place, TARGETS[place]))
+    # as mlc_llm compiles: TVM's merging of common subexpressions has a regression; CUDA graphs are for another device
     options = {"tirx.disable_cse_tir": True, "relax.backend.use_cuda_graph": False}
     if place == "pocl":
+        # a kernel asserts the device type of its tensors, and PoCL's lie in the processor's memory
         options["tirx.disable_assert"] = True
     log = PassLog()
     with target, tvm.transform.PassContext(config=options, instruments=[log]), log.explained():

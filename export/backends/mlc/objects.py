@@ -106,17 +106,17 @@ def members(tar: Path) -> dict[str, bytes]:
     Raises:
         PackageError: it is no tar, or holds more than a library does.
     """
-    found: dict[str, bytes] = {}
+    contents: dict[str, bytes] = {}
     try:
         with tarfile.open(tar) as archive:
             for entry in archive:
-                if len(found) >= MAX_MEMBERS or entry.size > MAX_MEMBER_BYTES:
+                if len(contents) >= MAX_MEMBERS or entry.size > MAX_MEMBER_BYTES:
                     raise ValueError(f"more than {MAX_MEMBERS} members, or one of more than {MAX_MEMBER_BYTES:,} bytes")
                 if entry.isfile():
-                    found[entry.name] = archive.extractfile(entry).read()  # type: ignore[union-attr]
+                    contents[entry.name] = archive.extractfile(entry).read()  # type: ignore[union-attr]
     except (tarfile.TarError, ValueError, EOFError, OSError, zlib.error) as error:
         raise PackageError(f"{tar} is no tar of objects: {error}", "a model library", "export the package again") from error
-    return found
+    return contents
 
 
 def check_library(tar: Path, model_lib: str) -> dict[str, ObjectFile]:

@@ -30,8 +30,8 @@ def test_sizes_keep_their_order() -> None:
 
 
 def test_filled_order() -> None:
-    found = FilledOrder("cab")
-    found.add("d")
-    found.update("ae")
-    assert list(found) == list("cabde") and len(found) == 5 and "e" in found
-    assert list(found - FilledOrder("ad")) == list("cbe")
+    letters = FilledOrder("cab")
+    letters.add("d")
+    letters.update("ae")
+    assert list(letters) == list("cabde") and len(letters) == 5 and "e" in letters
+    assert list(letters - FilledOrder("ad")) == list("cbe")

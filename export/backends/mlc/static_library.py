@@ -41,11 +41,11 @@ def join(packages: list[Path], out: Path) -> Path:
     with tempfile.TemporaryDirectory(prefix="mlc-archive-") as scratch:
         files: list[str] = []
         for package in packages:
-            found = read(package)
-            block = MLC.block(found.manifest)
+            opened = read(package)
+            block = MLC.block(opened.manifest)
             if not block.get("device_library"):
                 raise PackageError(f"{package} holds no phone library", "a package for android", "export it for android")
-            tar, name = found.file(block["device_library"]), block["model_lib"]
+            tar, name = opened.file(block["device_library"]), block["model_lib"]
             objects = check_library(tar, name)
             if any(item.format != "elf" for item in objects.values()):
                 raise PackageError(f"{tar.name} is no Android library", "ELF objects", "see docs/targets/ios.md for iOS")

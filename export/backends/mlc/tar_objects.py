@@ -47,7 +47,7 @@ def write_tar(path: Path, files: list[Path]) -> None:
 
 def link_shared(path: Path, files: list[Path]) -> None:
     """One shared library for this machine out of position-independent objects."""
-    command = [*linker(), "-shared", "-o", str(path), *map(str, files), "-lm"]
+    command = [*linker(), "-shared", "-o", str(path), *map(str, files), "-lm"]  # kernels call libm: exp, erf, cos
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise MachineError(

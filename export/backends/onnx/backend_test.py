@@ -30,7 +30,7 @@ from runtime_py.backends.ort import OrtBackend
 from runtime_py.backends.records import ONNX
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, STAGES, VISION
 from runtime_py.errors import UsageError
-from runtime_py.package_files import rows_of
+from runtime_py.package.files import rows_of
 from targets.base import Limits, Target
 
 GOLDENS = Path(__file__).parents[3] / "parity_tests" / "goldens"
@@ -59,11 +59,11 @@ class Package:
         return module
 
     def sizes(self) -> dict[str, int]:
-        found = {}
+        bytes_of = {}
         for stage, entry in self.manifest["backends"]["onnx"]["stages"].items():
             graph = self.folder / entry["file"]
-            found[stage] = graph.stat().st_size + graph.with_name(graph.name + "_data").stat().st_size
-        return found
+            bytes_of[stage] = graph.stat().st_size + graph.with_name(graph.name + "_data").stat().st_size
+        return bytes_of
 
 
 def export(case: str, precision: str, folder: Path, stages: tuple[str, ...] = STAGES, **extra: Any) -> Package:
@@ -121,13 +121,13 @@ def runtime(first: Package) -> Iterator[OrtBackend]:
 
 def prefill(backend: OrtBackend, embeds: np.ndarray, chunk: int, capacity: int = 64) -> tuple[Any, np.ndarray]:
     """Feed ``embeds`` in chunks; the state and the logits of every position."""
-    state, found = backend.start(capacity), []
+    state, logits = backend.start(capacity), []
     for start in range(0, embeds.shape[1], chunk):
         part = embeds[:, start : start + chunk]
         positions = np.arange(start, start + part.shape[1])
         inputs = {"inputs_embeds": part, "position_ids": positions[None]}
-        found.append(backend.forward(state, inputs, np.arange(part.shape[1])))
-    return state, np.concatenate(found, axis=1)
+        logits.append(backend.forward(state, inputs, np.arange(part.shape[1])))
+    return state, np.concatenate(logits, axis=1)
 
 
 def greedy(backend: OrtBackend, state: Any, logits: np.ndarray, steps: int) -> tuple[list[int], np.ndarray]:
@@ -179,12 +179,12 @@ def test_grids_of_any_shape_match_the_reference(second: Package) -> None:
         }
         vision = {name: value.astype(np.float32) for name, value in vision.items()}
         positions = generator.standard_normal((rows * columns, width)).astype(np.float32)
-        found = backend.run(VISION, vision)["vision_features"]
+        features = backend.run(VISION, vision)["vision_features"]
         with torch.no_grad():
             wanted = modules[VISION](**{name: torch.from_numpy(value) for name, value in vision.items()})
             after = modules[CONNECTOR](wanted, torch.from_numpy(positions))
-        np.testing.assert_allclose(found, wanted.numpy(), atol=2e-5)
-        rows_out = backend.run(CONNECTOR, {"vision_features": found, "key_positions": positions})["image_features"]
+        np.testing.assert_allclose(features, wanted.numpy(), atol=2e-5)
+        rows_out = backend.run(CONNECTOR, {"vision_features": features, "key_positions": positions})["image_features"]
         np.testing.assert_allclose(rows_out, after.numpy(), atol=5e-5)
 
 
@@ -197,11 +197,11 @@ def test_positions_are_honoured_one_by_one(first: Package, runtime: OrtBackend) 
     ones = torch.ones(1, 9, dtype=torch.long)
     with torch.no_grad():
         wanted, _ = module(torch.from_numpy(embeds), ones, torch.from_numpy(positions), torch.arange(9), empty)
-    state, found = runtime.start(16), []
+    state, logits = runtime.start(16), []
     for start, stop in ((0, 6), (6, 9)):
         inputs = {"inputs_embeds": embeds[:, start:stop], "position_ids": positions[:, start:stop]}
-        found.append(runtime.forward(state, inputs, np.arange(stop - start)))
-    np.testing.assert_allclose(np.concatenate(found, axis=1), wanted.numpy(), atol=1e-4)
+        logits.append(runtime.forward(state, inputs, np.arange(stop - start)))
+    np.testing.assert_allclose(np.concatenate(logits, axis=1), wanted.numpy(), atol=1e-4)
 
 
 def test_rewound_positions_are_forgotten(first: Package, runtime: OrtBackend) -> None:
@@ -224,9 +224,9 @@ def test_logit_positions_may_be_left_out(first: Package, runtime: OrtBackend) ->
     for layer in range(spec.layers):
         for half in ("key", "value"):
             feeds[f"past_key_values.{layer}.{half}"] = np.zeros((1, spec.kv_heads, 0, spec.head_dim), np.float32)
-    found = session.run(None, feeds)
-    np.testing.assert_allclose(found[0], logits[:, -1:], atol=1e-5)
-    assert found[1].shape == (1, spec.kv_heads, tokens, spec.head_dim)
+    outputs = session.run(None, feeds)
+    np.testing.assert_allclose(outputs[0], logits[:, -1:], atol=1e-5)
+    assert outputs[1].shape == (1, spec.kv_heads, tokens, spec.head_dim)
 
 
 @pytest.mark.parametrize("stage", [VISION, DECODER])
@@ -257,8 +257,8 @@ def test_block_outputs_are_what_leaves_each_block(first: Package, stage: str, tm
             for layer in range(spec.layers):
                 feeds |= {f"past_key_values.{layer}.{half}": past.numpy() for half in ("key", "value")}
     assert sorted(wanted) == sorted(names)
-    for block, found in zip(names, session.run(list(names.values()), feeds), strict=True):
-        np.testing.assert_allclose(found, wanted[block].numpy(), atol=2e-5, err_msg=block)
+    for block, output in zip(names, session.run(list(names.values()), feeds), strict=True):
+        np.testing.assert_allclose(output, wanted[block].numpy(), atol=2e-5, err_msg=block)
 
 
 def test_int4_package_is_the_dequantised_reference(packed: Package) -> None:
@@ -270,11 +270,11 @@ def test_int4_package_is_the_dequantised_reference(packed: Package) -> None:
         EMBED: {"input_ids": golden["input_ids"]},
     }
     for stage, feeds in inputs.items():
-        (found,) = backend.run(stage, feeds).values()
+        (output,) = backend.run(stage, feeds).values()
         with torch.no_grad():
             wanted = packed.reference(stage)(*(torch.from_numpy(value) for value in feeds.values())).numpy()
         # the connector is stored in float16, which the reference is not: 2e-3 there
-        np.testing.assert_allclose(found, wanted, atol=1e-2 if stage == CONNECTOR else 2e-5, err_msg=stage)
+        np.testing.assert_allclose(output, wanted, atol=1e-2 if stage == CONNECTOR else 2e-5, err_msg=stage)
     spec, embeds = packed.spec.decoder, golden["inputs_embeds"]
     tokens = embeds.shape[1]
     past = torch.zeros(1, spec.kv_heads, 0, spec.head_dim)
@@ -288,15 +288,15 @@ def test_int4_package_is_the_dequantised_reference(packed: Package) -> None:
             [(past, past)] * spec.layers,
         )
     for chunk in (64, 7):
-        _, found = prefill(backend, embeds, chunk)
-        np.testing.assert_allclose(found, wanted.numpy(), atol=1e-4)
+        _, output = prefill(backend, embeds, chunk)
+        np.testing.assert_allclose(output, wanted.numpy(), atol=1e-4)
 
 
 def test_int4_differs_from_the_golden(packed: Package) -> None:
     """Guards the test above: a package that kept full precision would pass it only if nothing were quantised."""
     backend = OrtBackend(packed.folder, packed.manifest, threads=1)
-    _, found = prefill(backend, packed.golden["inputs_embeds"], 64)
-    assert np.abs(found - packed.golden["prefill_logits"]).max() > 0.01
+    _, logits = prefill(backend, packed.golden["inputs_embeds"], 64)
+    assert np.abs(logits - packed.golden["prefill_logits"]).max() > 0.01
 
 
 def test_default_int4_options_stay_close(default_decoder: Path, packed: Package) -> None:
@@ -307,9 +307,9 @@ def test_default_int4_options_stay_close(default_decoder: Path, packed: Package)
     exact = OrtBackend(packed.folder, packed.manifest, threads=1)
     default = OrtBackend(default_decoder.parent, manifest, threads=1)
     _, wanted = prefill(exact, packed.golden["inputs_embeds"], 64)
-    _, found = prefill(default, packed.golden["inputs_embeds"], 64)
-    assert 0 < np.abs(found - wanted).max() < 0.25
-    cosine = (found * wanted).sum() / np.linalg.norm(found) / np.linalg.norm(wanted)
+    _, logits = prefill(default, packed.golden["inputs_embeds"], 64)
+    assert 0 < np.abs(logits - wanted).max() < 0.25
+    cosine = (logits * wanted).sum() / np.linalg.norm(logits) / np.linalg.norm(wanted)
     assert cosine > 0.9995
 
 
@@ -345,12 +345,12 @@ def test_sizes_are_predicted(case: str, request: pytest.FixtureRequest) -> None:
 def test_a_matrix_that_does_not_fill_its_blocks_says_so() -> None:
     spec = open_folder(GOLDENS / "minicpm-v").spec
     backend = OnnxBackend()
-    found = backend.assignments(spec, BuildOptions(TARGET, "int4", TARGET.limits, {}))
-    fc2 = found["vision_encoder.blocks.0.mlp.fc2"]
+    assignments = backend.assignments(spec, BuildOptions(TARGET, "int4", TARGET.limits, {}))
+    fc2 = assignments["vision_encoder.blocks.0.mlp.fc2"]
     assert (fc2.storage, fc2.grid) == (Storage.INT8, "ort_int8_b32")
     assert "89 columns are no multiple, the last block holds 25" in fc2.reason
-    assert found["decoder.head"].storage is Storage.INT4
-    assert {a.storage for name, a in found.items() if name.startswith("connector.")} == {Storage.FP16}
+    assert assignments["decoder.head"].storage is Storage.INT4
+    assert {a.storage for name, a in assignments.items() if name.startswith("connector.")} == {Storage.FP16}
     with pytest.raises(UsageError, match="vision_precision=int3"):
         backend.assignments(spec, BuildOptions(TARGET, "int4", TARGET.limits, {"vision_precision": "int3"}))
     with pytest.raises(UsageError, match="precision int2"):
@@ -378,8 +378,8 @@ def test_other_choices_run_on_their_grids(tmp_path: Path) -> None:
         logits = package.reference(DECODER)(embeds, ones, positions[None], positions, [(past, past)] * spec.layers)[0]
     np.testing.assert_allclose(backend.run(EMBED, {"input_ids": ids.numpy()})["inputs_embeds"], table, atol=1e-6)
     np.testing.assert_allclose(prefill(backend, golden["inputs_embeds"], 64)[1], logits.numpy(), atol=1e-4)
-    found = backend.run(VISION, {"pixel_values": pixels.numpy()})["vision_features"]
-    cosine = (found * features).sum(-1) / np.linalg.norm(found, axis=-1) / np.linalg.norm(features, axis=-1)
+    output = backend.run(VISION, {"pixel_values": pixels.numpy()})["vision_features"]
+    cosine = (output * features).sum(-1) / np.linalg.norm(output, axis=-1) / np.linalg.norm(features, axis=-1)
     assert 0.98 < cosine.min() < 0.99999
 
 

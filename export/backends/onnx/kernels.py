@@ -199,6 +199,7 @@ class SimplifiedNorm(nn.Module):
         self.weight = _stored(width, dtype=torch.float32)
 
     def forward(self, x: Tensor) -> Tensor:
+        # ONNX has no such operator, but ONNX Runtime registers it in the default domain; stash_type 1 is float32
         attributes: Attributes = {"epsilon": self.eps, "axis": -1, "stash_type": 1}
         return symbolic(
             "SimplifiedLayerNormalization", (x, self.weight), attributes, dtype=x.dtype, shape=x.shape, version=1
@@ -258,7 +259,7 @@ class GroupQueryAttention(CachedAttention):
 
     @staticmethod
     def _rotate(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
-        attributes: Attributes = {"num_heads": heads, "interleaved": 0}
+        attributes: Attributes = {"num_heads": heads, "interleaved": 0}  # a channel turns with the one half a head away
         return symbolic("RotaryEmbedding", (x, cos, sin), attributes, dtype=x.dtype, shape=x.shape, version=OPSET)
 
 

@@ -60,11 +60,12 @@ def build_engine(request: EngineRequest) -> EngineResult:
     layers = finish_attention(trt, network, request.batch, frozenset(request.attention_inputs))
     config = builder.create_builder_config()
     if request.exact:
-        config.clear_flag(trt.BuilderFlag.TF32)
+        config.clear_flag(trt.BuilderFlag.TF32)  # set by default; it keeps 10 bits of a factor's 23
     for shapes in request.profiles:
         profile = builder.create_optimization_profile()
         for name, (least, typical, greatest) in shapes.items():
             profile.set_shape(name, tuple(least), tuple(typical), tuple(greatest))
+        # the profile's number, or -1
         if config.add_optimization_profile(profile) < 0:
             raise MachineError("TensorRT refuses a profile", "valid shapes", "; ".join(logger.lines) or "see the log")
     engine = Path(request.engine_file)

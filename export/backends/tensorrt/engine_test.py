@@ -76,12 +76,12 @@ class Traced:
         onnx_file = folder / f"{stage}.onnx"
         source = StageWeights(stage, self.build.weights, self.build.codes, self.build.assignments)
         write_graph(self.graphs[stage], source, onnx_file, lambda *_: None)
-        found = engine_profiles(self.build.spec, stage, self.build)
+        profiles = engine_profiles(self.build.spec, stage, self.build)
         request = EngineRequest(
             onnx_file=str(onnx_file),
             engine_file=str(folder / f"{stage}.engine"),
             flavour="tensorrt-rtx",
-            profiles=[{name: [list(s) for s in shapes] for name, shapes in profile.shapes.items()} for profile in found],
+            profiles=[{name: [list(s) for s in shapes] for name, shapes in profile.shapes.items()} for profile in profiles],
             attention_inputs=list(self.graphs[stage].attention_inputs),
             batch=1,
             exact=self.build.options.precision == "fp32",
@@ -92,15 +92,15 @@ class Traced:
 @pytest.fixture(scope="module")
 def traced(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Traced]:
     """Graphs of the goldens; vision, connector and embedding are the same at int4 as at fp16 and traced once."""
-    found: dict[tuple[str, str], Traced] = {}
+    graphs: dict[tuple[str, str], Traced] = {}
     for precision, stages in (("fp32", STAGES), ("fp16", STAGES), ("int4", (DECODER,))):
         build = make_build("minicpm-v", precision, tmp_path_factory.mktemp(precision))
-        found["minicpm-v", precision] = Traced(build, {stage: engine_graph(build, stage) for stage in stages})
+        graphs["minicpm-v", precision] = Traced(build, {stage: engine_graph(build, stage) for stage in stages})
     build = make_build("minicpm-v-2", "fp16", tmp_path_factory.mktemp("sliced"))
-    found["minicpm-v-2", "fp16"] = Traced(build, {stage: engine_graph(build, stage) for stage in (VISION, CONNECTOR)})
-    half = found["minicpm-v", "fp16"].graphs
-    found["minicpm-v", "int4"].graphs.update({stage: half[stage] for stage in STAGES if stage != DECODER})
-    return found
+    graphs["minicpm-v-2", "fp16"] = Traced(build, {stage: engine_graph(build, stage) for stage in (VISION, CONNECTOR)})
+    half = graphs["minicpm-v", "fp16"].graphs
+    graphs["minicpm-v", "int4"].graphs.update({stage: half[stage] for stage in STAGES if stage != DECODER})
+    return graphs
 
 
 class OrtEngine:
@@ -129,12 +129,12 @@ class OrtBackedTrt(TrtBackend):
         build = traced.build
         profiles = {stage: engine_profiles(build.spec, stage, build) for stage in STAGES}
         stages = {
-            stage: {"file": f"{stage}.onnx", "profiles": [{"name": p.name, "shapes": p.shapes} for p in found]}
-            for stage, found in profiles.items()
+            stage: {"file": f"{stage}.onnx", "profiles": [{"name": p.name, "shapes": p.shapes} for p in of_stage]}
+            for stage, of_stage in profiles.items()
         }
         from export.stages import contracts
         from runtime_py.backends.trt_plan import read_plans
-        from runtime_py.package_files import rows_of
+        from runtime_py.package.files import rows_of
 
         for stage in STAGES:
             source = StageWeights(stage, build.weights, build.codes, build.assignments)
@@ -178,8 +178,8 @@ def test_stages_say_what_the_modules_say(both: tuple[str, TorchBackend, OrtBacke
     vision = reference.run(VISION, pixels)
     ids = {"input_ids": draw.integers(0, 256, (1, 20))}
     for stage, inputs in ((VISION, pixels), (CONNECTOR, vision), (EMBED, ids)):
-        (expected,), (found,) = reference.run(stage, inputs).values(), ours.run(stage, inputs).values()
-        assert np.abs(found - expected).max() < TOLERANCES[precision], stage
+        (expected,), (output,) = reference.run(stage, inputs).values(), ours.run(stage, inputs).values()
+        assert np.abs(output - expected).max() < TOLERANCES[precision], stage
 
 
 def test_the_decoder_over_its_cache(both: tuple[str, TorchBackend, OrtBackedTrt]) -> None:
@@ -197,9 +197,9 @@ def test_the_decoder_over_its_cache(both: tuple[str, TorchBackend, OrtBackedTrt]
     theirs, mine = reference.start(64), ours.start(64)
     calls = ((0, 19, list(range(19))), (19, 20, [-1]), (20, 21, [0]), (21, 33, [-1, 0, 5]))
     for start, stop, wanted in calls:
-        expected, found = call(reference, theirs, start, stop, wanted), call(ours, mine, start, stop, wanted)
-        assert found.shape == expected.shape
-        assert np.abs(found - expected).max() < TOLERANCES[precision], (start, stop)
+        expected, logits = call(reference, theirs, start, stop, wanted), call(ours, mine, start, stop, wanted)
+        assert logits.shape == expected.shape
+        assert np.abs(logits - expected).max() < TOLERANCES[precision], (start, stop)
     assert mine.length == 33
     profiles = ours._engines[DECODER].calls  # type: ignore[attr-defined]
     chunk, step = ("prefill", "decode") if precision == "int4" else ("any", "any")

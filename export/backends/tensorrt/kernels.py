@@ -74,7 +74,7 @@ class FusedRMSNorm(RMSNorm):
         return symbolic(
             "RMSNormalization",
             (x, self.weight),
-            {"axis": -1, "epsilon": self.eps, "stash_type": 1},
+            {"axis": -1, "epsilon": self.eps, "stash_type": 1},  # 1 is float32 in TensorProto.DataType
             dtype=x.dtype,
             shape=x.shape,
             version=OPSET,

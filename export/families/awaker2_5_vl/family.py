@@ -16,14 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from export.families.awaker2_5_vl import weights
-from export.families.base import HubPart
 from export.families.config.documents import read_optional
 from export.families.config.section import Section
 from export.families.config.stored import stored_size
 from export.families.qwen2_vl.family import FAMILY as BASE
 from export.families.qwen2_vl.family import Qwen2VL
 from export.source.tensor_source import TensorSource
-from export.source.weight_map import WeightMap
 from export.specs import ModelSpec, RoutedLora
 from runtime_py.errors import CheckpointError
 
@@ -43,11 +41,7 @@ EXPERT = f"{weights.PREFIX}model.layers.0.self_attn.o_proj"
 class Awaker25VL(Qwen2VL):
     """Metabrain's Awaker2.5-VL."""
 
-    name = "awaker2.5-vl"
-    aliases = ("awaker", "awaker-2.5-vl")
-    processor = "awaker2_5_vl"
-    hub_ids = ("MetabrainAGI/Awaker2.5-VL",)
-    licence = "not stated (Awaker2.5-VL); Apache-2.0 (base Qwen2-VL-7B-Instruct)"
+    tensors = weights.TENSORS
 
     def recognises(self, config: Mapping[str, Any], folder: Path) -> bool:
         """A Qwen2-VL with routed experts among its tensors, or with their settings beside its config."""
@@ -83,12 +77,11 @@ class Awaker25VL(Qwen2VL):
             facts={"routed_experts": True, "lora_rank": rank, "lora_scale": scale},
         )
 
-    def hub_parts(self, hub_id: str) -> tuple[HubPart, ...]:
-        """The one file is published alone; config, preprocessing and tokenizer are the base's."""
-        return (HubPart(BASE.hub_ids[0], "", weights=False), HubPart(self.hub_ids[0], ""))
+    def open_source(self, folder: Path, stated: Mapping[str, Any] | None = None) -> TensorSource:
+        """As published: under PEFT's names, with adapters."""
+        from export.source.checkpoint import open_checkpoint
 
-    def weight_map(self, spec: ModelSpec, source: TensorSource) -> WeightMap:
-        return weights.weight_map(spec, source)
+        return open_checkpoint(folder, adapters=True)
 
 
 FAMILY = Awaker25VL()

@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from export.families.qwen2_vl.weights import image_rules
-from export.modules.rules import pair, side_by_side, unread_head, with_low_rank
-from export.source.tensor_source import TensorSource
-from export.source.weight_map import Rule, WeightMap, stack, stack_rules, take
+from export.families.tensors import PublishedTensors
+from export.modules.rules import pair, side_by_side, with_low_rank
+from export.source.weight_map import Rule, stack, stack_rules, take
 from export.specs import DecoderSpec, ModelSpec, RoutedLora
 
 PREFIX = "base_model.model."
 """Stands before every key of the published file."""
 
 
-def weight_map(spec: ModelSpec, source: TensorSource) -> WeightMap:
-    """One rule per parameter."""
+def rules(spec: ModelSpec) -> list[Rule]:
+    """One rule per parameter of all four stages."""
     assert isinstance(spec.decoder.adapter, RoutedLora)
-    rules = [*image_rules(spec, PREFIX), *_adapted(spec.decoder, spec.decoder.adapter)]
-    return WeightMap(rules, source, ignored=unread_head(spec.decoder, f"{PREFIX}lm_head.weight"))
+    return [*image_rules(spec, PREFIX), *_adapted(spec.decoder, spec.decoder.adapter)]
 
 
 def _adapted(spec: DecoderSpec, adapter: RoutedLora) -> Iterator[Rule]:
@@ -59,3 +58,6 @@ def _routed(ours: str, parts: Sequence[str], rows: int, columns: int, adapter: R
     for j, part in enumerate(parts):
         ups = [f"{part}.lora_moe_B.{name}.weight" for name in names]
         yield side_by_side(f"{ours}.lora_b.{j}.weight", ups, rows, rank)
+
+
+TENSORS = PublishedTensors(rules, f"{PREFIX}lm_head.weight")

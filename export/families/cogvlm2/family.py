@@ -24,9 +24,7 @@ from export.families.cogvlm2.prompt import ANSWERS, BEGIN, PLACEHOLDER, prompt
 from export.families.config.checkpoint_config import CheckpointConfig
 from export.families.config.section import architectures
 from export.families.config.towers import eva2_clip_tower
-from export.modules.rules import unread_head
 from export.source.tensor_source import TensorSource
-from export.source.weight_map import WeightMap
 from export.specs import EmbedSpec, GluConnectorSpec, ImageSpec, ModelSpec, SizeRule, VisualExperts
 from runtime_py.errors import UnsupportedModelError
 from runtime_py.preprocess.pixels import CLIP_MEAN, CLIP_STD
@@ -42,17 +40,7 @@ FRAMES = 24
 class CogVLM2(Family):
     """Zhipu's CogVLM2; the bitsandbytes int4 files are refused by name."""
 
-    name = "cogvlm2"
-    aliases = ("cogvlm2-llama3",)
-    processor = "cogvlm2"
-    hub_ids = (
-        "THUDM/cogvlm2-llama3-chat-19B",
-        "THUDM/cogvlm2-llama3-chinese-chat-19B",
-        "THUDM/cogvlm2-video-llama3-chat",
-        "THUDM/cogvlm2-video-llama3-base",
-        "THUDM/cogvlm2-llama3-caption",
-    )
-    licence = "Apache-2.0 (code); CogVLM2 licence and Meta Llama 3 Community License (weights)"
+    tensors = weights.TENSORS
 
     def recognises(self, config: Mapping[str, Any], folder: Path) -> bool:
         if not {IMAGE, VIDEO} & set(architectures(config)):
@@ -82,35 +70,22 @@ class CogVLM2(Family):
         stated = {BEGIN: "bos_token_id", PLACEHOLDER: "pad_token_id"}
         marks = {mark: read.token(key, vocabulary, code[mark]) for mark, key in stated.items()}
         form = prompt(template, read.marks(vocabulary, marks))
+        runtime: dict[str, Any] = {"video": video, "template": template, "experts": experts, "image_size": size}
+        runtime |= {"mean": list(CLIP_MEAN), "std": list(CLIP_STD), "rows": rows, "marker_rows": [1, 1], "frames": FRAMES}
+        adapter = VisualExperts() if experts else None
         return ModelSpec(
             family=self.name,
             variant=f"{'video' if video else 'image'}-{template}",
             vision=vision,
             connector=GluConnectorSpec(vision.width, decoder.hidden, decoder.mlp_width, grid, 1e-5),
             embed=EmbedSpec(vocabulary, decoder.hidden),
-            decoder=replace(
-                decoder, rope=replace(decoder.rope, stored=stored), adapter=VisualExperts() if experts else None
-            ),
+            decoder=replace(decoder, rope=replace(decoder.rope, stored=stored), adapter=adapter),
             image=ImageSpec(vision.patch_size, SizeRule.SQUARE, size, size, CLIP_MEAN, CLIP_STD, FRAMES if video else 1),
             image_rows=rows,
-            runtime={
-                "video": video,
-                "template": template,
-                "experts": experts,
-                "image_size": size,
-                "mean": list(CLIP_MEAN),
-                "std": list(CLIP_STD),
-                "rows": rows,
-                "marker_rows": [1, 1],
-                "frames": FRAMES,
-                "prompt": form.to_json(),
-            },
+            runtime={**runtime, "prompt": form.to_json()},
             generation=read.answers(vocabulary, form.stop_ids()),
             facts={"visual_experts": experts, "stored_rotary_frequencies": stored},
         )
-
-    def weight_map(self, spec: ModelSpec, source: TensorSource) -> WeightMap:
-        return WeightMap(weights.rules(spec), source, ignored=unread_head(spec.decoder))
 
 
 FAMILY = CogVLM2()

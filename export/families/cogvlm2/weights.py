@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from export.families.tensors import PublishedTensors
 from export.modules.rules import flat_window, pair
 from export.source.weight_map import Rule, compute, stack, take
 from export.specs import DecoderSpec, GluConnectorSpec, ModelSpec, VisionSpec
@@ -109,3 +110,6 @@ def _one_of_equals(*buffers: Tensor) -> Tensor:
             "check the checkpoint",
         )
     return buffers[0]
+
+
+TENSORS = PublishedTensors(rules)

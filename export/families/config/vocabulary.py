@@ -33,7 +33,7 @@ def added_tokens(folder: Path) -> dict[str, int]:
     rows = Section(config, "tokenizer_config.json").section("added_tokens_decoder")
     decoder = {content: _number(index) for index, content in _contents(rows)}
     tokens = {text: Section(listed, FILE).integer(text, 0, MOST_ID) for text in listed} | decoder
-    return tokens if (folder / "tokenizer.model").is_file() else tokens | _of_tokenizer_json(folder / "tokenizer.json")
+    return tokens | _of_tokenizer_json(folder / "tokenizer.json")
 
 
 def _contents(rows: Section) -> Iterable[tuple[str, str]]:
@@ -99,8 +99,3 @@ def known_marks(config: Section, texts: Iterable[str], vocabulary: int) -> dict[
         CheckpointError: the table lacks one, or names an id beyond the vocabulary.
     """
     return marks_of(config, dict.fromkeys(texts, vocabulary), vocabulary)
-
-
-def has_table(config: Section) -> bool:
-    """Whether the tokenizer's table of added tokens is at hand."""
-    return bool(config.section(TOKENS, "the tokenizer").values)

@@ -23,9 +23,7 @@ from export.families.config.pixels import check_pictures
 from export.families.config.towers import MOST_SIDE, idefics2_tower
 from export.families.minicpm_llama3_v import weights
 from export.families.minicpm_llama3_v.prompt import prompt
-from export.modules.rules import unread_head
 from export.source.tensor_source import TensorSource
-from export.source.weight_map import WeightMap
 from export.specs import EmbedSpec, ImageSpec, ModelSpec, SizeRule
 from runtime_py.preprocess.pixels import HALF
 
@@ -39,14 +37,7 @@ UNSLICED = {**SLICE_DEFAULTS, "max_slice_nums": 1}
 class MiniCPMLlama3V(Family):
     """OpenBMB's MiniCPM-Llama3-V 2.5; its bitsandbytes int4 files are refused by name."""
 
-    name = "minicpm-llama3-v"
-    aliases = ("minicpm-llama3-v-2.5", "minicpm-v-2.5")
-    processor = "minicpm_llama3_v"
-    hub_ids = ("openbmb/MiniCPM-Llama3-V-2_5",)
-    licence = (
-        "Apache-2.0 (code); General Model License and Meta Llama 3 Community License "
-        "(weights: research free, commercial use after registration)"
-    )
+    tensors = weights.TENSORS
 
     def recognises(self, config: Mapping[str, Any], folder: Path) -> bool:
         tower = config.get("vision_config")
@@ -66,6 +57,8 @@ class MiniCPMLlama3V(Family):
         check_pictures(read.pictures, {key: (list(HALF),) for key in ("image_mean", "image_std", "norm_mean", "norm_std")})
         read.pictures.only({key: (slices.values[key],) for key in SLICE_DEFAULTS})
         pieces, form = 1 + most if most > 1 else 1, prompt(read.marks(decoder.vocabulary))
+        runtime: dict[str, Any] = {"variant": VERSION, "image_size": resolution, "patch_size": patch}
+        runtime |= {"side": vision.native_grid, "queries": connector.queries, "width": decoder.hidden, "max_slices": most}
         return ModelSpec(
             family=self.name,
             variant=VERSION,
@@ -75,25 +68,13 @@ class MiniCPMLlama3V(Family):
             decoder=decoder,
             image=ImageSpec(patch, SizeRule.SLICES, resolution, resolution, HALF, HALF, pieces),
             image_rows=connector.queries * pieces,
-            runtime={
-                "variant": VERSION,
-                "image_size": resolution,
-                "patch_size": patch,
-                "side": vision.native_grid,
-                "queries": connector.queries,
-                "width": decoder.hidden,
-                "max_slices": most,
-                "prompt": form.to_json(),
-            },
+            runtime={**runtime, "prompt": form.to_json()},
             generation=read.answers(decoder.vocabulary, form.stop_ids()),
             facts={
                 "defaulted_config_keys": read.defaulted(),
                 "pieces_encoded": "one at a time, without the padding of the published batch",
             },
         )
-
-    def weight_map(self, spec: ModelSpec, source: TensorSource) -> WeightMap:
-        return WeightMap(weights.rules(spec), source, ignored=(*weights.IGNORED, *unread_head(spec.decoder, weights.HEAD)))
 
 
 FAMILY = MiniCPMLlama3V()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from export.families.tensors import PublishedTensors
 from export.modules.connectors.resampler_weights import resampler_rules
 from export.modules.decoders.llama_weights import ROTARY_BUFFERS, llama_rules
 from export.modules.vision.transformers_weights import idefics2_rules
@@ -54,3 +55,6 @@ def projected_query(query: Tensor, scale: Tensor, shift: Tensor, weight: Tensor,
     width = query.shape[1]
     x = F.layer_norm(query.double(), (width,), scale.double(), shift.double(), eps)
     return (x @ weight[:width].double().T + bias[:width].double()).float()
+
+
+TENSORS = PublishedTensors(rules, HEAD, IGNORED)

@@ -24,9 +24,7 @@ from export.families.config.checkpoint_config import CheckpointConfig
 from export.families.config.towers import MOST_SIDE, SIGLIP_SO400M, timm_tower
 from export.families.minicpm_v import weights
 from export.families.minicpm_v.prompt import prompt
-from export.modules.rules import unread_head
 from export.source.tensor_source import TensorSource
-from export.source.weight_map import WeightMap
 from export.specs import EmbedSpec, ImageSpec, ModelSpec, SizeRule
 from runtime_py.errors import UnsupportedModelError
 from runtime_py.preprocess.pixels import HALF
@@ -35,11 +33,7 @@ from runtime_py.preprocess.pixels import HALF
 class MiniCPMV(Family):
     """OpenBMB's MiniCPM-V; 2.5 and later have other decoders and towers and are refused by name."""
 
-    name = "minicpm-v"
-    aliases = ("minicpmv", "omnilmm-3b")
-    processor = "minicpm_v"
-    hub_ids = ("openbmb/MiniCPM-V", "openbmb/MiniCPM-V-2")
-    licence = "Apache-2.0 (code); General Model License (weights: research free, commercial use after registration)"
+    tensors = weights.TENSORS
 
     def recognises(self, config: Mapping[str, Any], folder: Path) -> bool:
         if config.get("model_type") != "minicpmv":
@@ -68,9 +62,13 @@ class MiniCPMV(Family):
         slices = text.integer("max_slice_nums", 1, 64)
         pieces, form = 1 + slices if sliced else 1, prompt(read.marks(decoder.vocabulary), sliced)
         rule, typical = (SizeRule.SLICES, resolution) if sliced else (SizeRule.SQUARE, image_size)
+        version = "2.0" if sliced else "1.0"
+        runtime: dict[str, Any] = {"variant": version, "image_size": image_size, "patch_size": vision.patch_size}
+        runtime |= {"native_grid": vision.native_grid, "queries": connector.queries, "width": decoder.hidden}
+        runtime |= {"scale_resolution": resolution, "max_slices": slices}
         return ModelSpec(
             family=self.name,
-            variant="2.0" if sliced else "1.0",
+            variant=version,
             vision=vision,
             connector=connector,
             embed=EmbedSpec(decoder.vocabulary, decoder.hidden, text.number("scale_emb", 1e-6, 1e6)),
@@ -81,23 +79,10 @@ class MiniCPMV(Family):
             ),
             image=ImageSpec(vision.patch_size, rule, image_size, typical, HALF, HALF, pieces),
             image_rows=connector.queries * pieces,
-            runtime={
-                "variant": "2.0" if sliced else "1.0",
-                "image_size": image_size,
-                "patch_size": vision.patch_size,
-                "native_grid": vision.native_grid,
-                "queries": connector.queries,
-                "width": decoder.hidden,
-                "scale_resolution": resolution,
-                "max_slices": slices,
-                "prompt": form.to_json(),
-            },
-            generation=read.answers(decoder.vocabulary, form.stop_ids(), name="2.0" if sliced else "1.0"),
+            runtime={**runtime, "prompt": form.to_json()},
+            generation=read.answers(decoder.vocabulary, form.stop_ids(), name=version),
             facts={"defaulted_config_keys": read.defaulted(), "vision_tower": tower_name},
         )
-
-    def weight_map(self, spec: ModelSpec, source: TensorSource) -> WeightMap:
-        return WeightMap(weights.rules(spec), source, ignored=(*weights.IGNORED, *unread_head(spec.decoder, weights.HEAD)))
 
 
 FAMILY = MiniCPMV()

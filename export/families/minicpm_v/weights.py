@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from export.families.tensors import PublishedTensors
 from export.modules.connectors.resampler_weights import resampler_rules
 from export.modules.decoders.llama_weights import ROTARY_BUFFERS, llama_rules
 from export.modules.vision.timm_weights import timm_rules
@@ -20,3 +21,6 @@ def rules(spec: ModelSpec) -> list[Rule]:
         *resampler_rules(spec.connector, "resampler."),
         *llama_rules(spec.decoder, "llm.model.", HEAD),
     ]
+
+
+TENSORS = PublishedTensors(rules, HEAD, IGNORED)

@@ -13,7 +13,6 @@ and chat.py; timm 0.9.10 models/eva.py; transformers 4.36 models/mistral.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from export.families.base import Family
@@ -21,28 +20,17 @@ from export.families.config.checkpoint_config import CheckpointConfig
 from export.families.config.stored import stored_size
 from export.families.config.towers import EVA02_ENORMOUS, MOST_SIDE, timm_tower
 from export.families.config.vocabulary import known_marks
+from export.families.omnilmm_12b import weights
 from export.families.omnilmm_12b.prompt import PICTURE_MARKS, prompt
-from export.modules.connectors.resampler_weights import resampler_rules
-from export.modules.decoders.llama_weights import ROTARY_BUFFERS, llama_rules
-from export.modules.rules import unread_head
-from export.modules.vision.timm_weights import timm_rules
 from export.source.tensor_source import TensorSource
-from export.source.weight_map import WeightMap
-from export.specs import EmbedSpec, ImageSpec, ModelSpec, ResamplerSpec, SizeRule, VisionSpec
+from export.specs import EmbedSpec, ImageSpec, ModelSpec, SizeRule
 from runtime_py.preprocess.pixels import CLIP_MEAN, CLIP_STD
 
 
 class OmniLMM12B(Family):
     """OpenBMB's 12B model; one published checkpoint."""
 
-    name = "omnilmm-12b"
-    aliases = ("omnilmm",)
-    processor = "omnilmm_12b"
-    hub_ids = ("openbmb/OmniLMM-12B",)
-    licence = "Apache-2.0 (code); General Model License (weights: research free, commercial use after registration)"
-
-    def recognises(self, config: Mapping[str, Any], folder: Path) -> bool:
-        return config.get("model_type") == "omnilmm"
+    tensors = weights.TENSORS
 
     def spec(self, config: Mapping[str, Any], source: TensorSource) -> ModelSpec:
         read = CheckpointConfig.of(config, self.published_code())
@@ -53,6 +41,7 @@ class OmniLMM12B(Family):
         connector = read.resampler(vision, decoder, "num_query")
         marks = read.marks(decoder.vocabulary, {"<s>": read.token("bos_token_id", decoder.vocabulary, 1)})
         form = prompt(marks | known_marks(read.whole, PICTURE_MARKS, decoder.vocabulary))
+        colours = {"mean": list(CLIP_MEAN), "std": list(CLIP_STD)}
         return ModelSpec(
             family=self.name,
             variant="12B",
@@ -62,26 +51,10 @@ class OmniLMM12B(Family):
             decoder=decoder,
             image=ImageSpec(vision.patch_size, SizeRule.SQUARE, side, side, CLIP_MEAN, CLIP_STD),
             image_rows=connector.queries,
-            runtime={
-                "image_size": side,
-                "mean": list(CLIP_MEAN),
-                "std": list(CLIP_STD),
-                "queries": connector.queries,
-                "prompt": form.to_json(),
-            },
+            runtime={"image_size": side, **colours, "queries": connector.queries, "prompt": form.to_json()},
             generation=read.answers(decoder.vocabulary, form.stop_ids(), default=2),
             facts={"defaulted_config_keys": read.defaulted()},
         )
-
-    def weight_map(self, spec: ModelSpec, source: TensorSource) -> WeightMap:
-        assert isinstance(spec.vision, VisionSpec) and isinstance(spec.connector, ResamplerSpec)
-        rules = [
-            *timm_rules(spec.vision, "model.vision_tower.", split_bias=True),
-            *resampler_rules(spec.connector, "model.resampler."),
-            *llama_rules(spec.decoder),
-        ]
-        unused_block = f"model.vision_tower.blocks.{spec.vision.layers}.*"
-        return WeightMap(rules, source, ignored=(ROTARY_BUFFERS, unused_block, *unread_head(spec.decoder)))
 
 
 FAMILY = OmniLMM12B()

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from export.families.base import Family
@@ -23,7 +22,6 @@ from export.families.config.towers import qwen2_tower
 from export.families.qwen2_vl import weights
 from export.families.qwen2_vl.prompt import STATED, prompt
 from export.source.tensor_source import TensorSource
-from export.source.weight_map import WeightMap
 from export.specs import EmbedSpec, ImageSpec, ModelSpec, PatchMergerSpec, SizeRule
 from runtime_py.preprocess.pixels import CLIP_MEAN, CLIP_STD
 
@@ -37,14 +35,7 @@ PHONE_SIDE = 448
 class Qwen2VL(Family):
     """Alibaba's Qwen2-VL."""
 
-    name = "qwen2-vl"
-    aliases = ("qwen2vl", "qwen2-vl-7b")
-    processor = "qwen2_vl"
-    hub_ids = ("Qwen/Qwen2-VL-7B-Instruct",)
-    licence = "Apache-2.0"
-
-    def recognises(self, config: Mapping[str, Any], folder: Path) -> bool:
-        return config.get("model_type") == "qwen2_vl"
+    tensors = weights.TENSORS
 
     def spec(self, config: Mapping[str, Any], source: TensorSource) -> ModelSpec:
         read = CheckpointConfig.of(config, self.published_code())
@@ -60,6 +51,9 @@ class Qwen2VL(Family):
         mean = colours(read.pictures, "image_mean", LEAST_MEAN, CLIP_MEAN)
         deviation = colours(read.pictures, "image_std", LEAST_DEVIATION, CLIP_STD)
         overview = overview_side(most, factor)
+        runtime: dict[str, Any] = {"image_size": overview, "mean": list(mean), "std": list(deviation)}
+        runtime |= {"patch_size": tower.patch, "temporal_patch": tower.temporal, "merge": tower.merge}
+        runtime |= {"head_dim": tower.spec.head_dim, "min_pixels": least, "max_pixels": most}
         return ModelSpec(
             family=self.name,
             variant="Qwen2-VL",
@@ -69,23 +63,9 @@ class Qwen2VL(Family):
             decoder=replace(decoder, qkv_bias=True, tied_head=tied),
             image=ImageSpec(tower.patch, SizeRule.AREA, overview, overview, mean, deviation),
             image_rows=most // factor**2,
-            runtime={
-                "image_size": overview,
-                "mean": list(mean),
-                "std": list(deviation),
-                "patch_size": tower.patch,
-                "temporal_patch": tower.temporal,
-                "merge": tower.merge,
-                "head_dim": tower.spec.head_dim,
-                "min_pixels": least,
-                "max_pixels": most,
-                "prompt": form.to_json(),
-            },
+            runtime={**runtime, "prompt": form.to_json()},
             generation=read.answers(vocabulary, form.stop_ids()),
         )
-
-    def weight_map(self, spec: ModelSpec, source: TensorSource) -> WeightMap:
-        return weights.weight_map(spec, source)
 
 
 def overview_side(max_pixels: int, factor: int) -> int:

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from export.families.tensors import PublishedTensors
 from export.modules.decoders.llama_weights import llama_rules
-from export.modules.rules import pair, unread_head
-from export.source.tensor_source import TensorSource
-from export.source.weight_map import Rule, WeightMap, compute
+from export.modules.rules import pair
+from export.source.weight_map import Rule, compute
 from export.specs import ModelSpec, PatchMergerSpec, RotaryVisionSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def weight_map(spec: ModelSpec, source: TensorSource) -> WeightMap:
-    """One rule per parameter."""
-    return WeightMap([*image_rules(spec), *llama_rules(spec.decoder)], source, ignored=unread_head(spec.decoder))
+def rules(spec: ModelSpec) -> list[Rule]:
+    """One rule per parameter of all four stages."""
+    return [*image_rules(spec), *llama_rules(spec.decoder)]
 
 
 def image_rules(spec: ModelSpec, prefix: str = "") -> Iterator[Rule]:
@@ -51,3 +51,6 @@ def _merger(spec: PatchMergerSpec, root: str) -> Iterator[Rule]:
     yield from pair("connector.norm", f"{root}ln_q", (spec.vision_width,))
     yield from pair("connector.fc1", f"{root}mlp.0", (joined, joined))
     yield from pair("connector.fc2", f"{root}mlp.2", (spec.width, joined))
+
+
+TENSORS = PublishedTensors(rules)

@@ -25,9 +25,7 @@ from export.families.config.stored import stored_size
 from export.families.config.towers import MOST_SIDE, idefics2_tower
 from export.families.wemm import weights
 from export.families.wemm.prompt import prompt
-from export.modules.rules import unread_head
 from export.source.tensor_source import TensorSource
-from export.source.weight_map import WeightMap
 from export.specs import EmbedSpec, ImageSpec, ModelSpec, PartialLora, SizeRule, WindowConnectorSpec
 from runtime_py.errors import UnsupportedModelError
 from runtime_py.preprocess.pixels import HALF
@@ -45,13 +43,7 @@ PICTURES = {"image_mean": (list(HALF),), "image_std": (list(HALF),), "resample":
 class WeMM(Family):
     """Tencent's WeMM Chat models."""
 
-    name = "wemm"
-    processor = "wemm"
-    hub_ids = ("feipengma/WeMM-Chat-CN", "feipengma/WeMM-Chat-2k-CN")
-    licence = "MIT (code); weights under the licences of InternLM2 and Idefics2"
-
-    def recognises(self, config: Mapping[str, Any], folder: Path) -> bool:
-        return config.get("model_type") == "wemm_hf"
+    tensors = weights.TENSORS
 
     def load_config(self, folder: Path, stated: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """config.json, with the resize rule that only the presence of a code file, or the longest edge, tells."""
@@ -82,6 +74,8 @@ class WeMM(Family):
         overview = overview_side(edges, rule, vision.patch_size)
         begin = {"<s>": read.token("bos_token_id", decoder.vocabulary, 1)}
         form = prompt(read.marks(decoder.vocabulary, begin))
+        runtime: dict[str, Any] = {"patch_size": vision.patch_size, "image_size": overview, "side": vision.native_grid}
+        runtime |= {"kernel": kernel, "resize_rule": rule, "shortest_edge": edges[0], "longest_edge": edges[1]}
         return ModelSpec(
             family=self.name,
             variant="Chat-2k-CN" if rule == "2k" else "Chat-CN",
@@ -91,22 +85,10 @@ class WeMM(Family):
             decoder=replace(decoder, adapter=PartialLora(rank)),
             image=ImageSpec(vision.patch_size, SizeRule.EDGES, overview, overview, HALF, HALF, longest=edges[1]),
             image_rows=cells * cells + 2,
-            runtime={
-                "patch_size": vision.patch_size,
-                "image_size": overview,
-                "side": vision.native_grid,
-                "kernel": kernel,
-                "resize_rule": rule,
-                "shortest_edge": edges[0],
-                "longest_edge": edges[1],
-                "prompt": form.to_json(),
-            },
+            runtime={**runtime, "prompt": form.to_json()},
             generation=read.answers(decoder.vocabulary, form.stop_ids(), default=2),
             facts={"partial_lora_rank": rank, "downsampler_kernel": kernel, "resize_rule": rule},
         )
-
-    def weight_map(self, spec: ModelSpec, source: TensorSource) -> WeightMap:
-        return WeightMap(weights.rules(spec), source, ignored=(*weights.IGNORED, *unread_head(spec.decoder, weights.HEAD)))
 
 
 def _edges(read: CheckpointConfig, rule: str) -> tuple[int, int]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
+from export.families.tensors import PublishedTensors
 from export.modules.rules import flat_window
 from export.modules.vision.transformers_weights import idefics2_rules
 from export.source.weight_map import Rule, compute, stack, take
@@ -75,3 +76,6 @@ def ungrouped(packed: Tensor, kv_heads: int, head_dim: int) -> Tensor:
     grouped = packed.view(kv_heads, -1, head_dim, columns)
     parts = (grouped[:, :-2], grouped[:, -2:-1], grouped[:, -1:])
     return torch.cat([part.reshape(-1, columns) for part in parts])
+
+
+TENSORS = PublishedTensors(rules, HEAD, IGNORED)

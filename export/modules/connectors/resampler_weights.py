@@ -50,6 +50,7 @@ def _projected_query(
     from torch.nn import functional as F
 
     width = query.shape[1]
+    # float64: done once at export, where the published code does it in every call
     x = F.layer_norm(query.double(), (width,), scale.double(), shift.double(), eps) + positions.double()
     return (x @ weight[:width].double().T + bias[:width].double()).float()
 

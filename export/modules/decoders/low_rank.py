@@ -133,6 +133,7 @@ class Gate(nn.Module):
 
     def shares(self, gate_input: Tensor) -> Tensor:
         """gate_input (1, hidden) to the experts' shares p (1, experts), float32."""
+        # the published gate computes in float16, and near a tie the rounding decides which expert is taken
         return torch.softmax(self.logits(gate_input).half().float(), dim=-1).half().float()
 
     def forward(self, gate_input: Tensor) -> Tensor:

@@ -13,7 +13,6 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
 
 from parity_tests.laboratory.fuzz.package_subjects import SUBJECTS
 from parity_tests.laboratory.fuzz.worker import Findings
@@ -44,7 +43,7 @@ def parser(prog: str) -> Parser:
 
 def batch(name: str, seed: int, first: int, count: int) -> Findings:
     """Read a batch in a process of its own; one that dies at an input goes on behind it in another."""
-    found, position, end = Findings(), first, first + count
+    findings, position, end = Findings(), first, first + count
     while position < end:
         command = [
             sys.executable,
@@ -61,21 +60,21 @@ def batch(name: str, seed: int, first: int, count: int) -> Findings:
         except subprocess.TimeoutExpired as error:
             output = (error.stdout or b"").decode() if isinstance(error.stdout, bytes) else str(error.stdout or "")
             how = f"no end after {PATIENCE_SECONDS} s"
-            found.hangs += 1
+            findings.hangs += 1
         rows = [json.loads(line) for line in output.splitlines() if line.startswith("{") and line.endswith("}")]
         if rows and "findings" in rows[-1]:
             value = rows[-1]["findings"]
-            found.add(
+            findings.add(
                 Findings(**{**value, "kinds": Counter(value["kinds"]), "examples": [tuple(e) for e in value["examples"]]})
             )
-            return found
+            return findings
         reached = rows[-1]["input"] if rows else position
-        found.crashes += 1
-        found.examples.append((reached, how))
+        findings.crashes += 1
+        findings.examples.append((reached, how))
         if reached > position:
-            found.add(batch(name, seed, position, reached - position))
+            findings.add(batch(name, seed, position, reached - position))
         position = reached + 1
-    return found
+    return findings
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -88,30 +87,30 @@ def _run(options: argparse.Namespace) -> int:
     console.out(f"{'subject':14}{'inputs':>8}{'refused':>9}{'accepted':>9}{'tracebacks':>11}{'different':>10}{'hangs':>6}"
                 f"{'crashes':>8}{'foreign':>8}{'grown MB':>9}{'slowest s':>10}")  # fmt: skip
     for name in names:
-        found = Findings()
+        findings = Findings()
         for first in range(0, each, BATCH):
-            found.add(batch(name, seed, first, min(BATCH, each - first)))
-        results[name] = found
-        console.out(row(name, found))
+            findings.add(batch(name, seed, first, min(BATCH, each - first)))
+        results[name] = findings
+        console.out(row(name, findings))
     total = Findings()
-    for found in results.values():
-        total.add(found)
+    for findings in results.values():
+        total.add(findings)
     console.out(row("all", total))
-    for name, found in results.items():
-        for number, problem in found.examples[:5]:
+    for name, findings in results.items():
+        for number, problem in findings.examples[:5]:
             console.say(f"{name} {number}: {problem}")
     if options.json_file:
-        value = {"seed": seed, "subjects": {name: asdict(found) for name, found in results.items()}}
+        value = {"seed": seed, "subjects": {name: findings.to_json() for name, findings in results.items()}}
         options.json_file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
     sound = total.faults == 0 and total.grown <= MOST_GROWTH
     return int(ExitCode.OK if sound else ExitCode.PARITY_FAILED)
 
 
-def row(name: str, found: Findings) -> str:
+def row(name: str, findings: Findings) -> str:
     """A line of the table."""
     return (
-        f"{name:14}{found.total:8}{found.refused:9}{found.accepted:9}{found.tracebacks:11}{found.different:10}{found.hangs:6}"
-        f"{found.crashes:8}{found.foreign:8}{found.grown / 1e6:9.0f}{found.slowest:10.2f}"
+        f"{name:14}{findings.total:8}{findings.refused:9}{findings.accepted:9}{findings.tracebacks:11}{findings.different:10}{findings.hangs:6}"
+        f"{findings.crashes:8}{findings.foreign:8}{findings.grown / 1e6:9.0f}{findings.slowest:10.2f}"
     )
 
 

@@ -22,8 +22,8 @@ def test_strange_files_are_refused_or_read_right(name: str, tmp_path: Path, monk
     @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
     @given(st.integers(0, 2**32))
     def check(number: int) -> None:
-        found = run(SUBJECTS[name], 0, range(number, number + 1), tmp_path)
-        assert found.faults == 0, found.examples
+        findings = run(SUBJECTS[name], 0, range(number, number + 1), tmp_path)
+        assert findings.faults == 0, findings.examples
 
     check()
 

@@ -46,7 +46,7 @@ def _read_manifest(folder: Path, _: str) -> None:
 
 
 def _read_sample(folder: Path, _: str) -> None:
-    from runtime_py.selftest import read_sample
+    from runtime_py.package.selftest import read_sample
 
     read_sample(folder)
 
@@ -54,8 +54,8 @@ def _read_sample(folder: Path, _: str) -> None:
 def _read_graph(folder: Path, name: str) -> None:
     from runtime_py.backends.onnx_files import external_files
 
-    for found in external_files(folder / name):
-        if not isinstance(found, str):
+    for path in external_files(folder / name):
+        if not isinstance(path, str):
             raise Different("a path that is no text")
 
 
@@ -68,23 +68,23 @@ def _cache() -> Mapping[str, bytes]:
     ]
     shard = {"dataPath": "params_shard_0.bin", "format": "raw-shard", "nbytes": 96, "records": records, "md5sum": "0" * 32}
     index = {"metadata": {"ParamSize": 3, "ParamBytes": 96.0, "BitsPerParam": 16.0}, "records": [shard]}
-    return {"mlc/params_shard_0.bin": bytes(range(96)), "mlc/tensor-cache.json": json.dumps(index).encode()}
+    return {"cache/params_shard_0.bin": bytes(range(96)), "cache/tensor-cache.json": json.dumps(index).encode()}
 
 
 def _read_cache(folder: Path, _: str) -> None:
     """Our check, then TVM itself on what it accepted: an offset that slipped through ends the process."""
     from runtime_py.backends.tensor_cache import read_tensor_cache
-    from runtime_py.package_files import rows_of
+    from runtime_py.package.files import rows_of
 
-    found = read_tensor_cache(folder, {"files": rows_of(folder)}, "mlc")
+    ours = read_tensor_cache(folder, {"files": rows_of(folder)}, "cache")
     with contextlib.suppress(ImportError):
         import tvm
 
-        tvm.get_global_func("vm.builtin.tensor_cache.load")(str(folder / "mlc"), 1, 0)
-        names = tvm.get_global_func("vm.builtin.param_array_from_cache_by_name")(sorted(found))
-        shapes = {name: tuple(array.shape) for name, array in zip(sorted(found), names, strict=True)}
+        tvm.get_global_func("vm.builtin.tensor_cache.load")(str(folder / "cache"), 1, 0)
+        names = tvm.get_global_func("vm.builtin.param_array_from_cache_by_name")(sorted(ours))
+        shapes = {name: tuple(array.shape) for name, array in zip(sorted(ours), names, strict=True)}
         tvm.get_global_func("vm.builtin.tensor_cache.clear")()
-        if shapes != {name: tensor.shape for name, tensor in found.items()}:
+        if shapes != {name: tensor.shape for name, tensor in ours.items()}:
             raise Different("TVM reads other shapes")
 
 
@@ -132,7 +132,11 @@ PACKAGE_SUBJECTS = (
         _read_graph,
     ),
     Subject(
-        "tensor cache", lambda: (("mlc/tensor-cache.json", _cache()["mlc/tensor-cache.json"]),), JSON, _read_cache, _cache
+        "tensor cache",
+        lambda: (("cache/tensor-cache.json", _cache()["cache/tensor-cache.json"]),),
+        JSON,
+        _read_cache,
+        _cache,
     ),
     Subject(
         "journal",

@@ -77,7 +77,7 @@ def _safetensors() -> tuple[tuple[str, bytes], ...]:
     from safetensors.torch import save
 
     whole = {name: tensor.contiguous() for name, tensor in _tensors().items()}
-    many = {f"model.layers.{index}.weight": whole["b"] for index in range(60)}
+    many = {f"model.layers.{index}.weight": whole["b"].clone() for index in range(60)}
     return (("model.safetensors", save(whole, {"format": "pt"})), ("model.safetensors", save(many)))
 
 
@@ -88,16 +88,16 @@ def _read_safetensors(folder: Path, name: str) -> None:
 
     source = open_checkpoint(folder)
     readable = {key: info for key, info in source.infos.items() if info.nbytes <= MOST_BYTES}
-    found = {}
+    ours = {}
     for key in readable:
         try:
-            found[key] = source.read(key)
+            ours[key] = source.read(key)
         except EdgeproofError:  # a type of the format that PyTorch has not
             continue
     with safe_open(str(folder / name), "pt") as published:
         if set(published.keys()) != set(source.infos):
             raise Different("other names")
-        for key, tensor in found.items():
+        for key, tensor in ours.items():
             _compare(key, tensor, published.get_tensor(key))
 
 
@@ -137,14 +137,14 @@ def _read_pickle(folder: Path, name: str) -> None:
     from export.source.checkpoint import open_checkpoint
 
     source = open_checkpoint(folder)
-    found = {key: source.read(key) for key, info in source.infos.items() if info.nbytes <= MOST_BYTES}
+    ours = {key: source.read(key) for key, info in source.infos.items() if info.nbytes <= MOST_BYTES}
     try:
         theirs = torch.load(folder / name, weights_only=True)
     except Exception:  # the library may refuse more: a damaged checksum, say
         return
     if isinstance(theirs, dict):
         flat = theirs.get("state_dict", theirs)
-        for key, tensor in found.items():
+        for key, tensor in ours.items():
             if isinstance(flat, dict) and isinstance(flat.get(key), torch.Tensor):
                 _compare(key, tensor, flat[key])
 
@@ -176,10 +176,10 @@ def _read_index(folder: Path, name: str) -> None:
 
 @cache
 def _configs() -> tuple[tuple[str, bytes], ...]:
-    found = []
+    files = []
     for folder in sorted(path for path in CHECKPOINTS.iterdir() if (path / "config.json").is_file()):
-        found.append(("config.json", (folder / "config.json").read_bytes()))
-    return tuple(found)
+        files.append(("config.json", (folder / "config.json").read_bytes()))
+    return tuple(files)
 
 
 def _read_config(folder: Path, _: str) -> None:
@@ -220,22 +220,22 @@ def _read_tokenizer(folder: Path, name: str) -> None:
 def _pictures() -> tuple[tuple[str, bytes], ...]:
     draw = np.random.default_rng(0)
     picture = Image.fromarray(draw.integers(0, 256, (40, 30, 3), dtype=np.uint8))
-    found = []
+    files = []
     for ending in ("png", "jpeg", "webp", "gif", "tiff", "bmp"):
         out = io.BytesIO()
         picture.save(out, ending.upper())
-        found.append((f"photo.{ending}", out.getvalue()))
+        files.append((f"photo.{ending}", out.getvalue()))
     deep = io.BytesIO()
     Image.fromarray(draw.integers(0, 65_536, (20, 20), dtype=np.uint16)).save(deep, "PNG")
-    return (*found, ("photo.png", deep.getvalue()))
+    return (*files, ("photo.png", deep.getvalue()))
 
 
 def _read_picture(folder: Path, name: str) -> None:
     from runtime_py.preprocess.pictures import open_picture
 
-    found = open_picture(folder / name)
-    if found.dtype != np.uint8 or found.ndim != 3 or found.shape[2] != 3:
-        raise Different(f"an array of {found.dtype} {found.shape}")
+    pixels = open_picture(folder / name)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise Different(f"an array of {pixels.dtype} {pixels.shape}")
 
 
 JSON = {".json": mutations.json_changed}

@@ -20,10 +20,11 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from parity_tests.laboratory.fuzz.package_subjects import SUBJECTS
 from parity_tests.laboratory.fuzz.subjects import Different, Subject
@@ -68,6 +69,10 @@ class Findings:
     def faults(self) -> int:
         return self.tracebacks + self.different + self.hangs + self.foreign + self.crashes
 
+    def to_json(self) -> dict[str, Any]:
+        """Every field by its name; `dataclasses.asdict` makes a counter of pairs of a counter (Python 3.11)."""
+        return {**asdict(replace(self, kinds=Counter())), "kinds": dict(self.kinds)}
+
     def add(self, other: Findings) -> None:
         """Count another process's findings too."""
         for name in ("refused", "accepted", "tracebacks", "different", "hangs", "foreign", "crashes"):
@@ -96,7 +101,7 @@ def the_watch() -> Watch:
     return Watch()
 
 
-def one(subject: Subject, folder: Path, draw: Random, number: int, watch: Watch, found: Findings) -> None:
+def one(subject: Subject, folder: Path, draw: Random, number: int, watch: Watch, findings: Findings) -> None:
     """Read one strange file and count what became of it."""
     name = subject.place(folder, draw)
     began = time.process_time()
@@ -106,49 +111,49 @@ def one(subject: Subject, folder: Path, draw: Random, number: int, watch: Watch,
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             subject.read(folder, name)
-        found.accepted += 1
+        findings.accepted += 1
     except InternalError as error:
-        found.tracebacks += 1
+        findings.tracebacks += 1
         problem = "".join(traceback.format_exception(error))
     except EdgeproofError as error:
-        found.refused += 1
-        found.kinds[type(error).__name__] += 1
+        findings.refused += 1
+        findings.kinds[type(error).__name__] += 1
         if not all((error.what, error.expected, error.next_step)):
             problem = f"an error without its three parts: {error}"
     except Different as error:
-        found.different += 1
+        findings.different += 1
         problem = f"read otherwise: {error}"
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise
-        found.tracebacks += 1
+        findings.tracebacks += 1
         problem = "".join(traceback.format_exception(error))
     finally:
         watch.on = False
     seconds = time.process_time() - began
-    found.slowest = max(found.slowest, seconds)
+    findings.slowest = max(findings.slowest, seconds)
     if seconds > HANG_SECONDS:
-        found.hangs += 1
+        findings.hangs += 1
         problem += f" {seconds:.1f} s"
     if watch.calls or (folder / CANARY).exists() or Path(CANARY).exists():
-        found.foreign += 1
+        findings.foreign += 1
         problem += f" foreign code: {watch.calls}"
     if problem:
-        found.examples.append((number, "\n".join(problem.strip().splitlines()[-MOST_LINES:])))
+        findings.examples.append((number, "\n".join(problem.strip().splitlines()[-MOST_LINES:])))
 
 
 def run(subject: Subject, seed: int, numbers: range, folder: Path, told: bool = False) -> Findings:
     """Read the inputs of these numbers; ``told`` prints each number before it is read."""
-    found, watch, before = Findings(), the_watch(), 0
+    findings, watch, before = Findings(), the_watch(), 0
     for count, number in enumerate(numbers):
         if told:
             sys.stdout.write(json.dumps({"input": number}) + "\n")
             sys.stdout.flush()
         if count == WARM_UP:
             before = peak_bytes()
-        one(subject, folder / "case", Random(f"{subject.name} {seed} {number}"), number, watch, found)
-    found.grown = peak_bytes() - before if len(numbers) > WARM_UP else 0
-    return found
+        one(subject, folder / "case", Random(f"{subject.name} {seed} {number}"), number, watch, findings)
+    findings.grown = peak_bytes() - before if len(numbers) > WARM_UP else 0
+    return findings
 
 
 def peak_bytes() -> int:
@@ -171,11 +176,11 @@ def quiet() -> Iterator[None]:
 
 
 def main() -> None:
-    """Read what the arguments say; see the module's text."""
+    """Read COUNT inputs from FIRST on, and print the findings as the last line."""
     name, seed, first, count = sys.argv[1], *map(int, sys.argv[2:5])
     with quiet():
-        found = run(SUBJECTS[name], seed, range(first, first + count), Path.cwd(), told=True)
-    sys.stdout.write(json.dumps({"findings": asdict(found)}) + "\n")
+        findings = run(SUBJECTS[name], seed, range(first, first + count), Path.cwd(), told=True)
+    sys.stdout.write(json.dumps({"findings": findings.to_json()}) + "\n")
 
 
 if __name__ == "__main__":

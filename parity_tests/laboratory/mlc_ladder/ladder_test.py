@@ -19,7 +19,7 @@ from parity_tests.laboratory.mlc_ladder.results import CannotRun, RungResult, St
 from parity_tests.laboratory.mlc_ladder.rungs import GOLDENS, Ladder, text_start
 from runtime_py.backends.mlc import MlcBackend
 from runtime_py.errors import ExitCode, PackageError
-from runtime_py.package_files import rows_of
+from runtime_py.package.files import rows_of
 
 
 @pytest.fixture(scope="module")
@@ -111,13 +111,13 @@ def test_exit_codes():
 def test_comparison_sees_a_wrong_value_a_missing_array_and_nan():
     expected = {"x": np.ones((2, 3), np.float32), "ids": np.array([1, 2])}
     assert compare("r", expected, expected).status is Status.PASS
-    for found in (
+    for arrays in (
         {**expected, "x": expected["x"] * np.float32(1.001)},
         {**expected, "x": expected["x"] * np.float32("nan")},
         {**expected, "ids": np.array([1, 3])},
         {"ids": expected["ids"]},
     ):
-        assert compare("r", expected, found).status is Status.FAIL
+        assert compare("r", expected, arrays).status is Status.FAIL
 
 
 def test_device_module_fields():

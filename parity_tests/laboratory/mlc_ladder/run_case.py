@@ -19,7 +19,7 @@ import numpy as np
 from runtime_py.backends.mlc import MlcBackend
 from runtime_py.backends.records import MLC
 from runtime_py.contracts import CONNECTOR, EMBED, VISION
-from runtime_py.package_files import rows_of
+from runtime_py.package.files import rows_of
 
 STEPS = 6
 LOGIT_KERNELS = ("softmax_with_temperature", "apply_logit_bias_inplace", "apply_penalty_inplace", "apply_bitmask_inplace")
@@ -41,21 +41,21 @@ class SystemLibraryBackend(MlcBackend):
 
 def run(backend: MlcBackend, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Every function the phone calls, once: pictures, prompt, prefill in two chunks, decode steps, logit kernels."""
-    found: dict[str, np.ndarray] = {}
+    outputs: dict[str, np.ndarray] = {}
     features = []
     for piece in range(int(inputs["pieces"])):
         vision = picked(inputs, f"{VISION}.{piece}.")
-        found[f"vision_{piece}"] = backend.run(VISION, vision)["vision_features"]
+        outputs[f"vision_{piece}"] = backend.run(VISION, vision)["vision_features"]
         sides = picked(inputs, f"{CONNECTOR}.{piece}.")
-        features.append(backend.run(CONNECTOR, {"vision_features": found[f"vision_{piece}"], **sides})["image_features"])
-    found["connector"] = np.concatenate(features)
-    found["image_embed"] = backend.image_embed(inputs["square"])
+        features.append(backend.run(CONNECTOR, {"vision_features": outputs[f"vision_{piece}"], **sides})["image_features"])
+    outputs["connector"] = np.concatenate(features)
+    outputs["image_embed"] = backend.image_embed(inputs["square"])
     if picked(inputs, f"{CONNECTOR}.0."):
-        found["image_embed_slice"] = whole_slice(backend, inputs)
+        outputs["image_embed_slice"] = whole_slice(backend, inputs)
     ids, rows = inputs["input_ids"], inputs["image_rows"]
     embeds = backend.run(EMBED, {"input_ids": ids})["inputs_embeds"].copy()
-    embeds[0, rows] = found["connector"].reshape(-1, embeds.shape[-1])
-    found["inputs_embeds"] = embeds
+    embeds[0, rows] = outputs["connector"].reshape(-1, embeds.shape[-1])
+    outputs["inputs_embeds"] = embeds
     tokens = embeds.shape[1]
     state = backend.start(tokens + STEPS + 1)
     first = tokens // 2
@@ -63,16 +63,16 @@ def run(backend: MlcBackend, inputs: Mapping[str, np.ndarray]) -> dict[str, np.n
         backend.forward(state, {"inputs_embeds": part}, np.arange(part.shape[1]))
         for part in (embeds[:, :first], embeds[:, first:])
     ]
-    found["prefill_logits"] = np.concatenate(parts, axis=1)
-    row, chosen, steps = found["prefill_logits"][:, -1], [], []
+    outputs["prefill_logits"] = np.concatenate(parts, axis=1)
+    row, chosen, steps = outputs["prefill_logits"][:, -1], [], []
     for _ in range(STEPS):
         chosen.append(int(row.argmax()))
         step = backend.run(EMBED, {"input_ids": np.array([[chosen[-1]]])})["inputs_embeds"]
         row = backend.forward(state, {"inputs_embeds": step}, np.array([-1]))[:, 0]
         steps.append(row)
-    found["greedy_ids"] = np.array(chosen)
-    found["step_logits"] = np.stack(steps, axis=1)
-    return found | logit_kernels(backend, found["prefill_logits"][0, -2:])
+    outputs["greedy_ids"] = np.array(chosen)
+    outputs["step_logits"] = np.stack(steps, axis=1)
+    return outputs | logit_kernels(backend, outputs["prefill_logits"][0, -2:])
 
 
 def whole_slice(backend: MlcBackend, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -125,8 +125,8 @@ def main(folder: Path, mode: str) -> None:
         kind = SystemLibraryBackend
         kind.prefix = block["model_lib"] + "_"
     with np.load(folder / "inputs.npz") as stored:
-        found = run(kind(folder, manifest), dict(stored))
-    np.savez(folder / f"outputs-{mode}.npz", allow_pickle=False, **found)
+        outputs = run(kind(folder, manifest), dict(stored))
+    np.savez(folder / f"outputs-{mode}.npz", allow_pickle=False, **outputs)
 
 
 if __name__ == "__main__":

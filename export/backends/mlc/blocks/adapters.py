@@ -114,6 +114,7 @@ class Gate(nn.Module):
             name="logits",
         )
 
+        # the published gate computes in float16, and near a tie the rounding decides which expert is taken
         def rounded(value: tirx.Expr) -> tirx.Expr:
             return value.astype("float16").astype("float32")
 
@@ -131,6 +132,7 @@ class Gate(nn.Module):
                 top = tirx.Max(top, shares[j])
             value = rounded(tirx.const(1.0, "float32") - top)
             for j in range(experts):
+                # of equal shares the first expert, as argmax has it
                 first = tirx.const(True, "bool")
                 for earlier in range(j):
                     first = tirx.And(first, shares[earlier] < top)

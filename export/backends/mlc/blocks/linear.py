@@ -16,6 +16,7 @@ from export.backends.mlc.parameters import GROUP, PER_WORD, quantised_shapes
 from export.quantisation.spec import Assignment, Storage
 
 ZERO_POINT = 7
+"""MLC's int4 codes are 0 to 14 about 7; 15 is never written (`export.quantisation.grid_mlc`)."""
 
 
 def dequantised(words: te.Tensor, scales: te.Tensor, row: tirx.Expr, column: tirx.Expr, dtype: str) -> tirx.Expr:
@@ -78,6 +79,7 @@ def multiply(x: Tensor, operands: list[Tensor], shape: tuple[int, int], bias: Te
             lambda b, t, n: te.sum(x[b, t, k].astype("float32") * weight[n, k].astype("float32"), axis=k),
             name="matmul",
         )
+        # nothing left to add or round: a second loop would only copy the sums
         if bias is None and out_dtype == "float32":
             return product
 

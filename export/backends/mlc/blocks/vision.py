@@ -14,6 +14,7 @@ from export.backends.mlc.blocks.norms import LayerNorm
 from export.specs import Activation, NormPlacement, PositionKind, VisionSpec
 
 QUICK = 1.702
+"""Of x * sigmoid(1.702 x), CLIP's stand-in for GELU (openai/CLIP, clip/model.py)."""
 
 
 def activate(x: Tensor, kind: Activation) -> Tensor:

@@ -21,6 +21,7 @@ class AnnotateBounds(ModulePass):
     def rewrite(self, mod: IRModule) -> IRModule:
         for variable, function in mod.functions_items():
             if isinstance(function, relax.Function):
+                # the second attribute has results of a symbolic size planned by their bound as well
                 mod[variable] = function.with_attr("tir_var_upper_bound", self.bounds).with_attr(
                     "relax.memory_plan_dynamic_func_output", True
                 )

@@ -39,6 +39,7 @@ def pipeline(target: Target, schedule: Target, bounds: dict[str, int], metadata:
             relax.transform.KillAfterLastUse(),
             relax.transform.LowerRuntimeBuiltin(),
             relax.transform.VMShapeLower(),
+            # the functions that VMShapeLower has just made
             SortShapeFunctions().as_tvm(),
             relax.transform.AttachGlobalSymbol(),
         ]
@@ -71,10 +72,12 @@ def memory_planned() -> tvm.transform.Pass:
     """Every buffer gets its place in a storage that others share."""
     return tvm.transform.Sequential(
         [
+            # looks into dataflow blocks, so it comes before they are dissolved
             relax.transform.RewriteDataflowReshape(),
             relax.transform.ToNonDataflow(),
             relax.transform.RemovePurityChecking(),
             relax.transform.CallTIRRewrite(),
+            # shares out the allocations that CallTIRRewrite has made explicit
             relax.transform.StaticPlanBlockMemory(),
         ]
     )

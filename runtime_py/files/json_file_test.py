@@ -1,0 +1,92 @@
+"""Strangers' JSON: what is refused, with which words, and how fast."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runtime_py.errors import PackageError
+from runtime_py.files.json_file import MEGABYTE, deeper_than, parse_json, read_json, shortened
+
+REFUSED = [
+    (b'{"a": 1, "a": 2}', "given twice"),
+    (b'{"a": {"b": 1, "b": 1}}', "given twice"),
+    (b'{"a": Infinity}', "Infinity is no number"),
+    (b'{"a": NaN}', "NaN is no number"),
+    (b'{"a": 1e999}', "infinite"),
+    (b'{"a": ' + b"9" * 5000 + b"}", "5000 digits"),
+    (b'{"a": 0.' + b"9" * 5000 + b"}", "digits"),
+    (b"[" * 100_000, "too deeply"),
+    (b"[" * 65 + b"]" * 65, "too deeply"),
+    (b'{"a": "\xff"}', "not JSON"),
+    (b'{"a": "\\ud800"}', "half a character"),
+    (b'{"\\udfff": 1}', "half a character"),
+    (b"", "not JSON"),
+    (b"\x00", "not JSON"),
+]
+
+
+@pytest.mark.parametrize(("content", "words"), REFUSED, ids=lambda value: str(value)[:20])
+def test_refused(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "m.json"
+    path.write_bytes(content)
+    began = time.perf_counter()
+    with pytest.raises(PackageError, match=words) as caught:
+        read_json(path, MEGABYTE)
+    assert time.perf_counter() - began < 1
+    assert "m.json" in caught.value.what
+
+
+def test_files_that_are_no_files(tmp_path: Path) -> None:
+    """A pipe that nobody writes to would be waited for for ever."""
+    os.mkfifo(tmp_path / "pipe.json")
+    for name, words in (("pipe.json", "is no file"), ("none.json", "cannot be read"), ("", "cannot be read|is no file")):
+        with pytest.raises(PackageError, match=words):
+            read_json(tmp_path / name, MEGABYTE)
+    (tmp_path / "large.json").write_bytes(b" " * 2000 + b"1")
+    with pytest.raises(PackageError, match="has 2,001 bytes"):
+        read_json(tmp_path / "large.json", 2000)
+
+
+def test_two_halves_are_a_character() -> None:
+    assert parse_json(b'"\\ud83d\\ude00"', Path("m.json")) == "\U0001f600"
+
+
+def test_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "m.json").write_bytes(b"\xef\xbb\xbf{}")
+    assert read_json(tmp_path / "m.json", MEGABYTE) == {}
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**30), 10**30)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(VALUES)
+def test_whatever_is_json_is_read_as_the_library_reads_it(value: object) -> None:
+    text = json.dumps(value)
+    assert parse_json(text.encode(), Path("m.json")) == json.loads(text)
+
+
+def test_depth() -> None:
+    assert not deeper_than({"a": [1]}, 2)
+    assert deeper_than({"a": [1]}, 1)
+    assert not deeper_than(1, 0)
+
+
+def test_shortened() -> None:
+    assert shortened("x") == "'x'"
+    assert shortened("x" * 10**7) == "'" + "x" * 56 + "..."
