@@ -20,9 +20,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from export.package.sample_questions import drawn_pictures
 from parity_tests.laboratory.onnx_tamper import tamper
 from runtime_py.backends.records import ONNX
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, VISION
+from runtime_py.preprocess.processors import make_processor
 
 
 @dataclass(frozen=True)
@@ -96,13 +98,20 @@ def other_key_positions(package: Path) -> None:
     tamper(package, CONNECTOR, "key_positions", transposed)
 
 
+def _pixels(manifest: dict[str, Any]) -> list[np.ndarray]:
+    """What the package's processor makes of the check's first picture."""
+    images = make_processor(manifest["processor"], manifest["runtime"], None).images(drawn_pictures()[:1])
+    return [array for image in images for array in image.vision.values()]
+
+
 def bilinear_resize(package: Path) -> None:
     """The processor's settings name another resampling kernel than the checkpoint's."""
     path = package / "manifest.json"
     manifest = json.loads(path.read_text(encoding="utf-8"))
-    if manifest["runtime"]["resample"] == "bilinear":
-        raise ValueError("the resampling kernel is bilinear already")
+    before = _pixels(manifest)
     manifest["runtime"]["resample"] = "bilinear"
+    if all(np.array_equal(a, b) for a, b in zip(before, _pixels(manifest), strict=True)):
+        raise ValueError("this family's pictures are resized by no kernel that its settings name")
     path.write_text(json.dumps(manifest, indent=2), encoding="utf-8")
 
 
