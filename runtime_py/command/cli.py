@@ -1,4 +1,4 @@
-"""The runtime's verbs: chat, info, verify, bench. Answers go to stdout, talk and errors to stderr.
+"""The runtime's verbs: chat, info, verify, bench, serve. Answers go to stdout, talk and errors to stderr.
 
 Nothing heavy is imported before the arguments are understood.
 """
@@ -12,7 +12,6 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from runtime_py.backends.registry import runtime_backends
 from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, Verb, execute
 from runtime_py.command.parser import Parser
@@ -43,7 +42,7 @@ def chat_parser(prog: str) -> Parser:
     answer.add_argument("--top-p", type=float, metavar="P", help="choose among the likeliest that reach P together")
     answer.add_argument("--repetition-penalty", type=float, metavar="R", help="above 1 discourages repeated tokens")
     flags.seed(answer, "equal seeds give equal answers", default=None)
-    _running_flags(made)
+    flags.running(made)
     made.add_argument("--selftest", action="store_true", help="first check the package's own sample answer")
     flags.json_result(made, "one JSON object a turn on stdout")
     flags.talk(made)
@@ -64,7 +63,7 @@ def verify_parser(prog: str) -> Parser:
     made = Parser(prog, "Compare every file with the manifest, then run the package's self-test.")
     flags.package(made)
     made.add_argument("--files-only", action="store_true", help="compare files, do not run anything")
-    _running_flags(made)
+    flags.running(made)
     flags.json_result(made)
     flags.talk(made)
     return made
@@ -80,21 +79,10 @@ def bench_parser(prog: str) -> Parser:
     )
     made.add_argument("--new-tokens", type=int, default=32, metavar="N", help="tokens of the decode figure; default 32")
     made.add_argument("--image", metavar="FILE", help="picture of the first-token figure; a drawn one without it")
-    _running_flags(made)
+    flags.running(made)
     flags.json_result(made)
     flags.talk(made)
     return made
-
-
-def _running_flags(made: Parser) -> None:
-    run = made.add_argument_group("how it runs")
-    run.add_argument("--backend", choices=tuple(runtime_backends()), help="instead of the package's own choice")
-    run.add_argument("--threads", type=int, default=0, metavar="N", help="computing threads; 0 leaves it to the backend")
-    run.add_argument("--provider", action="append", metavar="NAME", help="ONNX Runtime provider, best first; repeatable")
-    run.add_argument(
-        "--verify", choices=("full", "size", "off"), default="full", help="check files before loading (full: SHA-256)"
-    )
-    flags.trust(run)
 
 
 def _load(options: argparse.Namespace, verify: Depth, selftest: bool = False) -> Model:
@@ -216,11 +204,19 @@ INFO = Command(info_parser, _info, level=logging.WARNING)
 VERIFY = Command(verify_parser, _verify, level=logging.WARNING)
 BENCH = Command(bench_parser, _bench, level=logging.WARNING)
 
+
+def _serve() -> Command:
+    from runtime_py.command.serve import COMMAND as serve
+
+    return serve
+
+
 VERBS = (
     Verb("chat", "ask a package about a picture", lambda: CHAT),
     Verb("info", "say what a package holds", lambda: INFO),
     Verb("verify", "compare a package's files with its manifest and run its self-test", lambda: VERIFY),
     Verb("bench", "measure tokens per second, first-token time and memory of a package", lambda: BENCH),
+    Verb("serve", "answer OpenAI's chat interface over HTTP, many requests at a time", _serve),
 )
 
 COMMAND = Command(summary="Run packages that export wrote.", verbs=VERBS)

@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
+from runtime_py.backends.registry import runtime_backends
 from runtime_py.errors import UsageError
 
 RANDOM_SEED = -1
@@ -48,6 +49,18 @@ def trust(made: Group) -> None:
         metavar="SHA256",
         help="run code that the package brings, if its manifest has this hash; alone: whatever it has",
     )
+
+
+def running(made: argparse.ArgumentParser) -> None:
+    """How a package is opened and run."""
+    run = made.add_argument_group("how it runs")
+    run.add_argument("--backend", choices=tuple(runtime_backends()), help="instead of the package's own choice")
+    run.add_argument("--threads", type=int, default=0, metavar="N", help="computing threads; 0 leaves it to the backend")
+    run.add_argument("--provider", action="append", metavar="NAME", help="ONNX Runtime provider, best first; repeatable")
+    run.add_argument(
+        "--verify", choices=("full", "size", "off"), default="full", help="check files before loading (full: SHA-256)"
+    )
+    trust(run)
 
 
 def seed(made: Group, what: str, default: int | None = 0) -> None:

@@ -1,0 +1,46 @@
+"""What is said no to, in the form of OpenAI's errors.
+
+Source of the form: openai/openai-openapi, ErrorResponse: message, type, param, code.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from runtime_py.engine.service import QueueFullError
+from runtime_py.errors import EdgeproofError, UsageError
+
+INVALID = "invalid_request_error"
+
+
+class Refusal(Exception):
+    """An HTTP status and what is wrong.
+
+    Args:
+        param: the field of the request that it is about.
+    """
+
+    def __init__(
+        self, status: int, message: str, kind: str = INVALID, param: str | None = None, code: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.kind, self.param, self.code = status, message, kind, param, code
+
+    def to_json(self) -> dict[str, Any]:
+        return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
+
+
+def invalid(message: str, param: str | None = None, code: str | None = None) -> Refusal:
+    """A request that cannot be carried out as asked."""
+    return Refusal(400, message, param=param, code=code)
+
+
+def of_error(error: EdgeproofError) -> Refusal:
+    """An error of the engine: the caller's (400), too much work (429), or the server's (500)."""
+    said = f"{error.what}. Expected: {error.expected}. Next: {error.next_step}."
+    if isinstance(error, QueueFullError):
+        return Refusal(429, said, "rate_limit_error", code="queue_full")
+    if isinstance(error, UsageError):
+        too_long = "image rows included" in error.what
+        return invalid(said, "messages", "context_length_exceeded" if too_long else None)
+    return Refusal(500, said, "server_error")
