@@ -14,7 +14,7 @@ import numpy as np
 
 from runtime_py.backends.base import Backend, Batching, DecoderState, Rewinding
 from runtime_py.contracts import CONNECTOR, EMBED, VISION
-from runtime_py.errors import PackageError, UsageError
+from runtime_py.errors import PackageError, TooLongError, UsageError
 from runtime_py.preprocess.base import ArrangesRows, ImageInputs, Layout, Processor, ReadsEmbeddings
 
 Recorder = Callable[[str, np.ndarray], None]
@@ -144,7 +144,7 @@ class Session:
     def check_room(self, tokens: int) -> None:
         """Raise UsageError when a prompt of this many tokens leaves no cache position for an answer."""
         if tokens > self.limits.context:
-            raise UsageError(
+            raise TooLongError(
                 f"the prompt has {tokens} tokens, image rows included",
                 f"at most {self.limits.context}, the context this package was built for",
                 "shorten the conversation, send fewer or smaller pictures, or export with a larger --context",

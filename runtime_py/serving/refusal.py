@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from runtime_py.engine.service import QueueFullError
-from runtime_py.errors import EdgeproofError, UsageError
+from runtime_py.errors import EdgeproofError, TooLongError, UsageError
 
 INVALID = "invalid_request_error"
 
@@ -41,6 +41,5 @@ def of_error(error: EdgeproofError) -> Refusal:
     if isinstance(error, QueueFullError):
         return Refusal(429, said, "rate_limit_error", code="queue_full")
     if isinstance(error, UsageError):
-        too_long = "image rows included" in error.what
-        return invalid(said, "messages", "context_length_exceeded" if too_long else None)
+        return invalid(said, "messages", "context_length_exceeded" if isinstance(error, TooLongError) else None)
     return Refusal(500, said, "server_error")
