@@ -10,12 +10,13 @@ import io
 import logging
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, Verb, execute
 from runtime_py.command.parser import Parser
-from runtime_py.errors import ExitCode, MachineError
+from runtime_py.errors import ExitCode, MachineError, UsageError
 
 if TYPE_CHECKING:
     from runtime_py.model import Model
@@ -71,14 +72,20 @@ def verify_parser(prog: str) -> Parser:
 
 def bench_parser(prog: str) -> Parser:
     """The flags of ``bench``."""
-    made = Parser(prog, "Tokens per second, first-token time, load time and memory of a package.")
-    flags.package(made)
+    made = Parser(prog, "Tokens per second, first-token time, load time and memory of a package, or a server under load.")
+    what = made.add_mutually_exclusive_group(required=True)
+    flags.package(what, required=False)
+    what.add_argument("--serve", metavar="URL", help="a running server, such as http://127.0.0.1:8000")
     made.add_argument("--runs", type=int, default=5, metavar="N", help="interleaved runs; medians are shown; default 5")
     made.add_argument(
         "--prompt-tokens", type=int, default=128, metavar="N", help="prompt of the prefill figure; default 128"
     )
     made.add_argument("--new-tokens", type=int, default=32, metavar="N", help="tokens of the decode figure; default 32")
     made.add_argument("--image", metavar="FILE", help="picture of the first-token figure; a drawn one without it")
+    server = made.add_argument_group("--serve")
+    server.add_argument("--concurrency", default="1,4,8", metavar="LIST", help="requests in flight; default 1,4,8")
+    server.add_argument("--requests", type=int, default=32, metavar="N", help="requests of each; default 32")
+    server.add_argument("--api-key-file", type=Path, metavar="FILE", help="its first line is sent as the key")
     flags.running(made)
     flags.json_result(made)
     flags.talk(made)
@@ -176,6 +183,8 @@ def _remember(options: argparse.Namespace, package: Package) -> None:
 
 
 def _bench(options: argparse.Namespace) -> int:
+    if options.serve is not None:
+        return _bench_server(options)
     from runtime_py.command.bench import Request, lines, measure
 
     figures = measure(
@@ -192,6 +201,22 @@ def _bench(options: argparse.Namespace) -> int:
             trust=options.trust,
         )
     )
+    if options.json:
+        console.out_json(figures)
+    else:
+        console.out("\n".join(lines(figures)))
+    return ExitCode.OK
+
+
+def _bench_server(options: argparse.Namespace) -> int:
+    from runtime_py.command.bench_server import Load, lines, measure
+
+    try:
+        concurrency = tuple(int(count) for count in options.concurrency.split(","))
+    except ValueError as error:
+        raise UsageError(f"--concurrency {options.concurrency}", "numbers such as 1,4,8", "correct the list") from error
+    keys = flags.keys(options.api_key_file)
+    figures = measure(Load(options.serve, keys[0] if keys else None, concurrency, options.requests, options.new_tokens))
     if options.json:
         console.out_json(figures)
     else:

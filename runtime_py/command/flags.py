@@ -10,6 +10,7 @@ from pathlib import Path
 
 from runtime_py.backends.registry import runtime_backends
 from runtime_py.errors import UsageError
+from runtime_py.files.json_file import MEGABYTE, read_bytes
 
 RANDOM_SEED = -1
 SEEDS = 2**32
@@ -61,6 +62,22 @@ def running(made: argparse.ArgumentParser) -> None:
         "--verify", choices=("full", "size", "off"), default="full", help="check files before loading (full: SHA-256)"
     )
     trust(run)
+
+
+def keys(path: Path | None) -> list[str]:
+    """The keys of an ``--api-key-file``; none where there is no file.
+
+    Raises:
+        UsageError: it cannot be read, or holds none.
+    """
+    if path is None:
+        return []
+    again = "write one key a line"
+    lines = read_bytes(path, MEGABYTE, UsageError, again).decode("utf-8", "replace").splitlines()
+    given = [line.strip() for line in lines if line.strip()]
+    if not given:
+        raise UsageError(f"{path} holds no API key", "one key a line", again)
+    return given
 
 
 def seed(made: Group, what: str, default: int | None = 0) -> None:

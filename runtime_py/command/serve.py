@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command
 from runtime_py.command.parser import Parser
-from runtime_py.errors import ExitCode, MachineError, UsageError
-from runtime_py.files.json_file import MEGABYTE, read_bytes
+from runtime_py.errors import ExitCode, MachineError
+from runtime_py.files.json_file import MEGABYTE
 
 if TYPE_CHECKING:
     from runtime_py.engine.service import Service
@@ -81,7 +81,7 @@ def _run(options: argparse.Namespace) -> int:
     from runtime_py.serving.application import application
 
     chosen = (options.backend, options.verify, options.threads, options.provider)
-    keys = _keys(options.api_key_file)
+    keys = flags.keys(options.api_key_file)
     listening = _listen(options.host, options.port)
     with listening, load(options.package, *chosen, trust=options.trust) as model:
         sizes = Sizes(options.slots, options.queue, options.prefill_chunk)
@@ -142,17 +142,6 @@ def _own_machine(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _keys(path: Path | None) -> list[str]:
-    if path is None:
-        return []
-    again = "write one key a line"
-    lines = read_bytes(path, MEGABYTE, UsageError, again).decode("utf-8", "replace").splitlines()
-    keys = [line.strip() for line in lines if line.strip()]
-    if not keys:
-        raise UsageError(f"{path} holds no API key", "one key a line", again)
-    return keys
 
 
 def _listen(host: str, port: int) -> socket.socket:

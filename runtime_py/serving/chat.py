@@ -70,7 +70,7 @@ class ChatCompletions:
         except EdgeproofError as error:
             self.metrics.ended("refused")
             raise of_error(error) from error
-        answer = reply.Reply(self.name, self.service.tokenizer, asked.usage)
+        answer = reply.Reply(self.name, self.service.tokenizer, asked.usage, asked.token_ids)
         if not asked.stream:
             return await self._whole(incoming, events, answer, deadline)
         async with self._counted(events):

@@ -172,6 +172,6 @@ def test_errors_arrive_as_the_clients_own(client: Any, server: Server, monkeypat
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(messages=question("red " * 300), **GREEDY)
     assert caught.value.code == "context_length_exceeded"
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="wrong", max_retries=0) as other:
-        with pytest.raises(openai.AuthenticationError):
-            other.models.list()
+    other = openai.OpenAI(base_url=f"{server.url}/v1", api_key="wrong", max_retries=0)
+    with other, pytest.raises(openai.AuthenticationError):
+        other.models.list()

@@ -19,16 +19,20 @@ FINISH = {Finish.STOP: "stop", Finish.STOPPED: "stop", Finish.LENGTH: "length", 
 
 DONE = b"data: [DONE]\n\n"
 
+TOKEN_ID = "token_id:"
+"""Before a token's number (vllm-project/vllm, return_tokens_as_token_ids)."""
+
 
 class Reply:
     """One answer on its way to a client.
 
     Args:
         usage: the stream tells its token counts at its end.
+        token_ids: logprobs name tokens by number.
     """
 
-    def __init__(self, model: str, words: Tokenizer, usage: bool = False) -> None:
-        self.model, self.words, self.usage = model, words, usage
+    def __init__(self, model: str, words: Tokenizer, usage: bool = False, token_ids: bool = False) -> None:
+        self.model, self.words, self.usage, self.token_ids = model, words, usage, token_ids
         self.id = f"chatcmpl-{secrets.token_hex(12)}"
         self.created = int(time.time())
         self._said = ""
@@ -92,7 +96,8 @@ class Reply:
 
     def _one(self, token: int, logprob: float) -> dict[str, Any]:
         piece = self.words.pieces[token] if token < len(self.words.pieces) else b""
-        return {"token": piece.decode("utf-8", "replace"), "logprob": logprob, "bytes": list(piece)}
+        shown = f"{TOKEN_ID}{token}" if self.token_ids else piece.decode("utf-8", "replace")
+        return {"token": shown, "logprob": logprob, "bytes": list(piece)}
 
 
 def usage(answer: Answer) -> dict[str, Any]:

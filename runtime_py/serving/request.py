@@ -57,6 +57,7 @@ class ChatRequest:
         schema: the JSON schema that the answer must have; None for plain text.
         logprobs: how many of the likeliest tokens are told at every token; None for no logprobs at all.
         usage: a stream ends with a chunk that counts tokens.
+        token_ids: logprobs call a token ``token_id:NUMBER``, as vLLM does when asked for ``return_tokens_as_token_ids``.
     """
 
     model: str
@@ -67,6 +68,7 @@ class ChatRequest:
     logprobs: int | None = None
     stream: bool = False
     usage: bool = False
+    token_ids: bool = False
     schema: Mapping[str, Any] | None = field(default=None, repr=False)
 
 
@@ -106,6 +108,7 @@ def read(body: Any, max_pictures: int) -> ChatRequest:
         logprobs=(top or 0) if told else None,
         stream=stream,
         usage=bool(options.get("include_usage", False)),
+        token_ids=fields.typed("return_tokens_as_token_ids", bool, "true or false") or False,
         schema=_schema(fields.take("response_format")),
     )
     fields.refuse_rest()
@@ -159,6 +162,7 @@ def _overrides(fields: _Fields) -> Overrides:
         top_k=fields.whole("top_k", 0, many),
         repetition_penalty=fields.number("repetition_penalty", lambda value: 0 < value <= 10, "a number above 0, up to 10"),
         seed=_seed(fields),
+        stop_ids=() if fields.typed("ignore_eos", bool, "true or false") else None,
     )
 
 
