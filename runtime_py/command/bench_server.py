@@ -58,7 +58,7 @@ def measure(load: Load) -> dict[str, Any]:
     if min(load.requests, load.new_tokens, *load.concurrency, load.side) < 1:
         raise UsageError("a count below 1", "at least 1", "correct it")
     client = Client(load.url, load.key)
-    model = client.model()
+    model = client.facts()["id"]
     _ask(client, model, load, 0)
     levels = [_level(client, model, load, count, 1 + place * load.requests) for place, count in enumerate(load.concurrency)]
     return {

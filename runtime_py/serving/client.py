@@ -43,9 +43,13 @@ class Client:
         self._seconds = seconds
         self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
 
-    def model(self) -> str:
-        """The name of the server's first model."""
-        return str(self._whole("GET", "/v1/models", None)["data"][0]["id"])
+    def facts(self) -> dict[str, Any]:
+        """What the server says of its first model; ``id`` is its name."""
+        try:
+            facts: dict[str, Any] = self._whole("GET", "/v1/models", None)["data"][0]
+            return {**facts, "id": str(facts["id"])}
+        except (KeyError, IndexError, TypeError) as error:
+            raise MachineError(f"{self.url} names no model", "one under /v1/models", "correct the URL") from error
 
     def complete(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """A whole answer."""
