@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command
 from runtime_py.command.parser import Parser
-from runtime_py.errors import ExitCode, MachineError
+from runtime_py.errors import ExitCode, MachineError, UsageError
 from runtime_py.files.json_file import MEGABYTE
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ def _run(options: argparse.Namespace) -> int:
         sizes = Sizes(options.slots, options.queue, options.prefill_chunk)
         service = Service(model.package, model.backend, model.processor, model.tokenizer, sizes)
         serving = _serving(options, model.package, keys)
+        listening.listen(CONNECTIONS)  # whoever asks now waits until the loop runs
         _tell(options.host, listening.getsockname()[1], serving, service)
         config = uvicorn.Config(
             application(service, serving),
@@ -148,8 +149,11 @@ def _listen(host: str, port: int) -> socket.socket:
     """A socket that nobody is answered at yet.
 
     Raises:
+        UsageError: there is no such port.
         MachineError: the address is not this machine's, or something else listens there.
     """
+    if port >= 1 << 16:
+        raise UsageError(f"port {port}", f"at most {(1 << 16) - 1}", "choose another --port")
     try:
         family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[
             0
@@ -157,10 +161,9 @@ def _listen(host: str, port: int) -> socket.socket:
         listening = socket.socket(family, kind, number)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
-    except (OSError, OverflowError) as error:
-        said = getattr(error, "strerror", None) or error
+    except OSError as error:
         raise MachineError(
-            f"{host} port {port} cannot be listened at: {said}",
+            f"{host} port {port} cannot be listened at: {error.strerror or error}",
             "a free port of this machine",
             "choose another --port or --host",
         ) from error
