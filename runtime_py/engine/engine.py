@@ -73,7 +73,7 @@ class Engine:
         if record is not None and not record.can(Ability.SEVERAL_SEQUENCES):
             self.notice = f"the backend {self.backend.name} holds one sequence: requests are answered one after the other"
             return 1
-        reason = self.backend.alone() if isinstance(self.backend, Batching) else f"the backend {self.backend.name} cannot"
+        reason = self.backend.alone() if isinstance(self.backend, Batching) else f"the backend {self.backend.name} takes one a call"
         if reason:
             self.notice = f"every sequence gets a decoder call of its own: {reason}"
         self.shares_calls = not reason
