@@ -69,13 +69,13 @@ def plan(request: CalibrationRequest, opened: OpenedCheckpoint | None = None) ->
     from export.backends.base import BuildOptions
     from export.backends.registry import backend_named
     from export.checkpoint.opened import open_checkpoint
+    from export.plan.plan import picture_rows
 
     asked = request.export()
     checkpoint = opened or open_checkpoint(asked)
     target = asked.target_record()
-    options = BuildOptions(
-        target, asked.precision_name(), asked.limits(checkpoint.spec.decoder.max_positions), asked.backend_options()
-    )
+    limits = asked.limits(checkpoint.spec.decoder.max_positions, picture_rows(target, checkpoint.spec))
+    options = BuildOptions(target, asked.precision_name(), limits, asked.backend_options())
     exporters = {name: backend_named(name).exporter() for name in target.backend_names}
     assignments = {name: exporter.assignments(checkpoint.spec, options) for name, exporter in exporters.items()}
     if request.choice is not None:

@@ -39,6 +39,7 @@ from export.package.manifest import (
 from export.package.ownership import remove_unfinished, stored_manifest
 from export.package.selftest import write_answer, write_question
 from export.package.source_hashes import SourceHashes, stamp
+from export.package.tokenizer_files import write_tokenizer
 from export.plan.machine import tool_versions
 from export.plan.plan import Plan, make_plan
 from export.prompts.chat_template import write_chat_template
@@ -53,6 +54,8 @@ from runtime_py.package import parse, read, trust
 from runtime_py.version import VERSION
 
 log = logging.getLogger("edgeproof")
+
+VALUES = "values of the checkpoint"
 
 CHECK_SKIPPED = {"verdict": "not run", "reason": "left out by the waiver skip-verify", "probes": []}
 
@@ -111,7 +114,7 @@ def export(request: ExportRequest, verifier: Verifier | None, progress: Progress
 
 
 def _plan(request: ExportRequest, checkpoint: OpenedCheckpoint, verifier: Verifier | None) -> Plan:
-    notes = []
+    notes = list(checkpoint.check_tokenizer())
     if checkpoint.weights is None:
         notes.append("made from config.json alone; no weights were read")
     return make_plan(
@@ -245,15 +248,32 @@ def _steps(checkpoint: OpenedCheckpoint, planned: Plan, builds: dict[str, Build]
     """All work in order; step names are unique."""
     source, prompt = checkpoint.folder, declared_prompt(checkpoint.spec)
     assert source is not None
-    steps = [
+    tokens, kept = checkpoint.tokenizer_folder(), checkpoint.side_files
+    steps = [Step(VALUES, partial(_look_at_values, checkpoint, planned, builds))]
+    if tokens is not None:
+        steps.append(Step("tokenizer", partial(write_tokenizer, tokens, folder)))
+        kept = tuple(file for file in kept if file.purpose not in (Purpose.VOCABULARY, Purpose.TOKENS))
+    steps += [
         Step(step.name if step.name.startswith(name) else f"{name} {step.name}", step.run)
         for name, build in builds.items()
         for step in (*planned.parts[name].backend.steps(build), *_target_files(name, build))
     ]
-    steps.append(Step("side files", lambda: copy_side_files(checkpoint.side_files, source, folder)))
+    steps.append(Step("side files", lambda: copy_side_files(kept, source, folder)))
     steps.append(Step("chat template", lambda: write_chat_template(prompt, folder)))
     steps.append(Step("self-test sample", lambda: write_question(folder)))
     return steps
+
+
+def _look_at_values(checkpoint: OpenedCheckpoint, planned: Plan, builds: Mapping[str, Build]) -> list[Path]:
+    """Refuse a checkpoint with values that no file of the package can hold; makes no file."""
+    from export.quantisation.float16 import rounded_to_float16
+    from export.source.value_check import check_values
+
+    assert checkpoint.weights is not None
+    names = {name for part in planned.parts.values() for name in rounded_to_float16(part.assignments)}
+    build = next(iter(builds.values()))
+    check_values(checkpoint.weights, names & set(checkpoint.weights.rules), partial(build.progress, VALUES))
+    return []
 
 
 def _run(steps: list[Step], journal: Journal, progress: Progress, hashes: SourceHashes) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from export.backends.options import check_options
 from runtime_py.errors import UsageError
-from targets.base import Limits, Target
+from targets.base import ANSWER_ROOM, Limits, Target
 from targets.devices import Device, device_named
 from targets.registry import target_named
 
@@ -111,13 +111,17 @@ class ExportRequest:
     def device_record(self) -> Device | None:
         return None if self.device is None else device_named(self.device, self._target.name)
 
-    def limits(self, max_positions: int) -> Limits:
+    def limits(self, max_positions: int, picture_rows: int = 0) -> Limits:
         """The limits to build for: what was asked, else the target's, never beyond the model's own positions.
 
+        Args:
+            picture_rows: rows of a picture that one call must take, which the target's limits are raised to hold.
+
         Raises:
-            UsageError: the asked context exceeds what the model was trained for, or the chunk exceeds the context.
+            UsageError: the asked context exceeds what the model was trained for, or does not hold a picture, or the chunk
+                exceeds the context.
         """
-        default = self._target.limits
+        default = self._target.limits.holding(picture_rows)
         if self.context is not None and self.context > max_positions and not self.beyond_trained:
             raise UsageError(
                 f"--context {self.context} exceeds the model's {max_positions} positions",
@@ -125,6 +129,12 @@ class ExportRequest:
                 f"use --context {max_positions} or less",
             )
         context = self.context or min(default.context, max_positions)
+        if context <= picture_rows:
+            raise UsageError(
+                f"a context of {context} positions does not hold one picture, which takes {picture_rows}",
+                f"at least {picture_rows + ANSWER_ROOM}, for a question and an answer too",
+                "use a larger --context, or leave the flag out",
+            )
         if self.prefill_chunk is not None and self.prefill_chunk > context:
             raise UsageError(
                 f"--prefill-chunk {self.prefill_chunk} exceeds the context of {context}",

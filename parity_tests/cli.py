@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from export.command import model_flags
 from parity_tests.judging import stored_runs
+from parity_tests.second_opinion import command as second_opinion
 from runtime_py.backends.registry import runtime_backends
 from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, Verb, execute
@@ -29,6 +30,7 @@ examples:
   {prog} --server http://127.0.0.1:8000 --package out
   {prog} --golden parity_tests/goldens/minicpm-v --target cpu --precision fp32
   {prog} --mlc-golden parity_tests/goldens/mlc-llama
+  {prog} --second-opinion --model minicpm-v --weights demo
   {prog} --matrix --targets cpu --precisions fp32,int4
   {prog} judge report --thresholds mine.toml --report-dir again
   {prog} diff report_before report_after
@@ -49,11 +51,13 @@ def parser(prog: str) -> Parser:
     flags.package(what, required=False, what="a package to hold against its reference")
     what.add_argument("--golden", type=Path, metavar="DIR", help="a golden case to export, run and compare")
     what.add_argument("--mlc-golden", type=Path, metavar="DIR", help="packages of MLC's own converter, byte for byte")
+    what.add_argument("--second-opinion", action="store_true", help="a checkpoint's reference against transformers")
     what.add_argument("--matrix", action="store_true", help="families x targets x precisions on the small checkpoints")
     _package_flags(made.add_argument_group("--package"))
     golden = made.add_argument_group("--golden")
     golden.add_argument("--target", metavar="TARGET", help="cpu, android or desktop-gpu")
     golden.add_argument("--precision", choices=("fp32", "fp16", "int4"), help="of the package that is made")
+    second_opinion.add_flags(made)
     matrix = made.add_argument_group("--matrix")
     matrix.add_argument("--families", metavar="LIST", help="comma-separated; default all")
     matrix.add_argument("--targets", metavar="LIST", help="default cpu,android,desktop-gpu")
@@ -89,12 +93,18 @@ def _package_flags(made: argparse._ArgumentGroup) -> None:
     )  # fmt: skip
     made.add_argument("--server", metavar="URL", help="ask the server that runs the package there, as its clients do")
     made.add_argument("--api-key-file", type=Path, metavar="FILE", help="its first line is sent to the server as the key")
+    made.add_argument(
+        "--sampling", choices=("greedy", "engine", "model"), default="greedy",
+        help="judge one more answer to each question, with the sampling that a phone's engine knows, or all of the model's",
+    )  # fmt: skip
     flags.trust(made)
 
 
 def _run(options: argparse.Namespace) -> int:
     if options.matrix:
         return _matrix(options)
+    if options.second_opinion:
+        return second_opinion.run(options, _table(options))
     if options.mlc_golden is not None:
         return _mlc_golden(options)
     if options.server is not None:
@@ -110,6 +120,7 @@ def _table(options: argparse.Namespace) -> Table | None:
 
 def _package(options: argparse.Namespace) -> int:
     from parity_tests.check.package_check import CheckOptions, check
+    from parity_tests.judging.drawn import SamplingMode
 
     asked = CheckOptions(
         calibration=options.calibration,
@@ -122,6 +133,7 @@ def _package(options: argparse.Namespace) -> int:
         table=_table(options),
         details=options.report_dir is not None,
         inside={"auto": None, "always": True, "never": False}[options.inside],
+        sampling=SamplingMode(options.sampling),
         trust=options.trust,
     )
     result = check(options.package, options.reference, asked)

@@ -111,3 +111,9 @@ def test_the_reader_sees_what_it_should() -> None:
     tree = ast.parse("import a\nif TYPE_CHECKING:\n    import b\ndef f():\n    import c\nclass C:\n    import d\n")
     names = [alias.name for node in _module_level(tree) if isinstance(node, ast.Import) for alias in node.names]
     assert names == ["a", "d"]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_top_of_a_package_is_seen_at_one_look(package: str) -> None:
+    """At most twelve files, tests among them; more are in rooms (docs/design.md)."""
+    assert len(list((ROOT / package).glob("*.py"))) <= 12

@@ -18,7 +18,8 @@ from runtime_py import package, tokenizer
 from runtime_py.backends.base import Backend
 from runtime_py.backends.record import Ability, OpeningChoices
 from runtime_py.backends.registry import held_backends, runtime_backend, runtime_backends, those_that_can
-from runtime_py.engine.answer import Answer, Timing, Token
+from runtime_py.contracts import DECODER
+from runtime_py.engine.answer import Answer, AnswerStream, Timing, Token
 from runtime_py.engine.engine import ANSWERING, Engine
 from runtime_py.engine.preparation import Preparation
 from runtime_py.engine.running import Event, Running, Wish
@@ -31,26 +32,11 @@ from runtime_py.generation.session import Recorder
 from runtime_py.generation.turns import Turns, last_resort
 from runtime_py.package import trust as trusting
 from runtime_py.preprocess.base import ImageInputs, Layout, Message, Processor
+from runtime_py.preprocess.extent import PredictsExtent, check_extent
 from runtime_py.preprocess.pictures import Picture
 from runtime_py.preprocess.processors import make_processor
 
 __all__ = ["Answer", "AnswerStream", "Finish", "Model", "Overrides", "Timing", "Token", "load"]
-
-
-class AnswerStream:
-    """Iterates over the answer's `Token`s; ``answer`` is there when the iteration has ended."""
-
-    def __init__(self, tokens: Iterator[Token]) -> None:
-        self._tokens = tokens
-        self.answer: Answer | None = None
-        self.stopped = False
-
-    def stop(self) -> None:
-        """End the answer at its next token; safe to call from a signal handler or another thread."""
-        self.stopped = True
-
-    def __iter__(self) -> Iterator[Token]:
-        return self._tokens
 
 
 class Model:
@@ -58,15 +44,26 @@ class Model:
 
     Threads may share one: an answer of `chat` is finished before the next begins. A `generate` that another answer
     overtakes raises UsageError at its next token. Once closed it refuses everything.
+
+    Attributes:
+        upright: photographs are turned as EXIF says; the published code leaves them as they are stored.
     """
 
-    def __init__(self, source: package.Package, backend: Backend, processor: Processor, words: tokenizer.Tokenizer) -> None:
+    def __init__(
+        self,
+        source: package.Package,
+        backend: Backend,
+        processor: Processor,
+        words: tokenizer.Tokenizer,
+        upright: bool = False,
+    ) -> None:
         self.package = source
         self.backend = backend
         self.processor = processor
         self.tokenizer = words
         self.engine = Engine(backend, processor, source.limits)
         self.session = self.engine.slots[0].session
+        self.upright = upright
         self._preparation = Preparation(self.session)
         self._answering: Running | None = None
         self._turns = Turns()
@@ -83,6 +80,7 @@ class Model:
         images: Sequence[Picture] = (),
         stream: Callable[[str], None] | None = None,
         overrides: Overrides | None = None,
+        upright: bool | None = None,
     ) -> Answer:
         """The model's next answer.
 
@@ -91,11 +89,12 @@ class Model:
             images: paths, PIL images or uint8 arrays.
             stream: called with each piece of text as it comes.
             overrides: sampling and limits apart from the package's defaults.
+            upright: whether photographs are turned as EXIF says; None for what `load` was told.
         """
         if stream is not None and not callable(stream):
             raise UsageError(f"stream is {shortened(stream)}", "a function that takes text", "leave it out")
         with self._turns.held(ANSWERING):
-            run = self.generate(messages, images, overrides)
+            run = self.generate(messages, images, overrides, upright)
             for token in run:
                 if stream is not None and token.text:
                     stream(token.text)
@@ -103,14 +102,21 @@ class Model:
         return run.answer
 
     def generate(
-        self, messages: Messages, images: Sequence[Picture] = (), overrides: Overrides | None = None
+        self,
+        messages: Messages,
+        images: Sequence[Picture] = (),
+        overrides: Overrides | None = None,
+        upright: bool | None = None,
     ) -> AnswerStream:
         """The same as `chat`, token by token; the work happens while the result is iterated over."""
         with self._turns.turn("reading the question"):
             settings = settings_of(self.package.generation, overrides)
             if not isinstance(messages, str | list | tuple):
                 raise UsageError(f"messages is {shortened(messages)}", "a text or a list of messages", "pass one of them")
-            turns, pictures = conversation.read(messages, picture_list(images))
+            turned = self.upright if upright is None else upright
+            if not isinstance(turned, bool):
+                raise UsageError(f"upright is {shortened(turned)}", "True or False", "correct it, or leave it out")
+            turns, pictures = conversation.read(messages, picture_list(images), turned, self.check_picture)
         run = AnswerStream(iter(()))
         run._tokens = self._turns.steps(self._answer(turns, pictures, settings, run), ANSWERING)
         return run
@@ -135,6 +141,11 @@ class Model:
     def record(self, recorder: Recorder | None) -> None:
         """Send every probe of the following answers to ``recorder`` (see runtime_py.generation.session.Recorder)."""
         self.session.recorder = recorder
+
+    def check_picture(self, name: str, width: int, height: int) -> None:
+        """Raise ImageError for a picture of a size that this model, or this machine, cannot take."""
+        if isinstance(self.processor, PredictsExtent):
+            check_extent(self.processor.extent(width, height), self.package.limits.context, name, width, height)
 
     def prompt_layout(self, turns: Sequence[Message], images: Sequence[ImageInputs]) -> Layout:
         """The prompt as the decoder will see it, after making sure that it fits the context."""
@@ -187,6 +198,7 @@ def load(
     providers: Sequence[str] | None = None,
     selftest: bool = False,
     trust: str | bool = False,
+    upright: bool = False,
 ) -> Model:
     """Open a package folder, after checking its files.
 
@@ -198,6 +210,7 @@ def load(
         selftest: run the package's own sample and refuse a package that answers it otherwise.
         trust: the SHA-256 of the package's manifest, which is compared, or True; needed for a package that brings code
             (backends ``mlc`` and ``trt``) and is not in the trust file (`runtime_py.package.trust`).
+        upright: photographs are turned as EXIF says, where `Model.chat` is not told otherwise.
 
     Raises:
         UsageError, PackageError, MachineError.
@@ -209,7 +222,7 @@ def load(
         package.verify(opened, verify)
         words = open_tokenizer(opened)
         processor = open_processor(opened, words)
-        model = Model(opened, open_backend(opened, backend, threads, providers), processor, words)
+        model = Model(opened, open_backend(opened, backend, threads, providers), processor, words, upright)
         if selftest:
             from runtime_py.package.selftest import require
 
@@ -221,12 +234,28 @@ def open_tokenizer(opened: package.Package) -> tokenizer.Tokenizer:
     """The package's tokenizer, from files that the manifest lists.
 
     Raises:
-        PackageError: there is none, it cannot be read, or one of its files is no row of the manifest.
+        PackageError: there is none, it cannot be read, one of its files is no row of the manifest, or it gives ids that the
+            model has no row for, which some backends would look up all the same.
     """
     for name in tokenizer.FILES:
         if os.path.lexists(opened.folder / name):
             opened.file(name)
-    return tokenizer.load(opened.folder)
+    words, rows = tokenizer.load(opened.folder), _vocabulary(opened)
+    if rows is not None and len(words.pieces) > rows:
+        raise PackageError(
+            f"the tokenizer of {opened.folder} gives ids up to {len(words.pieces) - 1}",
+            f"ids below {rows}, the rows of the model's table",
+            "export again, with the tokenizer that belongs to the weights",
+        )
+    return words
+
+
+def _vocabulary(opened: package.Package) -> int | None:
+    """Rows of the embedding table, as the decoder's contract says; None where it does not."""
+    decoder = opened.contracts.get(DECODER)
+    outputs = decoder.outputs if decoder is not None else ()
+    rows = next((output.shape[-1] for output in outputs if output.name == "logits" and output.shape), None)
+    return rows if isinstance(rows, int) else None
 
 
 def check_choices(backend: str | None, threads: int, providers: Sequence[str] | None) -> None:

@@ -15,7 +15,8 @@ from runtime_py.backends.record import Ability, OpeningChoices, RuntimeBackend
 from runtime_py.backends.registry import register, withdraw
 from runtime_py.command.chat import converse
 from runtime_py.conftest import AttentionBackend, minicpm_settings
-from runtime_py.errors import PackageError, UsageError
+from runtime_py.errors import ImageError, PackageError, UsageError
+from runtime_py.generation.conversation import fingerprint
 from runtime_py.generation.generate import Finish, Overrides
 from runtime_py.generation.session import Limits
 from runtime_py.model import Model, open_backend, open_processor
@@ -275,3 +276,34 @@ def test_a_conversation_that_the_model_cannot_hold_is_refused_before_pictures_ar
     turns = [Message("user", "red?"), Message("assistant", "yes"), Message("user", "blue?", (0,))]
     with pytest.raises(UsageError, match=r"turn 3 brings a picture(.|\n)*/reset"):
         model.chat(turns, [picture])
+
+
+def test_photographs_are_turned_when_asked_for(model: Model, tmp_path: Path, picture: np.ndarray) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo = tmp_path / "photo.png"
+    Image.fromarray(picture[: picture.shape[0] // 2]).save(photo, exif=exif)
+
+    def seen(upright: bool | None = None) -> tuple[str, ...]:
+        model.chat("What colour?", [photo], upright=upright)
+        return tuple(model._preparation._known)
+
+    half = picture[: picture.shape[0] // 2]
+    stored, turned = ((fingerprint(pixels),) for pixels in (half, np.ascontiguousarray(np.rot90(half, -1))))
+    assert seen() == stored
+    assert seen(upright=True) == turned
+    model.upright = True
+    assert seen() == turned
+    assert seen(upright=False) == stored
+    with pytest.raises(UsageError, match="upright is 1"):
+        model.chat("What colour?", [photo], upright=1)  # type: ignore[arg-type]
+
+
+def test_a_picture_of_more_rows_than_the_context_is_refused_before_it_is_decoded(model: Model, tmp_path: Path) -> None:
+    settings = {**minicpm_settings(), "variant": "2.0", "scale_resolution": 28, "max_slices": 60, "native_grid": 2}
+    model.processor = Processor(settings, model.tokenizer)
+    Image.new("RGB", (400, 400)).save(tmp_path / "large.png")
+    whole = (tmp_path / "large.png").read_bytes()
+    (tmp_path / "large.png").write_bytes(whole[:60])
+    with pytest.raises(ImageError, match=r"large.png is 400 x 400 pixels, which makes \d+ rows of the prompt"):
+        model.chat("What colour?", [tmp_path / "large.png"])

@@ -1,7 +1,8 @@
-"""One tokenizer interface over the two published forms: SentencePiece ``tokenizer.model`` and ``tokenizer.json``.
+"""One tokenizer interface over the two published forms: ``tokenizer.json`` and SentencePiece ``tokenizer.model``.
 
-Encoding is the library's own, without tokens added at either end. Decoding maps every id to bytes and joins them, the
-same for both forms, so that an answer can be shown token by token without ever cutting a character.
+Encoding is the library's own, without tokens added at either end, neither cut to a length nor filled up to one. Decoding
+maps every id to bytes and joins them, the same for both forms, so that an answer can be shown token by token without ever
+cutting a character.
 """
 
 from __future__ import annotations
@@ -16,13 +17,12 @@ from typing import Any
 
 from runtime_py.errors import PackageError
 from runtime_py.files.json_file import MEGABYTE, read_bytes
-from runtime_py.files.json_file import read_json as read_json_file
 from runtime_py.files.sentencepiece_file import MAX_TOKENS, check_model
+from runtime_py.vocabulary.added_tokens import TABLES, added_tokens, completed, numbered
 
 MAX_JSON_BYTES = 64 * MEGABYTE
-MAX_SETTINGS_BYTES = 8 * MEGABYTE
 
-FILES = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "added_tokens.json")
+FILES = ("tokenizer.json", "tokenizer.model", *TABLES)
 """Every file that `load` may read."""
 
 _SPACE = "\u2581"
@@ -36,15 +36,22 @@ class Tokenizer:
         encode: text to ids.
         pieces: the bytes each id stands for; empty for control tokens, which never show in an answer.
         ids: token text to id, added tokens included.
+        added: texts of the added tokens, which are taken out of a text before the rest is cut.
         leading_space: the form puts a space in front of every text, which decoding takes off again.
     """
 
     def __init__(
-        self, encode: Callable[[str], list[int]], pieces: Sequence[bytes], ids: Mapping[str, int], leading_space: bool
+        self,
+        encode: Callable[[str], list[int]],
+        pieces: Sequence[bytes],
+        ids: Mapping[str, int],
+        added: Iterable[str],
+        leading_space: bool,
     ) -> None:
         self._encode = encode
         self.pieces = pieces
         self.ids = ids
+        self.added = frozenset(added)
         self.leading_space = leading_space
 
     def encode(self, text: str) -> list[int]:
@@ -88,12 +95,12 @@ class TokenStream:
 
 
 def load(folder: Path) -> Tokenizer:
-    """The tokenizer of a checkpoint or package folder; ``tokenizer.model`` is preferred, being the published original.
+    """The tokenizer of a checkpoint or package folder; ``tokenizer.json`` is preferred, as transformers prefers it.
 
     Raises:
         PackageError: there is none, or it cannot be read.
     """
-    for name, reader in (("tokenizer.model", read_sentencepiece), ("tokenizer.json", read_json)):
+    for name, reader in (("tokenizer.json", read_json), ("tokenizer.model", read_sentencepiece)):
         path = folder / name
         if path.is_file():
             try:
@@ -106,7 +113,7 @@ def load(folder: Path) -> Tokenizer:
                     f"{path} cannot be read: {error}", "a tokenizer file", "restore the file, or export again"
                 ) from error
     raise PackageError(
-        f"{folder} has no tokenizer", "tokenizer.model or tokenizer.json", "copy the checkpoint's tokenizer files into it"
+        f"{folder} has no tokenizer", "tokenizer.json or tokenizer.model", "copy the checkpoint's tokenizer files into it"
     )
 
 
@@ -133,15 +140,17 @@ def _check_size(path: Path, size: int) -> None:
 
 
 def read_sentencepiece(path: Path) -> Tokenizer:
-    """A SentencePiece model, with the added tokens of ``tokenizer_config.json`` and ``added_tokens.json`` beside it."""
+    """A SentencePiece model, with the added tokens of the tables beside it, which may rename pieces."""
     from sentencepiece import SentencePieceProcessor
 
     model = SentencePieceProcessor(model_proto=check_model(path))
     count = model.get_piece_size()
     texts: list[str] = model.id_to_piece(list(range(count)))
-    added = added_tokens(path.parent)
+    ids = {text: index for index, text in enumerate(texts)}
+    tokens = added_tokens(path.parent)
+    added = numbered(tokens, ids, count)
     control = {index for index in range(count) if model.is_control(index) or model.is_unknown(index)}
-    ids = {text: index for index, text in enumerate(texts)} | added
+    ids |= added
     size = max([count, *(index + 1 for index in added.values())])
     _check_size(path, size)
     pieces = [b""] * size
@@ -153,7 +162,7 @@ def read_sentencepiece(path: Path) -> Tokenizer:
             pieces[index] = text.encode()
     prefixed = model.encode("a", out_type=str)[0].startswith(_SPACE)
     marked = {texts[index]: index for index in control} | added
-    return Tokenizer(_split_at(marked, model.encode), pieces, ids, prefixed)
+    return Tokenizer(_split_at(marked, model.encode), pieces, ids, marked, prefixed)
 
 
 def _piece_bytes(text: str, is_byte: bool) -> bytes:
@@ -179,43 +188,14 @@ def _split_at(tokens: Mapping[str, int], encode: Callable[[str], list[int]]) -> 
     return split_encode
 
 
-def added_tokens(folder: Path) -> dict[str, int]:
-    """Text to id of the tokens that a checkpoint adds to, or renames in, its SentencePiece model."""
-    tokens: dict[str, int] = {}
-    for name in ("added_tokens.json", "tokenizer_config.json"):
-        path = folder / name
-        if not path.is_file():
-            continue
-        value = read_json_file(path, MAX_SETTINGS_BYTES)
-        try:
-            if name == "added_tokens.json":
-                rows = {str(text): int(index) for text, index in value.items()}
-            else:
-                named = value.get("added_tokens_decoder", {})
-                rows = {str(row["content"]): int(index) for index, row in named.items()}
-        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
-            raise PackageError(
-                f"{path} lists added tokens in another form: {type(error).__name__} {error}",
-                "texts and their ids",
-                "restore the file",
-            ) from error
-        if rows and not 0 <= min(rows.values()) <= max(rows.values()) < MAX_TOKENS:
-            raise PackageError(
-                f"{path} gives a token the id {max(rows.values(), key=abs)}", f"0 to {MAX_TOKENS - 1}", "restore the file"
-            )
-        tokens |= rows
-    return tokens
-
-
 def read_json(path: Path) -> Tokenizer:
     """A ``tokenizer.json`` of the tokenizers library whose decoder works on bytes (byte-level or byte-fallback)."""
     from tokenizers import Tokenizer as Library
 
-    text = read_bytes(path, MAX_JSON_BYTES).decode("utf-8")
-    settings = json.loads(text)
-    library = Library.from_str(text)
-    library.no_padding()
-    library.no_truncation()
+    text = read_bytes(path, MAX_JSON_BYTES).decode("utf-8-sig")
+    stated = json.loads(text)
+    settings = completed(stated, added_tokens(path.parent), path)
+    library = Library.from_str(text if settings == stated else json.dumps(settings))
     kinds = list(_decoder_kinds(settings.get("decoder")))
     if "ByteLevel" in kinds:
         alphabet = _byte_level_alphabet()
@@ -243,7 +223,7 @@ def read_json(path: Path) -> Tokenizer:
     leading = "Strip" in kinds or any(
         part.get("prepend_scheme") in {"always", "first"} for part in _decoder_parts(settings.get("decoder"))
     )
-    return Tokenizer(lambda text: library.encode(text, add_special_tokens=False).ids, pieces, vocabulary, leading)
+    return Tokenizer(lambda text: library.encode(text, add_special_tokens=False).ids, pieces, vocabulary, added, leading)
 
 
 def _decoder_parts(decoder: Mapping[str, Any] | None) -> Iterable[Mapping[str, Any]]:

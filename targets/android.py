@@ -23,7 +23,7 @@ TARGET = Target(
         "mlc/host/<library>-x86_64.so: the same module for checking on this machine",
         "mlc/mlc-app-config.json and mlc-package-config.json for the Android app",
     ),
-    needs=("the MLC Android app or mlc4j, built with the TVM version that manifest.json names",),
+    needs=("the MLC Android app or mlc4j, built from the revision of mlc-llm that docs/targets/android.md names",),
     precision_aliases=MLC_ALIASES,
     phone=True,
 )

@@ -7,6 +7,12 @@ from dataclasses import dataclass, field
 
 from runtime_py.backends.record import RuntimeBackend
 
+ANSWER_ROOM = 256
+"""Positions for a question and its answer beside a picture, where a context is chosen for a model."""
+
+WHOLE_CONTEXT, WHOLE_CHUNK = 1024, 64
+"""Limits that are raised for a model are multiples of these."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -26,6 +32,17 @@ class Limits:
         """The same limits for a model of fewer positions."""
         context = min(self.context, positions)
         return Limits(context, min(self.prefill_chunk, context), self.batch)
+
+    def holding(self, rows: int) -> Limits:
+        """The same limits, raised where a picture of ``rows`` rows would not fit: the chunk takes it in one call, the
+        context beside a question and an answer.
+        """
+        context, chunk = self.context, self.prefill_chunk
+        if rows + ANSWER_ROOM > context:
+            context = -(-(rows + ANSWER_ROOM) // WHOLE_CONTEXT) * WHOLE_CONTEXT
+        if rows > chunk:
+            chunk = -(-rows // WHOLE_CHUNK) * WHOLE_CHUNK
+        return Limits(context, chunk, self.batch)
 
 
 @dataclass(frozen=True)

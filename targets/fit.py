@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from targets.base import Limits
+from targets.base import ANSWER_ROOM, Limits
 from targets.devices import Device
 
 DeviceBytes = Callable[[str, Limits], Mapping[str, int]]
@@ -57,13 +57,19 @@ def largest_context(needed: Callable[[int], int], low: int, high: int, budget: i
 
 
 def nearest_fit(
-    device: Device, precision: str, limits: Limits, precisions: Sequence[str], device_bytes: DeviceBytes
+    device: Device,
+    precision: str,
+    limits: Limits,
+    precisions: Sequence[str],
+    device_bytes: DeviceBytes,
+    picture_rows: int = 0,
 ) -> Setting | None:
     """The nearest setting that fits ``device``: smaller contexts at this precision first, then smaller precisions.
 
     Args:
         precisions: what the target offers, in any order; only those that need less than ``precision`` are tried,
             the one closest to it first.
+        picture_rows: rows of a picture, which every context must hold beside a question and an answer.
     """
 
     def needed(name: str, context: int) -> int:
@@ -72,7 +78,8 @@ def nearest_fit(
     asked = needed(precision, limits.context)
     smaller = [(needed(name, limits.context), name) for name in precisions if name != precision]
     order = [precision, *(name for size, name in sorted(smaller, reverse=True) if size < asked)]
-    low = min(SMALLEST_CONTEXT, limits.context)
+    least = picture_rows + ANSWER_ROOM if picture_rows else SMALLEST_CONTEXT
+    low = min(max(SMALLEST_CONTEXT, -(-least // CONTEXT_STEP) * CONTEXT_STEP), limits.context)
     for name in order:
         context = largest_context(lambda c, n=name: needed(n, c), low, limits.context, device.usable)  # type: ignore[misc]
         if context is not None:

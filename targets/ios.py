@@ -19,7 +19,7 @@ TARGET = Target(
         "mlc/mlc-app-config.json and mlc-package-config.json for the iOS app",
     ),
     needs=(
-        "the MLC iOS app, built with the TVM version that manifest.json names",
+        "the MLC iOS app, built from the revision of mlc-llm that docs/targets/ios.md names",
         "the entitlement com.apple.developer.kernel.increased-memory-limit for the device limits given here",
     ),
     precision_aliases=MLC_ALIASES,

@@ -170,9 +170,10 @@ def _room(megabytes: float, request: CalibrationRequest, planned: CalibrationPla
 
 def _options(request: CalibrationRequest, planned: CalibrationPlan) -> Any:
     from export.backends.base import BuildOptions
+    from export.plan.plan import picture_rows
 
-    asked = request.export()
-    limits = asked.limits(planned.checkpoint.spec.decoder.max_positions)
+    asked, spec = request.export(), planned.checkpoint.spec
+    limits = asked.limits(spec.decoder.max_positions, picture_rows(asked.target_record(), spec))
     return BuildOptions(asked.target_record(), asked.precision_name(), limits, asked.backend_options())
 
 

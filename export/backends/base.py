@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from export.quantisation.codes import CodeSource, WeightProvider
 from export.quantisation.spec import Assignment
 from export.specs import ModelSpec
+from runtime_py.backends.stock_engine import StockEngine
 from runtime_py.preprocess.base import Processor
 from targets.base import Limits, Target
 
@@ -97,6 +98,14 @@ class ExportBackend(ABC):
         Raises:
             UnsupportedModelError: a stage it cannot build, with the reason.
         """
+
+    def picture_rows(self, spec: ModelSpec) -> int:
+        """Rows of a picture that one call of the decoder must take; 0 where they may be fed in any number of calls."""
+        return 0
+
+    def stock_engine(self, spec: ModelSpec, options: BuildOptions) -> StockEngine | None:
+        """What an app's own engine can do with the package; None where packages are run by nothing but ours."""
+        return None
 
     @abstractmethod
     def predict(self, spec: ModelSpec, options: BuildOptions, assignments: Mapping[str, Assignment]) -> Prediction:

@@ -14,7 +14,7 @@ from export.families.names import meant
 from export.families.registry import families
 from export.package.manifest import relative_name
 from export.request import ExportRequest
-from export.source.side_files import SideFile
+from export.source.side_files import Purpose, SideFile, named
 from export.source.tensor_source import EmptySource
 from export.specs import ModelSpec
 from runtime_py.errors import EdgeproofError, UsageError
@@ -51,6 +51,20 @@ class OpenedCheckpoint:
         used = {info.file for info in self.weights.source.infos.values()}
         used |= set(self.folder.glob("*.index.json")) | {self.folder / file.path for file in self.side_files}
         return {relative_name(path, self.folder): path for path in sorted(used)}
+
+    def tokenizer_folder(self) -> Path | None:
+        """The folder that holds the checkpoint's tokenizer; None where there is none."""
+        vocabularies = named(self.side_files, Purpose.VOCABULARY)
+        if self.folder is None or not vocabularies:
+            return None
+        return (self.folder / vocabularies[0].path).parent
+
+    def check_tokenizer(self) -> tuple[str, ...]:
+        """Hold the tokenizer against the embedding table; what is to be known of it (`export.package.tokenizer_check`)."""
+        from export.package.tokenizer_check import check_tokenizer
+
+        folder = self.tokenizer_folder()
+        return () if folder is None else check_tokenizer(folder, self.spec.embed.vocabulary)
 
 
 def open_checkpoint(request: ExportRequest) -> OpenedCheckpoint:
@@ -100,7 +114,7 @@ def describe_checkpoint(request: ExportRequest) -> OpenedCheckpoint:
         return open_checkpoint(request)
     if request.weights is not None or stands_for.folder is not None:
         folder = Path(request.weights or request.model)
-        if not folder.is_dir() or _has_weights(folder):
+        if not folder.is_dir() or _has_weights(folder) or _has_parts(folder):
             return open_checkpoint(request)
         return _from_config(folder, folder.resolve().name, None)
     assert stands_for.hub_id is not None
@@ -124,7 +138,9 @@ def describe_config(family: Family, config: Mapping[str, Any]) -> ModelSpec:
 def _from_config(folder: Path, name: str, revision: str | None) -> OpenedCheckpoint:
     recognised = recognise_checkpoint(folder)
     spec = describe_config(recognised.family, recognised.config)
-    return OpenedCheckpoint(recognised.family, spec, name, revision, folder, None, recognised.stated)
+    return OpenedCheckpoint(
+        recognised.family, spec, name, revision, folder, None, recognised.stated, recognised.side_files()
+    )
 
 
 class _ConfigsFetched(EdgeproofError):
@@ -150,6 +166,13 @@ def _has_weights(folder: Path) -> bool:
     from export.source.checkpoint import WEIGHT_FILES
 
     return any(any(folder.glob(pattern)) for pattern in WEIGHT_FILES)
+
+
+def _has_parts(folder: Path) -> bool:
+    """Whether the weights of a checkpoint in several folders are all there."""
+    recognised = recognise_checkpoint(folder)
+    parts = [folder / place for place in recognised.family.parts(recognised.config).values()]
+    return all(part.is_file() or (part.is_dir() and _has_weights(part)) for part in parts)
 
 
 def published_specs() -> list[tuple[Family, ModelSpec]]:

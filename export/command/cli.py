@@ -85,11 +85,16 @@ def _dry_run(request: ExportRequest, verifier: Verifier, as_json: bool) -> int:
 def _export(request: ExportRequest, verifier: Verifier, options: argparse.Namespace) -> int:
     from export.command.progress import Progress
     from export.pipeline import export
+    from export.plan.report import engine_lines
+    from runtime_py.backends.stock_engine import stored_engines
+    from runtime_py.package import read
 
     progress = Progress(quiet=options.quiet)
     folder = export(request, verifier, progress)
     if not options.quiet:
         log.info("\n%s", progress.table())
+        for line in engine_lines(stored_engines(read(folder).manifest)):
+            log.info("%s", line)
     if options.json:
         console.out_json(_result(folder))
     else:
@@ -98,10 +103,13 @@ def _export(request: ExportRequest, verifier: Verifier, options: argparse.Namesp
 
 
 def _result(folder: Path) -> dict[str, object]:
+    from runtime_py.backends.stock_engine import stored_engines
+
     written = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     return {
         "package": str(folder),
         "bytes": sum(file["bytes"] for file in written["files"]),
         "waivers": written["waivers"],
         "verification": written["verification"],
+        "stock_engines": [engine.to_json() for engine in stored_engines(written)],
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from export.modules.rules import unread_head
+from export.modules.rules import tied_head
 from export.source.tensor_source import TensorSource
 from export.source.weight_map import Rule, WeightMap
 from export.specs import ModelSpec
@@ -17,7 +17,7 @@ class PublishedTensors:
 
     Attributes:
         rules: one rule per parameter of all four stages.
-        head: name of the language model's head, which nothing reads where the embedding is the head.
+        head: name of the language model's head, which must equal the embedding where that is the head.
         ignored: glob patterns of names that are known and not used.
         unread: the same, of names that depend on the spec.
     """
@@ -30,4 +30,4 @@ class PublishedTensors:
     def map(self, spec: ModelSpec, source: TensorSource) -> WeightMap:
         """The rules over a checkpoint's tensors."""
         more = () if self.unread is None else self.unread(spec)
-        return WeightMap(self.rules(spec), source, ignored=(*self.ignored, *more, *unread_head(spec.decoder, self.head)))
+        return WeightMap(self.rules(spec), source, (*self.ignored, *more), tied_head(spec.decoder, self.head))

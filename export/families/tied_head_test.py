@@ -1,15 +1,20 @@
-"""A checkpoint whose head is its embedding may hold a head as well, which is not read; one without a tie must."""
+"""A checkpoint whose head is its embedding may hold a head as well, which must equal it; one without a tie must hold one."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import torch
 
+from export.checkpoint.recognised import recognise_checkpoint
 from export.modules.build import parameter_shapes
+from export.source.tensor_source import TensorInfo, TensorSource
 from parity_tests.reference.checkpoint_side import open_checkpoint
+from runtime_py.errors import CheckpointError
 
 GOLDENS = Path(__file__).parents[2] / "parity_tests" / "goldens"
 CONFIGS = {
@@ -24,8 +29,22 @@ CONFIGS = {
 """Where each golden says whether its head is tied."""
 
 
+class WithHead:
+    """A checkpoint whose stored head holds the rows of its embedding, but for one value."""
+
+    def __init__(self, source: TensorSource, head: str, embedding: str, wrong_row: int | None) -> None:
+        self.source, self.head, self.embedding, self.wrong_row = source, head, embedding, wrong_row
+        self.infos: Mapping[str, TensorInfo] = source.infos
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        rows = self.source.read(self.embedding if name == self.head else name, start, stop)
+        if name == self.head and self.wrong_row is not None and start <= self.wrong_row < start + len(rows):
+            rows[self.wrong_row - start, 0] += 1
+        return rows
+
+
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_tied_head_is_the_embedding_whatever_head_is_stored(name: str, tmp_path: Path) -> None:
+def test_a_stored_head_must_equal_the_embedding_it_is_tied_to(name: str, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(GOLDENS / name, tmp_path / "case", ignore=shutil.ignore_patterns("*.npz")))
     file, inner = CONFIGS[name]
     config = json.loads((folder / file).read_text())
@@ -35,10 +54,19 @@ def test_a_tied_head_is_the_embedding_whatever_head_is_stored(name: str, tmp_pat
     table["tie_word_embeddings"] = True
     apart = open_checkpoint(folder)
     assert not apart.spec.decoder.tied_head
+    (head,) = apart.weights.rules["decoder.head.weight"].sources
+    (embedding,) = apart.weights.rules["embed_tokens.table.weight"].sources
     (folder / file).write_text(json.dumps(config))
-    tied = open_checkpoint(folder)
-    assert tied.spec.decoder.tied_head
-    tied.weights.check(parameter_shapes(tied.spec))
-    embedding = tied.weights.tensor("embed_tokens.table.weight")
-    assert tied.weights.tensor("decoder.head.weight").equal(embedding)
-    assert not apart.weights.tensor("decoder.head.weight").equal(embedding)
+    with pytest.raises(CheckpointError, match=f"{head} is stored and differs from {embedding} in row 0") as caught:
+        open_checkpoint(folder)
+    assert "tie_word_embeddings to false" in caught.value.next_step
+    recognised = recognise_checkpoint(folder)
+    source = recognised.open_source()
+    spec = recognised.spec(source)
+    assert spec.decoder.tied_head
+    tied = recognised.family.weight_map(spec, WithHead(source, head, embedding, None))
+    tied.check(parameter_shapes(spec))
+    assert tied.tensor("decoder.head.weight").equal(tied.tensor("embed_tokens.table.weight"))
+    last = spec.embed.vocabulary - 1
+    with pytest.raises(CheckpointError, match=f"differs from {embedding} in row {last}"):
+        recognised.family.weight_map(spec, WithHead(source, head, embedding, last)).check(parameter_shapes(spec))

@@ -19,9 +19,13 @@ def pair(ours: str, theirs: str, shape: tuple[int, ...]) -> Iterator[Rule]:
     yield take(f"{ours}.bias", f"{theirs}.bias", shape[:1])
 
 
-def unread_head(spec: DecoderSpec, name: str = "lm_head.weight") -> tuple[str, ...]:
-    """The stored head of a model whose head is its embedding: published code replaces it on loading, so nothing reads it."""
-    return (name,) if spec.tied_head else ()
+def tied_head(spec: DecoderSpec, name: str = "lm_head.weight") -> dict[str, str]:
+    """The stored head of a model whose head is its embedding, and the parameter it must equal (`WeightMap`'s ``copies``).
+
+    transformers 4 replaces such a head on loading; transformers 5 compares it, and keeps it where it differs
+    (``tie_weights`` in src/transformers/modeling_utils.py). So one that differs is another model for each of them: refused.
+    """
+    return {name: "embed_tokens.table.weight"} if spec.tied_head else {}
 
 
 def flat_window(kernel: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from export.package.carried_settings import PURPOSES, carried
 from export.package.journal import FileRecord, sync_file, write_json
 from export.quantisation.spec import Assignment
 from export.source.side_files import SideFile
@@ -19,13 +20,23 @@ from targets.base import Limits, Target
 SCHEMA = 2
 MANIFEST = "manifest.json"
 
+SERVED_UPRIGHT = True
+"""Whether a server or a page turns photographs as EXIF says where its user does not choose. A camera's user expects it; the
+published code does not do it, so that ``chat`` and the parity tests do it only when asked."""
+
 
 def copy_side_files(files: Sequence[SideFile], checkpoint: Path, folder: Path) -> list[Path]:
-    """Copy side files of a checkpoint folder whole into a package folder; returns their paths in it."""
+    """Copy side files of a checkpoint folder into a package folder; returns their paths in it.
+
+    All are copied whole but settings that name code (`export.package.carried_settings`).
+    """
     for file in files:
-        temporary = folder / f"{file.name}.tmp"
+        temporary, source = folder / f"{file.name}.tmp", checkpoint / file.path
         try:
-            shutil.copyfile(checkpoint / file.path, temporary)
+            if file.purpose in PURPOSES:
+                temporary.write_bytes(carried(source.read_bytes(), source))
+            else:
+                shutil.copyfile(source, temporary)
             sync_file(temporary)
             temporary.replace(folder / file.name)
         except BaseException:
@@ -78,6 +89,7 @@ def manifest(parts: ManifestParts) -> dict[str, Any]:
         "runtime_backend": parts.target.runs.runtime_name,
         "processor": parts.processor,
         "runtime": spec.runtime,
+        "pictures": {"upright": SERVED_UPRIGHT},
         "generation": spec.generation,
         "limits": {"context": limits.context, "prefill_chunk": limits.prefill_chunk, "batch": limits.batch},
         "contracts": {stage: contract.to_json() for stage, contract in contracts(spec).items()},

@@ -21,7 +21,7 @@ from targets.registry import target_named
 
 KEYS = [
     *("schema", "edgeproof", "family", "variant", "target", "precision", "runtime_backend", "processor", "runtime"),
-    *("generation", "limits", "contracts", "backends", "assignments", "files", "source", "tools", "licence"),
+    *("pictures", "generation", "limits", "contracts", "backends", "assignments", "files", "source", "tools", "licence"),
     *("waivers", "verification", "facts"),
 ]
 

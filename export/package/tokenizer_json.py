@@ -1,15 +1,14 @@
-"""Give a package a ``tokenizer.json``: the checkpoint's own, or one made from its SentencePiece model and checked.
+"""A ``tokenizer.json`` made from a SentencePiece model; `export.package.tokenizer_files` proves it equal.
 
 A SentencePiece BPE model merges the adjacent pair whose joined text is the best-scored piece. ``tokenizers`` merges by
 ranked pairs, both halves of which must be pieces; so each piece contributes every way to cut it in two, ranked by the
 piece's score, and pieces that only SentencePiece can reach (an emoji sequence whose single characters are no pieces)
-become added tokens. Both then give the same ids; a probe text and every single piece are compared before writing.
+become added tokens. Both then give the same ids, but where two such pieces stand side by side: SentencePiece cuts there by
+score, added tokens are cut from the left.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,25 +19,11 @@ from typing import Any
 from runtime_py.errors import CheckpointError, UnsupportedModelError
 from runtime_py.files.protobuf import fields, message_of
 from runtime_py.files.sentencepiece_file import CHARACTER_MAP, NORMALISER, PIECE, TRAINER, check_model
-from runtime_py.tokenizer import added_tokens, read_json, read_sentencepiece
+from runtime_py.tokenizer import read_sentencepiece
+from runtime_py.vocabulary.added_tokens import added_tokens, numbered
 
 SPACE = "\u2581"
 ZERO = bytes(4)
-
-PROBES = (
-    "What colour is the ball, and where does it lie?",
-    "图片里有几个红色的圆形？请用一句话回答。",
-    "  two  spaces,\ttabs\n\nand lines \n end ",
-    "3.14159 1,024 ２０２４年 0x7f",
-    "naïve café — “quotes” … €5 ½ ﬁ",
-    "😀 🇩🇪 👩🏼‍🚀 ❤️ 汉字😀混排",
-    "Привет мир, こんにちは, 안녕, مرحبا, हिन्दी",
-    "<image></image><box>1 2 3 4</box><ref>x</ref><s></s><unk>",
-    "<用户>hello<AI>",
-    "for (int i = 0; i < n; ++i) { a[i] += b[i]; } // done\r\n",
-    "\u2581 literal \u0000 zero \u200b width \U0001f9ff",
-    "",
-)
 
 
 class PieceType(IntEnum):
@@ -70,37 +55,13 @@ class SentencePieceModel:
     collapse_spaces: bool
 
 
-def ensure_tokenizer_json(checkpoint: Path, out: Path) -> Path:
-    """Write the file ``out`` (``.../tokenizer.json``) from what the checkpoint has, and return it.
+def convertible(source: Path) -> SentencePieceModel:
+    """A SentencePiece model that `convert` has a form for.
 
     Raises:
-        CheckpointError: there is no tokenizer, it is damaged, or the conversion gives other ids.
-        UnsupportedModelError: the SentencePiece model is no plain BPE model.
+        CheckpointError: it is damaged.
+        UnsupportedModelError: it is no plain BPE model.
     """
-    published, model = checkpoint / "tokenizer.json", checkpoint / "tokenizer.model"
-    partial = out.with_name(out.name + ".partial")
-    try:
-        if published.is_file():
-            if out.resolve() == published.resolve():
-                return out
-            shutil.copyfile(published, partial)
-        elif model.is_file():
-            partial.write_text(json.dumps(convert(model), ensure_ascii=False), encoding="utf-8")
-            check_equal(model, partial)
-        else:
-            raise CheckpointError(
-                f"{checkpoint} has no tokenizer",
-                "tokenizer.json or tokenizer.model",
-                "download the checkpoint's tokenizer",
-            )
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
-    return out
-
-
-def convert(source: Path) -> dict[str, Any]:
-    """The ``tokenizer.json`` object of a SentencePiece BPE model, with the added tokens of the files beside it."""
     model = parse_model(source)
     if model.model_type != 2 or not model.byte_fallback or model.character_map or model.collapse_spaces:
         raise UnsupportedModelError(
@@ -109,7 +70,18 @@ def convert(source: Path) -> dict[str, Any]:
             "a BPE model with byte fallback, identity normaliser and spaces kept",
             "put the tokenizer.json published with the model into the checkpoint folder",
         )
-    renamed = {index: text for text, index in added_tokens(source.parent).items()}
+    return model
+
+
+def convert(source: Path) -> dict[str, Any]:
+    """The ``tokenizer.json`` object of a SentencePiece BPE model, with the added tokens of the files beside it.
+
+    Raises:
+        CheckpointError, UnsupportedModelError: see `convertible`; or the ids of added tokens leave a hole.
+    """
+    model = convertible(source)
+    known = {text: index for index, (text, _, _) in enumerate(model.pieces)}
+    renamed = {index: text for text, index in numbered(added_tokens(source.parent), known, len(model.pieces)).items()}
     texts = [renamed.get(index, text) for index, (text, _, _) in enumerate(model.pieces)]
     first_new = len(texts)
     for index in sorted(index for index in renamed if index >= first_new):
@@ -120,7 +92,7 @@ def convert(source: Path) -> dict[str, Any]:
         texts.append(renamed[index])
     whole = {PieceType.UNKNOWN, PieceType.CONTROL, PieceType.USER_DEFINED}
     added = {index for index, (_, _, kind) in enumerate(model.pieces) if kind in whole} | set(renamed)
-    added |= set(_out_of_reach(source, model) - added)
+    added |= set(out_of_reach(source, model) - added)
     hidden = {index for index, (_, _, kind) in enumerate(model.pieces) if kind in {PieceType.UNKNOWN, PieceType.CONTROL}}
     prefix = [{"type": "Prepend", "prepend": SPACE}] if model.dummy_prefix else []
     strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if model.dummy_prefix else []
@@ -175,7 +147,7 @@ def _merges(pieces: Sequence[tuple[str, float, PieceType]]) -> list[list[str]]:
     return [[left, right] for _, _, _, left, right in sorted(merges)]
 
 
-def _out_of_reach(source: Path, model: SentencePieceModel) -> set[int]:
+def out_of_reach(source: Path, model: SentencePieceModel) -> set[int]:
     """Pieces SentencePiece forms from characters that are no pieces themselves, which ranked merges cannot."""
     singles = {text for text, _, kind in model.pieces if kind is PieceType.NORMAL and len(text) == 1}
     candidates = {
@@ -185,22 +157,6 @@ def _out_of_reach(source: Path, model: SentencePieceModel) -> set[int]:
     }
     tokenizer = read_sentencepiece(source)
     return {index for text, index in candidates.items() if tokenizer.encode(text.replace(SPACE, " ")) == [index]}
-
-
-def check_equal(source: Path, converted: Path) -> None:
-    """Raise CheckpointError unless both forms give the probe texts and every single piece the same ids."""
-    ours, theirs = read_sentencepiece(source), read_json(converted)
-    renamed = {index for index in added_tokens(source.parent).values()}
-    pieces = [text for index, (text, _, _) in enumerate(parse_model(source).pieces) if index not in renamed]
-    wrong = [text for text in (*PROBES, *pieces) if ours.encode(text) != theirs.encode(text)]
-    if wrong:
-        shown = "; ".join(f"{text!r}: {ours.encode(text)} became {theirs.encode(text)}" for text in wrong[:3])
-        raise CheckpointError(
-            f"the tokenizer.json made from {source} gives other ids for {len(wrong)} of {len(PROBES) + len(pieces)} texts: "
-            + shown,
-            "equal ids",
-            "put the tokenizer.json published with the model into the checkpoint folder",
-        )
 
 
 def parse_model(path: Path) -> SentencePieceModel:

@@ -11,6 +11,7 @@ from targets.devices import Device, devices_of
 
 if TYPE_CHECKING:
     from export.specs import ModelSpec
+    from runtime_py.backends.stock_engine import StockEngine
 
 GB = 1e9
 
@@ -24,6 +25,7 @@ class Footprint:
         parts: memory on the device by part (weights, kv_cache, activations, ...).
         stages: the weights of each stage among them, as files.
         fits: device name to whether one app may take as much there.
+        engine: what an app's own engine does with the package; None where packages are run by nothing but ours.
     """
 
     family: str
@@ -33,6 +35,7 @@ class Footprint:
     parts: dict[str, int]
     stages: dict[str, int]
     fits: dict[str, bool]
+    engine: StockEngine | None = None
 
     @property
     def needed(self) -> int:
@@ -71,9 +74,9 @@ def footprint_of(target: Target, checkpoint: str, spec: ModelSpec) -> Footprint:
     from runtime_py.contracts import STAGES
 
     precision = target.precisions[0]
-    limits = target.limits.capped(spec.decoder.max_positions)
-    options = BuildOptions(target, precision, limits)
     made = backend_named(target.runs.name).exporter()
+    limits = target.limits.holding(made.picture_rows(spec)).capped(spec.decoder.max_positions)
+    options = BuildOptions(target, precision, limits)
     try:
         made.refuse(spec, options)
         prediction = made.predict(spec, options, made.assignments(spec, options))
@@ -82,7 +85,7 @@ def footprint_of(target: Target, checkpoint: str, spec: ModelSpec) -> Footprint:
     parts = dict(prediction.device_bytes)
     stages = {stage: prediction.file_bytes.get(stage, 0) for stage in STAGES}
     fits = {device.name: sum(parts.values()) <= device.usable for device in devices_of(target.name)}
-    return Footprint(spec.family, checkpoint, precision, "", parts, stages, fits)
+    return Footprint(spec.family, checkpoint, precision, "", parts, stages, fits, made.stock_engine(spec, options))
 
 
 def as_line(footprint: Footprint, devices: list[Device]) -> str:
@@ -94,7 +97,8 @@ def as_line(footprint: Footprint, devices: list[Device]) -> str:
     rest = [f"{device.name} ({device.usable / GB:.1f} GB)" for device in devices if not footprint.fits[device.name]]
     where = "fits " + ", ".join(fitting) if fitting else "fits none of these devices"
     not_there = f"; not {', '.join(rest)}: {footprint.reason()}" if rest else ""
-    return f"{name}: {footprint.needed / GB:.2f} GB, {where}{not_there}"
+    told = f"; in the app: {footprint.engine.use}" if footprint.engine else ""
+    return f"{name}: {footprint.needed / GB:.2f} GB, {where}{not_there}{told}"
 
 
 def as_row(footprint: Footprint) -> dict[str, Any]:
@@ -107,4 +111,5 @@ def as_row(footprint: Footprint) -> dict[str, Any]:
         "device_bytes": footprint.parts,
         "stage_bytes": footprint.stages,
         "fits": footprint.fits,
+        "stock_engine": footprint.engine.to_json() if footprint.engine else None,
     }

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from export.request import ExportRequest
     from export.specs import ModelSpec
     from export.verification import Verifier
+    from runtime_py.backends.stock_engine import StockEngine
 
 SPARE_DISK = 64 << 20
 """Room beside the predicted files for side files, journal and filesystem overhead."""
@@ -61,11 +62,12 @@ class DeviceFit:
 
 @dataclass(frozen=True)
 class Part:
-    """One backend's share: its assignments and what they cost."""
+    """One backend's share: its assignments, what they cost, and what an app's own engine does with its files."""
 
     backend: ExportBackend
     assignments: Mapping[str, Assignment]
     prediction: Prediction
+    engine: StockEngine | None = None
 
 
 @dataclass(frozen=True)
@@ -163,9 +165,8 @@ def make_plan(
     from export.modules.build import parameter_shapes
 
     target = request.target_record()
-    options = BuildOptions(
-        target, request.precision_name(), request.limits(spec.decoder.max_positions), request.backend_options()
-    )
+    limits = request.limits(spec.decoder.max_positions, picture_rows(target, spec))
+    options = BuildOptions(target, request.precision_name(), limits, request.backend_options())
     parts = {name: _part(name, spec, options, request.calibration) for name in target.backend_names}
     counts = dict.fromkeys(STAGES, 0)
     for name, shape in parameter_shapes(spec).items():
@@ -189,6 +190,11 @@ def make_plan(
     )
 
 
+def picture_rows(target: Target, spec: ModelSpec) -> int:
+    """Rows of a picture that one call of every backend's decoder must take on ``target``."""
+    return max(_exporter(name).picture_rows(spec) for name in target.backend_names)
+
+
 def _exporter(name: str) -> ExportBackend:
     return backend_named(name).exporter()
 
@@ -200,7 +206,7 @@ def _part(name: str, spec: ModelSpec, options: BuildOptions, calibration: Path |
     if calibration is not None:
         storages = read_manifest(calibration)["choice"] or {}
         assignments = widened(name, assignments, storages.get(name, {}))
-    return Part(made, assignments, made.predict(spec, options, assignments))
+    return Part(made, assignments, made.predict(spec, options, assignments), made.stock_engine(spec, options))
 
 
 def _fits(
@@ -213,13 +219,14 @@ def _fits(
     def device_bytes(precision: str, limits: Limits) -> Mapping[str, int]:
         return _part_at(runner.backend, spec, options, precision, limits).device_bytes
 
-    asked = request.device_record()
+    asked, least = request.device_record(), picture_rows(options.target, spec)
     rows = []
     for device in [asked] if asked else devices_of(options.target.name):
         fits = needed <= device.usable
         nearest = None
         if asked and not fits:
-            nearest = nearest_fit(device, options.precision, options.limits, options.target.precisions, device_bytes)
+            others = options.target.precisions
+            nearest = nearest_fit(device, options.precision, options.limits, others, device_bytes, least)
         rows.append(DeviceFit(device.name, device.title, device.usable, device.usable_source, fits, nearest))
     return tuple(rows)
 

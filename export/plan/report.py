@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from export.command.progress import human_bytes
 from export.plan.plan import DeviceFit, Plan
+from runtime_py.backends.stock_engine import StockEngine
 
 
 def to_json(plan: Plan) -> dict[str, Any]:
@@ -41,6 +42,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
         "disk_free_bytes": plan.free_disk,
         "device_bytes": dict(plan.device_bytes),
         "devices": [_device_json(device) for device in plan.devices],
+        "stock_engines": {name: part.engine.to_json() for name, part in plan.parts.items() if part.engine is not None},
         "licence": plan.family.licence,
         "verification": "skipped by --skip-verify" if plan.request.skip_verify else "after the build",
         "notes": list(plan.notes),
@@ -108,11 +110,20 @@ def _lines(plan: Plan) -> Iterator[str]:
     for device in plan.devices:
         verdict = "fits" if device.fits else "does not fit"
         yield f"  {device.title}: {verdict} ({human_bytes(device.usable)} for one app)"
+    yield from engine_lines(part.engine for part in plan.parts.values() if part.engine is not None)
     yield f"licence              {plan.family.licence}"
     if plan.request.skip_verify:
         yield "check                left out by --skip-verify; the package will record the waiver"
     for note in plan.notes:
         yield f"note                 {note}"
+
+
+def engine_lines(engines: Iterable[StockEngine]) -> Iterator[str]:
+    """What apps' own engines do with a package, for a terminal."""
+    for engine in engines:
+        first, *rest = engine.lines()
+        yield f"in the app           {first}"
+        yield from (f"  {line}" for line in rest)
 
 
 def _columns(rows: list[list[str]]) -> Iterator[str]:

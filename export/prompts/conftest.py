@@ -14,7 +14,7 @@ import pytest
 
 from export.families.config.vocabulary import TOKENS, added_tokens
 from export.families.registry import families
-from export.package.tokenizer_json import ensure_tokenizer_json
+from export.package.tokenizer_files import ensure_tokenizer_json
 from export.source.tensor_source import EmptySource
 from runtime_py import tokenizer
 from runtime_py.generation import conversation

@@ -22,6 +22,7 @@ from export.quantisation.overlay import OverlaidWeights, Overlay
 from export.quantisation.pack import pack_unsigned, unpack_unsigned
 from export.quantisation.spec import Assignment
 from export.source.links import leads_inside
+from export.source.problems import listed
 from runtime_py.errors import PackageError, UsageError
 from runtime_py.files.json_file import MEGABYTE, read_json
 from runtime_py.files.schema import Schema
@@ -231,7 +232,7 @@ def check_shapes(layers: Mapping[str, StoredLayer], assignments: Mapping[str, As
             problems.append(f"{name}: stored for {stored.grid}, the export wants {wanted.grid or wanted.storage}")
     if problems:
         raise UsageError(
-            f"the stored codes do not fit the export: {len(problems)} layer(s)\n    " + "\n    ".join(problems[:20]),
+            f"the stored codes do not fit the export: {len(problems)} layer(s)" + listed(problems),
             "codes made for this model, target, precision and block size",
             "calibrate with the flags of the export",
         )

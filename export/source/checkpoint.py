@@ -8,11 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from export.source.links import may_be_read
 from export.source.located_source import LocatedSource, LocatedTensor
 from export.source.pickle_reader import read_catalogue
 from export.source.safetensors_reader import read_header
 from export.source.shard_index import MAX_SHARDS, check_shards, read_index, shard_paths
 from export.source.tensor_source import TensorInfo, TensorSource
+from export.source.training_names import plain_names
 from runtime_py.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -41,14 +43,22 @@ _READERS: dict[str, Callable[[Path], list[LocatedTensor]]] = {
 }
 
 
-def open_checkpoint(folder: Path) -> TensorSource:
-    """The tensors of a checkpoint folder.
+def open_checkpoint(folder: Path, adapters: bool = False) -> TensorSource:
+    """The tensors of a checkpoint folder, under their names without what training frameworks add.
+
+    Args:
+        adapters: the published checkpoint holds adapters, which the family reads (`export.source.training_names`).
 
     Raises:
-        CheckpointError: the folder holds no weights, or weights that are damaged, incomplete or unsafe.
+        CheckpointError: the folder holds no weights, or weights that are damaged, incomplete, unsafe or not merged.
     """
+    return plain_names(_open_weights(folder), adapters)
+
+
+def _open_weights(folder: Path) -> TensorSource:
     for pattern in WEIGHT_FILES:
         files = sorted(path for path in folder.glob(pattern) if not path.is_dir())
+        _refuse_strange(files, folder)
         if files and pattern.endswith(".index.json"):
             return open_index(files[0])
         if files:
@@ -59,6 +69,16 @@ def open_checkpoint(folder: Path) -> TensorSource:
         "one of: " + ", ".join(WEIGHT_FILES),
         "give the folder of a whole checkpoint: config.json and its weight files",
     )
+
+
+def _refuse_strange(files: Sequence[Path], folder: Path) -> None:
+    strange = [path for path in files if path.is_symlink() and not may_be_read(path, folder)]
+    if strange:
+        raise CheckpointError(
+            f"{strange[0]} is a link that leaves the checkpoint",
+            f"a file in {folder}, a link of the hub's cache, or one to a file of the same name beside a model",
+            "link to the file under its own name, or copy it into the checkpoint's folder",
+        )
 
 
 def open_files(files: Sequence[Path]) -> TensorSource:

@@ -1,4 +1,12 @@
-"""Where a file of a checkpoint may really lie: inside the checkpoint's folder, or where the model hub's cache keeps files.
+"""Where a file of a checkpoint may really lie: in the checkpoint's folder, in the model hub's cache, or beside a model.
+
+One rule for every file, weights and side files alike. A link is followed
+
+1. to a file inside the checkpoint's folder (which may be a link itself);
+2. from a snapshot of the hub's cache to the ``blobs`` of that repository;
+3. out of the folder, as people do who keep models on another disk: to a file of the same name in a folder that holds a
+   model, that is a config.json or weights. So a link that is called LICENSE or tokenizer.json and leads to somebody's key or
+   notes is not, and what is copied into a package comes from a model.
 
 The hub's client keeps files as ``models--NAME/blobs/<hash>`` and links ``models--NAME/snapshots/<revision>/<file>`` to them
 (huggingface/huggingface_hub, docs/source/en/guides/manage-cache.md). A checkpoint of several repositories is a folder of
@@ -14,6 +22,27 @@ JOINED = "edgeproof-joined"
 
 REPOSITORY = "models--"
 """How the names of the cache's folders begin."""
+
+
+MODEL_FILES = ("config.json", "*.safetensors", "*.bin")
+"""Of which a folder holds one when it holds a model."""
+
+
+def may_be_read(path: Path, home: Path) -> bool:
+    """Whether a file of the checkpoint ``home`` lies where one may lie, links followed; see the rule above."""
+    if leads_inside(path, home):
+        return True
+    try:
+        real = path.resolve()
+        if not real.is_file():
+            return False
+        if path.is_symlink():
+            following = path.parent / path.readlink()
+            if following.name == path.name and following.parent.parent.name == "snapshots":
+                return leads_inside(following, following.parent)
+        return real.name == path.name and any(any(real.parent.glob(pattern)) for pattern in MODEL_FILES)
+    except (OSError, RuntimeError, ValueError):
+        return False
 
 
 def leads_inside(path: Path, home: Path) -> bool:

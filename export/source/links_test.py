@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from export.source.links import leads_inside
+from export.source.checkpoint import open_checkpoint
+from export.source.links import leads_inside, may_be_read
 from export.source.side_files import side_files
 from runtime_py.errors import CheckpointError
 
@@ -93,3 +98,65 @@ def test_the_hubs_cache(tmp_path: Path) -> None:
     elsewhere.mkdir()
     (elsewhere / "config.json").symlink_to(blobs / "abc")
     assert not leads_inside(elsewhere / "config.json", elsewhere)
+
+
+@pytest.fixture
+def other_disk(tmp_path: Path) -> Path:
+    """A checkpoint kept elsewhere: config, licence, one whole file of weights, and shards with an index."""
+    folder = tmp_path / "disk" / "model"
+    folder.mkdir(parents=True)
+    for name in ("config.json", "LICENSE", "tokenizer.json"):
+        (folder / name).write_text("{}")
+    save_file({"w": torch.zeros(2)}, str(folder / "model.safetensors"))
+    return folder
+
+
+def test_a_model_on_another_disk_may_be_linked_file_by_file(checkpoint: Path, other_disk: Path) -> None:
+    (checkpoint / "config.json").unlink()
+    for file in other_disk.iterdir():
+        (checkpoint / file.name).symlink_to(file)
+    assert [file.name for file in side_files(checkpoint, [checkpoint])] == ["LICENSE", "config.json", "tokenizer.json"]
+    assert set(open_checkpoint(checkpoint).infos) == {"w"}
+    index = {"weight_map": {"w": "model-00001-of-00001.safetensors"}}
+    (checkpoint / "model.safetensors").unlink()
+    (checkpoint / "model.safetensors.index.json").write_text(json.dumps(index))
+    shutil.copyfile(other_disk / "model.safetensors", other_disk / "model-00001-of-00001.safetensors")
+    (checkpoint / "model-00001-of-00001.safetensors").symlink_to(other_disk / "model-00001-of-00001.safetensors")
+    assert set(open_checkpoint(checkpoint).infos) == {"w"}
+
+
+def test_a_folder_that_is_a_link_to_a_model_is_one(checkpoint: Path, other_disk: Path) -> None:
+    (checkpoint / "part").symlink_to(other_disk)
+    assert may_be_read(checkpoint / "part" / "LICENSE", checkpoint)
+    assert set(open_checkpoint(checkpoint / "part").infos) == {"w"}
+
+
+@pytest.mark.parametrize("name", ["LICENSE", "tokenizer.json", "model.safetensors"])
+def test_the_rule_is_the_same_for_every_file(checkpoint: Path, other_disk: Path, tmp_path: Path, name: str) -> None:
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    (notes / name).write_text("private")
+    (tmp_path / "key").write_text("private")
+    for target in (tmp_path / "key", notes / name, other_disk / "config.json", notes):
+        is_model = target == notes / name and name == "model.safetensors"
+        (checkpoint / name).symlink_to(target)
+        assert may_be_read(checkpoint / name, checkpoint) == is_model
+        if not is_model and not target.is_dir():
+            with pytest.raises(CheckpointError, match=f"{name} is a link that leaves the checkpoint"):
+                (open_checkpoint if "safetensors" in name else lambda home: side_files(home, [home]))(checkpoint)
+        (checkpoint / name).unlink()
+    (checkpoint / name).symlink_to(other_disk / name)
+    assert may_be_read(checkpoint / name, checkpoint)
+
+
+def test_a_link_into_the_hubs_cache(tmp_path: Path, checkpoint: Path) -> None:
+    snapshot, blobs = tmp_path / "models--a--b" / "snapshots" / "01", tmp_path / "models--a--b" / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    (blobs / "abc").write_text("{}")
+    (snapshot / "tokenizer.json").symlink_to("../../blobs/abc")
+    (checkpoint / "tokenizer.json").symlink_to(snapshot / "tokenizer.json")
+    (checkpoint / "LICENSE").symlink_to(snapshot / "tokenizer.json")
+    (checkpoint / "README.md").symlink_to(blobs / "abc")
+    names = ("tokenizer.json", "LICENSE", "README.md")
+    assert [may_be_read(checkpoint / name, checkpoint) for name in names] == [True, False, False]

@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from export.source.links import leads_inside
+from export.source.links import may_be_read
+from export.source.problems import listed
 from runtime_py.errors import CheckpointError
 from runtime_py.files.json_file import MEGABYTE, read_json, shortened
 
@@ -21,9 +22,6 @@ MAX_INDEX_BYTES = 16 * MEGABYTE
 MAX_SHARDS = 10_000
 MAX_NAME = 500
 """Characters of a shard's name that an error shows."""
-
-MAX_PROBLEMS = 20
-"""Spelled out in one error; the rest are counted."""
 
 
 def read_index(path: Path) -> dict[str, str]:
@@ -87,8 +85,8 @@ def _is_plain(name: str) -> bool:
 
 
 def stays_inside(index: Path, name: str) -> bool:
-    """Whether a shard's name leads, links followed, to the index's folder or to ``blobs`` of the cache it is in."""
-    return _is_plain(name) and leads_inside(index.parent / name, index.parent)
+    """Whether a shard's name is a plain one and leads, links followed, to where a file of a checkpoint may lie."""
+    return _is_plain(name) and may_be_read(index.parent / name, index.parent)
 
 
 def check_shards(index: Path, weight_map: Mapping[str, str], tensors: Iterable[tuple[str, Path]]) -> None:
@@ -103,9 +101,7 @@ def check_shards(index: Path, weight_map: Mapping[str, str], tensors: Iterable[t
     problems += [f"in {path.name}, not named there by the index: {name}" for name, path in sorted(stored - named)]
     if problems:
         raise CheckpointError(
-            f"{index} and its shards disagree: {len(problems)} problem(s)\n    "
-            + "\n    ".join(problems[:MAX_PROBLEMS])
-            + (f"\n    and {len(problems) - MAX_PROBLEMS} more" if len(problems) > MAX_PROBLEMS else ""),
+            f"{index} and its shards disagree: {len(problems)} problem(s)" + listed(problems),
             "every tensor in exactly the shard that the index names",
             "download index and shards again, of one revision",
         )

@@ -13,7 +13,10 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING
 
+from export.source.copies import check_copy
+from export.source.problems import listed
 from export.source.tensor_source import TensorInfo, TensorSource
+from export.source.training_names import common_prefix
 from runtime_py.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -109,9 +112,16 @@ class WeightMap:
         rules: one rule per parameter.
         source: the opened checkpoint.
         ignored: glob patterns of published names that are known and deliberately unused.
+        copies: published name to the parameter that a tensor of this name repeats, where it is stored.
     """
 
-    def __init__(self, rules: Iterable[Rule], source: TensorSource, ignored: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        rules: Iterable[Rule],
+        source: TensorSource,
+        ignored: Sequence[str] = (),
+        copies: Mapping[str, str] | None = None,
+    ) -> None:
         self.rules: dict[str, Rule] = {}
         for rule in rules:
             if self.rules.setdefault(rule.target, rule) is not rule:
@@ -120,24 +130,29 @@ class WeightMap:
         self._whole: tuple[Rule, torch.Tensor] | None = None
         self._shared: tuple[tuple[str, ...], list[torch.Tensor]] | None = None
         self.ignored = tuple(ignored)
+        self.copies = {name: target for name, target in (copies or {}).items() if name in source.infos}
 
     def check(self, parameters: Mapping[str, tuple[int, ...]] | None = None) -> None:
-        """Raise CheckpointError listing every missing, left-over, misshapen or mistyped tensor.
+        """Raise CheckpointError listing missing, left-over, misshapen or mistyped tensors, or for a copy that is none.
 
         Args:
             parameters: canonical name to shape of every parameter the modules declare, when known.
         """
         infos = self.source.infos
         used = {name for rule in self.rules.values() for name in rule.sources}
-        problems = [f"missing: {name}" for name in sorted(used - set(infos))]
-        problems += [
-            f"left over: {name} {list(infos[name].shape)}"
-            for name in sorted(set(infos) - used)
+        missing = sorted(used - set(infos))
+        left_over = [
+            name
+            for name in sorted(set(infos) - used - set(self.copies))
             if not any(fnmatch.fnmatchcase(name, pattern) for pattern in self.ignored)
         ]
+        problems = [f"missing: {name}" for name in missing]
+        problems += [f"left over: {name} {list(infos[name].shape)}" for name in left_over]
         for rule in self.rules.values():
             for name, shape in zip(rule.sources, rule.source_shapes, strict=True):
                 problems += self._tensor_problems(infos.get(name), shape)
+        for name, target in self.copies.items():
+            problems += self._tensor_problems(infos[name], self.shape(target))
         if parameters is not None:
             problems += [f"no rule for parameter: {name}" for name in sorted(set(parameters) - set(self.rules))]
             problems += [f"rule without parameter: {name}" for name in sorted(set(self.rules) - set(parameters))]
@@ -149,10 +164,18 @@ class WeightMap:
         problems = list(dict.fromkeys(problems))
         if problems:
             raise CheckpointError(
-                f"the checkpoint does not match its config: {len(problems)} problem(s)\n    " + "\n    ".join(problems),
+                f"the checkpoint does not match its config: {len(problems)} problem(s)" + listed(problems),
                 "exactly the tensors that the family's weight map names, in the shapes that config.json implies",
-                "check that config.json belongs to these weights and that every file was downloaded whole",
+                self._advice(common_prefix(left_over, missing)),
             )
+        for name, target in self.copies.items():
+            check_copy(self, name, target)
+
+    @staticmethod
+    def _advice(prefix: str) -> str:
+        if prefix:
+            return f"the names begin with {prefix!r}: save the module inside it, or take it off the names"
+        return "check that config.json belongs to these weights and that every file was downloaded whole"
 
     @staticmethod
     def _tensor_problems(info: TensorInfo | None, shape: tuple[int, ...]) -> list[str]:

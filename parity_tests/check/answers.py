@@ -26,14 +26,15 @@ def answer(
     tokenizer: TokenizerLike | None,
     generation: Mapping[str, Any],
 ) -> Answer:
-    """Both greedy answers to one question.
+    """Both answers to one question: drawn where something was drawn, else greedy.
 
     Args:
         tokenizer: None spells tokens as numbers.
         generation: the manifest's block of this name; its ``stop_ids`` end an answer.
     """
     stops = set(generation.get("stop_ids", ()))
-    ids = [[int(token) for token in side.arrays["greedy_ids"][0]] for side in (reference, candidate)]
+    told = "drawn_ids" if "drawn_ids" in reference.arrays else "greedy_ids"
+    ids = [[int(token) for token in side.arrays[told][0]] for side in (reference, candidate)]
     texts = [_text(_until(tokens, stops), tokenizer) for tokens in ids]
     shown = question.pictures[0] if question.pictures else None
     return Answer(

@@ -11,6 +11,7 @@ import numpy as np
 from parity_tests.check.candidate import Candidate
 from parity_tests.judging.probes import Question, Recording, record
 from runtime_py.backends.base import Backend
+from runtime_py.generation.sampler import Sampling
 from runtime_py.generation.session import Limits
 from runtime_py.preprocess.base import Processor
 
@@ -31,24 +32,29 @@ def ask_all(
     processor: Processor,
     asked: list[Question],
     steps: int,
+    sampling: Sampling | None = None,
 ) -> list[Answers]:
-    """Everyone's answers to every question, one backend after the other, so that only one holds its weights at a time."""
-    expected = [_recorded(full, candidate, processor, question, steps) for question in asked]
-    tokens = [recording.arrays["greedy_ids"] for recording in expected]
+    """Everyone's answers to every question, one backend after the other, so that only one holds its weights at a time.
+
+    Args:
+        sampling: settings of one more answer to each; None for greedy answers alone.
+    """
+    expected = [_recorded(full, candidate, processor, question, steps, None, sampling) for question in asked]
+    fed = list(zip(asked, [recording.arrays["greedy_ids"] for recording in expected], strict=True))
     inside = expected
     if stored is not None:
-        inside = [_recorded(stored, candidate, processor, q, steps, forced) for q, forced in zip(asked, tokens, strict=True)]
+        inside = [_recorded(stored, candidate, processor, q, steps, forced, sampling) for q, forced in fed]
     tight: list[Recording | None] = [None] * len(asked)
     if exact is not None:
-        tight = [_said(exact, q, steps, forced) for q, forced in zip(asked, tokens, strict=True)]
+        tight = [_said(exact, q, steps, forced, sampling) for q, forced in fed]
         exact.release()
-    said = [_said(candidate, q, steps, forced) for q, forced in zip(asked, tokens, strict=True)]
+    said = [_said(candidate, q, steps, forced, sampling) for q, forced in fed]
     return list(zip(expected, inside, tight, said, strict=True))
 
 
-def _said(side: Candidate, question: Question, steps: int, forced: np.ndarray) -> Recording:
+def _said(side: Candidate, question: Question, steps: int, forced: np.ndarray, sampling: Sampling | None) -> Recording:
     began = time.monotonic()
-    recording = record(side.backend, side.processor, side.limits, question, steps, forced)
+    recording = record(side.backend, side.processor, side.limits, question, steps, forced, sampling)
     log.info("%s answered %s in %.1f s", side.backend.name, question.name, time.monotonic() - began)
     return recording
 
@@ -59,10 +65,11 @@ def _recorded(
     processor: Processor,
     question: Question,
     steps: int,
-    forced: np.ndarray | None = None,
+    forced: np.ndarray | None,
+    sampling: Sampling | None,
 ) -> Recording:
     began = time.monotonic()
     limits = Limits(candidate.limits.context, candidate.limits.context)
-    recording = record(backend, processor, limits, question, steps, forced)
+    recording = record(backend, processor, limits, question, steps, forced, sampling)
     log.info("%s answered %s in %.1f s", backend.name, question.name, time.monotonic() - began)
     return recording

@@ -19,6 +19,7 @@ from parity_tests.check.collect_details import collect, waivers
 from parity_tests.check.demo_task import demo_checkpoint, task_accuracy
 from parity_tests.check.package_questions import questions, stand_in
 from parity_tests.check.sides import Sides, open_sides
+from parity_tests.judging.drawn import SamplingMode, described, sampling_of
 from parity_tests.judging.environment import environment
 from parity_tests.judging.judge import Judgement, judge
 from parity_tests.judging.probes import record
@@ -47,6 +48,7 @@ class CheckOptions:
             backend can, so that the check needs about a gigabyte at any size.
         details: keep both answers, and what ``inside`` says, for a report.
         inside: measure every stage, block and quantised layer; None where the reference lies in memory.
+        sampling: whose sampling defaults one more answer to each question is drawn with and judged.
         trust: the SHA-256 of the package's manifest, or True, to run code that it brings (`runtime_py.package.trust`).
         table: limits that go before the built-in ones.
         command: what the report says was run.
@@ -60,6 +62,7 @@ class CheckOptions:
     in_pieces: bool = False
     details: bool = False
     inside: bool | None = None
+    sampling: SamplingMode = SamplingMode.GREEDY
     trust: str | bool = False
     table: Table | None = None
     command: str = ""
@@ -135,10 +138,13 @@ def _against_checkpoint(candidate: Candidate, checkpoint: Checkpoint, options: C
     sides = open_sides(candidate, checkpoint, processor, options.device)
     steps = options.steps or (STREAMED_STEPS if sides.streamed else STEPS)
     asked = questions(processor, 1 if sides.streamed else 3, candidate.limits.context, steps)
-    answers = ask_all(sides.full, sides.stored, sides.exact, candidate, processor, asked, steps)
+    sampling = sampling_of(options.sampling, candidate.manifest["generation"])
+    answers = ask_all(sides.full, sides.stored, sides.exact, candidate, processor, asked, steps, sampling)
     compared = [c for q, said in zip(asked, answers, strict=True) for c in sides.comparisons(q, said, steps)]
     sample = recorded_sample.keep(asked[0], answers[0][1])
     run = _run(candidate, compared, options.command)
+    if sampling is not None:
+        run = replace(run, environment={**run.environment, "drawn_ids": f"{options.sampling}: {described(sampling)}"})
     if judge(run, options.table).first_failure:
         run = run.with_divergence(sides.divergence(asked[0], options.table))
     if options.details:
@@ -191,7 +197,11 @@ def _against_sample(candidate: Candidate, options: CheckOptions) -> Result:
     standard = candidate.float_standard() if whole else candidate.implementation_standard()
     rows = recorded_sample.compare(sample, said)
     comparison = Comparison("sample", standard, "sample recorded at export", candidate.name, rows)
-    return Result(judge(_run(candidate, [comparison], options.command), options.table), sample)
+    run = _run(candidate, [comparison], options.command)
+    if options.sampling is not SamplingMode.GREEDY:
+        why = "the sample in the package was recorded without sampling; name the checkpoint with --reference"
+        run = _with_not_run(run, (f"answers with the {options.sampling}'s sampling", why))
+    return Result(judge(run, options.table), sample)
 
 
 def _run(candidate: Candidate, comparisons: list[Comparison], command: str) -> Run:

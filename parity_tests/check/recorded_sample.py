@@ -30,7 +30,11 @@ DIGITS = 9
 def keep(question: Question, recording: Recording) -> dict[str, Any]:
     """A JSON object with the question's ids and a few values of every probe."""
     assert recording.fed is not None and recording.greedy_logits is not None
-    arrays = {name: _thin(array) for name, array in recording.flattened().items() if base_name(name) != "greedy_ids"}
+    arrays = {
+        name: _thin(array)
+        for name, array in recording.flattened().items()
+        if base_name(name) not in ("greedy_ids", "drawn_ids")
+    }
     return {
         "question": question.name,
         "input_ids": question.input_ids[0].tolist(),

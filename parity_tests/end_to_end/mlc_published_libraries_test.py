@@ -13,6 +13,7 @@ from export.backends.mlc.objects import check_library
 from export.backends.mlc.overview import make_overview
 from export.backends.mlc.package_parts import declared_parameters
 from export.backends.mlc.schemes import scheme_of
+from export.backends.mlc.support import overview_rows
 from export.families.registry import families
 from export.source.tensor_source import EmptySource
 from targets.registry import target_named
@@ -26,15 +27,16 @@ def request(family: str, place: str) -> LibraryRequest:
     """What an export of the family's first published checkpoint would compile at its default precision and limits."""
     record, target = families()[family], target_named(place)
     spec = record.spec(record.published_config("", "full"), EmptySource())
-    options = BuildOptions(target, target.precisions[0], target.limits)
+    limits = target.limits.holding(overview_rows(spec))
+    options = BuildOptions(target, target.precisions[0], limits)
     assignments, scheme, overview = (
         MlcBackend().assignments(spec, options),
         scheme_of(options.precision),
-        make_overview(spec, record.make_processor(spec)),
+        make_overview(spec, record.make_processor(spec), limits),
     )
     parameters = tuple(declared_parameters(spec, assignments, scheme, overview))
     name = f"{family.replace('-', '_').replace('.', '_')}_published"
-    return LibraryRequest(name, "published", spec, assignments, scheme, target.limits, overview, parameters)
+    return LibraryRequest(name, "published", spec, assignments, scheme, limits, overview, parameters)
 
 
 @pytest.mark.slow

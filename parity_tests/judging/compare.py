@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
+from parity_tests.judging.drawn import drawn_margin
 from parity_tests.judging.metrics import Kind, kl_divergence, measure, relative_to, split_margin
 from parity_tests.judging.probes import PROBES, REQUIRED, Recording, base_name
 from parity_tests.judging.results import Measurement
+
+DRAWN = "drawn_ids"
+"""The probe of answers under sampling settings."""
 
 
 def compare_recordings(reference: Recording, candidate: Recording) -> tuple[Measurement, ...]:
@@ -14,9 +20,22 @@ def compare_recordings(reference: Recording, candidate: Recording) -> tuple[Meas
     expected, actual = reference.flattened(), candidate.flattened()
     logits = reference.greedy_logits
     return tuple(
-        compare_arrays(name, array, actual.get(name), candidate.absent.get(base_name(name) or name, ""), logits)
+        compare_drawn(reference, array, actual.get(name))
+        if name == DRAWN
+        else compare_arrays(name, array, actual.get(name), candidate.absent.get(base_name(name) or name, ""), logits)
         for name, array in expected.items()
     )
+
+
+def compare_drawn(reference: Recording, expected: np.ndarray, actual: np.ndarray | None) -> Measurement:
+    """The measurement of two drawn answers."""
+    measured = compare_arrays(DRAWN, expected, actual)
+    scores, sampling = reference.drawn_scores, reference.sampling
+    if actual is None or measured.problem or scores is None or sampling is None:
+        return measured
+    margin = drawn_margin(expected[0], actual[0], scores, sampling)
+    tied = {"split_margin": margin, "split_relative": relative_to(margin, scores)}
+    return replace(measured, metrics={**measured.metrics, **tied})
 
 
 def compare_arrays(

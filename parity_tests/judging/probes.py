@@ -3,7 +3,8 @@
     preprocess -> pixel_values -> vision -> connector -> inputs_embeds -> prefill_logits -> step_logits -> greedy_ids
 
 Steps run under teacher forcing: the candidate is fed the reference's tokens, so that one wrong token does not make every
-later comparison meaningless. ``greedy_ids`` is what it says when left alone.
+later comparison meaningless. ``greedy_ids`` is what it says when left alone; ``drawn_ids`` the same under sampling settings,
+where a run asks for it (`parity_tests.judging.drawn`).
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from parity_tests.judging.drawn import draw, drawn_scores
 from parity_tests.judging.metrics import Kind
 from runtime_py.backends.base import Backend
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, VISION
+from runtime_py.generation.sampler import Sampling
 from runtime_py.generation.session import Session, SessionLimits
 from runtime_py.preprocess.base import Layout, Processor
 
@@ -40,11 +43,12 @@ PROBES: dict[str, Probe] = {
         Probe("prefill_logits", DECODER, Kind.LOGITS),
         Probe("step_logits", DECODER, Kind.LOGITS),
         Probe("greedy_ids", DECODER, Kind.TOKENS),
+        Probe("drawn_ids", DECODER, Kind.TOKENS),
     )
 }
 """Every probe by name, in pipeline order."""
 
-REQUIRED = ("vision", "connector", "inputs_embeds", "prefill_logits", "greedy_ids", "step_logits")
+REQUIRED = ("vision", "connector", "inputs_embeds", "prefill_logits", "greedy_ids", "step_logits", "drawn_ids")
 """Probes that must be compared whenever the reference has them."""
 
 
@@ -70,11 +74,13 @@ class Recording:
 
     Attributes:
         pieces: per image piece, in order: ``pixel_values``, ``vision``, ``connector``.
-        arrays: the other probes; ``step_logits`` (1, steps, vocabulary), ``greedy_ids`` int64 (1, steps).
+        arrays: the other probes; ``step_logits`` (1, steps, vocabulary), ``greedy_ids`` and ``drawn_ids`` int64 (1, steps).
         absent: probe name to why this backend cannot give it.
         fed: int64 (1, steps), the tokens that were fed for ``step_logits``.
         greedy_logits: (1, steps, vocabulary), what ``greedy_ids`` were taken from; other than ``step_logits`` as soon as
             the backend's own answer leaves the tokens it was fed.
+        sampling: settings of ``drawn_ids``; None where nothing was drawn.
+        drawn_scores: (steps, vocabulary), the penalised logits that ``drawn_ids`` were drawn from.
     """
 
     question: str
@@ -83,6 +89,8 @@ class Recording:
     absent: dict[str, str] = field(default_factory=dict)
     fed: np.ndarray | None = None
     greedy_logits: np.ndarray | None = None
+    sampling: Sampling | None = None
+    drawn_scores: np.ndarray | None = None
 
     def flattened(self) -> dict[str, np.ndarray]:
         """All arrays by probe name in pipeline order; pieces as ``vision_0``, ``vision_1``, or plain when there is one."""
@@ -113,12 +121,14 @@ def record(
     question: Question,
     steps: int,
     forced: np.ndarray | None = None,
+    sampling: Sampling | None = None,
 ) -> Recording:
     """Run a question from its pictures to the last of ``steps`` tokens and keep every probe.
 
     Args:
         steps: answer tokens; no stop id is honoured.
         forced: int64 (1, steps) tokens to feed instead of the backend's own (those of the reference).
+        sampling: settings of one more answer, ``drawn_ids``; None leaves it out.
     """
     recording = Recording(question.name)
     session = Session(backend, processor, limits, recorder=_keeper(recording))
@@ -133,6 +143,9 @@ def record(
     if forced is not None and not np.array_equal(own, forced[0]):
         recording.greedy_logits, own = _left_alone(Session(backend, processor, limits), layout, embeds, steps)
     recording.arrays["greedy_ids"] = own[None].astype(np.int64)
+    if sampling is not None:
+        recording.sampling = sampling
+        _draw(recording, sampling, Session(backend, processor, limits), layout, embeds, steps)
     return recording
 
 
@@ -154,6 +167,22 @@ def _steps(session: Session, prefill: np.ndarray, steps: int, forced: np.ndarray
         rows.append(session.step(token))
     logits = np.concatenate(rows, axis=1)
     return logits, np.argmax(logits[0], axis=-1)
+
+
+def _draw(
+    recording: Recording, sampling: Sampling, session: Session, layout: Layout, embeds: np.ndarray, steps: int
+) -> None:
+    """Answer once more under ``sampling``."""
+    row = session.prefill(embeds, layout, "last")[0, -1]
+    ids: list[int] = []
+    rows = []
+    for step in range(steps):
+        rows.append(drawn_scores(row, ids, sampling))
+        ids.append(draw(rows[-1], sampling, step))
+        if step < steps - 1:
+            row = session.step(ids[-1])[0, -1]
+    recording.drawn_scores = np.stack(rows)
+    recording.arrays["drawn_ids"] = np.array([ids], np.int64)
 
 
 def _left_alone(session: Session, layout: Layout, embeds: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:

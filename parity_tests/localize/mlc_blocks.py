@@ -103,7 +103,7 @@ def request(candidate: Candidate, spec: ModelSpec, stage: str, tokens: int) -> L
         if layer.name in rows
     }
     limits = Limits(**candidate.manifest["limits"])
-    overview = make_overview(spec, candidate.processor)
+    overview = make_overview(spec, candidate.processor, limits)
     return LibraryRequest(
         name=candidate.block["model_lib"],
         model_type=spec.family,

@@ -29,6 +29,13 @@ PAGE = 16
 SEQUENCE = 0
 """Id of the one sequence that a cache of ours holds."""
 
+CACHE_NUMBERS = 5
+"""Numbers that a library creates its cache with: sequences, positions, chunk, page, sliding window."""
+
+SPARE_POSITIONS = 160
+"""Positions that a library's cache has beyond those it is asked for: the phone's engine throws a running answer out, and
+feeds its whole prompt again for every token, while fewer than ten pages are free (mlc-ai/mlc-llm at 79d603f,
+cpp/serve/engine_actions/batch_jumpforward.cc, ``CheckMemForJumpForward``)."""
 
 LOADING = threading.Lock()
 """TVM has one tensor cache a process: two packages opened at once would mix their weights."""
@@ -149,7 +156,8 @@ class MlcBackend:
         if self._machine is None:
             raise closed(self.name)
         kept = self.metadata["kv_cache"]
-        values = 2 * kept["num_hidden_layers"] * kept["num_key_value_heads"] * kept["head_dim"] * capacity
+        positions = capacity + SPARE_POSITIONS
+        values = 2 * kept["num_hidden_layers"] * kept["num_key_value_heads"] * kept["head_dim"] * positions
         total = values * np.dtype(self.dtype).itemsize
         require_bytes(total, f"a cache of {capacity} positions", "export with a smaller --context")
         shape = self._tvm.runtime.ShapeTuple

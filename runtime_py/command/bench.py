@@ -64,7 +64,7 @@ def measure(request: Request) -> dict[str, Any]:
             raise UsageError(
                 f"{total} positions asked for", f"at most {model.package.limits.context}, the context", "ask for fewer"
             )
-        picture = open_picture(request.image) if request.image else _drawn()
+        picture = open_picture(request.image, check=model.check_picture) if request.image else _drawn()
         measurements: dict[str, Callable[[], list[float]]] = {
             "text": lambda: _text(model, request.prompt_tokens, request.new_tokens),
             "image": lambda: _image(model, picture),

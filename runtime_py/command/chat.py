@@ -117,7 +117,7 @@ class Conversation:
         """
         from runtime_py.preprocess.pictures import open_picture
 
-        opened = [open_picture(path) for path in paths]
+        opened = [open_picture(path, upright=self.model.upright, check=self.model.check_picture) for path in paths]
         if opened:
             self._try([*self.waiting, *opened])
         self.waiting += opened
@@ -170,8 +170,9 @@ class Conversation:
 
     def _try(self, pictures: Sequence[np.ndarray]) -> None:
         """Make the prompt of a question about these pictures, which refuses what the model does not take."""
-        inputs = self.model.processor.images([*self.images, *pictures])
-        self.model.prompt_layout([*self.turns, self._question("?", pictures)], inputs)
+        turns, images = [*self.turns, self._question("?", pictures)], [*self.images, *pictures]
+        self.model.processor.prompt.check(turns, len(images))
+        self.model.prompt_layout(turns, self.model.processor.images(images))
 
     def _show(self, text: str) -> None:
         self.out.write(console.escaped(text) if self.out.isatty() else text)

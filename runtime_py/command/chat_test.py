@@ -282,3 +282,22 @@ def arrived(terminal: int) -> bytes:
     ready, _, _ = select.select([terminal], [], [], 30)
     assert ready, "nothing came"
     return os.read(terminal, 4096)
+
+
+def test_a_photograph_that_lies_on_its_side_is_told_of_when_it_is_named(
+    model: Model, tmp_path: Path, picture: np.ndarray, caplog: pytest.LogCaptureFixture
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    photo = tmp_path / "photo.jpg"
+    Image.fromarray(picture).save(photo, exif=exif)
+    conversation = talk(model, io.StringIO())
+    conversation.take(f"/image {photo}")
+    conversation.take("What colour?")
+    conversation.take("And now?")
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "--upright" in caplog.text
+    model.upright = True
+    conversation.take("/reset")
+    conversation.take(f"/image {photo}")
+    assert len(caplog.records) == 1

@@ -35,6 +35,7 @@ def chat_parser(prog: str) -> Parser:
     made = Parser(prog, "Ask a package about pictures: one --prompt, or a conversation from a terminal or pipe.")
     flags.package(made)
     made.add_argument("--image", action="append", default=[], metavar="FILE", help="a picture; may be repeated")
+    made.add_argument("--upright", action="store_true", help="turn photographs as EXIF says; the published code does not")
     made.add_argument("--prompt", metavar="TEXT", help="one question; without it, turns are read (/help lists commands)")
     answer = made.add_argument_group("the answer")
     answer.add_argument("--max-new-tokens", type=int, metavar="N", help="tokens of an answer at most")
@@ -92,10 +93,11 @@ def bench_parser(prog: str) -> Parser:
     return made
 
 
-def _load(options: argparse.Namespace, verify: Depth, selftest: bool = False) -> Model:
+def _load(options: argparse.Namespace, verify: Depth, selftest: bool = False, upright: bool = False) -> Model:
     from runtime_py.model import load
 
-    return load(options.package, options.backend, verify, options.threads, options.provider, selftest, options.trust)
+    chosen = (options.backend, verify, options.threads, options.provider)
+    return load(options.package, *chosen, selftest, options.trust, upright)
 
 
 def _chat(options: argparse.Namespace) -> int:
@@ -110,7 +112,7 @@ def _chat(options: argparse.Namespace) -> int:
         repetition_penalty=options.repetition_penalty,
         seed=None if options.seed is None else flags.seed_number(options.seed),
     )
-    with _load(options, options.verify, options.selftest) as model:
+    with _load(options, options.verify, options.selftest, options.upright) as model:
         _remember(options, model.package)
         return converse(
             model, options.image, options.prompt, overrides, options.json, sys.stdin or io.StringIO(), sys.stdout

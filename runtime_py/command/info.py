@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from runtime_py.backends.stock_engine import StockEngine, stored_engines
 from runtime_py.package import Package, trust
+
+ENGINES = "stock_engines"
+"""Key of what apps' own engines do with the package."""
 
 
 def describe(package: Package) -> dict[str, Any]:
@@ -33,6 +37,7 @@ def describe(package: Package) -> dict[str, Any]:
         "verification": manifest.get("verification", {}).get("verdict"),
         "edgeproof": manifest.get("edgeproof"),
         "tools": manifest.get("tools", {}),
+        ENGINES: [engine.to_json() for engine in stored_engines(manifest)],
         "manifest": trust.ALGORITHM + package.fingerprint,
         "code": trust.code_files(manifest),
         "trust": str(trust.standing(package)) if trust.runs_code(package) else "not needed: data alone is opened",
@@ -49,4 +54,8 @@ def lines(facts: dict[str, Any]) -> list[str]:
             return ", ".join(shown(item) for item in value) or "none"
         return f"{value:,}" if isinstance(value, int) else str(value)
 
-    return [f"{key.replace('_', ' '):18} {shown(value)}" for key, value in facts.items()]
+    told = [f"{key.replace('_', ' '):18} {shown(value)}" for key, value in facts.items() if key != ENGINES]
+    for engine in facts[ENGINES]:
+        first, *rest = StockEngine.from_json(engine).lines()
+        told += [f"{'in the app':18} {first}", *(f"{'':18} {line}" for line in rest)]
+    return told

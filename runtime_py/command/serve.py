@@ -17,6 +17,7 @@ from runtime_py.files.json_file import MEGABYTE
 
 if TYPE_CHECKING:
     from runtime_py.engine.service import Service
+    from runtime_py.model import Model
     from runtime_py.package import Package
     from runtime_py.serving.application import Serving
 
@@ -86,7 +87,7 @@ def _run(options: argparse.Namespace) -> int:
     with listening, load(options.package, *chosen, trust=options.trust) as model:
         sizes = Sizes(options.slots, options.queue, options.prefill_chunk)
         service = Service(model.package, model.backend, model.processor, model.tokenizer, sizes)
-        serving = _serving(options, model.package, keys)
+        serving = _serving(options, model, keys)
         listening.listen(CONNECTIONS)  # whoever asks now waits until the loop runs
         _tell(options.host, listening.getsockname()[1], serving, service)
         config = uvicorn.Config(
@@ -110,16 +111,20 @@ def _run(options: argparse.Namespace) -> int:
     return int(ExitCode.OK)
 
 
-def _serving(options: argparse.Namespace, package: Package, keys: list[str]) -> Serving:
+def _serving(options: argparse.Namespace, model: Model, keys: list[str]) -> Serving:
     from runtime_py.serving.application import Serving
     from runtime_py.serving.chat import ServerLimits
     from runtime_py.serving.pictures import PictureLimits
 
     pictures = PictureLimits(
-        options.max_images, options.max_image_mb * MEGABYTE, options.max_megapixels * 1_000_000, options.allow_remote_images
+        count=options.max_images,
+        bytes=options.max_image_mb * MEGABYTE,
+        pixels=options.max_megapixels * 1_000_000,
+        remote=options.allow_remote_images,
+        check=model.check_picture,
     )
     limits = ServerLimits(pictures, options.max_request_mb * MEGABYTE, float(options.timeout))
-    return Serving(options.model_name or model_name(package), limits, keys, float(options.patience))
+    return Serving(options.model_name or model_name(model.package), limits, keys, float(options.patience))
 
 
 def model_name(package: Package) -> str:

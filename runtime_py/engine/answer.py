@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from runtime_py.generation.generate import Finish
@@ -72,3 +73,19 @@ class Answer:
     finish: Finish
     timing: Timing
     tail: str = ""
+
+
+class AnswerStream:
+    """Iterates over the answer's `Token`s; ``answer`` is there when the iteration has ended."""
+
+    def __init__(self, tokens: Iterator[Token]) -> None:
+        self._tokens = tokens
+        self.answer: Answer | None = None
+        self.stopped = False
+
+    def stop(self) -> None:
+        """End the answer at its next token; safe to call from a signal handler or another thread."""
+        self.stopped = True
+
+    def __iter__(self) -> Iterator[Token]:
+        return self._tokens

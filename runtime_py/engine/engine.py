@@ -22,7 +22,8 @@ from runtime_py.backends.registry import runtime_backends
 from runtime_py.engine.running import Running
 from runtime_py.engine.slot import Slot
 from runtime_py.errors import EdgeproofError, UsageError
-from runtime_py.generation.session import Session, SessionLimits, step_together
+from runtime_py.generation.session import Session, SessionLimits
+from runtime_py.generation.together import step_together
 from runtime_py.generation.turns import last_resort
 from runtime_py.preprocess.base import Processor
 
@@ -73,7 +74,9 @@ class Engine:
         if record is not None and not record.can(Ability.SEVERAL_SEQUENCES):
             self.notice = f"the backend {self.backend.name} holds one sequence: requests are answered one after the other"
             return 1
-        reason = self.backend.alone() if isinstance(self.backend, Batching) else f"the backend {self.backend.name} takes one a call"
+        reason = f"the backend {self.backend.name} takes one a call"
+        if isinstance(self.backend, Batching):
+            reason = self.backend.alone()
         if reason:
             self.notice = f"every sequence gets a decoder call of its own: {reason}"
         self.shares_calls = not reason

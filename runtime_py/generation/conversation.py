@@ -13,6 +13,7 @@ from PIL import Image
 
 from runtime_py.errors import UsageError
 from runtime_py.preprocess.base import Message
+from runtime_py.preprocess.extent import Check
 from runtime_py.preprocess.pictures import Picture, open_picture
 
 Messages = str | Sequence[Message | Mapping[str, Any]]
@@ -24,11 +25,13 @@ A part is ``{"type": "text", "text": ...}`` (or the text itself), or ``{"type": 
 PARTS = 'texts, {"type": "text", "text": ...}, {"type": "image"}, or {"type": "image", "image": a path, PIL image or array}'
 
 
-def read(messages: Messages, images: Sequence[Picture]) -> tuple[list[Message], list[np.ndarray]]:
+def read(
+    messages: Messages, images: Sequence[Picture], upright: bool = False, check: Check | None = None
+) -> tuple[list[Message], list[np.ndarray]]:
     """Turns, and uint8 RGB (height, width, 3) pictures that they index in the order in which they stand.
 
     Pictures that no turn claims belong to the first user turn, in front of its text. A picture that two turns name is there
-    twice.
+    twice. ``upright`` and ``check`` are those of `runtime_py.preprocess.pictures.open_picture`.
 
     Raises:
         UsageError: no turn, a turn of another form, or more image parts than pictures.
@@ -46,7 +49,7 @@ def read(messages: Messages, images: Sequence[Picture]) -> tuple[list[Message], 
         turns[first] = replace(turns[first], parts=(*free, *turns[first].content()))
     order: list[int] = []
     turns = [_in_order(turn, order) for turn in turns]
-    opened = {index: open_picture(reader.pictures[index]) for index in dict.fromkeys(order)}
+    opened = {index: open_picture(reader.pictures[index], upright=upright, check=check) for index in dict.fromkeys(order)}
     return turns, [opened[index] for index in order]
 
 

@@ -7,40 +7,23 @@ comparison differ in their `Backend` alone. A recorder receives the named arrays
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 
 from runtime_py.backends.base import Backend, Batching, DecoderState, Rewinding
 from runtime_py.contracts import CONNECTOR, EMBED, VISION
 from runtime_py.errors import PackageError, TooLongError, UsageError
+from runtime_py.generation.limits import Limits, SessionLimits
 from runtime_py.preprocess.base import ArrangesRows, ImageInputs, Layout, Processor, ReadsEmbeddings
+
+__all__ = ["Limits", "Recorder", "Session", "SessionLimits"]
 
 Recorder = Callable[[str, np.ndarray], None]
 """Receives (probe, array). Probes: ``pixel_values``, ``vision`` (unless the backend fuses it with the connector) and
 ``connector`` once per `ImageInputs` in order,
 ``inputs_embeds`` (1, tokens, hidden) once per merge, ``prefill_logits`` (1, outputs, vocabulary) once per prefill,
 ``step_logits`` (1, 1, vocabulary) once per step."""
-
-
-class SessionLimits(Protocol):
-    """The part of targets.base.Limits that a session obeys; the manifest's ``limits`` give the same."""
-
-    @property
-    def context(self) -> int: ...
-
-    @property
-    def prefill_chunk(self) -> int: ...
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Sizes a package was built for: cache positions, and tokens per decoder call, at most."""
-
-    context: int
-    prefill_chunk: int
-    batch: int = 1
 
 
 class Session:
@@ -227,7 +210,18 @@ class Session:
         Raises:
             UsageError: the cache is full, or nothing was prefilled.
         """
-        return step_together([self], [token])[0]
+        state, inputs = self.step_inputs(self.embed(np.array([[token]], dtype=np.int64)))
+        return self.stepped(self.backend.forward(state, inputs, np.array([-1], dtype=np.int64)))
+
+    def stepped(self, logits: np.ndarray) -> np.ndarray:
+        """Tell the recorder what a step gave."""
+        self._record("step_logits", logits)
+        return logits
+
+    @property
+    def shares_calls(self) -> bool:
+        """Whether a step can be part of a decoder call with those of other sessions."""
+        return self._reserved is not None and isinstance(self.backend, Batching)
 
     def step_inputs(self, embeds: np.ndarray) -> tuple[DecoderState, dict[str, np.ndarray]]:
         """What a step feeds: this sequence's cache, and the decoder's inputs for one embedded token (1, 1, hidden).
@@ -309,24 +303,3 @@ class Session:
     def _record(self, probe: str, array: np.ndarray) -> None:
         if self.recorder is not None:
             self.recorder(probe, array)
-
-
-def step_together(sessions: Sequence[Session], tokens: Sequence[int]) -> list[np.ndarray]:
-    """Feed one answer token to each of several sessions of one backend; the logits that each `Session.step` gives.
-
-    A `Batching` backend takes sessions with reserved caches in one decoder call; every other session gets one of its own.
-    """
-    first = sessions[0]
-    embeds = first.embed(np.array([tokens], dtype=np.int64))
-    fed = [session.step_inputs(embeds[:, [place]]) for place, session in enumerate(sessions)]
-    together = len(sessions) > 1 and isinstance(first.backend, Batching) and first._reserved is not None
-    if together:
-        assert isinstance(first.backend, Batching)
-        rows = first.backend.forward_together([state for state, _ in fed], [inputs for _, inputs in fed])
-        logits = [rows[place : place + 1] for place in range(len(sessions))]
-    else:
-        last = np.array([-1], dtype=np.int64)
-        logits = [first.backend.forward(state, inputs, last) for state, inputs in fed]
-    for session, row in zip(sessions, logits, strict=True):
-        session._record("step_logits", row)
-    return logits

@@ -212,7 +212,7 @@ LINKS: list[tuple[str, Callable[[Path, Path], None], str]] = [
 
 
 @pytest.mark.parametrize(("make", "words"), [case[1:] for case in LINKS], ids=[case[0] for case in LINKS])
-@pytest.mark.parametrize("name", ["onnx/connector.onnx", "tokenizer.model"])
+@pytest.mark.parametrize("name", ["onnx/connector.onnx", "tokenizer.json"])
 def test_what_is_no_plain_file(
     copy: Path, tmp_path: Path, make: Callable[[Path, Path], None], words: str, name: str
 ) -> None:
@@ -290,3 +290,14 @@ def test_an_unlisted_tokenizer_file_is_not_read(copy: Path) -> None:
     for depth in ("full", "size", "off"):
         with pytest.raises(PackageError, match=r"added_tokens\.json"):
             runtime_py.load(copy, verify=depth)  # type: ignore[arg-type]
+
+
+def test_ids_without_a_row_in_the_table_are_refused(copy: Path) -> None:
+    path = copy / "tokenizer.json"
+    value = json.loads(path.read_text(encoding="utf-8"))
+    first = 1 + max(value["model"]["vocab"].values())
+    value["added_tokens"].append({**value["added_tokens"][-1], "id": first, "content": "<beyond>"})
+    path.write_text(json.dumps(value), encoding="utf-8")
+    edit(copy, lambda _: None)
+    with pytest.raises(PackageError, match=f"gives ids up to {first}"):
+        runtime_py.load(copy, threads=1)

@@ -77,7 +77,7 @@ def test_a_tampered_package_is_not_loaded(exported: Path, tmp_path: Path) -> Non
 
 
 def test_both_tokenizer_forms_give_the_demo_equal_ids(tmp_path: Path) -> None:
-    from export.package.tokenizer_json import ensure_tokenizer_json
+    from export.package.tokenizer_files import ensure_tokenizer_json
 
     ours = tokenizer.load(CHECKPOINT)
     theirs = tokenizer.read_json(ensure_tokenizer_json(CHECKPOINT, tmp_path / "tokenizer.json"))

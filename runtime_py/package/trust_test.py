@@ -12,8 +12,8 @@ import pytest
 from runtime_py import package
 from runtime_py.errors import PackageError, UsageError
 from runtime_py.package import trust
+from runtime_py.package.package_test import FILES, write
 from runtime_py.package.trust import Standing
-from runtime_py.package_test import FILES, write
 
 MLC = {
     "runtime_backend": "mlc",

@@ -12,9 +12,13 @@ import numpy as np
 
 from runtime_py.errors import ImageError, UsageError
 from runtime_py.preprocess.base import ImageInputs, Layout, Message, TokenizerLike
-from runtime_py.preprocess.frames import centre_crop, shortest_side_bilinear
+from runtime_py.preprocess.extent import FLOAT_BYTES, PIXEL_BYTES, Extent, square_extent
+from runtime_py.preprocess.frames import centre_crop, scaled_sides, shortest_side_bilinear
 from runtime_py.preprocess.pixels import CLIP_MEAN, CLIP_STD, normalise, resize
 from runtime_py.prompt.encoder import PromptEncoder
+
+PATCH = 14
+"""Side of the tower's patches, which the settings do not hold."""
 
 
 class Processor:
@@ -41,6 +45,16 @@ class Processor:
             pixels = self._frames(picture) if self.video else self._picture(picture)
             inputs.append(ImageInputs({"pixel_values": pixels}, {}, self.settings["rows"] * len(pixels), source))
         return inputs
+
+    def extent(self, width: int, height: int) -> Extent:
+        """See `runtime_py.preprocess.extent.PredictsExtent`; of one frame."""
+        size, rows = self.settings["image_size"], self.settings["rows"]
+        if not self.video:
+            return square_extent(size, PATCH, rows)
+        tall, wide = scaled_sides(height, width, size)
+        matrices = (tall * height + wide * width) * FLOAT_BYTES
+        before = width * height * PIXEL_BYTES  # a frame is normalised in its own size
+        return Extent(tall * wide, (size // PATCH) ** 2, rows, before + matrices)
 
     def _picture(self, picture: np.ndarray) -> np.ndarray:
         if picture.ndim != 3:

@@ -47,13 +47,17 @@ def bilinear_matrix(size_in: int, size_out: int, scale: float) -> np.ndarray:
     return matrix
 
 
+def scaled_sides(height: int, width: int, size: int) -> tuple[int, int]:
+    """(height, width) with the shorter side at ``size`` and the other at its floor."""
+    if width < height:
+        return int(np.floor(height / width * size)), size
+    return size, int(np.floor(width / height * size))
+
+
 def shortest_side_bilinear(pixels: np.ndarray, size: int) -> np.ndarray:
     """Scale (frames, 3, height, width) floats so that the shorter side is ``size`` and the other its floor."""
     height, width = pixels.shape[2:]
-    if width < height:
-        new_height, new_width = int(np.floor(height / width * size)), size
-    else:
-        new_height, new_width = size, int(np.floor(width / height * size))
+    new_height, new_width = scaled_sides(height, width, size)
     rows = bilinear_matrix(height, new_height, height / new_height)
     columns = bilinear_matrix(width, new_width, width / new_width)
     return np.einsum("yh,nchw,xw->ncyx", rows, pixels, columns, optimize=True).astype(np.float32)

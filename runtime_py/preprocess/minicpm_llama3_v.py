@@ -16,6 +16,7 @@ import numpy as np
 
 from runtime_py.preprocess import minicpm_v
 from runtime_py.preprocess.base import ImageInputs
+from runtime_py.preprocess.extent import Extent
 from runtime_py.preprocess.pixels import HALF, normalise
 from runtime_py.preprocess.resample import sine_table
 from runtime_py.preprocess.slices import SliceRule, cut
@@ -27,11 +28,16 @@ class Processor(minicpm_v.Processor):
     What stands for a picture in the prompt, and where its rows lie, is as in MiniCPM-V 1.0 and 2.0.
     """
 
+    def slice_rule(self) -> SliceRule:
+        return SliceRule(self.settings["image_size"], self.settings["patch_size"], self.settings["max_slices"])
+
+    def extent(self, width: int, height: int) -> Extent:
+        return minicpm_v.sliced_extent(width, height, self.slice_rule(), self.settings)
+
     def images(self, pictures: Sequence[np.ndarray]) -> list[ImageInputs]:
-        rule = SliceRule(self.settings["image_size"], self.settings["patch_size"], self.settings["max_slices"])
         inputs = []
         for source, picture in enumerate(pictures):
-            pieces, grid = cut(picture, rule)
+            pieces, grid = cut(picture, self.slice_rule())
             inputs += [self._inputs(piece, source, grid) for piece in pieces]
         return inputs
 

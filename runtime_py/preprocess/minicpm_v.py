@@ -13,11 +13,15 @@ import numpy as np
 
 from runtime_py.errors import UsageError
 from runtime_py.preprocess.base import ImageInputs, Layout, Message, TokenizerLike
+from runtime_py.preprocess.extent import FLOAT_BYTES, MATRIX_BYTES, Extent, square_extent
 from runtime_py.preprocess.pixels import HALF, kernel, normalise, resize
 from runtime_py.preprocess.resample import antialiased_bicubic, sine_table
-from runtime_py.preprocess.slices import SliceRule, cut
+from runtime_py.preprocess.slices import SliceRule, cut, plan
 from runtime_py.prompt.encoder import PromptEncoder
 from runtime_py.prompt.render import grid_text, picture_text
+
+SINE_BYTES = 12
+"""A number of one axis's sines, beside the table made of them: angles, sines and cosines in float64 at one time."""
 
 
 class Processor:
@@ -29,12 +33,21 @@ class Processor:
         self.prompt = PromptEncoder(settings, tokenizer)
         self.sliced = settings["variant"] == "2.0"
 
+    def slice_rule(self) -> SliceRule:
+        """How pictures are cut up."""
+        return SliceRule(self.settings["scale_resolution"], self.settings["patch_size"], self.settings["max_slices"])
+
+    def extent(self, width: int, height: int) -> Extent:
+        """See `runtime_py.preprocess.extent.PredictsExtent`."""
+        if self.sliced:
+            return sliced_extent(width, height, self.slice_rule(), self.settings)
+        return square_extent(self.settings["image_size"], self.settings["patch_size"], self.settings["queries"])
+
     def images(self, pictures: Sequence[np.ndarray]) -> list[ImageInputs]:
         inputs = []
         for source, picture in enumerate(pictures):
             if self.sliced:
-                rule = SliceRule(self.settings["scale_resolution"], self.settings["patch_size"], self.settings["max_slices"])
-                pieces, grid = cut(picture, rule)
+                pieces, grid = cut(picture, self.slice_rule())
             else:
                 size = self.settings["image_size"]
                 pieces, grid = [resize(picture, size, size, kernel(self.settings))], (0, 0)
@@ -83,6 +96,19 @@ class Processor:
 
     def next_inputs(self, layout: Layout, length: int) -> dict[str, np.ndarray]:
         return {"position_ids": np.array([[length]], dtype=np.int64)}
+
+
+def sliced_extent(width: int, height: int, rule: SliceRule, settings: Mapping[str, Any]) -> Extent:
+    """What a picture becomes under a slicing rule: its pieces, and fresh key positions for each of them."""
+    chosen = plan(width, height, rule)
+    cells = chosen.grid[0] * chosen.grid[1]
+    overview, cell = (size[0] * size[1] for size in (chosen.overview, chosen.cell))
+    pixels = overview + cells * cell
+    longest = max(overview, cell) // rule.patch**2
+    side = max(*chosen.overview, *chosen.cell) // rule.patch
+    positions = (pixels // rule.patch**2 * FLOAT_BYTES + side * SINE_BYTES) * settings["width"]
+    matrices = (1 + cells) * sum(chosen.overview) // rule.patch * settings.get("native_grid", 0) * MATRIX_BYTES
+    return Extent(pixels, longest, (1 + cells) * settings["queries"], positions + matrices)
 
 
 def position_matrix(native: int, size: int, grid: tuple[int, int]) -> np.ndarray:

@@ -12,9 +12,13 @@ import numpy as np
 
 from runtime_py.errors import UsageError
 from runtime_py.preprocess.base import ImageInputs, Layout, Message, TokenizerLike
+from runtime_py.preprocess.extent import Extent, square_extent
 from runtime_py.preprocess.pixels import CLIP_MEAN, CLIP_STD, normalise, resize
 from runtime_py.prompt.encoder import PromptEncoder
 from runtime_py.prompt.render import picture_text
+
+PATCH = 14
+"""Side of the tower's patches, which the settings do not hold."""
 
 
 class Processor:
@@ -42,6 +46,10 @@ class Processor:
             )
             for index, picture in enumerate(pictures)
         ]
+
+    def extent(self, width: int, height: int) -> Extent:
+        """See `runtime_py.preprocess.extent.PredictsExtent`."""
+        return square_extent(self.settings["image_size"], PATCH, self.settings["queries"])
 
     def encode(self, messages: Sequence[Message], images: Sequence[ImageInputs]) -> np.ndarray:
         return self.prompt.encode(messages, {image.source: [picture_text(self.prompt.form, image.rows)] for image in images})

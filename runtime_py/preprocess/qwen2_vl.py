@@ -12,6 +12,7 @@ import numpy as np
 
 from runtime_py.errors import UsageError
 from runtime_py.preprocess.base import ImageInputs, Layout, Message, TokenizerLike
+from runtime_py.preprocess.extent import Extent
 from runtime_py.preprocess.patches import flatten_patches, rotary_angles, smart_resize
 from runtime_py.preprocess.pixels import CLIP_MEAN, CLIP_STD, normalise, resize
 from runtime_py.prompt.encoder import PromptEncoder
@@ -34,12 +35,22 @@ class Processor:
     def images(self, pictures: Sequence[np.ndarray]) -> list[ImageInputs]:
         return [self._inputs(picture, source) for source, picture in enumerate(pictures)]
 
+    def extent(self, width: int, height: int) -> Extent:
+        """See `runtime_py.preprocess.extent.PredictsExtent`; a picture stands for all frames of one slice of time."""
+        tall, wide = self._size(height, width)
+        patches, merge = tall * wide // self.settings["patch_size"] ** 2, self.settings["merge"]
+        return Extent(tall * wide * self.settings["temporal_patch"], patches, patches // merge**2)
+
+    def _size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of the picture that is cut into patches."""
+        factor = self.settings["patch_size"] * self.settings["merge"]
+        return smart_resize(height, width, factor, self.settings["min_pixels"], self.settings["max_pixels"])
+
     def _inputs(self, picture: np.ndarray, source: int) -> ImageInputs:
         settings = self.settings
         frames = picture if picture.ndim == 4 else picture[None]
-        factor, temporal = settings["patch_size"] * settings["merge"], settings["temporal_patch"]
-        bounds = (settings["min_pixels"], settings["max_pixels"])
-        height, width = smart_resize(frames.shape[1], frames.shape[2], factor, *bounds)
+        temporal = settings["temporal_patch"]
+        height, width = self._size(frames.shape[1], frames.shape[2])
         mean, deviation = settings.get("mean", CLIP_MEAN), settings.get("std", CLIP_STD)
         pixels = np.concatenate([normalise(resize(frame, width, height), mean, deviation) for frame in frames])
         missing = -len(pixels) % temporal

@@ -14,6 +14,7 @@ from PIL import Image
 
 from runtime_py.errors import UsageError
 from runtime_py.preprocess.base import ImageInputs, Layout, Message, TokenizerLike
+from runtime_py.preprocess.extent import Extent
 from runtime_py.preprocess.pixels import HALF, normalise, resize
 from runtime_py.preprocess.spliced import IMAGE, spliced_layout
 from runtime_py.prompt.encoder import PromptEncoder
@@ -34,10 +35,19 @@ class Processor:
             )
         return [self._inputs(picture, source) for source, picture in enumerate(pictures)]
 
+    def extent(self, width: int, height: int) -> Extent:
+        """See `runtime_py.preprocess.extent.PredictsExtent`."""
+        patch, kernel = self.settings["patch_size"], self.settings["kernel"]
+        rows, columns = (-(-side // patch) for side in self._size(width, height))
+        return Extent(rows * columns * patch**2, rows * columns, -(-rows // kernel) * -(-columns // kernel) + 2)
+
+    def _size(self, width: int, height: int) -> tuple[int, int]:
+        edges = (self.settings["shortest_edge"], self.settings["longest_edge"])
+        return target_size(width, height, *edges, self.settings["resize_rule"] == "2k")
+
     def _inputs(self, picture: np.ndarray, source: int) -> ImageInputs:
         settings = self.settings
-        edges = (settings["shortest_edge"], settings["longest_edge"])
-        width, height = target_size(picture.shape[1], picture.shape[0], *edges, settings["resize_rule"] == "2k")
+        width, height = self._size(picture.shape[1], picture.shape[0])
         pixels = normalise(resize(picture, width, height, Image.Resampling.BILINEAR), HALF, HALF)
         patch, kernel = settings["patch_size"], settings["kernel"]
         rows, columns = -(-height // patch), -(-width // patch)

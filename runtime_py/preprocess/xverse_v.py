@@ -14,6 +14,7 @@ import numpy as np
 
 from runtime_py.errors import UsageError
 from runtime_py.preprocess.base import ImageInputs, Layout, Message, TokenizerLike
+from runtime_py.preprocess.extent import Extent
 from runtime_py.preprocess.pixels import CLIP_MEAN, CLIP_STD, normalise, resize
 from runtime_py.preprocess.spliced import IMAGE, spliced_layout
 from runtime_py.prompt.encoder import PromptEncoder
@@ -47,6 +48,13 @@ class Processor:
             views = self._views(picture)
             inputs.append(ImageInputs({"pixel_values": views}, {}, len(views) * self.settings["tile_rows"], source))
         return inputs
+
+    def extent(self, width: int, height: int) -> Extent:
+        """See `runtime_py.preprocess.extent.PredictsExtent`."""
+        tile, per_view = self.settings["tile"], self.settings["tile_rows"]
+        rows, columns = tile_grid(width, height, tile)
+        views = 1 if (rows, columns) == (1, 1) else 1 + rows * columns
+        return Extent(views * tile * tile, per_view, views * per_view)
 
     def _views(self, picture: np.ndarray) -> np.ndarray:
         """Global view, then the tiles row by row: float32 (1 to 10, 3, tile, tile)."""

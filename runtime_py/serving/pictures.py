@@ -21,15 +21,14 @@ from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from runtime_py.errors import ImageError
 from runtime_py.files.json_file import shortened
+from runtime_py.preprocess.extent import Check
+from runtime_py.preprocess.picture_formats import SHOWN, formats
 from runtime_py.preprocess.pictures import open_picture
 from runtime_py.serving.refusal import Refusal, invalid
-
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-"""Decoders that a stranger's bytes may reach."""
 
 PARAM = "messages"
 _DATA = re.compile(r"data:([\w.+-]+/[\w.+-]+)?((?:;[\w.+-]+=[^;,]*)*)(;base64)?,", re.ASCII)
@@ -51,6 +50,7 @@ class PictureLimits:
         remote: fetch pictures by http and https.
         seconds: for fetching one.
         permitted: which IP addresses may be connected to.
+        check: refuses sizes that the model cannot take, from name, width and height.
     """
 
     count: int = 16
@@ -59,6 +59,7 @@ class PictureLimits:
     remote: bool = False
     seconds: float = 10.0
     permitted: Callable[[str], bool] = public
+    check: Check | None = None
 
 
 def picture_at(url: str, limits: PictureLimits) -> np.ndarray:
@@ -80,29 +81,24 @@ def picture_at(url: str, limits: PictureLimits) -> np.ndarray:
         content = fetched(url, limits)
     else:
         raise invalid(f"{shortened(url)} is no picture's URL: data:image/...;base64,... is expected", PARAM)
-    return decoded(content, limits.pixels)
+    return decoded(content, limits)
 
 
-def decoded(content: bytes, pixels: int) -> np.ndarray:
+def decoded(content: bytes, limits: PictureLimits) -> np.ndarray:
     """uint8 RGB (height, width, 3), turned as the photograph's EXIF says.
 
     Raises:
-        Refusal: no picture of `FORMATS`, damaged, or more pixels than ``pixels``.
+        Refusal: no picture of `runtime_py.preprocess.picture_formats`, damaged, or too large for the limits or the model.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-                if image.width * image.height > pixels:
-                    raise invalid(f"a picture has {image.width} x {image.height} pixels; at most {pixels:,}", PARAM)
-                upright = ImageOps.exif_transpose(image)
-                return open_picture(upright if upright is not None else image, pixels)
-    except Refusal:
-        raise
+            warnings.simplefilter("ignore")  # of metadata, and of sizes that are checked here
+            with Image.open(io.BytesIO(content), formats=formats()) as image:
+                return open_picture(image, limits.pixels, upright=True, check=limits.check)
     except ImageError as error:
         raise invalid(f"a picture cannot be used: {error.what}. Expected: {error.expected}.", PARAM) from error
     except Exception as error:  # a damaged file raises whatever its decoder stumbles over
-        raise invalid(f"a picture cannot be read as one of {', '.join(FORMATS)}: {shortened(str(error))}", PARAM) from error
+        raise invalid(f"a picture cannot be read: {shortened(str(error))}. Expected: {SHOWN}.", PARAM) from error
 
 
 def _data(url: str, limits: PictureLimits) -> bytes:

@@ -5,10 +5,13 @@ Source of the form: openai/openai-openapi, ErrorResponse: message, type, param, 
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from runtime_py.engine.service import QueueFullError
-from runtime_py.errors import EdgeproofError, TooLongError, UsageError
+from runtime_py.errors import DoesNotFitError, EdgeproofError, MachineError, TooLongError, UsageError
+
+log = logging.getLogger(__name__)
 
 INVALID = "invalid_request_error"
 
@@ -36,10 +39,15 @@ def invalid(message: str, param: str | None = None, code: str | None = None) -> 
 
 
 def of_error(error: EdgeproofError) -> Refusal:
-    """An error of the engine: the caller's (400), too much work (429), or the server's (500)."""
+    """An error of the engine: the caller's (400), too much work (429), no room or no service (503), or a fault (500). Of the
+    last two the server's log says more.
+    """
     said = f"{error.what}. Expected: {error.expected}. Next: {error.next_step}."
     if isinstance(error, QueueFullError):
         return Refusal(429, said, "rate_limit_error", code="queue_full")
     if isinstance(error, UsageError):
         return invalid(said, "messages", "context_length_exceeded" if isinstance(error, TooLongError) else None)
-    return Refusal(500, said, "server_error")
+    log.error("%s", error)
+    if isinstance(error, MachineError | DoesNotFitError):
+        return Refusal(503, "the server cannot answer now", "server_error", code="unavailable")
+    return Refusal(500, "the server failed", "server_error")

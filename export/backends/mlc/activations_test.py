@@ -13,15 +13,16 @@ from export.backends.mlc.activations import decoder_activations, image_activatio
 from export.backends.mlc.backend import MlcBackend
 from export.backends.mlc.compile_process import LibraryRequest
 from export.backends.mlc.library import TARGETS, bounds_of, build_module
-from export.backends.mlc.overview import make_overview
+from export.backends.mlc.overview import Overview, overview_sides
 from export.backends.mlc.package_parts import declared_parameters
 from export.backends.mlc.passes.attach_metadata import memory_usage
 from export.backends.mlc.passes.pipeline import lowered, memory_planned
 from export.backends.mlc.schemes import scheme_of
-from export.backends.mlc.support import most_patches, score_blocks
+from export.backends.mlc.support import most_patches, overview_rows, score_blocks
 from export.families.registry import families
 from export.source.tensor_source import EmptySource
 from export.specs import ModelSpec
+from runtime_py.backends.stock_engine import SentPicture
 from targets.android import TARGET
 from targets.base import Limits
 
@@ -41,7 +42,10 @@ def planned(spec: ModelSpec) -> dict[str, int]:
     """Bytes of planned buffers per function, no kernel compiled; buffers of unbounded symbolic size are not counted."""
     options = BuildOptions(TARGET, "int4", LIMITS)
     assignments, scheme = MlcBackend().assignments(spec, options), scheme_of("int4")
-    overview = make_overview(spec, families()[spec.family].make_processor(spec))
+    side, rows = spec.image.overview, overview_rows(spec)
+    sides = overview_sides(spec, families()[spec.family].make_processor(spec), rows)
+    grid = (side // spec.image.patch, side // spec.image.patch)
+    overview = Overview(SentPicture(side, side, 1, rows), grid, sides)
     parameters = tuple(declared_parameters(spec, assignments, scheme, overview))
     request = LibraryRequest("planned_name", "planned", spec, assignments, scheme, LIMITS, overview, parameters)
     target = Target(TARGETS["android"])

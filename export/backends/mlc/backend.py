@@ -7,9 +7,12 @@ their index. Compiling runs in a process of its own, so that its memory is given
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
+import runpy
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.backends.base import Build, BuildOptions, ExportBackend, Prediction, Step
@@ -18,6 +21,7 @@ from export.backends.mlc.schemes import Scheme, scheme_of
 from export.backends.mlc.support import decoder_sides
 from export.quantisation.spec import Assignment, LayerShape, Storage
 from runtime_py.backends import records
+from runtime_py.backends.stock_engine import KEY, StockEngine
 from runtime_py.contracts import DECODER, EMBED
 from runtime_py.errors import UnsupportedModelError, UsageError
 
@@ -47,6 +51,16 @@ class MlcBackend(ExportBackend):
     def refuse(self, spec: ModelSpec, options: BuildOptions) -> None:
         refuse_unbuilt(spec, options)
 
+    def picture_rows(self, spec: ModelSpec) -> int:
+        from export.backends.mlc.support import overview_rows
+
+        return overview_rows(spec)
+
+    def stock_engine(self, spec: ModelSpec, options: BuildOptions) -> StockEngine:
+        from export.backends.mlc.stock_engine import stock_engine
+
+        return stock_engine(spec, options.limits)
+
     def predict(self, spec: ModelSpec, options: BuildOptions, assignments: Mapping[str, Assignment]) -> Prediction:
         from export.backends.mlc.prediction import predict
 
@@ -71,7 +85,7 @@ class MlcBackend(ExportBackend):
         from export.backends.mlc.package_parts import PackageParts
 
         parts = PackageParts(build)
-        return {**block(parts), **engine_limits(parts)}
+        return {**block(parts), **engine_facts(parts)}
 
 
 def assign(layers: list[LayerShape], scheme: Scheme, extra: Mapping[str, Any]) -> dict[str, Assignment]:
@@ -140,24 +154,29 @@ def block(parts: PackageParts) -> dict[str, Any]:
         "quantization": parts.scheme.name,
         "dtype": parts.scheme.model_dtype,
         "tvm": importlib.metadata.version("apache-tvm"),
+        "tvm_commit": tvm_commit(),
         "tvm_ffi": importlib.metadata.version("apache-tvm-ffi"),
-        "image_size": parts.overview.image_size,
         "decoder_sides": [tensor.name for tensor in decoder_sides(parts.build.spec)],
     }
 
 
-def engine_limits(parts: PackageParts) -> dict[str, Any]:
-    """What the stock MLC app can do with this package, beside our own runtime."""
+def tvm_commit() -> str | None:
+    """The commit of apache/tvm that the installed compiler was built from, without importing it; None when it says none."""
+    place = importlib.util.find_spec("tvm")
+    if place is None or place.origin is None:
+        return None
+    version = Path(place.origin).with_name("_version.py")
+    stated = runpy.run_path(str(version)).get("__commit_id__") if version.is_file() else None
+    return None if stated is None else str(stated).removeprefix("g")
+
+
+def engine_facts(parts: PackageParts) -> dict[str, Any]:
+    """What the stock apps do with this package, beside our own runtime."""
     from export.backends.mlc.conversation_template import prompt_facts
     from export.prompts.declared import declared_prompt
 
-    config, prompt = parts.vision_config, prompt_facts(declared_prompt(parts.spec))
-    return {
-        "stock_app_images": bool(config) and prompt["picture_message"] is not None,
-        "stock_app_note": (
-            f"send one {config['image_size']} x {config['image_size']} picture; it takes {parts.image_rows} rows"
-            if config
-            else f"the stock engine cannot count {parts.image_rows} rows per picture; call image_embed yourself"
-        ),
-        "stock_app_prompt": prompt,
-    }
+    prompt = prompt_facts(declared_prompt(parts.spec))
+    sent = parts.engine.picture
+    if sent is None:
+        prompt["picture_message"] = None
+    return {KEY: parts.engine.to_json(), "stock_app_prompt": prompt}

@@ -6,12 +6,12 @@ interface/gen_config.py. The parts that are worked out are elsewhere: `conversat
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from export.specs import DecoderSpec
+from runtime_py.backends.stock_engine import SentPicture
 from targets.base import Limits
 
 SAMPLING_DEFAULTS = {
@@ -98,16 +98,12 @@ def model_config(decoder: DecoderSpec, limits: Limits) -> dict[str, Any]:
     }
 
 
-def vision_config(image_size: int, rows: int) -> dict[str, int]:
-    """``image_size`` and the ``patch_size`` from which the phone's runtime counts ``rows`` rows of one picture.
+def vision_config(sent: SentPicture | None) -> dict[str, dict[str, int]]:
+    """The field of ``model_config`` from which the engine knows the size of a picture and counts its rows.
 
-    It takes image_size^2 / patch_size^2 (mlc-llm, cpp/json_ffi/conv_template.cc), so a resampler's output is described
-    by a coarser patch than the tower's own. {} when no whole patch size gives that count.
+    Without it the engine answers a message with a picture by an error (mlc-llm, cpp/json_ffi/conv_template.cc).
     """
-    side = math.isqrt(rows)
-    if side * side != rows or image_size % side:
-        return {}
-    return {"image_size": image_size, "patch_size": image_size // side}
+    return {"vision_config": {"image_size": sent.image_size, "patch_size": sent.patch_size}} if sent else {}
 
 
 def generation(stored: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:

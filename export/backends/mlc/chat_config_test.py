@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from export.backends.mlc import chat_config
+from runtime_py.backends.stock_engine import SentPicture
 
 
-def test_the_phone_counts_64_rows_of_a_resampled_picture():
-    assert chat_config.vision_config(448, 64) == {"image_size": 448, "patch_size": 56}
-    assert chat_config.vision_config(84, 9) == {"image_size": 84, "patch_size": 28}
-    assert chat_config.vision_config(448, 66) == {}
-    assert chat_config.vision_config(449, 64) == {}
+def test_the_engine_learns_the_size_of_what_is_sent():
+    assert chat_config.vision_config(SentPicture(451, 448, 46, 96)) == {
+        "vision_config": {"image_size": 451, "patch_size": 46}
+    }
+    assert chat_config.vision_config(None) == {}
 
 
 def test_generation_takes_the_familys_sampling_and_the_checkpoints_tokens():

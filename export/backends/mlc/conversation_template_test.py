@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 
@@ -22,6 +23,7 @@ from export.backends.mlc.conversation_template import (
     system_message,
 )
 from export.families.registry import families
+from export.prompts import conftest
 from export.prompts.conftest import SPEAKERS, Conversation, Speaker, speaker_of
 from export.prompts.declared import declared_prompt
 from export.prompts.published_test import IMAGE, asked, talks, text
@@ -147,6 +149,21 @@ def test_turns_with_a_picture_and_a_system_turn(speaker: Speaker) -> None:
     if form.system is not None:
         told = [{"role": "system", "content": "Be brief."}, *several]
         assert engine_ids(speaker, told) == speaker.ids(told)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_one_and_two_turns_with_a_picture_that_is_not_cut_up(
+    speaker: Speaker, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one form of picture that the engine sends, of every family that can be sent any."""
+    monkeypatch.setattr(conftest, "picture", lambda index: np.full((56, 56, 3), 40 + index, np.uint8))
+    shown = [{"role": "user", "content": [IMAGE, text("What is it?")]}, *asked("What?", "A dog.", "Why?")[1:]]
+    assert not cut_up(speaker, shown)
+    if speaker.form.picture.place is Place.START:
+        with pytest.raises(UnsupportedModelError, match="inside a turn"):
+            engine_ids(speaker, shown[:count])
+        return
+    assert engine_ids(speaker, shown[:count]) == speaker.ids(shown[:count])
 
 
 def test_no_family_has_an_empty_template(speaker: Speaker) -> None:

@@ -43,13 +43,10 @@ def _specification(library: ModelLibrary, methods: Mapping[str, nn.spec.MethodSp
 
 
 def _stage_functions(library: ModelLibrary) -> dict[str, nn.spec.MethodSpec]:
-    rows, columns = library.overview_size
-    patch, stages = library.model.image.patch, contracts(library.model)
-    image = nn.spec.Tensor([1, rows * patch, columns * patch, 3], "uint8")
-    sizes = {name: nn.spec.Int() for name in ("resize_h", "resize_w", "crop_h", "crop_w")}
+    stages = contracts(library.model)
     functions = {
         "embed": _method(library.embed, {"ids": nn.spec.Tensor(["seq_len"], "int32")}),
-        "image_embed": _method(library.image_embed, {"image": image, **sizes}),
+        **_picture_function(library),
         VISION: _method(library.run_vision, _inputs(stages[VISION].inputs)),
         CONNECTOR: _method(library.run_connector, _inputs(stages[CONNECTOR].inputs)),
     }
@@ -58,6 +55,15 @@ def _stage_functions(library: ModelLibrary) -> dict[str, nn.spec.MethodSpec]:
         image = nn.spec.Tensor([1, "height", "width", 3], "uint8")
         functions["image_embed_slice"] = _method(library.image_embed_slice, {"image": image, **_inputs(sides)})
     return functions
+
+
+def _picture_function(library: ModelLibrary) -> dict[str, nn.spec.MethodSpec]:
+    """``image_embed``, where the engine does what is right with its rows; it refuses a picture where there is none."""
+    if library.sent is None:
+        return {}
+    side = library.sent.image_size
+    sizes = {name: nn.spec.Int() for name in ("resize_h", "resize_w", "crop_h", "crop_w")}
+    return {"image_embed": _method(library.image_embed, {"image": nn.spec.Tensor([1, side, side, 3], "uint8"), **sizes})}
 
 
 def _decoder_functions(library: ModelLibrary) -> dict[str, nn.spec.MethodSpec]:

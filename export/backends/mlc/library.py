@@ -1,7 +1,8 @@
 """Compile a model's Relax module: one library for a phone (a tar of two objects) and one for this machine.
 
-Every form comes from the same specs, so what runs here is what the phone runs minus the device code. A library must be
-loaded by the TVM runtime version that built it. Targets: mlc-ai/mlc-llm, python/mlc_llm/support/auto_target.py.
+Every form comes from the same specs, so what runs here is what the phone runs minus the device code. A library is loaded by
+the TVM that built it and by those that mlc-llm pins (`passes.cache_arguments`). Targets: mlc-ai/mlc-llm,
+python/mlc_llm/support/auto_target.py.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from export.backends.mlc.function_list import block_functions, functions
 from export.backends.mlc.logit_kernels import AddLogitKernels
 from export.backends.mlc.model import ModelLibrary
 from export.backends.mlc.passes.base import ModulePass, PassLog
+from export.backends.mlc.passes.cache_arguments import CreateCacheWithFiveNumbers
 from export.backends.mlc.passes.pipeline import pipeline
 from export.backends.mlc.passes.runtime_functions import AddEmbeddingAllocator, NameSystemLibrary
 from export.backends.mlc.size_order import sizes_in_order
@@ -86,7 +88,8 @@ def build_module(request: LibraryRequest, place: str) -> tuple[tvm.ir.IRModule, 
 def completing_passes(request: LibraryRequest, place: str) -> list[ModulePass]:
     """What is done to the exported module before it is compiled, in order."""
     device, limits, dtype = TARGETS[place]["kind"] != "llvm", request.limits, request.scheme.model_dtype
-    passes: list[ModulePass] = [SafeMerge(dtype)] if device else []
+    passes: list[ModulePass] = [CreateCacheWithFiveNumbers("create_tir_paged_kv_cache")]
+    passes += [SafeMerge(dtype)] if device else []
     passes += [AddLogitKernels(device), AddEmbeddingAllocator(limits.prefill_chunk, request.spec.decoder.hidden, dtype)]
     if place in SYSTEM_LIBRARY:
         passes.append(NameSystemLibrary(system_prefix(request.name)))

@@ -1,7 +1,7 @@
 """The whole model as one Relax module; `function_list` names its functions for the runtime.
 
 embed(ids)                                              [tokens, hidden]
-image_embed(image, 4 sizes)                             [rows, hidden]     the square picture the phone's engine sends
+image_embed(image, 4 sizes)                             [rows, hidden]     the square the engine sends; not in every library
 image_embed_slice(image, side inputs)                   [rows, hidden]     any grid, where the family slices
 vision_encoder(pixel_values, sides), connector(features, sides)            the two stages apart, for checking
 prefill, decode, batch_prefill, batch_decode, batch_verify                 logits over the paged cache
@@ -40,6 +40,7 @@ from export.specs import (
     WindowConnectorSpec,
 )
 from export.stages import contracts
+from runtime_py.backends.mlc import SPARE_POSITIONS
 from runtime_py.contracts import CONNECTOR, VISION, TensorContract
 
 VISION_BLOCKS = {VisionSpec: VisionTransformer, RotaryVisionSpec: RotaryVisionTransformer}
@@ -84,7 +85,8 @@ class ModelLibrary(nn.Module):
         context: int,
     ) -> None:
         layers = Layers(assignments, dtype)
-        self.model, self.dtype, self.overview_size, self.target = spec, dtype, overview.grid, target
+        self.model, self.dtype, self.target = spec, dtype, target
+        self.overview_size, self.sent = overview.grid, overview.sent
         self.vision_encoder = VISION_BLOCKS[type(spec.vision)](spec.vision, layers, most_patches(spec, context))
         self.connector = CONNECTOR_BLOCKS[type(spec.connector)](spec.connector, layers)
         self.embed_tokens = TokenEmbedding(spec.embed, layers)
@@ -111,6 +113,7 @@ class ModelLibrary(nn.Module):
     def image_embed(
         self, image: Tensor, resize_h: tirx.Var, resize_w: tirx.Var, crop_h: tirx.Var, crop_w: tirx.Var
     ) -> Tensor:
+        """Rows of the picture in the upper left corner of ``image``; cutting its patches leaves the margin out."""
         # the engine passes sizes to resize and crop to; what it sends has the size of the overview already
         rows, columns = self.overview_size
         return self._image_features(image, rows, columns, self.overview.values())
@@ -195,7 +198,7 @@ class ModelLibrary(nn.Module):
         return TIRPagedKVCache(
             attn_kind="mha",
             max_batch_size=max_batch_size,
-            max_total_seq_len=max_total_seq_len,
+            max_total_seq_len=max_total_seq_len + SPARE_POSITIONS,
             prefill_chunk_size=prefill_chunk_size,
             page_size=page_size,
             support_sliding_window=support_sliding_window,

@@ -1,8 +1,8 @@
 """The square picture that the phone's engine hands to ``image_embed``, and the side inputs that go with its grid.
 
-The engine sends one picture of ``image_size`` x ``image_size`` pixels. Where a family's stages take side inputs (the
-position matrices and key positions of a sliced model), those of this one grid are stored as parameters of the package,
-made by the family's own processor from a blank picture, so that the phone computes nothing a processor knows.
+The engine sends one square of `SentPicture.image_size` pixels, the picture in its upper left corner. Where a family's stages
+take side inputs (the position matrices and key positions of a sliced model), those of this one grid are stored as parameters
+of the package, made by the family's own processor from a blank picture, so that the phone computes nothing that it knows.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from export.backends.mlc.stock_engine import stock_engine
 from export.specs import ModelSpec
 from export.stages import contracts
+from runtime_py.backends.stock_engine import SentPicture
 from runtime_py.contracts import CONNECTOR, VISION
 from runtime_py.errors import UnsupportedModelError
 from runtime_py.preprocess.base import Processor
+from targets.base import Limits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,40 +32,51 @@ PREFIX = "overview."
 
 @dataclass(frozen=True)
 class Overview:
-    """``image_size`` pixels a side, ``grid`` (rows, columns) of patches, ``rows`` of image features, and the side inputs
-    of that grid by name.
+    """The picture, in pixels and patches.
+
+    Attributes:
+        sent: what an app sends; None where the engine can do nothing right with a picture, and no function takes one.
+        grid: (rows, columns) of patches.
+        sides: the side inputs of that grid by name; none where nothing is sent.
     """
 
-    image_size: int
+    sent: SentPicture | None
     grid: tuple[int, int]
-    rows: int
     sides: Mapping[str, np.ndarray]
 
 
-def make_overview(spec: ModelSpec, processor: Processor) -> Overview:
-    """The overview of a model, side inputs as its processor makes them.
+def make_overview(spec: ModelSpec, processor: Processor, limits: Limits) -> Overview:
+    """The overview of a model in a package with ``limits``.
 
     Raises:
-        UnsupportedModelError: the processor turns a square picture of that size into something else.
+        UnsupportedModelError: as `overview_sides`.
+    """
+    sent = stock_engine(spec, limits).picture
+    side = spec.image.overview // spec.image.patch
+    return Overview(sent, (side, side), {} if sent is None else overview_sides(spec, processor, sent.rows))
+
+
+def overview_sides(spec: ModelSpec, processor: Processor, rows: int) -> dict[str, np.ndarray]:
+    """The side inputs of the overview by name, as the model's processor makes them.
+
+    Raises:
+        UnsupportedModelError: the processor turns a square picture of that size into something else than ``rows`` rows.
     """
     size = spec.image.overview
-    grid = (size // spec.image.patch, size // spec.image.patch)
     wanted = [tensor.name for stage in (VISION, CONNECTOR) for tensor in contracts(spec)[stage].inputs[1:]]
     if not wanted:
-        rows = contracts(spec)[CONNECTOR].outputs[0].shape[1]
-        assert isinstance(rows, int)
-        return Overview(size, grid, rows, {})
+        return {}
     pieces = processor.images([np.zeros((size, size, 3), np.uint8)])
     arrays: dict[str, Any] = {**pieces[0].vision, **pieces[0].connector}
     cells = arrays["pixel_values"].shape
-    whole = cells[1] == grid[0] * grid[1] if len(cells) == 3 else cells[2:] == (size, size)
-    if len(pieces) != 1 or not whole:
+    whole = cells[1] == (size // spec.image.patch) ** 2 if len(cells) == 3 else cells[2:] == (size, size)
+    if len(pieces) != 1 or not whole or pieces[0].rows != rows:
         raise UnsupportedModelError(
             f"{spec.family}: a {size} x {size} picture does not pass its processor unchanged",
-            "one piece of the same size, as the phone's engine sends one square picture",
+            f"one piece of the same size and {rows} rows, as the phone's engine sends one square picture",
             "give the family an overview that its processor leaves alone (ModelSpec.image)",
         )
-    return Overview(size, grid, pieces[0].rows, {name: np.asarray(arrays[name]) for name in wanted})
+    return {name: np.asarray(arrays[name]) for name in wanted}
 
 
 def overview_shapes(spec: ModelSpec, overview: Overview) -> dict[str, tuple[int, ...]]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from export.backends.base import Build
 from export.backends.mlc import app_config, chat_config, shards, tokenizer_files
@@ -17,12 +18,14 @@ from export.backends.mlc.parameters import Parameter, ParameterBytes, parameter_
 from export.backends.mlc.prediction import predict
 from export.backends.mlc.record import PHONES
 from export.backends.mlc.schemes import Scheme, scheme_of
+from export.backends.mlc.stock_engine import stock_engine
 from export.backends.mlc.upstream_llama import read_json
 from export.modules.build import parameter_count, parameter_shapes
 from export.prompts.declared import declared_prompt
 from export.quantisation.spec import Assignment
-from export.source.side_files import Purpose, named
 from export.specs import ModelSpec
+from runtime_py.backends.mlc import CACHE_NUMBERS, SPARE_POSITIONS
+from runtime_py.backends.stock_engine import Use
 
 FOLDER = Path("mlc")
 HOST = "x86_64"
@@ -37,9 +40,8 @@ class PackageParts:
         self.phone = PHONES.get(build.options.target.name)
         self.place = HOST if self.phone is None else self.phone.place
         self.limits = build.options.limits
-        self.overview = make_overview(build.spec, build.processor)
-        self.image_rows = self.overview.rows
-        self.vision_config = chat_config.vision_config(self.overview.image_size, self.image_rows)
+        self.engine = stock_engine(build.spec, self.limits)
+        self.overview = make_overview(build.spec, build.processor, self.limits)
 
     # names
 
@@ -54,7 +56,8 @@ class PackageParts:
     @cached_property
     def model_lib(self) -> str:
         """Name of the library: what it is, and a digest of everything that decides its code."""
-        facts = [self.spec.vision, self.spec.connector, self.spec.embed, self.spec.decoder, self.limits, self.overview.grid]
+        stages = [self.spec.vision, self.spec.connector, self.spec.embed, self.spec.decoder]
+        facts = [*stages, self.limits, self.overview.grid, self.overview.sent, SPARE_POSITIONS, CACHE_NUMBERS]
         layers = sorted((name, str(assignment.storage)) for name, assignment in self.build.assignments.items())
         digest = hashlib.md5(repr((facts, layers)).encode(), usedforsecurity=False).hexdigest()[:8]
         return f"{self.model_type}_{self.scheme.name}_{digest}"
@@ -102,7 +105,13 @@ class PackageParts:
 
     def write_configuration(self) -> list[Path]:
         folder = self._made(self.weights_folder)
-        names = tokenizer_files.copy_tokenizer(self._tokenizer_folder(), folder)
+        names = tokenizer_files.copy_tokenizer(self.build.folder, folder)
+        written = [folder / name for name in names]
+        if self.engine.use is not Use.NOTHING:
+            written.append(shards.write_json(folder / "mlc-chat-config.json", self._chat_config(folder, names)))
+        return self._relative(written)
+
+    def _chat_config(self, folder: Path, names: Sequence[str]) -> dict[str, Any]:
         checkpoint, ours = self.build.checkpoint, self.spec.generation
         assert checkpoint.folder is not None
         stored = {**checkpoint.stated, **read_json(checkpoint.folder / "generation_config.json")}
@@ -115,26 +124,21 @@ class PackageParts:
             tokenizer_files=tuple(names),
             tokenizer_info=tokenizer_files.tokenizer_info(folder),
             active_vocabulary=tokenizer_files.active_vocabulary(folder, self.spec.decoder.vocabulary),
-            extra={"vision_config": self.vision_config} if self.vision_config else {},
+            extra=chat_config.vision_config(self.engine.picture),
         )
-        written = [folder / name for name in names]
-        value = chat_config.chat_config(self.spec.decoder, request)
-        return self._relative([*written, shards.write_json(folder / "mlc-chat-config.json", value)])
+        return chat_config.chat_config(self.spec.decoder, request)
 
     def write_app_configuration(self) -> list[Path]:
-        """The files of the phone's app (see app_config), which list the model and the memory it needs."""
+        """The files of the phone's app (see app_config), which list the model and the memory it needs; none where the app's
+        engine would die of the model.
+        """
         assert self.phone is not None
+        if self.engine.use is Use.NOTHING:
+            return []
         needed = sum(predict(self.spec, self.build.options, self.build.assignments).device_bytes.values())
         entry = app_config.AppEntry(self.model_id, self.model_lib, needed, self.limits)
         library = self.device_library.relative_to(FOLDER)
         return self._relative(app_config.write(self._made(FOLDER), entry, self.phone, library))
-
-    def _tokenizer_folder(self) -> Path:
-        """Where the checkpoint keeps its tokenizer; its own folder when it has none."""
-        checkpoint = self.build.checkpoint
-        assert checkpoint.folder is not None
-        vocabularies = named(checkpoint.side_files, Purpose.VOCABULARY)
-        return (checkpoint.folder / vocabularies[0].path).parent if vocabularies else checkpoint.folder
 
     def write_device_library(self) -> list[Path]:
         if self.phone is None:

@@ -11,10 +11,10 @@ from export.backends.mlc.parameters import CHUNK_BYTES, quantised_shapes
 from export.backends.mlc.schemes import Scheme, scheme_of
 from export.quantisation.spec import Assignment, Storage
 from export.specs import ModelSpec
+from runtime_py.backends.mlc import PAGE, SPARE_POSITIONS
 from runtime_py.contracts import STAGES
 from targets.base import Limits
 
-PAGE = 16
 LIBRARY_BYTES = 4 << 20
 """Both model libraries and the JSON files of a full-size package, generously."""
 
@@ -65,7 +65,7 @@ def working_bytes(spec: ModelSpec, limits: Limits, scheme: Scheme) -> dict[str, 
     """Memory beside the weights: cache, the runtime's embedding buffer, and the larger of the two passes' activations."""
     item = 2 if scheme.model_dtype == "float16" else 4
     decoder = spec.decoder
-    pages = -(-limits.context // PAGE) + 1
+    pages = -(-(limits.context + SPARE_POSITIONS) // PAGE) + 1
     cache = 2 * decoder.layers * decoder.kv_heads * decoder.head_dim * pages * PAGE * item * limits.batch
     return {
         "kv_cache": cache,

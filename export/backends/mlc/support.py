@@ -6,8 +6,11 @@ from dataclasses import replace
 
 from export.specs import (
     DecoderSpec,
+    GluConnectorSpec,
+    MlpConnectorSpec,
     ModelSpec,
     PatchMergerSpec,
+    ResamplerSpec,
     VisionSpec,
     VisualExperts,
     WindowConnectorSpec,
@@ -73,6 +76,23 @@ def most_patches(spec: ModelSpec, context: int) -> int:
     if isinstance(connector, WindowConnectorSpec):
         return max(overview, rows * connector.kernel**2)
     return overview
+
+
+def overview_rows(spec: ModelSpec) -> int:
+    """Rows of image features of the square picture that the phone's engine sends."""
+    patches = (spec.image.overview // spec.image.patch) ** 2
+    match spec.connector:
+        case ResamplerSpec(queries=queries):
+            return queries
+        case PatchMergerSpec(merge=side):
+            return patches // side**2
+        case WindowConnectorSpec(kernel=side, splitters=splitters):
+            windows = -(-(spec.image.overview // spec.image.patch) // side)
+            return windows**2 + splitters
+        case GluConnectorSpec(grid=grid):
+            return grid**2 // 4 + 2
+        case MlpConnectorSpec(tokens=tokens):
+            return tokens
 
 
 def score_blocks(heads: int, queries: int, keys: int, score_bytes: int = SCORE_BYTES) -> int:

@@ -14,29 +14,24 @@ from typing import Any
 from runtime_py.errors import CheckpointError
 
 JSON = "tokenizer.json"
-TOKENIZER_FILES = ("tokenizer.model", JSON, "vocab.json", "merges.txt", "added_tokens.json", "tokenizer_config.json")
-TABLES = ("added_tokens.json", "tokenizer_config.json")
-"""Files that say something about a tokenizer and are none by themselves."""
+FILES = (JSON, "tokenizer_config.json")
+"""In upstream's order; a package has no others (`export.package.tokenizer_files`)."""
 
 
-def copy_tokenizer(checkpoint: Path, folder: Path) -> list[str]:
-    """Copy the checkpoint's tokenizer files and make tokenizer.json where only another form exists; nothing without one.
+def copy_tokenizer(source: Path, folder: Path) -> list[str]:
+    """Copy the tokenizer beside a phone's weights; nothing without one.
+
+    Args:
+        source: a folder with a ``tokenizer.json`` that holds everything, as the top of a package does.
 
     Returns:
-        their names in upstream's order, a made tokenizer.json last.
+        their names.
     """
-    from export.package.tokenizer_json import ensure_tokenizer_json
-
-    names = [name for name in TOKENIZER_FILES if (checkpoint / name).is_file()]
-    if not set(names) - set(TABLES):
-        return []
+    names = [name for name in FILES if (source / name).is_file()] if (source / JSON).is_file() else []
     for name in names:
         partial = folder / (name + ".partial")
-        shutil.copyfile(checkpoint / name, partial)
+        shutil.copyfile(source / name, partial)
         partial.replace(folder / name)
-    if JSON not in names:
-        ensure_tokenizer_json(checkpoint, folder / JSON)
-        names.append(JSON)
     return names
 
 

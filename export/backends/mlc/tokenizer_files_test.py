@@ -47,13 +47,11 @@ def test_duplicate_added_tokens_are_refused(tmp_path):
 
 def test_tables_of_added_tokens_alone_are_no_tokenizer(tmp_path):
     """A checkpoint for rehearsals and goldens has the ids of its marks and no tokenizer."""
-    checkpoint, package = tmp_path / "checkpoint", tmp_path / "package"
-    checkpoint.mkdir()
+    source, package = tmp_path / "source", tmp_path / "package"
+    source.mkdir()
     package.mkdir()
-    for name in tokenizer_files.TABLES:
-        (checkpoint / name).write_text("{}")
-    assert tokenizer_files.copy_tokenizer(checkpoint, package) == []
+    (source / "tokenizer_config.json").write_text("{}")
+    assert tokenizer_files.copy_tokenizer(source, package) == []
     assert not list(package.iterdir())
-    (checkpoint / "vocab.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="has no tokenizer"):
-        tokenizer_files.copy_tokenizer(checkpoint, package)
+    (source / "tokenizer.json").write_text("{}")
+    assert tokenizer_files.copy_tokenizer(source, package) == ["tokenizer.json", "tokenizer_config.json"]

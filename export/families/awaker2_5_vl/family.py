@@ -77,5 +77,11 @@ class Awaker25VL(Qwen2VL):
             facts={"routed_experts": True, "lora_rank": rank, "lora_scale": scale},
         )
 
+    def open_source(self, folder: Path, stated: Mapping[str, Any] | None = None) -> TensorSource:
+        """As published: under PEFT's names, with adapters."""
+        from export.source.checkpoint import open_checkpoint
+
+        return open_checkpoint(folder, adapters=True)
+
 
 FAMILY = Awaker25VL()

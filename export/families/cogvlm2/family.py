@@ -70,7 +70,7 @@ class CogVLM2(Family):
         stated = {BEGIN: "bos_token_id", PLACEHOLDER: "pad_token_id"}
         marks = {mark: read.token(key, vocabulary, code[mark]) for mark, key in stated.items()}
         form = prompt(template, read.marks(vocabulary, marks))
-        runtime = {"video": video, "template": template, "experts": experts, "image_size": size}
+        runtime: dict[str, Any] = {"video": video, "template": template, "experts": experts, "image_size": size}
         runtime |= {"mean": list(CLIP_MEAN), "std": list(CLIP_STD), "rows": rows, "marker_rows": [1, 1], "frames": FRAMES}
         adapter = VisualExperts() if experts else None
         return ModelSpec(

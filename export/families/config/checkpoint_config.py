@@ -11,6 +11,7 @@ from export.families.config.generation import generation_of, stop_ids
 from export.families.config.rope import says_theta
 from export.families.config.section import Section
 from export.families.config.settings import GENERATION, PICTURES, SETTINGS
+from export.families.config.unapplied_generation import tell_unapplied
 from export.families.config.vocabulary import marks_of
 from export.families.published import PublishedCode
 from export.specs import DecoderSpec, ResamplerSpec, VisionSpec
@@ -84,7 +85,9 @@ class CheckpointConfig:
     ) -> dict[str, Any]:
         """The defaults of generation for the manifest, as the published code's ``name`` has them; see `generation_of`."""
         stops = stop_ids((self.stated, self.generation), vocabulary, own, default)
-        return generation_of(self.generation, self.code.answers[name], stops)
+        defaults = self.code.answers[name]
+        tell_unapplied(self.generation, self.stated, defaults.from_file)
+        return generation_of(self.generation, defaults, stops)
 
     def defaulted(self) -> list[str]:
         """The keys that were taken from the class, by name."""

@@ -9,6 +9,7 @@ import pytest
 from export.families.base import Family
 from export.families.config.generation import GenerationDefaults, generation_of
 from export.families.config.section import Section
+from export.families.config.unapplied_generation import NEUTRAL, READ, SILENT, _tell, tell_unapplied
 from export.families.registry import families
 from export.source.tensor_source import EmptySource
 from runtime_py.errors import CheckpointError
@@ -100,3 +101,36 @@ def test_silence_about_sampling_means_greedy_as_in_transformers() -> None:
     assert (settings["temperature"], settings["top_k"], settings["repetition_penalty"]) == (0.0, 1, 1.5)
     config = pytest.importorskip("transformers").GenerationConfig(**file)
     assert not config.do_sample
+
+
+@ALL
+@pytest.mark.parametrize("beside", [True, False], ids=["generation_config.json", "config.json"])
+def test_what_is_not_built_is_said_by_name_once(family: Family, beside: bool, caplog: pytest.LogCaptureFixture) -> None:
+    _tell.cache_clear()
+    unusual = {"num_beams": 3, "no_repeat_ngram_size": 2, "stop_strings": ["##"]}
+    neutral = {"num_return_sequences": 1, "typical_p": 1.0, "suppress_tokens": None, "max_length": 4096, "use_cache": True}
+    for _ in range(2):
+        generation(family, None, unusual | neutral) if beside else generation(family, unusual | neutral)
+    assert len(caplog.records) == 1
+    said = caplog.records[0].getMessage()
+    assert all(name in said for name in unusual) and not any(name in said for name in neutral)
+    assert said.startswith("generation_config.json" if beside else "")
+
+
+def test_a_key_that_nobody_knows_is_said_too(caplog: pytest.LogCaptureFixture) -> None:
+    _tell.cache_clear()
+    tell_unapplied(
+        Section({"chat_format": "chatml", "_from_model_config": True, "top_k": 5}, "generation_config.json"),
+        Section({}),
+        True,
+    )
+    assert "chat_format 'chatml'" in caplog.text and "top_k" not in caplog.text
+
+
+def test_every_setting_of_transformers_is_known_and_its_default_is_neutral(caplog: pytest.LogCaptureFixture) -> None:
+    library = pytest.importorskip("transformers").GenerationConfig
+    _tell.cache_clear()
+    values = {**vars(library()), **library._get_default_generation_params()}
+    assert set(values) - READ - SILENT - set(NEUTRAL) - {key for key in values if key.startswith("_")} == set()
+    tell_unapplied(Section(values, "generation_config.json"), Section({}), True)
+    assert not caplog.records

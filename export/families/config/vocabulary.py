@@ -33,7 +33,7 @@ def added_tokens(folder: Path) -> dict[str, int]:
     rows = Section(config, "tokenizer_config.json").section("added_tokens_decoder")
     decoder = {content: _number(index) for index, content in _contents(rows)}
     tokens = {text: Section(listed, FILE).integer(text, 0, MOST_ID) for text in listed} | decoder
-    return tokens if (folder / "tokenizer.model").is_file() else tokens | _of_tokenizer_json(folder / "tokenizer.json")
+    return tokens | _of_tokenizer_json(folder / "tokenizer.json")
 
 
 def _contents(rows: Section) -> Iterable[tuple[str, str]]:

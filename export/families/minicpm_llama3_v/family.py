@@ -57,8 +57,8 @@ class MiniCPMLlama3V(Family):
         check_pictures(read.pictures, {key: (list(HALF),) for key in ("image_mean", "image_std", "norm_mean", "norm_std")})
         read.pictures.only({key: (slices.values[key],) for key in SLICE_DEFAULTS})
         pieces, form = 1 + most if most > 1 else 1, prompt(read.marks(decoder.vocabulary))
-        runtime = {"variant": VERSION, "image_size": resolution, "patch_size": patch, "side": vision.native_grid}
-        runtime |= {"queries": connector.queries, "width": decoder.hidden, "max_slices": most}
+        runtime: dict[str, Any] = {"variant": VERSION, "image_size": resolution, "patch_size": patch}
+        runtime |= {"side": vision.native_grid, "queries": connector.queries, "width": decoder.hidden, "max_slices": most}
         return ModelSpec(
             family=self.name,
             variant=VERSION,

@@ -63,7 +63,7 @@ class MiniCPMV(Family):
         pieces, form = 1 + slices if sliced else 1, prompt(read.marks(decoder.vocabulary), sliced)
         rule, typical = (SizeRule.SLICES, resolution) if sliced else (SizeRule.SQUARE, image_size)
         version = "2.0" if sliced else "1.0"
-        runtime = {"variant": version, "image_size": image_size, "patch_size": vision.patch_size}
+        runtime: dict[str, Any] = {"variant": version, "image_size": image_size, "patch_size": vision.patch_size}
         runtime |= {"native_grid": vision.native_grid, "queries": connector.queries, "width": decoder.hidden}
         runtime |= {"scale_resolution": resolution, "max_slices": slices}
         return ModelSpec(

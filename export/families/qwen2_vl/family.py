@@ -51,9 +51,9 @@ class Qwen2VL(Family):
         mean = colours(read.pictures, "image_mean", LEAST_MEAN, CLIP_MEAN)
         deviation = colours(read.pictures, "image_std", LEAST_DEVIATION, CLIP_STD)
         overview = overview_side(most, factor)
-        runtime = {"image_size": overview, "mean": list(mean), "std": list(deviation), "patch_size": tower.patch}
-        runtime |= {"temporal_patch": tower.temporal, "merge": tower.merge, "head_dim": tower.spec.head_dim}
-        runtime |= {"min_pixels": least, "max_pixels": most}
+        runtime: dict[str, Any] = {"image_size": overview, "mean": list(mean), "std": list(deviation)}
+        runtime |= {"patch_size": tower.patch, "temporal_patch": tower.temporal, "merge": tower.merge}
+        runtime |= {"head_dim": tower.spec.head_dim, "min_pixels": least, "max_pixels": most}
         return ModelSpec(
             family=self.name,
             variant="Qwen2-VL",

@@ -74,8 +74,8 @@ class WeMM(Family):
         overview = overview_side(edges, rule, vision.patch_size)
         begin = {"<s>": read.token("bos_token_id", decoder.vocabulary, 1)}
         form = prompt(read.marks(decoder.vocabulary, begin))
-        runtime = {"patch_size": vision.patch_size, "image_size": overview, "side": vision.native_grid, "kernel": kernel}
-        runtime |= {"resize_rule": rule, "shortest_edge": edges[0], "longest_edge": edges[1]}
+        runtime: dict[str, Any] = {"patch_size": vision.patch_size, "image_size": overview, "side": vision.native_grid}
+        runtime |= {"kernel": kernel, "resize_rule": rule, "shortest_edge": edges[0], "longest_edge": edges[1]}
         return ModelSpec(
             family=self.name,
             variant="Chat-2k-CN" if rule == "2k" else "Chat-CN",

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.modules.rules import pair, unread_head, with_low_rank
+from export.modules.rules import pair, tied_head, with_low_rank
 from export.modules.vision.transformers_weights import clip_rules
 from export.source.tensor_source import TensorSource
 from export.source.weight_map import Rule, WeightMap, compute, stack_rules, take
@@ -33,12 +33,13 @@ IGNORED = (
 def open_parts(clip: Path, llm: Path, adapters: Path) -> TensorSource:
     """CLIP folder, LLM folder and adapters (a file, or a folder with one) as one checkpoint."""
     from export.source.checkpoint import joined, open_checkpoint, open_files
+    from export.source.training_names import plain_names
 
     return joined(
         {
             VIT: open_checkpoint(clip),
             LLM: open_checkpoint(llm),
-            ADAPTERS: open_checkpoint(adapters) if adapters.is_dir() else open_files([adapters]),
+            ADAPTERS: open_checkpoint(adapters, True) if adapters.is_dir() else plain_names(open_files([adapters]), True),
         }
     )
 
@@ -49,8 +50,8 @@ def weight_map(spec: ModelSpec, source: TensorSource, rank: int, lora_scale: flo
     stored = f"{ADAPTERS}ln_vision.weight" in source.infos or not source.infos
     rules = [*clip_rules(spec.vision, f"{VIT}vision_model"), *_connector(spec.connector, stored)]
     rules += _language(spec.decoder, rank, lora_scale, _spelling(source))
-    unread = (f"{VIT}vision_model.encoder.layers.{spec.vision.layers}.*", *unread_head(spec.decoder, f"{LLM}lm_head.weight"))
-    return WeightMap(rules, source, ignored=IGNORED + unread)
+    unread = (f"{VIT}vision_model.encoder.layers.{spec.vision.layers}.*",)
+    return WeightMap(rules, source, IGNORED + unread, tied_head(spec.decoder, f"{LLM}lm_head.weight"))
 
 
 def _spelling(source: TensorSource) -> str:

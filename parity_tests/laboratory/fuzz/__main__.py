@@ -13,7 +13,6 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
 
 from parity_tests.laboratory.fuzz.package_subjects import SUBJECTS
 from parity_tests.laboratory.fuzz.worker import Findings
@@ -101,7 +100,7 @@ def _run(options: argparse.Namespace) -> int:
         for number, problem in findings.examples[:5]:
             console.say(f"{name} {number}: {problem}")
     if options.json_file:
-        value = {"seed": seed, "subjects": {name: asdict(findings) for name, findings in results.items()}}
+        value = {"seed": seed, "subjects": {name: findings.to_json() for name, findings in results.items()}}
         options.json_file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
     sound = total.faults == 0 and total.grown <= MOST_GROWTH
     return int(ExitCode.OK if sound else ExitCode.PARITY_FAILED)

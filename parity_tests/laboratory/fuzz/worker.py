@@ -20,10 +20,11 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from parity_tests.laboratory.fuzz.package_subjects import SUBJECTS
 from parity_tests.laboratory.fuzz.subjects import Different, Subject
@@ -67,6 +68,10 @@ class Findings:
     @property
     def faults(self) -> int:
         return self.tracebacks + self.different + self.hangs + self.foreign + self.crashes
+
+    def to_json(self) -> dict[str, Any]:
+        """Every field by its name; `dataclasses.asdict` makes a counter of pairs of a counter (Python 3.11)."""
+        return {**asdict(replace(self, kinds=Counter())), "kinds": dict(self.kinds)}
 
     def add(self, other: Findings) -> None:
         """Count another process's findings too."""
@@ -175,7 +180,7 @@ def main() -> None:
     name, seed, first, count = sys.argv[1], *map(int, sys.argv[2:5])
     with quiet():
         findings = run(SUBJECTS[name], seed, range(first, first + count), Path.cwd(), told=True)
-    sys.stdout.write(json.dumps({"findings": asdict(findings)}) + "\n")
+    sys.stdout.write(json.dumps({"findings": findings.to_json()}) + "\n")
 
 
 if __name__ == "__main__":

@@ -75,7 +75,9 @@ def make_case(checkpoint: Path, folder: Path, precision: str = "q4f32_1") -> Cas
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     words = tokenizer_of(checkpoint, {**manifest, "runtime": spec.runtime, "generation": spec.generation})
     processor = opened.family.make_processor(spec, words)
-    np.savez(folder / "inputs.npz", allow_pickle=False, **case_inputs(checkpoint, processor, parts.overview.image_size))
+    sent = parts.overview.sent
+    assert sent is not None, "the ladder calls image_embed"
+    np.savez(folder / "inputs.npz", allow_pickle=False, **case_inputs(checkpoint, processor, sent.image_size))
     return Case(folder, parts, DequantisedWeights(weights, codes, assignments, GRIDS))
 
 

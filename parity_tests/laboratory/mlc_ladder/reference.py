@@ -45,7 +45,9 @@ def reference_outputs(case: Case, host: dict[str, np.ndarray]) -> dict[str, np.n
     return result | edited_logits(logits[0, -2:])
 
 
-def _square(backend: TorchBackend, case: Case, picture: np.ndarray) -> np.ndarray:
+def _square(backend: TorchBackend, case: Case, sent: np.ndarray) -> np.ndarray:
+    side = case.parts.spec.image.overview
+    picture = sent[:side, :side]
     pixels = ((picture.astype(np.float32) / 255.0 - 0.5) / 0.5).transpose(2, 0, 1)[None]
     sides = case.parts.overview.sides
     wanted = {stage: [t.name for t in backend.contracts[stage].inputs[1:]] for stage in (VISION, CONNECTOR)}

@@ -9,12 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from export.package import tokenizer_json
-from export.package.tokenizer_json import PROBES, check_equal, ensure_tokenizer_json, parse_model
+from export.package.tokenizer_files import check_equal, ensure_tokenizer_json
+from export.package.tokenizer_json import parse_model
+from export.package.tokenizer_probes import PROBES
 from runtime_py.conftest import train_sentencepiece
 from runtime_py.errors import CheckpointError, UnsupportedModelError
 from runtime_py.tokenizer import Tokenizer, read_json, read_sentencepiece
 
 Pair = tuple[Tokenizer, Tokenizer]
+DEMOS = Path(__file__).parents[1] / "demo" / "checkpoints"
 
 
 @pytest.fixture(scope="module")
@@ -75,11 +78,9 @@ def test_pieces_whose_characters_are_no_pieces_are_kept(tmp_path: Path, sentence
     assert theirs.encode(f"a{flag}b") == ours.encode(f"a{flag}b")
 
 
-def test_a_published_file_is_copied(tmp_path: Path) -> None:
-    (tmp_path / "tokenizer.json").write_text('{"published": true}')
-    out = tmp_path / "out"
-    out.mkdir()
-    assert json.loads(ensure_tokenizer_json(tmp_path, out / "tokenizer.json").read_text()) == {"published": True}
+def test_a_published_file_is_copied_byte_for_byte(tmp_path: Path) -> None:
+    made = (DEMOS / "xverse-v" / "tokenizer.json").read_bytes()
+    assert ensure_tokenizer_json(DEMOS / "xverse-v", tmp_path / "tokenizer.json").read_bytes() == made
 
 
 def test_other_ids_are_found_and_nothing_is_left(
@@ -88,7 +89,7 @@ def test_other_ids_are_found_and_nothing_is_left(
     (tmp_path / "tokenizer.model").write_bytes(sentencepiece_file.read_bytes())
     merges = tokenizer_json._merges
     monkeypatch.setattr(tokenizer_json, "_merges", lambda pieces: merges(pieces)[::-1])
-    with pytest.raises(CheckpointError, match="other ids for"):
+    with pytest.raises(CheckpointError, match="gives other ids"):
         ensure_tokenizer_json(tmp_path, tmp_path / "tokenizer.json")
     assert [path.name for path in tmp_path.iterdir()] == ["tokenizer.model"]
 
@@ -100,7 +101,7 @@ def test_an_edited_file_does_not_pass_the_check(tmp_path: Path, sentencepiece_fi
     value["normalizer"] = None
     path.write_text(json.dumps(value), encoding="utf-8")
     with pytest.raises(CheckpointError, match="other ids"):
-        check_equal(tmp_path / "tokenizer.model", path)
+        check_equal(read_sentencepiece(tmp_path / "tokenizer.model"), path)
 
 
 def test_unigram_models_are_refused(tmp_path: Path) -> None:

@@ -1,0 +1,111 @@
+"""What an export refuses of a checkpoint's weights and tokenizer before it builds anything, by the demo checkpoints."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from export.checkpoint.opened import describe_checkpoint, open_folder
+from export.pipeline import export, plan
+from export.request import ExportRequest
+from runtime_py.errors import CheckpointError
+
+DEMOS = Path(__file__).parents[1] / "demo" / "checkpoints"
+TARGETS = ("cpu", "android")
+Change = Callable[[dict[str, torch.Tensor]], None]
+
+
+def changed(place: Path, name: str, change: Change) -> Path:
+    folder = Path(shutil.copytree(DEMOS / name, place / "checkpoint"))
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, str(folder / "model.safetensors"))
+    return folder
+
+
+def request(folder: Path, target: str, precision: str) -> ExportRequest:
+    output = folder.parent / "out"
+    return ExportRequest(model=str(folder), target=target, precision=precision, output=output, skip_verify=True)
+
+
+def put(name: str, value: float) -> Change:
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[name] = tensors[name].float()
+        tensors[name].view(-1)[5] = value
+
+    return change
+
+
+NORM, MLP = "llm.model.norm.weight", "llm.model.layers.0.mlp.down_proj.weight"
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(("name", "value"), [(NORM, math.nan), (MLP, -math.inf), (MLP, math.nan)])
+def test_values_that_are_not_finite_are_named_before_any_work(tmp_path: Path, target: str, name: str, value: float) -> None:
+    folder = changed(tmp_path, "minicpm-v", put(name, value))
+    precision = "fp32" if target == "cpu" else "q4f32_1"
+    with pytest.raises(CheckpointError, match=f"{name} .*NaN or infinity"):
+        export(request(folder, target, precision), None)
+    assert not [path for path in tmp_path.rglob("*") if path.suffix in (".onnx", ".onnx_data", ".tar", ".bin")]
+
+
+@pytest.mark.parametrize(("target", "precision"), [("cpu", "fp16"), ("android", "fp16"), ("android", "int4")])
+def test_values_beyond_float16_are_named_before_any_work(tmp_path: Path, target: str, precision: str) -> None:
+    folder = changed(tmp_path, "minicpm-v", put(MLP, 7e4))
+    with pytest.raises(CheckpointError, match=rf"{MLP} .*70000 in rows .*beyond float16") as caught:
+        export(request(folder, target, precision), None)
+    assert "--precision fp32" in caught.value.next_step
+
+
+def renamed(prefix: str) -> Change:
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        for name in list(tensors):
+            tensors[prefix + name] = tensors.pop(name)
+
+    return change
+
+
+@pytest.mark.parametrize("name", ["minicpm-v", "omnilmm-12b", "wemm", "cogvlm2"])
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "base_model.model.", "module._orig_mod."])
+def test_names_of_training_frameworks_are_understood_in_every_family(tmp_path: Path, name: str, prefix: str) -> None:
+    plain, other = open_folder(DEMOS / name), open_folder(changed(tmp_path, name, renamed(prefix)))
+    assert plain.weights is not None and other.weights is not None
+    assert other.spec == plain.spec
+    for target in plain.weights.rules:
+        assert other.weights.tensor(target).equal(plain.weights.tensor(target))
+
+
+def test_parts_and_pickles_under_such_names(tmp_path: Path) -> None:
+    """XVERSE-V's three parts, each with another prefix, and Awaker's file, whose own prefix stays."""
+    folder = Path(shutil.copytree(DEMOS / "xverse-v", tmp_path / "xverse"))
+    for part, prefix in (("xverse-llm", "base_model.model."), ("clip-vit", "module.")):
+        tensors = load_file(folder / part / "model.safetensors")
+        renamed(prefix)(tensors)
+        save_file(tensors, str(folder / part / "model.safetensors"))
+    awaker = Path(shutil.copytree(DEMOS / "awaker2.5-vl", tmp_path / "awaker"))
+    stored = torch.load(awaker / "pytorch_model.bin", weights_only=True)
+    torch.save({f"module.{name}": value for name, value in stored.items()}, awaker / "pytorch_model.bin")
+    for name, place in (("xverse-v", folder), ("awaker2.5-vl", awaker)):
+        plain, other = open_folder(DEMOS / name), open_folder(place)
+        assert plain.weights is not None and other.weights is not None and other.family is plain.family
+        for target in plain.weights.rules:
+            assert other.weights.tensor(target).equal(plain.weights.tensor(target))
+
+
+def test_adapters_are_refused_by_name_in_a_plan(tmp_path: Path) -> None:
+    def adapted(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[MLP.replace(".weight", ".lora_A.default.weight")] = torch.zeros(4, 320)
+
+    with pytest.raises(CheckpointError, match=r"not merged: .*down_proj\.lora_A\.default\.weight"):
+        plan(request(changed(tmp_path, "minicpm-v", adapted), "cpu", "fp32"), None)
+
+
+def test_weights_in_several_folders_are_checked_by_a_plan() -> None:
+    described = describe_checkpoint(ExportRequest(model=str(DEMOS / "xverse-v"), target="cpu"))
+    assert described.weights is not None

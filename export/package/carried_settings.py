@@ -1,0 +1,46 @@
+"""The settings files that a package carries, without what names code that does not travel.
+
+``auto_map`` says in which Python file beside a config the published classes are. Code is never copied, so in a package it
+would send every reader of the config to a file that is not there; transformers 5 asks for it before it opens a tokenizer. An
+entry of the form ``REPOSITORY--module.Class`` names code on the hub and stays.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from export.source.side_files import Purpose
+from runtime_py.errors import CheckpointError
+from runtime_py.files.json_file import MEGABYTE, parse_json
+
+MAP = "auto_map"
+ELSEWHERE = "--"
+
+PURPOSES = (Purpose.CONFIG, Purpose.GENERATION, Purpose.PICTURES)
+
+
+def carried(content: bytes, path: Path) -> bytes:
+    """What a package holds of a settings file: its bytes as they are unless its ``auto_map`` names files beside it.
+
+    Raises:
+        CheckpointError: it is no JSON.
+    """
+    if MAP.encode() not in content or len(content) > 16 * MEGABYTE:
+        return content
+    value = parse_json(content, path, CheckpointError, "download the file again")
+    kept = _without_local_code(value)
+    return content if kept == value else (json.dumps(kept, ensure_ascii=False, indent=2) + "\n").encode()
+
+
+def _without_local_code(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    own = {key: _without_local_code(item) for key, item in value.items() if key != MAP}
+    classes = value.get(MAP)
+    if isinstance(classes, Mapping):
+        elsewhere = {name: place for name, place in classes.items() if ELSEWHERE in json.dumps(place)}
+        return {key: elsewhere if key == MAP else own[key] for key in value if key != MAP or elsewhere}
+    return own

@@ -1,0 +1,153 @@
+"""The tokenizer of a package: one ``tokenizer.json`` proven equal to the published tokenizer, and a config that opens it.
+
+Whatever form the checkpoint has, a package holds ``tokenizer.json`` and ``tokenizer_config.json`` and no other tokenizer, so
+that its runtime and everybody else read one file. The first holds every added token and neither truncation nor padding; the
+second names the class that reads it as it stands, PreTrainedTokenizerFast. With the published class names transformers
+builds the parts of some tokenizers anew, and code that would come along does not.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from export.package.tokenizer_json import convert
+from export.package.tokenizer_probes import probes
+from runtime_py import tokenizer
+from runtime_py.errors import CheckpointError, PackageError
+from runtime_py.tokenizer import Tokenizer
+from runtime_py.vocabulary.added_tokens import CONFIG, MAP, ROLES, added_tokens, completed, roles, special_tokens
+
+JSON, MODEL = "tokenizer.json", "tokenizer.model"
+
+CLASS = "PreTrainedTokenizerFast"
+
+KEPT = {"model_max_length": int, "padding_side": str, "truncation_side": str}
+"""Keys of a published tokenizer_config.json that a package's keeps beside the special tokens, and their types."""
+
+SHOWN = 3
+"""Texts of other ids that an error spells out."""
+
+
+def published_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a checkpoint's folder, as the runtime reads it.
+
+    Raises:
+        CheckpointError: there is none, it cannot be read, or its files disagree.
+    """
+    try:
+        return tokenizer.load(folder)
+    except PackageError as error:
+        raise CheckpointError(error.what, error.expected, error.next_step) from error
+
+
+def write_tokenizer(checkpoint: Path, out: Path) -> list[Path]:
+    """Write ``tokenizer.json`` and ``tokenizer_config.json`` into the folder ``out``; their paths in it.
+
+    Raises:
+        CheckpointError: there is no tokenizer, it is damaged, or what would be written gives other ids.
+        UnsupportedModelError: the SentencePiece model is no plain BPE model.
+    """
+    ensure_tokenizer_json(checkpoint, out / JSON)
+    text = json.dumps(tokenizer_config(checkpoint), ensure_ascii=False, indent=2) + "\n"
+    _replaced(out / CONFIG, lambda path: path.write_text(text, encoding="utf-8", newline="\n"))
+    return [Path(JSON), Path(CONFIG)]
+
+
+def ensure_tokenizer_json(checkpoint: Path, out: Path) -> Path:
+    """Write the file ``out`` (``.../tokenizer.json``) from what the checkpoint has, and return it.
+
+    A published file to which nothing is to be added, and in which nothing is to be switched off, is copied byte for byte.
+
+    Raises:
+        CheckpointError, UnsupportedModelError: see `write_tokenizer`.
+    """
+    words = published_tokenizer(checkpoint)
+    published = checkpoint / JSON
+    content = published.read_bytes() if published.is_file() else b""
+    stated = json.loads(content.decode("utf-8-sig")) if content else None
+    value = convert(checkpoint / MODEL) if stated is None else completed(stated, added_tokens(checkpoint), published)
+    if value != stated or content.startswith(codecs.BOM_UTF8):
+        content = json.dumps(value, ensure_ascii=False).encode()
+
+    def write(path: Path) -> None:
+        path.write_bytes(content)
+        check_equal(words, path)
+
+    _replaced(out, write)
+    return out
+
+
+def _replaced(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file under another name first, which is removed when something goes wrong."""
+    from export.package.journal import sync_file
+
+    partial = path.with_name(path.name + ".partial")
+    try:
+        write(partial)
+        sync_file(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def check_equal(words: Tokenizer, written: Path) -> None:
+    """Raise CheckpointError unless the tokenizers library, asked as a stranger asks it, gives every text the published ids.
+
+    Every token's own text is compared, and `export.package.tokenizer_probes.probes`. The old text of a piece that a table
+    renames (InternLM2's "[UNUSED_TOKEN_145]" became <|im_end|>) is not: tokenizer.json has one text for an id, so it is
+    ordinary text in a package.
+    """
+    from tokenizers import Tokenizer as Library
+
+    with tokenizer.readable(written):
+        library = Library.from_file(str(written))
+    added = [token.content for token in library.get_added_tokens_decoder().values()]
+    renamed = {words.ids[text] for text in words.added}
+    own = [text for text, index in words.ids.items() if text in words.added or index not in renamed]
+    texts = [*probes(added), *own]
+    pairs = ((text, words.encode(text), library.encode(text, add_special_tokens=False).ids) for text in texts)
+    wrong = [(text, ours, theirs) for text, ours, theirs in pairs if ours != theirs]
+    if wrong:
+        raise CheckpointError(
+            f"{written.name.removesuffix('.partial')} gives other ids than the published tokenizer for {len(wrong)} of "
+            f"{len(texts)} texts: " + different(wrong),
+            "equal ids",
+            "put the tokenizer.json published with the model into the checkpoint folder",
+        )
+
+
+def different(rows: Iterable[tuple[str, list[int], list[int]]]) -> str:
+    """The first texts of unequal ids, cut where they begin to differ."""
+    shown = []
+    for text, ours, theirs in list(rows)[:SHOWN]:
+        at = next((i for i, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), 0)
+        shown.append(f"{text[:40]!r}: {ours[at : at + 8]} became {theirs[at : at + 8]}")
+    return "; ".join(shown)
+
+
+def tokenizer_config(checkpoint: Path) -> dict[str, Any]:
+    """What a package's tokenizer_config.json says: the class that reads tokenizer.json as it is, and the special tokens.
+
+    Everything that would change how text is cut, that fetches code, or that tokenizer.json says already is left out:
+    ``add_prefix_space``, ``add_bos_token``, ``legacy``, ``split_special_tokens``, ``auto_map``, ``added_tokens_decoder``, a
+    template (a package has its own).
+    """
+    published, named = (_object(checkpoint / name) for name in (CONFIG, MAP))
+    known = roles(checkpoint)
+    others = [text for text, _ in special_tokens(published, named, checkpoint) if text not in known.values()]
+    return {
+        "tokenizer_class": CLASS,
+        "clean_up_tokenization_spaces": False,
+        **{key: published[key] for key, kind in KEPT.items() if type(published.get(key)) is kind},
+        **{role: known[role] for role in ROLES if role in known},
+        **({"additional_special_tokens": others} if others else {}),
+    }
+
+
+def _object(path: Path) -> Mapping[str, Any]:
+    value: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8-sig")) if path.is_file() else {}
+    return value

@@ -1,0 +1,53 @@
+"""Which kinds of picture files are opened, told by their content and never by their name.
+
+Pillow knows some forty formats. Several of them run other programs (EPS starts Ghostscript) or decoders that nobody needs
+for photographs; a file of such a kind is refused whatever it is called.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from PIL import Image
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+"""What is opened. JPEG covers MPO, the pairs of pictures that some cameras write; PPM covers PGM, PBM, PAM and PFM. AVIF
+needs a Pillow that was built with it (11.3 and later)."""
+
+SHOWN = "JPEG, PNG, WebP, GIF, BMP, TIFF, PPM or AVIF"
+
+HEADER_BYTES = 32
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
+SURE = ("EPS", "PSD", "JPEG2000", "ICO", "ICNS", "DDS", "WMF")
+"""Formats of Pillow's whose first bytes are theirs alone."""
+
+_OTHERS = {b"%PDF": "PDF", b"<svg": "SVG", b"<?xml": "XML", b"<!DOC": "HTML", b"<html": "HTML", b"\xff\x0a": "JPEG XL"}
+
+
+@cache
+def formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that this Pillow has."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def kind_of(path: Path) -> str:
+    """What another file seems to be, as far as its first bytes tell; "" where they do not. Nothing is decoded.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        head = file.read(HEADER_BYTES).ljust(HEADER_BYTES, b"\0")
+    if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
+        return "HEIF"
+    for start, name in _OTHERS.items():
+        if head.startswith(start):
+            return name
+    Image.init()
+    for name in SURE:
+        accepts = Image.OPEN[name][1] if name in Image.OPEN else None
+        if accepts is not None and accepts(head) is True:
+            return name
+    return ""

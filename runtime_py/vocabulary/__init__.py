@@ -1,0 +1,1 @@
+"""What a vocabulary's file leaves out."""
