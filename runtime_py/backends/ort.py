@@ -140,7 +140,7 @@ class OrtBackend:
         make = self._ort.OrtValue.ortvalue_from_numpy
         return OrtState(0, capacity, {name: make(np.zeros(*made), device, 0) for name, made in shapes.items()})
 
-    def forward(self, state: OrtState | OrtRow, inputs: Arrays, logit_positions: np.ndarray) -> np.ndarray:
+    def forward(self, state: Any, inputs: Arrays, logit_positions: np.ndarray) -> np.ndarray:
         """Feed tokens; see `runtime_py.backends.base.Backend.forward`.
 
         Raises:

@@ -9,11 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime_py.backends.ort_rows import OrtRow, RowPool, alike, rounds_over_rows, stacked
+from runtime_py.backends.ort_rows import CacheShapes, OrtRow, RowPool, alike, rounds_over_rows, stacked
 from runtime_py.contracts import DECODER, StageContract, TensorContract
 from runtime_py.errors import UsageError
 
-SHAPES = {"past_key_values.0.key": ((2, 3), np.dtype(np.float32)), "past_key_values.0.value": ((2, 3), np.dtype(np.float16))}
+SHAPES: CacheShapes = {
+    "past_key_values.0.key": ((2, 3), np.dtype(np.float32)),
+    "past_key_values.0.value": ((2, 3), np.dtype(np.float16)),
+}
 
 
 def filled(row: OrtRow, number: int) -> None:

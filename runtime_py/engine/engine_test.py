@@ -187,7 +187,12 @@ def test_a_second_question_about_a_picture_runs_no_vision_and_none_of_the_shared
 ) -> None:
     stages: list[str] = []
     run: Callable[[str, Arrays], dict[str, np.ndarray]] = model.backend.run
-    monkeypatch.setattr(model.backend, "run", lambda stage, inputs: stages.append(stage) or run(stage, inputs))
+
+    def counted(stage: str, inputs: Arrays) -> dict[str, np.ndarray]:
+        stages.append(stage)
+        return run(stage, inputs)
+
+    monkeypatch.setattr(model.backend, "run", counted)
     room = Room(model, 3, 64)
     first, second, third = Inbox(), Inbox(), Inbox()
     room.submit(Asked(0, 1, 8), first)

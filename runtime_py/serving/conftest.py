@@ -7,7 +7,7 @@ import contextlib
 import io
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,22 +38,19 @@ class Server:
 
 
 @contextlib.contextmanager
-def running_server(model: Model, sizes: Sizes, **limits: Any) -> Iterator[Server]:
-    """A server that answers until the context ends; ``limits`` are fields of ServerLimits, PictureLimits and Serving."""
+def running_server(
+    model: Model, sizes: Sizes, seconds: float = 60.0, keys: Sequence[str] = (KEY,)
+) -> Iterator[Server]:
+    """A server that answers until the context ends."""
     import uvicorn
 
     from runtime_py.serving.application import Serving, application
     from runtime_py.serving.chat import ServerLimits
     from runtime_py.serving.pictures import PictureLimits
 
-    given = {
-        "body_bytes": 4 << 20,
-        "seconds": 60.0,
-        "pictures": PictureLimits(count=3, bytes=1 << 20, pixels=1_000_000),
-    } | limits
-    keys = given.pop("keys", (KEY,))
+    pictures = PictureLimits(count=3, bytes=1 << 20, pixels=1_000_000, check=model.check_picture)
     service = Service(model.package, model.backend, model.processor, model.tokenizer, sizes)
-    app = application(service, Serving(NAME, ServerLimits(**given), keys, patience=5.0))
+    app = application(service, Serving(NAME, ServerLimits(pictures, 4 << 20, seconds), keys, patience=5.0))
     listening = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, http="h11", ws="none", log_config=None, access_log=False, lifespan="on"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
