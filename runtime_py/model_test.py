@@ -302,8 +302,9 @@ def test_photographs_are_turned_when_asked_for(model: Model, tmp_path: Path, pic
 def test_a_picture_of_more_rows_than_the_context_is_refused_before_it_is_decoded(model: Model, tmp_path: Path) -> None:
     settings = {**minicpm_settings(), "variant": "2.0", "scale_resolution": 28, "max_slices": 60, "native_grid": 2}
     model.processor = Processor(settings, model.tokenizer)
-    Image.new("RGB", (400, 400)).save(tmp_path / "large.png")
+    noise = np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "large.png")
     whole = (tmp_path / "large.png").read_bytes()
-    (tmp_path / "large.png").write_bytes(whole[:60])
+    (tmp_path / "large.png").write_bytes(whole[:1000])
     with pytest.raises(ImageError, match=r"large.png is 400 x 400 pixels, which makes \d+ rows of the prompt"):
         model.chat("What colour?", [tmp_path / "large.png"])

@@ -42,6 +42,11 @@ def run(options: argparse.Namespace, table: Table | None) -> int:
         console.out("\n".join([*lines(said, bool(options.verbose)), f"verdict: {verdict}"]))
     if options.json_file is not None:
         json_report.write(options.json_file, value)
+    if options.report_dir is not None:
+        from parity_tests.report import text_file
+
+        json_report.write(options.report_dir / "second_opinion.json", value)
+        text_file.write(options.report_dir / "second_opinion.md", markdown(said, str(verdict)))
     if verdict is Verdict.NOT_RUN:
         console.say("nothing was compared; see the lines `not run`")
         return int(ExitCode.ENVIRONMENT)
@@ -71,6 +76,19 @@ def folder_of(options: argparse.Namespace) -> Path:
 
 def lines(said: list[Opinion], every: bool) -> list[str]:
     """A table; findings of a part that agree are one row, the worst of them, unless ``every`` is asked for."""
+    rows = table_rows(said, every)
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    return ["  ".join([*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[4]]) for row in rows]
+
+
+def markdown(said: list[Opinion], verdict: str) -> str:
+    """Every finding as a table, for a job's summary."""
+    head, *rows = ["|".join(("", *(text.replace("|", "\\|") for text in row), "")) for row in table_rows(said, True)]
+    return "\n".join([f"# Second opinion: {verdict}", "", head, "|---" * 5 + "|", *rows, ""])
+
+
+def table_rows(said: list[Opinion], every: bool) -> list[tuple[str, str, str, str, str]]:
+    """Head and rows: stage, what was asked, against what, worst error, verdict."""
     rows = [("stage", "asked", "against", "worst error", "verdict")]
     for opinion, count in [(one, 1) for one in said] if every else worst(said):
         figure = f"{opinion.metric} {opinion.error:.2g} of {opinion.limit:g}" if opinion.metric else "-"
@@ -78,8 +96,7 @@ def lines(said: list[Opinion], every: bool) -> list[str]:
         why = f" ({opinion.why})" if opinion.why else ""
         more = f" and {count - 1} more" if count > 1 else ""
         rows.append((opinion.stage, what + more, opinion.against or "-", figure, f"{opinion.verdict}{why}"))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    return ["  ".join([*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[4]]) for row in rows]
+    return rows
 
 
 def worst(said: list[Opinion]) -> list[tuple[Opinion, int]]:

@@ -59,11 +59,15 @@ def test_goldens_of_the_other_families_are_what_transformers_says(name: str) -> 
 def test_a_demo_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("transformers")
     asked = ["--second-opinion", "--model", "minicpm-v", "--weights", "demo", "--json-file", str(tmp_path / "said.json")]
+    asked += ["--report-dir", str(tmp_path / "report")]
     assert main(asked) == ExitCode.OK
     table = capsys.readouterr().out.splitlines()
     assert table[0].split()[0] == "stage" and table[-1] == "verdict: pass"
     assert any("GraniteForCausalLM" in line and "relative_max" in line and line.endswith("pass") for line in table)
     value = json.loads((tmp_path / "said.json").read_text(encoding="utf-8"))
+    assert json.loads((tmp_path / "report" / "second_opinion.json").read_text(encoding="utf-8")) == value
+    page = (tmp_path / "report" / "second_opinion.md").read_text(encoding="utf-8").splitlines()
+    assert page[0] == "# Second opinion: pass" and len(page) == 4 + len(value["opinions"])
     assert value["verdict"] == "pass" and value["first_failure"] is None and value["checkpoint"] == "minicpm-v"
     assert {row["verdict"] for row in value["opinions"]} == {"pass", "not run"}
     assert all(row["why"] for row in value["opinions"] if row["verdict"] == "not run")

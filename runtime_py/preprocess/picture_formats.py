@@ -25,6 +25,20 @@ SURE = ("EPS", "PSD", "JPEG2000", "ICO", "ICNS", "DDS", "WMF")
 _OTHERS = {b"%PDF": "PDF", b"<svg": "SVG", b"<?xml": "XML", b"<!DOC": "HTML", b"<html": "HTML", b"\xff\x0a": "JPEG XL"}
 
 
+DEFLATE_MOST = 1032
+"""Bytes that one byte of a PNG's data can stand for at most (zlib.net/zlib_tech.html, "Maximum Expansion Factor")."""
+
+PNG_BITS = {"RGB": 24, "RGBA": 32, "LA": 16, "I;16": 16}
+"""Of a stored pixel at least, by mode; 1 of all others."""
+
+
+def holds_its_pixels(image: Image.Image, file_bytes: int) -> bool:
+    """Whether a file is large enough for the size in its header, as far as that can be told before decoding: of PNG."""
+    width, height = image.size
+    needed = width * height * PNG_BITS.get(image.mode, 1) // 8
+    return image.format != "PNG" or needed <= file_bytes * DEFLATE_MOST
+
+
 @cache
 def formats() -> tuple[str, ...]:
     """Those of `FORMATS` that this Pillow has."""

@@ -19,7 +19,7 @@ from PIL import Image
 from runtime_py.errors import ImageError
 from runtime_py.files.json_file import shortened
 from runtime_py.preprocess.extent import Check
-from runtime_py.preprocess.picture_formats import SHOWN, formats, kind_of
+from runtime_py.preprocess.picture_formats import SHOWN, formats, holds_its_pixels, kind_of
 from runtime_py.preprocess.picture_metadata import Orientation, orientation_of, pixels_alone, turned
 
 MAX_PIXELS = 64_000_000
@@ -83,7 +83,7 @@ class _Unreadable(Exception):
     def told(self, path: Path) -> ImageError:
         if self.damaged:
             return ImageError(
-                f"{path} is damaged: {shortened(str(self.cause))}",
+                f"{path} is damaged: {str(self.cause)[:200]}",
                 "a whole image file",
                 "copy or download the picture again",
             )
@@ -123,6 +123,10 @@ def _read(file: Path | io.BytesIO, path: Path, max_pixels: int, upright: bool, c
     except Exception as error:  # a damaged header raises whatever its decoder stumbles over
         raise _Unreadable(error, damaged=False) from error
     with image:
+        size = path.stat().st_size
+        if image.size[0] * image.size[1] <= max_pixels and not holds_its_pixels(image, size):
+            claimed = f"{size:,} bytes cannot hold the {image.size[0]} x {image.size[1]} pixels that its header claims"
+            raise _Unreadable(ValueError(claimed), damaged=True)
         return _decoded(image, str(path), max_pixels, upright, check)
 
 
@@ -139,7 +143,8 @@ def _decoded(image: Image.Image, name: str, max_pixels: int, upright: bool, chec
         check(name, width, height)
     try:
         deep = image.mode.startswith(("I", "F"))
-        plain = image.convert("RGB")
+        image.load()
+        plain = image if image.mode == "RGB" else image.convert("RGB")
     except Exception as error:  # as above: RuntimeError, NotImplementedError, SyntaxError and more were seen
         if name == GIVEN:
             raise ImageError(f"{name} cannot be decoded: {error}", "a whole image", "open it again") from error

@@ -179,3 +179,17 @@ def test_other_arrays_are_refused(array: np.ndarray) -> None:
         open_picture(array)
     with pytest.raises(ImageError, match="too large"):
         open_picture(np.zeros((10, 11, 3), np.uint8), max_pixels=100)
+
+
+@pytest.mark.parametrize("size", [(8000, 8000), (60, 900_000)])
+def test_a_small_file_that_claims_many_pixels_is_damaged(tmp_path: Path, size: tuple[int, int]) -> None:
+    (tmp_path / "claims.png").write_bytes(_png_header(*size))
+    with pytest.raises(ImageError, match=rf"bytes cannot hold the {size[0]} x {size[1]} pixels"):
+        open_picture(tmp_path / "claims.png")
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "I;16"])
+def test_pictures_of_one_colour_are_small_and_whole(tmp_path: Path, mode: str) -> None:
+    Image.new(mode, (3000, 2000)).save(tmp_path / "plain.png", compress_level=9, optimize=True)
+    assert (tmp_path / "plain.png").stat().st_size < 40_000
+    assert open_picture(tmp_path / "plain.png").shape == (2000, 3000, 3)

@@ -206,8 +206,6 @@ def _tokenizer_beside() -> Mapping[str, bytes]:
 
 
 def _read_tokenizer(folder: Path, name: str) -> None:
-    from export.package.tokenizer_check import check_tokenizer
-    from export.package.tokenizer_files import write_tokenizer
     from runtime_py import tokenizer
 
     if name == "tokenizer.json":
@@ -216,9 +214,6 @@ def _read_tokenizer(folder: Path, name: str) -> None:
     for text in ("What colour is it?", "图片 😀", "<s> a  b", "\0\n" * 5):
         ids = words.encode(text)
         words.decode([*ids, -1, 10**9])
-    check_tokenizer(folder, 1 << 20)
-    (folder / "package").mkdir(exist_ok=True)
-    write_tokenizer(folder, folder / "package")
 
 
 @cache
