@@ -64,7 +64,7 @@ def parser(prog: str) -> Parser:
     limits = made.add_argument_group("what a request may be")
     limits.add_argument("--max-images", type=flags.whole_number(0), default=16, metavar="N", help="pictures; default 16")
     limits.add_argument("--max-image-mb", type=at_least_one, default=20, metavar="N", help="of one picture; default 20")
-    limits.add_argument("--max-megapixels", type=at_least_one, default=64, metavar="N", help="of one picture; default 64")
+    limits.add_argument("--max-megapixels", type=at_least_one, default=64, metavar="N", help="of all pictures; default 64")
     limits.add_argument("--max-request-mb", type=at_least_one, default=64, metavar="N", help="of all; default 64")
     limits.add_argument("--timeout", type=at_least_one, default=600, metavar="S", help="seconds; default 600")
     limits.add_argument("--allow-remote-images", action="store_true", help="fetch pictures from the public internet")

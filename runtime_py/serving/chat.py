@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from runtime_py.serving.grammar import Grammars
 from runtime_py.serving.metrics import Metrics
 from runtime_py.serving.pictures import PictureLimits, picture_at
 from runtime_py.serving.refusal import Refusal, invalid, of_error
+from runtime_py.serving.room import Reservation, Room
 
 BODY_SECONDS = 60.0
 """For a request's body to arrive."""
@@ -57,19 +58,21 @@ class ChatCompletions:
     def __init__(self, service: Service, name: str, limits: ServerLimits, metrics: Metrics) -> None:
         self.service, self.name, self.limits, self.metrics = service, name, limits, metrics
         self._grammars: Grammars | None = None
+        self._room = Room()
 
     async def __call__(self, incoming: Request) -> Response:
         """Answer a request, or say in OpenAI's form why not."""
         deadline = asyncio.get_running_loop().time() + self.limits.seconds
+        held = Reservation(self._room, self.limits.pictures.pixels)
         try:
-            asked, question = await run_in_threadpool(self._read, await self._body(incoming))
-            events = Events(self.service, question)
-        except Refusal:
-            self.metrics.ended("refused")
+            asked, question = await run_in_threadpool(self._read, await self._body(incoming, held), held)
+            events = Events(self.service, question, held)
+        except BaseException as error:
+            held.release()
+            self.metrics.ended("refused" if isinstance(error, Refusal | EdgeproofError) else "failed")
+            if isinstance(error, EdgeproofError):
+                raise of_error(error) from error
             raise
-        except EdgeproofError as error:
-            self.metrics.ended("refused")
-            raise of_error(error) from error
         answer = reply.Reply(self.name, self.service.tokenizer, asked.usage, asked.token_ids)
         if not asked.stream:
             return await self._whole(incoming, events, answer, deadline)
@@ -123,7 +126,7 @@ class ChatCompletions:
             self.metrics.ended("cancelled")
             raise
 
-    async def _body(self, incoming: Request) -> bytes:
+    async def _body(self, incoming: Request, held: Reservation) -> bytes:
         kind = incoming.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
             raise Refusal(415, "the content type is not application/json")
@@ -140,11 +143,12 @@ class ChatCompletions:
                     size += len(piece)
                     if size > most:
                         raise too_large
+                    held.add_bytes(len(piece))
         except TimeoutError as error:
             raise Refusal(408, "the request did not arrive in time") from error
         return b"".join(pieces)
 
-    def _read(self, body: bytes) -> tuple[request.ChatRequest, Question]:
+    def _read(self, body: bytes, held: Reservation) -> tuple[request.ChatRequest, Question]:
         try:
             value = parse_json(body, Path("the request"), UsageError, "send JSON")
         except UsageError as error:
@@ -160,17 +164,29 @@ class ChatCompletions:
             self._grammars = self._grammars or Grammars(self.service.tokenizer, settings.stop_ids[0])
             constraint = self._grammars.of_schema(asked.schema)
         known: dict[str, np.ndarray] = {}
+
+        def check(name: str, width: int, height: int) -> None:
+            if self.limits.pictures.check is not None:
+                self.limits.pictures.check(name, width, height)
+            held.add_picture(width, height)
+
+        limits = replace(self.limits.pictures, check=check)
         for url in asked.urls:
             if url not in known:
-                known[url] = picture_at(url, self.limits.pictures)
+                known[url] = picture_at(url, limits)
         wish = Wish(settings, asked.stops, asked.logprobs, constraint)
         return asked, Question(asked.turns, [known[url] for url in asked.urls], wish)
 
 
 class Events:
-    """What the service sends of one question, for the event loop."""
+    """What the service sends of one question, for the event loop.
 
-    def __init__(self, service: Service, question: Question) -> None:
+    Args:
+        held: given back when the first event comes, for then the pictures are features, or none does.
+    """
+
+    def __init__(self, service: Service, question: Question, held: Reservation) -> None:
+        self._held = held
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[Event] = asyncio.Queue()
         self._leaving: asyncio.Task[Any] | None = None
@@ -197,6 +213,7 @@ class Events:
             self._leaving.cancel()
             raise
         finally:
+            self._held.release()
             if not coming.done():
                 coming.cancel()
         event = coming.result() if coming in done else None

@@ -38,9 +38,7 @@ class Server:
 
 
 @contextlib.contextmanager
-def running_server(
-    model: Model, sizes: Sizes, seconds: float = 60.0, keys: Sequence[str] = (KEY,)
-) -> Iterator[Server]:
+def running_server(model: Model, sizes: Sizes, seconds: float = 60.0, keys: Sequence[str] = (KEY,)) -> Iterator[Server]:
     """A server that answers until the context ends."""
     import uvicorn
 

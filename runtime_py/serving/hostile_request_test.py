@@ -20,6 +20,8 @@ from PIL import Image
 from runtime_py.engine.service import Sizes
 from runtime_py.model import Model
 from runtime_py.serving.conftest import KEY, NAME, Server, data_url, question, running_server
+from runtime_py.serving.refusal import Refusal
+from runtime_py.serving.room import Reservation, Room
 
 BEARER = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
 
@@ -149,6 +151,29 @@ def test_pictures_that_are_none(server: Server, url: str, status: int) -> None:
 def test_more_pictures_than_allowed(server: Server, picture: np.ndarray) -> None:
     status, value = ask(server, messages=question("?", *[data_url(picture)] * 4))
     assert (status, value["error"]["code"]) == (400, "too_many_images")
+
+
+def test_pictures_that_are_too_large_together(server: Server) -> None:
+    urls = [data_url(np.full((600, 700, 3), shade, dtype=np.uint8)) for shade in (1, 2, 3)]
+    codes = [ask(server, messages=question("?", *urls[:count]))[1].get("error", {}).get("code") for count in (2, 3, 2)]
+    assert codes == [None, "image_too_large", None], "two fit, though this model takes one"
+
+
+def test_what_is_held_for_all_requests_is_bounded_and_given_back() -> None:
+    room = Room(1000)
+    first, second = Reservation(room, 400), Reservation(room, 400)
+    first.add_bytes(300)
+    first.add_picture(10, 20)
+    with pytest.raises(Refusal) as full:
+        second.add_bytes(101)
+    assert full.value.status == 429
+    second.add_bytes(100)
+    with pytest.raises(Refusal) as large:
+        first.add_picture(10, 21)
+    assert large.value.status == 400
+    for each in (first, second, first):
+        each.release()
+    assert room.free == 1000
 
 
 def test_paths_methods_types_and_keys(server: Server) -> None:

@@ -46,7 +46,7 @@ class PictureLimits:
     """What a request's pictures may be.
 
     Attributes:
-        count: in one request; bytes: of one as sent; pixels: of one.
+        count: in one request; bytes: of one as sent; pixels: of one, and of all of a request together.
         remote: fetch pictures by http and https.
         seconds: for fetching one.
         permitted: which IP addresses may be connected to.
@@ -95,6 +95,8 @@ def decoded(content: bytes, limits: PictureLimits) -> np.ndarray:
             warnings.simplefilter("ignore")  # of metadata, and of sizes that are checked here
             with Image.open(io.BytesIO(content), formats=formats()) as image:
                 return open_picture(image, limits.pixels, upright=True, check=limits.check)
+    except Refusal:
+        raise
     except ImageError as error:
         raise invalid(f"a picture cannot be used: {error.what}. Expected: {error.expected}.", PARAM) from error
     except Exception as error:  # a damaged file raises whatever its decoder stumbles over
