@@ -42,8 +42,13 @@ def test_a_server_from_start_to_end(exported: Path, tmp_path: Path, picture: np.
             assert [level["tokens"] for level in figures["levels"]] == [15, 15]
             assert all(level["first_token_seconds"]["p95"] > 0 for level in figures["levels"])
             assert len(lines(figures)) == 4
+            long = {**body, "max_tokens": 150, "ignore_eos": True, "logprobs": True}
+            chunks = Client(match[1], "first").stream(long)
+            told = [next(chunks), next(chunks)]
         finally:
             process.send_signal(signal.SIGTERM)
+        told += list(chunks)
+        assert sum(bool(choice["logprobs"]) for chunk in told for choice in chunk["choices"]) == 150, "it was let finish"
         assert process.wait(30) == 0
         assert process.stderr.read() == "stopped\n"
 
