@@ -33,6 +33,9 @@ class Session:
         recorder: receives every probe; None costs nothing.
         reserved: an empty cache that every prefill of this session takes, as one of several in
             `runtime_py.backends.base.Batching.start_together`; a new one each time when None.
+
+    Attributes:
+        shares_calls: a step can be part of a decoder call with those of other sessions.
     """
 
     def __init__(
@@ -51,7 +54,9 @@ class Session:
         self.processor = processor
         self.limits = limits
         self.recorder = recorder
+        self.shares_calls = reserved is not None and isinstance(backend, Batching)
         self._reserved = reserved
+        self._arranges = processor.arrange if isinstance(processor, ArrangesRows) else None
         self._state: DecoderState | None = None
         self._layout: Layout | None = None
         self._decode_inputs: Mapping[str, np.ndarray] | None = None
@@ -218,11 +223,6 @@ class Session:
         self._record("step_logits", logits)
         return logits
 
-    @property
-    def shares_calls(self) -> bool:
-        """Whether a step can be part of a decoder call with those of other sessions."""
-        return self._reserved is not None and isinstance(self.backend, Batching)
-
     def step_inputs(self, embeds: np.ndarray) -> tuple[DecoderState, dict[str, np.ndarray]]:
         """What a step feeds: this sequence's cache, and the decoder's inputs for one embedded token (1, 1, hidden).
 
@@ -298,7 +298,7 @@ class Session:
         return self.processor.embedding_inputs(layout, merged, self.embed(layout.input_ids), phase)
 
     def _arranged(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return self.processor.arrange(inputs) if isinstance(self.processor, ArrangesRows) else inputs
+        return inputs if self._arranges is None else self._arranges(inputs)
 
     def _record(self, probe: str, array: np.ndarray) -> None:
         if self.recorder is not None:

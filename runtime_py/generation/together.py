@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 
@@ -16,9 +17,9 @@ def step_together(sessions: Sequence[Session], tokens: Sequence[int]) -> list[np
     Raises:
         UsageError: a cache is full, or nothing was prefilled.
     """
-    backend = sessions[0].backend
-    if len(sessions) == 1 or not isinstance(backend, Batching) or not all(session.shares_calls for session in sessions):
+    if len(sessions) == 1 or not all(session.shares_calls for session in sessions):
         return [session.step(token) for session, token in zip(sessions, tokens, strict=True)]
+    backend = cast(Batching, sessions[0].backend)
     embeds = sessions[0].embed(np.array([tokens], dtype=np.int64))
     fed = [session.step_inputs(embeds[:, [place]]) for place, session in enumerate(sessions)]
     rows = backend.forward_together([state for state, _ in fed], [inputs for _, inputs in fed])
