@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from runtime_py.backends.base import Arrays, closed
+from runtime_py.backends.logit_rows import logit_rows
 from runtime_py.backends.onnx_files import stage_files
 from runtime_py.backends.ort_rows import OrtRow, RowPool, decode_rows, rounds_over_rows
 from runtime_py.backends.records import ONNX
@@ -154,23 +155,24 @@ class OrtBackend:
                 f"at most {state.capacity} positions in all",
                 "shorten the conversation, or export with a larger --context",
             )
-        own = {"attention_mask": np.ones((1, total), np.int64), "logit_positions": np.asarray(logit_positions, np.int64)}
-        logits = self._decode({**inputs, **own}, state.buffers)
+        inputs = {**inputs, "attention_mask": np.ones((1, total), np.int64)}
+        logits = self._decode(inputs, logit_positions, state.buffers)
         state.length = total
         return logits
 
-    def _decode(self, inputs: Arrays, buffers: Mapping[str, Any]) -> np.ndarray:
-        """One decoder call over cache buffers that it writes in place; float32 logits."""
+    def _decode(self, inputs: Arrays, positions: np.ndarray, buffers: Mapping[str, Any]) -> np.ndarray:
+        """One decoder call over cache buffers that it writes in place; float32 logits of the positions."""
         session = self._session(DECODER)
+        asked = logit_rows(_taken(session), positions, inputs["inputs_embeds"].shape[1])
         binding = session.io_binding()
-        for name, value in self._feeds(DECODER, inputs).items():
+        for name, value in (self._feeds(DECODER, inputs) | asked.feeds).items():
             binding.bind_ortvalue_input(name, self._ort.OrtValue.ortvalue_from_numpy(value))
         binding.bind_output("logits")
         for name, buffer in buffers.items():
             binding.bind_ortvalue_input(name, buffer)
             binding.bind_ortvalue_output(PRESENT + name.removeprefix(PAST), buffer)
         session.run_with_iobinding(binding)
-        return widened(binding.get_outputs()[0].numpy())
+        return asked.chosen(widened(binding.get_outputs()[0].numpy()))
 
     def rewind(self, state: OrtState | OrtRow, length: int) -> None:
         """Forget every position from ``length`` on."""
@@ -274,23 +276,27 @@ class OrtBackend:
 
     def _feeds(self, stage: str, inputs: Arrays) -> dict[str, np.ndarray]:
         """Inputs checked against the contract, in the dtypes the graph takes."""
-        session = self._session(stage)
-        taken = [*session.get_inputs(), *session.get_overridable_initializers()]
-        wanted = {value.name: _DTYPES[value.type] for value in taken}
+        wanted = {name: _DTYPES[value.type] for name, value in _taken(self._session(stage)).items()}
         feeds = {}
         for tensor in self.contracts[stage].inputs:
             if tensor.name.startswith(PAST) or (tensor.name not in inputs and not tensor.required):
                 continue
-            if tensor.name not in inputs:
+            if tensor.name not in inputs or tensor.name not in wanted:
+                wrong = "missing" if tensor.name not in inputs else "not taken by the graph"
                 raise PackageError(
-                    f"stage {stage}: the input '{tensor.name}' is missing",
+                    f"stage {stage}: the input '{tensor.name}' is {wrong}",
                     f"{tensor.dtype} {list(tensor.shape)}",
-                    "check that the package's processor belongs to its graphs",
+                    "check that the package's processor belongs to its graphs, and that no tool rewrote them",
                 )
             array: np.ndarray = np.ascontiguousarray(inputs[tensor.name], dtype=wanted[tensor.name])
             tensor.check(array.astype(tensor.dtype, copy=False), stage)
             feeds[tensor.name] = array
         return feeds
+
+
+def _taken(session: Any) -> dict[str, Any]:
+    """What a session can be fed, by name."""
+    return {value.name: value for value in (*session.get_inputs(), *session.get_overridable_initializers())}
 
 
 def widened(value: np.ndarray) -> np.ndarray:

@@ -110,7 +110,7 @@ def decode_rows(
     """One token of each row through as few decoder calls as the contract allows; float32 logits (rows, 1, vocabulary).
 
     Args:
-        decode: takes a call's inputs and cache buffers, and gives its logits.
+        decode: takes a call's inputs, the positions whose logits are wanted, and cache buffers.
     """
     pool = rows[0].pool
     logits: list[np.ndarray] = [np.empty(0)] * len(rows)
@@ -120,8 +120,7 @@ def decode_rows(
         feeds = stacked(contract, [inputs[place] for place in places])
         lengths = np.array([rows[place].length + 1 for place in places])
         feeds["attention_mask"] = (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)
-        feeds["logit_positions"] = np.array([-1], np.int64)
-        made = decode(feeds, pool.values(0, len(places)))
+        made = decode(feeds, np.array([-1], np.int64), pool.values(0, len(places)))
         for row, place in enumerate(places):
             rows[place].length += 1
             logits[place] = made[row]
