@@ -27,6 +27,7 @@ EXAMPLES = """\
 examples:
   {prog} --package out
   {prog} --package out --reference ./checkpoint --report-dir report
+  {prog} --server http://127.0.0.1:8000 --package out
   {prog} --golden parity_tests/goldens/minicpm-v --target cpu --precision fp32
   {prog} --mlc-golden parity_tests/goldens/mlc-llama
   {prog} --second-opinion --model minicpm-v --weights demo
@@ -90,6 +91,8 @@ def _package_flags(made: argparse._ArgumentGroup) -> None:
         "--inside", choices=("auto", "always", "never"), default="auto",
         help="errors per block and costs per quantised layer in the report; auto: where it is quick",
     )  # fmt: skip
+    made.add_argument("--server", metavar="URL", help="ask the server that runs the package there, as its clients do")
+    made.add_argument("--api-key-file", type=Path, metavar="FILE", help="its first line is sent to the server as the key")
     made.add_argument(
         "--sampling", choices=("greedy", "engine", "model"), default="greedy",
         help="judge one more answer to each question, with the sampling that a phone's engine knows, or all of the model's",
@@ -104,6 +107,8 @@ def _run(options: argparse.Namespace) -> int:
         return second_opinion.run(options, _table(options))
     if options.mlc_golden is not None:
         return _mlc_golden(options)
+    if options.server is not None:
+        return _server(options)
     return _golden(options) if options.golden is not None else _package(options)
 
 
@@ -133,6 +138,23 @@ def _package(options: argparse.Namespace) -> int:
     )
     result = check(options.package, options.reference, asked)
     return _report(result.judgement, options)
+
+
+def _server(options: argparse.Namespace) -> int:
+    from parity_tests.check.wire import WireOptions, check_server
+
+    if options.package is None:
+        raise UsageError("--server without --package", "the package that is served", "add --package DIR")
+    keys = flags.keys(options.api_key_file)
+    asked = WireOptions(
+        key=keys[0] if keys else None,
+        calibration=options.calibration,
+        steps=options.steps,
+        trust=options.trust,
+        table=_table(options),
+        command=options.typed,
+    )
+    return _report(check_server(options.server, options.package, options.reference, asked), options)
 
 
 def _golden(options: argparse.Namespace) -> int:

@@ -59,6 +59,10 @@ class CheckpointError(UsageError):
     """A checkpoint that is damaged, incomplete, or not what its config says."""
 
 
+class TooLongError(UsageError):
+    """A prompt of more tokens than the model or the package takes."""
+
+
 class ImageError(UsageError):
     """An image that cannot be decoded or is absurdly large."""
 

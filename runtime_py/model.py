@@ -7,9 +7,8 @@ answer together, only the tokens after the common beginning are fed; so a conver
 from __future__ import annotations
 
 import os
-import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +19,16 @@ from runtime_py.backends.base import Backend
 from runtime_py.backends.record import Ability, OpeningChoices
 from runtime_py.backends.registry import held_backends, runtime_backend, runtime_backends, those_that_can
 from runtime_py.contracts import DECODER
-from runtime_py.errors import PackageError, UsageError
+from runtime_py.engine.answer import Answer, AnswerStream, Timing, Token
+from runtime_py.engine.engine import ANSWERING, Engine
+from runtime_py.engine.preparation import Preparation
+from runtime_py.engine.running import Event, Running, Wish
+from runtime_py.errors import EdgeproofError, PackageError, UsageError
 from runtime_py.files.json_file import shortened
 from runtime_py.generation import conversation
 from runtime_py.generation.conversation import Messages
-from runtime_py.generation.generate import Finish, Generation, Overrides, Settings, settings_of
-from runtime_py.generation.session import Recorder, Session
+from runtime_py.generation.generate import Finish, Overrides, Settings, settings_of
+from runtime_py.generation.session import Recorder
 from runtime_py.generation.turns import Turns, last_resort
 from runtime_py.package import trust as trusting
 from runtime_py.preprocess.base import ImageInputs, Layout, Message, Processor
@@ -33,89 +36,7 @@ from runtime_py.preprocess.extent import PredictsExtent, check_extent
 from runtime_py.preprocess.pictures import Picture
 from runtime_py.preprocess.processors import make_processor
 
-ANSWERING = "answering"
-
-
-@dataclass(frozen=True)
-class Token:
-    """One token of an answer; ``text`` may be empty while a character lacks bytes."""
-
-    id: int
-    text: str
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Where an answer's time went, in seconds; rates are tokens per second.
-
-    Attributes:
-        prompt_tokens: the whole prompt; ``kept_tokens`` of them were in the cache already.
-        image_seconds: preprocessing and vision encoder; 0 when the picture was known.
-        steps: decoder calls after the prefill, ``decode_seconds`` in all.
-        first_token_seconds: from the call to the first token.
-    """
-
-    prompt_tokens: int
-    kept_tokens: int
-    answer_tokens: int
-    steps: int
-    image_seconds: float
-    prefill_seconds: float
-    first_token_seconds: float
-    decode_seconds: float
-
-    @property
-    def prefill_rate(self) -> float:
-        return (self.prompt_tokens - self.kept_tokens) / max(self.prefill_seconds, 1e-9)
-
-    @property
-    def decode_rate(self) -> float:
-        return self.steps / max(self.decode_seconds, 1e-9)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A finished answer. ``text`` is stripped of white space at both ends, as the published chat functions do."""
-
-    text: str
-    ids: tuple[int, ...]
-    finish: Finish
-    timing: Timing
-
-
-class AnswerStream:
-    """Iterates over the answer's `Token`s; ``answer`` is there when the iteration has ended."""
-
-    def __init__(self, tokens: Iterator[Token]) -> None:
-        self._tokens = tokens
-        self.answer: Answer | None = None
-        self.stopped = False
-
-    def stop(self) -> None:
-        """End the answer at its next token; safe to call from a signal handler or another thread."""
-        self.stopped = True
-
-    def __iter__(self) -> Iterator[Token]:
-        return self._tokens
-
-
-@dataclass
-class _Memory:
-    """What the cache was filled with: pictures, prompt, and the answer that followed it."""
-
-    pictures: tuple[str, ...] = ()
-    images: list[ImageInputs] = field(default_factory=list)
-    features: list[np.ndarray] = field(default_factory=list)
-    layout: Layout | None = None
-    generation: Generation | None = None
-
-    def fed(self, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Ids of the first ``length`` cached positions, and which of them are image rows."""
-        if self.layout is None or self.generation is None:
-            return np.zeros(0, np.int64), np.zeros(0, bool)
-        answer = np.array(self.generation.ids, dtype=np.int64)
-        ids = np.concatenate([self.layout.input_ids[0], answer])[:length]
-        return ids, np.concatenate([self.layout.image_rows, np.zeros(len(answer), bool)])[:length]
+__all__ = ["Answer", "AnswerStream", "Finish", "Model", "Overrides", "Timing", "Token", "load"]
 
 
 class Model:
@@ -140,9 +61,11 @@ class Model:
         self.backend = backend
         self.processor = processor
         self.tokenizer = words
-        self.session = Session(backend, processor, source.limits)
+        self.engine = Engine(backend, processor, source.limits)
+        self.session = self.engine.slots[0].session
         self.upright = upright
-        self._memory = _Memory()
+        self._preparation = Preparation(self.session)
+        self._answering: Running | None = None
         self._turns = Turns()
 
     def __enter__(self) -> Model:
@@ -211,8 +134,9 @@ class Model:
                 self.backend.close()
 
     def _forget(self) -> None:
-        self.session.reset()
-        self._memory = _Memory()
+        self._answering = None
+        self.engine.forget()
+        self._preparation.forget()
 
     def record(self, recorder: Recorder | None) -> None:
         """Send every probe of the following answers to ``recorder`` (see runtime_py.generation.session.Recorder)."""
@@ -225,68 +149,33 @@ class Model:
 
     def prompt_layout(self, turns: Sequence[Message], images: Sequence[ImageInputs]) -> Layout:
         """The prompt as the decoder will see it, after making sure that it fits the context."""
-        layout = self.processor.layout(self.processor.encode(turns, images), images)
-        self.session.check_room(layout.input_ids.shape[1])
-        return layout
+        return self._preparation.layout(turns, images)
 
     def _answer(
         self, turns: list[Message], pictures: list[np.ndarray], settings: Settings, run: AnswerStream
     ) -> Iterator[Token]:
-        began = time.perf_counter()
-        memory = self._memory
-        keys = tuple(conversation.fingerprint(picture) for picture in pictures)
-        known = keys == memory.pictures
-        self.processor.prompt.check(turns, len(pictures))
-        images = memory.images if known else self.processor.images(pictures)
-        layout = self.prompt_layout(turns, images)
-        features = memory.features if known else self.session.features(images)
-        seen = time.perf_counter()
-        keep = self._common(memory, layout, known)
-        memory = self._memory = _Memory(keys, images, features)
-        merged = self.session.merge(layout, features)
-        logits = self.session.prefill(merged, layout, "last", keep=keep)
-        generation = Generation(self.session, logits, settings)
-        memory.layout, memory.generation = layout, generation
-        filled = time.perf_counter()
-        pieces: list[str] = []
-        text = self.tokenizer.stream()
-        first = None
-        for token in generation:
-            first = first or time.perf_counter()
-            pieces.append(text.push(token))
-            yield Token(token, pieces[-1])
-            if self._memory is not memory:
-                raise UsageError(
-                    "this answer was left for another one", "one answer at a time", "finish or drop it before the next call"
-                )
-            if run.stopped:
-                generation.finish = Finish.STOPPED
-                break
-        ended = time.perf_counter()
-        pieces.append(text.finish())
-        assert generation.finish is not None
-        prompt = layout.input_ids.shape[1]
-        timing = Timing(
-            prompt_tokens=prompt,
-            kept_tokens=keep,
-            answer_tokens=len(generation.ids),
-            steps=self.session.length - prompt,
-            image_seconds=0.0 if known else seen - began,
-            prefill_seconds=filled - seen,
-            first_token_seconds=(first or ended) - began,
-            decode_seconds=ended - (first or ended),
-        )
-        run.answer = Answer("".join(pieces).strip(), tuple(generation.ids), generation.finish, timing)
-
-    def _common(self, memory: _Memory, layout: Layout, same_pictures: bool) -> int:
-        """How many leading positions of the cache this prompt can keep; at least its last token is fed again."""
-        fed, rows = memory.fed(self.session.length)
-        count = min(len(fed), layout.input_ids.shape[1] - 1)
-        equal = (fed[:count] == layout.input_ids[0, :count]) & (rows[:count] == layout.image_rows[:count])
-        if not same_pictures:
-            equal &= ~layout.image_rows[:count]
-        keep = count if equal.all() else int(equal.argmin())
-        return keep if self.session.can_keep(layout, keep) else 0
+        prompt = self._preparation.prepare(turns, pictures)
+        self.engine.drop_all()
+        events: deque[Event] = deque()
+        running = self._answering = Running(prompt, Wish(settings), self.tokenizer, events.append)
+        self.engine.submit(running)
+        while run.answer is None:
+            running.stopped = run.stopped
+            self.engine.step()
+            while events:
+                event = events.popleft()
+                if isinstance(event, EdgeproofError):
+                    raise event
+                if isinstance(event, Answer):
+                    run.answer = event
+                    continue
+                yield event
+                if self._answering is not running:
+                    raise UsageError(
+                        "this answer was left for another one",
+                        "one answer at a time",
+                        "finish or drop it before the next call",
+                    )
 
 
 def picture_list(images: Sequence[Picture]) -> list[Picture]:

@@ -286,7 +286,7 @@ def test_photographs_are_turned_when_asked_for(model: Model, tmp_path: Path, pic
 
     def seen(upright: bool | None = None) -> tuple[str, ...]:
         model.chat("What colour?", [photo], upright=upright)
-        return model._memory.pictures
+        return tuple(model._preparation._known)
 
     half = picture[: picture.shape[0] // 2]
     stored, turned = ((fingerprint(pixels),) for pixels in (half, np.ascontiguousarray(np.rot90(half, -1))))

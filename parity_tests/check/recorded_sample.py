@@ -51,7 +51,7 @@ def _best(row: np.ndarray) -> list[list[float]]:
     return [[int(token), float(f"{row[token]:.{DIGITS}g}")] for token in order]
 
 
-def _step_logits(sample: Mapping[str, Any]) -> np.ndarray:
+def step_logits(sample: Mapping[str, Any]) -> np.ndarray:
     """(1, steps, vocabulary) logits where only the kept tokens have theirs and all others lie far below."""
     vocabulary = sample["values"]["step_logits"]["shape"][-1]
     scale = max(abs(logit) for row in sample["best"] for _, logit in row)
@@ -121,7 +121,7 @@ def compare(sample: Mapping[str, Any], said: Recording) -> tuple[Measurement, ..
         rows.append(row)
     rows.append(
         compare_arrays(
-            "greedy_ids", np.array([sample["greedy_ids"]]), arrays.get("greedy_ids"), step_logits=_step_logits(sample)
+            "greedy_ids", np.array([sample["greedy_ids"]]), arrays.get("greedy_ids"), step_logits=step_logits(sample)
         )
     )
     return tuple(rows)

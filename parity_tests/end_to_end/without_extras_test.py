@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 BARE = """\
 import sys
 for name in ("torch", "onnx", "onnxruntime", "onnxscript", "tvm", "tvm_ffi", "tensorrt_rtx", "tensorrt", "transformers",
-             "safetensors", "huggingface_hub", "psutil", "tqdm", "shtab"):
+             "safetensors", "huggingface_hub", "psutil", "tqdm", "shtab", "starlette", "uvicorn"):
     sys.modules[name] = None  # an import of it fails as if it were not installed
 from export.__main__ import edgeproof
 edgeproof()
@@ -37,6 +37,7 @@ def said(*arguments: str) -> tuple[int, str]:
         (("export", "--help"), "--precision"),
         (("calibrate", "--help"), "--method"),
         (("parity", "--help"), "--package"),
+        (("serve", "--help"), "--slots"),
     ],
 )
 def test_what_needs_no_library_answers(arguments: tuple[str, ...], expected: str) -> None:
@@ -56,6 +57,11 @@ def test_what_needs_one_names_its_extra(arguments: tuple[str, ...]) -> None:
     code, text = said(*arguments)
     assert code == 7, text
     assert "pip install 'edgeproof[export]'" in text
+
+
+def test_a_server_names_its_extra() -> None:
+    code, text = said("serve", "--package", "out")
+    assert (code, "pip install 'edgeproof[serve]'" in text) == (7, True), text
 
 
 def test_a_mistake_is_a_mistake_without_libraries_too() -> None:

@@ -6,7 +6,7 @@ The PyTorch reference of parity_tests implements the same interface, so that one
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -71,6 +71,35 @@ class Rewinding(Protocol):
 
     def rewind(self, state: Any, length: int) -> None:
         """Forget every position from ``length`` on; the next `Backend.forward` writes there."""
+        ...
+
+
+@runtime_checkable
+class Batching(Protocol):
+    """A backend that can feed a token of each of several sequences in one decoder call. It is `Rewinding` too."""
+
+    def alone(self) -> str:
+        """Why the sequences of this package cannot go through one call; "" where they can."""
+        ...
+
+    def start_together(self, count: int, capacity: int) -> Sequence[Any]:
+        """Empty caches, as `Backend.start` makes one, that `forward_together` may take; `Backend.forward` takes each."""
+        ...
+
+    def forward_together(self, states: Sequence[Any], inputs: Sequence[Arrays]) -> np.ndarray:
+        """Feed one token of each sequence and advance its state.
+
+        Args:
+            states: different ones of one `start_together`.
+            inputs: for each what `Backend.forward` takes, of one token.
+
+        Returns:
+            float32 logits (sequences, 1, vocabulary).
+        """
+        ...
+
+    def copy_prefix(self, source: Any, target: Any, length: int) -> None:
+        """Make ``target`` hold the first ``length`` positions of ``source`` and nothing else; of one `start_together`."""
         ...
 
 

@@ -8,12 +8,14 @@ docs/execution-providers/EP-Context-Design.md.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from runtime_py.errors import PackageError
 from runtime_py.files.json_file import shortened
 from runtime_py.files.protobuf import fields
+from runtime_py.package.files import listed, listed_file
 
 MAX_DEPTH = 64
 
@@ -47,6 +49,29 @@ def external_files(graph: Path) -> list[str]:
         return sorted(set(_locations(content, MODEL, 0)))
     except (OSError, ValueError) as error:  # ValueError: nothing to map, no message, or a path that is no text
         raise PackageError(f"{graph} is no ONNX graph: {error}", "a graph as export wrote it", "copy it again") from error
+
+
+def stage_files(folder: Path, manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Stage to its graph's path in the package.
+
+    Raises:
+        PackageError: there are none; or one is no row of the manifest's files, or reads a file that is none.
+    """
+    stages = manifest["backends"].get("onnx", {}).get("stages")
+    if not stages:
+        raise PackageError(
+            f"{folder} names no ONNX graphs", "backends.onnx.stages in manifest.json", "choose another backend"
+        )
+    rows = listed(manifest)
+    for entry in stages.values():
+        strange = unlisted(listed_file(folder, manifest, entry["file"]), entry["file"], rows)
+        if strange:
+            raise PackageError(
+                f"{folder}: {entry['file']} reads {shortened(strange[0])}, which is no row of the manifest's files",
+                "every file that is used to be hashed in the manifest",
+                "do not use this package; it was altered",
+            )
+    return {stage: entry["file"] for stage, entry in stages.items()}
 
 
 def unlisted(graph: Path, inside: str, listed: set[str]) -> list[str]:

@@ -16,13 +16,12 @@ import numpy as np
 
 from runtime_py.backends.base import Arrays, closed
 from runtime_py.backends.logit_rows import logit_rows
-from runtime_py.backends.onnx_files import unlisted
+from runtime_py.backends.onnx_files import stage_files
+from runtime_py.backends.ort_rows import OrtRow, RowPool, decode_rows, rounds_over_rows
 from runtime_py.backends.records import ONNX
 from runtime_py.contracts import CONNECTOR, DECODER, VISION, StageContract
 from runtime_py.errors import MachineError, PackageError, UsageError
-from runtime_py.files.json_file import shortened
 from runtime_py.memory import require_bytes
-from runtime_py.package.files import listed, listed_file
 
 log = logging.getLogger("edgeproof")
 
@@ -142,7 +141,7 @@ class OrtBackend:
         make = self._ort.OrtValue.ortvalue_from_numpy
         return OrtState(0, capacity, {name: make(np.zeros(*made), device, 0) for name, made in shapes.items()})
 
-    def forward(self, state: OrtState, inputs: Arrays, logit_positions: np.ndarray) -> np.ndarray:
+    def forward(self, state: Any, inputs: Arrays, logit_positions: np.ndarray) -> np.ndarray:
         """Feed tokens; see `runtime_py.backends.base.Backend.forward`.
 
         Raises:
@@ -156,25 +155,54 @@ class OrtBackend:
                 f"at most {state.capacity} positions in all",
                 "shorten the conversation, or export with a larger --context",
             )
+        inputs = {**inputs, "attention_mask": np.ones((1, total), np.int64)}
+        logits = self._decode(inputs, logit_positions, state.buffers)
+        state.length = total
+        return logits
+
+    def _decode(self, inputs: Arrays, positions: np.ndarray, buffers: Mapping[str, Any]) -> np.ndarray:
+        """One decoder call over cache buffers that it writes in place; float32 logits of the positions."""
         session = self._session(DECODER)
-        asked = logit_rows(_taken(session), logit_positions, tokens)
-        own = {"attention_mask": np.ones((1, total), np.int64)}
+        asked = logit_rows(_taken(session), positions, inputs["inputs_embeds"].shape[1])
         binding = session.io_binding()
-        for name, value in (self._feeds(DECODER, {**inputs, **own}) | asked.feeds).items():
+        for name, value in (self._feeds(DECODER, inputs) | asked.feeds).items():
             binding.bind_ortvalue_input(name, self._ort.OrtValue.ortvalue_from_numpy(value))
         binding.bind_output("logits")
-        for name, buffer in state.buffers.items():
+        for name, buffer in buffers.items():
             binding.bind_ortvalue_input(name, buffer)
             binding.bind_ortvalue_output(PRESENT + name.removeprefix(PAST), buffer)
         session.run_with_iobinding(binding)
-        state.length = total
         return asked.chosen(widened(binding.get_outputs()[0].numpy()))
 
-    def rewind(self, state: OrtState, length: int) -> None:
+    def rewind(self, state: OrtState | OrtRow, length: int) -> None:
         """Forget every position from ``length`` on."""
         if not 0 <= length <= state.length:
             raise UsageError(f"rewind to {length}", f"between 0 and {state.length}", "ask for fewer positions")
         state.length = length
+
+    def alone(self) -> str:
+        """See runtime_py.backends.base.Batching."""
+        if self._device() != "cpu":
+            return f"{self.providers[0]} keeps caches where their rows cannot be moved"
+        if any(tensor.shape[0] != "batch" for tensor in self.contracts[DECODER].inputs if tensor.name.startswith(PAST)):
+            return "the decoder's graph holds one sequence"
+        if rounds_over_rows(self.folder / self.files[DECODER]):
+            return "the decoder rounds the rows of a call by one scale, so that sequences would change each other's answers"
+        return ""
+
+    def start_together(self, count: int, capacity: int) -> list[OrtRow]:
+        """See runtime_py.backends.base.Batching."""
+        caches = [value for value in self._session(DECODER).get_inputs() if value.name.startswith(PAST)]
+        shapes = {value.name: ((value.shape[1], value.shape[3]), np.dtype(_DTYPES[value.type])) for value in caches}
+        return RowPool(self._ort.OrtValue.ortvalue_from_numpy, shapes, count, capacity).rows
+
+    def forward_together(self, states: Sequence[OrtRow], inputs: Sequence[Arrays]) -> np.ndarray:
+        """See runtime_py.backends.base.Batching."""
+        return decode_rows(self.contracts[DECODER], states, inputs, self._decode)
+
+    def copy_prefix(self, source: OrtRow, target: OrtRow, length: int) -> None:
+        """See runtime_py.backends.base.Batching."""
+        source.pool.copy(source, target, length)
 
     def release(self) -> None:
         """Drop all sessions and the memory they hold; each opens again when its stage is run."""
@@ -264,29 +292,6 @@ class OrtBackend:
             tensor.check(array.astype(tensor.dtype, copy=False), stage)
             feeds[tensor.name] = array
         return feeds
-
-
-def stage_files(folder: Path, manifest: Mapping[str, Any]) -> dict[str, str]:
-    """Stage to its graph's path in the package.
-
-    Raises:
-        PackageError: there are none; or one is no row of the manifest's files, or reads a file that is none.
-    """
-    stages = manifest["backends"].get("onnx", {}).get("stages")
-    if not stages:
-        raise PackageError(
-            f"{folder} names no ONNX graphs", "backends.onnx.stages in manifest.json", "choose another backend"
-        )
-    rows = listed(manifest)
-    for entry in stages.values():
-        strange = unlisted(listed_file(folder, manifest, entry["file"]), entry["file"], rows)
-        if strange:
-            raise PackageError(
-                f"{folder}: {entry['file']} reads {shortened(strange[0])}, which is no row of the manifest's files",
-                "every file that is used to be hashed in the manifest",
-                "do not use this package; it was altered",
-            )
-    return {stage: entry["file"] for stage, entry in stages.items()}
 
 
 def _taken(session: Any) -> dict[str, Any]:

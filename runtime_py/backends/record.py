@@ -23,6 +23,8 @@ class Ability(StrEnum):
     """Shorten a sequence, so that a changed conversation keeps the common part of its cache (`Rewinding`)."""
     SEVERAL_SEQUENCES = "several-sequences"
     """Hold several sequences at a time, each with a cache of its own; else the newest alone is fed."""
+    BESIDE = "beside"
+    """Run stages without a cache in one thread while another feeds the decoder."""
     WITHOUT_DEVICE = "without-device"
     """Run on this machine's processor, whatever device the package is for."""
     THREADS = "threads"

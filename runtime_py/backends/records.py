@@ -68,6 +68,7 @@ ONNX = RuntimeBackend(
         {
             Ability.REWIND,
             Ability.SEVERAL_SEQUENCES,
+            Ability.BESIDE,
             Ability.WITHOUT_DEVICE,
             Ability.THREADS,
             Ability.PROVIDERS,

@@ -1,4 +1,4 @@
-"""The runtime's verbs: chat, info, verify, bench. Answers go to stdout, talk and errors to stderr.
+"""The runtime's verbs: chat, info, verify, bench, serve. Answers go to stdout, talk and errors to stderr.
 
 Nothing heavy is imported before the arguments are understood.
 """
@@ -10,13 +10,13 @@ import io
 import logging
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtime_py.backends.registry import runtime_backends
 from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, Verb, execute
 from runtime_py.command.parser import Parser
-from runtime_py.errors import ExitCode, MachineError
+from runtime_py.errors import ExitCode, MachineError, UsageError
 
 if TYPE_CHECKING:
     from runtime_py.model import Model
@@ -44,7 +44,7 @@ def chat_parser(prog: str) -> Parser:
     answer.add_argument("--top-p", type=float, metavar="P", help="choose among the likeliest that reach P together")
     answer.add_argument("--repetition-penalty", type=float, metavar="R", help="above 1 discourages repeated tokens")
     flags.seed(answer, "equal seeds give equal answers", default=None)
-    _running_flags(made)
+    flags.running(made)
     made.add_argument("--selftest", action="store_true", help="first check the package's own sample answer")
     flags.json_result(made, "one JSON object a turn on stdout")
     flags.talk(made)
@@ -65,7 +65,7 @@ def verify_parser(prog: str) -> Parser:
     made = Parser(prog, "Compare every file with the manifest, then run the package's self-test.")
     flags.package(made)
     made.add_argument("--files-only", action="store_true", help="compare files, do not run anything")
-    _running_flags(made)
+    flags.running(made)
     flags.json_result(made)
     flags.talk(made)
     return made
@@ -73,29 +73,24 @@ def verify_parser(prog: str) -> Parser:
 
 def bench_parser(prog: str) -> Parser:
     """The flags of ``bench``."""
-    made = Parser(prog, "Tokens per second, first-token time, load time and memory of a package.")
-    flags.package(made)
+    made = Parser(prog, "Tokens per second, first-token time, load time and memory of a package, or a server under load.")
+    what = made.add_mutually_exclusive_group(required=True)
+    flags.package(what, required=False)
+    what.add_argument("--serve", metavar="URL", help="a running server, such as http://127.0.0.1:8000")
     made.add_argument("--runs", type=int, default=5, metavar="N", help="interleaved runs; medians are shown; default 5")
     made.add_argument(
         "--prompt-tokens", type=int, default=128, metavar="N", help="prompt of the prefill figure; default 128"
     )
     made.add_argument("--new-tokens", type=int, default=32, metavar="N", help="tokens of the decode figure; default 32")
     made.add_argument("--image", metavar="FILE", help="picture of the first-token figure; a drawn one without it")
-    _running_flags(made)
+    server = made.add_argument_group("--serve")
+    server.add_argument("--concurrency", default="1,4,8", metavar="LIST", help="requests in flight; default 1,4,8")
+    server.add_argument("--requests", type=int, default=32, metavar="N", help="requests of each; default 32")
+    server.add_argument("--api-key-file", type=Path, metavar="FILE", help="its first line is sent as the key")
+    flags.running(made)
     flags.json_result(made)
     flags.talk(made)
     return made
-
-
-def _running_flags(made: Parser) -> None:
-    run = made.add_argument_group("how it runs")
-    run.add_argument("--backend", choices=tuple(runtime_backends()), help="instead of the package's own choice")
-    run.add_argument("--threads", type=int, default=0, metavar="N", help="computing threads; 0 leaves it to the backend")
-    run.add_argument("--provider", action="append", metavar="NAME", help="ONNX Runtime provider, best first; repeatable")
-    run.add_argument(
-        "--verify", choices=("full", "size", "off"), default="full", help="check files before loading (full: SHA-256)"
-    )
-    flags.trust(run)
 
 
 def _load(options: argparse.Namespace, verify: Depth, selftest: bool = False, upright: bool = False) -> Model:
@@ -190,6 +185,8 @@ def _remember(options: argparse.Namespace, package: Package) -> None:
 
 
 def _bench(options: argparse.Namespace) -> int:
+    if options.serve is not None:
+        return _bench_server(options)
     from runtime_py.command.bench import Request, lines, measure
 
     figures = measure(
@@ -213,16 +210,40 @@ def _bench(options: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
+def _bench_server(options: argparse.Namespace) -> int:
+    from runtime_py.command.bench_server import Load, lines, measure
+
+    try:
+        concurrency = tuple(int(count) for count in options.concurrency.split(","))
+    except ValueError as error:
+        raise UsageError(f"--concurrency {options.concurrency}", "numbers such as 1,4,8", "correct the list") from error
+    keys = flags.keys(options.api_key_file)
+    figures = measure(Load(options.serve, keys[0] if keys else None, concurrency, options.requests, options.new_tokens))
+    if options.json:
+        console.out_json(figures)
+    else:
+        console.out("\n".join(lines(figures)))
+    return ExitCode.OK
+
+
 CHAT = Command(chat_parser, _chat, level=logging.WARNING)
 INFO = Command(info_parser, _info, level=logging.WARNING)
 VERIFY = Command(verify_parser, _verify, level=logging.WARNING)
 BENCH = Command(bench_parser, _bench, level=logging.WARNING)
+
+
+def _serve() -> Command:
+    from runtime_py.command.serve import COMMAND as serve
+
+    return serve
+
 
 VERBS = (
     Verb("chat", "ask a package about a picture", lambda: CHAT),
     Verb("info", "say what a package holds", lambda: INFO),
     Verb("verify", "compare a package's files with its manifest and run its self-test", lambda: VERIFY),
     Verb("bench", "measure tokens per second, first-token time and memory of a package", lambda: BENCH),
+    Verb("serve", "answer OpenAI's chat interface over HTTP, many requests at a time", _serve),
 )
 
 COMMAND = Command(summary="Run packages that export wrote.", verbs=VERBS)

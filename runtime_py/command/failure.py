@@ -37,6 +37,10 @@ EXTRAS = {
     "psutil": "export",
     "transformers": "dev",
     "shtab": "completions",
+    "starlette": "serve",
+    "uvicorn": "serve",
+    "prometheus_client": "serve",
+    "llguidance": "serve",
     **{module: record.distributions[0].extra for record in BUILT_IN for module in record.modules},
 }
 """Module that may be missing, to the extra of edgeproof that brings it."""

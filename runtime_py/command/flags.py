@@ -8,7 +8,9 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
+from runtime_py.backends.registry import runtime_backends
 from runtime_py.errors import UsageError
+from runtime_py.files.json_file import MEGABYTE, read_bytes
 
 RANDOM_SEED = -1
 SEEDS = 2**32
@@ -48,6 +50,34 @@ def trust(made: Group) -> None:
         metavar="SHA256",
         help="run code that the package brings, if its manifest has this hash; alone: whatever it has",
     )
+
+
+def running(made: argparse.ArgumentParser) -> None:
+    """How a package is opened and run."""
+    run = made.add_argument_group("how it runs")
+    run.add_argument("--backend", choices=tuple(runtime_backends()), help="instead of the package's own choice")
+    run.add_argument("--threads", type=int, default=0, metavar="N", help="computing threads; 0 leaves it to the backend")
+    run.add_argument("--provider", action="append", metavar="NAME", help="ONNX Runtime provider, best first; repeatable")
+    run.add_argument(
+        "--verify", choices=("full", "size", "off"), default="full", help="check files before loading (full: SHA-256)"
+    )
+    trust(run)
+
+
+def keys(path: Path | None) -> list[str]:
+    """The keys of an ``--api-key-file``; none where there is no file.
+
+    Raises:
+        UsageError: it cannot be read, or holds none.
+    """
+    if path is None:
+        return []
+    again = "write one key a line"
+    lines = read_bytes(path, MEGABYTE, UsageError, again).decode("utf-8", "replace").splitlines()
+    given = [line.strip() for line in lines if line.strip()]
+    if not given:
+        raise UsageError(f"{path} holds no API key", "one key a line", again)
+    return given
 
 
 def seed(made: Group, what: str, default: int | None = 0) -> None:

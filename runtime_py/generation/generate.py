@@ -92,6 +92,35 @@ def settings_of(generation: Mapping[str, Any], overrides: Overrides | None = Non
         raise PackageError(f"manifest.json: generation has no {error}", "every default", "export it again") from error
 
 
+class Choosing:
+    """One answer's tokens, chosen one at a time; ``ids`` and ``finish`` tell what happened so far.
+
+    Stop tokens are not among the ids. A token needs feeding only while ``finish`` is None.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.ids: list[int] = []
+        self.finish: Finish | None = None
+        self._sampler = Sampler(settings.sampling)
+
+    def choose(self, logits: np.ndarray) -> int | None:
+        """The next token from (vocabulary,) logits; None when it ends the answer."""
+        token = self._sampler.choose(logits, self.ids)
+        if token in self.settings.stop_ids:
+            self.finish = Finish.STOP
+            return None
+        self.ids.append(token)
+        return token
+
+    def check_limits(self, room: int) -> None:
+        """End the answer if it is as long as it may be, or no cache position is left for its last token."""
+        if len(self.ids) >= self.settings.max_new_tokens:
+            self.finish = Finish.LENGTH
+        elif room < 1:
+            self.finish = Finish.CONTEXT
+
+
 class Generation:
     """Iterates over the answer's tokens after a prefill; afterwards ``ids`` and ``finish`` tell what happened.
 
@@ -100,24 +129,24 @@ class Generation:
 
     def __init__(self, session: Session, logits: np.ndarray, settings: Settings) -> None:
         self.session = session
-        self.settings = settings
-        self.ids: list[int] = []
-        self.finish: Finish | None = None
+        self._choosing = Choosing(settings)
         self._logits = logits
-        self._sampler = Sampler(settings.sampling)
+
+    @property
+    def ids(self) -> list[int]:
+        return self._choosing.ids
+
+    @property
+    def finish(self) -> Finish | None:
+        return self._choosing.finish
 
     def __iter__(self) -> Iterator[int]:
         while True:
-            token = self._sampler.choose(self._logits[0, -1], self.ids)
-            if token in self.settings.stop_ids:
-                self.finish = Finish.STOP
+            token = self._choosing.choose(self._logits[0, -1])
+            if token is None:
                 return
-            self.ids.append(token)
             yield token
-            if len(self.ids) >= self.settings.max_new_tokens:
-                self.finish = Finish.LENGTH
-                return
-            if self.session.room < 1:
-                self.finish = Finish.CONTEXT
+            self._choosing.check_limits(self.session.room)
+            if self.finish is not None:
                 return
             self._logits = self.session.step(token)

@@ -73,14 +73,18 @@ class Sampler:
                 "finite numbers",
                 "run python -m parity_tests --package on this package to find the stage that overflows",
             )
+        if self.sampling.temperature == 0.0 and self.sampling.repetition_penalty == 1.0:
+            return int(logits.argmax())
         # float64: the sums below run over a whole vocabulary
         scores = penalise(logits.astype(np.float64), answer, self.sampling.repetition_penalty)
         if self.sampling.temperature == 0.0:
             return int(scores.argmax())
-        probabilities = softmax(filtered(scores, self.sampling))
-        edges = np.cumsum(probabilities)
+        scores = filtered(scores, self.sampling)
+        left = _left(scores)
+        edges = np.cumsum(softmax(scores[left]))
         # the last edge is the sum as rounded, not 1; a draw that rounds up to it still names a token
-        return int(min(np.searchsorted(edges, self._random.random() * edges[-1], side="right"), scores.size - 1))
+        place = min(np.searchsorted(edges, self._random.random() * edges[-1], side="right"), left.size - 1)
+        return int(left[place])
 
 
 def filtered(scores: np.ndarray, sampling: Sampling) -> np.ndarray:
@@ -110,13 +114,19 @@ def keep_top_p(scores: np.ndarray, share: float) -> np.ndarray:
     """Keep the smallest set of most likely tokens whose probabilities reach ``share``; at least one stays."""
     if share >= 1.0:
         return scores
-    order = np.argsort(-scores, kind="stable")
-    reached = np.cumsum(softmax(scores)[order])
+    left = _left(scores)
+    order = np.argsort(-scores[left], kind="stable")
+    reached = np.cumsum(softmax(scores[left])[order])
     count = int(np.searchsorted(reached, share, side="left")) + 1
     out = np.full_like(scores, -np.inf)
-    kept = order[:count]
+    kept = left[order[:count]]
     out[kept] = scores[kept]
     return out
+
+
+def _left(scores: np.ndarray) -> np.ndarray:
+    """Indices that no filter dropped: top-k leaves few of a vocabulary, which is slow to sort and to exponentiate."""
+    return np.flatnonzero(scores > -np.inf)
 
 
 def softmax(scores: np.ndarray) -> np.ndarray:

@@ -6,16 +6,18 @@ comparison differ in their `Backend` alone. A recorder receives the named arrays
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 
-from runtime_py.backends.base import Backend, DecoderState, Rewinding
+from runtime_py.backends.base import Backend, Batching, DecoderState, Rewinding
 from runtime_py.contracts import CONNECTOR, EMBED, VISION
-from runtime_py.errors import PackageError, UsageError
+from runtime_py.errors import PackageError, TooLongError, UsageError
+from runtime_py.generation.limits import Limits, SessionLimits
 from runtime_py.preprocess.base import ArrangesRows, ImageInputs, Layout, Processor, ReadsEmbeddings
+
+__all__ = ["Limits", "Recorder", "Session", "SessionLimits"]
 
 Recorder = Callable[[str, np.ndarray], None]
 """Receives (probe, array). Probes: ``pixel_values``, ``vision`` (unless the backend fuses it with the connector) and
@@ -24,34 +26,25 @@ Recorder = Callable[[str, np.ndarray], None]
 ``step_logits`` (1, 1, vocabulary) once per step."""
 
 
-class SessionLimits(Protocol):
-    """The part of targets.base.Limits that a session obeys; the manifest's ``limits`` give the same."""
-
-    @property
-    def context(self) -> int: ...
-
-    @property
-    def prefill_chunk(self) -> int: ...
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Sizes a package was built for: cache positions, and tokens per decoder call, at most."""
-
-    context: int
-    prefill_chunk: int
-    batch: int = 1
-
-
 class Session:
     """One conversation on one backend.
 
     Args:
         recorder: receives every probe; None costs nothing.
+        reserved: an empty cache that every prefill of this session takes, as one of several in
+            `runtime_py.backends.base.Batching.start_together`; a new one each time when None.
+
+    Attributes:
+        shares_calls: a step can be part of a decoder call with those of other sessions.
     """
 
     def __init__(
-        self, backend: Backend, processor: Processor, limits: SessionLimits, recorder: Recorder | None = None
+        self,
+        backend: Backend,
+        processor: Processor,
+        limits: SessionLimits,
+        recorder: Recorder | None = None,
+        reserved: DecoderState | None = None,
     ) -> None:
         if limits.prefill_chunk < 1 or limits.context < 1:
             raise UsageError(
@@ -61,6 +54,9 @@ class Session:
         self.processor = processor
         self.limits = limits
         self.recorder = recorder
+        self.shares_calls = reserved is not None and isinstance(backend, Batching)
+        self._reserved = reserved
+        self._arranges = processor.arrange if isinstance(processor, ArrangesRows) else None
         self._state: DecoderState | None = None
         self._layout: Layout | None = None
         self._decode_inputs: Mapping[str, np.ndarray] | None = None
@@ -136,7 +132,7 @@ class Session:
     def check_room(self, tokens: int) -> None:
         """Raise UsageError when a prompt of this many tokens leaves no cache position for an answer."""
         if tokens > self.limits.context:
-            raise UsageError(
+            raise TooLongError(
                 f"the prompt has {tokens} tokens, image rows included",
                 f"at most {self.limits.context}, the context this package was built for",
                 "shorten the conversation, send fewer or smaller pictures, or export with a larger --context",
@@ -156,7 +152,7 @@ class Session:
             embeds: (1, tokens, hidden) of the whole prompt, as `merge` gives it.
             logit_positions: logits of every token fed, or of the last alone.
             chunk: tokens per decoder call; ``limits.prefill_chunk`` when None.
-            keep: leading tokens that are in the cache already, from the prefill and steps before (`kept_prefix`);
+            keep: leading tokens that are in the cache already, from the prefill and steps before (`can_keep`);
                 everything behind them is forgotten.
 
         Returns:
@@ -164,6 +160,21 @@ class Session:
 
         Raises:
             UsageError: the prompt does not fit the context; nothing has run then.
+        """
+        *_, logits = self.prefilling(embeds, layout, logit_positions, chunk, keep)
+        assert logits is not None
+        return logits
+
+    def prefilling(
+        self,
+        embeds: np.ndarray,
+        layout: Layout,
+        logit_positions: Literal["all", "last"] = "last",
+        chunk: int | None = None,
+        keep: int = 0,
+    ) -> Iterator[np.ndarray | None]:
+        """The same in pieces, for a caller with other work between them: None after each decoder call but the last,
+        which gives the logits.
         """
         tokens = embeds.shape[1]
         size = chunk or self.limits.prefill_chunk
@@ -176,7 +187,7 @@ class Session:
             )
         further = self._further_inputs(layout, embeds, "prefill")
         if keep == 0:
-            self._state = self.backend.start(self.limits.context)
+            self._state = self._empty()
         elif keep < self.length:
             self._rewind(keep)
         state = self._started()
@@ -192,15 +203,31 @@ class Session:
             logits = self.backend.forward(state, inputs, positions.astype(np.int64))
             if logit_positions == "all" or stop == tokens:
                 chunks.append(logits)
+            if stop < tokens:
+                yield None
         logits = chunks[0] if len(chunks) == 1 else np.concatenate(chunks, axis=1)
         self._record("prefill_logits", logits)
-        return logits
+        yield logits
 
     def step(self, token: int) -> np.ndarray:
         """Feed one answer token; float32 logits (1, 1, vocabulary) of the token after it.
 
         Raises:
             UsageError: the cache is full, or nothing was prefilled.
+        """
+        state, inputs = self.step_inputs(self.embed(np.array([[token]], dtype=np.int64)))
+        return self.stepped(self.backend.forward(state, inputs, np.array([-1], dtype=np.int64)))
+
+    def stepped(self, logits: np.ndarray) -> np.ndarray:
+        """Tell the recorder what a step gave."""
+        self._record("step_logits", logits)
+        return logits
+
+    def step_inputs(self, embeds: np.ndarray) -> tuple[DecoderState, dict[str, np.ndarray]]:
+        """What a step feeds: this sequence's cache, and the decoder's inputs for one embedded token (1, 1, hidden).
+
+        Raises:
+            UsageError: as `step`.
         """
         state = self._started()
         if self._layout is None or self.room < 1:
@@ -210,11 +237,17 @@ class Session:
                 "ask for fewer new tokens, or export with a larger --context",
             )
         inputs = self._arranged(self.processor.next_inputs(self._layout, state.length))
-        inputs["inputs_embeds"] = self.embed(np.array([[token]], dtype=np.int64))
-        inputs |= self._decode_inputs or {}
-        logits = self.backend.forward(state, inputs, np.array([-1], dtype=np.int64))
-        self._record("step_logits", logits)
-        return logits
+        return state, {**inputs, "inputs_embeds": embeds, **(self._decode_inputs or {})}
+
+    def take_over(self, other: Session, tokens: int) -> None:
+        """Begin with a copy of the first ``tokens`` positions of another session's cache, which stays as it is.
+
+        Both sessions have reserved caches of one `Batching` backend.
+        """
+        assert isinstance(self.backend, Batching) and self._reserved is not None and other._layout is not None
+        self._state = self._reserved
+        self.backend.copy_prefix(other._started(), self._state, tokens)
+        self._layout, self._decode_inputs = other._layout, other._decode_inputs
 
     def can_keep(self, layout: Layout, tokens: int) -> bool:
         """Whether the first ``tokens`` cached positions mean the same in ``layout`` as when they were fed.
@@ -238,6 +271,13 @@ class Session:
             [prompt[..., :tokens], *(self.processor.next_inputs(layout, index)[name] for index in answer)], axis=-1
         )
 
+    def _empty(self) -> DecoderState:
+        if self._reserved is None:
+            return self.backend.start(self.limits.context)
+        if isinstance(self.backend, Rewinding):
+            self.backend.rewind(self._reserved, 0)
+        return self._reserved
+
     def _rewind(self, length: int) -> None:
         if not isinstance(self.backend, Rewinding):
             raise UsageError(
@@ -258,7 +298,7 @@ class Session:
         return self.processor.embedding_inputs(layout, merged, self.embed(layout.input_ids), phase)
 
     def _arranged(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return self.processor.arrange(inputs) if isinstance(self.processor, ArrangesRows) else inputs
+        return inputs if self._arranges is None else self._arranges(inputs)
 
     def _record(self, probe: str, array: np.ndarray) -> None:
         if self.recorder is not None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime_py.errors import UsageError
+from runtime_py.errors import TooLongError, UsageError
 from runtime_py.preprocess.base import Message, TokenizerLike
 from runtime_py.prompt.check import check
 from runtime_py.prompt.format import PromptFormat, prompt_of
@@ -119,7 +119,7 @@ class PromptEncoder:
         pictures = len(ids) - ids[::-1].index(end) if end in ids else 0
         if not self.form.cuts or pictures > limit:
             told = f"the pictures end at token {pictures} of the prompt and" if pictures > limit else "the prompt's tokens"
-            raise UsageError(
+            raise TooLongError(
                 f"{told} do not fit the prompt: it has {len(ids)} tokens",
                 f"{limit} at most",
                 "send fewer or smaller pictures" if pictures > limit else "shorten the conversation (/reset starts anew)",

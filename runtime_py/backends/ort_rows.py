@@ -1,0 +1,154 @@
+"""Caches of several sequences as rows of one buffer, so that one decoder call takes a token of each.
+
+GroupQueryAttention takes a length for every row of its batch and leaves what lies behind it alone; the rows that enter a
+call are the first ones of the buffer. A sequence that joins or leaves the call changes places with another, which copies
+what is filled of it and nothing else. The buffers lie in the processor's memory, where ONNX Runtime reads a NumPy array in
+place (onnxruntime, OrtValue.ortvalue_from_numpy).
+
+Source: microsoft/onnxruntime, docs/ContribOperators.md, com.microsoft.GroupQueryAttention (seqlens_k).
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runtime_py.backends.base import Arrays
+from runtime_py.contracts import StageContract
+from runtime_py.errors import UsageError
+from runtime_py.memory import require_bytes
+
+BATCH = "batch"
+"""Name of the axis of sequences in a contract."""
+
+CacheShapes = Mapping[str, tuple[tuple[int, int], np.dtype]]
+"""Cache input to (kv_heads, head width) and dtype."""
+
+
+class OrtRow:
+    """One sequence of a pool; ``row`` changes when `RowPool.gather` moves it."""
+
+    def __init__(self, pool: RowPool, row: int) -> None:
+        self.pool = pool
+        self.row = row
+        self.length = 0
+
+    @property
+    def capacity(self) -> int:
+        return self.pool.capacity
+
+    @property
+    def buffers(self) -> Mapping[str, Any]:
+        """OrtValues (1, kv_heads, capacity, head width) over this row."""
+        return self.pool.values(self.row, self.row + 1)
+
+
+class RowPool:
+    """Buffers (count, kv_heads, capacity, head width) by cache input.
+
+    Args:
+        bind: makes an OrtValue over a NumPy array.
+
+    Raises:
+        DoesNotFitError: this machine has not so much memory.
+    """
+
+    def __init__(self, bind: Callable[[np.ndarray], Any], shapes: CacheShapes, count: int, capacity: int) -> None:
+        total = sum(math.prod(shape) * count * capacity * dtype.itemsize for shape, dtype in shapes.values())
+        advice = "ask for fewer sequences at a time (serve --slots), or export with a smaller --context"
+        require_bytes(total, f"a cache of {count} times {capacity} positions", advice)
+        self.capacity = capacity
+        self._bind = bind
+        self._arrays = {
+            name: np.zeros((count, heads, capacity, width), dtype) for name, ((heads, width), dtype) in shapes.items()
+        }
+        self._values: dict[tuple[int, int], dict[str, Any]] = {}
+        self.rows = [OrtRow(self, row) for row in range(count)]
+        self._at = list(self.rows)
+
+    def values(self, first: int, last: int) -> Mapping[str, Any]:
+        """OrtValues over the rows from ``first`` to before ``last``, which share their memory."""
+        if (first, last) not in self._values:
+            self._values[first, last] = {name: self._bind(array[first:last]) for name, array in self._arrays.items()}
+        return self._values[first, last]
+
+    def gather(self, rows: Sequence[OrtRow]) -> None:
+        """Make these the first rows, in any order; as few change places as can."""
+        wanted = set(map(id, rows))
+        free = [place for place in range(len(rows)) if id(self._at[place]) not in wanted]
+        for row in rows:
+            if row.row >= len(rows):
+                self._swap(row, self._at[free.pop()])
+
+    def copy(self, source: OrtRow, target: OrtRow, length: int) -> None:
+        """Make ``target`` hold the first ``length`` positions of ``source``, and nothing else."""
+        if source.pool is not self or target.pool is not self or not 0 <= length <= source.length:
+            raise UsageError(
+                f"a copy of {length} positions of {source.length}", "positions that are filled", "ask for fewer positions"
+            )
+        for array in self._arrays.values():
+            array[target.row, :, :length] = array[source.row, :, :length]
+        target.length = length
+
+    def _swap(self, one: OrtRow, other: OrtRow) -> None:
+        for array in self._arrays.values():
+            kept = array[one.row, :, : one.length].copy()
+            array[one.row, :, : other.length] = array[other.row, :, : other.length]
+            array[other.row, :, : one.length] = kept
+        one.row, other.row = other.row, one.row
+        self._at[one.row], self._at[other.row] = one, other
+
+
+def decode_rows(
+    contract: StageContract, rows: Sequence[OrtRow], inputs: Sequence[Arrays], decode: Callable[..., np.ndarray]
+) -> np.ndarray:
+    """One token of each row through as few decoder calls as the contract allows; float32 logits (rows, 1, vocabulary).
+
+    Args:
+        decode: takes a call's inputs, the positions whose logits are wanted, and cache buffers.
+    """
+    pool = rows[0].pool
+    logits: list[np.ndarray] = [np.empty(0)] * len(rows)
+    for places in alike(contract, inputs):
+        pool.gather([rows[place] for place in places])
+        places.sort(key=lambda place: rows[place].row)
+        feeds = stacked(contract, [inputs[place] for place in places])
+        lengths = np.array([rows[place].length + 1 for place in places])
+        feeds["attention_mask"] = (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)
+        made = decode(feeds, np.array([-1], np.int64), pool.values(0, len(places)))
+        for row, place in enumerate(places):
+            rows[place].length += 1
+            logits[place] = made[row]
+    return np.stack(logits)
+
+
+def alike(contract: StageContract, inputs: Sequence[Arrays]) -> list[list[int]]:
+    """Which sequences may share a call: an input without an axis of sequences holds for all of them, so it is equal."""
+    shared = [tensor.name for tensor in contract.inputs if BATCH not in tensor.shape]
+    groups: dict[tuple[bytes | None, ...], list[int]] = {}
+    for place, given in enumerate(inputs):
+        key = tuple(np.asarray(given[name]).tobytes() if name in given else None for name in shared)
+        groups.setdefault(key, []).append(place)
+    return list(groups.values())
+
+
+def stacked(contract: StageContract, inputs: Sequence[Arrays]) -> dict[str, np.ndarray]:
+    """The inputs of several sequences as those of one call."""
+    feeds = {}
+    for tensor in contract.inputs:
+        given = [np.asarray(each[tensor.name]) for each in inputs if tensor.name in each]
+        if given:
+            axis = tensor.shape.index(BATCH) if BATCH in tensor.shape else None
+            feeds[tensor.name] = given[0] if axis is None else np.concatenate(given, axis=axis)
+    return feeds
+
+
+def rounds_over_rows(graph: Path) -> bool:
+    """Whether a graph rounds activations by one scale a call (DynamicQuantizeLinear), whatever sequences are in it."""
+    with graph.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(b"DynamicQuantizeLinear") >= 0

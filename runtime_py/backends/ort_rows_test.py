@@ -1,0 +1,99 @@
+"""Rows change places and are copied; what they hold stays theirs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runtime_py.backends.ort_rows import CacheShapes, OrtRow, RowPool, alike, rounds_over_rows, stacked
+from runtime_py.contracts import DECODER, StageContract, TensorContract
+from runtime_py.errors import UsageError
+
+SHAPES: CacheShapes = {
+    "past_key_values.0.key": ((2, 3), np.dtype(np.float32)),
+    "past_key_values.0.value": ((2, 3), np.dtype(np.float16)),
+}
+
+
+def filled(row: OrtRow, number: int) -> None:
+    """Make a row hold ``number`` positions of its own number."""
+    for buffer in row.buffers.values():
+        buffer[0, :, :number] = number
+    row.length = number
+
+
+def holds(row: OrtRow, number: int) -> bool:
+    return row.length == number and all((buffer[0, :, :number] == number).all() for buffer in row.buffers.values())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lengths=st.lists(st.integers(0, 9), min_size=2, max_size=6),
+    rounds=st.lists(st.sets(st.integers(0, 5), min_size=1), min_size=1, max_size=6),
+)
+def test_gathered_rows_keep_what_they_hold(lengths: list[int], rounds: list[set[int]]) -> None:
+    pool = RowPool(lambda array: array, SHAPES, len(lengths), 10)
+    for row, length in zip(pool.rows, lengths, strict=True):
+        filled(row, length)
+    for chosen in rounds:
+        wanted = [pool.rows[place] for place in sorted(chosen) if place < len(lengths)]
+        pool.gather(wanted)
+        assert {row.row for row in wanted} == set(range(len(wanted)))
+        assert sorted(row.row for row in pool.rows) == list(range(len(lengths)))
+        assert all(holds(row, length) for row, length in zip(pool.rows, lengths, strict=True))
+
+
+def test_a_row_that_stays_in_front_is_not_moved() -> None:
+    pool = RowPool(lambda array: array, SHAPES, 4, 10)
+    pool.gather([pool.rows[3], pool.rows[1]])
+    assert pool.rows[1].row == 1 and pool.rows[3].row == 0
+
+
+def test_a_copy_takes_the_beginning_alone() -> None:
+    pool = RowPool(lambda array: array, SHAPES, 2, 10)
+    one, other = pool.rows
+    filled(one, 7)
+    filled(other, 9)
+    pool.copy(one, other, 4)
+    assert other.length == 4 and all((buffer[0, :, :4] == 7).all() for buffer in other.buffers.values())
+    assert holds(one, 7)
+    with pytest.raises(UsageError):
+        pool.copy(one, other, 8)
+    with pytest.raises(UsageError):
+        pool.copy(one, RowPool(lambda array: array, SHAPES, 1, 10).rows[0], 2)
+
+
+CONTRACT = StageContract(
+    DECODER,
+    (
+        TensorContract("inputs_embeds", "float32", ("batch", "tokens", 4)),
+        TensorContract("position_ids", "int64", (3, "batch", "tokens")),
+        TensorContract("language_index", "int64", ("language_rows",)),
+    ),
+    (),
+)
+
+
+def step(number: int, index: int) -> dict[str, np.ndarray]:
+    embeds, positions = np.full((1, 1, 4), number, np.float32), np.full((3, 1, 1), number)
+    return {"inputs_embeds": embeds, "position_ids": positions, "language_index": np.array([index])}
+
+
+def test_inputs_join_along_the_axis_that_the_contract_names() -> None:
+    feeds = stacked(CONTRACT, [step(1, 0), step(2, 0)])
+    assert feeds["inputs_embeds"].shape == (2, 1, 4) and feeds["language_index"].tolist() == [0]
+    assert feeds["position_ids"].tolist() == [[[1], [2]]] * 3
+
+
+def test_what_holds_for_a_whole_call_parts_those_that_differ_in_it() -> None:
+    assert alike(CONTRACT, [step(1, 0), step(2, 5), step(3, 0)]) == [[0, 2], [1]]
+
+
+def test_a_graph_that_rounds_all_rows_by_one_scale_is_recognised(tmp_path: Path) -> None:
+    (tmp_path / "a.onnx").write_bytes(b"\x08\x0a MatMulNBits GroupQueryAttention")
+    (tmp_path / "b.onnx").write_bytes(b"\x08\x0a\x15DynamicQuantizeLinear")
+    assert [rounds_over_rows(tmp_path / name) for name in ("a.onnx", "b.onnx")] == [False, True]

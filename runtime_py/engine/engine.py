@@ -1,0 +1,196 @@
+"""Continuous batching: sequences enter and leave between two decoder calls.
+
+A step lets waiting sequences into free slots, feeds one token of every sequence that is answering, all in one decoder call
+where the backend can, and then one chunk of the prompt that has waited longest. So a long prompt delays the others by one
+chunk at a time. A sequence begins in the cache of one that began alike; its answer is the one it would get alone.
+
+One thread steps; `Engine.submit` and the flags of `Running` may be used from any.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+
+from runtime_py.backends.base import Backend, Batching
+from runtime_py.backends.record import Ability
+from runtime_py.backends.registry import runtime_backends
+from runtime_py.engine.running import Running
+from runtime_py.engine.slot import Slot
+from runtime_py.errors import EdgeproofError, UsageError
+from runtime_py.generation.session import Session, SessionLimits
+from runtime_py.generation.together import step_together
+from runtime_py.generation.turns import last_resort
+from runtime_py.preprocess.base import Processor
+
+ANSWERING = "answering"
+
+IN_PLACE = 0.5
+"""A slot's own cache is cut back to what a new prompt shares with it if that is at least this part of it; else, with
+another slot free, the shared part is copied there and the longer one stays for those who come back to it."""
+
+
+class Engine:
+    """Slots of one backend.
+
+    Args:
+        slots: sequences at a time.
+        chunk: tokens of a prompt in one decoder call; the package's own, and never more, when None.
+
+    Attributes:
+        notice: why sequences do not share decoder calls, or why there are fewer slots than asked for; "" otherwise.
+
+    Raises:
+        DoesNotFitError: this machine's memory does not hold the caches.
+    """
+
+    def __init__(
+        self, backend: Backend, processor: Processor, limits: SessionLimits, slots: int = 1, chunk: int | None = None
+    ) -> None:
+        if slots < 1 or (chunk is not None and chunk < 1):
+            raise UsageError(f"{slots} slots, {chunk} tokens a chunk", "at least 1 of each", "correct the numbers")
+        self.chunk = min(chunk or limits.prefill_chunk, limits.prefill_chunk)
+        self.backend = backend
+        self.notice = ""
+        self.shares_calls = False
+        if slots > 1:
+            slots = self._possible(slots)
+        reserved = [None] * slots
+        if slots > 1 and self.shares_calls and isinstance(backend, Batching):
+            reserved = list(backend.start_together(slots, limits.context))
+        self.slots = [Slot(Session(backend, processor, limits, reserved=state)) for state in reserved]
+        self._waiting: deque[Running] = deque()
+        self._reading: deque[Running] = deque()
+        self._answering: list[Running] = []
+        self._lock = threading.Lock()
+        self._entered = 0
+
+    def _possible(self, slots: int) -> int:
+        record = runtime_backends().get(self.backend.name)
+        if record is not None and not record.can(Ability.SEVERAL_SEQUENCES):
+            self.notice = f"the backend {self.backend.name} holds one sequence: requests are answered one after the other"
+            return 1
+        reason = f"the backend {self.backend.name} takes one a call"
+        if isinstance(self.backend, Batching):
+            reason = self.backend.alone()
+        if reason:
+            self.notice = f"every sequence gets a decoder call of its own: {reason}"
+        self.shares_calls = not reason
+        return slots
+
+    def submit(self, running: Running) -> None:
+        """Put a prompt at the end of the queue."""
+        with self._lock:
+            self._waiting.append(running)
+
+    @property
+    def queued(self) -> int:
+        """Prompts that no slot has taken yet."""
+        return len(self._waiting)
+
+    @property
+    def busy(self) -> int:
+        """Slots at work."""
+        return len(self._reading) + len(self._answering)
+
+    def step(self) -> bool:
+        """One round of work; False when there was none."""
+        self._let_go()
+        self._admit()
+        if self._answering:
+            self._decode()
+        if self._reading:
+            self._read()
+        return bool(self._reading or self._answering or self._waiting)
+
+    def drop_all(self) -> list[Running]:
+        """Let go of every sequence, waiting ones too; returns those that had not ended."""
+        with self._lock:
+            waiting, self._waiting = list(self._waiting), deque()
+        left = [*self._answering, *self._reading, *waiting]
+        self._reading.clear()
+        self._answering.clear()
+        return [running for running in left if not running.over]
+
+    def forget(self) -> None:
+        """Drop every sequence and the contents of every cache."""
+        self.drop_all()
+        for slot in self.slots:
+            slot.forget()
+
+    def _let_go(self) -> None:
+        for running in self._answering:
+            if running.stopped and not running.cancelled:
+                running.stop()
+        self._answering = [each for each in self._answering if not (each.over or each.cancelled)]
+        self._reading = deque(each for each in self._reading if not (each.over or each.cancelled))
+        with self._lock:
+            self._waiting = deque(each for each in self._waiting if not each.cancelled)
+
+    def _admit(self) -> None:
+        while True:
+            taken = {id(each.slot) for each in (*self._reading, *self._answering)}
+            free = [slot for slot in self.slots if id(slot) not in taken]
+            with self._lock:
+                if not free or not self._waiting:
+                    return
+                running = self._waiting.popleft()
+            if self._safely([running], partial(self._enter, running, free)):
+                self._reading.append(running)
+
+    def _enter(self, running: Running, free: list[Slot]) -> None:
+        """Choose a slot: one whose cache begins like the prompt, or the one that was left longest ago."""
+        common = {id(slot): slot.common(running.prompt) for slot in self.slots}
+        source = max(self.slots, key=lambda slot: (common[id(slot)], slot.used))
+        keep = common[id(source)]
+        oldest = min(free, key=lambda slot: slot.used)
+        target = oldest
+        if source in free and (len(free) == 1 or not self.shares_calls or keep >= IN_PLACE * source.session.length):
+            target = source if keep else oldest
+        if keep and target is not source:
+            if self.shares_calls:
+                target.copy_of(source, keep)
+            else:
+                keep = common[id(target)]
+        self._entered += 1
+        target.used = self._entered
+        running.enter(target, keep, self.chunk)
+
+    def _read(self) -> None:
+        running = self._reading[0]
+        if self._safely([running], running.read_on) and running.prefill is not None:
+            return
+        self._reading.popleft()
+        if not running.over:
+            self._answering.append(running)
+
+    def _decode(self) -> None:
+        together = list(self._answering)
+        logits: list[np.ndarray] = []
+
+        def feed() -> None:
+            sessions = [running.slot.session for running in together if running.slot is not None]
+            logits.extend(step_together(sessions, [running.waiting or 0 for running in together]))
+
+        if self._safely(together, feed):
+            for running, row in zip(together, logits, strict=True):
+                self._safely([running], partial(running.choose, row[0, -1]))
+        self._answering = [running for running in together if not running.over]
+
+    @staticmethod
+    def _safely(those: Sequence[Running], work: Callable[[], None]) -> bool:
+        """Do some work for sequences; what goes wrong ends these and no other."""
+        try:
+            with last_resort(ANSWERING):
+                work()
+        except EdgeproofError as error:
+            for running in those:
+                if running.slot is not None:
+                    running.slot.forget()
+                running.fail(error)
+            return False
+        return True

@@ -1,0 +1,281 @@
+"""Answers among others are the answers alone, whatever arrives, is cancelled or fails meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import runtime_py
+from runtime_py.backends.base import Arrays, Batching
+from runtime_py.conftest import AttentionBackend, minicpm_settings
+from runtime_py.engine.answer import Answer, Token
+from runtime_py.engine.engine import Engine
+from runtime_py.engine.preparation import Preparation, Prepared
+from runtime_py.engine.running import Event, Running, Wish
+from runtime_py.errors import EdgeproofError, InternalError, UsageError
+from runtime_py.generation.generate import Finish, Overrides, settings_of
+from runtime_py.generation.session import Limits, Session
+from runtime_py.model import Model
+from runtime_py.preprocess.base import Message
+from runtime_py.preprocess.minicpm_v import Processor
+from runtime_py.tokenizer import Tokenizer
+
+QUESTIONS = [
+    "What colour?",
+    "How many shapes are there in the picture, and where?",
+    "图中有几个图形？",
+    "Hello",
+    "red " * 30,
+]
+GENERATION = {"stop_ids": [2], "temperature": 0.0, "top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0, "max_new_tokens": 12}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question: which one, about which picture (0 for none), how it is answered, when it is cancelled.
+
+    No token stops an answer: the demo has little to say to most of these.
+    """
+
+    question: int
+    picture: int
+    tokens: int
+    wait: int = 0
+    cancel_after: int | None = None
+    sampled: bool = False
+
+    def overrides(self) -> Overrides:
+        if self.sampled:
+            return Overrides(self.tokens, temperature=1.3, top_k=0, top_p=1.0, seed=self.question, stop_ids=())
+        return Overrides(self.tokens, temperature=0.0, repetition_penalty=1.0, stop_ids=())
+
+    def pictures(self) -> list[np.ndarray]:
+        draw = np.random.default_rng(self.picture)
+        return [draw.integers(0, 256, (40, 30 + self.picture, 3), dtype=np.uint8)] if self.picture else []
+
+
+@dataclass
+class Inbox:
+    """What an answer has sent so far."""
+
+    tokens: list[int] = field(default_factory=list)
+    end: Answer | EdgeproofError | None = None
+
+    def take(self, event: Event) -> None:
+        assert self.end is None, "an event after the last one"
+        if isinstance(event, Token):
+            self.tokens.append(event.id)
+        else:
+            self.end = event
+
+
+class Room:
+    """An engine and what a question needs to enter it."""
+
+    def __init__(self, model: Model, slots: int, chunk: int) -> None:
+        self.model = model
+        self.engine = Engine(model.backend, model.processor, model.package.limits, slots, chunk)
+        self.preparation = Preparation(Session(model.backend, model.processor, model.package.limits), 1 << 20)
+
+    def prepare(self, asked: Asked) -> Prepared:
+        text = QUESTIONS[asked.question]
+        return self.preparation.prepare([Message("user", text, (0,) if asked.picture else ())], asked.pictures())
+
+    def submit(self, asked: Asked, inbox: Inbox, **wishes: Any) -> Running:
+        wish = Wish(settings_of(self.model.package.generation, asked.overrides()), **wishes)
+        running = Running(self.prepare(asked), wish, self.model.tokenizer, inbox.take)
+        self.engine.submit(running)
+        return running
+
+    def run(self, rounds: int = 2000) -> None:
+        for _ in range(rounds):
+            if not self.engine.step():
+                return
+        pytest.fail("the engine does not come to an end")
+
+
+@pytest.fixture(scope="module")
+def model(exported: Path) -> Iterator[Model]:
+    with runtime_py.load(exported, threads=1) as opened:
+        yield opened
+
+
+@pytest.fixture
+def numpy_model(words: Tokenizer, tmp_path: Path) -> Model:
+    from runtime_py.package import Package
+
+    package = Package(
+        tmp_path, {"files": []}, "minicpm-v", "1.0", "cpu", "fp32", "ort", "minicpm_v",
+        minicpm_settings(), GENERATION, Limits(160, 16), {}, (),
+    )  # fmt: skip
+    return Model(package, AttentionBackend(len(words.pieces)), Processor(minicpm_settings(), words), words)
+
+
+def alone(model: Model, asked: Asked) -> tuple[int, ...]:
+    model.reset()
+    return model.chat(QUESTIONS[asked.question], asked.pictures(), overrides=asked.overrides()).ids
+
+
+QUESTION = st.builds(
+    Asked,
+    question=st.integers(0, len(QUESTIONS) - 1),
+    picture=st.integers(0, 2),
+    tokens=st.integers(1, 24),
+    wait=st.integers(0, 6),
+    cancel_after=st.none() | st.integers(0, 6),
+    sampled=st.booleans(),
+)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(asked=st.lists(QUESTION, min_size=2, max_size=9), slots=st.integers(2, 4), chunk=st.sampled_from([7, 64]))
+def test_answers_among_others_are_the_answers_alone(model: Model, asked: list[Asked], slots: int, chunk: int) -> None:
+    room = Room(model, slots, chunk)
+    assert room.engine.shares_calls and room.engine.notice == ""
+    running: list[tuple[Asked, Running, Inbox]] = []
+    for each in asked:
+        inbox = Inbox()
+        running.append((each, room.submit(each, inbox), inbox))
+        for _ in range(each.wait):
+            room.engine.step()
+            cancel(running)
+    while room.engine.step():
+        cancel(running)
+    for each, run, inbox in running:
+        expected = alone(model, each)
+        if run.cancelled:
+            assert tuple(inbox.tokens) == expected[: len(inbox.tokens)]
+        else:
+            assert isinstance(inbox.end, Answer) and inbox.end.ids == expected == tuple(inbox.tokens)
+
+
+def cancel(running: list[tuple[Asked, Running, Inbox]]) -> None:
+    for each, run, inbox in running:
+        if each.cancel_after is not None and len(inbox.tokens) >= each.cancel_after and inbox.end is None:
+            run.cancelled = True
+
+
+def test_one_decoder_call_serves_all_that_answer(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[int] = []
+    decode = model.backend._decode  # type: ignore[attr-defined]
+
+    def counted(inputs: Arrays, positions: np.ndarray, buffers: Any) -> np.ndarray:
+        if inputs["inputs_embeds"].shape[1] == 1:
+            rows.append(len(inputs["inputs_embeds"]))
+        return decode(inputs, positions, buffers)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(model.backend, "_decode", counted)
+    room = Room(model, 4, 64)
+    inboxes = [Inbox() for _ in range(4)]
+    for number, inbox in enumerate(inboxes):
+        room.submit(Asked(number % 3, number % 2, 20), inbox, stop_texts=())
+    room.run()
+    assert max(rows) == 4
+    assert sum(rows) == 4 * 19
+
+
+def test_a_second_question_about_a_picture_runs_no_vision_and_none_of_the_shared_prompt(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages: list[str] = []
+    run: Callable[[str, Arrays], dict[str, np.ndarray]] = model.backend.run
+
+    def counted(stage: str, inputs: Arrays) -> dict[str, np.ndarray]:
+        stages.append(stage)
+        return run(stage, inputs)
+
+    monkeypatch.setattr(model.backend, "run", counted)
+    room = Room(model, 3, 64)
+    first, second, third = Inbox(), Inbox(), Inbox()
+    room.submit(Asked(0, 1, 8), first)
+    room.run()
+    assert "vision_encoder" in stages
+    stages.clear()
+    room.submit(Asked(1, 1, 8), second)
+    room.submit(Asked(3, 1, 8), third)
+    room.run()
+    assert set(stages) == {"embed_tokens"}
+    for inbox, asked in ((second, Asked(1, 1, 8)), (third, Asked(3, 1, 8))):
+        assert isinstance(inbox.end, Answer) and inbox.end.ids == alone(model, asked)
+        assert inbox.end.timing.kept_tokens >= 11 and inbox.end.timing.image_seconds == 0.0
+
+
+def test_a_longer_conversation_stays_for_those_who_come_back_to_it(model: Model) -> None:
+    room = Room(model, 2, 64)
+    long, other, again = Inbox(), Inbox(), Inbox()
+    room.submit(Asked(4, 1, 8), long)
+    room.run()
+    room.submit(Asked(3, 1, 8), other)
+    room.run()
+    room.submit(Asked(4, 1, 8), again)
+    room.run()
+    assert isinstance(again.end, Answer) and isinstance(long.end, Answer) and again.end.ids == long.end.ids
+    assert again.end.timing.kept_tokens == again.end.timing.prompt_tokens - 1
+
+
+def test_a_long_prompt_is_read_between_the_others_tokens(numpy_model: Model) -> None:
+    room = Room(numpy_model, 2, 8)
+    talking, long = Inbox(), Inbox()
+    room.submit(Asked(3, 0, 12), talking)
+    while not talking.tokens:
+        room.engine.step()
+    room.submit(Asked(4, 0, 4), long)
+    said = []
+    while not long.tokens:
+        room.engine.step()
+        said.append(len(talking.tokens))
+    assert len(said) >= 4 and all(later > earlier for earlier, later in pairwise(said))
+    assert "takes one a call" in room.engine.notice and not isinstance(numpy_model.backend, Batching)
+    room.run()
+    for asked, inbox in ((Asked(3, 0, 12), talking), (Asked(4, 0, 4), long)):
+        assert isinstance(inbox.end, Answer) and inbox.end.ids == alone(numpy_model, asked)
+
+
+def test_what_goes_wrong_with_one_leaves_the_others_alone(numpy_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    room = Room(numpy_model, 2, 16)
+    good, bad = Inbox(), Inbox()
+    room.submit(Asked(0, 1, 12), good)
+    broken = room.submit(Asked(1, 2, 12), bad)
+    monkeypatch.setattr(broken.choosing, "choose", lambda logits: 1 // 0)
+    room.run()
+    assert isinstance(bad.end, InternalError) and "ZeroDivisionError" in str(bad.end)
+    assert isinstance(good.end, Answer) and good.end.ids == alone(numpy_model, Asked(0, 1, 12))
+
+
+def test_stop_texts_and_likelihoods(numpy_model: Model) -> None:
+    plain = Inbox()
+    room = Room(numpy_model, 2, 16)
+    events: list[Event] = []
+    room.submit(Asked(0, 0, 12), plain)
+    room.run()
+    assert isinstance(plain.end, Answer)
+    text = numpy_model.tokenizer.decode(plain.end.ids)
+    stop = text.strip()[4:7]
+    wish = Wish(settings_of(GENERATION, Asked(0, 0, 12).overrides()), stop_texts=(stop,), likelihoods=3)
+    room.engine.submit(Running(room.prepare(Asked(0, 0, 12)), wish, numpy_model.tokenizer, events.append))
+    room.run()
+    end = events[-1]
+    assert isinstance(end, Answer) and end.finish is Finish.STOP and end.text == text[: text.index(stop)].strip()
+    assert "".join(event.text for event in events if isinstance(event, Token)) + end.tail == text[: text.index(stop)]
+    for event in events[:-1]:
+        assert isinstance(event, Token) and event.likelihood is not None
+        assert (
+            event.likelihood.top[0] == (event.id, pytest.approx(event.likelihood.logprob)) and event.likelihood.logprob <= 0
+        )
+        assert len(event.likelihood.top) == 3 and sum(np.exp(value) for _, value in event.likelihood.top) <= 1.0001
+
+
+def test_prompts_beyond_the_context_and_wrong_sizes_are_refused(numpy_model: Model) -> None:
+    room = Room(numpy_model, 1, 16)
+    with pytest.raises(UsageError, match="tokens"):
+        room.preparation.prepare([Message("user", "red " * 200)], [])
+    with pytest.raises(UsageError, match="0 slots"):
+        Room(numpy_model, 0, 16)

@@ -1,0 +1,197 @@
+"""The engine at work in threads of its own: questions come from anywhere, answers go where each question says.
+
+One thread steps the engine. Another prepares questions, pictures among them, one after the other, beside the decoding; a
+backend that cannot do both at once does one or the other.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from runtime_py.backends.base import Backend, LoadsAhead
+from runtime_py.backends.record import Ability
+from runtime_py.backends.registry import runtime_backends
+from runtime_py.engine.engine import Engine
+from runtime_py.engine.preparation import Preparation
+from runtime_py.engine.running import Event, Running, Wish
+from runtime_py.errors import EdgeproofError, MachineError, UsageError
+from runtime_py.generation.session import Session
+from runtime_py.generation.turns import last_resort
+from runtime_py.package import Package
+from runtime_py.preprocess.base import Message, Processor
+from runtime_py.tokenizer import Tokenizer
+
+KEPT_FEATURES = 256 << 20
+"""Bytes of picture features that wait for another question; a picture's are 0.6 to 24 MB."""
+
+
+class QueueFullError(MachineError):
+    """More questions wait than a service takes."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A conversation that ends with a question, and what is asked of the answer.
+
+    Attributes:
+        pictures: uint8 RGB (height, width, 3), which the turns index.
+    """
+
+    turns: Sequence[Message]
+    pictures: Sequence[np.ndarray]
+    wish: Wish
+
+
+@dataclass
+class Ticket:
+    """A question that was taken; `cancel` lets go of it, after which nothing is sent."""
+
+    send: Callable[[Event], None]
+    cancelled: bool = False
+    running: Running | None = field(default=None, repr=False)
+
+    def cancel(self) -> None:
+        self.cancelled = True
+        if self.running is not None:
+            self.running.cancelled = True
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much a service takes at a time.
+
+    Attributes:
+        slots: answers at a time; queue: questions that may wait beside them.
+        chunk: tokens of a prompt in one decoder call; None for the package's own.
+    """
+
+    slots: int = 8
+    queue: int = 64
+    chunk: int | None = None
+
+
+class Service:
+    """Answers many questions at a time.
+
+    Args:
+        backend: nobody else uses it while the service is open; closing the service leaves it open.
+    """
+
+    def __init__(
+        self, package: Package, backend: Backend, processor: Processor, words: Tokenizer, sizes: Sizes | None = None
+    ) -> None:
+        self.sizes = sizes or Sizes()
+        self.package, self.tokenizer = package, words
+        if isinstance(backend, LoadsAhead):
+            backend.load()
+        self.engine = Engine(backend, processor, package.limits, self.sizes.slots, self.sizes.chunk)
+        self._preparation = Preparation(Session(backend, processor, package.limits), KEPT_FEATURES)
+        record = runtime_backends().get(backend.name)
+        beside = record is not None and record.can(Ability.BESIDE)
+        self._device: AbstractContextManager[object] = nullcontext() if beside else threading.Lock()
+        self._tickets: dict[int, Ticket] = {}
+        self._work = threading.Condition()
+        self._closing = self._stopped = False
+        self._preparing = ThreadPoolExecutor(1, "preparation")
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def held(self) -> int:
+        """Questions that are waiting, being prepared or being answered."""
+        return len(self._tickets)
+
+    def ask(self, question: Question, send: Callable[[Event], None]) -> Ticket:
+        """Take a question; ``send`` receives tokens and at last an answer or an error, in a thread of the service.
+
+        Raises:
+            QueueFullError: too many are waiting.
+            UsageError: the service is closed.
+        """
+        ticket = Ticket(send)
+        with self._work:
+            if self._closing:
+                raise UsageError("the service is closed", "one that is open", "start it again")
+            most = len(self.engine.slots) + self.sizes.queue
+            if len(self._tickets) >= most:
+                raise QueueFullError(
+                    f"{len(self._tickets)} requests are being answered or waiting", f"at most {most}", "try again later"
+                )
+            self._tickets[id(ticket)] = ticket
+        self._preparing.submit(self._prepare, question, ticket)
+        return ticket
+
+    def close(self, patience: float = 0.0) -> None:
+        """Take no more questions, wait up to ``patience`` seconds for the answers at work, and let go of the rest."""
+        with self._work:
+            if self._closing:
+                return
+            self._closing = True
+            self._work.notify_all()
+            self._work.wait_for(lambda: not self._tickets, patience)
+            left = list(self._tickets.values())
+        for ticket in left:
+            self._end(ticket, MachineError("the service was closed", "to run on", "ask again when it is back"))
+            ticket.cancel()
+        self._preparing.shutdown(cancel_futures=True)
+        with self._work:
+            self._stopped = True
+            self._work.notify_all()
+        self._thread.join()
+
+    def _prepare(self, question: Question, ticket: Ticket) -> None:
+        if ticket.cancelled:
+            self._forget(ticket)
+            return
+        try:
+            with last_resort("preparing the question"), self._device:
+                prompt = self._preparation.prepare(question.turns, question.pictures)
+        except EdgeproofError as error:
+            self._end(ticket, error)
+            return
+
+        def send(event: Event) -> None:
+            if ticket.cancelled or running.over:
+                self._end(ticket, event)
+            else:
+                ticket.send(event)
+
+        running = Running(prompt, question.wish, self.tokenizer, send)
+        ticket.running = running
+        running.cancelled = ticket.cancelled
+        self.engine.submit(running)
+        with self._work:
+            self._work.notify_all()
+
+    def _run(self) -> None:
+        while self._awaited():
+            more = True
+            while more and not self._stopped:
+                with self._device:
+                    more = self.engine.step()
+                gone = [each for each in list(self._tickets.values()) if each.cancelled and each.running is not None]
+                for ticket in gone:
+                    self._forget(ticket)
+
+    def _awaited(self) -> bool:
+        """Wait for a prepared question; False when the service is closed."""
+        with self._work:
+            self._work.wait_for(lambda: self._stopped or self.engine.queued > 0)
+            return not self._stopped
+
+    def _end(self, ticket: Ticket, event: Event) -> None:
+        """The last event of a question."""
+        if id(ticket) in self._tickets and not ticket.cancelled:
+            ticket.send(event)
+        self._forget(ticket)
+
+    def _forget(self, ticket: Ticket) -> None:
+        with self._work:
+            self._tickets.pop(id(ticket), None)
+            self._work.notify_all()

@@ -1,0 +1,142 @@
+"""The engine's threads: answers for many, room that runs out, questions that are let go of, an orderly end."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import runtime_py
+from runtime_py.engine.answer import Answer, Token
+from runtime_py.engine.running import Event, Wish
+from runtime_py.engine.service import Question, QueueFullError, Service, Sizes
+from runtime_py.engine.stop_text import StopText
+from runtime_py.errors import EdgeproofError, MachineError, UsageError
+from runtime_py.generation.generate import Overrides, settings_of
+from runtime_py.model import Model
+from runtime_py.preprocess.base import Message
+
+
+@pytest.fixture(scope="module")
+def model(exported: Path) -> Iterator[Model]:
+    with runtime_py.load(exported, threads=1) as opened:
+        yield opened
+
+
+@pytest.fixture
+def service(model: Model) -> Iterator[Service]:
+    made = Service(model.package, model.backend, model.processor, model.tokenizer, Sizes(slots=2, queue=3, chunk=64))
+    yield made
+    made.close()
+
+
+def question(model: Model, text: str, tokens: int, pictures: tuple[np.ndarray, ...] = ()) -> Question:
+    overrides = Overrides(tokens, temperature=0.0, repetition_penalty=1.0, stop_ids=())
+    turns = [Message("user", text, tuple(range(len(pictures))))]
+    return Question(turns, pictures, Wish(settings_of(model.package.generation, overrides)))
+
+
+def whole(events: queue.Queue[Event]) -> Answer | EdgeproofError:
+    while True:
+        event = events.get(timeout=60)
+        if not isinstance(event, Token):
+            return event
+
+
+def test_questions_from_many_threads(service: Service, model: Model, picture: np.ndarray) -> None:
+    said: dict[int, tuple[int, ...]] = {}
+
+    def ask(number: int) -> None:
+        pictures = (np.roll(picture, number, axis=0),)
+        while True:
+            events: queue.Queue[Event] = queue.Queue()
+            try:
+                service.ask(question(model, "red " * number, 10, pictures), events.put)
+            except QueueFullError:
+                time.sleep(0.01)
+                continue
+            answer = whole(events)
+            assert isinstance(answer, Answer), answer
+            said[number] = answer.ids
+            return
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert service.held == 0 and len(said) == 12
+    for number, ids in said.items():
+        overrides = Overrides(10, temperature=0.0, repetition_penalty=1.0, stop_ids=())
+        turns = [Message("user", "red " * number, (0,))]
+        assert model.chat(turns, [np.roll(picture, number, axis=0)], overrides=overrides).ids == ids
+
+
+def test_room_runs_out_and_comes_back(service: Service, model: Model) -> None:
+    inboxes: list[queue.Queue[Event]] = [queue.Queue() for _ in range(5)]
+    for inbox in inboxes:
+        service.ask(question(model, "Hello", 300), inbox.put)
+    with pytest.raises(QueueFullError, match="at most 5"):
+        service.ask(question(model, "Hello", 3), inboxes[0].put)
+    assert all(isinstance(whole(inbox), Answer) for inbox in inboxes)
+    assert service.held == 0
+
+
+def test_a_question_that_is_let_go_of_sends_nothing_more(service: Service, model: Model) -> None:
+    events: queue.Queue[Event] = queue.Queue()
+    ticket = service.ask(question(model, "Hello", 1500), events.put)
+    events.get(timeout=60)
+    ticket.cancel()
+    ends = time.monotonic() + 30
+    while service.held and time.monotonic() < ends:
+        time.sleep(0.01)
+    assert service.held == 0 and service.engine.busy <= 1
+    assert all(isinstance(event, Token) for event in events.queue)
+
+
+def test_a_question_that_cannot_be_prepared_says_so(service: Service, model: Model) -> None:
+    events: queue.Queue[Event] = queue.Queue()
+    turns = [Message("assistant", "I begin")]
+    service.ask(Question(turns, (), question(model, "", 1).wish), events.put)
+    assert isinstance(whole(events), UsageError) and service.held == 0
+
+
+def test_an_end_with_answers_at_work(model: Model) -> None:
+    made = Service(model.package, model.backend, model.processor, model.tokenizer, Sizes(slots=1, queue=3))
+    finished: queue.Queue[Event] = queue.Queue()
+    made.ask(question(model, "Hello", 5), finished.put)
+    made.close(patience=30)
+    assert isinstance(whole(finished), Answer)
+    made.close()
+    with pytest.raises(UsageError, match="closed"):
+        made.ask(question(model, "Hello", 5), finished.put)
+    hasty = Service(model.package, model.backend, model.processor, model.tokenizer, Sizes(slots=1, queue=3))
+    left: queue.Queue[Event] = queue.Queue()
+    hasty.ask(question(model, "Hello", 2000), left.put)
+    left.get(timeout=60)
+    hasty.close()
+    assert isinstance(whole(left), MachineError)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "stops", "shown", "reached"),
+    [
+        (["ab", "cd"], [], "abcd", False),
+        (["ab", "cd", "ef"], ["cd"], "ab", True),
+        (["ab", "c", "xd"], ["cd"], "abcxd", False),
+        (["a", "b", "c", "d"], ["bcd", "bc"], "a", True),
+        (["aaab"], ["aab"], "a", True),
+        (["aa", "a", "b", "z"], ["aab"], "a", True),
+        (["ab\n", "\n"], ["\n\n"], "ab", True),
+        (["ab", "c"], ["cde"], "abc", False),
+        (["ab"], ["", "b"], "a", True),
+    ],
+)
+def test_stop_texts_are_found_across_tokens(pieces: list[str], stops: list[str], shown: str, reached: bool) -> None:
+    stop = StopText(stops)
+    assert ("".join(map(stop.push, pieces)) + stop.finish(), stop.reached) == (shown, reached)

@@ -1,0 +1,26 @@
+"""A step of several conversations at a time: one decoder call for all of them where the backend can."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+
+from runtime_py.backends.base import Batching
+from runtime_py.generation.session import Session
+
+
+def step_together(sessions: Sequence[Session], tokens: Sequence[int]) -> list[np.ndarray]:
+    """Feed one answer token to each of several sessions of one backend; the logits that each `Session.step` gives.
+
+    Raises:
+        UsageError: a cache is full, or nothing was prefilled.
+    """
+    if len(sessions) == 1 or not all(session.shares_calls for session in sessions):
+        return [session.step(token) for session, token in zip(sessions, tokens, strict=True)]
+    backend = cast(Batching, sessions[0].backend)
+    embeds = sessions[0].embed(np.array([tokens], dtype=np.int64))
+    fed = [session.step_inputs(embeds[:, [place]]) for place, session in enumerate(sessions)]
+    rows = backend.forward_together([state for state, _ in fed], [inputs for _, inputs in fed])
+    return [session.stepped(rows[place : place + 1]) for place, session in enumerate(sessions)]

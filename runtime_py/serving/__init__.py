@@ -1,0 +1,1 @@
+"""An HTTP server with OpenAI's chat interface over the engine; needs the extra ``serve``."""

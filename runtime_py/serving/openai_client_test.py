@@ -1,0 +1,177 @@
+"""The official client of OpenAI, as it is, against the server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from runtime_py.generation.generate import Overrides
+from runtime_py.generation.session import Limits
+from runtime_py.serving.conftest import KEY, NAME, Server, data_url, question
+
+openai = pytest.importorskip("openai")
+
+GREEDY: dict[str, Any] = {"model": NAME, "temperature": 0.0, "max_tokens": 12, "extra_body": {"repetition_penalty": 1.0}}
+QUESTIONS = ["What is in the picture?", "How many shapes are there?", "图中有几个图形？", "Hello"]
+
+
+@pytest.fixture(scope="module")
+def client(server: Server) -> Iterator[Any]:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key=KEY, max_retries=0) as made:
+        yield made
+
+
+def expected(server: Server, text: str, *pictures: np.ndarray) -> Any:
+    server.model.reset()
+    return server.model.chat(text, pictures, overrides=Overrides(12, temperature=0.0, repetition_penalty=1.0))
+
+
+def test_models(client: Any) -> None:
+    assert [model.id for model in client.models.list()] == [NAME]
+    assert client.models.retrieve(NAME).id == NAME
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("other/model")
+
+
+def test_an_answer_is_the_models_own(client: Any, server: Server, picture: np.ndarray) -> None:
+    said = client.chat.completions.create(messages=question(QUESTIONS[0], data_url(picture)), **GREEDY)
+    answer = expected(server, QUESTIONS[0], picture)
+    choice = said.choices[0]
+    assert choice.message.content == answer.text and choice.message.role == "assistant"
+    assert choice.finish_reason == ("stop" if answer.finish == "stop" else "length")
+    assert said.usage.prompt_tokens == answer.timing.prompt_tokens and said.usage.completion_tokens == len(answer.ids)
+    again = client.chat.completions.create(messages=question(QUESTIONS[0], data_url(picture)), **GREEDY)
+    assert again.choices[0].message.content == answer.text
+    assert again.usage.prompt_tokens_details.cached_tokens == said.usage.prompt_tokens - 1
+
+
+def test_a_stream_is_the_same_answer_with_its_usage(client: Any, picture: np.ndarray) -> None:
+    messages = question(QUESTIONS[1], data_url(picture))
+    whole = client.chat.completions.create(messages=messages, logprobs=True, top_logprobs=3, **GREEDY)
+    options = {"include_usage": True}
+    chunks = list(
+        client.chat.completions.create(
+            messages=messages, stream=True, stream_options=options, logprobs=True, top_logprobs=3, **GREEDY
+        )
+    )
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert text == whole.choices[0].message.content
+    assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens and not chunks[-1].choices
+    assert chunks[-2].choices[0].finish_reason == whole.choices[0].finish_reason
+    told = [
+        entry
+        for chunk in chunks
+        if chunk.choices and chunk.choices[0].logprobs
+        for entry in chunk.choices[0].logprobs.content
+    ]
+    assert [entry.token for entry in told] == [entry.token for entry in whole.choices[0].logprobs.content]
+    assert len(told) == whole.usage.completion_tokens and all(len(entry.top_logprobs) == 3 for entry in told)
+
+
+def test_many_clients_get_their_own_answers(client: Any, server: Server, picture: np.ndarray) -> None:
+    pictures = [picture, 255 - picture, np.ascontiguousarray(picture[::-1])]
+    asked = [(text, pictures[place % 3]) for place, text in enumerate(QUESTIONS * 6)]
+
+    def ask(pair: tuple[str, np.ndarray]) -> str:
+        with client.chat.completions.create(messages=question(pair[0], data_url(pair[1])), stream=True, **GREEDY) as chunks:
+            return "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+
+    with ThreadPoolExecutor(8) as threads:
+        said = list(threads.map(ask, asked))
+    assert said == [expected(server, text, shown).text for text, shown in asked]
+
+
+def test_several_turns_pictures_and_system(client: Any, server: Server, picture: np.ndarray) -> None:
+    messages = question("What is this?", data_url(picture, "WEBP", lossless=True))
+    messages += [{"role": "assistant", "content": "a circle"}, {"role": "user", "content": "What colour?"}]
+    said = client.chat.completions.create(messages=messages, **GREEDY)
+    assert said.choices[0].message.content == server.model.chat(
+        [
+            {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is this?"}]},
+            *messages[1:],
+        ],
+        [picture],
+        overrides=Overrides(12, temperature=0.0, repetition_penalty=1.0),
+    ).text  # fmt: skip
+
+
+def test_a_photograph_is_turned_upright(client: Any, server: Server, picture: np.ndarray) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    lying = data_url(Image.fromarray(picture), "PNG", exif=exif)
+    messages = question(QUESTIONS[0], lying)
+    said = client.chat.completions.create(messages=messages, logprobs=True, **GREEDY)
+    turned = np.ascontiguousarray(np.rot90(picture, -1))
+    upright, flat = (
+        client.chat.completions.create(messages=question(QUESTIONS[0], data_url(shown)), logprobs=True, **GREEDY)
+        for shown in (turned, picture)
+    )
+
+    def told(answer: Any) -> list[float]:
+        return [entry.logprob for entry in answer.choices[0].logprobs.content]
+
+    assert told(said) == pytest.approx(told(upright), abs=1e-4)
+    assert told(said) != pytest.approx(told(flat), abs=1e-4)
+
+
+def test_seeds_stops_and_limits(client: Any) -> None:
+    def ask(**changes: Any) -> Any:
+        messages = question("What is in the picture, and where?")
+        return client.chat.completions.create(**{**GREEDY, "messages": messages, **changes}).choices[0]
+
+    free = {"temperature": 1.9, "top_p": 1.0, "extra_body": {"top_k": 0}}
+    assert ask(seed=3, **free).message.content == ask(seed=3, **free).message.content
+    assert len({ask(seed=seed, **free).message.content for seed in range(5)}) > 1
+    assert ask(seed=-7, **free).message.content == ask(seed=-7, **free).message.content
+    whole = ask(max_tokens=40).message.content
+    stop = whole[3:6]
+    cut = ask(max_tokens=40, stop=[stop, "never"])
+    assert cut.message.content == whole[: whole.index(stop)].strip() and cut.finish_reason == "stop"
+    one = ask(max_completion_tokens=1)
+    assert one.finish_reason in {"length", "stop"} and len(one.message.content) < len(whole)
+
+
+def test_json_of_a_schema(client: Any, picture: np.ndarray) -> None:
+    pytest.importorskip("llguidance")
+    schema = {
+        "type": "object",
+        "properties": {"colour": {"enum": ["red", "blue"]}, "round": {"type": "boolean"}},
+        "required": ["colour", "round"],
+        "additionalProperties": False,
+    }
+    wanted = {"type": "json_schema", "json_schema": {"name": "shape", "schema": schema}}
+    for temperature in (0.0, 1.5):
+        asked = {**GREEDY, "temperature": temperature, "max_tokens": 60, "seed": 1}
+        said = client.chat.completions.create(messages=question("?", data_url(picture)), response_format=wanted, **asked)
+        value = json.loads(said.choices[0].message.content)
+        assert value["colour"] in {"red", "blue"} and isinstance(value["round"], bool)
+        assert said.choices[0].finish_reason == "stop"
+    with pytest.raises(openai.BadRequestError, match="cannot be kept to"):
+        client.chat.completions.create(
+            messages=question("?"),
+            response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}},
+            **GREEDY,
+        )
+
+
+def test_errors_arrive_as_the_clients_own(client: Any, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    messages = question("?")
+    with pytest.raises(openai.NotFoundError, match="no model"):
+        client.chat.completions.create(model="gpt", messages=messages)
+    with pytest.raises(openai.BadRequestError, match="tools is not built"):
+        client.chat.completions.create(
+            messages=messages, tools=[{"type": "function", "function": {"name": "a", "parameters": {}}}], **GREEDY
+        )
+    monkeypatch.setattr(server.service._preparation.session, "limits", Limits(64, 64))
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(messages=question("red " * 300), **GREEDY)
+    assert caught.value.code == "context_length_exceeded"
+    other = openai.OpenAI(base_url=f"{server.url}/v1", api_key="wrong", max_retries=0)
+    with other, pytest.raises(openai.AuthenticationError):
+        other.models.list()

@@ -1,0 +1,195 @@
+"""Pictures of a request: data URLs decoded, remote ones fetched where that is allowed, all of them turned upright.
+
+A remote address is looked up once, every address it has must be one of the public internet, and that one is connected to,
+so that no name can lead to this machine or its network. Redirects are not followed.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import http.client
+import io
+import ipaddress
+import re
+import socket
+import ssl
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import SplitResult, urlsplit
+
+import numpy as np
+from PIL import Image
+
+from runtime_py.errors import ImageError
+from runtime_py.files.json_file import shortened
+from runtime_py.preprocess.extent import Check
+from runtime_py.preprocess.picture_formats import SHOWN, formats
+from runtime_py.preprocess.pictures import open_picture
+from runtime_py.serving.refusal import Refusal, invalid
+
+PARAM = "messages"
+_DATA = re.compile(r"data:([\w.+-]+/[\w.+-]+)?((?:;[\w.+-]+=[^;,]*)*)(;base64)?,", re.ASCII)
+
+
+def public(address: str) -> bool:
+    """Whether an IP address is one of the public internet."""
+    number = ipaddress.ip_address(address.partition("%")[0])
+    inner = getattr(number, "ipv4_mapped", None) or getattr(number, "sixtofour", None)
+    return number.is_global and not number.is_multicast and (inner is None or inner.is_global)
+
+
+@dataclass(frozen=True)
+class PictureLimits:
+    """What a request's pictures may be.
+
+    Attributes:
+        count: in one request; bytes: of one as sent; pixels: of one, and of all of a request together.
+        remote: fetch pictures by http and https.
+        seconds: for fetching one.
+        permitted: which IP addresses may be connected to.
+        check: refuses sizes that the model cannot take, from name, width and height.
+    """
+
+    count: int = 16
+    bytes: int = 20 << 20
+    pixels: int = 64_000_000
+    remote: bool = False
+    seconds: float = 10.0
+    permitted: Callable[[str], bool] = public
+    check: Check | None = None
+
+
+def picture_at(url: str, limits: PictureLimits) -> np.ndarray:
+    """uint8 RGB (height, width, 3) of the picture that a URL is or leads to.
+
+    Raises:
+        Refusal: another kind of URL, too large, not reached, or no picture.
+    """
+    if url[:5].lower() == "data:":
+        content = _data(url, limits)
+    elif url[:7].lower() == "http://" or url[:8].lower() == "https://":
+        if not limits.remote:
+            raise invalid(
+                "pictures at remote addresses are not fetched here: send the picture itself as a data URL "
+                "(data:image/jpeg;base64,...), or start the server with --allow-remote-images",
+                PARAM,
+                "remote_images_off",
+            )
+        content = fetched(url, limits)
+    else:
+        raise invalid(f"{shortened(url)} is no picture's URL: data:image/...;base64,... is expected", PARAM)
+    return decoded(content, limits)
+
+
+def decoded(content: bytes, limits: PictureLimits) -> np.ndarray:
+    """uint8 RGB (height, width, 3), turned as the photograph's EXIF says.
+
+    Raises:
+        Refusal: no picture of `runtime_py.preprocess.picture_formats`, damaged, or too large for the limits or the model.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of metadata, and of sizes that are checked here
+            with Image.open(io.BytesIO(content), formats=formats()) as image:
+                return open_picture(image, limits.pixels, upright=True, check=limits.check)
+    except Refusal:
+        raise
+    except ImageError as error:
+        raise invalid(f"a picture cannot be used: {error.what}. Expected: {error.expected}.", PARAM) from error
+    except Exception as error:  # a damaged file raises whatever its decoder stumbles over
+        raise invalid(f"a picture cannot be read: {shortened(str(error))}. Expected: {SHOWN}.", PARAM) from error
+
+
+def _data(url: str, limits: PictureLimits) -> bytes:
+    match = _DATA.match(url)
+    if match is None or match[3] is None:
+        raise invalid("a data URL is not of the form data:image/...;base64,...", PARAM)
+    if (len(url) - match.end()) // 4 * 3 > limits.bytes + 3:
+        raise _too_many_bytes(limits)
+    try:
+        content = base64.b64decode(url[match.end() :], validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise invalid(f"a data URL is no base64: {error}", PARAM) from error
+    if not content:
+        raise invalid("a data URL is empty", PARAM)
+    if len(content) > limits.bytes:
+        raise _too_many_bytes(limits)
+    return content
+
+
+def _too_many_bytes(limits: PictureLimits) -> Refusal:
+    return Refusal(413, f"a picture is larger than {limits.bytes:,} bytes", param=PARAM, code="image_too_large")
+
+
+def fetched(url: str, limits: PictureLimits) -> bytes:
+    """The body at an http or https URL.
+
+    Raises:
+        Refusal: its host is not public, it does not answer 200 in time, or it is too large.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError as error:
+        raise invalid(f"{shortened(url)} is no URL: {error}", PARAM) from error
+    if not parts.hostname or parts.username is not None or parts.password is not None:
+        raise invalid(f"{shortened(url)} has no host, or a user name", PARAM)
+    address = _address(parts.hostname, port, limits)
+    try:
+        connection = _connection(parts, address, port, limits.seconds)
+        try:
+            target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+            connection.request("GET", target, headers={"User-Agent": "edgeproof", "Accept": "image/*"})
+            answer = connection.getresponse()
+            if answer.status != 200:
+                raise invalid(
+                    f"{shortened(url)} answers {answer.status}; 200 is expected, redirects are not followed", PARAM
+                )
+            content = _body(answer, limits)
+        finally:
+            connection.close()
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise invalid(f"{shortened(url)} cannot be fetched: {type(error).__name__}", PARAM) from error
+    if len(content) > limits.bytes:
+        raise _too_many_bytes(limits)
+    return content
+
+
+def _body(answer: http.client.HTTPResponse, limits: PictureLimits) -> bytes:
+    """Up to one byte more than is allowed; a server that dribbles is given up on."""
+    ends = time.monotonic() + limits.seconds
+    content = b""
+    while len(content) <= limits.bytes and (piece := answer.read1(1 << 16)):
+        content += piece
+        if time.monotonic() > ends:
+            raise TimeoutError
+    return content
+
+
+def _address(host: str, port: int, limits: PictureLimits) -> str:
+    try:
+        rows = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise invalid(f"the host {shortened(host)} is not known", PARAM) from error
+    addresses = [str(row[4][0]) for row in rows]
+    if not addresses or not all(limits.permitted(address) for address in addresses):
+        raise invalid(f"the host {shortened(host)} is not on the public internet", PARAM, "private_address")
+    return addresses[0]
+
+
+def _connection(parts: SplitResult, address: str, port: int, seconds: float) -> http.client.HTTPConnection:
+    """A connection to the address that was looked at, under the host's name."""
+    host = parts.hostname or ""
+    connection = http.client.HTTPConnection(host, port, timeout=seconds)
+    plain = socket.create_connection((address, port), seconds)
+    if parts.scheme.lower() == "https":
+        try:
+            plain = ssl.create_default_context().wrap_socket(plain, server_hostname=host)
+        except BaseException:
+            plain.close()
+            raise
+    connection.sock = plain
+    return connection

@@ -1,0 +1,119 @@
+"""Remote pictures: fetched from where they may be, refused from everywhere else."""
+
+from __future__ import annotations
+
+import http.server
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from runtime_py.serving.pictures import PictureLimits, fetched, picture_at, public
+from runtime_py.serving.refusal import Refusal
+
+LIMITS = PictureLimits(bytes=100_000, remote=True, seconds=2.0)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1",
+        "255.255.255.255", "::1", "::", "fe80::1%eth0", "fc00::1", "ff02::1", "::ffff:127.0.0.1", "2002:7f00:1::",
+    ],
+)  # fmt: skip
+def test_addresses_that_are_not_public(address: str) -> None:
+    assert not public(address)
+
+
+def test_addresses_that_are() -> None:
+    assert all(public(address) for address in ("8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8"))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "0x7f000001", "2130706433", "127.1"])
+def test_this_machine_is_not_fetched_from_however_it_is_written(host: str) -> None:
+    with pytest.raises(Refusal, match=r"not on the public internet|not known"):
+        fetched(f"http://{host}:9/a.png", LIMITS)
+
+
+@pytest.mark.parametrize("url", ["http://", "http://user:pw@8.8.8.8/", "http://[::1", "http://8.8.8.8:99999/"])
+def test_urls_that_are_none(url: str) -> None:
+    with pytest.raises(Refusal):
+        fetched(url, LIMITS)
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder; /away leads elsewhere, /slow dribbles."""
+
+    def do_GET(self) -> None:
+        if self.path == "/away":
+            self.send_response(302)
+            self.send_header("Location", "http://169.254.169.254/")
+            self.end_headers()
+        elif self.path == "/slow":
+            self.send_response(200)
+            self.end_headers()
+            for _ in range(40):
+                time.sleep(0.1)
+                try:
+                    self.wfile.write(b"x")
+                except OSError:
+                    return
+        else:
+            super().do_GET()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder: Path = tmp_path_factory.mktemp("pictures")
+    Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3)).save(folder / "a.png")
+    (folder / "large").write_bytes(b"x" * 200_000)
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0),
+        lambda *given: Handler(*given, directory=str(folder)),  # type: ignore[arg-type]
+    )
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_what_may_be_fetched_is_and_nothing_else(elsewhere: str) -> None:
+    permitted = replace(LIMITS, permitted=lambda address: True)
+    np.testing.assert_array_equal(
+        picture_at(f"{elsewhere}/a.png", permitted), np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    )
+    for path, said in (("/none", "404"), ("/away", "302"), ("/large", "larger than"), ("/slow", "TimeoutError")):
+        with pytest.raises(Refusal, match=said):
+            fetched(elsewhere + path, replace(permitted, seconds=1.0))
+    with pytest.raises(Refusal, match="not on the public internet"):
+        picture_at(f"{elsewhere}/a.png", LIMITS)
+    with pytest.raises(Refusal, match="not fetched here"):
+        picture_at(f"{elsewhere}/a.png", replace(permitted, remote=False))
+
+
+def test_the_address_that_was_looked_at_is_the_one_connected_to(elsewhere: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that leads elsewhere the second time it is asked (DNS rebinding) leads nowhere."""
+    port = int(elsewhere.rpartition(":")[2])
+    answers = iter([[(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("8.8.8.8", port))]])
+    monkeypatch.setattr("runtime_py.serving.pictures.socket.getaddrinfo", lambda *given, **more: next(answers))
+    connected: list[str] = []
+
+    def connect(address: tuple[str, int], seconds: float) -> socket.socket:
+        connected.append(address[0])
+        raise OSError
+
+    monkeypatch.setattr("runtime_py.serving.pictures.socket.create_connection", connect)
+    with pytest.raises(Refusal, match="cannot be fetched"):
+        fetched(f"http://rebinding.example:{port}/a.png", LIMITS)
+    assert connected == ["8.8.8.8"]
