@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from parity_tests.judging.probes import PROBES
+from parity_tests.judging.probes import ALWAYS
 from parity_tests.report.gpu_report import Report, Row, Time
 from runtime_py.backends.base import LoadsAhead
 from runtime_py.backends.record import RuntimeBackend
@@ -253,7 +253,7 @@ def median_ms(call: Callable[[], object]) -> float:
 
 
 def _rows_not_run(runner: str, reason: str) -> list[Row]:
-    return [Row(runner, "", probe, NOT_RUN, reason=reason) for probe in PROBES]
+    return [Row(runner, "", probe, NOT_RUN, reason=reason) for probe in ALWAYS]
 
 
 def _times_not_run(runner: str, reason: str) -> list[Time]:

@@ -13,7 +13,7 @@ from parity_tests.check.package_questions import StandInTokenizer, questions
 from parity_tests.cli import main
 from parity_tests.conftest import GOLDENS, ExportedPackage
 from parity_tests.gpu_check import CALLS, ENGINES, NO_DEVICE, NOT_RUN, RUNNERS
-from parity_tests.judging.probes import PROBES
+from parity_tests.judging.probes import ALWAYS
 from parity_tests.reference.checkpoint_side import open_checkpoint, reference
 from runtime_py.backends.records import ONNX
 from runtime_py.errors import ExitCode
@@ -35,7 +35,7 @@ def test_without_a_device_every_row_is_not_run(exported: ExportedPackage, tmp_pa
     assert main(["gpu-check", *arguments]) == ExitCode.ENVIRONMENT
     report = json.loads((tmp_path / "gpu_check.json").read_text())
     assert report["device"] == NO_DEVICE
-    assert {(row["runner"], row["probe"]) for row in report["rows"]} == {(r, p) for r in RUNNERS for p in PROBES}
+    assert {(row["runner"], row["probe"]) for row in report["rows"]} == {(r, p) for r in RUNNERS for p in ALWAYS}
     assert {(row["runner"], row["call"]) for row in report["times"]} == {(r, c) for r in RUNNERS for c in CALLS}
     for row in (*report["rows"], *report["times"]):
         assert (row["status"], row["reason"]) == (NOT_RUN, NO_DEVICE)
@@ -54,7 +54,7 @@ def test_what_runs_is_compared_and_timed(exported: ExportedPackage, monkeypatch:
     monkeypatch.setattr(gpu_check, "TIMED", 3)
     rows, times = gpu_check._on_device(exported("minicpm-v", "cpu", "fp32"), CASE, "cpu")
     ran = [row for row in rows if row.runner != "absent"]
-    assert {row.probe for row in ran} == set(PROBES)
+    assert {row.probe for row in ran} == set(ALWAYS)
     assert {row.status for row in ran} == {"pass"}
     assert all(row.max_abs is not None and row.max_abs < 1e-4 for row in ran)
     assert [entry.call for entry in times if entry.status == "measured"] == list(CALLS)

@@ -16,7 +16,7 @@ from parity_tests.golden import golden
 from parity_tests.golden.case import GoldenCase, classify, fitted, pictures, question, read_case
 from parity_tests.golden.golden import compare_case
 from parity_tests.judging.judge import Judgement, Verdict, judge
-from parity_tests.judging.probes import REQUIRED, base_name
+from parity_tests.judging.probes import DRAWN, REQUIRED, base_name
 from parity_tests.reference.checkpoint_side import open_checkpoint
 from parity_tests.report.json_report import golden_report
 from runtime_py.errors import UsageError
@@ -53,7 +53,7 @@ def test_the_package_passes(exported: ExportedPackage, name: str, target: str, p
     assert report["verdict"] == "pass", report["first_failure"]
     assert set(case.outputs) <= set(rows)
     assert {row["verdict"] for row in rows.values()} == {"pass"}
-    assert {base_name(row) for row in rows} >= {*REQUIRED} - {"drawn_ids"}, "what no golden asks for is left out"
+    assert {base_name(row) for row in rows} >= {*REQUIRED} - {DRAWN}, "what no golden asks for is left out"
     assert report["first_failure"] is None
     if precision == "fp32":
         assert rows["prefill_logits"]["tolerance"] == 1e-4

@@ -8,10 +8,9 @@ import numpy as np
 
 from parity_tests.judging.drawn import drawn_margin
 from parity_tests.judging.metrics import LOGITS, Kind, centred, kl_divergence, measure, relative_to, split_margin
-from parity_tests.judging.probes import PROBES, REQUIRED, Recording, base_name
+from parity_tests.judging.probes import DRAWN, PROBES, REQUIRED, Recording, base_name
 from parity_tests.judging.results import Measurement
 
-DRAWN = "drawn_ids"
 """The probe of answers under sampling settings."""
 
 

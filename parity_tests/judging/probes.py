@@ -50,7 +50,13 @@ PROBES: dict[str, Probe] = {
 }
 """Every probe by name, in pipeline order."""
 
-REQUIRED = ("vision", "connector", "inputs_embeds", "prefill_logits", "greedy_ids", "step_logits", "drawn_ids")
+DRAWN = "drawn_ids"
+"""Recorded only where an answer is drawn (``--sampling``)."""
+
+ALWAYS = tuple(name for name in PROBES if name != DRAWN)
+"""What every comparison of a whole answer records."""
+
+REQUIRED = ("vision", "connector", "inputs_embeds", "prefill_logits", "greedy_ids", "step_logits", DRAWN)
 """Probes that must be compared whenever the reference has them."""
 
 

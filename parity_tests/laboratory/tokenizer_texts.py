@@ -5,7 +5,7 @@
 For every family: the published tokenizer (sentencepiece or tokenizers on the checkpoint's own files, added tokens taken
 out as transformers takes them out) against the package's files as our runtime, the tokenizers library and transformers
 (AutoTokenizer, PreTrainedTokenizerFast) read them. The texts are drawn: words of many scripts, emoji, white space, code,
-numbers, marks whole and broken, any characters at all. One line a family; the exit status is 1 when an id differs.
+numbers, marks whole and broken, any characters at all. One line a family; the exit code is 5 when an id differs.
 """
 
 from __future__ import annotations
@@ -23,6 +23,10 @@ from export.package.carried_settings import carried
 from export.package.tokenizer_files import write_tokenizer
 from export.package.tokenizer_probes import PROBES
 from runtime_py import tokenizer
+from runtime_py.command import console, flags
+from runtime_py.command.dispatch import Command, execute
+from runtime_py.command.parser import Parser
+from runtime_py.errors import ExitCode
 
 Encode = Callable[[str], list[int]]
 
@@ -183,19 +187,23 @@ def marks_of(package: Path) -> list[str]:
     return [row["content"] for row in json.loads((package / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Compare and print; 1 when an id differs."""
-    parser = argparse.ArgumentParser(prog="python -m parity_tests.laboratory.tokenizer_texts")
-    parser.add_argument("--count", type=int, default=10_000, help="texts a family")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--family", choices=FAMILIES, action="append", help="one or more; all when left out")
-    given = parser.parse_args(arguments)
-    unequal = 0
-    for family in given.family or FAMILIES:
+def parser(prog: str) -> Parser:
+    """The flags."""
+    made = Parser(prog, "Draw texts, and compare the ids that a package's tokenizer gives with the published ones.")
+    made.add_argument("--count", type=int, default=10_000, metavar="N", help="texts a family; default 10000")
+    made.add_argument("--family", choices=FAMILIES, action="append", help="one or more; all when left out")
+    flags.seed(made, "equal seeds draw equal texts")
+    flags.talk(made)
+    return made
+
+
+def _run(options: argparse.Namespace) -> int:
+    unequal, seed = 0, flags.seed_number(options.seed)
+    for family in options.family or FAMILIES:
         with tempfile.TemporaryDirectory() as home:
             place = published_folder(family, Path(home))
             package = package_folder(family, place, Path(home))
-            asked = texts(random.Random(given.seed), given.count, marks_of(package))
+            asked = texts(random.Random(seed), options.count, marks_of(package))
             expected = list(map(published(place), asked))
             differ = {
                 name: sum(encode(text) != ids for text, ids in zip(asked, expected, strict=True))
@@ -203,9 +211,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             }
         unequal += sum(differ.values())
         counted = ", ".join(f"{name} {count}" for name, count in differ.items())
-        sys.stdout.write(f"{family}: {len(asked)} texts, {sum(map(len, expected))} ids; unequal texts: {counted}\n")
-        sys.stdout.flush()
-    return 1 if unequal else 0
+        console.out(f"{family}: {len(asked)} texts, {sum(map(len, expected))} ids; unequal texts: {counted}")
+    return int(ExitCode.PARITY_FAILED if unequal else ExitCode.OK)
+
+
+COMMAND = Command(parser, _run)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compare and print; returns the exit code."""
+    return execute(COMMAND, "python -m parity_tests.laboratory.tokenizer_texts", arguments)
 
 
 if __name__ == "__main__":

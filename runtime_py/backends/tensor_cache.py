@@ -70,6 +70,8 @@ def read_tensor_cache(folder: Path, manifest: Mapping[str, Any], weights: str) -
     for shard in value["records"]:
         size = listed_file(folder, manifest, f"{weights}/{shard['dataPath']}").stat().st_size
         problems = [problem for record in shard["records"] for problem in _misplaced(record, size)]
+        if shard["nbytes"] != size:
+            problems.append(f"{shard['dataPath']} has {size} bytes, {shard['nbytes']} are stated")
         if problems:
             raise _refused(path, problems)
         for record in shard["records"]:

@@ -72,3 +72,9 @@ def test_a_file_shorter_than_its_row_says(tmp_path: Path) -> None:
     (tmp_path / "mlc" / "p.bin").write_bytes(bytes(70))
     with pytest.raises(PackageError, match="of a file of 70 bytes"):
         read_tensor_cache(tmp_path, manifest, "mlc")
+
+
+@pytest.mark.parametrize("stated", [0, 75, 255])
+def test_a_file_of_another_size_than_stated(tmp_path: Path, stated: int) -> None:
+    with pytest.raises(PackageError, match=f"76 bytes, {stated} are stated"):
+        read_tensor_cache(tmp_path, package(tmp_path, [GOOD, HALVED], nbytes=stated), "mlc")
