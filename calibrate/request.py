@@ -52,7 +52,7 @@ class CalibrationRequest:
     weights: str | None = None
     revision: str | None = None
     precision: str | None = None
-    block_size: int | None = None
+    block_size: int | str | None = None
     vision_precision: str | None = None
     embed_precision: str | None = None
     head_precision: str | None = None

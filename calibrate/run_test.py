@@ -228,6 +228,22 @@ def test_rows_of_stored_codes(made: Path, tmp_path: Path) -> None:
     assert stored.rows("embed_tokens.table", 0, 3).codes.shape == (3, 128), "layers without stored codes are rounded"
 
 
+def test_codes_for_half_precision_serve_a_phone_that_computes_in_float32(tmp_path: Path) -> None:
+    folder = calibrate(request(tmp_path / "codes", target="android", method="mse-clip", samples=1))
+    planned = plan(request(tmp_path / "other", target="android", precision="q4f32_1"))
+    weights, assignments = planned.checkpoint.weights, planned.assignments["mlc"]
+    assert weights is not None
+    assert {a.grid for a in assignments.values() if a.grid} == {"q4f32_1"}
+    own = StoredCodes(folder, "mlc", weights, plan(request(tmp_path / "own", target="android")).assignments["mlc"])
+    served = StoredCodes(folder, "mlc", weights, assignments)
+    layer = "decoder.layers.0.mlp.down"
+    half, wide = own.rows(layer, 0, 16), served.rows(layer, 0, 16)
+    assert torch.equal(half.codes, wide.codes)
+    assert (half.scales.dtype, wide.scales.dtype) == (torch.float16, torch.float32)
+    assert torch.equal(wide.scales, half.scales.to(torch.bfloat16).float()), "as q4f32_1's file holds them"
+    assert not torch.equal(served.rows("embed_tokens.table", 0, 8).scales, own.rows("embed_tokens.table", 0, 8).scales)
+
+
 def test_codes_for_other_shapes_or_grids_are_refused(made: Path, tmp_path: Path) -> None:
     planned = plan(request(tmp_path / "other", block_size=64))
     weights = planned.checkpoint.weights

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from calibrate.evaluation.score import Evaluation, Score
+from export.quantisation.block_length import stored_bytes
 from export.quantisation.choice import shared, widen
 from export.quantisation.codes import CodeSource, DequantisedWeights, RoundToNearest, WeightProvider
 from export.quantisation.grids import GRIDS
@@ -29,7 +30,7 @@ class Gate:
     """What a choice must reach.
 
     Attributes:
-        cosine: mean cosine of the logits at answer positions, at least; None for no such limit.
+        cosine: mean cosine at answer positions of logits without their row's mean, at least; None for no such limit.
         task: points of task accuracy that may be lost against full precision.
         kl: mean nats per answer position, at most.
     """
@@ -208,17 +209,6 @@ class _Mixed:
     def rows(self, layer: str, start: int, stop: int) -> Any:
         same = self.before[layer].grid == self.after[layer].grid
         return (self.stored if same else self.rounding).rows(layer, start, stop)
-
-
-def stored_bytes(assignment: Assignment) -> int:
-    """Bytes of a layer's weights as stored: codes, scales and zero points, or plain floats."""
-    rows, columns = assignment.layer.rows, assignment.layer.columns
-    if not assignment.grid:
-        return rows * columns * (2 if assignment.storage is Storage.FP16 else 4)
-    grid = GRIDS[assignment.grid]
-    groups = -(-columns // (grid.group or columns))
-    padded = groups * (grid.group or columns)
-    return rows * (padded * grid.bits // 8 + 2 * groups + (groups * grid.bits // 8 if grid.zero_points else 0))
 
 
 def write_choice(path: Path, value: Mapping[str, Any]) -> None:

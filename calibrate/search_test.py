@@ -10,8 +10,9 @@ from calibrate.evaluation.evaluate import DemoEvaluation
 from calibrate.evaluation.score import Score
 from calibrate.request import CalibrationRequest
 from calibrate.run import CalibrationPlan, calibrate, plan
-from calibrate.search import Gate, Search, stored_bytes
+from calibrate.search import Gate, Search
 from export.backends.registry import backend_named
+from export.quantisation.block_length import stored_bytes
 from export.quantisation.choice import read_choice, widened
 from export.quantisation.spec import Storage
 from export.quantisation.stored import StoredCodes, read_manifest
@@ -175,5 +176,5 @@ def test_a_task_needs_questions_with_answers(
     goal = ["--gate", "task=1pt", "-o", str(tmp_path / "choice.json")]
     assert main(["search", *FLAGS, "--calibration-data", str(user_folder), *goal]) == ExitCode.USAGE
     assert "leave task out of the gate" in capsys.readouterr().err
-    assert main(["compare", "--model", "minicpm-v", "--weights", str(other_checkpoint), "-q"]) == ExitCode.USAGE
-    assert "not trained on the demo's task" in capsys.readouterr().err
+    assert main(["compare", "--model", str(other_checkpoint), "--text", str(tmp_path / "none.txt"), "-q"]) == ExitCode.USAGE
+    assert "none.txt cannot be read" in capsys.readouterr().err

@@ -49,7 +49,7 @@ class ExportRequest:
     prefill_chunk: int | None = None
     device: str | None = None
     vision_precision: str | None = None
-    block_size: int | None = None
+    block_size: int | str | None = None
     embed_precision: str | None = None
     head_precision: str | None = None
     asymmetric: bool = False

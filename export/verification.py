@@ -6,26 +6,25 @@ knows nothing of how a package is compared with its reference.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from export.backends.base import Prediction
+    from export.backends.base import BuildOptions, Prediction
     from export.checkpoint.opened import OpenedCheckpoint
     from export.specs import ModelSpec
-    from targets.base import Target
 
 
 class Verifier(Protocol):
     """The check at the end of an export, and what it will take."""
 
-    def predicted_peak(self, spec: ModelSpec, running: Prediction, target: Target, context: int) -> int:
-        """Resident bytes of the check at its highest, from shapes alone.
+    def predicted_peak(self, spec: ModelSpec, predictions: Mapping[str, Prediction], options: BuildOptions) -> int:
+        """Resident bytes of the export's process while it checks, at its highest, from shapes alone.
 
         Args:
-            running: the prediction of the backend that runs the package here.
-            target: whose backends may run it.
-            context: positions of the package's cache.
+            predictions: what every backend of the package takes, by its name.
+            options: what the package is made for, in which precision, with how many positions in its cache.
         """
         ...
 

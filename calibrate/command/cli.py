@@ -154,6 +154,6 @@ COMMAND = Command(
     _run,
     verbs=(
         Verb("search", "choose which layers get more bits, under a budget or until a gate passes", _search),
-        Verb("compare", "measure every method on every grid with a demo checkpoint", _compare),
+        Verb("compare", "measure every method on every grid, on a demo or on text", _compare),
     ),
 )

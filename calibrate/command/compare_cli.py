@@ -1,4 +1,4 @@
-"""``edgeproof calibrate compare``: every method on every grid, on a demo checkpoint, in one table."""
+"""``edgeproof calibrate compare``: every method on every grid, on a demo or any other checkpoint, in one table."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ from pathlib import Path
 
 from calibrate.command.cli import add_samples
 from calibrate.evaluation.compare_table import as_json, long_table, wide_table
-from calibrate.evaluation.comparison import DEFAULT_SETTINGS, MIXED, ComparisonRequest, Contestant, GridSetting, compare
+from calibrate.evaluation.comparison import (
+    DEFAULT_SETTINGS,
+    MIXED,
+    TOKENS,
+    ComparisonRequest,
+    Contestant,
+    GridSetting,
+    compare,
+)
 from calibrate.methods import METHODS
 from calibrate.request import SAMPLES, CalibrationRequest
 from runtime_py.command import console, flags
@@ -21,11 +29,21 @@ log = logging.getLogger("edgeproof")
 
 def parser(prog: str) -> Parser:
     """The flags."""
-    made = Parser(prog, "Measure every method on every grid, on a demo checkpoint: one Markdown table.")
-    made.add_argument("--model", required=True, metavar="MODEL", help="family alias with a demo checkpoint")
+    made = Parser(prog, "Measure every method on every grid, on a demo's task or on held-out text: one Markdown table.")
+    made.add_argument("--model", required=True, metavar="MODEL", help="family alias, hub id or checkpoint folder")
     made.add_argument(
-        "--weights", default="demo", metavar="demo|DIR", help="another checkpoint trained on the demo's task; default demo"
+        "--weights",
+        metavar="demo|DIR",
+        help="the demo checkpoint or a folder with the weights of MODEL; default demo for an alias",
     )
+    made.add_argument(
+        "--text",
+        action="append",
+        type=Path,
+        metavar="FILE",
+        help="plain text to compare on, repeatable: perplexity, and distance from full precision at every token",
+    )
+    made.add_argument("--tokens", type=int, default=TOKENS, metavar="N", help=f"of the text; default {TOKENS}")
     settings = ", ".join(map(str, DEFAULT_SETTINGS))
     made.add_argument("--on", action="append", metavar="TARGET[:BLOCK[:asymmetric]]", help=f"repeatable; default {settings}")
     made.add_argument(
@@ -61,7 +79,7 @@ def request_of(options: argparse.Namespace) -> ComparisonRequest:
     settings = tuple(GridSetting.parse(text) for text in options.on or ()) or DEFAULT_SETTINGS
     base = CalibrationRequest(
         model=options.model,
-        weights=options.weights,
+        weights=options.weights or (None if Path(options.model).is_dir() else "demo"),
         target=settings[0].target,
         precision="int4",
         method="mse-clip",
@@ -81,6 +99,8 @@ def request_of(options: argparse.Namespace) -> ComparisonRequest:
         pictures=options.pictures,
         held_out=options.held_out,
         outliers=options.outliers,
+        text=tuple(options.text or ()),
+        tokens=options.tokens,
     )
 
 

@@ -20,7 +20,8 @@ class Row:
     """One measurement.
 
     Attributes:
-        seconds: the calibration's, by the clock.
+        seconds: the calibration's, by the clock; ``processor`` by the processors' time.
+        bits: per weight over all matrices of the package; ``size`` bytes of all its files, both as the export plans them.
         bytes: of the layers that the plan stores in four bits, as this row stores them.
         rounded_blocks: blocks that went back to plain rounding after the check on held-out samples.
     """
@@ -32,6 +33,9 @@ class Row:
     seconds: float
     bytes: int = 0
     rounded_blocks: tuple[str, ...] = ()
+    processor: float = 0.0
+    bits: float = 0.0
+    size: int = 0
 
     @property
     def name(self) -> str:
@@ -62,19 +66,25 @@ def from_json(table: Mapping[str, Any]) -> list[Row]:
 
 def long_table(rows: Sequence[Row]) -> str:
     """Markdown with a line per row and every figure."""
-    titles = "grid", "method", "samples", "task", "changed", "logits cosine", "worst", "KL (nats)", "median KL"
-    lines = ["| " + " | ".join((*titles, "same token", "s", "KB")) + " |"]
-    lines.append("|" + "---|" * (len(titles) + 3))
+    measured = "task", "changed", "perplexity", "logits cosine", "worst", "KL (nats)", "median KL", "99 % KL", "same token"
+    titles = "grid", "method", "samples", *measured, "s", "processor s", "int4 KB", "bits/weight", "package MB"
+    lines = ["| " + " | ".join(titles) + " |"]
+    lines.append("|" + "---|" * len(titles))
     for row in rows:
         score = row.score
         task = "" if score.accuracy is None else f"{100 * score.accuracy:.1f} %"
         changed = "" if score.changed is None else score.changed
         lines.append(
-            f"| {row.setting} | {row.method} | {row.samples} | {task} | {changed} | {score.cosine:.5f} "
-            f"| {score.worst_cosine:.4f} | {score.kl:.5f} | {score.median_kl:.1e} | {100 * score.agreement:.2f} % "
-            f"| {row.seconds:.1f} | {row.bytes / 1e3:.0f} |"
+            f"| {row.setting} | {row.method} | {row.samples} | {task} | {changed} | {_or_none(score.perplexity)} "
+            f"| {score.cosine:.5f} | {score.worst_cosine:.4f} | {score.kl:.5f} | {score.median_kl:.1e} "
+            f"| {score.p99_kl:.3f} | {100 * score.agreement:.2f} % "
+            f"| {row.seconds:.1f} | {row.processor:.1f} | {row.bytes / 1e3:.0f} | {row.bits:.2f} | {row.size / 1e6:.1f} |"
         )
     return "\n".join(lines)
+
+
+def _or_none(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
 
 
 def wide_table(rows: Sequence[Row]) -> str:

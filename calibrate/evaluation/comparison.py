@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 from calibrate.evaluation.compare_table import GENERAL, PLAIN, TEXT, Row
 from calibrate.methods import METHODS, RENAMED, refuse_unknown
 from calibrate.request import TUNE_STEPS, CalibrationRequest
+from export.quantisation.block_length import AUTO
 from runtime_py.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
-    from calibrate.evaluation.evaluate import DemoEvaluation
     from calibrate.evaluation.score import Evaluation
     from calibrate.run import CalibrationPlan
+    from calibrate.samples.data import Sample
     from export.checkpoint.opened import OpenedCheckpoint
     from export.quantisation.codes import CodeSource, WeightProvider
 
@@ -39,6 +40,12 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
 }
 """What may follow a method's name, and what it changes of the request."""
 
+TOKENS = 20_000
+"""Of held-out text, where text is given."""
+
+SEED = 0
+"""Of held-out built-in samples."""
+
 SEARCH_PICTURES = 24
 """Of the search for mixed bits; none of them is asked about in the comparison."""
 
@@ -48,7 +55,7 @@ class GridSetting:
     """A target and how its int4 layers are stored; written ``cpu``, ``cpu:128`` or ``cpu:32:asymmetric``."""
 
     target: str
-    block_size: int | None = None
+    block_size: int | str | None = None
     asymmetric: bool = False
 
     @classmethod
@@ -59,9 +66,9 @@ class GridSetting:
             UsageError: another form.
         """
         target, block, kind, *more = [*text.split(":"), "", ""]
-        if (block and not block.isdigit()) or kind not in {"", "asymmetric"} or any(more):
+        if (block and not block.isdigit() and block != AUTO) or kind not in {"", "asymmetric"} or any(more):
             raise UsageError(f"--on {text}", "a target, target:block size or target:block size:asymmetric", "e.g. cpu:32")
-        return cls(target, int(block) if block else None, kind == "asymmetric")
+        return cls(target, int(block) if block.isdigit() else block or None, kind == "asymmetric")
 
     def __str__(self) -> str:
         parts = [self.target, "" if self.block_size is None else str(self.block_size), "asymmetric" * self.asymmetric]
@@ -108,6 +115,8 @@ class ComparisonRequest:
         pictures: held-out pictures that are asked about.
         held_out: pictures of a check that sends blocks back to rounding, for a further row; 0 for none.
         outliers: how many times larger some channels are made (calibrate.evaluation.outliers); 0 leaves the model as it is.
+        text, tokens: files of plain text that no method sees, and how many tokens of them are compared at; without them a
+            demo is asked its own held-out questions, any other checkpoint what the held-out built-in samples ask.
 
     Raises:
         UsageError: on construction, for a size of outliers that changes nothing.
@@ -120,6 +129,8 @@ class ComparisonRequest:
     pictures: int
     held_out: int
     outliers: float
+    text: Sequence[Path] = ()
+    tokens: int = TOKENS
 
     def __post_init__(self) -> None:
         if self.outliers and self.outliers <= 1:
@@ -131,9 +142,8 @@ def compare(request: ComparisonRequest) -> Iterator[Row]:
     """Rows as they are measured: full precision, halves, then grid by grid.
 
     Raises:
-        UsageError: the checkpoint was not trained on the demo's task, or a grid that the target does not have.
+        UsageError: a grid that the target does not have, or too little text.
     """
-    from calibrate.evaluation.evaluate import DemoEvaluation
     from calibrate.evaluation.outliers import with_outliers
     from calibrate.evaluation.score import HalfWeights
     from calibrate.run import plan
@@ -141,11 +151,30 @@ def compare(request: ComparisonRequest) -> Iterator[Row]:
     checkpoint = plan(_on(request.base, request.settings[0])).checkpoint
     if request.outliers:
         checkpoint = with_outliers(checkpoint, request.outliers)
-    evaluation = DemoEvaluation(checkpoint, request.pictures)
+    evaluation = _evaluation(request, checkpoint)
     yield Row("", "fp32", "", evaluation.score(evaluation.weights), 0.0)
     yield Row("", "fp16", "", evaluation.score(HalfWeights(evaluation.weights)), 0.0)
     for setting in request.settings:
         yield from _OneGrid(setting, request, checkpoint, evaluation).rows()
+
+
+def _evaluation(request: ComparisonRequest, checkpoint: OpenedCheckpoint) -> Evaluation:
+    """What the methods are compared on; none of them has seen it."""
+    from calibrate.evaluation.evaluate import DemoEvaluation, is_demo
+    from calibrate.evaluation.evaluate_samples import on_samples, on_text
+
+    if request.text:
+        return on_text(checkpoint, request.text, request.tokens)
+    if is_demo(checkpoint):
+        return DemoEvaluation(checkpoint, request.pictures)
+    return on_samples(checkpoint, _apart(checkpoint, request.pictures, 1), "built-in samples")
+
+
+def _apart(checkpoint: OpenedCheckpoint, count: int, lot: int) -> list[Sample]:
+    """Built-in samples that no calibration sees; those of another lot are others."""
+    from calibrate.samples.data import HELD_OUT_FIRST, built_in
+
+    return list(built_in(count, SEED, side=checkpoint.spec.image.overview, first=lot * HELD_OUT_FIRST))
 
 
 def _on(base: CalibrationRequest, setting: GridSetting) -> CalibrationRequest:
@@ -156,7 +185,7 @@ class _OneGrid:
     """One setting, on the backend that its target runs by default."""
 
     def __init__(
-        self, setting: GridSetting, request: ComparisonRequest, checkpoint: OpenedCheckpoint, evaluation: DemoEvaluation
+        self, setting: GridSetting, request: ComparisonRequest, checkpoint: OpenedCheckpoint, evaluation: Evaluation
     ) -> None:
         from calibrate.run import plan
 
@@ -178,7 +207,7 @@ class _OneGrid:
         weights = self.evaluation.weights
         plain = RoundToNearest(weights, self.planned.assignments[self.backend], GRIDS)
         score = self.evaluation.score(self._read_back(weights, plain, self.planned))
-        yield Row(self.name, PLAIN, "", score, 0.0, self._bytes(self.planned))
+        yield self._sized(Row(self.name, PLAIN, "", score, 0.0, self._bytes(self.planned)), self.planned)
         for contestant in self.request.contestants:
             with tempfile.TemporaryDirectory() as scratch:
                 yield from self._rows_of(contestant, Path(scratch))
@@ -203,28 +232,47 @@ class _OneGrid:
         from calibrate.run import calibrate, plan
         from export.quantisation.stored import StoredCodes
 
-        began = time.perf_counter()
+        began, spent = time.perf_counter(), time.process_time()
         asked = replace(asked, output=folder)
         calibrate(asked, self.checkpoint)
-        seconds = time.perf_counter() - began
+        seconds, spent = time.perf_counter() - began, time.process_time() - spent
         planned = plan(asked, self.checkpoint)
         stored = StoredCodes(folder, self.backend, self.evaluation.weights, planned.assignments[self.backend])
         score = self.evaluation.score(self._read_back(stored.weights, stored, planned))
         blocks = tuple(stored.summary().get("held_out", {}).get("rounded_blocks", ()))
         samples = TEXT if asked.text_only else GENERAL if asked.sample_set == "general" else "pictures and text"
         method = contestant.method + (", scales tuned" if asked.tune_scales else "")
-        return Row(self.name, method, samples, score, seconds, self._bytes(planned), blocks)
+        return self._sized(Row(self.name, method, samples, score, seconds, self._bytes(planned), blocks, spent), planned)
+
+    def _sized(self, row: Row, planned: CalibrationPlan) -> Row:
+        """The row with the bits of a weight and the bytes of a package that the planned layers make."""
+        from export.backends.base import BuildOptions
+        from export.backends.registry import backend_named
+        from export.plan.widths import whole
+
+        asked, spec = self.base.export(), self.checkpoint.spec
+        limits = asked.limits(spec.decoder.max_positions)
+        options = BuildOptions(asked.target_record(), asked.precision_name(), limits, asked.backend_options())
+        assignments = planned.assignments[self.backend]
+        prediction = backend_named(self.backend).exporter().predict(spec, options, assignments)
+        return replace(row, bits=whole(assignments).bits, size=sum(prediction.file_bytes.values()))
 
     def _choice(self, path: Path) -> Path:
         """A choice of bits within the share of more bytes, from pictures that the comparison does not ask about."""
-        from calibrate.evaluation.evaluate import SEARCHED, DemoEvaluation
+        from calibrate.evaluation.evaluate import SEARCHED, DemoEvaluation, is_demo
+        from calibrate.evaluation.evaluate_samples import on_samples
         from calibrate.search import Search, write_choice
         from export.backends.registry import backend_named
         from export.quantisation.choice import KIND, SCHEMA
         from export.quantisation.codes import RoundToNearest
         from export.quantisation.grids import GRIDS
 
-        judge: Evaluation = DemoEvaluation(self.checkpoint, SEARCH_PICTURES, SEARCHED)
+        judge: Evaluation
+        if is_demo(self.checkpoint):
+            judge = DemoEvaluation(self.checkpoint, SEARCH_PICTURES, SEARCHED)
+        else:
+            samples = _apart(self.checkpoint, SEARCH_PICTURES, 2)
+            judge = on_samples(self.checkpoint, samples, "built-in samples")
         assignments = self.planned.assignments[self.backend]
         codes = RoundToNearest(judge.weights, assignments, GRIDS)
         wider = backend_named(self.backend).wider
@@ -236,7 +284,7 @@ class _OneGrid:
 
     def _bytes(self, planned: CalibrationPlan) -> int:
         """Stored bytes of the layers that the plan without a choice keeps in four bits."""
-        from calibrate.search import stored_bytes
+        from export.quantisation.block_length import stored_bytes
 
         return sum(stored_bytes(planned.assignments[self.backend][layer]) for layer in self._wanted)
 

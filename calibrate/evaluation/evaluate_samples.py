@@ -1,16 +1,20 @@
-"""Similarity to full precision on samples, block by block: any checkpoint, a user's pictures, no known answers needed."""
+"""Similarity to full precision on samples or text, block by block: any checkpoint, no known answers needed."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from calibrate.evaluation.evaluate import CHECKED, DemoEvaluation, is_demo
-from calibrate.evaluation.score import Evaluation, Positions, Score, compared
+from calibrate.evaluation.score import POSITIONS, Evaluation, Positions, Score, compared
 from calibrate.request import CalibrationRequest
 from calibrate.samples.data import HELD_OUT_FIRST, Prompt, Sample, built_in, held_out_of_folder, prepare
 from calibrate.samples.prompts import processor_of
+from calibrate.samples.text import text_prompts
 from calibrate.statistics.capture import answer_logits
 from export.quantisation.codes import WeightProvider
 
@@ -44,15 +48,50 @@ class SampleEvaluation:
         return self._logits(self.weights)
 
     def score(self, weights: WeightProvider) -> Score:
-        """Distance of the weights' logits from full precision; no accuracy, since samples have no right answer."""
-        return self.positions(weights).score()
+        """Distance of the weights' logits from full precision, and how well they tell what follows; no accuracy, since
+        samples have no right answer.
+        """
+        logits = self._logits(weights)
+        return replace(compared(self.expected, logits).score(), perplexity=perplexity(logits, self._following()))
 
     def positions(self, weights: WeightProvider) -> Positions:
         """The same distance at every answer position."""
         return compared(self.expected, self._logits(weights))
 
+    def _following(self) -> Tensor:
+        """int64 (positions,): the token that follows in its sample, -1 behind the last one."""
+        import torch
+
+        ids = [prompt.layout.input_ids[0, -prompt.answer :] if prompt.answer else [] for prompt in self.prompts]
+        return torch.cat([torch.tensor([*(int(token) for token in row), -1]) for row in ids])
+
     def _logits(self, weights: WeightProvider) -> Tensor:
         return answer_logits(self.spec, weights, self.prompts, self.processor)
+
+
+def perplexity(logits: Tensor, following: Tensor) -> float | None:
+    """exp of the mean nats of the tokens that follow, where ``following`` is not -1; None where it always is."""
+    kept = (following >= 0).nonzero()[:, 0]
+    if not len(kept):
+        return None
+    nats = 0.0
+    for part in kept.split(POSITIONS):
+        told = logits[part].double().log_softmax(-1)
+        nats -= float(told.gather(1, following[part][:, None]).sum())
+    return math.exp(nats / len(kept))
+
+
+def on_text(checkpoint: OpenedCheckpoint, files: Sequence[Path], tokens: int) -> SampleEvaluation:
+    """An evaluation on the first ``tokens`` tokens of plain text, at every position.
+
+    Raises:
+        UsageError: a file cannot be read as UTF-8, or there is less text than that.
+    """
+    assert checkpoint.weights is not None
+    processor, tokenizer = processor_of(checkpoint)
+    prompts = text_prompts(files, tokens, processor, tokenizer)
+    name = ", ".join(path.name for path in files)
+    return SampleEvaluation(checkpoint.spec, checkpoint.weights, prompts, processor, f"{tokens} tokens of {name}")
 
 
 def judge_of(request: CalibrationRequest, checkpoint: OpenedCheckpoint, count: int) -> Evaluation:

@@ -23,13 +23,15 @@ class Score:
 
     Attributes:
         accuracy: share of held-out questions answered right; None where there is no task.
-        cosine: of the logits at answer positions, mean over positions; ``worst_cosine`` the least of them.
+        cosine: of the logits at answer positions without what all tokens of a row have in common, mean over positions;
+            ``worst_cosine`` the least of them.
         kl: mean nats per position from the full-precision distribution, which a few unsure positions can make;
-            ``median_kl`` is not moved by those.
+            ``median_kl`` is not moved by those, ``p99_kl`` is exceeded at one position in a hundred.
         agreement: share of positions where the same token comes first.
         changed: questions that were answered right in full precision and are not now, or the other way round; accuracy
             alone hides those that make up for each other.
         answers: a digit per question, 1 where it is answered right; two sets of weights are compared question by question.
+        perplexity: of the tokens that follow in the samples, exp of the mean nats each takes; None where nothing follows.
     """
 
     accuracy: float | None
@@ -40,6 +42,8 @@ class Score:
     median_kl: float = 0.0
     changed: int | None = None
     answers: str = field(default="", repr=False)
+    p99_kl: float = 0.0
+    perplexity: float | None = None
 
     def figures(self) -> dict[str, Any]:
         """All but the single answers, for records."""
@@ -96,6 +100,7 @@ class Positions:
             float(self.kl.median()),
             changed,
             answers,
+            float(self.kl.quantile(0.99, interpolation="higher")),
         )
 
 
@@ -106,7 +111,8 @@ def compared(expected: Tensor, actual: Tensor) -> Positions:
     cosines, nats, same = [], [], []
     for wanted, given in zip(expected.split(POSITIONS), actual.split(POSITIONS), strict=True):
         wide, other = wanted.double(), given.double()
-        cosines.append(torch.nn.functional.cosine_similarity(wide, other, dim=-1))
+        pair = (side - side.mean(-1, keepdim=True) for side in (wide, other))
+        cosines.append(torch.nn.functional.cosine_similarity(*pair, dim=-1))
         log_wide = wide.log_softmax(-1)
         nats.append((log_wide.exp() * (log_wide - other.log_softmax(-1))).sum(-1))
         same.append(wide.argmax(-1) == other.argmax(-1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from export.backends.record import BackendOption
@@ -46,14 +46,16 @@ class OptionFlag:
     Attributes:
         name: of the option.
         kind: makes the value from its text; None for a flag without a value, which stands for ``given``.
+        letter: what --help calls the value.
         meaning: one line, with the values and where each is taken.
     """
 
     name: str
     flag: str
-    kind: type[str] | type[int] | None
+    kind: Callable[[str], str | int] | None
     meaning: str
     given: object = None
+    letter: str = "P"
 
 
 def option_flags() -> list[OptionFlag]:
@@ -74,8 +76,15 @@ def _option_flag(name: str) -> OptionFlag:
         places = ", ".join(dict.fromkeys(place for group in where.values() for place in group))
         return OptionFlag(name, option.flag, None, f"{meaning} ({places})", option.values[1])
     taken = "; ".join(f"{', '.join(map(str, values))} ({', '.join(places)})" for values, places in where.items())
-    kind = int if isinstance(option.values[0], int) else str
-    return OptionFlag(name, option.flag, kind, f"{meaning}: {taken}")
+    if not isinstance(option.values[0], int):
+        return OptionFlag(name, option.flag, str, f"{meaning}: {taken}")
+    kind = int if all(isinstance(value, int) for value in option.values) else number_or_word
+    return OptionFlag(name, option.flag, kind, f"{meaning}: {taken}", letter="N")
+
+
+def number_or_word(text: str) -> str | int:
+    """The value of an option that takes whole numbers and words."""
+    return int(text) if text.isdigit() else text
 
 
 def _common(options: Sequence[BackendOption]) -> tuple[str | int | bool, ...]:

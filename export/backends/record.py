@@ -36,7 +36,8 @@ class BackendOption:
     Attributes:
         name: its key in `BuildOptions.extra`.
         flag: what chooses it on a command line.
-        values: what the backend takes; of booleans the first is the default, and the flag, which has no value, the other.
+        values: what the backend takes, numbers before words; of booleans the first is the default, and the flag, which has
+            no value, the other.
         meaning: what is chosen, for --help.
         precisions: the only precisions at which it means something; () for all.
     """

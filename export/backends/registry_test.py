@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from export.backends.base import BuildOptions
-from export.backends.options import check_options, option_flags
+from export.backends.options import check_options, number_or_word, option_flags
 from export.backends.record import Backend, BackendOption
 from export.backends.registry import BUILT_IN, backend_named, backends, grids
 from export.families.registry import families
@@ -57,9 +57,9 @@ def test_all_grids_have_names_of_their_own() -> None:
 def test_options_are_offered_once_with_the_values_that_every_target_takes() -> None:
     offered = {flag.flag: flag for flag in option_flags()}
     assert len(offered) == len(option_flags())
-    assert "32, 64, 128 (desktop-gpu)" in offered["--block-size"].meaning
+    assert "32, 64, 128, auto (desktop-gpu)" in offered["--block-size"].meaning
     assert "fp16, int4 (android, ios)" in offered["--vision-precision"].meaning
-    assert (offered["--block-size"].kind, offered["--vision-precision"].kind) == (int, str)
+    assert (offered["--block-size"].kind, offered["--vision-precision"].kind) == (number_or_word, str)
     assert (offered["--asymmetric"].kind, offered["--asymmetric"].given) == (None, False)
 
 

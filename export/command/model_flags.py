@@ -103,8 +103,7 @@ def add_backend_options(made: Group) -> None:
         if option.kind is None:
             made.add_argument(option.flag, dest=destination, action="store_const", const=option.given, help=option.meaning)
         else:
-            value = "N" if option.kind is int else "P"
-            made.add_argument(option.flag, dest=destination, type=option.kind, metavar=value, help=option.meaning)
+            made.add_argument(option.flag, dest=destination, type=option.kind, metavar=option.letter, help=option.meaning)
 
 
 def old_spelling(made: Parser) -> None:

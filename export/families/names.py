@@ -175,10 +175,21 @@ def _is_path(model: str) -> bool:
     return formed or Path(model).is_file() or (len(parts) == 2 and Path(parts[0]).is_dir())
 
 
+def is_a_file(flag: str, path: Path) -> UsageError:
+    """A file where a checkpoint's folder was wanted; no single file holds a checkpoint."""
+    expected = "the folder of a checkpoint: config.json, weights as safetensors or pickles, the tokenizer's files"
+    advice = f"name the folder, {path.parent}, if it is one"
+    if path.suffix.lower() in (".gguf", ".ggml", ".onnx", ".mlc"):
+        advice = (
+            f"{path.suffix[1:].upper()} files are made from a checkpoint and not read; name the one that it was made from"
+        )
+    return UsageError(f"{flag} {path} is a file", expected, advice)
+
+
 def _no_folder(model: str) -> UsageError:
     folder = Path(model)
     if folder.is_file():
-        return UsageError(f"--model {model} is a file", "the folder of a checkpoint", f"name {folder.parent}")
+        return is_a_file("--model", folder)
     beside = [path.name for path in folder.parent.iterdir() if path.is_dir()] if folder.parent.is_dir() else []
     next_step = did_you_mean(folder.name, beside, "check the path; `edgeproof models` lists the names that need no folder")
     return UsageError(f"--model {model}: there is no such folder", "a checkpoint folder", next_step)

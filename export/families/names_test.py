@@ -102,6 +102,7 @@ def test_folders_and_what_was_meant_to_be_one(tmp_path: Path, monkeypatch: pytes
     for name in ("MiniCPM-V-2", "minicpm-v", "checkpoints/mine"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "model.safetensors").touch()
+    (tmp_path / "smollm2.gguf").touch()
     assert meant("MiniCPM-V-2").folder == Path("MiniCPM-V-2"), "a folder goes before a name that no family declares"
     assert meant("minicpm-v").hub_id == "openbmb/MiniCPM-V", "an alias goes before a folder"
     assert meant("./minicpm-v").folder == Path("./minicpm-v")
@@ -111,6 +112,7 @@ def test_folders_and_what_was_meant_to_be_one(tmp_path: Path, monkeypatch: pytes
         ("./nothing", "there is no such folder"),
         ("/nowhere/at/all", "there is no such folder"),
         ("model.safetensors", "is a file"),
+        ("smollm2.gguf", "GGUF files are made from a checkpoint"),
         ("https://hub.example/openbmb/MiniCPM-V-2/tree/main", "--model openbmb/MiniCPM-V-2"),
         (r"C:\models\x", "there is no such folder"),
     ):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from export.backends.registry import backend_named
 from export.package.disk import free_bytes
 from export.plan.machine import available_memory
+from export.plan.widths import remarks
 from export.quantisation.choice import widened
 from export.quantisation.spec import Assignment
 from export.quantisation.stored import read_manifest
@@ -172,7 +173,7 @@ def make_plan(
     for name, shape in parameter_shapes(spec).items():
         counts[name.split(".", 1)[0]] += math.prod(shape)
     groups = [g for name, part in parts.items() for g in group_layers(name, part.assignments)]
-    running = parts[target.runs.name].prediction
+    predictions = {name: part.prediction for name, part in parts.items()}
     return Plan(
         request=request,
         family=family,
@@ -185,8 +186,8 @@ def make_plan(
         available_memory=available_memory(),
         free_disk=free_bytes(output),
         devices=_fits(request, spec, options, parts),
-        verification_peak=0 if verifier is None else verifier.predicted_peak(spec, running, target, options.limits.context),
-        notes=notes,
+        verification_peak=0 if verifier is None else verifier.predicted_peak(spec, predictions, options),
+        notes=(*notes, *(r for name, part in parts.items() for r in remarks(name, options.precision, part.assignments))),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from export.command.progress import human_bytes
 from export.plan.plan import DeviceFit, Plan
+from export.plan.widths import whole, widths
 from runtime_py.backends.stock_engine import StockEngine
 
 
@@ -26,6 +27,11 @@ def to_json(plan: Plan) -> dict[str, Any]:
             {
                 "stage": stage,
                 "parameters": count,
+                "bits_per_weight": {
+                    name: round(stage_widths[stage].bits, 4)
+                    for name, part in plan.parts.items()
+                    if stage in (stage_widths := widths(part.assignments))
+                },
                 "file_bytes": {name: part.prediction.file_bytes.get(stage, 0) for name, part in plan.parts.items()},
             }
             for stage, count in plan.parameters.items()
@@ -34,6 +40,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
             name: sum(size for stage, size in part.prediction.file_bytes.items() if stage not in plan.parameters)
             for name, part in plan.parts.items()
         },
+        "bits_per_weight": {name: round(whole(part.assignments).bits, 4) for name, part in plan.parts.items()},
         "layers": [vars(group) for group in plan.groups],
         "export_peak_bytes": peak,
         "export_peak_step": step,
@@ -77,20 +84,28 @@ def to_text(plan: Plan) -> str:
 def _lines(plan: Plan) -> Iterator[str]:
     limits = plan.options.limits
     model = f"{plan.checkpoint_id}: {plan.spec.family} {plan.spec.variant}"
-    yield f"{model} for {plan.options.target.name}, {plan.options.precision}"
+    yield f"{model} for {plan.options.target.name}, {plan.options.precision}{_true_bits(plan)}"
     yield f"context {limits.context}, prefill in chunks of {limits.prefill_chunk}, batch {limits.batch}"
     yield ""
     names = list(plan.parts)
-    rows = [["stage", "parameters", *(f"{name} files" for name in names)]]
+    rows = [["stage", "parameters", *(title for name in names for title in (f"{name} files", "bits/weight"))]]
+    stage_widths = {name: widths(part.assignments) for name, part in plan.parts.items()}
     for stage, count in plan.parameters.items():
-        sizes = [human_bytes(plan.parts[name].prediction.file_bytes.get(stage, 0)) for name in names]
-        rows.append([stage, f"{count:,}", *sizes])
+        cells = [f"{count:,}"]
+        for name in names:
+            cells.append(human_bytes(plan.parts[name].prediction.file_bytes.get(stage, 0)))
+            cells.append(f"{stage_widths[name][stage].bits:.2f}" if stage in stage_widths[name] else "")
+        rows.append([stage, *cells])
     others = [
         sum(size for stage, size in part.prediction.file_bytes.items() if stage not in plan.parameters)
         for part in plan.parts.values()
     ]
-    rows.append(["other files", "", *(human_bytes(size) for size in others)])
-    totals = [human_bytes(sum(part.prediction.file_bytes.values())) for part in plan.parts.values()]
+    rows.append(["other files", "", *(cell for size in others for cell in (human_bytes(size), ""))])
+    totals = [
+        cell
+        for part in plan.parts.values()
+        for cell in (human_bytes(sum(part.prediction.file_bytes.values())), f"{whole(part.assignments).bits:.2f}")
+    ]
     rows.append(["all", f"{sum(plan.parameters.values()):,}", *totals])
     yield from _columns(rows)
     yield ""
@@ -116,6 +131,14 @@ def _lines(plan: Plan) -> Iterator[str]:
         yield "check                left out by --skip-verify; the package will record the waiver"
     for note in plan.notes:
         yield f"note                 {note}"
+
+
+def _true_bits(plan: Plan) -> str:
+    """What an int4 package truly takes a weight; "" for the other precisions, which say it themselves."""
+    if not plan.options.precision.startswith(("int4", "q4")):
+        return ""
+    parts = [f"{name} {whole(part.assignments).bits:.2f}" for name, part in plan.parts.items()]
+    return f" ({', '.join(parts)} bits a weight over all matrices)"
 
 
 def engine_lines(engines: Iterable[StockEngine]) -> Iterator[str]:

@@ -58,6 +58,15 @@ class BlockGrid:
     wide_scales: bool = False
 
     @property
+    def alike(self) -> frozenset[str]:
+        """No other grid has its codes."""
+        return frozenset()
+
+    def adopted(self, codes: Codes) -> Codes:
+        """Nothing to change: see `alike`."""
+        return codes
+
+    @property
     def zero(self) -> int:
         """The constant zero point, which is also the code of padding."""
         return 1 << (self.bits - 1)

@@ -34,6 +34,8 @@ class MlcGrid:
     highest = 2 * LEVELS
     zero_points = False
     negative_scales = False
+    alike = frozenset({"q4f16_1", "q4f32_1"})
+    """Both have the same codes; what differs is the dtype of scales and arithmetic."""
 
     def __init__(self, name: str, model_dtype: str) -> None:
         self.name = name
@@ -74,6 +76,11 @@ class MlcGrid:
         import torch
 
         return scales.to(torch.float16 if self.model_dtype == "float16" else torch.bfloat16).float()
+
+    def adopted(self, codes: Codes) -> Codes:
+        """Codes of the other MLC grid, their scales rounded to what this one's file holds."""
+        scales = self.stored_scales(codes.scales.float())
+        return Codes(codes.codes, scales.half() if self.model_dtype == "float16" else scales, codes.zero_points)
 
     def dequantise(self, codes: Codes) -> Tensor:
         """float32 (rows, groups * group): (q - 7) * s, rounded to the model dtype as the compiled kernel does."""

@@ -44,12 +44,21 @@ class Grid(Protocol):
         """Whether a scale may be negative, which moves the odd code to the positive side."""
         ...
 
+    @property
+    def alike(self) -> frozenset[str]:
+        """Names of other grids whose codes mean the same here, once their scales are stored as this one stores them."""
+        ...
+
     def quantise(self, rows: Tensor) -> Codes:
         """Round float32 (rows, columns) to codes; the tail group's statistics cover what exists."""
         ...
 
     def dequantise(self, codes: Codes) -> Tensor:
         """float32 (rows, groups * group) exactly as the destination's kernel reads it."""
+        ...
+
+    def adopted(self, codes: Codes) -> Codes:
+        """Codes of a grid of `alike`, with their scales as this one stores them."""
         ...
 
     def fit(self, blocks: Tensor, factor: Tensor | float = 1.0) -> GroupParameters:

@@ -115,7 +115,7 @@ class StoredCodes:
 
     Raises:
         UsageError: the folder is no calibration, holds none for this backend, or was made for other shapes or grids; every
-            layer that differs is named.
+            layer that differs is named. Codes of a grid with the same codes serve (`Grid.alike`: q4f16_1's for q4f32_1).
         PackageError: a file differs from its manifest.
     """
 
@@ -139,6 +139,7 @@ class StoredCodes:
             overlay.update(read_overlay(file))
         self.weights: WeightProvider = OverlaidWeights(weights, overlay) if overlay else weights
         self._rounding = RoundToNearest(self.weights, assignments, GRIDS)
+        self._grids = {name: assignments[name].grid for name in self.layers}
         self._shares = {name: assignment.shares for name, assignment in assignments.items() if assignment.shares}
         self._check_weights()
 
@@ -148,7 +149,9 @@ class StoredCodes:
         stored = self.layers.get(name)
         if stored is None:
             return self._rounding.rows(layer, start, stop)
-        return read_codes(stored.file, name, GRIDS[stored.grid], start, stop)
+        codes = read_codes(stored.file, name, GRIDS[stored.grid], start, stop)
+        grid = self._grids[name]
+        return codes if grid == stored.grid else GRIDS[grid].adopted(codes)
 
     def summary(self) -> dict[str, Any]:
         """What a package's manifest says of the calibration; ``choice`` and ``search`` where bits were searched for,
@@ -170,7 +173,7 @@ class StoredCodes:
         for name, stored in self.layers.items():
             rows = min(SAMPLE_ROWS, stored.rows)
             wanted = self.weights.rows(f"{name}.weight", 0, rows).float()
-            dequantised = GRIDS[stored.grid].dequantise(self.rows(name, 0, rows))[:, : stored.columns]
+            dequantised = GRIDS[self._grids[name]].dequantise(self.rows(name, 0, rows))[:, : stored.columns]
             similarity = float(torch.nn.functional.cosine_similarity(wanted.flatten(), dequantised.flatten(), dim=0))
             if similarity < LEAST_SIMILARITY and bool(wanted.any()):
                 raise UsageError(
@@ -228,7 +231,7 @@ def check_shapes(layers: Mapping[str, StoredLayer], assignments: Mapping[str, As
         elif (wanted.layer.rows, wanted.layer.columns) != (stored.rows, stored.columns):
             shapes = f"[{stored.rows}, {stored.columns}] stored, [{wanted.layer.rows}, {wanted.layer.columns}] in the model"
             problems.append(f"{name}: {shapes}")
-        elif wanted.grid != stored.grid:
+        elif wanted.grid != stored.grid and not (wanted.grid and stored.grid in GRIDS[wanted.grid].alike):
             problems.append(f"{name}: stored for {stored.grid}, the export wants {wanted.grid or wanted.storage}")
     if problems:
         raise UsageError(

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from export.checkpoint.recognised import RecognisedCheckpoint, recognise_checkpoint
 from export.families.base import Family
-from export.families.names import did_you_mean_model, find, meant, nearest
+from export.families.names import did_you_mean_model, find, is_a_file, meant, nearest
 from export.source.checkpoint import WEIGHT_FILES
 from export.source.links import JOINED
 from export.source.shard_index import read_index, stays_inside
@@ -81,6 +81,8 @@ def demos() -> list[str]:
 
 
 def _local(folder: Path, revision: str | None) -> Checkpoint:
+    if folder.is_file():
+        raise is_a_file("--weights", folder)
     if not folder.is_dir():
         raise UsageError(f"{folder} is no folder", "a checkpoint folder, or the word demo", "check --model and --weights")
     real = folder.resolve()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from parity_tests.judging.metrics import equal_prefix, kl_divergence, top1_agreement, worst_row_cosine
+from parity_tests.judging.metrics import Kind, centred, equal_prefix, measure, row_cosines
 from parity_tests.judging.probes import Question, Recording
 from parity_tests.judging.run_details import Answer, Similarity
 from runtime_py.preprocess.base import TokenizerLike
@@ -75,14 +75,20 @@ def similarity(question: str, reference: Recording, candidate: Recording) -> Sim
     pairs = [(expected[name], actual[name]) for name in ("prefill_logits", "step_logits") if name in actual]
     if len(pairs) < 2 or any(a.shape != b.shape for a, b in pairs):
         return None
-    together = [np.concatenate(sides, axis=1) for sides in zip(*pairs, strict=True)]
+    prompt, read = pairs
+    text = slice(None) if reference.picture_rows is None else ~reference.picture_rows
+    figures = measure(Kind.LOGITS, *read)
     tokens = expected["greedy_ids"][0], actual["greedy_ids"][0]
     return Similarity(
-        question,
-        worst_row_cosine(*pairs[0]),
-        worst_row_cosine(*pairs[1]),
-        float(kl_divergence(*together).mean()),
-        top1_agreement(*together),
-        equal_prefix(*tokens),
-        len(tokens[0]),
+        question=question,
+        prompt_cosine=float(row_cosines(*(centred(side[:, text]) for side in prompt)).min(initial=1.0)),
+        answer_cosine=figures["worst_row_cosine"],
+        mean_cosine=figures["mean_row_cosine"],
+        kl_mean=figures["kl_mean"],
+        kl_median=figures["kl_median"],
+        kl_p99=figures["kl_p99"],
+        kl_max=figures["kl_max"],
+        top1_agreement=figures["top1_agreement"],
+        equal_tokens=equal_prefix(*tokens),
+        tokens=len(tokens[0]),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -70,6 +71,6 @@ def _recorded(
 ) -> Recording:
     began = time.monotonic()
     limits = Limits(candidate.limits.context, candidate.limits.context)
-    recording = record(backend, processor, limits, question, steps, forced, sampling)
+    recording = record(backend, processor, limits, replace(question, calls=1), steps, forced, sampling)
     log.info("%s answered %s in %.1f s", backend.name, question.name, time.monotonic() - began)
     return recording

@@ -14,7 +14,7 @@ import numpy as np
 
 from parity_tests.check.package_questions import PROMPTS, drawn_pictures
 from parity_tests.judging.compare import compare_arrays
-from parity_tests.judging.metrics import Kind, measure
+from parity_tests.judging.metrics import LOGITS, Kind, measure
 from parity_tests.judging.probes import Question, Recording, base_name
 from parity_tests.judging.results import Measurement
 from runtime_py.errors import PackageError
@@ -115,7 +115,7 @@ def compare(sample: Mapping[str, Any], said: Recording) -> tuple[Measurement, ..
         if array is not None and list(array.shape) == kept["shape"]:
             array = array.ravel()[_places(array.size)]
         row = compare_arrays(name, expected, array, said.absent.get(base_name(name) or name, ""))
-        if row.kind is Kind.LOGITS:
+        if row.kind in LOGITS:
             picked = measure(Kind.FEATURES, expected, array) if array is not None and array.shape == expected.shape else {}
             row = replace(row, kind=Kind.FEATURES, metrics=picked)
         rows.append(row)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from parity_tests.judging.drawn import drawn_margin
-from parity_tests.judging.metrics import Kind, kl_divergence, measure, relative_to, split_margin
+from parity_tests.judging.metrics import LOGITS, Kind, centred, kl_divergence, measure, relative_to, split_margin
 from parity_tests.judging.probes import PROBES, REQUIRED, Recording, base_name
 from parity_tests.judging.results import Measurement
 
@@ -16,8 +16,10 @@ DRAWN = "drawn_ids"
 
 
 def compare_recordings(reference: Recording, candidate: Recording) -> tuple[Measurement, ...]:
-    """One measurement for every array of the reference, in pipeline order."""
+    """One measurement for every array of the reference, in pipeline order; a prompt's logits in two, pictures and text."""
     expected, actual = reference.flattened(), candidate.flattened()
+    if reference.picture_rows is not None and "prefill_logits" in expected:
+        expected, actual = (_parted(arrays, reference.picture_rows) for arrays in (expected, actual))
     logits = reference.greedy_logits
     return tuple(
         compare_drawn(reference, array, actual.get(name))
@@ -25,6 +27,17 @@ def compare_recordings(reference: Recording, candidate: Recording) -> tuple[Meas
         else compare_arrays(name, array, actual.get(name), candidate.absent.get(base_name(name) or name, ""), logits)
         for name, array in expected.items()
     )
+
+
+def _parted(arrays: dict[str, np.ndarray], pictures: np.ndarray) -> dict[str, np.ndarray]:
+    """The arrays with ``prefill_logits`` (1, tokens, vocabulary) cut into picture rows and text, where both exist."""
+    whole = arrays.get("prefill_logits")
+    if whole is None or whole.shape[1] != len(pictures) or not pictures.any() or pictures.all():
+        return arrays
+    parts = {"picture_logits": whole[:, pictures], "prefill_logits": whole[:, ~pictures]}
+    return {
+        name: array for key in arrays for name, array in (parts if key == "prefill_logits" else {key: arrays[key]}).items()
+    }
 
 
 def compare_drawn(reference: Recording, expected: np.ndarray, actual: np.ndarray | None) -> Measurement:
@@ -66,14 +79,14 @@ def compare_arrays(
     metrics = measure(entry.kind, expected, actual)
     if entry.kind is Kind.TOKENS and step_logits is not None:
         metrics["split_margin"] = split_margin(expected[0], actual[0], step_logits[0])
-        metrics["split_relative"] = relative_to(metrics["split_margin"], step_logits)
+        metrics["split_relative"] = relative_to(metrics["split_margin"], centred(step_logits))
     series = positions(entry.kind, expected, actual)
     return Measurement(name, entry.stage, entry.kind, shape, metrics, required=required, series=series)
 
 
 def positions(kind: Kind, expected: np.ndarray, actual: np.ndarray) -> dict[str, tuple[float, ...]]:
     """Figures per position, four significant digits: KL and same first token of logits, both sides' ids of tokens."""
-    if kind is Kind.LOGITS:
+    if kind in LOGITS:
         same = np.argmax(expected, axis=-1) == np.argmax(actual, axis=-1)
         kl = kl_divergence(expected, actual).ravel()
         return {"kl": tuple(float(f"{value:.4g}") for value in kl), "top1": tuple(map(float, same.ravel()))}

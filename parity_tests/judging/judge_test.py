@@ -130,6 +130,38 @@ def test_limits_from_a_file_go_first(tmp_path: Path):
             thresholds.load(path)
 
 
+def test_a_file_s_logits_hold_for_the_text_of_a_prompt_unless_it_names_that():
+    mine = {Standard.FP32: {Kind.LOGITS: (thresholds.Limit("kl_max", 1.0, "mine, for this test"),)}}
+    bounds = {limit.metric: limit.bound for limit in thresholds.limits(Standard.FP32, Kind.PROMPT_LOGITS, table=mine)}
+    assert bounds["kl_max"] == 1.0
+    mine[Standard.FP32][Kind.PROMPT_LOGITS] = ()
+    assert thresholds.limits(Standard.FP32, Kind.PROMPT_LOGITS, table=mine) == thresholds.limits(
+        Standard.FP32, Kind.PROMPT_LOGITS
+    )
+
+
+def test_pictures_and_text_of_a_prompt_are_measured_apart_and_only_the_rows_that_are_read_by_their_worst():
+    rng = np.random.default_rng(0)
+    logits, pictures = rng.normal(size=(1, 40, 30)) * 4, np.arange(40) < 20
+    steps, ids = logits[:, -1:], np.argmax(logits[:, -1:], axis=-1)
+    arrays = {"prefill_logits": logits, "step_logits": steps, "greedy_ids": ids}
+    reference = Recording("", arrays=arrays, picture_rows=pictures, greedy_logits=steps)
+
+    def verdicts(row: int | None) -> dict[str, Verdict]:
+        other = logits.copy()
+        if row is not None:
+            other[0, row] += rng.normal(size=30) * 0.4
+        said = {**arrays, "prefill_logits": other, "step_logits": other[:, -1:]}
+        rows = compare_recordings(reference, Recording("", arrays=said, greedy_logits=steps))
+        (judged,) = judge(run_of(*rows, standard=Standard.STORED_FLOAT16)).comparisons
+        return {probe.measurement.probe: probe.verdict for probe in judged.probes}
+
+    assert set(verdicts(None).values()) == {Verdict.PASS}
+    assert list(verdicts(None)) == ["picture_logits", "prefill_logits", "step_logits", "greedy_ids"]
+    assert set(verdicts(3).values()) == {Verdict.PASS}, "a picture row that nobody reads"
+    assert verdicts(39)["step_logits"] is Verdict.FAIL, "the row that the answer begins with"
+
+
 def test_every_limit_has_a_reason_and_a_known_metric():
     tables = [thresholds.DEFAULT, *thresholds.FAMILIES.values()]
     for limit in (limit for table in tables for kinds in table.values() for row in kinds.values() for limit in row):

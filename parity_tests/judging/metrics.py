@@ -20,9 +20,16 @@ class Kind(StrEnum):
     TABLE = "table"  # position tables and other constants derived from the checkpoint
     FEATURES = "features"  # hidden activations: vision, connector, block outputs
     EMBEDS = "embeds"
-    LOGITS = "logits"
+    LOGITS = "logits"  # of rows that are read: the prompt's last and every answer step's
+    PROMPT_LOGITS = "prompt_logits"  # of a prompt's text: all but the last row only show where a fault begins
+    PICTURE_LOGITS = "picture_logits"  # of a prompt's picture rows: no next token was ever trained there
     TOKENS = "tokens"
     EXACT = "exact"  # integers and masks
+
+
+LOGITS = (Kind.LOGITS, Kind.PROMPT_LOGITS, Kind.PICTURE_LOGITS)
+"""Next-token logits, whose rows mean the same with any constant added: all figures but `max_abs` and `mean_abs` are taken
+after each row's mean is subtracted (`centred`)."""
 
 
 def measure(kind: Kind, reference: np.ndarray, candidate: np.ndarray) -> dict[str, float]:
@@ -40,20 +47,38 @@ def measure(kind: Kind, reference: np.ndarray, candidate: np.ndarray) -> dict[st
         if kind is Kind.TOKENS:
             figures["equal_prefix"] = float(equal_prefix(reference.ravel(), candidate.ravel()))
         return figures
-    figures = {
-        "max_abs": max_abs(reference, candidate),
-        "mean_abs": mean_abs(reference, candidate),
+    figures = {"max_abs": max_abs(reference, candidate), "mean_abs": mean_abs(reference, candidate)}
+    if kind in LOGITS:
+        divergence = kl_divergence(reference, candidate)
+        figures |= {
+            "kl_max": _largest(divergence),
+            "kl_mean": _average(divergence),
+            "kl_median": quantile(divergence, 0.5),
+            "kl_p99": quantile(divergence, 0.99),
+            "top1_agreement": top1_agreement(reference, candidate),
+            "flipped_margin": flipped_margin(reference, candidate),
+        }
+        reference, candidate = centred(reference), centred(candidate)
+        figures["flipped_relative"] = relative_to(figures["flipped_margin"], reference)
+    rows = row_cosines(reference, candidate)
+    figures |= {
         "relative_max": relative_max(reference, candidate),
         "cosine": cosine(reference, candidate),
-        "worst_row_cosine": worst_row_cosine(reference, candidate),
+        "worst_row_cosine": float(rows.min()) if rows.size else 1.0,
+        "mean_row_cosine": float(rows.mean()) if rows.size else 1.0,
     }
-    if kind is Kind.LOGITS:
-        divergence = kl_divergence(reference, candidate)
-        figures["kl_max"], figures["kl_mean"] = _largest(divergence), _average(divergence)
-        figures["top1_agreement"] = top1_agreement(reference, candidate)
-        figures["flipped_margin"] = flipped_margin(reference, candidate)
-        figures["flipped_relative"] = relative_to(figures["flipped_margin"], reference)
     return figures
+
+
+def centred(logits: np.ndarray) -> np.ndarray:
+    """float64 logits (..., vocabulary) without what every token of a row has in common, which no softmax sees.
+
+    Values that are not finite stay as they are and do not enter the mean.
+    """
+    wide = np.asarray(logits, np.float64)
+    finite = np.isfinite(wide)
+    sums = np.where(finite, wide, 0.0).sum(axis=-1, keepdims=True)
+    return wide - sums / np.maximum(finite.sum(axis=-1, keepdims=True), 1)
 
 
 def _difference(reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:
@@ -72,6 +97,11 @@ def _largest(values: np.ndarray) -> float:
 
 def _average(values: np.ndarray) -> float:
     return float(values.mean()) if values.size else 0.0
+
+
+def quantile(values: np.ndarray, share: float) -> float:
+    """The smallest value that at least ``share`` of the values do not exceed; 0 for empty arrays."""
+    return float(np.quantile(values, share, method="inverted_cdf")) if values.size else 0.0
 
 
 def max_abs(reference: np.ndarray, candidate: np.ndarray) -> float:
@@ -104,12 +134,24 @@ def cosine(reference: np.ndarray, candidate: np.ndarray) -> float:
     return float(_cosines(np.ravel(reference)[None], np.ravel(candidate)[None])[0])
 
 
-def worst_row_cosine(reference: np.ndarray, candidate: np.ndarray) -> float:
-    """The lowest cosine over rows of the last axis: one broken token shows here and drowns in `cosine`."""
-    if reference.size == 0:
-        return 1.0
+def row_cosines(reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:
+    """float64 (rows,) cosines over rows of the last axis: one broken token shows here and drowns in `cosine`."""
     width = reference.shape[-1] if reference.ndim else 1
-    return float(_cosines(reference.reshape(-1, width), candidate.reshape(-1, width)).min())
+    return _cosines(reference.reshape(-1, width), candidate.reshape(-1, width)) if reference.size else np.zeros(0)
+
+
+def row_errors(reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:
+    """float64 (rows,): length of every row's difference over the row's length, or over a tenth of the median row's.
+
+    A few channels of a trained decoder are thousands of times the others; beside them `relative_max` sees nothing.
+    """
+    width = reference.shape[-1] if reference.ndim else 1
+    difference = _difference(reference, candidate).reshape(-1, width)
+    lengths = np.sqrt((np.asarray(reference, np.float64).reshape(-1, width) ** 2).sum(axis=1))
+    floor = 0.1 * np.median(lengths) if lengths.size else 0.0
+    errors = np.sqrt((difference**2).sum(axis=1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(errors == 0, 0.0, errors / np.maximum(lengths, floor))
 
 
 def _cosines(reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:
@@ -191,8 +233,11 @@ HIGHER_IS_BETTER: Mapping[str, bool] = {
     "relative_max": False,
     "cosine": True,
     "worst_row_cosine": True,
+    "mean_row_cosine": True,
     "kl_max": False,
     "kl_mean": False,
+    "kl_median": False,
+    "kl_p99": False,
     "top1_agreement": True,
     "flipped_margin": False,
     "flipped_relative": False,

@@ -31,7 +31,7 @@ def test_worst_row_shows_what_the_whole_hides():
     candidate = reference.copy()
     candidate[3] = -1
     assert metrics.cosine(reference, candidate) == pytest.approx(0.98)
-    assert metrics.worst_row_cosine(reference, candidate) == pytest.approx(-1.0)
+    assert metrics.row_cosines(reference, candidate).min() == pytest.approx(-1.0)
 
 
 def test_kl_by_hand():
@@ -77,10 +77,46 @@ def test_measure_gives_what_each_kind_needs():
     assert tokens["equal_prefix"] == 2
     assert tokens["max_abs"] == 7
     logits = metrics.measure(Kind.LOGITS, np.array([[[4.0, 0.0]]]), np.array([[[0.0, 1.0]]]))
-    assert logits["flipped_relative"] == 1.0
-    assert logits["relative_max"] == 1.0
+    assert logits["flipped_relative"] == 2.0, "centred, the reference reaches from 2 to -2"
+    assert logits["relative_max"] == pytest.approx(2.5 / 2)
     assert set(logits) <= set(metrics.HIGHER_IS_BETTER)
     assert set(tokens) <= set(metrics.HIGHER_IS_BETTER)
+
+
+def test_what_all_tokens_of_a_row_have_in_common_is_no_difference_of_logits():
+    rng = np.random.default_rng(0)
+    reference = rng.normal(size=(1, 4, 50))
+    candidate = reference + rng.normal(size=(1, 4, 1)) * 100
+    figures = metrics.measure(Kind.LOGITS, reference, candidate)
+    assert metrics.row_cosines(reference, candidate).min() < 0.5, "the raw cosine calls it nonsense"
+    assert figures["worst_row_cosine"] == pytest.approx(1, abs=1e-12)
+    assert figures["mean_row_cosine"] == pytest.approx(1, abs=1e-12)
+    assert figures["relative_max"] < 1e-12
+    assert figures["kl_max"] < 1e-12
+    assert figures["max_abs"] > 10, "goldens speak of the values themselves"
+    assert metrics.measure(Kind.FEATURES, reference, candidate)["worst_row_cosine"] < 0.5
+
+
+def test_quantiles_and_means_stand_beside_the_worst():
+    reference = np.zeros((1, 200, 2))
+    candidate = reference.copy()
+    candidate[0, 7] = 5, -5
+    figures = metrics.measure(Kind.LOGITS, reference, candidate)
+    assert figures["kl_max"] == pytest.approx(math.log(math.cosh(5)))
+    assert figures["kl_mean"] == pytest.approx(figures["kl_max"] / 200)
+    assert figures["kl_median"] == figures["kl_p99"] == 0
+
+
+def test_a_small_row_beside_a_large_one_shows_in_row_errors():
+    reference = np.ones((3, 4))
+    reference[0] = 20_000
+    candidate = reference.copy()
+    candidate[1, 2] = 1.5
+    assert metrics.relative_max(reference, candidate) < 1e-4
+    assert metrics.row_errors(reference, candidate) == pytest.approx([0, 0.25, 0])
+    assert metrics.row_errors(np.zeros((1, 2)), np.zeros((1, 2))) == [0]
+    candidate[2, 0] = np.nan
+    assert metrics.row_errors(reference, candidate)[2] == math.inf
 
 
 def test_another_shape_is_refused():

@@ -9,6 +9,7 @@ where a run asks for it (`parity_tests.judging.drawn`).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -40,7 +41,8 @@ PROBES: dict[str, Probe] = {
         Probe("vision", VISION, Kind.FEATURES),
         Probe("connector", CONNECTOR, Kind.FEATURES),
         Probe("inputs_embeds", EMBED, Kind.EMBEDS),
-        Probe("prefill_logits", DECODER, Kind.LOGITS),
+        Probe("picture_logits", DECODER, Kind.PICTURE_LOGITS),
+        Probe("prefill_logits", DECODER, Kind.PROMPT_LOGITS),
         Probe("step_logits", DECODER, Kind.LOGITS),
         Probe("greedy_ids", DECODER, Kind.TOKENS),
         Probe("drawn_ids", DECODER, Kind.TOKENS),
@@ -60,12 +62,14 @@ class Question:
         pictures: uint8 RGB (height, width, 3).
         input_ids: int64 (1, tokens) in the published form, placeholders included.
         text: what a person would have typed, when there is such a thing.
+        calls: in how many decoder calls the prompt is fed at least; more where a chunk is smaller than that.
     """
 
     name: str
     pictures: tuple[np.ndarray, ...]
     input_ids: np.ndarray
     text: str = ""
+    calls: int = 1
 
 
 @dataclass
@@ -75,6 +79,7 @@ class Recording:
     Attributes:
         pieces: per image piece, in order: ``pixel_values``, ``vision``, ``connector``.
         arrays: the other probes; ``step_logits`` (1, steps, vocabulary), ``greedy_ids`` and ``drawn_ids`` int64 (1, steps).
+        picture_rows: bool (tokens,), True where a row of the prompt is an image's and not text; None where nobody said.
         absent: probe name to why this backend cannot give it.
         fed: int64 (1, steps), the tokens that were fed for ``step_logits``.
         greedy_logits: (1, steps, vocabulary), what ``greedy_ids`` were taken from; other than ``step_logits`` as soon as
@@ -86,6 +91,7 @@ class Recording:
     question: str
     pieces: dict[str, list[np.ndarray]] = field(default_factory=dict)
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    picture_rows: np.ndarray | None = None
     absent: dict[str, str] = field(default_factory=dict)
     fed: np.ndarray | None = None
     greedy_logits: np.ndarray | None = None
@@ -134,18 +140,20 @@ def record(
     session = Session(backend, processor, limits, recorder=_keeper(recording))
     images = processor.images(question.pictures) if question.pictures else []
     layout = processor.layout(question.input_ids, images)
+    recording.picture_rows = layout.image_rows
     embeds = session.merge(layout, session.features(images))
-    logits = session.prefill(embeds, layout, "all")
+    chunk = min(limits.prefill_chunk, math.ceil(embeds.shape[1] / question.calls))
+    logits = session.prefill(embeds, layout, "all", chunk)
     rows, own = _steps(session, logits, steps, None if forced is None else forced[0])
     recording.arrays["step_logits"] = recording.greedy_logits = rows
     recording.fed = own[None] if forced is None else forced
     # its own answer parts from what it was fed, so that it has to be asked once more without being fed
     if forced is not None and not np.array_equal(own, forced[0]):
-        recording.greedy_logits, own = _left_alone(Session(backend, processor, limits), layout, embeds, steps)
+        recording.greedy_logits, own = _left_alone(Session(backend, processor, limits), layout, embeds, steps, chunk)
     recording.arrays["greedy_ids"] = own[None].astype(np.int64)
     if sampling is not None:
         recording.sampling = sampling
-        _draw(recording, sampling, Session(backend, processor, limits), layout, embeds, steps)
+        _draw(recording, sampling, Session(backend, processor, limits), layout, embeds, steps, chunk)
     return recording
 
 
@@ -170,10 +178,10 @@ def _steps(session: Session, prefill: np.ndarray, steps: int, forced: np.ndarray
 
 
 def _draw(
-    recording: Recording, sampling: Sampling, session: Session, layout: Layout, embeds: np.ndarray, steps: int
+    recording: Recording, sampling: Sampling, session: Session, layout: Layout, embeds: np.ndarray, steps: int, chunk: int
 ) -> None:
     """Answer once more under ``sampling``."""
-    row = session.prefill(embeds, layout, "last")[0, -1]
+    row = session.prefill(embeds, layout, "last", chunk)[0, -1]
     ids: list[int] = []
     rows = []
     for step in range(steps):
@@ -185,5 +193,7 @@ def _draw(
     recording.arrays["drawn_ids"] = np.array([ids], np.int64)
 
 
-def _left_alone(session: Session, layout: Layout, embeds: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    return _steps(session, session.prefill(embeds, layout, "last"), steps, None)
+def _left_alone(
+    session: Session, layout: Layout, embeds: np.ndarray, steps: int, chunk: int
+) -> tuple[np.ndarray, np.ndarray]:
+    return _steps(session, session.prefill(embeds, layout, "last", chunk), steps, None)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 
@@ -38,17 +38,25 @@ class Answer:
 class Similarity:
     """The package as delivered against full precision, end to end, for one question.
 
+    Positions are those whose next token is read: the prompt's last and every answer step's. Cosines are of logits without
+    what all tokens of a row have in common; KL is of full precision against the package, in nats.
+
     Attributes:
-        prompt_cosine, answer_cosine: lowest cosine of the logits over prompt positions and over answer steps.
-        kl_mean: mean KL in nats per position of prompt and answer.
-        top1_agreement: share of positions with the same first token.
+        prompt_cosine: lowest over the prompt's text, which nobody reads but where a loss shows first.
+        answer_cosine, mean_cosine: lowest and mean over the positions.
+        kl_mean, kl_median, kl_p99, kl_max: over the positions.
+        top1_agreement: share of the positions with the same first token.
         equal_tokens: leading equal greedy tokens of ``tokens``.
     """
 
     question: str
     prompt_cosine: float
     answer_cosine: float
+    mean_cosine: float
     kl_mean: float
+    kl_median: float
+    kl_p99: float
+    kl_max: float
     top1_agreement: float
     equal_tokens: int
     tokens: int
@@ -161,12 +169,5 @@ def _answer(row: Mapping[str, Any]) -> Answer:
 
 
 def _similarity(row: Mapping[str, Any]) -> Similarity:
-    return Similarity(
-        row["question"],
-        float(row["prompt_cosine"]),
-        float(row["answer_cosine"]),
-        float(row["kl_mean"]),
-        float(row["top1_agreement"]),
-        row["equal_tokens"],
-        row["tokens"],
-    )
+    counted = ("question", "equal_tokens", "tokens")
+    return Similarity(**{f.name: row[f.name] if f.name in counted else float(row[f.name]) for f in fields(Similarity)})

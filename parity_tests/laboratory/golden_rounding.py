@@ -33,7 +33,7 @@ from parity_tests.check.candidate import Candidate
 from parity_tests.golden.case import question, read_case
 from parity_tests.golden.inside import AskedOnce
 from parity_tests.judging.compare import compare_recordings
-from parity_tests.judging.metrics import HIGHER_IS_BETTER, Kind, measure
+from parity_tests.judging.metrics import HIGHER_IS_BETTER, LOGITS, Kind, measure
 from parity_tests.judging.probes import Question, record
 from parity_tests.laboratory.observe_rounding import sides
 from parity_tests.reference.checkpoint_side import open_checkpoint
@@ -56,7 +56,7 @@ CASES = (
     "cogvlm2",
     "cogvlm2-video",
 )
-METRICS = ("relative_max", "cosine", "worst_row_cosine", "kl_mean", "kl_max")
+METRICS = ("relative_max", "worst_row_cosine", "mean_row_cosine", "kl_mean", "kl_median", "kl_max")
 PHONE = "int4 weights of a phone"
 PHONE_GRID = "q4f16_1"
 FIRST_LAYER = "layers.0"
@@ -123,7 +123,7 @@ def observe(name: str, draws: int) -> dict[Key, list[float]]:
                     margins.setdefault((way, FIRST_LAYER, metric), []).append(metrics[metric])
                 said = record(side, processor, limits, asked, STEPS, expected.fed)
                 for row in compare_recordings(expected, said):
-                    if row.probe in ("prefill_logits", "step_logits"):
+                    if row.kind in LOGITS:
                         for metric in METRICS:
                             margins.setdefault((way, row.probe, metric), []).append(row.metrics[metric])
     return margins

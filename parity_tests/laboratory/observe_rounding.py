@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from calibrate.samples.data import built_in
 from export.demo.accuracy import held_out
 from export.demo.reference import recipe_of
 from export.modules.build import layer_shapes
@@ -41,7 +42,10 @@ from runtime_py.contracts import DECODER
 from runtime_py.generation.session import Limits
 from runtime_py.preprocess.base import Message
 
-METRICS = ("relative_max", "cosine", "worst_row_cosine", "kl_mean", "kl_max", "flipped_relative", "split_relative")
+METRICS = (
+    "relative_max", "worst_row_cosine", "mean_row_cosine", "kl_mean", "kl_median", "kl_max", "flipped_relative",
+    "split_relative",
+)  # fmt: skip
 GRID = "ort_int4_b32"
 STEPS = 6
 CONTEXT = 2048
@@ -91,9 +95,14 @@ def sides(spec: ModelSpec, weights: WeightProvider) -> dict[str, TorchBackend]:
 
 
 def questions(checkpoint: Checkpoint, pictures: int) -> Iterator[Question]:
-    """One held-out question of the demo's task for each picture."""
-    recipe = recipe_of(checkpoint.spec.family)
+    """One held-out question of the demo's task for each picture; of another checkpoint, what the general samples ask."""
     processor = checkpoint.processor(tokenizers.load(checkpoint.folder))
+    if checkpoint.folder.parent != DEMO_FOLDER:
+        for number, sample in enumerate(built_in(pictures, 0, side=checkpoint.spec.image.overview)):
+            ids = processor.encode(sample.messages[:1], processor.images(sample.pictures))
+            yield Question(str(number), sample.pictures, ids, sample.messages[0].text)
+        return
+    recipe = recipe_of(checkpoint.spec.family)
     cases = held_out(pictures, recipe.side, digits=recipe.digits)
     for number, case in enumerate(cases[:: max(1, len(cases) // pictures)]):
         images = processor.images((case.picture,))
@@ -130,7 +139,7 @@ def parser(prog: str) -> Parser:
     """The flags."""
     made = Parser(prog, "What rounding alone does to the answers of the trained demos.")
     made.add_argument("--pictures", type=int, default=100, help="questions asked of each checkpoint (default 100)")
-    made.add_argument("--model", action="append", help="a demo checkpoint; default: all of them")
+    made.add_argument("--model", action="append", help="a demo checkpoint, or a checkpoint's folder; default: all demos")
     flags.talk(made)
     return made
 
@@ -140,10 +149,10 @@ def _run(arguments: argparse.Namespace) -> int:
     console.out("| checkpoint | rounding | array | " + " | ".join(METRICS) + " |")
     console.out("|---" * (3 + len(METRICS)) + "|")
     for model in models:
-        worst = observe(DEMO_FOLDER / model, arguments.pictures)
+        worst = observe(DEMO_FOLDER / model if (DEMO_FOLDER / model).is_dir() else Path(model).resolve(), arguments.pictures)
         for side, kind in dict.fromkeys((side, kind) for side, kind, _ in worst):
             cells = [f"{worst[side, kind, m]:.4g}" if (side, kind, m) in worst else "" for m in METRICS]
-            console.out(f"| {model} | {side} | {kind} | " + " | ".join(cells) + " |")
+            console.out(f"| {Path(model).name} | {side} | {kind} | " + " | ".join(cells) + " |")
     return 0
 
 

@@ -21,20 +21,20 @@ def package_profile(
 ) -> tuple[StageError, ...]:
     """The package against the reference that holds the same numbers, stage by stage in pipeline order."""
     errors = []
-    for stage, (inputs, expected) in stage_calls(reference, candidate, question).items():
+    for stage, call in stage_calls(reference, candidate, question).items():
         try:
-            output = run_stage(candidate, stage, inputs, expected)
+            output = run_stage(candidate, stage, call.inputs)
         except NotImplementedError as error:
             errors.append(StageError(comparison, stage, float("nan"), note=str(error)))
             continue
         note = ""
         inside: Mapping[str, np.ndarray] = {}
         try:
-            inside = candidate_blocks(candidate, stage, inputs)
+            inside = candidate_blocks(candidate, stage, call.inputs)
         except (EdgeproofError, NotImplementedError) as error:
             note = f"the blocks inside cannot be read: {error}"
-        blocks = _errors(reference.block_outputs(stage, inputs), inside)
-        errors.append(StageError(comparison, stage, _error(expected, output), blocks, note))
+        blocks = _errors(reference.block_outputs(stage, call.inputs), inside)
+        errors.append(StageError(comparison, stage, call.error(output), blocks, note))
     return tuple(errors)
 
 
@@ -43,10 +43,10 @@ def loss_profile(
 ) -> tuple[StageError, ...]:
     """The reference with the stored numbers against full precision."""
     errors = []
-    for stage, (inputs, expected) in stage_calls(full, candidate, question).items():
-        output = _output(stored, stage, inputs)
-        blocks = _errors(full.block_outputs(stage, inputs), stored.block_outputs(stage, inputs))
-        errors.append(StageError("loss", stage, _error(expected, output), blocks))
+    for stage, call in stage_calls(full, candidate, question).items():
+        output = _output(stored, stage, call.inputs)
+        blocks = _errors(full.block_outputs(stage, call.inputs), stored.block_outputs(stage, call.inputs))
+        errors.append(StageError("loss", stage, call.error(output), blocks))
     return tuple(errors)
 
 

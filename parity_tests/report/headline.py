@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from parity_tests.judging.metrics import Kind
 from parity_tests.judging.results import Run
 
 MAIN = "task: all five"
@@ -14,26 +17,34 @@ def similarity_lines(run: Run) -> list[str]:
     """Package against full precision, the main figure first; what stands in for it where that was not compared."""
     rows = run.details.similarity
     if rows:
-        lowest = min(min(row.prompt_cosine, row.answer_cosine) for row in rows)
-        answers = min(row.answer_cosine for row in rows)
+        lowest, prompts = min(row.answer_cosine for row in rows), min(row.prompt_cosine for row in rows)
         equal, tokens = sum(row.equal_tokens for row in rows), sum(row.tokens for row in rows)
         agreement = sum(row.top1_agreement for row in rows) / len(rows)
         return [
-            f"cosine {answers:.4f} over the answers",
-            f"lowest of any position, answers to {len(rows)} questions; {lowest:.4f} with the prompts' positions",
+            f"KL {_mean(row.kl_mean for row in rows):.4g} nats, cosine {_mean(row.mean_cosine for row in rows):.4f}",
+            f"means over the positions that are read, answers to {len(rows)} questions; "
+            f"worst KL {max(row.kl_max for row in rows):.4g}, cosine {lowest:.4f}; {prompts:.4f} within the prompts' text",
             f"first token equal at {100 * agreement:.1f} % of positions; {equal} leading greedy tokens of {tokens} equal",
             "package as delivered against full precision, end to end",
         ]
-    cosines = [
-        (judged.name, m.metrics["worst_row_cosine"])
+    compared = [
+        (judged.name, m.metrics)
         for judged in run.comparisons
         for m in judged.measurements
-        if m.stage == "decoder" and "worst_row_cosine" in m.metrics
+        if m.kind in (Kind.LOGITS, Kind.PROMPT_LOGITS) and "kl_mean" in m.metrics
     ]
-    if not cosines:
+    if not compared:
         return ["similarity not measured", "no logits were compared; give the checkpoint with --reference"]
-    name, lowest = min(cosines, key=lambda pair: pair[1])
-    return [f"cosine {lowest:.4f}", f"lowest of any logits position, comparison {name}"]
+    name, figures = max(compared, key=lambda pair: pair[1]["kl_mean"])
+    return [
+        f"KL {figures['kl_mean']:.4g} nats, cosine {figures['mean_row_cosine']:.4f}",
+        f"means over the positions of the prompt that is furthest off, comparison {name}",
+    ]
+
+
+def _mean(values: Iterable[float]) -> float:
+    numbers = list(values)
+    return sum(numbers) / len(numbers)
 
 
 def accuracy_lines(run: Run) -> list[str]:

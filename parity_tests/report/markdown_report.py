@@ -12,7 +12,10 @@ from parity_tests.report.json_report import comparison_verdict
 from runtime_py.contracts import STAGES
 
 SHOWN_LAYERS = 8
-COLUMNS = ("max_abs", "mean_abs", "relative_max", "cosine", "worst_row_cosine", "kl_max", "top1_agreement", "equal_prefix")
+COLUMNS = (
+    "max_abs", "relative_max", "cosine", "mean_row_cosine", "worst_row_cosine", "kl_mean", "kl_median", "kl_p99", "kl_max",
+    "top1_agreement", "equal_prefix",
+)  # fmt: skip
 
 
 def markdown(judgement: Judgement) -> str:

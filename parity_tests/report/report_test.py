@@ -22,6 +22,7 @@ from parity_tests.judging.results import Comparison, Divergence, Measurement, Ru
 from parity_tests.judging.run_details import Answer, Details, LayerCost, Similarity, StageError
 from parity_tests.report import html_report, json_report, junit_report, markdown_report, svg
 from parity_tests.thresholds import Standard
+from runtime_py.errors import UsageError
 
 HOSTILE = '<script>alert("x")</script> & | \x01'
 
@@ -43,7 +44,7 @@ def sample_run(error: float = 0.0) -> Run:
     picture = picture_data(np.full((300, 500, 3), 90, np.uint8))
     details = Details(
         (Answer("wide", HOSTILE, picture, (500, 300), "red 红", HOSTILE, (3, 4, 5), (3, 4, 9), 2),),
-        (Similarity("wide", 0.991, 0.987, 0.01, 0.9, 2, 3),),
+        (Similarity("wide", 0.991, 0.987, 0.995, 0.01, 0.008, 0.04, 0.05, 0.9, 2, 3),),
         (StageError("implementation", "decoder", 0.5, (("layers.0", 0.0), ("layers.1", float("inf")))),),
         (
             LayerCost("decoder.layers.0.mlp.down", "int4", "g", 0.1, 0.002),
@@ -107,7 +108,7 @@ def test_the_page_stands_alone_and_says_where_it_parts():
     assert "stage decoder, block layers.1, answer step 2" in top
     for said in (
         "not measured: run with --task N",
-        "cosine 0.9870",
+        "KL 0.01 nats, cosine 0.9950",
         "TensorRT engines",
         "skip-verify",
         "red 红",
@@ -146,7 +147,7 @@ def test_task_accuracy_stands_beside_similarity():
     for text in (html_report.html(judge(run)), markdown_report.markdown(judge(run))):
         assert "97.0 % right" in text
         assert "difference -1.0 points" in text
-        assert "cosine 0.9870" in text
+        assert "KL 0.01 nats, cosine 0.9950" in text
         assert "--task" not in text
 
 
@@ -205,17 +206,12 @@ def test_a_stored_run_gives_the_same_reports_again(tmp_path: Path):
     assert (tmp_path / "again" / "junit.xml").is_file()
 
 
-def test_runs_of_the_first_schema_are_still_read(tmp_path: Path):
-    value = results.to_json(sample_run())
-    value["schema"] = 1
-    del value["details"], value["divergence"]["step"]
-    for row in value["comparisons"]:
-        for measured in row["measurements"]:
-            del measured["series"]
-    (tmp_path / "run.json").write_text(json.dumps(value), encoding="utf-8")
-    run = results.read(tmp_path)
-    assert run.details == Details()
-    parsed(html_report.html(judge(run)))
+@pytest.mark.parametrize("schema", [1, 2])
+def test_runs_whose_figures_of_logits_are_others_are_refused_by_name(tmp_path: Path, schema: int):
+    (tmp_path / "run.json").write_text(json.dumps(results.to_json(sample_run()) | {"schema": schema}), encoding="utf-8")
+    with pytest.raises(UsageError, match=f"schema {schema}") as refused:
+        results.read(tmp_path)
+    assert "run the comparison again" in refused.value.next_step
 
 
 def test_limits_from_a_toml_file_turn_a_stored_pass_into_a_fail_and_name_the_block(tmp_path: Path):

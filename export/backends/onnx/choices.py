@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from export.backends.base import BuildOptions
-from export.backends.onnx.record import BACKEND
+from export.backends.onnx.record import BACKEND, BLOCK_SIZES
+from export.quantisation.block_length import length_for
 from export.quantisation.spec import Assignment, LayerShape, Storage
 from runtime_py.errors import UsageError
 
@@ -30,6 +31,7 @@ class OnnxChoices:
         vision_precision: ``int8`` rounds activations too; ``int8_weights`` keeps them float32.
         accuracy_level: of int4 layers; 4 rounds their input to int8 per block, 0 keeps it.
         head_precision: of the language head in int4 packages.
+        block_size: columns that share an int4 scale; ``auto`` chooses layer by layer.
         symmetric: int4 blocks share the constant zero point 8; else each stores its own.
         cache: dtype of the key/value cache.
     """
@@ -38,7 +40,7 @@ class OnnxChoices:
     vision_precision: str
     embed_precision: str
     head_precision: str = "int4"
-    block_size: int = 32
+    block_size: int | str = 32
     accuracy_level: int = 4
     symmetric: bool = True
     cache: str = "float32"
@@ -86,7 +88,7 @@ def assign(layer: LayerShape, chosen: OnnxChoices) -> Assignment:
         return Assignment(layer, Storage.FP16, reason="connector layers are small and stay in fp16")
     if layer.role == "adapter":
         return Assignment(layer, Storage.INT8, "ort_int8_b32", "adapters keep eight bits" + _tail(layer.columns, 32))
-    block = chosen.block_size
+    block = length_for(layer.columns, chosen.block_size, BLOCK_SIZES)
     four = f"ort_int4_b{block}" if chosen.symmetric else f"ort_int4_asym_b{block}"
     grid = f"ort_int8_b{block}" if asked == "int8" else four
     return Assignment(layer, Storage(asked), grid, f"blocks of {block}" + _tail(layer.columns, block))

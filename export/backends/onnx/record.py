@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from export.backends.record import COLUMNS, VISION, Backend, BackendOption
+from export.quantisation.block_length import AUTO
 from export.quantisation.grid_blockwise import BlockGrid, ScaleRule
 from export.quantisation.spec import Storage
 from runtime_py.backends import records
@@ -45,7 +46,7 @@ BACKEND = Backend(
     wider={Storage.INT8: "ort_int8_b{block}", Storage.FP16: ""},
     options=(
         BackendOption("vision_precision", "--vision-precision", ("int8", "fp16", "fp32"), VISION),
-        BackendOption("block_size", "--block-size", BLOCK_SIZES, COLUMNS),
+        BackendOption("block_size", "--block-size", (*BLOCK_SIZES, AUTO), COLUMNS),
         BackendOption("symmetric", "--asymmetric", (True, False), "int4 blocks with zero points of their own", INT4_ONLY),
         BackendOption("embed_precision", "--embed-precision", ("int8", "int4", "fp16", "fp32"), EMBEDDING, INT4_ONLY),
         BackendOption("head_precision", "--head-precision", ("int4", "int8", "fp16"), HEAD, INT4_ONLY),

