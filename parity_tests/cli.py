@@ -27,6 +27,7 @@ EXAMPLES = """\
 examples:
   {prog} --package out
   {prog} --package out --reference ./checkpoint --report-dir report
+  {prog} --package out --data ./pictures --report-dir report
   {prog} --golden parity_tests/goldens/minicpm-v --target cpu --precision fp32
   {prog} --mlc-golden parity_tests/goldens/mlc-llama
   {prog} --second-opinion --model minicpm-v --weights demo
@@ -84,6 +85,12 @@ def _package_flags(made: argparse._ArgumentGroup) -> None:
     made.add_argument("--backend", choices=tuple(runtime_backends()), help="run it on this backend")
     made.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where the reference runs; default cpu")
     made.add_argument("--steps", type=int, metavar="N", help="answer tokens per question")
+    made.add_argument(
+        "--data", type=Path, metavar="DIR",
+        help="ask your own pictures and questions: ours, LLaVA's form, or pictures alone (docs/parity_reports.md)",
+    )  # fmt: skip
+    made.add_argument("--samples", type=int, metavar="N", help="own samples to ask, from the first; default 20")
+    made.add_argument("--question", metavar="TEXT", help="asked about pictures of --data that come alone")
     made.add_argument("--in-pieces", action="store_true", help="never hold a large one in memory: about a gigabyte in all")
     made.add_argument("--task", type=int, default=0, metavar="N", help="ask a demo about N held-out pictures")
     made.add_argument(
@@ -114,6 +121,7 @@ def _table(options: argparse.Namespace) -> Table | None:
 
 
 def _package(options: argparse.Namespace) -> int:
+    from parity_tests.check.own_questions import read_data
     from parity_tests.check.package_check import CheckOptions, check
     from parity_tests.judging.drawn import SamplingMode
 
@@ -122,6 +130,8 @@ def _package(options: argparse.Namespace) -> int:
         backend=options.backend,
         device=options.device,
         steps=options.steps,
+        data=None if options.data is None else read_data(options.data, options.samples, options.question),
+        demo_questions=True,
         task_pictures=options.task,
         in_pieces=options.in_pieces,
         command=options.typed,

@@ -42,7 +42,7 @@ class Sample:
 
     Attributes:
         pictures: uint8 RGB (height, width, 3), indexed by the messages.
-        name: of a user's sample.
+        name, place: of a user's sample; place is its file and line.
         answers: every answer that a user calls right; the assistant's last message is the first of them.
     """
 
@@ -50,6 +50,7 @@ class Sample:
     messages: tuple[Message, ...]
     name: str = ""
     answers: tuple[str, ...] = ()
+    place: str = ""
 
 
 @dataclass(frozen=True)
@@ -176,8 +177,8 @@ def _sample(record: Record, text_only: bool) -> Sample:
     if record.answers and turns[-1].role != "assistant":
         turns = [*turns, Message("assistant", record.answers[0])]
     if text_only:
-        return Sample((), tuple(Message(turn.role, turn.text) for turn in turns), record.name, record.answers)
-    return Sample(tuple(pictures), tuple(turns), record.name, record.answers)
+        return Sample((), tuple(Message(turn.role, turn.text) for turn in turns), record.name, record.answers, record.place)
+    return Sample(tuple(pictures), tuple(turns), record.name, record.answers, record.place)
 
 
 def prepare(

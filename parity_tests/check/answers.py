@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from parity_tests.judging.answer_scores import scores
 from parity_tests.judging.metrics import Kind, centred, equal_prefix, measure, row_cosines
 from parity_tests.judging.probes import Question, Recording
 from parity_tests.judging.run_details import Answer, Similarity
@@ -47,6 +48,9 @@ def answer(
         tuple(ids[0]),
         tuple(ids[1]),
         len(_until(ids[0], stops)) if stops & set(ids[0]) else None,
+        question.truth,
+        scores(texts[0], question.truth),
+        scores(texts[1], question.truth),
     )
 
 
