@@ -66,6 +66,7 @@ def parser(prog: str) -> Parser:
     made.add_argument(
         "--thresholds", type=Path, metavar="FILE", help="limits (JSON or TOML) that go before the built-in ones"
     )
+    stored_runs.add_presets(made)
     made.add_argument(
         "--report-dir",
         type=Path,
@@ -221,8 +222,11 @@ def _show(text: str, value: dict[str, Any], options: argparse.Namespace) -> None
 def _report(judgement: Judgement, options: argparse.Namespace) -> int:
     """Print, write what was asked for, and turn the verdict into an exit code."""
     from parity_tests.judging.judge import Verdict
+    from parity_tests.judging.presets import with_preset
     from parity_tests.report import console_report, html_report, json_report, junit_report, markdown_report
 
+    if options.preset is not None:
+        judgement = with_preset(judgement, options.preset)
     golden = any(judged.comparison.name == "golden" for judged in judgement.comparisons)
     value = json_report.golden_report(judgement) if golden else json_report.report(judgement)
     text = console_report.console(judgement, None if options.verbose else "golden" if golden else "package")
