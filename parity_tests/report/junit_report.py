@@ -48,7 +48,8 @@ def _meaning(root: ElementTree.Element, judgement: Judgement, prefix: str) -> No
     suite = ElementTree.SubElement(root, "testsuite", name=MEANING)
     case = _case(suite, f"{prefix}.meaning", "implementation")
     if told.exact is False:
-        ElementTree.SubElement(case, "failure", message=_clean(told.implementation), type="parity")
+        failure = ElementTree.SubElement(case, "failure", message=_clean(told.implementation), type="parity")
+        failure.text = "every limit, its reason and the first divergence stand in the failing cases of the comparisons"
     elif told.exact is None:
         ElementTree.SubElement(case, "skipped", message=_clean(told.implementation))
     cost = _case(suite, f"{prefix}.meaning", f"what {told.precision} costs")
