@@ -74,8 +74,8 @@ def add_samples(made: Parser) -> None:
     """What the model sees."""
     made.add_argument("--samples", type=int, metavar="N", help="how many; default 128, or all of --calibration-data")
     made.add_argument(
-        "--calibration-data",
         "--data",
+        "--calibration-data",
         dest="data",
         type=Path,
         metavar="DIR",
