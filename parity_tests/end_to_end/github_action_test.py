@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 
-from parity_tests.conftest import GOLDENS
 from parity_tests.laboratory.onnx_tamper import tamper
 
 yaml = pytest.importorskip("yaml")
@@ -123,8 +122,7 @@ def test_no_input_is_pasted_into_a_script():
 
 @pytest.mark.slow
 def test_the_steps_export_judge_compare_and_comment(tmp_path: Path):
-    model = str(GOLDENS / "minicpm-v")
-    first = job(tmp_path / "first", model=model, precision="int4")
+    first = job(tmp_path / "first", model="minicpm-v", weights="demo", precision="int4")
     said = first.run()
     assert said.returncode == 0, said.stderr
     report = Path(first.outputs["judge"]["report"])
@@ -137,7 +135,7 @@ def test_the_steps_export_judge_compare_and_comment(tmp_path: Path):
     assert "repos/owner/project/issues/7/comments" in (tmp_path / "first" / "gh.calls").read_text(encoding="utf-8")
 
     package = str(tmp_path / "first" / "edgeproof-package")
-    second = job(tmp_path / "second", package=package, reference=model, previous=str(report), preset="strict")
+    second = job(tmp_path / "second", package=package, previous=str(report), preset="strict")
     said = second.run()
     assert said.returncode == 5, "int4 is not what full precision is"
     assert second.outputs["judge"]["verdict"] == "fail"
@@ -148,7 +146,7 @@ def test_the_steps_export_judge_compare_and_comment(tmp_path: Path):
     assert (tmp_path / "second" / "summary.md").read_text(encoding="utf-8") == body
 
     tamper(Path(package), "decoder", "norm.weight", lambda values: values[::-1])
-    third = job(tmp_path / "third", package=package, reference=model, previous=str(report), comment="false")
+    third = job(tmp_path / "third", package=package, previous=str(report), comment="false")
     assert third.run().returncode == 5
     assert third.outputs["diff"]["worse"] == "true"
     assert not (tmp_path / "third" / "gh.calls.body").exists()
