@@ -230,6 +230,7 @@ class _OneGrid:
     def _row(self, contestant: Contestant, asked: CalibrationRequest, folder: Path) -> Row:
         """Calibrate into ``folder``, read the codes back and score them."""
         from calibrate.run import calibrate, plan
+        from calibrate.samples.prompts import sample_set_of
         from export.quantisation.stored import StoredCodes
 
         began, spent = time.perf_counter(), time.process_time()
@@ -240,7 +241,8 @@ class _OneGrid:
         stored = StoredCodes(folder, self.backend, self.evaluation.weights, planned.assignments[self.backend])
         score = self.evaluation.score(self._read_back(stored.weights, stored, planned))
         blocks = tuple(stored.summary().get("held_out", {}).get("rounded_blocks", ()))
-        samples = TEXT if asked.text_only else GENERAL if asked.sample_set == "general" else "pictures and text"
+        source = sample_set_of(asked, self.checkpoint)
+        samples = TEXT if asked.text_only else {"demo": "pictures and text", "general": GENERAL}.get(source, source)
         method = contestant.method + (", scales tuned" if asked.tune_scales else "")
         return self._sized(Row(self.name, method, samples, score, seconds, self._bytes(planned), blocks, spent), planned)
 

@@ -62,8 +62,11 @@ class SampleEvaluation:
         """int64 (positions,): the token that follows in its sample, -1 behind the last one."""
         import torch
 
-        ids = [prompt.layout.input_ids[0, -prompt.answer :] if prompt.answer else [] for prompt in self.prompts]
-        return torch.cat([torch.tensor([*(int(token) for token in row), -1]) for row in ids])
+        rows = []
+        for prompt in self.prompts:
+            ids = prompt.layout.input_ids[0]
+            rows.append(torch.tensor([*(int(token) for token in ids[len(ids) - prompt.answer :]), -1]))
+        return torch.cat(rows)
 
     def _logits(self, weights: WeightProvider) -> Tensor:
         return answer_logits(self.spec, weights, self.prompts, self.processor)

@@ -111,8 +111,8 @@ def compared(expected: Tensor, actual: Tensor) -> Positions:
     cosines, nats, same = [], [], []
     for wanted, given in zip(expected.split(POSITIONS), actual.split(POSITIONS), strict=True):
         wide, other = wanted.double(), given.double()
-        pair = (side - side.mean(-1, keepdim=True) for side in (wide, other))
-        cosines.append(torch.nn.functional.cosine_similarity(*pair, dim=-1))
+        reference, candidate = (side - side.mean(-1, keepdim=True) for side in (wide, other))
+        cosines.append(torch.nn.functional.cosine_similarity(reference, candidate, dim=-1))
         log_wide = wide.log_softmax(-1)
         nats.append((log_wide.exp() * (log_wide - other.log_softmax(-1))).sum(-1))
         same.append(wide.argmax(-1) == other.argmax(-1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from calibrate.evaluation.evaluate import demo_recipe, is_demo
@@ -14,6 +15,14 @@ if TYPE_CHECKING:
     from export.checkpoint.opened import OpenedCheckpoint
     from runtime_py.preprocess.base import Processor
     from runtime_py.tokenizer import Tokenizer
+
+
+log = logging.getLogger("edgeproof")
+
+FAR = (
+    "calibrating on the built-in general samples: drawn pictures and short answers, far from what people ask a model; bring "
+    "conversations of your own use with --calibration-data (docs/results/real_model.md has both on a real model)"
+)
 
 
 def processor_of(checkpoint: OpenedCheckpoint) -> tuple[Processor, Tokenizer]:
@@ -41,6 +50,8 @@ def prompts_of(request: CalibrationRequest, checkpoint: OpenedCheckpoint) -> tup
         samples = list(own_samples(recipe, request.samples or SAMPLES, request.seed, request.text_only))
         cut = answer_cutter(recipe, processor, tokens)
     else:
+        if not is_demo(checkpoint):
+            log.warning(FAR)
         side = checkpoint.spec.image.overview
         samples = list(built_in(request.samples or SAMPLES, request.seed, request.text_only, side))
     return processor, list(prepare(samples, processor, tokens, cut))

@@ -1,4 +1,4 @@
-"""Six deliberate faults: the package verifies, its check fails, and the report names the broken stage and block."""
+"""Ten deliberate faults: the package verifies, its check fails, and the report names the broken stage and block."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def parser(prog: str) -> Parser:
     )
     made.add_argument("--page", type=Path, metavar="FILE", help="write the page here; default stdout")
     made.add_argument("--parts", default=",".join(PARTS), metavar="P,P", help=f"of {', '.join(PARTS)}; default all")
-    made.add_argument("--exports", metavar="NAME;NAME", help=f"of {'; '.join(measure.EXPORTS)}; default all")
+    made.add_argument("--exports", metavar="NAME;NAME", help="exports by the page's names; default all")
     made.add_argument("--samples", type=int, default=128, help="that methods see (default %(default)s)")
     made.add_argument("--tokens", type=int, default=20_000, help="that they are compared on (default %(default)s)")
     made.add_argument("--on", default="cpu:32,cpu:64", metavar="GRID,GRID", help="grids (default %(default)s)")
@@ -50,12 +50,14 @@ def _run(given: argparse.Namespace) -> int:
     parts = given.parts.split(",")
     measure.prepare(work)
     exports: dict[str, Any] = {}
+    wanted = given.exports.split(";") if given.exports else None
     if "exports" in parts:
-        for name in given.exports.split(";") if given.exports else measure.EXPORTS:
+        for name in (name for name in measure.EXPORTS if wanted is None or name in wanted):
             exports[name] = work.kept(name, partial(measure.exported, work, name, measure.EXPORTS[name]))
     if "calibrated" in parts:
         for name, more in measure.CALIBRATED.items():
-            exports[f"cpu {name}"] = work.kept(f"cpu {name}", partial(measure.calibrated, work, name, more))
+            if wanted is None or f"cpu {name}" in wanted:
+                exports[f"cpu {name}"] = work.kept(f"cpu {name}", partial(measure.calibrated, work, name, more))
     faults, tables = {}, []
     if "faults" in parts:
         for name in ("cpu int4", "cpu fp32"):

@@ -95,7 +95,7 @@ def tower(hidden: int) -> dict[str, np.ndarray]:
         tensors[f"{name}.weight"] = draw.standard_normal((rows, columns)) * size / columns**0.5
         tensors[f"{name}.bias"] = np.zeros(rows)
     for name in norms:
-        tensors[f"{name}.weight"], tensors[f"{name}.bias"] = np.ones(WIDTH), np.zeros(WIDTH)
+        tensors[f"{name}.weight"], tensors[f"{name}.bias"] = 1 + draw.standard_normal(WIDTH) / 10, np.zeros(WIDTH)
     return {name: value.astype(np.float16) for name, value in tensors.items()}
 
 
