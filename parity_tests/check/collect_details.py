@@ -28,7 +28,10 @@ def told(
     """Full precision's and the package's answer to every question as people read them, and how alike they are."""
     generation = candidate.manifest["generation"]
     return [
-        (answer(question, *pair, candidate.tokenizer, generation), similarity(question.name, *pair))
+        (
+            answer(question, *pair, candidate.tokenizer, generation),
+            similarity(question.name, *pair, generation.get("stop_ids", ())),
+        )
         for question, pair in zip(asked, answers, strict=True)
     ]
 

@@ -11,11 +11,12 @@ from PIL import Image
 
 from export.demo.reference import recipe_of
 from parity_tests.check import own_questions
+from parity_tests.check.answers import similarity
 from parity_tests.check.own_questions import batches, read_data
 from parity_tests.check.prompts import demo_prompts
 from parity_tests.cli import main
 from parity_tests.conftest import GOLDENS, ExportedPackage
-from parity_tests.judging.probes import Question
+from parity_tests.judging.probes import Question, Recording
 from runtime_py.errors import UsageError
 
 
@@ -80,6 +81,22 @@ def test_a_sample_that_the_model_cannot_take_is_named(
     error = capsys.readouterr().err
     assert "questions.jsonl, line 2: " in error
     assert said in error
+
+
+def test_what_lies_behind_the_stop_token_is_not_counted():
+    rng = np.random.default_rng(0)
+    prompt, steps = rng.normal(size=(1, 6, 9)), rng.normal(size=(1, 4, 9))
+    ids = np.array([[3, 8, 1, 2]])
+    other, wrong = steps.copy(), np.array([[3, 8, 7, 7]])
+    other[0, 2:] *= -1
+    one = Recording("q", arrays={"prefill_logits": prompt, "step_logits": steps, "greedy_ids": ids})
+    two = Recording("q", arrays={"prefill_logits": prompt, "step_logits": other, "greedy_ids": wrong})
+    whole, stopped = similarity("q", one, two), similarity("q", one, two, [8])
+    assert whole is not None
+    assert stopped is not None
+    assert (whole.equal_tokens, whole.tokens, stopped.equal_tokens, stopped.tokens) == (2, 4, 2, 2)
+    assert whole.kl_mean > 0.1
+    assert stopped.kl_mean == pytest.approx(0, abs=1e-9)
 
 
 def test_a_count_of_samples_below_one_is_refused(data: Path):
