@@ -46,7 +46,10 @@ def test_own_samples_are_judged_scored_and_shown(exported: ExportedPackage, data
     assert {c["question"] for c in report["comparisons"]} == {"line 1", "line 2"}
     assert all(c["seconds"] > 0 for c in report["comparisons"])
     assert {"what": "1 of 3 own samples", "why": "more than --samples"} in report["not_run"]
-    assert "Right: no such words." in (out / "report.html").read_text(encoding="utf-8")
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "Right: no such words." in page
+    assert "of 1 own questions" in page
+    assert "not measured: run with --task" not in page
 
 
 def test_batches_of_one_give_the_same_figures(
