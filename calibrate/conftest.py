@@ -116,7 +116,8 @@ def user_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve conversations about drawn pictures, every third without an answer, as --calibration-data takes them."""
     from PIL import Image
 
-    from calibrate.samples.data import CONVERSATIONS, built_in
+    from calibrate.samples.data import built_in
+    from calibrate.samples.records import CONVERSATIONS
 
     folder = tmp_path_factory.mktemp("conversations")
     lines = []

@@ -28,6 +28,7 @@ examples:
   {prog} --package out
   {prog} --package out --reference ./checkpoint --report-dir report
   {prog} --server http://127.0.0.1:8000 --package out
+  {prog} --package out --data ./pictures --report-dir report
   {prog} --golden parity_tests/goldens/minicpm-v --target cpu --precision fp32
   {prog} --mlc-golden parity_tests/goldens/mlc-llama
   {prog} --second-opinion --model minicpm-v --weights demo
@@ -66,6 +67,7 @@ def parser(prog: str) -> Parser:
     made.add_argument(
         "--thresholds", type=Path, metavar="FILE", help="limits (JSON or TOML) that go before the built-in ones"
     )
+    stored_runs.add_presets(made)
     made.add_argument(
         "--report-dir",
         type=Path,
@@ -85,6 +87,12 @@ def _package_flags(made: argparse._ArgumentGroup) -> None:
     made.add_argument("--backend", choices=tuple(runtime_backends()), help="run it on this backend")
     made.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where the reference runs; default cpu")
     made.add_argument("--steps", type=int, metavar="N", help="answer tokens per question")
+    made.add_argument(
+        "--data", type=Path, metavar="DIR",
+        help="ask your own pictures and questions: ours, LLaVA's form, or pictures alone (docs/parity_reports.md)",
+    )  # fmt: skip
+    made.add_argument("--samples", type=int, metavar="N", help="own samples to ask, from the first; default 20")
+    made.add_argument("--question", metavar="TEXT", help="asked about pictures of --data that come alone")
     made.add_argument("--in-pieces", action="store_true", help="never hold a large one in memory: about a gigabyte in all")
     made.add_argument("--task", type=int, default=0, metavar="N", help="ask a demo about N held-out pictures")
     made.add_argument(
@@ -119,6 +127,7 @@ def _table(options: argparse.Namespace) -> Table | None:
 
 
 def _package(options: argparse.Namespace) -> int:
+    from parity_tests.check.own_questions import read_data
     from parity_tests.check.package_check import CheckOptions, check
     from parity_tests.judging.drawn import SamplingMode
 
@@ -127,6 +136,8 @@ def _package(options: argparse.Namespace) -> int:
         backend=options.backend,
         device=options.device,
         steps=options.steps,
+        data=None if options.data is None else read_data(options.data, options.samples, options.question),
+        demo_questions=True,
         task_pictures=options.task,
         in_pieces=options.in_pieces,
         command=options.typed,
@@ -233,8 +244,11 @@ def _show(text: str, value: dict[str, Any], options: argparse.Namespace) -> None
 def _report(judgement: Judgement, options: argparse.Namespace) -> int:
     """Print, write what was asked for, and turn the verdict into an exit code."""
     from parity_tests.judging.judge import Verdict
+    from parity_tests.judging.presets import with_preset
     from parity_tests.report import console_report, html_report, json_report, junit_report, markdown_report
 
+    if options.preset is not None:
+        judgement = with_preset(judgement, options.preset)
     golden = any(judged.comparison.name == "golden" for judged in judgement.comparisons)
     value = json_report.golden_report(judgement) if golden else json_report.report(judgement)
     text = console_report.console(judgement, None if options.verbose else "golden" if golden else "package")

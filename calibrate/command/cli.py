@@ -74,7 +74,12 @@ def add_samples(made: Parser) -> None:
     """What the model sees."""
     made.add_argument("--samples", type=int, metavar="N", help="how many; default 128, or all of --calibration-data")
     made.add_argument(
-        "--calibration-data", dest="data", type=Path, metavar="DIR", help="a folder with conversations.jsonl and pictures"
+        "--data",
+        "--calibration-data",
+        dest="data",
+        type=Path,
+        metavar="DIR",
+        help="your own pictures and questions: ours, LLaVA's form, or pictures alone (docs/parity_reports.md)",
     )
     made.add_argument(
         "--sample-set", metavar="S", help="built-in samples: demo (a demo's own questions, its default) or general"

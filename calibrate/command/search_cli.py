@@ -44,7 +44,7 @@ def parser(prog: str) -> Parser:
     model_flags.add(made, model_flags.CALIBRATION)
     made.add_argument("--pictures", type=int, default=60, metavar="N", help="of a demo's questions; default 60")
     made.add_argument(
-        "--calibration-data", dest="data", type=Path, metavar="DIR",
+        "--data", "--calibration-data", dest="data", type=Path, metavar="DIR",
         help="measure on your own samples; default: a demo's questions",
     )  # fmt: skip
     made.add_argument("--samples", type=int, metavar="N", help=f"of other checkpoints; default {SAMPLES}, or all of yours")

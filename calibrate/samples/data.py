@@ -7,7 +7,6 @@ Sample i depends on the seed and i alone.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +15,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from calibrate.samples.pictures import LINES, NAMES, bar_chart, photograph, text_page
-from runtime_py.errors import EdgeproofError, UsageError
+from calibrate.samples.records import Record, records
+from runtime_py.errors import EdgeproofError
 from runtime_py.generation.conversation import read
 from runtime_py.preprocess.base import ImageInputs, Layout, Message, Processor, TokenizerLike
 
 if TYPE_CHECKING:
     from export.demo.pictures import Scene
 
-CONVERSATIONS = "conversations.jsonl"
 SIDES = (112, 672)
 """Range of the longer side of a built-in picture."""
 
@@ -43,10 +42,15 @@ class Sample:
 
     Attributes:
         pictures: uint8 RGB (height, width, 3), indexed by the messages.
+        name, place: of a user's sample; place is its file and line.
+        answers: every answer that a user calls right; the assistant's last message is the first of them.
     """
 
     pictures: tuple[np.ndarray, ...]
     messages: tuple[Message, ...]
+    name: str = ""
+    answers: tuple[str, ...] = ()
+    place: str = ""
 
 
 @dataclass(frozen=True)
@@ -118,23 +122,19 @@ def _asked(picture: np.ndarray, question: str, answer: str) -> Sample:
 
 
 def from_folder(folder: Path, count: int | None, seed: int, text_only: bool = False, held_out: int = 0) -> list[Sample]:
-    """A user's samples: ``conversations.jsonl`` with one object a line, pictures by path relative to the folder.
+    """A user's samples, in any form that `calibrate.samples.records` reads: ours, LLaVA's, or pictures alone.
 
-        {"images": ["a.jpg"], "messages": [{"role": "user", "content": "What is this?"}, {"role": "assistant", ...}]}
-
-    ``images`` may be missing; contents are text or the parts of `runtime_py.generation.conversation.Messages`. With
-    more lines than
-    ``count``, the seed chooses which, in the file's order.
+    With more lines than ``count``, the seed chooses which, in the file's order.
 
     Args:
         held_out: lines that `held_out_of_folder` is to find unused, see `divided`.
 
     Raises:
         UsageError: no such file, no line in it, or a line of another form; the line's number is named.
-        ImageError: a picture cannot be read.
+        ImageError: a picture cannot be read, or does not lie in the folder.
     """
-    lines = _lines(folder)
-    return [_sample(folder, *lines[i], text_only) for i in divided(len(lines), count, held_out, seed)[0]]
+    rows = records(folder)
+    return samples_of([rows[i] for i in divided(len(rows), count, held_out, seed)[0]], text_only)
 
 
 def held_out_of_folder(folder: Path, count: int | None, seed: int, held_out: int) -> list[Sample]:
@@ -143,8 +143,8 @@ def held_out_of_folder(folder: Path, count: int | None, seed: int, held_out: int
     Raises:
         UsageError, ImageError: as `from_folder`.
     """
-    lines = _lines(folder)
-    return [_sample(folder, *lines[i], False) for i in divided(len(lines), count, held_out, seed)[1]]
+    rows = records(folder)
+    return samples_of([rows[i] for i in divided(len(rows), count, held_out, seed)[1]])
 
 
 def divided(total: int, count: int | None, held_out: int, seed: int) -> tuple[list[int], list[int]]:
@@ -160,43 +160,25 @@ def divided(total: int, count: int | None, held_out: int, seed: int) -> tuple[li
     return np.sort(order[:wanted]).tolist(), np.sort(order[total - held_out :]).tolist()
 
 
-def _lines(folder: Path) -> list[tuple[int, str]]:
-    """Numbers and texts of the lines that are not empty."""
-    path = folder / CONVERSATIONS
-    if not path.is_file():
-        raise UsageError(f"{path} does not exist", f"a folder with {CONVERSATIONS} and pictures", "see docs/calibration.md")
-    lines = [(number, line) for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1) if line.strip()]
-    if not lines:
-        raise UsageError(f"{path} is empty", "at least one conversation", "add a line, see docs/calibration.md")
-    return lines
+def samples_of(records: Sequence[Record], text_only: bool = False) -> list[Sample]:
+    """Records with their pictures decoded.
+
+    Raises:
+        UsageError, ImageError: a turn of another form, or a picture that cannot be read; file and line are named.
+    """
+    return [_sample(record, text_only) for record in records]
 
 
-def _sample(folder: Path, number: int, line: str, text_only: bool) -> Sample:
-    path = folder / CONVERSATIONS
+def _sample(record: Record, text_only: bool) -> Sample:
     try:
-        return _line(folder, json.loads(line), text_only)
-    except (json.JSONDecodeError, TypeError, AttributeError, KeyError) as error:
-        raise _bad_line(path, number, str(error)) from error
+        turns, pictures = read(record.messages, [str(path) for path in record.pictures])
     except EdgeproofError as error:
-        raise type(error)(f"{path}, line {number}: {error.what}", error.expected, error.next_step) from error
-
-
-def _line(folder: Path, row: dict[str, object], text_only: bool) -> Sample:
-    names, messages = row.get("images", []), row["messages"]
-    if not isinstance(names, list) or not isinstance(messages, list):
-        raise TypeError("images and messages are lists")
-    turns, pictures = read(messages, [str(folder / str(name)) for name in names])
+        raise type(error)(f"{record.place}: {error.what}", error.expected, error.next_step) from error
+    if record.answers and turns[-1].role != "assistant":
+        turns = [*turns, Message("assistant", record.answers[0])]
     if text_only:
-        return Sample((), tuple(Message(turn.role, turn.text) for turn in turns))
-    return Sample(tuple(pictures), tuple(turns))
-
-
-def _bad_line(path: Path, number: int, why: str) -> UsageError:
-    return UsageError(
-        f"{path}, line {number}: {why}",
-        '{"images": [paths], "messages": [{"role": ..., "content": ...}]}',
-        "correct the line, see docs/calibration.md",
-    )
+        return Sample((), tuple(Message(turn.role, turn.text) for turn in turns), record.name, record.answers, record.place)
+    return Sample(tuple(pictures), tuple(turns), record.name, record.answers, record.place)
 
 
 def prepare(

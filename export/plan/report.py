@@ -10,12 +10,16 @@ from export.plan.plan import DeviceFit, Plan
 from export.plan.widths import whole, widths
 from runtime_py.backends.stock_engine import StockEngine
 
+SCHEMA = 1
+"""Of the plan as JSON; keys are only ever added under one number."""
+
 
 def to_json(plan: Plan) -> dict[str, Any]:
-    """The plan as plain values; every size in bytes."""
+    """The plan as plain values, described by runtime_py/files/schemas/plan.schema.json; every size in bytes."""
     peak, step = plan.export_peak
     limits = plan.options.limits
     return {
+        "schema": SCHEMA,
         "model": plan.checkpoint_id,
         "family": plan.spec.family,
         "variant": plan.spec.variant,

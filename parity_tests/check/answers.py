@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from parity_tests.judging.answer_scores import scores
 from parity_tests.judging.metrics import Kind, centred, equal_prefix, measure, row_cosines
 from parity_tests.judging.probes import Question, Recording
 from parity_tests.judging.run_details import Answer, Similarity
@@ -47,6 +48,9 @@ def answer(
         tuple(ids[0]),
         tuple(ids[1]),
         len(_until(ids[0], stops)) if stops & set(ids[0]) else None,
+        question.truth,
+        scores(texts[0], question.truth),
+        scores(texts[1], question.truth),
     )
 
 
@@ -69,16 +73,23 @@ def picture_data(picture: np.ndarray) -> str:
     return base64.b64encode(stored.getvalue()).decode("ascii")
 
 
-def similarity(question: str, reference: Recording, candidate: Recording) -> Similarity | None:
-    """The candidate's logits and tokens beside the reference's; None where the shapes differ."""
+def similarity(question: str, reference: Recording, candidate: Recording, stops: Collection[int] = ()) -> Similarity | None:
+    """The candidate's logits and tokens beside the reference's; None where the shapes differ.
+
+    Args:
+        stops: what lies behind the first of these in the reference's greedy answer is not read, and not counted.
+    """
     expected, actual = reference.flattened(), candidate.flattened()
     pairs = [(expected[name], actual[name]) for name in ("prefill_logits", "step_logits") if name in actual]
     if len(pairs) < 2 or any(a.shape != b.shape for a, b in pairs):
         return None
-    prompt, read = pairs
+    prompt, steps = pairs
+    ids = [int(token) for token in expected["greedy_ids"][0]]
+    count = min(len(_until(ids, set(stops))) + 1, len(ids))
+    read = [side[:, :count] for side in steps]
     text = slice(None) if reference.picture_rows is None else ~reference.picture_rows
     figures = measure(Kind.LOGITS, *read)
-    tokens = expected["greedy_ids"][0], actual["greedy_ids"][0]
+    tokens = expected["greedy_ids"][0, :count], actual["greedy_ids"][0, :count]
     return Similarity(
         question=question,
         prompt_cosine=float(row_cosines(*(centred(side[:, text]) for side in prompt)).min(initial=1.0)),

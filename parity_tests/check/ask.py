@@ -56,7 +56,8 @@ def ask_all(
 def _said(side: Candidate, question: Question, steps: int, forced: np.ndarray, sampling: Sampling | None) -> Recording:
     began = time.monotonic()
     recording = record(side.backend, side.processor, side.limits, question, steps, forced, sampling)
-    log.info("%s answered %s in %.1f s", side.backend.name, question.name, time.monotonic() - began)
+    recording.seconds = time.monotonic() - began
+    log.info("%s answered %s in %.1f s", side.backend.name, question.name, recording.seconds)
     return recording
 
 
@@ -72,5 +73,6 @@ def _recorded(
     began = time.monotonic()
     limits = Limits(candidate.limits.context, candidate.limits.context)
     recording = record(backend, processor, limits, replace(question, calls=1), steps, forced, sampling)
-    log.info("%s answered %s in %.1f s", backend.name, question.name, time.monotonic() - began)
+    recording.seconds = time.monotonic() - began
+    log.info("%s answered %s in %.1f s", backend.name, question.name, recording.seconds)
     return recording

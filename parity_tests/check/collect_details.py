@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from parity_tests.check.answers import answer, similarity
 from parity_tests.judging.probes import Question, Recording
-from parity_tests.judging.run_details import Details, LayerCost, StageError
+from parity_tests.judging.run_details import Answer, Details, LayerCost, Similarity, StageError
 from parity_tests.localize.layer_costs import layer_costs
 from parity_tests.localize.stage_profile import loss_profile, package_profile
 from runtime_py.preprocess.base import Processor
@@ -22,6 +22,20 @@ def waivers(manifest: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     return tuple((str(row["name"]), str(row["meaning"])) for row in manifest.get("waivers") or ())
 
 
+def told(
+    candidate: Candidate, asked: Sequence[Question], answers: Sequence[tuple[Recording, Recording]]
+) -> list[tuple[Answer, Similarity | None]]:
+    """Full precision's and the package's answer to every question as people read them, and how alike they are."""
+    generation = candidate.manifest["generation"]
+    return [
+        (
+            answer(question, *pair, candidate.tokenizer, generation),
+            similarity(question.name, *pair, generation.get("stop_ids", ())),
+        )
+        for question, pair in zip(asked, answers, strict=True)
+    ]
+
+
 def collect(
     full: TorchBackend,
     stored: TorchBackend | None,
@@ -29,7 +43,7 @@ def collect(
     candidate: Candidate,
     processor: Processor,
     asked: Sequence[Question],
-    answers: Sequence[tuple[Recording, Recording]],
+    answered: Sequence[tuple[Answer, Similarity | None]],
     unmeasured: str = "",
 ) -> Details:
     """The details of one run.
@@ -38,12 +52,10 @@ def collect(
         stored: the reference that holds the package's numbers; None where the package holds the checkpoint's.
         exact: the package computed in float32 throughout, where there is such a thing.
         processor: the checkpoint's.
-        answers: of full precision and of the package, one pair a question.
+        asked: what the costs of layers are measured on; the insides of stages on the first of them.
+        answered: both sides' answers, and how alike they are, one pair a question.
         unmeasured: why nothing inside stages is measured; "" measures it.
     """
-    generation = candidate.manifest["generation"]
-    texts = [answer(q, *pair, candidate.tokenizer, generation) for q, pair in zip(asked, answers, strict=True)]
-    alike = [similarity(question.name, *pair) for question, pair in zip(asked, answers, strict=True)]
     stages: tuple[StageError, ...] = ()
     layers: tuple[LayerCost, ...] = ()
     note = ""
@@ -57,8 +69,8 @@ def collect(
             rows = candidate.assignments()
             layers, note = layer_costs(full, stored, rows, processor, asked, candidate.limits.context)
     return Details(
-        tuple(texts),
-        tuple(row for row in alike if row is not None),
+        tuple(text for text, _ in answered),
+        tuple(alike for _, alike in answered if alike is not None),
         stages,
         layers,
         note,

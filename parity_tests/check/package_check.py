@@ -7,7 +7,7 @@ manifest: some values of every probe and the greedy tokens.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,20 +15,24 @@ from typing import Any
 from parity_tests.check import recorded_sample
 from parity_tests.check.ask import ask_all
 from parity_tests.check.candidate import Candidate, open_candidate
-from parity_tests.check.collect_details import collect, waivers
+from parity_tests.check.collect_details import collect, told, waivers
 from parity_tests.check.demo_task import demo_checkpoint, task_accuracy
+from parity_tests.check.own_questions import OWN_STEPS, OwnData, batches, own_questions
 from parity_tests.check.package_questions import questions, stand_in
+from parity_tests.check.prompts import demo_prompts
 from parity_tests.check.sides import Sides, open_sides
+from parity_tests.judging.answer_scores import mean_scores
 from parity_tests.judging.drawn import SamplingMode, described, sampling_of
 from parity_tests.judging.environment import environment
 from parity_tests.judging.judge import Judgement, judge
-from parity_tests.judging.probes import record
+from parity_tests.judging.probes import Question, record
 from parity_tests.judging.results import Comparison, Run
-from parity_tests.judging.run_details import Details
+from parity_tests.judging.run_details import Answer, Details, Similarity
 from parity_tests.reference.checkpoint_side import Checkpoint, is_quantised, open_checkpoint, streams
 from parity_tests.thresholds import Table
 from runtime_py import package as packages
 from runtime_py.errors import UsageError
+from runtime_py.preprocess.base import Processor
 
 STEPS, STREAMED_STEPS = 8, 2
 """Answer tokens per question; fewer where every step reads the whole checkpoint."""
@@ -43,6 +47,8 @@ class CheckOptions:
         calibration: the calibration whose codes the package holds.
         device: of the reference, ``cpu`` or ``cuda``.
         steps: answer tokens per question; None for `STEPS`, or `STREAMED_STEPS` where the reference is streamed.
+        data: a user's own questions, asked in place of the standard ones.
+        demo_questions: ask a demo what it has learnt, in place of the standard questions.
         task_pictures: pictures of the demo task to ask the package about; 0 leaves the task out.
         in_pieces: where the reference is streamed, hold a small part of the package's weights at a time too, where its
             backend can, so that the check needs about a gigabyte at any size.
@@ -58,6 +64,8 @@ class CheckOptions:
     calibration: Path | None = None
     device: str = "cpu"
     steps: int | None = None
+    data: OwnData | None = None
+    demo_questions: bool = False
     task_pictures: int = 0
     in_pieces: bool = False
     details: bool = False
@@ -136,24 +144,56 @@ def _against_checkpoint(candidate: Candidate, checkpoint: Checkpoint, options: C
     _require_same_model(candidate, checkpoint)
     processor = checkpoint.processor(candidate.tokenizer or stand_in(candidate.manifest))
     sides = open_sides(candidate, checkpoint, processor, options.device)
-    steps = options.steps or (STREAMED_STEPS if sides.streamed else STEPS)
-    asked = questions(processor, 1 if sides.streamed else 3, candidate.limits.context, steps)
+    steps = options.steps or (STREAMED_STEPS if sides.streamed else OWN_STEPS if options.data else STEPS)
+    asked = _asked(candidate, processor, 1 if sides.streamed else 3, steps, options)
     sampling = sampling_of(options.sampling, candidate.manifest["generation"])
-    answers = ask_all(sides.full, sides.stored, sides.exact, candidate, processor, asked, steps, sampling)
-    compared = [c for q, said in zip(asked, answers, strict=True) for c in sides.comparisons(q, said, steps)]
-    sample = recorded_sample.keep(asked[0], answers[0][1])
+    compared: list[Comparison] = []
+    answered: list[tuple[Answer, Similarity | None]] = []
+    sample: Mapping[str, Any] = {}
+    for batch in batches(asked, checkpoint.spec.decoder.vocabulary, steps) if options.data else [asked]:
+        answers = ask_all(sides.full, sides.stored, sides.exact, candidate, processor, batch, steps, sampling)
+        compared += [c for q, said in zip(batch, answers, strict=True) for c in sides.comparisons(q, said, steps)]
+        answered += told(candidate, batch, sides.recordings(answers))
+        sample = sample or recorded_sample.keep(asked[0], answers[0][1])
     run = _run(candidate, compared, options.command)
     if sampling is not None:
         run = replace(run, environment={**run.environment, "drawn_ids": f"{options.sampling}: {described(sampling)}"})
-    if judge(run, options.table).first_failure:
-        run = run.with_divergence(sides.divergence(asked[0], options.table))
-    if options.details:
-        pairs, unmeasured = sides.recordings(answers), _unmeasured(sides, options.inside)
-        details = collect(sides.full, sides.stored, sides.exact, candidate, processor, asked, pairs, unmeasured)
-        run = replace(run, details=details)
+    if options.data is not None:
+        run = _with_own_data(run, options.data, [answer for answer, _ in answered])
+    failing = next((j.comparison.question for j in judge(run, options.table).comparisons if j.first_failure), None)
+    if failing is not None:
+        question = next((question for question in asked if question.name == failing), asked[0])
+        run = run.with_divergence(sides.divergence(question, options.table))
+    unmeasured = _unmeasured(sides, options.inside) if options.details else "no report was asked for (--report-dir)"
+    details = collect(sides.full, sides.stored, sides.exact, candidate, processor, asked[:3], answered, unmeasured)
+    run = replace(run, details=details)
     if options.task_pictures:
         run = _with_accuracy(run, sides, options.task_pictures)
     return Result(judge(run, options.table), sample)
+
+
+def _asked(candidate: Candidate, processor: Processor, count: int, steps: int, options: CheckOptions) -> list[Question]:
+    context = candidate.limits.context
+    if options.data is not None:
+        return own_questions(options.data, processor, context, steps)
+    prompts = None
+    if options.demo_questions and demo_checkpoint(candidate.manifest) is not None and candidate.tokenizer is not None:
+        from export.demo.reference import recipe_of
+
+        prompts = demo_prompts(recipe_of(candidate.manifest["family"]))
+    return questions(processor, count, context, steps, prompts)
+
+
+def _with_own_data(run: Run, data: OwnData, answers: Sequence[Answer]) -> Run:
+    """The means of the scores, full precision's beside them, and how many samples were left out."""
+    figures = {f"answers: {name}": value for name, value in mean_scores([a.candidate_scores for a in answers]).items()}
+    whole = mean_scores([answer.reference_scores for answer in answers])
+    figures |= {f"full precision: answers: {name}": value for name, value in whole.items()}
+    if figures:
+        figures["answers: questions with a truth"] = float(sum(bool(answer.truth) for answer in answers))
+    run = replace(run, accuracy={**run.accuracy, **figures})
+    left = data.total - len(data.samples)
+    return _with_not_run(run, (f"{left:,} of {data.total:,} own samples", "more than --samples")) if left else run
 
 
 def _unmeasured(sides: Sides, inside: bool | None) -> str:
@@ -233,4 +273,4 @@ def _with_accuracy(run: Run, sides: Sides, pictures: int) -> Run:
     if not sides.streamed:
         full = replace(sides.package, backend=sides.full, processor=sides.processor)
         figures |= {f"full precision: {name}": value for name, value in (task_accuracy(full, pictures) or {}).items()}
-    return replace(run, accuracy=figures)
+    return replace(run, accuracy={**run.accuracy, **figures})

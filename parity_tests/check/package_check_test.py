@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from export.package.sample_questions import PROMPTS, drawn_pictures
 from parity_tests.check import recorded_sample
 from parity_tests.check.package_check import CheckOptions, check
-from parity_tests.check.package_questions import PROMPTS, StandInTokenizer, drawn_pictures, questions
+from parity_tests.check.package_questions import StandInTokenizer, questions
 from parity_tests.cli import main
 from parity_tests.conftest import GOLDENS, ExportedPackage
 from parity_tests.judging.judge import Verdict

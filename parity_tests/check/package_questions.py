@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from export.package.sample_questions import PROMPTS, drawn_pictures
+from parity_tests.check.prompts import Prompt, standard_prompts
 from parity_tests.judging.probes import Question
 from runtime_py.errors import UsageError
-from runtime_py.preprocess.base import Message, Processor
+from runtime_py.preprocess.base import Processor
 
 
 class StandInTokenizer:
@@ -51,28 +51,30 @@ def integers(value: object) -> list[int]:
     return [value] if isinstance(value, int) and not isinstance(value, bool) else []
 
 
-def questions(processor: Processor, count: int, context: int, steps: int) -> list[Question]:
-    """At most ``count`` questions that the family's prompt format takes and whose prompt and answer fit the context.
+def questions(
+    processor: Processor, count: int, context: int, steps: int, prompts: Sequence[Prompt] | None = None
+) -> list[Question]:
+    """At most ``count`` of the prompts that the family's format takes and that fit the context with their answer.
 
     The last is fed in two calls, so that the prompt goes on with a cache that is filled already.
+
+    Args:
+        prompts: None for the standard ones.
 
     Raises:
         UsageError: none does.
     """
-    pictures = drawn_pictures()
     asked: list[Question] = []
     refusal: UsageError | None = None
-    for name, chosen, text in PROMPTS:
-        shown = tuple(pictures[index] for index in chosen)
+    for prompt in prompts or standard_prompts():
         try:
-            images = processor.images(shown) if shown else []
-            ids = processor.encode([Message("user", text, tuple(range(len(shown))))], images)
-            tokens = processor.layout(ids, images).input_ids.shape[1]
+            question = prompt.question(processor)
+            tokens = prompt.positions(processor, question)
         except UsageError as error:
             refusal = error
             continue
         if tokens + steps <= context and len(asked) < count:
-            asked.append(Question(name, shown, ids, text))
+            asked.append(question)
     if not asked:
         raise refusal or UsageError(
             f"no probe question fits a context of {context} positions",

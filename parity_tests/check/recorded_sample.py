@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from parity_tests.check.package_questions import PROMPTS, drawn_pictures
+from export.package.sample_questions import PROMPTS, drawn_pictures
 from parity_tests.judging.compare import compare_arrays
 from parity_tests.judging.metrics import LOGITS, Kind, measure
 from parity_tests.judging.probes import Question, Recording, base_name

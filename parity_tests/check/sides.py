@@ -64,16 +64,17 @@ class Sides:
         if self.stored is None:
             rows = compare_recordings(expected, said)
             standard = self.package.float_standard()
-            compared = Comparison("package", standard, "reference", self.package.name, rows, question.name)
+            compared = Comparison("package", standard, "reference", self.package.name, rows, question.name, said.seconds)
             return gates.settled(compared, self.package)
         comparisons: list[Comparison] = []
         if self.exact is not None and tight is not None:
             comparisons += gates.settled(_implementation("implementation", self.exact, question, inside, tight), self.exact)
         name = "implementation" if self.exact is None else "kernels"
         comparisons += gates.settled(_implementation(name, self.package, question, inside, said), self.package)
-        loss = Standard.INT4_LOSS if is_quantised(self.package.assignments()) else Standard.FP16
+        cost = Standard.INT4_LOSS if is_quantised(self.package.assignments()) else Standard.FP16
         rows = compare_recordings(expected, inside)
-        return [*comparisons, Comparison("loss", loss, "full-precision reference", STORED, rows, question.name)]
+        loss = Comparison("loss", cost, "full-precision reference", STORED, rows, question.name, inside.seconds)
+        return [*comparisons, loss]
 
     def divergence(self, question: Question, table: Table | None) -> Divergence:
         """Where the package first parts from its reference, on one question."""
@@ -107,4 +108,4 @@ def open_sides(candidate: Candidate, checkpoint: Checkpoint, processor: Processo
 
 def _implementation(name: str, side: Candidate, question: Question, inside: Recording, said: Recording) -> Comparison:
     rows = compare_recordings(inside, said)
-    return Comparison(name, side.implementation_standard(), STORED, side.name, rows, question.name)
+    return Comparison(name, side.implementation_standard(), STORED, side.name, rows, question.name, said.seconds)

@@ -246,5 +246,9 @@ HIGHER_IS_BETTER: Mapping[str, bool] = {
     "equal_prefix": True,
     "split_margin": False,
     "split_relative": False,
+    "answers_different": False,
+    "tokens_different": False,
+    "points_lost": False,
+    "parts_not_run": False,
 }
 """Every metric's direction; thresholds on any other name are refused."""

@@ -69,6 +69,7 @@ class Question:
         input_ids: int64 (1, tokens) in the published form, placeholders included.
         text: what a person would have typed, when there is such a thing.
         calls: in how many decoder calls the prompt is fed at least; more where a chunk is smaller than that.
+        truth: every answer that is right, where that is known.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Question:
     input_ids: np.ndarray
     text: str = ""
     calls: int = 1
+    truth: tuple[str, ...] = ()
 
 
 @dataclass
@@ -92,6 +94,7 @@ class Recording:
             the backend's own answer leaves the tokens it was fed.
         sampling: settings of ``drawn_ids``; None where nothing was drawn.
         drawn_scores: (steps, vocabulary), the penalised logits that ``drawn_ids`` were drawn from.
+        seconds: by the clock, until everything was recorded.
     """
 
     question: str
@@ -103,6 +106,7 @@ class Recording:
     greedy_logits: np.ndarray | None = None
     sampling: Sampling | None = None
     drawn_scores: np.ndarray | None = None
+    seconds: float = 0.0
 
     def flattened(self) -> dict[str, np.ndarray]:
         """All arrays by probe name in pipeline order; pieces as ``vision_0``, ``vision_1``, or plain when there is one."""

@@ -55,6 +55,7 @@ class Comparison:
     Attributes:
         name: ``golden``, ``package``, ``implementation`` or ``loss``.
         question: which prompt, e.g. ``p0_``; "" when there is only one.
+        seconds: that the candidate took to answer, by the clock; 0 where that was not measured.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Comparison:
     candidate: str
     measurements: tuple[Measurement, ...]
     question: str = ""
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,7 @@ def _comparison_to_json(comparison: Comparison) -> dict[str, Any]:
         "baseline": comparison.baseline,
         "candidate": comparison.candidate,
         "question": comparison.question,
+        "seconds": comparison.seconds,
         "measurements": rows,
     }
 
@@ -234,6 +237,7 @@ def _comparison_from_json(row: Mapping[str, Any]) -> Comparison:
             for m in row["measurements"]
         ),
         row["question"],
+        float(row.get("seconds", 0.0)),
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 
@@ -21,6 +21,8 @@ class Answer:
         reference, candidate: texts up to the first stop token.
         reference_ids, candidate_ids: all greedy tokens, stop tokens included.
         length: tokens of the reference's answer before its stop token; None when the steps asked for cut it off.
+        truth: every answer that is right, where that is known.
+        reference_scores, candidate_scores: how right each is, by the names of `parity_tests.judging.answer_scores`.
     """
 
     question: str
@@ -32,6 +34,9 @@ class Answer:
     reference_ids: tuple[int, ...]
     candidate_ids: tuple[int, ...]
     length: int | None
+    truth: tuple[str, ...] = ()
+    reference_scores: Mapping[str, float] = field(default_factory=dict)
+    candidate_scores: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -165,7 +170,8 @@ def _answer(row: Mapping[str, Any]) -> Answer:
     width, height = row["size"]
     ids = tuple(row["reference_ids"]), tuple(row["candidate_ids"])
     texts = row["question"], row["text"], row["picture"]
-    return Answer(*texts, (width, height), row["reference"], row["candidate"], *ids, row["length"])
+    truth, scored = tuple(row.get("truth", ())), (row.get("reference_scores", {}), row.get("candidate_scores", {}))
+    return Answer(*texts, (width, height), row["reference"], row["candidate"], *ids, row["length"], truth, *scored)
 
 
 def _similarity(row: Mapping[str, Any]) -> Similarity:

@@ -27,8 +27,19 @@ def judge_parser(prog: str) -> Parser:
     made = Parser(prog, "Judge a stored run again; nothing is run.")
     made.add_argument("run", type=Path, metavar="RUN", help="a run.json, or the --report-dir it lies in")
     _common(made)
+    add_presets(made)
     made.add_argument("--report-dir", type=Path, metavar="DIR", help="write the reports here")
     return made
+
+
+def add_presets(made: Parser) -> None:
+    """Limits on what the stored precision costs (`parity_tests.judging.presets`)."""
+    preset = made.add_mutually_exclusive_group()
+    for name, text in (
+        ("release", "fail where int4 costs more than a release may, or a part was not run"),
+        ("strict", "fail where any answer or token differs from full precision"),
+    ):
+        preset.add_argument(f"--{name}", dest="preset", action="store_const", const=name, help=text)
 
 
 def diff_parser(prog: str) -> Parser:

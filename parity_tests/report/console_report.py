@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from parity_tests.judging.judge import JudgedComparison, Judgement
 from parity_tests.judging.metrics import HIGHER_IS_BETTER
-from parity_tests.report.json_report import comparison_verdict, golden_row
+from parity_tests.report.json_report import golden_row
 from parity_tests.report.markdown_report import number
+from parity_tests.report.meaning import meaning, verdict_words
 
 
 def console(judgement: Judgement, only: str | None = None) -> str:
@@ -19,7 +20,7 @@ def console(judgement: Judgement, only: str | None = None) -> str:
     for judged in judgement.comparisons:
         comparison = judged.comparison
         name = comparison.name + (f" {comparison.question}" if comparison.question else "")
-        verdict, nearest = comparison_verdict(judged), nearest_limit(judged)
+        verdict, nearest = verdict_words(judged), nearest_limit(judged)
         lines.append(f"{name}: {comparison.candidate} against {comparison.baseline}: {verdict}{nearest}")
         if only is None or comparison.name == only or judged.first_failure is not None:
             lines += _rows(judged, judgement)
@@ -27,6 +28,7 @@ def console(judgement: Judgement, only: str | None = None) -> str:
     lines += [f"{name}: {number(value)}" for name, value in run.accuracy.items()]
     if judgement.first_failure:
         lines.append(f"first failure: {judgement.first_failure}")
+    lines += meaning(judgement).lines
     lines.append(f"verdict: {judgement.verdict}")
     return "\n".join(lines)
 
@@ -53,10 +55,10 @@ def _rows(judged: JudgedComparison, judgement: Judgement) -> list[str]:
         m = probe.measurement
         shape = "x".join(map(str, m.shape))
         verdict = golden_row(probe, judgement)["verdict"] if judged.comparison.name == "golden" else str(probe.verdict)
-        if m.metrics:
+        if "max_abs" in m.metrics:
             limit = f"{probe.limits[0].metric} {probe.limits[0].bound:g}" if probe.limits else "no limit"
             figures = f"max abs {m.metrics['max_abs']:9.3g}  cosine {number(m.metrics['cosine']):>12}  tolerance {limit}"
         else:
-            figures = probe.describe()
+            figures = probe.describe() or ", ".join(f"{name} {number(value)}" for name, value in m.metrics.items())
         lines.append(f"  {m.probe:{width}}  {shape:14} {verdict:10}  {figures}")
     return lines

@@ -7,7 +7,8 @@ from collections import Counter
 from parity_tests.judging.diff import Change, Difference, Row
 from parity_tests.judging.judge import Judgement
 from parity_tests.report.headline import accuracy_lines, similarity_lines
-from parity_tests.report.markdown_report import number
+from parity_tests.report.markdown_report import cell, number
+from parity_tests.report.meaning import meaning
 
 
 def markdown(difference: Difference) -> str:
@@ -28,6 +29,9 @@ def markdown(difference: Difference) -> str:
     lines.append(
         f"| first failure | {difference.before.first_failure or 'none'} | {difference.after.first_failure or 'none'} |"
     )
+    before, after = meaning(difference.before), meaning(difference.after)
+    lines.append(f"| implementation | {cell(before.implementation)} | {cell(after.implementation)} |")
+    lines.append(f"| what {after.precision} costs | {before.cost_words} | {after.cost_words} |")
     for name, read in (("similarity", similarity_lines), ("task accuracy", accuracy_lines)):
         lines.append(f"| {name} | {read(difference.before.run)[0]} | {read(difference.after.run)[0]} |")
     lines.append("")

@@ -10,6 +10,7 @@ from parity_tests.judging.results import Run
 MAIN = "task: all five"
 FULL = f"full precision: {MAIN}"
 ASKED = "task: questions asked"
+OWN, FULL_OWN = "answers: ", "full precision: answers: "
 NOT_MEASURED = "task accuracy not measured: run with --task N"
 
 
@@ -49,6 +50,8 @@ def _mean(values: Iterable[float]) -> float:
 
 def accuracy_lines(run: Run) -> list[str]:
     """Task accuracy beside full precision's, or in words that it was not measured."""
+    if MAIN not in run.accuracy and f"{OWN}exact" in run.accuracy:
+        return _own_lines(run)
     if MAIN not in run.accuracy:
         why = next((why for what, why in run.not_run if what == "task accuracy"), "")
         return [f"not measured: {why}" if why else NOT_MEASURED.removeprefix("task accuracy ")]
@@ -61,3 +64,12 @@ def accuracy_lines(run: Run) -> list[str]:
             f"full precision: {100 * run.accuracy[FULL]:.1f} % on the same questions; difference {points:+.1f} points"
         )
     return lines
+
+
+def _own_lines(run: Run) -> list[str]:
+    """The scores of answers to a user's own questions, full precision's beside them."""
+    asked = run.accuracy[f"{OWN}questions with a truth"]
+    scored = [name.removeprefix(FULL_OWN) for name in run.accuracy if name.startswith(FULL_OWN)]
+    both = [(name, run.accuracy[OWN + name], run.accuracy[FULL_OWN + name]) for name in scored]
+    told = [f"{name} {100 * value:.1f} % (full precision {100 * full:.1f} %)" for name, value, full in both]
+    return [f"{100 * run.accuracy[f'{OWN}exact']:.1f} % exactly right", f"of {asked:.0f} own questions", *told]

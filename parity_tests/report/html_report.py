@@ -12,8 +12,8 @@ from parity_tests.judging.run_details import Answer
 from parity_tests.report import html_plots as plots
 from parity_tests.report.headline import accuracy_lines, similarity_lines
 from parity_tests.report.html_parts import badge, folded, table
-from parity_tests.report.json_report import comparison_verdict
 from parity_tests.report.markdown_report import number
+from parity_tests.report.meaning import comparison_verdict, meaning, verdict_words
 from parity_tests.report.page_style import CSS
 from parity_tests.report.text_file import write as write_text
 from runtime_py.contracts import STAGES
@@ -54,15 +54,16 @@ def _section(heading: str, content: str) -> str:
 def _top(judgement: Judgement, title: str) -> str:
     """Verdict, first failure, first diverging stage, and the way through the stages with a mark on each."""
     run, divergence = judgement.run, judgement.run.divergence
-    said = escape(judgement.first_failure) if judgement.first_failure else "Every judged probe is within its limits."
+    told = meaning(judgement)
+    said = escape(judgement.first_failure or f"Implementation {told.implementation}.")
     if judgement.verdict is Verdict.NOT_RUN:
         said = "Nothing could be compared; see Not run."
-    where = ""
+    where = f"<p>What {escape(run.precision)} costs: <strong>{escape(told.cost_words)}</strong></p>"
     if divergence is not None and divergence.stage:
         note = f" ({escape(divergence.note)})" if divergence.note else ""
-        where = f"<p>First divergence: <strong>{escape(divergence.place)}</strong>{note}</p>"
+        where += f"<p>First divergence: <strong>{escape(divergence.place)}</strong>{note}</p>"
     elif divergence is not None:
-        where = f"<p>Stage by stage: {escape(divergence.note)}.</p>"
+        where += f"<p>Stage by stage: {escape(divergence.note)}.</p>"
     steps = []
     for stage in (PREPROCESS, *STAGES):
         verdict = _stage_verdict(judgement, stage)
@@ -121,12 +122,23 @@ def _answer(answer: Answer) -> str:
         return f"<div><h3>{name}</h3><blockquote>{escape(text) or '<em>nothing</em>'}</blockquote></div>"
 
     same = "Both say the same." if answer.reference == answer.candidate else "The answers differ."
+    if answer.truth:
+        same += f" Right: {' or '.join(dict.fromkeys(answer.truth))}. {_scored(answer)}"
     return (
         f"<article class='card' style='margin-bottom:14px'><h3>{escape(answer.question)}: {escape(answer.text)}</h3>"
         f"<div class='pair'>{f'<div>{picture}</div>' if picture else ''}{side('Full precision', answer.reference)}"
-        f"{side('Package', answer.candidate)}</div><p>{same}</p>{cut}"
+        f"{side('Package', answer.candidate)}</div><p>{escape(same)}</p>{cut}"
         f"{plots.token_plot(answer)}</article>"
     )
+
+
+def _scored(answer: Answer) -> str:
+    """Both sides' scores, in one sentence."""
+    pairs = ((name, value, answer.reference_scores.get(name)) for name, value in answer.candidate_scores.items())
+    shown = [
+        f"{name} {number(value)} (full precision {'-' if full is None else number(full)})" for name, value, full in pairs
+    ]
+    return f"Package: {', '.join(shown)}."
 
 
 def _inside(judgement: Judgement) -> str:
@@ -180,7 +192,7 @@ def _comparison(judged: JudgedComparison) -> str:
     names = ("probe", *_metrics(judged))
     content = f"<p class='soft'>{escape(text)}</p>" + table("Judged figures", head, rows, (1, 2), failed)
     content += folded("All metrics", table("All metrics", names, every, range(1, len(names))))
-    title = f"{escape(comparison.name)}{escape(asked)} {badge(verdict)}"
+    title = f"{escape(comparison.name)}{escape(asked)} {badge(verdict_words(judged))}"
     return folded(title, content, opened=verdict == "fail", card=True)
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from parity_tests.judging import run_details
-from parity_tests.judging.judge import JudgedComparison, JudgedProbe, Judgement, Verdict
+from parity_tests.judging.judge import JudgedProbe, Judgement, Verdict
 from parity_tests.judging.probes import base_name
 from parity_tests.judging.results import Run, encode, to_json
+from parity_tests.report.meaning import comparison_verdict, meaning, verdict_words
 
 SCHEMA = 1
 """Of report.json and of what ``--json`` writes; keys are only ever added under one number."""
@@ -38,6 +39,8 @@ def report(judgement: Judgement) -> dict[str, Any]:
                 "baseline": judged.comparison.baseline,
                 "candidate": judged.comparison.candidate,
                 "verdict": str(comparison_verdict(judged)),
+                "means": verdict_words(judged),
+                "seconds": rounded(judged.comparison.seconds),
                 "probes": [probe_json(probe) for probe in judged.probes],
             }
             for judged in judgement.comparisons
@@ -86,6 +89,7 @@ def _head(judgement: Judgement) -> dict[str, Any]:
         "backend": run.backend,
         "verdict": str(judgement.verdict),
         "first_failure": judgement.first_failure or None,
+        "meaning": meaning(judgement).to_json(),
         "schema": SCHEMA,
     }
 
@@ -182,15 +186,6 @@ def _bare(name: str) -> str:
     """A golden array's name without the number of its piece (``vision_2`` -> ``vision``, ``p0_vision`` stays)."""
     stem, _, number = name.rpartition("_")
     return stem if stem and number.isdecimal() else name
-
-
-def comparison_verdict(judged: JudgedComparison) -> Verdict:
-    """Fail when any probe fails; reported when nothing in it is judged."""
-    verdicts = {probe.verdict for probe in judged.probes}
-    for verdict in (Verdict.FAIL, Verdict.PASS, Verdict.REPORTED):
-        if verdict in verdicts:
-            return verdict
-    return Verdict.NOT_PROBED
 
 
 def rounded(value: float, digits: int = METRIC_DIGITS) -> float:

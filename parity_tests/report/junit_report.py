@@ -1,7 +1,7 @@
 """JUnit XML for continuous integration: one test suite a comparison, one test case a probe and metric.
 
 Written for the readers of GitLab, Jenkins and GitHub's report actions: ``testsuites`` and ``testsuite`` carry counts,
-``testcase`` a class name and a time. Metrics of one run are not timed apart, so every time is 0.
+``testcase`` a class name and a time. An answer is timed as a whole: a suite carries its seconds, its cases equal shares.
 Source: jenkinsci/xunit-plugin, src/main/resources/org/jenkinsci/plugins/xunit/types/model/xsd/junit-10.xsd.
 """
 
@@ -13,7 +13,10 @@ from xml.etree import ElementTree
 
 from parity_tests.judging.judge import JudgedComparison, JudgedProbe, Judgement, Verdict
 from parity_tests.report.headline import NOT_MEASURED
+from parity_tests.report.meaning import meaning
 from parity_tests.report.text_file import write as write_text
+
+MEANING = "what the verdict means"
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -26,6 +29,7 @@ def junit(judgement: Judgement) -> str:
     for judged in judgement.comparisons:
         _suite(root, judged, prefix, judgement)
     _not_run(root, judgement, prefix)
+    _meaning(root, judgement, prefix)
     for suite in (root, *root):
         cases = list(suite.iter("testcase"))
         suite.set("tests", str(len(cases)))
@@ -33,9 +37,37 @@ def junit(judgement: Judgement) -> str:
         suite.set("errors", "0")
         if suite is not root:
             suite.set("skipped", str(sum(case.find("skipped") is not None for case in cases)))
-        suite.set("time", "0")
+    _timed(root, judgement)
     ElementTree.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def _meaning(root: ElementTree.Element, judgement: Judgement, prefix: str) -> None:
+    """The verdict in words: whether the implementation is exact is judged here, what the precision costs is told."""
+    told = meaning(judgement)
+    suite = ElementTree.SubElement(root, "testsuite", name=MEANING)
+    case = _case(suite, f"{prefix}.meaning", "implementation")
+    if told.exact is False:
+        failure = ElementTree.SubElement(case, "failure", message=_clean(told.implementation), type="parity")
+        failure.text = "every limit, its reason and the first divergence stand in the failing cases of the comparisons"
+    elif told.exact is None:
+        ElementTree.SubElement(case, "skipped", message=_clean(told.implementation))
+    cost = _case(suite, f"{prefix}.meaning", f"what {told.precision} costs")
+    if told.cost is None:
+        ElementTree.SubElement(cost, "skipped", message=_clean(told.cost_words))
+    for node, line in zip((case, cost), told.lines, strict=True):
+        ElementTree.SubElement(node, "system-out").text = _clean(line)
+
+
+def _timed(root: ElementTree.Element, judgement: Judgement) -> None:
+    """Seconds of every suite, of the whole, and of cases in equal shares."""
+    seconds = dict(zip(root.findall("testsuite"), (j.comparison.seconds for j in judgement.comparisons), strict=False))
+    root.set("time", f"{sum(seconds.values()):.3f}")
+    for suite in root.findall("testsuite"):
+        cases = suite.findall("testcase")
+        suite.set("time", f"{seconds.get(suite, 0.0):.3f}")
+        for case in cases:
+            case.set("time", f"{seconds.get(suite, 0.0) / len(cases):.3f}")
 
 
 def _suite(root: ElementTree.Element, judged: JudgedComparison, prefix: str, judgement: Judgement) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from parity_tests.judging.judge import JudgedComparison, JudgedProbe, Judgement
 from parity_tests.judging.run_details import Details
 from parity_tests.report.headline import accuracy_lines, similarity_lines
-from parity_tests.report.json_report import comparison_verdict
+from parity_tests.report.meaning import meaning, verdict_words
 from runtime_py.contracts import STAGES
 
 SHOWN_LAYERS = 8
@@ -26,6 +26,8 @@ def markdown(judgement: Judgement) -> str:
         f"# {first}",
         "",
         f"{run.case}: {run.family} {run.variant}, target {run.target}, {run.precision}, run by {run.backend}.",
+        "",
+        *(f"{line[0].upper()}{line[1:]}.  " for line in meaning(judgement).lines),
         "",
         f"Similarity: {'; '.join(similarity_lines(run))}.  ",
         f"Task accuracy: {'; '.join(accuracy_lines(run))}.",
@@ -90,7 +92,7 @@ def _comparison(judged: JudgedComparison) -> list[str]:
     comparison = judged.comparison
     asked = f", prompt `{comparison.question}`" if comparison.question else ""
     lines = [
-        f"## {comparison.name}: {comparison_verdict(judged)}",
+        f"## {comparison.name}: {verdict_words(judged)}",
         "",
         f"`{comparison.candidate}` against {comparison.baseline}{asked}; standard `{comparison.standard}`.",
         "",

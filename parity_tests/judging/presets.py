@@ -1,0 +1,98 @@
+"""``--release`` and ``--strict``: limits on what the stored precision costs, for people who decide whether to ship.
+
+Without a preset a run fails where the implementation is not exact, and what int4 costs is told and held to a floor against
+nonsense alone. A preset adds a comparison of its own name, of the package as delivered against full precision, in every
+report. What it judges must have been measured: a release that nobody held against full precision does not pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from parity_tests.judging.judge import JudgedComparison, JudgedProbe, Judgement, Verdict
+from parity_tests.judging.metrics import Kind, equal_prefix
+from parity_tests.judging.results import Comparison, Measurement, Run
+from parity_tests.thresholds import Limit, Standard
+
+STAGE = "answers"
+MAIN, FULL = "task: all five", "full precision: task: all five"
+EXACT, FULL_EXACT = "answers: exact", "full precision: answers: exact"
+
+_NATS = (
+    "a tenth of a nat a position, chosen: int4 rounded to nearest costs the demos 0.06 to 1.7 and SmolLM2-135M 1.0 "
+    "(docs/results/rounding.md); calibrate, or keep costly layers in more bits, where it is exceeded"
+)
+_FIRST = "chosen: one position in ten may put another token first, where full precision was unsure"
+_POINTS = "points of right answers that may be lost against full precision on the same questions"
+_SAME = "the same words as full precision"
+
+PRESETS: Mapping[str, tuple[Limit, ...]] = {
+    "release": (
+        Limit("kl_mean", 0.1, _NATS),
+        Limit("top1_agreement", 0.9, _FIRST),
+        Limit("points_lost", 1.0, _POINTS),
+        Limit("parts_not_run", 0, "what was not run was not checked: run the rest where its device is"),
+    ),
+    "strict": (
+        Limit("answers_different", 0, _SAME),
+        Limit("tokens_different", 0, _SAME),
+        Limit("kl_mean", 1e-3, "what float16 may cost (standard fp16); no int4 holds it"),
+        Limit("points_lost", 0.0, _POINTS),
+        Limit("parts_not_run", 0, "what was not run was not checked: run the rest where its device is"),
+    ),
+}
+"""Limits by preset, each with its reason."""
+
+BESIDE = ("own samples", "task accuracy")
+"""What may be left out: lines `not run` that end so are no part of the package."""
+
+MEASURED = {"kl_mean", "top1_agreement", "answers_different", "tokens_different"}
+"""Figures that must be there; points are lost only where somebody knows what is right."""
+
+
+def with_preset(judgement: Judgement, name: str) -> Judgement:
+    """The judgement with the preset's comparison, and the verdict that comes of it."""
+    figures = costs(judgement.run)
+    limits = tuple(limit for limit in PRESETS[name] if limit.metric in figures or limit.metric in MEASURED)
+    missing = sorted({limit.metric for limit in limits} - set(figures))
+    problem = "not measured: full precision was not asked; name the checkpoint with --reference" if missing else ""
+    m = Measurement("package as delivered", STAGE, Kind.EXACT, (), {} if missing else figures, problem, required=True)
+    broken = () if missing else tuple(limit for limit in limits if not limit.holds(figures))
+    probe = JudgedProbe(m, limits, broken, Verdict.FAIL if missing or broken else Verdict.PASS)
+    compared = Comparison(name, Standard.INT4_LOSS, "full precision", judgement.run.backend, (m,))
+    judged = replace(judgement, comparisons=(*judgement.comparisons, JudgedComparison(compared, (probe,))))
+    if probe.verdict is Verdict.PASS or judgement.verdict is Verdict.FAIL:
+        return judged
+    return replace(judged, verdict=Verdict.FAIL, first_failure=f"{name}: package as delivered: {probe.describe()}")
+
+
+def costs(run: Run) -> dict[str, float]:
+    """The figures that presets judge, as far as the run has them."""
+    rows, answers = run.details.similarity, run.details.answers
+    figures: dict[str, float] = {"parts_not_run": float(sum(not what.endswith(BESIDE) for what, _ in run.not_run))}
+    if rows:
+        figures["kl_mean"] = sum(row.kl_mean for row in rows) / len(rows)
+        figures["top1_agreement"] = sum(row.top1_agreement for row in rows) / len(rows)
+    if answers:
+        figures["answers_different"] = float(sum(answer.reference != answer.candidate for answer in answers))
+        figures["tokens_different"] = float(
+            sum(
+                len(a.reference_ids[: _end(a.length)])
+                - equal_prefix(np.array(a.reference_ids[: _end(a.length)]), np.array(a.candidate_ids[: _end(a.length)]))
+                for a in answers
+            )
+        )
+    lost = [
+        100 * (run.accuracy[full] - run.accuracy[name])
+        for name, full in ((MAIN, FULL), (EXACT, FULL_EXACT))
+        if name in run.accuracy and full in run.accuracy
+    ]
+    return {**figures, "points_lost": max(lost)} if lost else figures
+
+
+def _end(length: int | None) -> int | None:
+    """Where an answer is cut for counting: behind its stop token."""
+    return None if length is None else length + 1
