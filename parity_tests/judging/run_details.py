@@ -176,4 +176,5 @@ def _answer(row: Mapping[str, Any]) -> Answer:
 
 def _similarity(row: Mapping[str, Any]) -> Similarity:
     counted = ("question", "equal_tokens", "tokens")
-    return Similarity(**{f.name: row[f.name] if f.name in counted else float(row[f.name]) for f in fields(Similarity)})
+    values: dict[str, Any] = {f.name: row[f.name] if f.name in counted else float(row[f.name]) for f in fields(Similarity)}
+    return Similarity(**values)

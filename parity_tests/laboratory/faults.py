@@ -87,8 +87,8 @@ def _stored(package: Path, stage: str, name: str) -> np.ndarray:
 
 def swapped_norms(package: Path) -> None:
     """The second vision block uses its two norms in each other's place."""
-    norms = [_stored(package, VISION, f"blocks.1.norm{number}.weight") for number in (1, 2)]
-    if np.array_equal(*norms):
+    first, second = (_stored(package, VISION, f"blocks.1.norm{number}.weight") for number in (1, 2))
+    if np.array_equal(first, second):
         raise ValueError("the two norms are the same")
     for kind in ("weight", "bias"):
         change_graph(package, VISION, _renamed(f"blocks.1.norm1.{kind}", f"blocks.1.norm2.{kind}"))
