@@ -243,5 +243,5 @@ def run(hub: str | LocalHub, home: Path, *command: str, **environment: str) -> s
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=600,
     )
