@@ -88,6 +88,15 @@ def test_unknown_model_is_refused_before_its_weights_are_fetched(tmp_path: Path,
     assert hub.fetched() == {"config.json"}
 
 
+def test_room_is_known_before_the_weights_are_fetched(tmp_path: Path, hub: LocalHub, published: dict[str, bytes]) -> None:
+    hub.repositories["openbmb/MiniCPM-V"] = published
+    shard = next(name for name in published if name.startswith("model-00001"))
+    hub.sizes[shard] = 10**18
+    kind, message = ask(tmp_path, hub.address, "minicpm-v")
+    assert kind == "DoesNotFitError" and "1,000,000,000" in message and "HF_HUB_CACHE" in message
+    assert not any(name.endswith(".safetensors") for name in hub.fetched())
+
+
 def test_missing_gated_and_wrong_revision(tmp_path: Path, hub: LocalHub, published: dict[str, bytes]) -> None:
     hub.repositories["org/gated"] = published
     hub.gated.add("org/gated")
