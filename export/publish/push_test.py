@@ -13,6 +13,7 @@ import pytest
 
 from runtime_py.hub.local_hub_test import LocalHub, hub, run
 from runtime_py.package import MANIFEST
+from runtime_py.package.files import sha256
 
 __all__ = ["hub"]
 
@@ -136,6 +137,14 @@ def test_what_is_not_verified_is_pushed_only_by_force(
     assert refused.code == 2 and "is not verified" in refused.err and "first at vision" in refused.err
     assert forced.code == 0, forced.err
     assert b"**This package is not verified: the check's verdict is `fail`" in hub.repositories["you/demo"]["README.md"]
+
+    (package / "README.md").write_text("# of the checkpoint")
+    rows = [*manifest["files"], {"path": "README.md", "bytes": 19, "sha256": sha256(package / "README.md")}]
+    (package / MANIFEST).write_text(json.dumps(manifest | {"files": rows}))
+    [earlier] = edgeproof(hub, tmp_path, ([*push, "--force"], {}), HF_TOKEN="good")
+    assert earlier.code == 2 and "under the name of the hub's model card" in earlier.err
+    (package / "README.md").unlink()
+    (package / MANIFEST).write_text(json.dumps(manifest))
 
     (package / "LICENSE").write_text("altered")
     [altered] = edgeproof(hub, tmp_path, ([*push, "--force"], {}), HF_TOKEN="good")
