@@ -188,6 +188,20 @@ def _split_at(tokens: Mapping[str, int], encode: Callable[[str], list[int]]) -> 
     return split_encode
 
 
+def _refuse_affixes(settings: Mapping[str, Any], path: Path) -> None:
+    """Byte-level and byte-fallback vocabularies have no affixes; with one, tokenizers 0.23 cuts merges inside a character
+    and ends the process, which nothing can catch.
+    """
+    model = settings.get("model")
+    stated = [
+        key for key in ("continuing_subword_prefix", "end_of_word_suffix") if isinstance(model, dict) and model.get(key)
+    ]
+    if stated:
+        raise PackageError(
+            f"{path} has a {stated[0]}", "a byte-level or byte-fallback vocabulary, which has none", "restore the file"
+        )
+
+
 def read_json(path: Path) -> Tokenizer:
     """A ``tokenizer.json`` of the tokenizers library whose decoder works on bytes (byte-level or byte-fallback)."""
     from tokenizers import Tokenizer as Library
@@ -195,6 +209,7 @@ def read_json(path: Path) -> Tokenizer:
     text = read_bytes(path, MAX_JSON_BYTES).decode("utf-8-sig")
     stated = json.loads(text)
     settings = completed(stated, added_tokens(path.parent), path)
+    _refuse_affixes(settings, path)
     library = Library.from_str(text if settings == stated else json.dumps(settings))
     kinds = list(_decoder_kinds(settings.get("decoder")))
     if "ByteLevel" in kinds:

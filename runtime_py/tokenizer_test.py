@@ -107,3 +107,14 @@ def test_damaged_files_are_named(tmp_path: Path, name: str) -> None:
 def test_a_folder_without_tokenizer_is_named(tmp_path: Path) -> None:
     with pytest.raises(PackageError, match="no tokenizer"):
         tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["continuing_subword_prefix", "end_of_word_suffix"])
+def test_affixes_are_refused_before_the_library_sees_them(tmp_path: Path, key: str) -> None:
+    """tokenizers 0.23 ends the process on this file: the prefix is cut off bytes of a longer character."""
+    model = {"type": "BPE", "vocab": {"a": 0, "é": 1, "aé": 2}, "merges": [["a", "é"]], key: "a"}
+    (tmp_path / "tokenizer.json").write_text(
+        json.dumps({"version": "1.0", "model": model, "decoder": {"type": "ByteLevel"}})
+    )
+    with pytest.raises(PackageError, match=key):
+        tokenizer.load(tmp_path)

@@ -24,6 +24,9 @@ MAX_HEADER_BYTES = 8 * MEGABYTE
 MAX_COUNT = 2**64 - 1
 """Of elements and bytes: the published reader's are 64-bit."""
 
+MAX_STRIDE = 2**63 - 1
+"""Of a tensor whose empty axes count as one: what PyTorch can index, an empty one too."""
+
 
 def read_header(file: Path) -> list[LocatedTensor]:
     """The tensors of one file in the order of their bytes.
@@ -71,6 +74,11 @@ def _parse(file: Path, text: bytearray) -> dict[str, Any]:
     header = parse_json(bytes(text), file, CheckpointError, DOWNLOAD_AGAIN)
     if not isinstance(header, dict):
         _damaged(file, "a JSON object as header", f"a {type(header).__name__}")
+    metadata = header.get("__metadata__")
+    if metadata is not None and not (
+        isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values())
+    ):
+        _damaged(file, "texts by name as __metadata__", str(metadata)[:80])
     return header
 
 
@@ -88,6 +96,8 @@ def _entry(file: Path, name: str, entry: Any) -> tuple[TensorInfo, tuple[int, in
     total = _product([*shape, bits])
     if total is None:
         _damaged(file, f"at most {MAX_COUNT} elements and bits in {name}", f"the shape {str(shape)[:80]}")
+    if _product([max(size, 1) for size in shape], MAX_STRIDE) is None:
+        _damaged(file, f"a shape of {name} that can be indexed", str(shape)[:80])
     need, rest = divmod(total, 8)
     begin, end = offsets
     if rest or end - begin != need:
@@ -100,12 +110,12 @@ def _entry(file: Path, name: str, entry: Any) -> tuple[TensorInfo, tuple[int, in
     return TensorInfo(name, dtype, tuple(shape), file, end - begin), (begin, end)
 
 
-def _product(factors: list[int]) -> int | None:
-    """Their product, or None when it, or a part of it from the left, exceeds 64 bits, as the published reader computes."""
+def _product(factors: list[int], most: int = MAX_COUNT) -> int | None:
+    """Their product, or None when it, or a part of it from the left, exceeds ``most``: 64 bits in the published reader."""
     product = 1
     for factor in factors:
         product *= factor
-        if product > MAX_COUNT:
+        if product > most:
             return None
     return product
 

@@ -118,6 +118,9 @@ BAD: dict[str, tuple[dict[str, Any] | bytes, bytes, str]] = {
         "elements",
     ),
     "product that ends in 0": ({"a": {"dtype": "F32", "shape": [2**60, 2**60, 0], "data_offsets": [0, 0]}}, b"", "elements"),
+    "empty, and too long to index": ({"a": entry(0, 0, shape=[0, 2**64 - 1])}, b"", "can be indexed"),
+    "metadata of numbers": ({"__metadata__": {"a": 1}}, b"", "texts by name"),
+    "metadata in a list": ({"__metadata__": []}, b"", "texts by name"),
     "half a byte": ({"a": entry(0, 1, "F4", [3])}, bytes(1), "1 bytes for a"),
 }
 

@@ -244,3 +244,15 @@ def test_every_other_demo_does_what_its_record_says(name: str, use: Use, picture
     files = demo.files(picture)
     assert (len(files) > 1) is (use is Use.TILES)
     assert demo.theirs([turn(demo.message(files, QUESTION))]) == demo.ours(shown(QUESTION), [picture])
+
+
+@pytest.mark.slow
+def test_the_margin_of_a_square_is_cropped(picture: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As MiniCPM-Llama3-V's published size needs one: 115² / 38² = 9.16, and the picture is 112 pixels of the 115."""
+    sent = SentPicture(115, 112, 38, 9)
+    monkeypatch.setattr("export.backends.mlc.stock_engine.countable", lambda *_: sent)
+    demo = Demo("minicpm-v", tmp_path)
+    assert demo.record.picture == sent
+    files = demo.files(picture)
+    assert Image.open(io.BytesIO(files[0])).size == (115, 115)
+    assert demo.theirs([turn(demo.message(files, QUESTION))]) == demo.ours(shown(QUESTION), [picture])

@@ -100,7 +100,8 @@ class StockEngine:
         yield from self.reasons
         if self.sampling:
             told = ", ".join(f"{name} {number:g}" for name, number in self.sampling.items())
-            yield f"defaults it does not know: {told}; judge its answers with `python -m parity_tests --sampling engine`"
+            judged = "judge answers without them by `parity_tests --package P --sampling engine`"
+            yield f"defaults it does not know: {told}; {judged}"
 
     def _sent(self) -> str:
         sent = self.picture

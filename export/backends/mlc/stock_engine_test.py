@@ -18,7 +18,7 @@ from export.families.published import variants
 from export.families.registry import families
 from export.plan.footprint import Footprint, footprints
 from export.source.tensor_source import EmptySource
-from export.specs import ModelSpec, PartialLora, RopeSpec, RoutedLora, SizeRule, VisualExperts
+from export.specs import ModelSpec, PartialLora, ResamplerSpec, RopeSpec, RoutedLora, SizeRule, VisualExperts
 from export.stages import contracts
 from runtime_py.backends.stock_engine import SentPicture, StockEngine, Use
 from runtime_py.contracts import CONNECTOR
@@ -87,6 +87,7 @@ def test_every_fact_that_takes_something_away(whole: ModelSpec) -> None:
         assert use is Use.TEXT and reason in why, reason
     use, why = said(whole, Limits(2048, 63))
     assert use is Use.TEXT and "64 rows cannot be split" in why
+    assert isinstance(whole.connector, ResamplerSpec)
     use, why = said(replace(whole, connector=replace(whole.connector, queries=2306)), Limits(4096, 4096))
     assert use is Use.TEXT and "cannot count the 2306 rows" in why
     cut = replace(whole, image=replace(whole.image, pieces=10, rule=SizeRule.SLICES))

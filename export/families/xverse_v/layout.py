@@ -5,6 +5,7 @@ Upstream keeps the settings in yaml; here they stand in a config.json beside the
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -28,6 +29,9 @@ PUBLISHED: dict[str, Any] = {
 ADAPTERS_FILE = "adapter_and_lora.bin"
 """As published: a pickle whose single key "model" holds the state dict."""
 
+MOST_NAME_BYTES, MOST_PARTS = 255, 8
+"""Of one name, as Linux file systems have it, and of names in a path."""
+
 PARTS = ("vision_config", "text_config")
 """Keys under which the parts' configs are put into the whole."""
 
@@ -42,10 +46,19 @@ def places_of(config: Mapping[str, Any]) -> tuple[str, str, str]:
     places = []
     for key in ("vit_path", "llama_model", "ckpt"):
         path = PurePosixPath(settings.text(key))
-        if path.is_absolute() or ".." in path.parts or not path.parts or "\x00" in str(path):
+        if path.is_absolute() or ".." in path.parts or not path.parts or not _can_be_named(path):
             raise settings.wrong(key, "a path inside the checkpoint's folder")
         places.append(str(path))
     return places[0], places[1], places[2]
+
+
+def _can_be_named(path: PurePosixPath) -> bool:
+    """Whether a file system takes the name: asked for another one, it answers with an OSError of its own."""
+    try:
+        names = [os.fsencode(part) for part in path.parts]
+    except UnicodeEncodeError:
+        return False
+    return all(len(name) <= MOST_NAME_BYTES and b"\0" not in name for name in names) and len(names) <= MOST_PARTS
 
 
 def adapters_file(config: Mapping[str, Any]) -> str:
