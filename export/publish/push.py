@@ -139,7 +139,10 @@ def _uploaded(package: Package, to: Destination, force: bool) -> Pushed:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     api = HfApi()
-    url = str(api.create_repo(to.repo_id, private=True if to.private else None, exist_ok=True))
+    if to.private:
+        url = str(api.create_repo(to.repo_id, private=True, exist_ok=True))
+    else:  # as the account's settings have it
+        url = str(api.create_repo(to.repo_id, exist_ok=True))
     info = api.model_info(to.repo_id)
     if to.private and not info.private:
         raise UsageError(

@@ -114,7 +114,7 @@ def test_a_second_package_takes_the_place_of_the_first(
         "notes.txt": b"mine",
         "README.md": b"# before",
     }
-    call = (["push", "you/demo", "-p", str(package), "-q"], {})
+    call: tuple[list[str], dict[str, str]] = (["push", "you/demo", "-p", str(package), "-q"], {})
     first, second = edgeproof(hub, tmp_path, call, call, HF_TOKEN="good")
     assert (first.code, first.err, first.out) == (0, "", f"{hub.address}/you/demo\n")
     files = hub.repositories["you/demo"]
