@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from pathlib import Path
 
@@ -79,6 +80,19 @@ def test_pickles_where_nothing_else_is_published(tmp_path: Path, hub: LocalHub, 
     hub.repositories["someone/copy"] = {name: published[name] for name in names}
     folder, *_ = ask(tmp_path, hub.address, "someone/copy")
     assert {path.name for path in Path(folder).iterdir()} == set(names)
+
+
+def test_quiet_is_quiet(tmp_path: Path, hub: LocalHub, published: dict[str, bytes]) -> None:
+    hub.repositories["someone/copy"] = {name: published[name] for name in ("config.json", "pytorch_model.bin")}
+    program = "import logging, sys; logging.getLogger('edgeproof').setLevel(int(sys.argv[1]))" + PROGRAM.replace(
+        "argv[1]", "argv[2]"
+    )
+    said = {}
+    for level in (logging.ERROR, logging.INFO):
+        done = run(hub, tmp_path / str(level), "-c", program, str(level), json.dumps(["someone/copy"]))
+        assert "someone/copy" in done.stdout
+        said[level] = done.stderr
+    assert said[logging.ERROR] == "" and "Fetching" in said[logging.INFO]
 
 
 def test_unknown_model_is_refused_before_its_weights_are_fetched(tmp_path: Path, hub: LocalHub) -> None:
