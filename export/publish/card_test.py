@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from runtime_py.generation.session import Limits
 from runtime_py.package import Package, PackagedFile
 
 
-def package(source: dict[str, object], licence: dict[str, object], **more: object) -> Package:
+def package(source: Mapping[str, object], licence: Mapping[str, object], **more: object) -> Package:
     manifest = {"source": source, "licence": licence, "backends": {"onnx": {}}, "edgeproof": "0.1.0", **more}
     return Package(
         Path("nowhere"),
