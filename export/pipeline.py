@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -46,7 +46,7 @@ from export.prompts.chat_template import write_chat_template
 from export.prompts.declared import declared_prompt
 from export.quantisation.stored import StoredCodes
 from export.request import ExportRequest
-from export.source.side_files import Purpose, named, require_vocabulary
+from export.source.side_files import Purpose, SideFile, named, require_vocabulary
 from export.specs import ModelSpec
 from export.verification import Verifier
 from runtime_py.errors import InterruptedExportError, MachineError, ParityError, UsageError
@@ -258,10 +258,20 @@ def _steps(checkpoint: OpenedCheckpoint, planned: Plan, builds: dict[str, Build]
         for name, build in builds.items()
         for step in (*planned.parts[name].backend.steps(build), *_target_files(name, build))
     ]
-    steps.append(Step("side files", lambda: copy_side_files(kept, source, folder)))
+    steps.append(Step("side files", lambda: _side_files(kept, source, planned, builds, folder)))
     steps.append(Step("chat template", lambda: write_chat_template(prompt, folder)))
     steps.append(Step("self-test sample", lambda: write_question(folder)))
     return steps
+
+
+def _side_files(
+    kept: Sequence[SideFile], source: Path, planned: Plan, builds: Mapping[str, Build], folder: Path
+) -> list[Path]:
+    """Copy the checkpoint's side files, then write what the backends put over and beside them; every path once."""
+    written = copy_side_files(kept, source, folder)
+    for name, build in builds.items():
+        written += planned.parts[name].backend.tool_files(build)
+    return list(dict.fromkeys(written))
 
 
 def _look_at_values(checkpoint: OpenedCheckpoint, planned: Plan, builds: Mapping[str, Build]) -> list[Path]:

@@ -115,6 +115,13 @@ class ExportBackend(ABC):
     def steps(self, build: Build) -> list[Step]:
         """The ordered work."""
 
+    def tool_files(self, build: Build) -> list[Path]:
+        """Write what other tools read at the package's root, where the checkpoint's side files are by then.
+
+        A file that the checkpoint has too is replaced. Returns paths relative to the package.
+        """
+        return []
+
     @abstractmethod
     def manifest(self, build: Build) -> dict[str, Any]:
         """This backend's block of the manifest, ``manifest["backends"][name]``, once all steps are done."""

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,11 @@ PROGRAM = "from optimum.commands.optimum_cli import main; main()"
 
 
 def optimum_cli(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The program with the registration at the place where a wheel puts it."""
-    register = place / "optimum" / "commands" / "register"
-    register.mkdir(parents=True, exist_ok=True)
-    shutil.copy(Path(__file__).with_name("register_edgeproof.py"), register)
+    """The program with the registration where a wheel puts it, unless a wheel has put it there."""
+    if find_spec("optimum.commands.register") is None or find_spec("optimum.commands.register.register_edgeproof") is None:
+        register = place / "optimum" / "commands" / "register"
+        register.mkdir(parents=True, exist_ok=True)
+        shutil.copy(Path(__file__).with_name("register_edgeproof.py"), register)
     paths = os.pathsep.join([str(place), str(ROOT), os.environ.get("PYTHONPATH", "")])
     return subprocess.run(
         [sys.executable, "-c", PROGRAM, *arguments],

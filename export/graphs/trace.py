@@ -30,6 +30,7 @@ from export.passes.base import GraphPass, apply
 from export.passes.clear_notes import ClearNotes
 from export.passes.fold_constants import FoldConstants
 from export.passes.name_axes import NameAxes
+from export.passes.name_nodes import NameNodes
 from export.passes.parameters import DeclareParameters, HideParameters
 from export.specs import ModelSpec
 from export.stages import contracts
@@ -77,6 +78,7 @@ def trace_stage(
     opset: int = 21,
     border: BorderTypes | None = None,
     passes: Sequence[GraphPass] = (),
+    readable: bool = False,
 ) -> onnx.ModelProto:
     """Trace one stage.
 
@@ -85,6 +87,7 @@ def trace_stage(
         dtype: of the parameters and of the computation; the border is cast to and from it.
         border: dtypes of the graph's inputs and outputs; float32 by default.
         passes: what the backend does to the graph, in order, after `trace_passes`.
+        readable: for people and other tools, nodes are named after their modules and inner values keep their shapes.
 
     Returns:
         A model with inputs and outputs named as in the contract, dynamic axes included, and one initializer without
@@ -115,26 +118,30 @@ def trace_stage(
         )
     assert exported is not None
     with _quiet():
-        apply(exported.model, [*trace_passes(contract), *passes])
-        return serialised(exported.model)
+        apply(exported.model, [*trace_passes(contract, readable), *passes])
+        return serialised(exported.model, readable)
 
 
-def trace_passes(contract: StageContract) -> list[GraphPass]:
+def trace_passes(contract: StageContract, readable: bool = False) -> list[GraphPass]:
     """From what PyTorch's exporter gives to a graph as the contract says it, for every backend."""
     return [
         HideParameters(INNER),
         FoldConstants(),
         DeclareParameters(len(contract.inputs)),
+        *([NameNodes(INNER)] if readable else []),
         ClearNotes(),
         ResolveMarks(),
         NameAxes(contract),
     ]
 
 
-def serialised(model: ir.Model) -> onnx.ModelProto:
-    """The model as it is written, without the shapes of inner values: readers infer what they need."""
+def serialised(model: ir.Model, shapes: bool = False) -> onnx.ModelProto:
+    """The model as it is written, with or without the shapes of inner values (which no reader can infer past operators
+    that are not the standard's).
+    """
     proto = ir.to_proto(model)
-    del proto.graph.value_info[:]
+    if not shapes:
+        del proto.graph.value_info[:]
     proto.producer_version = model.producer_version or ""
     for node, written in zip(model.graph, proto.graph.node, strict=True):
         if node.doc_string == "":  # onnx_ir leaves the empty field out; with it, files equal those of earlier releases

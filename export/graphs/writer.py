@@ -58,18 +58,21 @@ class StageWeights:
     assignments: Mapping[str, Assignment]
 
 
-def write_stage(model: onnx.ModelProto, source: StageWeights, path: Path, progress: Progress) -> list[Path]:
+def write_stage(
+    model: onnx.ModelProto, source: StageWeights, path: Path, progress: Progress, data_name: str | None = None
+) -> list[Path]:
     """Write ``path`` (``.onnx``) and the data file beside it; return both.
 
     Args:
         progress: called with bytes done and bytes in all.
+        data_name: of the data file; that of ``path`` and ``_data`` when None.
 
     Raises:
         CheckpointError: a weight does not fit the dtype it is stored in.
         MachineError: the disk is full or cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = path.with_name(path.name + "_data")
+    data = path.with_name(data_name or path.name + "_data")
     places, size = _place(model, data.name)
     total = sum(place.length for place in places)
     with _whole_file(data) as file:
@@ -80,9 +83,18 @@ def write_stage(model: onnx.ModelProto, source: StageWeights, path: Path, progre
             for written in _write_group(file, group, source):
                 done += written
                 progress(done, total)
+    write_graph(model, path)
+    return [path, data]
+
+
+def write_graph(model: onnx.ModelProto, path: Path) -> None:
+    """Write a graph alone, whose weights lie in files that are there already.
+
+    Raises:
+        MachineError: the disk is full or cannot be written.
+    """
     with _whole_file(path) as file:
         _write_at(file, model.SerializeToString(deterministic=True), 0)  # maps in the order of their keys
-    return [path, data]
 
 
 def _place(model: onnx.ModelProto, data_file: str) -> tuple[list[Place], int]:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from export.passes.base import GraphPass, Part, replace_nodes
 
-NORM, FUSED, DOMAIN = "SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization", "com.microsoft"
+NORM, FUSED, DOMAIN = "RMSNormalization", "SkipSimplifiedLayerNormalization", "com.microsoft"
 
 
 class FuseSkipNorm(GraphPass):

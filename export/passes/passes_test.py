@@ -10,8 +10,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
 from export.passes.base import GraphPass, apply
-from export.passes.default_input import DefaultInput
 from export.passes.fuse_skip_norm import FuseSkipNorm
+from export.passes.keep_last_logits import KeepLastLogits
+from export.passes.name_axes import RenameAxes
+from export.passes.name_nodes import SCOPES, NameNodes
 from export.passes.split_packed_heads import SplitPackedHeads
 
 RNG = np.random.default_rng(0)
@@ -19,10 +21,10 @@ X = RNG.standard_normal((2, 5, 24)).astype(np.float32)
 Y = RNG.standard_normal((2, 5, 24)).astype(np.float32)
 
 RESIDUAL = """
-<ir_version: 10, opset_import: ["" : 21, "com.microsoft" : 1]>
+<ir_version: 10, opset_import: ["" : 23, "com.microsoft" : 1]>
 agraph (float[b,t,24] x, float[b,t,24] y) => (float[b,t,24] normed, float[b,t,24] last) {
     stream = Add (x, y)
-    normed = SimplifiedLayerNormalization <axis: int = -1, epsilon: float = 0.01, stash_type: int = 1> (stream, w)
+    normed = RMSNormalization <axis: int = -1, epsilon: float = 0.01, stash_type: int = 1> (stream, w)
     last = Add (stream, normed)
 }
 """
@@ -93,7 +95,7 @@ def test_skip_norm_leaves_an_added_constant_alone() -> None:
     model.graph.initializer.append(numpy_helper.from_array(RNG.standard_normal(24).astype(np.float32), "bias"))
     model.graph.node[0].input[1] = "bias"
     assert kinds(after(model, FuseSkipNorm())) == kinds(model)
-    assert "SimplifiedLayerNormalization" in kinds(model)
+    assert "RMSNormalization" in kinds(model)
 
 
 def test_packed_heads_are_cut_in_order() -> None:
@@ -133,11 +135,51 @@ def test_packed_heads_leaves_other_shapes_alone(spoiled: str) -> None:
         np.testing.assert_array_equal(actual, wanted)
 
 
-def test_default_input_may_be_left_out_or_given() -> None:
-    model = residual()
-    filled = after(model, DefaultInput("y", Y))
-    np.testing.assert_array_equal(run(filled, x=X)[0], run(model, x=X, y=Y)[0])
-    assert np.abs(run(filled, x=X, y=X)[0] - run(filled, x=X)[0]).max() > 0.1
+CHOSEN = """
+<ir_version: 10, opset_import: ["" : 23]>
+agraph (float[b,t,24] x, int64[outputs] logit_positions) => (float[b,outputs,24] y) {
+    turned = Transpose <perm: ints = [1, 0, 2]> (x)
+    named = Unsqueeze (logit_positions, minus)
+    taken = GatherND (turned, named)
+    rows = Transpose <perm: ints = [1, 0, 2]> (taken)
+    y = Neg (rows)
+}
+"""
+
+
+def test_the_last_tokens_are_counted_where_positions_were_named() -> None:
+    named = graph(CHOSEN, {"minus": np.array([-1], np.int64)})
+    counted = after(named, KeepLastLogits())
+    assert [value.name for value in counted.graph.input] == ["x", "num_logits_to_keep"]
+    assert kinds(counted) == ["Neg", "Neg", "Reshape", "Slice"]
+    for kept, positions in ((1, [-1]), (2, [3, 4]), (5, range(5)), (0, range(5))):
+        wanted = run(named, x=X, logit_positions=np.array(list(positions)))[0]
+        for shape in ((), (1,)):  # transformers.js passes a scalar, onnxruntime-genai one number in a row
+            given = np.full(shape, kept, np.int64)
+            np.testing.assert_array_equal(run(counted, x=X, num_logits_to_keep=given)[0], wanted)
+
+
+def test_rows_that_are_chosen_otherwise_are_no_silent_success() -> None:
+    model = graph(CHOSEN, {"minus": np.array([-1], np.int64)})
+    model.graph.node[3].attribute[0].ints[:] = [0, 1, 2]
     with pytest.raises(ir.passes.PassError) as caught:
-        after(model, DefaultInput("z", Y))
-    assert "no input z" in str(caught.value.__cause__)
+        after(model, KeepLastLogits())
+    assert "takes rows by logit_positions" in str(caught.value.__cause__)
+
+
+def test_nodes_are_named_after_their_modules() -> None:
+    model = residual()
+    scopes = (["", "module", "module.layers.0", "add"], ["", "module", "module.layers.0", "module.rotary", "norm"], None)
+    for node, scope in zip(model.graph.node, scopes, strict=True):
+        if scope is not None:
+            node.metadata_props.add(key=SCOPES, value=str(scope))
+    named = after(model, NameNodes("module."))
+    wanted = ["/layers.0/Add", "/layers.0/rotary/RMSNormalization", "/layers.0/Add_1"]
+    assert [node.name for node in named.graph.node] == wanted
+
+
+def test_axes_get_other_names_inside_too() -> None:
+    renamed = after(residual(), RenameAxes({"t": "sequence_length", "b": "batch_size"}))
+    for value in (*renamed.graph.input, *renamed.graph.output):
+        axes = [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
+        assert axes == ["batch_size", "sequence_length", 24]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from export.backends.onnx.consumers.held import Tool
 from export.families.names import HUB_ID, find
 from export.publish import parity_table
 from export.publish.licence import hub_licence
@@ -148,11 +149,31 @@ def _running(package: Package, repo_id: str) -> Iterator[str]:
             "under `contracts` in `manifest.json`, the prompt in `chat_template.jinja`."
         )
         yield ""
-    if "genai_config.json" in names:
-        yield f"With onnxruntime-genai: `hf download {repo_id} --local-dir model`, then `onnxruntime_genai.Model('model')`."
-        yield ""
+    for block in package.manifest["backends"].values():
+        for tool, obstacles in block.get("kept_from_tools_by", {}).items():
+            yield from _in_tool(tool, obstacles, repo_id)
     for engine in stored_engines(package.manifest):
         told = list(engine.lines())
         yield f"In a phone's app, the stock engine does this with it: {told[0]}."
         yield ""
         yield from _listed("What it leaves out:", told[1:])
+
+
+def _in_tool(tool: str, obstacles: Sequence[str], repo_id: str) -> Iterator[str]:
+    """How a tool of others opens the package, or what keeps it from that."""
+    if obstacles:
+        yield f"{tool} cannot hold this model: {'; '.join(obstacles)}."
+        yield ""
+    elif tool == Tool.TRANSFORMERS_JS:
+        yield "With transformers.js (precision and files of each graph are in `config.json`):"
+        yield ""
+        yield "    import { AutoModelForImageTextToText, AutoProcessor } from '@huggingface/transformers';"
+        yield f"    const processor = await AutoProcessor.from_pretrained('{repo_id}');"
+        yield f"    const model = await AutoModelForImageTextToText.from_pretrained('{repo_id}');"
+        yield ""
+    elif tool == Tool.GENAI:
+        yield "With onnxruntime-genai (ids and pixel values come from edgeproof's processor, docs/targets/onnx_tools.md there):"
+        yield ""
+        yield f"    hf download {repo_id} --local-dir model"
+        yield "    python -c \"import onnxruntime_genai; onnxruntime_genai.Model('model')\""
+        yield ""

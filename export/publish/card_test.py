@@ -16,7 +16,9 @@ from runtime_py.package import Package, PackagedFile
 
 
 def package(source: Mapping[str, object], licence: Mapping[str, object], **more: object) -> Package:
-    manifest = {"source": source, "licence": licence, "backends": {"onnx": {}}, "edgeproof": "0.1.0", **more}
+    tools = {"transformers.js": ["position_ids have 3 axes"], "onnxruntime-genai": []}
+    blocks = {"onnx": {"kept_from_tools_by": tools}}
+    manifest = {"source": source, "licence": licence, "backends": blocks, "edgeproof": "0.1.0", **more}
     return Package(
         Path("nowhere"),
         manifest,
@@ -30,7 +32,7 @@ def package(source: Mapping[str, object], licence: Mapping[str, object], **more:
         generation={},
         limits=Limits(2048, 512),
         contracts={},
-        files=(PackagedFile("onnx/decoder.onnx", 10, "0" * 64), PackagedFile("genai_config.json", 10, "0" * 64)),
+        files=(PackagedFile("onnx/decoder.onnx", 10, "0" * 64),),
         fingerprint="ab" * 32,
     )
 
@@ -63,6 +65,7 @@ def test_what_was_not_run_or_waived_is_said() -> None:
         "verdict is `not run`" in text and "- task accuracy: no questions" in text and "- skip-verify: not compared" in text
     )
     assert "onnxruntime_genai.Model('model')" in text and "hf download you/x" in text
+    assert "transformers.js cannot hold this model: position_ids have 3 axes." in text
 
 
 def test_licences_in_the_hub_s_words() -> None:

@@ -95,6 +95,7 @@ def test_its_card(pushed: tuple[Path, dict[str, Any]], shared_hub: LocalHub) -> 
         "| implementation | `prefill_logits` | pass |",
         f"chat --package {NAME} --image photo.jpg",
         f'runtime_py.load("{NAME}")',
+        f"AutoProcessor.from_pretrained('{NAME}')",
         "[LICENSE](LICENSE)",
         "sha256:",
     ):

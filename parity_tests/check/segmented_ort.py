@@ -18,8 +18,10 @@ import numpy as np
 
 from export.modules.build import layer_shapes
 from export.specs import ModelSpec
+from parity_tests.check.onnx_values import axes_of, dtype_of, element_type, stored_bytes
 from parity_tests.localize.onnx_blocks import open_graph
 from runtime_py.backends.base import Arrays
+from runtime_py.backends.logit_rows import logit_rows
 from runtime_py.backends.ort import PAST, PRESENT, OrtBackend, OrtState, widened
 from runtime_py.contracts import DECODER
 from runtime_py.errors import UsageError
@@ -158,14 +160,17 @@ class SegmentedOrtBackend(OrtBackend):
 
     def forward(self, state: OrtState, inputs: Arrays, logit_positions: np.ndarray) -> np.ndarray:
         """Feed tokens to the decoder, one piece of its graph in memory at a time; the cache is written in place."""
-        total = state.length + inputs["inputs_embeds"].shape[1]
+        tokens = inputs["inputs_embeds"].shape[1]
+        total = state.length + tokens
         if total > state.capacity:
             raise UsageError(f"{total} tokens", f"at most {state.capacity} positions", "ask a shorter question")
         state.buffers = self._room(state.buffers, total)
-        own = {"attention_mask": np.ones((1, total), np.int64), "logit_positions": np.asarray(logit_positions, np.int64)}
+        names = {value.name for value in self._graph(DECODER)[0].graph.input}
+        asked = logit_rows(names, logit_positions, tokens)
+        own = {"attention_mask": np.ones((1, total), np.int64), **asked.feeds}
         outputs = self._through(DECODER, self._checked(DECODER, {**inputs, **own}), state.buffers)
         state.length = total
-        return outputs["logits"]
+        return asked.chosen(outputs["logits"])
 
     def _room(self, buffers: Mapping[str, Any], total: int) -> dict[str, Any]:
         """Cache buffers (1, kv_heads, positions, head_dim) with room for ``total`` positions, holding what they held."""
@@ -177,7 +182,7 @@ class SegmentedOrtBackend(OrtBackend):
             if old is not None and old.shape()[2] >= total:
                 return dict(buffers)
             heads, width = (value.type.tensor_type.shape.dim[axis].dim_value for axis in (1, 3))
-            array = np.zeros((1, heads, total + SPARE_POSITIONS, width), _dtype(value))
+            array = np.zeros((1, heads, total + SPARE_POSITIONS, width), dtype_of(value))
             if old is not None:
                 array[:, :, : old.shape()[2]] = old.numpy()
             grown[value.name] = self._ort.OrtValue.ortvalue_from_numpy(array)
@@ -194,7 +199,7 @@ class SegmentedOrtBackend(OrtBackend):
             model = onnx.load(str(self.folder / self.files[stage]), load_external_data=False)
             if self.transform is not None:
                 self.transform(model)
-            sizes = {value.name: _stored_bytes(value) for value in model.graph.initializer}
+            sizes = {value.name: stored_bytes(value) for value in model.graph.initializer}
             for value in model.graph.input:
                 sizes.pop(value.name, None)
             self._graphs[stage] = model, cut(model.graph, sizes, self.piece_bytes)
@@ -205,7 +210,7 @@ class SegmentedOrtBackend(OrtBackend):
         from onnx import numpy_helper
 
         model, _ = self._graph(stage)
-        wanted = {value.name: _dtype(value) for value in model.graph.input}
+        wanted = {value.name: dtype_of(value) for value in model.graph.input}
         feeds = {name: np.ascontiguousarray(array, dtype=wanted[name]) for name, array in inputs.items() if name in wanted}
         for value in model.graph.initializer:
             if value.name in wanted and value.name not in feeds:
@@ -246,18 +251,27 @@ class SegmentedOrtBackend(OrtBackend):
         }
 
     def _model_of(self, model: Any, piece: Piece, values: Mapping[str, Any]) -> Any:
-        """A piece as a model; its inputs have the dtypes of the values at hand."""
+        """A piece as a model; its inputs have the dtypes of the values at hand.
+
+        Shapes go along where the graph says them: ONNX Runtime fuses more where it knows them.
+        """
         import onnx
 
         graph = model.graph
         weights = set(piece.weights)
+        shapes = {value.name: value for value in (*graph.input, *graph.value_info)}
+        made = {name for index in piece.nodes for name in graph.node[index].output}
         return onnx.helper.make_model(
             onnx.helper.make_graph(
                 [graph.node[index] for index in piece.nodes],
                 "piece",
-                [onnx.helper.make_tensor_value_info(n, _element_type(values[n]), None) for n in piece.takes],
+                [
+                    onnx.helper.make_tensor_value_info(n, element_type(values[n]), axes_of(shapes.get(n)))
+                    for n in piece.takes
+                ],
                 [onnx.ValueInfoProto(name=name) for name in piece.gives],
                 [value for value in graph.initializer if value.name in weights],
+                value_info=[shapes[name] for name in sorted(made - set(piece.gives)) if name in shapes],
             ),
             opset_imports=model.opset_import,
             ir_version=model.ir_version,
@@ -277,23 +291,3 @@ def predicted_peak(spec: ModelSpec) -> int:
     """
     widest = max(layer.rows * layer.columns for layer in layer_shapes(spec))
     return 2 * max(PIECE_BYTES, widest) + RUNTIME_BYTES
-
-
-def _stored_bytes(value: Any) -> int:
-    """Bytes of an onnx.TensorProto, wherever its data lie."""
-    import onnx
-
-    width = onnx.helper.tensor_dtype_to_np_dtype(value.data_type).itemsize
-    return width * int(np.prod(value.dims, dtype=np.int64))
-
-
-def _dtype(value: Any) -> np.dtype:
-    """NumPy's dtype of an onnx.ValueInfoProto."""
-    import onnx
-
-    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
-
-
-def _element_type(value: Any) -> int:
-    """ONNX's element type of an OrtValue."""
-    return int(value.element_type())

@@ -67,13 +67,15 @@ def test_three_kills_and_the_same_hashes(undisturbed: Path, tmp_path: Path) -> N
     assert kill_after(1, output, signal.SIGKILL) == -signal.SIGKILL
     assert not output.exists()
     first = finished_steps(partial)
-    (partial / "onnx" / "connector_fp16.onnx_data.tmp").write_bytes(b"torn")
+    torn = partial / "onnx" / "vision_encoder_int8.onnx_data_1.tmp"
+    torn.parent.mkdir(exist_ok=True)
+    torn.write_bytes(b"torn")
     written = {row["path"]: (partial / row["path"]).stat().st_mtime_ns for row in journalled(partial)}
 
     assert kill_after(2, output, signal.SIGKILL, "--resume") == -signal.SIGKILL
     assert finished_steps(partial)[: len(first)] == first
     assert all((partial / path).stat().st_mtime_ns == time_then for path, time_then in written.items()), "done again"
-    assert not (partial / "onnx" / "connector_fp16.onnx_data.tmp").exists()
+    assert not torn.exists()
 
     assert kill_after(3, output, signal.SIGTERM, "--resume") == 6
     assert not output.exists()

@@ -10,6 +10,7 @@ import numpy as np
 
 from parity_tests.check.candidate import Candidate
 from runtime_py.backends.base import Arrays
+from runtime_py.backends.logit_rows import POSITIONS, logit_rows
 from runtime_py.backends.ort import PAST, PRESENT, OrtBackend
 from runtime_py.backends.records import ONNX
 from runtime_py.contracts import DECODER
@@ -161,7 +162,8 @@ class OnnxStage:
         if self.stage == DECODER:
             tokens = inputs["inputs_embeds"].shape[1]
             given["attention_mask"] = np.ones((1, tokens), np.int64)
-            given.setdefault("logit_positions", np.arange(tokens))
+            names = [value.name for value in (*session.get_inputs(), *session.get_overridable_initializers())]
+            given |= logit_rows(names, given.pop(POSITIONS, np.arange(tokens)), tokens).feeds
         feeds = {}
         for value in (*session.get_inputs(), *session.get_overridable_initializers()):
             dtype = _DTYPES[value.type]

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from runtime_py.backends.base import Arrays, closed
+from runtime_py.backends.logit_rows import logit_rows
 from runtime_py.backends.onnx_files import unlisted
 from runtime_py.backends.records import ONNX
 from runtime_py.contracts import CONNECTOR, DECODER, VISION, StageContract
@@ -156,9 +157,10 @@ class OrtBackend:
                 "shorten the conversation, or export with a larger --context",
             )
         session = self._session(DECODER)
-        own = {"attention_mask": np.ones((1, total), np.int64), "logit_positions": np.asarray(logit_positions, np.int64)}
+        asked = logit_rows(_taken(session), logit_positions, tokens)
+        own = {"attention_mask": np.ones((1, total), np.int64)}
         binding = session.io_binding()
-        for name, value in self._feeds(DECODER, {**inputs, **own}).items():
+        for name, value in (self._feeds(DECODER, {**inputs, **own}) | asked.feeds).items():
             binding.bind_ortvalue_input(name, self._ort.OrtValue.ortvalue_from_numpy(value))
         binding.bind_output("logits")
         for name, buffer in state.buffers.items():
@@ -166,7 +168,7 @@ class OrtBackend:
             binding.bind_ortvalue_output(PRESENT + name.removeprefix(PAST), buffer)
         session.run_with_iobinding(binding)
         state.length = total
-        return widened(binding.get_outputs()[0].numpy())
+        return asked.chosen(widened(binding.get_outputs()[0].numpy()))
 
     def rewind(self, state: OrtState, length: int) -> None:
         """Forget every position from ``length`` on."""
@@ -246,18 +248,17 @@ class OrtBackend:
 
     def _feeds(self, stage: str, inputs: Arrays) -> dict[str, np.ndarray]:
         """Inputs checked against the contract, in the dtypes the graph takes."""
-        session = self._session(stage)
-        taken = [*session.get_inputs(), *session.get_overridable_initializers()]
-        wanted = {value.name: _DTYPES[value.type] for value in taken}
+        wanted = {name: _DTYPES[value.type] for name, value in _taken(self._session(stage)).items()}
         feeds = {}
         for tensor in self.contracts[stage].inputs:
             if tensor.name.startswith(PAST) or (tensor.name not in inputs and not tensor.required):
                 continue
-            if tensor.name not in inputs:
+            if tensor.name not in inputs or tensor.name not in wanted:
+                wrong = "missing" if tensor.name not in inputs else "not taken by the graph"
                 raise PackageError(
-                    f"stage {stage}: the input '{tensor.name}' is missing",
+                    f"stage {stage}: the input '{tensor.name}' is {wrong}",
                     f"{tensor.dtype} {list(tensor.shape)}",
-                    "check that the package's processor belongs to its graphs",
+                    "check that the package's processor belongs to its graphs, and that no tool rewrote them",
                 )
             array: np.ndarray = np.ascontiguousarray(inputs[tensor.name], dtype=wanted[tensor.name])
             tensor.check(array.astype(tensor.dtype, copy=False), stage)
@@ -286,6 +287,11 @@ def stage_files(folder: Path, manifest: Mapping[str, Any]) -> dict[str, str]:
                 "do not use this package; it was altered",
             )
     return {stage: entry["file"] for stage, entry in stages.items()}
+
+
+def _taken(session: Any) -> dict[str, Any]:
+    """What a session can be fed, by name."""
+    return {value.name: value for value in (*session.get_inputs(), *session.get_overridable_initializers())}
 
 
 def widened(value: np.ndarray) -> np.ndarray:

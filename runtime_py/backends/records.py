@@ -40,7 +40,7 @@ def _stage_files(block: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _graphs(block: Mapping[str, Any]) -> NamedPaths:
-    files = _stage_files(block)
+    files = (*_stage_files(block), *block.get("further_graphs", {}).values())
     return NamedPaths(data=files, graphs=files)
 
 

@@ -184,10 +184,15 @@ def test_external_tensors_of_a_graph(copy: Path, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     graph = copy / "onnx" / "connector.onnx"
     model = onnx.load(str(graph), load_external_data=False)
-    (tmp_path / "outside.data").write_bytes((copy / "onnx" / "connector.onnx_data").read_bytes())
+    (tmp_path / "outside.data").write_bytes((copy / "onnx" / "vision_encoder.onnx_data_1").read_bytes())
     (copy / "README.md").unlink(missing_ok=True)
     shutil.copyfile(tmp_path / "outside.data", copy / "README.md")
-    for location in ("../../outside.data", str(tmp_path / "outside.data"), "../README.md", "sub/../connector.onnx_data"):
+    for location in (
+        "../../outside.data",
+        str(tmp_path / "outside.data"),
+        "../README.md",
+        "sub/../vision_encoder.onnx_data_1",
+    ):
         for tensor in model.graph.initializer:
             for entry in tensor.external_data:
                 if entry.key == "location":
@@ -229,8 +234,8 @@ def test_what_is_no_plain_file(
 
 
 def test_links_inside_are_followed_and_folders_that_are_links_are_not(copy: Path, tmp_path: Path) -> None:
-    (copy / "onnx" / "connector.onnx_data").rename(copy / "weights.bin")
-    (copy / "onnx" / "connector.onnx_data").symlink_to("../weights.bin")
+    (copy / "onnx" / "vision_encoder.onnx_data_1").rename(copy / "weights.bin")
+    (copy / "onnx" / "vision_encoder.onnx_data_1").symlink_to("../weights.bin")
     with pytest.raises(PackageError, match=r"extra: weights\.bin"):
         package.verify(package.read(copy))
     edit(copy, lambda _: None)

@@ -66,11 +66,11 @@ def test_the_penalty_and_the_seed_reach_the_model(model: Model, picture: np.ndar
 
 def test_a_tampered_package_is_not_loaded(exported: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(exported, tmp_path / "copy")
-    data = copy / "onnx" / "connector.onnx_data"
+    data = copy / "onnx" / "vision_encoder.onnx_data_1"
     content = bytearray(data.read_bytes())
     content[len(content) // 2] ^= 1
     data.write_bytes(bytes(content))
-    with pytest.raises(PackageError, match=r"content: onnx/connector\.onnx_data"):
+    with pytest.raises(PackageError, match=r"content: onnx/vision_encoder\.onnx_data_1"):
         runtime_py.load(copy)
     runtime_py.load(copy, verify="size").close()
     assert main(["verify", "-p", str(copy)]) == 7

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from export.specs import ModelSpec
 
 FOLDER = "onnx"
-STEMS = {VISION: "vision_encoder", CONNECTOR: "connector", EMBED: "embed_tokens", DECODER: "decoder_model_merged"}
+STEMS = {VISION: "vision_tower", CONNECTOR: "connector", EMBED: "embed_tokens", DECODER: "decoder_model_merged"}
 BLOCK_OUTPUT = re.compile(r"^(?P<block>[\w.]+\.\d+)\.output$")
 
 
@@ -39,19 +39,37 @@ class OnnxBackend(ExportBackend):
         return predict(spec, options, chosen_for(spec, options), assignments)
 
     def steps(self, build: Build) -> list[Step]:
-        return [Step(f"onnx {stage}", partial(_write, build, stage)) for stage in STAGES]
+        from export.backends.onnx.consumers.write import write_graphs
+
+        stages = stage_files(build.spec, build.options)
+        steps = [Step(f"onnx {stage}", partial(_write, build, stage)) for stage in STAGES]
+        return [*steps, Step("onnx graphs of other tools", partial(write_graphs, build, stages))]
+
+    def tool_files(self, build: Build) -> list[Path]:
+        from export.backends.onnx.consumers.write import write_settings
+        from export.backends.onnx.kernels import cached_head_width
+
+        width = cached_head_width(build.spec.decoder.head_dim)
+        stages = stage_files(build.spec, build.options)
+        return write_settings(build, stages, chosen_for(build.spec, build.options).cache, width)
 
     def manifest(self, build: Build) -> dict[str, Any]:
+        from export.backends.onnx.consumers.held import Tool, obstacles
+        from export.backends.onnx.consumers.write import further_files
         from export.backends.onnx.kernels import OPSET, cached_head_width
 
         chosen = chosen_for(build.spec, build.options)
-        files = {stage: stage_file(stage, chosen) for stage in STAGES}
+        files = stage_files(build.spec, build.options)
+        reasons = {tool: obstacles(build.spec, tool) for tool in Tool}
+        further = further_files(files, not reasons[Tool.GENAI])
         return {
             "stages": {stage: {"file": file.as_posix(), **_dtypes(stage, chosen, build)} for stage, file in files.items()},
             "opset": OPSET,
             "cache": chosen.cache,
             "cache_head_width": cached_head_width(build.spec.decoder.head_dim),
             "accuracy_level": chosen.accuracy_level,
+            "further_graphs": {name: file.as_posix() for name, file in further.items()},
+            "kept_from_tools_by": {str(tool): list(named) for tool, named in reasons.items()},
             "block_outputs": {stage: block_outputs(build.folder / file) for stage, file in files.items()},
         }
 
@@ -74,6 +92,20 @@ def stage_file(stage: str, chosen: OnnxChoices) -> Path:
     return Path(FOLDER) / f"{STEMS[stage]}{suffix}.onnx"
 
 
+def stage_files(spec: ModelSpec, options: BuildOptions) -> dict[str, Path]:
+    """Stage to its graph's path in a package of these options."""
+    chosen = chosen_for(spec, options)
+    return {stage: stage_file(stage, chosen) for stage in STAGES}
+
+
+def data_name(stage: str, chosen: OnnxChoices) -> str:
+    """Of the file with a stage's weights. Vision encoder and connector lie as the two parts of the graph that joins them,
+    by the names under which a browser looks for them (`export.backends.onnx.consumers`).
+    """
+    joined = stage_file(VISION, chosen).name.replace("vision_tower", "vision_encoder") + "_data"
+    return {VISION: joined, CONNECTOR: f"{joined}_1"}.get(stage, f"{stage_file(stage, chosen).name}_data")
+
+
 def block_outputs(graph: Path) -> dict[str, str]:
     """Block path (``layers.3``) to the name of the value that leaves it, read back from a written graph."""
     import onnx
@@ -85,12 +117,16 @@ def block_outputs(graph: Path) -> dict[str, str]:
 
 def stage_model(spec: ModelSpec, stage: str, chosen: OnnxChoices, assignments: Mapping[str, Assignment]) -> Any:
     """The finished graph of a stage as an onnx.ModelProto without weights."""
+    from export.backends.onnx.description import describe, metadata
     from export.backends.onnx.graph_passes import graph_passes
     from export.backends.onnx.kernels import OPSET, cached_head_width
     from export.graphs.trace import BorderTypes, trace_stage
 
     border = BorderTypes(cache=chosen.cache, cache_width=cached_head_width(spec.decoder.head_dim))
-    return trace_stage(spec, stage, kernels(chosen, assignments), opset=OPSET, border=border, passes=graph_passes(stage))
+    operators = kernels(chosen, assignments)
+    model = trace_stage(spec, stage, operators, opset=OPSET, border=border, passes=graph_passes(stage), readable=True)
+    describe(model, metadata(spec, stage, chosen.precision))
+    return model
 
 
 def kernels(chosen: OnnxChoices, assignments: Mapping[str, Assignment]) -> Any:
@@ -109,7 +145,7 @@ def _write(build: Build, stage: str) -> list[Path]:
     model = stage_model(build.spec, stage, chosen, build.assignments)
     source = StageWeights(stage, build.weights, build.codes, build.assignments)
     path = build.folder / stage_file(stage, chosen)
-    written = write_stage(model, source, path, partial(build.progress, f"onnx {stage}"))
+    written = write_stage(model, source, path, partial(build.progress, f"onnx {stage}"), data_name(stage, chosen))
     return [file.relative_to(build.folder) for file in written]
 
 

@@ -18,6 +18,7 @@ from onnx import TensorProto
 from export.backends.base import Build, BuildOptions, Prediction
 from export.backends.onnx.backend import OnnxBackend
 from export.backends.onnx.choices import OnnxChoices, assign
+from export.backends.onnx.prediction import FURTHER
 from export.checkpoint.opened import open_folder
 from export.modules.build import build_stage
 from export.modules.kernels import Kernels
@@ -26,6 +27,7 @@ from export.quantisation.grids import GRIDS
 from export.quantisation.spec import LayerShape, Storage
 from export.specs import ModelSpec, VisionSpec
 from export.stages import contracts
+from runtime_py.backends.onnx_files import external_files
 from runtime_py.backends.ort import OrtBackend
 from runtime_py.backends.records import ONNX
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, STAGES, VISION
@@ -62,7 +64,7 @@ class Package:
         bytes_of = {}
         for stage, entry in self.manifest["backends"]["onnx"]["stages"].items():
             graph = self.folder / entry["file"]
-            bytes_of[stage] = graph.stat().st_size + graph.with_name(graph.name + "_data").stat().st_size
+            bytes_of[stage] = sum((graph.parent / name).stat().st_size for name in (graph.name, *external_files(graph)))
         return bytes_of
 
 
@@ -78,7 +80,7 @@ def export(case: str, precision: str, folder: Path, stages: tuple[str, ...] = ST
     processor = opened.family.make_processor(spec)
     build = Build(spec, options, assignments, weights, codes, opened, folder, lambda *_: None, processor)
     for step in backend.steps(build):
-        if step.name.removeprefix("onnx ") in stages:
+        if step.name.removeprefix("onnx ") in stages or stages == STAGES:
             assert all((folder / file).is_file() for file in step.run())
     block = backend.manifest(build) if stages == STAGES else {}
     manifest = {
@@ -215,7 +217,7 @@ def test_rewound_positions_are_forgotten(first: Package, runtime: OrtBackend) ->
         runtime.forward(state, {"inputs_embeds": np.repeat(embeds, 3, 1), "position_ids": np.zeros((1, 72))}, np.array([-1]))
 
 
-def test_logit_positions_may_be_left_out(first: Package, runtime: OrtBackend) -> None:
+def test_other_tools_ask_for_the_last_logits_or_for_all(first: Package, runtime: OrtBackend) -> None:
     _, logits = prefill(runtime, first.golden["inputs_embeds"], 64)
     session = onnxruntime.InferenceSession(str(first.folder / "onnx" / "decoder_model_merged.onnx"))
     spec, tokens = first.spec.decoder, logits.shape[1]
@@ -224,9 +226,47 @@ def test_logit_positions_may_be_left_out(first: Package, runtime: OrtBackend) ->
     for layer in range(spec.layers):
         for half in ("key", "value"):
             feeds[f"past_key_values.{layer}.{half}"] = np.zeros((1, spec.kv_heads, 0, spec.head_dim), np.float32)
-    outputs = session.run(None, feeds)
-    np.testing.assert_allclose(outputs[0], logits[:, -1:], atol=1e-5)
-    assert outputs[1].shape == (1, spec.kv_heads, tokens, spec.head_dim)
+    for kept, rows in ((1, logits[:, -1:]), (3, logits[:, -3:]), (0, logits)):
+        given = session.run(None, {**feeds, "num_logits_to_keep": np.array(kept)})
+        np.testing.assert_allclose(given[0], rows, atol=1e-5)
+        assert given[1].shape == (1, spec.kv_heads, tokens, spec.head_dim)
+    names = {value.name for value in session.get_inputs()}
+    assert not session.get_overridable_initializers() and names == {*feeds, "num_logits_to_keep"}
+
+
+@pytest.mark.parametrize("case", ["first", "second", "packed"])
+def test_every_graph_passes_the_checker_whole_and_names_what_it_holds(case: str, request: pytest.FixtureRequest) -> None:
+    """The checker infers every shape too, and compares it with what the graph says."""
+    package = request.getfixturevalue(case)
+    graphs = sorted((package.folder / "onnx").glob("*.onnx"))
+    assert len(graphs) == 4 + len(package.manifest["backends"]["onnx"]["further_graphs"])
+    for path in graphs:
+        onnx.checker.check_model(str(path), full_check=True)
+        model = onnx.load(str(path), load_external_data=False)
+        described = {value.name for value in model.graph.value_info} | {value.name for value in model.graph.output}
+        made = {name for node in model.graph.node for name in node.output if name}
+        assert len(made - described) <= 4, (path.name, made - described)
+        assert len({node.name for node in model.graph.node}) == len(model.graph.node)
+        assert (model.producer_name, model.metadata_props[0].key) == ("edgeproof", "edgeproof.family")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "case", ["awaker2.5-vl", "cogvlm2", "minicpm-llama3-v", "omnilmm-12b", "qwen2-vl", "wemm", "xverse-v"]
+)
+@pytest.mark.parametrize("precision", ["fp32", "int4"])
+def test_every_family_passes_the_checker(case: str, precision: str, tmp_path: Path) -> None:
+    package = export(case, precision, tmp_path)
+    for path in sorted((package.folder / "onnx").glob("*.onnx")):
+        onnx.checker.check_model(str(path), full_check=True)
+
+
+def test_axes_have_the_names_by_which_transformers_js_makes_a_cache(first: Package) -> None:
+    session = onnxruntime.InferenceSession(str(first.folder / "onnx" / "decoder_model_merged.onnx"))
+    shapes = {value.name: value.shape for value in session.get_inputs()}
+    assert shapes["past_key_values.0.key"][::2] == ["batch_size", "past_sequence_length"]
+    assert shapes["attention_mask"] == ["batch_size", "total_sequence_length"]
+    assert shapes["inputs_embeds"][:2] == ["batch_size", "sequence_length"]
 
 
 @pytest.mark.parametrize("stage", [VISION, DECODER])
@@ -252,8 +292,9 @@ def test_block_outputs_are_what_leaves_each_block(first: Package, stage: str, tm
             tokens = embeds.shape[1]
             past = torch.zeros(1, spec.kv_heads, 0, spec.head_dim)
             feeds = {"inputs_embeds": embeds, "attention_mask": np.ones((1, tokens), np.int64)}
-            feeds |= {"position_ids": np.arange(tokens)[None], "logit_positions": np.array([-1])}
-            module(*(torch.from_numpy(feeds[name]) for name in feeds), [(past, past)] * spec.layers)
+            feeds |= {"position_ids": np.arange(tokens)[None], "num_logits_to_keep": np.array(1)}
+            read = {**feeds, "num_logits_to_keep": np.array([-1])}
+            module(*(torch.from_numpy(value) for value in read.values()), [(past, past)] * spec.layers)
             for layer in range(spec.layers):
                 feeds |= {f"past_key_values.{layer}.{half}": past.numpy() for half in ("key", "value")}
     assert sorted(wanted) == sorted(names)
@@ -340,6 +381,9 @@ def test_sizes_are_predicted(case: str, request: pytest.FixtureRequest) -> None:
     for stage, size in package.sizes().items():
         # the graph itself is predicted to a few KB, and tensors may lie in another order with other gaps: 8 KB
         assert abs(package.prediction.file_bytes[stage] - size) <= 0.01 * size + 8192, stage
+    further = package.manifest["backends"]["onnx"]["further_graphs"].values()
+    size = sum((package.folder / path).stat().st_size for path in further)
+    assert abs(package.prediction.file_bytes[FURTHER] - size) <= 0.5 * size
 
 
 def test_a_matrix_that_does_not_fill_its_blocks_says_so() -> None:
@@ -363,7 +407,7 @@ OTHER = {**EXACT, "vision_precision": "int8", "embed_precision": "int4", "block_
 
 def test_other_choices_run_on_their_grids(tmp_path: Path) -> None:
     package = export("minicpm-v", "int4", tmp_path, (VISION, EMBED, DECODER), **OTHER)
-    files = {VISION: "vision_encoder_int8", EMBED: "embed_tokens_q4", DECODER: "decoder_model_merged_q4"}
+    files = {VISION: "vision_tower_int8", EMBED: "embed_tokens_q4", DECODER: "decoder_model_merged_q4"}
     stages = {stage: {"file": f"onnx/{stem}.onnx"} for stage, stem in files.items()}
     backend = OrtBackend(tmp_path, {**package.manifest, "backends": {"onnx": {"stages": stages}}}, threads=1)
     golden, spec = package.golden, package.spec.decoder

@@ -5,7 +5,7 @@ What a plan changes is how a matrix is stored: float32, float16 with a cast, pac
 activations quantised on the way (MatMulInteger). Initializers that stand for a quantised layer are called
 ``<layer>.weight_codes``, ``.weight_scales`` and ``.weight_zero_points``; `export.graphs.writer` fills them.
 
-Operators: onnxruntime docs/ContribOperators.md; RotaryEmbedding: onnx opset 23.
+Operators: onnxruntime docs/ContribOperators.md; RotaryEmbedding and RMSNormalization: onnx opset 23.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Attributes = dict[str, int | float | str | bool | Sequence[int] | Sequence[float
 
 MICROSOFT = "com.microsoft"
 OPSET = 23
-"""The first ONNX opset with RotaryEmbedding."""
+"""The first ONNX opset with RotaryEmbedding and RMSNormalization."""
 
 HEAD_STEP = 8
 """GroupQueryAttention refuses heads whose width is no multiple of this (measured with ONNX Runtime 1.31)."""
@@ -72,7 +72,7 @@ class OrtKernels(Kernels):
         return StoredLinear(in_features, out_features, bias, self._storage(assignment))
 
     def rms_norm(self, width: int, eps: float) -> nn.Module:
-        return SimplifiedNorm(width, eps)
+        return RmsNorm(width, eps)
 
     def cached_attention(self, spec: DecoderSpec) -> CachedAttention:
         return GroupQueryAttention(spec, self.choices.cache)
@@ -190,8 +190,10 @@ class Int8Linear(nn.Module):
         return y if self.bias is None else y + self.bias
 
 
-class SimplifiedNorm(nn.Module):
-    """Root-mean-square norm as ONNX Runtime's SimplifiedLayerNormalization."""
+class RmsNorm(nn.Module):
+    """Root-mean-square norm as the standard's RMSNormalization, which ONNX Runtime computes with the kernel of its own
+    SimplifiedLayerNormalization (equal bits, equal time), an operator that no ONNX checker knows.
+    """
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
@@ -201,9 +203,7 @@ class SimplifiedNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # ONNX has no such operator, but ONNX Runtime registers it in the default domain; stash_type 1 is float32
         attributes: Attributes = {"epsilon": self.eps, "axis": -1, "stash_type": 1}
-        return symbolic(
-            "SimplifiedLayerNormalization", (x, self.weight), attributes, dtype=x.dtype, shape=x.shape, version=1
-        )
+        return symbolic("RMSNormalization", (x, self.weight), attributes, dtype=x.dtype, shape=x.shape, version=OPSET)
 
 
 class GroupQueryAttention(CachedAttention):

@@ -30,6 +30,7 @@ HELD = (FileClass.GRAPHS, FileClass.WEIGHTS)
 _BY_ENDING = {
     ".onnx": FileClass.GRAPHS,
     ".onnx_data": FileClass.WEIGHTS,
+    ".onnx_data_1": FileClass.WEIGHTS,
     ".bin": FileClass.WEIGHTS,
     ".safetensors": FileClass.WEIGHTS,
     ".so": FileClass.LIBRARIES,

@@ -1,0 +1,62 @@
+"""Which models the field's tools can hold: those whose graphs take what every tool passes, and nothing else.
+
+transformers.js and onnxruntime-genai pass pixel values to the vision encoder, and embeddings, a mask, positions and the
+cache to the decoder. onnxruntime-genai passes the grid of patches too, and positions of three axes, to models of Qwen2-VL's
+kind. Whatever else a model's graphs take only its own processor can work out (`runtime_py.preprocess`).
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from export.specs import ModelSpec, RotaryVisionSpec
+from export.stages import contracts
+from runtime_py.contracts import CONNECTOR, DECODER, VISION
+from runtime_py.preprocess.spliced import PLACEHOLDER
+
+KNOWN = {
+    VISION: ("pixel_values",),
+    CONNECTOR: ("vision_features",),
+    DECODER: ("inputs_embeds", "attention_mask", "position_ids", "logit_positions"),
+}
+CACHE, ANGLES = "past_key_values.", "rotary_angles"
+
+
+class Tool(StrEnum):
+    """A tool that opens graphs; its value is its name for people."""
+
+    TRANSFORMERS_JS = "transformers.js"
+    GENAI = "onnxruntime-genai"
+
+
+def obstacles(spec: ModelSpec, tool: Tool) -> tuple[str, ...]:
+    """What keeps a tool from holding this model, for people; empty when nothing does."""
+    stages = contracts(spec)
+    grids = by_grid(spec) and tool is Tool.GENAI
+    reasons = []
+    for stage, known in KNOWN.items():
+        taken = (*known, ANGLES) if grids else known
+        names = [name for name in stages[stage].input_names() if name not in taken and not name.startswith(CACHE)]
+        if names:
+            reasons.append(f"{stage} takes {', '.join(names)}")
+    axes = len(spec.decoder.rope.sections)
+    if axes and not grids:
+        reasons.append(f"position_ids have {axes} axes")
+    return tuple(reasons)
+
+
+def by_grid(spec: ModelSpec) -> bool:
+    """Whether pictures are patches of any grid, and positions have time, row and column (Qwen2-VL)."""
+    return isinstance(spec.vision, RotaryVisionSpec) and len(spec.decoder.rope.sections) == 3
+
+
+def picture_mark(spec: ModelSpec) -> str | None:
+    """The text that stands for one row of a picture in a prompt; None where the model has no text for it."""
+    picture = spec.runtime["prompt"]["picture"]
+    return None if picture.get("spliced") else picture.get("row") or None
+
+
+def placeholder(spec: ModelSpec) -> int:
+    """The id that every row of a picture has in a prompt, and whose embedding that row replaces."""
+    mark = picture_mark(spec)
+    return PLACEHOLDER if mark is None else int(spec.runtime["prompt"]["marks"][mark])

@@ -1,0 +1,1 @@
+"""What the field's own tools make of our packages: checker, optimiser, onnxruntime-genai, transformers.js."""
