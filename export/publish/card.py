@@ -172,7 +172,7 @@ def _in_tool(tool: str, obstacles: Sequence[str], repo_id: str) -> Iterator[str]
         yield f"    const model = await AutoModelForImageTextToText.from_pretrained('{repo_id}');"
         yield ""
     elif tool == Tool.GENAI:
-        yield "With onnxruntime-genai (ids and pixels come from edgeproof's processor; its docs/targets/onnx_tools.md shows how):"
+        yield "With onnxruntime-genai (ids and pixels come from edgeproof's processor, see its docs/targets/onnx_tools.md):"
         yield ""
         yield f"    hf download {repo_id} --local-dir model"
         yield "    python -c \"import onnxruntime_genai; onnxruntime_genai.Model('model')\""
