@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,6 @@ from parity_tests.check.candidate import Candidate
 from parity_tests.check.mapped_mlc import MappedWeights
 from runtime_py.backends.base import Arrays
 from runtime_py.backends.mlc import SEQUENCE, MlcBackend
-from runtime_py.backends.records import MLC
 from runtime_py.contracts import DECODER, EMBED
 from targets.base import Limits
 
@@ -32,7 +32,18 @@ HOST = "x86_64"
 
 
 class MlcBlocks(MlcBackend):
-    """A package opened with a library that has the function ``<stage>_blocks``."""
+    """A package opened with a library that has the function ``<stage>_blocks``.
+
+    Args:
+        library: compiled here from the package's own module; no file of the package.
+    """
+
+    def __init__(self, folder: Path, manifest: Mapping[str, Any], library: Path) -> None:
+        self._compiled = library
+        super().__init__(folder, manifest)
+
+    def _library(self, _folder: Path, _manifest: Mapping[str, Any], _block: Mapping[str, Any]) -> Path:
+        return self._compiled
 
     def block_outputs(self, stage: str, inputs: Arrays) -> dict[str, np.ndarray]:
         """Block name to float32 output, in running order; the decoder runs on an empty cache."""
@@ -84,9 +95,8 @@ def block_outputs(candidate: Candidate, spec: ModelSpec, stage: str, inputs: Arr
     with tempfile.TemporaryDirectory(prefix="edgeproof-blocks-") as scratch:
         library = Path(scratch) / "blocks.so"
         compile_apart(request(candidate, spec, stage, tokens), HOST, library)
-        block = {**candidate.block, "host_library": str(library)}
         kind = MappedMlcBlocks if isinstance(candidate.backend, MappedWeights) else MlcBlocks
-        backend = kind(candidate.folder, {**candidate.manifest, "backends": {MLC.name: block}})
+        backend = kind(candidate.folder, candidate.manifest, library)
         try:
             return backend.block_outputs(stage, inputs)
         finally:

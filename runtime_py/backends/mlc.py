@@ -73,13 +73,17 @@ class MlcBackend:
         self.contracts = {name: StageContract.from_json(value) for name, value in manifest["contracts"].items()}
         weights = listed_folder(folder, manifest, block["weights"])
         self.tensors = read_tensor_cache(folder, manifest, block["weights"])
-        self._machine = self._load(listed_file(folder, manifest, block["host_library"]))
+        self._machine = self._load(self._library(folder, manifest, block))
         self.metadata: dict[str, Any] = json.loads(self._machine["_metadata"]())
         # MLC names what is stored, then what is computed in: q4f16_1, q4f32_1, q0f16
         self.dtype = "float16" if "f16" in self.metadata["quantization"] else "float32"
         self.prefill_chunk = int(self.metadata["prefill_chunk_size"])
         self._sides: list[str] = block.get("decoder_sides", [])
         self._parameters = self._load_parameters(weights)
+
+    def _library(self, folder: Path, manifest: Mapping[str, Any], block: Mapping[str, Any]) -> Path:
+        """The library that is loaded: the package's own, which its manifest hashed."""
+        return listed_file(folder, manifest, block["host_library"])
 
     def _load(self, library: Path) -> Any:
         try:
