@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from export.command import cli, models, scaffold, synthesis
+from export.command import cli, models, push, scaffold, synthesis
 from runtime_py.command import completions
 from runtime_py.command.dispatch import Command, Verb, execute
 
@@ -96,6 +96,7 @@ def _words() -> Mapping[str, Sequence[str]]:
 
 
 OF_CHECKPOINTS = (
+    Verb("push", "upload a verified package to the model hub, with a model card", lambda: push.COMMAND),
     Verb("models", "list families, published checkpoints and demos", lambda: models.COMMAND),
     Verb("synthesize", "write a random checkpoint in a published layout", lambda: synthesis.COMMAND),
     Verb("new-family", "begin a new family as a working copy of another one", lambda: scaffold.COMMAND),

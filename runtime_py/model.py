@@ -30,6 +30,7 @@ from runtime_py.generation.conversation import Messages
 from runtime_py.generation.generate import Finish, Overrides, Settings, settings_of
 from runtime_py.generation.session import Recorder
 from runtime_py.generation.turns import Turns, last_resort
+from runtime_py.hub.download import package_folder
 from runtime_py.package import trust as trusting
 from runtime_py.preprocess.base import ImageInputs, Layout, Message, Processor
 from runtime_py.preprocess.extent import PredictsExtent, check_extent
@@ -200,9 +201,11 @@ def load(
     trust: str | bool = False,
     upright: bool = False,
 ) -> Model:
-    """Open a package folder, after checking its files.
+    """Open a package, after checking its files.
 
     Args:
+        path: its folder, or ``user/name[@revision]`` on the model hub, from which it is downloaded into the hub's cache
+            (`runtime_py.hub.download`).
         backend: a runtime name of runtime_py.backends.registry; the manifest's ``runtime_backend`` when None.
         verify: ``full`` compares every file's SHA-256, ``size`` sizes alone, ``off`` nothing.
         threads: threads for computing; 0 leaves it to the backend.
@@ -213,11 +216,11 @@ def load(
         upright: photographs are turned as EXIF says, where `Model.chat` is not told otherwise.
 
     Raises:
-        UsageError, PackageError, MachineError.
+        UsageError, PackageError, MachineError, DoesNotFitError.
     """
     with last_resort("opening the package"):
         check_choices(backend, threads, providers)
-        opened = package.read(path)
+        opened = package.read(package_folder(path, lambda known: trusting.require_known(known, backend, trust)))
         trusting.require(opened, backend, trust)
         package.verify(opened, verify)
         words = open_tokenizer(opened)

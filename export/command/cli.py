@@ -13,9 +13,10 @@ from export.command import model_flags
 from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, Verb
 from runtime_py.command.parser import Parser
-from runtime_py.errors import ExitCode
+from runtime_py.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
+    from export.publish.push import Destination, Pushed
     from export.request import ExportRequest
     from export.verification import Verifier
 
@@ -28,6 +29,7 @@ examples:
   {prog} --model ./checkpoint --target cpu --precision int4 -o out
   {prog} --model ./checkpoint --target desktop-gpu --dry-run --device rtx-3060
   {prog} --model ./checkpoint --target cpu -o out --resume
+  {prog} --model minicpm-v-2 --target cpu -o out --push you/MiniCPM-V-2-cpu
 
 """
 
@@ -55,6 +57,8 @@ def parser(prog: str) -> Parser:
     model_flags.add(how, model_flags.OUTPUT)
     how.add_argument("--dry-run", action="store_true", help="print the plan and stop; config.json is enough")
     model_flags.add(how, (*model_flags.AGAIN, *model_flags.WAIVERS))
+    how.add_argument("--push", metavar="USER/NAME", help="then upload the package to the model hub, as `push` does")
+    how.add_argument("--private", action="store_true", help="with --push: a repository that nobody else sees")
     flags.json_result(how, "the plan or the result as JSON on stdout")
     flags.talk(how)
     model_flags.old_spelling(made)
@@ -66,7 +70,31 @@ def _run(options: argparse.Namespace, verifier: Verifier) -> int:
     from export.request import ExportRequest
 
     request = model_flags.request_of(ExportRequest, options)
+    if options.push is not None:
+        _check_push(options)
+    elif options.private:
+        raise UsageError("--private without --push", "--push USER/NAME beside it", "add --push, or leave --private out")
     return _dry_run(request, verifier, options.json) if options.dry_run else _export(request, verifier, options)
+
+
+def _check_push(options: argparse.Namespace) -> None:
+    """Refuse, before an export of hours, a push that would be refused after it."""
+    from export.publish.push import check_destination
+
+    if options.skip_verify:
+        raise UsageError(
+            "--push with --skip-verify: what was not verified is not pushed",
+            "an export with its check",
+            "leave --skip-verify out, or push the package afterwards with `edgeproof push --force`",
+        )
+    if not options.dry_run:
+        check_destination(_destination(options))
+
+
+def _destination(options: argparse.Namespace) -> Destination:
+    from export.publish.push import Destination
+
+    return Destination(options.push, options.private)
 
 
 def _dry_run(request: ExportRequest, verifier: Verifier, as_json: bool) -> int:
@@ -95,11 +123,18 @@ def _export(request: ExportRequest, verifier: Verifier, options: argparse.Namesp
         log.info("\n%s", progress.table())
         for line in engine_lines(stored_engines(read(folder).manifest)):
             log.info("%s", line)
+    pushed = None if options.push is None else _push(folder, options)
     if options.json:
-        console.out_json(_result(folder))
+        console.out_json(_result(folder) | ({} if pushed is None else {"pushed": pushed.to_json()}))
     else:
-        console.out(str(folder))
+        console.out(str(folder) if pushed is None else f"{folder}\n{pushed.url}")
     return ExitCode.OK
+
+
+def _push(folder: Path, options: argparse.Namespace) -> Pushed:
+    from export.publish.push import push
+
+    return push(folder, _destination(options))
 
 
 def _result(folder: Path) -> dict[str, object]:

@@ -14,7 +14,7 @@ from export.request import ExportRequest
 from runtime_py.command.dispatch import execute
 
 DEMO = ("--model", "minicpm-v", "--weights", "demo", "--target", "cpu", "--dry-run")
-HOW = {"help", "version", "dry_run", "json", "verbose", "quiet"}
+HOW = {"help", "version", "dry_run", "json", "verbose", "quiet", "push", "private"}
 
 
 def edgeproof(*arguments: str) -> int:
@@ -40,6 +40,8 @@ def edgeproof(*arguments: str) -> int:
             ["--model", "minicpm-v", "--target", "cpu", "--weights", "demo", "--dry-run", "--codes", "nowhere"],
             "nowhere is no finished calibration",
         ),
+        ([*DEMO, "--private"], "--private without --push"),
+        ([*DEMO, "--push", "you/name", "--skip-verify"], "what was not verified is not pushed"),
         (["syntesize"], "did you mean synthesize?"),
     ],
 )

@@ -23,11 +23,11 @@ from export.source.links import JOINED
 from export.source.shard_index import read_index, stays_inside
 from export.source.side_files import ALLOWED, IGNORED, KEPT_TWICE, apart, purpose_of
 from runtime_py.errors import EdgeproofError, MachineError, UsageError
+from runtime_py.hub.client import REACH_SECONDS, as_quiet_as_asked, network_errors, reason
+from runtime_py.hub.room import bytes_to_fetch, explained_when_full, require_room
 
 DEMO = "demo"
 DEMO_FOLDER = Path(__file__).parents[1] / "demo" / "checkpoints"
-REACH_SECONDS = 5.0
-"""How long the hub may take to answer the first question."""
 
 
 @dataclass(frozen=True)
@@ -159,21 +159,30 @@ def fetch(
     Raises:
         MachineError: the hub cannot be reached and the cache does not hold the checkpoint.
         UsageError: no such repository or revision, or one that wants a licence accepted first.
+        DoesNotFitError: the disk of the hub's cache has no room for the weights; found before they are fetched.
     """
     try:
-        from huggingface_hub import HfApi, errors, snapshot_download
+        import huggingface_hub  # noqa: F401  # is it there?
     except ImportError as error:
         raise _unreachable(repo_id, "huggingface_hub is not installed (pip install 'edgeproof[export]')") from error
-    network: tuple[type[Exception], ...] = (OSError, errors.HfHubHTTPError.__mro__[1])  # type: ignore[assignment]
+    with as_quiet_as_asked():
+        return _fetched(repo_id, revision, check, weights)
+
+
+def _fetched(repo_id: str, revision: str | None, check: Callable[[Path], object] | None, weights: bool) -> Path:
+    from huggingface_hub import HfApi, errors, snapshot_download
+
     try:
-        info = HfApi().model_info(repo_id, revision=revision, timeout=REACH_SECONDS)
-        names = [file.rfilename for file in info.siblings or []]
+        info = HfApi().model_info(repo_id, revision=revision, files_metadata=True, timeout=REACH_SECONDS)
+        files = {file.rfilename: file for file in info.siblings or []}
         folder = Path(snapshot_download(repo_id, revision=revision, allow_patterns=ALLOWED, ignore_patterns=IGNORED))
         if check is not None:
             check(folder)
         if not weights:
             return folder
-        return Path(snapshot_download(repo_id, revision=folder.name, allow_patterns=_weights(repo_id, names, folder)))
+        wanted = _weights(repo_id, list(files), folder)
+        require_room(repo_id, bytes_to_fetch(repo_id, [files[name] for name in wanted if name in files]))
+        return Path(snapshot_download(repo_id, revision=folder.name, allow_patterns=wanted))
     except EdgeproofError:
         raise
     except errors.GatedRepoError as error:
@@ -188,16 +197,11 @@ def fetch(
             "a public repository, or HF_TOKEN set to a token that may read it",
             f"{did_you_mean_model(repo_id)}; check --revision too, or use --weights <folder>",
         ) from error
-    except network as error:
-        return _cached(repo_id, revision, _reason(error), check, weights)
-
-
-def _reason(error: Exception) -> str:
-    from huggingface_hub import errors
-
-    if isinstance(error, errors.OfflineModeIsEnabled):
-        return "HF_HUB_OFFLINE is set"
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    except network_errors() as error:
+        full = explained_when_full(error, repo_id)
+        if full is not None:
+            raise full from None  # a cause with ENOSPC would be told as one of the package's disk
+        return _cached(repo_id, revision, reason(error), check, weights)
 
 
 def _cached(repo_id: str, revision: str | None, reason: str, check: Callable[[Path], object] | None, weights: bool) -> Path:

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import subprocess
-import sys
-import threading
+import logging
 import time
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 import torch
@@ -24,9 +17,10 @@ from export.checkpoint.synthesize import SynthesisRequest, synthesize
 from export.modules.build import parameter_shapes
 from export.source.hub import DEMO_FOLDER, resolve
 from runtime_py.errors import EdgeproofError, UsageError
+from runtime_py.hub.local_hub_test import COMMIT, LocalHub, hub, run
 
-REPOSITORY = Path(__file__).parents[2]
-COMMIT = hashlib.sha1(b"a commit").hexdigest()
+__all__ = ["hub"]
+
 PROGRAM = """
 import json, sys
 from export.source.hub import resolve
@@ -37,74 +31,6 @@ try:
 except EdgeproofError as error:
     print(json.dumps([type(error).__name__, str(error)]))
 """
-
-
-class Hub:
-    """Repositories by id: file name to content. Every request's path is kept."""
-
-    def __init__(self) -> None:
-        self.repositories: dict[str, dict[str, bytes]] = {}
-        self.gated: set[str] = set()
-        self.requests: list[str] = []
-        hub = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_HEAD(self) -> None:
-                hub.answer(self, body=False)
-
-            def do_GET(self) -> None:
-                hub.answer(self, body=True)
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.address = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def answer(self, request: BaseHTTPRequestHandler, body: bool) -> None:
-        path = urlsplit(request.path).path
-        self.requests.append(path)
-        parts = path.removeprefix("/api/models").strip("/").split("/")
-        repo_id, rest = "/".join(parts[:2]), parts[2:]
-        files = self.repositories.get(repo_id)
-        headers, content = {}, b""
-        if files is None:
-            code, headers = 404, {"X-Error-Code": "RepoNotFound"}
-        elif repo_id in self.gated and request.headers.get("Authorization") != "Bearer good":
-            code, headers = 403, {"X-Error-Code": "GatedRepo"}
-        elif rest and rest[1] not in (COMMIT, "main"):
-            code, headers = 404, {"X-Error-Code": "RevisionNotFound"}
-        elif not path.startswith("/api/"):
-            code, content = 200, files["/".join(rest[2:])]
-            headers = {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": COMMIT}
-        elif rest[:1] == ["tree"]:
-            listed = [
-                {"type": "file", "path": name, "size": len(text), "oid": hashlib.sha1(text).hexdigest()}
-                for name, text in files.items()
-            ]
-            code, content = 200, json.dumps(listed).encode()
-        else:
-            siblings = [{"rfilename": name} for name in files]
-            code, content = 200, json.dumps({"id": repo_id, "sha": COMMIT, "siblings": siblings}).encode()
-        request.send_response(code)
-        for name, value in headers.items():
-            request.send_header(name, value)
-        request.send_header("Content-Length", str(len(content)))
-        request.end_headers()
-        if body:
-            request.wfile.write(content)
-
-    def fetched(self) -> set[str]:
-        return {path.rsplit("/", 1)[-1] for path in self.requests if "/resolve/" in path}
-
-
-@pytest.fixture
-def hub() -> Iterator[Hub]:
-    server = Hub()
-    yield server
-    server.server.shutdown()
-    server.server.server_close()
 
 
 @pytest.fixture(scope="module")
@@ -121,15 +47,12 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 def ask(home: Path, endpoint: str, *arguments: str | None, **environment: str) -> list[str]:
     """What `resolve` answers in a process of its own, with the hub at ``endpoint``."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    settings = kept | {"HF_HOME": str(home), "HF_ENDPOINT": endpoint, "HF_HUB_DISABLE_TELEMETRY": "1"} | environment
-    command = [sys.executable, "-c", PROGRAM, json.dumps(arguments)]
-    result = subprocess.run(command, cwd=REPOSITORY, env=settings, capture_output=True, text=True, check=False, timeout=60)
+    result = run(endpoint, home, "-c", PROGRAM, json.dumps(arguments), **environment)
     assert result.stdout, result.stderr
     return json.loads(result.stdout.splitlines()[-1])
 
 
-def test_download_then_offline(tmp_path: Path, hub: Hub, published: dict[str, bytes]) -> None:
+def test_download_then_offline(tmp_path: Path, hub: LocalHub, published: dict[str, bytes]) -> None:
     """Weights, configs, tokenizer and every licence are fetched, code and pickles are not; later the cache is enough."""
     hub.repositories["openbmb/MiniCPM-V"] = published
     folder, repo_id, revision = ask(tmp_path, hub.address, "minicpm-v")
@@ -152,21 +75,43 @@ def test_download_then_offline(tmp_path: Path, hub: Hub, published: dict[str, by
     assert kind == "MachineError" and "holds no whole copy" in message
 
 
-def test_pickles_where_nothing_else_is_published(tmp_path: Path, hub: Hub, published: dict[str, bytes]) -> None:
+def test_pickles_where_nothing_else_is_published(tmp_path: Path, hub: LocalHub, published: dict[str, bytes]) -> None:
     names = ("config.json", "pytorch_model.bin")
     hub.repositories["someone/copy"] = {name: published[name] for name in names}
     folder, *_ = ask(tmp_path, hub.address, "someone/copy")
     assert {path.name for path in Path(folder).iterdir()} == set(names)
 
 
-def test_unknown_model_is_refused_before_its_weights_are_fetched(tmp_path: Path, hub: Hub) -> None:
+def test_quiet_is_quiet(tmp_path: Path, hub: LocalHub, published: dict[str, bytes]) -> None:
+    hub.repositories["someone/copy"] = {name: published[name] for name in ("config.json", "pytorch_model.bin")}
+    program = "import logging, sys; logging.getLogger('edgeproof').setLevel(int(sys.argv[1]))" + PROGRAM.replace(
+        "argv[1]", "argv[2]"
+    )
+    said = {}
+    for level in (logging.ERROR, logging.INFO):
+        done = run(hub, tmp_path / str(level), "-c", program, str(level), json.dumps(["someone/copy"]))
+        assert "someone/copy" in done.stdout
+        said[level] = done.stderr
+    assert said[logging.ERROR] == "" and "Fetching" in said[logging.INFO]
+
+
+def test_unknown_model_is_refused_before_its_weights_are_fetched(tmp_path: Path, hub: LocalHub) -> None:
     hub.repositories["org/other"] = {"config.json": b'{"model_type": "other"}', "model.safetensors": bytes(1000)}
     kind, message = ask(tmp_path, hub.address, "org/other")
     assert kind == "UnsupportedModelError" and "'other'" in message
     assert hub.fetched() == {"config.json"}
 
 
-def test_missing_gated_and_wrong_revision(tmp_path: Path, hub: Hub, published: dict[str, bytes]) -> None:
+def test_room_is_known_before_the_weights_are_fetched(tmp_path: Path, hub: LocalHub, published: dict[str, bytes]) -> None:
+    hub.repositories["openbmb/MiniCPM-V"] = published
+    shard = next(name for name in published if name.startswith("model-00001"))
+    hub.sizes[shard] = 10**18
+    kind, message = ask(tmp_path, hub.address, "minicpm-v")
+    assert kind == "DoesNotFitError" and "1,000,000,000" in message and "HF_HUB_CACHE" in message
+    assert not any(name.endswith(".safetensors") for name in hub.fetched())
+
+
+def test_missing_gated_and_wrong_revision(tmp_path: Path, hub: LocalHub, published: dict[str, bytes]) -> None:
     hub.repositories["org/gated"] = published
     hub.gated.add("org/gated")
     assert ask(tmp_path, hub.address, "org/absent")[0] == "UsageError"
@@ -177,7 +122,7 @@ def test_missing_gated_and_wrong_revision(tmp_path: Path, hub: Hub, published: d
     assert kind == "UsageError" and "revision v9" in message
 
 
-def test_a_checkpoint_published_in_three_repositories_becomes_one_folder(tmp_path: Path, hub: Hub) -> None:
+def test_a_checkpoint_published_in_three_repositories_becomes_one_folder(tmp_path: Path, hub: LocalHub) -> None:
     """XVERSE-V: CLIP, language model with the tokenizer, adapters alone; then the same from the cache."""
     written = synthesize(SynthesisRequest("xverse-v", "tiny", tmp_path / "written")).folder
 
@@ -198,13 +143,13 @@ def test_a_checkpoint_published_in_three_repositories_becomes_one_folder(tmp_pat
     kept = {file.name: file.path.as_posix() for file in checkpoint.side_files()}
     assert kept["tokenizer.json"] == "xverse-llm/tokenizer.json"
     assert kept["MODEL_LICENSE.pdf"] == "xverse-llm/MODEL_LICENSE.pdf"
-    assert kept["README.md"] == "adapters/README.md"
+    assert kept["checkpoint.README.md"] == "adapters/README.md"
     assert {name for name in kept if "LICENSE" in name} == {"LICENSE", "adapters.LICENSE", "MODEL_LICENSE.pdf"}
     assert not any("msgpack" in name for name in hub.fetched())
     assert ask(tmp_path / "home", hub.address, "xverse-v", None, None, HF_HUB_OFFLINE="1") == [joined, repo_id, revision]
 
 
-def test_a_file_published_alone_gets_its_base_s_config_and_tokenizer(tmp_path: Path, hub: Hub) -> None:
+def test_a_file_published_alone_gets_its_base_s_config_and_tokenizer(tmp_path: Path, hub: LocalHub) -> None:
     """Awaker: one pickle without config; of the base only what is no weight is fetched."""
     written = synthesize(SynthesisRequest("awaker2.5-vl", "tiny", tmp_path / "written", "Awaker2.5-VL")).folder
     pickle = tmp_path / "pytorch_model.bin"
@@ -234,7 +179,7 @@ def test_no_network_is_one_error_within_seconds(tmp_path: Path, offline: bool) -
     assert ("HF_HUB_OFFLINE is set" in message) is offline
 
 
-def test_a_hub_that_does_not_answer(tmp_path: Path, hub: Hub) -> None:
+def test_a_hub_that_does_not_answer(tmp_path: Path, hub: LocalHub) -> None:
     hub.answer = lambda request, body: time.sleep(30)  # type: ignore[method-assign]
     start = time.monotonic()
     assert ask(tmp_path, hub.address, "minicpm-v")[0] == "MachineError"

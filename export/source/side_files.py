@@ -82,6 +82,9 @@ MAX_BYTES = 256 * MEGABYTE
 MAX_NAME, FORBIDDEN = 200, "\\:/"
 """What a path of a package may not be (``path`` in runtime_py/files/schemas/manifest.schema.json)."""
 
+CARD_NAME, CARD_ORIGIN = "README.md", "checkpoint"
+"""The hub's model card has this name in every repository: a package keeps the checkpoint's card under another one."""
+
 KEPT_TWICE = (Purpose.LICENCE, Purpose.CARD)
 """Of two files with one name both are kept: the parts of a checkpoint each have their terms."""
 
@@ -123,9 +126,9 @@ def side_files(checkpoint: Path, places: Iterable[Path], licence_places: Iterabl
             if purpose is None or purpose not in kept or purpose is Purpose.READING or not path.is_file():
                 continue
             _refuse_strange(path, checkpoint)
-            name = path.name
+            name = apart(path.name, CARD_ORIGIN) if path.name == CARD_NAME else path.name
             if name in files and purpose in KEPT_TWICE and not _same(checkpoint / files[name].path, path):
-                name = apart(name, place.name)
+                name = apart(path.name, place.name)
             files.setdefault(name, SideFile(path.relative_to(checkpoint), name, purpose))
     return tuple(files[name] for name in sorted(files))
 

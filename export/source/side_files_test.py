@@ -94,7 +94,7 @@ def test_parts_of_a_checkpoint_keep_their_licences(tmp_path: Path) -> None:
     assert {file.name: file.path.as_posix() for file in copied} == {
         "LICENSE": "LICENSE",
         "NOTICE": "clip/NOTICE",
-        "README.md": "llm/README.md",
+        "checkpoint.README.md": "llm/README.md",
         "config.json": "config.json",
         "llm.LICENSE": "llm/LICENSE",
         "tokenizer.json": "llm/tokenizer.json",

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 PROG = "python -m runtime_py"
 
+PACKAGE = "folder that export wrote, or USER/NAME[@REVISION] on the model hub"
+
 
 def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
     """Run one verb; returns the process's exit code."""
@@ -33,7 +35,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
 def chat_parser(prog: str) -> Parser:
     """The flags of ``chat``."""
     made = Parser(prog, "Ask a package about pictures: one --prompt, or a conversation from a terminal or pipe.")
-    flags.package(made)
+    flags.package(made, what=PACKAGE)
     made.add_argument("--image", action="append", default=[], metavar="FILE", help="a picture; may be repeated")
     made.add_argument("--upright", action="store_true", help="turn photographs as EXIF says; the published code does not")
     made.add_argument("--prompt", metavar="TEXT", help="one question; without it, turns are read (/help lists commands)")
@@ -54,7 +56,7 @@ def chat_parser(prog: str) -> Parser:
 def info_parser(prog: str) -> Parser:
     """The flags of ``info``."""
     made = Parser(prog, "What a package holds, from its manifest alone.")
-    flags.package(made)
+    flags.package(made, what=PACKAGE)
     flags.json_result(made)
     flags.talk(made)
     return made
@@ -63,7 +65,7 @@ def info_parser(prog: str) -> Parser:
 def verify_parser(prog: str) -> Parser:
     """The flags of ``verify``."""
     made = Parser(prog, "Compare every file with the manifest, then run the package's self-test.")
-    flags.package(made)
+    flags.package(made, what=PACKAGE)
     made.add_argument("--files-only", action="store_true", help="compare files, do not run anything")
     flags.running(made)
     flags.json_result(made)
@@ -75,7 +77,7 @@ def bench_parser(prog: str) -> Parser:
     """The flags of ``bench``."""
     made = Parser(prog, "Tokens per second, first-token time, load time and memory of a package, or a server under load.")
     what = made.add_mutually_exclusive_group(required=True)
-    flags.package(what, required=False)
+    flags.package(what, required=False, what=PACKAGE)
     what.add_argument("--serve", metavar="URL", help="a running server, such as http://127.0.0.1:8000")
     made.add_argument("--runs", type=int, default=5, metavar="N", help="interleaved runs; medians are shown; default 5")
     made.add_argument(
@@ -121,9 +123,10 @@ def _chat(options: argparse.Namespace) -> int:
 
 def _info(options: argparse.Namespace) -> int:
     from runtime_py.command.info import describe, lines
+    from runtime_py.hub.download import manifest_folder
     from runtime_py.package import read
 
-    facts = describe(read(options.package))
+    facts = describe(read(manifest_folder(options.package)))
     if options.json:
         console.out_json(facts)
     else:
@@ -132,8 +135,10 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
+    from runtime_py.hub.download import package_folder
     from runtime_py.package import read, trust, verify
 
+    options.package = package_folder(options.package)
     package = read(options.package)
     if isinstance(options.trust, str):
         trust.check(package, options.trust)

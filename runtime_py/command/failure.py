@@ -32,7 +32,7 @@ KEPT_END = 300
 EXTRAS = {
     "torch": "export",
     "safetensors": "export",
-    "huggingface_hub": "export",
+    "huggingface_hub": "hub",
     "tqdm": "export",
     "psutil": "export",
     "transformers": "dev",

@@ -79,13 +79,19 @@ def require(package: Package, backend: str | None = None, given: str | bool = Fa
     Raises:
         PackageError: the hash is another one, or code would run that nobody trusts, or that is not what the manifest hashed.
     """
+    require_known(package, backend, given)
+    if runs_code(package, backend):
+        _compare_code(package)
+
+
+def require_known(package: Package, backend: str | None = None, given: str | bool = False) -> None:
+    """The part of `require` that the manifest alone decides, for a package whose other files are still to come."""
     if isinstance(given, str):
         check(package, given)
     if not runs_code(package, backend):
         return
     trusted_as = Standing.TRUSTED if given else standing(package)
     if trusted_as is Standing.TRUSTED:
-        _compare_code(package)
         return
     files = ", ".join(code_files(package.manifest)) or f"what the backend {package.runtime_backend} runs"
     raise PackageError(

@@ -9,6 +9,8 @@ from pathlib import Path, PurePosixPath
 
 PACKAGES = ("export", "calibrate", "targets", "runtime_py", "parity_tests")
 DEMOS = "export/demo/checkpoints"
+REGISTRATION = "optimum/commands/register/register_edgeproof.py"
+"""Where optimum looks for commands of other distributions."""
 
 MOST_BYTES = 16 << 20
 """Six demo checkpoints take 12 MB; a wheel beyond this carries something that is no product."""
@@ -32,6 +34,8 @@ def faults(wheel: Path, repository: Path) -> Iterator[str]:
         name = path.relative_to(repository).as_posix()
         if path.is_file() and sizes.get(name) != path.stat().st_size:
             yield f"{name} of the demos is missing or cut"
+    if REGISTRATION not in sizes:
+        yield f"{REGISTRATION} is missing"
     if not any(name.endswith(".dist-info/licenses/LICENSE") for name in sizes):
         yield "the licence's text is missing"
     if wheel.stat().st_size > MOST_BYTES:
@@ -40,4 +44,4 @@ def faults(wheel: Path, repository: Path) -> Iterator[str]:
 
 def _known(name: str) -> bool:
     top = PurePosixPath(name).parts[0]
-    return top in PACKAGES or top.endswith(".dist-info")
+    return top in PACKAGES or top.endswith(".dist-info") or name == REGISTRATION

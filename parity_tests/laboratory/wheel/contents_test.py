@@ -7,7 +7,7 @@ import shutil
 import zipfile
 from pathlib import Path
 
-from parity_tests.laboratory.wheel.contents import DEMOS, PACKAGES, faults
+from parity_tests.laboratory.wheel.contents import DEMOS, PACKAGES, REGISTRATION, faults
 
 ROOT = Path(__file__).parents[3]
 LEFT_OUT = ("parity_tests.laboratory", "parity_tests.goldens", "parity_tests.end_to_end", "parity_tests.conftest")
@@ -18,6 +18,7 @@ def wheel(folder: Path, repository: Path, *more: str, without: str = "") -> Path
     path = folder / "edgeproof-0-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("edgeproof-0.dist-info/licenses/LICENSE", "text")
+        archive.writestr(REGISTRATION, "REGISTER_COMMANDS = []")
         for file in (repository / DEMOS).rglob("*"):
             name = file.relative_to(repository).as_posix()
             if file.is_file() and name != without:
@@ -43,13 +44,13 @@ def test_the_product_and_its_demos_are_right(tmp_path: Path) -> None:
 
 def test_what_is_too_much_or_missing_is_named(tmp_path: Path) -> None:
     made = repository(tmp_path / "repository")
-    extra = ("export/plan_test.py", "parity_tests/conftest.py", "parity_tests/goldens/a/outputs.npz", "docs/cli.md")
+    extra = ("export/plan_test.py", "parity_tests/conftest.py", "parity_tests/goldens/a/outputs.npz", "optimum/cli.py")
     weights = f"{DEMOS}/awaker2.5-vl/pytorch_model.bin"
     assert list(faults(wheel(tmp_path, made, *extra, without=weights), made)) == [
         "export/plan_test.py is no product",
         "parity_tests/conftest.py is no product",
         "parity_tests/goldens/a/outputs.npz is no product",
-        "docs/cli.md lies outside the five packages",
+        "optimum/cli.py lies outside the five packages",
         f"{weights} of the demos is missing or cut",
     ]
 
