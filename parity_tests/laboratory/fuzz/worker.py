@@ -104,6 +104,7 @@ def the_watch() -> Watch:
 def one(subject: Subject, folder: Path, draw: Random, number: int, watch: Watch, findings: Findings) -> None:
     """Read one strange file and count what became of it."""
     name = subject.place(folder, draw)
+    forget_peak()
     began = time.process_time()
     watch.calls.clear()
     watch.on = True
@@ -146,7 +147,6 @@ def run(subject: Subject, seed: int, numbers: range, folder: Path, told: bool = 
     """Read the inputs of these numbers; ``told`` prints each number before it is read."""
     findings, watch, before = Findings(), the_watch(), 0
     subject.seeds()
-    forget_peak()
     for count, number in enumerate(numbers):
         if told:
             sys.stdout.write(json.dumps({"input": number}) + "\n")
@@ -154,12 +154,13 @@ def run(subject: Subject, seed: int, numbers: range, folder: Path, told: bool = 
         if count == WARM_UP:
             before = peak_bytes()
         one(subject, folder / "case", Random(f"{subject.name} {seed} {number}"), number, watch, findings)
-    findings.grown = peak_bytes() - before if len(numbers) > WARM_UP else 0
+        if count >= WARM_UP:
+            findings.grown = max(findings.grown, peak_bytes() - before)
     return findings
 
 
 def forget_peak() -> None:
-    """Begin the peak anew: making the sound files takes more memory than any reading."""
+    """Begin the peak anew: making a strange file may take more memory than any reading of it."""
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
