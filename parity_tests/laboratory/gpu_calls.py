@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from runtime_py.backends.onnx_files import external_files
 from runtime_py.backends.records import ONNX
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, VISION
 from runtime_py.errors import UsageError
@@ -144,4 +145,4 @@ def matrix_elements(backend: TorchBackend, stage: str) -> int:
 def weight_bytes(package: Package, stage: str) -> int:
     """Bytes of the files that hold a stage's weights in a package's ONNX graphs."""
     graph = package.folder / ONNX.block(package.manifest)["stages"][stage]["file"]
-    return sum(path.stat().st_size for path in graph.parent.glob(graph.name + "_data*"))
+    return sum((graph.parent / name).stat().st_size for name in external_files(graph))

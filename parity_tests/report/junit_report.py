@@ -49,7 +49,8 @@ def _meaning(root: ElementTree.Element, judgement: Judgement, prefix: str) -> No
     case = _case(suite, f"{prefix}.meaning", "implementation")
     if told.exact is False:
         failure = ElementTree.SubElement(case, "failure", message=_clean(told.implementation), type="parity")
-        failure.text = "every limit, its reason and the first divergence stand in the failing cases of the comparisons"
+        told_where = "every limit, its reason and the first divergence stand in the failing cases of the comparisons"
+        failure.text = f"{_clean(judgement.first_failure)}\n{told_where}"
     elif told.exact is None:
         ElementTree.SubElement(case, "skipped", message=_clean(told.implementation))
     cost = _case(suite, f"{prefix}.meaning", f"what {told.precision} costs")
