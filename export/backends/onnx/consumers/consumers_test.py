@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 
 from export.backends.onnx.backend import OnnxBackend
-from export.backends.onnx.backend_test import EXACT, GOLDENS, TARGET, Package, export, greedy, prefill
+from export.backends.onnx.conftest import EXACT, GOLDENS, TARGET, Package, export, greedy, prefill
 from export.backends.onnx.consumers.genai import genai_config
 from export.backends.onnx.consumers.held import Tool, obstacles, placeholder
 from export.backends.onnx.consumers.transformers_js import picture_files

@@ -1,0 +1,137 @@
+"""Graphs with four-bit weights against the reference that holds the same integers, and how their layers are chosen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto
+
+from export.backends.base import BuildOptions
+from export.backends.onnx.backend import OnnxBackend
+from export.backends.onnx.choices import OnnxChoices, assign
+from export.backends.onnx.conftest import EXACT, GOLDENS, TARGET, Package, export, prefill
+from export.checkpoint.opened import open_folder
+from export.quantisation.spec import LayerShape, Storage
+from runtime_py.backends.ort import OrtBackend
+from runtime_py.contracts import CONNECTOR, DECODER, EMBED, VISION
+from runtime_py.errors import UsageError
+from runtime_py.package.files import rows_of
+
+
+def test_int4_package_is_the_dequantised_reference(packed: Package) -> None:
+    backend = OrtBackend(packed.folder, packed.manifest, threads=1)
+    golden = packed.golden
+    inputs = {
+        VISION: {"pixel_values": golden["pixel_values"]},
+        CONNECTOR: {"vision_features": golden["vision"]},
+        EMBED: {"input_ids": golden["input_ids"]},
+    }
+    for stage, feeds in inputs.items():
+        (output,) = backend.run(stage, feeds).values()
+        with torch.no_grad():
+            wanted = packed.reference(stage)(*(torch.from_numpy(value) for value in feeds.values())).numpy()
+        # the connector is stored in float16, which the reference is not: 2e-3 there
+        np.testing.assert_allclose(output, wanted, atol=1e-2 if stage == CONNECTOR else 2e-5, err_msg=stage)
+    spec, embeds = packed.spec.decoder, golden["inputs_embeds"]
+    tokens = embeds.shape[1]
+    past = torch.zeros(1, spec.kv_heads, 0, spec.head_dim)
+    positions = torch.arange(tokens)
+    with torch.no_grad():
+        wanted, _ = packed.reference(DECODER)(
+            torch.from_numpy(embeds),
+            torch.ones(1, tokens, dtype=torch.long),
+            positions[None],
+            positions,
+            [(past, past)] * spec.layers,
+        )
+    for chunk in (64, 7):
+        _, output = prefill(backend, embeds, chunk)
+        np.testing.assert_allclose(output, wanted.numpy(), atol=1e-4)
+
+
+def test_int4_differs_from_the_golden(packed: Package) -> None:
+    """Guards the test above: a package that kept full precision would pass it only if nothing were quantised."""
+    backend = OrtBackend(packed.folder, packed.manifest, threads=1)
+    _, logits = prefill(backend, packed.golden["inputs_embeds"], 64)
+    assert np.abs(logits - packed.golden["prefill_logits"]).max() > 0.01
+
+
+def test_default_int4_options_stay_close(default_decoder: Path, packed: Package) -> None:
+    """int8 inputs of MatMulNBits and a float16 cache, against the package that has neither."""
+    stages = {DECODER: {"file": default_decoder.name}}
+    files = rows_of(default_decoder.parent)
+    manifest = {**packed.manifest, "backends": {"onnx": {"stages": stages}}, "files": files}
+    exact = OrtBackend(packed.folder, packed.manifest, threads=1)
+    default = OrtBackend(default_decoder.parent, manifest, threads=1)
+    _, wanted = prefill(exact, packed.golden["inputs_embeds"], 64)
+    _, logits = prefill(default, packed.golden["inputs_embeds"], 64)
+    assert 0 < np.abs(logits - wanted).max() < 0.25
+    cosine = (logits * wanted).sum() / np.linalg.norm(logits) / np.linalg.norm(wanted)
+    assert cosine > 0.9995
+
+
+def test_the_cache_goes_into_the_attention_as_it_is(packed: Package, default_decoder: Path) -> None:
+    """A cast between cache and operator would copy the whole cache in every step."""
+    exact = packed.folder / packed.manifest["backends"]["onnx"]["stages"][DECODER]["file"]
+    for path, kind in ((exact, TensorProto.FLOAT), (default_decoder, TensorProto.FLOAT16)):
+        graph = onnx.load(str(path), load_external_data=False).graph
+        caches = {value.name for value in graph.input if value.name.startswith("past_key_values.")}
+        assert {value.type.tensor_type.elem_type for value in graph.input if value.name in caches} == {kind}
+        assert {n.op_type for n in graph.node if caches & set(n.input)} == {"GroupQueryAttention"}
+        results = {name for n in graph.node if n.op_type == "GroupQueryAttention" for name in n.output[1:]}
+        assert results == {value.name for value in graph.output if value.name.startswith("present.")}
+
+
+def test_a_matrix_that_does_not_fill_its_blocks_says_so() -> None:
+    spec = open_folder(GOLDENS / "minicpm-v").spec
+    backend = OnnxBackend()
+    assignments = backend.assignments(spec, BuildOptions(TARGET, "int4", TARGET.limits, {}))
+    fc2 = assignments["vision_encoder.blocks.0.mlp.fc2"]
+    assert (fc2.storage, fc2.grid) == (Storage.INT8, "ort_int8_b32")
+    assert "89 columns are no multiple, the last block holds 25" in fc2.reason
+    assert assignments["decoder.head"].storage is Storage.INT4
+    assert {a.storage for name, a in assignments.items() if name.startswith("connector.")} == {Storage.FP16}
+    with pytest.raises(UsageError, match="vision_precision=int3"):
+        backend.assignments(spec, BuildOptions(TARGET, "int4", TARGET.limits, {"vision_precision": "int3"}))
+    with pytest.raises(UsageError, match="precision int2"):
+        backend.assignments(spec, BuildOptions(TARGET, "int2", TARGET.limits, {}))
+
+
+OTHER = {**EXACT, "vision_precision": "int8", "embed_precision": "int4", "block_size": 64, "symmetric": False}
+"""What the tests above do not choose: rounded vision activations, a 4-bit table, blocks with zero points."""
+
+
+def test_other_choices_run_on_their_grids(tmp_path: Path) -> None:
+    package = export("minicpm-v", "int4", tmp_path, (VISION, EMBED, DECODER), **OTHER)
+    files = {VISION: "vision_tower_int8", EMBED: "embed_tokens_q4", DECODER: "decoder_model_merged_q4"}
+    stages = {stage: {"file": f"onnx/{stem}.onnx"} for stage, stem in files.items()}
+    backend = OrtBackend(tmp_path, {**package.manifest, "backends": {"onnx": {"stages": stages}}}, threads=1)
+    golden, spec = package.golden, package.spec.decoder
+    tokens = golden["inputs_embeds"].shape[1]
+    ids, pixels = torch.from_numpy(golden["input_ids"]), torch.from_numpy(golden["pixel_values"])
+    past = torch.zeros(1, spec.kv_heads, 0, spec.head_dim)
+    positions, ones = torch.arange(tokens), torch.ones(1, tokens, dtype=torch.long)
+    embeds = torch.from_numpy(golden["inputs_embeds"])
+    with torch.no_grad():
+        table = package.reference(EMBED)(ids).numpy()
+        features = package.reference(VISION)(pixels).numpy()
+        logits = package.reference(DECODER)(embeds, ones, positions[None], positions, [(past, past)] * spec.layers)[0]
+    np.testing.assert_allclose(backend.run(EMBED, {"input_ids": ids.numpy()})["inputs_embeds"], table, atol=1e-6)
+    np.testing.assert_allclose(prefill(backend, golden["inputs_embeds"], 64)[1], logits.numpy(), atol=1e-4)
+    output = backend.run(VISION, {"pixel_values": pixels.numpy()})["vision_features"]
+    cosine = (output * features).sum(-1) / np.linalg.norm(output, axis=-1) / np.linalg.norm(features, axis=-1)
+    assert 0.98 < cosine.min() < 0.99999
+
+
+def test_the_4304_wide_layer_is_decided_from_its_shape() -> None:
+    fc2 = LayerShape("vision_encoder.blocks.0.mlp.fc2", "vision", 1152, 4304)
+    blocks = assign(fc2, OnnxChoices("int4", "int8_weights", "int8"))
+    assert (blocks.grid, "the last block holds 16" in blocks.reason) == ("ort_int8_b32", True)
+    rows = assign(fc2, OnnxChoices("int4", "int8", "int8"))
+    assert (rows.grid, "4304 columns need be no multiple" in rows.reason) == ("ort_int8_row", True)
+    narrow = assign(LayerShape("embed_tokens.table", "embedding", 256, 48), OnnxChoices("int4", "int8", "int8"))
+    assert (narrow.storage, narrow.reason) == (Storage.FP16, "48 columns are no multiple of 32")
