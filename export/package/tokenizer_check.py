@@ -97,12 +97,7 @@ def _against_model(words: Tokenizer, model: Path) -> list[str]:
         if words.ids.get(piece, -1) != index and (piece in words.ids or not _added(words, renamed.get(index)))
     }
     if apart:
-        raise CheckpointError(
-            f"{JSON} and {model} number {len(apart)} token(s) otherwise: "
-            + _shown(f"{shortened(piece)} {words.ids.get(piece, 'none')} and {index}" for piece, index in apart.items()),
-            "two forms of one tokenizer",
-            f"keep the one that belongs to these weights: remove {JSON} or {model.name}",
-        )
+        raise _numbered_otherwise(words, model, apart, f"{JSON} or {model.name}")
     new = sorted((index, text) for text, index in words.ids.items() if text not in other.ids)
     notes = []
     if new:
@@ -120,6 +115,16 @@ def _against_model(words: Tokenizer, model: Path) -> list[str]:
     return notes
 
 
+def _numbered_otherwise(words: Tokenizer, other: Path, apart: Mapping[str, int], either: str) -> CheckpointError:
+    """The error of another file of the same tokenizer that gives some tokens other ids."""
+    return CheckpointError(
+        f"{JSON} and {other} number {len(apart)} token(s) otherwise: "
+        + _shown(f"{shortened(text)} {words.ids.get(text, 'none')} and {index}" for text, index in apart.items()),
+        "two forms of one tokenizer",
+        f"keep the one that belongs to these weights: remove {either}",
+    )
+
+
 def _added(words: Tokenizer, text: str | None) -> bool:
     return text is not None and text in words.added
 
@@ -131,12 +136,7 @@ def _against_vocabulary(words: Tokenizer, path: Path) -> None:
         raise CheckpointError(f"{path} is no vocabulary", "an object of tokens and their ids", "download the file again")
     apart = {text: index for text, index in vocabulary.items() if words.ids.get(text) != index}
     if apart:
-        raise CheckpointError(
-            f"{JSON} and {path} number {len(apart)} token(s) otherwise: "
-            + _shown(f"{shortened(text)} {words.ids.get(text, 'none')} and {index}" for text, index in apart.items()),
-            "two forms of one tokenizer",
-            f"keep the one that belongs to these weights: remove {JSON}, or {path.name} and merges.txt",
-        )
+        raise _numbered_otherwise(words, path, apart, f"{JSON}, or {path.name} and merges.txt")
 
 
 def _against_merges(published: Path, path: Path) -> list[str]:
