@@ -65,7 +65,8 @@ def orientation_of(image: Image.Image) -> Orientation:
     if image.format == "TIFF":
         return Orientation.UPRIGHT
     try:
-        return Orientation(image.getexif().get(EXIF_ORIENTATION, 1))
+        exif = Image.Image.getexif(image)  # PngImageFile's own decodes the picture first, before its size was looked at
+        return Orientation(exif.get(EXIF_ORIENTATION, 1))
     except Exception:  # a parser of strangers' bytes: SyntaxError, struct.error, ValueError, TypeError and more were seen
         return Orientation.UPRIGHT
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from runtime_py.errors import ImageError
 from runtime_py.preprocess.pictures import open_picture
@@ -29,6 +29,17 @@ def test_colour_modes_become_rgb(tmp_path: Path, mode: str) -> None:
     assert picture.dtype == np.uint8 and picture.shape == (4, 8, 3)
     np.testing.assert_allclose(picture[0, 0], RED, atol=2)
     np.testing.assert_allclose(picture[0, 7], BLUE, atol=2)
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp", "gif", "bmp", "tiff"])
+def test_a_size_is_looked_at_before_a_pixel_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
+    path = tmp_path / f"a.{ending}"
+    Image.new("RGB", (8, 8)).save(path)
+    steps: list[str] = []
+    load = ImageFile.ImageFile.load
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: (steps.append("decoded"), load(image))[1])
+    open_picture(path, check=lambda *_: steps.append("checked"))
+    assert steps[0] == "checked" and "decoded" in steps
 
 
 def test_alpha_is_dropped_not_blended(tmp_path: Path) -> None:
