@@ -206,18 +206,19 @@ def _messages(value: Any, max_pictures: int) -> tuple[tuple[Message, ...], tuple
 
 
 def _turn(row: Any, where: str, urls: list[str], max_pictures: int) -> Message:
-    if not isinstance(row, dict) or row.get("role") not in ROLES:
+    role = row.get("role") if isinstance(row, dict) else None
+    if not isinstance(role, str) or role not in ROLES:
         raise invalid(f"{where} has no role that is known here: {', '.join(ROLES)}", where)
     if row.get("tool_calls") or row.get("function_call"):
         raise invalid(f"{where} calls tools, which are not built here", where, "unsupported_parameter")
-    role, content = ROLES[row["role"]], row.get("content")
+    speaker, content = ROLES[role], row.get("content")
     if isinstance(content, str):
-        return Message(role, content)
+        return Message(speaker, content)
     if not isinstance(content, list) or not content:
         raise invalid(f"{where}.content is neither text nor a list of parts", f"{where}.content")
     parts = tuple(_part(part, f"{where}.content[{place}]", urls, max_pictures) for place, part in enumerate(content))
     texts = [part for part in parts if isinstance(part, str)]
-    return Message(role, "\n".join(texts), tuple(part for part in parts if isinstance(part, int)), parts)
+    return Message(speaker, "\n".join(texts), tuple(part for part in parts if isinstance(part, int)), parts)
 
 
 def _part(part: Any, where: str, urls: list[str], max_pictures: int) -> str | int:
