@@ -1,7 +1,7 @@
 """Which files of a checkpoint travel beside its weights, and why: the one list for downloads and for packages.
 
-A file is judged by its name alone. A link that leaves the checkpoint is never followed (`export.source.links`): what is
-copied may be published. Weights have a list of their own (`export.source.checkpoint.WEIGHT_FILES`); published
+A file is judged by its name alone. A link is followed only where `export.source.links` lets it be: what is copied may be
+published. Weights have a list of their own (`export.source.checkpoint.WEIGHT_FILES`); published
 code is in none.
 """
 

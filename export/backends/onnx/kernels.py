@@ -201,7 +201,7 @@ class RmsNorm(nn.Module):
         self.weight = _stored(width, dtype=torch.float32)
 
     def forward(self, x: Tensor) -> Tensor:
-        # ONNX has no such operator, but ONNX Runtime registers it in the default domain; stash_type 1 is float32
+        # stash_type 1 is float32
         attributes: Attributes = {"epsilon": self.eps, "axis": -1, "stash_type": 1}
         return symbolic("RMSNormalization", (x, self.weight), attributes, dtype=x.dtype, shape=x.shape, version=OPSET)
 
