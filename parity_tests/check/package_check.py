@@ -164,11 +164,11 @@ def _against_checkpoint(candidate: Candidate, checkpoint: Checkpoint, options: C
     if failing is not None:
         question = next((question for question in asked if question.name == failing), asked[0])
         run = run.with_divergence(sides.divergence(question, options.table))
+    if options.task_pictures:  # before the details, after which a backend may be closed
+        run = _with_accuracy(run, sides, options.task_pictures)
     unmeasured = _unmeasured(sides, options.inside) if options.details else "no report was asked for (--report-dir)"
     details = collect(sides.full, sides.stored, sides.exact, candidate, processor, asked[:3], answered, unmeasured)
     run = replace(run, details=details)
-    if options.task_pictures:
-        run = _with_accuracy(run, sides, options.task_pictures)
     return Result(judge(run, options.table), sample)
 
 

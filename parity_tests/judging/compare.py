@@ -11,8 +11,6 @@ from parity_tests.judging.metrics import LOGITS, Kind, centred, kl_divergence, m
 from parity_tests.judging.probes import DRAWN, PROBES, REQUIRED, Recording, base_name
 from parity_tests.judging.results import Measurement
 
-"""The probe of answers under sampling settings."""
-
 
 def compare_recordings(reference: Recording, candidate: Recording) -> tuple[Measurement, ...]:
     """One measurement for every array of the reference, in pipeline order; a prompt's logits in two, pictures and text."""

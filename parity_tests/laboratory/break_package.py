@@ -23,7 +23,7 @@ from parity_tests.reference.checkpoint_side import Checkpoint, open_checkpoint
 from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, execute
 from runtime_py.command.parser import Parser
-from runtime_py.errors import ExitCode
+from runtime_py.errors import ExitCode, UsageError
 
 log = logging.getLogger("edgeproof.parity")
 
@@ -103,10 +103,14 @@ def parser(prog: str) -> Parser:
 def _run(given: argparse.Namespace) -> int:
     checkpoint = open_checkpoint(given.checkpoint, given.calibration)
     console.out("| fault | the check | divergence | first failure |\n|---|---|---|---|")
-    good = True
+    good, made = True, 0
     for outcome in outcomes(given.package, checkpoint, given.layer, given.fault):
         console.out(outcome.line())
+        made += outcome.result is not None
         good = good and (outcome.result is None or (outcome.caught and outcome.named))
+    if not made:
+        what, next_step = "no fault has a place in this package", "choose another --layer or --fault"
+        raise UsageError(what, "a cpu package with that layer", next_step)
     return ExitCode.OK if good else ExitCode.PARITY_FAILED
 
 

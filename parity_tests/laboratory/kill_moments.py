@@ -87,8 +87,8 @@ def at_random(
             shutil.rmtree(output)
             continue
         done += 1
-        if soft and run.returncode != TERMINATED:
-            wrong.append(f"SIGTERM after {wait:.1f} s gave {run.returncode}: {said[-300:]}")
+        if run.returncode != (TERMINATED if soft else -signal.SIGKILL):
+            wrong.append(f"{'SIGTERM' if soft else 'SIGKILL'} after {wait:.1f} s gave {run.returncode}: {said[-300:]}")
         wrong += strangers(place, finished=False)
         kept = sum(1 for _ in output.with_name("out.partial").rglob("*")) if output.with_name("out.partial").exists() else 0
         console.out(f"{'SIGTERM' if soft else 'SIGKILL'} {done} of {kills} after {wait:.1f} s: {kept} files kept")

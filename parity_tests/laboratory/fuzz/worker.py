@@ -34,7 +34,10 @@ HANG_SECONDS = 5.0
 WARM_UP = 5
 """Inputs after which memory is counted: libraries are loaded by then."""
 
-FOREIGN = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "subprocess.Popen", "socket.connect", "pty.spawn")
+FOREIGN = (
+    "os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "subprocess.Popen", "pty.spawn",
+    "socket.connect", "socket.getaddrinfo",
+)  # fmt: skip
 CANARY = "PWNED"
 MOST_LINES = 40
 """Of one traceback that is kept."""
@@ -117,9 +120,11 @@ def one(subject: Subject, folder: Path, draw: Random, number: int, watch: Watch,
         findings.tracebacks += 1
         problem = "".join(traceback.format_exception(error))
     except EdgeproofError as error:
-        findings.refused += 1
         findings.kinds[type(error).__name__] += 1
-        if not all((error.what, error.expected, error.next_step)):
+        if all((error.what, error.expected, error.next_step)):
+            findings.refused += 1
+        else:
+            findings.tracebacks += 1
             problem = f"an error without its three parts: {error}"
     except Different as error:
         findings.different += 1
