@@ -44,6 +44,16 @@ def _of_machine() -> int | None:
 def _of_container() -> int | None:
     try:
         limit = int((CGROUP / "memory.max").read_text(encoding="ascii"))
-        return max(limit - int((CGROUP / "memory.current").read_text(encoding="ascii")), 0)
+        usage = int((CGROUP / "memory.current").read_text(encoding="ascii"))
+        return max(limit - usage + _reclaimable(), 0)
     except (OSError, ValueError):  # ValueError: "max", no limit
         return None
+
+
+def _reclaimable() -> int:
+    """File cache counted as usage, which the kernel gives back under pressure: a package that was just hashed lies there."""
+    try:
+        rows = (line.split() for line in (CGROUP / "memory.stat").read_text(encoding="ascii").splitlines())
+        return int(dict(rows).get("inactive_file", 0))
+    except (OSError, ValueError):
+        return 0

@@ -92,6 +92,8 @@ class Preparation:
         images = processor.images(pictures) if new else _known_images(keys, known)
         layout = self.layout(turns, images)
         for place in new:
+            if keys[place] in known:  # the same picture twice
+                continue
             pieces = [piece for piece in images if piece.source == place]
             features = tuple(self.session.features(pieces))
             known[keys[place]] = KnownPicture(tuple(replace(piece, vision={}, connector={}) for piece in pieces), features)

@@ -157,5 +157,7 @@ class Running:
         scores = logits.astype(np.float64)
         scores -= scores.max()
         scores -= np.log(np.exp(scores).sum())
-        best = np.argsort(-scores, kind="stable")[:count]
+        count = min(count, scores.size)
+        left = np.flatnonzero(scores >= np.partition(scores, -count)[-count]) if count else np.zeros(0, np.int64)
+        best = left[np.argsort(-scores[left], kind="stable")[:count]]
         return Likelihood(float(scores[token]), tuple((int(index), float(scores[index])) for index in best))

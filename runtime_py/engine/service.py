@@ -164,7 +164,8 @@ class Service:
 
         running = Running(prompt, question.wish, self.tokenizer, send)
         ticket.running = running
-        running.cancelled = ticket.cancelled
+        if ticket.cancelled:  # never the other way: it may be cancelled from now on
+            running.cancelled = True
         self.engine.submit(running)
         with self._work:
             self._work.notify_all()

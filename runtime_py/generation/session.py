@@ -187,6 +187,7 @@ class Session:
             )
         further = self._further_inputs(layout, embeds, "prefill")
         if keep == 0:
+            self._state = None  # its memory is free before another is asked for
             self._state = self._empty()
         elif keep < self.length:
             self._rewind(keep)
