@@ -122,6 +122,18 @@ def _plan(request: ExportRequest, checkpoint: OpenedCheckpoint, verifier: Verifi
     )
 
 
+def _stored_alike(written: Mapping[str, Any], request: ExportRequest, planned: Plan) -> bool:
+    """Whether a finished package holds every layer as this request would, calibrated or not, and with its waivers."""
+    blocks = written.get("backends", {})
+    held = {name: block.get("assignments", written.get("assignments")) for name, block in blocks.items()}
+    calibrated = any("calibration" in block for block in blocks.values())
+    return (
+        held == {name: assignment_rows(part.assignments) for name, part in planned.parts.items()}
+        and calibrated == (request.calibration is not None)
+        and written.get("waivers") == request.waivers()
+    )
+
+
 def _finished_before(request: ExportRequest, checkpoint: OpenedCheckpoint, planned: Plan) -> bool:
     """Whether there is nothing to resume because the package is whole; what a kill at the very end left is removed.
 
@@ -138,6 +150,7 @@ def _finished_before(request: ExportRequest, checkpoint: OpenedCheckpoint, plann
     same = (written.get("target"), written.get("precision"), written.get("source", {}).get("id"), limits) == (
         planned.options.target.name, planned.options.precision, checkpoint.id, asked
     )  # fmt: skip
+    same = same and _stored_alike(written, request, planned)
     if not journal.finished() and (request.force or not same):
         if request.force:
             return False
