@@ -37,7 +37,12 @@ def test_a_size_is_looked_at_before_a_pixel_is_decoded(tmp_path: Path, monkeypat
     Image.new("RGB", (8, 8)).save(path)
     steps: list[str] = []
     load = ImageFile.ImageFile.load
-    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: (steps.append("decoded"), load(image))[1])
+
+    def watched(image: ImageFile.ImageFile) -> Any:
+        steps.append("decoded")
+        return load(image)
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", watched)
     open_picture(path, check=lambda *_: steps.append("checked"))
     assert steps[0] == "checked" and "decoded" in steps
 
