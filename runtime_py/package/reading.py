@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from runtime_py.backends.registry import named_paths
-from runtime_py.contracts import StageContract
+from runtime_py.contracts import PASSED_ON, StageContract
 from runtime_py.errors import PackageError, UsageError
 from runtime_py.files import schema
 from runtime_py.files.json_file import MEGABYTE, parse_json, read_bytes, shortened
@@ -167,6 +167,9 @@ def _contradictions(manifest: Mapping[str, Any]) -> Iterator[str]:
     for stage, contract in manifest["contracts"].items():
         if contract["stage"] != stage:
             yield f"contracts.{stage}: it is the contract of {contract['stage']}"
+        for side, name in zip(("inputs", "outputs"), PASSED_ON.get(stage, ()), strict=False):
+            if not any(row["name"] == name and row.get("required", True) for row in contract[side]):
+                yield f"contracts.{stage}.{side}: no {name!r}"
     for name, block in manifest["backends"].items():
         unknown = sorted(set(block.get("stages", {})) - set(manifest["contracts"])) if isinstance(block, dict) else []
         if unknown:
