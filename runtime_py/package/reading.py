@@ -108,7 +108,7 @@ def _folder(path: str | Path) -> Path:
     try:
         folder = Path(path)
         is_folder = folder.is_dir()
-    except (TypeError, ValueError) as error:  # ValueError: a null character
+    except (TypeError, ValueError, OSError) as error:  # ValueError: a null character; OSError: a name longer than any may be
         raise UsageError(f"{shortened(path)} is no path", "the folder of a package", "pass a path") from error
     if not is_folder:
         raise UsageError(f"{folder} is no folder", "a package folder", "pass the folder that export wrote (-o)")
