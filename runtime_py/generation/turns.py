@@ -79,7 +79,7 @@ def last_resort(what: str) -> Iterator[None]:
         ) from error
     except OSError as error:
         raise MachineError(
-            f"{what}: {error}", "a file or folder that can be read, on a disk with room", "mend what it names, then try again"
+            f"{what}: {error}", "a file that can be read, on a disk with room", "mend what it names, then try again"
         ) from error
     except Exception as error:
         raise InternalError(
