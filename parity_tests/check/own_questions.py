@@ -89,10 +89,9 @@ def _own_question(sample: Sample, processor: Processor, context: int, steps: int
         raise UsageError("the last answer shows a picture", "pictures in questions", "move the picture into a question")
     prompt = Prompt(sample.name, sample.pictures, tuple(turns), sample.answers)
     question = prompt.question(processor)
-    tokens = prompt.positions(processor, question)
-    if tokens + steps > context:
+    if question.positions + steps > context:
         raise UsageError(
-            f"the prompt takes {tokens:,} positions, and the answer {steps}",
+            f"the prompt takes {question.positions:,} positions, and the answer {steps}",
             f"at most {context:,} together, the context this package was built for",
             "shorten it, lower --steps, or export with a larger --context",
         )
@@ -104,8 +103,7 @@ def batches(asked: Sequence[Question], vocabulary: int, steps: int) -> Iterator[
     batch: list[Question] = []
     held = 0
     for question in asked:
-        # placeholders stand for at most some thousand rows; the ids already count those that the family writes out
-        size = 4 * SIDES * vocabulary * (question.input_ids.shape[1] + 3 * steps)
+        size = 4 * SIDES * vocabulary * (question.positions + 3 * steps)
         if batch and held + size > BATCH_BYTES:
             yield batch
             batch, held = [], 0

@@ -69,11 +69,10 @@ def questions(
     for prompt in prompts or standard_prompts():
         try:
             question = prompt.question(processor)
-            tokens = prompt.positions(processor, question)
         except UsageError as error:
             refusal = error
             continue
-        if tokens + steps <= context and len(asked) < count:
+        if question.positions + steps <= context and len(asked) < count:
             asked.append(question)
     if not asked:
         raise refusal or UsageError(

@@ -15,7 +15,7 @@ import numpy as np
 from parity_tests.judging.judge import JudgedComparison, JudgedProbe, Judgement, Verdict
 from parity_tests.judging.metrics import Kind, equal_prefix
 from parity_tests.judging.results import Comparison, Measurement, Run
-from parity_tests.thresholds import Limit, Standard
+from parity_tests.thresholds import DEFAULT, Limit, Standard
 
 STAGE = "answers"
 MAIN, FULL = "task: all five", "full precision: task: all five"
@@ -28,6 +28,7 @@ _NATS = (
 _FIRST = "chosen: one position in ten may put another token first, where full precision was unsure"
 _POINTS = "points of right answers that may be lost against full precision on the same questions"
 _SAME = "the same words as full precision"
+_FLOAT16 = next(limit.bound for limit in DEFAULT[Standard.FP16][Kind.LOGITS] if limit.metric == "kl_mean")
 
 PRESETS: Mapping[str, tuple[Limit, ...]] = {
     "release": (
@@ -39,7 +40,7 @@ PRESETS: Mapping[str, tuple[Limit, ...]] = {
     "strict": (
         Limit("answers_different", 0, _SAME),
         Limit("tokens_different", 0, _SAME),
-        Limit("kl_mean", 1e-3, "what float16 may cost (standard fp16); no int4 holds it"),
+        Limit("kl_mean", _FLOAT16, "what float16 may cost (standard fp16); no int4 holds it"),
         Limit("points_lost", 0.0, _POINTS),
         Limit("parts_not_run", 0, "what was not run was not checked: run the rest where its device is"),
     ),
