@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from parity_tests.judging.accuracy import ALL_FIVE
 from parity_tests.judging.judge import JudgedProbe, Judgement, Verdict
 from parity_tests.judging.metrics import HIGHER_IS_BETTER
-from parity_tests.report.headline import MAIN
 
 NOISE = 0.02
 """Changes of a figure by less than this share are called the same."""
@@ -160,7 +160,7 @@ def _accuracy(name: str, before: Judgement, after: Judgement, points: float) -> 
     if a is not None and b is not None and a != b:
         change = Change.BETTER if b > a else Change.WORSE
     counts = ""
-    if name == MAIN and a is not None:
+    if name == ALL_FIVE and a is not None:
         if b is None:
             counts = "task accuracy was measured and is not any more"
         elif 100 * (a - b) > points + 1e-9:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from parity_tests.judging.accuracy import ALL_FIVE, ASKED, EXACT, KNOWN, OWN, in_full
 from parity_tests.judging.metrics import Kind
 from parity_tests.judging.results import Run
 
-MAIN = "task: all five"
-FULL = f"full precision: {MAIN}"
-ASKED = "task: questions asked"
-OWN, FULL_OWN = "answers: ", "full precision: answers: "
 NOT_MEASURED = "task accuracy not measured: run with --task N"
 
 
@@ -50,26 +47,25 @@ def _mean(values: Iterable[float]) -> float:
 
 def accuracy_lines(run: Run) -> list[str]:
     """Task accuracy beside full precision's, or in words that it was not measured."""
-    if MAIN not in run.accuracy and f"{OWN}exact" in run.accuracy:
+    if ALL_FIVE not in run.accuracy and EXACT in run.accuracy:
         return _own_lines(run)
-    if MAIN not in run.accuracy:
+    if ALL_FIVE not in run.accuracy:
         why = next((why for what, why in run.not_run if what == "task accuracy"), "")
         return [f"not measured: {why}" if why else NOT_MEASURED.removeprefix("task accuracy ")]
-    lines = [f"{100 * run.accuracy[MAIN]:.1f} % right"]
+    lines = [f"{100 * run.accuracy[ALL_FIVE]:.1f} % right"]
     if ASKED in run.accuracy:
         lines.append(f"of {run.accuracy[ASKED]:.0f} questions about pictures the model was not trained on")
-    if FULL in run.accuracy:
-        points = 100 * (run.accuracy[MAIN] - run.accuracy[FULL])
-        lines.append(
-            f"full precision: {100 * run.accuracy[FULL]:.1f} % on the same questions; difference {points:+.1f} points"
-        )
+    full = run.accuracy.get(in_full(ALL_FIVE))
+    if full is not None:
+        points = 100 * (run.accuracy[ALL_FIVE] - full)
+        lines.append(f"full precision: {100 * full:.1f} % on the same questions; difference {points:+.1f} points")
     return lines
 
 
 def _own_lines(run: Run) -> list[str]:
     """The scores of answers to a user's own questions, full precision's beside them."""
-    asked = run.accuracy[f"{OWN}questions with a truth"]
-    scored = [name.removeprefix(FULL_OWN) for name in run.accuracy if name.startswith(FULL_OWN)]
-    both = [(name, run.accuracy[OWN + name], run.accuracy[FULL_OWN + name]) for name in scored]
+    asked = run.accuracy[KNOWN]
+    scored = [name for name in run.accuracy if name.startswith(OWN) and in_full(name) in run.accuracy]
+    both = [(name.removeprefix(OWN), run.accuracy[name], run.accuracy[in_full(name)]) for name in scored]
     told = [f"{name} {100 * value:.1f} % (full precision {100 * full:.1f} %)" for name, value, full in both]
-    return [f"{100 * run.accuracy[f'{OWN}exact']:.1f} % exactly right", f"of {asked:.0f} own questions", *told]
+    return [f"{100 * run.accuracy[EXACT]:.1f} % exactly right", f"of {asked:.0f} own questions", *told]
