@@ -108,7 +108,7 @@ def test_a_tie_of_the_recorded_sample_is_as_close_as_it_was_to_the_reference():
         for rows in (logits, recorded_sample.step_logits(sample))
     )
     assert kept["split_margin"] == pytest.approx(whole["split_margin"])
-    assert kept["split_relative"] == pytest.approx(whole["split_relative"], rel=0.1)
+    assert kept["split_relative"] == pytest.approx(whole["split_relative"], rel=0.3)
 
 
 def test_the_streamed_reference_of_the_published_model_is_predicted_under_2_gb():
