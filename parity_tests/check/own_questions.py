@@ -13,6 +13,7 @@ from pathlib import Path
 
 from calibrate.samples.data import Sample, samples_of
 from calibrate.samples.records import QUESTION, records
+from parity_tests.check.package_questions import with_two_calls
 from parity_tests.check.prompts import Prompt
 from parity_tests.judging.probes import Question
 from runtime_py.errors import EdgeproofError, UsageError
@@ -58,7 +59,7 @@ def read_data(folder: Path, count: int | None = None, question: str | None = Non
 
 
 def own_questions(data: OwnData, processor: Processor, context: int, steps: int) -> list[Question]:
-    """Every sample as a question.
+    """Every sample as a question, the last fed in two calls.
 
     Raises:
         UsageError, ImageError: one that the model cannot take; file and line are named.
@@ -71,7 +72,7 @@ def own_questions(data: OwnData, processor: Processor, context: int, steps: int)
             asked.append(_own_question(replace(sample, name=name), processor, context, steps))
         except EdgeproofError as error:
             raise type(error)(f"{sample.place}: {error.what}", error.expected, error.next_step) from error
-    return asked
+    return with_two_calls(asked)
 
 
 def _own_question(sample: Sample, processor: Processor, context: int, steps: int) -> Question:

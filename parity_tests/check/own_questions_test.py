@@ -118,6 +118,13 @@ def test_batches_keep_order_and_hold_at_least_one(monkeypatch: pytest.MonkeyPatc
     assert [[q.name for q in batch] for batch in batches(asked, 1000, 2)] == [["0", "1"], ["2", "3"], ["4"]]
 
 
+def test_the_last_of_them_crosses_the_border_between_two_calls(data: Path):
+    folder = DEMO_FOLDER / "minicpm-v"
+    processor = open_checkpoint(folder).processor(tokenizer.load(folder))
+    asked = own_questions.own_questions(read_data(data), processor, 2048, 4)
+    assert [question.calls for question in asked] == [1, 1, 2]
+
+
 @pytest.mark.parametrize("family", ["wemm", "xverse-v"])
 def test_rows_of_a_picture_count_where_its_ids_are_one_placeholder(family: str, monkeypatch: pytest.MonkeyPatch):
     folder = DEMO_FOLDER / family

@@ -56,7 +56,7 @@ def questions(
 ) -> list[Question]:
     """At most ``count`` of the prompts that the family's format takes and that fit the context with their answer.
 
-    The last is fed in two calls, so that the prompt goes on with a cache that is filled already.
+    The last is fed in two calls (`with_two_calls`).
 
     Args:
         prompts: None for the standard ones.
@@ -80,4 +80,9 @@ def questions(
             "room for one picture, a short question and an answer",
             "export with a larger --context",
         )
+    return with_two_calls(asked)
+
+
+def with_two_calls(asked: Sequence[Question]) -> list[Question]:
+    """The last one fed in two calls, so that every check crosses the border between two chunks of a prompt."""
     return [*asked[:-1], replace(asked[-1], calls=2)]

@@ -16,6 +16,7 @@ from typing import Any
 from parity_tests.judging.accuracy import ALL_FIVE
 from parity_tests.judging.judge import JudgedProbe, Judgement, Verdict
 from parity_tests.judging.metrics import HIGHER_IS_BETTER
+from parity_tests.judging.results import encode
 
 NOISE = 0.02
 """Changes of a figure by less than this share are called the same."""
@@ -170,7 +171,6 @@ def _accuracy(name: str, before: Judgement, after: Judgement, points: float) -> 
 
 def to_json(difference: Difference) -> Mapping[str, Any]:
     """The JSON object that ``--json`` writes; described in docs/parity_reports.md."""
-    from parity_tests.judging.results import encode
 
     def number(value: float | None) -> float | str | None:
         return None if value is None else encode(value)
