@@ -21,7 +21,8 @@ def similarity_lines(run: Run) -> list[str]:
             f"KL {cost.kl:.4g} nats, cosine {cosine:.4f}",
             f"means over the positions that are read, answers to {len(rows)} questions; "
             f"worst KL {max(row.kl_max for row in rows):.4g}, cosine {lowest:.4f}; {prompts:.4f} within the prompts' text",
-            f"first token equal at {100 * cost.agreement:.1f} % of positions; {equal} leading greedy tokens of {tokens} equal",
+            f"first token equal at {100 * cost.agreement:.1f} % of positions; "
+            f"{equal} leading greedy tokens of {tokens} equal",
             "package as delivered against full precision, end to end",
         ]
     compared = [
