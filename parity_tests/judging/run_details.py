@@ -170,8 +170,8 @@ def _answer(row: Mapping[str, Any]) -> Answer:
     width, height = row["size"]
     ids = tuple(row["reference_ids"]), tuple(row["candidate_ids"])
     texts = row["question"], row["text"], row["picture"]
-    scored = tuple(row["truth"]), row["reference_scores"], row["candidate_scores"]
-    return Answer(*texts, (width, height), row["reference"], row["candidate"], *ids, row["length"], *scored)
+    truth, scored = tuple(row["truth"]), (row["reference_scores"], row["candidate_scores"])
+    return Answer(*texts, (width, height), row["reference"], row["candidate"], *ids, row["length"], truth, *scored)
 
 
 def _similarity(row: Mapping[str, Any]) -> Similarity:
