@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections.abc import Callable
@@ -174,7 +175,7 @@ def test_wrong_overrides(model: Model, given: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "given",
     [
-        *each("path", None, 5, "a\0b", b"out", []),
+        *each("path", None, 5, "a\0b", b"out", [], "x" * 300),
         *each("backend", 5, "nothing", ["ort"]),
         *each("verify", None, 5, "deep", []),
         *each("threads", "4", -1, 1.5, None, True),
@@ -193,6 +194,8 @@ def test_the_last_resort() -> None:
         _ = 1 / 0
     with pytest.raises(MachineError, match="out of memory"), last_resort("answering"):
         raise MemoryError
+    with pytest.raises(MachineError, match="No space left"), last_resort("answering"):
+        raise OSError(errno.ENOSPC, "No space left on device", "/tmp/x")
     with pytest.raises(UsageError), last_resort("answering"):
         raise UsageError("a", "b", "c")
     with pytest.raises(KeyboardInterrupt), last_resort("answering"):

@@ -99,7 +99,7 @@ def _file(picture: object) -> Path:
     try:
         path = Path(picture)  # type: ignore[arg-type]
         is_file = path.is_file()
-    except (TypeError, ValueError) as error:  # ValueError: a null character
+    except (TypeError, ValueError, OSError) as error:  # ValueError: a null character; OSError: a name longer than any may be
         raise ImageError(
             f"{shortened(picture)} is no picture", "a path, a PIL image or a uint8 array", "pass one of them"
         ) from error
