@@ -7,7 +7,7 @@
 5. side files and the self-test sample
 6. the manifest, with the hashes of everything
 7. check the package against the reference
-8. give it its name
+8. give it its name, and, for a server, make it a model that Triton loads
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ from export.quantisation.stored import StoredCodes
 from export.request import ExportRequest
 from export.source.side_files import Purpose, SideFile, named, require_vocabulary
 from export.specs import ModelSpec
+from export.triton.layout import of_package
+from export.triton.repository import check_repository, write_model
 from export.verification import Verifier
 from runtime_py.errors import InterruptedExportError, MachineError, ParityError, UsageError
 from runtime_py.package import parse, read, trust
@@ -81,7 +83,17 @@ def export(request: ExportRequest, verifier: Verifier | None, progress: Progress
     """
     if verifier is None and not request.skip_verify:
         raise UsageError("nothing was given to check the package with", "a verifier, or skip_verify", "hand one in")
-    progress = progress or Progress(quiet=True)
+    output, target = request.output_folder(), request.target_record()
+    if target.server is not None:
+        check_repository(of_package(output).repository)
+    folder = _package(request, verifier, progress or Progress(quiet=True))
+    if target.server is not None:
+        with disk.explained(folder):
+            write_model(folder, target)
+    return folder
+
+
+def _package(request: ExportRequest, verifier: Verifier | None, progress: Progress) -> Path:
     output = request.output_folder()
     disk.check_place(output)
     with disk.explained(output), _interruptible(output), _out_of_memory(), only_one(output):

@@ -17,7 +17,7 @@ from targets.registry import target_named, targets
 
 
 def test_the_folder_scan_finds_every_target_and_nothing_else() -> None:
-    assert set(targets()) == {"android", "cpu", "desktop-gpu", "ios"}
+    assert set(targets()) == {"android", "cpu", "desktop-gpu", "ios", "server-cpu"}
     modules = {path.stem for path in Path(registry.__file__).parent.glob("*.py") if not path.stem.endswith("_test")}
     assert {target.name.replace("-", "_") for target in targets().values()} == modules - registry._NO_TARGET
 
