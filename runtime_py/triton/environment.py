@@ -11,9 +11,9 @@ from runtime_py.errors import MachineError
 THIS_PROGRAM = Path("/proc/self/exe")
 """Triton's stub: the program that holds this Python."""
 
-NEW_HOME = b"numpy._core"
-"""Where NumPy 2 has its C interface. A stub that knows it was built with pybind11 2.12 or later (pybind/pybind11,
-include/pybind11/numpy.h); one that does not reads an array's item size at NumPy 1's place."""
+OLD_HOME, NEW_HOME = b"numpy.core.multiarray", b"numpy._core"
+"""Where NumPy 1 and NumPy 2 have their C interface. A stub that knows the second was built with pybind11 2.12 or later
+(pybind/pybind11, include/pybind11/numpy.h); one that does not reads an array's item size at NumPy 1's place."""
 
 
 def check_numpy(version: str, program: Path = THIS_PROGRAM) -> None:
@@ -32,10 +32,10 @@ def check_numpy(version: str, program: Path = THIS_PROGRAM) -> None:
 
 
 def knows_numpy_2(program: Path) -> bool:
-    """Whether a stub's own text names the place where NumPy 2 has its C interface; True for what cannot be read."""
+    """Whether a program that reads NumPy's arrays in C knows NumPy 2; True for one that reads none, or cannot be read."""
     try:
         with program.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return content.find(NEW_HOME) >= 0
+            return content.find(NEW_HOME) >= 0 or content.find(OLD_HOME) < 0
     except (OSError, ValueError):
         return True
 

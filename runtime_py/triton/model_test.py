@@ -97,7 +97,6 @@ REFUSED = {
     "a field of its own": request("a", sampling={"messages": []}),
     "logprobs": request("a", sampling={"logprobs": True}),
     "two texts": request(None, text_input=[b"a", b"b"]),
-    "a prompt beyond the context": request("word " * 5000),
 }  # fmt: skip
 
 

@@ -145,7 +145,7 @@ def _picture(content: bytes, limits: PictureLimits) -> np.ndarray:
     """A picture as it came: a data URL, the file itself, or its base64 (JSON has no bytes)."""
     if content[:5].lower() == b"data:":
         return picture_at(_text(content, IMAGE), limits)
-    if content and max(content[:64]) < 128 and min(content[:64]) > 32:
+    if content and max(content[:64]) < 128 and min(content[:64]) >= 32:  # text, which no picture begins with
         try:
             content = base64.b64decode(content, validate=True)
         except (binascii.Error, ValueError) as error:
