@@ -334,7 +334,10 @@ def _manifest(
     shown = planned.parts[target.runs.name].assignments
     blocks = {}
     for name, part in planned.parts.items():
-        blocks[name] = part.backend.manifest(builds[name])
+        block = part.backend.manifest(builds[name])
+        if not block:
+            continue
+        blocks[name] = block
         if part.assignments != shown:
             blocks[name].setdefault("assignments", assignment_rows(part.assignments))
         codes = builds[name].codes

@@ -107,6 +107,10 @@ class ExportBackend(ABC):
         """What an app's own engine can do with the package; None where packages are run by nothing but ours."""
         return None
 
+    def notes(self, spec: ModelSpec, options: BuildOptions, assignments: Mapping[str, Assignment]) -> tuple[str, ...]:
+        """What a plan says beside its figures, e.g. what is left to another machine."""
+        return ()
+
     @abstractmethod
     def predict(self, spec: ModelSpec, options: BuildOptions, assignments: Mapping[str, Assignment]) -> Prediction:
         """Sizes and peaks from shapes alone, without importing the backend's library."""
@@ -124,4 +128,7 @@ class ExportBackend(ABC):
 
     @abstractmethod
     def manifest(self, build: Build) -> dict[str, Any]:
-        """This backend's block of the manifest, ``manifest["backends"][name]``, once all steps are done."""
+        """This backend's block of the manifest, ``manifest["backends"][name]``, once all steps are done.
+
+        Empty where the package holds no files that run yet; then the manifest has no such block.
+        """

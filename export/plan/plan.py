@@ -187,7 +187,11 @@ def make_plan(
         free_disk=free_bytes(output),
         devices=_fits(request, spec, options, parts),
         verification_peak=0 if verifier is None else verifier.predicted_peak(spec, predictions, options),
-        notes=(*notes, *(r for name, part in parts.items() for r in remarks(name, options.precision, part.assignments))),
+        notes=(
+            *notes,
+            *(r for name, part in parts.items() for r in remarks(name, options.precision, part.assignments)),
+            *(note for part in parts.values() for note in part.backend.notes(spec, options, part.assignments)),
+        ),
     )
 
 

@@ -8,12 +8,34 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from export.backends.registry import backend_named
 from export.triton.layout import PERF, ModelFolder
 from runtime_py.version import VERSION
 from targets.registry import targets
 
 TEMPLATES = Path(__file__).parent / "templates"
-SMOKE = "smoke_client.py"
+SMOKE, BUILD, REQUIREMENTS, IGNORED = "smoke_client.py", "build_engines.py", "requirements.txt", ".dockerignore"
+
+BUILD_SCRIPT = '''\
+"""Build the engines of every model here, on the machine with the GPU: python3 build_engines.py, inside the server's container.
+
+    docker run --rm --gpus all -v $PWD:/models edgeproof-triton:{version} python3 /models/build_engines.py
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+failed = 0
+for package in sorted(Path(__file__).resolve().parent.glob("*/1/package")):
+    for module in {modules!r}:
+        surroundings = {{**os.environ, "PYTHONPATH": str(package.parent / "runtime")}}
+        if (package.parent / "runtime" / (module.replace(".", "/") + ".py")).is_file():
+            done = subprocess.run([sys.executable, "-B", "-m", module, str(package)], check=False, env=surroundings)
+            failed += done.returncode != 0
+sys.exit(1 if failed else 0)
+'''
 
 COMMON = (
     "numpy>=1.26,<2",
@@ -35,6 +57,13 @@ COMPOSE_GPUS = """\
           devices:
             - {driver: nvidia, count: all, capabilities: [gpu]}
 """
+ENGINES = """\
+Engines of TensorRT for RTX serve compute capability 8.0, 8.6, 8.9 and 12.x (A100, A10, L4, L40S, RTX PRO 6000). For 9.0 and 10.0 (H100,
+H200, B200), and where the export had no room to build them, one command on the GPU machine builds them from the graphs here, with the same code:
+
+    docker run --rm --gpus all -v $PWD:/models edgeproof-triton python3 /models/build_engines.py
+
+Without engines a model runs the ONNX graphs through onnxruntime-gpu, and without a GPU on the processor; its log says which."""
 ANALYSED = """\
   {name}:
     parameters:
@@ -50,28 +79,59 @@ def files(models: Sequence[ModelFolder]) -> dict[str, str]:
     """Name to text of every file beside the models' folders."""
     manifests = {model.name: _manifest(model) for model in models}
     servers = [server for value in manifests.values() if (server := targets()[value["target"]].server) is not None]
+    builders = sorted({name for value in manifests.values() for name in _builders(value)})
     gpus = max((server.gpus for server in servers), default=0)
     needed = sorted({name for server in servers for name in server.distributions})
     weights = sum(row["bytes"] for value in manifests.values() for row in value["files"])
     values = {
         "version": VERSION,
         "models": "\n".join(_row(name, value) for name, value in manifests.items()),
-        "engines": "",
+        "engines": _engines(manifests) if builders else "",
         "memory": f"{SPARE_MEMORY + -(-weights // GIGABYTE)}Gi",
         "kubernetes_gpus": f", nvidia.com/gpu: {gpus}" if gpus else "",
         "compose_gpus": COMPOSE_GPUS if gpus else "",
         "analysed": "".join(ANALYSED.format(name=name, perf=PERF) for name in manifests),
     }
     made = {path.name: _filled(path, values) for path in sorted(TEMPLATES.iterdir())}
-    made["requirements.txt"] = "\n".join((*COMMON, *needed)) + "\n"
+    made[REQUIREMENTS] = "\n".join((*COMMON, *needed)) + "\n"
     made[SMOKE] = (Path(__file__).parent / SMOKE).read_text(encoding="utf-8")
-    made[".dockerignore"] = "env\nREADME.md\ncompose.yaml\nkubernetes.yaml\n"
+    made[IGNORED] = "env\nREADME.md\ncompose.yaml\nkubernetes.yaml\n"
+    if builders:
+        made[BUILD] = BUILD_SCRIPT.format(version=VERSION, modules=builders)
     return made
 
 
 def names() -> list[str]:
-    """Of the files that `files` gives."""
-    return sorted((*(path.name for path in TEMPLATES.iterdir()), "requirements.txt", SMOKE, ".dockerignore"))
+    """Of the files that `files` may give."""
+    return sorted((*(path.name for path in TEMPLATES.iterdir()), REQUIREMENTS, SMOKE, BUILD, IGNORED))
+
+
+def _builders(manifest: Mapping[str, Any]) -> list[str]:
+    """Modules that build on the server what a package may still lack."""
+    records = (backend_named(name) for name in targets()[manifest["target"]].backend_names)
+    return [record.server_builder for record in records if record.server_builder]
+
+
+def _engines(manifests: Mapping[str, Mapping[str, Any]]) -> str:
+    """What the README says of engines: which there are, for which GPUs, and how the others come to be."""
+    lines = ["## Engines", ""]
+    for name, manifest in manifests.items():
+        if not _builders(manifest):
+            continue
+        blocks = [block for block in manifest["backends"].values() if "flavour" in block]
+        made = [
+            f"engines by {block['flavour']} {block['version']}, for "
+            + (
+                f"compute capability {', '.join(block['compute_capabilities'])}"
+                if block["compute_capabilities"]
+                else "this GPU"
+            )
+            for block in blocks
+        ]
+        lines.append(
+            f"- {name}: {'; '.join(made) if made else 'no engines yet: the graphs are there, and wait for the GPU'}."
+        )
+    return "\n".join((*lines, "", ENGINES, "", ""))
 
 
 def _manifest(model: ModelFolder) -> Mapping[str, Any]:

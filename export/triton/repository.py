@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import runtime_py
+from export.backends.registry import backend_named
 from export.package.journal import sync_file
 from export.triton import deployment
 from export.triton.configuration import config_text
@@ -47,7 +49,7 @@ def write_model(package: Path, target: Target) -> Path:
     assert target.server is not None
     model = of_package(package)
     _write(model.version / MODEL, ENTRY)
-    _carry_runtime(model)
+    _carry_runtime(model, [name for each in target.backend_names for name in backend_named(each).server_modules])
     _write(model.folder / PERF, _perf_input(package))
     _write(model.folder / CONFIG, config_text(target.server))
     write_repository(model.repository)
@@ -77,13 +79,16 @@ def write_repository(repository: Path) -> None:
         _write(repository / name, text)
 
 
-def _carry_runtime(model: ModelFolder) -> None:
-    """A copy of the runtime, without its tests, in place of the one that was there."""
+def _carry_runtime(model: ModelFolder, further: Sequence[str]) -> None:
+    """A copy of the runtime, without its tests, in place of the one that was there; with it what builds on the server."""
     place = model.version / RUNTIME
     fresh = place.with_name(f"{RUNTIME}.partial")
     shutil.rmtree(fresh, ignore_errors=True)
     source = Path(runtime_py.__file__).parent
     shutil.copytree(source, fresh / source.name, ignore=shutil.ignore_patterns(*NOT_CARRIED), copy_function=shutil.copyfile)
+    for name in further:
+        (fresh / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source.parent / name, fresh / name)
     shutil.rmtree(place, ignore_errors=True)
     fresh.rename(place)
 

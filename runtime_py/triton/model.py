@@ -14,13 +14,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from runtime_py.engine.answer import Answer, Token
 from runtime_py.engine.running import Event
 from runtime_py.engine.service import Service, Sizes
-from runtime_py.errors import EdgeproofError, InternalError, MachineError
+from runtime_py.errors import EdgeproofError, MachineError, UsageError
 from runtime_py.files.json_file import MEGABYTE
 from runtime_py.model import Model, load
 from runtime_py.package import read, selftest
@@ -68,10 +69,11 @@ class TritonModel:
         import numpy as np
 
         check_numpy(np.__version__)
-        choose_device(args.get("model_instance_kind", "CPU"), args.get("model_instance_device_id", "0"))
+        kind = args.get("model_instance_kind", "CPU")
+        choose_device(kind, args.get("model_instance_device_id", "0"))
         self.settings = settings_of(json.loads(args["model_config"]))
         folder = Path(args["model_repository"]) / args["model_version"] / PACKAGE
-        self.model = open_package(folder, self.settings, self._utilities.Logger.log_warn)
+        self.model = open_package(folder, self.settings, kind == "GPU", self._utilities.Logger.log_warn)
         if self.settings.warm_up:
             selftest.require(self.model)
         opened, chosen = self.model, self.settings
@@ -197,28 +199,45 @@ def deliver(event: Event, answering: Answering) -> None:
         answering.refuse(of_error(event))
 
 
-def open_package(folder: Path, settings: ModelSettings, tell: Callable[[str], None]) -> Model:
-    """The package with the first of its backends that opens on this machine, or the one that was chosen.
+@dataclass(frozen=True)
+class Opening:
+    """One way to open a package."""
+
+    backend: str
+    providers: tuple[str, ...] = ()
+
+
+def ways(manifest: Mapping[str, Any], settings: ModelSettings, gpu: bool) -> list[Opening]:
+    """How a package may be opened, best first: on a GPU what needs one, then providers that use it, then the processor."""
+    from runtime_py.backends.record import Ability
+    from runtime_py.backends.registry import held_backends
+
+    held = held_backends(manifest)
+    if settings.backend != AUTO:
+        held = [record for record in held if record.runtime_name == settings.backend]
+    needing = [Opening(record.runtime_name) for record in held if not record.can(Ability.WITHOUT_DEVICE)]
+    plain = [Opening(record.runtime_name) for record in held if record.can(Ability.WITHOUT_DEVICE)]
+    if not gpu:
+        return plain
+    return [*needing, *(Opening(each.runtime_name, each.gpu_providers) for each in held if each.gpu_providers), *plain]
+
+
+def open_package(folder: Path, settings: ModelSettings, gpu: bool, tell: Callable[[str], None]) -> Model:
+    """The package in the first way that opens on this machine.
 
     Args:
-        tell: is told of each backend that did not open, and why.
+        tell: is told of each way that did not open, and why.
 
     Raises:
         EdgeproofError: none opens, or the package is damaged.
     """
-    from runtime_py.backends.registry import held_backends
-
-    held = [record.runtime_name for record in held_backends(read(folder).manifest)]
-    names = held if settings.backend == AUTO else [settings.backend]
-    last: EdgeproofError = InternalError(f"{folder} holds no backend", "at least one", "export it again")
-    for name in names:
+    last: EdgeproofError = UsageError(
+        f"{folder} holds nothing that backend {settings.backend!r} runs here", "another one", "correct config.pbtxt"
+    )
+    for way in ways(read(folder).manifest, settings, gpu):
         try:
-            return load(folder, name, _depth(settings), settings.threads, trust=True)
+            return load(folder, way.backend, settings.depth, settings.threads, way.providers or None, trust=True)
         except MachineError as error:
             last = error
-            tell(f"{folder}: backend {name} does not open here: {error.what}")
+            tell(f"{folder}: {way.backend} {' '.join(way.providers)} does not open here: {error.what}")
     raise last
-
-
-def _depth(settings: ModelSettings) -> Any:
-    return settings.verify

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from runtime_py.errors import UsageError
+from runtime_py.package import Depth
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,11 @@ class ModelSettings:
     timeout_s: int = 600
     warm_up: bool = True
     verify: str = "full"
+
+    @property
+    def depth(self) -> Depth:
+        """`verify`, as `runtime_py.package` calls it."""
+        return "size" if self.verify == "size" else "off" if self.verify == "off" else "full"
 
     def texts(self) -> dict[str, str]:
         """Every value as config.pbtxt has it."""
