@@ -1,4 +1,4 @@
-"""A server with NVIDIA GPUs: a model of a Triton repository, ONNX graphs for onnxruntime-gpu and TensorRT engines beside them.
+"""A server with NVIDIA GPUs: a model of a Triton repository, ONNX graphs and TensorRT engines.
 
 What always runs comes first: engines serve some GPUs and not others, and may have to be built where the GPU is.
 """
@@ -16,9 +16,9 @@ TARGET = Target(
     limits=Limits(context=4096, prefill_chunk=1024),
     contains=(
         "what server-cpu's repository has, and build_engines.py, which builds engines in the server's container",
-        "MODEL/1/package/onnx/: four graphs, for the CUDA provider of onnxruntime-gpu, and the processor where there is no GPU",
+        "MODEL/1/package/onnx/: four graphs, for onnxruntime-gpu, and for the processor where there is no GPU",
         "MODEL/1/package/tensorrt/sources/: the graphs that engines are built from",
-        "MODEL/1/package/tensorrt/: engines for compute capabilities 8.0, 8.6, 8.9 and 12.x, where the export could build them",
+        "MODEL/1/package/tensorrt/: engines for compute capability 8.0, 8.6, 8.9 and 12.x, if this machine can build them",
     ),
     needs=(
         "tritonserver with its Python backend, and a Python with the repository's requirements.txt (numpy 1)",

@@ -17,7 +17,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 SMOKE, BUILD, REQUIREMENTS, IGNORED = "smoke_client.py", "build_engines.py", "requirements.txt", ".dockerignore"
 
 BUILD_SCRIPT = '''\
-"""Build the engines of every model here, on the machine with the GPU: python3 build_engines.py, inside the server's container.
+"""Build the engines of every model here, on the machine with the GPU, inside the server's container:
 
     docker run --rm --gpus all -v $PWD:/models edgeproof-triton:{version} python3 /models/build_engines.py
 """
@@ -29,10 +29,11 @@ from pathlib import Path
 
 failed = 0
 for package in sorted(Path(__file__).resolve().parent.glob("*/1/package")):
+    runtime = package.parent / "runtime"
     for module in {modules!r}:
-        surroundings = {{**os.environ, "PYTHONPATH": str(package.parent / "runtime")}}
-        if (package.parent / "runtime" / (module.replace(".", "/") + ".py")).is_file():
-            done = subprocess.run([sys.executable, "-B", "-m", module, str(package)], check=False, env=surroundings)
+        if (runtime / (module.replace(".", "/") + ".py")).is_file():
+            command = [sys.executable, "-B", "-m", module, str(package)]
+            done = subprocess.run(command, check=False, env={{**os.environ, "PYTHONPATH": str(runtime)}})
             failed += done.returncode != 0
 sys.exit(1 if failed else 0)
 '''
@@ -58,12 +59,14 @@ COMPOSE_GPUS = """\
             - {driver: nvidia, count: all, capabilities: [gpu]}
 """
 ENGINES = """\
-Engines of TensorRT for RTX serve compute capability 8.0, 8.6, 8.9 and 12.x (A100, A10, L4, L40S, RTX PRO 6000). For 9.0 and 10.0 (H100,
-H200, B200), and where the export had no room to build them, one command on the GPU machine builds them from the graphs here, with the same code:
+Engines of TensorRT for RTX serve compute capability 8.0, 8.6, 8.9 and 12.x (A100, A10, L4, L40S, RTX PRO 6000). For 9.0 and
+10.0 (H100, H200, B200), and where the export had no room to build them, one command on the GPU machine builds them from the
+graphs here, with the same code:
 
     docker run --rm --gpus all -v $PWD:/models edgeproof-triton python3 /models/build_engines.py
 
-Without engines a model runs the ONNX graphs through onnxruntime-gpu, and without a GPU on the processor; its log says which."""
+Without engines a model runs the ONNX graphs through onnxruntime-gpu, and without a GPU on the processor; its log says
+which."""
 ANALYSED = """\
   {name}:
     parameters:
@@ -118,20 +121,15 @@ def _engines(manifests: Mapping[str, Mapping[str, Any]]) -> str:
     for name, manifest in manifests.items():
         if not _builders(manifest):
             continue
-        blocks = [block for block in manifest["backends"].values() if "flavour" in block]
-        made = [
-            f"engines by {block['flavour']} {block['version']}, for "
-            + (
-                f"compute capability {', '.join(block['compute_capabilities'])}"
-                if block["compute_capabilities"]
-                else "this GPU"
-            )
-            for block in blocks
-        ]
-        lines.append(
-            f"- {name}: {'; '.join(made) if made else 'no engines yet: the graphs are there, and wait for the GPU'}."
-        )
+        made = [_engine(block) for block in manifest["backends"].values() if "flavour" in block]
+        lines.append(f"- {name}: {'; '.join(made) or 'no engines yet, the graphs for them'}.")
     return "\n".join((*lines, "", ENGINES, "", ""))
+
+
+def _engine(block: Mapping[str, Any]) -> str:
+    covered = ", ".join(block["compute_capabilities"])
+    where = f"compute capability {covered}" if covered else "the GPU they were built on"
+    return f"engines by {block['flavour']} {block['version']}, for {where}"
 
 
 def _manifest(model: ModelFolder) -> Mapping[str, Any]:

@@ -1,8 +1,10 @@
-"""Build the engines of a package on the machine that will run them: ``python -m export.backends.tensorrt.on_the_server PACKAGE``.
+"""Build the engines of a package on the machine that will run them.
 
-Runs inside the server's container, with its own TensorRT and without PyTorch: the package holds the graphs, and the code here
-is the builder that every export uses. Where engines are there that serve this GPU, nothing is done. Finished engines and their
-entries in manifest.json are written once all of them are built.
+    python -m export.backends.tensorrt.on_the_server PACKAGE
+
+Runs inside the server's container, with its own TensorRT and without PyTorch: the package holds the graphs, and the code
+here is the builder that every export uses. Where engines are there that serve this GPU, nothing is done. Finished engines
+and their entries in manifest.json are written once all of them are built.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +44,7 @@ def flavour_for(capability: str) -> Flavour:
     return load_flavour(rtx if served(capability) else plain)
 
 
-def build_engines(package: Path, capability: str, flavour: Flavour, say: Any = print) -> bool:
+def build_engines(package: Path, capability: str, flavour: Flavour, say: Callable[[str], None]) -> bool:
     """Build every engine of a package for a GPU; False where those that are there serve it already.
 
     Raises:
@@ -52,14 +54,12 @@ def build_engines(package: Path, capability: str, flavour: Flavour, say: Any = p
     path = package / "manifest.json"
     manifest = json.loads(path.read_text(encoding="utf-8"))
     here = TENSORRT.block(manifest)
-    rtx = here.get("flavour") == flavour.name and here.get("version") == flavour.version
-    if rtx and served(capability) and here["compute_capabilities"]:
+    same = here.get("flavour") == flavour.name and here.get("version") == flavour.version
+    if same and here["compute_capabilities"] and served(capability):
         return False
     sources = package / FOLDER / SOURCES
     if not (sources / BLOCK).is_file():
-        raise PackageError(
-            f"{package} holds no graphs for engines", f"{FOLDER}/{SOURCES}", "export it for a server with GPUs"
-        )
+        raise PackageError(f"{package} holds no graphs for engines", f"{FOLDER}/{SOURCES}", "export it for server-gpu")
     records: dict[str, dict[str, Any]] = {}
     for stage in STAGES:
         say(f"building {stage} with {flavour.name} {flavour.version} for compute capability {capability}")
