@@ -14,11 +14,12 @@ import pytest
 from PIL import Image
 
 import runtime_py
+from runtime_py.backends.records import ONNX, TENSORRT
 from runtime_py.errors import MachineError, UsageError
 from runtime_py.generation.generate import Overrides
 from runtime_py.triton.conftest import Request, TritonError, Utilities, arguments, parameters
 from runtime_py.triton.environment import check_numpy, choose_device
-from runtime_py.triton.model import TritonModel
+from runtime_py.triton.model import Opening, TritonModel, ways
 from runtime_py.triton.settings import ModelSettings, settings_of
 
 TEN = {"max_tokens": 10, "temperature": 0, "repetition_penalty": 1.0, "ignore_eos": True}
@@ -169,6 +170,18 @@ def test_a_model_does_not_load_with_a_changed_file_or_setting(repository: Path) 
         TritonModel(Utilities).initialize(arguments(repository, parameters(slots="many")))
     with pytest.raises(UsageError, match="no_such"):
         TritonModel(Utilities).initialize(arguments(repository, parameters(backend="no_such")))
+
+
+def test_a_gpu_runs_engines_first_and_the_processor_last() -> None:
+    """A server-gpu package with engines, and one whose engines were not built yet."""
+    graphs, engines = {ONNX.name: {}}, {TENSORRT.name: {"stages": {}}}
+    with_engines, without = {"backends": graphs | engines}, {"backends": graphs}
+    cuda = Opening(ONNX.runtime_name, ONNX.gpu_providers)
+    processor, trt = Opening(ONNX.runtime_name), Opening(TENSORRT.runtime_name)
+    assert ways(with_engines, ModelSettings(), gpu=True) == [trt, cuda, processor]
+    assert ways(without, ModelSettings(), gpu=True) == [cuda, processor]
+    assert ways(with_engines, ModelSettings(), gpu=False) == [processor]
+    assert ways(with_engines, ModelSettings(backend=ONNX.runtime_name), gpu=True) == [cuda, processor]
 
 
 def test_settings_are_what_the_configuration_says() -> None:
