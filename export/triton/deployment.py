@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
@@ -10,6 +11,8 @@ from typing import Any
 
 from export.backends.registry import backend_named
 from export.triton.layout import PERF, ModelFolder
+from runtime_py.contracts import DECODER
+from runtime_py.triton.settings import ModelSettings
 from runtime_py.version import VERSION
 from targets.registry import targets
 
@@ -49,7 +52,9 @@ COMMON = (
 
 GIGABYTE = 1 << 30
 SPARE_MEMORY = 3
-"""Gigabytes of a replica beside its packages' files: libraries, caches of the slots, pictures at work."""
+"""Gigabytes of a replica beside its packages' files and the caches of its slots: libraries, pictures at work."""
+CACHE = "past_key_values."
+WIDTHS = {"float16": 2, "bfloat16": 2, "int8": 1}
 
 COMPOSE_GPUS = """\
     deploy:
@@ -85,12 +90,12 @@ def files(models: Sequence[ModelFolder]) -> dict[str, str]:
     builders = sorted({name for value in manifests.values() for name in _builders(value)})
     gpus = max((server.gpus for server in servers), default=0)
     needed = sorted({name for server in servers for name in server.distributions})
-    weights = sum(row["bytes"] for value in manifests.values() for row in value["files"])
+    held = sum(_resident(value) for value in manifests.values())
     values = {
         "version": VERSION,
         "models": "\n".join(_row(name, value) for name, value in manifests.items()),
         "engines": _engines(manifests) if builders else "",
-        "memory": f"{SPARE_MEMORY + -(-weights // GIGABYTE)}Gi",
+        "memory": f"{SPARE_MEMORY + -(-held // GIGABYTE)}Gi",
         "kubernetes_gpus": f", nvidia.com/gpu: {gpus}" if gpus else "",
         "compose_gpus": COMPOSE_GPUS if gpus else "",
         "analysed": "".join(ANALYSED.format(name=name, perf=PERF) for name in manifests),
@@ -102,6 +107,17 @@ def files(models: Sequence[ModelFolder]) -> dict[str, str]:
     if builders:
         made[BUILD] = BUILD_SCRIPT.format(version=VERSION, modules=builders)
     return made
+
+
+def _resident(manifest: Mapping[str, Any]) -> int:
+    """Bytes of a package's files and of full caches in every slot."""
+    decoder = manifest["contracts"].get(DECODER, {"inputs": []})
+    sizes = [tensor["shape"] for tensor in decoder["inputs"] if tensor["name"].startswith(CACHE)]
+    told = [block["cache"] for block in manifest["backends"].values() if isinstance(block.get("cache"), str)]
+    width = max((WIDTHS.get(name, 4) for name in told), default=4)
+    position = sum(math.prod(size for size in shape if isinstance(size, int)) for shape in sizes)
+    caches = ModelSettings().slots * manifest["limits"]["context"] * position * width
+    return sum(row["bytes"] for row in manifest["files"]) + caches
 
 
 def names() -> list[str]:

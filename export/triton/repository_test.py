@@ -43,7 +43,10 @@ def package_at(repository: Path, name: str, target: str) -> Path:
         "tools": {"onnxruntime": "1.2"},
         "verification": {"verdict": "pass"},
         "files": [{"path": "x", "bytes": 5 << 30, "sha256": ""}],
-        "backends": {},
+        "backends": {"onnx": {"cache": "float16"}},
+        "contracts": {
+            "decoder": {"inputs": [{"name": "past_key_values.0.key", "shape": ["batch", 1 << 10, "past", 1 << 10]}]}
+        },
     }
     (package / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     return package
@@ -128,7 +131,7 @@ def test_kubernetes_takes_the_manifests(repository: Path) -> None:
     assert set(kinds) == {"Deployment", "Service", "PodDisruptionBudget", "HorizontalPodAutoscaler"}
     container = kinds["Deployment"]["spec"]["template"]["spec"]["containers"][0]
     assert container["readinessProbe"]["httpGet"]["path"] == "/v2/health/ready"
-    assert container["resources"]["limits"]["memory"] == "13Gi"  # twice five, and what is spared
+    assert container["resources"]["limits"]["memory"] == "15Gi"  # twice five, and a cache of 64 positions in 8 slots, and 3
     with pytest.raises(validate.ValidationError):
         validate.validate({**documents[0], "spec": {"replicas": "many"}}, validate.latest_version(), strict=True)
 
