@@ -68,7 +68,7 @@ Engines of TensorRT for RTX serve compute capability 8.0, 8.6, 8.9 and 12.x (A10
 10.0 (H100, H200, B200), and where the export had no room to build them, one command on the GPU machine builds them from the
 graphs here, with the same code:
 
-    docker run --rm --gpus all -v $PWD:/models edgeproof-triton python3 /models/build_engines.py
+    docker run --rm --gpus all -v $PWD:/models edgeproof-triton:{version} python3 /models/build_engines.py
 
 Without engines a model runs the ONNX graphs through onnxruntime-gpu, and without a GPU on the processor; its log says
 which."""
@@ -139,13 +139,14 @@ def _engines(manifests: Mapping[str, Mapping[str, Any]]) -> str:
             continue
         made = [_engine(block) for block in manifest["backends"].values() if "flavour" in block]
         lines.append(f"- {name}: {'; '.join(made) or 'no engines yet, the graphs for them'}.")
-    return "\n".join((*lines, "", ENGINES, "", ""))
+    return "\n".join((*lines, "", ENGINES.format(version=VERSION), "", ""))
 
 
 def _engine(block: Mapping[str, Any]) -> str:
     covered = ", ".join(block["compute_capabilities"])
     where = f"compute capability {covered}" if covered else "the GPU they were built on"
-    return f"engines by {block['flavour']} {block['version']}, for {where}"
+    made_by = f"{block['flavour']} {block['version']}"
+    return f"engines by {made_by}, for {where}; the check at export needs no GPU and did not run them"
 
 
 def _manifest(model: ModelFolder) -> Mapping[str, Any]:

@@ -94,7 +94,8 @@ def over_grpc(host: str, port: int, model: str, sample: Sample) -> None:
     client = grpc.InferenceServerClient(f"{host}:{port}")
     client.start_stream(callback=lambda result, error: responses.put((result, error)))
     client.async_stream_infer(model, [*inputs, stream], enable_empty_final_response=True)
-    ids, text = [], b""
+    ids: list = []
+    text = b""
     while True:
         result, error = responses.get(timeout=600)
         if error is not None:
