@@ -19,7 +19,7 @@ from runtime_py.contracts import STAGES
 from runtime_py.errors import DoesNotFitError
 from targets.base import Limits, Target
 from targets.devices import devices_of
-from targets.fit import Setting, nearest_fit
+from targets.fitting.fit import Setting, nearest_fit
 
 if TYPE_CHECKING:
     from pathlib import Path
