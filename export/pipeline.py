@@ -207,7 +207,8 @@ def _trust(output: Path) -> None:
 
 def fingerprint(request: ExportRequest, checkpoint: OpenedCheckpoint, planned: Plan) -> dict[str, Any]:
     """Everything that decides the bytes of the package."""
-    limits = planned.options.limits
+    limits, capability = planned.options.limits, planned.options.compute_capability
+    of_server = {"compute_capability": capability} if capability and planned.options.target.server is not None else {}
     return {
         "edgeproof": VERSION,
         "model": checkpoint.id,
@@ -221,6 +222,7 @@ def fingerprint(request: ExportRequest, checkpoint: OpenedCheckpoint, planned: P
         "calibration": None if request.calibration is None else sha256_of(request.calibration / MANIFEST),
         "checkpoint": {name: stamp(path) for name, path in checkpoint.files().items()},
         "tools": tool_versions(planned.options.target.backend_names),
+        **of_server,
     }
 
 

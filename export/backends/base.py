@@ -26,12 +26,14 @@ class BuildOptions:
     Attributes:
         precision: ``fp32``, ``fp16`` or ``int4`` (or a backend's own name such as ``q4f16_1``).
         extra: backend options by name, e.g. ``{"vision_precision": "int8", "block_size": 32}``.
+        compute_capability: of the device that was named, "" where none was or it is no GPU.
     """
 
     target: Target
     precision: str
     limits: Limits
     extra: Mapping[str, Any] = field(default_factory=dict)
+    compute_capability: str = ""
 
 
 @dataclass(frozen=True)

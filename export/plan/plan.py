@@ -167,7 +167,9 @@ def make_plan(
 
     target = request.target_record()
     limits = request.limits(spec.decoder.max_positions, picture_rows(target, spec))
-    options = BuildOptions(target, request.precision_name(), limits, request.backend_options())
+    device = request.device_record()
+    capability = "" if device is None else device.compute_capability
+    options = BuildOptions(target, request.precision_name(), limits, request.backend_options(), capability)
     parts = {name: _part(name, spec, options, request.calibration) for name in target.backend_names}
     counts = dict.fromkeys(STAGES, 0)
     for name, shape in parameter_shapes(spec).items():
@@ -239,7 +241,7 @@ def _fits(
 def _part_at(made: ExportBackend, spec: ModelSpec, options: BuildOptions, precision: str, limits: Limits) -> Prediction:
     from export.backends.base import BuildOptions
 
-    other = BuildOptions(options.target, precision, limits, options.extra)
+    other = BuildOptions(options.target, precision, limits, options.extra, options.compute_capability)
     return made.predict(spec, other, made.assignments(spec, other))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.backends.base import Build, BuildOptions, ExportBackend, Prediction, Step
-from export.backends.tensorrt.on_the_server import FOLDER, with_engines
+from export.backends.tensorrt.on_the_server import FOLDER, served, with_engines
 from export.backends.tensorrt.storages import assign, float_dtype
 from export.quantisation.spec import Assignment
 from runtime_py.backends import records
@@ -60,8 +60,11 @@ class TensorrtBackend(ExportBackend):
         from export.backends.tensorrt.prediction import unbuilt
         from export.plan.machine import available_memory
 
+        capability = options.compute_capability
         if options.target.server is None:
             return ()
+        if capability and not served(capability):
+            return (f"engines for compute capability {capability} are left to build_engines.py on the GPU machine",)
         return tuple(
             f"the {stage} engine takes {peak / 1e9:.1f} GB to build, which this machine does not have: engines are left to "
             "build_engines.py on the GPU machine"

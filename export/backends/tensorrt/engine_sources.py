@@ -17,7 +17,7 @@ from export.backends.tensorrt.engine_run import build_source
 from export.backends.tensorrt.flavour import load_flavour
 from export.backends.tensorrt.graph import write_graph
 from export.backends.tensorrt.on_the_server import BLOCK, SOURCES
-from export.backends.tensorrt.prediction import unbuilt
+from export.backends.tensorrt.prediction import built_here
 from export.graphs.writer import StageWeights
 from export.package.manifest import assignment_rows
 from export.plan.machine import available_memory
@@ -51,8 +51,8 @@ def write_block(build: Build) -> list[Path]:
 
 
 def build_here(build: Build, stage: str) -> list[Path]:
-    """Build a stage's engine from its source where this machine has TensorRT and room for every one; else nothing."""
-    if unbuilt(build.spec, build.options, build.assignments, available_memory()):
+    """Build a stage's engine from its source where `built_here` and TensorRT is installed; else nothing."""
+    if not built_here(build.spec, build.options, build.assignments, available_memory()):
         return []
     try:
         flavour = load_flavour()

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from export.backends.tensorrt import engine_sources, on_the_server
 from export.backends.tensorrt.backend import TensorrtBackend
 from export.backends.tensorrt.engine_run import build_source, engine_record
 from export.backends.tensorrt.flavour import Flavour, load_flavour
-from export.backends.tensorrt.prediction import PARENT, unbuilt
+from export.backends.tensorrt.prediction import PARENT, built_here, unbuilt
 from export.backends.tensorrt.record import BACKEND
 from runtime_py.backends.records import TENSORRT
 from runtime_py.contracts import CONNECTOR, DECODER, STAGES
@@ -127,6 +128,13 @@ def test_what_does_not_fit_is_left_to_the_server() -> None:
     left = unbuilt(spec, options, assignments, 20 * 10**9)
     assert DECODER in left and left[DECODER] > 20 * 10**9 - PARENT
     assert unbuilt(spec, options, assignments, 10**12) == {}
+    assert built_here(spec, options, assignments, 10**12)
+    for_h100 = replace(options, compute_capability="9.0")
+    assert not built_here(spec, for_h100, assignments, 10**12)
+    (note,) = backend.notes(spec, for_h100, assignments)
+    assert "9.0" in note and "build_engines.py" in note
+    small = replace(backend.predict(spec, for_h100, assignments), file_bytes={})
+    assert small.export_peak == PARENT
 
 
 def test_an_engine_from_a_kept_graph(tmp_path: Path) -> None:

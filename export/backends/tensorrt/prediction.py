@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from export.backends.base import BuildOptions, Prediction
+from export.backends.tensorrt.on_the_server import served as served_by_rtx
 from export.backends.tensorrt.storages import float_dtype
 from export.plan.machine import available_memory
 from export.quantisation.spec import Assignment
@@ -73,7 +74,7 @@ def predict(spec: ModelSpec, options: BuildOptions, assignments: Mapping[str, As
     sizes = {stage: stage_bytes(spec, stage, options, assignments) for stage in STAGES}
     peaks = {stage: engine_peak(size) for stage, size in sizes.items()}
     served = options.target.server is not None
-    if served and unbuilt(spec, options, assignments, available_memory()):
+    if served and not built_here(spec, options, assignments, available_memory()):
         peaks = dict.fromkeys(STAGES, 0)  # graphs alone are written, some rows at a time
     highest = max(peaks, key=lambda stage: peaks[stage])
     device = {
@@ -84,6 +85,12 @@ def predict(spec: ModelSpec, options: BuildOptions, assignments: Mapping[str, As
     }
     files = {stage: (2 if served else 1) * size.weights + ENGINE_BASE for stage, size in sizes.items()}
     return Prediction(files, device, PARENT + peaks[highest], f"tensorrt {highest}")
+
+
+def built_here(spec: ModelSpec, options: BuildOptions, assignments: Mapping[str, Assignment], available: int) -> bool:
+    """Whether the export builds a server's engines: they serve the device that was named, and every build fits."""
+    capability = options.compute_capability
+    return (not capability or served_by_rtx(capability)) and not unbuilt(spec, options, assignments, available)
 
 
 def unbuilt(spec: ModelSpec, options: BuildOptions, assignments: Mapping[str, Assignment], available: int) -> dict[str, int]:
