@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,20 +105,20 @@ class TritonModel:
         """Take requests; their answers are sent later."""
         for request in requests:
             held = Reservation(self._room, self._pixels)
-            tensors = self._tensors(request)
+            tensors, fault = self._tensors(request)
             deadline = time.monotonic() + self._seconds(request)
             wanted = [name for name in request.requested_output_names() if name in OUTPUTS]
             sender = request.get_response_sender()
             answering = Answering(self._utilities, sender, tensors.stream, wanted, held, deadline, self._ended)
             with self._lock:
-                full = len(self._open) >= self._most
-                if not full:
+                if fault is None and len(self._open) >= self._most:
+                    fault = Refusal(429, f"{self._most} requests are being answered or waiting; try again later")
+                if fault is None:
                     self._open.add(answering)
-            if full:
-                refusal = Refusal(429, f"{self._most} requests are being answered or waiting; try again later")
-                self._outgoing.put(lambda answering=answering, refusal=refusal: answering.refuse(refusal))  # type: ignore[misc]
-            else:
+            if fault is None:
                 self._readers.submit(self._ask, tensors, answering, held)
+            else:
+                self._outgoing.put(partial(answering.refuse, fault))
 
     def finalize(self) -> None:
         """Give answers at work some seconds, then let go of everything."""
@@ -130,17 +131,20 @@ class TritonModel:
         self.metrics.close()
         self.model.close()
 
-    def _tensors(self, request: Any) -> Tensors:
+    def _tensors(self, request: Any) -> tuple[Tensors, Refusal | None]:
         """The inputs, copied: Triton may give their memory to another request once `execute` has returned."""
         strings: dict[str, list[bytes]] = {}
         stream = False
-        for tensor in request.inputs():
-            name = tensor.name()
-            if name == STREAM:
-                stream = bool(tensor.as_numpy().reshape(-1)[:1].any())
-            elif name in INPUTS:
-                strings[name] = [bytes(value) for value in tensor.as_numpy().reshape(-1)]
-        return Tensors(strings, stream)
+        try:
+            for tensor in request.inputs():
+                name = tensor.name()
+                if name == STREAM:
+                    stream = bool(tensor.as_numpy().reshape(-1)[:1].any())
+                elif name in INPUTS:
+                    strings[name] = [bytes(value) for value in tensor.as_numpy().reshape(-1)]
+        except Exception as error:  # of one request: the others go on
+            return Tensors({}), Refusal(400, f"the inputs cannot be read: {type(error).__name__}: {error}")
+        return Tensors(strings, stream), None
 
     def _seconds(self, request: Any) -> float:
         """The server's time limit, or the request's own (microseconds, as Triton has it) where that is shorter."""
@@ -149,7 +153,7 @@ class TritonModel:
 
     def _ask(self, tensors: Tensors, answering: Answering, held: Reservation) -> None:
         def send(event: Event) -> None:
-            self._outgoing.put(lambda: deliver(event, answering))
+            self._outgoing.put(partial(deliver, event, answering))
 
         try:
             question = self._reader.read(tensors, held)
@@ -166,7 +170,7 @@ class TritonModel:
             refusal = Refusal(500, f"a fault of the server ({type(error).__name__})")
         else:
             return
-        self._outgoing.put(lambda: answering.refuse(refusal))
+        self._outgoing.put(partial(answering.refuse, refusal))
 
     def _ended(self, answering: Answering, outcome: str, answer: Answer | None) -> None:
         with self._lock:

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 import runtime_py
@@ -110,6 +112,31 @@ def test_a_bad_request_is_refused_in_words(served: TritonModel, what: str) -> No
     assert len(one.sender.responses) == 1
     wait_for_idle(served)
     assert served._room.free == 1 << 30
+
+
+names = st.sampled_from(["text_input", "messages", "image", "sampling_parameters"])
+contents = st.one_of(
+    st.binary(max_size=40), st.sampled_from([b"{}", b"[]", b'{"max_tokens": 2}', b"a", b"P6 1 1 255\n\0\0\0"])
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(names, st.lists(contents, max_size=3)), st.booleans())
+def test_whatever_is_asked_ends_once(served: TritonModel, given_strings: dict[str, list[bytes]], stream: bool) -> None:
+    one = Request({**given_strings, "stream": [stream]})
+    one.microseconds = 300_000
+    served.execute([one])
+    assert one.sender.last.wait(60)
+    error = one.sender.responses[-1].error
+    assert error is None or error.code in (TritonError.INVALID_ARG, TritonError.UNAVAILABLE), error
+
+
+def test_inputs_that_cannot_be_read_are_refused(served: TritonModel) -> None:
+    bad, good = request("a"), request("a")
+    bad.inputs = lambda: [None]  # type: ignore[method-assign,assignment,list-item,return-value]
+    served.execute([bad, good])
+    assert bad.sender.error.code == TritonError.INVALID_ARG
+    assert good.sender.text() is not None
 
 
 def test_one_too_many_is_refused_and_the_others_are_answered(served: TritonModel) -> None:
