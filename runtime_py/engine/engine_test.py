@@ -208,6 +208,23 @@ def test_a_second_question_about_a_picture_runs_no_vision_and_none_of_the_shared
         assert inbox.end.timing.kept_tokens >= 11 and inbox.end.timing.image_seconds == 0.0
 
 
+def test_a_new_picture_beside_a_known_one_is_processed_alone(numpy_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the prompt is the one that both give when neither is known."""
+    one, two = Asked(0, 1, 1).pictures()[0], Asked(0, 2, 1).pictures()[0]
+    turns = [Message("user", "Which is red?", (0, 1, 2))]
+    fresh = Room(numpy_model, 1, 16).preparation.prepare(turns, [two, one, two])
+    preparation = Room(numpy_model, 1, 16).preparation
+    preparation.prepare([Message("user", "Hello", (0,))], [one])
+    asked: list[list[np.ndarray]] = []
+    images = numpy_model.processor.images
+    monkeypatch.setattr(numpy_model.processor, "images", lambda pictures: asked.append(pictures) or images(pictures))
+    prepared = preparation.prepare(turns, [two, one, two])
+    assert len(asked) == 1 and len(asked[0]) == 1 and asked[0][0] is two
+    np.testing.assert_array_equal(prepared.merged, fresh.merged)
+    np.testing.assert_array_equal(prepared.origins, fresh.origins)
+    np.testing.assert_array_equal(prepared.layout.input_ids, fresh.layout.input_ids)
+
+
 def test_a_longer_conversation_stays_for_those_who_come_back_to_it(model: Model) -> None:
     room = Room(model, 2, 64)
     long, other, again = Inbox(), Inbox(), Inbox()

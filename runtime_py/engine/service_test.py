@@ -123,6 +123,43 @@ def test_an_end_with_answers_at_work(model: Model) -> None:
     assert isinstance(whole(left), MachineError)
 
 
+def test_nothing_is_sent_after_the_end(model: Model) -> None:
+    """The service is closed while an answer is at work, and whoever is told takes a while to hear it."""
+    made = Service(model.package, model.backend, model.processor, model.tokenizer, Sizes(slots=1, queue=0))
+    events: list[Event] = []
+    begun = threading.Event()
+
+    def slow(event: Event) -> None:
+        events.append(event)
+        begun.set()
+        if isinstance(event, EdgeproofError):
+            time.sleep(0.3)
+
+    made.ask(question(model, "Hello", 2000), slow)
+    assert begun.wait(60)
+    made.close()
+    assert isinstance(events[-1], MachineError) and all(isinstance(event, Token) for event in events[:-1])
+
+
+def test_whoever_receives_an_event_may_cancel(model: Model) -> None:
+    made = Service(model.package, model.backend, model.processor, model.tokenizer, Sizes(slots=1, queue=0))
+    events: list[Event] = []
+    asked = threading.Event()
+
+    def cancelling(event: Event) -> None:
+        events.append(event)
+        asked.wait(60)
+        ticket.cancel()
+
+    ticket = made.ask(question(model, "Hello", 50), cancelling)
+    asked.set()
+    ends = time.monotonic() + 30
+    while made.held and time.monotonic() < ends:
+        time.sleep(0.01)
+    assert made.held == 0 and len(events) == 1
+    made.close()
+
+
 @pytest.mark.parametrize(
     ("pieces", "stops", "shown", "reached"),
     [
