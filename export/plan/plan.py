@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from export.backends.registry import backend_named
-from export.package.disk import free_bytes
 from export.plan.machine import available_memory
 from export.plan.widths import remarks
 from export.quantisation.choice import widened
@@ -17,6 +16,7 @@ from export.quantisation.spec import Assignment, is_int4
 from export.quantisation.stored import read_manifest
 from runtime_py.contracts import STAGES
 from runtime_py.errors import DoesNotFitError
+from runtime_py.hub.room import free_bytes
 from targets.base import Limits, Target
 from targets.devices import devices_of
 from targets.fit import Setting, nearest_fit

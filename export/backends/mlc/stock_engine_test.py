@@ -125,6 +125,13 @@ def test_rows_of_every_overview_are_those_of_the_processor() -> None:
             assert stated in (overview_rows(spec), "image_rows"), checkpoint
 
 
+def test_rows_are_the_contracts_own_where_a_grid_does_not_divide() -> None:
+    spec = published("cogvlm2")
+    for grid in (4, 5, 7):
+        odd = replace(spec, connector=replace(spec.connector, grid=grid))
+        assert overview_rows(odd) == contracts(odd)[CONNECTOR].outputs[0].shape[1] == (grid // 2) ** 2 + 2
+
+
 def test_the_record_goes_to_json_and_back(whole: ModelSpec) -> None:
     for spec in (whole, published("xverse-v"), published("awaker2.5-vl")):
         record = stock_engine(spec, LIMITS)
