@@ -225,6 +225,25 @@ def test_a_new_picture_beside_a_known_one_is_processed_alone(numpy_model: Model,
     np.testing.assert_array_equal(prepared.layout.input_ids, fresh.layout.input_ids)
 
 
+def test_a_copy_that_fails_leaves_an_empty_cache(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the old prompt over rows that are half another's."""
+    room = Room(model, 2, 64)
+    first, second, third = Asked(4, 1, 4), Asked(3, 1, 4), Asked(1, 0, 4)
+    for asked in (first, third):
+        room.submit(asked, Inbox())
+        room.run()
+    failed, again = Inbox(), Inbox()
+    with monkeypatch.context() as patched:
+        patched.setattr(model.backend, "copy_prefix", lambda *given: 1 // 0)
+        room.submit(second, failed)
+        room.run()
+    assert isinstance(failed.end, InternalError)
+    assert sorted(slot.session.length > 0 for slot in room.engine.slots) == [False, True]
+    room.submit(third, again)
+    room.run()
+    assert isinstance(again.end, Answer) and again.end.ids == alone(model, third)
+
+
 def test_a_longer_conversation_stays_for_those_who_come_back_to_it(model: Model) -> None:
     room = Room(model, 2, 64)
     long, other, again = Inbox(), Inbox(), Inbox()

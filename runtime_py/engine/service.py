@@ -83,6 +83,22 @@ class Ticket:
                 self._send(event)
 
 
+class InTurn:
+    """A lock of two threads that neither can take twice while the other waits; `threading.Lock` goes to whoever is quicker,
+    which is the one that gave it back.
+    """
+
+    def __init__(self) -> None:
+        self._next, self._lock = threading.Lock(), threading.Lock()
+
+    def __enter__(self) -> None:
+        with self._next:
+            self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
 @dataclass(frozen=True)
 class Sizes:
     """How much a service takes at a time.
@@ -115,7 +131,7 @@ class Service:
         self._preparation = Preparation(Session(backend, processor, package.limits), KEPT_FEATURES)
         record = runtime_backends().get(backend.name)
         beside = record is not None and record.can(Ability.BESIDE)
-        self._device: AbstractContextManager[object] = nullcontext() if beside else threading.Lock()
+        self._device: AbstractContextManager[object] = nullcontext() if beside else InTurn()
         self._tickets: dict[int, Ticket] = {}
         self._work = threading.Condition()
         self._closing = self._stopped = False
@@ -145,14 +161,16 @@ class Service:
                     f"{len(self._tickets)} requests are being answered or waiting", f"at most {most}", "try again later"
                 )
             self._tickets[id(ticket)] = ticket
-        self._preparing.submit(self._prepare, question, ticket)
+            self._preparing.submit(self._prepare, question, ticket)  # in here: not while it is being shut down
         return ticket
 
     def close(self, patience: float = 0.0) -> None:
-        """Take no more questions, wait up to ``patience`` seconds for the answers at work, and let go of the rest."""
+        """Take no more questions, wait up to ``patience`` seconds for the answers at work, and let go of the rest.
+
+        May be called again, from another thread meanwhile too: whoever has no patience ends the waiting of the others.
+        Nobody returns before the threads have ended.
+        """
         with self._work:
-            if self._closing:
-                return
             self._closing = True
             self._work.notify_all()
             self._work.wait_for(lambda: not self._tickets, patience)
