@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -210,6 +210,9 @@ def test_a_second_question_about_a_picture_runs_no_vision_and_none_of_the_shared
 
 def test_a_new_picture_beside_a_known_one_is_processed_alone(numpy_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the prompt is the one that both give when neither is known."""
+    form = numpy_model.processor.prompt.form  # type: ignore[attr-defined]
+    several = replace(form, picture=replace(form.picture, most=0, first_question=False))
+    monkeypatch.setattr(numpy_model.processor.prompt, "form", several)
     one, two = Asked(0, 1, 1).pictures()[0], Asked(0, 2, 1).pictures()[0]
     turns = [Message("user", "Which is red?", (0, 1, 2))]
     fresh = Room(numpy_model, 1, 16).preparation.prepare(turns, [two, one, two])
