@@ -20,7 +20,7 @@ from runtime_py.engine.answer import Answer, Token
 from runtime_py.engine.engine import Engine
 from runtime_py.engine.preparation import Preparation, Prepared
 from runtime_py.engine.running import Event, Running, Wish
-from runtime_py.errors import EdgeproofError, InternalError, UsageError
+from runtime_py.errors import EdgeproofError, InternalError, MachineError, UsageError
 from runtime_py.generation.generate import Finish, Overrides, settings_of
 from runtime_py.generation.session import Limits, Session
 from runtime_py.model import Model
@@ -232,15 +232,21 @@ def test_a_copy_that_fails_leaves_an_empty_cache(model: Model, monkeypatch: pyte
     """Not the old prompt over rows that are half another's."""
     room = Room(model, 2, 64)
     first, second, third = Asked(4, 1, 4), Asked(3, 1, 4), Asked(1, 0, 4)
-    for asked in (first, third):
+    for asked in (third, first):  # the copy goes to the slot that was left longest ago
         room.submit(asked, Inbox())
         room.run()
     failed, again = Inbox(), Inbox()
+    copy = model.backend.copy_prefix  # type: ignore[attr-defined]
+
+    def half(source: Any, target: Any, length: int) -> None:
+        copy(source, target, length // 2)
+        raise MemoryError
+
     with monkeypatch.context() as patched:
-        patched.setattr(model.backend, "copy_prefix", lambda *given: 1 // 0)
+        patched.setattr(model.backend, "copy_prefix", half)
         room.submit(second, failed)
         room.run()
-    assert isinstance(failed.end, InternalError)
+    assert isinstance(failed.end, MachineError)
     assert sorted(slot.session.length > 0 for slot in room.engine.slots) == [False, True]
     room.submit(third, again)
     room.run()

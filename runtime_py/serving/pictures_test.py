@@ -132,12 +132,14 @@ def test_a_picture_is_opened_as_everywhere_else(tmp_path: Path, picture: np.ndar
     """A comment that cannot be read does not stand in the pixels' way, and the size is asked about once."""
     Image.fromarray(picture).save(tmp_path / "a.png")
     whole = (tmp_path / "a.png").read_bytes()
-    end = whole.rindex(b"IEND") - 4
+    place = whole.index(b"IDAT") - 4
     comment = (4).to_bytes(4, "big") + b"tEXt" + b"a\0bc" + b"\0\0\0\0"  # another checksum
     asked: list[tuple[int, int]] = []
     limits = PictureLimits(check=lambda name, width, height: asked.append((width, height)))
-    np.testing.assert_array_equal(decoded(whole[:end] + comment + whole[end:], limits), picture)
-    assert asked == [picture.shape[1::-1]]
+    np.testing.assert_array_equal(decoded(whole[:place] + comment + whole[place:], limits), picture)
+    with pytest.raises(Refusal, match="damaged"):  # after a second look, without its metadata
+        decoded(whole[: len(whole) // 2], limits)
+    assert asked == [picture.shape[1::-1]] * 2
 
 
 def test_a_small_file_that_claims_many_pixels_is_refused_before_they_are_decoded() -> None:
