@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -206,26 +206,6 @@ def test_a_second_question_about_a_picture_runs_no_vision_and_none_of_the_shared
     for inbox, asked in ((second, Asked(1, 1, 8)), (third, Asked(3, 1, 8))):
         assert isinstance(inbox.end, Answer) and inbox.end.ids == alone(model, asked)
         assert inbox.end.timing.kept_tokens >= 11 and inbox.end.timing.image_seconds == 0.0
-
-
-def test_a_new_picture_beside_a_known_one_is_processed_alone(numpy_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And the prompt is the one that both give when neither is known."""
-    form = numpy_model.processor.prompt.form  # type: ignore[attr-defined]
-    several = replace(form, picture=replace(form.picture, most=0, first_question=False))
-    monkeypatch.setattr(numpy_model.processor.prompt, "form", several)
-    one, two = Asked(0, 1, 1).pictures()[0], Asked(0, 2, 1).pictures()[0]
-    turns = [Message("user", "Which is red?", (0, 1, 2))]
-    fresh = Room(numpy_model, 1, 16).preparation.prepare(turns, [two, one, two])
-    preparation = Room(numpy_model, 1, 16).preparation
-    preparation.prepare([Message("user", "Hello", (0,))], [one])
-    asked: list[list[np.ndarray]] = []
-    images = numpy_model.processor.images
-    monkeypatch.setattr(numpy_model.processor, "images", lambda pictures: asked.append(pictures) or images(pictures))
-    prepared = preparation.prepare(turns, [two, one, two])
-    assert len(asked) == 1 and len(asked[0]) == 1 and asked[0][0] is two
-    np.testing.assert_array_equal(prepared.merged, fresh.merged)
-    np.testing.assert_array_equal(prepared.origins, fresh.origins)
-    np.testing.assert_array_equal(prepared.layout.input_ids, fresh.layout.input_ids)
 
 
 def test_a_copy_that_fails_leaves_an_empty_cache(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

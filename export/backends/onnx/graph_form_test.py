@@ -13,7 +13,6 @@ import torch
 from export.backends.onnx.conftest import Package, export
 from runtime_py.contracts import DECODER, VISION
 
-
 PLACES = {"is_row", "row_axes", "row_places"}
 """Where rows stand in the ids (`export.backends.onnx.consumers.joined.embedding_graph`): added to a traced graph by hand."""
 
