@@ -33,7 +33,12 @@ def test_a_new_picture_beside_a_known_one_is_processed_alone(words: Tokenizer, m
     known.prepare([Message("user", "Hello", (0,))], [one])
     asked: list[Any] = []
     images = known.session.processor.images
-    monkeypatch.setattr(known.session.processor, "images", lambda pictures: asked.append(pictures) or images(pictures))
+
+    def watched(pictures: Any) -> Any:
+        asked.append(pictures)
+        return images(pictures)
+
+    monkeypatch.setattr(known.session.processor, "images", watched)
     prepared = known.prepare(turns, [two, one, two])
     assert len(asked) == 1 and len(asked[0]) == 1 and asked[0][0] is two
     np.testing.assert_array_equal(prepared.merged, fresh.merged)
