@@ -121,12 +121,8 @@ class OrtBackend:
     def start(self, capacity: int) -> OrtState:
         """An empty cache of ``capacity`` positions on the provider's device."""
         device = self._device()
-        shapes, total = {}, 0
-        for value in self._session(DECODER).get_inputs():
-            if value.name.startswith(PAST):
-                shape, dtype = (1, value.shape[1], capacity, value.shape[3]), np.dtype(DTYPES[value.type])
-                shapes[value.name] = (shape, dtype)
-                total += math.prod(shape) * dtype.itemsize
+        shapes = {name: ((1, heads, capacity, width), dtype) for name, ((heads, width), dtype) in self._caches().items()}
+        total = sum(math.prod(shape) * dtype.itemsize for shape, dtype in shapes.values())
         if device == "cpu":
             require_bytes(total, f"a cache of {capacity} positions", "export with a smaller --context")
         make = self._ort.OrtValue.ortvalue_from_numpy
@@ -183,9 +179,7 @@ class OrtBackend:
 
     def start_together(self, count: int, capacity: int) -> list[OrtRow]:
         """See runtime_py.backends.base.Batching."""
-        caches = [value for value in self._session(DECODER).get_inputs() if value.name.startswith(PAST)]
-        shapes = {value.name: ((value.shape[1], value.shape[3]), np.dtype(DTYPES[value.type])) for value in caches}
-        return RowPool(self._ort.OrtValue.ortvalue_from_numpy, shapes, count, capacity).rows
+        return RowPool(self._ort.OrtValue.ortvalue_from_numpy, self._caches(), count, capacity).rows
 
     def forward_together(self, states: Sequence[OrtRow], inputs: Sequence[Arrays]) -> np.ndarray:
         """See runtime_py.backends.base.Batching."""
@@ -222,6 +216,11 @@ class OrtBackend:
             self._ort.preload_dlls()
         if said.getvalue():
             log.debug("onnxruntime.preload_dlls: %s", said.getvalue().strip())
+
+    def _caches(self) -> dict[str, tuple[tuple[int, int], np.dtype[Any]]]:
+        """Heads and width of each half of a layer's cache, and its dtype, by input name."""
+        caches = [value for value in self._session(DECODER).get_inputs() if value.name.startswith(PAST)]
+        return {value.name: ((value.shape[1], value.shape[3]), np.dtype(DTYPES[value.type])) for value in caches}
 
     def _device(self) -> str:
         return DEVICES.get(self.providers[0], "cpu")
