@@ -13,8 +13,8 @@ from runtime_py.errors import UsageError
 SAMPLES = 128
 
 SAMPLE_SETS = ("demo", "general", "machine")
-"""Samples that nobody has to bring: a demo's own questions (calibrate.samples.demo_samples), the general set of drawn pictures
-(calibrate.samples.data), and real texts and photographs of this machine (calibrate.samples.machine)."""
+"""Samples that nobody has to bring: a demo's own questions (calibrate.samples.demo_samples), the general set of drawn
+pictures (calibrate.samples.data), and real texts and photographs of this machine (calibrate.samples.machine)."""
 
 TUNE_STEPS = 100
 """Steps of scale tuning where it is asked for without a number."""

@@ -1,8 +1,8 @@
 """Real texts and photographs that lie on this machine anyway, in the packages installed beside this one.
 
-Texts are descriptions, licences and docstrings of installed distributions, read from their files: nothing is imported, run or
-downloaded. Python's own library is left out, so that its documentation can be what methods are compared on. What is here
-differs from machine to machine; equal installations give equal samples.
+Texts are descriptions, licences and docstrings of installed distributions, read from their files: nothing is imported, run
+or downloaded. Python's own library is left out, so that its documentation can be what methods are compared on. What is
+here differs from machine to machine; equal installations give equal samples.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ PICTURES = 3
 """One sample in so many is a picture with a conversation about it."""
 
 PHOTOGRAPHS = (
-    "sklearn/datasets/images/china.jpg", "sklearn/datasets/images/flower.jpg", "matplotlib/mpl-data/sample_data/grace_hopper.jpg",
+    "sklearn/datasets/images/china.jpg", "sklearn/datasets/images/flower.jpg",
+    "matplotlib/mpl-data/sample_data/grace_hopper.jpg",
     "skimage/data/astronaut.png", "skimage/data/cat.png", "skimage/data/chelsea.png", "skimage/data/coffee.png",
     "skimage/data/rocket.jpg", "skimage/data/page.png", "skimage/data/text.png", "skimage/data/coins.png",
     "skimage/data/camera.png", "skimage/data/motorcycle_left.png",
@@ -60,7 +61,7 @@ class Passage:
 def passages() -> tuple[Passage, ...]:
     """Every text, distribution by distribution in the order of their names, none twice."""
     seen: dict[str, Passage] = {}
-    named = {(found.metadata["Name"] or "").lower(): found for found in metadata.distributions()}
+    named = {(one.metadata["Name"] or "").lower(): one for one in metadata.distributions()}
     for name, distribution in sorted(named.items()):
         if name and name != "edgeproof":
             for passage in _of(name, distribution):
@@ -70,7 +71,7 @@ def passages() -> tuple[Passage, ...]:
 
 def photographs() -> list[Path]:
     """The files of `PHOTOGRAPHS` that are installed."""
-    folders = dict.fromkeys(Path(str(found.locate_file(""))) for found in metadata.distributions())
+    folders = dict.fromkeys(Path(str(one.locate_file(""))) for one in metadata.distributions())
     return [folder / name for name in PHOTOGRAPHS for folder in folders if (folder / name).is_file()]
 
 
@@ -122,7 +123,7 @@ def _docstrings(code: str, module: str) -> Iterator[tuple[str, str]]:
 def machine_samples(
     count: int, seed: int, tokenizer: TokenizerLike, tokens: int = TOKENS, text_only: bool = False, side: int | None = None
 ) -> Iterator[Sample]:
-    """``count`` samples: real texts as answers, and one in `PICTURES` a picture, photographs of this machine before drawn ones.
+    """``count`` samples: real texts as answers, and one in `PICTURES` a picture, photographs before drawn ones.
 
     Args:
         tokens: of an answer, at most.
@@ -134,9 +135,8 @@ def machine_samples(
     for number in range(count):
         turn, kind = divmod(number, PICTURES)
         if kind == PICTURES - 1 and not text_only:
-            yield (
-                _photograph(pictures[turn], turn) if turn < len(pictures) else next(built_in(1, seed, side=side, first=turn))
-            )
+            drawn = built_in(1, seed, side=side, first=turn)
+            yield _photograph(pictures[turn], turn) if turn < len(pictures) else next(drawn)
             continue
         passage = texts[order[number % len(texts)]]
         said = shortened(passage.text, tokens, tokenizer.encode)

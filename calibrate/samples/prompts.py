@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("edgeproof")
 
 FAR = {
-    "general": "calibrating on the built-in general samples: drawn pictures and short answers, far from what people ask a model",
+    "general": "calibrating on the general samples: drawn pictures and short answers, far from what people ask a model",
     "machine": "calibrating on texts and photographs of this machine: descriptions, licences and documentation",
 }
 """What is said of samples that are not the user's own; `OWN` follows."""

