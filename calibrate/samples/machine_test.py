@@ -43,7 +43,8 @@ def test_samples_depend_on_the_seed_and_answers_have_a_bound() -> None:
     assert [sample.messages for sample in one] == [sample.messages for sample in same]
     assert [sample.messages for sample in one] != [sample.messages for sample in other]
     texts = [sample for sample in one if not sample.pictures]
-    assert len(texts) == 5 and len(one) - len(texts) == 7 // PICTURES
+    assert len(texts) == 4 and len(one) - len(texts) == -(-7 // PICTURES)
+    assert one[0].pictures, "the first is one with a picture, whatever the count"
     assert all(0 < len(sample.messages[-1].text) <= 50 for sample in texts)
     assert all(not sample.pictures for sample in machine_samples(7, 0, Letters(), 50, text_only=True))
 
@@ -77,5 +78,5 @@ def test_a_model_reads_them() -> None:
     from calibrate.samples.data import prepare
 
     prompts = list(prepare(samples, processor, words))
-    assert [bool(prompt.images) for prompt in prompts] == [False, False, True]
-    assert all(1 <= prompt.answer <= 42 for prompt in prompts[:2])
+    assert [bool(prompt.images) for prompt in prompts] == [True, False, False]
+    assert all(1 <= prompt.answer <= 42 for prompt in prompts[1:])
