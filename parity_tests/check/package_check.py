@@ -49,6 +49,7 @@ class CheckOptions:
         device: of the reference, ``cpu`` or ``cuda``.
         steps: answer tokens per question; None for `STEPS`, or `STREAMED_STEPS` where the reference is streamed.
         data: a user's own questions, asked in place of the standard ones.
+        only: name of the one standard question that is asked; "" for all.
         demo_questions: ask a demo what it has learnt, in place of the standard questions.
         task_pictures: pictures of the demo task to ask the package about; 0 leaves the task out.
         in_pieces: where the reference is streamed, hold a small part of the package's weights at a time too, where its
@@ -66,6 +67,7 @@ class CheckOptions:
     device: str = "cpu"
     steps: int | None = None
     data: OwnData | None = None
+    only: str = ""
     demo_questions: bool = False
     task_pictures: int = 0
     in_pieces: bool = False
@@ -186,7 +188,8 @@ def _asked(candidate: Candidate, processor: Processor, count: int, steps: int, o
         from export.demo.reference import recipe_of
 
         prompts = demo_prompts(recipe_of(candidate.manifest["family"]))
-    return questions(processor, count, context, steps, prompts)
+    asked = questions(processor, count, context, steps, prompts)
+    return [question for question in asked if options.only in ("", question.name)]
 
 
 def _with_own_data(run: Run, data: OwnData, answers: Sequence[Answer]) -> Run:
