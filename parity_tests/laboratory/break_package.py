@@ -116,7 +116,7 @@ def parser(prog: str) -> Parser:
     made.add_argument(
         "--one-question",
         action="store_true",
-        help="ask the check's question about text, or pictures, alone: phones are slow",
+        help="ask of the check's questions the one the fault shows in: phones are slow",
     )
     flags.talk(made)
     return made
