@@ -146,8 +146,9 @@ _SAME_LIBRARY = (
     "(--second-opinion); twenty times that for forty layers"
 )
 _FAINT = (
-    "embeddings a hundredth as large: on a trained decoder of 30 layers (SmolLM2 in MiniCPM's layout) transformers in float32 "
-    "is 5.1e-5 from itself in float64 and we are 6.7e-5; three times that. Another eps stays caught (second_opinion/faults_test)"
+    "embeddings a hundredth as large: on a trained decoder of 30 layers (SmolLM2 in MiniCPM's layout) transformers in "
+    "float32 is 5.1e-5 from itself in float64 and we are 6.7e-5; three times that. Another eps stays caught "
+    "(parity_tests/second_opinion/faults_test.py)"
 )
 _LOSS = (
     "a floor against nonsense, not a promise: observed for int4 rounded to nearest, mean cosine 0.79 on logits and 0.895 "
