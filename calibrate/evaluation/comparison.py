@@ -36,6 +36,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "": {},
     "text": {"text_only": True},
     "general": {"sample_set": "general"},
+    "machine": {"sample_set": "machine"},
     "tuned": {"tune_scales": TUNE_STEPS},
 }
 """What may follow a method's name, and what it changes of the request."""
@@ -97,7 +98,7 @@ class Contestant:
             refuse_unknown(method, "--methods")
         known = [*METHODS, MIXED]
         if method not in known or variant not in VARIANTS:
-            expected = f"of {', '.join(known)}, or one:text, one:general, one:tuned"
+            expected = f"of {', '.join(known)}, or one:text, one:general, one:machine, one:tuned"
             raise UsageError(f"--methods {text}", expected, did_you_mean(method, known, "correct the name"))
         return cls(method, variant)
 

@@ -65,6 +65,9 @@ class Examiner:
     shows_values: ClassVar[bool] = False
     """Whether `stage_view` gives values inside a stage."""
 
+    rebuilt: ClassVar[bool] = False
+    """Whether `block_outputs` run the package's numbers in code that was built anew, beside the package's own."""
+
     def __init__(self, record: RuntimeBackend | None) -> None:
         """Examine packages of one backend.
 

@@ -24,6 +24,7 @@ class MlcExaminer(Examiner):
     """Judges MLC packages: standards by precision, and their libraries compiled for this machine."""
 
     full_precisions = ("fp32", "q0f32")
+    rebuilt = True
 
     def implementation_standard(self, side: Candidate) -> Standard:
         return Standard.STORED_FLOAT32 if side.manifest["precision"] in WIDE_CODES else Standard.STORED_FLOAT16

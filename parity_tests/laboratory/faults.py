@@ -1,4 +1,5 @@
-"""Ten ways to break an export, each made in a copy of a package that still verifies, to show that the report finds them.
+"""Ways to break an export, ten of them and more, each made in a copy of a package that still verifies, to show that the
+report finds them.
 
 The faults are those that exporters really make: two norms swapped, positions shifted, another resize kernel, a square matrix
 transposed, a scale left out, a cache that writes one position too early, always or behind a chunk's border alone, a matrix
@@ -115,15 +116,40 @@ def _pixels(manifest: dict[str, Any]) -> list[np.ndarray]:
     return [array for image in images for array in image.vision.values()]
 
 
-def bilinear_resize(package: Path) -> None:
-    """The processor's settings name another resampling kernel than the checkpoint's."""
+def other_settings(package: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """The processor's settings are others than the checkpoint's.
+
+    Raises:
+        ValueError: this family's pictures come out the same.
+    """
     path = package / "manifest.json"
     manifest = json.loads(path.read_text(encoding="utf-8"))
     before = _pixels(manifest)
-    manifest["runtime"]["resample"] = "bilinear"
-    if all(np.array_equal(a, b) for a, b in zip(before, _pixels(manifest), strict=True)):
-        raise ValueError("this family's pictures are resized by no kernel that its settings name")
+    manifest["runtime"] |= change(manifest["runtime"])
+    after = _pixels(manifest)
+    if all(a.shape == b.shape and np.array_equal(a, b) for a, b in zip(before, after, strict=True)):
+        raise ValueError("this family's settings have no such number")
     path.write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+
+
+def bilinear_resize(package: Path) -> None:
+    """The processor's settings name another resampling kernel than the checkpoint's."""
+    other_settings(package, lambda _: {"resample": "bilinear"})
+
+
+def of_pictures(precision: str) -> tuple[Fault, ...]:
+    """The faults in what the settings of some families say of pictures: their statistics and their largest size."""
+
+    def statistics(settings: dict[str, Any]) -> dict[str, Any]:
+        return {name: [0.5] * 3 for name in ("mean", "std") if name in settings}
+
+    def size(settings: dict[str, Any]) -> dict[str, Any]:
+        return {name: settings[name] // 4 for name in ("max_pixels",) if name in settings}
+
+    return (
+        Fault("wrong pixel statistics", precision, partial(other_settings, change=statistics), "preprocess", "normalise"),
+        Fault("wrong largest size", precision, partial(other_settings, change=size), "preprocess", "size"),
+    )
 
 
 def transposed_projection(package: Path) -> None:

@@ -214,7 +214,10 @@ def _first_block(
         return Divergence(stage, place.block or first, tuple(rows), place.note)
     if first or not rows:
         return Divergence(stage, first, tuple(rows), "" if rows else f"backend {candidate.name} gives no block outputs")
-    return Divergence(stage, "", tuple(rows), f"every named block agrees; the fault lies after {rows[-1][0]}")
+    told = f"every named block agrees; the fault lies after {rows[-1][0]}"
+    if candidate.examiner.rebuilt:
+        told = "every block agrees where the package's numbers run in code built anew: the fault lies in its own library"
+    return Divergence(stage, "", tuple(rows), told)
 
 
 def _difference(expected: np.ndarray, actual: np.ndarray, standard: Standard) -> float:
