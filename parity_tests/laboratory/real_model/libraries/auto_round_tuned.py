@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from pathlib import Path
 
 BITS, GROUP, LENGTH, BATCH = 4, 32, 256, 8
 
@@ -17,8 +18,7 @@ def main(folder: str, ids: str, out: str, options: dict[str, str]) -> None:
     from torch.utils.data import DataLoader
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    with open(ids, encoding="utf-8") as file:
-        flat = [token for row in json.load(file) for token in row]
+    flat = [token for row in json.loads(Path(ids).read_text(encoding="utf-8")) for token in row]
     rows = [torch.tensor(flat[start : start + LENGTH]) for start in range(0, len(flat) - LENGTH + 1, LENGTH)]
     data = DataLoader([{"input_ids": row, "attention_mask": torch.ones_like(row)} for row in rows], batch_size=BATCH)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -32,7 +32,7 @@ def main(folder: str, ids: str, out: str, options: dict[str, str]) -> None:
     spent = time.process_time() - began
     layers = {name: module for name, module in quantised.named_modules() if name.endswith("_proj")}
     save_file({f"{name}.weight": module.weight.data.float().contiguous() for name, module in layers.items()}, out)
-    print(json.dumps({"processor_seconds": round(spent, 1)}))
+    sys.stdout.write(json.dumps({"processor_seconds": round(spent, 1)}) + "\n")
 
 
 if __name__ == "__main__":

@@ -10,10 +10,10 @@ does not divide), and the importance matrix is the mean square of every input (t
 from __future__ import annotations
 
 import ctypes
-import glob
 import json
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -50,8 +50,8 @@ def importance(folder: str, ids: str) -> dict[str, np.ndarray]:
     for name, module in model.named_modules():
         if name.endswith("_proj"):
             watch(name, module)
-    with open(ids, encoding="utf-8") as file, torch.no_grad():
-        for row in json.load(file):
+    with torch.no_grad():
+        for row in json.loads(Path(ids).read_text(encoding="utf-8")):
             model.model(torch.tensor([row]))
     return {name: (value / value.mean()).float().numpy() for name, value in power.items()}
 
@@ -62,12 +62,11 @@ def main(folder: str, ids: str, out: str, options: dict[str, str]) -> None:
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, dequantize
     from safetensors.numpy import load_file, save_file
 
-    (library,) = glob.glob(f"{xllamacpp.__path__[0]}/*.so")
-    chunk = ctypes.CDLL(library).ggml_quantize_chunk
+    (library,) = Path(xllamacpp.__path__[0]).glob("*.so")
+    chunk = ctypes.CDLL(str(library)).ggml_quantize_chunk
     chunk.restype = ctypes.c_size_t
     chunk.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 3, ctypes.c_void_p]
-    with open(f"{folder}/config.json", encoding="utf-8") as file:
-        layers = json.load(file)["num_hidden_layers"]
+    layers = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))["num_hidden_layers"]
     began = time.process_time()
     power = importance(folder, ids) if options.get("imatrix") else {}
     read, size, weights = {}, 0, 0
@@ -85,7 +84,7 @@ def main(folder: str, ids: str, out: str, options: dict[str, str]) -> None:
         size, weights = size + packed.nbytes, weights + value.size
     spent = round(time.process_time() - began, 1)
     save_file(read, out)
-    print(json.dumps({"processor_seconds": spent, "bytes": size, "bits": round(8 * size / weights, 3)}))
+    sys.stdout.write(json.dumps({"processor_seconds": spent, "bytes": size, "bits": round(8 * size / weights, 3)}) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """llm-compressor's GPTQ or AWQ on a whole model, as its README runs it: ``oneshot``, block after block.
 
-    python llm_compressor.py MODEL IDS.json OUT.safetensors [method=gptq|awq] [observer=memoryless_minmax|memoryless_mse]
-    [actorder=static|none] [damping=0.01] [block=128]
+python llm_compressor.py MODEL IDS.json OUT.safetensors [method=gptq|awq] [observer=memoryless_minmax|memoryless_mse]
+[actorder=static|none] [damping=0.01] [block=128]
 """
 
 from __future__ import annotations
@@ -9,21 +9,30 @@ from __future__ import annotations
 import json
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 BITS, GROUP = 4, 32
 
 
 def recipe(options: dict[str, str]) -> Any:
-    """The modifier; layers but the head become int4 in groups, symmetric."""
+    """The modifiers; layers but the head become int4 in groups, symmetric."""
     from llmcompressor.modifiers.gptq import GPTQModifier
+    from llmcompressor.modifiers.quantization import QuantizationModifier
     from llmcompressor.modifiers.transform.awq import AWQModifier
 
     observer = options.get("observer", "memoryless_minmax")
-    grid = {"num_bits": BITS, "type": "int", "symmetric": True, "strategy": "group", "group_size": GROUP, "observer": observer}
+    grid = {
+        "num_bits": BITS,
+        "type": "int",
+        "symmetric": True,
+        "strategy": "group",
+        "group_size": GROUP,
+        "observer": observer,
+    }
     given: dict[str, Any] = {"config_groups": {"int4": {"targets": ["Linear"], "weights": grid}}, "ignore": ["lm_head"]}
     if options.get("method") == "awq":
-        return AWQModifier(**given)
+        return [AWQModifier(), QuantizationModifier(**given)]
     order = options.get("actorder", "static")
     damping, block = float(options.get("damping", "0.01")), int(options.get("block", "128"))
     return GPTQModifier(dampening_frac=damping, block_size=block, actorder=None if order == "none" else order, **given)
@@ -38,8 +47,7 @@ def main(folder: str, ids: str, out: str, options: dict[str, str]) -> None:
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    with open(ids, encoding="utf-8") as file:
-        rows = json.load(file)
+    rows = json.loads(Path(ids).read_text(encoding="utf-8"))
     data = Dataset.from_dict({"input_ids": rows, "attention_mask": [[1] * len(row) for row in rows]})
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     asked = recipe(options)
@@ -60,7 +68,7 @@ def main(folder: str, ids: str, out: str, options: dict[str, str]) -> None:
         elif name.endswith("layernorm"):
             read[f"{name}.weight"] = module.weight.data.float()  # AWQ divides it
     save_file({name: value.contiguous() for name, value in read.items()}, out)
-    print(json.dumps({"processor_seconds": round(spent, 1)}))
+    sys.stdout.write(json.dumps({"processor_seconds": round(spent, 1)}) + "\n")
 
 
 if __name__ == "__main__":
