@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sysconfig
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,7 +45,7 @@ OURS: Mapping[str, Mapping[str, Any]] = {
 TABLE, HEAD = "embed_tokens.table", "decoder.head"
 
 
-class Field:
+class Comparison:
     """Measurements of one work folder, each kept."""
 
     def __init__(self, work: Work) -> None:
@@ -66,13 +67,11 @@ class Field:
         return made
 
     def _kept(self, name: str, settings: Any, measure: Callable[[], Any]) -> dict[str, Any]:
-        kept: dict[str, Any] = self.work.kept(f"field {name}", [settings, SAMPLES, self.work.tokens], measure)
+        kept: dict[str, Any] = self.work.kept(f"compared {name}", [settings, SAMPLES, self.work.tokens], measure)
         return kept
 
     def ours(self, name: str, flags: Mapping[str, Any]) -> dict[str, Any]:
         """One of our methods."""
-        from dataclasses import replace
-
         chosen = {key: value for key, value in flags.items() if key not in ("method", "preset")}
         options = {"preset": flags["preset"]} if "preset" in flags else {}
         asked = replace(calibration(self.work), options=options, **chosen)
@@ -80,7 +79,7 @@ class Field:
         weights: WeightProvider = self.distances.checkpoint.weights
         spent, codes = 0.0, RoundToNearest(weights, assignments, GRIDS)
         if "method" in flags:
-            folder = self.work.package(f"codes field {name}")
+            folder = self.work.package(f"codes compared {name}")
             given = [f"--{key}" if value is True else f"--{key}={value}" for key, value in flags.items()]
             samples = ["--calibration-data", conversations(self.work), "--samples", SAMPLES, "--held-out", 0]
             command = product("calibrate", "--model", "qwen2-vl", "--weights", self.work.checkpoint, "--target", "cpu")
@@ -119,7 +118,7 @@ def installed(work: Work, library: Library) -> Path:
     """
     python = environment(work, Path(library.program).stem, ())
     (site,) = python.parent.parent.glob("lib/python*/site-packages")
-    done = site / "field.json"
+    done = site / "installed.json"
     wanted = [*library.beside, *library.alone]
     if not done.is_file() or json.loads(done.read_text(encoding="utf-8")) != wanted:
         (site / "product.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
