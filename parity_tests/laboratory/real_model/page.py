@@ -103,12 +103,12 @@ def _lines(measured: Measured, date: datetime.date) -> Iterator[str]:
 def _libraries(measured: Measured) -> Iterator[str]:
     yield "\n## Methods and libraries\n"
     yield (
-        f"At {measured.tokens:,} tokens of the standard library's documentation, in windows of 512, which no method sees. All "
-        f"see the same {SAMPLES} questions about other modules and their documentation, the libraries as ids. What each gives "
-        "is read back to float32 and put into one float32 model, so that only the codes differ. Decoder layers have four bits "
-        "in groups of 32, no zero points where none are named; the matrix that is embedding and head has ours in eight bits, "
-        "once, except in llama.cpp's files, which bring their own. Bits and MB are of the language model's matrices, each "
-        "counted once.\n"
+        f"At {measured.tokens:,} tokens of the standard library's documentation, in windows of 512, which no method sees. "
+        f"All see the same {SAMPLES} questions about other modules and their documentation, the libraries as ids. What each "
+        "gives is read back to float32 and put into one float32 model, so that only the codes differ. Decoder layers have "
+        "four bits in groups of 32, no zero points where none are named; the matrix that is embedding and head has ours in "
+        "eight bits, once, except in llama.cpp's files, which bring their own. Bits and MB are of the language model's "
+        "matrices, each counted once.\n"
     )
     yield from compared_lines(measured.libraries)
 
