@@ -8,7 +8,7 @@ from typing import Any
 
 from export.backends.base import BuildOptions
 from export.backends.onnx.record import BACKEND, BLOCK_SIZES, PRESETS
-from export.quantisation.block_length import length_for
+from export.quantisation.block_length import AUTO, length_for
 from export.quantisation.spec import Assignment, LayerShape, Storage
 from runtime_py.contracts import DECODER, EMBED
 from runtime_py.errors import UsageError
@@ -25,8 +25,12 @@ PRECISIONS = ("fp32", "fp16", "int4")
 
 PLAIN = PRESETS[0]
 EIGHT_BITS: Mapping[str, frozenset[str]] = {PLAIN: frozenset(), "mixed": frozenset({"down"})}
-"""Preset to the decoder's layers, by a part of their names, that keep eight bits; every preset but `PLAIN` keeps those of
-the head too. What each is worth on a trained model: docs/results/real_model.md."""
+"""Preset to the decoder's layers, by a part of their names, that keep eight bits. Every preset but `PLAIN` keeps those of
+the head too, and gives blocks of four bits zero points of their own. What that is worth: docs/results/real_model.md."""
+
+EIGHT_BIT_BLOCKS = (32, 64)
+"""Block lengths of those layers, the largest that divides: in eight bits a scale for 64 weights loses nothing, and what it
+saves pays for the zero points."""
 
 TABLE_BLOCK = 32
 """Columns of the embedding that share a scale."""
@@ -87,8 +91,11 @@ def choices(options: BuildOptions, routed: bool = False, one_table: bool = False
     given = {name: options.extra[name] for name in ALLOWED if name in options.extra}
     merged = {**defaults, **given}
     once = one_table and options.precision == "int4" and merged["embed_precision"] == "int8"
-    if once or merged.get("preset", PLAIN) != PLAIN:
+    widened = merged.get("preset", PLAIN) != PLAIN
+    if once or widened:
         merged.setdefault("head_precision", "int8")
+    if widened:
+        merged.setdefault("symmetric", False)
     return OnnxChoices(options.precision, **merged)
 
 
@@ -125,10 +132,12 @@ def sharing(assignments: Mapping[str, Assignment]) -> dict[str, Assignment]:
 
 def _decoder(layer: LayerShape, asked: str, chosen: OnnxChoices) -> Assignment:
     """A layer of the decoder or its head, in four or eight bits."""
-    block = length_for(layer.columns, chosen.block_size, BLOCK_SIZES)
-    if asked == "int4" and not EIGHT_BITS[chosen.preset].isdisjoint(layer.name.split(".")):
-        reason = f"{layer.name.rpartition('.')[2]} keeps eight bits in the preset {chosen.preset}"
+    kept = EIGHT_BITS[chosen.preset].intersection(layer.name.split(".")) if asked == "int4" else ()
+    if kept:
+        block = length_for(layer.columns, AUTO, EIGHT_BIT_BLOCKS)
+        reason = f"{', '.join(kept)} keeps eight bits in the preset {chosen.preset}, blocks of {block}"
         return Assignment(layer, Storage.INT8, f"ort_int8_b{block}", reason + _tail(layer.columns, block))
+    block = length_for(layer.columns, chosen.block_size, BLOCK_SIZES)
     four = f"ort_int4_b{block}" if chosen.symmetric else f"ort_int4_asym_b{block}"
     grid = f"ort_int8_b{block}" if asked == "int8" else four
     return Assignment(layer, Storage(asked), grid, f"blocks of {block}" + _tail(layer.columns, block))

@@ -15,7 +15,7 @@ from export.backends.onnx.backend import OnnxBackend, chosen_for, stage_model
 from export.backends.onnx.choices import OnnxChoices, assign
 from export.backends.onnx.conftest import EXACT, GOLDENS, TARGET, Package, export, prefill
 from export.checkpoint.opened import open_folder
-from export.quantisation.spec import LayerShape, Storage
+from export.quantisation.spec import Assignment, LayerShape, Storage
 from runtime_py.backends.ort import OrtBackend
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, VISION
 from runtime_py.errors import UsageError
@@ -139,20 +139,16 @@ def test_the_4304_wide_layer_is_decided_from_its_shape() -> None:
 
 def test_the_mixed_preset_widens_what_sums_up_and_the_head() -> None:
     spec = open_folder(GOLDENS / "minicpm-v").spec
-    backend = OnnxBackend()
-    plain, mixed = (
-        backend.assignments(spec, BuildOptions(TARGET, "int4", TARGET.limits, {"preset": name}))
-        for name in ("plain", "mixed")
-    )
-    assert plain == backend.assignments(spec, BuildOptions(TARGET, "int4", TARGET.limits, {}))
-    changed = {name.rpartition(".")[2] for name in plain if plain[name] != mixed[name]}
-    assert changed == {"down", "head"}
-    assert all(mixed[name].storage is Storage.INT8 for name in plain if plain[name] != mixed[name])
-    chosen = {"preset": "mixed", "head_precision": "int4"}
-    assert (
-        backend.assignments(spec, BuildOptions(TARGET, "int4", TARGET.limits, chosen))["decoder.head"].storage
-        is Storage.INT4
-    )
+
+    def planned(**extra: str | bool) -> dict[str, Assignment]:
+        return OnnxBackend().assignments(spec, BuildOptions(TARGET, "int4", TARGET.limits, extra))
+
+    assert planned(preset="plain") == planned()
+    plain, mixed = planned(symmetric=False), planned(preset="mixed")
+    changed = [name for name in plain if plain[name] != mixed[name]]
+    assert {name.rpartition(".")[2] for name in changed} == {"down", "head"}
+    assert {mixed[name].storage for name in changed} == {Storage.INT8}
+    assert planned(preset="mixed", head_precision="int4")["decoder.head"].storage is Storage.INT4
 
 
 def test_eight_bits_that_every_token_reads_round_their_input() -> None:
