@@ -145,6 +145,11 @@ _SAME_LIBRARY = (
     "the same operators of the same library in another order: observed at most 1.1e-6 on demos and goldens "
     "(--second-opinion); twenty times that for forty layers"
 )
+_FAINT = (
+    "embeddings a hundredth as large: on a trained decoder of 30 layers (SmolLM2 in MiniCPM's layout) transformers in "
+    "float32 is 5.1e-5 from itself in float64 and we are 6.7e-5; three times that. Another eps stays caught "
+    "(parity_tests/second_opinion/faults_test.py)"
+)
 _LOSS = (
     "a floor against nonsense, not a promise: observed for int4 rounded to nearest, mean cosine 0.79 on logits and 0.895 "
     "behind the first layer (golden_rounding --case awaker2.5-vl: random weights, int4 embedding too), mean KL 1.7 "
@@ -187,6 +192,7 @@ DEFAULT: Table = {
         (Limit("relative_max", 2e-5, _SAME_LIBRARY),),
         (Limit("relative_max", 2e-5, _SAME_LIBRARY),),
         _EXACT,
+        prompt=(Limit("relative_max", 2e-4, _FAINT),),
     ),
     Standard.INT4_LOSS: _standard((Limit("cosine", 0.8, _LOSS),), _means(0.75, 5.0, _LOSS), (), pictures=()),
 }

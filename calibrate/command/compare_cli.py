@@ -49,7 +49,7 @@ def parser(prog: str) -> Parser:
     made.add_argument(
         "--methods", default=",".join([*METHODS, MIXED]), metavar="M,M",
         help="default: all, and gptq after a search for mixed bits; method:text leaves the pictures out, "
-        "method:general takes the general samples, method:tuned tunes its scales in the end",
+        "method:general and method:machine take those samples, method:tuned tunes its scales in the end",
     )  # fmt: skip
     made.add_argument(
         "--mixed", type=float, default=20.0, metavar="P", help="percent of bytes that mixed may add; default 20"

@@ -134,7 +134,7 @@ def machine_samples(
     order = draw.permutation(len(texts))
     for number in range(count):
         turn, kind = divmod(number, PICTURES)
-        if kind == PICTURES - 1 and not text_only:
+        if not kind and not text_only:
             drawn = built_in(1, seed, side=side, first=turn)
             yield _photograph(pictures[turn], turn) if turn < len(pictures) else next(drawn)
             continue

@@ -21,6 +21,7 @@ from parity_tests.check.own_questions import OWN_STEPS, OwnData, batches, own_qu
 from parity_tests.check.package_questions import questions, stand_in
 from parity_tests.check.prompts import demo_prompts
 from parity_tests.check.sides import Sides, open_sides
+from parity_tests.check.stored_numbers import other_numbers
 from parity_tests.judging.answer_scores import mean_scores
 from parity_tests.judging.drawn import SamplingMode, described, sampling_of
 from parity_tests.judging.environment import environment
@@ -48,6 +49,7 @@ class CheckOptions:
         device: of the reference, ``cpu`` or ``cuda``.
         steps: answer tokens per question; None for `STEPS`, or `STREAMED_STEPS` where the reference is streamed.
         data: a user's own questions, asked in place of the standard ones.
+        only: name of the one standard question that is asked; "" for all.
         demo_questions: ask a demo what it has learnt, in place of the standard questions.
         task_pictures: pictures of the demo task to ask the package about; 0 leaves the task out.
         in_pieces: where the reference is streamed, hold a small part of the package's weights at a time too, where its
@@ -65,6 +67,7 @@ class CheckOptions:
     device: str = "cpu"
     steps: int | None = None
     data: OwnData | None = None
+    only: str = ""
     demo_questions: bool = False
     task_pictures: int = 0
     in_pieces: bool = False
@@ -155,6 +158,9 @@ def _against_checkpoint(candidate: Candidate, checkpoint: Checkpoint, options: C
         compared += [c for q, said in zip(batch, answers, strict=True) for c in sides.comparisons(q, said, steps)]
         answered += told(candidate, batch, sides.recordings(answers))
         sample = sample or recorded_sample.keep(asked[0], answers[0][1])
+    other = None if sides.streamed else other_numbers(candidate, checkpoint)
+    if other is not None:
+        compared.append(other[0])
     run = _run(candidate, compared, options.command)
     if sampling is not None:
         run = replace(run, environment={**run.environment, "drawn_ids": f"{options.sampling}: {described(sampling)}"})
@@ -163,7 +169,8 @@ def _against_checkpoint(candidate: Candidate, checkpoint: Checkpoint, options: C
     failing = next((j.comparison.question for j in judge(run, options.table).comparisons if j.first_failure), None)
     if failing is not None:
         question = next((question for question in asked if question.name == failing), asked[0])
-        run = run.with_divergence(sides.divergence(question, options.table))
+        divergence = sides.divergence(question, options.table)
+        run = run.with_divergence(other[1] if other is not None and not divergence.stage else divergence)
     if options.task_pictures:  # before the details, after which a backend may be closed
         run = _with_accuracy(run, sides, options.task_pictures)
     unmeasured = _unmeasured(sides, options.inside) if options.details else "no report was asked for (--report-dir)"
@@ -181,7 +188,8 @@ def _asked(candidate: Candidate, processor: Processor, count: int, steps: int, o
         from export.demo.reference import recipe_of
 
         prompts = demo_prompts(recipe_of(candidate.manifest["family"]))
-    return questions(processor, count, context, steps, prompts)
+    asked = questions(processor, count, context, steps, prompts)
+    return [question for question in asked if options.only in ("", question.name)]
 
 
 def _with_own_data(run: Run, data: OwnData, answers: Sequence[Answer]) -> Run:

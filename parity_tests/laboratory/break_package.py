@@ -26,6 +26,7 @@ from runtime_py.backends.records import MLC
 from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, execute
 from runtime_py.command.parser import Parser
+from runtime_py.contracts import DECODER, EMBED
 from runtime_py.errors import ExitCode, UsageError
 
 log = logging.getLogger("edgeproof.parity")
@@ -67,12 +68,13 @@ class Outcome:
         return f"| {self.fault.name} | {said} | {place} | {self.result.first_failure or ''} |"
 
 
-def outcomes(package: Path, checkpoint: Checkpoint, layer: int, wanted: str = "") -> Iterator[Outcome]:
+def outcomes(package: Path, checkpoint: Checkpoint, layer: int, wanted: str = "", every: bool = True) -> Iterator[Outcome]:
     """Every fault made in a copy of the package and checked.
 
     Args:
         layer: decoder layer of the faults that sit in one.
         wanted: a fault's name, or part of several; "" for all.
+        every: whether all questions of the check are asked, or the one that a fault of that stage shows in.
     """
     done: set[object] = set()
     chosen = faults_of(package, checkpoint, layer)
@@ -89,7 +91,8 @@ def outcomes(package: Path, checkpoint: Checkpoint, layer: int, wanted: str = ""
                 log.info("%s: %r", fault.name, error)
                 yield Outcome(fault, None)
                 continue
-            yield Outcome(fault, check(copy, checkpoint, CheckOptions(steps=STEPS, trust=True)))
+            only = "" if every else "text" if fault.stage in (DECODER, EMBED) else "wide"
+            yield Outcome(fault, check(copy, checkpoint, CheckOptions(steps=STEPS, trust=True, only=only)))
 
 
 def faults_of(package: Path, checkpoint: Checkpoint, layer: int) -> tuple[Fault, ...]:
@@ -110,6 +113,11 @@ def parser(prog: str) -> Parser:
     made.add_argument("--calibration", type=Path, metavar="DIR", help="the calibration whose codes it holds")
     made.add_argument("--layer", type=int, default=1, help="decoder layer of the faults in one layer (default %(default)s)")
     made.add_argument("--fault", default="", metavar="TEXT", help="only faults whose name has this in it")
+    made.add_argument(
+        "--one-question",
+        action="store_true",
+        help="ask of the check's questions the one the fault shows in: phones are slow",
+    )
     flags.talk(made)
     return made
 
@@ -118,7 +126,7 @@ def _run(given: argparse.Namespace) -> int:
     checkpoint = open_checkpoint(given.checkpoint, given.calibration)
     console.out("| fault | the check | divergence | first failure |\n|---|---|---|---|")
     good, made = True, 0
-    for outcome in outcomes(given.package, checkpoint, given.layer, given.fault):
+    for outcome in outcomes(given.package, checkpoint, given.layer, given.fault, not given.one_question):
         console.out(outcome.line())
         made += outcome.result is not None
         good = good and (outcome.result is None or (outcome.caught and outcome.named))

@@ -21,11 +21,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from export.package.sample_questions import drawn_pictures
 from parity_tests.laboratory.onnx_tamper import tamper
+from parity_tests.laboratory.other_settings import bilinear_resize, half_statistics, other_settings, quarter_size
 from runtime_py.backends.records import ONNX
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, VISION
-from runtime_py.preprocess.processors import make_processor
 
 
 @dataclass(frozen=True)
@@ -110,45 +109,13 @@ def other_key_positions(package: Path) -> None:
     tamper(package, CONNECTOR, "key_positions", transposed)
 
 
-def _pixels(manifest: dict[str, Any]) -> list[np.ndarray]:
-    """What the package's processor makes of the check's first picture."""
-    images = make_processor(manifest["processor"], manifest["runtime"], None).images(drawn_pictures()[:1])
-    return [array for image in images for array in image.vision.values()]
-
-
-def other_settings(package: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """The processor's settings are others than the checkpoint's.
-
-    Raises:
-        ValueError: this family's pictures come out the same.
-    """
-    path = package / "manifest.json"
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-    before = _pixels(manifest)
-    manifest["runtime"] |= change(manifest["runtime"])
-    after = _pixels(manifest)
-    if all(a.shape == b.shape and np.array_equal(a, b) for a, b in zip(before, after, strict=True)):
-        raise ValueError("this family's settings have no such number")
-    path.write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-
-
-def bilinear_resize(package: Path) -> None:
-    """The processor's settings name another resampling kernel than the checkpoint's."""
-    other_settings(package, lambda _: {"resample": "bilinear"})
-
-
 def of_pictures(precision: str) -> tuple[Fault, ...]:
     """The faults in what the settings of some families say of pictures: their statistics and their largest size."""
-
-    def statistics(settings: dict[str, Any]) -> dict[str, Any]:
-        return {name: [0.5] * 3 for name in ("mean", "std") if name in settings}
-
-    def size(settings: dict[str, Any]) -> dict[str, Any]:
-        return {name: settings[name] // 4 for name in ("max_pixels",) if name in settings}
-
     return (
-        Fault("wrong pixel statistics", precision, partial(other_settings, change=statistics), "preprocess", "normalise"),
-        Fault("wrong largest size", precision, partial(other_settings, change=size), "preprocess", "size"),
+        Fault(
+            "wrong pixel statistics", precision, partial(other_settings, change=half_statistics), "preprocess", "normalise"
+        ),
+        Fault("wrong largest size", precision, partial(other_settings, change=quarter_size), "preprocess", "size"),
     )
 
 

@@ -23,8 +23,9 @@ from export.backends.mlc.passes.base import ModulePass
 from export.specs import ModelSpec
 from parity_tests.check.candidate import open_candidate
 from parity_tests.laboratory.early_append import EarlyAppend
-from parity_tests.laboratory.faults import Fault, bilinear_resize, of_pictures
+from parity_tests.laboratory.faults import Fault, of_pictures
 from parity_tests.laboratory.mlc_tamper import manifest_of, replaced, stored, tamper
+from parity_tests.laboratory.other_settings import bilinear_resize
 from parity_tests.localize.mlc_blocks import HOST, request
 from runtime_py.backends.records import MLC
 from runtime_py.contracts import DECODER, EMBED, VISION

@@ -76,18 +76,21 @@ def examine(translation: Translation) -> Callable[[Subject], Iterator[Finding]]:
 
 
 def text_findings(model: Any, session: Session, ids: np.ndarray, of: str) -> Iterator[Finding]:
-    """Both sides' logits of text; once more with embeddings so small that the eps of the first norm outweighs them."""
+    """Both sides' logits of text; once more with embeddings so small that the eps of the first norm outweighs them.
+
+    The latter are of a kind of their own: rounding grows where nothing but eps is left to divide by.
+    """
     import torch
 
     layout = session.processor.layout(ids, [])
     whole = session.merge(layout, [])
     with torch.inference_mode():
         embeds = model.get_input_embeddings()(torch.from_numpy(ids))
-        for name, share in (("text", 1.0), ("faint text", FAINT)):
+        for name, share, kind in (("text", 1.0, Kind.LOGITS), ("faint text", FAINT, Kind.PROMPT_LOGITS)):
             theirs = model(inputs_embeds=embeds * share).logits if share != 1.0 else model(torch.from_numpy(ids)).logits
             ours = session.prefill(whole * np.float32(share), layout, "all")
             session.reset()
-            yield Finding(f"logits of {name}{of}", Kind.LOGITS, theirs.float().numpy(), ours)
+            yield Finding(f"logits of {name}{of}", kind, theirs.float().numpy(), ours)
 
 
 def language(values: Mapping[str, Any]) -> Values:

@@ -26,7 +26,7 @@ from runtime_py.version import VERSION
 LAYER = 17
 """Of 30: the decoder layer that is broken."""
 
-BROKEN = ("cpu int4", "cpu fp32", "android int4")
+BROKEN = ("android int4", "cpu int4", "cpu fp32")
 """Packages that are broken; the float32 one for what has no place in four bits."""
 
 
@@ -58,7 +58,7 @@ class Run:
             f"{name}, {'as the file has it' if seed is None else 'dithered'}": self.work.kept(
                 f"shell {name} {seed or ''}", [name, seed], partial(measure.shelled, self.work, name, seed)
             )
-            for name in measure.SHELLS
+            for name in self.given.shells.split(",")
             for seed in (None, material.DITHERED)
         }
 
@@ -122,6 +122,7 @@ def parser(prog: str) -> Parser:
     made.add_argument("--page", type=Path, metavar="FILE", help="write the page here; default stdout")
     made.add_argument("--parts", default=",".join(PARTS), metavar="P,P", help=f"of {', '.join(PARTS)}; default all")
     made.add_argument("--exports", metavar="NAME;NAME", help="exports by the page's names; default all")
+    made.add_argument("--shells", default=",".join(measure.SHELLS), metavar="S,S", help="layouts (default %(default)s)")
     made.add_argument("--samples", type=int, default=128, help="that methods see (default %(default)s)")
     made.add_argument("--tokens", type=int, default=20_000, help="that they are compared on (default %(default)s)")
     made.add_argument("--on", default="cpu:32,cpu:64", metavar="GRID,GRID", help="grids (default %(default)s)")

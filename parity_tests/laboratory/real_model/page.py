@@ -130,7 +130,7 @@ def _shells(shells: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         logits, packages = told["opinion"]["logits"], told["packages"]
         worst = "; ".join(f"{what.removeprefix('logits ')} {float(error):.2g}" for what, (error, _) in logits.items())
         worst += f": {told['opinion']['verdict']}"
-        verdicts = " | ".join(_verdict(packages[kind]) for kind in ("fp32", "int4"))
+        verdicts = " | ".join(_verdict(packages.get(kind)) for kind in ("fp32", "int4"))
         bits = ", ".join(f"{value:.2f}" for value in packages["int4"]["bits_per_weight"].values())
         yield f"| {name} | {worst} | {verdicts} | {bits} | {_nearest(packages['int4']['largest'])} |"
 
@@ -152,7 +152,9 @@ def _nearest(largest: Mapping[str, Sequence[Any]]) -> str:
     return f"{100 * share:.0f} %: {comparison}, {where}, {metric} {figure:.4g} of {limit:g}"
 
 
-def _verdict(told: Mapping[str, Any]) -> str:
+def _verdict(told: Mapping[str, Any] | None) -> str:
+    if told is None:
+        return ""
     return str(told["verdict"]) if told["code"] in (0, 5) else f"exit code {told['code']}"
 
 
