@@ -3,7 +3,7 @@
     ENVIRONMENT/bin/python -m parity_tests.laboratory.real_model.gptq_variants WORK
 
 ENVIRONMENT is the one that `comparison.installed` makes for llm-compressor under WORK/environments; WORK is the page's
-folder. Layers are four kinds in four blocks, inputs those of full precision on a quarter of the rows that methods see.
+folder. Layers are four kinds in four blocks, inputs those of full precision on the first quarter of the rows that methods see.
 Printed is the output error, as a multiple of that of our default, geometric mean over the layers.
 """
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 GRID, GROUP = "ort_int4_b32", 32
 BLOCKS, KINDS = (0, 10, 20, 29), ("self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj")
 SHARE = 4
-"""One row in so many is shown."""
+"""Of the rows the first in so many parts is shown."""
 
 OURS = "ours"
 
@@ -113,7 +113,8 @@ def main(folder: Path) -> None:
     for name, layer in layers.items():
         layer.register_forward_pre_hook(lambda _, given, seen=moments[name]: seen.add(given[0].detach()))
     with torch.no_grad():
-        for row in json.loads((folder / "ids.json").read_text(encoding="utf-8"))[::SHARE]:
+        rows = json.loads((folder / "ids.json").read_text(encoding="utf-8"))
+        for row in rows[: len(rows) // SHARE]:
             model.model(torch.tensor([row]))
         weights = {name: layer.weight.data.float() for name, layer in layers.items()}
         errors = {
