@@ -3,8 +3,8 @@
     ENVIRONMENT/bin/python -m parity_tests.laboratory.real_model.gptq_variants WORK
 
 ENVIRONMENT is the one that `comparison.installed` makes for llm-compressor under WORK/environments; WORK is the page's
-folder. Layers are four kinds in four blocks, inputs those of full precision on the first quarter of the rows that methods see.
-Printed is the output error, as a multiple of that of our default, geometric mean over the layers.
+folder. Layers are four kinds in four blocks, inputs those of full precision on the first quarter of the rows that methods
+see. Printed is the output error, as a multiple of that of our default, geometric mean over the layers.
 """
 
 from __future__ import annotations
