@@ -75,7 +75,7 @@ def _run(given: argparse.Namespace) -> int:
         "%s, %d: about %d passes through the whole model", evaluation.source, evaluation.count,
         len(backend.wider) * len(planned.wanted[name]) + 3,
     )  # fmt: skip
-    search, record = _prepared(given, planned, name, evaluation)
+    search, record = _prepared(given, planned, name, evaluation, request.options)
     full = evaluation.score(evaluation.weights)
     if gate is None:
         room = _room(given.budget, planned, name)
@@ -104,7 +104,11 @@ def _run(given: argparse.Namespace) -> int:
 
 
 def _prepared(
-    given: argparse.Namespace, planned: CalibrationPlan, name: str, evaluation: Evaluation
+    given: argparse.Namespace,
+    planned: CalibrationPlan,
+    name: str,
+    evaluation: Evaluation,
+    options: Mapping[str, object],
 ) -> tuple[Search, dict[str, Any]]:
     """The search, with what an earlier run measured, and what identifies it."""
     from calibrate.search import Search, write_choice
@@ -120,6 +124,8 @@ def _prepared(
         "embed_precision": given.embed_precision, "head_precision": given.head_precision,
         "measured_on": {"source": evaluation.source, "count": evaluation.count, "seed": given.seed}, "codes": None,
     }  # fmt: skip
+    if options:
+        record["options"] = dict(options)
     if given.calibration is not None:
         stored = StoredCodes(given.calibration, name, weights, planned.assignments[name])
         weights, codes = stored.weights, stored
