@@ -1,7 +1,8 @@
 """One package, its graphs on the WebGPU provider against the same graphs on the processor, from a picture to an answer.
 
 Both sides compute in float32 throughout (`parity_tests.localize.onnx_blocks.set_exact` and
-`runtime_py.backends.attention_apart.widen`), so that a difference is a kernel's. What ran where is read from ONNX Runtime's profile, so that a graph that stayed on the processor is not called checked.
+`runtime_py.backends.attention_apart.widen`), so that a difference is a kernel's. What ran where is read from ONNX Runtime's
+profile, so that a graph that stayed on the processor is not called checked.
 """
 
 from __future__ import annotations
