@@ -75,14 +75,14 @@ class WebGpu:
         """Whether the device computes in float16 (the feature shader-f16)."""
         value = np.ones((4,), np.float16)
         try:
-            return bool((self._run(_doubled(value.dtype), {"x": value}) == 2).all())
+            return bool((self.run(_doubled(value.dtype), {"x": value}) == 2).all())
         except Exception:  # whatever onnxruntime raises where a shader needs a feature that is missing
             return False
 
     @cached_property
     def attention_errors(self) -> Mapping[str, float]:
         """How far the provider's attention is off, over the largest value, by what was tried."""
-        return {trial.name: trial.error(self._run) for trial in self._tried}
+        return {trial.name: trial.error(self.run) for trial in self._tried}
 
     @cached_property
     def _tried(self) -> list[attention_trial.Trial]:
@@ -139,7 +139,8 @@ class WebGpu:
             raise _no_device("the lines above say what is missing")
         return session
 
-    def _run(self, model: bytes, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
+    def run(self, model: bytes, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The first output of a model, which is opened as it is."""
         options = self._ort.SessionOptions()
         options.log_severity_level = 4  # fatal: a feature that is missing is an answer here
         output: np.ndarray = self._open(model, options).run(None, dict(feeds))[0]
@@ -148,7 +149,7 @@ class WebGpu:
     def _try_to_start(self) -> None:
         value = np.ones((4,), np.float32)
         try:
-            self._run(_doubled(value.dtype), {"x": value})
+            self.run(_doubled(value.dtype), {"x": value})
         except MachineError:
             raise
         except Exception as error:  # onnxruntime raises a dozen unrelated classes

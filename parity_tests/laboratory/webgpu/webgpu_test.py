@@ -10,9 +10,10 @@ import onnxruntime
 import pytest
 
 from parity_tests.conftest import ExportedPackage
-from parity_tests.laboratory.webgpu import command, kernels
+from parity_tests.laboratory.webgpu import command, kernels, written_kernel
 from parity_tests.laboratory.webgpu.kernels import Checked, Stage, check, placement
 from runtime_py.backends import attention_apart, ort, webgpu
+from runtime_py.backends.attention_trial import trials
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, STAGES, VISION
 from runtime_py.errors import ExitCode, MachineError
 
@@ -29,6 +30,17 @@ def test_every_graph_on_the_provider(case: str, exported: ExportedPackage) -> No
         pytest.skip(f"not run: {error.what}")
     checked = check(exported(case, "cpu", "fp32"))
     assert checked.passed, checked
+
+
+@pytest.mark.parametrize(("lanes", "cleared"), [(4, False), (4, True), (8, False), (16, False), (32, False)])
+def test_each_fault_of_the_providers_kernel_fails_the_trial(lanes: int, cleared: bool) -> None:
+    trial = trials()[0]
+    assert trial.error(lambda _model, feeds: written_kernel.attention(feeds, lanes, cleared)) > 0.01 > trial.limit
+
+
+@pytest.mark.parametrize("lanes", [8, 16, 32])
+def test_the_kernel_with_neither_fault_is_attention(lanes: int) -> None:
+    assert trials()[0].error(lambda _model, feeds: written_kernel.attention(feeds, lanes, cleared=True)) < 1e-6
 
 
 @pytest.fixture
