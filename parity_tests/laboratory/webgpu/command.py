@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, execute
 from runtime_py.command.parser import Parser
@@ -98,26 +96,15 @@ def about(provider: WebGpu, version: str) -> list[str]:
 
 
 def _as_written(provider: WebGpu) -> list[tuple[str, float]]:
-    """How far what the provider gives is from its kernel in NumPy, by the faults that are switched on; no row where it fails."""
-    from parity_tests.laboratory.webgpu import written_kernel
+    """`written_kernel.differences` of what the provider gives; no row where it fails."""
+    from parity_tests.laboratory.webgpu.written_kernel import differences
     from runtime_py.backends.attention_trial import trials
 
     trial = trials()[0]
     try:
-        given = provider.run(trial.model, trial.feeds)
+        return differences(trial, provider.run(trial.model, trial.feeds))
     except Exception:  # whatever onnxruntime raises; the table above has it as an infinite error
         return []
-    written = {
-        "neither fault": (8, True),
-        "4 lanes": (4, True),
-        "variables not cleared, 8 lanes": (8, False),
-        "4 lanes, variables not cleared": (4, False),
-    }
-    largest = np.abs(trial.expected).max()
-    return [
-        (faults, float(np.abs(given - written_kernel.attention(trial.feeds, lanes, cleared)).max() / largest))
-        for faults, (lanes, cleared) in written.items()
-    ]
 
 
 def table(results: Sequence[Checked]) -> str:

@@ -10,17 +10,35 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from runtime_py.backends.attention_trial import HEADS, ROWS, WIDTH
+from runtime_py.backends.attention_trial import HEADS, ROWS, WIDTH, Trial
 
 SCORED = 8
 """Keys that the kernel scores in a step where subgroups have no more lanes."""
+
+
+WRITTEN = {
+    "neither fault": (SCORED, True),
+    "4 lanes": (4, True),
+    "variables not cleared": (SCORED, False),
+    "4 lanes and variables not cleared": (4, False),
+}
+"""Name to lanes and whether variables are cleared."""
+
+
+def differences(trial: Trial, given: np.ndarray) -> list[tuple[str, float]]:
+    """How far what a provider gives for the first trial is from the written kernel, over the largest value."""
+    largest = np.abs(trial.expected).max()
+    return [
+        (name, float(np.abs(given - attention(trial.feeds, *faults)).max() / largest)) for name, faults in WRITTEN.items()
+    ]
 
 
 def attention(feeds: Mapping[str, np.ndarray], lanes: int = 4, cleared: bool = False) -> np.ndarray:
     """What the kernel gives for `runtime_py.backends.attention_trial.trials`' first: (1, ROWS, HEADS * WIDTH).
 
     Args:
-        lanes: of a subgroup: so many keys are taken a step. Below `SCORED`, lanes that are not there give zeros, whose scores count.
+        lanes: of a subgroup: so many keys are taken a step. Below `SCORED`, lanes that are not there give zeros, whose
+            scores count.
         cleared: scores begin at 0 in every step, as WGSL has it; else at what the last step left in their variables.
     """
     query, key, value = (feeds[name].reshape(ROWS, HEADS, WIDTH) for name in ("query", "key", "value"))
