@@ -131,7 +131,7 @@ class _Writer:
         self.prefix = f"{node.name or node.output[0]}/apart"
         self.nodes: list[Any] = []
 
-    def __call__(self, operator: str, *inputs: str, gives: str = "", **attributes: object) -> str:
+    def __call__(self, operator: str, *inputs: str, gives: str = "", **attributes: Any) -> str:
         """Add a node; returns the name of its value, which is ``gives`` where that is given."""
         from onnx import helper
 

@@ -56,7 +56,7 @@ def test_cached_attention_and_its_cache(cache: type, filled: int, rows: int, spa
     feeds |= {name: draw.standard_normal((1, kv_heads, capacity, width)).astype(cache) for name in ("pk", "pv")}
     feeds |= {"last": np.array([total - 1], np.int32), "total": np.array([total], np.int32)}
     casts = [helper.make_node("Cast", [name], [f"{name}c"], to=kind) for name in "qkv"]
-    attributes = {"num_heads": kv_heads * group, "kv_num_heads": kv_heads, "scale": 0.2, "do_rotary": 0}
+    attributes: dict[str, Any] = {"num_heads": kv_heads * group, "kv_num_heads": kv_heads, "scale": 0.2, "do_rotary": 0}
     inputs = ["qc", "kc", "vc", "pk", "pv", "last", "total"]
     node = helper.make_node("GroupQueryAttention", inputs, ["o", "nk", "nv"], domain=MICROSOFT, **attributes)
     back = helper.make_node("Cast", ["o"], ["out"], to=TensorProto.FLOAT)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -85,7 +86,9 @@ def _full() -> Trial:
     rows = {name: _drawn(ROWS, HEADS, seed) for seed, name in enumerate(("query", "key", "value"))}
     feeds = {name: _flat(array) for name, array in rows.items()}
     model = _model("MultiHeadAttention", feeds, {"num_heads": HEADS})
-    return Trial(f"{ROWS} rows that see each other", model, feeds, _flat(attention(*rows.values(), behind=None)))
+    return Trial(
+        f"{ROWS} rows that see each other", model, feeds, _flat(attention(rows["query"], rows["key"], rows["value"], None))
+    )
 
 
 def cached(kind: np.dtype, filled: int = 0, rows: int = ROWS) -> Trial:
@@ -100,12 +103,12 @@ def cached(kind: np.dtype, filled: int = 0, rows: int = ROWS) -> Trial:
     feeds = {given: array.astype(kind) for given, array in feeds.items()}
     feeds |= {"last": np.array([total - 1], np.int32), "total": np.array([total], np.int32)}
     model = _model("GroupQueryAttention", feeds, {"num_heads": HEADS, "kv_num_heads": KV_HEADS, "do_rotary": 0})
-    wide = (np.repeat(stored, HEADS // KV_HEADS, axis=1) for stored in (keys, values))
+    wide_keys, wide_values = (np.repeat(stored, HEADS // KV_HEADS, axis=1) for stored in (keys, values))
     name = f"{rows} row(s) behind {filled} in {kind}"
-    return Trial(name, model, feeds, _flat(attention(query, *wide, behind=filled)), LIMITS[kind])
+    return Trial(name, model, feeds, _flat(attention(query, wide_keys, wide_values, filled)), LIMITS[kind])
 
 
-def _model(operator: str, feeds: Mapping[str, np.ndarray], attributes: Mapping[str, int]) -> bytes:
+def _model(operator: str, feeds: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> bytes:
     from onnx import helper
 
     element = helper.np_dtype_to_tensor_dtype

@@ -12,7 +12,7 @@ from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, execute
 from runtime_py.command.parser import Parser
 from runtime_py.contracts import STAGES
-from runtime_py.errors import EdgeproofError, ExitCode, MachineError
+from runtime_py.errors import EdgeproofError, ExitCode, MachineError, UsageError
 
 if TYPE_CHECKING:
     from parity_tests.laboratory.webgpu.kernels import Checked, Stage
@@ -34,6 +34,7 @@ def parser(prog: str) -> Parser:
     """The flags."""
     made = Parser(prog, "Hold the WebGPU provider's kernels against the processor's, on every graph of packages.", EXAMPLES)
     made.add_argument("packages", nargs="*", type=Path, metavar="PACKAGE", help="folders that export wrote")
+    made.add_argument("--case", action="append", metavar="NAME", help="this golden checkpoint; repeatable; default all")
     flags.talk(made)
     return made
 
@@ -50,7 +51,7 @@ def _run(given: argparse.Namespace) -> int:
         return ExitCode.ENVIRONMENT
     console.out("\n".join(about(provider, onnxruntime.__version__)) + "\n")
     with tempfile.TemporaryDirectory(prefix="edgeproof-webgpu-") as scratch:
-        results = [_checked(package) for package in given.packages or _goldens(Path(scratch))]
+        results = [_checked(package) for package in given.packages or _goldens(Path(scratch), given.case)]
     console.out(table(results))
     return ExitCode.OK if all(result.passed for result in results) else ExitCode.PARITY_FAILED
 
@@ -63,11 +64,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return execute(COMMAND, "python -m parity_tests.laboratory.webgpu", arguments)
 
 
-def _goldens(scratch: Path) -> list[Path]:
-    """The golden checkpoints as packages for cpu at fp32, one after the other."""
+def _goldens(scratch: Path, names: Sequence[str] | None) -> list[Path]:
+    """The golden checkpoints as packages for cpu at fp32; those of the names, where any are given.
+
+    Raises:
+        UsageError: there is no such golden.
+    """
     from parity_tests.golden.golden import export_case
 
     cases = [folder for folder in sorted(GOLDENS.iterdir()) if (folder / "config.json").is_file()]
+    unknown = sorted(set(names or ()) - {case.name for case in cases})
+    if unknown:
+        raise UsageError(f"no golden {', '.join(unknown)}", ", ".join(case.name for case in cases), "correct --case")
+    cases = [case for case in cases if not names or case.name in names]
     return [export_case(case, "cpu", "fp32", scratch / case.name) for case in cases]
 
 
