@@ -96,7 +96,7 @@ def about(provider: WebGpu, version: str) -> list[str]:
     lines += [f"| {name} | {error:.1e} |" for name, error in provider.attention_errors.items()]
     lines += [
         "",
-        "| attention over all rows, the provider's kernel written down | differs from the provider's by |",
+        "| the provider's kernel over all rows, written down with | differs from the provider's by |",
         "|---|---|",
     ]
     lines += [f"| {faults} | {difference:.1e} |" for faults, difference in _as_written(provider)]
