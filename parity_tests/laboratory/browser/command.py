@@ -107,7 +107,7 @@ def _errors(tried: Sequence[Trial], results: Sequence[Mapping[str, Any]]) -> lis
             rows.append((trial.name, f"{FAILS}: {result['error'][:160]}"))
             continue
         given = np.array(result["values"], np.float32).reshape(trial.expected.shape)
-        worst = trial.error(lambda _model, _feeds, given=given: given)
+        worst = trial.off(given)
         rows.append((trial.name, f"{worst:.1e}" if worst <= trial.limit else f"{FAILS}: {worst:.1e}"))
     return rows
 
