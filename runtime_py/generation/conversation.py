@@ -22,7 +22,10 @@ Messages = str | Sequence[Message | Mapping[str, Any]]
 A part is ``{"type": "text", "text": ...}`` (or the text itself), or ``{"type": "image"}``, which takes the next picture of
 ``images`` or brings its own under ``image``. Parts keep their order where the model's prompt does."""
 
-PARTS = 'texts, {"type": "text", "text": ...}, {"type": "image"}, or {"type": "image", "image": a path, PIL image or array}'
+PARTS = (
+    'texts, {"type": "text", "text": ...}, {"type": "image"}, or {"type": "image", "image": a path, the bytes of a file, '
+    "a PIL image or an array}"
+)
 
 
 def read(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -104,10 +105,14 @@ def test_closing_waits_for_the_answer_at_work(exported: Path) -> None:
     assert begun.wait(30)
     closing = threading.Thread(target=model.close)
     closing.start()
+    closing.join(0.2)
+    assert closing.is_alive() and not ids
     go_on.set()
     asking.join(30)
     closing.join(30)
-    assert ids
+    assert not closing.is_alive()
+    with runtime_py.load(exported, threads=1) as again:
+        assert tuple(ids) == again.chat("Hello", overrides=GREEDY).ids
 
 
 def each(argument: str, *values: Any) -> list[dict[str, Any]]:
@@ -203,11 +208,12 @@ def test_turns_are_taken_one_after_the_other() -> None:
     def work(number: int) -> None:
         with turns.turn("work"):
             inside.append(number)
+            time.sleep(0.001)  # long enough for another thread to come in, were it let
             most.append(len(inside))
             inside.remove(number)
 
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(work, range(400)))
+        list(pool.map(work, range(40)))
     assert set(most) == {1}
     with turns.last() as was_open:
         assert was_open
