@@ -17,6 +17,7 @@ import numpy as np
 from runtime_py.backends.base import Arrays, closed
 from runtime_py.backends.logit_rows import logit_rows
 from runtime_py.backends.onnx_files import stage_files
+from runtime_py.backends.ort_inputs import DTYPES, PAST, PRESENT, refuse_other_inputs, taken
 from runtime_py.backends.ort_rows import OrtRow, RowPool, decode_rows, rounds_over_rows
 from runtime_py.backends.records import ONNX
 from runtime_py.backends.webgpu import PROVIDER as WEBGPU
@@ -34,18 +35,8 @@ DEVICES = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda"}
 LOWEST = ONNX.distributions[0].lowest
 """The oldest ONNX Runtime that loads the graphs: they are written in opset 23, which 1.22 refuses."""
 
-PAST, PRESENT = "past_key_values.", "present."
-
 SHRINK_AFTER = (VISION, CONNECTOR)
 """Stages whose activations are given back after each run: they are large and run once a picture."""
-
-_DTYPES = {
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-    "tensor(int64)": np.int64,
-    "tensor(int32)": np.int32,
-    "tensor(bool)": np.bool_,
-}
 
 
 @dataclass
@@ -135,12 +126,8 @@ class OrtBackend:
     def start(self, capacity: int) -> OrtState:
         """An empty cache of ``capacity`` positions on the provider's device."""
         device = self._device()
-        shapes, total = {}, 0
-        for value in self._session(DECODER).get_inputs():
-            if value.name.startswith(PAST):
-                shape, dtype = (1, value.shape[1], capacity, value.shape[3]), np.dtype(_DTYPES[value.type])
-                shapes[value.name] = (shape, dtype)
-                total += math.prod(shape) * dtype.itemsize
+        shapes = {name: ((1, heads, capacity, width), dtype) for name, ((heads, width), dtype) in self._caches().items()}
+        total = sum(math.prod(shape) * dtype.itemsize for shape, dtype in shapes.values())
         if device == "cpu":
             require_bytes(total, f"a cache of {capacity} positions", "export with a smaller --context")
         make = self._ort.OrtValue.ortvalue_from_numpy
@@ -168,7 +155,7 @@ class OrtBackend:
     def _decode(self, inputs: Arrays, positions: np.ndarray, buffers: Mapping[str, Any]) -> np.ndarray:
         """One decoder call over cache buffers that it writes in place; float32 logits of the positions."""
         session = self._session(DECODER)
-        asked = logit_rows(_taken(session), positions, inputs["inputs_embeds"].shape[1])
+        asked = logit_rows(taken(session), positions, inputs["inputs_embeds"].shape[1])
         binding = session.io_binding()
         for name, value in (self._feeds(DECODER, inputs) | asked.feeds).items():
             binding.bind_ortvalue_input(name, self._ort.OrtValue.ortvalue_from_numpy(value))
@@ -197,9 +184,7 @@ class OrtBackend:
 
     def start_together(self, count: int, capacity: int) -> list[OrtRow]:
         """See runtime_py.backends.base.Batching."""
-        caches = [value for value in self._session(DECODER).get_inputs() if value.name.startswith(PAST)]
-        shapes = {value.name: ((value.shape[1], value.shape[3]), np.dtype(_DTYPES[value.type])) for value in caches}
-        return RowPool(self._ort.OrtValue.ortvalue_from_numpy, shapes, count, capacity).rows
+        return RowPool(self._ort.OrtValue.ortvalue_from_numpy, self._caches(), count, capacity).rows
 
     def forward_together(self, states: Sequence[OrtRow], inputs: Sequence[Arrays]) -> np.ndarray:
         """See runtime_py.backends.base.Batching."""
@@ -236,6 +221,11 @@ class OrtBackend:
             self._ort.preload_dlls()
         if said.getvalue():
             log.debug("onnxruntime.preload_dlls: %s", said.getvalue().strip())
+
+    def _caches(self) -> dict[str, tuple[tuple[int, int], np.dtype[Any]]]:
+        """Heads and width of each half of a layer's cache, and its dtype, by input name."""
+        caches = [value for value in self._session(DECODER).get_inputs() if value.name.startswith(PAST)]
+        return {value.name: ((value.shape[1], value.shape[3]), np.dtype(DTYPES[value.type])) for value in caches}
 
     def _device(self) -> str:
         return DEVICES.get(self.providers[0], "cpu")
@@ -281,11 +271,12 @@ class OrtBackend:
                 f"its libraries and a device, found only {', '.join(started)}; the lines above say what is missing",
                 "pip install 'onnxruntime-gpu[cuda,cudnn]' for CUDA's libraries, or choose another provider",
             )
+        refuse_other_inputs(path, session, self.contracts[stage])
         return session
 
     def _feeds(self, stage: str, inputs: Arrays) -> dict[str, np.ndarray]:
         """Inputs checked against the contract, in the dtypes the graph takes."""
-        wanted = {name: _DTYPES[value.type] for name, value in _taken(self._session(stage)).items()}
+        wanted = {name: DTYPES[value.type] for name, value in taken(self._session(stage)).items()}
         feeds = {}
         for tensor in self.contracts[stage].inputs:
             if tensor.name.startswith(PAST) or (tensor.name not in inputs and not tensor.required):
@@ -301,11 +292,6 @@ class OrtBackend:
             tensor.check(array.astype(tensor.dtype, copy=False), stage)
             feeds[tensor.name] = array
         return feeds
-
-
-def _taken(session: Any) -> dict[str, Any]:
-    """What a session can be fed, by name."""
-    return {value.name: value for value in (*session.get_inputs(), *session.get_overridable_initializers())}
 
 
 def widened(value: np.ndarray) -> np.ndarray:

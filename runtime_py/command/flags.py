@@ -16,6 +16,8 @@ RANDOM_SEED = -1
 SEEDS = 2**32
 """Seeds are whole numbers below this one; `RANDOM_SEED` stands for one drawn afresh."""
 
+FOLDER_OR_NAME = "folder that export wrote, or USER/NAME[@REVISION] on the model hub"
+
 log = logging.getLogger("edgeproof")
 
 Group = argparse._ActionsContainer
