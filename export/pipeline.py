@@ -106,6 +106,8 @@ def _package(request: ExportRequest, verifier: Verifier | None, progress: Progre
         if request.resume and _finished_before(request, checkpoint, planned):
             return output
         planned.refuse_if_it_does_not_fit()
+        for note in planned.notes:
+            log.info("note: %s", note)
         stored = _stored_codes(request, checkpoint, planned)
         folder, journal = _workshop(request, checkpoint, planned)
         with SourceHashes(checkpoint.files(), journal) as hashes:

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from export.backends.registry import backend_named
-from export.package.disk import free_bytes
 from export.plan.machine import available_memory
 from export.plan.widths import remarks
 from export.quantisation.choice import widened
-from export.quantisation.spec import Assignment
+from export.quantisation.spec import Assignment, is_int4
 from export.quantisation.stored import read_manifest
 from runtime_py.contracts import STAGES
 from runtime_py.errors import DoesNotFitError
+from runtime_py.hub.room import free_bytes
 from targets.base import Limits, Target
 from targets.devices import devices_of
 from targets.fitting.fit import Setting, nearest_fit
@@ -264,7 +264,7 @@ def exceptional_groups(spec: ModelSpec, target: Target, precision: str) -> list[
 
     options = BuildOptions(target, precision, target.limits)
     groups = [g for name in target.backend_names for g in group_layers(name, _exporter(name).assignments(spec, options))]
-    asked = "int4" if precision.startswith(("int4", "q4")) else precision
+    asked = "int4" if is_int4(precision) else precision
     return [group for group in groups if group.storage != asked]
 
 

@@ -85,6 +85,13 @@ class Candidate:
         """How close a package with integers must be to the reference that holds the same integers."""
         return self.examiner.implementation_standard(self)
 
+    def standard(self) -> Standard:
+        """How close the package must be to the reference with its own numbers (`checkpoint_side.stored_reference`)."""
+        from parity_tests.reference.checkpoint_side import is_quantised
+
+        other = self.stores_roundings() or is_quantised(self.assignments())
+        return self.implementation_standard() if other else self.float_standard()
+
     def release(self) -> None:
         """Give the memory back. A backend that cannot open its files again is closed."""
         if isinstance(self.backend, Releasing):
