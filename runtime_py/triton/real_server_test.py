@@ -43,7 +43,7 @@ def server(here: TritonEnvironment, repository: Path, tmp_path_factory: pytest.T
 
 def test_the_smoke_client_is_content(here: TritonEnvironment, server: TritonProcess, repository: Path) -> None:
     http, grpc, _ = server.ports
-    command = [str(here.python), str(repository / SMOKE), "127.0.0.1", f"--http-port={http}", f"--grpc-port={grpc}"]
+    command = [str(here.python), str(repository / SMOKE), "127.0.0.1", str(http), str(grpc)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "gRPC, streamed: 16 tokens" in done.stdout
