@@ -42,6 +42,9 @@ OURS: Mapping[str, Mapping[str, Any]] = {
 }
 """What ``python -m calibrate`` is given; no method for what an export does by itself."""
 
+BUILDING = ("setuptools", "wheel")
+"""What some of the libraries are built with where they are installed."""
+
 TABLE, HEAD = "embed_tokens.table", "decoder.head"
 
 
@@ -100,7 +103,7 @@ class Comparison:
             given = [str(python), str(program), str(language_model(self.work)), str(ids(self.work)), str(out)]
             said = json.loads(run([*given, *library.options], variables={"CUDA_VISIBLE_DEVICES": ""}).splitlines()[-1])
         except MachineError as error:
-            return {"error": str(error).strip().splitlines()[-1][:200]}
+            return {"error": error.what.strip().splitlines()[-1][:200]}
         plain = plan(calibration(self.work), self.distances.checkpoint).assignments["onnx"]
         tables = {} if library.own_table else {layer: plain[layer] for layer in (TABLE, HEAD)}
         read = Replaced(self.distances.checkpoint.weights, canonical(out, library.own_table))
@@ -116,7 +119,7 @@ def installed(work: Work, library: Library) -> Path:
     Raises:
         MachineError: something cannot be installed here.
     """
-    python = environment(work, Path(library.program).stem, ())
+    python = environment(work, Path(library.program).stem, BUILDING)
     (site,) = python.parent.parent.glob("lib/python*/site-packages")
     done = site / "installed.json"
     wanted = [*library.beside, *library.alone]
