@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from export.backends.base import Build, BuildOptions, ExportBackend, Prediction, Step
 from export.backends.onnx.choices import HEAD, TABLE, TABLE_BLOCK, OnnxChoices, assign, choices, sharing
+from export.backends.onnx.consumers.held import joined_file
 from export.quantisation.spec import Assignment, Storage
 from runtime_py.backends import records
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, STAGES, VISION
@@ -113,7 +114,7 @@ def data_name(stage: str, chosen: OnnxChoices) -> str:
     """Of the file with a stage's weights. Vision encoder and connector lie as the two parts of the graph that joins them,
     by the names under which a browser looks for them (`export.backends.onnx.consumers`).
     """
-    joined = stage_file(VISION, chosen).name.replace("vision_tower", "vision_encoder") + "_data"
+    joined = f"{joined_file(stage_file(VISION, chosen)).name}_data"
     return {VISION: joined, CONNECTOR: f"{joined}_1"}.get(stage, f"{stage_file(stage, chosen).name}_data")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from parity_tests.laboratory.phone_faults import dequantised, quantised
 from parity_tests.laboratory.real_model.measure import largest, share_of
+from parity_tests.laboratory.real_model.page import Measured, page
 from parity_tests.laboratory.real_model.shells import SHELLS, WIDE, widened
 from parity_tests.laboratory.real_model.work import Work
 
@@ -41,6 +43,35 @@ def test_a_figure_that_is_no_number_is_the_worst() -> None:
     good = {**row, "metrics": {"kl_max": 0.4}, "limits": {"kl_max": 0.5}}
     assert largest([bad, good])["kernels"][0] == math.inf
     assert largest([good])["kernels"][0] == pytest.approx(0.8)
+
+
+def test_the_page_tells_what_was_measured() -> None:
+    row = [math.inf, "wide picture_logits", "kl_max", math.nan, 0.5]
+    package = {
+        "code": 5, "verdict": "fail", "bits_per_weight": {"onnx": 5.21}, "predicted_peak": 2 << 30, "peak": 2 << 30,
+        "processor_seconds": 61.2, "largest": {"kernels": row},
+    }  # fmt: skip
+    opinion = {"verdict": "pass", "first_failure": None, "logits": {"logits of text": [1.94e-6, 2e-5]}}
+    photographs = {
+        "files": ["china.jpg"], "verdict": "pass", "largest": {},
+        "opinions": [
+            {"part": "pixels", "what": "china", "against": "X", "metric": "max_abs", "error": 0, "verdict": "pass"}
+        ],
+    }  # fmt: skip
+    whole = page(
+        Measured(
+            {"torch": "2.13"}, 16, 4096, {"cpu int4": package}, [], {"android int4": ["| swapped norm | caught | | |"]},
+            {"wemm, dithered": {"opinion": opinion, "packages": {"int4": package}}},
+            None,
+            photographs,
+        ),
+        datetime.date(2026, 11, 28),
+    )  # fmt: skip
+    assert "| cpu int4 | fail | 5.21 | 2.00 GiB | 2.00 GiB | +0 % | 61 |" in whole
+    nearest = "inf %: kernels, wide picture_logits, kl_max nan of 0.5"
+    assert f"| wemm, dithered | of text 1.9e-06: pass |  | fail | 5.21 | {nearest} |" in whole
+    assert "swapped norm" in whole and "china against X: max_abs 0, pass" in whole
+    assert "nothing compared" in whole
 
 
 def test_words_and_scales_of_a_phone_go_there_and_back() -> None:
