@@ -43,7 +43,7 @@ class EarlyAppend(ModulePass):
 
 
 def _replaced(mod: IRModule) -> list[GlobalVar]:
-    names = [variable for variable in mod.get_global_vars() if variable.name_hint.startswith(REPLACED)]
+    names = [variable for variable in mod.get_global_vars() if REPLACED in variable.name_hint]
     return [variable for variable in names if "mla" not in variable.name_hint]
 
 
