@@ -70,6 +70,18 @@ def parser(prog: str) -> Parser:
     return made
 
 
+def default_weights(model: str) -> str | None:
+    """The demo checkpoint of an alias; the weights of a folder or a hub id are its own.
+
+    Raises:
+        UsageError: a name that stands for nothing.
+    """
+    from export.families.names import meant
+    from export.source.hub import DEMO
+
+    return DEMO if meant(model).published is not None and "/" not in model else None
+
+
 def request_of(options: argparse.Namespace) -> ComparisonRequest:
     """What the flags ask for.
 
@@ -79,7 +91,7 @@ def request_of(options: argparse.Namespace) -> ComparisonRequest:
     settings = tuple(GridSetting.parse(text) for text in options.on or ()) or DEFAULT_SETTINGS
     base = CalibrationRequest(
         model=options.model,
-        weights=options.weights or (None if Path(options.model).is_dir() else "demo"),
+        weights=options.weights or default_weights(options.model),
         target=settings[0].target,
         precision="int4",
         method="mse-clip",

@@ -249,15 +249,11 @@ class _OneGrid:
 
     def _sized(self, row: Row, planned: CalibrationPlan) -> Row:
         """The row with the bits of a weight and the bytes of a package that the planned layers make."""
-        from export.backends.base import BuildOptions
         from export.backends.registry import backend_named
         from export.plan.widths import whole
 
-        asked, spec = self.base.export(), self.checkpoint.spec
-        limits = asked.limits(spec.decoder.max_positions)
-        options = BuildOptions(asked.target_record(), asked.precision_name(), limits, asked.backend_options())
         assignments = planned.assignments[self.backend]
-        prediction = backend_named(self.backend).exporter().predict(spec, options, assignments)
+        prediction = backend_named(self.backend).exporter().predict(self.checkpoint.spec, planned.options, assignments)
         return replace(row, bits=whole(assignments).bits, size=sum(prediction.file_bytes.values()))
 
     def _choice(self, path: Path) -> Path:

@@ -41,11 +41,11 @@ def ask_all(
     Args:
         sampling: settings of one more answer to each; None for greedy answers alone.
     """
-    expected = [_recorded(full, candidate, processor, question, steps, None, sampling) for question in asked]
+    expected = [said_by_reference(full, candidate, processor, question, steps, None, sampling) for question in asked]
     fed = list(zip(asked, [recording.arrays["greedy_ids"] for recording in expected], strict=True))
     inside = expected
     if stored is not None:
-        inside = [_recorded(stored, candidate, processor, q, steps, forced, sampling) for q, forced in fed]
+        inside = [said_by_reference(stored, candidate, processor, q, steps, forced, sampling) for q, forced in fed]
     tight: list[Recording | None] = [None] * len(asked)
     if exact is not None:
         tight = [_said(exact, q, steps, forced, sampling) for q, forced in fed]
@@ -78,15 +78,16 @@ def with_own_places(processor: Processor, question: Question) -> Question:
     return replace(question, input_ids=processor.encode([message], images))
 
 
-def _recorded(
+def said_by_reference(
     backend: Backend,
     candidate: Candidate,
     processor: Processor,
     question: Question,
     steps: int,
-    forced: np.ndarray | None,
-    sampling: Sampling | None,
+    forced: np.ndarray | None = None,
+    sampling: Sampling | None = None,
 ) -> Recording:
+    """A reference's answer in the package's place, a prompt in one call however the package is fed it."""
     began = time.monotonic()
     limits = Limits(candidate.limits.context, candidate.limits.context)
     recording = record(backend, processor, limits, replace(question, calls=1), steps, forced, sampling)

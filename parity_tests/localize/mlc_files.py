@@ -13,6 +13,7 @@ from export.backends.mlc.overview import WithOverview, make_overview
 from export.backends.mlc.package_parts import declared_parameters
 from export.backends.mlc.parameters import ParameterBytes
 from export.backends.mlc.schemes import scheme_of
+from export.backends.mlc.stock_engine import stock_engine
 from parity_tests.check.candidate import Candidate
 from parity_tests.reference.checkpoint_side import Checkpoint, codes_of
 from runtime_py.backends.tensor_cache import read_tensor_cache
@@ -31,7 +32,7 @@ def other_parameters(side: Candidate, checkpoint: Checkpoint) -> list[str]:
     folder = side.folder / side.block["weights"]
     there = read_tensor_cache(side.folder, side.manifest, side.block["weights"])
     scheme, spec = scheme_of(side.block["quantization"]), checkpoint.spec
-    overview = make_overview(spec, side.processor, Limits(**side.manifest["limits"]))
+    overview = make_overview(spec, side.processor, stock_engine(spec, Limits(**side.manifest["limits"])).picture)
     weights, codes, assignments = codes_of(checkpoint, side.assignments(), side.examiner.record_name)
     expected = ParameterBytes(WithOverview(weights, overview), codes, scheme)
     wrong = []

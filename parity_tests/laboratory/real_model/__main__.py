@@ -14,6 +14,7 @@ from export.backends.registry import backends
 from export.plan.machine import tool_versions
 from parity_tests.laboratory.faults import FAULTS, of_layer, of_pictures
 from parity_tests.laboratory.real_model import material, measure
+from parity_tests.laboratory.real_model.comparison import Comparison
 from parity_tests.laboratory.real_model.page import Measured, page
 from parity_tests.laboratory.real_model.work import Work
 from runtime_py.command import console, flags
@@ -73,6 +74,9 @@ class Run:
         settings = [on, methods, self.work.samples, self.work.tokens]
         return self.work.kept("methods", settings, partial(measure.compared, self.work, on, methods))
 
+    def libraries(self) -> dict[str, Any]:
+        return Comparison(self.work).rows()
+
     def _asked(self, name: str) -> bool:
         return self.wanted is None or name in self.wanted
 
@@ -105,6 +109,7 @@ PARTS: dict[str, Callable[[Run], Any]] = {
     "sets": Run.sets,
     "photographs": Run.photographs,
     "methods": Run.methods,
+    "libraries": Run.libraries,
 }
 
 
@@ -138,7 +143,7 @@ def _run(given: argparse.Namespace) -> int:
     exports = {**made.get("exports", {}), **made.get("calibrated", {})}
     told = Measured(
         versions, given.samples, given.tokens, exports, [made["methods"]] if "methods" in made else [],
-        made.get("faults", {}), made.get("shells", {}), made.get("sets"), made.get("photographs"),
+        made.get("faults", {}), made.get("shells", {}), made.get("sets"), made.get("photographs"), made.get("libraries", {}),
     )  # fmt: skip
     written = page(told, datetime.date.today())
     if given.page is None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from calibrate.evaluation.compare_table import from_json, long_table
+from parity_tests.laboratory.real_model.comparison import lines as compared_lines
+from parity_tests.laboratory.real_model.shown import SAMPLES
 
 GB = 1 << 30
 
@@ -35,6 +37,7 @@ class Measured:
         shells: layout to what `measure.shelled` says.
         sets: a comparison of sets of samples as JSON.
         photographs: what `measure.photographed` says.
+        libraries: method, ours or another library's, to what `comparison.Comparison` says of it.
     """
 
     versions: Mapping[str, str]
@@ -46,6 +49,7 @@ class Measured:
     shells: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     sets: Mapping[str, Any] | None = None
     photographs: Mapping[str, Any] | None = None
+    libraries: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def page(measured: Measured, date: datetime.date) -> str:
@@ -83,6 +87,8 @@ def _lines(measured: Measured, date: datetime.date) -> Iterator[str]:
             "default of a model that is no demo).\n"
         )
         yield long_table(from_json(measured.sets))
+    if measured.libraries:
+        yield from _libraries(measured)
     if measured.tables:
         yield "\n## Methods\n"
         yield (
@@ -92,6 +98,19 @@ def _lines(measured: Measured, date: datetime.date) -> Iterator[str]:
             "`cpu` too.\n"
         )
         yield long_table([row for table in measured.tables for row in from_json(table)])
+
+
+def _libraries(measured: Measured) -> Iterator[str]:
+    yield "\n## Methods and libraries\n"
+    yield (
+        f"At {measured.tokens:,} tokens of the standard library's documentation, in windows of 512, which no method sees. "
+        f"All see the same {SAMPLES} questions about other modules and their documentation, the libraries as ids. What each "
+        "gives is read back to float32 and put into one float32 model, so that only the codes differ. Decoder layers have "
+        "four bits in groups of 32, no zero points where none are named; the matrix that is embedding and head has ours in "
+        "eight bits, once, except in llama.cpp's files, which bring their own. Bits and MB are of the language model's "
+        "matrices, each counted once.\n"
+    )
+    yield from compared_lines(measured.libraries)
 
 
 def _shells(shells: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
