@@ -77,18 +77,17 @@ class Chromium:
             )
         return answer["result"].get("value")
 
-    def until(self, script: str, what: str, seconds: float = SECONDS) -> Any:
-        """The first value of a script that is true.
+    def until(self, script: str, what: str, seconds: float = SECONDS) -> None:
+        """Wait until a script comes to something true.
 
         Raises:
             MachineError: none in time; ``what`` says for what was waited.
         """
         ends = time.monotonic() + seconds
-        while not (value := self.value(script)):
+        while not self.value(f"!!({script})"):
             if time.monotonic() > ends:
                 raise MachineError(f"{what}: not within {seconds:.0f} s", "the page to get there", "look at its screenshot")
             time.sleep(0.02)
-        return value
 
     def open(self, url: str) -> None:
         """Go to a page and wait until it is there."""

@@ -12,8 +12,8 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from parity_tests.laboratory.page_check.chromium import Chromium, chromium, program
-from parity_tests.laboratory.page_check.served import served
 from parity_tests.laboratory.page_check.visit import QUESTION, Visitor
+from parity_tests.laboratory.served import served
 from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, execute
 from runtime_py.command.parser import Parser

@@ -15,7 +15,7 @@ from runtime_py.errors import MachineError
 from runtime_py.serving.client import Client
 
 TAB, ENTER, ESCAPE = ("Tab", 9), ("Enter", 13, "\r"), ("Escape", 27)
-QUESTION, SECOND = "What colour is it?", "How many shapes are there?"
+QUESTION, SECOND = "Describe the picture.", "How many shapes are there?"
 LONG = "red " * 60
 TRIES = 8
 IDLE = "document.querySelector('#stop').hidden"

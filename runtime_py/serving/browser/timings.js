@@ -13,9 +13,10 @@ const STAGES = [
 export function timing({ timings, usage }) {
   const stages = STAGES.map(([kind, name, field]) => ({ kind, name, seconds: timings[field] }));
   const bar = make("div", { className: "bar", ariaHidden: "true" });
+  const all = stages.reduce((sum, stage) => sum + stage.seconds, 0);
   for (const { kind, seconds } of stages.filter((stage) => stage.seconds > 0)) {
     const part = make("span", { className: kind });
-    part.style.flexGrow = String(seconds);
+    part.style.flexGrow = String((100 * seconds) / all);
     bar.append(part);
   }
   const rows = stages.map(({ kind, name, seconds }) =>
