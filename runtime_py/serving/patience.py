@@ -1,6 +1,7 @@
 """Connections that keep the server waiting are closed: no whole head of a request in time, a body that outlasts its answer.
 
-uvicorn bounds the time between two requests and nothing else of the kind; such connections count against all that may be open.
+uvicorn bounds the time between two requests and nothing else of the kind; such connections count against all that may be
+open.
 """
 
 from __future__ import annotations

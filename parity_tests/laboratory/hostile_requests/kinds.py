@@ -239,11 +239,14 @@ class Kinds:
     def address(self) -> Attempt:
         url = self.draw.choice(
             (
-                "file:///etc/passwd", "http://169.254.169.254/latest/meta-data", "http://127.0.0.1:22/", "http://[::1]/",
+                "file:///etc/passwd",
+                "http://169.254.169.254/latest/meta-data",
+                "http://127.0.0.1:22/", "http://[::1]/",
                 "ftp://a/b",
                 "gopher://127.0.0.1:25/x", "data:text/html,<script>", "data:image/png;base64,", "data:image/png;base64,%%%",
                 "data:,",
-                "javascript:alert(1)", "http://0x7f000001/", "//evil/x.png", "data:image/svg+xml;base64,PHN2Zy8+", "\u0000", "",
+                "javascript:alert(1)", "http://0x7f000001/", "//evil/x.png",
+                "data:image/svg+xml;base64,PHN2Zy8+", "\u0000", "",
                 "data:image/png;base64," + "A" * 1000, "data:" + ";a=b" * 20_000 + ";base64,AAAA", "http://a" * 10_000,
             )
         )  # fmt: skip
