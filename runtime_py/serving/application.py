@@ -96,7 +96,9 @@ def application(service: Service, serving: Serving) -> Starlette:
         *page.routes(),
     ]
     handlers: Any = {Refusal: _refused, HTTPException: _http_error, Gone: _gone, Exception: _fault}
-    return Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
+    made = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
+    made.router.redirect_slashes = False  # its answer would name whatever host the request named
+    return made
 
 
 def _facts(service: Service, serving: Serving) -> dict[str, Any]:

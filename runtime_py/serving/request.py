@@ -79,14 +79,13 @@ def read(body: Any, max_pictures: int) -> ChatRequest:
     Raises:
         Refusal: a field is missing, of the wrong type or range, or asks for what is not built.
     """
+    given: dict[str, Any] = {}
+    if isinstance(body, dict):
+        given = {name: value for name, value in body.items() if value is not None}
+    _check_pairs(given)  # the schema says the same, in one form of many that fits no better than the others
     problems = schema().problems(body)
     if problems:
         raise _refusal(problems[0])
-    given: dict[str, Any] = {name: value for name, value in body.items() if value is not None}
-    if "top_logprobs" in given and not given.get("logprobs"):
-        raise invalid("top_logprobs is given without logprobs true", "top_logprobs")
-    if given.get("stream_options") and not given.get("stream"):
-        raise invalid("stream_options is given without stream true", "stream_options")
     urls: list[str] = []
     turns = tuple(_turn(row, urls) for row in given["messages"])
     if len(urls) > max_pictures:
@@ -104,6 +103,13 @@ def read(body: Any, max_pictures: int) -> ChatRequest:
         token_ids=given.get("return_tokens_as_token_ids", False),
         schema=_answer_schema(given.get("response_format", {})),
     )
+
+
+def _check_pairs(given: Mapping[str, Any]) -> None:
+    if "top_logprobs" in given and not given.get("logprobs"):
+        raise invalid("top_logprobs is given without logprobs true", "top_logprobs")
+    if given.get("stream_options") and not given.get("stream"):
+        raise invalid("stream_options is given without stream true", "stream_options")
 
 
 def _refusal(problem: str) -> Refusal:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from parity_tests.laboratory.hostile_requests.attempt import Attempt, outcome
 from parity_tests.laboratory.hostile_requests.kinds import Kinds
 from parity_tests.laboratory.served import Served, served
-from parity_tests.laboratory.server_rehearsal import Pairs, resident
+from parity_tests.laboratory.server_rehearsal import HUNDRED, Pairs, resident
 from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, execute
 from runtime_py.command.parser import Parser
@@ -106,18 +106,23 @@ def _run(given: argparse.Namespace) -> int:
     with served(given.package, LIMITS) as server:
         kinds = Kinds(server.name, random.Random(given.seed))
         attempts = [kinds.any(number) for number in range(given.requests)]
-        before, handles = resident(server.process.pid), open_files(server)
+        memory, handles = [resident(server.process.pid) or 0], open_files(server)
         began = time.monotonic()
         with Neighbours(server, pairs) as others, ThreadPoolExecutor(AT_A_TIME) as threads:
-            came = list(threads.map(lambda attempt: outcome(attempt, address(server), SECONDS), attempts))
-        took, after = time.monotonic() - began, resident(server.process.pid)
+            came: list[str] = []
+            for status in threads.map(lambda attempt: outcome(attempt, address(server), SECONDS), attempts):
+                came.append(status)
+                if len(came) % HUNDRED == 0:
+                    memory.append(resident(server.process.pid) or 0)
+        took = time.monotonic() - began
         wrong = _told(attempts, came)
         console.out(f"{given.requests} hostile requests in {took:.0f} s, {AT_A_TIME} at a time")
         console.out(f"others' answers meanwhile: {_counts(others.outcomes)}")
         waits = sorted(others.waits) or [float("nan")]
         console.out(f"/health: median {waits[len(waits) // 2]:.3f} s, longest {waits[-1]:.3f} s of {len(waits)}")
         left = _quiet(server)
-        console.out(f"resident memory {before or 0:.0f} MB before, {after or 0:.0f} MB after; {left}")
+        held = ", ".join(f"{megabytes:.0f}" for megabytes in memory)
+        console.out(f"resident memory before and after each hundred, MB: {held}; {left}")
         console.out(f"open files {handles} before, {open_files(server)} after")
         alive = server.process.poll() is None
         faults = [line for line in server.said().splitlines() if "Traceback" in line or "ERROR" in line or "failed" in line]

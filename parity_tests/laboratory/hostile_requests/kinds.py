@@ -96,7 +96,8 @@ class Kinds:
             content += b"\x01\0\x01\0" + bytes(24)
         else:
             content = b"P6 %d %d 255\n" % (side, side)
-        return Attempt("decompression bombs", [self.asked_about(content)])
+        right = ANSWERED if kind == "comment" else REFUSED  # a small picture, whose comment nobody unpacks
+        return Attempt("decompression bombs", [self.asked_about(content)], right)
 
     def absurd_size(self) -> Attempt:
         huge = self.draw.choice((2**33, 10**15, 10**40))
@@ -284,4 +285,4 @@ class Kinds:
                 self.draw.randbytes(self.draw.randint(1, 3000)) + b"\r\n\r\n",
             )
         )
-        return Attempt("framing", [made], frozenset({"400", "413", "501", "505", CLOSED}))
+        return Attempt("framing", [made], frozenset({"400", "404", "413", "501", "505", CLOSED}))

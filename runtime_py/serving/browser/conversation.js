@@ -1,6 +1,6 @@
 // The turns so far: as the next request carries them, and as the page shows them.
 
-import { at, make } from "./elements.js";
+import { at, make, toTheEnd } from "./elements.js";
 import { plural, timing } from "./timings.js";
 
 export class Conversation {
@@ -22,7 +22,7 @@ export class Conversation {
     const asked = make("li", { className: "turn asked" }, heading("You"), ...shown, make("p", {}, text));
     const growing = new Growing();
     this.#list.append(asked, growing.element);
-    growing.reveal();
+    toTheEnd();
     return growing;
   }
 
@@ -60,7 +60,7 @@ class Growing {
     const follow = atEnd();
     this.tokens += 1;
     this.#text.append(piece);
-    if (follow) this.reveal();
+    if (follow) toTheEnd();
   }
 
   /** The answer is whole; `told` is the stream's last chunk. */
@@ -68,7 +68,7 @@ class Growing {
     this.#end();
     if (reason === "length") this.#note("It ends here because the longest answer or the context was reached.");
     if (told?.timings) this.element.append(timing(told));
-    this.reveal();
+    toTheEnd();
   }
 
   /** Nothing more comes, because the reader said so. */
@@ -82,11 +82,7 @@ class Growing {
   fail(why) {
     this.#end();
     this.element.append(make("p", { className: "failed" }, why));
-    this.reveal();
-  }
-
-  reveal() {
-    scrollTo({ top: document.documentElement.scrollHeight });
+    toTheEnd();
   }
 
   #end() {

@@ -7,4 +7,7 @@ export function make(kind, properties = {}, ...children) {
   return element;
 }
 
+/** Scroll so that the last turn is seen. */
+export const toTheEnd = () => scrollTo({ top: document.documentElement.scrollHeight });
+
 export const at = (id) => document.getElementById(id);

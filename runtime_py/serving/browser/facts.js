@@ -2,7 +2,7 @@
 
 import { at, make } from "./elements.js";
 
-const VERDICTS = { pass: "parity proven", fail: "parity failed", "not run": "parity not checked" };
+const VERDICTS = { pass: "parity passed", fail: "parity failed", "not run": "parity not checked" };
 
 /** Fill the side of the page. */
 export function show(facts, health) {

@@ -2,15 +2,19 @@
 
 import { photograph } from "./camera.js";
 import { Conversation } from "./conversation.js";
-import { at } from "./elements.js";
+import { at, toTheEnd } from "./elements.js";
 import { show } from "./facts.js";
 import { Server, ServerError } from "./server.js";
+import { plural } from "./timings.js";
 import { Tray } from "./tray.js";
 
 const server = new Server();
 const conversation = new Conversation();
 const complain = (words) => (at("problem").textContent = words);
-const tray = new Tray(complain, (count) => tell(count ? `${count} to be sent` : ""));
+const tray = new Tray(complain, (count) => {
+  tell(count ? `${plural(count, "picture")} to be sent` : "");
+  if (count && !conversation.empty) toTheEnd();
+});
 const tell = (words) => (at("status").textContent = words);
 let model = null;
 let answering = null;
@@ -152,6 +156,9 @@ at("key-form").addEventListener("submit", async (event) => {
   else complain("The server does not know this key.");
 });
 
-if (matchMedia("(max-width: 52rem)").matches) at("about").open = false;
+const narrow = matchMedia("(max-width: 52rem)");
+const fold = () => (at("about").open = !narrow.matches);
+narrow.addEventListener("change", fold);
+fold();
 tray.listen();
 open();
