@@ -86,7 +86,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"n": 4}, "n"),
     ({"n": True}, "n"),
     ({"stream": True, "stream_options": {"every": 1}}, "stream_options.every"),
-    ({"stop": [""]}, "stop"),
+    ({"stop": [""]}, "stop[0]"),
     ({"stop": ["x"] * 17}, "stop"),
     ({"logprobs": 3}, "logprobs"),
     ({"top_logprobs": 2}, "top_logprobs"),
