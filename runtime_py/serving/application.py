@@ -48,7 +48,7 @@ def application(service: Service, serving: Serving) -> Starlette:
     """The ASGI application over an open service, which it closes at its end."""
     metrics = Metrics(service)
     facts = _facts(service, serving)
-    document = openapi.document()
+    document = openapi.document(serving.name)
 
     async def models(_request: Request) -> Response:
         return JSONResponse({"object": "list", "data": [facts]})

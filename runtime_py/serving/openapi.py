@@ -111,9 +111,10 @@ COMPLETION = _object(
 )
 
 
-def document() -> dict[str, Any]:
-    """The whole document, version 3.1."""
+def document(model: str) -> dict[str, Any]:
+    """The whole document, version 3.1, of a server of this model."""
     asked = json.loads(json.dumps(request.schema().root).replace('"#/$defs/', f'"{SHARED}'))
+    asked["properties"]["model"]["const"] = model
     schemas = {
         **asked.pop("$defs"),
         "ChatRequest": asked,

@@ -65,7 +65,7 @@ def test_every_route_is_described_and_every_description_is_routed(server: Server
 
 def resolved(name: str) -> dict[str, Any]:
     """A schema of the document with the others beside it, for a validator of JSON Schema."""
-    components = openapi.document()["components"]["schemas"]
+    components = openapi.document("demo")["components"]["schemas"]
     text = json.dumps({"$ref": f"{openapi.SHARED}{name}", "$defs": components})
     value: dict[str, Any] = json.loads(text.replace(openapi.SHARED, "#/$defs/"))
     return value

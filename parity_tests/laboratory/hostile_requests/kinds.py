@@ -219,7 +219,7 @@ class Kinds:
         whole = post(self.body("red " * 50, stream=True, max_tokens=1500, temperature=2))
         choice = self.draw.randrange(3)
         pieces = [whole[: self.draw.randrange(1, len(whole))]] if choice == 0 else [whole]
-        read = 0 if choice < 2 else self.draw.randint(1, 400)
+        read = 0 if choice < 2 else self.draw.randint(20, 400)
         return Attempt("clients that leave", pieces, frozenset({CLOSED, "200"}), read)
 
     def path(self) -> Attempt:
