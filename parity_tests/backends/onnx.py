@@ -37,7 +37,7 @@ class OnnxExaminer(Examiner):
     # how close
 
     def implementation_standard(self, side: Candidate) -> Standard:
-        """By what rounds: kernels of int4 layers and of the tower by choice, operators around int8 rows, or the cache alone."""
+        """By what rounds: kernels of int4 layers and the tower by choice, operators around int8 rows, or the cache alone."""
         if self._rounds_blocks(side) or self._rounds_tokens(side):
             return Standard.KERNELS_INT8
         if any(grid.endswith("int8_row") for grid in _grids(side)):

@@ -1,11 +1,12 @@
-"""How long one picture takes in a vision tower: our graphs of every precision beside a plain one in ONNX Runtime and OpenVINO.
+"""How long a picture takes in a vision tower: our graphs by precision beside a plain one in ONNX Runtime and OpenVINO.
 
-    python -m parity_tests.laboratory.vision_speed --side 448 --layers 27 --threads 2 [--peer openvino] [--json-file FILE]
+    python -m parity_tests.laboratory.vision_speed --side 448 --layers 27 --peer openvino [--graphs DIR]
 
-The tower is SigLIP-so400m (width 1152, 16 heads, MLP 4304) with random weights. All rows are timed in turn, one call each, in
-one process, so that a drift of the machine touches them alike; ratios are of medians. ``plain fp32`` is the tower traced
+The tower is SigLIP-so400m (width 1152, 16 heads, MLP 4304) with random weights. All rows are timed in turn in one
+process, so that a drift of the machine touches them alike; ratios are of medians. ``plain fp32`` is the tower traced
 with PyTorch's own operators to standard ONNX, which is also what OpenVINO reads (with its bf16 hint). ``cosine`` is that
-of the worst token with the plain graph in ONNX Runtime: random weights, so no word on quality (`vision_quality` has it).
+of the worst token with the plain graph in ONNX Runtime: random weights, so no word on quality (`observe_tower` has it).
+Graphs of this side and depth that lie in ``--graphs`` already are timed as they are.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, execute
 from runtime_py.command.parser import Parser
 from runtime_py.contracts import VISION
-from runtime_py.errors import MissingDependencyError
+from runtime_py.errors import MachineError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -87,7 +88,7 @@ def tower(side: int, layers: int) -> ModelSpec:
     grid = side // PATCH
     shape = {"width": WIDTH, "heads": HEADS, "mlp_width": MLP, "patch_size": PATCH, "layers": layers}
     vision = replace(spec.vision, **shape, positions=PositionKind.FIXED, native_grid=grid, grid=(grid, grid))
-    return replace(spec, vision=vision)
+    return replace(spec, vision=vision, decoder=replace(spec.decoder, layers=1))
 
 
 def write(spec: ModelSpec, precision: str, folder: Path) -> Path:
@@ -99,9 +100,12 @@ def write(spec: ModelSpec, precision: str, folder: Path) -> Path:
     from export.modules.kernels import Kernels
     from export.quantisation.codes import RoundToNearest
     from export.quantisation.grids import GRIDS
-    from targets.registry import TARGETS
+    from targets.registry import target_named
 
-    target = TARGETS["cpu"]
+    path = folder / f"{precision.replace(' ', '_')}.onnx"
+    if path.is_file():
+        return path
+    target = target_named("cpu")
     plain = precision == PLAIN
     options = BuildOptions(target, "int4", target.limits, {"vision_precision": "fp32" if plain else precision})
     assignments = OnnxBackend().assignments(spec, options)
@@ -111,7 +115,7 @@ def write(spec: ModelSpec, precision: str, folder: Path) -> Path:
         model = stage_model(spec, VISION, chosen_for(spec, options), assignments)
     weights = RandomWeights(spec)
     source = StageWeights(VISION, weights, RoundToNearest(weights, assignments, GRIDS), assignments)
-    path = folder / f"{precision.replace(' ', '_')}.onnx"
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_stage(model, source, path, lambda *_: None)
     return path
 
@@ -130,12 +134,12 @@ def openvino(path: Path, threads: int) -> Callable[[np.ndarray], np.ndarray]:
     """The graph compiled by OpenVINO for one picture at a time in bfloat16.
 
     Raises:
-        MissingDependencyError: OpenVINO is not installed.
+        MachineError: OpenVINO is not installed.
     """
     try:
         import openvino as library
     except ImportError as error:
-        raise MissingDependencyError("openvino is not installed", "the peer named by --peer", "pip install openvino") from error
+        raise MachineError("openvino is not installed", "the peer named by --peer", "pip install openvino") from error
     options = {"INFERENCE_PRECISION_HINT": "bf16", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
     compiled = library.Core().compile_model(str(path), "CPU", options)
     return lambda pixels: compiled([pixels])[0]
@@ -181,6 +185,7 @@ def parser(prog: str) -> Parser:
     made.add_argument("--rounds", type=int, default=5, help="timed calls of every row (default 5)")
     made.add_argument("--precision", action="append", help="of our graphs (default: int8, int8_weights, fp32)")
     made.add_argument("--peer", action="append", choices=("openvino",), default=[], help="another runtime, installed")
+    made.add_argument("--graphs", type=Path, help="keep the graphs there, 0.4 to 1.7 GB each at 27 layers")
     made.add_argument("--json-file", type=Path, help="write the figures there")
     flags.talk(made)
     return made
@@ -191,7 +196,7 @@ def _run(arguments: argparse.Namespace) -> int:
     shape = (arguments.tiles, 3, *(PATCH * size for size in spec.vision.grid))
     pixels = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        folder = (arguments.graphs or Path(name)) / f"{arguments.side}_{arguments.layers}"
         precisions = arguments.precision or ["int8", "int8_weights", "fp32"]
         paths = {precision: write(spec, precision, folder) for precision in (PLAIN, *precisions)}
         calls = {precision: onnx_runtime(path, arguments.threads) for precision, path in paths.items()}

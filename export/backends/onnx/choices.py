@@ -10,6 +10,7 @@ from export.backends.base import BuildOptions
 from export.backends.onnx.record import BACKEND, BLOCK_SIZES, TOKEN_GRID
 from export.quantisation.block_length import length_for
 from export.quantisation.spec import Assignment, LayerShape, Storage
+from runtime_py.backends import records
 from runtime_py.errors import UsageError
 
 ALLOWED: dict[str, tuple[Any, ...]] = {
@@ -63,8 +64,10 @@ def choices(options: BuildOptions, routed: bool = False) -> OnnxChoices:
                 f"option {name}={options.extra[name]}", "one of " + ", ".join(map(str, allowed)), "choose one of these"
             )
     plain = options.precision if options.precision != "int4" else None
+    # CUDA has no product of bytes with a scale a row: such layers would go back to the processor
+    eight_bits = "int8" if options.target.runs is records.ONNX else "int8_weights"
     defaults: Mapping[str, Any] = {
-        "vision_precision": plain or "int8",
+        "vision_precision": plain or eight_bits,
         "embed_precision": plain or ("fp16" if routed else "int8"),
         "cache": "float32" if options.precision == "fp32" else "float16",
     }

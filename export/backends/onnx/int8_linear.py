@@ -1,4 +1,4 @@
-"""Linear layers of 8-bit weights whose input is rounded to 8 bits too, one scale a token: the vision tower of small packages.
+"""Linear layers of 8-bit weights whose input is rounded to 8 bits too, one scale a token: vision towers of int4 packages.
 
 A token's scale needs no calibration and follows the picture, and the product of bytes is what processors are fastest at
 (AMX, VNNI, arm64's dot product). Inputs are unsigned and matrices signed, the one pair that ONNX Runtime multiplies with

@@ -2,7 +2,7 @@
 
 Every graph computes in float32 (the processor has no faster half-precision kernels; docs/targets/cpu.md has the figures).
 What a plan changes is how a matrix is stored: float32, float16 with a cast, packed integers for MatMulNBits, or int8 with
-activations quantised on the way (`export.backends.onnx.int8_linear`). Initializers that stand for a quantised layer are called
+activations quantised on the way (`int8_linear` beside this file). Initializers that stand for a quantised layer are called
 ``<layer>.weight_codes``, ``.weight_scales`` and ``.weight_zero_points``; `export.graphs.writer` fills them.
 
 Operators: onnxruntime docs/ContribOperators.md; RotaryEmbedding and RMSNormalization: onnx opset 23.
