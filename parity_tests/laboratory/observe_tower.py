@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from export.backends.onnx.int8_linear import ACTIVATED, ACTIVATED_ZERO
+from export.backends.onnx.int8_linear import ACTIVATED, ACTIVATED_ZERO, HIGHEST, ZERO
 from export.backends.onnx.record import TOKEN_GRID
 from export.modules.build import layer_shapes
 from export.modules.kernels import Kernels, Linear, Role
@@ -42,14 +42,14 @@ SIXTEEN = 32767
 
 
 def token_codes(x: Tensor, zero: int) -> tuple[Tensor, Tensor]:
-    """Codes 0 to 255 of a token's values, and its scale: the least that holds both ends of its range."""
-    scale = torch.maximum(x.amax(-1, keepdim=True) / (255 - zero), x.amin(-1, keepdim=True) / -zero).clamp(min=1e-30)
-    return (torch.round(x / scale) + zero).clamp(0, 255), scale
+    """Codes 0 to 127 of a token's values, and its scale: the least that holds both ends of its range."""
+    scale = torch.maximum(x.amax(-1, keepdim=True) / (HIGHEST - zero), x.amin(-1, keepdim=True) / -zero).clamp(min=1e-30)
+    return (torch.round(x / scale) + zero).clamp(0, HIGHEST), scale
 
 
 def token(name: str) -> Rounding:
     """How the tower's layer of this name rounds."""
-    zero = ACTIVATED_ZERO if name.endswith(ACTIVATED) else 128
+    zero = ACTIVATED_ZERO if name.endswith(ACTIVATED) else ZERO
 
     def rounded(x: Tensor) -> Tensor:
         codes, scale = token_codes(x, zero)
@@ -63,7 +63,7 @@ class SixteenBitLinear(Linear):
 
     def __init__(self, name: str, in_features: int, out_features: int, bias: bool, role: Role) -> None:
         super().__init__(in_features, out_features, bias, role)
-        self.zero = ACTIVATED_ZERO if name.endswith(ACTIVATED) else 128
+        self.zero = ACTIVATED_ZERO if name.endswith(ACTIVATED) else ZERO
 
     def forward(self, x: Tensor) -> Tensor:
         grid = GRIDS[TOKEN_GRID]

@@ -134,7 +134,7 @@ def test_other_choices_run_on_their_grids(tmp_path: Path) -> None:
 
 def test_a_token_is_rounded_apart_from_its_neighbours(tmp_path: Path) -> None:
     """A token a thousand times as large as the others must not take their bits; one of zeros stays what it is."""
-    layer, grid = Int8TokenLinear(64, 48, True, 128), GRIDS[TOKEN_GRID]
+    layer, grid = Int8TokenLinear(64, 48, True, 64), GRIDS[TOKEN_GRID]
     weight, bias = torch.randn(48, 64, generator=torch.Generator().manual_seed(1)), torch.linspace(-1, 1, 48)
     codes = grid.quantise(weight)
     layer.weight_codes.data = (codes.codes.to(torch.int16) - 128).to(torch.int8)
@@ -148,7 +148,7 @@ def test_a_token_is_rounded_apart_from_its_neighbours(tmp_path: Path) -> None:
     (output,) = session.run(None, {session.get_inputs()[0].name: tokens.numpy()})
     expected = (tokens @ grid.dequantise(codes).T + bias).numpy()
     errors = np.linalg.norm(output - expected, axis=-1) / np.linalg.norm(expected, axis=-1)
-    assert 1e-4 < errors.max() < 0.012
+    assert 1e-4 < errors.max() < 0.02
     np.testing.assert_array_equal(output[1, 3], bias.numpy())
 
 

@@ -2,9 +2,10 @@
 
 A token's scale needs no calibration and follows the picture, and the product of bytes is what processors are fastest at
 (AMX, VNNI, arm64's dot product). Inputs are unsigned and matrices signed, the one pair that ONNX Runtime multiplies with
-AMX: both unsigned took 9 times as long, both signed 30 times (1.32, docs/results/vision.md). On an x86 processor
-without VNNI the sum of two products is held in sixteen bits, which overflow where two neighbouring weights and both inputs
-are near their largest (onnxruntime, docs/performance/model-optimizations/quantization.md).
+AMX: both unsigned took 9 times as long, both signed 30 times (1.32, docs/results/vision.md). An x86 processor without
+VNNI adds two of these products in sixteen bits, which overflow (onnxruntime,
+docs/performance/model-optimizations/quantization.md): a trained tower's worst token fell from cosine 0.9999 to 0.995. So the
+codes of inputs stop at 127, where 2 * 127 * 128 fits, and the numbers are the same on every processor.
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.onnx.ops import symbolic
 
-ACTIVATED, ACTIVATED_ZERO = ".mlp.fc2", 32
+HIGHEST, ZERO = 127, 64
+"""The largest code of an input, and the code that is zero in it."""
+
+ACTIVATED, ACTIVATED_ZERO = ".mlp.fc2", 16
 """Layers that read an activation's output, which reaches far above zero and hardly below (GELU to -0.17, SiLU to -0.28), and
-the code that is zero in their input: 223 steps upward in place of 127."""
+the code that is zero in their input: 111 steps upward in place of 63."""
 
 PRODUCT = "com.microsoft::MatMulIntegerToFloat"
 
@@ -24,7 +28,7 @@ LEAST_SCALE = 1e-30
 
 
 class Int8TokenLinear(nn.Module):
-    """y = x W^T (+ b), x rounded to uint8 with one scale a row of (tokens, in), W int8 with one scale a row of (out, in).
+    """y = x W^T (+ b), x rounded to 0..127 with one scale a row of (tokens, in), W int8 with one scale a row of (out, in).
 
     Initializers: codes int8 (out, in), scales float32 (out,), bias float32 (out,).
 
@@ -40,7 +44,7 @@ class Int8TokenLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(out_features), requires_grad=False) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        above, below = x.amax(-1, keepdim=True) / (255 - self.zero), x.amin(-1, keepdim=True) / -self.zero
+        above, below = x.amax(-1, keepdim=True) / (HIGHEST - self.zero), x.amin(-1, keepdim=True) / -self.zero
         scale = torch.maximum(above, below).clamp(min=LEAST_SCALE)
         tokens, scales = x.flatten(0, -2), scale.flatten()
         zeros = torch.full((tokens.shape[0],), self.zero, dtype=torch.uint8)

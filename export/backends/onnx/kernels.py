@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.onnx.ops import symbolic, symbolic_multi_out
 
-from export.backends.onnx.int8_linear import ACTIVATED, ACTIVATED_ZERO, Int8TokenLinear
+from export.backends.onnx.int8_linear import ACTIVATED, ACTIVATED_ZERO, ZERO, Int8TokenLinear
 from export.modules.kernels import CachedAttention, Kernels, Role
 from export.quantisation.grid_blockwise import BlockGrid
 from export.quantisation.grids import GRIDS
@@ -67,7 +67,7 @@ class OrtKernels(Kernels):
             grid = GRIDS[assignment.grid]
             assert isinstance(grid, BlockGrid), f"{name}: ONNX Runtime has no kernel for the grid {grid.name}"
             if grid.group == 0:
-                zero = ACTIVATED_ZERO if name.endswith(ACTIVATED) else 1 << (grid.bits - 1)
+                zero = ACTIVATED_ZERO if name.endswith(ACTIVATED) else ZERO
                 return Int8TokenLinear(in_features, out_features, bias, zero)
             level = self.choices.accuracy_level if grid.bits == 4 else 0
             return NBitsLinear(in_features, out_features, bias, grid, level)
