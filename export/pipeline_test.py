@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -11,10 +12,11 @@ import numpy as np
 import pytest
 
 from export.command.progress import Progress
-from export.pipeline import export
+from export.package.journal import Journal
+from export.pipeline import export, plan
 from export.request import ExportRequest
 from parity_tests.check.verifier import PackageVerifier
-from runtime_py.errors import ParityError
+from runtime_py.errors import ParityError, UsageError
 from runtime_py.package import read, verify
 
 GOLDENS = Path(__file__).parents[1] / "parity_tests" / "goldens"
@@ -35,6 +37,22 @@ class Meddler(Progress):
             floats = raw[-4 * 1024 :].view(np.float32)
             floats += 1.0
             raw.tofile(self.weights)
+
+
+def test_an_export_says_what_a_dry_run_would(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Before any work: this one ends at the journal of another request."""
+    request = ExportRequest(
+        model=str(GOLDENS / "minicpm-v"), target="cpu", precision="int4", block_size=128, output=tmp_path / "out",
+        without_tokenizer=True, resume=True, skip_verify=True,
+    )  # fmt: skip
+    notes = plan(request, None).notes
+    (tmp_path / "out.partial").mkdir()
+    Journal(tmp_path / "out.partial", {"model": "another"}).begin()
+    with caplog.at_level(logging.INFO, "edgeproof"), pytest.raises(UsageError, match="another"):
+        export(request, None)
+    said = [record.getMessage() for record in caplog.records]
+    padded = [note for note in notes if "padded to whole blocks" in note]
+    assert padded and all(f"note: {note}" in said for note in padded)
 
 
 def test_a_failed_check_and_then_a_passed_one(tmp_path: Path) -> None:

@@ -9,11 +9,13 @@ from runtime_py.errors import DoesNotFitError
 
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
+LIMITS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
+"""Limit and usage of this container, cgroup v2 and v1 (Linux, Documentation/admin-guide/cgroup-v2.rst)."""
 
 
 def available_bytes() -> int | None:
     """Bytes that can be had now, swap and a container's limit included; None where the system does not say."""
-    sizes = [size for size in (_of_machine(), _of_container()) if size is not None]
+    sizes = [size for size in (_of_machine(), container_bytes()) if size is not None]
     return min(sizes) if sizes else None
 
 
@@ -41,19 +43,21 @@ def _of_machine() -> int | None:
             return None
 
 
-def _of_container() -> int | None:
-    try:
-        limit = int((CGROUP / "memory.max").read_text(encoding="ascii"))
-        usage = int((CGROUP / "memory.current").read_text(encoding="ascii"))
-        return max(limit - usage + _reclaimable(), 0)
-    except (OSError, ValueError):  # ValueError: "max", no limit
-        return None
+def container_bytes() -> int | None:
+    """Bytes that this container's limit leaves; None where it has none."""
+    for limit_file, usage_file in LIMITS:
+        try:
+            limit, usage = (int((CGROUP / name).read_text(encoding="ascii")) for name in (limit_file, usage_file))
+        except (OSError, ValueError):  # ValueError: "max", no limit
+            continue
+        return max(limit - usage + _reclaimable((CGROUP / limit_file).parent), 0)
+    return None
 
 
-def _reclaimable() -> int:
+def _reclaimable(cgroup: Path) -> int:
     """File cache counted as usage, which the kernel gives back under pressure: a package that was just hashed lies there."""
     try:
-        rows = (line.split() for line in (CGROUP / "memory.stat").read_text(encoding="ascii").splitlines())
+        rows = (line.split() for line in (cgroup / "memory.stat").read_text(encoding="ascii").splitlines())
         return int(dict(rows).get("inactive_file", 0))
     except (OSError, ValueError):
         return 0

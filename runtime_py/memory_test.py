@@ -25,6 +25,16 @@ def test_the_smaller_of_machine_and_container(machine: Path) -> None:
     assert memory.available_bytes() == 2_000_000
 
 
+def test_an_older_containers_limit_counts_too(machine: Path) -> None:
+    """cgroup v1, whose files lie a folder deeper; its file cache is free as v2's is."""
+    (machine / "memory").mkdir()
+    (machine / "memory" / "memory.limit_in_bytes").write_text("3000000\n")
+    (machine / "memory" / "memory.usage_in_bytes").write_text("1000000\n")
+    assert memory.container_bytes() == memory.available_bytes() == 2_000_000
+    (machine / "memory" / "memory.stat").write_text("cache 900\ninactive_file 400000\n")
+    assert memory.container_bytes() == 2_400_000
+
+
 def test_what_does_not_fit_is_refused(machine: Path) -> None:
     memory.require_bytes(5000 * 1024, "the cache", "a smaller one")
     with pytest.raises(DoesNotFitError, match=r"the cache needs 5\.2 GB"):

@@ -87,7 +87,7 @@ class Model:
 
         Args:
             messages: one question, or the turns so far (see runtime_py.generation.conversation.Messages).
-            images: paths, PIL images or uint8 arrays.
+            images: paths, bytes of files, PIL images or uint8 arrays.
             stream: called with each piece of text as it comes.
             overrides: sampling and limits apart from the package's defaults.
             upright: whether photographs are turned as EXIF says; None for what `load` was told.
@@ -221,7 +221,10 @@ def load(
     with last_resort("opening the package"):
         check_choices(backend, threads, providers)
         opened = package.read(package_folder(path, lambda known: trusting.require_known(known, backend, trust)))
-        trusting.require(opened, backend, trust)
+        if verify == "full":  # compares the files that are code with all others
+            trusting.require_known(opened, backend, trust)
+        else:
+            trusting.require(opened, backend, trust)
         package.verify(opened, verify)
         words = open_tokenizer(opened)
         processor = open_processor(opened, words)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from export.publish.push import Destination, Pushed
     from export.request import ExportRequest
     from export.verification import Verifier
+    from runtime_py.package import Package
 
 log = logging.getLogger("edgeproof")
 
@@ -119,13 +119,14 @@ def _export(request: ExportRequest, verifier: Verifier, options: argparse.Namesp
 
     progress = Progress(quiet=options.quiet)
     folder = export(request, verifier, progress)
+    package = read(folder)
     if not options.quiet:
         log.info("\n%s", progress.table())
-        for line in engine_lines(stored_engines(read(folder).manifest)):
+        for line in engine_lines(stored_engines(package.manifest)):
             log.info("%s", line)
     pushed = None if options.push is None else _push(folder, options)
     if options.json:
-        console.out_json(_result(folder) | ({} if pushed is None else {"pushed": pushed.to_json()}))
+        console.out_json(_result(package) | ({} if pushed is None else {"pushed": pushed.to_json()}))
     else:
         console.out(str(folder) if pushed is None else f"{folder}\n{pushed.url}")
     return ExitCode.OK
@@ -137,12 +138,12 @@ def _push(folder: Path, options: argparse.Namespace) -> Pushed:
     return push(folder, _destination(options))
 
 
-def _result(folder: Path) -> dict[str, object]:
+def _result(package: Package) -> dict[str, object]:
     from runtime_py.backends.stock_engine import stored_engines
 
-    written = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    written = package.manifest
     return {
-        "package": str(folder),
+        "package": str(package.folder),
         "bytes": sum(file["bytes"] for file in written["files"]),
         "waivers": written["waivers"],
         "verification": written["verification"],

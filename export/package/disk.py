@@ -12,9 +12,9 @@ from pathlib import Path
 
 from export.package.journal import Journal
 from export.package.ownership import free_name, remove_package, require_unfinished, stored_manifest
-from runtime_py.errors import DoesNotFitError, EdgeproofError, MachineError, UsageError
+from runtime_py.errors import EdgeproofError, MachineError, UsageError
+from runtime_py.hub.room import FULL, existing_parent, free_bytes
 
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # no room, quota used up, more than a file may have (FAT: 4 GB)
 REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 
@@ -86,30 +86,6 @@ def exists_already(output: Path) -> UsageError:
         "a folder that does not exist yet",
         "choose another name, or replace it with --force (the old package stays until the new one is whole)",
     )
-
-
-def existing_parent(path: Path) -> Path:
-    """The nearest parent of ``path`` that exists."""
-    for parent in path.absolute().parents:
-        if parent.exists():
-            return parent
-    return Path(path.absolute().anchor)
-
-
-def check_room(output: Path, needed: int) -> None:
-    """Raise DoesNotFitError unless the disk of ``output`` has ``needed`` bytes free."""
-    free = free_bytes(output)
-    if needed > free:
-        raise DoesNotFitError(
-            f"the package needs {needed / 1e9:.2f} GB on the disk of {output}",
-            f"at most the {free / 1e9:.2f} GB that are free there",
-            "free some space, choose another disk with -o, or a smaller --precision",
-        )
-
-
-def free_bytes(path: Path) -> int:
-    """Bytes free for us on the disk where ``path`` lies or will lie."""
-    return shutil.disk_usage(path if path.exists() else existing_parent(path)).free
 
 
 @contextlib.contextmanager

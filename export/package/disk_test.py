@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from export.package.disk import check_output, check_room, explained, partial_of
-from runtime_py.errors import DoesNotFitError, MachineError, UsageError
+from export.package.disk import check_output, explained, partial_of
+from runtime_py.errors import MachineError, UsageError
 
 
 def package(folder: Path, content: str) -> Path:
@@ -59,9 +59,3 @@ def test_a_parent_that_is_a_file_is_refused(tmp_path: Path) -> None:
 def test_system_errors_are_explained(tmp_path: Path, number: int, words: str) -> None:
     with pytest.raises(MachineError, match=words), explained(tmp_path / "out"):
         raise OSError(number, "as the system says it", str(tmp_path / "x.bin"))
-
-
-def test_room_is_measured(tmp_path: Path) -> None:
-    check_room(tmp_path / "out", 1)
-    with pytest.raises(DoesNotFitError, match="GB on the disk"):
-        check_room(tmp_path / "out", 1 << 60)

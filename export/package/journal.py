@@ -7,7 +7,6 @@ While the package is checked the journal lies beside the folder. ``journal.schem
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -18,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from export.package.aside import sync_file, sync_folder, written_aside
 from runtime_py.errors import UsageError
 from runtime_py.files.json_file import MEGABYTE, read_json
 from runtime_py.files.schema import Schema
@@ -60,35 +60,9 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a small file through a temporary name, on the disk before it gets its own."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("wb") as handle:
-            handle.write(content)
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
+    with written_aside(path) as aside:
+        aside.write_bytes(content)
     sync_folder(path.parent)
-
-
-def sync_file(path: Path) -> None:
-    """Force a file's content to the disk."""
-    with path.open("rb") as handle:
-        os.fsync(handle.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Force a folder's entries to the disk, where the system allows it."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 class Journal:

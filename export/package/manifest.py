@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from export.package.aside import written_aside
 from export.package.carried_settings import PURPOSES, carried
-from export.package.journal import FileRecord, sync_file, write_json
+from export.package.journal import FileRecord, write_json
 from export.quantisation.spec import Assignment
 from export.source.side_files import SideFile
 from export.specs import ModelSpec
@@ -31,17 +32,12 @@ def copy_side_files(files: Sequence[SideFile], checkpoint: Path, folder: Path) -
     All are copied whole but settings that name code (`export.package.carried_settings`).
     """
     for file in files:
-        temporary, source = folder / f"{file.name}.tmp", checkpoint / file.path
-        try:
+        source = checkpoint / file.path
+        with written_aside(folder / file.name) as aside:
             if file.purpose in PURPOSES:
-                temporary.write_bytes(carried(source.read_bytes(), source))
+                aside.write_bytes(carried(source.read_bytes(), source))
             else:
-                shutil.copyfile(source, temporary)
-            sync_file(temporary)
-            temporary.replace(folder / file.name)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+                shutil.copyfile(source, aside)
     return [Path(file.name) for file in files]
 
 

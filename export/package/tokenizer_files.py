@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from export.package.aside import SUFFIX, written_aside
+from export.package.journal import write_json
 from export.package.tokenizer_json import convert
 from export.package.tokenizer_probes import probes
 from runtime_py import tokenizer
@@ -52,8 +54,7 @@ def write_tokenizer(checkpoint: Path, out: Path) -> list[Path]:
         UnsupportedModelError: the SentencePiece model is no plain BPE model.
     """
     ensure_tokenizer_json(checkpoint, out / JSON)
-    text = json.dumps(tokenizer_config(checkpoint), ensure_ascii=False, indent=2) + "\n"
-    _replaced(out / CONFIG, lambda path: path.write_text(text, encoding="utf-8", newline="\n"))
+    write_json(out / CONFIG, tokenizer_config(checkpoint))
     return [Path(JSON), Path(CONFIG)]
 
 
@@ -73,25 +74,10 @@ def ensure_tokenizer_json(checkpoint: Path, out: Path) -> Path:
     if value != stated or content.startswith(codecs.BOM_UTF8):
         content = json.dumps(value, ensure_ascii=False).encode()
 
-    def write(path: Path) -> None:
-        path.write_bytes(content)
-        check_equal(words, path)
-
-    _replaced(out, write)
+    with written_aside(out) as aside:
+        aside.write_bytes(content)
+        check_equal(words, aside)
     return out
-
-
-def _replaced(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file under another name first, which is removed when something goes wrong."""
-    from export.package.journal import sync_file
-
-    partial = path.with_name(path.name + ".partial")
-    try:
-        write(partial)
-        sync_file(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def check_equal(words: Tokenizer, written: Path) -> None:
@@ -113,7 +99,7 @@ def check_equal(words: Tokenizer, written: Path) -> None:
     wrong = [(text, ours, theirs) for text, ours, theirs in pairs if ours != theirs]
     if wrong:
         raise CheckpointError(
-            f"{written.name.removesuffix('.partial')} gives other ids than the published tokenizer for {len(wrong)} of "
+            f"{written.name.removesuffix(SUFFIX)} gives other ids than the published tokenizer for {len(wrong)} of "
             f"{len(texts)} texts: " + different(wrong),
             "equal ids",
             "put the tokenizer.json published with the model into the checkpoint folder",

@@ -14,8 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from export.passes.base import GraphPass, Part, replace_nodes
-
-POSITIONS, COUNT = "logit_positions", "num_logits_to_keep"
+from runtime_py.backends.logit_rows import COUNT, POSITIONS
 
 
 class KeepLastLogits(GraphPass):

@@ -9,17 +9,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from export.backends.registry import backend_named
-from export.package.disk import free_bytes
 from export.plan.machine import available_memory
 from export.plan.widths import remarks
 from export.quantisation.choice import widened
-from export.quantisation.spec import Assignment
+from export.quantisation.spec import Assignment, is_int4
 from export.quantisation.stored import read_manifest
 from runtime_py.contracts import STAGES
 from runtime_py.errors import DoesNotFitError
+from runtime_py.hub.room import free_bytes
 from targets.base import Limits, Target
 from targets.devices import devices_of
-from targets.fit import Setting, nearest_fit
+from targets.fitting.fit import Setting, nearest_fit
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -167,7 +167,9 @@ def make_plan(
 
     target = request.target_record()
     limits = request.limits(spec.decoder.max_positions, picture_rows(target, spec))
-    options = BuildOptions(target, request.precision_name(), limits, request.backend_options())
+    device = request.device_record()
+    capability = "" if device is None else device.compute_capability
+    options = BuildOptions(target, request.precision_name(), limits, request.backend_options(), capability)
     parts = {name: _part(name, spec, options, request.calibration) for name in target.backend_names}
     counts = dict.fromkeys(STAGES, 0)
     for name, shape in parameter_shapes(spec).items():
@@ -187,7 +189,11 @@ def make_plan(
         free_disk=free_bytes(output),
         devices=_fits(request, spec, options, parts),
         verification_peak=0 if verifier is None else verifier.predicted_peak(spec, predictions, options),
-        notes=(*notes, *(r for name, part in parts.items() for r in remarks(name, options.precision, part.assignments))),
+        notes=(
+            *notes,
+            *(r for name, part in parts.items() for r in remarks(name, options.precision, part.assignments)),
+            *(note for part in parts.values() for note in part.backend.notes(spec, options, part.assignments)),
+        ),
     )
 
 
@@ -235,7 +241,7 @@ def _fits(
 def _part_at(made: ExportBackend, spec: ModelSpec, options: BuildOptions, precision: str, limits: Limits) -> Prediction:
     from export.backends.base import BuildOptions
 
-    other = BuildOptions(options.target, precision, limits, options.extra)
+    other = BuildOptions(options.target, precision, limits, options.extra, options.compute_capability)
     return made.predict(spec, other, made.assignments(spec, other))
 
 
@@ -258,7 +264,7 @@ def exceptional_groups(spec: ModelSpec, target: Target, precision: str) -> list[
 
     options = BuildOptions(target, precision, target.limits)
     groups = [g for name in target.backend_names for g in group_layers(name, _exporter(name).assignments(spec, options))]
-    asked = "int4" if precision.startswith(("int4", "q4")) else precision
+    asked = "int4" if is_int4(precision) else precision
     return [group for group in groups if group.storage != asked]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from export.command.progress import human_bytes
 from export.plan.plan import DeviceFit, Plan
 from export.plan.widths import whole, widths
+from export.quantisation.spec import is_int4
 from runtime_py.backends.stock_engine import StockEngine
 
 SCHEMA = 1
@@ -18,6 +19,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
     """The plan as plain values, described by runtime_py/files/schemas/plan.schema.json; every size in bytes."""
     peak, step = plan.export_peak
     limits = plan.options.limits
+    stage_widths = {name: widths(part.assignments) for name, part in plan.parts.items()}
     return {
         "schema": SCHEMA,
         "model": plan.checkpoint_id,
@@ -32,9 +34,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
                 "stage": stage,
                 "parameters": count,
                 "bits_per_weight": {
-                    name: round(stage_widths[stage].bits, 4)
-                    for name, part in plan.parts.items()
-                    if stage in (stage_widths := widths(part.assignments))
+                    name: round(by_stage[stage].bits, 4) for name, by_stage in stage_widths.items() if stage in by_stage
                 },
                 "file_bytes": {name: part.prediction.file_bytes.get(stage, 0) for name, part in plan.parts.items()},
             }
@@ -139,7 +139,7 @@ def _lines(plan: Plan) -> Iterator[str]:
 
 def _true_bits(plan: Plan) -> str:
     """What an int4 package truly takes a weight; "" for the other precisions, which say it themselves."""
-    if not plan.options.precision.startswith(("int4", "q4")):
+    if not is_int4(plan.options.precision):
         return ""
     parts = [f"{name} {whole(part.assignments).bits:.2f}" for name, part in plan.parts.items()]
     return f" ({', '.join(parts)} bits a weight over all matrices)"

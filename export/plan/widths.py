@@ -7,14 +7,11 @@ from dataclasses import dataclass
 
 from export.backends.registry import backend_named
 from export.quantisation.block_length import AUTO, largest_dividing, padded_columns, stored_bytes
-from export.quantisation.spec import Assignment, Storage
+from export.quantisation.spec import Assignment, Storage, is_int4
 from runtime_py.contracts import STAGES
 
 BLOCK = "block_size"
 """The option of backends that leave the block length to the user."""
-
-BLOCKED_ROLES = ("decoder", "head", "adapter")
-"""Roles whose int4 layers lie in blocks of the length that was asked for."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,7 @@ def _width(assignment: Assignment) -> Width:
 
 def remarks(backend: str, precision: str, assignments: Mapping[str, Assignment]) -> Iterator[str]:
     """What the headline's precision hides: padded blocks, and layers that stay wide because no block divides them."""
-    if not precision.startswith(("int4", "q4")):
+    if not is_int4(precision):
         return
     option = backend_named(backend).option(BLOCK)
     lengths: Sequence[object] = () if option is None else option.values
@@ -78,7 +75,7 @@ def remarks(backend: str, precision: str, assignments: Mapping[str, Assignment])
             f"{backend}: {len(padded)} int4 layers of {_listed(columns)} columns are padded to whole blocks, "
             f"{share:.0f} % of their bytes; {_advice(columns, lengths)}"
         )
-    wide = [a for a in assignments.values() if a.storage is Storage.FP16 and _for_its_columns(a, lengths)]
+    wide = [a for a in assignments.values() if a.undivided]
     if wide:
         columns = sorted({a.layer.columns for a in wide})
         share = 100 * sum(a.layer.rows * a.layer.columns for a in wide) / whole(assignments).weights
@@ -86,11 +83,6 @@ def remarks(backend: str, precision: str, assignments: Mapping[str, Assignment])
             f"{backend}: {len(wide)} layers of {_listed(columns)} columns, {share:.0f} % of the weights, stay in fp16 "
             f"although int4 is asked for: its blocks do not divide them; {_advice(columns, lengths)}"
         )
-
-
-def _for_its_columns(assignment: Assignment, lengths: Sequence[object]) -> bool:
-    """Whether a layer in float16 would be int4 with columns that a block divides."""
-    return bool(lengths) and assignment.layer.role in BLOCKED_ROLES and "no multiple" in assignment.reason
 
 
 def _advice(columns: Sequence[int], lengths: Sequence[object]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from export.package.aside import written_aside
 from runtime_py.prompt.format import Order, Place, PromptFormat, SystemTurn
 from runtime_py.prompt.render import picture_text
 
@@ -34,12 +35,8 @@ def chat_template(form: PromptFormat) -> str:
 
 def write_chat_template(form: PromptFormat, folder: Path) -> list[Path]:
     """Write it into a package; returns its path there."""
-    from export.package.journal import sync_file
-
-    partial = folder / f"{FILE}.tmp"
-    partial.write_text(chat_template(form), encoding="utf-8", newline="\n")
-    sync_file(partial)
-    partial.replace(folder / FILE)
+    with written_aside(folder / FILE) as aside:
+        aside.write_text(chat_template(form), encoding="utf-8", newline="\n")
     return [Path(FILE)]
 
 

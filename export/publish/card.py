@@ -12,6 +12,7 @@ from export.backends.onnx.consumers.held import Tool
 from export.families.names import HUB_ID, find
 from export.publish import parity_table
 from export.publish.licence import hub_licence
+from export.quantisation.spec import is_int4
 from runtime_py.backends.registry import runtime_backend
 from runtime_py.backends.stock_engine import stored_engines
 from runtime_py.files.json_file import shortened
@@ -48,7 +49,7 @@ def _metadata(package: Package) -> str:
     licence = hub_licence(str(stated.get("name", "")), package.family, list(stated.get("files", [])), base)
     data = ModelCardData(
         base_model=base,
-        base_model_relation=None if base is None else "quantized",
+        base_model_relation="quantized" if base is not None and is_int4(package.precision) else None,
         library_name=LIBRARY,
         license=licence.license,
         license_name=licence.name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,8 @@ def test_the_base_model_is_a_repository_or_nothing(source: dict[str, object], ba
     assert base_model(made) == base
     facts = yaml.safe_load(card(made, "you/x").split("---\n")[1])
     assert (facts.get("base_model"), facts.get("base_model_relation")) == (base, "quantized" if base else None)
+    whole = yaml.safe_load(card(replace(made, precision="fp16"), "you/x").split("---\n")[1])
+    assert "base_model_relation" not in whole, "nothing was quantised"
     assert facts["license"] == "apache-2.0" and "license_name" not in facts
 
 

@@ -15,6 +15,11 @@ class Storage(StrEnum):
     INT4 = "int4"
 
 
+def is_int4(precision: str) -> bool:
+    """Whether a precision, as a target names it, stores layers in four bits: int4, or a scheme of MLC's like q4f32_1."""
+    return precision.startswith(("int4", "q4"))
+
+
 @dataclass(frozen=True)
 class LayerShape:
     """A matrix that may be quantised. ``role`` is decoder, head, vision, connector or embedding."""
@@ -32,6 +37,7 @@ class Assignment:
     Attributes:
         grid: name of the grid in export.quantisation.grids for INT4 and INT8, else "".
         reason: one clause for the plan, e.g. ``4304 columns are no multiple of 32``.
+        undivided: it is wider than was asked for because no block divides its columns.
         shares: the layer that the package stores once with this one (a tied head, for the embedding); its codes are both's.
     """
 
@@ -40,3 +46,4 @@ class Assignment:
     grid: str = ""
     reason: str = ""
     shares: str = ""
+    undivided: bool = False

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from export.package.aside import written_aside
 from export.quantisation.codes import Codes, RoundToNearest, WeightProvider
 from export.quantisation.grids import GRIDS, Grid
 from export.quantisation.overlay import OverlaidWeights, Overlay
@@ -24,14 +25,13 @@ from export.quantisation.spec import Assignment
 from export.source.links import leads_inside
 from export.source.problems import listed
 from runtime_py.errors import PackageError, UsageError
-from runtime_py.files.json_file import MEGABYTE, read_json
+from runtime_py.files.json_file import read_json
 from runtime_py.files.schema import Schema
+from runtime_py.package import MANIFEST, MAX_MANIFEST_BYTES
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-MANIFEST = "manifest.json"
-MAX_MANIFEST_BYTES = 64 * MEGABYTE
 ROWS = Schema(
     {
         "type": "object",
@@ -65,12 +65,8 @@ def write_block(path: Path, layers: Mapping[str, tuple[Codes, Grid]], overlay: O
         if codes.zero_points is not None:
             tensors[f"{name}.zero_points"] = codes.zero_points
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        save_file({name: tensors[name].contiguous() for name in sorted(tensors)}, temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_aside(path) as aside:
+        save_file({name: tensors[name].contiguous() for name in sorted(tensors)}, aside)
 
 
 def read_overlay(path: Path) -> Overlay:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.source.links import may_be_read
+from export.source.links import require_allowed
 from export.source.located_source import LocatedSource, LocatedTensor
 from export.source.pickle_reader import read_catalogue
 from export.source.safetensors_reader import read_header
@@ -58,7 +58,8 @@ def open_checkpoint(folder: Path, adapters: bool = False) -> TensorSource:
 def _open_weights(folder: Path) -> TensorSource:
     for pattern in WEIGHT_FILES:
         files = sorted(path for path in folder.glob(pattern) if not path.is_dir())
-        _refuse_strange(files, folder)
+        for file in files:
+            require_allowed(file, folder)
         if files and pattern.endswith(".index.json"):
             return open_index(files[0])
         if files:
@@ -69,16 +70,6 @@ def _open_weights(folder: Path) -> TensorSource:
         "one of: " + ", ".join(WEIGHT_FILES),
         "give the folder of a whole checkpoint: config.json and its weight files",
     )
-
-
-def _refuse_strange(files: Sequence[Path], folder: Path) -> None:
-    strange = [path for path in files if path.is_symlink() and not may_be_read(path, folder)]
-    if strange:
-        raise CheckpointError(
-            f"{strange[0]} is a link that leaves the checkpoint",
-            f"a file in {folder}, a link of the hub's cache, or one to a file of the same name beside a model",
-            "link to the file under its own name, or copy it into the checkpoint's folder",
-        )
 
 
 def open_files(files: Sequence[Path]) -> TensorSource:

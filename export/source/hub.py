@@ -23,7 +23,7 @@ from export.source.links import JOINED
 from export.source.shard_index import read_index, stays_inside
 from export.source.side_files import ALLOWED, IGNORED, KEPT_TWICE, apart, purpose_of
 from runtime_py.errors import EdgeproofError, MachineError, UsageError
-from runtime_py.hub.client import REACH_SECONDS, as_quiet_as_asked, network_errors, reason
+from runtime_py.hub.client import REACH_SECONDS, as_quiet_as_asked, licence_not_accepted, network_errors, reason
 from runtime_py.hub.room import bytes_to_fetch, explained_when_full, require_room
 
 DEMO = "demo"
@@ -186,11 +186,7 @@ def _fetched(repo_id: str, revision: str | None, check: Callable[[Path], object]
     except EdgeproofError:
         raise
     except errors.GatedRepoError as error:
-        raise UsageError(
-            f"{repo_id} wants its licence accepted before it is downloaded",
-            "a token of an account that accepted it",
-            f"accept it at https://huggingface.co/{repo_id}, then set HF_TOKEN",
-        ) from error
+        raise licence_not_accepted(repo_id) from error
     except (errors.RevisionNotFoundError, errors.RepositoryNotFoundError, errors.HFValidationError) as error:
         raise UsageError(
             f"the hub has no {repo_id} at revision {revision or 'main'}, or this token may not see it",

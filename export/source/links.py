@@ -17,6 +17,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from runtime_py.errors import CheckpointError
+
 JOINED = "edgeproof-joined"
 """Folder of the hub's cache for checkpoints of several repositories."""
 
@@ -26,6 +28,16 @@ REPOSITORY = "models--"
 
 MODEL_FILES = ("config.json", "*.safetensors", "*.bin")
 """Of which a folder holds one when it holds a model."""
+
+
+def require_allowed(path: Path, home: Path) -> None:
+    """Raise CheckpointError unless `may_be_read`."""
+    if not may_be_read(path, home):
+        raise CheckpointError(
+            f"{path} is a link that leaves the checkpoint",
+            f"a file in {home}, a link of the hub's cache, or one to a file of the same name beside a model",
+            "link to the file under its own name, copy it into the checkpoint's folder, or remove the link",
+        )
 
 
 def may_be_read(path: Path, home: Path) -> bool:

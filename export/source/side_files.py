@@ -14,7 +14,7 @@ from enum import StrEnum
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from export.source.links import may_be_read
+from export.source.links import require_allowed
 from runtime_py.errors import CheckpointError
 from runtime_py.files.json_file import MEGABYTE, shortened
 
@@ -135,12 +135,7 @@ def side_files(checkpoint: Path, places: Iterable[Path], licence_places: Iterabl
 
 def _refuse_strange(path: Path, checkpoint: Path) -> None:
     """Refuse what must not be copied: a file that lies elsewhere, is huge, or has a name that a package cannot hold."""
-    if not may_be_read(path, checkpoint):
-        raise CheckpointError(
-            f"{path} is a link that leaves the checkpoint",
-            f"a file in {checkpoint}, a link of the hub's cache, or one to a file of the same name beside a model",
-            "copy the file itself into the checkpoint's folder, or remove the link",
-        )
+    require_allowed(path, checkpoint)
     if (size := path.stat().st_size) > MAX_BYTES:
         raise CheckpointError(f"{path} has {size:,} bytes", f"at most {MAX_BYTES:,} beside the weights", "move it away")
     if len(path.name) > MAX_NAME or any(letter in FORBIDDEN or not letter.isprintable() for letter in path.name):

@@ -13,6 +13,7 @@ from export.backends.mlc.objects import check_library
 from export.backends.mlc.overview import make_overview
 from export.backends.mlc.package_parts import declared_parameters
 from export.backends.mlc.schemes import scheme_of
+from export.backends.mlc.stock_engine import stock_engine
 from export.backends.mlc.support import overview_rows
 from export.families.registry import families
 from export.source.tensor_source import EmptySource
@@ -32,7 +33,7 @@ def request(family: str, place: str) -> LibraryRequest:
     assignments, scheme, overview = (
         MlcBackend().assignments(spec, options),
         scheme_of(options.precision),
-        make_overview(spec, record.make_processor(spec), limits),
+        make_overview(spec, record.make_processor(spec), stock_engine(spec, limits).picture),
     )
     parameters = tuple(declared_parameters(spec, assignments, scheme, overview))
     name = f"{family.replace('-', '_').replace('.', '_')}_published"

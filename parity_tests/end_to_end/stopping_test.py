@@ -18,7 +18,7 @@ from parity_tests.conftest import GOLDENS
 from parity_tests.golden.case import question, read_case
 from parity_tests.reference.checkpoint_side import Checkpoint, open_checkpoint, reference
 from runtime_py import tokenizer
-from runtime_py.generation.generate import Finish, Generation, settings_of
+from runtime_py.generation.generate import Choosing, Finish, settings_of
 from runtime_py.generation.sampler import Sampling
 from runtime_py.generation.session import Limits, Session
 from runtime_py.preprocess.base import Message
@@ -50,7 +50,7 @@ def change(folder: Path, file: str, path: tuple[str, ...], eos: Any) -> Any:
     return before
 
 
-def answer(checkpoint: Checkpoint) -> Generation:
+def answer(checkpoint: Checkpoint) -> Choosing:
     """The greedy answer to a question about the sample picture, at the checkpoint's own settings."""
     processor = checkpoint.processor(tokenizer.load(checkpoint.folder))
     session = Session(reference(checkpoint.spec, checkpoint.weights), processor, Limits(512, 512))
@@ -59,11 +59,15 @@ def answer(checkpoint: Checkpoint) -> Generation:
     return generated(session, processor.layout(ids, images), features, checkpoint.spec.generation)
 
 
-def generated(session: Session, layout: Any, features: Any, settings: Mapping[str, Any]) -> Generation:
+def generated(session: Session, layout: Any, features: Any, settings: Mapping[str, Any]) -> Choosing:
     logits = session.prefill(session.merge(layout, features), layout, "last")
-    generation = Generation(session, logits, replace(settings_of({**settings, "max_new_tokens": 48}), sampling=Sampling()))
-    list(generation)
-    return generation
+    choosing = Choosing(replace(settings_of({**settings, "max_new_tokens": 48}), sampling=Sampling()))
+    while (token := choosing.choose(logits[0, -1])) is not None:
+        choosing.check_limits(session.room)
+        if choosing.finish is not None:
+            break
+        logits = session.step(token)
+    return choosing
 
 
 @pytest.mark.parametrize("name", DEMOS)
@@ -94,7 +98,7 @@ def test_an_end_of_generation_config_stops_too(name: str, tmp_path: Path) -> Non
     assert (said.finish, said.ids) == (Finish.STOP, [])
 
 
-def golden_answer(checkpoint: Checkpoint) -> Generation:
+def golden_answer(checkpoint: Checkpoint) -> Choosing:
     """The greedy answer to a golden's first prompt."""
     case, processor = read_case(checkpoint.folder), checkpoint.processor()
     asked = question(case, case.prefixes[0], processor)

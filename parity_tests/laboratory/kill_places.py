@@ -37,11 +37,11 @@ class Place:
 PLACES = {
     "lock held": Place("export.package.disk", "check_output"),
     "folder made": Place("export.package.journal", "Journal.begin"),
-    "first journal half written": Place("export.package.journal", "sync_folder"),
+    "first journal half written": Place("export.package.aside", "sync_folder"),
     "first step's files written": Place("export.package.journal", "Journal.finish"),
     "second step entered": Place("export.package.journal", "Journal.finish", after=True, call=2),
     "third step's files synced": Place("export.package.journal", "record_file", call=3),
-    "side file half copied": Place("export.package.manifest", "sync_file"),
+    "side file half copied": Place("export.package.aside", "sync_file"),
     "all steps entered": Place("export.pipeline", "_confirmed"),
     "manifest about to be written": Place("export.pipeline", "write_manifest"),
     "journal set aside": Place("export.package.journal", "Journal.set_aside", after=True),

@@ -18,6 +18,7 @@ from export.backends.mlc.compile_process import LibraryRequest, compile_apart
 from export.backends.mlc.overview import make_overview
 from export.backends.mlc.package_parts import declared_parameters
 from export.backends.mlc.schemes import scheme_of
+from export.backends.mlc.stock_engine import stock_engine
 from export.modules.build import layer_shapes
 from export.quantisation.spec import Assignment, Storage
 from export.specs import ModelSpec
@@ -113,7 +114,7 @@ def request(candidate: Candidate, spec: ModelSpec, stage: str, tokens: int) -> L
         if layer.name in rows
     }
     limits = Limits(**candidate.manifest["limits"])
-    overview = make_overview(spec, candidate.processor, limits)
+    overview = make_overview(spec, candidate.processor, stock_engine(spec, limits).picture)
     return LibraryRequest(
         name=candidate.block["model_lib"],
         model_type=spec.family,

@@ -12,9 +12,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from runtime_py.backends.records import ONNX
 from runtime_py.errors import PackageError
 from runtime_py.files.json_file import shortened
-from runtime_py.files.protobuf import fields
+from runtime_py.files.protobuf import fields, message_of
 from runtime_py.package.files import listed, listed_file
 
 MAX_DEPTH = 64
@@ -57,7 +58,7 @@ def stage_files(folder: Path, manifest: Mapping[str, Any]) -> dict[str, str]:
     Raises:
         PackageError: there are none; or one is no row of the manifest's files, or reads a file that is none.
     """
-    stages = manifest["backends"].get("onnx", {}).get("stages")
+    stages = ONNX.block(manifest).get("stages")
     if not stages:
         raise PackageError(
             f"{folder} names no ONNX graphs", "backends.onnx.stages in manifest.json", "choose another backend"
@@ -90,14 +91,14 @@ def _locations(message: memoryview, kind: str, depth: int) -> Iterator[str]:
         raise ValueError(f"graphs inside one another more than {MAX_DEPTH} deep")
     inner = INSIDE[kind]
     for number, value in fields(message):
-        if kind == ATTRIBUTE and number == 1 and bytes(_bytes(value)) == CONTEXT.encode():
+        if kind == ATTRIBUTE and number == 1 and bytes(message_of(value)) == CONTEXT.encode():
             raise ValueError("it holds code compiled for a device (EPContext)")
         if number not in inner:
             continue
         if inner[number] == ENTRY:
-            yield from _location(_bytes(value))
+            yield from _location(message_of(value))
         else:
-            yield from _locations(_bytes(value), inner[number], depth + 1)
+            yield from _locations(message_of(value), inner[number], depth + 1)
 
 
 def _location(entry: memoryview) -> Iterator[str]:
@@ -105,16 +106,10 @@ def _location(entry: memoryview) -> Iterator[str]:
     key, text = b"", b""
     for number, value in fields(entry):
         if number == 1:
-            key = bytes(_bytes(value))
+            key = bytes(message_of(value))
         elif number == 2:
-            text = bytes(_bytes(value))
+            text = bytes(message_of(value))
     if key == b"location":
         yield text.decode("utf-8")
     elif key not in (b"offset", b"length", b"checksum", b"basepath"):
         raise ValueError(f"external data with {shortened(key)}")
-
-
-def _bytes(value: int | memoryview) -> memoryview:
-    if isinstance(value, int):
-        raise ValueError("a number where a message is expected")
-    return value

@@ -20,6 +20,9 @@ from runtime_py.package.files import listed_file
 CACHE_FILE = "tensor-cache.json"
 MAX_BYTES = 8 * MEGABYTE
 
+HALVED = "f32-to-bf16"
+"""The format of tensors that lie in the file as bfloat16 where they are float32."""
+
 ITEM_BYTES = {
     "float16": 2,
     "bfloat16": 2,
@@ -94,7 +97,7 @@ def _stored(record: Mapping[str, Any], shard: str) -> StoredTensor:
 
 
 def _as_bfloat16(record: Mapping[str, Any]) -> bool:
-    return bool(record["dtype"] == "float32" and record["format"] == "f32-to-bf16")
+    return bool(record["dtype"] == "float32" and record["format"] == HALVED)
 
 
 def _misplaced(record: Mapping[str, Any], size: int) -> Iterator[str]:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ def measure(load: Load) -> dict[str, Any]:
         raise UsageError("a count below 1", "at least 1", "correct it")
     client = Client(load.url, load.key)
     model = client.facts()["id"]
-    _ask(client, model, load, 0)
+    _ask(client, _body(model, load, 0))
     levels = [_level(client, model, load, count, 1 + place * load.requests) for place, count in enumerate(load.concurrency)]
     return {
         "server": client.url,
@@ -72,9 +73,10 @@ def measure(load: Load) -> dict[str, Any]:
 
 
 def _level(client: Client, model: str, load: Load, count: int, seed: int) -> dict[str, Any]:
+    bodies = [_body(model, load, seed + number) for number in range(load.requests)]
     began = time.perf_counter()
     with ThreadPoolExecutor(count) as threads:
-        waits = list(threads.map(lambda number: _ask(client, model, load, seed + number), range(load.requests)))
+        waits = list(threads.map(partial(_ask, client), bodies))
     seconds = time.perf_counter() - began
     tokens = sum(each.tokens for each in waits)
     between = [gap for each in waits for gap in each.between]
@@ -89,9 +91,10 @@ def _level(client: Client, model: str, load: Load, count: int, seed: int) -> dic
     }
 
 
-def _ask(client: Client, model: str, load: Load, seed: int) -> Waits:
+def _body(model: str, load: Load, seed: int) -> dict[str, Any]:
+    """A request with a picture that is drawn for it."""
     picture = np.random.default_rng(seed).integers(0, 256, (load.side, load.side, 3), dtype=np.uint8)
-    body = {
+    return {
         "model": model,
         "messages": user_message(PROMPT, [picture]),
         "max_tokens": load.new_tokens,
@@ -100,6 +103,9 @@ def _ask(client: Client, model: str, load: Load, seed: int) -> Waits:
         "logprobs": True,
         "stream_options": {"include_usage": True},
     }
+
+
+def _ask(client: Client, body: Mapping[str, Any]) -> Waits:
     waits, last = Waits(), time.perf_counter()
     began = last
     for chunk in client.stream(body):

@@ -1,4 +1,4 @@
-"""The runtime's verbs: chat, info, verify, bench, serve. Answers go to stdout, talk and errors to stderr.
+"""The runtime's verbs: chat, info, verify, bench, devices, serve. Answers go to stdout, talk and errors to stderr.
 
 Nothing heavy is imported before the arguments are understood.
 """
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 PROG = "python -m runtime_py"
 
-PACKAGE = "folder that export wrote, or USER/NAME[@REVISION] on the model hub"
-
 
 def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
     """Run one verb; returns the process's exit code."""
@@ -35,7 +33,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
 def chat_parser(prog: str) -> Parser:
     """The flags of ``chat``."""
     made = Parser(prog, "Ask a package about pictures: one --prompt, or a conversation from a terminal or pipe.")
-    flags.package(made, what=PACKAGE)
+    flags.package(made, what=flags.FOLDER_OR_NAME)
     made.add_argument("--image", action="append", default=[], metavar="FILE", help="a picture; may be repeated")
     made.add_argument("--upright", action="store_true", help="turn photographs as EXIF says; the published code does not")
     made.add_argument("--prompt", metavar="TEXT", help="one question; without it, turns are read (/help lists commands)")
@@ -56,7 +54,7 @@ def chat_parser(prog: str) -> Parser:
 def info_parser(prog: str) -> Parser:
     """The flags of ``info``."""
     made = Parser(prog, "What a package holds, from its manifest alone.")
-    flags.package(made, what=PACKAGE)
+    flags.package(made, what=flags.FOLDER_OR_NAME)
     flags.json_result(made)
     flags.talk(made)
     return made
@@ -65,7 +63,7 @@ def info_parser(prog: str) -> Parser:
 def verify_parser(prog: str) -> Parser:
     """The flags of ``verify``."""
     made = Parser(prog, "Compare every file with the manifest, then run the package's self-test.")
-    flags.package(made, what=PACKAGE)
+    flags.package(made, what=flags.FOLDER_OR_NAME)
     made.add_argument("--files-only", action="store_true", help="compare files, do not run anything")
     flags.running(made)
     flags.json_result(made)
@@ -77,7 +75,7 @@ def bench_parser(prog: str) -> Parser:
     """The flags of ``bench``."""
     made = Parser(prog, "Tokens per second, first-token time, load time and memory of a package, or a server under load.")
     what = made.add_mutually_exclusive_group(required=True)
-    flags.package(what, required=False, what=PACKAGE)
+    flags.package(what, required=False, what=flags.FOLDER_OR_NAME)
     what.add_argument("--serve", metavar="URL", help="a running server, such as http://127.0.0.1:8000")
     made.add_argument("--runs", type=int, default=5, metavar="N", help="interleaved runs; medians are shown; default 5")
     made.add_argument(
@@ -90,6 +88,14 @@ def bench_parser(prog: str) -> Parser:
     server.add_argument("--requests", type=int, default=32, metavar="N", help="requests of each; default 32")
     server.add_argument("--api-key-file", type=Path, metavar="FILE", help="its first line is sent as the key")
     flags.running(made)
+    flags.json_result(made)
+    flags.talk(made)
+    return made
+
+
+def devices_parser(prog: str) -> Parser:
+    """The flags of ``devices``."""
+    made = Parser(prog, "What this machine can run packages with: backends, and ONNX Runtime's providers.")
     flags.json_result(made)
     flags.talk(made)
     return made
@@ -231,10 +237,23 @@ def _bench_server(options: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
+def _devices(options: argparse.Namespace) -> int:
+    from runtime_py.command.devices import as_json, lines, runners
+
+    listed = runners()
+    if options.json:
+        console.out_json(as_json(listed))
+    else:
+        console.out("\n".join(lines(listed)))
+    return ExitCode.OK
+
+
 CHAT = Command(chat_parser, _chat, level=logging.WARNING)
 INFO = Command(info_parser, _info, level=logging.WARNING)
 VERIFY = Command(verify_parser, _verify, level=logging.WARNING)
 BENCH = Command(bench_parser, _bench, level=logging.WARNING)
+
+DEVICES = Command(devices_parser, _devices, level=logging.ERROR)
 
 
 def _serve() -> Command:
@@ -248,6 +267,7 @@ VERBS = (
     Verb("info", "say what a package holds", lambda: INFO),
     Verb("verify", "compare a package's files with its manifest and run its self-test", lambda: VERIFY),
     Verb("bench", "measure tokens per second, first-token time and memory of a package", lambda: BENCH),
+    Verb("devices", "say what this machine can run packages with", lambda: DEVICES),
     Verb("serve", "answer OpenAI's chat interface over HTTP, many requests at a time", _serve),
 )
 

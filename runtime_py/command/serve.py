@@ -6,6 +6,7 @@ import argparse
 import ipaddress
 import logging
 import socket
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,7 @@ with the openai client: OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="non
 def parser(prog: str) -> Parser:
     """The flags of ``serve``."""
     made = Parser(prog, "Answer OpenAI's chat interface over HTTP, many requests at a time.", EXAMPLES.format(prog=prog))
-    flags.package(made)
+    flags.package(made, what=flags.FOLDER_OR_NAME)
     at_least_one = flags.whole_number(1)
     server = made.add_argument_group("the server")
     server.add_argument("--host", default=HOST, metavar="ADDRESS", help=f"address to listen at; default {HOST}")
@@ -74,7 +75,8 @@ def parser(prog: str) -> Parser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    import starlette  # noqa: F401  (what is missing is said before a large package is loaded)
+    import prometheus_client  # noqa: F401  (what is missing is said before a large package is loaded)
+    import starlette  # noqa: F401
     import uvicorn
 
     from runtime_py.engine.service import Service, Sizes
@@ -83,10 +85,12 @@ def _run(options: argparse.Namespace) -> int:
 
     chosen = (options.backend, options.verify, options.threads, options.provider)
     keys = flags.keys(options.api_key_file)
-    listening = _listen(options.host, options.port)
-    with listening, load(options.package, *chosen, trust=options.trust) as model:
-        sizes = Sizes(options.slots, options.queue, options.prefill_chunk)
-        service = Service(model.package, model.backend, model.processor, model.tokenizer, sizes)
+    sizes = Sizes(options.slots, options.queue, options.prefill_chunk)
+    with (
+        _listen(options.host, options.port) as listening,
+        load(options.package, *chosen, trust=options.trust) as model,
+        closing(Service(model.package, model.backend, model.processor, model.tokenizer, sizes)) as service,
+    ):
         serving = _serving(options, model, keys)
         listening.listen(CONNECTIONS)  # whoever asks now waits until the loop runs
         _tell(options.host, listening.getsockname()[1], serving, service)
@@ -106,8 +110,6 @@ def _run(options: argparse.Namespace) -> int:
             uvicorn.Server(config).run(sockets=[listening])
         except KeyboardInterrupt:  # uvicorn ends as it was asked to, and then raises the signal again
             console.say("stopped")
-        finally:
-            service.close()
     return int(ExitCode.OK)
 
 

@@ -107,14 +107,12 @@ class Engine:
             self._read()
         return bool(self._reading or self._answering or self._waiting)
 
-    def drop_all(self) -> list[Running]:
-        """Let go of every sequence, waiting ones too; returns those that had not ended."""
+    def drop_all(self) -> None:
+        """Let go of every sequence, waiting ones too."""
         with self._lock:
-            waiting, self._waiting = list(self._waiting), deque()
-        left = [*self._answering, *self._reading, *waiting]
+            self._waiting.clear()
         self._reading.clear()
         self._answering.clear()
-        return [running for running in left if not running.over]
 
     def forget(self) -> None:
         """Drop every sequence and the contents of every cache."""

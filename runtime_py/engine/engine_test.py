@@ -20,7 +20,7 @@ from runtime_py.engine.answer import Answer, Token
 from runtime_py.engine.engine import Engine
 from runtime_py.engine.preparation import Preparation, Prepared
 from runtime_py.engine.running import Event, Running, Wish
-from runtime_py.errors import EdgeproofError, InternalError, UsageError
+from runtime_py.errors import EdgeproofError, InternalError, MachineError, UsageError
 from runtime_py.generation.generate import Finish, Overrides, settings_of
 from runtime_py.generation.session import Limits, Session
 from runtime_py.model import Model
@@ -206,6 +206,31 @@ def test_a_second_question_about_a_picture_runs_no_vision_and_none_of_the_shared
     for inbox, asked in ((second, Asked(1, 1, 8)), (third, Asked(3, 1, 8))):
         assert isinstance(inbox.end, Answer) and inbox.end.ids == alone(model, asked)
         assert inbox.end.timing.kept_tokens >= 11 and inbox.end.timing.image_seconds == 0.0
+
+
+def test_a_copy_that_fails_leaves_an_empty_cache(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the old prompt over rows that are half another's."""
+    room = Room(model, 2, 64)
+    first, second, third = Asked(4, 1, 4), Asked(3, 1, 4), Asked(1, 0, 4)
+    for asked in (third, first):  # the copy goes to the slot that was left longest ago
+        room.submit(asked, Inbox())
+        room.run()
+    failed, again = Inbox(), Inbox()
+    copy = model.backend.copy_prefix  # type: ignore[attr-defined]
+
+    def half(source: Any, target: Any, length: int) -> None:
+        copy(source, target, length // 2)
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(model.backend, "copy_prefix", half)
+        room.submit(second, failed)
+        room.run()
+    assert isinstance(failed.end, MachineError)
+    assert sorted(slot.session.length > 0 for slot in room.engine.slots) == [False, True]
+    room.submit(third, again)
+    room.run()
+    assert isinstance(again.end, Answer) and again.end.ids == alone(model, third)
 
 
 def test_a_longer_conversation_stays_for_those_who_come_back_to_it(model: Model) -> None:

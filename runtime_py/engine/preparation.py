@@ -88,20 +88,27 @@ class Preparation:
         keys = [conversation.fingerprint(picture) for picture in pictures]
         processor.prompt.check(turns, len(pictures))
         known = {key: self._known[key] for key in keys if key in self._known}
-        new = [place for place, key in enumerate(keys) if key not in known]
-        images = processor.images(pictures) if new else _known_images(keys, known)
+        new = {key: picture for key, picture in zip(keys, pictures, strict=True) if key not in known}
+        made = self._processed(new)
+        images = [replace(piece, source=at) for at, key in enumerate(keys) for piece in made.get(key) or known[key].pieces]
         layout = self.layout(turns, images)
-        for place in new:
-            if keys[place] in known:  # the same picture twice
-                continue
-            pieces = [piece for piece in images if piece.source == place]
+        for key in made:
+            pieces = [piece for piece in images if piece.source == keys.index(key)]
             features = tuple(self.session.features(pieces))
-            known[keys[place]] = KnownPicture(tuple(replace(piece, vision={}, connector={}) for piece in pieces), features)
+            known[key] = KnownPicture(tuple(replace(piece, vision={}, connector={}) for piece in pieces), features)
         seen = time.perf_counter()
         self._keep(known)
         merged = self.session.merge(layout, [rows for key in keys for rows in known[key].features])
         origins = _origins(layout, keys, known)
         return Prepared(layout, merged, origins, seen - began if new else 0.0, began)
+
+    def _processed(self, new: Mapping[str, np.ndarray]) -> dict[str, list[ImageInputs]]:
+        """The pieces of each picture, pixels included."""
+        made: dict[str, list[ImageInputs]] = {key: [] for key in new}
+        keys = list(new)
+        for piece in self.session.processor.images(list(new.values())) if new else ():
+            made[keys[piece.source]].append(piece)
+        return made
 
     def layout(self, turns: Sequence[Message], images: Sequence[ImageInputs]) -> Layout:
         """The prompt as the decoder will see it, after making sure that it fits the context."""
@@ -117,10 +124,6 @@ class Preparation:
         held = sum(picture.nbytes for picture in self._known.values())
         while len(self._known) > len(newest) and held > self.keep_bytes:
             held -= self._known.popitem(last=False)[1].nbytes
-
-
-def _known_images(keys: Sequence[str], known: Mapping[str, KnownPicture]) -> list[ImageInputs]:
-    return [replace(piece, source=place) for place, key in enumerate(keys) for piece in known[key].pieces]
 
 
 def _origins(layout: Layout, keys: Sequence[str], known: Mapping[str, KnownPicture]) -> np.ndarray:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from runtime_py.preprocess.base import Message, Processor
 from runtime_py.tokenizer import Tokenizer
 
 KEPT_FEATURES = 256 << 20
-"""Bytes of picture features that wait for another question; a picture's are 0.6 to 24 MB."""
+"""Bytes of picture features that wait for another question."""
 
 
 class QueueFullError(MachineError):
@@ -48,18 +48,55 @@ class Question:
     wish: Wish
 
 
-@dataclass
 class Ticket:
-    """A question that was taken; `cancel` lets go of it, after which nothing is sent."""
+    """A question that was taken; nothing is sent after its last event, nor after `cancel`.
 
-    send: Callable[[Event], None]
-    cancelled: bool = False
-    running: Running | None = field(default=None, repr=False)
+    Attributes:
+        running: None until the question is prepared.
+    """
+
+    def __init__(self, send: Callable[[Event], None]) -> None:
+        self.cancelled = False
+        self.running: Running | None = None
+        self._send = send
+        self._over = False
+        self._lock = threading.RLock()  # not Lock: whoever receives an event may cancel
 
     def cancel(self) -> None:
-        self.cancelled = True
-        if self.running is not None:
-            self.running.cancelled = True
+        """Let go of it, once an event that is being sent is sent."""
+        with self._lock:
+            self.cancelled = True
+            if self.running is not None:
+                self.running.cancelled = True
+
+    def begin(self, running: Running) -> None:
+        """The question is prepared; it may have been cancelled meanwhile."""
+        with self._lock:
+            self.running = running
+            running.cancelled = self.cancelled
+
+    def send(self, event: Event, last: bool) -> None:
+        """Send an event unless the last one was sent, or nobody wants any."""
+        with self._lock:
+            if not (self._over or self.cancelled):
+                self._over = last
+                self._send(event)
+
+
+class InTurn:
+    """A lock of two threads that neither can take twice while the other waits; `threading.Lock` goes to whoever is quicker,
+    which is the one that gave it back.
+    """
+
+    def __init__(self) -> None:
+        self._next, self._lock = threading.Lock(), threading.Lock()
+
+    def __enter__(self) -> None:
+        with self._next:
+            self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
 
 
 @dataclass(frozen=True)
@@ -94,7 +131,7 @@ class Service:
         self._preparation = Preparation(Session(backend, processor, package.limits), KEPT_FEATURES)
         record = runtime_backends().get(backend.name)
         beside = record is not None and record.can(Ability.BESIDE)
-        self._device: AbstractContextManager[object] = nullcontext() if beside else threading.Lock()
+        self._device: AbstractContextManager[object] = nullcontext() if beside else InTurn()
         self._tickets: dict[int, Ticket] = {}
         self._work = threading.Condition()
         self._closing = self._stopped = False
@@ -124,14 +161,16 @@ class Service:
                     f"{len(self._tickets)} requests are being answered or waiting", f"at most {most}", "try again later"
                 )
             self._tickets[id(ticket)] = ticket
-        self._preparing.submit(self._prepare, question, ticket)
+            self._preparing.submit(self._prepare, question, ticket)  # in here: not while it is being shut down
         return ticket
 
     def close(self, patience: float = 0.0) -> None:
-        """Take no more questions, wait up to ``patience`` seconds for the answers at work, and let go of the rest."""
+        """Take no more questions, wait up to ``patience`` seconds for the answers at work, and let go of the rest.
+
+        May be called again, from another thread meanwhile too: whoever has no patience ends the waiting of the others.
+        Nobody returns before the threads have ended.
+        """
         with self._work:
-            if self._closing:
-                return
             self._closing = True
             self._work.notify_all()
             self._work.wait_for(lambda: not self._tickets, patience)
@@ -157,15 +196,13 @@ class Service:
             return
 
         def send(event: Event) -> None:
-            if ticket.cancelled or running.over:
+            if running.over:
                 self._end(ticket, event)
             else:
-                ticket.send(event)
+                ticket.send(event, last=False)
 
         running = Running(prompt, question.wish, self.tokenizer, send)
-        ticket.running = running
-        if ticket.cancelled:  # never the other way: it may be cancelled from now on
-            running.cancelled = True
+        ticket.begin(running)
         self.engine.submit(running)
         with self._work:
             self._work.notify_all()
@@ -188,9 +225,8 @@ class Service:
 
     def _end(self, ticket: Ticket, event: Event) -> None:
         """The last event of a question."""
-        if id(ticket) in self._tickets and not ticket.cancelled:
-            ticket.send(event)
         self._forget(ticket)
+        ticket.send(event, last=True)
 
     def _forget(self, ticket: Ticket) -> None:
         with self._work:

@@ -14,7 +14,7 @@ import pytest
 import runtime_py
 from runtime_py.engine.answer import Answer, Token
 from runtime_py.engine.running import Event, Wish
-from runtime_py.engine.service import Question, QueueFullError, Service, Sizes
+from runtime_py.engine.service import InTurn, Question, QueueFullError, Service, Sizes
 from runtime_py.engine.stop_text import StopText
 from runtime_py.errors import EdgeproofError, MachineError, UsageError
 from runtime_py.generation.generate import Overrides, settings_of
@@ -121,6 +121,82 @@ def test_an_end_with_answers_at_work(model: Model) -> None:
     left.get(timeout=60)
     hasty.close()
     assert isinstance(whole(left), MachineError)
+
+
+def test_nothing_is_sent_after_the_end(model: Model) -> None:
+    """The service is closed while an answer is at work, and whoever is told takes a while to hear it."""
+    made = Service(model.package, model.backend, model.processor, model.tokenizer, Sizes(slots=1, queue=0))
+    events: list[Event] = []
+    begun = threading.Event()
+
+    def slow(event: Event) -> None:
+        events.append(event)
+        begun.set()
+        if isinstance(event, EdgeproofError):
+            time.sleep(0.3)
+
+    made.ask(question(model, "Hello", 2000), slow)
+    assert begun.wait(60)
+    made.close()
+    assert isinstance(events[-1], MachineError) and all(isinstance(event, Token) for event in events[:-1])
+
+
+def test_closing_without_patience_ends_a_patient_closing(model: Model) -> None:
+    made = Service(model.package, model.backend, model.processor, model.tokenizer, Sizes(slots=1, queue=0))
+    events: queue.Queue[Event] = queue.Queue()
+    made.ask(question(model, "Hello", 2000), events.put)
+    events.get(timeout=60)
+    patient = threading.Thread(target=made.close, args=(600.0,))
+    patient.start()
+    while not made._closing:
+        time.sleep(0.01)
+    made.close()
+    assert not made._thread.is_alive(), "the backend may be closed now"
+    patient.join(30)
+    assert not patient.is_alive() and isinstance(whole(events), MachineError)
+
+
+def test_neither_of_two_threads_waits_for_more_than_one_turn_of_the_other() -> None:
+    """One that takes the lock again as soon as it gave it back, and one that comes now and then."""
+    lock, turns, over = InTurn(), 0, threading.Event()
+
+    def busy() -> None:
+        nonlocal turns
+        while not over.is_set():
+            with lock:
+                turns += 1
+                time.sleep(0.002)
+
+    thread = threading.Thread(target=busy)
+    thread.start()
+    waited = []
+    for _ in range(20):
+        time.sleep(0.003)
+        before = turns
+        with lock:
+            waited.append(turns - before)
+    over.set()
+    thread.join(30)
+    assert max(waited) <= 2, "the turn at work, and one that had begun before"
+
+
+def test_whoever_receives_an_event_may_cancel(model: Model) -> None:
+    made = Service(model.package, model.backend, model.processor, model.tokenizer, Sizes(slots=1, queue=0))
+    events: list[Event] = []
+    asked = threading.Event()
+
+    def cancelling(event: Event) -> None:
+        events.append(event)
+        asked.wait(60)
+        ticket.cancel()
+
+    ticket = made.ask(question(model, "Hello", 50), cancelling)
+    asked.set()
+    ends = time.monotonic() + 30
+    while made.held and time.monotonic() < ends:
+        time.sleep(0.01)
+    assert made.held == 0 and len(events) == 1
+    made.close()
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,8 @@ class Slot:
         return keep if self.session.can_keep(prompt.layout, keep) else 0
 
     def copy_of(self, other: Slot, tokens: int) -> None:
-        """Take the first ``tokens`` positions of another slot's cache."""
+        """Take the first ``tokens`` positions of another slot's cache; where that fails, this slot is empty."""
+        self.forget()
         self.session.take_over(other.session, tokens)
         self._prompt, self._answer = other._prompt, list(other._answer)
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from runtime_py.errors import PackageError
 from runtime_py.files.json_file import MEGABYTE, Refusal, read_bytes
-from runtime_py.files.protobuf import fields
+from runtime_py.files.protobuf import fields, message_of
 
 MAX_MODEL_BYTES = 64 * MEGABYTE
 MAX_TOKENS = 1 << 20
@@ -45,9 +45,7 @@ def check_model(path: Path, refusal: Refusal = PackageError) -> bytes:
                 if count > MAX_TOKENS or isinstance(value, int) or len(value) > MAX_PIECE_BYTES:
                     raise ValueError(f"more than {MAX_TOKENS:,} pieces, or one of more than {MAX_PIECE_BYTES} bytes")
             elif number in (NORMALISER, DENORMALISER):
-                if isinstance(value, int):
-                    raise ValueError("a normaliser that is a number")
-                check_character_map(bytes(_field(value, CHARACTER_MAP)))
+                check_character_map(bytes(_field(message_of(value), CHARACTER_MAP)))
         if not count:
             raise ValueError("no pieces")
     except ValueError as error:
@@ -58,10 +56,7 @@ def check_model(path: Path, refusal: Refusal = PackageError) -> bytes:
 def _field(message: memoryview, wanted: int) -> memoryview:
     """The bytes of a field, the last where it is there several times, as protocol buffers have it."""
     values: Mapping[int, int | memoryview] = dict(fields(message))
-    value = values.get(wanted, memoryview(b""))
-    if isinstance(value, int):
-        raise ValueError("a character map that is a number")
-    return value
+    return message_of(values.get(wanted, memoryview(b"")))
 
 
 def check_character_map(content: bytes) -> None:

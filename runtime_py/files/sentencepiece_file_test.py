@@ -105,7 +105,7 @@ def test_maps_that_are_none(content: bytes) -> None:
         (b"\x0a\x00" * ((1 << 20) + 1), "more than 1,048,576 pieces"),
         (b"\x0a\x81\x20" + bytes(4097), "more than 4096 bytes"),
         (b"\x08\x01", "pieces"),
-        (b"\x1a\x02\x10\x01", "that is a number"),
+        (b"\x1a\x02\x10\x01", "the integer 1 where a message was expected"),
     ],
     ids=lambda value: repr(value)[:20],
 )

@@ -1,8 +1,8 @@
-"""The answer loop: choose a token, show it, feed it, until a stop token, a limit or the end of the context."""
+"""What ends an answer and how its tokens are chosen: a stop token, a limit or the end of the context ends it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from numbers import Integral, Real
@@ -13,7 +13,6 @@ import numpy as np
 from runtime_py.errors import PackageError, UsageError
 from runtime_py.files.json_file import shortened
 from runtime_py.generation.sampler import Sampler, Sampling
-from runtime_py.generation.session import Session
 
 
 class Finish(StrEnum):
@@ -119,34 +118,3 @@ class Choosing:
             self.finish = Finish.LENGTH
         elif room < 1:
             self.finish = Finish.CONTEXT
-
-
-class Generation:
-    """Iterates over the answer's tokens after a prefill; afterwards ``ids`` and ``finish`` tell what happened.
-
-    Stop tokens are neither yielded nor fed. A token is fed to the decoder only when another one is wanted.
-    """
-
-    def __init__(self, session: Session, logits: np.ndarray, settings: Settings) -> None:
-        self.session = session
-        self._choosing = Choosing(settings)
-        self._logits = logits
-
-    @property
-    def ids(self) -> list[int]:
-        return self._choosing.ids
-
-    @property
-    def finish(self) -> Finish | None:
-        return self._choosing.finish
-
-    def __iter__(self) -> Iterator[int]:
-        while True:
-            token = self._choosing.choose(self._logits[0, -1])
-            if token is None:
-                return
-            yield token
-            self._choosing.check_limits(self.session.room)
-            if self.finish is not None:
-                return
-            self._logits = self.session.step(token)

@@ -246,8 +246,8 @@ class Session:
         Both sessions have reserved caches of one `Batching` backend.
         """
         assert isinstance(self.backend, Batching) and self._reserved is not None and other._layout is not None
+        self.backend.copy_prefix(other._started(), self._reserved, tokens)
         self._state = self._reserved
-        self.backend.copy_prefix(other._started(), self._state, tokens)
         self._layout, self._decode_inputs = other._layout, other._decode_inputs
 
     def can_keep(self, layout: Layout, tokens: int) -> bool:

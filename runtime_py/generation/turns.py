@@ -30,18 +30,15 @@ class Turns:
             UsageError: the model is closed.
             EdgeproofError: from the work; any other exception becomes one.
         """
-        with self._lock:
-            if self._closed:
-                raise self._refusal(what)
-            with last_resort(what):
-                yield
+        with self.held(what), last_resort(what):
+            yield
 
     @contextmanager
     def held(self, what: str) -> Iterator[None]:
         """Keep the model from others for several turns; what goes wrong between them passes unchanged."""
         with self._lock:
             if self._closed:
-                raise self._refusal(what)
+                raise UsageError(f"{what}: the model is closed", "a model that is open", "load the package again")
             yield
 
     def steps(self, items: Iterator[Item], what: str) -> Iterator[Item]:
@@ -53,10 +50,6 @@ class Turns:
                 except StopIteration:
                     return
             yield item
-
-    @staticmethod
-    def _refusal(what: str) -> UsageError:
-        return UsageError(f"{what}: the model is closed", "a model that is open", "load the package again")
 
     @contextmanager
     def last(self) -> Iterator[bool]:
@@ -76,6 +69,10 @@ def last_resort(what: str) -> Iterator[None]:
     except MemoryError as error:
         raise MachineError(
             f"{what}: this machine ran out of memory", "memory for the model and its inputs", "send smaller pictures"
+        ) from error
+    except OSError as error:
+        raise MachineError(
+            f"{what}: {error}", "a file that can be read, on a disk with room", "mend what it names, then try again"
         ) from error
     except Exception as error:
         raise InternalError(

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from runtime_py.errors import MachineError
+from runtime_py.errors import MachineError, UsageError
 
 LIBRARY = "huggingface_hub"
 REACH_SECONDS = 5.0
@@ -53,6 +53,15 @@ def as_quiet_as_asked() -> Iterator[None]:
         client.setLevel(level)
         if had_bars:
             enable_progress_bars()
+
+
+def licence_not_accepted(repo_id: str) -> UsageError:
+    """The error of a repository whose licence this token's account has not accepted."""
+    return UsageError(
+        f"{repo_id} wants its licence accepted before it is downloaded",
+        "a token of an account that accepted it",
+        f"accept it at https://huggingface.co/{repo_id}, then set HF_TOKEN",
+    )
 
 
 def network_errors() -> tuple[type[Exception], ...]:

@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from runtime_py.errors import EdgeproofError, MachineError, UsageError
-from runtime_py.hub.client import REACH_SECONDS, as_quiet_as_asked, network_errors, reason, require_client
+from runtime_py.hub.client import (
+    REACH_SECONDS,
+    as_quiet_as_asked,
+    licence_not_accepted,
+    network_errors,
+    reason,
+    require_client,
+)
 from runtime_py.hub.reference import Reference, reference
 from runtime_py.hub.room import bytes_to_fetch, explained_when_full, require_room
 from runtime_py.package import MANIFEST, MAX_MANIFEST_BYTES, Package, read
@@ -54,11 +61,7 @@ def _folder(asked: Reference, check: Check | None, whole: bool) -> Path:
         except EdgeproofError:
             raise
         except errors.GatedRepoError as error:
-            raise UsageError(
-                f"{asked.repo_id} wants its licence accepted before it is downloaded",
-                "a token of an account that accepted it",
-                f"accept it at https://huggingface.co/{asked.repo_id}, then set HF_TOKEN",
-            ) from error
+            raise licence_not_accepted(asked.repo_id) from error
         except (errors.RevisionNotFoundError, errors.RepositoryNotFoundError, errors.HFValidationError) as error:
             raise UsageError(
                 f"{asked} is no folder here, and the hub has no such repository or revision, or hides it from this token",

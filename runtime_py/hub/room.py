@@ -1,4 +1,4 @@
-"""Room in the hub's cache, known before a download starts."""
+"""Room on a disk, and in the hub's cache before a download starts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""No room, quota used up, more than a file may have."""
+"""No room, quota used up, more than a file may have (FAT: 4 GB)."""
 
 ADVICE = "free some space there, or set HF_HUB_CACHE to a folder on another disk"
 
@@ -48,14 +48,23 @@ def bytes_to_fetch(repo_id: str, files: Iterable[RepoSibling]) -> int:
 def require_room(repo_id: str, needed: int) -> None:
     """Raise DoesNotFitError unless the disk of the hub's cache has so many bytes free."""
     cache = cache_folder()
-    place = next(path for path in (cache.absolute(), *cache.absolute().parents) if path.exists())
-    free = shutil.disk_usage(place).free
+    free = free_bytes(cache)
     if needed > free:
         raise DoesNotFitError(
             f"{repo_id} needs {needed / 1e9:,.2f} GB more in the hub's cache ({cache})",
             f"at most the {free / 1e9:,.2f} GB that are free on its disk",
             ADVICE,
         )
+
+
+def existing_parent(path: Path) -> Path:
+    """The nearest parent of ``path`` that exists."""
+    return next((parent for parent in path.absolute().parents if parent.exists()), Path(path.absolute().anchor))
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes free for us on the disk where ``path`` lies or will lie."""
+    return shutil.disk_usage(path if path.exists() else existing_parent(path)).free
 
 
 def explained_when_full(error: BaseException, repo_id: str) -> DoesNotFitError | None:

@@ -85,7 +85,9 @@ def require(package: Package, backend: str | None = None, given: str | bool = Fa
 
 
 def require_known(package: Package, backend: str | None = None, given: str | bool = False) -> None:
-    """The part of `require` that the manifest alone decides, for a package whose other files are still to come."""
+    """The part of `require` that the manifest alone decides: the package's other files are still to come, or every one of
+    them is compared with it next.
+    """
     if isinstance(given, str):
         check(package, given)
     if not runs_code(package, backend):

@@ -7,7 +7,6 @@ for photographs; a file of such a kind is refused whatever it is called.
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 
 from PIL import Image
 
@@ -46,14 +45,9 @@ def formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def kind_of(path: Path) -> str:
-    """What another file seems to be, as far as its first bytes tell; "" where they do not. Nothing is decoded.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    with path.open("rb") as file:
-        head = file.read(HEADER_BYTES).ljust(HEADER_BYTES, b"\0")
+def kind_of(head: bytes) -> str:
+    """What another file seems to be, as far as its first `HEADER_BYTES` tell; "" where they do not. Nothing is decoded."""
+    head = head.ljust(HEADER_BYTES, b"\0")
     if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
         return "HEIF"
     for start, name in _OTHERS.items():

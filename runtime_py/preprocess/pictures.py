@@ -10,7 +10,8 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from PIL import Image
 from runtime_py.errors import ImageError
 from runtime_py.files.json_file import shortened
 from runtime_py.preprocess.extent import Check
-from runtime_py.preprocess.picture_formats import SHOWN, formats, holds_its_pixels, kind_of
+from runtime_py.preprocess.picture_formats import HEADER_BYTES, SHOWN, formats, holds_its_pixels, kind_of
 from runtime_py.preprocess.picture_metadata import Orientation, orientation_of, pixels_alone, turned
 
 MAX_PIXELS = 64_000_000
@@ -30,7 +31,7 @@ MAX_REWRITTEN_BYTES = 256 << 20
 
 GIVEN = "the given image"
 
-Picture = str | Path | Image.Image | np.ndarray
+Picture = str | Path | bytes | Image.Image | np.ndarray
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +39,11 @@ log = logging.getLogger(__name__)
 def open_picture(
     picture: Picture, max_pixels: int = MAX_PIXELS, upright: bool = False, check: Check | None = None
 ) -> np.ndarray:
-    """A path, PIL image or uint8 array (height, width[, 1, 3 or 4]) to uint8 RGB (height, width, 3).
+    """A path, the bytes of a file, PIL image or uint8 array (height, width[, 1, 3 or 4]) to uint8 RGB (height, width, 3).
 
     Args:
         upright: turn a photograph as EXIF says; without it, one that is not upright is told of once.
-        check: is told name, width and height before a pixel is decoded, and refuses what a model cannot take.
+        check: is told name, width and height once, before a pixel is decoded, and refuses what a model cannot take.
 
     Raises:
         ImageError: missing, empty, no picture of a format that is opened (`runtime_py.preprocess.picture_formats`), damaged,
@@ -50,23 +51,79 @@ def open_picture(
     """
     if isinstance(picture, np.ndarray):
         return _from_array(picture, max_pixels, check)
+    asked = None if check is None else cache(check)  # a file that is read again has the size it had
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of metadata, and of sizes that are checked here
         if isinstance(picture, Image.Image):
-            return _decoded(picture, GIVEN, max_pixels, upright, check)
-        path = _file(picture)
+            try:
+                return _decoded(picture, GIVEN, max_pixels, upright, asked)
+            except _Unreadable as error:
+                raise ImageError(
+                    f"{GIVEN} cannot be decoded: {error.cause}", "a whole image", "open it again"
+                ) from error.cause
+        file = _file(picture)
         try:
-            return _read(path, path, max_pixels, upright, check)
+            return _read(file, file.opened(), max_pixels, upright, asked)
         except _Unreadable as error:
-            again = pixels_alone(path.read_bytes()) if path.stat().st_size <= MAX_REWRITTEN_BYTES else None
+            again = pixels_alone(file.content()) if file.size <= MAX_REWRITTEN_BYTES else None
             if again is None:
-                raise error.told(path) from error.cause
+                raise error.told(file) from error.cause
         try:
-            array = _read(io.BytesIO(again), path, max_pixels, upright, check)
+            array = _read(file, io.BytesIO(again), max_pixels, upright, asked)
         except _Unreadable as error:
-            raise error.told(path) from error.cause
-    log.info("%s holds metadata that cannot be read and was passed over", path)
+            raise error.told(file) from error.cause
+    log.info("%s holds metadata that cannot be read and was passed over", file.name)
     return array
+
+
+@dataclass(frozen=True)
+class _File:
+    """A picture's file: its path, or its content, read already.
+
+    Attributes:
+        name: how errors call it; size: in bytes, at least 1.
+    """
+
+    source: Path | bytes
+    name: str
+    size: int
+
+    def opened(self) -> Path | io.BytesIO:
+        """What Pillow takes."""
+        return io.BytesIO(self.source) if isinstance(self.source, bytes) else self.source
+
+    def content(self) -> bytes:
+        return self.source if isinstance(self.source, bytes) else self.source.read_bytes()
+
+    def head(self) -> bytes:
+        with io.BytesIO(self.source) if isinstance(self.source, bytes) else self.source.open("rb") as file:
+            return file.read(HEADER_BYTES)
+
+
+def _file(picture: object) -> _File:
+    file = _File(picture, GIVEN, len(picture)) if isinstance(picture, bytes) else _file_at(picture)
+    if file.size == 0:
+        raise ImageError(f"{file.name} is empty (0 bytes)", "an image file", "copy or download the picture again")
+    return file
+
+
+def _file_at(picture: object) -> _File:
+    try:
+        path = Path(picture)  # type: ignore[arg-type]
+        is_file = path.is_file()
+    except (TypeError, ValueError, OSError) as error:  # ValueError: a null character; OSError: a name longer than any may be
+        raise ImageError(
+            f"{shortened(picture)} is no picture",
+            "a path, the bytes of a file, a PIL image or a uint8 array",
+            "pass one of them",
+        ) from error
+    if not is_file:
+        raise ImageError(f"{path} is no file", "an image file", "check the path")
+    try:
+        with path.open("rb"):
+            return _File(path, str(path), path.stat().st_size)
+    except OSError as error:
+        raise ImageError(f"{path} cannot be opened: {error}", "a file that may be read", "check its permissions") from error
 
 
 class _Unreadable(Exception):
@@ -80,54 +137,34 @@ class _Unreadable(Exception):
         super().__init__(str(cause))
         self.cause, self.damaged = cause, damaged
 
-    def told(self, path: Path) -> ImageError:
+    def told(self, file: _File) -> ImageError:
         if self.damaged:
             return ImageError(
-                f"{path} is damaged: {str(self.cause)[:200]}",
+                f"{file.name} is damaged: {str(self.cause)[:200]}",
                 "a whole image file",
                 "copy or download the picture again",
             )
-        kind = kind_of(path)
+        kind = kind_of(file.head())
         return ImageError(
-            f"{path} cannot be read as an image" + (f": it is {kind}" if kind else ""),
+            f"{file.name} cannot be read as an image" + (f": it is {kind}" if kind else ""),
             f"a file whose content is {SHOWN}",
             "convert the picture to JPEG or PNG",
         )
 
 
-def _file(picture: object) -> Path:
+def _read(file: _File, opened: Path | io.BytesIO, max_pixels: int, upright: bool, check: Check | None) -> np.ndarray:
+    """A file's pixels; ``opened`` is what Pillow reads of it."""
     try:
-        path = Path(picture)  # type: ignore[arg-type]
-        is_file = path.is_file()
-    except (TypeError, ValueError) as error:  # ValueError: a null character
-        raise ImageError(
-            f"{shortened(picture)} is no picture", "a path, a PIL image or a uint8 array", "pass one of them"
-        ) from error
-    if not is_file:
-        raise ImageError(f"{path} is no file", "an image file", "check the path")
-    try:
-        with path.open("rb"):
-            size = path.stat().st_size
-    except OSError as error:
-        raise ImageError(f"{path} cannot be opened: {error}", "a file that may be read", "check its permissions") from error
-    if size == 0:
-        raise ImageError(f"{path} is empty (0 bytes)", "an image file", "copy or download the picture again")
-    return path
-
-
-def _read(file: Path | io.BytesIO, path: Path, max_pixels: int, upright: bool, check: Check | None) -> np.ndarray:
-    try:
-        image = Image.open(file, formats=formats())
+        image = Image.open(opened, formats=formats())
     except Image.DecompressionBombError as error:
-        raise _too_large(str(path), str(error), max_pixels) from error
+        raise _too_large(file.name, str(error), max_pixels) from error
     except Exception as error:  # a damaged header raises whatever its decoder stumbles over
         raise _Unreadable(error, damaged=False) from error
     with image:
-        size = path.stat().st_size
-        if image.size[0] * image.size[1] <= max_pixels and not holds_its_pixels(image, size):
-            claimed = f"{size:,} bytes cannot hold the {image.size[0]} x {image.size[1]} pixels that its header claims"
+        if image.size[0] * image.size[1] <= max_pixels and not holds_its_pixels(image, file.size):
+            claimed = f"{file.size:,} bytes cannot hold the {image.size[0]} x {image.size[1]} pixels that its header claims"
             raise _Unreadable(ValueError(claimed), damaged=True)
-        return _decoded(image, str(path), max_pixels, upright, check)
+        return _decoded(image, file.name, max_pixels, upright, check)
 
 
 def _decoded(image: Image.Image, name: str, max_pixels: int, upright: bool, check: Check | None) -> np.ndarray:
@@ -146,8 +183,6 @@ def _decoded(image: Image.Image, name: str, max_pixels: int, upright: bool, chec
         image.load()
         plain = image if image.mode == "RGB" else image.convert("RGB")
     except Exception as error:  # as above: RuntimeError, NotImplementedError, SyntaxError and more were seen
-        if name == GIVEN:
-            raise ImageError(f"{name} cannot be decoded: {error}", "a whole image", "open it again") from error
         raise _Unreadable(error, damaged=True) from error
     if upright:
         plain = turned(plain, orientation)

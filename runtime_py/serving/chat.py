@@ -7,16 +7,17 @@ of the service. A client that goes away takes its question with it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from runtime_py.engine.answer import Answer, Token
 from runtime_py.engine.running import Event, Wish
@@ -65,66 +66,52 @@ class ChatCompletions:
         deadline = asyncio.get_running_loop().time() + self.limits.seconds
         held = Reservation(self._room, self.limits.pictures.pixels)
         try:
-            asked, question = await run_in_threadpool(self._read, await self._body(incoming, held), held)
-            events = Events(self.service, question, held)
+            asked, events = await self._taken(incoming, held)
         except BaseException as error:
             held.release()
-            self.metrics.ended("refused" if isinstance(error, Refusal | EdgeproofError) else "failed")
-            if isinstance(error, EdgeproofError):
-                raise of_error(error) from error
+            self.metrics.ended(outcome_of(error))
             raise
         answer = reply.Reply(self.name, self.service.tokenizer, asked.usage, asked.token_ids)
-        if not asked.stream:
-            return await self._whole(incoming, events, answer, deadline)
-        async with self._counted(events):
+        with events.let_go_of_when_it_fails():
+            if not asked.stream:
+                return await self._whole(incoming, events, answer, deadline)
             first = await events.next(incoming, deadline)
         stream = self._stream(incoming, events, answer, first, deadline)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
+        return _Stream(stream, events, headers=headers)
+
+    async def _taken(self, incoming: Request, held: Reservation) -> tuple[request.ChatRequest, Events]:
+        """A request that the service has taken."""
+        try:
+            asked, question = await run_in_threadpool(self._read, await self._body(incoming, held), held)
+            return asked, Events(self.service, question, held, self.metrics)
+        except EdgeproofError as error:
+            raise of_error(error) from error
 
     async def _whole(self, incoming: Request, events: Events, answer: reply.Reply, deadline: float) -> Response:
         tokens: list[Token] = []
-        async with self._counted(events):
-            while True:
-                event = await events.next(incoming, deadline)
-                if isinstance(event, Answer):
-                    self.metrics.answered(event)
-                    return JSONResponse(answer.whole(event, tokens))
-                tokens.append(event)
+        while not isinstance(event := await events.next(incoming, deadline), Answer):
+            tokens.append(event)
+        return JSONResponse(answer.whole(event, tokens))
 
     async def _stream(
         self, incoming: Request, events: Events, answer: reply.Reply, first: Token | Answer, deadline: float
     ) -> AsyncIterator[bytes]:
         """The status is sent already: what goes wrong now is an event of the stream."""
         event = first
-        yield answer.opening()
         try:
-            async with self._counted(events):
+            with events.let_go_of_when_it_fails():
+                yield answer.opening()
                 while not isinstance(event, Answer):
                     chunk = answer.token(event)
                     if chunk:
                         yield chunk
                     event = await events.next(incoming, deadline)
-                self.metrics.answered(event)
                 yield answer.ending(event)
         except Refusal as refusal:
             yield reply.failure(refusal.to_json())
         except Gone:
             return
-
-    @asynccontextmanager
-    async def _counted(self, events: Events) -> AsyncIterator[None]:
-        """Let go of the question and count it, however it ends without an answer."""
-        try:
-            yield
-        except Refusal as refusal:
-            events.ticket.cancel()
-            self.metrics.ended("timeout" if refusal.status == 504 else "refused" if refusal.status < 500 else "failed")
-            raise
-        except BaseException:
-            events.ticket.cancel()
-            self.metrics.ended("cancelled")
-            raise
 
     async def _body(self, incoming: Request, held: Reservation) -> bytes:
         kind = incoming.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -146,6 +133,8 @@ class ChatCompletions:
                     held.add_bytes(len(piece))
         except TimeoutError as error:
             raise Refusal(408, "the request did not arrive in time") from error
+        except ClientDisconnect as error:
+            raise Gone from error
         return b"".join(pieces)
 
     def _read(self, body: bytes, held: Reservation) -> tuple[request.ChatRequest, Question]:
@@ -178,15 +167,24 @@ class ChatCompletions:
         return asked, Question(asked.turns, [known[url] for url in asked.urls], wish)
 
 
+def outcome_of(error: BaseException) -> str:
+    """What a request that ends so is counted as."""
+    if isinstance(error, Refusal):
+        return "timeout" if error.status in (408, 504) else "refused" if error.status < 500 else "failed"
+    return "cancelled" if isinstance(error, Gone | asyncio.CancelledError | GeneratorExit) else "failed"
+
+
 class Events:
-    """What the service sends of one question, for the event loop.
+    """What the service sends of one question, for the event loop; counted once, however it ends.
 
     Args:
         held: given back when the first event comes, for then the pictures are features, or none does.
     """
 
-    def __init__(self, service: Service, question: Question, held: Reservation) -> None:
+    def __init__(self, service: Service, question: Question, held: Reservation, metrics: Metrics) -> None:
         self._held = held
+        self._metrics = metrics
+        self._counted = False
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[Event] = asyncio.Queue()
         self._leaving: asyncio.Task[Any] | None = None
@@ -209,23 +207,58 @@ class Events:
         try:
             left = deadline - self._loop.time()
             done, _ = await asyncio.wait({coming, self._leaving}, timeout=max(left, 0), return_when=asyncio.FIRST_COMPLETED)
-        except BaseException:
-            self._leaving.cancel()
-            raise
         finally:
             self._held.release()
             if not coming.done():
                 coming.cancel()
         event = coming.result() if coming in done else None
-        if event is None or not isinstance(event, Token):
-            self._leaving.cancel()
         if event is None:
             if done:
                 raise Gone
             raise Refusal(504, "the answer took longer than this server allows", "server_error", code="timeout")
         if isinstance(event, EdgeproofError):
             raise of_error(event) from event
+        if isinstance(event, Answer):
+            self._metrics.answered(event)
+            self._end()
         return event
+
+    @contextmanager
+    def let_go_of_when_it_fails(self) -> Iterator[None]:
+        """Whatever is raised ends the question."""
+        try:
+            yield
+        except BaseException as error:
+            self.leave(outcome_of(error))
+            raise
+
+    def leave(self, outcome: str) -> None:
+        """Let go of the question and count it, unless it ended before."""
+        if not self._counted:
+            self._metrics.ended(outcome)
+            self._end()
+
+    def _end(self) -> None:
+        self._counted = True
+        self.ticket.cancel()
+        if self._leaving is not None:
+            self._leaving.cancel()
+
+
+class _Stream(StreamingResponse):
+    """A stream of events; a client that goes before the first of them is read has let go of its question too."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, content: AsyncIterator[bytes], events: Events, headers: Mapping[str, str]) -> None:
+        super().__init__(content, headers=headers)
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._events.leave("cancelled")
 
 
 async def _departure(incoming: Request) -> None:

@@ -68,7 +68,7 @@ class Client:
                     continue
                 if line.strip() == b"data: [DONE]":
                     return
-                value = json.loads(line[6:])
+                value = _object(line[6:])
                 if "error" in value:
                     raise _refused(200, value)
                 yield value
@@ -76,8 +76,7 @@ class Client:
 
     def _whole(self, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
         with self._answer(method, path, body) as answer:
-            value: dict[str, Any] = json.loads(answer.read())
-        return value
+            return _object(answer.read())
 
     @contextmanager
     def _answer(self, method: str, path: str, body: Mapping[str, Any] | None) -> Iterator[http.client.HTTPResponse]:
@@ -86,7 +85,7 @@ class Client:
             connection.request(method, path, None if body is None else json.dumps(body), self._headers)
             answer = connection.getresponse()
             if answer.status != 200:
-                raise _refused(answer.status, json.loads(answer.read()))
+                raise _refused(answer.status, _object(answer.read()))
             yield answer
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise MachineError(
@@ -98,11 +97,22 @@ class Client:
             connection.close()
 
 
+def _object(text: bytes) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError(f"{shortened(value)} where an object is expected")
+    return value
+
+
 def _refused(status: int, value: Mapping[str, Any]) -> UsageError:
-    said = value.get("error") or {}
-    return UsageError(
-        f"the server refuses ({status}): {said.get('message', value)}", "200", "correct the request or the server"
-    )
+    said = value.get("error", value)
+    message = said.get("message", said) if isinstance(said, Mapping) else said
+    return UsageError(f"the server refuses ({status}): {message}", "200", "correct the request or the server")
 
 
 def user_message(text: str, pictures: Sequence[np.ndarray]) -> list[dict[str, Any]]:

@@ -9,24 +9,21 @@ from __future__ import annotations
 import base64
 import binascii
 import http.client
-import io
 import ipaddress
 import re
 import socket
 import ssl
-import time
-import warnings
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
 import numpy as np
-from PIL import Image
 
 from runtime_py.errors import ImageError
 from runtime_py.files.json_file import shortened
 from runtime_py.preprocess.extent import Check
-from runtime_py.preprocess.picture_formats import SHOWN, formats
 from runtime_py.preprocess.pictures import open_picture
 from runtime_py.serving.refusal import Refusal, invalid
 
@@ -91,16 +88,9 @@ def decoded(content: bytes, limits: PictureLimits) -> np.ndarray:
         Refusal: no picture of `runtime_py.preprocess.picture_formats`, damaged, or too large for the limits or the model.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of metadata, and of sizes that are checked here
-            with Image.open(io.BytesIO(content), formats=formats()) as image:
-                return open_picture(image, limits.pixels, upright=True, check=limits.check)
-    except Refusal:
-        raise
+        return open_picture(content, limits.pixels, upright=True, check=limits.check)
     except ImageError as error:
         raise invalid(f"a picture cannot be used: {error.what}. Expected: {error.expected}.", PARAM) from error
-    except Exception as error:  # a damaged file raises whatever its decoder stumbles over
-        raise invalid(f"a picture cannot be read: {shortened(str(error))}. Expected: {SHOWN}.", PARAM) from error
 
 
 def _data(url: str, limits: PictureLimits) -> bytes:
@@ -139,8 +129,7 @@ def fetched(url: str, limits: PictureLimits) -> bytes:
         raise invalid(f"{shortened(url)} has no host, or a user name", PARAM)
     address = _address(parts.hostname, port, limits)
     try:
-        connection = _connection(parts, address, port, limits.seconds)
-        try:
+        with closing(_connection(parts, address, port, limits.seconds)) as connection, _within(limits.seconds, connection):
             target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
             connection.request("GET", target, headers={"User-Agent": "edgeproof", "Accept": "image/*"})
             answer = connection.getresponse()
@@ -148,9 +137,7 @@ def fetched(url: str, limits: PictureLimits) -> bytes:
                 raise invalid(
                     f"{shortened(url)} answers {answer.status}; 200 is expected, redirects are not followed", PARAM
                 )
-            content = _body(answer, limits)
-        finally:
-            connection.close()
+            content = answer.read(limits.bytes + 1)
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise invalid(f"{shortened(url)} cannot be fetched: {type(error).__name__}", PARAM) from error
     if len(content) > limits.bytes:
@@ -158,15 +145,30 @@ def fetched(url: str, limits: PictureLimits) -> bytes:
     return content
 
 
-def _body(answer: http.client.HTTPResponse, limits: PictureLimits) -> bytes:
-    """Up to one byte more than is allowed; a server that dribbles is given up on."""
-    ends = time.monotonic() + limits.seconds
-    content = b""
-    while len(content) <= limits.bytes and (piece := answer.read1(1 << 16)):
-        content += piece
-        if time.monotonic() > ends:
+@contextmanager
+def _within(seconds: float, connection: http.client.HTTPConnection) -> Iterator[None]:
+    """End whatever is read or written of a connection after so many seconds: its own time-out starts anew with every byte.
+
+    Raises:
+        TimeoutError: it came to that.
+    """
+    late = threading.Event()
+    plain = connection.sock
+
+    def cut() -> None:
+        late.set()
+        with suppress(OSError):  # closed already
+            socket.socket.shutdown(plain, socket.SHUT_RDWR)  # not TLS's own, which another thread may be reading through
+
+    timer = threading.Timer(seconds, cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        if late.is_set():
             raise TimeoutError
-    return content
 
 
 def _address(host: str, port: int, limits: PictureLimits) -> str:

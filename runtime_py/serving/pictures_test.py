@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import http.server
+import io
 import socket
+import struct
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runtime_py.serving.pictures import PictureLimits, fetched, picture_at, public
+from runtime_py.serving.pictures import PictureLimits, decoded, fetched, picture_at, public
 from runtime_py.serving.refusal import Refusal
 
 LIMITS = PictureLimits(bytes=100_000, remote=True, seconds=2.0)
@@ -48,16 +51,18 @@ def test_urls_that_are_none(url: str) -> None:
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder; /away leads elsewhere, /slow dribbles."""
+    """Serves a folder; /away leads elsewhere, /slow dribbles its body and /head its headers, for four seconds."""
 
     def do_GET(self) -> None:
         if self.path == "/away":
             self.send_response(302)
             self.send_header("Location", "http://169.254.169.254/")
             self.end_headers()
-        elif self.path == "/slow":
+        elif self.path in {"/slow", "/head"}:
             self.send_response(200)
-            self.end_headers()
+            if self.path == "/slow":
+                self.end_headers()
+            self.flush_headers()
             for _ in range(40):
                 time.sleep(0.1)
                 try:
@@ -96,6 +101,10 @@ def test_what_may_be_fetched_is_and_nothing_else(elsewhere: str) -> None:
     for path, said in (("/none", "404"), ("/away", "302"), ("/large", "larger than"), ("/slow", "TimeoutError")):
         with pytest.raises(Refusal, match=said):
             fetched(elsewhere + path, replace(permitted, seconds=1.0))
+    began = time.monotonic()
+    with pytest.raises(Refusal, match="TimeoutError"):
+        fetched(f"{elsewhere}/head", replace(permitted, seconds=0.5))
+    assert time.monotonic() - began < 3, "headers that dribble are given up on too"
     with pytest.raises(Refusal, match="not on the public internet"):
         picture_at(f"{elsewhere}/a.png", LIMITS)
     with pytest.raises(Refusal, match="not fetched here"):
@@ -117,3 +126,29 @@ def test_the_address_that_was_looked_at_is_the_one_connected_to(elsewhere: str, 
     with pytest.raises(Refusal, match="cannot be fetched"):
         fetched(f"http://rebinding.example:{port}/a.png", LIMITS)
     assert connected == ["8.8.8.8"]
+
+
+def test_a_picture_is_opened_as_everywhere_else(tmp_path: Path, picture: np.ndarray) -> None:
+    """A comment that cannot be read does not stand in the pixels' way, and the size is asked about once."""
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    whole = (tmp_path / "a.png").read_bytes()
+    place = whole.index(b"IDAT") - 4
+    comment = (4).to_bytes(4, "big") + b"tEXt" + b"a\0bc" + b"\0\0\0\0"  # another checksum
+    asked: list[tuple[int, int]] = []
+    limits = PictureLimits(check=lambda name, width, height: asked.append((width, height)))
+    np.testing.assert_array_equal(decoded(whole[:place] + comment + whole[place:], limits), picture)
+    with pytest.raises(Refusal, match="damaged"):  # after a second look, without its metadata
+        decoded(whole[: len(whole) // 2], limits)
+    assert asked == [picture.shape[1::-1]] * 2
+
+
+def test_a_small_file_that_claims_many_pixels_is_refused_before_they_are_decoded() -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(buffer, "PNG")
+    content = bytearray(buffer.getvalue())
+    content[16:24] = struct.pack(">II", 8000, 8000)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    with pytest.raises(Refusal, match="bytes cannot hold the 8000 x 8000 pixels"):
+        decoded(bytes(content), PictureLimits())
+    with pytest.raises(Refusal, match="cannot be read as an image: it is PDF"):
+        decoded(b"%PDF-1.7", PictureLimits())

@@ -35,7 +35,7 @@ class Reply:
         self.model, self.words, self.usage, self.token_ids = model, words, usage, token_ids
         self.id = f"chatcmpl-{secrets.token_hex(12)}"
         self.created = int(time.time())
-        self._said = ""
+        self._begun = False
         self._white = ""
 
     def whole(self, answer: Answer, tokens: Sequence[Token]) -> dict[str, Any]:
@@ -72,10 +72,10 @@ class Reply:
         text = self._white + text
         shown = text.rstrip()
         self._white = text[len(shown) :]
-        if not self._said:
+        if not self._begun:
             shown = shown.lstrip()
             self._white = self._white if shown else ""
-        self._said += shown
+        self._begun = self._begun or bool(shown)
         return shown
 
     def _head(self, kind: str) -> dict[str, Any]:

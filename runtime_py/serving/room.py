@@ -22,7 +22,7 @@ class Room:
 
 
 class Reservation:
-    """One request's part of a room; threads may share it. Leaving the context gives it back.
+    """One request's part of a room: filled by one thread at a time, given back by any with `release`.
 
     Args:
         pixels: of all its pictures at most.

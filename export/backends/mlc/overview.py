@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from export.backends.mlc.stock_engine import stock_engine
 from export.specs import ModelSpec
 from export.stages import contracts
 from runtime_py.backends.stock_engine import SentPicture
 from runtime_py.contracts import CONNECTOR, VISION
 from runtime_py.errors import UnsupportedModelError
 from runtime_py.preprocess.base import Processor
-from targets.base import Limits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,13 +43,15 @@ class Overview:
     sides: Mapping[str, np.ndarray]
 
 
-def make_overview(spec: ModelSpec, processor: Processor, limits: Limits) -> Overview:
-    """The overview of a model in a package with ``limits``.
+def make_overview(spec: ModelSpec, processor: Processor, sent: SentPicture | None) -> Overview:
+    """The overview of a model.
+
+    Args:
+        sent: what `export.backends.mlc.stock_engine` says that an app sends.
 
     Raises:
         UnsupportedModelError: as `overview_sides`.
     """
-    sent = stock_engine(spec, limits).picture
     side = spec.image.overview // spec.image.patch
     return Overview(sent, (side, side), {} if sent is None else overview_sides(spec, processor, sent.rows))
 

@@ -41,7 +41,7 @@ class PackageParts:
         self.place = HOST if self.phone is None else self.phone.place
         self.limits = build.options.limits
         self.engine = stock_engine(build.spec, self.limits)
-        self.overview = make_overview(build.spec, build.processor, self.limits)
+        self.overview = make_overview(build.spec, build.processor, self.engine.picture)
 
     # names
 

@@ -16,15 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runtime_py.backends.tensor_cache import CACHE_FILE, HALVED, ITEM_BYTES
+
 CAP = 32 << 20
 """Bytes that a shard stays below, unless one tensor alone is larger."""
 
-ITEM_BYTES = {"uint32": 4, "float32": 4, "float16": 2, "bfloat16": 2}
-HALVED = "f32-to-bf16"
-"""The format of every tensor upstream writes: float32 ones lie in the file as bfloat16."""
 RAW = "raw"
+"""The format of tensors that lie in the file as they are in memory; upstream writes `HALVED` for every one."""
 
-INDEX, HALVED_INDEX, OLD_INDEX = "tensor-cache.json", "tensor-cache-b16.json", "ndarray-cache.json"
+HALVED_INDEX, OLD_INDEX = "tensor-cache-b16.json", "ndarray-cache.json"
+"""Beside `CACHE_FILE`."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def _shard_record(folder: Path, shard: Shard) -> dict[str, Any]:
 
 def write_index(folder: Path, content: Mapping[str, Any], old_name: bool = True) -> list[Path]:
     """Write tensor-cache.json, its bfloat16 twin where some float32 tensor was halved, and the name older runtimes use."""
-    files = {INDEX: content}
+    files = {CACHE_FILE: content}
     if old_name:
         files[OLD_INDEX] = content
     twin = copy.deepcopy(dict(content))

@@ -18,7 +18,16 @@ from export.families.published import variants
 from export.families.registry import families
 from export.plan.footprint import Footprint, footprints
 from export.source.tensor_source import EmptySource
-from export.specs import ModelSpec, PartialLora, ResamplerSpec, RopeSpec, RoutedLora, SizeRule, VisualExperts
+from export.specs import (
+    GluConnectorSpec,
+    ModelSpec,
+    PartialLora,
+    ResamplerSpec,
+    RopeSpec,
+    RoutedLora,
+    SizeRule,
+    VisualExperts,
+)
 from export.stages import contracts
 from runtime_py.backends.stock_engine import SentPicture, StockEngine, Use
 from runtime_py.contracts import CONNECTOR
@@ -123,6 +132,14 @@ def test_rows_of_every_overview_are_those_of_the_processor() -> None:
             overview_sides(spec, family.make_processor(spec), overview_rows(spec))
             stated = contracts(spec)[CONNECTOR].outputs[0].shape[1]
             assert stated in (overview_rows(spec), "image_rows"), checkpoint
+
+
+def test_rows_are_the_contracts_own_where_a_grid_does_not_divide() -> None:
+    spec = published("cogvlm2")
+    assert isinstance(spec.connector, GluConnectorSpec)
+    for grid in (4, 5, 7):
+        odd = replace(spec, connector=replace(spec.connector, grid=grid))
+        assert overview_rows(odd) == contracts(odd)[CONNECTOR].outputs[0].shape[1] == (grid // 2) ** 2 + 2
 
 
 def test_the_record_goes_to_json_and_back(whole: ModelSpec) -> None:

@@ -6,17 +6,14 @@ from dataclasses import replace
 
 from export.specs import (
     DecoderSpec,
-    GluConnectorSpec,
-    MlpConnectorSpec,
     ModelSpec,
     PatchMergerSpec,
-    ResamplerSpec,
     VisionSpec,
     VisualExperts,
     WindowConnectorSpec,
 )
 from export.stages import contracts
-from runtime_py.contracts import DECODER, TensorContract
+from runtime_py.contracts import CONNECTOR, DECODER, TensorContract
 
 UNSOUND_HEAD = 16
 """TVM's prefill attention gives wrong numbers for this head size on OpenCL (measured on PoCL, 0.27.0.post1)."""
@@ -80,19 +77,14 @@ def most_patches(spec: ModelSpec, context: int) -> int:
 
 def overview_rows(spec: ModelSpec) -> int:
     """Rows of image features of the square picture that the phone's engine sends."""
-    patches = (spec.image.overview // spec.image.patch) ** 2
-    match spec.connector:
-        case ResamplerSpec(queries=queries):
-            return queries
-        case PatchMergerSpec(merge=side):
-            return patches // side**2
-        case WindowConnectorSpec(kernel=side, splitters=splitters):
-            windows = -(-(spec.image.overview // spec.image.patch) // side)
-            return windows**2 + splitters
-        case GluConnectorSpec(grid=grid):
-            return grid**2 // 4 + 2
-        case MlpConnectorSpec(tokens=tokens):
-            return tokens
+    rows = contracts(spec)[CONNECTOR].outputs[0].shape[1]
+    if isinstance(rows, int):
+        return rows
+    side, connector = spec.image.overview // spec.image.patch, spec.connector
+    if isinstance(connector, WindowConnectorSpec):
+        return int((-(-side // connector.kernel)) ** 2 + connector.splitters)
+    assert isinstance(connector, PatchMergerSpec), f"{type(connector).__name__} makes rows by the picture's grid"
+    return side**2 // connector.merge**2
 
 
 def score_blocks(heads: int, queries: int, keys: int, score_bytes: int = SCORE_BYTES) -> int:

@@ -124,4 +124,5 @@ def test_sizes_are_predicted(case: str, request: pytest.FixtureRequest) -> None:
         assert abs(package.prediction.file_bytes[stage] - size) <= 0.01 * size + 8192, stage
     further = package.manifest["backends"]["onnx"]["further_graphs"].values()
     size = sum((package.folder / path).stat().st_size for path in further)
+    # by constants of full-size int4 graphs; fp32 takes fewer (the demo's three: 59,958 bytes, predicted 78,370)
     assert abs(package.prediction.file_bytes[FURTHER] - size) <= 0.5 * size

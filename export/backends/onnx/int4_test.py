@@ -12,14 +12,14 @@ import torch
 from onnx import TensorProto
 
 from export.backends.base import BuildOptions
-from export.backends.onnx.backend import OnnxBackend
+from export.backends.onnx.backend import OnnxBackend, chosen_for, stage_model
 from export.backends.onnx.choices import OnnxChoices, assign
 from export.backends.onnx.conftest import EXACT, GOLDENS, TARGET, Package, export, prefill
 from export.backends.onnx.int8_linear import Int8TokenLinear
 from export.backends.onnx.record import TOKEN_GRID
 from export.checkpoint.opened import open_folder
 from export.quantisation.grids import GRIDS
-from export.quantisation.spec import LayerShape, Storage
+from export.quantisation.spec import Assignment, LayerShape, Storage
 from runtime_py.backends.ort import OrtBackend
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, VISION
 from runtime_py.errors import UsageError
@@ -162,3 +162,31 @@ def test_the_4304_wide_layer_is_decided_from_its_shape() -> None:
     assert (rows.grid, "4304 columns need be no multiple" in rows.reason) == (TOKEN_GRID, True)
     narrow = assign(LayerShape("embed_tokens.table", "embedding", 256, 48), OnnxChoices("int4", "int8", "int8"))
     assert (narrow.storage, narrow.reason) == (Storage.FP16, "48 columns are no multiple of 32")
+
+
+def test_the_mixed_preset_widens_what_sums_up_and_the_head() -> None:
+    spec = open_folder(GOLDENS / "minicpm-v").spec
+
+    def planned(**extra: str | bool) -> dict[str, Assignment]:
+        return OnnxBackend().assignments(spec, BuildOptions(TARGET, "int4", TARGET.limits, extra))
+
+    assert planned(preset="plain") == planned()
+    plain, mixed = planned(symmetric=False), planned(preset="mixed")
+    changed = [name for name in plain if plain[name] != mixed[name]]
+    assert {name.rpartition(".")[2] for name in changed} == {"down", "head"}
+    assert {mixed[name].storage for name in changed} == {Storage.INT8}
+    assert planned(preset="mixed", head_precision="int4")["decoder.head"].storage is Storage.INT4
+
+
+def test_eight_bits_that_every_token_reads_round_their_input() -> None:
+    """With float32 inputs ONNX Runtime unpacks the whole matrix in every call."""
+    spec, asked = open_folder(GOLDENS / "minicpm-v").spec, {"preset": "mixed", "vision_precision": "int8_weights"}
+    backend, options = OnnxBackend(), BuildOptions(TARGET, "int4", TARGET.limits, asked)
+    chosen, assignments = chosen_for(spec, options), backend.assignments(spec, options)
+    levels = {}
+    for stage in (DECODER, VISION):
+        for node in stage_model(spec, stage, chosen, assignments).graph.node:
+            if node.op_type == "MatMulNBits":
+                values = {attribute.name: attribute.i for attribute in node.attribute}
+                levels.setdefault((stage, values["bits"]), set()).add(values["accuracy_level"])
+    assert levels == {(DECODER, 4): {4}, (DECODER, 8): {4}, (VISION, 8): {0}}

@@ -19,7 +19,10 @@ TOKEN_GRID = "ort_int8_token"
 """Rows that share one scale, in layers whose input is rounded as well, a scale a token."""
 
 VISION_PRECISIONS = ("int8", "int8_weights", "fp16", "fp32")
+PRESETS = ("plain", "mixed")
+CACHE = "how keys and values are kept in ONNX graphs; float32 for GPUs whose shaders have no float16"
 EMBEDDING, HEAD = "how the embedding is stored", "how the language head is stored"
+WIDE = "which layers keep eight bits"
 
 
 def _exporter() -> ExportBackend:
@@ -54,9 +57,11 @@ BACKEND = Backend(
     wider={Storage.INT8: "ort_int8_b{block}", Storage.FP16: ""},
     options=(
         BackendOption("vision_precision", "--vision-precision", VISION_PRECISIONS, VISION),
+        BackendOption("cache", "--cache-dtype", ("float16", "float32"), CACHE, ("int4", "fp16")),
         BackendOption("block_size", "--block-size", (*BLOCK_SIZES, AUTO), COLUMNS),
         BackendOption("symmetric", "--asymmetric", (True, False), "int4 blocks with zero points of their own", INT4_ONLY),
         BackendOption("embed_precision", "--embed-precision", ("int8", "int4", "fp16", "fp32"), EMBEDDING, INT4_ONLY),
         BackendOption("head_precision", "--head-precision", ("int4", "int8", "fp16"), HEAD, INT4_ONLY),
+        BackendOption("preset", "--preset", PRESETS, WIDE, INT4_ONLY),
     ),
 )

@@ -34,7 +34,8 @@ def assign(layer: LayerShape, options: BuildOptions) -> Assignment:
     if layer.role not in QUANTISED_ROLES:
         return Assignment(layer, Storage.FP16, reason=f"{layer.role} layers stay in fp16")
     if layer.columns % block:
-        return Assignment(layer, Storage.FP16, reason=f"{layer.columns} columns are no multiple of {block}")
+        reason = f"{layer.columns} columns are no multiple of {block}"
+        return Assignment(layer, Storage.FP16, reason=reason, undivided=True)
     return Assignment(layer, Storage.INT4, f"trt_int4_b{block}", f"blocks of {block}")
 
 

@@ -79,7 +79,7 @@ log = logging.getLogger(__name__)
 
 
 def tell_unapplied(file: Section, config: Section, from_file: bool) -> None:
-    """Warn once of every stated key that an answer of the package will not follow.
+    """Warn of every stated key that an answer of the package will not follow.
 
     Args:
         file: generation_config.json.
@@ -111,5 +111,5 @@ def _is(given: Any, value: Any) -> bool:
 
 @lru_cache(maxsize=256)
 def _tell(file: str, names: str) -> None:
-    """Once for each checkpoint."""
+    """Once for each file name and list of keys: a process that reads several checkpoints hears of equal lists once."""
     log.warning("%s: not applied by packages, whose answers may differ from transformers' for it: %s", file, names)

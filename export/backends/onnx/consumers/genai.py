@@ -32,7 +32,6 @@ def genai_config(
     """
     decoder, generation = spec.decoder, spec.generation
     stops = list(generation["stop_ids"])
-    # a cache that grows in place: every decoder here attends through GroupQueryAttention
     sampled = generation["temperature"] > 0
     return {
         "model": {
@@ -77,6 +76,7 @@ def genai_config(
             "min_length": 0,
             "num_beams": 1,
             "num_return_sequences": 1,
+            # a cache that grows in place: every decoder here attends through GroupQueryAttention
             "past_present_share_buffer": True,
             "repetition_penalty": generation["repetition_penalty"],
             "temperature": generation["temperature"] if sampled else 1.0,
@@ -106,8 +106,9 @@ def _marks(spec: ModelSpec) -> dict[str, int]:
 
 
 def _pictures(spec: ModelSpec) -> dict[str, Any]:
-    if not isinstance(spec.vision, RotaryVisionSpec):
+    if not by_grid(spec):
         return {"inputs": {"pixel_values": "pixel_values"}}
+    assert isinstance(spec.vision, RotaryVisionSpec)
     return {
         "inputs": {"pixel_values": "pixel_values", "image_grid_thw": "image_grid_thw"},
         "spatial_merge_size": spec.vision.merge,

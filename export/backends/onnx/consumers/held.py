@@ -8,6 +8,7 @@ kind. Whatever else a model's graphs take only its own processor can work out (`
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 
 from export.specs import ModelSpec, RotaryVisionSpec
 from export.stages import contracts
@@ -48,6 +49,11 @@ def obstacles(spec: ModelSpec, tool: Tool) -> tuple[str, ...]:
 def by_grid(spec: ModelSpec) -> bool:
     """Whether pictures are patches of any grid, and positions have time, row and column (Qwen2-VL)."""
     return isinstance(spec.vision, RotaryVisionSpec) and len(spec.decoder.rope.sections) == 3
+
+
+def joined_file(tower: Path) -> Path:
+    """The graph of vision encoder and connector in one: beside the first, by the name under which a browser looks for it."""
+    return tower.with_name(tower.name.replace("vision_tower", "vision_encoder"))
 
 
 def picture_mark(spec: ModelSpec) -> str | None:

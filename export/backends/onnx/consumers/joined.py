@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from export.passes.keep_last_logits import COUNT
+from runtime_py.backends.logit_rows import COUNT
 
 FEATURES, ROWS, EMBEDS, IDS = "vision_features", "image_features", "inputs_embeds", "input_ids"
 CONNECTOR_PREFIX = "connector."

@@ -9,7 +9,7 @@ from typing import Any
 
 from export.backends.base import Build
 from export.backends.onnx.consumers.genai import CONFIG, genai_config
-from export.backends.onnx.consumers.held import Tool, by_grid, obstacles, placeholder
+from export.backends.onnx.consumers.held import Tool, by_grid, joined_file, obstacles, placeholder
 from export.backends.onnx.consumers.transformers_js import picture_files, tool_config
 from export.package.journal import write_json
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, VISION
@@ -25,8 +25,7 @@ def further_files(stages: Mapping[str, Path], held: bool) -> dict[str, Path]:
         stages: stage to its graph's path.
         held: whether onnxruntime-genai can hold the model (`obstacles`), which wants two graphs of its own.
     """
-    tower = stages[VISION]
-    files = {JOINED: tower.with_name(tower.name.replace("vision_tower", "vision_encoder"))}
+    files = {JOINED: joined_file(stages[VISION])}
     if held:
         files[EMBEDDING] = stages[EMBED].with_name(f"genai_{stages[EMBED].name}")
         files[LAST] = stages[DECODER].with_name(f"genai_{stages[DECODER].name.replace('_model_merged', '')}")
