@@ -49,9 +49,7 @@ def _product(node: Any) -> Iterator[Any]:
     tokens, codes, _, scales = node.input[:4]
     stem = node.output[0]
 
-    def step(operator: str, reads: list[str], made: str, **attributes: int) -> Any:
-        return helper.make_node(operator, reads, [made], name=f"{node.name}.{made.rpartition('.')[2]}", **attributes)
-
-    yield step("Cast", [codes], f"{stem}.wide", to=TensorProto.FLOAT)
-    yield step("Mul", [f"{stem}.wide", scales], f"{stem}.matrix")
-    yield helper.make_node("MatMul", [tokens, f"{stem}.matrix"], [stem], name=f"{node.name}.exact")
+    wide, matrix = f"{stem}.wide", f"{stem}.matrix"
+    yield helper.make_node("Cast", [codes], [wide], name=f"{node.name}.wide", to=TensorProto.FLOAT)
+    yield helper.make_node("Mul", [wide, scales], [matrix], name=f"{node.name}.matrix")
+    yield helper.make_node("MatMul", [tokens, matrix], [stem], name=f"{node.name}.exact")
