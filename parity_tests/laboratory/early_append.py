@@ -43,7 +43,7 @@ class EarlyAppend(ModulePass):
 
 
 def _replaced(mod: IRModule) -> list[GlobalVar]:
-    names = [variable for variable in mod.get_global_vars() if variable.name_hint.startswith(REPLACED)]
+    names = [variable for variable in mod.get_global_vars() if REPLACED in variable.name_hint]
     return [variable for variable in names if "mla" not in variable.name_hint]
 
 
@@ -64,11 +64,15 @@ def early_append(heads: int, channels: int, dtype: str, least: int) -> tirx.Prim
             if places[token] != T.int32(-1):
                 with T.sblock("keys"):
                     t, h, f = T.axis.remap("SSS", [token, head, channel])
-                    place: T.int32 = places[t] - T.if_then_else(places[0] > 0 and tokens > least, 1, 0)
-                    pages[T.floordiv(place, PAGE), 0, h, T.floormod(place, PAGE), f] = keys[t, h, f]
+                    T.reads(places[t], places[0], keys[t, h, f])
+                    T.writes(pages[0:count, 0, h, 0:PAGE, f])
+                    early: T.int32 = T.if_then_else(places[0] > 0 and tokens > least, 1, 0)  # type: ignore
+                    pages[(places[t] - early) // PAGE, 0, h, (places[t] - early) % PAGE, f] = keys[t, h, f]
                 with T.sblock("values"):
                     t, h, f = T.axis.remap("SSS", [token, head, channel])
-                    place: T.int32 = places[t] - T.if_then_else(places[0] > 0 and tokens > least, 1, 0)
-                    pages[T.floordiv(place, PAGE), 1, h, T.floormod(place, PAGE), f] = values[t, h, f]
+                    T.reads(places[t], places[0], values[t, h, f])
+                    T.writes(pages[0:count, 1, h, 0:PAGE, f])
+                    early: T.int32 = T.if_then_else(places[0] > 0 and tokens > least, 1, 0)  # type: ignore
+                    pages[(places[t] - early) // PAGE, 1, h, (places[t] - early) % PAGE, f] = values[t, h, f]
 
     return append

@@ -21,14 +21,20 @@ from export.backends.mlc.compile_process import LibraryRequest, compile_apart
 from export.backends.mlc.parameters import GROUP, PER_WORD
 from export.backends.mlc.passes.base import ModulePass
 from export.specs import ModelSpec
-from parity_tests.check.candidate import open_candidate
+from parity_tests.backends.registry import examiner_of
+from parity_tests.check.candidate import Candidate
+from parity_tests.check.package_questions import stand_in
 from parity_tests.laboratory.early_append import EarlyAppend
 from parity_tests.laboratory.faults import Fault, of_pictures
 from parity_tests.laboratory.mlc_tamper import manifest_of, replaced, stored, tamper
 from parity_tests.laboratory.other_settings import bilinear_resize
 from parity_tests.localize.mlc_blocks import HOST, request
+from parity_tests.reference.reference import TorchBackend
+from runtime_py import package as packages
 from runtime_py.backends.records import MLC
+from runtime_py.backends.registry import runtime_backend
 from runtime_py.contracts import DECODER, EMBED, VISION
+from runtime_py.model import open_processor
 
 LIBRARY = "own library"
 """What a report says of a fault that is in no weight file."""
@@ -132,12 +138,12 @@ def early_library(package: Path, spec: ModelSpec, several: bool) -> None:
 
 
 def _request(package: Path, spec: ModelSpec) -> LibraryRequest:
-    """What the package's library was compiled from."""
-    candidate = open_candidate(package, trust=True)
-    try:
-        return request(candidate, spec, "", 0)
-    finally:
-        candidate.backend.close()
+    """What the package's library was compiled from; the library is not loaded, since its file is about to be replaced."""
+    read = packages.read(package)
+    examiner = examiner_of(runtime_backend(read.runtime_backend))
+    processor = open_processor(read, stand_in(read.manifest))  # type: ignore[arg-type]
+    unopened = TorchBackend.__new__(TorchBackend)
+    return request(Candidate(read.folder, read.manifest, examiner, unopened, processor, None, read.limits), spec, "", 0)
 
 
 def _put(package: Path, library: Path) -> None:

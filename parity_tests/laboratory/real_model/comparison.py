@@ -13,12 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from calibrate.run import plan
 from export.checkpoint.opened import open_checkpoint
 from export.plan.widths import whole
-from export.quantisation.codes import DequantisedWeights, RoundToNearest, WeightProvider
+from export.quantisation.codes import CodeSource, DequantisedWeights, RoundToNearest, WeightProvider
 from export.quantisation.grids import GRIDS
 from export.quantisation.stored import StoredCodes
 from parity_tests.laboratory.real_model.distance import Distances
@@ -41,6 +41,9 @@ OURS: Mapping[str, Mapping[str, Any]] = {
     "gptq, preset mixed": {"method": "gptq", "preset": "mixed"},
 }
 """What ``python -m calibrate`` is given; no method for what an export does by itself."""
+
+BUILDING = ("setuptools", "wheel")
+"""What some of the libraries are built with where they are installed."""
 
 TABLE, HEAD = "embed_tokens.table", "decoder.head"
 
@@ -76,16 +79,16 @@ class Comparison:
         options = {"preset": flags["preset"]} if "preset" in flags else {}
         asked = replace(calibration(self.work), options=options, **chosen)
         assignments = plan(asked, self.distances.checkpoint).assignments["onnx"]
-        weights: WeightProvider = self.distances.checkpoint.weights
-        spent, codes = 0.0, RoundToNearest(weights, assignments, GRIDS)
+        weights = self.distances.weights
+        spent, codes = 0.0, cast(CodeSource, RoundToNearest(weights, assignments, GRIDS))
         if "method" in flags:
             folder = self.work.package(f"codes compared {name}")
             given = [f"--{key}" if value is True else f"--{key}={value}" for key, value in flags.items()]
             samples = ["--calibration-data", conversations(self.work), "--samples", SAMPLES, "--held-out", 0]
             command = product("calibrate", "--model", "qwen2-vl", "--weights", self.work.checkpoint, "--target", "cpu")
             spent = measured([*command, *given, *map(str, samples), "-o", str(folder), "--force"])["processor_seconds"]
-            codes = StoredCodes(folder, "onnx", weights, assignments)
-            weights = codes.weights
+            stored = StoredCodes(folder, "onnx", weights, assignments)
+            codes, weights = stored, stored.weights
         read = DequantisedWeights(weights, codes, assignments, GRIDS)
         width = whole(_language(assignments))
         return {**self.distances.of(read), "bits": width.bits, "bytes": width.size, "processor_seconds": spent}
@@ -100,10 +103,10 @@ class Comparison:
             given = [str(python), str(program), str(language_model(self.work)), str(ids(self.work)), str(out)]
             said = json.loads(run([*given, *library.options], variables={"CUDA_VISIBLE_DEVICES": ""}).splitlines()[-1])
         except MachineError as error:
-            return {"error": str(error).strip().splitlines()[-1][:200]}
+            return {"error": error.what.strip().splitlines()[-1][:200]}
         plain = plan(calibration(self.work), self.distances.checkpoint).assignments["onnx"]
         tables = {} if library.own_table else {layer: plain[layer] for layer in (TABLE, HEAD)}
-        read = Replaced(self.distances.checkpoint.weights, canonical(out, library.own_table))
+        read = Replaced(self.distances.weights, canonical(out, library.own_table))
         weights = DequantisedWeights(read, RoundToNearest(read, tables, GRIDS), tables, GRIDS)
         width = whole(_language(plain))
         sizes = {"bits": said.get("bits", width.bits), "bytes": said.get("bytes", width.size)}
@@ -116,7 +119,7 @@ def installed(work: Work, library: Library) -> Path:
     Raises:
         MachineError: something cannot be installed here.
     """
-    python = environment(work, Path(library.program).stem, ())
+    python = environment(work, Path(library.program).stem, BUILDING)
     (site,) = python.parent.parent.glob("lib/python*/site-packages")
     done = site / "installed.json"
     wanted = [*library.beside, *library.alone]
