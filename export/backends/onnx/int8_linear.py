@@ -2,7 +2,7 @@
 
 A token's scale needs no calibration and follows the picture, and the product of bytes is what processors are fastest at
 (AMX, VNNI, arm64's dot product). Inputs are unsigned and matrices signed, the one pair that ONNX Runtime multiplies with
-AMX: both unsigned took 9 times as long, both signed 30 times (1.32, docs/results/vision.md). An x86 processor without
+AMX: both unsigned took 9 times as long, both signed 30 times (measured with 1.32). An x86 processor without
 VNNI adds two of these products in sixteen bits, which overflow (onnxruntime,
 docs/performance/model-optimizations/quantization.md): a trained tower's worst token fell from cosine 0.9999 to 0.995. So the
 codes of inputs stop at 127, where 2 * 127 * 128 fits, and the numbers are the same on every processor.
