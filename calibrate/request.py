@@ -12,8 +12,9 @@ from runtime_py.errors import UsageError
 
 SAMPLES = 128
 
-SAMPLE_SETS = ("demo", "general")
-"""Built-in samples: a demo's own questions (calibrate.samples.demo_samples), or the general set (calibrate.samples.data)."""
+SAMPLE_SETS = ("demo", "general", "machine")
+"""Samples that nobody has to bring: a demo's own questions (calibrate.samples.demo_samples), the general set of drawn
+pictures (calibrate.samples.data), and real texts and photographs of this machine (calibrate.samples.machine)."""
 
 TUNE_STEPS = 100
 """Steps of scale tuning where it is asked for without a number."""
@@ -32,7 +33,8 @@ class CalibrationRequest:
         method: a name of calibrate.methods.METHODS.
         samples: how many; None for `SAMPLES` built-in ones, or for all of ``data``.
         data: a user's folder; None for the built-in samples.
-        sample_set: which built-in ones, of `SAMPLE_SETS`; None for ``demo`` where the checkpoint is one, else ``general``.
+        sample_set: which built-in ones, of `SAMPLE_SETS`; None for ``demo`` where the checkpoint is one, else ``machine``,
+            or ``general`` where the machine has too few texts.
         text_only: leave the pictures out.
         backend: the only one of the target's backends to make codes for; None for all of them.
         choice: a file of calibrate search; its wider layers get no codes.

@@ -32,6 +32,7 @@ from export.quantisation.stored import MANIFEST
 from runtime_py.errors import InterruptedExportError, UsageError
 
 if TYPE_CHECKING:
+    from export.backends.base import BuildOptions
     from export.checkpoint.opened import OpenedCheckpoint
 
 log = logging.getLogger("edgeproof")
@@ -39,9 +40,16 @@ log = logging.getLogger("edgeproof")
 
 @dataclass(frozen=True)
 class CalibrationPlan:
-    """What would be calibrated: backend name to every layer's assignment, and to the layers whose codes are chosen."""
+    """What would be calibrated.
+
+    Attributes:
+        options: of the export that will use the codes.
+        assignments: backend name to every layer's assignment.
+        wanted: backend name to the layers whose codes are chosen.
+    """
 
     checkpoint: OpenedCheckpoint
+    options: BuildOptions
     assignments: Mapping[str, Mapping[str, Assignment]]
     wanted: Mapping[str, Sequence[str]]
 
@@ -89,7 +97,7 @@ def plan(request: CalibrationRequest, opened: OpenedCheckpoint | None = None) ->
             "a precision that stores integers of 4 bits",
             "choose --precision int4; other precisions need no calibration",
         )
-    return CalibrationPlan(checkpoint, assignments, {name: layers for name, layers in wanted.items() if layers})
+    return CalibrationPlan(checkpoint, options, assignments, {name: layers for name, layers in wanted.items() if layers})
 
 
 def calibrate(request: CalibrationRequest, opened: OpenedCheckpoint | None = None) -> Path:

@@ -7,7 +7,7 @@
 5. side files and the self-test sample
 6. the manifest, with the hashes of everything
 7. check the package against the reference
-8. give it its name
+8. give it its name, and, for a server, make it a model that Triton loads
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ from export.quantisation.stored import StoredCodes
 from export.request import ExportRequest
 from export.source.side_files import Purpose, SideFile, named, require_vocabulary
 from export.specs import ModelSpec
+from export.triton.layout import of_package
+from export.triton.repository import check_repository, write_model
 from export.verification import Verifier
 from runtime_py.errors import InterruptedExportError, MachineError, ParityError, UsageError
 from runtime_py.package import parse, read, trust
@@ -81,7 +83,17 @@ def export(request: ExportRequest, verifier: Verifier | None, progress: Progress
     """
     if verifier is None and not request.skip_verify:
         raise UsageError("nothing was given to check the package with", "a verifier, or skip_verify", "hand one in")
-    progress = progress or Progress(quiet=True)
+    output, target = request.output_folder(), request.target_record()
+    if target.server is not None:
+        check_repository(of_package(output).repository)
+    folder = _package(request, verifier, progress or Progress(quiet=True))
+    if target.server is not None:
+        with disk.explained(folder):
+            write_model(folder, target)
+    return folder
+
+
+def _package(request: ExportRequest, verifier: Verifier | None, progress: Progress) -> Path:
     output = request.output_folder()
     disk.check_place(output)
     with disk.explained(output), _interruptible(output), _out_of_memory(), only_one(output):
@@ -197,7 +209,8 @@ def _trust(output: Path) -> None:
 
 def fingerprint(request: ExportRequest, checkpoint: OpenedCheckpoint, planned: Plan) -> dict[str, Any]:
     """Everything that decides the bytes of the package."""
-    limits = planned.options.limits
+    limits, capability = planned.options.limits, planned.options.compute_capability
+    of_server = {"compute_capability": capability} if capability and planned.options.target.server is not None else {}
     return {
         "edgeproof": VERSION,
         "model": checkpoint.id,
@@ -211,6 +224,7 @@ def fingerprint(request: ExportRequest, checkpoint: OpenedCheckpoint, planned: P
         "calibration": None if request.calibration is None else sha256_of(request.calibration / MANIFEST),
         "checkpoint": {name: stamp(path) for name, path in checkpoint.files().items()},
         "tools": tool_versions(planned.options.target.backend_names),
+        **of_server,
     }
 
 
@@ -324,7 +338,10 @@ def _manifest(
     shown = planned.parts[target.runs.name].assignments
     blocks = {}
     for name, part in planned.parts.items():
-        blocks[name] = part.backend.manifest(builds[name])
+        block = part.backend.manifest(builds[name])
+        if not block:
+            continue
+        blocks[name] = block
         if part.assignments != shown:
             blocks[name].setdefault("assignments", assignment_rows(part.assignments))
         codes = builds[name].codes

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from export.backends.options import check_options
+from export.triton.layout import ModelFolder
 from runtime_py.errors import UsageError
 from targets.base import ANSWER_ROOM, Limits, Target
 from targets.devices import Device, device_named
@@ -24,7 +25,8 @@ class ExportRequest:
         model: family alias, hub id, or path of a checkpoint folder.
         weights: ``demo``, a folder with the weights of ``model``, or None for what ``model`` says.
         precision: one of the target's precisions; None for its default.
-        output: package folder; None for ``<model>-<target>-<precision>`` in the working folder.
+        output: package folder, or model repository where the target is a server; None for
+            ``<model>-<target>-<precision>`` in the working folder.
         context, prefill_chunk: limits; None for the target's.
         beyond_trained: accept a context longer than the model was trained for, as published code does (goldens only).
         vision_precision, block_size, embed_precision, head_precision: how layers of one role are stored, and columns that
@@ -157,11 +159,11 @@ class ExportRequest:
         return [{"name": name, "meaning": meaning} for name, (given, meaning) in named.items() if given]
 
     def output_folder(self) -> Path:
-        if self.output is not None:
-            return self.output
+        """Of the package; where the target is a server, at the model's place in the repository that ``output`` names."""
         stem = Path(self.model).resolve().name if Path(self.model).exists() else self.model.rsplit("/", 1)[-1]
         stem = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-.") or "model"
-        return Path(f"{stem}-{self._target.name}-{self.precision_name()}")
+        output = self.output or Path(f"{stem}-{self._target.name}-{self.precision_name()}")
+        return output if self._target.server is None else ModelFolder(output, stem).package
 
 
 def _at_least(flag: str, value: int | None, least: int) -> None:

@@ -64,9 +64,7 @@ def parser(prog: str) -> Parser:
     matrix.add_argument("--targets", metavar="LIST", help="default cpu,android,desktop-gpu")
     matrix.add_argument("--precisions", metavar="LIST", help="default fp32,fp16,int4")
     matrix.add_argument("--markdown", type=Path, metavar="FILE", help="write the table here")
-    made.add_argument(
-        "--thresholds", type=Path, metavar="FILE", help="limits (JSON or TOML) that go before the built-in ones"
-    )
+    stored_runs.add_thresholds(made)
     stored_runs.add_presets(made)
     made.add_argument(
         "--report-dir",

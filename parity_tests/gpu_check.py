@@ -47,6 +47,7 @@ RUNNERS: dict[str, tuple[RuntimeBackend, tuple[str, ...]]] = {
     ENGINES: (TENSORRT, ()),
     "onnxruntime CUDA": (ONNX, ("CUDAExecutionProvider",)),
     "onnxruntime TensorRT": (ONNX, ("TensorrtExecutionProvider", "CUDAExecutionProvider")),
+    "onnxruntime WebGPU": (ONNX, ("webgpu",)),
 }
 """What is checked: a runtime backend, and for ONNX Runtime its execution providers."""
 

@@ -4,14 +4,15 @@ A `Standard` names a sort of comparison. Absolute limits hold where both sides a
 goldens); everything else is judged relative to the largest reference value, because real checkpoints have activations
 of any size.
 
-The figures "observed" below come from PyTorch alone, with no package involved: trained demo checkpoints on 40 held-out
+The figures "observed" below are of PyTorch alone, with no package involved: trained demo checkpoints on 40 held-out
 pictures each and a decoder that is a real trained LLM (SmolLM2-135M, docs/results/real_model.md) on general samples
 (`python -m parity_tests.laboratory.observe_rounding`, docs/results/rounding.md), and fresh random weights of the goldens'
 shapes (`python -m parity_tests.laboratory.golden_rounding`, docs/results/matrix.md); float32 against the same modules in
-float16, against int8 inputs in groups of 32, and against dequantised int4 weights. A limit is about three times the worst
-of them where faults are still caught by a tighter standard (a package that rounds inputs has a copy that does not, held
-to `STORED_FLOAT32`), and one and a half to twice the worst where it is the only one; for cosines that is said of the
-distance from 1.
+float16, against int8 inputs in groups of 32, and against dequantised int4 weights. Where packages of the real LLM are
+further off, which have a float16 cache too, longer groups, or sums in float16, their figures are (docs/results/rounding.md).
+A limit is about three times the worst of them where faults are still caught by something tighter (a package that rounds
+inputs has a copy that does not, held to `STORED_FLOAT32`; the bytes of a phone's are compared, `--mlc-golden`), and one and
+a half to twice the worst where it is the only one; for cosines that is said of the distance from 1.
 
 Where both sides differ in the order of float32 sums alone, every row of logits is held to the same limits by its worst
 value. Where rounding is expected, the rows that are read (the prompt's last, every answer step's) are held to a worst
@@ -49,7 +50,7 @@ class Standard(StrEnum):
 
     @classmethod
     def _missing_(cls, value: object) -> Standard | None:
-        # the names that stored runs and files of thresholds may still have
+        # former names, which a user's file of thresholds may still have; stored runs of their time are refused
         return {"golden-fp32-gate-crossing": cls.GOLDEN_FLIPPED, "gate-crossing": cls.FLIPPED}.get(str(value))
 
 
@@ -95,11 +96,11 @@ def _median(row_cosine: float, divergence: float, reason: str) -> Limits:
     return (Limit("mean_row_cosine", row_cosine, reason), Limit("kl_median", divergence, reason))
 
 
-def _half(row_cosine: float, mean_cosine: float, divergence: float, mean_divergence: float, reason: str):
-    """Features, read logits, tokens, prompt and picture rows of float16-like rounding, relative to 3 %."""
-    means = _means(mean_cosine, mean_divergence, reason)
-    features, pictures = _relative(3e-2, row_cosine, reason), _median(2 * mean_cosine - 1, mean_divergence, reason)
-    return _standard(features, (*_decoded(3e-2, row_cosine, divergence, reason), *means), _ties(3e-2), means, pictures)
+def _half(reason: str) -> dict[Kind, Limits]:
+    """Features, read logits, tokens, prompt and picture rows of float16 rounding."""
+    means, features = _means(0.9997, 1.3e-3, reason), _relative(3e-2, 0.999, reason)
+    pictures = _median(0.9994, 1.3e-3, _PICTURES)
+    return _standard(features, (*_decoded(3e-2, 0.999, 3.5e-3, reason), *means), _ties(3e-2), means, pictures)
 
 
 def _standard(
@@ -127,23 +128,41 @@ _CROSSED = (
     "Awaker golden's README: a gate logit across a float16 boundary moves a gate by about 2e-3 and logits by about 1e-2 at "
     "most; half a unit of that digit more. Held only where the moved gate input holds the ordinary limits"
 )
-_ROUNDING = "float32 rounding over the longest chain (40 layers of 5760-term sums) stays under 1e-4; observed 2e-6"
+_ROUNDING = (
+    "float32 rounding over the longest chain (40 layers of 5760-term sums) stays under 1e-4; observed 2e-6 on demos, 3.8e-5 "
+    "on a picture row of SmolLM2 (docs/results/real_model.md)"
+)
 _HALF = (
-    "observed for PyTorch itself in float16: at most 0.9 % on logits, 1.1 % on features, KL 7.5e-4; for kernels that add up "
-    "in float16 too (SmolLM2's q4f16_1 library) 1.3 % on logits, row cosine 0.99978, mean 0.99992, KL 1.2e-3, mean 4.2e-4"
+    "observed for PyTorch itself in float16: at most 0.7 % on logits that are read, KL 1.8e-4, 1.1 % on features, row "
+    "cosine 0.9996; for kernels that add up in float16 too (SmolLM2's q4f16_1 library) 1.3 % on logits, KL 1.2e-3, mean "
+    "4.2e-4"
+)
+_PICTURES = (
+    "cosines of picture rows are twice as far off as those of a prompt's text (int8 inputs, SmolLM2: 0.9975 beside 0.9987); "
+    "the median KL has the limit of the text's mean, observed 6.4e-5 in float16, 8.4e-5 of SmolLM2's q4f16_1 library"
 )
 _FLIPS = (
     "a rounding flip moves logits of range 7 by about 1e-2 (Awaker golden's README), 1.4e-3 of it; of 56 gates some may. "
     "Held only where the moved gate input holds the ordinary limits"
 )
 _INT8 = "not measured on its own; one unit of 255 may round the other way in a layer, so the limit is that of float16"
+_INT8_FEATURES = (
+    "observed behind the first layer of the goldens' shapes with int8 inputs: at most 2.5 %, row cosine 0.999 "
+    "(golden_rounding --case wemm)"
+)
 _KERNELS = (
-    "observed for int8 inputs in groups of 32: at most 5.6 % on logits, row cosine 0.9958, KL 0.17 (CogVLM2 demo), of a "
-    "prompt mean cosine 0.9987 (SmolLM2), mean KL 0.012 (CogVLM2 demo), of picture rows 0.997 and median KL 0.025 (SmolLM2)"
+    "observed for int8 inputs in groups of 32: at most 4.2 % on logits that are read, row cosine 0.9983, KL 0.041 "
+    "(CogVLM2 demo), of packages 5.4 % (SmolLM2 in blocks of 64) and 0.996 (of 32); of a prompt mean cosine 0.998, mean KL "
+    "0.015 (that package), of picture rows 0.997 and median KL 0.025 (SmolLM2)"
 )
 _SAME_LIBRARY = (
     "the same operators of the same library in another order: observed at most 1.1e-6 on demos and goldens "
     "(--second-opinion); twenty times that for forty layers"
+)
+_FAINT = (
+    "embeddings a hundredth as large: on a trained decoder of 30 layers (SmolLM2 in MiniCPM's layout) transformers in "
+    "float32 is 5.1e-5 from itself in float64 and we are 6.7e-5; three times that. Another eps stays caught "
+    "(parity_tests/second_opinion/faults_test.py)"
 )
 _LOSS = (
     "a floor against nonsense, not a promise: observed for int4 rounded to nearest, mean cosine 0.79 on logits and 0.895 "
@@ -168,17 +187,17 @@ DEFAULT: Table = {
         _decoded(1e-4, 0.999999, 1e-6, _ROUNDING),
         _ties(1e-4),
     ),
-    Standard.FP16: _half(0.999, 0.9997, 3.5e-3, 1.3e-3, _HALF),
+    Standard.FP16: _half(_HALF),
     Standard.STORED_FLOAT32: _standard(
         _relative(1e-4, 0.999999, _ROUNDING),
         _decoded(1e-4, 0.999999, 1e-6, _ROUNDING),
         _ties(1e-4),
     ),
-    Standard.STORED_FLOAT16: _half(0.999, 0.9997, 3.5e-3, 1.3e-3, _HALF),
-    Standard.STORED_INT8: _half(0.998, 0.9994, 5e-3, 2e-3, _INT8),
+    Standard.STORED_FLOAT16: _half(_HALF),
+    Standard.STORED_INT8: _half(_INT8),
     Standard.KERNELS_INT8: _standard(
-        _relative(4e-2, 0.998, _INT8),
-        (*_decoded(0.15, 0.987, 0.5, _KERNELS), *_means(0.996, 3e-2, _KERNELS)),
+        _relative(4e-2, 0.998, _INT8_FEATURES),
+        (*_decoded(0.15, 0.988, 0.125, _KERNELS), *_means(0.996, 3e-2, _KERNELS)),
         _ties(0.15),
         prompt=_means(0.996, 3e-2, _KERNELS),
         pictures=_median(0.992, 7.5e-2, _KERNELS),
@@ -187,10 +206,13 @@ DEFAULT: Table = {
         (Limit("relative_max", 2e-5, _SAME_LIBRARY),),
         (Limit("relative_max", 2e-5, _SAME_LIBRARY),),
         _EXACT,
+        prompt=(Limit("relative_max", 2e-4, _FAINT),),
     ),
+    # no limits on picture rows: nobody reads them, and SmolLM2's mean cosine of 0.58 there (docs/results/rounding.md)
+    # leaves no room above lost weights
     Standard.INT4_LOSS: _standard((Limit("cosine", 0.8, _LOSS),), _means(0.75, 5.0, _LOSS), (), pictures=()),
 }
-"""Limits of every family; no limits (greedy tokens under int4 loss) means the figures are reported and not judged."""
+"""Limits of every family; no limits (tokens and picture rows under int4 loss) means that figures are told and not judged."""
 
 FAMILIES: Mapping[str, Mapping[Standard, Mapping[Kind, Limits]]] = {
     "wemm": {

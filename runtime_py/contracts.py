@@ -16,6 +16,14 @@ EMBED = "embed_tokens"
 DECODER = "decoder"
 STAGES = (VISION, CONNECTOR, EMBED, DECODER)
 
+PASSED_ON = {
+    VISION: ("pixel_values", "vision_features"),
+    CONNECTOR: ("vision_features", "image_features"),
+    EMBED: ("input_ids", "inputs_embeds"),
+    DECODER: ("inputs_embeds", "logits"),
+}
+"""What every family's stage takes and gives, by which the pipeline passes it from one to the next."""
+
 Dimension = int | str
 
 

@@ -46,6 +46,21 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class ModelServer:
+    """A place that is a Triton server: packages for it lie in a model repository, ready to load.
+
+    Attributes:
+        instances: ``kind`` of the instance group in config.pbtxt: ``KIND_CPU``, or ``KIND_AUTO``, one a GPU if there is any.
+        distributions: what the server's Python needs beside the runtime's own, as requirements.
+        gpus: of one replica.
+    """
+
+    instances: str
+    distributions: tuple[str, ...]
+    gpus: int = 0
+
+
+@dataclass(frozen=True)
 class Target:
     """A place to run.
 
@@ -58,6 +73,7 @@ class Target:
         needs: what the place must have to run it, a line each.
         precision_aliases: further words for a precision, e.g. ``q4f16_1`` for ``int4``.
         phone: the package holds a library that only a phone runs, beside one of the same model for this machine.
+        server: how it is served; then ``-o`` names a model repository, in which the package is one model.
     """
 
     name: str
@@ -69,6 +85,7 @@ class Target:
     needs: tuple[str, ...]
     precision_aliases: Mapping[str, str] = field(default_factory=dict)
     phone: bool = False
+    server: ModelServer | None = None
 
     @property
     def backend_names(self) -> tuple[str, ...]:

@@ -19,6 +19,8 @@ class Device:
     Attributes:
         memory: bytes the device has.
         usable: bytes one app may take on it; ``usable_source`` says where the figure comes from.
+        bandwidth: bytes a second of its memory, 0 where not told; compute_capability: of a GPU, like ``8.9``, or "".
+        facts_source: where these two and the memory come from.
     """
 
     name: str
@@ -27,6 +29,9 @@ class Device:
     memory: int
     usable: int
     usable_source: str
+    bandwidth: int = 0
+    compute_capability: str = ""
+    facts_source: str = ""
 
 
 @cache
@@ -35,7 +40,15 @@ def devices() -> dict[str, Device]:
     rows = tomllib.loads((Path(__file__).parent / "devices.toml").read_text(encoding="utf-8"))["device"]
     known = [
         Device(
-            row["name"], row["title"], tuple(row["targets"]), row["memory"] * MIB, row["usable"] * MIB, row["usable_source"]
+            name=row["name"],
+            title=row["title"],
+            targets=tuple(row["targets"]),
+            memory=row["memory"] * MIB,
+            usable=row["usable"] * MIB,
+            usable_source=row["usable_source"],
+            bandwidth=row.get("bandwidth", 0) * 10**9,
+            compute_capability=row.get("compute_capability", ""),
+            facts_source=row.get("facts_source", ""),
         )
         for row in rows
     ]

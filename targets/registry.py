@@ -10,7 +10,7 @@ from runtime_py.backends.registry import brought_records
 from runtime_py.errors import UsageError, did_you_mean
 from targets.base import Target
 
-_NO_TARGET = frozenset({"__init__", "__main__", "base", "registry", "devices", "fit"})
+_NO_TARGET = frozenset({"__init__", "__main__", "base", "registry", "devices"})
 
 
 _registered: dict[str, Target] = {}

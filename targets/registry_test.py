@@ -17,7 +17,7 @@ from targets.registry import target_named, targets
 
 
 def test_the_folder_scan_finds_every_target_and_nothing_else() -> None:
-    assert set(targets()) == {"android", "cpu", "desktop-gpu", "ios"}
+    assert set(targets()) == {"android", "cpu", "desktop-gpu", "ios", "server-cpu", "server-gpu"}
     modules = {path.stem for path in Path(registry.__file__).parent.glob("*.py") if not path.stem.endswith("_test")}
     assert {target.name.replace("-", "_") for target in targets().values()} == modules - registry._NO_TARGET
 
@@ -40,6 +40,8 @@ def test_devices_have_a_source_and_less_usable_than_memory() -> None:
         assert 0 < device.usable < device.memory
         assert device.usable_source
         assert set(device.targets) <= set(targets())
+        if device.compute_capability:
+            assert device.facts_source and device.bandwidth > 10**11
 
 
 def test_a_device_of_another_target_is_refused() -> None:

@@ -82,7 +82,9 @@ def add_samples(made: Parser) -> None:
         help="your own pictures and questions: ours, LLaVA's form, or pictures alone (docs/parity_reports.md)",
     )
     made.add_argument(
-        "--sample-set", metavar="S", help="built-in samples: demo (a demo's own questions, its default) or general"
+        "--sample-set",
+        metavar="S",
+        help="samples: demo (a demo's own questions, its default), machine (real texts found here), general",
     )
     made.add_argument("--text-only", action="store_true", help="leave the pictures out, for comparison")
     flags.seed(made, "of the samples")

@@ -49,7 +49,7 @@ def parser(prog: str) -> Parser:
     made.add_argument(
         "--methods", default=",".join([*METHODS, MIXED]), metavar="M,M",
         help="default: all, and gptq after a search for mixed bits; method:text leaves the pictures out, "
-        "method:general takes the general samples, method:tuned tunes its scales in the end",
+        "method:general and method:machine take those samples, method:tuned tunes its scales in the end",
     )  # fmt: skip
     made.add_argument(
         "--mixed", type=float, default=20.0, metavar="P", help="percent of bytes that mixed may add; default 20"
@@ -70,6 +70,18 @@ def parser(prog: str) -> Parser:
     return made
 
 
+def default_weights(model: str) -> str | None:
+    """The demo checkpoint of an alias; the weights of a folder or a hub id are its own.
+
+    Raises:
+        UsageError: a name that stands for nothing.
+    """
+    from export.families.names import meant
+    from export.source.hub import DEMO
+
+    return DEMO if meant(model).published is not None and "/" not in model else None
+
+
 def request_of(options: argparse.Namespace) -> ComparisonRequest:
     """What the flags ask for.
 
@@ -79,7 +91,7 @@ def request_of(options: argparse.Namespace) -> ComparisonRequest:
     settings = tuple(GridSetting.parse(text) for text in options.on or ()) or DEFAULT_SETTINGS
     base = CalibrationRequest(
         model=options.model,
-        weights=options.weights or (None if Path(options.model).is_dir() else "demo"),
+        weights=options.weights or default_weights(options.model),
         target=settings[0].target,
         precision="int4",
         method="mse-clip",

@@ -75,17 +75,17 @@ def _run(given: argparse.Namespace) -> int:
         "%s, %d: about %d passes through the whole model", evaluation.source, evaluation.count,
         len(backend.wider) * len(planned.wanted[name]) + 3,
     )  # fmt: skip
-    search, record = _prepared(given, planned, name, evaluation)
+    search, record = _prepared(given, planned, name, evaluation, request.options)
     full = evaluation.score(evaluation.weights)
     if gate is None:
-        room = _room(given.budget, request, planned, name)
+        room = _room(given.budget, planned, name)
         chosen = search.within(room)
         score = search.score(chosen)
     else:
         chosen, score = search.until(gate, full)
     start = search.score({})
     storages = widened(name, planned.assignments[name], chosen)
-    size = sum(backend.exporter().predict(planned.checkpoint.spec, _options(request, planned), storages).file_bytes.values())
+    size = sum(backend.exporter().predict(planned.checkpoint.spec, planned.options, storages).file_bytes.values())
     value = {
         **record,
         "goal": {"budget": given.budget} if gate is None else asdict(gate),
@@ -104,7 +104,11 @@ def _run(given: argparse.Namespace) -> int:
 
 
 def _prepared(
-    given: argparse.Namespace, planned: CalibrationPlan, name: str, evaluation: Evaluation
+    given: argparse.Namespace,
+    planned: CalibrationPlan,
+    name: str,
+    evaluation: Evaluation,
+    options: Mapping[str, object],
 ) -> tuple[Search, dict[str, Any]]:
     """The search, with what an earlier run measured, and what identifies it."""
     from calibrate.search import Search, write_choice
@@ -120,6 +124,8 @@ def _prepared(
         "embed_precision": given.embed_precision, "head_precision": given.head_precision,
         "measured_on": {"source": evaluation.source, "count": evaluation.count, "seed": given.seed}, "codes": None,
     }  # fmt: skip
+    if options:
+        record["options"] = dict(options)
     if given.calibration is not None:
         stored = StoredCodes(given.calibration, name, weights, planned.assignments[name])
         weights, codes = stored.weights, stored
@@ -154,10 +160,10 @@ def _read_partial(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} cannot be read: {error}", "what a search wrote that was cut off", "remove it") from error
 
 
-def _room(megabytes: float, request: CalibrationRequest, planned: CalibrationPlan, name: str) -> int:
+def _room(megabytes: float, planned: CalibrationPlan, name: str) -> int:
     """Bytes that the budget leaves above the package with every layer in four bits."""
-    exporter, options = backend_named(name).exporter(), _options(request, planned)
-    prediction = exporter.predict(planned.checkpoint.spec, options, planned.assignments[name])
+    exporter = backend_named(name).exporter()
+    prediction = exporter.predict(planned.checkpoint.spec, planned.options, planned.assignments[name])
     least = sum(prediction.file_bytes.values())
     room = int(megabytes * 1e6) - least
     if room < 0:
@@ -166,15 +172,6 @@ def _room(megabytes: float, request: CalibrationRequest, planned: CalibrationPla
             "raise the budget, or use a larger --block-size",
         )  # fmt: skip
     return room
-
-
-def _options(request: CalibrationRequest, planned: CalibrationPlan) -> Any:
-    from export.backends.base import BuildOptions
-    from export.plan.plan import picture_rows
-
-    asked, spec = request.export(), planned.checkpoint.spec
-    limits = asked.limits(spec.decoder.max_positions, picture_rows(asked.target_record(), spec))
-    return BuildOptions(asked.target_record(), asked.precision_name(), limits, asked.backend_options())
 
 
 def evaluation_of(request: CalibrationRequest, checkpoint: OpenedCheckpoint, pictures: int) -> Evaluation:

@@ -36,6 +36,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "": {},
     "text": {"text_only": True},
     "general": {"sample_set": "general"},
+    "machine": {"sample_set": "machine"},
     "tuned": {"tune_scales": TUNE_STEPS},
 }
 """What may follow a method's name, and what it changes of the request."""
@@ -97,7 +98,7 @@ class Contestant:
             refuse_unknown(method, "--methods")
         known = [*METHODS, MIXED]
         if method not in known or variant not in VARIANTS:
-            expected = f"of {', '.join(known)}, or one:text, one:general, one:tuned"
+            expected = f"of {', '.join(known)}, or one:text, one:general, one:machine, one:tuned"
             raise UsageError(f"--methods {text}", expected, did_you_mean(method, known, "correct the name"))
         return cls(method, variant)
 
@@ -248,15 +249,11 @@ class _OneGrid:
 
     def _sized(self, row: Row, planned: CalibrationPlan) -> Row:
         """The row with the bits of a weight and the bytes of a package that the planned layers make."""
-        from export.backends.base import BuildOptions
         from export.backends.registry import backend_named
         from export.plan.widths import whole
 
-        asked, spec = self.base.export(), self.checkpoint.spec
-        limits = asked.limits(spec.decoder.max_positions)
-        options = BuildOptions(asked.target_record(), asked.precision_name(), limits, asked.backend_options())
         assignments = planned.assignments[self.backend]
-        prediction = backend_named(self.backend).exporter().predict(spec, options, assignments)
+        prediction = backend_named(self.backend).exporter().predict(self.checkpoint.spec, planned.options, assignments)
         return replace(row, bits=whole(assignments).bits, size=sum(prediction.file_bytes.values()))
 
     def _choice(self, path: Path) -> Path:

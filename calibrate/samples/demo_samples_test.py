@@ -8,6 +8,7 @@ import pytest
 from calibrate.evaluation.evaluate import DemoEvaluation, demo_recipe
 from calibrate.request import CalibrationRequest
 from calibrate.run import plan
+from calibrate.samples import prompts
 from calibrate.samples.demo_samples import answer_cutter, own_samples
 from calibrate.samples.prompts import processor_of, prompts_of, sample_set_of
 from export.demo.questions import ask
@@ -71,7 +72,9 @@ def test_answers_are_cut_as_the_demo_says_them(family: str) -> None:
             assert tokenizer.decode(said).strip() == answer
 
 
-def test_demos_get_their_own_samples_and_others_the_general_set(other_checkpoint: Path) -> None:
+def test_demos_get_their_own_samples_and_others_what_lies_on_the_machine(
+    other_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     own = request("minicpm-v")
     checkpoint = plan(own).checkpoint
     assert sample_set_of(own, checkpoint) == "demo"
@@ -80,7 +83,9 @@ def test_demos_get_their_own_samples_and_others_the_general_set(other_checkpoint
     first, second = (prompts_of(asked, checkpoint)[1][0].layout.input_ids for asked in (own, general))
     assert first.shape != second.shape or (first != second).any()
     other = request("minicpm-v", weights=str(other_checkpoint))
-    assert sample_set_of(other, plan(other).checkpoint) == "general"
+    assert sample_set_of(other, plan(other).checkpoint) == "machine"
+    monkeypatch.setattr(prompts, "passages", tuple)
+    assert sample_set_of(other, plan(other).checkpoint) == "general", "where there are too few texts"
     asked = request("minicpm-v", weights=str(other_checkpoint), sample_set="demo")
     with pytest.raises(UsageError, match="demo"):
         prompts_of(asked, plan(asked).checkpoint)

@@ -10,6 +10,7 @@ from calibrate.evaluation.held_out import count_of
 from calibrate.request import SAMPLES, CalibrationRequest
 from calibrate.samples.data import Prompt, built_in, from_folder, prepare
 from calibrate.samples.demo_samples import answer_cutter, own_samples
+from calibrate.samples.machine import ENOUGH, TOKENS, machine_samples, passages
 
 if TYPE_CHECKING:
     from export.checkpoint.opened import OpenedCheckpoint
@@ -19,10 +20,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("edgeproof")
 
-FAR = (
-    "calibrating on the built-in general samples: drawn pictures and short answers, far from what people ask a model; bring "
-    "conversations of your own use with --calibration-data (docs/results/real_model.md has both on a real model)"
-)
+FAR = {
+    "general": "calibrating on the general samples: drawn pictures and short answers, far from what people ask a model",
+    "machine": "calibrating on texts and photographs of this machine: descriptions, licences and documentation",
+}
+"""What is said of samples that are not the user's own; `OWN` follows."""
+
+OWN = "bring conversations of your own use with --calibration-data (docs/results/real_model.md has figures of all three)"
 
 
 def processor_of(checkpoint: OpenedCheckpoint) -> tuple[Processor, Tokenizer]:
@@ -40,7 +44,7 @@ def prompts_of(request: CalibrationRequest, checkpoint: OpenedCheckpoint) -> tup
     Raises:
         UsageError: a demo's own questions are asked for and the checkpoint is no demo.
     """
-    processor, tokens = processor_of(checkpoint)
+    processor, words = processor_of(checkpoint)
     cut = None
     if request.data is not None:
         apart = count_of(request.held_out, checkpoint.spec)
@@ -48,17 +52,23 @@ def prompts_of(request: CalibrationRequest, checkpoint: OpenedCheckpoint) -> tup
     elif sample_set_of(request, checkpoint) == "demo":
         recipe = demo_recipe(checkpoint)
         samples = list(own_samples(recipe, request.samples or SAMPLES, request.seed, request.text_only))
-        cut = answer_cutter(recipe, processor, tokens)
+        cut = answer_cutter(recipe, processor, words)
     else:
+        chosen, count, side = sample_set_of(request, checkpoint), request.samples or SAMPLES, checkpoint.spec.image.overview
         if not is_demo(checkpoint):
-            log.warning(FAR)
-        side = checkpoint.spec.image.overview
-        samples = list(built_in(request.samples or SAMPLES, request.seed, request.text_only, side))
-    return processor, list(prepare(samples, processor, tokens, cut))
+            log.warning("%s; %s", FAR[chosen], OWN)
+        if chosen == "machine":
+            tokens = min(TOKENS, checkpoint.spec.decoder.max_positions // 3)
+            samples = list(machine_samples(count, request.seed, words, tokens, request.text_only, side))
+        else:
+            samples = list(built_in(count, request.seed, request.text_only, side))
+    return processor, list(prepare(samples, processor, words, cut))
 
 
 def sample_set_of(request: CalibrationRequest, checkpoint: OpenedCheckpoint) -> str:
     """Where samples come from: the name of the user's folder, or one of `SAMPLE_SETS`."""
     if request.data is not None:
         return request.data.name
-    return request.sample_set or ("demo" if is_demo(checkpoint) else "general")
+    if request.sample_set is not None or is_demo(checkpoint):
+        return request.sample_set or "demo"
+    return "machine" if len(passages()) >= ENOUGH else "general"

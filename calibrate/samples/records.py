@@ -183,23 +183,24 @@ def _names(row: Mapping[str, Any]) -> list[str]:
     value = row.get("images", row.get("image", []))
     names = [value] if isinstance(value, str) and "images" not in row else value
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise TypeError("images and messages are lists, and pictures are named by text")
+        raise TypeError("a picture is named by text, several by a list of texts")
     return names
 
 
 def _messages(row: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
     if "conversations" in row:
-        return tuple(_llava_turn(turn) for turn in _list(row["conversations"], "conversations"))
+        return tuple(_llava_turn(turn) for turn in _turns(row, "conversations"))
     if "question" in row:
         if not isinstance(row["question"], str):
             raise TypeError("question is no text")
         return ({"role": "user", "content": row["question"]},)
-    return tuple(_list(row["messages"], "images and messages"))
+    return tuple(_turns(row, "messages"))
 
 
-def _list(value: Any, name: str) -> Sequence[Any]:
+def _turns(row: Mapping[str, Any], key: str) -> Sequence[Mapping[str, Any]]:
+    value = row[key]
     if not isinstance(value, list) or not value or not all(isinstance(turn, dict) for turn in value):
-        raise TypeError(f"{name} are lists, of at least one turn each" if " " in name else f"{name} is no list of turns")
+        raise TypeError(f"{key} is no list of turns, or an empty one")
     return value
 
 

@@ -68,7 +68,9 @@ BAD = [
     ({"image": "in/a.png", "question": ["?"]}, "question is no text"),
     ({"image": "in/a.png", "question": "?", "answers": [1]}, "answers is no list"),
     ({"image": "in/a.png", "conversations": [{"from": "robot", "value": "?"}]}, "from 'robot'"),
-    ({"image": "in/a.png", "conversations": []}, "no list of turns"),
+    ({"image": "in/a.png", "conversations": []}, "conversations is no list of turns"),
+    ({"image": "in/a.png", "messages": "?"}, "messages is no list of turns"),
+    ({"image": "in/a.png", "messages": []}, "or an empty one"),
     ("[" * 100_000, "no JSON"),
     ('{"question": "' + "x" * (1 << 20) + '"}', "characters"),
 ]  # fmt: skip

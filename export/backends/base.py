@@ -26,12 +26,14 @@ class BuildOptions:
     Attributes:
         precision: ``fp32``, ``fp16`` or ``int4`` (or a backend's own name such as ``q4f16_1``).
         extra: backend options by name, e.g. ``{"vision_precision": "int8", "block_size": 32}``.
+        compute_capability: of the device that was named, "" where none was or it is no GPU.
     """
 
     target: Target
     precision: str
     limits: Limits
     extra: Mapping[str, Any] = field(default_factory=dict)
+    compute_capability: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,10 @@ class ExportBackend(ABC):
         """What an app's own engine can do with the package; None where packages are run by nothing but ours."""
         return None
 
+    def notes(self, spec: ModelSpec, options: BuildOptions, assignments: Mapping[str, Assignment]) -> tuple[str, ...]:
+        """What a plan says beside its figures, e.g. what is left to another machine."""
+        return ()
+
     @abstractmethod
     def predict(self, spec: ModelSpec, options: BuildOptions, assignments: Mapping[str, Assignment]) -> Prediction:
         """Sizes and peaks from shapes alone, without importing the backend's library."""
@@ -124,4 +130,7 @@ class ExportBackend(ABC):
 
     @abstractmethod
     def manifest(self, build: Build) -> dict[str, Any]:
-        """This backend's block of the manifest, ``manifest["backends"][name]``, once all steps are done."""
+        """This backend's block of the manifest, ``manifest["backends"][name]``, once all steps are done.
+
+        Empty where the package holds no files that run yet; then the manifest has no such block.
+        """

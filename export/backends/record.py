@@ -62,6 +62,8 @@ class Backend:
             ``{block}`` stands for the block length of the int4 grid.
         options: what a user may choose.
         targets: places to run that come with the backend, beside those of the product.
+        server_builder: module that builds, on a server's own machine, files that the export left out; run with the package's
+            path as ``python -m``. ``server_modules`` are the files it consists of, beside the runtime.
         target_files: target name to what writes the files of that target's own software, once the backend's are there.
     """
 
@@ -72,6 +74,8 @@ class Backend:
     wider: Mapping[Storage, str] = field(default_factory=dict)
     options: tuple[BackendOption, ...] = ()
     targets: tuple[Target, ...] = ()
+    server_builder: str = ""
+    server_modules: tuple[str, ...] = ()
     target_files: Mapping[str, TargetFiles] = field(default_factory=dict, repr=False)
 
     @property

@@ -52,7 +52,7 @@ MODEL = (
     ModelFlag("--revision", "REV", "branch, tag or commit on the hub"),
 )
 TARGET = (
-    ModelFlag("--target", "TARGET", "cpu, desktop-gpu, android, ios (edgeproof targets)", required=True),
+    ModelFlag("--target", "TARGET", "cpu, desktop-gpu, server-cpu, server-gpu, android, ios (see targets)", required=True),
     ModelFlag("--precision", "P", "int4, fp16, fp32 or a name of the target; default: the target's first"),
 )
 LIMITS = (

@@ -45,6 +45,15 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
+class Elsewhere:
+    """Where a parameter lies whose bytes another stage's data file holds already; the file is in the same folder."""
+
+    file: str
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True)
 class StageWeights:
     """What fills one stage's initializers.
 
@@ -59,13 +68,19 @@ class StageWeights:
 
 
 def write_stage(
-    model: onnx.ModelProto, source: StageWeights, path: Path, progress: Progress, data_name: str | None = None
+    model: onnx.ModelProto,
+    source: StageWeights,
+    path: Path,
+    progress: Progress,
+    data_name: str | None = None,
+    elsewhere: Mapping[str, Elsewhere] | None = None,
 ) -> list[Path]:
     """Write ``path`` (``.onnx``) and the data file beside it; return both.
 
     Args:
         progress: called with bytes done and bytes in all.
         data_name: of the data file; that of ``path`` and ``_data`` when None.
+        elsewhere: parameters by name that are read from files written before, and not written again.
 
     Raises:
         CheckpointError: a weight does not fit the dtype it is stored in.
@@ -73,7 +88,7 @@ def write_stage(
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     data = path.with_name(data_name or path.name + "_data")
-    places, size = _place(model, data.name)
+    places, size = _place(model, data.name, elsewhere or {})
     total = sum(place.length for place in places)
     with _whole_file(data) as file:
         if size:
@@ -97,16 +112,27 @@ def write_graph(model: onnx.ModelProto, path: Path) -> None:
         _write_at(file, model.SerializeToString(deterministic=True), 0)  # maps in the order of their keys
 
 
-def _place(model: onnx.ModelProto, data_file: str) -> tuple[list[Place], int]:
-    """Lay out the parameters of ``model`` and make its initializers point into ``data_file``."""
+def _place(model: onnx.ModelProto, data_file: str, elsewhere: Mapping[str, Elsewhere]) -> tuple[list[Place], int]:
+    """Lay out the parameters of ``model`` and make its initializers point into ``data_file``, or to where they are."""
     tensors = list(parameters(model))
-    places, size = lay_out((t.name, DTYPES[t.data_type], tuple(t.dims)) for t in tensors)
-    for tensor, place in zip(tensors, places, strict=True):
+    own = [tensor for tensor in tensors if tensor.name not in elsewhere]
+    places, size = lay_out((t.name, DTYPES[t.data_type], tuple(t.dims)) for t in own)
+    lying = {place.name: Elsewhere(data_file, place.offset, place.length) for place in places} | dict(elsewhere)
+    for tensor in tensors:
+        at = lying[tensor.name]
         tensor.data_location = TensorProto.EXTERNAL
         del tensor.external_data[:]
-        for key, value in (("location", data_file), ("offset", str(place.offset)), ("length", str(place.length))):
+        for key, value in (("location", at.file), ("offset", str(at.offset)), ("length", str(at.length))):
             tensor.external_data.add(key=key, value=value)
     return places, size
+
+
+def lying(graph: Path, name: str) -> Elsewhere:
+    """Where a written graph's parameter lies."""
+    model = onnx.load(str(graph), load_external_data=False)
+    (tensor,) = (tensor for tensor in model.graph.initializer if tensor.name == name)
+    told = {entry.key: entry.value for entry in tensor.external_data}
+    return Elsewhere(told["location"], int(told["offset"]), int(told["length"]))
 
 
 def parameters(model: onnx.ModelProto) -> Iterator[TensorProto]:

@@ -16,13 +16,16 @@ from typing import Any
 from export.package.tokenizer_files import JSON, MODEL, different, published_tokenizer
 from export.package.tokenizer_json import convertible, out_of_reach, parse_model
 from export.package.tokenizer_probes import probes
-from runtime_py.errors import CheckpointError
+from runtime_py.errors import CheckpointError, UnsupportedModelError
 from runtime_py.files.json_file import MEGABYTE, read_json, shortened
 from runtime_py.tokenizer import Tokenizer, read_sentencepiece
+from runtime_py.vocabulary.added_tokens import CONFIG, FLAGS, MAX_SETTINGS_BYTES, added_tokens
 
 MAX_VOCABULARY_BYTES = 64 * MEGABYTE
 SHOWN = 20
 """Tokens that an error names; the rest are counted."""
+
+WIDENING = tuple(flag for flag in FLAGS if flag != "normalized")
 
 OTHER_FORMS = ("vocab.json", "*.tiktoken")
 """Vocabularies that are no tokenizer without the code published beside them."""
@@ -49,6 +52,7 @@ def check_tokenizer(folder: Path, rows: int) -> tuple[str, ...]:
     words = published_tokenizer(folder)
     _refuse_beyond(words, rows, published if published.is_file() else model)
     if not published.is_file():
+        _refuse_other_cuts(folder)
         return _of_model(model)
     notes = [*_against_model(words, model)] if model.is_file() else []
     vocabulary, merges = folder / "vocab.json", folder / "merges.txt"
@@ -68,6 +72,30 @@ def _of_model(model: Path) -> tuple[str, ...]:
         f"{len(apart)} pieces of {model.name} (emoji sequences, mostly) become added tokens of {JSON}; two of them side by "
         "side may be cut elsewhere than published",
     )
+
+
+def _refuse_other_cuts(folder: Path) -> None:
+    """Refuse settings by which a SentencePiece tokenizer of transformers cuts text around added tokens otherwise.
+
+    ``legacy`` false takes the prefix space off what follows one (huggingface/transformers v4.45,
+    models/llama/tokenization_llama.py, tokenize), ``lstrip``, ``rstrip`` and ``single_word`` take in or leave what stands
+    beside it (tokenization_utils.py, tokenize). In a tokenizer.json the tokenizers library does all that.
+    """
+    settings: Any = read_json(folder / CONFIG, MAX_SETTINGS_BYTES) if (folder / CONFIG).is_file() else {}
+    wrong = ["'legacy' false"] if settings.get("legacy") is False else []
+    wrong += [
+        f"{shortened(token.text)} with {flag}"
+        for token in added_tokens(folder)
+        for flag in WIDENING
+        if token.flags.get(flag)
+    ]
+    if wrong:
+        raise UnsupportedModelError(
+            f"{folder / CONFIG} changes how text around added tokens is cut, which is not built for a {MODEL} alone: "
+            + _shown(wrong),
+            f"such settings in a {JSON}",
+            f"save it with AutoTokenizer.from_pretrained(...).save_pretrained(...), which writes {JSON}",
+        )
 
 
 def _refuse_beyond(words: Tokenizer, rows: int, path: Path) -> None:

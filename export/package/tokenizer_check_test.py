@@ -144,3 +144,21 @@ def test_damaged_tables_and_models_that_cannot_be_converted(tmp_path: Path) -> N
     (place / "tokenizer.model").write_bytes(content + b"\x12\x02\x18\x01")  # trainer_spec.model_type = UNIGRAM
     with pytest.raises((UnsupportedModelError, CheckpointError)):
         check_tokenizer(place, 10**4)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_settings_that_cut_text_otherwise_are_refused_where_nothing_applies_them(name: str, tmp_path: Path) -> None:
+    place = copied(name, tmp_path)
+    config = place / "tokenizer_config.json"
+    before = config.read_bytes()
+    row = {"content": "<s>", "lstrip": False, "rstrip": True, "single_word": False, "normalized": False, "special": True}
+    for change, words in (
+        ({"legacy": False}, "'legacy' false"),
+        ({"added_tokens_decoder": {"1": row}}, "<s>' with rstrip"),
+    ):
+        edit(config, lambda value, change=change: value.update(change))  # type: ignore[misc]
+        with pytest.raises(UnsupportedModelError, match=words):
+            check_tokenizer(place, 1 << 20)
+        config.write_bytes(before)
+    edit(config, lambda value: value.update({"legacy": True}))
+    assert check_tokenizer(place, 1 << 20) == ()

@@ -16,7 +16,7 @@ from runtime_py.command.info import ENGINES, lines
 from runtime_py.errors import UsageError
 from targets.base import ANSWER_ROOM, Limits
 from targets.devices import Device
-from targets.fit import nearest_fit
+from targets.fitting.fit import nearest_fit
 
 
 def test_the_plan_says_what_the_engine_does_with_a_picture() -> None:

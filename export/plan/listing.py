@@ -8,7 +8,7 @@ from typing import Any
 from export.plan.footprint import as_line, as_row, footprints
 from runtime_py.errors import EdgeproofError
 from targets.base import Target
-from targets.devices import devices_of
+from targets.devices import Device, devices_of
 from targets.registry import targets
 
 
@@ -63,20 +63,26 @@ def _target_json(target: Target, with_exceptions: bool) -> dict[str, Any]:
         "limits": {"context": limits.context, "prefill_chunk": limits.prefill_chunk, "batch": limits.batch},
         "contains": list(target.contains),
         "needs": list(target.needs),
-        "devices": [
-            {
-                "name": device.name,
-                "title": device.title,
-                "memory_bytes": device.memory,
-                "usable_bytes": device.usable,
-                "usable_source": device.usable_source,
-            }
-            for device in devices_of(target.name)
-        ],
+        "devices": [_device_json(device) for device in devices_of(target.name)],
     }
     if not with_exceptions:
         return row
     return row | {"holds": [as_row(footprint) for footprint in footprints(target)], "exceptions": exceptions(target)}
+
+
+def _device_json(device: Device) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "name": device.name,
+        "title": device.title,
+        "memory_bytes": device.memory,
+        "usable_bytes": device.usable,
+        "usable_source": device.usable_source,
+    }
+    if device.compute_capability:
+        row["compute_capability"] = device.compute_capability
+        row["bandwidth_bytes_per_second"] = device.bandwidth
+        row["facts_source"] = device.facts_source
+    return row
 
 
 def as_text(with_exceptions: bool = True) -> str:

@@ -19,7 +19,7 @@ from runtime_py.errors import DoesNotFitError
 from runtime_py.hub.room import free_bytes
 from targets.base import Limits, Target
 from targets.devices import devices_of
-from targets.fit import Setting, nearest_fit
+from targets.fitting.fit import Setting, nearest_fit
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -167,7 +167,9 @@ def make_plan(
 
     target = request.target_record()
     limits = request.limits(spec.decoder.max_positions, picture_rows(target, spec))
-    options = BuildOptions(target, request.precision_name(), limits, request.backend_options())
+    device = request.device_record()
+    capability = "" if device is None else device.compute_capability
+    options = BuildOptions(target, request.precision_name(), limits, request.backend_options(), capability)
     parts = {name: _part(name, spec, options, request.calibration) for name in target.backend_names}
     counts = dict.fromkeys(STAGES, 0)
     for name, shape in parameter_shapes(spec).items():
@@ -187,7 +189,11 @@ def make_plan(
         free_disk=free_bytes(output),
         devices=_fits(request, spec, options, parts),
         verification_peak=0 if verifier is None else verifier.predicted_peak(spec, predictions, options),
-        notes=(*notes, *(r for name, part in parts.items() for r in remarks(name, options.precision, part.assignments))),
+        notes=(
+            *notes,
+            *(r for name, part in parts.items() for r in remarks(name, options.precision, part.assignments)),
+            *(note for part in parts.values() for note in part.backend.notes(spec, options, part.assignments)),
+        ),
     )
 
 
@@ -235,7 +241,7 @@ def _fits(
 def _part_at(made: ExportBackend, spec: ModelSpec, options: BuildOptions, precision: str, limits: Limits) -> Prediction:
     from export.backends.base import BuildOptions
 
-    other = BuildOptions(options.target, precision, limits, options.extra)
+    other = BuildOptions(options.target, precision, limits, options.extra, options.compute_capability)
     return made.predict(spec, other, made.assignments(spec, other))
 
 

@@ -60,7 +60,9 @@ def shared(assignments: Mapping[str, Assignment]) -> dict[str, Assignment]:
     for name, assignment in assignments.items():
         if assignment.shares:
             other = assignments[assignment.shares]
-            alike[name] = replace(assignment, storage=other.storage, grid=other.grid)
+            # one operator may read as one grid what another reads as a second one; the storage says the codes are the same
+            if other.storage is not assignment.storage:
+                alike[name] = replace(assignment, storage=other.storage, grid=other.grid)
     return alike
 
 

@@ -143,3 +143,12 @@ def test_joined_sources(tmp_path: Path) -> None:
     assert torch.equal(source.read("llm.a", 0, 1), tensor(2)[:1])
     with pytest.raises(CheckpointError, match="stands for two tensors"):
         joined({"vit": parts["vit."], "vi": joined({"t": parts["llm."]})})
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "model.safetensors.index.json"])
+def test_what_git_lfs_has_not_fetched_is_said(tmp_path: Path, name: str) -> None:
+    oid = "4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393"
+    (tmp_path / name).write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize 12345\n")
+    with pytest.raises(CheckpointError, match="is a Git LFS pointer") as told:
+        open_checkpoint(tmp_path)
+    assert "git lfs pull" in told.value.next_step

@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING
 
 from export.source.tensor_source import TensorInfo
 from runtime_py.errors import CheckpointError
+from runtime_py.files.json_file import FETCH, LFS_POINTER
 
 if TYPE_CHECKING:
     import torch
+
+MOST_POINTER_BYTES = 1024
+"""Of a pointer, by its specification."""
 
 DOWNLOAD_AGAIN = "download the file again, and compare its size and sha256 with the published ones"
 
@@ -50,11 +54,14 @@ def file_size(file: Path) -> int:
     """Bytes of a regular file.
 
     Raises:
-        CheckpointError: there is no such file, or it is a folder, pipe or device.
+        CheckpointError: there is no such file, it is a folder, pipe or device, or Git LFS has not fetched it.
     """
     try:
         if file.is_file():
-            return file.stat().st_size
+            size = file.stat().st_size
+            if size <= MOST_POINTER_BYTES and file.read_bytes().startswith(LFS_POINTER):
+                raise CheckpointError(f"{file} is a Git LFS pointer", "the file itself", FETCH)
+            return size
     except OSError as error:
         raise unreadable(file, error) from error
     raise CheckpointError(f"{file} is missing", "a regular file with weights", "download the checkpoint again")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from export.specs import ModelSpec
     from parity_tests.check.candidate import Candidate
     from parity_tests.reference.arithmetic import Arithmetic
+    from parity_tests.reference.checkpoint_side import Checkpoint
     from runtime_py.package import Package
 
 Rows = Mapping[str, Mapping[str, str]]
@@ -65,6 +66,9 @@ class Examiner:
     shows_values: ClassVar[bool] = False
     """Whether `stage_view` gives values inside a stage."""
 
+    rebuilt: ClassVar[bool] = False
+    """Whether `block_outputs` run the package's numbers in code that was built anew, beside the package's own."""
+
     def __init__(self, record: RuntimeBackend | None) -> None:
         """Examine packages of one backend.
 
@@ -76,6 +80,16 @@ class Examiner:
     def block(self, manifest: Mapping[str, Any]) -> Mapping[str, Any]:
         """This backend's block of a manifest."""
         return {} if self.record is None else self.record.block(manifest)
+
+    @property
+    def record_name(self) -> str:
+        """The backend's name, as calibrations have it.
+
+        Raises:
+            AssertionError: the reference has none.
+        """
+        assert self.record is not None, "the reference's own backend has no name"
+        return self.record.name
 
     # how close
 
@@ -134,6 +148,10 @@ class Examiner:
             spec: of the checkpoint that the package was made from, where it is known.
         """
         return {}
+
+    def other_parameters(self, side: Candidate, checkpoint: Checkpoint) -> Sequence[str]:
+        """Stored parameters that are not what an export of the checkpoint and its codes writes; () where nobody can say."""
+        return ()
 
     def stage_view(self, side: Candidate, stage: str) -> StageView | None:
         """A stage opened for looking inside; None where the backend shows nothing there."""

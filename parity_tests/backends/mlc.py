@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +14,7 @@ from runtime_py.backends.base import Arrays, Backend
 if TYPE_CHECKING:
     from export.specs import ModelSpec
     from parity_tests.check.candidate import Candidate
+    from parity_tests.reference.checkpoint_side import Checkpoint
     from runtime_py.package import Package
 
 WIDE_CODES = ("q4f32_0", "q4f32_1")
@@ -24,6 +25,7 @@ class MlcExaminer(Examiner):
     """Judges MLC packages: standards by precision, and their libraries compiled for this machine."""
 
     full_precisions = ("fp32", "q0f32")
+    rebuilt = True
 
     def implementation_standard(self, side: Candidate) -> Standard:
         return Standard.STORED_FLOAT32 if side.manifest["precision"] in WIDE_CODES else Standard.STORED_FLOAT16
@@ -44,3 +46,8 @@ class MlcExaminer(Examiner):
         from parity_tests.localize.mlc_blocks import block_outputs
 
         return block_outputs(side, spec, stage, inputs)
+
+    def other_parameters(self, side: Candidate, checkpoint: Checkpoint) -> Sequence[str]:
+        from parity_tests.localize.mlc_files import other_parameters
+
+        return other_parameters(side, checkpoint)

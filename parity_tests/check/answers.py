@@ -36,7 +36,7 @@ def answer(
     stops = set(generation.get("stop_ids", ()))
     told = "drawn_ids" if "drawn_ids" in reference.arrays else "greedy_ids"
     ids = [[int(token) for token in side.arrays[told][0]] for side in (reference, candidate)]
-    texts = [_text(_until(tokens, stops), tokenizer) for tokens in ids]
+    texts = [_text(until(tokens, stops), tokenizer) for tokens in ids]
     shown = question.pictures[0] if question.pictures else None
     return Answer(
         question.name,
@@ -47,14 +47,15 @@ def answer(
         texts[1],
         tuple(ids[0]),
         tuple(ids[1]),
-        len(_until(ids[0], stops)) if stops & set(ids[0]) else None,
+        len(until(ids[0], stops)) if stops & set(ids[0]) else None,
         question.truth,
         scores(texts[0], question.truth),
         scores(texts[1], question.truth),
     )
 
 
-def _until(tokens: Sequence[int], stops: set[int]) -> list[int]:
+def until(tokens: Sequence[int], stops: Collection[int]) -> list[int]:
+    """The tokens before the first stop token."""
     end = next((place for place, token in enumerate(tokens) if token in stops), len(tokens))
     return list(tokens[:end])
 
@@ -85,7 +86,7 @@ def similarity(question: str, reference: Recording, candidate: Recording, stops:
         return None
     prompt, steps = pairs
     ids = [int(token) for token in expected["greedy_ids"][0]]
-    count = min(len(_until(ids, set(stops))) + 1, len(ids))
+    count = min(len(until(ids, stops)) + 1, len(ids))
     read = [side[:, :count] for side in steps]
     text = slice(None) if reference.picture_rows is None else ~reference.picture_rows
     figures = measure(Kind.LOGITS, *read)

@@ -12,9 +12,10 @@ import numpy as np
 from parity_tests.check.candidate import Candidate
 from parity_tests.judging.probes import Question, Recording, record
 from runtime_py.backends.base import Backend
+from runtime_py.errors import UsageError
 from runtime_py.generation.sampler import Sampling
 from runtime_py.generation.session import Limits
-from runtime_py.preprocess.base import Processor
+from runtime_py.preprocess.base import Message, Processor
 
 if TYPE_CHECKING:
     from parity_tests.reference.reference import TorchBackend
@@ -40,11 +41,11 @@ def ask_all(
     Args:
         sampling: settings of one more answer to each; None for greedy answers alone.
     """
-    expected = [_recorded(full, candidate, processor, question, steps, None, sampling) for question in asked]
+    expected = [said_by_reference(full, candidate, processor, question, steps, None, sampling) for question in asked]
     fed = list(zip(asked, [recording.arrays["greedy_ids"] for recording in expected], strict=True))
     inside = expected
     if stored is not None:
-        inside = [_recorded(stored, candidate, processor, q, steps, forced, sampling) for q, forced in fed]
+        inside = [said_by_reference(stored, candidate, processor, q, steps, forced, sampling) for q, forced in fed]
     tight: list[Recording | None] = [None] * len(asked)
     if exact is not None:
         tight = [_said(exact, q, steps, forced, sampling) for q, forced in fed]
@@ -55,21 +56,38 @@ def ask_all(
 
 def _said(side: Candidate, question: Question, steps: int, forced: np.ndarray, sampling: Sampling | None) -> Recording:
     began = time.monotonic()
-    recording = record(side.backend, side.processor, side.limits, question, steps, forced, sampling)
+    try:
+        recording = record(side.backend, side.processor, side.limits, question, steps, forced, sampling)
+    except UsageError:
+        fitting = with_own_places(side.processor, question)
+        if np.array_equal(fitting.input_ids, question.input_ids):
+            raise
+        recording = record(side.backend, side.processor, side.limits, fitting, steps, forced, sampling)
     recording.seconds = time.monotonic() - began
     log.info("%s answered %s in %.1f s", side.backend.name, question.name, recording.seconds)
     return recording
 
 
-def _recorded(
+def with_own_places(processor: Processor, question: Question) -> Question:
+    """The question with as many places for picture rows as a processor makes of its pictures.
+
+    A package whose settings make another number of rows is at fault, and is judged; it must not end the check.
+    """
+    images = processor.images(question.pictures)
+    message = Message("user", question.text, tuple(range(len(question.pictures))))
+    return replace(question, input_ids=processor.encode([message], images))
+
+
+def said_by_reference(
     backend: Backend,
     candidate: Candidate,
     processor: Processor,
     question: Question,
     steps: int,
-    forced: np.ndarray | None,
-    sampling: Sampling | None,
+    forced: np.ndarray | None = None,
+    sampling: Sampling | None = None,
 ) -> Recording:
+    """A reference's answer in the package's place, a prompt in one call however the package is fed it."""
     began = time.monotonic()
     limits = Limits(candidate.limits.context, candidate.limits.context)
     recording = record(backend, processor, limits, replace(question, calls=1), steps, forced, sampling)

@@ -14,6 +14,7 @@ from parity_tests.backends.registry import OF_THE_REFERENCE, examiner_of, stand_
 from parity_tests.thresholds import Standard
 from runtime_py import package as packages
 from runtime_py.backends.base import Backend, Releasing
+from runtime_py.backends.record import Ability
 from runtime_py.backends.registry import held_backends, runtime_backend
 from runtime_py.errors import MachineError, PackageError
 from runtime_py.generation.session import Limits, Session
@@ -84,6 +85,13 @@ class Candidate:
         """How close a package with integers must be to the reference that holds the same integers."""
         return self.examiner.implementation_standard(self)
 
+    def standard(self) -> Standard:
+        """How close the package must be to the reference with its own numbers (`checkpoint_side.stored_reference`)."""
+        from parity_tests.reference.checkpoint_side import is_quantised
+
+        other = self.stores_roundings() or is_quantised(self.assignments())
+        return self.implementation_standard() if other else self.float_standard()
+
     def release(self) -> None:
         """Give the memory back. A backend that cannot open its files again is closed."""
         if isinstance(self.backend, Releasing):
@@ -123,8 +131,20 @@ def open_candidate(
         skipped = ((record.files, error.what),)
         examiner = examiner_of(other)
         engine = _opened(examiner, package, in_pieces)
+    if backend is None:
+        skipped += _beside(package, {record.name} | {examiner.record.name if examiner.record else record.name})
     processor = open_processor(package, words or _stand_in(package.manifest))  # type: ignore[arg-type]
     return Candidate(package.folder, package.manifest, examiner, engine, processor, words, package.limits, skipped)
+
+
+def _beside(package: packages.Package, asked: set[str]) -> tuple[tuple[str, str], ...]:
+    """Files for a device that lie beside those that are asked, such as a server's engines."""
+    others = (each for each in held_backends(package.manifest) if each.name not in asked)
+    return tuple(
+        (each.files, f"--backend {each.runtime_name} asks them, on a machine with their device")
+        for each in others
+        if not each.can(Ability.WITHOUT_DEVICE)
+    )
 
 
 def _opened(examiner: Examiner, package: packages.Package, in_pieces: bool) -> Backend:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from parity_tests.check.candidate import Candidate, greedy_answer
+from parity_tests.judging.accuracy import ALL_FIVE, ASKED, TASK
 
 PREFIX = "demo/"
 
@@ -31,5 +32,5 @@ def task_accuracy(candidate: Candidate, pictures: int) -> dict[str, float] | Non
     recipe = recipe_of(candidate.manifest["family"])
     cases = held_out(pictures, recipe.side, digits=recipe.digits)
     result = measure(lambda picture, text: greedy_answer(candidate, picture, text), cases)
-    figures = {f"task: {kind}": result.share((kind,)) for kind in KINDS if any(key[0] == kind for key in result.asked)}
-    return {**figures, "task: all five": result.share(), "task: questions asked": float(sum(result.asked.values()))}
+    figures = {f"{TASK}{kind}": result.share((kind,)) for kind in KINDS if any(key[0] == kind for key in result.asked)}
+    return {**figures, ALL_FIVE: result.share(), ASKED: float(sum(result.asked.values()))}

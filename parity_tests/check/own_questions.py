@@ -13,6 +13,7 @@ from pathlib import Path
 
 from calibrate.samples.data import Sample, samples_of
 from calibrate.samples.records import QUESTION, records
+from parity_tests.check.package_questions import with_two_calls
 from parity_tests.check.prompts import Prompt
 from parity_tests.judging.probes import Question
 from runtime_py.errors import EdgeproofError, UsageError
@@ -58,7 +59,7 @@ def read_data(folder: Path, count: int | None = None, question: str | None = Non
 
 
 def own_questions(data: OwnData, processor: Processor, context: int, steps: int) -> list[Question]:
-    """Every sample as a question.
+    """Every sample as a question, the last fed in two calls.
 
     Raises:
         UsageError, ImageError: one that the model cannot take; file and line are named.
@@ -71,7 +72,7 @@ def own_questions(data: OwnData, processor: Processor, context: int, steps: int)
             asked.append(_own_question(replace(sample, name=name), processor, context, steps))
         except EdgeproofError as error:
             raise type(error)(f"{sample.place}: {error.what}", error.expected, error.next_step) from error
-    return asked
+    return with_two_calls(asked)
 
 
 def _own_question(sample: Sample, processor: Processor, context: int, steps: int) -> Question:
@@ -89,10 +90,9 @@ def _own_question(sample: Sample, processor: Processor, context: int, steps: int
         raise UsageError("the last answer shows a picture", "pictures in questions", "move the picture into a question")
     prompt = Prompt(sample.name, sample.pictures, tuple(turns), sample.answers)
     question = prompt.question(processor)
-    tokens = prompt.positions(processor, question)
-    if tokens + steps > context:
+    if question.positions + steps > context:
         raise UsageError(
-            f"the prompt takes {tokens:,} positions, and the answer {steps}",
+            f"the prompt takes {question.positions:,} positions, and the answer {steps}",
             f"at most {context:,} together, the context this package was built for",
             "shorten it, lower --steps, or export with a larger --context",
         )
@@ -104,8 +104,7 @@ def batches(asked: Sequence[Question], vocabulary: int, steps: int) -> Iterator[
     batch: list[Question] = []
     held = 0
     for question in asked:
-        # placeholders stand for at most some thousand rows; the ids already count those that the family writes out
-        size = 4 * SIDES * vocabulary * (question.input_ids.shape[1] + 3 * steps)
+        size = 4 * SIDES * vocabulary * (question.positions + 3 * steps)
         if batch and held + size > BATCH_BYTES:
             yield batch
             batch, held = [], 0

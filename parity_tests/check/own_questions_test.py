@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from export.demo.reference import recipe_of
+from export.source.hub import DEMO_FOLDER
 from parity_tests.check import own_questions
 from parity_tests.check.answers import similarity
 from parity_tests.check.own_questions import batches, read_data
@@ -17,6 +18,8 @@ from parity_tests.check.prompts import demo_prompts
 from parity_tests.cli import main
 from parity_tests.conftest import GOLDENS, ExportedPackage
 from parity_tests.judging.probes import Question, Recording
+from parity_tests.reference.checkpoint_side import open_checkpoint
+from runtime_py import tokenizer
 from runtime_py.errors import UsageError
 
 
@@ -72,7 +75,7 @@ def test_batches_of_one_give_the_same_figures(
     [
         ({"image": "0.png", "question": "a" * 5000}, "positions"),
         ({"messages": [{"role": "assistant", "content": "Hello"}]}, "asks nothing"),
-        ({"image": "0.png", "messages": [{"role": "system", "content": "Hello"}]}, ""),
+        ({"image": "0.png", "messages": [{"role": "system", "content": "Hello"}]}, "asks nothing"),
     ],
 )
 def test_a_sample_that_the_model_cannot_take_is_named(
@@ -109,10 +112,29 @@ def test_a_count_of_samples_below_one_is_refused(data: Path):
 
 
 def test_batches_keep_order_and_hold_at_least_one(monkeypatch: pytest.MonkeyPatch):
-    asked = [Question(str(number), (), np.zeros((1, 10), np.int64)) for number in range(5)]
+    asked = [Question(str(number), (), np.zeros((1, 1), np.int64), positions=10) for number in range(5)]
     assert [len(batch) for batch in batches(asked, 1000, 2)] == [5]
     monkeypatch.setattr(own_questions, "BATCH_BYTES", 2 * 4 * 4 * 1000 * 16)
     assert [[q.name for q in batch] for batch in batches(asked, 1000, 2)] == [["0", "1"], ["2", "3"], ["4"]]
+
+
+def test_the_last_of_them_crosses_the_border_between_two_calls(data: Path):
+    folder = DEMO_FOLDER / "minicpm-v"
+    processor = open_checkpoint(folder).processor(tokenizer.load(folder))
+    asked = own_questions.own_questions(read_data(data), processor, 2048, 4)
+    assert [question.calls for question in asked] == [1, 1, 2]
+
+
+@pytest.mark.parametrize("family", ["wemm", "xverse-v"])
+def test_rows_of_a_picture_count_where_its_ids_are_one_placeholder(family: str, monkeypatch: pytest.MonkeyPatch):
+    folder = DEMO_FOLDER / family
+    processor = open_checkpoint(folder).processor(tokenizer.load(folder))
+    question = demo_prompts(recipe_of(family))[0].question(processor)
+    (image,) = processor.images(question.pictures)
+    text = question.input_ids.shape[1] - 1
+    assert question.positions == text + image.rows > text + 1
+    monkeypatch.setattr(own_questions, "BATCH_BYTES", 2 * 4 * own_questions.SIDES * 1000 * (text + 1))
+    assert [len(batch) for batch in batches([question] * 2, 1000, 0)] == [1, 1]
 
 
 def test_a_demo_is_asked_what_has_one_right_answer():

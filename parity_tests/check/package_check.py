@@ -21,6 +21,8 @@ from parity_tests.check.own_questions import OWN_STEPS, OwnData, batches, own_qu
 from parity_tests.check.package_questions import questions, stand_in
 from parity_tests.check.prompts import demo_prompts
 from parity_tests.check.sides import Sides, open_sides
+from parity_tests.check.stored_numbers import other_numbers
+from parity_tests.judging.accuracy import KNOWN, OWN, in_full
 from parity_tests.judging.answer_scores import mean_scores
 from parity_tests.judging.drawn import SamplingMode, described, sampling_of
 from parity_tests.judging.environment import environment
@@ -28,7 +30,7 @@ from parity_tests.judging.judge import Judgement, judge
 from parity_tests.judging.probes import Question, record
 from parity_tests.judging.results import Comparison, Run
 from parity_tests.judging.run_details import Answer, Details, Similarity
-from parity_tests.reference.checkpoint_side import Checkpoint, is_quantised, open_checkpoint, streams
+from parity_tests.reference.checkpoint_side import Checkpoint, open_checkpoint, streams
 from parity_tests.thresholds import Table
 from runtime_py import package as packages
 from runtime_py.errors import UsageError
@@ -48,6 +50,7 @@ class CheckOptions:
         device: of the reference, ``cpu`` or ``cuda``.
         steps: answer tokens per question; None for `STEPS`, or `STREAMED_STEPS` where the reference is streamed.
         data: a user's own questions, asked in place of the standard ones.
+        only: name of the one standard question that is asked; "" for all.
         demo_questions: ask a demo what it has learnt, in place of the standard questions.
         task_pictures: pictures of the demo task to ask the package about; 0 leaves the task out.
         in_pieces: where the reference is streamed, hold a small part of the package's weights at a time too, where its
@@ -65,6 +68,7 @@ class CheckOptions:
     device: str = "cpu"
     steps: int | None = None
     data: OwnData | None = None
+    only: str = ""
     demo_questions: bool = False
     task_pictures: int = 0
     in_pieces: bool = False
@@ -155,7 +159,10 @@ def _against_checkpoint(candidate: Candidate, checkpoint: Checkpoint, options: C
         compared += [c for q, said in zip(batch, answers, strict=True) for c in sides.comparisons(q, said, steps)]
         answered += told(candidate, batch, sides.recordings(answers))
         sample = sample or recorded_sample.keep(asked[0], answers[0][1])
-    run = _run(candidate, compared, options.command)
+    other = None if sides.streamed else other_numbers(candidate, checkpoint)
+    if other is not None:
+        compared.append(other[0])
+    run = unjudged(candidate, compared, options.command)
     if sampling is not None:
         run = replace(run, environment={**run.environment, "drawn_ids": f"{options.sampling}: {described(sampling)}"})
     if options.data is not None:
@@ -163,7 +170,8 @@ def _against_checkpoint(candidate: Candidate, checkpoint: Checkpoint, options: C
     failing = next((j.comparison.question for j in judge(run, options.table).comparisons if j.first_failure), None)
     if failing is not None:
         question = next((question for question in asked if question.name == failing), asked[0])
-        run = run.with_divergence(sides.divergence(question, options.table))
+        divergence = sides.divergence(question, options.table)
+        run = run.with_divergence(other[1] if other is not None and not divergence.stage else divergence)
     if options.task_pictures:  # before the details, after which a backend may be closed
         run = _with_accuracy(run, sides, options.task_pictures)
     unmeasured = _unmeasured(sides, options.inside) if options.details else "no report was asked for (--report-dir)"
@@ -181,16 +189,17 @@ def _asked(candidate: Candidate, processor: Processor, count: int, steps: int, o
         from export.demo.reference import recipe_of
 
         prompts = demo_prompts(recipe_of(candidate.manifest["family"]))
-    return questions(processor, count, context, steps, prompts)
+    asked = questions(processor, count, context, steps, prompts)
+    return [question for question in asked if options.only in ("", question.name)]
 
 
 def _with_own_data(run: Run, data: OwnData, answers: Sequence[Answer]) -> Run:
     """The means of the scores, full precision's beside them, and how many samples were left out."""
-    figures = {f"answers: {name}": value for name, value in mean_scores([a.candidate_scores for a in answers]).items()}
+    figures = {f"{OWN}{name}": value for name, value in mean_scores([a.candidate_scores for a in answers]).items()}
     whole = mean_scores([answer.reference_scores for answer in answers])
-    figures |= {f"full precision: answers: {name}": value for name, value in whole.items()}
+    figures |= {in_full(f"{OWN}{name}"): value for name, value in whole.items()}
     if figures:
-        figures["answers: questions with a truth"] = float(sum(bool(answer.truth) for answer in answers))
+        figures[KNOWN] = float(sum(bool(answer.truth) for answer in answers))
     run = replace(run, accuracy={**run.accuracy, **figures})
     left = data.total - len(data.samples)
     return _with_not_run(run, (f"{left:,} of {data.total:,} own samples", "more than --samples")) if left else run
@@ -229,22 +238,21 @@ def _against_sample(candidate: Candidate, options: CheckOptions) -> Result:
     sample = (candidate.manifest.get("verification") or {}).get("sample")
     if not sample:
         why = "no checkpoint was given and the package holds no recorded sample; name one with --reference"
-        run = _with_not_run(_run(candidate, [], options.command), ("comparison with the reference", why))
+        run = _with_not_run(unjudged(candidate, [], options.command), ("comparison with the reference", why))
         return Result(judge(run, options.table), {})
     question, steps, fed = recorded_sample.question(sample), recorded_sample.steps(sample), recorded_sample.fed(sample)
     said = record(candidate.backend, candidate.processor, candidate.limits, question, steps, fed)
-    whole = not candidate.stores_roundings() and not is_quantised(candidate.assignments())
-    standard = candidate.float_standard() if whole else candidate.implementation_standard()
     rows = recorded_sample.compare(sample, said)
-    comparison = Comparison("sample", standard, "sample recorded at export", candidate.name, rows)
-    run = _run(candidate, [comparison], options.command)
+    comparison = Comparison("sample", candidate.standard(), "sample recorded at export", candidate.name, rows)
+    run = unjudged(candidate, [comparison], options.command)
     if options.sampling is not SamplingMode.GREEDY:
         why = "the sample in the package was recorded without sampling; name the checkpoint with --reference"
         run = _with_not_run(run, (f"answers with the {options.sampling}'s sampling", why))
     return Result(judge(run, options.table), sample)
 
 
-def _run(candidate: Candidate, comparisons: list[Comparison], command: str) -> Run:
+def unjudged(candidate: Candidate, comparisons: Sequence[Comparison], command: str) -> Run:
+    """What was compared of a package, with all that its manifest says of it."""
     manifest = candidate.manifest
     return Run(
         case=candidate.folder.resolve().name.removesuffix(".partial"),
@@ -272,5 +280,5 @@ def _with_accuracy(run: Run, sides: Sides, pictures: int) -> Run:
         return _with_not_run(run, ("task accuracy", "the package was not made from a demo checkpoint"))
     if not sides.streamed:
         full = replace(sides.package, backend=sides.full, processor=sides.processor)
-        figures |= {f"full precision: {name}": value for name, value in (task_accuracy(full, pictures) or {}).items()}
+        figures |= {in_full(name): value for name, value in (task_accuracy(full, pictures) or {}).items()}
     return replace(run, accuracy={**run.accuracy, **figures})

@@ -14,7 +14,9 @@ from parity_tests.check.package_check import CheckOptions, check
 from parity_tests.check.package_questions import StandInTokenizer, questions
 from parity_tests.cli import main
 from parity_tests.conftest import GOLDENS, ExportedPackage
+from parity_tests.judging.compare import compare_arrays
 from parity_tests.judging.judge import Verdict
+from parity_tests.judging.probes import Question, Recording
 from parity_tests.laboratory.onnx_tamper import tamper
 from parity_tests.reference.checkpoint_side import open_checkpoint
 from parity_tests.reference.streamed import full_peak, predicted_peak
@@ -92,6 +94,21 @@ def test_kept_values_are_few_and_spread():
     assert len(values["values"]) == recorded_sample.VALUES
     assert values["values"][0] == 0
     assert values["values"][-1] == 9999
+
+
+def test_a_tie_of_the_recorded_sample_is_as_close_as_it_was_to_the_reference():
+    logits = 5 + 2 * np.random.default_rng(0).normal(size=(1, 3, 500))
+    ids = logits.argmax(-1)
+    said = Recording("wide", arrays={"step_logits": logits, "greedy_ids": ids}, fed=ids, greedy_logits=logits)
+    sample = recorded_sample.keep(Question("wide", (), np.zeros((1, 4), np.int64)), said)
+    other = ids.copy()
+    other[0, 1] = np.argsort(logits[0, 1])[-2]
+    whole, kept = (
+        compare_arrays("greedy_ids", ids, other, step_logits=rows).metrics
+        for rows in (logits, recorded_sample.step_logits(sample))
+    )
+    assert kept["split_margin"] == pytest.approx(whole["split_margin"])
+    assert kept["split_relative"] == pytest.approx(whole["split_relative"], rel=0.3)
 
 
 def test_the_streamed_reference_of_the_published_model_is_predicted_under_2_gb():

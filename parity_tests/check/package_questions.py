@@ -56,7 +56,7 @@ def questions(
 ) -> list[Question]:
     """At most ``count`` of the prompts that the family's format takes and that fit the context with their answer.
 
-    The last is fed in two calls, so that the prompt goes on with a cache that is filled already.
+    The last is fed in two calls (`with_two_calls`).
 
     Args:
         prompts: None for the standard ones.
@@ -69,11 +69,10 @@ def questions(
     for prompt in prompts or standard_prompts():
         try:
             question = prompt.question(processor)
-            tokens = prompt.positions(processor, question)
         except UsageError as error:
             refusal = error
             continue
-        if tokens + steps <= context and len(asked) < count:
+        if question.positions + steps <= context and len(asked) < count:
             asked.append(question)
     if not asked:
         raise refusal or UsageError(
@@ -81,4 +80,9 @@ def questions(
             "room for one picture, a short question and an answer",
             "export with a larger --context",
         )
+    return with_two_calls(asked)
+
+
+def with_two_calls(asked: Sequence[Question]) -> list[Question]:
+    """The last one fed in two calls, so that every check crosses the border between two chunks of a prompt."""
     return [*asked[:-1], replace(asked[-1], calls=2)]

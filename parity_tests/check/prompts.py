@@ -33,7 +33,7 @@ class Prompt:
     truth: tuple[str, ...] = ()
 
     def question(self, processor: Processor) -> Question:
-        """The prompt in ids.
+        """The prompt in ids, and how many rows it takes with its pictures'.
 
         Raises:
             UsageError: the family's format does not take it.
@@ -41,12 +41,8 @@ class Prompt:
         images = processor.images(self.pictures) if self.pictures else []
         ids = processor.encode(list(self.messages), images)
         text = next((m.text for m in reversed(self.messages) if m.role == "user"), "")
-        return Question(self.name, self.pictures, ids, text, truth=self.truth)
-
-    def positions(self, processor: Processor, question: Question) -> int:
-        """Rows of the prompt, pictures' included."""
-        images = processor.images(self.pictures) if self.pictures else []
-        return int(processor.layout(question.input_ids, images).input_ids.shape[1])
+        rows = processor.layout(ids, images).input_ids.shape[1]
+        return Question(self.name, self.pictures, ids, text, truth=self.truth, positions=int(rows))
 
 
 def standard_prompts() -> list[Prompt]:

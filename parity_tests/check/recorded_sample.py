@@ -52,10 +52,12 @@ def _best(row: np.ndarray) -> list[list[float]]:
 
 
 def step_logits(sample: Mapping[str, Any]) -> np.ndarray:
-    """(1, steps, vocabulary) logits where only the kept tokens have theirs and all others lie far below."""
-    vocabulary = sample["values"]["step_logits"]["shape"][-1]
-    scale = max(abs(logit) for row in sample["best"] for _, logit in row)
-    rows = np.full((1, len(sample["best"]), vocabulary), -scale)
+    """(1, steps, vocabulary) logits where only the kept tokens have theirs; all others lie at the mean of the kept values,
+    so that what a row's tokens have in common is about what it was, and none above the kept tokens of its step.
+    """
+    kept = sample["values"]["step_logits"]
+    lowest = min(logit for row in sample["best"] for _, logit in row)
+    rows = np.full((1, len(sample["best"]), kept["shape"][-1]), min(float(np.mean(kept["values"])), lowest))
     for step, row in enumerate(sample["best"]):
         for token, logit in row:
             rows[0, step, int(token)] = logit

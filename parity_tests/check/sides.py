@@ -63,7 +63,7 @@ class Sides:
         gates = Gates(self.checkpoint, self.nearest, inside, question, steps, expected.arrays["greedy_ids"])
         if self.stored is None:
             rows = compare_recordings(expected, said)
-            standard = self.package.float_standard()
+            standard = self.package.standard()
             compared = Comparison("package", standard, "reference", self.package.name, rows, question.name, said.seconds)
             return gates.settled(compared, self.package)
         comparisons: list[Comparison] = []
@@ -79,8 +79,7 @@ class Sides:
     def divergence(self, question: Question, table: Table | None) -> Divergence:
         """Where the package first parts from its reference, on one question."""
         side = self.exact or self.package
-        standard = side.float_standard() if self.stored is None else side.implementation_standard()
-        divergence = localize(self.nearest, side, question, standard, table, self.processor)
+        divergence = localize(self.nearest, side, question, side.standard(), table, self.processor)
         if self.exact is None or divergence.stage:
             return divergence
         return replace(divergence, note=f"{divergence.note} in float32; what is left comes from the package's own roundings")

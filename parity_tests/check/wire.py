@@ -16,22 +16,23 @@ from pathlib import Path
 import numpy as np
 
 from parity_tests.check import recorded_sample
+from parity_tests.check.answers import until
+from parity_tests.check.ask import said_by_reference
 from parity_tests.check.candidate import Candidate, open_candidate
 from parity_tests.check.demo_task import demo_checkpoint
-from parity_tests.check.package_check import STEPS
+from parity_tests.check.package_check import STEPS, unjudged
 from parity_tests.check.package_questions import questions
+from parity_tests.check.sides import STORED
 from parity_tests.judging.compare import compare_arrays
-from parity_tests.judging.environment import environment
 from parity_tests.judging.judge import Judgement, judge
 from parity_tests.judging.metrics import Kind, measure
-from parity_tests.judging.probes import Question, record
-from parity_tests.judging.results import Comparison, Measurement, Run
-from parity_tests.reference.checkpoint_side import is_quantised, open_checkpoint, reference, stored_reference
-from parity_tests.thresholds import Standard, Table
+from parity_tests.judging.probes import Question
+from parity_tests.judging.results import Comparison, Measurement
+from parity_tests.reference.checkpoint_side import open_checkpoint, reference, stored_reference
+from parity_tests.thresholds import Table
 from runtime_py import package as packages
 from runtime_py.contracts import DECODER
 from runtime_py.errors import PackageError, UsageError
-from runtime_py.generation.session import Limits
 from runtime_py.preprocess.base import TokenizerLike
 from runtime_py.serving.client import Client, user_message
 from runtime_py.serving.reply import TOKEN_ID
@@ -102,50 +103,35 @@ def check_server(url: str, package: Path, checkpoint: Path | None = None, option
         words = candidate.tokenizer
         if words is None:
             raise PackageError("the package holds no tokenizer", "one of the published forms", "export it with a tokenizer")
-        baseline, standard, expected = _expected(candidate, checkpoint or demo_checkpoint(candidate.manifest), options)
-        comparisons = _compared(client, str(served["id"]), candidate, words, baseline, standard, expected)
+        baseline, expected = _expected(candidate, checkpoint or demo_checkpoint(candidate.manifest), options)
+        comparisons = _compared(client, str(served["id"]), candidate, words, baseline, expected)
     finally:
         candidate.backend.close()
-    manifest = candidate.manifest
-    run = Run(
-        case=candidate.folder.resolve().name,
-        family=manifest["family"],
-        variant=manifest["variant"],
-        target=manifest["target"],
-        precision=manifest["precision"],
-        backend=client.url,
-        comparisons=tuple(comparisons),
-        not_run=() if expected else (("comparison with the reference", "no checkpoint, and no recorded sample"),),
-        environment=environment(manifest),
-        command=options.command,
-    )
-    return judge(run, options.table)
+    run = unjudged(candidate, comparisons, options.command)
+    # what this machine cannot run of the package is no matter: the server runs it
+    missing = () if expected else (("comparison with the reference", "no checkpoint, and no recorded sample"),)
+    return judge(replace(run, backend=client.url, not_run=missing), options.table)
 
 
-def _expected(candidate: Candidate, checkpoint: Path | None, options: WireOptions) -> tuple[str, Standard, list[Expected]]:
-    """Whose answers are expected, how close the server must be, and the answers."""
+def _expected(candidate: Candidate, checkpoint: Path | None, options: WireOptions) -> tuple[str, list[Expected]]:
+    """Whose answers are expected, and the answers."""
     if checkpoint is None:
         sample = (candidate.manifest.get("verification") or {}).get("sample")
-        whole = not candidate.stores_roundings() and not is_quantised(candidate.assignments())
-        standard = candidate.float_standard() if whole else candidate.implementation_standard()
         if not sample:
-            return "sample recorded at export", standard, []
+            return "sample recorded at export", []
         ids = np.array([sample["greedy_ids"]], dtype=np.int64)
-        return "sample recorded at export", standard, [
-            Expected(recorded_sample.question(sample), ids, recorded_sample.step_logits(sample))
-        ]  # fmt: skip
+        said = Expected(recorded_sample.question(sample), ids, recorded_sample.step_logits(sample))
+        return "sample recorded at export", [said]
     opened = open_checkpoint(checkpoint, options.calibration)
     stored = stored_reference(opened, candidate, "cpu")
     side = stored or reference(opened.spec, opened.weights, "cpu")
-    standard = candidate.float_standard() if stored is None else candidate.implementation_standard()
     processor, steps = opened.processor(candidate.tokenizer), options.steps or STEPS
-    limits = Limits(candidate.limits.context, candidate.limits.context)
     expected = []
     for question in questions(processor, 3, candidate.limits.context, steps):
-        answer = record(side, processor, limits, question, steps)
+        answer = said_by_reference(side, candidate, processor, question, steps)
         assert answer.greedy_logits is not None
         expected.append(Expected(question, answer.arrays["greedy_ids"], answer.greedy_logits))
-    return side.name if stored is None else "reference with the stored numbers", standard, expected
+    return side.name if stored is None else STORED, expected
 
 
 def _compared(
@@ -154,7 +140,6 @@ def _compared(
     candidate: Candidate,
     words: TokenizerLike,
     baseline: str,
-    standard: Standard,
     expected: Sequence[Expected],
 ) -> list[Comparison]:
     stops = set(candidate.manifest["generation"]["stop_ids"])
@@ -167,7 +152,7 @@ def _compared(
         for name, said in ((each.question.name, alone[place]), (f"{each.question.name} among others", worst)):
             ids = np.array([said.ids], dtype=np.int64)
             rows = (compare_arrays("greedy_ids", each.ids, ids, step_logits=each.logits), _text_row(said, stops, words))
-            comparisons.append(Comparison("wire", standard, baseline, client.url, rows, name))
+            comparisons.append(Comparison("wire", candidate.standard(), baseline, client.url, rows, name))
     return comparisons
 
 
@@ -205,10 +190,8 @@ def _ask(client: Client, model: str, expected: Expected) -> Said:
 
 def _text_row(said: Said, stops: set[int], words: TokenizerLike) -> Measurement:
     """The whole text beside what the streamed tokens decode to."""
-    end = next((place for place, token in enumerate(said.ids) if token in stops), len(said.ids))
-    expected, actual = (
-        np.array([ord(letter) for letter in text]) for text in (words.decode(said.ids[:end]).strip(), said.text)
-    )
+    told = words.decode(until(said.ids, stops)).strip()
+    expected, actual = (np.array([ord(letter) for letter in text]) for text in (told, said.text))
     row = Measurement("text", DECODER, Kind.EXACT, expected.shape)
     if expected.shape != actual.shape:
         return replace(row, problem=f"{len(actual)} characters instead of {len(expected)}")

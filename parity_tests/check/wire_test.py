@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,18 @@ from runtime_py.engine.service import Sizes
 from runtime_py.errors import MachineError, UsageError
 from runtime_py.serving.conftest import KEY, Server, running_server
 
+WAIVER = {"name": "allow-long", "meaning": "a context that this test was let off"}
+
 
 @pytest.fixture(scope="module")
-def server(demo_package: Path) -> Iterator[Server]:  # noqa: F811
+def server(demo_package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:  # noqa: F811
     pytest.importorskip("starlette")
     pytest.importorskip("uvicorn")
     pytest.importorskip("prometheus_client")
-    with runtime_py.load(demo_package, threads=1) as model, running_server(model, Sizes(slots=4)) as made:
+    package = Path(shutil.copytree(demo_package, tmp_path_factory.mktemp("served") / "package"))
+    manifest = json.loads((package / "manifest.json").read_text())
+    (package / "manifest.json").write_text(json.dumps({**manifest, "waivers": [WAIVER]}))
+    with runtime_py.load(package, threads=1) as model, running_server(model, Sizes(slots=4)) as made:
         yield made
 
 
@@ -42,6 +48,7 @@ def test_a_server_that_answers_right_passes(server: Server, tmp_path: Path) -> N
     asked = [(row["name"], row["question"]) for row in run["comparisons"]]
     assert asked[:2] == [("wire", "wide"), ("wire", "wide among others")] and len(asked) >= 4
     assert {m["probe"] for row in run["comparisons"] for m in row["measurements"]} == {"greedy_ids", "text"}
+    assert run["details"]["waivers"] == [list(WAIVER.values())]
 
 
 def test_a_server_that_mixes_up_its_clients_does_not(

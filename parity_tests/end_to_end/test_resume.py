@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import signal
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from parity_tests.laboratory.file_hashes import hashes
 from runtime_py.errors import PackageError
 from runtime_py.package import read, verify
 
@@ -22,14 +22,6 @@ EXPORT = [
     *("--without-tokenizer", "--skip-verify", "-q"),
 ]
 PATIENCE_SECONDS = 300
-
-
-def hashes(folder: Path) -> dict[str, str]:
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
 
 
 def finished_steps(partial: Path) -> list[str]:

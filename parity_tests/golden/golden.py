@@ -170,11 +170,10 @@ def implementation(
 
 def _divergence(case: GoldenCase, against: TorchBackend, candidate: Candidate, table: Table | None) -> Divergence | None:
     side = candidate.exact() or candidate
-    standard = side.implementation_standard() if side.stores_roundings() else side.float_standard()
     for prefix in case.prefixes:
         try:
             asked: Question = question(case, prefix, side.processor)
         except UsageError:
             continue
-        return localize(against, side, asked, standard, table)
+        return localize(against, side, asked, side.standard(), table)
     return None

@@ -44,7 +44,7 @@ def compare_drawn(reference: Recording, expected: np.ndarray, actual: np.ndarray
     if actual is None or measured.problem or scores is None or sampling is None:
         return measured
     margin = drawn_margin(expected[0], actual[0], scores, sampling)
-    tied = {"split_margin": margin, "split_relative": relative_to(margin, scores)}
+    tied = {"split_margin": margin, "split_relative": relative_to(margin, centred(scores))}
     return replace(measured, metrics={**measured.metrics, **tied})
 
 

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from parity_tests.judging.accuracy import ALL_FIVE
 from parity_tests.judging.judge import JudgedProbe, Judgement, Verdict
 from parity_tests.judging.metrics import HIGHER_IS_BETTER
-from parity_tests.report.headline import MAIN
+from parity_tests.judging.results import encode
 
 NOISE = 0.02
 """Changes of a figure by less than this share are called the same."""
@@ -160,7 +161,7 @@ def _accuracy(name: str, before: Judgement, after: Judgement, points: float) -> 
     if a is not None and b is not None and a != b:
         change = Change.BETTER if b > a else Change.WORSE
     counts = ""
-    if name == MAIN and a is not None:
+    if name == ALL_FIVE and a is not None:
         if b is None:
             counts = "task accuracy was measured and is not any more"
         elif 100 * (a - b) > points + 1e-9:
@@ -170,7 +171,6 @@ def _accuracy(name: str, before: Judgement, after: Judgement, points: float) -> 
 
 def to_json(difference: Difference) -> Mapping[str, Any]:
     """The JSON object that ``--json`` writes; described in docs/parity_reports.md."""
-    from parity_tests.judging.results import encode
 
     def number(value: float | None) -> float | str | None:
         return None if value is None else encode(value)

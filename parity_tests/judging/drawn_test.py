@@ -70,6 +70,19 @@ def test_another_answer_is_no_tie(sampling: Sampling) -> None:
     (measured,) = compare_recordings(*said)
     assert measured.probe == "drawn_ids"
     assert measured.metrics["split_margin"] > 5.0
-    assert measured.metrics["split_relative"] == pytest.approx(measured.metrics["split_margin"] / 9.0)
+    assert measured.metrics["split_relative"] == pytest.approx(measured.metrics["split_margin"] / 7.5)
     absent = compare_recordings(said[0], Recording("q"))[0]
     assert absent.required and absent.not_probed
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.7, 0, 0.8)])
+def test_what_all_tokens_have_in_common_makes_no_tie(sampling: Sampling) -> None:
+    row = np.array([[0.0, 0, 9, 0, 6, 0]])
+
+    def relative(common: float) -> float:
+        said = [Recording("q", sampling=sampling, drawn_scores=row + common) for _ in range(2)]
+        said[0].arrays["drawn_ids"], said[1].arrays["drawn_ids"] = np.array([[2]]), np.array([[4]])
+        return compare_recordings(*said)[0].metrics["split_relative"]
+
+    assert relative(0.0) > 0.1
+    assert relative(1000.0) == pytest.approx(relative(0.0))

@@ -10,16 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-import numpy as np
-
+from parity_tests.judging.accuracy import ALL_FIVE, EXACT, in_full
+from parity_tests.judging.cost import cost_of
 from parity_tests.judging.judge import JudgedComparison, JudgedProbe, Judgement, Verdict
-from parity_tests.judging.metrics import Kind, equal_prefix
+from parity_tests.judging.metrics import Kind
 from parity_tests.judging.results import Comparison, Measurement, Run
-from parity_tests.thresholds import Limit, Standard
+from parity_tests.thresholds import DEFAULT, Limit, Standard
 
 STAGE = "answers"
-MAIN, FULL = "task: all five", "full precision: task: all five"
-EXACT, FULL_EXACT = "answers: exact", "full precision: answers: exact"
 
 _NATS = (
     "a tenth of a nat a position, chosen: int4 rounded to nearest costs the demos 0.06 to 1.7 and SmolLM2-135M 1.0 "
@@ -28,6 +26,7 @@ _NATS = (
 _FIRST = "chosen: one position in ten may put another token first, where full precision was unsure"
 _POINTS = "points of right answers that may be lost against full precision on the same questions"
 _SAME = "the same words as full precision"
+_FLOAT16 = next(limit.bound for limit in DEFAULT[Standard.FP16][Kind.LOGITS] if limit.metric == "kl_mean")
 
 PRESETS: Mapping[str, tuple[Limit, ...]] = {
     "release": (
@@ -39,7 +38,7 @@ PRESETS: Mapping[str, tuple[Limit, ...]] = {
     "strict": (
         Limit("answers_different", 0, _SAME),
         Limit("tokens_different", 0, _SAME),
-        Limit("kl_mean", 1e-3, "what float16 may cost (standard fp16); no int4 holds it"),
+        Limit("kl_mean", _FLOAT16, "what float16 may cost (standard fp16); no int4 holds it"),
         Limit("points_lost", 0.0, _POINTS),
         Limit("parts_not_run", 0, "what was not run was not checked: run the rest where its device is"),
     ),
@@ -71,28 +70,15 @@ def with_preset(judgement: Judgement, name: str) -> Judgement:
 
 def costs(run: Run) -> dict[str, float]:
     """The figures that presets judge, as far as the run has them."""
-    rows, answers = run.details.similarity, run.details.answers
+    cost = cost_of(run.details)
     figures: dict[str, float] = {"parts_not_run": float(sum(not what.endswith(BESIDE) for what, _ in run.not_run))}
-    if rows:
-        figures["kl_mean"] = sum(row.kl_mean for row in rows) / len(rows)
-        figures["top1_agreement"] = sum(row.top1_agreement for row in rows) / len(rows)
-    if answers:
-        figures["answers_different"] = float(sum(answer.reference != answer.candidate for answer in answers))
-        figures["tokens_different"] = float(
-            sum(
-                len(a.reference_ids[: _end(a.length)])
-                - equal_prefix(np.array(a.reference_ids[: _end(a.length)]), np.array(a.candidate_ids[: _end(a.length)]))
-                for a in answers
-            )
-        )
+    if cost.kl is not None and cost.agreement is not None:
+        figures |= {"kl_mean": cost.kl, "top1_agreement": cost.agreement}
+    if cost.answers:
+        figures |= {"answers_different": float(cost.different), "tokens_different": float(cost.tokens - cost.equal)}
     lost = [
-        100 * (run.accuracy[full] - run.accuracy[name])
-        for name, full in ((MAIN, FULL), (EXACT, FULL_EXACT))
-        if name in run.accuracy and full in run.accuracy
+        100 * (run.accuracy[in_full(name)] - run.accuracy[name])
+        for name in (ALL_FIVE, EXACT)
+        if name in run.accuracy and in_full(name) in run.accuracy
     ]
     return {**figures, "points_lost": max(lost)} if lost else figures
-
-
-def _end(length: int | None) -> int | None:
-    """Where an answer is cut for counting: behind its stop token."""
-    return None if length is None else length + 1

@@ -70,6 +70,7 @@ class Question:
         text: what a person would have typed, when there is such a thing.
         calls: in how many decoder calls the prompt is fed at least; more where a chunk is smaller than that.
         truth: every answer that is right, where that is known.
+        positions: rows of the prompt, those of pictures included; 0 where nobody counted them.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Question:
     text: str = ""
     calls: int = 1
     truth: tuple[str, ...] = ()
+    positions: int = 0
 
 
 @dataclass

@@ -237,7 +237,7 @@ def _comparison_from_json(row: Mapping[str, Any]) -> Comparison:
             for m in row["measurements"]
         ),
         row["question"],
-        float(row.get("seconds", 0.0)),
+        float(row["seconds"]),
     )
 
 

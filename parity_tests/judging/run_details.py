@@ -170,7 +170,7 @@ def _answer(row: Mapping[str, Any]) -> Answer:
     width, height = row["size"]
     ids = tuple(row["reference_ids"]), tuple(row["candidate_ids"])
     texts = row["question"], row["text"], row["picture"]
-    truth, scored = tuple(row.get("truth", ())), (row.get("reference_scores", {}), row.get("candidate_scores", {}))
+    truth, scored = tuple(row["truth"]), (row["reference_scores"], row["candidate_scores"])
     return Answer(*texts, (width, height), row["reference"], row["candidate"], *ids, row["length"], truth, *scored)
 
 

@@ -53,10 +53,15 @@ def diff_parser(prog: str) -> Parser:
     return made
 
 
-def _common(made: Parser) -> None:
+def add_thresholds(made: Parser) -> None:
+    """A user's own limits (`parity_tests.thresholds.load`)."""
     made.add_argument(
         "--thresholds", type=Path, metavar="FILE", help="limits (JSON or TOML) that go before the built-in ones"
     )
+
+
+def _common(made: Parser) -> None:
+    add_thresholds(made)
     flags.json_result(made)
     flags.json_file(made)
     flags.talk(made)

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 
-from export.package.journal import sha256_of
+from parity_tests.laboratory.file_hashes import hashes
 from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, execute
 from runtime_py.command.parser import Parser
@@ -74,11 +74,6 @@ def load(wanted: bool) -> Iterator[None]:
             yield
         finally:
             busy.kill()
-
-
-def hashes(package: Path) -> dict[str, str]:
-    """sha256 of every file, the manifest too."""
-    return {path.relative_to(package).as_posix(): sha256_of(path) for path in sorted(package.rglob("*")) if path.is_file()}
 
 
 def _run(options: argparse.Namespace) -> int:

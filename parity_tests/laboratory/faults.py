@@ -1,4 +1,5 @@
-"""Ten ways to break an export, each made in a copy of a package that still verifies, to show that the report finds them.
+"""Ways to break an export, ten of them and more, each made in a copy of a package that still verifies, to show that the
+report finds them.
 
 The faults are those that exporters really make: two norms swapped, positions shifted, another resize kernel, a square matrix
 transposed, a scale left out, a cache that writes one position too early, always or behind a chunk's border alone, a matrix
@@ -20,11 +21,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from export.package.sample_questions import drawn_pictures
 from parity_tests.laboratory.onnx_tamper import tamper
+from parity_tests.laboratory.other_settings import bilinear_resize, half_statistics, other_settings, quarter_size
 from runtime_py.backends.records import ONNX
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, VISION
-from runtime_py.preprocess.processors import make_processor
 
 
 @dataclass(frozen=True)
@@ -109,21 +109,14 @@ def other_key_positions(package: Path) -> None:
     tamper(package, CONNECTOR, "key_positions", transposed)
 
 
-def _pixels(manifest: dict[str, Any]) -> list[np.ndarray]:
-    """What the package's processor makes of the check's first picture."""
-    images = make_processor(manifest["processor"], manifest["runtime"], None).images(drawn_pictures()[:1])
-    return [array for image in images for array in image.vision.values()]
-
-
-def bilinear_resize(package: Path) -> None:
-    """The processor's settings name another resampling kernel than the checkpoint's."""
-    path = package / "manifest.json"
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-    before = _pixels(manifest)
-    manifest["runtime"]["resample"] = "bilinear"
-    if all(np.array_equal(a, b) for a, b in zip(before, _pixels(manifest), strict=True)):
-        raise ValueError("this family's pictures are resized by no kernel that its settings name")
-    path.write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+def of_pictures(precision: str) -> tuple[Fault, ...]:
+    """The faults in what the settings of some families say of pictures: their statistics and their largest size."""
+    return (
+        Fault(
+            "wrong pixel statistics", precision, partial(other_settings, change=half_statistics), "preprocess", "normalise"
+        ),
+        Fault("wrong largest size", precision, partial(other_settings, change=quarter_size), "preprocess", "size"),
+    )
 
 
 def transposed_projection(package: Path) -> None:

@@ -1,4 +1,4 @@
-"""Ten deliberate faults: the package verifies, its check fails, and the report names the broken stage and block."""
+"""Deliberate faults: the package verifies, its check fails, and the report names the broken stage and block."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from xml.etree import ElementTree
 
 import pytest
 
+from parity_tests.check.package_check import CheckOptions, check
 from parity_tests.cli import main
 from parity_tests.conftest import GOLDENS, ExportedPackage
-from parity_tests.laboratory.faults import FAULTS, Fault
+from parity_tests.laboratory.faults import FAULTS, Fault, of_pictures
 from runtime_py import package as packages
 from runtime_py.errors import PackageError
 
@@ -37,6 +38,17 @@ def test_the_report_names_what_was_broken(fault: Fault, copied: ExportedPackage,
     failures = list(ElementTree.parse(report / "junit.xml").iter("failure"))
     assert failures
     assert all(place in (failure.text or "") for failure in failures)
+
+
+@pytest.mark.parametrize("fault", of_pictures("fp32"), ids=lambda fault: fault.name)
+def test_settings_of_pictures_are_named_where_a_family_has_them(fault: Fault, copied: ExportedPackage):
+    folder = copied("qwen2-vl", "cpu", "fp32")
+    fault.apply(folder)
+    result = check(folder, GOLDENS / "qwen2-vl", CheckOptions(steps=1))
+    divergence = result.judgement.run.divergence
+    assert divergence is not None
+    assert (result.verdict, divergence.stage, divergence.block) == ("fail", fault.stage, fault.block)
+    assert f"stage {fault.stage}, block {fault.block}" in (result.first_failure or "")
 
 
 def test_a_resampling_kernel_that_nobody_knows_is_a_package_error(copied: ExportedPackage):

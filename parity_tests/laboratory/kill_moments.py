@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
-from export.package.journal import sha256_of
+from parity_tests.laboratory.file_hashes import hashes
 from parity_tests.laboratory.kill_places import PLACES
 from runtime_py.command import console
 from runtime_py.errors import ExitCode, MachineError
@@ -23,11 +23,6 @@ STARTED_SECONDS = 2.0
 
 MINE = {"out.old": "thesis.txt", "out.failed": "notes.txt", "out-2.partial": "letter.txt"}
 """Folders of the user's beside the output ``out``, which no export may touch."""
-
-
-def hashes(package: Path) -> dict[str, str]:
-    """sha256 of every file of a package."""
-    return {path.relative_to(package).as_posix(): sha256_of(path) for path in sorted(package.rglob("*")) if path.is_file()}
 
 
 def furnish(place: Path) -> None:
@@ -111,7 +106,7 @@ def at_places(flags: Sequence[str], place: Path, expected: dict[str, str], expor
         output = place / str(number) / "out"
         furnish(output.parent)
         if chosen.replacing:
-            _whole(export, output)
+            run_whole([*export, "-o", str(output)])
         command = [sys.executable, "-m", "parity_tests.laboratory.kill_places", name, *flags, "-o", str(output)]
         done = subprocess.run(
             [*command, *(["--force"] if chosen.replacing else [])], capture_output=True, text=True, check=False
@@ -125,8 +120,13 @@ def at_places(flags: Sequence[str], place: Path, expected: dict[str, str], expor
     return wrong
 
 
-def _whole(export: Sequence[str], output: Path) -> None:
-    done = subprocess.run([*export, "-o", str(output)], capture_output=True, text=True, check=False)
+def run_whole(command: Sequence[str]) -> None:
+    """Run an export to its end.
+
+    Raises:
+        MachineError: it ended with another exit code than 0.
+    """
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise MachineError(f"the export ended with {done.returncode}: {done.stderr[-500:]}", "0", "mend that first")
 
@@ -134,7 +134,7 @@ def _whole(export: Sequence[str], output: Path) -> None:
 def measured(export: Sequence[str], output: Path) -> float:
     """Seconds of an export left alone."""
     began = time.monotonic()
-    _whole(export, output)
+    run_whole([*export, "-o", str(output)])
     return time.monotonic() - began
 
 

@@ -53,17 +53,6 @@ def files_of(package: Path) -> dict[str, str]:
     return {row["path"]: row["sha256"] for row in value["files"]}
 
 
-def run_whole(command: Sequence[str]) -> None:
-    """Run an export to its end.
-
-    Raises:
-        MachineError: it ended with another exit code than 0.
-    """
-    done = subprocess.run(command, check=False)
-    if done.returncode:
-        raise MachineError(f"the export ended with {done.returncode}", "0", "read what it printed above")
-
-
 def run_until(command: Sequence[str], stop_at: int) -> tuple[int, float]:
     """Start an export and kill its process group once it has written ``stop_at`` bytes.
 
@@ -100,7 +89,7 @@ def rehearse(export: Sequence[str], output: Path, undisturbed: Path, moments: Se
         console.out(
             f"SIGKILL after {seconds:.1f} s: {kept} bytes kept, {written} of {whole - kept} more written; no {output.name}"
         )
-    run_whole([*command, "--resume"])
+    kill_moments.run_whole([*command, "--resume"])
     expected, found_files = files_of(undisturbed), files_of(output)
     return sorted(path for path in expected.keys() | found_files.keys() if expected.get(path) != found_files.get(path))
 
@@ -134,7 +123,7 @@ def _run(given: argparse.Namespace) -> int:
         return _at_moments(export, given)
     alone = given.undisturbed or given.output.with_name(given.output.name + "-undisturbed")
     if given.undisturbed is None:
-        run_whole([*export, "-o", str(alone)])
+        kill_moments.run_whole([*export, "-o", str(alone)])
     different = rehearse(export, given.output, alone, moments)
     for path in different:
         console.out(f"differs: {path}")

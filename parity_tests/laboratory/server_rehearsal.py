@@ -19,13 +19,14 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
 
+from parity_tests.laboratory.thread_rehearsal import QUESTIONS
 from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, execute
 from runtime_py.command.parser import Parser
@@ -34,7 +35,6 @@ from runtime_py.generation.generate import Overrides
 from runtime_py.model import Model, load
 from runtime_py.serving.client import Client, user_message
 
-QUESTIONS = ("What colour is it?", "How many shapes are there?", "Where is the circle?", "Is it red?", "Hello", "Name it.")
 PICTURES = 6
 NEW_TOKENS = 16
 HUNDRED = 100
@@ -113,6 +113,29 @@ def disturb(url: str, over: threading.Event, outcomes: Counter[str]) -> None:
             outcomes[type(error).__name__] += 1
 
 
+@contextlib.contextmanager
+def disturbed(url: str, outcomes: Counter[str]) -> Iterator[None]:
+    """While inside, broken requests are sent; they end however it ends."""
+    over = threading.Event()
+    nuisance = threading.Thread(target=disturb, args=(url, over, outcomes))
+    nuisance.start()
+    try:
+        yield
+    finally:
+        over.set()
+        nuisance.join()
+
+
+@contextlib.contextmanager
+def asking(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that finish what they ask when it is cut off, and begin nothing more."""
+    threads = ThreadPoolExecutor(count)
+    try:
+        yield threads
+    finally:
+        threads.shutdown(cancel_futures=True)
+
+
 def parser(prog: str) -> Parser:
     """The flags."""
     made = Parser(prog, "Ask a running server many questions at a time and hold each answer against the package's own.")
@@ -136,20 +159,14 @@ def _run(options: argparse.Namespace) -> int:
     outcomes: Counter[str] = Counter()
     broken: Counter[str] = Counter()
     memory: list[float] = []
-    over = threading.Event()
-    nuisance = threading.Thread(target=disturb, args=(options.server, over, broken))
     began = time.monotonic()
-    if options.hostile:
-        nuisance.start()
-    with ThreadPoolExecutor(options.at_a_time) as threads:
+    hostile = disturbed(options.server, broken) if options.hostile else contextlib.nullcontext()
+    with hostile, asking(options.at_a_time) as threads:
         for number, said in enumerate(threads.map(lambda pair: pairs.ask(client, name, int(pair)), order), 1):
             outcomes[said] += 1
             held = resident(options.process) if number % HUNDRED == 0 else None
             if held is not None:
                 memory.append(held)
-    over.set()
-    if options.hostile:
-        nuisance.join()
     counts = ", ".join(f"{count} {what}" for what, count in sorted(outcomes.items()))
     console.out(f"{options.requests} answers in {time.monotonic() - began:.0f} s: {counts}")
     if broken:

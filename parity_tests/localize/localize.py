@@ -79,7 +79,8 @@ def localize(
         if pixels is not None:
             return pixels
         candidate = replace(candidate, processor=processor)
-    for stage, call in stage_calls(reference, candidate, question).items():
+    calls = stage_calls(reference, candidate, question)
+    for stage, call in calls.items():
         kind = Kind.LOGITS if stage == DECODER else Kind.EMBEDS if stage == EMBED else Kind.FEATURES
         allowed = _bound(standard, kind, family, table)
         try:
@@ -91,7 +92,7 @@ def localize(
             continue
         return _first_block(reference, candidate, stage, call.inputs, allowed, standard)
     allowed = _bound(standard, Kind.LOGITS, family, table)
-    tokens, chunk = question_tokens(candidate, question), candidate.limits.prefill_chunk
+    tokens, chunk = calls[DECODER].inputs["inputs_embeds"].shape[1], candidate.limits.prefill_chunk
     steps = _first_step(reference, candidate, question, allowed, standard, chunk)
     if steps is None and chunk > tokens // 2 > 0:
         steps = _first_step(reference, candidate, question, allowed, standard, tokens // 2)
@@ -147,12 +148,6 @@ def _logits_error(expected: np.ndarray, actual: np.ndarray, standard: Standard |
     if standard is Standard.GOLDEN:
         return max_abs(expected, actual)
     return relative_max(centred(expected), centred(actual))
-
-
-def question_tokens(candidate: Candidate, question: Question) -> int:
-    """Tokens of a question's prompt, image rows included."""
-    images = candidate.processor.images(question.pictures) if question.pictures else []
-    return int(candidate.processor.layout(question.input_ids, images).input_ids.shape[1])
 
 
 def stage_calls(reference: TorchBackend, candidate: Candidate, question: Question) -> dict[str, StageCall]:
@@ -214,7 +209,10 @@ def _first_block(
         return Divergence(stage, place.block or first, tuple(rows), place.note)
     if first or not rows:
         return Divergence(stage, first, tuple(rows), "" if rows else f"backend {candidate.name} gives no block outputs")
-    return Divergence(stage, "", tuple(rows), f"every named block agrees; the fault lies after {rows[-1][0]}")
+    told = f"every named block agrees; the fault lies after {rows[-1][0]}"
+    if candidate.examiner.rebuilt:
+        told = "every block agrees where the package's numbers run in code built anew: the fault lies in its own library"
+    return Divergence(stage, "", tuple(rows), told)
 
 
 def _difference(expected: np.ndarray, actual: np.ndarray, standard: Standard) -> float:

@@ -13,7 +13,7 @@ from runtime_py.preprocess.processors import make_processor
 
 if TYPE_CHECKING:
     from export.checkpoint.opened import OpenedCheckpoint
-    from export.quantisation.codes import WeightProvider
+    from export.quantisation.codes import CodeSource, WeightProvider
     from export.quantisation.spec import Assignment
     from export.source.weight_map import WeightMap
     from export.specs import ModelSpec
@@ -82,16 +82,25 @@ def streams(spec: ModelSpec, device: str = "cpu") -> bool:
 
 def dequantised(checkpoint: Checkpoint, rows: Mapping[str, Mapping[str, str]], backend: str) -> WeightProvider:
     """The checkpoint's weights as the package's integers say them; ``rows`` are the assignments of its ``backend``."""
-    from export.quantisation.codes import DequantisedWeights, RoundToNearest
+    from export.quantisation.codes import DequantisedWeights
+    from export.quantisation.grids import GRIDS
+
+    return DequantisedWeights(*codes_of(checkpoint, rows, backend), GRIDS)
+
+
+def codes_of(
+    checkpoint: Checkpoint, rows: Mapping[str, Mapping[str, str]], backend: str
+) -> tuple[WeightProvider, CodeSource, dict[str, Assignment]]:
+    """What a package of a ``backend`` is written from: weights, integers of quantised layers, and which these are."""
+    from export.quantisation.codes import RoundToNearest
     from export.quantisation.grids import GRIDS
     from export.quantisation.stored import StoredCodes
 
     assignments = assignments_of(checkpoint.spec, rows)
     if checkpoint.calibration is not None:
         stored = StoredCodes(checkpoint.calibration, backend, checkpoint.weights, assignments)
-        return DequantisedWeights(stored.weights, stored, assignments, GRIDS)
-    codes = RoundToNearest(checkpoint.weights, assignments, GRIDS)
-    return DequantisedWeights(checkpoint.weights, codes, assignments, GRIDS)
+        return stored.weights, stored, assignments
+    return checkpoint.weights, RoundToNearest(checkpoint.weights, assignments, GRIDS), assignments
 
 
 def assignments_of(spec: ModelSpec, rows: Mapping[str, Mapping[str, str]]) -> dict[str, Assignment]:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from parity_tests.report.text_file import write as write_text
+
 
 @dataclass(frozen=True)
 class Row:
@@ -71,9 +73,5 @@ def _table_row(*cells: str) -> str:
 
 def write(report: Report, folder: Path) -> None:
     """Write gpu_check.json and gpu_check.md."""
-    folder.mkdir(parents=True, exist_ok=True)
-    value = json.dumps(asdict(report), indent=1, ensure_ascii=False) + "\n"
-    for name, text in (("gpu_check.json", value), ("gpu_check.md", markdown(report))):
-        partial = folder / f"{name}.partial"
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(folder / name)
+    write_text(folder / "gpu_check.json", json.dumps(asdict(report), indent=1, ensure_ascii=False) + "\n")
+    write_text(folder / "gpu_check.md", markdown(report))

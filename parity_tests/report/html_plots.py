@@ -16,6 +16,7 @@ MEANING = {
     "implementation": "implementation: package against the reference with the same numbers",
     "kernels": "kernels: the package with its own roundings against the same reference",
     "loss": "loss: that reference against full precision",
+    "wire": "server against the reference with the package's numbers",
     "sample": "package against the sample recorded at export",
     "reference": "our reference against the published code",
 }

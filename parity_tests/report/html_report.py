@@ -10,7 +10,7 @@ from parity_tests.judging.judge import JudgedComparison, Judgement, Verdict
 from parity_tests.judging.probes import PREPROCESS
 from parity_tests.judging.run_details import Answer
 from parity_tests.report import html_plots as plots
-from parity_tests.report.headline import accuracy_lines, similarity_lines
+from parity_tests.report.headline import accuracy_lines, not_run, similarity_lines
 from parity_tests.report.html_parts import badge, folded, table
 from parity_tests.report.markdown_report import number
 from parity_tests.report.meaning import comparison_verdict, meaning, verdict_words
@@ -221,9 +221,7 @@ def _waivers(judgement: Judgement) -> str:
 
 
 def _not_run(judgement: Judgement) -> str:
-    rows = [*judgement.run.not_run]
-    if not judgement.run.accuracy and not any(what == "task accuracy" for what, _ in rows):
-        rows.append(("task accuracy", "not measured: run with --task N"))
+    rows = not_run(judgement.run)
     rows += [
         (f"{judged.comparison.name}: {probe.measurement.probe}", probe.describe())
         for judged in judgement.comparisons

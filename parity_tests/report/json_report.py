@@ -16,6 +16,7 @@ from parity_tests.judging.judge import JudgedProbe, Judgement, Verdict
 from parity_tests.judging.probes import base_name
 from parity_tests.judging.results import Run, encode, to_json
 from parity_tests.report.meaning import comparison_verdict, meaning, verdict_words
+from parity_tests.report.text_file import write as write_text
 
 SCHEMA = 1
 """Of report.json and of what ``--json`` writes; keys are only ever added under one number."""
@@ -199,10 +200,7 @@ def _number(value: float | None, digits: int = METRIC_DIGITS) -> float | str | N
 
 def write(path: Path, value: Mapping[str, Any]) -> None:
     """Write a JSON file through a temporary name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def write_run(path: Path, judgement: Judgement) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from parity_tests.judging.judge import JudgedComparison, JudgedProbe, Judgement, Verdict
-from parity_tests.report.headline import NOT_MEASURED
+from parity_tests.report.headline import not_run
 from parity_tests.report.meaning import meaning
 from parity_tests.report.text_file import write as write_text
 
@@ -118,9 +118,7 @@ def _failure(case: ElementTree.Element, message: str, judgement: Judgement, prob
 
 def _not_run(root: ElementTree.Element, judgement: Judgement, prefix: str) -> None:
     """What was not run, and task accuracy, as skipped cases of a suite of their own."""
-    rows = [*judgement.run.not_run]
-    if not judgement.run.accuracy and not any(what == "task accuracy" for what, _ in rows):
-        rows.append(("task accuracy", NOT_MEASURED))
+    rows = not_run(judgement.run)
     if not rows:
         return
     suite = ElementTree.SubElement(root, "testsuite", name="not run")

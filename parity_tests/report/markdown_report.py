@@ -9,6 +9,7 @@ from parity_tests.judging.judge import JudgedComparison, JudgedProbe, Judgement
 from parity_tests.judging.run_details import Details
 from parity_tests.report.headline import accuracy_lines, similarity_lines
 from parity_tests.report.meaning import meaning, verdict_words
+from parity_tests.report.text_file import write as write_text
 from runtime_py.contracts import STAGES
 
 SHOWN_LAYERS = 8
@@ -131,9 +132,6 @@ def number(value: float) -> str:
 
 def write(folder: Path, judgement: Judgement) -> Path:
     """Write ``report.md`` into a folder through a temporary name; returns its path."""
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "report.md"
-    temporary = path.with_name("report.md.tmp")
-    temporary.write_text(markdown(judgement), encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, markdown(judgement))
     return path

@@ -9,13 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from parity_tests.judging.answer_scores import mean_scores
+from parity_tests.judging.cost import Cost, cost_of
 from parity_tests.judging.judge import JudgedComparison, Judgement, Verdict
-from parity_tests.judging.metrics import equal_prefix
 from parity_tests.judging.presets import PRESETS
-from parity_tests.judging.run_details import Answer
 from parity_tests.thresholds import Standard
 
 LOSS = "loss"
@@ -33,27 +29,6 @@ NEARNESS = {
     Standard.KERNELS_INT8: "but for 8-bit rounding of inputs",
     Standard.SECOND_OPINION: "but for float32 rounding",
 }
-
-
-@dataclass(frozen=True)
-class Cost:
-    """The package as delivered beside full precision.
-
-    Attributes:
-        answers, different: answers compared, and those whose text differs.
-        tokens, equal: the reference's greedy tokens up to and with its stop token, and those equal before the first that
-            is not.
-        kl: mean KL in nats over the positions that are read; None where logits could not be compared.
-        right, right_in_full: shares of answers that are exactly right; None where no truth is known.
-    """
-
-    answers: int
-    different: int
-    tokens: int
-    equal: int
-    kl: float | None
-    right: float | None
-    right_in_full: float | None
 
 
 @dataclass(frozen=True)
@@ -110,7 +85,8 @@ class Meaning:
 def meaning(judgement: Judgement) -> Meaning:
     """The verdict of a run in words."""
     exact, words = _implementation(judgement)
-    return Meaning(exact, words, _cost(judgement), judgement.run.precision)
+    cost = cost_of(judgement.run.details)
+    return Meaning(exact, words, cost if cost.answers else None, judgement.run.precision)
 
 
 def comparison_verdict(judged: JudgedComparison) -> Verdict:
@@ -147,31 +123,6 @@ def _implementation(judgement: Judgement) -> tuple[bool | None, str]:
     kernels = any(row.comparison.name == "kernels" for row in judged)
     words = f"exact {nearness[0]}, on {questions}"
     return True, words + (f"; its own kernels exact {nearness[-1]}" if kernels and len(nearness) > 1 else "")
-
-
-def _cost(judgement: Judgement) -> Cost | None:
-    details = judgement.run.details
-    if not details.answers:
-        return None
-    compared = [_tokens(answer) for answer in details.answers]
-    rows = details.similarity
-    right = mean_scores([answer.candidate_scores for answer in details.answers])
-    whole = mean_scores([answer.reference_scores for answer in details.answers])
-    return Cost(
-        answers=len(details.answers),
-        different=sum(answer.reference != answer.candidate for answer in details.answers),
-        tokens=sum(total for total, _ in compared),
-        equal=sum(equal for _, equal in compared),
-        kl=sum(row.kl_mean for row in rows) / len(rows) if rows else None,
-        right=right.get("exact"),
-        right_in_full=whole.get("exact"),
-    )
-
-
-def _tokens(answer: Answer) -> tuple[int, int]:
-    """(tokens of the reference up to its stop token, leading equal ones)."""
-    total = len(answer.reference_ids) if answer.length is None else min(answer.length + 1, len(answer.reference_ids))
-    return total, equal_prefix(np.array(answer.reference_ids[:total]), np.array(answer.candidate_ids[:total]))
 
 
 def _counted(number: int, what: str) -> str:

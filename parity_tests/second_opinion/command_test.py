@@ -31,6 +31,14 @@ ASKED = {
 }
 """Parts that transformers has of each demo."""
 
+ASKED_OF_GOLDENS = {
+    "qwen2-vl": {"pixels", "whole"},
+    "minicpm-llama3-v": {"pixels", "tower", "decoder"},
+    "minicpm-v-2": {"pixels", "tower", "decoder"},
+    "cogvlm2-video": {"decoder"},
+}
+"""The same of goldens, which hold no tokenizer."""
+
 
 def test_every_family_is_asked_in_every_part_or_has_a_reason() -> None:
     for part in PARTS:
@@ -48,12 +56,14 @@ def test_demos_are_what_transformers_says(family: str) -> None:
     assert max(opinion.error for opinion in said) < 5e-6
 
 
-@pytest.mark.parametrize("name", ["qwen2-vl", "minicpm-llama3-v", "minicpm-v-2", "cogvlm2-video"])
+@pytest.mark.parametrize("name", ASKED_OF_GOLDENS)
 def test_goldens_of_the_other_families_are_what_transformers_says(name: str) -> None:
     pytest.importorskip("transformers")
     said = second_opinion(GOLDENS / name)
     assert [opinion for opinion in said if opinion.verdict is Verdict.FAIL] == []
     assert verdict_of(said) is Verdict.PASS
+    assert {opinion.part for opinion in said if opinion.verdict is Verdict.PASS} == ASKED_OF_GOLDENS[name]
+    assert max(opinion.error for opinion in said) < 5e-6
 
 
 def test_a_demo_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,8 +79,11 @@ def test_a_demo_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtur
     page = (tmp_path / "report" / "second_opinion.md").read_text(encoding="utf-8").splitlines()
     assert page[0] == "# Second opinion: pass" and len(page) == 4 + len(value["opinions"])
     assert value["verdict"] == "pass" and value["first_failure"] is None and value["checkpoint"] == "minicpm-v"
-    assert {row["verdict"] for row in value["opinions"]} == {"pass", "not run"}
-    assert all(row["why"] for row in value["opinions"] if row["verdict"] == "not run")
+    passed = [row for row in value["opinions"] if row["verdict"] == "pass"]
+    assert {row["part"] for row in passed} == ASKED["minicpm-v"]
+    assert all(row["metric"] and 0 <= row["error"] <= row["limit"] for row in passed)
+    others = [row for row in value["opinions"] if row["verdict"] != "pass"]
+    assert {(row["part"], row["verdict"]) for row in others} == {("whole", "not run")} and all(row["why"] for row in others)
 
 
 def test_without_the_library_nothing_was_compared(

@@ -42,12 +42,14 @@ class Translation:
         values: what the configuration class is given, from the checkpoint's JSON files.
         prefix: of the decoder's tensors.
         state: its tensors by transformers' names, of the first blocks.
+        stored_frequencies: the published code reads the rotary frequencies that the checkpoint holds, rounded to bfloat16.
     """
 
     library: str
     values: Callable[[Subject], Values]
     prefix: str
     state: Callable[[Subject, int], State]
+    stored_frequencies: bool = False
 
 
 def examine(translation: Translation) -> Callable[[Subject], Iterator[Finding]]:
@@ -66,9 +68,9 @@ def examine(translation: Translation) -> Callable[[Subject], Iterator[Finding]]:
         model: Any = loaded(
             getattr(transformers, f"{translation.library}ForCausalLM")(config), translation.state(subject, blocks)
         )
-        frequencies = [name for name in subject.names() if name.endswith("rotary_emb.inv_freq")]
-        if frequencies and subject.family == "cogvlm2":  # stored, rounded to bfloat16, and read by the published code
-            model.model.rotary_emb.inv_freq = subject.read(frequencies[0])
+        if translation.stored_frequencies:
+            for name in [name for name in subject.names() if name.endswith("rotary_emb.inv_freq")][:1]:
+                model.model.rotary_emb.inv_freq = subject.read(name)
         of = "" if blocks == whole else f", {blocks} of {whole} layers"
         yield from text_findings(model, session, ids, of)
 
@@ -76,18 +78,21 @@ def examine(translation: Translation) -> Callable[[Subject], Iterator[Finding]]:
 
 
 def text_findings(model: Any, session: Session, ids: np.ndarray, of: str) -> Iterator[Finding]:
-    """Both sides' logits of text; once more with embeddings so small that the eps of the first norm outweighs them."""
+    """Both sides' logits of text; once more with embeddings so small that the eps of the first norm outweighs them.
+
+    The latter are of a kind of their own: rounding grows where nothing but eps is left to divide by.
+    """
     import torch
 
     layout = session.processor.layout(ids, [])
     whole = session.merge(layout, [])
     with torch.inference_mode():
         embeds = model.get_input_embeddings()(torch.from_numpy(ids))
-        for name, share in (("text", 1.0), ("faint text", FAINT)):
+        for name, share, kind in (("text", 1.0, Kind.LOGITS), ("faint text", FAINT, Kind.PROMPT_LOGITS)):
             theirs = model(inputs_embeds=embeds * share).logits if share != 1.0 else model(torch.from_numpy(ids)).logits
             ours = session.prefill(whole * np.float32(share), layout, "all")
             session.reset()
-            yield Finding(f"logits of {name}{of}", Kind.LOGITS, theirs.float().numpy(), ours)
+            yield Finding(f"logits of {name}{of}", kind, theirs.float().numpy(), ours)
 
 
 def language(values: Mapping[str, Any]) -> Values:
@@ -223,7 +228,7 @@ TRANSLATIONS = {
     ),
     "wemm": Translation("Llama", _own, "language_model.", _internlm_state),
     "xverse-v": Translation("Llama", _xverse, "llm/", _xverse_state),
-    "cogvlm2": Translation("Llama", _cogvlm, "model.", _cogvlm_state),
+    "cogvlm2": Translation("Llama", _cogvlm, "model.", _cogvlm_state, stored_frequencies=True),
 }
 
 PART = Part(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from calibrate.samples.machine import photographs
 from parity_tests.second_opinion.opinion import Disagreement, NotComparable
 from runtime_py.memory import available_bytes
 from runtime_py.preprocess.base import Processor
@@ -138,8 +139,24 @@ class Subject:
         return np.random.default_rng(12).choice(free, TOKENS)[None].astype(np.int64)
 
 
+PHOTOGRAPH = "photograph"
+PHOTOGRAPHS, HEIGHT, WIDTH = 2, 320, 480
+"""How many photographs of installed packages are asked about, and how much of each."""
+
+
+def real_pictures() -> Mapping[str, np.ndarray]:
+    """The same of the photographs that installed packages carry; {} where none does."""
+    from PIL import Image
+
+    taken = {}
+    for path in photographs()[:PHOTOGRAPHS]:
+        with Image.open(path) as picture:
+            taken[f"{PHOTOGRAPH} {path.stem}"] = np.asarray(picture.convert("RGB"))[:HEIGHT, :WIDTH]
+    return taken
+
+
 def pictures() -> Mapping[str, np.ndarray]:
-    """uint8 RGB pictures by name: wide, tall, small, and of one colour."""
+    """uint8 RGB pictures by name: wide, tall, small, of one colour, and what packages with photographs have."""
     draw = np.random.default_rng(31)
     rows, columns = np.mgrid[0:300, 0:460]
     wide = np.stack([rows * 255 // 300, columns * 255 // 460, (rows + columns) % 256], axis=-1).astype(np.uint8)
@@ -148,6 +165,7 @@ def pictures() -> Mapping[str, np.ndarray]:
         "tall": draw.integers(0, 256, (230, 90, 3), dtype=np.uint8),
         "small": draw.integers(0, 256, (57, 61, 3), dtype=np.uint8),
         "one colour": np.full((120, 120, 3), (200, 90, 30), np.uint8),
+        **real_pictures(),
     }
 
 

@@ -17,10 +17,13 @@ import numpy as np
 from runtime_py.backends.base import Arrays, closed
 from runtime_py.backends.logit_rows import logit_rows
 from runtime_py.backends.onnx_files import stage_files
+from runtime_py.backends.ort_inputs import DTYPES, PAST, PRESENT, refuse_other_inputs, taken
 from runtime_py.backends.ort_rows import OrtRow, RowPool, decode_rows, rounds_over_rows
 from runtime_py.backends.records import ONNX
+from runtime_py.backends.webgpu import PROVIDER as WEBGPU
+from runtime_py.backends.webgpu import WebGpu, full_name, webgpu
 from runtime_py.contracts import CONNECTOR, DECODER, VISION, StageContract
-from runtime_py.errors import MachineError, PackageError, UsageError
+from runtime_py.errors import EdgeproofError, MachineError, PackageError, UsageError
 from runtime_py.memory import require_bytes
 
 log = logging.getLogger("edgeproof")
@@ -32,18 +35,8 @@ DEVICES = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda"}
 LOWEST = ONNX.distributions[0].lowest
 """The oldest ONNX Runtime that loads the graphs: they are written in opset 23, which 1.22 refuses."""
 
-PAST, PRESENT = "past_key_values.", "present."
-
 SHRINK_AFTER = (VISION, CONNECTOR)
 """Stages whose activations are given back after each run: they are large and run once a picture."""
-
-_DTYPES = {
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-    "tensor(int64)": np.int64,
-    "tensor(int32)": np.int32,
-    "tensor(bool)": np.bool_,
-}
 
 
 @dataclass
@@ -72,7 +65,8 @@ class OrtBackend:
     Args:
         folder: the package.
         manifest: its manifest.json; ``backends.onnx.stages`` names the files.
-        providers: execution providers in order of preference; the processor alone by default.
+        providers: execution providers in order of preference, ``webgpu`` for the WebGPU provider; the processor alone by
+            default.
         threads: threads inside an operator; 0 lets ONNX Runtime choose.
 
     Raises:
@@ -95,7 +89,9 @@ class OrtBackend:
         self._ort = onnxruntime
         self.folder = folder
         self.threads = threads
-        self.providers = self._available(providers or (CPU,))
+        wanted = [full_name(name) for name in providers or (CPU,)]
+        self._webgpu: WebGpu | None = webgpu(onnxruntime) if wanted[0] == WEBGPU else None
+        self.providers = [WEBGPU, CPU] if self._webgpu else self._available(wanted)
         self.files = stage_files(folder, manifest)
         self.contracts = {stage: StageContract.from_json(value) for stage, value in manifest["contracts"].items()}
         self._sessions: dict[str, Any] = {}
@@ -159,7 +155,7 @@ class OrtBackend:
     def _decode(self, inputs: Arrays, positions: np.ndarray, buffers: Mapping[str, Any]) -> np.ndarray:
         """One decoder call over cache buffers that it writes in place; float32 logits of the positions."""
         session = self._session(DECODER)
-        asked = logit_rows(_taken(session), positions, inputs["inputs_embeds"].shape[1])
+        asked = logit_rows(taken(session), positions, inputs["inputs_embeds"].shape[1])
         binding = session.io_binding()
         for name, value in (self._feeds(DECODER, inputs) | asked.feeds).items():
             binding.bind_ortvalue_input(name, self._ort.OrtValue.ortvalue_from_numpy(value))
@@ -178,7 +174,7 @@ class OrtBackend:
 
     def alone(self) -> str:
         """See runtime_py.backends.base.Batching."""
-        if self._device() != "cpu":
+        if self._device() != "cpu" or self._webgpu is not None:
             return f"{self.providers[0]} keeps caches where their rows cannot be moved"
         if any(tensor.shape[0] != "batch" for tensor in self.contracts[DECODER].inputs if tensor.name.startswith(PAST)):
             return "the decoder's graph holds one sequence"
@@ -229,7 +225,7 @@ class OrtBackend:
     def _caches(self) -> dict[str, tuple[tuple[int, int], np.dtype[Any]]]:
         """Heads and width of each half of a layer's cache, and its dtype, by input name."""
         caches = [value for value in self._session(DECODER).get_inputs() if value.name.startswith(PAST)]
-        return {value.name: ((value.shape[1], value.shape[3]), np.dtype(_DTYPES[value.type])) for value in caches}
+        return {value.name: ((value.shape[1], value.shape[3]), np.dtype(DTYPES[value.type])) for value in caches}
 
     def _device(self) -> str:
         return DEVICES.get(self.providers[0], "cpu")
@@ -255,8 +251,12 @@ class OrtBackend:
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "4")
         options.log_severity_level = 3  # errors; warnings would mix with what the user reads
         try:
+            if self._webgpu is not None:
+                return self._webgpu.session(path, options)
             # no fallback: a provider that fails would be replaced by the processor without an error
             session = self._ort.InferenceSession(str(path), options, providers=self.providers, enable_fallback=0)
+        except EdgeproofError:
+            raise
         except Exception as error:  # onnxruntime raises a dozen unrelated classes
             raise PackageError(
                 f"ONNX Runtime {self._ort.__version__} cannot load {path}: {error}",
@@ -271,11 +271,12 @@ class OrtBackend:
                 f"its libraries and a device, found only {', '.join(started)}; the lines above say what is missing",
                 "pip install 'onnxruntime-gpu[cuda,cudnn]' for CUDA's libraries, or choose another provider",
             )
+        refuse_other_inputs(path, session, self.contracts[stage])
         return session
 
     def _feeds(self, stage: str, inputs: Arrays) -> dict[str, np.ndarray]:
         """Inputs checked against the contract, in the dtypes the graph takes."""
-        wanted = {name: _DTYPES[value.type] for name, value in _taken(self._session(stage)).items()}
+        wanted = {name: DTYPES[value.type] for name, value in taken(self._session(stage)).items()}
         feeds = {}
         for tensor in self.contracts[stage].inputs:
             if tensor.name.startswith(PAST) or (tensor.name not in inputs and not tensor.required):
@@ -291,11 +292,6 @@ class OrtBackend:
             tensor.check(array.astype(tensor.dtype, copy=False), stage)
             feeds[tensor.name] = array
         return feeds
-
-
-def _taken(session: Any) -> dict[str, Any]:
-    """What a session can be fed, by name."""
-    return {value.name: value for value in (*session.get_inputs(), *session.get_overridable_initializers())}
 
 
 def widened(value: np.ndarray) -> np.ndarray:

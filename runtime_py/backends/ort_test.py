@@ -57,6 +57,28 @@ def test_inputs_are_held_to_the_contract(tmp_path: Path) -> None:
         backend.run(CONNECTOR, {})
 
 
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "words"),
+    [
+        ((), ("vision_features",), "needs 'pixel_values'"),
+        (("pixel_values",), ("features",), "gives no 'features'"),
+    ],
+)
+def test_a_graph_is_held_to_its_contract(
+    tmp_path: Path, inputs: tuple[str, ...], outputs: tuple[str, ...], words: str
+) -> None:
+    manifest = package(tmp_path)
+    shape = ("images", WIDTH)
+    contract = StageContract(
+        VISION,
+        tuple(TensorContract(name, "float32", shape) for name in inputs),
+        tuple(TensorContract(name, "float32", shape) for name in outputs),
+    )
+    manifest["contracts"][VISION] = contract.to_json()
+    with pytest.raises(PackageError, match=words):
+        OrtBackend(tmp_path, manifest, threads=1).load()
+
+
 @pytest.mark.parametrize(("version", "refused"), [("1.22.1", True), ("1.23.0", False), ("2.0.0.dev20270101", False)])
 def test_an_onnxruntime_that_cannot_load_the_graphs_is_refused_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, refused: bool

@@ -111,6 +111,7 @@ class RuntimeBackend:
         modules: Python modules that the extra of the first of them brings, for making or running the files.
         threads_advice: what else decides the number of threads, where `Ability.THREADS` is missing.
         paths: what its block of a manifest names.
+        gpu_providers: what it is opened with on a server's GPU, where `Ability.PROVIDERS` is there.
     """
 
     name: str
@@ -122,6 +123,7 @@ class RuntimeBackend:
     abilities: frozenset[Ability] = frozenset()
     threads_advice: str = "leave the number of threads out"
     paths: Callable[[Mapping[str, Any]], NamedPaths] = field(default=names_no_paths, repr=False)
+    gpu_providers: tuple[str, ...] = ()
 
     def can(self, ability: Ability) -> bool:
         return ability in self.abilities

@@ -64,6 +64,7 @@ ONNX = RuntimeBackend(
     open=_open_ort,
     paths=_graphs,
     modules=("onnxruntime", "onnx", "onnx_ir", "onnxscript"),
+    gpu_providers=("CUDAExecutionProvider",),
     abilities=frozenset(
         {
             Ability.REWIND,

@@ -1,4 +1,4 @@
-"""The runtime's verbs: chat, info, verify, bench, serve. Answers go to stdout, talk and errors to stderr.
+"""The runtime's verbs: chat, info, verify, bench, devices, serve. Answers go to stdout, talk and errors to stderr.
 
 Nothing heavy is imported before the arguments are understood.
 """
@@ -88,6 +88,14 @@ def bench_parser(prog: str) -> Parser:
     server.add_argument("--requests", type=int, default=32, metavar="N", help="requests of each; default 32")
     server.add_argument("--api-key-file", type=Path, metavar="FILE", help="its first line is sent as the key")
     flags.running(made)
+    flags.json_result(made)
+    flags.talk(made)
+    return made
+
+
+def devices_parser(prog: str) -> Parser:
+    """The flags of ``devices``."""
+    made = Parser(prog, "What this machine can run packages with: backends, and ONNX Runtime's providers.")
     flags.json_result(made)
     flags.talk(made)
     return made
@@ -229,10 +237,23 @@ def _bench_server(options: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
+def _devices(options: argparse.Namespace) -> int:
+    from runtime_py.command.devices import as_json, lines, runners
+
+    listed = runners()
+    if options.json:
+        console.out_json(as_json(listed))
+    else:
+        console.out("\n".join(lines(listed)))
+    return ExitCode.OK
+
+
 CHAT = Command(chat_parser, _chat, level=logging.WARNING)
 INFO = Command(info_parser, _info, level=logging.WARNING)
 VERIFY = Command(verify_parser, _verify, level=logging.WARNING)
 BENCH = Command(bench_parser, _bench, level=logging.WARNING)
+
+DEVICES = Command(devices_parser, _devices, level=logging.ERROR)
 
 
 def _serve() -> Command:
@@ -246,6 +267,7 @@ VERBS = (
     Verb("info", "say what a package holds", lambda: INFO),
     Verb("verify", "compare a package's files with its manifest and run its self-test", lambda: VERIFY),
     Verb("bench", "measure tokens per second, first-token time and memory of a package", lambda: BENCH),
+    Verb("devices", "say what this machine can run packages with", lambda: DEVICES),
     Verb("serve", "answer OpenAI's chat interface over HTTP, many requests at a time", _serve),
 )
 

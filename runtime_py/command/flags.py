@@ -59,7 +59,9 @@ def running(made: argparse.ArgumentParser) -> None:
     run = made.add_argument_group("how it runs")
     run.add_argument("--backend", choices=tuple(runtime_backends()), help="instead of the package's own choice")
     run.add_argument("--threads", type=int, default=0, metavar="N", help="computing threads; 0 leaves it to the backend")
-    run.add_argument("--provider", action="append", metavar="NAME", help="ONNX Runtime provider, best first; repeatable")
+    run.add_argument(
+        "--provider", action="append", metavar="NAME", help="ONNX Runtime provider, best first; repeatable; webgpu: any GPU"
+    )
     run.add_argument(
         "--verify", choices=("full", "size", "off"), default="full", help="check files before loading (full: SHA-256)"
     )

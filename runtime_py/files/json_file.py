@@ -28,6 +28,11 @@ MAX_DIGITS = 400
 SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 """An escape that is half a character unless its other half follows; Python's parser lets a single one through."""
 
+LFS_POINTER = b"version https://git-lfs"
+"""What stands in place of a file that Git LFS has not fetched (git-lfs/git-lfs, docs/spec.md)."""
+
+FETCH = "run git lfs pull in its folder, or download the file itself"
+
 Refusal = Callable[[str, str, str], EdgeproofError]
 """Makes the error to raise of its three parts; an error class is one."""
 
@@ -56,11 +61,14 @@ def read_bytes(path: Path, max_bytes: int, refusal: Refusal = PackageError, agai
                 raise refusal(f"{path} is no file", "a regular file", again)
             if status.st_size > max_bytes:
                 raise refusal(f"{path} has {status.st_size:,} bytes", f"at most {max_bytes:,}", again)
-            return stream.read(max_bytes + 1)
+            content = stream.read(max_bytes + 1)
     except (OSError, ValueError) as error:  # ValueError: a path with a null character
         raise refusal(
             f"{path} cannot be read: {getattr(error, 'strerror', None) or error}", "a readable file", again
         ) from error
+    if content.startswith(LFS_POINTER):
+        raise refusal(f"{path} is a Git LFS pointer", "the file itself", FETCH)
+    return content
 
 
 def parse_json(content: bytes, path: Path, refusal: Refusal = PackageError, again: str = "copy the file again") -> Any:

@@ -48,6 +48,12 @@ def read(
     claimed = {part for turn in turns for part in turn.content() if isinstance(part, int)}
     free = tuple(index for index in range(len(images)) if index not in claimed)
     first = next((place for place, turn in enumerate(turns) if turn.role == "user"), None)
+    if free and first is None:
+        raise UsageError(
+            f"{len(free)} picture(s) that no turn names, and no turn of the user's to take them",
+            'a turn with the role "user"',
+            'name them in a turn: {"type": "image"}',
+        )
     if free and first is not None:
         turns[first] = replace(turns[first], parts=(*free, *turns[first].content()))
     order: list[int] = []

@@ -66,6 +66,11 @@ def test_pictures_that_nobody_claims_stand_in_front_of_the_first_question() -> N
     assert shades(pictures) == [2, 1]
 
 
+def test_pictures_that_nobody_takes_are_refused() -> None:
+    with pytest.raises(UsageError, match="no turn of the user's"):
+        read([{"role": "tool", "content": "12:30"}], [shade(1)])
+
+
 def test_an_empty_list_of_parts_is_an_empty_turn() -> None:
     assert read([{"role": "user", "content": []}], [])[0] == [Message("user", "")]
 

@@ -70,6 +70,10 @@ def last_resort(what: str) -> Iterator[None]:
         raise MachineError(
             f"{what}: this machine ran out of memory", "memory for the model and its inputs", "send smaller pictures"
         ) from error
+    except OSError as error:
+        raise MachineError(
+            f"{what}: {error}", "a file that can be read, on a disk with room", "mend what it names, then try again"
+        ) from error
     except Exception as error:
         raise InternalError(
             f"{what} failed: {type(error).__name__}: {error}",

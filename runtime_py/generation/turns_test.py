@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -103,10 +105,14 @@ def test_closing_waits_for_the_answer_at_work(exported: Path) -> None:
     assert begun.wait(30)
     closing = threading.Thread(target=model.close)
     closing.start()
+    closing.join(0.2)
+    assert closing.is_alive() and not ids
     go_on.set()
     asking.join(30)
     closing.join(30)
-    assert ids
+    assert not closing.is_alive()
+    with runtime_py.load(exported, threads=1) as again:
+        assert tuple(ids) == again.chat("Hello", overrides=GREEDY).ids
 
 
 def each(argument: str, *values: Any) -> list[dict[str, Any]]:
@@ -169,7 +175,7 @@ def test_wrong_overrides(model: Model, given: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "given",
     [
-        *each("path", None, 5, "a\0b", b"out", []),
+        *each("path", None, 5, "a\0b", b"out", [], "x" * 300),
         *each("backend", 5, "nothing", ["ort"]),
         *each("verify", None, 5, "deep", []),
         *each("threads", "4", -1, 1.5, None, True),
@@ -188,6 +194,8 @@ def test_the_last_resort() -> None:
         _ = 1 / 0
     with pytest.raises(MachineError, match="out of memory"), last_resort("answering"):
         raise MemoryError
+    with pytest.raises(MachineError, match="No space left"), last_resort("answering"):
+        raise OSError(errno.ENOSPC, "No space left on device", "/tmp/x")
     with pytest.raises(UsageError), last_resort("answering"):
         raise UsageError("a", "b", "c")
     with pytest.raises(KeyboardInterrupt), last_resort("answering"):
@@ -200,11 +208,12 @@ def test_turns_are_taken_one_after_the_other() -> None:
     def work(number: int) -> None:
         with turns.turn("work"):
             inside.append(number)
+            time.sleep(0.001)  # long enough for another thread to come in, were it let
             most.append(len(inside))
             inside.remove(number)
 
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(work, range(400)))
+        list(pool.map(work, range(40)))
     assert set(most) == {1}
     with turns.last() as was_open:
         assert was_open

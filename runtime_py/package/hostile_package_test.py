@@ -95,6 +95,10 @@ FORGED: list[tuple[str, Edit, str]] = [
     ("contracts empty", at("contracts", {}), "contracts"),
     ("contract of another stage", at("contracts.decoder.stage", "connector"), "it is the contract of connector"),
     ("no decoder contract", lambda m: m["contracts"].pop("decoder"), "no contract for decoder"),
+    ("contract without its input", at("contracts.embed_tokens.inputs", []), "inputs: no 'input_ids'"),
+    ("contract with an input of another name", at("contracts.embed_tokens.inputs.0.name", "ids"), "inputs: no 'input_ids'"),
+    ("contract that asks for no input", at("contracts.embed_tokens.inputs.0.required", False), "inputs: no 'input_ids'"),
+    ("contract with an output of another name", at("contracts.decoder.outputs.0.name", "x"), "outputs: no 'logits'"),
     ("contract with an unknown type", at("contracts.decoder.inputs.0.dtype", "object"), "dtype"),
     ("contract with a negative size", at("contracts.decoder.inputs.0.shape", [-1]), "shape"),
     ("backends null", at("backends", None), "backends: null"),
@@ -146,6 +150,12 @@ def test_forged_manifests(copy: Path, capsys: pytest.CaptureFixture[str], change
         assert main([verb[0], "-p", str(copy), *verb[1:]]) == 7
     printed = capsys.readouterr()
     assert printed.err.count("error:") == 4 and printed.out == "" and "Traceback" not in printed.err
+
+
+def test_a_path_too_long_for_any_disk(copy: Path) -> None:
+    edit(copy, at("files.0.path", "9" * 300))
+    with pytest.raises(PackageError, match="missing: 999"):
+        package.verify(package.read(copy))
 
 
 def test_a_library_from_elsewhere_never_runs(copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from runtime_py.backends.registry import named_paths
-from runtime_py.contracts import StageContract
+from runtime_py.contracts import PASSED_ON, StageContract
 from runtime_py.errors import PackageError, UsageError
 from runtime_py.files import schema
 from runtime_py.files.json_file import MEGABYTE, parse_json, read_bytes, shortened
@@ -108,7 +108,7 @@ def _folder(path: str | Path) -> Path:
     try:
         folder = Path(path)
         is_folder = folder.is_dir()
-    except (TypeError, ValueError) as error:  # ValueError: a null character
+    except (TypeError, ValueError, OSError) as error:  # ValueError: a null character; OSError: a name longer than any may be
         raise UsageError(f"{shortened(path)} is no path", "the folder of a package", "pass a path") from error
     if not is_folder:
         raise UsageError(f"{folder} is no folder", "a package folder", "pass the folder that export wrote (-o)")
@@ -167,6 +167,9 @@ def _contradictions(manifest: Mapping[str, Any]) -> Iterator[str]:
     for stage, contract in manifest["contracts"].items():
         if contract["stage"] != stage:
             yield f"contracts.{stage}: it is the contract of {contract['stage']}"
+        for side, name in zip(("inputs", "outputs"), PASSED_ON.get(stage, ()), strict=False):
+            if not any(row["name"] == name and row.get("required", True) for row in contract[side]):
+                yield f"contracts.{stage}.{side}: no {name!r}"
     for name, block in manifest["backends"].items():
         unknown = sorted(set(block.get("stages", {})) - set(manifest["contracts"])) if isinstance(block, dict) else []
         if unknown:

@@ -111,7 +111,7 @@ def _file_at(picture: object) -> _File:
     try:
         path = Path(picture)  # type: ignore[arg-type]
         is_file = path.is_file()
-    except (TypeError, ValueError) as error:  # ValueError: a null character
+    except (TypeError, ValueError, OSError) as error:  # ValueError: a null character; OSError: a name longer than any may be
         raise ImageError(
             f"{shortened(picture)} is no picture",
             "a path, the bytes of a file, a PIL image or a uint8 array",

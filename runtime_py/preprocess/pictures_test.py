@@ -209,3 +209,8 @@ def test_pictures_of_one_colour_are_small_and_whole(tmp_path: Path, mode: str) -
     Image.new(mode, (3000, 2000)).save(tmp_path / "plain.png", compress_level=9, optimize=True)
     assert (tmp_path / "plain.png").stat().st_size < 40_000
     assert open_picture(tmp_path / "plain.png").shape == (2000, 3000, 3)
+
+
+def test_a_name_longer_than_any_may_be_is_no_picture() -> None:
+    with pytest.raises(ImageError, match="is no picture"):
+        open_picture("x" * 300 + ".png")

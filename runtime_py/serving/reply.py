@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from runtime_py.engine.answer import Answer, Likelihood, Token
+from runtime_py.engine.shown_text import ShownText
 from runtime_py.generation.generate import Finish
 from runtime_py.tokenizer import Tokenizer
 
@@ -35,8 +36,7 @@ class Reply:
         self.model, self.words, self.usage, self.token_ids = model, words, usage, token_ids
         self.id = f"chatcmpl-{secrets.token_hex(12)}"
         self.created = int(time.time())
-        self._begun = False
-        self._white = ""
+        self._shown = ShownText()
 
     def whole(self, answer: Answer, tokens: Sequence[Token]) -> dict[str, Any]:
         """The whole answer."""
@@ -54,30 +54,19 @@ class Reply:
 
     def token(self, token: Token) -> bytes:
         """The chunk of a token; nothing where it brings neither text nor logprobs."""
-        text = self._text(token.text)
+        text = self._shown.push(token.text)
         logprobs = self._logprobs([token])
         return self._chunk({"content": text}, logprobs) if text or logprobs else b""
 
     def ending(self, answer: Answer) -> bytes:
         """The last chunks of a stream."""
-        text = self._text(answer.tail)
+        text = self._shown.push(answer.tail)
         chunks = self._chunk({"content": text}) if text else b""
         chunks += self._chunk({}, finish=FINISH[answer.finish])
         if self.usage:
             told = {"usage": usage(answer), "timings": timings(answer)}
             chunks += _event({**self._head("chat.completion.chunk"), "choices": [], **told})
         return chunks + DONE
-
-    def _text(self, text: str) -> str:
-        """Text without the answer's white space at both ends, as a whole answer is: what may be its end waits."""
-        text = self._white + text
-        shown = text.rstrip()
-        self._white = text[len(shown) :]
-        if not self._begun:
-            shown = shown.lstrip()
-            self._white = self._white if shown else ""
-        self._begun = self._begun or bool(shown)
-        return shown
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.backends.base import Build, BuildOptions, ExportBackend, Prediction, Step
-from export.backends.onnx.choices import OnnxChoices, assign, choices
+from export.backends.onnx.choices import HEAD, TABLE, TABLE_BLOCK, OnnxChoices, assign, choices, sharing
 from export.backends.onnx.consumers.held import joined_file
 from export.quantisation.spec import Assignment, Storage
 from runtime_py.backends import records
@@ -32,7 +32,8 @@ class OnnxBackend(ExportBackend):
         from export.modules.build import layer_shapes
 
         chosen = chosen_for(spec, options)
-        return {layer.name: assign(layer, chosen) for layer in layer_shapes(spec)}
+        apart = {layer.name: assign(layer, chosen) for layer in layer_shapes(spec)}
+        return sharing(apart) if one_table(spec) else apart
 
     def predict(self, spec: ModelSpec, options: BuildOptions, assignments: Mapping[str, Assignment]) -> Prediction:
         from export.backends.onnx.prediction import predict
@@ -79,7 +80,17 @@ def chosen_for(spec: ModelSpec, options: BuildOptions) -> OnnxChoices:
     """The choices of a package of this model."""
     from export.specs import RoutedLora
 
-    return choices(options, routed=isinstance(spec.decoder.adapter, RoutedLora))
+    return choices(options, isinstance(spec.decoder.adapter, RoutedLora), one_table(spec))
+
+
+def one_table(spec: ModelSpec) -> bool:
+    """Whether the decoder's graph may read its head from the embedding's file: they are one matrix, and no browser, which
+    looks for weights under the graph's own name alone, can hold the model anyway.
+    """
+    from export.backends.onnx.consumers.held import Tool, obstacles
+
+    fills = not spec.decoder.hidden % TABLE_BLOCK
+    return spec.decoder.tied_head and fills and bool(obstacles(spec, Tool.TRANSFORMERS_JS))
 
 
 def stage_file(stage: str, chosen: OnnxChoices) -> Path:
@@ -145,9 +156,21 @@ def _write(build: Build, stage: str) -> list[Path]:
     chosen = chosen_for(build.spec, build.options)
     model = stage_model(build.spec, stage, chosen, build.assignments)
     source = StageWeights(stage, build.weights, build.codes, build.assignments)
-    path = build.folder / stage_file(stage, chosen)
-    written = write_stage(model, source, path, partial(build.progress, f"onnx {stage}"), data_name(stage, chosen))
+    path, progress = build.folder / stage_file(stage, chosen), partial(build.progress, f"onnx {stage}")
+    elsewhere = _in_the_table(build, chosen) if stage == DECODER else {}
+    written = write_stage(model, source, path, progress, data_name(stage, chosen), elsewhere)
     return [file.relative_to(build.folder) for file in written]
+
+
+def _in_the_table(build: Build, chosen: OnnxChoices) -> dict[str, Any]:
+    """The head's parameters that the embedding's file holds (export.graphs.writer.Elsewhere); none where it has its own."""
+    from export.graphs.writer import CODES, SCALES, lying
+
+    if build.assignments[HEAD].shares != TABLE:
+        return {}
+    graph = build.folder / stage_file(EMBED, chosen)  # the stage before the decoder
+    table, head = (name.partition(".")[2] for name in (TABLE, HEAD))
+    return {f"{head}{part}": lying(graph, f"{table}{part}") for part in (CODES, SCALES)}
 
 
 def _dtypes(stage: str, chosen: OnnxChoices, build: Build) -> dict[str, Any]:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from export.backends.base import BuildOptions
-from export.backends.onnx.record import BACKEND, BLOCK_SIZES
-from export.quantisation.block_length import length_for
+from export.backends.onnx.record import BACKEND, BLOCK_SIZES, PRESETS, TOKEN_GRID
+from export.quantisation.block_length import AUTO, length_for
 from export.quantisation.spec import Assignment, LayerShape, Storage
+from runtime_py.backends import records
+from runtime_py.contracts import DECODER, EMBED
 from runtime_py.errors import UsageError
 
 ALLOWED: dict[str, tuple[Any, ...]] = {
     **{option.name: option.values for option in BACKEND.options},
-    "vision_precision": ("int8", "int8_weights", "fp16", "fp32"),
     "accuracy_level": (0, 4),
     "cache": ("float16", "float32"),
 }
@@ -22,17 +23,33 @@ ALLOWED: dict[str, tuple[Any, ...]] = {
 
 PRECISIONS = ("fp32", "fp16", "int4")
 
+PLAIN = PRESETS[0]
+EIGHT_BITS: Mapping[str, frozenset[str]] = {PLAIN: frozenset(), "mixed": frozenset({"down"})}
+"""Preset to the decoder's layers, by a part of their names, that keep eight bits. Every preset but `PLAIN` keeps those of
+the head too, and gives blocks of four bits zero points of their own. What that is worth: docs/results/real_model.md."""
+
+EIGHT_BIT_BLOCKS = (32, 64)
+"""Block lengths of those layers, the largest that divides: in eight bits a scale for 64 weights loses nothing, and what it
+saves pays for the zero points."""
+
+TABLE_BLOCK = 32
+"""Columns of the embedding that share a scale."""
+
+TABLE, HEAD = f"{EMBED}.table", f"{DECODER}.head"
+"""The matrix that ids are looked up in, and the one that gives logits."""
+
 
 @dataclass(frozen=True)
 class OnnxChoices:
     """Resolved options.
 
     Attributes:
-        vision_precision: ``int8`` rounds activations too; ``int8_weights`` keeps them float32.
+        vision_precision: ``int8`` rounds activations too, a scale a token; ``int8_weights`` keeps them float32.
         accuracy_level: of int4 layers; 4 rounds their input to int8 per block, 0 keeps it.
         head_precision: of the language head in int4 packages.
         block_size: columns that share an int4 scale; ``auto`` chooses layer by layer.
         symmetric: int4 blocks share the constant zero point 8; else each stores its own.
+        preset: of `EIGHT_BITS`, which layers of int4 packages keep eight bits.
         cache: dtype of the key/value cache.
     """
 
@@ -44,14 +61,16 @@ class OnnxChoices:
     accuracy_level: int = 4
     symmetric: bool = True
     cache: str = "float32"
+    preset: str = PLAIN
 
 
-def choices(options: BuildOptions, routed: bool = False) -> OnnxChoices:
+def choices(options: BuildOptions, routed: bool = False, one_table: bool = False) -> OnnxChoices:
     """The user's options over the defaults of the precision.
 
     Args:
         routed: expert gates read the token embedding (Awaker), so that its rounding can change which expert is chosen; its
             default is float16 then.
+        one_table: the head is the embedding, and may read that stage's file; its default is the embedding's eight bits then.
 
     Raises:
         UsageError: an unknown precision, or a value an option does not take.
@@ -64,12 +83,22 @@ def choices(options: BuildOptions, routed: bool = False) -> OnnxChoices:
                 f"option {name}={options.extra[name]}", "one of " + ", ".join(map(str, allowed)), "choose one of these"
             )
     plain = options.precision if options.precision != "int4" else None
+    # CUDA has no product of bytes with a scale a row: such layers would go back to the processor
+    eight_bits = "int8" if options.target.backends == (records.ONNX,) else "int8_weights"
     defaults: Mapping[str, Any] = {
-        "vision_precision": plain or "int8_weights",
+        "vision_precision": plain or eight_bits,
         "embed_precision": plain or ("fp16" if routed else "int8"),
         "cache": "float32" if options.precision == "fp32" else "float16",
     }
-    return OnnxChoices(options.precision, **{**defaults, **{k: options.extra[k] for k in ALLOWED if k in options.extra}})
+    given = {name: options.extra[name] for name in ALLOWED if name in options.extra}
+    merged = {**defaults, **given}
+    once = one_table and options.precision == "int4" and merged["embed_precision"] == "int8"
+    widened = merged.get("preset", PLAIN) != PLAIN
+    if once or widened:
+        merged.setdefault("head_precision", "int8")
+    if widened:
+        merged.setdefault("symmetric", False)
+    return OnnxChoices(options.precision, **merged)
 
 
 def assign(layer: LayerShape, chosen: OnnxChoices) -> Assignment:
@@ -88,6 +117,28 @@ def assign(layer: LayerShape, chosen: OnnxChoices) -> Assignment:
         return Assignment(layer, Storage.FP16, reason="connector layers are small and stay in fp16")
     if layer.role == "adapter":
         return Assignment(layer, Storage.INT8, "ort_int8_b32", "adapters keep eight bits" + _tail(layer.columns, 32))
+    return _decoder(layer, asked, chosen)
+
+
+def sharing(assignments: Mapping[str, Assignment]) -> dict[str, Assignment]:
+    """The assignments of a model whose head is its embedding: in eight bits both, the file holds the matrix once.
+
+    GatherBlockQuantized and MatMulNBits read the same bytes, codes row by row and float16 scales.
+    """
+    table, head = assignments[TABLE], assignments[HEAD]
+    if not (table.storage is head.storage is Storage.INT8):
+        return dict(assignments)
+    once = replace(head, grid=f"ort_int8_b{TABLE_BLOCK}", reason="the embedding's own codes, stored once", shares=TABLE)
+    return {**assignments, HEAD: once}
+
+
+def _decoder(layer: LayerShape, asked: str, chosen: OnnxChoices) -> Assignment:
+    """A layer of the decoder or its head, in four or eight bits."""
+    kept = EIGHT_BITS[chosen.preset].intersection(layer.name.split(".")) if asked == "int4" else ()
+    if kept:
+        block = length_for(layer.columns, AUTO, EIGHT_BIT_BLOCKS)
+        reason = f"{', '.join(kept)} keeps eight bits in the preset {chosen.preset}, blocks of {block}"
+        return Assignment(layer, Storage.INT8, f"ort_int8_b{block}", reason + _tail(layer.columns, block))
     block = length_for(layer.columns, chosen.block_size, BLOCK_SIZES)
     four = f"ort_int4_b{block}" if chosen.symmetric else f"ort_int4_asym_b{block}"
     grid = f"ort_int8_b{block}" if asked == "int8" else four
@@ -96,17 +147,16 @@ def assign(layer: LayerShape, chosen: OnnxChoices) -> Assignment:
 
 def _vision(layer: LayerShape, asked: str) -> Assignment:
     if asked == "int8":
-        reason = f"one scale a row, so that {layer.columns} columns need be no multiple of a block"
-        return Assignment(layer, Storage.INT8, "ort_int8_row", reason)
+        reason = f"one scale a row and one a token, so that {layer.columns} columns need be no multiple of a block"
+        return Assignment(layer, Storage.INT8, TOKEN_GRID, reason)
     return Assignment(layer, Storage.INT8, "ort_int8_b32", "blocks of 32" + _tail(layer.columns, 32))
 
 
 def _embedding(layer: LayerShape, asked: str) -> Assignment:
-    if layer.columns % 32:
-        return Assignment(layer, Storage.FP16, reason=f"{layer.columns} columns are no multiple of 32")
-    return Assignment(
-        layer, Storage(asked), f"ort_gather_{asked}_b32", "blocks of 32, rows dequantised as they are looked up"
-    )
+    if layer.columns % TABLE_BLOCK:
+        return Assignment(layer, Storage.FP16, reason=f"{layer.columns} columns are no multiple of {TABLE_BLOCK}")
+    reason = f"blocks of {TABLE_BLOCK}, rows dequantised as they are looked up"
+    return Assignment(layer, Storage(asked), f"ort_gather_{asked}_b{TABLE_BLOCK}", reason)
 
 
 def _tail(columns: int, block: int) -> str:

@@ -15,6 +15,8 @@ from runtime_py.contracts import CONNECTOR, DECODER, EMBED, STAGES, VISION
 GRAPH_BYTES = {DECODER: 5_000, VISION: 3_400, CONNECTOR: 9_400, EMBED: 1_900}
 BLOCK_BYTES = {DECODER: 9_790, VISION: 9_100}
 """Bytes of an ``.onnx`` file without and per block, from the full-size int4 package; other precisions take fewer."""
+ROUNDING_BYTES = 5_300
+"""What rounding the inputs of a vision block's four layers adds to its graph."""
 
 FURTHER = "further_graphs"
 JOINT_BYTES, ROWS_BYTES = 1_600, 400
@@ -27,11 +29,10 @@ def predict(
     """Bytes of an ONNX package by file, in a running process by part, and the exporter's peak; nothing is built."""
     laid = {stage: stage_places(spec, stage, chosen, assignments) for stage in STAGES}
     blocks = {DECODER: spec.decoder.layers, VISION: spec.vision.layers}
-    files = {
-        stage: size + GRAPH_BYTES[stage] + BLOCK_BYTES.get(stage, 0) * blocks.get(stage, 0)
-        for stage, (_, size) in laid.items()
-    }
-    graphs = {stage: files[stage] - size for stage, (_, size) in laid.items()}
+    graphs = {stage: GRAPH_BYTES[stage] + BLOCK_BYTES.get(stage, 0) * blocks.get(stage, 0) for stage in laid}
+    if chosen.vision_precision == "int8":
+        graphs[VISION] += ROUNDING_BYTES * spec.vision.layers
+    files = {stage: graphs[stage] + _file_bytes(stage, places, assignments) for stage, (places, _) in laid.items()}
     files[FURTHER] = graphs[VISION] + graphs[CONNECTOR] + JOINT_BYTES
     if not obstacles(spec, Tool.GENAI):
         files[FURTHER] += graphs[EMBED] + ROWS_BYTES + graphs[DECODER]
@@ -59,6 +60,17 @@ def stage_places(
     return lay_out((name, str(p.dtype).removeprefix("torch."), tuple(p.shape)) for name, p in parameters)
 
 
+def _file_bytes(stage: str, places: list[Place], assignments: Mapping[str, Assignment]) -> int:
+    """Bytes of a stage's data file, without what lies in another stage's (`Assignment.shares`)."""
+    own = [place for place in places if not _shared(stage, place, assignments)]
+    return lay_out((place.name, place.dtype, place.shape) for place in own)[1]
+
+
+def _shared(stage: str, place: Place, assignments: Mapping[str, Assignment]) -> bool:
+    layer = assignments.get(f"{stage}.{place.name.rpartition('.')[0]}")
+    return layer is not None and bool(layer.shares) and place.name.endswith(("_codes", "_scales"))
+
+
 RUNTIME = 60_000_000
 """The libraries themselves: Python, NumPy, Pillow, ONNX Runtime."""
 
@@ -73,19 +85,26 @@ def _resident(stage: str, places: list[Place], chosen: OnnxChoices, assignments:
     """Bytes that ONNX Runtime 1.31 holds of a stage's parameters on an x86-64 processor.
 
     Codes and looked-up tables stay as they are; float16 matrices and scales become float32 at load. At accuracy level 4
-    the packed form of a 4-bit layer keeps beside them a second copy of its scales and a sum per block.
+    the packed form of a layer keeps beside them a second copy of its scales and a sum per block.
     """
     total = 0
     for place in places:
         layer = assignments.get(f"{stage}.{place.name.rpartition('.')[0]}")
         if place.dtype != "float16" or stage == EMBED:
             copies = 1
-        elif layer is not None and layer.storage is Storage.INT4 and chosen.accuracy_level == 4:
+        elif layer is not None and _rounds_its_input(layer) and chosen.accuracy_level == 4:
             copies = 6
         else:
             copies = 2
         total += copies * place.length
     return total
+
+
+def _rounds_its_input(assignment: Assignment) -> bool:
+    from export.backends.onnx.kernels import EIGHT_BITS_ROUNDED
+
+    eight = assignment.storage is Storage.INT8 and assignment.layer.role in EIGHT_BITS_ROUNDED
+    return eight or assignment.storage is Storage.INT4
 
 
 def _cache_bytes(spec: ModelSpec, options: BuildOptions, chosen: OnnxChoices) -> int:

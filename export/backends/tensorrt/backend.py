@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.backends.base import Build, BuildOptions, ExportBackend, Prediction, Step
+from export.backends.tensorrt.on_the_server import FOLDER, served, with_engines
 from export.backends.tensorrt.storages import assign, float_dtype
 from export.quantisation.spec import Assignment
 from runtime_py.backends import records
@@ -20,8 +21,6 @@ from runtime_py.contracts import STAGES
 
 if TYPE_CHECKING:
     from export.specs import ModelSpec
-
-FOLDER = "tensorrt"
 
 
 class TensorrtBackend(ExportBackend):
@@ -53,20 +52,34 @@ class TensorrtBackend(ExportBackend):
 
     def steps(self, build: Build) -> list[Step]:
         self.refuse(build.spec, build.options)
+        if build.options.target.server is not None:
+            return _server_steps(build)
         return [Step(f"tensorrt {stage}", partial(_build_stage, build, stage)) for stage in STAGES]
 
+    def notes(self, spec: ModelSpec, options: BuildOptions, assignments: Mapping[str, Assignment]) -> tuple[str, ...]:
+        from export.backends.tensorrt.prediction import unbuilt
+        from export.plan.machine import available_memory
+
+        capability = options.compute_capability
+        if options.target.server is None:
+            return ()
+        if capability and not served(capability):
+            return (f"engines for compute capability {capability} are left to build_engines.py on the GPU machine",)
+        return tuple(
+            f"the {stage} engine takes {peak / 1e9:.1f} GB to build, which this machine does not have: engines are left to "
+            "build_engines.py on the GPU machine"
+            for stage, peak in unbuilt(spec, options, assignments, available_memory()).items()
+        )
+
     def manifest(self, build: Build) -> dict[str, Any]:
-        records = {stage: _read(build.folder / record_file(stage)) for stage in STAGES}
-        first = records[STAGES[0]]
-        shared = ("flavour", "version", "compute_capabilities", "timing_cache", "deterministic")
-        return {
-            **{key: first[key] for key in shared},
-            "cache": {"form": "in-place", "capacity": build.options.limits.context, "dtype": float_dtype(build.options)},
-            "stages": {
-                stage: {"file": engine_file(stage).as_posix(), "profiles": record["profiles"]}
-                for stage, record in records.items()
-            },
-        }
+        if not all((build.folder / record_file(stage)).is_file() for stage in STAGES):
+            return {}
+        return with_engines(block(build), {stage: _read(build.folder / record_file(stage)) for stage in STAGES})
+
+
+def block(build: Build) -> dict[str, Any]:
+    """What the manifest says of engines whoever builds them."""
+    return {"cache": {"form": "in-place", "capacity": build.options.limits.context, "dtype": float_dtype(build.options)}}
 
 
 def engine_file(stage: str) -> Path:
@@ -77,6 +90,17 @@ def engine_file(stage: str) -> Path:
 def record_file(stage: str) -> Path:
     """Path of what is known about an engine: profiles, flavour and version; the manifest is made from these."""
     return Path(FOLDER) / f"{stage}.json"
+
+
+def _server_steps(build: Build) -> list[Step]:
+    """The graphs are kept; engines are built from them where this machine can."""
+    from export.backends.tensorrt import engine_sources
+
+    return [
+        *(Step(f"tensorrt {stage} source", partial(engine_sources.write_source, build, stage)) for stage in STAGES),
+        Step("tensorrt block", partial(engine_sources.write_block, build)),
+        *(Step(f"tensorrt {stage}", partial(engine_sources.build_here, build, stage)) for stage in STAGES),
+    ]
 
 
 def _build_stage(build: Build, stage: str) -> list[Path]:

@@ -5,17 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import subprocess
-import sys
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from export.backends.base import Build
 from export.backends.tensorrt.engine_process import EngineRequest
+from export.backends.tensorrt.engine_run import engine_record, run_request
 from export.backends.tensorrt.flavour import load_flavour
 from export.backends.tensorrt.graph import StageGraph, stage_graph, write_graph
 from export.backends.tensorrt.kernels import TrtKernels
@@ -26,13 +23,9 @@ from export.graphs.trace import BorderTypes, border_contract
 from export.graphs.writer import StageWeights
 from export.plan.machine import available_memory
 from export.specs import ModelSpec
-from runtime_py.errors import DoesNotFitError, EdgeproofError, MachineError, UnsupportedModelError
+from runtime_py.errors import DoesNotFitError
 
 log = logging.getLogger("edgeproof")
-
-DETERMINISTIC = False
-"""Whether equal inputs give equal engines. TensorRT for RTX 1.7.1 orders its kernels differently from run to run, also with
-one thread and fixed addresses; TensorRT picks kernels by timing them. What goes in (the ONNX file) is equal."""
 
 
 def build_stage_engine(build: Build, stage: str, engine: Path, record: Path) -> None:
@@ -69,14 +62,7 @@ def build_stage_engine(build: Build, stage: str, engine: Path, record: Path) -> 
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     log.info("engine %s: %.1f s, peak %d MB", stage, result["seconds"], result["peak_bytes"] // 10**6)
-    value = {
-        "flavour": flavour.name,
-        "version": flavour.version,
-        "compute_capabilities": list(flavour.compute_capabilities),
-        "timing_cache": None,
-        "deterministic": DETERMINISTIC,
-        "profiles": [{"name": profile.name, "shapes": profile.shapes} for profile in profiles],
-    }
+    value = engine_record(flavour, [{"name": profile.name, "shapes": profile.shapes} for profile in profiles])
     partial_record = record.with_name(record.name + ".partial")
     partial_record.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
     partial_record.replace(record)
@@ -92,30 +78,6 @@ def engine_profiles(spec: ModelSpec, stage: str, build: Build) -> list[Profile]:
     """The profiles of a stage's engine."""
     contract = border_contract(spec, stage, BorderTypes("float32", float_dtype(build.options)))
     return stage_profiles(spec, stage, contract, build.options.limits, packed=build.options.precision == "int4")
-
-
-def run_request(request: EngineRequest, path: Path) -> dict[str, Any]:
-    """Build an engine in a process of its own; its result (engine_process.EngineResult) as a dictionary.
-
-    Raises:
-        MachineError: the process died without an answer, or TensorRT failed.
-    """
-    path.write_text(json.dumps(asdict(request)), encoding="utf-8")
-    command = [sys.executable, "-m", "export.backends.tensorrt.engine_process", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[3])
-    lines = done.stdout.strip().splitlines()
-    if done.returncode or not lines:
-        killed = "it was killed, most likely for memory" if done.returncode == -9 else f"exit status {done.returncode}"
-        raise MachineError(
-            f"the TensorRT build of {Path(request.engine_file).name} ended without an engine: {killed}",
-            "an engine; the last words were: " + (done.stderr.strip()[-500:] or "none"),
-            "free some memory, or use a machine with more",
-        )
-    answer: dict[str, Any] = json.loads(lines[-1])
-    if "error" in answer:
-        kinds: dict[str, type[EdgeproofError]] = {"UnsupportedModelError": UnsupportedModelError}
-        raise kinds.get(answer["error"], MachineError)(answer["what"], answer["expected"], answer["next"])
-    return answer
 
 
 def _check_memory(stage: str, predicted: int) -> None:

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from export.backends.base import BuildOptions, Prediction
+from export.backends.tensorrt.on_the_server import served as served_by_rtx
 from export.backends.tensorrt.storages import float_dtype
+from export.plan.machine import available_memory
 from export.quantisation.spec import Assignment
 from export.specs import ModelSpec
 from runtime_py.contracts import CONNECTOR, DECODER, STAGES, VISION
@@ -71,6 +73,9 @@ def predict(spec: ModelSpec, options: BuildOptions, assignments: Mapping[str, As
     """Bytes of an engine package by file, on the GPU by part, and the peak of exporter and engine builder together."""
     sizes = {stage: stage_bytes(spec, stage, options, assignments) for stage in STAGES}
     peaks = {stage: engine_peak(size) for stage, size in sizes.items()}
+    served = options.target.server is not None
+    if served and not built_here(spec, options, assignments, available_memory()):
+        peaks = dict.fromkeys(STAGES, 0)  # graphs alone are written, some rows at a time
     highest = max(peaks, key=lambda stage: peaks[stage])
     device = {
         "weights": sum(size.weights for size in sizes.values()),
@@ -78,8 +83,20 @@ def predict(spec: ModelSpec, options: BuildOptions, assignments: Mapping[str, As
         "activations": activation_bytes(spec, options),
         "runtime": DEVICE_RUNTIME,
     }
-    files = {stage: size.weights + ENGINE_BASE for stage, size in sizes.items()}
+    files = {stage: (2 if served else 1) * size.weights + ENGINE_BASE for stage, size in sizes.items()}
     return Prediction(files, device, PARENT + peaks[highest], f"tensorrt {highest}")
+
+
+def built_here(spec: ModelSpec, options: BuildOptions, assignments: Mapping[str, Assignment], available: int) -> bool:
+    """Whether the export builds a server's engines: they serve the device that was named, and every build fits."""
+    capability = options.compute_capability
+    return (not capability or served_by_rtx(capability)) and not unbuilt(spec, options, assignments, available)
+
+
+def unbuilt(spec: ModelSpec, options: BuildOptions, assignments: Mapping[str, Assignment], available: int) -> dict[str, int]:
+    """Stages whose engine takes more memory to build than ``available``, with what it takes; both in bytes."""
+    peaks = {stage: engine_peak(stage_bytes(spec, stage, options, assignments)) for stage in STAGES}
+    return {stage: peak for stage, peak in peaks.items() if PARENT + peak > available}
 
 
 def engine_peak(size: StageBytes) -> int:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 BLOCK_SIZES = (32, 64, 128)
 
+BUILDER = ("__init__", "engine_process", "engine_run", "flavour", "network", "on_the_server")
+"""Modules that build an engine from a kept graph; they import nothing else of the export."""
+
 
 def _exporter() -> ExportBackend:
     from export.backends.tensorrt.backend import TensorrtBackend
@@ -29,4 +32,10 @@ BACKEND = Backend(
     grids=tuple(BlockGrid(f"trt_int4_b{block}", 4, block, ScaleRule.POSITIVE, half=True) for block in BLOCK_SIZES),
     wider={Storage.FP16: ""},
     options=(BackendOption("block_size", "--block-size", (*BLOCK_SIZES, AUTO), COLUMNS),),
+    server_builder="export.backends.tensorrt.on_the_server",
+    server_modules=(
+        "export/__init__.py",
+        "export/backends/__init__.py",
+        *(f"export/backends/tensorrt/{name}.py" for name in BUILDER),
+    ),
 )

@@ -60,7 +60,11 @@ class CogVLM2(Family):
             eva2_clip_tower(read.whole.section("vision_config")),
         )
         if decoder.rope.theta != THETA:
-            raise read.text.unsupported("rope_theta", "500000, a literal of the published code")
+            raise UnsupportedModelError(
+                f"config.json: a rotary base of {decoder.rope.theta:g}, which is not built",
+                "500000, a literal of the published code (rope_theta)",
+                "use a checkpoint with it; docs/checkpoints.md lists what is read",
+            )
         names, video = source.infos, VIDEO in architectures(config)
         experts = any(".vision_mlp." in name for name in names) if names else not video
         stored = any(name.endswith("rotary_emb.inv_freq") for name in names) if names else True

@@ -157,6 +157,15 @@ def test_a_windows_null_is_none_and_its_absence_the_class_default() -> None:
     )
 
 
+@pytest.mark.parametrize("kind", ["LlamaConfig", "Qwen2VLTextConfig"])
+def test_null_key_heads_are_as_many_as_heads(kind: str) -> None:
+    import transformers
+
+    theirs = getattr(transformers, kind)(hidden_size=48, num_attention_heads=4, num_key_value_heads=None)
+    text = Section({**SIZES, "num_key_value_heads": None}).over({**DEFAULTS, "num_key_value_heads": 2})
+    assert decoder_of(text).kv_heads == theirs.num_key_value_heads == 4
+
+
 @ALL
 def test_null_says_what_a_missing_key_says(family: Family) -> None:
     nulls = dict.fromkeys(("rope_scaling", "rope_parameters", "quantization_config", "layer_types", "head_dim"))

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from runtime_py.errors import CheckpointError
+from runtime_py.files.json_file import LFS_POINTER
 
 MOST_BYTES = 16 << 20
 """A settings file of more bytes is none; the largest published ones hold some kilobytes."""
 
 MOST_LEVELS = 64
 """Objects and lists inside one another; published files have four."""
-
-LFS_POINTER = b"version https://git-lfs"
 
 AGAIN = "download the file again"
 

@@ -12,6 +12,7 @@ from typing import Any
 from export.families.config.section import Section
 
 MOST_PIXELS = 1 << 28
+AREAS = ("shortest_edge", "longest_edge", "min_pixels", "max_pixels")
 LEAST_MEAN, LEAST_DEVIATION = -10.0, 1e-3
 
 STEPS: dict[str, tuple[Any, ...]] = {
@@ -62,7 +63,11 @@ def pixel_bounds(pictures: Section, factor: int, default: tuple[int, int]) -> tu
 
     Raises:
         CheckpointError: no areas, or none that a picture of ``factor`` x ``factor`` fits.
+        UnsupportedModelError: a size of another kind.
     """
+    for key in pictures.section("size").values:
+        if key not in AREAS and pictures.section("size").has(key):
+            raise pictures.section("size").unsupported(key, "shortest_edge and longest_edge, or min_pixels and max_pixels")
     least = _area(pictures, "min_pixels", "shortest_edge", default[0])
     most = _area(pictures, "max_pixels", "longest_edge", default[1])
     if most < factor * factor:

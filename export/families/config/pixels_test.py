@@ -64,6 +64,7 @@ def test_processor_config_comes_before_preprocessor_config(tmp_path: Path) -> No
         {"do_rescale": False},
         {"rescale_factor": 1.0},
         {"resample": 2},
+        {"size": {"height": 84, "width": 84}},
         {"patch_size": 16},
         {"merge_size": 3},
         {"temporal_patch_size": 1},
@@ -103,3 +104,22 @@ def test_edges_are_read_from_either_file_and_must_agree() -> None:
     assert family.spec({**config, "preprocessor": {"size": config["image_processor"]["size"]}}, EmptySource())
     with pytest.raises(CheckpointError, match="shortest_edge"):
         family.spec({**config, "preprocessor": edges}, EmptySource())
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"downsampler_config": {"hidden_act": "relu"}}, "hidden_act"),
+        ({"downsampler_config": {"bias": True}}, "bias"),
+        ({"downsampler_config": {"stride": 1}}, "stride"),
+        ({"downsampler_config": {"depth": 3}}, "depth"),
+        ({"do_image_splitting": True}, "do_image_splitting"),
+        ({"preprocessor": {"image_mean": [0.1, 0.2, 0.3]}}, "image_mean"),
+    ],
+)
+def test_what_wemm_does_not_build_is_refused_by_name(changes: dict[str, Any], named: str) -> None:
+    family = families()["wemm"]
+    config = family.published_config("", "tiny")
+    tables = {key: {**config.get(key, {}), **value} if isinstance(value, dict) else value for key, value in changes.items()}
+    with pytest.raises(UnsupportedModelError, match=named):
+        family.spec({**config, **tables}, EmptySource())

@@ -12,8 +12,9 @@ from typing import Any
 
 from runtime_py.errors import CheckpointError, UnsupportedModelError
 
-NULLABLE = frozenset({"sliding_window"})
-"""Keys whose null says something else than their absence: no window, where the class has one by default."""
+NULLABLE = frozenset({"sliding_window", "num_key_value_heads"})
+"""Keys whose null says something else than their absence: no window, and as many key heads as heads, where the class has a
+number by default (transformers 4.45, models/mistral/configuration_mistral.py; 5.24, models/qwen2_vl/)."""
 
 SHOWN = 80
 """Characters of a strange value that an error shows."""
@@ -166,7 +167,7 @@ class Section:
             given = self.values.get(key)
             if given is None or any(_same(given, value) for value in values):
                 continue
-            raise self.unsupported(key, " or ".join(shown(value) for value in values))
+            raise self.unsupported(key, " or ".join(shown(value) for value in values) or "no such value")
 
     def wrong(self, key: str, expected: str) -> CheckpointError:
         """The error for a value that no model can have."""

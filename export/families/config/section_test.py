@@ -74,3 +74,9 @@ def test_a_long_value_is_cut_and_a_control_character_escaped() -> None:
         Section({"x": "\x1b[31m" + "y" * 9000}).integer("x", 0, 1)
     assert len(told.value.what) < 120
     assert "\x1b" not in told.value.what
+
+
+def test_an_error_says_that_no_value_is_built() -> None:
+    with pytest.raises(UnsupportedModelError, match="softcapping is 30") as told:
+        Section({"final_logit_softcapping": 30}).only({"final_logit_softcapping": ()})
+    assert told.value.expected == "no such value"

@@ -57,6 +57,7 @@ class MiniCPMV(Family):
         image_size = text.integer("image_size", 1, MOST_SIDE)
         dropped = int(text.flag("drop_vision_last_layer"))
         vision = timm_tower(SIGLIP_SO400M, text, dropped, None if sliced else image_size)
+        text.only({"patch_size": (vision.patch_size,)})
         connector = read.resampler(vision, decoder, "query_num")
         resolution = text.integer("scale_resolution", vision.patch_size, MOST_SIDE)
         slices = text.integer("max_slice_nums", 1, 64)

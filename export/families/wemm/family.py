@@ -39,6 +39,9 @@ KERNELS = {"980": 2, "2k": 4}
 
 PICTURES = {"image_mean": (list(HALF),), "image_std": (list(HALF),), "resample": (2,), "do_image_splitting": (False,)}
 
+DOWNSAMPLER: dict[str, tuple[Any, ...]] = {"hidden_act": ("gelu",), "bias": (False,), "depth": (2,)}
+"""Values of downsampler_config that are built; kernel and stride are the stored tensor's."""
+
 
 class WeMM(Family):
     """Tencent's WeMM Chat models."""
@@ -64,11 +67,14 @@ class WeMM(Family):
         decoder, rule = read.decoder(), "2k" if config.get("resize_rule") == "2k" else "980"
         vision = idefics2_tower(read.whole.section("vision_config"))
         stored = stored_size(source, "downsampler.group_op.weight", 2)
-        stated = read.whole.section("downsampler_config").integer("kernel_size", 1, 16, KERNELS[rule])
-        kernel = stored or stated
+        downsampler = read.whole.section("downsampler_config")
+        kernel = stored or downsampler.integer("kernel_size", 1, 16, KERNELS[rule])
+        downsampler.only({**DOWNSAMPLER, "kernel_size": (kernel,), "stride": (kernel,)})
+        read.whole.only({"do_image_splitting": PICTURES["do_image_splitting"]})
         rank = stored_size(source, "language_model.model.layers.0.attention.wo.Plora_A.weight", 0) or RANKS[rule]
         splitters = read.whole.section("spliter_emb_config").integer("num_embeddings", 2, 2, 2)
-        check_pictures(read.whole.section("image_processor"), PICTURES)
+        for pictures in (read.whole.section("image_processor"), read.pictures):
+            check_pictures(pictures, PICTURES)
         edges = _edges(read, rule)
         cells = math.ceil(math.ceil(edges[1] / vision.patch_size) / kernel)
         overview = overview_side(edges, rule, vision.patch_size)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from export.backends.onnx.consumers.held import Tool
-from parity_tests.laboratory.consumers import genai, graphs, transformers_js
+from parity_tests.laboratory.consumers import genai, graphs, own, transformers_js
+from parity_tests.laboratory.consumers.outcome import FAILS, NOT_RUN, compared, first_line, ids_compared
 from parity_tests.laboratory.consumers.question import PICTURE, Question, drawn_texts, our_ids, questions
 from runtime_py.backends.records import ONNX
 from runtime_py.command import console, flags
@@ -17,17 +18,15 @@ from runtime_py.errors import ExitCode
 from runtime_py.package.reading import read
 
 SAMPLE = Path(__file__).parents[3] / "export" / "demo" / "samples" / "shapes.png"
-COLUMNS = ("package", "onnx.checker", "onnxslim", "onnxruntime-genai", "transformers.js")
-NOT_RUN = "not run"
-Ask = Callable[[], Sequence[tuple[int, ...]]]
+COLUMNS = ("package", "onnx.checker", "onnxslim", "onnxruntime-genai", "transformers.js", "our runtime elsewhere")
 
 EXAMPLES = """\
 examples:
   python -m parity_tests.laboratory.consumers out/minicpm-v out/xverse-v
-  python -m parity_tests.laboratory.consumers out/* --node-modules /tmp/js
+  python -m parity_tests.laboratory.consumers out/* --node-modules /tmp/js --python /tmp/oldest/bin/python
 
 A tool that is not installed is not run (pip install onnxslim onnxruntime-genai; npm install @huggingface/transformers).
-exit code 0 when every tool that can hold a package gives our tokens, 5 when one does not
+exit code 0 when every tool that can hold a package gives our tokens and ids, 5 when one does not
 """
 
 
@@ -37,14 +36,15 @@ def parser(prog: str) -> Parser:
     made.add_argument("packages", nargs="+", type=Path, metavar="PACKAGE", help="folders that export wrote")
     made.add_argument("--picture", type=Path, default=SAMPLE, metavar="FILE", help="what is asked about")
     made.add_argument("--node-modules", type=Path, metavar="DIR", help="folder with node_modules/@huggingface/transformers")
+    made.add_argument("--python", type=Path, metavar="EXE", help="another Python, whose onnxruntime runs the package too")
     flags.talk(made)
     return made
 
 
 def _run(given: argparse.Namespace) -> int:
-    rows = [(folder.name, *_cells(folder, given.picture, given.node_modules)) for folder in given.packages]
+    rows = [(folder.name, *_cells(folder, given.picture, given.node_modules, given.python)) for folder in given.packages]
     console.out(table([COLUMNS, *rows]))
-    return ExitCode.PARITY_FAILED if any("FAILS" in cell for row in rows for cell in row) else ExitCode.OK
+    return ExitCode.PARITY_FAILED if any(FAILS in cell for row in rows for cell in row) else ExitCode.OK
 
 
 COMMAND = Command(parser, _run)
@@ -55,27 +55,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return execute(COMMAND, "python -m parity_tests.laboratory.consumers", arguments)
 
 
-def _cells(folder: Path, picture: Path, modules: Path | None) -> list[str]:
+def _cells(folder: Path, picture: Path, modules: Path | None, python: Path | None) -> list[str]:
     asked = questions(folder, picture)
+    there = f"{NOT_RUN}: no --python" if python is None else _elsewhere(python, folder, picture, asked)
+    return [*_tools(folder, picture, modules, asked), there]
+
+
+def _tools(folder: Path, picture: Path, modules: Path | None, asked: list[Question]) -> list[str]:
     kept = ONNX.block(read(folder).manifest).get("kept_from_tools_by", {})
     checked = graphs.checker(folder)
-    cells = [checked if checked.startswith("ok") else f"FAILS: {checked}"]
+    cells = [checked if checked.startswith("ok") else f"{FAILS}: {checked}"]
     if graphs.has_onnxslim():
         cells.append(compared(asked, lambda: graphs.slimmed_answers(folder, picture)))
     else:
         cells.append(f"{NOT_RUN}: not installed")
     drawn = drawn_texts(folder)
+    ours = our_ids(folder, drawn)
     if genai.version() is None:
         cells.append(f"{NOT_RUN}: not installed")
     elif named := kept.get(Tool.GENAI, ()):
         cells.append(f"cannot hold it: {'; '.join(named)}")
     else:
         answers = compared(asked, lambda: genai.answers(folder, asked))
-        cells.append(f"{answers}; {_ids(folder, drawn, lambda: genai.ids(folder, drawn))}")
+        cells.append(f"{answers}; {ids_compared(ours, lambda: genai.ids(folder, drawn))}")
     absent = transformers_js.missing(modules)
     if absent or modules is None:
         return [*cells, f"{NOT_RUN}: {absent}"]
-    ids = _ids(folder, drawn, lambda: transformers_js.ids(folder, drawn, modules))
+    ids = ids_compared(ours, lambda: transformers_js.ids(folder, drawn, modules))
     if named := kept.get(Tool.TRANSFORMERS_JS, ()):
         return [*cells, f"cannot hold it: {'; '.join(named)}; {ids}"]
     cell = compared(asked, lambda: transformers_js.answers(folder, asked, modules))
@@ -86,28 +92,13 @@ def _cells(folder: Path, picture: Path, modules: Path | None) -> list[str]:
     return [*cells, f"{cell}; {ids}"]
 
 
-def _ids(folder: Path, drawn: Sequence[str], ids: Callable[[], Sequence[Sequence[int]]]) -> str:
-    """In how many of the texts a tool's tokenizer gives our ids."""
+def _elsewhere(python: Path, folder: Path, picture: Path, asked: Sequence[Question]) -> str:
+    """Whether our runtime in another Python, with another onnxruntime, gives the same tokens."""
     try:
-        given = ids()
+        there = own.elsewhere(python, folder, picture)
     except Exception as error:  # as in `compared`
-        return f"ids: {str(error).splitlines()[0][:160]}"
-    same = sum(list(theirs) == ours for theirs, ours in zip(given, our_ids(folder, drawn), strict=True))
-    return f"ids of {same}/{len(drawn)} texts"
-
-
-def compared(asked: Sequence[Question], answers: Ask) -> str:
-    """Whether a tool's answers are ours, token by token; ids that end an answer are no part of it."""
-    try:
-        given = answers()
-    except Exception as error:  # every tool has errors of its own, and this one's words are the result
-        return f"FAILS: {str(error).splitlines()[0][:160]}"
-    parts = []
-    for question, ids in zip(asked, given, strict=True):
-        ended = next((place for place, token in enumerate(ids) if token in question.stops), len(ids))
-        same = ids[:ended] == question.answer
-        parts.append(f"{question.kind} {'equal' if same else 'FAILS: other tokens'} ({ended})")
-    return ", ".join(parts)
+        return f"{FAILS}: {first_line(error)}"
+    return f"onnxruntime {there.version}: {compared(asked, lambda: there.answers)}"
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

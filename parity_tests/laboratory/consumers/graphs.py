@@ -11,6 +11,7 @@ from pathlib import Path
 
 import onnx
 
+from parity_tests.laboratory.consumers.outcome import first_line
 from parity_tests.laboratory.consumers.question import questions
 from runtime_py.backends.records import ONNX
 from runtime_py.package.files import rows_of
@@ -23,7 +24,7 @@ def checker(folder: Path) -> str:
         try:
             onnx.checker.check_model(str(path), full_check=True)
         except Exception as error:  # whatever the checker or its parser raises
-            return f"{path.name}: {str(error).splitlines()[0]}"
+            return f"{path.name}: {first_line(error)}"
     return f"ok ({len(graphs)} graphs)"
 
 

@@ -5,25 +5,112 @@ from __future__ import annotations
 import argparse
 import datetime
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from export.backends.registry import backends
 from export.plan.machine import tool_versions
-from parity_tests.laboratory.real_model import measure
-from parity_tests.laboratory.real_model.measure import Work
+from parity_tests.laboratory.faults import FAULTS, of_layer, of_pictures
+from parity_tests.laboratory.real_model import material, measure
+from parity_tests.laboratory.real_model.comparison import Comparison
 from parity_tests.laboratory.real_model.page import Measured, page
+from parity_tests.laboratory.real_model.work import Work
 from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, execute
 from runtime_py.command.parser import Parser
 from runtime_py.errors import ExitCode
 from runtime_py.version import VERSION
 
-PARTS = ("exports", "calibrated", "faults", "methods")
 LAYER = 17
 """Of 30: the decoder layer that is broken."""
+
+BROKEN = ("android int4", "cpu int4", "cpu fp32")
+"""Packages that are broken; the float32 one for what has no place in four bits."""
+
+
+class Run:
+    """One run of the command: what it measures, part by part, each figure once."""
+
+    def __init__(self, work: Work, given: argparse.Namespace) -> None:
+        self.work, self.given = work, given
+        self.wanted = given.exports.split(";") if given.exports else None
+
+    def exports(self) -> dict[str, Any]:
+        return {name: self._exported(name) for name in measure.EXPORTS if self._asked(name)}
+
+    def calibrated(self) -> dict[str, Any]:
+        made = {}
+        for target in measure.ON:
+            for name, more in measure.CALIBRATED.items():
+                if self._asked(whole := f"{target} {name}"):
+                    settings = [measure.EXPORTS[f"{target} int4"], more, self.work.samples]
+                    calibrate = partial(measure.calibrated, self.work, target, name, more)
+                    made[whole] = self.work.kept(whole, settings, calibrate)
+        return made
+
+    def faults(self) -> dict[str, list[str]]:
+        return {name: [row for fault in self._faults(name) for row in self._broken(name, fault)] for name in BROKEN}
+
+    def shells(self) -> dict[str, Any]:
+        return {
+            f"{name}, {'as the file has it' if seed is None else 'dithered'}": self.work.kept(
+                f"shell {name} {seed or ''}", [name, seed], partial(measure.shelled, self.work, name, seed)
+            )
+            for name in self.given.shells.split(",")
+            for seed in (None, material.DITHERED)
+        }
+
+    def sets(self) -> Any:
+        return self.work.kept("sets", [self.work.samples, self.work.tokens], partial(measure.sets_compared, self.work))
+
+    def photographs(self) -> Any:
+        self._exported("cpu int4")
+        return self.work.kept("photographs", [], partial(measure.photographed, self.work, "cpu int4"))
+
+    def methods(self) -> Any:
+        on, methods = self.given.on.split(","), self.given.methods
+        settings = [on, methods, self.work.samples, self.work.tokens]
+        return self.work.kept("methods", settings, partial(measure.compared, self.work, on, methods))
+
+    def libraries(self) -> dict[str, Any]:
+        return Comparison(self.work).rows()
+
+    def _asked(self, name: str) -> bool:
+        return self.wanted is None or name in self.wanted
+
+    def _exported(self, name: str) -> Any:
+        flags = measure.EXPORTS[name]
+        return self.work.kept(name, flags, partial(measure.exported, self.work, name, flags))
+
+    def _faults(self, package: str) -> Iterator[str]:
+        """Names of faults, those of the other packages left out."""
+        self._exported(package)
+        if "fp32" in package:
+            yield "transposed projection"
+            return
+        for fault in dict.fromkeys(one.name for one in (*FAULTS, *of_pictures("int4"), *of_layer(LAYER))):
+            if "float16 cache" not in fault:
+                yield fault
+
+    def _broken(self, package: str, fault: str) -> list[str]:
+        rows: list[str] = self.work.kept(
+            f"fault {package} {fault}", [LAYER], partial(measure.broken, self.work, package, LAYER, fault)
+        )
+        return rows
+
+
+PARTS: dict[str, Callable[[Run], Any]] = {
+    "exports": Run.exports,
+    "calibrated": Run.calibrated,
+    "faults": Run.faults,
+    "shells": Run.shells,
+    "sets": Run.sets,
+    "photographs": Run.photographs,
+    "methods": Run.methods,
+    "libraries": Run.libraries,
+}
 
 
 def parser(prog: str) -> Parser:
@@ -35,6 +122,7 @@ def parser(prog: str) -> Parser:
     made.add_argument("--page", type=Path, metavar="FILE", help="write the page here; default stdout")
     made.add_argument("--parts", default=",".join(PARTS), metavar="P,P", help=f"of {', '.join(PARTS)}; default all")
     made.add_argument("--exports", metavar="NAME;NAME", help="exports by the page's names; default all")
+    made.add_argument("--shells", default=",".join(measure.SHELLS), metavar="S,S", help="layouts (default %(default)s)")
     made.add_argument("--samples", type=int, default=128, help="that methods see (default %(default)s)")
     made.add_argument("--tokens", type=int, default=20_000, help="that they are compared on (default %(default)s)")
     made.add_argument("--on", default="cpu:32,cpu:64", metavar="GRID,GRID", help="grids (default %(default)s)")
@@ -46,26 +134,18 @@ def parser(prog: str) -> Parser:
 
 
 def _run(given: argparse.Namespace) -> int:
-    work = Work(given.work.resolve(), given.samples, given.tokens)
-    parts = given.parts.split(",")
-    measure.prepare(work)
-    exports: dict[str, Any] = {}
-    wanted = given.exports.split(";") if given.exports else None
-    if "exports" in parts:
-        for name in (name for name in measure.EXPORTS if wanted is None or name in wanted):
-            exports[name] = work.kept(name, partial(measure.exported, work, name, measure.EXPORTS[name]))
-    if "calibrated" in parts:
-        for name, more in measure.CALIBRATED.items():
-            if wanted is None or f"cpu {name}" in wanted:
-                exports[f"cpu {name}"] = work.kept(f"cpu {name}", partial(measure.calibrated, work, name, more))
-    faults, tables = {}, []
-    if "faults" in parts:
-        for name in ("cpu int4", "cpu fp32"):
-            faults[name] = work.kept(f"faults {name}", partial(measure.broken, work, name, LAYER))
-    if "methods" in parts:
-        tables.append(work.kept("methods", partial(measure.compared, work, given.on.split(","), given.methods)))
     versions = {"edgeproof": VERSION, **tool_versions(backends())}
-    written = page(Measured(versions, work.samples, work.tokens, exports, tables, faults), datetime.date.today())
+    work = Work(given.work.resolve(), given.samples, given.tokens, versions)
+    work.folder.mkdir(parents=True, exist_ok=True)
+    material.prepare(work)
+    run = Run(work, given)
+    made = {name: PARTS[name](run) for name in given.parts.split(",")}
+    exports = {**made.get("exports", {}), **made.get("calibrated", {})}
+    told = Measured(
+        versions, given.samples, given.tokens, exports, [made["methods"]] if "methods" in made else [],
+        made.get("faults", {}), made.get("shells", {}), made.get("sets"), made.get("photographs"), made.get("libraries", {}),
+    )  # fmt: skip
+    written = page(told, datetime.date.today())
     if given.page is None:
         console.out(written)
     else:

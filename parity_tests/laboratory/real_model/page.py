@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from calibrate.evaluation.compare_table import from_json, long_table
+from parity_tests.laboratory.real_model.comparison import lines as compared_lines
+from parity_tests.laboratory.real_model.shown import SAMPLES
 
 GB = 1 << 30
 
@@ -32,6 +34,10 @@ class Measured:
         exports: name to what `measure.exported` found.
         tables: comparisons as JSON.
         faults: name of a package to rows of `break_package`.
+        shells: layout to what `measure.shelled` says.
+        sets: a comparison of sets of samples as JSON.
+        photographs: what `measure.photographed` says.
+        libraries: method, ours or another library's, to what `comparison.Comparison` says of it.
     """
 
     versions: Mapping[str, str]
@@ -40,6 +46,10 @@ class Measured:
     exports: Mapping[str, Mapping[str, Any]]
     tables: Sequence[Mapping[str, Any]]
     faults: Mapping[str, Sequence[str]]
+    shells: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    sets: Mapping[str, Any] | None = None
+    photographs: Mapping[str, Any] | None = None
+    libraries: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def page(measured: Measured, date: datetime.date) -> str:
@@ -64,7 +74,21 @@ def _lines(measured: Measured, date: datetime.date) -> Iterator[str]:
         yield f"\n## Broken on purpose: {name}\n"
         yield "`python -m parity_tests.laboratory.break_package`; faults without a place in these graphs are left out.\n"
         yield "| fault | the check | divergence | first failure |\n|---|---|---|---|"
-        yield from (row for row in rows if "no place for it" not in row)
+        yield from rows
+    if measured.shells:
+        yield from _shells(measured.shells)
+    if measured.photographs:
+        yield from _photographs(measured.photographs)
+    if measured.sets:
+        yield "\n## Samples that nobody has to bring\n"
+        yield (
+            f"`gptq` on {measured.samples} samples of each set at {measured.tokens:,} tokens of the standard library's "
+            "documentation: drawn pictures with short answers (`general`), and real texts of this machine (`machine`, the "
+            "default of a model that is no demo).\n"
+        )
+        yield long_table(from_json(measured.sets))
+    if measured.libraries:
+        yield from _libraries(measured)
     if measured.tables:
         yield "\n## Methods\n"
         yield (
@@ -76,10 +100,67 @@ def _lines(measured: Measured, date: datetime.date) -> Iterator[str]:
         yield long_table([row for table in measured.tables for row in from_json(table)])
 
 
+def _libraries(measured: Measured) -> Iterator[str]:
+    yield "\n## Methods and libraries\n"
+    yield (
+        f"At {measured.tokens:,} tokens of the standard library's documentation, in windows of 512, which no method sees. "
+        f"All see the same {SAMPLES} questions about other modules and their documentation, the libraries as ids. What each "
+        "gives is read back to float32 and put into one float32 model, so that only the codes differ. Decoder layers have "
+        "four bits in groups of 32, no zero points where none are named; the matrix that is embedding and head has ours in "
+        "eight bits, once, except in llama.cpp's files, which bring their own. Bits and MB are of the language model's "
+        "matrices, each counted once.\n"
+    )
+    yield from compared_lines(measured.libraries)
+
+
+def _shells(shells: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    yield "\n## The same decoder in other families' layouts\n"
+    yield (
+        "`python -m parity_tests.laboratory.real_model.shells`; against transformers by `python -m parity_tests "
+        "--second-opinion` (the largest difference of text logits over the largest logit, in float32; limit 2e-5). Where "
+        "a width of 576 is impossible the decoder has dead channels up to 768. Dithered: every weight moved by up to half "
+        "a step of its block, so that none lies on the file's own grid.\n"
+    )
+    yield (
+        "| layout, weights | against transformers | cpu fp32 | cpu int4 | bits/weight | nearest to its limit |\n"
+        + "|---" * 6
+        + "|"
+    )
+    for name, told in shells.items():
+        logits, packages = told["opinion"]["logits"], told["packages"]
+        worst = "; ".join(f"{what.removeprefix('logits ')} {float(error):.2g}" for what, (error, _) in logits.items())
+        worst += f": {told['opinion']['verdict']}"
+        verdicts = " | ".join(_verdict(packages.get(kind)) for kind in ("fp32", "int4"))
+        bits = ", ".join(f"{value:.2f}" for value in packages["int4"]["bits_per_weight"].values())
+        yield f"| {name} | {worst} | {verdicts} | {bits} | {_nearest(packages['int4']['largest'])} |"
+
+
+def _photographs(told: Mapping[str, Any]) -> Iterator[str]:
+    yield "\n## Real photographs\n"
+    yield f"Of {', '.join(told['files'])} (scikit-image, scikit-learn, matplotlib; nothing of them is kept here).\n"
+    for row in told["opinions"]:
+        figure = f"{row['metric']} {float(row['error']):.2g}, {row['verdict']}"
+        yield f"- {row['part']}, {row['what']} against {row['against']}: {figure}"
+    yield f"- the cpu int4 package asked about each: {told['verdict']}; nearest to its limit: {_nearest(told['largest'])}"
+
+
+def _nearest(largest: Mapping[str, Sequence[Any]]) -> str:
+    """The figure that is nearest to its limit, of all comparisons."""
+    if not largest:
+        return "nothing compared"
+    comparison, (share, where, metric, figure, limit) = max(largest.items(), key=lambda row: float(row[1][0]))
+    return f"{100 * share:.0f} %: {comparison}, {where}, {metric} {figure:.4g} of {limit:g}"
+
+
+def _verdict(told: Mapping[str, Any] | None) -> str:
+    if told is None:
+        return ""
+    return str(told["verdict"]) if told["code"] in (0, 5) else f"exit code {told['code']}"
+
+
 def _export(name: str, found: Mapping[str, Any]) -> str:
     bits = ", ".join(f"{value:.2f}" for value in found["bits_per_weight"].values())
     predicted, peak = found["predicted_peak"], found["peak"]
     off = f"{100 * (predicted / peak - 1):+.0f} %"
-    verdict = found["verdict"] if found["code"] in (0, 5) else f"exit code {found['code']}"
     figures = f"{predicted / GB:.2f} GiB | {peak / GB:.2f} GiB | {off} | {found['processor_seconds']:.0f}"
-    return f"| {name} | {verdict} | {bits} | {figures} |"
+    return f"| {name} | {_verdict(found)} | {bits} | {figures} |"

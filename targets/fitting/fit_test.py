@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from targets.base import Limits
 from targets.devices import Device
-from targets.fit import CONTEXT_STEP, largest_context, nearest_fit
+from targets.fitting.fit import CONTEXT_STEP, largest_context, nearest_fit
 
 WEIGHTS = {"fp32": 8000, "fp16": 4000, "int4": 1000}
 PER_POSITION = {"fp32": 2, "fp16": 1, "int4": 1}

@@ -1,0 +1,170 @@
+"""A model repository around a package: complete, deterministic, its files held against their readers' schemas."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from export.request import ExportRequest
+from export.triton import deployment
+from export.triton.layout import ModelFolder, models_in, of_package
+from export.triton.repository import check_repository, write_model
+from runtime_py.errors import UsageError
+from runtime_py.package.selftest import write_sample
+from runtime_py.triton.model import TritonModel
+from runtime_py.triton.settings import ModelSettings
+from targets.registry import target_named, targets
+
+ROOT = Path(__file__).parents[2]
+SERVERS = [target for target in targets().values() if target.server is not None]
+
+
+def package_at(repository: Path, name: str, target: str) -> Path:
+    """As much of a package as a repository reads: its manifest and its sample."""
+    import numpy as np
+
+    package = ModelFolder(repository, name).package
+    package.mkdir(parents=True)
+    write_sample(package, np.zeros((4, 4, 3), np.uint8), "What?", [1, 2])
+    manifest = {
+        "edgeproof": "0",
+        "family": "minicpm-v",
+        "target": target,
+        "precision": "int4",
+        "limits": {"context": 64},
+        "tools": {"onnxruntime": "1.2"},
+        "verification": {"verdict": "pass"},
+        "files": [{"path": "x", "bytes": 5 << 30, "sha256": ""}],
+        "backends": {"onnx": {"cache": "float16"}},
+        "contracts": {
+            "decoder": {"inputs": [{"name": "past_key_values.0.key", "shape": ["batch", 1 << 10, "past", 1 << 10]}]}
+        },
+    }
+    (package / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    return package
+
+
+@pytest.fixture(params=[target.name for target in SERVERS])
+def repository(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Two models."""
+    target = target_named(request.param)
+    for name in ("one", "two"):
+        assert write_model(package_at(tmp_path / "repo", name, target.name), target) == tmp_path / "repo"
+    return tmp_path / "repo"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_triton_sees_models_and_nothing_else(repository: Path) -> None:
+    assert {path.name for path in repository.iterdir() if path.is_dir()} == {"one", "two"}
+    assert [model.name for model in models_in(repository)] == ["one", "two"]
+    for name in ("one", "two"):
+        versions = {path.name for path in (repository / name).iterdir() if path.is_dir()}
+        assert versions == {"1"}
+        assert {path.name for path in (repository / name / "1").iterdir()} == {"model.py", "package", "runtime"}
+    there = {path.name for path in repository.iterdir() if path.is_file()}
+    assert there in (set(deployment.names()), set(deployment.names()) - {deployment.BUILD})
+
+
+def test_equal_packages_give_equal_bytes(repository: Path) -> None:
+    before = contents(repository)
+    target = target_named(json.loads((repository / "one/1/package/manifest.json").read_text())["target"])
+    write_model(repository / "one/1/package", target)
+    assert contents(repository) == before
+    assert not [name for name in before if name.endswith(".partial") or "__pycache__" in name or "_test.py" in name]
+
+
+def test_the_configuration_gives_every_setting_and_tensor(repository: Path) -> None:
+    text = (repository / "one/config.pbtxt").read_text(encoding="utf-8")
+    for name, value in ModelSettings().texts().items():
+        assert f'parameters {{ key: "{name}" value: {{ string_value: "{value}" }} }}' in text
+    assert "name:" not in text.split("input [")[0]  # the folder's name is the model's
+    assert "decoupled: true" in text and text.count("optional: true") == 5
+
+
+def test_the_entry_is_thin_and_the_runtime_imports_alone(repository: Path) -> None:
+    tree = ast.parse((repository / "one/1/model.py").read_text(encoding="utf-8"))
+    assert [node.name for node in tree.body if isinstance(node, ast.ClassDef)] == ["TritonPythonModel"]
+    assert all(hasattr(TritonModel, name) for name in ("initialize", "execute", "finalize"))
+    code = (
+        "import sys, runtime_py.triton.model as m; print(m.__file__); assert not {'export', 'starlette'} & set(sys.modules)"
+    )
+    runtime = repository / "one/1/runtime"
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", code], capture_output=True, text=True, check=False, cwd=runtime, env={"PYTHONPATH": "."}
+    )
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()).resolve().is_relative_to(runtime.resolve())
+
+
+def test_the_requirements_are_the_runtimes_with_numpy_1(repository: Path) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    own = {row for row in project["dependencies"] if not row.startswith("numpy")} | {"numpy>=1.26,<2"}
+    grammar = {row for row in project["optional-dependencies"]["serve"] if row.startswith("llguidance")}
+    assert set(deployment.COMMON) == own | grammar
+    given = (repository / "requirements.txt").read_text(encoding="utf-8").split()
+    assert set(deployment.COMMON) < set(given)
+
+
+def test_the_readme_names_models_and_versions(repository: Path) -> None:
+    text = (repository / "README.md").read_text(encoding="utf-8")
+    assert "| one | minicpm-v |" in text and "| two | minicpm-v |" in text and "onnxruntime 1.2" in text
+    assert "$" not in re.sub(r"\$PWD|\$PATH", "", text)
+
+
+def test_kubernetes_takes_the_manifests(repository: Path) -> None:
+    yaml, validate = pytest.importorskip("yaml"), pytest.importorskip("kubernetes_validate")
+    documents = list(yaml.safe_load_all((repository / "kubernetes.yaml").read_text(encoding="utf-8")))
+    for document in documents:
+        validate.validate(document, validate.latest_version(), strict=True)
+    kinds = {document["kind"]: document for document in documents}
+    assert set(kinds) == {"Deployment", "Service", "PodDisruptionBudget", "HorizontalPodAutoscaler"}
+    container = kinds["Deployment"]["spec"]["template"]["spec"]["containers"][0]
+    assert container["readinessProbe"]["httpGet"]["path"] == "/v2/health/ready"
+    assert container["resources"]["limits"]["memory"] == "15Gi"  # twice five, and a cache of 64 positions in 8 slots, and 3
+    with pytest.raises(validate.ValidationError):
+        validate.validate({**documents[0], "spec": {"replicas": "many"}}, validate.latest_version(), strict=True)
+
+
+def test_compose_takes_its_file(repository: Path) -> None:
+    yaml, compose = pytest.importorskip("yaml"), pytest.importorskip("compose_spec")
+    value: dict[str, Any] = yaml.safe_load((repository / "compose.yaml").read_text(encoding="utf-8"))
+    compose.ComposeSpecification.model_validate(value)
+    value["services"]["triton"]["ports"] = 5
+    with pytest.raises(ValueError, match="ports"):
+        compose.ComposeSpecification.model_validate(value)
+
+
+def test_the_metric_of_the_autoscaler_is_one_that_models_have(repository: Path) -> None:
+    from runtime_py.triton.metrics import GAUGES
+
+    for name in ("kubernetes.yaml", "prometheus_adapter.yaml"):
+        named = set(re.findall(r"edgeproof_(\w+)", (repository / name).read_text(encoding="utf-8")))
+        assert named and named <= set(GAUGES)
+
+
+def test_somebody_elses_folder_is_refused(tmp_path: Path) -> None:
+    check_repository(tmp_path)
+    (tmp_path / "README.md").write_text("mine", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"README\.md"):
+        check_repository(tmp_path)
+    package_at(tmp_path, "one", "server-cpu")
+    check_repository(tmp_path)
+
+
+def test_the_output_names_the_repository(tmp_path: Path) -> None:
+    for target in SERVERS:
+        request = ExportRequest(model="openbmb/MiniCPM-V-2", target=target.name, output=tmp_path)
+        model = of_package(request.output_folder())
+        assert (model.repository, model.name) == (tmp_path, "MiniCPM-V-2")
+        assert models_in(tmp_path) == []

@@ -1,0 +1,31 @@
+"""Deliberate faults in a phone's package: in its weight files and in its library, each caught and named."""
+
+from __future__ import annotations
+
+import pytest
+
+from parity_tests.conftest import GOLDENS, ExportedPackage
+from parity_tests.laboratory.break_package import outcomes
+from parity_tests.reference.checkpoint_side import open_checkpoint
+
+PLACES = {
+    "swapped norm": "stage vision_encoder, block blocks.1",
+    "transposed projection": "stage decoder, block layers.1",
+    "dropped scale (int4 layer)": "stage decoder, block layers.0",
+    "dropped scale (one int4 block)": "stage decoder, block layers.1",
+    "wrong sign of a projection": "stage decoder, block layers.1",
+    "off-by-one cache": "stage decoder, answer step 1",
+    "off-by-one cache behind a chunk": "stage decoder",
+    "dropped scale (embedding)": "stage embed_tokens",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", PLACES)
+def test_a_fault_in_a_phones_package_is_named(fault: str, exported: ExportedPackage):
+    package, checkpoint = exported("minicpm-v", "android", "int4"), open_checkpoint(GOLDENS / "minicpm-v")
+    (outcome,) = outcomes(package, checkpoint, 1, fault)
+    assert outcome.result is not None
+    divergence = outcome.result.judgement.run.divergence
+    assert outcome.caught and outcome.named
+    assert divergence is not None and divergence.place == PLACES[fault]

@@ -1,0 +1,196 @@
+"""Our methods and other libraries' on the same model: the same samples, the same grid, the same tokens.
+
+Every method gives weights read back to float32, which go into one float32 model (`distance`). Decoder layers have four bits
+in groups of 32; the matrix that is embedding and head has ours in eight bits, once, whoever chose the rest, except in
+llama.cpp's files, which bring their own.
+"""
+
+from __future__ import annotations
+
+import json
+import sysconfig
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from calibrate.run import plan
+from export.checkpoint.opened import open_checkpoint
+from export.plan.widths import whole
+from export.quantisation.codes import CodeSource, DequantisedWeights, RoundToNearest, WeightProvider
+from export.quantisation.grids import GRIDS
+from export.quantisation.stored import StoredCodes
+from parity_tests.laboratory.real_model.distance import Distances
+from parity_tests.laboratory.real_model.libraries import LIBRARIES, Library
+from parity_tests.laboratory.real_model.shown import SAMPLES, calibration, conversations, ids, language_model
+from parity_tests.laboratory.real_model.work import Work, environment, measured, product, run
+from runtime_py.errors import MachineError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from export.quantisation.spec import Assignment
+
+OURS: Mapping[str, Mapping[str, Any]] = {
+    "plain rounding": {},
+    "mse-clip": {"method": "mse-clip"},
+    "gptq": {"method": "gptq"},
+    "awq-gptq": {"method": "awq-gptq"},
+    "gptq, zero points": {"method": "gptq", "asymmetric": True},
+    "gptq, preset mixed": {"method": "gptq", "preset": "mixed"},
+}
+"""What ``python -m calibrate`` is given; no method for what an export does by itself."""
+
+BUILDING = ("setuptools", "wheel")
+"""What some of the libraries are built with where they are installed."""
+
+TABLE, HEAD = "embed_tokens.table", "decoder.head"
+
+
+class Comparison:
+    """Measurements of one work folder, each kept."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+
+    @cached_property
+    def distances(self) -> Distances:
+        """Of the model at the held-out tokens."""
+        opened = open_checkpoint(calibration(self.work).export())
+        return Distances(opened, self.work.text, self.work.tokens, self.work.folder / f"logits-{self.work.tokens}.npy")
+
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """Every method's figures; of a library that cannot be run here, the last line of its error."""
+        made: dict[str, dict[str, Any]] = {}
+        for name, flags in OURS.items():
+            made[name] = self._kept(name, flags, partial(self.ours, name, flags))
+        for name, library in LIBRARIES.items():
+            made[name] = self._kept(name, [library.options, library.alone], partial(self.theirs, name, library))
+        return made
+
+    def _kept(self, name: str, settings: Any, measure: Callable[[], Any]) -> dict[str, Any]:
+        kept: dict[str, Any] = self.work.kept(f"compared {name}", [settings, SAMPLES, self.work.tokens], measure)
+        return kept
+
+    def ours(self, name: str, flags: Mapping[str, Any]) -> dict[str, Any]:
+        """One of our methods."""
+        chosen = {key: value for key, value in flags.items() if key not in ("method", "preset")}
+        options = {"preset": flags["preset"]} if "preset" in flags else {}
+        asked = replace(calibration(self.work), options=options, **chosen)
+        assignments = plan(asked, self.distances.checkpoint).assignments["onnx"]
+        weights = self.distances.weights
+        spent, codes = 0.0, cast(CodeSource, RoundToNearest(weights, assignments, GRIDS))
+        if "method" in flags:
+            folder = self.work.package(f"codes compared {name}")
+            given = [f"--{key}" if value is True else f"--{key}={value}" for key, value in flags.items()]
+            samples = ["--calibration-data", conversations(self.work), "--samples", SAMPLES, "--held-out", 0]
+            command = product("calibrate", "--model", "qwen2-vl", "--weights", self.work.checkpoint, "--target", "cpu")
+            spent = measured([*command, *given, *map(str, samples), "-o", str(folder), "--force"])["processor_seconds"]
+            stored = StoredCodes(folder, "onnx", weights, assignments)
+            codes, weights = stored, stored.weights
+        read = DequantisedWeights(weights, codes, assignments, GRIDS)
+        width = whole(_language(assignments))
+        return {**self.distances.of(read), "bits": width.bits, "bytes": width.size, "processor_seconds": spent}
+
+    def theirs(self, name: str, library: Library) -> dict[str, Any]:
+        """One run of another library."""
+        out = self.work.folder / "libraries" / f"{name}.safetensors".replace(" ", "-").replace(",", "")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        program = Path(__file__).with_name("libraries") / library.program
+        try:
+            python = installed(self.work, library)
+            given = [str(python), str(program), str(language_model(self.work)), str(ids(self.work)), str(out)]
+            said = json.loads(run([*given, *library.options], variables={"CUDA_VISIBLE_DEVICES": ""}).splitlines()[-1])
+        except MachineError as error:
+            return {"error": error.what.strip().splitlines()[-1][:200]}
+        plain = plan(calibration(self.work), self.distances.checkpoint).assignments["onnx"]
+        tables = {} if library.own_table else {layer: plain[layer] for layer in (TABLE, HEAD)}
+        read = Replaced(self.distances.weights, canonical(out, library.own_table))
+        weights = DequantisedWeights(read, RoundToNearest(read, tables, GRIDS), tables, GRIDS)
+        width = whole(_language(plain))
+        sizes = {"bits": said.get("bits", width.bits), "bytes": said.get("bytes", width.size)}
+        return {**self.distances.of(weights), **sizes, "processor_seconds": said["processor_seconds"]}
+
+
+def installed(work: Work, library: Library) -> Path:
+    """The interpreter of a library's environment, which sees the product's own packages behind its own.
+
+    Raises:
+        MachineError: something cannot be installed here.
+    """
+    python = environment(work, Path(library.program).stem, BUILDING)
+    (site,) = python.parent.parent.glob("lib/python*/site-packages")
+    done = site / "installed.json"
+    wanted = [*library.beside, *library.alone]
+    if not done.is_file() or json.loads(done.read_text(encoding="utf-8")) != wanted:
+        (site / "product.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+        pip = [str(python), "-m", "pip", "install", "-q"]
+        run([*pip, *library.beside])
+        run([*pip, "--no-deps", "--no-build-isolation", *library.alone], variables={"BUILD_CUDA_EXT": "0"})
+        done.write_text(json.dumps(wanted), encoding="utf-8")
+    return python
+
+
+class Replaced:
+    """A WeightProvider with some parameters from elsewhere."""
+
+    def __init__(self, weights: WeightProvider, changed: Mapping[str, Tensor]) -> None:
+        self.weights, self.changed = weights, changed
+
+    def shape(self, target: str) -> tuple[int, ...]:
+        return self.weights.shape(target)
+
+    def tensor(self, target: str) -> Tensor:
+        return self.changed[target] if target in self.changed else self.weights.tensor(target)
+
+    def rows(self, target: str, start: int, stop: int | None) -> Tensor:
+        return self.changed[target][start:stop] if target in self.changed else self.weights.rows(target, start, stop)
+
+
+JOINED: Mapping[str, Sequence[str]] = {
+    "input_norm": ("input_layernorm",),
+    "attention.qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "attention.out": ("self_attn.o_proj",),
+    "post_norm": ("post_attention_layernorm",),
+    "mlp.gate_up": ("mlp.gate_proj", "mlp.up_proj"),
+    "mlp.down": ("mlp.down_proj",),
+}
+"""Our layers of a block to transformers', whose rows they hold one after the other."""
+
+
+def canonical(path: Path, own_table: bool) -> dict[str, Tensor]:
+    """A library's weights under our names, float32; norms where its file has them."""
+    import torch
+    from safetensors.torch import load_file
+
+    tensors, changed = load_file(path), dict[str, torch.Tensor]()
+    blocks = {name.split(".")[2] for name in tensors if name.startswith("model.layers.")}
+    for block in blocks:
+        for ours, theirs in JOINED.items():
+            names = [f"model.layers.{block}.{one}.weight" for one in theirs]
+            if all(name in tensors for name in names):
+                changed[f"decoder.layers.{block}.{ours}.weight"] = torch.cat([tensors[name].float() for name in names])
+    if own_table:
+        table = tensors["model.embed_tokens.weight"].float()
+        changed |= {f"{TABLE}.weight": table, f"{HEAD}.weight": table}
+    return changed
+
+
+def _language(assignments: Mapping[str, Assignment]) -> dict[str, Assignment]:
+    """The matrices of the language model."""
+    return {name: one for name, one in assignments.items() if name.startswith(("embed_tokens.", "decoder."))}
+
+
+def lines(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The table, Markdown."""
+    titles = "method", "bits/weight", "MB", "perplexity", "KL (nats)", "median KL", "99 % KL", "same token", "processor s"
+    made = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
+    for name, row in rows.items():
+        if "error" in row:
+            made.append(f"| {name} | not run: {row['error']} |" + " |" * (len(titles) - 2))
+            continue
+        figures = f"{row['perplexity']:.3f} | {row['kl']:.4f} | {row['median_kl']:.4f} | {row['p99_kl']:.3f}"
+        size = f"{row['bits']:.2f} | {row['bytes'] / 1e6:.1f}"
+        made.append(f"| {name} | {size} | {figures} | {100 * row['same']:.2f} % | {row['processor_seconds']:.0f} |")
+    return made

@@ -1,0 +1,75 @@
+"""llm-compressor's GPTQ or AWQ on a whole model, as its README runs it: ``oneshot``, block after block.
+
+python llm_compressor.py MODEL IDS.json OUT.safetensors [method=gptq|awq] [observer=memoryless_minmax|memoryless_mse]
+[actorder=static|none] [damping=0.01] [block=128]
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+BITS, GROUP = 4, 32
+
+
+def recipe(options: dict[str, str]) -> Any:
+    """The modifiers; layers but the head become int4 in groups, symmetric."""
+    from llmcompressor.modifiers.gptq import GPTQModifier
+    from llmcompressor.modifiers.quantization import QuantizationModifier
+    from llmcompressor.modifiers.transform.awq import AWQModifier
+
+    observer = options.get("observer", "memoryless_minmax")
+    grid = {
+        "num_bits": BITS,
+        "type": "int",
+        "symmetric": True,
+        "strategy": "group",
+        "group_size": GROUP,
+        "observer": observer,
+    }
+    given: dict[str, Any] = {"config_groups": {"int4": {"targets": ["Linear"], "weights": grid}}, "ignore": ["lm_head"]}
+    if options.get("method") == "awq":
+        return [AWQModifier(), QuantizationModifier(**given)]
+    order = options.get("actorder", "static")
+    damping, block = float(options.get("damping", "0.01")), int(options.get("block", "128"))
+    return GPTQModifier(dampening_frac=damping, block_size=block, actorder=None if order == "none" else order, **given)
+
+
+def main(folder: str, ids: str, out: str, options: dict[str, str]) -> None:
+    """Quantise, read back, write."""
+    import torch
+    from compressed_tensors.quantization.lifecycle.forward import fake_quantize
+    from datasets import Dataset
+    from llmcompressor import oneshot
+    from safetensors.torch import save_file
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    rows = json.loads(Path(ids).read_text(encoding="utf-8"))
+    data = Dataset.from_dict({"input_ids": rows, "attention_mask": [[1] * len(row) for row in rows]})
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    asked = recipe(options)
+    began = time.process_time()
+    oneshot(
+        model=model, tokenizer=AutoTokenizer.from_pretrained(folder), dataset=data, recipe=asked, batch_size=1,
+        num_calibration_samples=len(rows), max_seq_length=max(map(len, rows)), shuffle_calibration_samples=False,
+        pipeline="sequential",
+    )  # fmt: skip
+    spent = time.process_time() - began
+    read = {}
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and "lm_head" not in name:
+            scale = module.weight_scale.data.float()
+            grid = module.quantization_scheme.weights
+            # the weights are on the grid already; this says so whatever the version left in them
+            read[f"{name}.weight"] = fake_quantize(module.weight.data.float(), scale, torch.zeros_like(scale), grid)
+        elif name.endswith("layernorm"):
+            read[f"{name}.weight"] = module.weight.data.float()  # AWQ divides it
+    save_file({name: value.contiguous() for name, value in read.items()}, out)
+    sys.stdout.write(json.dumps({"processor_seconds": round(spent, 1)}) + "\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:4], dict(pair.split("=", 1) for pair in sys.argv[4:]))

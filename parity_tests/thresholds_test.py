@@ -1,0 +1,74 @@
+"""Limits stand where the measured rounding puts them: docs/results/rounding.md, held against the table of limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from parity_tests.judging.metrics import HIGHER_IS_BETTER, Kind
+from parity_tests.judging.presets import PRESETS
+from parity_tests.thresholds import DEFAULT, Limits, Standard
+
+PAGE = Path(__file__).parents[1] / "docs" / "results" / "rounding.md"
+
+
+def rows() -> list[Mapping[str, str]]:
+    """Every row of the page's tables, by column; the first two columns of both tables are called alike."""
+    lines = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    cells = [[cell.strip() for cell in line.strip("| ").split("|")] for line in lines]
+    names = ["of", "rounding", *cells[0][2:]]
+    return [dict(zip(names, row, strict=False)) for row in cells if row[1] not in ("rounding", "comparison")]
+
+
+def distances(metric: str, sources: tuple[str, ...], kinds: tuple[Kind, ...]) -> list[float]:
+    """How far off the observed figures are, cosines from 1."""
+    told = [float(row[metric]) for row in rows() if row["rounding"] in sources and row["array"] in kinds and row.get(metric)]
+    return [1 - value if HIGHER_IS_BETTER[metric] else value for value in told]
+
+
+def bounds(limits: Limits) -> dict[str, float]:
+    return {limit.metric: 1 - limit.bound if HIGHER_IS_BETTER[limit.metric] else limit.bound for limit in limits}
+
+
+TEXT, PICTURES = (Kind.LOGITS, Kind.PROMPT_LOGITS), (Kind.PICTURE_LOGITS,)
+INT8 = ("int8 inputs", "kernels")
+
+
+@pytest.mark.parametrize(
+    ("kind", "metric", "kinds"),
+    [
+        (Kind.LOGITS, "relative_max", (Kind.LOGITS,)),
+        (Kind.LOGITS, "worst_row_cosine", (Kind.LOGITS,)),
+        (Kind.LOGITS, "kl_max", (Kind.LOGITS,)),
+        (Kind.LOGITS, "mean_row_cosine", TEXT),
+        (Kind.PROMPT_LOGITS, "mean_row_cosine", TEXT),
+        (Kind.PROMPT_LOGITS, "kl_mean", TEXT),
+        (Kind.PICTURE_LOGITS, "mean_row_cosine", PICTURES),
+        (Kind.PICTURE_LOGITS, "kl_median", PICTURES),
+    ],
+)
+def test_rounded_inputs_are_allowed_two_to_three_times_what_they_were_seen_to_do(
+    kind: Kind, metric: str, kinds: tuple[Kind, ...]
+):
+    worst = max(distances(metric, INT8, kinds))
+    assert 1.9 * worst < bounds(DEFAULT[Standard.KERNELS_INT8][kind])[metric] < 3.3 * worst
+
+
+def test_float16_is_allowed_what_was_seen_and_no_more_than_three_times_that():
+    for standard in (Standard.FP16, Standard.STORED_FLOAT16):
+        limits = bounds(DEFAULT[standard][Kind.LOGITS])
+        for metric in ("relative_max", "kl_max", "kl_mean"):
+            worst = max(distances(metric, ("float16", "implementation"), (Kind.LOGITS,)))
+            assert 1.5 * worst < limits[metric] < 3.3 * worst, metric
+
+
+def test_inputs_that_both_sides_round_are_held_to_the_limits_of_float16():
+    for kind in Kind:
+        assert bounds(DEFAULT[Standard.STORED_INT8][kind]) == bounds(DEFAULT[Standard.STORED_FLOAT16][kind])
+
+
+def test_the_strict_preset_allows_what_the_standard_of_float16_allows():
+    strict = {limit.metric: limit.bound for limit in PRESETS["strict"]}
+    assert strict["kl_mean"] == bounds(DEFAULT[Standard.FP16][Kind.LOGITS])["kl_mean"]

@@ -1,0 +1,54 @@
+"""The listing of what this machine runs packages with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from runtime_py.backends import webgpu
+from runtime_py.command import devices
+from runtime_py.command.cli import main
+from runtime_py.errors import MachineError
+
+
+def absent(_ort: object) -> object:
+    raise MachineError("no provider of that name", "one that is here", "install it")
+
+
+@pytest.mark.parametrize(
+    ("provider", "ready", "said"),
+    [
+        (absent, False, "no provider of that name; install it"),
+        (lambda _ort: Provider(half=True, right=True), True, "float16, its own attention"),
+        (lambda _ort: Provider(half=False, right=False), True, "no float16, its own attention is wrong here and not used"),
+    ],
+)
+def test_webgpu_is_ready_or_says_what_is_missing(
+    provider: Callable[[object], object],
+    ready: bool,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.setattr(webgpu, "webgpu", provider)
+    assert main(["devices", "--json"]) == 0
+    listed = {(row["backend"], row["provider"]): row for row in json.loads(capsys.readouterr().out)}
+    assert listed["ort", "webgpu"]["ready"] is ready
+    assert listed["ort", "webgpu"]["remark"] == said
+    assert listed["ort", "CPUExecutionProvider"]["ready"] is True
+    assert {backend for backend, _ in listed} >= {"ort", "mlc", "trt"}
+
+
+class Provider:
+    def __init__(self, half: bool, right: bool) -> None:
+        self.half, self.attention_is_right = half, right
+
+
+def test_what_is_not_installed_names_its_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr(devices, "_installed", lambda _record: None)
+    monkeypatch.setattr(webgpu, "webgpu", absent)
+    assert main(["devices"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("mlc") and "edgeproof[mlc]" in line and " no " in line for line in lines)

@@ -1,0 +1,244 @@
+"""The model behind ``model.py``: tensors in, responses out, exactly one of them the last, whatever is asked."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import runtime_py
+from runtime_py.backends.records import ONNX, TENSORRT
+from runtime_py.errors import MachineError, UsageError
+from runtime_py.generation.generate import Overrides
+from runtime_py.triton.conftest import Request, TritonError, Utilities, arguments, parameters
+from runtime_py.triton.environment import check_numpy, choose_device
+from runtime_py.triton.model import Opening, TritonModel, ways
+from runtime_py.triton.settings import ModelSettings, settings_of
+
+TEN = {"max_tokens": 10, "temperature": 0, "repetition_penalty": 1.0, "ignore_eos": True}
+
+
+def png(picture: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def request(text: str | None = "What colour?", *pictures: bytes, stream: bool = True, **more: Any) -> Request:
+    given: dict[str, list[Any]] = {} if text is None else {"text_input": [text.encode()]}
+    if pictures:
+        given["image"] = list(pictures)
+    sampling = more.pop("sampling", TEN)
+    given["sampling_parameters"] = [json.dumps(sampling).encode() if isinstance(sampling, dict) else sampling]
+    given["stream"] = [stream]
+    return Request(given | more)
+
+
+def wait_for_idle(served: TritonModel) -> None:
+    ends = time.monotonic() + 30
+    while served._open or served.service.engine.busy:
+        assert time.monotonic() < ends
+        time.sleep(0.01)
+
+
+def test_answers_are_the_packages_own(served: TritonModel, exported: Path, picture: np.ndarray) -> None:
+    wanted = Overrides(10, temperature=0.0, repetition_penalty=1.0, stop_ids=())
+    with runtime_py.load(exported, threads=1) as model:
+        alone = model.chat("What colour?", [picture], overrides=wanted)
+    content = png(picture)
+    url = b"data:image/png;base64," + base64.b64encode(content)
+    parts = [{"type": "image_url", "image_url": {"url": url.decode()}}, {"type": "text", "text": "What colour?"}]
+    messages = json.dumps([{"role": "user", "content": parts}]).encode()
+    asked = [
+        request("What colour?", content),
+        request("What colour?", base64.b64encode(content), stream=False),
+        request("What colour?", url, stream=False),
+    ]
+    for one in asked:
+        served.execute([one])
+        assert one.sender.text() == alone.text
+    through_messages = request(None, stream=False, messages=[messages])
+    served.execute([through_messages])
+    assert through_messages.sender.text() == alone.text
+    pieces = asked[0].sender.responses
+    assert [token for piece in pieces for token in piece.get("token_ids")] == list(alone.ids)
+    assert len(pieces) == 11 and pieces[-1].get("finish_reason") == [b"length"]
+    assert json.loads(pieces[-1].get("usage")[0])["completion_tokens"] == 10
+    assert len(asked[1].sender.responses) == 1
+
+
+def test_only_what_is_wanted_is_sent(served: TritonModel) -> None:
+    one = request()
+    one.wanted = ("token_ids",)
+    served.execute([one])
+    assert one.sender.last.wait(60)
+    assert {tensor.name() for piece in one.sender.responses for tensor in piece.output_tensors} == {"token_ids"}
+
+
+REFUSED = {
+    "neither text nor messages": request(None),
+    "both": request("a", messages=[b"[]"]),
+    "a broken picture": request("a", b"\x89PNG\r\n"),
+    "no base64": request("a", b"hello, world"),
+    "a large picture": request("a", b"\xff" * (2 << 20)),
+    "too many pictures": request("a", *[b"x"] * 3),
+    "a local file": request(None, messages=[b'[{"role":"user","content":[{"type":"image_url","image_url":{"url":"file:///x"}}]}]']),
+    "no UTF-8": request(None, text_input=[b"\xff"]),
+    "no JSON": request("a", sampling=b"{"),
+    "no object": request("a", sampling=b"[1]"),
+    "an unknown field": request("a", sampling={"no_such": 1}),
+    "a wrong type": request("a", sampling={"max_tokens": "many"}),
+    "a field of its own": request("a", sampling={"messages": []}),
+    "logprobs": request("a", sampling={"logprobs": True}),
+    "two texts": request(None, text_input=[b"a", b"b"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_a_bad_request_is_refused_in_words(served: TritonModel, what: str) -> None:
+    one = REFUSED[what]
+    served.execute([one])
+    error = one.sender.error
+    assert error.code == TritonError.INVALID_ARG and len(str(error)) > 10
+    assert len(one.sender.responses) == 1
+    wait_for_idle(served)
+    assert served._room.free == 1 << 30
+
+
+names = st.sampled_from(["text_input", "messages", "image", "sampling_parameters"])
+contents = st.one_of(
+    st.binary(max_size=40), st.sampled_from([b"{}", b"[]", b'{"max_tokens": 2}', b"a", b"P6 1 1 255\n\0\0\0"])
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(names, st.lists(contents, max_size=3)), st.booleans())
+def test_whatever_is_asked_ends_once(served: TritonModel, given_strings: dict[str, list[bytes]], stream: bool) -> None:
+    one = Request({**given_strings, "stream": [stream]})
+    one.microseconds = 300_000
+    served.execute([one])
+    assert one.sender.last.wait(60)
+    error = one.sender.responses[-1].error
+    assert error is None or error.code in (TritonError.INVALID_ARG, TritonError.UNAVAILABLE), error
+
+
+def test_inputs_that_cannot_be_read_are_refused(served: TritonModel) -> None:
+    bad, good = request("a"), request("a")
+    bad.inputs = lambda: [None]  # type: ignore[method-assign,assignment,list-item,return-value]
+    served.execute([bad, good])
+    assert bad.sender.error.code == TritonError.INVALID_ARG
+    assert good.sender.text() is not None
+
+
+def test_one_too_many_is_refused_and_the_others_are_answered(served: TritonModel) -> None:
+    many = [request(f"question {number}") for number in range(8)]
+    served.execute(many)
+    refused = [one for one in many if one.sender.last.wait(60) and one.sender.responses[-1].error is not None]
+    assert 0 < len(refused) <= 5  # two slots and one place to wait
+    assert {one.sender.error.code for one in refused} == {TritonError.UNAVAILABLE}
+    assert all(one.sender.text() for one in many if one not in refused)
+
+
+def test_a_cancelled_request_leaves_its_slot(served: TritonModel) -> None:
+    one = request(sampling={**TEN, "max_tokens": 2000})
+    served.execute([one])
+    while not one.sender.responses:
+        time.sleep(0.005)
+    one.sender.cancelled = True
+    assert one.sender.error.code == TritonError.CANCELLED
+    wait_for_idle(served)
+    assert len(one.sender.responses) < 1000
+    assert Utilities.rows["edgeproof_requests", "cancelled"].value == 1
+
+
+def test_a_request_may_take_as_long_as_it_says(served: TritonModel) -> None:
+    one = request(sampling={**TEN, "max_tokens": 2000})
+    one.microseconds = 100_000
+    served.execute([one])
+    assert one.sender.error.code == TritonError.UNAVAILABLE and "longer" in str(one.sender.error)
+    wait_for_idle(served)
+
+
+def test_the_counters_tell_what_happened(served: TritonModel) -> None:
+    before = Utilities.rows["edgeproof_generated_tokens", ""].value
+    one = request("How many?", stream=False)
+    served.execute([one])
+    assert one.sender.text() is not None
+    wait_for_idle(served)
+    assert Utilities.rows["edgeproof_generated_tokens", ""].value == before + 10
+    assert Utilities.rows["edgeproof_first_token_seconds", ""].observed
+    assert Utilities.rows["edgeproof_slots", ""].value == 2
+    assert Utilities.rows["edgeproof_cache_positions_used", ""].value > 0
+
+
+def test_a_model_that_is_unloaded_lets_go_of_what_is_at_work(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runtime_py.triton.model.PATIENCE", 0.0)
+    model = TritonModel(Utilities)
+    model.initialize(arguments(repository, parameters(warm_up="false", verify="size")))
+    one = request(sampling={**TEN, "max_tokens": 2000})
+    model.execute([one])
+    while not one.sender.responses:
+        time.sleep(0.005)
+    model.finalize()
+    assert one.sender.error.code == TritonError.UNAVAILABLE
+
+
+def test_a_model_does_not_load_with_a_changed_file_or_setting(repository: Path) -> None:
+    with pytest.raises(UsageError, match="slots"):
+        TritonModel(Utilities).initialize(arguments(repository, parameters(slots="many")))
+    with pytest.raises(UsageError, match="no_such"):
+        TritonModel(Utilities).initialize(arguments(repository, parameters(backend="no_such")))
+
+
+def test_a_gpu_runs_engines_first_and_the_processor_last() -> None:
+    """A server-gpu package with engines, and one whose engines were not built yet."""
+    graphs: dict[str, Any] = {ONNX.name: {}}
+    engines: dict[str, Any] = {TENSORRT.name: {"stages": {}}}
+    with_engines, without = {"backends": graphs | engines}, {"backends": graphs}
+    cuda = Opening(ONNX.runtime_name, ONNX.gpu_providers)
+    processor, trt = Opening(ONNX.runtime_name), Opening(TENSORRT.runtime_name)
+    assert ways(with_engines, ModelSettings(), gpu=True) == [trt, cuda, processor]
+    assert ways(without, ModelSettings(), gpu=True) == [cuda, processor]
+    assert ways(with_engines, ModelSettings(), gpu=False) == [processor]
+    assert ways(with_engines, ModelSettings(backend=ONNX.runtime_name), gpu=True) == [cuda, processor]
+
+
+def test_settings_are_what_the_configuration_says() -> None:
+    assert settings_of({}) == ModelSettings()
+    texts = {name: {"string_value": text} for name, text in ModelSettings(slots=3, warm_up=False).texts().items()}
+    assert settings_of({"parameters": texts}) == ModelSettings(slots=3, warm_up=False)
+    for name, text in (("slots", "0"), ("queue", "-1"), ("warm_up", "yes"), ("verify", "no"), ("slots", "٣")):
+        with pytest.raises(UsageError, match=name):
+            settings_of({"parameters": {name: {"string_value": text}}})
+
+
+def test_numpy_2_is_refused_under_a_stub_for_numpy_1(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.write_bytes(b"\x7fELF numpy.core.multiarray")
+    new.write_bytes(b"\x7fELF numpy.core.multiarray numpy._core.multiarray")
+    with pytest.raises(MachineError, match="NumPy 1"):
+        check_numpy("2.4.6", old)
+    check_numpy("1.26.4", old)
+    check_numpy("2.4.6", new)
+
+
+def test_an_instance_sees_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-x")
+    choose_device("CPU", "1")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "4,GPU-x"
+    choose_device("GPU", "1")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-x"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    choose_device("GPU", "2")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "2"

@@ -1,0 +1,176 @@
+"""The tensors of a request as a question.
+
+Two ways lead in: ``text_input`` with pictures in ``image``, as Triton's vLLM backend has them
+(triton-inference-server/vllm_backend, docs/additional_outputs.md and README), or ``messages``, the JSON of OpenAI's chat
+interface with pictures as data URLs. ``sampling_parameters`` is a JSON object of OpenAI's fields (``max_tokens``,
+``temperature``, ``stop`` ...). Everything is read by `runtime_py.serving`, so that both servers refuse the same.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runtime_py.engine.running import Wish
+from runtime_py.engine.service import Question, Service
+from runtime_py.errors import UsageError
+from runtime_py.files.json_file import parse_json
+from runtime_py.generation.generate import settings_of
+from runtime_py.serving import request
+from runtime_py.serving.grammar import Grammars
+from runtime_py.serving.pictures import PictureLimits, decoded, picture_at
+from runtime_py.serving.refusal import Refusal, invalid
+from runtime_py.serving.room import Reservation
+
+TEXT, MESSAGES, IMAGE, SAMPLING, STREAM = "text_input", "messages", "image", "sampling_parameters", "stream"
+INPUTS = (TEXT, MESSAGES, IMAGE, SAMPLING, STREAM)
+OWN = ("model", "messages", "stream", "stream_options")
+"""Fields of OpenAI's body that other tensors give."""
+
+PLACE = "image:"
+"""Stands for the URL of a picture that came as a tensor."""
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """The inputs of a request, copied out of Triton's memory: bytes of strings, in order; ``stream`` as a truth value."""
+
+    strings: Mapping[str, Sequence[bytes]]
+    stream: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        return sum(len(value) for values in self.strings.values() for value in values)
+
+    def one(self, name: str) -> bytes | None:
+        """The single value of an input; None where it is not given or empty.
+
+        Raises:
+            Refusal: it has several.
+        """
+        values = self.strings.get(name) or ()
+        if len(values) > 1:
+            raise invalid(f"{name} has {len(values)} values; one is expected", name)
+        return (values[0] or None) if values else None
+
+
+class Reader:
+    """Reads the requests of one service.
+
+    Args:
+        limits: of pictures; request_bytes: of all tensors of a request together.
+    """
+
+    def __init__(self, service: Service, limits: PictureLimits, request_bytes: int) -> None:
+        self._service, self._limits, self._request_bytes = service, limits, request_bytes
+        self._grammars: Grammars | None = None
+
+    def read(self, tensors: Tensors, held: Reservation) -> Question:
+        """A request as a question.
+
+        Args:
+            held: grows by what the request takes until it is being answered.
+
+        Raises:
+            Refusal: a tensor is missing, too large, or asks for what is not built.
+            UsageError: the model has no form for it.
+        """
+        if tensors.nbytes > self._request_bytes:
+            raise Refusal(413, f"the request is larger than {self._request_bytes:,} bytes", code="request_too_large")
+        held.add_bytes(tensors.nbytes)
+        images = list(tensors.strings.get(IMAGE) or ())
+        asked = request.read(self._body(tensors, len(images)), self._limits.count)
+
+        def check(name: str, width: int, height: int) -> None:
+            if self._limits.check is not None:
+                self._limits.check(name, width, height)
+            held.add_picture(width, height)
+
+        limits = replace(self._limits, check=check)
+        pictures = self._pictures(asked.urls, images, limits)
+        settings = settings_of(self._service.package.generation, asked.overrides)
+        constraint = None
+        if asked.schema is not None:
+            if not settings.stop_ids:
+                raise invalid("this package names no token that ends an answer, which a schema needs", "response_format")
+            self._grammars = self._grammars or Grammars(self._service.tokenizer, settings.stop_ids[0])
+            constraint = self._grammars.of_schema(asked.schema)
+        return Question(asked.turns, pictures, Wish(settings, asked.stops, None, constraint))
+
+    def _body(self, tensors: Tensors, images: int) -> dict[str, Any]:
+        """The same as OpenAI's interface has it."""
+        sampling = _json(tensors.one(SAMPLING), SAMPLING)
+        if not isinstance(sampling, dict | None):
+            raise invalid(f"{SAMPLING} is no JSON object", SAMPLING)
+        sampling = sampling or {}
+        own = [name for name in OWN if name in sampling]
+        if own:
+            raise invalid(f"{SAMPLING} holds {own[0]}, which is an input of its own, or the model's name", SAMPLING)
+        if sampling.get("logprobs"):
+            raise invalid("logprobs are not sent here; ask the OpenAI server (edgeproof serve)", SAMPLING)
+        text, messages = tensors.one(TEXT), tensors.one(MESSAGES)
+        if (text is None) == (messages is None):
+            raise invalid(f"one of {TEXT} and {MESSAGES} is expected", TEXT)
+        if messages is not None:
+            if images:
+                raise invalid(f"{IMAGE} is given beside {MESSAGES}, whose pictures are data URLs in it", IMAGE)
+            return {"model": "", "messages": _json(messages, MESSAGES), **sampling}
+        parts: list[dict[str, Any]] = [
+            {"type": "image_url", "image_url": {"url": f"{PLACE}{index}"}} for index in range(images)
+        ]
+        parts.append({"type": "text", "text": _text(text or b"", TEXT)})
+        return {"model": "", "messages": [{"role": "user", "content": parts}], **sampling}
+
+    @staticmethod
+    def _pictures(urls: Sequence[str], images: Sequence[bytes], limits: PictureLimits) -> list[np.ndarray]:
+        """uint8 RGB (height, width, 3) each; one that is there twice is decoded once."""
+        known: dict[str | bytes, np.ndarray] = {}
+        pictures = []
+        for place, url in enumerate(urls):
+            key: str | bytes = images[place] if images else url
+            if key not in known:
+                known[key] = _picture(key, limits) if isinstance(key, bytes) else picture_at(key, limits)
+            pictures.append(known[key])
+        return pictures
+
+
+def _picture(content: bytes, limits: PictureLimits) -> np.ndarray:
+    """A picture as it came: a data URL, the file itself, or its base64 (JSON has no bytes)."""
+    if content[:5].lower() == b"data:":
+        return picture_at(_text(content, IMAGE), limits)
+    if content and max(content[:64]) < 128 and min(content[:64]) >= 32:  # text, which no picture begins with
+        try:
+            content = base64.b64decode(content, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise invalid(f"{IMAGE} is neither a picture's file nor its base64: {error}", IMAGE) from error
+    if len(content) > limits.bytes:
+        raise Refusal(413, f"a picture is larger than {limits.bytes:,} bytes", param=IMAGE, code="image_too_large")
+    return decoded(content, limits)
+
+
+def _text(content: bytes, name: str) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise invalid(f"{name} is no UTF-8: {error}", name) from error
+
+
+def _json(content: bytes | None, name: str) -> Any:
+    if content is None:
+        return None
+    try:
+        return parse_json(content, Path(name), UsageError, "send JSON")
+    except UsageError as error:
+        raise invalid(f"{error.what}; {error.expected} is expected", name, "invalid_json") from error
+
+
+def usage_text(usage: Mapping[str, Any]) -> bytes:
+    """Counts of tokens as the ``usage`` output has them."""
+    return json.dumps(usage, separators=(",", ":")).encode()

@@ -1,0 +1,1 @@
+"""Whether a package fits a device, and the nearest setting that does."""
