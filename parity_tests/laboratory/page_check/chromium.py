@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import select
-import shutil
 import subprocess
 import tempfile
 import time
@@ -19,12 +18,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from parity_tests.laboratory.browser.program import HEADLESS, program
 from runtime_py.errors import MachineError
 
-PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = (
-    "--headless=new", "--no-sandbox", "--no-first-run", "--disable-background-networking", "--disable-gpu",
-    "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream", "--remote-debugging-pipe",
+    *HEADLESS, "--disable-gpu", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream", "--remote-debugging-pipe"
 )  # fmt: skip
 SECONDS = 60.0
 
@@ -147,11 +145,6 @@ class Chromium:
                 self.events.append((message["method"], message.get("params", {})))
 
 
-def program() -> str | None:
-    """The browser's program, where one is installed."""
-    return next((path for name in PROGRAMS if (path := shutil.which(name))), None)
-
-
 @contextlib.contextmanager
 def chromium() -> Iterator[Chromium]:
     """A browser that ends with the context.
@@ -160,8 +153,6 @@ def chromium() -> Iterator[Chromium]:
         MachineError: none is installed.
     """
     name = program()
-    if name is None:
-        raise MachineError("no Chromium is installed", "one of " + ", ".join(PROGRAMS), "apt install chromium")
     to_browser, from_us = os.pipe()
     to_us, from_browser = os.pipe()
     script = f'exec "$@" 3<&{to_browser} 4>&{from_browser}'

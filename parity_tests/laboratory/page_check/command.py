@@ -11,7 +11,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from parity_tests.laboratory.page_check.chromium import Chromium, chromium, program
+from parity_tests.laboratory.browser.program import installed
+from parity_tests.laboratory.page_check.chromium import Chromium, chromium
 from parity_tests.laboratory.page_check.visit import QUESTION, Visitor
 from parity_tests.laboratory.served import served
 from runtime_py.command import console, flags
@@ -47,7 +48,7 @@ def parser(prog: str) -> Parser:
 
 
 def _run(given: argparse.Namespace) -> int:
-    if program() is None:
+    if installed() is None:
         console.out("not run: no Chromium is installed")
         return ExitCode.ENVIRONMENT
     with tempfile.TemporaryDirectory(prefix="edgeproof-page-") as made:

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from parity_tests.laboratory.page_check.chromium import program
+from parity_tests.laboratory.browser.program import installed
 from parity_tests.laboratory.page_check.command import visited
 
 pytest.importorskip("starlette")
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(program() is None, reason="no Chromium is installed")
+@pytest.mark.skipif(installed() is None, reason="no Chromium is installed")
 def test_the_page_does_what_it_should(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from export.__main__ import main as export
 
@@ -28,9 +28,10 @@ def test_the_page_does_what_it_should(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_without_a_browser_it_is_not_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from parity_tests.laboratory.page_check import chromium, command
+    from parity_tests.laboratory.browser import program
+    from parity_tests.laboratory.page_check import command
     from runtime_py.errors import ExitCode
 
-    monkeypatch.setattr(chromium, "PROGRAMS", ("no-such-program",))
+    monkeypatch.setattr(program, "PROGRAMS", ("no-such-program",))
     assert command.main(["--package", "anything"]) == ExitCode.ENVIRONMENT
     assert "not run" in capsys.readouterr().out
