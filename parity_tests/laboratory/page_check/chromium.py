@@ -22,7 +22,8 @@ from parity_tests.laboratory.browser.program import HEADLESS, program
 from runtime_py.errors import MachineError
 
 FLAGS = (
-    *HEADLESS, "--disable-gpu", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream", "--remote-debugging-pipe"
+    *HEADLESS, "--disable-gpu", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",
+    "--remote-debugging-pipe",
 )  # fmt: skip
 SECONDS = 60.0
 
