@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -17,6 +19,7 @@ from runtime_py.serving.patience import PatientProtocol
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PatientProtocol, "seconds", 0.5)
+    monkeypatch.setattr(PatientProtocol, "read_seconds", 0.5)
 
 
 def closed_after(server: Server, first: bytes, more: bytes) -> tuple[bytes, float]:
@@ -58,3 +61,33 @@ def test_two_requests_on_one_connection(server: Server) -> None:
     request = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
     said, _ = closed_after(server, request + request, b"")
     assert said.count(b"HTTP/1.1 200") == 2
+
+
+def test_an_answer_that_is_not_read() -> None:
+    """Of 100 MB, which no socket's buffer holds."""
+    import uvicorn
+
+    ended = threading.Event()
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            for _ in range(100):
+                await send({"type": "http.response.body", "body": bytes(1 << 20), "more_body": True})
+        finally:
+            ended.set()
+
+    listening = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(application, http=PatientProtocol, ws="none", log_config=None, lifespan="off")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    try:
+        with socket.create_connection(listening.getsockname()) as idle:
+            idle.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert ended.wait(20)
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        listening.close()
+    assert not thread.is_alive()

@@ -114,6 +114,7 @@ def _run(given: argparse.Namespace) -> int:
                 came.append(status)
                 if len(came) % HUNDRED == 0:
                     memory.append(resident(server.process.pid) or 0)
+                    console.say(f"{len(came)} after {time.monotonic() - began:.0f} s")
         took = time.monotonic() - began
         wrong = _told(attempts, came)
         console.out(f"{given.requests} hostile requests in {took:.0f} s, {AT_A_TIME} at a time")
