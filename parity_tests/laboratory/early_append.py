@@ -20,6 +20,9 @@ REPLACED = "kv_cache_transpose_append"
 class EarlyAppend(ModulePass):
     """With a filled cache, keys and values are written one position too early, over the last one; a first call is right.
 
+    A call of several tokens reads its own keys and values beside the cache and writes them afterwards
+    (``append_before_attn_`` in TVM's src/runtime/vm/paged_kv_cache.cc), so that the call behind it is the first to err.
+
     Args:
         dtype: the cache's.
         several: only in calls of several tokens, as behind a prompt's first chunk.

@@ -183,7 +183,7 @@ def test_eight_bits_that_every_token_reads_round_their_input() -> None:
     spec, asked = open_folder(GOLDENS / "minicpm-v").spec, {"preset": "mixed", "vision_precision": "int8_weights"}
     backend, options = OnnxBackend(), BuildOptions(TARGET, "int4", TARGET.limits, asked)
     chosen, assignments = chosen_for(spec, options), backend.assignments(spec, options)
-    levels = {}
+    levels: dict[tuple[str, int], set[int]] = {}
     for stage in (DECODER, VISION):
         for node in stage_model(spec, stage, chosen, assignments).graph.node:
             if node.op_type == "MatMulNBits":
