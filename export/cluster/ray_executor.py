@@ -106,7 +106,7 @@ def _ended(jobs: Sequence[Job[Value]]) -> Iterator[tuple[Job[Value], Value | Die
     try:
         for job in jobs:
             asked = work.options(name=job.name, max_retries=RETRIES, **_resources(job))
-            pending[asked.remote(product, job.task, job.given)] = job
+            pending[asked.remote(product, Path.cwd(), job.task, job.given)] = job
         while pending:
             (ended,), _ = ray.wait(list(pending), num_returns=1)
             yield pending.pop(ended), _result(ended)

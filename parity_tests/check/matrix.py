@@ -1,11 +1,11 @@
 """``--matrix``: families x targets x precisions, each cell from one real export and check of a small checkpoint.
 
 A family with a demo checkpoint is exported as a user would and its package checked (`package_check`); a family without one
-is exported from its goldens and held against them (`golden`). A cell is a job (`export.cluster.jobs`): one after the other in this
-process, or on the machines of a cluster, where one whose worker dies at every try has failed. Nothing is skipped in silence:
-a cell that cannot be built or run says why. A package of which a part cannot run here (engines without their GPU) is "not
-run" even where the rest of it passes; the detail says what passed. A phone's own library is compiled in the cell of the
-target's default precision; what runs here is the same module built for this machine, in every cell.
+is exported from its goldens and held against them (`golden`). A cell is a job (`export.cluster.jobs`): one after the other
+in this process, or on the machines of a cluster, where one whose worker dies at every try has failed. Nothing is skipped in
+silence: a cell that cannot be built or run says why. A package of which a part cannot run here (engines without their GPU)
+is "not run" even where the rest of it passes; the detail says what passed. A phone's own library is compiled in the cell of
+the target's default precision; what runs here is the same module built for this machine, in every cell.
 """
 
 from __future__ import annotations
