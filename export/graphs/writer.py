@@ -24,8 +24,8 @@ from export.quantisation.codes import CodeSource, WeightProvider
 from export.quantisation.finite import all_finite, cast
 from export.quantisation.grids import GRIDS
 from export.quantisation.pack import pack_signed, pack_unsigned
-from export.quantisation.row_threads import in_order
 from export.quantisation.spec import Assignment
+from export.source.row_threads import in_order
 from runtime_py.errors import CheckpointError, MachineError
 
 CHUNK = 4 << 20

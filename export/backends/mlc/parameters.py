@@ -18,8 +18,8 @@ from export.backends.mlc.shards import HALVED, RAW, StoredTensor
 from export.quantisation.codes import Codes, CodeSource, WeightProvider
 from export.quantisation.finite import all_finite, cast
 from export.quantisation.pack import pack_unsigned
-from export.quantisation.row_threads import in_order
 from export.quantisation.spec import Assignment, Storage
+from export.source.row_threads import in_order
 from runtime_py.errors import CheckpointError
 
 if TYPE_CHECKING:

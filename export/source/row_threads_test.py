@@ -10,7 +10,7 @@ from contextlib import closing
 import pytest
 import torch
 
-from export.quantisation.row_threads import in_order
+from export.source.row_threads import in_order
 
 
 @pytest.fixture(params=[1, 3])
