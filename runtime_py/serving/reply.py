@@ -46,7 +46,7 @@ class Reply:
             "logprobs": self._logprobs(tokens),
             "finish_reason": FINISH[answer.finish],
         }
-        return {**self._head("chat.completion"), "choices": [choice], "usage": usage(answer)}
+        return {**self._head("chat.completion"), "choices": [choice], "usage": usage(answer), "timings": timings(answer)}
 
     def opening(self) -> bytes:
         """The first chunk of a stream."""
@@ -64,7 +64,8 @@ class Reply:
         chunks = self._chunk({"content": text}) if text else b""
         chunks += self._chunk({}, finish=FINISH[answer.finish])
         if self.usage:
-            chunks += _event({**self._head("chat.completion.chunk"), "choices": [], "usage": usage(answer)})
+            told = {"usage": usage(answer), "timings": timings(answer)}
+            chunks += _event({**self._head("chat.completion.chunk"), "choices": [], **told})
         return chunks + DONE
 
     def _head(self, kind: str) -> dict[str, Any]:
@@ -97,6 +98,19 @@ def usage(answer: Answer) -> dict[str, Any]:
         "completion_tokens": timing.answer_tokens,
         "total_tokens": timing.prompt_tokens + timing.answer_tokens,
         "prompt_tokens_details": {"cached_tokens": timing.kept_tokens},
+    }
+
+
+def timings(answer: Answer) -> dict[str, Any]:
+    """Where an answer's time went, in seconds, beside ``usage``; not a part of OpenAI's interface."""
+    timing = answer.timing
+    return {
+        "queue_seconds": round(timing.queue_seconds, 6),
+        "image_seconds": round(timing.image_seconds, 6),
+        "prefill_seconds": round(timing.prefill_seconds, 6),
+        "first_token_seconds": round(timing.first_token_seconds, 6),
+        "decode_seconds": round(timing.decode_seconds, 6),
+        "decode_steps": timing.steps,
     }
 
 
