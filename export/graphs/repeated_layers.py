@@ -22,6 +22,9 @@ SHALLOW = 3
 """Layers of the first trace, and one more in the second. Nothing stands before the first layer; that the steps from the
 first to the second, to the third and to the one that is added are constant must show."""
 
+DEEP = 12
+"""Least layers of a stage that is traced so: two short traces cost as much as one of about nine layers."""
+
 NUMBER = re.compile(r"(\d+)")
 FOLDED_FROM = "pkg.onnxscript.optimizer.folded_from"
 """Key of a remark whose text is the `repr` of a sorted list of values."""

@@ -37,9 +37,10 @@ def test_the_bytes_are_those_of_a_whole_trace(stage: str, monkeypatch: pytest.Mo
         return results[-1]
 
     monkeypatch.setattr(trace, "deepened", noted)
+    monkeypatch.setattr(trace, "DEEP", 6)
     made = trace_stage(spec, stage, Kernels(), readable=True)
     assert results == [made]
-    monkeypatch.setattr(trace, "SHALLOW", 6)
+    monkeypatch.setattr(trace, "DEEP", 7)
     whole = trace_stage(spec, stage, Kernels(), readable=True)
     assert len(results) == 1
     assert made.SerializeToString(deterministic=True) == whole.SerializeToString(deterministic=True)

@@ -24,7 +24,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from export.graphs.block_marks import BlockMarks, ResolveMarks
-from export.graphs.repeated_layers import SHALLOW, deepened, layers_are_alike
+from export.graphs.repeated_layers import DEEP, SHALLOW, deepened, layers_are_alike
 from export.modules.build import build_stage
 from export.modules.kernels import Kernels
 from export.passes.base import GraphPass, apply
@@ -101,7 +101,7 @@ def trace_stage(
     """
     settings = (kernels, dtype, opset, border or BorderTypes(), passes, readable)
     layers = _layers(spec, stage)
-    if layers > SHALLOW + 1 and _alike(spec, stage, kernels, layers):
+    if layers >= DEEP and _alike(spec, stage, kernels, layers):
         shallow, deeper = (_traced(_with_layers(spec, stage, SHALLOW + more), stage, *settings) for more in (0, 1))
         model = deepened(shallow, deeper, layers - SHALLOW)
         if model is not None:
