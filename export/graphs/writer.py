@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import onnx
@@ -20,13 +21,15 @@ from torch import Tensor
 
 from export.graphs.layout import Place, lay_out
 from export.quantisation.codes import CodeSource, WeightProvider
+from export.quantisation.finite import all_finite, cast
 from export.quantisation.grids import GRIDS
 from export.quantisation.pack import pack_signed, pack_unsigned
 from export.quantisation.spec import Assignment
+from export.source.row_threads import in_order
 from runtime_py.errors import CheckpointError, MachineError
 
-CHUNK = 16 << 20
-"""Float32 bytes of one piece of a weight."""
+CHUNK = 4 << 20
+"""Float32 bytes of one piece of a weight; every thread has one."""
 
 CODES, SCALES, ZERO_POINTS = ".weight_codes", ".weight_scales", ".weight_zero_points"
 
@@ -94,8 +97,9 @@ def write_stage(
         if size:
             _reserve(file, size)
         done = 0
-        for group in _by_layer(places):
-            for written in _write_group(file, group, source):
+        pieces = (piece for group in _by_layer(places) for piece in _pieces(group, source))
+        with closing(in_order(partial(_write_piece, file, source), pieces)) as counts:
+            for written in counts:
                 done += written
                 progress(done, total)
     write_graph(model, path)
@@ -162,52 +166,71 @@ def _by_layer(places: list[Place]) -> list[list[Place]]:
     return list(groups.values())
 
 
-def _write_group(file: int, group: list[Place], source: StageWeights) -> Iterator[int]:
-    """Write one layer or one parameter, yielding bytes as they are written."""
+@dataclass(frozen=True)
+class _Piece:
+    """Rows ``start`` to ``stop`` of one parameter, or of a layer's codes, scales and zero points; None: no rows to cut."""
+
+    places: tuple[Place, ...]
+    start: int = 0
+    stop: int | None = None
+
+
+def _pieces(group: list[Place], source: StageWeights) -> list[_Piece]:
+    """One layer or one parameter cut into what is worked on at a time."""
     first = group[0]
     if first.name.endswith((CODES, SCALES, ZERO_POINTS)):
-        layer = f"{source.stage}.{first.name.rpartition('.')[0]}"
-        yield from _write_codes(file, group, layer, source)
+        shape = source.assignments[_layer(first, source)].layer
+        ranges = _row_ranges(shape.rows, shape.columns)
+    elif first.shape:
+        ranges = _row_ranges(first.shape[0], math.prod(first.shape[1:]))
     else:
-        yield from _write_plain(file, first, f"{source.stage}.{first.name}", source.weights)
+        return [_Piece(tuple(group))]
+    return [_Piece(tuple(group), start, stop) for start, stop in ranges]
 
 
-def _write_codes(file: int, group: list[Place], layer: str, source: StageWeights) -> Iterator[int]:
-    assignment = source.assignments[layer]
-    grid = GRIDS[assignment.grid]
-    for start, stop in _row_ranges(assignment.layer.rows, assignment.layer.columns):
-        codes = source.codes.rows(layer, start, stop)
-        for place in group:
-            if place.name.endswith(CODES):
-                # the initializer's shape says how much of a last block's padding the operator wants
-                stored = codes.codes[:, : place.row_bytes * 8 // grid.bits]
-                value = (pack_signed if place.dtype in SIGNED else pack_unsigned)(stored, grid.bits)
-            elif place.name.endswith(SCALES):
-                value = codes.scales.to(getattr(torch, place.dtype))
-            else:
-                assert codes.zero_points is not None
-                value = pack_unsigned(codes.zero_points, grid.bits)
-            yield _put(file, place, start, value)
+def _layer(place: Place, source: StageWeights) -> str:
+    return f"{source.stage}.{place.name.rpartition('.')[0]}"
 
 
-def _write_plain(file: int, place: Place, name: str, weights: WeightProvider) -> Iterator[int]:
-    dtype = getattr(torch, place.dtype)
-    if not place.shape:
-        yield _put(file, place, 0, _cast(weights.tensor(name), dtype, name))
-        return
-    for start, stop in _row_ranges(place.shape[0], math.prod(place.shape[1:])):
-        yield _put(file, place, start, _cast(weights.rows(name, start, stop), dtype, name))
+def _write_piece(file: int, source: StageWeights, piece: _Piece) -> int:
+    """Write one piece at its places; returns its bytes."""
+    first = piece.places[0]
+    if first.name.endswith((CODES, SCALES, ZERO_POINTS)):
+        return _write_codes(file, source, piece)
+    name, dtype = f"{source.stage}.{first.name}", getattr(torch, first.dtype)
+    if piece.stop is None:
+        return _put(file, first, 0, _cast(source.weights.tensor(name), dtype, name))
+    return _put(file, first, piece.start, _cast(source.weights.rows(name, piece.start, piece.stop), dtype, name))
+
+
+def _write_codes(file: int, source: StageWeights, piece: _Piece) -> int:
+    layer = _layer(piece.places[0], source)
+    grid = GRIDS[source.assignments[layer].grid]
+    assert piece.stop is not None
+    codes, written = source.codes.rows(layer, piece.start, piece.stop), 0
+    for place in piece.places:
+        if place.name.endswith(CODES):
+            # the initializer's shape says how much of a last block's padding the operator wants
+            stored = codes.codes[:, : place.row_bytes * 8 // grid.bits]
+            value = (pack_signed if place.dtype in SIGNED else pack_unsigned)(stored, grid.bits)
+        elif place.name.endswith(SCALES):
+            value = codes.scales.to(getattr(torch, place.dtype))
+        else:
+            assert codes.zero_points is not None
+            value = pack_unsigned(codes.zero_points, grid.bits)
+        written += _put(file, place, piece.start, value)
+    return written
 
 
 def _cast(value: Tensor, dtype: torch.dtype, name: str) -> Tensor:
-    cast = value.to(dtype)
-    if dtype is torch.float16 and not bool(torch.isfinite(cast).all()):
+    stored = cast(value, dtype)
+    if dtype is torch.float16 and not all_finite(stored):
         raise CheckpointError(
             f"{name} does not fit float16",
             f"finite values up to {torch.finfo(dtype).max:.0f}",
             "choose --precision fp32, or check the checkpoint for infinities and NaNs",
         )
-    return cast
+    return stored
 
 
 def _row_ranges(rows: int, columns: int) -> list[tuple[int, int]]:

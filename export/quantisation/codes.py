@@ -89,7 +89,7 @@ class RoundToNearest:
 
     def rows(self, layer: str, start: int, stop: int) -> Codes:
         grid = self.grids[self.assignments[layer].grid]
-        return grid.quantise(self.weights.rows(f"{layer}.weight", start, stop).float())
+        return grid.quantise(self.weights.rows(f"{layer}.weight", start, stop))
 
 
 class DequantisedWeights:

@@ -28,8 +28,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-PIECE = 1 << 19
+PIECE = 1 << 17
 """Weights that are quantised at a time, so that intermediate results stay in the processor's cache."""
+
+INTEGER_HALF = 1024
+"""From here to 2048 float16 holds every integer and no fraction: the low byte of 1024 + code is the code."""
 
 
 class ScaleRule(StrEnum):
@@ -77,36 +80,37 @@ class BlockGrid:
         return self.rule is ScaleRule.SPREAD
 
     def quantise(self, rows: Tensor) -> Codes:
-        """Round float32 (rows, columns) to codes (rows, groups * group).
+        """Round float (rows, columns) to codes (rows, groups * group); what is not float32 is widened.
 
         Raises:
             CheckpointError: a weight, or a block's scale, is not finite.
         """
         import torch
 
-        pieces = [self._quantise(piece) for piece in rows.split(max(1, PIECE // rows.shape[1]))]
-        if len(pieces) == 1:
-            return pieces[0]
-        zero_points = [piece.zero_points for piece in pieces if piece.zero_points is not None]
-        return Codes(
-            torch.cat([piece.codes for piece in pieces]),
-            torch.cat([piece.scales for piece in pieces]),
-            torch.cat(zero_points) if zero_points else None,
-        )
-
-    def _quantise(self, rows: Tensor) -> Codes:
-        import torch
-
         count, columns = rows.shape
         group = self.group or columns
         groups = -(-columns // group)
-        # zeros change no block's range: the rules look at the largest magnitude, or count 0 in themselves
-        if columns % group:
-            rows = torch.nn.functional.pad(rows, (0, groups * group - columns))
-        blocks = rows.view(count, groups, group)
+        codes = torch.empty(count, groups, group, dtype=torch.uint8)
+        scales = torch.empty(count, groups, dtype=torch.float32 if self.wide_scales else torch.float16)
+        zeros = torch.empty(count, groups, dtype=torch.uint8) if self.zero_points else None
+        step = max(1, PIECE // columns)
+        for start in range(0, count, step):
+            piece = slice(start, start + step)
+            wide = rows[piece].float()
+            # zeros change no block's range: the rules look at the largest magnitude, or count 0 in themselves
+            if columns % group:
+                wide = torch.nn.functional.pad(wide, (0, groups * group - columns))
+            blocks = wide.view(-1, groups, group)
+            self._quantise(blocks, codes[piece], scales[piece], None if zeros is None else zeros[piece])
+        return Codes(codes.view(count, groups * group), scales, zeros)
+
+    def _quantise(self, blocks: Tensor, codes: Tensor, scales: Tensor, zeros: Tensor | None) -> None:
+        """Fill the codes of some rows, their scales and zero points from float32 blocks (rows, groups, group)."""
+        import torch
+
         low, high = blocks.amin(2), blocks.amax(2)
         # rounded to the file's dtype first, so that codes answer the scale that the kernel will see
-        scales = self._scales(low, high).to(torch.float32 if self.wide_scales else torch.float16)
+        scales.copy_(self._scales(low, high))
         wide = scales.float()
         if not bool(torch.isfinite(wide).all()):
             raise CheckpointError(
@@ -116,11 +120,13 @@ class BlockGrid:
             )
         # a block of zeros, or of values whose scale underflows in float16, gets the zero point's code
         inverse = torch.where(wide == 0, 0.0, 1 / wide)
-        zeros = (-low.clamp(max=0) * inverse).round().clamp(0, 2 * self.zero - 1) if self.zero_points else None
-        codes = (blocks * inverse[..., None]).round_()
-        codes = codes.add_(self.zero if zeros is None else zeros[..., None]).clamp_(0, 2 * self.zero - 1).to(torch.uint8)
-        codes = codes.view(count, groups * group)
-        return Codes(codes, scales, None if zeros is None else zeros.to(torch.uint8))
+        zero: Tensor | float = INTEGER_HALF + self.zero
+        if zeros is not None:
+            rounded = (-low.clamp(max=0) * inverse).round().clamp(0, self.highest)
+            zeros.copy_(rounded)
+            zero = (rounded + INTEGER_HALF)[..., None]
+        values = (blocks * inverse[..., None]).round_().add_(zero).clamp_(INTEGER_HALF, INTEGER_HALF + self.highest)
+        codes.copy_(values.half().view(torch.int16))  # the low byte is the code; a cast of float32 takes three times as long
 
     def _scales(self, low: Tensor, high: Tensor) -> Tensor:
         import torch

@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 
 
 GROUP = 32
+PIECE = 1 << 17
+"""Weights that are quantised at a time, so that intermediate results stay in the processor's cache."""
+
+INTEGER_HALF = 1024
+"""From here to 2048 float16 holds every integer and no fraction: the low byte of 1024 + code is the code."""
+
 LEVELS = 7
 """Largest code distance from the zero point; also the zero point itself."""
 
@@ -53,23 +59,41 @@ class MlcGrid:
         dtype = getattr(torch, self.model_dtype)
         count, columns = rows.shape
         groups = -(-columns // GROUP)
-        wide = rows.to(dtype).float()
-        if not bool(torch.isfinite(wide).all()):
+        codes = torch.empty(count, groups, GROUP, dtype=torch.uint8)
+        scales = torch.empty(count, groups, dtype=dtype)
+        step = max(1, PIECE // columns)
+        for start in range(0, count, step):
+            piece = slice(start, start + step)
+            wide = rows[piece].float().to(dtype).float()
+            if columns % GROUP:
+                wide = torch.nn.functional.pad(wide, (0, groups * GROUP - columns))
+            self._quantise(wide.view(-1, groups, GROUP), codes[piece], scales[piece])
+        codes = codes.view(count, groups * GROUP)
+        # as the converter pads; no kernel reads past the matrix
+        codes[:, columns:] = 0
+        return Codes(codes, self.stored_scales(scales).to(dtype))
+
+    def _quantise(self, blocks: Tensor, codes: Tensor, scales: Tensor) -> None:
+        """Fill the codes and scales of some rows from their values (rows, groups, GROUP) in the model dtype, widened."""
+        import torch
+
+        largest = blocks.abs().amax(dim=2)
+        # infinity and NaN are the largest magnitude of their group
+        if not bool(torch.isfinite(largest).all()):
             raise CheckpointError(
                 f"a weight is not finite in {self.model_dtype}",
                 f"every weight of a {self.name} layer within the range of {self.model_dtype}",
                 "choose q4f32_1, or check the checkpoint",
             )
-        padded = torch.nn.functional.pad(wide, (0, groups * GROUP - columns)).view(count, groups, GROUP)
-        scales = (padded.abs().amax(dim=2) / LEVELS).to(dtype)
+        scales.copy_(largest / LEVELS)
+        wide = scales.float()
         # rounded after every step as mlc_llm's converter rounds, so that a value on an edge falls to the same code
-        ratio = (padded / scales.float()[..., None]).to(dtype)
-        codes = torch.round((ratio + LEVELS).to(dtype).float()).clamp(0, 2 * LEVELS)
+        values = (blocks / wide[..., None]).to(scales.dtype).add_(LEVELS).float().round_()
         # 0 / 0 in a group of zeros; code 0 is what published packages hold, and reads back as -7 * 0
-        codes = torch.nan_to_num(codes, nan=0.0).to(torch.uint8).view(count, groups * GROUP)
-        # as the converter pads; no kernel reads past the matrix
-        codes[:, columns:] = 0
-        return Codes(codes, self.stored_scales(scales).to(dtype))
+        if not bool(wide.all()):
+            values.nan_to_num_(nan=0.0)
+        values.clamp_(0, 2 * LEVELS).add_(INTEGER_HALF)
+        codes.copy_(values.half().view(torch.int16))  # the low byte is the code
 
     def stored_scales(self, scales: Tensor) -> Tensor:
         """Scales as the file holds them, widened to float32: float16, or float32 rounded to bfloat16."""

@@ -50,7 +50,7 @@ class Grid(Protocol):
         ...
 
     def quantise(self, rows: Tensor) -> Codes:
-        """Round float32 (rows, columns) to codes; the tail group's statistics cover what exists."""
+        """Round float (rows, columns), as float32, to codes; the tail group's statistics cover what exists."""
         ...
 
     def dequantise(self, codes: Codes) -> Tensor:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from export.source.problems import listed
+from export.source.row_threads import in_order
 from runtime_py.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from export.source.tensor_source import TensorInfo
     from export.source.weight_map import WeightMap
 
-CHUNK = 4 << 20
+CHUNK = 1 << 20
 """Elements that are looked at a time."""
 
 FLOAT16_LIMIT = 65520.0
@@ -45,12 +47,13 @@ def check_values(
         for name in rule.sources
     }
     names = [name for name in infos if name in used]
-    whole, done, problems = sum(infos[name].nbytes for name in names), 0, []
-    for name in names:
-        problems += _problems(weights, infos[name], name in halved)
-        done += infos[name].nbytes
-        if progress is not None:
-            progress(done, whole)
+    whole, done, problems = sum(infos[name].nbytes for name in names), 0, list[str]()
+    with closing(in_order(lambda name: _problems(weights, infos[name], name in halved), names)) as looked:
+        for name, wrong in zip(names, looked, strict=True):
+            problems += wrong
+            done += infos[name].nbytes
+            if progress is not None:
+                progress(done, whole)
     if problems:
         raise CheckpointError(
             f"{len(problems)} tensor(s) of the checkpoint cannot be stored:" + listed(problems),

@@ -8,6 +8,7 @@ while reading only what those rows need.
 from __future__ import annotations
 
 import fnmatch
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -129,6 +130,8 @@ class WeightMap:
         self.source = source
         self._whole: tuple[Rule, torch.Tensor] | None = None
         self._shared: tuple[tuple[str, ...], list[torch.Tensor]] | None = None
+        self._lock = threading.Lock()
+        """Around both: an export asks from several threads."""
         self.ignored = tuple(ignored)
         self.copies = {name: target for name, target in (copies or {}).items() if name in source.infos}
 
@@ -229,24 +232,26 @@ class WeightMap:
 
     def _computed(self, rule: Rule) -> torch.Tensor:
         """The whole of a parameter that its rule computes, from memory when it was the last one."""
-        kept = self._whole
-        if kept is None or kept[0] is not rule:
-            assert rule.join is not None
-            # the last one goes before the next is read, so that two are never held
-            self._whole = kept = None
-            value = rule.join(*(self.source.read(name).float() for name in rule.sources)).contiguous()
-            if value.shape != rule.shape:
-                raise ValueError(f"the join of {rule.target} made {list(value.shape)}, not {list(rule.shape)}")
-            self._whole = kept = (rule, value)
-        return kept[1]
+        with self._lock:
+            kept = self._whole
+            if kept is None or kept[0] is not rule:
+                assert rule.join is not None
+                # the last one goes before the next is read, so that two are not held here
+                self._whole = kept = None
+                value = rule.join(*(self.source.read(name).float() for name in rule.sources)).contiguous()
+                if value.shape != rule.shape:
+                    raise ValueError(f"the join of {rule.target} made {list(value.shape)}, not {list(rule.shape)}")
+                self._whole = kept = (rule, value)
+            return kept[1]
 
     def _joined_rows(self, rule: Rule, start: int, stop: int) -> torch.Tensor:
         assert rule.row_join is not None
         names = tuple(name for name, by_rows in zip(rule.sources, rule.by_rows, strict=True) if not by_rows)
-        if self._shared is None or self._shared[0] != names:
-            self._shared = None
-            self._shared = (names, [self.source.read(name).float() for name in names])
-        shared = iter(self._shared[1])
+        with self._lock:
+            if self._shared is None or self._shared[0] != names:
+                self._shared = None
+                self._shared = (names, [self.source.read(name).float() for name in names])
+            shared = iter(self._shared[1])
         arguments = [
             self.source.read(name, start, stop).float() if by_rows else next(shared)
             for name, by_rows in zip(rule.sources, rule.by_rows, strict=True)

@@ -16,7 +16,10 @@ import numpy as np
 from export.backends.mlc.schemes import Scheme
 from export.backends.mlc.shards import HALVED, RAW, StoredTensor
 from export.quantisation.codes import Codes, CodeSource, WeightProvider
+from export.quantisation.finite import all_finite, cast
+from export.quantisation.pack import pack_unsigned
 from export.quantisation.spec import Assignment, Storage
+from export.source.row_threads import in_order
 from runtime_py.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -24,7 +27,10 @@ if TYPE_CHECKING:
 
 GROUP, PER_WORD = 32, 8
 CHUNK_BYTES = 16 << 20
-"""float32 bytes of a matrix that are in memory at a time."""
+"""float32 bytes of matrices that are in memory at a time, on machines of few cores."""
+
+PIECE_BYTES = 4 << 20
+"""float32 bytes of the piece of a matrix that one thread works on."""
 
 
 @dataclass(frozen=True)
@@ -112,8 +118,10 @@ class ParameterBytes:
     def _whole(self, parameter: Parameter, encoding: str) -> Iterator[bytes]:
         if not parameter.shape:
             yield file_bytes(self.weights.tensor(parameter.target), parameter, encoding)
-        for start, stop in row_chunks(parameter.shape):
-            yield file_bytes(self.weights.rows(parameter.target, start, stop), parameter, encoding)
+        yield from in_order(
+            lambda rows: file_bytes(self.weights.rows(parameter.target, *rows), parameter, encoding),
+            row_chunks(parameter.shape),
+        )
 
     def _quantised(self, parameter: Parameter, encoding: str) -> Iterator[bytes]:
         layer = parameter.target.removesuffix(".weight")
@@ -124,12 +132,16 @@ class ParameterBytes:
             yield from self._scales[1]
             self._scales = ("", [])
             return
+
+        def piece(rows: tuple[int, int]) -> tuple[bytes, bytes]:
+            codes = self._codes(layer, *rows)
+            words = pack(codes).tobytes() if parameter.part == "q_weight" else b""
+            return words, file_bytes(codes.scales, parameter, encoding, self.scheme.model_dtype)
+
         kept = []
-        for start, stop in row_chunks(self.weights.shape(parameter.target)):
-            codes = self._codes(layer, start, stop)
-            scales = file_bytes(codes.scales, parameter, encoding, self.scheme.model_dtype)
+        for words, scales in in_order(piece, row_chunks(self.weights.shape(parameter.target))):
             kept.append(scales)
-            yield pack(codes).tobytes() if parameter.part == "q_weight" else scales
+            yield words if parameter.part == "q_weight" else scales
         if parameter.part == "q_weight":
             self._scales = (layer, kept)
 
@@ -148,7 +160,7 @@ class ParameterBytes:
             yield file_bytes(codes.scales.T.contiguous(), parameter, encoding, self.scheme.model_dtype)
 
 
-def row_chunks(shape: Sequence[int], budget: int = CHUNK_BYTES) -> list[tuple[int, int]]:
+def row_chunks(shape: Sequence[int], budget: int = PIECE_BYTES) -> list[tuple[int, int]]:
     """Row ranges of a matrix so that each holds at most ``budget`` float32 bytes (at least one row)."""
     if not shape:
         return []
@@ -158,8 +170,7 @@ def row_chunks(shape: Sequence[int], budget: int = CHUNK_BYTES) -> list[tuple[in
 
 def pack(codes: Codes) -> np.ndarray:
     """uint8 (rows, groups * 16): two codes a byte, low nibble first, which read as little-endian words of eight codes."""
-    values = codes.codes.numpy()
-    return values[:, 0::2] | (values[:, 1::2] << 4)
+    return pack_unsigned(codes.codes, 4).numpy()
 
 
 def file_bytes(tensor: Tensor, parameter: Parameter, encoding: str, dtype: str = "") -> bytes:
@@ -171,18 +182,18 @@ def file_bytes(tensor: Tensor, parameter: Parameter, encoding: str, dtype: str =
     import torch
 
     dtype = dtype or parameter.dtype
-    cast = tensor.to(getattr(torch, dtype)).contiguous()
-    if not bool(torch.isfinite(cast).all()):
+    stored = cast(tensor, getattr(torch, dtype)).contiguous()
+    if not all_finite(stored):
         raise CheckpointError(
             f"{parameter.target} holds a value that is not finite in {dtype}",
             f"values within the range of {dtype}",
             "choose q4f32_1 (or fp32), or check the checkpoint",
         )
     if dtype == "float32":
-        values = cast.numpy()
+        values = stored.numpy()
         return bfloat16_bits(values).tobytes() if encoding == HALVED else values.tobytes()
     # a view of another item size needs an axis, which a scalar has not
-    return cast.view(torch.uint8).numpy().tobytes() if cast.ndim else cast[None].view(torch.uint8).numpy().tobytes()
+    return (stored if stored.ndim else stored[None]).view(torch.uint8).numpy().tobytes()
 
 
 def bfloat16_bits(values: np.ndarray) -> np.ndarray:
