@@ -30,7 +30,8 @@ RETRIES = 2
 
 SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_task_oom_retries": str(RETRIES)}
 """Of this process, unless the user has set them: nothing is reported to Ray's makers (on by default), and a job that runs
-out of memory is not tried for ever (what Ray does by default, whatever ``max_retries`` says)."""
+out of memory is not tried for ever (Ray's default, whatever ``max_retries`` says: ray-project/ray,
+src/ray/common/ray_config_def.h)."""
 
 GIGABYTE = 10**9
 

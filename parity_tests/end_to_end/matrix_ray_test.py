@@ -32,6 +32,13 @@ jobs = [Job("killed", signal.raise_signal, signal.SIGKILL), Job("whole", os.path
 print({job.name: str(result) for job, result in RayExecutor(sys.argv[1])(jobs)})
 """
 
+CROWDED = """\
+import time
+from export.cluster.jobs import Job
+from export.cluster.ray_executor import RayExecutor
+print([str(result) for _, result in RayExecutor("local")([Job("long", time.sleep, 600)])])
+"""
+
 OTHER_VERSIONS = """\
 import dataclasses, os, sys
 from export.cluster import product, ray_executor
@@ -107,6 +114,16 @@ def test_a_job_whose_worker_always_dies_says_why_and_the_others_end(cluster: str
     assert run.returncode == 0, errors
     assert "'whole': 'b'" in said
     assert "WorkerCrashedError at each of 3 tries: The worker died unexpectedly" in said
+
+
+def test_a_job_without_memory_is_not_tried_for_ever() -> None:
+    """A Ray of its own, for which everything is too much memory."""
+    crowded = {"RAY_memory_usage_threshold": "0.01", "RAY_memory_monitor_refresh_ms": "100"}
+    command = [sys.executable, "-c", CROWDED]
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | crowded, capture_output=True, text=True, check=False, timeout=200
+    )
+    assert "OutOfMemoryError at each of 3 tries: " in done.stdout, (done.stdout, done.stderr)
 
 
 def test_a_worker_with_other_libraries_is_refused(cluster: str) -> None:
