@@ -52,8 +52,8 @@ list(ray_executor.RayExecutor(sys.argv[1])([Job("refused", os.path.basename, "a/
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
     """The address of a Ray with two processors."""
-    # The memory that others take on a shared machine is not what is tested.
-    os.environ |= {"RAY_memory_monitor_refresh_ms": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    # What others take of a shared machine, memory and processors, is not what is tested.
+    os.environ |= {"RAY_memory_monitor_refresh_ms": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
     ray.init(num_cpus=2, object_store_memory=100_000_000, include_dashboard=False, log_to_driver=False)
     yield ray.get_runtime_context().gcs_address
     ray.shutdown()
