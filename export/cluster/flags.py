@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from export.cluster.jobs import Executor, one_after_another
-from export.cluster.results import Form, Results
+
+if TYPE_CHECKING:
+    from export.cluster.results import Form, Results
 
 FOLDER = Path("edgeproof-results")
 
@@ -39,5 +42,7 @@ def results_of(options: argparse.Namespace, form: Form) -> Results | None:
     Raises:
         UsageError: see `Results`.
     """
+    from export.cluster.results import Results
+
     folder = options.results or (None if options.ray is None else FOLDER)
     return None if folder is None else Results(folder, form)

@@ -1,4 +1,4 @@
-"""A list of jobs: whoever carries them out and in whatever order, each is done once, kept, and done again when it must be."""
+"""A list of jobs: whoever does them and in whatever order, each is done once, kept, and done again when it must be."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -65,6 +66,7 @@ def test_a_worker_with_other_versions_does_nothing(tmp_path: Path, monkeypatch: 
     wrong = replace(here(), digest="b" * 64)
     answer = carry_out(wrong, tmp_path, Path.touch, tmp_path / "done")
     assert isinstance(answer, MachineError)
+    assert str(pickle.loads(pickle.dumps(answer))) == str(answer), "it travels with its three parts"
     assert not (tmp_path / "done").exists()
     carry_out(here(), tmp_path, Path.touch, Path("done"))
     assert (tmp_path / "done").exists(), "a relative path is meant from the asking machine's folder"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -29,9 +30,13 @@ RETRIES = 2
 
 SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_task_oom_retries": str(RETRIES)}
 """Of this process, unless the user has set them: nothing is reported to Ray's makers (on by default), and a job that runs
-out of memory is not tried for ever (what Ray does by default, whatever ``max_retries`` says)."""
+out of memory is not tried for ever (Ray's default, whatever ``max_retries`` says: ray-project/ray,
+src/ray/common/ray_config_def.h)."""
 
 GIGABYTE = 10**9
+
+SECONDS = 10
+"""For a cluster to take a connection."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,7 @@ class RayExecutor:
 
 @contextmanager
 def _connected(address: str) -> Iterator[None]:
+    _require_listener(address)
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     import ray
@@ -84,6 +90,21 @@ def _connected(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _require_listener(address: str) -> None:
+    """Raise MachineError at once where nothing listens; Ray tries for minutes, saying the same again and again."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():  # words of Ray's own: auto, local
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise MachineError(
+            f"no Ray cluster could be joined at {address}",
+            f"something that listens there within {SECONDS} s; the system says: {error}",
+            "start one with `ray start --head`, or correct the address after --ray",
+        ) from error
 
 
 @contextmanager

@@ -13,7 +13,6 @@ from typing import Any, Generic, TypeVar
 
 from export.cluster.jobs import Job
 from export.cluster.product import Product, here
-from export.package import disk
 from export.package.journal import write_json
 from runtime_py.errors import UsageError
 
@@ -70,6 +69,8 @@ class Results(Generic[Value]):
         """
         if not self.form.settled(value):
             return
+        from export.package import disk
+
         with disk.explained(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             # A name of its own: another run may be writing the same result into the same folder.

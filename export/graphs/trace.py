@@ -24,6 +24,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from export.graphs.block_marks import BlockMarks, ResolveMarks
+from export.graphs.repeated_layers import DEEP, SHALLOW, deepened, layers_are_alike
 from export.modules.build import build_stage
 from export.modules.kernels import Kernels
 from export.passes.base import GraphPass, apply
@@ -34,7 +35,7 @@ from export.passes.name_nodes import NameNodes
 from export.passes.parameters import DeclareParameters, HideParameters
 from export.specs import ModelSpec
 from export.stages import contracts
-from runtime_py.contracts import DECODER, StageContract, TensorContract
+from runtime_py.contracts import DECODER, VISION, StageContract, TensorContract
 
 INNER = "module."
 """What the wrapper below puts before every parameter path."""
@@ -89,6 +90,8 @@ def trace_stage(
         passes: what the backend does to the graph, in order, after `trace_passes`.
         readable: for people and other tools, nodes are named after their modules and inner values keep their shapes.
 
+    A deep stage of equal layers is traced with few of them (`export.graphs.repeated_layers`), which gives the same bytes.
+
     Returns:
         A model with inputs and outputs named as in the contract, dynamic axes included, and one initializer without
         data for every parameter of the stage that the graph reads, called by its path below the stage.
@@ -96,7 +99,44 @@ def trace_stage(
     Raises:
         onnx_ir.passes.PassError: a pass failed, for example since a dynamic axis was traced as a constant.
     """
-    contract = border_contract(spec, stage, border or BorderTypes())
+    settings = (kernels, dtype, opset, border or BorderTypes(), passes, readable)
+    layers = _layers(spec, stage)
+    if layers >= DEEP and _alike(spec, stage, kernels, layers):
+        shallow, deeper = (_traced(_with_layers(spec, stage, SHALLOW + more), stage, *settings) for more in (0, 1))
+        model = deepened(shallow, deeper, layers - SHALLOW)
+        if model is not None:
+            return model
+    return _traced(spec, stage, *settings)
+
+
+def _layers(spec: ModelSpec, stage: str) -> int:
+    """Layers of a stage; 0 where it has none."""
+    return {DECODER: spec.decoder.layers, VISION: spec.vision.layers}.get(stage, 0)
+
+
+def _with_layers(spec: ModelSpec, stage: str, layers: int) -> ModelSpec:
+    if stage == DECODER:
+        return replace(spec, decoder=replace(spec.decoder, layers=layers))
+    return replace(spec, vision=replace(spec.vision, layers=layers))
+
+
+def _alike(spec: ModelSpec, stage: str, kernels: Kernels, layers: int) -> bool:
+    with torch.device("meta"):
+        return layers_are_alike(build_stage(spec, stage, kernels), layers)
+
+
+def _traced(
+    spec: ModelSpec,
+    stage: str,
+    kernels: Kernels,
+    dtype: torch.dtype,
+    opset: int,
+    border: BorderTypes,
+    passes: Sequence[GraphPass],
+    readable: bool,
+) -> onnx.ModelProto:
+    """The stage traced layer by layer."""
+    contract = border_contract(spec, stage, border)
     fake = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
     with fake, _default_dtype(dtype):
         module = build_stage(spec, stage, kernels).eval()

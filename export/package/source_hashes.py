@@ -6,6 +6,7 @@ journal before every file's hash is, a resumed run hashes everything anew and co
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -57,10 +58,12 @@ class SourceHashes:
             CheckpointError: a file changed while the export ran.
         """
         self.records()
-        return self._all()
+        # nothing else is left to do: as many files at a time as there are cores
+        return self._all(os.cpu_count() or 1)
 
-    def _all(self) -> list[FileRecord]:
-        return [self._one(name, path) for name, path in sorted(self._files.items())]
+    def _all(self, threads: int = 1) -> list[FileRecord]:
+        with ThreadPoolExecutor(threads, "source-hash") as pool:
+            return list(pool.map(lambda file: self._one(*file), sorted(self._files.items())))
 
     def _one(self, name: str, path: Path) -> FileRecord:
         digest = sha256_of(path, self._told)

@@ -90,6 +90,10 @@ class Place:
     target: str
     precision: str
 
+    def cell(self, status: Status, detail: str) -> Cell:
+        """The cell that stands there."""
+        return Cell(self.family, self.checkpoint, self.target, self.precision, status, detail)
+
 
 def place_of(cell: Cell) -> Place:
     """Where a cell stands."""
@@ -130,14 +134,14 @@ def run_matrix(
     for outcome in outcomes(asked, executor, results):
         result = outcome.result
         place = outcome.job.given
-        yield Cell(*astuple(place), Status.FAIL, result.why) if isinstance(result, Died) else result
+        yield place.cell(Status.FAIL, result.why) if isinstance(result, Died) else result
 
 
 def run_place(place: Place) -> Cell:
     """The cell at a place."""
     if place.checkpoint == NONE:
         why = "the family has neither a demo checkpoint nor a golden here"
-        return Cell(*astuple(place), Status.NOT_RUN, why)
+        return place.cell(Status.NOT_RUN, why)
     folder = checkpoints(place.family)[place.checkpoint]
     return run_cell(place.family, place.checkpoint, folder, place.target, place.precision)
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from export.cluster import flags as cluster
+from export.cluster.jobs import Died, Job
+from parity_tests.check import matrix
 from parity_tests.check.matrix import Cell, Status, checkpoints, markdown, run_cell, to_json
 from parity_tests.cli import main
 from parity_tests.conftest import GOLDENS, ExportedPackage
@@ -70,6 +74,37 @@ def test_the_table_has_a_cell_for_every_column():
     assert lines[0] == "| family | checkpoint | cpu fp32 | cpu int4 |"
     assert lines[2] == "| wemm | demo | pass | fail |"
     assert lines[-1] == "- wemm (demo), cpu int4, fail: why"
+
+
+class _Elsewhere:
+    """An executor that ends jobs in another order, one of them without a result."""
+
+    def __call__(self, jobs: Sequence[Job[Cell]]) -> Iterator[tuple[Job[Cell], Cell | Died]]:
+        first, *others = jobs
+        yield from ((job, job.task(job.given)) for job in reversed(others))
+        yield first, Died("OutOfMemoryError at each of 3 tries: Task was killed")
+
+
+def test_the_report_has_one_order_and_a_dead_worker_fails_its_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def done(family: str, name: str, folder: Path, target: str, precision: str) -> Cell:
+        return Cell(family, name, target, precision, Status.PASS)
+
+    monkeypatch.setattr(matrix, "run_cell", done)
+    written = tmp_path / "matrix.json"
+    asked = ["--matrix", "--families", "wemm,minicpm-v", "--targets", "cpu", "--json-file", str(written)]
+    kept = ["--results", str(tmp_path / "results")]
+    assert main(asked) == 0
+    local = json.loads(written.read_text())["cells"]
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster, "executor_of", lambda _: _Elsewhere())
+        assert main([*asked, *kept]) == 5
+    there = json.loads(written.read_text())["cells"]
+    assert there[0]["status"] == "fail"
+    assert there[0]["detail"].startswith("OutOfMemoryError at each of 3 tries")
+    assert there[1:] == local[1:]
+    monkeypatch.setattr(matrix, "run_cell", lambda *place: replace(done(*place), detail="again"))
+    assert main([*asked, *kept]) == 0
+    assert [cell["detail"] for cell in json.loads(written.read_text())["cells"]] == ["again", *[""] * (len(local) - 1)]
 
 
 @pytest.mark.parametrize("flags", [["--families", "nobody"], ["--targets", "toaster"], ["--precisions", "int3"]])

@@ -86,8 +86,8 @@ def tower(side: int, layers: int) -> ModelSpec:
     spec = next(made for family, made in published_specs() if family.name == "minicpm-v")
     assert isinstance(spec.vision, VisionSpec)
     grid = side // PATCH
-    shape = {"width": WIDTH, "heads": HEADS, "mlp_width": MLP, "patch_size": PATCH, "layers": layers}
-    vision = replace(spec.vision, **shape, positions=PositionKind.FIXED, native_grid=grid, grid=(grid, grid))
+    vision = replace(spec.vision, width=WIDTH, heads=HEADS, mlp_width=MLP, patch_size=PATCH, layers=layers)
+    vision = replace(vision, positions=PositionKind.FIXED, native_grid=grid, grid=(grid, grid))
     return replace(spec, vision=vision, decoder=replace(spec.decoder, layers=1))
 
 
@@ -193,7 +193,7 @@ def parser(prog: str) -> Parser:
 
 def _run(arguments: argparse.Namespace) -> int:
     spec = tower(arguments.side, arguments.layers)
-    shape = (arguments.tiles, 3, *(PATCH * size for size in spec.vision.grid))
+    shape = (arguments.tiles, 3, arguments.side // PATCH * PATCH, arguments.side // PATCH * PATCH)
     pixels = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     with tempfile.TemporaryDirectory() as name:
         folder = (arguments.graphs or Path(name)) / f"{arguments.side}_{arguments.layers}"

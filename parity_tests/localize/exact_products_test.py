@@ -22,7 +22,9 @@ def test_a_copy_rounds_no_input(tmp_path: Path, zero: int) -> None:
     drawn = torch.Generator().manual_seed(zero)
     codes = grid.quantise(torch.randn(40, 48, generator=drawn))
     layer.weight_codes.data = (codes.codes.to(torch.int16) - 128).to(torch.int8)
-    layer.weight_scales.data, layer.bias.data = codes.scales[:, 0], torch.randn(40, generator=drawn)
+    layer.weight_scales.data = codes.scales[:, 0]
+    assert layer.bias is not None
+    layer.bias.data = torch.randn(40, generator=drawn)
     tokens = torch.randn(2, 7, 48, generator=drawn)
     path = tmp_path / "layer.onnx"
     torch.onnx.export(layer.eval(), (tokens,), str(path), dynamo=True, opset_version=23, optimize=False, verbose=False)

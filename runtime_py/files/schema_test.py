@@ -148,3 +148,25 @@ def test_the_journal_schema_is_read_as_the_library_reads_it(number: int) -> None
     library = jsonschema.Draft202012Validator(as_the_library_must(EXPORT_SCHEMA))
     assert bool(Schema(shipped).problems(value)) == bool(list(library.iter_errors(value)))
     assert Schema(shipped).problems(good) == []
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32))
+def test_the_request_schema_is_read_as_the_library_reads_it(number: int) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    picture = {"type": "image_url", "image_url": {"url": "u"}}
+    good = {
+        "model": "m",
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, picture]}],
+        "stop": ["a"],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "logprobs": True,
+        "top_logprobs": 1,
+        "response_format": {"type": "text"},
+    }
+    request = schema.load("chat_request")
+    assert request.problems(good) == []
+    value = strange(good, Random(number))
+    library = jsonschema.Draft202012Validator(request.root)
+    assert bool(request.problems(value)) == bool(list(library.iter_errors(value)))

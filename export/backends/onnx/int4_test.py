@@ -140,6 +140,7 @@ def test_a_token_is_rounded_apart_from_its_neighbours(tmp_path: Path) -> None:
     weight, bias = torch.randn(48, 64, generator=torch.Generator().manual_seed(1)), torch.linspace(-1, 1, 48)
     codes = grid.quantise(weight)
     layer.weight_codes.data = (codes.codes.to(torch.int16) - 128).to(torch.int8)
+    assert layer.bias is not None
     layer.weight_scales.data, layer.bias.data = codes.scales[:, 0], bias
     tokens = torch.randn(2, 5, 64, generator=torch.Generator().manual_seed(2))
     tokens[0, 1] *= 1000

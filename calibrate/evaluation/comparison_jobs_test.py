@@ -1,0 +1,59 @@
+"""A comparison as jobs: their order, their rows on disk, and one real comparison that is then kept."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from calibrate.command.compare_cli import parser, request_of
+from calibrate.evaluation.compare_table import Row, long_table
+from calibrate.evaluation.comparison import ComparisonRequest
+from calibrate.evaluation.comparison_jobs import FORM, jobs
+from calibrate.evaluation.score import Score
+from export.cluster.jobs import outcomes
+from export.cluster.results import Results
+
+
+def request(*given: str) -> ComparisonRequest:
+    return request_of(parser("compare").parse_args(["--model", "minicpm-v", *given]))
+
+
+def test_jobs_are_in_the_order_of_the_table_and_each_has_a_name_of_its_own() -> None:
+    listed = jobs(request("--on", "cpu:32", "--on", "android", "--methods", "gptq,gptq:text"))
+    assert [job.name for job in listed] == [
+        "compare.full",
+        *("compare.cpu-32.plain", "compare.cpu-32.gptq", "compare.cpu-32.gptq-text"),
+        *("compare.android.plain", "compare.android.gptq", "compare.android.gptq-text"),
+    ]
+
+
+def test_rows_are_on_disk_what_they_were() -> None:
+    score = Score(cosine=0.5, worst_cosine=0.25, kl=0.1, accuracy=None, changed=3, agreement=0.9)
+    rows = [Row("cpu:32 (grid)", "gptq", "", score, 1.5, 7, ("decoder.layers.0",), 1.25, 4.5, 99)]
+    assert FORM.from_json(json.loads(json.dumps(FORM.to_json(rows)))) == rows
+
+
+def test_files_of_the_checkpoint_decide_too(tmp_path: Path) -> None:
+    (tmp_path / "held_out.txt").write_text("words")
+    asked = replace(request("--on", "cpu:32"), text=(tmp_path / "held_out.txt",))
+    before, *_ = jobs(asked, stamped=True)
+    assert any(name.endswith("model.safetensors") for name in before.beside), sorted(before.beside)
+    (tmp_path / "held_out.txt").write_text("other words")
+    results = Results(tmp_path, FORM)
+    assert results.key(before) != results.key(jobs(asked, stamped=True)[0])
+
+
+@pytest.mark.slow
+def test_a_real_comparison_is_measured_once(tmp_path: Path) -> None:
+    asked = request("--on", "cpu:32", "--methods", "mse-clip", "--pictures", "4", "--samples", "4")
+    first = list(outcomes(jobs(asked, stamped=True), results=Results(tmp_path, FORM)))
+    again = list(outcomes(jobs(asked, stamped=True), results=Results(tmp_path, FORM)))
+    rows = [row for outcome in first if isinstance(outcome.result, list) for row in outcome.result]
+    assert [row.method for row in rows] == ["fp32", "fp16", "plain rounding", "mse-clip"]
+    assert [row.name for row in rows if row.setting and not row.size] == []
+    assert all(outcome.kept for outcome in again) and not any(outcome.kept for outcome in first)
+    assert [outcome.result for outcome in again] == [outcome.result for outcome in first]
+    assert long_table(rows).count("\n") == 5

@@ -1,0 +1,96 @@
+"""What an earlier run of an export left: a finished package, a partial one whose steps are kept, or nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from export.checkpoint.opened import OpenedCheckpoint
+from export.package import disk
+from export.package.journal import Journal, sha256_of
+from export.package.manifest import MANIFEST, assignment_rows
+from export.package.ownership import remove_unfinished, stored_manifest
+from export.package.source_hashes import stamp
+from export.plan.machine import tool_versions
+from export.plan.plan import Plan
+from export.request import ExportRequest
+from runtime_py.version import VERSION
+
+log = logging.getLogger("edgeproof")
+
+
+def fingerprint(request: ExportRequest, checkpoint: OpenedCheckpoint, planned: Plan) -> dict[str, Any]:
+    """Everything that decides the bytes of the package."""
+    limits, capability = planned.options.limits, planned.options.compute_capability
+    of_server = {"compute_capability": capability} if capability and planned.options.target.server is not None else {}
+    return {
+        "edgeproof": VERSION,
+        "model": checkpoint.id,
+        "revision": checkpoint.revision,
+        "target": planned.options.target.name,
+        "precision": planned.options.precision,
+        "context": limits.context,
+        "prefill_chunk": limits.prefill_chunk,
+        "options": dict(planned.options.extra),
+        "model_described": hashlib.sha256(repr(checkpoint.spec).encode()).hexdigest(),
+        "calibration": None if request.calibration is None else sha256_of(request.calibration / MANIFEST),
+        "checkpoint": {name: stamp(path) for name, path in checkpoint.files().items()},
+        "tools": tool_versions(planned.options.target.backend_names),
+        **of_server,
+    }
+
+
+def workshop(request: ExportRequest, checkpoint: OpenedCheckpoint, planned: Plan) -> tuple[Path, Journal]:
+    """The partial package and its journal: new, or as an earlier run of the same export left it."""
+    folder = disk.partial_of(request.output_folder())
+    journal = Journal(folder, fingerprint(request, checkpoint, planned))
+    if folder.exists() and not request.resume:
+        remove_unfinished(folder)
+    if folder.exists():
+        kept = journal.resume()
+        log.info("resuming %s: %d finished step(s) kept", folder, len(kept))
+    else:
+        folder.mkdir(parents=True)
+        journal.begin()
+    return folder, journal
+
+
+def finished_before(request: ExportRequest, checkpoint: OpenedCheckpoint, planned: Plan) -> bool:
+    """Whether there is nothing to resume because the package is whole; what a kill at the very end left is removed.
+
+    Raises:
+        UsageError: the package is there, and is another request's.
+    """
+    output = request.output_folder()
+    written = stored_manifest(output)
+    journal = Journal(disk.partial_of(output), fingerprint(request, checkpoint, planned))
+    if written is None or journal.folder.exists():
+        return False
+    limits = {key: written.get("limits", {}).get(key) for key in ("context", "prefill_chunk")}
+    asked = {"context": planned.options.limits.context, "prefill_chunk": planned.options.limits.prefill_chunk}
+    same = (written.get("target"), written.get("precision"), written.get("source", {}).get("id"), limits) == (
+        planned.options.target.name, planned.options.precision, checkpoint.id, asked
+    )  # fmt: skip
+    same = same and _held_alike(written, request, planned)
+    if not journal.finished() and (request.force or not same):
+        if request.force:
+            return False
+        raise disk.exists_already(output)
+    disk.clean_up(output, journal)
+    log.info("%s is finished; nothing is left to do", output)
+    return True
+
+
+def _held_alike(written: Mapping[str, Any], request: ExportRequest, planned: Plan) -> bool:
+    """Whether a finished package holds every layer as this request would, calibrated or not, and with its waivers."""
+    blocks = written.get("backends", {})
+    held = {name: block.get("assignments", written.get("assignments")) for name, block in blocks.items()}
+    calibrated = any("calibration" in block for block in blocks.values())
+    return (
+        held == {name: assignment_rows(part.assignments) for name, part in planned.parts.items()}
+        and calibrated == (request.calibration is not None)
+        and written.get("waivers") == request.waivers()
+    )

@@ -1,0 +1,128 @@
+"""The work between a plan and a package's manifest: what each backend builds from, the steps in order, and running them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from export.backends.base import Build, Step
+from export.backends.registry import backend_named
+from export.checkpoint.opened import OpenedCheckpoint
+from export.command.progress import Progress
+from export.package.journal import Journal
+from export.package.manifest import copy_side_files
+from export.package.selftest import write_question
+from export.package.source_hashes import SourceHashes
+from export.package.tokenizer_files import write_tokenizer
+from export.plan.plan import Plan
+from export.prompts.chat_template import write_chat_template
+from export.prompts.declared import declared_prompt
+from export.quantisation.stored import StoredCodes
+from export.request import ExportRequest
+from export.source.side_files import Purpose, SideFile
+
+VALUES = "values of the checkpoint"
+
+
+def stored_codes(request: ExportRequest, checkpoint: OpenedCheckpoint, planned: Plan) -> dict[str, StoredCodes]:
+    """The calibrated codes of every backend that has int4 layers, checked against the plan before any work."""
+    if request.calibration is None:
+        return {}
+    assert checkpoint.weights is not None
+    quantised = {
+        name: part for name, part in planned.parts.items() if any(a.storage == "int4" for a in part.assignments.values())
+    }
+    return {
+        name: StoredCodes(request.calibration, name, checkpoint.weights, part.assignments)
+        for name, part in quantised.items()
+    }
+
+
+def builds_of(
+    checkpoint: OpenedCheckpoint, planned: Plan, stored: Mapping[str, StoredCodes], folder: Path, progress: Progress
+) -> dict[str, Build]:
+    """What each backend's steps read."""
+    from export.quantisation.codes import RoundToNearest
+    from export.quantisation.grids import GRIDS
+
+    assert checkpoint.folder is not None and checkpoint.weights is not None
+    weights, processor = checkpoint.weights, checkpoint.family.make_processor(checkpoint.spec)
+    return {
+        name: Build(
+            spec=checkpoint.spec,
+            options=planned.options,
+            assignments=part.assignments,
+            weights=stored[name].weights if name in stored else weights,
+            codes=stored.get(name) or RoundToNearest(weights, part.assignments, GRIDS),
+            checkpoint=checkpoint,
+            folder=folder,
+            progress=progress,
+            processor=processor,
+        )
+        for name, part in planned.parts.items()
+    }
+
+
+def steps_of(checkpoint: OpenedCheckpoint, planned: Plan, builds: dict[str, Build], folder: Path) -> list[Step]:
+    """All work in order; step names are unique."""
+    source, prompt = checkpoint.folder, declared_prompt(checkpoint.spec)
+    assert source is not None
+    tokens, kept = checkpoint.tokenizer_folder(), checkpoint.side_files
+    steps = [Step(VALUES, partial(_look_at_values, checkpoint, planned, builds))]
+    if tokens is not None:
+        steps.append(Step("tokenizer", partial(write_tokenizer, tokens, folder)))
+        kept = tuple(file for file in kept if file.purpose not in (Purpose.VOCABULARY, Purpose.TOKENS))
+    steps += [
+        Step(step.name if step.name.startswith(name) else f"{name} {step.name}", step.run)
+        for name, build in builds.items()
+        for step in (*planned.parts[name].backend.steps(build), *_target_files(name, build))
+    ]
+    steps.append(Step("side files", lambda: _side_files(kept, source, planned, builds, folder)))
+    steps.append(Step("chat template", lambda: write_chat_template(prompt, folder)))
+    steps.append(Step("self-test sample", lambda: write_question(folder)))
+    return steps
+
+
+def run(steps: list[Step], journal: Journal, progress: Progress, hashes: SourceHashes) -> None:
+    """Run the steps that the journal does not hold, and enter each when its files and the checkpoint's hashes are there."""
+    for number, step in enumerate(steps, 1):
+        if step.name in journal.steps:
+            continue
+        progress.start(step.name, number, len(steps))
+        try:
+            written = step.run()
+            hashes.records()
+            journal.finish(step.name, written)
+        except BaseException:
+            progress.abandon()
+            raise
+        progress.stop(sum(record.bytes for record in journal.steps[step.name]))
+
+
+def _target_files(backend: str, build: Build) -> list[Step]:
+    """What a backend adds for the target's own software, where it adds anything."""
+    write = backend_named(backend).target_files.get(build.options.target.name)
+    return [] if write is None else [Step(f"{backend} files of the target", partial(write, build))]
+
+
+def _side_files(
+    kept: Sequence[SideFile], source: Path, planned: Plan, builds: Mapping[str, Build], folder: Path
+) -> list[Path]:
+    """Copy the checkpoint's side files, then write what the backends put over and beside them; every path once."""
+    written = copy_side_files(kept, source, folder)
+    for name, build in builds.items():
+        written += planned.parts[name].backend.tool_files(build)
+    return list(dict.fromkeys(written))
+
+
+def _look_at_values(checkpoint: OpenedCheckpoint, planned: Plan, builds: Mapping[str, Build]) -> list[Path]:
+    """Refuse a checkpoint with values that no file of the package can hold; makes no file."""
+    from export.quantisation.float16 import rounded_to_float16
+    from export.source.value_check import check_values
+
+    assert checkpoint.weights is not None
+    names = {name for part in planned.parts.values() for name in rounded_to_float16(part.assignments)}
+    build = next(iter(builds.values()))
+    check_values(checkpoint.weights, names & set(checkpoint.weights.rules), partial(build.progress, VALUES))
+    return []
