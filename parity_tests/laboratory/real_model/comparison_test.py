@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import IntEnum
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
-from parity_tests.laboratory.real_model.comparison import canonical, lines
+from parity_tests.laboratory.real_model.comparison import Comparison, canonical, lines
+from parity_tests.laboratory.real_model.libraries import Library
 from parity_tests.laboratory.real_model.libraries.llama_cpp import kind_of
+from parity_tests.laboratory.real_model.work import Work
+from runtime_py.errors import MachineError
 
 
 class Kind(IntEnum):
@@ -39,19 +44,8 @@ def test_rows_of_projections_are_joined_in_our_order(tmp_path: Path) -> None:
 
 def test_the_mixture_falls_back_in_rows_that_256_does_not_divide() -> None:
     down = [kind_of(Kind, "q4_k_m", f"model.layers.{layer}.mlp.down_proj.weight", 1536, 30) for layer in range(30)]
-    assert [layer for layer, kind in enumerate(down) if kind == Kind.Q6_K] == [
-        0,
-        1,
-        2,
-        5,
-        8,
-        11,
-        14,
-        17,
-        20,
-        23,
-        *range(26, 30),
-    ]
+    wide = [layer for layer, kind in enumerate(down) if kind == Kind.Q6_K]
+    assert wide == [0, 1, 2, 5, 8, 11, 14, 17, 20, 23, 26, 27, 28, 29]
     assert kind_of(Kind, "q4_k_m", "model.layers.4.self_attn.v_proj.weight", 576, 30) == Kind.Q5_0
     assert kind_of(Kind, "q4_k_m", "model.embed_tokens.weight", 576, 30) == Kind.Q8_0
     assert kind_of(Kind, "q4_0", "model.layers.0.mlp.down_proj.weight", 1536, 30) == Kind.Q4_0
@@ -66,3 +60,22 @@ def test_a_library_that_does_not_run_says_why() -> None:
     assert table[2] == "| gptq | 5.34 | 89.8 | 16.600 | 0.0700 | 0.0500 | 0.400 | 86.00 % | 70 |"
     assert table[3].startswith("| other | not run: no wheel for this machine |")
     assert len({line.count("|") for line in table}) == 1
+
+
+def test_a_library_that_failed_is_tried_again_and_others_are_not_measured_twice(tmp_path: Path) -> None:
+    measured: list[str] = []
+
+    class Measured(Comparison):
+        def ours(self, name: str, flags: Mapping[str, Any]) -> dict[str, Any]:
+            measured.append(name)
+            return {"kl": 0.1}
+
+        def theirs(self, name: str, library: Library) -> dict[str, Any]:
+            measured.append(name)
+            raise MachineError("pip ended with 1\nno wheel", "0", "try elsewhere")
+
+    comparison, wanted = Measured(Work(tmp_path, 1, 2)), ("gptq", "GPTQModel GPTQ")
+    for _ in range(2):
+        rows = comparison.rows(lambda name: name in wanted)
+        assert rows == {"gptq": {"kl": 0.1}, "GPTQModel GPTQ": {"error": "no wheel"}}
+    assert measured == ["gptq", "GPTQModel GPTQ", "GPTQModel GPTQ"]
