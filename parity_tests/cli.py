@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.command import model_flags
+from parity_tests.check import matrix_command
 from parity_tests.judging import stored_runs
 from parity_tests.second_opinion import command as second_opinion
 from runtime_py.backends.registry import runtime_backends
@@ -33,6 +34,7 @@ examples:
   {prog} --mlc-golden parity_tests/goldens/mlc-llama
   {prog} --second-opinion --model minicpm-v --weights demo
   {prog} --matrix --targets cpu --precisions fp32,int4
+  {prog} --matrix --ray
   {prog} judge report --thresholds mine.toml --report-dir again
   {prog} diff report_before report_after
 
@@ -59,11 +61,7 @@ def parser(prog: str) -> Parser:
     golden.add_argument("--target", metavar="TARGET", help="cpu, android or desktop-gpu")
     golden.add_argument("--precision", choices=("fp32", "fp16", "int4"), help="of the package that is made")
     second_opinion.add_flags(made)
-    matrix = made.add_argument_group("--matrix")
-    matrix.add_argument("--families", metavar="LIST", help="comma-separated; default all")
-    matrix.add_argument("--targets", metavar="LIST", help="default cpu,android,desktop-gpu")
-    matrix.add_argument("--precisions", metavar="LIST", help="default fp32,fp16,int4")
-    matrix.add_argument("--markdown", type=Path, metavar="FILE", help="write the table here")
+    matrix_command.add_flags(made)
     stored_runs.add_thresholds(made)
     stored_runs.add_presets(made)
     made.add_argument(
@@ -108,7 +106,7 @@ def _package_flags(made: argparse._ArgumentGroup) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     if options.matrix:
-        return _matrix(options)
+        return matrix_command.run(options)
     if options.second_opinion:
         return second_opinion.run(options, _table(options))
     if options.mlc_golden is not None:
@@ -175,31 +173,6 @@ def _golden(options: argparse.Namespace) -> int:
     table = _table(options)
     run = check_golden(options.golden, options.target, options.precision, options.typed, table)
     return _report(judge(run, table), options)
-
-
-def _matrix(options: argparse.Namespace) -> int:
-    from parity_tests.check import matrix
-    from parity_tests.report.text_file import write as write_text
-
-    asked = [
-        tuple(filter(None, (given or "").split(","))) for given in (options.families, options.targets, options.precisions)
-    ]
-    show = console.say if options.json else console.out
-    cells = []
-    for cell in matrix.run_matrix(*asked):
-        cells.append(cell)
-        place = f"{cell.family:14} {cell.checkpoint:14} {cell.target:12} {cell.precision:5}"
-        show(f"{place} {cell.status:9} {cell.seconds:6.1f} s  {cell.detail}")
-    failed = any(cell.status is matrix.Status.FAIL for cell in cells)
-    show(f"verdict: {'fail' if failed else 'pass'}")
-    text = matrix.to_json(cells)
-    if options.json:
-        console.out(text.rstrip())
-    if options.json_file is not None:
-        write_text(options.json_file, text)
-    if options.markdown is not None:
-        write_text(options.markdown, matrix.markdown(cells))
-    return int(ExitCode.PARITY_FAILED if failed else ExitCode.OK)
 
 
 def _mlc_golden(options: argparse.Namespace) -> int:

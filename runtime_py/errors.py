@@ -39,6 +39,10 @@ class EdgeproofError(Exception):
         self.expected = expected
         self.next_step = next_step
 
+    def __reduce__(self) -> tuple[type[EdgeproofError], tuple[str, str, str]]:
+        """Errors cross the borders of processes; by itself Python would call the class with ``what`` alone."""
+        return type(self), (self.what, self.expected, self.next_step)
+
     def __str__(self) -> str:
         return f"{self.what}\n  expected: {self.expected}\n  next: {self.next_step}"
 

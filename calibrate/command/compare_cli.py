@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 
 from calibrate.command.cli import add_samples
-from calibrate.evaluation.compare_table import as_json, long_table, wide_table
+from calibrate.evaluation.compare_table import Row, as_json, long_table, wide_table
 from calibrate.evaluation.comparison import (
     DEFAULT_SETTINGS,
     MIXED,
@@ -15,10 +15,11 @@ from calibrate.evaluation.comparison import (
     ComparisonRequest,
     Contestant,
     GridSetting,
-    compare,
 )
 from calibrate.methods import METHODS
 from calibrate.request import SAMPLES, CalibrationRequest
+from export.cluster import flags as cluster
+from export.cluster.jobs import Died, outcomes
 from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command
 from runtime_py.command.parser import Parser
@@ -65,6 +66,7 @@ def parser(prog: str) -> Parser:
     )  # fmt: skip
     made.add_argument("--wide", action="store_true", help="one line a method, one column a grid")
     add_samples(made)
+    cluster.add(made, "methods")
     flags.json_result(made)
     flags.talk(made)
     return made
@@ -117,16 +119,24 @@ def request_of(options: argparse.Namespace) -> ComparisonRequest:
 
 
 def _run(options: argparse.Namespace) -> int:
-    request = request_of(options)
-    rows = []
-    for row in compare(request):
-        log.info("%s", long_table([row]).splitlines()[-1])
-        rows.append(row)
+    from calibrate.evaluation import comparison_jobs
+
+    results = cluster.results_of(options, comparison_jobs.FORM)
+    listed = comparison_jobs.jobs(request_of(options), stamped=results is not None)
+    measured: dict[str, list[Row]] = {}
+    for outcome in outcomes(listed, cluster.executor_of(options), results):
+        if isinstance(outcome.result, Died):
+            log.error("%s was not measured: %s", outcome.job.name, outcome.result.why)
+            continue
+        measured[outcome.job.name] = outcome.result
+        for row in outcome.result:
+            log.info("%s", long_table([row]).splitlines()[-1])
+    rows = [row for job in listed for row in measured.get(job.name, ())]
     if options.json:
         console.out_json(as_json(options.model, options.pictures, rows, options.outliers))
     else:
         console.out(wide_table(rows) if options.wide else long_table(rows))
-    return ExitCode.OK
+    return ExitCode.OK if len(measured) == len(listed) else ExitCode.ENVIRONMENT
 
 
 COMMAND = Command(parser, _run)

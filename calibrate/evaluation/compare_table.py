@@ -50,18 +50,15 @@ def as_json(model: str, pictures: int, rows: Sequence[Row], outliers: float = 0.
 
 def from_json(table: Mapping[str, Any]) -> list[Row]:
     """The rows of a comparison; files written before a method was renamed are read under its new name."""
+    return [row_of(row) for row in table["rows"]]
+
+
+def row_of(stored: Mapping[str, Any]) -> Row:
+    """One row as `as_json` writes it."""
     # Tables never called plain rounding "rtn" (it is `PLAIN`), so the old name is the searched clip wherever it stands.
-    return [
-        Row(
-            **{
-                **row,
-                "method": re.sub(r"^rtn\b", RENAMED["rtn"], row["method"]),
-                "score": Score(**row["score"]),
-                "rounded_blocks": tuple(row["rounded_blocks"]),
-            }
-        )
-        for row in table["rows"]
-    ]
+    method = re.sub(r"^rtn\b", RENAMED["rtn"], stored["method"])
+    score, blocks = Score(**stored["score"]), tuple(stored["rounded_blocks"])
+    return Row(**{**stored, "method": method, "score": score, "rounded_blocks": blocks})
 
 
 def long_table(rows: Sequence[Row]) -> str:

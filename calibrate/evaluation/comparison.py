@@ -1,6 +1,6 @@
-"""Every method on every grid, measured on a demo checkpoint's own questions: the rows of one comparison.
+"""Every method on every grid, measured on a demo checkpoint's own questions: what is compared, and how one row is made.
 
-For each grid: plain rounding first, then each method, on the backend that the target runs by default. A method is calibrated
+A grid's rows are plain rounding's and each method's, on the backend that the target runs by default. A method is calibrated
 into a scratch folder and read back from there, as an export reads it.
 """
 
@@ -102,6 +102,9 @@ class Contestant:
             raise UsageError(f"--methods {text}", expected, did_you_mean(method, known, "correct the name"))
         return cls(method, variant)
 
+    def __str__(self) -> str:
+        return f"{self.method}:{self.variant}".rstrip(":")
+
     def request(self, base: CalibrationRequest) -> CalibrationRequest:
         return replace(base, method="gptq" if self.method == MIXED else self.method, **VARIANTS[self.variant])
 
@@ -139,27 +142,7 @@ class ComparisonRequest:
             raise UsageError(f"--outliers {self.outliers:g}", expected, "correct the number or leave it out")
 
 
-def compare(request: ComparisonRequest) -> Iterator[Row]:
-    """Rows as they are measured: full precision, halves, then grid by grid.
-
-    Raises:
-        UsageError: a grid that the target does not have, or too little text.
-    """
-    from calibrate.evaluation.outliers import with_outliers
-    from calibrate.evaluation.score import HalfWeights
-    from calibrate.run import plan
-
-    checkpoint = plan(_on(request.base, request.settings[0])).checkpoint
-    if request.outliers:
-        checkpoint = with_outliers(checkpoint, request.outliers)
-    evaluation = _evaluation(request, checkpoint)
-    yield Row("", "fp32", "", evaluation.score(evaluation.weights), 0.0)
-    yield Row("", "fp16", "", evaluation.score(HalfWeights(evaluation.weights)), 0.0)
-    for setting in request.settings:
-        yield from _OneGrid(setting, request, checkpoint, evaluation).rows()
-
-
-def _evaluation(request: ComparisonRequest, checkpoint: OpenedCheckpoint) -> Evaluation:
+def evaluation_of(request: ComparisonRequest, checkpoint: OpenedCheckpoint) -> Evaluation:
     """What the methods are compared on; none of them has seen it."""
     from calibrate.evaluation.evaluate import DemoEvaluation, is_demo
     from calibrate.evaluation.evaluate_samples import on_samples, on_text
@@ -178,11 +161,11 @@ def _apart(checkpoint: OpenedCheckpoint, count: int, lot: int) -> list[Sample]:
     return list(built_in(count, SEED, side=checkpoint.spec.image.overview, first=lot * HELD_OUT_FIRST))
 
 
-def _on(base: CalibrationRequest, setting: GridSetting) -> CalibrationRequest:
+def on_grid(base: CalibrationRequest, setting: GridSetting) -> CalibrationRequest:
     return replace(base, target=setting.target, block_size=setting.block_size, asymmetric=setting.asymmetric)
 
 
-class _OneGrid:
+class OneGrid:
     """One setting, on the backend that its target runs by default."""
 
     def __init__(
@@ -190,7 +173,7 @@ class _OneGrid:
     ) -> None:
         from calibrate.run import plan
 
-        asked = _on(request.base, setting)
+        asked = on_grid(request.base, setting)
         self.backend = asked.export().target_record().runs.name
         self.base = replace(asked, backend=self.backend)
         self.request, self.checkpoint, self.evaluation = request, checkpoint, evaluation
@@ -201,17 +184,22 @@ class _OneGrid:
     def _wanted(self) -> Sequence[str]:
         return self.planned.wanted[self.backend]
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self, contestant: Contestant | None) -> Iterator[Row]:
+        """Of one method; None is plain rounding."""
+        if contestant is None:
+            yield self._plain()
+            return
+        with tempfile.TemporaryDirectory() as scratch:
+            yield from self._rows_of(contestant, Path(scratch))
+
+    def _plain(self) -> Row:
         from export.quantisation.codes import RoundToNearest
         from export.quantisation.grids import GRIDS
 
         weights = self.evaluation.weights
         plain = RoundToNearest(weights, self.planned.assignments[self.backend], GRIDS)
         score = self.evaluation.score(self._read_back(weights, plain, self.planned))
-        yield self._sized(Row(self.name, PLAIN, "", score, 0.0, self._bytes(self.planned)), self.planned)
-        for contestant in self.request.contestants:
-            with tempfile.TemporaryDirectory() as scratch:
-                yield from self._rows_of(contestant, Path(scratch))
+        return self._sized(Row(self.name, PLAIN, "", score, 0.0, self._bytes(self.planned)), self.planned)
 
     def _rows_of(self, contestant: Contestant, scratch: Path) -> Iterator[Row]:
         """The method as it is; after that what the check makes of it, where that differs."""

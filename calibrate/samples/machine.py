@@ -76,7 +76,7 @@ def photographs() -> list[Path]:
 
 
 def _of(name: str, distribution: metadata.Distribution) -> Iterator[Passage]:
-    about = distribution.metadata.get("Description") or str(distribution.metadata.get_payload() or "")
+    about = str(distribution.metadata.json.get("description") or "")
     for number, piece in enumerate(_pieces(about)):
         yield Passage(f"What is {name}, and how is it used?" if not number else f"Tell me more about {name}.", piece)
     files = sorted(distribution.files or (), key=str)

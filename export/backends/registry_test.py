@@ -57,7 +57,7 @@ def test_all_grids_have_names_of_their_own() -> None:
 def test_options_are_offered_once_with_the_values_that_every_target_takes() -> None:
     offered = {flag.flag: flag for flag in option_flags()}
     assert len(offered) == len(option_flags())
-    assert "32, 64, 128, auto (desktop-gpu)" in offered["--block-size"].meaning
+    assert "32, 64, 128, auto (desktop-gpu, server-gpu)" in offered["--block-size"].meaning
     assert "fp16, int4 (android, ios)" in offered["--vision-precision"].meaning
     assert (offered["--block-size"].kind, offered["--vision-precision"].kind) == (number_or_word, str)
     assert (offered["--asymmetric"].kind, offered["--asymmetric"].given) == (None, False)

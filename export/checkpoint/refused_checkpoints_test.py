@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from export.checkpoint.opened import describe_checkpoint, open_folder
 from export.pipeline import export, plan
 from export.request import ExportRequest
-from runtime_py.errors import CheckpointError
+from runtime_py.errors import CheckpointError, UnsupportedModelError
 
 DEMOS = Path(__file__).parents[1] / "demo" / "checkpoints"
 TARGETS = ("cpu", "android")
@@ -109,3 +109,10 @@ def test_adapters_are_refused_by_name_in_a_plan(tmp_path: Path) -> None:
 def test_weights_in_several_folders_are_checked_by_a_plan() -> None:
     described = describe_checkpoint(ExportRequest(model=str(DEMOS / "xverse-v"), target="cpu"))
     assert described.weights is not None
+
+
+def test_a_folder_without_a_config_is_told_so(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(DEMOS / "minicpm-v", tmp_path / "checkpoint"))
+    (folder / "config.json").unlink()
+    with pytest.raises(UnsupportedModelError, match=r"no config\.json"):
+        open_folder(folder)

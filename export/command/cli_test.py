@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from export.__main__ import main, root
+from export.backends.options import option_flags
 from export.command import cli, model_flags
 from export.request import ExportRequest
 from runtime_py.command.dispatch import execute
@@ -61,7 +62,11 @@ def test_wrong_flags_are_one_message_with_three_parts(
 def test_every_model_flag_fills_a_field_of_the_request() -> None:
     known = {field.name for field in fields(ExportRequest) if field.init}
     taken = {action.dest for action in cli.parser("x")._actions} - HOW
-    assert {flag.field for flag in model_flags.EXPORT} <= taken <= known
+    options = {name for name in taken if name.startswith(model_flags.OPTION)}
+    assert options <= {model_flags.OPTION + option.name for option in option_flags()}, (
+        "choices of backends go into `options`"
+    )
+    assert {flag.field for flag in model_flags.EXPORT} <= taken - options <= known
 
 
 def test_flags_become_the_request() -> None:

@@ -74,7 +74,7 @@ WAIVERS = (
 EXPORT = (*MODEL, *TARGET, *LIMITS, *CALIBRATION, *DEVICE, *OUTPUT, *AGAIN, *WAIVERS)
 """Everything that an export is asked on a command line, but for what backends leave to the user (`add_backend_options`)."""
 
-_OPTION = "option "
+OPTION = "option "
 """Begins the destination of a flag whose option has no field of its own."""
 
 
@@ -99,7 +99,7 @@ def add_backend_options(made: Group) -> None:
         if option.kind is None and field in own:
             made.add_argument(option.flag, action="store_true", help=option.meaning)
             continue
-        destination = field if field in own else _OPTION + option.name
+        destination = field if field in own else OPTION + option.name
         if option.kind is None:
             made.add_argument(option.flag, dest=destination, action="store_const", const=option.given, help=option.meaning)
         else:
@@ -118,7 +118,7 @@ def request_of(kind: type[AnyRequest], given: Namespace) -> AnyRequest:
         UsageError: the request refuses a value.
     """
     values = vars(given)
-    options = {name.removeprefix(_OPTION): value for name, value in values.items() if name.startswith(_OPTION)}
+    options = {name.removeprefix(OPTION): value for name, value in values.items() if name.startswith(OPTION)}
     chosen = {name: value for name, value in options.items() if value is not None}
     names = [field.name for field in fields(kind) if field.init]
     filled = {name: values[name] for name in names if name in values}

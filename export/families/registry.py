@@ -91,8 +91,9 @@ def family_of(folder: Path, config: Mapping[str, Any]) -> Family:
     if refusal is not None:
         raise refusal
     model_type, architectures = (shown(config.get(name)) for name in ("model_type", "architectures"))
+    said = f"model_type {model_type}, architectures {architectures}" if config else "no config.json, or an empty one"
     raise UnsupportedModelError(
-        f"{folder} is no checkpoint of a known family (model_type {model_type}, architectures {architectures})",
+        f"{folder} is no checkpoint of a known family ({said})",
         "one of: " + ", ".join(families()),
         "check the folder, or add a family: docs/adding_a_family.md",
     )

@@ -1,10 +1,11 @@
-"""Ask every model of this Triton repository its own sample, over HTTP and gRPC, whole and streamed: smoke_client.py [HOST].
+"""Ask every model of this Triton repository its own sample, over HTTP and gRPC, whole and streamed.
+
+    python3 smoke_client.py [HOST [HTTP_PORT [GRPC_PORT]]]
 
 Needs nothing but Python for HTTP; gRPC needs tritonclient[grpc]. Exit code 0 when every
 answer is the one recorded at export.
 """
 
-import argparse
 import base64
 import http.client
 import json
@@ -110,19 +111,20 @@ def over_grpc(host: str, port: int, model: str, sample: Sample) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("host", nargs="?", default="localhost")
-    parser.add_argument("--http-port", type=int, default=8000)
-    parser.add_argument("--grpc-port", type=int, default=8001)
-    options = parser.parse_args()
+    defaults = ("localhost", "8000", "8001")
+    given = (*sys.argv[1:], *defaults[len(sys.argv) - 1 :])
+    if len(given) != len(defaults) or given[0].startswith("-") or not (given[1] + given[2]).isdigit():
+        say(__doc__)
+        return 2
+    host, http_port, grpc_port = given[0], int(given[1]), int(given[2])
     failed = 0
     for package in sorted(HERE.glob("*/1/package")):
         model = package.parents[1].name
         say(model)
-        ways = [(over_http, options.http_port), (over_grpc, options.grpc_port)]
+        ways = [(over_http, http_port), (over_grpc, grpc_port)]
         for way, port in ways:
             try:
-                way(options.host, port, model, Sample(package))
+                way(host, port, model, Sample(package))
             except ImportError as error:
                 say(f"  gRPC: not run ({error}); pip install 'tritonclient[grpc]'")
             except (Failure, OSError, KeyError, ValueError) as error:

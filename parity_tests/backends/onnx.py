@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 EIGHT_BITS = 4
 """The accuracy level at which ONNX Runtime's MatMulNBits rounds its input to int8."""
 
+CALL_GRID, TOKEN_GRID = "ort_int8_row", "ort_int8_token"
+"""Grids of layers that round their input: with one scale a call (packages of before), or one a token."""
+
+EXACT_TOKENS = "exact_tokens"
+"""In the manifest of a copy in memory: its graphs do not round tokens."""
+
 
 class OnnxExaminer(Examiner):
     """Judges ONNX Runtime packages: standards by precision, and a look at any value of their graphs."""
@@ -31,8 +37,8 @@ class OnnxExaminer(Examiner):
     # how close
 
     def implementation_standard(self, side: Candidate) -> Standard:
-        """By what rounds: kernels of int4 layers by choice, operators around int8 rows, or the cache alone."""
-        if self._rounds_blocks(side):
+        """By what rounds: kernels of int4 layers and the tower by choice, operators around int8 rows, or the cache alone."""
+        if self._rounds_blocks(side) or self._rounds_tokens(side):
             return Standard.KERNELS_INT8
         if any(grid.endswith("int8_row") for grid in _grids(side)):
             return Standard.STORED_INT8
@@ -41,6 +47,10 @@ class OnnxExaminer(Examiner):
     def _rounds_blocks(self, side: Candidate) -> bool:
         """Whether kernels choose to round the inputs of int4 layers to 8 bits."""
         return side.block.get("accuracy_level") == EIGHT_BITS and any("int4" in grid for grid in _grids(side))
+
+    def _rounds_tokens(self, side: Candidate) -> bool:
+        """Whether the vision tower rounds the inputs of its layers to 8 bits, a scale a token."""
+        return not side.block.get(EXACT_TOKENS, False) and TOKEN_GRID in _grids(side)
 
     def _half_cache(self, side: Candidate) -> bool:
         """Whether attention works on float16 keys and values."""
@@ -52,14 +62,13 @@ class OnnxExaminer(Examiner):
         return side.manifest["precision"] not in self.full_precisions
 
     def arithmetic(self, rows: Rows) -> Arithmetic:
-        """Computed in float32; inputs of layers with one scale a row are rounded, and matrices without codes are float16."""
-        from export.quantisation.grids import GRIDS
+        """Computed in float32; inputs that are rounded with one scale a call are, and matrices without codes are float16."""
         from parity_tests.reference.arithmetic import Arithmetic, InputRounding
 
         inputs = {
             name: InputRounding.UINT8_CALL
             for name, row in rows.items()
-            if row["grid"] and GRIDS[row["grid"]].group == 0 and not name.startswith(f"{EMBED}.")
+            if row["grid"] == CALL_GRID and not name.startswith(f"{EMBED}.")
         }
         halves = frozenset(name for name, row in rows.items() if row["storage"] == "fp16" and not row["grid"])
         return Arithmetic(inputs, halves)
@@ -77,14 +86,14 @@ class OnnxExaminer(Examiner):
         return predicted_peak(spec)
 
     def exact(self, side: Candidate) -> Candidate | None:
-        """The same graphs without the float16 cache and without int8 inputs of int4 layers."""
-        if not self._half_cache(side) and not self._rounds_blocks(side):
+        """The same graphs without the float16 cache and without int8 inputs of int4 layers and of the tower."""
+        if not (self._half_cache(side) or self._rounds_blocks(side) or self._rounds_tokens(side)):
             return None
         from parity_tests.check.segmented_ort import SegmentedOrtBackend
         from parity_tests.localize.onnx_blocks import ExactOrtBackend, set_exact
 
         assert self.record is not None
-        block = {**side.block, "accuracy_level": 0, "cache": "float32"}
+        block = {**side.block, "accuracy_level": 0, "cache": "float32", EXACT_TOKENS: True}
         manifest = {**side.manifest, "backends": {self.record.name: block}}
         if isinstance(side.backend, SegmentedOrtBackend):
             return replace(side, manifest=manifest, backend=SegmentedOrtBackend(side.folder, side.manifest, set_exact))

@@ -1,10 +1,11 @@
 """``--matrix``: families x targets x precisions, each cell from one real export and check of a small checkpoint.
 
 A family with a demo checkpoint is exported as a user would and its package checked (`package_check`); a family without one
-is exported from its goldens and held against them (`golden`). One cell after the other, in this process. Nothing is
-skipped in silence: a cell that cannot be built or run says why. A package of which a part cannot run here (engines without
-their GPU) is "not run" even where the rest of it passes; the detail says what passed. A phone's own library is compiled in
-the cell of the target's default precision; what runs here is the same module built for this machine, in every cell.
+is exported from its goldens and held against them (`golden`). A cell is a job (`export.cluster.jobs`): one after the other
+in this process, or on the machines of a cluster, where one whose worker dies at every try has failed. Nothing is skipped in
+silence: a cell that cannot be built or run says why. A package of which a part cannot run here (engines without their GPU)
+is "not run" even where the rest of it passes; the detail says what passed. A phone's own library is compiled in the cell of
+the target's default precision; what runs here is the same module built for this machine, in every cell.
 """
 
 from __future__ import annotations
@@ -14,16 +15,25 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from export.cluster.jobs import Died, Executor, Job, one_after_another, outcomes
+from export.cluster.results import Form, Results
+from runtime_py.backends.record import Ability
 from runtime_py.errors import EdgeproofError, MachineError, UnsupportedModelError, UsageError
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 TARGETS = ("cpu", "android", "desktop-gpu")
 PRECISIONS = ("fp32", "fp16", "int4")
+
+NONE = "none"
+"""In place of a checkpoint's name."""
+
+GIGABYTES = 2.0
+"""Of memory that a cell takes at most: torch, one small model, its package, and the compiler of its library."""
 
 
 class Status(StrEnum):
@@ -71,27 +81,65 @@ def checkpoints(family: str) -> dict[str, Path]:
     return folders
 
 
-def run_matrix(families: Sequence[str] = (), targets: Sequence[str] = (), precisions: Sequence[str] = ()) -> Iterator[Cell]:
-    """Every asked cell in order, as it is done.
+@dataclass(frozen=True)
+class Place:
+    """Which cell: names alone, which mean the same on every machine. ``checkpoint`` is "none" for a family without one."""
+
+    family: str
+    checkpoint: str
+    target: str
+    precision: str
+
+
+def place_of(cell: Cell) -> Place:
+    """Where a cell stands."""
+    return Place(cell.family, cell.checkpoint, cell.target, cell.precision)
+
+
+def jobs(families: Sequence[str] = (), targets: Sequence[str] = (), precisions: Sequence[str] = ()) -> list[Job[Cell]]:
+    """Every asked cell, in the order of the table.
 
     Raises:
         UsageError: a family, target or precision of that name does not exist.
     """
     from export.families.registry import families as known_families
+    from targets.registry import target_named
     from targets.registry import targets as known_targets
 
     _known("family", families, known_families())
     _known("target", targets, known_targets())
     _known("precision", precisions, PRECISIONS)
+    listed = []
     for family in families or known_families():
-        folders = checkpoints(family)
+        names = [*checkpoints(family)] or [NONE]
         for target in targets or TARGETS:
-            for precision in precisions or PRECISIONS:
-                for name, folder in folders.items():
-                    yield run_cell(family, name, folder, target, precision)
-                if not folders:
-                    why = "the family has neither a demo checkpoint nor a golden here"
-                    yield Cell(family, "none", target, precision, Status.NOT_RUN, why)
+            gpu = Ability.WITHOUT_DEVICE not in target_named(target).runs.abilities
+            for place in (Place(family, name, target, each) for each in precisions or PRECISIONS for name in names):
+                listed.append(Job(".".join(("matrix", *astuple(place))), run_place, place, gpu=gpu, gigabytes=GIGABYTES))
+    return listed
+
+
+def run_matrix(
+    asked: Sequence[Job[Cell]], executor: Executor[Cell] = one_after_another, results: Results[Cell] | None = None
+) -> Iterator[Cell]:
+    """Cells as they are done, kept ones first; one whose worker died is a failed cell.
+
+    Args:
+        results: see `export.cluster.jobs.outcomes`; of `FORM`.
+    """
+    for outcome in outcomes(asked, executor, results):
+        result = outcome.result
+        place = outcome.job.given
+        yield Cell(*astuple(place), Status.FAIL, result.why) if isinstance(result, Died) else result
+
+
+def run_place(place: Place) -> Cell:
+    """The cell at a place."""
+    if place.checkpoint == NONE:
+        why = "the family has neither a demo checkpoint nor a golden here"
+        return Cell(*astuple(place), Status.NOT_RUN, why)
+    folder = checkpoints(place.family)[place.checkpoint]
+    return run_cell(place.family, place.checkpoint, folder, place.target, place.precision)
 
 
 def run_cell(family: str, name: str, folder: Path, target: str, precision: str) -> Cell:
@@ -141,6 +189,14 @@ def _check(name: str, folder: Path, target: str, precision: str, output: Path) -
     if judgement.verdict is Verdict.PASS and reasons:
         return Status.NOT_RUN, f"built; what runs here passes (backend {judgement.run.backend}); not run: {reasons}"
     return (Status.NOT_RUN, reasons) if judgement.verdict is Verdict.NOT_RUN else (Status.PASS, "")
+
+
+def _from_json(stored: Any) -> Cell:
+    return Cell(**{**stored, "status": Status(stored["status"])})
+
+
+FORM = Form(asdict, _from_json, settled=lambda cell: cell.status in {Status.PASS, Status.NOT_BUILT})
+"""Cells as they are kept. Those that failed, or could not be run on the machine that tried, are done again."""
 
 
 def _known(what: str, asked: Sequence[str], known: Any) -> None:

@@ -15,8 +15,8 @@ from runtime_py.package import differences, read
 def test_two_models_in_one_repository(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     repository = tmp_path / "repo"
-    for model, target in (("minicpm-v", "server-cpu"), ("xverse-v", "server-gpu")):
-        assert export(["--model", model, "--weights", "demo", "--target", target, "-q", "-o", str(repository)]) == 0
+    for name, target in (("minicpm-v", "server-cpu"), ("xverse-v", "server-gpu")):
+        assert export(["--model", name, "--weights", "demo", "--target", target, "-q", "-o", str(repository)]) == 0
     models = models_in(repository)
     assert [model.name for model in models] == ["minicpm-v", "xverse-v"]
     for model in models:

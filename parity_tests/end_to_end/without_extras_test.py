@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 BARE = """\
 import sys
 for name in ("torch", "onnx", "onnxruntime", "onnxscript", "tvm", "tvm_ffi", "tensorrt_rtx", "tensorrt", "transformers",
-             "safetensors", "huggingface_hub", "psutil", "tqdm", "shtab", "starlette", "uvicorn"):
+             "safetensors", "huggingface_hub", "psutil", "tqdm", "shtab", "starlette", "uvicorn", "ray"):
     sys.modules[name] = None  # an import of it fails as if it were not installed
 from export.__main__ import edgeproof
 edgeproof()
@@ -62,6 +62,12 @@ def test_what_needs_one_names_its_extra(arguments: tuple[str, ...]) -> None:
 def test_a_server_names_its_extra() -> None:
     code, text = said("serve", "--package", "out")
     assert (code, "pip install 'edgeproof[serve]'" in text) == (7, True), text
+
+
+def test_many_machines_name_their_extra(tmp_path: Path) -> None:
+    cell = ("--families", "wemm", "--targets", "cpu", "--precisions", "fp32", "--results", str(tmp_path / "results"))
+    code, text = said("parity", "--matrix", "--ray", *cell)
+    assert (code, "pip install 'edgeproof[cluster]'" in text) == (7, True), text
 
 
 def test_a_mistake_is_a_mistake_without_libraries_too() -> None:

@@ -20,6 +20,9 @@ REPLACED = "kv_cache_transpose_append"
 class EarlyAppend(ModulePass):
     """With a filled cache, keys and values are written one position too early, over the last one; a first call is right.
 
+    A call of several tokens reads its own keys and values beside the cache and writes them afterwards
+    (``append_before_attn_`` in TVM's src/runtime/vm/paged_kv_cache.cc), so that the call behind it is the first to err.
+
     Args:
         dtype: the cache's.
         several: only in calls of several tokens, as behind a prompt's first chunk.
@@ -43,7 +46,7 @@ class EarlyAppend(ModulePass):
 
 
 def _replaced(mod: IRModule) -> list[GlobalVar]:
-    names = [variable for variable in mod.get_global_vars() if variable.name_hint.startswith(REPLACED)]
+    names = [variable for variable in mod.get_global_vars() if REPLACED in variable.name_hint]
     return [variable for variable in names if "mla" not in variable.name_hint]
 
 
@@ -64,11 +67,15 @@ def early_append(heads: int, channels: int, dtype: str, least: int) -> tirx.Prim
             if places[token] != T.int32(-1):
                 with T.sblock("keys"):
                     t, h, f = T.axis.remap("SSS", [token, head, channel])
-                    place: T.int32 = places[t] - T.if_then_else(places[0] > 0 and tokens > least, 1, 0)
-                    pages[T.floordiv(place, PAGE), 0, h, T.floormod(place, PAGE), f] = keys[t, h, f]
+                    T.reads(places[t], places[0], keys[t, h, f])
+                    T.writes(pages[0:count, 0, h, 0:PAGE, f])
+                    early: T.int32 = T.if_then_else(places[0] > 0 and tokens > least, 1, 0)  # type: ignore
+                    pages[(places[t] - early) // PAGE, 0, h, (places[t] - early) % PAGE, f] = keys[t, h, f]
                 with T.sblock("values"):
                     t, h, f = T.axis.remap("SSS", [token, head, channel])
-                    place: T.int32 = places[t] - T.if_then_else(places[0] > 0 and tokens > least, 1, 0)
-                    pages[T.floordiv(place, PAGE), 1, h, T.floormod(place, PAGE), f] = values[t, h, f]
+                    T.reads(places[t], places[0], values[t, h, f])
+                    T.writes(pages[0:count, 1, h, 0:PAGE, f])
+                    early: T.int32 = T.if_then_else(places[0] > 0 and tokens > least, 1, 0)  # type: ignore
+                    pages[(places[t] - early) // PAGE, 1, h, (places[t] - early) % PAGE, f] = values[t, h, f]
 
     return append

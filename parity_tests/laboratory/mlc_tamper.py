@@ -23,6 +23,7 @@ def manifest_of(package: Path) -> dict[str, Any]:
 
 def replaced(package: Path, path: Path, content: bytes) -> None:
     """Write a file of the package and put its size and hash into the manifest."""
+    path.unlink()  # another file, not other bytes in one that a process may have mapped
     path.write_bytes(content)
     manifest = manifest_of(package)
     for row in manifest["files"]:

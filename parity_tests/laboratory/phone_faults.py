@@ -21,14 +21,16 @@ from export.backends.mlc.compile_process import LibraryRequest, compile_apart
 from export.backends.mlc.parameters import GROUP, PER_WORD
 from export.backends.mlc.passes.base import ModulePass
 from export.specs import ModelSpec
-from parity_tests.check.candidate import open_candidate
+from parity_tests.check.package_questions import stand_in
 from parity_tests.laboratory.early_append import EarlyAppend
 from parity_tests.laboratory.faults import Fault, of_pictures
 from parity_tests.laboratory.mlc_tamper import manifest_of, replaced, stored, tamper
 from parity_tests.laboratory.other_settings import bilinear_resize
 from parity_tests.localize.mlc_blocks import HOST, request
+from runtime_py import package as packages
 from runtime_py.backends.records import MLC
 from runtime_py.contracts import DECODER, EMBED, VISION
+from runtime_py.model import open_processor
 
 LIBRARY = "own library"
 """What a report says of a fault that is in no weight file."""
@@ -132,12 +134,10 @@ def early_library(package: Path, spec: ModelSpec, several: bool) -> None:
 
 
 def _request(package: Path, spec: ModelSpec) -> LibraryRequest:
-    """What the package's library was compiled from."""
-    candidate = open_candidate(package, trust=True)
-    try:
-        return request(candidate, spec, "", 0)
-    finally:
-        candidate.backend.close()
+    """What the package's library was compiled from; the library is not loaded, since its file is about to be replaced."""
+    read = packages.read(package)
+    processor = open_processor(read, stand_in(read.manifest))  # type: ignore[arg-type]
+    return request(read.manifest, processor, spec, "", 0)
 
 
 def _put(package: Path, library: Path) -> None:
@@ -186,7 +186,7 @@ def phone_faults(spec: ModelSpec, layer: int) -> tuple[Fault, ...]:
         Fault("dropped scale (int4 layer)", "int4", dropped_block_scales, DECODER, "layers.0"),
         Fault("off-by-one cache", "int4", early, DECODER, "", "positions in the cache", step=1),
         Fault("rotary base 1 % off", "int4", rotary, DECODER, "", LIBRARY),
-        Fault("off-by-one cache behind a chunk", "int4", chunk, DECODER, "", "positions in it"),
+        Fault("off-by-one cache behind a chunk", "int4", chunk, DECODER, "", "a call behind the first leaves", step=1),
         Fault("wrong sign of a projection", "int4", sign, DECODER, f"layers.{layer}"),
         Fault("dropped scale (one int4 block)", "int4", block, DECODER, f"layers.{layer}"),
     )

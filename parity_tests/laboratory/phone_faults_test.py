@@ -15,7 +15,7 @@ PLACES = {
     "dropped scale (one int4 block)": "stage decoder, block layers.1",
     "wrong sign of a projection": "stage decoder, block layers.1",
     "off-by-one cache": "stage decoder, answer step 1",
-    "off-by-one cache behind a chunk": "stage decoder",
+    "off-by-one cache behind a chunk": "stage decoder, answer step 1",
     "dropped scale (embedding)": "stage embed_tokens",
 }
 

@@ -95,17 +95,24 @@ def localize(
     tokens, chunk = calls[DECODER].inputs["inputs_embeds"].shape[1], candidate.limits.prefill_chunk
     steps = _first_step(reference, candidate, question, allowed, standard, chunk)
     if steps is None and chunk > tokens // 2 > 0:
-        steps = _first_step(reference, candidate, question, allowed, standard, tokens // 2)
+        steps = _first_step(reference, candidate, question, allowed, standard, tokens // 2, in_one=chunk >= tokens)
     return steps or Divergence("", note="every stage agrees when fed the reference's inputs, and so do the answer's steps")
 
 
 def _first_step(
-    reference: TorchBackend, candidate: Candidate, question: Question, allowed: float, standard: Standard, chunk: int
+    reference: TorchBackend,
+    candidate: Candidate,
+    question: Question,
+    allowed: float,
+    standard: Standard,
+    chunk: int,
+    in_one: bool = False,
 ) -> Divergence | None:
     """The first decoder call on a filled cache that differs, and the first block in it.
 
     Args:
         chunk: tokens of the prompt in one call.
+        in_one: whether the same prompt in one call is known to agree, and its answer too.
     """
     context = candidate.limits.context
     tape = answer_calls(reference, candidate.processor, question, chunk, context)
@@ -117,6 +124,11 @@ def _first_step(
     told = f"the prompt's call agrees, the first that differs finds {filled} positions in the cache"
     if 0 < index < tape.prefills:
         told = f"every call of an empty cache agrees; the prompt's call {index + 1} finds {filled} positions in it"
+    elif in_one and tape.prefills > 1:  # attention that reads a call's own keys beside the cache errs one call later
+        told = (
+            f"the prompt in one call and its answer agree; behind {tape.prefills} calls of it, which agree too, the answer"
+        )
+        told += f" does not: wrong is what a call behind the first leaves in the cache, {filled} positions in all"
     step = max(index - tape.prefills + 1, 0)
     view = candidate.examiner.step_view(candidate, cache, filled)
     if view is None:

@@ -26,7 +26,9 @@ from parity_tests.check.candidate import Candidate
 from parity_tests.check.mapped_mlc import MappedWeights
 from runtime_py.backends.base import Arrays
 from runtime_py.backends.mlc import SEQUENCE, MlcBackend
+from runtime_py.backends.records import MLC
 from runtime_py.contracts import DECODER, EMBED
+from runtime_py.preprocess.base import Processor
 from targets.base import Limits
 
 HOST = "x86_64"
@@ -95,7 +97,7 @@ def block_outputs(candidate: Candidate, spec: ModelSpec, stage: str, inputs: Arr
     tokens = inputs["inputs_embeds"].shape[1] if stage == DECODER else inputs.get("input_ids", np.empty(0)).size
     with tempfile.TemporaryDirectory(prefix="edgeproof-blocks-") as scratch:
         library = Path(scratch) / "blocks.so"
-        compile_apart(request(candidate, spec, stage, tokens), HOST, library)
+        compile_apart(request(candidate.manifest, candidate.processor, spec, stage, tokens), HOST, library)
         kind = MappedMlcBlocks if isinstance(candidate.backend, MappedWeights) else MlcBlocks
         backend = kind(candidate.folder, candidate.manifest, library)
         try:
@@ -104,19 +106,25 @@ def block_outputs(candidate: Candidate, spec: ModelSpec, stage: str, inputs: Arr
             backend.close()
 
 
-def request(candidate: Candidate, spec: ModelSpec, stage: str, tokens: int) -> LibraryRequest:
-    """What to compile: the package's module with the block outputs of a stage, for a call of ``tokens`` at once."""
-    scheme = scheme_of(candidate.block["quantization"])
-    rows = candidate.assignments()
+def request(manifest: Mapping[str, Any], processor: Processor, spec: ModelSpec, stage: str, tokens: int) -> LibraryRequest:
+    """What to compile: a package's module with the block outputs of a stage, for a call of ``tokens`` at once.
+
+    Args:
+        processor: the package's own.
+        stage: "" for the library as it was shipped.
+    """
+    block = MLC.block(manifest)
+    scheme = scheme_of(block["quantization"])
+    rows = block.get("assignments", manifest["assignments"])
     assignments = {
         layer.name: Assignment(layer, Storage(rows[layer.name]["storage"]), rows[layer.name].get("grid", ""))
         for layer in layer_shapes(spec)
         if layer.name in rows
     }
-    limits = Limits(**candidate.manifest["limits"])
-    overview = make_overview(spec, candidate.processor, stock_engine(spec, limits).picture)
+    limits = Limits(**manifest["limits"])
+    overview = make_overview(spec, processor, stock_engine(spec, limits).picture)
     return LibraryRequest(
-        name=candidate.block["model_lib"],
+        name=block["model_lib"],
         model_type=spec.family,
         spec=spec,
         assignments=assignments,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from parity_tests.check.candidate import Candidate
+from parity_tests.localize.exact_products import set_float_products
 from runtime_py.backends.base import Arrays
 from runtime_py.backends.logit_rows import POSITIONS, logit_rows
 from runtime_py.backends.ort import PAST, PRESENT, OrtBackend
@@ -58,7 +59,7 @@ class ExactOrtBackend(OrtBackend):
 
 
 def set_exact(model: Any) -> None:
-    """Switch off every rounding that is a choice of arithmetic: int8 inputs of MatMulNBits, and the float16 cache.
+    """Switch off every rounding that is a choice of arithmetic: int8 inputs of layers, and the float16 cache.
 
     Casts to float16 in front of the cached attention become casts to float32, and so do the cache's inputs and outputs.
     Stored numbers stay what they are, and so do roundings that belong to the model (Awaker's gates round to float16).
@@ -76,6 +77,7 @@ def set_exact(model: Any) -> None:
     for value in (*model.graph.input, *model.graph.output):
         if value.type.tensor_type.elem_type == TensorProto.FLOAT16:
             value.type.tensor_type.elem_type = TensorProto.FLOAT
+    set_float_products(model)
     del model.graph.value_info[:]
 
 

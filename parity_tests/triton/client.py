@@ -65,11 +65,11 @@ class GrpcStream:
             raise self._broken(error) from error
         while True:
             try:
-                result, error = self._responses.get(timeout=SECONDS)
+                result, refused = self._responses.get(timeout=SECONDS)
             except queue.Empty as empty:
                 raise self._broken(TimeoutError(f"no response for {SECONDS:.0f} s")) from empty
-            if error is not None:
-                raise self._broken(error)
+            if refused is not None:
+                raise self._broken(refused)
             response = result.get_response()
             if response.outputs:
                 yield _piece(result, response.id)

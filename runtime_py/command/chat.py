@@ -150,7 +150,6 @@ class Conversation:
         """Stream one answer to ``out`` and remember the turn."""
         images = [*self.images, *self.waiting]
         turns = [*self.turns, self._question(text, self.waiting)]
-        self.waiting = []
         run = self.model.generate(turns, images, self.overrides)
         with _stopped_by_interrupt(run.stop) if self.stoppable else nullcontext():
             for token in run:
@@ -158,7 +157,7 @@ class Conversation:
                     self._show(token.text)
         answer = run.answer
         assert answer is not None
-        self.turns, self.images = [*turns, Message("assistant", answer.text)], images
+        self.turns, self.images, self.waiting = [*turns, Message("assistant", answer.text)], images, []
         if self.as_json:
             self._show(console.json_text(_row(answer), self.out, indent=None))
         self._show("\n")

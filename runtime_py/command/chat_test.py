@@ -188,6 +188,16 @@ def test_a_picture_that_the_model_does_not_take_now_is_refused_when_it_is_named(
     conversation.take(f"/image {photo}")
 
 
+def test_a_question_that_is_refused_leaves_its_picture_for_the_next(model: Model, photo: Path) -> None:
+    conversation = talk(model, io.StringIO())
+    conversation.take(f"/image {photo}")
+    with pytest.raises(UsageError, match="<image>"):
+        conversation.take("What is an <image> tag?")
+    assert len(conversation.waiting) == 1 and conversation.turns == []
+    conversation.take("What is this?")
+    assert conversation.turns[0].images == (0,) and conversation.waiting == []
+
+
 def test_a_pipe_goes_on_after_a_failed_turn_and_ends_with_its_code(model: Model, capsys: pytest.CaptureFixture[str]) -> None:
     out = io.StringIO()
     lines = io.StringIO("What colour?\n/nothing\nHow many?\n")
@@ -212,6 +222,9 @@ def test_paths_as_terminals_and_people_write_them(photo: Path, monkeypatch: pyte
     for text in (str(photo), f'"{photo}"', f"'{photo}' ", escaped, "~/a picture.png"):
         assert path_of(text) == str(photo)
     assert path_of("it's") == "it's"
+    for strange in ("~nobody-here/a.png", "x" * 300, "a\0b", "~" * 300):
+        assert path_of(strange) == strange
+        assert paths_from(strange) == []
     assert str(photo) in paths_from(str(photo.parent / "a p"))
     assert paths_from("/nowhere/at/all") == []
 

@@ -41,6 +41,7 @@ EXTRAS = {
     "uvicorn": "serve",
     "prometheus_client": "serve",
     "llguidance": "serve",
+    "ray": "cluster",
     **{module: record.distributions[0].extra for record in BUILT_IN for module in record.modules},
 }
 """Module that may be missing, to the extra of edgeproof that brings it."""

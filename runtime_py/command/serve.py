@@ -82,6 +82,7 @@ def _run(options: argparse.Namespace) -> int:
     from runtime_py.engine.service import Service, Sizes
     from runtime_py.model import load
     from runtime_py.serving.application import application
+    from runtime_py.serving.patience import PatientProtocol
 
     chosen = (options.backend, options.verify, options.threads, options.provider)
     keys = flags.keys(options.api_key_file)
@@ -96,7 +97,7 @@ def _run(options: argparse.Namespace) -> int:
         _tell(options.host, listening.getsockname()[1], serving, service)
         config = uvicorn.Config(
             application(service, serving),
-            http="h11",
+            http=PatientProtocol,
             ws="none",
             loop="asyncio",
             lifespan="on",

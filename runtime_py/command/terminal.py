@@ -133,7 +133,7 @@ class Edited:
 
 def paths_from(text: str) -> list[str]:
     """The files and folders whose path begins like this."""
-    path = Path(text).expanduser()
+    path = _at_home(text)
     folder, start = (path, "") if text.endswith("/") or not text else (path.parent, path.name)
     try:
         beside = sorted(one for one in folder.iterdir() if one.name.startswith(start))
@@ -151,9 +151,17 @@ def history_file() -> Path:
 def path_of(text: str) -> str:
     """The path that a person typed or dragged into a terminal: quoted, with escaped spaces, with ``~``, or plain."""
     plain = text.strip()
-    if not Path(plain).exists():
+    if not os.path.exists(plain):  # noqa: PTH110  # Path.exists raises for a name that is too long
         with contextlib.suppress(ValueError):
             parts = shlex.split(plain)
             if len(parts) == 1:
                 plain = parts[0]
-    return str(Path(plain).expanduser()) if plain.startswith("~") else plain
+    return str(_at_home(plain)) if plain.startswith("~") else plain
+
+
+def _at_home(text: str) -> Path:
+    """A path with ``~`` resolved; as it is where nobody of that name has a home."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)

@@ -124,7 +124,7 @@ class Service:
         self, package: Package, backend: Backend, processor: Processor, words: Tokenizer, sizes: Sizes | None = None
     ) -> None:
         self.sizes = sizes or Sizes()
-        self.package, self.tokenizer = package, words
+        self.package, self.processor, self.tokenizer = package, processor, words
         if isinstance(backend, LoadsAhead):
             backend.load()
         self.engine = Engine(backend, processor, package.limits, self.sizes.slots, self.sizes.chunk)

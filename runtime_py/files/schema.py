@@ -18,6 +18,9 @@ FOLDER = Path(__file__).parent / "schemas"
 MAX_PROBLEMS = 20
 """Problems that one check finds at most."""
 
+THE_VALUE = "the value"
+"""How a problem calls the whole of what is checked."""
+
 _TYPES: dict[str, Callable[[Any], bool]] = {
     "object": lambda value: isinstance(value, dict),
     "array": lambda value: isinstance(value, list),
@@ -34,6 +37,7 @@ KEYWORDS = ANNOTATIONS | {
     "type",
     "const",
     "enum",
+    "anyOf",
     "minimum",
     "maximum",
     "exclusiveMinimum",
@@ -78,11 +82,11 @@ class Schema:
     def _check(self, value: Any, schema: Mapping[str, Any] | bool, place: str) -> Iterator[str]:
         if isinstance(schema, bool):
             if not schema:
-                yield f"{place or 'the value'}: not expected here"
+                yield f"{place or THE_VALUE}: not expected here"
             return
         if "$ref" in schema:
             yield from self._check(value, self._definition(schema["$ref"]), place)
-        where = place or "the value"
+        where = place or THE_VALUE
         kinds = schema.get("type")
         if kinds is not None and not any(_TYPES[kind](value) for kind in ([kinds] if isinstance(kinds, str) else kinds)):
             names = kinds if isinstance(kinds, str) else " or ".join(kinds)
@@ -92,6 +96,8 @@ class Schema:
             yield f"{where}: {_shown(value)} is not {_shown(schema['const'])}"
         if "enum" in schema and not any(_equal(value, allowed) for allowed in schema["enum"]):
             yield f"{where}: {_shown(value)} is none of {', '.join(map(str, schema['enum']))}"
+        if "anyOf" in schema and all(next(self._check(value, form, place), None) for form in schema["anyOf"]):
+            yield f"{where}: {_shown(value)} is not {schema.get('title', 'of any form that is known here')}"
         if isinstance(value, bool):
             return
         if isinstance(value, int | float):
@@ -104,7 +110,7 @@ class Schema:
             yield from self._check_object(value, schema, place)
 
     def _check_list(self, value: list[Any], schema: Mapping[str, Any], place: str) -> Iterator[str]:
-        where = place or "the value"
+        where = place or THE_VALUE
         if not schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", len(value)):
             yield f"{where}: {len(value)} items, not {_range(schema, 'minItems', 'maxItems')}"
             return
@@ -113,7 +119,7 @@ class Schema:
                 yield from self._check(item, schema["items"], f"{place}[{index}]")
 
     def _check_object(self, value: dict[str, Any], schema: Mapping[str, Any], place: str) -> Iterator[str]:
-        where = place or "the value"
+        where = place or THE_VALUE
         if not schema.get("minProperties", 0) <= len(value) <= schema.get("maxProperties", len(value)):
             yield f"{where}: {len(value)} keys, not {_range(schema, 'minProperties', 'maxProperties')}"
             return
@@ -144,6 +150,8 @@ def _subschemas(schema: Any, place: str) -> Iterator[tuple[str, Mapping[str, Any
     yield place, schema
     for key in ("items", "additionalProperties", "propertyNames"):
         yield from _subschemas(schema.get(key), f"{place}/{key}")
+    for number, inner in enumerate(schema.get("anyOf", ())):
+        yield from _subschemas(inner, f"{place}/anyOf/{number}")
     for key in ("properties", "$defs"):
         for name, inner in schema.get(key, {}).items():
             yield from _subschemas(inner, f"{place}/{key}/{name}")

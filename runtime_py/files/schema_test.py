@@ -29,6 +29,7 @@ TOY = {
         "b": {"type": "array", "minItems": 1, "maxItems": 2, "items": {"$ref": "#/$defs/word"}},
         "c": {"type": ["number", "null"], "exclusiveMinimum": 0},
         "d": {"type": "object", "propertyNames": {"$ref": "#/$defs/word"}, "additionalProperties": {"enum": [1, "x", None]}},
+        "e": {"title": "a word or a list", "anyOf": [{"$ref": "#/$defs/word"}, {"type": "array"}]},
     },
     "$defs": {"word": {"type": "string", "title": "a word", "minLength": 1, "maxLength": 5, "pattern": "^[a-z]+$"}},
 }
@@ -48,6 +49,8 @@ CASES: list[tuple[Any, list[str]]] = [
     ({"a": 1, "c": 0}, ["c: 0 is not at most any, above 0"]),
     ({"a": 1, "d": {"": 1}}, ["the key d.: 0 characters, not 1 to 5"]),
     ({"a": 1, "d": {"x": True}}, ["d.x: true is none of 1, x, None"]),
+    ({"a": 1, "e": []}, []),
+    ({"a": 1, "e": "X"}, ["e: 'X' is not a word or a list"]),
     ({"a": 1, "b": 1, "c": 1, "d": 1}, ["the value: 4 keys, not at most 3"]),
 ]
 

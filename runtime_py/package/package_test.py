@@ -37,7 +37,13 @@ def write(folder: Path, contents: dict[str, bytes], **changes: Any) -> Path:
             "max_new_tokens": 8,
         },
         "limits": {"context": 64, "prefill_chunk": 8, "batch": 1},
-        "contracts": {"embed_tokens": {"stage": "embed_tokens", "inputs": [], "outputs": []}},
+        "contracts": {
+            "embed_tokens": {
+                "stage": "embed_tokens",
+                "inputs": [{"name": "input_ids", "dtype": "int64", "shape": ["batch", "tokens"]}],
+                "outputs": [{"name": "inputs_embeds", "dtype": "float32", "shape": ["batch", "tokens", 8]}],
+            }
+        },
         "backends": {"outside": {}},
         "files": rows,
         **changes,

@@ -32,7 +32,13 @@ OLD: dict[str, Any] = {
         "max_new_tokens": 8,
     },
     "limits": {"context": 64, "prefill_chunk": 16},
-    "contracts": {"decoder": {"stage": "decoder", "inputs": [], "outputs": []}},
+    "contracts": {
+        "decoder": {
+            "stage": "decoder",
+            "inputs": [{"name": "inputs_embeds", "dtype": "float32", "shape": ["batch", "tokens", 8]}],
+            "outputs": [{"name": "logits", "dtype": "float32", "shape": ["batch", "outputs", 9]}],
+        }
+    },
     "backends": {
         "outside": {"cache": {"form": "in-place"}},
         "other": {"assignments": {"decoder.head": {"form": "fp16", "grid": ""}}},

@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from runtime_py.engine.service import Service
+from runtime_py.serving import openapi, page
 from runtime_py.serving.chat import ChatCompletions, Gone, ServerLimits
 from runtime_py.serving.metrics import Metrics
 from runtime_py.serving.refusal import INVALID, Refusal
@@ -46,7 +47,8 @@ class Serving:
 def application(service: Service, serving: Serving) -> Starlette:
     """The ASGI application over an open service, which it closes at its end."""
     metrics = Metrics(service)
-    facts = _facts(service, serving.name)
+    facts = _facts(service, serving)
+    document = openapi.document(serving.name)
 
     async def models(_request: Request) -> Response:
         return JSONResponse({"object": "list", "data": [facts]})
@@ -67,8 +69,12 @@ def application(service: Service, serving: Serving) -> Starlette:
                 "busy": engine.busy,
                 "queued": engine.queued,
                 "notice": engine.notice or None,
+                "key_needed": bool(serving.keys),
             }
         )
+
+    async def described(_request: Request) -> Response:
+        return JSONResponse(document)
 
     async def scrape(_request: Request) -> Response:
         return Response(metrics.text(), media_type=metrics.content_type)
@@ -86,25 +92,38 @@ def application(service: Service, serving: Serving) -> Starlette:
         Route("/v1/models/{name:path}", guarded(model)),
         Route("/health", health),
         Route("/metrics", scrape),
+        Route("/openapi.json", described),
+        *page.routes(),
     ]
     handlers: Any = {Refusal: _refused, HTTPException: _http_error, Gone: _gone, Exception: _fault}
-    return Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
+    made = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
+    made.router.redirect_slashes = False  # its answer would name whatever host the request named
+    return made
 
 
-def _facts(service: Service, name: str) -> dict[str, Any]:
+def _facts(service: Service, serving: Serving) -> dict[str, Any]:
+    """OpenAI's four fields of a model, and what a client may want to know of the package and of what it may send."""
     package = service.package
     licence = package.manifest.get("licence") or {}
+    verification = package.manifest.get("verification") or {}
+    pictures = serving.limits.pictures
     return {
-        "id": name,
+        "id": serving.name,
         "object": "model",
         "created": 0,
         "owned_by": "edgeproof",
         "family": package.family,
+        "variant": package.variant,
+        "target": package.target,
         "precision": package.precision,
+        "bytes": package.size,
         "max_model_len": package.limits.context,
+        "max_images": pictures.count,
+        "max_image_bytes": pictures.bytes,
         "licence": licence.get("name"),
         "manifest": f"sha256:{package.fingerprint}",
-        "verification": (package.manifest.get("verification") or {}).get("verdict"),
+        "verification": verification.get("verdict"),
+        "waivers": len(package.manifest.get("waivers") or ()),
     }
 
 

@@ -26,6 +26,7 @@ from runtime_py.errors import EdgeproofError, UsageError
 from runtime_py.files.json_file import parse_json
 from runtime_py.generation.generate import settings_of
 from runtime_py.serving import reply, request
+from runtime_py.serving.clips import TakesClips, with_clips
 from runtime_py.serving.grammar import Grammars
 from runtime_py.serving.metrics import Metrics
 from runtime_py.serving.pictures import PictureLimits, picture_at
@@ -164,7 +165,11 @@ class ChatCompletions:
             if url not in known:
                 known[url] = picture_at(url, limits)
         wish = Wish(settings, asked.stops, asked.logprobs, constraint)
-        return asked, Question(asked.turns, [known[url] for url in asked.urls], wish)
+        turns, pictures = asked.turns, [known[url] for url in asked.urls]
+        processor = self.service.processor
+        if isinstance(processor, TakesClips) and processor.video:
+            turns, pictures = with_clips(turns, pictures)
+        return asked, Question(turns, pictures, wish)
 
 
 def outcome_of(error: BaseException) -> str:

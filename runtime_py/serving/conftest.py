@@ -44,13 +44,16 @@ def running_server(model: Model, sizes: Sizes, seconds: float = 60.0, keys: Sequ
 
     from runtime_py.serving.application import Serving, application
     from runtime_py.serving.chat import ServerLimits
+    from runtime_py.serving.patience import PatientProtocol
     from runtime_py.serving.pictures import PictureLimits
 
     pictures = PictureLimits(count=3, bytes=1 << 20, pixels=1_000_000, check=model.check_picture)
     service = Service(model.package, model.backend, model.processor, model.tokenizer, sizes)
     app = application(service, Serving(NAME, ServerLimits(pictures, 4 << 20, seconds), keys, patience=5.0))
     listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, http="h11", ws="none", log_config=None, access_log=False, lifespan="on"))
+    server = uvicorn.Server(
+        uvicorn.Config(app, http=PatientProtocol, ws="none", log_config=None, access_log=False, lifespan="on")
+    )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:

@@ -73,10 +73,10 @@ def test_bodies_that_are_no_request(server: Server, body: bytes, status: int) ->
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"messages": []}, "messages"),
     ({"messages": [{"role": "user"}]}, "messages[0].content"),
-    ({"messages": [{"role": "wizard", "content": "a"}]}, "messages[0]"),
-    ({"messages": [{"role": [], "content": "a"}]}, "messages[0]"),
+    ({"messages": [{"role": "wizard", "content": "a"}]}, "messages[0].role"),
+    ({"messages": [{"role": [], "content": "a"}]}, "messages[0].role"),
     ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "messages[0].content[0]"),
-    ({"messages": [{"role": "assistant", "content": "a", "tool_calls": [{"id": "x"}]}]}, "messages[0]"),
+    ({"messages": [{"role": "assistant", "content": "a", "tool_calls": [{"id": "x"}]}]}, "messages[0].tool_calls"),
     ({"model": 3}, "model"),
     ({"max_tokens": 0}, "max_tokens"),
     ({"max_tokens": True}, "max_tokens"),
@@ -84,7 +84,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"temperature": -1}, "temperature"),
     ({"top_p": 0}, "top_p"),
     ({"n": 4}, "n"),
-    ({"stop": [""]}, "stop"),
+    ({"n": True}, "n"),
+    ({"stream": True, "stream_options": {"every": 1}}, "stream_options.every"),
+    ({"stop": [""]}, "stop[0]"),
     ({"stop": ["x"] * 17}, "stop"),
     ({"logprobs": 3}, "logprobs"),
     ({"top_logprobs": 2}, "top_logprobs"),
@@ -180,6 +182,7 @@ def test_what_is_held_for_all_requests_is_bounded_and_given_back() -> None:
 def test_paths_methods_types_and_keys(server: Server) -> None:
     assert send(server, b"{}", path="/v1/../../etc/passwd")[0] == 404
     assert send(server, b"{}", path="/v1/models")[0] == 405
+    assert send(server, b"{}", path="/v1/chat/completions/")[0] == 404, "no redirect"
     assert send(server, b"{}", {**BEARER, "Content-Type": "text/plain"})[0] == 415
     for headers in ({}, {"Authorization": "Bearer"}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {KEY}"}):
         status, value = send(server, b"{}", {"Content-Type": "application/json", **headers})

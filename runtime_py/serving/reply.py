@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from runtime_py.engine.answer import Answer, Likelihood, Token
+from runtime_py.engine.shown_text import ShownText
 from runtime_py.generation.generate import Finish
 from runtime_py.tokenizer import Tokenizer
 
@@ -35,8 +36,7 @@ class Reply:
         self.model, self.words, self.usage, self.token_ids = model, words, usage, token_ids
         self.id = f"chatcmpl-{secrets.token_hex(12)}"
         self.created = int(time.time())
-        self._begun = False
-        self._white = ""
+        self._shown = ShownText()
 
     def whole(self, answer: Answer, tokens: Sequence[Token]) -> dict[str, Any]:
         """The whole answer."""
@@ -46,7 +46,7 @@ class Reply:
             "logprobs": self._logprobs(tokens),
             "finish_reason": FINISH[answer.finish],
         }
-        return {**self._head("chat.completion"), "choices": [choice], "usage": usage(answer)}
+        return {**self._head("chat.completion"), "choices": [choice], "usage": usage(answer), "timings": timings(answer)}
 
     def opening(self) -> bytes:
         """The first chunk of a stream."""
@@ -54,29 +54,19 @@ class Reply:
 
     def token(self, token: Token) -> bytes:
         """The chunk of a token; nothing where it brings neither text nor logprobs."""
-        text = self._text(token.text)
+        text = self._shown.push(token.text)
         logprobs = self._logprobs([token])
         return self._chunk({"content": text}, logprobs) if text or logprobs else b""
 
     def ending(self, answer: Answer) -> bytes:
         """The last chunks of a stream."""
-        text = self._text(answer.tail)
+        text = self._shown.push(answer.tail)
         chunks = self._chunk({"content": text}) if text else b""
         chunks += self._chunk({}, finish=FINISH[answer.finish])
         if self.usage:
-            chunks += _event({**self._head("chat.completion.chunk"), "choices": [], "usage": usage(answer)})
+            told = {"usage": usage(answer), "timings": timings(answer)}
+            chunks += _event({**self._head("chat.completion.chunk"), "choices": [], **told})
         return chunks + DONE
-
-    def _text(self, text: str) -> str:
-        """Text without the answer's white space at both ends, as a whole answer is: what may be its end waits."""
-        text = self._white + text
-        shown = text.rstrip()
-        self._white = text[len(shown) :]
-        if not self._begun:
-            shown = shown.lstrip()
-            self._white = self._white if shown else ""
-        self._begun = self._begun or bool(shown)
-        return shown
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
@@ -108,6 +98,19 @@ def usage(answer: Answer) -> dict[str, Any]:
         "completion_tokens": timing.answer_tokens,
         "total_tokens": timing.prompt_tokens + timing.answer_tokens,
         "prompt_tokens_details": {"cached_tokens": timing.kept_tokens},
+    }
+
+
+def timings(answer: Answer) -> dict[str, Any]:
+    """Where an answer's time went, in seconds, beside ``usage``; not a part of OpenAI's interface."""
+    timing = answer.timing
+    return {
+        "queue_seconds": round(timing.queue_seconds, 6),
+        "image_seconds": round(timing.image_seconds, 6),
+        "prefill_seconds": round(timing.prefill_seconds, 6),
+        "first_token_seconds": round(timing.first_token_seconds, 6),
+        "decode_seconds": round(timing.decode_seconds, 6),
+        "decode_steps": timing.steps,
     }
 
 

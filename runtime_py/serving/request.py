@@ -1,51 +1,47 @@
-"""The body of a chat completion request, read and checked field by field: `ChatRequest`.
+"""The body of a chat completion request, held against its schema and read: `ChatRequest`.
 
 Source of the fields: openai/openai-openapi, CreateChatCompletionRequest. What is not built is refused by name, so that no
-caller believes it was obeyed; fields that change no answer are passed over.
+caller believes it was obeyed; fields that change no answer are passed over. The schema is what ``/openapi.json`` shows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from runtime_py.files.json_file import shortened
+from runtime_py.files.schema import THE_VALUE, Schema, load
 from runtime_py.generation.generate import Overrides
 from runtime_py.preprocess.base import Message
-from runtime_py.serving.refusal import invalid
+from runtime_py.serving.refusal import Refusal, invalid
 
-PASSED_OVER = (
-    "user",
-    "metadata",
-    "store",
-    "service_tier",
-    "safety_identifier",
-    "prompt_cache_key",
-    "prompt_cache_retention",
-    "parallel_tool_calls",
+PLACE_LENGTH = 64
+
+NOT_BUILT = frozenset(
+    {
+        "n",
+        "frequency_penalty",
+        "presence_penalty",
+        "logit_bias",
+        "tools",
+        "functions",
+        "tool_choice",
+        "function_call",
+        "modalities",
+        "audio",
+        "prediction",
+        "web_search_options",
+        "reasoning_effort",
+        "verbosity",
+    }
 )
-ONLY: Mapping[str, tuple[Any, ...]] = {
-    "n": (1,),
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "logit_bias": ({},),
-    "tools": ([],),
-    "functions": ([],),
-    "tool_choice": ("none", "auto"),
-    "function_call": ("none", "auto"),
-    "modalities": (["text"],),
-    "audio": (),
-    "prediction": (),
-    "web_search_options": (),
-    "reasoning_effort": ("none",),
-    "verbosity": ("medium",),
-}
-"""Fields that are not built, and the values by which nothing is asked for."""
+"""Fields that are not built: the schema takes the values by which nothing is asked for."""
 
-ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+SPEAKERS = {"developer": "system"}
+"""Roles that are another's."""
 
-MAX_STOPS, MAX_STOP_LENGTH, MAX_TOP_LOGPROBS = 16, 256, 20
+_MISSING = re.compile(r"(?P<place>.+): the key '(?P<key>\w+)' is missing")
 
 
 @dataclass(frozen=True)
@@ -72,169 +68,106 @@ class ChatRequest:
     schema: Mapping[str, Any] | None = field(default=None, repr=False)
 
 
+def schema() -> Schema:
+    """What a request's JSON value must be (``runtime_py/files/schemas/chat_request.schema.json``)."""
+    return load("chat_request")
+
+
 def read(body: Any, max_pictures: int) -> ChatRequest:
     """A request's JSON value as a `ChatRequest`.
 
     Raises:
         Refusal: a field is missing, of the wrong type or range, or asks for what is not built.
     """
-    if not isinstance(body, dict):
-        raise invalid("the body is no JSON object")
-    fields = _Fields({name: value for name, value in body.items() if value is not None})
-    for name, allowed in ONLY.items():
-        value = fields.take(name)
-        if value is not None and value not in allowed:
-            raise invalid(f"{name} is not built here; leave it out", name, "unsupported_parameter")
-    for name in PASSED_OVER:
-        fields.take(name)
-    model = fields.typed("model", str, "a text")
-    if model is None:
-        raise invalid("model is missing; GET /v1/models tells its name", "model")
-    turns, urls = _messages(fields.take("messages"), max_pictures)
-    top = fields.whole("top_logprobs", 0, MAX_TOP_LOGPROBS)
-    told = fields.typed("logprobs", bool, "true or false") or False
-    if top is not None and not told:
-        raise invalid("top_logprobs is given without logprobs true", "top_logprobs")
-    stream = fields.typed("stream", bool, "true or false") or False
-    options = fields.typed("stream_options", dict, "an object") or {}
-    if options and not stream:
-        raise invalid("stream_options is given without stream true", "stream_options")
-    request = ChatRequest(
-        model=model,
-        turns=turns,
-        urls=urls,
-        overrides=_overrides(fields),
-        stops=_stops(fields.take("stop")),
-        logprobs=(top or 0) if told else None,
-        stream=stream,
-        usage=bool(options.get("include_usage", False)),
-        token_ids=fields.typed("return_tokens_as_token_ids", bool, "true or false") or False,
-        schema=_schema(fields.take("response_format")),
-    )
-    fields.refuse_rest()
-    return request
-
-
-class _Fields:
-    """The fields of an object that were not looked at yet."""
-
-    def __init__(self, values: dict[str, Any]) -> None:
-        self._values = values
-
-    def take(self, name: str) -> Any:
-        return self._values.pop(name, None)
-
-    def typed(self, name: str, kind: type, wanted: str) -> Any:
-        value = self.take(name)
-        if value is not None and not isinstance(value, kind):
-            raise invalid(f"{name} is {shortened(value)}; {wanted} is expected", name)
-        return value
-
-    def number(self, name: str, fits: Callable[[float], bool], wanted: str) -> float | None:
-        value = self.take(name)
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not fits(value):
-            raise invalid(f"{name} is {shortened(value)}; {wanted} is expected", name)
-        return float(value)
-
-    def whole(self, name: str, least: int, most: int) -> int | None:
-        value = self.take(name)
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise invalid(f"{name} is {shortened(value)}; a whole number from {least} to {most} is expected", name)
-        return value
-
-    def refuse_rest(self) -> None:
-        if self._values:
-            name = min(self._values)
-            raise invalid(f"{shortened(name)} is no field that is known here", name[:64], "unknown_parameter")
-
-
-def _overrides(fields: _Fields) -> Overrides:
-    many = (1 << 31) - 1
-    older, newer = fields.whole("max_tokens", 1, many), fields.whole("max_completion_tokens", 1, many)
-    return Overrides(
-        max_new_tokens=older if newer is None else newer,
-        temperature=fields.number("temperature", lambda value: 0 <= value <= 2, "a number from 0 to 2"),
-        top_p=fields.number("top_p", lambda value: 0 < value <= 1, "a number above 0 and up to 1"),
-        top_k=fields.whole("top_k", 0, many),
-        repetition_penalty=fields.number("repetition_penalty", lambda value: 0 < value <= 10, "a number above 0, up to 10"),
-        seed=_seed(fields),
-        stop_ids=() if fields.typed("ignore_eos", bool, "true or false") else None,
-    )
-
-
-def _seed(fields: _Fields) -> int | None:
-    """Negative ones are seeds like any other in OpenAI's interface, and none in ours."""
-    seed = fields.whole("seed", -(1 << 63), (1 << 63) - 1)
-    return None if seed is None else seed % (1 << 64)
-
-
-def _stops(value: Any) -> tuple[str, ...]:
-    stops = [value] if isinstance(value, str) else [] if value is None else value
-    fits = isinstance(stops, list) and len(stops) <= MAX_STOPS
-    if not fits or not all(isinstance(stop, str) and 0 < len(stop) <= MAX_STOP_LENGTH for stop in stops):
-        raise invalid(f"stop is {shortened(value)}; a text or up to {MAX_STOPS} of them are expected", "stop")
-    return tuple(stops)
-
-
-def _schema(value: Any) -> Mapping[str, Any] | None:
-    kind = value.get("type") if isinstance(value, dict) else None
-    if value is None or kind == "text":
-        return None
-    if kind == "json_object":
-        return {"type": "object"}
-    schema = value.get("json_schema") if isinstance(value, dict) else None
-    if kind != "json_schema" or not isinstance(schema, dict) or not isinstance(schema.get("schema"), dict):
-        raise invalid(
-            'response_format is not {"type": "text"}, {"type": "json_object"} or '
-            '{"type": "json_schema", "json_schema": {"name": ..., "schema": {...}}}',
-            "response_format",
-        )
-    inner: Mapping[str, Any] = schema["schema"]
-    return inner
-
-
-def _messages(value: Any, max_pictures: int) -> tuple[tuple[Message, ...], tuple[str, ...]]:
-    if not isinstance(value, list) or not value:
-        raise invalid("messages is no list of at least one message", "messages")
+    given: dict[str, Any] = {}
+    if isinstance(body, dict):
+        given = {name: value for name, value in body.items() if value is not None}
+    _check_pairs(given)  # the schema says the same, in one form of many that fits no better than the others
+    problems = schema().problems(body)
+    if problems:
+        raise _refusal(problems[0])
     urls: list[str] = []
-    turns = tuple(_turn(row, f"messages[{place}]", urls, max_pictures) for place, row in enumerate(value))
-    return turns, tuple(urls)
+    turns = tuple(_turn(row, urls) for row in given["messages"])
+    if len(urls) > max_pictures:
+        raise invalid(f"more than {max_pictures} pictures in one request", "messages", "too_many_images")
+    stop = given.get("stop", ())
+    return ChatRequest(
+        model=given["model"],
+        turns=turns,
+        urls=tuple(urls),
+        overrides=_overrides(given),
+        stops=(stop,) if isinstance(stop, str) else tuple(stop),
+        logprobs=given.get("top_logprobs", 0) if given.get("logprobs") else None,
+        stream=given.get("stream", False),
+        usage=bool(given.get("stream_options", {}).get("include_usage")),
+        token_ids=given.get("return_tokens_as_token_ids", False),
+        schema=_answer_schema(given.get("response_format", {})),
+    )
 
 
-def _turn(row: Any, where: str, urls: list[str], max_pictures: int) -> Message:
-    role = row.get("role") if isinstance(row, dict) else None
-    if not isinstance(role, str) or role not in ROLES:
-        raise invalid(f"{where} has no role that is known here: {', '.join(ROLES)}", where)
-    if row.get("tool_calls") or row.get("function_call"):
-        raise invalid(f"{where} calls tools, which are not built here", where, "unsupported_parameter")
-    speaker, content = ROLES[role], row.get("content")
+def _check_pairs(given: Mapping[str, Any]) -> None:
+    if "top_logprobs" in given and not given.get("logprobs"):
+        raise invalid("top_logprobs is given without logprobs true", "top_logprobs")
+    if given.get("stream_options") and not given.get("stream"):
+        raise invalid("stream_options is given without stream true", "stream_options")
+
+
+def _refusal(problem: str) -> Refusal:
+    """A line of `Schema.problems` in OpenAI's form."""
+    place, _, what = problem.partition(": ")
+    if missing := _MISSING.fullmatch(problem):
+        place = missing["key"] if place == THE_VALUE else f"{place}.{missing['key']}"
+        problem = f"{place} is missing"
+    elif place == THE_VALUE:
+        return invalid(f"the body: {what}")
+    field = re.split(r"[.\[]", place, maxsplit=1)[0]
+    unknown = field not in schema().root["properties"]
+    code = "unknown_parameter" if unknown else "unsupported_parameter" if field in NOT_BUILT else None
+    hint = "; GET /v1/models tells its name" if place == "model" else "; leave it out" if code else ""
+    return invalid(f"{problem}{hint}", place[:PLACE_LENGTH], code)
+
+
+def _overrides(given: Mapping[str, Any]) -> Overrides:
+    most = given.get("max_completion_tokens", given.get("max_tokens"))
+    seed = given.get("seed")
+    return Overrides(
+        max_new_tokens=most,
+        temperature=_number(given, "temperature"),
+        top_p=_number(given, "top_p"),
+        top_k=given.get("top_k"),
+        repetition_penalty=_number(given, "repetition_penalty"),
+        seed=None if seed is None else seed % (1 << 64),  # negative ones are seeds too in OpenAI's interface, none in ours
+        stop_ids=() if given.get("ignore_eos") else None,
+    )
+
+
+def _number(given: Mapping[str, Any], name: str) -> float | None:
+    return None if name not in given else float(given[name])
+
+
+def _answer_schema(wanted: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    if wanted.get("type") == "json_object":
+        return {"type": "object"}
+    if wanted.get("type") == "json_schema":
+        inner: Mapping[str, Any] = wanted["json_schema"]["schema"]
+        return inner
+    return None
+
+
+def _turn(row: Mapping[str, Any], urls: list[str]) -> Message:
+    """A message; the URLs of its pictures join ``urls``."""
+    speaker, content = SPEAKERS.get(row["role"], row["role"]), row["content"]
     if isinstance(content, str):
         return Message(speaker, content)
-    if not isinstance(content, list) or not content:
-        raise invalid(f"{where}.content is neither text nor a list of parts", f"{where}.content")
-    parts = tuple(_part(part, f"{where}.content[{place}]", urls, max_pictures) for place, part in enumerate(content))
+    parts = tuple(_part(part, urls) for part in content)
     texts = [part for part in parts if isinstance(part, str)]
     return Message(speaker, "\n".join(texts), tuple(part for part in parts if isinstance(part, int)), parts)
 
 
-def _part(part: Any, where: str, urls: list[str], max_pictures: int) -> str | int:
+def _part(part: Mapping[str, Any], urls: list[str]) -> str | int:
     """A text, or the index of a picture, whose URL joins ``urls``."""
-    kind = part.get("type") if isinstance(part, dict) else None
-    if kind == "text" and isinstance(part.get("text"), str):
+    if part["type"] == "text":
         return str(part["text"])
-    if kind == "image_url":
-        url = part.get("image_url")
-        url = url.get("url") if isinstance(url, dict) else url
-        if not isinstance(url, str):
-            raise invalid(f"{where}.image_url has no url", where)
-        if len(urls) == max_pictures:
-            raise invalid(f"more than {max_pictures} pictures in one request", "messages", "too_many_images")
-        urls.append(url)
-        return len(urls) - 1
-    raise invalid(
-        f'{where} is neither {{"type": "text", "text": ...}} nor {{"type": "image_url", "image_url": {{"url": ...}}}}', where
-    )
+    address = part["image_url"]
+    urls.append(address if isinstance(address, str) else address["url"])
+    return len(urls) - 1

@@ -80,7 +80,7 @@ class Answering:
         rest = self._shown.push(answer.tail)
         text = rest if self._stream else answer.text
         ids = () if self._stream else answer.ids
-        values = {
+        values: dict[str, list[Any]] = {
             TEXT: [text.encode()],
             IDS: list(ids),
             FINISHED: [FINISH[answer.finish].encode()],

@@ -201,7 +201,8 @@ def test_a_model_does_not_load_with_a_changed_file_or_setting(repository: Path) 
 
 def test_a_gpu_runs_engines_first_and_the_processor_last() -> None:
     """A server-gpu package with engines, and one whose engines were not built yet."""
-    graphs, engines = {ONNX.name: {}}, {TENSORRT.name: {"stages": {}}}
+    graphs: dict[str, Any] = {ONNX.name: {}}
+    engines: dict[str, Any] = {TENSORRT.name: {"stages": {}}}
     with_engines, without = {"backends": graphs | engines}, {"backends": graphs}
     cuda = Opening(ONNX.runtime_name, ONNX.gpu_providers)
     processor, trt = Opening(ONNX.runtime_name), Opening(TENSORRT.runtime_name)

@@ -43,7 +43,7 @@ def server(here: TritonEnvironment, repository: Path, tmp_path_factory: pytest.T
 
 def test_the_smoke_client_is_content(here: TritonEnvironment, server: TritonProcess, repository: Path) -> None:
     http, grpc, _ = server.ports
-    command = [here.python, repository / SMOKE, "127.0.0.1", f"--http-port={http}", f"--grpc-port={grpc}"]
+    command = [str(here.python), str(repository / SMOKE), "127.0.0.1", str(http), str(grpc)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "gRPC, streamed: 16 tokens" in done.stdout
@@ -60,7 +60,7 @@ def test_a_bad_request_is_refused_and_the_next_one_answered(server: TritonProces
 
 def test_a_client_that_leaves_takes_its_question_with_it(here: TritonEnvironment, server: TritonProcess) -> None:
     root = Path(__file__).parents[2]
-    command = [here.python, "-c", CANCELLING, f"127.0.0.1:{server.ports[1]}", NAME]
+    command = [str(here.python), "-c", CANCELLING, f"127.0.0.1:{server.ports[1]}", NAME]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=root)
     assert done.stdout.split() == ["1"], done.stderr
     assert counted(server, "edgeproof_requests", 'outcome="cancelled"') == 1

@@ -7,15 +7,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from export.backends.base import BuildOptions
-from export.backends.onnx.record import BACKEND, BLOCK_SIZES, PRESETS
+from export.backends.onnx.record import BACKEND, BLOCK_SIZES, PRESETS, TOKEN_GRID
 from export.quantisation.block_length import AUTO, length_for
 from export.quantisation.spec import Assignment, LayerShape, Storage
+from runtime_py.backends import records
 from runtime_py.contracts import DECODER, EMBED
 from runtime_py.errors import UsageError
 
 ALLOWED: dict[str, tuple[Any, ...]] = {
     **{option.name: option.values for option in BACKEND.options},
-    "vision_precision": ("int8", "int8_weights", "fp16", "fp32"),
     "accuracy_level": (0, 4),
     "cache": ("float16", "float32"),
 }
@@ -44,7 +44,7 @@ class OnnxChoices:
     """Resolved options.
 
     Attributes:
-        vision_precision: ``int8`` rounds activations too; ``int8_weights`` keeps them float32.
+        vision_precision: ``int8`` rounds activations too, a scale a token; ``int8_weights`` keeps them float32.
         accuracy_level: of int4 layers; 4 rounds their input to int8 per block, 0 keeps it.
         head_precision: of the language head in int4 packages.
         block_size: columns that share an int4 scale; ``auto`` chooses layer by layer.
@@ -83,8 +83,10 @@ def choices(options: BuildOptions, routed: bool = False, one_table: bool = False
                 f"option {name}={options.extra[name]}", "one of " + ", ".join(map(str, allowed)), "choose one of these"
             )
     plain = options.precision if options.precision != "int4" else None
+    # CUDA has no product of bytes with a scale a row: such layers would go back to the processor
+    eight_bits = "int8" if options.target.backends == (records.ONNX,) else "int8_weights"
     defaults: Mapping[str, Any] = {
-        "vision_precision": plain or "int8_weights",
+        "vision_precision": plain or eight_bits,
         "embed_precision": plain or ("fp16" if routed else "int8"),
         "cache": "float32" if options.precision == "fp32" else "float16",
     }
@@ -145,8 +147,8 @@ def _decoder(layer: LayerShape, asked: str, chosen: OnnxChoices) -> Assignment:
 
 def _vision(layer: LayerShape, asked: str) -> Assignment:
     if asked == "int8":
-        reason = f"one scale a row, so that {layer.columns} columns need be no multiple of a block"
-        return Assignment(layer, Storage.INT8, "ort_int8_row", reason)
+        reason = f"one scale a row and one a token, so that {layer.columns} columns need be no multiple of a block"
+        return Assignment(layer, Storage.INT8, TOKEN_GRID, reason)
     return Assignment(layer, Storage.INT8, "ort_int8_b32", "blocks of 32" + _tail(layer.columns, 32))
 
 

@@ -2,7 +2,7 @@
 
 Every graph computes in float32 (the processor has no faster half-precision kernels; docs/targets/cpu.md has the figures).
 What a plan changes is how a matrix is stored: float32, float16 with a cast, packed integers for MatMulNBits, or int8 with
-activations quantised on the way (MatMulInteger). Initializers that stand for a quantised layer are called
+activations quantised on the way (`int8_linear` beside this file). Initializers that stand for a quantised layer are called
 ``<layer>.weight_codes``, ``.weight_scales`` and ``.weight_zero_points``; `export.graphs.writer` fills them.
 
 Operators: onnxruntime docs/ContribOperators.md; RotaryEmbedding and RMSNormalization: onnx opset 23.
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.onnx.ops import symbolic, symbolic_multi_out
 
+from export.backends.onnx.int8_linear import ACTIVATED, ACTIVATED_ZERO, ZERO, Int8TokenLinear
 from export.modules.kernels import CachedAttention, Kernels, Role
 from export.quantisation.grid_blockwise import BlockGrid
 from export.quantisation.grids import GRIDS
@@ -70,7 +71,8 @@ class OrtKernels(Kernels):
             grid = GRIDS[assignment.grid]
             assert isinstance(grid, BlockGrid), f"{name}: ONNX Runtime has no kernel for the grid {grid.name}"
             if grid.group == 0:
-                return Int8Linear(in_features, out_features, bias)
+                zero = ACTIVATED_ZERO if name.endswith(ACTIVATED) else ZERO
+                return Int8TokenLinear(in_features, out_features, bias, zero)
             rounded = grid.bits == 4 or role in EIGHT_BITS_ROUNDED
             return NBitsLinear(in_features, out_features, bias, grid, self.choices.accuracy_level if rounded else 0)
         return StoredLinear(in_features, out_features, bias, self._storage(assignment))
@@ -164,34 +166,6 @@ class NBitsLinear(nn.Module):
             inputs.pop()
         shape = (*x.shape[:-1], self.out_features)
         return symbolic(f"{MICROSOFT}::MatMulNBits", inputs, self.attributes, dtype=x.dtype, shape=shape, version=1)
-
-
-class Int8Linear(nn.Module):
-    """A linear layer with int8 rows, one scale a row; the input is rounded to uint8 with one scale a call.
-
-    Written in standard operators, which ONNX Runtime joins at load. Initializers: codes int8 (out, in), scales (out,).
-    """
-
-    def __init__(self, in_features: int, out_features: int, bias: bool) -> None:
-        super().__init__()
-        self.out_features = out_features
-        self.weight_codes = _stored(out_features, in_features, dtype=torch.int8)
-        self.weight_scales = _stored(out_features, dtype=torch.float32)
-        self.bias = _stored(out_features, dtype=torch.float32) if bias else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        codes, scale, zero = symbolic_multi_out(
-            "DynamicQuantizeLinear",
-            [x],
-            dtypes=(torch.uint8, torch.float32, torch.uint8),
-            shapes=(x.shape, (), ()),
-            version=11,
-        )
-        shape = (*x.shape[:-1], self.out_features)
-        # MatMulInteger takes (in, out); the file keeps (out, in), which is how rows are read and written
-        total = symbolic("MatMulInteger", (codes, self.weight_codes.t(), zero), dtype=torch.int32, shape=shape, version=10)
-        y = total.to(x.dtype) * (scale * self.weight_scales)
-        return y if self.bias is None else y + self.bias
 
 
 class RmsNorm(nn.Module):

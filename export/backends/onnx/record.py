@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 BLOCK_SIZES = (16, 32, 64, 128)
 INT4_ONLY = ("int4",)
+TOKEN_GRID = "ort_int8_token"
+"""Rows that share one scale, in layers whose input is rounded as well, a scale a token."""
+
+VISION_PRECISIONS = ("int8", "int8_weights", "fp16", "fp32")
 PRESETS = ("plain", "mixed")
 CACHE = "how keys and values are kept in ONNX graphs; float32 for GPUs whose shaders have no float16"
 EMBEDDING, HEAD = "how the embedding is stored", "how the language head is stored"
@@ -28,8 +32,12 @@ def _exporter() -> ExportBackend:
 
 
 def _grids() -> tuple[BlockGrid, ...]:
-    """Of MatMulNBits and GatherBlockQuantized, a size at a time, and of rows that share one scale."""
-    grids = [BlockGrid("ort_int8_row", 8, 0, ScaleRule.POSITIVE, wide_scales=True)]
+    """Of MatMulNBits and GatherBlockQuantized, a size at a time, and of rows that share one scale.
+
+    ``ort_int8_row`` is that of packages made before `TOKEN_GRID`, whose layers round their input with one scale a call.
+    """
+    rows = ("ort_int8_row", TOKEN_GRID)
+    grids = [BlockGrid(name, 8, 0, ScaleRule.POSITIVE, wide_scales=True) for name in rows]
     for block in BLOCK_SIZES:
         grids += [
             BlockGrid(f"ort_int4_b{block}", 4, block, ScaleRule.SIGNED),
@@ -48,7 +56,7 @@ BACKEND = Backend(
     grids=_grids(),
     wider={Storage.INT8: "ort_int8_b{block}", Storage.FP16: ""},
     options=(
-        BackendOption("vision_precision", "--vision-precision", ("int8", "fp16", "fp32"), VISION),
+        BackendOption("vision_precision", "--vision-precision", VISION_PRECISIONS, VISION),
         BackendOption("cache", "--cache-dtype", ("float16", "float32"), CACHE, ("int4", "fp16")),
         BackendOption("block_size", "--block-size", (*BLOCK_SIZES, AUTO), COLUMNS),
         BackendOption("symmetric", "--asymmetric", (True, False), "int4 blocks with zero points of their own", INT4_ONLY),

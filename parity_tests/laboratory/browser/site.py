@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import subprocess
 import tempfile
 import threading
@@ -15,11 +14,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from parity_tests.laboratory.browser.program import HEADLESS, program
 from runtime_py.errors import MachineError
 
 HERE = Path(__file__).parent
-PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = ("--headless=new", "--no-sandbox", "--enable-unsafe-webgpu", "--no-first-run", "--disable-background-networking")
+FLAGS = (*HEADLESS, "--enable-unsafe-webgpu")
 SOFTWARE = ("--use-webgpu-adapter=swiftshader",)
 """A GPU in software, for machines without one."""
 
@@ -83,16 +82,14 @@ def asked(task: Mapping[str, Any], folders: Mapping[str, Path], seconds: float, 
     Raises:
         MachineError: no Chromium is here, or it does not answer in time.
     """
-    program = next((found for name in PROGRAMS if (found := shutil.which(name))), None)
-    if program is None:
-        raise MachineError("no Chromium is installed", "one of " + ", ".join(PROGRAMS), "apt install chromium")
+    name = program()
     with Site(task, folders) as site, _serving(site), tempfile.TemporaryDirectory(prefix="edgeproof-browser-") as profile:
-        command = [program, *FLAGS, *(SOFTWARE if software else ()), f"--user-data-dir={profile}", site.address]
+        command = [name, *FLAGS, *(SOFTWARE if software else ()), f"--user-data-dir={profile}", site.address]
         browser = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             if not site.answered.wait(seconds):
                 raise MachineError(
-                    f"{program} did not answer in {seconds:.0f} s", "a page that posts its result", "give it more --seconds"
+                    f"{name} did not answer in {seconds:.0f} s", "a page that posts its result", "give it more --seconds"
                 )
         finally:
             browser.terminate()

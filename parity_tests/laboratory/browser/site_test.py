@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from parity_tests.laboratory.browser import program as chromium
 from parity_tests.laboratory.browser import site
 from parity_tests.laboratory.browser.site import Site, asked
 from runtime_py.errors import MachineError
@@ -52,6 +53,6 @@ def test_what_the_page_posts_is_the_result(served: Site) -> None:
 
 
 def test_without_a_browser_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(site, "PROGRAMS", ("no-such-program",))
+    monkeypatch.setattr(chromium, "PROGRAMS", ("no-such-program",))
     with pytest.raises(MachineError, match="no Chromium"):
         asked({}, {}, 1)

@@ -36,6 +36,7 @@ class Run:
     def __init__(self, work: Work, given: argparse.Namespace) -> None:
         self.work, self.given = work, given
         self.wanted = given.exports.split(";") if given.exports else None
+        self.compared = given.compared.split(";") if given.compared else None
 
     def exports(self) -> dict[str, Any]:
         return {name: self._exported(name) for name in measure.EXPORTS if self._asked(name)}
@@ -75,7 +76,7 @@ class Run:
         return self.work.kept("methods", settings, partial(measure.compared, self.work, on, methods))
 
     def libraries(self) -> dict[str, Any]:
-        return Comparison(self.work).rows()
+        return Comparison(self.work).rows(lambda name: self.compared is None or name in self.compared)
 
     def _asked(self, name: str) -> bool:
         return self.wanted is None or name in self.wanted
@@ -122,6 +123,7 @@ def parser(prog: str) -> Parser:
     made.add_argument("--page", type=Path, metavar="FILE", help="write the page here; default stdout")
     made.add_argument("--parts", default=",".join(PARTS), metavar="P,P", help=f"of {', '.join(PARTS)}; default all")
     made.add_argument("--exports", metavar="NAME;NAME", help="exports by the page's names; default all")
+    made.add_argument("--compared", metavar="NAME;NAME", help="methods and libraries by the page's names; default all")
     made.add_argument("--shells", default=",".join(measure.SHELLS), metavar="S,S", help="layouts (default %(default)s)")
     made.add_argument("--samples", type=int, default=128, help="that methods see (default %(default)s)")
     made.add_argument("--tokens", type=int, default=20_000, help="that they are compared on (default %(default)s)")

@@ -13,12 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from calibrate.run import plan
 from export.checkpoint.opened import open_checkpoint
 from export.plan.widths import whole
-from export.quantisation.codes import DequantisedWeights, RoundToNearest, WeightProvider
+from export.quantisation.codes import CodeSource, DequantisedWeights, RoundToNearest, WeightProvider
 from export.quantisation.grids import GRIDS
 from export.quantisation.stored import StoredCodes
 from parity_tests.laboratory.real_model.distance import Distances
@@ -42,6 +42,9 @@ OURS: Mapping[str, Mapping[str, Any]] = {
 }
 """What ``python -m calibrate`` is given; no method for what an export does by itself."""
 
+BUILDING = ("setuptools", "wheel")
+"""What some of the libraries are built with where they are installed."""
+
 TABLE, HEAD = "embed_tokens.table", "decoder.head"
 
 
@@ -57,13 +60,18 @@ class Comparison:
         opened = open_checkpoint(calibration(self.work).export())
         return Distances(opened, self.work.text, self.work.tokens, self.work.folder / f"logits-{self.work.tokens}.npy")
 
-    def rows(self) -> dict[str, dict[str, Any]]:
-        """Every method's figures; of a library that cannot be run here, the last line of its error."""
+    def rows(self, wanted: Callable[[str], bool]) -> dict[str, dict[str, Any]]:
+        """The figures of every method whose name is wanted; of a library that cannot be run here, its error's last line."""
         made: dict[str, dict[str, Any]] = {}
         for name, flags in OURS.items():
-            made[name] = self._kept(name, flags, partial(self.ours, name, flags))
+            if wanted(name):
+                made[name] = self._kept(name, flags, partial(self.ours, name, flags))
         for name, library in LIBRARIES.items():
-            made[name] = self._kept(name, [library.options, library.alone], partial(self.theirs, name, library))
+            if wanted(name):
+                try:
+                    made[name] = self._kept(name, library.settings, partial(self.theirs, name, library))
+                except MachineError as error:  # not kept: another run tries again
+                    made[name] = {"error": error.what.strip().splitlines()[-1][:200]}
         return made
 
     def _kept(self, name: str, settings: Any, measure: Callable[[], Any]) -> dict[str, Any]:
@@ -75,39 +83,55 @@ class Comparison:
         chosen = {key: value for key, value in flags.items() if key not in ("method", "preset")}
         options = {"preset": flags["preset"]} if "preset" in flags else {}
         asked = replace(calibration(self.work), options=options, **chosen)
-        assignments = plan(asked, self.distances.checkpoint).assignments["onnx"]
-        weights: WeightProvider = self.distances.checkpoint.weights
-        spent, codes = 0.0, RoundToNearest(weights, assignments, GRIDS)
+        ((backend, assignments),) = plan(asked, self.distances.checkpoint).assignments.items()
+        weights = self.distances.weights
+        spent, codes = 0.0, cast(CodeSource, RoundToNearest(weights, assignments, GRIDS))
         if "method" in flags:
-            folder = self.work.package(f"codes compared {name}")
-            given = [f"--{key}" if value is True else f"--{key}={value}" for key, value in flags.items()]
-            samples = ["--calibration-data", conversations(self.work), "--samples", SAMPLES, "--held-out", 0]
-            command = product("calibrate", "--model", "qwen2-vl", "--weights", self.work.checkpoint, "--target", "cpu")
-            spent = measured([*command, *given, *map(str, samples), "-o", str(folder), "--force"])["processor_seconds"]
-            codes = StoredCodes(folder, "onnx", weights, assignments)
-            weights = codes.weights
+            made = partial(self._calibrated, name, flags)
+            spent = self.work.kept(f"codes compared {name}", [flags, SAMPLES], made)["processor_seconds"]
+            stored = StoredCodes(self._codes(name), backend, weights, assignments)
+            codes, weights = stored, stored.weights
         read = DequantisedWeights(weights, codes, assignments, GRIDS)
         width = whole(_language(assignments))
         return {**self.distances.of(read), "bits": width.bits, "bytes": width.size, "processor_seconds": spent}
 
+    def _codes(self, name: str) -> Path:
+        return self.work.package(f"codes compared {name}")
+
+    def _calibrated(self, name: str, flags: Mapping[str, Any]) -> dict[str, Any]:
+        """What a calibration took; whatever the number of tokens, it is run once."""
+        given = [f"--{key}" if value is True else f"--{key}={value}" for key, value in flags.items()]
+        samples = ["--calibration-data", str(conversations(self.work)), "--samples", str(SAMPLES), "--held-out", "0"]
+        command = product("calibrate", "--model", "qwen2-vl", "--weights", self.work.checkpoint, "--target", "cpu")
+        spent = measured([*command, *given, *samples, "-o", str(self._codes(name)), "--force"])
+        if spent["code"]:
+            raise MachineError(
+                f"the calibration of {name} ended with {spent['code']}", "0", f"run it alone: {' '.join([*given, *samples])}"
+            )
+        return spent
+
     def theirs(self, name: str, library: Library) -> dict[str, Any]:
         """One run of another library."""
-        out = self.work.folder / "libraries" / f"{name}.safetensors".replace(" ", "-").replace(",", "")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        program = Path(__file__).with_name("libraries") / library.program
-        try:
-            python = installed(self.work, library)
-            given = [str(python), str(program), str(language_model(self.work)), str(ids(self.work)), str(out)]
-            said = json.loads(run([*given, *library.options], variables={"CUDA_VISIBLE_DEVICES": ""}).splitlines()[-1])
-        except MachineError as error:
-            return {"error": str(error).strip().splitlines()[-1][:200]}
-        plain = plan(calibration(self.work), self.distances.checkpoint).assignments["onnx"]
+        said = self.work.kept(f"library {name}", [library.settings, SAMPLES], partial(self._quantised, name, library))
+        ((_, plain),) = plan(calibration(self.work), self.distances.checkpoint).assignments.items()
         tables = {} if library.own_table else {layer: plain[layer] for layer in (TABLE, HEAD)}
-        read = Replaced(self.distances.checkpoint.weights, canonical(out, library.own_table))
+        read = Replaced(self.distances.weights, canonical(self._weights(name), library.own_table))
         weights = DequantisedWeights(read, RoundToNearest(read, tables, GRIDS), tables, GRIDS)
         width = whole(_language(plain))
         sizes = {"bits": said.get("bits", width.bits), "bytes": said.get("bytes", width.size)}
         return {**self.distances.of(weights), **sizes, "processor_seconds": said["processor_seconds"]}
+
+    def _weights(self, name: str) -> Path:
+        return self.work.folder / "libraries" / f"{name}.safetensors".replace(" ", "-").replace(",", "")
+
+    def _quantised(self, name: str, library: Library) -> Any:
+        """What a library's program says, its weights written; whatever the number of tokens, it is run once."""
+        out = self._weights(name)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        program = Path(__file__).with_name("libraries") / library.program
+        given = [str(installed(self.work, library)), str(program), str(language_model(self.work)), str(ids(self.work))]
+        variables = {"CUDA_VISIBLE_DEVICES": ""}
+        return json.loads(run([*given, str(out), *library.options], variables=variables).splitlines()[-1])
 
 
 def installed(work: Work, library: Library) -> Path:
@@ -116,7 +140,7 @@ def installed(work: Work, library: Library) -> Path:
     Raises:
         MachineError: something cannot be installed here.
     """
-    python = environment(work, Path(library.program).stem, ())
+    python = environment(work, Path(library.program).stem, BUILDING)
     (site,) = python.parent.parent.glob("lib/python*/site-packages")
     done = site / "installed.json"
     wanted = [*library.beside, *library.alone]

@@ -36,6 +36,7 @@ class Distances:
     def __init__(self, checkpoint: OpenedCheckpoint, text: Path, tokens: int, kept: Path) -> None:
         assert checkpoint.weights is not None
         self.checkpoint = checkpoint
+        self.weights: WeightProvider = checkpoint.weights
         self.processor, tokenizer = processor_of(checkpoint)
         self.prompts = text_prompts([text], tokens, self.processor, tokenizer)
         if not kept.is_file():

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from parity_tests.laboratory.real_model.material import documentation
 from parity_tests.laboratory.real_model.work import Work
+from runtime_py.backends.records import ONNX
 
 if TYPE_CHECKING:
     from calibrate.request import CalibrationRequest
@@ -96,7 +97,7 @@ def calibration(work: Work) -> CalibrationRequest:
 
     return CalibrationRequest(
         "qwen2-vl", "cpu", "gptq", work.folder / "unused", str(work.checkpoint), samples=SAMPLES, data=conversations(work),
-        held_out=0, backend="onnx",
+        held_out=0, backend=ONNX.name,
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import onnxruntime
@@ -121,3 +122,10 @@ def test_the_table_names_every_stage_and_what_was_left_out() -> None:
     assert "| one | 1.5e-06 (10 + 2) | 1.5e-06 (10 + 2) | 1.5e-06 (10 + 2) | 1.5e-06 (10 + 2) | equal | pass |" in text
     assert "| other | not run | not run | not run | not run |  | FAIL: Program Cast requires f16 |" in text
     assert "On the processor: Sin." in text
+
+
+def test_a_golden_that_is_none_is_an_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    provider = SimpleNamespace(half=True, attention_errors={}, attention_is_right=True, run=lambda *_: 1 / 0)
+    monkeypatch.setattr(webgpu, "webgpu", lambda _ort: provider)
+    assert command.main(["--case", "nobody"]) == ExitCode.USAGE
+    assert "no golden nobody" in capsys.readouterr().err

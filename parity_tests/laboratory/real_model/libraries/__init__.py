@@ -29,6 +29,11 @@ class Library:
     options: Sequence[str] = ()
     own_table: bool = False
 
+    @property
+    def settings(self) -> list[list[str]]:
+        """Everything that decides its outcome, as JSON has it."""
+        return [list(self.options), list(self.beside), list(self.alone)]
+
 
 COMPRESSOR = Library(
     "llm_compressor.py",

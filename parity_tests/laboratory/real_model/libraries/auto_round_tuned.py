@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 BITS, GROUP, LENGTH, BATCH = 4, 32, 256, 8
 
@@ -20,7 +21,8 @@ def main(folder: str, ids: str, out: str, options: dict[str, str]) -> None:
 
     flat = [token for row in json.loads(Path(ids).read_text(encoding="utf-8")) for token in row]
     rows = [torch.tensor(flat[start : start + LENGTH]) for start in range(0, len(flat) - LENGTH + 1, LENGTH)]
-    data = DataLoader([{"input_ids": row, "attention_mask": torch.ones_like(row)} for row in rows], batch_size=BATCH)
+    read: Any = [{"input_ids": row, "attention_mask": torch.ones_like(row)} for row in rows]
+    data: Any = DataLoader(read, batch_size=BATCH)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tuning = AutoRound(
         model, AutoTokenizer.from_pretrained(folder), bits=BITS, group_size=GROUP, sym=True, seqlen=LENGTH,
@@ -36,4 +38,4 @@ def main(folder: str, ids: str, out: str, options: dict[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4], dict(pair.split("=", 1) for pair in sys.argv[4:]))
+    main(sys.argv[1], sys.argv[2], sys.argv[3], dict(pair.split("=", 1) for pair in sys.argv[4:]))

@@ -32,4 +32,4 @@ def main(folder: str, ids: str, out: str, options: dict[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4], dict(pair.split("=", 1) for pair in sys.argv[4:]))
+    main(sys.argv[1], sys.argv[2], sys.argv[3], dict(pair.split("=", 1) for pair in sys.argv[4:]))

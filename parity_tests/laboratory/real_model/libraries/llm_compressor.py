@@ -61,10 +61,11 @@ def main(folder: str, ids: str, out: str, options: dict[str, str]) -> None:
     read = {}
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear) and "lm_head" not in name:
-            scale = module.weight_scale.data.float()
-            grid = module.quantization_scheme.weights
+            linear: Any = module
+            scale = linear.weight_scale.data.float()
+            grid = linear.quantization_scheme.weights
             # the weights are on the grid already; this says so whatever the version left in them
-            read[f"{name}.weight"] = fake_quantize(module.weight.data.float(), scale, torch.zeros_like(scale), grid)
+            read[f"{name}.weight"] = fake_quantize(linear.weight.data.float(), scale, torch.zeros_like(scale), grid)
         elif name.endswith("layernorm"):
             read[f"{name}.weight"] = module.weight.data.float()  # AWQ divides it
     save_file({name: value.contiguous() for name, value in read.items()}, out)
@@ -72,4 +73,4 @@ def main(folder: str, ids: str, out: str, options: dict[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4], dict(pair.split("=", 1) for pair in sys.argv[4:]))
+    main(sys.argv[1], sys.argv[2], sys.argv[3], dict(pair.split("=", 1) for pair in sys.argv[4:]))

@@ -1,0 +1,112 @@
+"""One comparison as a list of jobs, a method on a grid each, in this process or on the machines of a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from calibrate.evaluation.compare_table import Row, row_of
+from calibrate.evaluation.comparison import ComparisonRequest, Contestant, GridSetting, OneGrid, evaluation_of, on_grid
+from export.cluster.jobs import Job
+from export.cluster.results import Form
+
+if TYPE_CHECKING:
+    from calibrate.evaluation.score import Evaluation
+    from export.checkpoint.opened import OpenedCheckpoint
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one job of a comparison measures: a method on a grid, plain rounding on a grid, or no grid at all.
+
+    Attributes:
+        setting: None for full precision and halves.
+        contestant: None for plain rounding.
+    """
+
+    request: ComparisonRequest
+    setting: GridSetting | None = None
+    contestant: Contestant | None = None
+
+
+def jobs(request: ComparisonRequest, stamped: bool = False) -> list[Job[list[Row]]]:
+    """A comparison as jobs in the order of its table: full precision and halves, then grid by grid.
+
+    Args:
+        stamped: the jobs say which files they read, as jobs must whose results are kept.
+
+    Raises:
+        EdgeproofError: a file cannot be read, where they are stamped.
+    """
+    beside = _stamps(request) if stamped else None
+    listed = [Job("compare.full", measure, Part(request), beside)]
+    for setting in request.settings:
+        for contestant in (None, *request.contestants):
+            name = f"compare.{setting}.{contestant or 'plain'}".replace(":", "-")
+            listed.append(Job(name, measure, Part(request, setting, contestant), beside))
+    return listed
+
+
+def measure(part: Part) -> list[Row]:
+    """The rows of one job.
+
+    Raises:
+        UsageError: a grid that the target does not have, or too little text.
+    """
+    from calibrate.evaluation.score import HalfWeights
+
+    bench = _bench(part.request)
+    if part.setting is not None:
+        return list(OneGrid(part.setting, part.request, bench.checkpoint, bench.evaluation).rows(part.contestant))
+    weights, score = bench.evaluation.weights, bench.evaluation.score
+    return [Row("", "fp32", "", score(weights), 0.0), Row("", "fp16", "", score(HalfWeights(weights)), 0.0)]
+
+
+def _to_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    return [asdict(row) for row in rows]
+
+
+def _from_json(stored: Sequence[Mapping[str, Any]]) -> list[Row]:
+    return [row_of(row) for row in stored]
+
+
+FORM = Form(_to_json, _from_json, settled=lambda rows: True)
+"""Rows as they are kept."""
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """What all jobs of a comparison in one process share."""
+
+    checkpoint: OpenedCheckpoint
+    evaluation: Evaluation
+
+
+_last: dict[str, _Bench] = {}
+
+
+def _bench(request: ComparisonRequest) -> _Bench:
+    """Opened and asked in full precision once a process, however many jobs of the comparison it does."""
+    from calibrate.evaluation.outliers import with_outliers
+    from calibrate.run import plan
+
+    key = repr(request)
+    if key not in _last:
+        checkpoint = plan(on_grid(request.base, request.settings[0])).checkpoint
+        if request.outliers:
+            checkpoint = with_outliers(checkpoint, request.outliers)
+        _last.clear()
+        _last[key] = _Bench(checkpoint, evaluation_of(request, checkpoint))
+    return _last[key]
+
+
+def _stamps(request: ComparisonRequest) -> dict[str, str]:
+    """What shows at once that a file of the checkpoint, a text or a user's sample is another one."""
+    from calibrate.run import plan
+    from export.package.source_hashes import stamp
+
+    files = dict(plan(on_grid(request.base, request.settings[0])).checkpoint.files())
+    own = request.base.data
+    listed = [*request.text, *(() if own is None else sorted(path for path in own.rglob("*") if path.is_file()))]
+    return {name: stamp(path) for name, path in [*files.items(), *((str(path), path) for path in listed)]}

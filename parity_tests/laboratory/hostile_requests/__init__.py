@@ -1,0 +1,1 @@
+"""Requests that nobody should send, generated, at a server that others use meanwhile."""

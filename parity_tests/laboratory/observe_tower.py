@@ -1,0 +1,178 @@
+"""What the roundings of a vision tower do to what it says, in PyTorch, with no package involved.
+
+    python -m parity_tests.laboratory.observe_tower --pictures 40 [--model NAME_OR_FOLDER]...
+
+Every demo checkpoint's tower, trained, reads held-out pictures in float32; with its matrices rounded to 8 bits; with its
+inputs rounded as well, a scale a token, as `export.backends.onnx.int8_linear` does; a scale a call (packages of before); and
+a scale a token with the sixteen-bit sums of an x86 processor without VNNI. Printed are the worst and the mean cosine of a
+token with float32, and then, layer by layer, the worst cosine when inputs of this layer alone are rounded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from export.backends.onnx.int8_linear import ACTIVATED, ACTIVATED_ZERO, HIGHEST, ZERO
+from export.backends.onnx.record import TOKEN_GRID
+from export.modules.build import layer_shapes
+from export.modules.kernels import Kernels, Linear, Role
+from export.quantisation.codes import DequantisedWeights, RoundToNearest
+from export.quantisation.grids import GRIDS
+from export.quantisation.spec import Assignment, Storage
+from export.source.hub import DEMO_FOLDER
+from parity_tests.laboratory.observe_rounding import questions
+from parity_tests.reference.arithmetic import RoundedLinear, uint8_call
+from parity_tests.reference.checkpoint_side import Checkpoint, open_checkpoint
+from parity_tests.reference.reference import TorchBackend
+from runtime_py import tokenizer as tokenizers
+from runtime_py.command import console, flags
+from runtime_py.command.dispatch import Command, execute
+from runtime_py.command.parser import Parser
+from runtime_py.contracts import VISION
+
+Rounding = Callable[[Tensor], Tensor]
+SIXTEEN = 32767
+
+
+def token_codes(x: Tensor, zero: int) -> tuple[Tensor, Tensor]:
+    """Codes 0 to 127 of a token's values, and its scale: the least that holds both ends of its range."""
+    scale = torch.maximum(x.amax(-1, keepdim=True) / (HIGHEST - zero), x.amin(-1, keepdim=True) / -zero).clamp(min=1e-30)
+    return (torch.round(x / scale) + zero).clamp(0, HIGHEST), scale
+
+
+def token(name: str) -> Rounding:
+    """How the tower's layer of this name rounds."""
+    zero = ACTIVATED_ZERO if name.endswith(ACTIVATED) else ZERO
+
+    def rounded(x: Tensor) -> Tensor:
+        codes, scale = token_codes(x, zero)
+        return (codes - zero) * scale
+
+    return rounded
+
+
+class SixteenBitLinear(Linear):
+    """The product of bytes where two neighbouring products are added in sixteen bits that hold at their ends."""
+
+    def __init__(self, name: str, in_features: int, out_features: int, bias: bool, role: Role) -> None:
+        super().__init__(in_features, out_features, bias, role)
+        self.zero = ACTIVATED_ZERO if name.endswith(ACTIVATED) else ZERO
+
+    def forward(self, x: Tensor) -> Tensor:
+        grid = GRIDS[TOKEN_GRID]
+        stored = grid.quantise(self.weight)
+        weights, (codes, scale) = stored.codes.float() - 128, token_codes(x, self.zero)
+        correction = self.zero * weights.sum(1)
+        pad = x.shape[-1] % 2
+        even, odd = (nn.functional.pad(codes, (0, pad))[..., i::2] for i in (0, 1))
+        left, right = (nn.functional.pad(weights, (0, pad))[:, i::2] for i in (0, 1))
+        rows = [(even * left[i] + odd * right[i]).clamp(-SIXTEEN - 1, SIXTEEN).sum(-1) for i in range(weights.shape[0])]
+        y = (torch.stack(rows, -1) - correction) * stored.scales[:, 0] * scale
+        return y if self.bias is None else y + self.bias
+
+
+class TowerKernels(Kernels):
+    """Plain kernels, but for the layers named."""
+
+    def __init__(self, roundings: Mapping[str, Rounding], sixteen: bool = False) -> None:
+        self.roundings, self.sixteen = roundings, sixteen
+
+    def linear(self, name: str, in_features: int, out_features: int, bias: bool, role: Role) -> nn.Module:
+        if name not in self.roundings:
+            return super().linear(name, in_features, out_features, bias, role)
+        if self.sixteen:
+            return SixteenBitLinear(name, in_features, out_features, bias, role)
+        return RoundedLinear(in_features, out_features, bias, role, self.roundings[name])
+
+
+class TowerBackend(TorchBackend):
+    """The reference with `TowerKernels`."""
+
+    made = TowerKernels({})
+
+    def kernels(self) -> Kernels:
+        return self.made
+
+
+def sides(checkpoint: Checkpoint, each: bool) -> dict[str, TorchBackend]:
+    """Every way of rounding by name; with ``each``, one more for every layer of the tower."""
+    spec = checkpoint.spec
+    layers = [layer for layer in layer_shapes(spec) if layer.name.startswith(f"{VISION}.")]
+    assignments = {layer.name: Assignment(layer, Storage.INT8, TOKEN_GRID) for layer in layers}
+    codes = RoundToNearest(checkpoint.weights, assignments, GRIDS)
+    eight = DequantisedWeights(checkpoint.weights, codes, assignments, GRIDS)
+
+    def rounded(roundings: Mapping[str, Rounding], sixteen: bool = False) -> TorchBackend:
+        backend = TowerBackend(spec, eight)
+        backend.made = TowerKernels(roundings, sixteen)
+        return backend
+
+    tokens = {layer.name: token(layer.name) for layer in layers}
+    made = {
+        "8-bit matrices": rounded({}),
+        "and a scale a token": rounded(tokens),
+        "the same, sums of sixteen bits": rounded(tokens, sixteen=True),
+        "and a scale a call": rounded({name: uint8_call for name in tokens}),
+    }
+    alone = {name: rounded({name: rounding}) for name, rounding in tokens.items()} if each else {}
+    return made | alone
+
+
+def observe(folder: Path, pictures: int, each: bool) -> dict[str, tuple[float, float]]:
+    """Worst and mean cosine of a token by side."""
+    checkpoint = open_checkpoint(folder)
+    processor = checkpoint.processor(tokenizers.load(folder))
+    reference, others = TorchBackend(checkpoint.spec, checkpoint.weights), sides(checkpoint, each)
+    taken: dict[str, list[np.ndarray]] = {name: [] for name in others}
+    for question in questions(checkpoint, pictures):
+        for image in processor.images(question.pictures):
+            expected = reference.run(VISION, image.vision)["vision_features"]
+            for name, side in others.items():
+                taken[name].append(cosines(side.run(VISION, image.vision)["vision_features"], expected))
+    joined = {name: np.concatenate(values) for name, values in taken.items()}
+    return {name: (float(values.min()), float(values.mean())) for name, values in joined.items()}
+
+
+def cosines(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Of every row of (..., width) arrays."""
+    left, right = (array.reshape(-1, array.shape[-1]).astype(np.float64) for array in (left, right))
+    return (left * right).sum(1) / (np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1))
+
+
+def parser(prog: str) -> Parser:
+    """The flags."""
+    made = Parser(prog, "What rounding does to the vision towers of the trained demos.")
+    made.add_argument("--pictures", type=int, default=40, help="held-out pictures of each checkpoint (default 40)")
+    made.add_argument("--model", action="append", help="a demo checkpoint, or a checkpoint's folder; default: all demos")
+    made.add_argument("--each", action="store_true", help="also every layer alone")
+    flags.talk(made)
+    return made
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    models = arguments.model or sorted(path.name for path in DEMO_FOLDER.iterdir() if path.is_dir())
+    console.out("| checkpoint | rounded | worst cosine | mean cosine |\n|---|---|---|---|")
+    for model in models:
+        folder = DEMO_FOLDER / model if (DEMO_FOLDER / model).is_dir() else Path(model).resolve()
+        for name, (worst, mean) in observe(folder, arguments.pictures, arguments.each).items():
+            console.out(f"| {folder.name} | {name} | {worst:.6f} | {mean:.6f} |")
+    return 0
+
+
+COMMAND = Command(parser, _run)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    return execute(COMMAND, "python -m parity_tests.laboratory.observe_tower", arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

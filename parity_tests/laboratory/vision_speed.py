@@ -1,0 +1,231 @@
+"""How long a picture takes in a vision tower: our graphs by precision beside a plain one in ONNX Runtime and OpenVINO.
+
+    python -m parity_tests.laboratory.vision_speed --side 448 --layers 27 --peer openvino [--graphs DIR]
+
+The tower is SigLIP-so400m (width 1152, 16 heads, MLP 4304) with random weights. All rows are timed in turn in one
+process, so that a drift of the machine touches them alike; ratios are of medians. ``plain fp32`` is the tower traced
+with PyTorch's own operators to standard ONNX, which is also what OpenVINO reads (with its bf16 hint). ``cosine`` is that
+of the worst token with the plain graph in ONNX Runtime: random weights, so no word on quality (`observe_tower` has it).
+Graphs of this side and depth that lie in ``--graphs`` already are timed as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from runtime_py.command import console, flags
+from runtime_py.command.dispatch import Command, execute
+from runtime_py.command.parser import Parser
+from runtime_py.contracts import VISION
+from runtime_py.errors import MachineError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from export.specs import ModelSpec
+
+PLAIN, PEER = "plain fp32", "openvino bf16"
+PLAIN_OPSET = 20
+"""Scaled dot-product attention is written in products and a softmax, which every reader knows."""
+WIDTH, HEADS, MLP, PATCH = 1152, 16, 4304, 14
+INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimddp", "i8mm")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One graph: milliseconds of a picture, and the ratio to `PLAIN`."""
+
+    name: str
+    median_ms: float
+    least_ms: float
+    ratio: float
+    cosine: float
+
+
+class RandomWeights:
+    """A WeightProvider of normal numbers that keep a deep tower's activations finite; norms are 1, vectors small."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        from export.modules.build import parameter_shapes
+
+        self.shapes = parameter_shapes(spec)
+
+    def shape(self, target: str) -> tuple[int, ...]:
+        return self.shapes[target]
+
+    def tensor(self, target: str) -> Tensor:
+        import torch
+
+        shape = self.shapes[target]
+        if ".norm" in target and target.endswith("weight"):
+            return torch.ones(shape)
+        generator = torch.Generator().manual_seed(sum(target.encode()))
+        deviation = int(np.prod(shape[1:])) ** -0.5 if len(shape) > 1 else 0.02
+        return torch.randn(shape, generator=generator) * deviation
+
+    def rows(self, target: str, start: int, stop: int | None) -> Tensor:
+        return self.tensor(target)[start:stop]
+
+
+def tower(side: int, layers: int) -> ModelSpec:
+    """MiniCPM-V with a tower of this many layers for pictures of ``side`` pixels."""
+    from export.checkpoint.opened import published_specs
+    from export.specs import PositionKind, VisionSpec
+
+    spec = next(made for family, made in published_specs() if family.name == "minicpm-v")
+    assert isinstance(spec.vision, VisionSpec)
+    grid = side // PATCH
+    shape = {"width": WIDTH, "heads": HEADS, "mlp_width": MLP, "patch_size": PATCH, "layers": layers}
+    vision = replace(spec.vision, **shape, positions=PositionKind.FIXED, native_grid=grid, grid=(grid, grid))
+    return replace(spec, vision=vision, decoder=replace(spec.decoder, layers=1))
+
+
+def write(spec: ModelSpec, precision: str, folder: Path) -> Path:
+    """The tower's graph under one vision precision, or traced with plain operators for `PLAIN`."""
+    from export.backends.base import BuildOptions
+    from export.backends.onnx.backend import OnnxBackend, chosen_for, stage_model
+    from export.graphs.trace import trace_stage
+    from export.graphs.writer import StageWeights, write_stage
+    from export.modules.kernels import Kernels
+    from export.quantisation.codes import RoundToNearest
+    from export.quantisation.grids import GRIDS
+    from targets.registry import target_named
+
+    path = folder / f"{precision.replace(' ', '_')}.onnx"
+    if path.is_file():
+        return path
+    target = target_named("cpu")
+    plain = precision == PLAIN
+    options = BuildOptions(target, "int4", target.limits, {"vision_precision": "fp32" if plain else precision})
+    assignments = OnnxBackend().assignments(spec, options)
+    if plain:
+        model = trace_stage(spec, VISION, Kernels(), opset=PLAIN_OPSET)
+    else:
+        model = stage_model(spec, VISION, chosen_for(spec, options), assignments)
+    weights = RandomWeights(spec)
+    source = StageWeights(VISION, weights, RoundToNearest(weights, assignments, GRIDS), assignments)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_stage(model, source, path, lambda *_: None)
+    return path
+
+
+def onnx_runtime(path: Path, threads: int) -> Callable[[np.ndarray], np.ndarray]:
+    """A call of the graph as `runtime_py.backends.ort` opens it."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda pixels: session.run(None, {"pixel_values": pixels})[0]
+
+
+def openvino(path: Path, threads: int) -> Callable[[np.ndarray], np.ndarray]:
+    """The graph compiled by OpenVINO for one picture at a time in bfloat16.
+
+    Raises:
+        MachineError: OpenVINO is not installed.
+    """
+    try:
+        import openvino as library
+    except ImportError as error:
+        raise MachineError("openvino is not installed", "the peer named by --peer", "pip install openvino") from error
+    options = {"INFERENCE_PRECISION_HINT": "bf16", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
+    compiled = library.Core().compile_model(str(path), "CPU", options)
+    return lambda pixels: compiled([pixels])[0]
+
+
+def measure(calls: dict[str, Callable[[np.ndarray], np.ndarray]], pixels: np.ndarray, rounds: int) -> list[Row]:
+    """Every call in turn, ``rounds`` times after a warm one."""
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    outputs = {name: call(pixels) for name, call in calls.items()}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            began = time.perf_counter()
+            call(pixels)
+            taken[name].append(1000 * (time.perf_counter() - began))
+    base = statistics.median(taken[PLAIN])
+    return [
+        Row(n, statistics.median(ms), min(ms), statistics.median(ms) / base, worst_cosine(outputs[n], outputs[PLAIN]))
+        for n, ms in taken.items()
+    ]
+
+
+def worst_cosine(left: np.ndarray, right: np.ndarray) -> float:
+    """Over tokens, of (..., width) arrays."""
+    left, right = (array.reshape(-1, array.shape[-1]).astype(np.float64) for array in (left, right))
+    norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+    return float(((left * right).sum(1) / norms).min())
+
+
+def instructions() -> list[str]:
+    """Those of `INSTRUCTIONS` that the processor names; none where the system has no /proc/cpuinfo."""
+    file = Path("/proc/cpuinfo")
+    words = set(file.read_text().split()) if file.is_file() else set()
+    return [name for name in INSTRUCTIONS if name in words]
+
+
+def parser(prog: str) -> Parser:
+    """The flags."""
+    made = Parser(prog, "How long a vision tower takes, by precision, beside other runtimes.")
+    made.add_argument("--side", type=int, default=448, help="pixels of the square picture (default 448)")
+    made.add_argument("--layers", type=int, default=27, help="blocks of the tower (default 27)")
+    made.add_argument("--tiles", type=int, default=1, help="pictures of one call (default 1)")
+    made.add_argument("--threads", type=int, default=2, help="threads of every runtime (default 2)")
+    made.add_argument("--rounds", type=int, default=5, help="timed calls of every row (default 5)")
+    made.add_argument("--precision", action="append", help="of our graphs (default: int8, int8_weights, fp32)")
+    made.add_argument("--peer", action="append", choices=("openvino",), default=[], help="another runtime, installed")
+    made.add_argument("--graphs", type=Path, help="keep the graphs there, 0.4 to 1.7 GB each at 27 layers")
+    made.add_argument("--json-file", type=Path, help="write the figures there")
+    flags.talk(made)
+    return made
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    spec = tower(arguments.side, arguments.layers)
+    shape = (arguments.tiles, 3, *(PATCH * size for size in spec.vision.grid))
+    pixels = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    with tempfile.TemporaryDirectory() as name:
+        folder = (arguments.graphs or Path(name)) / f"{arguments.side}_{arguments.layers}"
+        precisions = arguments.precision or ["int8", "int8_weights", "fp32"]
+        paths = {precision: write(spec, precision, folder) for precision in (PLAIN, *precisions)}
+        calls = {precision: onnx_runtime(path, arguments.threads) for precision, path in paths.items()}
+        if arguments.peer:
+            calls[PEER] = openvino(paths[PLAIN], arguments.threads)
+        sizes = {precision: path.stat().st_size for precision, path in paths.items()}
+        rows = measure(calls, pixels, arguments.rounds)
+    report: dict[str, Any] = {
+        **{key: getattr(arguments, key) for key in ("side", "layers", "tiles", "threads", "rounds")},
+        "instructions": instructions(),
+        "graph_bytes": sizes,
+        "rows": [asdict(row) for row in rows],
+    }
+    console.out(f"{arguments.side} px, {arguments.layers} layers, {arguments.threads} threads, {', '.join(instructions())}")
+    console.out("| tower | median ms | least ms | ratio | cosine |\n|---|---|---|---|---|")
+    for row in rows:
+        console.out(f"| {row.name} | {row.median_ms:.0f} | {row.least_ms:.0f} | {row.ratio:.2f} | {row.cosine:.5f} |")
+    if arguments.json_file:
+        arguments.json_file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+COMMAND = Command(parser, _run)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    return execute(COMMAND, "python -m parity_tests.laboratory.vision_speed", arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""Products of bytes in a graph made products of float32 again: the rounding of what a layer reads is taken out of a copy.
+
+`export.backends.onnx.int8_linear` writes a layer as QuantizeLinear, with a scale a row, and MatMulIntegerToFloat, whose
+result is then multiplied by these scales. In the copy the input is divided by them and stays what it is, and the matrix is
+read back from its codes, so that the rest of the graph, and what it stores, is the package's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+ROUNDED, PRODUCT = "QuantizeLinear", "MatMulIntegerToFloat"
+
+
+def set_float_products(model: Any) -> int:
+    """Change every such layer of an onnx.ModelProto; return how many there were."""
+    graph = model.graph
+    makers = {name: node for node in graph.node for name in node.output}
+    products = [node for node in graph.node if node.op_type == PRODUCT and makers[node.input[0]].op_type == ROUNDED]
+    rounded = {node.input[0]: makers[node.input[0]] for node in products}
+    replaced = {node.output[0]: list(_product(node)) for node in products}
+    replaced |= {name: list(_division(node)) for name, node in rounded.items()}
+    nodes = [new for node in graph.node for new in replaced.get(node.output[0], [node])]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    # what was said of the codes is no longer so: they were bytes
+    kept = [value for value in graph.value_info if value.name not in rounded]
+    del graph.value_info[:]
+    graph.value_info.extend(kept)
+    return len(products)
+
+
+def _division(node: Any) -> Iterator[Any]:
+    """Tokens over their scales, under the name of the codes."""
+    from onnx import helper
+
+    tokens, scales = node.input[:2]
+    (codes,) = node.output
+    yield helper.make_node("Constant", [], [f"{codes}.column"], name=f"{node.name}.column", value_ints=[-1, 1])
+    yield helper.make_node("Reshape", [scales, f"{codes}.column"], [f"{codes}.scales"], name=f"{node.name}.scales")
+    yield helper.make_node("Div", [tokens, f"{codes}.scales"], [codes], name=f"{node.name}.exact")
+
+
+def _product(node: Any) -> Iterator[Any]:
+    """The same product with the matrix read back: codes * scale, a scale a column."""
+    from onnx import TensorProto, helper
+
+    tokens, codes, _, scales = node.input[:4]
+    stem = node.output[0]
+
+    wide, matrix = f"{stem}.wide", f"{stem}.matrix"
+    yield helper.make_node("Cast", [codes], [wide], name=f"{node.name}.wide", to=TensorProto.FLOAT)
+    yield helper.make_node("Mul", [wide, scales], [matrix], name=f"{node.name}.matrix")
+    yield helper.make_node("MatMul", [tokens, matrix], [stem], name=f"{node.name}.exact")

@@ -1,0 +1,40 @@
+"""A layer of 8-bit inputs whose copy rounds nothing is the layer of its stored matrix."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from export.backends.onnx.int8_linear import Int8TokenLinear
+from export.backends.onnx.record import TOKEN_GRID
+from export.quantisation.grids import GRIDS
+from parity_tests.localize.exact_products import set_float_products
+
+
+@pytest.mark.parametrize("zero", [64, 16])
+def test_a_copy_rounds_no_input(tmp_path: Path, zero: int) -> None:
+    layer, grid = Int8TokenLinear(48, 40, True, zero), GRIDS[TOKEN_GRID]
+    drawn = torch.Generator().manual_seed(zero)
+    codes = grid.quantise(torch.randn(40, 48, generator=drawn))
+    layer.weight_codes.data = (codes.codes.to(torch.int16) - 128).to(torch.int8)
+    layer.weight_scales.data, layer.bias.data = codes.scales[:, 0], torch.randn(40, generator=drawn)
+    tokens = torch.randn(2, 7, 48, generator=drawn)
+    path = tmp_path / "layer.onnx"
+    torch.onnx.export(layer.eval(), (tokens,), str(path), dynamo=True, opset_version=23, optimize=False, verbose=False)
+    model = onnx.load(str(path))
+    expected = (tokens @ grid.dequantise(codes).T + layer.bias).detach().numpy()
+
+    def distance() -> float:
+        session = onnxruntime.InferenceSession(model.SerializeToString())
+        (output,) = session.run(None, {session.get_inputs()[0].name: tokens.numpy()})
+        return float(np.abs(output - expected).max() / np.abs(expected).max())
+
+    assert distance() > 1e-3
+    assert set_float_products(model) == 1
+    assert distance() < 1e-6
+    assert set_float_products(model) == 0

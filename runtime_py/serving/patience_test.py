@@ -1,0 +1,93 @@
+"""Clients that never come to the point lose their connection, and others keep theirs."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from runtime_py.serving.conftest import Server
+
+pytest.importorskip("uvicorn")
+
+from runtime_py.serving.patience import PatientProtocol
+
+
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PatientProtocol, "seconds", 0.5)
+    monkeypatch.setattr(PatientProtocol, "read_seconds", 0.5)
+
+
+def closed_after(server: Server, first: bytes, more: bytes) -> tuple[bytes, float]:
+    """What comes back until the server closes, and after how many seconds; ``more`` is sent again and again meanwhile."""
+    began, said = time.monotonic(), b""
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.settimeout(0.05)
+        connection.sendall(first)
+        while time.monotonic() - began < 10:
+            try:
+                piece = connection.recv(1 << 16)
+                if not piece:
+                    break
+                said += piece
+            except TimeoutError:
+                pass
+            except OSError:
+                break
+            try:
+                connection.sendall(more)
+            except OSError:
+                break
+    return said, time.monotonic() - began
+
+
+@pytest.mark.parametrize(("first", "more"), [(b"", b""), (b"GET /health HTTP/1.1\r\n", b"A: b\r\n")])
+def test_a_head_that_does_not_end(server: Server, first: bytes, more: bytes) -> None:
+    said, seconds = closed_after(server, first, more)
+    assert said == b"" and 0.4 < seconds < 5
+
+
+def test_a_body_that_goes_on_after_its_refusal(server: Server) -> None:
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    said, seconds = closed_after(server, head, b"4\r\nabcd\r\n")
+    assert said.startswith(b"HTTP/1.1 401") and seconds < 5
+
+
+def test_two_requests_on_one_connection(server: Server) -> None:
+    request = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+    said, _ = closed_after(server, request + request, b"")
+    assert said.count(b"HTTP/1.1 200") == 2
+
+
+def test_an_answer_that_is_not_read() -> None:
+    """Of 100 MB, which no socket's buffer holds."""
+    import uvicorn
+
+    ended = threading.Event()
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            for _ in range(100):
+                await send({"type": "http.response.body", "body": bytes(1 << 20), "more_body": True})
+        finally:
+            ended.set()
+
+    listening = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(application, http=PatientProtocol, ws="none", log_config=None, lifespan="off")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    try:
+        with socket.create_connection(listening.getsockname()) as idle:
+            idle.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert ended.wait(20)
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        listening.close()
+    assert not thread.is_alive()
