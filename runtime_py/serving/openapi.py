@@ -126,7 +126,7 @@ def document(model: str) -> dict[str, Any]:
         "Timings": TIMINGS,
         "Usage": USAGE,
     }
-    key = {"security": [{"key": []}, {}]}
+    key: dict[str, Any] = {"security": [{"key": []}, {}]}
     chat = {
         **key,
         "operationId": "chat",
