@@ -7,7 +7,7 @@ every thread takes a piece of its own through all operators, each on one thread;
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
@@ -19,7 +19,7 @@ MOST_THREADS = 8
 """Every thread holds a piece; this bounds the memory on machines with many cores."""
 
 
-def in_order(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+def in_order(work: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result, None, None]:
     """``work(item)`` of every item, in the order of the items; one item more than there are threads is under way.
 
     There are as many threads as PyTorch would use for one operator (OMP_NUM_THREADS, else the cores). Close the iterator

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import pytest
 
@@ -51,8 +53,9 @@ def test_a_video_model_reads_the_frames_of_a_message(video: bool) -> None:
         return
     images = processor.images(clips)
     ids = processor.encode(turns, images)
-    assert [piece.rows for piece in images] == [3 * SETTINGS["rows"]]
-    assert int((ids == IDS[PLACEHOLDER]).sum()) == 3 * SETTINGS["rows"]
+    rows = cast(int, SETTINGS["rows"])
+    assert [piece.rows for piece in images] == [3 * rows]
+    assert int((ids == IDS[PLACEHOLDER]).sum()) == 3 * rows
 
 
 def test_others_do_not_take_clips(model: Model) -> None:

@@ -126,7 +126,7 @@ def document(model: str) -> dict[str, Any]:
         "Timings": TIMINGS,
         "Usage": USAGE,
     }
-    key = {"security": [{"key": []}, {}]}
+    key: dict[str, Any] = {"security": [{"key": []}, {}]}
     chat = {
         **key,
         "operationId": "chat",
@@ -135,7 +135,7 @@ def document(model: str) -> dict[str, Any]:
         "responses": {
             "200": {
                 "description": "the answer",
-                "content": {JSON: {"schema": {"$ref": f"{SHARED}Completion"}}, EVENTS: {"schema": {"type": "string"}}},
+                "content": {JSON: {"schema": {"$ref": f"{SHARED}Completion"}}, EVENTS: {}},
             },
             **_refusals(*CHAT_REFUSALS),
         },

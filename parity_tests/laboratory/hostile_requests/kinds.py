@@ -132,7 +132,22 @@ class Kinds:
         return Attempt("wrong types", [post(self.body(content, **fields))], frozenset({"200", "400", "404"}))
 
     def value(self, depth: int = 0) -> Any:
-        simple = (None, True, 0, -1, 10**30, 1.5, float("inf"), "", "a", "\ud800", "\u0000", "a" * 5000, [], {})
+        simple: tuple[Any, ...] = (
+            None,
+            True,
+            0,
+            -1,
+            10**30,
+            1.5,
+            float("inf"),
+            "",
+            "a",
+            "\ud800",
+            "\u0000",
+            "a" * 5000,
+            [],
+            {},
+        )
         if depth > 3 or self.draw.random() < 0.6:
             return self.draw.choice(simple)
         if self.draw.random() < 0.5:
@@ -164,7 +179,7 @@ class Kinds:
         nested: Any = {"type": "string"}
         for _ in range(self.draw.choice((10, 40))):
             nested = {"type": "object", "properties": {"a": nested}, "required": ["a"]}
-        schema = self.draw.choice(
+        schema: Any = self.draw.choice(
             (
                 {"type": "string", "pattern": "(a+)+$"},
                 {"type": "string", "pattern": "((a{1,1000}){1,1000}){1,1000}"},
