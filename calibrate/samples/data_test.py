@@ -73,7 +73,7 @@ def test_a_folder_of_conversations(tmp_path: Path) -> None:
         ('{"images": []}', "line 2.*messages"),
         ("[]", "line 2"),
         ({"messages": [{"role": "user"}]}, "line 2"),
-        ({"images": "a.png", "messages": []}, "line 2.*lists"),
+        ({"images": "a.png", "messages": []}, "line 2.*list of texts"),
     ],
 )
 def test_a_bad_line_is_named(row: object, said: str, tmp_path: Path) -> None:
