@@ -160,8 +160,8 @@ _SAME_LIBRARY = (
     "(--second-opinion); twenty times that for forty layers"
 )
 _FAINT = (
-    "embeddings a hundredth as large: on a trained decoder of 30 layers (SmolLM2 in MiniCPM's layout) transformers in "
-    "float32 is 5.1e-5 from itself in float64 and we are 6.7e-5; three times that. Another eps stays caught "
+    "embeddings a hundredth as large: on a trained decoder of 30 layers (SmolLM2 in MiniCPM's layout) transformers and we "
+    "are 4.0e-5 apart (docs/results/real_model.md); three times that. Another eps stays caught "
     "(parity_tests/second_opinion/faults_test.py)"
 )
 _LOSS = (
@@ -206,7 +206,7 @@ DEFAULT: Table = {
         (Limit("relative_max", 2e-5, _SAME_LIBRARY),),
         (Limit("relative_max", 2e-5, _SAME_LIBRARY),),
         _EXACT,
-        prompt=(Limit("relative_max", 2e-4, _FAINT),),
+        prompt=(Limit("relative_max", 1.2e-4, _FAINT),),
     ),
     # no limits on picture rows: nobody reads them, and SmolLM2's mean cosine of 0.58 there (docs/results/rounding.md)
     # leaves no room above lost weights

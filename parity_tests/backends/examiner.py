@@ -26,6 +26,10 @@ Rows = Mapping[str, Mapping[str, str]]
 """A manifest's assignments: layer name to ``storage``, ``grid`` and ``reason``."""
 
 
+class NotShown(Exception):
+    """A side has no such value, or shows none there; the text says which. An array that needs it is told as not probed."""
+
+
 @runtime_checkable
 class BlockOutputs(Protocol):
     """A runtime backend that can give the outputs of the blocks inside a stage."""
@@ -52,7 +56,7 @@ class StageView(Protocol):
         """Values by module path, as export.modules names them.
 
         Raises:
-            NotImplementedError: there is no such value.
+            NotShown: there is no such value.
         """
         ...
 

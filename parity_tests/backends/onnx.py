@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 EIGHT_BITS = 4
 """The accuracy level at which ONNX Runtime's MatMulNBits rounds its input to int8."""
 
-CALL_GRID, TOKEN_GRID = "ort_int8_row", "ort_int8_token"
-"""Grids of layers that round their input: with one scale a call (packages of before), or one a token."""
-
 EXACT_TOKENS = "exact_tokens"
 """In the manifest of a copy in memory: its graphs do not round tokens."""
 
@@ -40,7 +37,7 @@ class OnnxExaminer(Examiner):
         """By what rounds: kernels of int4 layers and the tower by choice, operators around int8 rows, or the cache alone."""
         if self._rounds_blocks(side) or self._rounds_tokens(side):
             return Standard.KERNELS_INT8
-        if any(grid.endswith("int8_row") for grid in _grids(side)):
+        if CALL_GRID in _grids(side):
             return Standard.STORED_INT8
         return Standard.STORED_FLOAT16 if self._half_cache(side) else Standard.STORED_FLOAT32
 
@@ -50,6 +47,8 @@ class OnnxExaminer(Examiner):
 
     def _rounds_tokens(self, side: Candidate) -> bool:
         """Whether the vision tower rounds the inputs of its layers to 8 bits, a scale a token."""
+        from export.backends.onnx.record import TOKEN_GRID
+
         return not side.block.get(EXACT_TOKENS, False) and TOKEN_GRID in _grids(side)
 
     def _half_cache(self, side: Candidate) -> bool:
@@ -63,6 +62,7 @@ class OnnxExaminer(Examiner):
 
     def arithmetic(self, rows: Rows) -> Arithmetic:
         """Computed in float32; inputs that are rounded with one scale a call are, and matrices without codes are float16."""
+        from export.backends.onnx.record import CALL_GRID
         from parity_tests.reference.arithmetic import Arithmetic, InputRounding
 
         inputs = {

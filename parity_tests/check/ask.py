@@ -12,10 +12,10 @@ import numpy as np
 from parity_tests.check.candidate import Candidate
 from parity_tests.judging.probes import Question, Recording, record
 from runtime_py.backends.base import Backend
-from runtime_py.errors import UsageError
+from runtime_py.errors import TooLongError, UsageError
 from runtime_py.generation.sampler import Sampling
 from runtime_py.generation.session import Limits
-from runtime_py.preprocess.base import Message, Processor
+from runtime_py.preprocess.base import Processor
 
 if TYPE_CHECKING:
     from parity_tests.reference.reference import TorchBackend
@@ -58,10 +58,13 @@ def _said(side: Candidate, question: Question, steps: int, forced: np.ndarray, s
     began = time.monotonic()
     try:
         recording = record(side.backend, side.processor, side.limits, question, steps, forced, sampling)
-    except UsageError:
+    except TooLongError:
+        raise
+    except UsageError as error:
         fitting = with_own_places(side.processor, question)
         if np.array_equal(fitting.input_ids, question.input_ids):
             raise
+        log.warning("%s is asked with other places for pictures: %s", question.name, error.what)
         recording = record(side.backend, side.processor, side.limits, fitting, steps, forced, sampling)
     recording.seconds = time.monotonic() - began
     log.info("%s answered %s in %.1f s", side.backend.name, question.name, recording.seconds)
@@ -73,9 +76,10 @@ def with_own_places(processor: Processor, question: Question) -> Question:
 
     A package whose settings make another number of rows is at fault, and is judged; it must not end the check.
     """
-    images = processor.images(question.pictures)
-    message = Message("user", question.text, tuple(range(len(question.pictures))))
-    return replace(question, input_ids=processor.encode([message], images))
+    if not question.messages:
+        return question
+    images = processor.images(question.pictures) if question.pictures else []
+    return replace(question, input_ids=processor.encode(list(question.messages), images))
 
 
 def said_by_reference(

@@ -171,7 +171,7 @@ def _against_checkpoint(candidate: Candidate, checkpoint: Checkpoint, options: C
     if failing is not None:
         question = next((question for question in asked if question.name == failing), asked[0])
         divergence = sides.divergence(question, options.table)
-        run = run.with_divergence(other[1] if other is not None and not divergence.stage else divergence)
+        run = run.with_divergence(other[1] if other is not None and not divergence.block else divergence)
     if options.task_pictures:  # before the details, after which a backend may be closed
         run = _with_accuracy(run, sides, options.task_pictures)
     unmeasured = _unmeasured(sides, options.inside) if options.details else "no report was asked for (--report-dir)"

@@ -42,7 +42,7 @@ class Prompt:
         ids = processor.encode(list(self.messages), images)
         text = next((m.text for m in reversed(self.messages) if m.role == "user"), "")
         rows = processor.layout(ids, images).input_ids.shape[1]
-        return Question(self.name, self.pictures, ids, text, truth=self.truth, positions=int(rows))
+        return Question(self.name, self.pictures, ids, text, truth=self.truth, positions=int(rows), messages=self.messages)
 
 
 def standard_prompts() -> list[Prompt]:

@@ -60,6 +60,7 @@ def answer(checkpoint: Checkpoint) -> Choosing:
 
 
 def generated(session: Session, layout: Any, features: Any, settings: Mapping[str, Any]) -> Choosing:
+    """An answer chosen token by token on the reference; the engine's own loop is tested in runtime_py/engine."""
     logits = session.prefill(session.merge(layout, features), layout, "last")
     choosing = Choosing(replace(settings_of({**settings, "max_new_tokens": 48}), sampling=Sampling()))
     while (token := choosing.choose(logits[0, -1])) is not None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from parity_tests.backends.examiner import NotShown
 from parity_tests.check.candidate import Candidate
 from parity_tests.judging.probes import Question
 from parity_tests.reference.reference import TorchBackend, to_numpy
@@ -62,12 +63,12 @@ class AskedOnce:
         """What a stage was fed, call by call.
 
         Raises:
-            NotImplementedError: the backend runs this stage only together with another.
+            NotShown: the backend runs this stage only together with another.
         """
         if stage == DECODER and stage not in self._listener.calls:
             self.session.prefill(self.merged, self.layout)
         if stage not in self._listener.calls:
-            raise NotImplementedError(f"backend {self.side.name} runs {stage} only together with another stage")
+            raise NotShown(f"backend {self.side.name} runs {stage} only together with another stage")
         return self._listener.calls[stage]
 
     def values(self, stage: str, path: str) -> list[np.ndarray]:
@@ -79,14 +80,14 @@ def inside(side: Candidate, stage: str, inputs: Arrays, paths: Iterable[str]) ->
     """Values inside a stage for given inputs, by path; the decoder runs on an empty cache.
 
     Raises:
-        NotImplementedError: the backend shows nothing inside its stages, or has no such value.
+        NotShown: the backend shows nothing inside its stages, or has no such value.
     """
     wanted = list(paths)
     if isinstance(side.backend, TorchBackend):
         return _of_modules(side.backend, stage, inputs, wanted)
     view = side.examiner.stage_view(side, stage)
     if view is None:
-        raise NotImplementedError(f"backend {side.name} shows no value inside {stage}; compared on the reference alone")
+        raise NotShown(f"backend {side.name} shows no value inside {stage}; compared on the reference alone")
     return view.values(inputs, wanted)
 
 
@@ -113,7 +114,7 @@ def _of_modules(backend: TorchBackend, stage: str, inputs: Arrays, paths: Sequen
             if path.startswith("present."):
                 continue
             if owner not in modules:
-                raise NotImplementedError(f"{stage} has no module {owner}")
+                raise NotShown(f"{stage} has no module {owner}")
             if path.endswith(ENTERING):
                 module = modules[f"{owner}.0"] if f"{owner}.0" in modules else modules[owner]
                 handles.append(module.register_forward_pre_hook(entering(path)))

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from export.specs import RoutedLora
+from parity_tests.backends.examiner import NotShown
 from parity_tests.golden.case import GoldenArray, GoldenCase
 from parity_tests.golden.inside import AskedOnce, inside
 from parity_tests.judging.metrics import Kind, relative_to
@@ -36,7 +37,7 @@ def routing_array(case: GoldenCase, array: GoldenArray, once: AskedOnce, checkpo
     """The values behind a golden array of routing, or None when it is none.
 
     Raises:
-        NotImplementedError: the backend shows nothing inside its decoder.
+        NotShown: the backend shows nothing inside its decoder.
     """
     if array.rest == "expert_is_vision":
         return PREPROCESS, Kind.EXACT, routed_to_vision(once.layout.image_rows)[None], {}
@@ -59,7 +60,7 @@ def gate_input(once: AskedOnce, phase: Any) -> np.ndarray:
     """float32 (1, hidden), what the gates of this side's decoder read in a phase."""
     processor = once.side.processor
     if not isinstance(processor, ReadsEmbeddings):
-        raise NotImplementedError("this model has no gates")
+        raise NotShown("this model has no gates")
     raw = once.session.embed(once.layout.input_ids)
     return processor.embedding_inputs(once.layout, once.merged, raw, phase)["gate_input"]
 
@@ -68,7 +69,7 @@ def chosen_weights(once: AskedOnce, given: np.ndarray, checkpoint: Checkpoint) -
     """float32 (layers, gates, experts), w at the chosen expert and zero elsewhere."""
     adapter, layers = checkpoint.spec.decoder.adapter, checkpoint.spec.decoder.layers
     if not isinstance(adapter, RoutedLora):
-        raise NotImplementedError("this model has no gates")
+        raise NotShown("this model has no gates")
     paths = [f"layers.{layer}.gates.{slot}" for layer in range(layers) for slot in SLOTS]
     (inputs,) = once.stage_calls(DECODER)
     values = inside(once.side, DECODER, {**inputs, "gate_input": given}, paths)

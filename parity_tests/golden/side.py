@@ -8,6 +8,7 @@ from functools import partial
 
 import numpy as np
 
+from parity_tests.backends.examiner import NotShown
 from parity_tests.check.candidate import Candidate
 from parity_tests.golden.case import GoldenArray, GoldenCase, classify, expected_pixels, fitted, question
 from parity_tests.golden.extras import extra_array
@@ -151,7 +152,7 @@ def _extra(case: GoldenCase, array: GoldenArray, side: Candidate, checkpoint: Ch
     try:
         asked = question(case, array.prefix, side.processor) if array.prefix in answers.recordings else None
         extra = extra_array(case, array, side, checkpoint, asked)
-    except (KeyError, NotImplementedError, UsageError) as error:
+    except (KeyError, NotShown, UsageError) as error:
         extra, why = None, str(error)
     else:
         why = "no probe of that name"

@@ -20,7 +20,7 @@ from runtime_py.backends.base import Backend
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, VISION
 from runtime_py.generation.sampler import Sampling
 from runtime_py.generation.session import Session, SessionLimits
-from runtime_py.preprocess.base import Layout, Processor
+from runtime_py.preprocess.base import Layout, Message, Processor
 
 PREPROCESS = "preprocess"
 
@@ -71,6 +71,7 @@ class Question:
         calls: in how many decoder calls the prompt is fed at least; more where a chunk is smaller than that.
         truth: every answer that is right, where that is known.
         positions: rows of the prompt, those of pictures included; 0 where nobody counted them.
+        messages: the turns that the ids were made of; empty where nobody kept them.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Question:
     calls: int = 1
     truth: tuple[str, ...] = ()
     positions: int = 0
+    messages: tuple[Message, ...] = ()
 
 
 @dataclass

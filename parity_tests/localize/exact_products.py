@@ -24,10 +24,7 @@ def set_float_products(model: Any) -> int:
     nodes = [new for node in graph.node for new in replaced.get(node.output[0], [node])]
     del graph.node[:]
     graph.node.extend(nodes)
-    # what was said of the codes is no longer so: they were bytes
-    kept = [value for value in graph.value_info if value.name not in rounded]
-    del graph.value_info[:]
-    graph.value_info.extend(kept)
+    del graph.value_info[:]  # what was said of the codes is no longer so: they were bytes
     return len(products)
 
 

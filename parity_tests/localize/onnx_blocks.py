@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from parity_tests.backends.examiner import NotShown
 from parity_tests.check.candidate import Candidate
 from parity_tests.localize.exact_products import set_float_products
 from runtime_py.backends.base import Arrays
@@ -78,7 +79,6 @@ def set_exact(model: Any) -> None:
         if value.type.tensor_type.elem_type == TensorProto.FLOAT16:
             value.type.tensor_type.elem_type = TensorProto.FLOAT
     set_float_products(model)
-    del model.graph.value_info[:]
 
 
 class OnnxStage:
@@ -127,12 +127,12 @@ class OnnxStage:
         """Values by module path (export.graphs.block_marks names them), or by the name of a cache output.
 
         Raises:
-            NotImplementedError: the graph has no such value.
+            NotShown: the graph has no such value.
         """
         names = {path: path if path.startswith(PRESENT) else path + LEAVING for path in paths}
         missing = [path for path, name in names.items() if name not in self._producers]
         if missing:
-            raise NotImplementedError(f"the graph of {self.stage} has no value {', '.join(missing)}")
+            raise NotShown(f"the graph of {self.stage} has no value {', '.join(missing)}")
         outputs = self.run(inputs, list(names.values()))
         return {path: outputs[name] for path, name in names.items()}
 

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 BLOCK_SIZES = (16, 32, 64, 128)
 INT4_ONLY = ("int4",)
-TOKEN_GRID = "ort_int8_token"
-"""Rows that share one scale, in layers whose input is rounded as well, a scale a token."""
+CALL_GRID, TOKEN_GRID = "ort_int8_row", "ort_int8_token"
+"""Rows that share one scale, in layers that round their input: with one scale a call (packages of before), or one a token."""
 
 VISION_PRECISIONS = ("int8", "int8_weights", "fp16", "fp32")
 PRESETS = ("plain", "mixed")
@@ -34,9 +34,9 @@ def _exporter() -> ExportBackend:
 def _grids() -> tuple[BlockGrid, ...]:
     """Of MatMulNBits and GatherBlockQuantized, a size at a time, and of rows that share one scale.
 
-    ``ort_int8_row`` is that of packages made before `TOKEN_GRID`, whose layers round their input with one scale a call.
+    `CALL_GRID` is that of packages made before `TOKEN_GRID`, whose layers round their input with one scale a call.
     """
-    rows = ("ort_int8_row", TOKEN_GRID)
+    rows = (CALL_GRID, TOKEN_GRID)
     grids = [BlockGrid(name, 8, 0, ScaleRule.POSITIVE, wide_scales=True) for name in rows]
     for block in BLOCK_SIZES:
         grids += [
