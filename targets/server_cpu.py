@@ -6,15 +6,16 @@ itself, the files in the package, its precisions, and the devices that it is hel
 
 from __future__ import annotations
 
-from runtime_py.backends.records import ONNX
-from targets.base import Limits, ModelServer, Target
+from dataclasses import replace
 
-TARGET = Target(
+from runtime_py.backends.records import ONNX
+from targets.base import ModelServer
+from targets.cpu import TARGET as CPU
+
+TARGET = replace(
+    CPU,
     name="server-cpu",
     title="x86-64 or arm64 server, behind Triton, through ONNX Runtime",
-    backends=(ONNX,),
-    precisions=("int4", "fp16", "fp32"),
-    limits=Limits(context=4096, prefill_chunk=512),
     contains=(
         "MODEL/config.pbtxt and MODEL/1/model.py: the model as Triton's Python backend loads it",
         "MODEL/1/package/: the package, as target cpu has it; MODEL/1/runtime/: the code that answers with it",

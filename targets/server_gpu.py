@@ -5,15 +5,17 @@ What always runs comes first: engines serve some GPUs and not others, and may ha
 
 from __future__ import annotations
 
-from runtime_py.backends.records import ONNX, TENSORRT
-from targets.base import Limits, ModelServer, Target
+from dataclasses import replace
 
-TARGET = Target(
+from runtime_py.backends.records import ONNX, TENSORRT
+from targets.base import ModelServer
+from targets.desktop_gpu import TARGET as DESKTOP
+
+TARGET = replace(
+    DESKTOP,
     name="server-gpu",
     title="NVIDIA server GPU (compute capability 8.0 or later), behind Triton, through TensorRT or onnxruntime-gpu",
     backends=(ONNX, TENSORRT),
-    precisions=("int4", "fp16"),
-    limits=Limits(context=4096, prefill_chunk=1024),
     contains=(
         "what server-cpu's repository has, and build_engines.py, which builds engines in the server's container",
         "MODEL/1/package/onnx/: four graphs, for onnxruntime-gpu, and for the processor where there is no GPU",

@@ -94,6 +94,10 @@ class ExportBackend(ABC):
     def assignments(self, spec: ModelSpec, options: BuildOptions) -> dict[str, Assignment]:
         """What every quantisable layer becomes, and why, from shapes alone."""
 
+    def made_so(self, spec: ModelSpec, options: BuildOptions, block: Mapping[str, Any]) -> bool:
+        """Whether a finished package's block of the manifest is of these options, in what no assignment shows."""
+        return True
+
     def refuse(self, spec: ModelSpec, options: BuildOptions) -> None:  # noqa: B027  (most backends hold everything)
         """Say by name what this backend cannot hold, before any work.
 

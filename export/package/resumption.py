@@ -74,7 +74,7 @@ def finished_before(request: ExportRequest, checkpoint: OpenedCheckpoint, planne
     same = (written.get("target"), written.get("precision"), written.get("source", {}).get("id"), limits) == (
         planned.options.target.name, planned.options.precision, checkpoint.id, asked
     )  # fmt: skip
-    same = same and _held_alike(written, request, planned)
+    same = same and _held_alike(written, request, checkpoint, planned)
     if not journal.finished() and (request.force or not same):
         if request.force:
             return False
@@ -84,13 +84,17 @@ def finished_before(request: ExportRequest, checkpoint: OpenedCheckpoint, planne
     return True
 
 
-def _held_alike(written: Mapping[str, Any], request: ExportRequest, planned: Plan) -> bool:
+def _held_alike(written: Mapping[str, Any], request: ExportRequest, checkpoint: OpenedCheckpoint, planned: Plan) -> bool:
     """Whether a finished package holds every layer as this request would, calibrated or not, and with its waivers."""
     blocks = written.get("backends", {})
     held = {name: block.get("assignments", written.get("assignments")) for name, block in blocks.items()}
+    # a backend whose files are left to another machine has no block
+    wanted = {name: assignment_rows(part.assignments) for name, part in planned.parts.items() if name in held}
     calibrated = any("calibration" in block for block in blocks.values())
     return (
-        held == {name: assignment_rows(part.assignments) for name, part in planned.parts.items()}
+        planned.options.target.runs.name in held
+        and held == wanted
+        and all(planned.parts[name].backend.made_so(checkpoint.spec, planned.options, blocks[name]) for name in held)
         and calibrated == (request.calibration is not None)
         and written.get("waivers") == request.waivers()
     )

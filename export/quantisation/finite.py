@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,17 +13,24 @@ if TYPE_CHECKING:
 def all_finite(values: Tensor) -> bool:
     """Whether no value is an infinity or NaN, for float32, float16 and bfloat16 of any shape.
 
-    Their bits without the sign are in the order of their magnitudes, and infinities and NaNs are the highest.
-    `torch.isfinite` is fifteen times slower on float16.
+    `torch.isfinite` costs more than the reading on float16.
+    """
+    return largest_magnitude(values) < math.inf
+
+
+def largest_magnitude(values: Tensor) -> float:
+    """The largest magnitude of float32, float16 or bfloat16 values, infinity where one is a NaN; 0 without values.
+
+    Bits without the sign are in the order of their magnitudes, infinity behind all numbers and NaN behind that.
     """
     import torch
 
     if not values.numel():
-        return True
-    if values.dtype == torch.float32:
-        return bool(values.view(torch.int32).bitwise_and(0x7FFFFFFF).amax() < 0x7F800000)
-    exponent = 0x7C00 if values.dtype == torch.float16 else 0x7F80
-    return bool(values.view(torch.int16).bitwise_and(0x7FFF).amax() < exponent)
+        return 0.0
+    wide = values.dtype == torch.float32
+    mask, bits = (0x7FFFFFFF, values.view(torch.int32)) if wide else (0x7FFF, values.view(torch.int16))
+    magnitude = float(bits.bitwise_and(mask).amax().reshape(1).view(values.dtype))
+    return math.inf if math.isnan(magnitude) else magnitude
 
 
 def cast(values: Tensor, dtype: torch.dtype) -> Tensor:

@@ -22,17 +22,11 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from export.quantisation.codes import Codes, GroupParameters
+from export.quantisation.pieces import INTEGER_HALF, slices, write_codes
 from runtime_py.errors import CheckpointError
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-PIECE = 1 << 17
-"""Weights that are quantised at a time, so that intermediate results stay in the processor's cache."""
-
-INTEGER_HALF = 1024
-"""From here to 2048 float16 holds every integer and no fraction: the low byte of 1024 + code is the code."""
 
 
 class ScaleRule(StrEnum):
@@ -93,9 +87,7 @@ class BlockGrid:
         codes = torch.empty(count, groups, group, dtype=torch.uint8)
         scales = torch.empty(count, groups, dtype=torch.float32 if self.wide_scales else torch.float16)
         zeros = torch.empty(count, groups, dtype=torch.uint8) if self.zero_points else None
-        step = max(1, PIECE // columns)
-        for start in range(0, count, step):
-            piece = slice(start, start + step)
+        for piece in slices(count, columns):
             wide = rows[piece].float()
             # zeros change no block's range: the rules look at the largest magnitude, or count 0 in themselves
             if columns % group:
@@ -126,7 +118,7 @@ class BlockGrid:
             zeros.copy_(rounded)
             zero = (rounded + INTEGER_HALF)[..., None]
         values = (blocks * inverse[..., None]).round_().add_(zero).clamp_(INTEGER_HALF, INTEGER_HALF + self.highest)
-        codes.copy_(values.half().view(torch.int16))  # the low byte is the code; a cast of float32 takes three times as long
+        write_codes(codes, values)
 
     def _scales(self, low: Tensor, high: Tensor) -> Tensor:
         import torch

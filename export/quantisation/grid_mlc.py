@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from export.quantisation.codes import Codes, GroupParameters
+from export.quantisation.pieces import INTEGER_HALF, slices, write_codes
 from runtime_py.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -22,12 +23,6 @@ if TYPE_CHECKING:
 
 
 GROUP = 32
-PIECE = 1 << 17
-"""Weights that are quantised at a time, so that intermediate results stay in the processor's cache."""
-
-INTEGER_HALF = 1024
-"""From here to 2048 float16 holds every integer and no fraction: the low byte of 1024 + code is the code."""
-
 LEVELS = 7
 """Largest code distance from the zero point; also the zero point itself."""
 
@@ -61,9 +56,7 @@ class MlcGrid:
         groups = -(-columns // GROUP)
         codes = torch.empty(count, groups, GROUP, dtype=torch.uint8)
         scales = torch.empty(count, groups, dtype=dtype)
-        step = max(1, PIECE // columns)
-        for start in range(0, count, step):
-            piece = slice(start, start + step)
+        for piece in slices(count, columns):
             wide = rows[piece].float().to(dtype).float()
             if columns % GROUP:
                 wide = torch.nn.functional.pad(wide, (0, groups * GROUP - columns))
@@ -93,7 +86,7 @@ class MlcGrid:
         if not bool(wide.all()):
             values.nan_to_num_(nan=0.0)
         values.clamp_(0, 2 * LEVELS).add_(INTEGER_HALF)
-        codes.copy_(values.half().view(torch.int16))  # the low byte is the code
+        write_codes(codes, values)
 
     def stored_scales(self, scales: Tensor) -> Tensor:
         """Scales as the file holds them, widened to float32: float16, or float32 rounded to bfloat16."""

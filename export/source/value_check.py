@@ -11,13 +11,12 @@ from collections.abc import Callable, Collection
 from contextlib import closing
 from typing import TYPE_CHECKING
 
+from export.quantisation.finite import largest_magnitude
 from export.source.problems import listed
 from export.source.row_threads import in_order
 from runtime_py.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from export.source.tensor_source import TensorInfo
     from export.source.weight_map import WeightMap
 
@@ -64,11 +63,15 @@ def check_values(
 
 def _problems(weights: WeightMap, info: TensorInfo, halved: bool) -> list[str]:
     """What is wrong with one tensor, in words: one line or none."""
+    import torch
+
+    looked_at = (torch.float16, torch.bfloat16, torch.float32)
     rows = info.shape[0] if info.shape else 1
     step = max(1, CHUNK // max(1, math.prod(info.shape[1:])))
     largest, place = 0.0, 0
     for start in range(0, rows, step):
-        magnitude = _largest(weights.source.read(info.name, start, min(start + step, rows)))
+        values = weights.source.read(info.name, start, min(start + step, rows))
+        magnitude = largest_magnitude(values) if values.dtype in looked_at else 0.0
         if not magnitude < math.inf:
             at = f"rows {start} to {min(start + step, rows) - 1}" if rows > 1 else "its values"
             return [f"{info.name} ({info.file.name}): NaN or infinity in {at}"]
@@ -78,16 +81,3 @@ def _problems(weights: WeightMap, info: TensorInfo, halved: bool) -> list[str]:
         last = min(place + step, rows) - 1
         return [f"{info.name} ({info.file.name}): {largest:g} in rows {place} to {last}, beyond float16"]
     return []
-
-
-def _largest(values: Tensor) -> float:
-    """The largest magnitude, infinity for NaN too: of floats without their sign the bits are in order, NaN the highest."""
-    import torch
-
-    if not values.numel() or values.dtype not in (torch.float16, torch.bfloat16, torch.float32):
-        return 0.0
-    wide = values.dtype == torch.float32
-    mask, bits = (0x7FFFFFFF, values.view(torch.int32)) if wide else (0x7FFF, values.view(torch.int16))
-    highest = bits.bitwise_and_(mask).amax().reshape(1)
-    magnitude = float(highest.view(values.dtype))
-    return math.inf if math.isnan(magnitude) else magnitude

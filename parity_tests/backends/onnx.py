@@ -35,6 +35,8 @@ class OnnxExaminer(Examiner):
 
     def implementation_standard(self, side: Candidate) -> Standard:
         """By what rounds: kernels of int4 layers and the tower by choice, operators around int8 rows, or the cache alone."""
+        from export.backends.onnx.record import CALL_GRID
+
         if self._rounds_blocks(side) or self._rounds_tokens(side):
             return Standard.KERNELS_INT8
         if CALL_GRID in _grids(side):

@@ -14,8 +14,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from parity_tests.check.sides import STORED
 from parity_tests.check.candidate import Candidate, open_candidate
+from parity_tests.check.sides import STORED
 from parity_tests.golden.case import GoldenCase, question, read_case
 from parity_tests.golden.inside import AskedOnce
 from parity_tests.golden.marks import with_marks
@@ -32,7 +32,6 @@ from parity_tests.reference.reference import TorchBackend
 from parity_tests.thresholds import Standard, Table
 from runtime_py.errors import UsageError
 from runtime_py.generation.session import Limits
-
 
 FLOAT_STANDARDS = {"fp32": Standard.GOLDEN, "fp16": Standard.FP16, "int4": Standard.INT4_LOSS}
 

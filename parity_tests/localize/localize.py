@@ -30,7 +30,6 @@ from runtime_py.errors import EdgeproofError
 from runtime_py.generation.session import Limits, Session
 from runtime_py.preprocess.base import Processor
 
-
 EXACT = (Standard.FP32, Standard.STORED_FLOAT32)
 """Standards of sides that differ in the order of float32 sums alone."""
 

@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 GROUP, PER_WORD = 32, 8
-CHUNK_BYTES = 16 << 20
-"""float32 bytes of matrices that are in memory at a time, on machines of few cores."""
-
 PIECE_BYTES = 4 << 20
 """float32 bytes of the piece of a matrix that one thread works on."""
 
@@ -106,16 +104,16 @@ class ParameterBytes:
         encoding = HALVED if halved else RAW
         if parameter.part:
 
-            def chunks() -> Iterator[bytes]:
+            def chunks() -> Generator[bytes, None, None]:
                 return self._quantised(parameter, encoding)
         else:
 
-            def chunks() -> Iterator[bytes]:
+            def chunks() -> Generator[bytes, None, None]:
                 return self._whole(parameter, encoding)
 
         return StoredTensor(parameter.name, parameter.shape, parameter.dtype, encoding, chunks)
 
-    def _whole(self, parameter: Parameter, encoding: str) -> Iterator[bytes]:
+    def _whole(self, parameter: Parameter, encoding: str) -> Generator[bytes, None, None]:
         if not parameter.shape:
             yield file_bytes(self.weights.tensor(parameter.target), parameter, encoding)
         yield from in_order(
@@ -123,7 +121,7 @@ class ParameterBytes:
             row_chunks(parameter.shape),
         )
 
-    def _quantised(self, parameter: Parameter, encoding: str) -> Iterator[bytes]:
+    def _quantised(self, parameter: Parameter, encoding: str) -> Generator[bytes, None, None]:
         layer = parameter.target.removesuffix(".weight")
         if parameter.transposed:
             yield from self._transposed(parameter, layer, encoding)
@@ -139,9 +137,10 @@ class ParameterBytes:
             return words, file_bytes(codes.scales, parameter, encoding, self.scheme.model_dtype)
 
         kept = []
-        for words, scales in in_order(piece, row_chunks(self.weights.shape(parameter.target))):
-            kept.append(scales)
-            yield words if parameter.part == "q_weight" else scales
+        with closing(in_order(piece, row_chunks(self.weights.shape(parameter.target)))) as pieces:
+            for words, scales in pieces:
+                kept.append(scales)
+                yield words if parameter.part == "q_weight" else scales
         if parameter.part == "q_weight":
             self._scales = (layer, kept)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from export.backends.base import BuildOptions, Prediction
 from export.backends.mlc.activations import decoder_activations, image_activations
-from export.backends.mlc.parameters import CHUNK_BYTES, quantised_shapes
+from export.backends.mlc.parameters import quantised_shapes
 from export.backends.mlc.schemes import Scheme, scheme_of
 from export.quantisation.spec import Assignment, Storage
 from export.specs import ModelSpec
@@ -20,6 +20,9 @@ LIBRARY_BYTES = 4 << 20
 
 BASE_PROCESS = 245 << 20
 """Resident bytes of the exporter with PyTorch imported, before any weight is read (measured)."""
+CHUNK_BYTES = 16 << 20
+"""float32 bytes of the pieces under way on up to three threads; a further thread takes 4 MiB more, which is not counted."""
+
 CHUNK_COPIES = 10
 """Chunks of float32 that quantising, packing and writing one chunk take in all (measured)."""
 COMPILER = 440 << 20

@@ -11,7 +11,8 @@ import copy
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ class StoredTensor:
     shape: tuple[int, ...]
     dtype: str
     format: str
-    chunks: Callable[[], Iterator[bytes | memoryview]]
+    chunks: Callable[[], Generator[bytes | memoryview, None, None]]
 
     @property
     def memory_bytes(self) -> int:
@@ -96,9 +97,10 @@ def write_shard(folder: Path, shard: Shard, report: Callable[[int], None] = lamb
     with partial.open("wb") as handle:
         for tensor in shard.tensors:
             written = 0
-            for chunk in tensor.chunks():
-                written += handle.write(chunk)
-                report(len(chunk))
+            with closing(tensor.chunks()) as chunks:  # what threads do for it ends with this, also where the disk is full
+                for chunk in chunks:
+                    written += handle.write(chunk)
+                    report(len(chunk))
             if written != tensor.file_bytes:
                 raise AssertionError(f"{tensor.name}: {written} bytes written, {tensor.file_bytes} planned")
     partial.replace(path)

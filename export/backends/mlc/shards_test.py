@@ -17,7 +17,7 @@ from export.backends.mlc.shards import HALVED, StoredTensor
 def stored(name: str, array: np.ndarray) -> StoredTensor:
     data = bfloat16_bits(array).tobytes() if array.dtype == np.float32 else array.tobytes()
     pieces = [data[at : at + 1000] for at in range(0, len(data), 1000)]
-    return StoredTensor(name, array.shape, str(array.dtype), HALVED, lambda: iter(pieces))
+    return StoredTensor(name, array.shape, str(array.dtype), HALVED, lambda: (piece for piece in pieces))
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -55,7 +55,7 @@ def test_the_old_index_name_holds_the_same(tmp_path):
 
 
 def test_a_source_that_yields_too_little_leaves_no_shard(tmp_path):
-    short = StoredTensor("a", (4,), "float16", HALVED, lambda: iter([b"\0\0"]))
+    short = StoredTensor("a", (4,), "float16", HALVED, lambda: (piece for piece in [b"\0\0"]))
     with pytest.raises(AssertionError, match="2 bytes written, 8 planned"):
         shards.write_shard(tmp_path, shards.plan_shards([short])[0])
     assert not (tmp_path / "params_shard_0.bin").exists()

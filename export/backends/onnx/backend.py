@@ -55,6 +55,10 @@ class OnnxBackend(ExportBackend):
         stages = stage_files(build.spec, build.options)
         return write_settings(build, stages, chosen_for(build.spec, build.options).cache, width)
 
+    def made_so(self, spec: ModelSpec, options: BuildOptions, block: Mapping[str, Any]) -> bool:
+        chosen = chosen_for(spec, options)
+        return (block.get("cache"), block.get("accuracy_level")) == (chosen.cache, chosen.accuracy_level)
+
     def manifest(self, build: Build) -> dict[str, Any]:
         from export.backends.onnx.consumers.held import Tool, obstacles
         from export.backends.onnx.consumers.write import further_files

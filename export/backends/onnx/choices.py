@@ -17,7 +17,6 @@ from runtime_py.errors import UsageError
 ALLOWED: dict[str, tuple[Any, ...]] = {
     **{option.name: option.values for option in BACKEND.options},
     "accuracy_level": (0, 4),
-    "cache": ("float16", "float32"),
 }
 """Option name to accepted values, those without a flag among them; docs/targets/cpu.md says what each costs."""
 

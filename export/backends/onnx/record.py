@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 BLOCK_SIZES = (16, 32, 64, 128)
 INT4_ONLY = ("int4",)
 CALL_GRID, TOKEN_GRID = "ort_int8_row", "ort_int8_token"
-"""Rows that share one scale, in layers that round their input: with one scale a call (packages of before), or one a token."""
+"""Rows that share one scale, in layers that round their input: with a scale a call (packages of before), or a token."""
 
 VISION_PRECISIONS = ("int8", "int8_weights", "fp16", "fp32")
 PRESETS = ("plain", "mixed")

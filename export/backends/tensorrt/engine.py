@@ -21,6 +21,7 @@ from export.backends.tensorrt.profiles import Profile, stage_profiles
 from export.backends.tensorrt.storages import float_dtype
 from export.graphs.trace import BorderTypes, border_contract
 from export.graphs.writer import StageWeights
+from export.package.aside import written_aside
 from export.plan.machine import available_memory
 from export.specs import ModelSpec
 from runtime_py.errors import DoesNotFitError
@@ -63,9 +64,14 @@ def build_stage_engine(build: Build, stage: str, engine: Path, record: Path) -> 
         shutil.rmtree(folder, ignore_errors=True)
     log.info("engine %s: %.1f s, peak %d MB", stage, result["seconds"], result["peak_bytes"] // 10**6)
     value = engine_record(flavour, [{"name": profile.name, "shapes": profile.shapes} for profile in profiles])
-    partial_record = record.with_name(record.name + ".partial")
-    partial_record.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    partial_record.replace(record)
+    write_record(record, value)
+
+
+def write_record(path: Path, value: object) -> Path:
+    """Write what is said of an engine beside it; returns its path."""
+    with written_aside(path) as aside:
+        aside.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    return path
 
 
 def engine_graph(build: Build, stage: str) -> StageGraph:

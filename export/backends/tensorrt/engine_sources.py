@@ -6,13 +6,12 @@ on. And a build takes several times its weights, which the exporting machine may
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 
 from export.backends.base import Build
 from export.backends.tensorrt.backend import FOLDER, block, engine_file, record_file
-from export.backends.tensorrt.engine import engine_graph, engine_profiles
+from export.backends.tensorrt.engine import engine_graph, engine_profiles, write_record
 from export.backends.tensorrt.engine_run import build_source
 from export.backends.tensorrt.flavour import load_flavour
 from export.backends.tensorrt.graph import write_graph
@@ -21,7 +20,10 @@ from export.backends.tensorrt.prediction import built_here
 from export.graphs.writer import StageWeights
 from export.package.manifest import assignment_rows
 from export.plan.machine import available_memory
+from runtime_py.backends.trt_device import MODULES
 from runtime_py.errors import MachineError
+
+_PLAIN, RTX = MODULES
 
 
 def write_source(build: Build, stage: str) -> list[Path]:
@@ -38,7 +40,7 @@ def write_source(build: Build, stage: str) -> list[Path]:
         "batch": build.options.limits.batch,
         "exact": build.options.precision == "fp32",
     }
-    written.append(_write(folder / f"{stage}.json", value))
+    written.append(write_record(folder / f"{stage}.json", value))
     return [path.relative_to(build.folder) for path in written]
 
 
@@ -47,25 +49,18 @@ def write_block(build: Build) -> list[Path]:
     folder = build.folder / FOLDER / SOURCES
     folder.mkdir(parents=True, exist_ok=True)
     value = {**block(build), "assignments": assignment_rows(build.assignments)}
-    return [_write(folder / BLOCK, value).relative_to(build.folder)]
+    return [write_record(folder / BLOCK, value).relative_to(build.folder)]
 
 
 def build_here(build: Build, stage: str) -> list[Path]:
-    """Build a stage's engine from its source where `built_here` and TensorRT is installed; else nothing."""
+    """Build a stage's engine from its source where `built_here` and TensorRT for RTX is installed; else nothing."""
     if not built_here(build.spec, build.options, build.assignments, available_memory()):
         return []
     try:
-        flavour = load_flavour()
+        flavour = load_flavour(RTX)
     except MachineError:
         return []
     source = build.folder / FOLDER / SOURCES / f"{stage}.json"
     value = build_source(source, build.folder / engine_file(stage), flavour)
-    _write(build.folder / record_file(stage), value)
+    write_record(build.folder / record_file(stage), value)
     return [engine_file(stage), record_file(stage)]
-
-
-def _write(path: Path, value: object) -> Path:
-    partial_file = path.with_name(f"{path.name}.partial")
-    partial_file.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    partial_file.replace(path)
-    return path

@@ -3,8 +3,9 @@
     python -m export.backends.tensorrt.on_the_server PACKAGE
 
 Runs inside the server's container, with its own TensorRT and without PyTorch: the package holds the graphs, and the code
-here is the builder that every export uses. Where engines are there that serve this GPU, nothing is done. Finished engines
-and their entries in manifest.json are written once all of them are built.
+here is the builder that every export uses. Where engines of TensorRT for RTX are there that serve this GPU, nothing is
+done; those of TensorRT do not say which GPU they serve, and are built again. Finished engines and their entries in
+manifest.json are written once all of them are built.
 """
 
 from __future__ import annotations
@@ -61,11 +62,17 @@ def build_engines(package: Path, capability: str, flavour: Flavour, say: Callabl
     if not (sources / BLOCK).is_file():
         raise PackageError(f"{package} holds no graphs for engines", f"{FOLDER}/{SOURCES}", "export it for server-gpu")
     records: dict[str, dict[str, Any]] = {}
-    for stage in STAGES:
-        say(f"building {stage} with {flavour.name} {flavour.version} for compute capability {capability}")
-        records[stage] = build_source(sources / f"{stage}.json", package / FOLDER / f"{stage}.engine.new", flavour)
+    fresh = {stage: package / FOLDER / f"{stage}.engine.new" for stage in STAGES}
+    try:
+        for stage in STAGES:
+            say(f"building {stage} with {flavour.name} {flavour.version} for compute capability {capability}")
+            records[stage] = build_source(sources / f"{stage}.json", fresh[stage], flavour)
+    finally:
+        if len(records) < len(STAGES):
+            for engine in fresh.values():
+                engine.unlink(missing_ok=True)
     for stage, record in records.items():
-        (package / FOLDER / f"{stage}.engine.new").replace(package / FOLDER / f"{stage}.engine")
+        fresh[stage].replace(package / FOLDER / f"{stage}.engine")
         (package / FOLDER / f"{stage}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     block = json.loads((sources / BLOCK).read_text(encoding="utf-8"))
     manifest["backends"][TENSORRT.name] = with_engines(block, records)
