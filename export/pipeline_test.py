@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,19 @@ def test_an_export_says_what_a_dry_run_would(tmp_path: Path, caplog: pytest.LogC
     said = [record.getMessage() for record in caplog.records]
     padded = [note for note in notes if "padded to whole blocks" in note]
     assert padded and all(f"note: {note}" in said for note in padded)
+
+
+def test_a_finished_package_of_other_options_is_no_finished_export(tmp_path: Path) -> None:
+    request = ExportRequest(
+        model=str(GOLDENS / "minicpm-v"), target="cpu", precision="int4", output=tmp_path / "out",
+        without_tokenizer=True, skip_verify=True,
+    )  # fmt: skip
+    package = export(request, None)
+    again = replace(request, resume=True)
+    assert export(again, None) == package
+    for other in ({"cache": "float32"}, {"preset": "mixed"}):
+        with pytest.raises(UsageError, match="exists already"):
+            export(replace(again, options=other), None)
 
 
 def test_a_failed_check_and_then_a_passed_one(tmp_path: Path) -> None:
