@@ -72,6 +72,7 @@ class OrtBackend:
     Raises:
         MachineError: ONNX Runtime is missing, older than `LOWEST`, or has no such provider.
         PackageError: the package has no ONNX graphs.
+        UsageError: WebGPU's provider is wanted beside others.
     """
 
     name = ONNX.runtime_name
@@ -90,7 +91,9 @@ class OrtBackend:
         self.folder = folder
         self.threads = threads
         wanted = [full_name(name) for name in providers or (CPU,)]
-        self._webgpu: WebGpu | None = webgpu(onnxruntime) if wanted[0] == WEBGPU else None
+        if WEBGPU in wanted and len(set(wanted)) > 1:
+            raise UsageError(f"{WEBGPU} beside other providers", "webgpu alone", "give one --provider")
+        self._webgpu: WebGpu | None = webgpu(onnxruntime) if WEBGPU in wanted else None
         self.providers = [WEBGPU, CPU] if self._webgpu else self._available(wanted)
         self.files = stage_files(folder, manifest)
         self.contracts = {stage: StageContract.from_json(value) for stage, value in manifest["contracts"].items()}
@@ -252,9 +255,9 @@ class OrtBackend:
         options.log_severity_level = 3  # errors; warnings would mix with what the user reads
         try:
             if self._webgpu is not None:
-                return self._webgpu.session(path, options)
-            # no fallback: a provider that fails would be replaced by the processor without an error
-            session = self._ort.InferenceSession(str(path), options, providers=self.providers, enable_fallback=0)
+                session = self._webgpu.session(path, options)
+            else:  # no fallback: a provider that fails would be replaced by the processor without an error
+                session = self._ort.InferenceSession(str(path), options, providers=self.providers, enable_fallback=0)
         except EdgeproofError:
             raise
         except Exception as error:  # onnxruntime raises a dozen unrelated classes

@@ -16,10 +16,11 @@ import onnx
 import onnxruntime
 import pytest
 
-from runtime_py.backends import attention_trial, webgpu
+from runtime_py.backends import attention_trial, ort, webgpu
 from runtime_py.backends.attention_trial import trials
 from runtime_py.backends.ort import CPU, OrtBackend
-from runtime_py.errors import MachineError
+from runtime_py.contracts import VISION, StageContract, TensorContract
+from runtime_py.errors import MachineError, PackageError, UsageError
 
 
 def on_processor(model: bytes, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -124,3 +125,23 @@ def test_the_short_name_is_the_providers(tmp_path: Path) -> None:
         pytest.skip("this ONNX Runtime has the provider")
     with pytest.raises(MachineError):
         OrtBackend(tmp_path, {}, providers=["webgpu"])
+
+
+@pytest.mark.parametrize("others", [["webgpu", CPU], [CPU, "webgpu"], ["CUDAExecutionProvider", webgpu.PROVIDER]])
+def test_no_provider_is_taken_beside_it(tmp_path: Path, others: list[str]) -> None:
+    with pytest.raises(UsageError, match="beside other providers"):
+        OrtBackend(tmp_path, {}, providers=others)
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_a_graph_of_the_provider_is_held_to_its_contract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ort, "WEBGPU", CPU)
+    graph_with_attention(tmp_path)
+    tensors = [TensorContract(name, "float32", ("images", 4)) for name in ("query", "key", "value", "out")]
+    manifest = {
+        "backends": {"onnx": {"stages": {VISION: {"file": "g.onnx"}}}},
+        "files": [{"path": "g.onnx", "bytes": 0, "sha256": "0" * 64}],
+        "contracts": {VISION: StageContract(VISION, tuple(tensors[:2]), tuple(tensors[3:])).to_json()},
+    }
+    with pytest.raises(PackageError, match=r"is not the graph of its contract: it needs 'value'"):
+        OrtBackend(tmp_path, manifest, providers=["webgpu"]).load()
