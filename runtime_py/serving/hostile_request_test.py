@@ -104,6 +104,28 @@ def test_fields_of_the_wrong_kind_are_named(server: Server, fields: dict[str, An
     assert (status, value["error"]["param"], value["error"]["type"]) == (400, param, "invalid_request_error"), value
 
 
+@pytest.mark.parametrize(
+    ("fields", "asked"),
+    [
+        ({"n": 4}, "n"),
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"modalities": ["audio"]}, "modalities"),
+        ({"audio": {"voice": "a"}}, "audio"),
+        ({"messages": [{"role": "user", "content": "a", "tool_calls": [{"id": "x"}]}]}, "messages[0].tool_calls"),
+        ({"messages": [{"role": "user", "content": "a", "function_call": {"name": "f"}}]}, "messages[0].function_call"),
+    ],
+)
+def test_what_is_not_built_is_said_to_be(server: Server, fields: dict[str, Any], asked: str) -> None:
+    status, value = ask(server, **fields)
+    assert status == 400
+    assert value["error"] == {
+        "message": f"{asked} is not built here; leave it out",
+        "type": "invalid_request_error",
+        "param": asked,
+        "code": "unsupported_parameter",
+    }
+
+
 def test_a_conversation_that_the_model_has_no_form_for(server: Server) -> None:
     status, value = ask(server, messages=[{"role": "assistant", "content": "I begin"}])
     assert status == 400 and value["error"]["param"] == "messages"
