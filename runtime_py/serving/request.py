@@ -107,9 +107,9 @@ def read(body: Any, max_pictures: int) -> ChatRequest:
 
 
 def _check_pairs(given: Mapping[str, Any]) -> None:
-    if "top_logprobs" in given and not given.get("logprobs"):
+    if "top_logprobs" in given and given.get("logprobs") is not True:
         raise invalid("top_logprobs is given without logprobs true", "top_logprobs")
-    if given.get("stream_options") and not given.get("stream"):
+    if given.get("stream_options", {}) != {} and given.get("stream") is not True:
         raise invalid("stream_options is given without stream true", "stream_options")
 
 
