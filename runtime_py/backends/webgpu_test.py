@@ -7,7 +7,7 @@ kernels. The kernels themselves: `parity_tests.laboratory.webgpu`, on a GPU or o
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -45,11 +45,13 @@ def test_kernels_that_fail_or_give_no_numbers_are_not_right() -> None:
 
 
 @pytest.fixture
-def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The processor's provider in the place of WebGPU's, and the provider made afresh."""
     monkeypatch.setattr(webgpu, "PROVIDER", CPU)
     monkeypatch.setattr(webgpu, "_plugin_device", lambda _ort: None)
-    monkeypatch.setattr(webgpu, "_made", {})
+    webgpu.webgpu.cache_clear()
+    yield
+    webgpu.webgpu.cache_clear()
 
 
 def graph_with_attention(folder: Path) -> Path:
@@ -89,8 +91,7 @@ def operators(provider: webgpu.WebGpu, path: Path) -> list[str]:
     return seen
 
 
-def test_a_runtime_without_the_provider_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(webgpu, "_made", {})
+def test_a_runtime_without_the_provider_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, webgpu.PLUGIN, None)
     monkeypatch.setattr(webgpu, "_plugin_installed", lambda: False)
     bare = SimpleNamespace(__version__="1.32.0", get_available_providers=lambda: [CPU])
