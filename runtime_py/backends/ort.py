@@ -48,7 +48,12 @@ class OrtState:
     buffers: dict[str, Any] = field(repr=False)
 
 
-def _refuse_old(version: str) -> None:
+def refuse_old(version: str) -> None:
+    """Nothing where an ONNX Runtime of this version loads the graphs of a package.
+
+    Raises:
+        MachineError: it is older than `LOWEST`.
+    """
     release = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
     if release < LOWEST:
         lowest = ".".join(map(str, LOWEST))
@@ -86,7 +91,7 @@ class OrtBackend:
             raise MachineError(
                 "ONNX Runtime is not installed", "the module onnxruntime", "pip install 'edgeproof[onnx]'"
             ) from error
-        _refuse_old(onnxruntime.__version__)
+        refuse_old(onnxruntime.__version__)
         self._ort = onnxruntime
         self.folder = folder
         self.threads = threads
