@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from runtime_py.engine.conftest import until_nothing_is_held
 from runtime_py.engine.service import Sizes
 from runtime_py.model import Model
 from runtime_py.serving.conftest import KEY, NAME, Server, data_url, question, running_server
@@ -246,10 +247,7 @@ def test_a_client_that_leaves_takes_its_question_with_it(server: Server) -> None
     time.sleep(0.2)
     for each in leaving:
         each.close()
-    ends = time.monotonic() + 20
-    while server.service.held and time.monotonic() < ends:
-        time.sleep(0.05)
-    assert server.service.held == 0
+    until_nothing_is_held(server.service)
     still_answers(server)
 
 
