@@ -126,7 +126,7 @@ def test_a_table_in_float16_that_is_read_twice_is_widened_for_each() -> None:
     for name in feeds:
         nodes.append(helper.make_node("Gather", ["t", name], [f"{name}_rows"]))
         nodes.append(helper.make_node("Cast", [f"{name}_rows"], [f"{name}_out"], to=TensorProto.FLOAT))
-    outputs = {f"{name}_out": TensorProto.FLOAT for name in feeds}
+    outputs: dict[str, int] = {f"{name}_out": TensorProto.FLOAT for name in feeds}
     model = model_of(nodes, feeds, outputs, [numpy_helper.from_array(table, "t")])
     widen(model)
     for rows, ids in zip(run(model, feeds), feeds.values(), strict=True):
