@@ -58,7 +58,7 @@ def widen(model: Any) -> None:
             node.attribute[0].i = TensorProto.FLOAT
         place = {"GatherBlockQuantized": 2, "Gather": 0}.get(node.op_type)
         if place is not None and node.input[place] in stored:
-            wide = f"{node.input[place]}/wide"
+            wide = f"{node.output[0]}/wide"
             nodes.append(helper.make_node("Cast", [node.input[place]], [wide], to=TensorProto.FLOAT))
             node.input[place] = wide
         nodes.append(node)

@@ -117,3 +117,17 @@ def test_tables_in_float16_are_widened() -> None:
     widen(model)
     assert model.graph.node[0].op_type == "Cast"
     np.testing.assert_array_equal(run(model, feeds)[0], table[[2, 0]].astype(np.float32))
+
+
+def test_a_table_in_float16_that_is_read_twice_is_widened_for_each() -> None:
+    table = np.arange(12, dtype=np.float16).reshape(3, 4)
+    feeds = {"first": np.array([2, 0], np.int64), "second": np.array([1], np.int64)}
+    nodes = []
+    for name in feeds:
+        nodes.append(helper.make_node("Gather", ["t", name], [f"{name}_rows"]))
+        nodes.append(helper.make_node("Cast", [f"{name}_rows"], [f"{name}_out"], to=TensorProto.FLOAT))
+    outputs: dict[str, int] = {f"{name}_out": TensorProto.FLOAT for name in feeds}
+    model = model_of(nodes, feeds, outputs, [numpy_helper.from_array(table, "t")])
+    widen(model)
+    for rows, ids in zip(run(model, feeds), feeds.values(), strict=True):
+        np.testing.assert_array_equal(rows, table[ids].astype(np.float32))

@@ -48,7 +48,12 @@ class OrtState:
     buffers: dict[str, Any] = field(repr=False)
 
 
-def _refuse_old(version: str) -> None:
+def refuse_old(version: str) -> None:
+    """Nothing where an ONNX Runtime of this version loads the graphs of a package.
+
+    Raises:
+        MachineError: it is older than `LOWEST`.
+    """
     release = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
     if release < LOWEST:
         lowest = ".".join(map(str, LOWEST))
@@ -72,6 +77,7 @@ class OrtBackend:
     Raises:
         MachineError: ONNX Runtime is missing, older than `LOWEST`, or has no such provider.
         PackageError: the package has no ONNX graphs.
+        UsageError: WebGPU's provider is wanted beside others.
     """
 
     name = ONNX.runtime_name
@@ -85,12 +91,14 @@ class OrtBackend:
             raise MachineError(
                 "ONNX Runtime is not installed", "the module onnxruntime", "pip install 'edgeproof[onnx]'"
             ) from error
-        _refuse_old(onnxruntime.__version__)
+        refuse_old(onnxruntime.__version__)
         self._ort = onnxruntime
         self.folder = folder
         self.threads = threads
         wanted = [full_name(name) for name in providers or (CPU,)]
-        self._webgpu: WebGpu | None = webgpu(onnxruntime) if wanted[0] == WEBGPU else None
+        if WEBGPU in wanted and len(set(wanted)) > 1:
+            raise UsageError(f"{WEBGPU} beside other providers", "webgpu alone", "give one --provider")
+        self._webgpu: WebGpu | None = webgpu(onnxruntime) if WEBGPU in wanted else None
         self.providers = [WEBGPU, CPU] if self._webgpu else self._available(wanted)
         self.files = stage_files(folder, manifest)
         self.contracts = {stage: StageContract.from_json(value) for stage, value in manifest["contracts"].items()}
@@ -252,9 +260,9 @@ class OrtBackend:
         options.log_severity_level = 3  # errors; warnings would mix with what the user reads
         try:
             if self._webgpu is not None:
-                return self._webgpu.session(path, options)
-            # no fallback: a provider that fails would be replaced by the processor without an error
-            session = self._ort.InferenceSession(str(path), options, providers=self.providers, enable_fallback=0)
+                session = self._webgpu.session(path, options)
+            else:  # no fallback: a provider that fails would be replaced by the processor without an error
+                session = self._ort.InferenceSession(str(path), options, providers=self.providers, enable_fallback=0)
         except EdgeproofError:
             raise
         except Exception as error:  # onnxruntime raises a dozen unrelated classes

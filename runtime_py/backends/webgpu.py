@@ -11,7 +11,7 @@ import importlib.util
 import logging
 import math
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,13 @@ log = logging.getLogger("edgeproof")
 NAME, PROVIDER, PLUGIN = "webgpu", "WebGpuExecutionProvider", "onnxruntime_ep_webgpu"
 INSTALL = "pip install 'edgeproof[webgpu]'"
 
-_made: dict[int, WebGpu] = {}
-
 
 def full_name(provider: str) -> str:
     """ONNX Runtime's name of a provider; ``webgpu`` stands for its WebGPU provider."""
     return PROVIDER if provider == NAME else provider
 
 
+@cache
 def webgpu(ort: Any) -> WebGpu:
     """The provider of this process, tried when it is first asked for.
 
@@ -42,9 +41,7 @@ def webgpu(ort: Any) -> WebGpu:
     Raises:
         MachineError: it is not installed, or finds no device.
     """
-    if id(ort) not in _made:
-        _made[id(ort)] = WebGpu(ort)
-    return _made[id(ort)]
+    return WebGpu(ort)
 
 
 class WebGpu:

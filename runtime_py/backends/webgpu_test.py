@@ -7,7 +7,7 @@ kernels. The kernels themselves: `parity_tests.laboratory.webgpu`, on a GPU or o
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,10 +16,11 @@ import onnx
 import onnxruntime
 import pytest
 
-from runtime_py.backends import attention_trial, webgpu
+from runtime_py.backends import attention_trial, ort, webgpu
 from runtime_py.backends.attention_trial import trials
 from runtime_py.backends.ort import CPU, OrtBackend
-from runtime_py.errors import MachineError
+from runtime_py.contracts import VISION, StageContract, TensorContract
+from runtime_py.errors import MachineError, PackageError, UsageError
 
 
 def on_processor(model: bytes, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -44,11 +45,13 @@ def test_kernels_that_fail_or_give_no_numbers_are_not_right() -> None:
 
 
 @pytest.fixture
-def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The processor's provider in the place of WebGPU's, and the provider made afresh."""
     monkeypatch.setattr(webgpu, "PROVIDER", CPU)
     monkeypatch.setattr(webgpu, "_plugin_device", lambda _ort: None)
-    monkeypatch.setattr(webgpu, "_made", {})
+    webgpu.webgpu.cache_clear()
+    yield
+    webgpu.webgpu.cache_clear()
 
 
 def graph_with_attention(folder: Path) -> Path:
@@ -88,8 +91,7 @@ def operators(provider: webgpu.WebGpu, path: Path) -> list[str]:
     return seen
 
 
-def test_a_runtime_without_the_provider_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(webgpu, "_made", {})
+def test_a_runtime_without_the_provider_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, webgpu.PLUGIN, None)
     monkeypatch.setattr(webgpu, "_plugin_installed", lambda: False)
     bare = SimpleNamespace(__version__="1.32.0", get_available_providers=lambda: [CPU])
@@ -124,3 +126,23 @@ def test_the_short_name_is_the_providers(tmp_path: Path) -> None:
         pytest.skip("this ONNX Runtime has the provider")
     with pytest.raises(MachineError):
         OrtBackend(tmp_path, {}, providers=["webgpu"])
+
+
+@pytest.mark.parametrize("others", [["webgpu", CPU], [CPU, "webgpu"], ["CUDAExecutionProvider", webgpu.PROVIDER]])
+def test_no_provider_is_taken_beside_it(tmp_path: Path, others: list[str]) -> None:
+    with pytest.raises(UsageError, match="beside other providers"):
+        OrtBackend(tmp_path, {}, providers=others)
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_a_graph_of_the_provider_is_held_to_its_contract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ort, "WEBGPU", CPU)
+    graph_with_attention(tmp_path)
+    tensors = [TensorContract(name, "float32", ("images", 4)) for name in ("query", "key", "value", "out")]
+    manifest = {
+        "backends": {"onnx": {"stages": {VISION: {"file": "g.onnx"}}}},
+        "files": [{"path": "g.onnx", "bytes": 0, "sha256": "0" * 64}],
+        "contracts": {VISION: StageContract(VISION, tuple(tensors[:2]), tuple(tensors[3:])).to_json()},
+    }
+    with pytest.raises(PackageError, match=r"is not the graph of its contract: it needs 'value'"):
+        OrtBackend(tmp_path, manifest, providers=["webgpu"]).load()

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from runtime_py.backends.record import RuntimeBackend
-from runtime_py.backends.records import ONNX
+from runtime_py.backends.record import Ability, RuntimeBackend
 from runtime_py.backends.registry import runtime_backends
 from runtime_py.errors import MachineError
 
@@ -20,14 +19,15 @@ class Runner:
 
     Attributes:
         backend: a value of ``--backend``.
-        provider: a value of ``--provider``; "" where the backend has none.
-        ready: whether it starts here; of engines and libraries for a device only whether their library is installed.
+        provider: a value of ``--provider``; "" for the backend as a whole.
+        ready: whether it starts here; of backends without providers only whether their library is installed; None of a
+            provider that was not tried.
         remark: a version, what the device has, or what is missing and what brings it.
     """
 
     backend: str
     provider: str
-    ready: bool
+    ready: bool | None
     remark: str
 
 
@@ -35,7 +35,7 @@ def runners() -> list[Runner]:
     """Every backend that is known, and ONNX Runtime's providers one by one."""
     listed: list[Runner] = []
     for name, record in runtime_backends().items():
-        if record is ONNX and importlib.util.find_spec("onnxruntime") is not None:
+        if record.can(Ability.PROVIDERS) and importlib.util.find_spec("onnxruntime") is not None:
             listed += _providers(name)
             continue
         version = _installed(record)
@@ -49,7 +49,8 @@ def runners() -> list[Runner]:
 
 def lines(listed: Sequence[Runner]) -> list[str]:
     """One line each, in columns."""
-    shown = [(runner.backend, runner.provider, "ready" if runner.ready else "no", runner.remark) for runner in listed]
+    words = {True: "ready", False: "no", None: "not tried"}
+    shown = [(runner.backend, runner.provider, words[runner.ready], runner.remark) for runner in listed]
     widths = [max(len(row[column]) for row in shown) for column in range(3)]
     return ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]) for row in shown]
 
@@ -69,16 +70,27 @@ def _installed(record: RuntimeBackend) -> str | None:
 
 
 def _providers(backend: str) -> list[Runner]:
+    """ONNX Runtime's providers; WebGPU's is tried, and the processor's needs no trial. One line where it is too old."""
     import onnxruntime
 
+    from runtime_py.backends.ort import CPU, refuse_old
     from runtime_py.backends.webgpu import NAME, PROVIDER
 
+    try:
+        refuse_old(onnxruntime.__version__)
+    except MachineError as error:
+        return [Runner(backend, "", False, _missing(error))]
     others = [name for name in onnxruntime.get_available_providers() if name not in (PROVIDER, "AzureExecutionProvider")]
-    listed = [Runner(backend, name, True, f"ONNX Runtime {onnxruntime.__version__}") for name in others]
+    version = f"ONNX Runtime {onnxruntime.__version__}"
+    listed = [Runner(backend, name, True if name == CPU else None, version) for name in others]
     try:
         return [*listed, Runner(backend, NAME, True, _webgpu(onnxruntime))]
     except MachineError as error:
-        return [*listed, Runner(backend, NAME, False, f"{error.what}; {error.next_step}")]
+        return [*listed, Runner(backend, NAME, False, _missing(error))]
+
+
+def _missing(error: MachineError) -> str:
+    return f"{error.what}; {error.next_step}"
 
 
 def _webgpu(ort: Any) -> str:

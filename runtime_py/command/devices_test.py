@@ -52,3 +52,27 @@ def test_what_is_not_installed_names_its_extra(monkeypatch: pytest.MonkeyPatch, 
     assert main(["devices"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("mlc") and "edgeproof[mlc]" in line and " no " in line for line in lines)
+
+
+def test_providers_that_nothing_tried_are_not_called_ready(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(webgpu, "webgpu", absent)
+    providers = ["CUDAExecutionProvider", "CPUExecutionProvider", "AzureExecutionProvider"]
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: providers)
+    assert main(["devices", "--json"]) == 0
+    rows = [row for row in json.loads(capsys.readouterr().out) if row["backend"] == "ort"]
+    assert {row["provider"]: row["ready"] for row in rows} == {
+        "CUDAExecutionProvider": None, "CPUExecutionProvider": True, "webgpu": False,
+    }  # fmt: skip
+    assert main(["devices"]) == 0
+    cuda = next(line for line in capsys.readouterr().out.splitlines() if "CUDAExecutionProvider" in line)
+    assert "not tried" in cuda and "ready" not in cuda
+
+
+def test_an_onnxruntime_that_is_too_old_is_not_ready(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr("onnxruntime.__version__", "1.22.1")
+    assert main(["devices", "--json"]) == 0
+    (row,) = [row for row in json.loads(capsys.readouterr().out) if row["backend"] == "ort"]
+    assert (row["provider"], row["ready"]) == ("", False)
+    assert row["remark"] == "ONNX Runtime 1.22.1 is too old for the graphs of a package; pip install 'onnxruntime>=1.23'"

@@ -13,8 +13,9 @@ import pytest
 
 import runtime_py
 from runtime_py.engine.answer import Answer, Token
+from runtime_py.engine.conftest import opened, until_nothing_is_held
 from runtime_py.engine.running import Event, Wish
-from runtime_py.engine.service import InTurn, Question, QueueFullError, Service, Sizes
+from runtime_py.engine.service import InTurn, Question, QueueFullError, Service
 from runtime_py.engine.stop_text import StopText
 from runtime_py.errors import EdgeproofError, MachineError, UsageError
 from runtime_py.generation.generate import Overrides, settings_of
@@ -24,15 +25,14 @@ from runtime_py.preprocess.base import Message
 
 @pytest.fixture(scope="module")
 def model(exported: Path) -> Iterator[Model]:
-    with runtime_py.load(exported, threads=1) as opened:
-        yield opened
+    with runtime_py.load(exported, threads=1) as made:
+        yield made
 
 
 @pytest.fixture
 def service(model: Model) -> Iterator[Service]:
-    made = Service(model.package, model.backend, model.processor, model.tokenizer, Sizes(slots=2, queue=3, chunk=64))
-    yield made
-    made.close()
+    with opened(model, queue=3, slots=2, chunk=64) as made:
+        yield made
 
 
 def question(model: Model, text: str, tokens: int, pictures: tuple[np.ndarray, ...] = ()) -> Question:
@@ -92,10 +92,8 @@ def test_a_question_that_is_let_go_of_sends_nothing_more(service: Service, model
     ticket = service.ask(question(model, "Hello", 1500), events.put)
     events.get(timeout=60)
     ticket.cancel()
-    ends = time.monotonic() + 30
-    while service.held and time.monotonic() < ends:
-        time.sleep(0.01)
-    assert service.held == 0 and service.engine.busy <= 1
+    until_nothing_is_held(service)
+    assert service.engine.busy <= 1
     assert all(isinstance(event, Token) for event in events.queue)
 
 
@@ -107,25 +105,22 @@ def test_a_question_that_cannot_be_prepared_says_so(service: Service, model: Mod
 
 
 def test_an_end_with_answers_at_work(model: Model) -> None:
-    made = Service(model.package, model.backend, model.processor, model.tokenizer, Sizes(slots=1, queue=3))
-    finished: queue.Queue[Event] = queue.Queue()
-    made.ask(question(model, "Hello", 5), finished.put)
-    made.close(patience=30)
-    assert isinstance(whole(finished), Answer)
-    made.close()
+    with opened(model, queue=3) as patient:
+        finished: queue.Queue[Event] = queue.Queue()
+        patient.ask(question(model, "Hello", 5), finished.put)
+        patient.close(patience=30)
+        assert isinstance(whole(finished), Answer)
     with pytest.raises(UsageError, match="closed"):
-        made.ask(question(model, "Hello", 5), finished.put)
-    hasty = Service(model.package, model.backend, model.processor, model.tokenizer, Sizes(slots=1, queue=3))
-    left: queue.Queue[Event] = queue.Queue()
-    hasty.ask(question(model, "Hello", 2000), left.put)
-    left.get(timeout=60)
-    hasty.close()
+        patient.ask(question(model, "Hello", 5), finished.put)
+    with opened(model, queue=3) as hasty:
+        left: queue.Queue[Event] = queue.Queue()
+        hasty.ask(question(model, "Hello", 2000), left.put)
+        left.get(timeout=60)
     assert isinstance(whole(left), MachineError)
 
 
 def test_nothing_is_sent_after_the_end(model: Model) -> None:
     """The service is closed while an answer is at work, and whoever is told takes a while to hear it."""
-    made = Service(model.package, model.backend, model.processor, model.tokenizer, Sizes(slots=1, queue=0))
     events: list[Event] = []
     begun = threading.Event()
 
@@ -135,23 +130,22 @@ def test_nothing_is_sent_after_the_end(model: Model) -> None:
         if isinstance(event, EdgeproofError):
             time.sleep(0.3)
 
-    made.ask(question(model, "Hello", 2000), slow)
-    assert begun.wait(60)
-    made.close()
+    with opened(model) as service:
+        service.ask(question(model, "Hello", 2000), slow)
+        assert begun.wait(60)
     assert isinstance(events[-1], MachineError) and all(isinstance(event, Token) for event in events[:-1])
 
 
 def test_closing_without_patience_ends_a_patient_closing(model: Model) -> None:
-    made = Service(model.package, model.backend, model.processor, model.tokenizer, Sizes(slots=1, queue=0))
-    events: queue.Queue[Event] = queue.Queue()
-    made.ask(question(model, "Hello", 2000), events.put)
-    events.get(timeout=60)
-    patient = threading.Thread(target=made.close, args=(600.0,))
-    patient.start()
-    while not made._closing:
-        time.sleep(0.01)
-    made.close()
-    assert not made._thread.is_alive(), "the backend may be closed now"
+    with opened(model) as service:
+        events: queue.Queue[Event] = queue.Queue()
+        service.ask(question(model, "Hello", 2000), events.put)
+        events.get(timeout=60)
+        patient = threading.Thread(target=service.close, args=(600.0,))
+        patient.start()
+        while not service._closing:
+            time.sleep(0.01)
+    assert not service._thread.is_alive(), "the backend may be closed now"
     patient.join(30)
     assert not patient.is_alive() and isinstance(whole(events), MachineError)
 
@@ -181,7 +175,6 @@ def test_neither_of_two_threads_waits_for_more_than_one_turn_of_the_other() -> N
 
 
 def test_whoever_receives_an_event_may_cancel(model: Model) -> None:
-    made = Service(model.package, model.backend, model.processor, model.tokenizer, Sizes(slots=1, queue=0))
     events: list[Event] = []
     asked = threading.Event()
 
@@ -190,13 +183,11 @@ def test_whoever_receives_an_event_may_cancel(model: Model) -> None:
         asked.wait(60)
         ticket.cancel()
 
-    ticket = made.ask(question(model, "Hello", 50), cancelling)
-    asked.set()
-    ends = time.monotonic() + 30
-    while made.held and time.monotonic() < ends:
-        time.sleep(0.01)
-    assert made.held == 0 and len(events) == 1
-    made.close()
+    with opened(model) as service:
+        ticket = service.ask(question(model, "Hello", 50), cancelling)
+        asked.set()
+        until_nothing_is_held(service)
+        assert len(events) == 1
 
 
 @pytest.mark.parametrize(

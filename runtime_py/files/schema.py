@@ -95,7 +95,7 @@ class Schema:
         if "const" in schema and not _equal(value, schema["const"]):
             yield f"{where}: {_shown(value)} is not {_shown(schema['const'])}"
         if "enum" in schema and not any(_equal(value, allowed) for allowed in schema["enum"]):
-            yield f"{where}: {_shown(value)} is none of {', '.join(map(str, schema['enum']))}"
+            yield f"{where}: {_shown(value)} is none of {', '.join(map(_word, schema['enum']))}"
         if "anyOf" in schema and all(next(self._check(value, form, place), None) for form in schema["anyOf"]):
             yield f"{where}: {_shown(value)} is not {schema.get('title', 'of any form that is known here')}"
         if isinstance(value, bool):
@@ -187,6 +187,11 @@ def _range(schema: Mapping[str, Any], least: str, most: str) -> str:
 
 def _equal(value: Any, other: Any) -> bool:
     return value == other and isinstance(value, bool) == isinstance(other, bool)
+
+
+def _word(allowed: Any) -> str:
+    """A value of an enum: texts as they are, others in JSON's words."""
+    return allowed if isinstance(allowed, str) else json.dumps(allowed)
 
 
 def _shown(value: Any) -> str:

@@ -48,7 +48,7 @@ CASES: list[tuple[Any, list[str]]] = [
     ({"a": 1, "b": ["x\n"]}, ["b[0]: 'x\\n' is not a word"]),
     ({"a": 1, "c": 0}, ["c: 0 is not at most any, above 0"]),
     ({"a": 1, "d": {"": 1}}, ["the key d.: 0 characters, not 1 to 5"]),
-    ({"a": 1, "d": {"x": True}}, ["d.x: true is none of 1, x, None"]),
+    ({"a": 1, "d": {"x": True}}, ["d.x: true is none of 1, x, null"]),
     ({"a": 1, "e": []}, []),
     ({"a": 1, "e": "X"}, ["e: 'X' is not a word or a list"]),
     ({"a": 1, "b": 1, "c": 1, "d": 1}, ["the value: 4 keys, not at most 3"]),

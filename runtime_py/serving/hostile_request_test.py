@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from runtime_py.engine.conftest import until_nothing_is_held
 from runtime_py.engine.service import Sizes
 from runtime_py.model import Model
 from runtime_py.serving.conftest import KEY, NAME, Server, data_url, question, running_server
@@ -90,8 +91,12 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"stop": ["x"] * 17}, "stop"),
     ({"logprobs": 3}, "logprobs"),
     ({"top_logprobs": 2}, "top_logprobs"),
+    ({"logprobs": 3, "top_logprobs": 2}, "top_logprobs"),
     ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
     ({"stream_options": {"include_usage": True}}, "stream_options"),
+    ({"stream_options": 0}, "stream_options"),
+    ({"stream": "yes", "stream_options": {"include_usage": True}}, "stream_options"),
+    ({"stream": True, "stream_options": 0}, "stream_options"),
     ({"response_format": {"type": "xml"}}, "response_format"),
     ({"logit_bias": {"5": 100}}, "logit_bias"),
     ({"frequency_penalty": 1.5}, "frequency_penalty"),
@@ -102,6 +107,28 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 def test_fields_of_the_wrong_kind_are_named(server: Server, fields: dict[str, Any], param: str) -> None:
     status, value = ask(server, **fields)
     assert (status, value["error"]["param"], value["error"]["type"]) == (400, param, "invalid_request_error"), value
+
+
+@pytest.mark.parametrize(
+    ("fields", "asked"),
+    [
+        ({"n": 4}, "n"),
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"modalities": ["audio"]}, "modalities"),
+        ({"audio": {"voice": "a"}}, "audio"),
+        ({"messages": [{"role": "user", "content": "a", "tool_calls": [{"id": "x"}]}]}, "messages[0].tool_calls"),
+        ({"messages": [{"role": "user", "content": "a", "function_call": {"name": "f"}}]}, "messages[0].function_call"),
+    ],
+)
+def test_what_is_not_built_is_said_to_be(server: Server, fields: dict[str, Any], asked: str) -> None:
+    status, value = ask(server, **fields)
+    assert status == 400
+    assert value["error"] == {
+        "message": f"{asked} is not built here; leave it out",
+        "type": "invalid_request_error",
+        "param": asked,
+        "code": "unsupported_parameter",
+    }
 
 
 def test_a_conversation_that_the_model_has_no_form_for(server: Server) -> None:
@@ -220,10 +247,7 @@ def test_a_client_that_leaves_takes_its_question_with_it(server: Server) -> None
     time.sleep(0.2)
     for each in leaving:
         each.close()
-    ends = time.monotonic() + 20
-    while server.service.held and time.monotonic() < ends:
-        time.sleep(0.05)
-    assert server.service.held == 0
+    until_nothing_is_held(server.service)
     still_answers(server)
 
 

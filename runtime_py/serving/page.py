@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from starlette.requests import Request
@@ -54,11 +55,15 @@ class PageFile:
     content: bytes
     kind: str
 
+    @cached_property
+    def tag(self) -> str:
+        """The HTTP entity tag of the content."""
+        return f'"{hashlib.sha256(self.content).hexdigest()[:32]}"'
+
     async def __call__(self, request: Request) -> Response:
         """The file, or 304 where the browser holds it."""
-        tag = f'"{hashlib.sha256(self.content).hexdigest()[:32]}"'
-        headers = {**HEADERS, "ETag": tag}
-        if request.headers.get("if-none-match") == tag:
+        headers = {**HEADERS, "ETag": self.tag}
+        if request.headers.get("if-none-match") == self.tag:
             return Response(status_code=304, headers=headers)
         return Response(self.content, headers=headers, media_type=self.kind)
 

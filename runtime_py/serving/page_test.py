@@ -9,13 +9,16 @@ from typing import Any
 
 import pytest
 
-from runtime_py.serving.conftest import KEY, Server
+from runtime_py.serving.conftest import KEY, NAME, Server
 
 pytest.importorskip("starlette")
 
 from starlette.routing import Route
 
 from runtime_py.serving import openapi, page, request
+from runtime_py.serving.application import Serving, application
+from runtime_py.serving.chat import ServerLimits
+from runtime_py.serving.pictures import PictureLimits
 
 FILES = sorted(path.name for path in page.FOLDER.iterdir())
 
@@ -55,12 +58,16 @@ def test_files_name_nothing_outside_and_hold_no_inline_script(name: str) -> None
 
 
 def test_every_route_is_described_and_every_description_is_routed(server: Server) -> None:
-    described = json.loads(got(server, "/openapi.json")[2])
-    pages = {route.path for route in page.routes() if isinstance(route, Route)}
-    assert set(described["paths"]) == {
-        "/v1/chat/completions", "/v1/models", "/v1/models/{name}", "/health", "/metrics",
-    }  # fmt: skip
-    assert not pages & set(described["paths"])
+    app = application(server.service, Serving(NAME, ServerLimits(PictureLimits(), 1 << 20, 60.0)))
+    undescribed = {"/openapi.json", *(route.path for route in page.routes())}
+    routed = {
+        route.path.replace(":path}", "}"): set(route.methods or ()) - {"HEAD"}
+        for route in app.routes
+        if isinstance(route, Route) and route.path not in undescribed
+    }
+    assert len(routed) + len(undescribed) == len(app.routes)
+    described = json.loads(got(server, "/openapi.json")[2])["paths"]
+    assert {path: {method.upper() for method in methods} for path, methods in described.items()} == routed
 
 
 def resolved(name: str) -> dict[str, Any]:

@@ -45,7 +45,8 @@ class PictureLimits:
     Attributes:
         count: in one request; bytes: of one as sent; pixels: of one, and of all of a request together.
         remote: fetch pictures by http and https.
-        seconds: for fetching one.
+        seconds: for each of three steps of fetching one: the connection, TLS's handshake, the request with its whole answer.
+            The host's name is looked up before them, for as long as the system's resolver takes.
         permitted: which IP addresses may be connected to.
         check: refuses sizes that the model cannot take, from name, width and height.
     """
@@ -185,13 +186,9 @@ def _address(host: str, port: int, limits: PictureLimits) -> str:
 def _connection(parts: SplitResult, address: str, port: int, seconds: float) -> http.client.HTTPConnection:
     """A connection to the address that was looked at, under the host's name."""
     host = parts.hostname or ""
+    secure = ssl.create_default_context() if parts.scheme.lower() == "https" else None
     connection = http.client.HTTPConnection(host, port, timeout=seconds)
     plain = socket.create_connection((address, port), seconds)
-    if parts.scheme.lower() == "https":
-        try:
-            plain = ssl.create_default_context().wrap_socket(plain, server_hostname=host)
-        except BaseException:
-            plain.close()
-            raise
-    connection.sock = plain
+    # wrap_socket takes the connection over, and closes it where the handshake fails
+    connection.sock = plain if secure is None else secure.wrap_socket(plain, server_hostname=host)
     return connection

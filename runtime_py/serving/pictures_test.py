@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import http.server
 import io
 import socket
 import struct
 import threading
 import time
+import warnings
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -109,6 +112,25 @@ def test_what_may_be_fetched_is_and_nothing_else(elsewhere: str) -> None:
         picture_at(f"{elsewhere}/a.png", LIMITS)
     with pytest.raises(Refusal, match="not fetched here"):
         picture_at(f"{elsewhere}/a.png", replace(permitted, remote=False))
+
+
+def test_a_server_without_tls_is_refused_and_its_connection_closed(elsewhere: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[socket.socket] = []
+    connect = socket.create_connection
+
+    def noted(*given: Any) -> socket.socket:
+        opened.append(connect(*given))
+        return opened[-1]
+
+    monkeypatch.setattr("runtime_py.serving.pictures.socket.create_connection", noted)
+    permitted = replace(LIMITS, permitted=lambda address: True)
+    gc.collect()  # what others left
+    with warnings.catch_warnings(record=True, action="always") as warned:
+        with pytest.raises(Refusal, match="cannot be fetched: SSLError"):
+            fetched(elsewhere.replace("http:", "https:") + "/a.png", permitted)
+        gc.collect()
+    assert opened[0].fileno() == -1, "TLS has taken it over"
+    assert not warned, "no socket was left open for the collector"
 
 
 def test_the_address_that_was_looked_at_is_the_one_connected_to(elsewhere: str, monkeypatch: pytest.MonkeyPatch) -> None:

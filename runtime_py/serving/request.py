@@ -41,6 +41,7 @@ NOT_BUILT = frozenset(
 SPEAKERS = {"developer": "system"}
 """Roles that are another's."""
 
+_OF_TOOLS = re.compile(r"messages\[\d+\]\.(tool_calls|function_call)\b")
 _MISSING = re.compile(r"(?P<place>.+): the key '(?P<key>\w+)' is missing")
 
 
@@ -106,9 +107,9 @@ def read(body: Any, max_pictures: int) -> ChatRequest:
 
 
 def _check_pairs(given: Mapping[str, Any]) -> None:
-    if "top_logprobs" in given and not given.get("logprobs"):
+    if "top_logprobs" in given and given.get("logprobs") is not True:
         raise invalid("top_logprobs is given without logprobs true", "top_logprobs")
-    if given.get("stream_options") and not given.get("stream"):
+    if given.get("stream_options", {}) != {} and given.get("stream") is not True:
         raise invalid("stream_options is given without stream true", "stream_options")
 
 
@@ -121,10 +122,13 @@ def _refusal(problem: str) -> Refusal:
     elif place == THE_VALUE:
         return invalid(f"the body: {what}")
     field = re.split(r"[.\[]", place, maxsplit=1)[0]
+    of_tools = _OF_TOOLS.match(place)
+    if of_tools or field in NOT_BUILT:
+        asked = of_tools[0] if of_tools else field
+        return invalid(f"{asked} is not built here; leave it out", asked, "unsupported_parameter")
     unknown = field not in schema().root["properties"]
-    code = "unknown_parameter" if unknown else "unsupported_parameter" if field in NOT_BUILT else None
-    hint = "; GET /v1/models tells its name" if place == "model" else "; leave it out" if code else ""
-    return invalid(f"{problem}{hint}", place[:PLACE_LENGTH], code)
+    hint = "; GET /v1/models tells its name" if place == "model" else "; leave it out" if unknown else ""
+    return invalid(f"{problem}{hint}", place[:PLACE_LENGTH], "unknown_parameter" if unknown else None)
 
 
 def _overrides(given: Mapping[str, Any]) -> Overrides:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -45,13 +46,15 @@ def test_the_kernel_with_neither_fault_is_attention(lanes: int) -> None:
 
 
 @pytest.fixture
-def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The processor's provider in the place of WebGPU's, its attention called wrong, so that it is taken apart."""
     for module, name in ((webgpu, "PROVIDER"), (ort, "WEBGPU"), (kernels, "PROVIDER")):
         monkeypatch.setattr(module, name, CPU)
     monkeypatch.setattr(webgpu, "_plugin_device", lambda _ort: None)
-    monkeypatch.setattr(webgpu, "_made", {})
     monkeypatch.setattr(webgpu.WebGpu, "attention_is_right", False)
+    webgpu.webgpu.cache_clear()
+    yield
+    webgpu.webgpu.cache_clear()
 
 
 @pytest.mark.usefixtures("stand_in")

@@ -40,7 +40,10 @@ export class Tray {
       if (!file.type.startsWith("image/")) this.complain(`${name} is no picture.`);
       else if (file.size > this.mostBytes) this.complain(`${name} is larger than ${megabytes(this.mostBytes)}.`);
       else if (this.#pictures.length >= this.most) this.complain(`At most ${this.most} pictures go with one question.`);
-      else this.#pictures.push({ name, url: await dataUrl(file) });
+      else {
+        const url = await dataUrl(file); // meanwhile the tray may be taken, and be another list
+        this.#pictures.push({ name, url });
+      }
     }
     this.#show();
   }
@@ -53,9 +56,9 @@ export class Tray {
     return taken;
   }
 
-  /** Put pictures back that were not used. */
+  /** Put pictures back that were not used, before those that were added meanwhile. */
   put(pictures) {
-    this.#pictures = [...pictures];
+    this.#pictures = [...pictures, ...this.#pictures];
     this.#show();
   }
 

@@ -1,0 +1,29 @@
+"""A service over a loaded model for as long as a test takes, and the wait for its last question to be let go of."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from runtime_py.engine.service import Service, Sizes
+from runtime_py.model import Model
+
+
+@contextmanager
+def opened(model: Model, queue: int = 0, slots: int = 1, chunk: int | None = None) -> Iterator[Service]:
+    """A service that is closed, without patience, when the context ends; closing it before does no harm."""
+    sizes = Sizes(slots=slots, queue=queue, chunk=chunk)
+    made = Service(model.package, model.backend, model.processor, model.tokenizer, sizes)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def until_nothing_is_held(service: Service, seconds: float = 30.0) -> None:
+    """Wait until every question is answered or let go of; fails where that takes longer."""
+    ends = time.monotonic() + seconds
+    while service.held and time.monotonic() < ends:
+        time.sleep(0.01)
+    assert service.held == 0
