@@ -120,7 +120,11 @@ def other_library(package: Path, spec: ModelSpec, change: Callable[[ModelSpec], 
 
 
 def early_library(package: Path, spec: ModelSpec, several: bool) -> None:
-    """The package's library with a kernel that writes one position too early: see `EarlyAppend`."""
+    """The package's library with a kernel that writes one position too early: see `EarlyAppend`.
+
+    Raises:
+        MachineError: this TVM has another kernel in its place.
+    """
     asked, passes = _request(package, spec), libraries.completing_passes
 
     def with_fault(request: LibraryRequest, place: str) -> list[ModulePass]:
