@@ -94,11 +94,11 @@ def calibrated(work: Work, target: str, name: str, flags: Sequence[str]) -> dict
     return {**exported(work, f"{target} {name}", given), "calibration": spent}
 
 
-def compared(work: Work, settings: Sequence[str], methods: str, samples: int | None = None) -> Any:
+def compared(work: Work, settings: Sequence[str], methods: str) -> Any:
     """The table of ``calibrate compare`` on the text, as JSON."""
     asked = product("calibrate", "compare", "--model", "qwen2-vl", "--weights", work.checkpoint)
     on = [part for setting in settings for part in ("--on", setting)]
-    given = ["--text", str(work.text), "--tokens", str(work.tokens), "--samples", str(samples or work.samples)]
+    given = ["--text", str(work.text), "--tokens", str(work.tokens), "--samples", str(work.samples)]
     return json.loads(run([*asked, *on, "--methods", methods, *given, "--json"]))
 
 

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from parity_tests.laboratory.phone_faults import dequantised, quantised
+from parity_tests.laboratory.real_model.material import MODULES, docstrings
 from parity_tests.laboratory.real_model.measure import broken, largest, share_of
 from parity_tests.laboratory.real_model.page import Measured, page
 from parity_tests.laboratory.real_model.shells import SHELLS, WIDE, widened
+from parity_tests.laboratory.real_model.shown import OTHER_MODULES
 from parity_tests.laboratory.real_model.work import Work
 from runtime_py.errors import MachineError
 
@@ -49,6 +51,18 @@ def test_a_figure_that_is_no_number_is_the_worst() -> None:
 def test_a_package_that_is_not_there_is_not_called_free_of_places(tmp_path: Path) -> None:
     with pytest.raises(MachineError, match="android-int4 holds no package"):
         broken(Work(tmp_path, 16, 100), "android int4", 17, "swapped norm")
+
+
+def test_methods_see_no_module_that_they_are_compared_on() -> None:
+    assert set(OTHER_MODULES).isdisjoint(MODULES)
+
+
+def test_docstrings_are_those_of_the_module_and_what_it_defines() -> None:
+    told = dict(docstrings("textwrap"))
+    assert told[""] == "Text wrapping and filling."
+    assert told["dedent"].startswith("Remove any common leading whitespace") and "re" not in told
+    with pytest.raises(ImportError):
+        docstrings("no_such_module")
 
 
 def test_the_page_tells_what_was_measured() -> None:
