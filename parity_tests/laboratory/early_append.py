@@ -13,6 +13,7 @@ from tvm.script import tirx as T
 from export.backends.mlc.passes.base import ModulePass, Part
 from export.specs import DecoderSpec
 from runtime_py.backends.mlc import PAGE
+from runtime_py.errors import MachineError
 
 REPLACED = "kv_cache_transpose_append"
 
@@ -34,9 +35,15 @@ class EarlyAppend(ModulePass):
         self.spec, self.dtype, self.several = spec, dtype, several
 
     def requires(self, mod: IRModule) -> None:
-        """Raise AssertionError when this TVM version calls the kernel differently."""
+        """Raise MachineError when this TVM version calls the kernel differently.
+
+        No AssertionError, which would say of a package that it has no place for the fault.
+        """
         if len(_replaced(mod)) != 1 or len(mod[_replaced(mod)[0]].params) != 4:
-            raise AssertionError(f"expected one kernel {REPLACED} of four arguments, found {_replaced(mod)}")
+            raise MachineError(
+                f"this TVM has not one kernel {REPLACED} of four arguments but {_replaced(mod)}",
+                "the kernel that early_append replaces", "mend early_append.py",
+            )  # fmt: skip
 
     def rewrite(self, mod: IRModule) -> IRModule:
         variable = _replaced(mod)[0]

@@ -28,6 +28,7 @@ from export.quantisation.grids import GRIDS
 from export.quantisation.spec import Assignment, Storage
 from export.source.hub import DEMO_FOLDER
 from parity_tests.laboratory.observe_rounding import questions
+from parity_tests.laboratory.row_cosines import cosines
 from parity_tests.reference.arithmetic import RoundedLinear, uint8_call
 from parity_tests.reference.checkpoint_side import Checkpoint, open_checkpoint
 from parity_tests.reference.reference import TorchBackend
@@ -138,12 +139,6 @@ def observe(folder: Path, pictures: int, each: bool) -> dict[str, tuple[float, f
                 taken[name].append(cosines(side.run(VISION, image.vision)["vision_features"], expected))
     joined = {name: np.concatenate(values) for name, values in taken.items()}
     return {name: (float(values.min()), float(values.mean())) for name, values in joined.items()}
-
-
-def cosines(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Of every row of (..., width) arrays."""
-    left, right = (array.reshape(-1, array.shape[-1]).astype(np.float64) for array in (left, right))
-    return (left * right).sum(1) / (np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1))
 
 
 def parser(prog: str) -> Parser:

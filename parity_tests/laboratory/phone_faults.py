@@ -86,14 +86,14 @@ def quantised(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (codes << shifts).sum(axis=-1, dtype=np.uint32), scales
 
 
-def dropped_block_scales(package: Path) -> None:
-    """The scales of one int4 layer are all 1 times the first one's: the codes keep their meaning in one block alone."""
-    tamper(package, f"{DECODER}.layers.0.mlp.down.q_scale", lambda scales: np.full_like(scales, scales.flat[0]))
-
-
 def changed_down(package: Path, layer: int, change: Callable[[np.ndarray], np.ndarray]) -> None:
     """Change the scales of a decoder layer's int4 down projection."""
     tamper(package, f"{DECODER}.layers.{layer}.mlp.down.q_scale", change)
+
+
+def first_everywhere(scales: np.ndarray) -> np.ndarray:
+    """The scales are all 1 times the first one's: the codes keep their meaning in one block alone."""
+    return np.full_like(scales, scales.flat[0])
 
 
 def without_one(scales: np.ndarray) -> np.ndarray:
@@ -120,7 +120,11 @@ def other_library(package: Path, spec: ModelSpec, change: Callable[[ModelSpec], 
 
 
 def early_library(package: Path, spec: ModelSpec, several: bool) -> None:
-    """The package's library with a kernel that writes one position too early: see `EarlyAppend`."""
+    """The package's library with a kernel that writes one position too early: see `EarlyAppend`.
+
+    Raises:
+        MachineError: this TVM has another kernel in its place.
+    """
     asked, passes = _request(package, spec), libraries.completing_passes
 
     def with_fault(request: LibraryRequest, place: str) -> list[ModulePass]:
@@ -170,9 +174,9 @@ def phone_faults(spec: ModelSpec, layer: int) -> tuple[Fault, ...]:
         partial(other_library, spec=spec, change=change)
         for change in (without_residual_scale, without_embedding_scale, other_rotary_base)
     )
-    sign, block = (
-        partial(changed_down, layer=layer, change=np.negative),
-        partial(changed_down, layer=layer, change=without_one),
+    dropped, sign, block = (
+        partial(changed_down, layer=place, change=change)
+        for place, change in ((0, first_everywhere), (layer, np.negative), (layer, without_one))
     )
     early, chunk = partial(early_library, spec=spec, several=False), partial(early_library, spec=spec, several=True)
     return (
@@ -183,7 +187,7 @@ def phone_faults(spec: ModelSpec, layer: int) -> tuple[Fault, ...]:
         Fault("transposed projection", "int4", transposed_projection, DECODER, "layers.1"),
         Fault("dropped scale (residual)", "int4", residual, DECODER, "", LIBRARY),
         Fault("dropped scale (embedding)", "int4", embedding, EMBED, "", LIBRARY),
-        Fault("dropped scale (int4 layer)", "int4", dropped_block_scales, DECODER, "layers.0"),
+        Fault("dropped scale (int4 layer)", "int4", dropped, DECODER, "layers.0"),
         Fault("off-by-one cache", "int4", early, DECODER, "", "positions in the cache", step=1),
         Fault("rotary base 1 % off", "int4", rotary, DECODER, "", LIBRARY),
         Fault("off-by-one cache behind a chunk", "int4", chunk, DECODER, "", "a call behind the first leaves", step=1),

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from tvm.ir import IRModule
 
 from parity_tests.conftest import GOLDENS, ExportedPackage
-from parity_tests.laboratory.break_package import outcomes
+from parity_tests.laboratory.break_package import NO_PLACE, outcomes
+from parity_tests.laboratory.early_append import EarlyAppend
 from parity_tests.reference.checkpoint_side import open_checkpoint
+from runtime_py.errors import MachineError
 
 PLACES = {
     "swapped norm": "stage vision_encoder, block blocks.1",
@@ -18,6 +21,13 @@ PLACES = {
     "off-by-one cache behind a chunk": "stage decoder, answer step 1",
     "dropped scale (embedding)": "stage embed_tokens",
 }
+
+
+def test_a_tvm_with_another_kernel_is_not_a_package_without_a_place():
+    decoder = open_checkpoint(GOLDENS / "minicpm-v").spec.decoder
+    with pytest.raises(MachineError, match="kv_cache_transpose_append"):
+        EarlyAppend(decoder, "float16", several=False)(IRModule({}))
+    assert not issubclass(MachineError, NO_PLACE)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from parity_tests.laboratory.process_end import end
 from runtime_py.errors import MachineError
 
 ADDRESS = re.compile(r"serving (?P<name>.+) at (?P<url>http://\S+)/v1 with")
@@ -48,7 +49,7 @@ def served(package: Path, flags: Sequence[str] = ()) -> Iterator[Served]:
                 match = _started(process, log)
                 yield Served(match["url"], match["name"], process, log)
             finally:
-                process.terminate()
+                end(process)
 
 
 def _started(process: subprocess.Popen[str], log: Path) -> re.Match[str]:

@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from export.checkpoint.opened import open_folder
+from export.source.hub import DEMO_FOLDER
 from parity_tests.laboratory.fuzz.worker import forget_peak, peak_bytes
 from runtime_py import tokenizer
 from runtime_py.command import console, flags
@@ -29,8 +30,6 @@ from runtime_py.command.dispatch import Command, execute
 from runtime_py.command.parser import Parser
 from runtime_py.errors import EdgeproofError, ExitCode, InternalError
 
-ROOT = Path(__file__).resolve().parents[2]
-DEMOS = ROOT / "export" / "demo" / "checkpoints"
 PLACES = {
     "added_tokens_*.json": "added_tokens.json",
     "config_*.json": "config.json",
@@ -73,7 +72,7 @@ def _fresh(scratch: Path, base: str | None) -> Path:
     if base is None:
         folder.mkdir()
     else:
-        shutil.copytree(DEMOS / base, folder)
+        shutil.copytree(DEMO_FOLDER / base, folder)
     return folder
 
 
@@ -106,7 +105,7 @@ def parser(prog: str) -> Parser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    open_folder(DEMOS / "minicpm-v").check_tokenizer()  # so that the libraries' own memory and time count for no case
+    open_folder(DEMO_FOLDER / "minicpm-v").check_tokenizer()  # so that the libraries' own memory and time count for no case
     rows, wrong = [], 0
     with tempfile.TemporaryDirectory() as scratch:
         for name, folder in placed(options.cases, Path(scratch)):

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from parity_tests.laboratory.row_cosines import cosines
 from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, execute
 from runtime_py.command.parser import Parser
@@ -155,17 +156,8 @@ def measure(calls: dict[str, Callable[[np.ndarray], np.ndarray]], pixels: np.nda
             call(pixels)
             taken[name].append(1000 * (time.perf_counter() - began))
     base = statistics.median(taken[PLAIN])
-    return [
-        Row(n, statistics.median(ms), min(ms), statistics.median(ms) / base, worst_cosine(outputs[n], outputs[PLAIN]))
-        for n, ms in taken.items()
-    ]
-
-
-def worst_cosine(left: np.ndarray, right: np.ndarray) -> float:
-    """Over tokens, of (..., width) arrays."""
-    left, right = (array.reshape(-1, array.shape[-1]).astype(np.float64) for array in (left, right))
-    norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
-    return float(((left * right).sum(1) / norms).min())
+    worst = {name: float(cosines(output, outputs[PLAIN]).min()) for name, output in outputs.items()}
+    return [Row(n, statistics.median(ms), min(ms), statistics.median(ms) / base, worst[n]) for n, ms in taken.items()]
 
 
 def instructions() -> list[str]:
@@ -186,7 +178,7 @@ def parser(prog: str) -> Parser:
     made.add_argument("--precision", action="append", help="of our graphs (default: int8, int8_weights, fp32)")
     made.add_argument("--peer", action="append", choices=("openvino",), default=[], help="another runtime, installed")
     made.add_argument("--graphs", type=Path, help="keep the graphs there, 0.4 to 1.7 GB each at 27 layers")
-    made.add_argument("--json-file", type=Path, help="write the figures there")
+    flags.json_file(made, "write the figures there")
     flags.talk(made)
     return made
 

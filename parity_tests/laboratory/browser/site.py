@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import subprocess
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -14,11 +12,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from parity_tests.laboratory.browser.program import HEADLESS, program
+from parity_tests.laboratory.browser.program import running
 from runtime_py.errors import MachineError
 
 HERE = Path(__file__).parent
-FLAGS = (*HEADLESS, "--enable-unsafe-webgpu")
+FLAGS = ("--enable-unsafe-webgpu",)
 SOFTWARE = ("--use-webgpu-adapter=swiftshader",)
 """A GPU in software, for machines without one."""
 
@@ -82,19 +80,12 @@ def asked(task: Mapping[str, Any], folders: Mapping[str, Path], seconds: float, 
     Raises:
         MachineError: no Chromium is here, or it does not answer in time.
     """
-    name = program()
-    with Site(task, folders) as site, _serving(site), tempfile.TemporaryDirectory(prefix="edgeproof-browser-") as profile:
-        command = [name, *FLAGS, *(SOFTWARE if software else ()), f"--user-data-dir={profile}", site.address]
-        browser = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            if not site.answered.wait(seconds):
-                raise MachineError(
-                    f"{name} did not answer in {seconds:.0f} s", "a page that posts its result", "give it more --seconds"
-                )
-        finally:
-            browser.terminate()
-            browser.wait()
-        return site.result
+    with Site(task, folders) as site, _serving(site), running([*FLAGS, *(SOFTWARE if software else ()), site.address]):
+        if not site.answered.wait(seconds):
+            raise MachineError(
+                f"Chromium did not answer in {seconds:.0f} s", "a page that posts its result", "give it more --seconds"
+            )
+    return site.result
 
 
 @contextlib.contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -56,3 +58,23 @@ def test_without_a_browser_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(chromium, "PROGRAMS", ("no-such-program",))
     with pytest.raises(MachineError, match="no Chromium"):
         asked({}, {}, 1)
+
+
+def test_a_browser_and_its_profile_are_gone_with_the_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told, browser = tmp_path / "told", tmp_path / "browser"
+    browser.write_text(
+        f"#!{sys.executable}\nimport os, sys, time\n"
+        f"open('{told}.part', 'w').write(' '.join([str(os.getpid()), *sys.argv]))\n"
+        f"os.replace('{told}.part', '{told}')\ntime.sleep(60)\n"
+    )
+    browser.chmod(0o755)
+    monkeypatch.setattr(chromium, "installed", lambda: str(browser))
+    with chromium.running(["--one", "address"]):
+        ends = time.monotonic() + 20
+        while not told.exists() and time.monotonic() < ends:
+            time.sleep(0.02)
+        process, *given = told.read_text().split()
+        (profile,) = (Path(flag.split("=")[1]) for flag in given if flag.startswith("--user-data-dir="))
+        assert profile.is_dir() and given[-2:] == ["--one", "address"]
+    assert not profile.exists()
+    assert not Path(f"/proc/{process}").exists()

@@ -26,13 +26,14 @@ def elsewhere(python: Path, folder: Path, picture: Path) -> Elsewhere:
     """Ask a package by another interpreter.
 
     Raises:
-        RuntimeError: what it says on stderr.
+        RuntimeError: the last line that it says on stderr.
     """
     command = [str(python), "-m", __name__, str(folder.resolve()), str(picture.resolve())]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     run = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False, cwd=ROOT, env=environment)
     if run.returncode:
-        raise RuntimeError(run.stderr.strip()[-160:] or f"exit code {run.returncode}")
+        said = run.stderr.strip().splitlines()
+        raise RuntimeError(said[-1] if said else f"exit code {run.returncode}")
     said = json.loads(run.stdout)
     return Elsewhere(said["onnxruntime"], [tuple(answer) for answer in said["answers"]])
 

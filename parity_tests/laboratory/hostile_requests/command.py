@@ -34,6 +34,9 @@ LIMITS = (
     *("--slots", "4", "--queue", "64", "--threads", "1", "--timeout", str(BODY_SECONDS)),
     *("--max-image-mb", "2", "--max-request-mb", "4", "--max-megapixels", "4", "--max-images", "4"),
 )
+UNANSWERED = (OSError, http.client.HTTPException, ValueError)
+"""What `health` raises of a server that does not answer, or not in JSON."""
+
 BUSY = "429"
 """Is right for any of them: the server is full."""
 
@@ -82,7 +85,7 @@ class Neighbours:
             try:
                 health(self._server)
                 self.waits.append(time.monotonic() - began)
-            except (OSError, http.client.HTTPException, ValueError) as error:
+            except UNANSWERED as error:
                 self.outcomes[f"health: {type(error).__name__}"] += 1
 
 
@@ -122,10 +125,10 @@ def _run(given: argparse.Namespace) -> int:
         waits = sorted(others.waits) or [float("nan")]
         console.out(f"/health: median {waits[len(waits) // 2]:.3f} s, longest {waits[-1]:.3f} s of {len(waits)}")
         left = _quiet(server)
+        alive = server.process.poll() is None
         held = ", ".join(f"{megabytes:.0f}" for megabytes in memory)
         console.out(f"resident memory before and after each hundred, MB: {held}; {left}")
         console.out(f"open files {handles} before, {open_files(server)} after")
-        alive = server.process.poll() is None
         faults = [line for line in server.said().splitlines() if "Traceback" in line or "ERROR" in line or "failed" in line]
     for line in [*wrong[:20], *faults[:20], *([] if alive else ["the server ended"])]:
         console.out(f"wrong: {line}")
@@ -154,10 +157,13 @@ def _counts(outcomes: Counter[str]) -> str:
 
 
 def _quiet(server: Served) -> str:
-    """Whether the server comes to rest."""
+    """Whether the server comes to rest, or that it does not answer."""
     ends = time.monotonic() + SECONDS
     while time.monotonic() < ends:
-        state = health(server)
+        try:
+            state = health(server)
+        except UNANSWERED as error:
+            return f"no answer: {type(error).__name__}"
         if not state["busy"] and not state["queued"]:
             return "nothing at work"
         time.sleep(0.2)

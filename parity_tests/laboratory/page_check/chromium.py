@@ -11,18 +11,16 @@ import contextlib
 import json
 import os
 import select
-import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from parity_tests.laboratory.browser.program import HEADLESS, program
+from parity_tests.laboratory.browser.program import running
 from runtime_py.errors import MachineError
 
 FLAGS = (
-    *HEADLESS, "--disable-gpu", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",
+    "--disable-gpu", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",
     "--remote-debugging-pipe",
 )  # fmt: skip
 SECONDS = 60.0
@@ -153,23 +151,15 @@ def chromium() -> Iterator[Chromium]:
     Raises:
         MachineError: none is installed.
     """
-    name = program()
     to_browser, from_us = os.pipe()
     to_us, from_browser = os.pipe()
     script = f'exec "$@" 3<&{to_browser} 4>&{from_browser}'
-    with tempfile.TemporaryDirectory(prefix="edgeproof-page-", ignore_cleanup_errors=True) as profile:
-        browser = subprocess.Popen(
-            ["/bin/bash", "-c", script, "bash", name, *FLAGS, f"--user-data-dir={profile}"],
-            pass_fds=(to_browser, from_browser),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        os.close(to_browser)
-        os.close(from_browser)
-        try:
-            yield Chromium(from_us, to_us)
-        finally:
-            browser.terminate()
-            browser.wait(30)
-            os.close(from_us)
-            os.close(to_us)
+    theirs = (to_browser, from_browser)
+    with contextlib.ExitStack() as ours:
+        for own in (from_us, to_us):
+            ours.callback(os.close, own)
+        with contextlib.ExitStack() as lent:
+            for one in theirs:
+                lent.callback(os.close, one)
+            ours.enter_context(running(FLAGS, ("/bin/bash", "-c", script, "bash"), theirs))
+        yield Chromium(from_us, to_us)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import warnings
 from pathlib import Path
 
 from parity_tests.laboratory.real_model.work import Work, environment, product, run
@@ -80,9 +81,19 @@ def photographs(work: Work) -> Path:
 
 def documentation() -> list[str]:
     """The longer docstrings of `MODULES`, in their order."""
-    pieces = []
-    for name in MODULES:
-        module = importlib.import_module(name)
-        own = [value for _, value in sorted(vars(module).items()) if getattr(value, "__module__", "") == name]
-        pieces += [inspect.getdoc(value) or "" for value in (module, *own) if not isinstance(value, int | float | str)]
+    pieces = [text for name in MODULES for _, text in docstrings(name)]
     return [piece for piece in dict.fromkeys(pieces) if len(piece) > 200]
+
+
+def docstrings(name: str) -> list[tuple[str, str]]:
+    """Names and docstrings of a module, whose name is "", and of what it defines, in the order of the names.
+
+    Raises:
+        ImportError: there is no such module.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of modules that a later Python leaves out
+        module = importlib.import_module(name)
+    own = [(one, value) for one, value in sorted(vars(module).items()) if getattr(value, "__module__", "") == name]
+    told = [(one, value) for one, value in (("", module), *own) if not isinstance(value, int | float | str)]
+    return [(one, inspect.getdoc(value) or "") for one, value in told]

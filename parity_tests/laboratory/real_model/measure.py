@@ -16,6 +16,7 @@ from parity_tests.judging.metrics import HIGHER_IS_BETTER
 from parity_tests.laboratory.real_model import material
 from parity_tests.laboratory.real_model.work import Work, measured, product, run
 from parity_tests.second_opinion.subject import PHOTOGRAPH
+from runtime_py.errors import MachineError
 
 EXPORTS: Mapping[str, Sequence[str]] = {
     "cpu int4": ("--target", "cpu", "--precision", "int4"),
@@ -93,11 +94,11 @@ def calibrated(work: Work, target: str, name: str, flags: Sequence[str]) -> dict
     return {**exported(work, f"{target} {name}", given), "calibration": spent}
 
 
-def compared(work: Work, settings: Sequence[str], methods: str, samples: int | None = None) -> Any:
+def compared(work: Work, settings: Sequence[str], methods: str) -> Any:
     """The table of ``calibrate compare`` on the text, as JSON."""
     asked = product("calibrate", "compare", "--model", "qwen2-vl", "--weights", work.checkpoint)
     on = [part for setting in settings for part in ("--on", setting)]
-    given = ["--text", str(work.text), "--tokens", str(work.tokens), "--samples", str(samples or work.samples)]
+    given = ["--text", str(work.text), "--tokens", str(work.tokens), "--samples", str(work.samples)]
     return json.loads(run([*asked, *on, "--methods", methods, *given, "--json"]))
 
 
@@ -107,8 +108,15 @@ def sets_compared(work: Work) -> Any:
 
 
 def broken(work: Work, package: str, layer: int, fault: str) -> list[str]:
-    """The row of `parity_tests.laboratory.break_package` for one fault of a package."""
-    asked = product("parity_tests.laboratory.break_package", work.package(package), work.checkpoint, "--layer", str(layer))
+    """The row of `parity_tests.laboratory.break_package` for one fault of a package.
+
+    Raises:
+        MachineError: there is no package.
+    """
+    folder = work.package(package)
+    if not (folder / "manifest.json").is_file():
+        raise MachineError(f"{folder} holds no package", "one to break", "export it by hand and see why it fails")
+    asked = product("parity_tests.laboratory.break_package", folder, work.checkpoint, "--layer", str(layer))
     slow = ["--one-question"] if package.startswith("android") else []
     rows = run([*asked, "--fault", fault, *slow], codes=(0, 2, 5)).splitlines()[2:]
     return [row for row in rows if "no place for it" not in row]

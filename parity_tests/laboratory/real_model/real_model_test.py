@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 
 from parity_tests.laboratory.phone_faults import dequantised, quantised
-from parity_tests.laboratory.real_model.measure import largest, share_of
+from parity_tests.laboratory.real_model.material import MODULES, docstrings
+from parity_tests.laboratory.real_model.measure import broken, largest, share_of
 from parity_tests.laboratory.real_model.page import Measured, page
 from parity_tests.laboratory.real_model.shells import SHELLS, WIDE, widened
+from parity_tests.laboratory.real_model.shown import OTHER_MODULES
 from parity_tests.laboratory.real_model.work import Work
+from runtime_py.errors import MachineError
 
 
 def test_what_was_measured_with_other_settings_is_measured_anew(tmp_path: Path) -> None:
@@ -43,6 +46,23 @@ def test_a_figure_that_is_no_number_is_the_worst() -> None:
     good = {**row, "metrics": {"kl_max": 0.4}, "limits": {"kl_max": 0.5}}
     assert largest([bad, good])["kernels"][0] == math.inf
     assert largest([good])["kernels"][0] == pytest.approx(0.8)
+
+
+def test_a_package_that_is_not_there_is_not_called_free_of_places(tmp_path: Path) -> None:
+    with pytest.raises(MachineError, match="android-int4 holds no package"):
+        broken(Work(tmp_path, 16, 100), "android int4", 17, "swapped norm")
+
+
+def test_methods_see_no_module_that_they_are_compared_on() -> None:
+    assert set(OTHER_MODULES).isdisjoint(MODULES)
+
+
+def test_docstrings_are_those_of_the_module_and_what_it_defines() -> None:
+    told = dict(docstrings("textwrap"))
+    assert told[""] == "Text wrapping and filling."
+    assert told["dedent"].startswith("Remove any common leading whitespace") and "re" not in told
+    with pytest.raises(ImportError):
+        docstrings("no_such_module")
 
 
 def test_the_page_tells_what_was_measured() -> None:

@@ -5,15 +5,12 @@ The text is the standard library's documentation, other modules of it than those
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import json
 import random
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from parity_tests.laboratory.real_model.material import documentation
+from parity_tests.laboratory.real_model.material import docstrings, documentation
 from parity_tests.laboratory.real_model.work import Work
 from runtime_py.backends.records import ONNX
 
@@ -29,7 +26,7 @@ OTHER_MODULES = (
     "lzma", "multiprocessing.managers", "multiprocessing.pool", "netrc", "nntplib", "numbers", "operator", "os", "pdb",
     "pkgutil", "poplib", "profile", "pstats", "queue", "re", "reprlib", "sched", "secrets", "selectors", "shutil",
     "signal", "site", "socket", "ssl", "stat", "struct", "symtable", "sysconfig", "telnetlib", "tkinter", "tkinter.ttk",
-    "traceback", "types", "unittest.runner", "urllib.parse", "urllib.robotparser", "venv", "weakref", "webbrowser",
+    "types", "unittest.runner", "urllib.parse", "urllib.robotparser", "venv", "webbrowser",
     "wsgiref.util", "xmlrpc.client", "zipapp", "zipimport", "zoneinfo",
 )  # fmt: skip
 """Of the standard library, none of those whose documentation methods are compared on; what every method sees."""
@@ -64,14 +61,10 @@ def _documented() -> list[tuple[str, str]]:
     compared, told = set(documentation()), dict[str, str]()
     for name in OTHER_MODULES:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                module = importlib.import_module(name)
+            own = docstrings(name)
         except ImportError:  # a Python built without it, or a later one
             continue
-        own = [(one, value) for one, value in sorted(vars(module).items()) if getattr(value, "__module__", "") == name]
-        for one, value in [("", module), *own]:
-            text = "" if isinstance(value, int | float | str) else inspect.getdoc(value) or ""
+        for one, text in own:
             if len(text) > LEAST and text not in compared:
                 told.setdefault(text, f"{name}.{one}".rstrip("."))
     return [(name, text) for text, name in told.items()]

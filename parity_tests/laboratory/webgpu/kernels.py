@@ -21,6 +21,7 @@ from parity_tests.judging.compare import compare_recordings
 from parity_tests.judging.judge import Verdict, judge_measurement
 from parity_tests.judging.probes import record
 from parity_tests.judging.results import Comparison, Measurement
+from parity_tests.laboratory.consumers.outcome import first_line
 from parity_tests.localize.onnx_blocks import open_graph, set_exact
 from parity_tests.thresholds import Standard
 from runtime_py.backends.attention_apart import widen
@@ -131,8 +132,7 @@ def check(package: Path) -> Checked:
         try:
             compared = [measurement for question in asked for measurement in _compare(here, backend, question)]
         except Exception as error:  # whatever a kernel says; it is the result
-            said = next(iter(str(error).splitlines()), type(error).__name__)
-            return Checked(package.name, {}, False, said[-160:])
+            return Checked(package.name, {}, False, first_line(error))
         placed = backend.placed()
         backend.close()
     return Checked(package.name, _stages(compared, placed, here), _tokens_equal(compared))

@@ -1,4 +1,4 @@
-"""GPTQModel's GPTQ on a whole model: its defaults, or activation order with static groups (``static=1``)."""
+"""GPTQModel's GPTQ on a whole model, with its defaults."""
 
 from __future__ import annotations
 
@@ -6,19 +6,17 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 BITS, GROUP = 4, 32
 
 
-def main(folder: str, ids: str, out: str, options: dict[str, str]) -> None:
+def main(folder: str, ids: str, out: str) -> None:
     """Quantise, read back, write."""
     import torch
     from gptqmodel import GPTQModel, QuantizeConfig
     from safetensors.torch import save_file
 
-    ordered: dict[str, Any] = {"desc_act": True, "static_groups": True, "act_group_aware": False}
-    config = QuantizeConfig(bits=BITS, group_size=GROUP, sym=True, **(ordered if options.get("static") else {}))
+    config = QuantizeConfig(bits=BITS, group_size=GROUP, sym=True)
     model = GPTQModel.load(folder, config, device="cpu", dtype=torch.float32)
     ids_of = json.loads(Path(ids).read_text(encoding="utf-8"))
     rows = [{"input_ids": row, "attention_mask": [1] * len(row)} for row in ids_of]
@@ -32,4 +30,4 @@ def main(folder: str, ids: str, out: str, options: dict[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], sys.argv[3], dict(pair.split("=", 1) for pair in sys.argv[4:]))
+    main(*sys.argv[1:])

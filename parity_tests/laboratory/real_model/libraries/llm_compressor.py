@@ -1,7 +1,6 @@
 """llm-compressor's GPTQ or AWQ on a whole model, as its README runs it: ``oneshot``, block after block.
 
 python llm_compressor.py MODEL IDS.json OUT.safetensors [method=gptq|awq] [observer=memoryless_minmax|memoryless_mse]
-[actorder=static|none] [damping=0.01] [block=128]
 """
 
 from __future__ import annotations
@@ -33,9 +32,7 @@ def recipe(options: dict[str, str]) -> Any:
     given: dict[str, Any] = {"config_groups": {"int4": {"targets": ["Linear"], "weights": grid}}, "ignore": ["lm_head"]}
     if options.get("method") == "awq":
         return [AWQModifier(), QuantizationModifier(**given)]
-    order = options.get("actorder", "static")
-    damping, block = float(options.get("damping", "0.01")), int(options.get("block", "128"))
-    return GPTQModifier(dampening_frac=damping, block_size=block, actorder=None if order == "none" else order, **given)
+    return GPTQModifier(dampening_frac=0.01, block_size=128, actorder="static", **given)
 
 
 def main(folder: str, ids: str, out: str, options: dict[str, str]) -> None:
