@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from calibrate.evaluation.compare_table import Row, row_of
@@ -21,6 +21,7 @@ class Part:
     """What one job of a comparison measures: a method on a grid, plain rounding on a grid, or no grid at all.
 
     Attributes:
+        request: what all jobs share: without contestants, and with the first grid alone, which the checkpoint is opened by.
         setting: None for full precision and halves.
         contestant: None for plain rounding.
     """
@@ -40,11 +41,12 @@ def jobs(request: ComparisonRequest, stamped: bool = False) -> list[Job[list[Row
         EdgeproofError: a file cannot be read, where they are stamped.
     """
     beside = _stamps(request) if stamped else None
-    listed = [Job("compare.full", measure, Part(request), beside)]
+    shared = replace(request, settings=request.settings[:1], contestants=())
+    listed = [Job("compare.full", measure, Part(shared), beside)]
     for setting in request.settings:
         for contestant in (None, *request.contestants):
             name = f"compare.{setting}.{contestant or 'plain'}".replace(":", "-")
-            listed.append(Job(name, measure, Part(request, setting, contestant), beside))
+            listed.append(Job(name, measure, Part(shared, setting, contestant), beside))
     return listed
 
 

@@ -46,6 +46,15 @@ def test_files_of_the_checkpoint_decide_too(tmp_path: Path) -> None:
     assert results.key(before) != results.key(jobs(asked, stamped=True)[0])
 
 
+def test_a_further_method_or_grid_leaves_the_results_of_the_others(tmp_path: Path) -> None:
+    results = Results(tmp_path, FORM)
+    one = jobs(request("--on", "cpu:32", "--methods", "gptq"))
+    more = jobs(request("--on", "cpu:32", "--on", "android", "--methods", "gptq,mse-clip"))
+    keys = {job.name: results.key(job) for job in more}
+    assert {job.name: results.key(job) for job in one}.items() <= keys.items()
+    assert len(set(keys.values())) == len(more) == 7
+
+
 @pytest.mark.slow
 def test_a_real_comparison_is_measured_once(tmp_path: Path) -> None:
     asked = request("--on", "cpu:32", "--methods", "mse-clip", "--pictures", "4", "--samples", "4")
