@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from calibrate.evaluation.compare_table import Row, row_of
 from calibrate.evaluation.comparison import ComparisonRequest, Contestant, GridSetting, OneGrid, evaluation_of, on_grid
+from calibrate.samples.machine import digest, require_same
 from export.cluster.jobs import Job
 from export.cluster.results import Form
 
@@ -21,13 +22,17 @@ class Part:
     """What one job of a comparison measures: a method on a grid, plain rounding on a grid, or no grid at all.
 
     Attributes:
+        request: what all jobs share: without contestants, and with the first grid alone, which the checkpoint is opened by.
         setting: None for full precision and halves.
         contestant: None for plain rounding.
+        machine: digest of the texts and photographs that it calibrates on; None where it does not, or
+            nothing is kept.
     """
 
     request: ComparisonRequest
     setting: GridSetting | None = None
     contestant: Contestant | None = None
+    machine: str | None = None
 
 
 def jobs(request: ComparisonRequest, stamped: bool = False) -> list[Job[list[Row]]]:
@@ -39,12 +44,16 @@ def jobs(request: ComparisonRequest, stamped: bool = False) -> list[Job[list[Row
     Raises:
         EdgeproofError: a file cannot be read, where they are stamped.
     """
-    beside = _stamps(request) if stamped else None
-    listed = [Job("compare.full", measure, Part(request), beside)]
+    checkpoint = _opened(request) if stamped else None
+    beside = None if checkpoint is None else _stamps(request, checkpoint)
+    shared = replace(request, settings=request.settings[:1], contestants=())
+    listed = [Job("compare.full", measure, Part(shared), beside)]
     for setting in request.settings:
         for contestant in (None, *request.contestants):
             name = f"compare.{setting}.{contestant or 'plain'}".replace(":", "-")
-            listed.append(Job(name, measure, Part(request, setting, contestant), beside))
+            listed.append(
+                Job(name, measure, Part(shared, setting, contestant, _machine(request, contestant, checkpoint)), beside)
+            )
     return listed
 
 
@@ -53,9 +62,12 @@ def measure(part: Part) -> list[Row]:
 
     Raises:
         UsageError: a grid that the target does not have, or too little text.
+        MachineError: the samples would be others here than on the machine that asks.
     """
     from calibrate.evaluation.score import HalfWeights
 
+    if part.machine is not None:
+        require_same(part.machine)
     bench = _bench(part.request)
     if part.setting is not None:
         return list(OneGrid(part.setting, part.request, bench.checkpoint, bench.evaluation).rows(part.contestant))
@@ -89,11 +101,10 @@ _last: dict[str, _Bench] = {}
 def _bench(request: ComparisonRequest) -> _Bench:
     """Opened and asked in full precision once a process, however many jobs of the comparison it does."""
     from calibrate.evaluation.outliers import with_outliers
-    from calibrate.run import plan
 
     key = repr(request)
     if key not in _last:
-        checkpoint = plan(on_grid(request.base, request.settings[0])).checkpoint
+        checkpoint = _opened(request)
         if request.outliers:
             checkpoint = with_outliers(checkpoint, request.outliers)
         _last.clear()
@@ -101,12 +112,26 @@ def _bench(request: ComparisonRequest) -> _Bench:
     return _last[key]
 
 
-def _stamps(request: ComparisonRequest) -> dict[str, str]:
-    """What shows at once that a file of the checkpoint, a text or a user's sample is another one."""
+def _opened(request: ComparisonRequest) -> OpenedCheckpoint:
     from calibrate.run import plan
+
+    return plan(on_grid(request.base, request.settings[0])).checkpoint
+
+
+def _machine(request: ComparisonRequest, contestant: Contestant | None, checkpoint: OpenedCheckpoint | None) -> str | None:
+    """The part's ``machine``; the checkpoint is there where the jobs are stamped."""
+    from calibrate.samples.prompts import looks_at_machine
+
+    if contestant is None or checkpoint is None or not looks_at_machine(contestant.request(request.base), checkpoint):
+        return None
+    return digest()
+
+
+def _stamps(request: ComparisonRequest, checkpoint: OpenedCheckpoint) -> dict[str, str]:
+    """What shows at once that a file of the checkpoint, a text or a user's sample is another one."""
     from export.package.source_hashes import stamp
 
-    files = dict(plan(on_grid(request.base, request.settings[0])).checkpoint.files())
+    files = dict(checkpoint.files())
     own = request.base.data
     listed = [*request.text, *(() if own is None else sorted(path for path in own.rglob("*") if path.is_file()))]
     return {name: stamp(path) for name, path in [*files.items(), *((str(path), path) for path in listed)]}

@@ -13,8 +13,10 @@ from calibrate.evaluation.compare_table import Row, long_table
 from calibrate.evaluation.comparison import ComparisonRequest
 from calibrate.evaluation.comparison_jobs import FORM, jobs
 from calibrate.evaluation.score import Score
+from calibrate.samples import machine
 from export.cluster.jobs import outcomes
 from export.cluster.results import Results
+from runtime_py.errors import MachineError
 
 
 def request(*given: str) -> ComparisonRequest:
@@ -44,6 +46,32 @@ def test_files_of_the_checkpoint_decide_too(tmp_path: Path) -> None:
     (tmp_path / "held_out.txt").write_text("other words")
     results = Results(tmp_path, FORM)
     assert results.key(before) != results.key(jobs(asked, stamped=True)[0])
+
+
+def test_what_is_installed_decides_where_the_samples_are_this_machines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = request("--on", "cpu:32", "--methods", "mse-clip,mse-clip:machine")
+    assert not any(job.given.machine for job in jobs(asked)), "nothing is kept: nothing is looked at"
+    results = Results(tmp_path, FORM)
+    before = jobs(asked, stamped=True)
+    assert [bool(job.given.machine) for job in before] == [False, False, False, True]
+    keys = [results.key(job) for job in before]
+    monkeypatch.setattr(machine, "passages", lambda: (machine.Passage("What is new?", "A text more."),))
+    after = [results.key(job) for job in jobs(asked, stamped=True)]
+    assert keys[:3] == after[:3] and keys[3] != after[3]
+    with pytest.raises(MachineError, match="texts and photographs") as refused:
+        before[3].task(before[3].given)
+    assert before[3].given.machine[:12] in refused.value.expected and refused.value.next_step
+
+
+def test_a_further_method_or_grid_leaves_the_results_of_the_others(tmp_path: Path) -> None:
+    results = Results(tmp_path, FORM)
+    one = jobs(request("--on", "cpu:32", "--methods", "gptq"))
+    more = jobs(request("--on", "cpu:32", "--on", "android", "--methods", "gptq,mse-clip"))
+    keys = {job.name: results.key(job) for job in more}
+    assert {job.name: results.key(job) for job in one}.items() <= keys.items()
+    assert len(set(keys.values())) == len(more) == 7
 
 
 @pytest.mark.slow

@@ -8,6 +8,9 @@ here differs from machine to machine; equal installations give equal samples.
 from __future__ import annotations
 
 import ast
+import hashlib
+import json
+import platform
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -17,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from calibrate.samples.data import Sample, built_in
+from runtime_py.errors import MachineError
 from runtime_py.preprocess.base import Message, TokenizerLike
 
 LEAST, LONGEST = 200, 1600
@@ -73,6 +77,31 @@ def photographs() -> list[Path]:
     """The files of `PHOTOGRAPHS` that are installed."""
     folders = dict.fromkeys(Path(str(one.locate_file(""))) for one in metadata.distributions())
     return [folder / name for name in PHOTOGRAPHS for folder in folders if (folder / name).is_file()]
+
+
+def digest() -> str:
+    """SHA-256 of the texts, and of the names and sizes of the photographs: machines where it is equal draw equal samples."""
+    texts = [[passage.question, passage.text] for passage in passages()]
+    pictures = [[path.name, path.stat().st_size] for path in photographs()]
+    return hashlib.sha256(json.dumps([texts, pictures]).encode()).hexdigest()
+
+
+def require_same(asked: str) -> None:
+    """Refuse to draw samples that are not those of the machine that asks.
+
+    Args:
+        asked: its `digest`.
+
+    Raises:
+        MachineError: this machine's is another.
+    """
+    here = digest()
+    if here != asked:
+        raise MachineError(
+            f"{platform.node()} has other texts and photographs (--sample-set machine) than the machine that asks",
+            f"those of digest {asked[:12]}, found {here[:12]}",
+            "install the same packages on every machine, or choose --sample-set general or --calibration-data",
+        )
 
 
 def _of(name: str, distribution: metadata.Distribution) -> Iterator[Passage]:

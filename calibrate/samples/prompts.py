@@ -65,6 +65,13 @@ def prompts_of(request: CalibrationRequest, checkpoint: OpenedCheckpoint) -> tup
     return processor, list(prepare(samples, processor, words, cut))
 
 
+def looks_at_machine(request: CalibrationRequest, checkpoint: OpenedCheckpoint) -> bool:
+    """Whether what is installed beside edgeproof decides the samples, or even which set they are of."""
+    return request.data is None and (
+        request.sample_set == "machine" or (request.sample_set is None and not is_demo(checkpoint))
+    )
+
+
 def sample_set_of(request: CalibrationRequest, checkpoint: OpenedCheckpoint) -> str:
     """Where samples come from: the name of the user's folder, or one of `SAMPLE_SETS`."""
     if request.data is not None:

@@ -52,7 +52,8 @@ COMMON = (
 
 GIGABYTE = 1 << 30
 SPARE_MEMORY = 3
-"""Gigabytes of a replica beside its packages' files and the caches of its slots: libraries, pictures at work."""
+"""Gigabytes of a replica beside its packages' files and the caches of its slots: our own choice, not measured, with
+libraries and pictures at work in mind."""
 CACHE = "past_key_values."
 WIDTHS = {"float16": 2, "bfloat16": 2, "int8": 1}
 

@@ -15,7 +15,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-VERSION, PACKAGE, RUNTIME = "1", "package", "runtime"
+from runtime_py.triton.settings import PACKAGE
+
+VERSION, RUNTIME = "1", "runtime"
 CONFIG, MODEL, PERF = "config.pbtxt", "model.py", "perf_input.json"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import runtime_py
 from export.backends.registry import backend_named
-from export.package.journal import sync_file
+from export.package.journal import write_bytes
 from export.triton import deployment
 from export.triton.configuration import config_text
 from export.triton.layout import CONFIG, MODEL, PERF, RUNTIME, ModelFolder, models_in, of_package
@@ -48,10 +48,10 @@ def write_model(package: Path, target: Target) -> Path:
     """
     assert target.server is not None
     model = of_package(package)
-    _write(model.version / MODEL, ENTRY)
+    write_bytes(model.version / MODEL, ENTRY.encode())
     _carry_runtime(model, [name for each in target.backend_names for name in backend_named(each).server_modules])
-    _write(model.folder / PERF, _perf_input(package))
-    _write(model.folder / CONFIG, config_text(target.server))
+    write_bytes(model.folder / PERF, _perf_input(package).encode())
+    write_bytes(model.folder / CONFIG, config_text(target.server).encode())
     write_repository(model.repository)
     return model.repository
 
@@ -76,7 +76,7 @@ def check_repository(repository: Path) -> None:
 def write_repository(repository: Path) -> None:
     """The files of the repository, from the models that are in it."""
     for name, text in deployment.files(models_in(repository)).items():
-        _write(repository / name, text)
+        write_bytes(repository / name, text.encode())
 
 
 def _carry_runtime(model: ModelFolder, further: Sequence[str]) -> None:
@@ -105,11 +105,3 @@ def _perf_input(package: Path) -> str:
         STREAM: {"content": [True], "shape": [1]},
     }
     return json.dumps({"data": [row]}, ensure_ascii=False, indent=1) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    sync_file(partial)
-    partial.replace(path)

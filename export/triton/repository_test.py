@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from export.request import ExportRequest
-from export.triton import deployment
+from export.triton import deployment, smoke_client
 from export.triton.layout import ModelFolder, models_in, of_package
 from export.triton.repository import check_repository, write_model
 from runtime_py.errors import UsageError
@@ -151,6 +152,50 @@ def test_the_metric_of_the_autoscaler_is_one_that_models_have(repository: Path) 
     for name in ("kubernetes.yaml", "prometheus_adapter.yaml"):
         named = set(re.findall(r"edgeproof_(\w+)", (repository / name).read_text(encoding="utf-8")))
         assert named and named <= set(GAUGES)
+
+
+def smoke(repository: Path) -> tuple[int, str]:
+    """Exit code and words of the repository's client, where no server listens."""
+    command = [sys.executable, str(repository / deployment.SMOKE), "127.0.0.1", "9", "9"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert not done.stderr
+    return done.returncode, done.stdout
+
+
+def test_the_smoke_client_tries_every_model_in_every_way(tmp_path: Path) -> None:
+    target = SERVERS[0]
+    for name in ("one", "two"):
+        write_model(package_at(tmp_path, name, target.name), target)
+    (tmp_path / "one" / "1" / "package" / "selftest" / "sample.json").write_text("[]", encoding="utf-8")
+    code, said = smoke(tmp_path)
+    assert code == 1
+    assert said.count("HTTP FAILED") == 2 and "HTTP FAILED: TypeError" in said and "HTTP FAILED: ConnectionRefused" in said
+    assert said.splitlines()[-1].split(";")[0] in ("3 failed", "4 failed"), (
+        "without tritonclient the second model's gRPC is left out"
+    )
+
+
+def test_the_smoke_client_is_not_content_without_models(tmp_path: Path) -> None:
+    shutil.copyfile(Path(deployment.__file__).parent / deployment.SMOKE, tmp_path / deployment.SMOKE)
+    code, said = smoke(tmp_path)
+    assert code == 1 and "no model" in said
+
+
+@pytest.mark.parametrize(("agree", "compared"), [(None, 2), (1, 1), (0, 0)])
+def test_the_smoke_client_says_what_it_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], agree: int | None, compared: int
+) -> None:
+    package = package_at(tmp_path, "one", SERVERS[0].name)
+    path = package / "selftest" / "sample.json"
+    value = json.loads(path.read_text(encoding="utf-8"))
+    del value["agree"]
+    path.write_text(json.dumps(value | ({} if agree is None else {"agree": agree})), encoding="utf-8")
+    sample = smoke_client.Sample(package)
+    sample.check("HTTP, whole", [1, 2][:compared], "words")
+    assert ("nothing recorded" in capsys.readouterr().out) == (not compared)
+    if compared:
+        with pytest.raises(smoke_client.Failure):
+            sample.check("HTTP, whole", [3], "words")
 
 
 def test_somebody_elses_folder_is_refused(tmp_path: Path) -> None:

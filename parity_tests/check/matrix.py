@@ -33,7 +33,8 @@ NONE = "none"
 """In place of a checkpoint's name."""
 
 GIGABYTES = 2.0
-"""Of memory that a cell takes at most: torch, one small model, its package, and the compiler of its library."""
+"""Of memory kept free for a cell: our own choice, not measured, with torch, one small model, its package and the compiler of
+its library in mind."""
 
 
 class Status(StrEnum):

@@ -5,7 +5,8 @@
 
 Questions and pictures are drawn from a few dozen pairs, whose answers the package gives alone first; every response must
 carry its own request's number. After ``--kill-at`` answers the server gets SIGKILL and is started again: the requests that
-were at work must end with an error, and are asked anew. Exit code 0 when every answer is right.
+were at work must end with an error, and are asked anew. Exit code 0 when every answer is right, and the kill, where there
+was to be one, cut requests off and was followed by a restart.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ class Rehearsal:
     """What is asked, and what came of it.
 
     Attributes:
-        errors: of requests that the kill cut off, in the client's words.
+        errors: of requests that were asked again, in the client's words; ``cut_off`` of them came after the kill.
+        unstarted: why the server did not start again; empty where it did.
         memory: megabytes after each hundred answers; ``restarted`` is how many of them were before the kill.
     """
 
@@ -56,6 +58,8 @@ class Rehearsal:
     memory: list[float] = field(default_factory=list)
     first: list[float] = field(default_factory=list)
     restarted: int = 0
+    cut_off: int = 0
+    unstarted: str = ""
 
     def __post_init__(self) -> None:
         self._pngs = [_png(picture) for picture in self.pairs.pictures]
@@ -63,6 +67,7 @@ class Rehearsal:
         self._lock = threading.Lock()
         self._up = threading.Event()
         self._up.set()
+        self._killing: threading.Thread | None = None
 
     def ask(self, number: int, pair: int) -> None:
         """One question, asked again when the server was killed under it."""
@@ -71,10 +76,13 @@ class Rehearsal:
             try:
                 said = self._once(number, pair)
             except MachineError as error:
-                self._local.stream.close()
+                stream = getattr(self._local, "stream", None)  # None where it could not be opened
+                if stream is not None:
+                    stream.close()
                 self._local.stream = None
                 with self._lock:
                     self.errors.append(error.what)
+                    self.cut_off += self._killing is not None
                 time.sleep(0.2)
                 continue
             self._done(said)
@@ -103,12 +111,32 @@ class Rehearsal:
             if count == self.kill_at:
                 self._up.clear()
                 self.restarted = len(self.memory)
-                threading.Thread(target=self._kill).start()
+                self._killing = threading.Thread(target=self._kill)
+                self._killing.start()
 
     def _kill(self) -> None:
-        self.server.kill()
-        self.server.start()
-        self._up.set()
+        try:
+            self.server.kill()
+            self.server.start()
+        except Exception as error:  # whatever it is, nobody may wait for a server that does not come
+            self.unstarted = str(error) or type(error).__name__
+        finally:
+            self._up.set()
+
+    def finish(self) -> list[str]:
+        """What is wrong beside the answers; waits for the restart.
+
+        Returns:
+            Sentences; none where there was no kill to be, or it did what it is for.
+        """
+        if not self.kill_at:
+            return []
+        if self._killing is None:
+            return [f"the server was not killed: {self.kill_at} answers were not reached"]
+        self._killing.join()
+        if self.unstarted:
+            return [f"the server did not start again: {self.unstarted}"]
+        return [] if self.cut_off else ["the kill cut nothing off: no request was at work"]
 
 
 def _png(picture: np.ndarray) -> bytes:
@@ -152,19 +180,25 @@ def _run(options: object) -> int:
             with ThreadPoolExecutor(options.at_a_time) as threads:  # type: ignore[attr-defined]
                 list(threads.map(lambda row: run.ask(*row), enumerate(int(pair) for pair in order)))
             seconds = time.monotonic() - began
+            faults = run.finish()
             tell(run, requests, seconds)
-            console.out(f"SIGTERM: exit code {server.stop()}")
+            for fault in faults:
+                console.out(fault)
+            if not run.unstarted:
+                console.out(f"SIGTERM: exit code {server.stop()}")
         finally:
             server.kill()
-    return int(ExitCode.OK if set(run.outcomes) == {"right"} else ExitCode.PARITY_FAILED)
+    return int(ExitCode.OK if set(run.outcomes) == {"right"} and not faults else ExitCode.PARITY_FAILED)
 
 
 def tell(run: Rehearsal, requests: int, seconds: float) -> None:
     """Print what came of it."""
     counts = ", ".join(f"{count} {what}" for what, count in sorted(run.outcomes.items()))
     console.out(f"{requests} answers in {seconds:.0f} s: {counts}")
-    console.out(f"first response, s: median {np.median(run.first):.3f}, 95th percentile {np.percentile(run.first, 95):.3f}")
-    console.out(f"cut off by the kill and asked again: {len(run.errors)}")
+    if run.first:
+        middle, late = np.percentile(run.first, (50, 95))
+        console.out(f"first response, s: median {middle:.3f}, 95th percentile {late:.3f}")
+    console.out(f"asked again: {len(run.errors)}, {run.cut_off} of them after the kill")
     for said, count in Counter(run.errors).items():
         console.out(f"  {count} x {said[:160]}")
     before, after = run.memory[: run.restarted], run.memory[run.restarted :]

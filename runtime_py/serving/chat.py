@@ -9,27 +9,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from runtime_py.engine.answer import Answer, Token
-from runtime_py.engine.running import Event, Wish
+from runtime_py.engine.running import Event
 from runtime_py.engine.service import Question, Service, Ticket
 from runtime_py.errors import EdgeproofError, UsageError
 from runtime_py.files.json_file import parse_json
-from runtime_py.generation.generate import settings_of
 from runtime_py.serving import reply, request
-from runtime_py.serving.clips import TakesClips, with_clips
-from runtime_py.serving.grammar import Grammars
 from runtime_py.serving.metrics import Metrics
 from runtime_py.serving.pictures import PictureLimits, picture_at
+from runtime_py.serving.question import Questions
 from runtime_py.serving.refusal import Refusal, invalid, of_error
 from runtime_py.serving.room import Reservation, Room
 
@@ -59,7 +56,7 @@ class ChatCompletions:
 
     def __init__(self, service: Service, name: str, limits: ServerLimits, metrics: Metrics) -> None:
         self.service, self.name, self.limits, self.metrics = service, name, limits, metrics
-        self._grammars: Grammars | None = None
+        self._questions = Questions(service, limits.pictures)
         self._room = Room()
 
     async def __call__(self, incoming: Request) -> Response:
@@ -146,30 +143,7 @@ class ChatCompletions:
         asked = request.read(value, self.limits.pictures.count)
         if asked.model != self.name:
             raise Refusal(404, f"there is no model {asked.model[:200]!r} here", param="model", code="model_not_found")
-        settings = settings_of(self.service.package.generation, asked.overrides)
-        constraint = None
-        if asked.schema is not None:
-            if not settings.stop_ids:
-                raise invalid("this package names no token that ends an answer, which a schema needs", "response_format")
-            self._grammars = self._grammars or Grammars(self.service.tokenizer, settings.stop_ids[0])
-            constraint = self._grammars.of_schema(asked.schema)
-        known: dict[str, np.ndarray] = {}
-
-        def check(name: str, width: int, height: int) -> None:
-            if self.limits.pictures.check is not None:
-                self.limits.pictures.check(name, width, height)
-            held.add_picture(width, height)
-
-        limits = replace(self.limits.pictures, check=check)
-        for url in asked.urls:
-            if url not in known:
-                known[url] = picture_at(url, limits)
-        wish = Wish(settings, asked.stops, asked.logprobs, constraint)
-        turns, pictures = asked.turns, [known[url] for url in asked.urls]
-        processor = self.service.processor
-        if isinstance(processor, TakesClips) and processor.video:
-            turns, pictures = with_clips(turns, pictures)
-        return asked, Question(turns, pictures, wish)
+        return asked, self._questions.of(asked, held, asked.urls, picture_at)
 
 
 def outcome_of(error: BaseException) -> str:

@@ -1,6 +1,7 @@
 """What a model counts, in Triton's own metrics: they stand at its metrics port, beside its queue and compute times.
 
-The names are those of `runtime_py.serving.metrics`.
+Names, meanings and buckets are those of `runtime_py.serving.measures`, which ``edgeproof serve`` has too. Only here: how
+many requests no slot works at, and how full the caches are. Only there: how many prepared requests are queued.
 """
 
 from __future__ import annotations
@@ -9,28 +10,13 @@ from typing import Any
 
 from runtime_py.engine.answer import Answer
 from runtime_py.engine.service import Service
+from runtime_py.serving import measures
+from runtime_py.serving.measures import COUNTERS, HISTOGRAMS, OUTCOME, PREFIX, REQUESTS, SECONDS, observed
 
-SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
-
-GAUGES = {
-    "slots": "Answers that can be made at a time",
-    "slots_busy": "Slots that are reading a prompt or answering",
-    "requests_held": "Requests that are waiting, being prepared or being answered",
+GAUGES = measures.GAUGES | {
     "requests_waiting": "Requests held that no slot works at",
     "cache_positions": "Positions that the caches of all slots have",
     "cache_positions_used": "Of these, positions that hold a token, kept beginnings included",
-}
-COUNTERS = {
-    "requests": "Requests by how they ended",
-    "prompt_tokens": "Tokens of prompts, image rows included",
-    "prompt_tokens_cached": "Of these, tokens that were in a cache already",
-    "generated_tokens": "Tokens of answers",
-}
-HISTOGRAMS = {
-    "first_token_seconds": "From a request's preparation to its first token",
-    "inter_token_seconds": "Between two tokens of one answer, mean of each answer",
-    "queue_seconds": "Waiting for a slot",
-    "image_seconds": "Preprocessing and vision encoder, where a picture was new",
 }
 
 
@@ -49,8 +35,8 @@ class Metrics:
         self._rows: dict[tuple[str, str], Any] = {}
         for names, kind in ((GAUGES, family.GAUGE), (COUNTERS, family.COUNTER), (HISTOGRAMS, family.HISTOGRAM)):
             for name, meaning in names.items():
-                self._families[name] = family(name=f"edgeproof_{name}", description=meaning, kind=kind)
-        for name in (*GAUGES, *(name for name in COUNTERS if name != "requests")):
+                self._families[name] = family(name=PREFIX + name, description=meaning, kind=kind)
+        for name in (*GAUGES, *(name for name in COUNTERS if name != REQUESTS)):
             self._rows[name, ""] = self._families[name].Metric(labels=labels)
         for name in HISTOGRAMS:
             self._rows[name, ""] = self._families[name].Metric(labels=labels, buckets=list(SECONDS))
@@ -76,32 +62,21 @@ class Metrics:
 
     def ended(self, outcome: str, answer: Answer | None) -> None:
         """Count a request: ``stop``, ``length`` with its answer, or ``refused``, ``failed``, ``cancelled``, ``timeout``."""
-        row = self._rows.get(("requests", outcome))
+        row = self._rows.get((REQUESTS, outcome))
         if row is None:
-            row = self._families["requests"].Metric(labels={**self._labels, "outcome": outcome})
-            self._rows["requests", outcome] = row
+            row = self._families[REQUESTS].Metric(labels={**self._labels, OUTCOME: outcome})
+            self._rows[REQUESTS, outcome] = row
         row.increment(1)
         if answer is None:
             return
-        timing = answer.timing
-        self._add("prompt_tokens", timing.prompt_tokens)
-        self._add("prompt_tokens_cached", timing.kept_tokens)
-        self._add("generated_tokens", timing.answer_tokens)
-        self._observe("first_token_seconds", timing.first_token_seconds)
-        self._observe("queue_seconds", timing.queue_seconds)
-        if timing.steps:
-            self._observe("inter_token_seconds", timing.decode_seconds / timing.steps)
-        if timing.image_seconds:
-            self._observe("image_seconds", timing.image_seconds)
+        added = observed(answer.timing)
+        for name, count in added.counts.items():
+            if count:
+                self._rows[name, ""].increment(count)
+        for name, seconds in added.seconds.items():
+            self._rows[name, ""].observe(seconds)
 
     def close(self) -> None:
         """Let go of the rows before their families, as Triton asks."""
         self._rows.clear()
         self._families.clear()
-
-    def _add(self, name: str, count: int) -> None:
-        if count:
-            self._rows[name, ""].increment(count)
-
-    def _observe(self, name: str, seconds: float) -> None:
-        self._rows[name, ""].observe(seconds)

@@ -33,17 +33,12 @@ from runtime_py.triton.answering import OUTPUTS, Answering
 from runtime_py.triton.environment import check_numpy, choose_device
 from runtime_py.triton.metrics import Metrics
 from runtime_py.triton.question import INPUTS, STREAM, Reader, Tensors
-from runtime_py.triton.settings import ModelSettings, settings_of
-
-PACKAGE = "package"
-"""Of a version's folder, beside ``model.py``."""
+from runtime_py.triton.settings import AUTO, PACKAGE, ModelSettings, settings_of
 
 READERS = 2
 LOOK_SECONDS = 0.05
 PATIENCE = 20.0
 """Seconds for the answers at work when the model is unloaded; Triton itself waits 30 (--exit-timeout-secs)."""
-
-AUTO = "auto"
 
 
 class TritonModel:
@@ -240,7 +235,7 @@ def open_package(folder: Path, settings: ModelSettings, gpu: bool, tell: Callabl
     )
     for way in ways(read(folder).manifest, settings, gpu):
         try:
-            return load(folder, way.backend, settings.depth, settings.threads, way.providers or None, trust=True)
+            return load(folder, way.backend, settings.verify, settings.threads, way.providers or None, trust=True)
         except MachineError as error:
             last = error
             tell(f"{folder}: {way.backend} {' '.join(way.providers)} does not open here: {error.what}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import runtime_py
+from export.triton.layout import ModelFolder
 from runtime_py.backends.records import ONNX, TENSORRT
-from runtime_py.errors import MachineError, UsageError
+from runtime_py.errors import MachineError, PackageError, UsageError
 from runtime_py.generation.generate import Overrides
-from runtime_py.triton.conftest import Request, TritonError, Utilities, arguments, parameters
+from runtime_py.package import read
+from runtime_py.triton.conftest import NAME, Request, TritonError, Utilities, arguments, parameters
 from runtime_py.triton.environment import check_numpy, choose_device
 from runtime_py.triton.model import Opening, TritonModel, ways
 from runtime_py.triton.settings import ModelSettings, settings_of
@@ -192,7 +196,18 @@ def test_a_model_that_is_unloaded_lets_go_of_what_is_at_work(repository: Path, m
     assert one.sender.error.code == TritonError.UNAVAILABLE
 
 
-def test_a_model_does_not_load_with_a_changed_file_or_setting(repository: Path) -> None:
+def test_a_model_does_not_load_with_a_changed_file(repository: Path, tmp_path: Path) -> None:
+    copied = ModelFolder(tmp_path, NAME).package
+    shutil.copytree(ModelFolder(repository, NAME).package, copied)
+    changed = copied / read(copied).files[-1].path
+    content = bytearray(changed.read_bytes())
+    content[len(content) // 2] ^= 1
+    changed.write_bytes(content)
+    with pytest.raises(PackageError, match=re.escape(changed.name)):
+        TritonModel(Utilities).initialize(arguments(tmp_path, parameters()))
+
+
+def test_a_model_does_not_load_with_an_unusable_setting(repository: Path) -> None:
     with pytest.raises(UsageError, match="slots"):
         TritonModel(Utilities).initialize(arguments(repository, parameters(slots="many")))
     with pytest.raises(UsageError, match="no_such"):

@@ -12,20 +12,18 @@ import base64
 import binascii
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from runtime_py.engine.running import Wish
 from runtime_py.engine.service import Question, Service
 from runtime_py.errors import UsageError
 from runtime_py.files.json_file import parse_json
-from runtime_py.generation.generate import settings_of
 from runtime_py.serving import request
-from runtime_py.serving.grammar import Grammars
 from runtime_py.serving.pictures import PictureLimits, decoded, picture_at
+from runtime_py.serving.question import Questions
 from runtime_py.serving.refusal import Refusal, invalid
 from runtime_py.serving.room import Reservation
 
@@ -69,8 +67,8 @@ class Reader:
     """
 
     def __init__(self, service: Service, limits: PictureLimits, request_bytes: int) -> None:
-        self._service, self._limits, self._request_bytes = service, limits, request_bytes
-        self._grammars: Grammars | None = None
+        self._limits, self._request_bytes = limits, request_bytes
+        self._questions = Questions(service, limits)
 
     def read(self, tensors: Tensors, held: Reservation) -> Question:
         """A request as a question.
@@ -87,22 +85,9 @@ class Reader:
         held.add_bytes(tensors.nbytes)
         images = list(tensors.strings.get(IMAGE) or ())
         asked = request.read(self._body(tensors, len(images)), self._limits.count)
-
-        def check(name: str, width: int, height: int) -> None:
-            if self._limits.check is not None:
-                self._limits.check(name, width, height)
-            held.add_picture(width, height)
-
-        limits = replace(self._limits, check=check)
-        pictures = self._pictures(asked.urls, images, limits)
-        settings = settings_of(self._service.package.generation, asked.overrides)
-        constraint = None
-        if asked.schema is not None:
-            if not settings.stop_ids:
-                raise invalid("this package names no token that ends an answer, which a schema needs", "response_format")
-            self._grammars = self._grammars or Grammars(self._service.tokenizer, settings.stop_ids[0])
-            constraint = self._grammars.of_schema(asked.schema)
-        return Question(asked.turns, pictures, Wish(settings, asked.stops, None, constraint))
+        if images:
+            return self._questions.of(asked, held, images, _picture)
+        return self._questions.of(asked, held, asked.urls, picture_at)
 
     def _body(self, tensors: Tensors, images: int) -> dict[str, Any]:
         """The same as OpenAI's interface has it."""
@@ -127,18 +112,6 @@ class Reader:
         ]
         parts.append({"type": "text", "text": _text(text or b"", TEXT)})
         return {"model": "", "messages": [{"role": "user", "content": parts}], **sampling}
-
-    @staticmethod
-    def _pictures(urls: Sequence[str], images: Sequence[bytes], limits: PictureLimits) -> list[np.ndarray]:
-        """uint8 RGB (height, width, 3) each; one that is there twice is decoded once."""
-        known: dict[str | bytes, np.ndarray] = {}
-        pictures = []
-        for place, url in enumerate(urls):
-            key: str | bytes = images[place] if images else url
-            if key not in known:
-                known[key] = _picture(key, limits) if isinstance(key, bytes) else picture_at(key, limits)
-            pictures.append(known[key])
-        return pictures
 
 
 def _picture(content: bytes, limits: PictureLimits) -> np.ndarray:

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, get_args
 
 from runtime_py.errors import UsageError
 from runtime_py.package import Depth
+
+PACKAGE = "package"
+"""The package's folder in that of a model's version, beside ``model.py``."""
+
+AUTO = "auto"
+"""In place of a backend's name."""
 
 
 @dataclass(frozen=True)
@@ -29,19 +35,14 @@ class ModelSettings:
     queue: int = 64
     prefill_chunk: int = 128
     threads: int = 0
-    backend: str = "auto"
+    backend: str = AUTO
     max_images: int = 16
     max_image_mb: int = 20
     max_megapixels: int = 64
     max_request_mb: int = 64
     timeout_s: int = 600
     warm_up: bool = True
-    verify: str = "full"
-
-    @property
-    def depth(self) -> Depth:
-        """`verify`, as `runtime_py.package` calls it."""
-        return "size" if self.verify == "size" else "off" if self.verify == "off" else "full"
+    verify: Depth = "full"
 
     def texts(self) -> dict[str, str]:
         """Every value as config.pbtxt has it."""
@@ -50,7 +51,7 @@ class ModelSettings:
 
 
 LEAST = {"queue": 0, "threads": 0, "max_images": 0}
-WORDS: Mapping[str, tuple[str, ...]] = {"verify": ("full", "size", "off")}
+WORDS: Mapping[str, tuple[str, ...]] = {"verify": get_args(Depth)}
 
 
 def settings_of(config: Mapping[str, Any]) -> ModelSettings:

@@ -1,0 +1,74 @@
+"""A request that was read, as a question to the service; both servers, OpenAI's and Triton's, make theirs here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+
+from runtime_py.engine.running import Constraint, Wish
+from runtime_py.engine.service import Question, Service
+from runtime_py.generation.generate import Settings, settings_of
+from runtime_py.serving.clips import TakesClips, with_clips
+from runtime_py.serving.grammar import Grammars
+from runtime_py.serving.pictures import PictureLimits
+from runtime_py.serving.refusal import invalid
+from runtime_py.serving.request import ChatRequest
+from runtime_py.serving.room import Reservation
+
+Source = TypeVar("Source", str, bytes)
+
+
+class Questions:
+    """Makes the questions of one service; used from several threads."""
+
+    def __init__(self, service: Service, limits: PictureLimits) -> None:
+        self._service, self._limits = service, limits
+        self._grammars: Grammars | None = None
+
+    def of(
+        self,
+        asked: ChatRequest,
+        held: Reservation,
+        sources: Sequence[Source],
+        opened: Callable[[Source, PictureLimits], np.ndarray],
+    ) -> Question:
+        """The question of a request.
+
+        Args:
+            held: grows by every picture before it is decoded.
+            sources: of the request's pictures, in their order; equal ones are opened once.
+            opened: uint8 RGB (height, width, 3) of a source, within the limits.
+
+        Raises:
+            Refusal: a picture cannot be used, the frames of a clip differ in size, or a schema is not to be kept here.
+            UsageError: a setting that no answer can have.
+        """
+        settings = settings_of(self._service.package.generation, asked.overrides)
+        constraint = self._constraint(asked, settings)
+
+        def check(name: str, width: int, height: int) -> None:
+            if self._limits.check is not None:
+                self._limits.check(name, width, height)
+            held.add_picture(width, height)
+
+        limits = replace(self._limits, check=check)
+        known: dict[Source, np.ndarray] = {}
+        for source in sources:
+            if source not in known:
+                known[source] = opened(source, limits)
+        turns, pictures = asked.turns, [known[source] for source in sources]
+        processor = self._service.processor
+        if isinstance(processor, TakesClips) and processor.video:
+            turns, pictures = with_clips(turns, pictures)
+        return Question(turns, pictures, Wish(settings, asked.stops, asked.logprobs, constraint))
+
+    def _constraint(self, asked: ChatRequest, settings: Settings) -> Constraint | None:
+        if asked.schema is None:
+            return None
+        if not settings.stop_ids:
+            raise invalid("this package names no token that ends an answer, which a schema needs", "response_format")
+        self._grammars = self._grammars or Grammars(self._service.tokenizer, settings.stop_ids[0])
+        return self._grammars.of_schema(asked.schema)
