@@ -18,18 +18,17 @@ from export.graphs.repeated_layers import deepened, layers_are_alike
 from export.graphs.trace import trace_stage
 from export.modules.kernels import Kernels
 from export.specs import ModelSpec
-from runtime_py.contracts import DECODER, VISION
+from runtime_py.contracts import VISION
 
 GOLDEN = Path(__file__).parents[2] / "parity_tests" / "goldens" / "minicpm-v"
 
 
 def with_layers(layers: int) -> ModelSpec:
     spec = open_folder(GOLDEN).spec
-    return replace(spec, decoder=replace(spec.decoder, layers=layers), vision=replace(spec.vision, layers=layers))
+    return replace(spec, vision=replace(spec.vision, layers=layers))
 
 
-@pytest.mark.parametrize("stage", [pytest.param(DECODER, marks=pytest.mark.slow), VISION])
-def test_the_bytes_are_those_of_a_whole_trace(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bytes_are_those_of_a_whole_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     spec, results = with_layers(6), []
 
     def noted(*given: object) -> object:
@@ -38,10 +37,10 @@ def test_the_bytes_are_those_of_a_whole_trace(stage: str, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(trace, "deepened", noted)
     monkeypatch.setattr(trace, "DEEP", 6)
-    made = trace_stage(spec, stage, Kernels(), readable=True)
+    made = trace_stage(spec, VISION, Kernels(), readable=True)
     assert results == [made]
     monkeypatch.setattr(trace, "DEEP", 7)
-    whole = trace_stage(spec, stage, Kernels(), readable=True)
+    whole = trace_stage(spec, VISION, Kernels(), readable=True)
     assert len(results) == 1
     assert made.SerializeToString(deterministic=True) == whole.SerializeToString(deterministic=True)
 
