@@ -147,8 +147,8 @@ _FLIPS = (
 )
 _INT8 = "not measured on its own; one unit of 255 may round the other way in a layer, so the limit is that of float16"
 _INT8_FEATURES = (
-    "observed behind the first layer of the goldens' shapes with int8 inputs: at most 2.5 %, row cosine 0.999 "
-    "(golden_rounding --case wemm)"
+    "towers whose inputs are rounded a scale a token, trained demos on 40 pictures each (observe_tower): at most 9.8 %, worst "
+    "token 0.989, mean 0.99984. A copy that does not round is held to float32 rounding"
 )
 _KERNELS = (
     "observed for int8 inputs in groups of 32: at most 4.2 % on logits that are read, row cosine 0.9983, KL 0.041 "
@@ -196,7 +196,7 @@ DEFAULT: Table = {
     Standard.STORED_FLOAT16: _half(_HALF),
     Standard.STORED_INT8: _half(_INT8),
     Standard.KERNELS_INT8: _standard(
-        _relative(4e-2, 0.998, _INT8_FEATURES),
+        (*_relative(0.15, 0.978, _INT8_FEATURES), Limit("mean_row_cosine", 0.9995, _INT8_FEATURES)),
         (*_decoded(0.15, 0.988, 0.125, _KERNELS), *_means(0.996, 3e-2, _KERNELS)),
         _ties(0.15),
         prompt=_means(0.996, 3e-2, _KERNELS),

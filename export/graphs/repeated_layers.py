@@ -18,12 +18,13 @@ from typing import Any
 import onnx
 from torch import nn
 
-SHALLOW = 3
-"""Layers of the first trace, and one more in the second. Nothing stands before the first layer; that the steps from the
-first to the second, to the third and to the one that is added are constant must show."""
+SHALLOW = 4
+"""Layers of the first trace, and one more in the second. The first layer may be of another kind, and the second
+hold what all later ones share; that the steps from the third to the fourth and to the one that is added are constant must
+show."""
 
 DEEP = 12
-"""Least layers of a stage that is traced so: two short traces cost as much as one of about nine layers."""
+"""Least layers of a stage that is traced so: two short traces cost as much as one of about eleven layers."""
 
 NUMBER = re.compile(r"(\d+)")
 FOLDED_FROM = "pkg.onnxscript.optimizer.folded_from"
@@ -33,9 +34,9 @@ LAYER_NAME = re.compile(r"\b(layers|blocks)\.\d+")
 
 
 def layers_are_alike(stage: nn.Module, layers: int) -> bool:
-    """Whether a stage has one list of ``layers`` modules that differ in nothing but their number."""
+    """Whether a stage has one list of ``layers`` modules that differ in nothing but their number, the first apart."""
     lists = [module for module in stage.children() if isinstance(module, nn.ModuleList) and len(module) == layers]
-    return len(lists) == 1 and len({_described(layer) for layer in lists[0]}) == 1
+    return len(lists) == 1 and len({_described(layer) for layer in lists[0][1:]}) == 1
 
 
 def _described(layer: nn.Module) -> tuple[object, ...]:

@@ -12,10 +12,13 @@ import torch
 from onnx import TensorProto, helper
 from torch import nn
 
+from export.backends.onnx.choices import OnnxChoices, assign
+from export.backends.onnx.kernels import OPSET, KernelChoices, OrtKernels
 from export.checkpoint.opened import open_folder
 from export.graphs import trace
 from export.graphs.repeated_layers import deepened, layers_are_alike
 from export.graphs.trace import trace_stage
+from export.modules.build import layer_shapes
 from export.modules.kernels import Kernels
 from export.specs import ModelSpec
 from runtime_py.contracts import VISION
@@ -28,7 +31,16 @@ def with_layers(layers: int) -> ModelSpec:
     return replace(spec, vision=replace(spec.vision, layers=layers))
 
 
-def test_the_bytes_are_those_of_a_whole_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+def int8_kernels(spec: ModelSpec) -> Kernels:
+    """Those of a tower whose first block keeps its inputs."""
+    chosen = OnnxChoices("int4", "int8", "int8")
+    return OrtKernels({layer.name: assign(layer, chosen) for layer in layer_shapes(spec)}, KernelChoices())
+
+
+@pytest.mark.parametrize("kernels", [lambda spec: Kernels(), int8_kernels], ids=["plain", "int8"])
+def test_the_bytes_are_those_of_a_whole_trace(
+    kernels: Callable[[ModelSpec], Kernels], monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec, results = with_layers(6), []
 
     def noted(*given: object) -> object:
@@ -37,10 +49,10 @@ def test_the_bytes_are_those_of_a_whole_trace(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(trace, "deepened", noted)
     monkeypatch.setattr(trace, "DEEP", 6)
-    made = trace_stage(spec, VISION, Kernels(), readable=True)
+    made = trace_stage(spec, VISION, kernels(spec), opset=OPSET, readable=True)
     assert results == [made]
     monkeypatch.setattr(trace, "DEEP", 7)
-    whole = trace_stage(spec, VISION, Kernels(), readable=True)
+    whole = trace_stage(spec, VISION, kernels(spec), opset=OPSET, readable=True)
     assert len(results) == 1
     assert made.SerializeToString(deterministic=True) == whole.SerializeToString(deterministic=True)
 

@@ -3,9 +3,10 @@
     python -m parity_tests.laboratory.observe_tower --pictures 40 [--model NAME_OR_FOLDER]...
 
 Every demo checkpoint's tower, trained, reads held-out pictures in float32; with its matrices rounded to 8 bits; with its
-inputs rounded as well, a scale a token, as `export.backends.onnx.int8_linear` does; a scale a call (packages of before); and
-a scale a token with the sixteen-bit sums of an x86 processor without VNNI. Printed are the worst and the mean cosine of a
-token with float32, and then, layer by layer, the worst cosine when inputs of this layer alone are rounded.
+inputs rounded as well, a scale a token, in all blocks but the first, as `export.backends.onnx.int8_linear` does; the same
+with the sixteen-bit sums of an x86 processor without VNNI; in the first block too; and a scale a call (packages of before).
+Printed are the worst and the mean cosine of a token with float32 and the largest difference as a share of a picture's
+largest value; and then, layer by layer, the same when inputs of this layer alone are rounded.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from export.backends.onnx.choices import rounds_tokens
 from export.backends.onnx.int8_linear import ACTIVATED, ACTIVATED_ZERO, HIGHEST, ZERO
 from export.backends.onnx.record import TOKEN_GRID
 from export.modules.build import layer_shapes
@@ -116,29 +118,34 @@ def sides(checkpoint: Checkpoint, each: bool) -> dict[str, TorchBackend]:
         return backend
 
     tokens = {layer.name: token(layer.name) for layer in layers}
+    later = {name: rounding for name, rounding in tokens.items() if rounds_tokens(name)}
     made = {
         "8-bit matrices": rounded({}),
-        "and a scale a token": rounded(tokens),
-        "the same, sums of sixteen bits": rounded(tokens, sixteen=True),
+        "and a scale a token": rounded(later),
+        "the same, sums of sixteen bits": rounded(later, sixteen=True),
+        "and the first block": rounded(tokens),
         "and a scale a call": rounded({name: uint8_call for name in tokens}),
     }
     alone = {name: rounded({name: rounding}) for name, rounding in tokens.items()} if each else {}
     return made | alone
 
 
-def observe(folder: Path, pictures: int, each: bool) -> dict[str, tuple[float, float]]:
-    """Worst and mean cosine of a token by side."""
+def observe(folder: Path, pictures: int, each: bool) -> dict[str, tuple[float, float, float]]:
+    """Worst and mean cosine of a token, and the largest relative difference, by side."""
     checkpoint = open_checkpoint(folder)
     processor = checkpoint.processor(tokenizers.load(folder))
     reference, others = TorchBackend(checkpoint.spec, checkpoint.weights), sides(checkpoint, each)
     taken: dict[str, list[np.ndarray]] = {name: [] for name in others}
+    largest = dict.fromkeys(others, 0.0)
     for question in questions(checkpoint, pictures):
         for image in processor.images(question.pictures):
             expected = reference.run(VISION, image.vision)["vision_features"]
             for name, side in others.items():
-                taken[name].append(cosines(side.run(VISION, image.vision)["vision_features"], expected))
+                features = side.run(VISION, image.vision)["vision_features"]
+                taken[name].append(cosines(features, expected))
+                largest[name] = max(largest[name], float(abs(features - expected).max() / abs(expected).max()))
     joined = {name: np.concatenate(values) for name, values in taken.items()}
-    return {name: (float(values.min()), float(values.mean())) for name, values in joined.items()}
+    return {name: (float(values.min()), float(values.mean()), largest[name]) for name, values in joined.items()}
 
 
 def parser(prog: str) -> Parser:
@@ -153,11 +160,11 @@ def parser(prog: str) -> Parser:
 
 def _run(arguments: argparse.Namespace) -> int:
     models = arguments.model or sorted(path.name for path in DEMO_FOLDER.iterdir() if path.is_dir())
-    console.out("| checkpoint | rounded | worst cosine | mean cosine |\n|---|---|---|---|")
+    console.out("| checkpoint | rounded | worst cosine | mean cosine | largest difference |\n|---|---|---|---|---|")
     for model in models:
         folder = DEMO_FOLDER / model if (DEMO_FOLDER / model).is_dir() else Path(model).resolve()
-        for name, (worst, mean) in observe(folder, arguments.pictures, arguments.each).items():
-            console.out(f"| {folder.name} | {name} | {worst:.6f} | {mean:.6f} |")
+        for name, (worst, mean, largest) in observe(folder, arguments.pictures, arguments.each).items():
+            console.out(f"| {folder.name} | {name} | {worst:.6f} | {mean:.6f} | {largest:.4f} |")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -156,11 +157,15 @@ def test_a_token_is_rounded_apart_from_its_neighbours(tmp_path: Path) -> None:
 
 
 def test_the_4304_wide_layer_is_decided_from_its_shape() -> None:
-    fc2 = LayerShape("vision_encoder.blocks.0.mlp.fc2", "vision", 1152, 4304)
+    fc2 = LayerShape("vision_encoder.blocks.1.mlp.fc2", "vision", 1152, 4304)
     blocks = assign(fc2, OnnxChoices("int4", "int8_weights", "int8"))
     assert (blocks.grid, "the last block holds 16" in blocks.reason) == ("ort_int8_b32", True)
     rows = assign(fc2, OnnxChoices("int4", "int8", "int8"))
     assert (rows.grid, "4304 columns need be no multiple" in rows.reason) == (TOKEN_GRID, True)
+    first = assign(replace(fc2, name="vision_encoder.blocks.0.mlp.fc2"), OnnxChoices("int4", "int8", "int8"))
+    assert (first.grid, "first block stay float32" in first.reason) == ("ort_int8_b32", True)
+    pixels = assign(LayerShape("vision_encoder.patch", "vision", 1280, 1176), OnnxChoices("int4", "int8", "int8"))
+    assert pixels.grid == "ort_int8_b32"
     narrow = assign(LayerShape("embed_tokens.table", "embedding", 256, 48), OnnxChoices("int4", "int8", "int8"))
     assert (narrow.storage, narrow.reason) == (Storage.FP16, "48 columns are no multiple of 32")
 
