@@ -147,8 +147,8 @@ _FLIPS = (
 )
 _INT8 = "not measured on its own; one unit of 255 may round the other way in a layer, so the limit is that of float16"
 _INT8_FEATURES = (
-    "towers whose inputs are rounded a scale a token, trained demos on 40 pictures each (observe_tower): at most 9.8 %, worst "
-    "token 0.989, mean 0.99984. A copy that does not round is held to float32 rounding"
+    "towers whose inputs are rounded a scale a token, trained demos on 40 pictures each (observe_tower): at most 9.8 %, "
+    "worst token 0.989, mean 0.99984. A copy that does not round is held to float32 rounding"
 )
 _KERNELS = (
     "observed for int8 inputs in groups of 32: at most 4.2 % on logits that are read, row cosine 0.9983, KL 0.041 "

@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime_py.triton.settings import PACKAGE
+from runtime_py.triton import PACKAGE
 
 VERSION, RUNTIME = "1", "runtime"
 CONFIG, MODEL, PERF = "config.pbtxt", "model.py", "perf_input.json"

@@ -185,7 +185,9 @@ class Events:
         coming = asyncio.ensure_future(self._queue.get())
         try:
             left = deadline - self._loop.time()
-            done, _ = await asyncio.wait({coming, self._leaving}, timeout=max(left, 0), return_when=asyncio.FIRST_COMPLETED)
+            if left <= 0:  # what lies ready is not taken either, or tokens that come fast would go on past the deadline
+                raise _too_long()
+            done, _ = await asyncio.wait({coming, self._leaving}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._held.release()
             if not coming.done():
@@ -194,7 +196,7 @@ class Events:
         if event is None:
             if done:
                 raise Gone
-            raise Refusal(504, "the answer took longer than this server allows", "server_error", code="timeout")
+            raise _too_long()
         if isinstance(event, EdgeproofError):
             raise of_error(event) from event
         if isinstance(event, Answer):
@@ -238,6 +240,10 @@ class _Stream(StreamingResponse):
             await super().__call__(scope, receive, send)
         finally:
             self._events.leave("cancelled")
+
+
+def _too_long() -> Refusal:
+    return Refusal(504, "the answer took longer than this server allows", "server_error", code="timeout")
 
 
 async def _departure(incoming: Request) -> None:

@@ -252,7 +252,7 @@ def test_a_client_that_leaves_takes_its_question_with_it(server: Server) -> None
 
 
 def test_too_many_at_a_time_and_too_long(model: Model) -> None:
-    with running_server(model, Sizes(slots=1, queue=0), seconds=0.01, keys=()) as slow:
+    with running_server(model, Sizes(slots=1, queue=0), seconds=0.001, keys=()) as slow:
         status, value = ask(slow, max_tokens=2000, temperature=2, messages=question("red " * 100))
         assert (status, value["error"]["code"]) in {(504, "timeout"), (408, None)}
     with running_server(model, Sizes(slots=1, queue=0), keys=()) as full:

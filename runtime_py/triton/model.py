@@ -29,11 +29,12 @@ from runtime_py.package import read, selftest
 from runtime_py.serving.pictures import PictureLimits
 from runtime_py.serving.refusal import Refusal, of_error
 from runtime_py.serving.room import Reservation, Room
+from runtime_py.triton import PACKAGE
 from runtime_py.triton.answering import OUTPUTS, Answering
 from runtime_py.triton.environment import check_numpy, choose_device
 from runtime_py.triton.metrics import Metrics
 from runtime_py.triton.question import INPUTS, STREAM, Reader, Tensors
-from runtime_py.triton.settings import AUTO, PACKAGE, ModelSettings, settings_of
+from runtime_py.triton.settings import AUTO, ModelSettings, settings_of
 
 READERS = 2
 LOOK_SECONDS = 0.05

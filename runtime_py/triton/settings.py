@@ -9,9 +9,6 @@ from typing import Any, get_args
 from runtime_py.errors import UsageError
 from runtime_py.package import Depth
 
-PACKAGE = "package"
-"""The package's folder in that of a model's version, beside ``model.py``."""
-
 AUTO = "auto"
 """In place of a backend's name."""
 
