@@ -225,11 +225,15 @@ def _cached(node: Any) -> list[Any]:
 
 
 def _mask(write: _Writer, rows: str, filled: str, total: str) -> str:
-    """(rows, total): 0 where a row sees a position, the one of its own token and all before it, else `HIDDEN`."""
+    """(1, 1, 1, rows, total): 0 where a row sees a position, the one of its own token and all before it, else `HIDDEN`.
+
+    As many axes as the scores have: the WebGPU provider of ONNX Runtime 1.27 fails on some sums of two and of five.
+    """
     scalar = write.constant([])
     begins, ends = (write("Reshape", name, scalar) for name in (filled, total))
     one = write.constant(1)
     own = write("Range", begins, ends, one)
     positions = write("Range", write.constant(0), ends, one)
-    seen = write("LessOrEqual", positions, write("Reshape", own, write("Concat", rows, write.constant([1]), axis=0)))
+    by_row = write("Concat", write.constant([1, 1, 1]), rows, write.constant([1]), axis=0)
+    seen = write("LessOrEqual", positions, write("Reshape", own, by_row))
     return write("Where", seen, write.constant(0.0), write.constant(HIDDEN))
