@@ -22,6 +22,9 @@ from runtime_py.errors import ExitCode, InterruptedExportError, UsageError, did_
 TALK = frozenset({"-q", "--quiet", "--verbose", "-v", "-vv", "-vvv"})
 """Flags that may stand before a verb too."""
 
+RESEND_SECONDS = 0.01
+"""Until an interrupt that was lost is sent again."""
+
 LOGGERS = ("edgeproof", "runtime_py", "targets", "export", "calibrate", "parity_tests")
 """Whose messages ``-v`` and ``-q`` decide about; of other libraries, warnings are shown."""
 
@@ -181,11 +184,21 @@ def _termination_is_an_interrupt() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    before, hook = signal.signal(signal.SIGTERM, _interrupt), sys.unraisablehook
+    sys.unraisablehook = lambda lost: _again(lost.exc_value) if isinstance(lost.exc_value, KeyboardInterrupt) else hook(lost)
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         signal.signal(signal.SIGTERM, before)
+
+
+def _again(lost: KeyboardInterrupt) -> None:
+    """Send once more an interrupt that came where Python drops exceptions: in a destructor, or in a library's callback."""
+    number = signal.SIGTERM if isinstance(lost, Terminated) else signal.SIGINT
+    later = threading.Timer(RESEND_SECONDS, signal.raise_signal, [number])
+    later.daemon = True
+    later.start()
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:

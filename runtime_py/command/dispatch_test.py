@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -121,6 +122,23 @@ def test_sigterm_is_an_interrupt_and_the_handler_is_put_back(capsys: pytest.Capt
 
     assert execute(command(work), "tool", []) == ExitCode.INTERRUPTED
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupt_that_a_destructor_swallows_comes_again(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    class Left:
+        pass
+
+    def run(given: argparse.Namespace) -> int:
+        left = Left()
+        watched = weakref.ref(left, lambda _: signal.raise_signal(number))
+        del left
+        assert watched() is None
+        time.sleep(10)
+        return ExitCode.OK
+
+    assert execute(Command(lambda prog: Parser(prog, ""), run), "program", []) == ExitCode.INTERRUPTED
+    assert "Exception ignored" not in capsys.readouterr().err
 
 
 def test_a_reader_that_leaves_ends_a_program_in_silence() -> None:
