@@ -21,26 +21,24 @@ from export.graphs.trace import trace_stage
 from export.modules.build import layer_shapes
 from export.modules.kernels import Kernels
 from export.specs import ModelSpec
-from runtime_py.contracts import VISION
+from runtime_py.contracts import DECODER, VISION
 
 GOLDEN = Path(__file__).parents[2] / "parity_tests" / "goldens" / "minicpm-v"
 
 
 def with_layers(layers: int) -> ModelSpec:
     spec = open_folder(GOLDEN).spec
-    return replace(spec, vision=replace(spec.vision, layers=layers))
+    return replace(spec, decoder=replace(spec.decoder, layers=layers), vision=replace(spec.vision, layers=layers))
 
 
-def int8_kernels(spec: ModelSpec) -> Kernels:
-    """Those of a tower whose first block keeps its inputs."""
+def packed(spec: ModelSpec) -> Kernels:
+    """Those of an int4 package; the first block of its tower is of another kind than the others."""
     chosen = OnnxChoices("int4", "int8", "int8")
     return OrtKernels({layer.name: assign(layer, chosen) for layer in layer_shapes(spec)}, KernelChoices())
 
 
-@pytest.mark.parametrize("kernels", [lambda spec: Kernels(), int8_kernels], ids=["plain", "int8"])
-def test_the_bytes_are_those_of_a_whole_trace(
-    kernels: Callable[[ModelSpec], Kernels], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("stage", [VISION, DECODER])
+def test_the_bytes_are_those_of_a_whole_trace(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     spec, results = with_layers(6), []
 
     def noted(*given: object) -> object:
@@ -49,10 +47,10 @@ def test_the_bytes_are_those_of_a_whole_trace(
 
     monkeypatch.setattr(trace, "deepened", noted)
     monkeypatch.setattr(trace, "DEEP", 6)
-    made = trace_stage(spec, VISION, kernels(spec), opset=OPSET, readable=True)
+    made = trace_stage(spec, stage, packed(spec), opset=OPSET, readable=True)
     assert results == [made]
     monkeypatch.setattr(trace, "DEEP", 7)
-    whole = trace_stage(spec, VISION, kernels(spec), opset=OPSET, readable=True)
+    whole = trace_stage(spec, stage, packed(spec), opset=OPSET, readable=True)
     assert len(results) == 1
     assert made.SerializeToString(deterministic=True) == whole.SerializeToString(deterministic=True)
 

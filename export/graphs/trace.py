@@ -90,8 +90,7 @@ def trace_stage(
         passes: what the backend does to the graph, in order, after `trace_passes`.
         readable: for people and other tools, nodes are named after their modules and inner values keep their shapes.
 
-    A deep vision encoder of equal layers is traced with few of them (`export.graphs.repeated_layers`), which gives the same
-    bytes. A decoder is not: its dynamic axes are named by its caches, so that its first nodes depend on how many there are.
+    A deep stage of equal layers is traced with few of them (`export.graphs.repeated_layers`), which gives the same bytes.
 
     Returns:
         A model with inputs and outputs named as in the contract, dynamic axes included, and one initializer without
@@ -101,21 +100,36 @@ def trace_stage(
         onnx_ir.passes.PassError: a pass failed, for example since a dynamic axis was traced as a constant.
     """
     settings = (kernels, dtype, opset, border or BorderTypes(), passes, readable)
-    if stage == VISION and spec.vision.layers >= DEEP and _alike(spec, kernels):
-        shallow, deeper = (_traced(_with_layers(spec, SHALLOW + more), stage, *settings) for more in (0, 1))
-        model = deepened(shallow, deeper, spec.vision.layers - SHALLOW)
-        if model is not None:
-            return model
+    layers = _layers(spec, stage)
+    if layers >= DEEP and _alike(spec, stage, kernels, layers):
+        shallow = _traced(_with_layers(spec, stage, SHALLOW), stage, *settings)
+        if not _measures_caches(shallow):
+            deeper = _traced(_with_layers(spec, stage, SHALLOW + 1), stage, *settings)
+            model = deepened(shallow, deeper, layers - SHALLOW)
+            if model is not None:
+                return model
     return _traced(spec, stage, *settings)
 
 
-def _with_layers(spec: ModelSpec, layers: int) -> ModelSpec:
+def _layers(spec: ModelSpec, stage: str) -> int:
+    """Layers of a stage; 0 where it has none."""
+    return {DECODER: spec.decoder.layers, VISION: spec.vision.layers}.get(stage, 0)
+
+
+def _with_layers(spec: ModelSpec, stage: str, layers: int) -> ModelSpec:
+    if stage == DECODER:
+        return replace(spec, decoder=replace(spec.decoder, layers=layers))
     return replace(spec, vision=replace(spec.vision, layers=layers))
 
 
-def _alike(spec: ModelSpec, kernels: Kernels) -> bool:
+def _alike(spec: ModelSpec, stage: str, kernels: Kernels, layers: int) -> bool:
     with torch.device("meta"):
-        return layers_are_alike(build_stage(spec, VISION, kernels), spec.vision.layers)
+        return layers_are_alike(build_stage(spec, stage, kernels), layers)
+
+
+def _measures_caches(model: onnx.ModelProto) -> bool:
+    """Whether a decoder reads how long its caches are; the order of these nodes is another for every number of caches."""
+    return any(node.op_type == "Shape" and node.input[0].startswith(CACHE_PREFIXES) for node in model.graph.node)
 
 
 def _traced(
