@@ -132,15 +132,23 @@ def _run(given: argparse.Namespace) -> int:
     shutil.rmtree(given.output)
     sys.stdout.write(f"{parameters / 1e9:.2f} B parameters, {threads} thread(s), medians of {given.rounds} round(s)\n\n")
     sys.stdout.write(
-        "| | seconds | processor seconds | peak memory | written | time against llama.cpp |\n|---|---|---|---|---|---|\n"
+        "| | seconds | processor seconds | peak memory | written | seconds by llama.cpp's | processor seconds by its |\n"
+        "|---|---|---|---|---|---|---|\n"
     )
-    base = statistics.median(run.seconds for run in rows["llama.cpp Q4_0"])
+    clock, processor = _medians(rows["llama.cpp Q4_0"])
     for name, runs in rows.items():
-        seconds = statistics.median(run.seconds for run in runs)
-        cells = f"{seconds:.0f} | {statistics.median(run.processor for run in runs):.0f}"
+        seconds, busy = _medians(runs)
         peak, size = max(run.peak for run in runs) / 1e9, runs[0].written / 1e9
-        sys.stdout.write(f"| {name} | {cells} | {peak:.2f} GB | {size:.2f} GB | {seconds / base:.2f} |\n")
+        cells = (
+            f"{seconds:.0f} | {busy:.0f} | {peak:.2f} GB | {size:.2f} GB | {seconds / clock:.2f} | {busy / processor:.2f}"
+        )
+        sys.stdout.write(f"| {name} | {cells} |\n")
     return 0
+
+
+def _medians(runs: Sequence[Measured]) -> tuple[float, float]:
+    """Seconds and processor seconds."""
+    return statistics.median(run.seconds for run in runs), statistics.median(run.processor for run in runs)
 
 
 COMMAND = Command(parser, _run)
