@@ -14,10 +14,13 @@ A limit is about three times the worst of them where faults are still caught by 
 inputs has a copy that does not, held to `STORED_FLOAT32`; the bytes of a phone's are compared, `--mlc-golden`), and one and
 a half to twice the worst where it is the only one; for cosines that is said of the distance from 1.
 
-Where both sides differ in the order of float32 sums alone, every row of logits is held to the same limits by its worst
+Where both sides differ in the order of float32 sums alone, every row of text is held to the same limits by its worst
 value. Where rounding is expected, the rows that are read (the prompt's last, every answer step's) are held to a worst
-value and a mean; the rest of the prompt's text to a mean, since nobody reads it and one unsure position makes the worst;
-and picture rows, where no next token was ever trained, to a mean cosine and a median KL.
+value and a mean; the rest of the prompt's text to a mean, since nobody reads it and one unsure position makes the worst.
+Picture rows, where no next token was ever trained, may stand where a decoder switches one of its massive activations (Sun
+et al., arXiv 2402.17762) on or off, which makes 40 to 100 times as much of any rounding in that row
+(`python -m parity_tests.laboratory.picture_rows`, docs/results/rounding.md): there the median row is held to what all
+others are in float32 and the worst to more, and where rounding is expected rows are held to a median.
 """
 
 from __future__ import annotations
@@ -92,14 +95,21 @@ def _means(row_cosine: float, divergence: float, reason: str) -> Limits:
     return (Limit("mean_row_cosine", row_cosine, reason), Limit("kl_mean", divergence, reason))
 
 
-def _median(row_cosine: float, divergence: float, reason: str) -> Limits:
-    return (Limit("mean_row_cosine", row_cosine, reason), Limit("kl_median", divergence, reason))
+def _medians(row_cosine: float, divergence: float, reason: str) -> Limits:
+    return (Limit("median_row_cosine", row_cosine, reason), Limit("kl_median", divergence, reason))
+
+
+def _float32() -> dict[Kind, Limits]:
+    """Sides that differ in the order of float32 sums; the worst picture row may be further off than a row of text."""
+    pictures = (*_decoded(6e-4, 0.999999, 1e-6, _SWITCH), Limit("relative_median", 1e-4, _ROUNDING))
+    rows = _decoded(1e-4, 0.999999, 1e-6, _ROUNDING)
+    return _standard(_relative(1e-4, 0.999999, _ROUNDING), rows, _ties(1e-4), pictures=pictures)
 
 
 def _half(reason: str) -> dict[Kind, Limits]:
     """Features, read logits, tokens, prompt and picture rows of float16 rounding."""
     means, features = _means(0.9997, 1.3e-3, reason), _relative(3e-2, 0.999, reason)
-    pictures = _median(0.9994, 1.3e-3, _PICTURES)
+    pictures = (Limit("mean_row_cosine", 0.9994, _PICTURES), Limit("kl_median", 1.3e-3, _PICTURES))
     return _standard(features, (*_decoded(3e-2, 0.999, 3.5e-3, reason), *means), _ties(3e-2), means, pictures)
 
 
@@ -153,7 +163,17 @@ _INT8_FEATURES = (
 _KERNELS = (
     "observed for int8 inputs in groups of 32: at most 4.2 % on logits that are read, row cosine 0.9983, KL 0.041 "
     "(CogVLM2 demo), of packages 5.4 % (SmolLM2 in blocks of 64) and 0.996 (of 32); of a prompt mean cosine 0.998, mean KL "
-    "0.015 (that package), of picture rows 0.997 and median KL 0.025 (SmolLM2)"
+    "0.015 (that package)"
+)
+_KERNEL_PICTURES = (
+    "observed of packages: median cosine 0.990 and median KL 0.063 behind a picture row that int8 inputs made a massive "
+    "activation of, or none (SmolLM2 in WeMM's layout); a copy that does not round is held to float32 rounding there, and "
+    "the text behind the pictures to its own limits"
+)
+_SWITCH = (
+    "observed 2.0e-4, with a KL of 1.6e-7, on one picture row of SmolLM2 in MiniCPM-Llama3-V's layout, which stands where a "
+    "massive activation is switched: PyTorch in float32 is 40 times the median row from float64 there as well "
+    "(parity_tests.laboratory.picture_rows); three times that, and the KL that every row is held to"
 )
 _SAME_LIBRARY = (
     "the same operators of the same library in another order: observed at most 1.1e-6 on demos and goldens "
@@ -182,17 +202,9 @@ DEFAULT: Table = {
         (Limit("mismatches", 0, "Awaker golden's README: the smallest gap of the two best logits is above that"),),
     ),
     Standard.FLIPPED: _standard(_relative(1e-2, 0.9999, _FLIPS), _decoded(1e-2, 0.9999, 1e-3, _FLIPS), _ties(1e-2)),
-    Standard.FP32: _standard(
-        _relative(1e-4, 0.999999, _ROUNDING),
-        _decoded(1e-4, 0.999999, 1e-6, _ROUNDING),
-        _ties(1e-4),
-    ),
+    Standard.FP32: _float32(),
     Standard.FP16: _half(_HALF),
-    Standard.STORED_FLOAT32: _standard(
-        _relative(1e-4, 0.999999, _ROUNDING),
-        _decoded(1e-4, 0.999999, 1e-6, _ROUNDING),
-        _ties(1e-4),
-    ),
+    Standard.STORED_FLOAT32: _float32(),
     Standard.STORED_FLOAT16: _half(_HALF),
     Standard.STORED_INT8: _half(_INT8),
     Standard.KERNELS_INT8: _standard(
@@ -200,7 +212,7 @@ DEFAULT: Table = {
         (*_decoded(0.15, 0.988, 0.125, _KERNELS), *_means(0.996, 3e-2, _KERNELS)),
         _ties(0.15),
         prompt=_means(0.996, 3e-2, _KERNELS),
-        pictures=_median(0.992, 7.5e-2, _KERNELS),
+        pictures=_medians(0.975, 0.15, _KERNEL_PICTURES),
     ),
     Standard.SECOND_OPINION: _standard(
         (Limit("relative_max", 2e-5, _SAME_LIBRARY),),

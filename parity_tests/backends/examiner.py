@@ -7,6 +7,7 @@ Such a backend runs whole, is held against the reference as it is, and shows its
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -156,6 +157,15 @@ class Examiner:
     def other_parameters(self, side: Candidate, checkpoint: Checkpoint) -> Sequence[str]:
         """Stored parameters that are not what an export of the checkpoint and its codes writes; () where nobody can say."""
         return ()
+
+    def built_anew(self, side: Candidate, spec: ModelSpec, library: Path) -> Backend | None:
+        """The package's numbers in code that is compiled anew from its record; None where there is none, or it is the same.
+
+        Args:
+            spec: of the checkpoint that the package was made from.
+            library: the file to compile into; it must outlive the backend.
+        """
+        return None
 
     def stage_view(self, side: Candidate, stage: str) -> StageView | None:
         """A stage opened for looking inside; None where the backend shows nothing there."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,3 +52,8 @@ class MlcExaminer(Examiner):
         from parity_tests.localize.mlc_files import other_parameters
 
         return other_parameters(side, checkpoint)
+
+    def built_anew(self, side: Candidate, spec: ModelSpec, library: Path) -> Backend | None:
+        from parity_tests.localize.mlc_blocks import built_anew
+
+        return built_anew(side, spec, library)

@@ -21,7 +21,7 @@ from parity_tests.check.own_questions import OWN_STEPS, OwnData, batches, own_qu
 from parity_tests.check.package_questions import questions, stand_in
 from parity_tests.check.prompts import demo_prompts
 from parity_tests.check.sides import Sides, open_sides
-from parity_tests.check.stored_numbers import other_numbers
+from parity_tests.check.stored_numbers import other_code, other_numbers
 from parity_tests.judging.accuracy import KNOWN, OWN, in_full
 from parity_tests.judging.answer_scores import mean_scores
 from parity_tests.judging.drawn import SamplingMode, described, sampling_of
@@ -53,6 +53,8 @@ class CheckOptions:
         only: name of the one standard question that is asked; "" for all.
         demo_questions: ask a demo what it has learnt, in place of the standard questions.
         task_pictures: pictures of the demo task to ask the package about; 0 leaves the task out.
+        rebuild: compile the library of a phone's package anew and hold its own against it, bit by bit: in float16 a small
+            mistake in it, such as a rotary base 1 % off, is smaller than rounding. Takes as long as at export.
         in_pieces: where the reference is streamed, hold a small part of the package's weights at a time too, where its
             backend can, so that the check needs about a gigabyte at any size.
         details: keep both answers, and what ``inside`` says, for a report.
@@ -71,6 +73,7 @@ class CheckOptions:
     only: str = ""
     demo_questions: bool = False
     task_pictures: int = 0
+    rebuild: bool = False
     in_pieces: bool = False
     details: bool = False
     inside: bool | None = None
@@ -159,9 +162,11 @@ def _against_checkpoint(candidate: Candidate, checkpoint: Checkpoint, options: C
         compared += [c for q, said in zip(batch, answers, strict=True) for c in sides.comparisons(q, said, steps)]
         answered += told(candidate, batch, sides.recordings(answers))
         sample = sample or recorded_sample.keep(asked[0], answers[0][1])
-    other = None if sides.streamed else other_numbers(candidate, checkpoint)
-    if other is not None:
-        compared.append(other[0])
+    inexact = [] if sides.streamed else [other_numbers(candidate, checkpoint)]
+    if options.rebuild:
+        inexact.append(other_code(candidate, checkpoint.spec, sides.nearest, asked[-1]))
+    others = [other for other in inexact if other is not None]
+    compared += [comparison for comparison, _ in others]
     run = unjudged(candidate, compared, options.command)
     if sampling is not None:
         run = replace(run, environment={**run.environment, "drawn_ids": f"{options.sampling}: {described(sampling)}"})
@@ -171,7 +176,7 @@ def _against_checkpoint(candidate: Candidate, checkpoint: Checkpoint, options: C
     if failing is not None:
         question = next((question for question in asked if question.name == failing), asked[0])
         divergence = sides.divergence(question, options.table)
-        run = run.with_divergence(other[1] if other is not None and not divergence.block else divergence)
+        run = run.with_divergence(others[0][1] if others and not divergence.block else divergence)
     if options.task_pictures:  # before the details, after which a backend may be closed
         run = _with_accuracy(run, sides, options.task_pictures)
     unmeasured = _unmeasured(sides, options.inside) if options.details else "no report was asked for (--report-dir)"

@@ -1,15 +1,27 @@
-"""What a package's files hold against what its checkpoint and codes give: a fault may hardly show in answers."""
+"""What a package's files hold against what its checkpoint, codes and record give: a fault may hardly show in answers."""
 
 from __future__ import annotations
 
 import re
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
+
+from export.specs import ModelSpec
 from parity_tests.check.candidate import Candidate
 from parity_tests.judging.metrics import Kind
+from parity_tests.judging.probes import Question
 from parity_tests.judging.results import Comparison, Divergence, Measurement
+from parity_tests.localize.localize import run_stage, stage_calls
 from parity_tests.reference.checkpoint_side import Checkpoint
 
-NAME = "files"
+if TYPE_CHECKING:
+    from parity_tests.reference.reference import TorchBackend
+
+NAME, CODE = "files", "library"
 BLOCK = re.compile(r"(?:layers|blocks)\.\d+")
 
 
@@ -28,3 +40,37 @@ def other_numbers(candidate: Candidate, checkpoint: Checkpoint) -> tuple[Compari
     names = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
     note = f"inside it the first is {part}: the files hold other numbers than the checkpoint and its codes give, in {names}"
     return compared, Divergence(stage, block, note=note)
+
+
+def other_code(
+    candidate: Candidate, spec: ModelSpec, reference: TorchBackend, question: Question
+) -> tuple[Comparison, Divergence] | None:
+    """A failed comparison of the first stage whose library says other bits than one compiled anew from the package's record.
+
+    Both are fed the reference's inputs and hold the package's numbers, in the same arithmetic: no rounding lies between.
+
+    Raises:
+        MachineError: what compiles it is not here.
+    """
+    with tempfile.TemporaryDirectory(prefix="edgeproof-library-") as scratch:
+        backend = candidate.examiner.built_anew(candidate, spec, Path(scratch) / "library.so")
+        if backend is None:
+            return None
+        anew = replace(candidate, backend=backend)
+        try:
+            for stage, call in stage_calls(reference, candidate, question).items():
+                own, expected = (run_stage(side, stage, call.inputs) for side in (candidate, anew))
+                other = np.count_nonzero(own != expected) if own.shape == expected.shape else own.size
+                if other:
+                    return _of_code(candidate, question, stage, int(other), own.size)
+        finally:
+            backend.close()
+    return None
+
+
+def _of_code(candidate: Candidate, question: Question, stage: str, other: int, of: int) -> tuple[Comparison, Divergence]:
+    measurement = Measurement("library", stage, Kind.EXACT, (of,), {"mismatches": float(other)})
+    standard = candidate.implementation_standard()
+    compared = Comparison(CODE, standard, "the library compiled anew", candidate.name, (measurement,), question.name)
+    note = f"its own library gives {other} of {of} values that one compiled anew from the package's record does not"
+    return compared, Divergence(stage, note=note)

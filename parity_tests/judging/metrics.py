@@ -60,6 +60,8 @@ def measure(kind: Kind, reference: np.ndarray, candidate: np.ndarray) -> dict[st
         }
         reference, candidate = centred(reference), centred(candidate)
         figures["flipped_relative"] = relative_to(figures["flipped_margin"], reference)
+        figures["relative_median"] = relative_to(quantile(_row_maxima(reference, candidate), 0.5), reference)
+        figures["median_row_cosine"] = quantile(row_cosines(reference, candidate), 0.5) if reference.size else 1.0
     rows = row_cosines(reference, candidate)
     figures |= {
         "relative_max": relative_max(reference, candidate),
@@ -117,6 +119,12 @@ def mean_abs(reference: np.ndarray, candidate: np.ndarray) -> float:
 def relative_max(reference: np.ndarray, candidate: np.ndarray) -> float:
     """Largest absolute difference over the largest absolute reference value, for arrays of any scale."""
     return relative_to(max_abs(reference, candidate), reference)
+
+
+def _row_maxima(reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:
+    """float64 (rows,): the largest absolute difference of every row of the last axis."""
+    difference = _difference(reference, candidate)
+    return difference.reshape(-1, difference.shape[-1]).max(axis=-1) if difference.size else np.zeros(0)
 
 
 def relative_to(distance: float, reference: np.ndarray) -> float:
@@ -231,9 +239,11 @@ HIGHER_IS_BETTER: Mapping[str, bool] = {
     "max_abs": False,
     "mean_abs": False,
     "relative_max": False,
+    "relative_median": False,
     "cosine": True,
     "worst_row_cosine": True,
     "mean_row_cosine": True,
+    "median_row_cosine": True,
     "kl_max": False,
     "kl_mean": False,
     "kl_median": False,

@@ -107,6 +107,23 @@ def test_quantiles_and_means_stand_beside_the_worst():
     assert figures["kl_median"] == figures["kl_p99"] == 0
 
 
+def test_one_row_that_is_far_off_leaves_the_medians_where_they_are():
+    drawn = np.random.default_rng(3)
+    reference = drawn.normal(size=(1, 41, 16))
+    candidate = reference + 1e-5 * drawn.normal(size=reference.shape)
+    before = metrics.measure(Kind.PICTURE_LOGITS, reference, candidate)
+    candidate[0, 7] = -reference[0, 7]
+    after = metrics.measure(Kind.PICTURE_LOGITS, reference, candidate)
+    assert after["relative_max"] > 0.1
+    assert after["relative_median"] < 1e-4
+    assert after["worst_row_cosine"] == pytest.approx(-1)
+    assert after["relative_median"] == pytest.approx(before["relative_median"], rel=0.2)
+    assert 1 - after["median_row_cosine"] == pytest.approx(1 - before["median_row_cosine"], rel=0.2)
+    candidate[0, 3:25] = -reference[0, 3:25]
+    most = metrics.measure(Kind.PICTURE_LOGITS, reference, candidate)
+    assert most["relative_median"] > 0.1 and most["median_row_cosine"] < 0, "most rows are far off"
+
+
 def test_a_small_row_beside_a_large_one_shows_in_row_errors():
     reference = np.ones((3, 4))
     reference[0] = 20_000

@@ -36,6 +36,7 @@ class Fault:
         stage, block: what a report must name; ``inside`` must be in its note.
         step: the answer step that a report must name; 0 when the prompt already differs.
         also: the block in families whose first module behind the fault is another.
+        rebuild: whether the check compiles the library anew (``--rebuild``), which alone sees it on every model.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Fault:
     inside: str = ""
     step: int = 0
     also: str = ""
+    rebuild: bool = False
 
 
 def change_graph(package: Path, stage: str, change: Callable[[Any], None]) -> None:

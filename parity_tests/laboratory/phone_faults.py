@@ -189,7 +189,7 @@ def phone_faults(spec: ModelSpec, layer: int) -> tuple[Fault, ...]:
         Fault("dropped scale (embedding)", "int4", embedding, EMBED, "", LIBRARY),
         Fault("dropped scale (int4 layer)", "int4", dropped, DECODER, "layers.0"),
         Fault("off-by-one cache", "int4", early, DECODER, "", "positions in the cache", step=1),
-        Fault("rotary base 1 % off", "int4", rotary, DECODER, "", LIBRARY),
+        Fault("rotary base 1 % off", "int4", rotary, DECODER, "", LIBRARY, rebuild=True),
         Fault("off-by-one cache behind a chunk", "int4", chunk, DECODER, "", "a call behind the first leaves", step=1),
         Fault("wrong sign of a projection", "int4", sign, DECODER, f"layers.{layer}"),
         Fault("dropped scale (one int4 block)", "int4", block, DECODER, f"layers.{layer}"),

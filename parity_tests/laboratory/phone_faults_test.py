@@ -20,6 +20,7 @@ PLACES = {
     "off-by-one cache": "stage decoder, answer step 1",
     "off-by-one cache behind a chunk": "stage decoder, answer step 1",
     "dropped scale (embedding)": "stage embed_tokens",
+    "rotary base 1 % off": "stage decoder",
 }
 
 

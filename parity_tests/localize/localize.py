@@ -82,7 +82,7 @@ def localize(
         allowed = _bound(standard, kind, family, table)
         if call.error(run_stage(candidate, stage, call.inputs), standard) <= allowed:
             continue
-        return _first_block(reference, candidate, stage, call.inputs, allowed, standard)
+        return _first_block(reference, candidate, stage, call, allowed, standard)
     allowed = _bound(standard, Kind.LOGITS, family, table)
     tokens, chunk = calls[DECODER].inputs["inputs_embeds"].shape[1], candidate.limits.prefill_chunk
     steps = _first_step(reference, candidate, question, allowed, standard, chunk)
@@ -142,6 +142,10 @@ def _bound(standard: Standard, kind: Kind, family: str, table: Table | None) -> 
     return 0.05
 
 
+FURTHER = _bound(Standard.FP32, Kind.PICTURE_LOGITS, "", None) / _bound(Standard.FP32, Kind.LOGITS, "", None)
+"""How many times further off the worst picture row may be than a row of text (`parity_tests.thresholds`)."""
+
+
 def _error(expected: np.ndarray, actual: np.ndarray, standard: Standard | None = None) -> float:
     """The largest difference, over the largest reference value unless a golden's standard is asked for."""
     return max_abs(expected, actual) if standard is Standard.GOLDEN else relative_max(expected, actual)
@@ -192,20 +196,21 @@ def _cut(name: str, value: np.ndarray, start: int, stop: int, tokens: int) -> np
 
 
 def _first_block(
-    reference: TorchBackend, candidate: Candidate, stage: str, inputs: Arrays, allowed: float, standard: Standard
+    reference: TorchBackend, candidate: Candidate, stage: str, call: StageCall, allowed: float, standard: Standard
 ) -> Divergence:
+    inputs, text = call.inputs, call.text
     try:
         actual = candidate_blocks(candidate, stage, inputs, reference.spec)
     except (EdgeproofError, NotShown) as error:
         return Divergence(stage, note=f"the blocks inside cannot be read: {error}")
     expected = reference.block_outputs(stage, inputs)
-    rows = [(block, _difference(array, actual[block], standard)) for block, array in expected.items() if block in actual]
+    rows = [(b, _difference(array, actual[b], standard, text)) for b, array in expected.items() if b in actual]
     first = next((block for block, error in rows if not error <= allowed), "")
     view = candidate.examiner.stage_view(candidate, stage)
     if view is not None:
         good = [block for block, error in rows if error <= allowed]
         inner = reference.block_outputs(stage, inputs, inside=True)
-        place = search(view, inputs, inner, first, good[-1] if good else "", allowed, standard)
+        place = search(view, inputs, inner, first, good[-1] if good else "", allowed, standard, text)
         return Divergence(stage, place.block or first, tuple(rows), place.note)
     if first or not rows:
         return Divergence(stage, first, tuple(rows), "" if rows else f"backend {candidate.name} gives no block outputs")
@@ -215,10 +220,13 @@ def _first_block(
     return Divergence(stage, "", tuple(rows), told)
 
 
-def _difference(expected: np.ndarray, actual: np.ndarray, standard: Standard) -> float:
+def _difference(expected: np.ndarray, actual: np.ndarray, standard: Standard, text: np.ndarray | None = None) -> float:
     """How far a value inside a stage is off: `_error`, or by rows where that is more; infinite for another size.
 
     By the worst row where both sides compute in float32, by the median row where rounding is expected.
+
+    Args:
+        text: bool (tokens,), rows of the decoder that stand for text; the others may be `FURTHER` off, as their logits may.
     """
     if actual.size != expected.size:
         return float("inf")
@@ -227,6 +235,8 @@ def _difference(expected: np.ndarray, actual: np.ndarray, standard: Standard) ->
     rows = row_errors(expected, actual)
     if standard in (Standard.GOLDEN, Standard.GOLDEN_FLIPPED) or not rows.size:
         return error
+    if text is not None and rows.shape == text.shape:
+        rows = np.where(text, rows, rows / FURTHER)
     return max(error, float(rows.max() if standard in EXACT else np.median(rows)))
 
 
@@ -238,6 +248,7 @@ def search(
     good: str,
     allowed: float,
     standard: Standard,
+    text: np.ndarray | None = None,
 ) -> Divergence:
     """The first module of the reference, between a good and a bad block, whose output no value of the package equals.
 
@@ -245,6 +256,7 @@ def search(
         inner: the reference's outputs of every module by path, in running order.
         bad: the first diverging block, "" when none of the named ones is.
         good: the last agreeing block before it, "" when there is none.
+        text: see `_difference`.
     """
     names = list(inner)
     start = names.index(good) + 1 if good else 0
@@ -252,7 +264,7 @@ def search(
     values, stage = view.between(inputs, good, bad), view.stage
     for name in names[start:stop]:
         if not any(
-            _difference(inner[name], value, standard) <= allowed for value in values if value.size == inner[name].size
+            _difference(inner[name], value, standard, text) <= allowed for value in values if value.size == inner[name].size
         ):
             if bad and name.startswith(bad + "."):
                 return Divergence(stage, bad, note=f"inside it the first is {name.removeprefix(bad + '.')}")

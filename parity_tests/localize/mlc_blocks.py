@@ -106,6 +106,23 @@ def block_outputs(candidate: Candidate, spec: ModelSpec, stage: str, inputs: Arr
             backend.close()
 
 
+def built_anew(candidate: Candidate, spec: ModelSpec, library: Path) -> MlcBackend | None:
+    """The package opened with its library compiled anew into ``library``; None where that has the same bytes as its own.
+
+    Args:
+        spec: of the checkpoint that the package was made from.
+
+    Raises:
+        MachineError: apache-tvm is missing or cannot compile.
+    """
+    compile_apart(request(candidate.manifest, candidate.processor, spec, "", 0), HOST, library)
+    own = candidate.folder / MLC.block(candidate.manifest)["host_library"]
+    if own.read_bytes() == library.read_bytes():
+        return None
+    kind = MappedMlcBlocks if isinstance(candidate.backend, MappedWeights) else MlcBlocks
+    return kind(candidate.folder, candidate.manifest, library)
+
+
 def request(manifest: Mapping[str, Any], processor: Processor, spec: ModelSpec, stage: str, tokens: int) -> LibraryRequest:
     """What to compile: a package's module with the block outputs of a stage, for a call of ``tokens`` at once.
 

@@ -36,11 +36,15 @@ OURS: Mapping[str, Mapping[str, Any]] = {
     "plain rounding": {},
     "mse-clip": {"method": "mse-clip"},
     "gptq": {"method": "gptq"},
+    "gptq, scales tuned": {"method": "gptq", "tune-scales": True},
     "awq-gptq": {"method": "awq-gptq"},
     "gptq, zero points": {"method": "gptq", "asymmetric": True},
     "gptq, preset mixed": {"method": "gptq", "preset": "mixed"},
 }
 """What ``python -m calibrate`` is given; no method for what an export does by itself."""
+
+OF_A_RUN = ("method", "preset", "tune-scales")
+"""Of these, what decides nothing about where codes lie and how wide they are."""
 
 BUILDING = ("setuptools", "wheel")
 """What some of the libraries are built with where they are installed."""
@@ -80,7 +84,7 @@ class Comparison:
 
     def ours(self, name: str, flags: Mapping[str, Any]) -> dict[str, Any]:
         """One of our methods."""
-        chosen = {key: value for key, value in flags.items() if key not in ("method", "preset")}
+        chosen = {key: value for key, value in flags.items() if key not in OF_A_RUN}
         options = {"preset": flags["preset"]} if "preset" in flags else {}
         asked = replace(calibration(self.work), options=options, **chosen)
         ((backend, assignments),) = plan(asked, self.distances.checkpoint).assignments.items()
