@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from runtime_py.backends.base import Arrays
+from runtime_py.backends.ort_decoder import CacheBuffers
 from runtime_py.contracts import StageContract
 from runtime_py.errors import UsageError
 from runtime_py.memory import require_bytes
@@ -43,7 +44,7 @@ class OrtRow:
         return self.pool.capacity
 
     @property
-    def buffers(self) -> Mapping[str, Any]:
+    def buffers(self) -> CacheBuffers:
         """OrtValues (1, kv_heads, capacity, head width) over this row."""
         return self.pool.values(self.row, self.row + 1)
 
@@ -67,14 +68,15 @@ class RowPool:
         self._arrays = {
             name: np.zeros((count, heads, capacity, width), dtype) for name, ((heads, width), dtype) in shapes.items()
         }
-        self._values: dict[tuple[int, int], dict[str, Any]] = {}
+        self._values: dict[tuple[int, int], CacheBuffers] = {}
         self.rows = [OrtRow(self, row) for row in range(count)]
         self._at = list(self.rows)
 
-    def values(self, first: int, last: int) -> Mapping[str, Any]:
+    def values(self, first: int, last: int) -> CacheBuffers:
         """OrtValues over the rows from ``first`` to before ``last``, which share their memory."""
         if (first, last) not in self._values:
-            self._values[first, last] = {name: self._bind(array[first:last]) for name, array in self._arrays.items()}
+            made = {name: self._bind(array[first:last]) for name, array in self._arrays.items()}
+            self._values[first, last] = CacheBuffers(made)
         return self._values[first, last]
 
     def gather(self, rows: Sequence[OrtRow]) -> None:
