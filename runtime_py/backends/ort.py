@@ -17,7 +17,7 @@ import numpy as np
 from runtime_py.backends.base import Arrays, closed
 from runtime_py.backends.logit_rows import logit_rows
 from runtime_py.backends.onnx_files import stage_files
-from runtime_py.backends.ort_decoder import CacheBuffers, DecoderCalls
+from runtime_py.backends.ort_decoder import LOGITS, CacheBuffers, DecoderCalls
 from runtime_py.backends.ort_inputs import DTYPES, PAST, refuse_other_inputs, taken
 from runtime_py.backends.ort_rows import OrtRow, RowPool, decode_rows, rounds_over_rows
 from runtime_py.backends.records import ONNX
@@ -174,12 +174,14 @@ class OrtBackend:
         """One decoder call over cache buffers that it writes in place; float32 logits of the positions."""
         calls = self._decoder()
         asked = logit_rows(calls.inputs, positions, inputs["inputs_embeds"].shape[1])
-        return asked.chosen(widened(calls(self._feeds(DECODER, inputs) | asked.feeds, buffers)))
+        outputs = (len(inputs["inputs_embeds"]), asked.count)
+        return asked.chosen(widened(calls(self._feeds(DECODER, inputs) | asked.feeds, outputs, buffers)))
 
     def _decoder(self) -> DecoderCalls:
         session = self._session(DECODER)
         if self._calls is None or self._calls.session is not session:
-            self._calls = DecoderCalls(session, self._ort.OrtValue.ortvalue_from_numpy)
+            wide = next(int(tensor.shape[-1]) for tensor in self.contracts[DECODER].outputs if tensor.name == LOGITS)
+            self._calls = DecoderCalls(session, self._ort.OrtValue.ortvalue_from_numpy, wide)
         return self._calls
 
     def rewind(self, state: OrtState | OrtRow, length: int) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime_py.backends.ort_inputs import PAST, PRESENT, taken
+from runtime_py.backends.ort_inputs import DTYPES, PAST, PRESENT, taken
 
 LOGITS = "logits"
 
@@ -30,33 +30,37 @@ class DecoderCalls:
 
     Args:
         bind: makes an OrtValue over a NumPy array, which it does not copy.
+        vocabulary: width of the logits, as the contract says it.
 
     Attributes:
         inputs: what the session can be fed, by name.
         seconds: inside the session, all calls so far.
     """
 
-    def __init__(self, session: Any, bind: Callable[[np.ndarray], Any]) -> None:
+    def __init__(self, session: Any, bind: Callable[[np.ndarray], Any], vocabulary: int) -> None:
         self.session = session
         self.inputs: Mapping[str, Any] = taken(session)
         self.seconds = 0.0
         self._bind = bind
+        self._vocabulary = vocabulary
+        self._dtype = np.dtype(next(DTYPES[value.type] for value in session.get_outputs() if value.name == LOGITS))
         self._bound: list[weakref.ref[CacheBuffers]] = []
 
-    def __call__(self, feeds: Mapping[str, np.ndarray], buffers: CacheBuffers) -> np.ndarray:
+    def __call__(self, feeds: Mapping[str, np.ndarray], outputs: tuple[int, int], buffers: CacheBuffers) -> np.ndarray:
         """Logits (rows, outputs, vocabulary) in the graph's dtype.
 
         Args:
             feeds: every input but the caches; they are read in place, so they live as long as the call.
+            outputs: sequences of the call, and the tokens of each that get logits.
         """
         binding = self._binding(frozenset(feeds), buffers)
         for name, value in feeds.items():
             binding.bind_ortvalue_input(name, self._bind(value))
-        binding.bind_output(LOGITS)  # anew: another call may give another number of rows
+        logits = np.empty((*outputs, self._vocabulary), self._dtype)
+        binding.bind_ortvalue_output(LOGITS, self._bind(logits))
         began = time.perf_counter()
         self.session.run_with_iobinding(binding)
         self.seconds += time.perf_counter() - began
-        logits: np.ndarray = binding.get_outputs()[0].numpy()
         return logits
 
     def forget(self) -> None:
@@ -71,7 +75,6 @@ class DecoderCalls:
         if buffers.binding is not None and buffers.binding[0] == names:  # an input left out would still be bound
             return buffers.binding[1]
         binding = self.session.io_binding()
-        binding.bind_output(LOGITS)  # the first of the outputs
         for name, buffer in buffers.items():
             binding.bind_ortvalue_input(name, buffer)
             binding.bind_ortvalue_output(PRESENT + name.removeprefix(PAST), buffer)

@@ -116,7 +116,8 @@ def decode_rows(
     """
     pool = rows[0].pool
     logits: list[np.ndarray] = [np.empty(0)] * len(rows)
-    for places in alike(contract, inputs):
+    groups = alike(contract, inputs)
+    for places in groups:
         pool.gather([rows[place] for place in places])
         places.sort(key=lambda place: rows[place].row)
         feeds = stacked(contract, [inputs[place] for place in places])
@@ -126,6 +127,8 @@ def decode_rows(
         for row, place in enumerate(places):
             rows[place].length += 1
             logits[place] = made[row]
+        if len(groups) == 1 and places == sorted(places):
+            return made
     return np.stack(logits)
 
 
