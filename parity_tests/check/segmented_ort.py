@@ -22,7 +22,9 @@ from parity_tests.check.onnx_values import axes_of, dtype_of, element_type, stor
 from parity_tests.localize.onnx_blocks import open_graph
 from runtime_py.backends.base import Arrays
 from runtime_py.backends.logit_rows import logit_rows
-from runtime_py.backends.ort import PAST, PRESENT, OrtBackend, OrtState, widened
+from runtime_py.backends.ort import OrtBackend, OrtState, widened
+from runtime_py.backends.ort_decoder import CacheBuffers
+from runtime_py.backends.ort_inputs import PAST, PRESENT
 from runtime_py.contracts import DECODER
 from runtime_py.errors import UsageError
 
@@ -156,7 +158,7 @@ class SegmentedOrtBackend(OrtBackend):
 
     def start(self, capacity: int) -> OrtState:
         """An empty cache; it grows with what is in it, since a check fills little of a long context."""
-        return OrtState(0, capacity, {})
+        return OrtState(0, capacity, CacheBuffers())
 
     def forward(self, state: OrtState, inputs: Arrays, logit_positions: np.ndarray) -> np.ndarray:
         """Feed tokens to the decoder, one piece of its graph in memory at a time; the cache is written in place."""
@@ -164,7 +166,7 @@ class SegmentedOrtBackend(OrtBackend):
         total = state.length + tokens
         if total > state.capacity:
             raise UsageError(f"{total} tokens", f"at most {state.capacity} positions", "ask a shorter question")
-        state.buffers = self._room(state.buffers, total)
+        state.buffers = CacheBuffers(self._room(state.buffers, total))
         names = {value.name for value in self._graph(DECODER)[0].graph.input}
         asked = logit_rows(names, logit_positions, tokens)
         own = {"attention_mask": np.ones((1, total), np.int64), **asked.feeds}

@@ -104,6 +104,14 @@ class Batching(Protocol):
 
 
 @runtime_checkable
+class Clocked(Protocol):
+    """A backend that adds up how long its decoder was at work."""
+
+    decoder_seconds: float
+    """Inside the library's decoder calls, all of them so far: what is left of a step is our own doing."""
+
+
+@runtime_checkable
 class Releasing(Protocol):
     """A backend that can give its memory back and take it again when it is next used."""
 

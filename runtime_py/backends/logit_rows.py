@@ -23,10 +23,12 @@ class LogitRows:
 
     Attributes:
         feeds: the graph's own input, int64 (outputs,) or (); empty where it takes none.
+        count: rows that come out.
         rows: int64, which rows of what comes out are those that were asked for, in order; None for all of them.
     """
 
     feeds: dict[str, np.ndarray]
+    count: int
     rows: np.ndarray | None
 
     def chosen(self, logits: np.ndarray) -> np.ndarray:
@@ -46,14 +48,14 @@ def logit_rows(inputs: Collection[str], positions: np.ndarray, tokens: int) -> L
     """
     positions = np.asarray(positions, np.int64)
     if POSITIONS in inputs:
-        return LogitRows({POSITIONS: positions}, None)
+        return LogitRows({POSITIONS: positions}, len(positions), None)
     front = np.where(positions < 0, positions + tokens, positions)
     if COUNT in inputs:
         kept = tokens - int(front.min(initial=tokens - 1))
         rows = front - (tokens - kept)
-        return LogitRows({COUNT: np.array(kept, np.int64)}, None if np.array_equal(rows, np.arange(kept)) else rows)
+        return LogitRows({COUNT: np.array(kept, np.int64)}, kept, None if np.array_equal(rows, np.arange(kept)) else rows)
     if front.tolist() == [tokens - 1]:
-        return LogitRows({}, None)
+        return LogitRows({}, 1, None)
     raise PackageError(
         "the decoder's graph gives the logits of the last token alone",
         f"an input {COUNT}, for the logits of {len(front)} of {tokens} tokens",

@@ -17,7 +17,8 @@ import numpy as np
 from runtime_py.backends.base import Arrays, closed
 from runtime_py.backends.logit_rows import logit_rows
 from runtime_py.backends.onnx_files import stage_files
-from runtime_py.backends.ort_inputs import DTYPES, PAST, PRESENT, refuse_other_inputs, taken
+from runtime_py.backends.ort_decoder import LOGITS, CacheBuffers, DecoderCalls
+from runtime_py.backends.ort_inputs import DTYPES, PAST, refuse_other_inputs, taken
 from runtime_py.backends.ort_rows import OrtRow, RowPool, decode_rows, rounds_over_rows
 from runtime_py.backends.records import ONNX
 from runtime_py.backends.webgpu import PROVIDER as WEBGPU
@@ -45,7 +46,7 @@ class OrtState:
 
     length: int
     capacity: int
-    buffers: dict[str, Any] = field(repr=False)
+    buffers: CacheBuffers = field(repr=False)
 
 
 def refuse_old(version: str) -> None:
@@ -103,6 +104,9 @@ class OrtBackend:
         self.files = stage_files(folder, manifest)
         self.contracts = {stage: StageContract.from_json(value) for stage, value in manifest["contracts"].items()}
         self._sessions: dict[str, Any] = {}
+        self._calls: DecoderCalls | None = None
+        self._earlier = 0.0
+        self._dtypes: dict[str, dict[str, Any]] = {}
         self._closed = False
         if self._device() == "cuda":
             self._find_cuda()
@@ -139,7 +143,8 @@ class OrtBackend:
         if device == "cpu":
             require_bytes(total, f"a cache of {capacity} positions", "export with a smaller --context")
         make = self._ort.OrtValue.ortvalue_from_numpy
-        return OrtState(0, capacity, {name: make(np.zeros(*made), device, 0) for name, made in shapes.items()})
+        made = {name: make(np.zeros(*given), device, 0) for name, given in shapes.items()}
+        return OrtState(0, capacity, CacheBuffers(made))
 
     def forward(self, state: Any, inputs: Arrays, logit_positions: np.ndarray) -> np.ndarray:
         """Feed tokens; see `runtime_py.backends.base.Backend.forward`.
@@ -160,19 +165,24 @@ class OrtBackend:
         state.length = total
         return logits
 
-    def _decode(self, inputs: Arrays, positions: np.ndarray, buffers: Mapping[str, Any]) -> np.ndarray:
+    @property
+    def decoder_seconds(self) -> float:
+        """See runtime_py.backends.base.Clocked."""
+        return self._earlier + (self._calls.seconds if self._calls is not None else 0.0)
+
+    def _decode(self, inputs: Arrays, positions: np.ndarray, buffers: CacheBuffers) -> np.ndarray:
         """One decoder call over cache buffers that it writes in place; float32 logits of the positions."""
+        calls = self._decoder()
+        asked = logit_rows(calls.inputs, positions, inputs["inputs_embeds"].shape[1])
+        outputs = (len(inputs["inputs_embeds"]), asked.count)
+        return asked.chosen(widened(calls(self._feeds(DECODER, inputs) | asked.feeds, outputs, buffers)))
+
+    def _decoder(self) -> DecoderCalls:
         session = self._session(DECODER)
-        asked = logit_rows(taken(session), positions, inputs["inputs_embeds"].shape[1])
-        binding = session.io_binding()
-        for name, value in (self._feeds(DECODER, inputs) | asked.feeds).items():
-            binding.bind_ortvalue_input(name, self._ort.OrtValue.ortvalue_from_numpy(value))
-        binding.bind_output("logits")
-        for name, buffer in buffers.items():
-            binding.bind_ortvalue_input(name, buffer)
-            binding.bind_ortvalue_output(PRESENT + name.removeprefix(PAST), buffer)
-        session.run_with_iobinding(binding)
-        return asked.chosen(widened(binding.get_outputs()[0].numpy()))
+        if self._calls is None or self._calls.session is not session:
+            wide = next(int(tensor.shape[-1]) for tensor in self.contracts[DECODER].outputs if tensor.name == LOGITS)
+            self._calls = DecoderCalls(session, self._ort.OrtValue.ortvalue_from_numpy, wide)
+        return self._calls
 
     def rewind(self, state: OrtState | OrtRow, length: int) -> None:
         """Forget every position from ``length`` on."""
@@ -204,6 +214,11 @@ class OrtBackend:
 
     def release(self) -> None:
         """Drop all sessions and the memory they hold; each opens again when its stage is run."""
+        if self._calls is not None:
+            self._calls.forget()
+            self._earlier += self._calls.seconds
+            self._calls = None
+        self._dtypes.clear()
         self._sessions.clear()
 
     def close(self) -> None:
@@ -284,8 +299,10 @@ class OrtBackend:
 
     def _feeds(self, stage: str, inputs: Arrays) -> dict[str, np.ndarray]:
         """Inputs checked against the contract, in the dtypes the graph takes."""
-        wanted = {name: DTYPES[value.type] for name, value in taken(self._session(stage)).items()}
-        feeds = {}
+        session = self._session(stage)
+        if stage not in self._dtypes:
+            self._dtypes[stage] = {name: DTYPES[value.type] for name, value in taken(session).items()}
+        wanted, feeds = self._dtypes[stage], {}
         for tensor in self.contracts[stage].inputs:
             if tensor.name.startswith(PAST) or (tensor.name not in inputs and not tensor.required):
                 continue

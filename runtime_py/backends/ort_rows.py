@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from runtime_py.backends.base import Arrays
+from runtime_py.backends.ort_decoder import CacheBuffers
 from runtime_py.contracts import StageContract
 from runtime_py.errors import UsageError
 from runtime_py.memory import require_bytes
@@ -43,7 +44,7 @@ class OrtRow:
         return self.pool.capacity
 
     @property
-    def buffers(self) -> Mapping[str, Any]:
+    def buffers(self) -> CacheBuffers:
         """OrtValues (1, kv_heads, capacity, head width) over this row."""
         return self.pool.values(self.row, self.row + 1)
 
@@ -67,14 +68,15 @@ class RowPool:
         self._arrays = {
             name: np.zeros((count, heads, capacity, width), dtype) for name, ((heads, width), dtype) in shapes.items()
         }
-        self._values: dict[tuple[int, int], dict[str, Any]] = {}
+        self._values: dict[tuple[int, int], CacheBuffers] = {}
         self.rows = [OrtRow(self, row) for row in range(count)]
         self._at = list(self.rows)
 
-    def values(self, first: int, last: int) -> Mapping[str, Any]:
+    def values(self, first: int, last: int) -> CacheBuffers:
         """OrtValues over the rows from ``first`` to before ``last``, which share their memory."""
         if (first, last) not in self._values:
-            self._values[first, last] = {name: self._bind(array[first:last]) for name, array in self._arrays.items()}
+            made = {name: self._bind(array[first:last]) for name, array in self._arrays.items()}
+            self._values[first, last] = CacheBuffers(made)
         return self._values[first, last]
 
     def gather(self, rows: Sequence[OrtRow]) -> None:
@@ -114,7 +116,8 @@ def decode_rows(
     """
     pool = rows[0].pool
     logits: list[np.ndarray] = [np.empty(0)] * len(rows)
-    for places in alike(contract, inputs):
+    groups = alike(contract, inputs)
+    for places in groups:
         pool.gather([rows[place] for place in places])
         places.sort(key=lambda place: rows[place].row)
         feeds = stacked(contract, [inputs[place] for place in places])
@@ -124,6 +127,8 @@ def decode_rows(
         for row, place in enumerate(places):
             rows[place].length += 1
             logits[place] = made[row]
+        if len(groups) == 1 and places == sorted(places):
+            return made
     return np.stack(logits)
 
 

@@ -17,8 +17,13 @@ import numpy as np
 
 from runtime_py.errors import UsageError
 from runtime_py.serving.client import Client, user_message
+from runtime_py.serving.measures import DECODER_SECONDS, ENGINE_SECONDS, PREFIX
 
 PROMPT = "What is in the picture?"
+LETTERS = 90
+"""About as many tokens as a small picture has rows, where every letter is one."""
+
+_ENGINE, _DECODER = PREFIX + ENGINE_SECONDS, PREFIX + DECODER_SECONDS
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,8 @@ class Load:
         concurrency: requests in flight at a time, one figure after the other.
         requests: of each.
         new_tokens: of each answer.
-        side: pixels of the drawn pictures' edges.
+        side: pixels of the drawn pictures' edges; 0 sends a text of `LETTERS` letters, different each time, in place of one.
+        first_picture: number of the first that is drawn; equal numbers give equal pictures, which a server may know.
     """
 
     url: str
@@ -38,6 +44,7 @@ class Load:
     requests: int
     new_tokens: int
     side: int = 448
+    first_picture: int = 0
 
 
 @dataclass
@@ -56,24 +63,28 @@ def measure(load: Load) -> dict[str, Any]:
         UsageError: a count below 1, or the server refuses a request.
         MachineError: the server is not there, or breaks off.
     """
-    if min(load.requests, load.new_tokens, *load.concurrency, load.side) < 1:
+    if min(load.requests, load.new_tokens, *load.concurrency, load.side + 1) < 1:
         raise UsageError("a count below 1", "at least 1", "correct it")
     client = Client(load.url, load.key)
     model = client.facts()["id"]
-    _ask(client, _body(model, load, 0))
-    levels = [_level(client, model, load, count, 1 + place * load.requests) for place, count in enumerate(load.concurrency)]
+    first = load.first_picture
+    _ask(client, _body(model, load, first))
+    levels = [
+        _level(client, model, load, count, first + 1 + place * load.requests) for place, count in enumerate(load.concurrency)
+    ]
     return {
         "server": client.url,
         "model": model,
         "requests": load.requests,
         "new_tokens": load.new_tokens,
-        "picture": f"{load.side} x {load.side} pixels, another one each time",
+        "picture": f"{load.side} x {load.side} pixels, another one each time" if load.side else "no picture",
         "levels": levels,
     }
 
 
 def _level(client: Client, model: str, load: Load, count: int, seed: int) -> dict[str, Any]:
     bodies = [_body(model, load, seed + number) for number in range(load.requests)]
+    before = client.gauges()
     began = time.perf_counter()
     with ThreadPoolExecutor(count) as threads:
         waits = list(threads.map(partial(_ask, client), bodies))
@@ -88,15 +99,26 @@ def _level(client: Client, model: str, load: Load, count: int, seed: int) -> dic
         "requests_per_second": load.requests / seconds,
         "first_token_seconds": _shares([each.first for each in waits]),
         "inter_token_seconds": _shares(between),
+        "beside_the_decoder": _beside(before, client.gauges()),
     }
 
 
+def _beside(before: Mapping[str, float], after: Mapping[str, float]) -> float | None:
+    """Which part of its time the engine spent on anything but decoder calls; None where the server does not tell."""
+    engine, decoder = (after.get(name, 0.0) - before.get(name, 0.0) for name in (_ENGINE, _DECODER))
+    return 1 - decoder / engine if engine > 0 and decoder > 0 else None
+
+
 def _body(model: str, load: Load, seed: int) -> dict[str, Any]:
-    """A request with a picture that is drawn for it."""
-    picture = np.random.default_rng(seed).integers(0, 256, (load.side, load.side, 3), dtype=np.uint8)
+    """A request with a picture, or a text, that is drawn for it."""
+    draw = np.random.default_rng(seed)
+    if load.side:
+        asked = user_message(PROMPT, [draw.integers(0, 256, (load.side, load.side, 3), dtype=np.uint8)])
+    else:
+        asked = user_message("".join(chr(letter) for letter in draw.integers(97, 123, LETTERS)), [])
     return {
         "model": model,
-        "messages": user_message(PROMPT, [picture]),
+        "messages": asked,
         "max_tokens": load.new_tokens,
         "temperature": 0.0,
         "ignore_eos": True,
@@ -127,12 +149,16 @@ def _shares(values: Sequence[float]) -> dict[str, float]:
     return {"median": float(np.percentile(values, 50)), "p95": float(np.percentile(values, 95))}
 
 
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"
+
+
 def lines(figures: Mapping[str, Any]) -> list[str]:
     """The figures for people."""
     rows = [
         f"{figures['model']} at {figures['server']}: {figures['requests']} requests a level, {figures['new_tokens']} tokens "
         f"each, {figures['picture']}",
-        f"{'in flight':>9} {'tokens/s':>10} {'requests/s':>10} {'first token, s':>22} {'next token, s':>22}",
+        f"{'in flight':>9} {'tokens/s':>10} {'requests/s':>10} {'first token, s':>22} {'next token, s':>22} {'engine':>7}",
     ]
     for level in figures["levels"]:
         waits = [
@@ -141,6 +167,6 @@ def lines(figures: Mapping[str, Any]) -> list[str]:
         ]
         rows.append(
             f"{level['concurrency']:>9} {level['tokens_per_second']:>10.1f} {level['requests_per_second']:>10.2f} "
-            f"{waits[0]:>22} {waits[1]:>22}"
+            f"{waits[0]:>22} {waits[1]:>22} {_percent(level['beside_the_decoder']):>7}"
         )
     return rows

@@ -10,13 +10,14 @@ One thread steps; `Engine.submit` and the flags of `Running` may be used from an
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
 
-from runtime_py.backends.base import Backend, Batching
+from runtime_py.backends.base import Backend, Batching, Clocked
 from runtime_py.backends.record import Ability
 from runtime_py.backends.registry import runtime_backends
 from runtime_py.engine.running import Running
@@ -43,6 +44,7 @@ class Engine:
 
     Attributes:
         notice: why sequences do not share decoder calls, or why there are fewer slots than asked for; "" otherwise.
+        seconds: of all steps so far; `decoder_seconds` of them were in decoder calls.
 
     Raises:
         DoesNotFitError: this machine's memory does not hold the caches.
@@ -56,6 +58,7 @@ class Engine:
         self.chunk = min(chunk or limits.prefill_chunk, limits.prefill_chunk)
         self.backend = backend
         self.notice = ""
+        self.seconds = 0.0
         self.shares_calls = False
         if slots > 1:
             slots = self._possible(slots)
@@ -97,14 +100,21 @@ class Engine:
         """Slots at work."""
         return len(self._reading) + len(self._answering)
 
+    @property
+    def decoder_seconds(self) -> float:
+        """Spent in decoder calls so far; 0 where the backend does not tell. The rest of `seconds` is the engine's own."""
+        return self.backend.decoder_seconds if isinstance(self.backend, Clocked) else 0.0
+
     def step(self) -> bool:
         """One round of work; False when there was none."""
+        began = time.perf_counter()
         self._let_go()
         self._admit()
         if self._answering:
             self._decode()
         if self._reading:
             self._read()
+        self.seconds += time.perf_counter() - began
         return bool(self._reading or self._answering or self._waiting)
 
     def drop_all(self) -> None:

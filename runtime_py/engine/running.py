@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -154,10 +155,11 @@ class Running:
         count = self.wish.likelihoods
         if count is None:
             return None
-        scores = logits.astype(np.float64)
-        scores -= scores.max()
-        scores -= np.log(np.exp(scores).sum())
-        count = min(count, scores.size)
-        left = np.flatnonzero(scores >= np.partition(scores, -count)[-count]) if count else np.zeros(0, np.int64)
-        best = left[np.argsort(-scores[left], kind="stable")[:count]]
-        return Likelihood(float(scores[token]), tuple((int(index), float(scores[index])) for index in best))
+        largest = logits.max()
+        # a sum of float32 exponentials in float64: a ten-millionth off, in a tenth of the time
+        all_of_them = float(largest) + math.log(float(np.exp(logits - largest).sum(dtype=np.float64)))
+        count = min(count, logits.size)
+        left = np.flatnonzero(logits >= np.partition(logits, -count)[-count]) if count else np.zeros(0, np.int64)
+        best = left[np.argsort(-logits[left], kind="stable")[:count]]
+        top = tuple((int(index), float(logits[index]) - all_of_them) for index in best)
+        return Likelihood(float(logits[token]) - all_of_them, top)

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from PIL import Image
 
-from runtime_py.errors import MachineError, UsageError
+from runtime_py.errors import EdgeproofError, MachineError, UsageError
 from runtime_py.files.json_file import shortened
 
 MAX_LINE = 1 << 20
@@ -54,6 +54,16 @@ class Client:
     def complete(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """A whole answer."""
         return self._whole("POST", "/v1/chat/completions", body)
+
+    def gauges(self) -> dict[str, float]:
+        """What the server tells of itself under /metrics, rows without labels alone; nothing where it has no such page."""
+        try:
+            with self._answer("GET", "/metrics", None) as answer:
+                lines = answer.read().decode("utf-8", "replace").splitlines()
+        except EdgeproofError:
+            return {}
+        rows = [line.split() for line in lines if line and line[0] != "#" and "{" not in line]
+        return {row[0]: float(row[1]) for row in rows if len(row) == 2}
 
     def stream(self, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """The chunks of a streamed answer.

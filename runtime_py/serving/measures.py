@@ -18,6 +18,9 @@ GAUGES = {
     "slots_busy": "Slots that are reading a prompt or answering",
     "requests_held": "Requests that are waiting, being prepared or being answered",
 }
+ENGINE_SECONDS, DECODER_SECONDS = "engine_seconds", "engine_decoder_seconds"
+"""Where the engine's time went; only the server of OpenAI's interface tells them."""
+
 REQUESTS, OUTCOME = "requests", "outcome"
 """A counter with a label."""
 

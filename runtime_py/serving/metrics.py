@@ -4,9 +4,24 @@ from __future__ import annotations
 
 from runtime_py.engine.answer import Answer
 from runtime_py.engine.service import Service
-from runtime_py.serving.measures import COUNTERS, GAUGES, HISTOGRAMS, OUTCOME, PREFIX, REQUESTS, SECONDS, observed
+from runtime_py.serving.measures import (
+    COUNTERS,
+    DECODER_SECONDS,
+    ENGINE_SECONDS,
+    GAUGES,
+    HISTOGRAMS,
+    OUTCOME,
+    PREFIX,
+    REQUESTS,
+    SECONDS,
+    observed,
+)
 
-OWN_GAUGES = {"requests_queued": "Prepared requests that wait for a slot"}
+OWN_GAUGES = {
+    "requests_queued": "Prepared requests that wait for a slot",
+    ENGINE_SECONDS: "At work on tokens, decoder calls included, since the start",
+    DECODER_SECONDS: "Of these, in decoder calls; 0 where the backend does not tell",
+}
 
 
 class Metrics:
@@ -28,6 +43,8 @@ class Metrics:
             "slots_busy": lambda: service.engine.busy,
             "requests_held": lambda: service.held,
             "requests_queued": lambda: service.engine.queued,
+            ENGINE_SECONDS: lambda: service.engine.seconds,
+            DECODER_SECONDS: lambda: service.engine.decoder_seconds,
         }
         for name, meaning in (GAUGES | OWN_GAUGES).items():
             prometheus.Gauge(PREFIX + name, meaning, registry=registry).set_function(now[name])

@@ -1,0 +1,39 @@
+"""The sizes of a checkpoint, as far as a model of the same size for another engine needs them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from runtime_py.errors import UsageError
+
+
+def sizes_of(model: Path, context: int) -> dict[str, int]:
+    """What `llama_files` writes.
+
+    Raises:
+        UsageError: the model is no MiniCPM-V 1.0, whose tower llama.cpp knows too.
+    """
+    from export.checkpoint.opened import open_folder
+    from export.specs import ResamplerSpec
+
+    spec = open_folder(model).spec
+    d, v, c = spec.decoder, spec.vision, spec.connector
+    if not isinstance(c, ResamplerSpec) or v.grid is None:
+        raise UsageError(f"{model} is {spec.family} {spec.variant}", "a MiniCPM-V 1.0", "see middle_checkpoint")
+    return {
+        "hidden": d.hidden,
+        "mlp": d.mlp_width,
+        "heads": d.heads,
+        "kv_heads": d.kv_heads,
+        "head_dim": d.head_dim,
+        "layers": d.layers,
+        "vocabulary": d.vocabulary,
+        "context": context,
+        "vision_width": v.width,
+        "vision_heads": v.heads,
+        "vision_layers": v.layers,
+        "vision_mlp": v.mlp_width,
+        "side": v.grid[0] * v.patch_size,
+        "patch": v.patch_size,
+        "queries": c.queries,
+    }

@@ -1,0 +1,84 @@
+"""Calls of the decoder's graph over cache buffers that it writes in place, named to it once and used again.
+
+A decoder of 40 layers has 160 cache values at its border. Which buffers they are changes only with the sequences of a
+call; so a set of buffers keeps the binding that names it, and a call binds the rest (onnxruntime, IOBinding: a name that
+is bound again takes the new value).
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from runtime_py.backends.ort_inputs import DTYPES, PAST, PRESENT, taken
+
+LOGITS = "logits"
+
+
+class CacheBuffers(dict[str, Any]):
+    """OrtValues by cache input, and the binding that was made of them, with the names of the other inputs in it."""
+
+    binding: tuple[frozenset[str], Any] | None = None
+
+
+class DecoderCalls:
+    """Runs one session of the decoder.
+
+    Args:
+        bind: makes an OrtValue over a NumPy array, which it does not copy.
+        vocabulary: width of the logits, as the contract says it.
+
+    Attributes:
+        inputs: what the session can be fed, by name.
+        seconds: inside the session, all calls so far.
+    """
+
+    def __init__(self, session: Any, bind: Callable[[np.ndarray], Any], vocabulary: int) -> None:
+        self.session = session
+        self.inputs: Mapping[str, Any] = taken(session)
+        self.seconds = 0.0
+        self._bind = bind
+        self._vocabulary = vocabulary
+        self._dtype = np.dtype(next(DTYPES[value.type] for value in session.get_outputs() if value.name == LOGITS))
+        self._bound: list[weakref.ref[CacheBuffers]] = []
+
+    def __call__(self, feeds: Mapping[str, np.ndarray], outputs: tuple[int, int], buffers: CacheBuffers) -> np.ndarray:
+        """Logits (rows, outputs, vocabulary) in the graph's dtype.
+
+        Args:
+            feeds: every input but the caches; they are read in place, so they live as long as the call.
+            outputs: sequences of the call, and the tokens of each that get logits.
+        """
+        binding = self._binding(frozenset(feeds), buffers)
+        for name, value in feeds.items():
+            binding.bind_ortvalue_input(name, self._bind(value))
+        logits = np.empty((*outputs, self._vocabulary), self._dtype)
+        binding.bind_ortvalue_output(LOGITS, self._bind(logits))
+        began = time.perf_counter()
+        self.session.run_with_iobinding(binding)
+        self.seconds += time.perf_counter() - began
+        return logits
+
+    def forget(self) -> None:
+        """Let go of every binding, which hold the session's memory."""
+        for reference in self._bound:
+            buffers = reference()
+            if buffers is not None:
+                buffers.binding = None
+        self._bound.clear()
+
+    def _binding(self, names: frozenset[str], buffers: CacheBuffers) -> Any:
+        if buffers.binding is not None and buffers.binding[0] == names:  # an input left out would still be bound
+            return buffers.binding[1]
+        binding = self.session.io_binding()
+        for name, buffer in buffers.items():
+            binding.bind_ortvalue_input(name, buffer)
+            binding.bind_ortvalue_output(PRESENT + name.removeprefix(PAST), buffer)
+        self._bound = [each for each in self._bound if each() is not None]
+        self._bound.append(weakref.ref(buffers))
+        buffers.binding = (names, binding)
+        return binding
