@@ -44,6 +44,16 @@ def chat_parser(prog: str) -> Parser:
     answer.add_argument("--top-p", type=float, metavar="P", help="choose among the likeliest that reach P together")
     answer.add_argument("--repetition-penalty", type=float, metavar="R", help="above 1 discourages repeated tokens")
     flags.seed(answer, "equal seeds give equal answers", default=None)
+    answer.add_argument(
+        "--prompt-lookup",
+        type=flags.whole_number(0),
+        nargs="?",
+        const=7,
+        default=0,
+        metavar="N",
+        help="guess up to N tokens (alone: 7) from what prompt and answer said before, and check them in one call;"
+        " temperature 0 alone",
+    )
     flags.running(made)
     made.add_argument("--selftest", action="store_true", help="first check the package's own sample answer")
     flags.json_result(made, "one JSON object a turn on stdout")
@@ -119,6 +129,7 @@ def _chat(options: argparse.Namespace) -> int:
         top_p=options.top_p,
         repetition_penalty=options.repetition_penalty,
         seed=None if options.seed is None else flags.seed_number(options.seed),
+        prompt_lookup=options.prompt_lookup,
     )
     with _load(options, options.verify, options.selftest, options.upright) as model:
         _remember(options, model.package)

@@ -36,9 +36,10 @@ class Timing:
     Attributes:
         prompt_tokens: the whole prompt; ``kept_tokens`` of them were in the cache already.
         image_seconds: preprocessing and vision encoder; 0 when every picture was known.
-        steps: decoder calls after the prefill, ``decode_seconds`` in all.
+        steps: answer tokens fed after the prefill, ``decode_seconds`` in all.
         first_token_seconds: from the call to the first token.
         queue_seconds: of these, waiting for a slot.
+        guessed_tokens: right guesses of prompt lookup, each of which saved a decoder call.
     """
 
     prompt_tokens: int
@@ -50,6 +51,7 @@ class Timing:
     first_token_seconds: float
     decode_seconds: float
     queue_seconds: float = 0.0
+    guessed_tokens: int = 0
 
     @property
     def prefill_rate(self) -> float:

@@ -20,6 +20,7 @@ import numpy as np
 from runtime_py.backends.base import Backend, Batching, Clocked
 from runtime_py.backends.record import Ability
 from runtime_py.backends.registry import runtime_backends
+from runtime_py.engine.guessed import guesses, step_guessed
 from runtime_py.engine.running import Running
 from runtime_py.engine.slot import Slot
 from runtime_py.errors import EdgeproofError, UsageError
@@ -178,6 +179,10 @@ class Engine:
 
     def _decode(self) -> None:
         together = list(self._answering)
+        if len(together) == 1 and (guessed := guesses(together[0])):
+            self._safely(together, partial(step_guessed, together[0], guessed))
+            self._answering = [running for running in together if not running.over]
+            return
         logits: list[np.ndarray] = []
 
         def feed() -> None:

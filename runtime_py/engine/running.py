@@ -16,6 +16,7 @@ from runtime_py.engine.slot import Slot
 from runtime_py.engine.stop_text import StopText
 from runtime_py.errors import EdgeproofError
 from runtime_py.generation.generate import Choosing, Finish, Settings
+from runtime_py.generation.prompt_lookup import PromptLookup
 from runtime_py.tokenizer import Tokenizer
 
 Event = Token | Answer | EdgeproofError
@@ -64,11 +65,15 @@ class Running:
             there is of it.
         over: nothing more is sent.
         waiting: the token that the next step feeds.
+        lookup: guesses tokens; None where the answer's settings ask for none.
+        guessed: right guesses so far.
     """
 
     def __init__(self, prompt: Prepared, wish: Wish, words: Tokenizer, send: Callable[[Event], None]) -> None:
         self.prompt, self.wish, self.send = prompt, wish, send
         self.choosing = Choosing(wish.settings)
+        self.lookup = _lookup(prompt, wish)
+        self.guessed = 0
         self.cancelled = False
         self.stopped = False
         self.over = False
@@ -107,6 +112,8 @@ class Running:
         if token is None:
             self._finish()
             return
+        if self.lookup is not None:
+            self.lookup.add(token)
         text = self._stop.push(self._words.push(token))
         self._text.append(text)
         self.choosing.check_limits(self.slot.session.room)
@@ -146,6 +153,7 @@ class Running:
             first_token_seconds=self.first - self.prompt.began,
             decode_seconds=ended - self.first,
             queue_seconds=self.admitted - self.queued,
+            guessed_tokens=self.guessed,
         )
         self.over = True
         text = "".join(self._text).strip()
@@ -163,3 +171,11 @@ class Running:
         best = left[np.argsort(-logits[left], kind="stable")[:count]]
         top = tuple((int(index), float(logits[index]) - all_of_them) for index in best)
         return Likelihood(float(logits[token]) - all_of_them, top)
+
+
+def _lookup(prompt: Prepared, wish: Wish) -> PromptLookup | None:
+    """None where nothing is to be guessed, or where the last bits of a row's logits are seen: in draws and likelihoods."""
+    settings = wish.settings
+    if not settings.prompt_lookup or settings.sampling.temperature or wish.likelihoods is not None:
+        return None
+    return PromptLookup(prompt.layout.input_ids[0].tolist(), settings.prompt_lookup)

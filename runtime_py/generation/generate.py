@@ -26,18 +26,27 @@ class Finish(StrEnum):
 
 @dataclass(frozen=True)
 class Settings:
-    """One answer's limits and sampling; `settings_of` reads a package's defaults."""
+    """One answer's limits and sampling; `settings_of` reads a package's defaults.
+
+    Attributes:
+        prompt_lookup: tokens guessed from the prompt in one decoder call at most (`runtime_py.generation.prompt_lookup`); 0
+            guesses none. Answers that are drawn (a temperature above 0) guess none, whatever is set: between two tokens that
+            are about as likely the last bits would decide.
+    """
 
     stop_ids: tuple[int, ...]
     max_new_tokens: int
     sampling: Sampling
+    prompt_lookup: int = 0
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise UsageError(f"{self.max_new_tokens} new tokens", "at least 1", "raise max_new_tokens")
+        if self.prompt_lookup < 0:
+            raise UsageError(f"{self.prompt_lookup} guessed tokens", "0 or more", "correct prompt_lookup")
 
 
-WHOLE = ("max_new_tokens", "top_k", "seed")
+WHOLE = ("max_new_tokens", "top_k", "seed", "prompt_lookup")
 REAL = ("temperature", "top_p", "repetition_penalty")
 
 
@@ -52,6 +61,7 @@ class Overrides:
     repetition_penalty: float | None = None
     seed: int | None = None
     stop_ids: tuple[int, ...] | None = None
+    prompt_lookup: int | None = None
 
     def __post_init__(self) -> None:
         for names, kind, wanted in ((WHOLE, Integral, "a whole number"), (REAL, Real, "a number")):
@@ -86,7 +96,7 @@ def settings_of(generation: Mapping[str, Any], overrides: Overrides | None = Non
             repetition_penalty=float(pick("repetition_penalty")),
             seed=chosen.seed,
         )
-        return Settings(tuple(pick("stop_ids")), int(pick("max_new_tokens")), sampling)
+        return Settings(tuple(pick("stop_ids")), int(pick("max_new_tokens")), sampling, int(chosen.prompt_lookup or 0))
     except KeyError as error:
         raise PackageError(f"manifest.json: generation has no {error}", "every default", "export it again") from error
 

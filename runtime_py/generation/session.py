@@ -60,11 +60,12 @@ class Session:
         self._state: DecoderState | None = None
         self._layout: Layout | None = None
         self._decode_inputs: Mapping[str, np.ndarray] | None = None
+        self._guessed = 0
 
     @property
     def length(self) -> int:
-        """Positions in the cache."""
-        return self._state.length if self._state is not None else 0
+        """Positions in the cache, without guessed ones."""
+        return self._state.length - self._guessed if self._state is not None else 0
 
     @property
     def room(self) -> int:
@@ -74,6 +75,7 @@ class Session:
     def reset(self) -> None:
         """Drop the cache; the next prefill starts from nothing."""
         self._state = self._layout = self._decode_inputs = None
+        self._guessed = 0
 
     def encode_images(self, pictures: Sequence[np.ndarray]) -> tuple[list[ImageInputs], list[np.ndarray]]:
         """uint8 RGB (height, width, 3) pictures to encoder inputs and the features made of them."""
@@ -225,7 +227,7 @@ class Session:
         return logits
 
     def step_inputs(self, embeds: np.ndarray) -> tuple[DecoderState, dict[str, np.ndarray]]:
-        """What a step feeds: this sequence's cache, and the decoder's inputs for one embedded token (1, 1, hidden).
+        """What a step feeds: this sequence's cache, and the decoder's inputs for embedded tokens (1, tokens, hidden).
 
         Raises:
             UsageError: as `step`.
@@ -237,8 +239,37 @@ class Session:
                 f"a context of at most {state.capacity} positions, prompt and answer together",
                 "ask for fewer new tokens, or export with a larger --context",
             )
-        inputs = self._arranged(self.processor.next_inputs(self._layout, state.length))
+        rows = [self.processor.next_inputs(self._layout, state.length + place) for place in range(embeds.shape[1])]
+        inputs = self._arranged({name: np.concatenate([row[name] for row in rows], axis=-1) for name in rows[0]})
         return state, {**inputs, "inputs_embeds": embeds, **(self._decode_inputs or {})}
+
+    @property
+    def can_guess(self) -> bool:
+        """Whether `step_guessed` works: the backend can forget what was fed."""
+        return isinstance(self.backend, Rewinding)
+
+    def step_guessed(self, tokens: Sequence[int]) -> np.ndarray:
+        """Feed an answer token and guesses of those behind it; float32 logits (1, tokens, vocabulary) of what follows each.
+
+        Not one of them counts as fed before `keep_guess`, and after `drop_guesses` the rest is forgotten.
+
+        Raises:
+            UsageError: as `step`, or the cache has no room for all of them.
+        """
+        state, inputs = self.step_inputs(self.embed(np.array([tokens], dtype=np.int64)))
+        logits = self.backend.forward(state, inputs, np.arange(len(tokens), dtype=np.int64))
+        self._guessed = len(tokens)
+        return logits
+
+    def keep_guess(self) -> None:
+        """The next token of `step_guessed` was right."""
+        self._guessed -= 1
+
+    def drop_guesses(self) -> None:
+        """Forget the tokens of `step_guessed` that were not kept."""
+        length, self._guessed = self.length, 0
+        if length < self._started().length:
+            self._rewind(length)
 
     def take_over(self, other: Session, tokens: int) -> None:
         """Begin with a copy of the first ``tokens`` positions of another session's cache, which stays as it is.

@@ -1,0 +1,138 @@
+"""Whatever is guessed, the answer is the one without guesses, and the cache holds that answer and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import runtime_py
+from runtime_py.conftest import AttentionBackend, minicpm_settings
+from runtime_py.engine.running import Running, Wish
+from runtime_py.errors import UsageError
+from runtime_py.generation.generate import Overrides, settings_of
+from runtime_py.generation.prompt_lookup import PromptLookup
+from runtime_py.generation.session import Limits
+from runtime_py.model import Model
+from runtime_py.package import Package
+from runtime_py.preprocess.base import Message
+from runtime_py.preprocess.minicpm_v import Processor
+from runtime_py.tokenizer import Tokenizer
+
+QUESTIONS = ["red red red red red red", "What colour?", "How many, and where? How many, and where?"]
+GENERATION = {"stop_ids": [2], "temperature": 0.0, "top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0, "max_new_tokens": 12}
+DATA = 'Write again: {"colour": "red", "number": 3} {"colour": "blue", "number": 3} {"colour": "red", "number": 3}'
+
+
+def model_of(words: Tokenizer, folder: Path, context: int) -> Model:
+    package = Package(
+        folder, {"files": []}, "minicpm-v", "1.0", "cpu", "fp32", "ort", "minicpm_v",
+        minicpm_settings(), GENERATION, Limits(context, 16), {}, (),
+    )  # fmt: skip
+    return Model(package, AttentionBackend(len(words.pieces)), Processor(minicpm_settings(), words), words)
+
+
+class Guesser(PromptLookup):
+    """Guesses the true answer, with faults."""
+
+    def __init__(self, answer: Sequence[int], seed: int, faults: float) -> None:
+        super().__init__((), 8)
+        self.answer, self.draw, self.faults, self.place = list(answer), np.random.default_rng(seed), faults, 0
+
+    def add(self, token: int) -> None:
+        self.place = getattr(self, "place", 0) + 1
+
+    def guess(self, room: int) -> list[int]:
+        true = self.answer[self.place : self.place + int(self.draw.integers(0, 7))][: max(room, 0)]
+        return [token if self.draw.random() > self.faults else int(self.draw.integers(3, 100)) for token in true]
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    question=st.sampled_from(QUESTIONS),
+    tokens=st.integers(1, 60),
+    penalty=st.sampled_from([1.0, 1.3]),
+    context=st.integers(40, 160),
+    stop=st.integers(0, 30),
+    faults=st.sampled_from([0.0, 0.2, 1.0]),
+    seed=st.integers(0, 9),
+)
+def test_whatever_is_guessed_the_answer_is_the_same(
+    words: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, question: str, tokens: int, penalty: float,
+    context: int, stop: int, faults: float, seed: int,
+) -> None:  # fmt: skip
+    model = model_of(words, tmp_path, context)
+    free = Overrides(tokens, temperature=0.0, repetition_penalty=penalty, stop_ids=())
+    try:
+        whole = model.chat(question, overrides=free)
+    except UsageError:  # the prompt does not fit this context
+        return
+    chosen = replace(free, stop_ids=tuple(whole.ids[stop : stop + 1]))
+    model.reset()
+    plain = model.chat(question, overrides=chosen)
+    cached = np.array(model.session._started().keys)  # type: ignore[attr-defined]
+    guesser = Guesser(whole.ids, seed, faults)
+    monkeypatch.setattr("runtime_py.engine.running._lookup", lambda *_: guesser)
+    model.reset()
+    guessed = model.chat(question, overrides=chosen)
+    assert (guessed.ids, guessed.finish, guessed.text) == (plain.ids, plain.finish, plain.text)
+    assert guessed.timing.steps == plain.timing.steps
+    np.testing.assert_array_equal(np.array(model.session._started().keys), cached)  # type: ignore[attr-defined]
+    monkeypatch.undo()
+    assert model.chat(question, overrides=chosen).timing.kept_tokens == plain.timing.prompt_tokens - 1
+
+
+def test_right_guesses_save_decoder_calls(words: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(words, tmp_path, 160)
+    asked = Overrides(40, temperature=0.0, stop_ids=())
+    plain = model.chat(QUESTIONS[0], overrides=asked)
+    guesser = Guesser(plain.ids, 0, 0.0)
+    monkeypatch.setattr("runtime_py.engine.running._lookup", lambda *_: guesser)
+    model.reset()
+    backend = model.backend
+    assert isinstance(backend, AttentionBackend)
+    backend.calls.clear()
+    seen: list[np.ndarray] = []
+    model.record(lambda probe, array: seen.append(array) if probe == "step_logits" else None)
+    answer = model.chat(QUESTIONS[0], overrides=asked)
+    prompt_calls = -(-answer.timing.prompt_tokens // 16)
+    assert len(backend.calls) - prompt_calls == answer.timing.steps - answer.timing.guessed_tokens < 20
+    assert len(seen) == answer.timing.steps and {array.shape[:2] for array in seen} == {(1, 1)}
+
+
+@pytest.fixture(scope="module")
+def packaged(exported: Path) -> Iterator[Model]:
+    with runtime_py.load(exported, threads=1) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.2])
+def test_a_package_says_the_same(packaged: Model, penalty: float) -> None:
+    for question in (DATA, *QUESTIONS):
+        asked = Overrides(48, temperature=0.0, repetition_penalty=penalty, stop_ids=())
+        packaged.reset()
+        plain = packaged.chat(question, overrides=asked)
+        packaged.reset()
+        assert packaged.chat(question, overrides=replace(asked, prompt_lookup=7)).ids == plain.ids
+
+
+def test_draws_and_likelihoods_are_not_guessed(words: Tokenizer, tmp_path: Path) -> None:
+    model = model_of(words, tmp_path, 160)
+    prompt = model._preparation.prepare([Message("user", DATA)], [])
+
+    def lookup(likelihoods: int | None, **changes: float) -> PromptLookup | None:
+        settled = settings_of(GENERATION, Overrides(**changes, prompt_lookup=7))  # type: ignore[arg-type]
+        return Running(prompt, Wish(settled, likelihoods=likelihoods), words, lambda _: None).lookup
+
+    assert lookup(None) is not None
+    assert lookup(2) is None and lookup(None, temperature=0.7) is None
+
+
+def test_a_number_below_none_is_refused() -> None:
+    with pytest.raises(UsageError, match="-1 guessed tokens"):
+        settings_of(GENERATION, Overrides(prompt_lookup=-1))

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime_py.generation.prompt_lookup import FIRST, LENGTHS, LONGEST_REST, PromptLookup
+
+WORDS = st.integers(0, 3)
+
+
+def test_it_guesses_what_followed_the_same_tokens_last() -> None:
+    lookup = PromptLookup([1, 2, 3, 4, 5, 6, 7, 1, 2, 3, 8, 9, 1, 2, 3], 8)
+    assert list(lookup.guess(8)) == [8, 9, 1]
+    assert list(lookup.guess(1)) == [8]
+    assert not lookup.guess(0)
+
+
+def test_more_tokens_alike_count_before_newer_ones() -> None:
+    lookup = PromptLookup([5, 1, 2, 3, 4, 9, 1, 2, 3, 7, 5, 1, 2, 3], 8)
+    assert list(lookup.guess(1)) == [4]
+
+
+def test_right_guesses_bring_more_and_wrong_ones_a_rest() -> None:
+    lookup = PromptLookup(list(range(999)) + list(range(5)), 7)
+    assert len(lookup.guess(99)) == FIRST
+    lookup.told(FIRST, FIRST)
+    assert len(lookup.guess(99)) == 2 * FIRST
+    lookup.told(2 * FIRST, 2 * FIRST)
+    assert len(lookup.guess(99)) == 7
+    lookup.told(7, 2)
+    assert len(lookup.guess(99)) == 3
+    token, rests = 5, []
+    for _ in range(8):
+        lookup.told(1, 0)
+        began = token
+        while not lookup.guess(99) and token < 900:
+            lookup.add(token)
+            token += 1
+        rests.append(token - began)
+    assert rests == [1, 2, 4, 8, 16, LONGEST_REST, LONGEST_REST, LONGEST_REST]
+
+
+@given(tokens=st.lists(WORDS, max_size=40), room=st.integers(0, 9), split=st.integers(0, 40))
+def test_every_guess_stands_behind_the_newest_tokens(tokens: list[int], room: int, split: int) -> None:
+    lookup = PromptLookup(tokens[:split], 8)
+    for token in tokens[split:]:
+        lookup.add(token)
+    guess = list(lookup.guess(room))
+    assert len(guess) <= min(room, FIRST)
+    tail = tokens[-LENGTHS[-1] :]
+    behind = [tokens[place + len(tail) :][:room] for place in range(len(tokens) - len(tail))]
+    alike = [rest for place, rest in enumerate(behind) if tokens[place : place + len(tail)] == tail]
+    assert any(rest[: len(guess)] == guess for rest in alike) if guess else not alike or room == 0
