@@ -2,8 +2,8 @@
 
 `export.backends.onnx.int8_linear` writes a layer as QuantizeLinear, with a scale a row, and MatMulIntegerToFloat, whose
 result is then multiplied by these scales. In the copy the input is divided by them and stays what it is, and the matrix is
-read back from its codes, so that the rest of the graph, and what it stores, is the package's own. Where what a rounding leaves
-over is rounded too, nothing is left over in the copy.
+read back from its codes, so that the rest of the graph, and what it stores, is the package's own. Where what a rounding
+leaves over is rounded too, nothing is left over in the copy.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ VNNI adds two of these products in sixteen bits, which overflow (onnxruntime,
 docs/performance/model-optimizations/quantization.md): a trained tower's worst token fell from cosine 0.9999 to 0.995. So the
 codes of inputs stop at 127, where 2 * 127 * 128 fits, and the numbers are the same on every processor.
 
-Where a tower is sensitive (`export.backends.onnx.choices.rounds_finely`) what rounding leaves over is rounded and multiplied too:
-14 bits for two products of bytes, which together take a quarter of the time of one in float32.
+Where a tower is sensitive (`export.backends.onnx.choices.rounds_finely`) what rounding leaves over is rounded and multiplied
+too: 14 bits for two products of bytes, which together take a quarter of the time of one in float32.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Int8TokenLinear(nn.Module):
             left, _ = self._rounded(tokens - read, scales / FINER, ZERO)
             y = y + self._product(left, matrix, 1.0 / FINER, ZERO)
         y = y.unflatten(0, x.shape[:-1]) * scale
-        # a row: ONNX Runtime joins the sum with a bias of one axis and a GELU to BiasGelu, twice as slow as both apart (1.32)
+        # a row: ONNX Runtime joins a bias of one axis and the GELU behind it to BiasGelu, half as fast as the two (1.32)
         return y if self.bias is None else y + self.bias[None]
 
     @staticmethod
