@@ -4,7 +4,7 @@
 
 Every demo checkpoint's tower, trained, reads held-out pictures in float32; with its matrices rounded to 8 bits; with its
 inputs rounded as well, a scale a token, in 7 bits, up to the first block 14, as `export.backends.onnx.int8_linear` does; the
-same with the sixteen-bit sums of an x86 processor without VNNI; in 7 bits throughout; and a scale a call (packages of before).
+same with the sixteen-bit sums of an x86 processor without VNNI; in 7 bits throughout; a scale a call (packages of before).
 Printed are the worst and the mean cosine of a token with float32 and the largest difference as a share of a picture's
 largest value; and then, layer by layer, the same when inputs of this layer alone are rounded.
 """
