@@ -36,8 +36,8 @@ TABLE_BLOCK = 32
 
 BLOCKS = f"{VISION}.blocks."
 FIRST_BLOCK = f"{BLOCKS}0."
-"""The block whose rounded inputs disturb a picture most, as every later one works on what it gives: with its inputs left in
-float32, the worst token of the trained demo towers is at a cosine of 0.9986 to 0.9997 in place of 0.992 to 0.999
+"""The block whose rounded inputs disturb a picture most, as every later one works on what it gives: with its inputs in 14
+bits the worst token of the trained demo towers is at a cosine of 0.9986 to 0.9997 in place of 0.992 to 0.999
 (docs/results/vision.md)."""
 
 TABLE, HEAD = f"{EMBED}.table", f"{DECODER}.head"
@@ -49,8 +49,8 @@ class OnnxChoices:
     """Resolved options.
 
     Attributes:
-        vision_precision: ``int8`` rounds activations too, a scale a token, but for the first block; ``int8_weights`` keeps
-            them float32.
+        vision_precision: ``int8`` rounds activations too, a scale a token, those up to the first block in 14 bits;
+            ``int8_weights`` keeps them float32.
         accuracy_level: of int4 layers; 4 rounds their input to int8 per block, 0 keeps it.
         head_precision: of the language head in int4 packages.
         block_size: columns that share an int4 scale; ``auto`` chooses layer by layer.
@@ -151,17 +151,18 @@ def _decoder(layer: LayerShape, asked: str, chosen: OnnxChoices) -> Assignment:
     return Assignment(layer, Storage(asked), grid, f"blocks of {block}" + _tail(layer.columns, block))
 
 
-def rounds_tokens(name: str) -> bool:
-    """Whether a layer of an ``int8`` tower rounds its input: those of all blocks but the first."""
-    return name.startswith(BLOCKS) and not name.startswith(FIRST_BLOCK)
+def rounds_finely(name: str) -> bool:
+    """Whether a layer of an ``int8`` tower rounds its input to 14 bits: those up to the first block. All others to 7."""
+    return not name.startswith(BLOCKS) or name.startswith(FIRST_BLOCK)
 
 
 def _vision(layer: LayerShape, asked: str) -> Assignment:
-    if asked == "int8" and rounds_tokens(layer.name):
-        reason = f"one scale a row and one a token, so that {layer.columns} columns need be no multiple of a block"
-        return Assignment(layer, Storage.INT8, TOKEN_GRID, reason)
-    reason = "inputs up to the first block stay float32; blocks of 32" if asked == "int8" else "blocks of 32"
-    return Assignment(layer, Storage.INT8, "ort_int8_b32", reason + _tail(layer.columns, 32))
+    if asked != "int8":
+        return Assignment(layer, Storage.INT8, "ort_int8_b32", "blocks of 32" + _tail(layer.columns, 32))
+    reason = f"one scale a row and one a token, so that {layer.columns} columns need be no multiple of a block"
+    if rounds_finely(layer.name):
+        reason = f"inputs up to the first block in 14 bits; {reason}"
+    return Assignment(layer, Storage.INT8, TOKEN_GRID, reason)
 
 
 def _embedding(layer: LayerShape, asked: str) -> Assignment:

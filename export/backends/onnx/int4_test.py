@@ -135,9 +135,10 @@ def test_other_choices_run_on_their_grids(tmp_path: Path) -> None:
     assert 0.9995 < cosine.min() < 0.9999999
 
 
-def test_a_token_is_rounded_apart_from_its_neighbours(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("finely", "least", "most"), [(False, 1e-4, 0.02), (True, 1e-6, 2e-4)])
+def test_a_token_is_rounded_apart_from_its_neighbours(tmp_path: Path, finely: bool, least: float, most: float) -> None:
     """A token a thousand times as large as the others must not take their bits; one of zeros stays what it is."""
-    layer, grid = Int8TokenLinear(64, 48, True, 64), GRIDS[TOKEN_GRID]
+    layer, grid = Int8TokenLinear(64, 48, True, 64, finely), GRIDS[TOKEN_GRID]
     weight, bias = torch.randn(48, 64, generator=torch.Generator().manual_seed(1)), torch.linspace(-1, 1, 48)
     codes = grid.quantise(weight)
     layer.weight_codes.data = (codes.codes.to(torch.int16) - 128).to(torch.int8)
@@ -152,8 +153,18 @@ def test_a_token_is_rounded_apart_from_its_neighbours(tmp_path: Path) -> None:
     (output,) = session.run(None, {session.get_inputs()[0].name: tokens.numpy()})
     expected = (tokens @ grid.dequantise(codes).T + bias).numpy()
     errors = np.linalg.norm(output - expected, axis=-1) / np.linalg.norm(expected, axis=-1)
-    assert 1e-4 < errors.max() < 0.02
+    assert least < errors.max() < most
     np.testing.assert_array_equal(output[1, 3], bias.numpy())
+
+
+def test_a_tower_of_bytes_keeps_bias_and_gelu_apart(tmp_path: Path) -> None:
+    """ONNX Runtime's joined BiasGelu takes twice the time of the two."""
+    export("minicpm-v", "int4", tmp_path, (VISION,))
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    onnxruntime.InferenceSession(str(tmp_path / "onnx" / "vision_tower_int8.onnx"), options)
+    operators = {node.op_type for node in onnx.load(options.optimized_model_filepath, load_external_data=False).graph.node}
+    assert ("Gelu" in operators, "BiasGelu" in operators, "MatMulNBits" in operators) == (True, False, False)
 
 
 def test_the_4304_wide_layer_is_decided_from_its_shape() -> None:
@@ -163,9 +174,9 @@ def test_the_4304_wide_layer_is_decided_from_its_shape() -> None:
     rows = assign(fc2, OnnxChoices("int4", "int8", "int8"))
     assert (rows.grid, "4304 columns need be no multiple" in rows.reason) == (TOKEN_GRID, True)
     first = assign(replace(fc2, name="vision_encoder.blocks.0.mlp.fc2"), OnnxChoices("int4", "int8", "int8"))
-    assert (first.grid, "first block stay float32" in first.reason) == ("ort_int8_b32", True)
+    assert (first.grid, "first block in 14 bits" in first.reason) == (TOKEN_GRID, True)
     pixels = assign(LayerShape("vision_encoder.patch", "vision", 1280, 1176), OnnxChoices("int4", "int8", "int8"))
-    assert pixels.grid == "ort_int8_b32"
+    assert (pixels.grid, "in 14 bits" in pixels.reason, "in 14 bits" in rows.reason) == (TOKEN_GRID, True, False)
     narrow = assign(LayerShape("embed_tokens.table", "embedding", 256, 48), OnnxChoices("int4", "int8", "int8"))
     assert (narrow.storage, narrow.reason) == (Storage.FP16, "48 columns are no multiple of 32")
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.onnx.ops import symbolic, symbolic_multi_out
 
+from export.backends.onnx.choices import rounds_finely
 from export.backends.onnx.int8_linear import ACTIVATED, ACTIVATED_ZERO, ZERO, Int8TokenLinear
 from export.modules.kernels import CachedAttention, Kernels, Role
 from export.quantisation.grid_blockwise import BlockGrid
@@ -72,7 +73,7 @@ class OrtKernels(Kernels):
             assert isinstance(grid, BlockGrid), f"{name}: ONNX Runtime has no kernel for the grid {grid.name}"
             if grid.group == 0:
                 zero = ACTIVATED_ZERO if name.endswith(ACTIVATED) else ZERO
-                return Int8TokenLinear(in_features, out_features, bias, zero)
+                return Int8TokenLinear(in_features, out_features, bias, zero, rounds_finely(name))
             rounded = grid.bits == 4 or role in EIGHT_BITS_ROUNDED
             return NBitsLinear(in_features, out_features, bias, grid, self.choices.accuracy_level if rounded else 0)
         return StoredLinear(in_features, out_features, bias, self._storage(assignment))
