@@ -12,6 +12,7 @@ from tvm.s_tir import dlight as dl
 from tvm.target import Target
 
 from export.backends.mlc.passes.base import ModulePass, Part
+from export.backends.mlc.passes.row_tiles import RowTiles
 
 LOG = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class ScheduleForDevice(ModulePass):
 
 def rules() -> tuple[dl.base.ScheduleRule, ...]:
     """The rules in the order in which they are tried; the last takes every kernel."""
-    chosen = (dl.gpu.Matmul(), dl.gpu.GEMV(), dl.gpu.Reduction(), dl.gpu.GeneralReduction())
+    chosen = (dl.gpu.Matmul(), RowTiles(), dl.gpu.GEMV(), dl.gpu.Reduction(), dl.gpu.GeneralReduction())
     return (*(_WhereItHolds(rule) for rule in chosen), dl.gpu.Fallback())
 
 

@@ -54,6 +54,8 @@ def lowered(bounds: dict[str, int]) -> tvm.transform.Pass:
             relax.transform.LegalizeOps(),
             relax.transform.AnnotateTIROpPattern(),
             relax.transform.FoldConstant(),
+            # before FuseOps: two reshapes in a row, fused, are a kernel that copies
+            relax.transform.RewriteDataflowReshape(),
             relax.transform.FuseOps(),
             relax.transform.FuseTIR(),
             relax.transform.DeadCodeElimination(),

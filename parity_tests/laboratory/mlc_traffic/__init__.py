@@ -1,0 +1,1 @@
+"""What the kernels of a phone's library move and compute, counted from their scheduled loops."""
