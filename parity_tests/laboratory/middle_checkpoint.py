@@ -1,14 +1,16 @@
-"""Write a random MiniCPM-V of a middle size, for rehearsals that run an export dozens of times.
+"""Write a random MiniCPM-V of a size between the demo's million parameters and the published 3.4 billion.
 
-    python -m parity_tests.laboratory.middle_checkpoint -o DIR
+    python -m parity_tests.laboratory.middle_checkpoint -o DIR [--size middle|half]
 
-It has every kind of tensor and five shards; its 50 million parameters lie between the demo's million and the published
-3.4 billion.
+``middle`` is for rehearsals that run an export dozens of times: 50 million parameters, every kind of tensor, five shards.
+``half`` has a decoder of half a billion weights, MiniCPM's ratios at hidden 1024, a tower of SigLIP's base size, and the
+demo's tokenizer beside it, so that it can be served: `serving_speed` does.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,23 +31,44 @@ SIZES = {
     "vocab_size": 8192,
     "timm_model_args": {"depth": 2, "embed_dim": 384, "num_heads": 6},
 }
-"""Laid over the tiny config."""
+"""Laid over the tiny config, of ``middle``; `HALF` is of ``half``."""
+
+HALF = {
+    "hidden_size": 1024,
+    "intermediate_size": 2560,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 16,
+    "num_hidden_layers": 40,
+    "vocab_size": 32768,
+    "dim_model_base": 256,
+    "max_position_embeddings": 4096,
+    "image_size": 448,
+    "query_num": 64,
+    "timm_model_args": {"depth": 12, "embed_dim": 768, "num_heads": 12, "mlp_ratio": 4.0},
+}
+BY_NAME = {"middle": (SIZES, SHARD_BYTES), "half": (HALF, 2_000_000_000)}
+TOKENIZER = ("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
+DEMO = Path(__file__).parents[2] / "export/demo/checkpoints/minicpm-v"
 
 
 def parser(prog: str) -> Parser:
     """The flags."""
     made = Parser(prog, "Write a random MiniCPM-V between the demo's size and the published one.")
     made.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="a new folder")
+    made.add_argument("--size", choices=tuple(BY_NAME), default="middle", help="default middle")
     flags.seed(made, "of the numbers")
     flags.talk(made)
     return made
 
 
 def _run(options: argparse.Namespace) -> int:
-    request = SynthesisRequest(
-        "minicpm-v", "tiny", options.output, seed=flags.seed_number(options.seed), shard_bytes=SHARD_BYTES, overrides=SIZES
-    )
+    sizes, shard_bytes = BY_NAME[options.size]
+    seed = flags.seed_number(options.seed)
+    request = SynthesisRequest("minicpm-v", "tiny", options.output, seed=seed, shard_bytes=shard_bytes, overrides=sizes)
     result = synthesize(request)
+    if options.size == "half":
+        for name in TOKENIZER:
+            shutil.copy(DEMO / name, options.output / name)
     console.out(f"{result.tensors} tensors, {result.parameters:,} parameters, {result.bytes / 1e6:.0f} MB")
     return int(ExitCode.OK)
 

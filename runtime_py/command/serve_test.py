@@ -41,6 +41,7 @@ def test_a_server_from_start_to_end(exported: Path, tmp_path: Path, picture: np.
             figures = measure(Load(match[1], "first", (1, 2), requests=3, new_tokens=5, side=28))
             assert [level["tokens"] for level in figures["levels"]] == [15, 15]
             assert all(level["first_token_seconds"]["p95"] > 0 for level in figures["levels"])
+            assert all(0 < level["beside_the_decoder"] < 1 for level in figures["levels"])
             assert len(lines(figures)) == 4
             long = {**body, "max_tokens": 150, "ignore_eos": True, "logprobs": True}
             chunks = Client(match[1], "first").stream(long)

@@ -139,7 +139,7 @@ def lines(levels: Sequence[Level], many: int) -> list[str]:
     """A table of medians over the rounds, and the ratios."""
     rows = [
         "",
-        "| server | at a time | tokens/s | first token p95, s | next token p95, s | beside the decoder | others, processors |",
+        "| server | at a time | tokens/s | first token p95, s | next token p95, s | beside decoder | others, processors |",
         "|---|---|---|---|---|---|---|",
     ]
     rate: dict[tuple[str, int], float] = {}

@@ -1,0 +1,67 @@
+"""Calls over cache buffers that keep their binding: what is new in a call is bound, what is left out is not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from runtime_py.backends.ort_decoder import CacheBuffers, DecoderCalls
+
+WIDTH = 3
+PAST = "past_key_values.0.key"
+bind = onnxruntime.OrtValue.ortvalue_from_numpy
+
+
+@pytest.fixture(scope="module")
+def session() -> Any:
+    """logits = embeds + more, where more is 10 if nothing is fed; the cache counts calls."""
+    floats = TensorProto.FLOAT
+    rows, cache = ["batch", "tokens", WIDTH], ["batch", 2]
+    given = {"inputs_embeds": rows, "more": [1], PAST: cache}
+    nodes = [
+        helper.make_node("Add", ["inputs_embeds", "more"], ["logits"]),
+        helper.make_node("Add", [PAST, "one"], ["present.0.key"]),
+    ]
+    constants = [numpy_helper.from_array(np.array([value], np.float32), name) for name, value in (("more", 10), ("one", 1))]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(name, floats, shape) for name, shape in given.items()],
+        [helper.make_tensor_value_info(name, floats, shape) for name, shape in (("logits", rows), ("present.0.key", cache))],
+        constants,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+def embeds(value: float, tokens: int = 1) -> np.ndarray:
+    return np.full((1, tokens, WIDTH), value, np.float32)
+
+
+def test_a_binding_is_used_again_and_takes_what_is_new(session: Any) -> None:
+    calls, cache = DecoderCalls(session, bind, WIDTH), np.zeros((1, 2), np.float32)
+    buffers = CacheBuffers({PAST: bind(cache)})
+    assert calls({"inputs_embeds": embeds(1)}, (1, 1), buffers).tolist() == [[[11.0] * WIDTH]]
+    first = buffers.binding
+    assert calls({"inputs_embeds": embeds(2, 3)}, (1, 3), buffers).tolist() == [[[12.0] * WIDTH] * 3]
+    assert buffers.binding is first and cache.tolist() == [[2.0, 2.0]]
+    assert calls.seconds > 0
+
+
+def test_an_input_that_is_left_out_is_not_the_one_of_the_call_before(session: Any) -> None:
+    calls, buffers = DecoderCalls(session, bind, WIDTH), CacheBuffers({PAST: bind(np.zeros((1, 2), np.float32))})
+    fed = {"inputs_embeds": embeds(1), "more": np.array([5], np.float32)}
+    assert calls(fed, (1, 1), buffers)[0, 0, 0] == 6
+    assert calls({"inputs_embeds": embeds(1)}, (1, 1), buffers)[0, 0, 0] == 11
+
+
+def test_what_is_forgotten_holds_nothing_and_can_be_called_again(session: Any) -> None:
+    calls, buffers = DecoderCalls(session, bind, WIDTH), CacheBuffers({PAST: bind(np.zeros((1, 2), np.float32))})
+    calls({"inputs_embeds": embeds(1)}, (1, 1), buffers)
+    calls.forget()
+    assert buffers.binding is None
+    assert calls({"inputs_embeds": embeds(2)}, (1, 1), buffers)[0, 0, 0] == 12
