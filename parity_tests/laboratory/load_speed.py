@@ -1,6 +1,6 @@
-"""How long the stages of a package take to open in ONNX Runtime, and what stays in memory, each way in a process of its own.
+r"""How long a package's stages take to open in ONNX Runtime, and what stays in memory, each way in a process of its own.
 
-    python -m parity_tests.laboratory.load_speed --package DIR [--rounds 3] [--copies FOLDER] \\
+    python -m parity_tests.laboratory.load_speed --package DIR [--rounds 3] [--copies FOLDER] \
         [--llama-python PYTHON --gguf FILE]
 
 ``in turn`` opens one stage after the other, ``side by side`` is what `runtime_py.backends.ort.OrtBackend.load` does. With
