@@ -7,6 +7,7 @@ import logging
 import math
 import re
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,14 +113,16 @@ class OrtBackend:
             self._find_cuda()
 
     def load(self) -> None:
-        """Open every stage now, rather than when first used.
+        """Open every stage now, rather than when first used; on the processor side by side, as each opens on one core.
 
         Raises:
             MachineError: the first provider does not start here.
             PackageError: a graph cannot be loaded.
         """
-        for stage in self.files:
-            self._session(stage)
+        beside = len(self.files) if self.providers[0] == CPU else 1
+        with ThreadPoolExecutor(beside, "opening") as openers:
+            for _ in openers.map(self._session, self.files):
+                pass
 
     def run(self, stage: str, inputs: Arrays) -> dict[str, np.ndarray]:
         """Run a cache-less stage; keys are contract names, floats are float32.

@@ -1,0 +1,161 @@
+r"""How long a package's stages take to open in ONNX Runtime, and what stays in memory, each way in a process of its own.
+
+    python -m parity_tests.laboratory.load_speed --package DIR [--rounds 3] [--copies FOLDER] \
+        [--llama-python PYTHON --gguf FILE]
+
+``in turn`` opens one stage after the other, ``side by side`` is what `runtime_py.backends.ort.OrtBackend.load` does. With
+``--copies`` every stage is first written there as ONNX Runtime has optimised it, its packed matrices in the file
+(session.save_external_prepacked_constant_initializers), and ``packed copies`` opens these side by side: such a copy holds
+for one version of ONNX Runtime on one kind of processor. ``unpacked`` opens the package with no matrix packed
+(session.disable_prepacking), the least that any packing ahead could leave. llama.cpp opens a GGUF file with
+llama-cpp-python. Files are read once before, so that all find them in the system's cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from runtime_py import package
+from runtime_py.backends.onnx_files import stage_files
+from runtime_py.command import console, flags
+from runtime_py.command.dispatch import Command, execute
+from runtime_py.command.parser import Parser
+
+IN_TURN, BESIDE, COPIES, UNPACKED, LLAMA = "in turn", "side by side", "packed copies", "unpacked", "llama.cpp"
+SAVED = "session.save_external_prepacked_constant_initializers"
+COPY, DATA = "copy.onnx", "copy.data"
+
+LLAMA_LOADS = """
+import json, resource, sys, time
+from llama_cpp import Llama
+began = time.perf_counter()
+model = Llama(sys.argv[1], n_ctx=2048, n_threads=int(sys.argv[2]), verbose=False)
+seconds, status = time.perf_counter() - began, dict(l.split(":", 1) for l in open("/proc/self/status"))
+own = resource.getrusage(resource.RUSAGE_SELF)
+print(json.dumps({"seconds": seconds, "processor": own.ru_utime + own.ru_stime,
+                  **{k: int(status[k].split()[0]) * 1024 for k in ("VmRSS", "RssAnon")}}))
+"""
+
+
+def open_stages(paths: Sequence[Path], threads: int, way: str, copies: Path | None = None) -> dict[str, float]:
+    """Open the graphs in this process.
+
+    Args:
+        copies: write each graph's optimised form into a folder of its name there.
+
+    Returns:
+        seconds by the clock and of the processor, and bytes resident, of which anonymous.
+    """
+    import resource
+    import time
+
+    import onnxruntime
+
+    def opened(path: Path) -> Any:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.log_severity_level = threads, 3
+        options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+        if way == UNPACKED:
+            options.add_session_config_entry("session.disable_prepacking", "1")
+        if path.name == COPY:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if copies is not None:
+            folder = copies / path.stem
+            folder.mkdir(parents=True, exist_ok=True)
+            options.optimized_model_filepath = str(folder / COPY)
+            options.add_session_config_entry("session.optimized_model_external_initializers_file_name", DATA)
+            options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+            options.add_session_config_entry(SAVED, "1")
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    before, began = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+    with ThreadPoolExecutor(1 if way == IN_TURN else len(paths)) as openers:
+        sessions = list(openers.map(opened, paths))
+    seconds, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF)
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    sizes = {key: float(status[key].split()[0]) * 1024 for key in ("VmRSS", "RssAnon")}
+    del sessions
+    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"seconds": seconds, "processor": processor, **sizes}
+
+
+def _apart(paths: Sequence[Path], threads: int, way: str, copies: Path | None = None) -> dict[str, float]:
+    """`open_stages` in a process of its own."""
+    asked = json.dumps([[str(path) for path in paths], threads, way, str(copies) if copies else None])
+    command = [sys.executable, "-m", "parity_tests.laboratory.load_speed", "--package", ".", "--here", asked]
+    return _figures(command)
+
+
+def _figures(command: Sequence[str]) -> dict[str, float]:
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    figures: dict[str, float] = json.loads(said.splitlines()[-1])
+    return figures
+
+
+def parser(prog: str) -> Parser:
+    """The flags."""
+    made = Parser(prog, "How long a package's stages take to open, and what stays in memory.")
+    made.add_argument("--package", type=Path, required=True, help="a package with ONNX graphs")
+    made.add_argument("--rounds", type=int, default=3, help="openings of every kind, in turn (default 3)")
+    made.add_argument("--threads", type=int, default=2, help="threads of every runtime (default 2)")
+    made.add_argument("--copies", type=Path, help="also packed copies, written there: 2 to 3 times the package")
+    made.add_argument("--llama-python", type=Path, help="an interpreter that imports llama_cpp")
+    made.add_argument("--gguf", type=Path, help="a model of the same size for it")
+    made.add_argument("--here", help=argparse.SUPPRESS)
+    flags.json_file(made, "write the figures there")
+    flags.talk(made)
+    return made
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if arguments.here:
+        names, threads, way, copies = json.loads(arguments.here)
+        console.out(json.dumps(open_stages([Path(name) for name in names], threads, way, Path(copies) if copies else None)))
+        return 0
+    opened = package.read(arguments.package)
+    paths = [opened.folder / file for file in stage_files(opened.folder, opened.manifest).values()]
+    for path in opened.folder.glob("onnx/*"):
+        path.read_bytes()
+    threads = arguments.threads
+    ways: dict[str, Any] = {way: (lambda way=way: _apart(paths, threads, way)) for way in (IN_TURN, BESIDE, UNPACKED)}
+    if arguments.copies:
+        _apart(paths, threads, BESIDE, arguments.copies)
+        copies = [arguments.copies / path.stem / COPY for path in paths]
+        ways[COPIES] = lambda: _apart(copies, threads, COPIES)
+    if arguments.llama_python and arguments.gguf:
+        llama = [str(arguments.llama_python), "-c", LLAMA_LOADS, str(arguments.gguf), str(threads)]
+        ways[LLAMA] = lambda: _figures(llama)
+    taken: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
+    for _ in range(arguments.rounds):
+        for way, figures in ways.items():
+            taken[way].append(figures())
+    size = sum(path.stat().st_size for path in opened.folder.glob("onnx/*"))
+    rows = {way: {key: statistics.median(row[key] for row in each) for key in each[0]} for way, each in taken.items()}
+    console.out(f"ONNX files {size / 1e9:.2f} GB, {threads} threads, medians of {arguments.rounds}")
+    console.out("| way | seconds | processor | resident GB | anonymous GB |\n|---|---|---|---|---|")
+    for way, row in rows.items():
+        seconds = f"{row['seconds']:.2f} | {row['processor']:.2f}"
+        console.out(f"| {way} | {seconds} | {row['VmRSS'] / 1e9:.2f} | {row['RssAnon'] / 1e9:.2f} |")
+    if arguments.json_file:
+        arguments.json_file.write_text(json.dumps({"onnx_bytes": size, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+COMMAND = Command(parser, _run)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    return execute(COMMAND, "python -m parity_tests.laboratory.load_speed", arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
