@@ -21,6 +21,7 @@ class Device:
         usable: bytes one app may take on it; ``usable_source`` says where the figure comes from.
         bandwidth: bytes a second of its memory, 0 where not told; compute_capability: of a GPU, like ``8.9``, or "".
         facts_source: where these two and the memory come from.
+        read_share: part of the bandwidth at which answering reads weights there; ``read_share_source`` says who measured it.
     """
 
     name: str
@@ -32,6 +33,8 @@ class Device:
     bandwidth: int = 0
     compute_capability: str = ""
     facts_source: str = ""
+    read_share: float = 0.0
+    read_share_source: str = ""
 
 
 @cache
@@ -46,9 +49,11 @@ def devices() -> dict[str, Device]:
             memory=row["memory"] * MIB,
             usable=row["usable"] * MIB,
             usable_source=row["usable_source"],
-            bandwidth=row.get("bandwidth", 0) * 10**9,
+            bandwidth=round(row.get("bandwidth", 0) * 10**9),
             compute_capability=row.get("compute_capability", ""),
             facts_source=row.get("facts_source", ""),
+            read_share=row.get("read_share", 0.0),
+            read_share_source=row.get("read_share_source", ""),
         )
         for row in rows
     ]

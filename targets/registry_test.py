@@ -42,6 +42,8 @@ def test_devices_have_a_source_and_less_usable_than_memory() -> None:
         assert set(device.targets) <= set(targets())
         if device.compute_capability:
             assert device.facts_source and device.bandwidth > 10**11
+        assert bool(device.bandwidth) == bool(device.read_share) == bool(device.read_share_source)
+        assert 0 <= device.read_share < 1 and (device.facts_source or not device.bandwidth)
 
 
 def test_a_device_of_another_target_is_refused() -> None:

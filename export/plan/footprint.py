@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from export.plan.speed import token_bytes
 from runtime_py.errors import EdgeproofError
 from targets.base import Target
 from targets.devices import Device, devices_of
+from targets.fitting.speed import as_words, tokens_per_second
 
 if TYPE_CHECKING:
     from export.specs import ModelSpec
@@ -25,6 +27,7 @@ class Footprint:
         parts: memory on the device by part (weights, kv_cache, activations, ...).
         stages: the weights of each stage among them, as files.
         fits: device name to whether one app may take as much there.
+        speeds: device name to predicted tokens a second of an answer, None where no bandwidth is told.
         engine: what an app's own engine does with the package; None where packages are run by nothing but ours.
     """
 
@@ -36,6 +39,7 @@ class Footprint:
     stages: dict[str, int]
     fits: dict[str, bool]
     engine: StockEngine | None = None
+    speeds: dict[str, float | None] = field(default_factory=dict)
 
     @property
     def needed(self) -> int:
@@ -79,13 +83,17 @@ def footprint_of(target: Target, checkpoint: str, spec: ModelSpec) -> Footprint:
     options = BuildOptions(target, precision, limits)
     try:
         made.refuse(spec, options)
-        prediction = made.predict(spec, options, made.assignments(spec, options))
+        assignments = made.assignments(spec, options)
+        prediction = made.predict(spec, options, assignments)
     except EdgeproofError as error:
         return Footprint(spec.family, checkpoint, precision, error.what, {}, {}, {})
     parts = dict(prediction.device_bytes)
     stages = {stage: prediction.file_bytes.get(stage, 0) for stage in STAGES}
     fits = {device.name: sum(parts.values()) <= device.usable for device in devices_of(target.name)}
-    return Footprint(spec.family, checkpoint, precision, "", parts, stages, fits, made.stock_engine(spec, options))
+    read = token_bytes(prediction, assignments, limits)
+    speeds = {device.name: tokens_per_second(device, read) for device in devices_of(target.name)}
+    engine = made.stock_engine(spec, options)
+    return Footprint(spec.family, checkpoint, precision, "", parts, stages, fits, engine, speeds)
 
 
 def as_line(footprint: Footprint, devices: list[Device]) -> str:
@@ -93,12 +101,17 @@ def as_line(footprint: Footprint, devices: list[Device]) -> str:
     name = f"{footprint.checkpoint} at {footprint.precision}"
     if footprint.refused:
         return f"not built: {name}: {footprint.refused}"
-    fitting = [device.name for device in devices if footprint.fits[device.name]]
+    fitting = [_with_speed(footprint, device) for device in devices if footprint.fits[device.name]]
     rest = [f"{device.name} ({device.usable / GB:.1f} GB)" for device in devices if not footprint.fits[device.name]]
     where = "fits " + ", ".join(fitting) if fitting else "fits none of these devices"
     not_there = f"; not {', '.join(rest)}: {footprint.reason()}" if rest else ""
     told = f"; in the app: {footprint.engine.use}" if footprint.engine else ""
     return f"{name}: {footprint.needed / GB:.2f} GB, {where}{not_there}{told}"
+
+
+def _with_speed(footprint: Footprint, device: Device) -> str:
+    speed = as_words(footprint.speeds.get(device.name))
+    return device.name + (f" ({speed})" if speed else "")
 
 
 def as_row(footprint: Footprint) -> dict[str, Any]:
@@ -111,5 +124,6 @@ def as_row(footprint: Footprint) -> dict[str, Any]:
         "device_bytes": footprint.parts,
         "stage_bytes": footprint.stages,
         "fits": footprint.fits,
+        "tokens_per_second": {name: None if speed is None else round(speed, 1) for name, speed in footprint.speeds.items()},
         "stock_engine": footprint.engine.to_json() if footprint.engine else None,
     }

@@ -80,8 +80,11 @@ def _device_json(device: Device) -> dict[str, Any]:
     }
     if device.compute_capability:
         row["compute_capability"] = device.compute_capability
+    if device.bandwidth:
         row["bandwidth_bytes_per_second"] = device.bandwidth
         row["facts_source"] = device.facts_source
+        row["read_share"] = device.read_share
+        row["read_share_source"] = device.read_share_source
     return row
 
 
@@ -100,12 +103,19 @@ def _target_lines(target: Target, with_exceptions: bool) -> Iterator[str]:
             yield f"  {title if not number else '':<11} {line}"
     for device in devices_of(target.name):
         usable = f"{device.usable / (1 << 30):.1f} GiB for one app ({device.usable_source})"
-        yield f"  device      {device.name}: {device.title}; {usable}"
+        yield f"  device      {device.name}: {device.title}; {usable}{_bandwidth(device)}"
     if with_exceptions:
         for number, footprint in enumerate(footprints(target)):
             yield f"  {'' if number else 'holds':<11} {as_line(footprint, devices_of(target.name))}"
         yield from _exception_lines(target)
     yield ""
+
+
+def _bandwidth(device: Device) -> str:
+    if not device.bandwidth:
+        return ""
+    read = f"{device.read_share:.0%} of it read while answering ({device.read_share_source})"
+    return f"; {device.bandwidth / 1e9:g} GB/s ({device.facts_source}), {read}"
 
 
 def _exception_lines(target: Target) -> Iterator[str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from export.backends.registry import backend_named
 from export.plan.machine import available_memory
+from export.plan.speed import token_bytes
 from export.plan.widths import remarks
 from export.quantisation.choice import widened
 from export.quantisation.spec import Assignment, is_int4
@@ -20,6 +21,7 @@ from runtime_py.hub.room import free_bytes
 from targets.base import Limits, Target
 from targets.devices import devices_of
 from targets.fitting.fit import Setting, nearest_fit
+from targets.fitting.speed import tokens_per_second
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,7 +53,12 @@ class LayerGroup:
 
 @dataclass(frozen=True)
 class DeviceFit:
-    """One device: what an app may take, whether the package fits, and the nearest setting that does (asked device only)."""
+    """One device: what an app may take, whether the package fits, and the nearest setting that does (asked device only).
+
+    Attributes:
+        tokens_per_second: predicted, of an answer while the context is half full; None where no bandwidth is told.
+        speed_source: of the bandwidth and of the part of it that is read, "" where none is told.
+    """
 
     name: str
     title: str
@@ -59,6 +66,8 @@ class DeviceFit:
     usable_source: str
     fits: bool
     nearest: Setting | None = None
+    tokens_per_second: float | None = None
+    speed_source: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,6 +118,12 @@ class Plan:
     def device_bytes(self) -> Mapping[str, int]:
         """Memory on the device by part, of the backend that the target runs by default."""
         return self.parts[self.options.target.runs.name].prediction.device_bytes
+
+    @property
+    def token_bytes(self) -> int:
+        """What one answer token reads while the context is half full."""
+        runner = self.parts[self.options.target.runs.name]
+        return token_bytes(runner.prediction, runner.assignments, self.options.limits)
 
     def refuse_if_it_does_not_fit(self) -> None:
         """Raise DoesNotFitError when the named device, this machine's memory or its disk does not suffice."""
@@ -222,6 +237,7 @@ def _fits(
     """The asked device, or all devices of the target, with whether the package fits each."""
     runner = parts[options.target.runs.name]
     needed = sum(runner.prediction.device_bytes.values())
+    read = token_bytes(runner.prediction, runner.assignments, options.limits)
 
     def device_bytes(precision: str, limits: Limits) -> Mapping[str, int]:
         return _part_at(runner.backend, spec, options, precision, limits).device_bytes
@@ -234,7 +250,19 @@ def _fits(
         if asked and not fits:
             others = options.target.precisions
             nearest = nearest_fit(device, options.precision, options.limits, others, device_bytes, least)
-        rows.append(DeviceFit(device.name, device.title, device.usable, device.usable_source, fits, nearest))
+        speed = tokens_per_second(device, read)
+        rows.append(
+            DeviceFit(
+                device.name,
+                device.title,
+                device.usable,
+                device.usable_source,
+                fits,
+                nearest,
+                speed,
+                "" if speed is None else f"{device.facts_source}; {device.read_share_source}",
+            )
+        )
     return tuple(rows)
 
 

@@ -10,6 +10,7 @@ from export.plan.plan import DeviceFit, Plan
 from export.plan.widths import whole, widths
 from export.quantisation.spec import is_int4
 from runtime_py.backends.stock_engine import StockEngine
+from targets.fitting.speed import as_words
 
 SCHEMA = 1
 """Of the plan as JSON; keys are only ever added under one number."""
@@ -52,6 +53,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
         "disk_needed_bytes": plan.disk_needed,
         "disk_free_bytes": plan.free_disk,
         "device_bytes": dict(plan.device_bytes),
+        "token_bytes": plan.token_bytes,
         "devices": [_device_json(device) for device in plan.devices],
         "stock_engines": {name: part.engine.to_json() for name, part in plan.parts.items() if part.engine is not None},
         "licence": plan.family.licence,
@@ -77,6 +79,8 @@ def _device_json(device: DeviceFit) -> dict[str, Any]:
         "usable_source": device.usable_source,
         "fits": device.fits,
         "nearest": nearest,
+        "tokens_per_second": None if device.tokens_per_second is None else round(device.tokens_per_second, 1),
+        "speed_source": device.speed_source or None,
     }
 
 
@@ -126,9 +130,11 @@ def _lines(plan: Plan) -> Iterator[str]:
     yield f"disk needed          {human_bytes(plan.disk_needed)}; {human_bytes(plan.free_disk)} are free"
     parts = ", ".join(f"{name} {human_bytes(size)}" for name, size in plan.device_bytes.items())
     yield f"memory on the device {human_bytes(sum(plan.device_bytes.values()))}: {parts}"
+    yield f"read for a token     {human_bytes(plan.token_bytes)} while the context is half full, which decides the speed"
     for device in plan.devices:
         verdict = "fits" if device.fits else "does not fit"
-        yield f"  {device.title}: {verdict} ({human_bytes(device.usable)} for one app)"
+        speed = as_words(device.tokens_per_second) if device.fits else ""
+        yield f"  {device.title}: {verdict} ({human_bytes(device.usable)} for one app){', ' if speed else ''}{speed}"
     yield from engine_lines(part.engine for part in plan.parts.values() if part.engine is not None)
     yield f"licence              {plan.family.licence}"
     if plan.request.skip_verify:

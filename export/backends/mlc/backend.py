@@ -61,6 +61,14 @@ class MlcBackend(ExportBackend):
 
         return stock_engine(spec, options.limits)
 
+    def notes(self, spec: ModelSpec, options: BuildOptions, assignments: Mapping[str, Assignment]) -> tuple[str, ...]:
+        from export.backends.mlc.prediction import compiling_bytes
+
+        if host_only(options):
+            return ()
+        both = compiling_bytes(spec, 2) / (1 << 30)
+        return (f"both model libraries are compiled at once where {both:.1f} GiB can be taken, and then take as much",)
+
     def predict(self, spec: ModelSpec, options: BuildOptions, assignments: Mapping[str, Assignment]) -> Prediction:
         from export.backends.mlc.prediction import predict
 
@@ -72,11 +80,9 @@ class MlcBackend(ExportBackend):
         self.refuse(build.spec, build.options)
         parts = PackageParts(build)
         shards = [Step(f"mlc {shard.file}", partial(parts.write_shard, number)) for number, shard in enumerate(parts.shards)]
-        device = Step(f"mlc library for {parts.place}", parts.write_device_library)
         return [
             Step("mlc configuration", parts.write_configuration),
-            *([] if host_only(build.options) else [device]),
-            Step("mlc library for this machine", parts.write_host_library),
+            Step("mlc libraries", partial(parts.write_libraries, not host_only(build.options))),
             *shards,
             Step("mlc weight index", parts.write_index),
         ]

@@ -12,6 +12,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,26 +70,61 @@ def compile_apart(request: LibraryRequest, place: str, out: Path) -> dict[str, A
         EdgeproofError: what the compiling process raised.
         MachineError: the process died.
     """
+    return compile_together(request, {place: out})[place]
+
+
+def compile_together(request: LibraryRequest, outs: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+    """Compile for every place at once, each in a process of its own; returns the metadata by place.
+
+    When one fails, the others are ended.
+
+    Raises:
+        EdgeproofError: what the first of them that failed, in the order of ``outs``, raised; MachineError: it died.
+    """
+    started: dict[str, subprocess.Popen[bytes]] = {}
+    try:
+        for place, out in outs.items():
+            started[place] = _start(request, place, out)
+        return {place: _answer(process, place) for place, process in started.items()}
+    finally:
+        for process in started.values():
+            with process:
+                process.kill()
+
+
+def _start(request: LibraryRequest, place: str, out: Path) -> subprocess.Popen[bytes]:
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run(
+    process = subprocess.Popen(
         [sys.executable, "-c", FIXED_ADDRESSES],
-        input=pickle.dumps((request, place, out)),
-        capture_output=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         env={**kept_environment(), "PYTHONHASHSEED": "0", "PYTHONPATH": path},
-        check=False,
     )
+    assert process.stdin is not None
+    # a process that died at once says so by its exit status
+    with suppress(BrokenPipeError), process.stdin as given:
+        given.write(pickle.dumps((request, place, out)))
+    # what is closed here must not be written to by `communicate`
+    process.stdin = None
+    return process
+
+
+def _answer(process: subprocess.Popen[bytes], place: str) -> dict[str, Any]:
+    output, errors_told = process.communicate()
     # the last line alone: libraries may print before it
-    answer = done.stdout.decode(errors="replace").strip().rpartition("\n")[2]
-    if done.returncode or not answer.startswith("{"):
+    answer = output.decode(errors="replace").strip().rpartition("\n")[2]
+    if process.returncode or not answer.startswith("{"):
         raise errors.MachineError(
-            f"compiling the {place} library failed (exit status {done.returncode}): {_tail(done.stderr)}",
+            f"compiling the {place} library failed (exit status {process.returncode}): {_tail(errors_told)}",
             "apache-tvm of the version in pyproject.toml, and memory for the compiler",
             "pip install edgeproof[mlc]; on an exit status of -9 free some memory and run again with --resume",
         )
     value = json.loads(answer)
     if "error" in value:
         raise getattr(errors, value["error"])(value["what"], value["expected"], value["next"])
-    return value["metadata"]
+    metadata: dict[str, Any] = value["metadata"]
+    return metadata
 
 
 def kept_environment() -> dict[str, str]:

@@ -10,17 +10,18 @@ from typing import Any
 
 from export.backends.base import Build
 from export.backends.mlc import app_config, chat_config, shards, tokenizer_files
-from export.backends.mlc.compile_process import LibraryRequest, compile_apart
+from export.backends.mlc.compile_process import LibraryRequest, compile_together
 from export.backends.mlc.conversation_template import conversation_template
 from export.backends.mlc.objects import check_library
 from export.backends.mlc.overview import PREFIX, Overview, WithOverview, make_overview, overview_shapes
 from export.backends.mlc.parameters import Parameter, ParameterBytes, parameter_list
-from export.backends.mlc.prediction import predict
+from export.backends.mlc.prediction import compiled_together, predict
 from export.backends.mlc.record import PHONES
 from export.backends.mlc.schemes import Scheme, scheme_of
 from export.backends.mlc.stock_engine import stock_engine
 from export.backends.mlc.upstream_llama import read_json
 from export.modules.build import parameter_count, parameter_shapes
+from export.plan.machine import available_memory
 from export.prompts.declared import declared_prompt
 from export.quantisation.spec import Assignment
 from export.specs import ModelSpec
@@ -140,13 +141,17 @@ class PackageParts:
         library = self.device_library.relative_to(FOLDER)
         return self._relative(app_config.write(self._made(FOLDER), entry, self.phone, library))
 
-    def write_device_library(self) -> list[Path]:
-        if self.phone is None:
-            return []
-        return self._compile(self.place, self.device_library)
-
-    def write_host_library(self) -> list[Path]:
-        return self._compile(HOST, self.host_library)
+    def write_libraries(self, device: bool) -> list[Path]:
+        """This machine's library and, with ``device``, the phone's: at once where there is memory for two compilers."""
+        paths = {HOST: self.host_library}
+        if device and self.phone is not None:
+            paths = {self.place: self.device_library, **paths}
+        outs = {place: self._made(path.parent) / path.name for place, path in paths.items()}
+        for places in compiled_together(self.spec, list(outs), available_memory()):
+            compile_together(self.request(), {place: outs[place] for place in places})
+        if self.place in outs and self.place != HOST:
+            check_library(outs[self.place], self.model_lib)
+        return list(paths.values())
 
     def request(self) -> LibraryRequest:
         """What the compiler is asked for."""
@@ -160,13 +165,6 @@ class PackageParts:
             overview=self.overview,
             parameters=tuple(self.parameters),
         )
-
-    def _compile(self, place: str, path: Path) -> list[Path]:
-        self._made(path.parent)
-        compile_apart(self.request(), place, self.build.folder / path)
-        if place != HOST:
-            check_library(self.build.folder / path, self.model_lib)
-        return [path]
 
     def _made(self, folder: Path) -> Path:
         path = self.build.folder / folder

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from export.backends.base import BuildOptions, Prediction
 from export.backends.mlc.activations import decoder_activations, image_activations
@@ -42,10 +42,21 @@ def predict(spec: ModelSpec, options: BuildOptions, assignments: Mapping[str, As
     weights = sum(files.values())
     device = {"weights": weights, **working_bytes(spec, options.limits, scheme)}
     streaming = BASE_PROCESS + CHUNK_COPIES * CHUNK_BYTES + largest_computed(spec)
-    layers = spec.decoder.layers + spec.vision.layers
-    compiling = BASE_PROCESS + COMPILER + COMPILER_PER_LAYER * layers
-    peak, step = max((streaming, "weights"), (compiling, "library"))
+    peak, step = max((streaming, "weights"), (compiling_bytes(spec, 1), "library"))
     return Prediction({**files, "other": LIBRARY_BYTES}, device, peak, step)
+
+
+def compiling_bytes(spec: ModelSpec, libraries: int) -> int:
+    """Resident bytes of the exporter and of so many compilers at once."""
+    layers = spec.decoder.layers + spec.vision.layers
+    return BASE_PROCESS + libraries * (COMPILER + COMPILER_PER_LAYER * layers)
+
+
+def compiled_together(spec: ModelSpec, places: Sequence[str], memory: int) -> list[list[str]]:
+    """The places in groups that are compiled one after the other: all in one where ``memory`` bytes suffice for as many."""
+    if compiling_bytes(spec, len(places)) <= memory:
+        return [list(places)]
+    return [[place] for place in places]
 
 
 def parameter_bytes(target: str, shape: tuple[int, ...], assignments: Mapping[str, Assignment], scheme: Scheme) -> int:

@@ -81,8 +81,9 @@ def table(title: str, kernels: Sequence[KernelTraffic]) -> Iterator[str]:
     yield f"  {'kernel':<44}{'calls':>6}{'least MB':>11}{'moved MB':>11}{'ratio':>7}{'asked MB':>11}{'ratio':>7}{'GFLOP':>9}"
     for kernel in sorted(kernels, key=lambda kernel: -kernel.calls * kernel.moved):
         yield row(kernel.name, kernel.calls, kernel)
-    total = [sum(k.calls * getattr(k, name) for k in kernels) for name in ("launches", "least", "moved", "asked", "flops")]
-    launches, least, moved, asked, flops = total
+    known = [kernel for kernel in kernels if kernel.counted]
+    launches, least, moved = (sum(k.calls * getattr(k, name) for k in kernels) for name in ("launches", "least", "moved"))
+    asked, flops = (sum(k.calls * getattr(k, name) for k in known) for name in ("asked", "flops"))
     yield row("all", sum(k.calls for k in kernels), KernelTraffic("", 1, launches, least, moved, asked, flops))
     yield f"  {launches} starts of a kernel"
 
@@ -90,6 +91,9 @@ def table(title: str, kernels: Sequence[KernelTraffic]) -> Iterator[str]:
 def row(name: str, calls: int, kernel: KernelTraffic) -> str:
     ratio = f"{kernel.ratio:>7.2f}" if kernel.least else f"{'copy':>7}"
     asked = f"{kernel.asked_ratio:>7.2f}" if kernel.least else f"{'copy':>7}"
+    if not kernel.counted:
+        known = f"{kernel.least / 1e6:>11.3f}{kernel.moved / 1e6:>11.3f}{ratio}"
+        return f"  {name[:43]:<44}{calls:>6}{known}{'-':>11}{'-':>7}{'-':>9}"
     mb = [f"{count / 1e6:>11.3f}" for count in (kernel.least, kernel.moved, kernel.asked)]
     return f"  {name[:43]:<44}{calls:>6}{mb[0]}{mb[1]}{ratio}{mb[2]}{asked}{kernel.flops / 1e9:>9.3f}"
 

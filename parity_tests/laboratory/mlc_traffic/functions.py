@@ -29,6 +29,7 @@ class KernelTraffic:
         least: weights once and activations once; nothing for a kernel that copies what it is given.
         moved: the same and what it keeps in memory for itself, each distinct byte once.
         asked: what its blocks of threads ask for, each keeping nothing for another.
+        counted: whether ``asked`` and ``flops`` are known: not where a kernel loops while a condition in memory holds.
     """
 
     name: str
@@ -38,6 +39,7 @@ class KernelTraffic:
     moved: int
     asked: int
     flops: int
+    counted: bool = True
 
     @property
     def ratio(self) -> float:
@@ -99,4 +101,4 @@ def kernel_traffic(name: str, kernel: tirx.PrimFunc, calls: int, weights: int, s
         asked += bytes_of.asked
         flops += launch.flops
     copies = not flops and not weights and PAGES not in reader.arguments
-    return KernelTraffic(name, calls, len(reader.launches), 0 if copies else least, moved, asked, flops)
+    return KernelTraffic(name, calls, len(reader.launches), 0 if copies else least, moved, asked, flops, reader.counted)

@@ -14,13 +14,14 @@ from typing import Any
 import tvm
 from tvm import tirx
 
-from parity_tests.laboratory.mlc_traffic.index_values import OPERATORS, Index, Loop, loops_of, value_of
+from parity_tests.laboratory.mlc_traffic.index_values import OPERATORS, Index, Loop, looked_up, loops_of, value_of
 
 OPERANDS = ("a", "b", "value", "condition", "true_value", "false_value", "body")
 """Where an expression keeps what it works on, beside ``args`` and ``indices``."""
 
 ARITHMETIC = ("Add", "Sub", "Mul", "Div", "Max", "Min")
-FREE_CALLS = ("tirx.if_then_else", "tirx.reinterpret", "tirx.likely")
+CHOICE = "tirx.if_then_else"
+FREE_CALLS = ("tirx.reinterpret", "tirx.likely")
 """Calls on floats that compute nothing."""
 
 
@@ -61,13 +62,18 @@ class LaunchReader:
 
     Args:
         sizes: value of each symbolic size by its name; also of each local counter that bounds a loop.
+
+    Attributes:
+        counted: whether every loop's length is known; not in a kernel that loops while a condition in memory holds.
     """
 
     launches: list[Launch]
     arguments: set[str]
+    counted: bool
 
     def __init__(self, kernel: tirx.PrimFunc, sizes: Mapping[str, int]) -> None:
         self.launches = []
+        self.counted = True
         self._sizes = sizes
         self._names: dict[Any, Index] = {}
         self._loops: list[Loop] = []
@@ -110,6 +116,7 @@ class LaunchReader:
             self._launch = None
 
     def _walk_while(self, at: tirx.While) -> None:
+        self.counted = False
         self._walk(at.body)
 
     def _walk_sblockrealize(self, at: Any) -> None:
@@ -169,6 +176,9 @@ class LaunchReader:
             for index in at.indices:
                 self._read(index)
             return
+        if kind == "Call" and str(getattr(at.op, "name", "")) == CHOICE:
+            self._read_choice(at)
+            return
         if kind == "Let":
             self._name_index(at)
         call = kind == "Call" and str(getattr(at.op, "name", "")) not in FREE_CALLS
@@ -182,6 +192,19 @@ class LaunchReader:
         if kind == "Call":
             for operand in at.args:
                 self._read(operand)
+
+    def _read_choice(self, at: Any) -> None:
+        """The branch that is taken, where that is the same for every thread; else both."""
+        condition, *branches = at.args
+        self._read(condition)
+        try:
+            index = self._index(condition)
+        except KeyError:
+            index = ("Looked up", 0, 1)
+        if not loops_of(index) and not looked_up(index):
+            branches = [branches[0 if value_of(index, {}) else 1]]
+        for branch in branches:
+            self._read(branch)
 
     def _access(self, source: Any, indices: Any, stores: bool) -> None:
         if source.scope() not in ("", "global") or self._launch is None:
@@ -234,7 +257,7 @@ class LaunchReader:
         return ("Select", self._index(at.condition), self._index(at.true_value), self._index(at.false_value))
 
     def _index_call(self, at: Any) -> Index:
-        if str(at.op.name) != "tirx.if_then_else":
+        if str(at.op.name) != CHOICE:
             raise KeyError(f"{at.op.name} in an index")
         return ("Select", *(self._index(part) for part in at.args))
 

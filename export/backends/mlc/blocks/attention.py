@@ -7,6 +7,7 @@ be large, queries are taken in blocks of rows, one after the other, so that only
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from tvm import te, tirx
@@ -18,6 +19,22 @@ JOINED = 16
 """Blocks that one kernel joins; a kernel on Metal takes 31 buffers."""
 
 
+@dataclass(frozen=True)
+class Columns:
+    """Columns ``first`` to ``first + width`` of x (1, tokens, all columns), read where they lie."""
+
+    x: Tensor
+    first: int
+    width: int
+
+
+def packed_attention(qkv: Tensor, heads: int, most: int = 0, score_bytes: int = SCORE_BYTES) -> Tensor:
+    """`full_attention` of queries, keys and values that lie side by side, (1, tokens, 3 * width); none of them is copied."""
+    width = int(qkv.shape[2]) // 3
+    q, k, v = (Columns(qkv, number * width, width) for number in range(3))
+    return _in_blocks(q, k, v, heads, most, score_bytes)
+
+
 def full_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, most: int = 0, score_bytes: int = SCORE_BYTES) -> Tensor:
     """softmax(q k^T / sqrt(head_dim)) v per head; q (1, queries, width), k and v (1, keys, width), result like q.
 
@@ -25,48 +42,54 @@ def full_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, most: int = 0, s
         most: tokens to divide into blocks for, when their number is symbolic.
         score_bytes: what the scores of one block may take.
     """
-    blocks = score_blocks(heads, _known(q.shape[1], most), _known(k.shape[1], most), score_bytes)
+    return _in_blocks(*(Columns(x, 0, int(x.shape[2])) for x in (q, k, v)), heads, most, score_bytes)
+
+
+def _in_blocks(q: Columns, k: Columns, v: Columns, heads: int, most: int, score_bytes: int) -> Tensor:
+    tokens = q.x.shape[1]
+    blocks = score_blocks(heads, _known(tokens, most), _known(k.x.shape[1], most), score_bytes)
     if blocks == 1:
         return _attend(q, k, v, heads)
-    tokens = q.shape[1]
     rows = (tokens + blocks - 1) // blocks
     parts = [_attend(_rows(q, block * rows, rows), k, v, heads) for block in range(blocks)]
     while len(parts) > 1:
         parts = [_joined(parts[i : i + JOINED]) for i in range(0, len(parts), JOINED)]
-    return _rows(parts[0], 0, tokens)
+    return _rows(Columns(parts[0], 0, q.width), 0, tokens).x
 
 
 def _known(size: Any, most: int) -> int:
     return int(size) if isinstance(size, int | tirx.IntImm) else most
 
 
-def _rows(x: Tensor, start: Any, count: Any) -> Tensor:
-    """Rows ``start`` to ``start + count`` of x (1, tokens, width); past its end, the last one again."""
+def _rows(part: Columns, start: Any, count: Any) -> Columns:
+    """Rows ``start`` to ``start + count`` of some columns; past their end, the last one again."""
 
     def compute(x: te.Tensor) -> te.Tensor:
         last = x.shape[1] - 1
-        shape = (1, count, x.shape[2])
-        return te.compute(shape, lambda b, i, n: x[b, tirx.min(start + i, last), n], name="query_rows")
+        shape = (1, count, part.width)
+        return te.compute(shape, lambda b, i, n: x[b, tirx.min(start + i, last), part.first + n], name="query_rows")
 
-    return op.tensor_expr_op(compute, "query_rows", [x])
+    return Columns(op.tensor_expr_op(compute, "query_rows", [part.x]), 0, part.width)
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
     return op.concat(parts, dim=1) if len(parts) > 1 else parts[0]
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    width, dtype = int(q.shape[2]), q.dtype
+def _attend(q: Columns, k: Columns, v: Columns, heads: int) -> Tensor:
+    width, dtype = q.width, q.x.dtype
     head_dim = width // heads
 
-    def scores(q: te.Tensor, k: te.Tensor) -> te.Tensor:
-        product = _product(_by_head(q, heads, "queries"), _by_head(k, heads, "keys"), "scores")
+    def scores(*given: te.Tensor) -> te.Tensor:
+        # one tensor where queries and keys lie in the same
+        queries, keys = _by_head(given[0], q.first, heads, head_dim), _by_head(given[-1], k.first, heads, head_dim)
+        product = _product(queries, keys, "scores")
         scale = tirx.const(head_dim**-0.5, "float32")
         return te.compute(product.shape, lambda h, i, j: product[h, i, j] * scale, name="scaled")
 
-    def mixed(weights: te.Tensor, v: te.Tensor) -> te.Tensor:
+    def mixed(weights: te.Tensor, x: te.Tensor) -> te.Tensor:
         values = te.compute(
-            (heads, head_dim, v.shape[1]), lambda h, d, j: v[0, j, h * head_dim + d], name="values_by_channel"
+            (heads, head_dim, x.shape[1]), lambda h, d, j: x[0, j, v.first + h * head_dim + d], name="values_by_channel"
         )
         product = _product(weights, values, "mixed")
         return te.compute(
@@ -75,14 +98,14 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
             name="joined",
         )
 
-    weights = op.softmax(op.tensor_expr_op(scores, "attention_scores", [q, k]), axis=-1).astype(dtype)
-    return op.tensor_expr_op(mixed, "attention_mix", [weights, v])
+    operands = [q.x] if q.x is k.x else [q.x, k.x]
+    weights = op.softmax(op.tensor_expr_op(scores, "attention_scores", operands), axis=-1).astype(dtype)
+    return op.tensor_expr_op(mixed, "attention_mix", [weights, v.x])
 
 
-def _by_head(x: te.Tensor, heads: int, name: str) -> te.Tensor:
-    """(1, tokens, width) to (heads, tokens, head_dim)."""
-    head_dim = x.shape[2] // heads
-    return te.compute((heads, x.shape[1], head_dim), lambda h, i, d: x[0, i, h * head_dim + d], name=name)
+def _by_head(x: te.Tensor, first: int, heads: int, head_dim: int) -> te.Tensor:
+    """heads * head_dim columns of x (1, tokens, all columns), from ``first`` on, as (heads, tokens, head_dim)."""
+    return te.compute((heads, x.shape[1], head_dim), lambda h, i, d: x[0, i, first + h * head_dim + d], name="by_head")
 
 
 def _product(left: te.Tensor, right: te.Tensor, name: str) -> te.Tensor:

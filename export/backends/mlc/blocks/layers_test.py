@@ -7,7 +7,7 @@ import pytest
 import torch
 from tvm.relax.frontend import nn
 
-from export.backends.mlc.blocks.attention import full_attention
+from export.backends.mlc.blocks.attention import full_attention, packed_attention
 from export.backends.mlc.blocks.conftest import assert_close, build, random_weights
 from export.backends.mlc.blocks.linear import Embedding, GroupEmbedding, GroupLinear, Linear
 from export.backends.mlc.blocks.norms import LayerNorm, RMSNorm
@@ -68,8 +68,9 @@ def test_norms_with_a_large_mean(rng, kind):
     assert_close(built("run", x), exact, bound=1e-4 if kind == "layer_norm" else 5e-6)
 
 
+@pytest.mark.parametrize("packed", [False, True], ids=["apart", "packed"])
 @pytest.mark.parametrize("known", [True, False], ids=["known length", "symbolic length"])
-def test_attention_in_blocks_of_queries(rng, known):
+def test_attention_in_blocks_of_queries(rng, known, packed):
     tokens, heads, width = 37, 3, 24
     q, k, v = (rng.standard_normal((1, tokens, width)).astype(np.float32) for _ in range(3))
     shape = [1, tokens if known else "tokens", width]
@@ -78,10 +79,14 @@ def test_attention_in_blocks_of_queries(rng, known):
         def run(self, q, k, v):
             return full_attention(q, k, v, heads, most=tokens, score_bytes=700)
 
+        def run_packed(self, qkv):
+            return packed_attention(qkv, heads, most=tokens, score_bytes=700)
+
     block = Attend()
     arguments = {name: nn.spec.Tensor(shape, "float32") for name in "qkv"}
-    built = build(block, {"run": (block.run, arguments)}, {})
+    side_by_side = {"qkv": nn.spec.Tensor([*shape[:2], 3 * width], "float32")}
+    built = build(block, {"run": (block.run_packed, side_by_side) if packed else (block.run, arguments)}, {})
     by_head = (torch.from_numpy(x).reshape(1, -1, heads, width // heads).transpose(1, 2) for x in (q, k, v))
     expected = torch.nn.functional.scaled_dot_product_attention(*by_head).transpose(1, 2).reshape(1, tokens, width)
     assert score_blocks(heads, tokens, tokens, 700) == 24
-    assert_close(built("run", q, k, v), expected)
+    assert_close(built("run", np.concatenate([q, k, v], axis=-1)) if packed else built("run", q, k, v), expected)

@@ -6,7 +6,7 @@ from tvm import te, tirx
 from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import Tensor, op
 
-from export.backends.mlc.blocks.attention import full_attention
+from export.backends.mlc.blocks.attention import packed_attention
 from export.backends.mlc.blocks.linear import Layers
 from export.backends.mlc.blocks.norms import LayerNorm
 from export.backends.mlc.blocks.rotary import rotate_heads
@@ -43,8 +43,7 @@ class RotaryVisionAttention(nn.Module):
         spec, tokens = self.spec, x.shape[1]
         qkv = op.reshape(self.qkv(x), (1, tokens, 3 * spec.heads, spec.head_dim))
         qkv = op.reshape(rotate_heads(qkv, angles, 2 * spec.heads), (1, tokens, 3 * spec.width))
-        q, k, v = op.split(qkv, 3, axis=-1)
-        return self.out(full_attention(q, k, v, spec.heads, self.most))
+        return self.out(packed_attention(qkv, spec.heads, self.most))
 
 
 class RotaryVisionMlp(nn.Module):

@@ -8,7 +8,7 @@ from tvm import te, tirx
 from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import Tensor, op
 
-from export.backends.mlc.blocks.attention import full_attention
+from export.backends.mlc.blocks.attention import packed_attention
 from export.backends.mlc.blocks.linear import Layers, multiply
 from export.backends.mlc.blocks.norms import LayerNorm
 from export.specs import Activation, NormPlacement, PositionKind, VisionSpec
@@ -50,8 +50,7 @@ class VisionAttention(nn.Module):
         self.out = layers.linear(f"{name}.out", spec.width, spec.width, True)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = op.split(self.qkv(x), 3, axis=-1)
-        return self.out(full_attention(q, k, v, self.spec.heads, self.most))
+        return self.out(packed_attention(self.qkv(x), self.spec.heads, self.most))
 
 
 class VisionMlp(nn.Module):
