@@ -17,7 +17,8 @@ import numpy as np
 from runtime_py.backends.base import Arrays, closed
 from runtime_py.backends.logit_rows import logit_rows
 from runtime_py.backends.onnx_files import stage_files
-from runtime_py.backends.ort_inputs import DTYPES, PAST, PRESENT, refuse_other_inputs, taken
+from runtime_py.backends.ort_binding import DecodeBinding
+from runtime_py.backends.ort_inputs import DTYPES, PAST, refuse_other_inputs, taken
 from runtime_py.backends.ort_rows import OrtRow, RowPool, decode_rows, rounds_over_rows
 from runtime_py.backends.records import ONNX
 from runtime_py.backends.webgpu import PROVIDER as WEBGPU
@@ -103,6 +104,8 @@ class OrtBackend:
         self.files = stage_files(folder, manifest)
         self.contracts = {stage: StageContract.from_json(value) for stage, value in manifest["contracts"].items()}
         self._sessions: dict[str, Any] = {}
+        self._dtypes: dict[str, Mapping[str, Any]] = {}
+        self._bound: DecodeBinding | None = None
         self._closed = False
         if self._device() == "cuda":
             self._find_cuda()
@@ -133,6 +136,7 @@ class OrtBackend:
 
     def start(self, capacity: int) -> OrtState:
         """An empty cache of ``capacity`` positions on the provider's device."""
+        self._bound = None  # which keeps the last cache's memory
         device = self._device()
         shapes = {name: ((1, heads, capacity, width), dtype) for name, ((heads, width), dtype) in self._caches().items()}
         total = sum(math.prod(shape) * dtype.itemsize for shape, dtype in shapes.values())
@@ -163,16 +167,11 @@ class OrtBackend:
     def _decode(self, inputs: Arrays, positions: np.ndarray, buffers: Mapping[str, Any]) -> np.ndarray:
         """One decoder call over cache buffers that it writes in place; float32 logits of the positions."""
         session = self._session(DECODER)
-        asked = logit_rows(taken(session), positions, inputs["inputs_embeds"].shape[1])
-        binding = session.io_binding()
-        for name, value in (self._feeds(DECODER, inputs) | asked.feeds).items():
-            binding.bind_ortvalue_input(name, self._ort.OrtValue.ortvalue_from_numpy(value))
-        binding.bind_output("logits")
-        for name, buffer in buffers.items():
-            binding.bind_ortvalue_input(name, buffer)
-            binding.bind_ortvalue_output(PRESENT + name.removeprefix(PAST), buffer)
-        session.run_with_iobinding(binding)
-        return asked.chosen(widened(binding.get_outputs()[0].numpy()))
+        asked = logit_rows(self._wanted(DECODER), positions, inputs["inputs_embeds"].shape[1])
+        feeds = self._feeds(DECODER, inputs) | asked.feeds
+        if self._bound is None or not self._bound.fits(session, buffers, feeds):
+            self._bound = DecodeBinding(self._ort, session, buffers)
+        return asked.chosen(widened(self._bound.run(feeds)))
 
     def rewind(self, state: OrtState | OrtRow, length: int) -> None:
         """Forget every position from ``length`` on."""
@@ -204,7 +203,9 @@ class OrtBackend:
 
     def release(self) -> None:
         """Drop all sessions and the memory they hold; each opens again when its stage is run."""
+        self._bound = None
         self._sessions.clear()
+        self._dtypes.clear()
 
     def close(self) -> None:
         """Drop all sessions and the memory they hold."""
@@ -282,9 +283,16 @@ class OrtBackend:
         refuse_other_inputs(path, session, self.contracts[stage])
         return session
 
+    def _wanted(self, stage: str) -> Mapping[str, Any]:
+        """NumPy dtype of everything that a stage can be fed, by name; asked of its session once."""
+        session = self._session(stage)
+        if stage not in self._dtypes:
+            self._dtypes[stage] = {name: DTYPES[value.type] for name, value in taken(session).items()}
+        return self._dtypes[stage]
+
     def _feeds(self, stage: str, inputs: Arrays) -> dict[str, np.ndarray]:
         """Inputs checked against the contract, in the dtypes the graph takes."""
-        wanted = {name: DTYPES[value.type] for name, value in taken(self._session(stage)).items()}
+        wanted = self._wanted(stage)
         feeds = {}
         for tensor in self.contracts[stage].inputs:
             if tensor.name.startswith(PAST) or (tensor.name not in inputs and not tensor.required):
