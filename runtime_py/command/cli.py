@@ -93,6 +93,20 @@ def bench_parser(prog: str) -> Parser:
     )
     made.add_argument("--new-tokens", type=int, default=32, metavar="N", help="tokens of the decode figure; default 32")
     made.add_argument("--image", metavar="FILE", help="picture of the first-token figure; a drawn one without it")
+    peers = made.add_argument_group("beside other runtimes")
+    peers.add_argument(
+        "--peers",
+        metavar="LIST",
+        help="measure these too, in turns: llama.cpp, llama.cpp-flash, onnxruntime-genai, openvino-genai, pytorch; all for"
+        " every one, none for the package alone",
+    )
+    peers.add_argument("--peer-python", metavar="FILE", help="the interpreter that has them; this one without it")
+    peers.add_argument("--lengths", default="64,1024", metavar="LIST", help="positions before decoding; default 64,1024")
+    peers.add_argument("--chunk", type=flags.whole_number(1), default=0, metavar="N", help="tokens of a prompt in one call")
+    peers.add_argument("--plot", type=Path, metavar="FILE", help="write bars as SVG here")
+    peers.add_argument("--history", type=Path, metavar="FILE", help="add the figures here, a line of JSON")
+    peers.add_argument("--label", default="", metavar="TEXT", help="what --history calls them, such as a commit")
+    peers.add_argument("--against", type=Path, metavar="FILE", help="figures of --json, of the same machine: say the ratios")
     server = made.add_argument_group("--serve")
     server.add_argument("--concurrency", default="1,4,8", metavar="LIST", help="requests in flight; default 1,4,8")
     server.add_argument("--requests", type=int, default=32, metavar="N", help="requests of each; default 32")
@@ -209,6 +223,10 @@ def _remember(options: argparse.Namespace, package: Package) -> None:
 def _bench(options: argparse.Namespace) -> int:
     if options.serve is not None:
         return _bench_server(options)
+    if options.peers is not None:
+        from runtime_py.command.bench_peers import run
+
+        return run(options)
     from runtime_py.command.bench import Request, lines, measure
 
     figures = measure(

@@ -195,6 +195,19 @@ def test_the_mixed_preset_widens_what_sums_up_and_the_head() -> None:
     assert planned(preset="mixed", head_precision="int4")["decoder.head"].storage is Storage.INT4
 
 
+def test_the_compact_preset_takes_the_longest_blocks_that_divide() -> None:
+    spec = open_folder(GOLDENS / "minicpm-v").spec
+
+    def planned(**extra: str | int) -> dict[str, Assignment]:
+        return OnnxBackend().assignments(spec, BuildOptions(TARGET, "int4", TARGET.limits, extra))
+
+    compact = planned(preset="compact")
+    assert compact == planned(block_size="auto") != planned()
+    assert planned(preset="compact", block_size=64) == planned(block_size=64)
+    four = [row for row in compact.values() if row.storage is Storage.INT4]
+    assert four and not any(row.layer.columns % GRIDS[row.grid].group for row in four)
+
+
 def test_eight_bits_that_every_token_reads_round_their_input() -> None:
     """With float32 inputs ONNX Runtime unpacks the whole matrix in every call."""
     spec, asked = open_folder(GOLDENS / "minicpm-v").spec, {"preset": "mixed", "vision_precision": "int8_weights"}

@@ -19,10 +19,10 @@ CALL_GRID, TOKEN_GRID = "ort_int8_row", "ort_int8_token"
 """Rows that share one scale, in layers that round their input: with a scale a call (packages of before), or a token."""
 
 VISION_PRECISIONS = ("int8", "int8_weights", "fp16", "fp32")
-PRESETS = ("plain", "mixed")
+PRESETS = ("plain", "mixed", "compact")
 CACHE = "how keys and values are kept in ONNX graphs; float32 for GPUs whose shaders have no float16"
 EMBEDDING, HEAD = "how the embedding is stored", "how the language head is stored"
-WIDE = "which layers keep eight bits"
+WIDE = "mixed: some layers keep eight bits; compact: blocks of up to 128, for calibrated codes"
 
 
 def _exporter() -> ExportBackend:

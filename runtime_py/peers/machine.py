@@ -1,0 +1,68 @@
+"""What this machine is and can do: its processor's words for itself, bytes it reads a second, joules it has used."""
+
+from __future__ import annotations
+
+import os
+import platform
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+CPUINFO = Path("/proc/cpuinfo")
+POWERCAP = Path("/sys/class/powercap")
+FEATURES = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp", "i8mm", "sve")
+"""Instruction sets that matrix products are written for, in Linux's words."""
+
+READ_BYTES = 1 << 28
+"""A buffer that no cache holds."""
+
+
+def describe() -> dict[str, object]:
+    """The processor's name, its instruction sets among `FEATURES`, and how many cores may be used."""
+    rows: dict[str, str] = {}
+    if CPUINFO.is_file():
+        pairs = (line.partition(":") for line in CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines())
+        for name, _, value in pairs:
+            rows.setdefault(name.strip(), value.strip())
+    has = set((rows.get("flags") or rows.get("Features") or "").split())
+    return {
+        "processor": rows.get("model name") or platform.processor() or platform.machine(),
+        "instructions": [name for name in FEATURES if name in has],
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "system": platform.system(),
+    }
+
+
+class ReadBandwidth:
+    """Bytes a second that some threads read from memory, each a part of one buffer.
+
+    NumPy's maximum of 64-bit integers reads as fast as memory gives and lets other threads run meanwhile.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._parts = np.array_split(np.ones(READ_BYTES // 8, np.int64), max(threads, 1))
+
+    def measure(self) -> float:
+        """One pass over the buffer."""
+        threads = [threading.Thread(target=part.max) for part in self._parts]
+        began = time.perf_counter()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return READ_BYTES / (time.perf_counter() - began)
+
+
+def joules(root: Path = POWERCAP) -> float | None:
+    """Energy that the processor's packages have used so far, modulo the counter's range; None where nobody says.
+
+    Source: Linux, Documentation/power/powercap/powercap.rst (intel-rapl:N/energy_uj, micro-joules).
+    """
+    try:
+        zones = sorted(root.glob("intel-rapl:[0-9]"))
+        counts = [int((zone / "energy_uj").read_text(encoding="ascii")) for zone in zones]
+    except (OSError, ValueError):
+        return None
+    return sum(counts) / 1e6 if counts else None
