@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import shlex
@@ -184,6 +185,7 @@ def _termination_is_an_interrupt() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    atexit.register(_too_late)
     before, hook = signal.signal(signal.SIGTERM, _interrupt), sys.unraisablehook
     sys.unraisablehook = lambda lost: _again(lost.exc_value) if isinstance(lost.exc_value, KeyboardInterrupt) else hook(lost)
     try:
@@ -191,6 +193,11 @@ def _termination_is_an_interrupt() -> Iterator[None]:
     finally:
         sys.unraisablehook = hook
         signal.signal(signal.SIGTERM, before)
+
+
+def _too_late() -> None:
+    """Nothing is left to interrupt while the interpreter is taken down, which may take seconds; the exit code stays."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _again(lost: KeyboardInterrupt) -> None:

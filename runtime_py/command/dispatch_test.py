@@ -141,6 +141,29 @@ def test_an_interrupt_that_a_destructor_swallows_comes_again(number: int, capsys
     assert "Exception ignored" not in capsys.readouterr().err
 
 
+SLOW_TO_CLOSE = """
+import sys, time
+from runtime_py.command.dispatch import Command, execute
+from runtime_py.command.parser import Parser
+
+class Slow:
+    def __del__(self, sleep=time.sleep):
+        print("closing", flush=True)
+        sleep(2)
+
+slow = Slow()
+sys.exit(execute(Command(lambda prog: Parser(prog, ""), lambda given: 0), "program", []))
+"""
+
+
+def test_a_termination_after_the_work_changes_nothing() -> None:
+    command, root = [sys.executable, "-c", SLOW_TO_CLOSE], Path(__file__).parents[2]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) as run:
+        assert run.stdout is not None and run.stdout.readline() == "closing\n"
+        run.terminate()
+        assert run.wait(30) == ExitCode.OK
+
+
 def test_a_reader_that_leaves_ends_a_program_in_silence() -> None:
     """``tool | head -1``: no traceback, exit code 0."""
     program = (
