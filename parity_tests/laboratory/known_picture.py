@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -52,7 +53,8 @@ def ask(client: Client, model: str, text: str, picture: np.ndarray, new_tokens: 
         "logprobs": True,
         "stream_options": {"include_usage": True},
     }
-    began, first, said, usage = time.perf_counter(), 0.0, "", {}
+    began, first, said = time.perf_counter(), 0.0, ""
+    usage: dict[str, Any] = {}
     for chunk in client.stream(body):
         usage = chunk.get("usage") or usage
         for choice in chunk["choices"]:
@@ -80,7 +82,8 @@ def _run(options: argparse.Namespace) -> int:
     with served(options.package, ["--threads", str(options.threads), "--slots", "2"]) as server:
         client = Client(server.url)
         for picture in pictures:  # the first one opens what is opened when first used
-            pairs.append(tuple(ask(client, server.name, text, picture, options.new_tokens) for text in QUESTIONS))
+            first, second = (ask(client, server.name, text, picture, options.new_tokens) for text in QUESTIONS)
+            pairs.append((first, second))
     wanted = Overrides(options.new_tokens, temperature=0.0, repetition_penalty=1.0, stop_ids=())
     equal = 0
     with load(options.package, threads=options.threads) as model:

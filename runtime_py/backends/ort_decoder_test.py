@@ -20,8 +20,9 @@ bind = onnxruntime.OrtValue.ortvalue_from_numpy
 def session() -> Any:
     """logits = embeds + more, where more is 10 if nothing is fed; the cache counts calls."""
     floats = TensorProto.FLOAT
-    rows, cache = ["batch", "tokens", WIDTH], ["batch", 2]
-    given = {"inputs_embeds": rows, "more": [1], PAST: cache}
+    rows: list[str | int | None] = ["batch", "tokens", WIDTH]
+    cache: list[str | int | None] = ["batch", 2]
+    given: dict[str, list[str | int | None]] = {"inputs_embeds": rows, "more": [1], PAST: cache}
     nodes = [
         helper.make_node("Add", ["inputs_embeds", "more"], ["logits"]),
         helper.make_node("Add", [PAST, "one"], ["present.0.key"]),
@@ -31,7 +32,10 @@ def session() -> Any:
         nodes,
         "g",
         [helper.make_tensor_value_info(name, floats, shape) for name, shape in given.items()],
-        [helper.make_tensor_value_info(name, floats, shape) for name, shape in (("logits", rows), ("present.0.key", cache))],
+        [
+            helper.make_tensor_value_info(name, floats, shape)
+            for name, shape in {"logits": rows, "present.0.key": cache}.items()
+        ],
         constants,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)

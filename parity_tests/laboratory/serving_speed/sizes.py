@@ -14,11 +14,11 @@ def sizes_of(model: Path, context: int) -> dict[str, int]:
         UsageError: the model is no MiniCPM-V 1.0, whose tower llama.cpp knows too.
     """
     from export.checkpoint.opened import open_folder
-    from export.specs import ResamplerSpec
+    from export.specs import ResamplerSpec, VisionSpec
 
     spec = open_folder(model).spec
     d, v, c = spec.decoder, spec.vision, spec.connector
-    if not isinstance(c, ResamplerSpec) or v.grid is None:
+    if not (isinstance(c, ResamplerSpec) and isinstance(v, VisionSpec)) or v.grid is None:
         raise UsageError(f"{model} is {spec.family} {spec.variant}", "a MiniCPM-V 1.0", "see middle_checkpoint")
     return {
         "hidden": d.hidden,
