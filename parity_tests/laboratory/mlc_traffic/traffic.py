@@ -39,7 +39,9 @@ class Traffic:
 
 def traffic(launch: Launch) -> Traffic:
     """What a launch moves."""
-    read, written, asked = {}, {}, 0
+    read: dict[str, int] = {}
+    written: dict[str, int] = {}
+    asked = 0
     for stores, total in ((False, read), (True, written)):
         for name in dict.fromkeys(access.buffer for access in launch.accesses if access.stores is stores):
             same = [access for access in launch.accesses if access.buffer == name and access.stores is stores]
