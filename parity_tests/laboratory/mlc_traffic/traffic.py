@@ -39,7 +39,9 @@ class Traffic:
 
 def traffic(launch: Launch) -> Traffic:
     """What a launch moves."""
-    read, written, asked = {}, {}, 0
+    read: dict[str, int] = {}
+    written: dict[str, int] = {}
+    asked = 0
     for stores, total in ((False, read), (True, written)):
         for name in dict.fromkeys(access.buffer for access in launch.accesses if access.stores is stores):
             same = [access for access in launch.accesses if access.buffer == name and access.stores is stores]
@@ -73,7 +75,9 @@ def elements(access: Access, block_only: bool) -> tuple[str, int]:
             count *= math.prod(size or 1 for size in sizes)
             digest.update(repr(("whole", axes)).encode())
             continue
-        values, places, inside = grid(loops), np.zeros((), np.int64), np.ones((), bool)
+        values = grid(loops)
+        places: np.ndarray = np.zeros((), np.int64)
+        inside: np.ndarray = np.ones((), bool)
         for axis in axes:
             at, size = np.asarray(value_of(access.index[axis], values)), access.shape[axis]
             places_read = looked_up(access.index[axis])
@@ -91,7 +95,7 @@ def elements(access: Access, block_only: bool) -> tuple[str, int]:
 
 def _marks(places: np.ndarray) -> np.ndarray:
     """True at every place that occurs."""
-    marks = np.zeros(int(places.max(initial=-1)) + 1, bool)
+    marks: np.ndarray = np.zeros(int(places.max(initial=-1)) + 1, bool)
     marks[places] = True
     return marks
 

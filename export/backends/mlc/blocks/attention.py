@@ -42,7 +42,8 @@ def full_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, most: int = 0, s
         most: tokens to divide into blocks for, when their number is symbolic.
         score_bytes: what the scores of one block may take.
     """
-    return _in_blocks(*(Columns(x, 0, int(x.shape[2])) for x in (q, k, v)), heads, most, score_bytes)
+    queries, keys, values = (Columns(x, 0, int(x.shape[2])) for x in (q, k, v))
+    return _in_blocks(queries, keys, values, heads, most, score_bytes)
 
 
 def _in_blocks(q: Columns, k: Columns, v: Columns, heads: int, most: int, score_bytes: int) -> Tensor:
