@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from parity_tests.check.candidate import Candidate, open_candidate
-from parity_tests.check.package_questions import questions
+from parity_tests.check.package_questions import questions, stand_in
 from parity_tests.check.sides import Sides, open_sides
 from parity_tests.judging.metrics import centred, kl_divergence, row_cosines, row_errors
 from parity_tests.judging.probes import Question
@@ -116,7 +116,7 @@ def _run(given: argparse.Namespace) -> int:
     checkpoint = open_checkpoint(given.checkpoint)
     candidate = open_candidate(given.package)
     try:
-        processor = checkpoint.processor(candidate.tokenizer)
+        processor = checkpoint.processor(candidate.tokenizer or stand_in(candidate.manifest))
         asked = questions(processor, 3, candidate.limits.context, STEPS, None)
         question = next(one for one in asked if one.name == given.question)
         for line in report(open_sides(candidate, checkpoint, processor, "cpu"), question, given.row):
