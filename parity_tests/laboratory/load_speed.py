@@ -32,6 +32,7 @@ from runtime_py.command.parser import Parser
 IN_TURN, BESIDE, COPIES, UNPACKED, LLAMA = "in turn", "side by side", "packed copies", "unpacked", "llama.cpp"
 SAVED = "session.save_external_prepacked_constant_initializers"
 COPY, DATA = "copy.onnx", "copy.data"
+PIECE = 1 << 24
 
 LLAMA_LOADS = """
 import json, resource, sys, time
@@ -123,7 +124,9 @@ def _run(arguments: argparse.Namespace) -> int:
     opened = package.read(arguments.package)
     paths = [opened.folder / file for file in stage_files(opened.folder, opened.manifest).values()]
     for path in opened.folder.glob("onnx/*"):
-        path.read_bytes()
+        with path.open("rb") as file:
+            while file.read(PIECE):
+                pass
     threads = arguments.threads
     ways: dict[str, Any] = {way: (lambda way=way: _apart(paths, threads, way)) for way in (IN_TURN, BESIDE, UNPACKED)}
     if arguments.copies:
