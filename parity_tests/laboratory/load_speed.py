@@ -18,8 +18,9 @@ import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from runtime_py.command.parser import Parser
 IN_TURN, BESIDE, COPIES, UNPACKED, LLAMA = "in turn", "side by side", "packed copies", "unpacked", "llama.cpp"
 SAVED = "session.save_external_prepacked_constant_initializers"
 COPY, DATA = "copy.onnx", "copy.data"
+PIECE = 1 << 24
 
 LLAMA_LOADS = """
 import json, resource, sys, time
@@ -123,16 +125,19 @@ def _run(arguments: argparse.Namespace) -> int:
     opened = package.read(arguments.package)
     paths = [opened.folder / file for file in stage_files(opened.folder, opened.manifest).values()]
     for path in opened.folder.glob("onnx/*"):
-        path.read_bytes()
+        with path.open("rb") as file:
+            while file.read(PIECE):
+                pass
     threads = arguments.threads
-    ways: dict[str, Any] = {way: (lambda way=way: _apart(paths, threads, way)) for way in (IN_TURN, BESIDE, UNPACKED)}
+    ways: dict[str, Callable[[], dict[str, float]]]
+    ways = {way: partial(_apart, paths, threads, way) for way in (IN_TURN, BESIDE, UNPACKED)}
     if arguments.copies:
         _apart(paths, threads, BESIDE, arguments.copies)
         copies = [arguments.copies / path.stem / COPY for path in paths]
-        ways[COPIES] = lambda: _apart(copies, threads, COPIES)
+        ways[COPIES] = partial(_apart, copies, threads, COPIES)
     if arguments.llama_python and arguments.gguf:
         llama = [str(arguments.llama_python), "-c", LLAMA_LOADS, str(arguments.gguf), str(threads)]
-        ways[LLAMA] = lambda: _figures(llama)
+        ways[LLAMA] = partial(_figures, llama)
     taken: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
     for _ in range(arguments.rounds):
         for way, figures in ways.items():

@@ -15,8 +15,8 @@ from runtime_py.contracts import CONNECTOR, DECODER, EMBED, STAGES, VISION
 GRAPH_BYTES = {DECODER: 5_000, VISION: 3_400, CONNECTOR: 9_400, EMBED: 1_900}
 BLOCK_BYTES = {DECODER: 9_790, VISION: 9_100}
 """Bytes of an ``.onnx`` file without and per block, from the full-size int4 package; other precisions take fewer."""
-ROUNDING_BYTES = 5_300
-"""What rounding the inputs of a vision block's four layers adds to its graph."""
+ROUNDING_BYTES, FINE_BYTES = 5_600, 3_300
+"""What rounding the inputs of a vision block's four layers adds to its graph, and what doing so finely in the first adds."""
 
 FURTHER = "further_graphs"
 JOINT_BYTES, ROWS_BYTES = 1_600, 400
@@ -31,7 +31,7 @@ def predict(
     blocks = {DECODER: spec.decoder.layers, VISION: spec.vision.layers}
     graphs = {stage: GRAPH_BYTES[stage] + BLOCK_BYTES.get(stage, 0) * blocks.get(stage, 0) for stage in laid}
     if chosen.vision_precision == "int8":
-        graphs[VISION] += ROUNDING_BYTES * spec.vision.layers
+        graphs[VISION] += ROUNDING_BYTES * spec.vision.layers + FINE_BYTES
     files = {stage: graphs[stage] + _file_bytes(stage, places, assignments) for stage, (places, _) in laid.items()}
     files[FURTHER] = graphs[VISION] + graphs[CONNECTOR] + JOINT_BYTES
     if not obstacles(spec, Tool.GENAI):
