@@ -40,10 +40,8 @@ def session(heads: int, kv_heads: int, cache: str, threads: int) -> Any:
     names = ["q", "k", "v", "past_key", "past_value", "last", "total"]
     attributes: dict[str, Any] = {"num_heads": heads, "kv_num_heads": kv_heads, "scale": WIDTH**-0.5}
     value = helper.make_tensor_value_info
-    inputs = [
-        value(name, given, [1, "rows", count * WIDTH])
-        for name, count in zip("qkv", (heads, kv_heads, kv_heads), strict=True)
-    ]
+    wide = zip("qkv", (heads, kv_heads, kv_heads), strict=True)
+    inputs = [value(name, given, [1, "rows", count * WIDTH]) for name, count in wide]
     inputs += [value(name, held, [1, kv_heads, "capacity", WIDTH]) for name in names[3:5]]
     inputs += [value(name, TensorProto.INT32, [1]) for name in names[5:]]
     if cache == "int8":
