@@ -63,7 +63,7 @@ def measured(heads: int, kv_heads: int, cache: str, past: int, threads: int) -> 
 
     draw = np.random.default_rng(0)
     opened, make = session(heads, kv_heads, cache, threads), onnxruntime.OrtValue.ortvalue_from_numpy
-    kind = np.float32 if cache == "int8" else np.dtype(cache)
+    kind = np.dtype("float32" if cache == "int8" else cache)
     filled = [draw.standard_normal((1, kv_heads, past + 16, WIDTH)).astype(np.float32) for _ in range(2)]
     if cache == "int8":
         filled = [np.clip(np.rint(array / STEP), -127, 127) for array in filled]

@@ -34,7 +34,12 @@ def test_steps_of_one_cache_share_a_binding_and_no_array(model: Model, monkeypat
     assert isinstance(backend, OrtBackend)
     session = backend._session("decoder")
     binding = session.io_binding
-    monkeypatch.setattr(session, "io_binding", lambda: made.append(1) or binding())
+
+    def counted() -> object:
+        made.append(binding())
+        return made[-1]
+
+    monkeypatch.setattr(session, "io_binding", counted)
     state = backend.start(32)
     whole = fed(model, state, IDS, [0, 1, 2, 3, 4, 5])
     assert whole.shape[:2] == (1, 6)
