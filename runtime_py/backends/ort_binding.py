@@ -54,7 +54,7 @@ class DecodeBinding:
             outputs: np.ndarray = self._binding.get_outputs()[self._place()].numpy()
             return outputs
         batch, tokens = feeds["inputs_embeds"].shape[:2]
-        logits = np.empty((batch, _rows(feeds, tokens), self._vocabulary), self._dtype)
+        logits: np.ndarray = np.empty((batch, _rows(feeds, tokens), self._vocabulary), self._dtype)
         self._binding.bind_ortvalue_output(LOGITS, make(logits))
         self._session.run_with_iobinding(self._binding)
         return logits
