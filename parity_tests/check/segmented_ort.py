@@ -22,7 +22,8 @@ from parity_tests.check.onnx_values import axes_of, dtype_of, element_type, stor
 from parity_tests.localize.onnx_blocks import open_graph
 from runtime_py.backends.base import Arrays
 from runtime_py.backends.logit_rows import logit_rows
-from runtime_py.backends.ort import PAST, PRESENT, OrtBackend, OrtState, widened
+from runtime_py.backends.ort import OrtBackend, OrtState, widened
+from runtime_py.backends.ort_inputs import PAST, PRESENT
 from runtime_py.contracts import DECODER
 from runtime_py.errors import UsageError
 

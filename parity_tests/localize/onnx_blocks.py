@@ -13,7 +13,8 @@ from parity_tests.check.candidate import Candidate
 from parity_tests.localize.exact_products import set_float_products
 from runtime_py.backends.base import Arrays
 from runtime_py.backends.logit_rows import POSITIONS, logit_rows
-from runtime_py.backends.ort import PAST, PRESENT, OrtBackend
+from runtime_py.backends.ort import OrtBackend
+from runtime_py.backends.ort_inputs import PAST, PRESENT
 from runtime_py.backends.records import ONNX
 from runtime_py.contracts import DECODER
 from runtime_py.errors import PackageError
