@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -62,6 +61,8 @@ ENGINES: Mapping[str, Callable[[Job], PeerEngine]] = {
 
 def main(name: str, job: str) -> None:
     """Runs until stdin ends."""
+    import resource  # not on Windows
+
     told = os.fdopen(os.dup(1), "w")  # libraries print to stdout
     os.dup2(2, 1)
 
