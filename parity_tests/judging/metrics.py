@@ -61,8 +61,9 @@ def measure(kind: Kind, reference: np.ndarray, candidate: np.ndarray) -> dict[st
         reference, candidate = centred(reference), centred(candidate)
         figures["flipped_relative"] = relative_to(figures["flipped_margin"], reference)
         figures["relative_median"] = relative_to(quantile(_row_maxima(reference, candidate), 0.5), reference)
-        figures["median_row_cosine"] = quantile(row_cosines(reference, candidate), 0.5) if reference.size else 1.0
     rows = row_cosines(reference, candidate)
+    if kind in LOGITS:
+        figures["median_row_cosine"] = quantile(rows, 0.5) if rows.size else 1.0
     figures |= {
         "relative_max": relative_max(reference, candidate),
         "cosine": cosine(reference, candidate),

@@ -1,7 +1,7 @@
-"""Figures kept from commit to commit, a line of JSON each, and what a new one says of the last.
+"""Figures kept from commit to commit, a line of JSON each, and new ones over earlier ones.
 
 A rate depends on the machine of the day, so what is compared is a rate over a peer's in the same rounds, or, with
-`against`, over that of the same machine's last commit.
+`against`, over that of another commit on the same machine.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from runtime_py.errors import UsageError
-from runtime_py.files.json_file import MEGABYTE, read_bytes
+from runtime_py.peers.worker import OWN
 
 SLOWER = 0.9
 """Of the last commit's rate; what is below counts as slower. Medians of five rounds differ by some per cent by chance."""
@@ -52,26 +51,9 @@ def append(path: Path, told: Mapping[str, Any], label: str) -> None:
         file.write(json.dumps(entry(told, label), sort_keys=True) + "\n")
 
 
-def last(path: Path) -> dict[str, Any] | None:
-    """The newest entry; None where there is none.
-
-    Raises:
-        UsageError: the file holds something else.
-    """
-    if not path.is_file():
-        return None
-    rows = read_bytes(path, 64 * MEGABYTE, UsageError, "give another file").decode("utf-8").splitlines()
-    try:
-        return dict(json.loads(rows[-1])) if rows else None
-    except (ValueError, TypeError) as error:
-        raise UsageError(
-            f"{path}: its last line is no entry: {error}", "what --history wrote", "mend or remove it"
-        ) from error
-
-
 def against(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, float]:
     """Our rate now over our rate then, by figure, for figures that both have; from one machine, of one shape."""
-    ours = [next((engine for engine in told["engines"] if engine["name"] == "edgeproof"), None) for told in (now, before)]
+    ours = [next((engine for engine in told["engines"] if engine["name"] == OWN), None) for told in (now, before)]
     new, old = ((engine or {}).get("figures", {}) for engine in ours)
     return {
         figure: new[figure]["tokens_per_second"]["median"] / old[figure]["tokens_per_second"]["median"]
