@@ -22,13 +22,13 @@ from threading import Event, Thread
 import psutil
 
 from export.backends.mlc.compile_process import compile_together
+from export.backends.mlc.package_parts import HOST
 from parity_tests.laboratory.mlc_traffic.libraries import request_of, spec_of
 from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, execute
 from runtime_py.command.parser import Parser
 from runtime_py.errors import ExitCode
 
-HOST = "x86_64"
 LOOK_SECONDS = 0.5
 
 

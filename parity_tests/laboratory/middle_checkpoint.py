@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from export.checkpoint.synthesize import SynthesisRequest, synthesize
+from export.source.hub import DEMO_FOLDER
 from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, execute
 from runtime_py.command.parser import Parser
@@ -48,7 +49,6 @@ HALF = {
 }
 BY_NAME = {"middle": (SIZES, SHARD_BYTES), "half": (HALF, 2_000_000_000)}
 TOKENIZER = ("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
-DEMO = Path(__file__).parents[2] / "export/demo/checkpoints/minicpm-v"
 
 
 def parser(prog: str) -> Parser:
@@ -68,7 +68,7 @@ def _run(options: argparse.Namespace) -> int:
     result = synthesize(request)
     if options.size == "half":
         for name in TOKENIZER:
-            shutil.copy(DEMO / name, options.output / name)
+            shutil.copy(DEMO_FOLDER / "minicpm-v" / name, options.output / name)
     console.out(f"{result.tensors} tensors, {result.parameters:,} parameters, {result.bytes / 1e6:.0f} MB")
     return int(ExitCode.OK)
 

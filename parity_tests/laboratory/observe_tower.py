@@ -29,8 +29,8 @@ from export.quantisation.codes import DequantisedWeights, RoundToNearest
 from export.quantisation.grids import GRIDS
 from export.quantisation.spec import Assignment, Storage
 from export.source.hub import DEMO_FOLDER
+from parity_tests.judging.metrics import row_cosines
 from parity_tests.laboratory.observe_rounding import questions
-from parity_tests.laboratory.row_cosines import cosines
 from parity_tests.reference.arithmetic import RoundedLinear, uint8_call
 from parity_tests.reference.checkpoint_side import Checkpoint, open_checkpoint
 from parity_tests.reference.reference import TorchBackend
@@ -153,7 +153,7 @@ def observe(folder: Path, pictures: int, each: bool) -> dict[str, tuple[float, f
             expected = reference.run(VISION, image.vision)["vision_features"]
             for name, side in others.items():
                 features = side.run(VISION, image.vision)["vision_features"]
-                taken[name].append(cosines(features, expected))
+                taken[name].append(row_cosines(expected, features))
                 largest[name] = max(largest[name], float(abs(features - expected).max() / abs(expected).max()))
     joined = {name: np.concatenate(values) for name, values in taken.items()}
     return {name: (float(values.min()), float(values.mean()), largest[name]) for name, values in joined.items()}

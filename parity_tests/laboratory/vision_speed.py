@@ -24,12 +24,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from parity_tests.laboratory.row_cosines import cosines
+from parity_tests.judging.metrics import row_cosines
 from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, execute
 from runtime_py.command.parser import Parser
 from runtime_py.contracts import VISION
 from runtime_py.errors import MachineError
+from runtime_py.peers.machine import describe
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +41,6 @@ PLAIN, PEER = "plain fp32", "openvino bf16"
 PLAIN_OPSET = 20
 """Scaled dot-product attention is written in products and a softmax, which every reader knows."""
 WIDTH, HEADS, MLP, PATCH = 1152, 16, 4304, 14
-INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimddp", "i8mm")
 
 
 @dataclass(frozen=True)
@@ -165,18 +165,11 @@ def measure(calls: dict[str, Callable[[np.ndarray], np.ndarray]], pixels: np.nda
             taken[name].append(1000 * (time.perf_counter() - began))
     medians = {name: (statistics.median(taken[name]), statistics.median(worked[name])) for name in calls}
     clock, processor = medians[PLAIN]
-    worst = {name: float(cosines(output, outputs[PLAIN]).min()) for name, output in outputs.items()}
+    worst = {name: float(row_cosines(outputs[PLAIN], output).min()) for name, output in outputs.items()}
     return [
         Row(n, ms, min(taken[n]), ms / clock, work, min(worked[n]), work / processor, worst[n])
         for n, (ms, work) in medians.items()
     ]
-
-
-def instructions() -> list[str]:
-    """Those of `INSTRUCTIONS` that the processor names; none where the system has no /proc/cpuinfo."""
-    file = Path("/proc/cpuinfo")
-    words = set(file.read_text().split()) if file.is_file() else set()
-    return [name for name in INSTRUCTIONS if name in words]
 
 
 def parser(prog: str) -> Parser:
@@ -210,11 +203,12 @@ def _run(arguments: argparse.Namespace) -> int:
         rows = measure(calls, pixels, arguments.rounds)
     report: dict[str, Any] = {
         **{key: getattr(arguments, key) for key in ("side", "layers", "tiles", "threads", "rounds")},
-        "instructions": instructions(),
+        "instructions": describe()["instructions"],
         "graph_bytes": sizes,
         "rows": [asdict(row) for row in rows],
     }
-    console.out(f"{arguments.side} px, {arguments.layers} layers, {arguments.threads} threads, {', '.join(instructions())}")
+    named = ", ".join(report["instructions"])
+    console.out(f"{arguments.side} px, {arguments.layers} layers, {arguments.threads} threads, {named}")
     console.out(
         "| tower | median ms | least | ratio | processor ms | least | ratio | cosine |\n|---|---|---|---|---|---|---|---|"
     )
