@@ -41,7 +41,7 @@ def stage_plot(judgement: Judgement) -> str:
                 if probe.measurement.stage == stage and probe.measurement.metrics
             ]
             values = [metrics.get("relative_max", metrics.get("mismatches", 0.0)) for metrics, _ in probes]
-            if not probes or (stage == PREPROCESS and name == "loss"):
+            if not probes or (stage == PREPROCESS and name.endswith("loss")):
                 continue
             limits = [limit.bound for _, p in probes for limit in p.limits if limit.metric in ("relative_max", "max_abs")]
             tokens = [p for _, p in probes if "mismatches" in p.measurement.metrics]

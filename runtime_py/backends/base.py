@@ -75,6 +75,15 @@ class Rewinding(Protocol):
 
 
 @runtime_checkable
+class ReadsPrompts(Protocol):
+    """A backend with a decoder of its own for the tokens of prompts, which come many at a time."""
+
+    def read(self, state: Any, inputs: Arrays, logit_positions: np.ndarray) -> np.ndarray:
+        """What `Backend.forward` does, for tokens of a prompt, however many there are."""
+        ...
+
+
+@runtime_checkable
 class Batching(Protocol):
     """A backend that can feed a token of each of several sequences in one decoder call. It is `Rewinding` too."""
 
