@@ -48,6 +48,13 @@ class OnnxBackend(ExportBackend):
 
         return predict(spec, options, chosen_for(spec, options), assignments)
 
+    def notes(self, spec: ModelSpec, options: BuildOptions, assignments: Mapping[str, Assignment]) -> tuple[str, ...]:
+        from export.backends.onnx.prediction import second_bytes
+
+        size = second_bytes(spec, chosen_for(spec, options), assignments)
+        told = f"a second decoder for calls of many rows takes {size / 1e9:.2f} GB on the disk and as much in memory"
+        return (told,) if size else ()
+
     def steps(self, build: Build) -> list[Step]:
         from export.backends.onnx.consumers.write import write_graphs
 

@@ -36,15 +36,15 @@ def predict(
     if chosen.vision_precision == "int8":
         graphs[VISION] += ROUNDING_BYTES * spec.vision.layers + FINE_BYTES
     files = {stage: graphs[stage] + _file_bytes(stage, places, assignments) for stage, (places, _) in laid.items()}
-    second = _second_places(spec, chosen, assignments)
+    second = second_bytes(spec, chosen, assignments)
     if second:
-        files[MANY_ROWS] = graphs[DECODER] + PAIR_BYTES * spec.decoder.layers + lay_out(_columns(second))[1]
+        files[MANY_ROWS] = graphs[DECODER] + PAIR_BYTES * spec.decoder.layers + second
     files[FURTHER] = graphs[VISION] + graphs[CONNECTOR] + JOINT_BYTES
     if not obstacles(spec, Tool.GENAI):
         files[FURTHER] += graphs[EMBED] + ROWS_BYTES + graphs[DECODER]
     device = {
         "weights": sum(_resident(stage, places, chosen, assignments) for stage, (places, _) in laid.items())
-        + sum(place.length for place in second),
+        + second,
         "kv_cache": _cache_bytes(spec, options, chosen),
         "activations": _activation_bytes(spec, options),
         "runtime": RUNTIME,
@@ -76,13 +76,14 @@ def _columns(places: list[Place]) -> Iterator[tuple[str, str, tuple[int, ...]]]:
     return ((place.name, place.dtype, place.shape) for place in places)
 
 
-def _second_places(spec: ModelSpec, chosen: OnnxChoices, assignments: Mapping[str, Assignment]) -> list[Place]:
-    """The parameters that a second decoder has to itself, none without one."""
+def second_bytes(spec: ModelSpec, chosen: OnnxChoices, assignments: Mapping[str, Assignment]) -> int:
+    """Bytes of the data file of a second decoder, and of its matrices in memory; 0 without one."""
     if not chosen.prefill_precision:
-        return []
+        return 0
     second = second_assignments(assignments)
     places, _ = stage_places(spec, DECODER, chosen, {**assignments, **second})
-    return [place for place in places if f"{DECODER}.{place.name.rpartition('.')[0]}" in second and is_integer(place.name)]
+    own = [p for p in places if f"{DECODER}.{p.name.rpartition('.')[0]}" in second and is_integer(p.name)]
+    return lay_out(_columns(own))[1]
 
 
 def _shared(stage: str, place: Place, assignments: Mapping[str, Assignment]) -> bool:
