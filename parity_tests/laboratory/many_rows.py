@@ -1,7 +1,7 @@
-"""What a package's second decoder is worth: its calls beside the first one's, and how far what it says is from full precision.
+"""What a package's second decoder is worth: its calls beside the first one's, and how far what it says is from float32.
 
     python -m parity_tests.laboratory.many_rows --package PACKAGE [--threads 1]
-    python -m parity_tests.laboratory.many_rows --package PACKAGE --checkpoint FOLDER --text FILE [--windows 4 --tokens 192]
+    python -m parity_tests.laboratory.many_rows --package PACKAGE --checkpoint FOLDER [--text FILE] [--seven-bits]
 
 The first line prints the time of a step of several sequences and of a prompt through either decoder, in turns. The second
 one reads a text, each window of it from nothing, through both and through the checkpoint in float32.
@@ -15,11 +15,19 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
+from export.modules.kernels import Kernels, Role
+from export.quantisation.codes import WeightProvider
+from export.specs import ModelSpec
 from parity_tests.check.candidate import Candidate, open_candidate
+from parity_tests.reference.arithmetic import RoundedLinear
+from parity_tests.reference.checkpoint_side import Checkpoint, open_checkpoint, stored_reference
+from parity_tests.reference.reference import TorchBackend
 from runtime_py.backends.base import Backend
 from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, execute
@@ -28,14 +36,12 @@ from runtime_py.errors import ExitCode, UsageError
 from runtime_py.generation.session import Limits, Session
 from runtime_py.model import load
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 SEQUENCES = (1, 2, 3, 4, 6, 8, 16)
 PROMPTS = (96, 512)
 FILLED = 150
 """Positions behind which a step is timed."""
 ROUNDS = 7
+PARTS = ("qkv", "attention.out", "gate_up", "down", "head")
 FIRST, SECOND = "first", "second"
 
 
@@ -85,8 +91,6 @@ def positions(backend: Any, start: int, count: int) -> np.ndarray:
 
 def log_probabilities(backend: Backend, side: Candidate, windows: np.ndarray) -> Tensor:
     """Of what follows every token of int64 (windows, tokens), each window read from nothing: (rows, vocabulary)."""
-    import torch
-
     session = Session(backend, side.processor, Limits(windows.shape[1] + 1, windows.shape[1]))
     rows = []
     for ids in windows:
@@ -105,18 +109,56 @@ def apart(reference: Tensor, other: Tensor) -> str:
 
 def perplexity(said: Tensor, windows: np.ndarray) -> float:
     """Of the text, without the token behind each window."""
-    import torch
-
     following = torch.from_numpy(np.concatenate([np.append(ids[1:], -1) for ids in windows]))
     known = following >= 0
     return float(said[known].gather(1, following[known][:, None]).mean().neg().exp())
 
 
+class SevenBits(Kernels):
+    """Plain kernels whose layers of the decoder round their input to 63 steps either way, one scale a row.
+
+    Args:
+        part: of the names of those that do; "" for all.
+    """
+
+    def __init__(self, part: str) -> None:
+        self.part = part
+
+    def linear(self, name: str, in_features: int, out_features: int, bias: bool, role: Role) -> nn.Module:
+        if not name.startswith("decoder.") or self.part not in name:
+            return super().linear(name, in_features, out_features, bias, role)
+        return RoundedLinear(in_features, out_features, bias, role, seven_bits)
+
+
+def seven_bits(x: Tensor) -> Tensor:
+    """To 63 steps either way and back."""
+    scale = (x.abs().amax(-1, keepdim=True) / 63).clamp(min=1e-30)
+    return torch.round(x / scale) * scale
+
+
+class SevenBitsBackend(TorchBackend):
+    """The reference with `SevenBits`."""
+
+    def __init__(self, spec: ModelSpec, weights: WeightProvider, part: str) -> None:
+        super().__init__(spec, weights)
+        self.part = part
+
+    def kernels(self) -> Kernels:
+        return SevenBits(self.part)
+
+
+def others(checkpoint: Checkpoint, second: Candidate, wanted: bool) -> dict[str, TorchBackend]:
+    """What the second decoder's numbers give in float32, and with inputs in seven bits, here and there."""
+    weights = second.examiner.own_numbers(second, checkpoint)
+    made = {"the second one's codes, computed in float32": TorchBackend(checkpoint.spec, weights)}
+    for part in (*PARTS, "") if wanted else ():
+        name = f"the same, inputs of {part or 'every layer'} in 7 bits"
+        made[name] = SevenBitsBackend(checkpoint.spec, weights, part)
+    return made
+
+
 def tell_distances(given: argparse.Namespace, sides: dict[str, Candidate]) -> None:
     """The table of distances."""
-    from parity_tests.reference.checkpoint_side import open_checkpoint, stored_reference
-    from parity_tests.reference.reference import TorchBackend
-
     checkpoint = open_checkpoint(given.checkpoint)
     with load(given.package, None, "off", trust=True) as model:
         ids = model.tokenizer.encode(given.text.read_text(encoding="utf-8")[: 40 * given.windows * given.tokens])
@@ -126,9 +168,13 @@ def tell_distances(given: argparse.Namespace, sides: dict[str, Candidate]) -> No
     full = log_probabilities(TorchBackend(checkpoint.spec, checkpoint.weights), sides[FIRST], windows)
     codes = log_probabilities(stored, sides[FIRST], windows)
     console.out(f"{windows.size} tokens in {len(windows)} windows; perplexity in float32 {perplexity(full, windows):.2f}")
-    console.out("| | perplexity | from the first one's codes: mean KL | median | same best | from float32: mean KL | median | same best |")
+    distances = "mean KL | median | same best"
+    console.out(f"| | perplexity | from the first one's codes: {distances} | from float32: {distances} |")
     console.out("|---|---|---|---|---|---|---|---|")
     console.out(f"| codes, computed in float32 | {perplexity(codes, windows):.2f} | | | | {apart(full, codes)} |")
+    for name, backend in others(checkpoint, sides[SECOND], given.seven_bits).items():
+        said = log_probabilities(backend, sides[FIRST], windows)
+        console.out(f"| {name} | {perplexity(said, windows):.2f} | {apart(codes, said)} | {apart(full, said)} |")
     for name, side in sides.items():
         said = log_probabilities(side.backend, side, windows)
         console.out(f"| {name} decoder | {perplexity(said, windows):.2f} | {apart(codes, said)} | {apart(full, said)} |")
@@ -158,6 +204,7 @@ def parser(prog: str) -> Parser:
     made.add_argument("--text", type=Path, default=Path("docs/design.md"), metavar="FILE", help="default %(default)s")
     made.add_argument("--windows", type=int, default=4, metavar="N", help="default 4")
     made.add_argument("--tokens", type=int, default=192, metavar="N", help="of a window; default 192")
+    made.add_argument("--seven-bits", action="store_true", help="and tell what half the bits of inputs would do, in PyTorch")
     made.add_argument("--threads", type=int, default=1, metavar="N", help="computing threads; default 1")
     flags.talk(made)
     return made

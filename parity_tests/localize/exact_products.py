@@ -1,9 +1,10 @@
 """Products of bytes in a graph made products of float32 again: the rounding of what a layer reads is taken out of a copy.
 
 `export.backends.onnx.int8_linear` writes a layer as QuantizeLinear, with a scale a row, and MatMulIntegerToFloat, whose
-result is then multiplied by these scales; or with one for all, of tokens over theirs, two halves of them in a product. In the copy the input is divided by them and stays what it is, and the matrix is
-read back from its codes, so that the rest of the graph, and what it stores, is the package's own. Where what a rounding
-leaves over is rounded too, nothing is left over in the copy.
+result is then multiplied by these scales; or, of tokens that were divided by theirs before, with one scale for all, and what
+that leaves over as further rows of the same product. In the copy the input is divided by its scales and stays what it is, and
+the matrix is read back from its codes, so that the rest of the graph, and what it stores, is the package's own. Where what a
+rounding leaves over is rounded too, nothing is left over in the copy.
 """
 
 from __future__ import annotations

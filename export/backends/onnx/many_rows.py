@@ -1,11 +1,10 @@
 """A second decoder for calls of many rows: prompts, and tokens of several sequences at a time.
 
-MatMulNBits, which reads fewest bytes for one row, takes nearly as long again for every further one; a product of int8 with
-int8 rows takes hardly longer for eight than for one (docs/results/serving.md). So a package may hold the decoder twice. Both
-say the same model: the second one's matrices are the numbers that the codes of the first stand for, rounded to int8 with one
-scale a row (`requantised`); what it has in common with the first lies in that one's data file alone. Inputs are rounded to 14
-bits (`export.backends.onnx.int8_linear.Int8RowPairLinear`): in 7, a trained decoder was further from its int4 weights than
-these were worth (docs/results/many_rows.md).
+MatMulNBits, which reads fewest bytes for one row, takes nearly as long again for every further one; a product of int8 and
+int8 rows takes hardly longer for eight than for one (docs/results/many_rows.md). So a package may hold two decoders.
+Both say the same model: the second one's matrices are the numbers that the codes of the first stand for, rounded to int8 with
+one scale a row (`requantised`); what it has in common with the first lies in that one's data file. Inputs are rounded to 14 bits (`export.backends.onnx.int8_linear.Int8RowPairLinear`): in 7 a trained decoder is a hundred times as far from what
+the first one says.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ MANY_ROWS = "many_rows"
 STEM = "decoder_many_rows_int8"
 
 LEAST_SEQUENCES = 4
-"""Sequences from which a step of all of them is faster through this decoder: docs/results/serving.md."""
+"""Sequences from which a step of all of them is faster through this decoder: docs/results/many_rows.md."""
 
 ROLES = ("decoder", "head")
 REASON = "the numbers of the one-row decoder's codes in eight bits, inputs in 14, one scale a row"

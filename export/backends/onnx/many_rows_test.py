@@ -155,7 +155,9 @@ def test_adapters_and_what_is_no_integer_stay_the_first_decoder_s() -> None:
     assert {row.layer.role for row in kept} == {"head", "adapter"}
 
 
-@pytest.mark.parametrize(("target", "precision"), [("desktop-gpu", "int4"), ("server-gpu", "int4"), ("android", "int4"), ("cpu", "fp16")])
+@pytest.mark.parametrize(
+    ("target", "precision"), [("desktop-gpu", "int4"), ("server-gpu", "int4"), ("android", "int4"), ("cpu", "fp16")]
+)
 def test_other_targets_and_precisions_refuse_it(target: str, precision: str) -> None:
     with pytest.raises(UsageError, match="--prefill-precision") as raised:
         ExportRequest("minicpm-v", target, precision=precision, options={"prefill_precision": "int8"})

@@ -43,8 +43,7 @@ def predict(
     if not obstacles(spec, Tool.GENAI):
         files[FURTHER] += graphs[EMBED] + ROWS_BYTES + graphs[DECODER]
     device = {
-        "weights": sum(_resident(stage, places, chosen, assignments) for stage, (places, _) in laid.items())
-        + second,
+        "weights": sum(_resident(stage, places, chosen, assignments) for stage, (places, _) in laid.items()) + second,
         "kv_cache": _cache_bytes(spec, options, chosen),
         "activations": _activation_bytes(spec, options),
         "runtime": RUNTIME,
