@@ -3,8 +3,8 @@
 `export.backends.onnx.int8_linear` writes a layer as QuantizeLinear, with a scale a row, and MatMulIntegerToFloat, whose
 result is then multiplied by these scales; or, of tokens that were divided by theirs before, with one scale for all, and what
 that leaves over as further rows of the same product. In the copy the input is divided by its scales and stays what it is,
-and the matrix is read back from its codes, so that the rest of the graph, and what it stores, is the package's own. Where what
-a rounding leaves over is rounded too, nothing is left over in the copy.
+and the matrix is read back from its codes, so that the rest of the graph, and what it stores, is the package's own. Where
+what a rounding leaves over is rounded too, nothing is left over in the copy.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A second decoder for calls of many rows: prompts, and tokens of several sequences at a time.
 
 MatMulNBits, which reads fewest bytes for one row, takes nearly as long again for every further one; a product of int8 and
-int8 rows takes hardly longer for eight than for one (docs/results/many_rows.md). So a package may hold two decoders. Both say
-the same model: the second one's matrices are the numbers that the codes of the first stand for, rounded to int8 with one
+int8 rows takes hardly longer for eight than for one (docs/results/many_rows.md). So a package may hold two decoders. Both
+say the same model: the second one's matrices are the numbers that the codes of the first stand for, rounded to int8 with one
 scale a row (`requantised`); what it has in common with the first lies in that one's data file. Inputs are rounded to 14 bits
 (`export.backends.onnx.int8_linear.Int8RowPairLinear`): in 7, a trained decoder says something else (the same page).
 """
