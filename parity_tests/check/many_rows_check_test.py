@@ -13,6 +13,8 @@ from export.request import ExportRequest
 from parity_tests.check.package_check import CheckOptions, check
 from parity_tests.conftest import GOLDENS
 from parity_tests.laboratory.onnx_tamper import tamper
+from parity_tests.report.html_report import html
+from parity_tests.report.markdown_report import markdown
 from runtime_py.backends.onnx_files import MANY_ROWS
 from runtime_py.backends.ort import OrtBackend
 from runtime_py.errors import PackageError
@@ -46,6 +48,8 @@ def test_both_decoders_are_judged(package: Path) -> None:
     for name in ("implementation", "many rows: implementation"):
         assert max(metrics.get("relative_max", 0.0) for metrics in rows[name].values()) < 1e-4
     assert rows["loss"] != rows["many rows: loss"], "the second decoder has numbers of its own"
+    page, words = html(judged), markdown(judged)
+    assert all(name in page and name in words for name in names)
 
 
 def test_a_fault_in_the_second_decoder_is_found_and_named(package: Path, tmp_path: Path) -> None:

@@ -19,12 +19,15 @@ MEANING = {
     "wire": "server against the reference with the package's numbers",
     "sample": "package against the sample recorded at export",
     "reference": "our reference against the published code",
+    "many rows: implementation": "many rows, implementation: the second decoder against the reference with its numbers",
+    "many rows: kernels": "many rows, kernels: the second decoder with its own roundings against the same reference",
+    "many rows: loss": "many rows, loss: that reference against full precision",
 }
 SHOWN_LAYERS = 12
 
 
 def _style(name: str) -> str:
-    return {"loss": "two", "kernels": "three"}.get(name, "one")
+    return {"loss": "two", "kernels": "three"}.get(name.removeprefix("many rows: "), "one")
 
 
 def stage_plot(judgement: Judgement) -> str:
