@@ -23,6 +23,7 @@ from export.quantisation.codes import DequantisedWeights
 from export.quantisation.grids import GRIDS
 from export.quantisation.spec import Storage
 from export.request import ExportRequest
+from runtime_py.backends.base import Arrays
 from runtime_py.backends.onnx_files import external_files
 from runtime_py.backends.ort import OrtBackend
 from runtime_py.contracts import DECODER
@@ -53,8 +54,10 @@ def test_rows_are_rounded_apart_and_finely(tmp_path: Path) -> None:
     rows[0, 1] *= 1000
     rows[1, 3] = 0
     path, auto = tmp_path / "layer.onnx", torch.export.Dim.AUTO
-    settings = {"dynamo": True, "opset_version": 23, "optimize": False, "verbose": False}
-    torch.onnx.export(layer.eval(), (rows,), str(path), dynamic_shapes=({0: auto, 1: auto},), **settings)
+    axes = ({0: auto, 1: auto},)
+    torch.onnx.export(
+        layer.eval(), (rows,), str(path), dynamic_shapes=axes, dynamo=True, opset_version=23, optimize=False, verbose=False
+    )
     session = onnxruntime.InferenceSession(str(path))
     name = session.get_inputs()[0].name
     (output,) = session.run(None, {name: rows.numpy()})
@@ -115,9 +118,9 @@ def test_a_step_is_the_same_whoever_shares_it_and_few_take_the_first_decoder(pac
         """Logits of a step of some sequences behind their prompts."""
         states = backend.start_together(len(who), 64)
         for state, each in zip(states, who, strict=True):
-            fed = {"inputs_embeds": prompts[each], "position_ids": np.arange(prompts[each].shape[1])[None]}
-            backend.read(state, fed, np.array([-1]))
-        fed = [{"inputs_embeds": tokens[n], "position_ids": np.array([[prompts[n].shape[1]]])} for n in who]
+            prompt: Arrays = {"inputs_embeds": prompts[each], "position_ids": np.arange(prompts[each].shape[1])[None]}
+            backend.read(state, prompt, np.array([-1]))
+        fed: list[Arrays] = [{"inputs_embeds": tokens[n], "position_ids": np.array([[prompts[n].shape[1]]])} for n in who]
         return backend.forward_together(states, fed)[:, 0]
 
     assert backend.alone() == ""
