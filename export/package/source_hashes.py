@@ -1,9 +1,9 @@
 """sha256 of the checkpoint's files: read in a thread beside the build, journalled, and confirmed at the end.
 
 A file may change while an export runs or between two runs of one, and keep its size and time of modification. So no step
-is entered in the journal before every file's hash is, and a resumed run hashes everything anew and compares. The end of every
-run asks for the time of a file's last change (POSIX: ctime), which every write moves and no program can set back, and hashes
-the file again where that is not what it was when the hash began, or too young to tell a later write by.
+is entered in the journal before every file's hash is, and a resumed run hashes everything anew and compares. The end of
+every run asks for the time of a file's last change (POSIX: ctime), which every write moves and no program can set back.
+Where that is not what it was when the hash began, or too young to tell a later write by, the file is hashed again.
 """
 
 from __future__ import annotations

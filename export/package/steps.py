@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -74,7 +76,7 @@ def steps_of(checkpoint: OpenedCheckpoint, planned: Plan, builds: dict[str, Buil
         steps.append(Step("tokenizer", partial(write_tokenizer, tokens, folder)))
         kept = tuple(file for file in kept if file.purpose not in (Purpose.VOCABULARY, Purpose.TOKENS))
     steps += [
-        Step(step.name if step.name.startswith(name) else f"{name} {step.name}", step.run)
+        replace(step, name=step.name if step.name.startswith(name) else f"{name} {step.name}")
         for name, build in builds.items()
         for step in (*planned.parts[name].backend.steps(build), *_target_files(name, build))
     ]
@@ -86,18 +88,23 @@ def steps_of(checkpoint: OpenedCheckpoint, planned: Plan, builds: dict[str, Buil
 
 def run(steps: list[Step], journal: Journal, progress: Progress, hashes: SourceHashes) -> None:
     """Run the steps that the journal does not hold, and enter each when its files and the checkpoint's hashes are there."""
-    for number, step in enumerate(steps, 1):
-        if step.name in journal.steps:
-            continue
-        progress.start(step.name, number, len(steps))
-        try:
-            written = step.run()
-            hashes.records()
-            journal.finish(step.name, written)
-        except BaseException:
-            progress.abandon()
-            raise
-        progress.stop(sum(record.bytes for record in journal.steps[step.name]))
+    ahead = [(number, step) for number, step in enumerate(steps, 1) if step.name not in journal.steps]
+    with ExitStack() as ended:
+        for _, step in ahead:
+            if step.end is not None:
+                ended.callback(step.end)
+            if step.begin is not None:
+                step.begin()
+        for number, step in ahead:
+            progress.start(step.name, number, len(steps))
+            try:
+                written = step.run()
+                hashes.records()
+                journal.finish(step.name, written)
+            except BaseException:
+                progress.abandon()
+                raise
+            progress.stop(sum(record.bytes for record in journal.steps[step.name]))
 
 
 def _target_files(backend: str, build: Build) -> list[Step]:

@@ -1,9 +1,9 @@
 """What can be computed from the graph alone is computed now.
 
 The passes are those of onnxscript's `optimizer.optimize_ir`, in its order, and so are the rules. Its rule set tries every
-rule on every node, four fifths of the time that the passes took: here a rule sees only nodes of the operator that its pattern
-ends in, the first thing that its matcher would compare (onnxscript/rewriter/_matcher.py, `_match_node`; _pattern_ir.py,
-`NodePattern.matches`).
+rule on every node, four fifths of the time that the passes took: here a rule sees only nodes of the operator that its
+pattern ends in, the first thing that its matcher would compare (onnxscript/rewriter/_matcher.py, `_match_node`;
+_pattern_ir.py, `NodePattern.matches`).
 """
 
 from __future__ import annotations

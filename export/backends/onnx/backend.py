@@ -16,6 +16,7 @@ from runtime_py.backends import records
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, STAGES, VISION
 
 if TYPE_CHECKING:
+    from export.graphs.apart import GraphsApart
     from export.specs import ModelSpec
 
 FOLDER = "onnx"
@@ -42,9 +43,14 @@ class OnnxBackend(ExportBackend):
 
     def steps(self, build: Build) -> list[Step]:
         from export.backends.onnx.consumers.write import write_graphs
+        from export.graphs.apart import GraphsApart
 
-        stages = stage_files(build.spec, build.options)
-        steps = [Step(f"onnx {stage}", partial(_write, build, stage)) for stage in STAGES]
+        chosen, stages = chosen_for(build.spec, build.options), stage_files(build.spec, build.options)
+        graphs = GraphsApart({s: partial(stage_model, build.spec, s, chosen, build.assignments) for s in STAGES})
+        steps = [
+            Step(f"onnx {stage}", partial(_write, build, stage, graphs), partial(graphs.begin, stage), graphs.end)
+            for stage in STAGES
+        ]
         return [*steps, Step("onnx graphs of other tools", partial(write_graphs, build, stages))]
 
     def tool_files(self, build: Build) -> list[Path]:
@@ -154,11 +160,11 @@ def kernels(chosen: OnnxChoices, assignments: Mapping[str, Assignment]) -> Any:
     return OrtKernels(assignments, KernelChoices(accuracy_level=chosen.accuracy_level, cache=getattr(torch, chosen.cache)))
 
 
-def _write(build: Build, stage: str) -> list[Path]:
+def _write(build: Build, stage: str, graphs: GraphsApart) -> list[Path]:
     from export.graphs.writer import StageWeights, write_stage
 
     chosen = chosen_for(build.spec, build.options)
-    model = stage_model(build.spec, stage, chosen, build.assignments)
+    model = graphs.graph(stage)
     source = StageWeights(stage, build.weights, build.codes, build.assignments)
     path, progress = build.folder / stage_file(stage, chosen), partial(build.progress, f"onnx {stage}")
     elsewhere = _in_the_table(build, chosen) if stage == DECODER else {}
