@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 FOLDER = "onnx"
 STEMS = {VISION: "vision_tower", CONNECTOR: "connector", EMBED: "embed_tokens", DECODER: "decoder_model_merged"}
+WRITTEN = (EMBED, DECODER, VISION, CONNECTOR)
+"""The order of the steps: the table before the decoder, which may read it, and the decoder, whose weights take longest to
+write, before the tower, which takes longest to trace."""
+
 BLOCK_OUTPUT = re.compile(r"^(?P<block>[\w.]+\.\d+)\.output$")
 
 
@@ -46,10 +50,10 @@ class OnnxBackend(ExportBackend):
         from export.graphs.apart import GraphsApart
 
         chosen, stages = chosen_for(build.spec, build.options), stage_files(build.spec, build.options)
-        graphs = GraphsApart({s: partial(stage_model, build.spec, s, chosen, build.assignments) for s in STAGES})
+        graphs = GraphsApart({s: partial(stage_model, build.spec, s, chosen, build.assignments) for s in WRITTEN})
         steps = [
             Step(f"onnx {stage}", partial(_write, build, stage, graphs), partial(graphs.begin, stage), graphs.end)
-            for stage in STAGES
+            for stage in WRITTEN
         ]
         return [*steps, Step("onnx graphs of other tools", partial(write_graphs, build, stages))]
 
