@@ -23,6 +23,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from export.quantisation.codes import Codes, GroupParameters
+from export.quantisation.finite import all_finite
 from export.quantisation.pieces import INTEGER_HALF, slices, write_codes
 from runtime_py.errors import CheckpointError
 
@@ -127,15 +128,15 @@ class BlockGrid:
 
         # rounded to the file's dtype first, so that codes answer the scale that the kernel will see
         scales = self._scales(low, high).to(torch.float32 if self.wide_scales else torch.float16)
-        wide = scales.float()
-        if not bool(torch.isfinite(wide).all()):
+        if not all_finite(scales):
             raise CheckpointError(
                 f"a block of weights has no finite scale on the grid {self.name}",
                 "finite weights whose scale float16 can hold",
                 "check the checkpoint for infinities and NaNs",
             )
         # a block of zeros, or of values whose scale underflows in float16, gets the zero point's code
-        return scales, torch.where(wide == 0, 0.0, 1 / wide)
+        wide = scales.float()
+        return scales, (1 / wide).masked_fill_(wide == 0, 0.0)
 
     def _scales(self, low: Tensor, high: Tensor) -> Tensor:
         import torch
