@@ -27,7 +27,8 @@ class FoldConstants(GraphPass):
     changes = frozenset({Part.NODES, Part.INITIALIZERS, Part.OPERATOR_SETS, Part.NOTES})
 
     def rewrite(self, model: ir.Model) -> int:
-        rules = pattern.RewriteRuleSet([_RuleOfOperator(rule) for rule in rewriter._DEFAULT_REWRITE_RULES])
+        looking: list[Any] = [_RuleOfOperator(rule) for rule in rewriter._DEFAULT_REWRITE_RULES]
+        rules = pattern.RewriteRuleSet(looking)
         unused = (common.RemoveUnusedNodesPass(), common.RemoveUnusedFunctionsPass(), common.RemoveUnusedOpsetsPass())
         ir.passes.Sequential(
             common.InlinePass(),

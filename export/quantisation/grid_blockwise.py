@@ -92,16 +92,12 @@ class BlockGrid:
             torch.amin(blocks, 2, out=low[piece])
             torch.amax(blocks, 2, out=high[piece])
         scales, inverse = self._stored(low, high)
-        zeros = torch.empty(count, groups, dtype=torch.uint8) if self.zero_points else None
-        zero: Tensor | float = INTEGER_HALF + self.zero
-        if zeros is not None:
-            rounded = (-low.clamp(max=0) * inverse).round().clamp(0, self.highest)
-            zeros.copy_(rounded)
-            zero = (rounded + INTEGER_HALF)[..., None]
+        zeros = (-low.clamp(max=0) * inverse).round_().clamp_(0, self.highest) if self.zero_points else None
         for piece, blocks in self._blocks(rows, groups, group):
-            values = blocks.mul_(inverse[piece, :, None]).round_().add_(zero if zeros is None else zero[piece])
+            zero = self.zero if zeros is None else zeros[piece, :, None]
+            values = blocks.mul_(inverse[piece, :, None]).round_().add_(zero + INTEGER_HALF)
             write_codes(codes[piece], values.clamp_(INTEGER_HALF, INTEGER_HALF + self.highest))
-        return Codes(codes.view(count, groups * group), scales, zeros)
+        return Codes(codes.view(count, groups * group), scales, None if zeros is None else zeros.to(torch.uint8))
 
     def _blocks(self, rows: Tensor, groups: int, group: int) -> Iterator[tuple[slice, Tensor]]:
         """Rows piece by piece as float32 (rows, groups, group), in the same memory every time.
