@@ -110,7 +110,7 @@ class BlockGrid:
         count, columns = rows.shape
         room: Tensor | None = None
         for piece in slices(count, columns):
-            part = rows[piece]
+            part = rows[piece].detach()
             if room is None:
                 room = torch.empty(len(part), groups * group)
             wide = room[: len(part)]
