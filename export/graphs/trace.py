@@ -105,7 +105,7 @@ def trace_stage(
         short = [_traced(_with_layers(spec, stage, SHALLOWS[0]), stage, *settings)]
         for count in SHALLOWS if not _measures_caches(short[0]) else ():
             short.append(_traced(_with_layers(spec, stage, count + 1), stage, *settings))
-            model = deepened(*short[-2:], layers - count)
+            model = deepened(short[-2], short[-1], layers - count)
             if model is not None:
                 return model
     return _traced(spec, stage, *settings)
