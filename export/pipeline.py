@@ -129,8 +129,8 @@ def _plan(request: ExportRequest, checkpoint: OpenedCheckpoint, verifier: Verifi
 
 
 def _confirmed(hashes: SourceHashes, progress: Progress) -> list[FileRecord]:
-    """The checkpoint's hashes, once they were taken again."""
-    progress.start("checkpoint hashed again", 1, 1)
+    """The checkpoint's hashes, once it is sure that nothing wrote to it."""
+    progress.start("checkpoint unchanged", 1, 1)
     try:
         return hashes.confirmed()
     finally:

@@ -79,10 +79,16 @@ class Step:
     """One resumable unit: run again from the start when it was cut off, skipped when its files are journalled.
 
     ``run`` returns the files it made, relative to the package folder, and writes each through a temporary name.
+
+    Attributes:
+        begin: called before the first of all steps still to be done; starts elsewhere what ``run`` waits for, and returns.
+        end: called after the last of all steps, and after one that failed, where ``begin`` was.
     """
 
     name: str
     run: Callable[[], list[Path]]
+    begin: Callable[[], None] | None = None
+    end: Callable[[], None] | None = None
 
 
 class ExportBackend(ABC):

@@ -18,13 +18,13 @@ from typing import Any
 import onnx
 from torch import nn
 
-SHALLOW = 4
-"""Layers of the first trace, and one more in the second. The first layer may be of another kind, and the second
-hold what all later ones share; that the steps from the third to the fourth and to the one that is added are constant must
-show."""
+SHALLOWS = (3, 4)
+"""Layers of the first trace, and one more in the second; the second number where the first shows nothing. The first layer
+may be of another kind, and of four the second hold what all later ones share; that the steps between the two layers before
+the one that is added, and on to it, are constant must show."""
 
-DEEP = 12
-"""Least layers of a stage that is traced so: two short traces cost as much as one of about eleven layers."""
+DEEP = 10
+"""Least layers of a stage that is traced so: the two short traces cost as much as one of about nine layers."""
 
 NUMBER = re.compile(r"(\d+)")
 FOLDED_FROM = "pkg.onnxscript.optimizer.folded_from"

@@ -24,7 +24,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from export.graphs.block_marks import BlockMarks, ResolveMarks
-from export.graphs.repeated_layers import DEEP, SHALLOW, deepened, layers_are_alike
+from export.graphs.repeated_layers import DEEP, SHALLOWS, deepened, layers_are_alike
 from export.modules.build import build_stage
 from export.modules.kernels import Kernels
 from export.passes.base import GraphPass, apply
@@ -102,10 +102,10 @@ def trace_stage(
     settings = (kernels, dtype, opset, border or BorderTypes(), passes, readable)
     layers = _layers(spec, stage)
     if layers >= DEEP and _alike(spec, stage, kernels, layers):
-        shallow = _traced(_with_layers(spec, stage, SHALLOW), stage, *settings)
-        if not _measures_caches(shallow):
-            deeper = _traced(_with_layers(spec, stage, SHALLOW + 1), stage, *settings)
-            model = deepened(shallow, deeper, layers - SHALLOW)
+        short = [_traced(_with_layers(spec, stage, SHALLOWS[0]), stage, *settings)]
+        for count in SHALLOWS if not _measures_caches(short[0]) else ():
+            short.append(_traced(_with_layers(spec, stage, count + 1), stage, *settings))
+            model = deepened(short[-2], short[-1], layers - count)
             if model is not None:
                 return model
     return _traced(spec, stage, *settings)

@@ -1,13 +1,16 @@
-"""sha256 of the checkpoint's files: read in a thread beside the build, journalled, and read again at the end.
+"""sha256 of the checkpoint's files: read in a thread beside the build, journalled, and confirmed at the end.
 
-A file may change while an export runs or between two runs of one, and keep its size and time. So no step is entered in the
-journal before every file's hash is, a resumed run hashes everything anew and compares, and so does the end of every run.
+A file may change while an export runs or between two runs of one, and keep its size and time of modification. So no step
+is entered in the journal before every file's hash is, and a resumed run hashes everything anew and compares. The end of
+every run asks for the time of a file's last change (POSIX: ctime), which every write moves and no program can set back.
+Where that is not what it was when the hash began, or too young to tell a later write by, the file is hashed again.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,11 +30,28 @@ def stamp(path: Path) -> str:
     return f"{status.st_size}-{status.st_mtime_ns}"
 
 
+YOUNG = 2_000_000_000
+"""Nanoseconds within which two changes may bear one time: file systems keep it in steps of up to two seconds (FAT)."""
+
+
+def state(path: Path) -> tuple[int, ...] | None:
+    """What no write leaves as it is: the file's place, size, and times of modification and of change.
+
+    None where it does not tell: on Windows, whose ``st_ctime`` is the time of creation, and for what changed just now.
+    """
+    status = path.stat()
+    if os.name != "posix" or time.time_ns() - status.st_ctime_ns < YOUNG:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
 class SourceHashes:
     """Hashes ``files`` (recorded name to path) while the body of a ``with`` runs; `records` waits for the rest."""
 
     def __init__(self, files: Mapping[str, Path], journal: Journal) -> None:
         self._files, self._journal = dict(files), journal
+        self._hashed: dict[str, tuple[tuple[int, ...] | None, FileRecord]] = {}
+        """The state of every file before it was hashed, and its record."""
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(1, "source-hashes")
 
@@ -52,7 +72,7 @@ class SourceHashes:
         return self._future.result()
 
     def confirmed(self) -> list[FileRecord]:
-        """Hash every file once more; the same records.
+        """The same records, after a second hash of every file whose state does not show that nothing wrote to it.
 
         Raises:
             CheckpointError: a file changed while the export ran.
@@ -66,6 +86,10 @@ class SourceHashes:
             return list(pool.map(lambda file: self._one(*file), sorted(self._files.items())))
 
     def _one(self, name: str, path: Path) -> FileRecord:
+        now = state(path)
+        before, record = self._hashed.get(name, (None, None))
+        if record is not None and now is not None and now == before:
+            return record
         digest = sha256_of(path, self._told)
         known = self._journal.source_hash(name)
         if known is None:
@@ -76,7 +100,9 @@ class SourceHashes:
                 f"SHA-256 {known[:12]}..., as when the export began; found {digest[:12]}...",
                 "let nothing write to the checkpoint, and start over with --force",
             )
-        return FileRecord(name, path.stat().st_size, digest)
+        record = FileRecord(name, path.stat().st_size, digest)
+        self._hashed[name] = now, record
+        return record
 
     def _told(self, _: int) -> None:
         if self._stop.is_set():

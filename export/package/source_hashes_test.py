@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 
+from export.package import source_hashes
 from export.package.journal import Journal, sha256_of
 from export.package.source_hashes import SourceHashes, stamp
 from runtime_py.errors import CheckpointError
@@ -32,7 +34,7 @@ def files(tmp_path: Path) -> dict[str, Path]:
     return paths
 
 
-def test_hashes_are_taken_and_taken_again(tmp_path: Path, files: dict[str, Path]) -> None:
+def test_hashes_are_taken_and_confirmed(tmp_path: Path, files: dict[str, Path]) -> None:
     journal = journal_in(tmp_path / "p")
     with SourceHashes(files, journal) as hashes:
         records = hashes.records()
@@ -46,6 +48,25 @@ def test_a_change_while_the_export_runs(tmp_path: Path, files: dict[str, Path]) 
         hashes.records()
         swap(files["model.safetensors"])
         assert stamp(files["model.safetensors"]) == before
+        with pytest.raises(CheckpointError, match=r"model\.safetensors changed while"):
+            hashes.confirmed()
+
+
+def test_a_change_is_seen_by_its_time_alone(tmp_path: Path, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is read twice, and what no clock shows to be young is told by the time of its last change."""
+    read: list[Path] = []
+
+    def noted(path: Path, *told: object) -> str:
+        read.append(path)
+        return sha256_of(path)
+
+    monkeypatch.setattr(source_hashes, "sha256_of", noted)
+    monkeypatch.setattr(source_hashes, "YOUNG", -1)
+    with SourceHashes(files, journal_in(tmp_path / "p")) as hashes:
+        assert hashes.confirmed() == hashes.records()
+        assert sorted(read) == sorted(files.values())
+        time.sleep(0.02)  # more than a step of the file system's clock
+        swap(files["model.safetensors"])
         with pytest.raises(CheckpointError, match=r"model\.safetensors changed while"):
             hashes.confirmed()
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -74,7 +77,7 @@ def steps_of(checkpoint: OpenedCheckpoint, planned: Plan, builds: dict[str, Buil
         steps.append(Step("tokenizer", partial(write_tokenizer, tokens, folder)))
         kept = tuple(file for file in kept if file.purpose not in (Purpose.VOCABULARY, Purpose.TOKENS))
     steps += [
-        Step(step.name if step.name.startswith(name) else f"{name} {step.name}", step.run)
+        replace(step, name=step.name if step.name.startswith(name) else f"{name} {step.name}")
         for name, build in builds.items()
         for step in (*planned.parts[name].backend.steps(build), *_target_files(name, build))
     ]
@@ -85,19 +88,43 @@ def steps_of(checkpoint: OpenedCheckpoint, planned: Plan, builds: dict[str, Buil
 
 
 def run(steps: list[Step], journal: Journal, progress: Progress, hashes: SourceHashes) -> None:
-    """Run the steps that the journal does not hold, and enter each when its files and the checkpoint's hashes are there."""
-    for number, step in enumerate(steps, 1):
-        if step.name in journal.steps:
-            continue
-        progress.start(step.name, number, len(steps))
-        try:
-            written = step.run()
-            hashes.records()
-            journal.finish(step.name, written)
-        except BaseException:
-            progress.abandon()
-            raise
-        progress.stop(sum(record.bytes for record in journal.steps[step.name]))
+    """Run the steps that the journal does not hold, and enter each when its files and the checkpoint's hashes are there.
+
+    A step is entered while the next one runs: its files go to the disk and are hashed meanwhile.
+    """
+    ahead = [(number, step) for number, step in enumerate(steps, 1) if step.name not in journal.steps]
+    entered = ThreadPoolExecutor(1, "journal")
+    entering: list[Future[None]] = []
+    with ExitStack() as ended:
+        # after a failure nothing more is entered; what is under way ends by itself
+        ended.callback(entered.shutdown, wait=False, cancel_futures=True)
+        for _, step in ahead:
+            if step.end is not None:
+                ended.callback(step.end)
+            if step.begin is not None:
+                step.begin()
+        for number, step in ahead:
+            progress.start(step.name, number, len(steps))
+            try:
+                written = step.run()
+                entering.append(entered.submit(_enter, step.name, written, journal, hashes))
+                _raise_first(entering if number == len(steps) else [future for future in entering if future.done()])
+            except BaseException:
+                progress.abandon()
+                raise
+            progress.stop(sum((journal.folder / path).stat().st_size for path in written))
+        _raise_first(entering)
+
+
+def _enter(name: str, written: list[Path], journal: Journal, hashes: SourceHashes) -> None:
+    hashes.records()
+    journal.finish(name, written)
+
+
+def _raise_first(entering: Sequence[Future[None]]) -> None:
+    """Wait for these, and raise what the first that failed raised."""
+    for future in entering:
+        future.result()
 
 
 def _target_files(backend: str, build: Build) -> list[Step]:

@@ -21,15 +21,20 @@ def all_finite(values: Tensor) -> bool:
 def largest_magnitude(values: Tensor) -> float:
     """The largest magnitude of float32, float16 or bfloat16 values, infinity where one is a NaN; 0 without values.
 
-    Bits without the sign are in the order of their magnitudes, infinity behind all numbers and NaN behind that.
+    Bits without the sign are in the order of their magnitudes, infinity behind all numbers and NaN behind that. So the
+    largest is that of the positive values, which read as signed integers stand last, or that of the negative ones, which
+    stand last as unsigned integers: two passes without a result of their own.
     """
     import torch
 
     if not values.numel():
         return 0.0
-    wide = values.dtype == torch.float32
-    mask, bits = (0x7FFFFFFF, values.view(torch.int32)) if wide else (0x7FFF, values.view(torch.int16))
-    magnitude = float(bits.bitwise_and(mask).amax().reshape(1).view(values.dtype))
+    signed, unsigned = ("int32", "uint32") if values.dtype == torch.float32 else ("int16", "uint16")
+    bits = values.view(getattr(torch, signed)).numpy()
+    mask = (1 << (8 * values.element_size() - 1)) - 1
+    positive, last = int(bits.max()), int(bits.view(unsigned).max())
+    largest = max(positive, last & mask if last > mask else 0)
+    magnitude = float(torch.tensor([largest], dtype=getattr(torch, signed)).view(values.dtype))
     return math.inf if math.isnan(magnitude) else magnitude
 
 

@@ -17,11 +17,13 @@ POSITIVE 1.22 (with abs(m) / 7 it would be 1.27), SPREAD 0.88; blocks of 128: SI
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from export.quantisation.codes import Codes, GroupParameters
+from export.quantisation.finite import all_finite
 from export.quantisation.pieces import INTEGER_HALF, slices, write_codes
 from runtime_py.errors import CheckpointError
 
@@ -85,40 +87,52 @@ class BlockGrid:
         group = self.group or columns
         groups = -(-columns // group)
         codes = torch.empty(count, groups, group, dtype=torch.uint8)
-        scales = torch.empty(count, groups, dtype=torch.float32 if self.wide_scales else torch.float16)
-        zeros = torch.empty(count, groups, dtype=torch.uint8) if self.zero_points else None
-        for piece in slices(count, columns):
-            wide = rows[piece].float()
-            # zeros change no block's range: the rules look at the largest magnitude, or count 0 in themselves
-            if columns % group:
-                wide = torch.nn.functional.pad(wide, (0, groups * group - columns))
-            blocks = wide.view(-1, groups, group)
-            self._quantise(blocks, codes[piece], scales[piece], None if zeros is None else zeros[piece])
-        return Codes(codes.view(count, groups * group), scales, zeros)
+        low, high = torch.empty(count, groups), torch.empty(count, groups)
+        for piece, blocks in self._blocks(rows, groups, group):
+            torch.amin(blocks, 2, out=low[piece])
+            torch.amax(blocks, 2, out=high[piece])
+        scales, inverse = self._stored(low, high)
+        zeros = (-low.clamp(max=0) * inverse).round_().clamp_(0, self.highest) if self.zero_points else None
+        for piece, blocks in self._blocks(rows, groups, group):
+            zero = self.zero if zeros is None else zeros[piece, :, None]
+            values = blocks.mul_(inverse[piece, :, None]).round_().add_(zero + INTEGER_HALF)
+            write_codes(codes[piece], values.clamp_(INTEGER_HALF, INTEGER_HALF + self.highest))
+        return Codes(codes.view(count, groups * group), scales, None if zeros is None else zeros.to(torch.uint8))
 
-    def _quantise(self, blocks: Tensor, codes: Tensor, scales: Tensor, zeros: Tensor | None) -> None:
-        """Fill the codes of some rows, their scales and zero points from float32 blocks (rows, groups, group)."""
+    def _blocks(self, rows: Tensor, groups: int, group: int) -> Iterator[tuple[slice, Tensor]]:
+        """Rows piece by piece as float32 (rows, groups, group), in the same memory every time.
+
+        Zeros fill the last block. They change no block's range: the rules look at the largest magnitude, or count 0 in
+        themselves.
+        """
         import torch
 
-        low, high = blocks.amin(2), blocks.amax(2)
+        count, columns = rows.shape
+        room: Tensor | None = None
+        for piece in slices(count, columns):
+            part = rows[piece].detach()
+            if room is None:
+                room = torch.empty(len(part), groups * group)
+            wide = room[: len(part)]
+            wide[:, :columns] = part
+            wide[:, columns:] = 0
+            yield piece, wide.view(-1, groups, group)
+
+    def _stored(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """Scales as the file holds them, and what codes are computed with: 1 / scale, 0 where the scale is 0."""
+        import torch
+
         # rounded to the file's dtype first, so that codes answer the scale that the kernel will see
-        scales.copy_(self._scales(low, high))
-        wide = scales.float()
-        if not bool(torch.isfinite(wide).all()):
+        scales = self._scales(low, high).to(torch.float32 if self.wide_scales else torch.float16)
+        if not all_finite(scales):
             raise CheckpointError(
                 f"a block of weights has no finite scale on the grid {self.name}",
                 "finite weights whose scale float16 can hold",
                 "check the checkpoint for infinities and NaNs",
             )
         # a block of zeros, or of values whose scale underflows in float16, gets the zero point's code
-        inverse = torch.where(wide == 0, 0.0, 1 / wide)
-        zero: Tensor | float = INTEGER_HALF + self.zero
-        if zeros is not None:
-            rounded = (-low.clamp(max=0) * inverse).round().clamp(0, self.highest)
-            zeros.copy_(rounded)
-            zero = (rounded + INTEGER_HALF)[..., None]
-        values = (blocks * inverse[..., None]).round_().add_(zero).clamp_(INTEGER_HALF, INTEGER_HALF + self.highest)
-        write_codes(codes, values)
+        wide = scales.float()
+        return scales, (1 / wide).masked_fill_(wide == 0, 0.0)
 
     def _scales(self, low: Tensor, high: Tensor) -> Tensor:
         import torch

@@ -3,9 +3,13 @@
     python -m parity_tests.laboratory.export_and_llama_cpp --model DIR --llama-python PYTHON -o FOLDER [--target
     cpu,android] [--rounds 1]
 
-``--llama-python`` is an interpreter in which ``llama_cpp`` (llama-cpp-python) and ``gguf`` can be imported. The other gets
-a random GGUF in float16 with as many parameters: our decoder's sizes, and more layers in place of the vision side. It
-writes Q4_0, we write a whole package without the check at its end. Both use the threads that OMP_NUM_THREADS says.
+``--llama-python`` is an interpreter in which ``xllamacpp`` and ``gguf`` can be imported. The other gets a random GGUF in
+float16 with as many parameters: our decoder's sizes, and more layers in place of the vision side. It writes Q4_0, we write a
+whole package without the check at its end. Both use the threads that OMP_NUM_THREADS says.
+
+xllamacpp's library has llama.cpp's kernels and not the function that quantises a file, so what that does a tensor is called
+here in its order (ggml-org/llama.cpp, src/llama-quant.cpp, `llama_tensor_dequantize_impl` and `llama_tensor_quantize_impl`):
+float16 to float32, quantising, the check of the rows, each thread a share of the rows; then the bytes are written.
 """
 
 from __future__ import annotations
@@ -49,11 +53,36 @@ w.write_header_to_file(); w.write_kv_data_to_file(); w.write_tensors_to_file(); 
 """
 
 QUANTISE = """
-import ctypes, sys, llama_cpp
-from llama_cpp import llama_cpp as c
-p = c.llama_model_quantize_default_params(); p.ftype = c.LLAMA_FTYPE_MOSTLY_Q4_0; p.nthread = int(sys.argv[3]); p.pure = True
-code = c.llama_model_quantize(sys.argv[1].encode(), sys.argv[2].encode(), ctypes.byref(p))
-sys.exit(code)
+import ctypes, pathlib, sys, gguf, numpy as np, xllamacpp
+from concurrent.futures import ThreadPoolExecutor
+source, out, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
+library = ctypes.CDLL(str(next(pathlib.Path(xllamacpp.__path__[0]).glob("*.so"))))
+pointer, size, Q4_0 = ctypes.c_void_p, ctypes.c_int64, 2
+library.ggml_fp16_to_fp32_row.argtypes = [pointer, pointer, size]
+library.ggml_quantize_chunk.argtypes = [ctypes.c_int, pointer, pointer, size, size, size, pointer]
+library.ggml_quantize_chunk.restype = ctypes.c_size_t
+library.ggml_validate_row_data.argtypes = [ctypes.c_int, pointer, ctypes.c_size_t]
+library.ggml_validate_row_data.restype = ctypes.c_bool
+library.ggml_quantize_init(Q4_0)
+def share(stored, wide, packed, start, stop):
+    columns, row = stored.shape[1], packed.shape[1]
+    library.ggml_fp16_to_fp32_row(stored[start:].ctypes.data, wide[start:].ctypes.data, (stop - start) * columns)
+    library.ggml_quantize_chunk(Q4_0, wide.ctypes.data, packed.ctypes.data, start * columns, stop - start, columns, None)
+    assert library.ggml_validate_row_data(Q4_0, packed[start:].ctypes.data, (stop - start) * row)
+room = np.empty(0, np.float32)
+with open(out, "wb") as file, ThreadPoolExecutor(threads) as pool:
+    for tensor in gguf.GGUFReader(source).tensors:
+        stored = tensor.data
+        if stored.ndim != 2:
+            file.write(stored.tobytes())
+            continue
+        rows, columns = stored.shape
+        room = room if room.size >= stored.size else np.empty(stored.size, np.float32)
+        wide, packed = room[: stored.size].reshape(rows, columns), np.empty((rows, columns // 32 * 18), np.uint8)
+        cuts = [rows * part // threads for part in range(threads + 1)]
+        for done in [pool.submit(share, stored, wide, packed, *cut) for cut in zip(cuts, cuts[1:])]:
+            done.result()
+        file.write(packed)
 """
 
 
@@ -105,7 +134,7 @@ def parser(prog: str) -> Parser:
     """The flags."""
     made = Parser(prog, "Time against llama.cpp's quantiser.")
     made.add_argument("--model", type=Path, required=True, help="a checkpoint folder")
-    made.add_argument("--llama-python", required=True, help="interpreter with llama_cpp and gguf")
+    made.add_argument("--llama-python", required=True, help="interpreter with xllamacpp and gguf")
     made.add_argument("--target", default="cpu,android", help="our targets, comma-separated")
     made.add_argument("--rounds", type=int, default=1)
     made.add_argument("-o", "--output", type=Path, required=True, help="a working folder; what is written there is removed")

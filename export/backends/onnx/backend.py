@@ -24,10 +24,15 @@ from runtime_py.backends import records
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, STAGES, VISION
 
 if TYPE_CHECKING:
+    from export.graphs.apart import GraphsApart
     from export.specs import ModelSpec
 
 FOLDER = "onnx"
 STEMS = {VISION: "vision_tower", CONNECTOR: "connector", EMBED: "embed_tokens", DECODER: "decoder_model_merged"}
+WRITTEN = (EMBED, DECODER, VISION, CONNECTOR)
+"""The order of the steps: the table before the decoder, which may read it, and the decoder, whose weights take longest to
+write, before the tower, which takes longest to trace."""
+
 BLOCK_OUTPUT = re.compile(r"^(?P<block>[\w.]+\.\d+)\.output$")
 
 
@@ -57,10 +62,15 @@ class OnnxBackend(ExportBackend):
 
     def steps(self, build: Build) -> list[Step]:
         from export.backends.onnx.consumers.write import write_graphs
+        from export.graphs.apart import GraphsApart
 
-        stages = stage_files(build.spec, build.options)
-        steps = [Step(f"onnx {stage}", partial(_write, build, stage)) for stage in STAGES]
-        if chosen_for(build.spec, build.options).prefill_precision:
+        chosen, stages = chosen_for(build.spec, build.options), stage_files(build.spec, build.options)
+        graphs = GraphsApart({s: partial(stage_model, build.spec, s, chosen, build.assignments) for s in WRITTEN})
+        steps = [
+            Step(f"onnx {stage}", partial(_write, build, stage, graphs), partial(graphs.begin, stage), graphs.end)
+            for stage in WRITTEN
+        ]
+        if chosen.prefill_precision:
             steps.append(Step("onnx decoder of many rows", partial(_write_many_rows, build)))
         return [*steps, Step("onnx graphs of other tools", partial(write_graphs, build, stages))]
 
@@ -173,11 +183,11 @@ def kernels(chosen: OnnxChoices, assignments: Mapping[str, Assignment]) -> Any:
     return OrtKernels(assignments, KernelChoices(accuracy_level=chosen.accuracy_level, cache=getattr(torch, chosen.cache)))
 
 
-def _write(build: Build, stage: str) -> list[Path]:
+def _write(build: Build, stage: str, graphs: GraphsApart) -> list[Path]:
     from export.graphs.writer import StageWeights, write_stage
 
     chosen = chosen_for(build.spec, build.options)
-    model = stage_model(build.spec, stage, chosen, build.assignments)
+    model = graphs.graph(stage)
     source = StageWeights(stage, build.weights, build.codes, build.assignments)
     path, progress = build.folder / stage_file(stage, chosen), partial(build.progress, f"onnx {stage}")
     elsewhere = _in_the_table(build, chosen) if stage == DECODER else {}
