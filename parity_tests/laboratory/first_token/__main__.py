@@ -7,7 +7,8 @@ The package is a MiniCPM-V 1.0's; a picture's rows and ``--text`` ids are its pr
 whose ``runtime_py`` runs a package of its own export. llama.cpp's server (xllamacpp) has files of the checkpoint's sizes,
 which are written unless the folder has them, and is asked for one token: with a picture and as many letters of text, and
 without a picture but with as many more letters as the picture has rows. In each round each of them is opened, asked once
-uncounted, asked ``--times`` and closed, so that only one is in memory.
+uncounted, asked ``--times`` and closed, so that only one is in memory. With ``--before N`` the package alone runs: its
+tower and the prefill of N tokens that stand before the picture, one after the other and at once.
 """
 
 from __future__ import annotations
@@ -49,9 +50,10 @@ class Run:
         self._process = process
         self.first = self._line()
 
-    def round(self) -> dict[str, Any]:
+    def round(self, beside: int | None = None) -> dict[str, Any]:
+        """A picture's stages; or the tower beside so many tokens of text before it."""
         assert self._process.stdin is not None
-        self._process.stdin.write("\n")
+        self._process.stdin.write(f"{'' if beside is None else beside}\n")
         self._process.stdin.flush()
         return self._line()
 
@@ -93,6 +95,7 @@ def parser(prog: str) -> Parser:
     made.add_argument("--times", type=flags.whole_number(1), default=2, metavar="N", help="counted questions a round")
     made.add_argument("--threads", type=flags.whole_number(1), default=2, metavar="N")
     made.add_argument("--text", type=flags.whole_number(1), default=32, metavar="N", help="tokens beside the picture's rows")
+    made.add_argument("--before", type=flags.whole_number(1), metavar="N", help="the tower beside the prefill of N tokens")
     made.add_argument("--older-tree", type=Path, metavar="FOLDER")
     made.add_argument("--older-package", type=Path, metavar="DIR", help="of the older tree's own export")
     made.add_argument("--llama-python", type=Path, metavar="PYTHON", help="an interpreter with xllamacpp, gguf and NumPy")
@@ -104,6 +107,11 @@ def parser(prog: str) -> Parser:
 
 def _run(given: argparse.Namespace) -> int:
     opened = read(given.package)
+    if given.before:
+        with running(given.package, TREE, given.threads, given.text) as run:
+            overlaps = [run.round(given.before)["took"] for _ in range(given.rounds + 1)][1:]
+        console.out("\n".join(lines({f"tower and {given.before} tokens before the picture": overlaps}, whole=False)))
+        return 0
     trees = {OURS: (given.package, TREE)}
     if given.older_tree:
         trees[OLDER] = (given.older_package, given.older_tree)
@@ -131,20 +139,22 @@ def _run(given: argparse.Namespace) -> int:
     return 0
 
 
-def lines(rounds: Mapping[str, Sequence[Mapping[str, float]]]) -> Iterator[str]:
-    """A row for each part: medians in milliseconds, least in brackets; the first token is all but the step after it."""
-    yield f"| | {' | '.join(rounds)} |"
-    yield "|---|" + "---|" * len(rounds)
-    whole = {
-        name: [
-            {**each, "first token": each.get("first token", sum(each.values()) - each.get(STEPPED, 0.0))} for each in taken
-        ]
-        for name, taken in rounds.items()
-    }
-    for part in dict.fromkeys(part for taken in whole.values() for part in taken[0]):
+def lines(taken: Mapping[str, Sequence[Mapping[str, float]]], whole: bool = True) -> Iterator[str]:
+    """A row for each part: medians in milliseconds, least in brackets.
+
+    Args:
+        whole: a last row for the first token, which takes all but the step after it.
+    """
+    yield f"| | {' | '.join(taken)} |"
+    yield "|---|" + "---|" * len(taken)
+    shown = {name: [dict(each) for each in rounds] for name, rounds in taken.items()}
+    if whole:
+        for each in (each for rounds in shown.values() for each in rounds):
+            each.setdefault(FIRST, sum(each.values()) - each.get(STEPPED, 0.0))
+    for part in dict.fromkeys(part for rounds in shown.values() for part in rounds[0]):
         cells = []
-        for taken in whole.values():
-            values = [1000 * each[part] for each in taken if part in each]
+        for rounds in shown.values():
+            values = [1000 * each[part] for each in rounds if part in each]
             cells.append(f"{statistics.median(values):.0f} ({min(values):.0f})" if values else "")
         yield f"| {part} | {' | '.join(cells)} |"
 

@@ -4,7 +4,8 @@
 
 Runs with the ``runtime_py`` that the interpreter finds, of today or of commit 39bb49f, so that a package is run by the code
 that wrote it. The package is a MiniCPM-V 1.0 and needs no tokenizer: the prompt is ids. Prints a line of JSON, what the
-first round took with every stage opened when it is first used, then one for each line of standard input.
+first round took with every stage opened when it is first used, then one for each line of standard input: an empty one is
+another round, a number the tower beside the prefill of as many text tokens.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,26 @@ class Stages:
         timed(STEPPED, lambda: self.session.step(1000))
         return took
 
+    def overlapped(self, tokens: int) -> dict[str, float]:
+        """Seconds of the tower and of the prefill of text before its picture: one after the other, and at once."""
+        picture = self._draw.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+        (image,) = self.processor.images([picture])
+        ids = np.arange(1000, 1000 + tokens, dtype=np.int64)[None]
+        positions = {"position_ids": np.arange(tokens, dtype=np.int64)[None]}
+        layout = type(self.layout)(ids, np.zeros(tokens, dtype=bool), positions)
+        embeds = self.session.embed(ids)
+        began = time.perf_counter()
+        self.backend.run("vision_encoder", image.vision)
+        seen = time.perf_counter()
+        self.session.prefill(embeds, layout)
+        alone = time.perf_counter()
+        with ThreadPoolExecutor(1) as beside:
+            tower = beside.submit(self.backend.run, "vision_encoder", image.vision)
+            self.session.prefill(embeds, layout)
+            tower.result()
+        both = time.perf_counter() - alone
+        return {TOWER: seen - began, PREFILLED: alone - seen, "in turn": alone - began, "at once": both}
+
 
 def resident() -> dict[str, int]:
     """Bytes of this process by kind."""
@@ -90,9 +112,11 @@ def main(folder: str, threads: int, text: int) -> None:
     while True:
         sys.stdout.write(json.dumps(tell) + "\n")
         sys.stdout.flush()
-        if not sys.stdin.readline():
+        line = sys.stdin.readline()
+        if not line:
             return
-        tell = {"took": stages.round(), **resident()}
+        took = stages.overlapped(int(line)) if line.strip() else stages.round()
+        tell = {"took": took, **resident()}
 
 
 if __name__ == "__main__":
