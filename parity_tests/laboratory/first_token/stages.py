@@ -4,7 +4,7 @@
 
 Runs with the ``runtime_py`` that the interpreter finds, of today or of commit 39bb49f, so that a package is run by the code
 that wrote it. The package is a MiniCPM-V 1.0 and needs no tokenizer: the prompt is ids. Prints a line of JSON, what the
-first round took with every stage opened when it is first used, then one for each line of standard input: an empty one is
+first round took with the opening of all stages, then one for each line of standard input: an empty one is
 another round, a number the tower beside the prefill of as many text tokens.
 """
 
@@ -45,6 +45,8 @@ class Stages:
         family: Any = importlib.import_module("runtime_py.preprocess.minicpm_v")
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         self.backend = ort.OrtBackend(folder, manifest, threads=threads)
+        if hasattr(self.backend, "expect"):  # as `runtime_py.model.Model.generate` does
+            self.backend.expect(manifest["contracts"])
         self.processor = family.Processor(manifest["runtime"], None)
         limits = session.Limits(manifest["limits"]["context"], manifest["limits"]["prefill_chunk"])
         self.session = session.Session(self.backend, self.processor, limits)
