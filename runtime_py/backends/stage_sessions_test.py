@@ -12,7 +12,8 @@ from runtime_py.errors import PackageError
 
 
 def test_expected_stages_open_side_by_side_and_only_once() -> None:
-    together, opened = threading.Barrier(2, timeout=30), []
+    together = threading.Barrier(2, timeout=30)
+    opened: list[str] = []
 
     def open_stage(stage: str) -> str:
         together.wait()  # passed only while both are opening
@@ -29,7 +30,12 @@ def test_expected_stages_open_side_by_side_and_only_once() -> None:
 
 def test_a_stage_opens_in_the_thread_that_asks_when_nobody_expected_it() -> None:
     opened: list[int] = []
-    sessions = StageSessions(lambda stage: opened.append(threading.get_ident()) or stage)
+
+    def open_stage(stage: str) -> str:
+        opened.append(threading.get_ident())
+        return stage
+
+    sessions = StageSessions(open_stage)
     assert sessions("decoder") == sessions("decoder") == "decoder"
     assert opened == [threading.get_ident()]
 
@@ -54,7 +60,8 @@ def test_a_failure_is_raised_where_a_session_is_asked_for_and_tried_again(ahead:
 
 
 def test_clear_waits_for_what_is_opening_and_forgets_it() -> None:
-    going, opened = threading.Event(), []
+    going = threading.Event()
+    opened: list[str] = []
 
     def open_stage(stage: str) -> str:
         assert going.wait(30)
