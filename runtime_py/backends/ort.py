@@ -21,7 +21,7 @@ from runtime_py.backends.ort_decoder import LOGITS, CacheBuffers, DecoderCalls
 from runtime_py.backends.ort_inputs import DTYPES, PAST, refuse_other_inputs, taken
 from runtime_py.backends.ort_rows import OrtRow, RowPool, decode_rows, rounds_over_rows
 from runtime_py.backends.records import ONNX
-from runtime_py.backends.stage_sessions import StageSessions, give_back_freed
+from runtime_py.backends.stage_sessions import StageSessions
 from runtime_py.backends.webgpu import PROVIDER as WEBGPU
 from runtime_py.backends.webgpu import WebGpu, full_name, webgpu
 from runtime_py.contracts import CONNECTOR, DECODER, VISION, StageContract
@@ -122,7 +122,6 @@ class OrtBackend:
         self.expect(self.files)
         for stage in self.files:
             self._session(stage)
-        give_back_freed()
 
     def expect(self, stages: Iterable[str]) -> None:
         """See runtime_py.backends.base.OpensAhead. A device is given one stage at a time, when it is run."""

@@ -54,7 +54,9 @@ class StageSessions:
 
     def _fill(self, stage: str, future: Future[Any]) -> None:
         try:
-            future.set_result(self._opened(stage))
+            session = self._opened(stage)
+            give_back_freed()
+            future.set_result(session)
         except BaseException as error:  # whoever waits raises it
             future.set_exception(error)
 
