@@ -80,11 +80,9 @@ def open_stages(paths: Sequence[Path], threads: int, way: str, copies: Path | No
 
     def loaded() -> Any:
         source = package.read(paths[0])
-        stages = {DECODER: source.contracts[DECODER]} if way == LOADED_DECODER else source.contracts
-        manifest = {**source.manifest, "contracts": {stage: value.to_json() for stage, value in stages.items()}}
-        graphs = manifest["backends"]["onnx"]["stages"]
-        onnx = {**manifest["backends"]["onnx"], "stages": {stage: graphs[stage] for stage in stages}}
-        backend = OrtBackend(source.folder, {**manifest, "backends": {"onnx": onnx}}, threads=threads)
+        backend = OrtBackend(source.folder, source.manifest, threads=threads)
+        if way == LOADED_DECODER:
+            backend.files = {DECODER: backend.files[DECODER]}
         backend.load()
         return backend
 
