@@ -1,12 +1,12 @@
 """Which part of a step is the engine's own, everything but the decoder call, by the answers in flight; and how long a long
 prompt makes the others wait.
 
-    python -m parity_tests.laboratory.engine_share PACKAGE [--at-a-time 1 4 8] [--steps 40] [--threads 1] [--repetition-penalty 1.2]
-        [--likelihoods] [--long 800 --chunks 128 64 32] [--profile]
+    python -m parity_tests.laboratory.engine_share PACKAGE [--at-a-time 1 4 8] [--steps 40] [--threads 1]
+        [--repetition-penalty 1.2] [--temperature 0.7] [--likelihoods] [--long 800 --chunks 128 64 32] [--profile]
 
-The engine alone, without HTTP and without threads: answers of random texts, counted from the step at which all of them are
-answering to the one at which the first ends. With ``--long`` a prompt of so many letters arrives while the others answer, and
-the longest time between two of their tokens is told for each size of chunk.
+The engine alone, without HTTP and without threads: answers to random texts, counted once all of them are answering. With
+``--long`` a prompt of so many letters arrives while the others answer, and the longest time between two of their tokens is
+told for each size of chunk.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ class Asked:
 
     tokens: int
     penalty: float
+    temperature: float
     likelihoods: bool
 
 
@@ -62,7 +63,9 @@ class Workshop:
         """A question of so many random letters."""
         asked = self.asked
         text = "".join(chr(letter) for letter in self._draw.integers(97, 123, letters))
-        chosen = Overrides(tokens or asked.tokens, temperature=0.0, repetition_penalty=asked.penalty, stop_ids=())
+        chosen = Overrides(
+            tokens or asked.tokens, temperature=asked.temperature, repetition_penalty=asked.penalty, seed=1, stop_ids=()
+        )
         wish = Wish(settings_of(self.model.package.generation, chosen), likelihoods=0 if asked.likelihoods else None)
         prompt = self._preparation.prepare([Message("user", text, ())], [])
         running = Running(prompt, wish, self.model.tokenizer, self._take)
@@ -133,9 +136,17 @@ def parser(prog: str) -> Parser:
     made.add_argument("--steps", type=flags.whole_number(2), default=40, metavar="N", help="counted; default 40")
     made.add_argument("--threads", type=flags.whole_number(1), default=1, metavar="N", help="of the decoder; default 1")
     made.add_argument("--repetition-penalty", type=float, default=1.0, metavar="X", help="default 1, none")
+    made.add_argument("--temperature", type=float, default=0.0, metavar="X", help="default 0; the package's top-k and top-p")
     made.add_argument("--likelihoods", action="store_true", help="tell every token's, as logprobs of a request does")
     made.add_argument("--long", type=flags.whole_number(1), metavar="N", help="letters of a prompt that comes late")
-    made.add_argument("--chunks", type=flags.whole_number(1), nargs="+", default=[128, 64, 32], metavar="N", help="of it")
+    made.add_argument(
+        "--chunks",
+        type=flags.whole_number(1),
+        nargs="+",
+        default=[128, 64, 32],
+        metavar="N",
+        help="of it; default 128 64 32",
+    )
     made.add_argument("--profile", action="store_true", help="where the time of the last level went, by function")
     flags.talk(made)
     return made
@@ -143,7 +154,9 @@ def parser(prog: str) -> Parser:
 
 def _run(options: argparse.Namespace) -> int:
     levels = options.at_a_time
-    asked = Asked(options.steps + WARM + 4 * max(levels) + 8, options.repetition_penalty, options.likelihoods)
+    asked = Asked(
+        options.steps + WARM + 4 * max(levels) + 8, options.repetition_penalty, options.temperature, options.likelihoods
+    )
     with load(options.package, threads=options.threads) as model:
         workshop = Workshop(model, max(levels), asked)
         if max(levels) > 1 and not workshop.engine.shares_calls:
