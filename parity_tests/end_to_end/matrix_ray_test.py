@@ -133,7 +133,7 @@ def test_a_job_whose_worker_always_dies_says_why_and_the_others_end(cluster: str
 
 
 def test_a_job_without_memory_is_not_tried_for_ever() -> None:
-    """A Ray of its own, for which everything is too much memory; the job would be asleep for longer than is waited for it."""
+    """A Ray of its own, for which everything is too much memory; the job would sleep for longer than is waited for it."""
     crowded = {"RAY_memory_usage_threshold": "0.01", "RAY_memory_monitor_refresh_ms": "100"}
     command = [sys.executable, "-c", CROWDED]
     done = subprocess.run(
