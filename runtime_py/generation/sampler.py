@@ -87,9 +87,10 @@ class Sampler:
         if sampling.temperature == 0.0:
             return best_penalised(logits, seen, sampling.repetition_penalty, best)
         tokens = likely(logits, seen, sampling.top_k)
+        if tokens is not None:
+            logits, seen = logits[tokens], np.searchsorted(tokens, seen)
         # float64: the sums below may run over a whole vocabulary
-        scores = penalise(logits.astype(np.float64), seen, sampling.repetition_penalty)
-        scores = filtered(scores if tokens is None else scores[tokens], sampling)
+        scores = filtered(penalise(logits.astype(np.float64), seen, sampling.repetition_penalty), sampling)
         left = _left(scores)
         edges = np.cumsum(softmax(scores[left]))
         # the last edge is the sum as rounded, not 1; a draw that rounds up to it still names a token
