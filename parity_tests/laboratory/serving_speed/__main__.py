@@ -7,8 +7,8 @@ The checkpoint is a MiniCPM-V 1.0 of any size (`python -m parity_tests.laborator
 whose decoder has half a billion weights), the package its cpu export at int4. ``--llama-python`` is an interpreter with
 xllamacpp, gguf and NumPy; for it a random decoder of the same sizes is written in Q4_0 and a tower of the same sizes in
 Q8_0. Both servers run all the time, with the same threads, slots and context; one is asked, then the other. Every request
-brings a picture of its own and is answered with as many tokens. ``others`` is how much of a processor other programs took
-meanwhile: where it is not near 0 the figures are worth little.
+brings a picture of its own and is answered with as many tokens. Each server warms up with a request a slot. ``others`` is
+how much of a processor other programs took meanwhile: where it is not near 0 the figures are worth little.
 """
 
 from __future__ import annotations
@@ -118,6 +118,9 @@ def _run(given: argparse.Namespace) -> int:
 
 def _measured(given: argparse.Namespace, servers: dict[str, Server], side: int) -> list[Level]:
     levels, picture = [], 1
+    for server in servers.values():  # the first answer of a slot takes its memory
+        measure(Load(server.url, None, (given.at_a_time,), given.at_a_time, 2, side, picture))
+        picture += given.at_a_time + 1
     for _ in range(given.rounds):
         for name, server in servers.items():
             for count, requests in ((1, max(given.requests // 4, 1)), (given.at_a_time, given.requests)):
