@@ -125,11 +125,11 @@ def parser(prog: str) -> Parser:
     made.add_argument("--exports", metavar="NAME;NAME", help="exports by the page's names; default all")
     made.add_argument("--compared", metavar="NAME;NAME", help="methods and libraries by the page's names; default all")
     made.add_argument("--shells", default=",".join(measure.SHELLS), metavar="S,S", help="layouts (default %(default)s)")
-    made.add_argument("--samples", type=int, default=128, help="that methods see (default %(default)s)")
+    made.add_argument("--samples", type=int, default=64, help="that methods see (default %(default)s)")
     made.add_argument("--tokens", type=int, default=20_000, help="that they are compared on (default %(default)s)")
     made.add_argument("--on", default="cpu:32,cpu:64", metavar="GRID,GRID", help="grids (default %(default)s)")
     made.add_argument(
-        "--methods", default="mse-clip,gptq,gptq:tuned,awq-gptq,hqq,mixed", metavar="M,M", help="default %(default)s"
+        "--methods", default="gptq,hqq", metavar="M,M", help="default %(default)s"
     )
     flags.talk(made)
     return made

@@ -93,7 +93,7 @@ def _lines(measured: Measured, date: datetime.date) -> Iterator[str]:
         yield "\n## Methods\n"
         yield (
             f"`python -m calibrate compare` at {measured.tokens:,} tokens of the standard library's documentation, in "
-            f"windows of 512, which no method sees; {measured.samples} samples of the general set each. KL is in nats a "
+            f"windows of 512, which no method sees; {measured.samples} samples of the default set each. KL is in nats a "
             "token, full precision against the method; the package's size is that of all its files, the int8 embedding of "
             "`cpu` too.\n"
         )

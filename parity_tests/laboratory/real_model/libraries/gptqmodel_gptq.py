@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ BITS, GROUP = 4, 32
 
 def main(folder: str, ids: str, out: str) -> None:
     """Quantise, read back, write."""
+    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")  # its loader wants two, its own count on two processors is one
     import torch
     from gptqmodel import GPTQModel, QuantizeConfig
     from safetensors.torch import save_file
