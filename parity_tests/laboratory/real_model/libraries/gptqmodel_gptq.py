@@ -18,7 +18,7 @@ def main(folder: str, ids: str, out: str) -> None:
     from gptqmodel import GPTQModel, QuantizeConfig
     from safetensors.torch import save_file
 
-    config = QuantizeConfig(bits=BITS, group_size=GROUP, sym=True)
+    config = QuantizeConfig(bits=BITS, group_size=GROUP, sym=True, offload_to_disk=False)
     model = GPTQModel.load(folder, config, device="cpu", dtype=torch.float32)
     ids_of = json.loads(Path(ids).read_text(encoding="utf-8"))
     rows = [{"input_ids": row, "attention_mask": [1] * len(row)} for row in ids_of]
