@@ -27,8 +27,8 @@ EXPORTS: Mapping[str, Sequence[str]] = {
     "desktop-gpu int4": ("--target", "desktop-gpu", "--precision", "int4"),
 }
 
-CALIBRATED: Mapping[str, Sequence[str]] = {"gptq": (), "gptq, scales tuned": ("--tune-scales", "--samples", "16")}
-"""What ``python -m calibrate --method gptq`` is given beside the target; tuning takes minutes for few samples already."""
+CALIBRATED: Mapping[str, Sequence[str]] = {"gptq": (), "gptq, scales tuned": ("--tune-scales", "8")}
+"""What ``python -m calibrate --method gptq`` is given beside the target; a step of tuning takes a minute of one processor."""
 
 ON = ("cpu", "android")
 """Targets whose int4 packages get calibrated codes."""

@@ -123,8 +123,8 @@ def _massive(lines: Sequence[str]) -> Iterator[str]:
         "`python -m parity_tests.laboratory.real_model.massive_rows`: the down projections whose first row (a prompt's "
         "first token) carries a massive activation, with the mean squared output error of that row and of the others. The "
         "second moment is that row's all but alone. llm-compressor's scales are a group's largest value over 7.5, so the "
-        "few columns that the row lives in stay between two codes, and all other columns are moved to make up for it; ours are "
-        "searched by output error, which brings those columns to codes first. The layers of "
+        "few columns that the row lives in stay between two codes, and all other columns are moved to make up for it; ours "
+        "are searched by output error, which brings those columns to codes first. The layers of "
         "`parity_tests.laboratory.real_model.gptq_variants` show what the two lose where no such row is.\n"
     )
     yield from lines
