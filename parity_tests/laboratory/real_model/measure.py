@@ -28,7 +28,7 @@ EXPORTS: Mapping[str, Sequence[str]] = {
 }
 
 CALIBRATED: Mapping[str, Sequence[str]] = {"gptq": (), "gptq, scales tuned": ("--tune-scales", "8")}
-"""What ``python -m calibrate --method gptq`` is given beside the target; a step of tuning takes a minute of one processor."""
+"""What ``python -m calibrate --method gptq`` is given beside the target; a step of tuning takes most of a minute."""
 
 ON = ("cpu", "android")
 """Targets whose int4 packages get calibrated codes."""
