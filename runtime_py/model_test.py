@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,7 +81,7 @@ class AheadBackend(AttentionBackend):
         super().__init__(vocabulary)
         self.expected: list[str] = []
 
-    def expect(self, stages: Iterable[str]) -> None:
+    def expect(self, stages: Collection[str]) -> None:
         self.expected += stages
 
     def run(self, stage: str, inputs: Arrays) -> dict[str, np.ndarray]:

@@ -93,8 +93,9 @@ def _common(options: Sequence[BackendOption]) -> tuple[str | int | bool, ...]:
 
 
 def _options(target: Target, name: str) -> list[BackendOption]:
-    listed = (backend_named(backend).option(name) for backend in target.backend_names)
-    return [option for option in listed if option is not None]
+    names = target.backend_names
+    listed = (backend_named(backend).option(name) for backend in names)
+    return [option for option in listed if option is not None and (len(names) == 1 or not option.alone)]
 
 
 def _flag(name: str) -> str:

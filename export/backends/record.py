@@ -40,6 +40,7 @@ class BackendOption:
             no value, the other.
         meaning: what is chosen, for --help.
         precisions: the only precisions at which it means something; () for all.
+        alone: it means something only on targets that have no other backend's files.
     """
 
     name: str
@@ -47,6 +48,7 @@ class BackendOption:
     values: tuple[str | int | bool, ...]
     meaning: str
     precisions: tuple[str, ...] = ()
+    alone: bool = False
 
 
 @dataclass(frozen=True)

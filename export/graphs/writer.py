@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -131,12 +131,14 @@ def _place(model: onnx.ModelProto, data_file: str, elsewhere: Mapping[str, Elsew
     return places, size
 
 
-def lying(graph: Path, name: str) -> Elsewhere:
-    """Where a written graph's parameter lies."""
-    model = onnx.load(str(graph), load_external_data=False)
-    (tensor,) = (tensor for tensor in model.graph.initializer if tensor.name == name)
-    told = {entry.key: entry.value for entry in tensor.external_data}
-    return Elsewhere(told["location"], int(told["offset"]), int(told["length"]))
+def lying(graph: Path, names: Iterable[str]) -> dict[str, Elsewhere]:
+    """Where parameters of a written graph lie, by name."""
+    model, places = onnx.load(str(graph), load_external_data=False), {}
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    for name in names:
+        told = {entry.key: entry.value for entry in tensors[name].external_data}
+        places[name] = Elsewhere(told["location"], int(told["offset"]), int(told["length"]))
+    return places
 
 
 def parameters(model: onnx.ModelProto) -> Iterator[TensorProto]:

@@ -17,6 +17,7 @@ from runtime_py.backends.base import Arrays, Backend
 from runtime_py.backends.record import RuntimeBackend
 
 if TYPE_CHECKING:
+    from export.quantisation.codes import WeightProvider
     from export.specs import ModelSpec
     from parity_tests.check.candidate import Candidate
     from parity_tests.reference.arithmetic import Arithmetic
@@ -143,6 +144,16 @@ class Examiner:
     def exact(self, side: Candidate) -> Candidate | None:
         """The same files computed in float32 throughout (`Ability.EXACT_COPY`); None when nothing can be switched off."""
         return None
+
+    def decoders(self, side: Candidate) -> tuple[Candidate, Candidate | None]:
+        """A package that holds its decoder twice as a package of each, opened anew; else the package itself, and None."""
+        return side, None
+
+    def own_numbers(self, side: Candidate, checkpoint: Checkpoint) -> WeightProvider:
+        """The checkpoint's weights as the integers of what runs here say them."""
+        from parity_tests.reference.checkpoint_side import dequantised
+
+        return dequantised(checkpoint, side.assignments(), self.record_name)
 
     # looking inside
 

@@ -11,16 +11,23 @@ import numpy as np
 from parity_tests.backends.examiner import Examiner, Rows, StageView
 from parity_tests.thresholds import Standard
 from runtime_py.backends.base import Arrays, Backend
-from runtime_py.contracts import EMBED
+from runtime_py.backends.onnx_files import MANY_ROWS
+from runtime_py.backends.ort import OrtBackend
+from runtime_py.contracts import DECODER, EMBED
 
 if TYPE_CHECKING:
+    from export.quantisation.codes import WeightProvider
     from export.specs import ModelSpec
     from parity_tests.check.candidate import Candidate
     from parity_tests.reference.arithmetic import Arithmetic
+    from parity_tests.reference.checkpoint_side import Checkpoint
     from runtime_py.package import Package
 
 EIGHT_BITS = 4
 """The accuracy level at which ONNX Runtime's MatMulNBits rounds its input to int8."""
+
+REQUANTISED = "requantised"
+"""In the manifest of a copy in memory: the assignments whose numbers its decoder's codes were made of."""
 
 EXACT_TOKENS = "exact_tokens"
 """In the manifest of a copy in memory: its graphs do not round tokens."""
@@ -100,6 +107,42 @@ class OnnxExaminer(Examiner):
         if isinstance(side.backend, SegmentedOrtBackend):
             return replace(side, manifest=manifest, backend=SegmentedOrtBackend(side.folder, side.manifest, set_exact))
         return replace(side, manifest=manifest, backend=ExactOrtBackend(side.folder, side.manifest))
+
+    def decoders(self, side: Candidate) -> tuple[Candidate, Candidate | None]:
+        """The package with its first decoder for every call, and with its second one."""
+        many = side.block.get(MANY_ROWS)
+        if many is None:
+            return side, None
+        first = {name: value for name, value in side.block.items() if name != MANY_ROWS}
+        second = {
+            **first,
+            "stages": {**first["stages"], DECODER: {**first["stages"][DECODER], "file": many["file"]}},
+            "block_outputs": {**first["block_outputs"], DECODER: many["block_outputs"]},
+            "assignments": {**side.assignments(), **many["assignments"]},
+            REQUANTISED: side.assignments(),
+        }
+        return self._with_block(side, first), self._with_block(side, second)
+
+    def _with_block(self, side: Candidate, block: Mapping[str, Any]) -> Candidate:
+        from parity_tests.check.segmented_ort import SegmentedOrtBackend
+
+        assert self.record is not None
+        kind = SegmentedOrtBackend if isinstance(side.backend, SegmentedOrtBackend) else OrtBackend
+        manifest = {**side.manifest, "backends": {**side.manifest["backends"], self.record.name: block}}
+        return replace(side, manifest=manifest, backend=kind(side.folder, manifest))
+
+    def own_numbers(self, side: Candidate, checkpoint: Checkpoint) -> WeightProvider:
+        """As the codes say them; of a second decoder, as its codes do, which were made of the first one's numbers."""
+        from export.backends.onnx.many_rows import requantised
+        from export.quantisation.codes import DequantisedWeights
+        from export.quantisation.grids import GRIDS
+        from parity_tests.reference.checkpoint_side import codes_of
+
+        first = side.block.get(REQUANTISED)
+        if first is None:
+            return super().own_numbers(side, checkpoint)
+        second = requantised(*codes_of(checkpoint, first, self.record_name))
+        return DequantisedWeights(second.weights, second.codes, second.layers, GRIDS)
 
     # looking inside
 

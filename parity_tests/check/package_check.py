@@ -20,7 +20,7 @@ from parity_tests.check.demo_task import demo_checkpoint, task_accuracy
 from parity_tests.check.own_questions import OWN_STEPS, OwnData, batches, own_questions
 from parity_tests.check.package_questions import questions, stand_in
 from parity_tests.check.prompts import demo_prompts
-from parity_tests.check.sides import Sides, open_sides
+from parity_tests.check.sides import MANY_ROWS, Sides, open_sides, second_comparisons, sides_of_second
 from parity_tests.check.stored_numbers import other_code, other_numbers
 from parity_tests.judging.accuracy import KNOWN, OWN, in_full
 from parity_tests.judging.answer_scores import mean_scores
@@ -147,8 +147,9 @@ def check(package: Path, checkpoint: Path | Checkpoint | None = None, options: C
         candidate.backend.close()
 
 
-def _against_checkpoint(candidate: Candidate, checkpoint: Checkpoint, options: CheckOptions) -> Result:
-    _require_same_model(candidate, checkpoint)
+def _against_checkpoint(whole: Candidate, checkpoint: Checkpoint, options: CheckOptions) -> Result:
+    _require_same_model(whole, checkpoint)
+    candidate, second = whole.examiner.decoders(whole)
     processor = checkpoint.processor(candidate.tokenizer or stand_in(candidate.manifest))
     sides = open_sides(candidate, checkpoint, processor, options.device)
     steps = options.steps or (STREAMED_STEPS if sides.streamed else OWN_STEPS if options.data else STEPS)
@@ -162,6 +163,9 @@ def _against_checkpoint(candidate: Candidate, checkpoint: Checkpoint, options: C
         compared += [c for q, said in zip(batch, answers, strict=True) for c in sides.comparisons(q, said, steps)]
         answered += told(candidate, batch, sides.recordings(answers))
         sample = sample or recorded_sample.keep(asked[0], answers[0][1])
+    second_sides = None if second is None else sides_of_second(sides, second)
+    if second_sides is not None:
+        compared += second_comparisons(second_sides, asked, steps)
     inexact = [] if sides.streamed else [other_numbers(candidate, checkpoint)]
     if options.rebuild:
         inexact.append(other_code(candidate, checkpoint.spec, sides.nearest, asked[-1]))
@@ -172,13 +176,14 @@ def _against_checkpoint(candidate: Candidate, checkpoint: Checkpoint, options: C
         run = replace(run, environment={**run.environment, "drawn_ids": f"{options.sampling}: {described(sampling)}"})
     if options.data is not None:
         run = _with_own_data(run, options.data, [answer for answer, _ in answered])
-    failing = next((j.comparison.question for j in judge(run, options.table).comparisons if j.first_failure), None)
+    failing = next((j.comparison for j in judge(run, options.table).comparisons if j.first_failure), None)
     if failing is not None:
-        question = next((question for question in asked if question.name == failing), asked[0])
-        divergence = sides.divergence(question, options.table)
+        question = next((question for question in asked if question.name == failing.question), asked[0])
+        parting = second_sides if second_sides is not None and failing.name.startswith(MANY_ROWS) else sides
+        divergence = parting.divergence(question, options.table)
         run = run.with_divergence(others[0][1] if others and not divergence.block else divergence)
     if options.task_pictures:  # before the details, after which a backend may be closed
-        run = _with_accuracy(run, sides, options.task_pictures)
+        run = _with_accuracy(run, replace(sides, package=whole), options.task_pictures)
     unmeasured = _unmeasured(sides, options.inside) if options.details else "no report was asked for (--report-dir)"
     details = collect(sides.full, sides.stored, sides.exact, candidate, processor, asked[:3], answered, unmeasured)
     run = replace(run, details=details)

@@ -160,17 +160,17 @@ class SegmentedOrtBackend(OrtBackend):
         """An empty cache; it grows with what is in it, since a check fills little of a long context."""
         return OrtState(0, capacity, CacheBuffers())
 
-    def forward(self, state: OrtState, inputs: Arrays, logit_positions: np.ndarray) -> np.ndarray:
-        """Feed tokens to the decoder, one piece of its graph in memory at a time; the cache is written in place."""
+    def _fed(self, state: OrtState, inputs: Arrays, logit_positions: np.ndarray, decoder: str) -> np.ndarray:
+        """Feed tokens to a decoder, one piece of its graph in memory at a time; the cache is written in place."""
         tokens = inputs["inputs_embeds"].shape[1]
         total = state.length + tokens
         if total > state.capacity:
             raise UsageError(f"{total} tokens", f"at most {state.capacity} positions", "ask a shorter question")
         state.buffers = CacheBuffers(self._room(state.buffers, total))
-        names = {value.name for value in self._graph(DECODER)[0].graph.input}
+        names = {value.name for value in self._graph(decoder)[0].graph.input}
         asked = logit_rows(names, logit_positions, tokens)
         own = {"attention_mask": np.ones((1, total), np.int64), **asked.feeds}
-        outputs = self._through(DECODER, self._checked(DECODER, {**inputs, **own}), state.buffers)
+        outputs = self._through(decoder, self._checked(decoder, {**inputs, **own}), state.buffers)
         state.length = total
         return asked.chosen(outputs["logits"])
 

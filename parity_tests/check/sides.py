@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from parity_tests.check.ask import Answers
+from parity_tests.check.ask import Answers, ask_all
 from parity_tests.check.candidate import Candidate
 from parity_tests.check.package_rounding_flip import Gates
 from parity_tests.judging.compare import compare_recordings
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from parity_tests.reference.reference import TorchBackend
 
 STORED = "reference with the stored numbers"
+
+MANY_ROWS = "many rows:"
+"""Begins the names of comparisons of a package's second decoder."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,23 @@ def open_sides(candidate: Candidate, checkpoint: Checkpoint, processor: Processo
         exact=candidate.exact(),
         package=candidate,
     )
+
+
+def sides_of_second(sides: Sides, second: Candidate) -> Sides:
+    """The same with a package's second decoder as if it were the package's only one.
+
+    Its numbers are not the first one's, which they were made of, so there is a reference that holds them.
+    """
+    stored = stored_reference(sides.checkpoint, second, str(sides.full.device))
+    return replace(sides, stored=stored, exact=second.exact(), package=second)
+
+
+def second_comparisons(its: Sides, asked: list[Question], steps: int) -> list[Comparison]:
+    """What a package's second decoder says to the same questions, compared."""
+    answers = ask_all(its.full, its.stored, its.exact, its.package, its.processor, asked, steps)
+    compared = [each for q, said in zip(asked, answers, strict=True) for each in its.comparisons(q, said, steps)]
+    its.package.release()
+    return [replace(each, name=f"{MANY_ROWS} {each.name}") for each in compared]
 
 
 def _implementation(name: str, side: Candidate, question: Question, inside: Recording, said: Recording) -> Comparison:

@@ -41,6 +41,8 @@ class Listener:
         self.calls.setdefault(DECODER, [dict(inputs)])
         return self._backend.forward(state, inputs, logit_positions)
 
+    read = forward
+
 
 class AskedOnce:
     """One question asked of one side, the whole prompt in one decoder call, with what every stage was fed.

@@ -10,14 +10,20 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from runtime_py.backends.onnx_files import MANY_ROWS
 from runtime_py.backends.records import ONNX
 
 
 def tamper(package: Path, stage: str, name: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
-    """Replace an initializer's data by ``change(data)`` and put the new hash into the manifest, so that it verifies."""
+    """Replace an initializer's data by ``change(data)`` and put the new hash into the manifest, so that it verifies.
+
+    Args:
+        stage: or `MANY_ROWS`, for the second decoder.
+    """
     path = package / "manifest.json"
     manifest = json.loads(path.read_text(encoding="utf-8"))
-    graph = package / ONNX.block(manifest)["stages"][stage]["file"]
+    block = ONNX.block(manifest)
+    graph = package / (block[MANY_ROWS] if stage == MANY_ROWS else block["stages"][stage])["file"]
     tensor = next(t for t in onnx.load(str(graph), load_external_data=False).graph.initializer if t.name == name)
     place = {entry.key: entry.value for entry in tensor.external_data}
     data = graph.parent / place["location"]

@@ -1,25 +1,26 @@
 """Products of bytes in a graph made products of float32 again: the rounding of what a layer reads is taken out of a copy.
 
 `export.backends.onnx.int8_linear` writes a layer as QuantizeLinear, with a scale a row, and MatMulIntegerToFloat, whose
-result is then multiplied by these scales. In the copy the input is divided by them and stays what it is, and the matrix is
-read back from its codes, so that the rest of the graph, and what it stores, is the package's own. Where what a rounding
-leaves over is rounded too, nothing is left over in the copy.
+result is then multiplied by these scales; or, of tokens that were divided by theirs before, with one scale for all, and what
+that leaves over as further rows of the same product. In the copy the input is divided by its scales and stays what it is,
+and the matrix is read back from its codes, so that the rest of the graph, and what it stores, is the package's own. Where
+what a rounding leaves over is rounded too, nothing is left over in the copy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-ROUNDED, READ, PRODUCT = "QuantizeLinear", "DequantizeLinear", "MatMulIntegerToFloat"
+ROUNDED, READ, PRODUCT, JOINED = "QuantizeLinear", "DequantizeLinear", "MatMulIntegerToFloat", "Concat"
 
 
 def set_float_products(model: Any) -> int:
     """Change every such product of an onnx.ModelProto; return how many there were."""
     graph = model.graph
     makers = {name: node for node in graph.node for name in node.output}
-    products = [node for node in graph.node if node.op_type == PRODUCT and makers[node.input[0]].op_type == ROUNDED]
-    rounded = {node.input[0]: makers[node.input[0]] for node in products}
+    products = [node for node in graph.node if node.op_type == PRODUCT and _roundings(makers[node.input[0]], makers)]
+    rounded = {rounding.output[0]: rounding for node in products for rounding in _roundings(makers[node.input[0]], makers)}
     replaced = {node.output[0]: list(_product(node)) for node in products}
     replaced |= {name: list(_division(node)) for name, node in rounded.items()}
     read = [node for node in graph.node if node.op_type == READ and node.input[0] in rounded]
@@ -31,12 +32,22 @@ def set_float_products(model: Any) -> int:
     return len(products)
 
 
+def _roundings(maker: Any, makers: Mapping[str, Any]) -> list[Any]:
+    """What rounds the codes that a node gives: itself, or those that it lays one behind the other; () for another node."""
+    parts = [makers[name] for name in maker.input] if maker.op_type == JOINED else [maker]
+    return parts if all(part.op_type == ROUNDED for part in parts) else []
+
+
 def _division(node: Any) -> Iterator[Any]:
-    """Tokens over their scales, under the name of the codes."""
+    """Tokens over their scales, one for each or one for all, under the name of the codes."""
     from onnx import helper
 
     tokens, scales = node.input[:2]
     (codes,) = node.output
+    if not any(attribute.name == "axis" for attribute in node.attribute):
+        yield helper.make_node("Identity", [scales], [f"{codes}.scales"], name=f"{node.name}.scales")
+        yield helper.make_node("Div", [tokens, scales], [codes], name=f"{node.name}.exact")
+        return
     yield helper.make_node("Constant", [], [f"{codes}.column"], name=f"{node.name}.column", value_ints=[-1, 1])
     yield helper.make_node("Reshape", [scales, f"{codes}.column"], [f"{codes}.scales"], name=f"{node.name}.scales")
     yield helper.make_node("Div", [tokens, f"{codes}.scales"], [codes], name=f"{node.name}.exact")

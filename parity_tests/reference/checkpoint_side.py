@@ -127,8 +127,7 @@ def stored_reference(checkpoint: Checkpoint, candidate: Candidate, device: str =
         )
     weights: WeightProvider = checkpoint.weights
     if is_quantised(rows):
-        assert candidate.examiner.record is not None, "the reference holds the checkpoint's own numbers"
-        weights = dequantised(checkpoint, rows, candidate.examiner.record.name)
+        weights = candidate.examiner.own_numbers(candidate, checkpoint)
     if weights is checkpoint.weights and not candidate.stores_roundings():
         return None
     return reference(checkpoint.spec, weights, device, candidate.examiner.arithmetic(rows))

@@ -19,12 +19,15 @@ MEANING = {
     "wire": "server against the reference with the package's numbers",
     "sample": "package against the sample recorded at export",
     "reference": "our reference against the published code",
+    "many rows: implementation": "many rows, implementation: the second decoder against the reference with its numbers",
+    "many rows: kernels": "many rows, kernels: the second decoder with its own roundings against the same reference",
+    "many rows: loss": "many rows, loss: that reference against full precision",
 }
 SHOWN_LAYERS = 12
 
 
 def _style(name: str) -> str:
-    return {"loss": "two", "kernels": "three"}.get(name, "one")
+    return {"loss": "two", "kernels": "three"}.get(name.removeprefix("many rows: "), "one")
 
 
 def stage_plot(judgement: Judgement) -> str:
@@ -41,7 +44,7 @@ def stage_plot(judgement: Judgement) -> str:
                 if probe.measurement.stage == stage and probe.measurement.metrics
             ]
             values = [metrics.get("relative_max", metrics.get("mismatches", 0.0)) for metrics, _ in probes]
-            if not probes or (stage == PREPROCESS and name == "loss"):
+            if not probes or (stage == PREPROCESS and name.endswith("loss")):
                 continue
             limits = [limit.bound for _, p in probes for limit in p.limits if limit.metric in ("relative_max", "max_abs")]
             tokens = [p for _, p in probes if "mismatches" in p.measurement.metrics]

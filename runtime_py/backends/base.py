@@ -6,7 +6,7 @@ The PyTorch reference of parity_tests implements the same interface, so that one
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -75,6 +75,15 @@ class Rewinding(Protocol):
 
 
 @runtime_checkable
+class ReadsPrompts(Protocol):
+    """A backend with a decoder of its own for the tokens of prompts, which come many at a time."""
+
+    def read(self, state: Any, inputs: Arrays, logit_positions: np.ndarray) -> np.ndarray:
+        """What `Backend.forward` does, for tokens of a prompt, however many there are."""
+        ...
+
+
+@runtime_checkable
 class Batching(Protocol):
     """A backend that can feed a token of each of several sequences in one decoder call. It is `Rewinding` too."""
 
@@ -129,6 +138,6 @@ class LoadsAhead(Protocol):
 class OpensAhead(Protocol):
     """A backend that can open stages beside other work, for a caller that knows which ones it will run."""
 
-    def expect(self, stages: Iterable[str]) -> None:
+    def expect(self, stages: Collection[str]) -> None:
         """Begin to open these stages; `Backend.run` and `Backend.forward` wait for theirs. Raises nothing of their own."""
         ...

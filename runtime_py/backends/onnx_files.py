@@ -18,6 +18,9 @@ from runtime_py.files.json_file import shortened
 from runtime_py.files.protobuf import fields, message_of
 from runtime_py.package.files import listed, listed_file
 
+MANY_ROWS = "many_rows"
+"""Key of a second decoder, for calls of many rows, in the block of ONNX graphs."""
+
 MAX_DEPTH = 64
 
 MODEL, GRAPH, NODE, ATTRIBUTE, TENSOR = "model", "graph", "node", "attribute", "tensor"
@@ -53,26 +56,30 @@ def external_files(graph: Path) -> list[str]:
 
 
 def stage_files(folder: Path, manifest: Mapping[str, Any]) -> dict[str, str]:
-    """Stage to its graph's path in the package.
+    """Stage to its graph's path in the package, and `MANY_ROWS` to that of the second decoder where there is one.
 
     Raises:
         PackageError: there are none; or one is no row of the manifest's files, or reads a file that is none.
     """
-    stages = ONNX.block(manifest).get("stages")
+    block = ONNX.block(manifest)
+    stages = block.get("stages")
     if not stages:
         raise PackageError(
             f"{folder} names no ONNX graphs", "backends.onnx.stages in manifest.json", "choose another backend"
         )
     rows = listed(manifest)
-    for entry in stages.values():
-        strange = unlisted(listed_file(folder, manifest, entry["file"]), entry["file"], rows)
+    files = {stage: entry["file"] for stage, entry in stages.items()}
+    if MANY_ROWS in block:
+        files[MANY_ROWS] = block[MANY_ROWS]["file"]
+    for file in files.values():
+        strange = unlisted(listed_file(folder, manifest, file), file, rows)
         if strange:
             raise PackageError(
-                f"{folder}: {entry['file']} reads {shortened(strange[0])}, which is no row of the manifest's files",
+                f"{folder}: {file} reads {shortened(strange[0])}, which is no row of the manifest's files",
                 "every file that is used to be hashed in the manifest",
                 "do not use this package; it was altered",
             )
-    return {stage: entry["file"] for stage, entry in stages.items()}
+    return files
 
 
 def unlisted(graph: Path, inside: str, listed: set[str]) -> list[str]:

@@ -6,7 +6,7 @@ import io
 import logging
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ import numpy as np
 
 from runtime_py.backends.base import Arrays, closed
 from runtime_py.backends.logit_rows import logit_rows
-from runtime_py.backends.onnx_files import stage_files
+from runtime_py.backends.onnx_files import MANY_ROWS, stage_files
 from runtime_py.backends.ort_decoder import LOGITS, CacheBuffers, DecoderCalls
 from runtime_py.backends.ort_inputs import DTYPES, PAST, refuse_other_inputs, taken
 from runtime_py.backends.ort_rows import OrtRow, RowPool, decode_rows, rounds_over_rows
@@ -104,8 +104,14 @@ class OrtBackend:
         self.providers = [WEBGPU, CPU] if self._webgpu else self._available(wanted)
         self.files = stage_files(folder, manifest)
         self.contracts = {stage: StageContract.from_json(value) for stage, value in manifest["contracts"].items()}
+        if self.providers[0] != CPU:  # only the processor has its operators
+            self.files.pop(MANY_ROWS, None)
+        self._least_sequences = 0
+        if MANY_ROWS in self.files:
+            self.contracts[MANY_ROWS] = self.contracts[DECODER]
+            self._least_sequences = ONNX.block(manifest)[MANY_ROWS]["least_sequences"]
         self._sessions = StageSessions(self._open)
-        self._calls: DecoderCalls | None = None
+        self._calls: dict[str, DecoderCalls] = {}
         self._earlier = 0.0
         self._dtypes: dict[str, dict[str, Any]] = {}
         self._closed = False
@@ -123,10 +129,11 @@ class OrtBackend:
         for stage in self.files:
             self._session(stage)
 
-    def expect(self, stages: Iterable[str]) -> None:
+    def expect(self, stages: Collection[str]) -> None:
         """See runtime_py.backends.base.OpensAhead. A device is given one stage at a time, when it is run."""
         if self.providers[0] == CPU and not self._closed:
-            self._sessions.expect(stage for stage in stages if stage in self.files)
+            expected = set(stages) | ({MANY_ROWS} if DECODER in stages else set())
+            self._sessions.expect(stage for stage in self.files if stage in expected)
 
     def run(self, stage: str, inputs: Arrays) -> dict[str, np.ndarray]:
         """Run a cache-less stage; keys are contract names, floats are float32.
@@ -159,6 +166,13 @@ class OrtBackend:
         Raises:
             UsageError: the tokens do not fit into the cache.
         """
+        return self._fed(state, inputs, logit_positions, DECODER)
+
+    def read(self, state: Any, inputs: Arrays, logit_positions: np.ndarray) -> np.ndarray:
+        """See runtime_py.backends.base.ReadsPrompts; the same as `forward` where the package has one decoder."""
+        return self._fed(state, inputs, logit_positions, MANY_ROWS if MANY_ROWS in self.files else DECODER)
+
+    def _fed(self, state: Any, inputs: Arrays, logit_positions: np.ndarray, decoder: str) -> np.ndarray:
         tokens = inputs["inputs_embeds"].shape[1]
         total = state.length + tokens
         if total > state.capacity:
@@ -168,28 +182,33 @@ class OrtBackend:
                 "shorten the conversation, or export with a larger --context",
             )
         inputs = {**inputs, "attention_mask": np.ones((1, total), np.int64)}
-        logits = self._decode(inputs, logit_positions, state.buffers)
+        logits = self._decode(inputs, logit_positions, state.buffers, decoder)
         state.length = total
         return logits
 
     @property
     def decoder_seconds(self) -> float:
         """See runtime_py.backends.base.Clocked."""
-        return self._earlier + (self._calls.seconds if self._calls is not None else 0.0)
+        return self._earlier + sum(calls.seconds for calls in self._calls.values())
 
-    def _decode(self, inputs: Arrays, positions: np.ndarray, buffers: CacheBuffers) -> np.ndarray:
-        """One decoder call over cache buffers that it writes in place; float32 logits of the positions."""
-        calls = self._decoder()
+    def _decode(self, inputs: Arrays, positions: np.ndarray, buffers: CacheBuffers, decoder: str) -> np.ndarray:
+        """One call of a decoder over cache buffers that it writes in place; float32 logits of the positions."""
+        calls = self._decoder(decoder)
         asked = logit_rows(calls.inputs, positions, inputs["inputs_embeds"].shape[1])
         outputs = (len(inputs["inputs_embeds"]), asked.count)
-        return asked.chosen(widened(calls(self._feeds(DECODER, inputs) | asked.feeds, outputs, buffers)))
+        return asked.chosen(widened(calls(self._feeds(decoder, inputs) | asked.feeds, outputs, buffers)))
 
-    def _decoder(self) -> DecoderCalls:
-        session = self._session(DECODER)
-        if self._calls is None or self._calls.session is not session:
-            wide = next(int(tensor.shape[-1]) for tensor in self.contracts[DECODER].outputs if tensor.name == LOGITS)
-            self._calls = DecoderCalls(session, self._ort.OrtValue.ortvalue_from_numpy, wide)
-        return self._calls
+    def _decode_together(self, inputs: Arrays, positions: np.ndarray, buffers: CacheBuffers) -> np.ndarray:
+        """The same for a token of each of several sequences, through the decoder that is faster for so many."""
+        many = MANY_ROWS in self.files and len(inputs["inputs_embeds"]) >= self._least_sequences
+        return self._decode(inputs, positions, buffers, MANY_ROWS if many else DECODER)
+
+    def _decoder(self, decoder: str) -> DecoderCalls:
+        session = self._session(decoder)
+        if decoder not in self._calls or self._calls[decoder].session is not session:
+            wide = next(int(tensor.shape[-1]) for tensor in self.contracts[decoder].outputs if tensor.name == LOGITS)
+            self._calls[decoder] = DecoderCalls(session, self._ort.OrtValue.ortvalue_from_numpy, wide)
+        return self._calls[decoder]
 
     def rewind(self, state: OrtState | OrtRow, length: int) -> None:
         """Forget every position from ``length`` on."""
@@ -203,7 +222,7 @@ class OrtBackend:
             return f"{self.providers[0]} keeps caches where their rows cannot be moved"
         if any(tensor.shape[0] != "batch" for tensor in self.contracts[DECODER].inputs if tensor.name.startswith(PAST)):
             return "the decoder's graph holds one sequence"
-        if rounds_over_rows(self.folder / self.files[DECODER]):
+        if any(rounds_over_rows(self.folder / self.files[name]) for name in (DECODER, MANY_ROWS) if name in self.files):
             return "the decoder rounds the rows of a call by one scale, so that sequences would change each other's answers"
         return ""
 
@@ -213,7 +232,7 @@ class OrtBackend:
 
     def forward_together(self, states: Sequence[OrtRow], inputs: Sequence[Arrays]) -> np.ndarray:
         """See runtime_py.backends.base.Batching."""
-        return decode_rows(self.contracts[DECODER], states, inputs, self._decode)
+        return decode_rows(self.contracts[DECODER], states, inputs, self._decode_together)
 
     def copy_prefix(self, source: OrtRow, target: OrtRow, length: int) -> None:
         """See runtime_py.backends.base.Batching."""
@@ -221,10 +240,10 @@ class OrtBackend:
 
     def release(self) -> None:
         """Drop all sessions and the memory they hold; each opens again when its stage is run."""
-        if self._calls is not None:
-            self._calls.forget()
-            self._earlier += self._calls.seconds
-            self._calls = None
+        for calls in self._calls.values():
+            calls.forget()
+            self._earlier += calls.seconds
+        self._calls.clear()
         self._dtypes.clear()
         self._sessions.clear()
 

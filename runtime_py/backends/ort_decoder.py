@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,15 @@ LOGITS = "logits"
 
 
 class CacheBuffers(dict[str, Any]):
-    """OrtValues by cache input, and the binding that was made of them, with the names of the other inputs in it."""
+    """OrtValues by cache input, and the bindings that were made of them, with the names of the other inputs in each.
 
-    binding: tuple[frozenset[str], Any] | None = None
+    Attributes:
+        bindings: by the identity of the `DecoderCalls` that made them and forget them when they go.
+    """
+
+    def __init__(self, values: Mapping[str, Any] = MappingProxyType({})) -> None:
+        super().__init__(values)
+        self.bindings: dict[int, tuple[frozenset[str], Any]] = {}
 
 
 class DecoderCalls:
@@ -68,17 +75,18 @@ class DecoderCalls:
         for reference in self._bound:
             buffers = reference()
             if buffers is not None:
-                buffers.binding = None
+                buffers.bindings.pop(id(self), None)
         self._bound.clear()
 
     def _binding(self, names: frozenset[str], buffers: CacheBuffers) -> Any:
-        if buffers.binding is not None and buffers.binding[0] == names:  # an input left out would still be bound
-            return buffers.binding[1]
+        made = buffers.bindings.get(id(self))
+        if made is not None and made[0] == names:  # an input left out would still be bound
+            return made[1]
         binding = self.session.io_binding()
         for name, buffer in buffers.items():
             binding.bind_ortvalue_input(name, buffer)
             binding.bind_ortvalue_output(PRESENT + name.removeprefix(PAST), buffer)
         self._bound = [each for each in self._bound if each() is not None]
         self._bound.append(weakref.ref(buffers))
-        buffers.binding = (names, binding)
+        buffers.bindings[id(self)] = (names, binding)
         return binding

@@ -50,9 +50,9 @@ def test_a_binding_is_used_again_and_takes_what_is_new(session: Any) -> None:
     calls, cache = DecoderCalls(session, bind, WIDTH), np.zeros((1, 2), np.float32)
     buffers = CacheBuffers({PAST: bind(cache)})
     assert calls({"inputs_embeds": embeds(1)}, (1, 1), buffers).tolist() == [[[11.0] * WIDTH]]
-    first = buffers.binding
+    (first,) = buffers.bindings.values()
     assert calls({"inputs_embeds": embeds(2, 3)}, (1, 3), buffers).tolist() == [[[12.0] * WIDTH] * 3]
-    assert buffers.binding is first and cache.tolist() == [[2.0, 2.0]]
+    assert list(buffers.bindings.values()) == [first] and cache.tolist() == [[2.0, 2.0]]
     assert calls.seconds > 0
 
 
@@ -67,5 +67,5 @@ def test_what_is_forgotten_holds_nothing_and_can_be_called_again(session: Any) -
     calls, buffers = DecoderCalls(session, bind, WIDTH), CacheBuffers({PAST: bind(np.zeros((1, 2), np.float32))})
     calls({"inputs_embeds": embeds(1)}, (1, 1), buffers)
     calls.forget()
-    assert buffers.binding is None
+    assert buffers.bindings == {}
     assert calls({"inputs_embeds": embeds(2)}, (1, 1), buffers)[0, 0, 0] == 12

@@ -40,7 +40,8 @@ def _stage_files(block: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _graphs(block: Mapping[str, Any]) -> NamedPaths:
-    files = (*_stage_files(block), *block.get("further_graphs", {}).values())
+    second = (block["many_rows"]["file"],) if "many_rows" in block else ()
+    files = (*_stage_files(block), *block.get("further_graphs", {}).values(), *second)
     return NamedPaths(data=files, graphs=files)
 
 

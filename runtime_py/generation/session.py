@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from runtime_py.backends.base import Backend, Batching, DecoderState, Rewinding
+from runtime_py.backends.base import Backend, Batching, DecoderState, ReadsPrompts, Rewinding
 from runtime_py.contracts import CONNECTOR, EMBED, VISION
 from runtime_py.errors import PackageError, TooLongError, UsageError
 from runtime_py.generation.limits import Limits, SessionLimits
@@ -197,13 +197,14 @@ class Session:
         self._layout, self._decode_inputs = layout, None
         if isinstance(self.processor, ReadsEmbeddings):
             self._decode_inputs = self._further_inputs(layout, embeds, "decode")
+        read = self.backend.read if isinstance(self.backend, ReadsPrompts) else self.backend.forward
         chunks = []
         for start in range(keep, tokens, size):
             stop = min(start + size, tokens)
             inputs = {name: value[..., start:stop] for name, value in layout.decoder.items()}
             inputs = self._arranged(inputs) | {"inputs_embeds": embeds[:, start:stop], **further}
             positions = np.arange(stop - start) if logit_positions == "all" else np.array([-1])
-            logits = self.backend.forward(state, inputs, positions.astype(np.int64))
+            logits = read(state, inputs, positions.astype(np.int64))
             if logit_positions == "all" or stop == tokens:
                 chunks.append(logits)
             if stop < tokens:

@@ -11,6 +11,14 @@ from typing import TYPE_CHECKING, Any
 from export.backends.base import Build, BuildOptions, ExportBackend, Prediction, Step
 from export.backends.onnx.choices import HEAD, TABLE, TABLE_BLOCK, OnnxChoices, assign, choices, sharing
 from export.backends.onnx.consumers.held import joined_file
+from export.backends.onnx.many_rows import (
+    LEAST_SEQUENCES,
+    MANY_ROWS,
+    in_common,
+    many_rows_file,
+    requantised,
+    second_assignments,
+)
 from export.quantisation.spec import Assignment, Storage
 from runtime_py.backends import records
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, STAGES, VISION
@@ -45,6 +53,13 @@ class OnnxBackend(ExportBackend):
 
         return predict(spec, options, chosen_for(spec, options), assignments)
 
+    def notes(self, spec: ModelSpec, options: BuildOptions, assignments: Mapping[str, Assignment]) -> tuple[str, ...]:
+        from export.backends.onnx.prediction import second_bytes
+
+        size = second_bytes(spec, chosen_for(spec, options), assignments)
+        told = f"a second decoder for calls of many rows takes {size / 1e9:.2f} GB on the disk and as much in memory"
+        return (told,) if size else ()
+
     def steps(self, build: Build) -> list[Step]:
         from export.backends.onnx.consumers.write import write_graphs
         from export.graphs.apart import GraphsApart
@@ -55,6 +70,8 @@ class OnnxBackend(ExportBackend):
             Step(f"onnx {stage}", partial(_write, build, stage, graphs), partial(graphs.begin, stage), graphs.end)
             for stage in WRITTEN
         ]
+        if chosen.prefill_precision:
+            steps.append(Step("onnx decoder of many rows", partial(_write_many_rows, build)))
         return [*steps, Step("onnx graphs of other tools", partial(write_graphs, build, stages))]
 
     def tool_files(self, build: Build) -> list[Path]:
@@ -67,7 +84,8 @@ class OnnxBackend(ExportBackend):
 
     def made_so(self, spec: ModelSpec, options: BuildOptions, block: Mapping[str, Any]) -> bool:
         chosen = chosen_for(spec, options)
-        return (block.get("cache"), block.get("accuracy_level")) == (chosen.cache, chosen.accuracy_level)
+        made, wanted = (block.get("cache"), block.get("accuracy_level")), (chosen.cache, chosen.accuracy_level)
+        return made == wanted and (MANY_ROWS in block) == bool(chosen.prefill_precision)
 
     def manifest(self, build: Build) -> dict[str, Any]:
         from export.backends.onnx.consumers.held import Tool, obstacles
@@ -87,6 +105,7 @@ class OnnxBackend(ExportBackend):
             "further_graphs": {name: file.as_posix() for name, file in further.items()},
             "kept_from_tools_by": {str(tool): list(named) for tool, named in reasons.items()},
             "block_outputs": {stage: block_outputs(build.folder / file) for stage, file in files.items()},
+            **_many_rows_block(build, chosen),
         }
 
 
@@ -176,6 +195,35 @@ def _write(build: Build, stage: str, graphs: GraphsApart) -> list[Path]:
     return [file.relative_to(build.folder) for file in written]
 
 
+def _write_many_rows(build: Build) -> list[Path]:
+    from export.graphs.writer import StageWeights, write_stage
+
+    chosen = chosen_for(build.spec, build.options)
+    second = requantised(build.weights, build.codes, build.assignments)
+    model = stage_model(build.spec, DECODER, chosen, second.assignments)
+    source = StageWeights(DECODER, second.weights, second.codes, second.assignments)
+    progress = partial(build.progress, "onnx decoder of many rows")
+    common = in_common(build.folder / stage_file(DECODER, chosen), model, build.assignments)
+    written = write_stage(model, source, build.folder / many_rows_file(FOLDER), progress, elsewhere=common)
+    return [file.relative_to(build.folder) for file in written]
+
+
+def _many_rows_block(build: Build, chosen: OnnxChoices) -> dict[str, Any]:
+    """What the manifest says of the second decoder, where there is one."""
+    from export.package.manifest import assignment_rows
+
+    if not chosen.prefill_precision:
+        return {}
+    file = many_rows_file(FOLDER)
+    told = {
+        "file": file.as_posix(),
+        "least_sequences": LEAST_SEQUENCES,
+        "assignments": assignment_rows(second_assignments(build.assignments)),
+        "block_outputs": block_outputs(build.folder / file),
+    }
+    return {MANY_ROWS: told}
+
+
 def _in_the_table(build: Build, chosen: OnnxChoices) -> dict[str, Any]:
     """The head's parameters that the embedding's file holds (export.graphs.writer.Elsewhere); none where it has its own."""
     from export.graphs.writer import CODES, SCALES, lying
@@ -184,7 +232,8 @@ def _in_the_table(build: Build, chosen: OnnxChoices) -> dict[str, Any]:
         return {}
     graph = build.folder / stage_file(EMBED, chosen)  # the stage before the decoder
     table, head = (name.partition(".")[2] for name in (TABLE, HEAD))
-    return {f"{head}{part}": lying(graph, f"{table}{part}") for part in (CODES, SCALES)}
+    placed = lying(graph, [f"{table}{part}" for part in (CODES, SCALES)])
+    return {f"{head}{part}": placed[f"{table}{part}"] for part in (CODES, SCALES)}
 
 
 def _dtypes(stage: str, chosen: OnnxChoices, build: Build) -> dict[str, Any]:

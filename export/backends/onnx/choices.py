@@ -58,6 +58,7 @@ class OnnxChoices:
         block_size: columns that share an int4 scale; ``auto`` chooses layer by layer.
         symmetric: int4 blocks share the constant zero point 8; else each stores its own.
         preset: of `EIGHT_BITS`, which layers of int4 packages keep eight bits, or `COMPACT`.
+        prefill_precision: of a second decoder for calls of many rows (`export.backends.onnx.many_rows`); "" for none.
         cache: dtype of the key/value cache.
     """
 
@@ -70,6 +71,7 @@ class OnnxChoices:
     symmetric: bool = True
     cache: str = "float32"
     preset: str = PLAIN
+    prefill_precision: str = ""
 
 
 def choices(options: BuildOptions, routed: bool = False, one_table: bool = False) -> OnnxChoices:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.onnx.ops import symbolic
+from torch.onnx.ops import symbolic, symbolic_multi_out
 
 HIGHEST, ZERO = 127, 64
 """The largest code of an input, and the code that is zero in it."""
@@ -79,3 +79,47 @@ class Int8TokenLinear(nn.Module):
         """(tokens, out) float32: (codes - zero) times ``scale`` times the matrix."""
         inputs = (codes, matrix, torch.full((), scale), self.weight_scales, torch.full((), zero, dtype=torch.uint8))
         return symbolic(PRODUCT, inputs, {}, dtype=torch.float32, shape=(codes.shape[0], self.out_features), version=1)
+
+
+class Int8RowPairLinear(nn.Module):
+    """y = x W^T (+ b) with inputs in 14 bits as `Int8TokenLinear` has them finely, in one product of twice as many rows.
+
+    Each row is rounded by one scale of its own, and what that leaves over is rounded as another row of the same product, so
+    that the matrix is read once: where it is read from memory, and rows are few, the second half costs next to nothing.
+    Rows do not touch each other. Initializers as in `Int8TokenLinear`.
+    """
+
+    def __init__(self, in_features: int, out_features: int, bias: bool) -> None:
+        super().__init__()
+        self.out_features = out_features
+        self.weight_codes = nn.Parameter(torch.empty(out_features, in_features, dtype=torch.int8), requires_grad=False)
+        self.weight_scales = nn.Parameter(torch.empty(out_features), requires_grad=False)
+        self.bias = nn.Parameter(torch.empty(out_features), requires_grad=False) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = (x.abs().amax(-1, keepdim=True) / (ZERO - 1)).clamp(min=LEAST_SCALE)
+        steps, zero = x / scale, torch.full((), ZERO, dtype=torch.uint8)
+        codes = self._rounded(steps, 1.0, zero)
+        read = symbolic(
+            "DequantizeLinear", (codes, torch.ones(()), zero), {}, dtype=x.dtype, shape=tuple(x.shape), version=23
+        )
+        pair = torch.cat((codes, self._rounded(steps - read, 1.0 / FINER, zero)))
+        rows, shape = (*pair.shape[:-1], self.out_features), (*x.shape[:-1], self.out_features)
+        inputs = (pair, self.weight_codes.t(), torch.ones(()), self.weight_scales, zero)
+        products = symbolic(PRODUCT, inputs, {}, dtype=torch.float32, shape=rows, version=1)
+        coarse, left = symbolic_multi_out(
+            "Split",
+            (products,),
+            {"axis": 0, "num_outputs": 2},
+            dtypes=(torch.float32, torch.float32),
+            shapes=(shape, shape),
+            version=18,
+        )
+        y = (coarse + left * (1.0 / FINER)) * scale
+        return y if self.bias is None else y + self.bias
+
+    @staticmethod
+    def _rounded(steps: Tensor, step: float, zero: Tensor) -> Tensor:
+        """Codes of (..., in), one step apart for ``step``."""
+        inputs, shape = (steps, torch.full((), step), zero), tuple(steps.shape)
+        return symbolic("QuantizeLinear", inputs, {}, dtype=torch.uint8, shape=shape, version=23)

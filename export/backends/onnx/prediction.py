@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from export.backends.base import BuildOptions, Prediction
 from export.backends.onnx.choices import OnnxChoices
 from export.backends.onnx.consumers.held import Tool, obstacles
+from export.backends.onnx.many_rows import MANY_ROWS, is_integer, second_assignments
 from export.graphs.layout import Place, lay_out
 from export.quantisation.spec import Assignment, Storage
 from export.specs import ModelSpec
@@ -15,6 +16,8 @@ from runtime_py.contracts import CONNECTOR, DECODER, EMBED, STAGES, VISION
 GRAPH_BYTES = {DECODER: 5_000, VISION: 3_400, CONNECTOR: 9_400, EMBED: 1_900}
 BLOCK_BYTES = {DECODER: 9_790, VISION: 9_100}
 """Bytes of an ``.onnx`` file without and per block, from the full-size int4 package; other precisions take fewer."""
+PAIR_BYTES = 9_000
+"""What rounding the inputs of a decoder block's four layers to 14 bits adds to its graph."""
 ROUNDING_BYTES, FINE_BYTES = 5_600, 3_300
 """What rounding the inputs of a vision block's four layers adds to its graph, and what doing so finely in the first adds."""
 
@@ -33,11 +36,14 @@ def predict(
     if chosen.vision_precision == "int8":
         graphs[VISION] += ROUNDING_BYTES * spec.vision.layers + FINE_BYTES
     files = {stage: graphs[stage] + _file_bytes(stage, places, assignments) for stage, (places, _) in laid.items()}
+    second = second_bytes(spec, chosen, assignments)
+    if second:
+        files[MANY_ROWS] = graphs[DECODER] + PAIR_BYTES * spec.decoder.layers + second
     files[FURTHER] = graphs[VISION] + graphs[CONNECTOR] + JOINT_BYTES
     if not obstacles(spec, Tool.GENAI):
         files[FURTHER] += graphs[EMBED] + ROWS_BYTES + graphs[DECODER]
     device = {
-        "weights": sum(_resident(stage, places, chosen, assignments) for stage, (places, _) in laid.items()),
+        "weights": sum(_resident(stage, places, chosen, assignments) for stage, (places, _) in laid.items()) + second,
         "kv_cache": _cache_bytes(spec, options, chosen),
         "activations": _activation_bytes(spec, options),
         "runtime": RUNTIME,
@@ -62,8 +68,21 @@ def stage_places(
 
 def _file_bytes(stage: str, places: list[Place], assignments: Mapping[str, Assignment]) -> int:
     """Bytes of a stage's data file, without what lies in another stage's (`Assignment.shares`)."""
-    own = [place for place in places if not _shared(stage, place, assignments)]
-    return lay_out((place.name, place.dtype, place.shape) for place in own)[1]
+    return lay_out(_columns([place for place in places if not _shared(stage, place, assignments)]))[1]
+
+
+def _columns(places: list[Place]) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+    return ((place.name, place.dtype, place.shape) for place in places)
+
+
+def second_bytes(spec: ModelSpec, chosen: OnnxChoices, assignments: Mapping[str, Assignment]) -> int:
+    """Bytes of the data file of a second decoder, and of its matrices in memory; 0 without one."""
+    if not chosen.prefill_precision:
+        return 0
+    second = second_assignments(assignments)
+    places, _ = stage_places(spec, DECODER, chosen, {**assignments, **second})
+    own = [p for p in places if f"{DECODER}.{p.name.rpartition('.')[0]}" in second and is_integer(p.name)]
+    return lay_out(_columns(own))[1]
 
 
 def _shared(stage: str, place: Place, assignments: Mapping[str, Assignment]) -> bool:

@@ -25,6 +25,9 @@ EMBEDDING, HEAD = "how the embedding is stored", "how the language head is store
 WIDE = "mixed: some layers keep eight bits; compact: blocks of up to 128, for calibrated codes"
 
 
+TWICE = "a second decoder in the package, for prompts and for several sequences at a time, faster there"
+
+
 def _exporter() -> ExportBackend:
     from export.backends.onnx.backend import OnnxBackend
 
@@ -63,5 +66,6 @@ BACKEND = Backend(
         BackendOption("embed_precision", "--embed-precision", ("int8", "int4", "fp16", "fp32"), EMBEDDING, INT4_ONLY),
         BackendOption("head_precision", "--head-precision", ("int4", "int8", "fp16"), HEAD, INT4_ONLY),
         BackendOption("preset", "--preset", PRESETS, WIDE, INT4_ONLY),
+        BackendOption("prefill_precision", "--prefill-precision", ("int8",), TWICE, INT4_ONLY, alone=True),
     ),
 )

@@ -1,0 +1,237 @@
+"""What a package's second decoder is worth: its calls beside the first one's, and how far what it says is from float32.
+
+    python -m parity_tests.laboratory.many_rows --package PACKAGE [--threads 1]
+    python -m parity_tests.laboratory.many_rows --package PACKAGE --checkpoint FOLDER [--text FILE] [--seven-bits]
+
+The first line prints the time of a step of several sequences and of a prompt through either decoder, in turns. The second
+one reads a text, each window of it from nothing, through both and through the checkpoint in float32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from export.modules.kernels import Kernels, Role
+from export.quantisation.codes import WeightProvider
+from export.specs import ModelSpec
+from parity_tests.check.candidate import Candidate, open_candidate
+from parity_tests.reference.arithmetic import RoundedLinear
+from parity_tests.reference.checkpoint_side import Checkpoint, open_checkpoint, stored_reference
+from parity_tests.reference.reference import TorchBackend
+from runtime_py.backends.base import Backend
+from runtime_py.command import console, flags
+from runtime_py.command.dispatch import Command, execute
+from runtime_py.command.parser import Parser
+from runtime_py.errors import ExitCode, UsageError
+from runtime_py.generation.session import Limits, Session
+from runtime_py.model import load
+
+SEQUENCES = (1, 2, 3, 4, 6, 8, 16)
+PROMPTS = (96, 512)
+FILLED = 150
+"""Positions behind which a step is timed."""
+ROUNDS = 7
+PARTS = ("qkv", "attention.out", "gate_up", "down", "head")
+FIRST, SECOND = "first", "second"
+
+
+def step_seconds(decoders: dict[str, Any], hidden: int) -> dict[tuple[str, int], float]:
+    """Medians of a step by decoder and sequences, behind `FILLED` positions each; in turns."""
+    drawn = np.random.default_rng(0)
+    states = {name: backend.start_together(max(SEQUENCES), FILLED + 8) for name, backend in decoders.items()}
+    token = drawn.standard_normal((1, 1, hidden)).astype(np.float32)
+    taken: dict[tuple[str, int], list[float]] = {}
+    for turn in range(ROUNDS + 1):
+        for count in SEQUENCES:
+            for name, backend in decoders.items():
+                for state in states[name]:
+                    state.length = FILLED
+                fed = [{"inputs_embeds": token, "position_ids": positions(backend, FILLED, 1)}] * count
+                began = time.perf_counter()
+                backend.forward_together(states[name][:count], fed)
+                if turn:
+                    taken.setdefault((name, count), []).append(time.perf_counter() - began)
+    return {key: statistics.median(seconds) for key, seconds in taken.items()}
+
+
+def prompt_seconds(decoders: dict[str, Any], hidden: int) -> dict[tuple[str, int], float]:
+    """Medians of a prompt in one call by decoder and tokens; in turns."""
+    drawn = np.random.default_rng(0)
+    taken: dict[tuple[str, int], list[float]] = {}
+    states = {name: backend.start(max(PROMPTS)) for name, backend in decoders.items()}
+    for turn in range(3 + 1):
+        for count in PROMPTS:
+            embeds = drawn.standard_normal((1, count, hidden)).astype(np.float32)
+            for name, backend in decoders.items():
+                backend.rewind(states[name], 0)
+                fed = {"inputs_embeds": embeds, "position_ids": positions(backend, 0, count)}
+                began = time.perf_counter()
+                backend.forward(states[name], fed, np.array([-1]))
+                if turn:
+                    taken.setdefault((name, count), []).append(time.perf_counter() - began)
+    return {key: statistics.median(seconds) for key, seconds in taken.items()}
+
+
+def positions(backend: Any, start: int, count: int) -> np.ndarray:
+    """Position ids of consecutive tokens of text, in the shape that the contract says."""
+    (tensor,) = (each for each in backend.contracts["decoder"].inputs if each.name == "position_ids")
+    ids = np.arange(start, start + count)[None]
+    return np.repeat(ids[None], tensor.shape[0], 0) if len(tensor.shape) == 3 else ids
+
+
+def log_probabilities(backend: Backend, side: Candidate, windows: np.ndarray) -> Tensor:
+    """Of what follows every token of int64 (windows, tokens), each window read from nothing: (rows, vocabulary)."""
+    session = Session(backend, side.processor, Limits(windows.shape[1] + 1, windows.shape[1]))
+    rows = []
+    for ids in windows:
+        layout = side.processor.layout(ids[None], [])
+        session.reset()
+        rows.append(session.prefill(session.embed(layout.input_ids), layout, "all")[0])
+    return torch.from_numpy(np.concatenate(rows)).log_softmax(-1)
+
+
+def apart(reference: Tensor, other: Tensor) -> str:
+    """Mean and median KL divergence in nats, and how often both have one best token."""
+    divergence = (reference.exp() * (reference - other)).sum(-1)
+    equal = (reference.argmax(-1) == other.argmax(-1)).float().mean()
+    return f"{divergence.mean():.4f} | {divergence.median():.4f} | {100 * equal:.1f} %"
+
+
+def perplexity(said: Tensor, windows: np.ndarray) -> float:
+    """Of the text, without the token behind each window."""
+    following = torch.from_numpy(np.concatenate([np.append(ids[1:], -1) for ids in windows]))
+    known = following >= 0
+    return float(said[known].gather(1, following[known][:, None]).mean().neg().exp())
+
+
+class SevenBits(Kernels):
+    """Plain kernels whose layers of the decoder round their input to 63 steps either way, one scale a row.
+
+    Args:
+        part: of the names of those that do; "" for all.
+    """
+
+    def __init__(self, part: str) -> None:
+        self.part = part
+
+    def linear(self, name: str, in_features: int, out_features: int, bias: bool, role: Role) -> nn.Module:
+        if not name.startswith("decoder.") or self.part not in name:
+            return super().linear(name, in_features, out_features, bias, role)
+        return RoundedLinear(in_features, out_features, bias, role, seven_bits)
+
+
+def seven_bits(x: Tensor) -> Tensor:
+    """To 63 steps either way and back."""
+    scale = (x.abs().amax(-1, keepdim=True) / 63).clamp(min=1e-30)
+    return torch.round(x / scale) * scale
+
+
+class SevenBitsBackend(TorchBackend):
+    """The reference with `SevenBits`."""
+
+    def __init__(self, spec: ModelSpec, weights: WeightProvider, part: str) -> None:
+        super().__init__(spec, weights)
+        self.part = part
+
+    def kernels(self) -> Kernels:
+        return SevenBits(self.part)
+
+
+def others(checkpoint: Checkpoint, second: Candidate, wanted: bool) -> dict[str, TorchBackend]:
+    """What the second decoder's numbers give in float32, and with inputs in seven bits, here and there."""
+    weights = second.examiner.own_numbers(second, checkpoint)
+    made = {"the second one's codes, computed in float32": TorchBackend(checkpoint.spec, weights)}
+    for part in (*PARTS, "") if wanted else ():
+        name = f"the same, inputs of {part or 'every layer'} in 7 bits"
+        made[name] = SevenBitsBackend(checkpoint.spec, weights, part)
+    return made
+
+
+def tell_distances(given: argparse.Namespace, sides: dict[str, Candidate]) -> None:
+    """The table of distances."""
+    checkpoint = open_checkpoint(given.checkpoint)
+    with load(given.package, None, "off", trust=True) as model:
+        ids = model.tokenizer.encode(given.text.read_text(encoding="utf-8")[: 40 * given.windows * given.tokens])
+    windows = np.array(ids[: given.windows * given.tokens], np.int64).reshape(given.windows, given.tokens)
+    stored = stored_reference(checkpoint, sides[FIRST])
+    assert stored is not None
+    full = log_probabilities(TorchBackend(checkpoint.spec, checkpoint.weights), sides[FIRST], windows)
+    codes = log_probabilities(stored, sides[FIRST], windows)
+    console.out(f"{windows.size} tokens in {len(windows)} windows; perplexity in float32 {perplexity(full, windows):.2f}")
+    distances = "mean KL | median | same best"
+    console.out(f"| | perplexity | from the first one's codes: {distances} | from float32: {distances} |")
+    console.out("|---|---|---|---|---|---|---|---|")
+    console.out(f"| codes, computed in float32 | {perplexity(codes, windows):.2f} | | | | {apart(full, codes)} |")
+    for name, backend in others(checkpoint, sides[SECOND], given.seven_bits).items():
+        said = log_probabilities(backend, sides[FIRST], windows)
+        console.out(f"| {name} | {perplexity(said, windows):.2f} | {apart(codes, said)} | {apart(full, said)} |")
+    for name, side in sides.items():
+        said = log_probabilities(side.backend, side, windows)
+        console.out(f"| {name} decoder | {perplexity(said, windows):.2f} | {apart(codes, said)} | {apart(full, said)} |")
+        side.release()
+
+
+def tell_times(sides: dict[str, Candidate]) -> None:
+    """Both tables of times, milliseconds and tokens a second."""
+    decoders = {name: side.backend for name, side in sides.items()}
+    hidden = next(t.shape[-1] for t in decoders[FIRST].contracts["decoder"].inputs if t.name == "inputs_embeds")  # type: ignore[attr-defined]
+    steps, prompts = step_seconds(decoders, hidden), prompt_seconds(decoders, hidden)
+    console.out("| step of sequences, ms | " + " | ".join(map(str, SEQUENCES)) + " |")
+    console.out("|---" * (1 + len(SEQUENCES)) + "|")
+    for name in decoders:
+        console.out(f"| {name} decoder | " + " | ".join(f"{1e3 * steps[name, count]:.1f}" for count in SEQUENCES) + " |")
+    console.out("| prompt of tokens, tokens/s | " + " | ".join(map(str, PROMPTS)) + " |")
+    console.out("|---" * (1 + len(PROMPTS)) + "|")
+    for name in decoders:
+        console.out(f"| {name} decoder | " + " | ".join(f"{count / prompts[name, count]:.0f}" for count in PROMPTS) + " |")
+
+
+def parser(prog: str) -> Parser:
+    """The flags."""
+    made = Parser(prog, "A package's decoder for calls of many rows beside its first one.")
+    made.add_argument("--package", type=Path, required=True, metavar="DIR", help="exported with --prefill-precision")
+    made.add_argument("--checkpoint", type=Path, metavar="DIR", help="tell distances; what the package was made from")
+    made.add_argument("--text", type=Path, default=Path("docs/design.md"), metavar="FILE", help="default %(default)s")
+    made.add_argument("--windows", type=int, default=4, metavar="N", help="default 4")
+    made.add_argument("--tokens", type=int, default=192, metavar="N", help="of a window; default 192")
+    made.add_argument("--seven-bits", action="store_true", help="and tell what half the bits of inputs would do, in PyTorch")
+    made.add_argument("--threads", type=int, default=1, metavar="N", help="computing threads; default 1")
+    flags.talk(made)
+    return made
+
+
+def _run(given: argparse.Namespace) -> int:
+    whole = open_candidate(given.package, trust=True)
+    first, second = whole.examiner.decoders(whole)
+    if second is None:
+        raise UsageError(f"{given.package} has one decoder", "one of --prefill-precision int8", "export it so")
+    for side in (first, second):
+        side.backend.threads = given.threads  # type: ignore[attr-defined]
+    sides = {FIRST: first, SECOND: second}
+    if given.checkpoint is None:
+        tell_times(sides)
+    else:
+        tell_distances(given, sides)
+    return ExitCode.OK
+
+
+COMMAND = Command(parser, _run)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    return execute(COMMAND, "python -m parity_tests.laboratory.many_rows", arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
