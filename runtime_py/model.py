@@ -15,10 +15,10 @@ import numpy as np
 from PIL import Image
 
 from runtime_py import package, tokenizer
-from runtime_py.backends.base import Backend
+from runtime_py.backends.base import Backend, OpensAhead
 from runtime_py.backends.record import Ability, OpeningChoices
 from runtime_py.backends.registry import held_backends, runtime_backend, runtime_backends, those_that_can
-from runtime_py.contracts import DECODER
+from runtime_py.contracts import DECODER, EMBED
 from runtime_py.engine.answer import Answer, AnswerStream, Timing, Token
 from runtime_py.engine.engine import ANSWERING, Engine
 from runtime_py.engine.preparation import Preparation
@@ -139,6 +139,15 @@ class Model:
         self.engine.forget()
         self._preparation.forget()
 
+    def open_ahead(self, pictures: bool = True) -> None:
+        """Begin to open what an answer needs, beside whatever is done next, where the backend can.
+
+        Args:
+            pictures: whether there will be some; a question without needs no tower.
+        """
+        if isinstance(self.backend, OpensAhead):
+            self.backend.expect(self.package.contracts if pictures else (EMBED, DECODER))
+
     def record(self, recorder: Recorder | None) -> None:
         """Send every probe of the following answers to ``recorder`` (see runtime_py.generation.session.Recorder)."""
         self.session.recorder = recorder
@@ -155,6 +164,7 @@ class Model:
     def _answer(
         self, turns: list[Message], pictures: list[np.ndarray], settings: Settings, run: AnswerStream
     ) -> Iterator[Token]:
+        self.open_ahead(pictures=bool(pictures))
         prompt = self._preparation.prepare(turns, pictures)
         self.engine.drop_all()
         events: deque[Event] = deque()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from runtime_py.backends.base import Arrays
 from runtime_py.backends.record import Ability, OpeningChoices, RuntimeBackend
 from runtime_py.backends.registry import register, withdraw
 from runtime_py.command.chat import converse
 from runtime_py.conftest import AttentionBackend, minicpm_settings
+from runtime_py.contracts import CONNECTOR, DECODER, EMBED, VISION, StageContract
 from runtime_py.errors import ImageError, PackageError, UsageError
 from runtime_py.generation.conversation import fingerprint
 from runtime_py.generation.generate import Finish, Overrides
@@ -69,6 +72,31 @@ def test_streamed_pieces_are_the_answer(model: Model, picture: np.ndarray) -> No
     run = model.generate("What colour?", [picture])
     assert [token.id for token in run] == list(answer.ids)
     assert run.answer is not None and run.answer.ids == answer.ids
+
+
+class AheadBackend(AttentionBackend):
+    """One that remembers what it was told to open."""
+
+    def __init__(self, vocabulary: int) -> None:
+        super().__init__(vocabulary)
+        self.expected: list[str] = []
+
+    def expect(self, stages: Collection[str]) -> None:
+        self.expected += stages
+
+    def run(self, stage: str, inputs: Arrays) -> dict[str, np.ndarray]:
+        assert stage in self.expected, f"{stage} ran before it was expected"
+        return super().run(stage, inputs)
+
+
+def test_what_an_answer_needs_is_opened_ahead_and_no_tower_without_a_picture(model: Model, picture: np.ndarray) -> None:
+    stages = {stage: StageContract(stage, (), ()) for stage in (VISION, CONNECTOR, EMBED, DECODER)}
+    backend = AheadBackend(len(model.tokenizer.pieces))
+    ahead = Model(replace(model.package, contracts=stages), backend, model.processor, model.tokenizer)
+    ahead.chat("What colour?")
+    assert backend.expected == [EMBED, DECODER]
+    ahead.chat("What colour?", [picture])
+    assert set(backend.expected) == set(stages)
 
 
 def test_the_second_turn_feeds_its_new_tokens_alone(model: Model, picture: np.ndarray) -> None:

@@ -23,6 +23,8 @@ from export.cluster.product import here, pack
 from export.cluster.worker import carry_out
 from runtime_py.errors import EdgeproofError, MachineError
 
+log = logging.getLogger("edgeproof")
+
 Value = TypeVar("Value")
 
 RETRIES = 2
@@ -32,6 +34,11 @@ SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_task_oom_retries": str(RETRIES)
 """Of this process, unless the user has set them: nothing is reported to Ray's makers (on by default), and a job that runs
 out of memory is not tried for ever (Ray's default, whatever ``max_retries`` says: ray-project/ray,
 src/ray/common/ray_config_def.h)."""
+
+STARTS = 2
+"""How often a Ray of this machine's own is started at most. Its raylet gives helpers some 15 seconds to come up and ends
+where they do not, which a machine that is busy, or reads Ray from a cold disk, may need more than once (ray-project/ray,
+src/ray/raylet/node_manager.cc, WaitForDashboardAgentPorts; python/ray/_private/node.py then waits 30 seconds in vain)."""
 
 GIGABYTE = 10**9
 
@@ -71,21 +78,27 @@ def _connected(address: str) -> Iterator[None]:
 
     with tempfile.TemporaryDirectory(prefix="edgeproof-product-") as scratch, _own_termination():
         archive = pack(Path(scratch) / "edgeproof.zip")
-        try:
-            # What workers print would come out on this command's stdout, where --json promises JSON.
-            ray.init(
-                address=address or None,
-                runtime_env={"working_dir": str(archive)},
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                include_dashboard=False,
-            )
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError, ray.exceptions.RayError) as error:
-            raise MachineError(
-                f"no Ray cluster could be joined at {address or 'its default address'}",
-                f"one of Ray {ray.__version__} and this Python; Ray says: {_first_line(error)}",
-                "start one with `ray start --head`, or correct the address after --ray",
-            ) from error
+        for left in reversed(range(STARTS)):
+            try:
+                # What workers print would come out on this command's stdout, where --json promises JSON.
+                ray.init(
+                    address=address or None,
+                    runtime_env={"working_dir": str(archive)},
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    include_dashboard=False,
+                )
+                break
+            except Exception as error:  # Ray raises a bare Exception where its own processes did not come up in time
+                ray.shutdown()
+                if left and type(error) is Exception:
+                    log.warning("Ray did not start (%s); trying again", _first_line(error))
+                    continue
+                raise MachineError(
+                    f"no Ray cluster could be joined at {address or 'its default address'}",
+                    f"one of Ray {ray.__version__} and this Python; Ray says: {_first_line(error)}",
+                    "start one with `ray start --head`, or correct the address after --ray",
+                ) from error
     try:
         yield
     finally:

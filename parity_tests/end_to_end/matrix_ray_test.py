@@ -39,6 +39,22 @@ from export.cluster.ray_executor import RayExecutor
 print([str(result) for _, result in RayExecutor("local")([Job("long", time.sleep, 600)])])
 """
 
+SLOW = """\
+import os, sys, time
+command, mark = " ".join(sys.orig_argv), os.environ["SLOW_ONCE"]
+if "dashboard/agent.py" in command and not os.path.exists(mark):
+    open(mark, "w").close()
+    time.sleep(60)
+"""
+"""A sitecustomize.py, with which the first of Ray's helpers needs longer to start than Ray waits for it."""
+
+QUICK = """\
+import os
+from export.cluster.jobs import Job
+from export.cluster.ray_executor import RayExecutor
+print([str(result) for _, result in RayExecutor("local")([Job("quick", os.path.basename, "a/b")])])
+"""
+
 OTHER_VERSIONS = """\
 import dataclasses, os, sys
 from export.cluster import product, ray_executor
@@ -117,13 +133,23 @@ def test_a_job_whose_worker_always_dies_says_why_and_the_others_end(cluster: str
 
 
 def test_a_job_without_memory_is_not_tried_for_ever() -> None:
-    """A Ray of its own, for which everything is too much memory."""
+    """A Ray of its own, for which everything is too much memory; the job would sleep for longer than is waited for it."""
     crowded = {"RAY_memory_usage_threshold": "0.01", "RAY_memory_monitor_refresh_ms": "100"}
     command = [sys.executable, "-c", CROWDED]
     done = subprocess.run(
-        command, cwd=ROOT, env=os.environ | crowded, capture_output=True, text=True, check=False, timeout=200
+        command, cwd=ROOT, env=os.environ | crowded, capture_output=True, text=True, check=False, timeout=550
     )
     assert "OutOfMemoryError at each of 3 tries: " in done.stdout, (done.stdout, done.stderr)
+
+
+def test_a_ray_that_did_not_start_in_time_is_started_again(tmp_path: Path) -> None:
+    """What a busy machine does to Ray's own helpers, done to one of them."""
+    (tmp_path / "sitecustomize.py").write_text(SLOW)
+    slow = {"PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT))), "SLOW_ONCE": str(tmp_path / "mark")}
+    command = [sys.executable, "-c", QUICK]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | slow, capture_output=True, text=True, check=False, timeout=300)
+    assert done.stdout.strip() == "['b']", (done.stdout, done.stderr)
+    assert "trying again" in done.stderr
 
 
 def test_a_worker_with_other_libraries_is_refused(cluster: str) -> None:

@@ -1,14 +1,16 @@
 r"""How long a package's stages take to open in ONNX Runtime, and what stays in memory, each way in a process of its own.
 
     python -m parity_tests.laboratory.load_speed --package DIR [--rounds 3] [--copies FOLDER] \
-        [--llama-python PYTHON --gguf FILE]
+        [--llama-python PYTHON --model CHECKPOINT --gguf FOLDER]
 
-``in turn`` opens one stage after the other, ``side by side`` is what `runtime_py.backends.ort.OrtBackend.load` does. With
+``in turn`` opens one stage after the other, ``side by side`` all at once, each packing its matrices on one core; ``as
+loaded`` is what `runtime_py.backends.ort.OrtBackend.load` does, and ``decoder as loaded`` that stage of it alone. With
 ``--copies`` every stage is first written there as ONNX Runtime has optimised it, its packed matrices in the file
 (session.save_external_prepacked_constant_initializers), and ``packed copies`` opens these side by side: such a copy holds
 for one version of ONNX Runtime on one kind of processor. ``unpacked`` opens the package with no matrix packed
-(session.disable_prepacking), the least that any packing ahead could leave. llama.cpp opens a GGUF file with
-llama-cpp-python. Files are read once before, so that all find them in the system's cache.
+(session.disable_prepacking), the least that any packing ahead could leave. llama.cpp (of xllamacpp) opens files of the
+checkpoint's sizes, which are written unless the folder has them: its library the decoder, and its server all
+(parity_tests/laboratory/serving_speed/llama_load.py). Files are read once before, so that all are in the system's cache.
 """
 
 from __future__ import annotations
@@ -24,37 +26,35 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from parity_tests.laboratory.serving_speed.gguf_files import gguf_files
 from runtime_py import package
 from runtime_py.backends.onnx_files import stage_files
+from runtime_py.backends.ort import OrtBackend
 from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, execute
 from runtime_py.command.parser import Parser
+from runtime_py.contracts import DECODER
 
-IN_TURN, BESIDE, COPIES, UNPACKED, LLAMA = "in turn", "side by side", "packed copies", "unpacked", "llama.cpp"
+IN_TURN, BESIDE, COPIES, UNPACKED = "in turn", "side by side", "packed copies", "unpacked"
+LOADED, LOADED_DECODER = "as loaded", "decoder as loaded"
+LLAMA_LIBRARY, LLAMA_CONTEXT = "llama.cpp's library, decoder", "the same and a context"
+LLAMA_SERVER = "llama.cpp's server, all and a context"
+LLAMA_LOAD = Path(__file__).parent / "serving_speed" / "llama_load.py"
 SAVED = "session.save_external_prepacked_constant_initializers"
 COPY, DATA = "copy.onnx", "copy.data"
 PIECE = 1 << 24
-
-LLAMA_LOADS = """
-import json, resource, sys, time
-from llama_cpp import Llama
-began = time.perf_counter()
-model = Llama(sys.argv[1], n_ctx=2048, n_threads=int(sys.argv[2]), verbose=False)
-seconds, status = time.perf_counter() - began, dict(l.split(":", 1) for l in open("/proc/self/status"))
-own = resource.getrusage(resource.RUSAGE_SELF)
-print(json.dumps({"seconds": seconds, "processor": own.ru_utime + own.ru_stime,
-                  **{k: int(status[k].split()[0]) * 1024 for k in ("VmRSS", "RssAnon")}}))
-"""
+KINDS = ("VmRSS", "RssAnon", "RssFile", "VmHWM")
 
 
 def open_stages(paths: Sequence[Path], threads: int, way: str, copies: Path | None = None) -> dict[str, float]:
     """Open the graphs in this process.
 
     Args:
+        paths: the graphs; for what is ``as loaded`` the package alone.
         copies: write each graph's optimised form into a folder of its name there.
 
     Returns:
-        seconds by the clock and of the processor, and bytes resident, of which anonymous.
+        seconds by the clock and of the processor, and bytes resident: all, anonymous, of files, and the most there were.
     """
     import resource
     import time
@@ -78,12 +78,23 @@ def open_stages(paths: Sequence[Path], threads: int, way: str, copies: Path | No
             options.add_session_config_entry(SAVED, "1")
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
+    def loaded() -> Any:
+        source = package.read(paths[0])
+        backend = OrtBackend(source.folder, source.manifest, threads=threads)
+        if way == LOADED_DECODER:
+            backend.files = {DECODER: backend.files[DECODER]}
+        backend.load()
+        return backend
+
     before, began = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
-    with ThreadPoolExecutor(1 if way == IN_TURN else len(paths)) as openers:
-        sessions = list(openers.map(opened, paths))
+    if way in (LOADED, LOADED_DECODER):
+        sessions = loaded()
+    else:
+        with ThreadPoolExecutor(1 if way == IN_TURN else len(paths)) as openers:
+            sessions = list(openers.map(opened, paths))
     seconds, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF)
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    sizes = {key: float(status[key].split()[0]) * 1024 for key in ("VmRSS", "RssAnon")}
+    sizes = {key: float(status[key].split()[0]) * 1024 for key in KINDS}
     del sessions
     processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return {"seconds": seconds, "processor": processor, **sizes}
@@ -102,6 +113,13 @@ def _figures(command: Sequence[str]) -> dict[str, float]:
     return figures
 
 
+def read_through(path: Path) -> None:
+    """Bring a file into the system's cache."""
+    with path.open("rb") as file:
+        while file.read(PIECE):
+            pass
+
+
 def parser(prog: str) -> Parser:
     """The flags."""
     made = Parser(prog, "How long a package's stages take to open, and what stays in memory.")
@@ -109,8 +127,9 @@ def parser(prog: str) -> Parser:
     made.add_argument("--rounds", type=int, default=3, help="openings of every kind, in turn (default 3)")
     made.add_argument("--threads", type=int, default=2, help="threads of every runtime (default 2)")
     made.add_argument("--copies", type=Path, help="also packed copies, written there: 2 to 3 times the package")
-    made.add_argument("--llama-python", type=Path, help="an interpreter that imports llama_cpp")
-    made.add_argument("--gguf", type=Path, help="a model of the same size for it")
+    made.add_argument("--llama-python", type=Path, help="an interpreter with xllamacpp, gguf and NumPy")
+    made.add_argument("--model", type=Path, help="the package's checkpoint, a MiniCPM-V 1.0: its sizes for llama.cpp")
+    made.add_argument("--gguf", type=Path, help="a folder for files of these sizes; those there are used")
     made.add_argument("--here", help=argparse.SUPPRESS)
     flags.json_file(made, "write the figures there")
     flags.talk(made)
@@ -125,30 +144,38 @@ def _run(arguments: argparse.Namespace) -> int:
     opened = package.read(arguments.package)
     paths = [opened.folder / file for file in stage_files(opened.folder, opened.manifest).values()]
     for path in opened.folder.glob("onnx/*"):
-        with path.open("rb") as file:
-            while file.read(PIECE):
-                pass
+        read_through(path)
     threads = arguments.threads
     ways: dict[str, Callable[[], dict[str, float]]]
     ways = {way: partial(_apart, paths, threads, way) for way in (IN_TURN, BESIDE, UNPACKED)}
+    ways |= {way: partial(_apart, [opened.folder], threads, way) for way in (LOADED, LOADED_DECODER)}
     if arguments.copies:
         _apart(paths, threads, BESIDE, arguments.copies)
         copies = [arguments.copies / path.stem / COPY for path in paths]
         ways[COPIES] = partial(_apart, copies, threads, COPIES)
-    if arguments.llama_python and arguments.gguf:
-        llama = [str(arguments.llama_python), "-c", LLAMA_LOADS, str(arguments.gguf), str(threads)]
-        ways[LLAMA] = partial(_figures, llama)
+    if arguments.llama_python and arguments.model and arguments.gguf:
+        context = opened.limits.context
+        files = gguf_files(arguments.llama_python, arguments.model, context, arguments.gguf)
+        for path in files:
+            read_through(path)
+        run = [str(arguments.llama_python), str(LLAMA_LOAD)]
+        ways[LLAMA_LIBRARY] = partial(_figures, [*run, "library", str(files[0])])
+        ways[LLAMA_CONTEXT] = partial(_figures, [*run, "library", str(files[0]), str(context)])
+        ways[LLAMA_SERVER] = partial(_figures, [*run, "server", *map(str, files), str(threads), str(context)])
     taken: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
     for _ in range(arguments.rounds):
         for way, figures in ways.items():
             taken[way].append(figures())
     size = sum(path.stat().st_size for path in opened.folder.glob("onnx/*"))
     rows = {way: {key: statistics.median(row[key] for row in each) for key in each[0]} for way, each in taken.items()}
-    console.out(f"ONNX files {size / 1e9:.2f} GB, {threads} threads, medians of {arguments.rounds}")
-    console.out("| way | seconds | processor | resident GB | anonymous GB |\n|---|---|---|---|---|")
+    console.out(f"ONNX files {size / 1e9:.2f} GB, {threads} threads, medians of {arguments.rounds} rounds (least)")
+    console.out(
+        "| way | seconds | processor | resident GB | anonymous | of files | at most |\n|---|---|---|---|---|---|---|"
+    )
     for way, row in rows.items():
-        seconds = f"{row['seconds']:.2f} | {row['processor']:.2f}"
-        console.out(f"| {way} | {seconds} | {row['VmRSS'] / 1e9:.2f} | {row['RssAnon'] / 1e9:.2f} |")
+        least = min(each["seconds"] for each in taken[way])
+        sizes = " | ".join(f"{row[kind] / 1e9:.2f}" for kind in KINDS)
+        console.out(f"| {way} | {row['seconds']:.2f} ({least:.2f}) | {row['processor']:.2f} | {sizes} |")
     if arguments.json_file:
         arguments.json_file.write_text(json.dumps({"onnx_bytes": size, "rows": rows}, indent=1) + "\n", encoding="utf-8")
     return 0

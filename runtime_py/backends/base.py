@@ -6,7 +6,7 @@ The PyTorch reference of parity_tests implements the same interface, so that one
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -132,3 +132,12 @@ class LoadsAhead(Protocol):
     """A backend that can load everything now, instead of when it is first used, so that what is missing shows at once."""
 
     def load(self) -> None: ...
+
+
+@runtime_checkable
+class OpensAhead(Protocol):
+    """A backend that can open stages beside other work, for a caller that knows which ones it will run."""
+
+    def expect(self, stages: Collection[str]) -> None:
+        """Begin to open these stages; `Backend.run` and `Backend.forward` wait for theirs. Raises nothing of their own."""
+        ...

@@ -6,8 +6,7 @@ import io
 import logging
 import math
 import re
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from runtime_py.backends.ort_decoder import LOGITS, CacheBuffers, DecoderCalls
 from runtime_py.backends.ort_inputs import DTYPES, PAST, refuse_other_inputs, taken
 from runtime_py.backends.ort_rows import OrtRow, RowPool, decode_rows, rounds_over_rows
 from runtime_py.backends.records import ONNX
+from runtime_py.backends.stage_sessions import StageSessions
 from runtime_py.backends.webgpu import PROVIDER as WEBGPU
 from runtime_py.backends.webgpu import WebGpu, full_name, webgpu
 from runtime_py.contracts import CONNECTOR, DECODER, VISION, StageContract
@@ -110,7 +110,7 @@ class OrtBackend:
         if MANY_ROWS in self.files:
             self.contracts[MANY_ROWS] = self.contracts[DECODER]
             self._least_sequences = ONNX.block(manifest)[MANY_ROWS]["least_sequences"]
-        self._sessions: dict[str, Any] = {}
+        self._sessions = StageSessions(self._open)
         self._calls: dict[str, DecoderCalls] = {}
         self._earlier = 0.0
         self._dtypes: dict[str, dict[str, Any]] = {}
@@ -119,16 +119,21 @@ class OrtBackend:
             self._find_cuda()
 
     def load(self) -> None:
-        """Open every stage now, rather than when first used; on the processor side by side, as each opens on one core.
+        """Open every stage now, rather than when first used; on the processor side by side.
 
         Raises:
             MachineError: the first provider does not start here.
             PackageError: a graph cannot be loaded.
         """
-        beside = len(self.files) if self.providers[0] == CPU else 1
-        with ThreadPoolExecutor(beside, "opening") as openers:
-            for _ in openers.map(self._session, self.files):
-                pass
+        self.expect(self.files)
+        for stage in self.files:
+            self._session(stage)
+
+    def expect(self, stages: Collection[str]) -> None:
+        """See runtime_py.backends.base.OpensAhead. A device is given one stage at a time, when it is run."""
+        if self.providers[0] == CPU and not self._closed:
+            expected = set(stages) | ({MANY_ROWS} if DECODER in stages else set())
+            self._sessions.expect(stage for stage in self.files if stage in expected)
 
     def run(self, stage: str, inputs: Arrays) -> dict[str, np.ndarray]:
         """Run a cache-less stage; keys are contract names, floats are float32.
@@ -277,9 +282,7 @@ class OrtBackend:
     def _session(self, stage: str) -> Any:
         if self._closed:
             raise closed(self.name)
-        if stage not in self._sessions:
-            self._sessions[stage] = self._open(stage)
-        return self._sessions[stage]
+        return self._sessions(stage)
 
     def _open(self, stage: str) -> Any:
         if stage not in self.files:
@@ -293,6 +296,8 @@ class OrtBackend:
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
         # int4 layers in standard operators, which are joined at load, round their inputs as MatMulNBits with level 4 does
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "4")
+        if stage == DECODER:  # its matrices by all threads, ONNX Runtime 1.32 and later; towers would keep theirs twice
+            options.add_session_config_entry("session.prepack.enable_parallel", "1")
         options.log_severity_level = 3  # errors; warnings would mix with what the user reads
         try:
             if self._webgpu is not None:

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, save
 
-from runtime_py.backends.base import Rewinding
+from runtime_py.backends.base import OpensAhead, Rewinding
 from runtime_py.backends.ort import LOWEST, OrtBackend
 from runtime_py.contracts import CONNECTOR, VISION, StageContract, TensorContract
-from runtime_py.errors import MachineError, PackageError
+from runtime_py.errors import MachineError, PackageError, UsageError
 
 WIDTH = 4
 
@@ -44,6 +44,7 @@ def test_the_border_is_float32_whatever_the_graph_takes(tmp_path: Path, border: 
     assert features.dtype == np.float32
     np.testing.assert_array_equal(features, 2 * pixels)
     assert isinstance(backend, Rewinding)
+    assert isinstance(backend, OpensAhead)
     backend.close()
 
 
@@ -132,6 +133,25 @@ def test_a_provider_that_does_not_start_is_no_quiet_processor_run(tmp_path: Path
     warned = pytest.warns(UserWarning, match="CUDAExecutionProvider")
     with warned, pytest.raises(MachineError, match="found only CPUExecutionProvider"):
         backend.load()
+
+
+def test_expected_stages_open_before_they_are_run(tmp_path: Path) -> None:
+    backend = OrtBackend(tmp_path, package(tmp_path))
+    backend.expect([VISION, CONNECTOR])  # the package has no connector, which shows when it is run
+    backend.release()  # waits for what is opening
+    backend.expect([VISION])
+    pixels = np.ones((1, WIDTH), np.float32)
+    np.testing.assert_array_equal(backend.run(VISION, {"pixel_values": pixels})["vision_features"], 2 * pixels)
+    backend.close()
+    backend.expect([VISION])
+    with pytest.raises(UsageError, match="is closed"):
+        backend.run(VISION, {"pixel_values": pixels})
+
+
+def test_a_device_is_given_no_stage_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OrtBackend, "_available", lambda self, wanted: [*wanted, "CPUExecutionProvider"])
+    monkeypatch.setattr(OrtBackend, "_open", lambda self, stage: pytest.fail("opened"))
+    OrtBackend(tmp_path, package(tmp_path), providers=["CUDAExecutionProvider"]).expect([VISION])
 
 
 def test_load_opens_every_stage(tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ def converse(
         return ExitCode.OK
     lines = open_lines(lines_in, list(COMMANDS))
     if lines.typed:
+        model.open_ahead(pictures=bool(images))  # while the question is typed
         console.say(help_text())
     try:
         return _turns(talk, lines)

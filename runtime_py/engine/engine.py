@@ -42,6 +42,8 @@ class Engine:
     Args:
         slots: sequences at a time.
         chunk: tokens of a prompt in one decoder call; the package's own, and never more, when None.
+        before_call: called in the engine's thread when all is ready for a decoder call, which takes its time and leaves the
+            interpreter to other threads: the moment for work that would hold a step up.
 
     Attributes:
         notice: why sequences do not share decoder calls, or why there are fewer slots than asked for; "" otherwise.
@@ -52,12 +54,19 @@ class Engine:
     """
 
     def __init__(
-        self, backend: Backend, processor: Processor, limits: SessionLimits, slots: int = 1, chunk: int | None = None
+        self,
+        backend: Backend,
+        processor: Processor,
+        limits: SessionLimits,
+        slots: int = 1,
+        chunk: int | None = None,
+        before_call: Callable[[], None] = lambda: None,
     ) -> None:
         if slots < 1 or (chunk is not None and chunk < 1):
             raise UsageError(f"{slots} slots, {chunk} tokens a chunk", "at least 1 of each", "correct the numbers")
         self.chunk = min(chunk or limits.prefill_chunk, limits.prefill_chunk)
         self.backend = backend
+        self.before_call = before_call
         self.notice = ""
         self.seconds = 0.0
         self.shares_calls = False
@@ -171,6 +180,7 @@ class Engine:
 
     def _read(self) -> None:
         running = self._reading[0]
+        self.before_call()
         if self._safely([running], running.read_on) and running.prefill is not None:
             return
         self._reading.popleft()
@@ -180,6 +190,7 @@ class Engine:
     def _decode(self) -> None:
         together = list(self._answering)
         if len(together) == 1 and (guessed := guesses(together[0])):
+            self.before_call()
             self._safely(together, partial(step_guessed, together[0], guessed))
             self._answering = [running for running in together if not running.over]
             return
@@ -187,7 +198,7 @@ class Engine:
 
         def feed() -> None:
             sessions = [running.slot.session for running in together if running.slot is not None]
-            logits.extend(step_together(sessions, [running.waiting or 0 for running in together]))
+            logits.extend(step_together(sessions, [running.waiting or 0 for running in together], self.before_call))
 
         if self._safely(together, feed):
             for running, row in zip(together, logits, strict=True):

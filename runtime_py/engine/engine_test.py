@@ -304,3 +304,25 @@ def test_prompts_beyond_the_context_and_wrong_sizes_are_refused(numpy_model: Mod
         room.preparation.prepare([Message("user", "red " * 200)], [])
     with pytest.raises(UsageError, match="0 slots"):
         Room(numpy_model, 0, 16)
+
+
+def test_each_decoder_call_is_announced_when_all_is_ready(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[str] = []
+    for name in ("forward", "read", "forward_together"):
+        inner = getattr(model.backend, name, None)
+        if inner is None:
+            continue
+
+        def call(*given: Any, inner: Any = inner) -> Any:
+            log.append("call")
+            return inner(*given)
+
+        monkeypatch.setattr(model.backend, name, call)
+    room = Room(model, slots=2, chunk=16)
+    room.engine.before_call = lambda: log.append("ready")
+    first, second = Inbox(), Inbox()
+    room.submit(Asked(0, 0, 5), first)
+    room.submit(Asked(2, 0, 3), second)
+    room.run()
+    assert len(first.tokens) == 5 and len(second.tokens) == 3
+    assert log == ["ready", "call"] * (len(log) // 2) and len(log) >= 2 * 6

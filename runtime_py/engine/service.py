@@ -6,7 +6,9 @@ backend that cannot do both at once does one or the other.
 
 from __future__ import annotations
 
+import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
@@ -17,6 +19,7 @@ import numpy as np
 from runtime_py.backends.base import Backend, LoadsAhead
 from runtime_py.backends.record import Ability
 from runtime_py.backends.registry import runtime_backends
+from runtime_py.engine.answer import Token
 from runtime_py.engine.engine import Engine
 from runtime_py.engine.preparation import Preparation
 from runtime_py.engine.running import Event, Running, Wish
@@ -26,6 +29,8 @@ from runtime_py.generation.turns import last_resort
 from runtime_py.package import Package
 from runtime_py.preprocess.base import Message, Processor
 from runtime_py.tokenizer import Tokenizer
+
+log = logging.getLogger("edgeproof")
 
 KEPT_FEATURES = 256 << 20
 """Bytes of picture features that wait for another question."""
@@ -127,11 +132,13 @@ class Service:
         self.package, self.processor, self.tokenizer = package, processor, words
         if isinstance(backend, LoadsAhead):
             backend.load()
-        self.engine = Engine(backend, processor, package.limits, self.sizes.slots, self.sizes.chunk)
+        self._outgoing: deque[tuple[Ticket, Event]] = deque()
+        slots, chunk = self.sizes.slots, self.sizes.chunk
+        self.engine = Engine(backend, processor, package.limits, slots, chunk, self._deliver)
         self._preparation = Preparation(Session(backend, processor, package.limits), KEPT_FEATURES)
         record = runtime_backends().get(backend.name)
-        beside = record is not None and record.can(Ability.BESIDE)
-        self._device: AbstractContextManager[object] = nullcontext() if beside else InTurn()
+        self._beside = record is not None and record.can(Ability.BESIDE)
+        self._device: AbstractContextManager[object] = nullcontext() if self._beside else InTurn()
         self._tickets: dict[int, Ticket] = {}
         self._work = threading.Condition()
         self._closing = self._stopped = False
@@ -196,10 +203,7 @@ class Service:
             return
 
         def send(event: Event) -> None:
-            if running.over:
-                self._end(ticket, event)
-            else:
-                ticket.send(event, last=False)
+            self._outgoing.append((ticket, event))
 
         running = Running(prompt, question.wish, self.tokenizer, send)
         ticket.begin(running)
@@ -213,9 +217,27 @@ class Service:
             while more and not self._stopped:
                 with self._device:
                     more = self.engine.step()
+                if not (more and self._beside):  # there may be no further call soon
+                    self._deliver()
                 gone = [each for each in list(self._tickets.values()) if each.cancelled and each.running is not None]
                 for ticket in gone:
                     self._forget(ticket)
+
+    def _deliver(self) -> None:
+        """Send the events of a step together, when the decoder is about to work.
+
+        Whoever receives one wakes up for it, and would compete with the engine for the interpreter.
+        """
+        while self._outgoing:
+            ticket, event = self._outgoing.popleft()
+            try:
+                if isinstance(event, Token):
+                    ticket.send(event, last=False)
+                else:
+                    self._end(ticket, event)
+            except Exception:  # of one receiver: the others go on
+                log.exception("whoever receives an answer failed; it is let go of")
+                ticket.cancel()
 
     def _awaited(self) -> bool:
         """Wait for a prepared question; False when the service is closed."""

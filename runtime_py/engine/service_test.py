@@ -207,3 +207,14 @@ def test_whoever_receives_an_event_may_cancel(model: Model) -> None:
 def test_stop_texts_are_found_across_tokens(pieces: list[str], stops: list[str], shown: str, reached: bool) -> None:
     stop = StopText(stops)
     assert ("".join(map(stop.push, pieces)) + stop.finish(), stop.reached) == (shown, reached)
+
+
+def test_a_receiver_that_fails_is_let_go_of_and_others_are_answered(service: Service, model: Model) -> None:
+    def fails(_event: Event) -> None:
+        raise OSError("nobody listens")
+
+    events: queue.Queue[Event] = queue.Queue()
+    service.ask(question(model, "Hello", 8), fails)
+    service.ask(question(model, "What colour?", 8), events.put)
+    assert isinstance(whole(events), Answer)
+    until_nothing_is_held(service)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,12 @@ from runtime_py.errors import PackageError, UsageError
 
 RANDOM_SEED = -1
 """The seed that stands for none, as in llama.cpp and Ollama."""
+
+GROUP = 128
+"""Scores whose largest stands for them while the best of a vocabulary are looked for."""
+
+FIRST = 256
+"""Of the best scores, how many are sorted before it is known whether they suffice."""
 
 
 @dataclass(frozen=True)
@@ -67,24 +74,65 @@ class Sampler:
         Raises:
             PackageError: a logit is NaN or infinity, so that any choice would be meaningless.
         """
-        if not np.isfinite(logits).all():
+        best = int(logits.argmax())  # the first NaN, where there is one
+        if not (np.isfinite(logits[best]) and np.isfinite(logits.min())):
             raise PackageError(
                 f"{int((~np.isfinite(logits)).sum())} of {logits.size} logits are not finite after {len(answer)} tokens",
                 "finite numbers",
                 "run python -m parity_tests --package on this package to find the stage that overflows",
             )
-        if self.sampling.temperature == 0.0 and self.sampling.repetition_penalty == 1.0:
-            return int(logits.argmax())
-        # float64: the sums below run over a whole vocabulary
-        scores = penalise(logits.astype(np.float64), answer, self.sampling.repetition_penalty)
-        if self.sampling.temperature == 0.0:
-            return int(scores.argmax())
-        scores = filtered(scores, self.sampling)
+        sampling, seen = self.sampling, np.zeros(0, np.int64)
+        if sampling.repetition_penalty != 1.0 and answer:
+            seen = np.asarray(answer, dtype=np.int64)
+        if sampling.temperature == 0.0:
+            return best_penalised(logits, seen, sampling.repetition_penalty, best)
+        tokens = likely(logits, seen, sampling.top_k)
+        if tokens is not None:
+            logits, seen = logits[tokens], np.searchsorted(tokens, seen)
+        # float64: the sums below may run over a whole vocabulary
+        scores = filtered(penalise(logits.astype(np.float64), seen, sampling.repetition_penalty), sampling)
         left = _left(scores)
         edges = np.cumsum(softmax(scores[left]))
         # the last edge is the sum as rounded, not 1; a draw that rounds up to it still names a token
         place = min(np.searchsorted(edges, self._random.random() * edges[-1], side="right"), left.size - 1)
-        return int(left[place])
+        return int(left[place] if tokens is None else tokens[left[place]])
+
+
+def best_penalised(logits: np.ndarray, seen: np.ndarray, penalty: float, best: int) -> int:
+    """The first of the largest scores that `penalise` makes; ``best`` is that of the logits.
+
+    Nothing is computed for tokens that were not seen: theirs are the logits.
+    """
+    if not len(seen) or (penalty >= 1.0 and best not in seen):  # those that changed only got less
+        return best
+    others = logits.copy()
+    others[seen] = -np.inf
+    other = int(others.argmax())
+    scores = penalised(logits[seen].astype(np.float64), penalty)
+    most, rest = scores.max(), float(others[other])
+    mine = int(seen[scores == most].min())
+    return mine if most > rest or (most == rest and mine < other) else other
+
+
+def likely(logits: np.ndarray, seen: np.ndarray, count: int) -> np.ndarray | None:
+    """Ascending int64 indices, among them every token that can be one of the ``count`` largest whatever becomes of those
+    seen; None where all tokens can, and for a count of 0, which means all.
+    """
+    if count == 0 or count + len(seen) >= logits.size:
+        return None
+    others = logits.copy()
+    others[seen] = -np.inf
+    near = others >= _reached(others, count)
+    near[seen] = True
+    return np.flatnonzero(near)
+
+
+def _reached(values: np.ndarray, count: int) -> Any:
+    """A value that at least ``count`` reach, found among the largest of groups where there are more of these."""
+    groups = values.size // GROUP
+    if groups > count:
+        values = values[: groups * GROUP].reshape(GROUP, groups).max(axis=0)
+    return np.partition(values, -count)[-count]
 
 
 def filtered(scores: np.ndarray, sampling: Sampling) -> np.ndarray:
@@ -92,14 +140,19 @@ def filtered(scores: np.ndarray, sampling: Sampling) -> np.ndarray:
     return keep_top_p(keep_top_k(scores / sampling.temperature, sampling.top_k), sampling.top_p)
 
 
-def penalise(scores: np.ndarray, tokens: Sequence[int], penalty: float) -> np.ndarray:
+def penalise(scores: np.ndarray, tokens: Sequence[int] | np.ndarray, penalty: float) -> np.ndarray:
     """Divide positive and multiply negative scores of ``tokens`` by ``penalty``, once however often one occurs."""
-    if penalty == 1.0 or not tokens:
+    if penalty == 1.0 or not len(tokens):
         return scores
-    chosen = np.unique(np.asarray(tokens, dtype=np.int64))
+    chosen = np.asarray(tokens, dtype=np.int64)
     out = scores.copy()
-    out[chosen] = np.where(scores[chosen] < 0, scores[chosen] * penalty, scores[chosen] / penalty)
+    out[chosen] = penalised(scores[chosen], penalty)
     return out
+
+
+def penalised(scores: np.ndarray, penalty: float) -> np.ndarray:
+    """Positive scores divided by ``penalty``, negative ones multiplied."""
+    return np.where(scores < 0, scores * penalty, scores / penalty)
 
 
 def keep_top_k(scores: np.ndarray, count: int) -> np.ndarray:
@@ -115,11 +168,15 @@ def keep_top_p(scores: np.ndarray, share: float) -> np.ndarray:
     if share >= 1.0:
         return scores
     left = _left(scores)
-    order = np.argsort(-scores[left], kind="stable")
-    reached = np.cumsum(softmax(scores[left])[order])
-    count = int(np.searchsorted(reached, share, side="left")) + 1
+    values, weights = scores[left], softmax(scores[left])
+    count, order, reached = FIRST, np.zeros(0, np.int64), np.zeros(1)
+    while len(order) < left.size and reached[-1] < share:  # few of them reach it, as a rule: not all are sorted
+        near = np.flatnonzero(values >= _reached(values, count)) if count < left.size else np.arange(left.size)
+        order = near[np.argsort(-values[near], kind="stable")]
+        reached = np.cumsum(weights[order])
+        count *= 8
+    kept = left[order[: int(np.searchsorted(reached, share, side="left")) + 1]]
     out = np.full_like(scores, -np.inf)
-    kept = left[order[:count]]
     out[kept] = scores[kept]
     return out
 

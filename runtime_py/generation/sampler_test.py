@@ -92,3 +92,38 @@ def test_logits_that_are_no_numbers_are_refused(value: float) -> None:
 def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(UsageError, match="out of range"):
         Sampling(**wrong)  # type: ignore[arg-type]
+
+
+whole_scores = st.lists(st.integers(-6, 6), min_size=2, max_size=700).map(lambda row: np.array(row, np.float32) / 2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(whole_scores, st.lists(st.integers(0, 699), max_size=9), st.sampled_from([0.5, 1.0, 1.2]))
+def test_the_best_token_is_that_of_all_scores_penalised(logits: np.ndarray, answer: list[int], penalty: float) -> None:
+    answer = [token % logits.size for token in answer]
+    wanted = penalise(logits.astype(np.float64), answer, penalty).argmax()
+    assert Sampler(Sampling(repetition_penalty=penalty)).choose(logits, answer) == wanted
+
+
+@settings(max_examples=60, deadline=None)
+@given(whole_scores, st.lists(st.integers(0, 699), max_size=9), st.integers(1, 4), st.sampled_from([0.3, 0.9, 1.0]))
+def test_a_draw_from_the_likely_tokens_is_that_from_all(
+    logits: np.ndarray, answer: list[int], count: int, share: float
+) -> None:
+    answer = [token % logits.size for token in answer]
+    sampling = Sampling(0.7, count, share, 1.2, seed=count)
+    chances = softmax(filtered(penalise(logits.astype(np.float64), answer, 1.2), sampling))
+    drawn = np.random.default_rng(count).random()
+    left = np.flatnonzero(chances)
+    edges = np.cumsum(chances[left])
+    wanted = left[min(np.searchsorted(edges, drawn * edges[-1], side="right"), left.size - 1)]
+    assert Sampler(sampling).choose(logits, answer) == wanted
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32), st.floats(0.01, 0.999))
+def test_top_p_of_a_large_vocabulary_sorts_what_it_needs(seed: int, share: float) -> None:
+    scores = np.round(np.random.default_rng(seed).normal(size=3000) * 4) / 2
+    order = np.argsort(-scores, kind="stable")
+    count = int(np.searchsorted(np.cumsum(softmax(scores)[order]), share)) + 1
+    assert set(np.flatnonzero(keep_top_p(scores, share) > -np.inf)) == set(order[:count])

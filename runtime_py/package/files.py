@@ -12,6 +12,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from runtime_py.errors import PackageError
 
 DOWNLOADED_BESIDE = frozenset({".gitattributes", ".gitignore", "README.md", ".cache", ".git", ".huggingface"})
 """What downloading a package from a model hub adds at its top. Never opened; it need not be a row of ``files``."""
+
+HASHED_AT_ONCE = 4
+"""Files read side by side when contents are compared: a processor's core hashes slower than a disk of today reads."""
 
 NEXT = "copy the package again, or export it again"
 
@@ -91,18 +95,23 @@ def differences(folder: Path, manifest: Mapping[str, Any], beside: set[str], dee
     Args:
         beside: paths that may be there without being rows: the manifest's own.
     """
-    wrong = []
-    for row in manifest["files"]:
-        name = row["path"]
-        fault = problem(folder, name)
-        if fault:
-            wrong.append(fault)
-        elif (size := (folder / name).stat().st_size) != row["bytes"]:
-            wrong.append(f"size: {name} has {size} bytes, not {row['bytes']}")
-        elif deep and (digest := sha256(folder / name)) != row["sha256"]:
-            wrong.append(f"content: {name} has SHA-256 {digest[:12]}..., not {row['sha256'][:12]}...")
+    with ThreadPoolExecutor(HASHED_AT_ONCE, "hashing") as hashing:  # hashlib lets other threads run meanwhile
+        wrong = [line for line in hashing.map(lambda row: _difference(folder, row, deep), manifest["files"]) if line]
     known = listed(manifest) | beside
     return wrong + [f"extra: {name}" for name in sorted(_present(folder)) if name not in known]
+
+
+def _difference(folder: Path, row: Mapping[str, Any], deep: bool) -> str:
+    name = row["path"]
+    fault = problem(folder, name)
+    if fault:
+        return fault
+    size = (folder / name).stat().st_size
+    if size != row["bytes"]:
+        return f"size: {name} has {size} bytes, not {row['bytes']}"
+    if deep and (digest := sha256(folder / name)) != row["sha256"]:
+        return f"content: {name} has SHA-256 {digest[:12]}..., not {row['sha256'][:12]}..."
+    return ""
 
 
 def _present(folder: Path) -> Iterator[str]:

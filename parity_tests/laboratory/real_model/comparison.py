@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from calibrate.run import plan
 from export.checkpoint.opened import open_checkpoint
-from export.plan.widths import whole
+from export.plan.widths import Width, whole
 from export.quantisation.codes import CodeSource, DequantisedWeights, RoundToNearest, WeightProvider
 from export.quantisation.grids import GRIDS
 from export.quantisation.stored import StoredCodes
@@ -34,9 +34,8 @@ if TYPE_CHECKING:
 
 OURS: Mapping[str, Mapping[str, Any]] = {
     "plain rounding": {},
-    "mse-clip": {"method": "mse-clip"},
     "gptq": {"method": "gptq"},
-    "gptq, scales tuned": {"method": "gptq", "tune-scales": True},
+    "gptq, scales tuned, 16 steps": {"method": "gptq", "tune-scales": 16},
     "awq-gptq": {"method": "awq-gptq"},
     "gptq, zero points": {"method": "gptq", "asymmetric": True},
     "gptq, preset mixed": {"method": "gptq", "preset": "mixed"},
@@ -84,20 +83,30 @@ class Comparison:
 
     def ours(self, name: str, flags: Mapping[str, Any]) -> dict[str, Any]:
         """One of our methods."""
+        spent = 0.0
+        if "method" in flags:
+            made = partial(self._calibrated, name, flags)
+            spent = self.work.kept(f"codes compared {name}", [flags, SAMPLES], made)["processor_seconds"]
+        read, width = self._ours_read(name, flags)
+        return {**self.distances.of(read), "bits": width.bits, "bytes": width.size, "processor_seconds": spent}
+
+    def of(self, name: str) -> WeightProvider:
+        """The weights of a method or library that has been run, read back to float32."""
+        if name in OURS:
+            return self._ours_read(name, OURS[name])[0]
+        return self._theirs_read(name, LIBRARIES[name])[0]
+
+    def _ours_read(self, name: str, flags: Mapping[str, Any]) -> tuple[WeightProvider, Width]:
         chosen = {key: value for key, value in flags.items() if key not in OF_A_RUN}
         options = {"preset": flags["preset"]} if "preset" in flags else {}
         asked = replace(calibration(self.work), options=options, **chosen)
         ((backend, assignments),) = plan(asked, self.distances.checkpoint).assignments.items()
         weights = self.distances.weights
-        spent, codes = 0.0, cast(CodeSource, RoundToNearest(weights, assignments, GRIDS))
+        codes = cast(CodeSource, RoundToNearest(weights, assignments, GRIDS))
         if "method" in flags:
-            made = partial(self._calibrated, name, flags)
-            spent = self.work.kept(f"codes compared {name}", [flags, SAMPLES], made)["processor_seconds"]
             stored = StoredCodes(self._codes(name), backend, weights, assignments)
             codes, weights = stored, stored.weights
-        read = DequantisedWeights(weights, codes, assignments, GRIDS)
-        width = whole(_language(assignments))
-        return {**self.distances.of(read), "bits": width.bits, "bytes": width.size, "processor_seconds": spent}
+        return DequantisedWeights(weights, codes, assignments, GRIDS), whole(_language(assignments))
 
     def _codes(self, name: str) -> Path:
         return self.work.package(f"codes compared {name}")
@@ -117,13 +126,15 @@ class Comparison:
     def theirs(self, name: str, library: Library) -> dict[str, Any]:
         """One run of another library."""
         said = self.work.kept(f"library {name}", [library.settings, SAMPLES], partial(self._quantised, name, library))
+        weights, width = self._theirs_read(name, library)
+        sizes = {"bits": said.get("bits", width.bits), "bytes": said.get("bytes", width.size)}
+        return {**self.distances.of(weights), **sizes, "processor_seconds": said["processor_seconds"]}
+
+    def _theirs_read(self, name: str, library: Library) -> tuple[WeightProvider, Width]:
         ((_, plain),) = plan(calibration(self.work), self.distances.checkpoint).assignments.items()
         tables = {} if library.own_table else {layer: plain[layer] for layer in (TABLE, HEAD)}
         read = Replaced(self.distances.weights, canonical(self._weights(name), library.own_table))
-        weights = DequantisedWeights(read, RoundToNearest(read, tables, GRIDS), tables, GRIDS)
-        width = whole(_language(plain))
-        sizes = {"bits": said.get("bits", width.bits), "bytes": said.get("bytes", width.size)}
-        return {**self.distances.of(weights), **sizes, "processor_seconds": said["processor_seconds"]}
+        return DequantisedWeights(read, RoundToNearest(read, tables, GRIDS), tables, GRIDS), whole(_language(plain))
 
     def _weights(self, name: str) -> Path:
         return self.work.folder / "libraries" / f"{name}.safetensors".replace(" ", "-").replace(",", "")

@@ -7,7 +7,8 @@ into the same float32 model.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from runtime_py.contracts import DECODER
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.nn import Module
 
     from export.checkpoint.opened import OpenedCheckpoint
 
@@ -76,16 +78,29 @@ class Distances:
         kept.flush()
         unfinished.replace(path)
 
-    def _logits(self, weights: WeightProvider) -> Iterator[tuple[Prompt, Tensor]]:
-        """Every window with its logits (tokens, vocabulary)."""
+    def watch(self, layers: str, see: Callable[[str, Tensor], None]) -> None:
+        """Show the input (1, tokens, columns) of every layer of the decoder whose name matches, window by window."""
+        module = self._decoder()
+        for name, layer in module.named_modules():
+            if re.fullmatch(layers, name):
+                layer.register_forward_pre_hook(lambda _, given, name=name: see(name, given[0].detach()))
+        for _ in self._logits(self.weights, module):
+            pass
+
+    def _decoder(self) -> Module:
         import torch
 
         from export.modules.build import build_stage
         from export.modules.kernels import Kernels
 
-        spec = self.checkpoint.spec
         with torch.device("meta"):
-            module = build_stage(spec, DECODER, Kernels()).eval()
+            return build_stage(self.checkpoint.spec, DECODER, Kernels()).eval()
+
+    def _logits(self, weights: WeightProvider, module: Module | None = None) -> Iterator[tuple[Prompt, Tensor]]:
+        """Every window with its logits (tokens, vocabulary)."""
+        import torch
+
+        spec, module = self.checkpoint.spec, module or self._decoder()
         names = [name for name, _ in module.named_parameters()]
         parameters = {name: weights.tensor(f"{DECODER}.{name}").float() for name in names}
         calls = answer_calls(spec, weights, self.prompts, self.processor)

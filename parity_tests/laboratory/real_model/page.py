@@ -38,6 +38,7 @@ class Measured:
         sets: a comparison of sets of samples as JSON.
         photographs: what `measure.photographed` says.
         libraries: method, ours or another library's, to what `comparison.Comparison` says of it.
+        massive: the lines of `massive_rows.tables`.
     """
 
     versions: Mapping[str, str]
@@ -50,6 +51,7 @@ class Measured:
     sets: Mapping[str, Any] | None = None
     photographs: Mapping[str, Any] | None = None
     libraries: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    massive: Sequence[str] = ()
 
 
 def page(measured: Measured, date: datetime.date) -> str:
@@ -89,11 +91,13 @@ def _lines(measured: Measured, date: datetime.date) -> Iterator[str]:
         yield long_table(from_json(measured.sets))
     if measured.libraries:
         yield from _libraries(measured)
+    if measured.massive:
+        yield from _massive(measured.massive)
     if measured.tables:
         yield "\n## Methods\n"
         yield (
             f"`python -m calibrate compare` at {measured.tokens:,} tokens of the standard library's documentation, in "
-            f"windows of 512, which no method sees; {measured.samples} samples of the general set each. KL is in nats a "
+            f"windows of 512, which no method sees; {measured.samples} samples of the default set each. KL is in nats a "
             "token, full precision against the method; the package's size is that of all its files, the int8 embedding of "
             "`cpu` too.\n"
         )
@@ -111,6 +115,19 @@ def _libraries(measured: Measured) -> Iterator[str]:
         "matrices, each counted once.\n"
     )
     yield from compared_lines(measured.libraries)
+
+
+def _massive(lines: Sequence[str]) -> Iterator[str]:
+    yield "\n## Where llm-compressor's GPTQ and ours part\n"
+    yield (
+        "`python -m parity_tests.laboratory.real_model.massive_rows`: the down projections whose first row (a prompt's "
+        "first token) carries a massive activation, with the mean squared output error of that row and of the others. The "
+        "second moment is that row's all but alone. llm-compressor's scales are a group's largest value over 7.5, so the "
+        "few columns that the row lives in stay between two codes, and all other columns are moved to make up for it; ours "
+        "are searched by output error, which brings those columns to codes first. The layers of "
+        "`parity_tests.laboratory.real_model.gptq_variants` show what the two lose where no such row is.\n"
+    )
+    yield from lines
 
 
 def _shells(shells: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:

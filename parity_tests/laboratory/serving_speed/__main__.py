@@ -7,15 +7,14 @@ The checkpoint is a MiniCPM-V 1.0 of any size (`python -m parity_tests.laborator
 whose decoder has half a billion weights), the package its cpu export at int4. ``--llama-python`` is an interpreter with
 xllamacpp, gguf and NumPy; for it a random decoder of the same sizes is written in Q4_0 and a tower of the same sizes in
 Q8_0. Both servers run all the time, with the same threads, slots and context; one is asked, then the other. Every request
-brings a picture of its own and is answered with as many tokens. ``others`` is how much of a processor other programs took
-meanwhile: where it is not near 0 the figures are worth little.
+brings a picture of its own and is answered with as many tokens. Each server warms up with a request a slot. ``others`` is
+how much of a processor other programs took meanwhile: where it is not near 0 the figures are worth little.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import statistics
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from typing import Any
 
 from parity_tests.laboratory.process_end import end
 from parity_tests.laboratory.served import served
+from parity_tests.laboratory.serving_speed.gguf_files import gguf_files
 from parity_tests.laboratory.serving_speed.machine import Watch
 from parity_tests.laboratory.serving_speed.sizes import sizes_of
 from runtime_py.command import console, flags
@@ -59,18 +59,14 @@ class Server:
 
 
 @contextlib.contextmanager
-def llama(python: str, folder: Path, sizes: dict[str, int], threads: int, slots: int) -> Iterator[Server]:
-    """llama.cpp's server over files that are written for it.
+def llama(python: str, files: Sequence[Path], threads: int, slots: int, context: int) -> Iterator[Server]:
+    """llama.cpp's server over a decoder and a tower (`gguf_files`).
 
     Raises:
         MachineError: it does not start.
     """
-    described, decoder, tower = folder / "sizes.json", folder / "decoder.gguf", folder / "mmproj.gguf"
-    described.write_text(json.dumps(sizes), encoding="utf-8")
-    files = [str(decoder), str(tower)]
-    subprocess.run([python, str(HERE / "llama_files.py"), str(described), *files], check=True)
-    numbers = [str(number) for number in (threads, slots, sizes["context"])]
-    command = [python, str(HERE / "llama_server.py"), *files, *numbers]
+    numbers = [str(number) for number in (threads, slots, context)]
+    command = [python, str(HERE / "llama_server.py"), *map(str, files), *numbers]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(command, text=True, **pipes) as process:  # type: ignore[call-overload]
         try:
@@ -106,8 +102,9 @@ def _run(given: argparse.Namespace) -> int:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgeproof-serving-speed-")))
         servers: dict[str, Server] = {}
         if given.llama_python:
-            context = llama(given.llama_python, folder, sizes, given.threads, given.at_a_time)
-            servers[THEIRS] = stack.enter_context(context)
+            files = gguf_files(Path(given.llama_python), given.model, sizes["context"], folder)
+            server = llama(given.llama_python, files, given.threads, given.at_a_time, sizes["context"])
+            servers[THEIRS] = stack.enter_context(server)
         own = stack.enter_context(served(given.package, arguments))
         servers[OURS] = Server(own.url, own.process.pid)
         levels = _measured(given, servers, 0 if given.text else sizes["side"])
@@ -121,6 +118,9 @@ def _run(given: argparse.Namespace) -> int:
 
 def _measured(given: argparse.Namespace, servers: dict[str, Server], side: int) -> list[Level]:
     levels, picture = [], 1
+    for server in servers.values():  # the first answer of a slot takes its memory
+        measure(Load(server.url, None, (given.at_a_time,), given.at_a_time, 2, side, picture))
+        picture += given.at_a_time + 1
     for _ in range(given.rounds):
         for name, server in servers.items():
             for count, requests in ((1, max(given.requests // 4, 1)), (given.at_a_time, given.requests)):

@@ -5,9 +5,9 @@ Run by an interpreter that has NumPy and gguf, with the sizes as JSON (`serving_
     python llama_files.py SIZES.json decoder.gguf mmproj.gguf
 
 The decoder is a Llama, which is MiniCPM's without its three constant factors. All its matrices are Q4_0, the head and the
-embedding too; the tower's are Q8_0. Every matrix of one shape holds the same random numbers. Keys and names:
-ggml-org/llama.cpp, src/llama-arch.cpp, tools/mtmd/clip-impl.h and tools/mtmd/legacy-models/
-minicpmv-convert-image-encoder-to-gguf.py.
+embedding too; the tower's are Q8_0, or float16 where columns do not fill its blocks. Every matrix of one shape holds the
+same random numbers. Keys and names: ggml-org/llama.cpp, src/llama-arch.cpp, tools/mtmd/clip-impl.h and
+tools/mtmd/legacy-models/minicpmv-convert-image-encoder-to-gguf.py.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 DEVIATION = 0.02
+Q8_0_BLOCK = 32
 SPECIAL = ("<unk>", "<s>", "</s>", "<image>", "</image>")
 NORMAL, UNKNOWN, CONTROL, BYTE = 1, 2, 3, 6
 """Kinds of tokens (llama.h, llama_token_type)."""
@@ -147,7 +148,8 @@ def tower(path: Path, sizes: dict[str, int]) -> None:
     }
     for layer in range(sizes["vision_layers"]):
         for name, shape in shapes.items():
-            out.matrix(f"v.blk.{layer}.{name}.weight", shape, "Q8_0")
+            whole = shape[1] % Q8_0_BLOCK == 0  # SigLIP-so400m's 4304 columns are none
+            out.matrix(f"v.blk.{layer}.{name}.weight", shape, "Q8_0" if whole else "F16")
             out.vector(f"v.blk.{layer}.{name}.bias", shape[0], 0.0)
         norm(out, f"v.blk.{layer}.ln1", wide)
         norm(out, f"v.blk.{layer}.ln2", wide)

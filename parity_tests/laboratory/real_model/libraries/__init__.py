@@ -37,7 +37,7 @@ class Library:
 
 COMPRESSOR = Library(
     "llm_compressor.py",
-    ("datasets", "accelerate", "loguru", "frozendict", "pydantic"),
+    ("datasets", "accelerate", "loguru", "frozendict", "pydantic", "httpx"),
     ("llmcompressor==0.14.0.1", "compressed-tensors==0.19.0", "transformers==5.17.0", "huggingface-hub<2"),
 )
 GPTQ_MODEL = Library(
@@ -51,11 +51,11 @@ LLAMA_CPP = Library("llama_cpp.py", ("gguf==0.19.0",), ("xllamacpp==2026.10.1154
 LIBRARIES: Mapping[str, Library] = {
     "llm-compressor GPTQ": COMPRESSOR,
     "llm-compressor GPTQ, scales searched": replace(COMPRESSOR, options=("observer=memoryless_mse",)),
+    "llm-compressor GPTQ, inputs of full precision": replace(COMPRESSOR, options=("inputs=full",)),
     "llm-compressor AWQ": replace(COMPRESSOR, options=("method=awq",)),
     "GPTQModel GPTQ": GPTQ_MODEL,
     "AutoRound, 20 turns": replace(AUTO_ROUND, options=("turns=20",)),
     "llama.cpp Q4_0": replace(LLAMA_CPP, options=("kind=q4_0",)),
     "llama.cpp Q4_0, imatrix": replace(LLAMA_CPP, options=("kind=q4_0", "imatrix=1")),
     "llama.cpp Q4_K_M": replace(LLAMA_CPP, options=("kind=q4_k_m",)),
-    "llama.cpp Q4_K_M, imatrix": replace(LLAMA_CPP, options=("kind=q4_k_m", "imatrix=1")),
 }

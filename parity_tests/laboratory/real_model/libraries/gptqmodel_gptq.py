@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -12,11 +13,12 @@ BITS, GROUP = 4, 32
 
 def main(folder: str, ids: str, out: str) -> None:
     """Quantise, read back, write."""
+    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")  # its loader wants two, its own count on two processors is one
     import torch
     from gptqmodel import GPTQModel, QuantizeConfig
     from safetensors.torch import save_file
 
-    config = QuantizeConfig(bits=BITS, group_size=GROUP, sym=True)
+    config = QuantizeConfig(bits=BITS, group_size=GROUP, sym=True, offload_to_disk=False)
     model = GPTQModel.load(folder, config, device="cpu", dtype=torch.float32)
     ids_of = json.loads(Path(ids).read_text(encoding="utf-8"))
     rows = [{"input_ids": row, "attention_mask": [1] * len(row)} for row in ids_of]

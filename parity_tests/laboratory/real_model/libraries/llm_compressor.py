@@ -1,6 +1,8 @@
 """llm-compressor's GPTQ or AWQ on a whole model, as its README runs it: ``oneshot``, block after block.
 
-python llm_compressor.py MODEL IDS.json OUT.safetensors [method=gptq|awq] [observer=memoryless_minmax|memoryless_mse]
+python llm_compressor.py MODEL IDS.json OUT.safetensors [OPTION...]
+
+Options: method=gptq|awq, observer=memoryless_minmax|memoryless_mse, inputs=quantised|full.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ def main(folder: str, ids: str, out: str, options: dict[str, str]) -> None:
     oneshot(
         model=model, tokenizer=AutoTokenizer.from_pretrained(folder), dataset=data, recipe=asked, batch_size=1,
         num_calibration_samples=len(rows), max_seq_length=max(map(len, rows)), shuffle_calibration_samples=False,
-        pipeline="sequential",
+        pipeline="sequential", propagate_error=options.get("inputs") != "full",
     )  # fmt: skip
     spent = time.process_time() - began
     read = {}

@@ -1,0 +1,1 @@
+"""The first token after a picture, stage by stage."""
