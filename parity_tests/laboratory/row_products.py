@@ -65,7 +65,9 @@ def _run(options: argparse.Namespace) -> int:
             product = Product.of(variable.name_hint, kernel)
             calls = {name: product.runner(machine[variable.name_hint]) for name, machine in built.items()}
             rates = measured({"read": product.reader(read["read"]), **calls}, product.bytes_read, options.rounds)
-            told = "".join(f"  {name} {rate:5.1f} ({rate / rates['read']:.2f})" for name, rate in rates.items() if name != "read")
+            told = "".join(
+                f"  {name} {rate:5.1f} ({rate / rates['read']:.2f})" for name, rate in rates.items() if name != "read"
+            )
             console.out(f"  {product.rows:>6} x {product.columns:<5} read {rates['read']:5.1f}{told}")
     return ExitCode.OK
 
@@ -168,7 +170,8 @@ def plain_read() -> tirx.PrimFunc:
                 for at in T.serial(length // T.int64(32)):
                     for k in T.unroll(4):
                         kept[k, T.ramp(0, 1, 8)] = T.bitwise_xor(
-                            kept[k, T.ramp(0, 1, 8)], given[part, T.ramp(at * T.int64(32) + T.Cast("int64", k) * T.int64(8), T.int64(1), 8)]
+                            kept[k, T.ramp(0, 1, 8)],
+                            given[part, T.ramp(at * T.int64(32) + T.Cast("int64", k) * T.int64(8), T.int64(1), 8)],
                         )
                 for k in T.unroll(4):
                     joined[part, T.ramp(8 * k, 1, 8)] = kept[k, T.ramp(0, 1, 8)]

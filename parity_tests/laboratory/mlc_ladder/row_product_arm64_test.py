@@ -47,7 +47,17 @@ def test_the_sums_are_those_of_the_x86_kernel(tmp_path: Path, rows: int, columns
     for name, array in zip(names, arrays, strict=True):
         name.write_bytes(np.ascontiguousarray(array).tobytes())
     sizes = [str(rows), str(columns), str(8 * np.dtype(dtype).itemsize)]
-    command = [TOOLS[1], "-cpu", "neoverse-n1", "-L", ROOT, str(program), *sizes, *map(str, names), str(tmp_path / "out.bin")]
+    command = [
+        TOOLS[1],
+        "-cpu",
+        "neoverse-n1",
+        "-L",
+        ROOT,
+        str(program),
+        *sizes,
+        *map(str, names),
+        str(tmp_path / "out.bin"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     got = np.frombuffer((tmp_path / "out.bin").read_bytes(), np.float32)
