@@ -22,7 +22,7 @@ BATCHED = "attention_"
 becomes OpenCL C that does not compile (a statement is written inside a vector load)."""
 
 ROUTED = "run_decoder"
-"""The function of a decoder that reads more than rows: it decodes too, one row a call (`export.backends.mlc.function_list`)."""
+"""The function of a decoder that reads more than rows: it decodes too, one row a call (`function_list`)."""
 
 LIMITS = ("max_threads_per_block", "max_shared_memory_per_block", "thread_warp_size")
 

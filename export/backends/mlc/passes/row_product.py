@@ -1,13 +1,15 @@
 """An int4 matrix times one row on a processor, as decoding does it: as fast as the matrix can be read.
 
-The row becomes fixed-point numbers, each group of 32 with a power of two of its own, so that a byte instruction multiplies
-and adds codes many at a time. With 24 bits of a group's largest value the sums are as exact as those of float32, with 16
-they are off by a fraction of what float16 rounds from the row. The products ``(code - 7) * scale`` are not rounded to
-the model dtype: in float16 that is the one place where this differs from the phone's kernel (under a rounding of each weight).
+The row becomes fixed-point numbers, each group of 32 with a power of two of its own, so that a byte instruction
+multiplies and adds codes many at a time. With 24 bits of a group's largest value the sums are as exact as those of float32,
+with 16 they are off by a fraction of what float16 rounds from the row. The products ``(code - 7) * scale`` are not rounded
+to the model dtype: in float16 that is one more difference from the phone's kernel, of half a unit of each weight at most.
 """
 
 # mypy: ignore-errors
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from tvm import s_tir, tirx
 from tvm.script import tirx as T
@@ -55,6 +57,76 @@ def with_row_product(function: tirx.PrimFunc, byte: ByteProducts) -> tirx.PrimFu
     return function.with_body(s_tir.SBlockRealize([], True, block))
 
 
+@dataclass(frozen=True)
+class Steps:
+    """How a row is taken piece by piece, a piece being what one vector of codes holds and a step about a line of codes."""
+
+    byte: ByteProducts
+    columns: int
+    dtype: str
+
+    @property
+    def pieces(self) -> int:
+        return self.columns // self.byte.elements
+
+    @property
+    def groups(self) -> int:
+        """Of one piece."""
+        return self.byte.elements // GROUP
+
+    @property
+    def step(self) -> int:
+        """Pieces of one step."""
+        return next(number for number in (LINE // self.byte.width, 2, 1) if self.pieces % number == 0)
+
+    @property
+    def between_scales(self) -> int:
+        """Steps that one line of scales serves."""
+        return max(1, LINE // (self.step * self.groups * (4 if self.dtype == "float32" else 2)))
+
+    def scale_of(self, scales, row, first, number):
+        """Each word's scale, in the piece ``number`` of a step whose first piece is ``first``."""
+        together, lanes = self.step * self.groups, self.byte.words
+        if together == 1:
+            return T.broadcast(T.Cast("float32", scales[row, first]), lanes)
+        some = T.Cast(f"float32x{together}", scales[row, T.ramp(first * self.groups, 1, together)])
+        chosen = [number * self.groups + lane * PER_WORD // GROUP for lane in range(lanes)]
+        return tirx.Shuffle([some] * max(1, lanes // together), chosen)
+
+    def added(self, total, words, scales, planes, zeros, powers, row, first):
+        """float32 sums by lane: ``total`` and the products of one step."""
+        lanes = self.byte.words
+        for number in range(self.step):
+            piece = first + number
+            at = T.ramp(piece * lanes, 1, lanes)
+            plane = lambda which, side, piece=piece: planes[piece, which, side, T.ramp(0, 1, self.byte.width)]  # noqa: E731
+            exact = self.byte.sums(words[row, at], plane, PLANES[self.dtype]) + zeros[at]
+            total = total + T.Cast(f"float32x{lanes}", exact) * (self.scale_of(scales, row, first, number) * powers[at])
+        return total
+
+
+def ask(address):
+    """Memory is asked for what lies there; an address outside is of no consequence."""
+    return T.call_llvm_intrin("void", "llvm.prefetch.p0", address, T.int32(0), T.int32(3), T.int32(1))
+
+
+def joined(sums, lanes):
+    """The lanes' sums added up, halves first."""
+    parts = [sums[lane] for lane in range(lanes)]
+    while len(parts) > 1:
+        half = len(parts) // 2
+        parts = [parts[lane] + parts[lane + half] for lane in range(half)]
+    return parts[0]
+
+
+def summed(fixed, word):
+    """The numbers that one word's codes are multiplied with, added up."""
+    total = fixed[word * PER_WORD]
+    for place in range(1, PER_WORD):
+        total = total + fixed[word * PER_WORD + place]
+    return total
+
+
 def row_product(
     x: tirx.Buffer, words: tirx.Buffer, scales: tirx.Buffer, out: tirx.Buffer, byte: ByteProducts
 ) -> tirx.PrimFunc:
@@ -62,48 +134,17 @@ def row_product(
 
     The function has no arguments; it works on the buffers that it is given.
     """
-    columns, rows, dtype = int(x.shape[-1]), int(words.shape[0]), str(x.dtype)
-    count, width, lanes = PLANES[dtype], byte.width, byte.words
-    pieces, groups = columns // byte.elements, byte.elements // GROUP
-    step = next(number for number in (LINE // width, 2, 1) if pieces % number == 0)
+    columns, rows = int(x.shape[-1]), int(words.shape[0])
+    steps = Steps(byte, columns, str(x.dtype))
+    count, width, lanes, pieces, step, groups = (
+        PLANES[steps.dtype],
+        byte.width,
+        byte.words,
+        steps.pieces,
+        steps.step,
+        steps.groups,
+    )
     top, most = 8 * count - 2, 2 ** (8 * count - 1) - 1
-    scale_steps = max(1, LINE // (step * groups * (4 if dtype == "float32" else 2)))
-
-    def ask(address):
-        return T.call_llvm_intrin("void", "llvm.prefetch.p0", address, T.int32(0), T.int32(3), T.int32(1))
-
-    def scale_of(scales, row, first, number):
-        """Each word's scale, of the piece ``number`` of a step whose first piece is ``first``."""
-        together = step * groups
-        if together == 1:
-            return T.broadcast(T.Cast("float32", scales[row, first]), lanes)
-        some = T.Cast(f"float32x{together}", scales[row, T.ramp(first * groups, 1, together)])
-        chosen = [number * groups + lane * PER_WORD // GROUP for lane in range(lanes)]
-        return tirx.Shuffle([some] * max(1, lanes // together), chosen)
-
-    def added(total, words, scales, planes, zeros, powers, row, first):
-        """float32 sums by lane: ``total`` and the products of one step."""
-        for number in range(step):
-            piece = first + number
-            at = T.ramp(piece * lanes, 1, lanes)
-            plane = lambda which, side, piece=piece: planes[piece, which, side, T.ramp(0, 1, width)]  # noqa: E731
-            exact = byte.sums(words[row, at], plane, count) + zeros[at]
-            total = total + T.Cast(f"float32x{lanes}", exact) * (scale_of(scales, row, first, number) * powers[at])
-        return total
-
-    def joined(sums):
-        """The lanes' sums added up, halves first."""
-        parts = [sums[lane] for lane in range(lanes)]
-        while len(parts) > 1:
-            half = len(parts) // 2
-            parts = [parts[lane] + parts[lane + half] for lane in range(half)]
-        return parts[0]
-
-    def summed(fixed, word):
-        total = fixed[word * PER_WORD]
-        for place in range(1, PER_WORD):
-            total = total + fixed[word * PER_WORD + place]
-        return total
 
     # what is multiplied is not its own: the body alone is used
     @T.prim_func(s_tir=True, check_well_formed=False)
@@ -163,12 +204,12 @@ def row_product(
                 sums = T.sblock_alloc_buffer((lanes,), "float32", scope="local")
                 sums[T.ramp(0, 1, lanes)] = T.broadcast(T.float32(0), lanes)
                 for at in T.serial(pieces // step):
-                    sums[T.ramp(0, 1, lanes)] = added(
+                    sums[T.ramp(0, 1, lanes)] = steps.added(
                         sums[T.ramp(0, 1, lanes)], words, scales, planes, zeros, powers, row, at * step
                     )
                     T.evaluate(ask(T.address_of(words[row, at * step * lanes + AHEAD // 4])))
-                    if at % scale_steps == 0:
+                    if at % steps.between_scales == 0:
                         T.evaluate(ask(T.address_of(scales[row, at * step * groups + AHEAD * 2 // GROUP])))
-                out[0, 0, row] = joined(sums)
+                out[0, 0, row] = joined(sums, lanes)
 
     return product

@@ -1,8 +1,8 @@
 """The schedule of a product of many rows on an Adreno: a thread makes 8 rows x 8 columns, a block 32 rows x 256 columns.
 
-TVM's own configuration for an Adreno (tvm/s_tir/dlight/gpu/matmul.py, 0.27.0.post1) makes 2 rows x 8 columns a thread where the
-matrix is stored along the sum: every weight is decoded again for every second row, and a block of 8 rows asks the caches for
-the whole matrix. Its schedule of matrices stored along the output makes 16 rows x 8 columns a thread.
+TVM's own configuration for an Adreno (tvm/s_tir/dlight/gpu/matmul.py, 0.27.0.post1) makes 2 rows x 8 columns a thread
+where the matrix is stored along the sum: every weight is decoded again for every second row, and every 8 rows ask the
+caches for the whole matrix. Its schedule of matrices stored along the output makes 16 rows x 8 columns a thread.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LEAST_ROWS = 256
 """Of a product whose rows are known: with fewer there would be too few blocks of 32 rows to keep a device busy."""
 
 PROMPT = "seq_len"
-"""The name of the number of rows that a prompt's products have; a batch's and the head's are few, and keep tiles of 8 rows."""
+"""What the number of rows of a prompt's products is called; a batch's and the head's are few, and keep tiles of 8 rows."""
 
 
 class TallTiles(dl.gpu.Matmul):
