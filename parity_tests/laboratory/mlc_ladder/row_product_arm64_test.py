@@ -34,9 +34,10 @@ def built(folder: Path, rows: int, columns: int, dtype: str) -> tuple[Path, Path
     return folder / "lib0.o", folder / "call"
 
 
-@pytest.mark.parametrize(("dtype", "bound"), [("float32", 5e-7), ("float16", 5e-7)])
-@pytest.mark.parametrize(("rows", "columns"), [(48, 2304), (7, 192)])
-def test_the_sums_are_those_of_the_x86_kernel(tmp_path: Path, rows: int, columns: int, dtype: str, bound: float) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "rows", "columns"), [("float32", 48, 2304), ("float16", 48, 2304), ("float16", 7, 192), ("float32", 5, 96)]
+)
+def test_the_sums_are_those_of_the_x86_kernel(tmp_path: Path, rows: int, columns: int, dtype: str) -> None:
     """Both add up the same integers; what differs is the order in which groups are added."""
     object_file, program = built(tmp_path, rows, columns, dtype)
     listing = subprocess.run([TOOLS[2], "-d", str(object_file)], check=True, capture_output=True, text=True).stdout
@@ -62,4 +63,4 @@ def test_the_sums_are_those_of_the_x86_kernel(tmp_path: Path, rows: int, columns
     assert done.returncode == 0, done.stderr
     got = np.frombuffer((tmp_path / "out.bin").read_bytes(), np.float32)
     size = np.abs(kernel.matrix.stands_for) @ np.abs(x.astype(np.float64))
-    assert (np.abs(got - kernel(x)) / size).max() < bound
+    assert (np.abs(got - kernel(x)) / size).max() < 5e-7
