@@ -10,6 +10,7 @@ get), over copies of random weights that no cache of a core holds, in turns with
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import sys
 import time
@@ -58,7 +59,10 @@ def _run(options: argparse.Namespace) -> int:
     schedules = {"library": target, **({"strips": Target({"kind": "llvm"})} if options.strips else {})}
     built = {name: compiled(ScheduleForCpu(chosen)(module), target) for name, chosen in schedules.items()}
     read = compiled(IRModule({"read": plain_read().with_attr("global_symbol", "read")}), target)
-    for threads in map(int, options.threads.split(",")):
+    counts = [int(number) for number in options.threads.split(",")]
+    # the pool is made by the first product, as large as this says
+    os.environ["TVM_NUM_THREADS"] = str(max(counts))
+    for threads in counts:
         tvm.get_global_func("runtime.config_threadpool")(1, threads)
         console.out(f"{options.precision}, {threads} thread{'s' * (threads > 1)}, GB/s")
         for variable, kernel in module.functions_items():
