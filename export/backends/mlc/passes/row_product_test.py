@@ -23,7 +23,7 @@ OPTIONS = {"tirx.disable_cse_tir": True}
 """As the library is compiled."""
 
 
-def product(rows: int, columns: int, dtype: str, tokens: int = 1) -> tirx.PrimFunc:
+def product(rows: int, columns: int, dtype: str, tokens: int | tirx.Var = 1) -> tirx.PrimFunc:
     """x W^T as export.backends.mlc.blocks.linear writes it, and a residual as fusion puts it behind: float32."""
     x = te.placeholder((1, tokens, columns), dtype, name="x")
     residual = te.placeholder((1, tokens, rows), "float32", name="residual")
