@@ -38,8 +38,7 @@ TARGETS: dict[str, dict[str, Any]] = {
     "ios": {"kind": "metal", **METAL_LIMITS, "libs": ["iphoneos"], "host": IOS_HOST},
     # AVX2 and FMA; without a name LLVM takes SSE2
     "x86_64": {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v3"},
-    # dot products of bytes, as every arm64 processor of the last years has them
-    "aarch64": {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mattr": ["+dotprod"]},
+    "aarch64": {"kind": "llvm", "mtriple": "aarch64-linux-gnu"},
     "pocl": {"kind": "opencl", "host": {"kind": "llvm", "mtriple": "x86_64-linux-gnu"}},
 }
 """Places to build for; ``aarch64`` and ``pocl`` are rungs of the ladder in parity_tests/laboratory/mlc_ladder."""

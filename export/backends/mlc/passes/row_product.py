@@ -54,7 +54,7 @@ def with_row_product(function: tirx.PrimFunc, byte: ByteProducts) -> tirx.PrimFu
     inner = made.body.block
     rest = list(root.body.seq)[2:] if isinstance(root.body, tirx.SeqStmt) else []
     block = s_tir.SBlock([], [], [], "root", tirx.SeqStmt([*inner.body.seq, *rest]), None, [*kept, *inner.alloc_buffers])
-    return function.with_body(s_tir.SBlockRealize([], True, block))
+    return function.with_body(s_tir.SBlockRealize([], function.body.predicate, block))
 
 
 @dataclass(frozen=True)

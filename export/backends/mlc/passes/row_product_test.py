@@ -18,7 +18,7 @@ from export.backends.mlc.library import TARGETS
 from export.backends.mlc.passes.byte_products import Arm64Dot, Avx2, byte_products
 from export.backends.mlc.passes.cpu_schedule import ScheduleForCpu
 
-X86, ARM64 = Target(TARGETS["x86_64"]), Target(TARGETS["aarch64"])
+X86, ARM64 = Target(TARGETS["x86_64"]), Target({**TARGETS["aarch64"], "mattr": ["+dotprod"]})
 OPTIONS = {"tirx.disable_cse_tir": True}
 """As the library is compiled."""
 
