@@ -38,11 +38,11 @@ def spec_of(family: str, size: str, layers: int = 0) -> ModelSpec:
     return replace(spec, vision=replace(spec.vision, layers=layers), decoder=replace(spec.decoder, layers=layers))
 
 
-def request_of(spec: ModelSpec, place: str) -> LibraryRequest:
-    """What an export would compile at the default precision and limits."""
+def request_of(spec: ModelSpec, place: str, precision: str = "") -> LibraryRequest:
+    """What an export would compile at the default limits; ``precision`` defaults to the target's first."""
     record, target = families()[spec.family], target_named(place)
     limits = target.limits.holding(overview_rows(spec)).capped(spec.decoder.max_positions)
-    options = BuildOptions(target, target.precisions[0], limits)
+    options = BuildOptions(target, precision or target.precisions[0], limits)
     assignments, scheme = MlcBackend().assignments(spec, options), scheme_of(options.precision)
     overview = make_overview(spec, record.make_processor(spec), stock_engine(spec, limits).picture)
     parameters = tuple(declared_parameters(spec, assignments, scheme, overview))

@@ -9,8 +9,10 @@ import tvm
 from tvm import relax
 from tvm.ir import IRModule
 from tvm.relax.frontend import nn
+from tvm.target import Target
 
 from export.backends.mlc.attention_merge import SafeMerge
+from export.backends.mlc.library import TARGETS
 from export.backends.mlc.logit_kernels import AddLogitKernels
 from export.backends.mlc.passes.annotate_bounds import AnnotateBounds
 from export.backends.mlc.passes.attach_metadata import METADATA, AttachMetadata
@@ -93,7 +95,7 @@ def test_a_change_must_be_declared(change: Callable[[IRModule], IRModule], modul
     "one",
     [
         AnnotateBounds({"seq_len": 8}),
-        ScheduleForCpu(),
+        ScheduleForCpu(Target(TARGETS["x86_64"])),
         AttachMetadata({"context_window_size": 8}),
         AddLogitKernels(device=False),
         AddEmbeddingAllocator(8, 4, "float32"),

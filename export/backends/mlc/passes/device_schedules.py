@@ -13,12 +13,16 @@ from tvm.target import Target
 
 from export.backends.mlc.passes.base import ModulePass, Part
 from export.backends.mlc.passes.row_tiles import RowTiles
+from export.backends.mlc.passes.tall_tiles import TallTiles
 
 LOG = logging.getLogger(__name__)
 
 BATCHED = "attention_"
 """Kernels scheduled for a plain OpenCL device: with TVM 0.27's Android schedule a product over heads of a symbolic length
 becomes OpenCL C that does not compile (a statement is written inside a vector load)."""
+
+ROUTED = "run_decoder"
+"""The function of a decoder that reads more than rows: it decodes too, one row a call (`function_list`)."""
 
 LIMITS = ("max_threads_per_block", "max_shared_memory_per_block", "thread_warp_size")
 
@@ -34,7 +38,7 @@ class ScheduleBatched(ModulePass):
     def rewrite(self, mod: IRModule) -> IRModule:
         batched = {gv: function for gv, function in mod.functions_items() if gv.name_hint.startswith(BATCHED)}
         with self.plain:
-            scheduled = dl.ApplyDefaultSchedule(*rules())(tvm.ir.IRModule(batched))
+            scheduled = dl.ApplyDefaultSchedule(*rules(prompts=False))(tvm.ir.IRModule(batched))
         for variable, function in scheduled.functions_items():
             mod[mod.get_global_var(variable.name_hint)] = function
         return mod
@@ -49,13 +53,18 @@ class ScheduleForDevice(ModulePass):
         self.schedule = schedule
 
     def rewrite(self, mod: IRModule) -> IRModule:
+        prompts = all(variable.name_hint != ROUTED for variable in mod.get_global_vars())
         with self.schedule:
-            return dl.ApplyDefaultSchedule(*rules())(mod)
+            return dl.ApplyDefaultSchedule(*rules(prompts))(mod)
 
 
-def rules() -> tuple[dl.base.ScheduleRule, ...]:
-    """The rules in the order in which they are tried; the last takes every kernel."""
-    chosen = (dl.gpu.Matmul(), RowTiles(), dl.gpu.GEMV(), dl.gpu.Reduction(), dl.gpu.GeneralReduction())
+def rules(prompts: bool) -> tuple[dl.base.ScheduleRule, ...]:
+    """The rules in the order in which they are tried; the last takes every kernel.
+
+    Args:
+        prompts: whether a prompt's products have many rows (`TallTiles`).
+    """
+    chosen = (TallTiles(prompts), dl.gpu.Matmul(), RowTiles(), dl.gpu.GEMV(), dl.gpu.Reduction(), dl.gpu.GeneralReduction())
     return (*(_WhereItHolds(rule) for rule in chosen), dl.gpu.Fallback())
 
 

@@ -66,7 +66,7 @@ def lowered(bounds: dict[str, int]) -> tvm.transform.Pass:
 def scheduled(target: Target, schedule: Target) -> list[tvm.transform.Pass]:
     """Kernels get their loops: strips of a product on a processor, threads and blocks on a device."""
     if target.kind.name == "llvm":
-        return [ScheduleForCpu().as_tvm()]
+        return [ScheduleForCpu(target).as_tvm()]
     return [ScheduleBatched(schedule).as_tvm(), ScheduleForDevice(schedule).as_tvm()]
 
 

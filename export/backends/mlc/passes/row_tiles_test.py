@@ -19,7 +19,7 @@ from parity_tests.laboratory.mlc_traffic.traffic import traffic
 ANDROID = Target(TARGETS["android"])
 
 
-def int4_product(rows: int, columns: int, tokens: int = 1) -> tirx.PrimFunc:
+def int4_product(rows: int, columns: int, tokens: int | tirx.Var = 1) -> tirx.PrimFunc:
     """0.5 (x W^T) + residual in float16, as a decoder's output projection is after fusion."""
     x, residual = (te.placeholder((1, tokens, size), "float16", name=n) for n, size in (("x", columns), ("r", rows)))
     words = te.placeholder((rows, columns // 8), "uint32", name="words")
@@ -40,7 +40,8 @@ def int4_product(rows: int, columns: int, tokens: int = 1) -> tirx.PrimFunc:
 
 def serial(kernel: tirx.PrimFunc) -> tirx.PrimFunc:
     """The same loops with none bound to a thread."""
-    text = re.sub(r'T\.thread_binding\(([^,]+), thread="[^"]+"\)', r"range(\1)", kernel.script(show_meta=False))
+    bound = r'T\.thread_binding\(([^,]+), thread="[^"]+"(?:, annotations=\{[^}]*\})?\)'
+    text = re.sub(bound, r"range(\1)", kernel.script(show_meta=False))
     return tvm.script.from_source(text)
 
 

@@ -1,0 +1,215 @@
+"""An int4 matrix times one row on a processor, as decoding does it: as fast as the matrix can be read.
+
+The row becomes fixed-point numbers, each group of 32 with a power of two of its own, so that a byte instruction
+multiplies and adds codes many at a time. With 24 bits of a group's largest value the sums are as exact as those of float32,
+with 16 they are off by a fraction of what float16 rounds from the row. The products ``(code - 7) * scale`` are not rounded
+to the model dtype: in float16 that is one more difference from the phone's kernel, of half a unit of each weight at most.
+"""
+
+# mypy: ignore-errors
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tvm import s_tir, tirx
+from tvm.script import tirx as T
+
+from export.backends.mlc.blocks.linear import ZERO_POINT
+from export.backends.mlc.parameters import GROUP, PER_WORD
+from export.backends.mlc.passes.byte_products import ByteProducts
+
+PLANES = {"float16": 2, "float32": 3}
+"""Bytes of a fixed-point number by the model dtype."""
+
+AHEAD = 4608
+"""Bytes of codes from those that are multiplied to those that are asked for: what memory answers in the time of two rows."""
+
+LINE = 64
+"""Bytes that a processor reads at once."""
+
+LEAST_EXPONENT, NOT_FINITE = 32, 255
+"""Biased exponents of float32: smaller largest values are taken for 2^-95; infinity and NaN."""
+
+
+def with_row_product(function: tirx.PrimFunc, byte: ByteProducts) -> tirx.PrimFunc | None:
+    """The function with the blocks that decode and multiply replaced; None where it is not such a product of one row.
+
+    Args:
+        function: a product that export.backends.mlc.blocks.linear writes, with what was fused behind it.
+    """
+    schedule = s_tir.Schedule(function)
+    root = schedule.get(schedule.get_sblock("root"))
+    names = [schedule.get(block).name_hint for block in schedule.get_child_blocks(schedule.get_sblock("root"))]
+    if names[:2] != ["dequantise", "matmul"]:
+        return None
+    decoded, product = (schedule.get(schedule.get_sblock(name)) for name in names[:2])
+    row, (words, scales), out = product.reads[0].source, (part.source for part in decoded.reads), product.writes[0].source
+    columns = row.shape[-1]
+    if any(not isinstance(size, tirx.IntImm) for size in row.shape) or int(row.shape[0]) * int(row.shape[1]) != 1:
+        return None
+    if int(columns) % byte.elements:
+        return None
+    made = row_product(row, words, scales, out, byte)
+    kept = [buffer for buffer in root.alloc_buffers if not buffer.same_as(decoded.writes[0].source)]
+    inner = made.body.block
+    rest = list(root.body.seq)[2:] if isinstance(root.body, tirx.SeqStmt) else []
+    block = s_tir.SBlock([], [], [], "root", tirx.SeqStmt([*inner.body.seq, *rest]), None, [*kept, *inner.alloc_buffers])
+    return function.with_body(s_tir.SBlockRealize([], function.body.predicate, block))
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How a row is taken piece by piece, a piece being what one vector of codes holds and a step about a line of codes."""
+
+    byte: ByteProducts
+    columns: int
+    dtype: str
+
+    @property
+    def pieces(self) -> int:
+        return self.columns // self.byte.elements
+
+    @property
+    def groups(self) -> int:
+        """Of one piece."""
+        return self.byte.elements // GROUP
+
+    @property
+    def step(self) -> int:
+        """Pieces of one step."""
+        return next(number for number in (LINE // self.byte.width, 2, 1) if self.pieces % number == 0)
+
+    @property
+    def between_scales(self) -> int:
+        """Steps that one line of scales serves."""
+        return max(1, LINE // (self.step * self.groups * (4 if self.dtype == "float32" else 2)))
+
+    def scale_of(self, scales, row, first, number):
+        """Each word's scale, in the piece ``number`` of a step whose first piece is ``first``."""
+        together, lanes = self.step * self.groups, self.byte.words
+        if together == 1:
+            return T.broadcast(T.Cast("float32", scales[row, first]), lanes)
+        some = T.Cast(f"float32x{together}", scales[row, T.ramp(first * self.groups, 1, together)])
+        chosen = [number * self.groups + lane * PER_WORD // GROUP for lane in range(lanes)]
+        return tirx.Shuffle([some] * max(1, lanes // together), chosen)
+
+    def added(self, total, words, scales, planes, zeros, powers, row, first):
+        """float32 sums by lane: ``total`` and the products of one step."""
+        lanes = self.byte.words
+        for number in range(self.step):
+            piece = first + number
+            at = T.ramp(piece * lanes, 1, lanes)
+            plane = lambda which, side, piece=piece: planes[piece, which, side, T.ramp(0, 1, self.byte.width)]  # noqa: E731
+            exact = self.byte.sums(words[row, at], plane, PLANES[self.dtype]) + zeros[at]
+            total = total + T.Cast(f"float32x{lanes}", exact) * (self.scale_of(scales, row, first, number) * powers[at])
+        return total
+
+
+def ask(address):
+    """Memory is asked for what lies there; an address outside is of no consequence."""
+    return T.call_llvm_intrin("void", "llvm.prefetch.p0", address, T.int32(0), T.int32(3), T.int32(1))
+
+
+def joined(sums, lanes):
+    """The lanes' sums added up, halves first."""
+    parts = [sums[lane] for lane in range(lanes)]
+    while len(parts) > 1:
+        half = len(parts) // 2
+        parts = [parts[lane] + parts[lane + half] for lane in range(half)]
+    return parts[0]
+
+
+def summed(fixed, word):
+    """The numbers that one word's codes are multiplied with, added up."""
+    total = fixed[word * PER_WORD]
+    for place in range(1, PER_WORD):
+        total = total + fixed[word * PER_WORD + place]
+    return total
+
+
+def row_product(
+    x: tirx.Buffer, words: tirx.Buffer, scales: tirx.Buffer, out: tirx.Buffer, byte: ByteProducts
+) -> tirx.PrimFunc:
+    """out (1, 1, rows) float32 = x (1, 1, columns) times words (rows, columns / 8) and scales (rows, columns / 32).
+
+    The function has no arguments; it works on the buffers that it is given.
+    """
+    columns, rows = int(x.shape[-1]), int(words.shape[0])
+    steps = Steps(byte, columns, str(x.dtype))
+    count, width, lanes, pieces, step, groups = (
+        PLANES[steps.dtype],
+        byte.width,
+        byte.words,
+        steps.pieces,
+        steps.step,
+        steps.groups,
+    )
+    top, most = 8 * count - 2, 2 ** (8 * count - 1) - 1
+
+    # what is multiplied is not its own: the body alone is used
+    @T.prim_func(s_tir=True, check_well_formed=False)
+    def product():
+        planes = T.sblock_alloc_buffer((pieces, count, 2, width), "int8")
+        zeros = T.sblock_alloc_buffer((columns // PER_WORD,), "int32")
+        powers = T.sblock_alloc_buffer((columns // PER_WORD,), "float32")
+        with T.sblock("fixed_point"):
+            T.reads(x[0, 0, 0:columns])
+            T.writes(
+                planes[0:pieces, 0:count, 0:2, 0:width],
+                zeros[0 : columns // PER_WORD],
+                powers[0 : columns // PER_WORD],
+            )
+            exponent = T.sblock_alloc_buffer((1,), "int32", scope="local")
+            factor = T.sblock_alloc_buffer((1,), "float32", scope="local")
+            fixed = T.sblock_alloc_buffer((GROUP,), "int32", scope="local")
+            for group in T.serial(columns // GROUP):
+                # floats without their signs are in the order of their bits
+                exponent[0] = LEAST_EXPONENT << 23
+                for i in T.serial(GROUP):
+                    exponent[0] = T.max(
+                        exponent[0],
+                        T.bitwise_and(T.reinterpret("int32", T.Cast("float32", x[0, 0, group * GROUP + i])), 0x7FFFFFFF),
+                    )
+                exponent[0] = T.shift_right(exponent[0], 23)
+                factor[0] = T.reinterpret("float32", T.shift_left(254 + top - exponent[0], 23))
+                for i in T.serial(GROUP):
+                    fixed[i] = T.min(
+                        T.Cast("int32", T.nearbyint(T.Cast("float32", x[0, 0, group * GROUP + i]) * factor[0])), most
+                    )
+                for i in T.serial(GROUP // PER_WORD):
+                    zeros[group * (GROUP // PER_WORD) + i] = -ZERO_POINT * summed(fixed, i)
+                    powers[group * (GROUP // PER_WORD) + i] = T.if_then_else(
+                        exponent[0] == NOT_FINITE,
+                        T.float32(float("nan")),
+                        T.reinterpret("float32", T.shift_left(exponent[0] - top, 23)),
+                    )
+                for which in T.unroll(count):
+                    for i in T.serial(GROUP // 2):
+                        planes[group // groups, which, 0, group % groups * (GROUP // 2) + i] = T.Cast(
+                            "int8", T.shift_right(fixed[2 * i], 8 * which)
+                        )
+                        planes[group // groups, which, 1, group % groups * (GROUP // 2) + i] = T.Cast(
+                            "int8", T.shift_right(fixed[2 * i + 1], 8 * which)
+                        )
+        for row in T.parallel(rows):
+            with T.sblock("row"):
+                T.reads(
+                    planes[0:pieces, 0:count, 0:2, 0:width],
+                    zeros[0 : columns // PER_WORD],
+                    powers[0 : columns // PER_WORD],
+                    words[row, 0 : columns // PER_WORD],
+                    scales[row, 0 : columns // GROUP],
+                )
+                T.writes(out[0, 0, row])
+                sums = T.sblock_alloc_buffer((lanes,), "float32", scope="local")
+                sums[T.ramp(0, 1, lanes)] = T.broadcast(T.float32(0), lanes)
+                for at in T.serial(pieces // step):
+                    sums[T.ramp(0, 1, lanes)] = steps.added(
+                        sums[T.ramp(0, 1, lanes)], words, scales, planes, zeros, powers, row, at * step
+                    )
+                    T.evaluate(ask(T.address_of(words[row, at * step * lanes + AHEAD // 4])))
+                    if at % steps.between_scales == 0:
+                        T.evaluate(ask(T.address_of(scales[row, at * step * groups + AHEAD * 2 // GROUP])))
+                out[0, 0, row] = joined(sums, lanes)
+
+    return product

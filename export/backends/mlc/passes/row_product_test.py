@@ -1,0 +1,131 @@
+"""The product of one row with int4 codes by byte instructions: its numbers, its edges, what is left to other schedules."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import tvm
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tvm import te, tirx
+from tvm.ir import IRModule
+from tvm.target import Target
+
+from export.backends.mlc.blocks.linear import dequantised
+from export.backends.mlc.library import TARGETS
+from export.backends.mlc.passes.byte_products import Arm64Dot, Avx2, byte_products
+from export.backends.mlc.passes.cpu_schedule import ScheduleForCpu
+
+X86, ARM64 = Target(TARGETS["x86_64"]), Target({**TARGETS["aarch64"], "mattr": ["+dotprod"]})
+OPTIONS = {"tirx.disable_cse_tir": True}
+"""As the library is compiled."""
+
+
+def product(rows: int, columns: int, dtype: str, tokens: int | tirx.Var = 1) -> tirx.PrimFunc:
+    """x W^T as export.backends.mlc.blocks.linear writes it, and a residual as fusion puts it behind: float32."""
+    x = te.placeholder((1, tokens, columns), dtype, name="x")
+    residual = te.placeholder((1, tokens, rows), "float32", name="residual")
+    words = te.placeholder((rows, columns // 8), "uint32", name="words")
+    scales = te.placeholder((rows, columns // 32), dtype, name="scales")
+    matrix = te.compute((rows, columns), lambda n, k: dequantised(words, scales, n, k, dtype), name="dequantise")
+    k = te.reduce_axis((0, columns), name="k")
+    summed = te.compute(
+        (1, tokens, rows),
+        lambda b, t, n: te.sum(x[b, t, k].astype("float32") * matrix[n, k].astype("float32"), axis=k),
+        name="matmul",
+    )
+    total = te.compute(summed.shape, lambda b, t, n: summed[b, t, n] + residual[b, t, n], name="total")
+    return te.create_prim_func([x, words, scales, residual, total])
+
+
+def scheduled(function: tirx.PrimFunc, target: Target = X86) -> IRModule:
+    return ScheduleForCpu(target)(IRModule({"matmul": function.with_attr("global_symbol", "matmul")}))
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Codes and scales of a matrix, and what they stand for: float64 (rows, columns)."""
+
+    words: np.ndarray
+    scales: np.ndarray
+    stands_for: np.ndarray
+
+
+def drawn(rows: int, columns: int, dtype: str) -> Drawn:
+    numbers = np.random.default_rng(rows + columns)
+    codes = numbers.integers(0, 15, (rows, columns)).astype(np.uint32)
+    scales = numbers.uniform(0.01, 0.02, (rows, columns // 32)).astype(dtype)
+    words = (codes.reshape(rows, -1, 8) << (4 * np.arange(8, dtype=np.uint32))).sum(2, dtype=np.uint32)
+    return Drawn(words, scales, (codes.astype(np.float64) - 7) * np.repeat(scales.astype(np.float64), 32, axis=1))
+
+
+class Kernel:
+    """The scheduled product, compiled for this machine."""
+
+    def __init__(self, rows: int, columns: int, dtype: str) -> None:
+        self.matrix = drawn(rows, columns, dtype)
+        self.module = scheduled(product(rows, columns, dtype))
+        with tvm.transform.PassContext(config=OPTIONS):
+            self.compiled = tvm.compile(self.module, target=X86)
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        rows = len(self.matrix.words)
+        out, residual = (tvm.runtime.tensor(np.zeros((1, 1, rows), np.float32)) for _ in range(2))
+        given_ = (x.reshape(1, 1, -1), self.matrix.words, self.matrix.scales)
+        self.compiled["matmul"](*(tvm.runtime.tensor(array) for array in given_), residual, out)
+        return out.numpy()[0, 0]
+
+
+def spread(columns: int, dtype: str) -> np.ndarray:
+    """A row whose groups differ in size, each with one value far above its others."""
+    numbers = np.random.default_rng(columns)
+    x = numbers.standard_normal(columns) * np.repeat(10.0 ** numbers.uniform(-3, 2, columns // 32), 32)
+    x[::32] *= 20
+    return x.astype(dtype)
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("float32", 5e-7), ("float16", 4e-5)])
+@pytest.mark.parametrize(("rows", "columns"), [(70, 2304), (33, 192), (5, 64)])
+def test_sums_are_as_exact_as_their_dtype(rows: int, columns: int, dtype: str, bound: float) -> None:
+    """float16: half of 2^-15 of a group's largest value, where rounding to float16 takes up to 2^-12 of each value."""
+    kernel, x = Kernel(rows, columns, dtype), spread(columns, dtype)
+    assert "call_llvm_pure_intrin" in kernel.module.script()
+    size = np.abs(kernel.matrix.stands_for) @ np.abs(x.astype(np.float64))
+    exact = kernel.matrix.stands_for @ x.astype(np.float64)
+    assert (np.abs(kernel(x) - exact) / size).max() < bound
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=64, max_size=64))
+@settings(max_examples=40, deadline=None)
+def test_any_row_of_finite_numbers(values: list[float]) -> None:
+    x = np.array(values, np.float32)
+    largest = np.maximum(np.abs(x.reshape(2, 32)).max(1).astype(np.float64), 2.0**-95)
+    weights = np.abs(SMALL.matrix.stands_for).reshape(5, 2, 32).sum(2)
+    exact = SMALL.matrix.stands_for @ x.astype(np.float64)
+    bound = 2.0**-22 * (weights * largest).sum(1)
+    fits = np.abs(SMALL.matrix.stands_for) @ np.abs(x.astype(np.float64)) < 3e38
+    assert (np.abs(SMALL(x)[fits] - exact[fits]) <= bound[fits]).all()
+
+
+SMALL = Kernel(5, 64, "float32")
+
+
+def test_what_is_not_a_number_spoils_every_sum() -> None:
+    for value in (np.nan, np.inf, -np.inf):
+        x = np.ones(64, np.float32)
+        x[40] = value
+        assert np.isnan(SMALL(x)).all()
+    assert (SMALL(np.zeros(64, np.float32)) == 0).all()
+
+
+def test_other_products_keep_their_strips() -> None:
+    for function in (product(64, 256, "float32", tokens=2), product(64, 96, "float32")):
+        assert "llvm" not in scheduled(function).script()
+
+
+def test_instructions_are_those_that_every_processor_of_a_target_has() -> None:
+    assert byte_products(X86) == Avx2() and byte_products(ARM64) == Arm64Dot()
+    assert byte_products(Target({"kind": "llvm", "mtriple": "aarch64-linux-gnu"})) is None
+    assert byte_products(Target({"kind": "llvm", "mtriple": "x86_64-linux-gnu"})) is None

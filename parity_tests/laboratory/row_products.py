@@ -1,0 +1,219 @@
+"""How fast this machine's MLC library reads int4 matrices when it decodes, beside a plain read of the same bytes.
+
+    python -m parity_tests.laboratory.row_products [--model minicpm-v] [--precision q4f16_1] [--threads 1,2]
+
+Every product of one row of the family's decoder, as the library has it and as strips of columns (what other products
+get), over copies of random weights that no cache of a core holds, in turns with a plain read of them. Medians of rounds.
+"""
+
+# mypy: ignore-errors
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import tvm
+from tvm import tirx
+from tvm.ir import IRModule
+from tvm.script import tirx as T
+from tvm.target import Target
+
+from export.backends.mlc.library import TARGETS, bounds_of, build_module
+from export.backends.mlc.package_parts import HOST
+from export.backends.mlc.passes.cpu_schedule import ScheduleForCpu
+from export.backends.mlc.passes.pipeline import lowered
+from parity_tests.laboratory.mlc_traffic.libraries import request_of, spec_of
+from runtime_py.command import console, flags
+from runtime_py.command.dispatch import Command, execute
+from runtime_py.command.parser import Parser
+from runtime_py.errors import ExitCode
+
+OPTIONS = {"tirx.disable_cse_tir": True, "relax.backend.use_cuda_graph": False}
+COPIES_BYTES = 1 << 28
+"""Bytes of the copies of one matrix together."""
+
+PARTS = 8
+"""Of a matrix, read side by side by the plain read."""
+
+
+def parser(prog: str) -> Parser:
+    """The flags."""
+    made = Parser(prog, "Time the decode products of this machine's MLC library beside a plain read of their bytes.")
+    made.add_argument("--model", default="minicpm-v", help="a family's name")
+    made.add_argument("--precision", default="q4f16_1", choices=("q4f16_1", "q4f32_1"))
+    made.add_argument("--threads", default="1,2", metavar="LIST", help="numbers of threads; default %(default)s")
+    made.add_argument("--rounds", type=flags.whole_number(1), default=9, metavar="N", help="default %(default)s")
+    made.add_argument("--strips", action="store_true", help="also the schedule of several rows")
+    flags.talk(made)
+    return made
+
+
+def _run(options: argparse.Namespace) -> int:
+    module, target = decode_products(options.model, options.precision), Target(TARGETS[HOST])
+    schedules = {"library": target, **({"strips": Target({"kind": "llvm"})} if options.strips else {})}
+    built = {name: compiled(ScheduleForCpu(chosen)(module), target) for name, chosen in schedules.items()}
+    read = compiled(IRModule({"read": plain_read().with_attr("global_symbol", "read")}), target)
+    counts = [int(number) for number in options.threads.split(",")]
+    # the pool is made by the first product, as large as this says
+    os.environ["TVM_NUM_THREADS"] = str(max(counts))
+    for threads in counts:
+        tvm.get_global_func("runtime.config_threadpool")(1, threads)
+        console.out(
+            f"{options.precision}, {threads} thread{'s' * (threads > 1)}, GB/s (part of the plain read of the same bytes)"
+        )
+        best = 0.0
+        for variable, kernel in module.functions_items():
+            product = Product.of(variable.name_hint, kernel)
+            calls = {name: product.runner(machine[variable.name_hint]) for name, machine in built.items()}
+            rates = measured({"read": product.reader(read["read"]), **calls}, product.bytes_read, options.rounds)
+            console.out(f"  {product.rows:>6} x {product.columns:<5}{told(rates)}")
+            best = max(best, rates["read"])
+        console.out(f"  the fastest plain read: {best:.1f}")
+    return ExitCode.OK
+
+
+def told(rates: dict[str, float]) -> str:
+    read = rates["read"]
+    return "".join(f"  {name} {rate:5.1f}" + f" ({rate / read:.2f})" * (name != "read") for name, rate in rates.items())
+
+
+def decode_products(family: str, precision: str) -> IRModule:
+    """The kernels of ``decode`` that multiply int4 codes with one row, not yet scheduled, one of each shape."""
+    request = request_of(spec_of(family, "full", 1), "android", precision)
+    whole, _ = build_module(request, HOST)
+    with Target(TARGETS[HOST]), tvm.transform.PassContext(config=OPTIONS):
+        whole = lowered(bounds_of(request))(whole)
+    chosen = {}
+    for variable, function in whole.functions_items():
+        if isinstance(function, tirx.PrimFunc) and "int4_matmul" in variable.name_hint:
+            row, words = (tuple(parameter.ty.shape) for parameter in function.params[:2])
+            if all(isinstance(size, tirx.IntImm) for size in row) and int(row[0]) * int(row[1]) == 1:
+                shape = int(words[0]), int(row[-1])
+                chosen[shape] = variable.name_hint, function.with_attr("global_symbol", variable.name_hint)
+    return IRModule(dict(chosen[shape] for shape in sorted(chosen)))
+
+
+def compiled(module: IRModule, target: Target) -> tvm.runtime.Module:
+    with tvm.transform.PassContext(config=OPTIONS):
+        return tvm.compile(module, target=target)
+
+
+@dataclass(frozen=True)
+class Product:
+    """One kernel's arguments: all but the weights are shared by the copies."""
+
+    rows: int
+    columns: int
+    others: tuple[tvm.runtime.Tensor, ...]
+    copies: tuple[tuple[tvm.runtime.Tensor, tvm.runtime.Tensor], ...]
+
+    @classmethod
+    def of(cls, name: str, kernel: tirx.PrimFunc) -> Product:
+        numbers = np.random.default_rng(len(name))
+        shapes = [(tuple(int(size) for size in p.ty.shape), str(p.ty.dtype)) for p in kernel.params]
+        (x, dtype), (words, _), (scales, _), *rest = shapes
+        others = [numbers.standard_normal(x).astype(dtype), *(np.zeros(shape, kind) for shape, kind in rest)]
+        one = 4 * words[0] * words[1] + np.dtype(dtype).itemsize * scales[0] * scales[1]
+        copies = [
+            (
+                # codes 0 to 7: 15 is in no package
+                numbers.integers(0, 2**32, words, dtype=np.uint32) & np.uint32(0x77777777),
+                numbers.uniform(0.01, 0.02, scales).astype(dtype),
+            )
+            for _ in range(-(-COPIES_BYTES // one))
+        ]
+        tensors = tuple(tuple(tvm.runtime.tensor(array) for array in pair) for pair in copies)
+        return cls(words[0], x[-1], tuple(map(tvm.runtime.tensor, others)), tensors)
+
+    @property
+    def bytes_read(self) -> int:
+        return sum(array.numpy().nbytes for array in self.copies[0]) * len(self.copies)
+
+    def runner(self, kernel: Callable[..., None]) -> Callable[[], None]:
+        x, *rest = self.others
+
+        def run() -> None:
+            for words, scales in self.copies:
+                kernel(x, words, scales, *rest)
+
+        return run
+
+    def reader(self, kernel: Callable[..., None]) -> Callable[[], None]:
+        """The same bytes, read and joined by XOR."""
+        joined = tvm.runtime.tensor(np.zeros((PARTS, 32), np.uint32))
+        views = [tuple(_as_words(array) for array in pair) for pair in self.copies]
+
+        def run() -> None:
+            for pair in views:
+                for array in pair:
+                    kernel(array, joined)
+
+        return run
+
+
+def _as_words(array: tvm.runtime.Tensor) -> tvm.runtime.Tensor:
+    """The bytes of a tensor as 32-bit words, in blocks that the plain read takes; a rest is left out."""
+    words = array.numpy().reshape(-1).view(np.uint32)
+    return tvm.runtime.tensor(words[: len(words) // (PARTS * 32) * PARTS * 32].reshape(PARTS, -1))
+
+
+def plain_read() -> tirx.PrimFunc:
+    """uint32 (PARTS, words) to the XOR of every 32nd word of each part: all is read, and little else is done."""
+
+    @T.prim_func(s_tir=True)
+    def read(a: T.handle, b: T.handle):
+        length = T.int64()
+        given = T.match_buffer(a, (PARTS, length), "uint32")
+        joined = T.match_buffer(b, (PARTS, 32), "uint32")
+        for part in T.parallel(PARTS):
+            with T.sblock("part"):
+                T.reads(given[part, 0:length])
+                T.writes(joined[part, 0:32])
+                kept = T.sblock_alloc_buffer((4, 8), "uint32", scope="local")
+                for k in T.unroll(4):
+                    kept[k, T.ramp(0, 1, 8)] = T.broadcast(T.uint32(0), 8)
+                for at in T.serial(length // T.int64(32)):
+                    for k in T.unroll(4):
+                        kept[k, T.ramp(0, 1, 8)] = T.bitwise_xor(
+                            kept[k, T.ramp(0, 1, 8)],
+                            given[part, T.ramp(at * T.int64(32) + T.Cast("int64", k) * T.int64(8), T.int64(1), 8)],
+                        )
+                for k in T.unroll(4):
+                    joined[part, T.ramp(8 * k, 1, 8)] = kept[k, T.ramp(0, 1, 8)]
+
+    return read
+
+
+def measured(calls: dict[str, Callable[[], None]], size: int, rounds: int) -> dict[str, float]:
+    """GB/s of each, medians of rounds in which all take turns."""
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(rounds + 1):
+        for name, seconds in timed(calls):
+            if turn:
+                taken[name].append(seconds)
+    return {name: size / statistics.median(seconds) / 1e9 for name, seconds in taken.items()}
+
+
+def timed(calls: dict[str, Callable[[], None]]) -> Iterator[tuple[str, float]]:
+    for name, call in calls.items():
+        began = time.perf_counter()
+        call()
+        yield name, time.perf_counter() - began
+
+
+COMMAND = Command(parser, _run)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print a line for each product; returns the exit code."""
+    return execute(COMMAND, "python -m parity_tests.laboratory.row_products", arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
