@@ -103,7 +103,7 @@ class ExactWebGpuBackend(OrtBackend):
 
     def placed(self) -> dict[str, tuple[int, Counter[str]]]:
         """By stage: nodes that ran on the provider, and operators that ran elsewhere. Ends the profiles."""
-        return {stage: placement(Path(session.end_profiling())) for stage, session in self._sessions.items()}
+        return {stage: placement(Path(self._session(stage).end_profiling())) for stage in self.files}
 
 
 def placement(profile: Path) -> tuple[int, Counter[str]]:
