@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import io
-import logging
 import math
-import re
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +15,7 @@ from runtime_py.backends.logit_rows import logit_rows
 from runtime_py.backends.onnx_files import MANY_ROWS, stage_files
 from runtime_py.backends.ort_decoder import LOGITS, CacheBuffers, DecoderCalls
 from runtime_py.backends.ort_inputs import DTYPES, PAST, refuse_other_inputs, taken
+from runtime_py.backends.ort_providers import CPU, DEVICES, available, find_cuda, refuse_old
 from runtime_py.backends.ort_rows import OrtRow, RowPool, decode_rows, rounds_over_rows
 from runtime_py.backends.records import ONNX
 from runtime_py.backends.stage_sessions import StageSessions
@@ -27,15 +24,6 @@ from runtime_py.backends.webgpu import WebGpu, full_name, webgpu
 from runtime_py.contracts import CONNECTOR, DECODER, VISION, StageContract
 from runtime_py.errors import EdgeproofError, MachineError, PackageError, UsageError
 from runtime_py.memory import require_bytes
-
-log = logging.getLogger("edgeproof")
-
-CPU = "CPUExecutionProvider"
-DEVICES = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda"}
-"""Where a provider keeps its tensors; every other one reads the processor's memory."""
-
-LOWEST = ONNX.distributions[0].lowest
-"""The oldest ONNX Runtime that loads the graphs: they are written in opset 23, which 1.22 refuses."""
 
 SHRINK_AFTER = (VISION, CONNECTOR)
 """Stages whose activations are given back after each run: they are large and run once a picture."""
@@ -50,22 +38,6 @@ class OrtState:
     buffers: CacheBuffers = field(repr=False)
 
 
-def refuse_old(version: str) -> None:
-    """Nothing where an ONNX Runtime of this version loads the graphs of a package.
-
-    Raises:
-        MachineError: it is older than `LOWEST`.
-    """
-    release = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
-    if release < LOWEST:
-        lowest = ".".join(map(str, LOWEST))
-        raise MachineError(
-            f"ONNX Runtime {version} is too old for the graphs of a package",
-            f"ONNX Runtime {lowest} or later",
-            f"pip install 'onnxruntime>={lowest}'",
-        )
-
-
 class OrtBackend:
     """Runs the ONNX graphs of a package.
 
@@ -77,7 +49,7 @@ class OrtBackend:
         threads: threads inside an operator; 0 lets ONNX Runtime choose.
 
     Raises:
-        MachineError: ONNX Runtime is missing, older than `LOWEST`, or has no such provider.
+        MachineError: ONNX Runtime is missing, older than `ort_providers.LOWEST`, or has no such provider.
         PackageError: the package has no ONNX graphs.
         UsageError: WebGPU's provider is wanted beside others.
     """
@@ -101,7 +73,7 @@ class OrtBackend:
         if WEBGPU in wanted and len(set(wanted)) > 1:
             raise UsageError(f"{WEBGPU} beside other providers", "webgpu alone", "give one --provider")
         self._webgpu: WebGpu | None = webgpu(onnxruntime) if WEBGPU in wanted else None
-        self.providers = [WEBGPU, CPU] if self._webgpu else self._available(wanted)
+        self.providers = [WEBGPU, CPU] if self._webgpu else available(onnxruntime, wanted)
         self.files = stage_files(folder, manifest)
         self.contracts = {stage: StageContract.from_json(value) for stage, value in manifest["contracts"].items()}
         if self.providers[0] != CPU:  # only the processor has its operators
@@ -116,7 +88,7 @@ class OrtBackend:
         self._dtypes: dict[str, dict[str, Any]] = {}
         self._closed = False
         if self._device() == "cuda":
-            self._find_cuda()
+            find_cuda(onnxruntime)
 
     def load(self) -> None:
         """Open every stage now, rather than when first used; on the processor side by side.
@@ -251,25 +223,6 @@ class OrtBackend:
         """Drop all sessions and the memory they hold."""
         self._closed = True
         self.release()
-
-    def _available(self, wanted: Sequence[str]) -> list[str]:
-        present = self._ort.get_available_providers()
-        missing = [provider for provider in wanted if provider not in present]
-        if missing:
-            raise MachineError(
-                f"this ONNX Runtime has no {', '.join(missing)}",
-                "one of " + ", ".join(present),
-                "pip install 'edgeproof[gpu]' on a machine with a CUDA device, or leave the provider out",
-            )
-        return [*wanted, *([CPU] if CPU not in wanted else [])]
-
-    def _find_cuda(self) -> None:
-        """Load the CUDA libraries of the nvidia-* packages, where the dynamic linker does not look by itself."""
-        said = io.StringIO()
-        with redirect_stdout(said):
-            self._ort.preload_dlls()
-        if said.getvalue():
-            log.debug("onnxruntime.preload_dlls: %s", said.getvalue().strip())
 
     def _caches(self) -> dict[str, tuple[tuple[int, int], np.dtype[Any]]]:
         """Heads and width of each half of a layer's cache, and its dtype, by input name."""

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, save
 
+from runtime_py.backends import ort
 from runtime_py.backends.base import OpensAhead, Rewinding
-from runtime_py.backends.ort import LOWEST, OrtBackend
+from runtime_py.backends.ort import OrtBackend
+from runtime_py.backends.ort_providers import LOWEST
 from runtime_py.contracts import CONNECTOR, VISION, StageContract, TensorContract
 from runtime_py.errors import MachineError, PackageError, UsageError
 
@@ -125,7 +127,7 @@ def test_a_provider_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 def test_a_provider_that_does_not_start_is_no_quiet_processor_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ONNX Runtime leaves a provider out whose libraries are missing, and the session runs on the processor instead."""
-    monkeypatch.setattr(OrtBackend, "_available", lambda self, wanted: [*wanted, "CPUExecutionProvider"])
+    monkeypatch.setattr(ort, "available", lambda _ort, wanted: [*wanted, "CPUExecutionProvider"])
     backend = OrtBackend(tmp_path, package(tmp_path), providers=["CUDAExecutionProvider"])
     warned = pytest.warns(UserWarning, match="CUDAExecutionProvider")
     with warned, pytest.raises(MachineError, match="could not start CUDAExecutionProvider"):
@@ -149,7 +151,7 @@ def test_expected_stages_open_before_they_are_run(tmp_path: Path) -> None:
 
 
 def test_a_device_is_given_no_stage_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(OrtBackend, "_available", lambda self, wanted: [*wanted, "CPUExecutionProvider"])
+    monkeypatch.setattr(ort, "available", lambda _ort, wanted: [*wanted, "CPUExecutionProvider"])
     monkeypatch.setattr(OrtBackend, "_open", lambda self, stage: pytest.fail("opened"))
     OrtBackend(tmp_path, package(tmp_path), providers=["CUDAExecutionProvider"]).expect([VISION])
 

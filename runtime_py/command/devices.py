@@ -73,7 +73,7 @@ def _providers(backend: str) -> list[Runner]:
     """ONNX Runtime's providers; WebGPU's is tried, and the processor's needs no trial. One line where it is too old."""
     import onnxruntime
 
-    from runtime_py.backends.ort import CPU, refuse_old
+    from runtime_py.backends.ort_providers import CPU, refuse_old
     from runtime_py.backends.webgpu import NAME, PROVIDER
 
     try:

@@ -22,6 +22,9 @@ LEAST_ROWS = 256
 PROMPT = "seq_len"
 """What the number of rows of a prompt's products is called; a batch's and the head's are few, and keep tiles of 8 rows."""
 
+SYSTEM = "linux-android"
+"""Of the host of a phone with an Adreno, as a triple of LLVM names it; OpenCL elsewhere is no Adreno."""
+
 
 class TallTiles(dl.gpu.Matmul):
     """Takes products of many rows for an Adreno; leaves others to the next rule.
@@ -37,7 +40,7 @@ class TallTiles(dl.gpu.Matmul):
         return replace(super().get_configs(target), micro_size_y=ROWS)
 
     def apply(self, func: tirx.PrimFunc, target: Target, tunable: bool) -> s_tir.Schedule | None:
-        adreno = target.kind.name == "opencl" and "android" in str(target.host)
+        adreno = target.kind.name == "opencl" and SYSTEM in str(target.host)
         return super().apply(func, target, tunable) if adreno and self._tall(func) else None
 
     def _tall(self, func: tirx.PrimFunc) -> bool:

@@ -1,0 +1,64 @@
+"""Which ONNX Runtime this is: its version, its providers, and where CUDA's libraries lie."""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from typing import Any
+
+from runtime_py.backends.records import ONNX
+from runtime_py.errors import MachineError
+
+log = logging.getLogger("edgeproof")
+
+CPU = "CPUExecutionProvider"
+DEVICES = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda"}
+"""Where a provider keeps its tensors; every other one reads the processor's memory."""
+
+LOWEST = ONNX.distributions[0].lowest
+"""The oldest ONNX Runtime that loads the graphs: they are written in opset 23, which 1.22 refuses."""
+
+
+def refuse_old(version: str) -> None:
+    """Nothing where an ONNX Runtime of this version loads the graphs of a package.
+
+    Raises:
+        MachineError: it is older than `LOWEST`.
+    """
+    release = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if release < LOWEST:
+        lowest = ".".join(map(str, LOWEST))
+        raise MachineError(
+            f"ONNX Runtime {version} is too old for the graphs of a package",
+            f"ONNX Runtime {lowest} or later",
+            f"pip install 'onnxruntime>={lowest}'",
+        )
+
+
+def available(onnxruntime: Any, wanted: Sequence[str]) -> list[str]:
+    """The providers in order of preference, the processor behind them.
+
+    Raises:
+        MachineError: this ONNX Runtime has not all of them.
+    """
+    present = onnxruntime.get_available_providers()
+    missing = [provider for provider in wanted if provider not in present]
+    if missing:
+        raise MachineError(
+            f"this ONNX Runtime has no {', '.join(missing)}",
+            "one of " + ", ".join(present),
+            "pip install 'edgeproof[gpu]' on a machine with a CUDA device, or leave the provider out",
+        )
+    return [*wanted, *([CPU] if CPU not in wanted else [])]
+
+
+def find_cuda(onnxruntime: Any) -> None:
+    """Load the CUDA libraries of the nvidia-* packages, where the dynamic linker does not look by itself."""
+    said = io.StringIO()
+    with redirect_stdout(said):
+        onnxruntime.preload_dlls()
+    if said.getvalue():
+        log.debug("onnxruntime.preload_dlls: %s", said.getvalue().strip())
