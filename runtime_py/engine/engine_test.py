@@ -167,10 +167,10 @@ def test_one_decoder_call_serves_all_that_answer(model: Model, monkeypatch: pyte
     rows: list[int] = []
     decode = model.backend._decode  # type: ignore[attr-defined]
 
-    def counted(inputs: Arrays, positions: np.ndarray, buffers: Any) -> np.ndarray:
+    def counted(inputs: Arrays, *more: Any) -> np.ndarray:
         if inputs["inputs_embeds"].shape[1] == 1:
             rows.append(len(inputs["inputs_embeds"]))
-        return decode(inputs, positions, buffers)  # type: ignore[no-any-return]
+        return decode(inputs, *more)  # type: ignore[no-any-return]
 
     monkeypatch.setattr(model.backend, "_decode", counted)
     room = Room(model, 4, 64)
