@@ -11,8 +11,8 @@ import numpy as np
 from parity_tests.backends.examiner import Examiner, Rows, StageView
 from parity_tests.thresholds import Standard
 from runtime_py.backends.base import Arrays, Backend
-from runtime_py.backends.onnx_files import MANY_ROWS
 from runtime_py.backends.ort import OrtBackend
+from runtime_py.backends.records import MANY_ROWS
 from runtime_py.contracts import DECODER, EMBED
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from parity_tests.conftest import GOLDENS
 from parity_tests.laboratory.onnx_tamper import tamper
 from parity_tests.report.html_report import html
 from parity_tests.report.markdown_report import markdown
-from runtime_py.backends.onnx_files import MANY_ROWS
 from runtime_py.backends.ort import OrtBackend
+from runtime_py.backends.records import MANY_ROWS
 from runtime_py.errors import PackageError
 from runtime_py.package import read
 

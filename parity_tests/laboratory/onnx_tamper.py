@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from runtime_py.backends.onnx_files import MANY_ROWS
-from runtime_py.backends.records import ONNX
+from runtime_py.backends.records import MANY_ROWS, ONNX
 
 
 def tamper(package: Path, stage: str, name: str, change: Callable[[np.ndarray], np.ndarray]) -> None:

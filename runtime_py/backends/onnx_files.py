@@ -12,14 +12,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from runtime_py.backends.records import ONNX
+from runtime_py.backends.records import MANY_ROWS, ONNX
 from runtime_py.errors import PackageError
 from runtime_py.files.json_file import shortened
 from runtime_py.files.protobuf import fields, message_of
 from runtime_py.package.files import listed, listed_file
-
-MANY_ROWS = "many_rows"
-"""Key of a second decoder, for calls of many rows, in the block of ONNX graphs."""
 
 MAX_DEPTH = 64
 

@@ -12,12 +12,12 @@ import numpy as np
 
 from runtime_py.backends.base import Arrays, closed
 from runtime_py.backends.logit_rows import logit_rows
-from runtime_py.backends.onnx_files import MANY_ROWS, stage_files
+from runtime_py.backends.onnx_files import stage_files
 from runtime_py.backends.ort_decoder import LOGITS, CacheBuffers, DecoderCalls
 from runtime_py.backends.ort_inputs import DTYPES, PAST, refuse_other_inputs, taken
 from runtime_py.backends.ort_providers import CPU, DEVICES, available, find_cuda, refuse_old
 from runtime_py.backends.ort_rows import OrtRow, RowPool, decode_rows, rounds_over_rows
-from runtime_py.backends.records import ONNX
+from runtime_py.backends.records import MANY_ROWS, ONNX
 from runtime_py.backends.stage_sessions import StageSessions
 from runtime_py.backends.webgpu import PROVIDER as WEBGPU
 from runtime_py.backends.webgpu import WebGpu, full_name, webgpu

@@ -35,12 +35,16 @@ def _open_trt(folder: Path, manifest: Mapping[str, Any], _chosen: OpeningChoices
     return TrtBackend(folder, manifest)
 
 
+MANY_ROWS = "many_rows"
+"""Key of a second decoder, for calls of many rows, in the block of ONNX graphs."""
+
+
 def _stage_files(block: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(entry["file"] for entry in block.get("stages", {}).values())
 
 
 def _graphs(block: Mapping[str, Any]) -> NamedPaths:
-    second = (block["many_rows"]["file"],) if "many_rows" in block else ()
+    second = (block[MANY_ROWS]["file"],) if MANY_ROWS in block else ()
     files = (*_stage_files(block), *block.get("further_graphs", {}).values(), *second)
     return NamedPaths(data=files, graphs=files)
 

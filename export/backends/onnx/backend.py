@@ -13,7 +13,6 @@ from export.backends.onnx.choices import HEAD, TABLE, TABLE_BLOCK, OnnxChoices, 
 from export.backends.onnx.consumers.held import joined_file
 from export.backends.onnx.many_rows import (
     LEAST_SEQUENCES,
-    MANY_ROWS,
     in_common,
     many_rows_file,
     requantised,
@@ -21,6 +20,7 @@ from export.backends.onnx.many_rows import (
 )
 from export.quantisation.spec import Assignment, Storage
 from runtime_py.backends import records
+from runtime_py.backends.records import MANY_ROWS
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, STAGES, VISION
 
 if TYPE_CHECKING:

@@ -20,9 +20,6 @@ from export.quantisation.grids import GRIDS
 from export.quantisation.spec import Assignment, Storage
 from runtime_py.contracts import DECODER
 
-MANY_ROWS = "many_rows"
-"""Key of this decoder in the backend's block of the manifest, and of its files in a plan."""
-
 STEM = "decoder_many_rows_int8"
 
 LEAST_SEQUENCES = 4

@@ -14,7 +14,7 @@ from export.backends.base import BuildOptions
 from export.backends.onnx.backend import OnnxBackend
 from export.backends.onnx.conftest import EXACT, GOLDENS, TARGET, Package, export, prefill
 from export.backends.onnx.int8_linear import Int8RowPairLinear
-from export.backends.onnx.many_rows import MANY_ROWS, requantised, second_assignments
+from export.backends.onnx.many_rows import requantised, second_assignments
 from export.backends.onnx.record import TOKEN_GRID
 from export.checkpoint.opened import open_folder
 from export.modules.build import build_stage
@@ -26,6 +26,7 @@ from export.request import ExportRequest
 from runtime_py.backends.base import Arrays
 from runtime_py.backends.onnx_files import external_files
 from runtime_py.backends.ort import OrtBackend
+from runtime_py.backends.records import MANY_ROWS
 from runtime_py.contracts import DECODER
 from runtime_py.errors import UsageError
 

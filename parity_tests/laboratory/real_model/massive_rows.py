@@ -36,7 +36,7 @@ TOKENS = 2048
 THEIRS, OURS = "llm-compressor GPTQ", "gptq"
 """Rows of the page's table."""
 
-LAYER = "layers.{}.mlp.down"
+LAYER = r"layers\.\d+\.mlp\.down"
 """A block's down projection in our decoder, whose input has the massive rows."""
 
 
@@ -70,7 +70,7 @@ def seen(comparison: Comparison) -> dict[str, Rows]:
     def watch(name: str, columns: int) -> Rows:
         return rows.setdefault(f"decoder.{name}", Rows(columns))
 
-    comparison.distances.watch(LAYER.replace("{}", r"\d+"), lambda name, given: watch(name, given.shape[-1]).add(given))
+    comparison.distances.watch(LAYER, lambda name, given: watch(name, given.shape[-1]).add(given))
     return rows
 
 
