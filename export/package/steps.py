@@ -108,12 +108,11 @@ def run(steps: list[Step], journal: Journal, progress: Progress, hashes: SourceH
             try:
                 written = step.run()
                 entering.append(entered.submit(_enter, step.name, written, journal, hashes))
-                _raise_first(entering if number == len(steps) else [future for future in entering if future.done()])
+                _raise_first(entering if step is ahead[-1][1] else [future for future in entering if future.done()])
             except BaseException:
                 progress.abandon()
                 raise
             progress.stop(sum((journal.folder / path).stat().st_size for path in written))
-        _raise_first(entering)
 
 
 def _enter(name: str, written: list[Path], journal: Journal, hashes: SourceHashes) -> None:

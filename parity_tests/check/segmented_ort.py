@@ -7,8 +7,6 @@ and every call opens every piece again, so this is for checks of large packages,
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +23,7 @@ from runtime_py.backends.logit_rows import logit_rows
 from runtime_py.backends.ort import OrtBackend, OrtState, widened
 from runtime_py.backends.ort_decoder import CacheBuffers
 from runtime_py.backends.ort_inputs import PAST, PRESENT
+from runtime_py.backends.stage_sessions import give_back_freed
 from runtime_py.contracts import DECODER
 from runtime_py.errors import UsageError
 
@@ -230,7 +229,7 @@ class SegmentedOrtBackend(OrtBackend):
             values |= {name: self._ort.OrtValue.ortvalue_from_numpy(array) for name, array in results.items()}
             for name in [name for name in values if last_use.get(name, -1) <= number and name not in outputs]:
                 del values[name]
-            give_back_memory()
+            give_back_freed()
         return {name: widened(np.array(values[name].numpy())) for name in outputs}
 
     def _run_piece(
@@ -278,12 +277,6 @@ class SegmentedOrtBackend(OrtBackend):
             opset_imports=model.opset_import,
             ir_version=model.ir_version,
         )
-
-
-def give_back_memory() -> None:
-    """Hand freed memory back to the system, where the C library can: packed weights are too small for pages of their own."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def predicted_peak(spec: ModelSpec) -> int:
