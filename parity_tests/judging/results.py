@@ -18,7 +18,7 @@ from parity_tests.judging.run_details import Details
 from parity_tests.thresholds import Standard
 from runtime_py.errors import UsageError
 
-SCHEMA = 3
+SCHEMA = 4
 """Until 2, figures of logits were taken with what all tokens of a row have in common, and over picture rows as well: they
 cannot be held against today's limits, nor beside today's figures."""
 
@@ -56,6 +56,7 @@ class Comparison:
         name: ``golden``, ``package``, ``implementation`` or ``loss``.
         question: which prompt, e.g. ``p0_``; "" when there is only one.
         seconds: that the candidate took to answer, by the clock; 0 where that was not measured.
+        decoder: which of a package's decoders answers, in words; "" for the first.
     """
 
     name: str
@@ -65,6 +66,12 @@ class Comparison:
     measurements: tuple[Measurement, ...]
     question: str = ""
     seconds: float = 0.0
+    decoder: str = ""
+
+    @property
+    def title(self) -> str:
+        """``kernels``; with the decoder before it where there are two: ``many rows: kernels``."""
+        return f"{self.decoder}: {self.name}" if self.decoder else self.name
 
 
 @dataclass(frozen=True)
@@ -166,6 +173,7 @@ def _comparison_to_json(comparison: Comparison) -> dict[str, Any]:
     ]
     return {
         "name": comparison.name,
+        "decoder": comparison.decoder,
         "standard": str(comparison.standard),
         "baseline": comparison.baseline,
         "candidate": comparison.candidate,
@@ -238,6 +246,7 @@ def _comparison_from_json(row: Mapping[str, Any]) -> Comparison:
         ),
         row["question"],
         float(row["seconds"]),
+        row["decoder"],
     )
 
 
