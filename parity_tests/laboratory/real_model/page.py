@@ -39,6 +39,7 @@ class Measured:
         photographs: what `measure.photographed` says.
         libraries: method, ours or another library's, to what `comparison.Comparison` says of it.
         massive: the lines of `massive_rows.tables`.
+        demos: exports of the demos, as ``exports``.
     """
 
     versions: Mapping[str, str]
@@ -52,6 +53,7 @@ class Measured:
     photographs: Mapping[str, Any] | None = None
     libraries: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     massive: Sequence[str] = ()
+    demos: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def page(measured: Measured, date: datetime.date) -> str:
@@ -72,6 +74,10 @@ def _lines(measured: Measured, date: datetime.date) -> Iterator[str]:
         for name, found in measured.exports.items():
             for comparison, (share, where, metric, figure, limit) in found["largest"].items():
                 yield f"| {name} | {comparison} | {100 * share:.0f} % | {where}, {metric} | {figure:.4g} | {limit:g} |"
+    if measured.demos:
+        yield "\nOf the demos, which were trained with int4 in the loop, the one that is nearest of all comparisons:\n"
+        yield "| demo, export | verdict | nearest to its limit |\n|---|---|---|"
+        yield from (f"| {name} | {_verdict(told)} | {_nearest(told['largest'])} |" for name, told in measured.demos.items())
     for name, rows in measured.faults.items():
         yield from _faults(name, rows)
     if measured.shells:
