@@ -19,8 +19,10 @@ from parity_tests.thresholds import Standard
 from runtime_py.errors import UsageError
 
 SCHEMA = 4
-"""Until 2, figures of logits were taken with what all tokens of a row have in common, and over picture rows as well: they
-cannot be held against today's limits, nor beside today's figures."""
+READ = (3, SCHEMA)
+"""Schemas that are read; in the third every comparison is of the first decoder. Until 2, figures of logits were taken with
+what all tokens of a row have in common, and over picture rows as well: they cannot be held against today's limits, nor
+beside today's figures."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,7 @@ def from_json(value: Mapping[str, Any]) -> Run:
         UsageError: another schema, or a missing or wrong key.
     """
     try:
-        if value["schema"] != SCHEMA:
+        if value["schema"] not in READ:
             raise ValueError(f"schema {value['schema']}")
         divergence = value["divergence"]
         return Run(
@@ -219,7 +221,7 @@ def from_json(value: Mapping[str, Any]) -> Run:
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise UsageError(
             f"this is no stored parity run: {error!r}",
-            f"run.json of schema {SCHEMA}, as --report-dir writes it",
+            f"run.json of schema {READ[0]} or {SCHEMA}, as --report-dir writes it",
             "run the comparison again",
         ) from error
 
@@ -246,7 +248,7 @@ def _comparison_from_json(row: Mapping[str, Any]) -> Comparison:
         ),
         row["question"],
         float(row["seconds"]),
-        row["decoder"],
+        row.get("decoder", ""),
     )
 
 
