@@ -72,7 +72,7 @@ def quantise(source: str, out: str, threads: int) -> None:
             cuts = [rows * part // threads for part in range(threads + 1)]
             for done in [pool.submit(kernels.rows, stored, wide, packed, *cut) for cut in pairwise(cuts)]:
                 done.result()
-            file.write(packed)
+            file.write(packed.data)
 
 
 if __name__ == "__main__":
