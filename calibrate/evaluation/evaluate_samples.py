@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +31,7 @@ BUILT_IN = "built-in samples"
 class SampleEvaluation:
     """Logits at the last token of every prompt and at its answer's, where the sample has one.
 
-    One block's weights and all samples' activations are in memory at a time; the full-precision logits stay.
+    One block's weights and all samples' activations are in memory at a time, then two heads and one sample's logits.
     """
 
     has_task = False
@@ -43,45 +43,45 @@ class SampleEvaluation:
         self.source, self.count = source, len(prompts)
 
     @cached_property
-    def expected(self) -> Tensor:
-        """Full-precision logits (positions, vocabulary)."""
+    def expected(self) -> Iterable[Tensor]:
+        """Full-precision logits (1, positions, vocabulary) of each sample."""
         return self._logits(self.weights)
 
     def score(self, weights: WeightProvider) -> Score:
         """Distance of the weights' logits from full precision, and how well they tell what follows; no accuracy, since
         samples have no right answer.
         """
-        logits = self._logits(weights)
-        return replace(compared(self.expected, logits).score(), perplexity=perplexity(logits, self._following()))
+        apart, nats, told = [], 0.0, 0
+        for prompt, wanted, given in zip(self.prompts, self.expected, self._logits(weights), strict=True):
+            apart.append(compared(wanted[0], given[0]))
+            nats += nats_of(given[0], _following(prompt))
+            told += prompt.answer
+        return replace(Positions.joined(apart).score(), perplexity=math.exp(nats / told) if told else None)
 
     def positions(self, weights: WeightProvider) -> Positions:
         """The same distance at every answer position."""
-        return compared(self.expected, self._logits(weights))
+        return Positions.joined(
+            compared(wanted[0], given[0]) for wanted, given in zip(self.expected, self._logits(weights), strict=True)
+        )
 
-    def _following(self) -> Tensor:
-        """int64 (positions,): the token that follows in its sample, -1 behind the last one."""
-        import torch
-
-        rows = []
-        for prompt in self.prompts:
-            ids = prompt.layout.input_ids[0]
-            rows.append(torch.tensor([*(int(token) for token in ids[len(ids) - prompt.answer :]), -1]))
-        return torch.cat(rows)
-
-    def _logits(self, weights: WeightProvider) -> Tensor:
+    def _logits(self, weights: WeightProvider) -> Iterable[Tensor]:
         return answer_logits(self.spec, weights, self.prompts, self.processor)
 
 
-def perplexity(logits: Tensor, following: Tensor) -> float | None:
-    """exp of the mean nats of the tokens that follow, where ``following`` is not -1; None where it always is."""
-    kept = (following >= 0).nonzero()[:, 0]
-    if not len(kept):
-        return None
+def _following(prompt: Prompt) -> Tensor:
+    """int64 (answer,): the tokens that follow the positions at which logits are taken, but for the last position."""
+    import torch
+
+    ids = prompt.layout.input_ids[0]
+    return torch.tensor([int(token) for token in ids[len(ids) - prompt.answer :]], dtype=torch.int64)
+
+
+def nats_of(logits: Tensor, following: Tensor) -> float:
+    """What the tokens (n,) that follow the first n positions of logits (positions, vocabulary) take together."""
     nats = 0.0
-    for part in kept.split(POSITIONS):
-        told = logits[part].double().log_softmax(-1)
-        nats -= float(told.gather(1, following[part][:, None]).sum())
-    return math.exp(nats / len(kept))
+    for rows, ids in zip(logits[: len(following)].split(POSITIONS), following.split(POSITIONS), strict=True):
+        nats -= float(rows.double().log_softmax(-1).gather(1, ids[:, None]).sum())
+    return nats
 
 
 def on_text(checkpoint: OpenedCheckpoint, files: Sequence[Path], tokens: int) -> SampleEvaluation:

@@ -5,6 +5,7 @@ Both figures always, since either alone misleads.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -88,6 +89,14 @@ class Positions:
     kl: Tensor
     cosine: Tensor
     same: Tensor
+
+    @classmethod
+    def joined(cls, parts: Iterable[Positions]) -> Positions:
+        """One after another."""
+        import torch
+
+        columns = zip(*((part.kl, part.cosine, part.same) for part in parts), strict=True)
+        return cls(*(torch.cat(column) for column in columns))
 
     def score(self, accuracy: float | None = None, changed: int | None = None, answers: str = "") -> Score:
         """Means, extremes and medians."""

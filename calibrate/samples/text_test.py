@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from calibrate.evaluation.evaluate_samples import on_text, perplexity
+from calibrate.evaluation.evaluate_samples import nats_of, on_text
 from calibrate.evaluation.score import HalfWeights
 from calibrate.samples.prompts import processor_of
 from calibrate.samples.text import text_prompts
@@ -21,8 +21,8 @@ TEXT = "What color is the circle? The circle is red. How many squares are there?
 
 def test_perplexity_by_hand() -> None:
     logits = torch.log(torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8], [0.3, 0.3, 0.4]]))
-    assert perplexity(logits, torch.tensor([0, 2, -1])) == pytest.approx(math.exp(-(math.log(0.5) + math.log(0.8)) / 2))
-    assert perplexity(logits, torch.tensor([-1, -1, -1])) is None
+    assert nats_of(logits, torch.tensor([0, 2])) == pytest.approx(-(math.log(0.5) + math.log(0.8)))
+    assert nats_of(logits, torch.tensor([], dtype=torch.int64)) == 0
 
 
 def test_windows_cover_the_text_and_tell_every_token_but_their_first(tmp_path: Path) -> None:

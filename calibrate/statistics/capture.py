@@ -6,7 +6,7 @@ whatever further inputs the family's decoder wants, so that partial LoRA, expert
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -62,17 +62,15 @@ def stream(
     stage(DECODER, RowWeights(prompts, calls) if weigh_rows else None).run(calls, outputs=False)
 
 
-def answer_logits(spec: ModelSpec, weights: WeightProvider, prompts: Sequence[Prompt], processor: Processor) -> Tensor:
-    """float32 (positions, vocabulary): at the last token of every prompt and at its answer tokens, answer fed.
+def answer_logits(
+    spec: ModelSpec, weights: WeightProvider, prompts: Sequence[Prompt], processor: Processor
+) -> Iterable[Tensor]:
+    """float32 (1, positions, vocabulary) of each prompt: at its last token and at its answer tokens, answer fed.
 
-    Peak memory: as `stream`, with the head in the end, and the logits. Where a decoder's gate reads the request, the whole
-    prompt is one prefill.
+    Peak memory: as `stream`, then the head and one prompt's logits at a time. Where a decoder's gate reads the request, the
+    whole prompt is one prefill.
     """
-    import torch
-
-    calls = answer_calls(spec, weights, prompts, processor)
-    stage = _unwatched(spec, weights, DECODER)
-    return torch.cat([logits[0] for logits in stage.run(calls)])
+    return _unwatched(spec, weights, DECODER).finished(answer_calls(spec, weights, prompts, processor))
 
 
 def answer_calls(spec: ModelSpec, weights: WeightProvider, prompts: Sequence[Prompt], processor: Processor) -> list[Call]:

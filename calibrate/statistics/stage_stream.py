@@ -68,10 +68,26 @@ class StageStream:
         """
         import torch
 
+        if self.blocks and outputs:
+            return list(self.finished(calls))
         with torch.no_grad():
             if not self.blocks:
                 return self._whole(calls, outputs)
-            return self._in_blocks(calls, outputs)
+            last = self._last_layer()
+            with _Loaded(self, self.module, "", without=last):
+                rows = self._through_blocks(calls)
+                if last and self.wanted(f"{self.stage}.{last}"):
+                    self._observe_last(calls, rows)
+        return []
+
+    def finished(self, calls: Sequence[Call]) -> Iterable[Tensor]:
+        """`run`'s outputs, as often as they are asked for; what follows a stage's blocks runs then (`Finished`)."""
+        import torch
+
+        if not self.blocks:
+            return self.run(calls)
+        with torch.no_grad(), _Loaded(self, self.module, "", without=self._last_layer()):
+            return Finished(self, calls, self._through_blocks(calls))
 
     def _whole(self, calls: Sequence[Call], outputs: bool) -> list[Tensor]:
         with _Loaded(self, self.module, ""):
@@ -83,24 +99,22 @@ class StageStream:
                 results = [_first(self.module(**call)) for call in calls]
         return results
 
-    def _in_blocks(self, calls: Sequence[Call], outputs: bool) -> list[Tensor]:
+    def _through_blocks(self, calls: Sequence[Call]) -> list[Tensor]:
+        """What the last block gives for each call."""
         from torch import nn
 
         entered = _Entrance()
         setattr(self.module, self.list_name, nn.ModuleList([entered.module]))
-        with _Loaded(self, self.module, "", without=self._last_layer()):
-            entries = self._observed(
-                f"{self.stage}.input",
-                self.module,
-                lambda: [entered.of(self.module, _short(call)) for call in self._each(calls)],
-            )[0]
-            rows = [entry[0][0] for entry in entries]
-            rest = [(entry[0][1:], entry[1]) for entry in entries]
-            for index, block in enumerate(self.blocks):
-                rows = self._block(index, block, rows, rest)
-            if not outputs and not self.wanted(f"{self.stage}.{self._last_layer()}"):
-                return []
-            return self._tail(calls, rows, outputs)
+        entries = self._observed(
+            f"{self.stage}.input",
+            self.module,
+            lambda: [entered.of(self.module, _short(call)) for call in self._each(calls)],
+        )[0]
+        rows = [entry[0][0] for entry in entries]
+        rest = [(entry[0][1:], entry[1]) for entry in entries]
+        for index, block in enumerate(self.blocks):
+            rows = self._block(index, block, rows, rest)
+        return rows
 
     def _block(self, index: int, block: nn.Module, rows: list[Tensor], rest: list[tuple[Any, Any]]) -> list[Tensor]:
         name = f"{self.list_name}.{index}"
@@ -121,24 +135,23 @@ class StageStream:
                 results = all_calls()
         return results
 
-    def _tail(self, calls: Sequence[Call], rows: list[Tensor], outputs: bool) -> list[Tensor]:
-        """What follows the blocks."""
+    def _leaving(self) -> _Exit:
+        """What now stands for the blocks and hands on what the last one gave."""
         from torch import nn
 
         leaving = _Exit()
         setattr(self.module, self.list_name, nn.ModuleList([leaving.module]))
-        last = self._last_layer()
-        if outputs and last:
-            self._load(self.module, f"{last}.")
-        if outputs or not last:
-            return [leaving.of(self.module, _short(call), x) for call, x in zip(calls, rows, strict=True)]
+        return leaving
+
+    def _observe_last(self, calls: Sequence[Call], rows: list[Tensor]) -> None:
+        """Visit the last linear layer, which is not computed."""
+        leaving, last = self._leaving(), self._last_layer()
         moment = Moment(getattr(self.module, last).weight.shape[1])
         recorder = _Recorder(lambda x: self._take(f"{self.stage}.{last}", moment, x))
         setattr(self.module, last, recorder.module)
         for call, x in self._each(list(zip(calls, rows, strict=True))):
             leaving.of(self.module, _short(call), x)
         self.visit(f"{self.stage}.{last}", {f"{self.stage}.{last}": moment}, None)
-        return []
 
     def _last_layer(self) -> str:
         """The linear layer that a stage with blocks ends in (a decoder's head), which may be too large to hold."""
@@ -207,6 +220,27 @@ class StageStream:
         for name, (owner, leaf) in self.parameters.items():
             if id(owner) in inside and name.startswith(prefix):
                 setattr(owner, leaf, nn.Parameter(getattr(owner, leaf).to("meta"), requires_grad=False))
+
+
+class Finished:
+    """Calls that have passed a stage's blocks; each turn gives the stage's first output of each, computed one by one.
+
+    In memory are what the last block gave and, during a turn, the weights behind it: a decoder's logits may be a hundred
+    times as large.
+    """
+
+    def __init__(self, stream: StageStream, calls: Sequence[Call], rows: list[Tensor]) -> None:
+        self._stream, self._calls, self._rows = stream, calls, rows
+
+    def __iter__(self) -> Iterator[Tensor]:
+        import torch
+
+        leaving, module = self._stream._leaving(), self._stream.module
+        with _Loaded(self._stream, module, ""):
+            for call, rows in zip(self._calls, self._rows, strict=True):
+                with torch.no_grad():
+                    output = leaving.of(module, _short(call), rows)
+                yield output
 
 
 class _Loaded:

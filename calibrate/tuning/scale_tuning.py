@@ -214,8 +214,7 @@ def tuned_scales(
     import torch
 
     names = tunable(spec, state.assignments, state.files)
-    lengths = [prompt.answer + 1 for prompt in prompts]
-    known = answer_logits(spec, weights, prompts, processor).split(lengths)
+    known = [logits[0] for logits in answer_logits(spec, weights, prompts, processor)]
     student = _Student(spec, state, names, answer_calls(spec, state, prompts, processor), known)
     before = student.distance()
     student.train(steps, learning_rate)
@@ -230,7 +229,7 @@ def tuned_scales(
         "steps": steps,
         "learning_rate": learning_rate,
         "samples": len(prompts),
-        "positions": sum(lengths),
+        "positions": sum(prompt.answer + 1 for prompt in prompts),
         "loss": {"before": _figure(before.loss), "after": _figure(after.loss)},
         "kl": {"before": _figure(before.kl), "after": _figure(after.kl)},
         "kept": kept,

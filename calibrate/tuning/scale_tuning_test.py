@@ -57,7 +57,9 @@ def nats(folder: Path, asked: CalibrationRequest) -> float:
     stored, spec, weights = stored_of(folder, asked), planned.checkpoint.spec, planned.checkpoint.weights
     assert weights is not None
     read = DequantisedWeights(stored.weights, stored, planned.assignments[stored.backend], GRIDS)
-    wanted, actual = (answer_logits(spec, source, prompts, processor) for source in (weights, read))
+    wanted, actual = (
+        torch.cat([rows[0] for rows in answer_logits(spec, source, prompts, processor)]) for source in (weights, read)
+    )
     return float(compared(wanted, actual).kl.mean())
 
 

@@ -41,10 +41,10 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_both_decoders_are_judged(package: Path) -> None:
     judged = check(package, GOLDENS / CASE, OPTIONS).judgement
     assert (str(judged.verdict), judged.first_failure) == ("pass", "")
-    names = [c.comparison.name for c in judged.comparisons]
+    names = [c.comparison.title for c in judged.comparisons]
     alone = ["implementation", "kernels", "loss"]
     assert names == [*alone, *(f"many rows: {name}" for name in alone)]
-    rows = {c.comparison.name: {p.measurement.probe: p.measurement.metrics for p in c.probes} for c in judged.comparisons}
+    rows = {c.comparison.title: {p.measurement.probe: p.measurement.metrics for p in c.probes} for c in judged.comparisons}
     for name in ("implementation", "many rows: implementation"):
         assert max(metrics.get("relative_max", 0.0) for metrics in rows[name].values()) < 1e-4
     assert rows["loss"] != rows["many rows: loss"], "the second decoder has numbers of its own"

@@ -20,7 +20,7 @@ from parity_tests.check.demo_task import demo_checkpoint, task_accuracy
 from parity_tests.check.own_questions import OWN_STEPS, OwnData, batches, own_questions
 from parity_tests.check.package_questions import questions, stand_in
 from parity_tests.check.prompts import demo_prompts
-from parity_tests.check.sides import MANY_ROWS, Sides, open_sides, second_comparisons, sides_of_second
+from parity_tests.check.sides import Sides, open_sides, second_comparisons, sides_of_second
 from parity_tests.check.stored_numbers import other_code, other_numbers
 from parity_tests.judging.accuracy import KNOWN, OWN, in_full
 from parity_tests.judging.answer_scores import mean_scores
@@ -108,7 +108,7 @@ class Result:
         from parity_tests.report.json_report import probe_json
 
         rows = [
-            {"comparison": judged.comparison.name, "question": judged.comparison.question, **probe_json(probe)}
+            {"comparison": judged.comparison.title, "question": judged.comparison.question, **probe_json(probe)}
             for judged in self.judgement.comparisons
             for probe in judged.probes
         ]
@@ -179,7 +179,7 @@ def _against_checkpoint(whole: Candidate, checkpoint: Checkpoint, options: Check
     failing = next((j.comparison for j in judge(run, options.table).comparisons if j.first_failure), None)
     if failing is not None:
         question = next((question for question in asked if question.name == failing.question), asked[0])
-        parting = second_sides if second_sides is not None and failing.name.startswith(MANY_ROWS) else sides
+        parting = second_sides if second_sides is not None and failing.decoder else sides
         divergence = parting.divergence(question, options.table)
         run = run.with_divergence(others[0][1] if others and not divergence.block else divergence)
     if options.task_pictures:  # before the details, after which a backend may be closed

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 STORED = "reference with the stored numbers"
 
-MANY_ROWS = "many rows:"
-"""Begins the names of comparisons of a package's second decoder."""
+MANY_ROWS = "many rows"
+"""What comparisons of a package's second decoder are called."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def second_comparisons(its: Sides, asked: list[Question], steps: int) -> list[Co
     answers = ask_all(its.full, its.stored, its.exact, its.package, its.processor, asked, steps)
     compared = [each for q, said in zip(asked, answers, strict=True) for each in its.comparisons(q, said, steps)]
     its.package.release()
-    return [replace(each, name=f"{MANY_ROWS} {each.name}") for each in compared]
+    return [replace(each, decoder=MANY_ROWS) for each in compared]
 
 
 def _implementation(name: str, side: Candidate, question: Question, inside: Recording, said: Recording) -> Comparison:

@@ -105,7 +105,7 @@ def _figures(judgement: Judgement) -> dict[tuple[str, str, str, str], _Figure]:
     figures = {}
     for judged in judgement.comparisons:
         for probe in judged.probes:
-            place = (judged.comparison.name, judged.comparison.question, probe.measurement.probe)
+            place = (judged.comparison.title, judged.comparison.question, probe.measurement.probe)
             for metric in probe.measurement.metrics:
                 figures[(*place, metric)] = _figure(probe, metric)
             if not probe.measurement.metrics:

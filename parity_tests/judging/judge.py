@@ -73,7 +73,7 @@ def judge(run: Run, table: Table | None = None) -> Judgement:
 
 def _from_profile(run: Run, table: Table | None) -> Divergence | None:
     """Where a run that passed when it was made parts under these limits: the first stored stage and block beyond them."""
-    standards = {comparison.name: comparison.standard for comparison in run.comparisons}
+    standards = {comparison.title: comparison.standard for comparison in run.comparisons}
     for stage in run.details.stages:
         kind = {"decoder": Kind.LOGITS, "embed_tokens": Kind.EMBEDS}.get(stage.stage, Kind.FEATURES)
         if stage.comparison == "loss" or stage.comparison not in standards:
@@ -97,7 +97,7 @@ def _first_failure(run: Run, broken: list) -> str:
     place = f"stage {probe.measurement.stage}"
     if run.divergence is not None and run.divergence.stage == probe.measurement.stage:
         place = run.divergence.place
-    return f"{comparison.comparison.name}: {name} ({place}): {probe.describe()}"
+    return f"{comparison.comparison.title}: {name} ({place}): {probe.describe()}"
 
 
 def _comparison(comparison: Comparison, family: str, table: Table | None) -> JudgedComparison:

@@ -18,9 +18,11 @@ from parity_tests.judging.run_details import Details
 from parity_tests.thresholds import Standard
 from runtime_py.errors import UsageError
 
-SCHEMA = 3
-"""Until 2, figures of logits were taken with what all tokens of a row have in common, and over picture rows as well: they
-cannot be held against today's limits, nor beside today's figures."""
+SCHEMA = 4
+READ = (3, SCHEMA)
+"""Schemas that are read; in the third every comparison is of the first decoder. Until 2, figures of logits were taken with
+what all tokens of a row have in common, and over picture rows as well: they cannot be held against today's limits, nor
+beside today's figures."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Comparison:
         name: ``golden``, ``package``, ``implementation`` or ``loss``.
         question: which prompt, e.g. ``p0_``; "" when there is only one.
         seconds: that the candidate took to answer, by the clock; 0 where that was not measured.
+        decoder: which of a package's decoders answers, in words; "" for the first.
     """
 
     name: str
@@ -65,6 +68,12 @@ class Comparison:
     measurements: tuple[Measurement, ...]
     question: str = ""
     seconds: float = 0.0
+    decoder: str = ""
+
+    @property
+    def title(self) -> str:
+        """``kernels``; with the decoder before it where there are two: ``many rows: kernels``."""
+        return f"{self.decoder}: {self.name}" if self.decoder else self.name
 
 
 @dataclass(frozen=True)
@@ -166,6 +175,7 @@ def _comparison_to_json(comparison: Comparison) -> dict[str, Any]:
     ]
     return {
         "name": comparison.name,
+        "decoder": comparison.decoder,
         "standard": str(comparison.standard),
         "baseline": comparison.baseline,
         "candidate": comparison.candidate,
@@ -182,7 +192,7 @@ def from_json(value: Mapping[str, Any]) -> Run:
         UsageError: another schema, or a missing or wrong key.
     """
     try:
-        if value["schema"] != SCHEMA:
+        if value["schema"] not in READ:
             raise ValueError(f"schema {value['schema']}")
         divergence = value["divergence"]
         return Run(
@@ -211,7 +221,7 @@ def from_json(value: Mapping[str, Any]) -> Run:
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise UsageError(
             f"this is no stored parity run: {error!r}",
-            f"run.json of schema {SCHEMA}, as --report-dir writes it",
+            f"run.json of schema {READ[0]} or {SCHEMA}, as --report-dir writes it",
             "run the comparison again",
         ) from error
 
@@ -238,6 +248,7 @@ def _comparison_from_json(row: Mapping[str, Any]) -> Comparison:
         ),
         row["question"],
         float(row["seconds"]),
+        row.get("decoder", ""),
     )
 
 

@@ -19,7 +19,7 @@ def console(judgement: Judgement, only: str | None = None) -> str:
     lines = [f"{run.case}  {run.family} {run.variant}  {run.target} {run.precision}  ({run.backend})"]
     for judged in judgement.comparisons:
         comparison = judged.comparison
-        name = comparison.name + (f" {comparison.question}" if comparison.question else "")
+        name = comparison.title + (f" {comparison.question}" if comparison.question else "")
         verdict, nearest = verdict_words(judged), nearest_limit(judged)
         lines.append(f"{name}: {comparison.candidate} against {comparison.baseline}: {verdict}{nearest}")
         if only is None or comparison.name == only or judged.first_failure is not None:

@@ -19,15 +19,12 @@ MEANING = {
     "wire": "server against the reference with the package's numbers",
     "sample": "package against the sample recorded at export",
     "reference": "our reference against the published code",
-    "many rows: implementation": "many rows, implementation: the second decoder against the reference with its numbers",
-    "many rows: kernels": "many rows, kernels: the second decoder with its own roundings against the same reference",
-    "many rows: loss": "many rows, loss: that reference against full precision",
 }
 SHOWN_LAYERS = 12
 
 
 def _style(name: str) -> str:
-    return {"loss": "two", "kernels": "three"}.get(name.removeprefix("many rows: "), "one")
+    return {"loss": "two", "kernels": "three"}.get(name, "one")
 
 
 def stage_plot(judgement: Judgement) -> str:
@@ -35,16 +32,16 @@ def stage_plot(judgement: Judgement) -> str:
     rows: list[svg.Bar] = []
     figures: list[tuple[str, ...]] = []
     for stage in (PREPROCESS, *STAGES):
-        for name in dict.fromkeys(judged.comparison.name for judged in judgement.comparisons):
+        for title, name in _names(judgement).items():
             probes = [
                 (probe.measurement.metrics, probe)
                 for judged in judgement.comparisons
-                if judged.comparison.name == name
+                if judged.comparison.title == title
                 for probe in judged.probes
                 if probe.measurement.stage == stage and probe.measurement.metrics
             ]
             values = [metrics.get("relative_max", metrics.get("mismatches", 0.0)) for metrics, _ in probes]
-            if not probes or (stage == PREPROCESS and name.endswith("loss")):
+            if not probes or (stage == PREPROCESS and name == "loss"):
                 continue
             limits = [limit.bound for _, p in probes for limit in p.limits if limit.metric in ("relative_max", "max_abs")]
             tokens = [p for _, p in probes if "mismatches" in p.measurement.metrics]
@@ -61,17 +58,27 @@ def stage_plot(judgement: Judgement) -> str:
                     min(limits) if limits else None,
                 )
             )
-            figures.append((stage, name, number(worst), f"{min(limits):g}" if limits else "none"))
+            figures.append((stage, title, number(worst), f"{min(limits):g}" if limits else "none"))
     if not rows:
         return ""
     said = f"largest error {max(bar.value for bar in rows):.2g} over {len(rows)} bars"
-    below = _legend({name for _, name, *_ in figures}, any(bar.limit is not None for bar in rows))
+    below = _legend({title for _, title, *_ in figures}, judgement, any(bar.limit is not None for bar in rows))
     below += folded("Figures", table("Error per stage", ("stage", "comparison", "error", "limit"), figures, (2, 3)))
     return figure("Error per stage, end to end", svg.bars("Error per stage", rows, said), below)
 
 
-def _legend(names: set[str], limits: bool) -> str:
-    entries = [(_style(name), MEANING[name]) for name in MEANING if name in names]
+def _names(judgement: Judgement) -> dict[str, str]:
+    """Titles of the comparisons, in order, to what each compares."""
+    return {judged.comparison.title: judged.comparison.name for judged in judgement.comparisons}
+
+
+def _meaning(title: str, name: str) -> str:
+    return f"{title.removesuffix(name)}{MEANING[name]}"
+
+
+def _legend(titles: set[str], judgement: Judgement, limits: bool) -> str:
+    shown = [(title, name) for title, name in _names(judgement).items() if title in titles]
+    entries = [(_style(name), _meaning(title, name)) for title, name in shown]
     return legend([*entries, *([("limit", "limit")] if limits else [])])
 
 
@@ -121,9 +128,10 @@ def _positions(question: str, judgement: Judgement) -> str:
     series: list[svg.Line] = []
     figures: list[tuple[str, ...]] = []
     split = None
+    titles = _names(judgement)
     for judged in judgement.comparisons:
-        name = judged.comparison.name
-        if judged.comparison.question != question or (name == "implementation" and _has(judgement, "kernels")):
+        comparison, name = judged.comparison, judged.comparison.name
+        if comparison.question != question or (name == "implementation" and _has(judgement, "kernels")):
             continue
         curves = {p.measurement.probe: p.measurement.series for p in judged.probes if "kl" in p.measurement.series}
         prompt, answer = curves.get("prefill_logits", {}), curves.get("step_logits", {})
@@ -133,12 +141,15 @@ def _positions(question: str, judgement: Judgement) -> str:
             continue
         split = len(prompt.get("kl", ()))
         other = [place for place, same in enumerate(first) if not same]
-        series.append(svg.Line(name, values, _style_of(len(series)), other))
+        series.append(svg.Line(comparison.title, values, _style_of(len(series)), other))
         pairs = enumerate(zip(values, first, strict=True))
-        figures += [(name, str(place), number(kl), "yes" if same else "no") for place, (kl, same) in pairs]
+        figures += [(comparison.title, str(place), number(kl), "yes" if same else "no") for place, (kl, same) in pairs]
     if not series:
         return ""
-    entries = [(line.style, f"{MEANING[line.name]} (first token differs at {len(line.marked)})") for line in series]
+    entries = [
+        (line.style, f"{_meaning(line.name, titles[line.name])} (first token differs at {len(line.marked)})")
+        for line in series
+    ]
     worst = max(max(line.values) for line in series)
     said = f"KL divergence per position, at most {worst:.2g} nats; rings mark positions whose first token differs"
     head = ("comparison", "position", "KL", "same first token")

@@ -192,7 +192,7 @@ def _comparison(judged: JudgedComparison) -> str:
     names = ("probe", *_metrics(judged))
     content = f"<p class='soft'>{escape(text)}</p>" + table("Judged figures", head, rows, (1, 2), failed)
     content += folded("All metrics", table("All metrics", names, every, range(1, len(names))))
-    title = f"{escape(comparison.name)}{escape(asked)} {badge(verdict_words(judged))}"
+    title = f"{escape(comparison.title)}{escape(asked)} {badge(verdict_words(judged))}"
     return folded(title, content, opened=verdict == "fail", card=True)
 
 
@@ -223,7 +223,7 @@ def _waivers(judgement: Judgement) -> str:
 def _not_run(judgement: Judgement) -> str:
     rows = not_run(judgement.run)
     rows += [
-        (f"{judged.comparison.name}: {probe.measurement.probe}", probe.describe())
+        (f"{judged.comparison.title}: {probe.measurement.probe}", probe.describe())
         for judged in judgement.comparisons
         for probe in judged.probes
         if probe.verdict is Verdict.NOT_PROBED

@@ -34,7 +34,7 @@ def report(judgement: Judgement) -> dict[str, Any]:
         **details_json(run),
         "comparisons": [
             {
-                "name": judged.comparison.name,
+                "name": judged.comparison.title,
                 "question": judged.comparison.question,
                 "standard": str(judged.comparison.standard),
                 "baseline": judged.comparison.baseline,
@@ -68,7 +68,7 @@ def golden_report(judgement: Judgement) -> dict[str, Any]:
         "probes": rows,
         "divergence": _divergence(judgement),
         "comparisons": {
-            judged.comparison.name + (f" {judged.comparison.question}" if judged.comparison.question else ""): str(
+            judged.comparison.title + (f" {judged.comparison.question}" if judged.comparison.question else ""): str(
                 comparison_verdict(judged)
             )
             for judged in judgement.comparisons
@@ -161,7 +161,7 @@ def golden_row(probe: JudgedProbe, judgement: Judgement) -> dict[str, Any]:
     inside = [
         (judged, other)
         for judged in judgement.comparisons
-        if judged.comparison.name in ("implementation", "kernels")
+        if judged.comparison.title in ("implementation", "kernels")
         for other in judged.probes
         if judged.comparison.question + (base_name(other.measurement.probe) or "") == _bare(m.probe)
     ]

@@ -73,7 +73,7 @@ def _timed(root: ElementTree.Element, judgement: Judgement) -> None:
 
 def _suite(root: ElementTree.Element, judged: JudgedComparison, prefix: str, judgement: Judgement) -> None:
     comparison = judged.comparison
-    name = f"{comparison.name} {comparison.question}".strip()
+    name = f"{comparison.title} {comparison.question}".strip()
     suite = ElementTree.SubElement(root, "testsuite", name=name)
     properties = ElementTree.SubElement(suite, "properties")
     facts = {"standard": str(comparison.standard), "baseline": comparison.baseline, "candidate": comparison.candidate}

@@ -93,7 +93,7 @@ def _comparison(judged: JudgedComparison) -> list[str]:
     comparison = judged.comparison
     asked = f", prompt `{comparison.question}`" if comparison.question else ""
     lines = [
-        f"## {comparison.name}: {verdict_words(judged)}",
+        f"## {comparison.title}: {verdict_words(judged)}",
         "",
         f"`{comparison.candidate}` against {comparison.baseline}{asked}; standard `{comparison.standard}`.",
         "",

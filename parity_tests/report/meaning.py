@@ -101,13 +101,12 @@ def comparison_verdict(judged: JudgedComparison) -> Verdict:
 def verdict_words(judged: JudgedComparison) -> str:
     """A comparison's verdict; the loss that stays above its floor is never called a pass."""
     verdict = comparison_verdict(judged)
-    passed = judged.comparison.name.endswith(LOSS) and verdict is Verdict.PASS
+    passed = judged.comparison.name == LOSS and verdict is Verdict.PASS
     return ABOVE_THE_FLOOR if passed else str(verdict)
 
 
 def _implementation(judgement: Judgement) -> tuple[bool | None, str]:
-    costs = (LOSS, *PRESETS)  # a second decoder's names end alike
-    rows = [judged for judged in judgement.comparisons if not judged.comparison.name.endswith(costs)]
+    rows = [judged for judged in judgement.comparisons if judged.comparison.name not in (LOSS, *PRESETS)]
     judged = [row for row in rows if comparison_verdict(row) in (Verdict.PASS, Verdict.FAIL)]
     if not judged:
         return None, "not compared"

@@ -214,6 +214,14 @@ def test_runs_whose_figures_of_logits_are_others_are_refused_by_name(tmp_path: P
     assert "run the comparison again" in refused.value.next_step
 
 
+def test_runs_from_before_there_were_two_decoders_are_read(tmp_path: Path):
+    written = results.to_json(sample_run()) | {"schema": 3}
+    for comparison in written["comparisons"]:
+        del comparison["decoder"]
+    (tmp_path / "run.json").write_text(json.dumps(written), encoding="utf-8")
+    assert results.read(tmp_path) == sample_run()
+
+
 def test_limits_from_a_toml_file_turn_a_stored_pass_into_a_fail_and_name_the_block(tmp_path: Path):
     run = replace(
         sample_run(),

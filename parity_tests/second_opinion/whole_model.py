@@ -66,7 +66,9 @@ def examine(prefix: str) -> Callable[[Subject], Iterator[Finding]]:
             with torch.inference_mode():
                 theirs = model(input_ids=torch.from_numpy(ids), mm_token_type_ids=kinds, **made).logits.float().numpy()
             session.reset()
-            yield Finding(f"logits about {name} picture{of}", Kind.LOGITS, theirs, ours)
+            shown = ids[0] == stated["image"]
+            yield Finding(f"logits about {name} picture{of}", Kind.LOGITS, theirs[:, ~shown], ours[:, ~shown])
+            yield Finding(f"rows of {name} picture{of}", Kind.PICTURE_LOGITS, theirs[:, shown], ours[:, shown])
 
     return ask
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from export.backends.registry import backends
 from export.plan.machine import tool_versions
+from export.source.hub import demos
 from parity_tests.laboratory.faults import FAULTS, of_layer, of_pictures
 from parity_tests.laboratory.real_model import massive_rows, material, measure
 from parity_tests.laboratory.real_model.comparison import Comparison
@@ -64,6 +65,18 @@ class Run:
             for seed in (None, material.DITHERED)
         }
 
+    def demos(self) -> dict[str, Any]:
+        return {
+            f"{family}, {export}": self.work.kept(
+                f"demo {family} {export}", measure.EXPORTS[export], partial(self._demo, family, export)
+            )
+            for family in demos()
+            for export in measure.DEMOS
+        }
+
+    def _demo(self, family: str, export: str) -> dict[str, Any]:
+        return measure.exported(self.work, f"demo {family} {export}", measure.EXPORTS[export], family, "demo")
+
     def sets(self) -> Any:
         return self.work.kept("sets", [self.work.samples, self.work.tokens], partial(measure.sets_compared, self.work))
 
@@ -112,6 +125,7 @@ PARTS: dict[str, Callable[[Run], Any]] = {
     "exports": Run.exports,
     "calibrated": Run.calibrated,
     "faults": Run.faults,
+    "demos": Run.demos,
     "shells": Run.shells,
     "sets": Run.sets,
     "photographs": Run.photographs,
@@ -151,7 +165,7 @@ def _run(given: argparse.Namespace) -> int:
     told = Measured(
         versions, given.samples, given.tokens, exports, [made["methods"]] if "methods" in made else [],
         made.get("faults", {}), made.get("shells", {}), made.get("sets"), made.get("photographs"), made.get("libraries", {}),
-        made.get("massive", []),
+        made.get("massive", []), made.get("demos", {}),
     )  # fmt: skip
     written = page(told, datetime.date.today())
     if given.page is None:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 OURS: Mapping[str, Mapping[str, Any]] = {
     "plain rounding": {},
     "gptq": {"method": "gptq"},
-    "gptq, scales tuned, 16 steps": {"method": "gptq", "tune-scales": 16},
+    "gptq, scales tuned, 8 steps": {"method": "gptq", "tune-scales": 8},
     "awq-gptq": {"method": "awq-gptq"},
     "gptq, zero points": {"method": "gptq", "asymmetric": True},
     "gptq, preset mixed": {"method": "gptq", "preset": "mixed"},

@@ -36,15 +36,21 @@ ON = ("cpu", "android")
 SHELLS = ("qwen2-vl", "wemm", "minicpm-llama3-v")
 """The layout that the others are made from, and two of `parity_tests.laboratory.real_model.shells`."""
 
+DEMOS = ("cpu int4", "android int4")
+"""Exports of every family's demo, for comparison."""
+
 SETS = ("general", "machine")
 """Sets of samples that nobody has to bring."""
 
 
-def exported(work: Work, name: str, flags: Sequence[str], model: str = "qwen2-vl", of: Path | None = None) -> dict[str, Any]:
+def exported(
+    work: Work, name: str, flags: Sequence[str], model: str = "qwen2-vl", of: Path | str | None = None
+) -> dict[str, Any]:
     """An export with its check: predicted and measured peak, verdict, and the largest figure of every comparison.
 
     Args:
-        name: of the package; ``of`` is its checkpoint, None for the one as the file has it.
+        name: of the package.
+        of: its checkpoint, ``demo`` for the family's; None for the one as the file has it.
     """
     asked = product("export", "--model", model, "--weights", of or work.checkpoint, *flags)
     predicted = json.loads(run([*asked, "--dry-run", "--json"]))

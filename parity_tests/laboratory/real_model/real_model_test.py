@@ -84,11 +84,13 @@ def test_the_page_tells_what_was_measured() -> None:
             {"wemm, dithered": {"opinion": opinion, "packages": {"int4": package}}},
             None,
             photographs,
+            demos={"wemm, cpu int4": package},
         ),
         datetime.date(2026, 11, 28),
     )  # fmt: skip
     assert "| cpu int4 | fail | 5.21 | 2.00 GiB | 2.00 GiB | +0 % | 61 |" in whole
     nearest = "inf %: kernels, wide picture_logits, kl_max nan of 0.5"
+    assert f"| wemm, cpu int4 | fail | {nearest} |" in whole
     assert f"| wemm, dithered | of text 1.9e-06: pass |  | fail | 5.21 | {nearest} |" in whole
     assert "swapped norm" in whole and "china against X: max_abs 0, pass" in whole
     assert "nothing compared" in whole

@@ -2,12 +2,12 @@
 
 Run by an interpreter that has NumPy and gguf, with the sizes as JSON (`serving_speed.sizes.Sizes`):
 
-    python llama_files.py SIZES.json decoder.gguf mmproj.gguf
+    python llama_files.py SIZES.json decoder.gguf [mmproj.gguf]
 
 The decoder is a Llama, which is MiniCPM's without its three constant factors. All its matrices are Q4_0, the head and the
-embedding too; the tower's are Q8_0, or float16 where columns do not fill its blocks. Every matrix of one shape holds the
-same random numbers. Keys and names: ggml-org/llama.cpp, src/llama-arch.cpp, tools/mtmd/clip-impl.h and
-tools/mtmd/legacy-models/minicpmv-convert-image-encoder-to-gguf.py.
+embedding too, or of the type that the sizes name as ``matrices``; the tower's are Q8_0, or float16 where columns do not
+fill its blocks. Every matrix of one shape holds the same random numbers. Keys and names: ggml-org/llama.cpp,
+src/llama-arch.cpp, tools/mtmd/clip-impl.h and tools/mtmd/legacy-models/minicpmv-convert-image-encoder-to-gguf.py.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ import numpy as np
 DEVIATION = 0.02
 Q8_0_BLOCK = 32
 SPECIAL = ("<unk>", "<s>", "</s>", "<image>", "</image>")
+FILE_TYPES = {"F16": 1, "Q4_0": 2}
+"""Type of the matrices to what a file says of itself (llama.h, llama_ftype)."""
 NORMAL, UNKNOWN, CONTROL, BYTE = 1, 2, 3, 6
 """Kinds of tokens (llama.h, llama_token_type)."""
 
@@ -56,9 +58,9 @@ class Writer:
         self.file.close()
 
 
-def decoder(path: Path, sizes: dict[str, int]) -> None:
+def decoder(path: Path, sizes: dict[str, Any]) -> None:
     """The language model, with a vocabulary of single letters and names of no meaning."""
-    out, hidden = Writer(path, "llama"), sizes["hidden"]
+    out, hidden, kind = Writer(path, "llama"), sizes["hidden"], sizes.get("matrices", "Q4_0")
     file, narrow = out.file, sizes["head_dim"] * sizes["kv_heads"]
     file.add_block_count(sizes["layers"])
     file.add_context_length(sizes["context"])
@@ -69,10 +71,10 @@ def decoder(path: Path, sizes: dict[str, int]) -> None:
     file.add_layer_norm_rms_eps(1e-5)
     file.add_rope_dimension_count(sizes["head_dim"])
     file.add_vocab_size(sizes["vocabulary"])
-    file.add_file_type(2)  # mostly Q4_0
+    file.add_file_type(FILE_TYPES[kind])
     vocabulary(file, sizes["vocabulary"])
-    out.matrix("token_embd.weight", (sizes["vocabulary"], hidden), "Q4_0")
-    out.matrix("output.weight", (sizes["vocabulary"], hidden), "Q4_0")
+    out.matrix("token_embd.weight", (sizes["vocabulary"], hidden), kind)
+    out.matrix("output.weight", (sizes["vocabulary"], hidden), kind)
     out.vector("output_norm.weight", hidden, 1.0)
     wide = sizes["head_dim"] * sizes["heads"]
     shapes = {
@@ -86,7 +88,7 @@ def decoder(path: Path, sizes: dict[str, int]) -> None:
     }
     for layer in range(sizes["layers"]):
         for name, shape in shapes.items():
-            out.matrix(f"blk.{layer}.{name}.weight", shape, "Q4_0")
+            out.matrix(f"blk.{layer}.{name}.weight", shape, kind)
         out.vector(f"blk.{layer}.attn_norm.weight", hidden, 1.0)
         out.vector(f"blk.{layer}.ffn_norm.weight", hidden, 1.0)
     out.close()
@@ -174,4 +176,5 @@ def norm(out: Writer, name: str, size: int) -> None:
 if __name__ == "__main__":
     given = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     decoder(Path(sys.argv[2]), given)
-    tower(Path(sys.argv[3]), given)
+    if len(sys.argv) > 3:
+        tower(Path(sys.argv[3]), given)

@@ -43,6 +43,7 @@ def main(folder: str, ids: str, out: str, options: dict[str, str]) -> None:
     from compressed_tensors.quantization.lifecycle.forward import fake_quantize
     from datasets import Dataset
     from llmcompressor import oneshot
+    from llmcompressor.pipelines.cache import IntermediatesCache
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -50,6 +51,8 @@ def main(folder: str, ids: str, out: str, options: dict[str, str]) -> None:
     data = Dataset.from_dict({"input_ids": rows, "attention_mask": [[1] * len(row) for row in rows]})
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     asked = recipe(options)
+    if not torch.accelerator.is_available():
+        IntermediatesCache.pin_memory = lambda *_: None  # AWQ pins what it keeps, for a GPU, without asking for one
     began = time.process_time()
     oneshot(
         model=model, tokenizer=AutoTokenizer.from_pretrained(folder), dataset=data, recipe=asked, batch_size=1,
