@@ -19,7 +19,7 @@ from torch.onnx._internal.exporter import _registration
 
 @contextmanager
 def known_results() -> Iterator[None]:
-    """Export inside without the repeated work. The list of functions is shared: no translations of one's own may be given."""
+    """Export inside without the repeated work. The functions are shared: no translations of one's own may be given."""
     changed: list[tuple[type, str, Any]] = []
     try:
         with suppress(AttributeError):

@@ -3,8 +3,8 @@
 Tracing costs about a second of processor time a layer. So a stage whose layers are alike is traced with a few layers and
 with one more. What the one has more than the other is a layer; the numbers in its names go on from layer to layer by
 constant steps, and so do those of everything behind it. `deepened` works these steps out, checks that they are constant
-wherever they can be seen, writes the layers that were not traced, and checks what reads what. Where anything is not as regular it gives nothing,
-and the stage is traced whole (`export.graphs.trace`); the result is the same bytes.
+wherever they can be seen, writes the layers that were not traced, and checks what reads what. Where anything is not as
+regular it gives nothing, and the stage is traced whole (`export.graphs.trace`); the result is the same bytes.
 """
 
 from __future__ import annotations
@@ -185,10 +185,11 @@ def _cut(shallow: list[_Entry], deeper: list[_Entry]) -> int | None:
             continue
         last = deeper[cut - layer : cut]
         onward = _all_steps(last, deeper[cut : cut + layer])
+        if onward is None:
+            continue
         # where the layer before the last is of the same kind, it shows whether the steps are constant
         towards = _all_steps(deeper[max(0, cut - 2 * layer) : cut - layer], last)
-        if onward is not None and towards in (None, onward):
-            return cut
+        return cut if towards in (None, onward) else None
     return None
 
 

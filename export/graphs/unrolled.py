@@ -56,9 +56,7 @@ def is_unrolled(deeper: onnx.GraphProto, made: onnx.GraphProto, layers: Layers) 
             names = zip(made.node[place - layers.length].input, made.node[place].input, strict=True)
             expected = [_onward(source, name == before, layers) for source, (before, name) in zip(like, names, strict=True)]
         else:
-            expected = [
-                source if source is None or source < last else source + moved for source in traced[place - moved]
-            ]
+            expected = [source if source is None or source < last else source + moved for source in traced[place - moved]]
         if list(sources) != list(expected):
             return False
     ends = {name for node in made.node for name in node.output}

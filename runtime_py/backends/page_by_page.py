@@ -1,8 +1,8 @@
 """Arrays of zeros that take memory page by page, as they are written.
 
-NumPy asks Linux for huge pages for what is large (NumPy, `_core/src/multiarray/alloc.cpp`, `indicate_hugepages`). A key/value
-cache lies head by head: of every head the positions so far are written, and what is reserved for later ones stands between
-them. With pages of 2 MB each is touched with the first prompt, and the whole cache is cleared and held from then on.
+NumPy asks Linux for huge pages for what is large (numpy/numpy, doc/source/reference/global_state.rst). A key/value cache
+lies head by head: of every head the positions so far are written, and what is reserved for later ones stands between them.
+Of pages of 2 MB the first prompt touches each, so that the whole cache is cleared and held.
 """
 
 from __future__ import annotations
