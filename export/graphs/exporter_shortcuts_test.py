@@ -31,8 +31,13 @@ def exported() -> bytes:
 
 def test_the_bytes_are_the_same_and_functions_are_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    asked, ask = [], _registration.onnxscript_apis.get_torchlib_ops
-    monkeypatch.setattr(_registration.onnxscript_apis, "get_torchlib_ops", lambda: asked.append(1) or ask())
+    asked, ask = list[object](), _registration.onnxscript_apis.get_torchlib_ops
+
+    def noted() -> object:
+        asked.append(ask())
+        return asked[-1]
+
+    monkeypatch.setattr(_registration.onnxscript_apis, "get_torchlib_ops", noted)
     method = vars(_registration.ONNXRegistry)["from_torchlib"]
     state = torch.get_rng_state()
     plain = exported()
