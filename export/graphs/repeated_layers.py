@@ -3,8 +3,8 @@
 Tracing costs about a second of processor time a layer. So a stage whose layers are alike is traced with a few layers and
 with one more. What the one has more than the other is a layer; the numbers in its names go on from layer to layer by
 constant steps, and so do those of everything behind it. `deepened` works these steps out, checks that they are constant
-wherever they can be seen, and writes the layers that were not traced. Where anything is not as regular it gives nothing,
-and the stage is traced whole (`export.graphs.trace`); the result is the same bytes.
+wherever they can be seen, writes the layers that were not traced, and checks what reads what. Where anything is not as
+regular it gives nothing, and the stage is traced whole (`export.graphs.trace`); the result is the same bytes.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ from typing import Any
 import onnx
 from torch import nn
 
-SHALLOWS = (3, 4)
-"""Layers of the first trace, and one more in the second; the second number where the first shows nothing. The first layer
-may be of another kind, and of four the second hold what all later ones share; that the steps between the two layers before
-the one that is added, and on to it, are constant must show."""
+from export.graphs.unrolled import Layers, is_unrolled
+
+SHALLOWS = (2, 3, 4)
+"""Layers of the first trace, and one more in the second; a later number where the ones before show nothing. The first layer
+may be of another kind; where it is not, the steps from it must be those from the second to the third. What is written must
+be the traced circuit with that layer repeated (`export.graphs.unrolled`)."""
 
 DEEP = 10
-"""Least layers of a stage that is traced so: the two short traces cost as much as one of about nine layers."""
+"""Least layers of a stage that is traced so: of three short traces two cost as much as one of about nine layers."""
 
 NUMBER = re.compile(r"(\d+)")
 FOLDED_FROM = "pkg.onnxscript.optimizer.folded_from"
@@ -133,20 +135,25 @@ def deepened(shallow: onnx.ModelProto, deeper: onnx.ModelProto, further: int) ->
     made.CopyFrom(shallow)
     other = onnx.ModelProto()
     other.CopyFrom(deeper)
+    start = 0
     for field, names in LISTS.items():
         parts = [[[_entry(proto, names) for proto in part] for part in _parts(m.graph, field)] for m in (shallow, deeper)]
         entries = []
         for one, more in zip(*parts, strict=True):
-            part = _deepened(one, more, further)
-            if part is None:
+            cut = _cut(one, more)
+            if cut is None:
                 return None
-            entries += part
+            entries += _deepened(one, more, cut, further)
+            start = cut - (len(more) - len(one)) if field == "node" else start
         for model in (made, other):
             model.graph.ClearField(field)  # type: ignore[arg-type]
         getattr(made.graph, field).extend(entries)
     names_of_values = [name for node in made.graph.node for name in node.output if name]
     alike = _bare(made).SerializeToString(deterministic=True) == other.SerializeToString(deterministic=True)
-    return made if alike and len(names_of_values) == len(set(names_of_values)) else None
+    if not alike or len(names_of_values) != len(set(names_of_values)):
+        return None
+    layers = Layers(start, len(deeper.graph.node) - len(shallow.graph.node), further)
+    return made if is_unrolled(deeper.graph, made.graph, layers) else None
 
 
 def _parts(graph: onnx.GraphProto, field: str) -> list[list[Any]]:
@@ -168,31 +175,38 @@ def _bare(model: onnx.ModelProto) -> onnx.ModelProto:
     return bare
 
 
-def _deepened(shallow: list[_Entry], deeper: list[_Entry], further: int) -> list[Any] | None:
+def _cut(shallow: list[_Entry], deeper: list[_Entry]) -> int | None:
+    """The place in a list where the layer that ``deeper`` has more is added; None where none shows itself."""
     layer = len(deeper) - len(shallow)
     if layer < 0:
         return None
-    for cut in range(len(shallow), -1, -1):
-        if layer and cut < 2 * layer:
-            return None
-        before = _all_steps(shallow[:cut], deeper[:cut])
-        behind = _all_steps(shallow[cut:], deeper[cut + layer :])
-        if before is None or behind is None:
+    for cut in range(len(shallow), layer - 1, -1):
+        if _all_steps(shallow[:cut], deeper[:cut]) is None or _all_steps(shallow[cut:], deeper[cut + layer :]) is None:
             continue
-        added, last = deeper[cut : cut + layer], deeper[cut - layer : cut]
-        onward = _all_steps(last, added)
-        # the layer before the last shows whether the steps are constant
-        if onward is None or onward != _all_steps(deeper[cut - 2 * layer : cut - layer], last):
+        last = deeper[cut - layer : cut]
+        onward = _all_steps(last, deeper[cut : cut + layer])
+        if onward is None:
             continue
-        made = [_moved(entry, steps, further) for entry, steps in zip(shallow[:cut], before, strict=True)]
-        # what the numbers of a layer depend on beside its place: how many layers there are in all
-        whole = before[cut - layer : cut] if layer else []
-        for number in range(further):
-            for entry, steps, all_layers in zip(added, onward, whole, strict=True):
-                numbers = zip(entry.numbers, steps, all_layers, strict=True)
-                made.append(entry.make([n + number * step + (further - 1) * every for n, step, every in numbers]))
-        return made + [_moved(entry, steps, further) for entry, steps in zip(shallow[cut:], behind, strict=True)]
+        # where the layer before the last is of the same kind, it shows whether the steps are constant
+        towards = _all_steps(deeper[max(0, cut - 2 * layer) : cut - layer], last)
+        return cut if towards in (None, onward) else None
     return None
+
+
+def _deepened(shallow: list[_Entry], deeper: list[_Entry], cut: int, further: int) -> list[Any]:
+    layer = len(deeper) - len(shallow)
+    before = _all_steps(shallow[:cut], deeper[:cut]) or []
+    behind = _all_steps(shallow[cut:], deeper[cut + layer :]) or []
+    added = deeper[cut : cut + layer]
+    onward = _all_steps(deeper[cut - layer : cut], added) or []
+    made = [_moved(entry, steps, further) for entry, steps in zip(shallow[:cut], before, strict=True)]
+    # what the numbers of a layer depend on beside its place: how many layers there are in all
+    whole = before[cut - layer : cut] if layer else []
+    for number in range(further):
+        for entry, steps, all_layers in zip(added, onward, whole, strict=True):
+            numbers = zip(entry.numbers, steps, all_layers, strict=True)
+            made.append(entry.make([n + number * step + (further - 1) * every for n, step, every in numbers]))
+    return made + [_moved(entry, steps, further) for entry, steps in zip(shallow[cut:], behind, strict=True)]
 
 
 def _all_steps(entries: Sequence[_Entry], later: Sequence[_Entry]) -> list[tuple[int, ...]] | None:

@@ -24,6 +24,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from export.graphs.block_marks import BlockMarks, ResolveMarks
+from export.graphs.exporter_shortcuts import known_results
 from export.graphs.repeated_layers import DEEP, SHALLOWS, deepened, layers_are_alike
 from export.modules.build import build_stage
 from export.modules.kernels import Kernels
@@ -151,7 +152,7 @@ def _traced(
         inputs = _example_inputs(contract, _example_sizes(spec))
     wrapper = _Bordered(module, contract, contracts(spec, str(dtype).removeprefix("torch."))[stage]).eval()
     axes = {tensor.name: _dynamic(tensor) for tensor in contract.inputs}
-    with torch.no_grad(), fake, _quiet():
+    with torch.no_grad(), fake, _quiet(), known_results():
         program = torch.export.export(wrapper, (inputs,), dynamic_shapes=(axes,), strict=False)
         exported = torch.onnx.export(
             program,

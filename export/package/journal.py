@@ -23,7 +23,9 @@ from runtime_py.files.json_file import MEGABYTE, read_json
 from runtime_py.files.schema import Schema
 
 NAME = "journal.json"
-CHUNK = 1 << 22
+CHUNK = 1 << 19
+"""Bytes hashed at a time: they stay in a core's own cache between being read and being hashed."""
+
 MAX_BYTES = 16 * MEGABYTE
 
 
@@ -38,12 +40,12 @@ class FileRecord:
 
 def sha256_of(path: Path, told: Callable[[int], None] | None = None) -> str:
     """sha256 of a file in hex; ``told`` gets the size of each block read."""
-    digest = hashlib.sha256()
-    with path.open("rb") as handle:
-        while block := handle.read(CHUNK):
-            digest.update(block)
+    digest, block = hashlib.sha256(), memoryview(bytearray(CHUNK))
+    with path.open("rb", buffering=0) as handle:
+        while count := handle.readinto(block):
+            digest.update(block[:count])
             if told is not None:
-                told(len(block))
+                told(count)
     return digest.hexdigest()
 
 

@@ -17,6 +17,7 @@ from runtime_py.backends.ort_decoder import LOGITS, CacheBuffers, DecoderCalls
 from runtime_py.backends.ort_inputs import DTYPES, PAST, refuse_other_inputs, taken
 from runtime_py.backends.ort_providers import CPU, DEVICES, available, find_cuda, refuse_old
 from runtime_py.backends.ort_rows import OrtRow, RowPool, decode_rows, rounds_over_rows
+from runtime_py.backends.page_by_page import zeros
 from runtime_py.backends.records import MANY_ROWS, ONNX
 from runtime_py.backends.stage_sessions import StageSessions
 from runtime_py.backends.webgpu import PROVIDER as WEBGPU
@@ -129,7 +130,7 @@ class OrtBackend:
         if device == "cpu":
             require_bytes(total, f"a cache of {capacity} positions", "export with a smaller --context")
         make = self._ort.OrtValue.ortvalue_from_numpy
-        made = {name: make(np.zeros(*given), device, 0) for name, given in shapes.items()}
+        made = {name: make(zeros(*given), device, 0) for name, given in shapes.items()}
         return OrtState(0, capacity, CacheBuffers(made))
 
     def forward(self, state: Any, inputs: Arrays, logit_positions: np.ndarray) -> np.ndarray:

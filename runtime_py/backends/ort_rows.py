@@ -20,6 +20,7 @@ import numpy as np
 
 from runtime_py.backends.base import Arrays
 from runtime_py.backends.ort_decoder import CacheBuffers
+from runtime_py.backends.page_by_page import zeros
 from runtime_py.contracts import StageContract
 from runtime_py.errors import UsageError
 from runtime_py.memory import require_bytes
@@ -66,7 +67,7 @@ class RowPool:
         self.capacity = capacity
         self._bind = bind
         self._arrays = {
-            name: np.zeros((count, heads, capacity, width), dtype) for name, ((heads, width), dtype) in shapes.items()
+            name: zeros((count, heads, capacity, width), dtype) for name, ((heads, width), dtype) in shapes.items()
         }
         self._values: dict[tuple[int, int], CacheBuffers] = {}
         self.rows = [OrtRow(self, row) for row in range(count)]
