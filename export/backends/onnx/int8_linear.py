@@ -86,9 +86,9 @@ class Int8RowPairLinear(nn.Module):
 
     Each row of (batch, rows, in) is divided by its largest magnitude and rounded, and what that leaves over is rounded as
     another row of the same product, so that the matrix is read once: where it is read from memory, and rows are few, the
-    second half costs next to nothing. The two rows of a product are added by a product of their own with both scales, one
-    way through memory in place of four: of 96 tokens the layers take a fifth less time so (docs/results/many_rows.md). Rows
-    do not touch each other. Initializers as in `Int8TokenLinear`.
+    second half costs next to nothing. The two rows of a product are added by a product of their own with both scales: one
+    way through memory, where a sum and two multiplications take four. Rows do not touch each other. Initializers as in
+    `Int8TokenLinear`.
     """
 
     def __init__(self, in_features: int, out_features: int, bias: bool) -> None:
