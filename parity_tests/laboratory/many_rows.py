@@ -1,17 +1,20 @@
 """What a package's second decoder is worth: its calls beside the first one's, and how far what it says is from float32.
 
-    python -m parity_tests.laboratory.many_rows --package PACKAGE [--threads 1]
+    python -m parity_tests.laboratory.many_rows --package PACKAGE [--threads 1] [--operators]
     python -m parity_tests.laboratory.many_rows --package PACKAGE --checkpoint FOLDER [--text FILE] [--seven-bits]
 
-The first line prints the time of a step of several sequences and of a prompt through either decoder, in turns. The second
-one reads a text, each window of it from nothing, through both and through the checkpoint in float32.
+The first line prints the time of a step of several sequences and of a prompt through either decoder, in turns, or
+what a step of eight through the second one is made of (``--operators``). The second one reads a text, each window of it
+from nothing, through both and through the checkpoint in float32.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +32,7 @@ from parity_tests.reference.arithmetic import RoundedLinear
 from parity_tests.reference.checkpoint_side import Checkpoint, open_checkpoint, stored_reference
 from parity_tests.reference.reference import TorchBackend
 from runtime_py.backends.base import Backend
+from runtime_py.backends.ort_decoder import DecoderCalls
 from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, execute
 from runtime_py.command.parser import Parser
@@ -40,6 +44,8 @@ SEQUENCES = (1, 2, 3, 4, 6, 8, 16)
 PROMPTS = (96, 512)
 FILLED = 150
 """Positions behind which a step is timed."""
+PROFILED = 8
+"""Sequences of the step that is taken apart."""
 ROUNDS = 7
 PARTS = ("qkv", "attention.out", "gate_up", "down", "head")
 FIRST, SECOND = "first", "second"
@@ -48,7 +54,8 @@ FIRST, SECOND = "first", "second"
 def step_seconds(decoders: dict[str, Any], hidden: int) -> dict[tuple[str, int], float]:
     """Medians of a step by decoder and sequences, behind `FILLED` positions each; in turns."""
     drawn = np.random.default_rng(0)
-    states = {name: backend.start_together(max(SEQUENCES), FILLED + 8) for name, backend in decoders.items()}
+    prompt = drawn.standard_normal((1, FILLED, hidden)).astype(np.float32)
+    states = {name: filled(backend, prompt) for name, backend in decoders.items()}
     token = drawn.standard_normal((1, 1, hidden)).astype(np.float32)
     taken: dict[tuple[str, int], list[float]] = {}
     for turn in range(ROUNDS + 1):
@@ -62,6 +69,15 @@ def step_seconds(decoders: dict[str, Any], hidden: int) -> dict[tuple[str, int],
                 if turn:
                     taken.setdefault((name, count), []).append(time.perf_counter() - began)
     return {key: statistics.median(seconds) for key, seconds in taken.items()}
+
+
+def filled(backend: Any, prompt: np.ndarray) -> list[Any]:
+    """Sequences behind one prompt, each with a cache of its own: memory that was never written to is read in no time."""
+    first, *others = backend.start_together(max(SEQUENCES), prompt.shape[1] + 8)
+    backend.read(first, {"inputs_embeds": prompt, "position_ids": positions(backend, 0, prompt.shape[1])}, np.array([-1]))
+    for state in others:
+        backend.copy_prefix(first, state, prompt.shape[1])
+    return [first, *others]
 
 
 def prompt_seconds(decoders: dict[str, Any], hidden: int) -> dict[tuple[str, int], float]:
@@ -82,11 +98,46 @@ def prompt_seconds(decoders: dict[str, Any], hidden: int) -> dict[tuple[str, int
     return {key: statistics.median(seconds) for key, seconds in taken.items()}
 
 
+def hidden_of(backend: Any) -> int:
+    """Width of an embedded token."""
+    return int(next(t.shape[-1] for t in backend.contracts["decoder"].inputs if t.name == "inputs_embeds"))
+
+
 def positions(backend: Any, start: int, count: int) -> np.ndarray:
     """Position ids of consecutive tokens of text, in the shape that the contract says."""
     (tensor,) = (each for each in backend.contracts["decoder"].inputs if each.name == "position_ids")
     ids = np.arange(start, start + count)[None]
     return np.repeat(ids[None], tensor.shape[0], 0) if len(tensor.shape) == 3 else ids
+
+
+def operator_milliseconds(backend: Any, hidden: int, threads: int) -> dict[str, float]:
+    """Of a step of `PROFILED` sequences behind `FILLED` positions, by operator, as ONNX Runtime's profile adds them up."""
+    import onnxruntime
+
+    drawn = np.random.default_rng(0)
+    states = filled(backend, drawn.standard_normal((1, FILLED, hidden)).astype(np.float32))
+    feeds = {
+        "inputs_embeds": drawn.standard_normal((PROFILED, 1, hidden)).astype(np.float32),
+        "attention_mask": np.ones((PROFILED, FILLED + 1), np.int64),
+        "position_ids": np.concatenate([positions(backend, FILLED, 1)] * PROFILED, axis=-2),
+        "num_logits_to_keep": np.array(1, np.int64),
+    }
+    (width,) = (t.shape[-1] for t in backend.contracts["decoder"].outputs if t.name == "logits")
+    with tempfile.TemporaryDirectory(prefix="edgeproof-many-rows-") as folder:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.enable_profiling, options.profile_file_prefix = threads, True, f"{folder}/p"
+        session = onnxruntime.InferenceSession(backend.folder / backend.files["decoder"], options)
+        calls = DecoderCalls(session, onnxruntime.OrtValue.ortvalue_from_numpy, width)
+        for _ in range(ROUNDS + 1):
+            calls(feeds, (PROFILED, 1), states[0].pool.values(0, PROFILED))
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    began = sorted(event["ts"] for event in events if event["name"] == "model_run")[1]  # the first run takes memory
+    spent: dict[str, float] = {}
+    for event in events:
+        if event["ts"] >= began and event["name"].endswith("_kernel_time"):
+            name = event["args"]["op_name"]
+            spent[name] = spent.get(name, 0.0) + event["dur"] / 1e3 / ROUNDS
+    return dict(sorted(spent.items(), key=lambda item: -item[1]))
 
 
 def log_probabilities(backend: Backend, side: Candidate, windows: np.ndarray) -> Tensor:
@@ -184,7 +235,7 @@ def tell_distances(given: argparse.Namespace, sides: dict[str, Candidate]) -> No
 def tell_times(sides: dict[str, Candidate]) -> None:
     """Both tables of times, milliseconds and tokens a second."""
     decoders = {name: side.backend for name, side in sides.items()}
-    hidden = next(t.shape[-1] for t in decoders[FIRST].contracts["decoder"].inputs if t.name == "inputs_embeds")  # type: ignore[attr-defined]
+    hidden = hidden_of(decoders[FIRST])
     steps, prompts = step_seconds(decoders, hidden), prompt_seconds(decoders, hidden)
     console.out("| step of sequences, ms | " + " | ".join(map(str, SEQUENCES)) + " |")
     console.out("|---" * (1 + len(SEQUENCES)) + "|")
@@ -205,6 +256,7 @@ def parser(prog: str) -> Parser:
     made.add_argument("--windows", type=int, default=4, metavar="N", help="default 4")
     made.add_argument("--tokens", type=int, default=192, metavar="N", help="of a window; default 192")
     made.add_argument("--seven-bits", action="store_true", help="and tell what half the bits of inputs would do, in PyTorch")
+    made.add_argument("--operators", action="store_true", help="tell what a step of eight is made of instead")
     made.add_argument("--threads", type=int, default=1, metavar="N", help="computing threads; default 1")
     flags.talk(made)
     return made
@@ -218,7 +270,14 @@ def _run(given: argparse.Namespace) -> int:
     for side in (first, second):
         side.backend.threads = given.threads  # type: ignore[attr-defined]
     sides = {FIRST: first, SECOND: second}
-    if given.checkpoint is None:
+    if given.operators:
+        decoder: Any = second.backend
+        spent = operator_milliseconds(decoder, hidden_of(decoder), given.threads)
+        console.out(
+            f"a step of {PROFILED} behind {FILLED} positions, second decoder: {sum(spent.values()):.1f} ms in operators"
+        )
+        console.out("\n".join(f"| {name} | {milliseconds:.1f} |" for name, milliseconds in spent.items()))
+    elif given.checkpoint is None:
         tell_times(sides)
     else:
         tell_distances(given, sides)

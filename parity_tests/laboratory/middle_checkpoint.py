@@ -1,10 +1,11 @@
 """Write a random MiniCPM-V of a size between the demo's million parameters and the published 3.4 billion.
 
-    python -m parity_tests.laboratory.middle_checkpoint -o DIR [--size middle|half]
+    python -m parity_tests.laboratory.middle_checkpoint -o DIR [--size middle|half] [--kv-heads N] [--vocabulary N]
 
 ``middle`` is for rehearsals that run an export dozens of times: 50 million parameters, every kind of tensor, five shards.
 ``half`` has a decoder of half a billion weights, MiniCPM's ratios at hidden 1024, a tower of SigLIP's base size, and the
-demo's tokenizer beside it, so that it can be served: `serving_speed` does.
+demo's tokenizer beside it, so that it can be served: `serving_speed` does. Its 16 heads have keys and values of their own;
+published decoders of this size share each pair among several (Qwen2.5-0.5B: 14 heads, 2 pairs), which ``--kv-heads`` does.
 """
 
 from __future__ import annotations
@@ -56,6 +57,10 @@ def parser(prog: str) -> Parser:
     made = Parser(prog, "Write a random MiniCPM-V between the demo's size and the published one.")
     made.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="a new folder")
     made.add_argument("--size", choices=tuple(BY_NAME), default="middle", help="default middle")
+    made.add_argument(
+        "--kv-heads", type=flags.whole_number(1), metavar="N", help="pairs of keys and values; default one a head"
+    )
+    made.add_argument("--vocabulary", type=flags.whole_number(200), metavar="N", help="tokens; default as the size has them")
     flags.seed(made, "of the numbers")
     flags.talk(made)
     return made
@@ -63,6 +68,8 @@ def parser(prog: str) -> Parser:
 
 def _run(options: argparse.Namespace) -> int:
     sizes, shard_bytes = BY_NAME[options.size]
+    asked = {"num_key_value_heads": options.kv_heads, "vocab_size": options.vocabulary}
+    sizes = {**sizes, **{name: number for name, number in asked.items() if number is not None}}
     seed = flags.seed_number(options.seed)
     request = SynthesisRequest("minicpm-v", "tiny", options.output, seed=seed, shard_bytes=shard_bytes, overrides=sizes)
     result = synthesize(request)

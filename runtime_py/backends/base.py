@@ -95,7 +95,7 @@ class Batching(Protocol):
         """Empty caches, as `Backend.start` makes one, that `forward_together` may take; `Backend.forward` takes each."""
         ...
 
-    def forward_together(self, states: Sequence[Any], inputs: Sequence[Arrays]) -> np.ndarray:
+    def forward_together(self, states: Sequence[Any], inputs: Sequence[Arrays]) -> Sequence[np.ndarray]:
         """Feed one token of each sequence and advance its state.
 
         Args:
@@ -103,7 +103,7 @@ class Batching(Protocol):
             inputs: for each what `Backend.forward` takes, of one token.
 
         Returns:
-            float32 logits (sequences, 1, vocabulary).
+            float32 logits (1, vocabulary) of each, not copied: a whole vocabulary of eight rows takes a millisecond.
         """
         ...
 

@@ -203,7 +203,7 @@ class OrtBackend:
         """See runtime_py.backends.base.Batching."""
         return RowPool(self._ort.OrtValue.ortvalue_from_numpy, self._caches(), count, capacity).rows
 
-    def forward_together(self, states: Sequence[OrtRow], inputs: Sequence[Arrays]) -> np.ndarray:
+    def forward_together(self, states: Sequence[OrtRow], inputs: Sequence[Arrays]) -> list[np.ndarray]:
         """See runtime_py.backends.base.Batching."""
         return decode_rows(self.contracts[DECODER], states, inputs, self._decode_together)
 

@@ -109,16 +109,15 @@ class RowPool:
 
 def decode_rows(
     contract: StageContract, rows: Sequence[OrtRow], inputs: Sequence[Arrays], decode: Callable[..., np.ndarray]
-) -> np.ndarray:
-    """One token of each row through as few decoder calls as the contract allows; float32 logits (rows, 1, vocabulary).
+) -> list[np.ndarray]:
+    """One token of each row through as few decoder calls as the contract allows; of each float32 logits (1, vocabulary).
 
     Args:
         decode: takes a call's inputs, the positions whose logits are wanted, and cache buffers.
     """
     pool = rows[0].pool
     logits: list[np.ndarray] = [np.empty(0)] * len(rows)
-    groups = alike(contract, inputs)
-    for places in groups:
+    for places in alike(contract, inputs):
         pool.gather([rows[place] for place in places])
         places.sort(key=lambda place: rows[place].row)
         feeds = stacked(contract, [inputs[place] for place in places])
@@ -128,9 +127,7 @@ def decode_rows(
         for row, place in enumerate(places):
             rows[place].length += 1
             logits[place] = made[row]
-        if len(groups) == 1 and places == sorted(places):
-            return made
-    return np.stack(logits)
+    return logits
 
 
 def alike(contract: StageContract, inputs: Sequence[Arrays]) -> list[list[int]]:

@@ -31,4 +31,4 @@ def step_together(
         return [session.stepped(session.backend.forward(state, inputs, last)) for session, (state, inputs) in pairs]
     backend = cast(Batching, sessions[0].backend)
     rows = backend.forward_together([state for state, _ in fed], [inputs for _, inputs in fed])
-    return [session.stepped(rows[place : place + 1]) for place, session in enumerate(sessions)]
+    return [session.stepped(row[None]) for session, row in zip(sessions, rows, strict=True)]

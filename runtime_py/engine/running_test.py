@@ -1,0 +1,28 @@
+"""The likelihood of a token, from logits that are summed in float32."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runtime_py.engine.running import LANES, log_of_sum
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    size=st.sampled_from([1, 7, LANES, LANES + 1, 1000, 151_936]),
+    spread=st.sampled_from([0.0, 0.01, 1.0, 30.0]),
+    shift=st.sampled_from([-80.0, 0.0, 500.0]),
+    seed=st.integers(0, 99),
+)
+def test_the_logarithm_of_a_sum_is_that_of_float64(size: int, spread: float, shift: float, seed: int) -> None:
+    logits = (np.random.default_rng(seed).standard_normal(size) * spread + shift).astype(np.float32)
+    logits[1 : 1 + size // 3] = -np.inf  # as a grammar forbids them
+    kept = logits.copy()
+    largest = float(logits.max())
+    exact = largest + math.log(np.exp(logits.astype(np.float64) - largest).sum())
+    assert abs(log_of_sum(logits) - exact) < 2e-7 * max(1.0, abs(exact))
+    np.testing.assert_array_equal(logits, kept)
