@@ -116,7 +116,7 @@ def operator_milliseconds(backend: Any, hidden: int, threads: int) -> dict[str, 
 
     drawn = np.random.default_rng(0)
     states = filled(backend, drawn.standard_normal((1, FILLED, hidden)).astype(np.float32))
-    feeds = {
+    feeds: dict[str, np.ndarray] = {
         "inputs_embeds": drawn.standard_normal((PROFILED, 1, hidden)).astype(np.float32),
         "attention_mask": np.ones((PROFILED, FILLED + 1), np.int64),
         "position_ids": np.concatenate([positions(backend, FILLED, 1)] * PROFILED, axis=-2),
