@@ -37,7 +37,7 @@ class Library:
 
 COMPRESSOR = Library(
     "llm_compressor.py",
-    ("datasets", "accelerate", "loguru", "frozendict", "pydantic", "httpx"),
+    ("datasets", "accelerate", "loguru", "frozendict", "pydantic", "httpx", "requests"),
     ("llmcompressor==0.14.0.1", "compressed-tensors==0.19.0", "transformers==5.17.0", "huggingface-hub<2"),
 )
 GPTQ_MODEL = Library(
