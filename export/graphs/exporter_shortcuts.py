@@ -14,7 +14,6 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from torch import fx
-from torch.onnx._internal.exporter import _registration
 
 
 @contextmanager
@@ -22,8 +21,11 @@ def known_results() -> Iterator[None]:
     """Export inside without the repeated work. The functions are shared: no translations of one's own may be given."""
     changed: list[tuple[type, str, Any]] = []
     try:
-        with suppress(AttributeError):
-            changed.append(_replaced(_registration.ONNXRegistry, "from_torchlib", staticmethod(_functions)))
+        with suppress(ImportError, AttributeError):
+            from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+            functions = functools.partial(_functions, ONNXRegistry.from_torchlib)
+            changed.append(_replaced(ONNXRegistry, "from_torchlib", staticmethod(functions)))
         with suppress(ImportError, AttributeError):
             from torch.onnx._internal.fx.passes import type_promotion
 
@@ -41,13 +43,10 @@ def _replaced(owner: type, name: str, value: Any) -> tuple[type, str, Any]:
     return owner, name, before
 
 
-_ALL_FUNCTIONS = _registration.ONNXRegistry.from_torchlib
-
-
 @functools.cache
-def _functions(opset_version: int) -> _registration.ONNXRegistry:
-    """Every function of onnxscript for PyTorch's operators, for an operator set."""
-    return _ALL_FUNCTIONS(opset_version=opset_version)
+def _functions(ask: Callable[..., Any], opset_version: int) -> Any:
+    """The registry of every function of onnxscript for PyTorch's operators, for an operator set."""
+    return ask(opset_version=opset_version)
 
 
 def _promoted(interpreter: Any, rule_of: Callable[..., Any]) -> Callable[[Any, fx.Node], Any]:
