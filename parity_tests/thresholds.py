@@ -190,7 +190,8 @@ _FAINT = (
 )
 _SWITCHED = (
     "observed 4.4e-4 on one of 176 picture rows of SmolLM2 in Qwen2-VL's layout, where a massive activation is switched; "
-    "the median is 1.7e-6, the text around the picture at most 5.4e-6 off (docs/results/real_model.md); twice that"
+    "the median is 1.7e-6, the text around the picture at most 5.4e-6 off (--second-opinion on the checkpoint of "
+    "docs/results/real_model.md); twice that"
 )
 _LOSS = (
     "a floor against nonsense, not a promise: observed for int4 rounded to nearest, mean cosine 0.79 on logits and 0.895 "
@@ -228,7 +229,7 @@ DEFAULT: Table = {
         (Limit("relative_max", 2e-5, _SAME_LIBRARY),),
         _EXACT,
         prompt=(Limit("relative_max", 1.2e-4, _FAINT),),
-        pictures=(Limit("relative_median", 2e-5, _SAME_LIBRARY), Limit("relative_max", 1e-3, _SWITCHED)),
+        pictures=(Limit("relative_max", 1e-3, _SWITCHED), Limit("relative_median", 2e-5, _SAME_LIBRARY)),
     ),
     # no limits on picture rows: nobody reads them, and SmolLM2's mean cosine of 0.58 there (docs/results/rounding.md)
     # leaves no room above lost weights
