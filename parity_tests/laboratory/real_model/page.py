@@ -178,8 +178,8 @@ def _photographs(told: Mapping[str, Any]) -> Iterator[str]:
         yield f"- {row['part']}, {row['what']} against {row['against']}: {figure}"
     if told["verdict"] == "fail":
         yield (
-            "- the tower is random, so that hundreds of rows mean nothing to the decoder: there, and in the text behind "
-            "them, eight-bit inputs move logits further than on any other question here"
+            "- why it fails has not been found out; eight-bit inputs are what is judged as kernels, and the tower is "
+            "random, so that its rows mean nothing to the decoder"
         )
     yield f"- the cpu int4 package asked about each: {told['verdict']}; nearest to its limit: {_nearest(told['largest'])}"
 
