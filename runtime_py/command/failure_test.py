@@ -23,7 +23,7 @@ def parts(text: str) -> list[str]:
         (ModuleNotFoundError("No module named 'onnx.helper'", name="onnx.helper"), ExitCode.ENVIRONMENT, "edgeproof[onnx]"),
         (ImportError("libtvm.so: no such file", name="tvm"), ExitCode.ENVIRONMENT, "libtvm.so"),
         (OSError(errno.ENOSPC, "No space left on device", "/data/x"), ExitCode.ENVIRONMENT, "/data/x: No space left"),
-        (PermissionError(errno.EACCES, "Permission denied", "/root/x"), ExitCode.ENVIRONMENT, "/root/x"),
+        (PermissionError(errno.EACCES, "Permission denied", "/models/x"), ExitCode.ENVIRONMENT, "/models/x"),
         (
             ModuleNotFoundError("No module named 'mine'", name="mine"),
             ExitCode.INTERNAL,

@@ -1,6 +1,6 @@
 """Random GGUF files for llama.cpp of the sizes that one of our packages has: a decoder in Q4_0 and a MiniCPM-V tower.
 
-Run by an interpreter that has NumPy and gguf, with the sizes as JSON (`serving_speed.sizes.Sizes`):
+Run by an interpreter that has NumPy and gguf, with the sizes as JSON (`serving_speed.sizes.sizes_of`):
 
     python llama_files.py SIZES.json decoder.gguf [mmproj.gguf]
 
