@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from export.quantisation.codes import Codes, GroupParameters
-from export.quantisation.pieces import INTEGER_HALF, slices, write_codes
+from export.quantisation.pieces import WHOLE, slices, write_codes
 from runtime_py.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class MlcGrid:
         # 0 / 0 in a group of zeros; code 0 is what published packages hold, and reads back as -7 * 0
         if not bool(wide.all()):
             values.nan_to_num_(nan=0.0)
-        values.clamp_(0, 2 * LEVELS).add_(INTEGER_HALF)
+        values.clamp_(0, 2 * LEVELS).add_(WHOLE)
         write_codes(codes, values)
 
     def stored_scales(self, scales: Tensor) -> Tensor:
