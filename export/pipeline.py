@@ -34,7 +34,7 @@ from export.package.manifest import (
 from export.package.resumption import finished_before, workshop
 from export.package.selftest import write_answer
 from export.package.source_hashes import SourceHashes
-from export.package.steps import builds_of, run, steps_of, stored_codes
+from export.package.steps import begun, builds_of, run, steps_of, stored_codes
 from export.plan.machine import tool_versions
 from export.plan.plan import Plan, make_plan
 from export.quantisation.stored import StoredCodes
@@ -102,9 +102,10 @@ def _package(request: ExportRequest, verifier: Verifier | None, progress: Progre
             log.info("note: %s", note)
         stored = stored_codes(request, checkpoint, planned)
         folder, journal = workshop(request, checkpoint, planned)
-        with SourceHashes(checkpoint.files(), journal) as hashes:
-            builds = builds_of(checkpoint, planned, stored, folder, progress)
-            run(steps_of(checkpoint, planned, builds, folder), journal, progress, hashes)
+        builds = builds_of(checkpoint, planned, stored, folder, progress)
+        steps = steps_of(checkpoint, planned, builds, folder)
+        with begun(steps, journal), SourceHashes(checkpoint.files(), journal) as hashes:
+            run(steps, journal, progress, hashes)
             value = _manifest(checkpoint, planned, builds, journal, _confirmed(hashes, progress))
         parse(folder, value)
         write_manifest(folder, value)

@@ -1,9 +1,9 @@
 """Graphs traced in a process of their own, while this one reads and writes weights.
 
-A trace is Python from end to end and holds the interpreter's lock, so a thread of this process would halt the others. The
-process gets its jobs pickled on standard input and answers with the graphs, one after the other. Where it cannot (a module
-that it cannot import, memory), the graph is traced here, and what was wrong shows here. ``python -m export.graphs.apart`` is
-that process.
+A trace is Python from end to end and holds the interpreter's lock, so a thread of this process would halt the others. Where
+nothing else runs in this process yet, the other one is forked from it and has its libraries; else it is a new one, gets its
+jobs pickled on standard input, and is ``python -m export.graphs.apart``. It answers with the graphs, one after the other.
+Where it cannot (a module that it cannot import, memory), the graph is traced here, and what was wrong shows here.
 """
 
 from __future__ import annotations
@@ -12,12 +12,17 @@ import gc
 import logging
 import os
 import pickle
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, BinaryIO, NoReturn
+
+from export.source import row_threads
 
 if TYPE_CHECKING:
     import onnx
@@ -31,14 +36,18 @@ ROOT = Path(__file__).resolve().parents[2]
 LENGTH = 8
 """Bytes before each graph that say how long it is."""
 
+DIES_WITH_PARENT = 1
+"""PR_SET_PDEATHSIG of prctl(2)."""
+
 
 class GraphsApart:
     """Graphs by name, each made once: ahead in the other process after `begin`, else when it is asked for."""
 
     def __init__(self, jobs: Mapping[str, Job]) -> None:
         self._jobs = dict(jobs)
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Forked | Started | None = None
         self._coming: Iterator[str] = iter(())
+        self._busy = ExitStack()
 
     def begin(self, name: str) -> None:
         """Start making this graph and those behind it; nothing where that was begun."""
@@ -46,17 +55,9 @@ class GraphsApart:
             return
         names = list(self._jobs)
         names = names[names.index(name) :]
-        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "export.graphs.apart"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        )
-        assert self._process.stdin is not None
-        with suppress(OSError), self._process.stdin as given:
-            pickle.dump([self._jobs[name] for name in names], given)
+        jobs = [self._jobs[name] for name in names]
+        self._process = Forked(jobs) if may_fork() else Started(jobs)
+        self._busy.enter_context(row_threads.busy_elsewhere(self._process.alive))
         self._coming = iter(names)
 
     def graph(self, name: str) -> onnx.ModelProto:
@@ -74,40 +75,152 @@ class GraphsApart:
     def end(self) -> None:
         """End the process, whatever it is doing."""
         self._coming = iter(())
+        self._busy.close()
         if self._process is not None:
-            with self._process as process:
-                process.kill()
+            self._process.end()
 
     def _next(self) -> onnx.ModelProto | None:
         import onnx
 
-        assert self._process is not None and self._process.stdout is not None
-        length = self._process.stdout.read(LENGTH)
+        assert self._process is not None
+        length = self._process.answers.read(LENGTH)
         if len(length) < LENGTH:
             return None
-        content = self._process.stdout.read(int.from_bytes(length, "little"))
+        content = self._process.answers.read(int.from_bytes(length, "little"))
         with suppress(Exception):
             return onnx.ModelProto.FromString(content)
         return None
 
 
+class Started:
+    """A new process.
+
+    Attributes:
+        answers: its graphs.
+    """
+
+    def __init__(self, jobs: list[Job]) -> None:
+        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "export.graphs.apart"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        )
+        assert self._process.stdin is not None and self._process.stdout is not None
+        with suppress(OSError), self._process.stdin as given:
+            pickle.dump(jobs, given)
+        self.answers = self._process.stdout
+
+    def alive(self) -> bool:
+        """Whether it has not ended by itself."""
+        return self._process.poll() is None
+
+    def end(self) -> None:
+        """Kill it."""
+        with self._process as process:
+            process.kill()
+
+
+def may_fork() -> bool:
+    """Whether a copy of this process can go on by itself: no thread that it would lack holds a lock."""
+    return sys.platform == "linux" and threading.active_count() == 1
+
+
+class Forked:
+    """A copy of this process.
+
+    Attributes:
+        answers: its graphs.
+    """
+
+    def __init__(self, jobs: list[Job]) -> None:
+        incoming, outgoing = os.pipe()
+        parent = os.getpid()
+        self._lock = threading.Lock()
+        """Around the process's end, which is told once."""
+        self._process: int | None = os.fork()
+        if not self._process:
+            _go_on_alone(jobs, outgoing, parent)
+        os.close(outgoing)
+        self.answers: BinaryIO = os.fdopen(incoming, "rb")
+
+    def alive(self) -> bool:
+        """Whether it has not ended by itself."""
+        with self._lock:
+            if self._process is not None and os.waitpid(self._process, os.WNOHANG)[0]:
+                self._process = None
+            return self._process is not None
+
+    def end(self) -> None:
+        """Kill it."""
+        self.answers.close()
+        with self._lock:
+            if self._process is not None:
+                os.kill(self._process, signal.SIGKILL)
+                os.waitpid(self._process, 0)
+                self._process = None
+
+
+def _go_on_alone(jobs: list[Job], outgoing: int, parent: int) -> NoReturn:
+    """What the copy does: holds nothing of the other's files, locks and handlers, traces, and is gone."""
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+        _die_with(parent)
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for standard in range(3):
+            os.dup2(nothing, standard)
+        os.closerange(3, outgoing)
+        os.closerange(outgoing + 1, os.sysconf("SC_OPEN_MAX"))
+        sys.stdout = sys.stderr = open(1, "w", closefd=False)  # noqa: SIM115
+        import torch
+
+        # the threads of the other's operators are not here
+        torch.set_num_threads(1)
+        gc.disable()
+        with os.fdopen(outgoing, "wb") as answers:
+            _answer(jobs, answers)
+    finally:
+        os._exit(0)  # nothing that the other has still to write is written twice
+
+
 def main() -> None:
     """Trace the jobs on standard input. Cycles are left: they take less memory than the search for them takes time."""
     if sys.platform == "linux":
-        import ctypes
-
-        # the process dies with the export that started it (PR_SET_PDEATHSIG)
-        ctypes.CDLL(None).prctl(1, 9)
+        _die_with(os.getppid())
     gc.disable()
     with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as answers:
         # what libraries print must not stand between the graphs
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-        _answer(sys.stdin.buffer, answers)
+        _answer(pickle.load(sys.stdin.buffer), answers)
 
 
-def _answer(asked: BinaryIO, answers: BinaryIO) -> None:
-    for job in pickle.load(asked):
-        content = job().SerializeToString(deterministic=True)
+def _die_with(parent: int) -> None:
+    """Die when the export that started this process does."""
+    import ctypes
+
+    ctypes.CDLL(None).prctl(DIES_WITH_PARENT, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(0)
+
+
+def _answer(jobs: Iterable[Job], answers: BinaryIO) -> None:
+    """Trace one graph after the other; a thread hands over what is ready, so that none waits until it is asked for."""
+    ready: SimpleQueue[bytes | None] = SimpleQueue()
+    handing = threading.Thread(target=_hand_over, args=(ready, answers))
+    handing.start()
+    try:
+        for job in jobs:
+            ready.put(job().SerializeToString(deterministic=True))
+    finally:
+        ready.put(None)
+        handing.join()
+
+
+def _hand_over(ready: SimpleQueue[bytes | None], answers: BinaryIO) -> None:
+    while (content := ready.get()) is not None:
         answers.write(len(content).to_bytes(LENGTH, "little") + content)
         answers.flush()
 

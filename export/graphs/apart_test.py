@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 from functools import partial
 from pathlib import Path
 
 import onnx
 import pytest
 
-from export.graphs.apart import GraphsApart
+from export.graphs import apart
+from export.graphs.apart import Forked, GraphsApart, Started
+
+
+@pytest.fixture(autouse=True, params=[True, False], ids=["forked", "new"])
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both kinds of processes. Threads of pytest's plugins do not matter to these graphs."""
+    if request.param and sys.platform != "linux":
+        pytest.skip("a process is forked on Linux alone")
+    monkeypatch.setattr(apart, "may_fork", lambda: request.param)
 
 
 def named(name: str, folder: Path) -> onnx.ModelProto:
@@ -56,6 +68,55 @@ def test_ended_early_it_is_gone(tmp_path: Path) -> None:
     process = graphs._process
     assert process is not None
     graphs.end()
-    assert process.returncode is not None
+    assert not process.alive()
     assert graphs.graph("b").graph.name == "b"
     graphs.end()
+
+
+def test_it_does_not_wait_until_a_graph_is_asked_for(tmp_path: Path) -> None:
+    """A pipe holds less than one of these."""
+    graphs = GraphsApart({name: partial(large, name, tmp_path) for name in "ab"})
+    graphs.begin("a")
+    process = graphs._process
+    assert process is not None
+    while "b" not in made(tmp_path):
+        assert process.alive()
+    assert graphs.graph("b").doc_string == "b" * LARGE
+    graphs.end()
+
+
+LARGE = 1 << 20
+
+
+def large(name: str, folder: Path) -> onnx.ModelProto:
+    model = named(name, folder)
+    model.doc_string = name * LARGE
+    return model
+
+
+def test_a_process_with_threads_is_not_forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(threading, "active_count", lambda: 2)
+    assert not apart.may_fork()
+    monkeypatch.setattr(threading, "active_count", lambda: 1)
+    assert apart.may_fork() is (sys.platform == "linux")
+
+
+def test_what_the_parent_holds_is_not_held(tmp_path: Path) -> None:
+    """Else a lock would outlive the export that was killed."""
+    held = (tmp_path / "lock").open("w")
+    graphs = GraphsApart({"files": partial(open_files, tmp_path)})
+    graphs.begin("files")
+    assert isinstance(graphs._process, Forked | Started)
+    assert "lock" not in graphs.graph("files").doc_string
+    graphs.end()
+    held.close()
+
+
+def open_files(folder: Path) -> onnx.ModelProto:
+    """A graph that tells the names of the files in a folder which this process has open."""
+    places = [Path("/proc/self/fd") / name for name in os.listdir("/proc/self/fd")] if sys.platform == "linux" else []
+    names = [os.readlink(place) for place in places if place.exists()]
+    model = onnx.helper.make_model(onnx.helper.make_graph([], "files", [], []))
+    model.doc_string = " ".join(Path(name).name for name in names if name.startswith(str(folder)))
+    return model

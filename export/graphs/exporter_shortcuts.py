@@ -5,7 +5,7 @@ An export traces a graph a stage and two of a deep one. Each time the exporter (
 - asks onnxscript for all its functions anew, each with its source parsed, of which the name of a domain is read,
 - puts the table of decompositions together, and looks for operators that C++ registered once a namespace,
 - writes every graph between two steps as Python source and compiles it, which is hardly ever run,
-- notes of every node the strides of its value beside the value itself, which nothing reads here,
+- notes of every node the strides of its value beside that value, which nothing reads here,
 - runs the finished graph once more, node by node, to see which arguments need a cast.
 
 None has a switch. `known_results` keeps what is the same, compiles a graph when it is called, and gives the last run what the

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 
 from export.package.journal import FileRecord, Journal, sha256_of
+from export.source import row_threads
 from runtime_py.errors import CheckpointError
 
 
@@ -57,9 +58,12 @@ class SourceHashes:
 
     def __enter__(self) -> SourceHashes:
         self._future = self._pool.submit(self._all)
+        self._busy = row_threads.busy_elsewhere(self._future.running)
+        self._busy.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._busy.__exit__(kind, error, trace)
         self._stop.set()
         self._pool.shutdown(wait=True)
 

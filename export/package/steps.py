@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -87,7 +87,24 @@ def steps_of(checkpoint: OpenedCheckpoint, planned: Plan, builds: dict[str, Buil
     return steps
 
 
-def run(steps: list[Step], journal: Journal, progress: Progress, hashes: SourceHashes) -> None:
+@contextmanager
+def begun(steps: Sequence[Step], journal: Journal) -> Iterator[None]:
+    """What the steps that the journal does not hold start elsewhere, under way inside.
+
+    Enter it before anything starts a thread: a process without any can be forked.
+    """
+    with ExitStack() as ended:
+        for step in steps:
+            if step.name in journal.steps:
+                continue
+            if step.end is not None:
+                ended.callback(step.end)
+            if step.begin is not None:
+                step.begin()
+        yield
+
+
+def run(steps: Sequence[Step], journal: Journal, progress: Progress, hashes: SourceHashes) -> None:
     """Run the steps that the journal does not hold, and enter each when its files and the checkpoint's hashes are there.
 
     A step is entered while the next one runs: its files go to the disk and are hashed meanwhile.
@@ -98,11 +115,6 @@ def run(steps: list[Step], journal: Journal, progress: Progress, hashes: SourceH
     with ExitStack() as ended:
         # after a failure nothing more is entered; what is under way ends by itself
         ended.callback(entered.shutdown, wait=False, cancel_futures=True)
-        for _, step in ahead:
-            if step.end is not None:
-                ended.callback(step.end)
-            if step.begin is not None:
-                step.begin()
         for number, step in ahead:
             progress.start(step.name, number, len(steps))
             try:
