@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 from functools import partial
@@ -115,8 +114,8 @@ def test_what_the_parent_holds_is_not_held(tmp_path: Path) -> None:
 
 def open_files(folder: Path) -> onnx.ModelProto:
     """A graph that tells the names of the files in a folder which this process has open."""
-    places = [Path("/proc/self/fd") / name for name in os.listdir("/proc/self/fd")] if sys.platform == "linux" else []
-    names = [os.readlink(place) for place in places if place.exists()]
+    places = list(Path("/proc/self/fd").iterdir()) if sys.platform == "linux" else []
+    names = [str(place.readlink()) for place in places if place.exists()]
     model = onnx.helper.make_model(onnx.helper.make_graph([], "files", [], []))
     model.doc_string = " ".join(Path(name).name for name in names if name.startswith(str(folder)))
     return model

@@ -8,9 +8,9 @@ An export traces a graph a stage and two of a deep one. Each time the exporter (
 - notes of every node the strides of its value beside that value, which nothing reads here,
 - runs the finished graph once more, node by node, to see which arguments need a cast.
 
-None has a switch. `known_results` keeps what is the same, compiles a graph when it is called, and gives the last run what the
-trace says of a node in place of computing it; graphs are equal byte for byte. Where a release of PyTorch has no such place,
-nothing is changed there.
+None has a switch. `known_results` keeps what is the same, compiles a graph when it is called, and gives the last run what
+the trace says of a node in place of computing it; graphs are equal byte for byte. Where a release of PyTorch has no such
+place, nothing is changed there.
 """
 
 from __future__ import annotations

@@ -159,8 +159,8 @@ class BlockGrid:
         if self.rule is ScaleRule.POSITIVE:
             # half a step past the last code: the extreme is off by half a step at most, and all other codes are finer for it
             return torch.maximum(high, -low) / (self.zero - 0.5)
-        # with its own sign: a positive extreme makes a negative scale and still becomes code 0. The sum's sign is that of the
-        # larger magnitude, positive where they are equal; choosing with `torch.where` takes as long as a pass over all
+        # with its own sign: a positive extreme makes a negative scale and still becomes code 0. The sum's sign is that of
+        # the larger magnitude, positive where they are equal; choosing with `torch.where` takes as long as a pass over all
         return torch.maximum(high, -low).copysign_(high + low).div_(-self.zero)
 
     def dequantise(self, codes: Codes) -> Tensor:

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
+from export.source.kept_memory import keep_freed_memory
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -64,6 +66,7 @@ def in_order(work: Callable[[Item], Result], items: Iterable[Item]) -> Generator
     """
     import torch
 
+    keep_freed_memory()
     threads = min(torch.get_num_threads(), MOST_THREADS)
     if threads == 1:
         yield from map(work, items)
