@@ -144,7 +144,7 @@ def deepened(shallow: onnx.ModelProto, deeper: onnx.ModelProto, further: int) ->
             if cut is None:
                 return None
             entries += _deepened(one, more, cut, further)
-            start = cut - (len(more) - len(one)) if field == "node" else start
+            start = cut.place - (len(more) - len(one)) if field == "node" else start
         for model in (made, other):
             model.graph.ClearField(field)  # type: ignore[arg-type]
         getattr(made.graph, field).extend(entries)
@@ -175,13 +175,35 @@ def _bare(model: onnx.ModelProto) -> onnx.ModelProto:
     return bare
 
 
-def _cut(shallow: list[_Entry], deeper: list[_Entry]) -> int | None:
-    """The place in a list where the layer that ``deeper`` has more is added; None where none shows itself."""
+Steps = list[tuple[int, ...]]
+"""How much further the numbers of each entry are."""
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """Where a layer is added to a list.
+
+    Attributes:
+        place: the first entry behind the layers of the shallower graph.
+        before, behind: steps of the entries before and behind it when there is a layer more.
+        onward: steps from the last layer to the one added.
+    """
+
+    place: int
+    before: Steps
+    behind: Steps
+    onward: Steps
+
+
+def _cut(shallow: list[_Entry], deeper: list[_Entry]) -> _Cut | None:
+    """Where the layer that ``deeper`` has more is added; None where no place shows itself."""
     layer = len(deeper) - len(shallow)
     if layer < 0:
         return None
     for cut in range(len(shallow), layer - 1, -1):
-        if _all_steps(shallow[:cut], deeper[:cut]) is None or _all_steps(shallow[cut:], deeper[cut + layer :]) is None:
+        before = _all_steps(shallow[:cut], deeper[:cut])
+        behind = None if before is None else _all_steps(shallow[cut:], deeper[cut + layer :])
+        if before is None or behind is None:
             continue
         last = deeper[cut - layer : cut]
         onward = _all_steps(last, deeper[cut : cut + layer])
@@ -189,27 +211,24 @@ def _cut(shallow: list[_Entry], deeper: list[_Entry]) -> int | None:
             continue
         # where the layer before the last is of the same kind, it shows whether the steps are constant
         towards = _all_steps(deeper[max(0, cut - 2 * layer) : cut - layer], last)
-        return cut if towards in (None, onward) else None
+        return _Cut(cut, before, behind, onward) if towards in (None, onward) else None
     return None
 
 
-def _deepened(shallow: list[_Entry], deeper: list[_Entry], cut: int, further: int) -> list[Any]:
-    layer = len(deeper) - len(shallow)
-    before = _all_steps(shallow[:cut], deeper[:cut]) or []
-    behind = _all_steps(shallow[cut:], deeper[cut + layer :]) or []
-    added = deeper[cut : cut + layer]
-    onward = _all_steps(deeper[cut - layer : cut], added) or []
-    made = [_moved(entry, steps, further) for entry, steps in zip(shallow[:cut], before, strict=True)]
+def _deepened(shallow: list[_Entry], deeper: list[_Entry], cut: _Cut, further: int) -> list[Any]:
+    layer, place = len(deeper) - len(shallow), cut.place
+    made = [_moved(entry, steps, further) for entry, steps in zip(shallow[:place], cut.before, strict=True)]
+    added = deeper[place : place + layer]
     # what the numbers of a layer depend on beside its place: how many layers there are in all
-    whole = before[cut - layer : cut] if layer else []
+    whole = cut.before[place - layer : place] if layer else []
     for number in range(further):
-        for entry, steps, all_layers in zip(added, onward, whole, strict=True):
+        for entry, steps, all_layers in zip(added, cut.onward, whole, strict=True):
             numbers = zip(entry.numbers, steps, all_layers, strict=True)
             made.append(entry.make([n + number * step + (further - 1) * every for n, step, every in numbers]))
-    return made + [_moved(entry, steps, further) for entry, steps in zip(shallow[cut:], behind, strict=True)]
+    return made + [_moved(entry, steps, further) for entry, steps in zip(shallow[place:], cut.behind, strict=True)]
 
 
-def _all_steps(entries: Sequence[_Entry], later: Sequence[_Entry]) -> list[tuple[int, ...]] | None:
+def _all_steps(entries: Sequence[_Entry], later: Sequence[_Entry]) -> Steps | None:
     if len(entries) != len(later):
         return None
     steps = []

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from parity_tests.laboratory.serving_speed import gguf_files
+from parity_tests.laboratory.serving_speed.sizes import decoder_sizes
 from runtime_py.command import flags
 from runtime_py.command.dispatch import Command, execute
 from runtime_py.command.parser import Parser
@@ -67,11 +68,9 @@ def same_size(model: Path) -> tuple[dict[str, int], int]:
 
     spec = open_folder(model).spec
     total = parameter_count(spec)
-    d = spec.decoder
+    d, sizes = spec.decoder, decoder_sizes(spec.decoder)
     layer = d.hidden * (2 * d.heads + 2 * d.kv_heads) * d.head_dim + 3 * d.hidden * d.mlp_width
-    layers = round((total - 2 * d.vocabulary * d.hidden) / layer)
-    sizes = {"hidden": d.hidden, "mlp": d.mlp_width, "heads": d.heads, "kv_heads": d.kv_heads, "head_dim": d.head_dim}
-    return {**sizes, "vocabulary": d.vocabulary, "layers": layers}, total
+    return {**sizes, "layers": round((total - 2 * d.vocabulary * d.hidden) / layer)}, total
 
 
 def parser(prog: str) -> Parser:
@@ -94,6 +93,7 @@ def _run(given: argparse.Namespace) -> int:
     given_sizes = given.output / "sizes.json"
     given_sizes.write_text(json.dumps({**sizes, "context": 2048, "matrices": "F16"}), encoding="utf-8")
     subprocess.run([given.llama_python, str(gguf_files.WRITER), str(given_sizes), str(source)], check=True)
+    os.sync()  # else the first to be measured shares the machine with the writing of that file
     export = [sys.executable, "-m", "export", "--model", str(given.model), "--precision", "int4", "--skip-verify", "-q"]
     commands = {"llama.cpp Q4_0": ([given.llama_python, str(QUANTISER), str(source), str(quantised), threads], quantised)}
     for target in given.target.split(","):
@@ -104,6 +104,8 @@ def _run(given: argparse.Namespace) -> int:
             shutil.rmtree(package, ignore_errors=True)
             quantised.unlink(missing_ok=True)
             rows[name].append(measured(command, written))
+            run = rows[name][-1]
+            sys.stderr.write(f"{name}: {run.seconds:.1f} s, {run.processor:.1f} processor s, {run.peak / 1e9:.2f} GB\n")
     shutil.rmtree(given.output)
     sys.stdout.write(f"{parameters / 1e9:.2f} B parameters, {threads} thread(s), medians of {given.rounds} round(s)\n\n")
     sys.stdout.write(

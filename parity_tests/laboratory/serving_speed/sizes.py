@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from runtime_py.errors import UsageError
+
+if TYPE_CHECKING:
+    from export.specs import DecoderSpec
 
 
 def sizes_of(model: Path, context: int) -> dict[str, int]:
@@ -21,13 +25,7 @@ def sizes_of(model: Path, context: int) -> dict[str, int]:
     if not (isinstance(c, ResamplerSpec) and isinstance(v, VisionSpec)) or v.grid is None:
         raise UsageError(f"{model} is {spec.family} {spec.variant}", "a MiniCPM-V 1.0", "see middle_checkpoint")
     return {
-        "hidden": d.hidden,
-        "mlp": d.mlp_width,
-        "heads": d.heads,
-        "kv_heads": d.kv_heads,
-        "head_dim": d.head_dim,
-        "layers": d.layers,
-        "vocabulary": d.vocabulary,
+        **decoder_sizes(d),
         "context": context,
         "vision_width": v.width,
         "vision_heads": v.heads,
@@ -36,4 +34,17 @@ def sizes_of(model: Path, context: int) -> dict[str, int]:
         "side": v.grid[0] * v.patch_size,
         "patch": v.patch_size,
         "queries": c.queries,
+    }
+
+
+def decoder_sizes(decoder: DecoderSpec) -> dict[str, int]:
+    """The decoder's part of them."""
+    return {
+        "hidden": decoder.hidden,
+        "mlp": decoder.mlp_width,
+        "heads": decoder.heads,
+        "kv_heads": decoder.kv_heads,
+        "head_dim": decoder.head_dim,
+        "layers": decoder.layers,
+        "vocabulary": decoder.vocabulary,
     }
