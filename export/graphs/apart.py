@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -124,8 +125,10 @@ class Started:
 
 
 def may_fork() -> bool:
-    """Whether a copy of this process can go on by itself: no thread that it would lack holds a lock."""
-    return sys.platform == "linux" and threading.active_count() == 1
+    """Whether a copy of this process can go on by itself: no thread that it would lack holds a lock, no GPU is in use."""
+    torch = sys.modules.get("torch")
+    in_use = torch is not None and torch.cuda.is_initialized()
+    return sys.platform == "linux" and threading.active_count() == 1 and not in_use
 
 
 class Forked:
@@ -140,7 +143,10 @@ class Forked:
         parent = os.getpid()
         self._lock = threading.Lock()
         """Around the process's end, which is told once."""
-        self._process: int | None = os.fork()
+        with warnings.catch_warnings():
+            # Python 3.12 counts threads of native libraries, which see to forks themselves
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self._process: int | None = os.fork()
         if not self._process:
             _go_on_alone(jobs, outgoing, parent)
         os.close(outgoing)
