@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 
 import pytest
 import torch
 
-from export.source.row_threads import in_order
+from export.source.row_threads import busy_elsewhere, in_order
 
 
 @pytest.fixture(params=[1, 3])
@@ -80,3 +80,24 @@ def test_closing_waits_for_what_runs(threads: int) -> None:
     count = len(done)
     time.sleep(0.03)
     assert len(done) == count <= threads + 1
+
+
+@pytest.mark.parametrize("others", [0, 1, 2, 5])
+def test_a_core_is_left_to_other_work_and_one_is_always_taken(others: int, threads: int) -> None:
+    running, most = [], []
+
+    def work(number: int) -> None:
+        running.append(number)
+        most.append(len(running))
+        time.sleep(0.002)
+        running.remove(number)
+
+    with ExitStack() as busy:
+        for _ in range(others):
+            busy.enter_context(busy_elsewhere(lambda: True))
+        busy.enter_context(busy_elsewhere(lambda: False))
+        list(in_order(work, range(30)))
+    assert max(most) == max(1, threads - others)
+    most.clear()
+    list(in_order(work, range(30)))
+    assert max(most) == threads
