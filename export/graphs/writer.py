@@ -20,6 +20,7 @@ from onnx import TensorProto
 from torch import Tensor
 
 from export.graphs.layout import Place, lay_out
+from export.graphs.write_back import begin_write_back
 from export.quantisation.codes import CodeSource, WeightProvider
 from export.quantisation.finite import all_finite, cast
 from export.quantisation.grids import GRIDS
@@ -30,6 +31,9 @@ from runtime_py.errors import CheckpointError, MachineError
 
 CHUNK = 4 << 20
 """Float32 bytes of one piece of a weight; every thread has one."""
+
+WRITE_BACK = 64 << 20
+"""Bytes after which the system is told to write what it holds of a file."""
 
 CODES, SCALES, ZERO_POINTS = ".weight_codes", ".weight_scales", ".weight_zero_points"
 
@@ -96,12 +100,15 @@ def write_stage(
     with _whole_file(data) as file:
         if size:
             _reserve(file, size)
-        done = 0
+        done = begun = 0
         pieces = (piece for group in _by_layer(places) for piece in _pieces(group, source))
         with closing(in_order(partial(_write_piece, file, source), pieces)) as counts:
             for written in counts:
                 done += written
                 progress(done, total)
+                if done - begun >= WRITE_BACK:
+                    begin_write_back(file)
+                    begun = done
     write_graph(model, path)
     return [path, data]
 
