@@ -176,11 +176,6 @@ def _photographs(told: Mapping[str, Any]) -> Iterator[str]:
     for row in told["opinions"]:
         figure = f"{row['metric']} {float(row['error']):.2g}, {row['verdict']}"
         yield f"- {row['part']}, {row['what']} against {row['against']}: {figure}"
-    if told["verdict"] == "fail":
-        yield (
-            "- why it fails has not been found out; eight-bit inputs are what is judged as kernels, and the tower is "
-            "random, so that its rows mean nothing to the decoder"
-        )
     yield f"- the cpu int4 package asked about each: {told['verdict']}; nearest to its limit: {_nearest(told['largest'])}"
 
 
