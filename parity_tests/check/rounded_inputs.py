@@ -84,7 +84,7 @@ class RoundedQuestion:
     fed: np.ndarray
 
     def settled(self, kernels: Comparison, copies: Sequence[Comparison]) -> list[Comparison]:
-        """The package's comparison as it is, or in parts where rounding is shown to move the arrays that fail.
+        """The package's comparison, in parts where rounding is shown to move the arrays that fail, and what rounding does.
 
         Args:
             copies: of the package's copy that does not round, which have to hold.
@@ -100,14 +100,14 @@ class RoundedQuestion:
         if rounded is None:
             return [kernels]
         alone = {row.probe: row for row in compare_recordings(self.inside, rounded)}
-        moved = [_held_to(row.measurement, row.broken, alone.get(probe)) for probe, row in broken.items()]
-        others = [row for row in kernels.measurements if row.probe not in broken]
         told = replace(kernels, name=ROUNDED_INPUTS, standard=Standard.INT4_LOSS, candidate=ROUNDED)
-        return [
-            replace(kernels, measurements=tuple(others)),
-            replace(kernels, standard=Standard.MOVED, measurements=tuple(moved)),
-            replace(told, measurements=tuple(alone.values()), seconds=rounded.seconds),
-        ]
+        told = replace(told, measurements=tuple(alone.values()), seconds=rounded.seconds)
+        held = tuple(_held_to(row.measurement, row.broken, alone.get(probe)) for probe, row in broken.items())
+        moved = replace(kernels, standard=Standard.MOVED, measurements=held)
+        if not all_hold(moved, family):
+            return [kernels, told]
+        others = tuple(row for row in kernels.measurements if row.probe not in broken)
+        return [replace(kernels, measurements=others), moved, told]
 
     def _rounded(self) -> Recording | None:
         """What the reference says whose decoder rounds; None where nobody knows how the package's kernels round."""

@@ -49,9 +49,11 @@ def test_what_rounding_alone_does_is_no_fault_of_the_kernels(exported: ExportedP
 @pytest.mark.usefixtures("tight")
 def test_what_rounding_does_not_explain_stays_a_failure(exported: ExportedPackage, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(OnnxExaminer, "kernel_arithmetic", lambda *given: PLAIN)
-    result = check(exported(CASE, "cpu", "int4"), GOLDENS / CASE, OPTIONS)
-    assert result.verdict == "fail"
-    assert "moved_ratio" in (result.first_failure or "")
+    judged = check(exported(CASE, "cpu", "int4"), GOLDENS / CASE, OPTIONS).judgement
+    assert judged.first_failure.startswith("kernels: wide ")
+    assert "kl_mean" in judged.first_failure
+    assert {row.comparison.name for row in judged.comparisons} == {"implementation", "kernels", ROUNDED_INPUTS, "loss"}
+    assert all(row.comparison.standard is not Standard.MOVED for row in judged.comparisons)
 
 
 @pytest.mark.usefixtures("tight")
