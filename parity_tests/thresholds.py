@@ -25,15 +25,11 @@ others are in float32 and the worst to more, and where rounding is expected rows
 
 from __future__ import annotations
 
-import json
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 
 from parity_tests.judging.metrics import HIGHER_IS_BETTER, LOGITS, Kind
-from runtime_py.errors import UsageError
 
 
 class Standard(StrEnum):
@@ -281,7 +277,10 @@ FAMILIES: Mapping[str, Mapping[Standard, Mapping[Kind, Limits]]] = {
 
 
 def limits(standard: Standard, kind: Kind, family: str = "", table: Table | None = None) -> Limits:
-    """The limits of one comparison of one kind of array; those ``table`` (from `load`) names go before the family's.
+    """The limits of one comparison of one kind of array; those that ``table`` names go before the family's.
+
+    Args:
+        table: a user's own (`parity_tests.judging.own_limits`).
 
     A family's goldens say one thing of all logits; what ``table`` says of ``logits`` holds for a prompt's text as well,
     unless it names ``prompt_logits`` too.
@@ -295,29 +294,3 @@ def limits(standard: Standard, kind: Kind, family: str = "", table: Table | None
     given = {limit.metric: limit for limit in rows.get(named, ())}
     kept = tuple(given.pop(limit.metric, limit) for limit in built_in)
     return (*kept, *given.values())
-
-
-def load(path: Path) -> Table:
-    """Limits from a JSON or TOML file ``{standard: {kind: {metric: bound}}}``; what it leaves out keeps the default.
-
-    Raises:
-        UsageError: no such file, no JSON, or a name that is no standard, kind or metric.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-        value = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-        table: dict[Standard, dict[Kind, Limits]] = {}
-        for standard, kinds in value.items():
-            rows = table.setdefault(Standard(standard), {})
-            for kind, bounds in kinds.items():
-                unknown = sorted(set(bounds) - set(HIGHER_IS_BETTER))
-                if unknown:
-                    raise ValueError(f"no metric is named {', '.join(unknown)}")
-                rows[Kind(kind)] = tuple(Limit(name, float(bound), f"from {path.name}") for name, bound in bounds.items())
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise UsageError(
-            f"{path} holds no thresholds: {error}",
-            '{"<standard>": {"<kind>": {"<metric>": <bound>}}} with the names of parity_tests/thresholds.py',
-            "correct the file; docs/parity_reports.md shows one",
-        ) from error
-    return table
