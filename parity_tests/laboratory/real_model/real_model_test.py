@@ -73,7 +73,8 @@ def test_the_page_tells_what_was_measured() -> None:
     }  # fmt: skip
     opinion = {"verdict": "pass", "first_failure": None, "logits": {"logits of text": [1.94e-6, 2e-5]}}
     photographs = {
-        "files": ["china.jpg"], "verdict": "pass", "largest": {"rounded inputs": [0.2, "china.jpg step_logits", "kl_mean", 0.26, 5]},
+        "files": ["china.jpg"], "verdict": "pass",
+        "largest": {"rounded inputs": [0.2, "china.jpg step_logits", "kl_mean", 0.26, 5]},
         "opinions": [
             {"part": "pixels", "what": "china", "against": "X", "metric": "max_abs", "error": 0, "verdict": "pass"}
         ],
