@@ -48,7 +48,8 @@ class GraphsApart:
         self._jobs = dict(jobs)
         self._process: Forked | Started | None = None
         self._coming: Iterator[str] = iter(())
-        self._busy = ExitStack()
+        self._ready: SimpleQueue[bytes | None] = SimpleQueue()
+        self._under_way = ExitStack()
 
     def begin(self, name: str) -> None:
         """Start making this graph and those behind it; nothing where that was begun."""
@@ -58,8 +59,13 @@ class GraphsApart:
         names = names[names.index(name) :]
         jobs = [self._jobs[name] for name in names]
         self._process = Forked(jobs) if may_fork() else Started(jobs)
-        self._busy.enter_context(row_threads.busy_elsewhere(self._process.alive))
         self._coming = iter(names)
+        # else it would wait with each until that is asked for
+        receiving = threading.Thread(target=_receive, args=(self._process.answers, self._ready), daemon=True)
+        receiving.start()
+        self._under_way.callback(receiving.join)
+        self._under_way.callback(self._process.end)
+        self._under_way.enter_context(row_threads.busy_elsewhere(self._process.alive))
 
     def graph(self, name: str) -> onnx.ModelProto:
         """One graph; waits for it where it is being made."""
@@ -76,21 +82,28 @@ class GraphsApart:
     def end(self) -> None:
         """End the process, whatever it is doing."""
         self._coming = iter(())
-        self._busy.close()
-        if self._process is not None:
-            self._process.end()
+        self._under_way.close()
 
     def _next(self) -> onnx.ModelProto | None:
         import onnx
 
-        assert self._process is not None
-        length = self._process.answers.read(LENGTH)
-        if len(length) < LENGTH:
+        content = self._ready.get()
+        if content is None:
             return None
-        content = self._process.answers.read(int.from_bytes(length, "little"))
         with suppress(Exception):
             return onnx.ModelProto.FromString(content)
         return None
+
+
+def _receive(answers: BinaryIO, ready: SimpleQueue[bytes | None]) -> None:
+    """Put the graphs that come into a queue, and None behind the last whole one."""
+    with answers, suppress(OSError):
+        while len(length := answers.read(LENGTH)) == LENGTH:
+            content = answers.read(size := int.from_bytes(length, "little"))
+            if len(content) < size:
+                break
+            ready.put(content)
+    ready.put(None)
 
 
 class Started:
@@ -120,8 +133,8 @@ class Started:
 
     def end(self) -> None:
         """Kill it."""
-        with self._process as process:
-            process.kill()
+        self._process.kill()
+        self._process.wait()
 
 
 def may_fork() -> bool:
@@ -161,7 +174,6 @@ class Forked:
 
     def end(self) -> None:
         """Kill it."""
-        self.answers.close()
         with self._lock:
             if self._process is not None:
                 os.kill(self._process, signal.SIGKILL)
@@ -213,20 +225,9 @@ def _die_with(parent: int) -> None:
 
 
 def _answer(jobs: Iterable[Job], answers: BinaryIO) -> None:
-    """Trace one graph after the other; a thread hands over what is ready, so that none waits until it is asked for."""
-    ready: SimpleQueue[bytes | None] = SimpleQueue()
-    handing = threading.Thread(target=_hand_over, args=(ready, answers))
-    handing.start()
-    try:
-        for job in jobs:
-            ready.put(job().SerializeToString(deterministic=True))
-    finally:
-        ready.put(None)
-        handing.join()
-
-
-def _hand_over(ready: SimpleQueue[bytes | None], answers: BinaryIO) -> None:
-    while (content := ready.get()) is not None:
+    """Trace one graph after the other."""
+    for job in jobs:
+        content = job().SerializeToString(deterministic=True)
         answers.write(len(content).to_bytes(LENGTH, "little") + content)
         answers.flush()
 

@@ -11,7 +11,7 @@ INITIATE = 2
 
 
 def begin_write_back(file: int) -> bool:
-    """Have the system write what it holds of an open file; returns whether it began (Linux). fsync is needed all the same."""
+    """Have the system write what it holds of an open file; returns whether it began (Linux). It is no fsync."""
     if sys.platform != "linux":
         return False
     with suppress(OSError, AttributeError):
