@@ -193,10 +193,10 @@ class GroupQueryAttention(CachedAttention):
     Rotation happens outside: for the first prompt the operator's own rotation takes the first position id and counts on
     from there (measured with ONNX Runtime 1.31), and positions here may be shared, skipped or three-dimensional.
 
-    The scale of the scores lies in the tables that turn the queries, and the operator's own is 1: only then does ONNX Runtime
-    multiply a single row with the cache as it lies; with any other scale it first copies every head's keys into the form that
-    many rows want (microsoft/onnxruntime, onnxruntime/core/mlas/lib/sgemm.cpp, MlasSgemmOperation: ``alpha == 1.0f``;
-    docs/results/many_rows.md has the times).
+    The scale of the scores lies in the tables that turn the queries, and the operator's own is 1: only then does ONNX
+    Runtime multiply a single row with the cache as it lies; with any other scale it first copies every head's keys into the
+    form that many rows want (microsoft/onnxruntime, onnxruntime/core/mlas/lib/sgemm.cpp, MlasSgemmOperation: M == 1 and
+    alpha == 1; docs/results/many_rows.md has times).
     """
 
     def __init__(self, spec: DecoderSpec, cache: torch.dtype) -> None:
@@ -204,8 +204,7 @@ class GroupQueryAttention(CachedAttention):
         self.cache = cache
 
     def prepare(self, attention_mask: Tensor, position_ids: Tensor) -> tuple[Tensor, ...]:
-        """Rotary tables (batch, tokens, dim / 2) of queries, those of keys, last cache index int32 (batch,), total length
-        int32 (1,), and the mask."""
+        """Rotary tables (batch, tokens, dim / 2) of queries, of keys, last cache index (batch,), total length (1,), mask."""
         angles = self.angles(position_ids)
         # the operator's seqlens_k is the index of the last position, not how many there are
         last = (attention_mask.sum(dim=1) - 1).to(torch.int32)
