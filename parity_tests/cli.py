@@ -118,9 +118,9 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _table(options: argparse.Namespace) -> Table | None:
-    from parity_tests import thresholds
+    from parity_tests.judging.own_limits import read_limits
 
-    return None if options.thresholds is None else thresholds.load(options.thresholds)
+    return None if options.thresholds is None else read_limits(options.thresholds)
 
 
 def _package(options: argparse.Namespace) -> int:

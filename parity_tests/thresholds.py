@@ -25,15 +25,11 @@ others are in float32 and the worst to more, and where rounding is expected rows
 
 from __future__ import annotations
 
-import json
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 
 from parity_tests.judging.metrics import HIGHER_IS_BETTER, LOGITS, Kind
-from runtime_py.errors import UsageError
 
 
 class Standard(StrEnum):
@@ -48,6 +44,7 @@ class Standard(StrEnum):
     STORED_FLOAT16 = "implementation-float16"  # the same; arithmetic in float16
     STORED_INT8 = "implementation-int8"  # the same; inputs of layers rounded to 8 bits by both sides
     KERNELS_INT8 = "kernels-int8"  # inputs of int4 layers rounded to 8 bits by the package's kernels alone
+    MOVED = "moved-by-rounding"  # the same, on a question that PyTorch with inputs so rounded is moved far on
     SECOND_OPINION = "second-opinion"  # reference against transformers, both float32 PyTorch
     INT4_LOSS = "int4-loss"  # dequantised reference against full precision
 
@@ -101,7 +98,7 @@ def _medians(row_cosine: float, divergence: float, reason: str) -> Limits:
 
 def _float32() -> dict[Kind, Limits]:
     """Sides that differ in the order of float32 sums; the worst picture row may be further off than a row of text."""
-    pictures = (*_decoded(6e-4, 0.999999, 1e-6, _SWITCH), Limit("relative_median", 1e-4, _ROUNDING))
+    pictures = (*_decoded(1.2e-3, 0.999999, 1e-5, _SWITCH), Limit("relative_median", 1e-4, _ROUNDING))
     rows = _decoded(1e-4, 0.999999, 1e-6, _ROUNDING)
     return _standard(_relative(1e-4, 0.999999, _ROUNDING), rows, _ties(1e-4), pictures=pictures)
 
@@ -174,10 +171,16 @@ _KERNEL_PICTURES = (
     "activation of, or none (SmolLM2 in WeMM's layout); a copy that does not round is held to float32 rounding there, and "
     "the text behind the pictures to its own limits"
 )
+_MOVED = (
+    "three times as far as PyTorch with the inputs of the same layers rounded alike, on the same question: every limit of "
+    "rounding allows about three times what PyTorch alone was seen to do; held only where the copy that does not round is "
+    "exact"
+)
 _SWITCH = (
-    "observed 2.7e-4, with a KL of 2.4e-7, on one picture row of SmolLM2 in MiniCPM-Llama3-V's layout, which stands where a "
-    "massive activation is switched: PyTorch in float32 is 20 to 70 times as far from float64 there as on the median row "
-    "(parity_tests.laboratory.picture_rows); twice that, and the KL that every row is held to"
+    "observed 5.7e-4, with a KL of 3.5e-6, on one of 6,000 picture rows of photographs (SmolLM2 in Qwen2-VL's layout), "
+    "which stands where a massive activation is switched: PyTorch in float32 is 20 to 100 times as far from float64 on such "
+    "rows as on the median one (parity_tests.laboratory.picture_rows); two to three times that. The median row is held to "
+    "what text is, and a fault shows in the text behind the pictures"
 )
 _SAME_LIBRARY = (
     "the same operators of the same library in another order: observed at most 1.1e-6 on demos and goldens "
@@ -224,6 +227,7 @@ DEFAULT: Table = {
         pictures=_medians(0.975, 0.15, _KERNEL_PICTURES),
     )
     | {Kind.TABLE: _relative(4e-2, 0.998, _INT8_TABLE)},
+    Standard.MOVED: dict.fromkeys(Kind, (Limit("moved_ratio", 3, _MOVED),)),
     Standard.SECOND_OPINION: _standard(
         (Limit("relative_max", 2e-5, _SAME_LIBRARY),),
         (Limit("relative_max", 2e-5, _SAME_LIBRARY),),
@@ -273,7 +277,10 @@ FAMILIES: Mapping[str, Mapping[Standard, Mapping[Kind, Limits]]] = {
 
 
 def limits(standard: Standard, kind: Kind, family: str = "", table: Table | None = None) -> Limits:
-    """The limits of one comparison of one kind of array; those ``table`` (from `load`) names go before the family's.
+    """The limits of one comparison of one kind of array; those that ``table`` names go before the family's.
+
+    Args:
+        table: a user's own (`parity_tests.judging.own_limits`).
 
     A family's goldens say one thing of all logits; what ``table`` says of ``logits`` holds for a prompt's text as well,
     unless it names ``prompt_logits`` too.
@@ -287,29 +294,3 @@ def limits(standard: Standard, kind: Kind, family: str = "", table: Table | None
     given = {limit.metric: limit for limit in rows.get(named, ())}
     kept = tuple(given.pop(limit.metric, limit) for limit in built_in)
     return (*kept, *given.values())
-
-
-def load(path: Path) -> Table:
-    """Limits from a JSON or TOML file ``{standard: {kind: {metric: bound}}}``; what it leaves out keeps the default.
-
-    Raises:
-        UsageError: no such file, no JSON, or a name that is no standard, kind or metric.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-        value = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-        table: dict[Standard, dict[Kind, Limits]] = {}
-        for standard, kinds in value.items():
-            rows = table.setdefault(Standard(standard), {})
-            for kind, bounds in kinds.items():
-                unknown = sorted(set(bounds) - set(HIGHER_IS_BETTER))
-                if unknown:
-                    raise ValueError(f"no metric is named {', '.join(unknown)}")
-                rows[Kind(kind)] = tuple(Limit(name, float(bound), f"from {path.name}") for name, bound in bounds.items())
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise UsageError(
-            f"{path} holds no thresholds: {error}",
-            '{"<standard>": {"<kind>": {"<metric>": <bound>}}} with the names of parity_tests/thresholds.py',
-            "correct the file; docs/parity_reports.md shows one",
-        ) from error
-    return table

@@ -9,6 +9,7 @@ MEANING = {
     "package": "the package against the full-precision reference; it stores what the checkpoint stores",
     "implementation": "the package's arithmetic against a PyTorch reference that holds the same stored numbers",
     "kernels": "the package as delivered against that reference: what 8-bit inputs and a float16 cache cost",
+    "rounded inputs": "that reference with inputs rounded to 8 bits against itself: what rounding alone does to a question",
     "loss": "the stored numbers against full precision: what the precision itself costs",
 }
 """Comparisons by the name that a manifest gives them (docs/parity_reports.md)."""

@@ -119,6 +119,10 @@ class Examiner:
 
         return PLAIN
 
+    def kernel_arithmetic(self, side: Candidate, spec: ModelSpec) -> Arithmetic | None:
+        """`arithmetic` with the roundings that the decoder's kernels choose; None where they choose none that is known."""
+        return None
+
     # running them
 
     def open(self, package: Package) -> Backend:

@@ -72,15 +72,31 @@ class OnnxExaminer(Examiner):
     def arithmetic(self, rows: Rows) -> Arithmetic:
         """Computed in float32; inputs that are rounded with one scale a call are, and matrices without codes are float16."""
         from export.backends.onnx.record import CALL_GRID
-        from parity_tests.reference.arithmetic import Arithmetic, InputRounding
+        from parity_tests.reference.arithmetic import Arithmetic
+        from parity_tests.reference.roundings import uint8_call
 
         inputs = {
-            name: InputRounding.UINT8_CALL
-            for name, row in rows.items()
-            if row["grid"] == CALL_GRID and not name.startswith(f"{EMBED}.")
+            name: uint8_call for name, row in rows.items() if row["grid"] == CALL_GRID and not name.startswith(f"{EMBED}.")
         }
         halves = frozenset(name for name, row in rows.items() if row["storage"] == "fp16" and not row["grid"])
         return Arithmetic(inputs, halves)
+
+    def kernel_arithmetic(self, side: Candidate, spec: ModelSpec) -> Arithmetic | None:
+        """Inputs of MatMulNBits in 8 bits with one scale for as many values as a block of its weights has."""
+        if not self._rounds_blocks(side):
+            return None
+        from export.backends.onnx.kernels import EIGHT_BITS_ROUNDED
+        from export.quantisation.grids import GRIDS
+        from parity_tests.reference.checkpoint_side import assignments_of
+        from parity_tests.reference.roundings import Int8Groups
+
+        stored = self.arithmetic(side.assignments())
+        inputs = dict(stored.inputs)
+        for name, row in assignments_of(spec, side.assignments()).items():
+            grid = GRIDS[row.grid] if row.grid and name.startswith(f"{DECODER}.") else None
+            if grid is not None and grid.group and (grid.bits == 4 or row.layer.role in EIGHT_BITS_ROUNDED):
+                inputs[name] = Int8Groups(grid.group)
+        return replace(stored, inputs=inputs)
 
     # running them
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from parity_tests.check.ask import Answers, ask_all
 from parity_tests.check.candidate import Candidate
 from parity_tests.check.package_rounding_flip import Gates
+from parity_tests.check.rounded_inputs import RoundedQuestion
 from parity_tests.judging.compare import compare_recordings
 from parity_tests.judging.probes import Question, Recording
 from parity_tests.judging.results import Comparison, Divergence
@@ -69,11 +70,16 @@ class Sides:
             standard = self.package.standard()
             compared = Comparison("package", standard, "reference", self.package.name, rows, question.name, said.seconds)
             return gates.settled(compared, self.package)
-        comparisons: list[Comparison] = []
-        if self.exact is not None and tight is not None:
-            comparisons += gates.settled(_implementation("implementation", self.exact, question, inside, tight), self.exact)
         name = "implementation" if self.exact is None else "kernels"
-        comparisons += gates.settled(_implementation(name, self.package, question, inside, said), self.package)
+        own = _implementation(name, self.package, question, inside, said)
+        if self.exact is not None and tight is not None:
+            copies = gates.settled(_implementation("implementation", self.exact, question, inside, tight), self.exact)
+            asked = RoundedQuestion(
+                self.checkpoint, self.processor, self.nearest, self.package, question, steps, inside, said, gates.fed
+            )
+            comparisons = [*copies, *asked.settled(own, copies)]
+        else:
+            comparisons = gates.settled(own, self.package)
         cost = Standard.INT4_LOSS if is_quantised(self.package.assignments()) else Standard.FP16
         rows = compare_recordings(expected, inside)
         loss = Comparison("loss", cost, "full-precision reference", STORED, rows, question.name, inside.seconds)

@@ -24,7 +24,7 @@ from parity_tests.check.candidate import Candidate
 from parity_tests.golden.case import GoldenCase
 from parity_tests.golden.inside import AskedOnce
 from parity_tests.golden.routing import SLOTS, gate_input
-from parity_tests.judging.judge import Verdict, judge_measurement
+from parity_tests.judging.judge import all_hold
 from parity_tests.judging.results import Comparison, Measurement
 from parity_tests.reference.checkpoint_side import Checkpoint, reference
 from parity_tests.reference.reference import TorchBackend
@@ -92,13 +92,13 @@ def with_rounding_flip(
     """
     family = side.manifest["family"]
     own = [m for m in comparison.measurements if m.probe in names]
-    if comparison.standard not in TIGHT or _all_hold(own, comparison, family):
+    if comparison.standard not in TIGHT or all_hold(replace(comparison, measurements=tuple(own)), family):
         return [comparison]
     gate_offsets = offsets()
     if gate_offsets is None:
         return [comparison]
     moved = measure(side.with_processor(MovedGateInput(side.processor, gate_offsets)))
-    if not _all_hold(moved, comparison, family):
+    if not all_hold(replace(comparison, measurements=tuple(moved)), family):
         return [comparison]
     flipped = [m for m in own if _may_move(m.probe.removeprefix(prefix))]
     again = {m.probe: m for m in moved}
@@ -109,10 +109,6 @@ def with_rounding_flip(
         replace(comparison, standard=flipped_standard, measurements=tuple(flipped), question=question),
         replace(comparison, name="rounding-flip", measurements=tuple(moved), question=question),
     ]
-
-
-def _all_hold(measurements: Sequence[Measurement], comparison: Comparison, family: str) -> bool:
-    return all(judge_measurement(m, comparison, family, None).verdict is not Verdict.FAIL for m in measurements)
 
 
 def _may_move(name: str) -> bool:

@@ -62,7 +62,7 @@ class Judgement:
 
 def judge(run: Run, table: Table | None = None) -> Judgement:
     """Judge every measurement; a run with nothing that could be compared is "not run", never a pass."""
-    judged = tuple(_comparison(comparison, run.family, table) for comparison in run.comparisons)
+    judged = tuple(judge_comparison(comparison, run.family, table) for comparison in run.comparisons)
     broken = [(c, c.first_failure) for c in judged if c.first_failure is not None]
     if broken and run.divergence is None:
         run = run.with_divergence(_from_profile(run, table))
@@ -100,9 +100,15 @@ def _first_failure(run: Run, broken: list) -> str:
     return f"{comparison.comparison.title}: {name} ({place}): {probe.describe()}"
 
 
-def _comparison(comparison: Comparison, family: str, table: Table | None) -> JudgedComparison:
+def judge_comparison(comparison: Comparison, family: str, table: Table | None = None) -> JudgedComparison:
+    """A verdict on each measurement."""
     probes = (judge_measurement(m, comparison, family, table) for m in comparison.measurements)
     return JudgedComparison(comparison, tuple(probes))
+
+
+def all_hold(comparison: Comparison, family: str) -> bool:
+    """Whether nothing in a comparison breaks a built-in limit."""
+    return judge_comparison(comparison, family).first_failure is None
 
 
 def judge_measurement(m: Measurement, comparison: Comparison, family: str, table: Table | None) -> JudgedProbe:

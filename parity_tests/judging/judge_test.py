@@ -15,6 +15,7 @@ from parity_tests.judging import results
 from parity_tests.judging.compare import compare_arrays, compare_recordings
 from parity_tests.judging.judge import Verdict, judge
 from parity_tests.judging.metrics import HIGHER_IS_BETTER, Kind
+from parity_tests.judging.own_limits import read_limits
 from parity_tests.judging.probes import Recording
 from parity_tests.judging.results import Comparison, Divergence, Measurement, Run
 from parity_tests.thresholds import Standard
@@ -121,13 +122,13 @@ def test_no_run_is_refused(tmp_path: Path):
 def test_limits_from_a_file_go_first(tmp_path: Path):
     path = tmp_path / "mine.json"
     path.write_text('{"golden-fp32": {"logits": {"max_abs": 1e-6}}}')
-    table = thresholds.load(path)
+    table = read_limits(path)
     assert judge(logits(5e-6), table).verdict is Verdict.FAIL
     assert judge(logits(5e-6)).verdict is Verdict.PASS
     for text in ('{"fp99": {}}', '{"fp32": {"logits": {"max_obs": 1}}}', '{"fp32": {"logs": {}}}', "[1]", "{"):
         path.write_text(text)
         with pytest.raises(UsageError):
-            thresholds.load(path)
+            read_limits(path)
 
 
 def test_a_file_s_logits_hold_for_the_text_of_a_prompt_unless_it_names_that():

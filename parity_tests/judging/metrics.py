@@ -257,6 +257,7 @@ HIGHER_IS_BETTER: Mapping[str, bool] = {
     "equal_prefix": True,
     "split_margin": False,
     "split_relative": False,
+    "moved_ratio": False,
     "answers_different": False,
     "tokens_different": False,
     "points_lost": False,

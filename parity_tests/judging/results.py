@@ -24,6 +24,9 @@ READ = (3, SCHEMA)
 what all tokens of a row have in common, and over picture rows as well: they cannot be held against today's limits, nor
 beside today's figures."""
 
+ROUNDED_INPUTS = "rounded inputs"
+"""The comparison that tells what rounding the inputs of layers does to a model (parity_tests.check.rounded_inputs)."""
+
 
 @dataclass(frozen=True)
 class Measurement:

@@ -54,7 +54,7 @@ def diff_parser(prog: str) -> Parser:
 
 
 def add_thresholds(made: Parser) -> None:
-    """A user's own limits (`parity_tests.thresholds.load`)."""
+    """A user's own limits (`parity_tests.judging.own_limits.read_limits`)."""
     made.add_argument(
         "--thresholds", type=Path, metavar="FILE", help="limits (JSON or TOML) that go before the built-in ones"
     )

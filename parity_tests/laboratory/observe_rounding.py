@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from calibrate.samples.data import built_in
 from export.demo.accuracy import held_out
@@ -34,6 +34,7 @@ from parity_tests.judging.probes import Question, record
 from parity_tests.reference.arithmetic import RoundedLinear
 from parity_tests.reference.checkpoint_side import Checkpoint, open_checkpoint
 from parity_tests.reference.reference import TorchBackend
+from parity_tests.reference.roundings import Int8Groups
 from runtime_py import tokenizer as tokenizers
 from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, execute
@@ -51,22 +52,13 @@ STEPS = 6
 CONTEXT = 2048
 
 
-def int8_groups(x: Tensor, group: int = 32) -> Tensor:
-    """Symmetric int8 and back with one scale for ``group`` values along the last axis, as MatMulNBits rounds its input."""
-    padded = nn.functional.pad(x, (0, -x.shape[-1] % group))
-    blocks = padded.unflatten(-1, (-1, group))
-    scale = blocks.abs().amax(-1, keepdim=True) / 127
-    rounded = torch.where(scale > 0, torch.round(blocks / scale) * scale, blocks)
-    return rounded.flatten(-2)[..., : x.shape[-1]]
-
-
 class Int8Inputs(Kernels):
-    """Plain kernels whose decoder layers round their inputs with `int8_groups`."""
+    """Plain kernels whose decoder layers round their inputs with `Int8Groups`."""
 
     def linear(self, name: str, in_features: int, out_features: int, bias: bool, role: Role) -> nn.Module:
         if not name.startswith(f"{DECODER}."):
             return super().linear(name, in_features, out_features, bias, role)
-        return RoundedLinear(in_features, out_features, bias, role, int8_groups)
+        return RoundedLinear(in_features, out_features, bias, role, Int8Groups())
 
 
 class Int8Backend(TorchBackend):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,16 +31,16 @@ from export.quantisation.spec import Assignment, Storage
 from export.source.hub import DEMO_FOLDER
 from parity_tests.judging.metrics import row_cosines
 from parity_tests.laboratory.observe_rounding import questions
-from parity_tests.reference.arithmetic import RoundedLinear, uint8_call
+from parity_tests.reference.arithmetic import RoundedLinear
 from parity_tests.reference.checkpoint_side import Checkpoint, open_checkpoint
 from parity_tests.reference.reference import TorchBackend
+from parity_tests.reference.roundings import Rounding, uint8_call
 from runtime_py import tokenizer as tokenizers
 from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, execute
 from runtime_py.command.parser import Parser
 from runtime_py.contracts import VISION
 
-Rounding = Callable[[Tensor], Tensor]
 SIXTEEN = 32767
 
 

@@ -1,12 +1,13 @@
 """Why one picture row of a trained decoder is further off than the others: where in its blocks the distance grows.
 
-    python -m parity_tests.laboratory.picture_rows PACKAGE CHECKPOINT [--question wide|tall|text] [--row N]
+    python -m parity_tests.laboratory.picture_rows PACKAGE CHECKPOINT [--data DIR] [--question NAME] [--row N]
 
 A trained decoder gives its first token one or two channels thousands of times larger than the rest (Sun et al., Massive
 Activations in Large Language Models, arXiv 2402.17762): one layer's down projection switches them on. What a picture puts
 in may stand where that layer is about to do so too, and there every rounding is made many times larger. First come the rows
 whose logits are furthest off, then one row's distance from float64 block by block: of the reference in float32, of the
-package's copy that does not round, and of the package, each beside the median row's.
+package's copy that does not round, and of the package, each beside the median row's. Every row that a block gives a value
+`MASSIVE` times as large as the median row's is named with both sides' values: what later tokens attend to.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 
 from parity_tests.check.candidate import Candidate, open_candidate
+from parity_tests.check.own_questions import own_questions, read_data
 from parity_tests.check.package_questions import questions, stand_in
 from parity_tests.check.sides import Sides, open_sides
 from parity_tests.judging.metrics import centred, kl_divergence, row_cosines, row_errors
@@ -33,9 +35,13 @@ from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, execute
 from runtime_py.command.parser import Parser
 from runtime_py.contracts import DECODER
+from runtime_py.errors import UsageError
 
 SHOWN, STEPS = 4, 8
 """Rows that are shown, and answer tokens that the questions leave room for."""
+
+MASSIVE = 20
+"""Times the median row's largest value from which a row's is called a massive activation."""
 
 
 def furthest(expected: np.ndarray, said: np.ndarray, pictures: np.ndarray) -> Iterator[str]:
@@ -58,13 +64,15 @@ def furthest(expected: np.ndarray, said: np.ndarray, pictures: np.ndarray) -> It
 
 
 def grown(sides: Sides, inputs: Arrays, row: int) -> Iterator[str]:
-    """Table rows: block by block, how far a row is from float64."""
+    """Table rows: block by block, how far a row is from float64; then the rows with massive activations."""
     stored = sides.nearest
     exact = TorchBackend(stored.spec, stored.weights, torch.float64, arithmetic=stored.arithmetic)
     true = exact.block_outputs(DECODER, inputs)
     told: dict[str, Mapping[str, np.ndarray]] = {"reference": stored.block_outputs(DECODER, inputs)}
     for name, side in _packages(sides).items():
         told[name] = OnnxStage(side, DECODER).blocks(inputs)
+    switched: dict[str, str] = {}
+    before: tuple[int, ...] = ()
     for block, values in true.items():
         rows = values.reshape(-1, values.shape[-1])
         if not all(block in outputs for outputs in told.values()) or len(rows) <= row:
@@ -73,6 +81,17 @@ def grown(sides: Sides, inputs: Arrays, row: int) -> Iterator[str]:
         errors = [row_errors(rows, outputs[block].reshape(rows.shape)) for outputs in told.values()]
         figures = " | ".join(f"{error[row]:.1e} ({np.median(error):.1e})" for error in errors)
         yield f"| {block} | {largest.max():.0f} ({largest.argmax()}) | {largest[row]:.0f} | {figures} |"
+        said = np.abs(told[list(told)[-1]][block].reshape(rows.shape)).max(-1)
+        massive = tuple(np.flatnonzero(largest > MASSIVE * np.median(largest)).tolist())
+        if massive != before:
+            named = ", ".join(f"row {at} {largest[at]:.0f} -> {said[at]:.0f}" for at in massive)
+            switched[block], before = named or "none", massive
+    yield from (
+        "",
+        "Rows with a massive activation, in float64 and in the package, where other rows have one than a block before:",
+        "",
+    )
+    yield from (f"- {block}: {rows_named}" for block, rows_named in switched.items())
 
 
 def _packages(sides: Sides) -> dict[str, Candidate]:
@@ -106,7 +125,10 @@ def parser(prog: str) -> Parser:
     made = Parser(prog, "Where in a decoder's blocks a picture row is driven apart.")
     made.add_argument("package", type=Path, metavar="PACKAGE", help="a package of ONNX graphs")
     made.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="what it was made from")
-    made.add_argument("--question", default="wide", choices=("wide", "tall", "text"), help="which (default %(default)s)")
+    made.add_argument(
+        "--data", type=Path, metavar="DIR", help="pictures and questions of your own, as parity_tests takes them"
+    )
+    made.add_argument("--question", metavar="NAME", help="wide, tall or text, or an own one's name (default: the first)")
     made.add_argument("--row", type=int, metavar="N", help="of the prompt (default: the picture row furthest off)")
     flags.talk(made)
     return made
@@ -117,8 +139,14 @@ def _run(given: argparse.Namespace) -> int:
     candidate = open_candidate(given.package)
     try:
         processor = checkpoint.processor(candidate.tokenizer or stand_in(candidate.manifest))
-        asked = questions(processor, 3, candidate.limits.context, STEPS, None)
-        question = next(one for one in asked if one.name == given.question)
+        if given.data is None:
+            asked = questions(processor, 3, candidate.limits.context, STEPS, None)
+        else:
+            asked = own_questions(read_data(given.data), processor, candidate.limits.context, STEPS)
+        question = next((one for one in asked if given.question in (None, one.name)), None)
+        if question is None:
+            names = ", ".join(one.name for one in asked)
+            raise UsageError(f"no question is named {given.question}", f"one of {names}", "correct the name")
         for line in report(open_sides(candidate, checkpoint, processor, "cpu"), question, given.row):
             console.out(line)
     finally:

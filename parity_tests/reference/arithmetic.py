@@ -3,32 +3,23 @@
 A package may store matrices in float16, and its int8 layers round their input to uint8. Both are a thousand times larger
 than float32 rounding, and would hide a kernel that is wrong by as much; the reference of the implementation check therefore
 makes them at the same places. Roundings that can be switched off in a copy of the graph (int8 inputs of MatMulNBits, the
-float16 cache) are switched off there instead: see parity_tests.localize.onnx_blocks.
-
-Source: ONNX operator DynamicQuantizeLinear.
+float16 cache) are switched off there instead: see parity_tests.localize.onnx_blocks. The reference makes them only where a
+model is moved far by them, to show that it is (parity_tests.check.rounded_inputs).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
 from export.modules.kernels import Kernels, Linear, Role
+from parity_tests.reference.roundings import Rounding
 
 if TYPE_CHECKING:
     from export.quantisation.codes import WeightProvider
-
-
-class InputRounding(StrEnum):
-    """What a layer's kernel does to its input before it multiplies."""
-
-    NONE = "none"
-    UINT8_CALL = "uint8-call"  # asymmetric uint8, one scale and zero point a call
 
 
 @dataclass(frozen=True)
@@ -36,38 +27,22 @@ class Arithmetic:
     """A package's roundings.
 
     Attributes:
-        inputs: canonical layer name to what happens to the layer's input.
+        inputs: canonical layer name to what the layer's input goes through before it is multiplied.
         half_weights: canonical layer names whose matrices are stored in float16.
     """
 
-    inputs: Mapping[str, InputRounding] = field(default_factory=dict)
+    inputs: Mapping[str, Rounding] = field(default_factory=dict)
     half_weights: frozenset[str] = frozenset()
-
-    def rounding(self, layer: str) -> Callable[[Tensor], Tensor] | None:
-        """The function that a layer's input goes through, or None."""
-        return uint8_call if self.inputs.get(layer) is InputRounding.UINT8_CALL else None
 
 
 PLAIN = Arithmetic()
 """No roundings but those of the dtype the reference computes in."""
 
 
-def uint8_call(x: Tensor) -> Tensor:
-    """DynamicQuantizeLinear and back: one scale and zero point for the whole tensor, zero representable."""
-    low, high = x.amin().clamp(max=0), x.amax().clamp(min=0)
-    scale = (high - low) / 255
-    if scale == 0:
-        return x
-    zero = torch.round(-low / scale).clamp(0, 255)
-    return ((torch.round(x / scale) + zero).clamp(0, 255) - zero) * scale
-
-
 class RoundedLinear(Linear):
     """A plain linear layer whose input goes through a rounding first."""
 
-    def __init__(
-        self, in_features: int, out_features: int, bias: bool, role: Role, rounding: Callable[[Tensor], Tensor]
-    ) -> None:
+    def __init__(self, in_features: int, out_features: int, bias: bool, role: Role, rounding: Rounding) -> None:
         super().__init__(in_features, out_features, bias, role)
         self.rounding = rounding
 
@@ -82,7 +57,7 @@ class ArithmeticKernels(Kernels):
         self.arithmetic = arithmetic
 
     def linear(self, name: str, in_features: int, out_features: int, bias: bool, role: Role) -> nn.Module:
-        rounding = self.arithmetic.rounding(name)
+        rounding = self.arithmetic.inputs.get(name)
         if rounding is None:
             return super().linear(name, in_features, out_features, bias, role)
         return RoundedLinear(in_features, out_features, bias, role, rounding)

@@ -116,8 +116,14 @@ def assignments_of(spec: ModelSpec, rows: Mapping[str, Mapping[str, str]]) -> di
     }
 
 
-def stored_reference(checkpoint: Checkpoint, candidate: Candidate, device: str = "cpu") -> TorchBackend | None:
-    """The reference that holds a package's own numbers and makes its deliberate roundings; None for exact packages."""
+def stored_reference(
+    checkpoint: Checkpoint, candidate: Candidate, device: str = "cpu", arithmetic: Arithmetic | None = None
+) -> TorchBackend | None:
+    """The reference that holds a package's own numbers and makes its deliberate roundings; None for exact packages.
+
+    Args:
+        arithmetic: None for the roundings that no copy of the package goes without.
+    """
     rows = candidate.assignments()
     if "calibration" in candidate.block and checkpoint.calibration is None:
         raise UsageError(
@@ -130,7 +136,7 @@ def stored_reference(checkpoint: Checkpoint, candidate: Candidate, device: str =
         weights = candidate.examiner.own_numbers(candidate, checkpoint)
     if weights is checkpoint.weights and not candidate.stores_roundings():
         return None
-    return reference(checkpoint.spec, weights, device, candidate.examiner.arithmetic(rows))
+    return reference(checkpoint.spec, weights, device, arithmetic or candidate.examiner.arithmetic(rows))
 
 
 def is_quantised(rows: Mapping[str, Mapping[str, str]]) -> bool:

@@ -18,7 +18,7 @@ from parity_tests.conftest import GOLDENS
 from parity_tests.golden.case import fitted, question, read_case
 from parity_tests.judging.metrics import max_abs
 from parity_tests.judging.probes import Recording, record
-from parity_tests.reference.arithmetic import StoredWeights, uint8_call
+from parity_tests.reference.arithmetic import StoredWeights
 from parity_tests.reference.checkpoint_side import Checkpoint, open_checkpoint
 from parity_tests.reference.reference import TorchBackend, blocks, load_parameters
 from parity_tests.reference.streamed import StreamedTorchBackend
@@ -99,13 +99,6 @@ def test_a_full_cache_is_refused():
     inputs = {"inputs_embeds": np.zeros((1, 4, 128), np.float32), "position_ids": np.arange(4)[None]}
     with pytest.raises(ValueError, match="do not fit"):
         backend.forward(state, inputs, np.array([-1]))
-
-
-def test_uint8_rounding_by_hand():
-    x = torch.tensor([-1.0, 0.0, 0.004, 1.55])
-    step = 2.55 / 255
-    assert torch.allclose(uint8_call(x), torch.tensor([-100.0, 0.0, 0.0, 155.0]) * step)
-    assert torch.equal(uint8_call(torch.zeros(3)), torch.zeros(3))
 
 
 def test_float16_storage_is_seen_by_the_reference():

@@ -34,7 +34,7 @@ class StreamedLinear(nn.Module):
     def __init__(self, name: str, shape: tuple[int, int], bias: bool, backend: StreamedTorchBackend) -> None:
         super().__init__()
         self.name, self.shape, self.has_bias, self.backend = name, shape, bias, backend
-        self.rounding = backend.arithmetic.rounding(name)
+        self.rounding = backend.arithmetic.inputs.get(name)
 
     def forward(self, x: Tensor) -> Tensor:
         rows, columns = self.shape

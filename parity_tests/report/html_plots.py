@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from parity_tests.judging.judge import JudgedComparison, Judgement
 from parity_tests.judging.probes import PREPROCESS
+from parity_tests.judging.results import ROUNDED_INPUTS
 from parity_tests.judging.run_details import Answer, Details, StageError
 from parity_tests.report import svg
 from parity_tests.report.html_parts import figure, folded, legend, table
@@ -15,6 +16,8 @@ MEANING = {
     "golden": "package against the published code",
     "implementation": "implementation: package against the reference with the same numbers",
     "kernels": "kernels: the package with its own roundings against the same reference",
+    "rounding-flip": "the same, its gate input moved across a rounding boundary",
+    ROUNDED_INPUTS: "rounded inputs: that reference, rounding inputs as the kernels do, against itself without",
     "loss": "loss: that reference against full precision",
     "wire": "server against the reference with the package's numbers",
     "sample": "package against the sample recorded at export",
@@ -24,7 +27,7 @@ SHOWN_LAYERS = 12
 
 
 def _style(name: str) -> str:
-    return {"loss": "two", "kernels": "three"}.get(name, "one")
+    return {"loss": "two", ROUNDED_INPUTS: "two", "kernels": "three"}.get(name, "one")
 
 
 def stage_plot(judgement: Judgement) -> str:

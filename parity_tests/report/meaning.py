@@ -12,9 +12,13 @@ from typing import Any
 from parity_tests.judging.cost import Cost, cost_of
 from parity_tests.judging.judge import JudgedComparison, Judgement, Verdict
 from parity_tests.judging.presets import PRESETS
+from parity_tests.judging.results import ROUNDED_INPUTS
 from parity_tests.thresholds import Standard
 
 LOSS = "loss"
+FLOORED = (LOSS, ROUNDED_INPUTS)
+"""Comparisons that are held to a floor alone."""
+
 ABOVE_THE_FLOOR = "above the floor against nonsense, which promises nothing"
 
 NEARNESS = {
@@ -27,6 +31,7 @@ NEARNESS = {
     Standard.STORED_FLOAT16: "but for float16 rounding",
     Standard.STORED_INT8: "but for 8-bit rounding of inputs",
     Standard.KERNELS_INT8: "but for 8-bit rounding of inputs",
+    Standard.MOVED: "but for 8-bit rounding of inputs",
     Standard.SECOND_OPINION: "but for float32 rounding",
 }
 
@@ -101,12 +106,12 @@ def comparison_verdict(judged: JudgedComparison) -> Verdict:
 def verdict_words(judged: JudgedComparison) -> str:
     """A comparison's verdict; the loss that stays above its floor is never called a pass."""
     verdict = comparison_verdict(judged)
-    passed = judged.comparison.name == LOSS and verdict is Verdict.PASS
+    passed = judged.comparison.name in FLOORED and verdict is Verdict.PASS
     return ABOVE_THE_FLOOR if passed else str(verdict)
 
 
 def _implementation(judgement: Judgement) -> tuple[bool | None, str]:
-    rows = [judged for judged in judgement.comparisons if judged.comparison.name not in (LOSS, *PRESETS)]
+    rows = [judged for judged in judgement.comparisons if judged.comparison.name not in (*FLOORED, *PRESETS)]
     judged = [row for row in rows if comparison_verdict(row) in (Verdict.PASS, Verdict.FAIL)]
     if not judged:
         return None, "not compared"

@@ -44,8 +44,10 @@ def _pytorch(job: Job) -> PeerEngine:
     return PyTorch(job)
 
 
-def _openvino(_job: Job) -> PeerEngine:
-    raise NotHereError("OpenVINO GenAI wants a model in OpenVINO's own form, which nothing here writes")
+def _openvino(job: Job) -> PeerEngine:
+    from runtime_py.peers.openvino_genai import OpenVinoGenai
+
+    return OpenVinoGenai(job)
 
 
 OWN = "edgeproof"

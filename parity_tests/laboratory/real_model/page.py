@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from calibrate.evaluation.compare_table import from_json, long_table
+from parity_tests.judging.results import ROUNDED_INPUTS
 from parity_tests.laboratory.real_model.comparison import lines as compared_lines
 from parity_tests.laboratory.real_model.shown import SAMPLES
 
@@ -176,12 +177,11 @@ def _photographs(told: Mapping[str, Any]) -> Iterator[str]:
     for row in told["opinions"]:
         figure = f"{row['metric']} {float(row['error']):.2g}, {row['verdict']}"
         yield f"- {row['part']}, {row['what']} against {row['against']}: {figure}"
-    if told["verdict"] == "fail":
-        yield (
-            "- why it fails has not been found out; eight-bit inputs are what is judged as kernels, and the tower is "
-            "random, so that its rows mean nothing to the decoder"
-        )
     yield f"- the cpu int4 package asked about each: {told['verdict']}; nearest to its limit: {_nearest(told['largest'])}"
+    if ROUNDED_INPUTS in told["largest"]:
+        _, where, metric, figure, _ = told["largest"][ROUNDED_INPUTS]
+        yield "- a question that rounding alone moves far is held to that ([rounding.md](rounding.md#photographs));"
+        yield f"  the furthest is {where}, {metric} {figure:.4g}"
 
 
 def _nearest(largest: Mapping[str, Sequence[Any]]) -> str:

@@ -73,7 +73,8 @@ def test_the_page_tells_what_was_measured() -> None:
     }  # fmt: skip
     opinion = {"verdict": "pass", "first_failure": None, "logits": {"logits of text": [1.94e-6, 2e-5]}}
     photographs = {
-        "files": ["china.jpg"], "verdict": "pass", "largest": {},
+        "files": ["china.jpg"], "verdict": "pass",
+        "largest": {"rounded inputs": [0.2, "china.jpg step_logits", "kl_mean", 0.26, 5]},
         "opinions": [
             {"part": "pixels", "what": "china", "against": "X", "metric": "max_abs", "error": 0, "verdict": "pass"}
         ],
@@ -93,7 +94,8 @@ def test_the_page_tells_what_was_measured() -> None:
     assert f"| wemm, cpu int4 | fail | {nearest} |" in whole
     assert f"| wemm, dithered | of text 1.9e-06: pass |  | fail | 5.21 | {nearest} |" in whole
     assert "swapped norm" in whole and "china against X: max_abs 0, pass" in whole
-    assert "nothing compared" in whole
+    assert "20 %: rounded inputs, china.jpg step_logits" in whole
+    assert "the furthest is china.jpg step_logits, kl_mean 0.26" in whole
 
 
 def test_words_and_scales_of_a_phone_go_there_and_back() -> None:

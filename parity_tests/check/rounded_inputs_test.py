@@ -1,0 +1,65 @@
+"""Eight-bit inputs that move a question far: shown on a reference that rounds as the kernels do, or a failure."""
+
+from __future__ import annotations
+
+import pytest
+
+from parity_tests import thresholds
+from parity_tests.backends.onnx import OnnxExaminer
+from parity_tests.check.package_check import CheckOptions, check
+from parity_tests.conftest import GOLDENS, ExportedPackage
+from parity_tests.judging.metrics import Kind
+from parity_tests.judging.results import ROUNDED_INPUTS
+from parity_tests.laboratory.onnx_tamper import tamper
+from parity_tests.reference.arithmetic import PLAIN
+from parity_tests.report.html_report import html
+from parity_tests.report.markdown_report import markdown
+from parity_tests.thresholds import Limit, Standard
+
+CASE = "minicpm-v"
+OPTIONS = CheckOptions(steps=3, only="wide")
+LOGITS = (Kind.LOGITS, Kind.PROMPT_LOGITS, Kind.PICTURE_LOGITS)
+
+
+@pytest.fixture
+def tight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Allow kernels an eighth of the nats that their roundings cost this model: every question is one that is moved far."""
+    limits = dict.fromkeys(LOGITS, (Limit("kl_mean", 1e-5, "of this test"),))
+    kernels = {**thresholds.DEFAULT[Standard.KERNELS_INT8], **limits}
+    monkeypatch.setattr(thresholds, "DEFAULT", {**thresholds.DEFAULT, Standard.KERNELS_INT8: kernels})
+
+
+@pytest.mark.usefixtures("tight")
+def test_what_rounding_alone_does_is_no_fault_of_the_kernels(exported: ExportedPackage):
+    judged = check(exported(CASE, "cpu", "int4"), GOLDENS / CASE, OPTIONS).judgement
+    assert (str(judged.verdict), judged.first_failure) == ("pass", "")
+    parts = {(row.comparison.name, row.comparison.standard): row for row in judged.comparisons}
+    moved = parts["kernels", Standard.MOVED].comparison.measurements
+    assert {row.kind for row in moved} == set(LOGITS)
+    assert all(row.metrics["kl_mean"] > 1e-5 and 0.3 < row.metrics["moved_ratio"] < 3 for row in moved)
+    alone = {row.probe: row.metrics for row in parts[ROUNDED_INPUTS, Standard.INT4_LOSS].comparison.measurements}
+    assert all(0.3 < row.metrics["kl_mean"] / alone[row.probe]["kl_mean"] < 3 for row in moved)
+    ordinary = parts["kernels", Standard.KERNELS_INT8].comparison.measurements
+    assert {row.probe for row in ordinary}.isdisjoint(row.probe for row in moved)
+    for page in (html(judged), markdown(judged)):
+        assert ROUNDED_INPUTS in page
+        assert "moved_ratio" in page
+
+
+@pytest.mark.usefixtures("tight")
+def test_what_rounding_does_not_explain_stays_a_failure(exported: ExportedPackage, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(OnnxExaminer, "kernel_arithmetic", lambda *given: PLAIN)
+    judged = check(exported(CASE, "cpu", "int4"), GOLDENS / CASE, OPTIONS).judgement
+    assert judged.first_failure.startswith("kernels: wide ")
+    assert "kl_mean" in judged.first_failure
+    assert {row.comparison.name for row in judged.comparisons} == {"implementation", "kernels", ROUNDED_INPUTS, "loss"}
+    assert all(row.comparison.standard is not Standard.MOVED for row in judged.comparisons)
+
+
+@pytest.mark.usefixtures("tight")
+def test_a_package_whose_copy_is_wrong_is_not_asked_again(copied: ExportedPackage):
+    package = copied(CASE, "cpu", "int4")
+    tamper(package, "decoder", "layers.1.mlp.down.weight_scales", lambda scales: scales * 1.05)
+    judged = check(package, GOLDENS / CASE, OPTIONS).judgement
+    assert judged.first_failure.startswith("implementation")
+    assert all(row.comparison.name != ROUNDED_INPUTS for row in judged.comparisons)
