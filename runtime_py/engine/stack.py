@@ -1,7 +1,8 @@
 """The stack of a thread that computes.
 
-A decoder call in a thread with the system's own stack (8 MB) took 128 to 150 ms where the same call took 86 to 88 in the main
-thread and 97 to 118 in one with 64 MB (onnxruntime 1.32, x86-64 with AMX, Linux 6; docs/results/serving.md). Why is not known.
+A decoder call in a thread with the system's own stack (8 MB) took 128 to 150 ms where the same call took 86 to 88 in the
+main thread and 97 to 118 in one with 64 MB (onnxruntime 1.32, x86-64 with AMX, Linux; docs/results/serving.md). Why is not
+known.
 """
 
 from __future__ import annotations
