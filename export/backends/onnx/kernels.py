@@ -216,9 +216,9 @@ class GroupQueryAttention(CachedAttention):
         self, q: Tensor, k: Tensor, v: Tensor, past_key: Tensor, past_value: Tensor, shared: tuple[Tensor, ...]
     ) -> tuple[Tensor, Tensor, Tensor]:
         spec = self.spec
-        *of_queries, cos, sin, last, total, mask = shared
+        scaled_cos, scaled_sin, cos, sin, last, total, mask = shared
         width = cached_head_width(spec.head_dim)
-        rotated = self._rotate(q, *of_queries, spec.heads), self._rotate(k, cos, sin, spec.kv_heads)
+        rotated = self._rotate(q, scaled_cos, scaled_sin, spec.heads), self._rotate(k, cos, sin, spec.kv_heads)
         wide_q, wide_k, wide_v = (self._widened(t, width) for t in (*rotated, v))
         present = (past_key.shape[0], spec.kv_heads, mask.shape[1], width)
         out, key, value = symbolic_multi_out(
