@@ -1,9 +1,11 @@
 """One GroupQueryAttention over a filled cache, by rows and by the cache's type: milliseconds, and whether rows agree.
 
     python -m parity_tests.laboratory.attention_rows [--heads 36 --kv-heads 36] [--past 1024] [--threads 1]
+        [--sequences 8 --rows 1] [--operators 12] [--scale 1]
 
 Types: float32, float16, and int8 with a scale a channel (``kv_cache_bit_width`` 8; microsoft/onnxruntime,
-docs/ContribOperators.md, com.microsoft.GroupQueryAttention).
+docs/ContribOperators.md, com.microsoft.GroupQueryAttention). With ``--operators`` as many are called in turn, each over
+caches of its own, as a decoder's layers are: one operator alone finds its cache in the processor's.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,7 +32,21 @@ STEP = np.float32(4 / 127)
 TYPES = ("float32", "float16", "int8")
 
 
-def session(heads: int, kv_heads: int, cache: str, threads: int) -> Any:
+@dataclass(frozen=True)
+class Shape:
+    """What is measured; ``sequences`` of ``rows`` each, in ``operators`` with caches of their own."""
+
+    heads: int
+    kv_heads: int
+    past: int
+    threads: int
+    sequences: int
+    operators: int
+    scale: float
+    rows: tuple[int, ...]
+
+
+def session(shape: Shape, cache: str) -> Any:
     """A graph of the one operator; activations are float32 where the cache is int8, else of its type."""
     import onnxruntime
     from onnx import TensorProto, helper
@@ -38,77 +55,114 @@ def session(heads: int, kv_heads: int, cache: str, threads: int) -> Any:
     held = kinds[cache]
     given = TensorProto.FLOAT if cache == "int8" else held
     names = ["q", "k", "v", "past_key", "past_value", "last", "total"]
-    attributes: dict[str, Any] = {"num_heads": heads, "kv_num_heads": kv_heads, "scale": WIDTH**-0.5}
+    heads, kv_heads, count = shape.heads, shape.kv_heads, shape.sequences
+    attributes: dict[str, Any] = {"num_heads": heads, "kv_num_heads": kv_heads, "scale": shape.scale}
     value = helper.make_tensor_value_info
     wide = zip("qkv", (heads, kv_heads, kv_heads), strict=True)
-    inputs = [value(name, given, [1, "rows", count * WIDTH]) for name, count in wide]
-    inputs += [value(name, held, [1, kv_heads, "capacity", WIDTH]) for name in names[3:5]]
-    inputs += [value(name, TensorProto.INT32, [1]) for name in names[5:]]
+    inputs = [value(name, given, [count, "rows", number * WIDTH]) for name, number in wide]
+    inputs += [value(name, held, [count, kv_heads, "capacity", WIDTH]) for name in names[3:5]]
+    inputs += [value("last", TensorProto.INT32, [count]), value("total", TensorProto.INT32, [1])]
     if cache == "int8":
         names += [""] * 5 + ["key_scale", "value_scale"]
         attributes |= {"kv_cache_bit_width": 8, "k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL"}
         inputs += [value(name, TensorProto.FLOAT, [kv_heads, 1, WIDTH]) for name in names[-2:]]
     node = helper.make_node("GroupQueryAttention", names, ["out", "key", "value"], domain="com.microsoft", **attributes)
-    outputs = [value("out", given, [1, "rows", heads * WIDTH]), value("key", held, None), value("value", held, None)]
+    outputs = [value("out", given, [count, "rows", heads * WIDTH]), value("key", held, None), value("value", held, None)]
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(helper.make_graph([node], "one", inputs, outputs), opset_imports=opsets, ir_version=10)
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = shape.threads
     return onnxruntime.InferenceSession(model.SerializeToString(), options)
 
 
-def measured(heads: int, kv_heads: int, cache: str, past: int, threads: int) -> str:
-    """A line: milliseconds by rows, and the largest difference of the first row from that of one row, and of two rows."""
-    import onnxruntime
+@dataclass(frozen=True)
+class Filled:
+    """Random inputs of one operator: keys and values of its cache, and q, k, v of as many rows as are asked for."""
 
-    draw = np.random.default_rng(0)
-    opened, make = session(heads, kv_heads, cache, threads), onnxruntime.OrtValue.ortvalue_from_numpy
-    kind = np.dtype("float32" if cache == "int8" else cache)
-    filled = [draw.standard_normal((1, kv_heads, past + 16, WIDTH)).astype(np.float32) for _ in range(2)]
-    if cache == "int8":
-        filled = [np.clip(np.rint(array / STEP), -127, 127) for array in filled]
-    counts = (heads, kv_heads, kv_heads)
-    fed = [draw.standard_normal((1, ROWS[-1], count * WIDTH)).astype(kind) for count in counts]
-    times, first = [], []
-    for rows in ROWS:
-        buffers = [make(array.astype(cache)) for array in filled]
-        values = {name: np.ascontiguousarray(array[:, :rows]) for name, array in zip("qkv", fed, strict=True)}
-        values |= {"last": np.array([past + rows - 1], np.int32), "total": np.array([past + rows], np.int32)}
+    cache: tuple[np.ndarray, ...]
+    fed: tuple[np.ndarray, ...]
+
+    @staticmethod
+    def drawn(shape: Shape, cache: str, draw: np.random.Generator) -> Filled:
+        """Float32 but for the types of ``cache``."""
+        kind, sequences = np.dtype("float32" if cache == "int8" else cache), shape.sequences
+        size = (sequences, shape.kv_heads, shape.past + max(shape.rows), WIDTH)
+        filled = [draw.standard_normal(size).astype(np.float32) for _ in range(2)]
         if cache == "int8":
-            values |= dict.fromkeys(("key_scale", "value_scale"), np.full((kv_heads, 1, WIDTH), STEP, np.float32))
-        held = {name: make(array) for name, array in values.items()}
-        out = np.empty((1, rows, heads * WIDTH), kind)
+            filled = [np.clip(np.rint(array / STEP), -127, 127) for array in filled]
+        counts = (shape.heads, shape.kv_heads, shape.kv_heads)
+        fed = (draw.standard_normal((sequences, max(shape.rows), count * WIDTH)).astype(kind) for count in counts)
+        return Filled(tuple(array.astype(cache) for array in filled), tuple(fed))
+
+    def bound(self, opened: Any, shape: Shape, rows: int) -> tuple[Any, np.ndarray]:
+        """A binding of the first rows, over a copy of the cache, and where its output will be."""
+        import onnxruntime
+
+        make, quantised = onnxruntime.OrtValue.ortvalue_from_numpy, self.cache[0].dtype == np.int8
+        values = {name: np.ascontiguousarray(array[:, :rows]) for name, array in zip("qkv", self.fed, strict=True)}
+        last = np.full(shape.sequences, shape.past + rows - 1, np.int32)
+        values |= {"last": last, "total": np.array([shape.past + rows], np.int32)}
+        if quantised:
+            values |= dict.fromkeys(("key_scale", "value_scale"), np.full((shape.kv_heads, 1, WIDTH), STEP, np.float32))
         binding = opened.io_binding()
-        for name, given in held.items():
-            binding.bind_ortvalue_input(name, given)
-        for name, present, buffer in zip(("past_key", "past_value"), ("key", "value"), buffers, strict=True):
+        for name, given in values.items():
+            binding.bind_ortvalue_input(name, make(given))
+        for name, present, array in zip(("past_key", "past_value"), ("key", "value"), self.cache, strict=True):
+            buffer = make(array)
             binding.bind_ortvalue_input(name, buffer)
             binding.bind_ortvalue_output(present, buffer)
+        out = np.empty((shape.sequences, rows, shape.heads * WIDTH), self.fed[0].dtype)
         binding.bind_ortvalue_output("out", make(out))
-        opened.run_with_iobinding(binding)
-        first.append(out[0, 0].astype(np.float64))
+        return binding, out
+
+
+def measured(shape: Shape, cache: str) -> str:
+    """A line: milliseconds by rows, and the largest difference of the first row from that of one row, and of two rows."""
+    draw, opened = np.random.default_rng(0), session(shape, cache)
+    operators = [Filled.drawn(shape, cache, draw) for _ in range(shape.operators)]
+    times, first = [], []
+    for rows in shape.rows:
+        bindings = [operator.bound(opened, shape, rows) for operator in operators]
+        opened.run_with_iobinding(bindings[0][0])
+        first.append(bindings[0][1][0, 0].astype(np.float64))
         taken = []
         for _ in range(ROUNDS):
             began = time.perf_counter()
-            opened.run_with_iobinding(binding)
-            taken.append(time.perf_counter() - began)
+            for binding, _ in bindings:
+                opened.run_with_iobinding(binding)
+            taken.append((time.perf_counter() - began) / len(bindings))
         times.append(f"{rows} rows {statistics.median(taken) * 1e3:.3f} ms")
+    line = f"{cache:8} {'  '.join(times)}"
+    if len(first) < 2:
+        return line
     alone, pair = (max(float(np.abs(row - first[base]).max()) for row in first[1:]) for base in (0, 1))
-    return f"{cache:8} {'  '.join(times)}  from one row {alone:.1e}, from two {pair:.1e}"
+    return f"{line}  from one row {alone:.1e}, from two {pair:.1e}"
 
 
 def parser(prog: str) -> Parser:
     """The flags."""
     made = Parser(prog, "Time and difference of rows in one GroupQueryAttention, by the cache's type.")
-    for name, default in (("--heads", 36), ("--kv-heads", 36), ("--past", 1024), ("--threads", 1)):
+    numbers = (
+        ("--heads", 36),
+        ("--kv-heads", 36),
+        ("--past", 1024),
+        ("--threads", 1),
+        ("--sequences", 1),
+        ("--operators", 1),
+    )
+    for name, default in numbers:
         made.add_argument(name, type=flags.whole_number(1), default=default, metavar="N", help="default %(default)s")
+    made.add_argument("--rows", type=flags.whole_number(1), nargs="+", default=ROWS, metavar="N", help="default %(default)s")
+    made.add_argument("--scale", type=float, default=WIDTH**-0.5, metavar="X", help="of scores; default %(default)s")
     flags.talk(made)
     return made
 
 
 def _run(given: argparse.Namespace) -> int:
+    names = ("heads", "kv_heads", "past", "threads", "sequences", "operators", "scale")
+    shape = Shape(rows=tuple(given.rows), **{name: getattr(given, name) for name in names})
     for cache in TYPES:
-        console.out(measured(given.heads, given.kv_heads, cache, given.past, given.threads))
+        console.out(measured(shape, cache))
     return ExitCode.OK
 
 

@@ -24,7 +24,7 @@ from runtime_py.errors import MachineError
 
 VARIABLE = "EDGEPROOF_TRITON"
 STUB = "triton_python_backend_stub"
-CARRIED = ("NVML", "DCGM", "pinned")
+CARRIED = ("NVML", "DCGM", "pinned", "CudaDriverHelper")
 """Words of warnings that a machine without a GPU gives; they mean nothing."""
 
 
@@ -143,12 +143,28 @@ class TritonProcess:
             connection.close()
 
     def said(self) -> str:
+        """The last errors of its log."""
+        return "; ".join(self.errors()[-3:])
+
+    def errors(self) -> list[str]:
         """The errors of its log."""
         if not self.log.is_file():
-            return ""
+            return []
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
         told = [line for line in lines if line.startswith("E") and not any(word in line for word in CARRIED)]
-        return "; ".join(line.partition("] ")[2] for line in told[-3:])
+        return [line.partition("] ")[2] for line in told]
+
+    @property
+    def pid(self) -> int:
+        """Of the server."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def ended(self) -> int | None:
+        """Its exit code, negative where a signal ended it; None while it runs."""
+        assert self._process is not None
+        return self._process.poll()
 
     def resident(self) -> float:
         """Megabytes of the server and its stubs together."""

@@ -23,6 +23,7 @@ from runtime_py.engine.answer import Token
 from runtime_py.engine.engine import Engine
 from runtime_py.engine.preparation import Preparation
 from runtime_py.engine.running import Event, Running, Wish
+from runtime_py.engine.stack import STACK, stack_of
 from runtime_py.errors import EdgeproofError, MachineError, UsageError
 from runtime_py.generation.session import Session
 from runtime_py.generation.turns import last_resort
@@ -144,7 +145,8 @@ class Service:
         self._closing = self._stopped = False
         self._preparing = ThreadPoolExecutor(1, "preparation")
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-        self._thread.start()
+        with stack_of(STACK):
+            self._thread.start()
 
     @property
     def held(self) -> int:

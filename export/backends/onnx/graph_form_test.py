@@ -50,6 +50,14 @@ def test_axes_have_the_names_by_which_transformers_js_makes_a_cache(first: Packa
     assert shapes["inputs_embeds"][:2] == ["batch_size", "sequence_length"]
 
 
+def test_the_scale_of_scores_is_not_the_attentions(first: Package) -> None:
+    """With a scale of its own ONNX Runtime copies every head's keys before it multiplies one row with them."""
+    model = onnx.load(str(first.folder / "onnx" / "decoder_model_merged.onnx"), load_external_data=False)
+    attentions = [node for node in model.graph.node if node.op_type == "GroupQueryAttention"]
+    scales = {given.f for node in attentions for given in node.attribute if given.name == "scale"}
+    assert attentions and scales == {1.0}
+
+
 @pytest.mark.parametrize("stage", [VISION, DECODER])
 def test_block_outputs_are_what_leaves_each_block(first: Package, stage: str, tmp_path: Path) -> None:
     names = first.manifest["backends"]["onnx"]["block_outputs"][stage]

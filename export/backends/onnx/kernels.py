@@ -192,6 +192,11 @@ class GroupQueryAttention(CachedAttention):
 
     Rotation happens outside: for the first prompt the operator's own rotation takes the first position id and counts on
     from there (measured with ONNX Runtime 1.31), and positions here may be shared, skipped or three-dimensional.
+
+    The scale of the scores lies in the tables that turn the queries, and the operator's own is 1: only then does ONNX
+    Runtime multiply a single row with the cache as it lies; with any other scale it first copies every head's keys into the
+    form that many rows want (microsoft/onnxruntime, onnxruntime/core/mlas/lib/sgemm.cpp, MlasSgemmOperation: M == 1 and
+    alpha == 1; docs/results/many_rows.md has times).
     """
 
     def __init__(self, spec: DecoderSpec, cache: torch.dtype) -> None:
@@ -199,26 +204,27 @@ class GroupQueryAttention(CachedAttention):
         self.cache = cache
 
     def prepare(self, attention_mask: Tensor, position_ids: Tensor) -> tuple[Tensor, ...]:
-        """Rotary tables (batch, tokens, dim / 2), last cache index int32 (batch,), total length int32 (1,)."""
+        """Rotary tables (batch, tokens, dim / 2) of queries, of keys, last cache index (batch,), total length (1,), mask."""
         angles = self.angles(position_ids)
         # the operator's seqlens_k is the index of the last position, not how many there are
         last = (attention_mask.sum(dim=1) - 1).to(torch.int32)
         total = symbolic("Shape", [attention_mask], {"start": 1, "end": 2}, dtype=torch.int64, shape=(1,), version=15)
-        return angles.cos(), angles.sin(), last, total.to(torch.int32), attention_mask
+        cos, sin, scale = angles.cos(), angles.sin(), float(self.spec.head_dim**-0.5)
+        return cos * scale, sin * scale, cos, sin, last, total.to(torch.int32), attention_mask
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, past_key: Tensor, past_value: Tensor, shared: tuple[Tensor, ...]
     ) -> tuple[Tensor, Tensor, Tensor]:
         spec = self.spec
-        cos, sin, last, total, mask = shared
+        scaled_cos, scaled_sin, cos, sin, last, total, mask = shared
         width = cached_head_width(spec.head_dim)
-        rotated = self._rotate(q, cos, sin, spec.heads), self._rotate(k, cos, sin, spec.kv_heads)
+        rotated = self._rotate(q, scaled_cos, scaled_sin, spec.heads), self._rotate(k, cos, sin, spec.kv_heads)
         wide_q, wide_k, wide_v = (self._widened(t, width) for t in (*rotated, v))
         present = (past_key.shape[0], spec.kv_heads, mask.shape[1], width)
         out, key, value = symbolic_multi_out(
             f"{MICROSOFT}::GroupQueryAttention",
             [*(t.to(self.cache) for t in (wide_q, wide_k, wide_v)), past_key, past_value, last, total],
-            {"num_heads": spec.heads, "kv_num_heads": spec.kv_heads, "do_rotary": 0, "scale": float(spec.head_dim**-0.5)},
+            {"num_heads": spec.heads, "kv_num_heads": spec.kv_heads, "do_rotary": 0, "scale": 1.0},
             dtypes=(self.cache, self.cache, self.cache),
             shapes=(wide_q.shape, present, present),
             version=1,

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 CLOSED = "closed"
 """The server ended the connection without an answer."""
+HANGS = "hangs"
+"""Neither an answer nor an end came in time."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Attempt:
 
 
 def outcome(attempt: Attempt, address: tuple[str, int], seconds: float) -> str:
-    """The status, `CLOSED`, or ``hangs`` when neither came in time."""
+    """The status, `CLOSED`, or `HANGS` when neither came in time."""
     ends = time.monotonic() + seconds
     try:
         with socket.create_connection(address, seconds) as connection:
@@ -40,14 +42,14 @@ def outcome(attempt: Attempt, address: tuple[str, int], seconds: float) -> str:
                     else:
                         connection.sendall(piece)
                     if time.monotonic() > ends:
-                        return "hangs"
+                        return HANGS
                     if received := received + _there(connection):
                         break
             except (BrokenPipeError, ConnectionResetError):
                 pass
             received += b"".join(_rest(connection, ends, attempt.read - len(received)))
     except TimeoutError:
-        return "hangs"
+        return HANGS
     except OSError as error:
         return CLOSED if isinstance(error, ConnectionResetError) else type(error).__name__
     if not received:

@@ -4,36 +4,37 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import random
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from PIL import Image
 
 from parity_tests.laboratory.hostile_requests.attempt import CLOSED, Attempt
+from parity_tests.laboratory.hostile_requests.triton_kinds import FATAL, Call
+from parity_tests.laboratory.hostile_requests.wires import Wire
+from runtime_py.errors import UsageError
 
-PATH = "/v1/chat/completions"
 REFUSED = frozenset({"400"})
 ANSWERED = frozenset({"200", "400"})
 
 Made = Iterator[bytes | float]
 
 
-def post(body: bytes, head: str = "", length: int | None = None) -> bytes:
-    """A request whose connection ends with it."""
-    size = len(body) if length is None else length
-    lines = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n{head}"
-    return f"{lines}Content-Length: {size}\r\n\r\n".encode() + body
-
-
 class Kinds:
-    """What can be made for a model of this name."""
+    """What can be made for a model of this name.
 
-    def __init__(self, name: str, draw: random.Random) -> None:
-        self.name, self.draw = name, draw
-        self.kinds: Mapping[str, Callable[[], Attempt]] = {
+    Args:
+        more: kinds that only this server has.
+    """
+
+    def __init__(
+        self, name: str, draw: random.Random, wire: Wire, more: Mapping[str, Callable[[], Attempt | Call]] | None = None
+    ) -> None:
+        self.name, self.draw, self.wire = name, draw, wire
+        self.kinds: Mapping[str, Callable[[], Attempt | Call]] = {
             "broken pictures": self.broken_picture,
             "decompression bombs": self.bomb,
             "absurd sizes": self.absurd_size,
@@ -47,20 +48,34 @@ class Kinds:
             "addresses of pictures": self.address,
             "floods of headers": self.headers,
             "framing": self.framing,
+            **(more or {}),
         }
 
-    def any(self, number: int) -> Attempt:
-        """The kinds in turn."""
+    def choose(self, only: str | None, without: Collection[str]) -> None:
+        """Keep one kind alone, or leave some out; one that ends the server is left out unless it is kept.
+
+        Raises:
+            UsageError: there is no such kind.
+        """
+        unknown = {*without, *([only] if only else [])} - set(self.kinds)
+        if unknown:
+            raise UsageError(f"no kind {min(unknown)!r}", ", ".join(self.kinds), "choose another")
+        kept = {only} if only else set(self.kinds) - {*without, FATAL}
+        self.kinds = {name: make for name, make in self.kinds.items() if name in kept}
+
+    def any(self, number: int) -> Attempt | Call:
+        """The kinds in turn, with what is right of this server."""
         names = list(self.kinds)
-        return self.kinds[names[number % len(names)]]()
+        made = self.kinds[names[number % len(names)]]()
+        return replace(made, right=self.wire.right(made.kind, made.right))
 
     def body(self, content: Any, **fields: Any) -> bytes:
         asked = {"model": self.name, "messages": [{"role": "user", "content": content}], "max_tokens": 1}
-        return json.dumps({**asked, **fields}).encode()
+        return self.wire.wrap({**asked, **fields})
 
     def asked_about(self, picture: bytes, kind: str = "png") -> bytes:
         url = f"data:image/{kind};base64," + base64.b64encode(picture).decode()
-        return post(self.body([{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "?"}]))
+        return self.wire.post(self.body([{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "?"}]))
 
     def broken_picture(self) -> Attempt:
         kind = self.draw.choice(("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM"))
@@ -103,14 +118,14 @@ class Kinds:
         huge = self.draw.choice((2**33, 10**15, 10**40))
         choice = self.draw.randrange(4)
         if choice == 0:
-            return Attempt("absurd sizes", [post(b"{}", length=huge)], frozenset({"413", "400"}))
+            return Attempt("absurd sizes", [self.wire.post(b"{}", length=huge)], frozenset({"413", "400"}))
         if choice == 1:
             return Attempt("absurd sizes", [self.asked_about(bytes(3 << 20))], frozenset({"413"}))
         if choice == 2:
             messages = [{"role": "user", "content": "a"}] * self.draw.choice((1000, 20_000))
-            return Attempt("absurd sizes", [post(self.body("a", messages=messages))], frozenset({"400"}))
+            return Attempt("absurd sizes", [self.wire.post(self.body("a", messages=messages))], frozenset({"400"}))
         words = self.body("word " * self.draw.choice((5_000, 400_000)))  # some families cut a prompt, as published
-        return Attempt("absurd sizes", [post(words)], ANSWERED)
+        return Attempt("absurd sizes", [self.wire.post(words)], ANSWERED)
 
     def wrong_type(self) -> Attempt:
         """A field with any value, or content of any form."""
@@ -129,7 +144,7 @@ class Kinds:
         names += ["stream_options", "n", "tools", "temperature", "modalities", "x\u0000", "__proto__", "ignore_eos"]
         fields = {self.draw.choice(names): self.value() for _ in range(self.draw.randint(1, 3))}
         content = self.value() if self.draw.random() < 0.3 else "Hello"
-        return Attempt("wrong types", [post(self.body(content, **fields))], frozenset({"200", "400", "404"}))
+        return Attempt("wrong types", [self.wire.post(self.body(content, **fields))], frozenset({"200", "400", "404"}))
 
     def value(self, depth: int = 0) -> Any:
         simple: tuple[Any, ...] = (
@@ -172,7 +187,7 @@ class Kinds:
                 self.draw.randbytes(self.draw.randint(0, 500)),
             )
         )
-        return Attempt("deep or malformed JSON", [post(body)])
+        return Attempt("deep or malformed JSON", [self.wire.post(self.wire.carry(body))])
 
     def schema(self) -> Attempt:
         """Answers' schemas that are large, endless, impossible or no schemas."""
@@ -200,11 +215,11 @@ class Kinds:
             )
         )
         wanted = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
-        return Attempt("hostile schemas", [post(self.body("Hello", response_format=wanted))], ANSWERED)
+        return Attempt("hostile schemas", [self.wire.post(self.body("Hello", response_format=wanted))], ANSWERED)
 
     def endless(self) -> Attempt:
         """Bodies without an end, in chunks or longer than said."""
-        lines = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
+        lines = f"POST {self.wire.path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
         kind = self.draw.choice(("application/json", "text/plain"))
         head = f"{lines}Content-Type: {kind}\r\n\r\n".encode()
 
@@ -218,7 +233,7 @@ class Kinds:
     def slow(self) -> Attempt:
         """A head or a body a byte at a time."""
         in_head = self.draw.random() < 0.4
-        whole = post(self.body("Hello" * 2000))
+        whole = self.wire.post(self.body("Hello" * 2000))
         start = 5 if in_head else whole.index(b"\r\n\r\n") + 4
 
         def pieces() -> Made:
@@ -231,7 +246,7 @@ class Kinds:
 
     def leaving(self) -> Attempt:
         """Clients that go before the body is there, before the answer, or within it."""
-        whole = post(self.body("red " * 50, stream=True, max_tokens=1500, temperature=2))
+        whole = self.wire.post(self.body("red " * 50, stream=True, max_tokens=1500, temperature=2), streamed=True)
         choice = self.draw.randrange(3)
         pieces = [whole[: self.draw.randrange(1, len(whole))]] if choice == 0 else [whole]
         read = 0 if choice < 2 else self.draw.randint(20, 400)
@@ -249,6 +264,7 @@ class Kinds:
             )
         )  # fmt: skip
         method = self.draw.choice(("GET", "POST", "PUT", "DELETE", "TRACE", "OPTIONS", "PROPFIND", "FOO", "CONNECT"))
+        target = target.replace("/v1/", self.wire.version)
         host = self.draw.choice(("x", "127.0.0.1:1", "a" * 500))
         request = f"{method} {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n"
         return Attempt("paths and URLs", [f"{request}Content-Length: 0\r\n\r\n".encode()], frozenset({"400", "404", "405"}))
@@ -268,7 +284,7 @@ class Kinds:
             )
         )  # fmt: skip
         part = {"type": "image_url", "image_url": {"url": url}}
-        body = post(self.body([part] * self.draw.choice((1, 1, 500))))
+        body = self.wire.post(self.body([part] * self.draw.choice((1, 1, 500))))
         return Attempt("addresses of pictures", [body], frozenset({"400", "413"}))  # 500 long ones exceed the body's limit
 
     def headers(self) -> Attempt:
@@ -280,12 +296,12 @@ class Kinds:
             "Content-Type: " + "a/b;" * 5000 + "\r\n",
         )[choice]
         return Attempt(
-            "floods of headers", [post(self.body("Hello"), flood)], frozenset({"200", "400", "415", "431", CLOSED})
+            "floods of headers", [self.wire.post(self.body("Hello"), flood)], frozenset({"200", "400", "415", "431", CLOSED})
         )
 
     def framing(self) -> Attempt:
         body = self.body("Hello")
-        request = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        request = f"POST {self.wire.path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
         made = self.draw.choice(
             (
                 f"{request}Content-Length: 5\r\nContent-Length: 6\r\n\r\n".encode() + body,
