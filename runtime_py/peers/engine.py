@@ -7,7 +7,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from runtime_py.peers.shape import DecoderShape
+
+DIFFERENT = 97
+"""Tokens that a prompt is made of."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,11 @@ class Job:
     threads: int
     context: int
     chunk: int = 0
+
+    @property
+    def ids(self) -> np.ndarray:
+        """int64 (context,): `DIFFERENT` tokens over and over, of the middle of the vocabulary, where no family has marks."""
+        return self.shape.vocabulary // 2 + np.arange(self.context) % DIFFERENT
 
     def to_json(self) -> dict[str, Any]:
         return {

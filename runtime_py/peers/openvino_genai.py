@@ -49,7 +49,7 @@ class OpenVinoGenai:
         settings = {"INFERENCE_NUM_THREADS": job.threads}
         self._pipeline = self._genai.ContinuousBatchingPipeline(str(folder), scheduler, "CPU", settings)
         self._config = self._genai.GenerationConfig(max_new_tokens=job.context, ignore_eos=True, do_sample=False)
-        self._ids = job.shape.vocabulary // 2 + np.arange(job.context) % 97
+        self._ids = job.ids
         self._handle: Any = None
         self._asked = 0
 

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from runtime_py import package
 from runtime_py.generation.limits import Limits
 from runtime_py.generation.session import Session
 from runtime_py.model import open_backend, open_processor
 from runtime_py.peers.engine import Job
 from runtime_py.version import VERSION
-
-IDS = 97
-"""Different tokens fed; from the middle of the vocabulary, where no family has marks."""
 
 
 class Own:
@@ -24,7 +19,7 @@ class Own:
         backend = open_backend(opened, None, job.threads)
         chunk = min(job.chunk or opened.limits.prefill_chunk, opened.limits.prefill_chunk)
         self._session = Session(backend, open_processor(opened, None), Limits(job.context, chunk))
-        self._ids = job.shape.vocabulary // 2 + np.arange(job.context) % IDS
+        self._ids = job.ids
 
     def fill(self, tokens: int) -> None:
         session = self._session
