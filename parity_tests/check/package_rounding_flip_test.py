@@ -16,6 +16,7 @@ from parity_tests.golden.rounding_flip import MOVED
 from parity_tests.golden.rounding_flip_test import AWAKER, gate_at_boundary, side_of
 from parity_tests.golden.routing import gate_input
 from parity_tests.reference.checkpoint_side import open_checkpoint
+from parity_tests.report.html_report import html
 from parity_tests.thresholds import Standard
 from runtime_py import package as packages
 
@@ -45,3 +46,4 @@ def test_only_noise_across_a_boundary_is_excused(distance: float, verdict: str, 
         judged.comparison.standard for judged in result.judgement.comparisons if MOVED in judged.comparison.question
     }
     assert (Standard.FLIPPED in standards) == (verdict == "pass")
+    assert ("moved across a rounding boundary" in html(result.judgement)) == (verdict == "pass")
