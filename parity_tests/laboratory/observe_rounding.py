@@ -16,13 +16,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from calibrate.samples.data import built_in
 from export.demo.accuracy import held_out
 from export.demo.reference import recipe_of
 from export.modules.build import layer_shapes
-from export.modules.kernels import Kernels, Role
 from export.quantisation.codes import DequantisedWeights, RoundToNearest, WeightProvider
 from export.quantisation.grids import GRIDS
 from export.quantisation.spec import Assignment, Storage
@@ -31,7 +29,7 @@ from export.specs import ModelSpec
 from parity_tests.judging.compare import compare_recordings
 from parity_tests.judging.metrics import HIGHER_IS_BETTER, Kind
 from parity_tests.judging.probes import Question, record
-from parity_tests.reference.arithmetic import RoundedLinear
+from parity_tests.reference.arithmetic import Arithmetic
 from parity_tests.reference.checkpoint_side import Checkpoint, open_checkpoint
 from parity_tests.reference.reference import TorchBackend
 from parity_tests.reference.roundings import Int8Groups
@@ -52,22 +50,10 @@ STEPS = 6
 CONTEXT = 2048
 
 
-class Int8Inputs(Kernels):
-    """Plain kernels whose decoder layers round their inputs with `Int8Groups`."""
-
-    def linear(self, name: str, in_features: int, out_features: int, bias: bool, role: Role) -> nn.Module:
-        if not name.startswith(f"{DECODER}."):
-            return super().linear(name, in_features, out_features, bias, role)
-        return RoundedLinear(in_features, out_features, bias, role, Int8Groups())
-
-
-class Int8Backend(TorchBackend):
-    """The reference with `Int8Inputs`."""
-
-    name = "torch-int8-inputs"
-
-    def kernels(self) -> Kernels:
-        return Int8Inputs()
+def int8_inputs(spec: ModelSpec) -> Arithmetic:
+    """Inputs of the decoder's layers rounded as MatMulNBits rounds them."""
+    layers = [layer.name for layer in layer_shapes(spec) if layer.name.startswith(f"{DECODER}.")]
+    return Arithmetic(dict.fromkeys(layers, Int8Groups()))
 
 
 def rounded_weights(spec: ModelSpec, weights: WeightProvider) -> WeightProvider:
@@ -81,7 +67,7 @@ def sides(spec: ModelSpec, weights: WeightProvider) -> dict[str, TorchBackend]:
     """The three ways of rounding by name."""
     return {
         "float16": TorchBackend(spec, weights, torch.float16),
-        "int8 inputs": Int8Backend(spec, weights),
+        "int8 inputs": TorchBackend(spec, weights, arithmetic=int8_inputs(spec)),
         "int4 weights": TorchBackend(spec, rounded_weights(spec, weights)),
     }
 
