@@ -121,11 +121,11 @@ class RoundedQuestion:
 
 
 def _held_to(row: Measurement, broken: Sequence[Limit], alone: Measurement | None) -> Measurement:
-    """The measurement with how many times as far it is off, in its worst broken metric, as rounding alone is."""
+    """The measurement with how many times as far it is off, in its worst broken metric, as rounding alone is; NaN stays."""
     ratios = [
         _distance(row, limit.metric) / max(_distance(alone, limit.metric), TINY) for limit in broken if alone is not None
     ]
-    return replace(row, metrics={**row.metrics, "moved_ratio": max(ratios, default=math.inf)})
+    return replace(row, metrics={**row.metrics, "moved_ratio": float(np.max(ratios)) if ratios else math.inf})
 
 
 def _distance(row: Measurement, metric: str) -> float:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 
 from parity_tests import thresholds
 from parity_tests.backends.onnx import OnnxExaminer
 from parity_tests.check.package_check import CheckOptions, check
+from parity_tests.check.rounded_inputs import _held_to
 from parity_tests.conftest import GOLDENS, ExportedPackage
 from parity_tests.judging.metrics import Kind
-from parity_tests.judging.results import ROUNDED_INPUTS
+from parity_tests.judging.results import ROUNDED_INPUTS, Measurement
 from parity_tests.laboratory.onnx_tamper import tamper
 from parity_tests.reference.arithmetic import PLAIN
 from parity_tests.report.html_report import html
@@ -54,6 +58,16 @@ def test_what_rounding_does_not_explain_stays_a_failure(exported: ExportedPackag
     assert "kl_mean" in judged.first_failure
     assert {row.comparison.name for row in judged.comparisons} == {"implementation", "kernels", ROUNDED_INPUTS, "loss"}
     assert all(row.comparison.standard is not Standard.MOVED for row in judged.comparisons)
+
+
+@pytest.mark.parametrize("values", [(math.nan, 0.2), (0.2, math.nan)], ids=["first", "second"])
+def test_a_figure_that_is_no_number_is_not_excused(values: tuple[float, float]):
+    limits = (Limit("kl_mean", 0.03, ""), Limit("kl_max", 0.1, ""))
+    alone = Measurement("step_logits", "decoder", Kind.LOGITS, (1,), {"kl_mean": 0.2, "kl_max": 0.2})
+    said = replace(alone, metrics=dict(zip(("kl_mean", "kl_max"), values, strict=True)))
+    (limit,) = thresholds.limits(Standard.MOVED, Kind.LOGITS)
+    assert limit.holds(_held_to(alone, limits, alone).metrics)
+    assert not limit.holds(_held_to(said, limits, alone).metrics)
 
 
 @pytest.mark.usefixtures("tight")
