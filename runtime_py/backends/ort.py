@@ -246,6 +246,8 @@ class OrtBackend:
         path = self.folder / self.files[stage]
         options = self._ort.SessionOptions()
         options.intra_op_num_threads = self.threads
+        # every session has threads of its own: those of the stage before would spin on processors that this one needs
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         # weights get memory of their own size, outside the arena, which grows by doubling
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
         # int4 layers in standard operators, which are joined at load, round their inputs as MatMulNBits with level 4 does
