@@ -61,7 +61,7 @@ class Server:
 
 @contextlib.contextmanager
 def llama(
-    python: str, program: str | None, files: Sequence[Path], threads: int, slots: int, context: int
+    python: str, files: Sequence[Path], threads: int, slots: int, context: int, program: str | None = None
 ) -> Iterator[Server]:
     """llama.cpp's server over a decoder and a tower (`gguf_files`): that of xllamacpp, or a program.
 
@@ -108,7 +108,7 @@ def _run(given: argparse.Namespace) -> int:
         if given.llama_python:
             files = gguf_files(Path(given.llama_python), given.model, sizes["context"], folder)
             numbers = given.threads, given.at_a_time, sizes["context"]
-            server = llama(given.llama_python, given.llama_server, files, *numbers)
+            server = llama(given.llama_python, files, *numbers, given.llama_server)
             servers[THEIRS] = stack.enter_context(server)
         own = stack.enter_context(served(given.package, arguments))
         servers[OURS] = Server(own.url, own.process.pid)
