@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from runtime_py import package
+from runtime_py.backends.choice import open_backend
 from runtime_py.generation.limits import Limits
 from runtime_py.generation.session import Session
-from runtime_py.model import open_backend, open_processor
+from runtime_py.model import open_processor
 from runtime_py.peers.engine import Job
 from runtime_py.version import VERSION
 

@@ -7,16 +7,8 @@ follow what apache-tvm's planner (relax.transform.StaticPlanBlockMemory) makes o
 from __future__ import annotations
 
 from export.backends.mlc.support import score_blocks
-from export.specs import (
-    DecoderSpec,
-    GluConnectorSpec,
-    ModelSpec,
-    PatchMergerSpec,
-    ResamplerSpec,
-    RoutedLora,
-    VisionSpec,
-    WindowConnectorSpec,
-)
+from export.modules.connectors.specs import GluConnectorSpec, PatchMergerSpec, ResamplerSpec, WindowConnectorSpec
+from export.specs import DecoderSpec, ModelSpec, RoutedLora, VisionSpec
 
 ROWS_AT_ONCE = 6.5
 """Buffers of the residual stream's size in a vision block: the stream, a norm, q, k, v, and what is being joined."""
