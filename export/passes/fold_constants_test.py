@@ -17,8 +17,8 @@ def model() -> ir.Model:
     constant = {
         name: ir.Value(name=name, const_value=ir.tensor(array, name=name))
         for name, array in {
-            "one": np.float32(1),
-            "zero": np.float32(0),
+            "one": np.array(1, np.float32),
+            "zero": np.array(0, np.float32),
             "shape": np.array([3, 4], np.int64),
             "back": np.array([2, 6], np.int64),
             "half": np.full((2, 6), 0.5, np.float32),
