@@ -227,7 +227,7 @@ def test_a_backend_is_opened_with_what_it_can_be_given(model: Model) -> None:
         return AttentionBackend()
 
     able = RuntimeBackend("numpy files", "able", "NumPy arrays", (), opened, (), abilities=frozenset({Ability.THREADS}))
-    unable = replace(able, name="other files", runtime_name="unable", abilities=frozenset(), threads_advice="set N")
+    unable = replace(able, name="other files", runtime_name="unable", abilities=frozenset(), threads_variable="N_THREADS")
     package = replace(model.package, manifest={"backends": {"numpy files": {"file": "a"}}})
     register(able)
     register(unable)
@@ -238,7 +238,7 @@ def test_a_backend_is_opened_with_what_it_can_be_given(model: Model) -> None:
             open_backend(package, "able", providers=["CUDA"])
         with pytest.raises(UsageError) as caught:
             open_backend(package, "unable", threads=2)
-        assert "or able" in caught.value.expected and caught.value.next_step == "set N"
+        assert "or able" in caught.value.expected and caught.value.next_step == "set N_THREADS in the environment"
         with pytest.raises(PackageError, match="holds no NumPy arrays") as missing:
             open_backend(package, "unable")
         assert missing.value.expected == "one of the backends it was exported for: able"

@@ -109,7 +109,7 @@ class RuntimeBackend:
         files: what a package holds of it, for people, e.g. ``ONNX graphs``.
         distributions: any one of them runs the files.
         modules: Python modules that the extra of the first of them brings, for making or running the files.
-        threads_advice: what else decides the number of threads, where `Ability.THREADS` is missing.
+        threads_variable: of the environment, where a process reads its number of threads when `Ability.THREADS` is missing.
         paths: what its block of a manifest names.
         gpu_providers: what it is opened with on a server's GPU, where `Ability.PROVIDERS` is there.
     """
@@ -121,12 +121,18 @@ class RuntimeBackend:
     open: Opener = field(repr=False)
     modules: tuple[str, ...] = ()
     abilities: frozenset[Ability] = frozenset()
-    threads_advice: str = "leave the number of threads out"
+    threads_variable: str = ""
     paths: Callable[[Mapping[str, Any]], NamedPaths] = field(default=names_no_paths, repr=False)
     gpu_providers: tuple[str, ...] = ()
 
     def can(self, ability: Ability) -> bool:
         return ability in self.abilities
+
+    @property
+    def threads_advice(self) -> str:
+        """What to do instead of giving a number of threads."""
+        variable = self.threads_variable
+        return f"set {variable} in the environment" if variable else "leave the number of threads out"
 
     def block(self, manifest: Mapping[str, Any]) -> Mapping[str, Any]:
         """This backend's part of a manifest; empty when the package holds none of its files."""

@@ -94,7 +94,7 @@ MLC = RuntimeBackend(
     paths=_libraries,
     modules=("tvm", "tvm_ffi"),
     abilities=frozenset({Ability.REWIND, Ability.SEVERAL_SEQUENCES, Ability.WITHOUT_DEVICE, Ability.IN_PIECES}),
-    threads_advice="set TVM_NUM_THREADS in the environment",
+    threads_variable="TVM_NUM_THREADS",
 )
 
 TENSORRT = RuntimeBackend(

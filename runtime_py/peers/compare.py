@@ -8,6 +8,7 @@ is left out. Nobody works while another one does.
 from __future__ import annotations
 
 import json
+import logging
 import statistics
 import subprocess
 import sys
@@ -23,6 +24,8 @@ from runtime_py.peers.engine import Job
 from runtime_py.peers.machine import ReadBandwidth, describe, joules
 from runtime_py.peers.shape import shape_of
 from runtime_py.peers.worker import ENGINES, OWN
+
+log = logging.getLogger("edgeproof")
 
 PREFILL = "prefill"
 SCHEMA = 1
@@ -71,8 +74,9 @@ class Worker:
         self.name = name
         command = [python, "-m", "runtime_py.peers.worker", name, json.dumps(job.to_json())]
         root = Path(__file__).parents[2]
+        self._complaints = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - closed by `close`
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=root
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._complaints, text=True, cwd=root
         )
         told = self._told()
         self.missing: str = told.get("missing", "")
@@ -84,9 +88,17 @@ class Worker:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            return {"missing": f"its process ended with {self._process.wait()}"}
+            return {"missing": f"its process ended with {self._process.wait()}{self._last_words()}"}
         told: dict[str, Any] = json.loads(line)
         return told
+
+    def _last_words(self) -> str:
+        """The last line that it wrote to stderr; all of them are logged."""
+        self._complaints.seek(0)
+        lines = [line for line in self._complaints.read().splitlines() if line.strip()]
+        for line in lines:
+            log.info("%s: %s", self.name, line)
+        return f": {lines[-1].strip()}" if lines else ""
 
     def ask(self, verb: str, count: int) -> dict[str, Any]:
         """Seconds and processor seconds of some work.
@@ -108,6 +120,7 @@ class Worker:
         self._process.stdin.close()
         self._process.stdout.close()
         self._process.wait()
+        self._complaints.close()
 
 
 def compare(asked: Comparison) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from runtime_py.command.cli import main
 from runtime_py.errors import UsageError
 from runtime_py.files import schema
 from runtime_py.peers import history
-from runtime_py.peers.compare import Comparison, lines
+from runtime_py.peers.compare import Comparison, Worker, lines
 from runtime_py.peers.engine import Job
 from runtime_py.peers.machine import describe, joules
 from runtime_py.peers.plot import svg
@@ -112,3 +112,14 @@ def test_a_package_is_measured_beside_what_is_here(
     assert (tmp_path / "bench.svg").read_text(encoding="utf-8").startswith("<svg")
     kept = json.loads((tmp_path / "h.jsonl").read_text(encoding="utf-8"))
     assert set(kept["engines"]["edgeproof"]) == {"version", "prefill 16", "decode at 8"}
+
+
+def test_a_peer_whose_process_ends_says_its_last_words(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text(
+        "#!/bin/sh\necho 'a library speaks' >&2\necho 'ImportError: no symbol' >&2\nexit 3\n", encoding="utf-8"
+    )
+    python.chmod(0o755)
+    worker = Worker("llama.cpp", Job(tmp_path, tmp_path, SHAPE, 2, 64), str(python))
+    assert worker.missing == "its process ended with 3: ImportError: no symbol"
+    worker.close()

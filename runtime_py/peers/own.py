@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 from runtime_py import package
 from runtime_py.backends.choice import open_backend
+from runtime_py.backends.record import Ability
+from runtime_py.backends.registry import runtime_backend
 from runtime_py.generation.limits import Limits
 from runtime_py.generation.session import Session
 from runtime_py.model import open_processor
@@ -17,7 +21,7 @@ class Own:
     def __init__(self, job: Job) -> None:
         opened = package.read(job.package)
         self.version = VERSION
-        backend = open_backend(opened, None, job.threads)
+        backend = open_backend(opened, None, _threads(opened, job.threads))
         chunk = min(job.chunk or opened.limits.prefill_chunk, opened.limits.prefill_chunk)
         self._session = Session(backend, open_processor(opened, None), Limits(job.context, chunk))
         self._ids = job.ids
@@ -30,3 +34,12 @@ class Own:
     def step(self, tokens: int) -> None:
         for token in self._ids[:tokens]:
             self._session.step(int(token))
+
+
+def _threads(opened: package.Package, threads: int) -> int:
+    """What to open its backend with; one that takes no number reads it from the environment of this process."""
+    record = runtime_backend(opened.runtime_backend)
+    if record.can(Ability.THREADS) or not record.threads_variable:
+        return threads
+    os.environ[record.threads_variable] = str(threads)
+    return 0

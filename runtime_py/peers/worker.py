@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from runtime_py.errors import EdgeproofError
 from runtime_py.peers.engine import Job, NotHereError, PeerEngine
 
 
@@ -77,7 +78,7 @@ def main(name: str, job: str) -> None:
         engine = ENGINES[name](Job.from_json(json.loads(job)))
         engine.fill(2)
         engine.step(1)
-    except NotHereError as error:
+    except (NotHereError, EdgeproofError) as error:
         tell(missing=str(error))
         return
     tell(version=getattr(engine, "version", ""), load=time.perf_counter() - began)

@@ -5,10 +5,11 @@
 
 The checkpoint is a MiniCPM-V 1.0 of any size (`python -m parity_tests.laboratory.middle_checkpoint --size half` writes one
 whose decoder has half a billion weights), the package its cpu export at int4. ``--llama-python`` is an interpreter with
-xllamacpp, gguf and NumPy; for it a random decoder of the same sizes is written in Q4_0 and a tower of the same sizes in
-Q8_0. Both servers run all the time, with the same threads, slots and context; one is asked, then the other. Every request
-brings a picture of its own and is answered with as many tokens. Each server warms up with a request a slot. ``others`` is
-how much of a processor other programs took meanwhile: where it is not near 0 the figures are worth little.
+xllamacpp, gguf and NumPy (``--llama-server`` names a llama-server of one's own instead of xllamacpp's); for it a random
+decoder of the same sizes is written in Q4_0 and a tower of the same sizes in Q8_0. Both servers run all the time, with the
+same threads, slots and context; one is asked, then the other. Every request brings a picture of its own and is answered
+with as many tokens. Each server warms up with a request a slot. ``others`` is how much of a processor other programs took
+meanwhile: where it is not near 0 the figures are worth little.
 """
 
 from __future__ import annotations
@@ -59,22 +60,24 @@ class Server:
 
 
 @contextlib.contextmanager
-def llama(python: str, files: Sequence[Path], threads: int, slots: int, context: int) -> Iterator[Server]:
-    """llama.cpp's server over a decoder and a tower (`gguf_files`).
+def llama(
+    python: str, program: str | None, files: Sequence[Path], threads: int, slots: int, context: int
+) -> Iterator[Server]:
+    """llama.cpp's server over a decoder and a tower (`gguf_files`): that of xllamacpp, or a program.
 
     Raises:
         MachineError: it does not start.
     """
     numbers = [str(number) for number in (threads, slots, context)]
-    command = [python, str(HERE / "llama_server.py"), *map(str, files), *numbers]
+    command = [python, str(HERE / "llama_server.py"), *map(str, files), *numbers, *([program] if program else [])]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(command, text=True, **pipes) as process:  # type: ignore[call-overload]
         try:
-            url, built = process.stdout.readline().strip(), process.stdout.readline().strip()
-            if not url:
+            url, built, number = (process.stdout.readline().strip() for _ in range(3))
+            if not number:
                 raise MachineError("llama.cpp's server did not start", "one that does", "run llama_server.py by hand")
             console.out(f"{THEIRS}: {built}")
-            yield Server(url, process.pid)
+            yield Server(url, int(number))
         finally:
             end(process)
 
@@ -85,6 +88,7 @@ def parser(prog: str) -> Parser:
     made.add_argument("--model", type=Path, required=True, metavar="DIR", help="the checkpoint")
     made.add_argument("--package", type=Path, required=True, metavar="DIR", help="its cpu export")
     made.add_argument("--llama-python", metavar="PYTHON", help="interpreter with xllamacpp and gguf; ours alone without it")
+    made.add_argument("--llama-server", metavar="FILE", help="llama.cpp's own program instead of xllamacpp")
     made.add_argument("--threads", type=flags.whole_number(1), default=2, metavar="N", help="of either server")
     made.add_argument("--rounds", type=flags.whole_number(1), default=3, metavar="N")
     made.add_argument("--at-a-time", type=flags.whole_number(2), default=8, metavar="N", help="beside one at a time")
@@ -103,7 +107,8 @@ def _run(given: argparse.Namespace) -> int:
         servers: dict[str, Server] = {}
         if given.llama_python:
             files = gguf_files(Path(given.llama_python), given.model, sizes["context"], folder)
-            server = llama(given.llama_python, files, given.threads, given.at_a_time, sizes["context"])
+            numbers = given.threads, given.at_a_time, sizes["context"]
+            server = llama(given.llama_python, given.llama_server, files, *numbers)
             servers[THEIRS] = stack.enter_context(server)
         own = stack.enter_context(served(given.package, arguments))
         servers[OURS] = Server(own.url, own.process.pid)
