@@ -14,16 +14,14 @@ OPERATORS = {"": 20}
 def model() -> ir.Model:
     """Products with one, sums with zero, two casts, two transpositions, two reshapes, and a constant to be folded."""
     x = ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([2, 6]))
-    constant = {
-        name: ir.Value(name=name, const_value=ir.tensor(array, name=name))
-        for name, array in {
-            "one": np.array(1, np.float32),
-            "zero": np.array(0, np.float32),
-            "shape": np.array([3, 4], np.int64),
-            "back": np.array([2, 6], np.int64),
-            "half": np.full((2, 6), 0.5, np.float32),
-        }.items()
+    arrays: dict[str, np.ndarray] = {
+        "one": np.array(1, np.float32),
+        "zero": np.array(0, np.float32),
+        "shape": np.array([3, 4], np.int64),
+        "back": np.array([2, 6], np.int64),
+        "half": np.full((2, 6), 0.5, np.float32),
     }
+    constant = {name: ir.Value(name=name, const_value=ir.tensor(array, name=name)) for name, array in arrays.items()}
     nodes: list[ir.Node] = []
 
     def add(operator: str, *inputs: ir.Value, **attributes: object) -> ir.Value:
