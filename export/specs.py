@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from export.modules.connectors.specs import ConnectorSpec
+
 
 class Activation(StrEnum):
     """Non-linearities by their exact form."""
@@ -72,24 +74,6 @@ class VisionSpec:
 
 
 @dataclass(frozen=True)
-class ResamplerSpec:
-    """One cross-attention from learned queries to the vision features (MiniCPM-V, OmniLMM).
-
-    Attributes:
-        fixed_positions: vision tokens when the key position table is stored for one grid; None when
-            ``key_positions`` (tokens, width) is an input of the stage.
-    """
-
-    vision_width: int
-    width: int
-    queries: int
-    heads: int
-    norm_eps: float
-    fixed_positions: int | None
-    project_vision: bool = True
-
-
-@dataclass(frozen=True)
 class RotaryVisionSpec:
     """A pre-norm vision transformer over flattened patches with 2-D rotary positions (Qwen2-VL).
 
@@ -112,60 +96,8 @@ class RotaryVisionSpec:
         return self.width // self.heads
 
 
-@dataclass(frozen=True)
-class MlpConnectorSpec:
-    """LayerNorm, then linear, exact GELU, linear on every vision row (XVERSE-V)."""
-
-    vision_width: int
-    width: int
-    tokens: int
-    norm_eps: float
-
-
-@dataclass(frozen=True)
-class WindowConnectorSpec:
-    """A strided convolution over windows of patches, exact GELU, linear, and a learned row at either end (WeMM).
-
-    The windows arrive as an index (cells, kernel * kernel) into the vision rows, so that any grid and its replicate
-    padding is a gather.
-    """
-
-    vision_width: int
-    width: int
-    kernel: int
-    splitters: int
-
-
-@dataclass(frozen=True)
-class GluConnectorSpec:
-    """2 x 2 convolution, linear, LayerNorm, GELU, gated MLP, and a learned row at either end (CogVLM2).
-
-    Attributes:
-        grid: side of the square patch grid; the class row that comes first is dropped.
-    """
-
-    vision_width: int
-    width: int
-    mlp_width: int
-    grid: int
-    norm_eps: float
-
-
-@dataclass(frozen=True)
-class PatchMergerSpec:
-    """LayerNorm per patch, groups of merge * merge patches joined, linear, exact GELU, linear (Qwen2-VL)."""
-
-    vision_width: int
-    width: int
-    merge: int
-    norm_eps: float
-
-
 AnyVisionSpec = VisionSpec | RotaryVisionSpec
 """The kinds of vision encoder; a new kind is added here and in export/modules/vision/."""
-
-ConnectorSpec = ResamplerSpec | MlpConnectorSpec | WindowConnectorSpec | GluConnectorSpec | PatchMergerSpec
-"""The kinds of connector; a new kind is added here and in export/modules/connectors/."""
 
 
 @dataclass(frozen=True)

@@ -5,20 +5,22 @@ The order of a contract's inputs is the order of the stage module's ``forward``;
 
 from __future__ import annotations
 
-from export.specs import (
-    DecoderSpec,
+from export.modules.connectors.specs import (
     GluConnectorSpec,
     MlpConnectorSpec,
+    PatchMergerSpec,
+    ResamplerSpec,
+    WindowConnectorSpec,
+)
+from export.specs import (
+    DecoderSpec,
     ModelSpec,
     PartialLora,
-    PatchMergerSpec,
     PositionKind,
-    ResamplerSpec,
     RotaryVisionSpec,
     RoutedLora,
     VisionSpec,
     VisualExperts,
-    WindowConnectorSpec,
 )
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, VISION, Dimension, StageContract, TensorContract
 

@@ -154,7 +154,7 @@ def _open(
     """The package on one runner with everything loaded; or why this machine or this package has no such runner."""
     from parity_tests.backends.registry import examiner_of
     from runtime_py import package as packages
-    from runtime_py.model import open_backend
+    from runtime_py.backends.choice import open_backend
     from runtime_py.package import trust
 
     if not record.block(base.manifest):

@@ -16,8 +16,7 @@ from PIL import Image
 
 from runtime_py import package, tokenizer
 from runtime_py.backends.base import Backend, OpensAhead
-from runtime_py.backends.record import Ability, OpeningChoices
-from runtime_py.backends.registry import held_backends, runtime_backend, runtime_backends, those_that_can
+from runtime_py.backends.choice import check_choices, open_backend
 from runtime_py.contracts import DECODER, EMBED
 from runtime_py.engine.answer import Answer, AnswerStream, Timing, Token
 from runtime_py.engine.engine import ANSWERING, Engine
@@ -28,7 +27,7 @@ from runtime_py.files.json_file import shortened
 from runtime_py.generation import conversation
 from runtime_py.generation.conversation import Messages
 from runtime_py.generation.generate import Finish, Overrides, Settings, settings_of
-from runtime_py.generation.session import Recorder
+from runtime_py.generation.input_rows import Recorder
 from runtime_py.generation.turns import Turns, last_resort
 from runtime_py.hub.download import package_folder
 from runtime_py.package import trust as trusting
@@ -149,7 +148,7 @@ class Model:
             self.backend.expect(self.package.contracts if pictures else (EMBED, DECODER))
 
     def record(self, recorder: Recorder | None) -> None:
-        """Send every probe of the following answers to ``recorder`` (see runtime_py.generation.session.Recorder)."""
+        """Send every probe of the following answers to ``recorder`` (see runtime_py.generation.input_rows.Recorder)."""
         self.session.recorder = recorder
 
     def check_picture(self, name: str, width: int, height: int) -> None:
@@ -272,43 +271,6 @@ def _vocabulary(opened: package.Package) -> int | None:
     outputs = decoder.outputs if decoder is not None else ()
     rows = next((output.shape[-1] for output in outputs if output.name == "logits" and output.shape), None)
     return rows if isinstance(rows, int) else None
-
-
-def check_choices(backend: str | None, threads: int, providers: Sequence[str] | None) -> None:
-    """Raise UsageError for what cannot choose a backend, whatever the package."""
-    if backend is not None and not isinstance(backend, str):
-        raise UsageError(f"backend {shortened(backend)}", "one of " + ", ".join(runtime_backends()), "choose one of them")
-    if backend is not None:
-        runtime_backend(backend)
-    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 0:
-        raise UsageError(f"{shortened(threads)} threads", "0 or more", "correct the number")
-    listed = isinstance(providers, list | tuple) and all(isinstance(name, str) for name in providers)
-    if providers is not None and not listed:
-        raise UsageError(f"providers is {shortened(providers)}", "a list of names", 'for example ["CUDAExecutionProvider"]')
-
-
-def open_backend(
-    opened: package.Package, backend: str | None = None, threads: int = 0, providers: Sequence[str] | None = None
-) -> Backend:
-    """The backend that runs a package, chosen by the caller or by the manifest."""
-    record = runtime_backend(backend or opened.runtime_backend)
-    name = record.runtime_name
-    if threads < 0:
-        raise UsageError(f"{threads} threads", "0 or more", "correct the number")
-    if providers and not record.can(Ability.PROVIDERS):
-        able = those_that_can(Ability.PROVIDERS)
-        raise UsageError(f"providers {list(providers)} for backend '{name}'", f"backend {able}", "leave them out")
-    if threads and not record.can(Ability.THREADS):
-        able = those_that_can(Ability.THREADS)
-        raise UsageError(f"{threads} threads for backend '{name}'", f"backend {able}", record.threads_advice)
-    if not record.block(opened.manifest):
-        held = ", ".join(other.runtime_name for other in held_backends(opened.manifest)) or "none that is known here"
-        raise PackageError(
-            f"{opened.folder} holds no {record.files}",
-            f"one of the backends it was exported for: {held}",
-            f"leave backend '{name}' out, or export for a target that has it",
-        )
-    return record.open(opened.folder, opened.manifest, OpeningChoices(threads, tuple(providers or ())))
 
 
 def open_processor(opened: package.Package, words: tokenizer.Tokenizer | None) -> Processor:

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from runtime_py.backends.base import Arrays
+from runtime_py.backends.choice import open_backend
 from runtime_py.backends.record import Ability, OpeningChoices, RuntimeBackend
 from runtime_py.backends.registry import register, withdraw
 from runtime_py.command.chat import converse
@@ -22,7 +23,7 @@ from runtime_py.errors import ImageError, PackageError, UsageError
 from runtime_py.generation.conversation import fingerprint
 from runtime_py.generation.generate import Finish, Overrides
 from runtime_py.generation.session import Limits
-from runtime_py.model import Model, open_backend, open_processor
+from runtime_py.model import Model, open_processor
 from runtime_py.package import Package, selftest
 from runtime_py.preprocess.base import Message
 from runtime_py.preprocess.minicpm_v import Processor

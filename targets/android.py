@@ -20,7 +20,7 @@ TARGET = Target(
     contains=(
         "mlc/<model id>/: weight shards, tensor-cache.json, mlc-chat-config.json, tokenizer.json",
         "mlc/lib/<library>-android.tar: the model library for OpenCL, vision tower and connector inside",
-        "mlc/host/<library>-x86_64.so: the same module for checking on this machine",
+        "mlc/host/<library>-<processor>.so: the same module for checking on this machine (x86_64 or aarch64)",
         "mlc/mlc-app-config.json and mlc-package-config.json for the Android app",
     ),
     needs=("the MLC Android app or mlc4j, built from the revision of mlc-llm that docs/targets/android.md names",),

@@ -15,7 +15,7 @@ TARGET = Target(
     contains=(
         "mlc/<model id>/: weight shards, tensor-cache.json, mlc-chat-config.json, tokenizer.json",
         "mlc/lib/<library>-ios.tar: the model library for Metal, vision tower and connector inside",
-        "mlc/host/<library>-x86_64.so: the same module for checking on this machine",
+        "mlc/host/<library>-<processor>.so: the same module for checking on this machine (x86_64 or aarch64)",
         "mlc/mlc-app-config.json and mlc-package-config.json for the iOS app",
     ),
     needs=(

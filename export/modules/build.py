@@ -14,6 +14,13 @@ from torch import nn
 
 from export.modules.connectors.projections import GluConnector, MlpConnector, PatchMerger, WindowConnector
 from export.modules.connectors.resampler import Resampler
+from export.modules.connectors.specs import (
+    GluConnectorSpec,
+    MlpConnectorSpec,
+    PatchMergerSpec,
+    ResamplerSpec,
+    WindowConnectorSpec,
+)
 from export.modules.decoders.llama import Decoder, TokenEmbedding
 from export.modules.decoders.low_rank import PartialLoraDecoder, RoutedLoraDecoder
 from export.modules.decoders.visual_experts import VisualExpertDecoder
@@ -21,20 +28,7 @@ from export.modules.kernels import Embedding, Kernels, Linear, Role
 from export.modules.vision.rotary_transformer import RotaryVisionTransformer
 from export.modules.vision.transformer import VisionTransformer
 from export.quantisation.spec import LayerShape
-from export.specs import (
-    GluConnectorSpec,
-    MlpConnectorSpec,
-    ModelSpec,
-    PartialLora,
-    PatchMergerSpec,
-    ResamplerSpec,
-    RotaryVisionSpec,
-    RoutedLora,
-    StageSpecs,
-    VisionSpec,
-    VisualExperts,
-    WindowConnectorSpec,
-)
+from export.specs import ModelSpec, PartialLora, RotaryVisionSpec, RoutedLora, StageSpecs, VisionSpec, VisualExperts
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, STAGES, VISION
 
 VISION_MODULES = {VisionSpec: VisionTransformer, RotaryVisionSpec: RotaryVisionTransformer}

@@ -128,7 +128,7 @@ class Examiner:
     def open(self, package: Package) -> Backend:
         """The package's files, whole in memory."""
         assert self.record is not None, "the reference is not opened from a package"
-        from runtime_py.model import open_backend
+        from runtime_py.backends.choice import open_backend
 
         return open_backend(package, self.record.runtime_name)
 

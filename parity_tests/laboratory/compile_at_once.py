@@ -22,7 +22,7 @@ from threading import Event, Thread
 import psutil
 
 from export.backends.mlc.compile_process import compile_together
-from export.backends.mlc.package_parts import HOST
+from export.backends.mlc.host import host_place
 from parity_tests.laboratory.mlc_traffic.libraries import request_of, spec_of
 from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, execute
@@ -46,10 +46,10 @@ def parser(prog: str) -> Parser:
 
 def _run(options: argparse.Namespace) -> int:
     request = request_of(spec_of(options.model, options.size, options.layers), options.target)
-    places, seen = (options.target, HOST), []
+    places, seen = (options.target, host_place()), []
     for way in options.way.split(","):
         with tempfile.TemporaryDirectory(prefix="compile-at-once-") as folder, watched() as peak:
-            outs = {place: Path(folder) / f"{place}.{'so' if place == HOST else 'tar'}" for place in places}
+            outs = {place: Path(folder) / f"{place}.{'so' if place == host_place() else 'tar'}" for place in places}
             clock, used = time.monotonic(), _children()
             for group in [places] if way == "at once" else [(place,) for place in places]:
                 compile_together(request, {place: outs[place] for place in group})

@@ -18,6 +18,7 @@ import numpy as np
 
 from export.backends.mlc import library as libraries
 from export.backends.mlc.compile_process import LibraryRequest, compile_apart
+from export.backends.mlc.host import host_place
 from export.backends.mlc.parameters import GROUP, PER_WORD
 from export.backends.mlc.passes.base import ModulePass
 from export.specs import ModelSpec
@@ -26,7 +27,7 @@ from parity_tests.laboratory.early_append import EarlyAppend
 from parity_tests.laboratory.faults import Fault, of_pictures
 from parity_tests.laboratory.mlc_tamper import manifest_of, replaced, stored, tamper
 from parity_tests.laboratory.other_settings import bilinear_resize
-from parity_tests.localize.mlc_blocks import HOST, request
+from parity_tests.localize.mlc_blocks import request
 from runtime_py import package as packages
 from runtime_py.backends.records import MLC
 from runtime_py.contracts import DECODER, EMBED, VISION
@@ -115,7 +116,7 @@ def other_library(package: Path, spec: ModelSpec, change: Callable[[ModelSpec], 
         raise ValueError("this model has no such number")
     with tempfile.TemporaryDirectory(prefix="edgeproof-library-") as scratch:
         made = Path(scratch) / "library.so"
-        compile_apart(replace(_request(package, spec), spec=change(spec)), HOST, made)
+        compile_apart(replace(_request(package, spec), spec=change(spec)), host_place(), made)
         _put(package, made)
 
 
@@ -133,7 +134,7 @@ def early_library(package: Path, spec: ModelSpec, several: bool) -> None:
     with tempfile.TemporaryDirectory(prefix="edgeproof-library-") as scratch:
         made = Path(scratch) / "library.so"
         with patch.object(libraries, "completing_passes", with_fault):
-            libraries.compile_library(asked, HOST, made)
+            libraries.compile_library(asked, host_place(), made)
         _put(package, made)
 
 

@@ -24,8 +24,8 @@ from tvm.ir import IRModule
 from tvm.script import tirx as T
 from tvm.target import Target
 
+from export.backends.mlc.host import host_place
 from export.backends.mlc.library import TARGETS, bounds_of, build_module
-from export.backends.mlc.package_parts import HOST
 from export.backends.mlc.passes.cpu_schedule import ScheduleForCpu
 from export.backends.mlc.passes.pipeline import lowered
 from parity_tests.laboratory.mlc_traffic.libraries import request_of, spec_of
@@ -55,7 +55,7 @@ def parser(prog: str) -> Parser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    module, target = decode_products(options.model, options.precision), Target(TARGETS[HOST])
+    module, target = decode_products(options.model, options.precision), Target(TARGETS[host_place()])
     schedules = {"library": target, **({"strips": Target({"kind": "llvm"})} if options.strips else {})}
     built = {name: compiled(ScheduleForCpu(chosen)(module), target) for name, chosen in schedules.items()}
     read = compiled(IRModule({"read": plain_read().with_attr("global_symbol", "read")}), target)
@@ -86,8 +86,8 @@ def told(rates: dict[str, float]) -> str:
 def decode_products(family: str, precision: str) -> IRModule:
     """The kernels of ``decode`` that multiply int4 codes with one row, not yet scheduled, one of each shape."""
     request = request_of(spec_of(family, "full", 1), "android", precision)
-    whole, _ = build_module(request, HOST)
-    with Target(TARGETS[HOST]), tvm.transform.PassContext(config=OPTIONS):
+    whole, _ = build_module(request, host_place())
+    with Target(TARGETS[host_place()]), tvm.transform.PassContext(config=OPTIONS):
         whole = lowered(bounds_of(request))(whole)
     chosen = {}
     for variable, function in whole.functions_items():

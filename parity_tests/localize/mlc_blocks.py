@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from export.backends.mlc.compile_process import LibraryRequest, compile_apart
+from export.backends.mlc.host import host_place
 from export.backends.mlc.overview import make_overview
 from export.backends.mlc.package_parts import declared_parameters
 from export.backends.mlc.schemes import scheme_of
@@ -30,8 +31,6 @@ from runtime_py.backends.records import MLC
 from runtime_py.contracts import DECODER, EMBED
 from runtime_py.preprocess.base import Processor
 from targets.base import Limits
-
-HOST = "x86_64"
 
 
 class MlcBlocks(MlcBackend):
@@ -97,7 +96,7 @@ def block_outputs(candidate: Candidate, spec: ModelSpec, stage: str, inputs: Arr
     tokens = inputs["inputs_embeds"].shape[1] if stage == DECODER else inputs.get("input_ids", np.empty(0)).size
     with tempfile.TemporaryDirectory(prefix="edgeproof-blocks-") as scratch:
         library = Path(scratch) / "blocks.so"
-        compile_apart(request(candidate.manifest, candidate.processor, spec, stage, tokens), HOST, library)
+        compile_apart(request(candidate.manifest, candidate.processor, spec, stage, tokens), host_place(), library)
         kind = MappedMlcBlocks if isinstance(candidate.backend, MappedWeights) else MlcBlocks
         backend = kind(candidate.folder, candidate.manifest, library)
         try:
@@ -115,7 +114,7 @@ def built_anew(candidate: Candidate, spec: ModelSpec, library: Path) -> MlcBacke
     Raises:
         MachineError: apache-tvm is missing or cannot compile.
     """
-    compile_apart(request(candidate.manifest, candidate.processor, spec, "", 0), HOST, library)
+    compile_apart(request(candidate.manifest, candidate.processor, spec, "", 0), host_place(), library)
     own = candidate.folder / MLC.block(candidate.manifest)["host_library"]
     if own.read_bytes() == library.read_bytes():
         return None

@@ -10,10 +10,10 @@ import torch
 
 from export.modules.connectors.resampler import Resampler
 from export.modules.connectors.resampler_weights import resampler_rules
+from export.modules.connectors.specs import ResamplerSpec
 from export.modules.kernels import Kernels
 from export.source.checkpoint import open_checkpoint as open_source
 from export.source.weight_map import WeightMap
-from export.specs import ResamplerSpec
 from parity_tests.conftest import GOLDENS
 from parity_tests.golden.case import fitted, question, read_case
 from parity_tests.judging.metrics import max_abs

@@ -1,4 +1,4 @@
-"""Runs an MLC package on this machine: the phone's weight files and the x86 build of the phone's library.
+"""Runs an MLC package on this machine: the phone's weight files and this machine's build of the phone's library.
 
 Weights are loaded by the calls the phone's engine makes (mlc-ai/mlc-llm, cpp/serve/function_table.cc), and sequences
 run over the same paged key/value cache; only the device code differs.
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from runtime_py.backends.base import Arrays, closed
+from runtime_py.backends.processor import require_processor
 from runtime_py.backends.records import MLC
 from runtime_py.backends.tensor_cache import read_tensor_cache
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, VISION, StageContract
@@ -59,7 +60,8 @@ class MlcBackend:
         device: only ``cpu`` runs here; a phone runs the device library of the same package.
 
     Raises:
-        MachineError: apache-tvm is not installed, or another version than the library was built with.
+        MachineError: apache-tvm is not installed, or another version than the library was built with; the library is of
+            another processor.
         PackageError: the library or its parameters do not fit the package.
     """
 
@@ -73,7 +75,9 @@ class MlcBackend:
         self.contracts = {name: StageContract.from_json(value) for name, value in manifest["contracts"].items()}
         weights = listed_folder(folder, manifest, block["weights"])
         self.tensors = read_tensor_cache(folder, manifest, block["weights"])
-        self._machine = self._load(self._library(folder, manifest, block))
+        library = self._library(folder, manifest, block)
+        require_processor(library)
+        self._machine = self._load(library)
         self.metadata: dict[str, Any] = json.loads(self._machine["_metadata"]())
         # MLC names what is stored, then what is computed in: q4f16_1, q4f32_1, q0f16
         self.dtype = "float16" if "f16" in self.metadata["quantization"] else "float32"

@@ -6,27 +6,21 @@ comparison differ in their `Backend` alone. A recorder receives the named arrays
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 
 from runtime_py.backends.base import Backend, Batching, DecoderState, ReadsPrompts, Rewinding
-from runtime_py.contracts import CONNECTOR, EMBED, VISION
-from runtime_py.errors import PackageError, TooLongError, UsageError
+from runtime_py.errors import TooLongError, UsageError
+from runtime_py.generation.input_rows import InputRows, Recorder
 from runtime_py.generation.limits import Limits, SessionLimits
-from runtime_py.preprocess.base import ArrangesRows, ImageInputs, Layout, Processor, ReadsEmbeddings
+from runtime_py.preprocess.base import ArrangesRows, Layout, Processor, ReadsEmbeddings
 
-__all__ = ["Limits", "Recorder", "Session", "SessionLimits"]
-
-Recorder = Callable[[str, np.ndarray], None]
-"""Receives (probe, array). Probes: ``pixel_values``, ``vision`` (unless the backend fuses it with the connector) and
-``connector`` once per `ImageInputs` in order,
-``inputs_embeds`` (1, tokens, hidden) once per merge, ``prefill_logits`` (1, outputs, vocabulary) once per prefill,
-``step_logits`` (1, 1, vocabulary) once per step."""
+__all__ = ["Limits", "Session", "SessionLimits"]
 
 
-class Session:
+class Session(InputRows):
     """One conversation on one backend.
 
     Args:
@@ -50,10 +44,7 @@ class Session:
             raise UsageError(
                 f"context {limits.context} and prefill chunk {limits.prefill_chunk}", "both at least 1", "correct the limits"
             )
-        self.backend = backend
-        self.processor = processor
-        self.limits = limits
-        self.recorder = recorder
+        super().__init__(backend, processor, limits, recorder)
         self.shares_calls = reserved is not None and isinstance(backend, Batching)
         self._reserved = reserved
         self._arranges = processor.arrange if isinstance(processor, ArrangesRows) else None
@@ -76,60 +67,6 @@ class Session:
         """Drop the cache; the next prefill starts from nothing."""
         self._state = self._layout = self._decode_inputs = None
         self._guessed = 0
-
-    def encode_images(self, pictures: Sequence[np.ndarray]) -> tuple[list[ImageInputs], list[np.ndarray]]:
-        """uint8 RGB (height, width, 3) pictures to encoder inputs and the features made of them."""
-        images = self.processor.images(pictures)
-        return images, self.features(images)
-
-    def features(self, images: Sequence[ImageInputs]) -> list[np.ndarray]:
-        """Run vision encoder and connector: one float32 (rows, hidden) per `ImageInputs`."""
-        features = []
-        for image in images:
-            if "pixel_values" in image.vision:
-                self._record("pixel_values", image.vision["pixel_values"])
-            rows = self._image_rows(image)
-            self._record("connector", rows)
-            flat = rows.reshape(-1, rows.shape[-1])
-            if len(flat) != image.rows:
-                raise PackageError(
-                    f"the connector gave {len(flat)} image rows for picture {image.source + 1}",
-                    f"{image.rows} rows, as the prompt holds",
-                    "export the package again; its connector and its processor settings disagree",
-                )
-            features.append(flat)
-        return features
-
-    def _image_rows(self, image: ImageInputs) -> np.ndarray:
-        vision = self.backend.run(VISION, image.vision)["vision_features"]
-        self._record("vision", vision)
-        return self.backend.run(CONNECTOR, {"vision_features": vision, **image.connector})["image_features"]
-
-    def embed(self, input_ids: np.ndarray) -> np.ndarray:
-        """int64 (1, tokens) ids to float32 (1, tokens, hidden), at most ``limits.prefill_chunk`` ids in one call."""
-        ids = np.asarray(input_ids, dtype=np.int64)
-        chunk = self.limits.prefill_chunk
-        parts = [
-            self.backend.run(EMBED, {"input_ids": ids[:, start : start + chunk]})["inputs_embeds"]
-            for start in range(0, ids.shape[1], chunk)
-        ]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-
-    def merge(self, layout: Layout, features: Sequence[np.ndarray]) -> np.ndarray:
-        """Embed the prompt and put the image rows, in order, over their placeholders: float32 (1, tokens, hidden)."""
-        given = sum(len(rows) for rows in features)
-        wanted = int(layout.image_rows.sum())
-        if given != wanted:
-            raise UsageError(
-                f"{given} rows of image features for a prompt with {wanted} placeholders",
-                "as many rows as placeholders",
-                "pass the pictures the prompt was made with",
-            )
-        embeds = np.array(self.embed(layout.input_ids), dtype=np.float32)
-        if wanted:
-            embeds[0, layout.image_rows] = np.concatenate(list(features))
-        self._record("inputs_embeds", embeds)
-        return embeds
 
     def check_room(self, tokens: int) -> None:
         """Raise UsageError when a prompt of this many tokens leaves no cache position for an answer."""
@@ -332,7 +269,3 @@ class Session:
 
     def _arranged(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         return inputs if self._arranges is None else self._arranges(inputs)
-
-    def _record(self, probe: str, array: np.ndarray) -> None:
-        if self.recorder is not None:
-            self.recorder(probe, array)

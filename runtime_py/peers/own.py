@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 
 from runtime_py import package
+from runtime_py.backends.choice import open_backend
 from runtime_py.backends.record import Ability
 from runtime_py.backends.registry import runtime_backend
 from runtime_py.generation.limits import Limits
 from runtime_py.generation.session import Session
-from runtime_py.model import open_backend, open_processor
+from runtime_py.model import open_processor
 from runtime_py.peers.engine import Job
 from runtime_py.version import VERSION
 

@@ -1,25 +1,16 @@
 """Bytes of the buffers that a library's memory plan needs, by formula from shapes.
 
-A plan lays buffers that live at different times into shared storage, so these are not sums over operators. The formulas
-follow what apache-tvm's planner (relax.transform.StaticPlanBlockMemory) makes of our blocks; a test holds them against it.
+A plan lays buffers that live at different times into shared storage, so these are not sums over operators. A decoder's is a
+formula that follows what apache-tvm's planner makes of our blocks; a picture's is planned here (`storage_plan`), since which
+buffers share depends on every size. A test holds both against the planner.
 """
 
 from __future__ import annotations
 
+from export.backends.mlc.storage_plan import Storage, StoragePlan
 from export.backends.mlc.support import score_blocks
-from export.specs import (
-    DecoderSpec,
-    GluConnectorSpec,
-    ModelSpec,
-    PatchMergerSpec,
-    ResamplerSpec,
-    RoutedLora,
-    VisionSpec,
-    WindowConnectorSpec,
-)
-
-ROWS_AT_ONCE = 6.5
-"""Buffers of the residual stream's size in a vision block: the stream, a norm, q, k, v, and what is being joined."""
+from export.modules.connectors.specs import GluConnectorSpec, PatchMergerSpec, ResamplerSpec, WindowConnectorSpec
+from export.specs import DecoderSpec, ModelSpec, NormPlacement, RotaryVisionSpec, RoutedLora, VisionSpec
 
 
 def decoder_activations(decoder: DecoderSpec, tokens: int, item: int) -> int:
@@ -35,16 +26,101 @@ def decoder_activations(decoder: DecoderSpec, tokens: int, item: int) -> int:
 
 
 def image_activations(spec: ModelSpec, item: int) -> int:
-    """``image_embed``: float32 scores of one block of queries, their softmax or the MLP in their place, and rows.
+    """``image_embed``: the tower's buffers in the order in which they are made, and the storage that they share.
 
-    Sizes are those of the overview, the one picture whose size the library knows.
+    Sizes are those of the overview, the one picture whose size the library knows. A connector finds room in what the tower
+    leaves, but for a resampler's keys and values and for the rows that it returns.
     """
-    vision = spec.vision
-    side = spec.image.overview // spec.image.patch
-    tokens = side * side + int(isinstance(vision, VisionSpec) and vision.class_token)
-    scores = vision.heads * tokens * -(-tokens // score_blocks(vision.heads, tokens, tokens))
-    rows = ROWS_AT_ONCE * tokens * vision.width + 2 * connector_rows(spec, side * side) * spec.connector.width
-    return int(4 * scores + item * (max(scores, tokens * vision.mlp_width) + rows))
+    tower, connector = _Tower(spec, item), spec.connector
+    rows = tower.embedded()
+    for _ in range(spec.vision.layers):
+        rows = tower.block(rows)
+    if isinstance(connector, ResamplerSpec):
+        tower.resampled(rows, connector)
+    return tower.plan.nbytes + connector_rows(spec, tower.patches) * connector.width * item
+
+
+class _Tower:
+    """The buffers of a vision encoder, whose functions give the storage of the rows that they end with."""
+
+    def __init__(self, spec: ModelSpec, item: int) -> None:
+        vision = spec.vision
+        self.plan, self.vision, self.item = StoragePlan(), vision, item
+        self.patches = (spec.image.overview // spec.image.patch) ** 2
+        self.tokens = self.patches + int(isinstance(vision, VisionSpec) and vision.class_token)
+        self.blocks = score_blocks(vision.heads, self.tokens, self.tokens)
+
+    def rows(self, width: int, count: int | None = None) -> Storage:
+        """A buffer of the model dtype; ``count`` rows, or as many as there are tokens."""
+        return self.plan.take((self.tokens if count is None else count) * width * self.item, f"float{8 * self.item}")
+
+    def embedded(self) -> Storage:
+        """Pixels of patches, their embedding, and what is put in front of or around it."""
+        vision = self.vision
+        values = vision.patch_values if isinstance(vision, RotaryVisionSpec) else 3 * vision.patch_size**2
+        pixels = self.rows(values, self.patches)
+        rows = self.rows(vision.width, self.patches)
+        self.plan.give(pixels)
+        if isinstance(vision, RotaryVisionSpec):
+            return rows
+        if vision.class_token:
+            first = self.rows(vision.width, 1)
+            rows = self.instead(rows, vision.width)
+            self.plan.give(first)
+        return self.instead(rows, vision.width) if vision.input_norm else rows
+
+    def instead(self, old: Storage, width: int) -> Storage:
+        """What is made of rows that nothing else reads."""
+        made = self.rows(width)
+        self.plan.give(old)
+        return made
+
+    def block(self, rows: Storage) -> Storage:
+        """One layer; its normalisations are kernels of their own only where they come first."""
+        vision, plan = self.vision, self.plan
+        branch = isinstance(vision, VisionSpec) and vision.norm_placement is NormPlacement.BRANCH_OUTPUT
+        qkv = self.rows(3 * vision.width) if branch else self.instead(self.rows(vision.width), 3 * vision.width)
+        if isinstance(vision, RotaryVisionSpec):
+            qkv = self.instead(qkv, 3 * vision.width)
+        attended = self.attention(qkv)
+        if branch:
+            attended = self.instead(attended, vision.width)
+        joined = self.instead(attended, vision.width)
+        plan.give(rows)
+        wide = self.rows(vision.mlp_width) if branch else self.instead(self.rows(vision.width), vision.mlp_width)
+        narrow = self.instead(wide, vision.width)
+        made = self.instead(narrow, vision.width) if branch else narrow
+        plan.give(joined)
+        return made
+
+    def attention(self, qkv: Storage) -> Storage:
+        """float32 scores of a block of queries, their softmax, and the rows that it mixes."""
+        heads, width, plan = self.vision.heads, self.vision.width, self.plan
+        count = -(-self.tokens // self.blocks)
+        mixed = []
+        for _ in range(self.blocks):
+            queries = [self.rows(width, count)] if self.blocks > 1 else []
+            scores = plan.take(4 * heads * count * self.tokens, "float32")
+            plan.give(*queries)
+            shares = self.rows(heads * self.tokens, count)
+            plan.give(scores)
+            mixed.append(self.rows(width, count))
+            plan.give(shares)
+        plan.give(qkv)
+        if self.blocks == 1:
+            return mixed[0]
+        whole = self.rows(width)
+        plan.give(*mixed)
+        return whole
+
+    def resampled(self, rows: Storage, connector: ResamplerSpec) -> None:
+        """Vision rows at the connector's width, normalised, and with their positions added; then keys and values."""
+        if isinstance(self.vision, VisionSpec) and self.vision.final_norm:
+            rows = self.instead(rows, self.vision.width)
+        normed = self.instead(self.instead(rows, connector.width), connector.width)
+        keys = self.instead(self.rows(connector.width), connector.width)
+        values = self.rows(connector.width)
+        self.plan.give(normed, keys, values)
 
 
 def connector_rows(spec: ModelSpec, patches: int) -> int:

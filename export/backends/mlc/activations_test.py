@@ -55,12 +55,13 @@ def planned(spec: ModelSpec) -> dict[str, int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["minicpm-v", "omnilmm-12b", "xverse-v", "awaker2.5-vl", "cogvlm2"])
-def test_prediction_is_within_15_percent_of_the_plan(family):
+@pytest.mark.parametrize("family", list(families()))
+def test_predictions_are_those_of_the_plan(family):
+    """A picture's within 5 %, as its buffers are planned like the compiler's; the decoder's formula within 15 %."""
     spec = published(family)
     memory = planned(spec)
     prefill = max(memory.get(name, 0) for name in ("prefill", "run_decoder"))
-    assert image_activations(spec, HALF) == pytest.approx(memory["image_embed"], rel=0.15)
+    assert image_activations(spec, HALF) == pytest.approx(memory["image_embed"], rel=0.05)
     assert decoder_activations(spec.decoder, LIMITS.prefill_chunk, HALF) == pytest.approx(prefill, rel=0.15)
 
 

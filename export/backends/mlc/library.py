@@ -33,15 +33,19 @@ METAL_LIMITS = {"max_threads_per_block": 256, "max_shared_memory_per_block": 327
 ANDROID_HOST = {"kind": "llvm", "mtriple": "aarch64-linux-android"}
 IOS_HOST = {"kind": "llvm", "mtriple": "arm64-apple-ios"}
 
+ARM64 = {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mattr": ["+dotprod"]}
+
 TARGETS: dict[str, dict[str, Any]] = {
     "android": {"kind": "opencl", "host": ANDROID_HOST},
     "ios": {"kind": "metal", **METAL_LIMITS, "libs": ["iphoneos"], "host": IOS_HOST},
     # AVX2 and FMA; without a name LLVM takes SSE2
     "x86_64": {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v3"},
-    "aarch64": {"kind": "llvm", "mtriple": "aarch64-linux-gnu"},
+    # sdot and udot, which arm64 servers and computers have since Armv8.2
+    "aarch64": ARM64,
+    "aarch64_app": ARM64,
     "pocl": {"kind": "opencl", "host": {"kind": "llvm", "mtriple": "x86_64-linux-gnu"}},
 }
-"""Places to build for; ``aarch64`` and ``pocl`` are rungs of the ladder in parity_tests/laboratory/mlc_ladder."""
+"""Places to build for; ``aarch64_app`` and ``pocl`` are rungs of the ladder in parity_tests/laboratory/mlc_ladder."""
 
 SCHEDULES: dict[str, dict[str, Any]] = {
     "ios": {"kind": "opencl", **METAL_LIMITS, "host": IOS_HOST},
@@ -50,8 +54,8 @@ SCHEDULES: dict[str, dict[str, Any]] = {
 """Targets whose kernels are scheduled as if for another: TVM's Matmul rule crashes under metal with a symbolic length
 (apache-tvm 0.27.0.post1), and the PoCL rung must run the kernels that Android gets."""
 
-SYSTEM_LIBRARY = ("android", "ios", "aarch64")
-"""Libraries that are linked into the program that uses them, as an app's; the aarch64 rung is loaded as on a phone."""
+SYSTEM_LIBRARY = ("android", "ios", "aarch64_app")
+"""Libraries that are linked into the program that uses them, as an app's; the aarch64_app rung is loaded as on a phone."""
 
 
 def system_prefix(name: str) -> str:

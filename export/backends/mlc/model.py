@@ -28,17 +28,15 @@ from export.backends.mlc.blocks.rows import last_token, rows_at, same_shape
 from export.backends.mlc.blocks.vision import VisionTransformer, cut_patches
 from export.backends.mlc.overview import Overview, overview_shapes
 from export.backends.mlc.support import decoder_sides, explicit_positions, most_patches
-from export.quantisation.spec import Assignment
-from export.specs import (
+from export.modules.connectors.specs import (
     GluConnectorSpec,
     MlpConnectorSpec,
-    ModelSpec,
     PatchMergerSpec,
     ResamplerSpec,
-    RotaryVisionSpec,
-    VisionSpec,
     WindowConnectorSpec,
 )
+from export.quantisation.spec import Assignment
+from export.specs import ModelSpec, RotaryVisionSpec, VisionSpec
 from export.stages import contracts
 from runtime_py.backends.mlc import SPARE_POSITIONS
 from runtime_py.contracts import CONNECTOR, VISION, TensorContract

@@ -12,6 +12,7 @@ from export.backends.base import Build
 from export.backends.mlc import app_config, chat_config, shards, tokenizer_files
 from export.backends.mlc.compile_process import LibraryRequest, compile_together
 from export.backends.mlc.conversation_template import conversation_template
+from export.backends.mlc.host import host_place
 from export.backends.mlc.objects import check_library
 from export.backends.mlc.overview import PREFIX, Overview, WithOverview, make_overview, overview_shapes
 from export.backends.mlc.parameters import Parameter, ParameterBytes, parameter_list
@@ -29,7 +30,6 @@ from runtime_py.backends.mlc import CACHE_NUMBERS, SPARE_POSITIONS
 from runtime_py.backends.stock_engine import Use
 
 FOLDER = Path("mlc")
-HOST = "x86_64"
 
 
 class PackageParts:
@@ -39,7 +39,8 @@ class PackageParts:
         self.build, self.spec = build, build.spec
         self.scheme = scheme_of(build.options.precision)
         self.phone = PHONES.get(build.options.target.name)
-        self.place = HOST if self.phone is None else self.phone.place
+        self.host = host_place()
+        self.place = self.host if self.phone is None else self.phone.place
         self.limits = build.options.limits
         self.engine = stock_engine(build.spec, self.limits)
         self.overview = make_overview(build.spec, build.processor, self.engine.picture)
@@ -73,7 +74,7 @@ class PackageParts:
 
     @property
     def host_library(self) -> Path:
-        return FOLDER / "host" / f"{self.model_lib}-{HOST}.so"
+        return FOLDER / "host" / f"{self.model_lib}-{self.host}.so"
 
     # plans
 
@@ -143,13 +144,13 @@ class PackageParts:
 
     def write_libraries(self, device: bool) -> list[Path]:
         """This machine's library and, with ``device``, the phone's: at once where there is memory for two compilers."""
-        paths = {HOST: self.host_library}
+        paths = {self.host: self.host_library}
         if device and self.phone is not None:
             paths = {self.place: self.device_library, **paths}
         outs = {place: self._made(path.parent) / path.name for place, path in paths.items()}
         for places in compiled_together(self.spec, list(outs), available_memory()):
             compile_together(self.request(), {place: outs[place] for place in places})
-        if self.place in outs and self.place != HOST:
+        if self.place in outs and self.place != self.host:
             check_library(outs[self.place], self.model_lib)
         return list(paths.values())
 

@@ -16,18 +16,10 @@ from export.backends.mlc.stock_engine import countable, stock_engine, unknown_sa
 from export.backends.mlc.support import overview_rows
 from export.families.published import variants
 from export.families.registry import families
+from export.modules.connectors.specs import GluConnectorSpec, ResamplerSpec
 from export.plan.footprint import Footprint, footprints
 from export.source.tensor_source import EmptySource
-from export.specs import (
-    GluConnectorSpec,
-    ModelSpec,
-    PartialLora,
-    ResamplerSpec,
-    RopeSpec,
-    RoutedLora,
-    SizeRule,
-    VisualExperts,
-)
+from export.specs import ModelSpec, PartialLora, RopeSpec, RoutedLora, SizeRule, VisualExperts
 from export.stages import contracts
 from runtime_py.backends.stock_engine import SentPicture, StockEngine, Use
 from runtime_py.contracts import CONNECTOR

@@ -4,14 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from export.specs import (
-    DecoderSpec,
-    ModelSpec,
-    PatchMergerSpec,
-    VisionSpec,
-    VisualExperts,
-    WindowConnectorSpec,
-)
+from export.modules.connectors.specs import PatchMergerSpec, WindowConnectorSpec
+from export.specs import DecoderSpec, ModelSpec, VisionSpec, VisualExperts
 from export.stages import contracts
 from runtime_py.contracts import CONNECTOR, DECODER, TensorContract
 

@@ -11,6 +11,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+from export.backends.mlc.host import host_place
 from runtime_py.errors import MachineError
 
 
@@ -63,7 +64,7 @@ def linker() -> list[str]:
         if shutil.which(name):
             return [name]
     if importlib.util.find_spec("ziglang") is not None:
-        return [sys.executable, "-m", "ziglang", "cc", "-target", "x86_64-linux-gnu"]
+        return [sys.executable, "-m", "ziglang", "cc", "-target", f"{host_place()}-linux-gnu"]
     raise MachineError(
         "no linker on this machine", "cc, gcc or clang, or the ziglang package", "apt install gcc, or pip install ziglang"
     )

@@ -14,7 +14,8 @@ from export.families.config.settings import GENERATION, PICTURES, SETTINGS
 from export.families.config.unapplied_generation import tell_unapplied
 from export.families.config.vocabulary import marks_of
 from export.families.published import PublishedCode
-from export.specs import DecoderSpec, ResamplerSpec, VisionSpec
+from export.modules.connectors.specs import ResamplerSpec
+from export.specs import DecoderSpec, VisionSpec
 
 RESAMPLER_HEAD = 128
 """Channels of a resampler's head, a literal of the published code."""

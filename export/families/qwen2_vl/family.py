@@ -21,8 +21,9 @@ from export.families.config.pixels import LEAST_DEVIATION, LEAST_MEAN, check_pic
 from export.families.config.towers import qwen2_tower
 from export.families.qwen2_vl import weights
 from export.families.qwen2_vl.prompt import STATED, prompt
+from export.modules.connectors.specs import PatchMergerSpec
 from export.source.tensor_source import TensorSource
-from export.specs import EmbedSpec, ImageSpec, ModelSpec, PatchMergerSpec, SizeRule
+from export.specs import EmbedSpec, ImageSpec, ModelSpec, SizeRule
 from runtime_py.preprocess.pixels import CLIP_MEAN, CLIP_STD
 
 PIXELS = (3136, 12845056)

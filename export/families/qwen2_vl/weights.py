@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from export.families.tensors import PublishedTensors
+from export.modules.connectors.specs import PatchMergerSpec
 from export.modules.decoders.llama_weights import llama_rules
 from export.modules.rules import pair
 from export.source.weight_map import Rule, compute
-from export.specs import ModelSpec, PatchMergerSpec, RotaryVisionSpec
+from export.specs import ModelSpec, RotaryVisionSpec
 
 if TYPE_CHECKING:
     from torch import Tensor

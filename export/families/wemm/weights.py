@@ -7,10 +7,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from export.families.tensors import PublishedTensors
+from export.modules.connectors.specs import WindowConnectorSpec
 from export.modules.rules import flat_window
 from export.modules.vision.transformers_weights import idefics2_rules
 from export.source.weight_map import Rule, compute, stack, take
-from export.specs import DecoderSpec, ModelSpec, PartialLora, VisionSpec, WindowConnectorSpec
+from export.specs import DecoderSpec, ModelSpec, PartialLora, VisionSpec
 
 if TYPE_CHECKING:
     from torch import Tensor

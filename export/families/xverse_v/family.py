@@ -23,9 +23,10 @@ from export.families.config.towers import MOST_SIDE, clip_tower
 from export.families.xverse_v import weights
 from export.families.xverse_v.layout import PUBLISHED, adapters_file, joined_config, parted_files, places_of
 from export.families.xverse_v.prompt import prompt
+from export.modules.connectors.specs import MlpConnectorSpec
 from export.source.tensor_source import TensorSource
 from export.source.weight_map import WeightMap
-from export.specs import EmbedSpec, ImageSpec, MlpConnectorSpec, ModelSpec, SizeRule
+from export.specs import EmbedSpec, ImageSpec, ModelSpec, SizeRule
 from runtime_py.preprocess.pixels import CLIP_MEAN, CLIP_STD
 
 VIEWS = 10

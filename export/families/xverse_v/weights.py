@@ -7,11 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from export.modules.connectors.specs import MlpConnectorSpec
 from export.modules.rules import pair, tied_head, with_low_rank
 from export.modules.vision.transformers_weights import clip_rules
 from export.source.tensor_source import TensorSource
 from export.source.weight_map import Rule, WeightMap, compute, stack_rules, take
-from export.specs import DecoderSpec, MlpConnectorSpec, ModelSpec, VisionSpec
+from export.specs import DecoderSpec, ModelSpec, VisionSpec
 from runtime_py.errors import CheckpointError
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from export.modules.connectors.specs import GluConnectorSpec, MlpConnectorSpec, PatchMergerSpec, WindowConnectorSpec
 from export.modules.kernels import Kernels, Role
-from export.specs import GluConnectorSpec, MlpConnectorSpec, PatchMergerSpec, WindowConnectorSpec
 
 
 class MlpConnector(nn.Module):

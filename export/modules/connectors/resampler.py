@@ -13,8 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from export.modules.connectors.specs import ResamplerSpec
 from export.modules.kernels import Kernels, Role
-from export.specs import ResamplerSpec
 
 
 class Resampler(nn.Module):

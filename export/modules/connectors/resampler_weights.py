@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from export.modules.connectors.specs import ResamplerSpec
 from export.source.weight_map import Rule, compute, take
-from export.specs import ResamplerSpec
 from runtime_py.preprocess.resample import plain_bicubic, resample_table
 
 if TYPE_CHECKING:

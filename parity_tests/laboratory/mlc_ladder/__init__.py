@@ -5,5 +5,6 @@
 3. opencl      the kernels scheduled for Android, run on PoCL, against the x86-64 build
 4. clang       the shipped float16 OpenCL source compiled
 5. aarch64     the system library under qemu-user, through the phone's loading path, against the x86-64 build
-6. structure   both tars: object formats, machines, marker symbol, undefined symbols
+6. arm64_host  the library that an export on an arm64 machine makes for it, under qemu-user, loaded as on any machine
+7. structure   both tars: object formats, machines, marker symbol, undefined symbols
 """

@@ -32,8 +32,13 @@ from targets.base import Limits
 LIMITS = Limits(context=256, prefill_chunk=64)
 STEPS = 16
 """Positions that a prompt leaves free for the answer."""
-LIBRARIES = {"host": ("x86_64", "host.so"), "opencl": ("pocl", "opencl.so"), "aarch64": ("aarch64", "aarch64.tar")}
-"""Mode of run_case to the place it is built for and the file's name."""
+LIBRARIES = {
+    "host": ("x86_64", "host.so"),
+    "opencl": ("pocl", "opencl.so"),
+    "aarch64": ("aarch64_app", "aarch64.tar"),
+    "arm64_host": ("aarch64", "arm64_host.tar"),
+}
+"""Mode of run_case to the place it is built for and the file's name; objects in a tar are linked by a linker for arm64."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ def make_case(checkpoint: Path, folder: Path, precision: str = "q4f32_1") -> Cas
     for number in range(len(parts.shards)):
         parts.write_shard(number)
     parts.write_index()
-    libraries = {mode: name for mode, (_, name) in LIBRARIES.items()} | {"aarch64": "aarch64.so"}
+    libraries = {mode: Path(name).with_suffix(".so").name for mode, (_, name) in LIBRARIES.items()}
     manifest = {
         "backends": {MLC.name: {**block(parts), "libraries": libraries}},
         "contracts": {name: contract.to_json() for name, contract in contracts(spec).items()},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ from parity_tests.laboratory.mlc_ladder.rungs import GOLDENS, Ladder, text_start
 from runtime_py.backends.mlc import MlcBackend
 from runtime_py.errors import ExitCode, PackageError
 from runtime_py.package.files import rows_of
+
+OBJDUMP = "aarch64-linux-gnu-objdump"
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +67,18 @@ def test_every_function_the_engine_looks_up(ladder):
 def test_device_tars_name_every_function(ladder, place):
     text = b"".join(members(ladder.tar(place)).values())
     assert [name for name in LOOKED_UP if name.encode() not in text] == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which(OBJDUMP) is None, reason="needs binutils-aarch64-linux-gnu")
+@pytest.mark.parametrize("mode", ["aarch64", "arm64_host"])
+def test_arm64_libraries_multiply_bytes(ladder, mode, tmp_path):
+    text = ""
+    for name, data in members(ladder.case.library(mode)).items():
+        (tmp_path / name).write_bytes(data)
+        text += subprocess.run([OBJDUMP, "-d", tmp_path / name], check=True, capture_output=True, text=True).stdout
+    # of the three bytes of a number the highest is signed
+    assert text.count("\tudot") == 2 * text.count("\tsdot") > 50
 
 
 @pytest.mark.slow

@@ -101,7 +101,7 @@ class Device:
             place, axis = tag.split(".")
             (blocks if place == "blockIdx" else threads)["xyz".index(axis)] = int(extent)
         total = [block * thread for block, thread in zip(blocks, threads, strict=True)]
-        self.cl.enqueue_nd_range_kernel(self.queue, function, total, threads)
+        self.cl.enqueue_nd_range_kernel(self.queue, function, tuple(total), tuple(threads))
         self.queue.finish()
         self.launched.add(kernel.name)
 

@@ -1,4 +1,4 @@
-"""The six rungs; each returns a result or raises CannotRun."""
+"""The seven rungs; each returns a result or raises CannotRun."""
 
 from __future__ import annotations
 
@@ -96,9 +96,15 @@ class Ladder:
         return RungResult("clang", Status.PASS, f"{kernels} kernels of {tar.name} compile ({half})", {"kernels": kernels})
 
     def aarch64(self) -> RungResult:
+        return self._emulated("aarch64")
+
+    def arm64_host(self) -> RungResult:
+        return self._emulated("arm64_host")
+
+    def _emulated(self, mode: str) -> RungResult:
         compiler, qemu = environment.need("aarch64-linux-gnu-gcc"), environment.need("qemu-aarch64-static")
         root, site, python = environment.need_sysroot()
-        link_system_library(compiler, self.case.library("aarch64"), self.case.folder / "aarch64.so")
+        link_library(compiler, self.case.library(mode), self.case.folder / f"{mode}.so")
         cpu_information(root)
         emulated = [qemu, "-cpu", QEMU_CPU, "-L", str(root), str(python)]
         where = {
@@ -106,7 +112,7 @@ class Ladder:
             "TVM_USE_RUNTIME_LIB": "1",
             "PYTHONHOME": str(root / "usr"),
         }
-        return compare("aarch64", self.host_outputs(), self.outputs("aarch64", emulated, where))
+        return compare(mode, self.host_outputs(), self.outputs(mode, emulated, where))
 
     def structure(self) -> RungResult:
         from export.backends.mlc.objects import check_library
@@ -163,7 +169,7 @@ class Ladder:
 
 
 RUNGS: dict[str, Callable[[Ladder], RungResult]] = {
-    name: getattr(Ladder, name) for name in ("quantiser", "host", "opencl", "clang", "aarch64", "structure")
+    name: getattr(Ladder, name) for name in ("quantiser", "host", "opencl", "clang", "aarch64", "arm64_host", "structure")
 }
 """In order, cheapest set-up first."""
 
@@ -192,8 +198,8 @@ def text_start(data: bytes, inside: int) -> int:
     raise PackageError("device code without its length", "TVM's device module", "use a library of this version")
 
 
-def link_system_library(compiler: str, tar: Path, out: Path) -> None:
-    """Link the two objects of a system-library tar into one arm64 shared object."""
+def link_library(compiler: str, tar: Path, out: Path) -> None:
+    """Link the objects of a library's tar into one arm64 shared object."""
     from export.backends.mlc.objects import members
 
     with tempfile.TemporaryDirectory() as scratch:

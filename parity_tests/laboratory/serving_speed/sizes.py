@@ -18,7 +18,8 @@ def sizes_of(model: Path, context: int) -> dict[str, int]:
         UsageError: the model is no MiniCPM-V 1.0, whose tower llama.cpp knows too.
     """
     from export.checkpoint.opened import open_folder
-    from export.specs import ResamplerSpec, VisionSpec
+    from export.modules.connectors.specs import ResamplerSpec
+    from export.specs import VisionSpec
 
     spec = open_folder(model).spec
     d, v, c = spec.decoder, spec.vision, spec.connector

@@ -8,7 +8,8 @@ from tvm.relax.frontend.nn import Tensor, op
 from export.backends.mlc.blocks.linear import Layers
 from export.backends.mlc.blocks.norms import LayerNorm
 from export.backends.mlc.blocks.vision import activate
-from export.specs import Activation, GluConnectorSpec, MlpConnectorSpec, PatchMergerSpec, WindowConnectorSpec
+from export.modules.connectors.specs import GluConnectorSpec, MlpConnectorSpec, PatchMergerSpec, WindowConnectorSpec
+from export.specs import Activation
 
 Sides = dict[str, Tensor]
 

@@ -8,7 +8,7 @@ from tvm.relax.frontend.nn import Tensor, op
 from export.backends.mlc.blocks.attention import full_attention
 from export.backends.mlc.blocks.linear import Layers
 from export.backends.mlc.blocks.norms import LayerNorm
-from export.specs import ResamplerSpec
+from export.modules.connectors.specs import ResamplerSpec
 
 
 class Resampler(nn.Module):

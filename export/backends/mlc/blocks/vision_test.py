@@ -14,9 +14,10 @@ from export.backends.mlc.blocks.linear import Layers
 from export.backends.mlc.blocks.resampler import Resampler
 from export.backends.mlc.blocks.vision import VisionTransformer, cut_patches
 from export.modules.connectors.resampler import Resampler as TorchResampler
+from export.modules.connectors.specs import ResamplerSpec
 from export.modules.kernels import Kernels
 from export.modules.vision.transformer import VisionTransformer as TorchVision
-from export.specs import Activation, NormPlacement, PositionKind, ResamplerSpec, VisionSpec
+from export.specs import Activation, NormPlacement, PositionKind, VisionSpec
 
 BASE = VisionSpec(
     width=24,

@@ -105,9 +105,9 @@ class Steps:
         return total
 
 
-def ask(address):
+def ask(element):
     """Memory is asked for what lies there; an address outside is of no consequence."""
-    return T.call_llvm_intrin("void", "llvm.prefetch.p0", address, T.int32(0), T.int32(3), T.int32(1))
+    return T.call_llvm_intrin("void", "llvm.prefetch.p0", number_of(element), T.int32(0), T.int32(3), T.int32(1))
 
 
 def joined(sums, lanes):
@@ -207,9 +207,18 @@ def row_product(
                     sums[T.ramp(0, 1, lanes)] = steps.added(
                         sums[T.ramp(0, 1, lanes)], words, scales, planes, zeros, powers, row, at * step
                     )
-                    T.evaluate(ask(T.address_of(words[row, at * step * lanes + AHEAD // 4])))
+                    T.evaluate(ask(words[row, at * step * lanes + AHEAD // 4]))
                     if at % steps.between_scales == 0:
-                        T.evaluate(ask(T.address_of(scales[row, at * step * groups + AHEAD * 2 // GROUP])))
+                        T.evaluate(ask(scales[row, at * step * groups + AHEAD * 2 // GROUP]))
                 out[0, 0, row] = joined(sums, lanes)
 
     return product
+
+
+def number_of(element):
+    """Where it lies, as an integer, the type that TVM gives the addresses of tensor maps; an address to the code generator.
+
+    AttachGlobalSymbol of TVM 0.27, when it puts the prefix of a system library before names, takes every call for one that
+    returns a number, and fails for a pointer (apache/tvm, src/relax/transform/attach_global_symbol.cc, `TirxGvarMutator`).
+    """
+    return T.call_intrin("uint64", "tirx.address_of", element)

@@ -10,7 +10,7 @@ import pytest
 import tvm
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tvm import te, tirx
+from tvm import relax, te, tirx
 from tvm.ir import IRModule
 from tvm.target import Target
 
@@ -19,7 +19,7 @@ from export.backends.mlc.library import TARGETS
 from export.backends.mlc.passes.byte_products import Arm64Dot, Avx2, byte_products
 from export.backends.mlc.passes.cpu_schedule import ScheduleForCpu
 
-X86, ARM64 = Target(TARGETS["x86_64"]), Target({**TARGETS["aarch64"], "mattr": ["+dotprod"]})
+X86, ARM64 = Target(TARGETS["x86_64"]), Target(TARGETS["aarch64"])
 OPTIONS = {"tirx.disable_cse_tir": True}
 """As the library is compiled."""
 
@@ -127,6 +127,14 @@ def test_what_is_not_a_number_spoils_every_sum() -> None:
 def test_other_products_keep_their_strips() -> None:
     for function in (product(64, 256, "float32", tokens=2), product(64, 96, "float32")):
         assert "llvm" not in scheduled(function).script()
+
+
+def test_names_get_the_prefix_of_a_system_library() -> None:
+    """AttachGlobalSymbol walks through the kernel then, and through its addresses."""
+    module = scheduled(product(5, 64, "float32"), ARM64).with_attr("system_lib_prefix", "row_product_")
+    named = relax.transform.AttachGlobalSymbol()(module)
+    assert [variable.name_hint for variable in named.functions] == ["row_product_matmul"]
+    assert "llvm.prefetch" in named.script() and "sdot" in named.script()
 
 
 def test_instructions_are_those_that_every_processor_of_a_target_has() -> None:

@@ -22,6 +22,9 @@ ROWS = 8
 PIECE = 8
 """Elements of the vector that a thread reads at a time: one word of int4 codes."""
 
+METAL_LANES = 4
+"""Of Metal's widest vectors; OpenCL has those of eight too."""
+
 LANES = (16, 8, 4)
 """Threads that share a row, in the order in which they are tried: 16 read 64 bytes of codes side by side."""
 
@@ -40,7 +43,15 @@ class RowTiles(dl.base.ScheduleRule):
         extents = [get_extent(schedule, loop) for loop in schedule.get_loops(product)]
         fixed = all(isinstance(extent, int) for extent in extents)
         fitting = [lanes for lanes in LANES if fixed and extents[2] * extents[3] % (lanes * PIECE) == 0]
-        return _tiled(schedule, product, finish[0] if finish else None, fitting[0]) if fitting else None
+        if not fitting:
+            return None
+        return _tiled(schedule, product, finish[0] if finish else None, fitting[0], _widest(target))
+
+
+def _widest(target: Target) -> int:
+    """Elements of the vector that one load takes."""
+    metal = target.host is not None and "apple" in str(target.host.attrs.get("mtriple", ""))
+    return METAL_LANES if metal else PIECE
 
 
 def _is_product_with_vector(schedule: s_tir.Schedule, infos: list[SBlockInfo]) -> bool:
@@ -56,8 +67,13 @@ def _tiled(
     product: s_tir.schedule.SBlockRV,
     finish: s_tir.schedule.SBlockRV | None,
     lanes: int,
+    width: int,
 ) -> s_tir.Schedule:
-    """Blocks of THREADS threads, ``lanes`` of them along a row; their sums are joined at the end."""
+    """Blocks of THREADS threads, ``lanes`` of them along a row; their sums are joined at the end.
+
+    Args:
+        width: elements of the vector that a thread loads at once.
+    """
     groups = THREADS // lanes
     batch, row, k, inner = schedule.get_loops(product)
     rows, columns = schedule.fuse(batch, row), schedule.fuse(k, inner)
@@ -74,7 +90,8 @@ def _tiled(
         read = schedule.cache_read(partial, number, "local")
         schedule.compute_at(read, at, preserve_unit_loops=True)
         if number == 0:
-            schedule.vectorize(schedule.get_loops(read)[-1])
+            last = schedule.get_loops(read)[-1]
+            schedule.vectorize(last if width == PIECE else schedule.split(last, [None, width])[1])
     schedule.unroll(tile)
     schedule.unroll(element)
     schedule.set_scope(partial, 0, "local")

@@ -11,7 +11,8 @@ from tvm import te, tirx
 from tvm.target import Target
 
 from export.backends.mlc.blocks.linear import dequantised
-from export.backends.mlc.library import TARGETS
+from export.backends.mlc.library import SCHEDULES, TARGETS
+from export.backends.mlc.passes.row_product_test import product
 from export.backends.mlc.passes.row_tiles import RowTiles
 from parity_tests.laboratory.mlc_traffic.launches import LaunchReader
 from parity_tests.laboratory.mlc_traffic.traffic import traffic
@@ -61,6 +62,15 @@ def test_blocks_ask_for_little_more_than_the_matrix(rows: int, columns: int) -> 
 def test_a_product_of_many_rows_is_left_to_the_next_rule() -> None:
     assert RowTiles().apply(int4_product(64, 256, tokens=7), ANDROID, False) is None
     assert RowTiles().apply(int4_product(64, 32 * 5), ANDROID, False) is not None
+
+
+@pytest.mark.parametrize(("dtype", "name"), [("float16", "half"), ("float32", "float")])
+def test_metal_loads_four_elements_at_once(dtype: str, name: str) -> None:
+    """It has no wider vectors, and TVM's code generator refuses them."""
+    schedule = RowTiles().apply(product(64, 256, dtype), Target(SCHEDULES["ios"]), False)
+    assert schedule is not None
+    library = tvm.compile(schedule.mod["main"].with_attr("global_symbol", "main"), target=Target(TARGETS["ios"]))
+    assert [f"{name}4" in module.inspect_source() for module in library.mod.imports] == [True]
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(70, 256), (64, 160), (96, 32)])

@@ -1,0 +1,49 @@
+"""Which backend runs a package: what a caller may ask for, and opening the one that was chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from runtime_py import package
+from runtime_py.backends.base import Backend
+from runtime_py.backends.record import Ability, OpeningChoices
+from runtime_py.backends.registry import held_backends, runtime_backend, runtime_backends, those_that_can
+from runtime_py.errors import PackageError, UsageError
+from runtime_py.files.json_file import shortened
+
+
+def check_choices(backend: str | None, threads: int, providers: Sequence[str] | None) -> None:
+    """Raise UsageError for what cannot choose a backend, whatever the package."""
+    if backend is not None and not isinstance(backend, str):
+        raise UsageError(f"backend {shortened(backend)}", "one of " + ", ".join(runtime_backends()), "choose one of them")
+    if backend is not None:
+        runtime_backend(backend)
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 0:
+        raise UsageError(f"{shortened(threads)} threads", "0 or more", "correct the number")
+    listed = isinstance(providers, list | tuple) and all(isinstance(name, str) for name in providers)
+    if providers is not None and not listed:
+        raise UsageError(f"providers is {shortened(providers)}", "a list of names", 'for example ["CUDAExecutionProvider"]')
+
+
+def open_backend(
+    opened: package.Package, backend: str | None = None, threads: int = 0, providers: Sequence[str] | None = None
+) -> Backend:
+    """The backend that runs a package, chosen by the caller or by the manifest."""
+    record = runtime_backend(backend or opened.runtime_backend)
+    name = record.runtime_name
+    if threads < 0:
+        raise UsageError(f"{threads} threads", "0 or more", "correct the number")
+    if providers and not record.can(Ability.PROVIDERS):
+        able = those_that_can(Ability.PROVIDERS)
+        raise UsageError(f"providers {list(providers)} for backend '{name}'", f"backend {able}", "leave them out")
+    if threads and not record.can(Ability.THREADS):
+        able = those_that_can(Ability.THREADS)
+        raise UsageError(f"{threads} threads for backend '{name}'", f"backend {able}", record.threads_advice)
+    if not record.block(opened.manifest):
+        held = ", ".join(other.runtime_name for other in held_backends(opened.manifest)) or "none that is known here"
+        raise PackageError(
+            f"{opened.folder} holds no {record.files}",
+            f"one of the backends it was exported for: {held}",
+            f"leave backend '{name}' out, or export for a target that has it",
+        )
+    return record.open(opened.folder, opened.manifest, OpeningChoices(threads, tuple(providers or ())))
