@@ -3,6 +3,7 @@
     scales/
       manifest.json
       <backend>/<block>.safetensors       e.g. onnx/decoder.layers.0.safetensors; under tuned/ where scales were tuned
+      <backend>/cache_scales.safetensors  of a cache in bytes, where one was asked for (export.quantisation.cache_scales)
 
 Keys of a file: ``<layer>.codes`` (packed as export.quantisation.pack does), ``<layer>.scales``,
 ``<layer>.zero_points`` where the
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.package.aside import written_aside
+from export.quantisation.cache_scales import CacheScales, read_scales
 from export.quantisation.codes import Codes, RoundToNearest, WeightProvider
 from export.quantisation.grids import GRIDS, Grid
 from export.quantisation.overlay import OverlaidWeights, Overlay
@@ -49,6 +51,8 @@ ROWS = Schema(
     }
 )
 SCHEMA = 1
+CACHE = "cache"
+"""In a backend's block of the manifest: the file with the scales of a cache in bytes, and how they were chosen."""
 
 SAMPLE_ROWS, LEAST_SIMILARITY = 8, 0.9
 """Rows of every layer that are read back to see that codes and checkpoint belong together; unrelated ones give about 0."""
@@ -134,6 +138,7 @@ class StoredCodes:
         for file in sorted({layer.file for layer in self.layers.values()}):
             overlay.update(read_overlay(file))
         self.weights: WeightProvider = OverlaidWeights(weights, overlay) if overlay else weights
+        self.cache_scales: CacheScales | None = read_scales(folder / block[CACHE]["file"]) if CACHE in block else None
         self._rounding = RoundToNearest(self.weights, assignments, GRIDS)
         self._grids = {name: assignments[name].grid for name in self.layers}
         self._shares = {name: assignment.shares for name, assignment in assignments.items() if assignment.shares}
@@ -151,7 +156,7 @@ class StoredCodes:
 
     def summary(self) -> dict[str, Any]:
         """What a package's manifest says of the calibration; ``choice`` and ``search`` where bits were searched for,
-        ``scale_tuning`` where scales were tuned end to end, ``held_out`` where the codes were checked against plain rounding
+        ``scale_tuning`` where scales were tuned end to end, ``cache`` where there are some of a cache, ``held_out`` where the codes were checked against plain rounding
         and some blocks may have gone back to it.
         """
         from export.package.journal import sha256_of
@@ -159,7 +164,7 @@ class StoredCodes:
         kept = {key: self.manifest[key] for key in ("method", "sequential", "samples")}
         searched = {key: self.manifest[key] for key in ("choice", "search") if self.manifest.get(key)}
         block = self.manifest["backends"][self.backend]
-        tuned = {key: block[key] for key in ("scale_tuning", "held_out") if key in block}
+        tuned = {key: block[key] for key in ("scale_tuning", "held_out", CACHE) if key in block}
         return {**kept, **searched, **tuned, "manifest_sha256": sha256_of(self.folder / MANIFEST)}
 
     def _check_weights(self) -> None:

@@ -34,6 +34,9 @@ EIGHT_BIT_BLOCKS = (32, 64)
 """Block lengths of those layers, the largest that divides: in eight bits a scale for 64 weights loses nothing, and what it
 saves pays for the zero points."""
 
+INT8_CACHE = "int8"
+"""Of `OnnxChoices.cache`: keys and values in bytes, with scales of a calibration."""
+
 TABLE_BLOCK = 32
 """Columns of the embedding that share a scale."""
 
@@ -59,7 +62,7 @@ class OnnxChoices:
         symmetric: int4 blocks share the constant zero point 8; else each stores its own.
         preset: of `EIGHT_BITS`, which layers of int4 packages keep eight bits, or `COMPACT`.
         prefill_precision: of a second decoder for calls of many rows (`export.backends.onnx.many_rows`); "" for none.
-        cache: dtype of the key/value cache.
+        cache: dtype of the key/value cache; ``int8`` by ``cache_precision``.
     """
 
     precision: str
@@ -102,6 +105,10 @@ def choices(options: BuildOptions, routed: bool = False, one_table: bool = False
     }
     given = {name: options.extra[name] for name in ALLOWED if name in options.extra}
     merged = {**defaults, **given}
+    if merged.pop("cache_precision", None):
+        if "cache" in given:
+            raise UsageError("--cache-dtype and --cache-precision were both given", "one of them", "leave one out")
+        merged["cache"] = INT8_CACHE
     once = one_table and options.precision == "int4" and merged["embed_precision"] == "int8"
     preset = merged.get("preset", PLAIN)
     widened = bool(EIGHT_BITS[preset])

@@ -22,6 +22,9 @@ KNOWN = {
 }
 CACHE, ANGLES = "past_key_values.", "rotary_angles"
 
+UNKNOWN_CACHES = ("int8",)
+"""Dtypes of the cache that no tool was ever seen to hold."""
+
 
 class Tool(StrEnum):
     """A tool that opens graphs; its value is its name for people."""
@@ -30,8 +33,12 @@ class Tool(StrEnum):
     GENAI = "onnxruntime-genai"
 
 
-def obstacles(spec: ModelSpec, tool: Tool) -> tuple[str, ...]:
-    """What keeps a tool from holding this model, for people; empty when nothing does."""
+def obstacles(spec: ModelSpec, tool: Tool, cache: str = "") -> tuple[str, ...]:
+    """What keeps a tool from holding this model, for people; empty when nothing does.
+
+    Args:
+        cache: dtype of the key/value cache; "" for one that every tool makes.
+    """
     stages = contracts(spec)
     grids = by_grid(spec) and tool is Tool.GENAI
     reasons = []
@@ -43,6 +50,8 @@ def obstacles(spec: ModelSpec, tool: Tool) -> tuple[str, ...]:
     axes = len(spec.decoder.rope.sections)
     if axes and not grids:
         reasons.append(f"position_ids have {axes} axes")
+    if cache in UNKNOWN_CACHES:
+        reasons.append(f"the cache is {cache}")
     return tuple(reasons)
 
 
