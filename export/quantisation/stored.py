@@ -138,7 +138,7 @@ class StoredCodes:
         for file in sorted({layer.file for layer in self.layers.values()}):
             overlay.update(read_overlay(file))
         self.weights: WeightProvider = OverlaidWeights(weights, overlay) if overlay else weights
-        self.cache_scales: CacheScales | None = read_scales(folder / block[CACHE]["file"]) if CACHE in block else None
+        self.cache_scales = stored_cache_scales(folder, self.manifest, backend)
         self._rounding = RoundToNearest(self.weights, assignments, GRIDS)
         self._grids = {name: assignments[name].grid for name in self.layers}
         self._shares = {name: assignment.shares for name, assignment in assignments.items() if assignment.shares}
@@ -182,6 +182,12 @@ class StoredCodes:
                     f"at least {LEAST_SIMILARITY} on its first {rows} rows",
                     "calibrate with the weights that are exported",
                 )
+
+
+def stored_cache_scales(folder: Path, manifest: Mapping[str, Any], backend: str) -> CacheScales | None:
+    """Scales of a cache in bytes, of a calibration whose files were checked; None where it has none."""
+    block = manifest["backends"].get(backend, {})
+    return read_scales(folder / block[CACHE]["file"]) if CACHE in block else None
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
