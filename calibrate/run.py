@@ -174,7 +174,7 @@ def _calibrate(request: CalibrationRequest, planned: CalibrationPlan) -> Path:
 def _cache_scales(
     work: BlockwiseCalibration, spec: ModelSpec, prompts: Sequence[Prompt], processor: Processor
 ) -> dict[str, Any]:
-    """Scales of a cache in bytes, of the model with its codes, as one step of the journal; what the manifest says of them."""
+    """Scales of a cache in bytes, of the model with its codes, as one step of the journal; what the manifest says."""
     from calibrate.statistics.cache_sizes import cache_sizes
     from export.quantisation.cache_scales import FILE, MARGIN, CacheScales, write_scales
 

@@ -140,7 +140,7 @@ class CachedAttention(nn.Module):
         return out.transpose(1, 2).reshape(batch, tokens, spec.heads * spec.head_dim), k, v
 
     def kept(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """What the cache keeps of new keys, rotated, and values, (batch, kv_heads, tokens, head_dim) each; here all of it."""
+        """What the cache keeps of new keys, rotated, and values, each (batch, kv_heads, tokens, head_dim): all of it."""
         return k, v
 
 

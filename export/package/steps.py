@@ -48,9 +48,7 @@ def _read_codes(calibration: Path, checkpoint: OpenedCheckpoint, planned: Plan) 
     quantised = {
         name: part for name, part in planned.parts.items() if any(a.storage == "int4" for a in part.assignments.values())
     }
-    return {
-        name: StoredCodes(calibration, name, checkpoint.weights, part.assignments) for name, part in quantised.items()
-    }
+    return {name: StoredCodes(calibration, name, checkpoint.weights, part.assignments) for name, part in quantised.items()}
 
 
 def _cache_scales(request: ExportRequest, stored: StoredCodes | None) -> CacheScales:

@@ -1,8 +1,8 @@
 """Scales of a key/value cache in bytes, one a channel of every head: chosen from samples, on disk, and as parameters.
 
 A channel's scale is the largest size that its numbers had over the samples, times `MARGIN`, over `STEPS`. Keys are kept
-rotated: a channel and the one half a head away turn together, and at a position that no sample had either may become as long
-as both, so the size of a key's channel is the length of the pair. Larger numbers than the scale holds are cut to the largest.
+rotated: a channel and the one half a head away turn together, and at a position that no sample had either may become as
+long as both, so the size of a key's channel is the length of the pair. What is larger than a scale holds is cut.
 """
 
 from __future__ import annotations
@@ -59,8 +59,9 @@ class CacheScales:
         wrong += [name for name, scale in self.tensors.items() if tuple(scale.shape) != shape]
         wrong += [name for name, scale in self.tensors.items() if not bool(((scale > 0) & scale.isfinite()).all())]
         if wrong:
+            others = f" and {len(wrong) - 1} more" if wrong[1:] else ""
             raise UsageError(
-                f"the stored scales of the cache do not fit the export: {wrong[0]}" + (", among others" if wrong[1:] else ""),
+                f"the stored scales of the cache do not fit the export: {wrong[0]}{others}",
                 f"positive numbers {list(shape)} for each of {decoder.layers} layers",
                 "calibrate with the model that is exported",
             )

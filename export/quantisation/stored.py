@@ -156,8 +156,8 @@ class StoredCodes:
 
     def summary(self) -> dict[str, Any]:
         """What a package's manifest says of the calibration; ``choice`` and ``search`` where bits were searched for,
-        ``scale_tuning`` where scales were tuned end to end, ``cache`` where there are some of a cache, ``held_out`` where the codes were checked against plain rounding
-        and some blocks may have gone back to it.
+        ``scale_tuning`` where scales were tuned end to end, ``held_out`` where the codes were checked against plain rounding
+        and some blocks may have gone back to it, ``cache`` where it has scales of a cache in bytes.
         """
         from export.package.journal import sha256_of
 

@@ -12,7 +12,7 @@ from parity_tests.backends.examiner import Examiner, Rows, StageView
 from parity_tests.thresholds import Standard
 from runtime_py.backends.base import Arrays, Backend
 from runtime_py.backends.ort import OrtBackend
-from runtime_py.backends.records import MANY_ROWS
+from runtime_py.backends.records import INT8_CACHE, MANY_ROWS
 from runtime_py.contracts import DECODER, EMBED
 
 if TYPE_CHECKING:
@@ -29,9 +29,6 @@ EIGHT_BITS = 4
 REQUANTISED = "requantised"
 """In the manifest of a copy in memory: the assignments whose numbers its decoder's codes were made of."""
 
-INT8_CACHE = "int8"
-"""Of ``cache`` in the manifest: keys and values in bytes."""
-
 EXACT_TOKENS = "exact_tokens"
 """In the manifest of a copy in memory: its graphs do not round tokens."""
 
@@ -44,13 +41,15 @@ class OnnxExaminer(Examiner):
     # how close
 
     def implementation_standard(self, side: Candidate) -> Standard:
-        """By what rounds: kernels of int4 layers and the tower by choice, operators or a cache of bytes, or the cache alone."""
+        """By what rounds: kernels of int4 layers and the tower by choice, operators around bytes, or the cache alone."""
         from export.backends.onnx.record import CALL_GRID
 
         if self._rounds_blocks(side) or self._rounds_tokens(side):
             return Standard.KERNELS_INT8
-        if CALL_GRID in _grids(side) or self.keeps_bytes(side):
+        if CALL_GRID in _grids(side):
             return Standard.STORED_INT8
+        if self.keeps_bytes(side):
+            return Standard.CACHE_INT8
         return Standard.STORED_FLOAT16 if self._half_cache(side) else Standard.STORED_FLOAT32
 
     def _rounds_blocks(self, side: Candidate) -> bool:

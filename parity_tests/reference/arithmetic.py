@@ -1,10 +1,10 @@
 """The roundings that a package makes on purpose, made by the reference too, so that what is left is a fault.
 
 A package may store matrices in float16, its int8 layers round their input to uint8, and its cache may hold bytes. All are a
-thousand times larger than float32 rounding, and would hide a kernel that is wrong by as much; the reference of the implementation check therefore
-makes them at the same places. Roundings that can be switched off in a copy of the graph (int8 inputs of MatMulNBits, the
-float16 cache) are switched off there instead: see parity_tests.localize.onnx_blocks. The reference makes them only where a
-model is moved far by them, to show that it is (parity_tests.check.rounded_inputs).
+thousand times larger than float32 rounding, and would hide a kernel that is wrong by as much; the reference of the
+implementation check therefore makes them at the same places. Roundings that can be switched off in a copy of the graph (int8
+inputs of MatMulNBits, the float16 cache) are switched off there: see parity_tests.localize.onnx_blocks. The reference
+makes them only where a model is moved far by them, to show that it is (parity_tests.check.rounded_inputs).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from export.modules.cache_kernels import RoundedCacheAttention
 from export.modules.kernels import CachedAttention, Kernels, Linear, Role
-from export.quantisation.cache_scales import CacheScales, rounded
-from export.specs import DecoderSpec
+from export.quantisation.cache_scales import CacheScales
 from parity_tests.reference.roundings import Rounding
 
 if TYPE_CHECKING:
@@ -54,22 +54,6 @@ class RoundedLinear(Linear):
         return super().forward(self.rounding(x))
 
 
-class RoundedCacheAttention(CachedAttention):
-    """The attention of one layer whose new keys and values go through bytes before anything attends to them.
-
-    Args:
-        scales: float32 (kv_heads, head_dim), of keys and of values.
-    """
-
-    def __init__(self, spec: DecoderSpec, scales: tuple[Tensor, Tensor]) -> None:
-        nn.Module.__init__(self)  # without the rotary frequencies, which the shared attention has
-        self.spec, self.scales = spec, scales
-
-    def kept(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        key_scale, value_scale = (scale.to(k.device) for scale in self.scales)
-        return rounded(k, key_scale), rounded(v, value_scale)
-
-
 class ArithmeticKernels(Kernels):
     """Plain kernels with a package's roundings."""
 
@@ -81,7 +65,6 @@ class ArithmeticKernels(Kernels):
         if rounding is None:
             return super().linear(name, in_features, out_features, bias, role)
         return RoundedLinear(in_features, out_features, bias, role, rounding)
-
 
     def layer_attention(self, name: str, shared: CachedAttention) -> CachedAttention:
         cache = self.arithmetic.cache

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from export.backends.base import Build, BuildOptions, ExportBackend, Prediction, Step
 from export.backends.onnx.choices import (
     HEAD,
-    INT8_CACHE,
     TABLE,
     TABLE_BLOCK,
     OnnxChoices,
@@ -30,7 +29,7 @@ from export.backends.onnx.many_rows import (
 from export.quantisation.codes import WeightProvider
 from export.quantisation.spec import Assignment, Storage
 from runtime_py.backends import records
-from runtime_py.backends.records import MANY_ROWS
+from runtime_py.backends.records import INT8_CACHE, MANY_ROWS
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, STAGES, VISION
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from export.backends.onnx.record import BACKEND, BLOCK_SIZES, PRESETS, TOKEN_GRI
 from export.quantisation.block_length import AUTO, length_for
 from export.quantisation.spec import Assignment, LayerShape, Storage
 from runtime_py.backends import records
+from runtime_py.backends.records import INT8_CACHE
 from runtime_py.contracts import DECODER, EMBED, VISION
 from runtime_py.errors import UsageError
 
@@ -33,9 +34,6 @@ the head too, and gives blocks of four bits zero points of their own. What that 
 EIGHT_BIT_BLOCKS = (32, 64)
 """Block lengths of those layers, the largest that divides: in eight bits a scale for 64 weights loses nothing, and what it
 saves pays for the zero points."""
-
-INT8_CACHE = "int8"
-"""Of `OnnxChoices.cache`: keys and values in bytes, with scales of a calibration."""
 
 TABLE_BLOCK = 32
 """Columns of the embedding that share a scale."""

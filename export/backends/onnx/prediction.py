@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from export.backends.base import BuildOptions, Prediction
-from export.backends.onnx.choices import INT8_CACHE, OnnxChoices
+from export.backends.onnx.choices import OnnxChoices
 from export.backends.onnx.consumers.held import Tool, obstacles
 from export.backends.onnx.many_rows import is_integer, second_assignments
 from export.graphs.layout import Place, lay_out
 from export.quantisation.spec import Assignment, Storage
 from export.specs import ModelSpec
-from runtime_py.backends.records import MANY_ROWS
+from runtime_py.backends.records import INT8_CACHE, MANY_ROWS
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, STAGES, VISION
 
 GRAPH_BYTES = {DECODER: 5_000, VISION: 3_400, CONNECTOR: 9_400, EMBED: 1_900}

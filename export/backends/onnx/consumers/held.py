@@ -12,6 +12,7 @@ from pathlib import Path
 
 from export.specs import ModelSpec, RotaryVisionSpec
 from export.stages import contracts
+from runtime_py.backends.records import INT8_CACHE
 from runtime_py.contracts import CONNECTOR, DECODER, VISION
 from runtime_py.preprocess.spliced import PLACEHOLDER
 
@@ -22,7 +23,7 @@ KNOWN = {
 }
 CACHE, ANGLES = "past_key_values.", "rotary_angles"
 
-UNKNOWN_CACHES = ("int8",)
+UNKNOWN_CACHES = (INT8_CACHE,)
 """Dtypes of the cache that no tool was ever seen to hold."""
 
 
