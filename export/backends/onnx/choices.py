@@ -103,7 +103,7 @@ def choices(options: BuildOptions, routed: bool = False, one_table: bool = False
     }
     given = {name: options.extra[name] for name in ALLOWED if name in options.extra}
     merged = {**defaults, **given}
-    if merged.pop("cache_precision", None):
+    if merged.pop("cache_precision", None) and options.precision == "int4":
         if "cache" in given:
             raise UsageError("--cache-dtype and --cache-precision were both given", "one of them", "leave one out")
         merged["cache"] = INT8_CACHE
