@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from export.modules.kernels import CachedAttention, Kernels
-from export.quantisation.cache_scales import KEY, VALUE, CacheScales, rounded
+from export.quantisation.cache_scales import KEY, STEPS, VALUE, CacheScales, rounded
 from export.specs import DecoderSpec
 
 
@@ -23,15 +24,24 @@ class RoundedCacheAttention(LayerAttention):
 
     Args:
         scales: float32 (kv_heads, head_dim), of keys and of values.
+
+    Attributes:
+        seen: positions so far.
+        cut: int64 (2, kv_heads, head_dim), at how many of them a number of keys, of values was larger than its scale holds.
     """
 
     def __init__(self, spec: DecoderSpec, scales: tuple[Tensor, Tensor]) -> None:
         super().__init__(spec)
-        self.scales = scales
+        self.scales, self.seen = scales, 0
+        self.cut = np.zeros((2, spec.kv_heads, spec.head_dim), np.int64)
 
     def kept(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        key_scale, value_scale = (scale.to(k.device) for scale in self.scales)
-        return rounded(k, key_scale), rounded(v, value_scale)
+        kept = [rounded(x, scale.to(x.device)) for x, scale in zip((k, v), self.scales, strict=True)]
+        self.seen += k.shape[0] * k.shape[2]
+        for half, (x, scale) in enumerate(zip((k, v), self.scales, strict=True)):
+            larger = x.detach().abs() > (STEPS + 1) * scale.to(x.device)[:, None]
+            self.cut[half] += larger.sum(dim=(0, 2)).cpu().numpy()
+        return kept[0], kept[1]
 
 
 class RoundedCacheKernels(Kernels):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from export.backends.onnx.conftest import cache_scales
 from export.checkpoint.opened import open_folder
 from export.package.journal import sha256_of
 from export.pipeline import export
-from export.quantisation.cache_scales import FILE, KEY, VALUE, scale_name, write_scales
+from export.quantisation.cache_scales import FILE, KEY, VALUE, CacheScales, read_scales, scale_name, write_scales
 from export.quantisation.stored import SCHEMA
 from export.request import ExportRequest
 from parity_tests.check.package_check import CheckOptions, check
@@ -92,22 +92,15 @@ def test_one_channel_s_scale_that_is_too_small_is_found_and_named(
 
 def test_scales_of_keys_and_values_in_each_other_s_place_are_found(package: Path, calibration: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(package, tmp_path / "package"))
-    names = [scale_name(1, half).removeprefix("decoder.") for half in (KEY, VALUE)]
-    kept: list[np.ndarray] = []
-    look = _looking(kept)
-    for name in names:
-        tamper(copy, DECODER, name, look)
-    for name, scales in zip(names, reversed(kept), strict=True):
-        tamper(copy, DECODER, name, lambda _, scales=scales: scales)
+    scales = read_scales(calibration / "onnx" / FILE).tensors
+    for half, other in ((KEY, VALUE), (VALUE, KEY)):
+        swapped = scales[scale_name(1, other)][:, None].numpy()
+        tamper(copy, DECODER, scale_name(1, half).removeprefix("decoder."), partial(_replaced, by=swapped))
     found(copy, calibration, "layers.1")
 
 
-def _looking(kept: list[np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
-    def look(scales: np.ndarray) -> np.ndarray:
-        kept.append(scales.copy())
-        return scales * 2
-
-    return look
+def _replaced(_scales: np.ndarray, by: np.ndarray) -> np.ndarray:
+    return by
 
 
 def found(package: Path, calibration: Path, block: str) -> None:
@@ -115,6 +108,28 @@ def found(package: Path, calibration: Path, block: str) -> None:
     assert result.verdict == "fail"
     assert result.first_failure is not None
     assert result.first_failure.startswith("implementation") and block in result.first_failure
+
+
+@pytest.mark.parametrize("fault", ["one channel", "swapped"])
+def test_scales_that_hold_too_little_in_the_calibration_too_are_found(fault: str, calibration: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(calibration, tmp_path / "calibration"))
+    path = folder / "onnx" / FILE
+    tensors = dict(read_scales(path).tensors)
+    names = [scale_name(1, half) for half in (KEY, VALUE)]
+    if fault == "swapped":
+        tensors |= {name: tensors[other] for name, other in zip(names, reversed(names), strict=True)}
+    else:
+        tensors[names[1]] = tensors[names[1]].clone()
+        tensors[names[1]][0, 0] /= 8
+    write_scales(path, CacheScales(tensors))
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    manifest["files"][0] |= {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    package = export(asked(tmp_path / "package", folder), None)
+    result = check(package, GOLDENS / CASE, options(folder))
+    assert result.verdict == "fail"
+    assert result.first_failure is not None
+    assert result.first_failure.startswith("cache scales") and "layers.1" in result.first_failure
 
 
 def test_without_scales_an_export_says_the_next_command(tmp_path: Path) -> None:

@@ -1,0 +1,49 @@
+"""Scales of a cache in bytes that hold too little: the reference rounds by them too, and would say the same nonsense.
+
+A scale is chosen so that nothing of its samples is cut. Of text that is like none of them a few numbers may be; where a
+channel is cut at every few positions, its scale is not one that a calibration chose.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from export.modules.cache_kernels import RoundedCacheAttention
+from export.quantisation.cache_scales import KEY, VALUE
+from parity_tests.check.candidate import Candidate
+from parity_tests.judging.metrics import Kind
+from parity_tests.judging.results import Comparison, Divergence, Measurement
+from runtime_py.contracts import DECODER
+
+if TYPE_CHECKING:
+    from parity_tests.reference.reference import TorchBackend
+
+NAME = "cache scales"
+
+SHARE = 0.25
+"""Of all positions, at which no channel of a calibrated scale is cut; of one that is 8 times too small, about half are."""
+
+
+def cut_channels(candidate: Candidate, reference: TorchBackend) -> tuple[Comparison, Divergence] | None:
+    """A failed comparison and the first place in it, of what a reference kept so far; None where no channel is cut often."""
+    if not candidate.examiner.keeps_bytes(candidate):
+        return None
+    places = []
+    for path, module in reference.stage(DECODER).named_modules():
+        if isinstance(module, RoundedCacheAttention) and module.seen:
+            often = module.cut > SHARE * module.seen
+            places += [(path, half, int(often[at].sum())) for at, half in enumerate((KEY, VALUE)) if often[at].any()]
+    if not places:
+        return None
+    count = sum(cut for _, _, cut in places)
+    measurement = Measurement("cache scales", DECODER, Kind.EXACT, (count,), {"mismatches": float(count)})
+    compared = Comparison(
+        NAME, candidate.implementation_standard(), "numbers that the reference keeps", candidate.name, (measurement,)
+    )
+    path, half, cut = places[0]
+    block = ".".join(path.split(".")[:2])
+    note = (
+        f"inside it the first is {path.removeprefix(f'{block}.')}.{half}: {cut} channels are cut at more than {SHARE:.0%} "
+        f"of the positions, in all layers {count}; calibrate again, with samples of what the model will see"
+    )
+    return compared, Divergence(DECODER, block, note=note)
