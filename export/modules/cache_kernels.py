@@ -27,20 +27,20 @@ class RoundedCacheAttention(LayerAttention):
 
     Attributes:
         seen: positions so far.
-        cut: int64 (2, kv_heads, head_dim), at how many of them a number of keys, of values was larger than its scale holds.
+        halved: int64 (2, kv_heads, head_dim), at how many of them a number of keys, of values was cut to less than its half.
     """
 
     def __init__(self, spec: DecoderSpec, scales: tuple[Tensor, Tensor]) -> None:
         super().__init__(spec)
         self.scales, self.seen = scales, 0
-        self.cut = np.zeros((2, spec.kv_heads, spec.head_dim), np.int64)
+        self.halved = np.zeros((2, spec.kv_heads, spec.head_dim), np.int64)
 
     def kept(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         kept = [rounded(x, scale.to(x.device)) for x, scale in zip((k, v), self.scales, strict=True)]
         self.seen += k.shape[0] * k.shape[2]
         for half, (x, scale) in enumerate(zip((k, v), self.scales, strict=True)):
-            larger = x.detach().abs() > (STEPS + 1) * scale.to(x.device)[:, None]
-            self.cut[half] += larger.sum(dim=(0, 2)).cpu().numpy()
+            larger = x.detach().abs() > 2 * STEPS * scale.to(x.device)[:, None]
+            self.halved[half] += larger.sum(dim=(0, 2)).cpu().numpy()
         return kept[0], kept[1]
 
 
