@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 NAME = "cache scales"
 
 SHARE = 0.2
-"""Of all positions. Of numbers of a normal distribution whose scale is 8 times too small a third are cut to less than half."""
+"""Of all positions. Of normally distributed numbers whose scale is 8 times too small a third are cut to less than half."""
 
 
 def cut_channels(candidate: Candidate, reference: TorchBackend) -> tuple[Comparison, Divergence] | None:
