@@ -111,17 +111,11 @@ def found(package: Path, calibration: Path, block: str) -> None:
     assert result.first_failure.startswith("implementation") and block in result.first_failure
 
 
-@pytest.mark.parametrize("fault", ["one channel", "swapped"])
-def test_scales_that_hold_too_little_in_the_calibration_too_are_found(fault: str, calibration: Path, tmp_path: Path) -> None:
+def test_a_scale_that_holds_too_little_in_the_calibration_too_is_found(calibration: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(calibration, tmp_path / "calibration"))
     path = folder / "onnx" / FILE
     tensors = dict(read_scales(path).tensors)
-    names = [scale_name(1, half) for half in (KEY, VALUE)]
-    if fault == "swapped":
-        tensors |= {name: tensors[other] for name, other in zip(names, reversed(names), strict=True)}
-    else:
-        tensors[names[1]] = tensors[names[1]].clone()
-        tensors[names[1]][0, 0] /= 8
+    tensors[scale_name(1, VALUE)][0, 0] /= 8
     write_scales(path, CacheScales(tensors))
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     manifest["files"][0] |= {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
