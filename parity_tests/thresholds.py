@@ -162,7 +162,7 @@ _FLIPS = (
 _INT8 = "not measured on its own; one unit of 255 may round the other way in a layer, so the limit is that of float16"
 _BYTES = (
     "a key or value that float32 sums leave on a boundary goes to the next byte, 1/127 of its channel's largest size; "
-    "observed 1.7e-4 on the MiniCPM-V demo, where float32 alone leaves 1e-6. No trained decoder of real text was measured; "
+    "observed 1.7e-4 on the MiniCPM-V demo, where float32 alone leaves 1e-6. No package of a trained LLM was measured; "
     "a third of what float16 may do. A channel's scale that is 8 times too small breaks it (int8_cache_check_test.py)"
 )
 _INT8_FEATURES = (
