@@ -22,18 +22,22 @@ from calibrate.tuning.scale_tuning import tuned_scales
 from calibrate.tuning.tuned_blocks import FOLDER as TUNED
 from calibrate.tuning.tuned_blocks import replaced, tune_blocks
 from calibrate.tuning.tuning_memory import check_memory
+from export.backends.registry import backend_named
 from export.package import disk
 from export.package.journal import FileRecord, Journal, write_json
 from export.package.lock import only_one
 from export.package.ownership import remove_unfinished, stored_manifest
 from export.quantisation.choice import read_choice, widened
 from export.quantisation.spec import Assignment
-from export.quantisation.stored import MANIFEST
+from export.quantisation.stored import CACHE, MANIFEST
 from runtime_py.errors import InterruptedExportError, UsageError
 
 if TYPE_CHECKING:
+    from calibrate.samples.data import Prompt
     from export.backends.base import BuildOptions
     from export.checkpoint.opened import OpenedCheckpoint
+    from export.specs import ModelSpec
+    from runtime_py.preprocess.base import Processor
 
 log = logging.getLogger("edgeproof")
 
@@ -75,7 +79,6 @@ def plan(request: CalibrationRequest, opened: OpenedCheckpoint | None = None) ->
         UsageError: this target and precision have no int4 layer.
     """
     from export.backends.base import BuildOptions
-    from export.backends.registry import backend_named
     from export.checkpoint.opened import open_checkpoint
     from export.plan.plan import picture_rows
 
@@ -155,6 +158,8 @@ def _calibrate(request: CalibrationRequest, planned: CalibrationPlan) -> Path:
         if judge is not None:
             check = HeldOutCheck(judge, checkpoint.weights, assignments, work.state.files, journal, name).run()
         blocks[name] = _backend_block(work.report(), tuning, check)
+        if backend_named(name).exporter().wants_cache_scales(planned.options):
+            blocks[name][CACHE] = _cache_scales(work, checkpoint.spec, prompts, processor)
     files = _kept_files(journal, blocks)
     write_json(folder / MANIFEST, manifest(request, checkpoint, prompts, blocks, files))
     for record in journal.files():
@@ -164,6 +169,23 @@ def _calibrate(request: CalibrationRequest, planned: CalibrationPlan) -> Path:
     journal.set_aside()
     disk.promote(folder, request.output, journal)
     return request.output
+
+
+def _cache_scales(
+    work: BlockwiseCalibration, spec: ModelSpec, prompts: Sequence[Prompt], processor: Processor
+) -> dict[str, Any]:
+    """Scales of a cache in bytes, of the model with its codes, as one step of the journal; what the manifest says."""
+    from calibrate.statistics.cache_sizes import cache_sizes
+    from export.quantisation.cache_scales import FILE, MARGIN, CacheScales, write_scales
+
+    path, step = Path(work.backend) / FILE, f"{work.backend} cache scales"
+    if step not in work.journal.steps:
+        began = time.perf_counter()
+        sizes = cache_sizes(spec, work.state, prompts, processor)
+        write_scales(work.journal.folder / path, CacheScales.of_sizes(sizes))
+        work.journal.finish(step, [path])
+        log.info("%s: scales of the cache in %.1f s", work.backend, time.perf_counter() - began)
+    return {"file": path.as_posix(), "dtype": "int8", "margin": MARGIN}
 
 
 def _finished_before(request: CalibrationRequest, journal: Journal) -> bool:

@@ -25,6 +25,7 @@ from runtime_py.preprocess.base import Processor
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from export.modules.kernels import Kernels
     from export.specs import ModelSpec
 
 
@@ -36,6 +37,7 @@ def stream(
     wanted: Wanted,
     visit: Visit,
     weigh_rows: bool = True,
+    kernels: Kernels | None = None,
 ) -> None:
     """Run every prompt through the model, visiting each block of every stage that has wanted layers.
 
@@ -45,6 +47,7 @@ def stream(
         wanted: whether a layer's moment is wanted, by canonical name.
         visit: see calibrate.statistics.stage_stream.Visit; weights that it returns hold for all that follows.
         weigh_rows: moments of decoder layers count rows by `RowWeights`; else all the same.
+        kernels: of the decoder; None for the plain ones.
     """
     current = [weights]
 
@@ -55,7 +58,8 @@ def stream(
         return changed
 
     def stage(name: str, row_weights: RowWeights | None = None) -> StageStream:
-        return StageStream(name, _module(spec, name), current[0], wanted, visited, row_weights)
+        built = _module(spec, name, kernels if name == DECODER else None)
+        return StageStream(name, built, current[0], wanted, visited, row_weights)
 
     features = _image_rows(stage, prompts)
     calls = decoder_calls(spec, current[0], prompts, processor, features)
@@ -168,14 +172,14 @@ class _Recorder:
         self.calls.clear()
 
 
-def _module(spec: ModelSpec, stage: str) -> Any:
+def _module(spec: ModelSpec, stage: str, kernels: Kernels | None = None) -> Any:
     import torch
 
     from export.modules.build import build_stage
     from export.modules.kernels import Kernels
 
     with torch.device("meta"):
-        return build_stage(spec, stage, Kernels())
+        return build_stage(spec, stage, kernels or Kernels())
 
 
 def tensors(arrays: Arrays) -> dict[str, Any]:

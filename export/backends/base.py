@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from export.quantisation.cache_scales import CacheScales
 from export.quantisation.codes import CodeSource, WeightProvider
 from export.quantisation.spec import Assignment
 from export.specs import ModelSpec
@@ -61,6 +62,7 @@ class Build:
         folder: the package being assembled; a step writes only below ``folder / <backend's folder>``.
         progress: called as progress(step, done_bytes, total_bytes).
         processor: the family's, with settings but no tokenizer; it turns pictures into what the stages take.
+        cache_scales: of a cache in bytes, where the calibration has some.
     """
 
     spec: ModelSpec
@@ -72,6 +74,7 @@ class Build:
     folder: Path
     progress: Callable[[str, int, int], None]
     processor: Processor
+    cache_scales: CacheScales | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,10 @@ class ExportBackend(ABC):
         Raises:
             UnsupportedModelError: a stage it cannot build, with the reason.
         """
+
+    def wants_cache_scales(self, options: BuildOptions) -> bool:
+        """Whether the files hold scales of a cache in bytes, which only a calibration has (`Build.cache_scales`)."""
+        return False
 
     def picture_rows(self, spec: ModelSpec) -> int:
         """Rows of a picture that one call of the decoder must take; 0 where they may be fed in any number of calls."""

@@ -132,11 +132,16 @@ class CachedAttention(nn.Module):
         q = rotate(q.view(batch, tokens, spec.heads, spec.head_dim).transpose(1, 2), cos, sin)
         k = rotate(k.view(batch, tokens, spec.kv_heads, spec.head_dim).transpose(1, 2), cos, sin)
         v = v.view(batch, tokens, spec.kv_heads, spec.head_dim).transpose(1, 2)
+        k, v = self.kept(k, v)
         k, v = torch.cat([past_key, k], dim=2), torch.cat([past_value, v], dim=2)
         group = spec.heads // spec.kv_heads
         wide_k, wide_v = (t.repeat_interleave(group, dim=1) if group > 1 else t for t in (k, v))
         out = F.scaled_dot_product_attention(q, wide_k, wide_v, attn_mask=mask)
         return out.transpose(1, 2).reshape(batch, tokens, spec.heads * spec.head_dim), k, v
+
+    def kept(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """What the cache keeps of new keys, rotated, and values, each (batch, kv_heads, tokens, head_dim): all of it."""
+        return k, v
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -163,6 +168,13 @@ class Kernels:
 
     def cached_attention(self, spec: DecoderSpec) -> CachedAttention:
         return CachedAttention(spec)
+
+    def layer_attention(self, name: str, shared: CachedAttention) -> CachedAttention:
+        """The attention of one layer, whose name is ``name`` with its path in the layer; the shared one where none differs.
+
+        One that differs has no ``frequencies``: `CachedAttention.prepare` is asked of the shared one.
+        """
+        return shared
 
     def full_attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Unmasked attention of (batch, heads, tokens, head_dim) tensors, scale head_dim ** -0.5."""

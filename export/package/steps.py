@@ -21,25 +21,52 @@ from export.package.tokenizer_files import write_tokenizer
 from export.plan.plan import Plan
 from export.prompts.chat_template import write_chat_template
 from export.prompts.declared import declared_prompt
+from export.quantisation.cache_scales import CacheScales
 from export.quantisation.stored import StoredCodes
 from export.request import ExportRequest
 from export.source.side_files import Purpose, SideFile
+from runtime_py.errors import UsageError
 
 VALUES = "values of the checkpoint"
 
 
 def stored_codes(request: ExportRequest, checkpoint: OpenedCheckpoint, planned: Plan) -> dict[str, StoredCodes]:
-    """The calibrated codes of every backend that has int4 layers, checked against the plan before any work."""
-    if request.calibration is None:
-        return {}
+    """The calibrated codes of every backend that has int4 layers, checked against the plan before any work.
+
+    Raises:
+        UsageError: a backend stores scales of the cache, and there are none, or they are another model's.
+    """
+    stored = {} if request.calibration is None else _read_codes(request.calibration, checkpoint, planned)
+    for name, part in planned.parts.items():
+        if part.backend.wants_cache_scales(planned.options):
+            _cache_scales(request, stored.get(name)).check(planned.spec.decoder)
+    return stored
+
+
+def _read_codes(calibration: Path, checkpoint: OpenedCheckpoint, planned: Plan) -> dict[str, StoredCodes]:
     assert checkpoint.weights is not None
     quantised = {
         name: part for name, part in planned.parts.items() if any(a.storage == "int4" for a in part.assignments.values())
     }
-    return {
-        name: StoredCodes(request.calibration, name, checkpoint.weights, part.assignments)
-        for name, part in quantised.items()
-    }
+    return {name: StoredCodes(calibration, name, checkpoint.weights, part.assignments) for name, part in quantised.items()}
+
+
+def _cache_scales(request: ExportRequest, stored: StoredCodes | None) -> CacheScales:
+    """Those of a calibration.
+
+    Raises:
+        UsageError: there are none.
+    """
+    if stored is not None and stored.cache_scales is not None:
+        return stored.cache_scales
+    named = {"--model": request.model, "--weights": request.weights, "--target": request.target}
+    flags = " ".join(f"{flag} {value}" for flag, value in named.items() if value is not None)
+    given = "no calibration was given" if stored is None else f"{request.calibration} was made without them"
+    raise UsageError(
+        f"a cache in bytes needs scales that are chosen from samples, and {given}",
+        "a calibration with --cache-precision int8",
+        f"run `python -m calibrate {flags} --cache-precision int8 -o scales`, then export with --calibration scales",
+    )
 
 
 def builds_of(
@@ -62,6 +89,7 @@ def builds_of(
             folder=folder,
             progress=progress,
             processor=processor,
+            cache_scales=stored[name].cache_scales if name in stored else None,
         )
         for name, part in planned.parts.items()
     }

@@ -3,6 +3,7 @@
     scales/
       manifest.json
       <backend>/<block>.safetensors       e.g. onnx/decoder.layers.0.safetensors; under tuned/ where scales were tuned
+      <backend>/cache_scales.safetensors  of a cache in bytes, where one was asked for (export.quantisation.cache_scales)
 
 Keys of a file: ``<layer>.codes`` (packed as export.quantisation.pack does), ``<layer>.scales``,
 ``<layer>.zero_points`` where the
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.package.aside import written_aside
+from export.quantisation.cache_scales import CacheScales, read_scales
 from export.quantisation.codes import Codes, RoundToNearest, WeightProvider
 from export.quantisation.grids import GRIDS, Grid
 from export.quantisation.overlay import OverlaidWeights, Overlay
@@ -49,6 +51,8 @@ ROWS = Schema(
     }
 )
 SCHEMA = 1
+CACHE = "cache"
+"""In a backend's block of the manifest: the file with the scales of a cache in bytes, and how they were chosen."""
 
 SAMPLE_ROWS, LEAST_SIMILARITY = 8, 0.9
 """Rows of every layer that are read back to see that codes and checkpoint belong together; unrelated ones give about 0."""
@@ -134,6 +138,7 @@ class StoredCodes:
         for file in sorted({layer.file for layer in self.layers.values()}):
             overlay.update(read_overlay(file))
         self.weights: WeightProvider = OverlaidWeights(weights, overlay) if overlay else weights
+        self.cache_scales = stored_cache_scales(folder, self.manifest, backend)
         self._rounding = RoundToNearest(self.weights, assignments, GRIDS)
         self._grids = {name: assignments[name].grid for name in self.layers}
         self._shares = {name: assignment.shares for name, assignment in assignments.items() if assignment.shares}
@@ -152,14 +157,14 @@ class StoredCodes:
     def summary(self) -> dict[str, Any]:
         """What a package's manifest says of the calibration; ``choice`` and ``search`` where bits were searched for,
         ``scale_tuning`` where scales were tuned end to end, ``held_out`` where the codes were checked against plain rounding
-        and some blocks may have gone back to it.
+        and some blocks may have gone back to it, ``cache`` where it has scales of a cache in bytes.
         """
         from export.package.journal import sha256_of
 
         kept = {key: self.manifest[key] for key in ("method", "sequential", "samples")}
         searched = {key: self.manifest[key] for key in ("choice", "search") if self.manifest.get(key)}
         block = self.manifest["backends"][self.backend]
-        tuned = {key: block[key] for key in ("scale_tuning", "held_out") if key in block}
+        tuned = {key: block[key] for key in ("scale_tuning", "held_out", CACHE) if key in block}
         return {**kept, **searched, **tuned, "manifest_sha256": sha256_of(self.folder / MANIFEST)}
 
     def _check_weights(self) -> None:
@@ -177,6 +182,12 @@ class StoredCodes:
                     f"at least {LEAST_SIMILARITY} on its first {rows} rows",
                     "calibrate with the weights that are exported",
                 )
+
+
+def stored_cache_scales(folder: Path, manifest: Mapping[str, Any], backend: str) -> CacheScales | None:
+    """Scales of a cache in bytes, of a calibration whose files were checked; None where it has none."""
+    block = manifest["backends"].get(backend, {})
+    return read_scales(folder / block[CACHE]["file"]) if CACHE in block else None
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -113,6 +113,10 @@ class Examiner:
         """Whether the files hold other numbers than the checkpoint, and this backend's roundings are known."""
         return False
 
+    def keeps_bytes(self, side: Candidate) -> bool:
+        """Whether the cache holds bytes, with scales of the calibration."""
+        return False
+
     def arithmetic(self, rows: Rows) -> Arithmetic:
         """The deliberate roundings of the files that run here."""
         from parity_tests.reference.arithmetic import PLAIN

@@ -12,7 +12,7 @@ from parity_tests.backends.examiner import Examiner, Rows, StageView
 from parity_tests.thresholds import Standard
 from runtime_py.backends.base import Arrays, Backend
 from runtime_py.backends.ort import OrtBackend
-from runtime_py.backends.records import MANY_ROWS
+from runtime_py.backends.records import INT8_CACHE, MANY_ROWS
 from runtime_py.contracts import DECODER, EMBED
 
 if TYPE_CHECKING:
@@ -41,13 +41,15 @@ class OnnxExaminer(Examiner):
     # how close
 
     def implementation_standard(self, side: Candidate) -> Standard:
-        """By what rounds: kernels of int4 layers and the tower by choice, operators around int8 rows, or the cache alone."""
+        """By what rounds: kernels of int4 layers and the tower by choice, operators around bytes, or the cache alone."""
         from export.backends.onnx.record import CALL_GRID
 
         if self._rounds_blocks(side) or self._rounds_tokens(side):
             return Standard.KERNELS_INT8
         if CALL_GRID in _grids(side):
             return Standard.STORED_INT8
+        if self.keeps_bytes(side):
+            return Standard.CACHE_INT8
         return Standard.STORED_FLOAT16 if self._half_cache(side) else Standard.STORED_FLOAT32
 
     def _rounds_blocks(self, side: Candidate) -> bool:
@@ -68,6 +70,9 @@ class OnnxExaminer(Examiner):
 
     def stores_roundings(self, side: Candidate) -> bool:
         return side.manifest["precision"] not in self.full_precisions
+
+    def keeps_bytes(self, side: Candidate) -> bool:
+        return side.block.get("cache") == INT8_CACHE
 
     def arithmetic(self, rows: Rows) -> Arithmetic:
         """Computed in float32; inputs that are rounded with one scale a call are, and matrices without codes are float16."""
@@ -111,14 +116,18 @@ class OnnxExaminer(Examiner):
         return predicted_peak(spec)
 
     def exact(self, side: Candidate) -> Candidate | None:
-        """The same graphs without the float16 cache and without int8 inputs of int4 layers and of the tower."""
+        """The same graphs without the float16 cache and without int8 inputs of int4 layers and of the tower.
+
+        A cache in bytes stays, which the reference has too.
+        """
         if not (self._half_cache(side) or self._rounds_blocks(side) or self._rounds_tokens(side)):
             return None
         from parity_tests.check.segmented_ort import SegmentedOrtBackend
         from parity_tests.localize.onnx_blocks import ExactOrtBackend, set_exact
 
         assert self.record is not None
-        block = {**side.block, "accuracy_level": 0, "cache": "float32", EXACT_TOKENS: True}
+        cache = side.block.get("cache") if self.keeps_bytes(side) else "float32"
+        block = {**side.block, "accuracy_level": 0, "cache": cache, EXACT_TOKENS: True}
         manifest = {**side.manifest, "backends": {self.record.name: block}}
         if isinstance(side.backend, SegmentedOrtBackend):
             return replace(side, manifest=manifest, backend=SegmentedOrtBackend(side.folder, side.manifest, set_exact))

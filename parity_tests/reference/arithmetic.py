@@ -1,10 +1,10 @@
 """The roundings that a package makes on purpose, made by the reference too, so that what is left is a fault.
 
-A package may store matrices in float16, and its int8 layers round their input to uint8. Both are a thousand times larger
-than float32 rounding, and would hide a kernel that is wrong by as much; the reference of the implementation check therefore
-makes them at the same places. Roundings that can be switched off in a copy of the graph (int8 inputs of MatMulNBits, the
-float16 cache) are switched off there instead: see parity_tests.localize.onnx_blocks. The reference makes them only where a
-model is moved far by them, to show that it is (parity_tests.check.rounded_inputs).
+A package may store matrices in float16, its int8 layers round their input to uint8, and its cache may hold bytes. All are a
+thousand times larger than float32 rounding, and would hide a kernel that is wrong by as much; the reference of the
+implementation check therefore makes them at the same places. Roundings that can be switched off in a copy of the graph (int8
+inputs of MatMulNBits, the float16 cache) are switched off there: see parity_tests.localize.onnx_blocks. The reference
+makes them only where a model is moved far by them, to show that it is (parity_tests.check.rounded_inputs).
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from export.modules.kernels import Kernels, Linear, Role
+from export.modules.cache_kernels import RoundedCacheAttention
+from export.modules.kernels import CachedAttention, Kernels, Linear, Role
+from export.quantisation.cache_scales import CacheScales
 from parity_tests.reference.roundings import Rounding
 
 if TYPE_CHECKING:
@@ -29,10 +31,12 @@ class Arithmetic:
     Attributes:
         inputs: canonical layer name to what the layer's input goes through before it is multiplied.
         half_weights: canonical layer names whose matrices are stored in float16.
+        cache: scales of keys and values that are kept in bytes; None where they are kept as they are.
     """
 
     inputs: Mapping[str, Rounding] = field(default_factory=dict)
     half_weights: frozenset[str] = frozenset()
+    cache: CacheScales | None = None
 
 
 PLAIN = Arithmetic()
@@ -61,6 +65,10 @@ class ArithmeticKernels(Kernels):
         if rounding is None:
             return super().linear(name, in_features, out_features, bias, role)
         return RoundedLinear(in_features, out_features, bias, role, rounding)
+
+    def layer_attention(self, name: str, shared: CachedAttention) -> CachedAttention:
+        cache = self.arithmetic.cache
+        return shared if cache is None else RoundedCacheAttention(shared.spec, cache.of(name))
 
 
 class StoredWeights:

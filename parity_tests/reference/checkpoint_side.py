@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from runtime_py.preprocess.processors import make_processor
 
 if TYPE_CHECKING:
     from export.checkpoint.opened import OpenedCheckpoint
+    from export.quantisation.cache_scales import CacheScales
     from export.quantisation.codes import CodeSource, WeightProvider
     from export.quantisation.spec import Assignment
     from export.source.weight_map import WeightMap
@@ -136,7 +137,32 @@ def stored_reference(
         weights = candidate.examiner.own_numbers(candidate, checkpoint)
     if weights is checkpoint.weights and not candidate.stores_roundings():
         return None
-    return reference(checkpoint.spec, weights, device, arithmetic or candidate.examiner.arithmetic(rows))
+    made = arithmetic or candidate.examiner.arithmetic(rows)
+    if candidate.examiner.keeps_bytes(candidate):
+        made = replace(made, cache=cache_scales(checkpoint, candidate.examiner.record_name))
+    return reference(checkpoint.spec, weights, device, made)
+
+
+def cache_scales(checkpoint: Checkpoint, backend: str) -> CacheScales:
+    """Scales of a cache in bytes, as the calibration has them.
+
+    Raises:
+        UsageError: it has none, or those of another model.
+    """
+    from export.quantisation.stored import check_files, read_manifest, stored_cache_scales
+
+    assert checkpoint.calibration is not None, "a package with such scales names its calibration"
+    manifest = read_manifest(checkpoint.calibration)
+    check_files(checkpoint.calibration, manifest)
+    scales = stored_cache_scales(checkpoint.calibration, manifest, backend)
+    if scales is None:
+        raise UsageError(
+            f"{checkpoint.calibration} holds no scales of a cache, and the package keeps one in bytes",
+            "the calibration that the package was made with",
+            "name that one with --calibration",
+        )
+    scales.check(checkpoint.spec.decoder)
+    return scales
 
 
 def is_quantised(rows: Mapping[str, Mapping[str, str]]) -> bool:

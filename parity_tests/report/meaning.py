@@ -30,6 +30,7 @@ NEARNESS = {
     Standard.FP16: "but for float16 rounding",
     Standard.STORED_FLOAT16: "but for float16 rounding",
     Standard.STORED_INT8: "but for 8-bit rounding of inputs",
+    Standard.CACHE_INT8: "but for a key or value that rounds to the next byte",
     Standard.KERNELS_INT8: "but for 8-bit rounding of inputs",
     Standard.MOVED: "but for 8-bit rounding of inputs",
     Standard.SECOND_OPINION: "but for float32 rounding",

@@ -15,10 +15,10 @@ from runtime_py.backends.logit_rows import logit_rows
 from runtime_py.backends.onnx_files import stage_files
 from runtime_py.backends.ort_decoder import LOGITS, CacheBuffers, DecoderCalls
 from runtime_py.backends.ort_inputs import DTYPES, PAST, refuse_other_inputs, taken
-from runtime_py.backends.ort_providers import CPU, DEVICES, available, find_cuda, refuse_old
+from runtime_py.backends.ort_providers import CPU, DEVICES, available, find_cuda, refuse_bytes, refuse_old
 from runtime_py.backends.ort_rows import OrtRow, RowPool, decode_rows, rounds_over_rows
 from runtime_py.backends.page_by_page import zeros
-from runtime_py.backends.records import MANY_ROWS, ONNX
+from runtime_py.backends.records import INT8_CACHE, MANY_ROWS, ONNX
 from runtime_py.backends.stage_sessions import StageSessions
 from runtime_py.backends.webgpu import PROVIDER as WEBGPU
 from runtime_py.backends.webgpu import WebGpu, full_name, webgpu
@@ -50,7 +50,8 @@ class OrtBackend:
         threads: threads inside an operator; 0 lets ONNX Runtime choose.
 
     Raises:
-        MachineError: ONNX Runtime is missing, older than `ort_providers.LOWEST`, or has no such provider.
+        MachineError: ONNX Runtime is missing, older than `ort_providers.LOWEST`, or has no such provider; or cannot keep the
+            cache in bytes that the package has.
         PackageError: the package has no ONNX graphs.
         UsageError: WebGPU's provider is wanted beside others.
     """
@@ -75,6 +76,8 @@ class OrtBackend:
             raise UsageError(f"{WEBGPU} beside other providers", "webgpu alone", "give one --provider")
         self._webgpu: WebGpu | None = webgpu(onnxruntime) if WEBGPU in wanted else None
         self.providers = [WEBGPU, CPU] if self._webgpu else available(onnxruntime, wanted)
+        if ONNX.block(manifest).get("cache") == INT8_CACHE:
+            refuse_bytes(onnxruntime.__version__, self.providers)
         self.files = stage_files(folder, manifest)
         self.contracts = {stage: StageContract.from_json(value) for stage, value in manifest["contracts"].items()}
         if self.providers[0] != CPU:  # only the processor has its operators

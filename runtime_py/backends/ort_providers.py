@@ -21,6 +21,9 @@ DEVICES = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda"}
 LOWEST = ONNX.distributions[0].lowest
 """The oldest ONNX Runtime that loads the graphs: they are written in opset 23, which 1.22 refuses."""
 
+LOWEST_OF_BYTES = (1, 32)
+"""The oldest ONNX Runtime that was seen to keep a cache in bytes on the processor."""
+
 
 def refuse_old(version: str) -> None:
     """Nothing where an ONNX Runtime of this version loads the graphs of a package.
@@ -28,14 +31,38 @@ def refuse_old(version: str) -> None:
     Raises:
         MachineError: it is older than `LOWEST`.
     """
-    release = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
-    if release < LOWEST:
+    if _release(version) < LOWEST:
         lowest = ".".join(map(str, LOWEST))
         raise MachineError(
             f"ONNX Runtime {version} is too old for the graphs of a package",
             f"ONNX Runtime {lowest} or later",
             f"pip install 'onnxruntime>={lowest}'",
         )
+
+
+def refuse_bytes(version: str, providers: Sequence[str]) -> None:
+    """Nothing where an ONNX Runtime of this version and these providers run a decoder whose cache holds bytes.
+
+    Raises:
+        MachineError: it is older than `LOWEST_OF_BYTES`, or the first provider is not the processor.
+    """
+    lowest = ".".join(map(str, LOWEST_OF_BYTES))
+    if _release(version) < LOWEST_OF_BYTES:
+        raise MachineError(
+            f"ONNX Runtime {version} is too old for a cache in bytes (--cache-precision int8)",
+            f"ONNX Runtime {lowest} or later",
+            f"pip install 'onnxruntime>={lowest}', or export without the flag",
+        )
+    if providers[0] != CPU:
+        raise MachineError(
+            f"{providers[0]} with a package whose cache is in bytes (--cache-precision int8)",
+            f"the processor ({CPU}), for which its scales and operators are",
+            "leave the provider out, or export without the flag",
+        )
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:2])
 
 
 def available(onnxruntime: Any, wanted: Sequence[str]) -> list[str]:

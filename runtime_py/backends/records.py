@@ -35,6 +35,9 @@ def _open_trt(folder: Path, manifest: Mapping[str, Any], _chosen: OpeningChoices
     return TrtBackend(folder, manifest)
 
 
+INT8_CACHE = "int8"
+"""Of ``cache`` in the ONNX block: keys and values in bytes, whose scales are constants of the decoder's graph."""
+
 MANY_ROWS = "many_rows"
 """Key of a second decoder, for calls of many rows, in the block of ONNX graphs."""
 

@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.backends.base import Build, BuildOptions, ExportBackend, Prediction, Step
-from export.backends.onnx.choices import HEAD, TABLE, TABLE_BLOCK, OnnxChoices, assign, choices, sharing
+from export.backends.onnx.choices import (
+    HEAD,
+    TABLE,
+    TABLE_BLOCK,
+    OnnxChoices,
+    assign,
+    choices,
+    sharing,
+)
 from export.backends.onnx.consumers.held import joined_file
 from export.backends.onnx.many_rows import (
     LEAST_SEQUENCES,
@@ -18,9 +26,10 @@ from export.backends.onnx.many_rows import (
     requantised,
     second_assignments,
 )
+from export.quantisation.codes import WeightProvider
 from export.quantisation.spec import Assignment, Storage
 from runtime_py.backends import records
-from runtime_py.backends.records import MANY_ROWS
+from runtime_py.backends.records import INT8_CACHE, MANY_ROWS
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, STAGES, VISION
 
 if TYPE_CHECKING:
@@ -56,9 +65,14 @@ class OnnxBackend(ExportBackend):
     def notes(self, spec: ModelSpec, options: BuildOptions, assignments: Mapping[str, Assignment]) -> tuple[str, ...]:
         from export.backends.onnx.prediction import second_bytes
 
-        size = second_bytes(spec, chosen_for(spec, options), assignments)
-        told = f"a second decoder for calls of many rows takes {size / 1e9:.2f} GB on the disk and as much in memory"
-        return (told,) if size else ()
+        chosen = chosen_for(spec, options)
+        size = second_bytes(spec, chosen, assignments)
+        told = [f"a second decoder for calls of many rows takes {size / 1e9:.2f} GB on the disk and as much in memory"]
+        kept = "keys and values are kept in bytes, half of float16; their scales are those of --calibration"
+        return (*(told if size else ()), *([kept] if chosen.cache == INT8_CACHE else ()))
+
+    def wants_cache_scales(self, options: BuildOptions) -> bool:
+        return choices(options).cache == INT8_CACHE
 
     def steps(self, build: Build) -> list[Step]:
         from export.backends.onnx.consumers.write import write_graphs
@@ -72,7 +86,7 @@ class OnnxBackend(ExportBackend):
         ]
         if chosen.prefill_precision:
             steps.append(Step("onnx decoder of many rows", partial(_write_many_rows, build)))
-        return [*steps, Step("onnx graphs of other tools", partial(write_graphs, build, stages))]
+        return [*steps, Step("onnx graphs of other tools", partial(write_graphs, build, stages, chosen.cache))]
 
     def tool_files(self, build: Build) -> list[Path]:
         from export.backends.onnx.consumers.write import write_settings
@@ -94,7 +108,7 @@ class OnnxBackend(ExportBackend):
 
         chosen = chosen_for(build.spec, build.options)
         files = stage_files(build.spec, build.options)
-        reasons = {tool: obstacles(build.spec, tool) for tool in Tool}
+        reasons = {tool: obstacles(build.spec, tool, chosen.cache) for tool in Tool}
         further = further_files(files, not reasons[Tool.GENAI])
         return {
             "stages": {stage: {"file": file.as_posix(), **_dtypes(stage, chosen, build)} for stage, file in files.items()},
@@ -188,11 +202,22 @@ def _write(build: Build, stage: str, graphs: GraphsApart) -> list[Path]:
 
     chosen = chosen_for(build.spec, build.options)
     model = graphs.graph(stage)
-    source = StageWeights(stage, build.weights, build.codes, build.assignments)
+    source = StageWeights(stage, _weights(build, chosen), build.codes, build.assignments)
     path, progress = build.folder / stage_file(stage, chosen), partial(build.progress, f"onnx {stage}")
     elsewhere = _in_the_table(build, chosen) if stage == DECODER else {}
     written = write_stage(model, source, path, progress, data_name(stage, chosen), elsewhere)
     return [file.relative_to(build.folder) for file in written]
+
+
+def _weights(build: Build, chosen: OnnxChoices) -> WeightProvider:
+    """Every parameter of the graphs, the scales of the cache among them."""
+    from export.backends.onnx.kernels import cached_head_width
+    from export.quantisation.cache_scales import ScaledWeights
+
+    if chosen.cache != INT8_CACHE:
+        return build.weights
+    assert build.cache_scales is not None, "refused before any work"
+    return ScaledWeights(build.weights, build.cache_scales, cached_head_width(build.spec.decoder.head_dim))
 
 
 def _write_many_rows(build: Build) -> list[Path]:

@@ -11,6 +11,7 @@ from export.backends.onnx.record import BACKEND, BLOCK_SIZES, PRESETS, TOKEN_GRI
 from export.quantisation.block_length import AUTO, length_for
 from export.quantisation.spec import Assignment, LayerShape, Storage
 from runtime_py.backends import records
+from runtime_py.backends.records import INT8_CACHE
 from runtime_py.contracts import DECODER, EMBED, VISION
 from runtime_py.errors import UsageError
 
@@ -59,7 +60,7 @@ class OnnxChoices:
         symmetric: int4 blocks share the constant zero point 8; else each stores its own.
         preset: of `EIGHT_BITS`, which layers of int4 packages keep eight bits, or `COMPACT`.
         prefill_precision: of a second decoder for calls of many rows (`export.backends.onnx.many_rows`); "" for none.
-        cache: dtype of the key/value cache.
+        cache: dtype of the key/value cache; ``int8`` by ``cache_precision``.
     """
 
     precision: str
@@ -102,6 +103,10 @@ def choices(options: BuildOptions, routed: bool = False, one_table: bool = False
     }
     given = {name: options.extra[name] for name in ALLOWED if name in options.extra}
     merged = {**defaults, **given}
+    if merged.pop("cache_precision", None) and options.precision == "int4":
+        if "cache" in given:
+            raise UsageError("--cache-dtype and --cache-precision were both given", "one of them", "leave one out")
+        merged["cache"] = INT8_CACHE
     once = one_table and options.precision == "int4" and merged["embed_precision"] == "int8"
     preset = merged.get("preset", PLAIN)
     widened = bool(EIGHT_BITS[preset])

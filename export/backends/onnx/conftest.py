@@ -15,7 +15,9 @@ from export.backends.base import Build, BuildOptions, Prediction
 from export.backends.onnx.backend import OnnxBackend
 from export.checkpoint.opened import open_folder
 from export.modules.build import build_stage
+from export.modules.cache_kernels import WatchingKernels
 from export.modules.kernels import Kernels
+from export.quantisation.cache_scales import CacheScales
 from export.quantisation.codes import DequantisedWeights, RoundToNearest, WeightProvider
 from export.quantisation.grids import GRIDS
 from export.specs import ModelSpec
@@ -70,7 +72,9 @@ def export(case: str, precision: str, folder: Path, stages: tuple[str, ...] = ST
     assignments = backend.assignments(spec, options)
     codes = RoundToNearest(weights, assignments, GRIDS)
     processor = opened.family.make_processor(spec)
-    build = Build(spec, options, assignments, weights, codes, opened, folder, lambda *_: None, processor)
+    golden = {**np.load(checkpoint / "inputs.npz"), **np.load(checkpoint / "outputs.npz")}
+    scales = cache_scales(spec, weights, golden) if backend.wants_cache_scales(options) else None
+    build = Build(spec, options, assignments, weights, codes, opened, folder, lambda *_: None, processor, scales)
     for step in backend.steps(build):
         if step.name.removeprefix("onnx ") in stages or stages == STAGES:
             assert all((folder / file).is_file() for file in step.run())
@@ -80,8 +84,20 @@ def export(case: str, precision: str, folder: Path, stages: tuple[str, ...] = ST
         "contracts": {s: c.to_json() for s, c in contracts(spec).items()},
         "files": rows_of(folder),
     }
-    golden = {**np.load(checkpoint / "inputs.npz"), **np.load(checkpoint / "outputs.npz")}
     return Package(folder, spec, weights, build, manifest, backend.predict(spec, options, assignments), golden)
+
+
+def cache_scales(spec: ModelSpec, weights: WeightProvider, golden: dict[str, np.ndarray]) -> CacheScales:
+    """Of a cache in bytes, chosen from the golden's own prompt."""
+    kernels = WatchingKernels()
+    module = build_stage(spec, DECODER, kernels).eval()
+    module.load_state_dict({n: weights.tensor(f"{DECODER}.{n}").float() for n, _ in module.named_parameters()})
+    embeds, decoder = torch.from_numpy(golden["inputs_embeds"]), spec.decoder
+    positions = torch.arange(embeds.shape[1])
+    past = torch.zeros(1, decoder.kv_heads, 0, decoder.head_dim)
+    with torch.no_grad():
+        module(embeds, torch.ones_like(positions)[None], positions[None], positions[:1], [(past, past)] * decoder.layers)
+    return CacheScales.of_sizes(kernels.sizes)
 
 
 @pytest.fixture(scope="session")

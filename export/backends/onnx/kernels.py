@@ -36,6 +36,8 @@ EIGHT_BITS_ROUNDED = (Role.DECODER, Role.HEAD)
 """Roles of 8-bit layers that every token reads: with float32 inputs ONNX Runtime 1.32 unpacks the matrix in every call (one
 row through 49152 x 576 on one thread: 144 ms; with int8 inputs 1.7 ms at 0.5 % of the largest value, in 4 bits 1.1 ms)."""
 
+PER_CHANNEL = "PER_CHANNEL"
+
 HEAD_STEP = 8
 """GroupQueryAttention refuses heads whose width is no multiple of this (measured with ONNX Runtime 1.31)."""
 
@@ -52,7 +54,7 @@ class KernelChoices:
     Attributes:
         accuracy_level: of the input of 4-bit layers and of `EIGHT_BITS_ROUNDED`: 4 rounds it to int8 per block, 0 does not.
         storage: dtype of matrices that no assignment names.
-        cache: dtype of the key/value cache; attention computes in it.
+        cache: dtype of the key/value cache; attention computes in it, over int8 in float32.
     """
 
     accuracy_level: int = 4
@@ -85,6 +87,9 @@ class OrtKernels(Kernels):
 
     def cached_attention(self, spec: DecoderSpec) -> CachedAttention:
         return GroupQueryAttention(spec, self.choices.cache)
+
+    def layer_attention(self, name: str, shared: CachedAttention) -> CachedAttention:
+        return Int8CacheAttention(shared.spec) if self.choices.cache is torch.int8 else shared
 
     def full_attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         batch, heads, tokens, head_dim = q.shape
@@ -221,15 +226,20 @@ class GroupQueryAttention(CachedAttention):
         rotated = self._rotate(q, scaled_cos, scaled_sin, spec.heads), self._rotate(k, cos, sin, spec.kv_heads)
         wide_q, wide_k, wide_v = (self._widened(t, width) for t in (*rotated, v))
         present = (past_key.shape[0], spec.kv_heads, mask.shape[1], width)
+        computed, further, attributes = self._kept_so(q.dtype)
         out, key, value = symbolic_multi_out(
             f"{MICROSOFT}::GroupQueryAttention",
-            [*(t.to(self.cache) for t in (wide_q, wide_k, wide_v)), past_key, past_value, last, total],
-            {"num_heads": spec.heads, "kv_num_heads": spec.kv_heads, "do_rotary": 0, "scale": 1.0},
-            dtypes=(self.cache, self.cache, self.cache),
+            [*(t.to(computed) for t in (wide_q, wide_k, wide_v)), past_key, past_value, last, total, *further],
+            {"num_heads": spec.heads, "kv_num_heads": spec.kv_heads, "do_rotary": 0, "scale": 1.0, **attributes},
+            dtypes=(computed, self.cache, self.cache),
             shapes=(wide_q.shape, present, present),
             version=1,
         )
         return self._narrowed(out, width).to(q.dtype), key, value
+
+    def _kept_so(self, given: torch.dtype) -> tuple[torch.dtype, Sequence[Tensor | None], Attributes]:
+        """What the operator computes in, and its further inputs and attributes; ``given`` is the dtype of the queries."""
+        return self.cache, (), {}
 
     def _widened(self, x: Tensor, width: int) -> Tensor:
         """(batch, tokens, heads * head_dim) with zeros behind every head; zeros change neither a product nor a sum."""
@@ -248,6 +258,25 @@ class GroupQueryAttention(CachedAttention):
     def _rotate(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
         attributes: Attributes = {"num_heads": heads, "interleaved": 0}  # a channel turns with the one half a head away
         return symbolic("RotaryEmbedding", (x, cos, sin), attributes, dtype=x.dtype, shape=x.shape, version=OPSET)
+
+
+class Int8CacheAttention(GroupQueryAttention):
+    """The attention of one layer over a cache in bytes, with a scale for every channel of its keys and of its values.
+
+    New keys and values are rounded to bytes before anything attends to them, and attention is computed in float32.
+    Initializers: ``key_scale`` and ``value_scale``, float32 (kv_heads, 1, width).
+    """
+
+    def __init__(self, spec: DecoderSpec) -> None:
+        nn.Module.__init__(self)  # without the rotary frequencies, which the shared attention has
+        self.spec, self.cache = spec, torch.int8
+        shape = (spec.kv_heads, 1, cached_head_width(spec.head_dim))
+        self.key_scale, self.value_scale = (_stored(*shape, dtype=torch.float32) for _ in range(2))
+
+    def _kept_so(self, given: torch.dtype) -> tuple[torch.dtype, Sequence[Tensor | None], Attributes]:
+        attributes: Attributes = {"kv_cache_bit_width": 8, "k_quant_type": PER_CHANNEL, "v_quant_type": PER_CHANNEL}
+        # rotary tables, positions, a bias and a sink stand between: none of them
+        return given, (*[None] * 5, self.key_scale, self.value_scale), attributes
 
 
 class StoredEmbedding(nn.Module):

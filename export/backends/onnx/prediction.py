@@ -11,7 +11,7 @@ from export.backends.onnx.many_rows import is_integer, second_assignments
 from export.graphs.layout import Place, lay_out
 from export.quantisation.spec import Assignment, Storage
 from export.specs import ModelSpec
-from runtime_py.backends.records import MANY_ROWS
+from runtime_py.backends.records import INT8_CACHE, MANY_ROWS
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, STAGES, VISION
 
 GRAPH_BYTES = {DECODER: 5_000, VISION: 3_400, CONNECTOR: 9_400, EMBED: 1_900}
@@ -21,6 +21,9 @@ PAIR_BYTES = 9_000
 """What rounding the inputs of a decoder block's four layers to 14 bits adds to its graph."""
 ROUNDING_BYTES, FINE_BYTES = 5_600, 3_300
 """What rounding the inputs of a vision block's four layers adds to its graph, and what doing so finely in the first adds."""
+
+CACHE_ITEM = {"float32": 4, "float16": 2, INT8_CACHE: 1}
+"""Bytes of a number in the cache."""
 
 FURTHER = "further_graphs"
 JOINT_BYTES, ROWS_BYTES = 1_600, 400
@@ -41,7 +44,8 @@ def predict(
     if second:
         files[MANY_ROWS] = graphs[DECODER] + PAIR_BYTES * spec.decoder.layers + second
     files[FURTHER] = graphs[VISION] + graphs[CONNECTOR] + JOINT_BYTES
-    if not obstacles(spec, Tool.GENAI):
+    files[DECODER] += _scale_bytes(spec, chosen)
+    if not obstacles(spec, Tool.GENAI, chosen.cache):
         files[FURTHER] += graphs[EMBED] + ROWS_BYTES + graphs[DECODER]
     device = {
         "weights": sum(_resident(stage, places, chosen, assignments) for stage, (places, _) in laid.items()) + second,
@@ -131,9 +135,17 @@ def _cache_bytes(spec: ModelSpec, options: BuildOptions, chosen: OnnxChoices) ->
     from export.backends.onnx.kernels import cached_head_width
 
     decoder, limits = spec.decoder, options.limits
-    item = 2 if chosen.cache == "float16" else 4
     width = cached_head_width(decoder.head_dim)
-    return 2 * decoder.layers * decoder.kv_heads * width * limits.context * limits.batch * item
+    return 2 * decoder.layers * decoder.kv_heads * width * limits.context * limits.batch * CACHE_ITEM[chosen.cache]
+
+
+def _scale_bytes(spec: ModelSpec, chosen: OnnxChoices) -> int:
+    """Of the scales of a cache in bytes."""
+    from export.backends.onnx.kernels import cached_head_width
+
+    decoder = spec.decoder
+    width = cached_head_width(decoder.head_dim)
+    return 4 * 2 * decoder.layers * decoder.kv_heads * width if chosen.cache == INT8_CACHE else 0
 
 
 def _activation_bytes(spec: ModelSpec, options: BuildOptions) -> int:

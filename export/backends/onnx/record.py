@@ -25,6 +25,7 @@ EMBEDDING, HEAD = "how the embedding is stored", "how the language head is store
 WIDE = "mixed: some layers keep eight bits; compact: blocks of up to 128, for calibrated codes"
 
 
+BYTES = "keys and values in bytes, whose scales a calibration with this flag holds: half the cache, faster long answers"
 TWICE = "a second decoder in the package, for prompts and for several sequences at a time, faster there"
 
 
@@ -67,5 +68,6 @@ BACKEND = Backend(
         BackendOption("head_precision", "--head-precision", ("int4", "int8", "fp16"), HEAD, INT4_ONLY),
         BackendOption("preset", "--preset", PRESETS, WIDE, INT4_ONLY),
         BackendOption("prefill_precision", "--prefill-precision", ("int8",), TWICE, INT4_ONLY, alone=True),
+        BackendOption("cache_precision", "--cache-precision", ("int8",), BYTES, INT4_ONLY, alone=True),
     ),
 )

@@ -64,8 +64,11 @@ class DecoderAttention(nn.Module):
         self.sizes = [spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim, spec.kv_heads * spec.head_dim]
         self.qkv = parts.qkv(f"{name}.qkv")
         self.out = parts.out(f"{name}.out")
-        # The decoder owns the kernel that all layers share; registered here too, its parameters would have many names.
-        object.__setattr__(self, "attend", attend)
+        own = parts.kernels.layer_attention(f"{name}.attend", attend)
+        if own is not attend:
+            self.attend = own
+        else:  # the decoder owns the kernel that all layers share; registered here too, its parameters would have many names
+            object.__setattr__(self, "attend", attend)
 
     def forward(self, x: Tensor, past: Cache, shared: tuple[Tensor, ...], routing: Routing | None) -> tuple[Tensor, Cache]:
         q, k, v = route(self.qkv, x, routing).split(self.sizes, dim=-1)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from export.specs import ModelSpec, RotaryVisionSpec
 from export.stages import contracts
+from runtime_py.backends.records import INT8_CACHE
 from runtime_py.contracts import CONNECTOR, DECODER, VISION
 from runtime_py.preprocess.spliced import PLACEHOLDER
 
@@ -22,6 +23,9 @@ KNOWN = {
 }
 CACHE, ANGLES = "past_key_values.", "rotary_angles"
 
+UNKNOWN_CACHES = (INT8_CACHE,)
+"""Dtypes of the cache that no tool was ever seen to hold."""
+
 
 class Tool(StrEnum):
     """A tool that opens graphs; its value is its name for people."""
@@ -30,8 +34,12 @@ class Tool(StrEnum):
     GENAI = "onnxruntime-genai"
 
 
-def obstacles(spec: ModelSpec, tool: Tool) -> tuple[str, ...]:
-    """What keeps a tool from holding this model, for people; empty when nothing does."""
+def obstacles(spec: ModelSpec, tool: Tool, cache: str = "") -> tuple[str, ...]:
+    """What keeps a tool from holding this model, for people; empty when nothing does.
+
+    Args:
+        cache: dtype of the key/value cache; "" for one that every tool makes.
+    """
     stages = contracts(spec)
     grids = by_grid(spec) and tool is Tool.GENAI
     reasons = []
@@ -43,6 +51,8 @@ def obstacles(spec: ModelSpec, tool: Tool) -> tuple[str, ...]:
     axes = len(spec.decoder.rope.sections)
     if axes and not grids:
         reasons.append(f"position_ids have {axes} axes")
+    if cache in UNKNOWN_CACHES:
+        reasons.append(f"the cache is {cache}")
     return tuple(reasons)
 
 

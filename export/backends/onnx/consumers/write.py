@@ -32,8 +32,8 @@ def further_files(stages: Mapping[str, Path], held: bool) -> dict[str, Path]:
     return files
 
 
-def write_graphs(build: Build, stages: Mapping[str, Path]) -> list[Path]:
-    """Write the further graphs; returns their paths in the package."""
+def write_graphs(build: Build, stages: Mapping[str, Path], cache: str) -> list[Path]:
+    """Write the further graphs; returns their paths in the package. ``cache`` is the dtype of the key/value cache."""
     import onnx
 
     from export.backends.onnx.consumers import joined
@@ -42,7 +42,7 @@ def write_graphs(build: Build, stages: Mapping[str, Path]) -> list[Path]:
     from export.graphs.writer import write_graph
 
     models = {stage: onnx.load(str(build.folder / path), load_external_data=False) for stage, path in stages.items()}
-    files = further_files(stages, not obstacles(build.spec, Tool.GENAI))
+    files = further_files(stages, not obstacles(build.spec, Tool.GENAI, cache))
     graphs = {JOINED: joined.picture_graph(models[VISION], models[CONNECTOR])}
     if by_grid(build.spec):
         graphs[JOINED] = grid_graph(graphs[JOINED], build.spec.vision)
@@ -63,10 +63,10 @@ def write_settings(build: Build, stages: Mapping[str, Path], cache: str, cache_w
     opened = {"vision_encoder": graphs[JOINED], "embed_tokens": stages[EMBED].as_posix()}
     opened["decoder_model_merged"] = stages[DECODER].as_posix()
     values: dict[str, Any] = {}
-    if not obstacles(spec, Tool.TRANSFORMERS_JS):
+    if not obstacles(spec, Tool.TRANSFORMERS_JS, cache):
         values["config.json"] = tool_config(spec, stated, opened, cache, cache_width)
         values |= {name: value for name, value in picture_files(spec).items() if not (folder / name).exists()}
-    if not obstacles(spec, Tool.GENAI):
+    if not obstacles(spec, Tool.GENAI, cache):
         values[CONFIG] = genai_config(spec, build.options.limits, graphs, cache_width, stated)
     for name, value in values.items():
         write_json(folder / name, value)

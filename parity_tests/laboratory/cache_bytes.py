@@ -1,0 +1,105 @@
+"""What a cache in bytes does to a decoder: how far what it says is from float32, by how its scales were chosen.
+
+    python -m parity_tests.laboratory.cache_bytes --package PACKAGE --checkpoint FOLDER --calibration FOLDER
+        [--beside PACKAGE] [--text FILE] [--windows 4] [--tokens 192] [--forms]
+
+Reads a text, each window of it from nothing, through the checkpoint in float32, through the package's codes in float32, with
+keys and values as they are and in bytes, and through the package; ``--beside`` is one of the same codes with another cache.
+``--forms`` tries other scales than the calibration's in PyTorch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from export.quantisation.cache_scales import CacheScales
+from parity_tests.check.candidate import open_candidate
+from parity_tests.laboratory.many_rows import apart, log_probabilities, perplexity
+from parity_tests.reference.checkpoint_side import cache_scales, open_checkpoint
+from parity_tests.reference.reference import TorchBackend
+from runtime_py.command import console, flags
+from runtime_py.command.dispatch import Command, execute
+from runtime_py.command.parser import Parser
+from runtime_py.errors import ExitCode
+from runtime_py.model import load
+
+MARGINS = (0.25, 0.5, 0.75, 1.25, 1.5, 2.0)
+
+
+def forms(scales: CacheScales) -> Iterator[tuple[str, CacheScales]]:
+    """Other scales by what they are: one for each head, one for all heads, and smaller or larger ones a channel."""
+    kept = scales.tensors
+    yield "a scale a head", CacheScales({n: s.amax(1, keepdim=True).expand_as(s) for n, s in kept.items()})
+    yield "a scale a tensor", CacheScales({n: s.max().expand_as(s) for n, s in kept.items()})
+    for margin in MARGINS:
+        yield f"a scale a channel, {margin} times", CacheScales({name: margin * scale for name, scale in kept.items()})
+
+
+def tell(given: argparse.Namespace) -> None:
+    """The table."""
+    checkpoint = open_checkpoint(given.checkpoint, given.calibration)
+    side = open_candidate(given.package, trust=True)
+    with load(given.package, None, "off", trust=True) as model:
+        ids = model.tokenizer.encode(given.text.read_text(encoding="utf-8")[: 40 * given.windows * given.tokens])
+    windows = np.array(ids[: given.windows * given.tokens], np.int64).reshape(given.windows, given.tokens)
+    full = log_probabilities(TorchBackend(checkpoint.spec, checkpoint.weights), side, windows)
+    weights = side.examiner.own_numbers(side, checkpoint)
+    plain = side.examiner.arithmetic(side.assignments())
+    scales = cache_scales(checkpoint, side.examiner.record_name)
+    console.out(f"{windows.size} tokens in {len(windows)} windows; perplexity in float32 {perplexity(full, windows):.2f}")
+    columns = "mean KL | median | same best"
+    console.out(f"| | perplexity | from the codes in float32: {columns} | from float32: {columns} |")
+    console.out("|---|---|---|---|---|---|---|---|")
+    codes = log_probabilities(TorchBackend(checkpoint.spec, weights, arithmetic=plain), side, windows)
+
+    def row(name: str, said: Tensor) -> None:
+        console.out(f"| {name} | {perplexity(said, windows):.2f} | {apart(codes, said)} | {apart(full, said)} |")
+
+    row("codes in float32, cache as it is", codes)
+    tried = [("the same, cache in bytes", scales), *(forms(scales) if given.forms else ())]
+    for name, chosen in tried:
+        backend = TorchBackend(checkpoint.spec, weights, arithmetic=replace(plain, cache=chosen))
+        row(name, log_probabilities(backend, side, windows))
+    for folder in filter(None, (given.package, given.beside)):
+        other = open_candidate(folder, trust=True)
+        row(f"package, cache in {other.block['cache']}", log_probabilities(other.backend, other, windows))
+        other.backend.close()
+
+
+def parser(prog: str) -> Parser:
+    """The flags."""
+    made = Parser(prog, "How far a cache in bytes is from float32.")
+    made.add_argument("--package", type=Path, required=True, metavar="DIR", help="exported with --cache-precision int8")
+    made.add_argument("--beside", type=Path, metavar="DIR", help="one of the same calibration, with another cache")
+    made.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="what the package was made from")
+    made.add_argument("--calibration", type=Path, required=True, metavar="DIR", help="what it was made with")
+    made.add_argument("--text", type=Path, default=Path("docs/design.md"), metavar="FILE", help="default %(default)s")
+    made.add_argument("--windows", type=int, default=4, metavar="N", help="default 4")
+    made.add_argument("--tokens", type=int, default=192, metavar="N", help="of a window; default 192")
+    made.add_argument("--forms", action="store_true", help="and other scales, in PyTorch")
+    flags.talk(made)
+    return made
+
+
+def _run(given: argparse.Namespace) -> int:
+    tell(given)
+    return ExitCode.OK
+
+
+COMMAND = Command(parser, _run)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    return execute(COMMAND, "python -m parity_tests.laboratory.cache_bytes", arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
