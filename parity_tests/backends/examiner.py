@@ -117,6 +117,10 @@ class Examiner:
         """Whether the cache holds bytes, with scales of the calibration."""
         return False
 
+    def cache_scales(self, side: Candidate) -> Mapping[str, np.ndarray]:
+        """Where `keeps_bytes`, the scales that the decoder's files hold by canonical name: float32 (kv_heads, 1, width)."""
+        return {}
+
     def arithmetic(self, rows: Rows) -> Arithmetic:
         """The deliberate roundings of the files that run here."""
         from parity_tests.reference.arithmetic import PLAIN

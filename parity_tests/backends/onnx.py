@@ -74,6 +74,21 @@ class OnnxExaminer(Examiner):
     def keeps_bytes(self, side: Candidate) -> bool:
         return side.block.get("cache") == INT8_CACHE
 
+    def cache_scales(self, side: Candidate) -> Mapping[str, np.ndarray]:
+        import onnx
+        from onnx.external_data_helper import load_external_data_for_tensor
+
+        from export.quantisation.cache_scales import KEY, VALUE
+
+        path = side.folder / side.block["stages"][DECODER]["file"]
+        found = {}
+        for tensor in onnx.load(str(path), load_external_data=False).graph.initializer:
+            if tensor.name.endswith((f".{KEY}", f".{VALUE}")):
+                if tensor.external_data:
+                    load_external_data_for_tensor(tensor, str(path.parent))
+                found[f"{DECODER}.{tensor.name}"] = onnx.numpy_helper.to_array(tensor)
+        return found
+
     def arithmetic(self, rows: Rows) -> Arithmetic:
         """Computed in float32; inputs that are rounded with one scale a call are, and matrices without codes are float16."""
         from export.backends.onnx.record import CALL_GRID

@@ -14,9 +14,9 @@ from typing import Any
 
 from parity_tests.check import recorded_sample
 from parity_tests.check.ask import ask_all
+from parity_tests.check.cache_scales import cut_channels, other_scales
 from parity_tests.check.candidate import Candidate, open_candidate
 from parity_tests.check.collect_details import collect, told, waivers
-from parity_tests.check.cut_cache import cut_channels
 from parity_tests.check.demo_task import demo_checkpoint, task_accuracy
 from parity_tests.check.own_questions import OWN_STEPS, OwnData, batches, own_questions
 from parity_tests.check.package_questions import questions, stand_in
@@ -168,6 +168,7 @@ def _against_checkpoint(whole: Candidate, checkpoint: Checkpoint, options: Check
     if second_sides is not None:
         compared += second_comparisons(second_sides, asked, steps)
     inexact = [] if sides.streamed else [other_numbers(candidate, checkpoint)]
+    inexact += [other_scales(side, checkpoint) for side in (candidate, second) if side is not None]
     inexact.append(cut_channels(candidate, sides.nearest))
     if options.rebuild:
         inexact.append(other_code(candidate, checkpoint.spec, sides.nearest, asked[-1]))
