@@ -9,6 +9,7 @@ or of samples that say nothing of its use.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +19,6 @@ from export.quantisation.cache_scales import KEY, VALUE
 from parity_tests.check.candidate import Candidate
 from parity_tests.judging.metrics import Kind
 from parity_tests.judging.results import Comparison, Divergence, Measurement
-from parity_tests.reference.checkpoint_side import Checkpoint, cache_scales
 from runtime_py.contracts import DECODER
 
 if TYPE_CHECKING:
@@ -29,27 +29,44 @@ NAME = "cache scales"
 SHARE = 0.2
 """Of all positions. Of normally distributed numbers whose scale is 8 times too small a third are cut to less than half."""
 
+Failed = tuple[Comparison, Divergence]
+"""A failed comparison, and the first place in it."""
 
-def other_scales(candidate: Candidate, checkpoint: Checkpoint) -> tuple[Comparison, Divergence] | None:
-    """A failed comparison and the first place in it; None where every scale of the files is the calibration's.
+
+def other_scales(candidate: Candidate, reference: TorchBackend) -> Failed | None:
+    """None where every scale of the files is that of the calibration, which the reference rounds by.
 
     Channels that only widen a head to what an operator takes are not looked at: nothing but zeros stands in them.
     """
     if not candidate.examiner.keeps_bytes(candidate):
         return None
     stored = candidate.examiner.cache_scales(candidate)
-    wanted = cache_scales(checkpoint, candidate.examiner.record_name).tensors
-    other = {name: _other(stored.get(name), scale.numpy()) for name, scale in wanted.items()}
-    wrong = [name for name, count in other.items() if count]
-    if not wrong:
+    other = {
+        f"{path}.{half}": _other(stored.get(f"{DECODER}.{path}.{half}"), scale.cpu().numpy())
+        for path, module in _attentions(reference)
+        for half, scale in zip((KEY, VALUE), module.scales, strict=True)
+    }
+    return _failed(candidate, "the calibration", other, "have other scales than the calibration", "export again with --calibration")
+
+
+def cut_channels(candidate: Candidate, reference: TorchBackend) -> Failed | None:
+    """None where no channel of what the reference kept so far is cut to less than half too often."""
+    if not candidate.examiner.keeps_bytes(candidate):
         return None
-    path, _, half = wrong[0].removeprefix(f"{DECODER}.").rpartition(".")
-    block = ".".join(path.split(".")[:2])
-    note = (
-        f"inside it the first is {path.removeprefix(f'{block}.')}.{half}: {other[wrong[0]]} channels have other scales than "
-        f"the calibration, in all layers {sum(other.values())}; export again with --calibration"
-    )
-    return _compared(candidate, "the calibration", sum(other.values())), Divergence(DECODER, block, note=note)
+    cut = {
+        f"{path}.{half}": int((module.halved[at] > SHARE * module.seen).sum())
+        for path, module in _attentions(reference)
+        for at, half in enumerate((KEY, VALUE))
+    }
+    often = f"are cut to less than half at more than {SHARE:.0%} of the positions"
+    advice = "calibrate again, with samples of what the model will see"
+    return _failed(candidate, "numbers that the reference keeps", cut, often, advice)
+
+
+def _attentions(reference: TorchBackend) -> Iterator[tuple[str, RoundedCacheAttention]]:
+    for path, module in reference.stage(DECODER).named_modules():
+        if isinstance(module, RoundedCacheAttention):
+            yield path, module
 
 
 def _other(stored: np.ndarray | None, scale: np.ndarray) -> int:
@@ -59,27 +76,16 @@ def _other(stored: np.ndarray | None, scale: np.ndarray) -> int:
     return int(np.count_nonzero(stored[:, 0, : scale.shape[1]] != scale))
 
 
-def _compared(candidate: Candidate, against: str, count: int) -> Comparison:
-    measurement = Measurement("cache scales", DECODER, Kind.EXACT, (count,), {"mismatches": float(count)})
-    return Comparison(NAME, candidate.implementation_standard(), against, candidate.name, (measurement,))
-
-
-def cut_channels(candidate: Candidate, reference: TorchBackend) -> tuple[Comparison, Divergence] | None:
-    """A failed comparison and the first place in it, of what a reference kept so far; None where no channel is cut so."""
-    if not candidate.examiner.keeps_bytes(candidate):
+def _failed(candidate: Candidate, against: str, channels: Mapping[str, int], what: str, advice: str) -> Failed | None:
+    """Of the channels of each layer's scale, by its path in the decoder, that are wrong; None where none is."""
+    wrong = {path: count for path, count in channels.items() if count}
+    if not wrong:
         return None
-    places = []
-    for path, module in reference.stage(DECODER).named_modules():
-        if isinstance(module, RoundedCacheAttention) and module.seen:
-            often = module.halved > SHARE * module.seen
-            places += [(path, half, int(often[at].sum())) for at, half in enumerate((KEY, VALUE)) if often[at].any()]
-    if not places:
-        return None
-    count = sum(cut for _, _, cut in places)
-    path, half, cut = places[0]
+    count, (path, first) = sum(wrong.values()), next(iter(wrong.items()))
     block = ".".join(path.split(".")[:2])
+    measurement = Measurement(NAME, DECODER, Kind.EXACT, (count,), {"mismatches": float(count)})
+    compared = Comparison(NAME, candidate.implementation_standard(), against, candidate.name, (measurement,))
     note = (
-        f"inside it the first is {path.removeprefix(f'{block}.')}.{half}: {cut} channels are cut to less than half at more "
-        f"than {SHARE:.0%} of the positions, in all layers {count}; calibrate again, with samples of what the model will see"
+        f"inside it the first is {path.removeprefix(f'{block}.')}: {first} channels {what}, in all layers {count}; {advice}"
     )
-    return _compared(candidate, "numbers that the reference keeps", count), Divergence(DECODER, block, note=note)
+    return compared, Divergence(DECODER, block, note=note)

@@ -168,7 +168,7 @@ def _against_checkpoint(whole: Candidate, checkpoint: Checkpoint, options: Check
     if second_sides is not None:
         compared += second_comparisons(second_sides, asked, steps)
     inexact = [] if sides.streamed else [other_numbers(candidate, checkpoint)]
-    inexact += [other_scales(side, checkpoint) for side in (candidate, second) if side is not None]
+    inexact += [other_scales(side, sides.nearest) for side in (candidate, second) if side is not None]
     inexact.append(cut_channels(candidate, sides.nearest))
     if options.rebuild:
         inexact.append(other_code(candidate, checkpoint.spec, sides.nearest, asked[-1]))

@@ -144,17 +144,15 @@ def stored_reference(
 
 
 def cache_scales(checkpoint: Checkpoint, backend: str) -> CacheScales:
-    """Scales of a cache in bytes, as the calibration has them.
+    """Scales of a cache in bytes, as a calibration has them whose files `codes_of` has checked.
 
     Raises:
         UsageError: it has none, or those of another model.
     """
-    from export.quantisation.stored import check_files, read_manifest, stored_cache_scales
+    from export.quantisation.stored import read_manifest, stored_cache_scales
 
     assert checkpoint.calibration is not None, "a package with such scales names its calibration"
-    manifest = read_manifest(checkpoint.calibration)
-    check_files(checkpoint.calibration, manifest)
-    scales = stored_cache_scales(checkpoint.calibration, manifest, backend)
+    scales = stored_cache_scales(checkpoint.calibration, read_manifest(checkpoint.calibration), backend)
     if scales is None:
         raise UsageError(
             f"{checkpoint.calibration} holds no scales of a cache, and the package keeps one in bytes",

@@ -19,6 +19,16 @@ INSTRUCTIONS = {"x86_64": ("avx2", "fma", "f16c", "bmi2"), "aarch64": ("asimddp"
 CPUINFO = Path("/proc/cpuinfo")
 
 
+def architecture(machine: str = "") -> str:
+    """A processor's architecture as Linux names it: ``x86_64``, ``aarch64``.
+
+    Args:
+        machine: as ``platform.machine`` names it; this one where it is empty.
+    """
+    name = (machine or platform.machine()).lower()
+    return NAMES.get(name, name)
+
+
 def require_processor(library: Path, machine: str = "", cpuinfo: Path = CPUINFO) -> None:
     """Refuse a library for another processor; what is no ELF file is left to the loader.
 
@@ -35,8 +45,7 @@ def require_processor(library: Path, machine: str = "", cpuinfo: Path = CPUINFO)
         return
     number = int.from_bytes(header[18:20], "little")
     built = ELF_MACHINES.get(number, f"ELF machine {number}")
-    here = (machine or platform.machine()).lower()
-    here = NAMES.get(here, here)
+    here = architecture(machine)
     if built != here:
         raise MachineError(
             f"{library.name} is built for {built}, and this machine is {here}",

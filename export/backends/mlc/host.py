@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import platform
+from runtime_py.backends.processor import architecture
 
 X86_64, ARM64 = "x86_64", "aarch64"
 """Places of export.backends.mlc.library.TARGETS."""
@@ -14,4 +14,4 @@ def host_place(machine: str = "") -> str:
     Args:
         machine: as ``platform.machine`` names it; this one where it is empty.
     """
-    return ARM64 if (machine or platform.machine()).lower() in ("aarch64", "arm64") else X86_64
+    return ARM64 if architecture(machine) == ARM64 else X86_64

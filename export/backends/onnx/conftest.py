@@ -90,14 +90,18 @@ def export(case: str, precision: str, folder: Path, stages: tuple[str, ...] = ST
 def cache_scales(spec: ModelSpec, weights: WeightProvider, golden: dict[str, np.ndarray]) -> CacheScales:
     """Of a cache in bytes, chosen from the golden's own prompt."""
     kernels = WatchingKernels()
-    module = build_stage(spec, DECODER, kernels).eval()
-    module.load_state_dict({n: weights.tensor(f"{DECODER}.{n}").float() for n, _ in module.named_parameters()})
-    embeds, decoder = torch.from_numpy(golden["inputs_embeds"]), spec.decoder
-    positions = torch.arange(embeds.shape[1])
-    past = torch.zeros(1, decoder.kv_heads, 0, decoder.head_dim)
-    with torch.no_grad():
-        module(embeds, torch.ones_like(positions)[None], positions[None], positions[:1], [(past, past)] * decoder.layers)
+    decoded(spec, weights, kernels, golden["inputs_embeds"])
     return CacheScales.of_sizes(kernels.sizes)
+
+
+def decoded(spec: ModelSpec, weights: WeightProvider, kernels: Kernels, embeds: np.ndarray) -> np.ndarray:
+    """Logits (1, tokens, vocabulary) of a prompt (1, tokens, hidden) in PyTorch."""
+    module, decoder = build_stage(spec, DECODER, kernels).eval(), spec.decoder
+    module.load_state_dict({n: weights.tensor(f"{DECODER}.{n}").float() for n, _ in module.named_parameters()})
+    positions, past = torch.arange(embeds.shape[1]), torch.zeros(1, decoder.kv_heads, 0, decoder.head_dim)
+    given = (torch.from_numpy(embeds), torch.ones_like(positions)[None], positions[None], positions)
+    with torch.no_grad():
+        return np.asarray(module(*given, [(past, past)] * decoder.layers)[0].numpy())
 
 
 @pytest.fixture(scope="session")

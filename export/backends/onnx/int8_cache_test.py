@@ -11,10 +11,10 @@ import pytest
 from export.backends.base import BuildOptions
 from export.backends.onnx.backend import OnnxBackend
 from export.backends.onnx.choices import choices
-from export.backends.onnx.conftest import EXACT, TARGET, Package, export, prefill
+from export.backends.onnx.conftest import EXACT, TARGET, Package, decoded, export, prefill
 from export.backends.onnx.consumers.held import Tool, obstacles
-from export.modules.build import build_stage
 from export.modules.cache_kernels import RoundedCacheKernels
+from export.modules.kernels import Kernels
 from export.quantisation.codes import DequantisedWeights
 from export.quantisation.grids import GRIDS
 from export.request import ExportRequest
@@ -68,20 +68,10 @@ def test_both_decoders_keep_bytes_by_the_same_scales(package: Package) -> None:
 def test_it_says_what_a_decoder_says_that_rounds_keys_and_values(package: Package, first: OrtBackend) -> None:
     assert package.build.cache_scales is not None
     weights = DequantisedWeights(package.build.weights, package.build.codes, package.build.assignments, GRIDS)
-    embeds, tokens = package.golden["inputs_embeds"], package.golden["inputs_embeds"].shape[1]
+    embeds = package.golden["inputs_embeds"]
 
-    import torch
-
-    def wanted(kernels: object) -> np.ndarray:
-        module = build_stage(package.spec, DECODER, kernels).eval()  # type: ignore[arg-type]
-        module.load_state_dict({n: weights.tensor(f"{DECODER}.{n}").float() for n, _ in module.named_parameters()})
-        spec, positions = package.spec.decoder, torch.arange(tokens)
-        past = torch.zeros(1, spec.kv_heads, 0, spec.head_dim)
-        given = (torch.from_numpy(embeds), torch.ones(1, tokens, dtype=torch.long), positions[None], positions)
-        with torch.no_grad():
-            return np.asarray(module(*given, [(past, past)] * spec.layers)[0].numpy())
-
-    from export.modules.kernels import Kernels
+    def wanted(kernels: Kernels) -> np.ndarray:
+        return decoded(package.spec, weights, kernels, embeds)
 
     rounded, plain = wanted(RoundedCacheKernels(package.build.cache_scales)), wanted(Kernels())
     scale = np.abs(plain).max()
