@@ -46,7 +46,9 @@ def other_scales(candidate: Candidate, reference: TorchBackend) -> Failed | None
         for path, module in _attentions(reference)
         for half, scale in zip((KEY, VALUE), module.scales, strict=True)
     }
-    return _failed(candidate, "the calibration", other, "have other scales than the calibration", "export again with --calibration")
+    return _failed(
+        candidate, "the calibration", other, "have other scales than the calibration", "export again with --calibration"
+    )
 
 
 def cut_channels(candidate: Candidate, reference: TorchBackend) -> Failed | None:
