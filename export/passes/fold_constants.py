@@ -20,6 +20,9 @@ from export.passes.base import GraphPass, Part
 ROUNDS = 2
 """Times that folding and rewriting are repeated while either finds something."""
 
+LARGEST_SHARED = 4096
+"""Numbers of the largest constant that is looked at for another that is equal: a matrix that turns 64 values."""
+
 COMMUTED = ("mul_by_1_rule", "add_0_rule")
 """Rules that look at their operands in both orders."""
 
@@ -88,7 +91,7 @@ class FoldConstants(GraphPass):
             common.RemoveUnusedNodesPass(),
             common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
             common.LiftSubgraphInitializersToMainGraphPass(),
-            common.DeduplicateInitializersPass(),
+            common.DeduplicateInitializersPass(size_limit=LARGEST_SHARED),
             common.CommonSubexpressionEliminationPass(),
             common.OutputFixPass(),
             common.NameFixPass(),

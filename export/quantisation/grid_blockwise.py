@@ -89,8 +89,7 @@ class BlockGrid:
         codes = torch.empty(count, groups, group, dtype=torch.uint8)
         low, high = torch.empty(count, groups), torch.empty(count, groups)
         for piece, blocks in self._blocks(rows, groups, group):
-            torch.amin(blocks, 2, out=low[piece])
-            torch.amax(blocks, 2, out=high[piece])
+            self._extremes(blocks, low[piece], high[piece])
         scales, inverse = self._stored(low, high)
         zeros = (-low.clamp(max=0) * inverse).round_().clamp_(0, self.highest) if self.zero_points else None
         for piece, blocks in self._blocks(rows, groups, group):
@@ -101,6 +100,13 @@ class BlockGrid:
                 raised.add_(WHOLE).add_(zeros[piece, :, None])
             self._write(codes[piece], raised)
         return Codes(codes.view(count, groups * group), scales, None if zeros is None else zeros.to(torch.uint8))
+
+    def _extremes(self, blocks: Tensor, low: Tensor, high: Tensor) -> None:
+        """Fill ``low`` and ``high`` (rows, groups) with what the scales of blocks (rows, groups, group) are chosen by."""
+        import torch
+
+        torch.amin(blocks, 2, out=low)
+        torch.amax(blocks, 2, out=high)
 
     def _write(self, codes: Tensor, raised: Tensor) -> None:
         """Codes between 0 and `highest` from values of `WHOLE` more."""

@@ -57,10 +57,10 @@ class OnnxExaminer(Examiner):
         return side.block.get("accuracy_level") == EIGHT_BITS and any("int4" in grid for grid in _grids(side))
 
     def _rounds_tokens(self, side: Candidate) -> bool:
-        """Whether the vision tower rounds the inputs of its layers to 8 bits, a scale a token."""
-        from export.backends.onnx.record import TOKEN_GRID
+        """Whether the vision tower or a second decoder rounds the inputs of its layers to bytes, a scale a token."""
+        from export.backends.onnx.record import ROTATED_GRID, TOKEN_GRID
 
-        return not side.block.get(EXACT_TOKENS, False) and TOKEN_GRID in _grids(side)
+        return not side.block.get(EXACT_TOKENS, False) and not _grids(side).isdisjoint((TOKEN_GRID, ROTATED_GRID))
 
     def _half_cache(self, side: Candidate) -> bool:
         """Whether attention works on float16 keys and values."""
@@ -131,7 +131,7 @@ class OnnxExaminer(Examiner):
         return predicted_peak(spec)
 
     def exact(self, side: Candidate) -> Candidate | None:
-        """The same graphs without the float16 cache and without int8 inputs of int4 layers and of the tower.
+        """The same graphs without the float16 cache and without inputs in bytes.
 
         A cache in bytes stays, which the reference has too.
         """
@@ -150,9 +150,12 @@ class OnnxExaminer(Examiner):
 
     def decoders(self, side: Candidate) -> tuple[Candidate, Candidate | None]:
         """The package with its first decoder for every call, and with its second one."""
+        from export.backends.onnx.many_rows import require_turned
+
         many = side.block.get(MANY_ROWS)
         if many is None:
             return side, None
+        require_turned(side.folder, many["assignments"])
         first = {name: value for name, value in side.block.items() if name != MANY_ROWS}
         second = {
             **first,

@@ -1,7 +1,7 @@
 """What a package's second decoder is worth: its calls beside the first one's, and how far what it says is from float32.
 
     python -m parity_tests.laboratory.many_rows --package PACKAGE [--threads 1] [--operators]
-    python -m parity_tests.laboratory.many_rows --package PACKAGE --checkpoint FOLDER [--text FILE] [--seven-bits]
+    python -m parity_tests.laboratory.many_rows --package PACKAGE --checkpoint FOLDER [--text FILE] [--roundings]
 
 The first line prints the time of a step of several sequences and of a prompt through either decoder, in turns, or
 what a step of eight through the second one is made of (``--operators``). The second one reads a text, each window of it
@@ -26,6 +26,8 @@ from torch import Tensor, nn
 
 from export.modules.kernels import Kernels, Role
 from export.quantisation.codes import WeightProvider
+from export.quantisation.grid_rotated import INPUT_STEPS
+from export.quantisation.hadamard import turned
 from export.specs import ModelSpec
 from parity_tests.check.candidate import Candidate, open_candidate
 from parity_tests.reference.arithmetic import RoundedLinear
@@ -47,7 +49,8 @@ FILLED = 150
 PROFILED = 8
 """Sequences of the step that is taken apart."""
 ROUNDS = 7
-PARTS = ("qkv", "attention.out", "gate_up", "down", "head")
+ROUNDINGS = ((63, False), (63, True), (INPUT_STEPS, True), (127, True))
+"""Steps either way, and whether rows are turned."""
 FIRST, SECOND = "first", "second"
 
 
@@ -165,46 +168,49 @@ def perplexity(said: Tensor, windows: np.ndarray) -> float:
     return float(said[known].gather(1, following[known][:, None]).mean().neg().exp())
 
 
-class SevenBits(Kernels):
-    """Plain kernels whose layers of the decoder round their input to 63 steps either way, one scale a row.
+class RoundedInputs(Kernels):
+    """Plain kernels whose layers of the decoder round their input.
 
     Args:
-        part: of the names of those that do; "" for all.
+        steps: either way, with one scale a row.
+        turn: rows before they are rounded, and back.
     """
 
-    def __init__(self, part: str) -> None:
-        self.part = part
+    def __init__(self, steps: int, turn: bool) -> None:
+        self.steps, self.turn = steps, turn
 
     def linear(self, name: str, in_features: int, out_features: int, bias: bool, role: Role) -> nn.Module:
-        if not name.startswith("decoder.") or self.part not in name:
+        if not name.startswith("decoder."):
             return super().linear(name, in_features, out_features, bias, role)
-        return RoundedLinear(in_features, out_features, bias, role, seven_bits)
+        return RoundedLinear(in_features, out_features, bias, role, self.rounded)
+
+    def rounded(self, x: Tensor) -> Tensor:
+        """Rows (..., columns) as they come back from their codes."""
+        rows = x.flatten(0, -2)
+        rows = turned(rows) if self.turn else rows
+        scale = (rows.abs().amax(-1, keepdim=True) / self.steps).clamp(min=1e-30)
+        read = torch.round(rows / scale) * scale
+        return (turned(read) if self.turn else read).view(x.shape)
 
 
-def seven_bits(x: Tensor) -> Tensor:
-    """To 63 steps either way and back."""
-    scale = (x.abs().amax(-1, keepdim=True) / 63).clamp(min=1e-30)
-    return torch.round(x / scale) * scale
+class RoundedInputsBackend(TorchBackend):
+    """The reference with `RoundedInputs`."""
 
-
-class SevenBitsBackend(TorchBackend):
-    """The reference with `SevenBits`."""
-
-    def __init__(self, spec: ModelSpec, weights: WeightProvider, part: str) -> None:
+    def __init__(self, spec: ModelSpec, weights: WeightProvider, steps: int, turn: bool) -> None:
         super().__init__(spec, weights)
-        self.part = part
+        self.steps, self.turn = steps, turn
 
     def kernels(self) -> Kernels:
-        return SevenBits(self.part)
+        return RoundedInputs(self.steps, self.turn)
 
 
 def others(checkpoint: Checkpoint, second: Candidate, wanted: bool) -> dict[str, TorchBackend]:
-    """What the second decoder's numbers give in float32, and with inputs in seven bits, here and there."""
+    """What the second decoder's numbers give in float32, and with inputs rounded in other ways."""
     weights = second.examiner.own_numbers(second, checkpoint)
     made = {"the second one's codes, computed in float32": TorchBackend(checkpoint.spec, weights)}
-    for part in (*PARTS, "") if wanted else ():
-        name = f"the same, inputs of {part or 'every layer'} in 7 bits"
-        made[name] = SevenBitsBackend(checkpoint.spec, weights, part)
+    for steps, turn in ROUNDINGS if wanted else ():
+        name = f"the same, inputs in {steps} steps either way, {'turned' if turn else 'not turned'}"
+        made[name] = RoundedInputsBackend(checkpoint.spec, weights, steps, turn)
     return made
 
 
@@ -223,7 +229,7 @@ def tell_distances(given: argparse.Namespace, sides: dict[str, Candidate]) -> No
     console.out(f"| | perplexity | from the first one's codes: {distances} | from float32: {distances} |")
     console.out("|---|---|---|---|---|---|---|---|")
     console.out(f"| codes, computed in float32 | {perplexity(codes, windows):.2f} | | | | {apart(full, codes)} |")
-    for name, backend in others(checkpoint, sides[SECOND], given.seven_bits).items():
+    for name, backend in others(checkpoint, sides[SECOND], given.roundings).items():
         said = log_probabilities(backend, sides[FIRST], windows)
         console.out(f"| {name} | {perplexity(said, windows):.2f} | {apart(codes, said)} | {apart(full, said)} |")
     for name, side in sides.items():
@@ -255,7 +261,7 @@ def parser(prog: str) -> Parser:
     made.add_argument("--text", type=Path, default=Path("docs/design.md"), metavar="FILE", help="default %(default)s")
     made.add_argument("--windows", type=int, default=4, metavar="N", help="default 4")
     made.add_argument("--tokens", type=int, default=192, metavar="N", help="of a window; default 192")
-    made.add_argument("--seven-bits", action="store_true", help="and tell what half the bits of inputs would do, in PyTorch")
+    made.add_argument("--roundings", action="store_true", help="tell other roundings of inputs too, in PyTorch")
     made.add_argument("--operators", action="store_true", help="tell what a step of eight is made of instead")
     made.add_argument("--threads", type=int, default=1, metavar="N", help="computing threads; default 1")
     flags.talk(made)

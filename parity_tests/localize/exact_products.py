@@ -1,26 +1,26 @@
 """Products of bytes in a graph made products of float32 again: the rounding of what a layer reads is taken out of a copy.
 
 `export.backends.onnx.int8_linear` writes a layer as QuantizeLinear, with a scale a row, and MatMulIntegerToFloat, whose
-result is then multiplied by these scales; or, of tokens that were divided by theirs before, with one scale for all, and what
-that leaves over as further rows of the same product. In the copy the input is divided by its scales and stays what it is,
+result is then multiplied by these scales; `rotated_linear` beside it divides rows by theirs first, and has one scale for
+all. In the copy the input is divided by its scales and stays what it is,
 and the matrix is read back from its codes, so that the rest of the graph, and what it stores, is the package's own. Where
 what a rounding leaves over is rounded too, nothing is left over in the copy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
-ROUNDED, READ, PRODUCT, JOINED = "QuantizeLinear", "DequantizeLinear", "MatMulIntegerToFloat", "Concat"
+ROUNDED, READ, PRODUCT = "QuantizeLinear", "DequantizeLinear", "MatMulIntegerToFloat"
 
 
 def set_float_products(model: Any) -> int:
     """Change every such product of an onnx.ModelProto; return how many there were."""
     graph = model.graph
     makers = {name: node for node in graph.node for name in node.output}
-    products = [node for node in graph.node if node.op_type == PRODUCT and _roundings(makers[node.input[0]], makers)]
-    rounded = {rounding.output[0]: rounding for node in products for rounding in _roundings(makers[node.input[0]], makers)}
+    products = [node for node in graph.node if node.op_type == PRODUCT and makers[node.input[0]].op_type == ROUNDED]
+    rounded = {node.input[0]: makers[node.input[0]] for node in products}
     replaced = {node.output[0]: list(_product(node)) for node in products}
     replaced |= {name: list(_division(node)) for name, node in rounded.items()}
     read = [node for node in graph.node if node.op_type == READ and node.input[0] in rounded]
@@ -30,12 +30,6 @@ def set_float_products(model: Any) -> int:
     graph.node.extend(nodes)
     del graph.value_info[:]  # what was said of the codes is no longer so: they were bytes
     return len(products)
-
-
-def _roundings(maker: Any, makers: Mapping[str, Any]) -> list[Any]:
-    """What rounds the codes that a node gives: itself, or those that it lays one behind the other; () for another node."""
-    parts = [makers[name] for name in maker.input] if maker.op_type == JOINED else [maker]
-    return parts if all(part.op_type == ROUNDED for part in parts) else []
 
 
 def _division(node: Any) -> Iterator[Any]:

@@ -19,9 +19,11 @@ from torch.nn import functional as F
 from torch.onnx.ops import symbolic, symbolic_multi_out
 
 from export.backends.onnx.choices import rounds_finely
-from export.backends.onnx.int8_linear import ACTIVATED, ACTIVATED_ZERO, ZERO, Int8RowPairLinear, Int8TokenLinear
+from export.backends.onnx.int8_linear import ACTIVATED, ACTIVATED_ZERO, ZERO, Int8TokenLinear
+from export.backends.onnx.rotated_linear import RotatedRowLinear
 from export.modules.kernels import CachedAttention, Kernels, Role
 from export.quantisation.grid_blockwise import BlockGrid
+from export.quantisation.grid_rotated import RotatedGrid
 from export.quantisation.grids import GRIDS
 from export.quantisation.spec import Assignment, Storage
 from export.specs import DecoderSpec
@@ -73,8 +75,8 @@ class OrtKernels(Kernels):
         if assignment is not None and assignment.grid:
             grid = GRIDS[assignment.grid]
             assert isinstance(grid, BlockGrid), f"{name}: ONNX Runtime has no kernel for the grid {grid.name}"
-            if grid.group == 0 and role is not Role.VISION:
-                return Int8RowPairLinear(in_features, out_features, bias)
+            if isinstance(grid, RotatedGrid):
+                return RotatedRowLinear(in_features, out_features, bias)
             if grid.group == 0:
                 zero = ACTIVATED_ZERO if name.endswith(ACTIVATED) else ZERO
                 return Int8TokenLinear(in_features, out_features, bias, zero, rounds_finely(name))

@@ -2,9 +2,9 @@
 
 MatMulNBits, which reads fewest bytes for one row, takes nearly as long again for every further one; a product of int8 and
 int8 rows takes hardly longer for eight than for one (docs/results/many_rows.md). So a package may hold two decoders. Both
-say the same model: the second one's matrices are the numbers that the codes of the first stand for, rounded to int8 with one
-scale a row (`requantised`); what it has in common with the first lies in that one's data file. Inputs are rounded to 14 bits
-(`export.backends.onnx.int8_linear.Int8RowPairLinear`): in 7, a trained decoder says something else (the same page).
+say the same model: the second one's matrices are the numbers that the codes of the first stand for, turned and rounded to
+int8 with one scale a row (`requantised`); what it has in common with the first lies in that one's data file. Inputs are
+turned and rounded alike (`export.backends.onnx.rotated_linear`).
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from export.backends.onnx.record import TOKEN_GRID
+from export.backends.onnx.record import ROTATED_GRID
 from export.quantisation.codes import CodeSource, DequantisedWeights, RoundToNearest, WeightProvider
 from export.quantisation.grids import GRIDS
 from export.quantisation.spec import Assignment, Storage
 from runtime_py.contracts import DECODER
+from runtime_py.errors import PackageError
 
 STEM = "decoder_many_rows_int8"
 
@@ -26,7 +27,7 @@ LEAST_SEQUENCES = 4
 """Sequences from which a step of all of them is faster through this decoder: docs/results/many_rows.md."""
 
 ROLES = ("decoder", "head")
-REASON = "the numbers of the one-row decoder's codes in eight bits, inputs in 14, one scale a row"
+REASON = "the numbers of the one-row decoder's codes in eight bits, turned, one scale a row; inputs alike"
 
 
 def many_rows_file(folder: str) -> Path:
@@ -37,7 +38,7 @@ def many_rows_file(folder: str) -> Path:
 def second_assignments(assignments: Mapping[str, Assignment]) -> dict[str, Assignment]:
     """What the decoder's layers become in this graph; those that are no integers, and adapters, are the first one's."""
     return {
-        name: Assignment(row.layer, Storage.INT8, TOKEN_GRID, REASON)
+        name: Assignment(row.layer, Storage.INT8, ROTATED_GRID, REASON)
         for name, row in assignments.items()
         if name.startswith(f"{DECODER}.") and row.grid and row.layer.role in ROLES
     }
@@ -65,6 +66,21 @@ def requantised(weights: WeightProvider, codes: CodeSource, assignments: Mapping
     second = second_assignments(assignments)
     read = DequantisedWeights(weights, codes, assignments, GRIDS)
     return Requantised(second, {**assignments, **second}, read, RoundToNearest(read, second, GRIDS))
+
+
+def require_turned(package: Path, rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse a second decoder whose layers, as its manifest names them, are not those that are written today.
+
+    Raises:
+        PackageError: its inputs are rounded as earlier versions did, in 14 bits without a turn.
+    """
+    others = sorted({row["grid"] for row in rows.values() if row.get("grid")} - {ROTATED_GRID})
+    if others:
+        raise PackageError(
+            f"{package}: the second decoder stores {', '.join(others)}, as earlier versions wrote it",
+            f"layers of {ROTATED_GRID}",
+            "export the package again; it runs as before, and only its check needs this",
+        )
 
 
 def in_common(first: Path, model: Any, assignments: Mapping[str, Assignment]) -> dict[str, Any]:

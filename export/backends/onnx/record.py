@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from export.backends.record import COLUMNS, VISION, Backend, BackendOption
 from export.quantisation.block_length import AUTO
 from export.quantisation.grid_blockwise import BlockGrid, ScaleRule
+from export.quantisation.grid_rotated import RotatedGrid
 from export.quantisation.spec import Storage
 from runtime_py.backends import records
 
@@ -17,6 +18,9 @@ BLOCK_SIZES = (16, 32, 64, 128)
 INT4_ONLY = ("int4",)
 CALL_GRID, TOKEN_GRID = "ort_int8_row", "ort_int8_token"
 """Rows that share one scale, in layers that round their input: with a scale a call (packages of before), or a token."""
+
+ROTATED_GRID = "ort_int8_rotated"
+"""Rows that share one scale and are turned before they are rounded, in layers that turn and round their input."""
 
 VISION_PRECISIONS = ("int8", "int8_weights", "fp16", "fp32")
 PRESETS = ("plain", "mixed", "compact")
@@ -42,6 +46,7 @@ def _grids() -> tuple[BlockGrid, ...]:
     """
     rows = (CALL_GRID, TOKEN_GRID)
     grids = [BlockGrid(name, 8, 0, ScaleRule.POSITIVE, wide_scales=True) for name in rows]
+    grids.append(RotatedGrid(ROTATED_GRID, 8, 0, ScaleRule.POSITIVE, wide_scales=True))
     for block in BLOCK_SIZES:
         grids += [
             BlockGrid(f"ort_int4_b{block}", 4, block, ScaleRule.SIGNED),
