@@ -12,6 +12,7 @@ only cost time where no request begins like another.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -68,9 +69,10 @@ def _as_program(model: str, tower: str, threads: int, slots: int, context: int, 
         "--port": port,
     }
     flags = [part for flag, number in numbers.items() for part in (flag, str(number))]
-    command = [program, "-m", model, "--mmproj", tower, "--host", "127.0.0.1", "--cache-ram", "0", *flags]
+    command = [program, "-m", model, "--mmproj", tower, "--host", "127.0.0.1", *flags]
     version = subprocess.run([program, "--version"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True)
     built = " ".join(version.stdout.split())
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the program is ended with this one
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             _wait(port, process)
