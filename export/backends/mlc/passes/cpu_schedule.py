@@ -55,7 +55,7 @@ def _tiled(function: tirx.PrimFunc) -> tirx.PrimFunc:
     schedule.reorder(strip, batch, row, k, lane)
     schedule.compute_at(weight, strip)
     schedule.transform_layout(weight, ("write", 0), lambda n, k: (k, n))
-    sums = schedule.cache_write(product, 0, "local")
+    sums = schedule.cache_write(product, 0, "global")
     schedule.reverse_compute_at(sums, row)
     schedule.vectorize(schedule.get_loops(sums)[-1])
     schedule.vectorize(lane)
