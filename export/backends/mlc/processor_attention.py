@@ -11,19 +11,27 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 from tvm import tirx
 from tvm.ir import IRModule
 from tvm.script import tirx as T
 
 from export.backends.mlc.passes.base import ModulePass, Part
+from export.backends.mlc.passes.row_product import LINE, ask
 from export.specs import DecoderSpec
 
 PAGE = 16
-"""Positions of a page, and of a block of positions that are scored at once."""
+"""Positions of a page."""
+
+BLOCK, WIDE = 64, 16
+"""Positions that are scored before any of their values is added, and scores of a vector."""
 
 LANES = 8
 """Numbers of a vector; a narrower processor takes several for it."""
+
+AHEAD = 4096
+"""Bytes from what is read to what memory is asked for."""
 
 AT_ONCE = 8
 """Vectors of sums that stay in registers."""
@@ -73,12 +81,20 @@ class Heads:
         return self.queries // self.keys
 
     @property
+    def item_bytes(self) -> int:
+        return 2 if self.dtype == "float16" else 4
+
+    @property
     def vectors(self) -> int:
         return self.size // LANES
 
 
 def lanes(piece):
     return T.ramp(piece * LANES, 1, LANES)
+
+
+def wide(part):
+    return T.ramp(part * WIDE, 1, WIDE)
 
 
 def joined(parts, operation):
@@ -104,29 +120,35 @@ def power_of_two(x, width):
 
 @dataclass(frozen=True)
 class Softmax:
-    """What is kept of one row while blocks of positions pass by, for each head of a group; all float32.
+    """What is kept of some heads of one row while blocks of positions pass by; float32.
 
     Attributes:
-        query: (group, size), scaled so that scores are exponents of two.
-        total: (group, size), values times weights.
-        state: (group, 2), the largest score and the sum of weights.
-        scores: (PAGE,), of one block.
-        sums: (AT_ONCE, LANES), of the total while a block is added.
+        members: heads of queries.
+        query: (members, size), scaled so that scores are exponents of two.
+        total: (members, size), values times weights.
+        state: (members, 2), the largest score and the sum of weights.
+        scores: (members, BLOCK), of one block.
+        unpacked: (PAGE, size), keys or values that several heads of queries read.
+        several: (WIDE,), of a head's largest scores and of their sum.
+        sums: (AT_ONCE, LANES), of the total while values are added.
         change: (2,), the new largest score and what weights of the older one are multiplied with.
     """
 
     heads: Heads
+    members: int
     query: tirx.Buffer
     total: tirx.Buffer
     state: tirx.Buffer
     scores: tirx.Buffer
+    unpacked: tirx.Buffer
+    several: tirx.Buffer
     sums: tirx.Buffer
     change: tirx.Buffer
 
     def begin(self, read, scale):
         """Write the state before the first block; ``read`` gives float32 numbers of (member, number of the vector)."""
         factor = T.broadcast(scale * T.float32(math.log2(math.e)), LANES)
-        for member in range(self.heads.group):
+        with T.serial(0, self.members) as member:
             T.buffer_store(self.state, T.float32(LOWEST), [member, 0])
             T.buffer_store(self.state, T.float32(1), [member, 1])
             for piece in range(self.heads.vectors):
@@ -134,57 +156,91 @@ class Softmax:
                 T.buffer_store(self.query, read(member, piece) * factor, [member, lanes(piece)])
 
     def add(self, seen, key, value):
-        """Write one block of ``seen`` positions; ``key`` and ``value`` give float32 numbers of (position, number of the vector)."""
-        with T.serial(0, self.heads.group) as member:
-            T.buffer_store(self.scores, T.broadcast(T.float32(LOWEST), PAGE), [T.ramp(0, 1, PAGE)])
-            with T.serial(0, seen) as position:
-                T.buffer_store(self.scores, self._score(member, position, key), [position])
-            self._weigh(member)
-            for first in range(0, self.heads.vectors, AT_ONCE):
-                self._add_values(member, range(first, min(first + AT_ONCE, self.heads.vectors)), seen, value)
+        """Write one block of ``seen`` positions.
 
-    def _score(self, member, position, key):
-        products = [self.query[member, lanes(piece)] * key(position, piece) for piece in range(self.heads.vectors)]
-        chains = [sum(products[at + 4 :: 4], products[at]) for at in range(min(4, len(products)))]
-        T.buffer_store(self.sums, joined(chains, lambda a, b: a + b), [0, lanes(0)])
-        return joined([self.sums[0, lane] for lane in range(LANES)], lambda a, b: a + b)
+        Args:
+            key: float32 numbers of a key, by (part of PAGE positions, head, position of the part, number of the vector).
+            value: the same of a value.
+        """
+        parts = (seen + WIDE - 1) // WIDE
+        with T.serial(0, self.members) as member:
+            T.buffer_store(self.scores, T.broadcast(T.float32(LOWEST), WIDE), [member, wide(parts - 1)])
+        self._each(seen, key, self._score)
+        with T.serial(0, self.members) as member:
+            self._weigh(member, parts)
+        self._each(seen, value, self._add_values)
 
-    def _weigh(self, member):
+    def _each(self, seen, read, work):
+        """Write ``work`` for every part and every member, in the order in which they lie in memory."""
+        heads = self.heads
+        with T.serial(0, (seen + PAGE - 1) // PAGE) as part:
+            there = T.min(PAGE, seen - part * PAGE)
+            with T.serial(0, self.members // heads.group) as head:
+                if heads.group == 1:
+                    work(head, part, there, lambda position, piece: read(part, head, position, piece))
+                    return
+                with T.serial(0, there) as position:
+                    for piece in range(heads.vectors):
+                        T.buffer_store(self.unpacked, read(part, head, position, piece), [position, lanes(piece)])
+                with T.serial(0, heads.group) as member:
+                    unpacked = lambda position, piece: self.unpacked[position, lanes(piece)]  # noqa: E731
+                    work(head * heads.group + member, part, there, unpacked)
+
+    def _score(self, member, part, there, key):
+        with T.serial(0, there) as position:
+            products = [self.query[member, lanes(piece)] * key(position, piece) for piece in range(self.heads.vectors)]
+            chains = [sum(products[at + 2 :: 2], products[at]) for at in range(min(2, len(products)))]
+            T.buffer_store(self.sums, joined(chains, lambda a, b: a + b), [0, lanes(0)])
+            score = joined([self.sums[0, lane] for lane in range(LANES)], lambda a, b: a + b)
+            T.buffer_store(self.scores, score, [member, part * PAGE + position])
+
+    def _weigh(self, member, parts):
         """Scores become weights of the largest so far."""
-        every, factor = T.ramp(0, 1, PAGE), self.change[1]
-        largest = joined([self.scores[at] for at in range(PAGE)], T.max)
+        T.buffer_store(self.several, self.scores[member, wide(0)], [wide(0)])
+        with T.serial(0, parts - 1) as part:
+            T.buffer_store(self.several, T.max(self.several[wide(0)], self.scores[member, wide(part + 1)]), [wide(0)])
+        largest = joined([self.several[at] for at in range(WIDE)], T.max)
         T.buffer_store(self.change, T.max(self.state[member, 0], largest), [0])
         T.buffer_store(self.change, power_of_two(self.state[member, 0] - self.change[0], 1), [1])
         T.buffer_store(self.state, self.change[0], [member, 0])
-        T.buffer_store(self.scores, power_of_two(self.scores[every] - T.broadcast(self.change[0], PAGE), PAGE), [every])
-        weights = joined([self.scores[at] for at in range(PAGE)], lambda a, b: a + b)
-        T.buffer_store(self.state, self.state[member, 1] * factor + weights, [member, 1])
-
-    def _add_values(self, member, pieces, seen, value):
-        for at, piece in enumerate(pieces):
+        T.buffer_store(self.several, T.broadcast(T.float32(0), WIDE), [wide(0)])
+        with T.serial(0, parts) as part:
+            below = self.scores[member, wide(part)] - T.broadcast(self.change[0], WIDE)
+            T.buffer_store(self.scores, power_of_two(below, WIDE), [member, wide(part)])
+            T.buffer_store(self.several, self.several[wide(0)] + self.scores[member, wide(part)], [wide(0)])
+        weights = joined([self.several[at] for at in range(WIDE)], lambda a, b: a + b)
+        T.buffer_store(self.state, self.state[member, 1] * self.change[1] + weights, [member, 1])
+        for piece in range(self.heads.vectors):
             older = self.total[member, lanes(piece)] * T.broadcast(self.change[1], LANES)
-            T.buffer_store(self.sums, older, [at, lanes(0)])
-        with T.serial(0, seen) as position:
-            weight = T.broadcast(self.scores[position], LANES)
-            for at, piece in enumerate(pieces):
-                T.buffer_store(self.sums, self.sums[at, lanes(0)] + weight * value(position, piece), [at, lanes(0)])
-        for at, piece in enumerate(pieces):
-            T.buffer_store(self.total, self.sums[at, lanes(0)], [member, lanes(piece)])
+            T.buffer_store(self.total, older, [member, lanes(piece)])
 
-    def end(self, row, head, output, lse):
-        """Write the row's output (row, head, size) and base-2 log-sum-exp (row, head)."""
-        for member in range(self.heads.group):
-            query = head * self.heads.group + member
+    def _add_values(self, member, part, there, value):
+        for first in range(0, self.heads.vectors, AT_ONCE):
+            pieces = range(first, min(first + AT_ONCE, self.heads.vectors))
+            for at, piece in enumerate(pieces):
+                T.buffer_store(self.sums, self.total[member, lanes(piece)], [at, lanes(0)])
+            with T.serial(0, there) as position:
+                weight = T.broadcast(self.scores[member, part * PAGE + position], LANES)
+                for at, piece in enumerate(pieces):
+                    T.buffer_store(self.sums, self.sums[at, lanes(0)] + weight * value(position, piece), [at, lanes(0)])
+            for at, piece in enumerate(pieces):
+                T.buffer_store(self.total, self.sums[at, lanes(0)], [member, lanes(piece)])
+
+    def end(self, row, first, output, lse):
+        """Write the row's output (row, head, size) and base-2 log-sum-exp (row, head) from the head ``first`` on."""
+        with T.serial(0, self.members) as member:
             for piece in range(self.heads.vectors):
                 share = self.total[member, lanes(piece)] / T.broadcast(self.state[member, 1], LANES)
-                T.buffer_store(output, T.Cast(f"{self.heads.dtype}x{LANES}", share), [row, query, lanes(piece)])
-            T.buffer_store(lse, self.state[member, 0] + T.log2(self.state[member, 1]), [row, query])
+                T.buffer_store(output, T.Cast(f"{self.heads.dtype}x{LANES}", share), [row, first + member, lanes(piece)])
+            T.buffer_store(lse, self.state[member, 0] + T.log2(self.state[member, 1]), [row, first + member])
 
 
-def softmax(heads):
-    """Its buffers, in the block that is being written."""
-    sizes = (heads.group, heads.size), (heads.group, heads.size), (heads.group, 2), (PAGE,), (AT_ONCE, LANES), (2,)
-    return Softmax(heads, *(T.sblock_alloc_buffer(size, "float32") for size in sizes))
+def softmax(heads, most, together):
+    """Its buffers, in the block that is being written, of ``together`` heads of keys, at most ``most``."""
+    rows = most * heads.group
+    row = rows, heads.size
+    sizes = row, row, (rows, 2), (rows, BLOCK), (PAGE, heads.size), (WIDE,), (AT_ONCE, LANES), (2,)
+    return Softmax(heads, together * heads.group, *(T.sblock_alloc_buffer(size, "float32") for size in sizes))
 
 
 def vector(buffer, *place):
@@ -192,19 +248,23 @@ def vector(buffer, *place):
     return T.Cast(f"float32x{LANES}", buffer[place])
 
 
-def attend_pages(heads, row, head, seen, first, q, pages, page_values, output, lse, scale):
-    """Write the attention of one row and one head of keys to ``seen`` positions of the pages from ``first`` on."""
-    page = T.sblock_alloc_buffer((1,), "int32")
-    state = softmax(heads)
-    state.begin(lambda member, piece: vector(q, row, head * heads.group + member, lanes(piece)), scale)
-    with T.serial(0, (seen + PAGE - 1) // PAGE) as block:
-        T.buffer_store(page, page_values[first + block], [0])
-        state.add(
-            T.min(PAGE, seen - block * PAGE),
-            lambda position, piece: vector(pages, page[0], 0, head, position, lanes(piece)),
-            lambda position, piece: vector(pages, page[0], 1, head, position, lanes(piece)),
-        )
-    state.end(row, head, output, lse)
+def attend_pages(heads, most, together, row, head, seen, first, q, pages, page_values, output, lse, scale):
+    """Write the attention of one row and ``together`` heads of keys, at most ``most``, to ``seen`` positions of the pages from
+    ``first`` on.
+    """
+    state = softmax(heads, most, together)
+    query = head * heads.group
+    state.begin(lambda member, piece: vector(q, row, query + member, lanes(piece)), scale)
+    with T.serial(0, (seen + BLOCK - 1) // BLOCK) as block:
+
+        def read(side, part, number, position, piece):
+            page = page_values[first + block * (BLOCK // PAGE) + part]
+            if piece * LANES * heads.item_bytes % LINE == 0:
+                T.evaluate(ask(pages[page, side, head + number, position, piece * LANES + AHEAD // heads.item_bytes]))
+            return vector(pages, page, side, head + number, position, lanes(piece))
+
+        state.add(T.min(BLOCK, seen - block * BLOCK), partial(read, 0), partial(read, 1))
+    state.end(row, query, output, lse)
 
 
 def decode_kernel(heads: Heads) -> tirx.PrimFunc:
@@ -215,8 +275,19 @@ def decode_kernel(heads: Heads) -> tirx.PrimFunc:
 
     @T.prim_func(s_tir=True)
     def decode(
-        a: T.handle, b: T.handle, c: T.handle, d: T.handle, e: T.handle, f: T.handle, g: T.handle, h: T.handle, i: T.handle,
-        rotary_mode: T.int32, rope_scale: T.float32, rope_theta: T.float32, sm_scale: T.float32,
+        a: T.handle,
+        b: T.handle,
+        c: T.handle,
+        d: T.handle,
+        e: T.handle,
+        f: T.handle,
+        g: T.handle,
+        h: T.handle,
+        i: T.handle,
+        rotary_mode: T.int32,
+        rope_scale: T.float32,
+        rope_theta: T.float32,
+        sm_scale: T.float32,
     ):
         T.func_attr({"tirx.is_scheduled": True})
         batch, values, all_pages = T.int32(), T.int32(), T.int32()
@@ -231,16 +302,24 @@ def decode_kernel(heads: Heads) -> tirx.PrimFunc:
         output = T.match_buffer(h, (batch, n_queries, size), dtype)
         lse = T.match_buffer(i, (batch, n_queries), "float32")
         assert rotary_mode == 0, "this cache does not rotate keys when they are read"
-        for item in T.parallel(batch * n_keys):
+        # heads of keys that one core takes, and its shares of a row
+        share = T.sblock_alloc_buffer((2,), "int32")
+        share[0] = (n_keys + T.call_packed("runtime.NumThreads") - 1) // T.call_packed("runtime.NumThreads")
+        share[1] = (n_keys + share[0] - 1) // share[0]
+        for item in T.parallel(batch * share[1]):
             with T.sblock("attention"):
                 T.reads(q[0:batch, 0:n_queries, 0:size], pages[0:all_pages, 0:2, 0:n_keys, 0:PAGE, 0:size])
                 T.writes(output[0:batch, 0:n_queries, 0:size], lse[0:batch, 0:n_queries])
-                row: T.let[T.int32] = item // n_keys
-                head: T.let[T.int32] = item % n_keys
+                place = T.sblock_alloc_buffer((2,), "int32")
+                place[0] = item % share[1] * share[0]
+                place[1] = T.min(share[0], n_keys - place[0])
+                row: T.let[T.int32] = item // share[1]
                 first: T.let[T.int32] = page_indptr[row]
                 count: T.let[T.int32] = page_indptr[row + 1] - first
                 seen: T.let[T.int32] = T.if_then_else(count > 0, (count - 1) * PAGE + last_page[row], 0)
-                attend_pages(heads, row, head, seen, first, q, pages, page_values, output, lse, sm_scale)
+                attend_pages(
+                    heads, n_keys, place[1], row, place[0], seen, first, q, pages, page_values, output, lse, sm_scale
+                )
 
     return decode
 
@@ -251,13 +330,32 @@ def paged_kernel(heads: Heads) -> tirx.PrimFunc:
 
     @T.prim_func(s_tir=True)
     def paged(
-        a: T.handle, b: T.handle, c: T.handle, d: T.handle, e: T.handle, f: T.handle, g: T.handle, h: T.handle, i: T.handle,
+        a: T.handle,
+        b: T.handle,
+        c: T.handle,
+        d: T.handle,
+        e: T.handle,
+        f: T.handle,
+        g: T.handle,
+        h: T.handle,
+        i: T.handle,
         j: T.handle,
-        causal: T.int32, rotary_mode: T.int32, rope_scale: T.float32, rope_theta: T.float32, sm_scale: T.float32,
+        causal: T.int32,
+        rotary_mode: T.int32,
+        rope_scale: T.float32,
+        rope_theta: T.float32,
+        sm_scale: T.float32,
     ):
         T.func_attr({"tirx.is_scheduled": True})
         batch, rows, values, all_pages = T.int32(), T.int32(), T.int32(), T.int32()
-        offset_1, offset_2, offset_3, offset_4, offset_5, offset_6 = T.int32(), T.int32(), T.int32(), T.int32(), T.int32(), T.int32()
+        offset_1, offset_2, offset_3, offset_4, offset_5, offset_6 = (
+            T.int32(),
+            T.int32(),
+            T.int32(),
+            T.int32(),
+            T.int32(),
+            T.int32(),
+        )
         q = T.match_buffer(a, (rows, n_queries, size), dtype)
         q_indptr = T.match_buffer(b, (batch + 1,), "int32", elem_offset=offset_1)
         pages = T.match_buffer(c, (all_pages, 2, n_keys, PAGE, size), dtype)
@@ -280,9 +378,11 @@ def paged_kernel(heads: Heads) -> tirx.PrimFunc:
                     first: T.let[T.int32] = page_indptr[sequence]
                     count: T.let[T.int32] = page_indptr[sequence + 1] - first
                     length: T.let[T.int32] = T.if_then_else(count > 0, (count - 1) * PAGE + last_page[sequence], 0)
-                    seen: T.let[T.int32] = T.if_then_else(causal > 0, T.min(length, T.max(0, length - own + index + 1)), length)
+                    seen: T.let[T.int32] = T.if_then_else(
+                        causal > 0, T.min(length, T.max(0, length - own + index + 1)), length
+                    )
                     row: T.let[T.int32] = q_indptr[sequence] + index
-                    attend_pages(heads, row, head, seen, first, q, pages, page_values, output, lse, sm_scale)
+                    attend_pages(heads, 1, 1, row, head, seen, first, q, pages, page_values, output, lse, sm_scale)
 
     return paged
 
@@ -293,8 +393,20 @@ def ragged_kernel(heads: Heads) -> tirx.PrimFunc:
 
     @T.prim_func(s_tir=True)
     def ragged(
-        a: T.handle, b: T.handle, c: T.handle, d: T.handle, e: T.handle, f: T.handle, g: T.handle, h: T.handle, i: T.handle,
-        causal: T.int32, rotary_mode: T.int32, rope_scale: T.float32, rope_theta: T.float32, sm_scale: T.float32,
+        a: T.handle,
+        b: T.handle,
+        c: T.handle,
+        d: T.handle,
+        e: T.handle,
+        f: T.handle,
+        g: T.handle,
+        h: T.handle,
+        i: T.handle,
+        causal: T.int32,
+        rotary_mode: T.int32,
+        rope_scale: T.float32,
+        rope_theta: T.float32,
+        sm_scale: T.float32,
     ):
         T.func_attr({"tirx.is_scheduled": True})
         batch, rows, positions = T.int32(), T.int32(), T.int32()
@@ -312,13 +424,17 @@ def ragged_kernel(heads: Heads) -> tirx.PrimFunc:
         for sequence in T.serial(batch):
             for item in T.parallel((q_indptr[sequence + 1] - q_indptr[sequence]) * n_keys):
                 with T.sblock("attention"):
-                    T.reads(q[0:rows, 0:n_queries, 0:size], k[0:positions, 0:n_keys, 0:size], v[0:positions, 0:n_keys, 0:size])
+                    T.reads(
+                        q[0:rows, 0:n_queries, 0:size], k[0:positions, 0:n_keys, 0:size], v[0:positions, 0:n_keys, 0:size]
+                    )
                     T.writes(output[0:rows, 0:n_queries, 0:size], lse[0:rows, 0:n_queries])
                     own: T.let[T.int32] = q_indptr[sequence + 1] - q_indptr[sequence]
                     index: T.let[T.int32] = item // n_keys
                     head: T.let[T.int32] = item % n_keys
                     length: T.let[T.int32] = k_indptr[sequence + 1] - k_indptr[sequence]
-                    seen: T.let[T.int32] = T.if_then_else(causal > 0, T.min(length, T.max(0, length - own + index + 1)), length)
+                    seen: T.let[T.int32] = T.if_then_else(
+                        causal > 0, T.min(length, T.max(0, length - own + index + 1)), length
+                    )
                     attend_rows(
                         heads, q_indptr[sequence] + index, head, seen, k_indptr[sequence], q, k, v, output, lse, sm_scale
                     )
@@ -328,12 +444,13 @@ def ragged_kernel(heads: Heads) -> tirx.PrimFunc:
 
 def attend_rows(heads, row, head, seen, first, q, k, v, output, lse, scale):
     """Write the attention of one row and one head of keys to ``seen`` rows of keys and values from ``first`` on."""
-    state = softmax(heads)
-    state.begin(lambda member, piece: vector(q, row, head * heads.group + member, lanes(piece)), scale)
-    with T.serial(0, (seen + PAGE - 1) // PAGE) as block:
-        state.add(
-            T.min(PAGE, seen - block * PAGE),
-            lambda position, piece: vector(k, first + block * PAGE + position, head, lanes(piece)),
-            lambda position, piece: vector(v, first + block * PAGE + position, head, lanes(piece)),
-        )
-    state.end(row, head, output, lse)
+    state = softmax(heads, 1, 1)
+    query = head * heads.group
+    state.begin(lambda member, piece: vector(q, row, query + member, lanes(piece)), scale)
+    with T.serial(0, (seen + BLOCK - 1) // BLOCK) as block:
+
+        def read(rows, part, number, position, piece):
+            return vector(rows, first + block * BLOCK + part * PAGE + position, head + number, lanes(piece))
+
+        state.add(T.min(BLOCK, seen - block * BLOCK), partial(read, k), partial(read, v))
+    state.end(row, query, output, lse)

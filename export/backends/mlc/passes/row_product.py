@@ -184,9 +184,7 @@ def row_product(
                     exponent[0] = T.shift_right(exponent[0], 23)
                     factor[0] = T.reinterpret("float32", T.shift_left(254 + top - exponent[0], 23))
                     for i in T.serial(GROUP):
-                        fixed[i] = T.min(
-                            T.Cast("int32", T.nearbyint(value(x, number, group * GROUP + i) * factor[0])), most
-                        )
+                        fixed[i] = T.min(T.Cast("int32", T.nearbyint(value(x, number, group * GROUP + i) * factor[0])), most)
                     powers[number, group] = T.if_then_else(
                         exponent[0] == NOT_FINITE,
                         T.float32(float("nan")),
