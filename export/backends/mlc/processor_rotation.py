@@ -48,7 +48,7 @@ def angle_of(position: tirx.Expr, element: tirx.Expr, spec: DecoderSpec) -> tirx
 
 
 def rotation_kernel(spec: DecoderSpec, dtype: str) -> tirx.PrimFunc:
-    """qkv (rows, heads + 2 key heads, size) taken apart, queries and keys rotated by the rows' positions if ``rotated`` > 0."""
+    """qkv (rows, heads + 2 key heads, size) taken apart, queries and keys rotated by the rows' positions if ``rotated``."""
     n_queries, n_keys, size = spec.heads, spec.kv_heads, spec.head_dim
     half, together = size // 2, n_queries + 2 * n_keys
 

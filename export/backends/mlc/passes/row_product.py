@@ -1,4 +1,4 @@
-"""An int4 matrix times rows on a processor: one row as fast as the matrix can be read, many in less time than float sums take.
+"""An int4 matrix times rows on a processor: one as fast as the matrix can be read, many in less time than float sums take.
 
 A row becomes fixed-point numbers, each group of 32 with a power of two of its own, so that a byte instruction multiplies and
 adds codes many at a time; no weight is ever decoded. With 24 bits of a group's largest value the sums are as exact as those
@@ -92,6 +92,11 @@ class Steps:
         """Steps that one line of scales serves."""
         return max(1, LINE // (self.step * self.groups * (4 if self.dtype == "float32" else 2)))
 
+    def ask_codes(self, words, row, first):
+        """Write what asks memory for the codes that lie ahead of a step."""
+        for line in range(len(self.lines)):
+            T.evaluate(ask(words[row, first * self.byte.words + (line * LINE + AHEAD) // 4]))
+
     def factors(self, scales, powers, number, row, first):
         """The scales of a step's groups times their powers of two, of which no product is rounded."""
         together = self.step * self.groups
@@ -143,9 +148,9 @@ def summed(fixed, word):
 def row_product(
     x: tirx.Buffer, words: tirx.Buffer, scales: tirx.Buffer, out: tirx.Buffer, byte: ByteProducts
 ) -> tirx.PrimFunc:
-    """out (batch, tokens, rows) float32 = x (batch, tokens, columns) times words (rows, columns / 8), scales (rows, columns / 32).
+    """out (batch, tokens, rows) float32 = x (batch, tokens, columns) times words (rows, columns / 8).
 
-    The function has no arguments; it works on the buffers that it is given.
+    Scales are (rows, columns / 32). The function has no arguments; it works on the buffers that it is given.
     """
     columns, rows = int(x.shape[-1]), int(words.shape[0])
     batch, tokens = x.shape[0], x.shape[1]
@@ -193,37 +198,34 @@ def row_product(
                     for i in T.serial(GROUP // PER_WORD):
                         zeros[number, group * (GROUP // PER_WORD) + i] = -ZERO_POINT * summed(fixed, i)
                     for which in T.unroll(count):
-                        for side in T.unroll(2):
-                            for i in T.serial(GROUP // 2):
-                                planes[number, group // groups, which, side, group % groups * (GROUP // 2) + i] = T.Cast(
-                                    "int8", T.shift_right(fixed[2 * i + side], 8 * which)
-                                )
-        for block in T.parallel(-(-rows // TOGETHER)):
-            for number in T.serial(numbers):
-                for within in T.serial(T.min(TOGETHER, rows - block * TOGETHER)):
-                    with T.sblock("row"):
-                        row = T.axis.spatial(rows, block * TOGETHER + within)
-                        T.reads(
-                            planes[number, 0:pieces, 0:count, 0:2, 0:width],
-                            zeros[number, 0 : columns // PER_WORD],
-                            powers[number, 0 : columns // GROUP],
-                            words[row, 0 : columns // PER_WORD],
-                            scales[row, 0 : columns // GROUP],
-                        )
-                        T.writes(out[0:batch, 0:tokens, row])
-                        sums = T.sblock_alloc_buffer((lanes,), "float32")
-                        factors = T.sblock_alloc_buffer((step * groups,), "float32")
-                        sums[T.ramp(0, 1, lanes)] = T.broadcast(T.float32(0), lanes)
-                        for at in T.serial(pieces // step):
-                            factors[all_of] = steps.factors(scales, powers, number, row, at * step)
-                            sums[T.ramp(0, 1, lanes)] = steps.added(
-                                sums[T.ramp(0, 1, lanes)], factors[all_of], words, planes, zeros, number, row, at * step
+                        for side, i in T.grid(2, GROUP // 2):
+                            planes[number, group // groups, which, side, group % groups * (GROUP // 2) + i] = T.Cast(
+                                "int8", T.shift_right(fixed[2 * i + side], 8 * which)
                             )
-                            for line in T.unroll(len(steps.lines)):
-                                T.evaluate(ask(words[row, at * step * lanes + (line * LINE + AHEAD) // 4]))
-                            if at % steps.between_scales == 0:
-                                T.evaluate(ask(scales[row, at * step * groups + AHEAD * 2 // GROUP]))
-                        out[number // tokens, number % tokens, row] = joined(sums, lanes)
+        for block in T.parallel(-(-rows // TOGETHER)):
+            for number, within in T.grid(numbers, T.min(TOGETHER, rows - block * TOGETHER)):
+                with T.sblock("row"):
+                    row = T.axis.spatial(rows, block * TOGETHER + within)
+                    T.reads(
+                        planes[number, 0:pieces, 0:count, 0:2, 0:width],
+                        zeros[number, 0 : columns // PER_WORD],
+                        powers[number, 0 : columns // GROUP],
+                        words[row, 0 : columns // PER_WORD],
+                        scales[row, 0 : columns // GROUP],
+                    )
+                    T.writes(out[0:batch, 0:tokens, row])
+                    sums = T.sblock_alloc_buffer((lanes,), "float32")
+                    factors = T.sblock_alloc_buffer((step * groups,), "float32")
+                    sums[T.ramp(0, 1, lanes)] = T.broadcast(T.float32(0), lanes)
+                    for at in T.serial(pieces // step):
+                        factors[all_of] = steps.factors(scales, powers, number, row, at * step)
+                        sums[T.ramp(0, 1, lanes)] = steps.added(
+                            sums[T.ramp(0, 1, lanes)], factors[all_of], words, planes, zeros, number, row, at * step
+                        )
+                        steps.ask_codes(words, row, at * step)
+                        if at % steps.between_scales == 0:
+                            T.evaluate(ask(scales[row, at * step * groups + AHEAD * 2 // GROUP]))
+                    out[number // tokens, number % tokens, row] = joined(sums, lanes)
 
     return product
 
