@@ -134,7 +134,7 @@ def decode_kernel(heads: Heads) -> tirx.PrimFunc:
 
 
 def paged_kernel(heads: Heads) -> tirx.PrimFunc:
-    """Rows of each sequence, to all positions in its pages or, causal, those up to their own; the last one is at the last."""
+    """Rows of each sequence, to all positions in its pages or, causal, those up to their own."""
     n_queries, n_keys, size, dtype = heads.queries, heads.keys, heads.size, heads.dtype
 
     @T.prim_func(s_tir=True)

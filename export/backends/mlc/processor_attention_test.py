@@ -1,4 +1,4 @@
-"""Attention and rotation on a processor: the formula's numbers and those of TVM's kernels, whatever lies in unused places."""
+"""Attention and rotation on a processor: the formula's numbers and those of TVM's kernels."""
 
 from __future__ import annotations
 
