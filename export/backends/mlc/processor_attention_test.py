@@ -43,11 +43,10 @@ def run(kernel: Any, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]
     return [tensor.numpy() for tensor in made]
 
 
-def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
-    """One row (heads, size) to keys and values (positions, key heads, size): values, and base-2 log-sum-exps."""
-    group = q.shape[0] // k.shape[1]
-    q, k, v = (array.astype(np.float64) for array in (q, np.repeat(k, group, 1), np.repeat(v, group, 1)))
-    weights = np.exp(np.einsum("hd,nhd->hn", q, k) * scale)
+def attention(q: np.ndarray, kv: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """One row (heads, size) to keys and values (2, positions, key heads, size): values, and base-2 log-sum-exps."""
+    k, v = np.repeat(kv.astype(np.float64), q.shape[0] // kv.shape[2], 2)
+    weights = np.exp(np.einsum("hd,nhd->hn", q.astype(np.float64), k) * scale)
     sums = weights.sum(1)
     return np.einsum("hn,nhd->hd", weights / sums[:, None], v), np.log2(sums)
 
@@ -92,7 +91,7 @@ def test_one_row_of_each_sequence_sees_all_its_positions(heads: Heads) -> None:
         if length == 0:
             assert (output[sequence] == 0).all() and (sums[sequence] == -5e4).all()
             continue
-        values, expected = attention(q[sequence], *cache.filled[sequence], scale)
+        values, expected = attention(q[sequence], cache.filled[sequence], scale)
         assert np.abs(output[sequence] - values).max() < BOUNDS[heads.dtype]
         assert np.abs(sums[sequence] - expected).max() < 1e-5
 
@@ -106,13 +105,13 @@ def test_rows_of_a_prompt_see_the_positions_up_to_their_own(heads: Heads, causal
     inputs = (q, q_indptr, cache.pages, cache.indptr, cache.values, cache.last, batch, rows)
     paged = run(built(paged_kernel(heads)), inputs, cache.outputs(sum(own)), causal, 0, 1.0, 1e4, scale)
     k, v = np.concatenate(cache.filled, axis=1)
-    inputs = (q, q_indptr, k, v, np.cumsum([0, *LENGTHS]).astype(np.int32), rows, batch)
-    ragged = run(built(ragged_kernel(heads)), inputs, cache.outputs(sum(own)), causal, 0, 1.0, 1e4, scale)
+    among = (q, q_indptr, k, v, np.cumsum([0, *LENGTHS]).astype(np.int32), rows, batch)
+    ragged = run(built(ragged_kernel(heads)), among, cache.outputs(sum(own)), causal, 0, 1.0, 1e4, scale)
     for sequence, count in enumerate(own):
         for index in range(count):
             seen = LENGTHS[sequence] - (count - index - 1) * causal
             row = q_indptr[sequence] + index
-            values, expected = attention(q[row], *cache.filled[sequence][:, :seen], scale)
+            values, expected = attention(q[row], cache.filled[sequence][:, :seen], scale)
             for output, sums in (paged, ragged):
                 assert np.abs(output[row] - values).max() < BOUNDS[heads.dtype]
                 assert np.abs(sums[row] - expected).max() < 1e-5

@@ -130,7 +130,7 @@ def test_what_is_not_a_number_spoils_every_sum() -> None:
 def test_many_rows_are_multiplied_as_one_is(tokens: int | tirx.Var) -> None:
     """A library's functions of a prompt take one row too, where a decoder's rows have sides (`run_decoder`)."""
     one, many = Kernel(70, 192, "float16"), Kernel(70, 192, "float16", tokens)
-    rows = np.stack([spread(192, "float16") * factor for factor in np.float16([1, -0.5, 0.0625])])
+    rows = np.stack([spread(192, "float16") * np.float16(factor) for factor in (1, -0.5, 0.0625)])
     alone = np.stack([one(row) for row in rows])
     assert np.array_equal(many.of_rows(rows), alone)
     if not isinstance(tokens, int):
