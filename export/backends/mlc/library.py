@@ -24,6 +24,8 @@ from export.backends.mlc.passes.base import ModulePass, PassLog
 from export.backends.mlc.passes.cache_arguments import CreateCacheWithFiveNumbers
 from export.backends.mlc.passes.pipeline import pipeline
 from export.backends.mlc.passes.runtime_functions import AddEmbeddingAllocator, NameSystemLibrary
+from export.backends.mlc.processor_attention import AttendOnProcessor
+from export.backends.mlc.processor_rotation import RotateOnProcessor
 from export.backends.mlc.size_order import sizes_in_order
 from export.backends.mlc.support import unsupported
 from export.backends.mlc.tar_objects import write_objects
@@ -93,7 +95,8 @@ def completing_passes(request: LibraryRequest, place: str) -> list[ModulePass]:
     """What is done to the exported module before it is compiled, in order."""
     device, limits, dtype = TARGETS[place]["kind"] != "llvm", request.limits, request.scheme.model_dtype
     passes: list[ModulePass] = [CreateCacheWithFiveNumbers("create_tir_paged_kv_cache")]
-    passes += [SafeMerge(dtype)] if device else []
+    decoder = request.spec.decoder
+    passes += [SafeMerge(dtype)] if device else [AttendOnProcessor(decoder, dtype), RotateOnProcessor(decoder, dtype)]
     passes += [AddLogitKernels(device), AddEmbeddingAllocator(limits.prefill_chunk, request.spec.decoder.hidden, dtype)]
     if place in SYSTEM_LIBRARY:
         passes.append(NameSystemLibrary(system_prefix(request.name)))

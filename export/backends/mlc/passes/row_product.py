@@ -1,9 +1,10 @@
-"""An int4 matrix times one row on a processor, as decoding does it: as fast as the matrix can be read.
+"""An int4 matrix times rows on a processor: one as fast as the matrix can be read, many in less time than float sums take.
 
-The row becomes fixed-point numbers, each group of 32 with a power of two of its own, so that a byte instruction
-multiplies and adds codes many at a time. With 24 bits of a group's largest value the sums are as exact as those of float32,
-with 16 they are off by a fraction of what float16 rounds from the row. The products ``(code - 7) * scale`` are not rounded
-to the model dtype: in float16 that is one more difference from the phone's kernel, of half a unit of each weight at most.
+A row becomes fixed-point numbers, each group of 32 with a power of two of its own, so that a byte instruction multiplies and
+adds codes many at a time; no weight is ever decoded. With 24 bits of a group's largest value the sums are as exact as those
+of float32, with 16 they are off by a fraction of what float16 rounds from the row. The products ``(code - 7) * scale`` are
+not rounded to the model dtype: in float16 that is one more difference from the phone's kernel, of half a unit of each weight
+at most.
 """
 
 # mypy: ignore-errors
@@ -24,6 +25,9 @@ PLANES = {"float16": 2, "float32": 3}
 AHEAD = 4608
 """Bytes of codes from those that are multiplied to those that are asked for: what memory answers in the time of two rows."""
 
+TOGETHER = 32
+"""Rows of the matrix that lie in a core's cache while rows of numbers pass by, each of which lies in its fastest one."""
+
 LINE = 64
 """Bytes that a processor reads at once."""
 
@@ -32,7 +36,7 @@ LEAST_EXPONENT, NOT_FINITE = 32, 255
 
 
 def with_row_product(function: tirx.PrimFunc, byte: ByteProducts) -> tirx.PrimFunc | None:
-    """The function with the blocks that decode and multiply replaced; None where it is not such a product of one row.
+    """The function with the blocks that decode and multiply replaced; None where it is no such product.
 
     Args:
         function: a product that export.backends.mlc.blocks.linear writes, with what was fused behind it.
@@ -43,13 +47,11 @@ def with_row_product(function: tirx.PrimFunc, byte: ByteProducts) -> tirx.PrimFu
     if names[:2] != ["dequantise", "matmul"]:
         return None
     decoded, product = (schedule.get(schedule.get_sblock(name)) for name in names[:2])
-    row, (words, scales), out = product.reads[0].source, (part.source for part in decoded.reads), product.writes[0].source
-    columns = row.shape[-1]
-    if any(not isinstance(size, tirx.IntImm) for size in row.shape) or int(row.shape[0]) * int(row.shape[1]) != 1:
+    x, (words, scales), out = product.reads[0].source, (part.source for part in decoded.reads), product.writes[0].source
+    columns = x.shape[-1]
+    if len(x.shape) != 3 or not isinstance(columns, tirx.IntImm) or int(columns) % byte.elements:
         return None
-    if int(columns) % byte.elements:
-        return None
-    made = row_product(row, words, scales, out, byte)
+    made = row_product(x, words, scales, out, byte)
     kept = [buffer for buffer in root.alloc_buffers if not buffer.same_as(decoded.writes[0].source)]
     inner = made.body.block
     rest = list(root.body.seq)[2:] if isinstance(root.body, tirx.SeqStmt) else []
@@ -76,32 +78,48 @@ class Steps:
 
     @property
     def step(self) -> int:
-        """Pieces of one step."""
-        return next(number for number in (LINE // self.byte.width, 2, 1) if self.pieces % number == 0)
+        """Pieces of one step, whose scales are read at once."""
+        line = LINE // self.byte.width
+        return next(number for number in (2 * line, line, 2, 1) if self.pieces % number == 0)
+
+    @property
+    def lines(self) -> range:
+        """The pieces of a step that begin a line of codes."""
+        return range(0, self.step, LINE // self.byte.width)
 
     @property
     def between_scales(self) -> int:
         """Steps that one line of scales serves."""
         return max(1, LINE // (self.step * self.groups * (4 if self.dtype == "float32" else 2)))
 
-    def scale_of(self, scales, row, first, number):
-        """Each word's scale, in the piece ``number`` of a step whose first piece is ``first``."""
+    def ask_codes(self, words, row, first):
+        """Write what asks memory for the codes that lie ahead of a step."""
+        for line in range(len(self.lines)):
+            T.evaluate(ask(words[row, first * self.byte.words + (line * LINE + AHEAD) // 4]))
+
+    def factors(self, scales, powers, number, row, first):
+        """The scales of a step's groups times their powers of two, of which no product is rounded."""
+        together = self.step * self.groups
+        at = first * self.groups if together == 1 else T.ramp(first * self.groups, 1, together)
+        return T.Cast("float32" if together == 1 else f"float32x{together}", scales[row, at]) * powers[number, at]
+
+    def factor_of(self, factors, number):
+        """Each word's factor, in the piece ``number`` of a step."""
         together, lanes = self.step * self.groups, self.byte.words
         if together == 1:
-            return T.broadcast(T.Cast("float32", scales[row, first]), lanes)
-        some = T.Cast(f"float32x{together}", scales[row, T.ramp(first * self.groups, 1, together)])
+            return T.broadcast(factors, lanes)
         chosen = [number * self.groups + lane * PER_WORD // GROUP for lane in range(lanes)]
-        return tirx.Shuffle([some] * max(1, lanes // together), chosen)
+        return tirx.Shuffle([factors] * max(1, lanes // together), chosen)
 
-    def added(self, total, words, scales, planes, zeros, powers, row, first):
-        """float32 sums by lane: ``total`` and the products of one step."""
+    def added(self, total, factors, words, planes, zeros, number, row, first):
+        """float32 sums by lane: ``total`` and the products of one step of the row ``number`` with the matrix's ``row``."""
         lanes = self.byte.words
-        for number in range(self.step):
-            piece = first + number
-            at = T.ramp(piece * lanes, 1, lanes)
-            plane = lambda which, side, piece=piece: planes[piece, which, side, T.ramp(0, 1, self.byte.width)]  # noqa: E731
-            exact = self.byte.sums(words[row, at], plane, PLANES[self.dtype]) + zeros[at]
-            total = total + T.Cast(f"float32x{lanes}", exact) * (self.scale_of(scales, row, first, number) * powers[at])
+        for place in range(self.step):
+            piece = first + place
+            at, whole = T.ramp(piece * lanes, 1, lanes), T.ramp(0, 1, self.byte.width)
+            plane = lambda which, side, piece=piece: planes[number, piece, which, side, whole]  # noqa: E731,B023
+            exact = self.byte.sums(words[row, at], plane, PLANES[self.dtype]) + zeros[number, at]
+            total = total + T.Cast(f"float32x{lanes}", exact) * self.factor_of(factors, place)
         return total
 
 
@@ -130,89 +148,92 @@ def summed(fixed, word):
 def row_product(
     x: tirx.Buffer, words: tirx.Buffer, scales: tirx.Buffer, out: tirx.Buffer, byte: ByteProducts
 ) -> tirx.PrimFunc:
-    """out (1, 1, rows) float32 = x (1, 1, columns) times words (rows, columns / 8) and scales (rows, columns / 32).
+    """out (batch, tokens, rows) float32 = x (batch, tokens, columns) times words (rows, columns / 8).
 
-    The function has no arguments; it works on the buffers that it is given.
+    Scales are (rows, columns / 32). The function has no arguments; it works on the buffers that it is given.
     """
     columns, rows = int(x.shape[-1]), int(words.shape[0])
+    batch, tokens = x.shape[0], x.shape[1]
+    numbers = batch * tokens
     steps = Steps(byte, columns, str(x.dtype))
-    count, width, lanes, pieces, step, groups = (
-        PLANES[steps.dtype],
-        byte.width,
-        byte.words,
-        steps.pieces,
-        steps.step,
-        steps.groups,
-    )
+    count, width, lanes = PLANES[steps.dtype], byte.width, byte.words
+    pieces, step, groups = steps.pieces, steps.step, steps.groups
     top, most = 8 * count - 2, 2 ** (8 * count - 1) - 1
+    all_of = T.ramp(0, 1, step * groups) if step * groups > 1 else 0
 
     # what is multiplied is not its own: the body alone is used
     @T.prim_func(s_tir=True, check_well_formed=False)
     def product():
-        planes = T.sblock_alloc_buffer((pieces, count, 2, width), "int8")
-        zeros = T.sblock_alloc_buffer((columns // PER_WORD,), "int32")
-        powers = T.sblock_alloc_buffer((columns // PER_WORD,), "float32")
-        with T.sblock("fixed_point"):
-            T.reads(x[0, 0, 0:columns])
-            T.writes(
-                planes[0:pieces, 0:count, 0:2, 0:width],
-                zeros[0 : columns // PER_WORD],
-                powers[0 : columns // PER_WORD],
-            )
-            exponent = T.sblock_alloc_buffer((1,), "int32", scope="local")
-            factor = T.sblock_alloc_buffer((1,), "float32", scope="local")
-            fixed = T.sblock_alloc_buffer((GROUP,), "int32", scope="local")
-            for group in T.serial(columns // GROUP):
-                # floats without their signs are in the order of their bits
-                exponent[0] = LEAST_EXPONENT << 23
-                for i in T.serial(GROUP):
-                    exponent[0] = T.max(
-                        exponent[0],
-                        T.bitwise_and(T.reinterpret("int32", T.Cast("float32", x[0, 0, group * GROUP + i])), 0x7FFFFFFF),
-                    )
-                exponent[0] = T.shift_right(exponent[0], 23)
-                factor[0] = T.reinterpret("float32", T.shift_left(254 + top - exponent[0], 23))
-                for i in T.serial(GROUP):
-                    fixed[i] = T.min(
-                        T.Cast("int32", T.nearbyint(T.Cast("float32", x[0, 0, group * GROUP + i]) * factor[0])), most
-                    )
-                for i in T.serial(GROUP // PER_WORD):
-                    zeros[group * (GROUP // PER_WORD) + i] = -ZERO_POINT * summed(fixed, i)
-                    powers[group * (GROUP // PER_WORD) + i] = T.if_then_else(
+        planes = T.sblock_alloc_buffer((numbers, pieces, count, 2, width), "int8")
+        zeros = T.sblock_alloc_buffer((numbers, columns // PER_WORD), "int32")
+        powers = T.sblock_alloc_buffer((numbers, columns // GROUP), "float32")
+        for number in T.parallel(numbers):
+            with T.sblock("fixed_point"):
+                T.reads(x[0:batch, 0:tokens, 0:columns])
+                T.writes(
+                    planes[number, 0:pieces, 0:count, 0:2, 0:width],
+                    zeros[number, 0 : columns // PER_WORD],
+                    powers[number, 0 : columns // GROUP],
+                )
+                exponent = T.sblock_alloc_buffer((1,), "int32")
+                factor = T.sblock_alloc_buffer((1,), "float32")
+                fixed = T.sblock_alloc_buffer((GROUP,), "int32")
+                for group in T.serial(columns // GROUP):
+                    # floats without their signs are in the order of their bits
+                    exponent[0] = LEAST_EXPONENT << 23
+                    for i in T.serial(GROUP):
+                        exponent[0] = T.max(
+                            exponent[0],
+                            T.bitwise_and(T.reinterpret("int32", value(x, number, group * GROUP + i)), 0x7FFFFFFF),
+                        )
+                    exponent[0] = T.shift_right(exponent[0], 23)
+                    factor[0] = T.reinterpret("float32", T.shift_left(254 + top - exponent[0], 23))
+                    for i in T.serial(GROUP):
+                        fixed[i] = T.min(T.Cast("int32", T.nearbyint(value(x, number, group * GROUP + i) * factor[0])), most)
+                    powers[number, group] = T.if_then_else(
                         exponent[0] == NOT_FINITE,
                         T.float32(float("nan")),
                         T.reinterpret("float32", T.shift_left(exponent[0] - top, 23)),
                     )
-                for which in T.unroll(count):
-                    for i in T.serial(GROUP // 2):
-                        planes[group // groups, which, 0, group % groups * (GROUP // 2) + i] = T.Cast(
-                            "int8", T.shift_right(fixed[2 * i], 8 * which)
-                        )
-                        planes[group // groups, which, 1, group % groups * (GROUP // 2) + i] = T.Cast(
-                            "int8", T.shift_right(fixed[2 * i + 1], 8 * which)
-                        )
-        for row in T.parallel(rows):
-            with T.sblock("row"):
-                T.reads(
-                    planes[0:pieces, 0:count, 0:2, 0:width],
-                    zeros[0 : columns // PER_WORD],
-                    powers[0 : columns // PER_WORD],
-                    words[row, 0 : columns // PER_WORD],
-                    scales[row, 0 : columns // GROUP],
-                )
-                T.writes(out[0, 0, row])
-                sums = T.sblock_alloc_buffer((lanes,), "float32", scope="local")
-                sums[T.ramp(0, 1, lanes)] = T.broadcast(T.float32(0), lanes)
-                for at in T.serial(pieces // step):
-                    sums[T.ramp(0, 1, lanes)] = steps.added(
-                        sums[T.ramp(0, 1, lanes)], words, scales, planes, zeros, powers, row, at * step
+                    for i in T.serial(GROUP // PER_WORD):
+                        zeros[number, group * (GROUP // PER_WORD) + i] = -ZERO_POINT * summed(fixed, i)
+                    for which in T.unroll(count):
+                        for side, i in T.grid(2, GROUP // 2):
+                            planes[number, group // groups, which, side, group % groups * (GROUP // 2) + i] = T.Cast(
+                                "int8", T.shift_right(fixed[2 * i + side], 8 * which)
+                            )
+        for block in T.parallel(-(-rows // TOGETHER)):
+            for number, within in T.grid(numbers, T.min(TOGETHER, rows - block * TOGETHER)):
+                with T.sblock("row"):
+                    row = T.axis.spatial(rows, block * TOGETHER + within)
+                    T.reads(
+                        planes[number, 0:pieces, 0:count, 0:2, 0:width],
+                        zeros[number, 0 : columns // PER_WORD],
+                        powers[number, 0 : columns // GROUP],
+                        words[row, 0 : columns // PER_WORD],
+                        scales[row, 0 : columns // GROUP],
                     )
-                    T.evaluate(ask(words[row, at * step * lanes + AHEAD // 4]))
-                    if at % steps.between_scales == 0:
-                        T.evaluate(ask(scales[row, at * step * groups + AHEAD * 2 // GROUP]))
-                out[0, 0, row] = joined(sums, lanes)
+                    T.writes(out[0:batch, 0:tokens, row])
+                    sums = T.sblock_alloc_buffer((lanes,), "float32")
+                    factors = T.sblock_alloc_buffer((step * groups,), "float32")
+                    sums[T.ramp(0, 1, lanes)] = T.broadcast(T.float32(0), lanes)
+                    for at in T.serial(pieces // step):
+                        factors[all_of] = steps.factors(scales, powers, number, row, at * step)
+                        sums[T.ramp(0, 1, lanes)] = steps.added(
+                            sums[T.ramp(0, 1, lanes)], factors[all_of], words, planes, zeros, number, row, at * step
+                        )
+                        steps.ask_codes(words, row, at * step)
+                        if at % steps.between_scales == 0:
+                            T.evaluate(ask(scales[row, at * step * groups + AHEAD * 2 // GROUP]))
+                    out[number // tokens, number % tokens, row] = joined(sums, lanes)
 
     return product
+
+
+def value(x, number, column):
+    """float32: of the row ``number``."""
+    tokens = x.shape[1]
+    return T.Cast("float32", x[number // tokens, number % tokens, column])
 
 
 def number_of(element):

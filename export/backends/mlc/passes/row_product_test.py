@@ -1,4 +1,4 @@
-"""The product of one row with int4 codes by byte instructions: its numbers, its edges, what is left to other schedules."""
+"""The product of rows with int4 codes by byte instructions: its numbers, its edges, what is left to other schedules."""
 
 from __future__ import annotations
 
@@ -65,18 +65,20 @@ def drawn(rows: int, columns: int, dtype: str) -> Drawn:
 class Kernel:
     """The scheduled product, compiled for this machine."""
 
-    def __init__(self, rows: int, columns: int, dtype: str) -> None:
+    def __init__(self, rows: int, columns: int, dtype: str, tokens: int | tirx.Var = 1) -> None:
         self.matrix = drawn(rows, columns, dtype)
-        self.module = scheduled(product(rows, columns, dtype))
+        self.module = scheduled(product(rows, columns, dtype, tokens))
         with tvm.transform.PassContext(config=OPTIONS):
             self.compiled = tvm.compile(self.module, target=X86)
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        rows = len(self.matrix.words)
-        out, residual = (tvm.runtime.tensor(np.zeros((1, 1, rows), np.float32)) for _ in range(2))
-        given_ = (x.reshape(1, 1, -1), self.matrix.words, self.matrix.scales)
+        return self.of_rows(x[None])[0]
+
+    def of_rows(self, x: np.ndarray) -> np.ndarray:
+        out, residual = (tvm.runtime.tensor(np.zeros((1, len(x), len(self.matrix.words)), np.float32)) for _ in range(2))
+        given_ = (x[None], self.matrix.words, self.matrix.scales)
         self.compiled["matmul"](*(tvm.runtime.tensor(array) for array in given_), residual, out)
-        return out.numpy()[0, 0]
+        return out.numpy()[0]
 
 
 def spread(columns: int, dtype: str) -> np.ndarray:
@@ -124,9 +126,20 @@ def test_what_is_not_a_number_spoils_every_sum() -> None:
     assert (small()(np.zeros(64, np.float32)) == 0).all()
 
 
+@pytest.mark.parametrize("tokens", [3, tirx.Var("seq_len", "int64")], ids=["fixed", "any"])
+def test_many_rows_are_multiplied_as_one_is(tokens: int | tirx.Var) -> None:
+    """A library's functions of a prompt take one row too, where a decoder's rows have sides (`run_decoder`)."""
+    one, many = Kernel(70, 192, "float16"), Kernel(70, 192, "float16", tokens)
+    rows = np.stack([spread(192, "float16") * np.float16(factor) for factor in (1, -0.5, 0.0625)])
+    alone = np.stack([one(row) for row in rows])
+    assert np.array_equal(many.of_rows(rows), alone)
+    if not isinstance(tokens, int):
+        assert np.array_equal(many.of_rows(rows[1:2]), alone[1:2])
+
+
 def test_other_products_keep_their_strips() -> None:
-    for function in (product(64, 256, "float32", tokens=2), product(64, 96, "float32")):
-        assert "llvm" not in scheduled(function).script()
+    for tokens in (1, 2):
+        assert "llvm" not in scheduled(product(64, 96, "float32", tokens)).script()
 
 
 def test_names_get_the_prefix_of_a_system_library() -> None:
