@@ -16,6 +16,7 @@ from export.backends.mlc.passes.annotate_bounds import AnnotateBounds
 from export.backends.mlc.passes.attach_metadata import AttachMetadata
 from export.backends.mlc.passes.cpu_schedule import ScheduleForCpu
 from export.backends.mlc.passes.device_schedules import ScheduleBatched, ScheduleForDevice
+from export.backends.mlc.passes.function_order import SortFunctions
 from export.backends.mlc.passes.shape_order import SortShapeFunctions
 
 
@@ -41,6 +42,7 @@ def pipeline(target: Target, schedule: Target, bounds: dict[str, int], metadata:
             relax.transform.VMShapeLower(),
             # the functions that VMShapeLower has just made
             SortShapeFunctions().as_tvm(),
+            SortFunctions().as_tvm(),
             relax.transform.AttachGlobalSymbol(),
         ]
     )

@@ -3,13 +3,17 @@
 ``VMShapeLower`` gathers the sizes to compute in a map that it walks in the order of its hashes, and the hash of a symbolic
 size depends on where the size's variable lies in memory (apache/tvm, src/relax/backend/vm/vm_shape_lower.cc; seen in
 apache-tvm 0.27.0.post1). So the stores of a shape function came in another order from run to run, and with them a few
-instructions of the library. The stores are independent: each reads the slots of variables, none that of another store.
+instructions of the library; and two functions that compute the same were one in those runs in which their stores happened to
+come in one order. The stores are independent: each reads the slots of variables, none that of another store.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import tvm
-from tvm import tirx
+import tvm_ffi
+from tvm import relax, tirx
 from tvm.ir import IRModule
 
 from export.backends.mlc.passes.base import ModulePass, Part
@@ -22,15 +26,62 @@ OPERANDS = ("a", "b", "value", "condition", "true_value", "false_value")
 
 
 class SortShapeFunctions(ModulePass):
-    """Sorts the stores of every shape function by the slot that they fill."""
+    """Sorts the stores of every shape function by the slot that they fill, and keeps one of those that are equal then."""
 
-    changes = frozenset({Part.KERNELS})
+    changes = frozenset({Part.FUNCTIONS, Part.KERNELS, Part.NAMES})
 
     def rewrite(self, mod: IRModule) -> IRModule:
-        for variable, function in mod.functions_items():
-            if isinstance(function, tirx.PrimFunc) and variable.name_hint.startswith(PREFIX):
-                mod[variable] = function.with_body(in_order(function.body))
+        kept: list[tuple[tvm.ir.GlobalVar, tirx.PrimFunc]] = []
+        called: dict[str, tvm.ir.GlobalVar] = {}
+        for variable in sorted(filter(is_shape_function, mod.get_global_vars()), key=number):
+            function = mod[variable].with_body(in_order(mod[variable].body))
+            one = next((other for other, body in kept if alike(function, body)), None)
+            del mod[variable]
+            if one is None:
+                one = variable if number(variable) == len(kept) else renamed(variable, len(kept))
+                kept.append((one, function))
+                mod[one] = function
+            if one is not variable:
+                called[variable.name_hint] = one
+        if called:
+            for variable, function in mod.functions_items():
+                if isinstance(function, relax.Function):
+                    mod[variable] = Called(called).visit_expr(function)
         return mod
+
+
+def renamed(variable: tvm.ir.GlobalVar, place: int) -> tvm.ir.GlobalVar:
+    """The same with the number ``place``."""
+    made = tvm.ir.GlobalVar(f"{PREFIX}{place or ''}")
+    relax.expr._update_type(made, variable.ty)
+    return made
+
+
+@relax.expr_functor.mutator
+class Called(relax.PyExprMutator):
+    """Calls other functions in the place of those that are named."""
+
+    def __init__(self, names: Mapping[str, tvm.ir.GlobalVar]) -> None:
+        super().__init__()
+        self.names = names
+
+    def visit_global_var_(self, variable: tvm.ir.GlobalVar) -> tvm.ir.GlobalVar:
+        return self.names.get(variable.name_hint, variable)
+
+
+def is_shape_function(variable: tvm.ir.GlobalVar) -> bool:
+    """By its name: what `PREFIX` says, and a number or nothing."""
+    return variable.name_hint.removeprefix(PREFIX).isdecimal() or variable.name_hint == PREFIX
+
+
+def number(variable: tvm.ir.GlobalVar) -> int:
+    """Of a shape function, in the order in which they were made."""
+    return int(variable.name_hint.removeprefix(PREFIX) or 0)
+
+
+def alike(one: tirx.PrimFunc, other: tirx.PrimFunc) -> bool:
+    """Whether two functions compute the same under whatever names."""
+    return tvm_ffi.structural_equal(one.without_attr("global_symbol"), other.without_attr("global_symbol"))
 
 
 def in_order(body: tirx.Stmt) -> tirx.Stmt:

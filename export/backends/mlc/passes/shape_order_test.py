@@ -38,3 +38,14 @@ def test_other_functions_stay_as_they_are() -> None:
 def test_stores_that_depend_on_one_another_are_refused() -> None:
     with pytest.raises(AssertionError, match=r"slot 3 is computed from the computed slots \[2\]"):
         sorted_module(shape_function((3, 2), (2, 1)))
+
+
+def test_functions_that_are_equal_then_are_one_and_numbers_follow_each_other() -> None:
+    """Two orders of the same stores: in some runs the compiler meets them alike and makes one function."""
+    one, other, third = shape_function((3, 1), (2, 1)), shape_function((2, 1), (3, 1)), shape_function((4, 1), (5, 1))
+    made = [tvm.ir.GlobalVar(f"shape_func{number or ''}") for number in range(3)]
+    twice = SortShapeFunctions()(IRModule(dict(zip(made, (one, other, third), strict=True))))
+    once = SortShapeFunctions()(IRModule({made[0]: other, made[1]: third}))
+    assert sorted(variable.name_hint for variable in twice.get_global_vars()) == ["shape_func", "shape_func1"]
+    for name in ("shape_func", "shape_func1"):
+        assert tvm_ffi.structural_equal(twice[name], once[name])
