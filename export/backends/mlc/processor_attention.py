@@ -76,11 +76,14 @@ def attend_pages(heads, most, together, row, head, seen, first, q, pages, page_v
     state.end(row, query, output, lse)
 
 
+def visible(length, own, index, causal):
+    """How many of ``length`` positions a row sees, ``index`` of the last ``own``: all or, causal, those up to its own."""
+    return T.if_then_else(causal > 0, T.min(length, T.max(0, length - own + index + 1)), length)
+
+
 def decode_kernel(heads: Heads) -> tirx.PrimFunc:
     """One row of each sequence, to all positions in its pages."""
-    sizes = (heads.queries, heads.keys, heads.size)
-    n_queries, n_keys, size = sizes
-    dtype = heads.dtype
+    n_queries, n_keys, size, dtype = heads.queries, heads.keys, heads.size, heads.dtype
 
     @T.prim_func(s_tir=True)
     def decode(
@@ -187,9 +190,7 @@ def paged_kernel(heads: Heads) -> tirx.PrimFunc:
                     first: T.let[T.int32] = page_indptr[sequence]
                     count: T.let[T.int32] = page_indptr[sequence + 1] - first
                     length: T.let[T.int32] = T.if_then_else(count > 0, (count - 1) * PAGE + last_page[sequence], 0)
-                    seen: T.let[T.int32] = T.if_then_else(
-                        causal > 0, T.min(length, T.max(0, length - own + index + 1)), length
-                    )
+                    seen: T.let[T.int32] = visible(length, own, index, causal)
                     row: T.let[T.int32] = q_indptr[sequence] + index
                     attend_pages(heads, 1, 1, row, head, seen, first, q, pages, page_values, output, lse, sm_scale)
 
@@ -241,9 +242,7 @@ def ragged_kernel(heads: Heads) -> tirx.PrimFunc:
                     index: T.let[T.int32] = item // n_keys
                     head: T.let[T.int32] = item % n_keys
                     length: T.let[T.int32] = k_indptr[sequence + 1] - k_indptr[sequence]
-                    seen: T.let[T.int32] = T.if_then_else(
-                        causal > 0, T.min(length, T.max(0, length - own + index + 1)), length
-                    )
+                    seen: T.let[T.int32] = visible(length, own, index, causal)
                     attend_rows(
                         heads, q_indptr[sequence] + index, head, seen, k_indptr[sequence], q, k, v, output, lse, sm_scale
                     )

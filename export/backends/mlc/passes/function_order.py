@@ -18,5 +18,5 @@ class SortFunctions(ModulePass):
     changes = frozenset()
 
     def rewrite(self, mod: IRModule) -> IRModule:
-        functions = dict(sorted(mod.functions_items(), key=lambda item: str(item[0].name_hint)))
-        return IRModule(functions, attrs=mod.attrs, global_infos=mod.global_infos)
+        # `functions_items` gives them in this order; the module itself keeps that in which it was filled
+        return IRModule(dict(mod.functions_items()), attrs=mod.attrs, global_infos=mod.global_infos)

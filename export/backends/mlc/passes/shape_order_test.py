@@ -7,6 +7,9 @@ import tvm
 import tvm_ffi
 from tvm import tirx
 from tvm.ir import IRModule
+from tvm.script import ir as I
+from tvm.script import relax as R
+from tvm.script import tirx as T
 
 from export.backends.mlc.passes.shape_order import SortShapeFunctions, slot
 
@@ -49,3 +52,32 @@ def test_functions_that_are_equal_then_are_one_and_numbers_follow_each_other() -
     assert sorted(variable.name_hint for variable in twice.get_global_vars()) == ["shape_func", "shape_func1"]
     for name in ("shape_func", "shape_func1"):
         assert tvm_ffi.structural_equal(twice[name], once[name])
+
+
+def test_who_called_a_function_that_is_gone_calls_its_equal() -> None:
+    @I.ir_module
+    class Module:
+        @T.prim_func(private=True, s_tir=True)
+        def shape_func(heap: T.Buffer((8,), "int64")):
+            heap[2] = heap[1] * T.int64(3)
+
+        @T.prim_func(private=True, s_tir=True)
+        def shape_func1(heap: T.Buffer((8,), "int64")):
+            heap[2] = heap[1] * T.int64(3)
+
+        @T.prim_func(private=True, s_tir=True)
+        def shape_func2(heap: T.Buffer((8,), "int64")):
+            heap[4] = heap[1] * T.int64(5)
+
+        @R.function(pure=False)
+        def main(heap: R.Tensor((8,), "int64")) -> R.Tuple:
+            cls = Module
+            _ = cls.shape_func1(heap)
+            _1 = cls.shape_func2(heap)
+            return R.tuple()
+
+    after = SortShapeFunctions()(Module)
+    (block,) = after["main"].body.blocks
+    called = [binding.value.op.name_hint for binding in block.bindings if isinstance(binding.value.op, tvm.ir.GlobalVar)]
+    assert called == ["shape_func", "shape_func1"]
+    assert sorted(variable.name_hint for variable in after.get_global_vars()) == ["main", "shape_func", "shape_func1"]
