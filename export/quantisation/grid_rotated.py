@@ -8,7 +8,6 @@ a trained decoder has its least error (docs/results/many_rows.md).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,13 +32,12 @@ MOST = 32767 // HIGHEST_INPUT
 class RotatedGrid(BlockGrid):
     """Codes of turned rows; rows are turned back when they are read. What it fits and rounds is turned already."""
 
+    def quantise(self, rows: Tensor) -> Codes:
+        return super().quantise(turned(rows.detach()))
+
     def dequantise(self, codes: Codes) -> Tensor:
         """float32 (rows, columns), of which a kernel that turns its inputs reads the turned form."""
         return turned(super().dequantise(codes))
-
-    def _blocks(self, rows: Tensor, groups: int, group: int) -> Iterator[tuple[slice, Tensor]]:
-        for piece, blocks in super()._blocks(rows, groups, group):
-            yield piece, turned(blocks[:, 0])[:, None]
 
     def _extremes(self, blocks: Tensor, low: Tensor, high: Tensor) -> None:
         """As far as the scale rule has to reach, so that neighbours add up to `MOST`, half a step of each included."""

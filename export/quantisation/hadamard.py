@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LARGEST = 64
-"""Longest block: one of 256 gains next to nothing on a trained decoder (docs/results/many_rows.md) and costs four times as
-much to turn."""
+"""Longest block; a value costs as many products to turn as its block is long."""
 
 
 def block_of(columns: int) -> int:

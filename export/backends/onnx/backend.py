@@ -9,15 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.backends.base import Build, BuildOptions, ExportBackend, Prediction, Step
-from export.backends.onnx.choices import (
-    HEAD,
-    TABLE,
-    TABLE_BLOCK,
-    OnnxChoices,
-    assign,
-    choices,
-    sharing,
-)
+from export.backends.onnx.choices import HEAD, TABLE, TABLE_BLOCK, OnnxChoices, assign, choices, sharing
 from export.backends.onnx.consumers.held import joined_file
 from export.backends.onnx.many_rows import (
     LEAST_SEQUENCES,

@@ -7,15 +7,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import torch
 
 from export.backends.base import BuildOptions
 from export.backends.onnx.backend import OnnxBackend
-from export.backends.onnx.conftest import EXACT, GOLDENS, TARGET, Package, export, prefill
+from export.backends.onnx.conftest import EXACT, GOLDENS, TARGET, Package, decoded, export, prefill
 from export.backends.onnx.many_rows import requantised, require_turned, second_assignments
 from export.backends.onnx.record import ROTATED_GRID, TOKEN_GRID
 from export.checkpoint.opened import open_folder
-from export.modules.build import build_stage
 from export.modules.kernels import Kernels
 from export.quantisation.codes import DequantisedWeights
 from export.quantisation.grids import GRIDS
@@ -64,19 +62,13 @@ def test_both_decoders_have_one_border_and_share_what_is_equal(package: Package)
 def test_a_prompt_is_read_as_the_reference_with_its_numbers_reads_it(package: Package, backend: OrtBackend) -> None:
     second = requantised(package.build.weights, package.build.codes, package.build.assignments)
     weights = DequantisedWeights(second.weights, second.codes, second.layers, GRIDS)
-    module = build_stage(package.spec, DECODER, Kernels()).eval()
-    module.load_state_dict({n: weights.tensor(f"{DECODER}.{n}").float() for n, _ in module.named_parameters()})
-    embeds, spec = torch.from_numpy(package.golden["inputs_embeds"]), package.spec.decoder
-    tokens = embeds.shape[1]
-    past, positions = torch.zeros(1, spec.kv_heads, 0, spec.head_dim), torch.arange(tokens)
-    with torch.no_grad():
-        given = (embeds, torch.ones(1, tokens, dtype=torch.long), positions[None], positions)
-        wanted = module(*given, [(past, past)] * spec.layers)[0].numpy()
-    fed = {"inputs_embeds": embeds.numpy(), "position_ids": positions[None].numpy()}
-    read = backend.read(backend.start(64), fed, positions.numpy())
-    # what 7 bits of every layer's input cost; a layer that is turned in another way than its matrix says something else
+    embeds = package.golden["inputs_embeds"]
+    wanted, positions = decoded(package.spec, weights, Kernels(), embeds), np.arange(embeds.shape[1])
+    fed = {"inputs_embeds": embeds, "position_ids": positions[None]}
+    read = backend.read(backend.start(64), fed, positions)
+    # what rounding every layer's input costs; a layer that is turned in another way than its matrix says something else
     assert 1e-3 < np.linalg.norm(read - wanted) / np.linalg.norm(wanted) < 0.03
-    first = prefill(backend, embeds.numpy(), 64)[1]
+    first = prefill(backend, embeds, 64)[1]
     # another decoder, of the same model: eight bits for a row of what were four for a block
     scale = np.abs(wanted).max()
     assert 1e-4 * scale < np.abs(read - first).max() < 0.1 * scale

@@ -17,8 +17,8 @@ from runtime_py.contracts import CONNECTOR, DECODER, EMBED, STAGES, VISION
 GRAPH_BYTES = {DECODER: 5_000, VISION: 3_400, CONNECTOR: 9_400, EMBED: 1_900}
 BLOCK_BYTES = {DECODER: 9_790, VISION: 9_100}
 """Bytes of an ``.onnx`` file without and per block, from the full-size int4 package; other precisions take fewer."""
-TURNED_BYTES = 9_000
-"""What turning and rounding the inputs of a decoder block's four layers adds to its graph."""
+TURNED_BYTES, TURN_BYTES = 4_800, 16_400
+"""What turning and rounding the inputs of a decoder block's four layers adds to its graph, and the matrix that turns all."""
 ROUNDING_BYTES, FINE_BYTES = 5_600, 3_300
 """What rounding the inputs of a vision block's four layers adds to its graph, and what doing so finely in the first adds."""
 
@@ -42,7 +42,7 @@ def predict(
     files = {stage: graphs[stage] + _file_bytes(stage, places, assignments) for stage, (places, _) in laid.items()}
     second = second_bytes(spec, chosen, assignments)
     if second:
-        files[MANY_ROWS] = graphs[DECODER] + TURNED_BYTES * spec.decoder.layers + second
+        files[MANY_ROWS] = graphs[DECODER] + TURN_BYTES + TURNED_BYTES * spec.decoder.layers + second
     files[FURTHER] = graphs[VISION] + graphs[CONNECTOR] + JOINT_BYTES
     files[DECODER] += _scale_bytes(spec, chosen)
     if not obstacles(spec, Tool.GENAI, chosen.cache):
