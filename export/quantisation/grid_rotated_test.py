@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from export.quantisation.grid_blockwise import ScaleRule
-from export.quantisation.grid_rotated import HIGHEST_INPUT, RotatedGrid
+from export.quantisation.grid_rotated import RotatedGrid
 from export.quantisation.grids import GRIDS
 from export.quantisation.hadamard import block_of, matrix, turned
 
@@ -44,7 +44,7 @@ def test_two_neighbours_fit_the_sixteen_bits_of_a_processor_without_vnni() -> No
         codes = GRID.quantise(given).codes.int() - GRID.zero
         even = codes.shape[1] // 2 * 2
         sums = codes[:, 0:even:2] + codes[:, 1:even:2]
-        assert int((sums.abs() * HIGHEST_INPUT).max()) <= 32767
+        assert int((sums.abs() * 2 * GRID.steps).max()) <= 32767
         assert int(codes.abs().max()) > 60
 
 

@@ -16,19 +16,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 from torch import Tensor
 
 from export.quantisation.cache_scales import CacheScales
 from parity_tests.check.candidate import open_candidate
-from parity_tests.laboratory.many_rows import apart, log_probabilities, perplexity
+from parity_tests.laboratory.many_rows import apart, log_probabilities, perplexity, windows_of
 from parity_tests.reference.checkpoint_side import cache_scales, open_checkpoint
 from parity_tests.reference.reference import TorchBackend
 from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, execute
 from runtime_py.command.parser import Parser
 from runtime_py.errors import ExitCode
-from runtime_py.model import load
 
 MARGINS = (0.25, 0.5, 0.75, 1.25, 1.5, 2.0)
 
@@ -46,9 +44,7 @@ def tell(given: argparse.Namespace) -> None:
     """The table."""
     checkpoint = open_checkpoint(given.checkpoint, given.calibration)
     side = open_candidate(given.package, trust=True)
-    with load(given.package, None, "off", trust=True) as model:
-        ids = model.tokenizer.encode(given.text.read_text(encoding="utf-8")[: 40 * given.windows * given.tokens])
-    windows = np.array(ids[: given.windows * given.tokens], np.int64).reshape(given.windows, given.tokens)
+    windows = windows_of(given)
     full = log_probabilities(TorchBackend(checkpoint.spec, checkpoint.weights), side, windows)
     weights = side.examiner.own_numbers(side, checkpoint)
     plain = side.examiner.arithmetic(side.assignments())

@@ -4,7 +4,7 @@
     python -m parity_tests.laboratory.many_rows --package PACKAGE --checkpoint FOLDER [--text FILE] [--roundings]
 
 The first line prints the time of a step of several sequences and of a prompt through either decoder, in turns, or
-what a step of eight through the second one is made of (``--operators``). The second one reads a text, each window of it
+what both of these are made of in the second one (``--operators``). The second one reads a text, each window of it
 from nothing, through both and through the checkpoint in float32.
 """
 
@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from export.backends.onnx.record import ROTATED_GRID
 from export.modules.kernels import Kernels, Role
-from export.quantisation.codes import WeightProvider
-from export.quantisation.grid_rotated import INPUT_STEPS
+from export.quantisation.codes import DequantisedWeights, RoundToNearest, WeightProvider
+from export.quantisation.grid_rotated import RotatedGrid
+from export.quantisation.grids import GRIDS
 from export.quantisation.hadamard import turned
 from export.specs import ModelSpec
 from parity_tests.check.candidate import Candidate, open_candidate
@@ -46,11 +49,11 @@ SEQUENCES = (1, 2, 3, 4, 6, 8, 16)
 PROMPTS = (96, 512)
 FILLED = 150
 """Positions behind which a step is timed."""
-PROFILED = 8
-"""Sequences of the step that is taken apart."""
+PROFILED = ((f"a step of 8 behind {FILLED} positions", 8, 1), ("a prompt of 96 tokens", 1, 96))
+"""The calls that are taken apart: a name, sequences, and tokens of each."""
 ROUNDS = 7
-ROUNDINGS = ((63, False), (63, True), (INPUT_STEPS, True), (127, True))
-"""Steps either way, and whether rows are turned."""
+STEPS = (63, 79, 95, 111, 127)
+"""Of turned inputs either way."""
 FIRST, SECOND = "first", "second"
 
 
@@ -113,16 +116,18 @@ def positions(backend: Any, start: int, count: int) -> np.ndarray:
     return np.repeat(ids[None], tensor.shape[0], 0) if len(tensor.shape) == 3 else ids
 
 
-def operator_milliseconds(backend: Any, hidden: int, threads: int) -> dict[str, float]:
-    """Of a step of `PROFILED` sequences behind `FILLED` positions, by operator, as ONNX Runtime's profile adds them up."""
+def operator_milliseconds(backend: Any, hidden: int, threads: int, sequences: int, tokens: int) -> dict[str, float]:
+    """Of a call, by operator, as ONNX Runtime's profile adds them up: tokens of sequences behind `FILLED` positions each, or
+    of a prompt from nothing where there is one sequence.
+    """
     import onnxruntime
 
-    drawn = np.random.default_rng(0)
+    drawn, past = np.random.default_rng(0), FILLED if sequences > 1 else 0
     states = filled(backend, drawn.standard_normal((1, FILLED, hidden)).astype(np.float32))
     feeds: dict[str, np.ndarray] = {
-        "inputs_embeds": drawn.standard_normal((PROFILED, 1, hidden)).astype(np.float32),
-        "attention_mask": np.ones((PROFILED, FILLED + 1), np.int64),
-        "position_ids": np.concatenate([positions(backend, FILLED, 1)] * PROFILED, axis=-2),
+        "inputs_embeds": drawn.standard_normal((sequences, tokens, hidden)).astype(np.float32),
+        "attention_mask": np.ones((sequences, past + tokens), np.int64),
+        "position_ids": np.concatenate([positions(backend, past, tokens)] * sequences, axis=-2),
         "num_logits_to_keep": np.array(1, np.int64),
     }
     (width,) = (t.shape[-1] for t in backend.contracts["decoder"].outputs if t.name == "logits")
@@ -132,7 +137,7 @@ def operator_milliseconds(backend: Any, hidden: int, threads: int) -> dict[str, 
         session = onnxruntime.InferenceSession(backend.folder / backend.files["decoder"], options)
         calls = DecoderCalls(session, onnxruntime.OrtValue.ortvalue_from_numpy, width)
         for _ in range(ROUNDS + 1):
-            calls(feeds, (PROFILED, 1), states[0].pool.values(0, PROFILED))
+            calls(feeds, (sequences, 1), states[0].pool.values(0, sequences))
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     began = sorted(event["ts"] for event in events if event["name"] == "model_run")[1]  # the first run takes memory
     spent: dict[str, float] = {}
@@ -205,21 +210,35 @@ class RoundedInputsBackend(TorchBackend):
 
 
 def others(checkpoint: Checkpoint, second: Candidate, wanted: bool) -> dict[str, TorchBackend]:
-    """What the second decoder's numbers give in float32, and with inputs rounded in other ways."""
-    weights = second.examiner.own_numbers(second, checkpoint)
-    made = {"the second one's codes, computed in float32": TorchBackend(checkpoint.spec, weights)}
-    for steps, turn in ROUNDINGS if wanted else ():
-        name = f"the same, inputs in {steps} steps either way, {'turned' if turn else 'not turned'}"
-        made[name] = RoundedInputsBackend(checkpoint.spec, weights, steps, turn)
+    """What the second decoder's numbers give in float32, and what matrices and inputs rounded in other ways do."""
+    own = second.examiner.own_numbers(second, checkpoint)
+    made = {"the second one's codes, computed in float32": TorchBackend(checkpoint.spec, own)}
+    if not wanted:
+        return made
+    assert isinstance(own, DequantisedWeights)
+    made["the same, inputs in 63 steps either way, not turned"] = RoundedInputsBackend(checkpoint.spec, own, 63, False)
+    for steps in STEPS:
+        grid = GRIDS[ROTATED_GRID]
+        assert isinstance(grid, RotatedGrid)
+        grids = {ROTATED_GRID: replace(grid, steps=steps)}
+        codes = RoundToNearest(own.weights, own.assignments, grids)
+        weights = DequantisedWeights(own.weights, codes, own.assignments, grids)
+        name = f"inputs in {steps} steps either way, and matrices for them"
+        made[name] = RoundedInputsBackend(checkpoint.spec, weights, steps, True)
     return made
+
+
+def windows_of(given: argparse.Namespace) -> np.ndarray:
+    """int64 (windows, tokens) of the text, by the package's tokenizer."""
+    with load(given.package, None, "off", trust=True) as model:
+        ids = model.tokenizer.encode(given.text.read_text(encoding="utf-8")[: 40 * given.windows * given.tokens])
+    return np.array(ids[: given.windows * given.tokens], np.int64).reshape(given.windows, given.tokens)
 
 
 def tell_distances(given: argparse.Namespace, sides: dict[str, Candidate]) -> None:
     """The table of distances."""
     checkpoint = open_checkpoint(given.checkpoint)
-    with load(given.package, None, "off", trust=True) as model:
-        ids = model.tokenizer.encode(given.text.read_text(encoding="utf-8")[: 40 * given.windows * given.tokens])
-    windows = np.array(ids[: given.windows * given.tokens], np.int64).reshape(given.windows, given.tokens)
+    windows = windows_of(given)
     stored = stored_reference(checkpoint, sides[FIRST])
     assert stored is not None
     full = log_probabilities(TorchBackend(checkpoint.spec, checkpoint.weights), sides[FIRST], windows)
@@ -262,7 +281,7 @@ def parser(prog: str) -> Parser:
     made.add_argument("--windows", type=int, default=4, metavar="N", help="default 4")
     made.add_argument("--tokens", type=int, default=192, metavar="N", help="of a window; default 192")
     made.add_argument("--roundings", action="store_true", help="tell other roundings of inputs too, in PyTorch")
-    made.add_argument("--operators", action="store_true", help="tell what a step of eight is made of instead")
+    made.add_argument("--operators", action="store_true", help="tell what a step of eight and a prompt are made of instead")
     made.add_argument("--threads", type=int, default=1, metavar="N", help="computing threads; default 1")
     flags.talk(made)
     return made
@@ -278,11 +297,10 @@ def _run(given: argparse.Namespace) -> int:
     sides = {FIRST: first, SECOND: second}
     if given.operators:
         decoder: Any = second.backend
-        spent = operator_milliseconds(decoder, hidden_of(decoder), given.threads)
-        console.out(
-            f"a step of {PROFILED} behind {FILLED} positions, second decoder: {sum(spent.values()):.1f} ms in operators"
-        )
-        console.out("\n".join(f"| {name} | {milliseconds:.1f} |" for name, milliseconds in spent.items()))
+        for name, sequences, tokens in PROFILED:
+            spent = operator_milliseconds(decoder, hidden_of(decoder), given.threads, sequences, tokens)
+            console.out(f"{name}, second decoder: {sum(spent.values()):.1f} ms in operators")
+            console.out("\n".join(f"| {operator} | {milliseconds:.1f} |" for operator, milliseconds in spent.items()))
     elif given.checkpoint is None:
         tell_times(sides)
     else:

@@ -58,19 +58,19 @@ def test_who_called_a_function_that_is_gone_calls_its_equal() -> None:
     @I.ir_module
     class Module:
         @T.prim_func(private=True, s_tir=True)
-        def shape_func(heap: T.Buffer((8,), "int64")):
+        def shape_func(heap: T.Buffer((8,), "int64")):  # type: ignore[valid-type]
             heap[2] = heap[1] * T.int64(3)
 
         @T.prim_func(private=True, s_tir=True)
-        def shape_func1(heap: T.Buffer((8,), "int64")):
+        def shape_func1(heap: T.Buffer((8,), "int64")):  # type: ignore[valid-type]
             heap[2] = heap[1] * T.int64(3)
 
         @T.prim_func(private=True, s_tir=True)
-        def shape_func2(heap: T.Buffer((8,), "int64")):
+        def shape_func2(heap: T.Buffer((8,), "int64")):  # type: ignore[valid-type]
             heap[4] = heap[1] * T.int64(5)
 
         @R.function(pure=False)
-        def main(heap: R.Tensor((8,), "int64")) -> R.Tuple:
+        def main(heap: R.Tensor((8,), "int64")) -> R.Tuple:  # type: ignore[valid-type]
             cls = Module
             _ = cls.shape_func1(heap)
             _1 = cls.shape_func2(heap)
