@@ -30,6 +30,7 @@ MAY_BE_HEAVY = (
     "export/backends/",
     "export/graphs/",
     "export/passes/",
+    "export/processor/",
     "export/demo/",
     "parity_tests/",
     "runtime_py/backends/",

@@ -15,9 +15,9 @@ from tvm import tirx
 from tvm.ir import IRModule
 from tvm.script import tirx as T
 
-from export.backends.mlc.online_softmax import BLOCK, LANES, PAGE, Heads, lanes, softmax
 from export.backends.mlc.passes.base import ModulePass, Part
 from export.backends.mlc.passes.row_product import LINE, ask
+from export.processor.online_softmax import BLOCK, LANES, PAGE, Heads, lanes, softmax
 from export.specs import DecoderSpec
 
 AHEAD = 4096

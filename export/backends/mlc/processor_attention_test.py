@@ -15,7 +15,6 @@ from tvm.relax.frontend.nn.llm.position_embedding import llama_rope_with_positio
 from tvm.target import Target
 
 from export.backends.mlc.library import TARGETS
-from export.backends.mlc.online_softmax import BLOCK, LANES, PAGE, Heads
 from export.backends.mlc.processor_attention import (
     DECODE,
     AttendOnProcessor,
@@ -24,6 +23,7 @@ from export.backends.mlc.processor_attention import (
     ragged_kernel,
 )
 from export.backends.mlc.processor_rotation import RotateOnProcessor, rotation_kernel
+from export.processor.online_softmax import BLOCK, LANES, PAGE, Heads
 
 LENGTHS = (1, PAGE, 0, BLOCK + PAGE + 3)
 """Positions of each sequence: a page begun, one filled, none, and more than one block."""

@@ -10,8 +10,8 @@ from tvm import s_tir, tirx
 from tvm.target import Target
 
 from export.backends.mlc.passes.base import ModulePass, Part
-from export.backends.mlc.passes.byte_products import ByteProducts, byte_products
 from export.backends.mlc.passes.row_product import with_row_product
+from export.processor.byte_products import ByteProducts, byte_products
 
 STRIP = 32
 """Output columns of one strip: four vectors of eight float32 sums, which stay in registers."""

@@ -17,7 +17,7 @@ from tvm.script import tirx as T
 
 from export.backends.mlc.blocks.linear import ZERO_POINT
 from export.backends.mlc.parameters import GROUP, PER_WORD
-from export.backends.mlc.passes.byte_products import ByteProducts
+from export.processor.byte_products import ByteProducts
 
 PLANES = {"float16": 2, "float32": 3}
 """Bytes of a fixed-point number by the model dtype."""

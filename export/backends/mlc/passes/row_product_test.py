@@ -16,8 +16,8 @@ from tvm.target import Target
 
 from export.backends.mlc.blocks.linear import dequantised
 from export.backends.mlc.library import TARGETS
-from export.backends.mlc.passes.byte_products import Arm64Dot, Avx2, byte_products
 from export.backends.mlc.passes.cpu_schedule import ScheduleForCpu
+from export.processor.byte_products import Arm64Dot, Avx2, byte_products
 
 X86, ARM64 = Target(TARGETS["x86_64"]), Target(TARGETS["aarch64"])
 OPTIONS = {"tirx.disable_cse_tir": True}
