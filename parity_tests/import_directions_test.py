@@ -31,6 +31,7 @@ MAY_BE_HEAVY = (
     "export/graphs/",
     "export/passes/",
     "export/processor/",
+    "export/compilation/",
     "export/demo/",
     "parity_tests/",
     "runtime_py/backends/",

@@ -22,7 +22,7 @@ from threading import Event, Thread
 import psutil
 
 from export.backends.mlc.compile_process import compile_together
-from export.backends.mlc.host import host_place
+from export.compilation.host import host_place
 from parity_tests.laboratory.mlc_traffic.libraries import request_of, spec_of
 from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, execute

@@ -10,7 +10,7 @@ from tvm import tirx
 from tvm.ir import GlobalVar, IRModule
 from tvm.script import tirx as T
 
-from export.backends.mlc.passes.base import ModulePass, Part
+from export.compilation.module_pass import ModulePass, Part
 from export.specs import DecoderSpec
 from runtime_py.backends.mlc import PAGE
 from runtime_py.errors import MachineError

@@ -18,9 +18,9 @@ import numpy as np
 
 from export.backends.mlc import library as libraries
 from export.backends.mlc.compile_process import LibraryRequest, compile_apart
-from export.backends.mlc.host import host_place
 from export.backends.mlc.parameters import GROUP, PER_WORD
-from export.backends.mlc.passes.base import ModulePass
+from export.compilation.host import host_place
+from export.compilation.module_pass import ModulePass
 from export.specs import ModelSpec
 from parity_tests.check.package_questions import stand_in
 from parity_tests.laboratory.early_append import EarlyAppend

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from export.backends.mlc.compile_process import LibraryRequest, compile_apart
-from export.backends.mlc.host import host_place
 from export.backends.mlc.overview import make_overview
 from export.backends.mlc.package_parts import declared_parameters
 from export.backends.mlc.schemes import scheme_of
 from export.backends.mlc.stock_engine import stock_engine
+from export.compilation.host import host_place
 from export.modules.build import layer_shapes
 from export.quantisation.spec import Assignment, Storage
 from export.specs import ModelSpec

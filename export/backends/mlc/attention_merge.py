@@ -12,7 +12,7 @@ from tvm import tirx
 from tvm.ir import GlobalVar, IRModule
 from tvm.script import tirx as T
 
-from export.backends.mlc.passes.base import ModulePass, Part
+from export.compilation.module_pass import ModulePass, Part
 
 REPLACED = "tir_attention_merge_state"
 THREADS = 256

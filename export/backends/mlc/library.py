@@ -20,15 +20,15 @@ from export.backends.mlc.compile_process import LibraryRequest
 from export.backends.mlc.function_list import block_functions, functions
 from export.backends.mlc.logit_kernels import AddLogitKernels
 from export.backends.mlc.model import ModelLibrary
-from export.backends.mlc.passes.base import ModulePass, PassLog
 from export.backends.mlc.passes.cache_arguments import CreateCacheWithFiveNumbers
 from export.backends.mlc.passes.pipeline import pipeline
 from export.backends.mlc.passes.runtime_functions import AddEmbeddingAllocator, NameSystemLibrary
 from export.backends.mlc.processor_attention import AttendOnProcessor
 from export.backends.mlc.processor_rotation import RotateOnProcessor
-from export.backends.mlc.size_order import sizes_in_order
 from export.backends.mlc.support import unsupported
-from export.backends.mlc.tar_objects import write_objects
+from export.compilation.module_pass import ModulePass, PassLog
+from export.compilation.objects import write_objects
+from export.compilation.size_order import sizes_in_order
 from runtime_py.errors import UnsupportedModelError
 
 METAL_LIMITS = {"max_threads_per_block": 256, "max_shared_memory_per_block": 32768, "thread_warp_size": 1}

@@ -12,7 +12,7 @@ from tvm import tirx
 from tvm.ir import IRModule
 from tvm.script import tirx as T
 
-from export.backends.mlc.passes.base import ModulePass, Part
+from export.compilation.module_pass import ModulePass, Part
 
 THREADS = 256
 """Threads per block; what every OpenCL and Metal device offers."""

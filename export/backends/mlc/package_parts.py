@@ -12,7 +12,6 @@ from export.backends.base import Build
 from export.backends.mlc import app_config, chat_config, shards, tokenizer_files
 from export.backends.mlc.compile_process import LibraryRequest, compile_together
 from export.backends.mlc.conversation_template import conversation_template
-from export.backends.mlc.host import host_place
 from export.backends.mlc.objects import check_library
 from export.backends.mlc.overview import PREFIX, Overview, WithOverview, make_overview, overview_shapes
 from export.backends.mlc.parameters import Parameter, ParameterBytes, parameter_list
@@ -21,6 +20,7 @@ from export.backends.mlc.record import PHONES
 from export.backends.mlc.schemes import Scheme, scheme_of
 from export.backends.mlc.stock_engine import stock_engine
 from export.backends.mlc.upstream_llama import read_json
+from export.compilation.host import host_place
 from export.modules.build import parameter_count, parameter_shapes
 from export.plan.machine import available_memory
 from export.prompts.declared import declared_prompt

@@ -15,8 +15,8 @@ from tvm import tirx
 from tvm.ir import IRModule
 from tvm.script import tirx as T
 
-from export.backends.mlc.passes.base import ModulePass, Part
 from export.backends.mlc.passes.row_product import LINE, ask
+from export.compilation.module_pass import ModulePass, Part
 from export.processor.online_softmax import BLOCK, LANES, PAGE, Heads, lanes, softmax
 from export.specs import DecoderSpec
 

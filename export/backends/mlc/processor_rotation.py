@@ -12,7 +12,7 @@ from tvm.ir import IRModule
 from tvm.relax.frontend.nn.llm.position_embedding import rope_freq_default
 from tvm.script import tirx as T
 
-from export.backends.mlc.passes.base import ModulePass, Part
+from export.compilation.module_pass import ModulePass, Part
 from export.specs import DecoderSpec
 
 ROTATION = "fused_rope"

@@ -6,7 +6,7 @@ import tvm
 from tvm import relax
 from tvm.ir import IRModule
 
-from export.backends.mlc.passes.base import ModulePass, Part
+from export.compilation.module_pass import ModulePass, Part
 from runtime_py.backends.mlc import CACHE_NUMBERS
 
 CREATE = "vm.builtin.paged_attention_kv_cache_create"

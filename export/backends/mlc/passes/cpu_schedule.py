@@ -9,8 +9,8 @@ import tvm
 from tvm import s_tir, tirx
 from tvm.target import Target
 
-from export.backends.mlc.passes.base import ModulePass, Part
 from export.backends.mlc.passes.row_product import with_row_product
+from export.compilation.module_pass import ModulePass, Part
 from export.processor.byte_products import ByteProducts, byte_products
 
 STRIP = 32

@@ -11,9 +11,9 @@ from tvm.ir import IRModule
 from tvm.s_tir import dlight as dl
 from tvm.target import Target
 
-from export.backends.mlc.passes.base import ModulePass, Part
 from export.backends.mlc.passes.row_tiles import RowTiles
 from export.backends.mlc.passes.tall_tiles import TallTiles
+from export.compilation.module_pass import ModulePass, Part
 
 LOG = logging.getLogger(__name__)
 

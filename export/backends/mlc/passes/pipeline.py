@@ -9,15 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 import tvm
-from tvm import relax, tirx
+from tvm import tirx
 from tvm.target import Target
 
-from export.backends.mlc.passes.annotate_bounds import AnnotateBounds
 from export.backends.mlc.passes.attach_metadata import AttachMetadata
 from export.backends.mlc.passes.cpu_schedule import ScheduleForCpu
 from export.backends.mlc.passes.device_schedules import ScheduleBatched, ScheduleForDevice
-from export.backends.mlc.passes.function_order import SortFunctions
-from export.backends.mlc.passes.shape_order import SortShapeFunctions
+from export.compilation.pipeline import lowered, machine_code, memory_planned
 
 
 def pipeline(target: Target, schedule: Target, bounds: dict[str, int], metadata: dict[str, Any]) -> tvm.transform.Pass:
@@ -36,31 +34,7 @@ def pipeline(target: Target, schedule: Target, bounds: dict[str, int], metadata:
             tirx.transform.ForceNarrowIndexToInt32(),
             memory_planned(),
             AttachMetadata(metadata).as_tvm(),
-            relax.transform.LowerAllocTensor(),
-            relax.transform.KillAfterLastUse(),
-            relax.transform.LowerRuntimeBuiltin(),
-            relax.transform.VMShapeLower(),
-            # the functions that VMShapeLower has just made
-            SortShapeFunctions().as_tvm(),
-            SortFunctions().as_tvm(),
-            relax.transform.AttachGlobalSymbol(),
-        ]
-    )
-
-
-def lowered(bounds: dict[str, int]) -> tvm.transform.Pass:
-    """Operators become fused kernels, not yet scheduled."""
-    return tvm.transform.Sequential(
-        [
-            AnnotateBounds(bounds).as_tvm(),
-            relax.transform.LegalizeOps(),
-            relax.transform.AnnotateTIROpPattern(),
-            relax.transform.FoldConstant(),
-            # before FuseOps: two reshapes in a row, fused, are a kernel that copies
-            relax.transform.RewriteDataflowReshape(),
-            relax.transform.FuseOps(),
-            relax.transform.FuseTIR(),
-            relax.transform.DeadCodeElimination(),
+            machine_code(),
         ]
     )
 
@@ -70,18 +44,3 @@ def scheduled(target: Target, schedule: Target) -> list[tvm.transform.Pass]:
     if target.kind.name == "llvm":
         return [ScheduleForCpu(target).as_tvm()]
     return [ScheduleBatched(schedule).as_tvm(), ScheduleForDevice(schedule).as_tvm()]
-
-
-def memory_planned() -> tvm.transform.Pass:
-    """Every buffer gets its place in a storage that others share."""
-    return tvm.transform.Sequential(
-        [
-            # looks into dataflow blocks, so it comes before they are dissolved
-            relax.transform.RewriteDataflowReshape(),
-            relax.transform.ToNonDataflow(),
-            relax.transform.RemovePurityChecking(),
-            relax.transform.CallTIRRewrite(),
-            # shares out the allocations that CallTIRRewrite has made explicit
-            relax.transform.StaticPlanBlockMemory(),
-        ]
-    )

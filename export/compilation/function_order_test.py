@@ -6,7 +6,7 @@ import tvm
 from tvm import tirx
 from tvm.ir import IRModule
 
-from export.backends.mlc.passes.function_order import SortFunctions
+from export.compilation.function_order import SortFunctions
 
 
 def held(mod: IRModule) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from tvm.ir import IRModule
 
-from export.backends.mlc.passes.base import ModulePass
+from export.compilation.module_pass import ModulePass
 
 
 class SortFunctions(ModulePass):

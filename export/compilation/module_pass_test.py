@@ -14,11 +14,11 @@ from tvm.target import Target
 from export.backends.mlc.attention_merge import SafeMerge
 from export.backends.mlc.library import TARGETS
 from export.backends.mlc.logit_kernels import AddLogitKernels
-from export.backends.mlc.passes.annotate_bounds import AnnotateBounds
 from export.backends.mlc.passes.attach_metadata import METADATA, AttachMetadata
-from export.backends.mlc.passes.base import ModulePass, Part, PassLog, changed
 from export.backends.mlc.passes.cpu_schedule import ScheduleForCpu
 from export.backends.mlc.passes.runtime_functions import AddEmbeddingAllocator, NameSystemLibrary
+from export.compilation.annotate_bounds import AnnotateBounds
+from export.compilation.module_pass import ModulePass, Part, PassLog, changed
 
 
 class Layer(nn.Module):

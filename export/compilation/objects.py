@@ -11,7 +11,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from export.backends.mlc.host import host_place
+from export.compilation.host import host_place
 from runtime_py.errors import MachineError
 
 

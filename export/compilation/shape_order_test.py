@@ -11,7 +11,7 @@ from tvm.script import ir as I
 from tvm.script import relax as R
 from tvm.script import tirx as T
 
-from export.backends.mlc.passes.shape_order import SortShapeFunctions, slot
+from export.compilation.shape_order import SortShapeFunctions, slot
 
 
 def shape_function(*stores: tuple[int, int]) -> tirx.PrimFunc:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from tvm import relax
 from tvm.ir import IRModule
 
-from export.backends.mlc.passes.base import ModulePass, Part
+from export.compilation.module_pass import ModulePass, Part
 
 
 class AnnotateBounds(ModulePass):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tvm import relax, te, tirx
 from tvm.relax import utils
 
-from export.backends.mlc.size_order import FilledOrder, sizes_in_order
+from export.compilation.size_order import FilledOrder, sizes_in_order
 
 SIZES = ("one", "two", "three", "four", "five")
 

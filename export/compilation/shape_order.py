@@ -16,7 +16,7 @@ import tvm_ffi
 from tvm import relax, tirx
 from tvm.ir import IRModule
 
-from export.backends.mlc.passes.base import ModulePass, Part
+from export.compilation.module_pass import ModulePass, Part
 
 PREFIX = "shape_func"
 """How ``VMShapeLower`` names the functions that it makes."""
