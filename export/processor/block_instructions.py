@@ -23,10 +23,17 @@ CHUNK = 16
 
 @dataclass(frozen=True)
 class BlockInstructions(ABC):
-    """``width`` bytes of a vector; ``rows_at_once`` rows of numbers are multiplied with codes that are read once."""
+    """``width`` bytes of a vector; how many rows are multiplied with each other at once, so that each is read once.
+
+    Attributes:
+        width: bytes.
+        rows_at_once: rows of numbers.
+        matrix_rows: rows of the matrix.
+    """
 
     width: int
     rows_at_once: int
+    matrix_rows: int
 
     @property
     def lanes(self) -> int:
@@ -70,12 +77,21 @@ class BlockInstructions(ABC):
         shifted = T.shift_right(halves, T.broadcast(T.uint16(4), self.width // 2))
         return T.reinterpret(f"uint8x{self.width}", shifted)
 
-    @abstractmethod
-    def sums(self, codes: Sequence[tirx.Expr], numbers: Sequence[tirx.Expr], start: tirx.Expr | None, bits: int) -> tirx.Expr:
-        """int32 by lane: ``start`` (None: 0) and the products of uint8 codes with int8 numbers within [-127, 127].
+    def sum_type(self, bits: int) -> str:
+        """Of the numbers in which products are summed up."""
+        return "int32"
 
-        With ``signed_codes`` what is multiplied is the code less 128.
-        """
+    def started(self, zeros: tirx.Expr, bits: int) -> tirx.Expr:
+        """The sum of no product; ``zeros`` is int32 by lane, minus the zero point times the numbers."""
+        return zeros
+
+    @abstractmethod
+    def plus(self, total: tirx.Expr, codes: tirx.Expr, numbers: tirx.Expr, bits: int) -> tirx.Expr:
+        """``total`` and the products of uint8 codes with int8 numbers within [-127, 127]; those of ``signed_codes`` less 128."""
+
+    def ended(self, total: tirx.Expr, zeros: tirx.Expr, bits: int) -> tirx.Expr:
+        """The sum as int32 by lane."""
+        return total
 
     def signed_codes(self, bits: int) -> bool:
         """Whether codes of 8 bits lose their zero point as they are multiplied."""
@@ -88,21 +104,25 @@ class Avx2(BlockInstructions):
 
     width: int = 32
     rows_at_once: int = 2
+    matrix_rows: int = 1
 
-    def sums(self, codes: Sequence[tirx.Expr], numbers: Sequence[tirx.Expr], start: tirx.Expr | None, bits: int) -> tirx.Expr:
+    def sum_type(self, bits: int) -> str:
+        """Eight products of pairs with codes of 4 bits, each up to 2 * 15 * 127, fit 16 bits."""
+        return "int16" if bits == 4 else "int32"
+
+    def started(self, zeros: tirx.Expr, bits: int) -> tirx.Expr:
+        return T.broadcast(T.int16(0), 16) if bits == 4 else T.broadcast(T.int32(0), 8)
+
+    def plus(self, total: tirx.Expr, codes: tirx.Expr, numbers: tirx.Expr, bits: int) -> tirx.Expr:
         if bits == 4:
-            # eight products of pairs, each up to 2 * 15 * 127, fit 16 bits
-            pairs = [self._pairs(code, number) for code, number in zip(codes, numbers, strict=True)]
-            total = self._lanes(joined(pairs))
-            return total if start is None else total + start
-        total = start
-        for code, number in zip(codes, numbers, strict=True):
-            signed = T.reinterpret("int8x32", T.bitwise_xor(code, T.broadcast(T.uint8(128), 32)))
-            turned = T.call_llvm_pure_intrin("int8x32", "llvm.x86.avx2.psign.b", number, signed)
-            size = T.call_llvm_pure_intrin("int8x32", "llvm.abs.v32i8", signed, T.bool(False))
-            product = self._lanes(self._pairs(size, turned))
-            total = product if total is None else total + product
-        return total
+            return total + self._pairs(codes, numbers)
+        signed = T.reinterpret("int8x32", T.bitwise_xor(codes, T.broadcast(T.uint8(128), 32)))
+        turned = T.call_llvm_pure_intrin("int8x32", "llvm.x86.avx2.psign.b", numbers, signed)
+        size = T.call_llvm_pure_intrin("int8x32", "llvm.abs.v32i8", signed, T.bool(False))
+        return total + self._lanes(self._pairs(size, turned))
+
+    def ended(self, total: tirx.Expr, zeros: tirx.Expr, bits: int) -> tirx.Expr:
+        return self._lanes(total) + zeros if bits == 4 else total
 
     @staticmethod
     def _pairs(unsigned: tirx.Expr, signed: tirx.Expr) -> tirx.Expr:
@@ -119,15 +139,14 @@ class Vnni(BlockInstructions):
 
     width: int = 64
     rows_at_once: int = 4
+    matrix_rows: int = 2
 
     def signed_codes(self, bits: int) -> bool:
         return False
 
-    def sums(self, codes: Sequence[tirx.Expr], numbers: Sequence[tirx.Expr], start: tirx.Expr | None, bits: int) -> tirx.Expr:
-        total = T.broadcast(T.int32(0), 16) if start is None else start
-        for code, number in zip(codes, numbers, strict=True):
-            total = T.call_llvm_pure_intrin("int32x16", "llvm.x86.avx512.vpdpbusd.512", total, code, number)
-        return total
+    def plus(self, total: tirx.Expr, codes: tirx.Expr, numbers: tirx.Expr, bits: int) -> tirx.Expr:
+        name = f"llvm.x86.avx512.vpdpbusd.{8 * self.width}"
+        return T.call_llvm_pure_intrin(f"int32x{self.lanes}", name, total, codes, numbers)
 
 
 @dataclass(frozen=True)
@@ -136,25 +155,15 @@ class Arm64Dot(BlockInstructions):
 
     width: int = 16
     rows_at_once: int = 2
+    matrix_rows: int = 1
 
     def upper(self, pairs: tirx.Expr) -> tirx.Expr:
         return T.shift_right(pairs, T.broadcast(T.uint8(4), 16))
 
-    def sums(self, codes: Sequence[tirx.Expr], numbers: Sequence[tirx.Expr], start: tirx.Expr | None, bits: int) -> tirx.Expr:
-        total = T.broadcast(T.int32(0), 4) if start is None else start
-        for code, number in zip(codes, numbers, strict=True):
-            lowered = T.bitwise_xor(code, T.broadcast(T.uint8(128), 16)) if bits == 8 else code
-            signed = T.reinterpret("int8x16", lowered)
-            total = T.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.sdot.v4i32.v16i8", total, signed, number)
-        return total
-
-
-def joined(parts: Sequence[tirx.Expr]) -> tirx.Expr:
-    """The sum, pairs first."""
-    kept = list(parts)
-    while len(kept) > 1:
-        kept = [kept[at] + kept[at + 1] for at in range(0, len(kept) - 1, 2)] + kept[len(kept) // 2 * 2 :]
-    return kept[0]
+    def plus(self, total: tirx.Expr, codes: tirx.Expr, numbers: tirx.Expr, bits: int) -> tirx.Expr:
+        lowered = T.bitwise_xor(codes, T.broadcast(T.uint8(128), 16)) if bits == 8 else codes
+        signed = T.reinterpret("int8x16", lowered)
+        return T.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.sdot.v4i32.v16i8", total, signed, numbers)
 
 
 def block_instructions(target: Target) -> BlockInstructions | None:

@@ -183,26 +183,35 @@ class _Kernel:
 
     def write(self, codes, scales, numbers, zeros, factors, out, group, first, some):
         """``some`` rows of numbers from ``first`` on."""
-        strides, lanes = self.strides, self.strides.byte.lanes
-        rows, whole = strides.matrix.rows, T.ramp(0, 1, self.strides.byte.lanes)
-        with T.serial(0, T.min(TOGETHER, rows - group * TOGETHER)) as within:
+        strides, byte = self.strides, self.strides.byte
+        lanes, side, rows = byte.lanes, byte.matrix_rows, strides.matrix.rows
+        whole = T.ramp(0, 1, lanes)
+        with T.serial(0, T.min(TOGETHER // side, -(-rows // side) - group * (TOGETHER // side))) as within:
             with T.sblock("row"):
                 T.reads(codes[:, :, :], scales[:, :], numbers[:, :, :, :], zeros[:, :, :], factors[:, :, :])
                 T.writes(out[:, :])
-                row = group * TOGETHER + within
-                sums = T.sblock_alloc_buffer((some, lanes), "float32", scope="local")
-                kept = T.sblock_alloc_buffer((strides.vectors, lanes), "int32", scope="local")
-                scale = T.sblock_alloc_buffer((lanes,), "float32", scope="local")
-                for number in range(some):
-                    T.buffer_store(sums, T.broadcast(T.float32(0), lanes), [number, whole])
-                source = _Copied(strides, codes, scales, row) if strides.copied else _InPlace(strides, codes, scales, row)
-                with T.serial(0, strides.count) as stride:
-                    self._ask(codes, scales, row, stride)
-                    self._decode(source, kept, scale, stride)
+                sums = T.sblock_alloc_buffer((side, some, lanes), "float32")
+                kept = [T.sblock_alloc_buffer((strides.vectors, lanes), "int32") for _ in range(side)]
+                scale = T.sblock_alloc_buffer((side, lanes), "float32")
+                kind = byte.sum_type(strides.matrix.bits)
+                exact = T.sblock_alloc_buffer((side, some, lanes * 4 // (int(kind[3:]) // 8)), kind)
+                chosen = [group * TOGETHER + within * side + at for at in range(side)]
+                if rows % side:
+                    # the last rows are multiplied twice where there are too few
+                    chosen = [T.min(row, rows - 1) for row in chosen]
+                for at in range(side):
                     for number in range(some):
-                        self._add(kept, scale, numbers, zeros, factors, sums, first + number, number, stride)
-                for number in range(some):
-                    T.buffer_store(out, added_up(sums[number, whole], lanes), [first + number, row])
+                        T.buffer_store(sums, T.broadcast(T.float32(0), lanes), [at, number, whole])
+                kinds = _Copied if strides.copied else _InPlace
+                sources = [kinds(strides, codes, scales, row) for row in chosen]
+                with T.serial(0, strides.count) as stride:
+                    for at, (row, source) in enumerate(zip(chosen, sources, strict=True)):
+                        self._ask(codes, scales, row, stride)
+                        self._decode(source, kept[at], scale, at, stride)
+                    self._add(kept, scale, numbers, zeros, factors, exact, sums, first, stride)
+                for at, row in enumerate(chosen):
+                    for number in range(some):
+                        T.buffer_store(out, added_up(sums[at, number, whole], lanes), [first + number, row])
 
     def _ask(self, codes, scales, row, stride):
         """Memory is asked for what lies ahead."""
@@ -212,7 +221,7 @@ class _Kernel:
             T.evaluate(ask(codes[row, 0, stride * step + line * LINE + AHEAD]))
         T.evaluate(ask(scales[row, stride * strides.scales + AHEAD // step * strides.scales]))
 
-    def _decode(self, source, kept, scale, stride):
+    def _decode(self, source, kept, scale, place, stride):
         """The codes of a stride, and its scales by lane."""
         strides, byte = self.strides, self.strides.byte
         column = strides.first_column(stride)
@@ -228,18 +237,27 @@ class _Kernel:
         else:
             single = [T.Cast(f"float32x{count}", halves)] * (byte.lanes // count)
             spread = tirx.Shuffle(single, [strides.scale_of(at) for at in range(byte.lanes)])
-        T.buffer_store(scale, spread, [whole])
+        T.buffer_store(scale, spread, [place, whole])
 
-    def _add(self, kept, scale, numbers, zeros, factors, sums, row, number, stride):
-        """The products of a stride with one row of numbers."""
-        strides, byte = self.strides, self.strides.byte
+    def _add(self, kept, scale, numbers, zeros, factors, exact, sums, first, stride):
+        """The products of a stride of some rows of the matrix with some rows of numbers, taken in turns."""
+        strides, byte, bits = self.strides, self.strides.byte, self.strides.matrix.bits
         lanes, whole = byte.lanes, T.ramp(0, 1, byte.lanes)
-        codes = [T.reinterpret(f"uint8x{byte.width}", kept[at, whole]) for at in range(strides.vectors)]
-        read = [T.reinterpret(f"int8x{byte.width}", numbers[row, stride, at, whole]) for at in range(strides.vectors)]
-        start = None if strides.matrix.bits == 8 and byte.signed_codes(8) else zeros[row, stride, whole]
-        exact = T.Cast(f"float32x{lanes}", byte.sums(codes, read, start, strides.matrix.bits))
-        factor = scale[whole] * factors[row, stride, whole]
-        T.buffer_store(sums, sums[number, whole] + exact * factor, [number, whole])
+        all_of = T.ramp(0, 1, int(exact.shape[-1]))
+        signed = bits == 8 and byte.signed_codes(8)
+        pairs = [(at, number) for number in range(int(sums.shape[1])) for at in range(int(sums.shape[0]))]
+        start = lambda number: T.broadcast(T.int32(0), lanes) if signed else zeros[first + number, stride, whole]  # noqa: E731
+        for at, number in pairs:
+            T.buffer_store(exact, byte.started(start(number), bits), [at, number, all_of])
+        for vector in range(strides.vectors):
+            for at, number in pairs:
+                codes = T.reinterpret(f"uint8x{byte.width}", kept[at][vector, whole])
+                read = T.reinterpret(f"int8x{byte.width}", numbers[first + number, stride, vector, whole])
+                T.buffer_store(exact, byte.plus(exact[at, number, all_of], codes, read, bits), [at, number, all_of])
+        for at, number in pairs:
+            product = T.Cast(f"float32x{lanes}", byte.ended(exact[at, number, all_of], start(number), bits))
+            factor = scale[at, whole] * factors[first + number, stride, whole]
+            T.buffer_store(sums, sums[at, number, whole] + product * factor, [at, number, whole])
 
 
 @dataclass(frozen=True)
@@ -264,8 +282,8 @@ class _Copied:
     def __init__(self, strides: Strides, codes: tirx.Buffer, scales: tirx.Buffer, row: tirx.Expr) -> None:
         size, count = VECTORS * strides.byte.width, strides.scales
         blocks, block_bytes = (int(size) for size in codes.shape[1:])
-        self.codes_buffer = T.sblock_alloc_buffer((size,), "uint8", scope="local")
-        self.scales_buffer = T.sblock_alloc_buffer((count,), "float16", scope="local")
+        self.codes_buffer = T.sblock_alloc_buffer((size,), "uint8")
+        self.scales_buffer = T.sblock_alloc_buffer((count,), "float16")
         T.buffer_store(self.codes_buffer, T.broadcast(T.uint8(0), size), [T.ramp(0, 1, size)])
         T.buffer_store(self.scales_buffer, T.broadcast(T.float16(0), count), [T.ramp(0, 1, count)])
         with T.grid(blocks, block_bytes) as (block, at):

@@ -42,9 +42,9 @@ class Rounding:
         with T.sblock("rounding"):
             T.reads(x[row, 0 : matrix.columns])
             T.writes(numbers[row, :, :, :], zeros[row, :, :], factors[row, :, :])
-            largest = T.sblock_alloc_buffer((WIDE,), "float32", scope="local")
-            scale = T.sblock_alloc_buffer((3,), "float32", scope="local")
-            words = T.sblock_alloc_buffer((strides.vectors,), "int32", scope="local")
+            largest = T.sblock_alloc_buffer((WIDE,), "float32")
+            scale = T.sblock_alloc_buffer((3,), "float32")
+            words = T.sblock_alloc_buffer((strides.vectors,), "int32")
             if strides.rest:
                 for at in range(strides.vectors):
                     T.buffer_store(
@@ -107,7 +107,9 @@ class Rounding:
     def _zeros(self, numbers, row, stride):
         strides, byte = self.strides, self.strides.byte
         whole, bits = T.ramp(0, 1, byte.lanes), strides.matrix.bits
-        points = [T.broadcast(T.uint8(1 << (bits - 1)), byte.width)] * strides.vectors
-        read = [T.reinterpret(f"int8x{byte.width}", numbers[row, stride, at, whole]) for at in range(strides.vectors)]
-        return T.broadcast(T.int32(0), byte.lanes) - byte.sums(points, read, None, bits)
-
+        points = T.broadcast(T.uint8(1 << (bits - 1)), byte.width)
+        none = T.broadcast(T.int32(0), byte.lanes)
+        total = byte.started(none, bits)
+        for at in range(strides.vectors):
+            total = byte.plus(total, points, T.reinterpret(f"int8x{byte.width}", numbers[row, stride, at, whole]), bits)
+        return none - byte.ended(total, none, bits)
