@@ -32,7 +32,7 @@ class FlatHeads:
         keys: heads of keys and values.
         size: channels of a head.
         width: channels of a head in the cache, at least ``size``; those behind are zeros.
-        rotary: the first channels of a head that are rotated, an even number; a channel turns with the one half of them away.
+        rotary: the first channels of a head, an even number, that are rotated: each with the one half of them away.
         scale: of scores.
         cache: "float16", "float32" or "int8", which has a scale for every channel of keys and of values.
     """
@@ -86,28 +86,24 @@ def flat_attention(heads: FlatHeads) -> tirx.PrimFunc:
     if reason := unsupported(heads):
         raise ValueError(f"no attention kernel: {reason}")
     bytewise = heads.cache == "int8"
-    with IRBuilder() as builder:
-        with prim_func(s_tir=True):
-            T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
-            names = ["qkv", "cos", "sin", "lengths", *["key_scales", "value_scales"] * bytewise]
-            given = {name: arg(name, T.handle()) for name in [*names, "key_cache", "value_cache", "out"]}
-            n, sequences, capacity = T.int32(), T.int64(), T.int64()
-            packed = (heads.queries + 2 * heads.keys) * heads.size
-            cache = (sequences, heads.keys, capacity, heads.width)
-            shapes = {"qkv": (n, packed), "cos": (n, heads.rotary // 2), "sin": (n, heads.rotary // 2), "lengths": (n,)}
-            shapes |= {name: (heads.keys * heads.width,) for name in ("key_scales", "value_scales")}
-            shapes |= {"key_cache": cache, "value_cache": cache, "out": (n, heads.queries * heads.size)}
-            kinds = {"lengths": "int32", "key_cache": heads.cache, "value_cache": heads.cache}
-            # NumPy's arrays and the rows of a pool begin where they like
-            arrays = {
-                name: T.match_buffer(given[name], shapes[name], kinds.get(name, "float32"), align=4) for name in given
-            }
-            # the heads of one row may go to several cores, and long rows and short ones are mixed
-            with T.parallel(0, n * heads.keys) as item:
-                with T.sblock("attention"):
-                    T.reads()
-                    T.writes()
-                    Step(heads, item % n, item // n, **arrays).write()
+    with IRBuilder() as builder, prim_func(s_tir=True):
+        T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
+        names = ["qkv", "cos", "sin", "lengths", *["key_scales", "value_scales"] * bytewise]
+        given = {name: arg(name, T.handle()) for name in [*names, "key_cache", "value_cache", "out"]}
+        n, sequences, capacity = T.int32(), T.int64(), T.int64()
+        packed = (heads.queries + 2 * heads.keys) * heads.size
+        cache = (sequences, heads.keys, capacity, heads.width)
+        shapes = {"qkv": (n, packed), "cos": (n, heads.rotary // 2), "sin": (n, heads.rotary // 2), "lengths": (n,)}
+        shapes |= {name: (heads.keys * heads.width,) for name in ("key_scales", "value_scales")}
+        shapes |= {"key_cache": cache, "value_cache": cache, "out": (n, heads.queries * heads.size)}
+        kinds = {"lengths": "int32", "key_cache": heads.cache, "value_cache": heads.cache}
+        # NumPy's arrays and the rows of a pool begin where they like
+        arrays = {name: T.match_buffer(given[name], shapes[name], kinds.get(name, "float32"), align=4) for name in given}
+        # the heads of one row may go to several cores, and long rows and short ones are mixed
+        with T.parallel(0, n * heads.keys) as item, T.sblock("attention"):
+            T.reads()
+            T.writes()
+            Step(heads, item % n, item // n, **arrays).write()
     return builder.get()
 
 

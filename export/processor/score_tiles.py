@@ -1,8 +1,8 @@
 """Scores of a tile of positions at once: one vector of sums a position, then the sums of lanes of all of them together.
 
-A product of a query with a key ends in a vector whose lanes have to be added up. For one position that is as much work as the
-products themselves; of `TILE` positions the vectors are folded in pairs, each fold halving how many there are, until one
-vector holds a score in each lane.
+A product of a query with a key ends in a vector whose lanes have to be added up. For one position that is as much work as
+the products themselves; of `TILE` positions the vectors are folded in pairs, each fold halving how many there are, until
+one vector holds a score in each lane.
 """
 
 # mypy: ignore-errors
@@ -25,13 +25,12 @@ class TiledSoftmax(Softmax):
     def _score(self, member, part, there, key):
         with T.serial(0, there // TILE) as tile:
             self._store(member, part, tile, lambda at: tile * TILE + at, key)
-        with T.If(there % TILE > 0):
-            with T.Then():
-                tile = there // TILE
-                # positions that are not there are the last one again, and their scores are those of none
-                self._store(member, part, tile, lambda at: T.min(tile * TILE + at, there - 1), key)
-                with T.serial(0, TILE - there % TILE) as behind:
-                    T.buffer_store(self.scores, T.float32(-5e4), [member, part * PAGE + there + behind])
+        with T.If(there % TILE > 0), T.Then():
+            tile = there // TILE
+            # positions that are not there are the last one again, and their scores are those of none
+            self._store(member, part, tile, lambda at: T.min(tile * TILE + at, there - 1), key)
+            with T.serial(0, TILE - there % TILE) as behind:
+                T.buffer_store(self.scores, T.float32(-5e4), [member, part * PAGE + there + behind])
 
     def _store(self, member, part, tile, position, key):
         sums = [None] * TILE
