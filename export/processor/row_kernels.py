@@ -1,0 +1,164 @@
+"""Small kernels between the products of a decode step: norms of rows, and the gate of an MLP, all in float32.
+
+The norms are those of ONNX Runtime's SkipSimplifiedLayerNormalization and RMSNormalization (microsoft/onnxruntime,
+docs/ContribOperators.md). A row takes a microsecond or two, less than it costs to wake another core, so few rows are taken
+one after the other.
+"""
+
+# mypy: ignore-errors
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from tvm import tirx
+from tvm.script import tirx as T
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder.tirx import arg, prim_func
+
+from export.processor.online_softmax import joined, power_of_two
+
+WIDE = 16
+"""Numbers of a vector; a narrower processor takes several for it."""
+
+CHAINS = 4
+"""Vectors of partial sums."""
+
+SHARED = 1 << 17
+"""Numbers from which on rows are shared among cores: some twenty microseconds of one."""
+
+
+def skip_norm(hidden: int, eps: float, factor: float) -> tirx.PrimFunc:
+    """total = x + skip * factor; normed = total / sqrt(mean(total^2) + eps) * weight.
+
+    Arguments, float32, in this order: x, skip (n, hidden), weight (hidden,), normed, total (n, hidden).
+    """
+    shapes = {
+        "x": ("n", hidden),
+        "skip": ("n", hidden),
+        "weight": (hidden,),
+        "normed": ("n", hidden),
+        "total": ("n", hidden),
+    }
+
+    def row(number, x, skip, weight, normed, total):
+        def added(at, many):
+            value = x[number, span(at, many)]
+            step = skip[number, span(at, many)]
+            T.buffer_store(total, value + (step if factor == 1 else step * every(factor, many)), [number, span(at, many)])
+            return total[number, span(at, many)]
+
+        scale = root(hidden, eps, added)
+        for_pieces(hidden, lambda at, many: scaled(normed, total, weight, scale, number, at, many))
+
+    return kernel(shapes, row)
+
+
+def norm(hidden: int, eps: float) -> tirx.PrimFunc:
+    """out = x / sqrt(mean(x^2) + eps) * weight. Arguments, float32: x (n, hidden), weight (hidden,), out (n, hidden)."""
+
+    def row(number, x, weight, out):
+        scale = root(hidden, eps, lambda at, many: x[number, span(at, many)])
+        for_pieces(hidden, lambda at, many: scaled(out, x, weight, scale, number, at, many))
+
+    return kernel({"x": ("n", hidden), "weight": (hidden,), "out": ("n", hidden)}, row)
+
+
+def gate(width: int) -> tirx.PrimFunc:
+    """out = silu(first half) * second half. Arguments, float32: gate_up (n, 2 * width), out (n, width)."""
+
+    def row(number, gate_up, out):
+        def gated(at, many):
+            value, up = (gate_up[number, span(at + first, many)] for first in (0, width))
+            T.buffer_store(out, silu(value, many) * up, [number, span(at, many)])
+
+        for_pieces(width, gated)
+
+    return kernel({"gate_up": ("n", 2 * width), "out": ("n", width)}, row)
+
+
+def kernel(shapes: dict[str, Sequence[int | str]], row: Callable[..., None]) -> tirx.PrimFunc:
+    """``row`` writes the statements of one row of float32 arrays, of which "n" rows are given."""
+    with IRBuilder() as builder, prim_func(s_tir=True):
+        T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
+        given = {name: arg(name, T.handle()) for name in shapes}
+        n = T.int32()
+        # arrays may begin anywhere
+        arrays = {
+            name: T.match_buffer(given[name], [n if size == "n" else size for size in shape], "float32", align=4)
+            for name, shape in shapes.items()
+        }
+
+        def rows(loop):
+            with loop(0, n) as number, T.sblock("row"):
+                T.reads()
+                T.writes()
+                row(number, **arrays)
+
+        widest = max(size for shape in shapes.values() for size in shape if size != "n")
+        with T.If(n > SHARED // widest):
+            with T.Then():
+                rows(T.parallel)
+            with T.Else():
+                rows(T.serial)
+    return builder.get()
+
+
+def for_pieces(count: int, write: Callable[..., None]) -> None:
+    """``write(first, how many)`` for all whole vectors, and then for what is left, one by one."""
+    whole = count // WIDE
+    if whole:
+        with T.serial(0, whole) as piece:
+            write(piece * WIDE, WIDE)
+    for at in range(whole * WIDE, count):
+        write(at, 1)
+
+
+def root(hidden: int, eps: float, read: Callable[..., tirx.Expr]) -> tirx.Expr:
+    """1 / sqrt(mean of squares + eps); ``read`` gives numbers of (first, how many)."""
+    sums = T.sblock_alloc_buffer((CHAINS + 1, WIDE), "float32")
+    rest = hidden // WIDE % CHAINS
+    for chain in range(CHAINS):
+        T.buffer_store(sums, every(0.0, WIDE), [chain, span(0, WIDE)])
+
+    def add(at, many, chain):
+        value, place = read(at, many), [chain, span(0, many)]
+        T.buffer_store(sums, sums[tuple(place)] + value * value, place)
+
+    with T.serial(0, hidden // (WIDE * CHAINS)) as step:
+        for chain in range(CHAINS):
+            add((step * CHAINS + chain) * WIDE, WIDE, chain)
+    begun = hidden // (WIDE * CHAINS) * CHAINS
+    for chain in range(rest):
+        add((begun + chain) * WIDE, WIDE, chain)
+    for at in range(hidden // WIDE * WIDE, hidden):
+        add(at, 1, 0)
+    together = joined([sums[chain, span(0, WIDE)] for chain in range(CHAINS)], lambda a, b: a + b)
+    T.buffer_store(sums, together, [CHAINS, span(0, WIDE)])
+    total = joined([sums[CHAINS, lane] for lane in range(WIDE)], lambda a, b: a + b)
+    kept = T.sblock_alloc_buffer((1,), "float32")
+    T.buffer_store(kept, T.float32(1) / T.sqrt(total / T.float32(hidden) + T.float32(eps)), [0])
+    return kept[0]
+
+
+def scaled(out, x, weight, scale, number, at, many) -> None:
+    factor = T.broadcast(scale, many) if many > 1 else scale
+    value = x[number, span(at, many)] * factor * weight[span(at, many)]
+    T.buffer_store(out, value, [number, span(at, many)])
+
+
+def silu(x, many):
+    """x / (1 + e^-x), by the power of -|x|, which never grows too large: for x below 0 it is x e^x / (1 + e^x)."""
+    one = every(1.0, many)
+    exponent = every(-math.log2(math.e), many) * T.max(x, -x)
+    # `power_of_two` ends at 2^-126, which a large x would show
+    small = tirx.Select(exponent < every(-126.0, many), every(0.0, many), power_of_two(exponent, many))
+    return x * tirx.Select(x < every(0.0, many), small, one) / (one + small)
+
+
+def span(first, many):
+    return T.ramp(first, 1, many) if many > 1 else first
+
+
+def every(number: float, many: int):
+    return T.broadcast(T.float32(number), many) if many > 1 else T.float32(number)
