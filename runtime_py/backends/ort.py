@@ -20,6 +20,7 @@ from runtime_py.backends.ort_rows import OrtRow, RowPool, decode_rows, rounds_ov
 from runtime_py.backends.page_by_page import zeros
 from runtime_py.backends.records import INT8_CACHE, MANY_ROWS, ONNX
 from runtime_py.backends.stage_sessions import StageSessions
+from runtime_py.backends.step_library import INPUTS, step_library
 from runtime_py.backends.webgpu import PROVIDER as WEBGPU
 from runtime_py.backends.webgpu import WebGpu, full_name, webgpu
 from runtime_py.contracts import CONNECTOR, DECODER, VISION, StageContract
@@ -86,6 +87,8 @@ class OrtBackend:
         if MANY_ROWS in self.files:
             self.contracts[MANY_ROWS] = self.contracts[DECODER]
             self._least_sequences = ONNX.block(manifest)[MANY_ROWS]["least_sequences"]
+        # a machine's own code is for the processor's memory
+        self._steps = step_library(folder, manifest, threads) if self.providers[0] == CPU else None
         self._sessions = StageSessions(self._open)
         self._calls: dict[str, DecoderCalls] = {}
         self._earlier = 0.0
@@ -101,15 +104,21 @@ class OrtBackend:
             MachineError: the first provider does not start here.
             PackageError: a graph cannot be loaded.
         """
-        self.expect(self.files)
-        for stage in self.files:
+        self.expect(self._opened)
+        for stage in self._opened:
             self._session(stage)
+
+    @property
+    def _opened(self) -> list[str]:
+        """Stages that are opened ahead: not a decoder whose prompts another one reads and whose steps the library takes."""
+        spared = {DECODER} if self._steps is not None and MANY_ROWS in self.files else set()
+        return [stage for stage in self.files if stage not in spared]
 
     def expect(self, stages: Collection[str]) -> None:
         """See runtime_py.backends.base.OpensAhead. A device is given one stage at a time, when it is run."""
         if self.providers[0] == CPU and not self._closed:
             expected = set(stages) | ({MANY_ROWS} if DECODER in stages else set())
-            self._sessions.expect(stage for stage in self.files if stage in expected)
+            self._sessions.expect(stage for stage in self._opened if stage in expected)
 
     def run(self, stage: str, inputs: Arrays) -> dict[str, np.ndarray]:
         """Run a cache-less stage; keys are contract names, floats are float32.
@@ -133,8 +142,9 @@ class OrtBackend:
         if device == "cpu":
             require_bytes(total, f"a cache of {capacity} positions", "export with a smaller --context")
         make = self._ort.OrtValue.ortvalue_from_numpy
-        made = {name: make(zeros(*given), device, 0) for name, given in shapes.items()}
-        return OrtState(0, capacity, CacheBuffers(made))
+        arrays = {name: zeros(*given) for name, given in shapes.items()}
+        made = {name: make(array, device, 0) for name, array in arrays.items()}
+        return OrtState(0, capacity, CacheBuffers(made, arrays if device == "cpu" else {}))
 
     def forward(self, state: Any, inputs: Arrays, logit_positions: np.ndarray) -> np.ndarray:
         """Feed tokens; see `runtime_py.backends.base.Backend.forward`.
@@ -157,15 +167,32 @@ class OrtBackend:
                 f"at most {state.capacity} positions in all",
                 "shorten the conversation, or export with a larger --context",
             )
-        inputs = {**inputs, "attention_mask": np.ones((1, total), np.int64)}
-        logits = self._decode(inputs, logit_positions, state.buffers, decoder)
+        last = tokens == 1 and np.asarray(logit_positions).tolist() in ([-1], [0])
+        if decoder == DECODER and last and self._by_library(1, state.buffers):
+            logits = self._stepped(inputs, np.array([state.length]), state.buffers)
+        else:
+            inputs = {**inputs, "attention_mask": np.ones((1, total), np.int64)}
+            logits = self._decode(inputs, logit_positions, state.buffers, decoder)
         state.length = total
         return logits
 
     @property
     def decoder_seconds(self) -> float:
         """See runtime_py.backends.base.Clocked."""
-        return self._earlier + sum(calls.seconds for calls in self._calls.values())
+        steps = self._steps.seconds if self._steps is not None else 0.0
+        return self._earlier + steps + sum(calls.seconds for calls in self._calls.values())
+
+    def _by_library(self, sequences: int, buffers: CacheBuffers) -> bool:
+        """Whether the step library feeds a token of each of so many sequences."""
+        return self._steps is not None and not self._closed and self._steps.takes(sequences, buffers)
+
+    def _stepped(self, inputs: Arrays, lengths: np.ndarray, buffers: CacheBuffers) -> np.ndarray:
+        """One call of the step library, its inputs checked as a graph's are; float32 logits (n, 1, vocabulary)."""
+        assert self._steps is not None, "asked before"
+        for tensor in self.contracts[DECODER].inputs:
+            if tensor.name in INPUTS:
+                tensor.check(np.ascontiguousarray(inputs[tensor.name], tensor.dtype), DECODER)
+        return self._steps(inputs, lengths, buffers)
 
     def _decode(self, inputs: Arrays, positions: np.ndarray, buffers: CacheBuffers, decoder: str) -> np.ndarray:
         """One call of a decoder over cache buffers that it writes in place; float32 logits of the positions."""
@@ -175,7 +202,9 @@ class OrtBackend:
         return asked.chosen(widened(calls(self._feeds(decoder, inputs) | asked.feeds, outputs, buffers)))
 
     def _decode_together(self, inputs: Arrays, positions: np.ndarray, buffers: CacheBuffers) -> np.ndarray:
-        """The same for a token of each of several sequences, through the decoder that is faster for so many."""
+        """The same for a token of each of several sequences, through what is fastest for so many."""
+        if self._by_library(len(inputs["inputs_embeds"]), buffers):
+            return self._stepped(inputs, inputs["attention_mask"].sum(axis=1) - 1, buffers)
         many = MANY_ROWS in self.files and len(inputs["inputs_embeds"]) >= self._least_sequences
         return self._decode(inputs, positions, buffers, MANY_ROWS if many else DECODER)
 
@@ -230,7 +259,8 @@ class OrtBackend:
 
     def _caches(self) -> dict[str, tuple[tuple[int, int], np.dtype[Any]]]:
         """Heads and width of each half of a layer's cache, and its dtype, by input name."""
-        caches = [value for value in self._session(DECODER).get_inputs() if value.name.startswith(PAST)]
+        decoder = DECODER if DECODER in self._opened else MANY_ROWS
+        caches = [value for value in self._session(decoder).get_inputs() if value.name.startswith(PAST)]
         return {value.name: ((value.shape[1], value.shape[3]), np.dtype(DTYPES[value.type])) for value in caches}
 
     def _device(self) -> str:

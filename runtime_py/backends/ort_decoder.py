@@ -24,12 +24,20 @@ class CacheBuffers(dict[str, Any]):
     """OrtValues by cache input, and the bindings that were made of them, with the names of the other inputs in each.
 
     Attributes:
+        arrays: the memory of these OrtValues by the same names, where it is the processor's.
         bindings: by the identity of the `DecoderCalls` that made them and forget them when they go.
+        tensors: what a step library calls these buffers, once it was given them.
     """
 
-    def __init__(self, values: Mapping[str, Any] = MappingProxyType({})) -> None:
+    def __init__(
+        self,
+        values: Mapping[str, Any] = MappingProxyType({}),
+        arrays: Mapping[str, np.ndarray] = MappingProxyType({}),
+    ) -> None:
         super().__init__(values)
+        self.arrays = arrays
         self.bindings: dict[int, tuple[frozenset[str], Any]] = {}
+        self.tensors: Any = None
 
 
 class DecoderCalls:

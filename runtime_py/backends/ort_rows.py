@@ -76,8 +76,8 @@ class RowPool:
     def values(self, first: int, last: int) -> CacheBuffers:
         """OrtValues over the rows from ``first`` to before ``last``, which share their memory."""
         if (first, last) not in self._values:
-            made = {name: self._bind(array[first:last]) for name, array in self._arrays.items()}
-            self._values[first, last] = CacheBuffers(made)
+            arrays = {name: array[first:last] for name, array in self._arrays.items()}
+            self._values[first, last] = CacheBuffers({name: self._bind(array) for name, array in arrays.items()}, arrays)
         return self._values[first, last]
 
     def gather(self, rows: Sequence[OrtRow]) -> None:

@@ -52,7 +52,7 @@ def require_processor(library: Path, machine: str = "", cpuinfo: Path = CPUINFO)
             "the library of this machine",
             f"export the package on a {here} machine, or ask it on a {built} one",
         )
-    lacking = sorted(set(INSTRUCTIONS[built]) - _instructions(cpuinfo))
+    lacking = sorted(set(INSTRUCTIONS[built]) - instructions(cpuinfo))
     if lacking and cpuinfo.is_file():
         raise MachineError(
             f"{library.name} needs instructions that this processor lacks: {', '.join(lacking)}",
@@ -61,8 +61,8 @@ def require_processor(library: Path, machine: str = "", cpuinfo: Path = CPUINFO)
         )
 
 
-def _instructions(cpuinfo: Path) -> set[str]:
-    """What the first core lists."""
+def instructions(cpuinfo: Path = CPUINFO) -> set[str]:
+    """What the first core lists, in Linux's words; none where there is no such file."""
     if not cpuinfo.is_file():
         return set()
     for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():

@@ -42,6 +42,10 @@ MANY_ROWS = "many_rows"
 """Key of a second decoder, for calls of many rows, in the block of ONNX graphs."""
 
 
+STEP_LIBRARY = "step_library"
+"""Key of the decoder's step as machine code in the block of ONNX graphs: ``libraries`` by variant, their ``index``, ``tvm``."""
+
+
 def _stage_files(block: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(entry["file"] for entry in block.get("stages", {}).values())
 
@@ -49,7 +53,9 @@ def _stage_files(block: Mapping[str, Any]) -> tuple[str, ...]:
 def _graphs(block: Mapping[str, Any]) -> NamedPaths:
     second = (block[MANY_ROWS]["file"],) if MANY_ROWS in block else ()
     files = (*_stage_files(block), *block.get("further_graphs", {}).values(), *second)
-    return NamedPaths(data=files, graphs=files)
+    step = block.get(STEP_LIBRARY, {})
+    index = (step["index"],) if step else ()
+    return NamedPaths(data=(*files, *index), code=tuple(step.get("libraries", {}).values()), graphs=files)
 
 
 def _libraries(block: Mapping[str, Any]) -> NamedPaths:

@@ -21,7 +21,7 @@ from export.backends.onnx.many_rows import (
 from export.quantisation.codes import WeightProvider
 from export.quantisation.spec import Assignment, Storage
 from runtime_py.backends import records
-from runtime_py.backends.records import INT8_CACHE, MANY_ROWS
+from runtime_py.backends.records import INT8_CACHE, MANY_ROWS, STEP_LIBRARY
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, STAGES, VISION
 
 if TYPE_CHECKING:
@@ -78,6 +78,8 @@ class OnnxBackend(ExportBackend):
         ]
         if chosen.prefill_precision:
             steps.append(Step("onnx decoder of many rows", partial(_write_many_rows, build)))
+        if chosen.step_library:
+            steps.append(Step("onnx step libraries", partial(_write_step_libraries, build, stages[DECODER])))
         return [*steps, Step("onnx graphs of other tools", partial(write_graphs, build, stages, chosen.cache))]
 
     def tool_files(self, build: Build) -> list[Path]:
@@ -91,7 +93,8 @@ class OnnxBackend(ExportBackend):
     def made_so(self, spec: ModelSpec, options: BuildOptions, block: Mapping[str, Any]) -> bool:
         chosen = chosen_for(spec, options)
         made, wanted = (block.get("cache"), block.get("accuracy_level")), (chosen.cache, chosen.accuracy_level)
-        return made == wanted and (MANY_ROWS in block) == bool(chosen.prefill_precision)
+        twice = (MANY_ROWS in block) == bool(chosen.prefill_precision)
+        return made == wanted and twice and (STEP_LIBRARY in block) == chosen.step_library
 
     def manifest(self, build: Build) -> dict[str, Any]:
         from export.backends.onnx.consumers.held import Tool, obstacles
@@ -112,6 +115,7 @@ class OnnxBackend(ExportBackend):
             "kept_from_tools_by": {str(tool): list(named) for tool, named in reasons.items()},
             "block_outputs": {stage: block_outputs(build.folder / file) for stage, file in files.items()},
             **_many_rows_block(build, chosen),
+            **_step_block(chosen),
         }
 
 
@@ -223,6 +227,19 @@ def _write_many_rows(build: Build) -> list[Path]:
     common = in_common(build.folder / stage_file(DECODER, chosen), model, build.assignments)
     written = write_stage(model, source, build.folder / many_rows_file(FOLDER), progress, elsewhere=common)
     return [file.relative_to(build.folder) for file in written]
+
+
+def _write_step_libraries(build: Build, graph: Path) -> list[Path]:
+    from export.backends.onnx.steps.written import write_step_libraries
+
+    return write_step_libraries(build.folder, graph, FOLDER, partial(build.progress, "onnx step libraries"))
+
+
+def _step_block(chosen: OnnxChoices) -> dict[str, Any]:
+    """What the manifest says of the step libraries, where there are some."""
+    from export.backends.onnx.steps.written import step_block
+
+    return {STEP_LIBRARY: step_block(FOLDER)} if chosen.step_library else {}
 
 
 def _many_rows_block(build: Build, chosen: OnnxChoices) -> dict[str, Any]:

@@ -1,0 +1,45 @@
+"""The kernels of one kind of processor, each made once for every shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tvm import tirx
+from tvm.target import Target
+
+from export.processor import block_product, flat_attention, row_kernels
+from export.processor.block_instructions import block_instructions
+from export.processor.block_product import BlockMatrix
+from export.processor.flat_attention import FlatHeads
+from export.processor.targets import TARGETS
+
+
+class StepKernels:
+    """Makes kernels for ``place``, a key of `export.processor.targets.TARGETS`."""
+
+    def __init__(self, place: str) -> None:
+        byte = block_instructions(Target(TARGETS[place]))
+        assert byte is not None, "every place has byte instructions"
+        self._bytes = byte
+        self._made: dict[object, tirx.PrimFunc] = {}
+
+    def product(self, matrix: BlockMatrix) -> tirx.PrimFunc:
+        return self._once(matrix, lambda: block_product.block_product(matrix, self._bytes))
+
+    def attention(self, heads: FlatHeads) -> tirx.PrimFunc:
+        return self._once(heads, lambda: flat_attention.flat_attention(heads))
+
+    def norm(self, hidden: int, eps: float) -> tirx.PrimFunc:
+        return self._once(("norm", hidden, eps), lambda: row_kernels.norm(hidden, eps))
+
+    def skip_norm(self, hidden: int, eps: float, factor: float) -> tirx.PrimFunc:
+        return self._once(("skip", hidden, eps, factor), lambda: row_kernels.skip_norm(hidden, eps, factor))
+
+    def gate(self, width: int) -> tirx.PrimFunc:
+        return self._once(("gate", width), lambda: row_kernels.gate(width))
+
+    def _once(self, key: object, make: Callable[[], tirx.PrimFunc]) -> tirx.PrimFunc:
+        if key not in self._made:
+            # a module names its functions itself
+            self._made[key] = make().without_attr("global_symbol")
+        return self._made[key]

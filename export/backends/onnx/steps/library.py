@@ -1,0 +1,57 @@
+"""The step of a written decoder as a shared library, for one kind of processor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnx
+import tvm
+from tvm import relax
+from tvm.target import Target
+
+from export.backends.onnx.steps import operators  # noqa: F401  (its functions are the translations)
+from export.backends.onnx.steps.kernels import StepKernels
+from export.backends.onnx.steps.translation import Translation
+from export.compilation.module_pass import PassLog
+from export.compilation.objects import write_objects
+from export.compilation.pipeline import lowered, machine_code, memory_planned
+from export.compilation.size_order import sizes_in_order
+from export.graphs.writer import lying
+from export.processor.targets import TARGETS
+from runtime_py.backends.step_library import ENTRY, MOST_SEQUENCES
+
+
+@sizes_in_order()
+def compile_step(graph: Path, place: str, out: Path) -> dict[str, Any]:
+    """Write ``out``, the library of a graph's step.
+
+    Args:
+        graph: the decoder's, as it was written, whose data file need not be there.
+        place: a key of `export.processor.targets.TARGETS`.
+
+    Returns:
+        what the library is called with, in order: the names of cache inputs, and of every parameter its name, dtype, shape,
+        file beside the graph and offset.
+
+    Raises:
+        UnsupportedModelError: the graph has an operator that is not translated.
+        MachineError: there is no linker.
+    """
+    model = onnx.load(str(graph), load_external_data=False)
+    step = Translation(model.graph, StepKernels(place))
+    module, target, log = step.module(ENTRY), Target(TARGETS[place]), PassLog()
+    # TVM's merging of common subexpressions has a regression
+    with target, tvm.transform.PassContext(config={"tirx.disable_cse_tir": True}, instruments=[log]), log.explained():
+        write_objects(relax.build(module, target=target, relax_pipeline=pipeline()), out)
+    places = lying(graph, [parameter.name for parameter in step.parameters])
+    rows = [
+        [parameter.name, parameter.dtype, list(parameter.shape), places[parameter.name].file, places[parameter.name].offset]
+        for parameter in step.parameters
+    ]
+    return {"caches": step.caches, "parameters": rows}
+
+
+def pipeline() -> tvm.transform.Pass:
+    """From the translated module, whose kernels are scheduled as they are written, to virtual machine code."""
+    return tvm.transform.Sequential([lowered({"rows": MOST_SEQUENCES}), memory_planned(), machine_code()])

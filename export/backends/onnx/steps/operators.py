@@ -1,0 +1,222 @@
+"""How each operator of a decoder's graph is translated; kernels of their own where time goes, Relax's operators elsewhere."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from tvm import relax
+
+from export.backends.onnx.steps.translation import ELEMENTS, Translation, attribute, operator, refused
+from export.backends.onnx.steps.values import (
+    Mask,
+    Parameter,
+    Part,
+    Rotated,
+    Scaled,
+    Sigmoid,
+    Silu,
+    Value,
+    number_of,
+    same,
+)
+from export.processor.block_product import BlockMatrix
+from export.processor.block_product import unsupported as unsupported_matrix
+from export.processor.flat_attention import FlatHeads
+from export.processor.flat_attention import unsupported as unsupported_heads
+
+
+@operator("Identity")
+def identity(_: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
+    return given[0]
+
+
+@operator("Cast")
+def cast(step: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
+    """Floats stay what they are: kernels compute in float32, and round where they store."""
+    value, kind = given[0], attribute(node, "to")
+    if isinstance(value, relax.Expr) and str(value.ty.dtype).startswith("int"):
+        return step.emit(relax.op.astype(value, ELEMENTS[kind]))
+    return value
+
+
+@operator("Split")
+def split(step: Translation, node: onnx.NodeProto, given: list[Value]) -> list[Value]:
+    value, axis = step.tensor(given[0]), attribute(node, "axis", 0)
+    if axis != 2 or not isinstance(value, relax.Var):
+        raise refused(node, "splits another axis than the last of a tensor")
+    total, count = int(value.ty.shape[-1]), len(node.output)
+    widths = [int(width) for width in given[1]] if len(given) > 1 else [total // count] * count
+    starts = np.cumsum([0, *widths])
+    return [Part(value, int(start), width) for start, width in zip(starts, widths, strict=False)]
+
+
+@operator("Mul")
+def multiply(step: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
+    one, other = given
+    for value, constant in ((one, other), (other, one)):
+        number = number_of(constant)
+        if number is not None and not isinstance(value, Sigmoid | Silu):
+            return Scaled(value.value, value.factor * number) if isinstance(value, Scaled) else Scaled(value, number)
+        if isinstance(constant, Sigmoid) and same(constant.value, value):
+            return Silu(value)
+        if isinstance(value, Silu) and (gated := gate(step, value.value, constant)) is not None:
+            return gated
+    return step.emit(relax.op.multiply(step.tensor(one), step.tensor(other)))
+
+
+def gate(step: Translation, one: Value, other: Value) -> Value | None:
+    """silu(first half) times second half of one packed projection, where the two are that."""
+    if not (isinstance(one, Part) and isinstance(other, Part) and one.source.same_as(other.source)):
+        return None
+    width = one.width
+    if (one.start, other.start, other.width, int(one.source.ty.shape[-1])) != (0, width, width, 2 * width):
+        return None
+    kernel, out = step.kernels.gate(width), relax.TensorType((step.rows, width), "float32")
+    return step.call("gate", kernel, [one.source], out)
+
+
+@operator("Div")
+def divide(step: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
+    number = number_of(given[1])
+    return step.emit(relax.op.divide(*map(step.tensor, given))) if number is None else Scaled(given[0], 1 / number)
+
+
+@operator("Add")
+def add(step: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
+    return step.emit(relax.op.add(*map(step.tensor, given)))
+
+
+@operator("Sigmoid")
+def sigmoid(_: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
+    return Sigmoid(given[0])
+
+
+@operator("Cos")
+def cosine(step: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
+    return step.emit(relax.op.cos(step.tensor(given[0])))
+
+
+@operator("Sin")
+def sine(step: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
+    return step.emit(relax.op.sin(step.tensor(given[0])))
+
+
+@operator("Unsqueeze")
+def unsqueeze(step: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
+    return step.emit(relax.op.expand_dims(step.tensor(given[0]), [int(axis) for axis in given[1].ravel()]))
+
+
+@operator("Gather")
+def gather(step: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
+    number = number_of(given[1])
+    if number is None or given[1].ndim:
+        raise refused(node, "takes more than one entry")
+    axis = attribute(node, "axis", 0)
+    taken = relax.op.take(step.tensor(given[0]), relax.const(np.int64(number)), axis)
+    return step.emit(taken)
+
+
+@operator("Concat")
+def concat(step: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
+    return step.emit(relax.op.concat([step.tensor(value) for value in given], attribute(node, "axis")))
+
+
+@operator("Slice")
+def kept_tokens(step: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
+    """The tokens that get logits: the one there is."""
+    value, start, _, axis = given[:4]
+    if not isinstance(value, relax.Expr) or (number_of(start), number_of(axis)) != (-1, 1):
+        raise refused(node, "takes something else than the last token")
+    return value
+
+
+@operator("MatMulNBits")
+def block_product(step: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
+    x, codes, scales, *rest = given
+    if any(value is not None for value in rest) or not isinstance(codes, Parameter) or not isinstance(scales, Parameter):
+        raise refused(node, "has zero points or a bias of its own")
+    rows, columns, block, bits = (attribute(node, name) for name in ("N", "K", "block_size", "bits"))
+    if attribute(node, "accuracy_level", 0) != 4:
+        raise refused(node, "does not round its inputs to eight bits")
+    matrix = BlockMatrix(rows, columns, block, bits or 4)
+    reason = unsupported_matrix(matrix)
+    if reason:
+        raise refused(node, reason)
+    out = relax.TensorType((step.rows, rows), "float32")
+    operands = [step.rows_of(x), step.placed(codes), step.placed(scales)]
+    return step.call("block_product", step.kernels.product(matrix), operands, out)
+
+
+@operator("RMSNormalization")
+def norm(step: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
+    x, weight = given
+    rows = step.rows_of(x)
+    hidden = int(rows.ty.shape[1])
+    kernel = step.kernels.norm(hidden, attribute(node, "epsilon", 1e-5))
+    return step.call("norm", kernel, [rows, step.tensor(weight)], relax.TensorType((step.rows, hidden), "float32"))
+
+
+@operator("SkipSimplifiedLayerNormalization")
+def skip_norm(step: Translation, node: onnx.NodeProto, given: list[Value]) -> list[Value]:
+    x, skip, weight, *rest = given
+    if any(value is not None for value in rest):
+        raise refused(node, "has a bias")
+    factor = 1.0
+    if isinstance(skip, Scaled):
+        skip, factor = skip.value, skip.factor
+    rows = step.rows_of(x)
+    hidden = int(rows.ty.shape[1])
+    kernel = step.kernels.skip_norm(hidden, attribute(node, "epsilon"), factor)
+    types = [relax.TensorType((step.rows, hidden), "float32")] * 2
+    made = step.call("skip_norm", kernel, [rows, step.rows_of(skip), step.tensor(weight)], types)
+    normed, total = (step.emit(relax.TupleGetItem(made, number)) for number in range(2))
+    return [normed, None, None, total]
+
+
+@operator("RotaryEmbedding")
+def rotary(_: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
+    if attribute(node, "interleaved", 0) or len(given) != 3:
+        raise refused(node, "rotates neighbouring channels, or by positions of its own")
+    return Rotated(*given)
+
+
+@operator("GroupQueryAttention")
+def attention(step: Translation, node: onnx.NodeProto, given: list[Value]) -> list[Value]:
+    query, key, value, keys, values, *mask = given[:7]
+    queries, heads = attribute(node, "num_heads"), attribute(node, "kv_num_heads")
+    packed, scale = packed_heads(node, query, key, value)
+    if not all(isinstance(each, Mask) for each in mask) or attribute(node, "do_rotary", 0):
+        raise refused(node, "takes other lengths than the mask's")
+    cos, sin = step.tensor(key.cos), step.tensor(key.sin)
+    half, kind = int(cos.ty.shape[-1]), str(keys.ty.dtype)
+    shape = FlatHeads(
+        queries, heads, query.value.width // queries, int(keys.ty.shape[3]), 2 * half,
+        scale * attribute(node, "scale", 1.0), kind,
+    )  # fmt: skip
+    reason = unsupported_heads(shape)
+    if reason:
+        raise refused(node, reason)
+    tables = [step.rows_of(table) for table in (cos, sin)]
+    cached = [step.emit(relax.op.reshape(step.tensor(each), (-1,))) for each in given[12:14]] if kind == "int8" else []
+    if (len(given) > 7 and any(each is not None for each in given[7:12])) or (kind == "int8") != bool(cached):
+        raise refused(node, "has a bias, a sink or tables of its own")
+    operands = [step.rows_of(packed), *tables, step.lengths, *cached, keys, values]
+    width = queries * shape.size
+    out = relax.TensorType((step.rows, width), "float32")
+    places = [len(operands) - 2, len(operands) - 1]
+    return [step.call_in_place("attention", step.kernels.attention(shape), operands, places, out), None, None]
+
+
+def packed_heads(node: onnx.NodeProto, query: Value, key: Value, value: Value) -> tuple[relax.Var, float]:
+    """The projection that holds queries, keys and values side by side, and the factor that lies in the queries' tables."""
+    if isinstance(query, Rotated) and isinstance(key, Rotated):
+        parts, factor = [query.value, key.value, value], 1.0
+        tables = (query.cos, query.sin)
+        if all(isinstance(table, Scaled) for table in tables) and query.cos.factor == query.sin.factor:
+            factor, tables = query.cos.factor, (query.cos.value, query.sin.value)
+        ends = np.cumsum([part.width if isinstance(part, Part) else 0 for part in parts])
+        alike = all(isinstance(part, Part) and part.source.same_as(parts[0].source) for part in parts)
+        places = alike and [part.start for part in parts] == [0, *map(int, ends[:-1])]
+        if places and same(tables[0], key.cos) and same(tables[1], key.sin):
+            return parts[0].source, factor
+    raise refused(node, "does not attend to the parts of one projection, all turned alike")

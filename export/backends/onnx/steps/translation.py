@@ -1,0 +1,219 @@
+"""From the nodes of the decoder's graph to a Relax function that feeds one token of each sequence.
+
+The graph is the only description of the model: its operators, constants and parameters are taken as they are written. What
+remains of its inputs is ``inputs_embeds`` (n, 1, hidden), ``position_ids``, and int32 ``lengths`` (n,) in place of the
+attention mask; caches and parameters are two tuples. Meaning of the operators: onnx/onnx, docs/Operators.md, and
+microsoft/onnxruntime, docs/ContribOperators.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+from onnx.reference import ReferenceEvaluator
+from tvm import relax, tirx
+
+from export.backends.onnx.steps.kernels import StepKernels
+from export.backends.onnx.steps.values import (
+    Mask,
+    Parameter,
+    Part,
+    Scaled,
+    Sigmoid,
+    Silu,
+    Value,
+)
+from export.graphs.writer import DTYPES
+from runtime_py.backends.ort_inputs import PAST
+from runtime_py.errors import UnsupportedModelError
+
+EMBEDS, POSITIONS, MASK, KEPT, LENGTHS = (
+    "inputs_embeds",
+    "position_ids",
+    "attention_mask",
+    "num_logits_to_keep",
+    "lengths",
+)
+ROWS = 2
+"""Axes of what passes between kernels: sequences and channels."""
+
+ELEMENTS = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.FLOAT16: "float16", onnx.TensorProto.INT8: "int8"}
+
+
+def refused(node: onnx.NodeProto, why: str) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"no step library: {node.op_type} '{node.name or node.output[0]}' {why}",
+        "a decoder of int4 layers of which every sequence is taken alike",
+        "export without --step-library",
+    )
+
+
+class Translation:
+    """One graph, as far as it is translated.
+
+    Args:
+        graph: of the decoder, without its weights.
+        kernels: makes the kernels, for one kind of processor.
+
+    Attributes:
+        parameters: those that the function takes, in the order of its tuple.
+        caches: cache inputs, in the order of its tuple.
+    """
+
+    def __init__(self, graph: onnx.GraphProto, kernels: StepKernels) -> None:
+        self.graph, self.kernels = graph, kernels
+        self.values: dict[str, Value] = {}
+        self.parameters: list[Parameter] = []
+        self.caches = [value.name for value in graph.input if value.name.startswith(PAST)]
+        self.rows = tirx.Var("rows", "int64")
+        self._builder = relax.BlockBuilder()
+        self._placed: dict[str, relax.Var] = {}
+        self._flat: dict[relax.Var, relax.Var] = {}
+
+    # values
+
+    def module(self, entry: str) -> Any:
+        """The Relax module with the function ``entry``: (embeds, positions, lengths, caches, parameters) to logits."""
+        inputs = {value.name: value for value in self.graph.input}
+        hidden = inputs[EMBEDS].type.tensor_type.shape.dim[2].dim_value
+        axes = [dim.dim_value for dim in inputs[POSITIONS].type.tensor_type.shape.dim][:-2]
+        given = [
+            relax.Var(EMBEDS, relax.TensorType((self.rows, 1, hidden), "float32")),
+            relax.Var(POSITIONS, relax.TensorType((*axes, self.rows, 1), "int32")),
+            relax.Var(LENGTHS, relax.TensorType((self.rows,), "int32")),
+        ]
+        caches = relax.Var("caches", relax.TupleType([self._cache_type(inputs[name]) for name in self.caches]))
+        held = relax.Var("parameters", relax.ObjectType())
+        weights = [self._parameter(tensor) for tensor in self.graph.initializer if tensor.external_data]
+        used = {name for node in self.graph.node for name in node.input}
+        self.parameters = [weight for weight in weights if weight.name in used]
+        with self._builder.function(entry, [*given, caches, held]):
+            with self._builder.dataflow():
+                self._begin(given)
+                for number, name in enumerate(self.caches):
+                    self.values[name] = self.emit(relax.TupleGetItem(caches, number))
+                for number, parameter in enumerate(self.parameters):
+                    self._placed[parameter.name] = self._entry(held, number, parameter)
+                for node in self.graph.node:
+                    self._translate(node)
+                result = self._builder.emit_output(self.rows_of(self.values[self.graph.output[0].name]))
+            self._builder.emit_func_output(result)
+        return self._builder.finalize()
+
+    def _begin(self, given: list[relax.Var]) -> None:
+        self.values = {
+            tensor.name: numpy_helper.to_array(tensor) for tensor in self.graph.initializer if not tensor.external_data
+        }
+        self.values |= {parameter.name: parameter for parameter in self.parameters}
+        self.values |= {EMBEDS: given[0], POSITIONS: given[1], MASK: Mask(), KEPT: np.array(1, np.int64), "": None}
+        self.lengths = given[2]
+
+    def _entry(self, held: relax.Var, number: int, parameter: Parameter) -> relax.Var:
+        """A parameter of the array of them. What it is the runtime has checked; the machine would in every call."""
+        kind = relax.TensorType(parameter.shape, parameter.dtype)
+        return self.emit(relax.call_pure_packed("vm.builtin.tuple_getitem", held, relax.prim_value(number), ty_args=kind))
+
+    def _cache_type(self, value: onnx.ValueInfoProto) -> relax.TensorType:
+        tensor = value.type.tensor_type
+        heads, width = tensor.shape.dim[1].dim_value, tensor.shape.dim[3].dim_value
+        sequences, capacity = tirx.Var("sequences", "int64"), tirx.Var("capacity", "int64")
+        self._sizes = getattr(self, "_sizes", (sequences, capacity))
+        return relax.TensorType((self._sizes[0], heads, self._sizes[1], width), ELEMENTS[tensor.elem_type])
+
+    @staticmethod
+    def _parameter(tensor: onnx.TensorProto) -> Parameter:
+        return Parameter(tensor.name, DTYPES[tensor.data_type], tuple(tensor.dims))
+
+    def placed(self, parameter: Parameter) -> relax.Var:
+        return self._placed[parameter.name]
+
+    def emit(self, expression: relax.Expr) -> relax.Var:
+        return self._builder.emit(expression)
+
+    def call(self, name: str, kernel: tirx.PrimFunc, arguments: list[relax.Expr], out: relax.Type) -> relax.Var:
+        """Run a kernel that writes its last arguments, one for each type of ``out``."""
+        return self.emit(relax.call_tir(self._builder.add_func(kernel, name), arguments, out))
+
+    def call_in_place(
+        self, name: str, kernel: tirx.PrimFunc, arguments: list[relax.Expr], changed: list[int], out: relax.Type
+    ) -> relax.Var:
+        """The same where some arguments are changed; the result is the last, new one."""
+        types = [arguments[place].ty for place in changed]
+        made = relax.call_tir_inplace(self._builder.add_func(kernel, name), arguments, [*changed, -1], [*types, out])
+        return self.emit(relax.TupleGetItem(self.emit(made), len(changed)))
+
+    def rows_of(self, value: Value) -> relax.Var:
+        """A value as a tensor (n, width): what kernels make, or a graph's (n, 1, width) once without its axis of tokens."""
+        tensor = self.tensor(value)
+        if len(tensor.ty.shape) == ROWS:
+            return tensor
+        if tensor not in self._flat:
+            self._flat[tensor] = self.emit(relax.op.reshape(tensor, (self.rows, int(tensor.ty.shape[2]))))
+        return self._flat[tensor]
+
+    def tensor(self, value: Value) -> relax.Expr:
+        """A value as a tensor that exists."""
+        match value:
+            case Parameter():
+                return self.placed(value)
+            case Part(source, start, width):
+                return self.emit(relax.op.strided_slice(source, axes=[-1], begin=[start], end=[start + width]))
+            case Scaled(inner, factor):
+                return self.emit(relax.op.multiply(self.tensor(inner), relax.const(factor, "float32")))
+            case Sigmoid(inner):
+                return self.emit(relax.op.sigmoid(self.tensor(inner)))
+            case Silu(inner):
+                return self.emit(relax.op.nn.silu(self.tensor(inner)))
+            case np.ndarray():
+                return relax.const(value)
+            case relax.Expr():
+                return value
+        raise TypeError(f"{type(value).__name__} is no tensor")
+
+    # nodes
+
+    def _translate(self, node: onnx.NodeProto) -> None:
+        given = [self.values[name] for name in node.input]
+        if any(isinstance(value, Mask) for value in given) and node.op_type not in WITH_MASK:
+            results: list[Value] = [Mask()] * len(node.output)
+        elif all(isinstance(value, np.ndarray) or value is None for value in given):
+            results = folded(node, given)
+        elif node.op_type in OPERATORS:
+            made = OPERATORS[node.op_type](self, node, given)
+            results = made if isinstance(made, list) else [made]
+        else:
+            raise refused(node, "is not translated")
+        self.values |= dict(zip(node.output, results, strict=False))
+
+
+def folded(node: onnx.NodeProto, given: list[Any]) -> list[Value]:
+    """The constants that a node makes of constants."""
+    opset = [onnx.helper.make_opsetid(node.domain, 23 if not node.domain else 1)]
+    inputs = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UNDEFINED, None) for name in node.input if name]
+    outputs = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UNDEFINED, None) for name in node.output if name]
+    graph = onnx.helper.make_graph([node], "constants", inputs, outputs)
+    feeds = {name: value for name, value in zip(node.input, given, strict=True) if name}
+    return list(ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=opset)).run(None, feeds))
+
+
+def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
+    return next((onnx.helper.get_attribute_value(each) for each in node.attribute if each.name == name), default)
+
+
+Operator = Callable[[Translation, onnx.NodeProto, list[Value]], Any]
+OPERATORS: dict[str, Operator] = {}
+WITH_MASK = ("GroupQueryAttention",)
+
+
+def operator(name: str) -> Callable[[Operator], Operator]:
+    """The function below translates nodes of this type."""
+
+    def kept(function: Operator) -> Operator:
+        OPERATORS[name] = function
+        return function
+
+    return kept

@@ -1,0 +1,86 @@
+"""What a name of the decoder's graph stands for while its step is translated: tensors, and what kernels take unmade.
+
+Kernels take the packed projection whole, rotate, and multiply by factors themselves; so what a graph says with Split,
+RotaryEmbedding and Mul is remembered until it is known what it is for, and made as a tensor only where nothing knows it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tvm import relax
+
+Value = Any
+"""A `relax.Var`, a NumPy constant, or one of the classes below."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A weight that lies in a data file.
+
+    Attributes:
+        dtype: as it lies there.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Mask:
+    """The attention mask, or what is worked out from it alone: a step is given the lengths of its sequences instead."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Columns ``start`` to ``start + width`` of ``source``."""
+
+    source: relax.Var
+    start: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """``value`` times a number."""
+
+    value: Value
+    factor: float
+
+
+@dataclass(frozen=True)
+class Rotated:
+    """Heads turned by tables of cosines and sines."""
+
+    value: Value
+    cos: Value
+    sin: Value
+
+
+@dataclass(frozen=True)
+class Sigmoid:
+    value: Value
+
+
+@dataclass(frozen=True)
+class Silu:
+    value: Value
+
+
+def number_of(value: Value) -> float | None:
+    """The one number that a constant holds; None of anything else."""
+    if isinstance(value, np.ndarray) and value.size == 1:
+        return float(value.reshape(()))
+    return None
+
+
+def same(one: Value, other: Value) -> bool:
+    """Whether two names stand for the same values."""
+    if isinstance(one, relax.Var) or isinstance(other, relax.Var):
+        return isinstance(one, relax.Var) and one.same_as(other)
+    if isinstance(one, Part) and isinstance(other, Part):
+        return one.source.same_as(other.source) and (one.start, one.width) == (other.start, other.width)
+    return one is other

@@ -1,0 +1,57 @@
+"""The step libraries of a package: which variants, their files, what the manifest says of them."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from export.compilation.apart import Job, call_together
+from export.compilation.host import ARM64, host_place
+from runtime_py.backends.step_library import VARIANTS
+
+STEM = "decoder_step"
+COMPILER = "export.backends.onnx.steps.library:compile_step"
+
+
+def variants() -> list[str]:
+    """Those of this machine's architecture; others have no linker here."""
+    return [name for name, (machine, _) in VARIANTS.items() if (machine == "aarch64") == (host_place() == ARM64)]
+
+
+def library_file(folder: str, variant: str) -> Path:
+    """Path of a library in the package."""
+    return Path(folder) / f"{STEM}_{variant}.so"
+
+
+def index_file(folder: str) -> Path:
+    """Path of what the libraries are called with."""
+    return Path(folder) / f"{STEM}.json"
+
+
+def write_step_libraries(package: Path, graph: Path, folder: str, progress: Callable[[int, int], None]) -> list[Path]:
+    """Compile the step of ``graph``, which lies in the package; paths in the package.
+
+    Raises:
+        UnsupportedModelError: an operator of the graph is not translated.
+        MachineError: the compiler died, or there is no linker.
+    """
+    files = {variant: library_file(folder, variant) for variant in variants()}
+    jobs = {variant: Job(COMPILER, (package / graph, variant, package / file)) for variant, file in files.items()}
+    told = [call_together({variant: job})[variant] for variant, job in jobs.items()]
+    assert all(each == told[0] for each in told), "every variant takes the same"
+    index = index_file(folder)
+    (package / index).write_text(json.dumps(told[0], indent=1) + "\n", encoding="utf-8")
+    progress(1, 1)
+    return [*files.values(), index]
+
+
+def step_block(folder: str) -> dict[str, Any]:
+    """What the manifest says of them."""
+    return {
+        "libraries": {variant: library_file(folder, variant).as_posix() for variant in variants()},
+        "index": index_file(folder).as_posix(),
+        "tvm": importlib.metadata.version("apache-tvm"),
+    }

@@ -1,0 +1,185 @@
+"""A decoder's step as machine code: one token of each sequence, over the graph's own weight files and caches.
+
+ONNX Runtime packs the weights of MatMulNBits anew when a session opens, six bits for every four. The library reads them
+where they lie in the package, mapped into memory, and the caches where ONNX Runtime keeps them; so a sequence may be fed
+by graph and library in turns. It lies beside the graph, never in its place: where it cannot run, the graph does.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runtime_py.backends.ort_decoder import CacheBuffers
+from runtime_py.backends.processor import architecture, instructions
+from runtime_py.backends.records import ONNX, STEP_LIBRARY
+from runtime_py.backends.tvm_runtime import require_tvm, tvm_ffi, use_threads
+from runtime_py.errors import MachineError, PackageError
+from runtime_py.files.json_file import read_json
+from runtime_py.package.files import listed_file
+
+log = logging.getLogger(__name__)
+
+ENTRY = "step"
+"""The library's one function."""
+
+MOST_SEQUENCES = 16
+"""Of one call: what its memory is planned for."""
+
+MAX_INDEX = 1 << 22
+"""Bytes of an index: a thousand parameters take a hundred thousand."""
+
+ALIGNMENT = 64
+"""Of every tensor that a kernel of TVM is given, in bytes."""
+
+AVX512 = ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_vnni")
+AVX2 = ("avx2", "fma", "f16c", "bmi2")
+VARIANTS = {
+    "x86-64-vnni": ("x86_64", (*AVX512, *AVX2)),
+    "x86-64-v3": ("x86_64", AVX2),
+    "aarch64": ("aarch64", ("asimddp",)),
+}
+"""Names of libraries, the fastest first: their architecture and the instructions they use, in Linux's words."""
+
+INPUTS = ("inputs_embeds", "position_ids")
+DTYPES = ("float32", "float16", "uint8")
+
+
+class StepLibrary:
+    """Runs the step of one package's decoder.
+
+    Args:
+        folder: the package.
+        manifest: its manifest.json.
+        threads: of a call; 0 leaves it to TVM.
+
+    Attributes:
+        variant: which of the package's libraries runs.
+        seconds: inside the library, all calls so far.
+
+    Raises:
+        MachineError: TVM's runtime is missing or another version, or no library is for this processor.
+        PackageError: library, index and weights do not fit one another.
+    """
+
+    def __init__(self, folder: Path, manifest: Mapping[str, Any], threads: int = 0) -> None:
+        block = ONNX.block(manifest)[STEP_LIBRARY]
+        require_tvm(block["tvm"])
+        self.variant = chosen_variant(block["libraries"])
+        self.seconds, self._threads = 0.0, threads
+        self._ffi = tvm_ffi()
+        index = listed_file(folder, manifest, block["index"])
+        library = listed_file(folder, manifest, block["libraries"][self.variant])
+        try:
+            named = read_json(index, MAX_INDEX)
+            self._caches = [str(name) for name in named["caches"]]
+            placed = [_Placed(*row) for row in named["parameters"]]
+            prefix = block["index"].rpartition("/")[0]
+            files = {each.file: listed_file(folder, manifest, f"{prefix}/{each.file}") for each in placed}
+            mapped = {name: np.memmap(path, np.uint8, "c") for name, path in files.items()}
+            self._parameters = self._ffi.Array([self._tensor(each.of(mapped[each.file])) for each in placed])
+            machine = self._ffi.load_module(str(library))["vm_load_executable"]()
+            machine["vm_initialization"](1, 0, 2)  # device type kDLCPU, its number, the pooled allocator
+            self._step = machine[ENTRY]
+        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OSError) as error:
+            raise PackageError(
+                f"{library} and {index.name} do not fit the package: {error}",
+                "a library and an index as export wrote them",
+                "export the package again",
+            ) from error
+
+    def takes(self, sequences: int, buffers: CacheBuffers) -> bool:
+        """Whether a token of each of so many sequences, over these buffers, can be fed through the library."""
+        arrays = buffers.arrays
+        fits = 0 < sequences <= MOST_SEQUENCES and set(self._caches) == set(arrays)
+        return fits and all(array.ctypes.data % ALIGNMENT == 0 for array in arrays.values())
+
+    def __call__(self, inputs: Mapping[str, np.ndarray], lengths: np.ndarray, buffers: CacheBuffers) -> np.ndarray:
+        """Feed one token of each of n sequences; its keys and values go behind those that are there.
+
+        Args:
+            inputs: ``inputs_embeds`` (n, 1, hidden), and ``position_ids`` (n, 1) or (axes, n, 1).
+            lengths: (n,), positions of each that are filled.
+            buffers: caches of n sequences.
+
+        Returns:
+            float32 logits (n, 1, vocabulary).
+        """
+        use_threads(self._threads)
+        if buffers.tensors is None:
+            buffers.tensors = self._ffi.Array([self._tensor(buffers.arrays[name]) for name in self._caches])
+        embeds = np.ascontiguousarray(inputs[INPUTS[0]], np.float32)
+        given = [embeds, *(np.ascontiguousarray(value, np.int32) for value in (inputs[INPUTS[1]], lengths))]
+        began = time.perf_counter()
+        logits = self._step(*(self._tensor(aligned(array)) for array in given), buffers.tensors, self._parameters)
+        made = np.from_dlpack(logits)[:, None]
+        self.seconds += time.perf_counter() - began
+        return made
+
+    def _tensor(self, array: np.ndarray) -> Any:
+        return self._ffi.from_dlpack(array)
+
+
+class _Placed:
+    """A parameter: what it is and where it lies."""
+
+    def __init__(self, name: str, dtype: str, shape: list[int], file: str, offset: int) -> None:
+        self.name, self.dtype, self.shape, self.file, self.offset = name, dtype, shape, file, offset
+        whole = all(isinstance(number, int) and number >= 0 for number in (*shape, offset))
+        if dtype not in DTYPES or not whole or offset % ALIGNMENT:
+            raise ValueError(f"parameter {name} of {dtype} {shape} at {offset}")
+
+    def of(self, content: np.ndarray) -> np.ndarray:
+        length = math.prod(self.shape) * np.dtype(self.dtype).itemsize
+        if self.offset + length > len(content):
+            raise ValueError(f"parameter {self.name} ends behind its file")
+        return content[self.offset : self.offset + length].view(self.dtype).reshape(self.shape)
+
+
+def aligned(array: np.ndarray) -> np.ndarray:
+    """The array, or a copy of it, where kernels may read it."""
+    if array.ctypes.data % ALIGNMENT == 0:
+        return array
+    room = np.empty(array.nbytes + ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % ALIGNMENT
+    copy = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+def chosen_variant(libraries: Mapping[str, str]) -> str:
+    """The fastest of these that this processor runs.
+
+    Raises:
+        MachineError: it runs none.
+    """
+    here, has = architecture(), instructions()
+    for variant, (machine, needed) in VARIANTS.items():
+        if variant in libraries and machine == here and has.issuperset(needed):
+            return variant
+    raise MachineError(
+        f"this processor ({here}) runs none of the package's step libraries: {', '.join(libraries)}",
+        "x86-64 with AVX2, or arm64 with dot products",
+        "export the package on a machine like this one",
+    )
+
+
+def step_library(folder: Path, manifest: Mapping[str, Any], threads: int) -> StepLibrary | None:
+    """The package's step library, where it has one that runs here; else the graph takes every step, and a warning says why.
+
+    Raises:
+        PackageError: see `StepLibrary`.
+    """
+    if STEP_LIBRARY not in ONNX.block(manifest):
+        return None
+    try:
+        return StepLibrary(folder, manifest, threads)
+    except MachineError as error:
+        log.warning("answers are slower than they could be, through the graph alone: %s; %s", error.what, error.next_step)
+        return None
