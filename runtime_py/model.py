@@ -221,7 +221,7 @@ def load(
         providers: ONNX Runtime execution providers, best first.
         selftest: run the package's own sample and refuse a package that answers it otherwise.
         trust: the SHA-256 of the package's manifest, which is compared, or True; needed for a package that brings code
-            (backends ``mlc`` and ``trt``) and is not in the trust file (`runtime_py.package.trust`).
+            (backends ``mlc`` and ``trt``, and step libraries) and is not in the trust file (`runtime_py.package.trust`).
         upright: photographs are turned as EXIF says, where `Model.chat` is not told otherwise.
 
     Raises:
@@ -237,7 +237,9 @@ def load(
         package.verify(opened, verify)
         words = open_tokenizer(opened)
         processor = open_processor(opened, words)
-        model = Model(opened, open_backend(opened, backend, threads, providers), processor, words, upright)
+        allowed = trusting.code_allowed(opened, backend, trust)
+        made = open_backend(opened, backend, threads, providers, own_code=allowed)
+        model = Model(opened, made, processor, words, upright)
         if selftest:
             from runtime_py.package.selftest import require
 

@@ -177,9 +177,8 @@ class _Kernel:
     def write_rest(self, codes, scales, numbers, zeros, factors, out, group, first, count):
         """The rows behind the last tile, whose number is known when the function runs."""
         for some in range(1, self.strides.byte.rows_at_once):
-            with T.If(count == some):
-                with T.Then():
-                    self.write(codes, scales, numbers, zeros, factors, out, group, first, some)
+            with T.If(count == some), T.Then():
+                self.write(codes, scales, numbers, zeros, factors, out, group, first, some)
 
     def write(self, codes, scales, numbers, zeros, factors, out, group, first, some):
         """``some`` rows of numbers from ``first`` on."""

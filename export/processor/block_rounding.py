@@ -47,9 +47,7 @@ class Rounding:
             words = T.sblock_alloc_buffer((strides.vectors,), "int32")
             if strides.rest:
                 for at in range(strides.vectors):
-                    T.buffer_store(
-                        numbers, T.broadcast(T.int32(0), byte.lanes), [row, strides.count - 1, at, whole]
-                    )
+                    T.buffer_store(numbers, T.broadcast(T.int32(0), byte.lanes), [row, strides.count - 1, at, whole])
                 T.buffer_store(factors, T.broadcast(T.float32(0), byte.lanes), [row, strides.count - 1, whole])
             with T.serial(0, matrix.columns // matrix.block) as block:
                 self._scale(x, row, block, largest, scale)

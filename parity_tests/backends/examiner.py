@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from parity_tests.reference.checkpoint_side import Checkpoint
     from runtime_py.package import Package
 
+MANY_ROWS, STEPS = "many rows", "step library"
+"""What comparisons of a package's second decoder are called, and of its step as machine code."""
+
 Rows = Mapping[str, Mapping[str, str]]
 """A manifest's assignments: layer name to ``storage``, ``grid`` and ``reason``."""
 
@@ -133,16 +136,20 @@ class Examiner:
 
     # running them
 
-    def open(self, package: Package) -> Backend:
-        """The package's files, whole in memory."""
+    def open(self, package: Package, own_code: bool) -> Backend:
+        """The package's files, whole in memory.
+
+        Args:
+            own_code: see `runtime_py.backends.choice.open_backend`.
+        """
         assert self.record is not None, "the reference is not opened from a package"
         from runtime_py.backends.choice import open_backend
 
-        return open_backend(package, self.record.runtime_name)
+        return open_backend(package, self.record.runtime_name, own_code=own_code)
 
-    def open_in_pieces(self, package: Package) -> Backend:
+    def open_in_pieces(self, package: Package, own_code: bool) -> Backend:
         """The same with a small part of the weights in memory at a time, where the backend can (`Ability.IN_PIECES`)."""
-        return self.open(package)
+        return self.open(package, own_code)
 
     def peak(self, spec: ModelSpec, device_bytes: Mapping[str, int], filled: float) -> int:
         """Resident bytes that `open_in_pieces` adds to a process at its highest, roughly.
@@ -157,9 +164,11 @@ class Examiner:
         """The same files computed in float32 throughout (`Ability.EXACT_COPY`); None when nothing can be switched off."""
         return None
 
-    def decoders(self, side: Candidate) -> tuple[Candidate, Candidate | None]:
-        """A package that holds its decoder twice as a package of each, opened anew; else the package itself, and None."""
-        return side, None
+    def decoders(self, side: Candidate) -> tuple[Candidate, Mapping[str, Candidate]]:
+        """A package whose decoder runs in several ways as a package of each, opened anew: the plain way, and the others by what
+        their comparisons are called (`MANY_ROWS`, `STEPS`); else the package itself and no others.
+        """
+        return side, {}
 
     def own_numbers(self, side: Candidate, checkpoint: Checkpoint) -> WeightProvider:
         """The checkpoint's weights as the integers of what runs here say them."""

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from parity_tests.backends import examiner
 from parity_tests.backends.examiner import Examiner, Rows, StageView
 from parity_tests.thresholds import Standard
 from runtime_py.backends.base import Arrays, Backend
 from runtime_py.backends.ort import OrtBackend
-from runtime_py.backends.records import INT8_CACHE, MANY_ROWS
+from runtime_py.backends.records import INT8_CACHE, MANY_ROWS, STEP_LIBRARY
 from runtime_py.contracts import DECODER, EMBED
 
 if TYPE_CHECKING:
@@ -120,10 +121,10 @@ class OnnxExaminer(Examiner):
 
     # running them
 
-    def open_in_pieces(self, package: Package) -> Backend:
+    def open_in_pieces(self, package: Package, own_code: bool) -> Backend:
         from parity_tests.check.segmented_ort import SegmentedOrtBackend
 
-        return SegmentedOrtBackend(package.folder, package.manifest)
+        return SegmentedOrtBackend(package.folder, package.manifest, own_code=own_code)
 
     def peak(self, spec: ModelSpec, device_bytes: Mapping[str, int], filled: float) -> int:
         from parity_tests.check.segmented_ort import predicted_peak
@@ -148,23 +149,39 @@ class OnnxExaminer(Examiner):
             return replace(side, manifest=manifest, backend=SegmentedOrtBackend(side.folder, side.manifest, set_exact))
         return replace(side, manifest=manifest, backend=ExactOrtBackend(side.folder, side.manifest))
 
-    def decoders(self, side: Candidate) -> tuple[Candidate, Candidate | None]:
-        """The package with its first decoder for every call, and with its second one."""
+    def decoders(self, side: Candidate) -> tuple[Candidate, Mapping[str, Candidate]]:
+        many, steps = side.block.get(MANY_ROWS), side.block.get(STEP_LIBRARY)
+        if many is None and steps is None:
+            return side, {}
+        plain = {name: value for name, value in side.block.items() if name not in (MANY_ROWS, STEP_LIBRARY)}
+        first, others = self._with_block(side, plain), {}
+        if many is not None:
+            others[examiner.MANY_ROWS] = self._with_block(side, self._second(side, plain, many))
+        if steps is not None:
+            stepped = self._with_block(side, {**plain, STEP_LIBRARY: steps})
+            if isinstance(stepped.backend, OrtBackend) and stepped.backend.steps is None:
+                first = replace(first, not_run=(*first.not_run, (examiner.STEPS, stepped.backend.steps_missing)))
+            else:
+                others[examiner.STEPS] = stepped
+        return first, others
+
+    @staticmethod
+    def _second(side: Candidate, plain: Mapping[str, Any], many: Mapping[str, Any]) -> dict[str, Any]:
+        """The block of a package whose only decoder is the second one.
+
+        Raises:
+            PackageError: an earlier version wrote it.
+        """
         from export.backends.onnx.many_rows import require_turned
 
-        many = side.block.get(MANY_ROWS)
-        if many is None:
-            return side, None
         require_turned(side.folder, many["assignments"])
-        first = {name: value for name, value in side.block.items() if name != MANY_ROWS}
-        second = {
-            **first,
-            "stages": {**first["stages"], DECODER: {**first["stages"][DECODER], "file": many["file"]}},
-            "block_outputs": {**first["block_outputs"], DECODER: many["block_outputs"]},
+        return {
+            **plain,
+            "stages": {**plain["stages"], DECODER: {**plain["stages"][DECODER], "file": many["file"]}},
+            "block_outputs": {**plain["block_outputs"], DECODER: many["block_outputs"]},
             "assignments": {**side.assignments(), **many["assignments"]},
             REQUANTISED: side.assignments(),
         }
-        return self._with_block(side, first), self._with_block(side, second)
 
     def _with_block(self, side: Candidate, block: Mapping[str, Any]) -> Candidate:
         from parity_tests.check.segmented_ort import SegmentedOrtBackend
@@ -172,7 +189,8 @@ class OnnxExaminer(Examiner):
         assert self.record is not None
         kind = SegmentedOrtBackend if isinstance(side.backend, SegmentedOrtBackend) else OrtBackend
         manifest = {**side.manifest, "backends": {**side.manifest["backends"], self.record.name: block}}
-        return replace(side, manifest=manifest, backend=kind(side.folder, manifest))
+        own_code = isinstance(side.backend, OrtBackend) and side.backend.own_code
+        return replace(side, manifest=manifest, backend=kind(side.folder, manifest, own_code=own_code))
 
     def own_numbers(self, side: Candidate, checkpoint: Checkpoint) -> WeightProvider:
         """As the codes say them; of a second decoder, as its codes do, which were made of the first one's numbers."""

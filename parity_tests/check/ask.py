@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,15 @@ def ask_all(
         exact.release()
     said = [_said(candidate, q, steps, forced, sampling) for q, forced in fed]
     return list(zip(expected, inside, tight, said, strict=True))
+
+
+def ask_again(candidate: Candidate, asked: list[Question], known: Sequence[Answers], steps: int) -> list[Answers]:
+    """Another package's answers in place of those of the package that was asked, everyone else's as they are known."""
+    said = [
+        _said(candidate, question, steps, answers[0].arrays["greedy_ids"], None)
+        for question, answers in zip(asked, known, strict=True)
+    ]
+    return [(*answers[:3], other) for answers, other in zip(known, said, strict=True)]
 
 
 def _said(side: Candidate, question: Question, steps: int, forced: np.ndarray, sampling: Sampling | None) -> Recording:

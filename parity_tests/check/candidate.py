@@ -122,15 +122,16 @@ def open_candidate(
     record = runtime_backend(backend or package.runtime_backend)
     examiner = examiner_of(record)
     skipped: tuple[tuple[str, str], ...] = ()
+    own_code = trusting.code_allowed(package, backend, trust)
     try:
-        engine = _opened(examiner, package, in_pieces)
+        engine = _opened(examiner, package, in_pieces, own_code)
     except MachineError as error:
         other = None if backend is not None else stand_in_for(record, held_backends(package.manifest))
         if other is None:
             raise
         skipped = ((record.files, error.what),)
         examiner = examiner_of(other)
-        engine = _opened(examiner, package, in_pieces)
+        engine = _opened(examiner, package, in_pieces, own_code)
     if backend is None:
         skipped += _beside(package, {record.name} | {examiner.record.name if examiner.record else record.name})
     processor = open_processor(package, words or _stand_in(package.manifest))  # type: ignore[arg-type]
@@ -147,8 +148,8 @@ def _beside(package: packages.Package, asked: set[str]) -> tuple[tuple[str, str]
     )
 
 
-def _opened(examiner: Examiner, package: packages.Package, in_pieces: bool) -> Backend:
-    return examiner.open_in_pieces(package) if in_pieces else examiner.open(package)
+def _opened(examiner: Examiner, package: packages.Package, in_pieces: bool, own_code: bool) -> Backend:
+    return examiner.open_in_pieces(package, own_code) if in_pieces else examiner.open(package, own_code)
 
 
 def _tokenizer(package: packages.Package) -> TokenizerLike | None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from parity_tests.backends import examiner
 from parity_tests.check import recorded_sample
 from parity_tests.check.ask import ask_all
 from parity_tests.check.cache_scales import cut_channels, other_scales
@@ -21,7 +22,7 @@ from parity_tests.check.demo_task import demo_checkpoint, task_accuracy
 from parity_tests.check.own_questions import OWN_STEPS, OwnData, batches, own_questions
 from parity_tests.check.package_questions import questions, stand_in
 from parity_tests.check.prompts import demo_prompts
-from parity_tests.check.sides import Sides, open_sides, second_comparisons, sides_of_second
+from parity_tests.check.sides import Sides, open_sides, other_comparisons, sides_of_other
 from parity_tests.check.stored_numbers import other_code, other_numbers
 from parity_tests.judging.accuracy import KNOWN, OWN, in_full
 from parity_tests.judging.answer_scores import mean_scores
@@ -29,11 +30,12 @@ from parity_tests.judging.drawn import SamplingMode, described, sampling_of
 from parity_tests.judging.environment import environment
 from parity_tests.judging.judge import Judgement, judge
 from parity_tests.judging.probes import Question, record
-from parity_tests.judging.results import Comparison, Run
+from parity_tests.judging.results import Comparison, Divergence, Run
 from parity_tests.judging.run_details import Answer, Details, Similarity
 from parity_tests.reference.checkpoint_side import Checkpoint, open_checkpoint, streams
 from parity_tests.thresholds import Table
 from runtime_py import package as packages
+from runtime_py.contracts import DECODER
 from runtime_py.errors import UsageError
 from runtime_py.preprocess.base import Processor
 
@@ -124,6 +126,9 @@ class Result:
         }
 
 
+NOT_ITS_GRAPH = "the step library says otherwise than the graph that it was compiled from, over the same weights"
+
+
 def check(package: Path, checkpoint: Path | Checkpoint | None = None, options: CheckOptions | None = None) -> Result:
     """Compare a package with its reference.
 
@@ -150,7 +155,7 @@ def check(package: Path, checkpoint: Path | Checkpoint | None = None, options: C
 
 def _against_checkpoint(whole: Candidate, checkpoint: Checkpoint, options: CheckOptions) -> Result:
     _require_same_model(whole, checkpoint)
-    candidate, second = whole.examiner.decoders(whole)
+    candidate, others = whole.examiner.decoders(whole)
     processor = checkpoint.processor(candidate.tokenizer or stand_in(candidate.manifest))
     sides = open_sides(candidate, checkpoint, processor, options.device)
     steps = options.steps or (STREAMED_STEPS if sides.streamed else OWN_STEPS if options.data else STEPS)
@@ -164,16 +169,17 @@ def _against_checkpoint(whole: Candidate, checkpoint: Checkpoint, options: Check
         compared += [c for q, said in zip(batch, answers, strict=True) for c in sides.comparisons(q, said, steps)]
         answered += told(candidate, batch, sides.recordings(answers))
         sample = sample or recorded_sample.keep(asked[0], answers[0][1])
-    second_sides = None if second is None else sides_of_second(sides, second)
-    if second_sides is not None:
-        compared += second_comparisons(second_sides, asked, steps)
+    beside = {name: sides_of_other(sides, other) for name, other in others.items()}
+    for name, its in beside.items():
+        alike = its.stored is sides.stored and not options.data
+        compared += other_comparisons(name, its, asked, steps, answers if alike else ())
     inexact = [] if sides.streamed else [other_numbers(candidate, checkpoint)]
-    inexact += [other_scales(side, sides.nearest) for side in (candidate, second) if side is not None]
+    inexact += [other_scales(its.package, sides.nearest) for its in (sides, *beside.values())]
     inexact.append(cut_channels(candidate, sides.nearest))
     if options.rebuild:
         inexact.append(other_code(candidate, checkpoint.spec, sides.nearest, asked[-1]))
-    others = [other for other in inexact if other is not None]
-    compared += [comparison for comparison, _ in others]
+    found = [other for other in inexact if other is not None]
+    compared += [comparison for comparison, _ in found]
     run = unjudged(candidate, compared, options.command)
     if sampling is not None:
         run = replace(run, environment={**run.environment, "drawn_ids": f"{options.sampling}: {described(sampling)}"})
@@ -182,9 +188,10 @@ def _against_checkpoint(whole: Candidate, checkpoint: Checkpoint, options: Check
     failing = next((j.comparison for j in judge(run, options.table).comparisons if j.first_failure), None)
     if failing is not None:
         question = next((question for question in asked if question.name == failing.question), asked[0])
-        parting = second_sides if second_sides is not None and failing.decoder else sides
-        divergence = parting.divergence(question, options.table)
-        run = run.with_divergence(others[0][1] if others and not divergence.block else divergence)
+        parting = beside.get(failing.decoder, sides)
+        alone = failing.decoder == examiner.STEPS
+        divergence = Divergence(DECODER, note=NOT_ITS_GRAPH) if alone else parting.divergence(question, options.table)
+        run = run.with_divergence(found[0][1] if found and not divergence.block else divergence)
     if options.task_pictures:  # before the details, after which a backend may be closed
         run = _with_accuracy(run, replace(sides, package=whole), options.task_pictures)
     unmeasured = _unmeasured(sides, options.inside) if options.details else "no report was asked for (--report-dir)"

@@ -23,6 +23,7 @@ from runtime_py.backends.logit_rows import logit_rows
 from runtime_py.backends.ort import OrtBackend, OrtState, widened
 from runtime_py.backends.ort_decoder import CacheBuffers
 from runtime_py.backends.ort_inputs import PAST, PRESENT
+from runtime_py.backends.page_by_page import zeros
 from runtime_py.backends.stage_sessions import give_back_freed
 from runtime_py.contracts import DECODER
 from runtime_py.errors import UsageError
@@ -146,8 +147,9 @@ class SegmentedOrtBackend(OrtBackend):
         manifest: Mapping[str, Any],
         transform: Transform | None = None,
         piece_bytes: int = PIECE_BYTES,
+        own_code: bool = False,
     ) -> None:
-        super().__init__(folder, manifest)
+        super().__init__(folder, manifest, own_code=own_code)
         self.transform, self.piece_bytes = transform, piece_bytes
         self._graphs: dict[str, tuple[Any, list[Piece]]] = {}
 
@@ -165,7 +167,10 @@ class SegmentedOrtBackend(OrtBackend):
         total = state.length + tokens
         if total > state.capacity:
             raise UsageError(f"{total} tokens", f"at most {state.capacity} positions", "ask a shorter question")
-        state.buffers = CacheBuffers(self._room(state.buffers, total))
+        state.buffers = self._room(state.buffers, total)
+        if tokens == 1 and decoder == DECODER and self.takes_step(1, state.buffers):
+            state.length = total
+            return self.stepped(inputs, np.array([total - 1]), state.buffers)
         names = {value.name for value in self._graph(decoder)[0].graph.input}
         asked = logit_rows(names, logit_positions, tokens)
         own = {"attention_mask": np.ones((1, total), np.int64), **asked.feeds}
@@ -173,21 +178,22 @@ class SegmentedOrtBackend(OrtBackend):
         state.length = total
         return asked.chosen(outputs["logits"])
 
-    def _room(self, buffers: Mapping[str, Any], total: int) -> dict[str, Any]:
+    def _room(self, buffers: CacheBuffers, total: int) -> CacheBuffers:
         """Cache buffers (1, kv_heads, positions, head_dim) with room for ``total`` positions, holding what they held."""
-        grown = {}
+        arrays: dict[str, np.ndarray] = {}
         for value in self._graph(DECODER)[0].graph.input:
             if not value.name.startswith(PAST):
                 continue
             old = buffers.get(value.name)
             if old is not None and old.shape()[2] >= total:
-                return dict(buffers)
+                return buffers
             heads, width = (value.type.tensor_type.shape.dim[axis].dim_value for axis in (1, 3))
-            array = np.zeros((1, heads, total + SPARE_POSITIONS, width), dtype_of(value))
+            array = zeros((1, heads, total + SPARE_POSITIONS, width), np.dtype(dtype_of(value)))
             if old is not None:
                 array[:, :, : old.shape()[2]] = old.numpy()
-            grown[value.name] = self._ort.OrtValue.ortvalue_from_numpy(array)
-        return grown
+            arrays[value.name] = array
+        made = {name: self._ort.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
+        return CacheBuffers(made, arrays)
 
     def release(self) -> None:
         super().release()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from parity_tests.check.ask import Answers, ask_all
+from parity_tests.check.ask import Answers, ask_again, ask_all
 from parity_tests.check.candidate import Candidate
 from parity_tests.check.package_rounding_flip import Gates
 from parity_tests.check.rounded_inputs import RoundedQuestion
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from parity_tests.reference.reference import TorchBackend
 
 STORED = "reference with the stored numbers"
-
-MANY_ROWS = "many rows"
-"""What comparisons of a package's second decoder are called."""
 
 
 @dataclass(frozen=True)
@@ -114,21 +111,33 @@ def open_sides(candidate: Candidate, checkpoint: Checkpoint, processor: Processo
     )
 
 
-def sides_of_second(sides: Sides, second: Candidate) -> Sides:
-    """The same with a package's second decoder as if it were the package's only one.
+def sides_of_other(sides: Sides, other: Candidate) -> Sides:
+    """The same with another way of running the package's decoder as if it were its only one (`Examiner.decoders`).
 
-    Its numbers are not the first one's, which they were made of, so there is a reference that holds them.
+    Where its numbers are not the first one's, there is a reference that holds them.
     """
-    stored = stored_reference(sides.checkpoint, second, str(sides.full.device))
-    return replace(sides, stored=stored, exact=second.exact(), package=second)
+    if other.assignments() == sides.package.assignments():
+        return replace(sides, package=other)
+    stored = stored_reference(sides.checkpoint, other, str(sides.full.device))
+    return replace(sides, stored=stored, exact=other.exact(), package=other)
 
 
-def second_comparisons(its: Sides, asked: list[Question], steps: int) -> list[Comparison]:
-    """What a package's second decoder says to the same questions, compared."""
-    answers = ask_all(its.full, its.stored, its.exact, its.package, its.processor, asked, steps)
+def other_comparisons(
+    name: str, its: Sides, asked: list[Question], steps: int, known: Sequence[Answers] = ()
+) -> list[Comparison]:
+    """What it says to the same questions, compared.
+
+    Args:
+        name: what its comparisons are called.
+        known: answers of everyone to these questions, where all but the package are who they were.
+    """
+    if known:
+        answers = ask_again(its.package, asked, known, steps)
+    else:
+        answers = ask_all(its.full, its.stored, its.exact, its.package, its.processor, asked, steps)
     compared = [each for q, said in zip(asked, answers, strict=True) for each in its.comparisons(q, said, steps)]
     its.package.release()
-    return [replace(each, decoder=MANY_ROWS) for each in compared]
+    return [replace(each, decoder=name) for each in compared]
 
 
 def _implementation(name: str, side: Candidate, question: Question, inside: Recording, said: Recording) -> Comparison:

@@ -32,6 +32,7 @@ from export.quantisation.grid_rotated import RotatedGrid
 from export.quantisation.grids import GRIDS
 from export.quantisation.hadamard import turned
 from export.specs import ModelSpec
+from parity_tests.backends.examiner import MANY_ROWS
 from parity_tests.check.candidate import Candidate, open_candidate
 from parity_tests.reference.arithmetic import RoundedLinear
 from parity_tests.reference.checkpoint_side import Checkpoint, open_checkpoint, stored_reference
@@ -289,7 +290,8 @@ def parser(prog: str) -> Parser:
 
 def _run(given: argparse.Namespace) -> int:
     whole = open_candidate(given.package, trust=True)
-    first, second = whole.examiner.decoders(whole)
+    first, others = whole.examiner.decoders(whole)
+    second = others.get(MANY_ROWS)
     if second is None:
         raise UsageError(f"{given.package} has one decoder", "one of --prefill-precision int8", "export it so")
     for side in (first, second):

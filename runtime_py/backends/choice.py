@@ -26,9 +26,18 @@ def check_choices(backend: str | None, threads: int, providers: Sequence[str] | 
 
 
 def open_backend(
-    opened: package.Package, backend: str | None = None, threads: int = 0, providers: Sequence[str] | None = None
+    opened: package.Package,
+    backend: str | None = None,
+    threads: int = 0,
+    providers: Sequence[str] | None = None,
+    *,
+    own_code: bool = False,
 ) -> Backend:
-    """The backend that runs a package, chosen by the caller or by the manifest."""
+    """The backend that runs a package, chosen by the caller or by the manifest.
+
+    Args:
+        own_code: whether code of the package may run where data would do too (`runtime_py.package.trust.code_allowed`).
+    """
     record = runtime_backend(backend or opened.runtime_backend)
     name = record.runtime_name
     if threads < 0:
@@ -46,4 +55,4 @@ def open_backend(
             f"one of the backends it was exported for: {held}",
             f"leave backend '{name}' out, or export for a target that has it",
         )
-    return record.open(opened.folder, opened.manifest, OpeningChoices(threads, tuple(providers or ())))
+    return record.open(opened.folder, opened.manifest, OpeningChoices(threads, tuple(providers or ()), own_code))

@@ -49,6 +49,10 @@ class OrtBackend:
         providers: execution providers in order of preference, ``webgpu`` for the WebGPU provider; the processor alone by
             default.
         threads: threads inside an operator; 0 lets ONNX Runtime choose.
+        own_code: whether the package's step library may run (`runtime_py.package.trust`).
+
+    Attributes:
+        steps: the step library; None where the package has none, or it does not run here, as ``steps_missing`` says.
 
     Raises:
         MachineError: ONNX Runtime is missing, older than `ort_providers.LOWEST`, or has no such provider; or cannot keep the
@@ -60,7 +64,12 @@ class OrtBackend:
     name = ONNX.runtime_name
 
     def __init__(
-        self, folder: Path, manifest: Mapping[str, Any], providers: Sequence[str] | None = None, threads: int = 0
+        self,
+        folder: Path,
+        manifest: Mapping[str, Any],
+        providers: Sequence[str] | None = None,
+        threads: int = 0,
+        own_code: bool = False,
     ) -> None:
         try:
             import onnxruntime
@@ -87,8 +96,8 @@ class OrtBackend:
         if MANY_ROWS in self.files:
             self.contracts[MANY_ROWS] = self.contracts[DECODER]
             self._least_sequences = ONNX.block(manifest)[MANY_ROWS]["least_sequences"]
-        # a machine's own code is for the processor's memory
-        self._steps = step_library(folder, manifest, threads) if self.providers[0] == CPU else None
+        self.own_code = own_code
+        self.steps, self.steps_missing = step_library(folder, manifest, threads, own_code, self.providers[0])
         self._sessions = StageSessions(self._open)
         self._calls: dict[str, DecoderCalls] = {}
         self._earlier = 0.0
@@ -111,7 +120,7 @@ class OrtBackend:
     @property
     def _opened(self) -> list[str]:
         """Stages that are opened ahead: not a decoder whose prompts another one reads and whose steps the library takes."""
-        spared = {DECODER} if self._steps is not None and MANY_ROWS in self.files else set()
+        spared = {DECODER} if self.steps is not None and MANY_ROWS in self.files else set()
         return [stage for stage in self.files if stage not in spared]
 
     def expect(self, stages: Collection[str]) -> None:
@@ -168,8 +177,8 @@ class OrtBackend:
                 "shorten the conversation, or export with a larger --context",
             )
         last = tokens == 1 and np.asarray(logit_positions).tolist() in ([-1], [0])
-        if decoder == DECODER and last and self._by_library(1, state.buffers):
-            logits = self._stepped(inputs, np.array([state.length]), state.buffers)
+        if decoder == DECODER and last and self.takes_step(1, state.buffers):
+            logits = self.stepped(inputs, np.array([state.length]), state.buffers)
         else:
             inputs = {**inputs, "attention_mask": np.ones((1, total), np.int64)}
             logits = self._decode(inputs, logit_positions, state.buffers, decoder)
@@ -179,20 +188,20 @@ class OrtBackend:
     @property
     def decoder_seconds(self) -> float:
         """See runtime_py.backends.base.Clocked."""
-        steps = self._steps.seconds if self._steps is not None else 0.0
+        steps = self.steps.seconds if self.steps is not None else 0.0
         return self._earlier + steps + sum(calls.seconds for calls in self._calls.values())
 
-    def _by_library(self, sequences: int, buffers: CacheBuffers) -> bool:
+    def takes_step(self, sequences: int, buffers: CacheBuffers) -> bool:
         """Whether the step library feeds a token of each of so many sequences."""
-        return self._steps is not None and not self._closed and self._steps.takes(sequences, buffers)
+        return self.steps is not None and not self._closed and self.steps.takes(sequences, buffers)
 
-    def _stepped(self, inputs: Arrays, lengths: np.ndarray, buffers: CacheBuffers) -> np.ndarray:
+    def stepped(self, inputs: Arrays, lengths: np.ndarray, buffers: CacheBuffers) -> np.ndarray:
         """One call of the step library, its inputs checked as a graph's are; float32 logits (n, 1, vocabulary)."""
-        assert self._steps is not None, "asked before"
+        assert self.steps is not None, "asked before"
         for tensor in self.contracts[DECODER].inputs:
             if tensor.name in INPUTS:
                 tensor.check(np.ascontiguousarray(inputs[tensor.name], tensor.dtype), DECODER)
-        return self._steps(inputs, lengths, buffers)
+        return self.steps(inputs, lengths, buffers)
 
     def _decode(self, inputs: Arrays, positions: np.ndarray, buffers: CacheBuffers, decoder: str) -> np.ndarray:
         """One call of a decoder over cache buffers that it writes in place; float32 logits of the positions."""
@@ -203,8 +212,8 @@ class OrtBackend:
 
     def _decode_together(self, inputs: Arrays, positions: np.ndarray, buffers: CacheBuffers) -> np.ndarray:
         """The same for a token of each of several sequences, through what is fastest for so many."""
-        if self._by_library(len(inputs["inputs_embeds"]), buffers):
-            return self._stepped(inputs, inputs["attention_mask"].sum(axis=1) - 1, buffers)
+        if self.takes_step(len(inputs["inputs_embeds"]), buffers):
+            return self.stepped(inputs, inputs["attention_mask"].sum(axis=1) - 1, buffers)
         many = MANY_ROWS in self.files and len(inputs["inputs_embeds"]) >= self._least_sequences
         return self._decode(inputs, positions, buffers, MANY_ROWS if many else DECODER)
 

@@ -66,10 +66,12 @@ class OpeningChoices:
     Attributes:
         threads: computing threads; 0 leaves it to the backend.
         providers: execution providers, best first; empty for the backend's own choice.
+        own_code: whether code of the package may run where data would do too (`runtime_py.package.trust.code_allowed`).
     """
 
     threads: int = 0
     providers: tuple[str, ...] = ()
+    own_code: bool = False
 
 
 @dataclass(frozen=True)

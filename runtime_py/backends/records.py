@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def _open_ort(folder: Path, manifest: Mapping[str, Any], chosen: OpeningChoices) -> OrtBackend:
     from runtime_py.backends.ort import OrtBackend
 
-    return OrtBackend(folder, manifest, providers=chosen.providers or None, threads=chosen.threads)
+    return OrtBackend(folder, manifest, chosen.providers or None, chosen.threads, own_code=chosen.own_code)
 
 
 def _open_mlc(folder: Path, manifest: Mapping[str, Any], _chosen: OpeningChoices) -> MlcBackend:
@@ -43,7 +43,7 @@ MANY_ROWS = "many_rows"
 
 
 STEP_LIBRARY = "step_library"
-"""Key of the decoder's step as machine code in the block of ONNX graphs: ``libraries`` by variant, their ``index``, ``tvm``."""
+"""Key of the decoder's step as machine code in the block of ONNX graphs: ``libraries`` by variant, ``index``, ``tvm``."""
 
 
 def _stage_files(block: Mapping[str, Any]) -> tuple[str, ...]:

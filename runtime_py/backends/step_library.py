@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from runtime_py.backends.ort_decoder import CacheBuffers
+from runtime_py.backends.ort_providers import CPU
 from runtime_py.backends.processor import architecture, instructions
 from runtime_py.backends.records import ONNX, STEP_LIBRARY
 from runtime_py.backends.tvm_runtime import require_tvm, tvm_ffi, use_threads
@@ -170,16 +171,29 @@ def chosen_variant(libraries: Mapping[str, str]) -> str:
     )
 
 
-def step_library(folder: Path, manifest: Mapping[str, Any], threads: int) -> StepLibrary | None:
+def step_library(
+    folder: Path, manifest: Mapping[str, Any], threads: int, own_code: bool, provider: str
+) -> tuple[StepLibrary | None, str]:
     """The package's step library, where it has one that runs here; else the graph takes every step, and a warning says why.
+
+    Args:
+        own_code: whether code that the package brings may run.
+        provider: what runs the graphs: the library is for the processor's memory.
+
+    Returns:
+        the library and "", or None and why not.
 
     Raises:
         PackageError: see `StepLibrary`.
     """
-    if STEP_LIBRARY not in ONNX.block(manifest):
-        return None
-    try:
-        return StepLibrary(folder, manifest, threads)
-    except MachineError as error:
-        log.warning("answers are slower than they could be, through the graph alone: %s; %s", error.what, error.next_step)
-        return None
+    if STEP_LIBRARY not in ONNX.block(manifest) or provider != CPU:
+        return None, "the processor runs it alone"
+    if not own_code:
+        missing = "it is code that nobody trusts here; --trust with the hash that its maker published runs it"
+    else:
+        try:
+            return StepLibrary(folder, manifest, threads), ""
+        except MachineError as error:
+            missing = f"{error.what}; {error.next_step}"
+    log.warning("the step library of %s does not run, so answers are slower than they could be: %s", folder.name, missing)
+    return None, missing

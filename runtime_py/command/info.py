@@ -11,6 +11,8 @@ from runtime_py.package import Package, trust
 ENGINES = "stock_engines"
 """Key of what apps' own engines do with the package."""
 
+NOT_NEEDED = "not needed: data alone is opened"
+
 
 def describe(package: Package) -> dict[str, Any]:
     """JSON-able facts of a package."""
@@ -40,8 +42,14 @@ def describe(package: Package) -> dict[str, Any]:
         ENGINES: [engine.to_json() for engine in stored_engines(manifest)],
         "manifest": trust.ALGORITHM + package.fingerprint,
         "code": trust.code_files(manifest),
-        "trust": str(trust.standing(package)) if trust.runs_code(package) else "not needed: data alone is opened",
+        "trust": _trust(package),
     }
+
+
+def _trust(package: Package) -> str:
+    if trust.runs_code(package):
+        return str(trust.standing(package))
+    return f"{trust.standing(package)}; without it data alone is opened" if trust.code_beside(package) else NOT_NEEDED
 
 
 def lines(facts: dict[str, Any]) -> list[str]:

@@ -2,8 +2,9 @@
 
 ONNX graphs are data; everything else a package may hold runs as code on this machine when it is opened: MLC libraries are
 shared objects, TensorRT engines are programs for the GPU. A package is opened for such a backend only if the SHA-256 of its
-manifest, which holds the hash of every file, is trusted: it is in the trust file, or the caller gives it. An export enters
-what it has made. Each time, the files that are code are compared with the manifest, whatever else is.
+manifest, which holds the hash of every file, is trusted: it is in the trust file, or the caller gives it. Code that lies
+beside graphs and does what they do, faster, is left alone where it is not trusted. An export enters what it has made. Each
+time, the files that are code are compared with the manifest, whatever else is.
 
 The trust file is ``$EDGEPROOF_TRUST``, or ``edgeproof/trusted`` in the user's folder of configurations: a line for every
 package, its hash and where it was.
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ def require(package: Package, backend: str | None = None, given: str | bool = Fa
     """
     require_known(package, backend, given)
     if runs_code(package, backend):
-        _compare_code(package)
+        _compare_code(package, code_files(package.manifest))
 
 
 def require_known(package: Package, backend: str | None = None, given: str | bool = False) -> None:
@@ -103,9 +104,31 @@ def require_known(package: Package, backend: str | None = None, given: str | boo
     )
 
 
-def _compare_code(package: Package) -> None:
-    """Compare the files that are code with the manifest, whatever of the package is compared beside."""
-    code = set(code_files(package.manifest))
+def code_beside(package: Package, backend: str | None = None) -> list[str]:
+    """Paths of the code that lies beside the data which a backend, the package's own by default, runs."""
+    record = runtime_backend(backend or package.runtime_backend)
+    return list(record.paths(record.block(package.manifest)).code) if record.can(Ability.DATA) else []
+
+
+def code_allowed(package: Package, backend: str | None = None, given: str | bool = False) -> bool:
+    """Whether `code_beside` may run: the package is trusted, and these files are what its manifest hashed.
+
+    Args:
+        given: as `require` takes it.
+
+    Raises:
+        PackageError: it is trusted, and a file of it is another one.
+    """
+    code = code_beside(package, backend)
+    if not code or not (given or standing(package) is Standing.TRUSTED):
+        return False
+    _compare_code(package, code)
+    return True
+
+
+def _compare_code(package: Package, files: Iterable[str]) -> None:
+    """Compare files that are code with the manifest, whatever of the package is compared beside."""
+    code = set(files)
     for row in package.files:
         if row.path in code and sha256(package.file(row.path)) != row.sha256:
             raise PackageError(

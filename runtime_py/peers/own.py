@@ -11,6 +11,7 @@ from runtime_py.backends.registry import runtime_backend
 from runtime_py.generation.limits import Limits
 from runtime_py.generation.session import Session
 from runtime_py.model import open_processor
+from runtime_py.package import trust
 from runtime_py.peers.engine import Job
 from runtime_py.version import VERSION
 
@@ -21,7 +22,8 @@ class Own:
     def __init__(self, job: Job) -> None:
         opened = package.read(job.package)
         self.version = VERSION
-        backend = open_backend(opened, None, _threads(opened, job.threads))
+        allowed = trust.code_allowed(opened)
+        backend = open_backend(opened, None, _threads(opened, job.threads), own_code=allowed)
         chunk = min(job.chunk or opened.limits.prefill_chunk, opened.limits.prefill_chunk)
         self._session = Session(backend, open_processor(opened, None), Limits(job.context, chunk))
         self._ids = job.ids

@@ -1,4 +1,4 @@
-"""How each operator of a decoder's graph is translated; kernels of their own where time goes, Relax's operators elsewhere."""
+"""How each operator of a decoder's graph is translated: kernels of their own where time goes, else Relax's operators."""
 
 from __future__ import annotations
 

@@ -164,10 +164,9 @@ class Translation:
                 return self.emit(relax.op.strided_slice(source, axes=[-1], begin=[start], end=[start + width]))
             case Scaled(inner, factor):
                 return self.emit(relax.op.multiply(self.tensor(inner), relax.const(factor, "float32")))
-            case Sigmoid(inner):
-                return self.emit(relax.op.sigmoid(self.tensor(inner)))
-            case Silu(inner):
-                return self.emit(relax.op.nn.silu(self.tensor(inner)))
+            case Sigmoid(inner) | Silu(inner):
+                made = relax.op.sigmoid if isinstance(value, Sigmoid) else relax.op.nn.silu
+                return self.emit(made(self.tensor(inner)))
             case np.ndarray():
                 return relax.const(value)
             case relax.Expr():

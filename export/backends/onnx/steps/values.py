@@ -62,11 +62,15 @@ class Rotated:
 
 @dataclass(frozen=True)
 class Sigmoid:
+    """1 / (1 + exp(-value))."""
+
     value: Value
 
 
 @dataclass(frozen=True)
 class Silu:
+    """``value`` times its sigmoid."""
+
     value: Value
 
 
