@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tvm import tirx
 from tvm.script import tirx as T
@@ -39,6 +39,10 @@ class BlockInstructions(ABC):
     def lanes(self) -> int:
         """32-bit lanes of a vector, and so the chunks that are summed at once."""
         return self.width // 4
+
+    def fitting(self, row_bytes: int) -> BlockInstructions:
+        """These, or narrower ones with which a row of so many bytes has less of a last stride."""
+        return self
 
     def lane_of(self, chunk):
         """Where the chunk number ``chunk`` of those taken at once is summed."""
@@ -103,7 +107,7 @@ class Avx2(BlockInstructions):
     """``vpmaddubsw`` adds pairs of products in 16 bits, ``vpmaddwd`` adds pairs of those in 32."""
 
     width: int = 32
-    rows_at_once: int = 2
+    rows_at_once: int = 4
     matrix_rows: int = 1
 
     def sum_type(self, bits: int) -> str:
@@ -140,6 +144,10 @@ class Vnni(BlockInstructions):
     width: int = 64
     rows_at_once: int = 4
     matrix_rows: int = 2
+
+    def fitting(self, row_bytes: int) -> BlockInstructions:
+        """Of processors with AVX-512 many do two products of 32 bytes in the time of one of 64."""
+        return replace(self, width=32) if row_bytes % (VECTORS * self.width) else self
 
     def signed_codes(self, bits: int) -> bool:
         return False

@@ -16,14 +16,20 @@ from tvm.script import tirx as T
 from export.processor.block_instructions import CHUNK, VECTORS, BlockInstructions
 from export.processor.block_rounding import Rounding
 
-AHEAD = 4096
+AHEAD = 12288
 """Bytes of codes from those that are multiplied to those that are asked for."""
 
 TOGETHER = 32
 """Rows of the matrix that lie in a core's cache while tiles of rows of numbers pass by."""
 
+HINT = 1
+"""The cache that answers, of `llvm.prefetch`: one in which all that is asked for fits."""
+
 LINE = 64
 """Bytes that a processor reads at once."""
+
+NEAR = 24 << 10
+"""Bytes of numbers that stay in a core's fastest cache while codes pass through it."""
 
 BLOCKS = {4: (32, 64, 128), 8: (16, 32, 64, 128)}
 """Columns of a block that kernels are written for, by the bits of a code."""
@@ -110,6 +116,11 @@ class Strides:
         return VECTORS * self.sides
 
     @property
+    def row_bytes(self) -> int:
+        """Of a row of numbers with its zeros and factors."""
+        return self.count * self.byte.width * (self.vectors + 2)
+
+    @property
     def scales(self) -> int:
         """That a stride reads."""
         return max(1, self.columns // self.matrix.block)
@@ -136,7 +147,8 @@ def block_product(matrix: BlockMatrix, byte: BlockInstructions) -> tirx.PrimFunc
     """
     if unsupported(matrix):
         raise ValueError(f"no product is written for {unsupported(matrix)}")
-    strides = Strides(matrix, byte)
+    strides = Strides(matrix, byte.fitting(matrix.columns * matrix.bits // 8))
+    byte = strides.byte
     rounding = Rounding(strides)
     kernel = _Kernel(strides)
     rows, columns, blocks = matrix.rows, matrix.columns, matrix.columns // matrix.block
@@ -196,29 +208,34 @@ class _Kernel:
                 exact = T.sblock_alloc_buffer((side, some, lanes * 4 // (int(kind[3:]) // 8)), kind)
                 chosen = [group * TOGETHER + within * side + at for at in range(side)]
                 if rows % side:
-                    # the last rows are multiplied twice where there are too few
+                    # the last row is multiplied twice where there are too few
                     chosen = [T.min(row, rows - 1) for row in chosen]
                 for at in range(side):
                     for number in range(some):
                         T.buffer_store(sums, T.broadcast(T.float32(0), lanes), [at, number, whole])
                 kinds = _Copied if strides.copied else _InPlace
                 sources = [kinds(strides, codes, scales, row) for row in chosen]
-                with T.serial(0, strides.count) as stride:
+                with T.serial(0, strides.count) as passed:
+                    self._ask(codes, scales, group, within * strides.count + passed)
+                    stride = passed
+                    if some * strides.row_bytes > NEAR:
+                        # there and back, so that what was read last is read first
+                        stride = T.Select(within % 2 == 0, passed, strides.count - 1 - passed)
                     for at, (row, source) in enumerate(zip(chosen, sources, strict=True)):
-                        self._ask(codes, scales, row, stride)
                         self._decode(source, kept[at], scale, at, stride)
                     self._add(kept, scale, numbers, zeros, factors, exact, sums, first, stride)
                 for at, row in enumerate(chosen):
                     for number in range(some):
                         T.buffer_store(out, added_up(sums[at, number, whole], lanes), [first + number, row])
 
-    def _ask(self, codes, scales, row, stride):
-        """Memory is asked for what lies ahead."""
-        strides = self.strides
-        step = VECTORS * strides.byte.width
-        for line in range(max(1, step // LINE)):
-            T.evaluate(ask(codes[row, 0, stride * step + line * LINE + AHEAD]))
-        T.evaluate(ask(scales[row, stride * strides.scales + AHEAD // step * strides.scales]))
+    def _ask(self, codes, scales, group, passed):
+        """Memory is asked for what lies ahead, line after line, however rows are multiplied."""
+        strides, matrix, side = self.strides, self.strides.matrix, self.strides.byte.matrix_rows
+        each = side * matrix.columns * matrix.bits // 8 // strides.count
+        for line in range(-(-each // LINE)):
+            T.evaluate(ask(codes[group * TOGETHER, 0, passed * each + line * LINE + AHEAD]))
+        scale = side * (matrix.columns // matrix.block) // strides.count
+        T.evaluate(ask(scales[group * TOGETHER, passed * scale + AHEAD * 8 // (matrix.bits * matrix.block)]))
 
     def _decode(self, source, kept, scale, place, stride):
         """The codes of a stride, and its scales by lane."""
@@ -300,7 +317,7 @@ class _Copied:
 def ask(element):
     """Memory is asked for what lies there; an address outside is of no consequence."""
     address = T.call_intrin("uint64", "tirx.address_of", element)
-    return T.call_llvm_intrin("void", "llvm.prefetch.p0", address, T.int32(0), T.int32(3), T.int32(1))
+    return T.call_llvm_intrin("void", "llvm.prefetch.p0", address, T.int32(0), T.int32(HINT), T.int32(1))
 
 
 def added_up(vector, lanes):
