@@ -16,11 +16,18 @@ from tvm.script import tirx as T
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder.tirx import arg, prim_func
 
-from export.processor.online_softmax import LANES, Heads, lanes
-from export.processor.score_tiles import BLOCK, PAGE, tiled_softmax
+from export.backends.mlc.passes.row_product import ask
+from export.processor.online_softmax import LANES, lanes
+from export.processor.score_tiles import BLOCK, TILE, Side, tile_softmax
 
 BYTES = {"float32": 4, "float16": 2, "int8": 1}
 """Of a number of the cache."""
+
+AHEAD = 4096
+"""Bytes from the keys, or values, that are read to those that memory is asked for."""
+
+LINE = 64
+"""Bytes that a processor reads at once."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +110,7 @@ def flat_attention(heads: FlatHeads) -> tirx.PrimFunc:
         with T.parallel(0, n * heads.keys) as item, T.sblock("attention"):
             T.reads()
             T.writes()
-            Step(heads, item % n, item // n, **arrays).write()
+            Step(heads, item, n, item % n, item // n, **arrays).write()
     return builder.get()
 
 
@@ -112,6 +119,8 @@ class Step:
     """The statements of one row and one head of keys."""
 
     heads: FlatHeads
+    item: tirx.Expr
+    rows: tirx.Expr
     row: tirx.Expr
     head: tirx.Expr
     qkv: tirx.Buffer
@@ -128,20 +137,13 @@ class Step:
         heads, row = self.heads, self.row
         length = self.lengths[row]
         place = T.sblock_alloc_buffer((heads.group + 2, heads.padded), "float32")
-        state = tiled_softmax(Heads(heads.group, 1, heads.padded, "float32"))
+        state = tile_softmax(heads.group, heads.padded)
         self._take(place)
         self._keep(place, length)
         state.begin(lambda member, piece: self._query(place, member, piece), T.float32(heads.scale))
+        sides = [self._side(cache, length + 1) for cache in (self.key_cache, self.value_cache)]
         with T.serial(0, (length + BLOCK) // BLOCK) as block:
-
-            def read(cache):
-                def vector(part, _, position, piece):
-                    at = T.Cast("int64", block * BLOCK + part * PAGE + position)
-                    return T.Cast(f"float32x{LANES}", cache[row, self.head, at, lanes(piece)])
-
-                return vector
-
-            state.add(T.min(BLOCK, length + 1 - block * BLOCK), read(self.key_cache), read(self.value_cache))
+            state.add(block * BLOCK, T.min(BLOCK, length + 1 - block * BLOCK), *sides)
         self._end(state)
 
     def _take(self, place) -> None:
@@ -181,6 +183,29 @@ class Step:
                 zero = T.Cast(heads.cache, T.float32(0)) if heads.cache != "int8" else T.int8(0)
                 zeros = T.broadcast(zero, many) if many > 1 else zero
                 T.buffer_store(cache, zeros, [self.row, self.head, at, span(begin, many)])
+
+    def _side(self, cache, seen) -> Side:
+        heads, row_bytes = self.heads, self.heads.width * BYTES[self.heads.cache]
+        after = T.Cast("int64", self.item + 1)
+        rows = T.Cast("int64", self.rows)
+        own, following = (
+            (at % rows * heads.keys + T.min(at // rows, T.int64(heads.keys - 1))) * cache.shape[2]
+            for at in (after - 1, after)
+        )
+
+        def read(position, piece):
+            return T.Cast(f"float32x{LANES}", cache[self.row, self.head, T.Cast("int64", position), lanes(piece)])
+
+        def ask_ahead(position):
+            wanted = position + AHEAD // row_bytes
+            number = T.Select(
+                wanted < seen, own + T.Cast("int64", wanted), following + T.Cast("int64", wanted - seen)
+            )
+            for line in range(-(-TILE * row_bytes // LINE)):
+                at = number * heads.width + line * LINE // BYTES[heads.cache]
+                T.evaluate(ask(cache[0, 0, 0, at]))
+
+        return Side(read, ask_ahead)
 
     def _query(self, place, member, piece):
         """Folded with the scales of keys in bytes."""
