@@ -70,13 +70,15 @@ class TileSoftmax(Softmax):
 
     def _score(self, member, begin, there, key, ask) -> None:
         def write(tile, position):
-            sums = [None] * TILE
+            # one after the other the sums would wait for themselves
             for piece in range(self.heads.vectors):
                 query = self.query[member, lanes(piece)]
                 for at in range(TILE):
                     product = query * key(position(at), piece)
-                    sums[at] = product if piece == 0 else sums[at] + product
-            T.buffer_store(self.scores, folded(sums), [member, T.ramp(begin + tile * TILE, 1, TILE)])
+                    sums = product if piece == 0 else self.sums[at, lanes(0)] + product
+                    T.buffer_store(self.sums, sums, [at, lanes(0)])
+            scores = folded([self.sums[at, lanes(0)] for at in range(TILE)])
+            T.buffer_store(self.scores, scores, [member, T.ramp(begin + tile * TILE, 1, TILE)])
 
         whole = there // TILE
         with T.serial(0, whole) as tile:
