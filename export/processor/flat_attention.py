@@ -16,11 +16,21 @@ from tvm.script import tirx as T
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder.tirx import arg, prim_func
 
-from export.processor.online_softmax import LANES, Heads, lanes
-from export.processor.score_tiles import BLOCK, PAGE, tiled_softmax
+from export.backends.mlc.passes.row_product import number_of
+from export.processor.online_softmax import LANES, lanes
+from export.processor.score_tiles import BLOCK, TILE, Side, tile_softmax
 
 BYTES = {"float32": 4, "float16": 2, "int8": 1}
 """Of a number of the cache."""
+
+UNIT = 2.0**-24
+"""What `byte_of` gives for a byte of 1 is one over this."""
+
+AHEAD = 4096
+"""Bytes from the keys, or values, that are read to those that memory is asked for."""
+
+LINE = 64
+"""Bytes that a processor reads at once."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +64,11 @@ class FlatHeads:
     def padded(self) -> int:
         """Channels that are read of a head."""
         return -(-self.size // LANES) * LANES
+
+    @property
+    def words(self) -> bool:
+        """Whether bytes are taken out of words of four, so that a vector holds every fourth channel."""
+        return self.cache == "int8" and self.size % (4 * LANES) == 0
 
 
 def unsupported(heads: FlatHeads) -> str:
@@ -103,7 +118,7 @@ def flat_attention(heads: FlatHeads) -> tirx.PrimFunc:
         with T.parallel(0, n * heads.keys) as item, T.sblock("attention"):
             T.reads()
             T.writes()
-            Step(heads, item % n, item // n, **arrays).write()
+            Step(heads, item, n, item % n, item // n, **arrays).write()
     return builder.get()
 
 
@@ -112,6 +127,8 @@ class Step:
     """The statements of one row and one head of keys."""
 
     heads: FlatHeads
+    item: tirx.Expr
+    rows: tirx.Expr
     row: tirx.Expr
     head: tirx.Expr
     qkv: tirx.Buffer
@@ -128,20 +145,13 @@ class Step:
         heads, row = self.heads, self.row
         length = self.lengths[row]
         place = T.sblock_alloc_buffer((heads.group + 2, heads.padded), "float32")
-        state = tiled_softmax(Heads(heads.group, 1, heads.padded, "float32"))
+        state = tile_softmax(heads.group, heads.padded)
         self._take(place)
         self._keep(place, length)
-        state.begin(lambda member, piece: self._query(place, member, piece), T.float32(heads.scale))
+        state.begin(lambda member, piece: self._query(place, member, piece), T.float32(heads.scale * (UNIT if heads.words else 1.0)))
+        sides = [self._side(cache, length + 1) for cache in (self.key_cache, self.value_cache)]
         with T.serial(0, (length + BLOCK) // BLOCK) as block:
-
-            def read(cache):
-                def vector(part, _, position, piece):
-                    at = T.Cast("int64", block * BLOCK + part * PAGE + position)
-                    return T.Cast(f"float32x{LANES}", cache[row, self.head, at, lanes(piece)])
-
-                return vector
-
-            state.add(T.min(BLOCK, length + 1 - block * BLOCK), read(self.key_cache), read(self.value_cache))
+            state.add(block * BLOCK, T.min(BLOCK, length + 1 - block * BLOCK), *sides)
         self._end(state)
 
     def _take(self, place) -> None:
@@ -182,25 +192,77 @@ class Step:
                 zeros = T.broadcast(zero, many) if many > 1 else zero
                 T.buffer_store(cache, zeros, [self.row, self.head, at, span(begin, many)])
 
+    def _side(self, cache, seen) -> Side:
+        heads, row_bytes = self.heads, self.heads.width * BYTES[self.heads.cache]
+        after = T.Cast("int64", self.item + 1)
+        rows = T.Cast("int64", self.rows)
+        own, following = (
+            (at % rows * heads.keys + T.min(at // rows, T.int64(heads.keys - 1))) * cache.shape[2]
+            for at in (after - 1, after)
+        )
+
+        def read(position, piece):
+            place = self.row, self.head, T.Cast("int64", position)
+            if heads.words:
+                return byte_of(cache[(*place, T.ramp(piece // 4 * 4 * LANES, 1, 4 * LANES))], piece % 4)
+            return T.Cast(f"float32x{LANES}", cache[(*place, lanes(piece))])
+
+        def ask_ahead(position):
+            wanted = position + AHEAD // row_bytes
+            number = T.Select(
+                wanted < seen, own + T.Cast("int64", wanted), following + T.Cast("int64", wanted - seen)
+            )
+            for line in range(-(-TILE * row_bytes // LINE)):
+                at = number * heads.width + line * LINE // BYTES[heads.cache]
+                T.evaluate(ask(cache[0, 0, 0, at]))
+
+        return Side(read, ask_ahead)
+
     def _query(self, place, member, piece):
         """Folded with the scales of keys in bytes."""
-        query = place[member, lanes(piece)]
+        channels = self._channels(piece)
+        query = place[member, T.ramp(*channels)]
         if self.key_scales is None:
             return query
-        return query * self.key_scales[T.ramp(self.head * self.heads.width + piece * LANES, 1, LANES)]
+        first, step, count = channels
+        return query * self.key_scales[T.ramp(self.head * self.heads.width + first, step, count)]
+
+    def _channels(self, piece) -> tuple[int, int, int]:
+        """Which channels of a head a vector of the state holds: the first, the step and how many."""
+        return (piece // 4 * 4 * LANES + piece % 4, 4, LANES) if self.heads.words else (piece * LANES, 1, LANES)
 
     def _end(self, state) -> None:
         heads = self.heads
         with T.serial(0, heads.group) as member:
-            first = (self.head * heads.group + member) * heads.size
-            for begin, many in pieces(0, heads.size):
-                sum_of_weights = state.state[member, 1]
-                share = state.total[member, span(begin, many)] / (
-                    T.broadcast(sum_of_weights, many) if many > 1 else sum_of_weights
-                )
-                if self.value_scales is not None:
-                    share = share * self.value_scales[span(self.head * heads.width + begin, many)]
-                T.buffer_store(self.out, share, [self.row, span(first + begin, many)])
+            begin, weights = (self.head * heads.group + member) * heads.size, state.state[member, 1]
+            for piece in range(heads.padded // LANES):
+                first, step, _ = self._channels(piece)
+                count = min(LANES, heads.size - first)
+                for at, many in ((0, LANES),) if count == LANES else ((one, 1) for one in range(count)):
+                    share = state.total[member, span(piece * LANES + at, many)]
+                    share = share / (T.broadcast(weights, many) if many > 1 else weights)
+                    if self.value_scales is not None:
+                        scales = self.value_scales[span(self.head * heads.width + first + at, many, step)]
+                        share = share * (scales * every(UNIT if heads.words else 1.0, many))
+                    T.buffer_store(self.out, share, [self.row, span(begin + first + at, many, step)])
+
+
+def byte_of(four, number):
+    """float32: every fourth of 32 bytes from ``number`` on, times 2^24: shifted to the top of a word, the rest cut off.
+
+    A processor takes less time for that than to widen bytes, which crosses lanes.
+    """
+    words = T.reinterpret(f"uint32x{LANES}", four)
+    if number < 3:
+        words = T.shift_left(words, T.broadcast(T.uint32(24 - 8 * number), LANES))
+    if number:
+        words = T.bitwise_and(words, T.broadcast(T.uint32(0xFF000000), LANES))
+    return T.Cast(f"float32x{LANES}", T.reinterpret(f"int32x{LANES}", words))
+
+
+def ask(element):
+    """A processor's second cache is asked for what lies there; an address outside is of no consequence."""
+    return T.call_llvm_intrin("void", "llvm.prefetch.p0", number_of(element), T.int32(0), T.int32(2), T.int32(1))
 
 
 def pieces(begin: int, end: int) -> list[tuple[int, int]]:
@@ -209,8 +271,8 @@ def pieces(begin: int, end: int) -> list[tuple[int, int]]:
     return [(at, LANES) for at in range(begin, begin + whole, LANES)] + [(at, 1) for at in range(begin + whole, end)]
 
 
-def span(begin, many):
-    return T.ramp(begin, 1, many) if many > 1 else begin
+def span(begin, many, step=1):
+    return T.ramp(begin, step, many) if many > 1 else begin
 
 
 def every(number: float, many: int):

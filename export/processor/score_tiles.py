@@ -1,45 +1,121 @@
-"""Scores of a tile of positions at once: one vector of sums a position, then the sums of lanes of all of them together.
+"""An online softmax over a cache that lies position by position, in tiles of eight positions.
 
 A product of a query with a key ends in a vector whose lanes have to be added up. For one position that is as much work as
-the products themselves; of `TILE` positions the vectors are folded in pairs, each fold halving how many there are, until
-one vector holds a score in each lane.
+the products themselves; of the positions of a tile the vectors are folded in pairs, each fold halving how many there are,
+until one vector holds a score in each lane. Memory is asked ahead for what the same side, keys or values, reads a few tiles
+later, at the end of a head for the beginning of the next one.
 """
 
 # mypy: ignore-errors
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 from tvm import tirx
 from tvm.script import tirx as T
 
-from export.processor.online_softmax import BLOCK, LANES, PAGE, Softmax, lanes, softmax
+from export.processor.online_softmax import AT_ONCE, LANES, WIDE, Heads, Softmax, joined, lanes, softmax
 
-__all__ = ["BLOCK", "PAGE", "TILE", "TiledSoftmax", "tiled_softmax"]
+BLOCK, PAGE = 64, 16
+"""Positions that are scored before any of their values is added, and those that are unpacked for several queries."""
 
 TILE = LANES
 """Positions of a tile, so that their scores are a vector."""
 
+NONE = -3e38
+"""The score of a position that is not there."""
 
-class TiledSoftmax(Softmax):
-    """An online softmax that scores tiles of positions."""
 
-    def _score(self, member, part, there, key):
-        with T.serial(0, there // TILE) as tile:
-            self._store(member, part, tile, lambda at: tile * TILE + at, key)
+@dataclass(frozen=True)
+class Side:
+    """Keys or values of one head of one row.
+
+    Attributes:
+        read: float32 vectors of a position (number of the vector).
+        ask: writes what asks memory for a tile some way behind this position.
+    """
+
+    read: Callable[[tirx.Expr, int], tirx.Expr]
+    ask: Callable[[tirx.Expr], None]
+
+
+class TileSoftmax(Softmax):
+    """The state of the queries that share one head of keys."""
+
+    def add(self, first, there, keys: Side, values: Side) -> None:
+        """Write one block: ``there`` positions from ``first`` on."""
+        parts = (there + WIDE - 1) // WIDE
+        with T.serial(0, self.members) as member:
+            T.buffer_store(self.scores, T.broadcast(T.float32(NONE), WIDE), [member, T.ramp((parts - 1) * WIDE, 1, WIDE)])
+        self._tiles(first, there, keys, self._score)
+        with T.serial(0, self.members) as member:
+            self._weigh(member, parts)
+        self._tiles(first, there, values, self._add)
+
+    def _tiles(self, first, there, side: Side, work) -> None:
+        if self.members == 1:
+            work(0, 0, there, lambda at, piece: side.read(first + at, piece), lambda at: side.ask(first + at))
+            return
+        with T.serial(0, (there + PAGE - 1) // PAGE) as part:
+            begin = part * PAGE
+            here = T.min(PAGE, there - begin)
+            for tile in range(PAGE // TILE):
+                side.ask(first + begin + tile * TILE)
+            with T.serial(0, here) as at:
+                for piece in range(self.heads.vectors):
+                    T.buffer_store(self.unpacked, side.read(first + begin + at, piece), [at, lanes(piece)])
+            with T.serial(0, self.members) as member:
+                work(member, begin, here, lambda at, piece: self.unpacked[at, lanes(piece)], lambda _: None)
+
+    def _score(self, member, begin, there, key, ask) -> None:
+        def write(tile, position):
+            # one after the other the sums would wait for themselves
+            for piece in range(self.heads.vectors):
+                query = self.query[member, lanes(piece)]
+                for at in range(TILE):
+                    product = query * key(position(at), piece)
+                    sums = product if piece == 0 else self.sums[at, lanes(0)] + product
+                    T.buffer_store(self.sums, sums, [at, lanes(0)])
+            scores = folded([self.sums[at, lanes(0)] for at in range(TILE)])
+            T.buffer_store(self.scores, scores, [member, T.ramp(begin + tile * TILE, 1, TILE)])
+
+        whole = there // TILE
+        with T.serial(0, whole) as tile:
+            ask(tile * TILE)
+            write(tile, lambda at: tile * TILE + at)
         with T.If(there % TILE > 0), T.Then():
-            tile = there // TILE
-            # positions that are not there are the last one again, and their scores are those of none
-            self._store(member, part, tile, lambda at: T.min(tile * TILE + at, there - 1), key)
+            # for positions that are not there the last one is taken again
+            write(whole, lambda at: T.min(whole * TILE + at, there - 1))
             with T.serial(0, TILE - there % TILE) as behind:
-                T.buffer_store(self.scores, T.float32(-5e4), [member, part * PAGE + there + behind])
+                T.buffer_store(self.scores, T.float32(NONE), [member, begin + there + behind])
 
-    def _store(self, member, part, tile, position, key):
-        sums = [None] * TILE
-        for piece in range(self.heads.vectors):
-            query = self.query[member, lanes(piece)]
-            for at in range(TILE):
-                product = query * key(position(at), piece)
-                sums[at] = product if piece == 0 else sums[at] + product
-        T.buffer_store(self.scores, folded(sums), [member, T.ramp(part * PAGE + tile * TILE, 1, TILE)])
+    def _add(self, member, begin, there, value, ask) -> None:
+        for first in range(0, self.heads.vectors, AT_ONCE):
+            pieces = range(first, min(first + AT_ONCE, self.heads.vectors))
+
+            def step(position, pieces=pieces):
+                weight = T.broadcast(self.scores[member, begin + position], LANES)
+                for at, piece in enumerate(pieces):
+                    T.buffer_store(self.sums, self.sums[at, lanes(0)] + weight * value(position, piece), [at, lanes(0)])
+
+            for at, piece in enumerate(pieces):
+                T.buffer_store(self.sums, self.total[member, lanes(piece)], [at, lanes(0)])
+            with T.serial(0, there // TILE) as tile:
+                if first == 0:
+                    ask(tile * TILE)
+                for at in range(TILE):
+                    step(tile * TILE + at)
+            with T.serial(0, there % TILE) as at:
+                step(there // TILE * TILE + at)
+            for at, piece in enumerate(pieces):
+                T.buffer_store(self.total, self.sums[at, lanes(0)], [member, lanes(piece)])
+
+    def begin(self, read, scale) -> None:
+        """As of any softmax, but that no score is too small."""
+        super().begin(read, scale)
+        with T.serial(0, self.members) as member:
+            T.buffer_store(self.state, T.float32(NONE), [member, 0])
 
 
 def folded(vectors):
@@ -47,8 +123,7 @@ def folded(vectors):
     count = len(vectors)
     half = count // 2
     while half:
-        pairs = [(vectors[at], vectors[at + half]) for at in range(half)]
-        vectors = [fold(one, other, half, count) for one, other in pairs]
+        vectors = [fold(vectors[at], vectors[at + half], half, count) for at in range(half)]
         half //= 2
     return vectors[0]
 
@@ -61,7 +136,7 @@ def fold(one, other, half, count):
     return tirx.Shuffle([one, other], low) + tirx.Shuffle([one, other], high)
 
 
-def tiled_softmax(heads):
-    """Its buffers, in the block that is being written, for one head of keys."""
-    made = softmax(heads, 1, 1)
-    return TiledSoftmax(**{name: getattr(made, name) for name in made.__dataclass_fields__})
+def tile_softmax(members: int, size: int) -> TileSoftmax:
+    """Its buffers, in the block that is being written; ``size`` channels are whole vectors."""
+    made = softmax(Heads(members, 1, size, "float32"), 1, 1)
+    return TileSoftmax(**{name: getattr(made, name) for name in made.__dataclass_fields__})
