@@ -109,7 +109,13 @@ def shifted(array: np.ndarray) -> np.ndarray:
 def session(matrix: BlockMatrix) -> onnxruntime.InferenceSession:
     """ONNX Runtime's operator with the drawn matrix."""
     given_ = drawn(matrix)
-    attributes = {"K": matrix.columns, "N": matrix.rows, "bits": matrix.bits, "block_size": matrix.block, "accuracy_level": 4}
+    attributes = {
+        "K": matrix.columns,
+        "N": matrix.rows,
+        "bits": matrix.bits,
+        "block_size": matrix.block,
+        "accuracy_level": 4,
+    }
     node = helper.make_node("MatMulNBits", ["x", "codes", "scales"], ["out"], domain="com.microsoft", **attributes)
     parts = {"codes": given_.codes, "scales": given_.scales.astype(np.float32).reshape(-1)}
     graph = helper.make_graph(
@@ -200,7 +206,12 @@ def test_the_largest_codes_and_numbers(matrix: BlockMatrix, variant: str) -> Non
 
 def test_matrices_that_no_kernel_is_written_for() -> None:
     assert unsupported(BlockMatrix(8, 64, 32, 4)) == ""
-    for matrix in (BlockMatrix(8, 64, 16, 4), BlockMatrix(8, 64, 32, 2), BlockMatrix(8, 96, 64, 4), BlockMatrix(0, 64, 32, 4)):
+    for matrix in (
+        BlockMatrix(8, 64, 16, 4),
+        BlockMatrix(8, 64, 32, 2),
+        BlockMatrix(8, 96, 64, 4),
+        BlockMatrix(0, 64, 32, 4),
+    ):
         assert unsupported(matrix)
         with pytest.raises(ValueError, match="no product is written"):
             block_product(matrix, block_instructions(Target(TARGETS["x86-64-v3"])))

@@ -148,7 +148,9 @@ class Step:
         state = tile_softmax(heads.group, heads.padded)
         self._take(place)
         self._keep(place, length)
-        state.begin(lambda member, piece: self._query(place, member, piece), T.float32(heads.scale * (UNIT if heads.words else 1.0)))
+        state.begin(
+            lambda member, piece: self._query(place, member, piece), T.float32(heads.scale * (UNIT if heads.words else 1.0))
+        )
         sides = [self._side(cache, length + 1) for cache in (self.key_cache, self.value_cache)]
         with T.serial(0, (length + BLOCK) // BLOCK) as block:
             state.add(block * BLOCK, T.min(BLOCK, length + 1 - block * BLOCK), *sides)
@@ -209,9 +211,7 @@ class Step:
 
         def ask_ahead(position):
             wanted = position + AHEAD // row_bytes
-            number = T.Select(
-                wanted < seen, own + T.Cast("int64", wanted), following + T.Cast("int64", wanted - seen)
-            )
+            number = T.Select(wanted < seen, own + T.Cast("int64", wanted), following + T.Cast("int64", wanted - seen))
             for line in range(-(-TILE * row_bytes // LINE)):
                 at = number * heads.width + line * LINE // BYTES[heads.cache]
                 T.evaluate(ask(cache[0, 0, 0, at]))

@@ -31,7 +31,7 @@ class MlcExaminer(Examiner):
     def implementation_standard(self, side: Candidate) -> Standard:
         return Standard.STORED_FLOAT32 if side.manifest["precision"] in WIDE_CODES else Standard.STORED_FLOAT16
 
-    def open_in_pieces(self, package: Package) -> Backend:
+    def open_in_pieces(self, package: Package, own_code: bool) -> Backend:
         from parity_tests.check.mapped_mlc import MappedMlcBackend
 
         return MappedMlcBackend(package.folder, package.manifest)

@@ -137,7 +137,14 @@ def other_comparisons(
         answers = ask_all(its.full, its.stored, its.exact, its.package, its.processor, asked, steps)
     compared = [each for q, said in zip(asked, answers, strict=True) for each in its.comparisons(q, said, steps)]
     its.package.release()
-    return [replace(each, decoder=name) for each in compared]
+    # what only the references and the exact copy say has been told of the first
+    told = [each for each in compared if not known or each.name not in _of_others(its)]
+    return [replace(each, decoder=name) for each in told]
+
+
+def _of_others(its: Sides) -> tuple[str, ...]:
+    """Comparisons in which the package itself has no part."""
+    return ("loss",) if its.exact is None else ("loss", "implementation")
 
 
 def _implementation(name: str, side: Candidate, question: Question, inside: Recording, said: Recording) -> Comparison:

@@ -17,11 +17,10 @@ from runtime_py.errors import MachineError
 
 DISTRIBUTION, ADVICE = "apache-tvm", "pip install 'edgeproof[mlc]'"
 
-SPIN, BIND = "TVM_THREAD_POOL_SPIN_COUNT", "TVM_BIND_THREADS"
-"""How often an idle thread of TVM's looks for work before it sleeps, and whether each is bound to a processor: 300,000 times
-(tens of milliseconds that the next stage's threads need) and bound, where nobody says otherwise."""
-
-OURS = {SPIN: "2000", BIND: "0"}
+COUNT, SPIN, BIND = "TVM_NUM_THREADS", "TVM_THREAD_POOL_SPIN_COUNT", "TVM_BIND_THREADS"
+"""Of the environment: how many threads a caller's pool has, how often an idle one looks for work before it sleeps, and
+whether each is bound to a processor. Where nobody says otherwise: half the processors (apache/tvm,
+src/runtime/threading_backend.cc), 300,000 times (tens of milliseconds that the next stage's threads need), and bound."""
 
 _lock = threading.Lock()
 _configured = threading.local()
@@ -48,7 +47,7 @@ def tvm_ffi() -> Any:
         MachineError: one of the two is missing.
     """
     with _lock:
-        for name, value in OURS.items():
+        for name, value in ((COUNT, str(processors())), (SPIN, "2000"), (BIND, "0")):
             os.environ.setdefault(name, value)
         found = importlib.util.find_spec("tvm")
         place = None if found is None or found.origin is None else Path(found.origin).parent / "lib"
@@ -59,6 +58,12 @@ def tvm_ffi() -> Any:
             import tvm_ffi as module
         ctypes.CDLL(str(runtime), ctypes.RTLD_GLOBAL)
     return module
+
+
+def processors() -> int:
+    """That this process may run on."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    return len(allowed(0)) if allowed is not None else os.cpu_count() or 1
 
 
 def use_threads(count: int) -> None:

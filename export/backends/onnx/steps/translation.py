@@ -41,7 +41,11 @@ EMBEDS, POSITIONS, MASK, KEPT, LENGTHS = (
 ROWS = 2
 """Axes of what passes between kernels: sequences and channels."""
 
-ELEMENTS = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.FLOAT16: "float16", onnx.TensorProto.INT8: "int8"}
+ELEMENTS: dict[int, str] = {
+    onnx.TensorProto.FLOAT: "float32",
+    onnx.TensorProto.FLOAT16: "float16",
+    onnx.TensorProto.INT8: "int8",
+}
 
 
 def refused(node: onnx.NodeProto, why: str) -> UnsupportedModelError:

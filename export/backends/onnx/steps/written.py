@@ -40,7 +40,7 @@ def write_step_libraries(package: Path, graph: Path, folder: str, progress: Call
     """
     files = {variant: library_file(folder, variant) for variant in variants()}
     jobs = {variant: Job(COMPILER, (package / graph, variant, package / file)) for variant, file in files.items()}
-    told = [call_together({variant: job})[variant] for variant, job in jobs.items()]
+    told = list(call_together(jobs).values())
     assert all(each == told[0] for each in told), "every variant takes the same"
     index = index_file(folder)
     (package / index).write_text(json.dumps(told[0], indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,150 @@
+"""The step of a demo decoder as machine code: what the graph gives, whoever else is in the call; what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from export.backends.onnx.steps.library import compile_step
+from export.backends.onnx.steps.written import variants
+from export.pipeline import export
+from export.request import ExportRequest
+from parity_tests.conftest import GOLDENS
+from runtime_py.backends.ort import OrtBackend
+from runtime_py.backends.ort_rows import OrtRow
+from runtime_py.backends.records import STEP_LIBRARY
+from runtime_py.backends.step_library import MOST_SEQUENCES
+from runtime_py.errors import UnsupportedModelError
+from runtime_py.package import read
+
+LENGTHS = (9, 1, 5)
+"""Positions that are filled of each sequence."""
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    request = ExportRequest(
+        str(GOLDENS / "minicpm-v"),
+        "cpu",
+        output=tmp_path_factory.mktemp("steps") / "package",
+        skip_verify=True,
+        without_tokenizer=True,
+        beyond_trained=True,
+        options={"step_library": True},
+    )
+    return export(request, None)
+
+
+def opened(package: Path, own_code: bool = True) -> OrtBackend:
+    given = read(package)
+    return OrtBackend(given.folder, given.manifest, threads=1, own_code=own_code)
+
+
+def filled(backend: OrtBackend, lengths: Sequence[int]) -> list[OrtRow]:
+    """Sequences with drawn positions, the same in every backend."""
+    rows = backend.start_together(len(lengths), 16)
+    for number, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+        backend.forward(row, token(backend, number, 0, length), np.array([-1]))
+    return rows
+
+
+def token(backend: OrtBackend, seed: int, first: int, count: int) -> dict[str, np.ndarray]:
+    hidden = backend.contracts["decoder"].inputs[0].shape[-1]
+    drawn = np.random.default_rng(seed).standard_normal((1, count, int(hidden))).astype(np.float32)
+    return {"inputs_embeds": drawn, "position_ids": np.arange(first, first + count)[None]}
+
+
+def stepped(backend: OrtBackend, rows: list[OrtRow]) -> list[np.ndarray]:
+    given = [token(backend, 100 + number, row.length, 1) for number, row in enumerate(rows)]
+    return [np.array(logits) for logits in backend.forward_together(rows, given)]
+
+
+def caches(rows: Sequence[OrtRow]) -> dict[str, np.ndarray]:
+    return {name: np.array(array) for name, array in rows[0].pool.values(0, len(rows)).arrays.items()}
+
+
+def test_a_step_is_that_of_the_graph(package: Path) -> None:
+    library, graph = opened(package), opened(package, own_code=False)
+    assert library.steps is not None and graph.steps is None
+    ours, theirs = filled(library, LENGTHS), filled(graph, LENGTHS)
+    said, expected = stepped(library, ours), stepped(graph, theirs)
+    assert [row.length for row in ours] == [length + 1 for length in LENGTHS]
+    for one, other in zip(said, expected, strict=True):
+        # both round inputs of layers to bytes: a number on a boundary goes to either side
+        assert np.abs(one - other).max() < 0.03 * np.abs(other).max()
+    for name, cache in caches(theirs).items():
+        assert np.abs(caches(ours)[name].astype(np.float32) - cache).max() < 0.03 * np.abs(cache).max()
+
+
+def test_a_sequence_among_others_is_the_sequence_alone_bit_for_bit(package: Path) -> None:
+    backend = opened(package)
+    together = stepped(backend, filled(backend, LENGTHS))
+    for number, length in enumerate(LENGTHS):
+        row = backend.start_together(1, 16)[0]
+        backend.forward(row, token(backend, number, 0, length), np.array([-1]))
+        alone = backend.forward_together([row], [token(backend, 100 + number, row.length, 1)])
+        assert np.array_equal(alone[0], together[number])
+
+
+def test_graph_and_library_take_turns_over_one_cache(package: Path) -> None:
+    backend = opened(package)
+    assert backend.steps is not None
+    state = backend.start(16)
+    backend.forward(state, token(backend, 0, 0, 4), np.array([-1]))
+    backend.forward(state, token(backend, 1, 4, 1), np.array([-1]))
+    assert backend.steps.seconds > 0
+    backend.forward(state, token(backend, 2, 5, 3), np.array([-1]))
+    said = backend.forward(state, token(backend, 3, 8, 1), np.array([-1]))
+    graph = opened(package, own_code=False)
+    other = graph.start(16)
+    for seed, first, count in ((0, 0, 4), (1, 4, 1), (2, 5, 3)):
+        graph.forward(other, token(graph, seed, first, count), np.array([-1]))
+    expected = graph.forward(other, token(graph, 3, 8, 1), np.array([-1]))
+    assert said.shape == expected.shape == (1, 1, expected.shape[-1])
+    assert np.abs(said - expected).max() < 0.03 * np.abs(expected).max()
+
+
+def test_more_sequences_than_it_is_planned_for_go_through_the_graph(package: Path) -> None:
+    backend = opened(package)
+    assert backend.steps is not None
+    rows = filled(backend, [2] * (MOST_SEQUENCES + 1))
+    before = backend.steps.seconds
+    stepped(backend, rows)
+    assert backend.steps.seconds == before
+
+
+def test_libraries_and_index_are_listed_and_every_run_gives_the_same_bytes(package: Path, tmp_path: Path) -> None:
+    given = read(package)
+    block = given.manifest["backends"]["onnx"]
+    assert set(block[STEP_LIBRARY]["libraries"]) == set(variants())
+    listed = {row["path"] for row in given.manifest["files"]}
+    assert {block[STEP_LIBRARY]["index"], *block[STEP_LIBRARY]["libraries"].values()} <= listed
+    variant, file = next(iter(block[STEP_LIBRARY]["libraries"].items()))
+    compile_step(package / block["stages"]["decoder"]["file"], variant, tmp_path / "again.so")
+    assert (tmp_path / "again.so").read_bytes() == (package / file).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda node: setattr(node, "op_type", "Erf"), "Erf"),
+        (lambda node: node.attribute.append(onnx.helper.make_attribute("interleaved", 1)), "neighbouring channels"),
+    ],
+)
+def test_what_is_not_translated_is_named(package: Path, tmp_path: Path, change: Any, words: str) -> None:
+    graph = package / read(package).manifest["backends"]["onnx"]["stages"]["decoder"]["file"]
+    model = onnx.load(str(graph), load_external_data=False)
+    node = next(each for each in model.graph.node if each.op_type == "RotaryEmbedding")
+    kept = [each for each in node.attribute if each.name != "interleaved"]
+    del node.attribute[:]
+    node.attribute.extend(kept)
+    change(node)
+    altered = tmp_path / graph.name
+    altered.write_bytes(model.SerializeToString())
+    with pytest.raises(UnsupportedModelError, match=words):
+        compile_step(altered, variants()[0], tmp_path / "x.so")
