@@ -133,8 +133,9 @@ def kept_tokens(step: Translation, node: onnx.NodeProto, given: list[Value]) -> 
 @operator("MatMulNBits")
 def block_product(step: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
     x, codes, scales, *rest = given
-    if any(value is not None for value in rest) or not isinstance(codes, Parameter) or not isinstance(scales, Parameter):
-        raise refused(node, "has zero points or a bias of its own")
+    zero_points, order, bias = (*rest, None, None, None)[:3]
+    if zero_points is not None or order is not None or not isinstance(codes, Parameter) or not isinstance(scales, Parameter):
+        raise refused(node, "has zero points of its own, or another order of columns")
     rows, columns, block, bits = (attribute(node, name) for name in ("N", "K", "block_size", "bits"))
     if attribute(node, "accuracy_level", 0) != 4:
         raise refused(node, "does not round its inputs to eight bits")
@@ -144,7 +145,8 @@ def block_product(step: Translation, node: onnx.NodeProto, given: list[Value]) -
         raise refused(node, reason)
     out = relax.TensorType((step.rows, rows), "float32")
     operands = [step.rows_of(x), step.placed(codes), step.placed(scales)]
-    return step.call("block_product", step.kernels.product(matrix), operands, out)
+    made = step.call("block_product", step.kernels.product(matrix), operands, out)
+    return made if bias is None else step.emit(relax.op.add(made, step.tensor(bias)))
 
 
 @operator("RMSNormalization")
