@@ -119,8 +119,8 @@ class OrtBackend:
 
     @property
     def _opened(self) -> list[str]:
-        """Stages that are opened ahead: not a decoder whose prompts another one reads and whose steps the library takes."""
-        spared = {DECODER} if self.steps is not None and MANY_ROWS in self.files else set()
+        """Stages that are opened ahead: not the decoder that the library stands for."""
+        spared = {DECODER} if self.steps is not None else set()
         return [stage for stage in self.files if stage not in spared]
 
     def expect(self, stages: Collection[str]) -> None:
@@ -176,9 +176,8 @@ class OrtBackend:
                 f"at most {state.capacity} positions in all",
                 "shorten the conversation, or export with a larger --context",
             )
-        last = tokens == 1 and np.asarray(logit_positions).tolist() in ([-1], [0])
-        if decoder == DECODER and last and self.takes_step(1, state.buffers):
-            logits = self.stepped(inputs, np.array([state.length]), state.buffers)
+        if decoder == DECODER and self.takes(1, state.buffers):
+            logits = self.fed_by_library(inputs, np.array([state.length]), state.buffers, np.asarray(logit_positions))
         else:
             inputs = {**inputs, "attention_mask": np.ones((1, total), np.int64)}
             logits = self._decode(inputs, logit_positions, state.buffers, decoder)
@@ -191,17 +190,25 @@ class OrtBackend:
         steps = self.steps.seconds if self.steps is not None else 0.0
         return self._earlier + steps + sum(calls.seconds for calls in self._calls.values())
 
-    def takes_step(self, sequences: int, buffers: CacheBuffers) -> bool:
-        """Whether the step library feeds a token of each of so many sequences."""
+    def takes(self, sequences: int, buffers: CacheBuffers) -> bool:
+        """Whether the library feeds tokens of so many sequences."""
         return self.steps is not None and not self._closed and self.steps.takes(sequences, buffers)
 
-    def stepped(self, inputs: Arrays, lengths: np.ndarray, buffers: CacheBuffers) -> np.ndarray:
-        """One call of the step library, its inputs checked as a graph's are; float32 logits (n, 1, vocabulary)."""
+    def fed_by_library(
+        self, inputs: Arrays, lengths: np.ndarray, buffers: CacheBuffers, positions: np.ndarray
+    ) -> np.ndarray:
+        """One token of each of several sequences, or any of one; inputs are checked as a graph's are.
+
+        Returns:
+            float32 logits (sequences, positions, vocabulary).
+        """
         assert self.steps is not None, "asked before"
         for tensor in self.contracts[DECODER].inputs:
             if tensor.name in INPUTS:
                 tensor.check(np.ascontiguousarray(inputs[tensor.name], tensor.dtype), DECODER)
-        return self.steps(inputs, lengths, buffers)
+        if inputs[INPUTS[0]].shape[1] == 1 and positions.tolist() in ([-1], [0]):
+            return self.steps.step(inputs, lengths, buffers)
+        return self.steps.read(inputs, int(lengths[0]), buffers, positions)
 
     def _decode(self, inputs: Arrays, positions: np.ndarray, buffers: CacheBuffers, decoder: str) -> np.ndarray:
         """One call of a decoder over cache buffers that it writes in place; float32 logits of the positions."""
@@ -212,8 +219,8 @@ class OrtBackend:
 
     def _decode_together(self, inputs: Arrays, positions: np.ndarray, buffers: CacheBuffers) -> np.ndarray:
         """The same for a token of each of several sequences, through what is fastest for so many."""
-        if self.takes_step(len(inputs["inputs_embeds"]), buffers):
-            return self.stepped(inputs, inputs["attention_mask"].sum(axis=1) - 1, buffers)
+        if self.takes(len(inputs["inputs_embeds"]), buffers):
+            return self.fed_by_library(inputs, inputs["attention_mask"].sum(axis=1) - 1, buffers, positions)
         many = MANY_ROWS in self.files and len(inputs["inputs_embeds"]) >= self._least_sequences
         return self._decode(inputs, positions, buffers, MANY_ROWS if many else DECODER)
 
@@ -268,8 +275,9 @@ class OrtBackend:
 
     def _caches(self) -> dict[str, tuple[tuple[int, int], np.dtype[Any]]]:
         """Heads and width of each half of a layer's cache, and its dtype, by input name."""
-        decoder = DECODER if DECODER in self._opened else MANY_ROWS
-        caches = [value for value in self._session(decoder).get_inputs() if value.name.startswith(PAST)]
+        if self.steps is not None:
+            return self.steps.caches
+        caches = [value for value in self._session(DECODER).get_inputs() if value.name.startswith(PAST)]
         return {value.name: ((value.shape[1], value.shape[3]), np.dtype(DTYPES[value.type])) for value in caches}
 
     def _device(self) -> str:

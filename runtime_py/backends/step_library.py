@@ -27,10 +27,10 @@ from runtime_py.package.files import listed_file
 
 log = logging.getLogger(__name__)
 
-ENTRY = "step"
-"""The library's one function."""
+STEP, READ, READ_ALL = "step", "read", "read_all"
+"""Functions of a library: a token of each of several sequences; tokens of one, with logits of the last or of all."""
 
-MOST_SEQUENCES = 16
+MOST_SEQUENCES, MOST_TOKENS = 16, 512
 """Of one call: what its memory is planned for."""
 
 MAX_INDEX = 1 << 22
@@ -63,6 +63,7 @@ class StepLibrary:
     Attributes:
         variant: which of the package's libraries runs.
         seconds: inside the library, all calls so far.
+        caches: heads and width of each half of a layer's cache, and its dtype, by input name, in the library's order.
 
     Raises:
         MachineError: TVM's runtime is missing or another version, or no library is for this processor.
@@ -79,7 +80,7 @@ class StepLibrary:
         library = listed_file(folder, manifest, block["libraries"][self.variant])
         try:
             named = read_json(index, MAX_INDEX)
-            self._caches = [str(name) for name in named["caches"]]
+            self.caches = {str(name): ((int(heads), int(width)), np.dtype(kind)) for name, heads, width, kind in named["caches"]}
             placed = [_Placed(*row) for row in named["parameters"]]
             prefix = block["index"].rpartition("/")[0]
             files = {each.file: listed_file(folder, manifest, f"{prefix}/{each.file}") for each in placed}
@@ -87,7 +88,7 @@ class StepLibrary:
             self._parameters = self._ffi.Array([self._tensor(each.of(mapped[each.file])) for each in placed])
             machine = self._ffi.load_module(str(library))["vm_load_executable"]()
             machine["vm_initialization"](1, 0, 2)  # device type kDLCPU, its number, the pooled allocator
-            self._step = machine[ENTRY]
+            self._functions = {name: machine[name] for name in (STEP, READ, READ_ALL)}
         except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OSError) as error:
             raise PackageError(
                 f"{library} and {index.name} do not fit the package: {error}",
@@ -98,10 +99,10 @@ class StepLibrary:
     def takes(self, sequences: int, buffers: CacheBuffers) -> bool:
         """Whether a token of each of so many sequences, over these buffers, can be fed through the library."""
         arrays = buffers.arrays
-        fits = 0 < sequences <= MOST_SEQUENCES and set(self._caches) == set(arrays)
+        fits = 0 < sequences <= MOST_SEQUENCES and set(self.caches) == set(arrays)
         return fits and all(array.ctypes.data % ALIGNMENT == 0 for array in arrays.values())
 
-    def __call__(self, inputs: Mapping[str, np.ndarray], lengths: np.ndarray, buffers: CacheBuffers) -> np.ndarray:
+    def step(self, inputs: Mapping[str, np.ndarray], lengths: np.ndarray, buffers: CacheBuffers) -> np.ndarray:
         """Feed one token of each of n sequences; its keys and values go behind those that are there.
 
         Args:
@@ -112,14 +113,47 @@ class StepLibrary:
         Returns:
             float32 logits (n, 1, vocabulary).
         """
+        return self._run(STEP, inputs, lengths, buffers)[:, None]
+
+    def read(
+        self, inputs: Mapping[str, np.ndarray], length: int, buffers: CacheBuffers, positions: np.ndarray
+    ) -> np.ndarray:
+        """Feed tokens of one sequence, however many.
+
+        Args:
+            inputs: ``inputs_embeds`` (1, tokens, hidden), and ``position_ids`` (1, tokens) or (axes, 1, tokens).
+            length: positions that are filled.
+            buffers: caches of the sequence.
+            positions: indices into the tokens, of those whose logits are wanted; negative ones count from the end.
+
+        Returns:
+            float32 logits (1, positions, vocabulary).
+        """
+        embeds, places = (np.asarray(inputs[name]) for name in INPUTS)
+        tokens = embeds.shape[1]
+        wanted = np.where(positions < 0, positions + tokens, positions)
+        parts: list[np.ndarray] = []
+        for start in range(0, tokens, MOST_TOKENS):
+            stop = min(start + MOST_TOKENS, tokens)
+            here = wanted[(wanted >= start) & (wanted < stop)] - start
+            function = READ if set(here.tolist()) <= {stop - start - 1} else READ_ALL
+            fed = {INPUTS[0]: embeds[:, start:stop], INPUTS[1]: places[..., start:stop]}
+            logits = self._run(function, fed, np.array([length + start]), buffers)
+            parts.append(logits[np.zeros_like(here) if function == READ else here])
+        order = np.argsort(np.argsort(wanted, kind="stable"), kind="stable")
+        return np.concatenate(parts)[order][None] if len(parts) > 1 else parts[0][None]
+
+    def _run(
+        self, function: str, inputs: Mapping[str, np.ndarray], lengths: np.ndarray, buffers: CacheBuffers
+    ) -> np.ndarray:
         use_threads(self._threads)
         if buffers.tensors is None:
-            buffers.tensors = self._ffi.Array([self._tensor(buffers.arrays[name]) for name in self._caches])
+            buffers.tensors = self._ffi.Array([self._tensor(buffers.arrays[name]) for name in self.caches])
         embeds = np.ascontiguousarray(inputs[INPUTS[0]], np.float32)
         given = [embeds, *(np.ascontiguousarray(value, np.int32) for value in (inputs[INPUTS[1]], lengths))]
         began = time.perf_counter()
-        logits = self._step(*(self._tensor(aligned(array)) for array in given), buffers.tensors, self._parameters)
-        made = np.from_dlpack(logits)[:, None]
+        logits = self._functions[function](*(self._tensor(aligned(each)) for each in given), buffers.tensors, self._parameters)
+        made: np.ndarray = np.from_dlpack(logits)
         self.seconds += time.perf_counter() - began
         return made
 

@@ -26,8 +26,9 @@ class StepKernels:
     def product(self, matrix: BlockMatrix) -> tirx.PrimFunc:
         return self._once(matrix, lambda: block_product.block_product(matrix, self._bytes))
 
-    def attention(self, heads: FlatHeads) -> tirx.PrimFunc:
-        return self._once(heads, lambda: flat_attention.flat_attention(heads))
+    def attention(self, heads: FlatHeads, prompt: bool) -> tirx.PrimFunc:
+        make = prompt_attention.prompt_attention if prompt else flat_attention.flat_attention
+        return self._once((heads, prompt), lambda: make(heads))
 
     def norm(self, hidden: int, eps: float) -> tirx.PrimFunc:
         return self._once(("norm", hidden, eps), lambda: row_kernels.norm(hidden, eps))

@@ -12,14 +12,20 @@ from tvm.target import Target
 
 from export.backends.onnx.steps import operators  # noqa: F401  (its functions are the translations)
 from export.backends.onnx.steps.kernels import StepKernels
-from export.backends.onnx.steps.translation import Translation
+from export.backends.onnx.steps.translation import Entry, Translation
 from export.compilation.module_pass import PassLog
 from export.compilation.objects import write_objects
 from export.compilation.pipeline import lowered, machine_code, memory_planned
 from export.compilation.size_order import sizes_in_order
 from export.graphs.writer import lying
 from export.processor.targets import TARGETS
-from runtime_py.backends.step_library import ENTRY, MOST_SEQUENCES
+from runtime_py.backends.step_library import MOST_SEQUENCES, MOST_TOKENS, READ, READ_ALL, STEP
+
+SEQUENCES, TOKENS = "sequences_fed", "tokens_fed"
+ENTRIES = (Entry(STEP, SEQUENCES), Entry(READ, TOKENS, prompt=True, last=True), Entry(READ_ALL, TOKENS, prompt=True))
+"""A library's functions."""
+
+BOUNDS = {SEQUENCES: MOST_SEQUENCES, TOKENS: MOST_TOKENS}
 
 
 @sizes_in_order()
@@ -31,8 +37,8 @@ def compile_step(graph: Path, place: str, out: Path) -> dict[str, Any]:
         place: a key of `export.processor.targets.TARGETS`.
 
     Returns:
-        what the library is called with, in order: the names of cache inputs, and of every parameter its name, dtype, shape,
-        file beside the graph and offset.
+        what the library is called with, in order: of every cache input its name, heads, width and dtype, and of every
+        parameter its name, dtype, shape, file beside the graph and offset.
 
     Raises:
         UnsupportedModelError: the graph has an operator that is not translated.
@@ -40,7 +46,7 @@ def compile_step(graph: Path, place: str, out: Path) -> dict[str, Any]:
     """
     model = onnx.load(str(graph), load_external_data=False)
     step = Translation(model.graph, StepKernels(place))
-    module, target, log = step.module(ENTRY), Target(TARGETS[place]), PassLog()
+    module, target, log = step.module(ENTRIES), Target(TARGETS[place]), PassLog()
     # TVM's merging of common subexpressions has a regression
     with target, tvm.transform.PassContext(config={"tirx.disable_cse_tir": True}, instruments=[log]), log.explained():
         write_objects(relax.build(module, target=target, relax_pipeline=pipeline()), out)
@@ -49,9 +55,9 @@ def compile_step(graph: Path, place: str, out: Path) -> dict[str, Any]:
         [parameter.name, parameter.dtype, list(parameter.shape), places[parameter.name].file, places[parameter.name].offset]
         for parameter in step.parameters
     ]
-    return {"caches": step.caches, "parameters": rows}
+    return {"caches": step.cache_rows(), "parameters": rows}
 
 
 def pipeline() -> tvm.transform.Pass:
     """From the translated module, whose kernels are scheduled as they are written, to virtual machine code."""
-    return tvm.transform.Sequential([lowered({"rows": MOST_SEQUENCES}), memory_planned(), machine_code()])
+    return tvm.transform.Sequential([lowered(BOUNDS), memory_planned(), machine_code()])

@@ -71,8 +71,7 @@ def gate(step: Translation, one: Value, other: Value) -> Value | None:
     width = one.width
     if (one.start, other.start, other.width, int(one.source.ty.shape[-1])) != (0, width, width, 2 * width):
         return None
-    kernel, out = step.kernels.gate(width), relax.TensorType((step.rows, width), "float32")
-    return step.call("gate", kernel, [one.source], out)
+    return step.call("gate", step.kernels.gate(width), [one.source], step.like(one.source, width))
 
 
 @operator("Div")
@@ -123,11 +122,14 @@ def concat(step: Translation, node: onnx.NodeProto, given: list[Value]) -> Value
 
 @operator("Slice")
 def kept_tokens(step: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
-    """The tokens that get logits: the one there is."""
+    """The tokens that get logits."""
     value, start, _, axis = given[:4]
     if not isinstance(value, relax.Expr) or (number_of(start), number_of(axis)) != (-1, 1):
         raise refused(node, "takes something else than the last token")
-    return value
+    if not step.entry.last:
+        return value
+    last = relax.op.strided_slice(step.rows_of(value), axes=[0], begin=[step.rows - 1], end=[step.rows])
+    return step.emit(relax.op.reshape(step.emit(last), (1, int(step.rows_of(value).ty.shape[1]))))
 
 
 @operator("MatMulNBits")
@@ -143,9 +145,8 @@ def block_product(step: Translation, node: onnx.NodeProto, given: list[Value]) -
     reason = unsupported_matrix(matrix)
     if reason:
         raise refused(node, reason)
-    out = relax.TensorType((step.rows, rows), "float32")
     operands = [step.rows_of(x), step.placed(codes), step.placed(scales)]
-    made = step.call("block_product", step.kernels.product(matrix), operands, out)
+    made = step.call("block_product", step.kernels.product(matrix), operands, step.like(operands[0], rows))
     return made if bias is None else step.emit(relax.op.add(made, step.tensor(bias)))
 
 
@@ -155,7 +156,7 @@ def norm(step: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
     rows = step.rows_of(x)
     hidden = int(rows.ty.shape[1])
     kernel = step.kernels.norm(hidden, attribute(node, "epsilon", 1e-5))
-    return step.call("norm", kernel, [rows, step.tensor(weight)], relax.TensorType((step.rows, hidden), "float32"))
+    return step.call("norm", kernel, [rows, step.tensor(weight)], step.like(rows, hidden))
 
 
 @operator("SkipSimplifiedLayerNormalization")
@@ -169,7 +170,7 @@ def skip_norm(step: Translation, node: onnx.NodeProto, given: list[Value]) -> li
     rows = step.rows_of(x)
     hidden = int(rows.ty.shape[1])
     kernel = step.kernels.skip_norm(hidden, attribute(node, "epsilon"), factor)
-    types = [relax.TensorType((step.rows, hidden), "float32")] * 2
+    types = [step.like(rows, hidden)] * 2
     made = step.call("skip_norm", kernel, [rows, step.rows_of(skip), step.tensor(weight)], types)
     normed, total = (step.emit(relax.TupleGetItem(made, number)) for number in range(2))
     return [normed, None, None, total]
@@ -203,10 +204,10 @@ def attention(step: Translation, node: onnx.NodeProto, given: list[Value]) -> li
     if (len(given) > 7 and any(each is not None for each in given[7:12])) or (kind == "int8") != bool(cached):
         raise refused(node, "has a bias, a sink or tables of its own")
     operands = [step.rows_of(packed), *tables, step.lengths, *cached, keys, values]
-    width = queries * shape.size
-    out = relax.TensorType((step.rows, width), "float32")
+    out = step.like(operands[0], queries * shape.size)
     places = [len(operands) - 2, len(operands) - 1]
-    return [step.call_in_place("attention", step.kernels.attention(shape), operands, places, out), None, None]
+    kernel = step.kernels.attention(shape, step.entry.prompt)
+    return [step.call_in_place("attention", kernel, operands, places, out), None, None]
 
 
 def packed_heads(node: onnx.NodeProto, query: Value, key: Value, value: Value) -> tuple[relax.Var, float]:

@@ -8,7 +8,8 @@ microsoft/onnxruntime, docs/ContribOperators.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,23 @@ def refused(node: onnx.NodeProto, why: str) -> UnsupportedModelError:
     )
 
 
+@dataclass(frozen=True)
+class Entry:
+    """A function of a library.
+
+    Attributes:
+        name: of the function.
+        rows: what its rows are called, whose most are known when memory is planned.
+        prompt: its rows are tokens of one sequence; else one token of each of several.
+        last: of a prompt, the last token alone gets logits.
+    """
+
+    name: str
+    rows: str
+    prompt: bool = False
+    last: bool = False
+
+
 class Translation:
     """One graph, as far as it is translated.
 
@@ -64,38 +82,42 @@ class Translation:
         kernels: makes the kernels, for one kind of processor.
 
     Attributes:
-        parameters: those that the function takes, in the order of its tuple.
+        parameters: those that a function takes, in the order of its tuple.
         caches: cache inputs, in the order of its tuple.
+        entry: which function is being written.
     """
 
     def __init__(self, graph: onnx.GraphProto, kernels: StepKernels) -> None:
         self.graph, self.kernels = graph, kernels
-        self.values: dict[str, Value] = {}
-        self.parameters: list[Parameter] = []
+        used = {name for node in graph.node for name in node.input}
+        external = [tensor for tensor in graph.initializer if tensor.external_data and tensor.name in used]
+        self.parameters = [self._parameter(tensor) for tensor in external]
         self.caches = [value.name for value in graph.input if value.name.startswith(PAST)]
-        self.rows = tirx.Var("rows", "int64")
         self._builder = relax.BlockBuilder()
+
+    def module(self, entries: Sequence[Entry]) -> Any:
+        """The Relax module with these functions: (embeds, positions, lengths, caches, parameters) to logits."""
+        for entry in entries:
+            self._write(entry)
+        return self._builder.finalize()
+
+    def _write(self, entry: Entry) -> None:
+        self.entry, self.rows = entry, tirx.Var(entry.rows, "int64")
+        self._sizes = tirx.Var("sequences", "int64"), tirx.Var("capacity", "int64")
         self._placed: dict[str, relax.Var] = {}
         self._flat: dict[relax.Var, relax.Var] = {}
-
-    # values
-
-    def module(self, entry: str) -> Any:
-        """The Relax module with the function ``entry``: (embeds, positions, lengths, caches, parameters) to logits."""
         inputs = {value.name: value for value in self.graph.input}
         hidden = inputs[EMBEDS].type.tensor_type.shape.dim[2].dim_value
         axes = [dim.dim_value for dim in inputs[POSITIONS].type.tensor_type.shape.dim][:-2]
+        sizes = (1, self.rows) if entry.prompt else (self.rows, 1)
         given = [
-            relax.Var(EMBEDS, relax.TensorType((self.rows, 1, hidden), "float32")),
-            relax.Var(POSITIONS, relax.TensorType((*axes, self.rows, 1), "int32")),
-            relax.Var(LENGTHS, relax.TensorType((self.rows,), "int32")),
+            relax.Var(EMBEDS, relax.TensorType((*sizes, hidden), "float32")),
+            relax.Var(POSITIONS, relax.TensorType((*axes, *sizes), "int32")),
+            relax.Var(LENGTHS, relax.TensorType((sizes[0],), "int32")),
         ]
         caches = relax.Var("caches", relax.TupleType([self._cache_type(inputs[name]) for name in self.caches]))
         held = relax.Var("parameters", relax.ObjectType())
-        weights = [self._parameter(tensor) for tensor in self.graph.initializer if tensor.external_data]
-        used = {name for node in self.graph.node for name in node.input}
-        self.parameters = [weight for weight in weights if weight.name in used]
-        with self._builder.function(entry, [*given, caches, held]):
+        with self._builder.function(entry.name, [*given, caches, held]):
             with self._builder.dataflow():
                 self._begin(given)
                 for number, name in enumerate(self.caches):
@@ -106,10 +128,11 @@ class Translation:
                     self._translate(node)
                 result = self._builder.emit_output(self.rows_of(self.values[self.graph.output[0].name]))
             self._builder.emit_func_output(result)
-        return self._builder.finalize()
+
+    # values
 
     def _begin(self, given: list[relax.Var]) -> None:
-        self.values = {
+        self.values: dict[str, Value] = {
             tensor.name: numpy_helper.to_array(tensor) for tensor in self.graph.initializer if not tensor.external_data
         }
         self.values |= {parameter.name: parameter for parameter in self.parameters}
@@ -124,9 +147,14 @@ class Translation:
     def _cache_type(self, value: onnx.ValueInfoProto) -> relax.TensorType:
         tensor = value.type.tensor_type
         heads, width = tensor.shape.dim[1].dim_value, tensor.shape.dim[3].dim_value
-        sequences, capacity = tirx.Var("sequences", "int64"), tirx.Var("capacity", "int64")
-        self._sizes = getattr(self, "_sizes", (sequences, capacity))
-        return relax.TensorType((self._sizes[0], heads, self._sizes[1], width), ELEMENTS[tensor.elem_type])
+        sequences, capacity = self._sizes
+        return relax.TensorType((sequences, heads, capacity, width), ELEMENTS[tensor.elem_type])
+
+    def cache_rows(self) -> list[list[Any]]:
+        """Of every cache input its name, heads, width and dtype."""
+        inputs = {value.name: value.type.tensor_type for value in self.graph.input}
+        sizes = {name: [inputs[name].shape.dim[axis].dim_value for axis in (1, 3)] for name in self.caches}
+        return [[name, *sizes[name], ELEMENTS[inputs[name].elem_type]] for name in self.caches]
 
     @staticmethod
     def _parameter(tensor: onnx.TensorProto) -> Parameter:
@@ -150,8 +178,13 @@ class Translation:
         made = relax.call_tir_inplace(self._builder.add_func(kernel, name), arguments, [*changed, -1], [*types, out])
         return self.emit(relax.TupleGetItem(self.emit(made), len(changed)))
 
+    @staticmethod
+    def like(rows: relax.Var, width: int) -> relax.TensorType:
+        """float32 (as many rows, width)."""
+        return relax.TensorType((rows.ty.shape[0], width), "float32")
+
     def rows_of(self, value: Value) -> relax.Var:
-        """A value as a tensor (n, width): what kernels make, or a graph's (n, 1, width) once without its axis of tokens."""
+        """A value as a tensor (rows, width): what kernels make, or a graph's of three axes, of which one is 1, made so once."""
         tensor = self.tensor(value)
         if len(tensor.ty.shape) == ROWS:
             return tensor
