@@ -221,7 +221,7 @@ def load(
         providers: ONNX Runtime execution providers, best first.
         selftest: run the package's own sample and refuse a package that answers it otherwise.
         trust: the SHA-256 of the package's manifest, which is compared, or True; needed for a package that brings code
-            (backends ``mlc`` and ``trt``, and step libraries) and is not in the trust file (`runtime_py.package.trust`).
+            (backends ``mlc`` and ``trt``, and decoder libraries) and is not in the trust file (`runtime_py.package.trust`).
         upright: photographs are turned as EXIF says, where `Model.chat` is not told otherwise.
 
     Raises:

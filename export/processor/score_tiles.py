@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm.script import tirx as T
 
-from export.processor.online_softmax import AT_ONCE, LANES, WIDE, Heads, Softmax, joined, lanes, softmax
+from export.processor.online_softmax import AT_ONCE, LANES, WIDE, Heads, Softmax, lanes, softmax
 
 BLOCK, PAGE = 64, 16
 """Positions that are scored before any of their values is added, and those that are unpacked for several queries."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from parity_tests.reference.checkpoint_side import Checkpoint
     from runtime_py.package import Package
 
-MANY_ROWS, STEPS = "many rows", "step library"
+MANY_ROWS, LIBRARY = "many rows", "decoder library"
 """What comparisons of a package's second decoder are called, and of its step as machine code."""
 
 Rows = Mapping[str, Mapping[str, str]]
@@ -166,7 +166,7 @@ class Examiner:
 
     def decoders(self, side: Candidate) -> tuple[Candidate, Mapping[str, Candidate]]:
         """A package whose decoder runs in several ways as a package of each, opened anew: the plain way, and the others by what
-        their comparisons are called (`MANY_ROWS`, `STEPS`); else the package itself and no others.
+        their comparisons are called (`MANY_ROWS`, `LIBRARY`); else the package itself and no others.
         """
         return side, {}
 

@@ -13,7 +13,7 @@ from parity_tests.backends.examiner import Examiner, Rows, StageView
 from parity_tests.thresholds import Standard
 from runtime_py.backends.base import Arrays, Backend
 from runtime_py.backends.ort import OrtBackend
-from runtime_py.backends.records import INT8_CACHE, MANY_ROWS, STEP_LIBRARY
+from runtime_py.backends.records import DECODER_LIBRARY, INT8_CACHE, MANY_ROWS
 from runtime_py.contracts import DECODER, EMBED
 
 if TYPE_CHECKING:
@@ -150,19 +150,19 @@ class OnnxExaminer(Examiner):
         return replace(side, manifest=manifest, backend=ExactOrtBackend(side.folder, side.manifest))
 
     def decoders(self, side: Candidate) -> tuple[Candidate, Mapping[str, Candidate]]:
-        many, steps = side.block.get(MANY_ROWS), side.block.get(STEP_LIBRARY)
+        many, steps = side.block.get(MANY_ROWS), side.block.get(DECODER_LIBRARY)
         if many is None and steps is None:
             return side, {}
-        plain = {name: value for name, value in side.block.items() if name not in (MANY_ROWS, STEP_LIBRARY)}
+        plain = {name: value for name, value in side.block.items() if name not in (MANY_ROWS, DECODER_LIBRARY)}
         first, others = self._with_block(side, plain), {}
         if many is not None:
             others[examiner.MANY_ROWS] = self._with_block(side, self._second(side, plain, many))
         if steps is not None:
-            stepped = self._with_block(side, {**plain, STEP_LIBRARY: steps})
-            if isinstance(stepped.backend, OrtBackend) and stepped.backend.steps is None:
-                first = replace(first, not_run=(*first.not_run, (examiner.STEPS, stepped.backend.steps_missing)))
+            stepped = self._with_block(side, {**plain, DECODER_LIBRARY: steps})
+            if isinstance(stepped.backend, OrtBackend) and stepped.backend.library is None:
+                first = replace(first, not_run=(*first.not_run, (examiner.LIBRARY, stepped.backend.library_missing)))
             else:
-                others[examiner.STEPS] = stepped
+                others[examiner.LIBRARY] = stepped
         return first, others
 
     @staticmethod

@@ -126,7 +126,7 @@ class Result:
         }
 
 
-NOT_ITS_GRAPH = "the step library says otherwise than the graph that it was compiled from, over the same weights"
+NOT_ITS_GRAPH = "the decoder library says otherwise than the graph that it was compiled from, over the same weights"
 
 
 def check(package: Path, checkpoint: Path | Checkpoint | None = None, options: CheckOptions | None = None) -> Result:
@@ -189,7 +189,7 @@ def _against_checkpoint(whole: Candidate, checkpoint: Checkpoint, options: Check
     if failing is not None:
         question = next((question for question in asked if question.name == failing.question), asked[0])
         parting = beside.get(failing.decoder, sides)
-        alone = failing.decoder == examiner.STEPS
+        alone = failing.decoder == examiner.LIBRARY
         divergence = Divergence(DECODER, note=NOT_ITS_GRAPH) if alone else parting.divergence(question, options.table)
         run = run.with_divergence(found[0][1] if found and not divergence.block else divergence)
     if options.task_pictures:  # before the details, after which a backend may be closed

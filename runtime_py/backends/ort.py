@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from runtime_py.backends.base import Arrays, closed
+from runtime_py.backends.decoder_library import INPUTS, decoder_library
 from runtime_py.backends.logit_rows import logit_rows
 from runtime_py.backends.onnx_files import stage_files
 from runtime_py.backends.ort_decoder import LOGITS, CacheBuffers, DecoderCalls
@@ -20,7 +21,6 @@ from runtime_py.backends.ort_rows import OrtRow, RowPool, decode_rows, rounds_ov
 from runtime_py.backends.page_by_page import zeros
 from runtime_py.backends.records import INT8_CACHE, MANY_ROWS, ONNX
 from runtime_py.backends.stage_sessions import StageSessions
-from runtime_py.backends.step_library import INPUTS, step_library
 from runtime_py.backends.webgpu import PROVIDER as WEBGPU
 from runtime_py.backends.webgpu import WebGpu, full_name, webgpu
 from runtime_py.contracts import CONNECTOR, DECODER, VISION, StageContract
@@ -49,10 +49,10 @@ class OrtBackend:
         providers: execution providers in order of preference, ``webgpu`` for the WebGPU provider; the processor alone by
             default.
         threads: threads inside an operator; 0 lets ONNX Runtime choose.
-        own_code: whether the package's step library may run (`runtime_py.package.trust`).
+        own_code: whether the package's decoder library may run (`runtime_py.package.trust`).
 
     Attributes:
-        steps: the step library; None where the package has none, or it does not run here, as ``steps_missing`` says.
+        library: the decoder library; None where the package has none, or it does not run here, as ``library_missing`` says.
 
     Raises:
         MachineError: ONNX Runtime is missing, older than `ort_providers.LOWEST`, or has no such provider; or cannot keep the
@@ -97,7 +97,7 @@ class OrtBackend:
             self.contracts[MANY_ROWS] = self.contracts[DECODER]
             self._least_sequences = ONNX.block(manifest)[MANY_ROWS]["least_sequences"]
         self.own_code = own_code
-        self.steps, self.steps_missing = step_library(folder, manifest, threads, own_code, self.providers[0])
+        self.library, self.library_missing = decoder_library(folder, manifest, threads, own_code, self.providers[0])
         self._sessions = StageSessions(self._open)
         self._calls: dict[str, DecoderCalls] = {}
         self._earlier = 0.0
@@ -120,7 +120,7 @@ class OrtBackend:
     @property
     def _opened(self) -> list[str]:
         """Stages that are opened ahead: not the decoder that the library stands for."""
-        spared = {DECODER} if self.steps is not None else set()
+        spared = {DECODER} if self.library is not None else set()
         return [stage for stage in self.files if stage not in spared]
 
     def expect(self, stages: Collection[str]) -> None:
@@ -187,12 +187,12 @@ class OrtBackend:
     @property
     def decoder_seconds(self) -> float:
         """See runtime_py.backends.base.Clocked."""
-        steps = self.steps.seconds if self.steps is not None else 0.0
-        return self._earlier + steps + sum(calls.seconds for calls in self._calls.values())
+        own = self.library.seconds if self.library is not None else 0.0
+        return self._earlier + own + sum(calls.seconds for calls in self._calls.values())
 
     def takes(self, sequences: int, buffers: CacheBuffers) -> bool:
         """Whether the library feeds tokens of so many sequences."""
-        return self.steps is not None and not self._closed and self.steps.takes(sequences, buffers)
+        return self.library is not None and not self._closed and self.library.takes(sequences, buffers)
 
     def fed_by_library(
         self, inputs: Arrays, lengths: np.ndarray, buffers: CacheBuffers, positions: np.ndarray
@@ -202,13 +202,13 @@ class OrtBackend:
         Returns:
             float32 logits (sequences, positions, vocabulary).
         """
-        assert self.steps is not None, "asked before"
+        assert self.library is not None, "asked before"
         for tensor in self.contracts[DECODER].inputs:
             if tensor.name in INPUTS:
                 tensor.check(np.ascontiguousarray(inputs[tensor.name], tensor.dtype), DECODER)
         if inputs[INPUTS[0]].shape[1] == 1 and positions.tolist() in ([-1], [0]):
-            return self.steps.step(inputs, lengths, buffers)
-        return self.steps.read(inputs, int(lengths[0]), buffers, positions)
+            return self.library.step(inputs, lengths, buffers)
+        return self.library.read(inputs, int(lengths[0]), buffers, positions)
 
     def _decode(self, inputs: Arrays, positions: np.ndarray, buffers: CacheBuffers, decoder: str) -> np.ndarray:
         """One call of a decoder over cache buffers that it writes in place; float32 logits of the positions."""
@@ -275,8 +275,8 @@ class OrtBackend:
 
     def _caches(self) -> dict[str, tuple[tuple[int, int], np.dtype[Any]]]:
         """Heads and width of each half of a layer's cache, and its dtype, by input name."""
-        if self.steps is not None:
-            return self.steps.caches
+        if self.library is not None:
+            return self.library.caches
         caches = [value for value in self._session(DECODER).get_inputs() if value.name.startswith(PAST)]
         return {value.name: ((value.shape[1], value.shape[3]), np.dtype(DTYPES[value.type])) for value in caches}
 

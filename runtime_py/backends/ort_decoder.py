@@ -26,7 +26,7 @@ class CacheBuffers(dict[str, Any]):
     Attributes:
         arrays: the memory of these OrtValues by the same names, where it is the processor's.
         bindings: by the identity of the `DecoderCalls` that made them and forget them when they go.
-        tensors: what a step library calls these buffers, once it was given them.
+        tensors: what a decoder library calls these buffers, once it was given them.
     """
 
     def __init__(

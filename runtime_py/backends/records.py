@@ -42,8 +42,8 @@ MANY_ROWS = "many_rows"
 """Key of a second decoder, for calls of many rows, in the block of ONNX graphs."""
 
 
-STEP_LIBRARY = "step_library"
-"""Key of the decoder's step as machine code in the block of ONNX graphs: ``libraries`` by variant, ``index``, ``tvm``."""
+DECODER_LIBRARY = "decoder_library"
+"""Key of the decoder as machine code in the block of ONNX graphs: ``libraries`` by variant, their ``index``, ``tvm``."""
 
 
 def _stage_files(block: Mapping[str, Any]) -> tuple[str, ...]:
@@ -53,7 +53,7 @@ def _stage_files(block: Mapping[str, Any]) -> tuple[str, ...]:
 def _graphs(block: Mapping[str, Any]) -> NamedPaths:
     second = (block[MANY_ROWS]["file"],) if MANY_ROWS in block else ()
     files = (*_stage_files(block), *block.get("further_graphs", {}).values(), *second)
-    step = block.get(STEP_LIBRARY, {})
+    step = block.get(DECODER_LIBRARY, {})
     index = (step["index"],) if step else ()
     return NamedPaths(data=(*files, *index), code=tuple(step.get("libraries", {}).values()), graphs=files)
 

@@ -21,7 +21,7 @@ from export.backends.onnx.many_rows import (
 from export.quantisation.codes import WeightProvider
 from export.quantisation.spec import Assignment, Storage
 from runtime_py.backends import records
-from runtime_py.backends.records import INT8_CACHE, MANY_ROWS, STEP_LIBRARY
+from runtime_py.backends.records import DECODER_LIBRARY, INT8_CACHE, MANY_ROWS
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, STAGES, VISION
 
 if TYPE_CHECKING:
@@ -78,8 +78,8 @@ class OnnxBackend(ExportBackend):
         ]
         if chosen.prefill_precision:
             steps.append(Step("onnx decoder of many rows", partial(_write_many_rows, build)))
-        if chosen.step_library:
-            steps.append(Step("onnx step libraries", partial(_write_step_libraries, build, stages[DECODER])))
+        if chosen.decoder_library:
+            steps.append(Step("onnx decoder libraries", partial(_write_libraries, build, stages[DECODER])))
         return [*steps, Step("onnx graphs of other tools", partial(write_graphs, build, stages, chosen.cache))]
 
     def tool_files(self, build: Build) -> list[Path]:
@@ -94,7 +94,7 @@ class OnnxBackend(ExportBackend):
         chosen = chosen_for(spec, options)
         made, wanted = (block.get("cache"), block.get("accuracy_level")), (chosen.cache, chosen.accuracy_level)
         twice = (MANY_ROWS in block) == bool(chosen.prefill_precision)
-        return made == wanted and twice and (STEP_LIBRARY in block) == chosen.step_library
+        return made == wanted and twice and (DECODER_LIBRARY in block) == chosen.decoder_library
 
     def manifest(self, build: Build) -> dict[str, Any]:
         from export.backends.onnx.consumers.held import Tool, obstacles
@@ -115,7 +115,7 @@ class OnnxBackend(ExportBackend):
             "kept_from_tools_by": {str(tool): list(named) for tool, named in reasons.items()},
             "block_outputs": {stage: block_outputs(build.folder / file) for stage, file in files.items()},
             **_many_rows_block(build, chosen),
-            **_step_block(chosen),
+            **_library_block(chosen),
         }
 
 
@@ -229,17 +229,17 @@ def _write_many_rows(build: Build) -> list[Path]:
     return [file.relative_to(build.folder) for file in written]
 
 
-def _write_step_libraries(build: Build, graph: Path) -> list[Path]:
-    from export.backends.onnx.steps.written import write_step_libraries
+def _write_libraries(build: Build, graph: Path) -> list[Path]:
+    from export.backends.onnx.decoder_library.written import write_libraries
 
-    return write_step_libraries(build.folder, graph, FOLDER, partial(build.progress, "onnx step libraries"))
+    return write_libraries(build.folder, graph, FOLDER, partial(build.progress, "onnx decoder libraries"))
 
 
-def _step_block(chosen: OnnxChoices) -> dict[str, Any]:
-    """What the manifest says of the step libraries, where there are some."""
-    from export.backends.onnx.steps.written import step_block
+def _library_block(chosen: OnnxChoices) -> dict[str, Any]:
+    """What the manifest says of the decoder libraries, where there are some."""
+    from export.backends.onnx.decoder_library.written import library_block
 
-    return {STEP_LIBRARY: step_block(FOLDER)} if chosen.step_library else {}
+    return {DECODER_LIBRARY: library_block(FOLDER)} if chosen.decoder_library else {}
 
 
 def _many_rows_block(build: Build, chosen: OnnxChoices) -> dict[str, Any]:

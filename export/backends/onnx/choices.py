@@ -60,7 +60,7 @@ class OnnxChoices:
         symmetric: int4 blocks share the constant zero point 8; else each stores its own.
         preset: of `EIGHT_BITS`, which layers of int4 packages keep eight bits, or `COMPACT`.
         prefill_precision: of a second decoder for calls of many rows (`export.backends.onnx.many_rows`); "" for none.
-        step_library: whether the decoder's step is compiled beside its graph (`export.backends.onnx.steps`).
+        decoder_library: whether the decoder is compiled beside its graph (`export.backends.onnx.decoder_library`).
         cache: dtype of the key/value cache; ``int8`` by ``cache_precision``.
     """
 
@@ -74,7 +74,7 @@ class OnnxChoices:
     cache: str = "float32"
     preset: str = PLAIN
     prefill_precision: str = ""
-    step_library: bool = False
+    decoder_library: bool = False
 
 
 def choices(options: BuildOptions, routed: bool = False, one_table: bool = False) -> OnnxChoices:

@@ -11,7 +11,7 @@ from export.backends.onnx.many_rows import is_integer, second_assignments
 from export.graphs.layout import Place, lay_out
 from export.quantisation.spec import Assignment, Storage
 from export.specs import ModelSpec
-from runtime_py.backends.records import INT8_CACHE, MANY_ROWS, STEP_LIBRARY
+from runtime_py.backends.records import DECODER_LIBRARY, INT8_CACHE, MANY_ROWS
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, STAGES, VISION
 
 GRAPH_BYTES = {DECODER: 5_000, VISION: 3_400, CONNECTOR: 9_400, EMBED: 1_900}
@@ -22,8 +22,8 @@ TURNED_BYTES, TURN_BYTES = 4_800, 16_400
 ROUNDING_BYTES, FINE_BYTES = 5_600, 3_300
 """What rounding the inputs of a vision block's four layers adds to its graph, and what doing so finely in the first adds."""
 
-STEP_BYTES, STEP_LAYER_BYTES = 340_000, 24_500
-"""Bytes of both step libraries for x86-64 and their index: without and per block, from 2 and 40 blocks."""
+LIBRARY_BYTES, LIBRARY_LAYER_BYTES = 340_000, 24_500
+"""Bytes of both decoder libraries for x86-64 and their index: without and per block, from 2 and 40 blocks."""
 
 CACHE_ITEM = {"float32": 4, "float16": 2, INT8_CACHE: 1}
 """Bytes of a number in the cache."""
@@ -46,8 +46,8 @@ def predict(
     second = second_bytes(spec, chosen, assignments)
     if second:
         files[MANY_ROWS] = graphs[DECODER] + TURN_BYTES + TURNED_BYTES * spec.decoder.layers + second
-    if chosen.step_library:
-        files[STEP_LIBRARY] = STEP_BYTES + STEP_LAYER_BYTES * spec.decoder.layers
+    if chosen.decoder_library:
+        files[DECODER_LIBRARY] = LIBRARY_BYTES + LIBRARY_LAYER_BYTES * spec.decoder.layers
     files[FURTHER] = graphs[VISION] + graphs[CONNECTOR] + JOINT_BYTES
     files[DECODER] += _scale_bytes(spec, chosen)
     if not obstacles(spec, Tool.GENAI, chosen.cache):
@@ -65,11 +65,11 @@ def predict(
 
 
 def _first_bytes(places: list[Place], chosen: OnnxChoices, assignments: Mapping[str, Assignment]) -> int:
-    """What the decoder for one row holds: ONNX Runtime's packed form, the file as a step library maps it, or both where
+    """What the decoder for one row holds: ONNX Runtime's packed form, the file as a decoder library maps it, or both where
     prompts have no decoder of their own.
     """
-    mapped = sum(place.length for place in places) if chosen.step_library else 0
-    spared = chosen.step_library and bool(chosen.prefill_precision)
+    mapped = sum(place.length for place in places) if chosen.decoder_library else 0
+    spared = chosen.decoder_library and bool(chosen.prefill_precision)
     return mapped if spared else mapped + _resident(DECODER, places, chosen, assignments)
 
 

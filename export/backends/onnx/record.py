@@ -30,7 +30,7 @@ WIDE = "mixed: some layers keep eight bits; compact: blocks of up to 128, for ca
 
 
 BYTES = "keys and values in bytes, whose scales a calibration with this flag holds: half the cache, faster long answers"
-STEPS = "the decoder's step as machine code beside its graph: faster answers where apache-tvm is installed"
+LIBRARY = "the decoder as machine code too, beside its graph: faster where apache-tvm is installed"
 TWICE = "a second decoder in the package, for prompts and for several sequences at a time, faster there"
 
 
@@ -74,7 +74,7 @@ BACKEND = Backend(
         BackendOption("head_precision", "--head-precision", ("int4", "int8", "fp16"), HEAD, INT4_ONLY),
         BackendOption("preset", "--preset", PRESETS, WIDE, INT4_ONLY),
         BackendOption("prefill_precision", "--prefill-precision", ("int8",), TWICE, INT4_ONLY, alone=True),
-        BackendOption("step_library", "--step-library", (False, True), STEPS, INT4_ONLY, alone=True),
+        BackendOption("decoder_library", "--decoder-library", (False, True), LIBRARY, INT4_ONLY, alone=True),
         BackendOption("cache_precision", "--cache-precision", ("int8",), BYTES, INT4_ONLY, alone=True),
     ),
 )

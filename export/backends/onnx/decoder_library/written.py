@@ -1,4 +1,4 @@
-"""The step libraries of a package: which variants, their files, what the manifest says of them."""
+"""The decoder libraries of a package: for which processors, their files, what the manifest says of them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 from export.compilation.apart import Job, call_together
 from export.compilation.host import ARM64, host_place
-from runtime_py.backends.step_library import VARIANTS
+from runtime_py.backends.decoder_library import VARIANTS
 
-STEM = "decoder_step"
-COMPILER = "export.backends.onnx.steps.library:compile_step"
+STEM = "decoder_library"
+COMPILER = "export.backends.onnx.decoder_library.library:compile_decoder"
 
 
 def variants() -> list[str]:
@@ -31,8 +31,8 @@ def index_file(folder: str) -> Path:
     return Path(folder) / f"{STEM}.json"
 
 
-def write_step_libraries(package: Path, graph: Path, folder: str, progress: Callable[[int, int], None]) -> list[Path]:
-    """Compile the step of ``graph``, which lies in the package; paths in the package.
+def write_libraries(package: Path, graph: Path, folder: str, progress: Callable[[int, int], None]) -> list[Path]:
+    """Compile ``graph``, which lies in the package; paths in the package.
 
     Raises:
         UnsupportedModelError: an operator of the graph is not translated.
@@ -48,7 +48,7 @@ def write_step_libraries(package: Path, graph: Path, folder: str, progress: Call
     return [*files.values(), index]
 
 
-def step_block(folder: str) -> dict[str, Any]:
+def library_block(folder: str) -> dict[str, Any]:
     """What the manifest says of them."""
     return {
         "libraries": {variant: library_file(folder, variant).as_posix() for variant in variants()},

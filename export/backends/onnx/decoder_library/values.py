@@ -1,4 +1,4 @@
-"""What a name of the decoder's graph stands for while its step is translated: tensors, and what kernels take unmade.
+"""What a name of the decoder's graph stands for while it is translated: tensors, and what kernels take unmade.
 
 Kernels take the packed projection whole, rotate, and multiply by factors themselves; so what a graph says with Split,
 RotaryEmbedding and Mul is remembered until it is known what it is for, and made as a tensor only where nothing knows it.
@@ -31,7 +31,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Mask:
-    """The attention mask, or what is worked out from it alone: a step is given the lengths of its sequences instead."""
+    """The attention mask, or what is worked out from it alone: a function is given the lengths of its sequences instead."""
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,15 @@ import numpy as np
 import onnx
 import pytest
 
-from export.backends.onnx.steps.library import compile_step
-from export.backends.onnx.steps.written import variants
+from export.backends.onnx.decoder_library.library import compile_decoder
+from export.backends.onnx.decoder_library.written import variants
 from export.pipeline import export
 from export.request import ExportRequest
 from parity_tests.conftest import GOLDENS
+from runtime_py.backends.decoder_library import MOST_SEQUENCES
 from runtime_py.backends.ort import OrtBackend
 from runtime_py.backends.ort_rows import OrtRow
-from runtime_py.backends.records import STEP_LIBRARY
-from runtime_py.backends.step_library import MOST_SEQUENCES
+from runtime_py.backends.records import DECODER_LIBRARY
 from runtime_py.errors import UnsupportedModelError
 from runtime_py.package import read
 
@@ -35,7 +35,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
         skip_verify=True,
         without_tokenizer=True,
         beyond_trained=True,
-        options={"step_library": True},
+        options={"decoder_library": True},
     )
     return export(request, None)
 
@@ -70,7 +70,7 @@ def caches(rows: Sequence[OrtRow]) -> dict[str, np.ndarray]:
 
 def test_a_step_is_that_of_the_graph(package: Path) -> None:
     library, graph = opened(package), opened(package, own_code=False)
-    assert library.steps is not None and graph.steps is None
+    assert library.library is not None and graph.library is None
     ours, theirs = filled(library, LENGTHS), filled(graph, LENGTHS)
     said, expected = stepped(library, ours), stepped(graph, theirs)
     assert [row.length for row in ours] == [length + 1 for length in LENGTHS]
@@ -93,11 +93,11 @@ def test_a_sequence_among_others_is_the_sequence_alone_bit_for_bit(package: Path
 
 def test_graph_and_library_take_turns_over_one_cache(package: Path) -> None:
     backend = opened(package)
-    assert backend.steps is not None
+    assert backend.library is not None
     state = backend.start(16)
     backend.forward(state, token(backend, 0, 0, 4), np.array([-1]))
     backend.forward(state, token(backend, 1, 4, 1), np.array([-1]))
-    assert backend.steps.seconds > 0
+    assert backend.library.seconds > 0
     backend.forward(state, token(backend, 2, 5, 3), np.array([-1]))
     said = backend.forward(state, token(backend, 3, 8, 1), np.array([-1]))
     graph = opened(package, own_code=False)
@@ -111,21 +111,21 @@ def test_graph_and_library_take_turns_over_one_cache(package: Path) -> None:
 
 def test_more_sequences_than_it_is_planned_for_go_through_the_graph(package: Path) -> None:
     backend = opened(package)
-    assert backend.steps is not None
+    assert backend.library is not None
     rows = filled(backend, [2] * (MOST_SEQUENCES + 1))
-    before = backend.steps.seconds
+    before = backend.library.seconds
     stepped(backend, rows)
-    assert backend.steps.seconds == before
+    assert backend.library.seconds == before
 
 
 def test_libraries_and_index_are_listed_and_every_run_gives_the_same_bytes(package: Path, tmp_path: Path) -> None:
     given = read(package)
     block = given.manifest["backends"]["onnx"]
-    assert set(block[STEP_LIBRARY]["libraries"]) == set(variants())
+    assert set(block[DECODER_LIBRARY]["libraries"]) == set(variants())
     listed = {row["path"] for row in given.manifest["files"]}
-    assert {block[STEP_LIBRARY]["index"], *block[STEP_LIBRARY]["libraries"].values()} <= listed
-    variant, file = next(iter(block[STEP_LIBRARY]["libraries"].items()))
-    compile_step(package / block["stages"]["decoder"]["file"], variant, tmp_path / "again.so")
+    assert {block[DECODER_LIBRARY]["index"], *block[DECODER_LIBRARY]["libraries"].values()} <= listed
+    variant, file = next(iter(block[DECODER_LIBRARY]["libraries"].items()))
+    compile_decoder(package / block["stages"]["decoder"]["file"], variant, tmp_path / "again.so")
     assert (tmp_path / "again.so").read_bytes() == (package / file).read_bytes()
 
 
@@ -147,4 +147,4 @@ def test_what_is_not_translated_is_named(package: Path, tmp_path: Path, change: 
     altered = tmp_path / graph.name
     altered.write_bytes(model.SerializeToString())
     with pytest.raises(UnsupportedModelError, match=words):
-        compile_step(altered, variants()[0], tmp_path / "x.so")
+        compile_decoder(altered, variants()[0], tmp_path / "x.so")

@@ -1,4 +1,4 @@
-"""The step of a written decoder as a shared library, for one kind of processor."""
+"""A written decoder as a shared library, for one kind of processor."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import tvm
 from tvm import relax
 from tvm.target import Target
 
-from export.backends.onnx.steps import operators  # noqa: F401  (its functions are the translations)
-from export.backends.onnx.steps.kernels import StepKernels
-from export.backends.onnx.steps.translation import Entry, Translation
+from export.backends.onnx.decoder_library import operators  # noqa: F401  (its functions are the translations)
+from export.backends.onnx.decoder_library.kernels import LibraryKernels
+from export.backends.onnx.decoder_library.translation import Entry, Translation
 from export.compilation.module_pass import PassLog
 from export.compilation.objects import write_objects
 from export.compilation.pipeline import lowered, machine_code, memory_planned
 from export.compilation.size_order import sizes_in_order
 from export.graphs.writer import lying
 from export.processor.targets import TARGETS
-from runtime_py.backends.step_library import MOST_SEQUENCES, MOST_TOKENS, READ, READ_ALL, STEP
+from runtime_py.backends.decoder_library import MOST_SEQUENCES, MOST_TOKENS, READ, READ_ALL, STEP
 
 SEQUENCES, TOKENS = "sequences_fed", "tokens_fed"
 ENTRIES = (Entry(STEP, SEQUENCES), Entry(READ, TOKENS, prompt=True, last=True), Entry(READ_ALL, TOKENS, prompt=True))
@@ -29,8 +29,8 @@ BOUNDS = {SEQUENCES: MOST_SEQUENCES, TOKENS: MOST_TOKENS}
 
 
 @sizes_in_order()
-def compile_step(graph: Path, place: str, out: Path) -> dict[str, Any]:
-    """Write ``out``, the library of a graph's step.
+def compile_decoder(graph: Path, place: str, out: Path) -> dict[str, Any]:
+    """Write ``out``, the library of a graph.
 
     Args:
         graph: the decoder's, as it was written, whose data file need not be there.
@@ -45,17 +45,17 @@ def compile_step(graph: Path, place: str, out: Path) -> dict[str, Any]:
         MachineError: there is no linker.
     """
     model = onnx.load(str(graph), load_external_data=False)
-    step = Translation(model.graph, StepKernels(place))
-    module, target, log = step.module(ENTRIES), Target(TARGETS[place]), PassLog()
+    translation = Translation(model.graph, LibraryKernels(place))
+    module, target, log = translation.module(ENTRIES), Target(TARGETS[place]), PassLog()
     # TVM's merging of common subexpressions has a regression
     with target, tvm.transform.PassContext(config={"tirx.disable_cse_tir": True}, instruments=[log]), log.explained():
         write_objects(relax.build(module, target=target, relax_pipeline=pipeline()), out)
-    places = lying(graph, [parameter.name for parameter in step.parameters])
+    places = lying(graph, [parameter.name for parameter in translation.parameters])
     rows = [
         [parameter.name, parameter.dtype, list(parameter.shape), places[parameter.name].file, places[parameter.name].offset]
-        for parameter in step.parameters
+        for parameter in translation.parameters
     ]
-    return {"caches": step.cache_rows(), "parameters": rows}
+    return {"caches": translation.cache_rows(), "parameters": rows}
 
 
 def pipeline() -> tvm.transform.Pass:

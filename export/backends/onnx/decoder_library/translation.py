@@ -1,8 +1,8 @@
-"""From the nodes of the decoder's graph to a Relax function that feeds one token of each sequence.
+"""From the nodes of the decoder's graph to Relax functions that feed a token of each of several sequences, or a prompt.
 
 The graph is the only description of the model: its operators, constants and parameters are taken as they are written. What
-remains of its inputs is ``inputs_embeds`` (n, 1, hidden), ``position_ids``, and int32 ``lengths`` (n,) in place of the
-attention mask; caches and parameters are two tuples. Meaning of the operators: onnx/onnx, docs/Operators.md, and
+remains of its inputs is ``inputs_embeds`` (sequences, tokens, hidden), one of the two 1, ``position_ids``, and int32
+``lengths`` (sequences,) in place of the attention mask; caches and parameters are two tuples. Meaning of the operators: onnx/onnx, docs/Operators.md, and
 microsoft/onnxruntime, docs/ContribOperators.md.
 """
 
@@ -18,8 +18,8 @@ from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 from tvm import relax, tirx
 
-from export.backends.onnx.steps.kernels import StepKernels
-from export.backends.onnx.steps.values import (
+from export.backends.onnx.decoder_library.kernels import LibraryKernels
+from export.backends.onnx.decoder_library.values import (
     Mask,
     Parameter,
     Part,
@@ -51,9 +51,9 @@ ELEMENTS: dict[int, str] = {
 
 def refused(node: onnx.NodeProto, why: str) -> UnsupportedModelError:
     return UnsupportedModelError(
-        f"no step library: {node.op_type} '{node.name or node.output[0]}' {why}",
+        f"no decoder library: {node.op_type} '{node.name or node.output[0]}' {why}",
         "a decoder of int4 layers of which every sequence is taken alike",
-        "export without --step-library",
+        "export without --decoder-library",
     )
 
 
@@ -87,7 +87,7 @@ class Translation:
         entry: which function is being written.
     """
 
-    def __init__(self, graph: onnx.GraphProto, kernels: StepKernels) -> None:
+    def __init__(self, graph: onnx.GraphProto, kernels: LibraryKernels) -> None:
         self.graph, self.kernels = graph, kernels
         used = {name for node in graph.node for name in node.input}
         external = [tensor for tensor in graph.initializer if tensor.external_data and tensor.name in used]

@@ -1,4 +1,4 @@
-"""A package with a step library: what it says is held against the reference, and a fault in it alone is found and named."""
+"""A package with a decoder library: what it says is held against the reference, and a fault in it alone is found and named."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 
 from export.pipeline import export
 from export.request import ExportRequest
-from parity_tests.backends.examiner import STEPS
+from parity_tests.backends.examiner import LIBRARY
 from parity_tests.check.package_check import CheckOptions, check
 from parity_tests.conftest import GOLDENS
-from runtime_py.backends import step_library
-from runtime_py.backends.records import STEP_LIBRARY
+from runtime_py.backends import decoder_library
+from runtime_py.backends.records import DECODER_LIBRARY
 from runtime_py.errors import MachineError
 from runtime_py.package import read
 
@@ -31,7 +31,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
         skip_verify=True,
         without_tokenizer=True,
         beyond_trained=True,
-        options={"step_library": True},
+        options={"decoder_library": True},
     )
     return export(request, None)
 
@@ -43,16 +43,16 @@ def test_steps_of_the_library_are_judged(package: Path, in_pieces: bool, monkeyp
     judged = check(package, GOLDENS / CASE, CheckOptions(steps=3, only="text", trust=True, in_pieces=in_pieces)).judgement
     assert (str(judged.verdict), judged.first_failure) == ("pass", "")
     names = [c.comparison.title for c in judged.comparisons]
-    assert names == ["implementation", "kernels", "loss", f"{STEPS}: kernels"]
+    assert names == ["implementation", "kernels", "loss", f"{LIBRARY}: kernels"]
     rows = {c.comparison.title: {p.measurement.probe: p.measurement.metrics for p in c.probes} for c in judged.comparisons}
-    plain, ours = rows["kernels"], rows[f"{STEPS}: kernels"]
+    plain, ours = rows["kernels"], rows[f"{LIBRARY}: kernels"]
     assert plain["prefill_logits"] == ours["prefill_logits"], "prompts go through the graph"
     assert plain["step_logits"] != ours["step_logits"]
 
 
 def test_a_fault_in_the_library_alone_is_found_and_named(package: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(package, tmp_path / "package"))
-    index = copy / read(copy).manifest["backends"]["onnx"][STEP_LIBRARY]["index"]
+    index = copy / read(copy).manifest["backends"]["onnx"][DECODER_LIBRARY]["index"]
     told = json.loads(index.read_text(encoding="utf-8"))
     rows = {row[0]: row for row in told["parameters"]}
     one, other = (rows[f"layers.{layer}.mlp.down.weight_scales"] for layer in (0, 1))
@@ -60,7 +60,7 @@ def test_a_fault_in_the_library_alone_is_found_and_named(package: Path, tmp_path
     index.write_text(json.dumps(told), encoding="utf-8")
     result = check(copy, GOLDENS / CASE, OPTIONS)
     assert result.verdict == "fail"
-    assert result.first_failure is not None and result.first_failure.startswith(f"{STEPS}: kernels")
+    assert result.first_failure is not None and result.first_failure.startswith(f"{LIBRARY}: kernels")
     parting = result.judgement.run.divergence
     assert parting is not None and (parting.stage, parting.block) == ("decoder", "")
     assert "otherwise than the graph" in parting.note
@@ -70,6 +70,6 @@ def test_where_it_does_not_run_the_package_is_not_all_run(package: Path, monkeyp
     def none(*_: object) -> str:
         raise MachineError("this processor runs none", "another", "export again")
 
-    monkeypatch.setattr(step_library, "chosen_variant", none)
+    monkeypatch.setattr(decoder_library, "chosen_variant", none)
     result = check(package, GOLDENS / CASE, OPTIONS)
-    assert (STEPS, "this processor runs none; export again") in result.judgement.run.not_run
+    assert (LIBRARY, "this processor runs none; export again") in result.judgement.run.not_run

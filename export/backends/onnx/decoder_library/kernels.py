@@ -14,7 +14,7 @@ from export.processor.flat_attention import FlatHeads
 from export.processor.targets import TARGETS
 
 
-class StepKernels:
+class LibraryKernels:
     """Makes kernels for ``place``, a key of `export.processor.targets.TARGETS`."""
 
     def __init__(self, place: str) -> None:

@@ -1,4 +1,4 @@
-"""Where a step library runs, where the graph alone does, and what is told of it."""
+"""Where a decoder library runs, where the graph alone does, and what is told of it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime_py.backends import step_library, tvm_runtime
+from runtime_py.backends import decoder_library, tvm_runtime
+from runtime_py.backends.decoder_library import ALIGNMENT, VARIANTS, DecoderLibrary, aligned, chosen_variant
 from runtime_py.backends.ort import OrtBackend
-from runtime_py.backends.records import STEP_LIBRARY
-from runtime_py.backends.step_library import ALIGNMENT, VARIANTS, StepLibrary, aligned, chosen_variant
+from runtime_py.backends.records import DECODER_LIBRARY
 from runtime_py.errors import MachineError, PackageError
 from runtime_py.model import load
 from runtime_py.package import read, trust
@@ -25,12 +25,12 @@ FILES = dict.fromkeys(VARIANTS, "x.so")
 
 @pytest.fixture(scope="session")
 def stepped_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A demo's package with a step library."""
+    """A demo's package with a decoder library."""
     from export.pipeline import export
     from export.request import ExportRequest
 
     output = tmp_path_factory.mktemp("stepped") / "package"
-    options = {"step_library": True}
+    options = {"decoder_library": True}
     request = ExportRequest("minicpm-v", "cpu", weights="demo", output=output, skip_verify=True, options=options)
     return export(request, None)
 
@@ -38,7 +38,7 @@ def stepped_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def altered(package: Path, folder: Path, change: Any) -> Path:
     """A copy whose index, and with it the row of the manifest, is changed."""
     copy = Path(shutil.copytree(package, folder / "package"))
-    index = copy / read(copy).manifest["backends"]["onnx"][STEP_LIBRARY]["index"]
+    index = copy / read(copy).manifest["backends"]["onnx"][DECODER_LIBRARY]["index"]
     told = json.loads(index.read_text(encoding="utf-8"))
     change(told)
     index.write_text(json.dumps(told), encoding="utf-8")
@@ -47,15 +47,15 @@ def altered(package: Path, folder: Path, change: Any) -> Path:
 
 def test_the_fastest_library_that_a_processor_runs_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     def on(machine: str, *has: str) -> str:
-        monkeypatch.setattr(step_library, "architecture", lambda: machine)
-        monkeypatch.setattr(step_library, "instructions", lambda: set(has))
+        monkeypatch.setattr(decoder_library, "architecture", lambda: machine)
+        monkeypatch.setattr(decoder_library, "instructions", lambda: set(has))
         return chosen_variant(FILES)
 
     every = {name: needed for name, (_, needed) in VARIANTS.items()}
     assert on("x86_64", *every["x86-64-vnni"]) == "x86-64-vnni"
     assert on("x86_64", *every["x86-64-v3"]) == "x86-64-v3"
     assert on("aarch64", *every["aarch64"]) == "aarch64"
-    with pytest.raises(MachineError, match="runs none of the package's step libraries"):
+    with pytest.raises(MachineError, match="runs none of the package's decoder libraries"):
         on("x86_64", "sse2")
     with pytest.raises(MachineError, match="riscv64"):
         on("riscv64")
@@ -66,19 +66,19 @@ def test_code_that_nobody_trusts_is_left_alone(
 ) -> None:
     monkeypatch.setenv(trust.VARIABLE, str(tmp_path / "trusted"))
     with caplog.at_level(logging.WARNING), load(stepped_package) as model:
-        assert isinstance(model.backend, OrtBackend) and model.backend.steps is None
+        assert isinstance(model.backend, OrtBackend) and model.backend.library is None
     assert "code that nobody trusts here" in caplog.text
     fingerprint = read(stepped_package).fingerprint
     with load(stepped_package, trust=fingerprint) as model:
-        assert isinstance(model.backend, OrtBackend) and model.backend.steps is not None
+        assert isinstance(model.backend, OrtBackend) and model.backend.library is not None
     trust.remember(read(stepped_package))
     with load(stepped_package) as model:
-        assert isinstance(model.backend, OrtBackend) and model.backend.steps is not None
+        assert isinstance(model.backend, OrtBackend) and model.backend.library is not None
 
 
 def test_trusted_code_that_is_another_file_is_refused(stepped_package: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(stepped_package, tmp_path / "package"))
-    for file in read(copy).manifest["backends"]["onnx"][STEP_LIBRARY]["libraries"].values():
+    for file in read(copy).manifest["backends"]["onnx"][DECODER_LIBRARY]["libraries"].values():
         (copy / file).write_bytes((copy / file).read_bytes()[:-1] + b"x")
     with pytest.raises(PackageError, match="not the file of the trusted manifest"):
         load(copy, verify="off", trust=True)
@@ -92,8 +92,8 @@ def test_without_tvm_the_graph_answers_and_says_why(
 
     monkeypatch.setattr(tvm_runtime.importlib.metadata, "version", missing)
     with caplog.at_level(logging.WARNING), load(stepped_package, trust=True) as model:
-        assert isinstance(model.backend, OrtBackend) and model.backend.steps is None
-        assert "apache-tvm is not installed" in model.backend.steps_missing
+        assert isinstance(model.backend, OrtBackend) and model.backend.library is None
+        assert "apache-tvm is not installed" in model.backend.library_missing
     assert "pip install 'edgeproof[mlc]'" in caplog.text
 
 
@@ -101,7 +101,7 @@ def test_another_version_of_tvm_is_named(stepped_package: Path, monkeypatch: pyt
     monkeypatch.setattr(tvm_runtime.importlib.metadata, "version", lambda name: "0.1")
     package = read(stepped_package)
     with pytest.raises(MachineError, match="cannot run a library of another version"):
-        StepLibrary(package.folder, package.manifest)
+        DecoderLibrary(package.folder, package.manifest)
 
 
 @pytest.mark.parametrize(
@@ -119,19 +119,19 @@ def test_another_version_of_tvm_is_named(stepped_package: Path, monkeypatch: pyt
 def test_an_index_that_does_not_fit_is_refused(stepped_package: Path, tmp_path: Path, change: Any, words: str) -> None:
     package = read(altered(stepped_package, tmp_path, change))
     with pytest.raises(PackageError, match=words):
-        StepLibrary(package.folder, package.manifest)
+        DecoderLibrary(package.folder, package.manifest)
 
 
 def test_buffers_that_kernels_cannot_read_in_place_go_through_the_graph(stepped_package: Path) -> None:
     with load(stepped_package, trust=True, threads=1) as model:
         backend = model.backend
-        assert isinstance(backend, OrtBackend) and backend.steps is not None
+        assert isinstance(backend, OrtBackend) and backend.library is not None
         rows = backend.start_together(2, 16)
         whole, second = rows[0].pool.values(0, 2), rows[1].buffers
-        assert backend.steps.takes(2, whole)
+        assert backend.library.takes(2, whole)
         shifted = {name: array.reshape(-1)[1:] for name, array in second.arrays.items()}
         second.arrays = shifted
-        assert not backend.steps.takes(1, second)
+        assert not backend.library.takes(1, second)
 
 
 def test_arrays_are_copied_only_where_they_lie_wrong() -> None:

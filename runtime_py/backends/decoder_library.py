@@ -1,8 +1,8 @@
-"""A decoder's step as machine code: one token of each sequence, over the graph's own weight files and caches.
+"""A decoder as machine code, over its graph's own weight files and caches.
 
 ONNX Runtime packs the weights of MatMulNBits anew when a session opens, six bits for every four. The library reads them
-where they lie in the package, mapped into memory, and the caches where ONNX Runtime keeps them; so a sequence may be fed
-by graph and library in turns. It lies beside the graph, never in its place: where it cannot run, the graph does.
+where they lie in the package, mapped into memory, and keeps keys and values where ONNX Runtime would; so a sequence may be
+fed by graph and library in turns. It lies beside the graph, never in its place: where it cannot run, the graph does.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from runtime_py.backends.ort_decoder import CacheBuffers
 from runtime_py.backends.ort_providers import CPU
 from runtime_py.backends.processor import architecture, instructions
-from runtime_py.backends.records import ONNX, STEP_LIBRARY
+from runtime_py.backends.records import DECODER_LIBRARY, ONNX
 from runtime_py.backends.tvm_runtime import require_tvm, tvm_ffi, use_threads
 from runtime_py.errors import MachineError, PackageError
 from runtime_py.files.json_file import read_json
@@ -52,8 +52,8 @@ INPUTS = ("inputs_embeds", "position_ids")
 DTYPES = ("float32", "float16", "uint8")
 
 
-class StepLibrary:
-    """Runs the step of one package's decoder.
+class DecoderLibrary:
+    """Runs the decoder of one package.
 
     Args:
         folder: the package.
@@ -71,7 +71,7 @@ class StepLibrary:
     """
 
     def __init__(self, folder: Path, manifest: Mapping[str, Any], threads: int = 0) -> None:
-        block = ONNX.block(manifest)[STEP_LIBRARY]
+        block = ONNX.block(manifest)[DECODER_LIBRARY]
         require_tvm(block["tvm"])
         self.variant = chosen_variant(block["libraries"])
         self.seconds, self._threads = 0.0, threads
@@ -80,7 +80,9 @@ class StepLibrary:
         library = listed_file(folder, manifest, block["libraries"][self.variant])
         try:
             named = read_json(index, MAX_INDEX)
-            self.caches = {str(name): ((int(heads), int(width)), np.dtype(kind)) for name, heads, width, kind in named["caches"]}
+            self.caches = {
+                str(name): ((int(heads), int(width)), np.dtype(kind)) for name, heads, width, kind in named["caches"]
+            }
             placed = [_Placed(*row) for row in named["parameters"]]
             prefix = block["index"].rpartition("/")[0]
             files = {each.file: listed_file(folder, manifest, f"{prefix}/{each.file}") for each in placed}
@@ -152,7 +154,9 @@ class StepLibrary:
         embeds = np.ascontiguousarray(inputs[INPUTS[0]], np.float32)
         given = [embeds, *(np.ascontiguousarray(value, np.int32) for value in (inputs[INPUTS[1]], lengths))]
         began = time.perf_counter()
-        logits = self._functions[function](*(self._tensor(aligned(each)) for each in given), buffers.tensors, self._parameters)
+        logits = self._functions[function](
+            *(self._tensor(aligned(each)) for each in given), buffers.tensors, self._parameters
+        )
         made: np.ndarray = np.from_dlpack(logits)
         self.seconds += time.perf_counter() - began
         return made
@@ -199,16 +203,16 @@ def chosen_variant(libraries: Mapping[str, str]) -> str:
         if variant in libraries and machine == here and has.issuperset(needed):
             return variant
     raise MachineError(
-        f"this processor ({here}) runs none of the package's step libraries: {', '.join(libraries)}",
+        f"this processor ({here}) runs none of the package's decoder libraries: {', '.join(libraries)}",
         "x86-64 with AVX2, or arm64 with dot products",
         "export the package on a machine like this one",
     )
 
 
-def step_library(
+def decoder_library(
     folder: Path, manifest: Mapping[str, Any], threads: int, own_code: bool, provider: str
-) -> tuple[StepLibrary | None, str]:
-    """The package's step library, where it has one that runs here; else the graph takes every step, and a warning says why.
+) -> tuple[DecoderLibrary | None, str]:
+    """The package's decoder library, where it has one that runs here; else the graph takes every step, and a warning says why.
 
     Args:
         own_code: whether code that the package brings may run.
@@ -218,16 +222,16 @@ def step_library(
         the library and "", or None and why not.
 
     Raises:
-        PackageError: see `StepLibrary`.
+        PackageError: see `DecoderLibrary`.
     """
-    if STEP_LIBRARY not in ONNX.block(manifest) or provider != CPU:
+    if DECODER_LIBRARY not in ONNX.block(manifest) or provider != CPU:
         return None, "the processor runs it alone"
     if not own_code:
         missing = "it is code that nobody trusts here; --trust with the hash that its maker published runs it"
     else:
         try:
-            return StepLibrary(folder, manifest, threads), ""
+            return DecoderLibrary(folder, manifest, threads), ""
         except MachineError as error:
             missing = f"{error.what}; {error.next_step}"
-    log.warning("the step library of %s does not run, so answers are slower than they could be: %s", folder.name, missing)
+    log.warning("the decoder library of %s does not run, so answers are slower than they could be: %s", folder.name, missing)
     return None, missing

@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 from tvm import relax
 
-from export.backends.onnx.steps.translation import ELEMENTS, Translation, attribute, operator, refused
-from export.backends.onnx.steps.values import (
+from export.backends.onnx.decoder_library.translation import ELEMENTS, Translation, attribute, operator, refused
+from export.backends.onnx.decoder_library.values import (
     Mask,
     Parameter,
     Part,

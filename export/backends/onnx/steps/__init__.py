@@ -1,1 +1,0 @@
-"""The decoder's step as machine code: one token of each sequence, compiled from the decoder's own graph."""
