@@ -165,8 +165,8 @@ class Examiner:
         return None
 
     def decoders(self, side: Candidate) -> tuple[Candidate, Mapping[str, Candidate]]:
-        """A package whose decoder runs in several ways as a package of each, opened anew: the plain way, and the others by what
-        their comparisons are called (`MANY_ROWS`, `LIBRARY`); else the package itself and no others.
+        """A package whose decoder runs in several ways as a package of each, opened anew: the plain way, and the others by
+        what their comparisons are called (`MANY_ROWS`, `LIBRARY`); else the package itself and no others.
         """
         return side, {}
 

@@ -2,8 +2,8 @@
 
 The graph is the only description of the model: its operators, constants and parameters are taken as they are written. What
 remains of its inputs is ``inputs_embeds`` (sequences, tokens, hidden), one of the two 1, ``position_ids``, and int32
-``lengths`` (sequences,) in place of the attention mask; caches and parameters are two tuples. Meaning of the operators: onnx/onnx, docs/Operators.md, and
-microsoft/onnxruntime, docs/ContribOperators.md.
+``lengths`` (sequences,) in place of the attention mask; caches and parameters are two tuples. Meaning of the operators:
+onnx/onnx, docs/Operators.md, and microsoft/onnxruntime, docs/ContribOperators.md.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ class Translation:
         return relax.TensorType((rows.ty.shape[0], width), "float32")
 
     def rows_of(self, value: Value) -> relax.Var:
-        """A value as a tensor (rows, width): what kernels make, or a graph's of three axes, of which one is 1, made so once."""
+        """A value as a tensor (rows, width): what kernels make, or a graph's of three axes, one of them 1."""
         tensor = self.tensor(value)
         if len(tensor.ty.shape) == ROWS:
             return tensor
