@@ -216,7 +216,7 @@ class _Kernel:
                         T.buffer_store(sums, T.broadcast(T.float32(0), lanes), [at, number, whole])
                 kinds = _Copied if strides.copied else _InPlace
                 sources = [kinds(strides, codes, scales, row) for row in chosen]
-                with T.serial(0, strides.count) as passed:
+                with T.serial(0, unforeseen(strides.count, out.shape[0])) as passed:
                     self._ask(codes, scales, group, within * strides.count + passed)
                     stride = passed
                     if some * strides.row_bytes > NEAR:
@@ -319,6 +319,11 @@ def ask(element):
     """Memory is asked for what lies there; an address outside is of no consequence."""
     address = T.call_intrin("uint64", "tirx.address_of", element)
     return T.call_llvm_intrin("void", "llvm.prefetch.p0", address, T.int32(0), T.int32(HINT), T.int32(1))
+
+
+def unforeseen(count, rows):
+    """``count``, which the compiler takes for any number, so that it keeps the loop: it would hold all numbers on the stack."""
+    return T.bitwise_or(T.int64(count), T.shift_right(rows, T.int64(40)))
 
 
 def added_up(vector, lanes):

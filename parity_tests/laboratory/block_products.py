@@ -38,7 +38,7 @@ SHAPES = "1024x3072,2560x1024,2304x6912,5760x2304,1024x32768"
 SPINS = "1000"
 """Looks that a thread of TVM's pool takes for work before it sleeps; the default keeps it busy while others are timed."""
 
-PAUSE = 0.01
+PAUSE = 0.05
 """Seconds before each timing, in which threads of the one before fall asleep."""
 
 
