@@ -15,9 +15,7 @@ from export.processor.block_product_test import difference, drawn, rounded, spre
 from export.processor.targets import TARGETS
 from parity_tests.laboratory.arm64_program import Arm64Program, missing
 
-pytestmark = pytest.mark.skipif(
-    missing(), reason="needs gcc-aarch64-linux-gnu, libc6-dev-arm64-cross and qemu-user-static"
-)
+pytestmark = pytest.mark.skipif(missing(), reason="needs gcc-aarch64-linux-gnu, libc6-dev-arm64-cross and qemu-user-static")
 
 
 @pytest.mark.parametrize(

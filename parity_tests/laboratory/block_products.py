@@ -2,9 +2,10 @@
 
     python -m parity_tests.laboratory.block_products [--threads 1,2] [--rows 1,2,4,8,32] [--variant x86-64-vnni]
 
-Random matrices of MatMulNBits as they lie in a file, more copies than caches hold: by the library, by a plain read of the same
-bytes, and by ONNX Runtime's MatMulNBits (accuracy_level 4, packed by its session) with as many threads. All take turns;
-medians of rounds. GB/s are of the file's bytes, codes and scales.
+Random matrices of MatMulNBits as they lie in a file, more copies than caches hold: by the library, by a plain read of the
+same bytes, and by ONNX Runtime's MatMulNBits (accuracy_level 4, packed by its session) with as many threads. All take turns;
+medians of rounds. A line: inputs x outputs, threads, rows, milliseconds, GB/s of the file's bytes (codes and scales), GB/s
+of the plain read, the part of it, milliseconds of ONNX Runtime, how many times the library's.
 """
 
 from __future__ import annotations
@@ -85,9 +86,10 @@ def told(product: Product, threads: int, number: int, seconds: dict[str, float])
     """One line of the table."""
     matrix = product.matrix
     rate, read = (product.size / seconds[name] / 1e9 for name in ("library", "read"))
+    ours, theirs = seconds["library"], seconds["runtime"]
     return (
-        f"| {matrix.columns} x {matrix.rows} | {threads} | {number} | {seconds['library'] * 1e3:.3f} | {rate:.1f} "
-        f"| {read:.1f} | {rate / read:.2f} | {seconds['runtime'] * 1e3:.3f} | {seconds['runtime'] / seconds['library']:.2f} |"
+        f"| {matrix.columns} x {matrix.rows} | {threads} | {number} | {ours * 1e3:.3f} | {rate:.1f} "
+        f"| {read:.1f} | {rate / read:.2f} | {theirs * 1e3:.3f} | {theirs / ours:.2f} |"
     )
 
 
@@ -172,7 +174,9 @@ class Product:
         ends = [helper.make_tensor_value_info(f"out{at}", real, ["n", matrix.rows]) for at in names]
         inputs = [helper.make_tensor_value_info("x", real, ["n", matrix.columns])]
         domains = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
-        model = helper.make_model(helper.make_graph(nodes, "products", inputs, ends, weights), opset_imports=domains, ir_version=10)
+        model = helper.make_model(
+            helper.make_graph(nodes, "products", inputs, ends, weights), opset_imports=domains, ir_version=10
+        )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -10,9 +10,7 @@ import pytest
 from export.backends.mlc.passes.row_product_test import ARM64, Kernel, product, scheduled, spread
 from parity_tests.laboratory.arm64_program import Arm64Program, missing
 
-pytestmark = pytest.mark.skipif(
-    missing(), reason="needs gcc-aarch64-linux-gnu, libc6-dev-arm64-cross and qemu-user-static"
-)
+pytestmark = pytest.mark.skipif(missing(), reason="needs gcc-aarch64-linux-gnu, libc6-dev-arm64-cross and qemu-user-static")
 
 
 @pytest.mark.parametrize(
