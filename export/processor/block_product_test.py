@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -80,13 +81,16 @@ def rounded(x: np.ndarray, block: int) -> np.ndarray:
     return (codes * (largest / np.float32(127)).astype(np.float64)).reshape(x.shape)
 
 
-def compiled(matrix: BlockMatrix, variant: str) -> tvm.runtime.Module:
-    target = Target(TARGETS[variant])
-    instructions = block_instructions(target)
+def written(matrix: BlockMatrix, variant: str, name: str = "product") -> IRModule:
+    """The product for a variant, under ``name``."""
+    instructions = block_instructions(Target(TARGETS[variant]))
     assert instructions is not None
-    function = block_product(matrix, instructions).with_attr("global_symbol", "product")
+    return IRModule({name: block_product(matrix, instructions).with_attr("global_symbol", name)})
+
+
+def compiled(matrix: BlockMatrix, variant: str) -> tvm.runtime.Module:
     with tvm.transform.PassContext(config=OPTIONS):
-        return tvm.compile(IRModule({"product": function}), target=target)
+        return tvm.compile(written(matrix, variant), target=Target(TARGETS[variant]))
 
 
 @cache
@@ -115,7 +119,7 @@ def shifted(array: np.ndarray) -> np.ndarray:
 def session(matrix: BlockMatrix) -> onnxruntime.InferenceSession:
     """ONNX Runtime's operator with the drawn matrix."""
     given_ = drawn(matrix)
-    attributes = {"K": matrix.columns, "N": matrix.rows, "bits": matrix.bits, "block_size": matrix.block}
+    attributes: dict[str, Any] = {"K": matrix.columns, "N": matrix.rows, "bits": matrix.bits, "block_size": matrix.block}
     names = ["x", "codes", "scales"], ["out"]
     node = helper.make_node("MatMulNBits", *names, domain="com.microsoft", accuracy_level=4, **attributes)
     parts = {"codes": given_.codes, "scales": given_.scales.astype(np.float32).reshape(-1)}
@@ -244,7 +248,7 @@ def test_matrices_that_no_kernel_is_written_for() -> None:
         matrix = BlockMatrix(*sizes)
         assert unsupported(matrix)
         with pytest.raises(ValueError, match="no product is written"):
-            block_product(matrix, block_instructions(Target(TARGETS["x86-64-v3"])))
+            written(matrix, "x86-64-v3")
 
 
 def test_instructions_of_targets() -> None:

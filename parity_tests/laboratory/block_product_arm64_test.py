@@ -6,12 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tvm.ir import IRModule
 from tvm.target import Target
 
-from export.processor.block_instructions import block_instructions
-from export.processor.block_product import BlockMatrix, block_product
-from export.processor.block_product_test import difference, drawn, rounded, spread
+from export.processor.block_product import BlockMatrix
+from export.processor.block_product_test import difference, drawn, rounded, spread, written
 from export.processor.targets import TARGETS
 from parity_tests.laboratory.arm64_program import Arm64Program, missing
 
@@ -31,8 +29,7 @@ pytestmark = pytest.mark.skipif(missing(), reason="needs gcc-aarch64-linux-gnu, 
 )
 def test_products_are_those_of_numpy(tmp_path: Path, matrix: BlockMatrix) -> None:
     target = Target(TARGETS["aarch64"])
-    made = block_product(matrix, block_instructions(target)).with_attr("global_symbol", "matmul")
-    program, given = Arm64Program(tmp_path, IRModule({"matmul": made}), target), drawn(matrix)
+    program, given = Arm64Program(tmp_path, written(matrix, "aarch64", "matmul"), target), drawn(matrix)
     assert "sdot" in program.listing
     for rows in (1, 5, 17):
         x = spread(rows, matrix.columns, matrix.block)

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -62,11 +63,13 @@ def _run(options: argparse.Namespace) -> int:
     # both are read when the pool is made, by the first product
     os.environ["TVM_NUM_THREADS"], os.environ["TVM_THREAD_POOL_SPIN_COUNT"] = str(max(counts)), SPINS
     target = Target(TARGETS[options.variant])
+    instructions = block_instructions(target)
+    assert instructions is not None
     read = compiled(IRModule({"read": plain_read().with_attr("global_symbol", "read")}), target)
     for shape in options.shapes.split(","):
         columns, rows = (int(size) for size in shape.split("x"))
         product = Product(BlockMatrix(rows, columns, options.block, options.bits))
-        made = block_product(product.matrix, block_instructions(target)).with_attr("global_symbol", "product")
+        made = block_product(product.matrix, instructions).with_attr("global_symbol", "product")
         library = compiled(IRModule({"product": made}), target)
         for threads in counts:
             tvm.get_global_func("runtime.config_threadpool")(1, threads)
@@ -153,7 +156,7 @@ class Product:
     def session(self, threads: int) -> onnxruntime.InferenceSession:
         """A graph of as many products as there are copies."""
         matrix, names = self.matrix, range(self.copies)
-        attributes = {"K": matrix.columns, "N": matrix.rows, "bits": matrix.bits, "block_size": matrix.block}
+        attributes: dict[str, Any] = {"K": matrix.columns, "N": matrix.rows, "bits": matrix.bits, "block_size": matrix.block}
         nodes = [
             helper.make_node(
                 "MatMulNBits",
