@@ -29,11 +29,13 @@ class BlockInstructions(ABC):
         width: bytes.
         rows_at_once: rows of numbers.
         matrix_rows: rows of the matrix.
+        locality: of `llvm.prefetch`, the cache in which codes wait for their turn: the second, in which all of them fit.
     """
 
     width: int
     rows_at_once: int
     matrix_rows: int
+    locality: int
 
     @property
     def lanes(self) -> int:
@@ -91,7 +93,7 @@ class BlockInstructions(ABC):
 
     @abstractmethod
     def plus(self, total: tirx.Expr, codes: tirx.Expr, numbers: tirx.Expr, bits: int) -> tirx.Expr:
-        """``total`` and the products of uint8 codes with int8 numbers within [-127, 127]; those of ``signed_codes`` less 128."""
+        """``total`` and the products of uint8 codes (``signed_codes``: less 128) with int8 numbers within [-127, 127]."""
 
     def ended(self, total: tirx.Expr, zeros: tirx.Expr, bits: int) -> tirx.Expr:
         """The sum as int32 by lane."""
@@ -109,6 +111,7 @@ class Avx2(BlockInstructions):
     width: int = 32
     rows_at_once: int = 4
     matrix_rows: int = 1
+    locality: int = 1
 
     def sum_type(self, bits: int) -> str:
         """Eight products of pairs with codes of 4 bits, each up to 2 * 15 * 127, fit 16 bits."""
@@ -144,6 +147,7 @@ class Vnni(BlockInstructions):
     width: int = 64
     rows_at_once: int = 4
     matrix_rows: int = 2
+    locality: int = 1
 
     def fitting(self, row_bytes: int) -> BlockInstructions:
         """Of processors with AVX-512 many do two products of 32 bytes in the time of one of 64."""
@@ -162,8 +166,9 @@ class Arm64Dot(BlockInstructions):
     """``sdot`` adds four products of signed bytes to each lane."""
 
     width: int = 16
-    rows_at_once: int = 2
+    rows_at_once: int = 4
     matrix_rows: int = 1
+    locality: int = 2
 
     def upper(self, pairs: tirx.Expr) -> tirx.Expr:
         return T.shift_right(pairs, T.broadcast(T.uint8(4), 16))

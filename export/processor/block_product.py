@@ -2,7 +2,7 @@
 
 The numbers are those of ONNX Runtime's operator with accuracy_level 4 on a processor: a block of a row becomes int8 with the
 scale max|x| / 127, products with codes less their zero point are summed exactly for each block, and blocks are added in
-float32 (microsoft/onnxruntime, onnxruntime/core/mlas/lib/sqnbitgemm.h). Blocks are added in an order of the instructions' own.
+float32 (microsoft/onnxruntime, onnxruntime/core/mlas/lib/sqnbitgemm*). Blocks are added in an order of their own.
 """
 
 # mypy: ignore-errors
@@ -13,23 +13,10 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm.script import tirx as T
 
-from export.processor.block_instructions import CHUNK, VECTORS, BlockInstructions
+from export.processor.block_instructions import BlockInstructions
+from export.processor.block_kernel import TOGETHER, Kernel
 from export.processor.block_rounding import Rounding
-
-AHEAD = 12288
-"""Bytes of codes from those that are multiplied to those that are asked for."""
-
-TOGETHER = 32
-"""Rows of the matrix that lie in a core's cache while tiles of rows of numbers pass by."""
-
-HINT = 1
-"""The cache that answers, of `llvm.prefetch`: one in which all that is asked for fits."""
-
-LINE = 64
-"""Bytes that a processor reads at once."""
-
-NEAR = 24 << 10
-"""Bytes of numbers that stay in a core's fastest cache while codes pass through it."""
+from export.processor.block_strides import Strides
 
 BLOCKS = {4: (32, 64, 128), 8: (16, 32, 64, 128)}
 """Columns of a block that kernels are written for, by the bits of a code."""
@@ -66,75 +53,6 @@ def unsupported(matrix: BlockMatrix) -> str:
     return ""
 
 
-@dataclass(frozen=True)
-class Strides:
-    """How a row is taken: a stride is four vectors of codes, of which each lane sums one chunk.
-
-    The last stride of a row ends where the row ends, and so has columns of the one before; their factors are zero there.
-    """
-
-    matrix: BlockMatrix
-    byte: BlockInstructions
-
-    @property
-    def sides(self) -> int:
-        """Codes of a byte."""
-        return 8 // self.matrix.bits
-
-    @property
-    def chunk(self) -> int:
-        """Columns that one lane sums up."""
-        return CHUNK * self.sides
-
-    @property
-    def columns(self) -> int:
-        """Of a stride."""
-        return self.chunk * self.byte.lanes
-
-    @property
-    def whole(self) -> int:
-        """Strides that have all of their columns to themselves."""
-        return self.matrix.columns // self.columns
-
-    @property
-    def rest(self) -> int:
-        """Columns of the last stride that no other has; 0 where it is whole."""
-        return self.matrix.columns % self.columns
-
-    @property
-    def count(self) -> int:
-        return self.whole + (self.rest > 0)
-
-    @property
-    def copied(self) -> bool:
-        """Whether a row is shorter than a stride, so that its codes are copied before they are read as one."""
-        return self.whole == 0
-
-    @property
-    def vectors(self) -> int:
-        """Vectors of numbers."""
-        return VECTORS * self.sides
-
-    @property
-    def row_bytes(self) -> int:
-        """Of a row of numbers with its zeros and factors."""
-        return self.count * self.byte.width * (self.vectors + 2)
-
-    @property
-    def scales(self) -> int:
-        """That a stride reads."""
-        return max(1, self.columns // self.matrix.block)
-
-    def first_column(self, stride):
-        if not self.rest or self.copied:
-            return stride * self.columns
-        return T.min(stride * self.columns, self.matrix.columns - self.columns)
-
-    def scale_of(self, lane: int) -> int:
-        """Of those that a stride reads, the one of a lane's chunk."""
-        return self.byte.chunk_of(lane) * self.chunk // self.matrix.block
-
-
 def block_product(matrix: BlockMatrix, byte: BlockInstructions) -> tirx.PrimFunc:
     """The product of any number of rows with ``matrix``.
 
@@ -150,7 +68,7 @@ def block_product(matrix: BlockMatrix, byte: BlockInstructions) -> tirx.PrimFunc
     strides = Strides(matrix, byte.fitting(matrix.columns * matrix.bits // 8))
     byte = strides.byte
     rounding = Rounding(strides)
-    kernel = _Kernel(strides)
+    kernel = Kernel(strides)
     rows, columns, blocks = matrix.rows, matrix.columns, matrix.columns // matrix.block
     groups, tile = -(-rows // TOGETHER), byte.rows_at_once
     shape = strides.count, strides.vectors, byte.lanes
@@ -159,10 +77,10 @@ def block_product(matrix: BlockMatrix, byte: BlockInstructions) -> tirx.PrimFunc
     def product(a: T.handle, b: T.handle, c: T.handle, d: T.handle):
         T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
         n = T.int64()
-        x = T.match_buffer(a, (n, columns), "float32")
+        x = T.match_buffer(a, (n, columns), "float32", align=4)
         codes = T.match_buffer(b, (rows, blocks, matrix.block * matrix.bits // 8), "uint8", align=1)
         scales = T.match_buffer(c, (rows, blocks), "float16", align=2)
-        out = T.match_buffer(d, (n, rows), "float32")
+        out = T.match_buffer(d, (n, rows), "float32", align=4)
         numbers = T.sblock_alloc_buffer((n, *shape), "int32")
         zeros = T.sblock_alloc_buffer((n, strides.count, byte.lanes), "int32")
         factors = T.sblock_alloc_buffer((n, strides.count, byte.lanes), "float32")
@@ -178,6 +96,7 @@ def block_product(matrix: BlockMatrix, byte: BlockInstructions) -> tirx.PrimFunc
             kernel.write_rest(codes, scales, numbers, zeros, factors, out, group, n // tile * tile, n % tile)
 
     return product
+<<<<<<< HEAD
 
 
 @dataclass(frozen=True)
@@ -327,3 +246,5 @@ def added_up(vector, lanes):
         halves = [[*range(first, first + lanes)] for first in (0, lanes)]
         vector = tirx.Shuffle([vector], halves[0]) + tirx.Shuffle([vector], halves[1])
     return vector
+=======
+>>>>>>> rows

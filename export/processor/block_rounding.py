@@ -4,15 +4,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from tvm import tirx
 from tvm.script import tirx as T
 
 from export.processor.block_instructions import VECTORS
-
-if TYPE_CHECKING:
-    from export.processor.block_product import Strides
+from export.processor.block_strides import Strides
 
 LARGEST = 127
 """Of the numbers."""
@@ -28,9 +25,9 @@ LEAST = 2.0**-120
 class Rounding:
     """Writes the rounding of one row.
 
-    What is written, by (row, stride): numbers (vectors, lanes), four int8 in each int32, the vector ``i * sides + side`` with
-    those of the codes that the decoded vector of ``i`` and ``side`` has; zeros (lanes), minus the zero point times each lane's
-    numbers; factors (lanes) float32, the scale of the block that a lane's chunk lies in.
+    What is written, by (row, stride): numbers (vectors, lanes), four int8 in each int32, in the order of the decoded codes;
+    zeros (lanes) int32, minus the zero point times what a lane's numbers add up to; factors (lanes) float32, the scale of
+    the block that a lane's chunk lies in.
     """
 
     strides: Strides

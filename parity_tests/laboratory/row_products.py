@@ -147,7 +147,7 @@ class Product:
     def reader(self, kernel: Callable[..., None]) -> Callable[[], None]:
         """The same bytes, read and joined by XOR."""
         joined = tvm.runtime.tensor(np.zeros((PARTS, 32), np.uint32))
-        views = [tuple(_as_words(array) for array in pair) for pair in self.copies]
+        views = [tuple(as_words(array) for array in pair) for pair in self.copies]
 
         def run() -> None:
             for pair in views:
@@ -157,7 +157,7 @@ class Product:
         return run
 
 
-def _as_words(array: tvm.runtime.Tensor) -> tvm.runtime.Tensor:
+def as_words(array: tvm.runtime.Tensor) -> tvm.runtime.Tensor:
     """The bytes of a tensor as 32-bit words, in blocks that the plain read takes; a rest is left out."""
     words = array.numpy().reshape(-1).view(np.uint32)
     return tvm.runtime.tensor(words[: len(words) // (PARTS * 32) * PARTS * 32].reshape(PARTS, -1))

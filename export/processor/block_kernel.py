@@ -1,0 +1,180 @@
+"""The loops over a group of a matrix's rows, for tiles of rows of numbers: what `block_product` is made of."""
+
+# mypy: ignore-errors
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tvm import tirx
+from tvm.script import tirx as T
+
+from export.processor.block_instructions import VECTORS
+from export.processor.block_strides import Strides
+
+AHEAD = 12288
+"""Bytes of codes from those that are multiplied to those that are asked for."""
+
+TOGETHER = 32
+"""Rows of the matrix that lie in a core's cache while tiles of rows of numbers pass by."""
+
+LINE = 64
+"""Bytes that a processor reads at once."""
+
+NEAR = 24 << 10
+"""Bytes of numbers that stay in a core's fastest cache while codes pass through it."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Writes the product of some rows of numbers with a group of the matrix's rows."""
+
+    strides: Strides
+
+    def write_rest(self, codes, scales, numbers, zeros, factors, out, group, first, count):
+        """The rows behind the last tile, whose number is known when the function runs."""
+        for some in range(1, self.strides.byte.rows_at_once):
+            with T.If(count == some), T.Then():
+                self.write(codes, scales, numbers, zeros, factors, out, group, first, some)
+
+    def write(self, codes, scales, numbers, zeros, factors, out, group, first, some):
+        """``some`` rows of numbers from ``first`` on."""
+        strides, byte = self.strides, self.strides.byte
+        lanes, side, rows = byte.lanes, byte.matrix_rows, strides.matrix.rows
+        whole = T.ramp(0, 1, lanes)
+        together = TOGETHER // side
+        with T.serial(0, T.min(together, -(-rows // side) - group * together)) as within:  # noqa: SIM117
+            with T.sblock("row"):
+                T.reads(codes[:, :, :], scales[:, :], numbers[:, :, :, :], zeros[:, :, :], factors[:, :, :])
+                T.writes(out[:, :])
+                sums = T.sblock_alloc_buffer((side, some, lanes), "float32")
+                kept = [T.sblock_alloc_buffer((strides.vectors, lanes), "int32") for _ in range(side)]
+                scale = T.sblock_alloc_buffer((side, lanes), "float32")
+                kind = byte.sum_type(strides.matrix.bits)
+                exact = T.sblock_alloc_buffer((side, some, lanes * 4 // (int(kind[3:]) // 8)), kind)
+                chosen = [group * TOGETHER + within * side + at for at in range(side)]
+                if rows % side:
+                    # the last row is multiplied twice where there are too few
+                    chosen = [T.min(row, rows - 1) for row in chosen]
+                for at in range(side):
+                    for number in range(some):
+                        T.buffer_store(sums, T.broadcast(T.float32(0), lanes), [at, number, whole])
+                kinds = _Copied if strides.copied else _InPlace
+                sources = [kinds(strides, codes, scales, row) for row in chosen]
+                with T.serial(0, unforeseen(strides.count, out.shape[0])) as passed:
+                    self._ask(codes, scales, group, within * strides.count + passed)
+                    stride = passed
+                    if some * strides.row_bytes > NEAR:
+                        # there and back, so that what was read last is read first
+                        stride = T.Select(within % 2 == 0, passed, strides.count - 1 - passed)
+                    for at, source in enumerate(sources):
+                        self._decode(source, kept[at], scale, at, stride)
+                    self._add(kept, scale, numbers, zeros, factors, exact, sums, first, stride)
+                for at, row in enumerate(chosen):
+                    for number in range(some):
+                        T.buffer_store(out, added_up(sums[at, number, whole], lanes), [first + number, row])
+
+    def _ask(self, codes, scales, group, passed):
+        """Memory is asked for what lies ahead, line after line, however rows are multiplied."""
+        strides, matrix = self.strides, self.strides.matrix
+        side, locality = strides.byte.matrix_rows, strides.byte.locality
+        each = side * matrix.columns * matrix.bits // 8 // strides.count
+        for line in range(-(-each // LINE)):
+            T.evaluate(ask(codes[group * TOGETHER, 0, passed * each + line * LINE + AHEAD], locality))
+        scale = side * (matrix.columns // matrix.block) // strides.count
+        T.evaluate(ask(scales[group * TOGETHER, passed * scale + AHEAD * 8 // (matrix.bits * matrix.block)], locality))
+
+    def _decode(self, source, kept, scale, place, stride):
+        """The codes of a stride, and its scales by lane."""
+        strides, byte = self.strides, self.strides.byte
+        column = strides.first_column(stride)
+        whole = T.ramp(0, 1, byte.lanes)
+        read = [source.codes(column // strides.sides + at * byte.width, byte.width) for at in range(VECTORS)]
+        for at, vector in enumerate(byte.turned(read)):
+            for side, decoded in enumerate(byte.decoded(vector, strides.matrix.bits)):
+                T.buffer_store(kept, T.reinterpret(f"int32x{byte.lanes}", decoded), [at * strides.sides + side, whole])
+        count = strides.scales
+        halves = source.scales(column // strides.matrix.block, count)
+        if count == 1:
+            spread = T.broadcast(T.Cast("float32", halves), byte.lanes)
+        else:
+            single = [T.Cast(f"float32x{count}", halves)] * (byte.lanes // count)
+            spread = tirx.Shuffle(single, [strides.scale_of(at) for at in range(byte.lanes)])
+        T.buffer_store(scale, spread, [place, whole])
+
+    def _add(self, kept, scale, numbers, zeros, factors, exact, sums, first, stride):
+        """The products of a stride of some rows of the matrix with some rows of numbers, taken in turns."""
+        strides, byte, bits = self.strides, self.strides.byte, self.strides.matrix.bits
+        lanes, whole = byte.lanes, T.ramp(0, 1, byte.lanes)
+        all_of = T.ramp(0, 1, int(exact.shape[-1]))
+        signed = bits == 8 and byte.signed_codes(8)
+        pairs = [(at, number) for number in range(int(sums.shape[1])) for at in range(int(sums.shape[0]))]
+        start = lambda number: T.broadcast(T.int32(0), lanes) if signed else zeros[first + number, stride, whole]  # noqa: E731
+        for at, number in pairs:
+            T.buffer_store(exact, byte.started(start(number), bits), [at, number, all_of])
+        for vector in range(strides.vectors):
+            for at, number in pairs:
+                codes = T.reinterpret(f"uint8x{byte.width}", kept[at][vector, whole])
+                read = T.reinterpret(f"int8x{byte.width}", numbers[first + number, stride, vector, whole])
+                T.buffer_store(exact, byte.plus(exact[at, number, all_of], codes, read, bits), [at, number, all_of])
+        for at, number in pairs:
+            product = T.Cast(f"float32x{lanes}", byte.ended(exact[at, number, all_of], start(number), bits))
+            factor = scale[at, whole] * factors[first + number, stride, whole]
+            T.buffer_store(sums, sums[at, number, whole] + product * factor, [at, number, whole])
+
+
+@dataclass(frozen=True)
+class _InPlace:
+    """Codes and scales of a row where they lie."""
+
+    strides: Strides
+    codes_buffer: tirx.Buffer
+    scales_buffer: tirx.Buffer
+    row: tirx.Expr
+
+    def codes(self, first, count):
+        return self.codes_buffer[self.row, 0, T.ramp(first, 1, count)]
+
+    def scales(self, first, count):
+        return self.scales_buffer[self.row, T.ramp(first, 1, count) if count > 1 else first]
+
+
+class _Copied:
+    """Codes and scales of a row shorter than a stride, with zeros behind them."""
+
+    def __init__(self, strides: Strides, codes: tirx.Buffer, scales: tirx.Buffer, row: tirx.Expr) -> None:
+        size, count = VECTORS * strides.byte.width, strides.scales
+        blocks, block_bytes = (int(size) for size in codes.shape[1:])
+        self.codes_buffer = T.sblock_alloc_buffer((size,), "uint8")
+        self.scales_buffer = T.sblock_alloc_buffer((count,), "float16")
+        T.buffer_store(self.codes_buffer, T.broadcast(T.uint8(0), size), [T.ramp(0, 1, size)])
+        T.buffer_store(self.scales_buffer, T.broadcast(T.float16(0), count), [T.ramp(0, 1, count)])
+        with T.grid(blocks, block_bytes) as (block, at):
+            T.buffer_store(self.codes_buffer, codes[row, block, at], [block * block_bytes + at])
+        with T.serial(0, blocks) as block:
+            T.buffer_store(self.scales_buffer, scales[row, block], [block])
+
+    def codes(self, first, count):
+        return self.codes_buffer[T.ramp(first, 1, count)]
+
+    def scales(self, first, count):
+        return self.scales_buffer[T.ramp(first, 1, count) if count > 1 else first]
+
+
+def ask(element, locality):
+    """Memory is asked for what lies there; an address outside is of no consequence."""
+    address = T.call_intrin("uint64", "tirx.address_of", element)
+    return T.call_llvm_intrin("void", "llvm.prefetch.p0", address, T.int32(0), T.int32(locality), T.int32(1))
+
+
+def unforeseen(count, rows):
+    """``count``, unknown to the compiler, which would unroll short loops and keep all numbers on the stack."""
+    return T.bitwise_or(T.int64(count), T.shift_right(rows, T.int64(40)))
+
+
+def added_up(vector, lanes):
+    """The sum of the lanes, halves first."""
+    while lanes > 1:
+        lanes //= 2
+        halves = [[*range(first, first + lanes)] for first in (0, lanes)]
+        vector = tirx.Shuffle([vector], halves[0]) + tirx.Shuffle([vector], halves[1])
+    return vector
