@@ -119,20 +119,9 @@ def shifted(array: np.ndarray) -> np.ndarray:
 def session(matrix: BlockMatrix) -> onnxruntime.InferenceSession:
     """ONNX Runtime's operator with the drawn matrix."""
     given_ = drawn(matrix)
-<<<<<<< HEAD
-    attributes = {
-        "K": matrix.columns,
-        "N": matrix.rows,
-        "bits": matrix.bits,
-        "block_size": matrix.block,
-        "accuracy_level": 4,
-    }
-    node = helper.make_node("MatMulNBits", ["x", "codes", "scales"], ["out"], domain="com.microsoft", **attributes)
-=======
     attributes: dict[str, Any] = {"K": matrix.columns, "N": matrix.rows, "bits": matrix.bits, "block_size": matrix.block}
     names = ["x", "codes", "scales"], ["out"]
     node = helper.make_node("MatMulNBits", *names, domain="com.microsoft", accuracy_level=4, **attributes)
->>>>>>> rows
     parts = {"codes": given_.codes, "scales": given_.scales.astype(np.float32).reshape(-1)}
     graph = helper.make_graph(
         [node],
@@ -255,17 +244,8 @@ def test_nothing_outside_of_the_arrays_is_touched() -> None:
 
 def test_matrices_that_no_kernel_is_written_for() -> None:
     assert unsupported(BlockMatrix(8, 64, 32, 4)) == ""
-<<<<<<< HEAD
-    for matrix in (
-        BlockMatrix(8, 64, 16, 4),
-        BlockMatrix(8, 64, 32, 2),
-        BlockMatrix(8, 96, 64, 4),
-        BlockMatrix(0, 64, 32, 4),
-    ):
-=======
     for sizes in ((8, 64, 16, 4), (8, 64, 32, 2), (8, 96, 64, 4), (0, 64, 32, 4)):
         matrix = BlockMatrix(*sizes)
->>>>>>> rows
         assert unsupported(matrix)
         with pytest.raises(ValueError, match="no product is written"):
             written(matrix, "x86-64-v3")
