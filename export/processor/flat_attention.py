@@ -148,8 +148,14 @@ class Step:
         state = tile_softmax(heads.group, heads.padded)
         self._take(place)
         self._keep(place, length)
-        state.begin(lambda member, piece: self._query(place, member, piece), T.float32(heads.scale * (UNIT if heads.words else 1.0)))
-        sides = [self._side(cache, length + 1) for cache in (self.key_cache, self.value_cache)]
+        state.begin(
+            lambda member, piece: self._query(place, member, piece), T.float32(heads.scale * (UNIT if heads.words else 1.0))
+        )
+        following = T.sblock_alloc_buffer((1,), "int64")
+        after = self.item + 1
+        head = T.min(after // self.rows, heads.keys - 1)
+        T.buffer_store(following, T.Cast("int64", after % self.rows * heads.keys + head), [0])
+        sides = [self._side(cache, length + 1, following[0]) for cache in (self.key_cache, self.value_cache)]
         with T.serial(0, (length + BLOCK) // BLOCK) as block:
             state.add(block * BLOCK, T.min(BLOCK, length + 1 - block * BLOCK), *sides)
         self._end(state)
@@ -192,14 +198,9 @@ class Step:
                 zeros = T.broadcast(zero, many) if many > 1 else zero
                 T.buffer_store(cache, zeros, [self.row, self.head, at, span(begin, many)])
 
-    def _side(self, cache, seen) -> Side:
+    def _side(self, cache, seen, following) -> Side:
         heads, row_bytes = self.heads, self.heads.width * BYTES[self.heads.cache]
-        after = T.Cast("int64", self.item + 1)
-        rows = T.Cast("int64", self.rows)
-        own, following = (
-            (at % rows * heads.keys + T.min(at // rows, T.int64(heads.keys - 1))) * cache.shape[2]
-            for at in (after - 1, after)
-        )
+        own = (T.Cast("int64", self.row) * heads.keys + self.head) * cache.shape[2]
 
         def read(position, piece):
             place = self.row, self.head, T.Cast("int64", position)
@@ -210,7 +211,7 @@ class Step:
         def ask_ahead(position):
             wanted = position + AHEAD // row_bytes
             number = T.Select(
-                wanted < seen, own + T.Cast("int64", wanted), following + T.Cast("int64", wanted - seen)
+                wanted < seen, own + T.Cast("int64", wanted), following * cache.shape[2] + T.Cast("int64", wanted - seen)
             )
             for line in range(-(-TILE * row_bytes // LINE)):
                 at = number * heads.width + line * LINE // BYTES[heads.cache]

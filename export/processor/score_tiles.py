@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm.script import tirx as T
 
-from export.processor.online_softmax import AT_ONCE, LANES, WIDE, Heads, Softmax, joined, lanes, softmax
+from export.processor.online_softmax import AT_ONCE, LANES, WIDE, Heads, Softmax, lanes
 
 BLOCK, PAGE = 64, 16
 """Positions that are scored before any of their values is added, and those that are unpacked for several queries."""
@@ -138,5 +138,7 @@ def fold(one, other, half, count):
 
 def tile_softmax(members: int, size: int) -> TileSoftmax:
     """Its buffers, in the block that is being written; ``size`` channels are whole vectors."""
-    made = softmax(Heads(members, 1, size, "float32"), 1, 1)
-    return TileSoftmax(**{name: getattr(made, name) for name in made.__dataclass_fields__})
+    row = members, size
+    sizes = row, row, (members, 2), (members, BLOCK), (PAGE, size), (WIDE,), (AT_ONCE, LANES), (2,)
+    heads = Heads(members, 1, size, "float32")
+    return TileSoftmax(heads, members, *(T.sblock_alloc_buffer(shape, "float32") for shape in sizes))
