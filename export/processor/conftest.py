@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from tvm import tirx
 from tvm.ir import IRModule
 from tvm.target import Target
 
-V3 = {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v3"}
-V4 = {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v4", "mattr": ["+avx512vnni"]}
+X86 = {
+    "v3": {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v3"},
+    "v4": {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v4", "mattr": ["+avx512vnni"]},
+}
 ARM64 = {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mattr": ["+dotprod"]}
 
 Kernel = Callable[..., None]
@@ -26,22 +29,18 @@ def compiled(kernel: tirx.PrimFunc, target: dict[str, Any]) -> Any:
         return tvm.compile(IRModule({"kernel": kernel.with_attr("global_symbol", "kernel")}), target=Target(target))
 
 
+@functools.cache
+def of_processor(place: str, make: Callable[..., tirx.PrimFunc], *given: Hashable) -> Kernel:
+    """A function of arrays: the kernel that ``make`` gives, built once for a processor of X86."""
+    if place == "v4" and not has_avx512_vnni():
+        pytest.skip("this processor has no AVX-512 VNNI")
+    kernel = compiled(make(*given), X86[place])["kernel"]
+    return lambda *arrays: kernel(*(tvm_ffi.from_dlpack(array) for array in arrays))
+
+
 def has_avx512_vnni() -> bool:
     about = Path("/proc/cpuinfo")
     return about.is_file() and "avx512_vnni" in about.read_text(encoding="utf-8")
-
-
-@pytest.fixture(params=[V3, V4], ids=["v3", "v4"])
-def built(request: pytest.FixtureRequest) -> Callable[[tirx.PrimFunc], Kernel]:
-    """Of a kernel a function of arrays."""
-    if request.param is V4 and not has_avx512_vnni():
-        pytest.skip("this processor has no AVX-512 VNNI")
-
-    def build(kernel: tirx.PrimFunc) -> Kernel:
-        called = compiled(kernel, request.param)["kernel"]
-        return lambda *arrays: called(*(tvm_ffi.from_dlpack(array) for array in arrays))
-
-    return build
 
 
 def drawn(seed: int, *shape: int) -> np.ndarray:

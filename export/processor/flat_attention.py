@@ -18,7 +18,7 @@ from tvm.script.ir_builder.tirx import arg, prim_func
 
 from export.backends.mlc.passes.row_product import number_of
 from export.processor.online_softmax import LANES, lanes
-from export.processor.score_tiles import BLOCK, TILE, Side, tile_softmax
+from export.processor.score_tiles import TILE, Side, tile_softmax
 
 BYTES = {"float32": 4, "float16": 2, "int8": 1}
 """Of a number of the cache."""
@@ -156,8 +156,7 @@ class Step:
         head = T.min(after // self.rows, heads.keys - 1)
         T.buffer_store(following, T.Cast("int64", after % self.rows * heads.keys + head), [0])
         sides = [self._side(cache, length + 1, following[0]) for cache in (self.key_cache, self.value_cache)]
-        with T.serial(0, (length + BLOCK) // BLOCK) as block:
-            state.add(block * BLOCK, T.min(BLOCK, length + 1 - block * BLOCK), *sides)
+        state.add_all(length + 1, *sides)
         self._end(state)
 
     def _take(self, place) -> None:

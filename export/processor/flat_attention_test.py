@@ -10,33 +10,27 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from export.processor.conftest import Kernel, drawn
-from export.processor.flat_attention import FlatHeads, flat_attention, unsupported
+from export.processor.conftest import X86, Kernel, drawn, of_processor
+from export.processor.flat_attention import BYTES, FlatHeads, flat_attention, unsupported
 from export.processor.score_tiles import BLOCK, TILE
 
 CAPACITY = 3 * BLOCK + 5
 LENGTHS = (TILE + 3, 0, CAPACITY - 1, 2 * BLOCK - 1)
 """Filled positions of each sequence: a tile begun, none, as many as there can be before one more, and whole blocks after."""
 
-SHAPES = {
-    "each": FlatHeads(4, 4, 64, 64, 64, 0.125, "float16"),
-    "three": FlatHeads(9, 3, 32, 32, 32, 0.2, "float16"),
-    "four wide": FlatHeads(8, 2, 128, 136, 64, 0.1, "float16"),
-    "eight": FlatHeads(8, 1, 20, 24, 12, 0.3, "float16"),
-}
+EACH = FlatHeads(4, 4, 64, 64, 64, 0.125, "")
+THREE = FlatHeads(9, 3, 32, 32, 16, 0.2, "")
+FOUR = FlatHeads(8, 2, 128, 136, 64, 0.1, "")
+EIGHT = FlatHeads(8, 1, 20, 24, 12, 0.3, "")
+"""By how many heads of queries share one of keys: bytes are taken out of words in the first three."""
+
+ALL = [(EACH, cache, place) for cache in BYTES for place in X86]
+ALL += [(THREE, "float16", "v4"), (FOUR, "float16", "v3"), (EIGHT, "float16", "v4")]
+ALL += [(THREE, "int8", "v3"), (FOUR, "int8", "v4"), (EIGHT, "int8", "v3")]
 CASES = [
-    replace(heads, cache=cache)
-    for heads, caches in zip(
-        SHAPES.values(),
-        (("float16", "float32", "int8"), ("float16", "int8"), ("float16", "int8"), ("float16", "int8")),
-        strict=True,
-    )
-    for cache in caches
+    pytest.param(replace(heads, cache=cache), place, id=f"{heads.group}-{cache}-{place}") for heads, cache, place in ALL
 ]
-
-
-def named(heads: FlatHeads) -> str:
-    return f"{heads.queries}-{heads.keys}-{heads.size}-{heads.cache}"
+"""And the processors that they are built for."""
 
 
 @dataclass
@@ -101,8 +95,8 @@ class Step:
         return np.array(rows)
 
 
-@pytest.mark.parametrize("heads", CASES, ids=named)
-def test_rows_attend_to_what_lies_in_the_cache_and_leave_the_rest_of_it_alone(built, heads: FlatHeads) -> None:
+@pytest.mark.parametrize(("heads", "place"), CASES)
+def test_rows_attend_to_what_lies_in_the_cache_and_leave_the_rest_of_it_alone(heads: FlatHeads, place: str) -> None:
     step = Step.drawn(heads)
     before = [array.copy() for array in step.caches]
     for array in step.caches:
@@ -110,7 +104,7 @@ def test_rows_attend_to_what_lies_in_the_cache_and_leave_the_rest_of_it_alone(bu
             for row, length in enumerate(step.lengths):
                 # what no position fills is no number
                 array[row, :, length:] = np.nan
-    out = step.run(built(flat_attention(heads)))
+    out = step.run(of_processor(place, flat_attention, heads))
     expected = step.formula()
     assert np.abs(out - expected).max() < 1e-6 * np.abs(expected).max()
     _, keys, values = step.rotated()
@@ -164,11 +158,10 @@ def operators(heads: FlatHeads) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(model.SerializeToString())
 
 
-@pytest.mark.parametrize(("cache", "bound"), [("float16", 2e-3), ("float32", 2e-6), ("int8", 2e-6)])
-@pytest.mark.parametrize("heads", [SHAPES["each"], SHAPES["three"], FlatHeads(4, 1, 64, 64, 32, 0.2, "")], ids=named)
-def test_numbers_and_caches_are_those_of_onnx_runtime(built, heads: FlatHeads, cache: str, bound: float) -> None:
+@pytest.mark.parametrize(("heads", "place"), [case for case in CASES if case.values[0].width == case.values[0].size])
+def test_numbers_and_caches_are_those_of_onnx_runtime(heads: FlatHeads, place: str) -> None:
     """In float16 its queries, scores and sums are rounded too."""
-    heads = replace(heads, cache=cache)
+    cache, bound = heads.cache, 2e-3 if heads.cache == "float16" else 2e-6
     step, count = Step.drawn(heads), len(LENGTHS)
     split = np.cumsum([heads.queries, heads.keys]) * heads.size
     fed = dict(zip("qkv", (part[:, None] for part in np.split(step.qkv, split, 1)), strict=True))
@@ -183,7 +176,7 @@ def test_numbers_and_caches_are_those_of_onnx_runtime(built, heads: FlatHeads, c
         scales = (scale.reshape(heads.keys, 1, heads.width) for scale in step.scales)
         fed |= dict(zip(("key_scale", "value_scale"), scales, strict=True))
     theirs, *kept = operators(heads).run(None, fed)
-    out = step.run(built(flat_attention(heads)))
+    out = step.run(of_processor(place, flat_attention, heads))
     assert np.abs(out - theirs[:, 0]).max() < bound * np.abs(theirs).max()
     for ours, written in zip(step.caches, kept, strict=True):
         for row, length in enumerate(LENGTHS):
@@ -195,10 +188,10 @@ def test_numbers_and_caches_are_those_of_onnx_runtime(built, heads: FlatHeads, c
             assert (np.abs(one - other) <= step_width).all() and (one != other).mean() < (0.01 if cache != "float32" else 1)
 
 
-def test_large_scores_and_rows_in_any_company_are_right(built) -> None:
-    heads = replace(SHAPES["three"], scale=300.0)
+def test_large_scores_and_rows_in_any_company_are_right() -> None:
+    heads = replace(THREE, scale=300.0, cache="float16")
     step = Step.drawn(heads)
-    kernel = built(flat_attention(heads))
+    kernel = of_processor("v3", flat_attention, heads)
     out = step.run(kernel)
     # scores of thousands have no more digits behind the point than float32 leaves them
     assert np.abs(out - step.formula()).max() < 1e-2
@@ -228,4 +221,4 @@ def test_heads_without_a_kernel_are_told_apart(heads: FlatHeads, reason: str) ->
     assert reason in unsupported(heads)
     with pytest.raises(ValueError, match="no attention kernel"):
         flat_attention(heads)
-    assert not any(map(unsupported, CASES))
+    assert not any(unsupported(case.values[0]) for case in CASES)
