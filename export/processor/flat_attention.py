@@ -16,7 +16,6 @@ from tvm.script import tirx as T
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder.tirx import arg, prim_func
 
-from export.backends.mlc.passes.row_product import number_of
 from export.processor.online_softmax import LANES, lanes
 from export.processor.score_tiles import TILE, Side, tile_softmax
 
@@ -26,8 +25,8 @@ BYTES = {"float32": 4, "float16": 2, "int8": 1}
 UNIT = 2.0**-24
 """What `byte_of` gives for a byte of 1 is one over this."""
 
-AHEAD = 4096
-"""Bytes from the keys, or values, that are read to those that memory is asked for."""
+AHEAD = {"float32": 6144, "float16": 6144, "int8": 4096}
+"""Bytes from the keys, or values, that are read to those that memory is asked for; bytes take longer to compute with."""
 
 LINE = 64
 """Bytes that a processor reads at once."""
@@ -208,7 +207,7 @@ class Step:
             return T.Cast(f"float32x{LANES}", cache[(*place, lanes(piece))])
 
         def ask_ahead(position):
-            wanted = position + AHEAD // row_bytes
+            wanted = position + AHEAD[heads.cache] // row_bytes
             number = T.Select(
                 wanted < seen, own + T.Cast("int64", wanted), following * cache.shape[2] + T.Cast("int64", wanted - seen)
             )
@@ -262,7 +261,9 @@ def byte_of(four, number):
 
 def ask(element):
     """A processor's second cache is asked for what lies there; an address outside is of no consequence."""
-    return T.call_llvm_intrin("void", "llvm.prefetch.p0", number_of(element), T.int32(0), T.int32(2), T.int32(1))
+    # TVM 0.27 gives a system library's prefix to no call that returns a pointer (export.backends.mlc.passes.row_product)
+    address = T.call_intrin("uint64", "tirx.address_of", element)
+    return T.call_llvm_intrin("void", "llvm.prefetch.p0", address, T.int32(0), T.int32(2), T.int32(1))
 
 
 def pieces(begin: int, end: int) -> list[tuple[int, int]]:
