@@ -22,9 +22,6 @@ from export.processor.score_tiles import TILE, Side, tile_softmax
 BYTES = {"float32": 4, "float16": 2, "int8": 1}
 """Of a number of the cache."""
 
-UNIT = 2.0**-24
-"""What `byte_of` gives for a byte of 1 is one over this."""
-
 AHEAD = {"float32": 6144, "float16": 6144, "int8": 4096}
 """Bytes from the keys, or values, that are read to those that memory is asked for; bytes take longer to compute with."""
 
@@ -63,11 +60,6 @@ class FlatHeads:
     def padded(self) -> int:
         """Channels that are read of a head."""
         return -(-self.size // LANES) * LANES
-
-    @property
-    def words(self) -> bool:
-        """Whether bytes are taken out of words of four, so that a vector holds every fourth channel."""
-        return self.cache == "int8" and self.size % (4 * LANES) == 0
 
 
 def unsupported(heads: FlatHeads) -> str:
@@ -147,9 +139,7 @@ class Step:
         state = tile_softmax(heads.group, heads.padded)
         self._take(place)
         self._keep(place, length)
-        state.begin(
-            lambda member, piece: self._query(place, member, piece), T.float32(heads.scale * (UNIT if heads.words else 1.0))
-        )
+        state.begin(lambda member, piece: self._query(place, member, piece), T.float32(heads.scale))
         following = T.sblock_alloc_buffer((1,), "int64")
         after = self.item + 1
         head = T.min(after // self.rows, heads.keys - 1)
@@ -201,10 +191,7 @@ class Step:
         own = (T.Cast("int64", self.row) * heads.keys + self.head) * cache.shape[2]
 
         def read(position, piece):
-            place = self.row, self.head, T.Cast("int64", position)
-            if heads.words:
-                return byte_of(cache[(*place, T.ramp(piece // 4 * 4 * LANES, 1, 4 * LANES))], piece % 4)
-            return T.Cast(f"float32x{LANES}", cache[(*place, lanes(piece))])
+            return T.Cast(f"float32x{LANES}", cache[self.row, self.head, T.Cast("int64", position), lanes(piece)])
 
         def ask_ahead(position):
             wanted = position + AHEAD[heads.cache] // row_bytes
@@ -219,44 +206,21 @@ class Step:
 
     def _query(self, place, member, piece):
         """Folded with the scales of keys in bytes."""
-        channels = self._channels(piece)
-        query = place[member, T.ramp(*channels)]
+        query = place[member, lanes(piece)]
         if self.key_scales is None:
             return query
-        first, step, count = channels
-        return query * self.key_scales[T.ramp(self.head * self.heads.width + first, step, count)]
-
-    def _channels(self, piece) -> tuple[int, int, int]:
-        """Which channels of a head a vector of the state holds: the first, the step and how many."""
-        return (piece // 4 * 4 * LANES + piece % 4, 4, LANES) if self.heads.words else (piece * LANES, 1, LANES)
+        return query * self.key_scales[span(self.head * self.heads.width + piece * LANES, LANES)]
 
     def _end(self, state) -> None:
+        """The sums of values, folded with the scales of those in bytes."""
         heads = self.heads
         with T.serial(0, heads.group) as member:
-            begin, weights = (self.head * heads.group + member) * heads.size, state.state[member, 1]
-            for piece in range(heads.padded // LANES):
-                first, step, _ = self._channels(piece)
-                count = min(LANES, heads.size - first)
-                for at, many in ((0, LANES),) if count == LANES else ((one, 1) for one in range(count)):
-                    share = state.total[member, span(piece * LANES + at, many)]
-                    share = share / (T.broadcast(weights, many) if many > 1 else weights)
-                    if self.value_scales is not None:
-                        scales = self.value_scales[span(self.head * heads.width + first + at, many, step)]
-                        share = share * (scales * every(UNIT if heads.words else 1.0, many))
-                    T.buffer_store(self.out, share, [self.row, span(begin + first + at, many, step)])
-
-
-def byte_of(four, number):
-    """float32: every fourth of 32 bytes from ``number`` on, times 2^24: shifted to the top of a word, the rest cut off.
-
-    A processor takes less time for that than to widen bytes, which crosses lanes.
-    """
-    words = T.reinterpret(f"uint32x{LANES}", four)
-    if number < 3:
-        words = T.shift_left(words, T.broadcast(T.uint32(24 - 8 * number), LANES))
-    if number:
-        words = T.bitwise_and(words, T.broadcast(T.uint32(0xFF000000), LANES))
-    return T.Cast(f"float32x{LANES}", T.reinterpret(f"int32x{LANES}", words))
+            first, weights = (self.head * heads.group + member) * heads.size, state.state[member, 1]
+            for begin, many in pieces(0, heads.size):
+                share = state.total[member, span(begin, many)] / (T.broadcast(weights, many) if many > 1 else weights)
+                if self.value_scales is not None:
+                    share = share * self.value_scales[span(self.head * heads.width + begin, many)]
+                T.buffer_store(self.out, share, [self.row, span(first + begin, many)])
 
 
 def ask(element):
@@ -272,8 +236,8 @@ def pieces(begin: int, end: int) -> list[tuple[int, int]]:
     return [(at, LANES) for at in range(begin, begin + whole, LANES)] + [(at, 1) for at in range(begin + whole, end)]
 
 
-def span(begin, many, step=1):
-    return T.ramp(begin, step, many) if many > 1 else begin
+def span(begin, many):
+    return T.ramp(begin, 1, many) if many > 1 else begin
 
 
 def every(number: float, many: int):

@@ -22,7 +22,7 @@ EACH = FlatHeads(4, 4, 64, 64, 64, 0.125, "")
 THREE = FlatHeads(9, 3, 32, 32, 16, 0.2, "")
 FOUR = FlatHeads(8, 2, 128, 136, 64, 0.1, "")
 EIGHT = FlatHeads(8, 1, 20, 24, 12, 0.3, "")
-"""By how many heads of queries share one of keys: bytes are taken out of words in the first three."""
+"""By how many heads of queries share one of keys."""
 
 ALL = [(EACH, cache, place) for cache in BYTES for place in X86]
 ALL += [(THREE, "float16", "v4"), (FOUR, "float16", "v3"), (EIGHT, "float16", "v4")]
