@@ -16,18 +16,14 @@ from tvm.script import tirx as T
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder.tirx import arg, prim_func
 
-from export.backends.mlc.passes.row_product import number_of
 from export.processor.online_softmax import LANES, lanes
-from export.processor.score_tiles import BLOCK, TILE, Side, tile_softmax
+from export.processor.score_tiles import TILE, Side, tile_softmax
 
 BYTES = {"float32": 4, "float16": 2, "int8": 1}
 """Of a number of the cache."""
 
-UNIT = 2.0**-24
-"""What `byte_of` gives for a byte of 1 is one over this."""
-
-AHEAD = 4096
-"""Bytes from the keys, or values, that are read to those that memory is asked for."""
+AHEAD = {"float32": 6144, "float16": 6144, "int8": 4096}
+"""Bytes from the keys, or values, that are read to those that memory is asked for; bytes take longer to compute with."""
 
 LINE = 64
 """Bytes that a processor reads at once."""
@@ -64,11 +60,6 @@ class FlatHeads:
     def padded(self) -> int:
         """Channels that are read of a head."""
         return -(-self.size // LANES) * LANES
-
-    @property
-    def words(self) -> bool:
-        """Whether bytes are taken out of words of four, so that a vector holds every fourth channel."""
-        return self.cache == "int8" and self.size % (4 * LANES) == 0
 
 
 def unsupported(heads: FlatHeads) -> str:
@@ -148,12 +139,13 @@ class Step:
         state = tile_softmax(heads.group, heads.padded)
         self._take(place)
         self._keep(place, length)
-        state.begin(
-            lambda member, piece: self._query(place, member, piece), T.float32(heads.scale * (UNIT if heads.words else 1.0))
-        )
-        sides = [self._side(cache, length + 1) for cache in (self.key_cache, self.value_cache)]
-        with T.serial(0, (length + BLOCK) // BLOCK) as block:
-            state.add(block * BLOCK, T.min(BLOCK, length + 1 - block * BLOCK), *sides)
+        state.begin(lambda member, piece: self._query(place, member, piece), T.float32(heads.scale))
+        following = T.sblock_alloc_buffer((1,), "int64")
+        after = self.item + 1
+        head = T.min(after // self.rows, heads.keys - 1)
+        T.buffer_store(following, T.Cast("int64", after % self.rows * heads.keys + head), [0])
+        sides = [self._side(cache, length + 1, following[0]) for cache in (self.key_cache, self.value_cache)]
+        state.add_all(length + 1, *sides)
         self._end(state)
 
     def _take(self, place) -> None:
@@ -194,24 +186,18 @@ class Step:
                 zeros = T.broadcast(zero, many) if many > 1 else zero
                 T.buffer_store(cache, zeros, [self.row, self.head, at, span(begin, many)])
 
-    def _side(self, cache, seen) -> Side:
+    def _side(self, cache, seen, following) -> Side:
         heads, row_bytes = self.heads, self.heads.width * BYTES[self.heads.cache]
-        after = T.Cast("int64", self.item + 1)
-        rows = T.Cast("int64", self.rows)
-        own, following = (
-            (at % rows * heads.keys + T.min(at // rows, T.int64(heads.keys - 1))) * cache.shape[2]
-            for at in (after - 1, after)
-        )
+        own = (T.Cast("int64", self.row) * heads.keys + self.head) * cache.shape[2]
 
         def read(position, piece):
-            place = self.row, self.head, T.Cast("int64", position)
-            if heads.words:
-                return byte_of(cache[(*place, T.ramp(piece // 4 * 4 * LANES, 1, 4 * LANES))], piece % 4)
-            return T.Cast(f"float32x{LANES}", cache[(*place, lanes(piece))])
+            return T.Cast(f"float32x{LANES}", cache[self.row, self.head, T.Cast("int64", position), lanes(piece)])
 
         def ask_ahead(position):
-            wanted = position + AHEAD // row_bytes
-            number = T.Select(wanted < seen, own + T.Cast("int64", wanted), following + T.Cast("int64", wanted - seen))
+            wanted = position + AHEAD[heads.cache] // row_bytes
+            number = T.Select(
+                wanted < seen, own + T.Cast("int64", wanted), following * cache.shape[2] + T.Cast("int64", wanted - seen)
+            )
             for line in range(-(-TILE * row_bytes // LINE)):
                 at = number * heads.width + line * LINE // BYTES[heads.cache]
                 T.evaluate(ask(cache[0, 0, 0, at]))
@@ -220,49 +206,28 @@ class Step:
 
     def _query(self, place, member, piece):
         """Folded with the scales of keys in bytes."""
-        channels = self._channels(piece)
-        query = place[member, T.ramp(*channels)]
+        query = place[member, lanes(piece)]
         if self.key_scales is None:
             return query
-        first, step, count = channels
-        return query * self.key_scales[T.ramp(self.head * self.heads.width + first, step, count)]
-
-    def _channels(self, piece) -> tuple[int, int, int]:
-        """Which channels of a head a vector of the state holds: the first, the step and how many."""
-        return (piece // 4 * 4 * LANES + piece % 4, 4, LANES) if self.heads.words else (piece * LANES, 1, LANES)
+        return query * self.key_scales[span(self.head * self.heads.width + piece * LANES, LANES)]
 
     def _end(self, state) -> None:
+        """The sums of values, folded with the scales of those in bytes."""
         heads = self.heads
         with T.serial(0, heads.group) as member:
-            begin, weights = (self.head * heads.group + member) * heads.size, state.state[member, 1]
-            for piece in range(heads.padded // LANES):
-                first, step, _ = self._channels(piece)
-                count = min(LANES, heads.size - first)
-                for at, many in ((0, LANES),) if count == LANES else ((one, 1) for one in range(count)):
-                    share = state.total[member, span(piece * LANES + at, many)]
-                    share = share / (T.broadcast(weights, many) if many > 1 else weights)
-                    if self.value_scales is not None:
-                        scales = self.value_scales[span(self.head * heads.width + first + at, many, step)]
-                        share = share * (scales * every(UNIT if heads.words else 1.0, many))
-                    T.buffer_store(self.out, share, [self.row, span(begin + first + at, many, step)])
-
-
-def byte_of(four, number):
-    """float32: every fourth of 32 bytes from ``number`` on, times 2^24: shifted to the top of a word, the rest cut off.
-
-    A processor takes less time for that than to widen bytes, which crosses lanes.
-    """
-    words = T.reinterpret(f"uint32x{LANES}", four)
-    if number < 3:
-        words = T.shift_left(words, T.broadcast(T.uint32(24 - 8 * number), LANES))
-    if number:
-        words = T.bitwise_and(words, T.broadcast(T.uint32(0xFF000000), LANES))
-    return T.Cast(f"float32x{LANES}", T.reinterpret(f"int32x{LANES}", words))
+            first, weights = (self.head * heads.group + member) * heads.size, state.state[member, 1]
+            for begin, many in pieces(0, heads.size):
+                share = state.total[member, span(begin, many)] / (T.broadcast(weights, many) if many > 1 else weights)
+                if self.value_scales is not None:
+                    share = share * self.value_scales[span(self.head * heads.width + begin, many)]
+                T.buffer_store(self.out, share, [self.row, span(first + begin, many)])
 
 
 def ask(element):
     """A processor's second cache is asked for what lies there; an address outside is of no consequence."""
-    return T.call_llvm_intrin("void", "llvm.prefetch.p0", number_of(element), T.int32(0), T.int32(2), T.int32(1))
+    # TVM 0.27 gives a system library's prefix to no call that returns a pointer (export.backends.mlc.passes.row_product)
+    address = T.call_intrin("uint64", "tirx.address_of", element)
+    return T.call_llvm_intrin("void", "llvm.prefetch.p0", address, T.int32(0), T.int32(2), T.int32(1))
 
 
 def pieces(begin: int, end: int) -> list[tuple[int, int]]:
@@ -271,8 +236,8 @@ def pieces(begin: int, end: int) -> list[tuple[int, int]]:
     return [(at, LANES) for at in range(begin, begin + whole, LANES)] + [(at, 1) for at in range(begin + whole, end)]
 
 
-def span(begin, many, step=1):
-    return T.ramp(begin, step, many) if many > 1 else begin
+def span(begin, many):
+    return T.ramp(begin, 1, many) if many > 1 else begin
 
 
 def every(number: float, many: int):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm.script import tirx as T
 
-from export.processor.online_softmax import AT_ONCE, LANES, WIDE, Heads, Softmax, lanes, softmax
+from export.processor.online_softmax import AT_ONCE, LANES, WIDE, Heads, Softmax, lanes
 
 BLOCK, PAGE = 64, 16
 """Positions that are scored before any of their values is added, and those that are unpacked for several queries."""
@@ -43,12 +43,18 @@ class Side:
 class TileSoftmax(Softmax):
     """The state of the queries that share one head of keys."""
 
+    def add_all(self, seen, keys: Side, values: Side) -> None:
+        """Write all blocks of ``seen`` positions, the last of which has a tile or more."""
+        blocks = T.max(1, (seen + BLOCK - TILE) // BLOCK)
+        with T.serial(0, blocks) as block:
+            self.add(block * BLOCK, T.if_then_else(block == blocks - 1, seen - block * BLOCK, BLOCK), keys, values)
+
     def add(self, first, there, keys: Side, values: Side) -> None:
         """Write one block: ``there`` positions from ``first`` on."""
         parts = (there + WIDE - 1) // WIDE
         with T.serial(0, self.members) as member:
             T.buffer_store(self.scores, T.broadcast(T.float32(NONE), WIDE), [member, T.ramp((parts - 1) * WIDE, 1, WIDE)])
-        self._tiles(first, there, keys, self._score)
+        self._tiles(first, there, keys, self._score if self.members == 1 else self._score_unpacked)
         with T.serial(0, self.members) as member:
             self._weigh(member, parts)
         self._tiles(first, there, values, self._add)
@@ -69,45 +75,46 @@ class TileSoftmax(Softmax):
                 work(member, begin, here, lambda at, piece: self.unpacked[at, lanes(piece)], lambda _: None)
 
     def _score(self, member, begin, there, key, ask) -> None:
-        def write(tile, position):
-            # one after the other the sums would wait for themselves
-            for piece in range(self.heads.vectors):
-                query = self.query[member, lanes(piece)]
-                for at in range(TILE):
-                    product = query * key(position(at), piece)
-                    sums = product if piece == 0 else self.sums[at, lanes(0)] + product
-                    T.buffer_store(self.sums, sums, [at, lanes(0)])
-            scores = folded([self.sums[at, lanes(0)] for at in range(TILE)])
-            T.buffer_store(self.scores, scores, [member, T.ramp(begin + tile * TILE, 1, TILE)])
+        """Write scores of positions that lie in the cache; the last tile takes some again that the one before it took."""
+        with T.If(there >= TILE):
+            with T.Then(), T.serial(0, (there + TILE - 1) // TILE) as tile:
+                first = T.min(tile * TILE, there - TILE)
+                ask(first)
+                self._score_tile(member, begin + first, lambda at, piece: key(first + at, piece))
+            with T.Else():
+                super()._score(member, 0, there, key)
 
-        whole = there // TILE
-        with T.serial(0, whole) as tile:
-            ask(tile * TILE)
-            write(tile, lambda at: tile * TILE + at)
-        with T.If(there % TILE > 0), T.Then():
-            # for positions that are not there the last one is taken again
-            write(whole, lambda at: T.min(whole * TILE + at, there - 1))
-            with T.serial(0, TILE - there % TILE) as behind:
-                T.buffer_store(self.scores, T.float32(NONE), [member, begin + there + behind])
+    def _score_unpacked(self, member, begin, there, key, _) -> None:
+        """Write scores of positions that are unpacked; a tile may reach behind them."""
+        with T.serial(0, (there + TILE - 1) // TILE) as tile:
+            self._score_tile(member, begin + tile * TILE, lambda at, piece: key(tile * TILE + at, piece))
+        with T.serial(0, -there % TILE) as behind:
+            T.buffer_store(self.scores, T.float32(NONE), [member, begin + there + behind])
+
+    def _score_tile(self, member, first, key) -> None:
+        # one position after the other, sums would wait for themselves
+        for piece in range(self.heads.vectors):
+            query = self.query[member, lanes(piece)]
+            for at in range(TILE):
+                product = query * key(at, piece)
+                sums = product if piece == 0 else self.sums[at, lanes(0)] + product
+                T.buffer_store(self.sums, sums, [at, lanes(0)])
+        scores = folded([self.sums[at, lanes(0)] for at in range(TILE)])
+        T.buffer_store(self.scores, scores, [member, T.ramp(first, 1, TILE)])
 
     def _add(self, member, begin, there, value, ask) -> None:
         for first in range(0, self.heads.vectors, AT_ONCE):
             pieces = range(first, min(first + AT_ONCE, self.heads.vectors))
-
-            def step(position, pieces=pieces):
-                weight = T.broadcast(self.scores[member, begin + position], LANES)
-                for at, piece in enumerate(pieces):
-                    T.buffer_store(self.sums, self.sums[at, lanes(0)] + weight * value(position, piece), [at, lanes(0)])
-
             for at, piece in enumerate(pieces):
                 T.buffer_store(self.sums, self.total[member, lanes(piece)], [at, lanes(0)])
-            with T.serial(0, there // TILE) as tile:
+            with T.serial(0, (there + TILE - 1) // TILE) as tile:
                 if first == 0:
                     ask(tile * TILE)
-                for at in range(TILE):
-                    step(tile * TILE + at)
-            with T.serial(0, there % TILE) as at:
-                step(there // TILE * TILE + at)
+                with T.serial(0, T.min(TILE, there - tile * TILE)) as position:
+                    weight = T.broadcast(self.scores[member, begin + tile * TILE + position], LANES)
+                    for at, piece in enumerate(pieces):
+                        added = self.sums[at, lanes(0)] + weight * value(tile * TILE + position, piece)
+                        T.buffer_store(self.sums, added, [at, lanes(0)])
             for at, piece in enumerate(pieces):
                 T.buffer_store(self.total, self.sums[at, lanes(0)], [member, lanes(piece)])
 
@@ -138,5 +145,7 @@ def fold(one, other, half, count):
 
 def tile_softmax(members: int, size: int) -> TileSoftmax:
     """Its buffers, in the block that is being written; ``size`` channels are whole vectors."""
-    made = softmax(Heads(members, 1, size, "float32"), 1, 1)
-    return TileSoftmax(**{name: getattr(made, name) for name in made.__dataclass_fields__})
+    row = members, size
+    sizes = row, row, (members, 2), (members, BLOCK + WIDE), (PAGE, size), (WIDE,), (AT_ONCE, LANES), (2,)
+    heads = Heads(members, 1, size, "float32")
+    return TileSoftmax(heads, members, *(T.sblock_alloc_buffer(shape, "float32") for shape in sizes))

@@ -1,0 +1,80 @@
+"""The kernels of a decode step on arm64, run under qemu: the numbers of their formulas, and arrays that begin anywhere."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tvm
+from tvm import tirx
+from tvm.ir import IRModule
+from tvm.target import Target
+
+from export.processor.conftest import ARM64, drawn
+from export.processor.flat_attention import flat_attention
+from export.processor.flat_attention_test import EACH, THREE, Step
+from export.processor.row_kernels import gate, skip_norm
+from export.processor.row_kernels_test import EPS, rooted
+
+TOOLS = ("aarch64-linux-gnu-gcc", "qemu-aarch64-static")
+ROOT = "/usr/aarch64-linux-gnu"
+CODES = {"i": "0", "f": "2"}
+
+pytestmark = pytest.mark.skipif(
+    not all(map(shutil.which, TOOLS)), reason="needs gcc-aarch64-linux-gnu, libc6-dev-arm64-cross and qemu-user-static"
+)
+
+
+def called(folder: Path, kernel: tirx.PrimFunc, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The arrays as they are after the call."""
+    module = IRModule({"kernel": kernel.with_attr("global_symbol", "kernel")}).with_attr("system_lib_prefix", "step_")
+    with tvm.transform.PassContext(config={"tirx.disable_cse_tir": True}):
+        built = tvm.compile(module, target=Target(ARM64))
+    built.export_library(str(folder / "kernel.tar"), fcompile=tvm.support.tar.tar)
+    with tarfile.open(folder / "kernel.tar") as tar:
+        tar.extractall(folder, filter="data")
+    source, program = Path(__file__).with_name("arm64_kernel.c"), folder / "call"
+    link = [TOOLS[0], "-O1", "-DKERNEL=__tvm_ffi_kernel", str(source), str(folder / "lib0.o"), "-o", str(program), "-lm"]
+    subprocess.run(link, check=True, capture_output=True)
+    command = [TOOLS[1], "-cpu", "neoverse-n1", "-L", ROOT, str(program)]
+    for number, array in enumerate(arrays):
+        file = folder / f"{number}.bin"
+        file.write_bytes(np.ascontiguousarray(array).tobytes())
+        command += [CODES[array.dtype.kind], str(8 * array.itemsize), ",".join(map(str, array.shape)), str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    files = [folder / f"{number}.bin" for number in range(len(arrays))]
+    return [np.frombuffer(f.read_bytes(), a.dtype).reshape(a.shape) for f, a in zip(files, arrays, strict=True)]
+
+
+@pytest.mark.parametrize(("heads", "cache"), [(EACH, "float16"), (THREE, "int8")], ids=["float16", "int8"])
+def test_attention_is_that_of_the_formula(tmp_path: Path, heads, cache: str) -> None:
+    step = Step.drawn(replace(heads, cache=cache))
+    out = np.zeros((len(step.lengths), heads.queries * heads.size), np.float32)
+    given = [step.qkv, step.cos, step.sin, step.lengths, *step.scales, *step.caches, out]
+    *_, keys, values, made = called(tmp_path, flat_attention(step.heads), given)
+    after = replace(step, caches=(keys, values))
+    expected = after.formula()
+    assert np.abs(made - expected).max() < 1e-6 * np.abs(expected).max()
+    for before, cached in zip(step.caches, after.caches, strict=True):
+        for row, length in enumerate(step.lengths):
+            assert (cached[row, :, length] != before[row, :, length]).any()
+            before[row, :, length] = cached[row, :, length]
+        np.testing.assert_array_equal(cached, before)
+
+
+def test_norm_and_gate_are_those_of_the_formulas(tmp_path: Path) -> None:
+    x, skip, weight = drawn(1, 3, 100), drawn(2, 3, 100), drawn(3, 100)
+    *_, normed, total = called(tmp_path, skip_norm(100, EPS, 0.25), [x, skip, weight, x * 0, x * 0])
+    np.testing.assert_allclose(total, x + skip * np.float32(0.25), atol=3e-7)
+    np.testing.assert_allclose(normed, rooted(total, weight), rtol=1e-6, atol=1e-7)
+    halves = drawn(4, 3, 80) * 5
+    _, gated = called(tmp_path, gate(40), [halves, np.zeros((3, 40), np.float32)])
+    first = halves[:, :40].astype(np.float64)
+    np.testing.assert_allclose(gated, first / (1 + np.exp(-first)) * halves[:, 40:], rtol=1e-6)
