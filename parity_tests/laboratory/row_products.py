@@ -24,10 +24,10 @@ from tvm.ir import IRModule
 from tvm.script import tirx as T
 from tvm.target import Target
 
-from export.compilation.host import host_place
 from export.backends.mlc.library import TARGETS, bounds_of, build_module
 from export.backends.mlc.passes.cpu_schedule import ScheduleForCpu
 from export.backends.mlc.passes.pipeline import lowered
+from export.compilation.host import host_place
 from parity_tests.laboratory.mlc_traffic.libraries import request_of, spec_of
 from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, execute

@@ -212,7 +212,7 @@ def chosen_variant(libraries: Mapping[str, str]) -> str:
 def decoder_library(
     folder: Path, manifest: Mapping[str, Any], threads: int, own_code: bool, provider: str
 ) -> tuple[DecoderLibrary | None, str]:
-    """The package's decoder library, where it has one that runs here; else the graph takes every step, and a warning says why.
+    """The package's decoder library, where it has one that runs here; else the graph does its work, and a warning says why.
 
     Args:
         own_code: whether code that the package brings may run.

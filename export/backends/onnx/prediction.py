@@ -65,12 +65,10 @@ def predict(
 
 
 def _first_bytes(places: list[Place], chosen: OnnxChoices, assignments: Mapping[str, Assignment]) -> int:
-    """What the decoder for one row holds: ONNX Runtime's packed form, the file as a decoder library maps it, or both where
-    prompts have no decoder of their own.
-    """
-    mapped = sum(place.length for place in places) if chosen.decoder_library else 0
-    spared = chosen.decoder_library and bool(chosen.prefill_precision)
-    return mapped if spared else mapped + _resident(DECODER, places, chosen, assignments)
+    """What the first decoder holds: its file as a library maps it, or ONNX Runtime's packed form."""
+    if chosen.decoder_library:
+        return sum(place.length for place in places)
+    return _resident(DECODER, places, chosen, assignments)
 
 
 def stage_places(

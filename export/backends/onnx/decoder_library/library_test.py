@@ -15,6 +15,7 @@ from export.backends.onnx.decoder_library.written import variants
 from export.pipeline import export
 from export.request import ExportRequest
 from parity_tests.conftest import GOLDENS
+from runtime_py.backends import decoder_library as runtime
 from runtime_py.backends.decoder_library import MOST_SEQUENCES
 from runtime_py.backends.ort import OrtBackend
 from runtime_py.backends.ort_rows import OrtRow
@@ -92,21 +93,34 @@ def test_a_sequence_among_others_is_the_sequence_alone_bit_for_bit(package: Path
 
 
 def test_graph_and_library_take_turns_over_one_cache(package: Path) -> None:
+    library, graph = opened(package), opened(package, own_code=False)
+    assert library.library is not None
+    state, other = library.start(32), graph.start(32)
+    for turn, (first, count) in enumerate(((0, 4), (4, 1), (5, 3), (8, 1), (9, 2))):
+        if turn % 2:  # the library works on what the graph left behind
+            for name, array in other.buffers.arrays.items():
+                state.buffers.arrays[name][...] = array
+        said = library.forward(state, token(library, turn, first, count), np.array([-1]))
+        expected = graph.forward(other, token(graph, turn, first, count), np.array([-1]))
+        assert said.shape == expected.shape == (1, 1, expected.shape[-1])
+        assert np.abs(said - expected).max() < 0.03 * np.abs(expected).max()
+
+
+def test_logits_are_those_of_the_tokens_that_are_asked_for(package: Path) -> None:
     backend = opened(package)
-    assert backend.library is not None
-    state = backend.start(16)
-    backend.forward(state, token(backend, 0, 0, 4), np.array([-1]))
-    backend.forward(state, token(backend, 1, 4, 1), np.array([-1]))
-    assert backend.library.seconds > 0
-    backend.forward(state, token(backend, 2, 5, 3), np.array([-1]))
-    said = backend.forward(state, token(backend, 3, 8, 1), np.array([-1]))
-    graph = opened(package, own_code=False)
-    other = graph.start(16)
-    for seed, first, count in ((0, 0, 4), (1, 4, 1), (2, 5, 3)):
-        graph.forward(other, token(graph, seed, first, count), np.array([-1]))
-    expected = graph.forward(other, token(graph, 3, 8, 1), np.array([-1]))
-    assert said.shape == expected.shape == (1, 1, expected.shape[-1])
-    assert np.abs(said - expected).max() < 0.03 * np.abs(expected).max()
+    given, whole = token(backend, 0, 0, 7), np.arange(7)
+    every = backend.forward(backend.start(16), given, whole)
+    for positions in ([6], [-1], [2, 5], [5, 2], [0, -1, 3]):
+        said = backend.forward(backend.start(16), given, np.array(positions))
+        assert np.array_equal(said[0], every[0, positions])
+
+
+def test_a_prompt_in_pieces_is_the_prompt_at_once(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = opened(package)
+    given, asked = token(backend, 0, 0, 11), np.array([9, 0, 3])
+    once = backend.forward(backend.start(16), given, asked)
+    monkeypatch.setattr(runtime, "MOST_TOKENS", 4)
+    assert np.abs(backend.forward(backend.start(16), given, asked) - once).max() < 1e-4 * np.abs(once).max()
 
 
 def test_more_sequences_than_it_is_planned_for_go_through_the_graph(package: Path) -> None:
