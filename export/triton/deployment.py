@@ -11,6 +11,7 @@ from typing import Any
 
 from export.backends.registry import backend_named
 from export.triton.layout import PERF, ModelFolder
+from runtime_py.backends.registry import held_backends
 from runtime_py.contracts import DECODER
 from runtime_py.triton.settings import ModelSettings
 from runtime_py.version import VERSION
@@ -90,7 +91,7 @@ def files(models: Sequence[ModelFolder]) -> dict[str, str]:
     servers = [server for value in manifests.values() if (server := targets()[value["target"]].server) is not None]
     builders = sorted({name for value in manifests.values() for name in _builders(value)})
     gpus = max((server.gpus for server in servers), default=0)
-    needed = sorted({name for server in servers for name in server.distributions})
+    needed = sorted({name for server in servers for name in server.distributions}.union(*map(_brought, manifests.values())))
     held = sum(_resident(value) for value in manifests.values())
     values = {
         "version": VERSION,
@@ -124,6 +125,11 @@ def _resident(manifest: Mapping[str, Any]) -> int:
 def names() -> list[str]:
     """Of the files that `files` may give."""
     return sorted((*(path.name for path in TEMPLATES.iterdir()), REQUIREMENTS, SMOKE, BUILD, IGNORED))
+
+
+def _brought(manifest: Mapping[str, Any]) -> list[str]:
+    """What code of the package asks for beside what its target needs."""
+    return [name for record in held_backends(manifest) for name in record.requirements(record.block(manifest))]
 
 
 def _builders(manifest: Mapping[str, Any]) -> list[str]:

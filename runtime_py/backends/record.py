@@ -89,6 +89,11 @@ class NamedPaths:
     graphs: tuple[str, ...] = ()
 
 
+def needs_nothing(_block: Mapping[str, Any]) -> tuple[str, ...]:
+    """For a backend whose packages run with its own distributions alone."""
+    return ()
+
+
 def names_no_paths(_block: Mapping[str, Any]) -> NamedPaths:
     """For a backend whose block names none."""
     return NamedPaths()
@@ -113,6 +118,7 @@ class RuntimeBackend:
         modules: Python modules that the extra of the first of them brings, for making or running the files.
         threads_variable: of the environment, where a process reads its number of threads when `Ability.THREADS` is missing.
         paths: what its block of a manifest names.
+        requirements: of a package's block, beside the backend's own distributions: what pip is told.
         gpu_providers: what it is opened with on a server's GPU, where `Ability.PROVIDERS` is there.
     """
 
@@ -125,6 +131,7 @@ class RuntimeBackend:
     abilities: frozenset[Ability] = frozenset()
     threads_variable: str = ""
     paths: Callable[[Mapping[str, Any]], NamedPaths] = field(default=names_no_paths, repr=False)
+    requirements: Callable[[Mapping[str, Any]], tuple[str, ...]] = field(default=needs_nothing, repr=False)
     gpu_providers: tuple[str, ...] = ()
 
     def can(self, ability: Ability) -> bool:

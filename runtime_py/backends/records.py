@@ -58,6 +58,10 @@ def _graphs(block: Mapping[str, Any]) -> NamedPaths:
     return NamedPaths(data=(*files, *index), code=tuple(step.get("libraries", {}).values()), graphs=files)
 
 
+def _compiler_runtime(block: Mapping[str, Any]) -> tuple[str, ...]:
+    return (f"apache-tvm=={block[DECODER_LIBRARY]['tvm']}",) if DECODER_LIBRARY in block else ()
+
+
 def _libraries(block: Mapping[str, Any]) -> NamedPaths:
     code = tuple(block[key] for key in ("host_library", "device_library") if block.get(key) is not None)
     return NamedPaths(data=(block["weights"],) if block.get("weights") is not None else (), code=code)
@@ -77,6 +81,7 @@ ONNX = RuntimeBackend(
     ),
     open=_open_ort,
     paths=_graphs,
+    requirements=_compiler_runtime,
     modules=("onnxruntime", "onnx", "onnx_ir", "onnxscript"),
     gpu_providers=("CUDAExecutionProvider",),
     abilities=frozenset(

@@ -55,13 +55,16 @@ class OnnxBackend(ExportBackend):
         return predict(spec, options, chosen_for(spec, options), assignments)
 
     def notes(self, spec: ModelSpec, options: BuildOptions, assignments: Mapping[str, Assignment]) -> tuple[str, ...]:
+        from export.backends.onnx.decoder_library.written import variants
         from export.backends.onnx.prediction import second_bytes
 
         chosen = chosen_for(spec, options)
         size = second_bytes(spec, chosen, assignments)
         told = [f"a second decoder for calls of many rows takes {size / 1e9:.2f} GB on the disk and as much in memory"]
         kept = "keys and values are kept in bytes, half of float16; their scales are those of --calibration"
-        return (*(told if size else ()), *([kept] if chosen.cache == INT8_CACHE else ()))
+        library = f"the decoder is compiled for this machine's kind of processor ({', '.join(variants())}) beside its graph"
+        kept_so, compiled = chosen.cache == INT8_CACHE, chosen.decoder_library
+        return (*(told if size else ()), *([kept] if kept_so else ()), *([library] if compiled else ()))
 
     def wants_cache_scales(self, options: BuildOptions) -> bool:
         return choices(options).cache == INT8_CACHE
