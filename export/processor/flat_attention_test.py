@@ -142,12 +142,21 @@ def operators(heads: FlatHeads) -> onnxruntime.InferenceSession:
     inputs += [value("last", TensorProto.INT32, ["n"]), value("total", TensorProto.INT32, [1])]
     nodes, computed = [], TensorProto.FLOAT if quantised else held
     for name in "qk":
-        turning: dict[str, Any] = {"num_heads": wide[name], "interleaved": 0, "rotary_embedding_dim": heads.rotary % heads.size}
+        turning: dict[str, Any] = {
+            "num_heads": wide[name],
+            "interleaved": 0,
+            "rotary_embedding_dim": heads.rotary % heads.size,
+        }
         nodes.append(helper.make_node("RotaryEmbedding", [name, "cos", "sin"], [f"{name}_turned"], **turning))
     for name, given in (("q", "q_turned"), ("k", "k_turned"), ("v", "v")):
         nodes.append(helper.make_node("Cast", [given], [f"{name}_cast"], to=computed))
     names = ["q_cast", "k_cast", "v_cast", "past_key", "past_value", "last", "total"]
-    attributes: dict[str, Any] = {"num_heads": heads.queries, "kv_num_heads": heads.keys, "scale": heads.scale, "do_rotary": 0}
+    attributes: dict[str, Any] = {
+        "num_heads": heads.queries,
+        "kv_num_heads": heads.keys,
+        "scale": heads.scale,
+        "do_rotary": 0,
+    }
     if quantised:
         names += [""] * 5 + ["key_scale", "value_scale"]
         attributes |= {"kv_cache_bit_width": 8, "k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL"}
