@@ -66,6 +66,12 @@ class OnnxBackend(ExportBackend):
         kept_so, compiled = chosen.cache == INT8_CACHE, chosen.decoder_library
         return (*(told if size else ()), *([kept] if kept_so else ()), *([library] if compiled else ()))
 
+    def refuse(self, spec: ModelSpec, options: BuildOptions) -> None:
+        from export.backends.onnx.decoder_library.written import refuse
+
+        if (chosen := chosen_for(spec, options)).decoder_library:
+            refuse(spec, chosen)
+
     def wants_cache_scales(self, options: BuildOptions) -> bool:
         return choices(options).cache == INT8_CACHE
 

@@ -20,7 +20,7 @@ from runtime_py.backends.decoder_library import MOST_SEQUENCES
 from runtime_py.backends.ort import OrtBackend
 from runtime_py.backends.ort_rows import OrtRow
 from runtime_py.backends.records import DECODER_LIBRARY
-from runtime_py.errors import UnsupportedModelError
+from runtime_py.errors import EdgeproofError, UnsupportedModelError, UsageError
 from runtime_py.package import read
 
 LENGTHS = (9, 1, 5)
@@ -162,3 +162,27 @@ def test_what_is_not_translated_is_named(package: Path, tmp_path: Path, change: 
     altered.write_bytes(model.SerializeToString())
     with pytest.raises(UnsupportedModelError, match=words):
         compile_decoder(altered, variants()[0], tmp_path / "x.so")
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "error", "words"),
+    [
+        ("wemm", {}, UnsupportedModelError, "different adapters or experts"),
+        ("minicpm-v", {"symmetric": False}, UsageError, "zero points"),
+        ("minicpm-v", {"preset": "mixed"}, UsageError, "zero points"),
+    ],
+)
+def test_what_it_does_not_have_is_refused_before_any_work(
+    tmp_path: Path, model: str, options: dict[str, Any], error: type[EdgeproofError], words: str
+) -> None:
+    request = ExportRequest(
+        str(GOLDENS / model),
+        "cpu",
+        output=tmp_path / "package",
+        without_tokenizer=True,
+        beyond_trained=True,
+        options={"decoder_library": True, **options},
+    )
+    with pytest.raises(error, match=words):
+        export(request, None)
+    assert not list(tmp_path.iterdir())

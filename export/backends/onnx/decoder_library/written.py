@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from export.backends.onnx.choices import OnnxChoices
 from export.compilation.apart import Job, call_together
 from export.compilation.host import ARM64, host_place
+from export.specs import ModelSpec
 from runtime_py.backends.decoder_library import VARIANTS
+from runtime_py.errors import MachineError, UnsupportedModelError, UsageError
+
+FLAG = "--decoder-library"
+EIGHT_BITS = 4
+"""The accuracy level of layers that round their inputs as the kernels do."""
 
 STEM = "decoder_library"
 COMPILER = "export.backends.onnx.decoder_library.library:compile_decoder"
@@ -29,6 +37,30 @@ def library_file(folder: str, variant: str) -> Path:
 def index_file(folder: str) -> Path:
     """Path of what the libraries are called with."""
     return Path(folder) / f"{STEM}.json"
+
+
+def refuse(spec: ModelSpec, chosen: OnnxChoices) -> None:
+    """Raise before any work where no library can be made.
+
+    Raises:
+        UnsupportedModelError: the decoder does not take every token alike.
+        UsageError: its layers have zero points, or do not round their inputs.
+        MachineError: TVM is not installed.
+    """
+    if spec.decoder.adapter is not None:
+        raise UnsupportedModelError(
+            f"no decoder library of {spec.family}: its tokens go through different adapters or experts",
+            "a decoder that takes every token alike",
+            f"leave {FLAG} out",
+        )
+    if not chosen.symmetric or chosen.accuracy_level != EIGHT_BITS:
+        raise UsageError(
+            f"{FLAG} with zero points of their own for blocks, or inputs that are not rounded",
+            "symmetric blocks and the default accuracy",
+            "leave --asymmetric and --preset mixed out, or this flag",
+        )
+    if importlib.util.find_spec("tvm") is None:
+        raise MachineError("apache-tvm is not installed", f"it for {FLAG}", "pip install 'edgeproof[mlc]'")
 
 
 def write_libraries(package: Path, graph: Path, folder: str, progress: Callable[[int, int], None]) -> list[Path]:
