@@ -11,7 +11,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from export.processor.conftest import X86, Kernel, drawn, of_processor
-from export.processor.flat_attention import BYTES, FlatHeads, flat_attention, unsupported
+from export.processor.flat_attention import flat_attention
+from export.processor.flat_rows import BYTES, FlatHeads, unsupported
 from export.processor.score_tiles import BLOCK, TILE
 
 CAPACITY = 3 * BLOCK + 5

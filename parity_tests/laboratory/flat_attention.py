@@ -26,7 +26,8 @@ from onnx import TensorProto, helper
 from tvm.ir import IRModule
 from tvm.target import Target
 
-from export.processor.flat_attention import FlatHeads, flat_attention
+from export.processor.flat_attention import flat_attention
+from export.processor.flat_rows import FlatHeads
 from parity_tests.laboratory.row_products import PARTS, plain_read
 from runtime_py.backends.page_by_page import zeros
 from runtime_py.command import console, flags
