@@ -15,7 +15,7 @@ from tvm import tirx
 from tvm.ir import IRModule
 from tvm.target import Target
 
-X86 = {
+X86: dict[str, dict[str, Any]] = {
     "v3": {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v3"},
     "v4": {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v4", "mattr": ["+avx512vnni"]},
 }

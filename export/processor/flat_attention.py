@@ -67,7 +67,7 @@ class Step(Row):
         self.take_queries(place)
         self.take_key_and_value(place, heads.group)
         self.keep(place, row, length, heads.group)
-        state.begin(lambda member, piece: self.query(place, member, piece), T.float32(heads.scale * heads.unit))
+        state.begin(lambda member, piece: self.query(place, member, piece), T.float32(heads.scale))
         following = T.sblock_alloc_buffer((1,), "int64")
         after = self.item + 1
         head = T.min(after // self.rows, heads.keys - 1)

@@ -1,7 +1,7 @@
 """What the kernels over a flat cache share: the row that a token has in a call, and its places in the cache.
 
 A row holds the queries, keys and values of all heads. Queries and keys are rotated, keys and values go into the cache in
-its dtype, and vectors of the cache are read as float32, those of bytes in an order of channels that saves shuffles.
+its dtype, from which vectors are read as float32.
 """
 
 # mypy: ignore-errors
@@ -17,9 +17,6 @@ from export.processor.online_softmax import LANES, lanes
 
 BYTES = {"float32": 4, "float16": 2, "int8": 1}
 """Of a number of the cache."""
-
-UNIT = 2.0**-24
-"""What `byte_of` gives for a byte of 1 is one over this."""
 
 
 @dataclass(frozen=True)
@@ -53,16 +50,6 @@ class FlatHeads:
     def padded(self) -> int:
         """Channels that are read of a head."""
         return -(-self.size // LANES) * LANES
-
-    @property
-    def words(self) -> bool:
-        """Whether bytes are taken out of words of four, so that a vector holds every fourth channel."""
-        return self.cache == "int8" and self.size % (4 * LANES) == 0
-
-    @property
-    def unit(self) -> float:
-        """What numbers that are read from the cache have to be multiplied with, besides the scales of bytes."""
-        return UNIT if self.words else 1.0
 
 
 def unsupported(heads: FlatHeads) -> str:
@@ -162,52 +149,25 @@ class Row:
                 zeros = T.broadcast(zero, many) if many > 1 else zero
                 T.buffer_store(cache, zeros, [sequence, self.head, at, span(begin, many)])
 
-    def read(self, cache, sequence, position, piece: int):
-        """float32 vector ``piece`` of a position: the channels that `channels` names, times one over `FlatHeads.unit`."""
-        place = sequence, self.head, T.Cast("int64", position)
-        if self.heads.words:
-            return byte_of(cache[(*place, T.ramp(piece // 4 * 4 * LANES, 1, 4 * LANES))], piece % 4)
-        return T.Cast(f"float32x{LANES}", cache[(*place, lanes(piece))])
+    def read(self, cache, sequence, position, piece):
+        """float32 vector ``piece`` of a position, without the scales of bytes."""
+        return T.Cast(f"float32x{LANES}", cache[sequence, self.head, T.Cast("int64", position), lanes(piece)])
 
-    def query(self, place, member, piece: int):
+    def query(self, place, member, piece):
         """A vector of what `take_queries` left, folded with the scales of keys in bytes."""
-        channels = self.channels(piece)
-        query = place[member, T.ramp(*channels)]
+        query = place[member, lanes(piece)]
         if self.key_scales is None:
             return query
-        first, step, count = channels
-        return query * self.key_scales[T.ramp(self.head * self.heads.width + first, step, count)]
-
-    def channels(self, piece: int) -> tuple[int, int, int]:
-        """Which channels of a head a vector holds: the first, the step and how many."""
-        return (piece // 4 * 4 * LANES + piece % 4, 4, LANES) if self.heads.words else (piece * LANES, 1, LANES)
+        return query * self.key_scales[span(self.head * self.heads.width + piece * LANES, LANES)]
 
     def end(self, query, vector, weights) -> None:
-        """Write the output of one head of queries: ``vector`` (first, many) of the total, by the sum of weights."""
+        """Write the output of a head of queries: values times weights, ``vector`` (first, many), by the sum of weights."""
         heads = self.heads
-        for piece in range(heads.padded // LANES):
-            first, step, _ = self.channels(piece)
-            count = min(LANES, heads.size - first)
-            for at, many in ((0, LANES),) if count == LANES else ((one, 1) for one in range(count)):
-                share = vector(piece * LANES + at, many)
-                share = share / (T.broadcast(weights, many) if many > 1 else weights)
-                if self.value_scales is not None:
-                    scales = self.value_scales[span(self.head * heads.width + first + at, many, step)]
-                    share = share * (scales * every(heads.unit, many))
-                T.buffer_store(self.out, share, [self.row, span(query * heads.size + first + at, many, step)])
-
-
-def byte_of(four, number):
-    """float32: every fourth of 32 bytes from ``number`` on, times 2^24: shifted to the top of a word, the rest cut off.
-
-    A processor takes less time for that than to widen bytes, which crosses lanes.
-    """
-    words = T.reinterpret(f"uint32x{LANES}", four)
-    if number < 3:
-        words = T.shift_left(words, T.broadcast(T.uint32(24 - 8 * number), LANES))
-    if number:
-        words = T.bitwise_and(words, T.broadcast(T.uint32(0xFF000000), LANES))
-    return T.Cast(f"float32x{LANES}", T.reinterpret(f"int32x{LANES}", words))
+        for begin, many in pieces(0, heads.size):
+            share = vector(begin, many) / (T.broadcast(weights, many) if many > 1 else weights)
+            if self.value_scales is not None:
+                share = share * self.value_scales[span(self.head * heads.width + begin, many)]
+            T.buffer_store(self.out, share, [self.row, span(query * heads.size + begin, many)])
 
 
 def pieces(begin: int, end: int) -> list[tuple[int, int]]:
@@ -216,8 +176,8 @@ def pieces(begin: int, end: int) -> list[tuple[int, int]]:
     return [(at, LANES) for at in range(begin, begin + whole, LANES)] + [(at, 1) for at in range(begin + whole, end)]
 
 
-def span(begin, many, step=1):
-    return T.ramp(begin, step, many) if many > 1 else begin
+def span(begin, many):
+    return T.ramp(begin, 1, many) if many > 1 else begin
 
 
 def every(number: float, many: int):

@@ -90,9 +90,9 @@ class Tile:
         with T.serial(0, here) as token:
             row = self._row(first + token)
             row.take_queries(place)
-            for member in range(heads.group):
+            with T.serial(0, heads.group) as member:
                 query = lambda piece, row=row, member=member: row.query(place, member, piece)  # noqa: E731
-                state.begin(token * heads.group + member, query, heads.scale * heads.unit)
+                state.begin(token * heads.group + member, query, heads.scale)
         panels = (here * heads.group + ROWS - 1) // ROWS
         row = self._row(first)
         with T.serial(0, (seen + BLOCK - 1) // BLOCK) as block:
@@ -106,7 +106,7 @@ class Tile:
                 state.add(panel, before + 1 - begin, here)
         with T.serial(0, here) as token:
             row = self._row(first + token)
-            for member in range(heads.group):
+            with T.serial(0, heads.group) as member:
                 at = token * heads.group + member
                 vector = lambda begin, many, at=at: state.total[at, span(begin, many)]  # noqa: E731
                 row.end(self.head * heads.group + member, vector, state.weights(at))

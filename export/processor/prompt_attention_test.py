@@ -10,7 +10,7 @@ import pytest
 
 from export.processor.conftest import Kernel, drawn, of_processor
 from export.processor.flat_attention import flat_attention
-from export.processor.flat_attention_test import CASES, EACH, EIGHT, THREE, operators
+from export.processor.flat_attention_test import CASES, EACH, EIGHT, THREE, named, operators
 from export.processor.flat_rows import FlatHeads
 from export.processor.prompt_attention import prompt_attention, tile_of
 from export.processor.register_tiles import BLOCK
@@ -86,7 +86,7 @@ class Prompt:
         return np.einsum("thn,hnd->thd", weights / weights.sum(2, keepdims=True), held[1]).reshape(len(self.qkv), -1)
 
 
-@pytest.mark.parametrize(("heads", "place"), CASES)
+@pytest.mark.parametrize(("heads", "place"), CASES, ids=named)
 def test_tokens_attend_to_what_lies_before_them_and_leave_the_rest_of_the_cache_alone(heads: FlatHeads, place: str) -> None:
     kernel = of_processor(place, prompt_attention, heads)
     for tokens in TOKENS:
@@ -95,10 +95,10 @@ def test_tokens_attend_to_what_lies_before_them_and_leave_the_rest_of_the_cache_
             before = [array.copy() for array in prompt.caches]
             out, expected = prompt.run(kernel), prompt.formula()
             assert np.abs(out - expected).max() < 1e-6 * np.abs(expected).max(), (tokens, length)
-            for side, wanted in enumerate(prompt.rotated()[1:]):
+            for side, wanted in enumerate(array.transpose(1, 0, 2) for array in prompt.rotated()[1:]):
                 kept = prompt.caches[side][0, :, prompt.written].astype(np.float64)
                 assert (kept[..., heads.size :] == 0).all()
-                kept, wanted = kept[..., : heads.size], wanted.transpose(1, 0, 2)
+                kept = kept[..., : heads.size]
                 if heads.cache == "int8":
                     scales = prompt.scales[side].reshape(heads.keys, 1, -1)[..., : heads.size]
                     codes = np.clip(np.rint(wanted / scales), -128, 127)
@@ -111,7 +111,7 @@ def test_tokens_attend_to_what_lies_before_them_and_leave_the_rest_of_the_cache_
                 np.testing.assert_array_equal(prompt.caches[side], before[side])
 
 
-@pytest.mark.parametrize(("heads", "place"), [case for case in CASES if case.values[0].width == case.values[0].size])
+@pytest.mark.parametrize(("heads", "place"), [case for case in CASES if case[0].width == case[0].size], ids=named)
 def test_numbers_and_caches_are_those_of_onnx_runtime(heads: FlatHeads, place: str) -> None:
     """In float16 its queries, scores and sums are rounded too. A call of its gets many tokens behind none alone."""
     cache, bound = heads.cache, 3e-3 if heads.cache == "float16" else 3e-6

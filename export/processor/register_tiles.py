@@ -90,7 +90,7 @@ class PromptSoftmax:
     def unpack(self, there, key, value) -> None:
         """Write one block of ``there`` positions; ``key`` and ``value`` give float32 of (position, number of the vector)."""
         with T.serial(0, (there + LANES - 1) // LANES) as eight:
-            for piece in range(self.vectors):
+            with T.serial(0, self.vectors) as piece:
                 for at in range(LANES):
                     # those behind the last one are not looked at
                     vector = key(T.min(eight * LANES + at, there - 1), piece)
@@ -101,7 +101,7 @@ class PromptSoftmax:
                 place = T.ramp(piece * LANES % WIDE, 1, LANES)
                 T.buffer_store(self.values, value(position, piece), [piece * LANES // WIDE, position, place])
 
-    def _turn(self, eight, piece: int) -> None:
+    def _turn(self, eight, piece) -> None:
         """Write rows of eight positions as columns."""
         for stage, (step, low) in enumerate(((1, [0, 8, 1, 9, 4, 12, 5, 13]), (2, [0, 1, 8, 9, 4, 5, 12, 13]))):
             high = [lane + 2 for lane in low]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -24,7 +26,7 @@ def rooted(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
 def operator(name: str, domain: str, inputs: dict[str, np.ndarray], outputs: list[str]) -> list[np.ndarray]:
     given = [helper.make_tensor_value_info(key, TensorProto.FLOAT, array.shape) for key, array in inputs.items()]
     made = [helper.make_tensor_value_info(key, TensorProto.FLOAT, None) for key in outputs if key]
-    attributes = {"epsilon": EPS} | ({} if domain else {"axis": -1})
+    attributes: dict[str, Any] = {"epsilon": EPS} | ({} if domain else {"axis": -1})
     node = helper.make_node(name, list(inputs), outputs, domain=domain, **attributes)
     opsets = [helper.make_opsetid("", 23), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(helper.make_graph([node], "one", given, made), opset_imports=opsets, ir_version=10)

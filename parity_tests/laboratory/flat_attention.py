@@ -1,6 +1,6 @@
 """What attention of one decode step costs over a flat cache: the machine code of packages beside ONNX Runtime's operator.
 
-    python -m parity_tests.laboratory.flat_attention [--heads 36 --kv-heads 36] [--size 64] [--threads 1] [--rotary 64]
+    python -m parity_tests.laboratory.flat_attention [--heads 36 --kv-heads 36] [--size 64] [--threads 1]
 
 Milliseconds a call of one and of eight rows, by the positions that are filled and by the cache's type, and GB/s of the keys
 and values read; beside them GroupQueryAttention of the same rows (rotated already, so it does less), and a plain read of the
@@ -45,8 +45,8 @@ COPIES_BYTES = 1 << 27
 SPARE = 32
 """Positions of the capacity that are not filled."""
 
-REST = 0.003
-"""Seconds between turns, in which threads stop to spin."""
+REST = 0.1
+"""Seconds between turns of several threads, in which those of the one before stop to look for work."""
 
 STEP = np.float32(4 / 127)
 """The scale of int8 caches."""
@@ -150,7 +150,7 @@ def session(heads: FlatHeads, threads: int) -> onnxruntime.InferenceSession:
     names = ["q", "k", "v", "past_key", "past_value", "last", "total"]
     attributes = {"num_heads": heads.queries, "kv_num_heads": heads.keys, "scale": 1.0, "do_rotary": 0}
     wide = zip("qkv", (heads.queries, heads.keys, heads.keys), strict=True)
-    inputs = [value(name, given, ["n", 1, number * heads.width]) for name, number in wide]
+    inputs = [value(name, given, ["n", "t", number * heads.width]) for name, number in wide]
     inputs += [value(name, held, ["n", heads.keys, "capacity", heads.width]) for name in names[3:5]]
     inputs += [value("last", TensorProto.INT32, ["n"]), value("total", TensorProto.INT32, [1])]
     if quantised:
@@ -159,7 +159,7 @@ def session(heads: FlatHeads, threads: int) -> onnxruntime.InferenceSession:
         inputs += [value(name, TensorProto.FLOAT, [heads.keys, 1, heads.width]) for name in names[-2:]]
     node = helper.make_node("GroupQueryAttention", names, ["out", "key", "value"], domain="com.microsoft", **attributes)
     outputs = [
-        value("out", given, ["n", 1, heads.queries * heads.width]),
+        value("out", given, ["n", "t", heads.queries * heads.width]),
         value("key", held, None),
         value("value", held, None),
     ]
@@ -176,12 +176,12 @@ def compiled(kernel: tvm.tirx.PrimFunc, target: str) -> Callable[..., None]:
         return tvm.compile(module, target=Target(TARGETS[target]))["kernel"]
 
 
-def measured(calls: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
+def measured(calls: dict[str, Callable[[], None]], rounds: int, rest: float = 0) -> dict[str, float]:
     """Seconds of each, medians of rounds in which all take turns."""
     taken: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(rounds + 1):
         for name, call in calls.items():
-            time.sleep(REST)
+            time.sleep(rest)
             began = time.perf_counter()
             call()
             if turn:
@@ -207,7 +207,8 @@ def parser(prog: str) -> Parser:
 
 
 def _run(given: argparse.Namespace) -> int:
-    os.environ["TVM_NUM_THREADS"] = str(given.threads)
+    # TVM's threads look for work 300,000 times by default, a tenth of a second in which they disturb the others
+    os.environ |= {"TVM_NUM_THREADS": str(given.threads), "TVM_THREAD_POOL_SPIN_COUNT": "3000"}
     reads = compiled(plain_read(), given.target)
     for cache in given.caches:
         heads = FlatHeads(given.heads, given.kv_heads, given.size, given.size, given.size, given.size**-0.5, cache)
@@ -217,7 +218,7 @@ def _run(given: argparse.Namespace) -> int:
                 case = Case.drawn(heads, rows, positions)
                 calls = {"ours": case.ours(kernel), "ONNX Runtime": case.theirs(opened), "plain read": case.read(reads)}
                 line = f"{cache:8} {rows} rows {positions:5} positions"
-                for name, seconds in measured(calls, given.rounds).items():
+                for name, seconds in measured(calls, given.rounds, REST if given.threads > 1 else 0).items():
                     each = seconds / len(case.caches)
                     line += f"  {name} {each * 1e3:7.3f} ms {case.bytes_read / each / 1e9:5.1f} GB/s"
                 console.out(line)
