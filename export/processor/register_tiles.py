@@ -89,13 +89,12 @@ class PromptSoftmax:
 
     def unpack(self, there, key, value) -> None:
         """Write one block of ``there`` positions; ``key`` and ``value`` give float32 of (position, number of the vector)."""
-        with T.serial(0, (there + LANES - 1) // LANES) as eight:
-            with T.serial(0, self.vectors) as piece:
-                for at in range(LANES):
-                    # those behind the last one are not looked at
-                    vector = key(T.min(eight * LANES + at, there - 1), piece)
-                    T.buffer_store(self.turned, vector, [0, at, lanes(0)])
-                self._turn(eight, piece)
+        with T.serial(0, (there + LANES - 1) // LANES) as eight, T.serial(0, self.vectors) as piece:
+            for at in range(LANES):
+                # those behind the last one are not looked at
+                vector = key(T.min(eight * LANES + at, there - 1), piece)
+                T.buffer_store(self.turned, vector, [0, at, lanes(0)])
+            self._turn(eight, piece)
         with T.serial(0, there) as position:
             for piece in range(self.vectors):
                 place = T.ramp(piece * LANES % WIDE, 1, LANES)
