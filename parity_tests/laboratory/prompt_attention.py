@@ -22,7 +22,7 @@ import tvm_ffi
 
 from export.processor.flat_rows import FlatHeads
 from export.processor.prompt_attention import prompt_attention
-from parity_tests.laboratory.flat_attention import STEP, TARGETS, compiled, kept, measured, session
+from parity_tests.laboratory.flat_attention import REST, STEP, TARGETS, compiled, kept, measured, session
 from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, execute
 from runtime_py.command.parser import Parser
@@ -100,7 +100,7 @@ def parser(prog: str) -> Parser:
 
 
 def _run(given: argparse.Namespace) -> int:
-    os.environ |= {"TVM_NUM_THREADS": str(given.threads), "TVM_THREAD_POOL_SPIN_COUNT": "1000"}
+    os.environ |= {"TVM_NUM_THREADS": str(given.threads), "TVM_THREAD_POOL_SPIN_COUNT": "3000"}
     for cache in given.caches:
         heads = FlatHeads(given.heads, given.kv_heads, given.size, given.size, given.size, given.size**-0.5, cache)
         kernel, opened = compiled(prompt_attention(heads), given.target), session(heads, given.threads)
@@ -109,7 +109,7 @@ def _run(given: argparse.Namespace) -> int:
                 case = Case(heads, tokens, before)
                 calls = {"ours": case.ours(kernel), "ONNX Runtime": case.theirs(opened)}
                 line = f"{cache:8} {tokens:4} tokens behind {before:4}"
-                for name, seconds in measured(calls, given.rounds).items():
+                for name, seconds in measured(calls, given.rounds, REST if given.threads > 1 else 0).items():
                     line += f"  {name} {seconds * 1e3:8.3f} ms {case.products / seconds / 1e9:5.1f} GMAC/s"
                 console.out(line)
     return ExitCode.OK
