@@ -12,7 +12,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from export.processor.conftest import X86, Kernel, drawn, of_processor
-from export.processor.flat_attention import BYTES, FlatHeads, flat_attention, unsupported
+from export.processor.flat_attention import flat_attention
+from export.processor.flat_rows import BYTES, FlatHeads, unsupported
 from export.processor.score_tiles import BLOCK, TILE
 
 CAPACITY = 3 * BLOCK + 5
@@ -131,14 +132,14 @@ def test_rows_attend_to_what_lies_in_the_cache_and_leave_the_rest_of_it_alone(he
         np.testing.assert_array_equal(cache, before[side])
 
 
-def operators(heads: FlatHeads) -> onnxruntime.InferenceSession:
+def operators(heads: FlatHeads, capacity: int = CAPACITY) -> onnxruntime.InferenceSession:
     """RotaryEmbedding of queries and keys, and GroupQueryAttention, as `export.backends.onnx.kernels` puts them together."""
     kinds = {"float16": TensorProto.FLOAT16, "float32": TensorProto.FLOAT, "int8": TensorProto.INT8}
     held, value, quantised = kinds[heads.cache], helper.make_tensor_value_info, heads.cache == "int8"
     wide = {"q": heads.queries, "k": heads.keys, "v": heads.keys}
-    inputs = [value(name, TensorProto.FLOAT, ["n", 1, count * heads.size]) for name, count in wide.items()]
-    inputs += [value(name, TensorProto.FLOAT, ["n", 1, heads.rotary // 2]) for name in ("cos", "sin")]
-    inputs += [value(name, held, ["n", heads.keys, CAPACITY, heads.width]) for name in ("past_key", "past_value")]
+    inputs = [value(name, TensorProto.FLOAT, ["n", "t", count * heads.size]) for name, count in wide.items()]
+    inputs += [value(name, TensorProto.FLOAT, ["n", "t", heads.rotary // 2]) for name in ("cos", "sin")]
+    inputs += [value(name, held, ["n", heads.keys, capacity, heads.width]) for name in ("past_key", "past_value")]
     inputs += [value("last", TensorProto.INT32, ["n"]), value("total", TensorProto.INT32, [1])]
     nodes, computed = [], TensorProto.FLOAT if quantised else held
     for name in "qk":

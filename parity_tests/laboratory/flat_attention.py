@@ -26,7 +26,8 @@ from onnx import TensorProto, helper
 from tvm.ir import IRModule
 from tvm.target import Target
 
-from export.processor.flat_attention import FlatHeads, flat_attention
+from export.processor.flat_attention import flat_attention
+from export.processor.flat_rows import FlatHeads
 from parity_tests.laboratory.row_products import PARTS, plain_read
 from runtime_py.backends.page_by_page import zeros
 from runtime_py.command import console, flags
@@ -149,7 +150,7 @@ def session(heads: FlatHeads, threads: int) -> onnxruntime.InferenceSession:
     names = ["q", "k", "v", "past_key", "past_value", "last", "total"]
     attributes = {"num_heads": heads.queries, "kv_num_heads": heads.keys, "scale": 1.0, "do_rotary": 0}
     wide = zip("qkv", (heads.queries, heads.keys, heads.keys), strict=True)
-    inputs = [value(name, given, ["n", 1, number * heads.width]) for name, number in wide]
+    inputs = [value(name, given, ["n", "t", number * heads.width]) for name, number in wide]
     inputs += [value(name, held, ["n", heads.keys, "capacity", heads.width]) for name in names[3:5]]
     inputs += [value("last", TensorProto.INT32, ["n"]), value("total", TensorProto.INT32, [1])]
     if quantised:
@@ -158,7 +159,7 @@ def session(heads: FlatHeads, threads: int) -> onnxruntime.InferenceSession:
         inputs += [value(name, TensorProto.FLOAT, [heads.keys, 1, heads.width]) for name in names[-2:]]
     node = helper.make_node("GroupQueryAttention", names, ["out", "key", "value"], domain="com.microsoft", **attributes)
     outputs = [
-        value("out", given, ["n", 1, heads.queries * heads.width]),
+        value("out", given, ["n", "t", heads.queries * heads.width]),
         value("key", held, None),
         value("value", held, None),
     ]

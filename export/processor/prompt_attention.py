@@ -1,0 +1,115 @@
+"""Attention of a prompt over a flat cache: many tokens of one sequence in one call, as `flat_attention` has one of several.
+
+Keys and values of all tokens go into the cache first. Then each core takes a head of keys and a tile of tokens, whose
+queries (`members`) share what is read: a block of positions is widened once, keys with the positions side by side, so that a
+channel of a query is multiplied with many of them at once and no vector has to be added up (`register_tiles`). A token's
+sums have the same order whatever the call's other tokens are.
+"""
+
+# mypy: ignore-errors
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tvm import tirx
+from tvm.script import tirx as T
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder.tirx import prim_func
+
+from export.processor.flat_rows import FlatHeads, Row, arguments, span
+from export.processor.register_tiles import BLOCK, ROWS, prompt_softmax
+
+MEMBERS = 48
+"""Heads of queries that share what is read of a head of keys, about."""
+
+
+def tile_of(heads: FlatHeads) -> int:
+    """Tokens of a tile."""
+    return max(4, MEMBERS // heads.group)
+
+
+def prompt_attention(heads: FlatHeads) -> tirx.PrimFunc:
+    """Tokens of one sequence: rotated, kept in the caches, and each attended to all positions up to its own.
+
+    Arguments, in this order, where t, sequences (at least 1) and capacity are read from the arrays:
+        qkv: float32 (t, (queries + 2 * keys) * size), not rotated.
+        cos, sin: float32 (t, rotary / 2).
+        lengths: int32 (1,), positions that are filled before the first of these tokens, at most the capacity less t.
+        key_scales, value_scales: float32 (keys * width), where the cache is int8 alone.
+        key_cache, value_cache: (sequences, keys, capacity, width) of the cache's dtype; the first sequence is written.
+        out: float32 (t, queries * size).
+
+    Raises:
+        ValueError: `export.processor.flat_rows.unsupported` says why.
+    """
+    with IRBuilder() as builder, prim_func(s_tir=True):
+        T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
+        tokens = T.int32()
+        arrays = arguments(heads, tokens, 1)
+        lengths = arrays["lengths"]
+        with T.parallel(0, tokens * heads.keys) as item, T.sblock("keep"):
+            T.reads()
+            T.writes()
+            row = Row(heads=heads, row=item // heads.keys, head=item % heads.keys, **arrays)
+            place = T.sblock_alloc_buffer((2, heads.padded), "float32")
+            row.take_key_and_value(place)
+            row.keep(place, 0, lengths[0] + row.row)
+        tiles = (tokens + tile_of(heads) - 1) // tile_of(heads)
+        with T.parallel(0, tiles * heads.keys) as item, T.sblock("attention"):
+            T.reads()
+            T.writes()
+            Tile(heads, tokens, number_of(item % tiles, tiles), item // tiles, arrays).write()
+    return builder.get()
+
+
+def number_of(turn, tiles):
+    """Which tile is taken in which turn: one from the begin, one from the end, as later ones take longer."""
+    return T.if_then_else(turn % 2 == 0, turn // 2, tiles - 1 - turn // 2)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """The statements of the tokens of one tile and one head of keys."""
+
+    heads: FlatHeads
+    tokens: tirx.Expr
+    number: tirx.Expr
+    head: tirx.Expr
+    arrays: dict[str, tirx.Buffer]
+
+    def write(self) -> None:
+        heads, tile = self.heads, tile_of(self.heads)
+        place = T.sblock_alloc_buffer((heads.group, heads.padded), "float32")
+        state = prompt_softmax(tile * heads.group, heads.group, heads.size, heads.padded)
+        numbers = T.sblock_alloc_buffer((4,), "int32")
+        first, here, before, seen = (numbers[at] for at in range(4))
+        T.buffer_store(numbers, self.number * tile, [0])
+        T.buffer_store(numbers, T.min(tile, self.tokens - first), [1])
+        T.buffer_store(numbers, self.arrays["lengths"][0] + first, [2])
+        T.buffer_store(numbers, before + here, [3])
+        with T.serial(0, here) as token:
+            row = self._row(first + token)
+            row.take_queries(place)
+            with T.serial(0, heads.group) as member:
+                query = lambda piece, row=row, member=member: row.query(place, member, piece)  # noqa: E731
+                state.begin(token * heads.group + member, query, heads.scale)
+        panels = (here * heads.group + ROWS - 1) // ROWS
+        row = self._row(first)
+        with T.serial(0, (seen + BLOCK - 1) // BLOCK) as block:
+            begin = block * BLOCK
+            state.unpack(
+                T.min(BLOCK, seen - begin),
+                lambda position, piece: row.read(row.key_cache, 0, begin + position, piece),
+                lambda position, piece: row.read(row.value_cache, 0, begin + position, piece),
+            )
+            with T.serial(0, panels) as panel:
+                state.add(panel, before + 1 - begin, here)
+        with T.serial(0, here) as token:
+            row = self._row(first + token)
+            with T.serial(0, heads.group) as member:
+                at = token * heads.group + member
+                vector = lambda begin, many, at=at: state.total[at, span(begin, many)]  # noqa: E731
+                row.end(self.head * heads.group + member, vector, state.weights(at))
+
+    def _row(self, token) -> Row:
+        return Row(heads=self.heads, row=token, head=self.head, **self.arrays)

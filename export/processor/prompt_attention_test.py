@@ -1,0 +1,176 @@
+"""Attention of a prompt: the formula over what lies in the cache, ONNX Runtime's operators, and what stays untouched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+
+from export.processor.conftest import Kernel, drawn, of_processor
+from export.processor.flat_attention import flat_attention
+from export.processor.flat_attention_test import CASES, EACH, EIGHT, THREE, named, operators
+from export.processor.flat_rows import FlatHeads
+from export.processor.prompt_attention import prompt_attention, tile_of
+from export.processor.register_tiles import BLOCK
+
+TOKENS = (1, 2, 3, 7, 16, 33, 130)
+LENGTHS = (0, 5, BLOCK, 200)
+CAPACITY = max(LENGTHS) + max(TOKENS) + 3
+
+
+@dataclass
+class Prompt:
+    """Inputs of one call behind ``length`` positions; the caches have one more sequence."""
+
+    heads: FlatHeads
+    length: int
+    qkv: np.ndarray
+    cos: np.ndarray
+    sin: np.ndarray
+    scales: Sequence[np.ndarray]
+    caches: Sequence[np.ndarray]
+
+    @classmethod
+    def drawn(cls, heads: FlatHeads, tokens: int, length: int) -> Prompt:
+        """What is no position of the first sequence holds no number, where the cache can say so."""
+        angles = np.abs(drawn(1, tokens, heads.rotary // 2)) * 3
+        caches, scales = [], []
+        for seed in (2, 3):
+            array = drawn(seed, 2, heads.keys, CAPACITY, heads.width)
+            if heads.cache == "int8":
+                scales.append(np.abs(drawn(seed + 2, heads.keys, heads.width)) * 0.02 + 0.01)
+                array = np.clip(np.rint(array / scales[-1][:, None]), -128, 127)
+            array[..., heads.size :] = 0
+            if heads.cache != "int8":
+                array[0, :, length:] = np.nan
+            caches.append(array.astype(heads.cache))
+        qkv = drawn(6, tokens, (heads.queries + 2 * heads.keys) * heads.size)
+        return cls(heads, length, qkv, np.cos(angles), np.sin(angles), [scale.reshape(-1) for scale in scales], caches)
+
+    @property
+    def written(self) -> slice:
+        return slice(self.length, self.length + len(self.qkv))
+
+    def part(self, tokens: slice, length: int) -> Prompt:
+        return replace(self, length=length, qkv=self.qkv[tokens], cos=self.cos[tokens], sin=self.sin[tokens])
+
+    def run(self, kernel: Kernel) -> np.ndarray:
+        out = np.full((len(self.qkv), self.heads.queries * self.heads.size), np.nan, np.float32)
+        kernel(self.qkv, self.cos, self.sin, np.array([self.length], np.int32), *self.scales, *self.caches, out)
+        return out
+
+    def rotated(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """float64 queries, keys and values (token, head, size)."""
+        heads, half = self.heads, self.heads.rotary // 2
+        x = self.qkv.reshape(len(self.qkv), -1, heads.size).astype(np.float64)
+        cos, sin = (table[:, None].astype(np.float64) for table in (self.cos, self.sin))
+        turned, split = x.copy(), (heads.queries, heads.queries + heads.keys)
+        turned[..., :half] = x[..., :half] * cos - x[..., half : 2 * half] * sin
+        turned[..., half : 2 * half] = x[..., half : 2 * half] * cos + x[..., :half] * sin
+        return turned[:, : split[0]], turned[:, split[0] : split[1]], x[:, split[1] :]
+
+    def formula(self) -> np.ndarray:
+        """float64 attention over the first sequence of the caches as they lie after the call."""
+        heads, held = self.heads, []
+        for side, cache in enumerate(self.caches):
+            array = cache[0, :, : self.written.stop].astype(np.float64)
+            if self.scales:
+                array = array * self.scales[side].reshape(heads.keys, 1, heads.width)
+            held.append(np.repeat(array[..., : heads.size], heads.group, 0))
+        scores = np.einsum("thd,hnd->thn", self.rotated()[0], held[0]) * heads.scale
+        positions, last = np.arange(scores.shape[2]), self.length + np.arange(len(self.qkv))
+        scores[np.broadcast_to(positions > last[:, None, None], scores.shape)] = -np.inf
+        weights = np.exp(scores - scores.max(2, keepdims=True))
+        return np.einsum("thn,hnd->thd", weights / weights.sum(2, keepdims=True), held[1]).reshape(len(self.qkv), -1)
+
+
+@pytest.mark.parametrize(("heads", "place"), CASES, ids=named)
+def test_tokens_attend_to_what_lies_before_them_and_leave_the_rest_of_the_cache_alone(heads: FlatHeads, place: str) -> None:
+    kernel = of_processor(place, prompt_attention, heads)
+    for tokens in TOKENS:
+        for length in LENGTHS:
+            prompt = Prompt.drawn(heads, tokens, length)
+            before = [array.copy() for array in prompt.caches]
+            out, expected = prompt.run(kernel), prompt.formula()
+            assert np.abs(out - expected).max() < 1e-6 * np.abs(expected).max(), (tokens, length)
+            for side, wanted in enumerate(array.transpose(1, 0, 2) for array in prompt.rotated()[1:]):
+                kept = prompt.caches[side][0, :, prompt.written].astype(np.float64)
+                assert (kept[..., heads.size :] == 0).all()
+                kept = kept[..., : heads.size]
+                if heads.cache == "int8":
+                    scales = prompt.scales[side].reshape(heads.keys, 1, -1)[..., : heads.size]
+                    codes = np.clip(np.rint(wanted / scales), -128, 127)
+                    # a number on a boundary may go to the next byte
+                    assert (kept != codes).mean() < 0.01 and np.abs(kept - codes).max() <= 1
+                else:
+                    bound = {"float16": 2.0**-10, "float32": 3e-7}[heads.cache]
+                    np.testing.assert_allclose(kept, wanted, rtol=bound, atol=3e-7)
+                prompt.caches[side][0, :, prompt.written] = before[side][0, :, prompt.written]
+                np.testing.assert_array_equal(prompt.caches[side], before[side])
+
+
+@pytest.mark.parametrize(("heads", "place"), [case for case in CASES if case[0].width == case[0].size], ids=named)
+def test_numbers_and_caches_are_those_of_onnx_runtime(heads: FlatHeads, place: str) -> None:
+    """In float16 its queries, scores and sums are rounded too. A call of its gets many tokens behind none alone."""
+    cache, bound = heads.cache, 3e-3 if heads.cache == "float16" else 3e-6
+    session = operators(heads, CAPACITY)
+    for tokens, length in ((1, 200), (7, 0), (33, 0), (130, 0), (33, 64)):
+        prompt = Prompt.drawn(heads, tokens, length)
+        split = np.cumsum([heads.queries, heads.keys]) * heads.size
+        fed = dict(zip("qkv", (part[None] for part in np.split(prompt.qkv, split, 1)), strict=True))
+        fed |= {"cos": prompt.cos[None], "sin": prompt.sin[None], "last": np.array([prompt.written.stop - 1], np.int32)}
+        fed["total"] = np.array([prompt.written.stop], np.int32)
+        pasts = (np.nan_to_num(array[:1].copy()) for array in prompt.caches)
+        fed |= dict(zip(("past_key", "past_value"), pasts, strict=True))
+        if prompt.scales:
+            scales = (scale.reshape(heads.keys, 1, heads.width) for scale in prompt.scales)
+            fed |= dict(zip(("key_scale", "value_scale"), scales, strict=True))
+        theirs, *kept = session.run(None, fed)
+        out = prompt.run(of_processor(place, prompt_attention, heads))
+        assert np.abs(out - theirs[0]).max() < bound * np.abs(theirs).max(), (tokens, length)
+        for ours, written in zip(prompt.caches, kept, strict=True):
+            one, other = (array[0, :, : prompt.written.stop].astype(np.float64) for array in (ours, written))
+            # where float32 numbers differ in their last bit, rounded ones may be neighbours
+            relative = {"float16": 2.0**-10, "float32": 3e-7, "int8": 0}[cache]
+            width = 1 if cache == "int8" else np.maximum(np.abs(other), 1e-4) * relative
+            assert (np.abs(one - other) <= width).all() and (one != other).mean() < (0.01 if cache != "float32" else 1.1)
+
+
+@pytest.mark.parametrize(("heads", "cache"), [(EACH, "float16"), (THREE, "int8"), (EIGHT, "float16")])
+def test_one_token_has_the_numbers_of_a_step(heads: FlatHeads, cache: str) -> None:
+    heads = replace(heads, cache=cache)
+    for length in LENGTHS:
+        one, other = (Prompt.drawn(heads, 1, length) for _ in range(2))
+        out = one.run(of_processor("v3", prompt_attention, heads))
+        step = other.run(of_processor("v3", flat_attention, heads))
+        assert np.abs(out - step).max() < 1e-6 * np.abs(step).max()
+        for ours, theirs in zip(one.caches, other.caches, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(("heads", "cache"), [(EACH, "float16"), (THREE, "int8")])
+def test_the_numbers_of_a_token_are_the_same_in_any_company(heads: FlatHeads, cache: str) -> None:
+    heads = replace(heads, cache=cache)
+    kernel, whole = of_processor("v3", prompt_attention, heads), Prompt.drawn(heads, 130, 5)
+    parts = replace(whole, caches=[array.copy() for array in whole.caches])
+    out, begin = whole.run(kernel), 0
+    for many in (1, tile_of(heads), 3, 7, BLOCK, 130):
+        tokens = slice(begin, min(begin + many, 130))
+        np.testing.assert_array_equal(parts.part(tokens, 5 + begin).run(kernel), out[tokens])
+        begin += many
+    for one, other in zip(whole.caches, parts.caches, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_large_scores_are_right() -> None:
+    heads = replace(THREE, scale=300.0, cache="float16")
+    prompt = Prompt.drawn(heads, 33, 64)
+    # scores of thousands have no more digits behind the point than float32 leaves them
+    assert np.abs(prompt.run(of_processor("v3", prompt_attention, heads)) - prompt.formula()).max() < 1e-2
+
+
+def test_heads_without_a_kernel_are_told_apart() -> None:
+    with pytest.raises(ValueError, match="no attention kernel: 33 of 64 channels"):
+        prompt_attention(FlatHeads(4, 4, 64, 64, 33, 0.1, "int8"))
