@@ -10,7 +10,7 @@ from tvm.target import Target
 from export.processor import block_product, flat_attention, prompt_attention, row_kernels
 from export.processor.block_instructions import block_instructions
 from export.processor.block_product import BlockMatrix
-from export.processor.flat_attention import FlatHeads
+from export.processor.flat_rows import FlatHeads
 from export.processor.targets import TARGETS
 
 

@@ -21,8 +21,8 @@ from export.backends.onnx.decoder_library.values import (
 )
 from export.processor.block_product import BlockMatrix
 from export.processor.block_product import unsupported as unsupported_matrix
-from export.processor.flat_attention import FlatHeads
-from export.processor.flat_attention import unsupported as unsupported_heads
+from export.processor.flat_rows import FlatHeads
+from export.processor.flat_rows import unsupported as unsupported_heads
 
 
 @operator("Identity")
