@@ -179,6 +179,7 @@ def test_what_it_does_not_have_is_refused_before_any_work(
         str(GOLDENS / model),
         "cpu",
         output=tmp_path / "package",
+        skip_verify=True,
         without_tokenizer=True,
         beyond_trained=True,
         options={"decoder_library": True, **options},
