@@ -19,12 +19,12 @@ from tvm.script.ir_builder.tirx import prim_func
 from export.processor.flat_rows import FlatHeads, Row, arguments, span
 from export.processor.register_tiles import BLOCK, ROWS, prompt_softmax
 
-MEMBERS = 48
+MEMBERS = 96
 """Heads of queries that share what is read of a head of keys, about."""
 
 
-def tile_of(heads: FlatHeads) -> int:
-    """Tokens of a tile."""
+def most_of(heads: FlatHeads) -> int:
+    """Tokens of a tile, at most."""
     return max(4, MEMBERS // heads.group)
 
 
@@ -54,11 +54,11 @@ def prompt_attention(heads: FlatHeads) -> tirx.PrimFunc:
             place = T.sblock_alloc_buffer((2, heads.padded), "float32")
             row.take_key_and_value(place)
             row.keep(place, 0, lengths[0] + row.row)
-        tiles = (tokens + tile_of(heads) - 1) // tile_of(heads)
+        tiles = (tokens + most_of(heads) - 1) // most_of(heads)
         with T.parallel(0, tiles * heads.keys) as item, T.sblock("attention"):
             T.reads()
             T.writes()
-            Tile(heads, tokens, number_of(item % tiles, tiles), item // tiles, arrays).write()
+            Tile(heads, tokens, tiles, number_of(item % tiles, tiles), item // tiles, arrays).write()
     return builder.get()
 
 
@@ -73,18 +73,19 @@ class Tile:
 
     heads: FlatHeads
     tokens: tirx.Expr
+    tiles: tirx.Expr
     number: tirx.Expr
     head: tirx.Expr
     arrays: dict[str, tirx.Buffer]
 
     def write(self) -> None:
-        heads, tile = self.heads, tile_of(self.heads)
+        heads = self.heads
         place = T.sblock_alloc_buffer((heads.group, heads.padded), "float32")
-        state = prompt_softmax(tile * heads.group, heads.group, heads.size, heads.padded)
+        state = prompt_softmax(most_of(heads) * heads.group, heads.group, heads.size, heads.padded)
         numbers = T.sblock_alloc_buffer((4,), "int32")
         first, here, before, seen = (numbers[at] for at in range(4))
-        T.buffer_store(numbers, self.number * tile, [0])
-        T.buffer_store(numbers, T.min(tile, self.tokens - first), [1])
+        T.buffer_store(numbers, self.number * self.tokens // self.tiles, [0])
+        T.buffer_store(numbers, (self.number + 1) * self.tokens // self.tiles - first, [1])
         T.buffer_store(numbers, self.arrays["lengths"][0] + first, [2])
         T.buffer_store(numbers, before + here, [3])
         with T.serial(0, here) as token:

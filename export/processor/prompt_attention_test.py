@@ -12,7 +12,7 @@ from export.processor.conftest import Kernel, drawn, of_processor
 from export.processor.flat_attention import flat_attention
 from export.processor.flat_attention_test import CASES, EACH, EIGHT, THREE, named, operators
 from export.processor.flat_rows import FlatHeads
-from export.processor.prompt_attention import prompt_attention, tile_of
+from export.processor.prompt_attention import most_of, prompt_attention
 from export.processor.register_tiles import BLOCK
 
 TOKENS = (1, 2, 3, 7, 16, 33, 130)
@@ -156,7 +156,7 @@ def test_the_numbers_of_a_token_are_the_same_in_any_company(heads: FlatHeads, ca
     kernel, whole = of_processor("v3", prompt_attention, heads), Prompt.drawn(heads, 130, 5)
     parts = replace(whole, caches=[array.copy() for array in whole.caches])
     out, begin = whole.run(kernel), 0
-    for many in (1, tile_of(heads), 3, 7, BLOCK, 130):
+    for many in (1, most_of(heads), 3, 7, 130):
         tokens = slice(begin, min(begin + many, 130))
         np.testing.assert_array_equal(parts.part(tokens, 5 + begin).run(kernel), out[tokens])
         begin += many

@@ -2,7 +2,7 @@
 
 ROWS x WIDE sums stay in registers while channels, or positions, pass by: for each, one vector is read, and one number of
 every row, which multiplies all of it. 16 registers of 8 numbers hold that, as do 32 of 4 or of 16. Keys are turned when they
-are widened, so that a vector holds positions.
+are widened, so that a vector holds positions and scores come side by side.
 """
 
 # mypy: ignore-errors
@@ -50,7 +50,7 @@ class PromptSoftmax:
         tops: (LANES, WIDE), in registers: the largest score or the sum of weights of each row and lane.
         turned: (3, LANES, LANES), in registers, of keys while they are turned.
         change: (LANES,), what older weights of each row are multiplied with.
-        limits: (ROWS + 2,), how many positions of the block each row sees, the most of them and vectors of these.
+        limits: int32 (ROWS + 2,), how many positions of the block each row sees, the most, and how many vectors these are.
     """
 
     group: int

@@ -19,6 +19,8 @@ from tvm.target import Target
 from export.processor.conftest import ARM64, drawn
 from export.processor.flat_attention import flat_attention
 from export.processor.flat_attention_test import EACH, THREE, Step
+from export.processor.prompt_attention import prompt_attention
+from export.processor.prompt_attention_test import Prompt
 from export.processor.row_kernels import gate, skip_norm
 from export.processor.row_kernels_test import EPS, rooted
 
@@ -66,6 +68,20 @@ def test_attention_is_that_of_the_formula(tmp_path: Path, heads, cache: str) -> 
         for row, length in enumerate(step.lengths):
             assert (cached[row, :, length] != before[row, :, length]).any()
             before[row, :, length] = cached[row, :, length]
+        np.testing.assert_array_equal(cached, before)
+
+
+@pytest.mark.parametrize(("heads", "cache"), [(EACH, "float16"), (THREE, "int8")], ids=["float16", "int8"])
+def test_attention_of_a_prompt_is_that_of_the_formula(tmp_path: Path, heads, cache: str) -> None:
+    prompt = Prompt.drawn(replace(heads, cache=cache), 33, 64)
+    out = np.zeros((33, heads.queries * heads.size), np.float32)
+    given = [prompt.qkv, prompt.cos, prompt.sin, np.array([64], np.int32), *prompt.scales, *prompt.caches, out]
+    *_, keys, values, made = called(tmp_path, prompt_attention(prompt.heads), given)
+    after = replace(prompt, caches=(keys.copy(), values.copy()))
+    expected = after.formula()
+    assert np.abs(made - expected).max() < 1e-6 * np.abs(expected).max()
+    for before, cached in zip(prompt.caches, after.caches, strict=True):
+        cached[0, :, prompt.written] = before[0, :, prompt.written]
         np.testing.assert_array_equal(cached, before)
 
 
