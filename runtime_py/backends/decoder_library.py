@@ -21,6 +21,7 @@ from runtime_py.backends.ort_providers import CPU
 from runtime_py.backends.processor import architecture, instructions
 from runtime_py.backends.records import DECODER_LIBRARY, ONNX
 from runtime_py.backends.tvm_runtime import require_tvm, tvm_ffi, use_threads
+from runtime_py.contracts import DECODER, StageContract
 from runtime_py.errors import MachineError, PackageError
 from runtime_py.files.json_file import read_json
 from runtime_py.package.files import listed_file
@@ -75,6 +76,7 @@ class DecoderLibrary:
         require_tvm(block["tvm"])
         self.variant = chosen_variant(block["libraries"])
         self.seconds, self._threads = 0.0, threads
+        self._contract = StageContract.from_json(manifest["contracts"][DECODER])
         self._ffi = tvm_ffi()
         index = listed_file(folder, manifest, block["index"])
         library = listed_file(folder, manifest, block["libraries"][self.variant])
@@ -103,6 +105,28 @@ class DecoderLibrary:
         arrays = buffers.arrays
         fits = 0 < sequences <= MOST_SEQUENCES and set(self.caches) == set(arrays)
         return fits and all(array.ctypes.data % ALIGNMENT == 0 for array in arrays.values())
+
+    def fed(
+        self, inputs: Mapping[str, np.ndarray], lengths: np.ndarray, buffers: CacheBuffers, positions: np.ndarray
+    ) -> np.ndarray:
+        """One token of each of several sequences, or any number of one; inputs are checked as a graph's are.
+
+        Args:
+            inputs, lengths, buffers: see `step` and `read`.
+            positions: indices into the tokens, of those whose logits are wanted; negative ones count from the end.
+
+        Returns:
+            float32 logits (sequences, positions, vocabulary).
+
+        Raises:
+            PackageError: an input does not fit the decoder's contract.
+        """
+        for tensor in self._contract.inputs:
+            if tensor.name in INPUTS:
+                tensor.check(np.ascontiguousarray(inputs[tensor.name], tensor.dtype), DECODER)
+        if inputs[INPUTS[0]].shape[1] == 1 and positions.tolist() in ([-1], [0]):
+            return self.step(inputs, lengths, buffers)
+        return self.read(inputs, int(lengths[0]), buffers, positions)
 
     def step(self, inputs: Mapping[str, np.ndarray], lengths: np.ndarray, buffers: CacheBuffers) -> np.ndarray:
         """Feed one token of each of n sequences; its keys and values go behind those that are there.

@@ -11,20 +11,21 @@ from typing import Any
 import numpy as np
 
 from runtime_py.backends.base import Arrays, closed
-from runtime_py.backends.decoder_library import INPUTS, decoder_library
+from runtime_py.backends.decoder_library import decoder_library
 from runtime_py.backends.logit_rows import logit_rows
 from runtime_py.backends.onnx_files import stage_files
 from runtime_py.backends.ort_decoder import LOGITS, CacheBuffers, DecoderCalls
 from runtime_py.backends.ort_inputs import DTYPES, PAST, refuse_other_inputs, taken
 from runtime_py.backends.ort_providers import CPU, DEVICES, available, find_cuda, refuse_bytes, refuse_old
 from runtime_py.backends.ort_rows import OrtRow, RowPool, decode_rows, rounds_over_rows
+from runtime_py.backends.ort_session import open_session
 from runtime_py.backends.page_by_page import zeros
 from runtime_py.backends.records import INT8_CACHE, MANY_ROWS, ONNX
 from runtime_py.backends.stage_sessions import StageSessions
 from runtime_py.backends.webgpu import PROVIDER as WEBGPU
 from runtime_py.backends.webgpu import WebGpu, full_name, webgpu
 from runtime_py.contracts import CONNECTOR, DECODER, VISION, StageContract
-from runtime_py.errors import EdgeproofError, MachineError, PackageError, UsageError
+from runtime_py.errors import MachineError, PackageError, UsageError
 from runtime_py.memory import require_bytes
 
 SHRINK_AFTER = (VISION, CONNECTOR)
@@ -176,8 +177,8 @@ class OrtBackend:
                 f"at most {state.capacity} positions in all",
                 "shorten the conversation, or export with a larger --context",
             )
-        if decoder == DECODER and self.takes(1, state.buffers):
-            logits = self.fed_by_library(inputs, np.array([state.length]), state.buffers, np.asarray(logit_positions))
+        if decoder == DECODER and self.library is not None and self.takes(1, state.buffers):
+            logits = self.library.fed(inputs, np.array([state.length]), state.buffers, np.asarray(logit_positions))
         else:
             inputs = {**inputs, "attention_mask": np.ones((1, total), np.int64)}
             logits = self._decode(inputs, logit_positions, state.buffers, decoder)
@@ -194,22 +195,6 @@ class OrtBackend:
         """Whether the library feeds tokens of so many sequences."""
         return self.library is not None and not self._closed and self.library.takes(sequences, buffers)
 
-    def fed_by_library(
-        self, inputs: Arrays, lengths: np.ndarray, buffers: CacheBuffers, positions: np.ndarray
-    ) -> np.ndarray:
-        """One token of each of several sequences, or any of one; inputs are checked as a graph's are.
-
-        Returns:
-            float32 logits (sequences, positions, vocabulary).
-        """
-        assert self.library is not None, "asked before"
-        for tensor in self.contracts[DECODER].inputs:
-            if tensor.name in INPUTS:
-                tensor.check(np.ascontiguousarray(inputs[tensor.name], tensor.dtype), DECODER)
-        if inputs[INPUTS[0]].shape[1] == 1 and positions.tolist() in ([-1], [0]):
-            return self.library.step(inputs, lengths, buffers)
-        return self.library.read(inputs, int(lengths[0]), buffers, positions)
-
     def _decode(self, inputs: Arrays, positions: np.ndarray, buffers: CacheBuffers, decoder: str) -> np.ndarray:
         """One call of a decoder over cache buffers that it writes in place; float32 logits of the positions."""
         calls = self._decoder(decoder)
@@ -219,8 +204,8 @@ class OrtBackend:
 
     def _decode_together(self, inputs: Arrays, positions: np.ndarray, buffers: CacheBuffers) -> np.ndarray:
         """The same for a token of each of several sequences, through what is fastest for so many."""
-        if self.takes(len(inputs["inputs_embeds"]), buffers):
-            return self.fed_by_library(inputs, inputs["attention_mask"].sum(axis=1) - 1, buffers, positions)
+        if self.library is not None and self.takes(len(inputs["inputs_embeds"]), buffers):
+            return self.library.fed(inputs, inputs["attention_mask"].sum(axis=1) - 1, buffers, positions)
         many = MANY_ROWS in self.files and len(inputs["inputs_embeds"]) >= self._least_sequences
         return self._decode(inputs, positions, buffers, MANY_ROWS if many else DECODER)
 
@@ -294,38 +279,7 @@ class OrtBackend:
                 f"{self.folder} has no graph of the stage {stage}", "one of " + ", ".join(self.files), "export it again"
             )
         path = self.folder / self.files[stage]
-        options = self._ort.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        # every session has threads of its own: those of the stage before would spin on processors that this one needs
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        # weights get memory of their own size, outside the arena, which grows by doubling
-        options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
-        # int4 layers in standard operators, which are joined at load, round their inputs as MatMulNBits with level 4 does
-        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "4")
-        if stage == DECODER:  # its matrices by all threads, ONNX Runtime 1.32 and later; towers would keep theirs twice
-            options.add_session_config_entry("session.prepack.enable_parallel", "1")
-        options.log_severity_level = 3  # errors; warnings would mix with what the user reads
-        try:
-            if self._webgpu is not None:
-                session = self._webgpu.session(path, options)
-            else:  # no fallback: a provider that fails would be replaced by the processor without an error
-                session = self._ort.InferenceSession(str(path), options, providers=self.providers, enable_fallback=0)
-        except EdgeproofError:
-            raise
-        except Exception as error:  # onnxruntime raises a dozen unrelated classes
-            raise PackageError(
-                f"ONNX Runtime {self._ort.__version__} cannot load {path}: {error}",
-                "a graph written by the export, whole",
-                "check the package's hashes (edgeproof verify), or update onnxruntime",
-            ) from error
-        # A provider whose libraries do not load is left out of the session with no more than a line on stderr.
-        started = session.get_providers()
-        if self.providers[0] not in started:
-            raise MachineError(
-                f"ONNX Runtime could not start {self.providers[0]}",
-                f"its libraries and a device, found only {', '.join(started)}; the lines above say what is missing",
-                "pip install 'onnxruntime-gpu[cuda,cudnn]' for CUDA's libraries, or choose another provider",
-            )
+        session = open_session(self._ort, path, self.providers, self.threads, self._webgpu, parallel=stage == DECODER)
         refuse_other_inputs(path, session, self.contracts[stage])
         return session
 
