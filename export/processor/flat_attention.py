@@ -16,14 +16,11 @@ from tvm.script import tirx as T
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder.tirx import prim_func
 
-from export.processor.flat_rows import BYTES, FlatHeads, Row, arguments, span
+from export.processor.flat_rows import BYTES, LINE, FlatHeads, Row, arguments, ask, span
 from export.processor.score_tiles import TILE, Side, tile_softmax
 
 AHEAD = {"float32": 6144, "float16": 6144, "int8": 4096}
 """Bytes from the keys, or values, that are read to those that memory is asked for; bytes take longer to compute with."""
-
-LINE = 64
-"""Bytes that a processor reads at once."""
 
 
 def flat_attention(heads: FlatHeads) -> tirx.PrimFunc:
@@ -92,10 +89,3 @@ class Step(Row):
                 T.evaluate(ask(cache[0, 0, 0, at]))
 
         return Side(lambda position, piece: self.read(cache, self.row, position, piece), ask_ahead)
-
-
-def ask(element):
-    """A processor's second cache is asked for what lies there; an address outside is of no consequence."""
-    # TVM 0.27 gives a system library's prefix to no call that returns a pointer (export.backends.mlc.passes.row_product)
-    address = T.call_intrin("uint64", "tirx.address_of", element)
-    return T.call_llvm_intrin("void", "llvm.prefetch.p0", address, T.int32(0), T.int32(2), T.int32(1))

@@ -18,6 +18,9 @@ from export.processor.online_softmax import LANES, lanes
 BYTES = {"float32": 4, "float16": 2, "int8": 1}
 """Of a number of the cache."""
 
+LINE = 64
+"""Bytes that a processor reads at once."""
+
 
 @dataclass(frozen=True)
 class FlatHeads:
@@ -168,6 +171,13 @@ class Row:
             if self.value_scales is not None:
                 share = share * self.value_scales[span(self.head * heads.width + begin, many)]
             T.buffer_store(self.out, share, [self.row, span(query * heads.size + begin, many)])
+
+
+def ask(element):
+    """A processor's second cache is asked for what lies there; an address outside is of no consequence."""
+    # TVM 0.27 gives a system library's prefix to no call that returns a pointer (export.backends.mlc.passes.row_product)
+    address = T.call_intrin("uint64", "tirx.address_of", element)
+    return T.call_llvm_intrin("void", "llvm.prefetch.p0", address, T.int32(0), T.int32(2), T.int32(1))
 
 
 def pieces(begin: int, end: int) -> list[tuple[int, int]]:

@@ -16,8 +16,10 @@ from tvm.script import tirx as T
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder.tirx import prim_func
 
-from export.processor.flat_rows import FlatHeads, Row, arguments, span
+from export.processor.flat_rows import BYTES, LINE, FlatHeads, Row, arguments, ask, span
+from export.processor.online_softmax import LANES
 from export.processor.register_tiles import BLOCK, ROWS, prompt_softmax
+from export.processor.score_tiles import Side
 
 MEMBERS = 96
 """Heads of queries that share what is read of a head of keys, about."""
@@ -99,9 +101,7 @@ class Tile:
         with T.serial(0, (seen + BLOCK - 1) // BLOCK) as block:
             begin = block * BLOCK
             state.unpack(
-                T.min(BLOCK, seen - begin),
-                lambda position, piece: row.read(row.key_cache, 0, begin + position, piece),
-                lambda position, piece: row.read(row.value_cache, 0, begin + position, piece),
+                T.min(BLOCK, seen - begin), *(self._side(row, side, begin) for side in (row.key_cache, row.value_cache))
             )
             with T.serial(0, panels) as panel:
                 state.add(panel, before + 1 - begin, here)
@@ -111,6 +111,14 @@ class Tile:
                 at = token * heads.group + member
                 vector = lambda begin, many, at=at: state.total[at, span(begin, many)]  # noqa: E731
                 row.end(self.head * heads.group + member, vector, state.weights(at))
+
+    def _side(self, row, cache, begin) -> Side:
+        def ask_ahead(eight):
+            at = T.Cast("int64", begin + BLOCK + eight * LANES)
+            for first in range(0, LANES * self.heads.width, LINE // BYTES[self.heads.cache]):
+                T.evaluate(ask(cache[0, self.head, at, first]))
+
+        return Side(lambda position, piece: row.read(cache, 0, begin + position, piece), ask_ahead)
 
     def _row(self, token) -> Row:
         return Row(heads=self.heads, row=token, head=self.head, **self.arrays)

@@ -15,10 +15,13 @@ from tvm import tirx
 from tvm.script import tirx as T
 
 from export.processor.online_softmax import LANES, lanes, power_of_two
-from export.processor.score_tiles import NONE
+from export.processor.score_tiles import NONE, Side
 
 ROWS = 6
 """Rows of queries whose sums are in registers together, a panel."""
+
+FEW = 2
+"""Rows of a panel that is not full and takes less time, as of a token or two."""
 
 WIDE = 16
 """Numbers of a vector of sums."""
@@ -87,18 +90,21 @@ class PromptSoftmax:
         """The sum of a member's weights."""
         return self.summed[member // ROWS, member % ROWS]
 
-    def unpack(self, there, key, value) -> None:
-        """Write one block of ``there`` positions; ``key`` and ``value`` give float32 of (position, number of the vector)."""
-        with T.serial(0, (there + LANES - 1) // LANES) as eight, T.serial(0, self.vectors) as piece:
-            for at in range(LANES):
-                # those behind the last one are not looked at
-                vector = key(T.min(eight * LANES + at, there - 1), piece)
-                T.buffer_store(self.turned, vector, [0, at, lanes(0)])
-            self._turn(eight, piece)
+    def unpack(self, there, keys: Side, values: Side) -> None:
+        """Write one block of ``there`` positions; what follows is asked for by LANES positions."""
+        with T.serial(0, (there + LANES - 1) // LANES) as eight:
+            keys.ask(eight)
+            values.ask(eight)
+            with T.serial(0, self.vectors) as piece:
+                for at in range(LANES):
+                    # those behind the last one are not looked at
+                    vector = keys.read(T.min(eight * LANES + at, there - 1), piece)
+                    T.buffer_store(self.turned, vector, [0, at, lanes(0)])
+                self._turn(eight, piece)
         with T.serial(0, there) as position:
             for piece in range(self.vectors):
                 place = T.ramp(piece * LANES % WIDE, 1, LANES)
-                T.buffer_store(self.values, value(position, piece), [piece * LANES // WIDE, position, place])
+                T.buffer_store(self.values, values.read(position, piece), [piece * LANES // WIDE, position, place])
 
     def _turn(self, eight, piece) -> None:
         """Write rows of eight positions as columns."""
@@ -126,48 +132,57 @@ class PromptSoftmax:
         Args:
             seen: positions of the block that the first of ``tokens`` sees, any number of them before or behind it.
         """
-        most, parts = self.limits[ROWS], self.limits[ROWS + 1]
+        most = self.limits[ROWS]
         for row in range(ROWS):
             token = T.min((panel * ROWS + row) // self.group, tokens - 1)
             T.buffer_store(self.limits, T.max(0, T.min(BLOCK, seen + token)), [row])
         T.buffer_store(self.limits, self.limits[ROWS - 1], [ROWS])
         T.buffer_store(self.limits, (most + WIDE - 1) // WIDE, [ROWS + 1])
         with T.If(most > 0), T.Then():
-            with T.serial(0, parts) as part:
-                self._score(panel, part)
-            with T.If(self.limits[0] < parts * WIDE), T.Then(), T.serial(0, parts) as part:
-                self._mask(part)
-            self._weigh(panel, parts)
-            with T.serial(0, int(self.total.shape[1]) // WIDE) as piece:
-                self._add_values(panel, piece, most)
+            few = tokens * self.group - panel * ROWS <= FEW
+            with T.If(few):
+                with T.Then():
+                    self._add(panel, FEW)
+                with T.Else():
+                    self._add(panel, ROWS)
 
-    def _score(self, panel, part) -> None:
+    def _add(self, panel, rows: int) -> None:
+        most, parts = self.limits[ROWS], self.limits[ROWS + 1]
+        with T.serial(0, parts) as part:
+            self._score(panel, part, rows)
+        with T.If(self.limits[0] < parts * WIDE), T.Then(), T.serial(0, parts) as part:
+            self._mask(part, rows)
+        self._weigh(panel, parts, rows)
+        with T.serial(0, int(self.total.shape[1]) // WIDE) as piece:
+            self._add_values(panel, piece, most, rows)
+
+    def _score(self, panel, part, rows: int) -> None:
         # short sums of sums are closer to the true ones than long sums
         for first in range(0, self.size, CHANNELS):
-            for row in range(ROWS):
+            for row in range(rows):
                 T.buffer_store(self.sums, T.broadcast(T.float32(0), WIDE), [row, full()])
             with T.serial(first, min(first + CHANNELS, self.size)) as channel:
                 key = self.keys[part, channel, full()]
-                for row in range(ROWS):
+                for row in range(rows):
                     query = T.broadcast(self.query[panel * ROWS + row, channel], WIDE)
                     T.buffer_store(self.sums, self.sums[row, full()] + query * key, [row, full()])
-            for row in range(ROWS):
+            for row in range(rows):
                 sums = self.sums[row, full()] + self.scores[row, wide(part)] if first else self.sums[row, full()]
                 T.buffer_store(self.scores, sums, [row, wide(part)])
 
-    def _mask(self, part) -> None:
+    def _mask(self, part, rows: int) -> None:
         position = T.ramp(part * WIDE, 1, WIDE)
-        for row in range(ROWS):
+        for row in range(rows):
             seen = position < T.broadcast(self.limits[row], WIDE)
             score = T.Select(seen, self.scores[row, wide(part)], T.broadcast(T.float32(NONE), WIDE))
             T.buffer_store(self.scores, score, [row, wide(part)])
 
-    def _weigh(self, panel, parts) -> None:
+    def _weigh(self, panel, parts, rows: int) -> None:
         """Scores become weights of the largest so far."""
         for row in range(LANES):
             T.buffer_store(self.tops, T.broadcast(T.float32(NONE), WIDE), [row, full()])
         with T.serial(0, parts) as part:
-            for row in range(ROWS):
+            for row in range(rows):
                 T.buffer_store(self.tops, T.max(self.tops[row, full()], self.scores[row, wide(part)]), [row, full()])
         T.buffer_store(self.change, self.largest[panel, lanes(0)], [lanes(0)])
         T.buffer_store(self.largest, T.max(self.change[lanes(0)], self._across(T.max)), [panel, lanes(0)])
@@ -176,7 +191,7 @@ class PromptSoftmax:
         for row in range(LANES):
             T.buffer_store(self.tops, T.broadcast(T.float32(0), WIDE), [row, full()])
         with T.serial(0, parts) as part:
-            for row in range(ROWS):
+            for row in range(rows):
                 below = self.scores[row, wide(part)] - T.broadcast(self.largest[panel, row], WIDE)
                 none = below < T.broadcast(T.float32(LOWEST), WIDE)
                 weights = T.Select(none, T.broadcast(T.float32(0), WIDE), power_of_two(below, WIDE))
@@ -193,15 +208,15 @@ class PromptSoftmax:
         ]
         return folded([operation(*pair) for pair in halves], operation)
 
-    def _add_values(self, panel, piece, most) -> None:
-        for row in range(ROWS):
+    def _add_values(self, panel, piece, most, rows: int) -> None:
+        for row in range(rows):
             T.buffer_store(self.sums, T.broadcast(T.float32(0), WIDE), [row, full()])
         with T.serial(0, most) as position:
             value = self.values[piece, position, full()]
-            for row in range(ROWS):
+            for row in range(rows):
                 weight = T.broadcast(self.scores[row, position], WIDE)
                 T.buffer_store(self.sums, self.sums[row, full()] + weight * value, [row, full()])
-        for row in range(ROWS):
+        for row in range(rows):
             at = [panel * ROWS + row, wide(piece)]
             older = self.total[tuple(at)] * T.broadcast(self.change[row], WIDE)
             T.buffer_store(self.total, self.sums[row, full()] + older, at)
