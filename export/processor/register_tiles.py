@@ -9,11 +9,13 @@ are widened, so that a vector holds positions and scores come side by side.
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass
 
 from tvm import tirx
 from tvm.script import tirx as T
 
+from export.processor.lane_folds import folded
 from export.processor.online_softmax import LANES, lanes, power_of_two
 from export.processor.score_tiles import NONE, Side
 
@@ -197,7 +199,7 @@ class PromptSoftmax:
                 weights = T.Select(none, T.broadcast(T.float32(0), WIDE), power_of_two(below, WIDE))
                 T.buffer_store(self.scores, weights, [row, wide(part)])
                 T.buffer_store(self.tops, self.tops[row, full()] + self.scores[row, wide(part)], [row, full()])
-        summed = self.summed[panel, lanes(0)] * self.change[lanes(0)] + self._across(lambda one, other: one + other)
+        summed = self.summed[panel, lanes(0)] * self.change[lanes(0)] + self._across(operator.add)
         T.buffer_store(self.summed, summed, [panel, lanes(0)])
 
     def _across(self, operation):
@@ -228,24 +230,6 @@ def full():
 
 def wide(part):
     return T.ramp(part * WIDE, 1, WIDE)
-
-
-def folded(vectors, operation):
-    """One vector whose lane i joins the lanes of ``vectors[i]``; as many vectors as lanes, a power of two."""
-    count = len(vectors)
-    half = count // 2
-    while half:
-        vectors = [fold(vectors[at], vectors[at + half], half, count, operation) for at in range(half)]
-        half //= 2
-    return vectors[0]
-
-
-def fold(one, other, half, count, operation):
-    """Lanes in blocks of ``half``: those of ``one`` and ``other`` each joined in pairs, side by side."""
-    blocks = range(0, count, 2 * half)
-    low = [first + at + side * count for first in blocks for side in (0, 1) for at in range(half)]
-    high = [lane + half for lane in low]
-    return operation(tirx.Shuffle([one, other], low), tirx.Shuffle([one, other], high))
 
 
 def prompt_softmax(members: int, group: int, size: int, padded: int) -> PromptSoftmax:

@@ -9,12 +9,14 @@ later, at the end of a head for the beginning of the next one.
 # mypy: ignore-errors
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from tvm import tirx
 from tvm.script import tirx as T
 
+from export.processor.lane_folds import folded
 from export.processor.online_softmax import AT_ONCE, LANES, WIDE, Heads, Softmax, lanes
 
 BLOCK, PAGE = 64, 16
@@ -99,7 +101,7 @@ class TileSoftmax(Softmax):
                 product = query * key(at, piece)
                 sums = product if piece == 0 else self.sums[at, lanes(0)] + product
                 T.buffer_store(self.sums, sums, [at, lanes(0)])
-        scores = folded([self.sums[at, lanes(0)] for at in range(TILE)])
+        scores = folded([self.sums[at, lanes(0)] for at in range(TILE)], operator.add)
         T.buffer_store(self.scores, scores, [member, T.ramp(first, 1, TILE)])
 
     def _add(self, member, begin, there, value, ask) -> None:
@@ -123,24 +125,6 @@ class TileSoftmax(Softmax):
         super().begin(read, scale)
         with T.serial(0, self.members) as member:
             T.buffer_store(self.state, T.float32(NONE), [member, 0])
-
-
-def folded(vectors):
-    """One vector whose lane i is the sum of the lanes of ``vectors[i]``; as many vectors as lanes, a power of two."""
-    count = len(vectors)
-    half = count // 2
-    while half:
-        vectors = [fold(vectors[at], vectors[at + half], half, count) for at in range(half)]
-        half //= 2
-    return vectors[0]
-
-
-def fold(one, other, half, count):
-    """Lanes in blocks of ``half``: those of ``one`` and ``other`` each added in pairs, side by side."""
-    blocks = range(0, count, 2 * half)
-    low = [first + at + side * count for first in blocks for side in (0, 1) for at in range(half)]
-    high = [lane + half for lane in low]
-    return tirx.Shuffle([one, other], low) + tirx.Shuffle([one, other], high)
 
 
 def tile_softmax(members: int, size: int) -> TileSoftmax:
