@@ -102,9 +102,11 @@ class DecoderLibrary:
 
     def takes(self, sequences: int, buffers: CacheBuffers) -> bool:
         """Whether a token of each of so many sequences, over these buffers, can be fed through the library."""
+        if not 0 < sequences <= MOST_SEQUENCES:
+            return False
         arrays = buffers.arrays
-        fits = 0 < sequences <= MOST_SEQUENCES and set(self.caches) == set(arrays)
-        return fits and all(array.ctypes.data % ALIGNMENT == 0 for array in arrays.values())
+        known = buffers.tensors is not None  # the arrays were looked at before
+        return known or set(self.caches) == set(arrays) and all(lies_right(array) for array in arrays.values())
 
     def fed(
         self, inputs: Mapping[str, np.ndarray], lengths: np.ndarray, buffers: CacheBuffers, positions: np.ndarray
@@ -205,9 +207,14 @@ class _Placed:
         return content[self.offset : self.offset + length].view(self.dtype).reshape(self.shape)
 
 
+def lies_right(array: np.ndarray) -> bool:
+    """Whether kernels may read it in place."""
+    return bool(array.ctypes.data % ALIGNMENT == 0)
+
+
 def aligned(array: np.ndarray) -> np.ndarray:
     """The array, or a copy of it, where kernels may read it."""
-    if array.ctypes.data % ALIGNMENT == 0:
+    if lies_right(array):
         return array
     room = np.empty(array.nbytes + ALIGNMENT, np.uint8)
     start = -room.ctypes.data % ALIGNMENT
