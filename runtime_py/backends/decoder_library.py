@@ -106,7 +106,7 @@ class DecoderLibrary:
             return False
         arrays = buffers.arrays
         known = buffers.tensors is not None  # the arrays were looked at before
-        return known or set(self.caches) == set(arrays) and all(lies_right(array) for array in arrays.values())
+        return known or (set(self.caches) == set(arrays) and all(lies_right(array) for array in arrays.values()))
 
     def fed(
         self, inputs: Mapping[str, np.ndarray], lengths: np.ndarray, buffers: CacheBuffers, positions: np.ndarray

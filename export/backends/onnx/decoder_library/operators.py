@@ -24,6 +24,9 @@ from export.processor.block_product import unsupported as unsupported_matrix
 from export.processor.flat_rows import FlatHeads
 from export.processor.flat_rows import unsupported as unsupported_heads
 
+PLAIN_ATTENTION = {"local_window_size": -1, "softcap": 0.0, "smooth_softmax": 0, "rotary_interleaved": 0}
+"""Attributes of GroupQueryAttention that the kernels know nothing of, and what they are where nothing is asked."""
+
 
 @operator("Identity")
 def identity(_: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
@@ -31,17 +34,17 @@ def identity(_: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
 
 
 @operator("Cast")
-def cast(step: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
+def cast(decoder: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
     """Floats stay what they are: kernels compute in float32, and round where they store."""
     value, kind = given[0], attribute(node, "to")
     if isinstance(value, relax.Expr) and str(value.ty.dtype).startswith("int"):
-        return step.emit(relax.op.astype(value, ELEMENTS[kind]))
+        return decoder.emit(relax.op.astype(value, ELEMENTS[kind]))
     return value
 
 
 @operator("Split")
-def split(step: Translation, node: onnx.NodeProto, given: list[Value]) -> list[Value]:
-    value, axis = step.tensor(given[0]), attribute(node, "axis", 0)
+def split(decoder: Translation, node: onnx.NodeProto, given: list[Value]) -> list[Value]:
+    value, axis = decoder.tensor(given[0]), attribute(node, "axis", 0)
     if axis != 2 or not isinstance(value, relax.Var):
         raise refused(node, "splits another axis than the last of a tensor")
     total, count = int(value.ty.shape[-1]), len(node.output)
@@ -51,7 +54,7 @@ def split(step: Translation, node: onnx.NodeProto, given: list[Value]) -> list[V
 
 
 @operator("Mul")
-def multiply(step: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
+def multiply(decoder: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
     one, other = given
     for value, constant in ((one, other), (other, one)):
         number = number_of(constant)
@@ -59,30 +62,30 @@ def multiply(step: Translation, node: onnx.NodeProto, given: list[Value]) -> Val
             return Scaled(value.value, value.factor * number) if isinstance(value, Scaled) else Scaled(value, number)
         if isinstance(constant, Sigmoid) and same(constant.value, value):
             return Silu(value)
-        if isinstance(value, Silu) and (gated := gate(step, value.value, constant)) is not None:
+        if isinstance(value, Silu) and (gated := gate(decoder, value.value, constant)) is not None:
             return gated
-    return step.emit(relax.op.multiply(step.tensor(one), step.tensor(other)))
+    return decoder.emit(relax.op.multiply(decoder.tensor(one), decoder.tensor(other)))
 
 
-def gate(step: Translation, one: Value, other: Value) -> Value | None:
+def gate(decoder: Translation, one: Value, other: Value) -> Value | None:
     """silu(first half) times second half of one packed projection, where the two are that."""
     if not (isinstance(one, Part) and isinstance(other, Part) and one.source.same_as(other.source)):
         return None
     width = one.width
     if (one.start, other.start, other.width, int(one.source.ty.shape[-1])) != (0, width, width, 2 * width):
         return None
-    return step.call("gate", step.kernels.gate(width), [one.source], step.like(one.source, width))
+    return decoder.call("gate", decoder.kernels.gate(width), [one.source], decoder.like(one.source, width))
 
 
 @operator("Div")
-def divide(step: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
+def divide(decoder: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
     number = number_of(given[1])
-    return step.emit(relax.op.divide(*map(step.tensor, given))) if number is None else Scaled(given[0], 1 / number)
+    return decoder.emit(relax.op.divide(*map(decoder.tensor, given))) if number is None else Scaled(given[0], 1 / number)
 
 
 @operator("Add")
-def add(step: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
-    return step.emit(relax.op.add(*map(step.tensor, given)))
+def add(decoder: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
+    return decoder.emit(relax.op.add(*map(decoder.tensor, given)))
 
 
 @operator("Sigmoid")
@@ -91,49 +94,49 @@ def sigmoid(_: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
 
 
 @operator("Cos")
-def cosine(step: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
-    return step.emit(relax.op.cos(step.tensor(given[0])))
+def cosine(decoder: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
+    return decoder.emit(relax.op.cos(decoder.tensor(given[0])))
 
 
 @operator("Sin")
-def sine(step: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
-    return step.emit(relax.op.sin(step.tensor(given[0])))
+def sine(decoder: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
+    return decoder.emit(relax.op.sin(decoder.tensor(given[0])))
 
 
 @operator("Unsqueeze")
-def unsqueeze(step: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
-    return step.emit(relax.op.expand_dims(step.tensor(given[0]), [int(axis) for axis in given[1].ravel()]))
+def unsqueeze(decoder: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
+    return decoder.emit(relax.op.expand_dims(decoder.tensor(given[0]), [int(axis) for axis in given[1].ravel()]))
 
 
 @operator("Gather")
-def gather(step: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
+def gather(decoder: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
     number = number_of(given[1])
     if number is None or given[1].ndim:
         raise refused(node, "takes more than one entry")
     axis = attribute(node, "axis", 0)
-    taken = relax.op.take(step.tensor(given[0]), relax.const(np.int64(number)), axis)
-    return step.emit(taken)
+    taken = relax.op.take(decoder.tensor(given[0]), relax.const(np.int64(number)), axis)
+    return decoder.emit(taken)
 
 
 @operator("Concat")
-def concat(step: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
-    return step.emit(relax.op.concat([step.tensor(value) for value in given], attribute(node, "axis")))
+def concat(decoder: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
+    return decoder.emit(relax.op.concat([decoder.tensor(value) for value in given], attribute(node, "axis")))
 
 
 @operator("Slice")
-def kept_tokens(step: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
+def kept_tokens(decoder: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
     """The tokens that get logits."""
     value, start, _, axis = given[:4]
     if not isinstance(value, relax.Expr) or (number_of(start), number_of(axis)) != (-1, 1):
         raise refused(node, "takes something else than the last token")
-    if not step.entry.last:
+    if not decoder.entry.last:
         return value
-    last = relax.op.strided_slice(step.rows_of(value), axes=[0], begin=[step.rows - 1], end=[step.rows])
-    return step.emit(relax.op.reshape(step.emit(last), (1, int(step.rows_of(value).ty.shape[1]))))
+    last = relax.op.strided_slice(decoder.rows_of(value), axes=[0], begin=[decoder.rows - 1], end=[decoder.rows])
+    return decoder.emit(relax.op.reshape(decoder.emit(last), (1, int(decoder.rows_of(value).ty.shape[1]))))
 
 
 @operator("MatMulNBits")
-def block_product(step: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
+def block_product(decoder: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
     x, codes, scales, *rest = given
     zero_points, order, bias = (*rest, None, None, None)[:3]
     if zero_points is not None or order is not None or not isinstance(codes, Parameter) or not isinstance(scales, Parameter):
@@ -145,34 +148,34 @@ def block_product(step: Translation, node: onnx.NodeProto, given: list[Value]) -
     reason = unsupported_matrix(matrix)
     if reason:
         raise refused(node, reason)
-    operands = [step.rows_of(x), step.placed(codes), step.placed(scales)]
-    made = step.call("block_product", step.kernels.product(matrix), operands, step.like(operands[0], rows))
-    return made if bias is None else step.emit(relax.op.add(made, step.tensor(bias)))
+    operands = [decoder.rows_of(x), decoder.placed(codes), decoder.placed(scales)]
+    made = decoder.call("block_product", decoder.kernels.product(matrix), operands, decoder.like(operands[0], rows))
+    return made if bias is None else decoder.emit(relax.op.add(made, decoder.tensor(bias)))
 
 
 @operator("RMSNormalization")
-def norm(step: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
+def norm(decoder: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
     x, weight = given
-    rows = step.rows_of(x)
+    rows = decoder.rows_of(x)
     hidden = int(rows.ty.shape[1])
-    kernel = step.kernels.norm(hidden, attribute(node, "epsilon", 1e-5))
-    return step.call("norm", kernel, [rows, step.tensor(weight)], step.like(rows, hidden))
+    kernel = decoder.kernels.norm(hidden, attribute(node, "epsilon", 1e-5))
+    return decoder.call("norm", kernel, [rows, decoder.tensor(weight)], decoder.like(rows, hidden))
 
 
 @operator("SkipSimplifiedLayerNormalization")
-def skip_norm(step: Translation, node: onnx.NodeProto, given: list[Value]) -> list[Value]:
+def skip_norm(decoder: Translation, node: onnx.NodeProto, given: list[Value]) -> list[Value]:
     x, skip, weight, *rest = given
     if any(value is not None for value in rest):
         raise refused(node, "has a bias")
     factor = 1.0
     if isinstance(skip, Scaled):
         skip, factor = skip.value, skip.factor
-    rows = step.rows_of(x)
+    rows = decoder.rows_of(x)
     hidden = int(rows.ty.shape[1])
-    kernel = step.kernels.skip_norm(hidden, attribute(node, "epsilon"), factor)
-    types = [step.like(rows, hidden)] * 2
-    made = step.call("skip_norm", kernel, [rows, step.rows_of(skip), step.tensor(weight)], types)
-    normed, total = (step.emit(relax.TupleGetItem(made, number)) for number in range(2))
+    kernel = decoder.kernels.skip_norm(hidden, attribute(node, "epsilon"), factor)
+    types = [decoder.like(rows, hidden)] * 2
+    made = decoder.call("skip_norm", kernel, [rows, decoder.rows_of(skip), decoder.tensor(weight)], types)
+    normed, total = (decoder.emit(relax.TupleGetItem(made, number)) for number in range(2))
     return [normed, None, None, total]
 
 
@@ -184,30 +187,31 @@ def rotary(_: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
 
 
 @operator("GroupQueryAttention")
-def attention(step: Translation, node: onnx.NodeProto, given: list[Value]) -> list[Value]:
+def attention(decoder: Translation, node: onnx.NodeProto, given: list[Value]) -> list[Value]:
     query, key, value, keys, values, *mask = given[:7]
     queries, heads = attribute(node, "num_heads"), attribute(node, "kv_num_heads")
     packed, scale = packed_heads(node, query, key, value)
     if not all(isinstance(each, Mask) for each in mask) or attribute(node, "do_rotary", 0):
         raise refused(node, "takes other lengths than the mask's")
-    cos, sin = step.tensor(key.cos), step.tensor(key.sin)
+    if any(attribute(node, name, plain) != plain for name, plain in PLAIN_ATTENTION.items()):
+        raise refused(node, f"has one of {', '.join(PLAIN_ATTENTION)}")
+    cos, sin = decoder.tensor(key.cos), decoder.tensor(key.sin)
     half, kind = int(cos.ty.shape[-1]), str(keys.ty.dtype)
-    shape = FlatHeads(
-        queries, heads, query.value.width // queries, int(keys.ty.shape[3]), 2 * half,
-        scale * attribute(node, "scale", 1.0), kind,
-    )  # fmt: skip
+    size = query.value.width // queries
+    scale *= attribute(node, "scale", 0.0) or size**-0.5
+    shape = FlatHeads(queries, heads, size, int(keys.ty.shape[3]), 2 * half, scale, kind)
     reason = unsupported_heads(shape)
     if reason:
         raise refused(node, reason)
-    tables = [step.rows_of(table) for table in (cos, sin)]
-    cached = [step.emit(relax.op.reshape(step.tensor(each), (-1,))) for each in given[12:14]] if kind == "int8" else []
+    tables = [decoder.rows_of(table) for table in (cos, sin)]
+    cached = [decoder.emit(relax.op.reshape(decoder.tensor(each), (-1,))) for each in given[12:14]] if kind == "int8" else []
     if (len(given) > 7 and any(each is not None for each in given[7:12])) or (kind == "int8") != bool(cached):
         raise refused(node, "has a bias, a sink or tables of its own")
-    operands = [step.rows_of(packed), *tables, step.lengths, *cached, keys, values]
-    out = step.like(operands[0], queries * shape.size)
+    operands = [decoder.rows_of(packed), *tables, decoder.lengths, *cached, keys, values]
+    out = decoder.like(operands[0], queries * shape.size)
     places = [len(operands) - 2, len(operands) - 1]
-    kernel = step.kernels.attention(shape, step.entry.prompt)
-    return [step.call_in_place("attention", kernel, operands, places, out), None, None]
+    kernel = decoder.kernels.attention(shape, decoder.entry.prompt)
+    return [decoder.call_in_place("attention", kernel, operands, places, out), None, None]
 
 
 def packed_heads(node: onnx.NodeProto, query: Value, key: Value, value: Value) -> tuple[relax.Var, float]:
