@@ -72,7 +72,8 @@ def write_libraries(package: Path, graph: Path, folder: str, progress: Callable[
     """
     files = {variant: library_file(folder, variant) for variant in variants()}
     jobs = {variant: Job(COMPILER, (package / graph, variant, package / file)) for variant, file in files.items()}
-    told = list(call_together(jobs).values())
+    # in turn: each compiler takes half a gigabyte (`export.backends.onnx.prediction.COMPILER`)
+    told = [call_together({variant: job})[variant] for variant, job in jobs.items()]
     assert all(each == told[0] for each in told), "every variant takes the same"
     index = index_file(folder)
     (package / index).write_text(json.dumps(told[0], indent=1) + "\n", encoding="utf-8")
