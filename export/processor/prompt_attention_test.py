@@ -150,10 +150,12 @@ def test_one_token_has_the_numbers_of_a_step(heads: FlatHeads, cache: str) -> No
             np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize(("heads", "cache"), [(EACH, "float16"), (THREE, "int8")])
-def test_the_numbers_of_a_token_are_the_same_in_any_company(heads: FlatHeads, cache: str) -> None:
+@pytest.mark.parametrize(
+    ("heads", "cache", "place"), [(EACH, "float16", "v3"), (EACH, "float16", "v4"), (THREE, "int8", "v3")]
+)
+def test_the_numbers_of_a_token_are_the_same_in_any_company(heads: FlatHeads, cache: str, place: str) -> None:
     heads = replace(heads, cache=cache)
-    kernel, whole = of_processor("v3", prompt_attention, heads), Prompt.drawn(heads, 130, 5)
+    kernel, whole = of_processor(place, prompt_attention, heads), Prompt.drawn(heads, 130, 5)
     parts = replace(whole, caches=[array.copy() for array in whole.caches])
     out, begin = whole.run(kernel), 0
     for many in (1, most_of(heads), 3, 7, 130):
