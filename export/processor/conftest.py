@@ -15,11 +15,10 @@ from tvm import tirx
 from tvm.ir import IRModule
 from tvm.target import Target
 
-X86: dict[str, dict[str, Any]] = {
-    "v3": {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v3"},
-    "v4": {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v4", "mattr": ["+avx512vnni"]},
-}
-ARM64 = {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mattr": ["+dotprod"]}
+from export.processor.targets import TARGETS
+
+X86 = {"v3": TARGETS["x86-64-v3"], "v4": TARGETS["x86-64-vnni"]}
+ARM64 = TARGETS["aarch64"]
 
 Kernel = Callable[..., None]
 
