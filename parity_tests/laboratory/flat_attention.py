@@ -28,6 +28,7 @@ from tvm.target import Target
 
 from export.processor.flat_attention import flat_attention
 from export.processor.flat_rows import FlatHeads
+from export.processor.targets import TARGETS
 from parity_tests.laboratory.row_products import PARTS, plain_read
 from runtime_py.backends.page_by_page import zeros
 from runtime_py.command import console, flags
@@ -35,10 +36,6 @@ from runtime_py.command.dispatch import Command, execute
 from runtime_py.command.parser import Parser
 from runtime_py.errors import ExitCode
 
-TARGETS = {
-    "v3": {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v3"},
-    "v4": {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v4", "mattr": ["+avx512vnni"]},
-}
 COPIES_BYTES = 1 << 27
 """Bytes of the caches of one kind of call together."""
 
@@ -201,7 +198,7 @@ def parser(prog: str) -> Parser:
             name, type=flags.whole_number(1), nargs="+", default=default, metavar="N", help="default %(default)s"
         )
     made.add_argument("--caches", nargs="+", default=("float16", "int8"), choices=("float32", "float16", "int8"))
-    made.add_argument("--target", default="v4", choices=tuple(TARGETS), help="x86-64 level; default %(default)s")
+    made.add_argument("--target", default="x86-64-vnni", choices=tuple(TARGETS), help="default %(default)s")
     flags.talk(made)
     return made
 

@@ -22,7 +22,8 @@ import tvm_ffi
 
 from export.processor.flat_rows import FlatHeads
 from export.processor.prompt_attention import prompt_attention
-from parity_tests.laboratory.flat_attention import REST, STEP, TARGETS, compiled, kept, measured, session
+from export.processor.targets import TARGETS
+from parity_tests.laboratory.flat_attention import REST, STEP, compiled, kept, measured, session
 from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, execute
 from runtime_py.command.parser import Parser
@@ -94,7 +95,7 @@ def parser(prog: str) -> Parser:
         made.add_argument(name, type=number, nargs="+", default=default, metavar="N", help="default %(default)s")
     kinds = ("float32", "float16", "int8")
     made.add_argument("--caches", nargs="+", default=("float16", "int8"), choices=kinds, help="default %(default)s")
-    made.add_argument("--target", default="v4", choices=tuple(TARGETS), help="x86-64 level; default %(default)s")
+    made.add_argument("--target", default="x86-64-vnni", choices=tuple(TARGETS), help="default %(default)s")
     flags.talk(made)
     return made
 
