@@ -27,7 +27,7 @@ class StageSessions:
         """The session, once it is open: opened by this thread unless another one is at it."""
         with self._lock:
             made = self._made.get(stage)
-            future = self._made.setdefault(stage, Future())
+            future = self._made.setdefault(stage, Future()) if made is None else made
         if made is None:
             self._fill(stage, future)
         try:
