@@ -19,8 +19,9 @@ from runtime_py.backends.base import Arrays, closed
 from runtime_py.backends.processor import require_processor
 from runtime_py.backends.records import MLC
 from runtime_py.backends.tensor_cache import read_tensor_cache
+from runtime_py.backends.tvm_runtime import require_tvm
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, VISION, StageContract
-from runtime_py.errors import MachineError, PackageError, UsageError
+from runtime_py.errors import PackageError, UsageError
 from runtime_py.memory import require_bytes
 from runtime_py.package.files import listed_file, listed_folder
 
@@ -71,7 +72,10 @@ class MlcBackend:
         if device != "cpu":
             raise UsageError(f"device {device!r} for an MLC package", "cpu", "copy the package to a phone for its GPU")
         block = MLC.block(manifest)
-        self._tvm = _import_tvm(block["tvm"])
+        require_tvm(block["tvm"])
+        import tvm
+
+        self._tvm = tvm
         self.contracts = {name: StageContract.from_json(value) for name, value in manifest["contracts"].items()}
         weights = listed_folder(folder, manifest, block["weights"])
         self.tensors = read_tensor_cache(folder, manifest, block["weights"])
@@ -264,19 +268,3 @@ class MlcBackend:
 
 def _spans(total: int, step: int) -> Iterator[tuple[int, int]]:
     return ((start, min(start + step, total)) for start in range(0, total, step))
-
-
-def _import_tvm(built_with: str) -> Any:
-    try:
-        import tvm
-    except ImportError as error:
-        raise MachineError(
-            "apache-tvm is not installed", f"apache-tvm {built_with}", "pip install edgeproof[mlc]"
-        ) from error
-    if tvm.__version__ != built_with:
-        raise MachineError(
-            f"apache-tvm {tvm.__version__} cannot run a library of another version",
-            f"apache-tvm {built_with}, which built it",
-            f"pip install apache-tvm=={built_with}, or export the package again",
-        )
-    return tvm
