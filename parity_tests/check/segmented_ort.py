@@ -168,10 +168,11 @@ class SegmentedOrtBackend(OrtBackend):
         if total > state.capacity:
             raise UsageError(f"{total} tokens", f"at most {state.capacity} positions", "ask a shorter question")
         state.buffers = self._room(state.buffers, total)
-        if decoder == DECODER and self.library is not None and self.takes(1, state.buffers):
-            given = inputs, np.array([total - tokens]), state.buffers
+        library = self.library_for(1, state.buffers) if decoder == DECODER else None
+        if library is not None:
+            logits = library.fed(inputs, np.array([state.length]), state.buffers, np.asarray(logit_positions))
             state.length = total
-            return self.library.fed(*given, np.asarray(logit_positions))
+            return logits
         names = {value.name for value in self._graph(decoder)[0].graph.input}
         asked = logit_rows(names, logit_positions, tokens)
         own = {"attention_mask": np.ones((1, total), np.int64), **asked.feeds}

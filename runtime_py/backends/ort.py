@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from runtime_py.backends.base import Arrays, closed
-from runtime_py.backends.decoder_library import decoder_library
+from runtime_py.backends.decoder_library import DecoderLibrary, decoder_library
 from runtime_py.backends.logit_rows import logit_rows
 from runtime_py.backends.onnx_files import stage_files
 from runtime_py.backends.ort_decoder import LOGITS, CacheBuffers, DecoderCalls
@@ -177,8 +177,9 @@ class OrtBackend:
                 f"at most {state.capacity} positions in all",
                 "shorten the conversation, or export with a larger --context",
             )
-        if decoder == DECODER and self.library is not None and self.takes(1, state.buffers):
-            logits = self.library.fed(inputs, np.array([state.length]), state.buffers, np.asarray(logit_positions))
+        library = self.library_for(1, state.buffers) if decoder == DECODER else None
+        if library is not None:
+            logits = library.fed(inputs, np.array([state.length]), state.buffers, np.asarray(logit_positions))
         else:
             inputs = {**inputs, "attention_mask": np.ones((1, total), np.int64)}
             logits = self._decode(inputs, logit_positions, state.buffers, decoder)
@@ -191,9 +192,10 @@ class OrtBackend:
         own = self.library.seconds if self.library is not None else 0.0
         return self._earlier + own + sum(calls.seconds for calls in self._calls.values())
 
-    def takes(self, sequences: int, buffers: CacheBuffers) -> bool:
-        """Whether the library feeds tokens of so many sequences."""
-        return self.library is not None and not self._closed and self.library.takes(sequences, buffers)
+    def library_for(self, sequences: int, buffers: CacheBuffers) -> DecoderLibrary | None:
+        """The library, where it feeds tokens of so many sequences."""
+        takes = self.library is not None and not self._closed and self.library.takes(sequences, buffers)
+        return self.library if takes else None
 
     def _decode(self, inputs: Arrays, positions: np.ndarray, buffers: CacheBuffers, decoder: str) -> np.ndarray:
         """One call of a decoder over cache buffers that it writes in place; float32 logits of the positions."""
@@ -204,8 +206,9 @@ class OrtBackend:
 
     def _decode_together(self, inputs: Arrays, positions: np.ndarray, buffers: CacheBuffers) -> np.ndarray:
         """The same for a token of each of several sequences, through what is fastest for so many."""
-        if self.library is not None and self.takes(len(inputs["inputs_embeds"]), buffers):
-            return self.library.fed(inputs, inputs["attention_mask"].sum(axis=1) - 1, buffers, positions)
+        library = self.library_for(len(inputs["inputs_embeds"]), buffers)
+        if library is not None:
+            return library.fed(inputs, inputs["attention_mask"].sum(axis=1) - 1, buffers, positions)
         many = MANY_ROWS in self.files and len(inputs["inputs_embeds"]) >= self._least_sequences
         return self._decode(inputs, positions, buffers, MANY_ROWS if many else DECODER)
 

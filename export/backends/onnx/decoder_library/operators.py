@@ -19,6 +19,7 @@ from export.backends.onnx.decoder_library.values import (
     number_of,
     same,
 )
+from export.backends.onnx.decoder_library.written import EIGHT_BITS
 from export.processor.block_product import BlockMatrix
 from export.processor.block_product import unsupported as unsupported_matrix
 from export.processor.flat_rows import FlatHeads
@@ -142,7 +143,7 @@ def block_product(decoder: Translation, node: onnx.NodeProto, given: list[Value]
     if zero_points is not None or order is not None or not isinstance(codes, Parameter) or not isinstance(scales, Parameter):
         raise refused(node, "has zero points of its own, or another order of columns")
     rows, columns, block, bits = (attribute(node, name) for name in ("N", "K", "block_size", "bits"))
-    if attribute(node, "accuracy_level", 0) != 4:
+    if attribute(node, "accuracy_level", 0) != EIGHT_BITS:
         raise refused(node, "does not round its inputs to eight bits")
     matrix = BlockMatrix(rows, columns, block, bits or 4)
     reason = unsupported_matrix(matrix)

@@ -11,7 +11,7 @@ from typing import Any
 
 from export.backends.onnx.choices import OnnxChoices
 from export.compilation.apart import Job, call_together
-from export.compilation.host import ARM64, host_place
+from export.compilation.host import host_place
 from export.specs import ModelSpec
 from runtime_py.backends.decoder_library import VARIANTS
 from runtime_py.errors import MachineError, UnsupportedModelError, UsageError
@@ -26,7 +26,7 @@ COMPILER = "export.backends.onnx.decoder_library.library:compile_decoder"
 
 def variants() -> list[str]:
     """Those of this machine's architecture; others have no linker here."""
-    return [name for name, (machine, _) in VARIANTS.items() if (machine == "aarch64") == (host_place() == ARM64)]
+    return [name for name, (machine, _) in VARIANTS.items() if machine == host_place()]
 
 
 def library_file(folder: str, variant: str) -> Path:
