@@ -10,15 +10,13 @@ from tvm.script import tirx as T
 
 from export.processor.block_instructions import VECTORS
 from export.processor.block_strides import Strides
+from export.processor.vectors import LINE, ask
 
 AHEAD = 12288
 """Bytes of codes from those that are multiplied to those that are asked for."""
 
 TOGETHER = 32
 """Rows of the matrix that lie in a core's cache while tiles of rows of numbers pass by."""
-
-LINE = 64
-"""Bytes that a processor reads at once."""
 
 NEAR = 24 << 10
 """Bytes of numbers that stay in a core's fastest cache while codes pass through it."""
@@ -158,12 +156,6 @@ class _Copied:
 
     def scales(self, first, count):
         return self.scales_buffer[T.ramp(first, 1, count) if count > 1 else first]
-
-
-def ask(element, locality):
-    """Memory is asked for what lies there; an address outside is of no consequence."""
-    address = T.call_intrin("uint64", "tirx.address_of", element)
-    return T.call_llvm_intrin("void", "llvm.prefetch.p0", address, T.int32(0), T.int32(locality), T.int32(1))
 
 
 def unforeseen(count, rows):

@@ -16,8 +16,12 @@ from tvm.script import tirx as T
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder.tirx import prim_func
 
-from export.processor.flat_rows import BYTES, LINE, FlatHeads, Row, arguments, ask, span
+from export.processor.flat_rows import BYTES, FlatHeads, Row, arguments
 from export.processor.score_tiles import TILE, Side, tile_softmax
+from export.processor.vectors import LINE, ask, span
+
+SECOND = 2
+"""The cache that memory is asked into."""
 
 AHEAD = {"float32": 6144, "float16": 6144, "int8": 4096}
 """Bytes from the keys, or values, that are read to those that memory is asked for; bytes take longer to compute with."""
@@ -86,6 +90,6 @@ class Step(Row):
             )
             for line in range(-(-TILE * row_bytes // LINE)):
                 at = number * heads.width + line * LINE // BYTES[heads.cache]
-                T.evaluate(ask(cache[0, 0, 0, at]))
+                T.evaluate(ask(cache[0, 0, 0, at], SECOND))
 
         return Side(lambda position, piece: self.read(cache, self.row, position, piece), ask_ahead)

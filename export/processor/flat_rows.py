@@ -14,12 +14,10 @@ from tvm.script import tirx as T
 from tvm.script.ir_builder.tirx import arg
 
 from export.processor.online_softmax import LANES, lanes
+from export.processor.vectors import every, span
 
 BYTES = {"float32": 4, "float16": 2, "int8": 1}
 """Of a number of the cache."""
-
-LINE = 64
-"""Bytes that a processor reads at once."""
 
 
 @dataclass(frozen=True)
@@ -173,22 +171,7 @@ class Row:
             T.buffer_store(self.out, share, [self.row, span(query * heads.size + begin, many)])
 
 
-def ask(element):
-    """A processor's second cache is asked for what lies there; an address outside is of no consequence."""
-    # TVM 0.27 gives a system library's prefix to no call that returns a pointer (export.backends.mlc.passes.row_product)
-    address = T.call_intrin("uint64", "tirx.address_of", element)
-    return T.call_llvm_intrin("void", "llvm.prefetch.p0", address, T.int32(0), T.int32(2), T.int32(1))
-
-
 def pieces(begin: int, end: int) -> list[tuple[int, int]]:
     """Whole vectors of the channels from ``begin`` to before ``end`` and then single ones: (first, how many)."""
     whole = (end - begin) // LANES * LANES
     return [(at, LANES) for at in range(begin, begin + whole, LANES)] + [(at, 1) for at in range(begin + whole, end)]
-
-
-def span(begin, many):
-    return T.ramp(begin, 1, many) if many > 1 else begin
-
-
-def every(number: float, many: int):
-    return T.broadcast(T.float32(number), many) if many > 1 else T.float32(number)

@@ -16,10 +16,12 @@ from tvm.script import tirx as T
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder.tirx import prim_func
 
-from export.processor.flat_rows import BYTES, LINE, FlatHeads, Row, arguments, ask, span
+from export.processor.flat_attention import SECOND
+from export.processor.flat_rows import BYTES, FlatHeads, Row, arguments
 from export.processor.online_softmax import LANES
 from export.processor.register_tiles import BLOCK, ROWS, prompt_softmax
 from export.processor.score_tiles import Side
+from export.processor.vectors import LINE, ask, span
 
 MEMBERS = 96
 """Heads of queries that share what is read of a head of keys, about."""
@@ -116,7 +118,7 @@ class Tile:
         def ask_ahead(eight):
             at = T.Cast("int64", begin + BLOCK + eight * LANES)
             for first in range(0, LANES * self.heads.width, LINE // BYTES[self.heads.cache]):
-                T.evaluate(ask(cache[0, self.head, at, first]))
+                T.evaluate(ask(cache[0, self.head, at, first], SECOND))
 
         return Side(lambda position, piece: row.read(cache, 0, begin + position, piece), ask_ahead)
 

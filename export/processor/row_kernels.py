@@ -17,6 +17,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder.tirx import arg, prim_func
 
 from export.processor.online_softmax import joined, power_of_two
+from export.processor.vectors import every, span
 
 WIDE = 16
 """Numbers of a vector; a narrower processor takes several for it."""
@@ -154,11 +155,3 @@ def silu(x, many):
     # `power_of_two` ends at 2^-126, which a large x would show
     small = tirx.Select(exponent < every(-126.0, many), every(0.0, many), power_of_two(exponent, many))
     return x * tirx.Select(x < every(0.0, many), small, one) / (one + small)
-
-
-def span(first, many):
-    return T.ramp(first, 1, many) if many > 1 else first
-
-
-def every(number: float, many: int):
-    return T.broadcast(T.float32(number), many) if many > 1 else T.float32(number)

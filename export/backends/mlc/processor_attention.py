@@ -15,9 +15,10 @@ from tvm import tirx
 from tvm.ir import IRModule
 from tvm.script import tirx as T
 
-from export.backends.mlc.passes.row_product import LINE, ask
+from export.backends.mlc.passes.row_product import FIRST
 from export.compilation.module_pass import ModulePass, Part
 from export.processor.online_softmax import BLOCK, LANES, PAGE, Heads, lanes, softmax
+from export.processor.vectors import LINE, ask
 from export.specs import DecoderSpec
 
 AHEAD = 4096
@@ -69,7 +70,7 @@ def attend_pages(heads, most, together, row, head, seen, first, q, pages, page_v
         def read(side, part, number, position, piece):
             page = page_values[first + block * (BLOCK // PAGE) + part]
             if piece * LANES * heads.item_bytes % LINE == 0:
-                T.evaluate(ask(pages[page, side, head + number, position, piece * LANES + AHEAD // heads.item_bytes]))
+                T.evaluate(ask(pages[page, side, head + number, position, piece * LANES + AHEAD // heads.item_bytes], FIRST))
             return vector(pages, page, side, head + number, position, lanes(piece))
 
         state.add(T.min(BLOCK, seen - block * BLOCK), partial(read, 0), partial(read, 1))

@@ -18,6 +18,7 @@ from tvm.script import tirx as T
 from export.backends.mlc.blocks.linear import ZERO_POINT
 from export.backends.mlc.parameters import GROUP, PER_WORD
 from export.processor.byte_products import ByteProducts
+from export.processor.vectors import LINE, ask
 
 PLANES = {"float16": 2, "float32": 3}
 """Bytes of a fixed-point number by the model dtype."""
@@ -25,11 +26,11 @@ PLANES = {"float16": 2, "float32": 3}
 AHEAD = 4608
 """Bytes of codes from those that are multiplied to those that are asked for: what memory answers in the time of two rows."""
 
+FIRST = 3
+"""The cache that memory is asked into."""
+
 TOGETHER = 32
 """Rows of the matrix that lie in a core's cache while rows of numbers pass by, each of which lies in its fastest one."""
-
-LINE = 64
-"""Bytes that a processor reads at once."""
 
 LEAST_EXPONENT, NOT_FINITE = 32, 255
 """Biased exponents of float32: smaller largest values are taken for 2^-95; infinity and NaN."""
@@ -95,7 +96,7 @@ class Steps:
     def ask_codes(self, words, row, first):
         """Write what asks memory for the codes that lie ahead of a step."""
         for line in range(len(self.lines)):
-            T.evaluate(ask(words[row, first * self.byte.words + (line * LINE + AHEAD) // 4]))
+            T.evaluate(ask(words[row, first * self.byte.words + (line * LINE + AHEAD) // 4], FIRST))
 
     def factors(self, scales, powers, number, row, first):
         """The scales of a step's groups times their powers of two, of which no product is rounded."""
@@ -121,11 +122,6 @@ class Steps:
             exact = self.byte.sums(words[row, at], plane, PLANES[self.dtype]) + zeros[number, at]
             total = total + T.Cast(f"float32x{lanes}", exact) * self.factor_of(factors, place)
         return total
-
-
-def ask(element):
-    """Memory is asked for what lies there; an address outside is of no consequence."""
-    return T.call_llvm_intrin("void", "llvm.prefetch.p0", number_of(element), T.int32(0), T.int32(3), T.int32(1))
 
 
 def joined(sums, lanes):
@@ -224,7 +220,7 @@ def row_product(
                         )
                         steps.ask_codes(words, row, at * step)
                         if at % steps.between_scales == 0:
-                            T.evaluate(ask(scales[row, at * step * groups + AHEAD * 2 // GROUP]))
+                            T.evaluate(ask(scales[row, at * step * groups + AHEAD * 2 // GROUP], FIRST))
                     out[number // tokens, number % tokens, row] = joined(sums, lanes)
 
     return product
@@ -234,12 +230,3 @@ def value(x, number, column):
     """float32: of the row ``number``."""
     tokens = x.shape[1]
     return T.Cast("float32", x[number // tokens, number % tokens, column])
-
-
-def number_of(element):
-    """Where it lies, as an integer, the type that TVM gives the addresses of tensor maps; an address to the code generator.
-
-    AttachGlobalSymbol of TVM 0.27, when it puts the prefix of a system library before names, takes every call for one that
-    returns a number, and fails for a pointer (apache/tvm, src/relax/transform/attach_global_symbol.cc, `TirxGvarMutator`).
-    """
-    return T.call_intrin("uint64", "tirx.address_of", element)

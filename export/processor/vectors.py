@@ -1,0 +1,33 @@
+"""Vectors of any number of lanes, one among them, and what asks memory for what will be read."""
+
+# mypy: ignore-errors
+from __future__ import annotations
+
+from tvm.script import tirx as T
+
+LINE = 64
+"""Bytes that a processor reads at once."""
+
+
+def span(first, many):
+    """So many elements from ``first`` on."""
+    return T.ramp(first, 1, many) if many > 1 else first
+
+
+def every(number: float, many: int):
+    """float32: the number in every lane."""
+    return T.broadcast(T.float32(number), many) if many > 1 else T.float32(number)
+
+
+def ask(element, locality: int):
+    """Memory is asked for what lies there; an address outside is of no consequence.
+
+    The address is called an integer, the type that TVM gives those of tensor maps; it is an address to the code generator.
+    AttachGlobalSymbol of TVM 0.27, when it puts the prefix of a system library before names, takes every call for one that
+    returns a number, and fails for a pointer (apache/tvm, src/relax/transform/attach_global_symbol.cc, `TirxGvarMutator`).
+
+    Args:
+        locality: of `llvm.prefetch`: 3 for the first cache, 2 for the second, 1 for the third.
+    """
+    address = T.call_intrin("uint64", "tirx.address_of", element)
+    return T.call_llvm_intrin("void", "llvm.prefetch.p0", address, T.int32(0), T.int32(locality), T.int32(1))
