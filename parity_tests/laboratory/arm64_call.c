@@ -1,4 +1,5 @@
-/* Calls the function __tvm_ffi_matmul as TVM's runtime does, with arrays read from the files it is given; one thread.
+/* Calls the kernel KERNEL as TVM's runtime does, one thread. Every array is read from a file before the call and written to it
+ * after; each begins OFFSET bytes behind an address that is a multiple of 64.
  *
  * The structures and functions are those of tvm/ffi/c_api.h, dlpack.h and tvm/runtime/c_backend_api.h (apache-tvm 0.27).
  */
@@ -17,9 +18,9 @@ typedef struct {
 } Tensor;
 typedef struct { int32_t kind; uint32_t padding; union { int64_t number; void* pointer; } value; } Any;
 typedef struct { void* handle; int32_t tasks; } Group;
-enum { TENSOR_POINTER = 7 };
+enum { TENSOR_POINTER = 7, MOST_TENSORS = 16, MOST_AXES = 4 };
 
-int __tvm_ffi_matmul(void*, const Any*, int32_t, Any*);
+int KERNEL(void*, const Any*, int32_t, Any*);
 
 void* TVMBackendAllocWorkspace(int type, int number, uint64_t size, int code, int bits) {
   return aligned_alloc(64, (size + 63) / 64 * 64);
@@ -35,21 +36,13 @@ void TVMFFIErrorSetRaisedFromCStrParts(const char* kind, const char** parts, int
   for (int i = 0; i < count; ++i) fputs(parts[i], stderr);
 }
 
-enum { MOST_TENSORS = 8, MOST_AXES = 4, SPARE = 64 };
-
-static void fill(const char* name, void* data, size_t size) {
-  FILE* file = fopen(name, "rb");
-  if (!file || fread(data, 1, size, file) != size) exit(2);
-  fclose(file);
-}
-
-/* arguments: for each array its type ("f32", "u8", "i32", ...), its sizes ("1x4x96") and its file; the last is written */
+/* arguments: for each array its type ("f32", "u8", "i32", ...), its sizes ("1x4x96") and its file */
 int main(int count, char** given) {
   int tensors = (count - 1) / 3;
   int64_t shapes[MOST_TENSORS][MOST_AXES];
+  size_t sizes[MOST_TENSORS];
   Tensor made[MOST_TENSORS] = {0};
   Any arguments[MOST_TENSORS] = {0}, result = {0};
-  size_t size = 0;
   if (tensors < 1 || tensors > MOST_TENSORS) return 3;
   for (int i = 0; i < tensors; ++i) {
     const char* type = given[1 + 3 * i];
@@ -58,20 +51,24 @@ int main(int count, char** given) {
     tensor->dtype.code = type[0] == 'i' ? 0 : type[0] == 'u' ? 1 : 2;
     tensor->dtype.bits = atoi(type + 1);
     tensor->dtype.lanes = 1;
-    size = tensor->dtype.bits / 8;
+    sizes[i] = tensor->dtype.bits / 8;
     for (char* part = strtok(given[2 + 3 * i], "x"); part; part = strtok(0, "x")) {
+      if (tensor->axes == MOST_AXES) return 3;
       shapes[i][tensor->axes++] = atol(part);
-      size *= atol(part);
+      sizes[i] *= atol(part);
     }
     tensor->shape = shapes[i];
-    tensor->data = aligned_alloc(64, (size + SPARE) / 64 * 64 + 64);
-    if (i + 1 < tensors) fill(given[3 + 3 * i], tensor->data, size);
-    else memset(tensor->data, 0, size);
+    tensor->data = (char*)aligned_alloc(64, (sizes[i] + OFFSET + 63) / 64 * 64) + OFFSET;
+    FILE* file = fopen(given[3 + 3 * i], "rb");
+    if (!file || fread(tensor->data, 1, sizes[i], file) != sizes[i]) return 2;
+    fclose(file);
     arguments[i].kind = TENSOR_POINTER;
     arguments[i].value.pointer = tensor;
   }
-  if (__tvm_ffi_matmul(0, arguments, tensors, &result)) return 1;
-  FILE* out = fopen(given[3 * tensors], "wb");
-  fwrite(made[tensors - 1].data, 1, size, out);
-  return fclose(out);
+  if (KERNEL(0, arguments, tensors, &result)) return 1;
+  for (int i = 0; i < tensors; ++i) {
+    FILE* file = fopen(given[3 + 3 * i], "wb");
+    if (!file || fwrite(made[i].data, 1, sizes[i], file) != sizes[i] || fclose(file)) return 2;
+  }
+  return 0;
 }

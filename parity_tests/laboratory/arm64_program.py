@@ -1,4 +1,4 @@
-"""A function compiled for arm64 and run under qemu: arrays in, the last array out."""
+"""A kernel compiled for arm64 and run under qemu."""
 
 from __future__ import annotations
 
@@ -25,17 +25,23 @@ def missing() -> bool:
 
 
 class Arm64Program:
-    """The function ``matmul`` of ``module``, compiled and linked in ``folder`` with a program that calls it."""
+    """The kernel that is a module's one function, compiled and linked in ``folder`` with a program that calls it.
 
-    def __init__(self, folder: Path, module: IRModule, target: Target) -> None:
+    Args:
+        offset: bytes from a multiple of 64 at which every array begins.
+    """
+
+    def __init__(self, folder: Path, module: IRModule, target: Target, offset: int = 0) -> None:
         self.folder = folder
-        prefixed = module.with_attr("system_lib_prefix", "arm64_program_")
+        (kernel,) = (variable.name_hint for variable in module.get_global_vars())
         with tvm.transform.PassContext(config=OPTIONS):
-            tvm.compile(prefixed, target=target).export_library(str(folder / "kernel.tar"), fcompile=tvm.support.tar.tar)
+            built = tvm.compile(module.with_attr("system_lib_prefix", "arm64_program_"), target=target)
+        built.export_library(str(folder / "kernel.tar"), fcompile=tvm.support.tar.tar)
         with tarfile.open(folder / "kernel.tar") as tar:
             tar.extractall(folder, filter="data")
-        compiler, source = shutil.which(TOOLS[0]), Path(__file__).with_name("arm64_call.c")
-        command = [str(compiler), "-O1", str(source), str(folder / "lib0.o"), "-o", str(folder / "call"), "-lm"]
+        defined = [f"-DKERNEL=__tvm_ffi_{kernel}", f"-DOFFSET={offset}"]
+        source, linked = Path(__file__).with_name("arm64_call.c"), ["-o", str(folder / "call"), "-lm"]
+        command = [TOOLS[0], "-O1", *defined, str(source), str(folder / "lib0.o"), *linked]
         subprocess.run(command, check=True, capture_output=True)
 
     @property
@@ -44,20 +50,18 @@ class Arm64Program:
         command = [TOOLS[2], "-d", str(self.folder / "lib0.o")]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
-    def __call__(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
-        """Runs it; of the last array only the type and the shape count.
+    def __call__(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The arrays as they are after a call.
 
         Raises:
             AssertionError: the program failed; what it said.
         """
-        arguments = []
-        for number, array in enumerate(arrays):
-            name = self.folder / f"{number}.bin"
-            name.write_bytes(np.ascontiguousarray(array).tobytes())
+        files, arguments = [self.folder / f"{number}.bin" for number in range(len(arrays))], []
+        for file, array in zip(files, arrays, strict=True):
+            file.write_bytes(np.ascontiguousarray(array).tobytes())
             sizes = "x".join(map(str, array.shape))
-            arguments += [f"{array.dtype.kind}{8 * array.dtype.itemsize}", sizes, str(name)]
+            arguments += [f"{array.dtype.kind}{8 * array.itemsize}", sizes, str(file)]
         command = [TOOLS[1], "-cpu", "neoverse-n1", "-L", ROOT, str(self.folder / "call"), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        last = arrays[-1]
-        return np.frombuffer((self.folder / f"{len(arrays) - 1}.bin").read_bytes(), last.dtype).reshape(last.shape)
+        return [np.frombuffer(f.read_bytes(), a.dtype).reshape(a.shape) for f, a in zip(files, arrays, strict=True)]

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import tarfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import tvm
 from tvm import tirx
 from tvm.ir import IRModule
 from tvm.target import Target
@@ -23,36 +19,18 @@ from export.processor.prompt_attention import prompt_attention
 from export.processor.prompt_attention_test import Prompt
 from export.processor.row_kernels import gate, skip_norm
 from export.processor.row_kernels_test import EPS, rooted
+from parity_tests.laboratory.arm64_program import Arm64Program, missing
 
-TOOLS = ("aarch64-linux-gnu-gcc", "qemu-aarch64-static")
-ROOT = "/usr/aarch64-linux-gnu"
-CODES = {"i": "0", "f": "2"}
+OFFSET = 4
+"""Bytes from where arrays are aligned, at which they begin."""
 
-pytestmark = pytest.mark.skipif(
-    not all(map(shutil.which, TOOLS)), reason="needs gcc-aarch64-linux-gnu, libc6-dev-arm64-cross and qemu-user-static"
-)
+pytestmark = pytest.mark.skipif(missing(), reason="needs gcc-aarch64-linux-gnu, libc6-dev-arm64-cross and qemu-user-static")
 
 
 def called(folder: Path, kernel: tirx.PrimFunc, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
     """The arrays as they are after the call."""
-    module = IRModule({"kernel": kernel.with_attr("global_symbol", "kernel")}).with_attr("system_lib_prefix", "step_")
-    with tvm.transform.PassContext(config={"tirx.disable_cse_tir": True}):
-        built = tvm.compile(module, target=Target(ARM64))
-    built.export_library(str(folder / "kernel.tar"), fcompile=tvm.support.tar.tar)
-    with tarfile.open(folder / "kernel.tar") as tar:
-        tar.extractall(folder, filter="data")
-    source, program = Path(__file__).with_name("arm64_kernel.c"), folder / "call"
-    link = [TOOLS[0], "-O1", "-DKERNEL=__tvm_ffi_kernel", str(source), str(folder / "lib0.o"), "-o", str(program), "-lm"]
-    subprocess.run(link, check=True, capture_output=True)
-    command = [TOOLS[1], "-cpu", "neoverse-n1", "-L", ROOT, str(program)]
-    for number, array in enumerate(arrays):
-        file = folder / f"{number}.bin"
-        file.write_bytes(np.ascontiguousarray(array).tobytes())
-        command += [CODES[array.dtype.kind], str(8 * array.itemsize), ",".join(map(str, array.shape)), str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    files = [folder / f"{number}.bin" for number in range(len(arrays))]
-    return [np.frombuffer(f.read_bytes(), a.dtype).reshape(a.shape) for f, a in zip(files, arrays, strict=True)]
+    module = IRModule({"kernel": kernel.with_attr("global_symbol", "kernel")})
+    return Arm64Program(folder, module, Target(ARM64), OFFSET)(arrays)
 
 
 @pytest.mark.parametrize(("heads", "cache"), [(EACH, "float16"), (THREE, "int8")], ids=["float16", "int8"])
