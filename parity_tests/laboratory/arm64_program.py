@@ -13,10 +13,10 @@ import tvm
 from tvm.ir import IRModule
 from tvm.target import Target
 
+from parity_tests.laboratory.kernels import compiled
+
 TOOLS = ("aarch64-linux-gnu-gcc", "qemu-aarch64-static", "aarch64-linux-gnu-objdump")
 ROOT = "/usr/aarch64-linux-gnu"
-OPTIONS = {"tirx.disable_cse_tir": True}
-"""As libraries are compiled."""
 
 
 def missing() -> bool:
@@ -34,8 +34,7 @@ class Arm64Program:
     def __init__(self, folder: Path, module: IRModule, target: Target, offset: int = 0) -> None:
         self.folder = folder
         (kernel,) = (variable.name_hint for variable in module.get_global_vars())
-        with tvm.transform.PassContext(config=OPTIONS):
-            built = tvm.compile(module.with_attr("system_lib_prefix", "arm64_program_"), target=target)
+        built = compiled(module.with_attr("system_lib_prefix", "arm64_program_"), target)
         built.export_library(str(folder / "kernel.tar"), fcompile=tvm.support.tar.tar)
         with tarfile.open(folder / "kernel.tar") as tar:
             tar.extractall(folder, filter="data")

@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,13 +22,14 @@ import numpy as np
 import onnxruntime
 import tvm
 from onnx import TensorProto, helper, numpy_helper
-from tvm.ir import IRModule
 from tvm.target import Target
 
 from export.processor.block_instructions import block_instructions
 from export.processor.block_product import BlockMatrix, block_product
 from export.processor.targets import TARGETS
-from parity_tests.laboratory.row_products import COPIES_BYTES, PARTS, as_words, compiled, plain_read
+from parity_tests.laboratory.kernels import PARTS, as_words, kernel_of, plain_read
+from parity_tests.laboratory.row_products import COPIES_BYTES
+from parity_tests.laboratory.turns import in_turns
 from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, execute
 from runtime_py.command.parser import Parser
@@ -65,23 +64,23 @@ def _run(options: argparse.Namespace) -> int:
     target = Target(TARGETS[options.variant])
     instructions = block_instructions(target)
     assert instructions is not None
-    read = compiled(IRModule({"read": plain_read().with_attr("global_symbol", "read")}), target)
+    read = kernel_of(plain_read(), target)
     for shape in options.shapes.split(","):
         columns, rows = (int(size) for size in shape.split("x"))
         product = Product(BlockMatrix(rows, columns, options.block, options.bits))
-        made = block_product(product.matrix, instructions).with_attr("global_symbol", "product")
-        library = compiled(IRModule({"product": made}), target)
+        library = kernel_of(block_product(product.matrix, instructions), target)
         for threads in counts:
             tvm.get_global_func("runtime.config_threadpool")(1, threads)
             session = product.session(threads)
             for number in (int(number) for number in options.rows.split(",")):
                 calls = {
-                    "read": product.reader(read["read"]),
-                    "library": product.runner(library["product"], number),
+                    "read": product.reader(read),
+                    "library": product.runner(library, number),
                     "runtime": product.operator(session, number),
                 }
-                seconds = {name: taken / product.copies for name, taken in timed(calls, options.rounds).items()}
-                console.out(told(product, threads, number, seconds))
+                taken = in_turns(calls, options.rounds, PAUSE)
+                each = {name: seconds / product.copies for name, seconds in taken.items()}
+                console.out(told(product, threads, number, each))
     return ExitCode.OK
 
 
@@ -192,19 +191,6 @@ class Product:
             session.run(None, given)
 
         return run
-
-
-def timed(calls: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
-    """Seconds of each, medians of rounds in which all take turns."""
-    taken: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(rounds + 1):
-        for name, call in calls.items():
-            time.sleep(PAUSE)
-            began = time.perf_counter()
-            call()
-            if turn:
-                taken[name].append(time.perf_counter() - began)
-    return {name: statistics.median(seconds) for name, seconds in taken.items()}
 
 
 COMMAND = Command(parser, _run)

@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -23,13 +21,13 @@ import onnxruntime
 import tvm
 import tvm_ffi
 from onnx import TensorProto, helper
-from tvm.ir import IRModule
 from tvm.target import Target
 
 from export.processor.flat_attention import flat_attention
 from export.processor.flat_rows import FlatHeads
 from export.processor.targets import TARGETS
-from parity_tests.laboratory.row_products import PARTS, plain_read
+from parity_tests.laboratory.kernels import PARTS, kernel_of, plain_read
+from parity_tests.laboratory.turns import in_turns
 from runtime_py.backends.page_by_page import zeros
 from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, execute
@@ -167,25 +165,6 @@ def session(heads: FlatHeads, threads: int) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(model.SerializeToString(), options)
 
 
-def compiled(kernel: tvm.tirx.PrimFunc, target: str) -> Callable[..., None]:
-    module = IRModule({"kernel": kernel.with_attr("global_symbol", "kernel")})
-    with tvm.transform.PassContext(config={"tirx.disable_cse_tir": True}):
-        return tvm.compile(module, target=Target(TARGETS[target]))["kernel"]
-
-
-def measured(calls: dict[str, Callable[[], None]], rounds: int, rest: float = 0) -> dict[str, float]:
-    """Seconds of each, medians of rounds in which all take turns."""
-    taken: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(rounds + 1):
-        for name, call in calls.items():
-            time.sleep(rest)
-            began = time.perf_counter()
-            call()
-            if turn:
-                taken[name].append(time.perf_counter() - began)
-    return {name: statistics.median(seconds) for name, seconds in taken.items()}
-
-
 def parser(prog: str) -> Parser:
     """The flags."""
     made = Parser(prog, "Time attention of a decode step over a flat cache beside ONNX Runtime's operator.")
@@ -206,16 +185,17 @@ def parser(prog: str) -> Parser:
 def _run(given: argparse.Namespace) -> int:
     # TVM's threads look for work 300,000 times by default, a tenth of a second in which they disturb the others
     os.environ |= {"TVM_NUM_THREADS": str(given.threads), "TVM_THREAD_POOL_SPIN_COUNT": "3000"}
-    reads = compiled(plain_read(), given.target)
+    target, rest = Target(TARGETS[given.target]), REST if given.threads > 1 else 0
+    reads = kernel_of(plain_read(), target)
     for cache in given.caches:
         heads = FlatHeads(given.heads, given.kv_heads, given.size, given.size, given.size, given.size**-0.5, cache)
-        kernel, opened = compiled(flat_attention(heads), given.target), session(heads, given.threads)
+        kernel, opened = kernel_of(flat_attention(heads), target), session(heads, given.threads)
         for rows in given.rows:
             for positions in given.positions:
                 case = Case.drawn(heads, rows, positions)
                 calls = {"ours": case.ours(kernel), "ONNX Runtime": case.theirs(opened), "plain read": case.read(reads)}
                 line = f"{cache:8} {rows} rows {positions:5} positions"
-                for name, seconds in measured(calls, given.rounds, REST if given.threads > 1 else 0).items():
+                for name, seconds in in_turns(calls, given.rounds, rest).items():
                     each = seconds / len(case.caches)
                     line += f"  {name} {each * 1e3:7.3f} ms {case.bytes_read / each / 1e9:5.1f} GB/s"
                 console.out(line)

@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +32,7 @@ from export.quantisation.hadamard import turned
 from export.specs import ModelSpec
 from parity_tests.backends.examiner import MANY_ROWS
 from parity_tests.check.candidate import Candidate, open_candidate
+from parity_tests.laboratory.turns import in_turns
 from parity_tests.reference.arithmetic import RoundedLinear
 from parity_tests.reference.checkpoint_side import Checkpoint, open_checkpoint, stored_reference
 from parity_tests.reference.reference import TorchBackend
@@ -52,7 +51,7 @@ FILLED = 150
 """Positions behind which a step is timed."""
 PROFILED = ((f"a step of 8 behind {FILLED} positions", 8, 1), ("a prompt of 96 tokens", 1, 96))
 """The calls that are taken apart: a name, sequences, and tokens of each."""
-ROUNDS = 7
+ROUNDS, PROMPT_ROUNDS = 7, 3
 STEPS = (63, 79, 95, 111, 127)
 """Of turned inputs either way."""
 FIRST, SECOND = "first", "second"
@@ -64,18 +63,19 @@ def step_seconds(decoders: dict[str, Any], hidden: int) -> dict[tuple[str, int],
     prompt = drawn.standard_normal((1, FILLED, hidden)).astype(np.float32)
     states = {name: filled(backend, prompt) for name, backend in decoders.items()}
     token = drawn.standard_normal((1, 1, hidden)).astype(np.float32)
-    taken: dict[tuple[str, int], list[float]] = {}
-    for turn in range(ROUNDS + 1):
-        for count in SEQUENCES:
-            for name, backend in decoders.items():
-                for state in states[name]:
-                    state.length = FILLED
-                fed = [{"inputs_embeds": token, "position_ids": positions(backend, FILLED, 1)}] * count
-                began = time.perf_counter()
-                backend.forward_together(states[name][:count], fed)
-                if turn:
-                    taken.setdefault((name, count), []).append(time.perf_counter() - began)
-    return {key: statistics.median(seconds) for key, seconds in taken.items()}
+
+    def step(name: str, count: int) -> Callable[[], object]:
+        backend, together = decoders[name], states[name][:count]
+        fed = [{"inputs_embeds": token, "position_ids": positions(backend, FILLED, 1)}] * count
+
+        def run() -> None:
+            for state in states[name]:
+                state.length = FILLED
+            backend.forward_together(together, fed)
+
+        return run
+
+    return in_turns({(name, count): step(name, count) for count in SEQUENCES for name in decoders}, ROUNDS)
 
 
 def filled(backend: Any, prompt: np.ndarray) -> list[Any]:
@@ -90,19 +90,19 @@ def filled(backend: Any, prompt: np.ndarray) -> list[Any]:
 def prompt_seconds(decoders: dict[str, Any], hidden: int) -> dict[tuple[str, int], float]:
     """Medians of a prompt in one call by decoder and tokens; in turns."""
     drawn = np.random.default_rng(0)
-    taken: dict[tuple[str, int], list[float]] = {}
     states = {name: backend.start(max(PROMPTS)) for name, backend in decoders.items()}
-    for turn in range(3 + 1):
-        for count in PROMPTS:
-            embeds = drawn.standard_normal((1, count, hidden)).astype(np.float32)
-            for name, backend in decoders.items():
-                backend.rewind(states[name], 0)
-                fed = {"inputs_embeds": embeds, "position_ids": positions(backend, 0, count)}
-                began = time.perf_counter()
-                backend.forward(states[name], fed, np.array([-1]))
-                if turn:
-                    taken.setdefault((name, count), []).append(time.perf_counter() - began)
-    return {key: statistics.median(seconds) for key, seconds in taken.items()}
+
+    def prompt(name: str, count: int) -> Callable[[], object]:
+        backend, embeds = decoders[name], drawn.standard_normal((1, count, hidden)).astype(np.float32)
+        fed = {"inputs_embeds": embeds, "position_ids": positions(backend, 0, count)}
+
+        def run() -> None:
+            backend.rewind(states[name], 0)
+            backend.forward(states[name], fed, np.array([-1]))
+
+        return run
+
+    return in_turns({(name, count): prompt(name, count) for count in PROMPTS for name in decoders}, PROMPT_ROUNDS)
 
 
 def hidden_of(backend: Any) -> int:

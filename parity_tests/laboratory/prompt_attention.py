@@ -19,11 +19,14 @@ from dataclasses import dataclass
 import numpy as np
 import onnxruntime
 import tvm_ffi
+from tvm.target import Target
 
 from export.processor.flat_rows import FlatHeads
 from export.processor.prompt_attention import prompt_attention
 from export.processor.targets import TARGETS
-from parity_tests.laboratory.flat_attention import REST, STEP, compiled, kept, measured, session
+from parity_tests.laboratory.flat_attention import REST, STEP, kept, session
+from parity_tests.laboratory.kernels import kernel_of
+from parity_tests.laboratory.turns import in_turns
 from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, execute
 from runtime_py.command.parser import Parser
@@ -102,15 +105,16 @@ def parser(prog: str) -> Parser:
 
 def _run(given: argparse.Namespace) -> int:
     os.environ |= {"TVM_NUM_THREADS": str(given.threads), "TVM_THREAD_POOL_SPIN_COUNT": "3000"}
+    target, rest = Target(TARGETS[given.target]), REST if given.threads > 1 else 0
     for cache in given.caches:
         heads = FlatHeads(given.heads, given.kv_heads, given.size, given.size, given.size, given.size**-0.5, cache)
-        kernel, opened = compiled(prompt_attention(heads), given.target), session(heads, given.threads)
+        kernel, opened = kernel_of(prompt_attention(heads), target), session(heads, given.threads)
         for tokens in given.tokens:
             for before in given.before:
                 case = Case(heads, tokens, before)
                 calls = {"ours": case.ours(kernel), "ONNX Runtime": case.theirs(opened)}
                 line = f"{cache:8} {tokens:4} tokens behind {before:4}"
-                for name, seconds in measured(calls, given.rounds, REST if given.threads > 1 else 0).items():
+                for name, seconds in in_turns(calls, given.rounds, rest).items():
                     line += f"  {name} {seconds * 1e3:8.3f} ms {case.products / seconds / 1e9:5.1f} GMAC/s"
                 console.out(line)
     return ExitCode.OK

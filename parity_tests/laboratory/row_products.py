@@ -11,35 +11,30 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import tvm
 from tvm import tirx
 from tvm.ir import IRModule
-from tvm.script import tirx as T
 from tvm.target import Target
 
 from export.backends.mlc.library import TARGETS, bounds_of, build_module
 from export.backends.mlc.passes.cpu_schedule import ScheduleForCpu
 from export.backends.mlc.passes.pipeline import lowered
 from export.compilation.host import host_place
+from parity_tests.laboratory.kernels import OPTIONS, PARTS, as_words, compiled, kernel_of, plain_read
 from parity_tests.laboratory.mlc_traffic.libraries import request_of, spec_of
+from parity_tests.laboratory.turns import in_turns
 from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, execute
 from runtime_py.command.parser import Parser
 from runtime_py.errors import ExitCode
 
-OPTIONS = {"tirx.disable_cse_tir": True, "relax.backend.use_cuda_graph": False}
 COPIES_BYTES = 1 << 28
 """Bytes of the copies of one matrix together."""
-
-PARTS = 8
-"""Of a matrix, read side by side by the plain read."""
 
 
 def parser(prog: str) -> Parser:
@@ -58,7 +53,7 @@ def _run(options: argparse.Namespace) -> int:
     module, target = decode_products(options.model, options.precision), Target(TARGETS[host_place()])
     schedules = {"library": target, **({"strips": Target({"kind": "llvm"})} if options.strips else {})}
     built = {name: compiled(ScheduleForCpu(chosen)(module), target) for name, chosen in schedules.items()}
-    read = compiled(IRModule({"read": plain_read().with_attr("global_symbol", "read")}), target)
+    read = kernel_of(plain_read(), target)
     counts = [int(number) for number in options.threads.split(",")]
     # the pool is made by the first product, as large as this says
     os.environ["TVM_NUM_THREADS"] = str(max(counts))
@@ -71,7 +66,8 @@ def _run(options: argparse.Namespace) -> int:
         for variable, kernel in module.functions_items():
             product = Product.of(variable.name_hint, kernel)
             calls = {name: product.runner(machine[variable.name_hint]) for name, machine in built.items()}
-            rates = measured({"read": product.reader(read["read"]), **calls}, product.bytes_read, options.rounds)
+            seconds = in_turns({"read": product.reader(read), **calls}, options.rounds)
+            rates = {name: product.bytes_read / taken / 1e9 for name, taken in seconds.items()}
             console.out(f"  {product.rows:>6} x {product.columns:<5}{told(rates)}")
             best = max(best, rates["read"])
         console.out(f"  the fastest plain read: {best:.1f}")
@@ -97,11 +93,6 @@ def decode_products(family: str, precision: str) -> IRModule:
                 shape = int(words[0]), int(row[-1])
                 chosen[shape] = variable.name_hint, function.with_attr("global_symbol", variable.name_hint)
     return IRModule(dict(chosen[shape] for shape in sorted(chosen)))
-
-
-def compiled(module: IRModule, target: Target) -> tvm.runtime.Module:
-    with tvm.transform.PassContext(config=OPTIONS):
-        return tvm.compile(module, target=target)
 
 
 @dataclass(frozen=True)
@@ -155,56 +146,6 @@ class Product:
                     kernel(array, joined)
 
         return run
-
-
-def as_words(array: tvm.runtime.Tensor) -> tvm.runtime.Tensor:
-    """The bytes of a tensor as 32-bit words, in blocks that the plain read takes; a rest is left out."""
-    words = array.numpy().reshape(-1).view(np.uint32)
-    return tvm.runtime.tensor(words[: len(words) // (PARTS * 32) * PARTS * 32].reshape(PARTS, -1))
-
-
-def plain_read() -> tirx.PrimFunc:
-    """uint32 (PARTS, words) to the XOR of every 32nd word of each part: all is read, and little else is done."""
-
-    @T.prim_func(s_tir=True)
-    def read(a: T.handle, b: T.handle):
-        length = T.int64()
-        given = T.match_buffer(a, (PARTS, length), "uint32")
-        joined = T.match_buffer(b, (PARTS, 32), "uint32")
-        for part in T.parallel(PARTS):
-            with T.sblock("part"):
-                T.reads(given[part, 0:length])
-                T.writes(joined[part, 0:32])
-                kept = T.sblock_alloc_buffer((4, 8), "uint32", scope="local")
-                for k in T.unroll(4):
-                    kept[k, T.ramp(0, 1, 8)] = T.broadcast(T.uint32(0), 8)
-                for at in T.serial(length // T.int64(32)):
-                    for k in T.unroll(4):
-                        kept[k, T.ramp(0, 1, 8)] = T.bitwise_xor(
-                            kept[k, T.ramp(0, 1, 8)],
-                            given[part, T.ramp(at * T.int64(32) + T.Cast("int64", k) * T.int64(8), T.int64(1), 8)],
-                        )
-                for k in T.unroll(4):
-                    joined[part, T.ramp(8 * k, 1, 8)] = kept[k, T.ramp(0, 1, 8)]
-
-    return read
-
-
-def measured(calls: dict[str, Callable[[], None]], size: int, rounds: int) -> dict[str, float]:
-    """GB/s of each, medians of rounds in which all take turns."""
-    taken: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(rounds + 1):
-        for name, seconds in timed(calls):
-            if turn:
-                taken[name].append(seconds)
-    return {name: size / statistics.median(seconds) / 1e9 for name, seconds in taken.items()}
-
-
-def timed(calls: dict[str, Callable[[], None]]) -> Iterator[tuple[str, float]]:
-    for name, call in calls.items():
-        began = time.perf_counter()
-        call()
-        yield name, time.perf_counter() - began
 
 
 COMMAND = Command(parser, _run)
