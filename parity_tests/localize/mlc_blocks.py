@@ -100,9 +100,11 @@ def block_outputs(candidate: Candidate, spec: ModelSpec, stage: str, inputs: Arr
         kind = MappedMlcBlocks if isinstance(candidate.backend, MappedWeights) else MlcBlocks
         backend = kind(candidate.folder, candidate.manifest, library)
         try:
-            return backend.block_outputs(stage, inputs)
+            made = backend.block_outputs(stage, inputs)
         finally:
             backend.close()
+    # a library's table multiplies its rows itself, the reference's leaves that to the stage
+    return {name: rows / np.float32(spec.embed.scale) for name, rows in made.items()} if stage == EMBED else made
 
 
 def built_anew(candidate: Candidate, spec: ModelSpec, library: Path) -> MlcBackend | None:
