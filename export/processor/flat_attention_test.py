@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from export.processor.conftest import X86, Kernel, drawn, of_processor
+from export.processor.conftest import X86, AttentionCall, Kernel, of_processor
 from export.processor.flat_attention import flat_attention
 from export.processor.flat_rows import BYTES, FlatHeads, unsupported
 from export.processor.score_tiles import BLOCK, TILE
@@ -38,65 +38,25 @@ def named(given: FlatHeads | str) -> str:
 
 
 @dataclass
-class Step:
+class Step(AttentionCall):
     """Inputs of one call, and caches of one more sequence than it has rows."""
 
-    heads: FlatHeads
-    qkv: np.ndarray
-    cos: np.ndarray
-    sin: np.ndarray
     lengths: np.ndarray
-    scales: Sequence[np.ndarray]
-    caches: Sequence[np.ndarray]
 
     @classmethod
     def drawn(cls, heads: FlatHeads, lengths: Sequence[int] = LENGTHS) -> Step:
-        count = len(lengths)
-        angles = np.abs(drawn(1, count, heads.rotary // 2)) * 3
-        shape = count + 1, heads.keys, CAPACITY, heads.width
-        numbers, kinds = (drawn(2, *shape), drawn(3, *shape)), heads.cache
-        scales = [np.abs(drawn(seed, heads.keys, heads.width)) * 0.02 + 0.01 for seed in (4, 5)]
-        if kinds == "int8":
-            numbers = tuple(np.clip(np.rint(n / s[:, None]), -128, 127) for n, s in zip(numbers, scales, strict=True))
-        for array in numbers:
-            array[..., heads.size :] = 0
-        caches = [array.astype(kinds) for array in numbers]
-        qkv = drawn(6, count, (heads.queries + 2 * heads.keys) * heads.size)
-        flat = [scale.reshape(-1).astype(np.float32) for scale in scales] if kinds == "int8" else []
-        return cls(heads, qkv, np.cos(angles), np.sin(angles), np.array(lengths, np.int32), flat, caches)
+        inputs = cls.inputs(heads, len(lengths), len(lengths) + 1, CAPACITY)
+        return cls(**inputs, lengths=np.array(lengths, np.int32))
 
     def run(self, kernel: Kernel) -> np.ndarray:
         out = np.full((len(self.lengths), self.heads.queries * self.heads.size), np.nan, np.float32)
         kernel(self.qkv, self.cos, self.sin, self.lengths, *self.scales, *self.caches, out)
         return out
 
-    def rotated(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """float64 queries, keys and values (row, head, size)."""
-        heads, half = self.heads, self.heads.rotary // 2
-        x = self.qkv.reshape(len(self.qkv), -1, heads.size).astype(np.float64)
-        cos, sin = (table[:, None].astype(np.float64) for table in (self.cos, self.sin))
-        turned, split = x.copy(), (heads.queries, heads.queries + heads.keys)
-        turned[..., :half] = x[..., :half] * cos - x[..., half : 2 * half] * sin
-        turned[..., half : 2 * half] = x[..., half : 2 * half] * cos + x[..., :half] * sin
-        return turned[:, : split[0]], turned[:, split[0] : split[1]], x[:, split[1] :]
-
-    def widened(self, side: int, row: int, count: int) -> np.ndarray:
-        """float64 (head of queries, position, size): what lies in a cache, times its scales."""
-        heads = self.heads
-        held = self.caches[side][row, :, :count].astype(np.float64)
-        if self.scales:
-            held = held * self.scales[side].reshape(heads.keys, 1, heads.width)
-        return np.repeat(held[..., : heads.size], heads.group, 0)
-
     def formula(self) -> np.ndarray:
         """float64 attention over the caches as they lie after the call."""
-        queries, rows = self.rotated()[0], []
-        for row, length in enumerate(self.lengths):
-            keys, values = (self.widened(side, row, length + 1) for side in (0, 1))
-            scores = np.einsum("hd,hnd->hn", queries[row], keys) * self.heads.scale
-            weights = np.exp(scores - scores.max(1, keepdims=True))
-            rows.append(np.einsum("hn,hnd->hd", weights / weights.sum(1, keepdims=True), values).reshape(-1))
-        return np.array(rows)
+        seen = self.lengths[:, None] + 1
+        return np.concatenate([self.attended(slice(row, row + 1), row, seen[row]) for row in range(len(seen))])
 
 
 @pytest.mark.parametrize(("heads", "place"), CASES, ids=named)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
-from export.processor.conftest import Kernel, drawn, of_processor
+from export.processor.conftest import AttentionCall, Kernel, of_processor
 from export.processor.flat_attention import flat_attention
 from export.processor.flat_attention_test import CASES, EACH, EIGHT, THREE, named, operators
 from export.processor.flat_rows import FlatHeads
@@ -21,33 +20,19 @@ CAPACITY = max(LENGTHS) + max(TOKENS) + 3
 
 
 @dataclass
-class Prompt:
+class Prompt(AttentionCall):
     """Inputs of one call behind ``length`` positions; the caches have one more sequence."""
 
-    heads: FlatHeads
     length: int
-    qkv: np.ndarray
-    cos: np.ndarray
-    sin: np.ndarray
-    scales: Sequence[np.ndarray]
-    caches: Sequence[np.ndarray]
 
     @classmethod
     def drawn(cls, heads: FlatHeads, tokens: int, length: int) -> Prompt:
         """What is no position of the first sequence holds no number, where the cache can say so."""
-        angles = np.abs(drawn(1, tokens, heads.rotary // 2)) * 3
-        caches, scales = [], []
-        for seed in (2, 3):
-            array = drawn(seed, 2, heads.keys, CAPACITY, heads.width)
-            if heads.cache == "int8":
-                scales.append(np.abs(drawn(seed + 2, heads.keys, heads.width)) * 0.02 + 0.01)
-                array = np.clip(np.rint(array / scales[-1][:, None]), -128, 127)
-            array[..., heads.size :] = 0
-            if heads.cache != "int8":
+        inputs = cls.inputs(heads, tokens, 2, CAPACITY)
+        if heads.cache != "int8":
+            for array in inputs["caches"]:
                 array[0, :, length:] = np.nan
-            caches.append(array.astype(heads.cache))
-        qkv = drawn(6, tokens, (heads.queries + 2 * heads.keys) * heads.size)
-        return cls(heads, length, qkv, np.cos(angles), np.sin(angles), [scale.reshape(-1) for scale in scales], caches)
+        return cls(**inputs, length=length)
 
     @property
     def written(self) -> slice:
@@ -61,29 +46,10 @@ class Prompt:
         kernel(self.qkv, self.cos, self.sin, np.array([self.length], np.int32), *self.scales, *self.caches, out)
         return out
 
-    def rotated(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """float64 queries, keys and values (token, head, size)."""
-        heads, half = self.heads, self.heads.rotary // 2
-        x = self.qkv.reshape(len(self.qkv), -1, heads.size).astype(np.float64)
-        cos, sin = (table[:, None].astype(np.float64) for table in (self.cos, self.sin))
-        turned, split = x.copy(), (heads.queries, heads.queries + heads.keys)
-        turned[..., :half] = x[..., :half] * cos - x[..., half : 2 * half] * sin
-        turned[..., half : 2 * half] = x[..., half : 2 * half] * cos + x[..., :half] * sin
-        return turned[:, : split[0]], turned[:, split[0] : split[1]], x[:, split[1] :]
-
     def formula(self) -> np.ndarray:
         """float64 attention over the first sequence of the caches as they lie after the call."""
-        heads, held = self.heads, []
-        for side, cache in enumerate(self.caches):
-            array = cache[0, :, : self.written.stop].astype(np.float64)
-            if self.scales:
-                array = array * self.scales[side].reshape(heads.keys, 1, heads.width)
-            held.append(np.repeat(array[..., : heads.size], heads.group, 0))
-        scores = np.einsum("thd,hnd->thn", self.rotated()[0], held[0]) * heads.scale
-        positions, last = np.arange(scores.shape[2]), self.length + np.arange(len(self.qkv))
-        scores[np.broadcast_to(positions > last[:, None, None], scores.shape)] = -np.inf
-        weights = np.exp(scores - scores.max(2, keepdims=True))
-        return np.einsum("thn,hnd->thd", weights / weights.sum(2, keepdims=True), held[1]).reshape(len(self.qkv), -1)
+        tokens = np.arange(len(self.qkv))
+        return self.attended(slice(None), 0, self.length + tokens + 1)
 
 
 @pytest.mark.parametrize(("heads", "place"), CASES, ids=named)
