@@ -1,11 +1,14 @@
-"""Of every test process: its own file of trusted packages, and Ctrl-C as a terminal has it."""
+"""Of every test process: its own file of trusted packages, Ctrl-C as a terminal has it, and a package that all share."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import tempfile
 from pathlib import Path
+
+import pytest
 
 FOLDER = tempfile.TemporaryDirectory(prefix="edgeproof-trust-")
 """Packages that tests export are trusted in it, never in the user's; removed when the interpreter ends."""
@@ -15,3 +18,22 @@ os.environ.setdefault("EDGEPROOF_TRUST", str(Path(FOLDER.name) / "trusted"))
 # a shell starts what runs in the background with Ctrl-C ignored, and tests of it would wait for ever
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def library_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A demo's package with a decoder library, made once for all processes of a run; it must not be written to."""
+    from export.pipeline import export
+    from export.request import ExportRequest
+
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    package = shared / "decoder-library"
+    with (shared / "decoder-library.held").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        if not package.exists():  # a package has its name when it is whole
+            options = {"decoder_library": True}
+            request = ExportRequest("minicpm-v", "cpu", weights="demo", output=package, skip_verify=True, options=options)
+            export(request, None)
+    return package

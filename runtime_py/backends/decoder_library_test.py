@@ -23,18 +23,6 @@ from runtime_py.package import read, trust
 FILES = dict.fromkeys(VARIANTS, "x.so")
 
 
-@pytest.fixture(scope="session")
-def stepped_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A demo's package with a decoder library."""
-    from export.pipeline import export
-    from export.request import ExportRequest
-
-    output = tmp_path_factory.mktemp("stepped") / "package"
-    options = {"decoder_library": True}
-    request = ExportRequest("minicpm-v", "cpu", weights="demo", output=output, skip_verify=True, options=options)
-    return export(request, None)
-
-
 def altered(package: Path, folder: Path, change: Any) -> Path:
     """A copy whose index, and with it the row of the manifest, is changed."""
     copy = Path(shutil.copytree(package, folder / "package"))
@@ -62,22 +50,22 @@ def test_the_fastest_library_that_a_processor_runs_is_chosen(monkeypatch: pytest
 
 
 def test_code_that_nobody_trusts_is_left_alone(
-    stepped_package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    library_package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv(trust.VARIABLE, str(tmp_path / "trusted"))
-    with caplog.at_level(logging.WARNING), load(stepped_package) as model:
+    with caplog.at_level(logging.WARNING), load(library_package) as model:
         assert isinstance(model.backend, OrtBackend) and model.backend.library is None
     assert "code that nobody trusts here" in caplog.text
-    fingerprint = read(stepped_package).fingerprint
-    with load(stepped_package, trust=fingerprint) as model:
+    fingerprint = read(library_package).fingerprint
+    with load(library_package, trust=fingerprint) as model:
         assert isinstance(model.backend, OrtBackend) and model.backend.library is not None
-    trust.remember(read(stepped_package))
-    with load(stepped_package) as model:
+    trust.remember(read(library_package))
+    with load(library_package) as model:
         assert isinstance(model.backend, OrtBackend) and model.backend.library is not None
 
 
-def test_trusted_code_that_is_another_file_is_refused(stepped_package: Path, tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(stepped_package, tmp_path / "package"))
+def test_trusted_code_that_is_another_file_is_refused(library_package: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(library_package, tmp_path / "package"))
     for file in read(copy).manifest["backends"]["onnx"][DECODER_LIBRARY]["libraries"].values():
         (copy / file).write_bytes((copy / file).read_bytes()[:-1] + b"x")
     with pytest.raises(PackageError, match="not the file of the trusted manifest"):
@@ -85,21 +73,21 @@ def test_trusted_code_that_is_another_file_is_refused(stepped_package: Path, tmp
 
 
 def test_without_tvm_the_graph_answers_and_says_why(
-    stepped_package: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    library_package: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def missing(name: str) -> str:
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(tvm_runtime.importlib.metadata, "version", missing)
-    with caplog.at_level(logging.WARNING), load(stepped_package, trust=True) as model:
+    with caplog.at_level(logging.WARNING), load(library_package, trust=True) as model:
         assert isinstance(model.backend, OrtBackend) and model.backend.library is None
         assert "apache-tvm is not installed" in model.backend.library_missing
     assert "pip install 'edgeproof[mlc]'" in caplog.text
 
 
-def test_another_version_of_tvm_is_named(stepped_package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_version_of_tvm_is_named(library_package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tvm_runtime.importlib.metadata, "version", lambda name: "0.1")
-    package = read(stepped_package)
+    package = read(library_package)
     with pytest.raises(MachineError, match="cannot run a library of another version"):
         DecoderLibrary(package.folder, package.manifest)
 
@@ -116,14 +104,14 @@ def test_another_version_of_tvm_is_named(stepped_package: Path, monkeypatch: pyt
         (lambda told: told["parameters"][3].__setitem__(3, "../../../etc/passwd"), "no row of its manifest's files"),
     ],
 )
-def test_an_index_that_does_not_fit_is_refused(stepped_package: Path, tmp_path: Path, change: Any, words: str) -> None:
-    package = read(altered(stepped_package, tmp_path, change))
+def test_an_index_that_does_not_fit_is_refused(library_package: Path, tmp_path: Path, change: Any, words: str) -> None:
+    package = read(altered(library_package, tmp_path, change))
     with pytest.raises(PackageError, match=words):
         DecoderLibrary(package.folder, package.manifest)
 
 
-def test_buffers_that_kernels_cannot_read_in_place_go_through_the_graph(stepped_package: Path) -> None:
-    with load(stepped_package, trust=True, threads=1) as model:
+def test_buffers_that_kernels_cannot_read_in_place_go_through_the_graph(library_package: Path) -> None:
+    with load(library_package, trust=True, threads=1) as model:
         backend = model.backend
         assert isinstance(backend, OrtBackend) and backend.library is not None
         rows = backend.start_together(2, 16)

@@ -27,20 +27,6 @@ LENGTHS = (9, 1, 5)
 """Positions that are filled of each sequence."""
 
 
-@pytest.fixture(scope="module")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    request = ExportRequest(
-        str(GOLDENS / "minicpm-v"),
-        "cpu",
-        output=tmp_path_factory.mktemp("steps") / "package",
-        skip_verify=True,
-        without_tokenizer=True,
-        beyond_trained=True,
-        options={"decoder_library": True},
-    )
-    return export(request, None)
-
-
 def opened(package: Path, own_code: bool = True) -> OrtBackend:
     given = read(package)
     return OrtBackend(given.folder, given.manifest, threads=1, own_code=own_code)
@@ -69,8 +55,8 @@ def caches(rows: Sequence[OrtRow]) -> dict[str, np.ndarray]:
     return {name: np.array(array) for name, array in rows[0].pool.values(0, len(rows)).arrays.items()}
 
 
-def test_a_step_is_that_of_the_graph(package: Path) -> None:
-    library, graph = opened(package), opened(package, own_code=False)
+def test_a_step_is_that_of_the_graph(library_package: Path) -> None:
+    library, graph = opened(library_package), opened(library_package, own_code=False)
     assert library.library is not None and graph.library is None
     ours, theirs = filled(library, LENGTHS), filled(graph, LENGTHS)
     said, expected = stepped(library, ours), stepped(graph, theirs)
@@ -82,8 +68,8 @@ def test_a_step_is_that_of_the_graph(package: Path) -> None:
         assert np.abs(caches(ours)[name].astype(np.float32) - cache).max() < 0.03 * np.abs(cache).max()
 
 
-def test_a_sequence_among_others_is_the_sequence_alone_bit_for_bit(package: Path) -> None:
-    backend = opened(package)
+def test_a_sequence_among_others_is_the_sequence_alone_bit_for_bit(library_package: Path) -> None:
+    backend = opened(library_package)
     together = stepped(backend, filled(backend, LENGTHS))
     for number, length in enumerate(LENGTHS):
         row = backend.start_together(1, 16)[0]
@@ -92,8 +78,8 @@ def test_a_sequence_among_others_is_the_sequence_alone_bit_for_bit(package: Path
         assert np.array_equal(alone[0], together[number])
 
 
-def test_graph_and_library_take_turns_over_one_cache(package: Path) -> None:
-    library, graph = opened(package), opened(package, own_code=False)
+def test_graph_and_library_take_turns_over_one_cache(library_package: Path) -> None:
+    library, graph = opened(library_package), opened(library_package, own_code=False)
     assert library.library is not None
     state, other = library.start(32), graph.start(32)
     for turn, (first, count) in enumerate(((0, 4), (4, 1), (5, 3), (8, 1), (9, 2))):
@@ -106,8 +92,8 @@ def test_graph_and_library_take_turns_over_one_cache(package: Path) -> None:
         assert np.abs(said - expected).max() < 0.03 * np.abs(expected).max()
 
 
-def test_logits_are_those_of_the_tokens_that_are_asked_for(package: Path) -> None:
-    backend = opened(package)
+def test_logits_are_those_of_the_tokens_that_are_asked_for(library_package: Path) -> None:
+    backend = opened(library_package)
     given, whole = token(backend, 0, 0, 7), np.arange(7)
     every = backend.forward(backend.start(16), given, whole)
     for positions in ([6], [-1], [2, 5], [5, 2], [0, -1, 3]):
@@ -115,16 +101,16 @@ def test_logits_are_those_of_the_tokens_that_are_asked_for(package: Path) -> Non
         assert np.array_equal(said[0], every[0, positions])
 
 
-def test_a_prompt_in_pieces_is_the_prompt_at_once(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    backend = opened(package)
+def test_a_prompt_in_pieces_is_the_prompt_at_once(library_package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = opened(library_package)
     given, asked = token(backend, 0, 0, 11), np.array([9, 0, 3])
     once = backend.forward(backend.start(16), given, asked)
     monkeypatch.setattr(runtime, "MOST_TOKENS", 4)
     assert np.abs(backend.forward(backend.start(16), given, asked) - once).max() < 1e-4 * np.abs(once).max()
 
 
-def test_more_sequences_than_it_is_planned_for_go_through_the_graph(package: Path) -> None:
-    backend = opened(package)
+def test_more_sequences_than_it_is_planned_for_go_through_the_graph(library_package: Path) -> None:
+    backend = opened(library_package)
     assert backend.library is not None
     rows = filled(backend, [2] * (MOST_SEQUENCES + 1))
     before = backend.library.seconds
@@ -132,15 +118,15 @@ def test_more_sequences_than_it_is_planned_for_go_through_the_graph(package: Pat
     assert backend.library.seconds == before
 
 
-def test_libraries_and_index_are_listed_and_every_run_gives_the_same_bytes(package: Path, tmp_path: Path) -> None:
-    given = read(package)
+def test_libraries_and_index_are_listed_and_every_run_gives_the_same_bytes(library_package: Path, tmp_path: Path) -> None:
+    given = read(library_package)
     block = given.manifest["backends"]["onnx"]
     assert set(block[DECODER_LIBRARY]["libraries"]) == set(variants())
     listed = {row["path"] for row in given.manifest["files"]}
     assert {block[DECODER_LIBRARY]["index"], *block[DECODER_LIBRARY]["libraries"].values()} <= listed
     variant, file = next(iter(block[DECODER_LIBRARY]["libraries"].items()))
-    compile_decoder(package / block["stages"]["decoder"]["file"], variant, tmp_path / "again.so")
-    assert (tmp_path / "again.so").read_bytes() == (package / file).read_bytes()
+    compile_decoder(library_package / block["stages"]["decoder"]["file"], variant, tmp_path / "again.so")
+    assert (tmp_path / "again.so").read_bytes() == (library_package / file).read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -150,8 +136,8 @@ def test_libraries_and_index_are_listed_and_every_run_gives_the_same_bytes(packa
         (lambda node: node.attribute.append(onnx.helper.make_attribute("interleaved", 1)), "neighbouring channels"),
     ],
 )
-def test_what_is_not_translated_is_named(package: Path, tmp_path: Path, change: Any, words: str) -> None:
-    graph = package / read(package).manifest["backends"]["onnx"]["stages"]["decoder"]["file"]
+def test_what_is_not_translated_is_named(library_package: Path, tmp_path: Path, change: Any, words: str) -> None:
+    graph = library_package / read(library_package).manifest["backends"]["onnx"]["stages"]["decoder"]["file"]
     model = onnx.load(str(graph), load_external_data=False)
     node = next(each for each in model.graph.node if each.op_type == "RotaryEmbedding")
     kept = [each for each in node.attribute if each.name != "interleaved"]
