@@ -3,7 +3,8 @@
 Keys and values of all tokens go into the cache first. Then each core takes a head of keys and a tile of tokens, whose
 queries (`members`) share what is read: a block of positions is widened once, keys with the positions side by side, so that a
 channel of a query is multiplied with many of them at once and no vector has to be added up (`register_tiles`). A token's
-sums have the same order whatever the call's other tokens are.
+sums have the same order whatever the call's other tokens are. Only infinity is not kept apart: what a token does not see of
+its panel of rows has the weight zero, and zero times an infinite value is no number.
 """
 
 # mypy: ignore-errors

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from export.processor.conftest import AttentionCall, Kernel, of_processor
+from export.processor.conftest import X86, AttentionCall, Kernel, of_processor
 from export.processor.flat_attention import flat_attention
-from export.processor.flat_attention_test import CASES, EACH, EIGHT, THREE, named, operators
+from export.processor.flat_attention_test import CASES, EACH, EIGHT, FOUR, THREE, named, operators
 from export.processor.flat_rows import FlatHeads
 from export.processor.prompt_attention import most_of, prompt_attention
-from export.processor.register_tiles import BLOCK
+from export.processor.register_tiles import BLOCK, ROWS
 
 TOKENS = (1, 2, 3, 7, 16, 33, 130)
 LENGTHS = (0, 5, BLOCK, 200)
@@ -130,6 +130,19 @@ def test_the_numbers_of_a_token_are_the_same_in_any_company(heads: FlatHeads, ca
         begin += many
     for one, other in zip(whole.caches, parts.caches, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("heads", [EACH, FOUR], ids=named)
+@pytest.mark.parametrize("place", X86)
+def test_infinity_in_a_token_reaches_no_further_back_than_its_panel(heads: FlatHeads, place: str) -> None:
+    heads = replace(heads, cache="float16")
+    kernel, late = of_processor(place, prompt_attention, heads), 20
+    for length in (0, 5, BLOCK - late):
+        finite, infinite = (Prompt.drawn(heads, 33, length) for _ in range(2))
+        infinite.qkv = finite.qkv.copy()
+        infinite.qkv[late, heads.queries * heads.size :] = np.inf
+        sound = late - (ROWS - 1)
+        np.testing.assert_array_equal(infinite.run(kernel)[:sound], finite.run(kernel)[:sound])
 
 
 def test_large_scores_are_right() -> None:
