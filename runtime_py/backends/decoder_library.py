@@ -38,7 +38,7 @@ MAX_INDEX = 1 << 22
 """Bytes of an index: a thousand parameters take a hundred thousand."""
 
 ALIGNMENT = 64
-"""Of every tensor that a kernel of TVM is given, in bytes."""
+"""Bytes, of weights and inputs: TVM compiles its own operators for arrays that lie so; caches our kernels alone read."""
 
 AVX512 = ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_vnni")
 AVX2 = ("avx2", "fma", "f16c", "bmi2")
@@ -104,9 +104,8 @@ class DecoderLibrary:
         """Whether a token of each of so many sequences, over these buffers, can be fed through the library."""
         if not 0 < sequences <= MOST_SEQUENCES:
             return False
-        arrays = buffers.arrays
         known = buffers.tensors is not None  # the arrays were looked at before
-        return known or (set(self.caches) == set(arrays) and all(lies_right(array) for array in arrays.values()))
+        return known or set(self.caches) == set(buffers.arrays)
 
     def fed(
         self, inputs: Mapping[str, np.ndarray], lengths: np.ndarray, buffers: CacheBuffers, positions: np.ndarray
@@ -207,14 +206,9 @@ class _Placed:
         return content[self.offset : self.offset + length].view(self.dtype).reshape(self.shape)
 
 
-def lies_right(array: np.ndarray) -> bool:
-    """Whether kernels may read it in place."""
-    return bool(array.ctypes.data % ALIGNMENT == 0)
-
-
 def aligned(array: np.ndarray) -> np.ndarray:
     """The array, or a copy of it, where kernels may read it."""
-    if lies_right(array):
+    if array.ctypes.data % ALIGNMENT == 0:
         return array
     room = np.empty(array.nbytes + ALIGNMENT, np.uint8)
     start = -room.ctypes.data % ALIGNMENT

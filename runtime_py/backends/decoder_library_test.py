@@ -110,24 +110,36 @@ def test_an_index_that_does_not_fit_is_refused(library_package: Path, tmp_path: 
         DecoderLibrary(package.folder, package.manifest)
 
 
-def test_buffers_that_kernels_cannot_read_in_place_go_through_the_graph(library_package: Path) -> None:
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_caches_may_begin_at_any_number(library_package: Path, tokens: int) -> None:
     with load(library_package, trust=True, threads=1) as model:
         backend = model.backend
         assert isinstance(backend, OrtBackend) and backend.library is not None
-        rows = backend.start_together(2, 16)
-        whole, second = rows[0].pool.values(0, 2), rows[1].buffers
-        assert backend.library.takes(2, whole)
-        shifted = {name: array.reshape(-1)[1:] for name, array in second.arrays.items()}
-        second.arrays = shifted
-        assert not backend.library.takes(1, second)
+        embeds = np.random.default_rng(0).standard_normal((1, tokens, backend.contracts["decoder"].inputs[0].shape[-1]))
+        given = {"inputs_embeds": embeds.astype(np.float32), "position_ids": np.arange(tokens)[None]}
+        right, shifted = backend.start(16), backend.start(16)
+        shifted.buffers.arrays = {name: moved(array, 4) for name, array in shifted.buffers.arrays.items()}
+        said = [
+            backend.library.fed(given, np.array([0]), state.buffers, np.array([-1]))
+            for state in (right, shifted)
+            if backend.library.takes(1, state.buffers)
+        ]
+        assert np.array_equal(*said)
+        for name, array in right.buffers.arrays.items():
+            assert np.array_equal(shifted.buffers.arrays[name], array) and array.any()
+
+
+def moved(array: np.ndarray, offset: int) -> np.ndarray:
+    """A copy that begins ``offset`` bytes behind where arrays are aligned."""
+    room = np.empty(array.nbytes + 2 * ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % ALIGNMENT + offset
+    copy = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
 
 
 def test_arrays_are_copied_only_where_they_lie_wrong() -> None:
-    room = np.zeros(ALIGNMENT * 2, np.uint8)
-    start = -room.ctypes.data % ALIGNMENT
-    right = room[start : start + 16].view(np.float32)
+    right, wrong = (moved(np.arange(4, dtype=np.float32), offset) for offset in (0, 4))
     assert aligned(right) is right
-    wrong = room[start + 4 : start + 20].view(np.float32)
-    wrong[:] = np.arange(4)
     copy = aligned(wrong)
     assert copy.ctypes.data % ALIGNMENT == 0 and np.array_equal(copy, wrong)
