@@ -115,16 +115,14 @@ def test_caches_may_begin_at_any_number(library_package: Path, tokens: int) -> N
     with load(library_package, trust=True, threads=1) as model:
         backend = model.backend
         assert isinstance(backend, OrtBackend) and backend.library is not None
-        embeds = np.random.default_rng(0).standard_normal((1, tokens, backend.contracts["decoder"].inputs[0].shape[-1]))
-        given = {"inputs_embeds": embeds.astype(np.float32), "position_ids": np.arange(tokens)[None]}
+        width = int(backend.contracts["decoder"].inputs[0].shape[-1])
+        embeds = np.random.default_rng(0).standard_normal((1, tokens, width))
+        given: dict[str, np.ndarray] = {"inputs_embeds": embeds.astype(np.float32), "position_ids": np.arange(tokens)[None]}
         right, shifted = backend.start(16), backend.start(16)
         shifted.buffers.arrays = {name: moved(array, 4) for name, array in shifted.buffers.arrays.items()}
-        said = [
-            backend.library.fed(given, np.array([0]), state.buffers, np.array([-1]))
-            for state in (right, shifted)
-            if backend.library.takes(1, state.buffers)
-        ]
-        assert np.array_equal(*said)
+        assert backend.library.takes(1, shifted.buffers)
+        one, other = (backend.library.fed(given, np.array([0]), state.buffers, np.array([-1])) for state in (right, shifted))
+        assert np.array_equal(one, other)
         for name, array in right.buffers.arrays.items():
             assert np.array_equal(shifted.buffers.arrays[name], array) and array.any()
 
