@@ -151,6 +151,10 @@ class Examiner:
         """The same with a small part of the weights in memory at a time, where the backend can (`Ability.IN_PIECES`)."""
         return self.open(package, own_code)
 
+    def held(self, device_bytes: Mapping[str, int]) -> int:
+        """Resident bytes of a package that runs whole, from those of its parts on a device."""
+        return sum(device_bytes.values())
+
     def peak(self, spec: ModelSpec, device_bytes: Mapping[str, int], filled: float) -> int:
         """Resident bytes that `open_in_pieces` adds to a process at its highest, roughly.
 
