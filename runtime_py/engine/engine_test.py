@@ -18,8 +18,9 @@ from runtime_py.backends.base import Arrays, Batching
 from runtime_py.conftest import AttentionBackend, minicpm_settings
 from runtime_py.engine.answer import Answer, Token
 from runtime_py.engine.engine import Engine
+from runtime_py.engine.likelihood import Event, Sent, told
 from runtime_py.engine.preparation import Preparation, Prepared
-from runtime_py.engine.running import Event, Running, Wish
+from runtime_py.engine.running import Running, Wish
 from runtime_py.errors import EdgeproofError, InternalError, MachineError, UsageError
 from runtime_py.generation.generate import Finish, Overrides, settings_of
 from runtime_py.generation.session import Limits, Session
@@ -69,8 +70,9 @@ class Inbox:
     tokens: list[int] = field(default_factory=list)
     end: Answer | EdgeproofError | None = None
 
-    def take(self, event: Event) -> None:
+    def take(self, sent: Sent) -> None:
         assert self.end is None, "an event after the last one"
+        event = told(sent)
         if isinstance(event, Token):
             self.tokens.append(event.id)
         else:
@@ -278,15 +280,16 @@ def test_what_goes_wrong_with_one_leaves_the_others_alone(numpy_model: Model, mo
 def test_stop_texts_and_likelihoods(numpy_model: Model) -> None:
     plain = Inbox()
     room = Room(numpy_model, 2, 16)
-    events: list[Event] = []
+    sent: list[Sent] = []
     room.submit(Asked(0, 0, 12), plain)
     room.run()
     assert isinstance(plain.end, Answer)
     text = numpy_model.tokenizer.decode(plain.end.ids)
     stop = text.strip()[4:7]
     wish = Wish(settings_of(GENERATION, Asked(0, 0, 12).overrides()), stop_texts=(stop,), likelihoods=3)
-    room.engine.submit(Running(room.prepare(Asked(0, 0, 12)), wish, numpy_model.tokenizer, events.append))
+    room.engine.submit(Running(room.prepare(Asked(0, 0, 12)), wish, numpy_model.tokenizer, sent.append))
     room.run()
+    events: list[Event] = [told(each) for each in sent]
     end = events[-1]
     assert isinstance(end, Answer) and end.finish is Finish.STOP and end.text == text[: text.index(stop)].strip()
     assert "".join(event.text for event in events if isinstance(event, Token)) + end.tail == text[: text.index(stop)]

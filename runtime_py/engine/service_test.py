@@ -14,7 +14,8 @@ import pytest
 import runtime_py
 from runtime_py.engine.answer import Answer, Token
 from runtime_py.engine.conftest import opened, until_nothing_is_held
-from runtime_py.engine.running import Event, Wish
+from runtime_py.engine.likelihood import Event
+from runtime_py.engine.running import Wish
 from runtime_py.engine.service import InTurn, Question, QueueFullError, Service
 from runtime_py.engine.stop_text import StopText
 from runtime_py.errors import EdgeproofError, MachineError, UsageError
