@@ -76,7 +76,8 @@ class DecoderLibrary:
         require_tvm(block["tvm"])
         self.variant = chosen_variant(block["libraries"])
         self.seconds, self._threads = 0.0, threads
-        self._contract = StageContract.from_json(manifest["contracts"][DECODER])
+        contract = StageContract.from_json(manifest["contracts"][DECODER])
+        self._inputs = [tensor for tensor in contract.inputs if tensor.name in INPUTS]
         self._ffi = tvm_ffi()
         index = listed_file(folder, manifest, block["index"])
         library = listed_file(folder, manifest, block["libraries"][self.variant])
@@ -123,9 +124,8 @@ class DecoderLibrary:
         Raises:
             PackageError: an input does not fit the decoder's contract.
         """
-        for tensor in self._contract.inputs:
-            if tensor.name in INPUTS:
-                tensor.check(np.ascontiguousarray(inputs[tensor.name], tensor.dtype), DECODER)
+        for tensor in self._inputs:
+            tensor.check(np.ascontiguousarray(inputs[tensor.name], tensor.dtype), DECODER)
         if inputs[INPUTS[0]].shape[1] == 1 and positions.tolist() in ([-1], [0]):
             return self.step(inputs, lengths, buffers)
         return self.read(inputs, int(lengths[0]), buffers, positions)

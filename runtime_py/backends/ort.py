@@ -204,13 +204,15 @@ class OrtBackend:
         outputs = (len(inputs["inputs_embeds"]), asked.count)
         return asked.chosen(widened(calls(self._feeds(decoder, inputs) | asked.feeds, outputs, buffers)))
 
-    def _decode_together(self, inputs: Arrays, positions: np.ndarray, buffers: CacheBuffers) -> np.ndarray:
+    def _decode_together(self, inputs: Arrays, lengths: np.ndarray, buffers: CacheBuffers) -> np.ndarray:
         """The same for a token of each of several sequences, through what is fastest for so many."""
-        library = self.library_for(len(inputs["inputs_embeds"]), buffers)
+        last = np.array([-1], np.int64)
+        library = self.library_for(len(lengths), buffers)
         if library is not None:
-            return library.fed(inputs, inputs["attention_mask"].sum(axis=1) - 1, buffers, positions)
-        many = MANY_ROWS in self.files and len(inputs["inputs_embeds"]) >= self._least_sequences
-        return self._decode(inputs, positions, buffers, MANY_ROWS if many else DECODER)
+            return library.fed(inputs, lengths, buffers, last)
+        mask = (np.arange(lengths.max() + 1) <= lengths[:, None]).astype(np.int64)
+        many = MANY_ROWS in self.files and len(lengths) >= self._least_sequences
+        return self._decode({**inputs, "attention_mask": mask}, last, buffers, MANY_ROWS if many else DECODER)
 
     def _decoder(self, decoder: str) -> DecoderCalls:
         session = self._session(decoder)

@@ -113,7 +113,7 @@ def decode_rows(
     """One token of each row through as few decoder calls as the contract allows; of each float32 logits (1, vocabulary).
 
     Args:
-        decode: takes a call's inputs, the positions whose logits are wanted, and cache buffers.
+        decode: takes a call's inputs, how many positions of each row are filled, int64 (rows,), and cache buffers.
     """
     pool = rows[0].pool
     logits: list[np.ndarray] = [np.empty(0)] * len(rows)
@@ -121,9 +121,8 @@ def decode_rows(
         pool.gather([rows[place] for place in places])
         places.sort(key=lambda place: rows[place].row)
         feeds = stacked(contract, [inputs[place] for place in places])
-        lengths = np.array([rows[place].length + 1 for place in places])
-        feeds["attention_mask"] = (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)
-        made = decode(feeds, np.array([-1], np.int64), pool.values(0, len(places)))
+        lengths = np.array([rows[place].length for place in places], np.int64)
+        made = decode(feeds, lengths, pool.values(0, len(places)))
         for row, place in enumerate(places):
             rows[place].length += 1
             logits[place] = made[row]
@@ -141,12 +140,12 @@ def alike(contract: StageContract, inputs: Sequence[Arrays]) -> list[list[int]]:
 
 
 def stacked(contract: StageContract, inputs: Sequence[Arrays]) -> dict[str, np.ndarray]:
-    """The inputs of several sequences as those of one call."""
+    """The inputs of several sequences, which have the same ones, as those of one call."""
     feeds = {}
     for tensor in contract.inputs:
-        given = [np.asarray(each[tensor.name]) for each in inputs if tensor.name in each]
-        if given:
+        if tensor.name in inputs[0]:
             axis = tensor.shape.index(BATCH) if BATCH in tensor.shape else None
+            given = [each[tensor.name] for each in inputs]
             feeds[tensor.name] = given[0] if axis is None else np.concatenate(given, axis=axis)
     return feeds
 
