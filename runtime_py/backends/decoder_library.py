@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,7 @@ class DecoderLibrary:
         folder: the package.
         manifest: its manifest.json.
         threads: of a call; 0 leaves it to TVM.
+        announce: called before every call, when all is ready for it.
 
     Attributes:
         variant: which of the package's libraries runs.
@@ -71,11 +72,17 @@ class DecoderLibrary:
         PackageError: library, index and weights do not fit one another.
     """
 
-    def __init__(self, folder: Path, manifest: Mapping[str, Any], threads: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Mapping[str, Any],
+        threads: int = 0,
+        announce: Callable[[], None] = lambda: None,
+    ) -> None:
         block = ONNX.block(manifest)[DECODER_LIBRARY]
         require_tvm(block["tvm"])
         self.variant = chosen_variant(block["libraries"])
-        self.seconds, self._threads = 0.0, threads
+        self.seconds, self._threads, self._announce = 0.0, threads, announce
         contract = StageContract.from_json(manifest["contracts"][DECODER])
         self._inputs = [tensor for tensor in contract.inputs if tensor.name in INPUTS]
         self._ffi = tvm_ffi()
@@ -179,10 +186,10 @@ class DecoderLibrary:
             buffers.tensors = self._ffi.Array([self._tensor(buffers.arrays[name]) for name in self.caches])
         embeds = np.ascontiguousarray(inputs[INPUTS[0]], np.float32)
         given = [embeds, *(np.ascontiguousarray(value, np.int32) for value in (inputs[INPUTS[1]], lengths))]
+        tensors = [self._tensor(aligned(each)) for each in given]
+        self._announce()
         began = time.perf_counter()
-        logits = self._functions[function](
-            *(self._tensor(aligned(each)) for each in given), buffers.tensors, self._parameters
-        )
+        logits = self._functions[function](*tensors, buffers.tensors, self._parameters)
         made: np.ndarray = np.from_dlpack(logits)
         self.seconds += time.perf_counter() - began
         return made
@@ -241,13 +248,19 @@ def chosen_variant(libraries: Mapping[str, str]) -> str:
 
 
 def decoder_library(
-    folder: Path, manifest: Mapping[str, Any], threads: int, own_code: bool, provider: str
+    folder: Path,
+    manifest: Mapping[str, Any],
+    threads: int,
+    own_code: bool,
+    provider: str,
+    announce: Callable[[], None] = lambda: None,
 ) -> tuple[DecoderLibrary | None, str]:
     """The package's decoder library, where it has one that runs here; else the graph does its work, and a warning says why.
 
     Args:
         own_code: whether code that the package brings may run.
         provider: what runs the graphs: the library is for the processor's memory.
+        announce: see `DecoderLibrary`.
 
     Returns:
         the library and "", or None and why not.
@@ -261,7 +274,7 @@ def decoder_library(
         missing = "it is code that nobody trusts here; --trust with the hash that its maker published runs it"
     else:
         try:
-            return DecoderLibrary(folder, manifest, threads), ""
+            return DecoderLibrary(folder, manifest, threads, announce), ""
         except MachineError as error:
             missing = f"{error.what}; {error.next_step}"
     log.warning("the decoder library of %s does not run, so answers are slower than they could be: %s", folder.name, missing)

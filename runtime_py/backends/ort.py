@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ class OrtBackend:
         own_code: whether the package's decoder library may run (`runtime_py.package.trust`).
 
     Attributes:
+        before_call: see runtime_py.backends.base.Announcing.
         library: the decoder library; None where the package has none, or it does not run here, as ``library_missing`` says.
 
     Raises:
@@ -98,7 +99,10 @@ class OrtBackend:
             self.contracts[MANY_ROWS] = self.contracts[DECODER]
             self._least_sequences = ONNX.block(manifest)[MANY_ROWS]["least_sequences"]
         self.own_code = own_code
-        self.library, self.library_missing = decoder_library(folder, manifest, threads, own_code, self.providers[0])
+        self.before_call: Callable[[], None] = lambda: None
+        self.library, self.library_missing = decoder_library(
+            folder, manifest, threads, own_code, self.providers[0], lambda: self.before_call()
+        )
         self._sessions = StageSessions(self._open)
         self._calls: dict[str, DecoderCalls] = {}
         self._earlier = 0.0
@@ -218,7 +222,8 @@ class OrtBackend:
         session = self._session(decoder)
         if decoder not in self._calls or self._calls[decoder].session is not session:
             wide = next(int(tensor.shape[-1]) for tensor in self.contracts[decoder].outputs if tensor.name == LOGITS)
-            self._calls[decoder] = DecoderCalls(session, self._ort.OrtValue.ortvalue_from_numpy, wide)
+            make = self._ort.OrtValue.ortvalue_from_numpy
+            self._calls[decoder] = DecoderCalls(session, make, wide, lambda: self.before_call())
         return self._calls[decoder]
 
     def rewind(self, state: OrtState | OrtRow, length: int) -> None:
