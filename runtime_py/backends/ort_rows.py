@@ -1,8 +1,8 @@
 """Caches of several sequences as rows of one buffer, so that one decoder call takes a token of each.
 
 GroupQueryAttention takes a length for every row of its batch and leaves what lies behind it alone; the rows that enter a
-call are the first ones of the buffer. A sequence that joins or leaves the call changes places with another, which copies
-what is filled of it and nothing else. The buffers lie in the processor's memory, where ONNX Runtime reads a NumPy array in
+call lie next to each other in the buffer. Where one that joins or leaves parts them, rows change places, which copies
+what is filled of them and nothing else. The buffers lie in the processor's memory, where ONNX Runtime reads a NumPy array in
 place (onnxruntime, OrtValue.ortvalue_from_numpy).
 
 Source: microsoft/onnxruntime, docs/ContribOperators.md, com.microsoft.GroupQueryAttention (seqlens_k).
@@ -80,13 +80,25 @@ class RowPool:
             self._values[first, last] = CacheBuffers({name: self._bind(array) for name, array in arrays.items()}, arrays)
         return self._values[first, last]
 
-    def gather(self, rows: Sequence[OrtRow]) -> None:
-        """Make these the first rows, in any order; as few change places as can."""
-        wanted = set(map(id, rows))
-        free = [place for place in range(len(rows)) if id(self._at[place]) not in wanted]
-        for row in rows:
-            if row.row >= len(rows):
-                self._swap(row, self._at[free.pop()])
+    def gather(self, rows: Sequence[OrtRow]) -> int:
+        """Bring these next to each other, in any order, where the fewest positions have to be copied; the first place."""
+        places, count = {row.row for row in rows}, len(rows)
+        first = min(places, default=0)
+        if max(places, default=-1) - first < count:
+            return first
+
+        def parted(first: int) -> tuple[list[OrtRow], list[OrtRow]]:
+            """Who would have to enter and to leave the places from the first on."""
+            there = range(first, first + count)
+            return [row for row in rows if row.row not in there], [self._at[place] for place in there if place not in places]
+
+        def copied(first: int) -> int:
+            return sum(row.length for those in parted(first) for row in those)
+
+        first = min(range(len(self._at) - count + 1), key=copied)
+        for entering, leaving in zip(*parted(first), strict=True):
+            self._swap(entering, leaving)
+        return first
 
     def copy(self, source: OrtRow, target: OrtRow, length: int) -> None:
         """Make ``target`` hold the first ``length`` positions of ``source``, and nothing else."""
@@ -118,11 +130,11 @@ def decode_rows(
     pool = rows[0].pool
     logits: list[np.ndarray] = [np.empty(0)] * len(rows)
     for places in alike(contract, inputs):
-        pool.gather([rows[place] for place in places])
+        first = pool.gather([rows[place] for place in places])
         places.sort(key=lambda place: rows[place].row)
         feeds = stacked(contract, [inputs[place] for place in places])
         lengths = np.array([rows[place].length for place in places], np.int64)
-        made = decode(feeds, lengths, pool.values(0, len(places)))
+        made = decode(feeds, lengths, pool.values(first, first + len(places)))
         for row, place in enumerate(places):
             rows[place].length += 1
             logits[place] = made[row]

@@ -41,16 +41,28 @@ def test_gathered_rows_keep_what_they_hold(lengths: list[int], rounds: list[set[
         filled(row, length)
     for chosen in rounds:
         wanted = [pool.rows[place] for place in sorted(chosen) if place < len(lengths)]
-        pool.gather(wanted)
-        assert {row.row for row in wanted} == set(range(len(wanted)))
+        first = pool.gather(wanted)
+        assert {row.row for row in wanted} == set(range(first, first + len(wanted)))
         assert sorted(row.row for row in pool.rows) == list(range(len(lengths)))
         assert all(holds(row, length) for row, length in zip(pool.rows, lengths, strict=True))
 
 
-def test_a_row_that_stays_in_front_is_not_moved() -> None:
-    pool = RowPool(lambda array: array, SHAPES, 4, 10)
-    pool.gather([pool.rows[3], pool.rows[1]])
-    assert pool.rows[1].row == 1 and pool.rows[3].row == 0
+@pytest.mark.parametrize(
+    ("lengths", "wanted", "places"),
+    [
+        ([9, 9, 9, 9], [2, 1], {1: 1, 2: 2}),  # next to each other already
+        ([0, 5, 0, 9], [3, 1], {1: 2, 3: 3}),  # the shorter one moves, to a place where nothing is kept
+        ([0, 5, 9, 7], [3, 1], {1: 1, 3: 0}),
+        ([7, 4, 0, 6], [0, 1, 3], {0: 0, 1: 1, 3: 2}),
+        ([2, 4, 0, 6], [0, 1, 3], {0: 2, 1: 1, 3: 3}),
+    ],
+)
+def test_rows_come_together_where_least_is_copied(lengths: list[int], wanted: list[int], places: dict[int, int]) -> None:
+    pool = RowPool(lambda array: array, SHAPES, len(lengths), 10)
+    for row, length in zip(pool.rows, lengths, strict=True):
+        filled(row, length)
+    assert pool.gather([pool.rows[number] for number in wanted]) == min(places.values())
+    assert {number: pool.rows[number].row for number in wanted} == places
 
 
 def test_a_copy_takes_the_beginning_alone() -> None:
