@@ -20,8 +20,8 @@ from runtime_py.backends.choice import check_choices, open_backend
 from runtime_py.contracts import DECODER, EMBED
 from runtime_py.engine.answer import Answer, AnswerStream, Timing, Token
 from runtime_py.engine.engine import ANSWERING, Engine
-from runtime_py.engine.preparation import Preparation
 from runtime_py.engine.likelihood import Sent, told
+from runtime_py.engine.preparation import Preparation
 from runtime_py.engine.running import Running, Wish
 from runtime_py.errors import EdgeproofError, PackageError, UsageError
 from runtime_py.files.json_file import shortened

@@ -216,7 +216,7 @@ class _Placed:
 
 def lies_right(array: np.ndarray) -> bool:
     """Whether kernels may read it in place."""
-    return bool(array.ctypes.data % ALIGNMENT == 0)
+    return bool(array.__array_interface__["data"][0] % ALIGNMENT == 0)
 
 
 def aligned(array: np.ndarray) -> np.ndarray:

@@ -101,7 +101,7 @@ class OrtBackend:
         self.own_code = own_code
         self.before_call: Callable[[], None] = lambda: None
         self.library, self.library_missing = decoder_library(
-            folder, manifest, threads, own_code, self.providers[0], lambda: self.before_call()
+            folder, manifest, threads, own_code, self.providers[0], self._announce
         )
         self._sessions = StageSessions(self._open)
         self._calls: dict[str, DecoderCalls] = {}
@@ -142,10 +142,11 @@ class OrtBackend:
         """
         session = self._session(stage)
         feeds = self._feeds(stage, inputs)
-        options = self._ort.RunOptions()
+        options = None
         if stage in SHRINK_AFTER:
+            options = self._ort.RunOptions()
             options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-        names = [output.name for output in session.get_outputs()]
+        names = [output.name for output in self.contracts[stage].outputs]
         return {name: widened(value) for name, value in zip(names, session.run(names, feeds, options), strict=True)}
 
     def start(self, capacity: int) -> OrtState:
@@ -196,6 +197,9 @@ class OrtBackend:
         own = self.library.seconds if self.library is not None else 0.0
         return self._earlier + own + sum(calls.seconds for calls in self._calls.values())
 
+    def _announce(self) -> None:
+        self.before_call()
+
     def library_for(self, sequences: int, buffers: CacheBuffers) -> DecoderLibrary | None:
         """The library, where it feeds tokens of so many sequences."""
         takes = self.library is not None and not self._closed and self.library.takes(sequences, buffers)
@@ -223,7 +227,7 @@ class OrtBackend:
         if decoder not in self._calls or self._calls[decoder].session is not session:
             wide = next(int(tensor.shape[-1]) for tensor in self.contracts[decoder].outputs if tensor.name == LOGITS)
             make = self._ort.OrtValue.ortvalue_from_numpy
-            self._calls[decoder] = DecoderCalls(session, make, wide, lambda: self.before_call())
+            self._calls[decoder] = DecoderCalls(session, make, wide, self._announce)
         return self._calls[decoder]
 
     def rewind(self, state: OrtState | OrtRow, length: int) -> None:

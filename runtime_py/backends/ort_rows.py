@@ -20,7 +20,7 @@ import numpy as np
 
 from runtime_py.backends.base import Arrays
 from runtime_py.backends.ort_decoder import CacheBuffers
-from runtime_py.backends.page_by_page import zeros
+from runtime_py.backends.page_by_page import zeros_apart
 from runtime_py.contracts import StageContract
 from runtime_py.errors import UsageError
 from runtime_py.memory import require_bytes
@@ -66,9 +66,13 @@ class RowPool:
         require_bytes(total, f"a cache of {count} times {capacity} positions", advice)
         self.capacity = capacity
         self._bind = bind
-        self._arrays = {
-            name: zeros((count, heads, capacity, width), dtype) for name, ((heads, width), dtype) in shapes.items()
-        }
+        self._stacks: list[np.ndarray] = []
+        self._arrays: dict[str, np.ndarray] = {}
+        for shape in dict.fromkeys(shapes.values()):
+            names = [name for name, other in shapes.items() if other == shape]
+            (heads, width), dtype = shape
+            self._stacks.append(zeros_apart(len(names), (count, heads, capacity, width), dtype))
+            self._arrays |= zip(names, self._stacks[-1], strict=True)
         self._values: dict[tuple[int, int], CacheBuffers] = {}
         self.rows = [OrtRow(self, row) for row in range(count)]
         self._at = list(self.rows)
@@ -106,8 +110,8 @@ class RowPool:
             raise UsageError(
                 f"a copy of {length} positions of {source.length}", "positions that are filled", "ask for fewer positions"
             )
-        for array in self._arrays.values():
-            array[target.row, :, :length] = array[source.row, :, :length]
+        for stack in self._stacks:  # of all layers at once: whoever waits for the interpreter may take it after each
+            stack[:, target.row, :, :length] = stack[:, source.row, :, :length]
         target.length = length
 
     def _swap(self, one: OrtRow, other: OrtRow) -> None:
