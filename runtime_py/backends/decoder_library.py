@@ -184,9 +184,8 @@ class DecoderLibrary:
         use_threads(self._threads)
         if buffers.tensors is None:
             buffers.tensors = self._ffi.Array([self._tensor(buffers.arrays[name]) for name in self.caches])
-        embeds = np.ascontiguousarray(inputs[INPUTS[0]], np.float32)
-        given = [embeds, *(np.ascontiguousarray(value, np.int32) for value in (inputs[INPUTS[1]], lengths))]
-        tensors = [self._tensor(aligned(each)) for each in given]
+        given = ((inputs[INPUTS[0]], np.float32), (inputs[INPUTS[1]], np.int32), (lengths, np.int32))
+        tensors = [self._tensor(aligned(array, np.dtype(kind))) for array, kind in given]
         self._announce()
         began = time.perf_counter()
         logits = self._functions[function](*tensors, buffers.tensors, self._parameters)
@@ -219,13 +218,14 @@ def lies_right(array: np.ndarray) -> bool:
     return bool(array.__array_interface__["data"][0] % ALIGNMENT == 0)
 
 
-def aligned(array: np.ndarray) -> np.ndarray:
-    """The array, or a copy of it, where kernels may read it."""
-    if lies_right(array):
+def aligned(array: np.ndarray, kind: np.dtype[Any]) -> np.ndarray:
+    """The array, or a copy of it, of this type and where kernels may read it."""
+    if array.dtype == kind and array.flags.c_contiguous and lies_right(array):
         return array
-    room = np.empty(array.nbytes + ALIGNMENT, np.uint8)
-    start = -room.ctypes.data % ALIGNMENT
-    copy = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    size = array.size * kind.itemsize
+    room = np.empty(size + ALIGNMENT, np.uint8)
+    start = -room.__array_interface__["data"][0] % ALIGNMENT
+    copy = room[start : start + size].view(kind).reshape(array.shape)
     copy[...] = array
     return copy
 

@@ -138,8 +138,10 @@ def test_arrays_are_copied_only_where_they_lie_wrong() -> None:
     room = np.zeros(ALIGNMENT * 2, np.uint8)
     start = -room.ctypes.data % ALIGNMENT
     right = room[start : start + 16].view(np.float32)
-    assert aligned(right) is right
+    assert aligned(right, right.dtype) is right
     wrong = room[start + 4 : start + 20].view(np.float32)
     wrong[:] = np.arange(4)
-    copy = aligned(wrong)
-    assert copy.ctypes.data % ALIGNMENT == 0 and np.array_equal(copy, wrong)
+    for array, kind in ((wrong, wrong.dtype), (right, np.dtype(np.int32)), (right[::2], right.dtype)):
+        copy = aligned(array, kind)
+        assert copy.ctypes.data % ALIGNMENT == 0 and copy.dtype == kind and copy.flags.c_contiguous
+        assert np.array_equal(copy, array)

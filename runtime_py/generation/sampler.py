@@ -76,7 +76,7 @@ class Sampler:
             PackageError: a logit is NaN or infinity, so that any choice would be meaningless.
         """
         best = int(logits.argmax())  # the first NaN, where there is one
-        if not (math.isfinite(logits[best]) and math.isfinite(logits.min())):
+        if not (math.isfinite(logits[best]) and math.isfinite(logits[logits.argmin()])):
             raise PackageError(
                 f"{int((~np.isfinite(logits)).sum())} of {logits.size} logits are not finite after {len(answer)} tokens",
                 "finite numbers",
