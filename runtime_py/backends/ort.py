@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from runtime_py.backends.decoder_library import DecoderLibrary, decoder_library
 from runtime_py.backends.logit_rows import logit_rows
 from runtime_py.backends.onnx_files import stage_files
 from runtime_py.backends.ort_decoder import LOGITS, CacheBuffers, DecoderCalls
-from runtime_py.backends.ort_inputs import DTYPES, PAST, refuse_other_inputs, taken
+from runtime_py.backends.ort_inputs import DTYPES, PAST, checked, refuse_other_inputs, taken
 from runtime_py.backends.ort_providers import CPU, DEVICES, available, find_cuda, refuse_bytes, refuse_old
 from runtime_py.backends.ort_rows import OrtRow, RowPool, decode_rows, rounds_over_rows
 from runtime_py.backends.ort_session import open_session
@@ -24,7 +25,7 @@ from runtime_py.backends.records import INT8_CACHE, MANY_ROWS, ONNX
 from runtime_py.backends.stage_sessions import StageSessions
 from runtime_py.backends.webgpu import PROVIDER as WEBGPU
 from runtime_py.backends.webgpu import WebGpu, full_name, webgpu
-from runtime_py.contracts import CONNECTOR, DECODER, VISION, StageContract
+from runtime_py.contracts import CONNECTOR, DECODER, VISION, StageContract, TensorContract
 from runtime_py.errors import MachineError, PackageError, UsageError
 from runtime_py.memory import require_bytes
 
@@ -252,7 +253,7 @@ class OrtBackend:
 
     def forward_together(self, states: Sequence[OrtRow], inputs: Sequence[Arrays]) -> list[np.ndarray]:
         """See runtime_py.backends.base.Batching."""
-        return decode_rows(self.contracts[DECODER], states, inputs, self._decode_together)
+        return decode_rows(self._fed_inputs, states, inputs, self._decode_together)
 
     def copy_prefix(self, source: OrtRow, target: OrtRow, length: int) -> None:
         """See runtime_py.backends.base.Batching."""
@@ -271,6 +272,11 @@ class OrtBackend:
         """Drop all sessions and the memory they hold."""
         self._closed = True
         self.release()
+
+    @cached_property
+    def _fed_inputs(self) -> list[TensorContract]:
+        """What a decoder call is fed, without caches."""
+        return [tensor for tensor in self.contracts[DECODER].inputs if not tensor.name.startswith(PAST)]
 
     def _caches(self) -> dict[str, tuple[tuple[int, int], np.dtype[Any]]]:
         """Heads and width of each half of a layer's cache, and its dtype, by input name."""
@@ -298,25 +304,10 @@ class OrtBackend:
         return session
 
     def _feeds(self, stage: str, inputs: Arrays) -> dict[str, np.ndarray]:
-        """Inputs checked against the contract, in the dtypes the graph takes."""
         session = self._session(stage)
         if stage not in self._dtypes:
             self._dtypes[stage] = {name: DTYPES[value.type] for name, value in taken(session).items()}
-        wanted, feeds = self._dtypes[stage], {}
-        for tensor in self.contracts[stage].inputs:
-            if tensor.name.startswith(PAST) or (tensor.name not in inputs and not tensor.required):
-                continue
-            if tensor.name not in inputs or tensor.name not in wanted:
-                wrong = "missing" if tensor.name not in inputs else "not taken by the graph"
-                raise PackageError(
-                    f"stage {stage}: the input '{tensor.name}' is {wrong}",
-                    f"{tensor.dtype} {list(tensor.shape)}",
-                    "check that the package's processor belongs to its graphs, and that no tool rewrote them",
-                )
-            array: np.ndarray = np.ascontiguousarray(inputs[tensor.name], dtype=wanted[tensor.name])
-            tensor.check(array.astype(tensor.dtype, copy=False), stage)
-            feeds[tensor.name] = array
-        return feeds
+        return checked(self.contracts[stage], stage, self._dtypes[stage], inputs)
 
 
 def widened(value: np.ndarray) -> np.ndarray:

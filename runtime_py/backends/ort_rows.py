@@ -21,7 +21,7 @@ import numpy as np
 from runtime_py.backends.base import Arrays
 from runtime_py.backends.ort_decoder import CacheBuffers
 from runtime_py.backends.page_by_page import zeros_apart
-from runtime_py.contracts import StageContract
+from runtime_py.contracts import TensorContract
 from runtime_py.errors import UsageError
 from runtime_py.memory import require_bytes
 
@@ -124,19 +124,20 @@ class RowPool:
 
 
 def decode_rows(
-    contract: StageContract, rows: Sequence[OrtRow], inputs: Sequence[Arrays], decode: Callable[..., np.ndarray]
+    taken: Sequence[TensorContract], rows: Sequence[OrtRow], inputs: Sequence[Arrays], decode: Callable[..., np.ndarray]
 ) -> list[np.ndarray]:
     """One token of each row through as few decoder calls as the contract allows; of each float32 logits (1, vocabulary).
 
     Args:
+        taken: what a call is fed, without caches.
         decode: takes a call's inputs, how many positions of each row are filled, int64 (rows,), and cache buffers.
     """
     pool = rows[0].pool
     logits: list[np.ndarray] = [np.empty(0)] * len(rows)
-    for places in alike(contract, inputs):
+    for places in alike(taken, inputs):
         first = pool.gather([rows[place] for place in places])
         places.sort(key=lambda place: rows[place].row)
-        feeds = stacked(contract, [inputs[place] for place in places])
+        feeds = stacked(taken, [inputs[place] for place in places])
         lengths = np.array([rows[place].length for place in places], np.int64)
         made = decode(feeds, lengths, pool.values(first, first + len(places)))
         for row, place in enumerate(places):
@@ -145,9 +146,9 @@ def decode_rows(
     return logits
 
 
-def alike(contract: StageContract, inputs: Sequence[Arrays]) -> list[list[int]]:
+def alike(taken: Sequence[TensorContract], inputs: Sequence[Arrays]) -> list[list[int]]:
     """Which sequences may share a call: an input without an axis of sequences holds for all of them, so it is equal."""
-    shared = [tensor.name for tensor in contract.inputs if BATCH not in tensor.shape]
+    shared = [tensor.name for tensor in taken if BATCH not in tensor.shape]
     groups: dict[tuple[bytes | None, ...], list[int]] = {}
     for place, given in enumerate(inputs):
         key = tuple(np.asarray(given[name]).tobytes() if name in given else None for name in shared)
@@ -155,10 +156,10 @@ def alike(contract: StageContract, inputs: Sequence[Arrays]) -> list[list[int]]:
     return list(groups.values())
 
 
-def stacked(contract: StageContract, inputs: Sequence[Arrays]) -> dict[str, np.ndarray]:
+def stacked(taken: Sequence[TensorContract], inputs: Sequence[Arrays]) -> dict[str, np.ndarray]:
     """The inputs of several sequences, which have the same ones, as those of one call."""
     feeds = {}
-    for tensor in contract.inputs:
+    for tensor in taken:
         if tensor.name in inputs[0]:
             axis = tensor.shape.index(BATCH) if BATCH in tensor.shape else None
             given = [each[tensor.name] for each in inputs]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime_py.backends.ort_rows import CacheShapes, OrtRow, RowPool, alike, rounds_over_rows, stacked
-from runtime_py.contracts import DECODER, StageContract, TensorContract
+from runtime_py.contracts import TensorContract
 from runtime_py.errors import UsageError
 
 SHAPES: CacheShapes = {
@@ -79,14 +79,10 @@ def test_a_copy_takes_the_beginning_alone() -> None:
         pool.copy(one, RowPool(lambda array: array, SHAPES, 1, 10).rows[0], 2)
 
 
-CONTRACT = StageContract(
-    DECODER,
-    (
-        TensorContract("inputs_embeds", "float32", ("batch", "tokens", 4)),
-        TensorContract("position_ids", "int64", (3, "batch", "tokens")),
-        TensorContract("language_index", "int64", ("language_rows",)),
-    ),
-    (),
+TAKEN = (
+    TensorContract("inputs_embeds", "float32", ("batch", "tokens", 4)),
+    TensorContract("position_ids", "int64", (3, "batch", "tokens")),
+    TensorContract("language_index", "int64", ("language_rows",)),
 )
 
 
@@ -96,13 +92,13 @@ def step(number: int, index: int) -> dict[str, np.ndarray]:
 
 
 def test_inputs_join_along_the_axis_that_the_contract_names() -> None:
-    feeds = stacked(CONTRACT, [step(1, 0), step(2, 0)])
+    feeds = stacked(TAKEN, [step(1, 0), step(2, 0)])
     assert feeds["inputs_embeds"].shape == (2, 1, 4) and feeds["language_index"].tolist() == [0]
     assert feeds["position_ids"].tolist() == [[[1], [2]]] * 3
 
 
 def test_what_holds_for_a_whole_call_parts_those_that_differ_in_it() -> None:
-    assert alike(CONTRACT, [step(1, 0), step(2, 5), step(3, 0)]) == [[0, 2], [1]]
+    assert alike(TAKEN, [step(1, 0), step(2, 5), step(3, 0)]) == [[0, 2], [1]]
 
 
 def test_a_graph_that_rounds_all_rows_by_one_scale_is_recognised(tmp_path: Path) -> None:
