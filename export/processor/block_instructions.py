@@ -29,12 +29,14 @@ class BlockInstructions(ABC):
         width: bytes.
         rows_at_once: rows of numbers.
         matrix_rows: rows of the matrix.
+        panel_vectors: vectors of rows of the matrix, where many rows of numbers are multiplied.
         locality: of `llvm.prefetch`, the cache in which codes wait for their turn: the second, in which all of them fit.
     """
 
     width: int
     rows_at_once: int
     matrix_rows: int
+    panel_vectors: int
     locality: int
 
     @property
@@ -111,6 +113,7 @@ class Avx2(BlockInstructions):
     width: int = 32
     rows_at_once: int = 4
     matrix_rows: int = 1
+    panel_vectors: int = 1
     locality: int = 1
 
     def sum_type(self, bits: int) -> str:
@@ -147,6 +150,7 @@ class Vnni(BlockInstructions):
     width: int = 64
     rows_at_once: int = 4
     matrix_rows: int = 2
+    panel_vectors: int = 2
     locality: int = 1
 
     def fitting(self, row_bytes: int) -> BlockInstructions:
@@ -168,6 +172,7 @@ class Arm64Dot(BlockInstructions):
     width: int = 16
     rows_at_once: int = 4
     matrix_rows: int = 1
+    panel_vectors: int = 2
     locality: int = 2
 
     def upper(self, pairs: tirx.Expr) -> tirx.Expr:

@@ -9,7 +9,7 @@ from tvm import tirx
 from tvm.script import tirx as T
 
 from export.processor.block_instructions import VECTORS
-from export.processor.block_strides import Strides
+from export.processor.block_strides import Strides, added_up
 from export.processor.vectors import LINE, ask
 
 AHEAD = 12288
@@ -17,9 +17,6 @@ AHEAD = 12288
 
 TOGETHER = 32
 """Rows of the matrix that lie in a core's cache while tiles of rows of numbers pass by."""
-
-NEAR = 24 << 10
-"""Bytes of numbers that stay in a core's fastest cache while codes pass through it."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +55,8 @@ class Kernel:
                         T.buffer_store(sums, T.broadcast(T.float32(0), lanes), [at, number, whole])
                 kinds = _Copied if strides.copied else _InPlace
                 sources = [kinds(strides, codes, scales, row) for row in chosen]
-                with T.serial(0, unforeseen(strides.count, out.shape[0])) as passed:
-                    self._ask(codes, scales, group, within * strides.count + passed)
-                    stride = passed
-                    if some * strides.row_bytes > NEAR:
-                        # there and back, so that what was read last is read first
-                        stride = T.Select(within % 2 == 0, passed, strides.count - 1 - passed)
+                with T.serial(0, unforeseen(strides.count, out.shape[0])) as stride:
+                    self._ask(codes, scales, group, within * strides.count + stride)
                     for at, source in enumerate(sources):
                         self._decode(source, kept[at], scale, at, stride)
                     self._add(kept, scale, numbers, zeros, factors, exact, sums, first, stride)
@@ -161,12 +154,3 @@ class _Copied:
 def unforeseen(count, rows):
     """``count``, unknown to the compiler, which would unroll short loops and keep all numbers on the stack."""
     return T.bitwise_or(T.int64(count), T.shift_right(rows, T.int64(40)))
-
-
-def added_up(vector, lanes):
-    """The sum of the lanes, halves first."""
-    while lanes > 1:
-        lanes //= 2
-        halves = [[*range(first, first + lanes)] for first in (0, lanes)]
-        vector = tirx.Shuffle([vector], halves[0]) + tirx.Shuffle([vector], halves[1])
-    return vector

@@ -12,9 +12,12 @@ from dataclasses import dataclass
 
 from tvm import tirx
 from tvm.script import tirx as T
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder.tirx import arg, prim_func
 
 from export.processor.block_instructions import BlockInstructions
 from export.processor.block_kernel import TOGETHER, Kernel
+from export.processor.block_panels import MANY, Panels
 from export.processor.block_rounding import Rounding
 from export.processor.block_strides import Strides
 
@@ -66,33 +69,49 @@ def block_product(matrix: BlockMatrix, byte: BlockInstructions) -> tirx.PrimFunc
     if unsupported(matrix):
         raise ValueError(f"no product is written for {unsupported(matrix)}")
     strides = Strides(matrix, byte.fitting(matrix.columns * matrix.bits // 8))
-    byte = strides.byte
-    rounding = Rounding(strides)
-    kernel = Kernel(strides)
-    rows, columns, blocks = matrix.rows, matrix.columns, matrix.columns // matrix.block
-    groups, tile = -(-rows // TOGETHER), byte.rows_at_once
-    shape = strides.count, strides.vectors, byte.lanes
-
-    @T.prim_func(s_tir=True, check_well_formed=False)
-    def product(a: T.handle, b: T.handle, c: T.handle, d: T.handle):
+    panels, few = Panels(strides, byte), _Few(strides)
+    with IRBuilder() as builder, prim_func(s_tir=True):
         T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
+        given = [arg(name, T.handle()) for name in ("x", "codes", "scales", "out")]
         n = T.int64()
-        x = T.match_buffer(a, (n, columns), "float32", align=4)
-        codes = T.match_buffer(b, (rows, blocks, matrix.block * matrix.bits // 8), "uint8", align=1)
-        scales = T.match_buffer(c, (rows, blocks), "float16", align=2)
-        out = T.match_buffer(d, (n, rows), "float32", align=4)
-        numbers = T.sblock_alloc_buffer((n, *shape), "int32")
-        zeros = T.sblock_alloc_buffer((n, strides.count, byte.lanes), "int32")
-        factors = T.sblock_alloc_buffer((n, strides.count, byte.lanes), "float32")
-        if n < SHARED_OUT:
-            for row in T.serial(n):
-                rounding.write(x, row, numbers, zeros, factors)
+        blocks, bytes_ = matrix.columns // matrix.block, matrix.block * matrix.bits // 8
+        x = T.match_buffer(given[0], (n, matrix.columns), "float32", align=4)
+        codes = T.match_buffer(given[1], (matrix.rows, blocks, bytes_), "uint8", align=1)
+        scales = T.match_buffer(given[2], (matrix.rows, blocks), "float16", align=2)
+        out = T.match_buffer(given[3], (n, matrix.rows), "float32", align=4)
+        if panels.fits:
+            with T.If(n < MANY):
+                with T.Then():
+                    few.write(x, codes, scales, out, n)
+                with T.Else():
+                    panels.write(x, codes, scales, out, n)
         else:
-            for row in T.parallel(n):
-                rounding.write(x, row, numbers, zeros, factors)
-        for group in T.parallel(groups):
-            for first in T.serial(n // tile):
-                kernel.write(codes, scales, numbers, zeros, factors, out, group, first * tile, tile)
-            kernel.write_rest(codes, scales, numbers, zeros, factors, out, group, n // tile * tile, n % tile)
+            few.write(x, codes, scales, out, n)
+    return builder.get()
 
-    return product
+
+@dataclass(frozen=True)
+class _Few:
+    """Writes the product of rows that are multiplied with each row of the matrix as it is decoded."""
+
+    strides: Strides
+
+    def write(self, x, codes, scales, out, n):
+        strides, byte, rows = self.strides, self.strides.byte, self.strides.matrix.rows
+        rounding, kernel, tile = Rounding(strides), Kernel(strides), byte.rows_at_once
+        with T.sblock("few"):
+            T.reads()
+            T.writes()
+            numbers = T.sblock_alloc_buffer((n, strides.count, strides.vectors, byte.lanes), "int32")
+            zeros = T.sblock_alloc_buffer((n, strides.count, byte.lanes), "int32")
+            factors = T.sblock_alloc_buffer((n, strides.count, byte.lanes), "float32")
+            rounded = numbers, zeros, factors
+            with T.If(n < SHARED_OUT):
+                with T.Then(), T.serial(0, n) as row:
+                    rounding.write(x, row, *rounded)
+                with T.Else(), T.parallel(0, n) as row:
+                    rounding.write(x, row, *rounded)
+            with T.parallel(0, -(-rows // TOGETHER)) as group:
+                with T.serial(0, n // tile) as first:
+                    kernel.write(codes, scales, *rounded, out, group, first * tile, tile)
+                kernel.write_rest(codes, scales, *rounded, out, group, n // tile * tile, n % tile)

@@ -25,24 +25,31 @@ from tvm.ir import IRModule
 from tvm.target import Target
 
 from export.processor.block_instructions import block_instructions
+from export.processor.block_panels import MANY
 from export.processor.block_product import BlockMatrix, block_product, unsupported
 from export.processor.targets import TARGETS
 
 OPTIONS = {"tirx.disable_cse_tir": True}
 FEATURES = {"x86-64-v3": ("avx2", "fma", "f16c"), "x86-64-vnni": ("avx512f", "avx512bw", "avx512vl", "avx512_vnni")}
-ROWS = (1, 2, 3, 4, 5, 8, 17)
+ROWS = (1, 2, 3, 4, 5, 8, 17, MANY, MANY + 13)
+NARROW = BlockMatrix(7, 96, 32, 4)
 MATRICES = [
     BlockMatrix(70, 2304, 32, 4),
+    BlockMatrix(64, 1024, 32, 4),
     BlockMatrix(33, 1024, 32, 4),
     BlockMatrix(35, 576, 64, 4),
     BlockMatrix(5, 896, 128, 4),
-    BlockMatrix(7, 96, 32, 4),
+    NARROW,
     BlockMatrix(6, 6912, 32, 4),
+    BlockMatrix(32, 5760, 32, 4),
+    BlockMatrix(96, 1152, 64, 4),
+    BlockMatrix(32, 1408, 128, 4),
     BlockMatrix(70, 1536, 32, 8),
     BlockMatrix(33, 576, 64, 8),
     BlockMatrix(5, 896, 128, 8),
     BlockMatrix(1, 32, 32, 8),
     BlockMatrix(7, 336, 16, 8),
+    BlockMatrix(32, 592, 16, 8),
 ]
 
 
@@ -159,10 +166,11 @@ def test_products_are_those_of_onnx_runtime_and_numpy(matrix: BlockMatrix, varia
         assert difference(got, rounded(x, matrix.block) @ stands_for.T) < 1e-6
 
 
+@pytest.mark.parametrize("rows", [5, MANY])
 @pytest.mark.parametrize("variant", variants())
-@pytest.mark.parametrize("matrix", [MATRICES[2], MATRICES[6]], ids=str)
-def test_what_is_not_a_number_spoils_its_own_row_alone(variant: str, matrix: BlockMatrix) -> None:
-    call, x = kernel(matrix, variant), spread(5, matrix.columns, matrix.block)
+@pytest.mark.parametrize("matrix", [BlockMatrix(64, 1024, 32, 4), BlockMatrix(70, 1536, 32, 8)], ids=str)
+def test_what_is_not_a_number_spoils_its_own_row_alone(variant: str, matrix: BlockMatrix, rows: int) -> None:
+    call, x = kernel(matrix, variant), spread(rows, matrix.columns, matrix.block)
     clean = call(x)
     for value in (np.nan, np.inf, -np.inf):
         for column in (0, matrix.columns - 1):
@@ -173,9 +181,10 @@ def test_what_is_not_a_number_spoils_its_own_row_alone(variant: str, matrix: Blo
             assert np.array_equal(np.delete(got, 2, 0), np.delete(clean, 2, 0))
 
 
+@pytest.mark.parametrize("matrix", MATRICES, ids=str)
 @pytest.mark.parametrize("variant", variants())
-def test_a_row_is_the_same_in_any_company(variant: str) -> None:
-    call, x = kernel(MATRICES[0], variant), spread(17, 2304, 32)
+def test_a_row_is_the_same_in_any_company(matrix: BlockMatrix, variant: str) -> None:
+    call, x = kernel(matrix, variant), spread(max(ROWS), matrix.columns, matrix.block)
     together = call(x)
     for rows in ROWS:
         assert np.array_equal(call(x[:rows]), together[:rows])
@@ -184,7 +193,7 @@ def test_a_row_is_the_same_in_any_company(variant: str) -> None:
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=96, max_size=96))
 @settings(max_examples=40, deadline=None)
 def test_any_row_of_finite_numbers(values: list[float]) -> None:
-    matrix, x = MATRICES[4], np.array([values], np.float32)
+    matrix, x = NARROW, np.array([values], np.float32)
     x[np.abs(x) < 2.0**-120] = 0
     exact = rounded(x, matrix.block) @ drawn(matrix).stands_for.T
     size = np.abs(rounded(x, matrix.block)) @ np.abs(drawn(matrix).stands_for).T
@@ -195,7 +204,7 @@ def test_any_row_of_finite_numbers(values: list[float]) -> None:
 
 
 @pytest.mark.parametrize("variant", variants())
-@pytest.mark.parametrize("matrix", [MATRICES[4], MATRICES[9]], ids=str)
+@pytest.mark.parametrize("matrix", [NARROW, BlockMatrix(1, 32, 32, 8)], ids=str)
 def test_the_largest_codes_and_numbers(matrix: BlockMatrix, variant: str) -> None:
     """Sums of 16 bits hold them."""
     shape = matrix.rows, matrix.columns // matrix.block
@@ -225,9 +234,9 @@ def guarded(array: np.ndarray, first: bool) -> np.ndarray:
 def call_between_guards() -> None:
     """Every variant that this machine runs; a byte that is read or written outside of an array ends the process."""
     for variant in variants():
-        for matrix in (MATRICES[2], MATRICES[4]):
+        for matrix in (BlockMatrix(35, 576, 64, 4), BlockMatrix(32, 576, 64, 4), NARROW):
             library, given_ = compiled(matrix, variant), drawn(matrix)
-            for rows, first in itertools.product((1, 3, 4), (True, False)):
+            for rows, first in itertools.product((1, 3, 4, MANY + 1), (True, False)):
                 arrays = spread(rows, matrix.columns, matrix.block), given_.codes, given_.scales
                 out = np.full((rows, matrix.rows), np.nan, np.float32)
                 kept = [guarded(array, first) for array in (*arrays, out)]

@@ -1,4 +1,4 @@
-"""Rows of numbers as int8 with a scale for each block, in the order in which the product takes them."""
+"""Rows of numbers as int8 with a scale for each block, in the order in which products take them."""
 
 # mypy: ignore-errors
 from __future__ import annotations
@@ -9,7 +9,7 @@ from tvm import tirx
 from tvm.script import tirx as T
 
 from export.processor.block_instructions import VECTORS
-from export.processor.block_strides import Strides
+from export.processor.block_strides import Strides, added_up
 
 LARGEST = 127
 """Of the numbers."""
@@ -25,35 +25,71 @@ LEAST = 2.0**-120
 class Rounding:
     """Writes the rounding of one row.
 
-    What is written, by (row, stride): numbers (vectors, lanes), four int8 in each int32, in the order of the decoded codes;
+    What `write` leaves, by (row, stride): numbers (vectors, lanes), four int8 in each int32, in the order of decoded codes;
     zeros (lanes) int32, minus the zero point times what a lane's numbers add up to; factors (lanes) float32, the scale of
-    the block that a lane's chunk lies in.
+    the block that a lane's chunk lies in. What `write_chunks` leaves, by (row, slot of the chunk): numbers (vectors,), zeros
+    and factors, one of each.
     """
 
     strides: Strides
 
     def write(self, x, row, numbers, zeros, factors):
+        """For `block_kernel`, whose vectors lie along a row."""
         strides = self.strides
-        matrix, byte = strides.matrix, strides.byte
+        byte = strides.byte
         whole = T.ramp(0, 1, byte.lanes)
         with T.sblock("rounding"):
-            T.reads(x[row, 0 : matrix.columns])
+            T.reads(x[row, 0 : strides.matrix.columns])
             T.writes(numbers[row, :, :, :], zeros[row, :, :], factors[row, :, :])
-            largest = T.sblock_alloc_buffer((WIDE,), "float32")
-            scale = T.sblock_alloc_buffer((3,), "float32")
-            words = T.sblock_alloc_buffer((strides.vectors,), "int32")
             if strides.rest:
                 for at in range(strides.vectors):
                     T.buffer_store(numbers, T.broadcast(T.int32(0), byte.lanes), [row, strides.count - 1, at, whole])
                 T.buffer_store(factors, T.broadcast(T.float32(0), byte.lanes), [row, strides.count - 1, whole])
-            with T.serial(0, matrix.columns // matrix.block) as block:
-                self._scale(x, row, block, largest, scale)
-                for part in range(matrix.block // strides.chunk):
-                    chunk = block * (matrix.block // strides.chunk) + part
-                    self._chunk(x, row, chunk, scale, words, numbers, factors)
-            if not (matrix.bits == 8 and byte.signed_codes(8)):
+
+            def put(chunk, words, factor):
+                stride, lane = strides.place_of(chunk)
+                for at in range(strides.vectors):
+                    T.buffer_store(numbers, words[at], [row, stride, at, lane])
+                T.buffer_store(factors, factor, [row, stride, lane])
+
+            self._each_chunk(x, row, put)
+            if self.zeroed:
                 with T.serial(0, strides.count) as stride:
                     T.buffer_store(zeros, self._zeros(numbers, row, stride), [row, stride, whole])
+
+    def write_chunks(self, x, row, numbers, zeros, factors, slot):
+        """For `block_panels`, which take a number of every chunk for all lanes; ``slot`` says where a chunk goes."""
+        point = -(1 << (self.strides.matrix.bits - 1))
+        with T.sblock("rounding"):
+            T.reads(x[row, 0 : self.strides.matrix.columns])
+            T.writes(numbers[row, :, :], zeros[row, :], factors[row, :])
+
+            def put(chunk, words, factor):
+                every = T.ramp(0, 1, self.strides.vectors)
+                T.buffer_store(numbers, words[every], [row, slot(chunk), every])
+                T.buffer_store(factors, factor, [row, slot(chunk)])
+                if self.zeroed:
+                    parts = T.Cast(f"int32x{self.strides.chunk}", T.reinterpret(f"int8x{self.strides.chunk}", words[every]))
+                    T.buffer_store(zeros, added_up(parts, self.strides.chunk) * point, [row, slot(chunk)])
+
+            self._each_chunk(x, row, put)
+
+    @property
+    def zeroed(self) -> bool:
+        """Whether products need the zero points of codes taken off."""
+        return not (self.strides.matrix.bits == 8 and self.strides.byte.signed_codes(8))
+
+    def _each_chunk(self, x, row, put):
+        """``put`` chunk by chunk: its number, its words and the scale of its block."""
+        matrix, chunks = self.strides.matrix, self.strides.matrix.block // self.strides.chunk
+        largest = T.sblock_alloc_buffer((WIDE,), "float32")
+        scale = T.sblock_alloc_buffer((3,), "float32")
+        words = T.sblock_alloc_buffer((self.strides.vectors,), "int32")
+        with T.serial(0, matrix.columns // matrix.block) as block:
+            self._scale(x, row, block, largest, scale)
+            for part in range(chunks):
+                self._round(x, row, block * chunks + part, scale, words)
+                put(block * chunks + part, words, scale[1])
 
     def _scale(self, x, row, block, largest, scale):
         """scale: what numbers of the block are multiplied with, and what products are."""
@@ -77,8 +113,8 @@ class Rounding:
         factor = T.Select(finite, scale[2] / T.float32(LARGEST), T.float32(float("nan")))
         T.buffer_store(scale, T.Select(zero, T.float32(0), factor), [1])
 
-    def _chunk(self, x, row, chunk, scale, words, numbers, factors):
-        strides, byte, size = self.strides, self.strides.byte, self.strides.chunk
+    def _round(self, x, row, chunk, scale, words):
+        strides, size = self.strides, self.strides.chunk
         real = x[row, T.ramp(chunk * size, 1, size)] * T.broadcast(scale[0], size)
         rounded = T.Cast(f"int8x{size}", T.Cast(f"int32x{size}", T.nearbyint(real)))
         order = [
@@ -90,14 +126,6 @@ class Rounding:
         T.buffer_store(
             words, T.reinterpret(f"int32x{size // 4}", tirx.Shuffle([rounded], order)), [T.ramp(0, 1, strides.vectors)]
         )
-        stride, place = chunk // byte.lanes, chunk % byte.lanes
-        if strides.rest and not strides.copied:
-            # the last stride's own columns are its last ones
-            place = T.Select(stride < strides.whole, place, place + byte.lanes - strides.rest // size)
-        lane = byte.lane_of(place)
-        for at in range(strides.vectors):
-            T.buffer_store(numbers, words[at], [row, stride, at, lane])
-        T.buffer_store(factors, scale[1], [row, stride, lane])
 
     def _zeros(self, numbers, row, stride):
         strides, byte = self.strides, self.strides.byte

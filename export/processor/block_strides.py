@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tvm import tirx
 from tvm.script import tirx as T
 
 from export.processor.block_instructions import CHUNK, VECTORS, BlockInstructions
@@ -64,11 +65,6 @@ class Strides:
         return VECTORS * self.sides
 
     @property
-    def row_bytes(self) -> int:
-        """Of a row of numbers with its zeros and factors."""
-        return self.count * self.byte.width * (self.vectors + 2)
-
-    @property
     def scales(self) -> int:
         """That a stride reads."""
         return max(1, self.columns // self.matrix.block)
@@ -78,6 +74,45 @@ class Strides:
             return stride * self.columns
         return T.min(stride * self.columns, self.matrix.columns - self.columns)
 
+    def place_of(self, chunk):
+        """The stride and the lane that sum a chunk."""
+        stride, place = chunk // self.byte.lanes, chunk % self.byte.lanes
+        if self.rest and not self.copied:
+            # the last stride's own columns are its last ones
+            place = T.Select(stride < self.whole, place, place + self.byte.lanes - self.rest // self.chunk)
+        return stride, self.byte.lane_of(place)
+
+    def count_of(self, lane):
+        """Strides in which the lane has a chunk that no other stride has."""
+        if not self.rest:
+            return T.int64(self.whole)
+        shared = self.byte.lanes - self.rest // self.chunk
+        return self.whole + T.Cast("int64", self.byte.chunk_of(lane) >= shared)
+
+    def chunk_of(self, lane, stride):
+        """The inverse of `place_of`."""
+        chunk = stride * self.byte.lanes + self.byte.chunk_of(lane)
+        if not self.rest:
+            return chunk
+        return chunk - T.Select(stride < self.whole, 0, self.byte.lanes - self.rest // self.chunk)
+
+    def turn_of(self, lane):
+        """When a lane is added, if halves of lanes are added as soon as they are whole; the inverse is the same.
+
+        `added_up` adds lanes that are half of all apart, so a turn is the lane's number with its bits in reverse.
+        """
+        bits = self.byte.lanes.bit_length() - 1
+        return sum(T.shift_left(T.bitwise_and(T.shift_right(lane, at), 1), bits - 1 - at) for at in range(bits))
+
     def scale_of(self, lane: int) -> int:
         """Of those that a stride reads, the one of a lane's chunk."""
         return self.byte.chunk_of(lane) * self.chunk // self.matrix.block
+
+
+def added_up(vector, lanes):
+    """The sum of the lanes, halves first."""
+    while lanes > 1:
+        lanes //= 2
+        halves = [[*range(first, first + lanes)] for first in (0, lanes)]
+        vector = tirx.Shuffle([vector], halves[0]) + tirx.Shuffle([vector], halves[1])
+    return vector

@@ -26,8 +26,9 @@ from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, execute
 from runtime_py.command.parser import Parser
 from runtime_py.engine.engine import Engine
+from runtime_py.engine.likelihood import Sent
 from runtime_py.engine.preparation import Preparation
-from runtime_py.engine.running import Event, Running, Wish
+from runtime_py.engine.running import Running, Wish
 from runtime_py.errors import EdgeproofError, ExitCode, MachineError
 from runtime_py.generation.generate import Overrides, settings_of
 from runtime_py.generation.session import Session
@@ -84,7 +85,7 @@ class Workshop:
         if self.failed:
             raise self.failed[0]
 
-    def _take(self, event: Event) -> None:
+    def _take(self, event: Sent) -> None:
         if isinstance(event, EdgeproofError):
             self.failed.append(event)
 

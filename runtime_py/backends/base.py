@@ -6,7 +6,7 @@ The PyTorch reference of parity_tests implements the same interface, so that one
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -118,6 +118,14 @@ class Clocked(Protocol):
 
     decoder_seconds: float
     """Inside the library's decoder calls, all of them so far: what is left of a step is our own doing."""
+
+
+@runtime_checkable
+class Announcing(Protocol):
+    """A backend that says when a decoder call begins."""
+
+    before_call: Callable[[], None]
+    """Called when nothing is left to do but the library's call, which leaves the interpreter to other threads."""
 
 
 @runtime_checkable

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,7 @@ class DecoderLibrary:
         folder: the package.
         manifest: its manifest.json.
         threads: of a call; 0 leaves it to TVM.
+        announce: called before every call, when all is ready for it.
 
     Attributes:
         variant: which of the package's libraries runs.
@@ -71,12 +72,19 @@ class DecoderLibrary:
         PackageError: library, index and weights do not fit one another.
     """
 
-    def __init__(self, folder: Path, manifest: Mapping[str, Any], threads: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Mapping[str, Any],
+        threads: int = 0,
+        announce: Callable[[], None] = lambda: None,
+    ) -> None:
         block = ONNX.block(manifest)[DECODER_LIBRARY]
         require_tvm(block["tvm"])
         self.variant = chosen_variant(block["libraries"])
-        self.seconds, self._threads = 0.0, threads
-        self._contract = StageContract.from_json(manifest["contracts"][DECODER])
+        self.seconds, self._threads, self._announce = 0.0, threads, announce
+        contract = StageContract.from_json(manifest["contracts"][DECODER])
+        self._inputs = [tensor for tensor in contract.inputs if tensor.name in INPUTS]
         self._ffi = tvm_ffi()
         index = listed_file(folder, manifest, block["index"])
         library = listed_file(folder, manifest, block["libraries"][self.variant])
@@ -122,9 +130,8 @@ class DecoderLibrary:
         Raises:
             PackageError: an input does not fit the decoder's contract.
         """
-        for tensor in self._contract.inputs:
-            if tensor.name in INPUTS:
-                tensor.check(np.ascontiguousarray(inputs[tensor.name], tensor.dtype), DECODER)
+        for tensor in self._inputs:
+            tensor.check(np.ascontiguousarray(inputs[tensor.name], tensor.dtype), DECODER)
         if inputs[INPUTS[0]].shape[1] == 1 and positions.tolist() in ([-1], [0]):
             return self.step(inputs, lengths, buffers)
         return self.read(inputs, int(lengths[0]), buffers, positions)
@@ -176,12 +183,11 @@ class DecoderLibrary:
         use_threads(self._threads)
         if buffers.tensors is None:
             buffers.tensors = self._ffi.Array([self._tensor(buffers.arrays[name]) for name in self.caches])
-        embeds = np.ascontiguousarray(inputs[INPUTS[0]], np.float32)
-        given = [embeds, *(np.ascontiguousarray(value, np.int32) for value in (inputs[INPUTS[1]], lengths))]
+        given = ((inputs[INPUTS[0]], np.float32), (inputs[INPUTS[1]], np.int32), (lengths, np.int32))
+        tensors = [self._tensor(aligned(array, np.dtype(kind))) for array, kind in given]
+        self._announce()
         began = time.perf_counter()
-        logits = self._functions[function](
-            *(self._tensor(aligned(each)) for each in given), buffers.tensors, self._parameters
-        )
+        logits = self._functions[function](*tensors, buffers.tensors, self._parameters)
         made: np.ndarray = np.from_dlpack(logits)
         self.seconds += time.perf_counter() - began
         return made
@@ -206,13 +212,15 @@ class _Placed:
         return content[self.offset : self.offset + length].view(self.dtype).reshape(self.shape)
 
 
-def aligned(array: np.ndarray) -> np.ndarray:
-    """The array, or a copy of it, where kernels may read it."""
-    if array.ctypes.data % ALIGNMENT == 0:
+def aligned(array: np.ndarray, kind: np.dtype[Any]) -> np.ndarray:
+    """The array, or a copy of it, of this type and where kernels may read it."""
+    lies_right = array.__array_interface__["data"][0] % ALIGNMENT == 0
+    if array.dtype == kind and array.flags.c_contiguous and lies_right:
         return array
-    room = np.empty(array.nbytes + ALIGNMENT, np.uint8)
-    start = -room.ctypes.data % ALIGNMENT
-    copy = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    size = array.size * kind.itemsize
+    room = np.empty(size + ALIGNMENT, np.uint8)
+    start = -room.__array_interface__["data"][0] % ALIGNMENT
+    copy = room[start : start + size].view(kind).reshape(array.shape)
     copy[...] = array
     return copy
 
@@ -235,13 +243,19 @@ def chosen_variant(libraries: Mapping[str, str]) -> str:
 
 
 def decoder_library(
-    folder: Path, manifest: Mapping[str, Any], threads: int, own_code: bool, provider: str
+    folder: Path,
+    manifest: Mapping[str, Any],
+    threads: int,
+    own_code: bool,
+    provider: str,
+    announce: Callable[[], None] = lambda: None,
 ) -> tuple[DecoderLibrary | None, str]:
     """The package's decoder library, where it has one that runs here; else the graph does its work, and a warning says why.
 
     Args:
         own_code: whether code that the package brings may run.
         provider: what runs the graphs: the library is for the processor's memory.
+        announce: see `DecoderLibrary`.
 
     Returns:
         the library and "", or None and why not.
@@ -255,7 +269,7 @@ def decoder_library(
         missing = "it is code that nobody trusts here; --trust with the hash that its maker published runs it"
     else:
         try:
-            return DecoderLibrary(folder, manifest, threads), ""
+            return DecoderLibrary(folder, manifest, threads, announce), ""
         except MachineError as error:
             missing = f"{error.what}; {error.next_step}"
     log.warning("the decoder library of %s does not run, so answers are slower than they could be: %s", folder.name, missing)

@@ -138,6 +138,8 @@ def moved(array: np.ndarray, offset: int) -> np.ndarray:
 
 def test_arrays_are_copied_only_where_they_lie_wrong() -> None:
     right, wrong = (moved(np.arange(4, dtype=np.float32), offset) for offset in (0, 4))
-    assert aligned(right) is right
-    copy = aligned(wrong)
-    assert copy.ctypes.data % ALIGNMENT == 0 and np.array_equal(copy, wrong)
+    assert aligned(right, right.dtype) is right
+    for array, kind in ((wrong, wrong.dtype), (right, np.dtype(np.int32)), (right[::2], right.dtype)):
+        copy = aligned(array, kind)
+        assert copy.ctypes.data % ALIGNMENT == 0 and copy.dtype == kind and copy.flags.c_contiguous
+        assert np.array_equal(copy, array)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from runtime_py.backends.decoder_library import DecoderLibrary, decoder_library
 from runtime_py.backends.logit_rows import logit_rows
 from runtime_py.backends.onnx_files import stage_files
 from runtime_py.backends.ort_decoder import LOGITS, CacheBuffers, DecoderCalls
-from runtime_py.backends.ort_inputs import DTYPES, PAST, refuse_other_inputs, taken
+from runtime_py.backends.ort_inputs import DTYPES, PAST, checked, refuse_other_inputs, taken
 from runtime_py.backends.ort_providers import CPU, DEVICES, available, find_cuda, refuse_bytes, refuse_old
 from runtime_py.backends.ort_rows import OrtRow, RowPool, decode_rows, rounds_over_rows
 from runtime_py.backends.ort_session import open_session
@@ -24,7 +25,7 @@ from runtime_py.backends.records import INT8_CACHE, MANY_ROWS, ONNX
 from runtime_py.backends.stage_sessions import StageSessions
 from runtime_py.backends.webgpu import PROVIDER as WEBGPU
 from runtime_py.backends.webgpu import WebGpu, full_name, webgpu
-from runtime_py.contracts import CONNECTOR, DECODER, VISION, StageContract
+from runtime_py.contracts import CONNECTOR, DECODER, VISION, StageContract, TensorContract
 from runtime_py.errors import MachineError, PackageError, UsageError
 from runtime_py.memory import require_bytes
 
@@ -53,6 +54,7 @@ class OrtBackend:
         own_code: whether the package's decoder library may run (`runtime_py.package.trust`).
 
     Attributes:
+        before_call: see runtime_py.backends.base.Announcing.
         library: the decoder library; None where the package has none, or it does not run here, as ``library_missing`` says.
 
     Raises:
@@ -98,7 +100,10 @@ class OrtBackend:
             self.contracts[MANY_ROWS] = self.contracts[DECODER]
             self._least_sequences = ONNX.block(manifest)[MANY_ROWS]["least_sequences"]
         self.own_code = own_code
-        self.library, self.library_missing = decoder_library(folder, manifest, threads, own_code, self.providers[0])
+        self.before_call: Callable[[], None] = lambda: None
+        self.library, self.library_missing = decoder_library(
+            folder, manifest, threads, own_code, self.providers[0], self._announce
+        )
         self._sessions = StageSessions(self._open)
         self._calls: dict[str, DecoderCalls] = {}
         self._earlier = 0.0
@@ -138,10 +143,11 @@ class OrtBackend:
         """
         session = self._session(stage)
         feeds = self._feeds(stage, inputs)
-        options = self._ort.RunOptions()
+        options = None
         if stage in SHRINK_AFTER:
+            options = self._ort.RunOptions()
             options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-        names = [output.name for output in session.get_outputs()]
+        names = [output.name for output in self.contracts[stage].outputs]
         return {name: widened(value) for name, value in zip(names, session.run(names, feeds, options), strict=True)}
 
     def start(self, capacity: int) -> OrtState:
@@ -192,6 +198,9 @@ class OrtBackend:
         own = self.library.seconds if self.library is not None else 0.0
         return self._earlier + own + sum(calls.seconds for calls in self._calls.values())
 
+    def _announce(self) -> None:
+        self.before_call()
+
     def library_for(self, sequences: int, buffers: CacheBuffers) -> DecoderLibrary | None:
         """The library, where it feeds tokens of so many sequences."""
         takes = self.library is not None and not self._closed and self.library.takes(sequences, buffers)
@@ -204,19 +213,22 @@ class OrtBackend:
         outputs = (len(inputs["inputs_embeds"]), asked.count)
         return asked.chosen(widened(calls(self._feeds(decoder, inputs) | asked.feeds, outputs, buffers)))
 
-    def _decode_together(self, inputs: Arrays, positions: np.ndarray, buffers: CacheBuffers) -> np.ndarray:
+    def _decode_together(self, inputs: Arrays, lengths: np.ndarray, buffers: CacheBuffers) -> np.ndarray:
         """The same for a token of each of several sequences, through what is fastest for so many."""
-        library = self.library_for(len(inputs["inputs_embeds"]), buffers)
+        last = np.array([-1], np.int64)
+        library = self.library_for(len(lengths), buffers)
         if library is not None:
-            return library.fed(inputs, inputs["attention_mask"].sum(axis=1) - 1, buffers, positions)
-        many = MANY_ROWS in self.files and len(inputs["inputs_embeds"]) >= self._least_sequences
-        return self._decode(inputs, positions, buffers, MANY_ROWS if many else DECODER)
+            return library.fed(inputs, lengths, buffers, last)
+        mask = (np.arange(lengths.max() + 1) <= lengths[:, None]).astype(np.int64)
+        many = MANY_ROWS in self.files and len(lengths) >= self._least_sequences
+        return self._decode({**inputs, "attention_mask": mask}, last, buffers, MANY_ROWS if many else DECODER)
 
     def _decoder(self, decoder: str) -> DecoderCalls:
         session = self._session(decoder)
         if decoder not in self._calls or self._calls[decoder].session is not session:
             wide = next(int(tensor.shape[-1]) for tensor in self.contracts[decoder].outputs if tensor.name == LOGITS)
-            self._calls[decoder] = DecoderCalls(session, self._ort.OrtValue.ortvalue_from_numpy, wide)
+            make = self._ort.OrtValue.ortvalue_from_numpy
+            self._calls[decoder] = DecoderCalls(session, make, wide, self._announce)
         return self._calls[decoder]
 
     def rewind(self, state: OrtState | OrtRow, length: int) -> None:
@@ -241,7 +253,7 @@ class OrtBackend:
 
     def forward_together(self, states: Sequence[OrtRow], inputs: Sequence[Arrays]) -> list[np.ndarray]:
         """See runtime_py.backends.base.Batching."""
-        return decode_rows(self.contracts[DECODER], states, inputs, self._decode_together)
+        return decode_rows(self._fed_inputs, states, inputs, self._decode_together)
 
     def copy_prefix(self, source: OrtRow, target: OrtRow, length: int) -> None:
         """See runtime_py.backends.base.Batching."""
@@ -260,6 +272,11 @@ class OrtBackend:
         """Drop all sessions and the memory they hold."""
         self._closed = True
         self.release()
+
+    @cached_property
+    def _fed_inputs(self) -> list[TensorContract]:
+        """What a decoder call is fed, without caches."""
+        return [tensor for tensor in self.contracts[DECODER].inputs if not tensor.name.startswith(PAST)]
 
     def _caches(self) -> dict[str, tuple[tuple[int, int], np.dtype[Any]]]:
         """Heads and width of each half of a layer's cache, and its dtype, by input name."""
@@ -287,25 +304,10 @@ class OrtBackend:
         return session
 
     def _feeds(self, stage: str, inputs: Arrays) -> dict[str, np.ndarray]:
-        """Inputs checked against the contract, in the dtypes the graph takes."""
         session = self._session(stage)
         if stage not in self._dtypes:
             self._dtypes[stage] = {name: DTYPES[value.type] for name, value in taken(session).items()}
-        wanted, feeds = self._dtypes[stage], {}
-        for tensor in self.contracts[stage].inputs:
-            if tensor.name.startswith(PAST) or (tensor.name not in inputs and not tensor.required):
-                continue
-            if tensor.name not in inputs or tensor.name not in wanted:
-                wrong = "missing" if tensor.name not in inputs else "not taken by the graph"
-                raise PackageError(
-                    f"stage {stage}: the input '{tensor.name}' is {wrong}",
-                    f"{tensor.dtype} {list(tensor.shape)}",
-                    "check that the package's processor belongs to its graphs, and that no tool rewrote them",
-                )
-            array: np.ndarray = np.ascontiguousarray(inputs[tensor.name], dtype=wanted[tensor.name])
-            tensor.check(array.astype(tensor.dtype, copy=False), stage)
-            feeds[tensor.name] = array
-        return feeds
+        return checked(self.contracts[stage], stage, self._dtypes[stage], inputs)
 
 
 def widened(value: np.ndarray) -> np.ndarray:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from runtime_py.backends.base import Arrays
 from runtime_py.backends.logit_rows import COUNT, POSITIONS
 from runtime_py.contracts import StageContract
 from runtime_py.errors import PackageError
@@ -46,3 +48,29 @@ def refuse_other_inputs(path: Path, session: Any, contract: StageContract) -> No
             f"the inputs and outputs of contracts.{contract.stage} in the manifest",
             "do not use this package; its manifest or its graph was altered",
         )
+
+
+def checked(contract: StageContract, stage: str, dtypes: Mapping[str, Any], inputs: Arrays) -> dict[str, np.ndarray]:
+    """Inputs of a call without its caches, held against the contract, in the dtypes that the graph takes.
+
+    Args:
+        dtypes: of what the session can be fed, by name.
+
+    Raises:
+        PackageError: one is missing, does not fit the contract, or is not taken by the graph.
+    """
+    feeds = {}
+    for tensor in contract.inputs:
+        if tensor.name.startswith(PAST) or (tensor.name not in inputs and not tensor.required):
+            continue
+        if tensor.name not in inputs or tensor.name not in dtypes:
+            wrong = "missing" if tensor.name not in inputs else "not taken by the graph"
+            raise PackageError(
+                f"stage {stage}: the input '{tensor.name}' is {wrong}",
+                f"{tensor.dtype} {list(tensor.shape)}",
+                "check that the package's processor belongs to its graphs, and that no tool rewrote them",
+            )
+        array: np.ndarray = np.ascontiguousarray(inputs[tensor.name], dtype=dtypes[tensor.name])
+        tensor.check(array.astype(tensor.dtype, copy=False), stage)
+        feeds[tensor.name] = array
+    return feeds

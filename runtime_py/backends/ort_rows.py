@@ -1,8 +1,8 @@
 """Caches of several sequences as rows of one buffer, so that one decoder call takes a token of each.
 
 GroupQueryAttention takes a length for every row of its batch and leaves what lies behind it alone; the rows that enter a
-call are the first ones of the buffer. A sequence that joins or leaves the call changes places with another, which copies
-what is filled of it and nothing else. The buffers lie in the processor's memory, where ONNX Runtime reads a NumPy array in
+call lie next to each other in the buffer. Where one that joins or leaves parts them, rows change places, which copies
+what is filled of them and nothing else. The buffers lie in the processor's memory, where ONNX Runtime reads a NumPy array in
 place (onnxruntime, OrtValue.ortvalue_from_numpy).
 
 Source: microsoft/onnxruntime, docs/ContribOperators.md, com.microsoft.GroupQueryAttention (seqlens_k).
@@ -20,8 +20,8 @@ import numpy as np
 
 from runtime_py.backends.base import Arrays
 from runtime_py.backends.ort_decoder import CacheBuffers
-from runtime_py.backends.page_by_page import zeros
-from runtime_py.contracts import StageContract
+from runtime_py.backends.page_by_page import zeros_apart
+from runtime_py.contracts import TensorContract
 from runtime_py.errors import UsageError
 from runtime_py.memory import require_bytes
 
@@ -66,9 +66,13 @@ class RowPool:
         require_bytes(total, f"a cache of {count} times {capacity} positions", advice)
         self.capacity = capacity
         self._bind = bind
-        self._arrays = {
-            name: zeros((count, heads, capacity, width), dtype) for name, ((heads, width), dtype) in shapes.items()
-        }
+        self._stacks: list[np.ndarray] = []
+        self._arrays: dict[str, np.ndarray] = {}
+        for shape in dict.fromkeys(shapes.values()):
+            names = [name for name, other in shapes.items() if other == shape]
+            (heads, width), dtype = shape
+            self._stacks.append(zeros_apart(len(names), (count, heads, capacity, width), dtype))
+            self._arrays |= zip(names, self._stacks[-1], strict=True)
         self._values: dict[tuple[int, int], CacheBuffers] = {}
         self.rows = [OrtRow(self, row) for row in range(count)]
         self._at = list(self.rows)
@@ -80,13 +84,25 @@ class RowPool:
             self._values[first, last] = CacheBuffers({name: self._bind(array) for name, array in arrays.items()}, arrays)
         return self._values[first, last]
 
-    def gather(self, rows: Sequence[OrtRow]) -> None:
-        """Make these the first rows, in any order; as few change places as can."""
-        wanted = set(map(id, rows))
-        free = [place for place in range(len(rows)) if id(self._at[place]) not in wanted]
-        for row in rows:
-            if row.row >= len(rows):
-                self._swap(row, self._at[free.pop()])
+    def gather(self, rows: Sequence[OrtRow]) -> int:
+        """Bring these next to each other, in any order, where the fewest positions have to be copied; the first place."""
+        places, count = {row.row for row in rows}, len(rows)
+        first = min(places, default=0)
+        if max(places, default=-1) - first < count:
+            return first
+
+        def parted(first: int) -> tuple[list[OrtRow], list[OrtRow]]:
+            """Who would have to enter and to leave the places from the first on."""
+            there = range(first, first + count)
+            return [row for row in rows if row.row not in there], [self._at[place] for place in there if place not in places]
+
+        def copied(first: int) -> int:
+            return sum(row.length for those in parted(first) for row in those)
+
+        first = min(range(len(self._at) - count + 1), key=copied)
+        for entering, leaving in zip(*parted(first), strict=True):
+            self._swap(entering, leaving)
+        return first
 
     def copy(self, source: OrtRow, target: OrtRow, length: int) -> None:
         """Make ``target`` hold the first ``length`` positions of ``source``, and nothing else."""
@@ -94,8 +110,8 @@ class RowPool:
             raise UsageError(
                 f"a copy of {length} positions of {source.length}", "positions that are filled", "ask for fewer positions"
             )
-        for array in self._arrays.values():
-            array[target.row, :, :length] = array[source.row, :, :length]
+        for stack in self._stacks:  # of all layers at once: whoever waits for the interpreter may take it after each
+            stack[:, target.row, :, :length] = stack[:, source.row, :, :length]
         target.length = length
 
     def _swap(self, one: OrtRow, other: OrtRow) -> None:
@@ -108,31 +124,31 @@ class RowPool:
 
 
 def decode_rows(
-    contract: StageContract, rows: Sequence[OrtRow], inputs: Sequence[Arrays], decode: Callable[..., np.ndarray]
+    taken: Sequence[TensorContract], rows: Sequence[OrtRow], inputs: Sequence[Arrays], decode: Callable[..., np.ndarray]
 ) -> list[np.ndarray]:
     """One token of each row through as few decoder calls as the contract allows; of each float32 logits (1, vocabulary).
 
     Args:
-        decode: takes a call's inputs, the positions whose logits are wanted, and cache buffers.
+        taken: what a call is fed, without caches.
+        decode: takes a call's inputs, how many positions of each row are filled, int64 (rows,), and cache buffers.
     """
     pool = rows[0].pool
     logits: list[np.ndarray] = [np.empty(0)] * len(rows)
-    for places in alike(contract, inputs):
-        pool.gather([rows[place] for place in places])
+    for places in alike(taken, inputs):
+        first = pool.gather([rows[place] for place in places])
         places.sort(key=lambda place: rows[place].row)
-        feeds = stacked(contract, [inputs[place] for place in places])
-        lengths = np.array([rows[place].length + 1 for place in places])
-        feeds["attention_mask"] = (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)
-        made = decode(feeds, np.array([-1], np.int64), pool.values(0, len(places)))
+        feeds = stacked(taken, [inputs[place] for place in places])
+        lengths = np.array([rows[place].length for place in places], np.int64)
+        made = decode(feeds, lengths, pool.values(first, first + len(places)))
         for row, place in enumerate(places):
             rows[place].length += 1
             logits[place] = made[row]
     return logits
 
 
-def alike(contract: StageContract, inputs: Sequence[Arrays]) -> list[list[int]]:
+def alike(taken: Sequence[TensorContract], inputs: Sequence[Arrays]) -> list[list[int]]:
     """Which sequences may share a call: an input without an axis of sequences holds for all of them, so it is equal."""
-    shared = [tensor.name for tensor in contract.inputs if BATCH not in tensor.shape]
+    shared = [tensor.name for tensor in taken if BATCH not in tensor.shape]
     groups: dict[tuple[bytes | None, ...], list[int]] = {}
     for place, given in enumerate(inputs):
         key = tuple(np.asarray(given[name]).tobytes() if name in given else None for name in shared)
@@ -140,13 +156,13 @@ def alike(contract: StageContract, inputs: Sequence[Arrays]) -> list[list[int]]:
     return list(groups.values())
 
 
-def stacked(contract: StageContract, inputs: Sequence[Arrays]) -> dict[str, np.ndarray]:
-    """The inputs of several sequences as those of one call."""
+def stacked(taken: Sequence[TensorContract], inputs: Sequence[Arrays]) -> dict[str, np.ndarray]:
+    """The inputs of several sequences, which have the same ones, as those of one call."""
     feeds = {}
-    for tensor in contract.inputs:
-        given = [np.asarray(each[tensor.name]) for each in inputs if tensor.name in each]
-        if given:
+    for tensor in taken:
+        if tensor.name in inputs[0]:
             axis = tensor.shape.index(BATCH) if BATCH in tensor.shape else None
+            given = [each[tensor.name] for each in inputs]
             feeds[tensor.name] = given[0] if axis is None else np.concatenate(given, axis=axis)
     return feeds
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime_py.backends.ort_rows import CacheShapes, OrtRow, RowPool, alike, rounds_over_rows, stacked
-from runtime_py.contracts import DECODER, StageContract, TensorContract
+from runtime_py.contracts import TensorContract
 from runtime_py.errors import UsageError
 
 SHAPES: CacheShapes = {
@@ -41,16 +41,28 @@ def test_gathered_rows_keep_what_they_hold(lengths: list[int], rounds: list[set[
         filled(row, length)
     for chosen in rounds:
         wanted = [pool.rows[place] for place in sorted(chosen) if place < len(lengths)]
-        pool.gather(wanted)
-        assert {row.row for row in wanted} == set(range(len(wanted)))
+        first = pool.gather(wanted)
+        assert {row.row for row in wanted} == set(range(first, first + len(wanted)))
         assert sorted(row.row for row in pool.rows) == list(range(len(lengths)))
         assert all(holds(row, length) for row, length in zip(pool.rows, lengths, strict=True))
 
 
-def test_a_row_that_stays_in_front_is_not_moved() -> None:
-    pool = RowPool(lambda array: array, SHAPES, 4, 10)
-    pool.gather([pool.rows[3], pool.rows[1]])
-    assert pool.rows[1].row == 1 and pool.rows[3].row == 0
+@pytest.mark.parametrize(
+    ("lengths", "wanted", "places"),
+    [
+        ([9, 9, 9, 9], [2, 1], {1: 1, 2: 2}),  # next to each other already
+        ([0, 5, 0, 9], [3, 1], {1: 2, 3: 3}),  # the shorter one moves, to a place where nothing is kept
+        ([0, 5, 9, 7], [3, 1], {1: 1, 3: 0}),
+        ([7, 4, 0, 6], [0, 1, 3], {0: 0, 1: 1, 3: 2}),
+        ([2, 4, 0, 6], [0, 1, 3], {0: 2, 1: 1, 3: 3}),
+    ],
+)
+def test_rows_come_together_where_least_is_copied(lengths: list[int], wanted: list[int], places: dict[int, int]) -> None:
+    pool = RowPool(lambda array: array, SHAPES, len(lengths), 10)
+    for row, length in zip(pool.rows, lengths, strict=True):
+        filled(row, length)
+    assert pool.gather([pool.rows[number] for number in wanted]) == min(places.values())
+    assert {number: pool.rows[number].row for number in wanted} == places
 
 
 def test_a_copy_takes_the_beginning_alone() -> None:
@@ -67,14 +79,10 @@ def test_a_copy_takes_the_beginning_alone() -> None:
         pool.copy(one, RowPool(lambda array: array, SHAPES, 1, 10).rows[0], 2)
 
 
-CONTRACT = StageContract(
-    DECODER,
-    (
-        TensorContract("inputs_embeds", "float32", ("batch", "tokens", 4)),
-        TensorContract("position_ids", "int64", (3, "batch", "tokens")),
-        TensorContract("language_index", "int64", ("language_rows",)),
-    ),
-    (),
+TAKEN = (
+    TensorContract("inputs_embeds", "float32", ("batch", "tokens", 4)),
+    TensorContract("position_ids", "int64", (3, "batch", "tokens")),
+    TensorContract("language_index", "int64", ("language_rows",)),
 )
 
 
@@ -84,13 +92,13 @@ def step(number: int, index: int) -> dict[str, np.ndarray]:
 
 
 def test_inputs_join_along_the_axis_that_the_contract_names() -> None:
-    feeds = stacked(CONTRACT, [step(1, 0), step(2, 0)])
+    feeds = stacked(TAKEN, [step(1, 0), step(2, 0)])
     assert feeds["inputs_embeds"].shape == (2, 1, 4) and feeds["language_index"].tolist() == [0]
     assert feeds["position_ids"].tolist() == [[[1], [2]]] * 3
 
 
 def test_what_holds_for_a_whole_call_parts_those_that_differ_in_it() -> None:
-    assert alike(CONTRACT, [step(1, 0), step(2, 5), step(3, 0)]) == [[0, 2], [1]]
+    assert alike(TAKEN, [step(1, 0), step(2, 5), step(3, 0)]) == [[0, 2], [1]]
 
 
 def test_a_graph_that_rounds_all_rows_by_one_scale_is_recognised(tmp_path: Path) -> None:

@@ -24,3 +24,10 @@ def zeros(shape: Sequence[int], dtype: np.dtype[Any]) -> np.ndarray:
     if hasattr(mmap, "MADV_NOHUGEPAGE"):
         pages.madvise(mmap.MADV_NOHUGEPAGE)
     return np.frombuffer(pages, dtype).reshape(shape)
+
+
+def zeros_apart(count: int, shape: Sequence[int], dtype: np.dtype[Any]) -> np.ndarray:
+    """The same for ``count`` arrays of one shape, as one (count, *shape): each begins at a page of its own."""
+    size = math.prod(shape) * dtype.itemsize
+    pages = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+    return zeros((count, pages), np.dtype(np.uint8))[:, :size].view(dtype).reshape(count, *shape)

@@ -17,7 +17,7 @@ from functools import partial
 
 import numpy as np
 
-from runtime_py.backends.base import Backend, Batching, Clocked
+from runtime_py.backends.base import Announcing, Backend, Batching, Clocked
 from runtime_py.backends.record import Ability
 from runtime_py.backends.registry import runtime_backends
 from runtime_py.engine.guessed import guesses, step_guessed
@@ -43,7 +43,8 @@ class Engine:
         slots: sequences at a time.
         chunk: tokens of a prompt in one decoder call; the package's own, and never more, when None.
         before_call: called in the engine's thread when all is ready for a decoder call, which takes its time and leaves the
-            interpreter to other threads: the moment for work that would hold a step up.
+            interpreter to other threads: the moment for work that would hold a step up. By the backend where it can, at the
+            last moment, for such work wakes threads that would take the interpreter from what is left to do.
 
     Attributes:
         notice: why sequences do not share decoder calls, or why there are fewer slots than asked for; "" otherwise.
@@ -67,6 +68,7 @@ class Engine:
         self.chunk = min(chunk or limits.prefill_chunk, limits.prefill_chunk)
         self.backend = backend
         self.before_call = before_call
+        self._announcing = backend if isinstance(backend, Announcing) else None
         self.notice = ""
         self.seconds = 0.0
         self.shares_calls = False
@@ -118,6 +120,8 @@ class Engine:
     def step(self) -> bool:
         """One round of work; False when there was none."""
         began = time.perf_counter()
+        if self._announcing is not None:
+            self._announcing.before_call = self.before_call  # another engine may have stepped on this backend
         self._let_go()
         self._admit()
         if self._answering:
@@ -180,7 +184,7 @@ class Engine:
 
     def _read(self) -> None:
         running = self._reading[0]
-        self.before_call()
+        self._ready()
         if self._safely([running], running.read_on) and running.prefill is not None:
             return
         self._reading.popleft()
@@ -190,7 +194,7 @@ class Engine:
     def _decode(self) -> None:
         together = list(self._answering)
         if len(together) == 1 and (guessed := guesses(together[0])):
-            self.before_call()
+            self._ready()
             self._safely(together, partial(step_guessed, together[0], guessed))
             self._answering = [running for running in together if not running.over]
             return
@@ -198,12 +202,17 @@ class Engine:
 
         def feed() -> None:
             sessions = [running.slot.session for running in together if running.slot is not None]
-            logits.extend(step_together(sessions, [running.waiting or 0 for running in together], self.before_call))
+            logits.extend(step_together(sessions, [running.waiting or 0 for running in together], self._ready))
 
         if self._safely(together, feed):
             for running, row in zip(together, logits, strict=True):
                 self._safely([running], partial(running.choose, row[0, -1]))
         self._answering = [running for running in together if not running.over]
+
+    def _ready(self) -> None:
+        """A decoder call is next, as far as can be seen from here."""
+        if self._announcing is None:
+            self.before_call()
 
     @staticmethod
     def _safely(those: Sequence[Running], work: Callable[[], None]) -> bool:

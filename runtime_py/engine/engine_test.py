@@ -14,12 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import runtime_py
-from runtime_py.backends.base import Arrays, Batching
+from runtime_py.backends.base import Announcing, Arrays, Batching
 from runtime_py.conftest import AttentionBackend, minicpm_settings
 from runtime_py.engine.answer import Answer, Token
 from runtime_py.engine.engine import Engine
+from runtime_py.engine.likelihood import Event, Sent, told
 from runtime_py.engine.preparation import Preparation, Prepared
-from runtime_py.engine.running import Event, Running, Wish
+from runtime_py.engine.running import Running, Wish
 from runtime_py.errors import EdgeproofError, InternalError, MachineError, UsageError
 from runtime_py.generation.generate import Finish, Overrides, settings_of
 from runtime_py.generation.session import Limits, Session
@@ -69,8 +70,9 @@ class Inbox:
     tokens: list[int] = field(default_factory=list)
     end: Answer | EdgeproofError | None = None
 
-    def take(self, event: Event) -> None:
+    def take(self, sent: Sent) -> None:
         assert self.end is None, "an event after the last one"
+        event = told(sent)
         if isinstance(event, Token):
             self.tokens.append(event.id)
         else:
@@ -278,15 +280,16 @@ def test_what_goes_wrong_with_one_leaves_the_others_alone(numpy_model: Model, mo
 def test_stop_texts_and_likelihoods(numpy_model: Model) -> None:
     plain = Inbox()
     room = Room(numpy_model, 2, 16)
-    events: list[Event] = []
+    sent: list[Sent] = []
     room.submit(Asked(0, 0, 12), plain)
     room.run()
     assert isinstance(plain.end, Answer)
     text = numpy_model.tokenizer.decode(plain.end.ids)
     stop = text.strip()[4:7]
     wish = Wish(settings_of(GENERATION, Asked(0, 0, 12).overrides()), stop_texts=(stop,), likelihoods=3)
-    room.engine.submit(Running(room.prepare(Asked(0, 0, 12)), wish, numpy_model.tokenizer, events.append))
+    room.engine.submit(Running(room.prepare(Asked(0, 0, 12)), wish, numpy_model.tokenizer, sent.append))
     room.run()
+    events: list[Event] = [told(each) for each in sent]
     end = events[-1]
     assert isinstance(end, Answer) and end.finish is Finish.STOP and end.text == text[: text.index(stop)].strip()
     assert "".join(event.text for event in events if isinstance(event, Token)) + end.tail == text[: text.index(stop)]
@@ -306,23 +309,36 @@ def test_prompts_beyond_the_context_and_wrong_sizes_are_refused(numpy_model: Mod
         Room(numpy_model, 0, 16)
 
 
-def test_each_decoder_call_is_announced_when_all_is_ready(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("announcing", [True, False])
+def test_each_decoder_call_is_announced_when_all_is_ready(
+    model: Model, numpy_model: Model, announcing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a backend that can, immediately before its library's call; else by the engine, before the backend's."""
     log: list[str] = []
-    for name in ("forward", "read", "forward_together"):
-        inner = getattr(model.backend, name, None)
-        if inner is None:
-            continue
 
-        def call(*given: Any, inner: Any = inner) -> Any:
+    def logged(inner: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any) -> Any:
             log.append("call")
             return inner(*given)
 
-        monkeypatch.setattr(model.backend, name, call)
-    room = Room(model, slots=2, chunk=16)
+        return call
+
+    chosen = model if announcing else numpy_model
+    assert isinstance(chosen.backend, Announcing) == announcing
+    if announcing:
+        session = chosen.backend._decoder("decoder").session  # type: ignore[attr-defined]
+        monkeypatch.setattr(session, "run_with_iobinding", logged(session.run_with_iobinding))
+    else:
+        monkeypatch.setattr(chosen.backend, "forward", logged(chosen.backend.forward))
+    room = Room(chosen, slots=2, chunk=16)
     room.engine.before_call = lambda: log.append("ready")
     first, second = Inbox(), Inbox()
     room.submit(Asked(0, 0, 5), first)
     room.submit(Asked(2, 0, 3), second)
     room.run()
     assert len(first.tokens) == 5 and len(second.tokens) == 3
-    assert log == ["ready", "call"] * (len(log) // 2) and len(log) >= 2 * 6
+    if announcing:
+        assert log == ["ready", "call"] * (len(log) // 2)
+    else:  # one word for the calls that follow each other
+        assert log[0] == "ready" and "readyready" not in "".join(log)
+    assert log.count("call") >= 6

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,7 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
-from runtime_py.engine.answer import Answer, Likelihood, Timing, Token
+from runtime_py.engine.answer import Answer, Timing, Token
+from runtime_py.engine.likelihood import Sent, Untold
 from runtime_py.engine.preparation import Prepared
 from runtime_py.engine.slot import Slot
 from runtime_py.engine.stop_text import StopText
@@ -18,12 +18,6 @@ from runtime_py.errors import EdgeproofError
 from runtime_py.generation.generate import Choosing, Finish, Settings
 from runtime_py.generation.prompt_lookup import PromptLookup
 from runtime_py.tokenizer import Tokenizer
-
-LANES = 64
-"""Exponentials that are added in float32: few enough to lose nothing that a logarithm shows."""
-
-Event = Token | Answer | EdgeproofError
-"""Tokens as they come, and at last the answer, or the error that ended it."""
 
 
 class Constraint(Protocol):
@@ -61,7 +55,7 @@ class Running:
     """A prompt, what is asked, and how far it has come.
 
     Args:
-        send: receives every event, in the engine's thread.
+        send: receives every event, in the engine's thread; `runtime_py.engine.likelihood.told` makes one of each.
 
     Attributes:
         cancelled, stopped: set by anyone, from any thread; at its next step the engine lets go of it, or ends it with what
@@ -72,7 +66,7 @@ class Running:
         guessed: right guesses so far.
     """
 
-    def __init__(self, prompt: Prepared, wish: Wish, words: Tokenizer, send: Callable[[Event], None]) -> None:
+    def __init__(self, prompt: Prepared, wish: Wish, words: Tokenizer, send: Callable[[Sent], None]) -> None:
         self.prompt, self.wish, self.send = prompt, wish, send
         self.choosing = Choosing(wish.settings)
         self.lookup = _lookup(prompt, wish)
@@ -126,7 +120,8 @@ class Running:
                 self.choosing.finish = Finish.STOP
         if self._stop.reached:
             self.choosing.finish = Finish.STOP
-        self.send(Token(token, text, self._likelihood(logits, token)))
+        count = self.wish.likelihoods
+        self.send(Token(token, text) if count is None else Untold(token, text, logits, count))
         if self.choosing.finish is not None:
             self._finish()
 
@@ -161,31 +156,6 @@ class Running:
         self.over = True
         text = "".join(self._text).strip()
         self.send(Answer(text, tuple(self.choosing.ids), self.choosing.finish, timing, rest))
-
-    def _likelihood(self, logits: np.ndarray, token: int) -> Likelihood | None:
-        count = self.wish.likelihoods
-        if count is None:
-            return None
-        all_of_them = log_of_sum(logits)
-        count = min(count, logits.size)
-        left = np.flatnonzero(logits >= np.partition(logits, -count)[-count]) if count else np.zeros(0, np.int64)
-        best = left[np.argsort(-logits[left], kind="stable")[:count]]
-        top = tuple((int(index), float(logits[index]) - all_of_them) for index in best)
-        return Likelihood(float(logits[token]) - all_of_them, top)
-
-
-def log_of_sum(logits: np.ndarray) -> float:
-    """Logarithm of the sum of the exponentials of float32 (vocabulary,) logits, a ten-millionth off.
-
-    Every told likelihood of every row takes one, over the whole vocabulary: exponentials in float32, added in columns of
-    `LANES` in float32 and then in float64, take six tenths of the time of one sum in float64.
-    """
-    largest = logits.max()
-    weights = logits - largest
-    np.exp(weights, out=weights)
-    whole = weights.size - weights.size % LANES
-    columns = weights[:whole].reshape(LANES, -1).sum(axis=0)
-    return float(largest) + math.log(float(columns.sum(dtype=np.float64) + weights[whole:].sum(dtype=np.float64)))
 
 
 def _lookup(prompt: Prepared, wish: Wish) -> PromptLookup | None:

@@ -1,14 +1,13 @@
 """The engine at work in threads of its own: questions come from anywhere, answers go where each question says.
 
 One thread steps the engine. Another prepares questions, pictures among them, one after the other, beside the decoding; a
-backend that cannot do both at once does one or the other.
+backend that cannot do both at once does one or the other. A third hands events on (`runtime_py.engine.delivery`).
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
@@ -20,9 +19,11 @@ from runtime_py.backends.base import Backend, LoadsAhead
 from runtime_py.backends.record import Ability
 from runtime_py.backends.registry import runtime_backends
 from runtime_py.engine.answer import Token
-from runtime_py.engine.engine import Engine
+from runtime_py.engine.delivery import Delivery
+from runtime_py.engine.engine import ANSWERING, Engine
+from runtime_py.engine.likelihood import Event, Sent, told
 from runtime_py.engine.preparation import Preparation
-from runtime_py.engine.running import Event, Running, Wish
+from runtime_py.engine.running import Running, Wish
 from runtime_py.engine.stack import STACK, stack_of
 from runtime_py.errors import EdgeproofError, MachineError, UsageError
 from runtime_py.generation.session import Session
@@ -133,9 +134,9 @@ class Service:
         self.package, self.processor, self.tokenizer = package, processor, words
         if isinstance(backend, LoadsAhead):
             backend.load()
-        self._outgoing: deque[tuple[Ticket, Event]] = deque()
+        self._delivery = Delivery[Ticket](self._hand)
         slots, chunk = self.sizes.slots, self.sizes.chunk
-        self.engine = Engine(backend, processor, package.limits, slots, chunk, self._deliver)
+        self.engine = Engine(backend, processor, package.limits, slots, chunk, self._delivery.flush)
         self._preparation = Preparation(Session(backend, processor, package.limits), KEPT_FEATURES)
         record = runtime_backends().get(backend.name)
         self._beside = record is not None and record.can(Ability.BESIDE)
@@ -192,6 +193,7 @@ class Service:
             self._stopped = True
             self._work.notify_all()
         self._thread.join()
+        self._delivery.close()
 
     def _prepare(self, question: Question, ticket: Ticket) -> None:
         if ticket.cancelled:
@@ -204,8 +206,8 @@ class Service:
             self._end(ticket, error)
             return
 
-        def send(event: Event) -> None:
-            self._outgoing.append((ticket, event))
+        def send(sent: Sent) -> None:
+            self._delivery.add(ticket, sent)
 
         running = Running(prompt, question.wish, self.tokenizer, send)
         ticket.begin(running)
@@ -220,26 +222,32 @@ class Service:
                 with self._device:
                     more = self.engine.step()
                 if not (more and self._beside):  # there may be no further call soon
-                    self._deliver()
+                    self._delivery.flush()
                 gone = [each for each in list(self._tickets.values()) if each.cancelled and each.running is not None]
                 for ticket in gone:
                     self._forget(ticket)
 
-    def _deliver(self) -> None:
-        """Send the events of a step together, when the decoder is about to work.
-
-        Whoever receives one wakes up for it, and would compete with the engine for the interpreter.
-        """
-        while self._outgoing:
-            ticket, event = self._outgoing.popleft()
-            try:
-                if isinstance(event, Token):
-                    ticket.send(event, last=False)
-                else:
-                    self._end(ticket, event)
-            except Exception:  # of one receiver: the others go on
-                log.exception("whoever receives an answer failed; it is let go of")
+    def _hand(self, ticket: Ticket, sent: Sent) -> None:
+        """Send an event, in the thread of the delivery; what goes wrong with it ends its question and no other."""
+        try:
+            event = self._told(sent)
+            if isinstance(event, Token):
+                ticket.send(event, last=False)
+            else:
+                self._end(ticket, event)
+            if isinstance(event, EdgeproofError):
                 ticket.cancel()
+        except Exception:  # of one receiver: the others go on
+            log.exception("whoever receives an answer failed; it is let go of")
+            ticket.cancel()
+
+    @staticmethod
+    def _told(sent: Sent) -> Event:
+        try:
+            with last_resort(ANSWERING):
+                return told(sent)
+        except EdgeproofError as error:
+            return error
 
     def _awaited(self) -> bool:
         """Wait for a prepared question; False when the service is closed."""

@@ -6,15 +6,18 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import runtime_py
+from runtime_py.engine import likelihood
 from runtime_py.engine.answer import Answer, Token
 from runtime_py.engine.conftest import opened, until_nothing_is_held
-from runtime_py.engine.running import Event, Wish
+from runtime_py.engine.likelihood import Event
+from runtime_py.engine.running import Wish
 from runtime_py.engine.service import InTurn, Question, QueueFullError, Service
 from runtime_py.engine.stop_text import StopText
 from runtime_py.errors import EdgeproofError, MachineError, UsageError
@@ -218,3 +221,21 @@ def test_a_receiver_that_fails_is_let_go_of_and_others_are_answered(service: Ser
     service.ask(question(model, "What colour?", 8), events.put)
     assert isinstance(whole(events), Answer)
     until_nothing_is_held(service)
+
+
+def test_a_likelihood_that_cannot_be_told_ends_its_answer_and_no_other(
+    service: Service, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(likelihood, "likelihood", fails)
+    asked = question(model, "Hello", 2000)
+    wanted, plain = queue.Queue[Event](), queue.Queue[Event]()
+    service.ask(Question(asked.turns, (), replace(asked.wish, likelihoods=1)), wanted.put)
+    service.ask(question(model, "What colour?", 8), plain.put)
+    end = whole(wanted)
+    assert isinstance(end, MachineError) and "memory" in str(end)
+    assert isinstance(whole(plain), Answer)
+    until_nothing_is_held(service)
+    assert wanted.empty() and service.engine.busy <= 1

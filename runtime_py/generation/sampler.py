@@ -6,6 +6,7 @@ logits_process.py; temperature 0 takes the largest logit after the penalty.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -75,7 +76,7 @@ class Sampler:
             PackageError: a logit is NaN or infinity, so that any choice would be meaningless.
         """
         best = int(logits.argmax())  # the first NaN, where there is one
-        if not (np.isfinite(logits[best]) and np.isfinite(logits.min())):
+        if not (math.isfinite(logits[best]) and math.isfinite(logits[logits.argmin()])):
             raise PackageError(
                 f"{int((~np.isfinite(logits)).sum())} of {logits.size} logits are not finite after {len(answer)} tokens",
                 "finite numbers",

@@ -178,7 +178,8 @@ class Session(InputRows):
                 "ask for fewer new tokens, or export with a larger --context",
             )
         rows = [self.processor.next_inputs(self._layout, state.length + place) for place in range(embeds.shape[1])]
-        inputs = self._arranged({name: np.concatenate([row[name] for row in rows], axis=-1) for name in rows[0]})
+        joined = {name: np.concatenate([row[name] for row in rows], axis=-1) for name in rows[0]} if rows[1:] else rows[0]
+        inputs = self._arranged(joined)
         return state, {**inputs, "inputs_embeds": embeds, **(self._decode_inputs or {})}
 
     @property

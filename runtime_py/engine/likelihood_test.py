@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime_py.engine.running import LANES, log_of_sum
+from runtime_py.engine.likelihood import LANES, log_of_sum
 
 
 @settings(max_examples=40, deadline=None)

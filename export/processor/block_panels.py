@@ -1,0 +1,225 @@
+"""Many rows of numbers at once: a panel of the matrix's rows is decoded once, and a lane of a vector is one of its rows.
+
+What `block_kernel` sums in lanes along a row, and then across them, is summed here in the same order, so that a row of
+numbers has the same products, bit for bit, among few others and among many. Packing a panel for all that it is multiplied
+with is of Goto and van de Geijn, Anatomy of High-Performance Matrix Multiplication (ACM TOMS 34, 2008).
+"""
+
+# mypy: ignore-errors
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tvm import tirx
+from tvm.script import tirx as T
+
+from export.processor.block_instructions import CHUNK, VECTORS, BlockInstructions
+from export.processor.block_kernel import TOGETHER, unforeseen
+from export.processor.block_rounding import Rounding
+from export.processor.block_strides import Strides
+from export.processor.vectors import LINE, ask
+
+MANY = 24
+"""Rows of numbers from which on decoding a panel ahead is worth it."""
+
+ASKED = 2
+"""Lines of the next panel's codes that memory is asked for with each chunk: all of them while `MANY` rows pass."""
+
+HALVES = CHUNK // 2
+"""Scales that are read of a row at once."""
+
+
+@dataclass(frozen=True)
+class Panels:
+    """Writes the products of many rows of numbers with a matrix of whole panels.
+
+    Attributes:
+        strides: in whose order products are summed.
+        byte: the widest instructions, whose lanes are rows of the matrix.
+    """
+
+    strides: Strides
+    byte: BlockInstructions
+
+    @property
+    def fits(self) -> bool:
+        """Whether the matrix has whole panels, and rows as long as they are read."""
+        matrix = self.strides.matrix
+        return matrix.rows % TOGETHER == 0 and not self.strides.copied and self.blocks >= HALVES
+
+    @property
+    def blocks(self) -> int:
+        """Of a row."""
+        return self.strides.matrix.columns // self.strides.matrix.block
+
+    @property
+    def vectors(self) -> int:
+        """That a panel's rows are the lanes of."""
+        return TOGETHER // self.byte.lanes
+
+    @property
+    def slots(self) -> int:
+        """For the chunks of a row; some stay empty where the last stride is not whole."""
+        return self.strides.count * self.strides.byte.lanes
+
+    def slot(self, chunk):
+        """Where a chunk lies: those of a lane behind one another, lanes in the order in which they are added."""
+        stride, lane = self.strides.place_of(chunk)
+        return self.strides.turn_of(lane) * self.strides.count + stride
+
+    def write(self, x, codes, scales, out, n):
+        """The products of at least ``rows_at_once`` rows."""
+        rounding = Rounding(self.strides)
+        with T.sblock("many"):
+            T.reads()
+            T.writes()
+            numbers = T.sblock_alloc_buffer((n, self.slots, self.strides.vectors), "int32")
+            zeros = T.sblock_alloc_buffer((n, self.slots), "int32")
+            factors = T.sblock_alloc_buffer((n, self.slots), "float32")
+            with T.parallel(0, n) as row:
+                rounding.write_chunks(x, row, numbers, zeros, factors, self.slot)
+            with T.parallel(0, self.strides.matrix.rows // TOGETHER) as panel:
+                _Panel(self, codes, scales, numbers, zeros, factors, out, n, panel).write()
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """`TOGETHER` rows of the matrix times all rows of numbers."""
+
+    panels: Panels
+    codes: tirx.Buffer
+    scales: tirx.Buffer
+    numbers: tirx.Buffer
+    zeros: tirx.Buffer
+    factors: tirx.Buffer
+    out: tirx.Buffer
+    n: tirx.Expr
+    number: tirx.Expr
+
+    def write(self):
+        panels, byte = self.panels, self.panels.byte
+        with T.sblock("panel"):
+            T.reads()
+            T.writes()
+            decoded = T.sblock_alloc_buffer((panels.slots, panels.strides.vectors, panels.vectors, byte.lanes), "int32")
+            single = T.sblock_alloc_buffer((panels.blocks, panels.vectors, byte.lanes), "float32")
+            self._decode(decoded)
+            self._widen(single)
+            tile = byte.rows_at_once
+            with T.serial(0, (self.n + tile - 1) // tile) as part:
+                # the last tile has rows of the one before where too few are left
+                first = T.min(part * tile, self.n - tile)
+                with T.serial(0, panels.vectors // byte.panel_vectors) as side:
+                    _Tile(self, decoded, single, part, first, side * byte.panel_vectors).write()
+
+    def _decode(self, decoded):
+        """Codes, each in a byte, of all rows of the panel."""
+        panels, byte = self.panels, self.panels.byte
+        strides, whole = panels.strides, T.ramp(0, 1, byte.lanes)
+        with T.serial(0, strides.matrix.columns // strides.chunk) as chunk:
+            for vector in range(panels.vectors):
+                lines = self._lines(lambda row: self.codes[row, 0, T.ramp(chunk * CHUNK, 1, CHUNK)], CHUNK, vector)
+                for at, turned in enumerate(byte.turned(lines)):
+                    for side, plain in enumerate(byte.decoded(turned, strides.matrix.bits)):
+                        value = T.reinterpret(f"int32x{byte.lanes}", plain)
+                        T.buffer_store(decoded, value, [panels.slot(chunk), at * strides.sides + side, vector, whole])
+
+    def _widen(self, single):
+        """Scales of all rows of the panel; the last that are read at once may have been read before."""
+        panels, lanes = self.panels, self.panels.byte.lanes
+        with T.serial(0, -(-panels.blocks // HALVES)) as part:
+            begin = T.min(part * HALVES, panels.blocks - HALVES)
+            for vector in range(panels.vectors):
+                lines = self._lines(lambda row: self.scales[row, T.ramp(begin, 1, HALVES)], HALVES, vector)
+                for at, turned in enumerate(panels.byte.turned(lines)):
+                    pairs = T.reinterpret(f"float16x{2 * lanes}", turned)
+                    for side in range(2):
+                        halves = T.Cast(f"float32x{lanes}", tirx.Shuffle([pairs], [*range(side, 2 * lanes, 2)]))
+                        T.buffer_store(single, halves, [begin + 2 * at + side, vector, T.ramp(0, 1, lanes)])
+
+    def _lines(self, read, many, vector):
+        """16 bytes, ``many`` numbers, of each row of a vector: four, of which `turned` makes four with rows as lanes."""
+        byte = self.panels.byte
+        first, sections = self.number * TOGETHER + vector * byte.lanes, byte.width // CHUNK
+        for at in range(VECTORS):
+            parts = [read(first + section * VECTORS + at) for section in range(sections)]
+            whole = tirx.Shuffle(parts, [*range(sections * many)]) if sections > 1 else parts[0]
+            yield T.reinterpret(f"uint8x{byte.width}", whole)
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """Some rows of numbers times some vectors of a panel."""
+
+    panel: _Panel
+    decoded: tirx.Buffer
+    single: tirx.Buffer
+    part: tirx.Expr
+    first: tirx.Expr
+    side: tirx.Expr
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        byte = self.panel.panels.byte
+        return [(row, vector) for row in range(byte.rows_at_once) for vector in range(byte.panel_vectors)]
+
+    def write(self):
+        panel, panels, pairs = self.panel, self.panel.panels, self.pairs
+        strides, byte = panels.strides, panels.byte
+        order, lanes, whole = strides.byte.lanes, byte.lanes, T.ramp(0, 1, byte.lanes)
+        with T.sblock("tile"):
+            T.reads()
+            T.writes()
+            waiting = T.sblock_alloc_buffer((order.bit_length(), len(pairs), lanes), "float32")
+            sums = T.sblock_alloc_buffer((len(pairs), lanes), "float32")
+            kind = byte.sum_type(strides.matrix.bits)
+            exact = T.sblock_alloc_buffer((len(pairs), lanes * 4 // (int(kind[3:]) // 8)), kind)
+            with T.serial(0, order) as turn:
+                lane = strides.turn_of(turn)
+                for at in range(len(pairs)):
+                    T.buffer_store(sums, T.broadcast(T.float32(0), lanes), [at, whole])
+                with T.serial(0, unforeseen(strides.count_of(lane), panel.n)) as stride:
+                    slot = turn * strides.count + stride
+                    self._ask(self.part * panels.slots + slot)
+                    self._add(sums, exact, slot, strides.chunk_of(lane, stride))
+                # as many halves are whole now as there are ones at the end of the turn's number
+                level = T.popcount(T.bitwise_and(turn, T.bitwise_not(turn + 1)))
+                with T.serial(0, level) as half:
+                    for at in range(len(pairs)):
+                        T.buffer_store(sums, waiting[half, at, whole] + sums[at, whole], [at, whole])
+                for at in range(len(pairs)):
+                    T.buffer_store(waiting, sums[at, whole], [level, at, whole])
+            for at, (row, vector) in enumerate(pairs):
+                begin = panel.number * TOGETHER + (self.side + vector) * lanes
+                T.buffer_store(panel.out, sums[at, whole], [self.first + row, T.ramp(begin, 1, lanes)])
+
+    def _ask(self, passed):
+        """Memory is asked for the next panel, while this one is multiplied."""
+        panel, matrix, locality = self.panel, self.panel.panels.strides.matrix, self.panel.panels.byte.locality
+        first, size = (panel.number + 1) * TOGETHER, TOGETHER * matrix.columns * matrix.bits // 8
+        for line in range(ASKED):
+            at = T.min(passed * ASKED + line, size // LINE - 1)
+            T.evaluate(ask(panel.codes[first, 0, at * LINE], locality))
+        last = TOGETHER * panel.panels.blocks - 1
+        T.evaluate(ask(panel.scales[first, T.min(passed * (LINE // 2), last)], locality))
+
+    def _add(self, sums, exact, slot, chunk):
+        """The products of a chunk."""
+        panel, strides, byte = self.panel, self.panel.panels.strides, self.panel.panels.byte
+        lanes, bits, whole = byte.lanes, strides.matrix.bits, T.ramp(0, 1, byte.lanes)
+        all_of = T.ramp(0, 1, int(exact.shape[-1]))
+        zero = lambda row: panel.zeros[self.first + row, slot] if Rounding(strides).zeroed else T.int32(0)  # noqa: E731
+        for at, (row, _) in enumerate(self.pairs):
+            T.buffer_store(exact, byte.started(T.broadcast(zero(row), lanes), bits), [at, all_of])
+        for word in range(strides.vectors):
+            for at, (row, vector) in enumerate(self.pairs):
+                codes = T.reinterpret(f"uint8x{byte.width}", self.decoded[slot, word, self.side + vector, whole])
+                spread = T.broadcast(panel.numbers[self.first + row, slot, word], lanes)
+                read = T.reinterpret(f"int8x{byte.width}", spread)
+                T.buffer_store(exact, byte.plus(exact[at, all_of], codes, read, bits), [at, all_of])
+        block = chunk * strides.chunk // strides.matrix.block
+        for at, (row, vector) in enumerate(self.pairs):
+            product = byte.ended(exact[at, all_of], T.broadcast(zero(row), lanes), bits)
+            factor = T.broadcast(panel.factors[self.first + row, slot], lanes)
+            scale = self.single[block, self.side + vector, whole] * factor
+            T.buffer_store(sums, sums[at, whole] + T.Cast(f"float32x{lanes}", product) * scale, [at, whole])
