@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import tempfile
@@ -23,6 +22,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 @pytest.fixture(scope="session")
 def library_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A demo's package with a decoder library, made once for all processes of a run; it must not be written to."""
+    import fcntl
+
     from export.pipeline import export
     from export.request import ExportRequest
 
