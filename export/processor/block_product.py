@@ -61,7 +61,7 @@ def block_product(matrix: BlockMatrix, byte: BlockInstructions) -> tirx.PrimFunc
 
     Arguments of the function: x (n, K) float32, codes (N, K / block, block * bits / 8) uint8, scales (N, K / block) float16
     and out (n, N) float32. Results of a row that has an infinity or NaN are NaN; other rows are as without it. A block whose
-    largest value is below 2^-120 counts as zeros.
+    largest value is below 2^-120 counts as zeros. A row has the same bits among however many others.
 
     Raises:
         ValueError: the matrix is one that `unsupported` names.
