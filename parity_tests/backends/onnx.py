@@ -77,17 +77,23 @@ class OnnxExaminer(Examiner):
 
     def cache_scales(self, side: Candidate) -> Mapping[str, np.ndarray]:
         import onnx
-        from onnx.external_data_helper import load_external_data_for_tensor
 
+        from export.graphs.writer import lying
         from export.quantisation.cache_scales import KEY, VALUE
 
         path = side.folder / side.block["stages"][DECODER]["file"]
+        initializers = onnx.load(str(path), load_external_data=False).graph.initializer
+        tensors = {each.name: each for each in initializers if each.name.endswith((f".{KEY}", f".{VALUE}"))}
+        places = lying(path, [name for name, tensor in tensors.items() if tensor.external_data])
         found = {}
-        for tensor in onnx.load(str(path), load_external_data=False).graph.initializer:
-            if tensor.name.endswith((f".{KEY}", f".{VALUE}")):
-                if tensor.external_data:
-                    load_external_data_for_tensor(tensor, str(path.parent))
-                found[f"{DECODER}.{tensor.name}"] = onnx.numpy_helper.to_array(tensor)
+        for name, tensor in tensors.items():
+            if name not in places:
+                found[f"{DECODER}.{name}"] = onnx.numpy_helper.to_array(tensor)
+                continue
+            # read here: onnx refuses files that have several names or are links, as those of a hub's cache are
+            place, kind = places[name], onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+            values = np.fromfile(path.parent / place.file, kind, place.length // kind.itemsize, offset=place.offset)
+            found[f"{DECODER}.{name}"] = values.reshape(tuple(tensor.dims))
         return found
 
     def arithmetic(self, rows: Rows) -> Arithmetic:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from functools import partial
 from pathlib import Path
@@ -47,7 +48,9 @@ def calibration(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def package(calibration: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export(asked(tmp_path_factory.mktemp("bytes") / "package", calibration), None)
+    """Its files have other names too, as those of a hub's cache or of a copy by links have."""
+    made, linked = (tmp_path_factory.mktemp("bytes") / name for name in ("package", "linked"))
+    return Path(shutil.copytree(export(asked(made, calibration), None), linked, copy_function=os.link))
 
 
 def asked(output: Path, calibration: Path | None) -> ExportRequest:
