@@ -97,9 +97,8 @@ class Kernel:
         strides, byte, bits = self.strides, self.strides.byte, self.strides.matrix.bits
         lanes, whole = byte.lanes, T.ramp(0, 1, byte.lanes)
         all_of = T.ramp(0, 1, int(exact.shape[-1]))
-        signed = bits == 8 and byte.signed_codes(8)
         pairs = [(at, number) for number in range(int(sums.shape[1])) for at in range(int(sums.shape[0]))]
-        start = lambda number: T.broadcast(T.int32(0), lanes) if signed else zeros[first + number, stride, whole]  # noqa: E731
+        start = lambda number: zeros[first + number, stride, whole] if strides.zeroed else T.broadcast(T.int32(0), lanes)  # noqa: E731
         for at, number in pairs:
             T.buffer_store(exact, byte.started(start(number), bits), [at, number, all_of])
         for vector in range(strides.vectors):

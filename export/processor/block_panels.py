@@ -208,7 +208,7 @@ class _Tile:
         panel, strides, byte = self.panel, self.panel.panels.strides, self.panel.panels.byte
         lanes, bits, whole = byte.lanes, strides.matrix.bits, T.ramp(0, 1, byte.lanes)
         all_of = T.ramp(0, 1, int(exact.shape[-1]))
-        zero = lambda row: panel.zeros[self.first + row, slot] if Rounding(strides).zeroed else T.int32(0)  # noqa: E731
+        zero = lambda row: panel.zeros[self.first + row, slot] if strides.zeroed else T.int32(0)  # noqa: E731
         for at, (row, _) in enumerate(self.pairs):
             T.buffer_store(exact, byte.started(T.broadcast(zero(row), lanes), bits), [at, all_of])
         for word in range(strides.vectors):

@@ -53,7 +53,7 @@ class Rounding:
                 T.buffer_store(factors, factor, [row, stride, lane])
 
             self._each_chunk(x, row, put)
-            if self.zeroed:
+            if strides.zeroed:
                 with T.serial(0, strides.count) as stride:
                     T.buffer_store(zeros, self._zeros(numbers, row, stride), [row, stride, whole])
 
@@ -68,16 +68,11 @@ class Rounding:
                 every = T.ramp(0, 1, self.strides.vectors)
                 T.buffer_store(numbers, words[every], [row, slot(chunk), every])
                 T.buffer_store(factors, factor, [row, slot(chunk)])
-                if self.zeroed:
+                if self.strides.zeroed:
                     parts = T.Cast(f"int32x{self.strides.chunk}", T.reinterpret(f"int8x{self.strides.chunk}", words[every]))
                     T.buffer_store(zeros, added_up(parts, self.strides.chunk) * point, [row, slot(chunk)])
 
             self._each_chunk(x, row, put)
-
-    @property
-    def zeroed(self) -> bool:
-        """Whether products need the zero points of codes taken off."""
-        return not (self.strides.matrix.bits == 8 and self.strides.byte.signed_codes(8))
 
     def _each_chunk(self, x, row, put):
         """``put`` chunk by chunk: its number, its words and the scale of its block."""

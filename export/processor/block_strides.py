@@ -60,6 +60,16 @@ class Strides:
         return self.whole == 0
 
     @property
+    def shared(self) -> int:
+        """Chunks of the last stride that the one before has too."""
+        return self.byte.lanes - self.rest // self.chunk if self.rest and not self.copied else 0
+
+    @property
+    def zeroed(self) -> bool:
+        """Whether products need the zero points of codes taken off."""
+        return not self.byte.signed_codes(self.matrix.bits)
+
+    @property
     def vectors(self) -> int:
         """Vectors of numbers."""
         return VECTORS * self.sides
@@ -77,24 +87,21 @@ class Strides:
     def place_of(self, chunk):
         """The stride and the lane that sum a chunk."""
         stride, place = chunk // self.byte.lanes, chunk % self.byte.lanes
-        if self.rest and not self.copied:
+        if self.shared:
             # the last stride's own columns are its last ones
-            place = T.Select(stride < self.whole, place, place + self.byte.lanes - self.rest // self.chunk)
+            place = T.Select(stride < self.whole, place, place + self.shared)
         return stride, self.byte.lane_of(place)
 
     def count_of(self, lane):
         """Strides in which the lane has a chunk that no other stride has."""
-        if not self.rest:
-            return T.int64(self.whole)
-        shared = self.byte.lanes - self.rest // self.chunk
-        return self.whole + T.Cast("int64", self.byte.chunk_of(lane) >= shared)
+        if not self.shared:
+            return T.int64(self.count)
+        return self.whole + T.Cast("int64", self.byte.chunk_of(lane) >= self.shared)
 
     def chunk_of(self, lane, stride):
         """The inverse of `place_of`."""
         chunk = stride * self.byte.lanes + self.byte.chunk_of(lane)
-        if not self.rest:
-            return chunk
-        return chunk - T.Select(stride < self.whole, 0, self.byte.lanes - self.rest // self.chunk)
+        return chunk - T.Select(stride < self.whole, 0, self.shared) if self.shared else chunk
 
     def turn_of(self, lane):
         """When a lane is added, if halves of lanes are added as soon as they are whole; the inverse is the same.

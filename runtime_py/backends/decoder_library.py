@@ -248,7 +248,7 @@ def decoder_library(
     threads: int,
     own_code: bool,
     provider: str,
-    announce: Callable[[], None] = lambda: None,
+    announce: Callable[[], None],
 ) -> tuple[DecoderLibrary | None, str]:
     """The package's decoder library, where it has one that runs here; else the graph does its work, and a warning says why.
 
