@@ -20,7 +20,7 @@ from runtime_py.backends.choice import check_choices, open_backend
 from runtime_py.contracts import DECODER, EMBED
 from runtime_py.engine.answer import Answer, AnswerStream, Timing, Token
 from runtime_py.engine.engine import ANSWERING, Engine
-from runtime_py.engine.likelihood import Sent, told
+from runtime_py.engine.logprobs import EngineEvent, resolve
 from runtime_py.engine.preparation import Preparation
 from runtime_py.engine.running import Running, Wish
 from runtime_py.errors import EdgeproofError, PackageError, UsageError
@@ -167,14 +167,14 @@ class Model:
         self.open_ahead(pictures=bool(pictures))
         prompt = self._preparation.prepare(turns, pictures)
         self.engine.drop_all()
-        events: deque[Sent] = deque()
+        events: deque[EngineEvent] = deque()
         running = self._answering = Running(prompt, Wish(settings), self.tokenizer, events.append)
         self.engine.submit(running)
         while run.answer is None:
             running.stopped = run.stopped
             self.engine.step()
             while events:
-                event = told(events.popleft())
+                event = resolve(events.popleft())
                 if isinstance(event, EdgeproofError):
                     raise event
                 if isinstance(event, Answer):

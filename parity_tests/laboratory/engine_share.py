@@ -26,7 +26,7 @@ from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, execute
 from runtime_py.command.parser import Parser
 from runtime_py.engine.engine import Engine
-from runtime_py.engine.likelihood import Sent
+from runtime_py.engine.logprobs import EngineEvent
 from runtime_py.engine.preparation import Preparation
 from runtime_py.engine.running import Running, Wish
 from runtime_py.errors import EdgeproofError, ExitCode, MachineError
@@ -67,7 +67,7 @@ class Workshop:
         chosen = Overrides(
             tokens or asked.tokens, temperature=asked.temperature, repetition_penalty=asked.penalty, seed=1, stop_ids=()
         )
-        wish = Wish(settings_of(self.model.package.generation, chosen), likelihoods=0 if asked.likelihoods else None)
+        wish = Wish(settings_of(self.model.package.generation, chosen), top_logprobs=0 if asked.likelihoods else None)
         prompt = self._preparation.prepare([Message("user", text, ())], [])
         running = Running(prompt, wish, self.model.tokenizer, self._take)
         self.engine.submit(running)
@@ -85,7 +85,7 @@ class Workshop:
         if self.failed:
             raise self.failed[0]
 
-    def _take(self, event: Sent) -> None:
+    def _take(self, event: EngineEvent) -> None:
         if isinstance(event, EdgeproofError):
             self.failed.append(event)
 

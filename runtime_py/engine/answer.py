@@ -9,11 +9,12 @@ from runtime_py.generation.generate import Finish
 
 
 @dataclass(frozen=True)
-class Likelihood:
-    """How likely a token was, as natural logarithms of the softmax of the decoder's logits, before sampling changes them.
+class TokenLogprobs:
+    """Log-probabilities at one token: natural logarithms of the softmax of the decoder's logits, before sampling.
 
     Attributes:
-        top: the likeliest tokens and theirs, best first, as many as were asked for.
+        logprob: of the token itself.
+        top: (token, log-probability) of the likeliest ones, best first, as many as were asked for.
     """
 
     logprob: float
@@ -26,7 +27,7 @@ class Token:
 
     id: int
     text: str
-    likelihood: Likelihood | None = None
+    logprobs: TokenLogprobs | None = None
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from runtime_py.backends.base import Announcing, Arrays, Batching
 from runtime_py.conftest import AttentionBackend, minicpm_settings
 from runtime_py.engine.answer import Answer, Token
 from runtime_py.engine.engine import Engine
-from runtime_py.engine.likelihood import Event, Sent, told
+from runtime_py.engine.logprobs import EngineEvent, Event, resolve
 from runtime_py.engine.preparation import Preparation, Prepared
 from runtime_py.engine.running import Running, Wish
 from runtime_py.errors import EdgeproofError, InternalError, MachineError, UsageError
@@ -70,9 +70,9 @@ class Inbox:
     tokens: list[int] = field(default_factory=list)
     end: Answer | EdgeproofError | None = None
 
-    def take(self, sent: Sent) -> None:
+    def take(self, sent: EngineEvent) -> None:
         assert self.end is None, "an event after the last one"
-        event = told(sent)
+        event = resolve(sent)
         if isinstance(event, Token):
             self.tokens.append(event.id)
         else:
@@ -277,28 +277,26 @@ def test_what_goes_wrong_with_one_leaves_the_others_alone(numpy_model: Model, mo
     assert isinstance(good.end, Answer) and good.end.ids == alone(numpy_model, Asked(0, 1, 12))
 
 
-def test_stop_texts_and_likelihoods(numpy_model: Model) -> None:
+def test_an_answer_ends_before_its_stop_text_and_every_token_has_logprobs(numpy_model: Model) -> None:
     plain = Inbox()
     room = Room(numpy_model, 2, 16)
-    sent: list[Sent] = []
+    sent: list[EngineEvent] = []
     room.submit(Asked(0, 0, 12), plain)
     room.run()
     assert isinstance(plain.end, Answer)
     text = numpy_model.tokenizer.decode(plain.end.ids)
     stop = text.strip()[4:7]
-    wish = Wish(settings_of(GENERATION, Asked(0, 0, 12).overrides()), stop_texts=(stop,), likelihoods=3)
+    wish = Wish(settings_of(GENERATION, Asked(0, 0, 12).overrides()), stop_texts=(stop,), top_logprobs=3)
     room.engine.submit(Running(room.prepare(Asked(0, 0, 12)), wish, numpy_model.tokenizer, sent.append))
     room.run()
-    events: list[Event] = [told(each) for each in sent]
+    events: list[Event] = [resolve(each) for each in sent]
     end = events[-1]
     assert isinstance(end, Answer) and end.finish is Finish.STOP and end.text == text[: text.index(stop)].strip()
     assert "".join(event.text for event in events if isinstance(event, Token)) + end.tail == text[: text.index(stop)]
     for event in events[:-1]:
-        assert isinstance(event, Token) and event.likelihood is not None
-        assert (
-            event.likelihood.top[0] == (event.id, pytest.approx(event.likelihood.logprob)) and event.likelihood.logprob <= 0
-        )
-        assert len(event.likelihood.top) == 3 and sum(np.exp(value) for _, value in event.likelihood.top) <= 1.0001
+        assert isinstance(event, Token) and event.logprobs is not None
+        assert event.logprobs.top[0] == (event.id, pytest.approx(event.logprobs.logprob)) and event.logprobs.logprob <= 0
+        assert len(event.logprobs.top) == 3 and sum(np.exp(value) for _, value in event.logprobs.top) <= 1.0001
 
 
 def test_prompts_beyond_the_context_and_wrong_sizes_are_refused(numpy_model: Model) -> None:

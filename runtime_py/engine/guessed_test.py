@@ -121,13 +121,13 @@ def test_a_package_says_the_same(packaged: Model, penalty: float) -> None:
         assert packaged.chat(question, overrides=replace(asked, prompt_lookup=7)).ids == plain.ids
 
 
-def test_draws_and_likelihoods_are_not_guessed(words: Tokenizer, tmp_path: Path) -> None:
+def test_draws_and_logprobs_are_not_guessed(words: Tokenizer, tmp_path: Path) -> None:
     model = model_of(words, tmp_path, 160)
     prompt = model._preparation.prepare([Message("user", DATA)], [])
 
-    def lookup(likelihoods: int | None, **changes: float) -> PromptLookup | None:
+    def lookup(top_logprobs: int | None, **changes: float) -> PromptLookup | None:
         settled = settings_of(GENERATION, Overrides(**changes, prompt_lookup=7))  # type: ignore[arg-type]
-        return Running(prompt, Wish(settled, likelihoods=likelihoods), words, lambda _: None).lookup
+        return Running(prompt, Wish(settled, top_logprobs=top_logprobs), words, lambda _: None).lookup
 
     assert lookup(None) is not None
     assert lookup(2) is None and lookup(None, temperature=0.7) is None

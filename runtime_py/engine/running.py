@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from runtime_py.engine.answer import Answer, Timing, Token
-from runtime_py.engine.likelihood import Sent, Untold
+from runtime_py.engine.logprobs import DeferredToken, EngineEvent
 from runtime_py.engine.preparation import Prepared
 from runtime_py.engine.slot import Slot
 from runtime_py.engine.stop_text import StopText
@@ -42,12 +42,12 @@ class Wish:
 
     Attributes:
         stop_texts: texts that end the answer; they are not part of it.
-        likelihoods: how many of the likeliest tokens are told at every token; None tells nothing.
+        top_logprobs: report log-probabilities of every token and of this many of the likeliest beside it; None reports none.
     """
 
     settings: Settings
     stop_texts: tuple[str, ...] = ()
-    likelihoods: int | None = None
+    top_logprobs: int | None = None
     constraint: Constraint | None = None
 
 
@@ -55,7 +55,7 @@ class Running:
     """A prompt, what is asked, and how far it has come.
 
     Args:
-        send: receives every event, in the engine's thread; `runtime_py.engine.likelihood.told` makes one of each.
+        send: receives every event, in the engine's thread; `runtime_py.engine.logprobs.resolve` completes it.
 
     Attributes:
         cancelled, stopped: set by anyone, from any thread; at its next step the engine lets go of it, or ends it with what
@@ -66,7 +66,7 @@ class Running:
         guessed: right guesses so far.
     """
 
-    def __init__(self, prompt: Prepared, wish: Wish, words: Tokenizer, send: Callable[[Sent], None]) -> None:
+    def __init__(self, prompt: Prepared, wish: Wish, words: Tokenizer, send: Callable[[EngineEvent], None]) -> None:
         self.prompt, self.wish, self.send = prompt, wish, send
         self.choosing = Choosing(wish.settings)
         self.lookup = _lookup(prompt, wish)
@@ -120,8 +120,8 @@ class Running:
                 self.choosing.finish = Finish.STOP
         if self._stop.reached:
             self.choosing.finish = Finish.STOP
-        count = self.wish.likelihoods
-        self.send(Token(token, text) if count is None else Untold(token, text, logits, count))
+        top = self.wish.top_logprobs
+        self.send(Token(token, text) if top is None else DeferredToken(token, text, logits, top))
         if self.choosing.finish is not None:
             self._finish()
 
@@ -159,8 +159,8 @@ class Running:
 
 
 def _lookup(prompt: Prepared, wish: Wish) -> PromptLookup | None:
-    """None where nothing is to be guessed, or where the last bits of a row's logits are seen: in draws and likelihoods."""
+    """None where nothing is to be guessed, or where the last bits of logits are seen: in draws and log-probabilities."""
     settings = wish.settings
-    if not settings.prompt_lookup or settings.sampling.temperature or wish.likelihoods is not None:
+    if not settings.prompt_lookup or settings.sampling.temperature or wish.top_logprobs is not None:
         return None
     return PromptLookup(prompt.layout.input_ids[0].tolist(), settings.prompt_lookup)

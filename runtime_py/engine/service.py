@@ -1,7 +1,7 @@
 """The engine at work in threads of its own: questions come from anywhere, answers go where each question says.
 
 One thread steps the engine. Another prepares questions, pictures among them, one after the other, beside the decoding; a
-backend that cannot do both at once does one or the other. A third hands events on (`runtime_py.engine.delivery`).
+backend that cannot do both at once does one or the other. A third passes events on (`runtime_py.engine.event_dispatch`).
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from runtime_py.backends.base import Backend, LoadsAhead
 from runtime_py.backends.record import Ability
 from runtime_py.backends.registry import runtime_backends
 from runtime_py.engine.answer import Token
-from runtime_py.engine.delivery import Delivery
 from runtime_py.engine.engine import ANSWERING, Engine
-from runtime_py.engine.likelihood import Event, Sent, told
+from runtime_py.engine.event_dispatch import EventDispatcher
+from runtime_py.engine.logprobs import EngineEvent, Event, resolve
 from runtime_py.engine.preparation import Preparation
 from runtime_py.engine.running import Running, Wish
 from runtime_py.engine.stack import STACK, stack_of
@@ -134,9 +134,9 @@ class Service:
         self.package, self.processor, self.tokenizer = package, processor, words
         if isinstance(backend, LoadsAhead):
             backend.load()
-        self._delivery = Delivery[Ticket](self._hand)
+        self._dispatcher = EventDispatcher[Ticket](self._deliver)
         slots, chunk = self.sizes.slots, self.sizes.chunk
-        self.engine = Engine(backend, processor, package.limits, slots, chunk, self._delivery.flush)
+        self.engine = Engine(backend, processor, package.limits, slots, chunk, self._dispatcher.flush)
         self._preparation = Preparation(Session(backend, processor, package.limits), KEPT_FEATURES)
         record = runtime_backends().get(backend.name)
         self._beside = record is not None and record.can(Ability.BESIDE)
@@ -193,7 +193,7 @@ class Service:
             self._stopped = True
             self._work.notify_all()
         self._thread.join()
-        self._delivery.close()
+        self._dispatcher.close()
 
     def _prepare(self, question: Question, ticket: Ticket) -> None:
         if ticket.cancelled:
@@ -206,8 +206,8 @@ class Service:
             self._end(ticket, error)
             return
 
-        def send(sent: Sent) -> None:
-            self._delivery.add(ticket, sent)
+        def send(event: EngineEvent) -> None:
+            self._dispatcher.add(ticket, event)
 
         running = Running(prompt, question.wish, self.tokenizer, send)
         ticket.begin(running)
@@ -222,30 +222,30 @@ class Service:
                 with self._device:
                     more = self.engine.step()
                 if not (more and self._beside):  # there may be no further call soon
-                    self._delivery.flush()
+                    self._dispatcher.flush()
                 gone = [each for each in list(self._tickets.values()) if each.cancelled and each.running is not None]
                 for ticket in gone:
                     self._forget(ticket)
 
-    def _hand(self, ticket: Ticket, sent: Sent) -> None:
-        """Send an event, in the thread of the delivery; what goes wrong with it ends its question and no other."""
+    def _deliver(self, ticket: Ticket, event: EngineEvent) -> None:
+        """Send an event, in the dispatcher's thread; what goes wrong with it ends its question and no other."""
         try:
-            event = self._told(sent)
-            if isinstance(event, Token):
-                ticket.send(event, last=False)
+            resolved = self._resolved(event)
+            if isinstance(resolved, Token):
+                ticket.send(resolved, last=False)
             else:
-                self._end(ticket, event)
-            if isinstance(event, EdgeproofError):
+                self._end(ticket, resolved)
+            if isinstance(resolved, EdgeproofError):
                 ticket.cancel()
         except Exception:  # of one receiver: the others go on
-            log.exception("whoever receives an answer failed; it is let go of")
+            log.exception("a receiver of events failed; its question is cancelled")
             ticket.cancel()
 
     @staticmethod
-    def _told(sent: Sent) -> Event:
+    def _resolved(event: EngineEvent) -> Event:
         try:
             with last_resort(ANSWERING):
-                return told(sent)
+                return resolve(event)
         except EdgeproofError as error:
             return error
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 import runtime_py
-from runtime_py.engine import likelihood
+from runtime_py.engine import logprobs
 from runtime_py.engine.answer import Answer, Token
 from runtime_py.engine.conftest import opened, until_nothing_is_held
-from runtime_py.engine.likelihood import Event
+from runtime_py.engine.logprobs import Event
 from runtime_py.engine.running import Wish
 from runtime_py.engine.service import InTurn, Question, QueueFullError, Service
 from runtime_py.engine.stop_text import StopText
@@ -223,16 +223,16 @@ def test_a_receiver_that_fails_is_let_go_of_and_others_are_answered(service: Ser
     until_nothing_is_held(service)
 
 
-def test_a_likelihood_that_cannot_be_told_ends_its_answer_and_no_other(
+def test_logprobs_that_cannot_be_computed_end_its_answer_and_no_other(
     service: Service, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(likelihood, "likelihood", fails)
+    monkeypatch.setattr(logprobs, "token_logprobs", fails)
     asked = question(model, "Hello", 2000)
     wanted, plain = queue.Queue[Event](), queue.Queue[Event]()
-    service.ask(Question(asked.turns, (), replace(asked.wish, likelihoods=1)), wanted.put)
+    service.ask(Question(asked.turns, (), replace(asked.wish, top_logprobs=1)), wanted.put)
     service.ask(question(model, "What colour?", 8), plain.put)
     end = whole(wanted)
     assert isinstance(end, MachineError) and "memory" in str(end)

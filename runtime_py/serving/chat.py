@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from runtime_py.engine.answer import Answer, Token
-from runtime_py.engine.likelihood import Event
+from runtime_py.engine.logprobs import Event
 from runtime_py.engine.service import Question, Service, Ticket
 from runtime_py.errors import EdgeproofError, UsageError
 from runtime_py.files.json_file import parse_json

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from runtime_py.engine.answer import Answer, Likelihood, Token
+from runtime_py.engine.answer import Answer, Token, TokenLogprobs
 from runtime_py.engine.shown_text import ShownText
 from runtime_py.generation.generate import Finish
 from runtime_py.tokenizer import Tokenizer
@@ -77,12 +77,12 @@ class Reply:
         return _event({**self._head("chat.completion.chunk"), "choices": [choice], **more})
 
     def _logprobs(self, tokens: Sequence[Token]) -> dict[str, Any] | None:
-        told = [(token.id, token.likelihood) for token in tokens if token.likelihood is not None]
-        return {"content": [self._entry(token, likelihood) for token, likelihood in told], "refusal": None} if told else None
+        content = [self._entry(token.id, token.logprobs) for token in tokens if token.logprobs is not None]
+        return {"content": content, "refusal": None} if content else None
 
-    def _entry(self, token: int, likelihood: Likelihood) -> dict[str, Any]:
-        top = [self._one(other, value) for other, value in likelihood.top]
-        return {**self._one(token, likelihood.logprob), "top_logprobs": top}
+    def _entry(self, token: int, logprobs: TokenLogprobs) -> dict[str, Any]:
+        top = [self._one(other, value) for other, value in logprobs.top]
+        return {**self._one(token, logprobs.logprob), "top_logprobs": top}
 
     def _one(self, token: int, logprob: float) -> dict[str, Any]:
         piece = self.words.pieces[token] if token < len(self.words.pieces) else b""

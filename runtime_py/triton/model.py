@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime_py.engine.answer import Answer, Token
-from runtime_py.engine.likelihood import Event
+from runtime_py.engine.logprobs import Event
 from runtime_py.engine.service import Service, Sizes
 from runtime_py.errors import EdgeproofError, MachineError, UsageError
 from runtime_py.files.json_file import MEGABYTE

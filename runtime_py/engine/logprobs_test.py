@@ -1,4 +1,4 @@
-"""The likelihood of a token, from logits that are summed in float32."""
+"""Log-probabilities of a token, from logits that are summed in float32."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime_py.engine.likelihood import LANES, log_of_sum
+from runtime_py.engine.logprobs import LANES, log_sum_exp
 
 
 @settings(max_examples=40, deadline=None)
@@ -18,11 +18,11 @@ from runtime_py.engine.likelihood import LANES, log_of_sum
     shift=st.sampled_from([-80.0, 0.0, 500.0]),
     seed=st.integers(0, 99),
 )
-def test_the_logarithm_of_a_sum_is_that_of_float64(size: int, spread: float, shift: float, seed: int) -> None:
+def test_log_sum_exp_is_that_of_float64(size: int, spread: float, shift: float, seed: int) -> None:
     logits = (np.random.default_rng(seed).standard_normal(size) * spread + shift).astype(np.float32)
     logits[1 : 1 + size // 3] = -np.inf  # as a grammar forbids them
     kept = logits.copy()
     largest = float(logits.max())
     exact = largest + math.log(np.exp(logits.astype(np.float64) - largest).sum())
-    assert abs(log_of_sum(logits) - exact) < 2e-7 * max(1.0, abs(exact))
+    assert abs(log_sum_exp(logits) - exact) < 2e-7 * max(1.0, abs(exact))
     np.testing.assert_array_equal(logits, kept)
