@@ -46,10 +46,10 @@ def costs(model: Model, ids: np.ndarray) -> dict[int, float]:
     for turn in range(ROUNDS + 1):
         for rows in ROWS:
             began = time.perf_counter()
-            session.step_guessed(ids[-rows:].tolist())
+            session.verify_draft(ids[-rows:].tolist())
             if turn:
                 taken[rows].append(time.perf_counter() - began)
-            session.drop_guesses()
+            session.reject_draft()
     return {rows: statistics.median(seconds) for rows, seconds in taken.items()}
 
 
@@ -62,9 +62,9 @@ def logits(model: Model, ids: np.ndarray, rows: int) -> np.ndarray:
     made = []
     for start in range(HEAD, len(ids), rows):
         part = ids[start : start + rows].tolist()
-        made.append(session.step_guessed(part)[0])
+        made.append(session.verify_draft(part)[0])
         for _ in part:
-            session.keep_guess()
+            session.accept_draft_token()
     return np.concatenate(made)
 
 

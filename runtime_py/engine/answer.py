@@ -40,7 +40,7 @@ class Timing:
         steps: answer tokens fed after the prefill, ``decode_seconds`` in all.
         first_token_seconds: from the call to the first token.
         queue_seconds: of these, waiting for a slot.
-        guessed_tokens: right guesses of prompt lookup, each of which saved a decoder call.
+        guessed_tokens: accepted draft tokens of prompt lookup, each of which saved a decoder call.
     """
 
     prompt_tokens: int

@@ -20,9 +20,9 @@ import numpy as np
 from runtime_py.backends.base import Announcing, Backend, Batching, Clocked
 from runtime_py.backends.record import Ability
 from runtime_py.backends.registry import runtime_backends
-from runtime_py.engine.guessed import guesses, step_guessed
 from runtime_py.engine.running import Running
 from runtime_py.engine.slot import Slot
+from runtime_py.engine.speculation import draft_tokens, step_speculatively
 from runtime_py.errors import EdgeproofError, UsageError
 from runtime_py.generation.session import Session, SessionLimits
 from runtime_py.generation.together import step_together
@@ -193,9 +193,9 @@ class Engine:
 
     def _decode(self) -> None:
         together = list(self._answering)
-        if len(together) == 1 and (guessed := guesses(together[0])):
+        if len(together) == 1 and (draft := draft_tokens(together[0])):
             self._ready()
-            self._safely(together, partial(step_guessed, together[0], guessed))
+            self._safely(together, partial(step_speculatively, together[0], draft))
             self._answering = [running for running in together if not running.over]
             return
         logits: list[np.ndarray] = []

@@ -62,15 +62,15 @@ class Running:
             there is of it.
         over: nothing more is sent.
         waiting: the token that the next step feeds.
-        lookup: guesses tokens; None where the answer's settings ask for none.
-        guessed: right guesses so far.
+        lookup: drafts tokens; None where the answer's settings ask for no speculation.
+        accepted: draft tokens accepted so far.
     """
 
     def __init__(self, prompt: Prepared, wish: Wish, words: Tokenizer, send: Callable[[EngineEvent], None]) -> None:
         self.prompt, self.wish, self.send = prompt, wish, send
         self.choosing = Choosing(wish.settings)
         self.lookup = _lookup(prompt, wish)
-        self.guessed = 0
+        self.accepted = 0
         self.cancelled = False
         self.stopped = False
         self.over = False
@@ -151,7 +151,7 @@ class Running:
             first_token_seconds=self.first - self.prompt.began,
             decode_seconds=ended - self.first,
             queue_seconds=self.admitted - self.queued,
-            guessed_tokens=self.guessed,
+            guessed_tokens=self.accepted,
         )
         self.over = True
         text = "".join(self._text).strip()
@@ -159,7 +159,7 @@ class Running:
 
 
 def _lookup(prompt: Prepared, wish: Wish) -> PromptLookup | None:
-    """None where nothing is to be guessed, or where the last bits of logits are seen: in draws and log-probabilities."""
+    """None where no speculation is asked for, or where the last bits of logits show: in draws and log-probabilities."""
     settings = wish.settings
     if not settings.prompt_lookup or settings.sampling.temperature or wish.top_logprobs is not None:
         return None

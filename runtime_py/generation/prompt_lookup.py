@@ -1,8 +1,8 @@
-"""Prompt lookup decoding: what an answer says next is guessed from where its last tokens stood before.
+"""Prompt lookup decoding: draft tokens from where an answer's last tokens occurred before.
 
 Answers about documents and data repeat them. Where the newest tokens of an answer occur earlier, in the prompt or in the
-answer, the tokens that followed them there are guessed, and one decoder call checks them all: each row of its logits gives
-the token that a step would have given. No second model drafts. Method: apoorvumang/prompt-lookup-decoding, README.md;
+answer, the tokens that followed them there are the draft, and one decoder call verifies them all: each row of its logits
+gives the token that a step would have given. There is no draft model. Method: apoorvumang/prompt-lookup-decoding, README.md;
 huggingface/transformers has it as ``prompt_lookup_num_tokens``.
 """
 
@@ -14,18 +14,18 @@ LENGTHS = (4, 3)
 """Tokens that must have occurred before, longest first. Two occur again by chance, in prose as often as in data."""
 
 FIRST = 3
-"""Guesses of the first call; a call whose guesses were all right doubles them."""
+"""Draft tokens of the first call; a call that accepts all of them doubles their number."""
 
 LONGEST_REST = 32
-"""Tokens that are chosen without guessing after calls without a right guess: 1, then 2, up to these."""
+"""Tokens that are chosen without a draft after calls that accepted nothing: 1, then 2, up to these."""
 
 
 class PromptLookup:
-    """Guesses for one answer.
+    """The drafts of one answer.
 
     Args:
-        prompt: ids of the prompt; placeholders of image rows among them guess nothing, as no answer says them.
-        most: guesses of one call at most.
+        prompt: ids of the prompt; placeholders of image rows among them match nothing, as no answer says them.
+        most: draft tokens of one call at most.
     """
 
     def __init__(self, prompt: Iterable[int], most: int) -> None:
@@ -45,9 +45,9 @@ class PromptLookup:
         self._ids.append(token)
         self._rest = max(self._rest - 1, 0)
 
-    def guess(self, room: int) -> Sequence[int]:
-        """What may follow the newest token, at most ``room`` tokens; none where nothing like it was there before, or where
-        guesses have failed of late.
+    def draft(self, room: int) -> Sequence[int]:
+        """What may follow the newest token, at most ``room`` tokens; none where the last tokens did not occur before, or
+        after drafts of which nothing was accepted.
         """
         count = min(self._reach, self.most, room)
         if count < 1 or self._rest:
@@ -58,11 +58,11 @@ class PromptLookup:
                 return self._ids[place : place + count]
         return ()
 
-    def told(self, guessed: int, right: int) -> None:
-        """How many tokens of the last guess were right, from its first on."""
-        if right:
+    def record(self, drafted: int, accepted: int) -> None:
+        """Adapt the length of drafts to how many tokens of the last one were accepted."""
+        if accepted:
             self._misses = 0
-            self._reach = 2 * guessed if right == guessed else right + 1
+            self._reach = 2 * drafted if accepted == drafted else accepted + 1
         else:
             self._rest = min(2**self._misses, LONGEST_REST)
             self._misses += 1

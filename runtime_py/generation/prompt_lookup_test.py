@@ -8,32 +8,32 @@ from runtime_py.generation.prompt_lookup import FIRST, LENGTHS, LONGEST_REST, Pr
 WORDS = st.integers(0, 3)
 
 
-def test_it_guesses_what_followed_the_same_tokens_last() -> None:
+def test_the_draft_is_what_followed_the_same_tokens_last() -> None:
     lookup = PromptLookup([1, 2, 3, 4, 5, 6, 7, 1, 2, 3, 8, 9, 1, 2, 3], 8)
-    assert list(lookup.guess(8)) == [8, 9, 1]
-    assert list(lookup.guess(1)) == [8]
-    assert not lookup.guess(0)
+    assert list(lookup.draft(8)) == [8, 9, 1]
+    assert list(lookup.draft(1)) == [8]
+    assert not lookup.draft(0)
 
 
-def test_more_tokens_alike_count_before_newer_ones() -> None:
+def test_a_longer_match_goes_before_a_newer_one() -> None:
     lookup = PromptLookup([5, 1, 2, 3, 4, 9, 1, 2, 3, 7, 5, 1, 2, 3], 8)
-    assert list(lookup.guess(1)) == [4]
+    assert list(lookup.draft(1)) == [4]
 
 
-def test_right_guesses_bring_more_and_wrong_ones_a_rest() -> None:
+def test_drafts_grow_when_accepted_and_pause_when_rejected() -> None:
     lookup = PromptLookup(list(range(999)) + list(range(5)), 7)
-    assert len(lookup.guess(99)) == FIRST
-    lookup.told(FIRST, FIRST)
-    assert len(lookup.guess(99)) == 2 * FIRST
-    lookup.told(2 * FIRST, 2 * FIRST)
-    assert len(lookup.guess(99)) == 7
-    lookup.told(7, 2)
-    assert len(lookup.guess(99)) == 3
+    assert len(lookup.draft(99)) == FIRST
+    lookup.record(FIRST, FIRST)
+    assert len(lookup.draft(99)) == 2 * FIRST
+    lookup.record(2 * FIRST, 2 * FIRST)
+    assert len(lookup.draft(99)) == 7
+    lookup.record(7, 2)
+    assert len(lookup.draft(99)) == 3
     token, rests = 5, []
     for _ in range(8):
-        lookup.told(1, 0)
+        lookup.record(1, 0)
         began = token
-        while not lookup.guess(99) and token < 900:
+        while not lookup.draft(99) and token < 900:
             lookup.add(token)
             token += 1
         rests.append(token - began)
@@ -41,13 +41,13 @@ def test_right_guesses_bring_more_and_wrong_ones_a_rest() -> None:
 
 
 @given(tokens=st.lists(WORDS, max_size=40), room=st.integers(0, 9), split=st.integers(0, 40))
-def test_every_guess_stands_behind_the_newest_tokens(tokens: list[int], room: int, split: int) -> None:
+def test_every_draft_followed_the_newest_tokens_before(tokens: list[int], room: int, split: int) -> None:
     lookup = PromptLookup(tokens[:split], 8)
     for token in tokens[split:]:
         lookup.add(token)
-    guess = list(lookup.guess(room))
-    assert len(guess) <= min(room, FIRST)
+    draft = list(lookup.draft(room))
+    assert len(draft) <= min(room, FIRST)
     tail = tokens[-LENGTHS[-1] :]
     behind = [tokens[place + len(tail) :][:room] for place in range(len(tokens) - len(tail))]
     alike = [rest for place, rest in enumerate(behind) if tokens[place : place + len(tail)] == tail]
-    assert any(rest[: len(guess)] == guess for rest in alike) if guess else not alike or room == 0
+    assert any(rest[: len(draft)] == draft for rest in alike) if draft else not alike or room == 0

@@ -51,12 +51,12 @@ class Session(InputRows):
         self._state: DecoderState | None = None
         self._layout: Layout | None = None
         self._decode_inputs: Mapping[str, np.ndarray] | None = None
-        self._guessed = 0
+        self._drafted = 0
 
     @property
     def length(self) -> int:
-        """Positions in the cache, without guessed ones."""
-        return self._state.length - self._guessed if self._state is not None else 0
+        """Positions in the cache, without drafted ones."""
+        return self._state.length - self._drafted if self._state is not None else 0
 
     @property
     def room(self) -> int:
@@ -66,7 +66,7 @@ class Session(InputRows):
     def reset(self) -> None:
         """Drop the cache; the next prefill starts from nothing."""
         self._state = self._layout = self._decode_inputs = None
-        self._guessed = 0
+        self._drafted = 0
 
     def check_room(self, tokens: int) -> None:
         """Raise UsageError when a prompt of this many tokens leaves no cache position for an answer."""
@@ -183,30 +183,30 @@ class Session(InputRows):
         return state, {**inputs, "inputs_embeds": embeds, **(self._decode_inputs or {})}
 
     @property
-    def can_guess(self) -> bool:
-        """Whether `step_guessed` works: the backend can forget what was fed."""
+    def can_draft(self) -> bool:
+        """Whether `verify_draft` works: the backend can rewind its cache."""
         return isinstance(self.backend, Rewinding)
 
-    def step_guessed(self, tokens: Sequence[int]) -> np.ndarray:
-        """Feed an answer token and guesses of those behind it; float32 logits (1, tokens, vocabulary) of what follows each.
+    def verify_draft(self, tokens: Sequence[int]) -> np.ndarray:
+        """Feed an answer token and draft tokens behind it; float32 logits (1, tokens, vocabulary) of what follows each.
 
-        Not one of them counts as fed before `keep_guess`, and after `drop_guesses` the rest is forgotten.
+        None of them counts towards `length` before `accept_draft_token`; `reject_draft` rewinds the cache to what counts.
 
         Raises:
             UsageError: as `step`, or the cache has no room for all of them.
         """
         state, inputs = self.step_inputs(self.embed(np.array([tokens], dtype=np.int64)))
         logits = self.backend.forward(state, inputs, np.arange(len(tokens), dtype=np.int64))
-        self._guessed = len(tokens)
+        self._drafted = len(tokens)
         return logits
 
-    def keep_guess(self) -> None:
-        """The next token of `step_guessed` was right."""
-        self._guessed -= 1
+    def accept_draft_token(self) -> None:
+        """Accept the next token of `verify_draft`."""
+        self._drafted -= 1
 
-    def drop_guesses(self) -> None:
-        """Forget the tokens of `step_guessed` that were not kept."""
-        length, self._guessed = self.length, 0
+    def reject_draft(self) -> None:
+        """Drop the tokens of `verify_draft` that were not accepted from the cache."""
+        length, self._drafted = self.length, 0
         if length < self._started().length:
             self._rewind(length)
 

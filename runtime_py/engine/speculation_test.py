@@ -1,4 +1,4 @@
-"""Whatever is guessed, the answer is the one without guesses, and the cache holds that answer and nothing else."""
+"""Whatever is drafted, the answer is the one without drafts, and the cache holds that answer and nothing else."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def model_of(words: Tokenizer, folder: Path, context: int) -> Model:
     return Model(package, AttentionBackend(len(words.pieces)), Processor(minicpm_settings(), words), words)
 
 
-class Guesser(PromptLookup):
-    """Guesses the true answer, with faults."""
+class OracleDraft(PromptLookup):
+    """Drafts the true answer, with faults."""
 
     def __init__(self, answer: Sequence[int], seed: int, faults: float) -> None:
         super().__init__((), 8)
@@ -47,7 +47,7 @@ class Guesser(PromptLookup):
     def add(self, token: int) -> None:
         self.place = getattr(self, "place", 0) + 1
 
-    def guess(self, room: int) -> list[int]:
+    def draft(self, room: int) -> list[int]:
         true = self.answer[self.place : self.place + int(self.draw.integers(0, 7))][: max(room, 0)]
         return [token if self.draw.random() > self.faults else int(self.draw.integers(3, 100)) for token in true]
 
@@ -62,7 +62,7 @@ class Guesser(PromptLookup):
     faults=st.sampled_from([0.0, 0.2, 1.0]),
     seed=st.integers(0, 9),
 )
-def test_whatever_is_guessed_the_answer_is_the_same(
+def test_the_answer_is_the_same_whatever_is_drafted(
     words: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, question: str, tokens: int, penalty: float,
     context: int, stop: int, faults: float, seed: int,
 ) -> None:  # fmt: skip
@@ -76,23 +76,23 @@ def test_whatever_is_guessed_the_answer_is_the_same(
     model.reset()
     plain = model.chat(question, overrides=chosen)
     cached = np.array(model.session._started().keys)  # type: ignore[attr-defined]
-    guesser = Guesser(whole.ids, seed, faults)
-    monkeypatch.setattr("runtime_py.engine.running._lookup", lambda *_: guesser)
+    oracle = OracleDraft(whole.ids, seed, faults)
+    monkeypatch.setattr("runtime_py.engine.running._lookup", lambda *_: oracle)
     model.reset()
-    guessed = model.chat(question, overrides=chosen)
-    assert (guessed.ids, guessed.finish, guessed.text) == (plain.ids, plain.finish, plain.text)
-    assert guessed.timing.steps == plain.timing.steps
+    drafted = model.chat(question, overrides=chosen)
+    assert (drafted.ids, drafted.finish, drafted.text) == (plain.ids, plain.finish, plain.text)
+    assert drafted.timing.steps == plain.timing.steps
     np.testing.assert_array_equal(np.array(model.session._started().keys), cached)  # type: ignore[attr-defined]
     monkeypatch.undo()
     assert model.chat(question, overrides=chosen).timing.kept_tokens == plain.timing.prompt_tokens - 1
 
 
-def test_right_guesses_save_decoder_calls(words: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accepted_drafts_save_decoder_calls(words: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of(words, tmp_path, 160)
     asked = Overrides(40, temperature=0.0, stop_ids=())
     plain = model.chat(QUESTIONS[0], overrides=asked)
-    guesser = Guesser(plain.ids, 0, 0.0)
-    monkeypatch.setattr("runtime_py.engine.running._lookup", lambda *_: guesser)
+    oracle = OracleDraft(plain.ids, 0, 0.0)
+    monkeypatch.setattr("runtime_py.engine.running._lookup", lambda *_: oracle)
     model.reset()
     backend = model.backend
     assert isinstance(backend, AttentionBackend)
@@ -121,7 +121,7 @@ def test_a_package_says_the_same(packaged: Model, penalty: float) -> None:
         assert packaged.chat(question, overrides=replace(asked, prompt_lookup=7)).ids == plain.ids
 
 
-def test_draws_and_logprobs_are_not_guessed(words: Tokenizer, tmp_path: Path) -> None:
+def test_draws_and_logprobs_are_not_drafted(words: Tokenizer, tmp_path: Path) -> None:
     model = model_of(words, tmp_path, 160)
     prompt = model._preparation.prepare([Message("user", DATA)], [])
 
