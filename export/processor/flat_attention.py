@@ -6,10 +6,10 @@ buffers (microsoft/onnxruntime, docs/ContribOperators.md, com.microsoft.GroupQue
 export/backends/onnx/kernels.py). Each head's positions lie behind one another, so memory is read from begin to end.
 """
 
-# mypy: ignore-errors
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from tvm import tirx
 from tvm.script import tirx as T
@@ -18,7 +18,7 @@ from tvm.script.ir_builder.tirx import prim_func
 
 from export.processor.flat_rows import BYTES, FlatHeads, Row, arguments
 from export.processor.score_tiles import TILE, Side, tile_softmax
-from export.processor.vectors import LINE, ask, span
+from export.processor.vectors import LINE, Index, ask
 
 SECOND = 2
 """The cache that memory is asked into."""
@@ -65,10 +65,10 @@ class Step(Row):
         length = self.lengths[row]
         place = T.sblock_alloc_buffer((heads.group + 2, heads.padded), "float32")
         state = tile_softmax(heads.group, heads.padded)
-        self.take_queries(place)
-        self.take_key_and_value(place, heads.group)
-        self.keep(place, row, length, heads.group)
-        state.begin(lambda member, piece: self.query(place, member, piece), T.float32(heads.scale))
+        self.load_queries(place)
+        self.load_key_and_value(place, heads.group)
+        self.store(place, row, length, heads.group)
+        state.begin(partial(self.query, place), T.float32(heads.scale))
         following = T.sblock_alloc_buffer((1,), "int64")
         after = self.item + 1
         head = T.min(after // self.rows, heads.keys - 1)
@@ -76,14 +76,13 @@ class Step(Row):
         sides = [self._side(cache, length + 1, following[0]) for cache in (self.key_cache, self.value_cache)]
         state.add_all(length + 1, *sides)
         with T.serial(0, heads.group) as member:
-            total = lambda first, many: state.total[member, span(first, many)]  # noqa: E731
-            self.end(self.head * heads.group + member, total, state.state[member, 1])
+            self.end(self.head * heads.group + member, partial(state.weighted_values, member), state.state[member, 1])
 
-    def _side(self, cache, seen, following) -> Side:
+    def _side(self, cache: tirx.Buffer, seen: tirx.Expr, following: tirx.Expr) -> Side:
         heads, row_bytes = self.heads, self.heads.width * BYTES[self.heads.cache]
         own = (T.Cast("int64", self.row) * heads.keys + self.head) * cache.shape[2]
 
-        def ask_ahead(position):
+        def ask_ahead(position: Index) -> None:
             wanted = position + AHEAD[heads.cache] // row_bytes
             number = T.Select(
                 wanted < seen, own + T.Cast("int64", wanted), following * cache.shape[2] + T.Cast("int64", wanted - seen)
@@ -92,4 +91,4 @@ class Step(Row):
                 at = number * heads.width + line * LINE // BYTES[heads.cache]
                 T.evaluate(ask(cache[0, 0, 0, at], SECOND))
 
-        return Side(lambda position, piece: self.read(cache, self.row, position, piece), ask_ahead)
+        return Side(partial(self.read, cache, self.row), ask_ahead)

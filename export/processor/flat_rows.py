@@ -4,17 +4,18 @@ A row holds the queries, keys and values of all heads. Queries and keys are rota
 its dtype, from which vectors are read as float32.
 """
 
-# mypy: ignore-errors
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from tvm import tirx
 from tvm.script import tirx as T
 from tvm.script.ir_builder.tirx import arg
 
 from export.processor.online_softmax import LANES, lanes
-from export.processor.vectors import every, span
+from export.processor.vectors import Index, span, splat
 
 BYTES = {"float32": 4, "float16": 2, "int8": 1}
 """Of a number of the cache."""
@@ -83,7 +84,8 @@ def arguments(heads: FlatHeads, rows: tirx.Var, lengths: tirx.Var | int) -> dict
     sequences, capacity = T.int64(), T.int64()
     packed = (heads.queries + 2 * heads.keys) * heads.size
     cache = (sequences, heads.keys, capacity, heads.width)
-    shapes = {"qkv": (rows, packed), "cos": (rows, heads.rotary // 2), "sin": (rows, heads.rotary // 2)}
+    tables = (rows, heads.rotary // 2)
+    shapes: dict[str, tuple[Any, ...]] = {"qkv": (rows, packed), "cos": tables, "sin": tables}
     shapes |= {"lengths": (lengths,), "out": (rows, heads.queries * heads.size), "key_cache": cache, "value_cache": cache}
     shapes |= {name: (heads.keys * heads.width,) for name in ("key_scales", "value_scales")}
     kinds = {"lengths": "int32", "key_cache": heads.cache, "value_cache": heads.cache}
@@ -108,32 +110,32 @@ class Row:
     key_scales: tirx.Buffer | None = None
     value_scales: tirx.Buffer | None = None
 
-    def take_queries(self, place, first: int = 0) -> None:
+    def load_queries(self, place: tirx.Buffer, first: int = 0) -> None:
         """Write rotated queries of the group to ``place`` (heads, padded), with zeros behind them."""
         for at in range(self.heads.group):
-            self._take(place, first + at, self.head * self.heads.group + at, self.heads.rotary)
+            self._load(place, first + at, self.head * self.heads.group + at, self.heads.rotary)
 
-    def take_key_and_value(self, place, first: int = 0) -> None:
+    def load_key_and_value(self, place: tirx.Buffer, first: int = 0) -> None:
         """Write the rotated key and the value to ``place``, with zeros behind them."""
         heads = self.heads
-        self._take(place, first, heads.queries + self.head, heads.rotary)
-        self._take(place, first + 1, heads.queries + heads.keys + self.head, 0)
+        self._load(place, first, heads.queries + self.head, heads.rotary)
+        self._load(place, first + 1, heads.queries + heads.keys + self.head, 0)
 
-    def _take(self, place, at, number, turned: int) -> None:
+    def _load(self, place: tirx.Buffer, at: int, number: tirx.Expr, rotary: int) -> None:
         heads, half, first = self.heads, self.heads.rotary // 2, number * self.heads.size
-        if turned:
+        if rotary:
             for begin, many in pieces(0, half):
                 cos, sin = (table[self.row, span(begin, many)] for table in (self.cos, self.sin))
                 lower, upper = (self.qkv[self.row, span(first + begin + side, many)] for side in (0, half))
                 T.buffer_store(place, lower * cos - upper * sin, [at, span(begin, many)])
                 T.buffer_store(place, upper * cos + lower * sin, [at, span(half + begin, many)])
-        for begin, many in pieces(turned, heads.size):
+        for begin, many in pieces(rotary, heads.size):
             T.buffer_store(place, self.qkv[self.row, span(first + begin, many)], [at, span(begin, many)])
         for begin in range(heads.size, heads.padded):
             T.buffer_store(place, T.float32(0), [at, begin])
 
-    def keep(self, place, sequence, position, first: int = 0) -> None:
-        """Write what `take_key_and_value` left in ``place`` into the caches."""
+    def store(self, place: tirx.Buffer, sequence: Index, position: tirx.Expr, first: int = 0) -> None:
+        """Append what `load_key_and_value` left in ``place`` to the caches."""
         heads, at = self.heads, T.Cast("int64", position)
         sides = ((self.key_cache, self.key_scales), (self.value_cache, self.value_scales))
         for side, (cache, scales) in enumerate(sides):
@@ -142,7 +144,7 @@ class Row:
                 kind = f"x{many}" * (many > 1)
                 if scales is not None:
                     number = T.nearbyint(number / scales[span(self.head * heads.width + begin, many)])
-                    number = T.max(T.min(number, every(127, many)), every(-128, many))
+                    number = T.max(T.min(number, splat(127, many)), splat(-128, many))
                     number = T.Cast(f"int32{kind}", number)
                 T.buffer_store(cache, T.Cast(heads.cache + kind, number), [sequence, self.head, at, span(begin, many)])
             for begin, many in pieces(heads.size, heads.width):
@@ -150,18 +152,18 @@ class Row:
                 zeros = T.broadcast(zero, many) if many > 1 else zero
                 T.buffer_store(cache, zeros, [sequence, self.head, at, span(begin, many)])
 
-    def read(self, cache, sequence, position, piece):
+    def read(self, cache: tirx.Buffer, sequence: Index, position: Index, piece: Index) -> tirx.Expr:
         """float32 vector ``piece`` of a position, without the scales of bytes."""
         return T.Cast(f"float32x{LANES}", cache[sequence, self.head, T.Cast("int64", position), lanes(piece)])
 
-    def query(self, place, member, piece):
-        """A vector of what `take_queries` left, folded with the scales of keys in bytes."""
+    def query(self, place: tirx.Buffer, member: Index, piece: Index) -> tirx.Expr:
+        """A vector of what `load_queries` left, multiplied by the scales of keys in bytes."""
         query = place[member, lanes(piece)]
         if self.key_scales is None:
             return query
         return query * self.key_scales[span(self.head * self.heads.width + piece * LANES, LANES)]
 
-    def end(self, query, vector, weights) -> None:
+    def end(self, query: tirx.Expr, vector: Callable[[int, int], tirx.Expr], weights: tirx.Expr) -> None:
         """Write the output of a head of queries: values times weights, ``vector`` (first, many), by the sum of weights."""
         heads = self.heads
         for begin, many in pieces(0, heads.size):

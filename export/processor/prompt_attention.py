@@ -7,10 +7,10 @@ sums have the same order whatever the call's other tokens are. Only infinity is 
 its panel of rows has the weight zero, and zero times an infinite value is no number.
 """
 
-# mypy: ignore-errors
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from tvm import tirx
 from tvm.script import tirx as T
@@ -22,7 +22,7 @@ from export.processor.flat_rows import BYTES, FlatHeads, Row, arguments
 from export.processor.online_softmax import LANES
 from export.processor.register_tiles import BLOCK, ROWS, prompt_softmax
 from export.processor.score_tiles import Side
-from export.processor.vectors import LINE, ask, span
+from export.processor.vectors import LINE, Index, ask
 
 MEMBERS = 96
 """Heads of queries that share what is read of a head of keys, about."""
@@ -57,8 +57,8 @@ def prompt_attention(heads: FlatHeads) -> tirx.PrimFunc:
             T.writes()
             row = Row(heads=heads, row=item // heads.keys, head=item % heads.keys, **arrays)
             place = T.sblock_alloc_buffer((2, heads.padded), "float32")
-            row.take_key_and_value(place)
-            row.keep(place, 0, lengths[0] + row.row)
+            row.load_key_and_value(place)
+            row.store(place, 0, lengths[0] + row.row)
         tiles = (tokens + most_of(heads) - 1) // most_of(heads)
         with T.parallel(0, tiles * heads.keys) as item, T.sblock("attention"):
             T.reads()
@@ -67,7 +67,7 @@ def prompt_attention(heads: FlatHeads) -> tirx.PrimFunc:
     return builder.get()
 
 
-def number_of(turn, tiles):
+def number_of(turn: tirx.Expr, tiles: tirx.Expr) -> tirx.Expr:
     """Which tile is taken in which turn: one from the begin, one from the end, as later ones take longer."""
     return T.if_then_else(turn % 2 == 0, turn // 2, tiles - 1 - turn // 2)
 
@@ -95,10 +95,9 @@ class Tile:
         T.buffer_store(numbers, before + here, [3])
         with T.serial(0, here) as token:
             row = self._row(first + token)
-            row.take_queries(place)
+            row.load_queries(place)
             with T.serial(0, heads.group) as member:
-                query = lambda piece, row=row, member=member: row.query(place, member, piece)  # noqa: E731
-                state.begin(token * heads.group + member, query, heads.scale)
+                state.begin(token * heads.group + member, partial(row.query, place, member), heads.scale)
         panels = (here * heads.group + ROWS - 1) // ROWS
         row = self._row(first)
         with T.serial(0, (seen + BLOCK - 1) // BLOCK) as block:
@@ -112,16 +111,18 @@ class Tile:
             row = self._row(first + token)
             with T.serial(0, heads.group) as member:
                 at = token * heads.group + member
-                vector = lambda begin, many, at=at: state.total[at, span(begin, many)]  # noqa: E731
-                row.end(self.head * heads.group + member, vector, state.weights(at))
+                row.end(self.head * heads.group + member, partial(state.weighted_values, at), state.weights(at))
 
-    def _side(self, row, cache, begin) -> Side:
-        def ask_ahead(eight):
+    def _side(self, row: Row, cache: tirx.Buffer, begin: tirx.Expr) -> Side:
+        def ask_ahead(eight: Index) -> None:
             at = T.Cast("int64", begin + BLOCK + eight * LANES)
             for first in range(0, LANES * self.heads.width, LINE // BYTES[self.heads.cache]):
                 T.evaluate(ask(cache[0, self.head, at, first], SECOND))
 
-        return Side(lambda position, piece: row.read(cache, 0, begin + position, piece), ask_ahead)
+        def read(position: Index, piece: Index) -> tirx.Expr:
+            return row.read(cache, 0, begin + position, piece)
 
-    def _row(self, token) -> Row:
+        return Side(read, ask_ahead)
+
+    def _row(self, token: tirx.Expr) -> Row:
         return Row(heads=self.heads, row=token, head=self.head, **self.arrays)

@@ -5,19 +5,20 @@ every row, which multiplies all of it. 16 registers of 8 numbers hold that, as d
 are widened, so that a vector holds positions and scores come side by side.
 """
 
-# mypy: ignore-errors
 from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tvm import tirx
 from tvm.script import tirx as T
 
-from export.processor.lane_folds import folded
-from export.processor.online_softmax import LANES, lanes, power_of_two
+from export.processor.lane_reduction import Operation, reduce_lanes
+from export.processor.online_softmax import LANES, exp2, lanes
 from export.processor.score_tiles import NONE, Side
+from export.processor.vectors import Index, span
 
 ROWS = 6
 """Rows of queries whose sums are in registers together, a panel."""
@@ -78,7 +79,7 @@ class PromptSoftmax:
         """Of LANES channels that are read."""
         return int(self.query.shape[1]) // LANES
 
-    def begin(self, member, query, scale: float) -> None:
+    def begin(self, member: Index, query: Callable[[int], tirx.Expr], scale: float) -> None:
         """Write the state of a member before the first block; ``query`` gives float32 by the number of the vector."""
         factor = T.broadcast(T.float32(scale * math.log2(math.e)), LANES)
         T.buffer_store(self.largest, T.float32(NONE), [member // ROWS, member % ROWS])
@@ -88,11 +89,15 @@ class PromptSoftmax:
         for piece in range(int(self.total.shape[1]) // LANES):
             T.buffer_store(self.total, T.broadcast(T.float32(0), LANES), [member, lanes(piece)])
 
-    def weights(self, member):
+    def weights(self, member: Index) -> tirx.Expr:
         """The sum of a member's weights."""
         return self.summed[member // ROWS, member % ROWS]
 
-    def unpack(self, there, keys: Side, values: Side) -> None:
+    def weighted_values(self, member: Index, first: int, many: int) -> tirx.Expr:
+        """The sum of values times weights in ``many`` channels of a member from ``first`` on."""
+        return self.total[member, span(first, many)]
+
+    def unpack(self, there: tirx.Expr, keys: Side, values: Side) -> None:
         """Write one block of ``there`` positions; what follows is asked for by LANES positions."""
         with T.serial(0, (there + LANES - 1) // LANES) as eight:
             keys.ask(eight)
@@ -102,14 +107,14 @@ class PromptSoftmax:
                     # those behind the last one are not looked at
                     vector = keys.read(T.min(eight * LANES + at, there - 1), piece)
                     T.buffer_store(self.turned, vector, [0, at, lanes(0)])
-                self._turn(eight, piece)
+                self._transpose(eight, piece)
         with T.serial(0, there) as position:
             for piece in range(self.vectors):
                 place = T.ramp(piece * LANES % WIDE, 1, LANES)
                 T.buffer_store(self.values, values.read(position, piece), [piece * LANES // WIDE, position, place])
 
-    def _turn(self, eight, piece) -> None:
-        """Write rows of eight positions as columns."""
+    def _transpose(self, eight: tirx.Expr, piece: tirx.Expr) -> None:
+        """Transpose eight positions by eight channels."""
         for stage, (step, low) in enumerate(((1, [0, 8, 1, 9, 4, 12, 5, 13]), (2, [0, 1, 8, 9, 4, 5, 12, 13]))):
             high = [lane + 2 for lane in low]
             for pair in range(LANES // 2):
@@ -128,7 +133,7 @@ class PromptSoftmax:
                 row = piece * LANES + side * half + channel
                 T.buffer_store(self.keys, tirx.Shuffle(both, order), [eight // (WIDE // LANES), row, place])
 
-    def add(self, panel, seen, tokens) -> None:
+    def add(self, panel: tirx.Expr, seen: tirx.Expr, tokens: tirx.Expr) -> None:
         """Write a panel's share of the block that is unpacked.
 
         Args:
@@ -148,7 +153,7 @@ class PromptSoftmax:
                 with T.Else():
                     self._add(panel, ROWS)
 
-    def _add(self, panel, rows: int) -> None:
+    def _add(self, panel: tirx.Expr, rows: int) -> None:
         most, parts = self.limits[ROWS], self.limits[ROWS + 1]
         with T.serial(0, parts) as part:
             self._score(panel, part, rows)
@@ -158,7 +163,7 @@ class PromptSoftmax:
         with T.serial(0, int(self.total.shape[1]) // WIDE) as piece:
             self._add_values(panel, piece, most, rows)
 
-    def _score(self, panel, part, rows: int) -> None:
+    def _score(self, panel: tirx.Expr, part: tirx.Expr, rows: int) -> None:
         # short sums of sums are closer to the true ones than long sums
         for first in range(0, self.size, CHANNELS):
             for row in range(rows):
@@ -172,14 +177,14 @@ class PromptSoftmax:
                 sums = self.sums[row, full()] + self.scores[row, wide(part)] if first else self.sums[row, full()]
                 T.buffer_store(self.scores, sums, [row, wide(part)])
 
-    def _mask(self, part, rows: int) -> None:
+    def _mask(self, part: tirx.Expr, rows: int) -> None:
         position = T.ramp(part * WIDE, 1, WIDE)
         for row in range(rows):
             seen = position < T.broadcast(self.limits[row], WIDE)
             score = T.Select(seen, self.scores[row, wide(part)], T.broadcast(T.float32(NONE), WIDE))
             T.buffer_store(self.scores, score, [row, wide(part)])
 
-    def _weigh(self, panel, parts, rows: int) -> None:
+    def _weigh(self, panel: tirx.Expr, parts: tirx.Expr, rows: int) -> None:
         """Scores become weights of the largest so far."""
         for row in range(LANES):
             T.buffer_store(self.tops, T.broadcast(T.float32(NONE), WIDE), [row, full()])
@@ -189,28 +194,28 @@ class PromptSoftmax:
         T.buffer_store(self.change, self.largest[panel, lanes(0)], [lanes(0)])
         T.buffer_store(self.largest, T.max(self.change[lanes(0)], self._across(T.max)), [panel, lanes(0)])
         below = self.change[lanes(0)] - self.largest[panel, lanes(0)]
-        T.buffer_store(self.change, power_of_two(below, LANES), [lanes(0)])
+        T.buffer_store(self.change, exp2(below, LANES), [lanes(0)])
         for row in range(LANES):
             T.buffer_store(self.tops, T.broadcast(T.float32(0), WIDE), [row, full()])
         with T.serial(0, parts) as part:
             for row in range(rows):
                 below = self.scores[row, wide(part)] - T.broadcast(self.largest[panel, row], WIDE)
                 none = below < T.broadcast(T.float32(LOWEST), WIDE)
-                weights = T.Select(none, T.broadcast(T.float32(0), WIDE), power_of_two(below, WIDE))
+                weights = T.Select(none, T.broadcast(T.float32(0), WIDE), exp2(below, WIDE))
                 T.buffer_store(self.scores, weights, [row, wide(part)])
                 T.buffer_store(self.tops, self.tops[row, full()] + self.scores[row, wide(part)], [row, full()])
         summed = self.summed[panel, lanes(0)] * self.change[lanes(0)] + self._across(operator.add)
         T.buffer_store(self.summed, summed, [panel, lanes(0)])
 
-    def _across(self, operation):
-        """A vector of what the operation makes of each row's numbers in ``tops``."""
+    def _across(self, operation: Operation) -> tirx.Expr:
+        """One vector: each row's numbers in ``tops``, reduced."""
         halves = [
             [tirx.Shuffle([self.tops[row, full()]], list(range(at, at + LANES))) for at in (0, LANES)]
             for row in range(LANES)
         ]
-        return folded([operation(*pair) for pair in halves], operation)
+        return reduce_lanes([operation(*pair) for pair in halves], operation)
 
-    def _add_values(self, panel, piece, most, rows: int) -> None:
+    def _add_values(self, panel: tirx.Expr, piece: tirx.Expr, most: tirx.Expr, rows: int) -> None:
         for row in range(rows):
             T.buffer_store(self.sums, T.broadcast(T.float32(0), WIDE), [row, full()])
         with T.serial(0, most) as position:
@@ -224,11 +229,11 @@ class PromptSoftmax:
             T.buffer_store(self.total, self.sums[row, full()] + older, at)
 
 
-def full():
+def full() -> tirx.Expr:
     return T.ramp(0, 1, WIDE)
 
 
-def wide(part):
+def wide(part: Index) -> tirx.Expr:
     return T.ramp(part * WIDE, 1, WIDE)
 
 
@@ -236,8 +241,9 @@ def prompt_softmax(members: int, group: int, size: int, padded: int) -> PromptSo
     """Its buffers, in the block that is being written; ``padded`` channels are whole vectors of LANES."""
     panels, channels = -(-members // ROWS), -(-padded // WIDE)
     rows = panels * ROWS
-    shapes = [(rows, padded), (rows, channels * WIDE), (panels, LANES), (panels, LANES)]
+    shapes: list[tuple[int, ...]] = [(rows, padded), (rows, channels * WIDE), (panels, LANES), (panels, LANES)]
     shapes += [(BLOCK // WIDE, padded, WIDE), (channels, BLOCK, WIDE), (ROWS, BLOCK)]
     shapes += [(ROWS, WIDE), (LANES, WIDE), (3, LANES, LANES), (LANES,)]
     buffers = [T.sblock_alloc_buffer(shape, "float32") for shape in shapes]
-    return PromptSoftmax(group, size, *buffers, T.sblock_alloc_buffer((ROWS + 2,), "int32"))
+    buffers.append(T.sblock_alloc_buffer((ROWS + 2,), "int32"))
+    return PromptSoftmax(group, size, *buffers)

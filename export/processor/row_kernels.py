@@ -5,19 +5,20 @@ docs/ContribOperators.md). A row takes a microsecond or two, less than it costs 
 one after the other.
 """
 
-# mypy: ignore-errors
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from tvm import tirx
 from tvm.script import tirx as T
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder.tirx import arg, prim_func
 
-from export.processor.online_softmax import joined, power_of_two
-from export.processor.vectors import every, span
+from export.processor.online_softmax import exp2, tree_reduce
+from export.processor.vectors import Index, span, splat
 
 WIDE = 16
 """Numbers of a vector; a narrower processor takes several for it."""
@@ -42,11 +43,13 @@ def skip_norm(hidden: int, eps: float, factor: float) -> tirx.PrimFunc:
         "total": ("n", hidden),
     }
 
-    def row(number, x, skip, weight, normed, total):
-        def added(at, many):
+    def row(
+        number: tirx.Expr, x: tirx.Buffer, skip: tirx.Buffer, weight: tirx.Buffer, normed: tirx.Buffer, total: tirx.Buffer
+    ) -> None:
+        def added(at: Index, many: int) -> tirx.Expr:
             value = x[number, span(at, many)]
             step = skip[number, span(at, many)]
-            T.buffer_store(total, value + (step if factor == 1 else step * every(factor, many)), [number, span(at, many)])
+            T.buffer_store(total, value + (step if factor == 1 else step * splat(factor, many)), [number, span(at, many)])
             return total[number, span(at, many)]
 
         scale = root(hidden, eps, added)
@@ -58,7 +61,7 @@ def skip_norm(hidden: int, eps: float, factor: float) -> tirx.PrimFunc:
 def norm(hidden: int, eps: float) -> tirx.PrimFunc:
     """out = x / sqrt(mean(x^2) + eps) * weight. Arguments, float32: x (n, hidden), weight (hidden,), out (n, hidden)."""
 
-    def row(number, x, weight, out):
+    def row(number: tirx.Expr, x: tirx.Buffer, weight: tirx.Buffer, out: tirx.Buffer) -> None:
         scale = root(hidden, eps, lambda at, many: x[number, span(at, many)])
         for_pieces(hidden, lambda at, many: scaled(out, x, weight, scale, number, at, many))
 
@@ -68,8 +71,8 @@ def norm(hidden: int, eps: float) -> tirx.PrimFunc:
 def gate(width: int) -> tirx.PrimFunc:
     """out = silu(first half) * second half. Arguments, float32: gate_up (n, 2 * width), out (n, width)."""
 
-    def row(number, gate_up, out):
-        def gated(at, many):
+    def row(number: tirx.Expr, gate_up: tirx.Buffer, out: tirx.Buffer) -> None:
+        def gated(at: Index, many: int) -> None:
             value, up = (gate_up[number, span(at + first, many)] for first in (0, width))
             T.buffer_store(out, silu(value, many) * up, [number, span(at, many)])
 
@@ -78,7 +81,7 @@ def gate(width: int) -> tirx.PrimFunc:
     return kernel({"gate_up": ("n", 2 * width), "out": ("n", width)}, row)
 
 
-def kernel(shapes: dict[str, Sequence[int | str]], row: Callable[..., None]) -> tirx.PrimFunc:
+def kernel(shapes: Mapping[str, Sequence[int | str]], row: Callable[..., None]) -> tirx.PrimFunc:
     """``row`` writes the statements of one row of float32 arrays, of which "n" rows are given."""
     with IRBuilder() as builder, prim_func(s_tir=True):
         T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
@@ -90,13 +93,13 @@ def kernel(shapes: dict[str, Sequence[int | str]], row: Callable[..., None]) -> 
             for name, shape in shapes.items()
         }
 
-        def rows(loop):
+        def rows(loop: Callable[..., Any]) -> None:
             with loop(0, n) as number, T.sblock("row"):
                 T.reads()
                 T.writes()
                 row(number, **arrays)
 
-        widest = max(size for shape in shapes.values() for size in shape if size != "n")
+        widest = max(size for shape in shapes.values() for size in shape if isinstance(size, int))
         with T.If(n > SHARED // widest):
             with T.Then():
                 rows(T.parallel)
@@ -120,9 +123,9 @@ def root(hidden: int, eps: float, read: Callable[..., tirx.Expr]) -> tirx.Expr:
     sums = T.sblock_alloc_buffer((CHAINS + 1, WIDE), "float32")
     rest = hidden // WIDE % CHAINS
     for chain in range(CHAINS):
-        T.buffer_store(sums, every(0.0, WIDE), [chain, span(0, WIDE)])
+        T.buffer_store(sums, splat(0.0, WIDE), [chain, span(0, WIDE)])
 
-    def add(at, many, chain):
+    def add(at: Index, many: int, chain: int) -> None:
         value, place = read(at, many), [chain, span(0, many)]
         T.buffer_store(sums, sums[tuple(place)] + value * value, place)
 
@@ -134,24 +137,27 @@ def root(hidden: int, eps: float, read: Callable[..., tirx.Expr]) -> tirx.Expr:
         add((begun + chain) * WIDE, WIDE, chain)
     for at in range(hidden // WIDE * WIDE, hidden):
         add(at, 1, 0)
-    together = joined([sums[chain, span(0, WIDE)] for chain in range(CHAINS)], lambda a, b: a + b)
+    together = tree_reduce([sums[chain, span(0, WIDE)] for chain in range(CHAINS)], operator.add)
     T.buffer_store(sums, together, [CHAINS, span(0, WIDE)])
-    total = joined([sums[CHAINS, lane] for lane in range(WIDE)], lambda a, b: a + b)
+    total = tree_reduce([sums[CHAINS, lane] for lane in range(WIDE)], operator.add)
     kept = T.sblock_alloc_buffer((1,), "float32")
     T.buffer_store(kept, T.float32(1) / T.sqrt(total / T.float32(hidden) + T.float32(eps)), [0])
     return kept[0]
 
 
-def scaled(out, x, weight, scale, number, at, many) -> None:
+def scaled(
+    out: tirx.Buffer, x: tirx.Buffer, weight: tirx.Buffer, scale: tirx.Expr, number: tirx.Expr, at: Index, many: int
+) -> None:
+    """out = x * scale * weight, for ``many`` numbers of a row from ``at`` on."""
     factor = T.broadcast(scale, many) if many > 1 else scale
     value = x[number, span(at, many)] * factor * weight[span(at, many)]
     T.buffer_store(out, value, [number, span(at, many)])
 
 
-def silu(x, many):
+def silu(x: tirx.Expr, many: int) -> tirx.Expr:
     """x / (1 + e^-x), by the power of -|x|, which never grows too large: for x below 0 it is x e^x / (1 + e^x)."""
-    one = every(1.0, many)
-    exponent = every(-math.log2(math.e), many) * T.max(x, -x)
-    # `power_of_two` ends at 2^-126, which a large x would show
-    small = tirx.Select(exponent < every(-126.0, many), every(0.0, many), power_of_two(exponent, many))
-    return x * tirx.Select(x < every(0.0, many), small, one) / (one + small)
+    one = splat(1.0, many)
+    exponent = splat(-math.log2(math.e), many) * T.max(x, -x)
+    # `exp2` ends at 2^-126, which a large x would show
+    small = tirx.Select(exponent < splat(-126.0, many), splat(0.0, many), exp2(exponent, many))
+    return x * tirx.Select(x < splat(0.0, many), small, one) / (one + small)

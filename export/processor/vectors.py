@@ -1,26 +1,30 @@
 """Vectors of any number of lanes, one among them, and what asks memory for what will be read."""
 
-# mypy: ignore-errors
 from __future__ import annotations
 
+from typing import TypeAlias
+
+from tvm import tirx
 from tvm.script import tirx as T
 
+Index: TypeAlias = "tirx.Expr | int"
+
 LINE = 64
-"""Bytes that a processor reads at once."""
+"""Bytes of a cache line."""
 
 
-def span(first, many):
-    """So many elements from ``first`` on."""
+def span(first: Index, many: int) -> Index:
+    """The index of ``many`` elements from ``first`` on."""
     return T.ramp(first, 1, many) if many > 1 else first
 
 
-def every(number: float, many: int):
-    """float32: the number in every lane."""
+def splat(number: float, many: int) -> tirx.Expr:
+    """float32: the number in every one of ``many`` lanes."""
     return T.broadcast(T.float32(number), many) if many > 1 else T.float32(number)
 
 
-def ask(element, locality: int):
-    """Memory is asked for what lies there; an address outside is of no consequence.
+def ask(element: tirx.Expr, locality: int) -> tirx.Expr:
+    """Prefetch the cache line of an element; an address outside is of no consequence.
 
     The address is called an integer, the type that TVM gives those of tensor maps; it is an address to the code generator.
     AttachGlobalSymbol of TVM 0.27, when it puts the prefix of a system library before names, takes every call for one that

@@ -3,7 +3,6 @@
 TVM's own is ``_kv_cache_transpose_append`` (relax/frontend/nn/llm/_page_kernels.py, 0.27.0.post1).
 """
 
-# mypy: ignore-errors
 from __future__ import annotations
 
 from tvm import tirx

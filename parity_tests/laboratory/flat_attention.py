@@ -7,7 +7,6 @@ and values read; beside them GroupQueryAttention of the same rows (rotated alrea
 same bytes. Every call has another cache, together more than a processor keeps; all take turns, medians of rounds.
 """
 
-# mypy: ignore-errors
 from __future__ import annotations
 
 import argparse
@@ -15,6 +14,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -143,7 +143,7 @@ def session(heads: FlatHeads, threads: int) -> onnxruntime.InferenceSession:
     held, quantised = kinds[heads.cache], heads.cache == "int8"
     given, value = TensorProto.FLOAT if quantised else held, helper.make_tensor_value_info
     names = ["q", "k", "v", "past_key", "past_value", "last", "total"]
-    attributes = {"num_heads": heads.queries, "kv_num_heads": heads.keys, "scale": 1.0, "do_rotary": 0}
+    attributes: dict[str, Any] = {"num_heads": heads.queries, "kv_num_heads": heads.keys, "scale": 1.0, "do_rotary": 0}
     wide = zip("qkv", (heads.queries, heads.keys, heads.keys), strict=True)
     inputs = [value(name, given, ["n", "t", number * heads.width]) for name, number in wide]
     inputs += [value(name, held, ["n", heads.keys, "capacity", heads.width]) for name in names[3:5]]
@@ -172,9 +172,9 @@ def parser(prog: str) -> Parser:
     for name, default in numbers:
         made.add_argument(name, type=flags.whole_number(1), default=default, metavar="N", help="default %(default)s")
     lists = (("--rows", (1, 8)), ("--positions", (64, 512, 1024, 4096)))
-    for name, default in lists:
+    for name, several in lists:
         made.add_argument(
-            name, type=flags.whole_number(1), nargs="+", default=default, metavar="N", help="default %(default)s"
+            name, type=flags.whole_number(1), nargs="+", default=several, metavar="N", help="default %(default)s"
         )
     made.add_argument("--caches", nargs="+", default=("float16", "int8"), choices=("float32", "float16", "int8"))
     made.add_argument("--target", default="x86-64-vnni", choices=tuple(TARGETS), help="default %(default)s")

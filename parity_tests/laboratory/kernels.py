@@ -1,6 +1,5 @@
 """Kernels that laboratory programs time: compiled as libraries are, and a plain read to hold them against."""
 
-# mypy: ignore-errors
 from __future__ import annotations
 
 from collections.abc import Callable

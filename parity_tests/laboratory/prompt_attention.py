@@ -7,7 +7,6 @@ a second of those that a causal mask leaves; beside them GroupQueryAttention of 
 Both take turns, medians of rounds.
 """
 
-# mypy: ignore-errors
 from __future__ import annotations
 
 import argparse
@@ -93,9 +92,9 @@ def parser(prog: str) -> Parser:
     numbers = (("--heads", 36), ("--kv-heads", 36), ("--size", 64), ("--threads", 1), ("--rounds", 9))
     for name, default in numbers:
         made.add_argument(name, type=flags.whole_number(1), default=default, metavar="N", help="default %(default)s")
-    for name, least, default in (("--tokens", 1, (64, 128, 512)), ("--before", 0, (0, 512))):
+    for name, least, several in (("--tokens", 1, (64, 128, 512)), ("--before", 0, (0, 512))):
         number = flags.whole_number(least)
-        made.add_argument(name, type=number, nargs="+", default=default, metavar="N", help="default %(default)s")
+        made.add_argument(name, type=number, nargs="+", default=several, metavar="N", help="default %(default)s")
     kinds = ("float32", "float16", "int8")
     made.add_argument("--caches", nargs="+", default=("float16", "int8"), choices=kinds, help="default %(default)s")
     made.add_argument("--target", default="x86-64-vnni", choices=tuple(TARGETS), help="default %(default)s")

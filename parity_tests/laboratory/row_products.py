@@ -6,7 +6,6 @@ Every product of one row of the family's decoder, as the library has it and as s
 get), over copies of random weights that no cache of a core holds, in turns with a plain read of them. Medians of rounds.
 """
 
-# mypy: ignore-errors
 from __future__ import annotations
 
 import argparse

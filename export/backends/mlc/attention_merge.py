@@ -5,7 +5,6 @@ the row's log-sum-exp and one of them overwrite it with no barrier between; wher
 PoCL, the second chunk of a prompt comes out wrong (logits off by 60 %). Here one thread owns one row of one head.
 """
 
-# mypy: ignore-errors
 from __future__ import annotations
 
 from tvm import tirx

@@ -5,7 +5,6 @@ vocabulary), index arrays int32. Each kernel has one body (a macro) and two loop
 threads for a device, since the automatic scheduler refuses blocks that read what they write.
 """
 
-# mypy: ignore-errors
 from __future__ import annotations
 
 from tvm import tirx

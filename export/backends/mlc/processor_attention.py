@@ -6,7 +6,6 @@ positions is scored at once, with the running maximum and sum of an online softm
 read. Arguments and meaning are TVM's, but that a cache which rotates keys when they are read is refused.
 """
 
-# mypy: ignore-errors
 from __future__ import annotations
 
 from functools import partial
@@ -17,8 +16,9 @@ from tvm.script import tirx as T
 
 from export.backends.mlc.passes.row_product import FIRST
 from export.compilation.module_pass import ModulePass, Part
-from export.processor.online_softmax import BLOCK, LANES, PAGE, Heads, lanes, softmax
-from export.processor.vectors import LINE, ask
+from export.processor.online_softmax import BLOCK, LANES, PAGE, Heads, lanes
+from export.processor.paged_softmax import paged_softmax
+from export.processor.vectors import LINE, Index, ask
 from export.specs import DecoderSpec
 
 AHEAD = 4096
@@ -51,7 +51,7 @@ class AttendOnProcessor(ModulePass):
         return mod
 
 
-def vector(buffer, *place):
+def vector(buffer: tirx.Buffer, *place: Index) -> tirx.Expr:
     """float32: a vector of what the buffer holds there."""
     return T.Cast(f"float32x{LANES}", buffer[place])
 
@@ -62,7 +62,7 @@ def attend_pages(heads, most, together, row, head, seen, first, q, pages, page_v
     Args:
         first: the place in ``page_values`` of the first page's number.
     """
-    state = softmax(heads, most, together)
+    state = paged_softmax(heads, most, together)
     query = head * heads.group
     state.begin(lambda member, piece: vector(q, row, query + member, lanes(piece)), scale)
     with T.serial(0, (seen + BLOCK - 1) // BLOCK) as block:
@@ -77,7 +77,7 @@ def attend_pages(heads, most, together, row, head, seen, first, q, pages, page_v
     state.end(row, query, output, lse)
 
 
-def visible(length, own, index, causal):
+def visible(length: tirx.Expr, own: tirx.Expr, index: tirx.Expr, causal: tirx.Expr) -> tirx.Expr:
     """How many of ``length`` positions a row sees, ``index`` of the last ``own``: all or, causal, those up to its own."""
     return T.if_then_else(causal > 0, T.min(length, T.max(0, length - own + index + 1)), length)
 
@@ -253,7 +253,7 @@ def ragged_kernel(heads: Heads) -> tirx.PrimFunc:
 
 def attend_rows(heads, row, head, seen, first, q, k, v, output, lse, scale):
     """Write the attention of one row and one head of keys to ``seen`` rows of keys and values from ``first`` on."""
-    state = softmax(heads, 1, 1)
+    state = paged_softmax(heads, 1, 1)
     query = head * heads.group
     state.begin(lambda member, piece: vector(q, row, query + member, lanes(piece)), scale)
     with T.serial(0, (seen + BLOCK - 1) // BLOCK) as block:

@@ -4,7 +4,6 @@ TVM's own kernel (apache-tvm 0.27.0.post1, relax/frontend/nn/llm/position_embedd
 power, a cosine and a sine for every element of every head. Angles and products are its own, so the numbers are the same.
 """
 
-# mypy: ignore-errors
 from __future__ import annotations
 
 from tvm import tirx

@@ -1,6 +1,5 @@
 """Bytes counted from loops, against what is counted by hand; and that no kernel of decode moves much more than it needs."""
 
-# mypy: ignore-errors
 from __future__ import annotations
 
 import pytest

@@ -7,10 +7,11 @@ not rounded to the model dtype: in float16 that is one more difference from the 
 at most.
 """
 
-# mypy: ignore-errors
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
+from functools import partial
 
 from tvm import s_tir, tirx
 from tvm.script import tirx as T
@@ -18,7 +19,8 @@ from tvm.script import tirx as T
 from export.backends.mlc.blocks.linear import ZERO_POINT
 from export.backends.mlc.parameters import GROUP, PER_WORD
 from export.processor.byte_products import ByteProducts
-from export.processor.vectors import LINE, ask
+from export.processor.online_softmax import tree_reduce
+from export.processor.vectors import LINE, Index, ask
 
 PLANES = {"float16": 2, "float32": 3}
 """Bytes of a fixed-point number by the model dtype."""
@@ -93,18 +95,18 @@ class Steps:
         """Steps that one line of scales serves."""
         return max(1, LINE // (self.step * self.groups * (4 if self.dtype == "float32" else 2)))
 
-    def ask_codes(self, words, row, first):
+    def ask_codes(self, words: tirx.Buffer, row: Index, first: Index) -> None:
         """Write what asks memory for the codes that lie ahead of a step."""
         for line in range(len(self.lines)):
             T.evaluate(ask(words[row, first * self.byte.words + (line * LINE + AHEAD) // 4], FIRST))
 
-    def factors(self, scales, powers, number, row, first):
+    def factors(self, scales: tirx.Buffer, powers: tirx.Buffer, number: Index, row: Index, first: Index) -> tirx.Expr:
         """The scales of a step's groups times their powers of two, of which no product is rounded."""
         together = self.step * self.groups
         at = first * self.groups if together == 1 else T.ramp(first * self.groups, 1, together)
         return T.Cast("float32" if together == 1 else f"float32x{together}", scales[row, at]) * powers[number, at]
 
-    def factor_of(self, factors, number):
+    def factor_of(self, factors: tirx.Expr, number: int) -> tirx.Expr:
         """Each word's factor, in the piece ``number`` of a step."""
         together, lanes = self.step * self.groups, self.byte.words
         if together == 1:
@@ -112,28 +114,35 @@ class Steps:
         chosen = [number * self.groups + lane * PER_WORD // GROUP for lane in range(lanes)]
         return tirx.Shuffle([factors] * max(1, lanes // together), chosen)
 
-    def added(self, total, factors, words, planes, zeros, number, row, first):
+    def added(
+        self,
+        total: tirx.Expr,
+        factors: tirx.Expr,
+        words: tirx.Buffer,
+        planes: tirx.Buffer,
+        zeros: tirx.Buffer,
+        number: Index,
+        row: Index,
+        first: Index,
+    ) -> tirx.Expr:
         """float32 sums by lane: ``total`` and the products of one step of the row ``number`` with the matrix's ``row``."""
         lanes = self.byte.words
         for place in range(self.step):
             piece = first + place
-            at, whole = T.ramp(piece * lanes, 1, lanes), T.ramp(0, 1, self.byte.width)
-            plane = lambda which, side, piece=piece: planes[number, piece, which, side, whole]  # noqa: E731,B023
+            at, plane = T.ramp(piece * lanes, 1, lanes), partial(self._plane, planes, number, piece)
             exact = self.byte.sums(words[row, at], plane, PLANES[self.dtype]) + zeros[number, at]
             total = total + T.Cast(f"float32x{lanes}", exact) * self.factor_of(factors, place)
         return total
 
-
-def joined(sums, lanes):
-    """The lanes' sums added up, halves first."""
-    parts = [sums[lane] for lane in range(lanes)]
-    while len(parts) > 1:
-        half = len(parts) // 2
-        parts = [parts[lane] + parts[lane + half] for lane in range(half)]
-    return parts[0]
+    def _plane(self, planes: tirx.Buffer, number: Index, piece: Index, which: int, side: int) -> tirx.Expr:
+        return planes[number, piece, which, side, T.ramp(0, 1, self.byte.width)]
 
 
-def summed(fixed, word):
+def sum_of_lanes(sums: tirx.Buffer, lanes: int) -> tirx.Expr:
+    return tree_reduce([sums[lane] for lane in range(lanes)], operator.add)
+
+
+def summed(fixed: tirx.Buffer, word: Index) -> tirx.Expr:
     """The numbers that one word's codes are multiplied with, added up."""
     total = fixed[word * PER_WORD]
     for place in range(1, PER_WORD):
@@ -221,12 +230,12 @@ def row_product(
                         steps.ask_codes(words, row, at * step)
                         if at % steps.between_scales == 0:
                             T.evaluate(ask(scales[row, at * step * groups + AHEAD * 2 // GROUP], FIRST))
-                    out[number // tokens, number % tokens, row] = joined(sums, lanes)
+                    out[number // tokens, number % tokens, row] = sum_of_lanes(sums, lanes)
 
     return product
 
 
-def value(x, number, column):
+def value(x: tirx.Buffer, number: Index, column: Index) -> tirx.Expr:
     """float32: of the row ``number``."""
     tokens = x.shape[1]
     return T.Cast("float32", x[number // tokens, number % tokens, column])
