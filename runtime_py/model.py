@@ -146,7 +146,7 @@ class Model:
             pictures: whether there will be some; a question without needs no tower.
         """
         if isinstance(self.backend, OpensAhead):
-            self.backend.expect(self.package.contracts if pictures else (EMBED, DECODER))
+            self.backend.open_ahead(self.package.contracts if pictures else (EMBED, DECODER))
 
     def record(self, recorder: Recorder | None) -> None:
         """Send every probe of the following answers to ``recorder`` (see runtime_py.generation.input_rows.Recorder)."""

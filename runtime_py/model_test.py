@@ -82,7 +82,7 @@ class AheadBackend(AttentionBackend):
         super().__init__(vocabulary)
         self.expected: list[str] = []
 
-    def expect(self, stages: Collection[str]) -> None:
+    def open_ahead(self, stages: Collection[str]) -> None:
         self.expected += stages
 
     def run(self, stage: str, inputs: Arrays) -> dict[str, np.ndarray]:

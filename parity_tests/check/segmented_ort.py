@@ -20,9 +20,10 @@ from parity_tests.check.onnx_values import axes_of, dtype_of, element_type, stor
 from parity_tests.localize.onnx_blocks import open_graph
 from runtime_py.backends.base import Arrays
 from runtime_py.backends.logit_rows import logit_rows
-from runtime_py.backends.ort import OrtBackend, OrtState, widened
+from runtime_py.backends.ort import OrtBackend, OrtState
 from runtime_py.backends.ort_decoder import CacheBuffers
 from runtime_py.backends.ort_inputs import PAST, PRESENT
+from runtime_py.backends.ort_stages import widened
 from runtime_py.backends.page_by_page import zeros
 from runtime_py.backends.stage_sessions import give_back_freed
 from runtime_py.contracts import DECODER
@@ -161,7 +162,7 @@ class SegmentedOrtBackend(OrtBackend):
         """An empty cache; it grows with what is in it, since a check fills little of a long context."""
         return OrtState(0, capacity, CacheBuffers())
 
-    def _fed(self, state: OrtState, inputs: Arrays, logit_positions: np.ndarray, decoder: str) -> np.ndarray:
+    def _feed(self, state: OrtState, inputs: Arrays, logit_positions: np.ndarray, decoder: str) -> np.ndarray:
         """Feed tokens to a decoder, one piece of its graph in memory at a time; the cache is written in place."""
         tokens = inputs["inputs_embeds"].shape[1]
         total = state.length + tokens
@@ -170,7 +171,7 @@ class SegmentedOrtBackend(OrtBackend):
         state.buffers = self._room(state.buffers, total)
         library = self.library_for(1, state.buffers) if decoder == DECODER else None
         if library is not None:
-            logits = library.fed(inputs, np.array([state.length]), state.buffers, np.asarray(logit_positions))
+            logits = library.run(inputs, np.array([state.length]), state.buffers, np.asarray(logit_positions))
             state.length = total
             return logits
         names = {value.name for value in self._graph(decoder)[0].graph.input}

@@ -54,12 +54,12 @@ def test_a_server_that_answers_right_passes(server: Server, tmp_path: Path) -> N
 def test_a_server_that_mixes_up_its_clients_does_not(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    together = type(server.model.backend).forward_together  # type: ignore[attr-defined]
+    together = type(server.model.backend).forward_batch  # type: ignore[attr-defined]
 
     def mixed(backend: Any, states: Sequence[Any], inputs: Sequence[Any]) -> np.ndarray:
         return np.roll(together(backend, states, inputs), 1, axis=0)
 
-    monkeypatch.setattr(type(server.model.backend), "forward_together", mixed)
+    monkeypatch.setattr(type(server.model.backend), "forward_batch", mixed)
     assert main(arguments(server, tmp_path / "report", tmp_path)) == 5
     assert "among others" in capsys.readouterr().out
 

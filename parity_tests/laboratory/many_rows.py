@@ -71,7 +71,7 @@ def step_seconds(decoders: dict[str, Any], hidden: int) -> dict[tuple[str, int],
         def run() -> None:
             for state in states[name]:
                 state.length = FILLED
-            backend.forward_together(together, fed)
+            backend.forward_batch(together, fed)
 
         return run
 
@@ -80,7 +80,7 @@ def step_seconds(decoders: dict[str, Any], hidden: int) -> dict[tuple[str, int],
 
 def filled(backend: Any, prompt: np.ndarray) -> list[Any]:
     """Sequences behind one prompt, each with a cache of its own: memory that was never written to is read in no time."""
-    first, *others = backend.start_together(max(SEQUENCES), prompt.shape[1] + 8)
+    first, *others = backend.start_batch(max(SEQUENCES), prompt.shape[1] + 8)
     backend.read(first, {"inputs_embeds": prompt, "position_ids": positions(backend, 0, prompt.shape[1])}, np.array([-1]))
     for state in others:
         backend.copy_prefix(first, state, prompt.shape[1])

@@ -14,20 +14,10 @@ from parity_tests.localize.exact_products import set_float_products
 from runtime_py.backends.base import Arrays
 from runtime_py.backends.logit_rows import POSITIONS, logit_rows
 from runtime_py.backends.ort import OrtBackend
-from runtime_py.backends.ort_inputs import PAST, PRESENT
+from runtime_py.backends.ort_inputs import DTYPES, PAST, PRESENT
 from runtime_py.backends.records import ONNX
 from runtime_py.contracts import DECODER
 from runtime_py.errors import PackageError
-
-_DTYPES = {
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-    "tensor(int64)": np.int64,
-    "tensor(int32)": np.int32,
-    "tensor(int8)": np.int8,
-    "tensor(bool)": np.bool_,
-}
-
 
 LEAVING = ".output"
 """What follows a module's path in the name of the value that leaves it."""
@@ -170,7 +160,7 @@ class OnnxStage:
             given |= logit_rows(names, given.pop(POSITIONS, np.arange(tokens)), tokens).feeds
         feeds = {}
         for value in (*session.get_inputs(), *session.get_overridable_initializers()):
-            dtype = _DTYPES[value.type]
+            dtype = DTYPES[value.type]
             if value.name.startswith(PAST):
                 feeds[value.name] = np.zeros((1, value.shape[1], inputs["inputs_embeds"].shape[1], value.shape[3]), dtype)
             elif value.name in given:

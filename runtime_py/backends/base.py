@@ -75,10 +75,10 @@ class Rewinding(Protocol):
 
 
 @runtime_checkable
-class ReadsPrompts(Protocol):
-    """A backend with a decoder of its own for the tokens of prompts, which come many at a time."""
+class SeparatePrefill(Protocol):
+    """A backend with a decoder of its own for prompts, whose tokens come many at a time."""
 
-    def read(self, state: Any, inputs: Arrays, logit_positions: np.ndarray) -> np.ndarray:
+    def prefill(self, state: Any, inputs: Arrays, logit_positions: np.ndarray) -> np.ndarray:
         """What `Backend.forward` does, for tokens of a prompt, however many there are."""
         ...
 
@@ -87,19 +87,19 @@ class ReadsPrompts(Protocol):
 class Batching(Protocol):
     """A backend that can feed a token of each of several sequences in one decoder call. It is `Rewinding` too."""
 
-    def alone(self) -> str:
-        """Why the sequences of this package cannot go through one call; "" where they can."""
+    def why_not_batched(self) -> str:
+        """Why sequences of this package cannot share a decoder call; "" where they can."""
         ...
 
-    def start_together(self, count: int, capacity: int) -> Sequence[Any]:
-        """Empty caches, as `Backend.start` makes one, that `forward_together` may take; `Backend.forward` takes each."""
+    def start_batch(self, count: int, capacity: int) -> Sequence[Any]:
+        """Empty caches, as `Backend.start` makes one, that `forward_batch` may take; `Backend.forward` takes each."""
         ...
 
-    def forward_together(self, states: Sequence[Any], inputs: Sequence[Arrays]) -> Sequence[np.ndarray]:
+    def forward_batch(self, states: Sequence[Any], inputs: Sequence[Arrays]) -> Sequence[np.ndarray]:
         """Feed one token of each sequence and advance its state.
 
         Args:
-            states: different ones of one `start_together`.
+            states: different ones of one `start_batch`.
             inputs: for each what `Backend.forward` takes, of one token.
 
         Returns:
@@ -108,24 +108,24 @@ class Batching(Protocol):
         ...
 
     def copy_prefix(self, source: Any, target: Any, length: int) -> None:
-        """Make ``target`` hold the first ``length`` positions of ``source`` and nothing else; of one `start_together`."""
+        """Make ``target`` hold the first ``length`` positions of ``source`` and nothing else; of one `start_batch`."""
         ...
 
 
 @runtime_checkable
-class Clocked(Protocol):
-    """A backend that adds up how long its decoder was at work."""
+class DecoderTimer(Protocol):
+    """A backend that adds up the time of its decoder calls."""
 
     decoder_seconds: float
-    """Inside the library's decoder calls, all of them so far: what is left of a step is our own doing."""
+    """Inside the library's decoder calls, all of them so far; the rest of a step's time is our own code's."""
 
 
 @runtime_checkable
-class Announcing(Protocol):
-    """A backend that says when a decoder call begins."""
+class CallHook(Protocol):
+    """A backend that calls back right before each decoder call."""
 
     before_call: Callable[[], None]
-    """Called when nothing is left to do but the library's call, which leaves the interpreter to other threads."""
+    """Called when nothing is left to do but the library's call, which releases the interpreter's lock."""
 
 
 @runtime_checkable
@@ -146,6 +146,6 @@ class LoadsAhead(Protocol):
 class OpensAhead(Protocol):
     """A backend that can open stages beside other work, for a caller that knows which ones it will run."""
 
-    def expect(self, stages: Collection[str]) -> None:
+    def open_ahead(self, stages: Collection[str]) -> None:
         """Begin to open these stages; `Backend.run` and `Backend.forward` wait for theirs. Raises nothing of their own."""
         ...

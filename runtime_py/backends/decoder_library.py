@@ -60,7 +60,7 @@ class DecoderLibrary:
         folder: the package.
         manifest: its manifest.json.
         threads: of a call; 0 leaves it to TVM.
-        announce: called before every call, when all is ready for it.
+        before_call: called before every call, when all is ready for it.
 
     Attributes:
         variant: which of the package's libraries runs.
@@ -77,12 +77,12 @@ class DecoderLibrary:
         folder: Path,
         manifest: Mapping[str, Any],
         threads: int = 0,
-        announce: Callable[[], None] = lambda: None,
+        before_call: Callable[[], None] = lambda: None,
     ) -> None:
         block = ONNX.block(manifest)[DECODER_LIBRARY]
         require_tvm(block["tvm"])
         self.variant = chosen_variant(block["libraries"])
-        self.seconds, self._threads, self._announce = 0.0, threads, announce
+        self.seconds, self._threads, self._before_call = 0.0, threads, before_call
         contract = StageContract.from_json(manifest["contracts"][DECODER])
         self._inputs = [tensor for tensor in contract.inputs if tensor.name in INPUTS]
         self._ffi = tvm_ffi()
@@ -115,13 +115,13 @@ class DecoderLibrary:
         known = buffers.tensors is not None  # the arrays were looked at before
         return known or set(self.caches) == set(buffers.arrays)
 
-    def fed(
+    def run(
         self, inputs: Mapping[str, np.ndarray], lengths: np.ndarray, buffers: CacheBuffers, positions: np.ndarray
     ) -> np.ndarray:
         """One token of each of several sequences, or any number of one; inputs are checked as a graph's are.
 
         Args:
-            inputs, lengths, buffers: see `step` and `read`.
+            inputs, lengths, buffers: see `decode` and `prefill`.
             positions: indices into the tokens, of those whose logits are wanted; negative ones count from the end.
 
         Returns:
@@ -133,10 +133,10 @@ class DecoderLibrary:
         for tensor in self._inputs:
             tensor.check(np.ascontiguousarray(inputs[tensor.name], tensor.dtype), DECODER)
         if inputs[INPUTS[0]].shape[1] == 1 and positions.tolist() in ([-1], [0]):
-            return self.step(inputs, lengths, buffers)
-        return self.read(inputs, int(lengths[0]), buffers, positions)
+            return self.decode(inputs, lengths, buffers)
+        return self.prefill(inputs, int(lengths[0]), buffers, positions)
 
-    def step(self, inputs: Mapping[str, np.ndarray], lengths: np.ndarray, buffers: CacheBuffers) -> np.ndarray:
+    def decode(self, inputs: Mapping[str, np.ndarray], lengths: np.ndarray, buffers: CacheBuffers) -> np.ndarray:
         """Feed one token of each of n sequences; its keys and values go behind those that are there.
 
         Args:
@@ -147,9 +147,9 @@ class DecoderLibrary:
         Returns:
             float32 logits (n, 1, vocabulary).
         """
-        return self._run(STEP, inputs, lengths, buffers)[:, None]
+        return self._call(STEP, inputs, lengths, buffers)[:, None]
 
-    def read(
+    def prefill(
         self, inputs: Mapping[str, np.ndarray], length: int, buffers: CacheBuffers, positions: np.ndarray
     ) -> np.ndarray:
         """Feed tokens of one sequence, however many.
@@ -172,12 +172,12 @@ class DecoderLibrary:
             here = wanted[(wanted >= start) & (wanted < stop)] - start
             function = READ if set(here.tolist()) <= {stop - start - 1} else READ_ALL
             fed = {INPUTS[0]: embeds[:, start:stop], INPUTS[1]: places[..., start:stop]}
-            logits = self._run(function, fed, np.array([length + start]), buffers)
+            logits = self._call(function, fed, np.array([length + start]), buffers)
             parts.append(logits[np.zeros_like(here) if function == READ else here])
         order = np.argsort(np.argsort(wanted, kind="stable"), kind="stable")
         return np.concatenate(parts)[order][None] if len(parts) > 1 else parts[0][None]
 
-    def _run(
+    def _call(
         self, function: str, inputs: Mapping[str, np.ndarray], lengths: np.ndarray, buffers: CacheBuffers
     ) -> np.ndarray:
         use_threads(self._threads)
@@ -185,7 +185,7 @@ class DecoderLibrary:
             buffers.tensors = self._ffi.Array([self._tensor(buffers.arrays[name]) for name in self.caches])
         given = ((inputs[INPUTS[0]], np.float32), (inputs[INPUTS[1]], np.int32), (lengths, np.int32))
         tensors = [self._tensor(aligned(array, np.dtype(kind))) for array, kind in given]
-        self._announce()
+        self._before_call()
         began = time.perf_counter()
         logits = self._functions[function](*tensors, buffers.tensors, self._parameters)
         made: np.ndarray = np.from_dlpack(logits)
@@ -248,14 +248,14 @@ def decoder_library(
     threads: int,
     own_code: bool,
     provider: str,
-    announce: Callable[[], None],
+    before_call: Callable[[], None],
 ) -> tuple[DecoderLibrary | None, str]:
     """The package's decoder library, where it has one that runs here; else the graph does its work, and a warning says why.
 
     Args:
         own_code: whether code that the package brings may run.
         provider: what runs the graphs: the library is for the processor's memory.
-        announce: see `DecoderLibrary`.
+        before_call: see `DecoderLibrary`.
 
     Returns:
         the library and "", or None and why not.
@@ -269,7 +269,7 @@ def decoder_library(
         missing = "it is code that nobody trusts here; --trust with the hash that its maker published runs it"
     else:
         try:
-            return DecoderLibrary(folder, manifest, threads, announce), ""
+            return DecoderLibrary(folder, manifest, threads, before_call), ""
         except MachineError as error:
             missing = f"{error.what}; {error.next_step}"
     log.warning("the decoder library of %s does not run, so answers are slower than they could be: %s", folder.name, missing)

@@ -46,7 +46,7 @@ class DecoderCalls:
     Args:
         bind: makes an OrtValue over a NumPy array, which it does not copy.
         vocabulary: width of the logits, as the contract says it.
-        announce: called before every call, when all is ready for it.
+        before_call: called before every call, when all is ready for it.
 
     Attributes:
         inputs: what the session can be fed, by name.
@@ -58,12 +58,12 @@ class DecoderCalls:
         session: Any,
         bind: Callable[[np.ndarray], Any],
         vocabulary: int,
-        announce: Callable[[], None] = lambda: None,
+        before_call: Callable[[], None] = lambda: None,
     ) -> None:
         self.session = session
         self.inputs: Mapping[str, Any] = taken(session)
         self.seconds = 0.0
-        self._bind, self._announce = bind, announce
+        self._bind, self._before_call = bind, before_call
         self._vocabulary = vocabulary
         self._dtype = np.dtype(next(DTYPES[value.type] for value in session.get_outputs() if value.name == LOGITS))
         self._bound: list[weakref.ref[CacheBuffers]] = []
@@ -80,7 +80,7 @@ class DecoderCalls:
             binding.bind_ortvalue_input(name, self._bind(value))
         logits = np.empty((*outputs, self._vocabulary), self._dtype)
         binding.bind_ortvalue_output(LOGITS, self._bind(logits))
-        self._announce()
+        self._before_call()
         began = time.perf_counter()
         self.session.run_with_iobinding(binding)
         self.seconds += time.perf_counter() - began

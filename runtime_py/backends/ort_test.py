@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, save
 
-from runtime_py.backends import ort
+from runtime_py.backends import ort_stages
 from runtime_py.backends.base import OpensAhead, Rewinding
 from runtime_py.backends.ort import OrtBackend
 from runtime_py.backends.ort_providers import LOWEST
@@ -127,7 +127,7 @@ def test_a_provider_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 def test_a_provider_that_does_not_start_is_no_quiet_processor_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ONNX Runtime leaves a provider out whose libraries are missing, and the session runs on the processor instead."""
-    monkeypatch.setattr(ort, "available", lambda _ort, wanted: [*wanted, "CPUExecutionProvider"])
+    monkeypatch.setattr(ort_stages, "available", lambda _ort, wanted: [*wanted, "CPUExecutionProvider"])
     backend = OrtBackend(tmp_path, package(tmp_path), providers=["CUDAExecutionProvider"])
     warned = pytest.warns(UserWarning, match="CUDAExecutionProvider")
     with warned, pytest.raises(MachineError, match="could not start CUDAExecutionProvider"):
@@ -139,21 +139,21 @@ def test_a_provider_that_does_not_start_is_no_quiet_processor_run(tmp_path: Path
 
 def test_expected_stages_open_before_they_are_run(tmp_path: Path) -> None:
     backend = OrtBackend(tmp_path, package(tmp_path))
-    backend.expect([VISION, CONNECTOR])  # the package has no connector, which shows when it is run
+    backend.open_ahead([VISION, CONNECTOR])  # the package has no connector, which shows when it is run
     backend.release()  # waits for what is opening
-    backend.expect([VISION])
+    backend.open_ahead([VISION])
     pixels = np.ones((1, WIDTH), np.float32)
     np.testing.assert_array_equal(backend.run(VISION, {"pixel_values": pixels})["vision_features"], 2 * pixels)
     backend.close()
-    backend.expect([VISION])
+    backend.open_ahead([VISION])
     with pytest.raises(UsageError, match="is closed"):
         backend.run(VISION, {"pixel_values": pixels})
 
 
 def test_a_device_is_given_no_stage_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ort, "available", lambda _ort, wanted: [*wanted, "CPUExecutionProvider"])
+    monkeypatch.setattr(ort_stages, "available", lambda _ort, wanted: [*wanted, "CPUExecutionProvider"])
     monkeypatch.setattr(OrtBackend, "_open", lambda self, stage: pytest.fail("opened"))
-    OrtBackend(tmp_path, package(tmp_path), providers=["CUDAExecutionProvider"]).expect([VISION])
+    OrtBackend(tmp_path, package(tmp_path), providers=["CUDAExecutionProvider"]).open_ahead([VISION])
 
 
 def test_load_opens_every_stage(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ class StageSessions:
                     del self._made[stage]
             raise
 
-    def expect(self, stages: Iterable[str]) -> None:
+    def open_ahead(self, stages: Iterable[str]) -> None:
         """Begin to open those that are not, side by side; failures show where a session is asked for."""
         with self._lock:
             new = {stage: Future[Any]() for stage in dict.fromkeys(stages) if stage not in self._made}

@@ -21,8 +21,8 @@ def test_expected_stages_open_side_by_side_and_only_once() -> None:
         return stage.upper()
 
     sessions = StageSessions(open_stage)
-    sessions.expect(("tower", "decoder"))
-    sessions.expect(("decoder",))
+    sessions.open_ahead(("tower", "decoder"))
+    sessions.open_ahead(("decoder",))
     with ThreadPoolExecutor(4) as asking:
         assert list(asking.map(sessions, ["decoder", "tower", "decoder", "tower"])) == ["DECODER", "TOWER"] * 2
     assert sorted(opened) == ["decoder", "tower"]
@@ -52,7 +52,7 @@ def test_a_failure_is_raised_where_a_session_is_asked_for_and_tried_again(ahead:
 
     sessions = StageSessions(open_stage)
     if ahead:
-        sessions.expect(["decoder"])
+        sessions.open_ahead(["decoder"])
     with pytest.raises(PackageError, match="torn"):
         sessions("decoder")
     assert sessions("decoder") == "decoder"
@@ -69,7 +69,7 @@ def test_clear_waits_for_what_is_opening_and_forgets_it() -> None:
         return stage
 
     sessions = StageSessions(open_stage)
-    sessions.expect(["decoder"])
+    sessions.open_ahead(["decoder"])
     threading.Timer(0.05, going.set).start()
     sessions.clear()
     assert opened == ["decoder"]

@@ -16,9 +16,10 @@ import onnx
 import onnxruntime
 import pytest
 
-from runtime_py.backends import attention_trial, ort, webgpu
+from runtime_py.backends import attention_trial, ort_stages, webgpu
 from runtime_py.backends.attention_trial import trials
-from runtime_py.backends.ort import CPU, OrtBackend
+from runtime_py.backends.ort import OrtBackend
+from runtime_py.backends.ort_providers import CPU
 from runtime_py.contracts import VISION, StageContract, TensorContract
 from runtime_py.errors import MachineError, PackageError, UsageError
 
@@ -136,7 +137,7 @@ def test_no_provider_is_taken_beside_it(tmp_path: Path, others: list[str]) -> No
 
 @pytest.mark.usefixtures("stand_in")
 def test_a_graph_of_the_provider_is_held_to_its_contract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ort, "WEBGPU", CPU)
+    monkeypatch.setattr(ort_stages, "WEBGPU", CPU)
     graph_with_attention(tmp_path)
     tensors = [TensorContract(name, "float32", ("images", 4)) for name in ("query", "key", "value", "out")]
     manifest = {

@@ -17,15 +17,15 @@ from functools import partial
 
 import numpy as np
 
-from runtime_py.backends.base import Announcing, Backend, Batching, Clocked
+from runtime_py.backends.base import Backend, Batching, CallHook, DecoderTimer
 from runtime_py.backends.record import Ability
 from runtime_py.backends.registry import runtime_backends
 from runtime_py.engine.running import Running
 from runtime_py.engine.slot import Slot
 from runtime_py.engine.speculation import draft_tokens, step_speculatively
 from runtime_py.errors import EdgeproofError, UsageError
+from runtime_py.generation.batch_step import step_batch
 from runtime_py.generation.session import Session, SessionLimits
-from runtime_py.generation.together import step_together
 from runtime_py.generation.turns import last_resort
 from runtime_py.preprocess.base import Processor
 
@@ -68,7 +68,7 @@ class Engine:
         self.chunk = min(chunk or limits.prefill_chunk, limits.prefill_chunk)
         self.backend = backend
         self.before_call = before_call
-        self._announcing = backend if isinstance(backend, Announcing) else None
+        self._hooked = backend if isinstance(backend, CallHook) else None
         self.notice = ""
         self.seconds = 0.0
         self.shares_calls = False
@@ -76,7 +76,7 @@ class Engine:
             slots = self._possible(slots)
         reserved = [None] * slots
         if slots > 1 and self.shares_calls and isinstance(backend, Batching):
-            reserved = list(backend.start_together(slots, limits.context))
+            reserved = list(backend.start_batch(slots, limits.context))
         self.slots = [Slot(Session(backend, processor, limits, reserved=state)) for state in reserved]
         self._waiting: deque[Running] = deque()
         self._reading: deque[Running] = deque()
@@ -91,7 +91,7 @@ class Engine:
             return 1
         reason = f"the backend {self.backend.name} takes one a call"
         if isinstance(self.backend, Batching):
-            reason = self.backend.alone()
+            reason = self.backend.why_not_batched()
         if reason:
             self.notice = f"every sequence gets a decoder call of its own: {reason}"
         self.shares_calls = not reason
@@ -115,13 +115,13 @@ class Engine:
     @property
     def decoder_seconds(self) -> float:
         """Spent in decoder calls so far; 0 where the backend does not tell. The rest of `seconds` is the engine's own."""
-        return self.backend.decoder_seconds if isinstance(self.backend, Clocked) else 0.0
+        return self.backend.decoder_seconds if isinstance(self.backend, DecoderTimer) else 0.0
 
     def step(self) -> bool:
         """One round of work; False when there was none."""
         began = time.perf_counter()
-        if self._announcing is not None:
-            self._announcing.before_call = self.before_call  # another engine may have stepped on this backend
+        if self._hooked is not None:
+            self._hooked.before_call = self.before_call  # another engine may have stepped on this backend
         self._let_go()
         self._admit()
         if self._answering:
@@ -202,7 +202,7 @@ class Engine:
 
         def feed() -> None:
             sessions = [running.slot.session for running in together if running.slot is not None]
-            logits.extend(step_together(sessions, [running.waiting or 0 for running in together], self._ready))
+            logits.extend(step_batch(sessions, [running.waiting or 0 for running in together], self._ready))
 
         if self._safely(together, feed):
             for running, row in zip(together, logits, strict=True):
@@ -211,7 +211,7 @@ class Engine:
 
     def _ready(self) -> None:
         """A decoder call is next, as far as can be seen from here."""
-        if self._announcing is None:
+        if self._hooked is None:
             self.before_call()
 
     @staticmethod

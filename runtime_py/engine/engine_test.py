@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import runtime_py
-from runtime_py.backends.base import Announcing, Arrays, Batching
+from runtime_py.backends.base import Arrays, Batching, CallHook
 from runtime_py.conftest import AttentionBackend, minicpm_settings
 from runtime_py.engine.answer import Answer, Token
 from runtime_py.engine.engine import Engine
@@ -307,9 +307,9 @@ def test_prompts_beyond_the_context_and_wrong_sizes_are_refused(numpy_model: Mod
         Room(numpy_model, 0, 16)
 
 
-@pytest.mark.parametrize("announcing", [True, False])
-def test_each_decoder_call_is_announced_when_all_is_ready(
-    model: Model, numpy_model: Model, announcing: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("hooked", [True, False])
+def test_the_hook_runs_right_before_each_decoder_call(
+    model: Model, numpy_model: Model, hooked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By a backend that can, immediately before its library's call; else by the engine, before the backend's."""
     log: list[str] = []
@@ -321,9 +321,9 @@ def test_each_decoder_call_is_announced_when_all_is_ready(
 
         return call
 
-    chosen = model if announcing else numpy_model
-    assert isinstance(chosen.backend, Announcing) == announcing
-    if announcing:
+    chosen = model if hooked else numpy_model
+    assert isinstance(chosen.backend, CallHook) == hooked
+    if hooked:
         session = chosen.backend._decoder("decoder").session  # type: ignore[attr-defined]
         monkeypatch.setattr(session, "run_with_iobinding", logged(session.run_with_iobinding))
     else:
@@ -335,7 +335,7 @@ def test_each_decoder_call_is_announced_when_all_is_ready(
     room.submit(Asked(2, 0, 3), second)
     room.run()
     assert len(first.tokens) == 5 and len(second.tokens) == 3
-    if announcing:
+    if hooked:
         assert log == ["ready", "call"] * (len(log) // 2)
     else:  # one word for the calls that follow each other
         assert log[0] == "ready" and "readyready" not in "".join(log)

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from runtime_py.backends.base import Backend, Batching, DecoderState, ReadsPrompts, Rewinding
+from runtime_py.backends.base import Backend, Batching, DecoderState, Rewinding, SeparatePrefill
 from runtime_py.errors import TooLongError, UsageError
 from runtime_py.generation.input_rows import InputRows, Recorder
 from runtime_py.generation.limits import Limits, SessionLimits
@@ -26,7 +26,7 @@ class Session(InputRows):
     Args:
         recorder: receives every probe; None costs nothing.
         reserved: an empty cache that every prefill of this session takes, as one of several in
-            `runtime_py.backends.base.Batching.start_together`; a new one each time when None.
+            `runtime_py.backends.base.Batching.start_batch`; a new one each time when None.
 
     Attributes:
         shares_calls: a step can be part of a decoder call with those of other sessions.
@@ -134,14 +134,14 @@ class Session(InputRows):
         self._layout, self._decode_inputs = layout, None
         if isinstance(self.processor, ReadsEmbeddings):
             self._decode_inputs = self._further_inputs(layout, embeds, "decode")
-        read = self.backend.read if isinstance(self.backend, ReadsPrompts) else self.backend.forward
+        forward = self.backend.prefill if isinstance(self.backend, SeparatePrefill) else self.backend.forward
         chunks = []
         for start in range(keep, tokens, size):
             stop = min(start + size, tokens)
             inputs = {name: value[..., start:stop] for name, value in layout.decoder.items()}
             inputs = self._arranged(inputs) | {"inputs_embeds": embeds[:, start:stop], **further}
             positions = np.arange(stop - start) if logit_positions == "all" else np.array([-1])
-            logits = read(state, inputs, positions.astype(np.int64))
+            logits = forward(state, inputs, positions.astype(np.int64))
             if logit_positions == "all" or stop == tokens:
                 chunks.append(logits)
             if stop < tokens:

@@ -87,22 +87,22 @@ def test_answers_in_company_are_answers_alone_and_caches_are_copied_and_cut(pack
     drawn, hidden = np.random.default_rng(3), package.spec.decoder.hidden
     prompts = [drawn.standard_normal((1, length, hidden)).astype(np.float32) for length in (5, 9, 3)]
     tokens = [drawn.standard_normal((1, 1, hidden)).astype(np.float32) for _ in prompts]
-    assert first.alone() == ""
+    assert first.why_not_batched() == ""
 
     def fed(array: np.ndarray, start: int) -> Arrays:
         return {"inputs_embeds": array, "position_ids": np.arange(start, start + array.shape[1])[None]}
 
     def read(states: list, who: int) -> None:  # type: ignore[type-arg]
-        first.read(states[who], fed(prompts[who], 0), np.array([-1]))
+        first.prefill(states[who], fed(prompts[who], 0), np.array([-1]))
 
-    together = first.start_together(4, 32)
+    together = first.start_batch(4, 32)
     for who in range(3):
         read(list(together), who)
     steps = [fed(token, prompt.shape[1]) for token, prompt in zip(tokens, prompts, strict=True)]
-    said = first.forward_together([together[2], together[0], together[1]], [steps[2], steps[0], steps[1]])
+    said = first.forward_batch([together[2], together[0], together[1]], [steps[2], steps[0], steps[1]])
     for who, logits in zip((2, 0, 1), said, strict=True):
         state = first.start(32)
-        first.read(state, fed(prompts[who], 0), np.array([-1]))
+        first.prefill(state, fed(prompts[who], 0), np.array([-1]))
         alone = first.forward(state, steps[who], np.array([-1]))[0]
         np.testing.assert_allclose(logits, alone, atol=1e-5 * np.abs(alone).max())
         assert {value.numpy().dtype for value in state.buffers.values()} == {np.dtype(np.int8)}
@@ -118,7 +118,7 @@ def test_a_cache_moves_between_both_decoders(package: Package, backend: OrtBacke
     fed = {"inputs_embeds": embeds, "position_ids": np.arange(7)[None]}
     step = {"inputs_embeds": embeds[:, :1], "position_ids": np.array([[7]])}
     states = [each.start(32) for each in (backend, first)]
-    read = [each.read(state, fed, np.array([-1])) for each, state in zip((backend, first), states, strict=True)]
+    read = [each.prefill(state, fed, np.array([-1])) for each, state in zip((backend, first), states, strict=True)]
     said = [each.forward(state, step, np.array([-1])) for each, state in zip((backend, first), states, strict=True)]
     for one, other in (read, said):
         assert 0 < np.abs(one - other).max() < 0.1 * np.abs(other).max()

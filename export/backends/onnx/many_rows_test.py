@@ -65,7 +65,7 @@ def test_a_prompt_is_read_as_the_reference_with_its_numbers_reads_it(package: Pa
     embeds = package.golden["inputs_embeds"]
     wanted, positions = decoded(package.spec, weights, Kernels(), embeds), np.arange(embeds.shape[1])
     fed = {"inputs_embeds": embeds, "position_ids": positions[None]}
-    read = backend.read(backend.start(64), fed, positions)
+    read = backend.prefill(backend.start(64), fed, positions)
     # what rounding every layer's input costs; a layer that is turned in another way than its matrix says something else
     assert 1e-3 < np.linalg.norm(read - wanted) / np.linalg.norm(wanted) < 0.03
     first = prefill(backend, embeds, 64)[1]
@@ -82,14 +82,14 @@ def test_a_step_is_the_same_whoever_shares_it_and_few_take_the_first_decoder(pac
 
     def steps(who: list[int]) -> np.ndarray:
         """Logits of a step of some sequences behind their prompts."""
-        states = backend.start_together(len(who), 64)
+        states = backend.start_batch(len(who), 64)
         for state, each in zip(states, who, strict=True):
             prompt: Arrays = {"inputs_embeds": prompts[each], "position_ids": np.arange(prompts[each].shape[1])[None]}
-            backend.read(state, prompt, np.array([-1]))
+            backend.prefill(state, prompt, np.array([-1]))
         fed: list[Arrays] = [{"inputs_embeds": tokens[n], "position_ids": np.array([[prompts[n].shape[1]]])} for n in who]
-        return np.concatenate(backend.forward_together(states, fed))
+        return np.concatenate(backend.forward_batch(states, fed))
 
-    assert backend.alone() == ""
+    assert backend.why_not_batched() == ""
     four, six = steps([0, 1, 2, 3]), steps([5, 0, 4, 3, 2, 1])
     np.testing.assert_array_equal(four, six[[1, 5, 4, 3]])
     three = steps([0, 1, 2])
@@ -102,7 +102,7 @@ def test_a_step_is_the_same_whoever_shares_it_and_few_take_the_first_decoder(pac
 def test_calls_of_both_decoders_are_counted_and_let_go(package: Package, backend: OrtBackend) -> None:
     state = backend.start(64)
     fed = {"inputs_embeds": package.golden["inputs_embeds"][:, :3], "position_ids": np.arange(3)[None]}
-    read = backend.read(state, fed, np.array([-1]))
+    read = backend.prefill(state, fed, np.array([-1]))
     after = backend.decoder_seconds
     backend.rewind(state, 0)
     assert not np.array_equal(backend.forward(state, fed, np.array([-1])), read)
@@ -111,7 +111,7 @@ def test_calls_of_both_decoders_are_counted_and_let_go(package: Package, backend
     backend.release()
     assert backend.decoder_seconds == counted
     backend.rewind(state, 0)
-    np.testing.assert_array_equal(backend.read(state, fed, np.array([-1])), read)
+    np.testing.assert_array_equal(backend.prefill(state, fed, np.array([-1])), read)
     backend.close()
 
 

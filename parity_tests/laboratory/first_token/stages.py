@@ -45,8 +45,9 @@ class Stages:
         family: Any = importlib.import_module("runtime_py.preprocess.minicpm_v")
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         self.backend = ort.OrtBackend(folder, manifest, threads=threads)
-        if hasattr(self.backend, "expect"):  # as `runtime_py.model.Model.generate` does
-            self.backend.expect(manifest["contracts"])
+        for name in ("open_ahead", "expect"):  # as `runtime_py.model.Model.generate` does; expect was its name
+            if hasattr(self.backend, name):
+                getattr(self.backend, name)(manifest["contracts"])
         self.processor = family.Processor(manifest["runtime"], None)
         limits = session.Limits(manifest["limits"]["context"], manifest["limits"]["prefill_chunk"])
         self.session = session.Session(self.backend, self.processor, limits)

@@ -14,7 +14,7 @@ import pytest
 from parity_tests.conftest import ExportedPackage
 from parity_tests.laboratory.webgpu import command, kernels, written_kernel
 from parity_tests.laboratory.webgpu.kernels import Checked, Stage, check, placement
-from runtime_py.backends import attention_apart, ort, webgpu
+from runtime_py.backends import attention_apart, ort_stages, webgpu
 from runtime_py.backends.attention_trial import trials
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, STAGES, VISION
 from runtime_py.errors import ExitCode, MachineError
@@ -48,7 +48,7 @@ def test_the_kernel_with_neither_fault_is_attention(lanes: int) -> None:
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The processor's provider in the place of WebGPU's, its attention called wrong, so that it is taken apart."""
-    for module, name in ((webgpu, "PROVIDER"), (ort, "WEBGPU"), (kernels, "PROVIDER")):
+    for module, name in ((webgpu, "PROVIDER"), (ort_stages, "WEBGPU"), (kernels, "PROVIDER")):
         monkeypatch.setattr(module, name, CPU)
     monkeypatch.setattr(webgpu, "_plugin_device", lambda _ort: None)
     monkeypatch.setattr(webgpu.WebGpu, "attention_is_right", False)

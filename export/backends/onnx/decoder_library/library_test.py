@@ -34,7 +34,7 @@ def opened(package: Path, own_code: bool = True) -> OrtBackend:
 
 def filled(backend: OrtBackend, lengths: Sequence[int]) -> list[OrtRow]:
     """Sequences with drawn positions, the same in every backend."""
-    rows = backend.start_together(len(lengths), 16)
+    rows = backend.start_batch(len(lengths), 16)
     for number, (row, length) in enumerate(zip(rows, lengths, strict=True)):
         backend.forward(row, token(backend, number, 0, length), np.array([-1]))
     return rows
@@ -48,7 +48,7 @@ def token(backend: OrtBackend, seed: int, first: int, count: int) -> dict[str, n
 
 def stepped(backend: OrtBackend, rows: list[OrtRow]) -> list[np.ndarray]:
     given = [token(backend, 100 + number, row.length, 1) for number, row in enumerate(rows)]
-    return [np.array(logits) for logits in backend.forward_together(rows, given)]
+    return [np.array(logits) for logits in backend.forward_batch(rows, given)]
 
 
 def caches(rows: Sequence[OrtRow]) -> dict[str, np.ndarray]:
@@ -72,9 +72,9 @@ def test_a_sequence_among_others_is_the_sequence_alone_bit_for_bit(library_packa
     backend = opened(library_package)
     together = stepped(backend, filled(backend, LENGTHS))
     for number, length in enumerate(LENGTHS):
-        row = backend.start_together(1, 16)[0]
+        row = backend.start_batch(1, 16)[0]
         backend.forward(row, token(backend, number, 0, length), np.array([-1]))
-        alone = backend.forward_together([row], [token(backend, 100 + number, row.length, 1)])
+        alone = backend.forward_batch([row], [token(backend, 100 + number, row.length, 1)])
         assert np.array_equal(alone[0], together[number])
 
 

@@ -1,4 +1,4 @@
-"""A step of several conversations at a time: one decoder call for all of them where the backend can."""
+"""A decode step of several sequences at a time: one decoder call for all of them where the backend can."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runtime_py.backends.base import Batching
 from runtime_py.generation.session import Session
 
 
-def step_together(
+def step_batch(
     sessions: Sequence[Session], tokens: Sequence[int], before_call: Callable[[], None] = lambda: None
 ) -> list[np.ndarray]:
     """Feed one answer token to each of several sessions of one backend; the logits that each `Session.step` gives.
@@ -30,5 +30,5 @@ def step_together(
         pairs = zip(sessions, fed, strict=True)
         return [session.stepped(session.backend.forward(state, inputs, last)) for session, (state, inputs) in pairs]
     backend = cast(Batching, sessions[0].backend)
-    rows = backend.forward_together([state for state, _ in fed], [inputs for _, inputs in fed])
+    rows = backend.forward_batch([state for state, _ in fed], [inputs for _, inputs in fed])
     return [session.stepped(row[None]) for session, row in zip(sessions, rows, strict=True)]
