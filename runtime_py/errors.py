@@ -5,7 +5,8 @@ It lives here, in the lightest package, so that the runtime can raise it without
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 
 
@@ -129,3 +130,26 @@ def did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:
     """The ``next`` part of an error about a name that is not known: the nearest names, else what to do otherwise."""
     near = nearest(name, known)
     return f"did you mean {' or '.join(near)}? {otherwise}" if near else otherwise
+
+
+@contextmanager
+def wrap_errors(what: str) -> Iterator[None]:
+    """Turn every other exception into an `EdgeproofError` that names ``what``; the exception itself is its cause."""
+    try:
+        yield
+    except EdgeproofError:
+        raise
+    except MemoryError as error:
+        raise MachineError(
+            f"{what}: this machine ran out of memory", "memory for the model and its inputs", "send smaller pictures"
+        ) from error
+    except OSError as error:
+        raise MachineError(
+            f"{what}: {error}", "a file that can be read, on a disk with room", "mend what it names, then try again"
+        ) from error
+    except Exception as error:
+        raise InternalError(
+            f"{what} failed: {type(error).__name__}: {error}",
+            "no error here: a fault of the package or of edgeproof",
+            "run `python -m runtime_py verify` on the package; if it is whole, report this",
+        ) from error

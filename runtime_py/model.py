@@ -23,13 +23,13 @@ from runtime_py.engine.engine import ANSWERING, Engine
 from runtime_py.engine.logprobs import EngineEvent, resolve
 from runtime_py.engine.preparation import Preparation
 from runtime_py.engine.running import Running, Wish
-from runtime_py.errors import EdgeproofError, PackageError, UsageError
+from runtime_py.errors import EdgeproofError, PackageError, UsageError, wrap_errors
 from runtime_py.files.json_file import shortened
 from runtime_py.generation import conversation
 from runtime_py.generation.conversation import Messages
 from runtime_py.generation.generate import Finish, Overrides, Settings, settings_of
 from runtime_py.generation.input_rows import Recorder
-from runtime_py.generation.turns import Turns, last_resort
+from runtime_py.generation.model_lock import ModelLock
 from runtime_py.hub.download import package_folder
 from runtime_py.package import trust as trusting
 from runtime_py.preprocess.base import ImageInputs, Layout, Message, Processor
@@ -67,7 +67,7 @@ class Model:
         self.upright = upright
         self._preparation = Preparation(self.session)
         self._answering: Running | None = None
-        self._turns = Turns()
+        self._lock = ModelLock()
 
     def __enter__(self) -> Model:
         return self
@@ -94,7 +94,7 @@ class Model:
         """
         if stream is not None and not callable(stream):
             raise UsageError(f"stream is {shortened(stream)}", "a function that takes text", "leave it out")
-        with self._turns.held(ANSWERING):
+        with self._lock.held(ANSWERING):
             run = self.generate(messages, images, overrides, upright)
             for token in run:
                 if stream is not None and token.text:
@@ -110,7 +110,7 @@ class Model:
         upright: bool | None = None,
     ) -> AnswerStream:
         """The same as `chat`, token by token; the work happens while the result is iterated over."""
-        with self._turns.turn("reading the question"):
+        with self._lock.guard("reading the question"):
             settings = settings_of(self.package.generation, overrides)
             if not isinstance(messages, str | list | tuple):
                 raise UsageError(f"messages is {shortened(messages)}", "a text or a list of messages", "pass one of them")
@@ -119,17 +119,17 @@ class Model:
                 raise UsageError(f"upright is {shortened(turned)}", "True or False", "correct it, or leave it out")
             turns, pictures = conversation.read(messages, picture_list(images), turned, self.check_picture)
         run = AnswerStream(iter(()))
-        run._tokens = self._turns.steps(self._answer(turns, pictures, settings, run), ANSWERING)
+        run._tokens = self._lock.guard_each(self._answer(turns, pictures, settings, run), ANSWERING)
         return run
 
     def reset(self) -> None:
         """Forget the conversation: cache and picture features."""
-        with self._turns.turn("forgetting the conversation"):
+        with self._lock.guard("forgetting the conversation"):
             self._forget()
 
     def close(self) -> None:
         """Give the memory back, once the answer at work is finished; closing again does nothing."""
-        with self._turns.last() as was_open:
+        with self._lock.closing() as was_open:
             if was_open:
                 self._forget()
                 self.backend.close()
@@ -228,7 +228,7 @@ def load(
     Raises:
         UsageError, PackageError, MachineError, DoesNotFitError.
     """
-    with last_resort("opening the package"):
+    with wrap_errors("opening the package"):
         check_choices(backend, threads, providers)
         opened = package.read(package_folder(path, lambda known: trusting.require_known(known, backend, trust)))
         if verify == "full":  # compares the files that are code with all others

@@ -23,10 +23,9 @@ from runtime_py.backends.registry import runtime_backends
 from runtime_py.engine.running import Running
 from runtime_py.engine.slot import Slot
 from runtime_py.engine.speculation import draft_tokens, step_speculatively
-from runtime_py.errors import EdgeproofError, UsageError
+from runtime_py.errors import EdgeproofError, UsageError, wrap_errors
 from runtime_py.generation.batch_step import step_batch
 from runtime_py.generation.session import Session, SessionLimits
-from runtime_py.generation.turns import last_resort
 from runtime_py.preprocess.base import Processor
 
 ANSWERING = "answering"
@@ -218,7 +217,7 @@ class Engine:
     def _safely(those: Sequence[Running], work: Callable[[], None]) -> bool:
         """Do some work for sequences; what goes wrong ends these and no other."""
         try:
-            with last_resort(ANSWERING):
+            with wrap_errors(ANSWERING):
                 work()
         except EdgeproofError as error:
             for running in those:

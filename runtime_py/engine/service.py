@@ -21,13 +21,13 @@ from runtime_py.backends.registry import runtime_backends
 from runtime_py.engine.answer import Token
 from runtime_py.engine.engine import ANSWERING, Engine
 from runtime_py.engine.event_dispatch import EventDispatcher
+from runtime_py.engine.fair_lock import FairLock
 from runtime_py.engine.logprobs import EngineEvent, Event, resolve
 from runtime_py.engine.preparation import Preparation
 from runtime_py.engine.running import Running, Wish
-from runtime_py.engine.stack import STACK, stack_of
-from runtime_py.errors import EdgeproofError, MachineError, UsageError
+from runtime_py.engine.thread_stack import STACK_BYTES, thread_stack_size
+from runtime_py.errors import EdgeproofError, MachineError, UsageError, wrap_errors
 from runtime_py.generation.session import Session
-from runtime_py.generation.turns import last_resort
 from runtime_py.package import Package
 from runtime_py.preprocess.base import Message, Processor
 from runtime_py.tokenizer import Tokenizer
@@ -90,22 +90,6 @@ class Ticket:
                 self._send(event)
 
 
-class InTurn:
-    """A lock of two threads that neither can take twice while the other waits; `threading.Lock` goes to whoever is quicker,
-    which is the one that gave it back.
-    """
-
-    def __init__(self) -> None:
-        self._next, self._lock = threading.Lock(), threading.Lock()
-
-    def __enter__(self) -> None:
-        with self._next:
-            self._lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
-
-
 @dataclass(frozen=True)
 class Sizes:
     """How much a service takes at a time.
@@ -140,13 +124,13 @@ class Service:
         self._preparation = Preparation(Session(backend, processor, package.limits), KEPT_FEATURES)
         record = runtime_backends().get(backend.name)
         self._beside = record is not None and record.can(Ability.BESIDE)
-        self._device: AbstractContextManager[object] = nullcontext() if self._beside else InTurn()
+        self._device: AbstractContextManager[object] = nullcontext() if self._beside else FairLock()
         self._tickets: dict[int, Ticket] = {}
         self._work = threading.Condition()
         self._closing = self._stopped = False
         self._preparing = ThreadPoolExecutor(1, "preparation")
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-        with stack_of(STACK):
+        with thread_stack_size(STACK_BYTES):
             self._thread.start()
 
     @property
@@ -200,7 +184,7 @@ class Service:
             self._forget(ticket)
             return
         try:
-            with last_resort("preparing the question"), self._device:
+            with wrap_errors("preparing the question"), self._device:
                 prompt = self._preparation.prepare(question.turns, question.pictures)
         except EdgeproofError as error:
             self._end(ticket, error)
@@ -244,7 +228,7 @@ class Service:
     @staticmethod
     def _resolved(event: EngineEvent) -> Event:
         try:
-            with last_resort(ANSWERING):
+            with wrap_errors(ANSWERING):
                 return resolve(event)
         except EdgeproofError as error:
             return error

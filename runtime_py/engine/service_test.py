@@ -18,7 +18,7 @@ from runtime_py.engine.answer import Answer, Token
 from runtime_py.engine.conftest import opened, until_nothing_is_held
 from runtime_py.engine.logprobs import Event
 from runtime_py.engine.running import Wish
-from runtime_py.engine.service import InTurn, Question, QueueFullError, Service
+from runtime_py.engine.service import Question, QueueFullError, Service
 from runtime_py.engine.stop_text import StopText
 from runtime_py.errors import EdgeproofError, MachineError, UsageError
 from runtime_py.generation.generate import Overrides, settings_of
@@ -151,30 +151,6 @@ def test_closing_without_patience_ends_a_patient_closing(model: Model) -> None:
     assert not service._thread.is_alive(), "the backend may be closed now"
     patient.join(30)
     assert not patient.is_alive() and isinstance(whole(events), MachineError)
-
-
-def test_neither_of_two_threads_waits_for_more_than_one_turn_of_the_other() -> None:
-    """One that takes the lock again as soon as it gave it back, and one that comes now and then."""
-    lock, turns, over = InTurn(), 0, threading.Event()
-
-    def busy() -> None:
-        nonlocal turns
-        while not over.is_set():
-            with lock:
-                turns += 1
-                time.sleep(0.002)
-
-    thread = threading.Thread(target=busy)
-    thread.start()
-    waited = []
-    for _ in range(20):
-        time.sleep(0.003)
-        before = turns
-        with lock:
-            waited.append(turns - before)
-    over.set()
-    thread.join(30)
-    assert max(waited) <= 2, "the turn at work, and one that had begun before"
 
 
 def test_whoever_receives_an_event_may_cancel(model: Model) -> None:

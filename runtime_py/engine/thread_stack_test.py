@@ -6,13 +6,13 @@ import threading
 
 import pytest
 
-from runtime_py.engine.stack import STACK, stack_of
+from runtime_py.engine.thread_stack import STACK_BYTES, thread_stack_size
 
 
-@pytest.mark.parametrize(("size", "seen"), [(STACK, STACK), (1, 0)], ids=["taken", "refused"])
+@pytest.mark.parametrize(("size", "seen"), [(STACK_BYTES, STACK_BYTES), (1, 0)], ids=["taken", "refused"])
 def test_the_size_holds_inside_alone(size: int, seen: int) -> None:
     assert threading.stack_size() == 0
-    with stack_of(size):
+    with thread_stack_size(size):
         assert threading.stack_size() == seen
     assert threading.stack_size() == 0
 
@@ -26,7 +26,7 @@ def test_a_thread_writes_deep_into_it() -> None:
         else:
             reached.append(depth)
 
-    with stack_of(STACK):
+    with thread_stack_size(STACK_BYTES):
         thread = threading.Thread(target=deeper, args=(500,))
         thread.start()
     thread.join()

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 import runtime_py
-from runtime_py.errors import EdgeproofError, InternalError, MachineError, UsageError
+from runtime_py.errors import EdgeproofError, InternalError, MachineError, UsageError, wrap_errors
 from runtime_py.generation.generate import Overrides
-from runtime_py.generation.turns import Turns, last_resort
+from runtime_py.generation.model_lock import ModelLock
 from runtime_py.model import Model
 
 QUESTIONS = ["What colour?", "How many shapes are there?", "Where is it?", "图中有几个图形？", "Hello", "Is it red?"]
@@ -189,24 +189,24 @@ def test_wrong_arguments_of_load(exported: Path, given: dict[str, Any]) -> None:
         runtime_py.load(**{"path": exported, **given})
 
 
-def test_the_last_resort() -> None:
-    with pytest.raises(InternalError, match="answering failed: ZeroDivisionError"), last_resort("answering"):
+def test_every_exception_becomes_an_error_with_three_parts() -> None:
+    with pytest.raises(InternalError, match="answering failed: ZeroDivisionError"), wrap_errors("answering"):
         _ = 1 / 0
-    with pytest.raises(MachineError, match="out of memory"), last_resort("answering"):
+    with pytest.raises(MachineError, match="out of memory"), wrap_errors("answering"):
         raise MemoryError
-    with pytest.raises(MachineError, match="No space left"), last_resort("answering"):
+    with pytest.raises(MachineError, match="No space left"), wrap_errors("answering"):
         raise OSError(errno.ENOSPC, "No space left on device", "/tmp/x")
-    with pytest.raises(UsageError), last_resort("answering"):
+    with pytest.raises(UsageError), wrap_errors("answering"):
         raise UsageError("a", "b", "c")
-    with pytest.raises(KeyboardInterrupt), last_resort("answering"):
+    with pytest.raises(KeyboardInterrupt), wrap_errors("answering"):
         raise KeyboardInterrupt
 
 
-def test_turns_are_taken_one_after_the_other() -> None:
-    turns, inside, most = Turns(), [], []
+def test_one_thread_works_at_a_time_and_none_after_closing() -> None:
+    lock, inside, most = ModelLock(), [], []
 
     def work(number: int) -> None:
-        with turns.turn("work"):
+        with lock.guard("work"):
             inside.append(number)
             time.sleep(0.001)  # long enough for another thread to come in, were it let
             most.append(len(inside))
@@ -215,7 +215,7 @@ def test_turns_are_taken_one_after_the_other() -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(work, range(40)))
     assert set(most) == {1}
-    with turns.last() as was_open:
+    with lock.closing() as was_open:
         assert was_open
-    with pytest.raises(EdgeproofError, match="closed"), turns.turn("work"):
+    with pytest.raises(EdgeproofError, match="closed"), lock.guard("work"):
         pass
