@@ -24,7 +24,7 @@ from runtime_py.backends.ort import OrtBackend, OrtState
 from runtime_py.backends.ort_decoder import CacheBuffers
 from runtime_py.backends.ort_inputs import PAST, PRESENT
 from runtime_py.backends.ort_stages import widened
-from runtime_py.backends.page_by_page import zeros
+from runtime_py.backends.small_pages import zeros
 from runtime_py.backends.stage_sessions import give_back_freed
 from runtime_py.contracts import DECODER
 from runtime_py.errors import UsageError

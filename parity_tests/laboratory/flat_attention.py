@@ -28,7 +28,7 @@ from export.processor.flat_rows import FlatHeads
 from export.processor.targets import TARGETS
 from parity_tests.laboratory.kernels import PARTS, kernel_of, plain_read
 from parity_tests.laboratory.turns import in_turns
-from runtime_py.backends.page_by_page import zeros
+from runtime_py.backends.small_pages import zeros
 from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, execute
 from runtime_py.command.parser import Parser

@@ -20,7 +20,7 @@ import numpy as np
 
 from runtime_py.backends.base import Arrays
 from runtime_py.backends.ort_decoder import CacheBuffers
-from runtime_py.backends.page_by_page import zeros_apart
+from runtime_py.backends.small_pages import stacked_zeros
 from runtime_py.contracts import TensorContract
 from runtime_py.errors import UsageError
 from runtime_py.memory import require_bytes
@@ -71,7 +71,7 @@ class RowPool:
         for shape in dict.fromkeys(shapes.values()):
             names = [name for name, other in shapes.items() if other == shape]
             (heads, width), dtype = shape
-            self._stacks.append(zeros_apart(len(names), (count, heads, capacity, width), dtype))
+            self._stacks.append(stacked_zeros(len(names), (count, heads, capacity, width), dtype))
             self._arrays |= zip(names, self._stacks[-1], strict=True)
         self._values: dict[tuple[int, int], CacheBuffers] = {}
         self.rows = [OrtRow(self, row) for row in range(count)]

@@ -114,15 +114,15 @@ class WebGpu:
 
     def session_of(self, model: Any, folder: Path, options: Any) -> Any:
         """The same of an onnx.ModelProto, which is changed in place; its weights lie in ``folder``."""
-        from runtime_py.backends import attention_apart
+        from runtime_py.backends import decompose
 
-        attention_apart.split_fused_products(model)
+        decompose.split_fused_products(model)
         if not (self.half and self.attention_is_right):
-            attention_apart.widen(model)
+            decompose.widen(model)
         if not self.half:
-            attention_apart.round_in_float32(model)
+            decompose.round_in_float32(model)
         if not self.attention_is_right:
-            attention_apart.take_apart(model)
+            decompose.decompose_attention(model)
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
         return self._open(model.SerializeToString(), options)
 

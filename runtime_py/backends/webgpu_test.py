@@ -70,7 +70,7 @@ def test_where_attention_is_right_it_stays(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("stand_in")
-def test_where_attention_is_wrong_it_is_taken_apart_and_said(
+def test_where_attention_is_wrong_it_is_decomposed_and_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     provider = webgpu.webgpu(onnxruntime)

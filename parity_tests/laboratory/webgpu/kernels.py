@@ -1,7 +1,7 @@
 """One package, its graphs on the WebGPU provider against the same graphs on the processor, from a picture to an answer.
 
 Both sides compute in float32 throughout (`parity_tests.localize.onnx_blocks.set_exact` and
-`runtime_py.backends.attention_apart.widen`), so that a difference is a kernel's. What ran where is read from ONNX Runtime's
+`runtime_py.backends.decompose.widen`), so that a difference is a kernel's. What ran where is read from ONNX Runtime's
 profile, so that a graph that stayed on the processor is not called checked.
 """
 
@@ -24,7 +24,7 @@ from parity_tests.judging.results import Comparison, Measurement
 from parity_tests.laboratory.consumers.outcome import first_line
 from parity_tests.localize.onnx_blocks import open_graph, set_exact
 from parity_tests.thresholds import Standard
-from runtime_py.backends.attention_apart import widen
+from runtime_py.backends.decompose import widen
 from runtime_py.backends.ort import OrtBackend
 from runtime_py.backends.records import ONNX
 from runtime_py.backends.webgpu import NAME, PROVIDER

@@ -14,7 +14,7 @@ import pytest
 from parity_tests.conftest import ExportedPackage
 from parity_tests.laboratory.webgpu import command, kernels, written_kernel
 from parity_tests.laboratory.webgpu.kernels import Checked, Stage, check, placement
-from runtime_py.backends import attention_apart, ort_stages, webgpu
+from runtime_py.backends import decompose, ort_stages, webgpu
 from runtime_py.backends.attention_trial import trials
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, STAGES, VISION
 from runtime_py.errors import ExitCode, MachineError
@@ -47,7 +47,7 @@ def test_the_kernel_with_neither_fault_is_attention(lanes: int) -> None:
 
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The processor's provider in the place of WebGPU's, its attention called wrong, so that it is taken apart."""
+    """The processor's provider in the place of WebGPU's, its attention called wrong, so that it is decomposed."""
     for module, name in ((webgpu, "PROVIDER"), (ort_stages, "WEBGPU"), (kernels, "PROVIDER")):
         monkeypatch.setattr(module, name, CPU)
     monkeypatch.setattr(webgpu, "_plugin_device", lambda _ort: None)
@@ -58,7 +58,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("stand_in")
-def test_graphs_with_their_attention_taken_apart_are_the_same(exported: ExportedPackage) -> None:
+def test_graphs_with_decomposed_attention_are_the_same(exported: ExportedPackage) -> None:
     checked = check(exported("minicpm-v", "cpu", "fp32"))
     assert checked.passed, checked
     assert set(checked.stages) == set(STAGES)
@@ -70,7 +70,7 @@ def test_graphs_with_their_attention_taken_apart_are_the_same(exported: Exported
 @pytest.mark.usefixtures("stand_in")
 def test_a_wrong_kernel_does_not_pass(exported: ExportedPackage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows that see what lies behind them: the decoder's prompt is wrong, and nothing before it."""
-    monkeypatch.setattr(attention_apart, "HIDDEN", 0.0)
+    monkeypatch.setattr(decompose, "HIDDEN", 0.0)
     checked = check(exported("minicpm-v", "cpu", "fp32"))
     assert not checked.passed
     assert {name for name, stage in checked.stages.items() if not stage.passed} == {DECODER}

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime_py.backends.page_by_page import zeros, zeros_apart
+from runtime_py.backends.small_pages import stacked_zeros, zeros
 
 
 def anonymous_bytes() -> int:
@@ -29,12 +29,12 @@ def test_they_are_zeros_that_can_be_written() -> None:
 
 
 def test_each_of_several_begins_at_a_page() -> None:
-    made = zeros_apart(3, (2, 5, 7), np.dtype(np.float16))
+    made = stacked_zeros(3, (2, 5, 7), np.dtype(np.float16))
     assert made.shape == (3, 2, 5, 7) and made.dtype == np.float16 and not made.any()
     assert all(each.flags.c_contiguous and each.ctypes.data % mmap.PAGESIZE == 0 for each in made)
     made[:, 1] = 1
     assert [each.sum() for each in made] == [35, 35, 35]
-    assert zeros_apart(2, (0, 3), np.dtype(np.float32)).shape == (2, 0, 3)
+    assert stacked_zeros(2, (0, 3), np.dtype(np.float32)).shape == (2, 0, 3)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")

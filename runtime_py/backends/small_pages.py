@@ -1,4 +1,4 @@
-"""Arrays of zeros that take memory page by page, as they are written.
+"""Arrays of zeros in small pages: they take memory as they are written.
 
 NumPy asks Linux for huge pages for what is large (numpy/numpy, doc/source/reference/global_state.rst). A key/value cache
 lies head by head: of every head the positions so far are written, and what is reserved for later ones stands between them.
@@ -26,8 +26,8 @@ def zeros(shape: Sequence[int], dtype: np.dtype[Any]) -> np.ndarray:
     return np.frombuffer(pages, dtype).reshape(shape)
 
 
-def zeros_apart(count: int, shape: Sequence[int], dtype: np.dtype[Any]) -> np.ndarray:
-    """The same for ``count`` arrays of one shape, as one (count, *shape): each begins at a page of its own."""
+def stacked_zeros(count: int, shape: Sequence[int], dtype: np.dtype[Any]) -> np.ndarray:
+    """``count`` such arrays of one shape as one (count, *shape); each begins at a page boundary."""
     size = math.prod(shape) * dtype.itemsize
     pages = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
     return zeros((count, pages), np.dtype(np.uint8))[:, :size].view(dtype).reshape(count, *shape)

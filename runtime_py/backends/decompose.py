@@ -1,7 +1,7 @@
-"""Operators of a graph in memory written out in plain ones: attention as two products and a softmax, float16 as float32.
+"""Operators of a graph in memory decomposed into plain ones: attention as two products and a softmax, float16 as float32.
 
 For execution providers whose own attention is wrong on a device, or that have no float16 there
-(`runtime_py.backends.webgpu`). What leaves a taken-apart operator is what the operator gives, the cache's rows among it; the
+(`runtime_py.backends.webgpu`). What leaves a decomposed operator is what the operator gives, the cache's rows among it; the
 cache becomes float32, and so does everything else that is float16 by choice of storage. The meaning of the operators:
 microsoft/onnxruntime, docs/ContribOperators.md.
 """
@@ -20,7 +20,7 @@ HIDDEN = -3.0e38
 """What is added to the score of a position that a row must not see."""
 
 
-def take_apart(model: Any) -> int:
+def decompose_attention(model: Any) -> int:
     """Rewrite every attention of an onnx.ModelProto in place; returns how many there were.
 
     Sequences of a call are taken to be equally long: one sequence, as the cache of `runtime_py.backends.ort.OrtState` is.

@@ -1,4 +1,4 @@
-"""Operators written out against the operators themselves, with ONNX Runtime's processor kernels."""
+"""Decomposed operators against the operators themselves, with ONNX Runtime's processor kernels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from runtime_py.backends.attention_apart import round_in_float32, split_fused_products, take_apart, widen
+from runtime_py.backends.decompose import decompose_attention, round_in_float32, split_fused_products, widen
 from runtime_py.errors import PackageError
 
 MICROSOFT = "com.microsoft"
@@ -40,7 +40,7 @@ def test_full_attention(rows: int, keys: int, heads: int, seed: int) -> None:
     node = helper.make_node("MultiHeadAttention", [*feeds], ["out"], domain=MICROSOFT, num_heads=heads, scale=0.3)
     model = model_of([node], feeds, {"out": TensorProto.FLOAT})
     expected = run(model, feeds)[0]
-    assert take_apart(model) == 1
+    assert decompose_attention(model) == 1
     np.testing.assert_allclose(run(model, feeds)[0], expected, atol=1e-6)
 
 
@@ -63,7 +63,7 @@ def test_cached_attention_and_its_cache(cache: type, filled: int, rows: int, spa
     model = model_of([*casts, node, back], feeds, {"out": TensorProto.FLOAT, "nk": kind, "nv": kind})
     expected = run(model, feeds)
     widen(model)
-    assert take_apart(model) == 1
+    assert decompose_attention(model) == 1
     wide = {name: array.astype(np.float32) if array.dtype == np.float16 else array for name, array in feeds.items()}
     for got, want, filled_rows in zip(run(model, wide), expected, (rows, total, total), strict=True):
         axis = 1 if got.ndim == 3 else 2
@@ -77,10 +77,10 @@ def test_what_no_graph_of_ours_has_is_refused() -> None:
     feeds = {name: np.zeros((1, 2, 8), np.float32) for name in ("q", "k", "v")} | {"bias": np.zeros(24, np.float32)}
     node = helper.make_node("MultiHeadAttention", [*feeds], ["out"], domain=MICROSOFT, num_heads=2, scale=0.3)
     with pytest.raises(PackageError, match="takes bias"):
-        take_apart(model_of([node], feeds, {"out": TensorProto.FLOAT}))
+        decompose_attention(model_of([node], feeds, {"out": TensorProto.FLOAT}))
     unscaled = helper.make_node("MultiHeadAttention", ["q", "k", "v"], ["out"], domain=MICROSOFT, num_heads=2)
     with pytest.raises(PackageError, match="says no scale"):
-        take_apart(model_of([unscaled], feeds, {"out": TensorProto.FLOAT}))
+        decompose_attention(model_of([unscaled], feeds, {"out": TensorProto.FLOAT}))
 
 
 def test_a_fused_product_is_a_product() -> None:
