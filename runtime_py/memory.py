@@ -1,8 +1,9 @@
-"""How much memory this machine can still give, so that a request beyond it is refused instead of killed."""
+"""How much memory this machine can still give, so that what is beyond it is refused, not killed; and how much was taken."""
 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from runtime_py.errors import DoesNotFitError
@@ -17,6 +18,14 @@ def available_bytes() -> int | None:
     """Bytes that can be had now, swap and a container's limit included; None where the system does not say."""
     sizes = [size for size in (_of_machine(), container_bytes()) if size is not None]
     return min(sizes) if sizes else None
+
+
+def peak_resident_bytes() -> int:
+    """Highest resident memory of this process so far; a forked process starts at its parent's."""
+    import resource  # not on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def require_bytes(needed: int, what: str, advice: str) -> None:

@@ -44,3 +44,7 @@ def test_what_does_not_fit_is_refused(machine: Path) -> None:
 def test_this_machine_says_something() -> None:
     available = memory.available_bytes()
     assert available is None or available > 1 << 20
+
+
+def test_peak_memory_is_that_of_a_process() -> None:
+    assert 5 << 20 < memory.peak_resident_bytes() < 1 << 45

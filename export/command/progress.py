@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-import resource
 import sys
 import threading
 import time
 from dataclasses import dataclass, field
 from typing import Any
+
+from runtime_py.memory import peak_resident_bytes
 
 log = logging.getLogger("edgeproof")
 
@@ -22,12 +23,6 @@ def human_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} TiB"
-
-
-def peak_resident_bytes() -> int:
-    """Highest resident memory of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 @dataclass

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from export.command.progress import Progress, human_bytes, peak_resident_bytes
+from export.command.progress import Progress, human_bytes
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,3 @@ def test_bars_show_amount_and_rate(capfd: pytest.CaptureFixture[str]) -> None:
     assert "weights" in shown
     assert "B/s" in shown
     assert "100%" in shown
-
-
-def test_peak_memory_is_that_of_a_process() -> None:
-    assert 5 << 20 < peak_resident_bytes() < 1 << 45

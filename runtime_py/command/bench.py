@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import numpy as np
 from runtime_py.backends.base import LoadsAhead
 from runtime_py.errors import UsageError
 from runtime_py.generation.generate import Overrides
+from runtime_py.memory import peak_resident_bytes
 from runtime_py.model import Model, load
 from runtime_py.package import Depth
 from runtime_py.preprocess.pictures import open_picture
@@ -100,7 +100,7 @@ def measure(request: Request) -> dict[str, Any]:
             "decode_tokens_per_second": _spread(decode),
             "image_seconds": _spread(vision),
             "first_token_seconds_with_image": _spread(first),
-            "peak_resident_bytes": peak_resident(),
+            "peak_resident_bytes": peak_resident_bytes(),
         }
 
 
@@ -132,14 +132,6 @@ def _drawn() -> np.ndarray:
 
 def _spread(values: tuple[float, ...]) -> dict[str, float]:
     return {"median": statistics.median(values), "low": min(values), "high": max(values)}
-
-
-def peak_resident() -> int:
-    """Largest resident size of this process so far, in bytes."""
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def lines(figures: dict[str, Any]) -> list[str]:

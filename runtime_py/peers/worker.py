@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from runtime_py.errors import EdgeproofError
+from runtime_py.memory import peak_resident_bytes
 from runtime_py.peers.engine import Job, NotHereError, PeerEngine
 
 
@@ -64,8 +65,6 @@ ENGINES: Mapping[str, Callable[[Job], PeerEngine]] = {
 
 def main(name: str, job: str) -> None:
     """Runs until stdin ends."""
-    import resource  # not on Windows
-
     told = os.fdopen(os.dup(1), "w")  # libraries print to stdout
     os.dup2(2, 1)
 
@@ -87,8 +86,7 @@ def main(name: str, job: str) -> None:
         began, busy = time.perf_counter(), time.process_time()
         (engine.fill if verb == "fill" else engine.step)(int(count))
         seconds, processor = time.perf_counter() - began, time.process_time() - busy
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        tell(seconds=seconds, processor=processor, peak=peak if sys.platform == "darwin" else peak * 1024)
+        tell(seconds=seconds, processor=processor, peak=peak_resident_bytes())
 
 
 if __name__ == "__main__":
