@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from export.modules.kernels import Kernels, Role, activate, rotate
+from export.modules.kernels import Kernels, Role, rotate
+from export.modules.vision.transformer import VisionMlp
 from export.specs import RotaryVisionSpec
 
 
@@ -28,19 +29,6 @@ class RotaryVisionAttention(nn.Module):
         return self.out(attended.transpose(1, 2).reshape(batch, tokens, width))
 
 
-class RotaryVisionMlp(nn.Module):
-    """fc2(activation(fc1(x)))."""
-
-    def __init__(self, name: str, spec: RotaryVisionSpec, kernels: Kernels) -> None:
-        super().__init__()
-        self.activation = spec.activation
-        self.fc1 = kernels.linear(f"{name}.fc1", spec.width, spec.mlp_width, True, Role.VISION)
-        self.fc2 = kernels.linear(f"{name}.fc2", spec.mlp_width, spec.width, True, Role.VISION)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(activate(self.fc1(x), self.activation))
-
-
 class RotaryVisionBlock(nn.Module):
     """Pre-norm attention and MLP with residuals."""
 
@@ -49,7 +37,7 @@ class RotaryVisionBlock(nn.Module):
         self.norm1 = kernels.layer_norm(spec.width, spec.norm_eps)
         self.attention = RotaryVisionAttention(f"{name}.attention", spec, kernels)
         self.norm2 = kernels.layer_norm(spec.width, spec.norm_eps)
-        self.mlp = RotaryVisionMlp(f"{name}.mlp", spec, kernels)
+        self.mlp = VisionMlp(f"{name}.mlp", spec, kernels)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         x = x + self.attention(self.norm1(x), cos, sin)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from export.modules.kernels import Kernels, Role, activate
-from export.specs import NormPlacement, PositionKind, VisionSpec
+from export.specs import NormPlacement, PositionKind, RotaryVisionSpec, VisionSpec
 
 
 class VisionAttention(nn.Module):
@@ -29,7 +29,7 @@ class VisionAttention(nn.Module):
 class VisionMlp(nn.Module):
     """fc2(activation(fc1(x)))."""
 
-    def __init__(self, name: str, spec: VisionSpec, kernels: Kernels) -> None:
+    def __init__(self, name: str, spec: VisionSpec | RotaryVisionSpec, kernels: Kernels) -> None:
         super().__init__()
         self.activation = spec.activation
         self.fc1 = kernels.linear(f"{name}.fc1", spec.width, spec.mlp_width, True, Role.VISION)

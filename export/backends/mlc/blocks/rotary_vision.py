@@ -10,7 +10,7 @@ from export.backends.mlc.blocks.attention import packed_attention
 from export.backends.mlc.blocks.linear import Layers
 from export.backends.mlc.blocks.norms import LayerNorm
 from export.backends.mlc.blocks.rotary import rotate_heads
-from export.backends.mlc.blocks.vision import Statistics, activate, normalised
+from export.backends.mlc.blocks.vision import Statistics, VisionMlp, normalised
 from export.specs import RotaryVisionSpec
 
 CHANNELS = 3
@@ -24,7 +24,7 @@ class RotaryVisionBlock(nn.Module):
         self.norm1 = LayerNorm(spec.width, spec.norm_eps, layers.dtype)
         self.attention = RotaryVisionAttention(f"{name}.attention", spec, layers, most)
         self.norm2 = LayerNorm(spec.width, spec.norm_eps, layers.dtype)
-        self.mlp = RotaryVisionMlp(f"{name}.mlp", spec, layers)
+        self.mlp = VisionMlp(f"{name}.mlp", spec, layers)
 
     def forward(self, x: Tensor, angles: Tensor) -> Tensor:
         x = x + self.attention(self.norm1(x), angles)
@@ -44,18 +44,6 @@ class RotaryVisionAttention(nn.Module):
         qkv = op.reshape(self.qkv(x), (1, tokens, 3 * spec.heads, spec.head_dim))
         qkv = op.reshape(rotate_heads(qkv, angles, 2 * spec.heads), (1, tokens, 3 * spec.width))
         return self.out(packed_attention(qkv, spec.heads, self.most))
-
-
-class RotaryVisionMlp(nn.Module):
-    """fc2(activation(fc1(x)))."""
-
-    def __init__(self, name: str, spec: RotaryVisionSpec, layers: Layers) -> None:
-        self.activation = spec.activation
-        self.fc1 = layers.linear(f"{name}.fc1", spec.width, spec.mlp_width, True)
-        self.fc2 = layers.linear(f"{name}.fc2", spec.mlp_width, spec.width, True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(activate(self.fc1(x), self.activation))
 
 
 class RotaryVisionTransformer(nn.Module):

@@ -11,7 +11,7 @@ from tvm.relax.frontend.nn import Tensor, op
 from export.backends.mlc.blocks.attention import packed_attention
 from export.backends.mlc.blocks.linear import Layers, multiply
 from export.backends.mlc.blocks.norms import LayerNorm
-from export.specs import Activation, NormPlacement, PositionKind, VisionSpec
+from export.specs import Activation, NormPlacement, PositionKind, RotaryVisionSpec, VisionSpec
 
 QUICK = 1.702
 """Of x * sigmoid(1.702 x), CLIP's stand-in for GELU (openai/CLIP, clip/model.py)."""
@@ -56,7 +56,7 @@ class VisionAttention(nn.Module):
 class VisionMlp(nn.Module):
     """fc2(activation(fc1(x)))."""
 
-    def __init__(self, name: str, spec: VisionSpec, layers: Layers) -> None:
+    def __init__(self, name: str, spec: VisionSpec | RotaryVisionSpec, layers: Layers) -> None:
         self.activation = spec.activation
         self.fc1 = layers.linear(f"{name}.fc1", spec.width, spec.mlp_width, True)
         self.fc2 = layers.linear(f"{name}.fc2", spec.mlp_width, spec.width, True)
