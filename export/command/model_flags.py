@@ -71,9 +71,6 @@ WAIVERS = (
     ModelFlag("--without-tokenizer", "", "accept a checkpoint without one, whose package cannot chat; a waiver"),
 )
 
-EXPORT = (*MODEL, *TARGET, *LIMITS, *CALIBRATION, *DEVICE, *OUTPUT, *AGAIN, *WAIVERS)
-"""Everything that an export is asked on a command line, but for what backends leave to the user (`add_backend_options`)."""
-
 OPTION = "option "
 """Begins the destination of a flag whose option has no field of its own."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -169,7 +169,10 @@ def _tensor_result(
 ) -> GoldenResult:
     if actual is None:
         return GoldenResult(name, "fail", "missing")
-    fields: Callable[[Mapping[str, Any]], list[Any]] = lambda record: [record[k] for k in ("shape", "dtype", "format")]  # noqa: E731
+
+    def fields(record: Mapping[str, Any]) -> list[Any]:
+        return [record[key] for key in ("shape", "dtype", "format")]
+
     if fields(expected[0]) != fields(actual[0]):
         return GoldenResult(name, "fail", f"expected {fields(expected[0])}, found {fields(actual[0])}")
     theirs, ours = (np.frombuffer(data, np.uint8) for data in (expected[1], actual[1]))

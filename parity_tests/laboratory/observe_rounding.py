@@ -108,11 +108,6 @@ def observe(folder: Path, pictures: int) -> dict[tuple[str, Kind, str], float]:
     return worst
 
 
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
-
-
 def parser(prog: str) -> Parser:
     """The flags."""
     made = Parser(prog, "What rounding alone does to the answers of the trained demos.")

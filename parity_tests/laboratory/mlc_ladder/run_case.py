@@ -94,7 +94,10 @@ def logit_kernels(backend: MlcBackend, logits: np.ndarray) -> dict[str, np.ndarr
         machine["softmax_with_temperature"](tensor(row[None, None]), tensor(np.array([temperature], np.float32))).numpy()
         for row, temperature in zip(rows, (0.7, 0.0), strict=True)
     ]
-    integers = lambda *values: tensor(np.array(values, np.int32))  # noqa: E731
+
+    def integers(*values: int) -> Any:
+        return tensor(np.array(values, np.int32))
+
     edited = tensor(rows)
     machine["apply_logit_bias_inplace"](
         edited, integers(0, 1, 1), integers(3, 4, 5), tensor(np.array([1, -2, 3], np.float32))
