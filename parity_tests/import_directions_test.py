@@ -98,7 +98,9 @@ def test_packages_stand_on_those_before_them(package: str) -> None:
         (PRODUCT, ("parity_tests.laboratory",), True),
     ],
 )
-def test_directions(folders: tuple[str, ...], forbidden: tuple[str, ...], everywhere: bool) -> None:
+def test_lower_packages_import_no_higher_ones(
+    folders: tuple[str, ...], forbidden: tuple[str, ...], everywhere: bool
+) -> None:
     assert offenders(folders, forbidden, everywhere) == []
 
 

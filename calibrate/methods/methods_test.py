@@ -158,7 +158,7 @@ def test_the_moment_is_the_output_error() -> None:
     assert torch.equal(upper, upper.triu())
 
 
-def test_unknown_method() -> None:
+def test_an_unknown_method_is_refused() -> None:
     with pytest.raises(UsageError, match="--method best"):
         method_named("best")
 

@@ -95,7 +95,7 @@ def test_full_size_counts() -> None:
         assert all(sum(tensor.nbytes for tensor in file) <= 5_000_000_000 for file in files)
 
 
-def test_values(tmp_path: Path) -> None:
+def test_tensors_differ_and_have_the_scale_of_trained_ones(tmp_path: Path) -> None:
     """Every tensor differs from every other, norms lie near 1, matrices have deviation 1 / sqrt(inputs)."""
     synthesize(SynthesisRequest("minicpm-v", "tiny", tmp_path / "out", dtype="float32"))
     tensors = load_file(tmp_path / "out" / "model.safetensors")
@@ -123,7 +123,7 @@ def test_bfloat16_rounds_as_torch_does() -> None:
     assert torch.equal(ours, torch.from_numpy(values).bfloat16())
 
 
-def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_synthesised_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()
     for model, size, variant, output, message in (

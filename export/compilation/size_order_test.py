@@ -29,7 +29,7 @@ def test_sizes_keep_their_order() -> None:
     assert "set" not in vars(utils), "TVM's own afterwards"
 
 
-def test_filled_order() -> None:
+def test_a_filled_order_walks_in_the_order_of_insertion() -> None:
     letters = FilledOrder("cab")
     letters.add("d")
     letters.update("ae")

@@ -134,7 +134,7 @@ def test_only_an_earlier_failed_package_makes_room(tmp_path: Path, earlier: str)
     assert (failed / "before").exists() == (earlier == "passed")
 
 
-def test_free_names(tmp_path: Path) -> None:
+def test_a_free_name_skips_links_and_files(tmp_path: Path) -> None:
     assert free_name(tmp_path / "a").name == "a"
     (tmp_path / "a").symlink_to("nowhere")
     (tmp_path / "a-2").touch()

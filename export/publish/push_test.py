@@ -84,7 +84,7 @@ def test_an_export_is_pushed_and_runs_from_the_hub(
     assert remote.stdout == local.stdout and remote.stdout.strip()
 
 
-def test_its_card(pushed: tuple[Path, dict[str, Any]], shared_hub: LocalHub) -> None:
+def test_the_model_card_tells_licence_tags_and_verdicts(pushed: tuple[Path, dict[str, Any]], shared_hub: LocalHub) -> None:
     facts = shared_hub.cards[0]
     assert facts["license"] == "other" and facts["license_link"] == "LICENSE" and facts["library_name"] == "edgeproof"
     assert facts["pipeline_tag"] == "image-text-to-text" and {"minicpm-v", "cpu", "int4", "onnx"} <= set(facts["tags"])
@@ -152,7 +152,9 @@ def test_what_is_not_verified_is_pushed_only_by_force(
     assert altered.code == 7 and "differs from its manifest" in altered.err
 
 
-def test_refusals(pushed: tuple[Path, dict[str, Any]], hub: LocalHub, tmp_path: Path) -> None:
+def test_what_must_not_be_pushed_is_refused_by_name(
+    pushed: tuple[Path, dict[str, Any]], hub: LocalHub, tmp_path: Path
+) -> None:
     package = str(pushed[0])
     hub.repositories["you/model"] = {"config.json": b"{}", "model.safetensors": b"weights"}
     hub.repositories["you/public"] = {}

@@ -139,7 +139,7 @@ def test_weights_without_a_scale_are_refused(bad: float) -> None:
         GRIDS["ort_int4_b32"].quantise(rows)
 
 
-def test_quoted_errors() -> None:
+def test_the_docstring_quotes_the_errors_of_the_grids() -> None:
     """The figures of the module's docstring."""
     rows = torch.randn(4096, 512, generator=torch.Generator().manual_seed(0))
 

@@ -99,7 +99,7 @@ def header(text: bytes, data: bytes = b"") -> bytes:
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_bombs(name: str, tmp_path: Path) -> None:
+def test_archive_bombs_are_refused_within_time_and_memory(name: str, tmp_path: Path) -> None:
     kind, make = BOMBS[name]
     (tmp_path / ("pytorch_model.bin" if kind == "b" else "model.safetensors")).write_bytes(make())
     command = [sys.executable, "-c", READ, str(tmp_path)]
@@ -139,7 +139,7 @@ INDEX = {
 
 
 @pytest.mark.parametrize("content", INDEX.values(), ids=INDEX)
-def test_strange_indices(tmp_path: Path, content: bytes) -> None:
+def test_strange_indices_are_refused_in_few_words(tmp_path: Path, content: bytes) -> None:
     from export.source.checkpoint import open_checkpoint
     from runtime_py.errors import CheckpointError
 

@@ -28,7 +28,7 @@ def sharded(folder: Path) -> dict[str, str]:
     return {name: f"model-0000{shard}-of-00002.safetensors" for name, shard in (("c", 2), ("b", 1), ("a", 1))}
 
 
-def test_preference(tmp_path: Path) -> None:
+def test_weight_files_are_preferred_in_the_documented_order(tmp_path: Path) -> None:
     """Each kind, as it is added, takes over from the ones after it in the documented order."""
     torch.save({"a": torch.zeros(1)}, tmp_path / "training_args.bin")
     torch.save({"a": torch.zeros(1)}, tmp_path / "optimizer.bin")
@@ -54,7 +54,7 @@ def test_index_order_and_values(tmp_path: Path) -> None:
     assert source.infos["c"].file.name == "model-00002-of-00002.safetensors"
 
 
-def test_pickle_index(tmp_path: Path) -> None:
+def test_a_pickle_index_names_the_shards(tmp_path: Path) -> None:
     torch.save({"a": tensor(1)}, tmp_path / "pytorch_model-00001-of-00002.bin")
     torch.save({"b": tensor(2)}, tmp_path / "pytorch_model-00002-of-00002.bin")
     names = {"b": "pytorch_model-00002-of-00002.bin", "a": "pytorch_model-00001-of-00002.bin"}
@@ -73,7 +73,7 @@ def test_index_may_not_leave_its_folder(tmp_path: Path, name: str) -> None:
         open_checkpoint(folder)
 
 
-def test_linked_shard(tmp_path: Path) -> None:
+def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
     """A link out of the folder is refused, unless it is the hub cache's own into its blobs."""
     save_file({"a": tensor(1)}, tmp_path / "x.safetensors")
     folder = tmp_path / "models--org--name" / "snapshots" / "0123"
@@ -105,7 +105,7 @@ def test_index_disagrees_with_shards(tmp_path: Path) -> None:
         assert line in str(caught.value)
 
 
-def test_missing_shard(tmp_path: Path) -> None:
+def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     write_index(tmp_path, sharded(tmp_path))
     (tmp_path / "model-00001-of-00002.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"model-00001-of-00002.safetensors is missing") as caught:
@@ -119,7 +119,7 @@ def test_missing_shard(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", '{"weight_map": {}}', '{"weight_map": {"a": 1}}', '{"weight_map": ["a"]}', "[" * 100_000]
 )
-def test_damaged_index(tmp_path: Path, text: str) -> None:
+def test_a_damaged_index_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"no weight index|is not JSON|too deeply"):
         open_checkpoint(tmp_path)
@@ -134,7 +134,7 @@ def test_no_folder_and_no_weight_file(tmp_path: Path) -> None:
         open_files([tmp_path / "model.safetensors"])
 
 
-def test_joined_sources(tmp_path: Path) -> None:
+def test_joined_sources_read_each_tensor_from_its_part(tmp_path: Path) -> None:
     for name, value in (("vit", 1), ("llm", 2)):
         save_file({"a": tensor(value)}, tmp_path / f"{name}.safetensors")
     parts = {f"{name}.": open_files([tmp_path / f"{name}.safetensors"]) for name in ("vit", "llm")}

@@ -186,7 +186,7 @@ def test_a_hub_that_does_not_answer(tmp_path: Path, hub: LocalHub) -> None:
     assert time.monotonic() - start < 20
 
 
-def test_local_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_local_folder_is_found_before_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "my-checkpoint"
     folder.mkdir()
     for checkpoint in (resolve(str(folder)), resolve("minicpm-v", str(folder))):
@@ -200,7 +200,7 @@ def test_local_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             resolve(*arguments)
 
 
-def test_demo(tmp_path: Path) -> None:
+def test_weights_demo_is_the_delivered_checkpoint(tmp_path: Path) -> None:
     if (DEMO_FOLDER / "minicpm-v").is_dir():
         checkpoint = resolve("minicpmv", "demo")
         assert (checkpoint.folder, checkpoint.id, checkpoint.revision) == (DEMO_FOLDER / "minicpm-v", "demo/minicpm-v", None)

@@ -155,7 +155,7 @@ def archive(path: Path, members: dict[str, bytes], compression: int = zipfile.ZI
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_program(tmp_path: Path, name: str) -> None:
+def test_a_hostile_pickle_program_is_refused(tmp_path: Path, name: str) -> None:
     path = archive(tmp_path / "m.bin", {"data.pkl": HOSTILE[name]})
     with pytest.raises(CheckpointError, match=r"m\.bin"):
         read_catalogue(path)
@@ -166,7 +166,7 @@ def members_of(path: Path) -> dict[str, bytes]:
         return {name.split("/", 1)[1]: whole.read(name) for name in whole.namelist()}
 
 
-def test_damaged_archives(tmp_path: Path) -> None:
+def test_damaged_archives_are_refused(tmp_path: Path) -> None:
     good = tmp_path / "good.bin"
     torch.save({"a": torch.arange(100.0)}, good)
     members = members_of(good)

@@ -126,7 +126,7 @@ BAD: dict[str, tuple[dict[str, Any] | bytes, bytes, str]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_damaged_header(tmp_path: Path, name: str) -> None:
+def test_a_damaged_header_is_refused(tmp_path: Path, name: str) -> None:
     header, data, message = BAD[name]
     path = write(tmp_path / "bad.safetensors", header, data)
     with pytest.raises(CheckpointError, match=message) as caught:
@@ -143,7 +143,7 @@ def test_damaged_header(tmp_path: Path, name: str) -> None:
         (b"\xff" * 8 + b"{}", "header length of 18446744073709551615"),
     ],
 )
-def test_damaged_start(tmp_path: Path, content: bytes, message: str) -> None:
+def test_a_damaged_start_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "bad.safetensors"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=message):

@@ -65,7 +65,7 @@ def test_every_weight_lies_in_its_piece(package: Path) -> None:
     assert {value.name for value in model.graph.output} <= produced
 
 
-def test_exact_pieces(package: Path) -> None:
+def test_pieces_in_float32_say_what_the_whole_says(package: Path) -> None:
     actual = said(SegmentedOrtBackend(package, manifest(package), set_exact, PIECE_BYTES), package).flattened()
     expected = said(ExactOrtBackend(package, manifest(package)), package).flattened()
     for name, array in expected.items():

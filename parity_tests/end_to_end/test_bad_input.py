@@ -156,7 +156,7 @@ BAD_CHECKPOINTS = [
 
 
 @pytest.mark.parametrize(("damage", "code", "words"), BAD_CHECKPOINTS, ids=lambda value: getattr(value, "__name__", ""))
-def test_bad_checkpoints(
+def test_bad_checkpoints_are_refused(
     checkpoint: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], None], code: int, words: list[str]
 ) -> None:
     damage(checkpoint)
@@ -281,7 +281,7 @@ def test_an_output_that_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize("name", ["empty.png", "text.png", "huge.png", "cut.png"])
-def test_bad_images(tmp_path: Path, name: str) -> None:
+def test_bad_images_are_refused(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     if name == "text.png":
         path.write_text("no image at all")

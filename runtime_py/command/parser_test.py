@@ -83,7 +83,7 @@ def test_minus_one_draws_a_seed_and_says_which(caplog: pytest.LogCaptureFixture)
             flags.seed_number(seed)
 
 
-def test_nearest_names() -> None:
+def test_mistyped_names_find_their_nearest() -> None:
     known = ["cpu", "desktop-gpu", "android", "ios"]
     assert nearest("Desktop_GPU", known) == ["desktop-gpu"]
     assert nearest("androd", known) == ["android"]

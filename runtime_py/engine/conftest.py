@@ -1,13 +1,24 @@
-"""A service over a loaded model for as long as a test takes, and the wait for its last question to be let go of."""
+"""A loaded model, a service over it for as long as a test takes, and the wait for its last question to be let go of."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+import pytest
+
+import runtime_py
 from runtime_py.engine.service import Service, Sizes
 from runtime_py.model import Model
+
+
+@pytest.fixture(scope="module")
+def model(exported: Path) -> Iterator[Model]:
+    """The demo package, loaded."""
+    with runtime_py.load(exported, threads=1) as loaded:
+        yield loaded
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +13,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import runtime_py
 from runtime_py.backends.base import Arrays, Batching, CallHook
 from runtime_py.conftest import AttentionBackend, minicpm_settings
 from runtime_py.engine.answer import Answer, Token
@@ -102,12 +101,6 @@ class Room:
             if not self.engine.step():
                 return
         pytest.fail("the engine does not come to an end")
-
-
-@pytest.fixture(scope="module")
-def model(exported: Path) -> Iterator[Model]:
-    with runtime_py.load(exported, threads=1) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -7,12 +7,10 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-import runtime_py
 from runtime_py.engine import logprobs
 from runtime_py.engine.answer import Answer, Token
 from runtime_py.engine.conftest import opened, until_nothing_is_held
@@ -24,12 +22,6 @@ from runtime_py.errors import EdgeproofError, MachineError, UsageError
 from runtime_py.generation.generate import Overrides, settings_of
 from runtime_py.model import Model
 from runtime_py.preprocess.base import Message
-
-
-@pytest.fixture(scope="module")
-def model(exported: Path) -> Iterator[Model]:
-    with runtime_py.load(exported, threads=1) as made:
-        yield made
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +11,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import runtime_py
 from runtime_py.conftest import AttentionBackend, minicpm_settings
 from runtime_py.engine.running import Running, Wish
 from runtime_py.errors import UsageError
@@ -105,20 +104,14 @@ def test_accepted_drafts_save_decoder_calls(words: Tokenizer, tmp_path: Path, mo
     assert len(seen) == answer.timing.steps and {array.shape[:2] for array in seen} == {(1, 1)}
 
 
-@pytest.fixture(scope="module")
-def packaged(exported: Path) -> Iterator[Model]:
-    with runtime_py.load(exported, threads=1) as opened:
-        yield opened
-
-
 @pytest.mark.parametrize("penalty", [1.0, 1.2])
-def test_a_package_says_the_same(packaged: Model, penalty: float) -> None:
+def test_a_package_says_the_same(model: Model, penalty: float) -> None:
     for question in (DATA, *QUESTIONS):
         asked = Overrides(48, temperature=0.0, repetition_penalty=penalty, stop_ids=())
-        packaged.reset()
-        plain = packaged.chat(question, overrides=asked)
-        packaged.reset()
-        assert packaged.chat(question, overrides=replace(asked, prompt_lookup=7)).ids == plain.ids
+        model.reset()
+        plain = model.chat(question, overrides=asked)
+        model.reset()
+        assert model.chat(question, overrides=replace(asked, prompt_lookup=7)).ids == plain.ids
 
 
 def test_draws_and_logprobs_are_not_drafted(words: Tokenizer, tmp_path: Path) -> None:

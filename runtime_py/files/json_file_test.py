@@ -33,7 +33,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("content", "words"), REFUSED, ids=lambda value: str(value)[:20])
-def test_refused(tmp_path: Path, content: bytes, words: str) -> None:
+def test_what_is_no_plain_json_is_refused_at_once(tmp_path: Path, content: bytes, words: str) -> None:
     path = tmp_path / "m.json"
     path.write_bytes(content)
     began = time.perf_counter()
@@ -81,12 +81,12 @@ def test_whatever_is_json_is_read_as_the_library_reads_it(value: object) -> None
     assert parse_json(text.encode(), Path("m.json")) == json.loads(text)
 
 
-def test_depth() -> None:
+def test_depth_counts_objects_and_lists() -> None:
     assert not deeper_than({"a": [1]}, 2)
     assert deeper_than({"a": [1]}, 1)
     assert not deeper_than(1, 0)
 
 
-def test_shortened() -> None:
+def test_long_values_are_shortened() -> None:
     assert shortened("x") == "'x'"
     assert shortened("x" * 10**7) == "'" + "x" * 56 + "..."

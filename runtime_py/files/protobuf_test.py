@@ -42,7 +42,7 @@ def test_damaged_messages_are_refused_at_once(message: bytes, words: str) -> Non
 
 
 @given(st.integers(0, 2**64 - 1))
-def test_varints(value: int) -> None:
+def test_varints_decode_to_what_was_encoded(value: int) -> None:
     encoded, left = bytearray(), value
     while True:
         encoded.append(left & 0x7F | (0x80 if left > 0x7F else 0))

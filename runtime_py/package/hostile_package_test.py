@@ -142,7 +142,9 @@ FORGED: list[tuple[str, Edit, str]] = [
 
 
 @pytest.mark.parametrize(("change", "words"), [case[1:] for case in FORGED], ids=[case[0] for case in FORGED])
-def test_forged_manifests(copy: Path, capsys: pytest.CaptureFixture[str], change: Edit, words: str) -> None:
+def test_a_forged_manifest_is_refused_by_every_verb(
+    copy: Path, capsys: pytest.CaptureFixture[str], change: Edit, words: str
+) -> None:
     edit(copy, change)
     with pytest.raises(PackageError, match=words):
         package.read(copy)

@@ -70,7 +70,7 @@ def test_200_random_sizes() -> None:
 @pytest.mark.parametrize(
     ("size", "grid"), [((448, 448), (0, 0)), ((4000, 448), (9, 1)), ((448, 4000), (1, 9)), ((900, 880), (2, 2))]
 )
-def test_known_grids(size: tuple[int, int], grid: tuple[int, int]) -> None:
+def test_pictures_of_known_sizes_get_their_grids(size: tuple[int, int], grid: tuple[int, int]) -> None:
     assert plan(*size, RULE).grid == grid
 
 

@@ -32,7 +32,7 @@ def expected(server: Server, text: str, *pictures: np.ndarray) -> Any:
     return server.model.chat(text, pictures, overrides=Overrides(12, temperature=0.0, repetition_penalty=1.0))
 
 
-def test_models(client: Any) -> None:
+def test_the_client_lists_and_retrieves_the_one_model(client: Any) -> None:
     assert [model.id for model in client.models.list()] == [NAME]
     assert client.models.retrieve(NAME).id == NAME
     with pytest.raises(openai.NotFoundError):

@@ -36,7 +36,7 @@ def test_then_the_next_smaller_precision_at_the_asked_context() -> None:
     assert (nearest.precision, nearest.limits.context) == ("fp16", 512)
 
 
-def test_nothing_fits() -> None:
+def test_no_fit_is_named_where_nothing_fits() -> None:
     assert nearest_fit(device(900), "fp32", Limits(512, 512), list(WEIGHTS), needed) is None
 
 

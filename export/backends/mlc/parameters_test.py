@@ -98,7 +98,7 @@ def test_overflow_names_the_parameter():
         list(source.stored(listed)[2].chunks())
 
 
-def test_precision_names():
+def test_a_scheme_has_our_name_and_mlcs():
     assert scheme_of("int4").name == scheme_of("q4f16_1").name == "q4f16_1"
     with pytest.raises(UsageError, match="q4f16_0"):
         scheme_of("q4f16_0")

@@ -23,7 +23,7 @@ def write(folder, **fields):
         (None, "byte_fallback"),
     ],
 )
-def test_token_postprocessing(tmp_path, decoder, expected):
+def test_token_postprocessing_follows_the_decoder(tmp_path, decoder, expected):
     write(tmp_path, decoder=decoder, normalizer=None)
     assert tokenizer_files.tokenizer_info(tmp_path)["token_postproc_method"] == expected
 

@@ -70,7 +70,7 @@ class Language(nn.Module):
     ],
     ids=["grouped query", "bias and tied head", "scales of MiniCPM"],
 )
-def test_decoder(rng, changes):
+def test_the_decoder_agrees_with_pytorch_over_prefill_and_decode(rng, changes):
     sizes = spec(**changes)
     reference = TorchDecoder(sizes, Kernels())
     weights = {f"decoder.{name}": array for name, array in random_weights(reference).items()}

@@ -63,7 +63,7 @@ class Tower(nn.Module):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_vision_transformer(rng, variant):
+def test_the_tower_agrees_with_pytorch(rng, variant):
     spec = dataclasses.replace(BASE, **VARIANTS[variant])
     reference = TorchVision(spec, Kernels())
     weights = {f"tower.{name}": array for name, array in random_weights(reference).items()}
@@ -102,7 +102,7 @@ def test_raw_pixels_are_normalised_like_the_processor(rng):
 
 
 @pytest.mark.parametrize(("fixed", "project"), [(6, True), (None, True), (None, False)])
-def test_resampler(rng, fixed, project):
+def test_the_resampler_agrees_with_pytorch(rng, fixed, project):
     spec = ResamplerSpec(24 if project else 32, 32, 5, 2, 1e-6, fixed, project)
     reference = TorchResampler(spec, Kernels())
     weights = random_weights(reference)
