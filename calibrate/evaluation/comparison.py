@@ -151,10 +151,10 @@ def evaluation_of(request: ComparisonRequest, checkpoint: OpenedCheckpoint) -> E
         return on_text(checkpoint, request.text, request.tokens)
     if is_demo(checkpoint):
         return DemoEvaluation(checkpoint, request.pictures)
-    return on_samples(checkpoint, _apart(checkpoint, request.pictures, 1), "built-in samples")
+    return on_samples(checkpoint, _unseen_samples(checkpoint, request.pictures, 1), "built-in samples")
 
 
-def _apart(checkpoint: OpenedCheckpoint, count: int, lot: int) -> list[Sample]:
+def _unseen_samples(checkpoint: OpenedCheckpoint, count: int, lot: int) -> list[Sample]:
     """Built-in samples that no calibration sees; those of another lot are others."""
     from calibrate.samples.data import HELD_OUT_FIRST, built_in
 
@@ -258,7 +258,7 @@ class OneGrid:
         if is_demo(self.checkpoint):
             judge = DemoEvaluation(self.checkpoint, SEARCH_PICTURES, SEARCHED)
         else:
-            samples = _apart(self.checkpoint, SEARCH_PICTURES, 2)
+            samples = _unseen_samples(self.checkpoint, SEARCH_PICTURES, 2)
             judge = on_samples(self.checkpoint, samples, "built-in samples")
         assignments = self.planned.assignments[self.backend]
         codes = RoundToNearest(judge.weights, assignments, GRIDS)

@@ -68,7 +68,7 @@ def passages() -> tuple[Passage, ...]:
     named = {(one.metadata["Name"] or "").lower(): one for one in metadata.distributions()}
     for name, distribution in sorted(named.items()):
         if name and name != "edgeproof":
-            for passage in _of(name, distribution):
+            for passage in _passages_of(name, distribution):
                 seen.setdefault(passage.text, passage)
     return tuple(seen.values())
 
@@ -104,7 +104,7 @@ def require_same(asked: str) -> None:
         )
 
 
-def _of(name: str, distribution: metadata.Distribution) -> Iterator[Passage]:
+def _passages_of(name: str, distribution: metadata.Distribution) -> Iterator[Passage]:
     about = str(distribution.metadata.json.get("description") or "")
     for number, piece in enumerate(_pieces(about)):
         yield Passage(f"What is {name}, and how is it used?" if not number else f"Tell me more about {name}.", piece)

@@ -78,7 +78,7 @@ def _sources(graph: onnx.GraphProto) -> Sequence[Sequence[Source]] | None:
     made: dict[str, int] = {}
     every = []
     for place, node in enumerate(graph.node):
-        sources = list(_of(node, given, made))
+        sources = list(_sources_of(node, given, made))
         if len(sources) != len(node.input):
             return None
         every.append(sources)
@@ -86,7 +86,7 @@ def _sources(graph: onnx.GraphProto) -> Sequence[Sequence[Source]] | None:
     return every
 
 
-def _of(node: onnx.NodeProto, given: set[str], made: dict[str, int]) -> Iterator[Source]:
+def _sources_of(node: onnx.NodeProto, given: set[str], made: dict[str, int]) -> Iterator[Source]:
     for name in node.input:
         if name in given:
             yield None

@@ -38,14 +38,14 @@ class FileRecord:
     sha256: str
 
 
-def sha256_of(path: Path, told: Callable[[int], None] | None = None) -> str:
-    """sha256 of a file in hex; ``told`` gets the size of each block read."""
+def sha256_of(path: Path, progress: Callable[[int], None] | None = None) -> str:
+    """sha256 of a file in hex; ``progress`` gets the size of each block read."""
     digest, block = hashlib.sha256(), memoryview(bytearray(CHUNK))
     with path.open("rb", buffering=0) as handle:
         while count := handle.readinto(block):
             digest.update(block[:count])
-            if told is not None:
-                told(count)
+            if progress is not None:
+                progress(count)
     return digest.hexdigest()
 
 

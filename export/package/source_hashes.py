@@ -94,7 +94,7 @@ class SourceHashes:
         before, record = self._hashed.get(name, (None, None))
         if record is not None and now is not None and now == before:
             return record
-        digest = sha256_of(path, self._told)
+        digest = sha256_of(path, self._check_stopped)
         known = self._journal.source_hash(name)
         if known is None:
             self._journal.remember_source(name, digest)
@@ -108,6 +108,6 @@ class SourceHashes:
         self._hashed[name] = now, record
         return record
 
-    def _told(self, _: int) -> None:
+    def _check_stopped(self, _: int) -> None:
         if self._stop.is_set():
             raise _Stopped

@@ -109,11 +109,11 @@ def _verified(manifest: Mapping[str, Any]) -> Iterator[str]:
         yield ""
         yield "Each row is the worst of all questions asked; the last column is the share of equal tokens."
         yield ""
-    yield from _listed("Not run:", [_told(row) for row in found.get("not_run", [])])
-    yield from _listed("Waived by whoever exported it:", [_told(row) for row in manifest.get("waivers", [])])
+    yield from _listed("Not run:", [_row_text(row) for row in found.get("not_run", [])])
+    yield from _listed("Waived by whoever exported it:", [_row_text(row) for row in manifest.get("waivers", [])])
 
 
-def _told(row: Any) -> str:
+def _row_text(row: Any) -> str:
     if isinstance(row, Mapping):
         return ": ".join(str(value) for value in row.values())
     return ": ".join(map(str, row)) if isinstance(row, Sequence) and not isinstance(row, str) else str(row)

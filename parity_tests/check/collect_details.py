@@ -22,7 +22,7 @@ def waivers(manifest: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     return tuple((str(row["name"]), str(row["meaning"])) for row in manifest.get("waivers") or ())
 
 
-def told(
+def answer_pairs(
     candidate: Candidate, asked: Sequence[Question], answers: Sequence[tuple[Recording, Recording]]
 ) -> list[tuple[Answer, Similarity | None]]:
     """Full precision's and the package's answer to every question as people read them, and how alike they are."""

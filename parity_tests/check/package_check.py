@@ -17,7 +17,7 @@ from parity_tests.check import recorded_sample
 from parity_tests.check.ask import ask_all
 from parity_tests.check.cache_scales import cut_channels, other_scales
 from parity_tests.check.candidate import Candidate, open_candidate
-from parity_tests.check.collect_details import collect, told, waivers
+from parity_tests.check.collect_details import answer_pairs, collect, waivers
 from parity_tests.check.demo_task import demo_checkpoint, task_accuracy
 from parity_tests.check.own_questions import OWN_STEPS, OwnData, batches, own_questions
 from parity_tests.check.package_questions import questions, stand_in
@@ -167,7 +167,7 @@ def _against_checkpoint(whole: Candidate, checkpoint: Checkpoint, options: Check
     for batch in batches(asked, checkpoint.spec.decoder.vocabulary, steps) if options.data else [asked]:
         answers = ask_all(sides.full, sides.stored, sides.exact, candidate, processor, batch, steps, sampling)
         compared += [c for q, said in zip(batch, answers, strict=True) for c in sides.comparisons(q, said, steps)]
-        answered += told(candidate, batch, sides.recordings(answers))
+        answered += answer_pairs(candidate, batch, sides.recordings(answers))
         sample = sample or recorded_sample.keep(asked[0], answers[0][1])
     beside = {name: sides_of_other(sides, other) for name, other in others.items()}
     for name, its in beside.items():

@@ -80,11 +80,11 @@ def _run(options: argparse.Namespace) -> int:
                 }
                 taken = in_turns(calls, options.rounds, PAUSE)
                 each = {name: seconds / product.copies for name, seconds in taken.items()}
-                console.out(told(product, threads, number, each))
+                console.out(result_line(product, threads, number, each))
     return ExitCode.OK
 
 
-def told(product: Product, threads: int, number: int, seconds: dict[str, float]) -> str:
+def result_line(product: Product, threads: int, number: int, seconds: dict[str, float]) -> str:
     """One line of the table."""
     matrix = product.matrix
     rate, read = (product.size / seconds[name] / 1e9 for name in ("library", "read"))

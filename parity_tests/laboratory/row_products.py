@@ -67,13 +67,13 @@ def _run(options: argparse.Namespace) -> int:
             calls = {name: product.runner(machine[variable.name_hint]) for name, machine in built.items()}
             seconds = in_turns({"read": product.reader(read), **calls}, options.rounds)
             rates = {name: product.bytes_read / taken / 1e9 for name, taken in seconds.items()}
-            console.out(f"  {product.rows:>6} x {product.columns:<5}{told(rates)}")
+            console.out(f"  {product.rows:>6} x {product.columns:<5}{rates_text(rates)}")
             best = max(best, rates["read"])
         console.out(f"  the fastest plain read: {best:.1f}")
     return ExitCode.OK
 
 
-def told(rates: dict[str, float]) -> str:
+def rates_text(rates: dict[str, float]) -> str:
     read = rates["read"]
     return "".join(f"  {name} {rate:5.1f}" + f" ({rate / read:.2f})" * (name != "read") for name, rate in rates.items())
 

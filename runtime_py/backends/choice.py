@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from runtime_py import package
 from runtime_py.backends.base import Backend
 from runtime_py.backends.record import Ability, OpeningChoices
-from runtime_py.backends.registry import held_backends, runtime_backend, runtime_backends, those_that_can
+from runtime_py.backends.registry import held_backends, names_with, runtime_backend, runtime_backends
 from runtime_py.errors import PackageError, UsageError
 from runtime_py.files.json_file import shortened
 
@@ -43,10 +43,10 @@ def open_backend(
     if threads < 0:
         raise UsageError(f"{threads} threads", "0 or more", "correct the number")
     if providers and not record.can(Ability.PROVIDERS):
-        able = those_that_can(Ability.PROVIDERS)
+        able = names_with(Ability.PROVIDERS)
         raise UsageError(f"providers {list(providers)} for backend '{name}'", f"backend {able}", "leave them out")
     if threads and not record.can(Ability.THREADS):
-        able = those_that_can(Ability.THREADS)
+        able = names_with(Ability.THREADS)
         raise UsageError(f"{threads} threads for backend '{name}'", f"backend {able}", record.threads_advice)
     if not record.block(opened.manifest):
         held = ", ".join(other.runtime_name for other in held_backends(opened.manifest)) or "none that is known here"

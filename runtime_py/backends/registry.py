@@ -61,8 +61,8 @@ def named_paths(manifest: Mapping[str, Any]) -> NamedPaths:
     )
 
 
-def those_that_can(ability: Ability) -> str:
-    """Runtime names for a message: ``ort`` or ``ort or other``."""
+def names_with(ability: Ability) -> str:
+    """Runtime names of the backends with an ability, for a message: ``ort`` or ``ort or other``."""
     return " or ".join(name for name, record in runtime_backends().items() if record.can(ability))
 
 

@@ -187,7 +187,9 @@ def _termination_is_an_interrupt() -> Iterator[None]:
         return
     atexit.register(_too_late)
     before, hook = signal.signal(signal.SIGTERM, _interrupt), sys.unraisablehook
-    sys.unraisablehook = lambda lost: _again(lost.exc_value) if isinstance(lost.exc_value, KeyboardInterrupt) else hook(lost)
+    sys.unraisablehook = lambda lost: (
+        _resend(lost.exc_value) if isinstance(lost.exc_value, KeyboardInterrupt) else hook(lost)
+    )
     try:
         yield
     finally:
@@ -200,7 +202,7 @@ def _too_late() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _again(lost: KeyboardInterrupt) -> None:
+def _resend(lost: KeyboardInterrupt) -> None:
     """Send once more an interrupt that came where Python drops exceptions: in a destructor, or in a library's callback."""
     number = signal.SIGTERM if isinstance(lost, Terminated) else signal.SIGINT
     later = threading.Timer(RESEND_SECONDS, signal.raise_signal, [number])

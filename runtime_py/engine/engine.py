@@ -214,13 +214,13 @@ class Engine:
             self.before_call()
 
     @staticmethod
-    def _safely(those: Sequence[Running], work: Callable[[], None]) -> bool:
+    def _safely(sequences: Sequence[Running], work: Callable[[], None]) -> bool:
         """Do some work for sequences; what goes wrong ends these and no other."""
         try:
             with wrap_errors(ANSWERING):
                 work()
         except EdgeproofError as error:
-            for running in those:
+            for running in sequences:
                 if running.slot is not None:
                     running.slot.forget()
                 running.fail(error)

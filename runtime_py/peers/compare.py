@@ -78,13 +78,13 @@ class Worker:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._complaints, text=True, cwd=root
         )
-        told = self._told()
+        told = self._read_reply()
         self.missing: str = told.get("missing", "")
         self.version: str = told.get("version", "")
         self.load: float = told.get("load", 0.0)
         self.peak = 0
 
-    def _told(self) -> dict[str, Any]:
+    def _read_reply(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
@@ -109,7 +109,7 @@ class Worker:
         assert self._process.stdin is not None
         self._process.stdin.write(f"{verb} {count}\n")
         self._process.stdin.flush()
-        told = self._told()
+        told = self._read_reply()
         if "missing" in told:
             raise MachineError(f"{self.name}: {told['missing']}", "to run on", "leave it out of --peers")
         self.peak = told["peak"]

@@ -67,11 +67,11 @@ def open_picture(
         except _Unreadable as error:
             again = pixels_alone(file.content()) if file.size <= MAX_REWRITTEN_BYTES else None
             if again is None:
-                raise error.told(file) from error.cause
+                raise error.as_image_error(file) from error.cause
         try:
             array = _read(file, io.BytesIO(again), max_pixels, upright, asked)
         except _Unreadable as error:
-            raise error.told(file) from error.cause
+            raise error.as_image_error(file) from error.cause
     log.info("%s holds metadata that cannot be read and was passed over", file.name)
     return array
 
@@ -137,7 +137,7 @@ class _Unreadable(Exception):
         super().__init__(str(cause))
         self.cause, self.damaged = cause, damaged
 
-    def told(self, file: _File) -> ImageError:
+    def as_image_error(self, file: _File) -> ImageError:
         if self.damaged:
             return ImageError(
                 f"{file.name} is damaged: {str(self.cause)[:200]}",

@@ -90,18 +90,18 @@ class PromptEncoder:
     def text_ids(self, text: str) -> list[int]:
         """Ids of text with marks in it."""
         assert self.tokenizer is not None
-        if not self._apart:
+        if not self._unencodable:
             return self.tokenizer.encode(text)
         ids: list[int] = []
-        for piece in re.split("(" + "|".join(map(re.escape, self._apart)) + ")", text):
-            if piece in self._apart:
-                ids.append(self._apart[piece])
+        for piece in re.split("(" + "|".join(map(re.escape, self._unencodable)) + ")", text):
+            if piece in self._unencodable:
+                ids.append(self._unencodable[piece])
             elif piece:
                 ids += self.tokenizer.encode(piece)
         return ids
 
     @cached_property
-    def _apart(self) -> dict[str, int]:
+    def _unencodable(self) -> dict[str, int]:
         """Marks that the tokenizer does not give back as one id, the longest first."""
         assert self.tokenizer is not None
         tokens = {}

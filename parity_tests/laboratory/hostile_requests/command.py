@@ -66,7 +66,7 @@ def _run(given: argparse.Namespace) -> int:
                     memory.append(server.memory())
                     console.say(f"{len(came)} after {time.monotonic() - began:.0f} s")
         took = time.monotonic() - began
-        wrong = _told(attempts, came, server.wire.busy)
+        wrong = _wrong_outcomes(attempts, came, server.wire.busy)
         console.out(f"{given.requests} hostile requests in {took:.0f} s, {AT_A_TIME} at a time")
         console.out(f"others' answers meanwhile: {_counts(others.outcomes)}")
         waits = sorted(others.waits) or [float("nan")]
@@ -95,8 +95,8 @@ def _made(server: Server, given: argparse.Namespace) -> list[Attempt | Call]:
     return [kinds.any(number) for number in range(given.requests)]
 
 
-def _told(attempts: Sequence[Attempt | Call], came: Sequence[str], busy: str) -> list[str]:
-    """Print outcomes by kind; what was not right. ``busy`` is right for any of them: the server is full."""
+def _wrong_outcomes(attempts: Sequence[Attempt | Call], came: Sequence[str], busy: str) -> list[str]:
+    """Print outcomes by kind; returns those that are wrong. ``busy`` is right for any of them: the server is full."""
     table: dict[str, Counter[str]] = defaultdict(Counter)
     wrong = []
     for attempt, status in zip(attempts, came, strict=True):

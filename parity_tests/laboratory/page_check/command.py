@@ -78,13 +78,13 @@ def visited(package: Path, folder: Path, shots: Path, axe: Path | None) -> list[
                 console.out(f"{what}: {came}")
         except MachineError as error:
             page.picture(shots / "failed.png")
-            return [str(error), *_told(page)]
+            return [str(error), *_console_messages(page)]
         rules = axe.read_text(encoding="utf-8") if axe else None
         faults = _looks(visitor, rules)
         console.out(
             f"requests of the page: {_requests(page)}, all to the server" if not _strangers(page, server.url) else ""
         )
-        return faults + _told(page) + _strangers(page, server.url)
+        return faults + _console_messages(page) + _strangers(page, server.url)
 
 
 def _drawn() -> Image.Image:
@@ -119,8 +119,8 @@ def _looks(visitor: Visitor, axe: str | None) -> list[str]:
                     ]
                     for row in found:
                         console.out(f"axe-core, {shot}: {row['impact']}: {row['id']}: {row['help']}: {row['at']}")
-    told = "axe-core was not given" if axe is None else f"axe-core: {violations} violations in {checked} views"
-    console.out(f"screenshots at {' and '.join(str(width) for width, _ in SIZES)} pixels, light and dark; {told}")
+    accessibility = "axe-core was not given" if axe is None else f"axe-core: {violations} violations in {checked} views"
+    console.out(f"screenshots at {' and '.join(str(width) for width, _ in SIZES)} pixels, light and dark; {accessibility}")
     return faults
 
 
@@ -153,20 +153,22 @@ def _rules(page: Chromium, axe: str) -> list[dict[str, Any]]:
     return result
 
 
-def _told(page: Chromium) -> list[str]:
+def _console_messages(page: Chromium) -> list[str]:
     """Errors and warnings of the console; the refusal of the wrong key is the one that was asked for."""
-    told = []
+    messages = []
     for method, event in page.events:
         if method == "Runtime.exceptionThrown":
-            told.append(f"exception: {event['exceptionDetails'].get('text')} {event['exceptionDetails'].get('exception')}")
+            messages.append(
+                f"exception: {event['exceptionDetails'].get('text')} {event['exceptionDetails'].get('exception')}"
+            )
         elif method == "Runtime.consoleAPICalled" and event["type"] in ("error", "warning", "assert"):
-            told.append(f"console {event['type']}: {event['args']}")
+            messages.append(f"console {event['type']}: {event['args']}")
         elif method == "Log.entryAdded" and event["entry"]["level"] in ("error", "warning"):
-            told.append(f"{event['entry']['level']}: {event['entry']['text']} {event['entry'].get('url', '')}")
-    refused = [line for line in told if "401" in line and "/v1/models" in line]
+            messages.append(f"{event['entry']['level']}: {event['entry']['text']} {event['entry'].get('url', '')}")
+    refused = [line for line in messages if "401" in line and "/v1/models" in line]
     if refused:
-        told.remove(refused[0])
-    return told
+        messages.remove(refused[0])
+    return messages
 
 
 def _requests(page: Chromium) -> int:

@@ -31,7 +31,7 @@ def main(model: str, tower: str, threads: int, slots: int, context: int, program
         _as_program(model, tower, threads, slots, context, program)
 
 
-def _told(address: str, built: str, process: int) -> None:
+def _report_ready(address: str, built: str, process: int) -> None:
     sys.stdout.write(f"{address}\n{built}\n{process}\n")
     sys.stdout.flush()
     sys.stdin.read()
@@ -52,7 +52,7 @@ def _as_module(model: str, tower: str, threads: int, slots: int, context: int) -
     settings.port = 0
     settings.verbosity = 1
     server = xllamacpp.Server(settings)
-    _told(server.listening_address, xllamacpp.get_system_info(), os.getpid())
+    _report_ready(server.listening_address, xllamacpp.get_system_info(), os.getpid())
 
 
 def _as_program(model: str, tower: str, threads: int, slots: int, context: int, program: str) -> None:
@@ -76,7 +76,7 @@ def _as_program(model: str, tower: str, threads: int, slots: int, context: int, 
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             _wait(port, process)
-            _told(f"http://127.0.0.1:{port}", built, process.pid)
+            _report_ready(f"http://127.0.0.1:{port}", built, process.pid)
         finally:
             process.terminate()
 
