@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from calibrate.samples.row_weights import RowWeights
 from calibrate.statistics.block_run import BlockRun
 from calibrate.statistics.moments import Moment
+from calibrate.statistics.stand_ins import FirstBlockInput, LastBlockOutput, LayerInput, first_output
 from export.quantisation.codes import WeightProvider
 
 if TYPE_CHECKING:
@@ -92,18 +93,18 @@ class StageStream:
     def _whole(self, calls: Sequence[Call], outputs: bool) -> list[Tensor]:
         with _Loaded(self, self.module, ""):
             results, changed = self._observed(
-                self.stage, self.module, lambda: [_first(self.module(**call)) for call in self._each(calls)]
+                self.stage, self.module, lambda: [first_output(self.module(**call)) for call in self._each(calls)]
             )
             if changed and outputs:
                 self._load(self.module, "")
-                results = [_first(self.module(**call)) for call in calls]
+                results = [first_output(self.module(**call)) for call in calls]
         return results
 
     def _through_blocks(self, calls: Sequence[Call]) -> list[Tensor]:
         """What the last block gives for each call."""
         from torch import nn
 
-        entered = _Entrance()
+        entered = FirstBlockInput()
         setattr(self.module, self.list_name, nn.ModuleList([entered.module]))
         entries = self._observed(
             f"{self.stage}.input",
@@ -121,7 +122,7 @@ class StageStream:
 
         def all_calls() -> list[Tensor]:
             entries = self._each(list(zip(rows, rest, strict=True)))
-            return [_first(block(x, *more, **named)) for x, (more, named) in entries]
+            return [first_output(block(x, *more, **named)) for x, (more, named) in entries]
 
         def as_run(layers: Iterable[str], outputs: list[Tensor]) -> BlockRun:
             places = {layer: f"{layer.removeprefix(f'{self.stage}.{name}.')}.weight" for layer in layers}
@@ -135,11 +136,11 @@ class StageStream:
                 results = all_calls()
         return results
 
-    def _leaving(self) -> _Exit:
+    def _leaving(self) -> LastBlockOutput:
         """What now stands for the blocks and hands on what the last one gave."""
         from torch import nn
 
-        leaving = _Exit()
+        leaving = LastBlockOutput()
         setattr(self.module, self.list_name, nn.ModuleList([leaving.module]))
         return leaving
 
@@ -147,7 +148,7 @@ class StageStream:
         """Visit the last linear layer, which is not computed."""
         leaving, last = self._leaving(), self._last_layer()
         moment = Moment(getattr(self.module, last).weight.shape[1])
-        recorder = _Recorder(lambda x: self._take(f"{self.stage}.{last}", moment, x))
+        recorder = LayerInput(lambda x: self._take(f"{self.stage}.{last}", moment, x))
         setattr(self.module, last, recorder.module)
         for call, x in self._each(list(zip(calls, rows, strict=True))):
             leaving.of(self.module, _short(call), x)
@@ -254,69 +255,6 @@ class _Loaded:
 
     def __exit__(self, *error: object) -> None:
         self.stream._drop(self.module, self.prefix)
-
-
-class _Entered(Exception):
-    """Leaves a forward pass at the first block."""
-
-
-class _Entrance:
-    """Stands for the blocks and keeps what the first would receive."""
-
-    def __init__(self) -> None:
-        self.module = _identity()
-        self.module.forward = self._enter  # type: ignore[method-assign]
-        self.kept: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
-
-    def _enter(self, *inputs: Any, **named: Any) -> None:
-        self.kept = (inputs, named)
-        raise _Entered
-
-    def of(self, stage: nn.Module, call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        try:
-            stage(**call)
-        except _Entered:
-            return self.kept
-        raise RuntimeError("the stage never called its first block")
-
-
-class _Exit:
-    """Stands for the blocks and hands on what the last gave."""
-
-    def __init__(self) -> None:
-        self.module = _identity()
-        self.module.forward = self._leave  # type: ignore[method-assign]
-        self.rows: Any = None
-
-    def _leave(self, x: Any, *rest: Any, **named: Any) -> Any:
-        # a decoder's block takes its cache and gives it back; blocks of other stages have none
-        return (self.rows, rest[0]) if rest and isinstance(rest[0], tuple) else self.rows
-
-    def of(self, stage: nn.Module, call: Call, rows: Tensor) -> Any:
-        self.rows = rows
-        return _first(stage(**call))
-
-
-class _Recorder:
-    """Stands for a linear layer: hands its input over, and passes a little of it on."""
-
-    def __init__(self, take: Callable[[Tensor], None]) -> None:
-        self.module, self.take = _identity(), take
-        self.module.forward = self._record  # type: ignore[method-assign]
-
-    def _record(self, x: Tensor) -> Tensor:
-        self.take(x)
-        return x[..., :1]
-
-
-def _identity() -> nn.Module:
-    from torch import nn
-
-    return nn.Identity()
-
-
-def _first(result: Any) -> Any:
-    return result[0] if isinstance(result, tuple) else result
 
 
 def _short(call: Call) -> Call:
