@@ -13,7 +13,8 @@ from onnx import TensorProto, helper
 from torch import nn
 
 from export.backends.onnx.choices import OnnxChoices, assign
-from export.backends.onnx.kernels import OPSET, KernelChoices, OrtKernels
+from export.backends.onnx.kernels import KernelChoices, OrtKernels
+from export.backends.onnx.operator_set import OPSET
 from export.checkpoint.opened import open_folder
 from export.graphs import trace
 from export.graphs.repeated_layers import deepened, layers_are_alike

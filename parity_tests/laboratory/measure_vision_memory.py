@@ -115,7 +115,8 @@ def _plain_model(spec: ModelSpec, chosen: Any, assignments: Any) -> Any:
     """The package's graph but for its attention, which is written out."""
     import torch
 
-    from export.backends.onnx.kernels import OPSET, KernelChoices, OrtKernels
+    from export.backends.onnx.kernels import KernelChoices, OrtKernels
+    from export.backends.onnx.operator_set import OPSET
     from export.graphs.trace import trace_stage
     from runtime_py.contracts import VISION
 

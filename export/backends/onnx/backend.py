@@ -92,8 +92,8 @@ class OnnxBackend(ExportBackend):
         return [*steps, Step("onnx graphs of other tools", partial(write_graphs, build, stages, chosen.cache))]
 
     def tool_files(self, build: Build) -> list[Path]:
+        from export.backends.onnx.cached_attention import cached_head_width
         from export.backends.onnx.consumers.write import write_settings
-        from export.backends.onnx.kernels import cached_head_width
 
         width = cached_head_width(build.spec.decoder.head_dim)
         stages = stage_files(build.spec, build.options)
@@ -106,9 +106,10 @@ class OnnxBackend(ExportBackend):
         return made == wanted and twice and (DECODER_LIBRARY in block) == chosen.decoder_library
 
     def manifest(self, build: Build) -> dict[str, Any]:
+        from export.backends.onnx.cached_attention import cached_head_width
         from export.backends.onnx.consumers.held import Tool, obstacles
         from export.backends.onnx.consumers.write import further_files
-        from export.backends.onnx.kernels import OPSET, cached_head_width
+        from export.backends.onnx.operator_set import OPSET
 
         chosen = chosen_for(build.spec, build.options)
         files = stage_files(build.spec, build.options)
@@ -181,9 +182,10 @@ def block_outputs(graph: Path) -> dict[str, str]:
 
 def stage_model(spec: ModelSpec, stage: str, chosen: OnnxChoices, assignments: Mapping[str, Assignment]) -> Any:
     """The finished graph of a stage as an onnx.ModelProto without weights."""
+    from export.backends.onnx.cached_attention import cached_head_width
     from export.backends.onnx.description import describe, metadata
     from export.backends.onnx.graph_passes import graph_passes
-    from export.backends.onnx.kernels import OPSET, cached_head_width
+    from export.backends.onnx.operator_set import OPSET
     from export.graphs.trace import BorderTypes, trace_stage
 
     border = BorderTypes(cache=chosen.cache, cache_width=cached_head_width(spec.decoder.head_dim))
@@ -216,7 +218,7 @@ def _write(build: Build, stage: str, graphs: GraphsApart) -> list[Path]:
 
 def _weights(build: Build, chosen: OnnxChoices) -> WeightProvider:
     """Every parameter of the graphs, the scales of the cache among them."""
-    from export.backends.onnx.kernels import cached_head_width
+    from export.backends.onnx.cached_attention import cached_head_width
     from export.quantisation.cache_scales import ScaledWeights
 
     if chosen.cache != INT8_CACHE:

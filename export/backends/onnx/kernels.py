@@ -10,16 +10,17 @@ Operators: onnxruntime docs/ContribOperators.md; RotaryEmbedding and RMSNormaliz
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.onnx.ops import symbolic, symbolic_multi_out
+from torch.onnx.ops import symbolic
 
+from export.backends.onnx.cached_attention import GroupQueryAttention, Int8CacheAttention
 from export.backends.onnx.choices import rounds_finely
 from export.backends.onnx.int8_linear import ACTIVATED, ACTIVATED_ZERO, ZERO, Int8TokenLinear
+from export.backends.onnx.operator_set import MICROSOFT, OPSET, Attributes, stored
 from export.backends.onnx.rotated_linear import RotatedRowLinear
 from export.modules.kernels import CachedAttention, Kernels, Role
 from export.quantisation.grid_blockwise import BlockGrid
@@ -28,25 +29,9 @@ from export.quantisation.grids import GRIDS
 from export.quantisation.spec import Assignment, Storage
 from export.specs import DecoderSpec
 
-Attributes = dict[str, int | float | str | bool | Sequence[int] | Sequence[float] | Sequence[str] | Sequence[bool]]
-
-MICROSOFT = "com.microsoft"
-OPSET = 23
-"""The first ONNX opset with RotaryEmbedding and RMSNormalization."""
-
 EIGHT_BITS_ROUNDED = (Role.DECODER, Role.HEAD)
 """Roles of 8-bit layers that every token reads: with float32 inputs ONNX Runtime 1.32 unpacks the matrix in every call (one
 row through 49152 x 576 on one thread: 144 ms; with int8 inputs 1.7 ms at 0.5 % of the largest value, in 4 bits 1.1 ms)."""
-
-PER_CHANNEL = "PER_CHANNEL"
-
-HEAD_STEP = 8
-"""GroupQueryAttention refuses heads whose width is no multiple of this (measured with ONNX Runtime 1.31)."""
-
-
-def cached_head_width(head_dim: int) -> int:
-    """Width of a head in the key/value cache: ``head_dim``, filled up with zeros to what the operator takes."""
-    return -(-head_dim // HEAD_STEP) * HEAD_STEP
 
 
 @dataclass(frozen=True)
@@ -119,18 +104,14 @@ class OrtKernels(Kernels):
         return torch.float16 if assignment.storage is Storage.FP16 else torch.float32
 
 
-def _stored(*shape: int, dtype: torch.dtype) -> nn.Parameter:
-    return nn.Parameter(torch.empty(*shape, dtype=dtype), requires_grad=False)
-
-
 class StoredLinear(nn.Module):
     """y = x W^T (+ b) with W (out, in) as the checkpoint has it, in float32 or float16; ONNX Runtime packs it at load."""
 
     def __init__(self, in_features: int, out_features: int, bias: bool, storage: torch.dtype) -> None:
         super().__init__()
         self.out_features = out_features
-        self.weight = _stored(out_features, in_features, dtype=storage)
-        self.bias = _stored(out_features, dtype=torch.float32) if bias else None
+        self.weight = stored(out_features, in_features, dtype=storage)
+        self.bias = stored(out_features, dtype=torch.float32) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         y = symbolic(
@@ -163,11 +144,11 @@ class NBitsLinear(nn.Module):
             "block_size": block,
             "accuracy_level": level,
         }
-        self.weight_codes = _stored(out_features, blocks, block * bits // 8, dtype=torch.uint8)
-        self.weight_scales = _stored(out_features, blocks, dtype=torch.float16)
+        self.weight_codes = stored(out_features, blocks, block * bits // 8, dtype=torch.uint8)
+        self.weight_scales = stored(out_features, blocks, dtype=torch.float16)
         packed = -(-blocks * bits // 8)
-        self.weight_zero_points = _stored(out_features, packed, dtype=torch.uint8) if grid.zero_points else None
-        self.bias = _stored(out_features, dtype=torch.float32) if bias else None
+        self.weight_zero_points = stored(out_features, packed, dtype=torch.uint8) if grid.zero_points else None
+        self.bias = stored(out_features, dtype=torch.float32) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         inputs = [x, self.weight_codes, self.weight_scales.to(x.dtype), self.weight_zero_points, None, self.bias]
@@ -186,7 +167,7 @@ class RmsNorm(nn.Module):
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
         self.eps = eps
-        self.weight = _stored(width, dtype=torch.float32)
+        self.weight = stored(width, dtype=torch.float32)
 
     def forward(self, x: Tensor) -> Tensor:
         # stash_type 1 is float32
@@ -194,99 +175,12 @@ class RmsNorm(nn.Module):
         return symbolic("RMSNormalization", (x, self.weight), attributes, dtype=x.dtype, shape=x.shape, version=OPSET)
 
 
-class GroupQueryAttention(CachedAttention):
-    """Cached attention as GroupQueryAttention, which reads and writes the cache in place when both are one buffer.
-
-    Rotation happens outside: for the first prompt the operator's own rotation takes the first position id and counts on
-    from there (measured with ONNX Runtime 1.31), and positions here may be shared, skipped or three-dimensional.
-
-    The scale of the scores lies in the tables that turn the queries, and the operator's own is 1: only then does ONNX
-    Runtime multiply a single row with the cache as it lies; with any other scale it first copies every head's keys into the
-    form that many rows want (microsoft/onnxruntime, onnxruntime/core/mlas/lib/sgemm.cpp, MlasSgemmOperation: M == 1 and
-    alpha == 1; docs/results/many_rows.md has times).
-    """
-
-    def __init__(self, spec: DecoderSpec, cache: torch.dtype) -> None:
-        super().__init__(spec)
-        self.cache = cache
-
-    def prepare(self, attention_mask: Tensor, position_ids: Tensor) -> tuple[Tensor, ...]:
-        """Rotary tables (batch, tokens, dim / 2) of queries, of keys, last cache index (batch,), total length (1,), mask."""
-        angles = self.angles(position_ids)
-        # the operator's seqlens_k is the index of the last position, not how many there are
-        last = (attention_mask.sum(dim=1) - 1).to(torch.int32)
-        total = symbolic("Shape", [attention_mask], {"start": 1, "end": 2}, dtype=torch.int64, shape=(1,), version=15)
-        cos, sin, scale = angles.cos(), angles.sin(), float(self.spec.head_dim**-0.5)
-        return cos * scale, sin * scale, cos, sin, last, total.to(torch.int32), attention_mask
-
-    def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, past_key: Tensor, past_value: Tensor, shared: tuple[Tensor, ...]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        spec = self.spec
-        scaled_cos, scaled_sin, cos, sin, last, total, mask = shared
-        width = cached_head_width(spec.head_dim)
-        rotated = self._rotate(q, scaled_cos, scaled_sin, spec.heads), self._rotate(k, cos, sin, spec.kv_heads)
-        wide_q, wide_k, wide_v = (self._widened(t, width) for t in (*rotated, v))
-        present = (past_key.shape[0], spec.kv_heads, mask.shape[1], width)
-        computed, further, attributes = self._kept_so(q.dtype)
-        out, key, value = symbolic_multi_out(
-            f"{MICROSOFT}::GroupQueryAttention",
-            [*(t.to(computed) for t in (wide_q, wide_k, wide_v)), past_key, past_value, last, total, *further],
-            {"num_heads": spec.heads, "kv_num_heads": spec.kv_heads, "do_rotary": 0, "scale": 1.0, **attributes},
-            dtypes=(computed, self.cache, self.cache),
-            shapes=(wide_q.shape, present, present),
-            version=1,
-        )
-        return self._narrowed(out, width).to(q.dtype), key, value
-
-    def _kept_so(self, given: torch.dtype) -> tuple[torch.dtype, Sequence[Tensor | None], Attributes]:
-        """What the operator computes in, and its further inputs and attributes; ``given`` is the dtype of the queries."""
-        return self.cache, (), {}
-
-    def _widened(self, x: Tensor, width: int) -> Tensor:
-        """(batch, tokens, heads * head_dim) with zeros behind every head; zeros change neither a product nor a sum."""
-        head_dim = self.spec.head_dim
-        if width == head_dim:
-            return x
-        heads = F.pad(x.unflatten(2, (-1, head_dim)), (0, width - head_dim))
-        return heads.flatten(2)
-
-    def _narrowed(self, x: Tensor, width: int) -> Tensor:
-        """The inverse of `_widened`."""
-        head_dim = self.spec.head_dim
-        return x if width == head_dim else x.unflatten(2, (-1, width))[..., :head_dim].flatten(2)
-
-    @staticmethod
-    def _rotate(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
-        attributes: Attributes = {"num_heads": heads, "interleaved": 0}  # a channel turns with the one half a head away
-        return symbolic("RotaryEmbedding", (x, cos, sin), attributes, dtype=x.dtype, shape=x.shape, version=OPSET)
-
-
-class Int8CacheAttention(GroupQueryAttention):
-    """The attention of one layer over a cache in bytes, with a scale for every channel of its keys and of its values.
-
-    New keys and values are rounded to bytes before anything attends to them, and attention is computed in float32.
-    Initializers: ``key_scale`` and ``value_scale``, float32 (kv_heads, 1, width).
-    """
-
-    def __init__(self, spec: DecoderSpec) -> None:
-        nn.Module.__init__(self)  # without the rotary frequencies, which the shared attention has
-        self.spec, self.cache = spec, torch.int8
-        shape = (spec.kv_heads, 1, cached_head_width(spec.head_dim))
-        self.key_scale, self.value_scale = (_stored(*shape, dtype=torch.float32) for _ in range(2))
-
-    def _kept_so(self, given: torch.dtype) -> tuple[torch.dtype, Sequence[Tensor | None], Attributes]:
-        attributes: Attributes = {"kv_cache_bit_width": 8, "k_quant_type": PER_CHANNEL, "v_quant_type": PER_CHANNEL}
-        # rotary tables, positions, a bias and a sink stand between: none of them
-        return given, (*[None] * 5, self.key_scale, self.value_scale), attributes
-
-
 class StoredEmbedding(nn.Module):
     """Rows by id from a float32 or float16 table, widened after the lookup."""
 
     def __init__(self, vocabulary: int, width: int, storage: torch.dtype) -> None:
         super().__init__()
-        self.weight = _stored(vocabulary, width, dtype=storage)
+        self.weight = stored(vocabulary, width, dtype=storage)
 
     def forward(self, input_ids: Tensor) -> Tensor:
         return nn.functional.embedding(input_ids, self.weight).float()
@@ -302,8 +196,8 @@ class BlockEmbedding(nn.Module):
         super().__init__()
         self.width = width
         self.attributes: Attributes = {"bits": bits, "block_size": block, "gather_axis": 0, "quantize_axis": 1}
-        self.weight_codes = _stored(vocabulary, width * bits // 8, dtype=torch.uint8)
-        self.weight_scales = _stored(vocabulary, width // block, dtype=torch.float16)
+        self.weight_codes = stored(vocabulary, width * bits // 8, dtype=torch.uint8)
+        self.weight_scales = stored(vocabulary, width // block, dtype=torch.float16)
 
     def forward(self, input_ids: Tensor) -> Tensor:
         rows = symbolic(

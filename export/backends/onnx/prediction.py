@@ -150,7 +150,7 @@ def _rounds_its_input(assignment: Assignment) -> bool:
 
 
 def _cache_bytes(spec: ModelSpec, options: BuildOptions, chosen: OnnxChoices) -> int:
-    from export.backends.onnx.kernels import cached_head_width
+    from export.backends.onnx.cached_attention import cached_head_width
 
     decoder, limits = spec.decoder, options.limits
     width = cached_head_width(decoder.head_dim)
@@ -159,7 +159,7 @@ def _cache_bytes(spec: ModelSpec, options: BuildOptions, chosen: OnnxChoices) ->
 
 def _scale_bytes(spec: ModelSpec, chosen: OnnxChoices) -> int:
     """Of the scales of a cache in bytes."""
-    from export.backends.onnx.kernels import cached_head_width
+    from export.backends.onnx.cached_attention import cached_head_width
 
     decoder = spec.decoder
     width = cached_head_width(decoder.head_dim)
