@@ -30,6 +30,12 @@ class DecoderState(Protocol):
     """Positions the cache can hold."""
 
 
+def check_rewind(length: int, filled: int) -> None:
+    """Raise UsageError unless a sequence of ``filled`` positions can be cut back to ``length``."""
+    if not 0 <= length <= filled:
+        raise UsageError(f"rewind to {length}", f"between 0 and {filled}", "ask for fewer positions")
+
+
 class Backend(Protocol):
     """Runs the stages of one package on one device.
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime_py.backends.base import Arrays, closed
+from runtime_py.backends.base import Arrays, check_rewind, closed
 from runtime_py.backends.processor import require_processor
 from runtime_py.backends.records import MLC
 from runtime_py.backends.tensor_cache import read_tensor_cache
@@ -244,6 +244,7 @@ class MlcBackend:
 
     def rewind(self, state: MlcState, length: int) -> None:
         """Forget every position from ``length`` on."""
+        check_rewind(length, state.length)
         if length < state.length:
             self._tvm.get_global_func("vm.builtin.kv_state_popn")(state.cache, SEQUENCE, state.length - length)
             state.length = length

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime_py.backends.base import Arrays
+from runtime_py.backends.base import Arrays, check_rewind
 from runtime_py.backends.decoder_library import DecoderLibrary, decoder_library
 from runtime_py.backends.logit_rows import logit_rows
 from runtime_py.backends.ort_decoder import LOGITS, CacheBuffers, DecoderCalls
@@ -155,8 +155,7 @@ class OrtBackend(OrtStages):
 
     def rewind(self, state: OrtState | OrtRow, length: int) -> None:
         """Forget every position from ``length`` on."""
-        if not 0 <= length <= state.length:
-            raise UsageError(f"rewind to {length}", f"between 0 and {state.length}", "ask for fewer positions")
+        check_rewind(length, state.length)
         state.length = length
 
     def why_not_batched(self) -> str:

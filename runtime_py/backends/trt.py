@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime_py.backends.base import Arrays, closed
+from runtime_py.backends.base import Arrays, check_rewind, closed
 from runtime_py.backends.cuda_driver import CudaDriver
 from runtime_py.backends.records import ONNX, TENSORRT
 from runtime_py.backends.trt_device import DeviceMemory, KernelCache, tensorrt_of
@@ -119,8 +119,7 @@ class TrtBackend:
 
     def rewind(self, state: TrtState, length: int) -> None:
         """Forget every position from ``length`` on."""
-        if not 0 <= length <= state.length:
-            raise UsageError(f"rewind to {length}", f"between 0 and {state.length}", "ask for fewer positions")
+        check_rewind(length, state.length)
         state.length = length
 
     def load(self) -> None:

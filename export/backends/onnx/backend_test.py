@@ -86,6 +86,9 @@ def test_rewound_positions_are_forgotten(first: Package, runtime: OrtBackend) ->
     inputs = {"inputs_embeds": embeds[:, 10:], "position_ids": np.arange(10, embeds.shape[1])[None]}
     again = runtime.forward(state, inputs, np.array([-1]))
     np.testing.assert_allclose(again[:, -1], logits[:, -1], atol=1e-5)
+    for length in (-1, state.length + 1):
+        with pytest.raises(UsageError, match=f"rewind to {length}"):
+            runtime.rewind(state, length)
     with pytest.raises(UsageError, match="cache of 64"):
         runtime.forward(state, {"inputs_embeds": np.repeat(embeds, 3, 1), "position_ids": np.zeros((1, 72))}, np.array([-1]))
 
