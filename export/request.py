@@ -9,12 +9,16 @@ from pathlib import Path
 
 from export.backends.options import check_options
 from export.triton.layout import ModelFolder
+from runtime_py.backends.record import Ability
 from runtime_py.errors import UsageError
 from targets.base import ANSWER_ROOM, Limits, Target
 from targets.devices import Device, device_named
-from targets.registry import target_named
+from targets.registry import target_named, targets
 
 DEMO = "demo"
+
+MOST_SEQUENCES = 16
+"""Of ``--batch``: what a decoder call takes of the sequences of a package that is built for a number of them."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class ExportRequest:
         precision: one of the target's precisions; None for its default.
         output: package folder, or model repository where the target is a server; None for
             ``<model>-<target>-<precision>`` in the working folder.
-        context, prefill_chunk: limits; None for the target's.
+        context, prefill_chunk, batch: limits; None for the target's.
         beyond_trained: accept a context longer than the model was trained for, as published code does (goldens only).
         vision_precision, block_size, embed_precision, head_precision: how layers of one role are stored, and columns that
             share an int4 scale, where a backend of the target leaves it to the user; None for the backend's default.
@@ -49,6 +53,7 @@ class ExportRequest:
     output: Path | None = None
     context: int | None = None
     prefill_chunk: int | None = None
+    batch: int | None = None
     device: str | None = None
     vision_precision: str | None = None
     block_size: int | str | None = None
@@ -79,6 +84,7 @@ class ExportRequest:
             )
         _at_least("--context", self.context, 1)
         _at_least("--prefill-chunk", self.prefill_chunk, 1)
+        self._check_batch()
         check_options(self._target, self.precision_name(), self.chosen())
         if self.resume and self.force:
             raise UsageError(
@@ -88,6 +94,19 @@ class ExportRequest:
             )
         if self.device is not None:
             device_named(self.device, self._target.name)
+
+    def _check_batch(self) -> None:
+        if self.batch is None:
+            return
+        if not self._target.runs.can(Ability.PLANNED_BATCH):
+            places = " or ".join(name for name, target in targets().items() if target.runs.can(Ability.PLANNED_BATCH))
+            raise UsageError(
+                f"--batch with --target {self._target.name}, whose packages are not built for a number of sequences",
+                f"--target {places}",
+                "leave the flag out; serve --slots says how many sequences run at a time",
+            )
+        if not 1 <= self.batch <= MOST_SEQUENCES:
+            raise UsageError(f"--batch {self.batch}", f"a whole number from 1 to {MOST_SEQUENCES}", "correct the number")
 
     def chosen(self) -> dict[str, object]:
         """What was chosen of the options that backends declare, by name; what was not given is absent."""
@@ -143,7 +162,7 @@ class ExportRequest:
                 f"at most {context}",
                 "use a smaller chunk or a larger --context",
             )
-        return Limits(context, self.prefill_chunk or min(default.prefill_chunk, context), default.batch)
+        return Limits(context, self.prefill_chunk or min(default.prefill_chunk, context), self.batch or default.batch)
 
     def backend_options(self) -> dict[str, object]:
         """Everything that only some backends know, by name; what was not given is absent."""

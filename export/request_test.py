@@ -19,6 +19,9 @@ from runtime_py.errors import UsageError
         ({"target": "desktop-gpu", "precision": "q4f32_1"}, "--precision q4f32_1"),
         ({"context": 0}, "--context 0"),
         ({"prefill_chunk": -1}, "--prefill-chunk -1"),
+        ({"batch": 2}, "--batch with --target cpu"),
+        ({"batch": 0, "target": "android"}, "--batch 0"),
+        ({"batch": 17, "target": "ios"}, "--batch 17"),
         ({"block_size": 33}, "--block-size 33"),
         ({"vision_precision": "int2"}, "--vision-precision int2"),
         ({"head_precision": "fp8", "precision": "int4"}, "--head-precision fp8"),
@@ -44,6 +47,11 @@ def test_limits_default_to_the_target_within_the_models_positions() -> None:
     assert request.limits(100_000).prefill_chunk == 512
     assert request.limits(256).context == 256
     assert request.limits(256).prefill_chunk == 256
+
+
+def test_a_batch_is_one_unless_it_is_asked_for() -> None:
+    assert ExportRequest(model="m", target="android").limits(4096).batch == 1
+    assert ExportRequest(model="m", target="ios", batch=4).limits(4096).batch == 4
 
 
 def test_limits_refuse_more_than_the_model_has() -> None:

@@ -35,6 +35,7 @@ def fingerprint(request: ExportRequest, checkpoint: OpenedCheckpoint, planned: P
         "context": limits.context,
         "prefill_chunk": limits.prefill_chunk,
         "options": dict(planned.options.extra),
+        **({"batch": limits.batch} if limits.batch > 1 else {}),
         "model_described": hashlib.sha256(repr(checkpoint.spec).encode()).hexdigest(),
         "calibration": None if request.calibration is None else sha256_of(request.calibration / MANIFEST),
         "checkpoint": {name: stamp(path) for name, path in checkpoint.files().items()},
@@ -69,8 +70,9 @@ def finished_before(request: ExportRequest, checkpoint: OpenedCheckpoint, planne
     journal = Journal(disk.partial_of(output), fingerprint(request, checkpoint, planned))
     if written is None or journal.folder.exists():
         return False
-    limits = {key: written.get("limits", {}).get(key) for key in ("context", "prefill_chunk")}
-    asked = {"context": planned.options.limits.context, "prefill_chunk": planned.options.limits.prefill_chunk}
+    limits, wanted = written.get("limits", {}), planned.options.limits
+    limits = {"batch": 1} | {key: limits[key] for key in ("context", "prefill_chunk", "batch") if key in limits}
+    asked = {"context": wanted.context, "prefill_chunk": wanted.prefill_chunk, "batch": wanted.batch}
     same = (written.get("target"), written.get("precision"), written.get("source", {}).get("id"), limits) == (
         planned.options.target.name, planned.options.precision, checkpoint.id, asked
     )  # fmt: skip

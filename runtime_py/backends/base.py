@@ -93,8 +93,8 @@ class SeparatePrefill(Protocol):
 class Batching(Protocol):
     """A backend that can feed a token of each of several sequences in one decoder call. It is `Rewinding` too."""
 
-    def why_not_batched(self) -> str:
-        """Why sequences of this package cannot share a decoder call; "" where they can."""
+    def why_not_batched(self, count: int) -> str:
+        """Why ``count`` sequences of this package cannot share a decoder call; "" where they can."""
         ...
 
     def start_batch(self, count: int, capacity: int) -> Sequence[Any]:

@@ -8,14 +8,22 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from runtime_py.backends.base import Arrays, check_rewind, closed
+from runtime_py.backends.base import Arrays, closed
+from runtime_py.backends.mlc_rows import (
+    PAGE,
+    POSITIONS,
+    MlcState,
+    PagedSequences,
+    side_by_side,
+    whole_pages,
+    why_not_together,
+)
 from runtime_py.backends.processor import require_processor
 from runtime_py.backends.records import MLC
 from runtime_py.backends.tensor_cache import read_tensor_cache
@@ -25,11 +33,8 @@ from runtime_py.errors import PackageError, UsageError
 from runtime_py.memory import require_bytes
 from runtime_py.package.files import listed_file, listed_folder
 
-PAGE = 16
-"""Positions in one page of the cache, as the phone's engine asks for."""
-
 SEQUENCE = 0
-"""Id of the one sequence that a cache of ours holds."""
+"""Number of the first sequence of a cache, which is the only one of `MlcBackend.start`."""
 
 CACHE_NUMBERS = 5
 """Numbers that a library creates its cache with: sequences, positions, chunk, page, sliding window."""
@@ -41,15 +46,6 @@ cpp/serve/engine_actions/batch_jumpforward.cc, ``CheckMemForJumpForward``)."""
 
 LOADING = threading.Lock()
 """TVM has one tensor cache a process: two packages opened at once would mix their weights."""
-
-
-@dataclass
-class MlcState:
-    """One sequence: the library's cache object and how much of it is filled."""
-
-    cache: Any
-    capacity: int
-    length: int = 0
 
 
 class MlcBackend:
@@ -76,6 +72,7 @@ class MlcBackend:
         import tvm
 
         self._tvm = tvm
+        self._sequences = PagedSequences(tvm)
         self.contracts = {name: StageContract.from_json(value) for name, value in manifest["contracts"].items()}
         weights = listed_folder(folder, manifest, block["weights"])
         self.tensors = read_tensor_cache(folder, manifest, block["weights"])
@@ -165,19 +162,22 @@ class MlcBackend:
 
     def start(self, capacity: int) -> MlcState:
         """An empty paged cache, of one sequence and without a sliding window."""
+        (state,) = self._started(1, capacity, capacity, "export with a smaller --context")
+        return state
+
+    def _started(self, count: int, capacity: int, positions: int, advice: str) -> list[MlcState]:
+        """Sequences of a new cache that has so many positions for all of them."""
         if self._machine is None:
             raise closed(self.name)
         kept = self.metadata["kv_cache"]
-        positions = capacity + SPARE_POSITIONS
-        values = 2 * kept["num_hidden_layers"] * kept["num_key_value_heads"] * kept["head_dim"] * positions
-        total = values * np.dtype(self.dtype).itemsize
-        require_bytes(total, f"a cache of {capacity} positions", "export with a smaller --context")
+        values = 2 * kept["num_hidden_layers"] * kept["num_key_value_heads"] * kept["head_dim"]
+        total = values * (positions + SPARE_POSITIONS) * np.dtype(self.dtype).itemsize
+        require_bytes(total, f"a cache of {positions} positions", advice)
         shape = self._tvm.runtime.ShapeTuple
         # sequences, positions, tokens of a call, positions of a page, sliding window
-        sizes = (1, capacity, self.prefill_chunk, PAGE, 0)
+        sizes = (count, positions, max(self.prefill_chunk, count), PAGE, 0)
         cache = self._machine["create_tir_paged_kv_cache"](*(shape([size]) for size in sizes))
-        self._tvm.get_global_func("vm.builtin.kv_state_add_sequence")(cache, SEQUENCE)
-        return MlcState(cache, capacity)
+        return self._sequences.begin(cache, capacity, count)
 
     def forward(self, state: MlcState, inputs: Arrays, logit_positions: np.ndarray) -> np.ndarray:
         """Feed tokens to the decoder; more than the library's prefill chunk are fed in several calls.
@@ -204,34 +204,27 @@ class MlcBackend:
         return logits
 
     def _feed(self, state: MlcState, embeds: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        get, shape = self._tvm.get_global_func, self._tvm.runtime.ShapeTuple
-        tokens = embeds.shape[1]
-        get("vm.builtin.kv_state_begin_forward")(state.cache, shape([SEQUENCE]), shape([tokens]))
-        values = np.ascontiguousarray(embeds, self.dtype)
-        if tokens == 1 and len(positions) == 1:
-            logits = self._call("decode", values, state.cache)
-        else:
+        tokens, values = embeds.shape[1], np.ascontiguousarray(embeds, self.dtype)
+        with self._sequences.fed([state], tokens):
+            if tokens == 1 and len(positions) == 1:
+                return self._call("decode", values, state.cache)
             chosen = np.ascontiguousarray(positions if len(positions) else [tokens - 1], np.int32)
-            logits = self._call("batch_prefill", values, chosen, state.cache)
-        get("vm.builtin.kv_state_end_forward")(state.cache)
-        state.length += tokens
-        return logits
+            return self._call("batch_prefill", values, chosen, state.cache)
 
     def _feed_routed(self, state: MlcState, inputs: Arrays, logit_positions: np.ndarray) -> np.ndarray:
         """One call with the contract's further decoder inputs, which name rows of just these tokens."""
-        get, shape = self._tvm.get_global_func, self._tvm.runtime.ShapeTuple
         tokens = inputs["inputs_embeds"].shape[1]
         if tokens > self.prefill_chunk:
             raise PackageError(f"{tokens} tokens in one call", f"at most {self.prefill_chunk}", "feed smaller chunks")
         positions = np.where(logit_positions < 0, logit_positions + tokens, logit_positions)
+        with self._sequences.fed([state], tokens):
+            return self._run_decoder(inputs, positions, state.cache)
+
+    def _run_decoder(self, inputs: Arrays, positions: np.ndarray, cache: Any) -> np.ndarray:
         kinds = {tensor.name: tensor.dtype for tensor in self.contracts[DECODER].inputs}
         sides = [self._input(np.asarray(inputs[name]), kinds[name]) for name in self._sides]
-        get("vm.builtin.kv_state_begin_forward")(state.cache, shape([SEQUENCE]), shape([tokens]))
         embeds = np.ascontiguousarray(inputs["inputs_embeds"], self.dtype)
-        logits = self._call("run_decoder", embeds, np.ascontiguousarray(positions, np.int32), *sides, state.cache)
-        get("vm.builtin.kv_state_end_forward")(state.cache)
-        state.length += tokens
-        return logits
+        return self._call("run_decoder", embeds, np.ascontiguousarray(positions, np.int32), *sides, cache)
 
     def _check_positions(self, inputs: Arrays, length: int, tokens: int) -> None:
         positions = inputs.get("position_ids")
@@ -244,10 +237,34 @@ class MlcBackend:
 
     def rewind(self, state: MlcState, length: int) -> None:
         """Forget every position from ``length`` on."""
-        check_rewind(length, state.length)
-        if length < state.length:
-            self._tvm.get_global_func("vm.builtin.kv_state_popn")(state.cache, SEQUENCE, state.length - length)
-            state.length = length
+        self._sequences.cut(state, length)
+
+    # several sequences
+
+    def why_not_batched(self, count: int) -> str:
+        """See runtime_py.backends.base.Batching."""
+        return why_not_together(self.metadata, self._sides, count)
+
+    def start_batch(self, count: int, capacity: int) -> list[MlcState]:
+        """See runtime_py.backends.base.Batching; all in one paged cache."""
+        advice = "ask for fewer sequences at a time (serve --slots), or export with a smaller --context"
+        return self._started(count, capacity, count * whole_pages(capacity), advice)
+
+    def forward_batch(self, states: Sequence[MlcState], inputs: Sequence[Arrays]) -> list[np.ndarray]:
+        """See runtime_py.backends.base.Batching."""
+        cache, embeds = states[0].cache, side_by_side(inputs, "inputs_embeds", 0)
+        if self._sides:  # rows of one sequence, as far as the library is concerned
+            given = {"inputs_embeds": embeds.reshape(1, len(states), -1), POSITIONS: side_by_side(inputs, POSITIONS, -1)}
+            with self._sequences.fed(states, 1):
+                return list(self._run_decoder(given, np.arange(len(states)), cache).reshape(len(states), 1, -1))
+        for state, own in zip(states, inputs, strict=True):
+            self._check_positions(own, state.length, 1)
+        with self._sequences.fed(states, 1):
+            return list(self._call("batch_decode", np.ascontiguousarray(embeds, self.dtype), cache))
+
+    def copy_prefix(self, source: MlcState, target: MlcState, length: int) -> None:
+        """See runtime_py.backends.base.Batching; whole pages are shared."""
+        self._sequences.share(source, target, length)
 
     # calls into the library
 

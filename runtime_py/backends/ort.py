@@ -158,7 +158,7 @@ class OrtBackend(OrtStages):
         check_rewind(length, state.length)
         state.length = length
 
-    def why_not_batched(self) -> str:
+    def why_not_batched(self, count: int) -> str:
         """See runtime_py.backends.base.Batching."""
         if self._device() != "cpu" or self._webgpu is not None:
             return f"{self.providers[0]} keeps caches where their rows cannot be moved"

@@ -23,6 +23,8 @@ class Ability(StrEnum):
     """Shorten a sequence, so that a changed conversation keeps the common part of its cache (`Rewinding`)."""
     SEVERAL_SEQUENCES = "several-sequences"
     """Hold several sequences at a time, each with a cache of its own; else the newest alone is fed."""
+    PLANNED_BATCH = "planned-batch"
+    """Take a token of each of several sequences in one call, as many as the package was exported for (``--batch``)."""
     BESIDE = "beside"
     """Run stages without a cache in one thread while another feeds the decoder."""
     WITHOUT_DEVICE = "without-device"

@@ -107,7 +107,15 @@ MLC = RuntimeBackend(
     open=_open_mlc,
     paths=_libraries,
     modules=("tvm", "tvm_ffi"),
-    abilities=frozenset({Ability.REWIND, Ability.SEVERAL_SEQUENCES, Ability.WITHOUT_DEVICE, Ability.IN_PIECES}),
+    abilities=frozenset(
+        {
+            Ability.REWIND,
+            Ability.SEVERAL_SEQUENCES,
+            Ability.PLANNED_BATCH,
+            Ability.WITHOUT_DEVICE,
+            Ability.IN_PIECES,
+        }
+    ),
     threads_variable="TVM_NUM_THREADS",
 )
 

@@ -90,7 +90,7 @@ class Engine:
             return 1
         reason = f"the backend {self.backend.name} takes one a call"
         if isinstance(self.backend, Batching):
-            reason = self.backend.why_not_batched()
+            reason = self.backend.why_not_batched(slots)
         if reason:
             self.notice = f"every sequence gets a decoder call of its own: {reason}"
         self.shares_calls = not reason

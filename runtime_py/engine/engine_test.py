@@ -133,7 +133,11 @@ QUESTION = st.builds(
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(asked=st.lists(QUESTION, min_size=2, max_size=9), slots=st.integers(2, 4), chunk=st.sampled_from([7, 64]))
 def test_answers_among_others_are_the_answers_alone(model: Model, asked: list[Asked], slots: int, chunk: int) -> None:
-    room = Room(model, slots, chunk)
+    answers_are_those_alone(Room(model, slots, chunk), asked)
+
+
+def answers_are_those_alone(room: Room, asked: list[Asked]) -> None:
+    """Ask all of it, step by step as each says, and compare with the model's own answers."""
     assert room.engine.shares_calls and room.engine.notice == ""
     running: list[tuple[Asked, Running, Inbox]] = []
     for each in asked:
@@ -145,7 +149,7 @@ def test_answers_among_others_are_the_answers_alone(model: Model, asked: list[As
     while room.engine.step():
         cancel(running)
     for each, run, inbox in running:
-        expected = alone(model, each)
+        expected = alone(room.model, each)
         if run.cancelled:
             assert tuple(inbox.tokens) == expected[: len(inbox.tokens)]
         else:

@@ -78,12 +78,12 @@ def largest_computed(spec: ModelSpec) -> int:
 def working_bytes(spec: ModelSpec, limits: Limits, scheme: Scheme) -> dict[str, int]:
     """Memory beside the weights: cache, the runtime's embedding buffer, and the larger of the two passes' activations."""
     item = 2 if scheme.model_dtype == "float16" else 4
-    decoder = spec.decoder
+    decoder, tokens = spec.decoder, max(limits.prefill_chunk, limits.batch)
     pages = -(-(limits.context + SPARE_POSITIONS) // PAGE) + 1
     cache = 2 * decoder.layers * decoder.kv_heads * decoder.head_dim * pages * PAGE * item * limits.batch
     return {
         "kv_cache": cache,
         "embedding_buffer": limits.prefill_chunk * decoder.hidden * item,
-        "activations": max(decoder_activations(decoder, limits.prefill_chunk, item), image_activations(spec, item)),
+        "activations": max(decoder_activations(decoder, tokens, item), image_activations(spec, item)),
         "logits": 3 * 4 * decoder.vocabulary * limits.batch,
     }

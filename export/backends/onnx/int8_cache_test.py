@@ -87,7 +87,7 @@ def test_answers_in_company_are_answers_alone_and_caches_are_copied_and_cut(pack
     drawn, hidden = np.random.default_rng(3), package.spec.decoder.hidden
     prompts = [drawn.standard_normal((1, length, hidden)).astype(np.float32) for length in (5, 9, 3)]
     tokens = [drawn.standard_normal((1, 1, hidden)).astype(np.float32) for _ in prompts]
-    assert first.why_not_batched() == ""
+    assert first.why_not_batched(2) == ""
 
     def fed(array: np.ndarray, start: int) -> Arrays:
         return {"inputs_embeds": array, "position_ids": np.arange(start, start + array.shape[1])[None]}

@@ -89,7 +89,7 @@ def test_a_step_is_the_same_whoever_shares_it_and_few_take_the_first_decoder(pac
         fed: list[Arrays] = [{"inputs_embeds": tokens[n], "position_ids": np.array([[prompts[n].shape[1]]])} for n in who]
         return np.concatenate(backend.forward_batch(states, fed))
 
-    assert backend.why_not_batched() == ""
+    assert backend.why_not_batched(2) == ""
     four, six = steps([0, 1, 2, 3]), steps([5, 0, 4, 3, 2, 1])
     np.testing.assert_array_equal(four, six[[1, 5, 4, 3]])
     three = steps([0, 1, 2])

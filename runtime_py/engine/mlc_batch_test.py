@@ -1,0 +1,207 @@
+"""Answers of an MLC package that was planned for several sequences a call are the answers alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import runtime_py
+from parity_tests.conftest import GOLDENS
+from runtime_py.backends.mlc import MlcBackend
+from runtime_py.backends.mlc_rows import why_not_together
+from runtime_py.engine.answer import Answer
+from runtime_py.engine.engine_test import QUESTION, Asked, Inbox, Room, alone, answers_are_those_alone
+from runtime_py.errors import UsageError
+from runtime_py.model import Model
+
+pytest.importorskip("tvm")
+
+Planned = Callable[[str, str], Path]
+BATCH, CHUNK = 4, 64
+LAST = np.array([-1])
+ROUNDING = {"float32": 2e-5, "float16": 2e-2}
+"""Of the largest logit, by the model dtype: attention over pages that sequences share is merged with that over their own."""
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> Planned:
+    """A function (demo or checkpoint, precision) -> its package for BATCH sequences, with this machine's library alone."""
+    from export.pipeline import export
+    from export.request import ExportRequest
+
+    def made(model: str, precision: str) -> Path:
+        folder = tmp_path_factory.mktemp("mlc") / "out"
+        weights = None if Path(model).is_dir() else "demo"
+        request = ExportRequest(
+            model, "android", weights, precision, output=folder, context=512, prefill_chunk=CHUNK, batch=BATCH,
+            skip_verify=True, without_tokenizer=weights is None, host_only=True,
+        )  # fmt: skip
+        return export(request, None)
+
+    return made
+
+
+@pytest.fixture(scope="module")
+def mlc_model(planned: Planned) -> Iterator[Model]:
+    with runtime_py.load(planned("minicpm-v", "q0f32")) as loaded:
+        yield loaded
+
+
+def mlc(model: Model) -> MlcBackend:
+    assert isinstance(model.backend, MlcBackend)
+    return model.backend
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(asked=st.lists(QUESTION, min_size=2, max_size=7), slots=st.integers(2, BATCH), chunk=st.sampled_from([7, 64]))
+def test_answers_among_others_are_the_answers_alone(mlc_model: Model, asked: list[Asked], slots: int, chunk: int) -> None:
+    answers_are_those_alone(Room(mlc_model, slots, chunk), asked)
+
+
+def test_one_call_serves_all_that_answer(mlc_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, int]] = []
+    call = mlc(mlc_model)._call
+
+    def counted(name: str, *arguments: Any) -> np.ndarray:
+        calls.append((name, len(arguments[0])))
+        return call(name, *arguments)
+
+    monkeypatch.setattr(mlc_model.backend, "_call", counted)
+    room = Room(mlc_model, BATCH, CHUNK)
+    inboxes = [Inbox() for _ in range(BATCH)]
+    for number, inbox in enumerate(inboxes):
+        room.submit(Asked(number % 3, number % 2, 20), inbox)
+    room.run()
+    assert max(rows for name, rows in calls if name == "batch_decode") == BATCH
+    assert sum(rows for name, rows in calls if name in ("batch_decode", "decode")) == BATCH * 19
+
+
+def test_more_slots_than_were_planned_get_a_call_each(mlc_model: Model) -> None:
+    room = Room(mlc_model, BATCH + 1, CHUNK)
+    assert not room.engine.shares_calls and "planned for 4 sequences a call" in room.engine.notice
+    inboxes = [Inbox() for _ in range(BATCH + 1)]
+    for number, inbox in enumerate(inboxes):
+        room.submit(Asked(number % 3, 0, 6), inbox)
+    room.run()
+    for number, inbox in enumerate(inboxes):
+        assert isinstance(inbox.end, Answer) and inbox.end.ids == alone(mlc_model, Asked(number % 3, 0, 6))
+
+
+def drawn(tokens: int, hidden: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, 0.5, (1, tokens, hidden)).astype(np.float32)
+
+
+def held_to_alone(backend: MlcBackend) -> None:
+    """Rows of a call have the bits of their own call; from a shared beginning they differ by what ROUNDING bounds."""
+    hidden = int(backend.contracts["decoder"].inputs[0].shape[-1])
+
+    def fed(embeds: np.ndarray, at: int) -> dict[str, np.ndarray]:
+        positions = np.arange(at, at + embeds.shape[1])[None]
+        stacked = np.stack([positions] * 3) if "position_ids" in backend._sides else positions
+        return {"inputs_embeds": embeds, "position_ids": stacked}
+
+    def feed(state: Any, embeds: np.ndarray) -> np.ndarray:
+        return backend.forward(state, fed(embeds, state.length), LAST)[0]
+
+    prompts = [drawn(tokens, hidden, tokens) for tokens in (5, 33, 16, 60)]
+    states = backend.start_batch(BATCH, 100)
+    for state, prompt in zip(states, prompts, strict=True):
+        feed(state, prompt)
+    single = [backend.start(100) for _ in prompts]
+    for state, prompt in zip(single, prompts, strict=True):
+        feed(state, prompt)
+    for who in ([0, 1, 2, 3], [3, 1], [2, 0, 3], [1, 2, 0]):
+        steps = [drawn(1, hidden, 100 + number) for number in who]
+        rows = backend.forward_batch(
+            [states[number] for number in who],
+            [fed(step, states[number].length) for number, step in zip(who, steps, strict=True)],
+        )
+        for number, step, row in zip(who, steps, rows, strict=True):
+            np.testing.assert_array_equal(row, feed(single[number], step))
+    source, *others = states[3], states[0], states[1], states[2]
+    for kept in (1, 15, 16, 33, 60):
+        backend.rewind(source, 60)
+        for state in others:
+            backend.copy_prefix(source, state, kept)
+        step = drawn(1, hidden, 7)
+        rows = backend.forward_batch(states, [fed(step, state.length) for state in states])
+        for row, length in zip(rows, (kept, kept, kept, 60), strict=True):
+            own = backend.start(100)
+            feed(own, prompts[3][:, :length])
+            expected = feed(own, step)
+            assert np.abs(row - expected).max() <= ROUNDING[backend.dtype] * np.abs(expected).max()
+
+
+def test_logits_of_a_call_are_those_of_calls_of_their_own(mlc_model: Model) -> None:
+    held_to_alone(mlc(mlc_model))
+
+
+def test_a_rewound_or_emptied_sequence_leaves_those_that_share_its_pages(mlc_model: Model) -> None:
+    backend = mlc(mlc_model)
+    hidden = int(backend.contracts["decoder"].inputs[0].shape[-1])
+    one, other, *_ = backend.start_batch(BATCH, 64)
+    prompt, step = drawn(40, hidden, 1), drawn(1, hidden, 2)
+    backend.forward(one, {"inputs_embeds": prompt}, LAST)
+    for length in (40, 20, 0):
+        backend.copy_prefix(one, other, 40)
+        backend.rewind(one, length)
+        if length < 40:
+            backend.forward(one, {"inputs_embeds": drawn(40 - length, hidden, 3)}, LAST)
+        alone = backend.start(64)
+        backend.forward(alone, {"inputs_embeds": prompt}, LAST)
+        expected = backend.forward(alone, {"inputs_embeds": step}, LAST)[0]
+        (row,) = backend.forward_batch([other], [{"inputs_embeds": step}])
+        assert np.abs(row - expected).max() <= ROUNDING["float32"] * np.abs(expected).max()
+        backend.rewind(one, 0)
+        backend.forward(one, {"inputs_embeds": prompt}, LAST)
+    with pytest.raises(UsageError, match="copy of 41"):
+        backend.copy_prefix(one, other, 41)
+    with pytest.raises(UsageError, match="copy of 1 "):
+        backend.copy_prefix(one, backend.start(64), 1)
+
+
+def test_pages_suffice_for_full_sequences_that_were_shared_and_cut(mlc_model: Model) -> None:
+    """As many as the cache holds, each of them full, after copies and rewinds within a page."""
+    backend = mlc(mlc_model)
+    hidden, capacity = int(backend.contracts["decoder"].inputs[0].shape[-1]), 90
+    states = backend.start_batch(BATCH, capacity)
+    backend.forward(states[0], {"inputs_embeds": drawn(64, hidden, 1)}, LAST)
+    for round_ in range(3):
+        for state in states[1:]:
+            backend.copy_prefix(states[0], state, 37 + round_)
+        for state in states:
+            backend.forward(state, {"inputs_embeds": drawn(capacity - state.length, hidden, 2)}, LAST)
+        assert [state.length for state in states] == [capacity] * BATCH
+        backend.rewind(states[0], 50)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["int4", "q4f32_1"])
+def test_libraries_of_int4_hold_to_the_same(planned: Planned, precision: str) -> None:
+    with runtime_py.load(planned("minicpm-v", precision)) as model:
+        held_to_alone(mlc(model))
+        greedy = [Asked(number % 5, number % 3, 8 + number) for number in range(9)]
+        answers_are_those_alone(Room(model, BATCH, CHUNK), greedy)
+
+
+@pytest.mark.slow
+def test_a_library_that_is_fed_positions_holds_to_the_same(planned: Planned) -> None:
+    folder = planned(str(GOLDENS / "qwen2-vl"), "q4f32_1")
+    backend = MlcBackend(folder, json.loads((folder / "manifest.json").read_text()))
+    assert backend._sides == ["position_ids"] and backend.why_not_batched(BATCH) == ""
+    held_to_alone(backend)
+
+
+def test_what_is_fed_for_one_sequence_is_not_shared() -> None:
+    """Experts chosen from the conversation, rows of adapters."""
+    for sides in (["position_ids", "gate_input"], ["image_index", "delta_index"]):
+        assert "holds for one sequence" in why_not_together({"max_batch_size": 4}, sides, 2)
+    assert why_not_together({"max_batch_size": 4}, ["position_ids"], 4) == ""
+    assert "max_batch_size 1;" in why_not_together({"max_batch_size": 1}, [], 2)
