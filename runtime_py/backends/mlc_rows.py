@@ -107,7 +107,7 @@ def why_not_together(metadata: Mapping[str, Any], sides: Sequence[str], count: i
     most = int(metadata["max_batch_size"])
     if count > most:
         planned = "one sequence" if most == 1 else f"{most} sequences"
-        return f"the library was planned for {planned} a call (max_batch_size {most}; export --batch)"
+        return f"the library was planned for {planned} a call (max_batch_size {most}; export with --batch for more)"
     return ""
 
 
