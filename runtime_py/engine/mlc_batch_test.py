@@ -192,19 +192,22 @@ def test_a_rewound_or_emptied_sequence_leaves_those_that_share_its_pages(mlc_mod
         backend.copy_prefix(one, backend.start(64), 1)
 
 
-def test_pages_suffice_for_full_sequences_that_were_shared_and_cut(mlc_model: Model) -> None:
-    """As many as the cache holds, each of them full, after copies and rewinds within a page."""
+@pytest.mark.parametrize(("count", "capacity"), [(BATCH, 90), (16, 17)])
+def test_pages_suffice_for_full_sequences_that_were_shared_and_cut(mlc_model: Model, count: int, capacity: int) -> None:
+    """As many as the cache holds, each of them full, after copies and rewinds within a page; 17 positions take two pages."""
     backend = mlc(mlc_model)
-    hidden, capacity = int(backend.contracts["decoder"].inputs[0].shape[-1]), 90
-    states = backend.start_batch(BATCH, capacity)
-    backend.forward(states[0], {"inputs_embeds": drawn(64, hidden, 1)}, LAST)
-    for round_ in range(3):
+    hidden = int(backend.contracts["decoder"].inputs[0].shape[-1])
+    states = backend.start_batch(count, capacity)
+    backend.forward(states[0], {"inputs_embeds": drawn(14, hidden, 1)}, LAST)
+    for kept in (14, 13, 5):
         for state in states[1:]:
-            backend.copy_prefix(states[0], state, 37 + round_)
+            backend.copy_prefix(states[0], state, kept)
         for state in states:
-            backend.forward(state, {"inputs_embeds": drawn(capacity - state.length, hidden, 2)}, LAST)
-        assert [state.length for state in states] == [capacity] * BATCH
-        backend.rewind(states[0], 50)
+            for start in range(state.length, capacity, CHUNK):
+                tokens = min(CHUNK, capacity - start)
+                backend.forward(state, {"inputs_embeds": drawn(tokens, hidden, 2)}, LAST)
+        assert [state.length for state in states] == [capacity] * count
+        backend.rewind(states[0], kept)
 
 
 @pytest.mark.slow
