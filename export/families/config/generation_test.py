@@ -98,9 +98,26 @@ def test_values_out_of_range_are_refused(key: str, value: Any) -> None:
 def test_silence_about_sampling_means_greedy_as_in_transformers() -> None:
     file = {key: value for key, value in FILE.items() if key != "do_sample"}
     settings = generation_of(Section(file), GenerationDefaults(from_file=True), [2])
-    assert (settings["temperature"], settings["top_k"], settings["repetition_penalty"]) == (0.0, 1, 1.5)
+    assert (settings["temperature"], settings["top_k"], settings["repetition_penalty"]) == (0.0, 5, 1.5)
     config = pytest.importorskip("transformers").GenerationConfig(**file)
     assert not config.do_sample
+
+
+@pytest.mark.parametrize("name", sorted(FROM_FILE))
+@pytest.mark.parametrize("said", [{}, {"top_p": 0.8}, {"temperature": 0.7}, {"top_k": 7}, {"top_k": 0, "top_p": None}], ids=str)
+def test_what_a_file_that_draws_leaves_out_is_transformers_default(name: str, said: dict[str, Any]) -> None:
+    library = pytest.importorskip("transformers").GenerationConfig
+    stated = {key: value for key, value in said.items() if value is not None}
+    theirs = {**library._get_default_generation_params(), **stated}
+    ours = generation(families()[name], None, {"do_sample": True, **said})
+    names = ("temperature", "top_p", "top_k", "repetition_penalty")
+    assert {key: ours[key] for key in names} == {key: theirs[key] for key in names}
+
+
+@ALL
+def test_a_temperature_of_the_callers_draws(family: Family) -> None:
+    """A greedy default must not leave one token to draw from; CogVLM2's own code does."""
+    assert generation(family)["top_k"] != 1 or family.name == "cogvlm2"
 
 
 @ALL
