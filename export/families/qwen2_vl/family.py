@@ -29,6 +29,9 @@ from runtime_py.preprocess.pixels import CLIP_MEAN, CLIP_STD
 PIXELS = (3136, 12845056)
 """preprocessor_config.json of the published checkpoint, for folders without that file."""
 
+CLASS_PIXELS = (3136, 1003520)
+"""What the published class takes where the file is there and does not say (``Qwen2VLImageProcessor``, 4.45 and 5.24)."""
+
 PHONE_SIDE = 448
 """Pixels along a side of the square picture that a phone sends, where the bounds allow it."""
 
@@ -48,7 +51,7 @@ class Qwen2VL(Family):
         form = prompt(read.marks(vocabulary, stated))
         geometry = {"patch_size": tower.patch, "merge_size": tower.merge, "temporal_patch_size": tower.temporal}
         check_pictures(read.pictures, {"resample": (3,), **{key: (value,) for key, value in geometry.items()}})
-        least, most = pixel_bounds(read.pictures, factor, PIXELS)
+        least, most = pixel_bounds(read.pictures, factor, CLASS_PIXELS if read.pictures.values else PIXELS)
         mean = colours(read.pictures, "image_mean", LEAST_MEAN, CLIP_MEAN)
         deviation = colours(read.pictures, "image_std", LEAST_DEVIATION, CLIP_STD)
         overview = overview_side(most, factor)
