@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from export.families.base import Family
@@ -23,6 +24,7 @@ from export.families.qwen2_vl import weights
 from export.families.qwen2_vl.prompt import STATED, prompt
 from export.modules.connectors.specs import PatchMergerSpec
 from export.source.tensor_source import TensorSource
+from export.source.training_names import renamed
 from export.specs import EmbedSpec, ImageSpec, ModelSpec, SizeRule
 from runtime_py.preprocess.pixels import CLIP_MEAN, CLIP_STD
 
@@ -70,6 +72,10 @@ class Qwen2VL(Family):
             runtime={**runtime, "prompt": form.to_json()},
             generation=read.answers(vocabulary, form.stop_ids()),
         )
+
+    def open_source(self, folder: Path, stated: Mapping[str, Any] | None = None) -> TensorSource:
+        """Under the names of the published files, which trainers that save a state dictionary as it is do not write."""
+        return renamed(super().open_source(folder, stated), weights.MODULES)
 
 
 def overview_side(max_pixels: int, factor: int) -> int:

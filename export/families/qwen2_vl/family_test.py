@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import save_file
 
 from export.families.qwen2_vl.family import FAMILY
 from export.families.registry import families, recognise
@@ -89,6 +90,20 @@ def copied(folder: Path, to: Path, **config: Any) -> Path:
     value = json.loads((to / "config.json").read_text())
     (to / "config.json").write_text(json.dumps({**value, **config}))
     return to
+
+
+def test_names_of_a_state_dictionary_are_read_as_the_published_ones(tmp_path: Path) -> None:
+    """transformers 5.24 loads a file under either names alike; trainers that save ``state_dict()`` write the longer ones."""
+    stored = FAMILY.open_source(GOLDEN)
+    longer = {"visual.": "model.visual.", "model.": "model.language_model.", "lm_head.": "lm_head."}
+    tensors = {}
+    for name in stored.infos:
+        old = next(begin for begin in longer if name.startswith(begin))
+        tensors[longer[old] + name.removeprefix(old)] = stored.read(name)
+    save_file(tensors, str(tmp_path / "model.safetensors"))
+    read = FAMILY.open_source(tmp_path)
+    assert sorted(read.infos) == sorted(stored.infos)
+    assert all(read.read(name).equal(stored.read(name)) for name in stored.infos)
 
 
 def test_the_base_and_the_adapted_model_are_told_apart(tmp_path: Path) -> None:

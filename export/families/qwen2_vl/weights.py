@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+MODULES = {"model.language_model.": "model.", "model.visual.": "visual."}
+"""What names begin with in a state dictionary of transformers 5, to what the published files have."""
+
+
 def rules(spec: ModelSpec) -> list[Rule]:
     """One rule per parameter of all four stages."""
     return [*image_rules(spec), *llama_rules(spec.decoder)]
