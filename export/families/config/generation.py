@@ -42,7 +42,8 @@ generation/configuration_utils.py, ``_get_default_generation_params``; 4.45 has 
 
 
 def stop_ids(sections: Iterable[Section], vocabulary: int, own: Sequence[int], default: int | None = None) -> list[int]:
-    """Every id that ends an answer: ``eos_token_id`` of each section, one or several, then the family's own.
+    """Every id that ends an answer: ``eos_token_id`` of each section, one or several, then the family's own and the
+    tokenizer's, which published ``chat`` functions ask for (``tokenizer.eos_token_id``).
 
     Args:
         default: what the published class takes where no section names any.

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from export.checkpoint.recognised import recognise_checkpoint
 from export.families.base import Family
 from export.families.config.generation import GenerationDefaults, generation_of
 from export.families.config.section import Section
 from export.families.config.unapplied_generation import NEUTRAL, READ, SILENT, _tell, tell_unapplied
+from export.families.config.vocabulary import ROLES, TOKENS, named_end
 from export.families.registry import families
+from export.source.hub import DEMO_FOLDER
 from export.source.tensor_source import EmptySource
 from runtime_py.errors import CheckpointError
 from runtime_py.generation.generate import settings_of
@@ -48,6 +53,28 @@ def test_null_ends_fall_back_to_the_familys_own(family: Family) -> None:
     nulls = {"eos_token_id": None}
     stop_ids = generation(family, nulls, nulls)["stop_ids"]
     assert stop_ids and all(type(token) is int for token in stop_ids)
+
+
+@ALL
+@pytest.mark.parametrize("end", ["<end>", {"content": "<end>", "lstrip": False}, None])
+def test_the_tokenizers_own_end_stops_too(family: Family, end: Any, tmp_path: Path) -> None:
+    """A fine-tune may name another token in tokenizer_config.json alone."""
+    tiny = family.published_config("", "tiny")
+    before = generation(family)["stop_ids"]
+    free = next(index for index in range(50, 100) if index not in before)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": end}))
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps({"eos_token": "<end>"}))
+    stated = {**tiny, TOKENS: {**tiny.get(TOKENS, {}), "<end>": free}, ROLES: named_end(tmp_path)}
+    assert set(family.spec(stated, EmptySource()).generation["stop_ids"]) == {*before, free}
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in DEMO_FOLDER.iterdir() if path.is_dir()))
+def test_demos_name_no_other_end(name: str) -> None:
+    read = recognise_checkpoint(DEMO_FOLDER / name)
+    assert named_end(DEMO_FOLDER / name)
+    ends = read.spec(read.open_source()).generation["stop_ids"]
+    without = read.family.spec({**read.config, ROLES: {}}, read.open_source()).generation["stop_ids"]
+    assert ends == without
 
 
 @ALL
