@@ -54,8 +54,8 @@ def weight_map(spec: ModelSpec, source: TensorSource, rank: int, lora_scale: flo
     rules += _language(spec.decoder, rank, lora_scale, _spelling(source))
     unread = (f"{VIT}vision_model.encoder.layers.{spec.vision.layers}.*",)
     head = f"{LLM}lm_head.weight"
-    stored = with_embedding(rules, source, spec, head)
-    return WeightMap(rules, stored, IGNORED + unread, tied_head(spec.decoder, head))
+    whole = with_embedding(rules, source, spec, head)
+    return WeightMap(rules, whole, IGNORED + unread, tied_head(spec.decoder, head))
 
 
 def _spelling(source: TensorSource) -> str:
