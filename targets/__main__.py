@@ -12,14 +12,16 @@ from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, execute
 from runtime_py.command.parser import Parser
 from runtime_py.errors import ExitCode
+from targets.registry import target_named, targets
 
 log = logging.getLogger("edgeproof")
 
 
 def parser(prog: str) -> Parser:
     """The flags."""
-    made = Parser(prog, "List targets, devices, and which published models fit them.")
-    made.add_argument("--brief", action="store_true", help="without what each family's layers cannot hold")
+    made = Parser(prog, "List targets and devices; of a TARGET, also which published models fit.")
+    made.add_argument("targets", nargs="*", metavar="TARGET", help="only these, in full; default: all, in short")
+    made.add_argument("--brief", action="store_true", help="without published models and what they take")
     flags.json_result(made)
     flags.talk(made)
     return made
@@ -28,14 +30,18 @@ def parser(prog: str) -> Parser:
 def _run(options: argparse.Namespace) -> int:
     from export.plan.listing import as_json, as_text
 
-    whole = not options.brief
+    chosen = [target_named(name) for name in options.targets] or list(targets().values())
+    in_full = bool(options.targets)
+    whole = not options.brief and (in_full or options.json)
     if whole and find_spec("torch") is None:
         whole = False
         log.warning("which published models fit is left out: it takes the extra 'export' (pip install 'edgeproof[export]')")
     if options.json:
-        console.out_json(as_json(whole))
+        console.out_json(as_json(chosen, whole))
     else:
-        console.out(as_text(whole))
+        console.out(as_text(chosen, whole, in_full))
+        if not in_full:
+            log.info("what fits, and where figures come from: name a target, as in `edgeproof targets android`")
     return ExitCode.OK
 
 
