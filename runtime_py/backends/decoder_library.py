@@ -1,8 +1,8 @@
 """A decoder as machine code, over its graph's own weight files and caches.
 
 ONNX Runtime packs the weights of MatMulNBits anew when a session opens, six bits for every four. The library reads them
-where they lie in the package, mapped into memory, and keeps keys and values where ONNX Runtime would; so a sequence may be
-fed by graph and library in turns. It lies beside the graph, never in its place: where it cannot run, the graph does.
+as they lie in the package, and keeps keys and values where ONNX Runtime would; so a sequence may be fed by graph and
+library in turns. It lies beside the graph, never in its place: where it cannot run, the graph does.
 """
 
 from __future__ import annotations

@@ -95,20 +95,18 @@ def write_gguf(path: Path, shape: DecoderShape) -> None:
     writer.add_tokenizer_model("no_vocab")
     draw = np.random.default_rng(0)
 
-    def matrix(name: str, rows: int, columns: int, kind: str = "Q4_0") -> None:
+    def matrix(name: str, rows: int, columns: int, kind: str) -> None:
         weights, size, place, scale = BLOCKS[kind]
         blocks = draw.integers(0, 256, (rows, columns // weights, size), dtype=np.uint8)
         blocks[:, :, place : place + 2] = np.frombuffer(np.float16(scale).tobytes(), np.uint8)
         writer.add_tensor(name, blocks.reshape(rows, -1), raw_dtype=gguf.GGMLQuantizationType[kind])
 
-    matrix("token_embd.weight", shape.vocabulary, shape.hidden)
+    matrix("token_embd.weight", shape.vocabulary, shape.hidden, "Q4_0")
     writer.add_tensor("output_norm.weight", np.ones(shape.hidden, np.float32))
     for name, rows, columns in shape.matrices():
-        if name == HEAD:
-            matrix(name, rows, columns, "Q8_0" if columns % BLOCKS["Q6_K"][0] else "Q6_K")
-            continue
-        for layer in range(shape.layers):
-            matrix(name.format(layer), rows, columns)
+        kind = "Q4_0" if name != HEAD else "Q8_0" if columns % BLOCKS["Q6_K"][0] else "Q6_K"
+        for layer in range(shape.layers if "{}" in name else 1):
+            matrix(name.format(layer), rows, columns, kind)
     for layer in range(shape.layers):
         for norm in ("attn_norm", "ffn_norm"):
             writer.add_tensor(f"blk.{layer}.{norm}.weight", np.ones(shape.hidden, np.float32))
