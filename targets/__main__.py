@@ -19,7 +19,7 @@ log = logging.getLogger("edgeproof")
 
 def parser(prog: str) -> Parser:
     """The flags."""
-    made = Parser(prog, "List targets and devices; of a TARGET, also which published models fit.")
+    made = Parser(prog, "List targets, devices, and which published models fit them.")
     made.add_argument("targets", nargs="*", metavar="TARGET", help="only these, in full; default: all, in short")
     made.add_argument("--brief", action="store_true", help="without published models and what they take")
     flags.json_result(made)
@@ -32,16 +32,16 @@ def _run(options: argparse.Namespace) -> int:
 
     chosen = [target_named(name) for name in options.targets] or list(targets().values())
     in_full = bool(options.targets)
-    whole = not options.brief and (in_full or options.json)
-    if whole and find_spec("torch") is None:
-        whole = False
+    models = not options.brief
+    if models and find_spec("torch") is None:
+        models = False
         log.warning("which published models fit is left out: it takes the extra 'export' (pip install 'edgeproof[export]')")
     if options.json:
-        console.out_json(as_json(chosen, whole))
+        console.out_json(as_json(chosen, models))
     else:
-        console.out(as_text(chosen, whole, in_full))
+        console.out(as_text(chosen, models, in_full))
         if not in_full:
-            log.info("what fits, and where figures come from: name a target, as in `edgeproof targets android`")
+            log.info("more of one, and where its figures come from: name it, as in `edgeproof targets android`")
     return ExitCode.OK
 
 

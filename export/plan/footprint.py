@@ -95,14 +95,16 @@ def footprint_of(target: Target, checkpoint: str, spec: ModelSpec) -> Footprint:
     return Footprint(spec.family, checkpoint, precision, "", parts, stages, fits, engine, speeds)
 
 
-def as_line(footprint: Footprint, devices: list[Device]) -> str:
-    """One line for a terminal."""
+def as_line(footprint: Footprint, devices: list[Device], in_full: bool = True) -> str:
+    """One line for a terminal; ``in_full`` says what does not fit, too, and what a phone's app can do with it."""
     name = f"{footprint.checkpoint} at {footprint.precision}"
     if footprint.refused:
         return f"not built: {name}: {footprint.refused}"
     fitting = [_with_speed(footprint, device) for device in devices if footprint.fits[device.name]]
     rest = [f"{device.name} ({gibibytes(device.usable)})" for device in devices if not footprint.fits[device.name]]
     where = "fits " + ", ".join(fitting) if fitting else "fits none of these devices"
+    if not in_full:
+        return f"{name}: {gibibytes(footprint.needed)}, {where}"
     others = f"; not {', '.join(rest)}" if fitting else ""
     not_there = f"{others}: {footprint.reason()}" if rest else ""
     told = f"; in the app: {footprint.engine.use}" if footprint.engine else ""

@@ -88,18 +88,18 @@ def _device_json(device: Device) -> dict[str, Any]:
     return row
 
 
-def as_text(chosen: Sequence[Target], with_exceptions: bool = True, with_sources: bool = True) -> str:
+def as_text(chosen: Sequence[Target], with_models: bool = True, in_full: bool = True) -> str:
     """Targets for a terminal.
 
     Args:
-        with_exceptions: what published models take there, and which of their layers keep a wider storage.
-        with_sources: where the figures of devices come from.
+        with_models: what published models take there, and which devices they fit.
+        in_full: where figures come from, too, and which of the models' layers keep a wider storage.
     """
-    shown = (_target_lines(target, with_exceptions, with_sources) for target in chosen)
+    shown = (_target_lines(target, with_models, in_full) for target in chosen)
     return "\n".join(line for lines in shown for line in lines).rstrip()
 
 
-def _target_lines(target: Target, with_exceptions: bool, with_sources: bool) -> Iterator[str]:
+def _target_lines(target: Target, with_models: bool, in_full: bool) -> Iterator[str]:
     yield f"{target.name}: {target.title}"
     yield f"  precisions  {', '.join(target.precisions)} (the first is the default)"
     limits = target.limits
@@ -109,12 +109,13 @@ def _target_lines(target: Target, with_exceptions: bool, with_sources: bool) -> 
             yield f"  {title if not number else '':<11} {line}"
     for device in devices_of(target.name):
         usable = f"{gibibytes(device.usable)} for one app"
-        facts = f" ({device.usable_source}){_bandwidth(device)}" if with_sources else ""
+        facts = f" ({device.usable_source}){_bandwidth(device)}" if in_full else ""
         yield f"  device      {device.name}: {device.title}; {usable}{facts}"
-    if with_exceptions:
+    if with_models:
         for number, footprint in enumerate(footprints(target)):
-            yield f"  {'' if number else 'holds':<11} {as_line(footprint, devices_of(target.name))}"
-        yield from _exception_lines(target)
+            yield f"  {'' if number else 'holds':<11} {as_line(footprint, devices_of(target.name), in_full)}"
+        if in_full:
+            yield from _exception_lines(target)
     yield ""
 
 
