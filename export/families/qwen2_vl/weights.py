@@ -58,4 +58,7 @@ def _merger(spec: PatchMergerSpec, root: str) -> Iterator[Rule]:
     yield from pair("connector.fc2", f"{root}mlp.2", (spec.width, joined))
 
 
-TENSORS = PublishedTensors(rules)
+BUFFERS = ("*rotary_emb.inv_freq", "*rotary_pos_emb.inv_freq")
+"""What older trainers save although it is computed from the config."""
+
+TENSORS = PublishedTensors(rules, ignored=BUFFERS)
