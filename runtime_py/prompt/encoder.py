@@ -122,7 +122,7 @@ class PromptEncoder:
             raise TooLongError(
                 f"{told} do not fit the prompt: it has {len(ids)} tokens",
                 f"{limit} at most",
-                "send fewer or smaller pictures" if pictures > limit else "shorten the conversation (/reset starts anew)",
+                "send fewer or smaller pictures" if pictures > limit else "shorten the conversation (/reset in chat)",
             )
         log.warning("prompt of %d tokens cut to the model's %d; the end of the question is lost", len(ids), limit)
         return ids[:limit]
