@@ -139,13 +139,29 @@ def deeper_than(value: Any, levels: int) -> bool:
 
 
 def shortened(value: object, length: int = 60) -> str:
-    """A value of a stranger's file for an error message: its `repr`, cut; of containers their kind and size."""
+    """A value of a stranger's file for an error message: its `repr`, cut; of large containers their kind and size."""
     if isinstance(value, str | bytes):
         value = value[: 4 * length]
-    elif isinstance(value, dict | list | tuple | set) and len(value) > 8:
+    elif isinstance(value, _CONTAINERS) and not _is_small(value):
         return f"a {type(value).__name__} of {len(value)}"
     try:
         text = repr(value)
     except Exception:  # a number of thousands of digits, or nesting without end
         return f"a {type(value).__name__}"
     return text if len(text) <= length else text[: length - 3] + "..."
+
+
+_CONTAINERS = (dict, list, tuple, set, frozenset)
+
+
+def _is_small(container: Any) -> bool:
+    """Whether every part has at most 8 items and all of it 100, counted as often as they are shown."""
+    left, parts = 100, [container]
+    while parts:
+        part = parts.pop()
+        left -= len(part)
+        if len(part) > 8 or left < 0:
+            return False
+        items = [*part, *part.values()] if isinstance(part, dict) else part
+        parts += [item for item in items if isinstance(item, _CONTAINERS)]
+    return True
