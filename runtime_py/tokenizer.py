@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from runtime_py.errors import PackageError
-from runtime_py.files.json_file import MEGABYTE, read_bytes
+from runtime_py.files.json_file import MEGABYTE, parse_json, read_bytes
 from runtime_py.files.sentencepiece_file import MAX_TOKENS, check_model
 from runtime_py.vocabulary.added_tokens import TABLES, added_tokens, completed, numbered
 
 MAX_JSON_BYTES = 64 * MEGABYTE
+JSON_ROOM = 4
+"""How often a vocabulary with its merges may fill the common limits of JSON; the largest published one does so twice."""
 
 FILES = ("tokenizer.json", "tokenizer.model", *TABLES)
 """Every file that `load` may read."""
@@ -206,8 +208,10 @@ def read_json(path: Path) -> Tokenizer:
     """A ``tokenizer.json`` of the tokenizers library whose decoder works on bytes (byte-level or byte-fallback)."""
     from tokenizers import Tokenizer as Library
 
-    text = read_bytes(path, MAX_JSON_BYTES).decode("utf-8-sig")
-    stated = json.loads(text)
+    content = read_bytes(path, MAX_JSON_BYTES)
+    stated, text = parse_json(content, path, room=JSON_ROOM), content.decode("utf-8-sig")
+    if not isinstance(stated, dict):
+        raise PackageError(f"{path} is no tokenizer but a {type(stated).__name__}", "a JSON object", "restore the file")
     settings = completed(stated, added_tokens(path.parent), path)
     _refuse_affixes(settings, path)
     library = Library.from_str(text if settings == stated else json.dumps(settings))

@@ -71,13 +71,32 @@ def read_bytes(path: Path, max_bytes: int, refusal: Refusal = PackageError, agai
     return content
 
 
-def parse_json(content: bytes, path: Path, refusal: Refusal = PackageError, again: str = "copy the file again") -> Any:
-    """The value of JSON text; see `read_json`."""
+def read_optional_json(
+    path: Path, max_bytes: int, refusal: Refusal = PackageError, again: str = "copy the file again"
+) -> Any:
+    """As `read_json`; {} where nothing has this name. What is there and no file is refused, not taken for absent."""
+    return read_json(path, max_bytes, refusal, again) if os.path.lexists(path) else {}
+
+
+def parse_json(
+    content: bytes,
+    path: Path,
+    refusal: Refusal = PackageError,
+    again: str = "copy the file again",
+    finite: bool = True,
+    room: int = 1,
+) -> Any:
+    """The value of JSON text; see `read_json`.
+
+    Args:
+        finite: numbers that are not are refused here; else the caller looks at those that it needs.
+        room: how often the common limits of containers and quotation marks may be filled.
+    """
     containers, quotes = content.count(b"[") + content.count(b"{"), content.count(b'"')
-    if containers > MAX_CONTAINERS:
-        raise refusal(f"{path} holds {containers:,} lists and objects", f"at most {MAX_CONTAINERS:,}", again)
-    if quotes > MAX_QUOTES:
-        raise refusal(f"{path} holds {quotes:,} quotation marks", f"at most {MAX_QUOTES:,}", again)
+    if containers > room * MAX_CONTAINERS:
+        raise refusal(f"{path} holds {containers:,} lists and objects", f"at most {room * MAX_CONTAINERS:,}", again)
+    if quotes > room * MAX_QUOTES:
+        raise refusal(f"{path} holds {quotes:,} quotation marks", f"at most {room * MAX_QUOTES:,}", again)
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         values = dict(pairs)
@@ -91,11 +110,13 @@ def parse_json(content: bytes, path: Path, refusal: Refusal = PackageError, agai
         if len(text) > MAX_DIGITS:
             raise ValueError(f"a number of {len(text)} digits")
         value = float(text) if any(letter in text for letter in ".eE") else int(text)
-        if value in (float("inf"), float("-inf")):
+        if finite and value in (float("inf"), float("-inf")):
             raise ValueError(f"the number {text} is infinite")
         return value
 
     def constant(text: str) -> float:
+        if not finite:
+            return float(text)
         raise ValueError(f"{text} is no number of JSON")
 
     try:
