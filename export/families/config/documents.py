@@ -28,7 +28,7 @@ def read_object(path: Path, most_bytes: int = MOST_BYTES) -> dict[str, Any]:
         raise CheckpointError(f"{path} is UTF-16 text", "JSON in UTF-8", "save it as UTF-8")
     if not content.strip():
         raise CheckpointError(f"{path} is empty", "a JSON object", AGAIN)
-    value = parse_json(content, path, CheckpointError, AGAIN, finite=False, room=max(1, most_bytes // MOST_BYTES))
+    value = parse_json(content, path, CheckpointError, AGAIN, finite=False, room=min(max(1, most_bytes // MOST_BYTES), 4))
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} is no JSON object but a {type(value).__name__}", "a JSON object", AGAIN)
     return value
