@@ -139,7 +139,8 @@ def model_name(package: Package) -> str:
 def _tell(host: str, port: int, serving: Serving, service: Service) -> None:
     shown = f"[{host}]" if ":" in host else host
     slots = len(service.engine.slots)
-    console.say(f"serving {serving.name} at http://{shown}:{port}/v1 with {slots} slot{'s' if slots > 1 else ''}")
+    address, count = f"http://{shown}:{port}/", f"{slots} slot{'s' if slots > 1 else ''}"
+    console.say(f"serving {serving.name} at {address}v1 with {count}; a page to ask with at {address}")
     if service.engine.notice:
         console.say(f"note: {service.engine.notice}")
     if not serving.keys and not _own_machine(host):
