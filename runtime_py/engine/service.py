@@ -136,6 +136,7 @@ class Service:
     ) -> None:
         self.sizes = sizes or Sizes()
         self.package, self.processor, self.tokenizer = package, processor, words
+        processor.prompt.cuts = False  # who asks over a wire sees no warning
         if isinstance(backend, LoadsAhead):
             backend.load()
         self._delivery = Delivery[Ticket](self._hand)
