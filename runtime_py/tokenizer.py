@@ -234,7 +234,7 @@ def read_json(path: Path) -> Tokenizer:
     from tokenizers import Tokenizer as Library
 
     content = read_bytes(path, MAX_JSON_BYTES)
-    stated, text = parse_json(content, path, room=JSON_ROOM), content.decode("utf-8-sig")
+    stated, text = parse_json(content, path, strict=False, room=JSON_ROOM), content.decode("utf-8-sig")
     if not isinstance(stated, dict):
         raise PackageError(f"{path} is no tokenizer but a {type(stated).__name__}", "a JSON object", "restore the file")
     settings = completed(stated, added_tokens(path.parent), path)

@@ -263,7 +263,7 @@ def read(path: Path) -> Run:
     path = path / "run.json" if path.is_dir() else path
     again = "give the path of a stored run"
     content = read_bytes(path, MAX_BYTES, UsageError, again)
-    return from_json(parse_json(content, path, UsageError, again, finite=False, room=4))
+    return from_json(parse_json(content, path, UsageError, again, strict=False, room=4))
 
 
 def encode(value: float) -> float | str:

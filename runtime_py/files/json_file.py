@@ -83,13 +83,14 @@ def parse_json(
     path: Path,
     refusal: Refusal = PackageError,
     again: str = "copy the file again",
-    finite: bool = True,
+    strict: bool = True,
     room: int = 1,
 ) -> Any:
     """The value of JSON text; see `read_json`.
 
     Args:
-        finite: numbers that are not are refused here; else the caller looks at those that it needs.
+        strict: refuse numbers that are not finite and keys given twice; else they are what Python's json, and so
+            transformers, makes of them: of a key the last value counts.
         room: how often the common limits of containers and quotation marks may be filled.
     """
     containers, quotes = content.count(b"[") + content.count(b"{"), content.count(b'"')
@@ -100,7 +101,7 @@ def parse_json(
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         values = dict(pairs)
-        if len(values) != len(pairs):
+        if strict and len(values) != len(pairs):
             seen: set[str] = set()
             twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
             raise ValueError(f"the key {shortened(twice)} is given twice")
@@ -110,12 +111,12 @@ def parse_json(
         if len(text) > MAX_DIGITS:
             raise ValueError(f"a number of {len(text)} digits")
         value = float(text) if any(letter in text for letter in ".eE") else int(text)
-        if finite and value in (float("inf"), float("-inf")):
+        if strict and value in (float("inf"), float("-inf")):
             raise ValueError(f"the number {text} is infinite")
         return value
 
     def constant(text: str) -> float:
-        if not finite:
+        if not strict:
             return float(text)
         raise ValueError(f"{text} is no number of JSON")
 

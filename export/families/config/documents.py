@@ -17,18 +17,19 @@ AGAIN = "download the file again"
 
 
 def read_object(path: Path, most_bytes: int = MOST_BYTES) -> dict[str, Any]:
-    """The JSON object in a file, with or without a byte order mark; numbers may be infinite or none.
+    """The JSON object in a file, with or without a byte order mark, as transformers reads it: numbers may be infinite or
+    none, and of a key given twice the last value counts.
 
     Raises:
         CheckpointError: the file cannot be read, is no regular one, a Git LFS pointer, too large, no UTF-8, no JSON, nested
-            too deeply, gives a key twice, or holds something else than an object.
+            too deeply, or holds something else than an object.
     """
     content = read_bytes(path, most_bytes, CheckpointError, AGAIN)
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise CheckpointError(f"{path} is UTF-16 text", "JSON in UTF-8", "save it as UTF-8")
     if not content.strip():
         raise CheckpointError(f"{path} is empty", "a JSON object", AGAIN)
-    value = parse_json(content, path, CheckpointError, AGAIN, finite=False, room=min(max(1, most_bytes // MOST_BYTES), 4))
+    value = parse_json(content, path, CheckpointError, AGAIN, strict=False, room=min(max(1, most_bytes // MOST_BYTES), 4))
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} is no JSON object but a {type(value).__name__}", "a JSON object", AGAIN)
     return value
