@@ -120,6 +120,7 @@ class Service:
     ) -> None:
         self.sizes = sizes or Sizes()
         self.package, self.processor, self.tokenizer = package, processor, words
+        processor.prompt.cuts = False  # who asks over a wire sees no warning
         if isinstance(backend, LoadsAhead):
             backend.load()
         self._dispatcher = EventDispatcher[Ticket](self._deliver)

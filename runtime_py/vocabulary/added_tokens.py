@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime_py.errors import PackageError
-from runtime_py.files.json_file import MEGABYTE, read_json, shortened
+from runtime_py.files.json_file import MEGABYTE, read_optional_json, shortened
 from runtime_py.files.sentencepiece_file import MAX_TOKENS
 
 CONFIG, LIST, MAP = "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json"
@@ -87,7 +87,7 @@ def added_tokens(folder: Path) -> tuple[AddedToken, ...]:
 
 
 def _table(path: Path) -> Mapping[str, Any]:
-    value = read_json(path, MAX_SETTINGS_BYTES) if path.is_file() else {}
+    value = read_optional_json(path, MAX_SETTINGS_BYTES)
     if not isinstance(value, dict):
         raise _another_form(path, f"it is a {type(value).__name__}")
     return value
