@@ -14,6 +14,20 @@ LIMITS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "me
 """Limit and usage of this container, cgroup v2 and v1 (Linux, Documentation/admin-guide/cgroup-v2.rst)."""
 
 
+def human_bytes(count: float) -> str:
+    """Bytes for people, in powers of 1024: ``812 B``, ``1.7 GiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(count) < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def gibibytes(count: float) -> str:
+    """Bytes that are held against others, so from a GiB on with two places: ``3.24 GiB``, ``135.8 MiB``."""
+    return f"{count / (1 << 30):.2f} GiB" if abs(count) >= 1 << 30 else human_bytes(count)
+
+
 def available_bytes() -> int | None:
     """Bytes that can be had now, swap and a container's limit included; None where the system does not say."""
     sizes = [size for size in (_of_machine(), container_bytes()) if size is not None]
@@ -37,7 +51,7 @@ def require_bytes(needed: int, what: str, advice: str) -> None:
     free = available_bytes()
     if free is not None and needed > free:
         raise DoesNotFitError(
-            f"{what} needs {needed / 1e9:.1f} GB of memory", f"at most the {free / 1e9:.1f} GB that are free here", advice
+            f"{what} needs {human_bytes(needed)} of memory", f"at most the {human_bytes(free)} that are free here", advice
         )
 
 

@@ -37,8 +37,20 @@ def test_an_older_containers_limit_counts_too(machine: Path) -> None:
 
 def test_what_does_not_fit_is_refused(machine: Path) -> None:
     memory.require_bytes(5000 * 1024, "the cache", "a smaller one")
-    with pytest.raises(DoesNotFitError, match=r"the cache needs 5\.2 GB"):
+    with pytest.raises(DoesNotFitError, match=r"the cache needs 4\.8 GiB"):
         memory.require_bytes(5_200_000_000, "the cache", "a smaller one")
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1_800_000_000, "1.7 GiB"), (5 << 40, "5.0 TiB")]
+)
+def test_human_bytes(count: int, text: str) -> None:
+    assert memory.human_bytes(count) == text
+
+
+def test_sizes_held_against_others_have_two_places_from_a_gib_on() -> None:
+    assert memory.gibibytes(3_480_000_000) == "3.24 GiB"
+    assert memory.gibibytes(5 << 20) == "5.0 MiB"
 
 
 def test_this_machine_says_something() -> None:

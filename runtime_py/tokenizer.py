@@ -16,11 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from runtime_py.errors import PackageError
-from runtime_py.files.json_file import MEGABYTE, read_bytes
+from runtime_py.files.json_file import MEGABYTE, parse_json, read_bytes, shortened
 from runtime_py.files.sentencepiece_file import MAX_TOKENS, check_model
 from runtime_py.vocabulary.added_tokens import TABLES, added_tokens, completed, numbered
 
 MAX_JSON_BYTES = 64 * MEGABYTE
+JSON_ROOM = 4
+"""How often a vocabulary with its merges may fill the common limits of JSON; the largest published one does so twice."""
+
+MAX_GROWTH = 64
+"""Characters that a normaliser may write for one; published ones write one."""
 
 FILES = ("tokenizer.json", "tokenizer.model", *TABLES)
 """Every file that `load` may read."""
@@ -202,14 +207,39 @@ def _refuse_affixes(settings: Mapping[str, Any], path: Path) -> None:
         )
 
 
+def _refuse_growth(settings: Mapping[str, Any], path: Path) -> None:
+    """A normaliser puts a few characters in place of one; a chain that puts thousands makes gigabytes of a question."""
+    growth = 1
+    for part in _parts(settings.get("normalizer"), "normalizers"):
+        written = part.get("content") if part.get("type") == "Replace" else part.get("prepend")
+        growth *= max(len(written), 1) if isinstance(written, str) else 1
+        if growth > MAX_GROWTH or part.get("pattern") in ({"String": ""}, {"Regex": ""}):
+            raise PackageError(
+                f"{path} has a normaliser that makes {shortened(written)} of little or nothing",
+                f"at most {MAX_GROWTH} characters for one",
+                "restore the file",
+            )
+
+
+def _parts(value: Any, key: str) -> Iterator[Mapping[str, Any]]:
+    """A normaliser, or those inside a sequence of them, at any depth."""
+    if isinstance(value, dict):
+        yield value
+        for inner in value[key] if isinstance(value.get(key), list) else ():
+            yield from _parts(inner, key)
+
+
 def read_json(path: Path) -> Tokenizer:
     """A ``tokenizer.json`` of the tokenizers library whose decoder works on bytes (byte-level or byte-fallback)."""
     from tokenizers import Tokenizer as Library
 
-    text = read_bytes(path, MAX_JSON_BYTES).decode("utf-8-sig")
-    stated = json.loads(text)
+    content = read_bytes(path, MAX_JSON_BYTES)
+    stated, text = parse_json(content, path, strict=False, room=JSON_ROOM), content.decode("utf-8-sig")
+    if not isinstance(stated, dict):
+        raise PackageError(f"{path} is no tokenizer but a {type(stated).__name__}", "a JSON object", "restore the file")
     settings = completed(stated, added_tokens(path.parent), path)
     _refuse_affixes(settings, path)
+    _refuse_growth(settings, path)
     library = Library.from_str(text if settings == stated else json.dumps(settings))
     kinds = list(_decoder_kinds(settings.get("decoder")))
     if "ByteLevel" in kinds:
@@ -238,7 +268,12 @@ def read_json(path: Path) -> Tokenizer:
     leading = "Strip" in kinds or any(
         part.get("prepend_scheme") in {"always", "first"} for part in _decoder_parts(settings.get("decoder"))
     )
-    return Tokenizer(lambda text: library.encode(text, add_special_tokens=False).ids, pieces, vocabulary, added, leading)
+
+    def encode(text: str) -> list[int]:
+        with readable(path):
+            return library.encode(text, add_special_tokens=False).ids
+
+    return Tokenizer(encode, pieces, vocabulary, added, leading)
 
 
 def _decoder_parts(decoder: Mapping[str, Any] | None) -> Iterable[Mapping[str, Any]]:

@@ -118,3 +118,42 @@ def test_affixes_are_refused_before_the_library_sees_them(tmp_path: Path, key: s
     )
     with pytest.raises(PackageError, match=key):
         tokenizer.load(tmp_path)
+
+
+def byte_level(**settings: object) -> bytes:
+    model = {"type": "BPE", "vocab": {"a": 0}, "merges": []}
+    return json.dumps({"version": "1.0", "model": model, "decoder": {"type": "ByteLevel"}, **settings}).encode()
+
+
+def replaced(pattern: str, by: str) -> dict[str, object]:
+    return {"type": "Replace", "pattern": {"String": pattern}, "content": by}
+
+
+@pytest.mark.parametrize(
+    "normalizer",
+    [
+        replaced("", "a"),
+        replaced("e", "a" * 1000),
+        {"type": "Prepend", "prepend": "a" * 1000},
+        {"type": "Sequence", "normalizers": [{"type": "Sequence", "normalizers": [replaced("a", "aaa")] * 4}]},
+    ],
+)
+def test_a_normaliser_that_makes_much_of_little_is_refused(tmp_path: Path, normalizer: dict[str, object]) -> None:
+    (tmp_path / "tokenizer.json").write_bytes(byte_level(normalizer=normalizer))
+    with pytest.raises(PackageError, match="normaliser"):
+        tokenizer.load(tmp_path)
+
+
+def test_a_pattern_without_end_is_an_error_of_the_file(tmp_path: Path) -> None:
+    """The tokenizers library gives up on it by a panic, while a text is encoded."""
+    split = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+    (tmp_path / "tokenizer.json").write_bytes(byte_level(pre_tokenizer=split))
+    with pytest.raises(PackageError, match=r"tokenizer\.json"):
+        tokenizer.load(tmp_path).encode("a" * 40 + "b")
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b'{"a":[' + b"[]," * 3_000_000 + b"0]}", b"[]", b'{"a":1,"a":2}'])
+def test_json_that_is_no_tokenizer(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "tokenizer.json").write_bytes(content)
+    with pytest.raises(PackageError, match=r"tokenizer\.json"):
+        tokenizer.load(tmp_path)

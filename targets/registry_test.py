@@ -12,6 +12,7 @@ import pytest
 from runtime_py.backends.records import BUILT_IN
 from runtime_py.errors import UsageError
 from targets import registry
+from targets.__main__ import main
 from targets.devices import device_named, devices, devices_of
 from targets.registry import target_named, targets
 
@@ -53,6 +54,21 @@ def test_a_device_of_another_target_is_refused() -> None:
     with pytest.raises(UsageError, match="no such device"):
         device_named("nokia-3310", "android")
     assert target_named("desktop_gpu").name == "desktop-gpu"
+
+
+def test_the_listing_says_what_fits_and_more_of_targets_that_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-q"]) == 0
+    short = capsys.readouterr().out
+    assert all(f"\n{name}: " in f"\n{short}" for name in targets())
+    assert "4.00 GiB for one app\n" in short and "rule:" not in short and "wider" not in short
+    assert "openbmb/MiniCPM-V at int4: 3.24 GiB, fits android-8gb (up to 15 tokens/s), android-12gb\n" in short
+    assert main(["-q", "--brief"]) == 0
+    assert "holds" not in capsys.readouterr().out
+    assert main(["android"]) == 0
+    full = capsys.readouterr().out
+    assert "openbmb/MiniCPM-V at int4" in full and "rule:" in full and "\ncpu: " not in full
+    assert main(["androit"]) == 2
+    assert "did you mean android?" in capsys.readouterr().err
 
 
 def test_the_listing_is_json_and_imports_no_torch() -> None:

@@ -11,6 +11,7 @@ from calibrate.tuning.scale_tuning import BATCH, tunable
 from export.quantisation.spec import Assignment
 from runtime_py.contracts import DECODER
 from runtime_py.errors import DoesNotFitError, UsageError
+from runtime_py.memory import human_bytes
 
 if TYPE_CHECKING:
     from export.specs import ModelSpec
@@ -50,7 +51,7 @@ def check_memory(spec: ModelSpec, assignments: Mapping[str, Assignment], prompts
     if needed > available:
         raise DoesNotFitError(
             "this machine has too little memory for --tune-scales",
-            f"{needed / 1e9:.1f} GB for the whole decoder in float32 with gradients; {available / 1e9:.1f} GB can be taken",
+            f"{human_bytes(needed)} for the whole decoder in float32 with gradients; {human_bytes(available)} can be taken",
             "leave --tune-scales out, or use a machine with more memory",
         )
 

@@ -18,6 +18,7 @@ from export.source.side_files import Purpose, SideFile, named
 from export.source.tensor_source import EmptySource
 from export.specs import ModelSpec
 from runtime_py.errors import EdgeproofError, UsageError
+from runtime_py.prompt.format import prompt_of
 
 if TYPE_CHECKING:
     from export.source.weight_map import WeightMap
@@ -60,11 +61,17 @@ class OpenedCheckpoint:
         return (self.folder / vocabularies[0].path).parent
 
     def check_tokenizer(self) -> tuple[str, ...]:
-        """Hold the tokenizer against the embedding table; what is to be known of it (`export.package.tokenizer_check`)."""
+        """Hold the tokenizer against the embedding table and its chat template against the prompt; what is to be known of
+        both (`export.package.tokenizer_check`, `export.prompts.stated_template`).
+        """
         from export.package.tokenizer_check import check_tokenizer
+        from export.prompts.stated_template import check_template
 
         folder = self.tokenizer_folder()
-        return () if folder is None else check_tokenizer(folder, self.spec.embed.vocabulary)
+        if folder is None:
+            return ()
+        notes, makes = check_tokenizer(folder, self.spec.embed.vocabulary), self.family.template
+        return (*notes, *check_template(prompt_of(self.spec.runtime), folder, makes)) if makes else notes
 
 
 def open_checkpoint(request: ExportRequest) -> OpenedCheckpoint:

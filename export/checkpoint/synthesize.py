@@ -33,6 +33,7 @@ from export.source.tensor_source import EmptySource
 from export.source.weight_map import WeightMap
 from export.specs import ModelSpec
 from runtime_py.errors import CheckpointError, MachineError, UsageError
+from runtime_py.memory import human_bytes
 
 DTYPES = ("bfloat16", "float16", "float32")
 BLOCK_ELEMENTS = 4_194_301
@@ -142,7 +143,7 @@ def synthesize(request: SynthesisRequest) -> SynthesisResult:
     except OSError as error:
         raise MachineError(
             f"cannot write {output}: {error.strerror or error}",
-            f"a folder that can be written, with {total / 1e9:.2f} GB free",
+            f"a folder that can be written, with {human_bytes(total)} free",
             "choose another -o, or free some space",
         ) from error
     finally:
@@ -184,8 +185,8 @@ def _make_room(partial: Path, total: int) -> None:
     free = shutil.disk_usage(partial).free
     if free < total + 1_000_000:
         raise MachineError(
-            f"{partial.parent} has {free / 1e9:.2f} GB free",
-            f"{total / 1e9:.2f} GB for the checkpoint",
+            f"{partial.parent} has {human_bytes(free)} free",
+            f"{human_bytes(total)} for the checkpoint",
             "choose another -o, or free some space",
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -124,6 +125,11 @@ def _export(request: ExportRequest, verifier: Verifier, options: argparse.Namesp
         log.info("\n%s", progress.table())
         for line in engine_lines(stored_engines(package.manifest)):
             log.info("%s", line)
+        log.info("check                %s", package.manifest["verification"]["verdict"])
+        if request.target_record().server is None:
+            log.info(
+                "next                 edgeproof chat --package %s --image PICTURE --prompt TEXT", shlex.quote(str(folder))
+            )
     pushed = None if options.push is None else _push(folder, options)
     if options.json:
         console.out_json(_result(package) | ({} if pushed is None else {"pushed": pushed.to_json()}))

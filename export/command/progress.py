@@ -9,20 +9,11 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from runtime_py.memory import peak_resident_bytes
+from runtime_py.memory import human_bytes, peak_resident_bytes
 
 log = logging.getLogger("edgeproof")
 
 LINE_EVERY_SECONDS = 15.0
-
-
-def human_bytes(count: float) -> str:
-    """Bytes for people, in powers of 1024: ``812 B``, ``1.7 GiB``."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(count) < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
 
 
 @dataclass
@@ -76,8 +67,8 @@ class Progress:
             elif not self.quiet and time.monotonic() - self._last_line > LINE_EVERY_SECONDS:
                 self._last_line = time.monotonic()
                 rate = self._rate(done)
-                left = f", {(total - done) / rate:.0f} s left" if rate else ""
-                log.info("%s: %s of %s, %s/s%s", step, human_bytes(done), human_bytes(total), human_bytes(rate), left)
+                speed = f", {human_bytes(rate)}/s, {(total - done) / rate:.0f} s left" if rate else ""
+                log.info("%s: %s of %s%s", step, human_bytes(done), human_bytes(total), speed)
 
     def _rate(self, done: int) -> float:
         """Bytes per second since the step first reported; what it did before (a trace, say) moves no bytes."""

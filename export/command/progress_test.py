@@ -6,14 +6,7 @@ import logging
 
 import pytest
 
-from export.command.progress import Progress, human_bytes
-
-
-@pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1_800_000_000, "1.7 GiB"), (5 << 40, "5.0 TiB")]
-)
-def test_human_bytes(count: int, text: str) -> None:
-    assert human_bytes(count) == text
+from export.command.progress import Progress
 
 
 def test_lines_without_a_terminal_and_a_table_at_the_end(caplog: pytest.LogCaptureFixture) -> None:

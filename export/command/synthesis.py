@@ -11,6 +11,7 @@ from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command
 from runtime_py.command.parser import Parser
 from runtime_py.errors import ExitCode
+from runtime_py.memory import human_bytes
 
 log = logging.getLogger("edgeproof")
 
@@ -41,7 +42,7 @@ def _run(options: argparse.Namespace) -> int:
         console.out_json({"folder": str(result.folder), **counts, "seed": seed})
     else:
         console.out(
-            f"{result.folder}: {result.tensors} tensors, {result.parameters:,} parameters, {result.bytes / 1e9:.2f} GB "
+            f"{result.folder}: {result.tensors} tensors, {result.parameters:,} parameters, {human_bytes(result.bytes)} "
             f"in {time.monotonic() - start:.1f} s"
         )
     return ExitCode.OK

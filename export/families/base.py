@@ -35,6 +35,7 @@ class Family(ABC):
     hub_ids: ClassVar[tuple[str, ...]]
     hub_parts: ClassVar[tuple[HubPart, ...]] = ()
     licence: ClassVar[str]
+    template: ClassVar[str] = ""
     tensors: ClassVar[PublishedTensors]
 
     def __init_subclass__(cls) -> None:

@@ -129,7 +129,7 @@ def nearest(name: str, count: int = 3) -> list[str]:
 def did_you_mean_model(name: str) -> str:
     """The ``next`` part of an error about a ``--model``."""
     near = nearest(name) or nearest(name.rpartition("/")[2])
-    listed = "`edgeproof models` lists what is known"
+    listed = "`edgeproof models` lists every model that is built; other versions of it are not"
     return f"did you mean {' or '.join(near)}? {listed}" if near else listed
 
 

@@ -55,6 +55,8 @@ class Registration:
         recognised_by: what config.json says of every checkpoint; a family that must look further has a ``recognises``.
         hub_ids: published checkpoints by variant; the first is what the alias downloads.
         hub_parts: the repositories that make up a checkpoint; none where one repository is all of it.
+        template: what the published code leaves to the chat template that comes with the checkpoint: "" nothing, "turns" all
+            but a system turn that it puts in front itself, "prompt" all of the prompt's text.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Registration:
     aliases: tuple[str, ...] = ()
     recognised_by: Mapping[str, Any] = field(default_factory=dict)
     hub_parts: tuple[HubPart, ...] = ()
+    template: str = ""
 
 
 def read_registration(path: Path) -> Registration:
@@ -78,6 +81,7 @@ def read_registration(path: Path) -> Registration:
         aliases=tuple(stated.get("aliases", ())),
         recognised_by=stated.get("recognised_by", {}),
         hub_parts=tuple(HubPart(**row) for row in tables.get("repositories", ())),
+        template=stated.get("template", ""),
     )
 
 

@@ -75,15 +75,24 @@ def plain(value: Any) -> Any:
     return [plain(item) for item in value] if isinstance(value, tuple | list) else value
 
 
-@pytest.mark.parametrize("family", families().values(), ids=lambda family: family.name)
+RECORD = json.loads(Path(__file__).with_name("published_specs.json").read_text())
+ON_RECORD = [f for f in families().values() if any(f"{hub_id}/full" in RECORD for hub_id in variants(f.published_table()))]
+
+
+def test_every_record_is_of_a_family() -> None:
+    checkpoints = [hub_id for family in ON_RECORD for hub_id in variants(family.published_table())]
+    assert sorted(RECORD) == sorted(f"{hub_id}/{size}" for hub_id in checkpoints for size in ("full", "tiny"))
+
+
+@pytest.mark.parametrize("family", ON_RECORD, ids=lambda family: family.name)
 @pytest.mark.parametrize("size", ["full", "tiny"])
 def test_published_configs_give_the_specs_on_record(family: Family, size: str) -> None:
-    """published_specs.json was written by the families when each still read its own config.
+    """published_specs.json was written by the families when each still read its own config; newer families are not in it.
 
-    WeMM's tiny vocabulary of 310 has got the mark that ends a turn since, which stood at 92542 beyond it.
+    Since then WeMM's tiny vocabulary of 310 has got the mark that ends a turn, which stood at 92542 beyond it, and greedy
+    families draw from transformers' 50 tokens, not from one, when a temperature is asked for.
     """
-    record = json.loads(Path(__file__).with_name("published_specs.json").read_text())
     for hub_id in variants(family.published_table()):
         spec = family.spec(family.published_config(hub_id, size), EmptySource())
-        for part, expected in record[f"{hub_id}/{size}"].items():
+        for part, expected in RECORD[f"{hub_id}/{size}"].items():
             assert plain(getattr(spec, part)) == expected, (hub_id, part)

@@ -18,7 +18,7 @@ from export.families.base import Family
 from export.families.config.decoder import refuse_quantised
 from export.families.config.documents import read_optional
 from export.families.config.section import Section, shown
-from runtime_py.errors import EdgeproofError, UnsupportedModelError
+from runtime_py.errors import EdgeproofError, UnsupportedModelError, UsageError
 
 GROUP = "edgeproof.families"
 """Entry points of other distributions: ``name = package.module:FAMILY``."""
@@ -79,6 +79,7 @@ def family_of(folder: Path, config: Mapping[str, Any]) -> Family:
     Raises:
         UnsupportedModelError: no family knows it, or one knows it by name and does not build it.
         CheckpointError: it is one whose values were quantised.
+        UsageError: there is no such folder.
     """
     refusal: EdgeproofError | None = None
     for family in families().values():
@@ -90,6 +91,10 @@ def family_of(folder: Path, config: Mapping[str, Any]) -> Family:
             refusal = refusal or error
     if refusal is not None:
         raise refusal
+    if not folder.is_dir():
+        raise UsageError(
+            f"{folder}: there is no such folder", "a checkpoint's folder, with its config.json", "check the path"
+        )
     model_type, architectures = (shown(config.get(name)) for name in ("model_type", "architectures"))
     said = f"model_type {model_type}, architectures {architectures}" if config else "no config.json, or an empty one"
     raise UnsupportedModelError(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from export.modules.rules import tied_head
 from export.source.tensor_source import TensorSource
+from export.source.training_names import renamed
 from export.source.weight_map import Rule, WeightMap
 from export.specs import ModelSpec
 
@@ -30,4 +31,18 @@ class PublishedTensors:
     def map(self, spec: ModelSpec, source: TensorSource) -> WeightMap:
         """The rules over a checkpoint's tensors."""
         more = () if self.unread is None else self.unread(spec)
-        return WeightMap(self.rules(spec), source, (*self.ignored, *more), tied_head(spec.decoder, self.head))
+        rules = list(self.rules(spec))
+        stored = with_embedding(rules, source, spec, self.head)
+        return WeightMap(rules, stored, (*self.ignored, *more), tied_head(spec.decoder, self.head))
+
+
+def with_embedding(rules: Iterable[Rule], source: TensorSource, spec: ModelSpec, head: str) -> TensorSource:
+    """A source that has the embedding of a tied model which was saved under the head's name alone.
+
+    safetensors writes tensors that share memory once, under whichever name comes first (``save_model``); transformers 5
+    fills the other in (``tie_weights`` in src/transformers/modeling_utils.py).
+    """
+    (embedding,) = next(rule.sources for rule in rules if rule.target == "embed_tokens.table.weight")
+    if not spec.decoder.tied_head or embedding in source.infos:
+        return source
+    return renamed(source, {head: embedding})

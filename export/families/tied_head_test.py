@@ -43,6 +43,18 @@ class WithHead:
         return rows
 
 
+class HeadAlone:
+    """A checkpoint that holds its head and no embedding."""
+
+    def __init__(self, source: TensorSource, embedding: str) -> None:
+        self.source = source
+        self.infos: Mapping[str, TensorInfo] = {name: info for name, info in source.infos.items() if name != embedding}
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        assert name in self.infos
+        return self.source.read(name, start, stop)
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_stored_head_must_equal_the_embedding_it_is_tied_to(name: str, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(GOLDENS / name, tmp_path / "case", ignore=shutil.ignore_patterns("*.npz")))
@@ -70,3 +82,9 @@ def test_a_stored_head_must_equal_the_embedding_it_is_tied_to(name: str, tmp_pat
     last = spec.embed.vocabulary - 1
     with pytest.raises(CheckpointError, match=f"differs from {embedding} in row {last}"):
         recognised.family.weight_map(spec, WithHead(source, head, embedding, last)).check(parameter_shapes(spec))
+    alone = recognised.family.weight_map(spec, HeadAlone(source, embedding))
+    alone.check(parameter_shapes(spec))
+    for target in ("decoder.head.weight", "embed_tokens.table.weight"):
+        assert alone.tensor(target).equal(apart.weights.tensor("decoder.head.weight"))
+    with pytest.raises(CheckpointError, match=f"missing: {embedding}"):
+        recognised.family.weight_map(apart.spec, HeadAlone(source, embedding)).check(parameter_shapes(apart.spec))

@@ -7,6 +7,7 @@ entry of the form ``REPOSITORY--module.Class`` names code on the hub and stays.
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,9 +26,12 @@ PURPOSES = (Purpose.CONFIG, Purpose.GENERATION, Purpose.PICTURES)
 def carried(content: bytes, path: Path) -> bytes:
     """What a package holds of a settings file: its bytes as they are unless its ``auto_map`` names files beside it.
 
+    A byte order mark stays behind: other readers of the package do not read over it.
+
     Raises:
         CheckpointError: it is no JSON.
     """
+    content = content.removeprefix(codecs.BOM_UTF8)
     if MAP.encode() not in content or len(content) > 16 * MEGABYTE:
         return content
     value = parse_json(content, path, CheckpointError, "download the file again")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from export.plan.speed import token_bytes
 from runtime_py.errors import EdgeproofError
+from runtime_py.memory import gibibytes
 from targets.base import Target
 from targets.devices import Device, devices_of
 from targets.fitting.speed import as_words, tokens_per_second
@@ -14,8 +15,6 @@ from targets.fitting.speed import as_words, tokens_per_second
 if TYPE_CHECKING:
     from export.specs import ModelSpec
     from runtime_py.backends.stock_engine import StockEngine
-
-GB = 1e9
 
 
 @dataclass(frozen=True)
@@ -49,8 +48,8 @@ class Footprint:
         """Where the memory goes: the two largest parts, and the stage with the most weights."""
         largest = sorted(self.parts, key=lambda part: self.parts[part], reverse=True)[:2]
         stage = max(self.stages, key=lambda name: self.stages[name])
-        parts = ", ".join(f"{part} {self.parts[part] / GB:.2f} GB" for part in largest)
-        return f"{parts}; of the weights the {stage} has {self.stages[stage] / GB:.2f} GB"
+        parts = ", ".join(f"{part} {gibibytes(self.parts[part])}" for part in largest)
+        return f"{parts}; of the weights the {stage} has {gibibytes(self.stages[stage])}"
 
 
 def footprints(target: Target) -> list[Footprint]:
@@ -96,17 +95,20 @@ def footprint_of(target: Target, checkpoint: str, spec: ModelSpec) -> Footprint:
     return Footprint(spec.family, checkpoint, precision, "", parts, stages, fits, engine, speeds)
 
 
-def as_line(footprint: Footprint, devices: list[Device]) -> str:
-    """One line for a terminal."""
+def as_line(footprint: Footprint, devices: list[Device], in_full: bool = True) -> str:
+    """One line for a terminal; ``in_full`` says what does not fit, too, and what a phone's app can do with it."""
     name = f"{footprint.checkpoint} at {footprint.precision}"
     if footprint.refused:
         return f"not built: {name}: {footprint.refused}"
     fitting = [_with_speed(footprint, device) for device in devices if footprint.fits[device.name]]
-    rest = [f"{device.name} ({device.usable / GB:.1f} GB)" for device in devices if not footprint.fits[device.name]]
+    rest = [f"{device.name} ({gibibytes(device.usable)})" for device in devices if not footprint.fits[device.name]]
     where = "fits " + ", ".join(fitting) if fitting else "fits none of these devices"
-    not_there = f"; not {', '.join(rest)}: {footprint.reason()}" if rest else ""
+    if not in_full:
+        return f"{name}: {gibibytes(footprint.needed)}, {where}"
+    others = f"; not {', '.join(rest)}" if fitting else ""
+    not_there = f"{others}: {footprint.reason()}" if rest else ""
     told = f"; in the app: {footprint.engine.use}" if footprint.engine else ""
-    return f"{name}: {footprint.needed / GB:.2f} GB, {where}{not_there}{told}"
+    return f"{name}: {gibibytes(footprint.needed)}, {where}{not_there}{told}"
 
 
 def _with_speed(footprint: Footprint, device: Device) -> str:

@@ -24,7 +24,7 @@ def test_a_model_too_large_for_every_phone_says_where_its_memory_goes() -> None:
     assert footprint.needed == sum(footprint.parts.values()) > 15e9
     line = as_line(footprint, devices_of("android"))
     assert "fits none of these devices" in line
-    assert f"weights {footprint.parts['weights'] / 1e9:.2f} GB" in line
+    assert f"weights {footprint.parts['weights'] / 2**30:.2f} GiB" in line
     assert "of the weights the vision_encoder" in line
     assert as_row(footprint)["fits"] == dict.fromkeys(footprint.fits, False)
 

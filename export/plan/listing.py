@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from export.plan.footprint import as_line, as_row, footprints
 from runtime_py.errors import EdgeproofError
+from runtime_py.memory import gibibytes
 from targets.base import Target
 from targets.devices import Device, devices_of
-from targets.registry import targets
 
 
 def exceptions(target: Target) -> list[dict[str, Any]]:
@@ -46,9 +46,9 @@ def _refused(family: str, precision: str, error: EdgeproofError) -> dict[str, An
     return {**row, "becomes": "not built", "reason": error.what}
 
 
-def as_json(with_exceptions: bool = True) -> dict[str, Any]:
-    """All targets and devices; sizes in bytes."""
-    return {"targets": [_target_json(target, with_exceptions) for target in targets().values()]}
+def as_json(chosen: Sequence[Target], with_exceptions: bool = True) -> dict[str, Any]:
+    """Targets and their devices; sizes in bytes."""
+    return {"targets": [_target_json(target, with_exceptions) for target in chosen]}
 
 
 def _target_json(target: Target, with_exceptions: bool) -> dict[str, Any]:
@@ -88,12 +88,18 @@ def _device_json(device: Device) -> dict[str, Any]:
     return row
 
 
-def as_text(with_exceptions: bool = True) -> str:
-    """All targets for a terminal."""
-    return "\n".join(line for target in targets().values() for line in _target_lines(target, with_exceptions)).rstrip()
+def as_text(chosen: Sequence[Target], with_models: bool = True, in_full: bool = True) -> str:
+    """Targets for a terminal.
+
+    Args:
+        with_models: what published models take there, and which devices they fit.
+        in_full: where figures come from, too, and which of the models' layers keep a wider storage.
+    """
+    shown = (_target_lines(target, with_models, in_full) for target in chosen)
+    return "\n".join(line for lines in shown for line in lines).rstrip()
 
 
-def _target_lines(target: Target, with_exceptions: bool) -> Iterator[str]:
+def _target_lines(target: Target, with_models: bool, in_full: bool) -> Iterator[str]:
     yield f"{target.name}: {target.title}"
     yield f"  precisions  {', '.join(target.precisions)} (the first is the default)"
     limits = target.limits
@@ -102,12 +108,14 @@ def _target_lines(target: Target, with_exceptions: bool) -> Iterator[str]:
         for number, line in enumerate(lines):
             yield f"  {title if not number else '':<11} {line}"
     for device in devices_of(target.name):
-        usable = f"{device.usable / (1 << 30):.1f} GiB for one app ({device.usable_source})"
-        yield f"  device      {device.name}: {device.title}; {usable}{_bandwidth(device)}"
-    if with_exceptions:
+        usable = f"{gibibytes(device.usable)} for one app"
+        facts = f" ({device.usable_source}){_bandwidth(device)}" if in_full else ""
+        yield f"  device      {device.name}: {device.title}; {usable}{facts}"
+    if with_models:
         for number, footprint in enumerate(footprints(target)):
-            yield f"  {'' if number else 'holds':<11} {as_line(footprint, devices_of(target.name))}"
-        yield from _exception_lines(target)
+            yield f"  {'' if number else 'holds':<11} {as_line(footprint, devices_of(target.name), in_full)}"
+        if in_full:
+            yield from _exception_lines(target)
     yield ""
 
 

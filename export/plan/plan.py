@@ -18,6 +18,7 @@ from export.quantisation.stored import read_manifest
 from runtime_py.contracts import STAGES
 from runtime_py.errors import DoesNotFitError
 from runtime_py.hub.room import free_bytes
+from runtime_py.memory import gibibytes
 from targets.base import Limits, Target
 from targets.devices import devices_of
 from targets.fitting.fit import Setting, nearest_fit
@@ -131,8 +132,8 @@ class Plan:
         self._check_memory()
         if self.disk_needed > self.free_disk:
             raise DoesNotFitError(
-                f"the package needs {_gb(self.disk_needed)} on the disk of {self.request.output_folder()}",
-                f"at most the {_gb(self.free_disk)} that are free there",
+                f"the package needs {gibibytes(self.disk_needed)} on the disk of {self.request.output_folder()}",
+                f"at most the {gibibytes(self.free_disk)} that are free there",
                 "free some space, choose another disk with -o, or a smaller --precision",
             )
 
@@ -145,10 +146,12 @@ class Plan:
             if device.nearest is None:
                 smallest = "no smaller context or precision of this target fits; choose a larger device or a smaller model"
             else:
-                smallest = f"the nearest setting that fits: {device.nearest.flags()} (needs {_gb(device.nearest.needed)})"
+                smallest = (
+                    f"the nearest setting that fits: {device.nearest.flags()} (needs {gibibytes(device.nearest.needed)})"
+                )
             raise DoesNotFitError(
                 f"{self.options.precision} at a context of {limits.context} does not fit {device.title}",
-                f"at most {_gb(device.usable)} for one app there, predicted {_gb(needed)}",
+                f"at most {gibibytes(device.usable)} for one app there, predicted {gibibytes(needed)}",
                 smallest,
             )
 
@@ -162,7 +165,7 @@ class Plan:
             way_out = "free some memory, use a machine with more, or a smaller --precision"
         raise DoesNotFitError(
             f"this machine has too little memory for the step '{step}'",
-            f"{_gb(peak)} resident at its highest, {_gb(self.available_memory)} can be taken",
+            f"{gibibytes(peak)} resident at its highest, {gibibytes(self.available_memory)} can be taken",
             way_out,
         )
 
@@ -294,7 +297,3 @@ def exceptional_groups(spec: ModelSpec, target: Target, precision: str) -> list[
     groups = [g for name in target.backend_names for g in group_layers(name, _exporter(name).assignments(spec, options))]
     asked = "int4" if is_int4(precision) else precision
     return [group for group in groups if group.storage != asked]
-
-
-def _gb(count: float) -> str:
-    return f"{count / 1e9:.2f} GB"

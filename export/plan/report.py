@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from export.command.progress import human_bytes
 from export.plan.plan import DeviceFit, Plan
 from export.plan.widths import whole, widths
 from export.quantisation.spec import is_int4
 from runtime_py.backends.stock_engine import StockEngine
+from runtime_py.memory import human_bytes
 from targets.fitting.speed import as_words
 
 SCHEMA = 1

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +15,10 @@ from export.backends.registry import backend_named
 from export.quantisation.grids import GRIDS
 from export.quantisation.spec import Assignment, Storage
 from runtime_py.errors import UsageError
+from runtime_py.files.json_file import MEGABYTE, read_json, shortened
 
 KIND, SCHEMA = "bit choice", 1
+MAX_BYTES = 16 * MEGABYTE
 
 
 def read_choice(path: Path) -> dict[str, Any]:
@@ -26,12 +27,17 @@ def read_choice(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: it cannot be read, or is something else.
     """
-    try:
-        choice = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--choice {path}: {error}", "a file that calibrate search wrote", "name another file") from error
+    choice: dict[str, Any] = read_json(path, MAX_BYTES, UsageError, "name a file that calibrate search wrote")
     if not isinstance(choice, dict) or choice.get("kind") != KIND or choice.get("schema") != SCHEMA:
         raise UsageError(f"{path} is no choice of bits", f'kind "{KIND}", schema {SCHEMA}', "name another file")
+    backends = choice.get("backends")
+    rows = list(backends.values()) if isinstance(backends, dict) else [None]
+    if not all(isinstance(row, dict) and all(isinstance(name, str) for name in row.values()) for row in rows):
+        raise UsageError(
+            f"{path} holds no bits per layer: backends is {shortened(backends)}",
+            '{"backend": {"layer": "storage"}}',
+            "name a file that calibrate search wrote",
+        )
     return choice
 
 

@@ -129,6 +129,8 @@ INDEX = {
     "null character": b'{"weight_map":{"a":"a\\u0000b"}}',
     "endless name": b'{"weight_map":{"a":"' + b"x" * 100_000 + b'"}}',
     "escape": b'{"weight_map":{"a":"\\u001b[2J"}}',
+    "a line in a file's name": b'{"weight_map":{"a":"x\\n  next: run this"}}',
+    "a line in a tensor's name": b'{"weight_map":{"a\\n  next: run this":"x.safetensors"}}',
     "number": b'{"weight_map":{"a":5}}',
     "list": b'{"weight_map":[]}',
     "digits": b'{"weight_map":{"a":' + b"9" * 10_000 + b"}}",
@@ -147,6 +149,29 @@ def test_strange_indices_are_refused_in_few_words(tmp_path: Path, content: bytes
     with pytest.raises(CheckpointError) as caught:
         open_checkpoint(tmp_path)
     assert len(str(caught.value)) < 3000
+    assert str(caught.value).count("\n") == 2
+
+
+STRANGE_NAMES = ["", "a\n  next: run this", "a\x1b[2J", "a\u202eb", "a\u2028b", "." * 20_000, "a" * 501]
+
+
+@pytest.mark.parametrize("name", STRANGE_NAMES, ids=range(len(STRANGE_NAMES)))
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+def test_names_that_no_error_can_show(tmp_path: Path, name: str, suffix: str) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    from export.source.checkpoint import open_checkpoint
+    from runtime_py.errors import CheckpointError
+
+    if suffix == "bin":
+        torch.save({name: torch.zeros(2)}, tmp_path / "pytorch_model.bin")
+    else:
+        save_file({name: torch.zeros(2)}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="calls a tensor") as caught:
+        open_checkpoint(tmp_path)
+    assert str(caught.value).isascii()
+    assert str(caught.value).count("\n") == 2
 
 
 def test_a_pickle_that_names_code_is_refused_before_anything_runs(tmp_path: Path) -> None:

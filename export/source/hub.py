@@ -84,7 +84,9 @@ def _local(folder: Path, revision: str | None) -> Checkpoint:
     if folder.is_file():
         raise is_a_file("--weights", folder)
     if not folder.is_dir():
-        raise UsageError(f"{folder} is no folder", "a checkpoint folder, or the word demo", "check --model and --weights")
+        raise UsageError(
+            f"--weights {folder}: there is no such folder", "a checkpoint folder, or the word demo", "check the path"
+        )
     real = folder.resolve()
     cache = real.parent.parent.name
     if real.parent.name == "snapshots" and cache.startswith("models--"):

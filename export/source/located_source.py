@@ -11,12 +11,31 @@ from export.source.dtypes import ITEM_BYTES
 from export.source.file_ranges import bytes_of, new_tensor, read_into, row_bounds
 from export.source.tensor_source import TensorInfo
 from runtime_py.errors import CheckpointError
+from runtime_py.files.json_file import shortened
 
 if TYPE_CHECKING:
     import torch
 
 SCRATCH_BYTES = 1 << 20
 """Largest piece of a file that is read beside the rows asked for, when a stored tensor is not contiguous."""
+
+
+MAX_NAME = 500
+"""Characters of a tensor's name; published ones have a hundred."""
+
+
+def require_plain_name(name: str, file: Path) -> None:
+    """Refuse a tensor's name that an error could not show in its line, or that takes long to take apart.
+
+    Raises:
+        CheckpointError: it is empty, long, or holds what is not printed, such as a line's end.
+    """
+    if not 0 < len(name) <= MAX_NAME or not name.isprintable():
+        raise CheckpointError(
+            f"{file} calls a tensor {shortened(name)}",
+            f"a name of 1 to {MAX_NAME} printable characters; found {len(name)}",
+            "do not use this file unless you know why; its weights fit no model",
+        )
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,14 @@ class Admitted:
     function: Callable[..., Any]
 
 
+@dataclass(frozen=True)
+class Call:
+    """What such a function returns to have another one called in its place, within the same budget."""
+
+    function: Any
+    arguments: Any
+
+
 MAX_STEPS = 1_000_000
 """Opcodes of one file, and items that its calls go through: some 30,000 tensors."""
 
@@ -82,8 +90,12 @@ _COUNTED |= {"BUILD": 1, "BINPERSID": 1}
 """Opcodes that take a fixed number of values from the stack."""
 _MARKED = {"TUPLE", "LIST", "DICT", "FROZENSET", "APPENDS", "SETITEMS", "ADDITEMS", "POP_MARK"}
 """Opcodes that take everything above the last mark."""
+_CONTAINERS = (list, tuple, dict, set, frozenset)
 _KEYS = (str, bytes, int, float, type(None))
 """Types that may be keys: hashing them is cheap, whatever a file nests."""
+
+KEY_BITS = 60
+"""Of an integer as key: larger ones can be chosen so that all have one hash, and a dictionary of them takes for ever."""
 
 
 class PickleProgram:
@@ -134,7 +146,7 @@ class PickleProgram:
             self._push(_EMPTY[name]())
         elif name in _REMEMBER or name == "MEMOIZE":
             self._budget.hold(MEMO_BYTES)
-            self._memo[len(self._memo) if name == "MEMOIZE" else argument] = self._stack[-1]
+            self._memo[len(self._memo) if name == "MEMOIZE" else key(argument)] = self._stack[-1]
         elif name in _RECALL:
             self._stack.append(self._memo[argument])
         elif name == "DUP":
@@ -160,7 +172,9 @@ class PickleProgram:
         elif name in ("APPEND", "SETITEM"):
             self._extend(items)
         elif name == "STACK_GLOBAL":
-            self._global(f"{items[0]} {items[1]}")
+            if not all(isinstance(item, str) for item in items):
+                raise TypeError("a global whose name is no text")
+            self._global(" ".join(items))
         elif name == "REDUCE":
             self._push(self._call(*items))
         elif name == "BINPERSID":
@@ -176,7 +190,7 @@ class PickleProgram:
             self._push({})
             self._extend(items)
         elif name == "FROZENSET":
-            self._push(frozenset(_key(item) for item in items))
+            self._push(frozenset(key(item) for item in items))
         elif name != "POP_MARK":
             self._push(tuple(items) if name == "TUPLE" else items)
 
@@ -198,9 +212,9 @@ class PickleProgram:
         if isinstance(into, list):
             into.extend(items)
         elif isinstance(into, set):
-            into.update(_key(item) for item in items)
+            into.update(key(item) for item in items)
         elif isinstance(into, dict):
-            into.update(zip((_key(key) for key in items[::2]), items[1::2], strict=True))
+            into.update(zip((key(item) for item in items[::2]), items[1::2], strict=True))
         else:
             raise TypeError(f"items for a {type(into).__name__}")
 
@@ -215,11 +229,15 @@ class PickleProgram:
         self._stack.append(self._admitted[name])
 
     def _call(self, function: Any, arguments: Any) -> Any:
-        if not isinstance(function, Admitted) or not isinstance(arguments, tuple):
-            raise TypeError("a call of something that is no admitted function")
-        self._budget.hold(CALL_BYTES)
-        self._budget.step(sum(len(value) for value in arguments if isinstance(value, list | tuple | dict | set | frozenset)))
-        return function.function(*arguments)
+        while True:
+            if not isinstance(function, Admitted) or not isinstance(arguments, tuple):
+                raise TypeError("a call of something that is no admitted function")
+            self._budget.hold(CALL_BYTES)
+            self._budget.step(1 + sum(len(value) for value in arguments if isinstance(value, _CONTAINERS)))
+            value = function.function(*arguments)
+            if not isinstance(value, Call):
+                return value
+            function, arguments = value.function, value.arguments
 
 
 def _bounded(literal: Any) -> Any:
@@ -228,7 +246,14 @@ def _bounded(literal: Any) -> Any:
     return literal
 
 
-def _key(value: Any) -> Any:
+def key(value: Any) -> Any:
+    """A value that may be a key of a dictionary.
+
+    Raises:
+        TypeError, ValueError: it is not one whose hash is cheap and its own.
+    """
     if not isinstance(value, _KEYS):
         raise TypeError(f"a {type(value).__name__} as key")
+    if isinstance(value, int) and value.bit_length() > KEY_BITS:
+        raise ValueError(f"an integer of {value.bit_length()} bits as key")
     return value

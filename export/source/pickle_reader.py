@@ -20,7 +20,7 @@ from typing import IO, Any
 
 from export.source.dtypes import ITEM_BYTES
 from export.source.file_ranges import DOWNLOAD_AGAIN, file_size, read_into, unreadable
-from export.source.located_source import LocatedTensor, is_contiguous
+from export.source.located_source import LocatedTensor, is_contiguous, require_plain_name
 from export.source.pickle_program import Budget, PickleProgram
 from export.source.pickle_records import ADMITTED, Storage, StridedTensor, storage_of
 from export.source.tensor_source import TensorInfo
@@ -224,6 +224,7 @@ def _only_tensors(values: Mapping[Any, Any]) -> dict[str, StridedTensor]:
 
 
 def _locate(file: Path, name: str, tensor: StridedTensor, offsets: Mapping[str, int]) -> LocatedTensor:
+    require_plain_name(name, file)
     item = ITEM_BYTES[tensor.dtype]
     nbytes = item
     for size in tensor.shape:

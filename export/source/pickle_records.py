@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from export.source.dtypes import ITEM_BYTES
-from export.source.pickle_program import Admitted
+from export.source.pickle_program import Admitted, Call, key
 
 
 @dataclass(frozen=True)
@@ -131,11 +131,24 @@ def _rebuild_parameter(data, requires_grad=True, hooks=None, state=None) -> Stri
     return data
 
 
-def _rebuild_from_type(function, kind, arguments, state) -> StridedTensor:
+def _rebuild_from_type(function, kind, arguments, state) -> Call:
     """A tensor that carries Python attributes, which are dropped."""
-    if not isinstance(function, Admitted) or kind not in _TENSOR_TYPES or not isinstance(arguments, tuple):
+    if not isinstance(kind, str) or kind not in _TENSOR_TYPES:
         raise ValueError("a tensor of a class of its own")
-    return function.function(*arguments)
+    return Call(function, arguments)
+
+
+def _dictionary(items=()) -> dict[Any, Any]:
+    if not isinstance(items, list | tuple | dict):
+        raise TypeError(f"a dictionary made of a {type(items).__name__}")
+    pairs = items.items() if isinstance(items, dict) else items
+    return {key(name): value for name, value in pairs}
+
+
+def _size(sizes=()) -> tuple[Any, ...]:
+    if not isinstance(sizes, list | tuple):
+        raise TypeError(f"a shape made of a {type(sizes).__name__}")
+    return tuple(sizes)
 
 
 def _admit(name: str, function) -> tuple[str, Admitted]:
@@ -144,8 +157,8 @@ def _admit(name: str, function) -> tuple[str, Admitted]:
 
 ADMITTED: dict[str, Any] = dict(
     [
-        _admit("collections OrderedDict", lambda items=(): dict(items)),
-        _admit("torch Size", lambda sizes=(): tuple(sizes)),
+        _admit("collections OrderedDict", _dictionary),
+        _admit("torch Size", _size),
         _admit("torch device", lambda *place: place),
         _admit("torch._utils _rebuild_tensor", _rebuild_v2),
         _admit("torch._utils _rebuild_tensor_v2", _rebuild_v2),

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from export.source.dtypes import SAFETENSORS_DTYPES
 from export.source.file_ranges import DOWNLOAD_AGAIN, file_size, read_into
-from export.source.located_source import LocatedTensor
+from export.source.located_source import LocatedTensor, require_plain_name
 from export.source.tensor_source import TensorInfo
 from runtime_py.errors import CheckpointError
 from runtime_py.files.json_file import MEGABYTE, parse_json
@@ -83,6 +83,7 @@ def _parse(file: Path, text: bytearray) -> dict[str, Any]:
 
 
 def _entry(file: Path, name: str, entry: Any) -> tuple[TensorInfo, tuple[int, int]]:
+    require_plain_name(name, file)
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         _damaged(file, f"dtype, shape and data_offsets for {name}", str(entry)[:80])
     code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]

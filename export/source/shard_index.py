@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from export.source.links import may_be_read
+from export.source.located_source import require_plain_name
 from export.source.problems import listed
 from runtime_py.errors import CheckpointError
 from runtime_py.files.json_file import MEGABYTE, read_json, shortened
@@ -34,6 +35,8 @@ def read_index(path: Path) -> dict[str, str]:
     weight_map = value.get("weight_map") if isinstance(value, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
         raise _no_index(path, "no weight_map")
+    for name in weight_map:
+        require_plain_name(name, path)
     if not all(isinstance(shard, str) for shard in weight_map.values()):
         raise _no_index(path, "a shard that is no file name")
     return weight_map
@@ -77,8 +80,8 @@ def shard_paths(index: Path, weight_map: Mapping[str, str]) -> list[Path]:
 
 
 def _is_plain(name: str) -> bool:
-    """A relative path without ``..``, by the rules of POSIX and of Windows."""
-    if not name or "\0" in name:
+    """A relative path without ``..``, by the rules of POSIX and of Windows, of characters that are printed."""
+    if not name or not name.isprintable():
         return False
     kinds = (PurePosixPath(name), PureWindowsPath(name))
     return not any(kind.is_absolute() or kind.drive or kind.root or ".." in kind.parts for kind in kinds)

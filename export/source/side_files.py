@@ -123,7 +123,7 @@ def side_files(checkpoint: Path, places: Iterable[Path], licence_places: Iterabl
     for place, kept in [*((place, tuple(Purpose)) for place in places), *((place, KEPT_TWICE) for place in licence_places)]:
         for path in sorted(place.iterdir()) if place.is_dir() else ():
             purpose = purpose_of(path.name)
-            if purpose is None or purpose not in kept or purpose is Purpose.READING or not path.is_file():
+            if purpose is None or purpose not in kept or purpose is Purpose.READING or path.is_dir():
                 continue
             _refuse_strange(path, checkpoint)
             name = apart(path.name, CARD_ORIGIN) if path.name == CARD_NAME else path.name
@@ -134,8 +134,10 @@ def side_files(checkpoint: Path, places: Iterable[Path], licence_places: Iterabl
 
 
 def _refuse_strange(path: Path, checkpoint: Path) -> None:
-    """Refuse what must not be copied: a file that lies elsewhere, is huge, or has a name that a package cannot hold."""
+    """Refuse what must not be copied: no file, one from elsewhere, a huge one, or a name that a package cannot hold."""
     require_allowed(path, checkpoint)
+    if not path.is_file():
+        raise CheckpointError(f"{path} is no file", "a regular file", "restore it, or move away what has its name")
     if (size := path.stat().st_size) > MAX_BYTES:
         raise CheckpointError(f"{path} has {size:,} bytes", f"at most {MAX_BYTES:,} beside the weights", "move it away")
     if len(path.name) > MAX_NAME or any(letter in FORBIDDEN or not letter.isprintable() for letter in path.name):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -111,3 +112,13 @@ def test_a_missing_tokenizer_is_an_error_that_names_the_waiver(tmp_path: Path) -
     write(tmp_path, {"tokenizer.json": "{}"})
     assert has_vocabulary(tmp_path)
     require_vocabulary(tmp_path, side_files(tmp_path, [tmp_path]))
+
+
+def test_what_has_the_name_of_a_side_file_and_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "licenses").mkdir()
+    assert side_files(tmp_path, [tmp_path]) == ()
+    for name in ("tokenizer.json", "LICENSE", "README.md"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(CheckpointError, match=f"{name} is no file"):
+            side_files(tmp_path, [tmp_path])
+        (tmp_path / name).unlink()

@@ -64,6 +64,22 @@ def _refuse_adapters(names: list[str]) -> None:
         )
 
 
+def renamed(source: TensorSource, begins: Mapping[str, str]) -> TensorSource:
+    """A source whose names begin otherwise; the source itself where none begins so.
+
+    Args:
+        begins: the begin of a stored name to what stands in its place; the first that fits.
+
+    Raises:
+        CheckpointError: two tensors whose names become one.
+    """
+    names = {}
+    for stored in source.infos:
+        old = next((begin for begin in begins if stored.startswith(begin)), "")
+        names[stored] = begins[old] + stored.removeprefix(old) if old else stored
+    return source if all(stored == name for stored, name in names.items()) else _Renamed(source, names)
+
+
 class _Renamed:
     """A source under other names, in its own order."""
 
@@ -75,7 +91,7 @@ class _Renamed:
             other = self._stored.setdefault(name, stored)
             if other != stored:
                 raise CheckpointError(
-                    f"{other} and {stored} are one tensor without the names that training frameworks add",
+                    f"{other} and {stored} are one tensor, {name}, without what else stands in their names",
                     "every tensor once",
                     "save the model again from its innermost module: model.module.state_dict()",
                 )

@@ -95,6 +95,7 @@ def files(models: Sequence[ModelFolder]) -> dict[str, str]:
     held = sum(_resident(value) for value in manifests.values())
     values = {
         "version": VERSION,
+        "first": next(iter(manifests), "MODEL"),
         "models": "\n".join(_row(name, value) for name, value in manifests.items()),
         "engines": _engines(manifests) if builders else "",
         "memory": f"{SPARE_MEMORY + -(-held // GIGABYTE)}Gi",
@@ -105,7 +106,7 @@ def files(models: Sequence[ModelFolder]) -> dict[str, str]:
     made = {path.name: _filled(path, values) for path in sorted(TEMPLATES.iterdir())}
     made[REQUIREMENTS] = "\n".join((*COMMON, *needed)) + "\n"
     made[SMOKE] = (Path(__file__).parent / SMOKE).read_text(encoding="utf-8")
-    made[IGNORED] = "env\nREADME.md\ncompose.yaml\nkubernetes.yaml\n"
+    made[IGNORED] = "README.md\ncompose.yaml\nkubernetes.yaml\n"
     if builders:
         made[BUILD] = BUILD_SCRIPT.format(version=VERSION, modules=builders)
     return made

@@ -38,6 +38,9 @@ class TritonPythonModel(TritonModel):
         super().__init__(triton_python_backend_utils)
 '''
 
+PERF_TOKENS = 32
+"""Of each answer that a load tool asks for, whatever the model would say: answers of equal length can be compared."""
+
 NOT_CARRIED = ("*_test.py", "conftest.py", "__pycache__")
 
 
@@ -101,7 +104,7 @@ def _perf_input(package: Path) -> str:
     row = {
         TEXT: {"content": [sample.prompt], "shape": [1]},
         IMAGE: {"content": [picture], "shape": [1]},
-        SAMPLING: {"content": [json.dumps({"max_tokens": 32, "temperature": 0})], "shape": [1]},
+        SAMPLING: {"content": [json.dumps({"max_tokens": PERF_TOKENS, "temperature": 0, "ignore_eos": True})], "shape": [1]},
         STREAM: {"content": [True], "shape": [1]},
     }
     return json.dumps({"data": [row]}, ensure_ascii=False, indent=1) + "\n"

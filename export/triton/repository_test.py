@@ -120,7 +120,19 @@ def test_the_requirements_are_the_runtimes_with_numpy_1(repository: Path) -> Non
 def test_the_readme_names_models_and_versions(repository: Path) -> None:
     text = (repository / "README.md").read_text(encoding="utf-8")
     assert "| one | minicpm-v |" in text and "| two | minicpm-v |" in text and "onnxruntime 1.2" in text
-    assert "$" not in re.sub(r"\$PWD|\$PATH", "", text)
+    assert "$" not in re.sub(r"\$PWD|\$PATH|\$\(base64", "", text)
+
+
+def test_nothing_that_the_readme_or_the_analyser_makes_lies_in_the_repository(repository: Path) -> None:
+    """Triton takes every folder in it for a model and does not start where one is none."""
+    yaml = pytest.importorskip("yaml")
+    made = re.findall(r"-m venv (\S+)", (repository / "README.md").read_text(encoding="utf-8"))
+    told = yaml.safe_load((repository / "model_analyzer.yaml").read_text(encoding="utf-8"))
+    made += [told[name] for name in ("output_model_repository_path", "checkpoint_directory", "export_path")]
+    assert len(made) == 4
+    for place in made:
+        assert not (repository / place).resolve().is_relative_to(repository.resolve())
+    assert list(told["profile_models"]) == ["one", "two"]
 
 
 def test_kubernetes_takes_the_manifests(repository: Path) -> None:

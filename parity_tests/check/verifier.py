@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from export.specs import ModelSpec
     from parity_tests.backends.examiner import Examiner
     from runtime_py.model import Model
+
+log = logging.getLogger("edgeproof.parity")
 
 CHECK_ROWS = 2560
 """Image rows of the check's pictures at most; a model that takes more per picture gets them from larger pictures."""
@@ -60,8 +63,11 @@ class PackageVerifier:
         """The manifest's ``verification`` block."""
         from parity_tests.check.package_check import CheckOptions, check
         from parity_tests.reference.checkpoint_side import as_reference
+        from parity_tests.report.meaning import meaning
 
         result = check(package, as_reference(checkpoint, calibration), CheckOptions(in_pieces=True, trust=True))
+        for line in meaning(result.judgement).lines:
+            log.info("%s", line)
         return {**result.to_json(), "verdict": result.verdict}
 
     def equal_tokens(self, package: Path, spec: ModelSpec) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -182,3 +183,15 @@ def test_a_tie_is_looked_for_along_the_reference_s_own_answer():
     assert judge(run_of(*rows, standard=Standard.FP32)).verdict is Verdict.PASS
     reference.greedy_logits = forced
     assert judge(run_of(*compare_recordings(reference, candidate), standard=Standard.FP32)).verdict is Verdict.FAIL
+
+
+@pytest.mark.parametrize("name", ["run.json", "limits.json", "limits.toml"])
+def test_deep_files_and_pipes_are_refused(tmp_path: Path, name: str) -> None:
+    read = results.read if name == "run.json" else read_limits
+    (tmp_path / name).write_bytes((b"a = " if name.endswith("toml") else b"") + b"[" * 100_000)
+    with pytest.raises(UsageError, match=name):
+        read(tmp_path / name)
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UsageError, match="is no file"):
+        read(tmp_path / name)

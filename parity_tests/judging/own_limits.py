@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from pathlib import Path
 
 from parity_tests.judging.metrics import HIGHER_IS_BETTER, Kind
 from parity_tests.thresholds import Limit, Limits, Standard, Table
 from runtime_py.errors import UsageError
+from runtime_py.files.json_file import MEGABYTE, parse_json, read_bytes
 
 
 def read_limits(path: Path) -> Table:
@@ -18,8 +18,8 @@ def read_limits(path: Path) -> Table:
         UsageError: no such file, no JSON, or a name that is no standard, kind or metric.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        value = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+        content = read_bytes(path, MEGABYTE, UsageError, "name a file of limits")
+        value = tomllib.loads(content.decode()) if path.suffix == ".toml" else parse_json(content, path, UsageError)
         table: dict[Standard, dict[Kind, Limits]] = {}
         for standard, kinds in value.items():
             rows = table.setdefault(Standard(standard), {})
@@ -28,7 +28,7 @@ def read_limits(path: Path) -> Table:
                 if unknown:
                     raise ValueError(f"no metric is named {', '.join(unknown)}")
                 rows[Kind(kind)] = tuple(Limit(name, float(bound), f"from {path.name}") for name, bound in bounds.items())
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise UsageError(
             f"{path} holds no thresholds: {error}",
             '{"<standard>": {"<kind>": {"<metric>": <bound>}}} with the names of parity_tests/thresholds.py',

@@ -5,7 +5,6 @@ A stored run holds metrics only. Verdicts are made from it by `parity_tests.judg
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,10 @@ from parity_tests.judging.metrics import Kind
 from parity_tests.judging.run_details import Details
 from parity_tests.thresholds import Standard
 from runtime_py.errors import UsageError
+from runtime_py.files.json_file import MEGABYTE, parse_json, read_bytes
+
+MAX_BYTES = 64 * MEGABYTE
+"""Of a stored run."""
 
 SCHEMA = 4
 READ = (3, SCHEMA)
@@ -258,11 +261,9 @@ def _comparison_from_json(row: Mapping[str, Any]) -> Comparison:
 def read(path: Path) -> Run:
     """A stored run from its file, or from the folder of its report; UsageError when there is none."""
     path = path / "run.json" if path.is_dir() else path
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read: {error}", "a run.json", "give the path of a stored run") from error
-    return from_json(value)
+    again = "give the path of a stored run"
+    content = read_bytes(path, MAX_BYTES, UsageError, again)
+    return from_json(parse_json(content, path, UsageError, again, strict=False, room=4))
 
 
 def encode(value: float) -> float | str:

@@ -88,7 +88,7 @@ def outcomes(package: Path, checkpoint: Checkpoint, layer: int, wanted: str = ""
             try:
                 fault.apply(copy)
             except NO_PLACE as error:
-                log.info("%s: %r", fault.name, error)
+                log.debug("%s has no place in this package: %r", fault.name, error)
                 yield Outcome(fault, None)
                 continue
             only = "" if every else "text" if fault.stage in (DECODER, EMBED) else "wide"

@@ -28,6 +28,8 @@ def console(judgement: Judgement, only: str | None = None) -> str:
     lines += [f"{name}: {number(value)}" for name, value in run.accuracy.items()]
     if judgement.first_failure:
         lines.append(f"first failure: {judgement.first_failure}")
+    if run.divergence is not None:
+        lines.append(f"where it parts: {'; '.join(filter(None, (run.divergence.place, run.divergence.note)))}")
     lines += meaning(judgement).lines
     lines.append(f"verdict: {judgement.verdict}")
     return "\n".join(lines)

@@ -150,7 +150,10 @@ def _positions(question: str, judgement: Judgement) -> str:
     if not series:
         return ""
     entries = [
-        (line.style, f"{_meaning(line.name, titles[line.name])} (first token differs at {len(line.marked)})")
+        (
+            line.style,
+            f"{_meaning(line.name, titles[line.name])} ({len(line.marked)} of {len(line.values)} first tokens differ)",
+        )
         for line in series
     ]
     worst = max(max(line.values) for line in series)

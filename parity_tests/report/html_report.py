@@ -123,7 +123,7 @@ def _answer(answer: Answer) -> str:
 
     same = "Both say the same." if answer.reference == answer.candidate else "The answers differ."
     if answer.truth:
-        same += f" Right: {' or '.join(dict.fromkeys(answer.truth))}. {_scored(answer)}"
+        same += f" Right: {' or '.join(dict.fromkeys(answer.truth)).removesuffix('.')}. {_scored(answer)}"
     return (
         f"<article class='card' style='margin-bottom:14px'><h3>{escape(answer.question)}: {escape(answer.text)}</h3>"
         f"<div class='pair'>{f'<div>{picture}</div>' if picture else ''}{side('Full precision', answer.reference)}"

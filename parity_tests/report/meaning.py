@@ -19,7 +19,7 @@ LOSS = "loss"
 FLOORED = (LOSS, ROUNDED_INPUTS)
 """Comparisons that are held to a floor alone."""
 
-ABOVE_THE_FLOOR = "above the floor against nonsense, which promises nothing"
+ABOVE_THE_FLOOR = "above the sanity floor; no verdict on quality"
 
 NEARNESS = {
     Standard.GOLDEN: "but for float32 rounding",
@@ -120,7 +120,9 @@ def _implementation(judgement: Judgement) -> tuple[bool | None, str]:
     questions = _counted(len({row.comparison.question for row in judged}), "question")
     if failed:
         broken = len({row.comparison.question for row in failed})
-        return False, f"NOT exact on {broken} of {questions}: {judgement.first_failure}"
+        divergence = judgement.run.divergence
+        first = (divergence and divergence.place) or judgement.first_failure
+        return False, f"NOT exact on {broken} of {questions}; first at {first}"
     if {row.comparison.standard for row in judged} == {Standard.INT4_LOSS}:
         return None, "not compared apart from what storing costs"
     standards = dict.fromkeys(row.comparison.standard for row in judged)

@@ -66,7 +66,7 @@ def test_a_broken_implementation_is_not_exact_in_words_and_in_junit():
     judgement = judge(replace(sample_run(1.0), not_run=()))
     told = meaning(judgement)
     assert told.exact is False
-    assert told.implementation.startswith("NOT exact on 1 of 1 question: implementation: wide prefill_logits")
+    assert told.implementation.startswith("NOT exact on 1 of 1 question; first at ")
     suites = ElementTree.fromstring(junit_report.junit(judgement)).findall("testsuite")
     assert suites[-1].find("testcase/failure") is not None
 

@@ -1,8 +1,8 @@
 """A decoder as machine code, over its graph's own weight files and caches.
 
 ONNX Runtime packs the weights of MatMulNBits anew when a session opens, six bits for every four. The library reads them
-where they lie in the package, mapped into memory, and keeps keys and values where ONNX Runtime would; so a sequence may be
-fed by graph and library in turns. It lies beside the graph, never in its place: where it cannot run, the graph does.
+as they lie in the package, and keeps keys and values where ONNX Runtime would; so a sequence may be fed by graph and
+library in turns. It lies beside the graph, never in its place: where it cannot run, the graph does.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from runtime_py.backends.large_pages import file_bytes
 from runtime_py.backends.ort_decoder import CacheBuffers
 from runtime_py.backends.ort_providers import CPU
 from runtime_py.backends.processor import architecture, instructions
@@ -96,8 +97,8 @@ class DecoderLibrary:
             placed = [_Placed(*row) for row in named["parameters"]]
             prefix = block["index"].rpartition("/")[0]
             files = {each.file: listed_file(folder, manifest, f"{prefix}/{each.file}") for each in placed}
-            mapped = {name: np.memmap(path, np.uint8, "c") for name, path in files.items()}
-            self._parameters = self._ffi.Array([self._tensor(each.of(mapped[each.file])) for each in placed])
+            content = {name: file_bytes(path, threads) for name, path in files.items()}
+            self._parameters = self._ffi.Array([self._tensor(each.of(content[each.file])) for each in placed])
             machine = self._ffi.load_module(str(library))["vm_load_executable"]()
             machine["vm_initialization"](1, 0, 2)  # device type kDLCPU, its number, the pooled allocator
             self._functions = {name: machine[name] for name in (STEP, READ, READ_ALL)}

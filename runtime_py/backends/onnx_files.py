@@ -38,11 +38,18 @@ CONTEXT = "ep_cache_context"
 """Attribute of an EPContext node: compiled code, or the path of a file with it."""
 
 
+NODE_TYPE = 4
+"""Field of a node that names its operator."""
+
+ENDLESS = (b"Loop", b"Scan")
+"""Operators that may go round for ever; no graph of an export has one."""
+
+
 def external_files(graph: Path) -> list[str]:
     """Paths relative to the graph's folder as the graph writes them, each once, by name.
 
     Raises:
-        PackageError: it is no ONNX graph, or it carries a compiled context, which is code.
+        PackageError: it is no ONNX graph, it carries a compiled context, which is code, or an operator that may not end.
     """
     try:
         with graph.open("rb") as file:
@@ -97,6 +104,8 @@ def _locations(message: memoryview, kind: str, depth: int) -> Iterator[str]:
     for number, value in fields(message):
         if kind == ATTRIBUTE and number == 1 and bytes(message_of(value)) == CONTEXT.encode():
             raise ValueError("it holds code compiled for a device (EPContext)")
+        if kind == NODE and number == NODE_TYPE and bytes(message_of(value)) in ENDLESS:
+            raise ValueError(f"it holds a {bytes(message_of(value)).decode()}, which may not end")
         if number not in inner:
             continue
         if inner[number] == ENTRY:

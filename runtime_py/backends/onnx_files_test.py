@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,18 @@ def test_compiled_contexts_are_code(tmp_path: Path) -> None:
 
     with pytest.raises(PackageError, match="EPContext"):
         external_files(graph(tmp_path, compiled))
+
+
+@pytest.mark.parametrize("operator", ["Loop", "Scan"])
+def test_an_operator_that_may_not_end_is_refused_at_any_depth(tmp_path: Path, operator: str) -> None:
+    inner = onnx.helper.make_graph([onnx.helper.make_node(operator, ["x"], ["z"])], "inner", [], [])
+    for node in (inner.node[0], onnx.helper.make_node("If", ["x"], ["z"], then_branch=inner, else_branch=inner)):
+        with pytest.raises(PackageError, match=f"a {operator}, which may not end"):
+            external_files(graph(tmp_path, partial(_with_node, node)))
+
+
+def _with_node(node: Any, model: Any) -> None:
+    model.graph.node.append(node)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a graph", b"\x3a\xff\xff\xff\xff\x0f", b"\x3a\x02\x0a\x08", b"\x38\x01"])

@@ -100,7 +100,7 @@ class StockEngine:
         yield from self.reasons
         if self.sampling:
             told = ", ".join(f"{name} {number:g}" for name, number in self.sampling.items())
-            judged = "judge answers without them by `parity_tests --package P --sampling engine`"
+            judged = "judge answers without them by `edgeproof parity --package DIR --sampling engine`"
             yield f"defaults it does not know: {told}; {judged}"
 
     def _sent(self) -> str:

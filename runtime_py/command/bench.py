@@ -20,7 +20,7 @@ import numpy as np
 from runtime_py.backends.base import LoadsAhead
 from runtime_py.errors import UsageError
 from runtime_py.generation.generate import Overrides
-from runtime_py.memory import peak_resident_bytes
+from runtime_py.memory import human_bytes, peak_resident_bytes
 from runtime_py.model import Model, load
 from runtime_py.package import Depth
 from runtime_py.preprocess.pictures import open_picture
@@ -136,12 +136,23 @@ def _spread(values: tuple[float, ...]) -> dict[str, float]:
 
 def lines(figures: dict[str, Any]) -> list[str]:
     """The figures for people, a line each."""
+    width = max(map(len, figures))
+    return [f"{key.replace('_', ' '):{width}}  {_shown(key, value)}" for key, value in figures.items()]
 
-    def shown(value: Any) -> str:
-        if isinstance(value, dict) and "median" in value:
-            return f"{value['median']:.3f} ({value['low']:.3f} to {value['high']:.3f})"
-        if isinstance(value, dict):
-            return ", ".join(str(item) for item in value.values())
-        return f"{value:.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
-    return [f"{key.replace('_', ' '):32} {shown(value)}" for key, value in figures.items()]
+def _shown(key: str, value: Any) -> str:
+    if isinstance(value, dict) and "median" in value:
+        return f"{_number(value['median'])} ({_number(value['low'])} to {_number(value['high'])})"
+    if isinstance(value, dict):
+        return ", ".join(str(item) for item in value.values())
+    if key == "threads" and value == 0:
+        return "the backend's choice (--threads 0)"
+    if key == "runs":
+        return f"{value}, of which medians are shown (lowest to highest)"
+    if key.endswith("_bytes"):
+        return human_bytes(value)
+    return _number(value) if isinstance(value, float) else str(value)
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if value < 100 else f"{value:,.0f}"

@@ -82,6 +82,7 @@ def _run(options: argparse.Namespace) -> int:
     from runtime_py.engine.service import Service, Sizes
     from runtime_py.model import load
     from runtime_py.serving.application import application
+    from runtime_py.serving.ending import EndingServer
     from runtime_py.serving.patience import PatientProtocol
 
     chosen = (options.backend, options.verify, options.threads, options.provider)
@@ -105,10 +106,9 @@ def _run(options: argparse.Namespace) -> int:
             access_log=False,
             server_header=False,
             limit_concurrency=CONNECTIONS,
-            timeout_graceful_shutdown=options.patience,
         )
         try:
-            uvicorn.Server(config).run(sockets=[listening])
+            EndingServer(config, service, options.patience).run(sockets=[listening])
         except KeyboardInterrupt:  # uvicorn ends as it was asked to, and then raises the signal again
             console.say("stopped")
     return int(ExitCode.OK)
@@ -139,7 +139,8 @@ def model_name(package: Package) -> str:
 def _tell(host: str, port: int, serving: Serving, service: Service) -> None:
     shown = f"[{host}]" if ":" in host else host
     slots = len(service.engine.slots)
-    console.say(f"serving {serving.name} at http://{shown}:{port}/v1 with {slots} slot{'s' if slots > 1 else ''}")
+    address, count = f"http://{shown}:{port}/", f"{slots} slot{'s' if slots > 1 else ''}"
+    console.say(f"serving {serving.name} at {address}v1 with {count}; a page to ask with at {address}")
     if service.engine.notice:
         console.say(f"note: {service.engine.notice}")
     if not serving.keys and not _own_machine(host):

@@ -7,14 +7,18 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from runtime_py.command.bench_server import Load, lines, measure
 from runtime_py.command.cli import main
-from runtime_py.errors import UsageError
+from runtime_py.errors import EdgeproofError, UsageError
 from runtime_py.serving.client import Client, user_message
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +56,44 @@ def test_a_server_from_start_to_end(exported: Path, tmp_path: Path, picture: np.
         assert sum(bool(choice["logprobs"]) for chunk in told for choice in chunk["choices"]) == 150, "it was let finish"
         assert process.wait(30) == 0
         assert process.stderr.read() == "stopped\n"
+
+
+def test_answers_that_outlast_the_patience_are_told_so(exported: Path) -> None:
+    pytest.importorskip("starlette")
+    pytest.importorskip("uvicorn")
+    pytest.importorskip("prometheus_client")
+    command = [sys.executable, "-m", "runtime_py", "serve", "-p", str(exported), "--port", "0", "--threads", "1"]
+    command += ["--slots", "1", "--model-name", "demo", "--patience", "0"]
+    answered: list[str] = []
+    waiter: list[str] = []
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        try:
+            client = Client(process.stderr.readline().partition(" at ")[2].partition("/v1 ")[0])
+            body = {"model": "demo", "messages": user_message("Hello", []), "max_tokens": 2000, "ignore_eos": True}
+            stream = client.stream(body)
+            next(stream)
+            waiting = threading.Thread(target=_read, args=(client.stream(body), waiter))
+            waiting.start()
+            while client.gauges()["edgeproof_requests_queued"] < 1:
+                time.sleep(0.01)
+        finally:
+            process.send_signal(signal.SIGTERM)
+        _read(stream, answered)
+        waiting.join(30)
+        for told in (answered, waiter):
+            assert len(told) == 1 and "the server is stopping" in told[0]
+        assert process.wait(30) == 0
+        assert process.stderr.read() == "stopped\n"
+
+
+def _read(stream: Iterator[dict[str, Any]], errors: list[str]) -> None:
+    """A stream to its end; the error that ends it goes to ``errors``."""
+    try:
+        for _ in stream:
+            pass
+    except EdgeproofError as error:
+        errors.append(str(error))
 
 
 def test_what_cannot_be_served_is_said_before_anything_is_loaded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,7 +26,7 @@ from runtime_py.engine.logprobs import EngineEvent, Event, resolve
 from runtime_py.engine.preparation import Preparation
 from runtime_py.engine.running import Running, Wish
 from runtime_py.engine.thread_stack import STACK_BYTES, thread_stack_size
-from runtime_py.errors import EdgeproofError, MachineError, UsageError, wrap_errors
+from runtime_py.errors import EdgeproofError, MachineError, wrap_errors
 from runtime_py.generation.session import Session
 from runtime_py.package import Package
 from runtime_py.preprocess.base import Message, Processor
@@ -40,6 +40,10 @@ KEPT_FEATURES = 256 << 20
 
 class QueueFullError(MachineError):
     """More questions wait than a service takes."""
+
+
+class ClosedError(MachineError):
+    """The service is closed, or was before the answer was whole."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,7 @@ class Service:
     ) -> None:
         self.sizes = sizes or Sizes()
         self.package, self.processor, self.tokenizer = package, processor, words
+        processor.prompt.cuts = False  # who asks over a wire sees no warning
         if isinstance(backend, LoadsAhead):
             backend.load()
         self._dispatcher = EventDispatcher[Ticket](self._deliver)
@@ -143,12 +148,12 @@ class Service:
 
         Raises:
             QueueFullError: too many are waiting.
-            UsageError: the service is closed.
+            ClosedError: the service is closed.
         """
         ticket = Ticket(send)
         with self._work:
             if self._closing:
-                raise UsageError("the service is closed", "one that is open", "start it again")
+                raise ClosedError("the service is closed", "one that is open", "start it again")
             most = len(self.engine.slots) + self.sizes.queue
             if len(self._tickets) >= most:
                 raise QueueFullError(
@@ -170,7 +175,7 @@ class Service:
             self._work.wait_for(lambda: not self._tickets, patience)
             left = list(self._tickets.values())
         for ticket in left:
-            self._end(ticket, MachineError("the service was closed", "to run on", "ask again when it is back"))
+            self._end(ticket, ClosedError("the service was closed", "to run on", "ask again when it is back"))
             ticket.cancel()
         self._preparing.shutdown(cancel_futures=True)
         with self._work:

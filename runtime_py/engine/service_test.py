@@ -16,7 +16,7 @@ from runtime_py.engine.answer import Answer, Token
 from runtime_py.engine.conftest import opened, until_nothing_is_held
 from runtime_py.engine.logprobs import Event
 from runtime_py.engine.running import Wish
-from runtime_py.engine.service import Question, QueueFullError, Service
+from runtime_py.engine.service import ClosedError, Question, QueueFullError, Service
 from runtime_py.engine.stop_text import StopText
 from runtime_py.errors import EdgeproofError, MachineError, UsageError
 from runtime_py.generation.generate import Overrides, settings_of
@@ -105,7 +105,7 @@ def test_an_end_with_answers_at_work(model: Model) -> None:
         patient.ask(question(model, "Hello", 5), finished.put)
         patient.close(patience=30)
         assert isinstance(whole(finished), Answer)
-    with pytest.raises(UsageError, match="closed"):
+    with pytest.raises(ClosedError, match="closed"):
         patient.ask(question(model, "Hello", 5), finished.put)
     with opened(model, queue=3) as hasty:
         left: queue.Queue[Event] = queue.Queue()

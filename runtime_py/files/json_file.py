@@ -71,17 +71,37 @@ def read_bytes(path: Path, max_bytes: int, refusal: Refusal = PackageError, agai
     return content
 
 
-def parse_json(content: bytes, path: Path, refusal: Refusal = PackageError, again: str = "copy the file again") -> Any:
-    """The value of JSON text; see `read_json`."""
+def read_optional_json(
+    path: Path, max_bytes: int, refusal: Refusal = PackageError, again: str = "copy the file again"
+) -> Any:
+    """As `read_json`; {} where nothing has this name. What is there and no file is refused, not taken for absent."""
+    return read_json(path, max_bytes, refusal, again) if os.path.lexists(path) else {}
+
+
+def parse_json(
+    content: bytes,
+    path: Path,
+    refusal: Refusal = PackageError,
+    again: str = "copy the file again",
+    strict: bool = True,
+    room: int = 1,
+) -> Any:
+    """The value of JSON text; see `read_json`.
+
+    Args:
+        strict: refuse numbers that are not finite and keys given twice; else they are what Python's json, and so
+            transformers, makes of them: of a key the last value counts.
+        room: how often the common limits of containers and quotation marks may be filled.
+    """
     containers, quotes = content.count(b"[") + content.count(b"{"), content.count(b'"')
-    if containers > MAX_CONTAINERS:
-        raise refusal(f"{path} holds {containers:,} lists and objects", f"at most {MAX_CONTAINERS:,}", again)
-    if quotes > MAX_QUOTES:
-        raise refusal(f"{path} holds {quotes:,} quotation marks", f"at most {MAX_QUOTES:,}", again)
+    if containers > room * MAX_CONTAINERS:
+        raise refusal(f"{path} holds {containers:,} lists and objects", f"at most {room * MAX_CONTAINERS:,}", again)
+    if quotes > room * MAX_QUOTES:
+        raise refusal(f"{path} holds {quotes:,} quotation marks", f"at most {room * MAX_QUOTES:,}", again)
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         values = dict(pairs)
-        if len(values) != len(pairs):
+        if strict and len(values) != len(pairs):
             seen: set[str] = set()
             twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
             raise ValueError(f"the key {shortened(twice)} is given twice")
@@ -91,11 +111,13 @@ def parse_json(content: bytes, path: Path, refusal: Refusal = PackageError, agai
         if len(text) > MAX_DIGITS:
             raise ValueError(f"a number of {len(text)} digits")
         value = float(text) if any(letter in text for letter in ".eE") else int(text)
-        if value in (float("inf"), float("-inf")):
+        if strict and value in (float("inf"), float("-inf")):
             raise ValueError(f"the number {text} is infinite")
         return value
 
     def constant(text: str) -> float:
+        if not strict:
+            return float(text)
         raise ValueError(f"{text} is no number of JSON")
 
     try:
@@ -139,13 +161,29 @@ def deeper_than(value: Any, levels: int) -> bool:
 
 
 def shortened(value: object, length: int = 60) -> str:
-    """A value of a stranger's file for an error message: its `repr`, cut; of containers their kind and size."""
+    """A value of a stranger's file for an error message: its `repr`, cut; of large containers their kind and size."""
     if isinstance(value, str | bytes):
         value = value[: 4 * length]
-    elif isinstance(value, dict | list | tuple | set) and len(value) > 8:
+    elif isinstance(value, _CONTAINERS) and not _is_small(value):
         return f"a {type(value).__name__} of {len(value)}"
     try:
         text = repr(value)
     except Exception:  # a number of thousands of digits, or nesting without end
         return f"a {type(value).__name__}"
     return text if len(text) <= length else text[: length - 3] + "..."
+
+
+_CONTAINERS = (dict, list, tuple, set, frozenset)
+
+
+def _is_small(container: Any) -> bool:
+    """Whether every part has at most 8 items and all of it 100, counted as often as they are shown."""
+    left, parts = 100, [container]
+    while parts:
+        part = parts.pop()
+        left -= len(part)
+        if len(part) > 8 or left < 0:
+            return False
+        items = [*part, *part.values()] if isinstance(part, dict) else part
+        parts += [item for item in items if isinstance(item, _CONTAINERS)]
+    return True

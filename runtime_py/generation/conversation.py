@@ -20,7 +20,11 @@ Messages = str | Sequence[Message | Mapping[str, Any]]
 """One question, or turns: `Message`, or ``{"role": ..., "content": ...}`` where content is text or a list of parts.
 
 A part is ``{"type": "text", "text": ...}`` (or the text itself), or ``{"type": "image"}``, which takes the next picture of
-``images`` or brings its own under ``image``. Parts keep their order where the model's prompt does."""
+``images`` or brings its own under ``image`` (or ``path``). Parts keep their order where the model's prompt does."""
+
+ELSEWHERE = ("url", "base64", "image_url")
+SIZES = ("min_pixels", "max_pixels", "resized_height", "resized_width")
+"""Keys of image parts in transformers and qwen_vl_utils that are not followed: where a picture is, how large it shall be."""
 
 PARTS = (
     'texts, {"type": "text", "text": ...}, {"type": "image"}, or {"type": "image", "image": a path, the bytes of a file, '
@@ -115,12 +119,24 @@ class _Reader:
         if kind == "text" and isinstance(cast("Mapping[str, Any]", part).get("text"), str):
             return str(cast("Mapping[str, Any]", part)["text"])
         if kind == "image":
-            return self._claim(cast("Mapping[str, Any]", part).get("image"), number)
+            keys = cast("Mapping[str, Any]", part)
+            self._check_keys(keys, number, place)
+            return self._claim(keys.get("path") if keys.get("image") is None else keys["image"], number)
         raise UsageError(
             f"part {place} of turn {number} is {_short(part)}",
             PARTS,
             'pass pictures in images and name them by {"type": "image"}' if kind == "image_url" else "correct the part",
         )
+
+    def _check_keys(self, part: Mapping[str, Any], number: int, place: int) -> None:
+        """Refuse what would be passed over: a picture that is another one than is taken, or a size."""
+        asked = [key for key in (*ELSEWHERE, *SIZES) if part.get(key) is not None]
+        if asked:
+            raise UsageError(
+                f"part {place} of turn {number} is a picture with {', '.join(asked)}",
+                PARTS,
+                "open the picture, scaled as wanted, and pass it under image" if asked[0] in SIZES else "open it first",
+            )
 
     def _claim(self, own: Picture | None, number: int) -> int:
         if own is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,16 @@ def test_an_empty_list_of_parts_is_an_empty_turn() -> None:
     assert read([{"role": "user", "content": []}], [])[0] == [Message("user", "")]
 
 
+@pytest.mark.parametrize("key", ["image", "path"])
+def test_a_part_that_brings_its_picture_takes_none_of_the_others(tmp_path: Path, key: str) -> None:
+    own, other = np.full((2, 3, 3), 7, np.uint8), np.zeros((4, 4, 3), np.uint8)
+    Image.fromarray(own).save(tmp_path / "own.png")
+    talk = [{"role": "user", "content": [{"type": "image", key: str(tmp_path / "own.png")}, {"type": "image"}]}]
+    turns, pictures = read(talk, [other])
+    assert turns[0].images == (0, 1)
+    assert [picture.shape for picture in pictures] == [own.shape, other.shape]
+
+
 @pytest.mark.parametrize(
     ("content", "told"),
     [
@@ -84,6 +95,8 @@ def test_an_empty_list_of_parts_is_an_empty_turn() -> None:
         ([{"type": "text", "text": None}], "part 1 of turn 2"),
         (["a", None], "part 2 of turn 2 is None"),
         ([{"type": "image_url", "image_url": {"url": "http://x/y.png"}}], "part 1 of turn 2"),
+        ([{"type": "image", "url": "http://x/y.png"}], "part 1 of turn 2 is a picture with url"),
+        ([{"type": "image", "image": "a.png", "max_pixels": 3136}], "part 1 of turn 2 is a picture with max_pixels"),
         ([{"type": "image"}], "turn 2 speaks of more than the 0 pictures given"),
     ],
 )

@@ -138,7 +138,14 @@ def _reached(values: np.ndarray, count: int) -> Any:
 
 def filtered(scores: np.ndarray, sampling: Sampling) -> np.ndarray:
     """Temperature, top-k and top-p in this order; what is dropped becomes minus infinity."""
-    return keep_top_p(keep_top_k(scores / sampling.temperature, sampling.top_k), sampling.top_p)
+    return keep_top_p(keep_top_k(cooled(scores, sampling.temperature), sampling.top_k), sampling.top_p)
+
+
+def cooled(scores: np.ndarray, temperature: float) -> np.ndarray:
+    """Scores divided by the temperature; from the best on where a tiny one makes them too large for a number."""
+    with np.errstate(over="ignore"):
+        divided = scores / temperature
+        return divided if np.isfinite(divided.max()) else (scores - scores.max()) / temperature
 
 
 def penalise(scores: np.ndarray, tokens: Sequence[int] | np.ndarray, penalty: float) -> np.ndarray:

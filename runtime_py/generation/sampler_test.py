@@ -80,6 +80,16 @@ def test_low_temperature_sharpens() -> None:
     assert {cold.choose(logits, []) for _ in range(200)} == {0}
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("temperature", [1e-6, 1e-300, 1e-308, 5e-324])
+@pytest.mark.parametrize("shift", [-90.0, 0.0, 90.0])
+def test_temperatures_near_0_take_the_largest(temperature: float, shift: float) -> None:
+    logits = np.random.default_rng(2).normal(shift, 3, 600).astype(np.float32)
+    for top_k, top_p in ((0, 1.0), (0, 0.9), (40, 0.5)):
+        sampler = Sampler(Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=1))
+        assert sampler.choose(logits, []) == logits.argmax()
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_logits_that_are_no_numbers_are_refused(value: float) -> None:
     with pytest.raises(PackageError, match="not finite"):

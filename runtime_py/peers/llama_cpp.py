@@ -2,6 +2,8 @@
 
 The C interface and its structures are those of the installed distribution (abetlen/llama-cpp-python, llama_cpp/llama_cpp.py;
 ggml-org/llama.cpp, include/llama.h). Codes are random bytes under one small scale, so that writing them takes no quantiser.
+Matrices have the types that llama.cpp's quantiser gives them: the head is Q6_K, or Q8_0 where rows have no whole blocks of
+256 (ggml-org/llama.cpp, src/llama-quant.cpp, ``llama_tensor_get_type``).
 """
 
 from __future__ import annotations
@@ -13,10 +15,12 @@ from typing import Any
 import numpy as np
 
 from runtime_py.peers.engine import Job, NotHereError, version
-from runtime_py.peers.shape import Q4_0_BLOCK, Q4_0_BYTES, DecoderShape
+from runtime_py.peers.shape import HEAD, DecoderShape
 
 DISTRIBUTION = "llama-cpp-python"
-SCALE = 0.004
+
+BLOCKS = {"Q4_0": (32, 18, 0, 4e-3), "Q8_0": (32, 34, 0, 2e-4), "Q6_K": (256, 210, 208, 2e-6)}
+"""Weights and bytes of a block, where its float16 scale lies, a small one (ggml-org/llama.cpp, ggml/src/ggml-common.h)."""
 
 
 class LlamaCpp:
@@ -32,8 +36,9 @@ class LlamaCpp:
     def __init__(self, job: Job, flash: bool) -> None:
         self.version = version(DISTRIBUTION)
         version("gguf")
-        if any(columns % Q4_0_BLOCK for _, _, columns in job.shape.matrices()):
-            raise NotHereError(f"Q4_0 wants columns in blocks of {Q4_0_BLOCK}")
+        block = BLOCKS["Q4_0"][0]
+        if any(columns % block for _, _, columns in job.shape.matrices()):
+            raise NotHereError(f"Q4_0 wants columns in blocks of {block}")
         path = job.scratch / "random-q4_0.gguf"
         if not path.is_file():
             write_gguf(path, job.shape)
@@ -74,7 +79,7 @@ class LlamaCpp:
 
 
 def write_gguf(path: Path, shape: DecoderShape) -> None:
-    """A random model of Llama's architecture in Q4_0, its embedding and head too."""
+    """A random model of Llama's architecture in Q4_0."""
     gguf: Any = importlib.import_module("gguf")
     writer = gguf.GGUFWriter(str(path), "llama")
     writer.add_block_count(shape.layers)
@@ -89,18 +94,19 @@ def write_gguf(path: Path, shape: DecoderShape) -> None:
     writer.add_file_type(2)  # mostly Q4_0
     writer.add_tokenizer_model("no_vocab")
     draw = np.random.default_rng(0)
-    half = np.frombuffer(np.float16(SCALE).tobytes(), np.uint8)
 
-    def matrix(name: str, rows: int, columns: int) -> None:
-        blocks = draw.integers(0, 256, (rows, columns // Q4_0_BLOCK, Q4_0_BYTES), dtype=np.uint8)
-        blocks[:, :, :2] = half
-        writer.add_tensor(name, blocks.reshape(rows, -1), raw_dtype=gguf.GGMLQuantizationType.Q4_0)
+    def matrix(name: str, rows: int, columns: int, kind: str) -> None:
+        weights, size, place, scale = BLOCKS[kind]
+        blocks = draw.integers(0, 256, (rows, columns // weights, size), dtype=np.uint8)
+        blocks[:, :, place : place + 2] = np.frombuffer(np.float16(scale).tobytes(), np.uint8)
+        writer.add_tensor(name, blocks.reshape(rows, -1), raw_dtype=gguf.GGMLQuantizationType[kind])
 
-    matrix("token_embd.weight", shape.vocabulary, shape.hidden)
+    matrix("token_embd.weight", shape.vocabulary, shape.hidden, "Q4_0")
     writer.add_tensor("output_norm.weight", np.ones(shape.hidden, np.float32))
     for name, rows, columns in shape.matrices():
+        kind = "Q4_0" if name != HEAD else "Q8_0" if columns % BLOCKS["Q6_K"][0] else "Q6_K"
         for layer in range(shape.layers if "{}" in name else 1):
-            matrix(name.format(layer), rows, columns)
+            matrix(name.format(layer), rows, columns, kind)
     for layer in range(shape.layers):
         for norm in ("attn_norm", "ffn_norm"):
             writer.add_tensor(f"blk.{layer}.{norm}.weight", np.ones(shape.hidden, np.float32))

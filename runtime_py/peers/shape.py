@@ -18,8 +18,8 @@ KEYS = {
 }
 """Our words to those of config.json."""
 
-Q4_0_BYTES, Q4_0_BLOCK = 18, 32
-"""llama.cpp's blocks of four bits: a float16 scale and 32 codes (ggml-org/llama.cpp, ggml/src/ggml-common.h)."""
+HEAD = "output.weight"
+"""The matrix that makes logits, in GGUF's words."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class DecoderShape:
             ("ffn_down", self.hidden, self.mlp),
         ]
         return [(f"blk.{{}}.{name}.weight", rows, columns) for name, rows, columns in layer] + [
-            ("output.weight", self.vocabulary, self.hidden)
+            (HEAD, self.vocabulary, self.hidden)
         ]
 
     @property

@@ -75,7 +75,7 @@ def check_first_question(messages: Sequence[Message]) -> None:
         raise UsageError(
             f"turn {first + 1} is not the user's: the conversation's roles are {[message.role for message in messages]}",
             "the user's first question there, which chooses the experts",
-            "put a question in front, or start a new conversation (/reset)",
+            "put a question in front, or start a new conversation (/reset in chat)",
         )
     bringing = [
         number for number, message in enumerate(messages) if any(isinstance(part, int) for part in message.content())
@@ -84,5 +84,5 @@ def check_first_question(messages: Sequence[Message]) -> None:
         raise UsageError(
             f"turn {bringing[0] + 1} brings a picture, and turn {first + 1} asked the first question without",
             "a picture with the first question, from which this model chooses its experts",
-            "/reset, then give a picture with the first question",
+            "give a picture with the first question of a new conversation (/reset in chat)",
         )

@@ -53,12 +53,18 @@ def test_size_rule_on_random_sizes():
         assert list(got) == expected, (height, width)
 
 
-def test_absurd_sizes_are_refused():
-    for height, width in ((27, 400), (28, 28 * 201)):
-        with pytest.raises(ImageError):
+def test_absurd_aspects_are_refused():
+    for height, width in ((28, 28 * 201), (1, 201)):
+        with pytest.raises(ImageError, match="aspect of at most 200"):
             smart_resize(height, width, 28, 3136, 1003520)
-    with pytest.raises(ImageError, match="would leave a side below 28"):
-        smart_resize(30, 3000, 28, 3136, 40000)
+
+
+def test_small_and_long_pictures_are_sized_as_transformers_5_does():
+    theirs = pytest.importorskip("transformers.models.qwen2_vl.image_processing_pil_qwen2_vl").smart_resize
+    for height, width in ((27, 400), (1, 1), (10, 13), (14, 14), (1, 200), (30, 3000), (3000, 30), (16, 16), (42, 70)):
+        for least, most in ((3136, 1003520), (3136, 40000), (784, 784), (1, 1003520)):
+            got = smart_resize(height, width, 28, least, most)
+            assert got == theirs(height, width, 28, least, most) and min(got) >= 28, (height, width, least, most)
 
 
 def test_patches_and_angles_come_in_blocks():

@@ -81,7 +81,14 @@ class TokenizerLike(Protocol):
 
 
 class ChecksConversations(Protocol):
-    """The part of runtime_py.prompt.encoder.PromptEncoder that those who hold a processor need."""
+    """The part of runtime_py.prompt.encoder.PromptEncoder that those who hold a processor need.
+
+    Attributes:
+        cuts: whether a prompt beyond the model's limit may be cut with a warning, where the published code cuts it; else
+            it is refused.
+    """
+
+    cuts: bool
 
     def check(self, messages: Sequence[Message], pictures: int) -> None:
         """Raise UsageError unless the model has a form for this conversation with that many pictures."""

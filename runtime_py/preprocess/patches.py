@@ -1,6 +1,6 @@
 """Qwen2-VL's patches: the size rule, the order patches come in, and their rotary angles.
 
-Source: transformers 4.45, models/qwen2_vl/{image_processing,modeling}_qwen2_vl.py.
+Source: transformers 4.45 and 5.24, models/qwen2_vl/{image_processing,modeling}_qwen2_vl.py.
 """
 
 from __future__ import annotations
@@ -13,25 +13,18 @@ from runtime_py.errors import ImageError
 
 
 def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
-    """(height, width), multiples of ``factor``, between the two areas, aspect kept as well as that allows."""
-    if min(height, width) < factor or max(height, width) / min(height, width) > 200:
-        raise ImageError(
-            f"a picture of {width} x {height}",
-            f"sides of at least {factor} and an aspect of at most 200",
-            "use another picture",
-        )
+    """(height, width), multiples of ``factor``, between the two areas, aspect kept as well as that allows.
+
+    A side below ``factor``, which 4.45 refuses, is made longer, as later releases do (5.24,
+    models/qwen2_vl/image_processing_qwen2_vl.py).
+    """
+    if max(height, width) / min(height, width) > 200:
+        raise ImageError(f"a picture of {width} x {height}", "an aspect of at most 200", "use another picture")
     # Python's round, halves to even, as published
     rounded = (round(height / factor) * factor, round(width / factor) * factor)
     if rounded[0] * rounded[1] > max_pixels:
         shrink = math.sqrt(height * width / max_pixels)
-        shrunk = tuple(math.floor(side / shrink / factor) * factor for side in (height, width))
-        if 0 in shrunk:
-            raise ImageError(
-                f"a picture of {width} x {height}, of which {max_pixels} pixels would leave a side below {factor}",
-                "a picture of a smaller aspect or of fewer pixels",
-                "cut it into pieces, or make it smaller",
-            )
-        return shrunk  # type: ignore[return-value]
+        return tuple(max(factor, math.floor(side / shrink / factor) * factor) for side in (height, width))  # type: ignore[return-value]
     if rounded[0] * rounded[1] < min_pixels:
         grow = math.sqrt(min_pixels / (height * width))
         return tuple(math.ceil(side * grow / factor) * factor for side in (height, width))  # type: ignore[return-value]

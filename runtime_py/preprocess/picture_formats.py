@@ -6,6 +6,7 @@ for photographs; a file of such a kind is refused whatever it is called.
 
 from __future__ import annotations
 
+import codecs
 from functools import cache
 
 from PIL import Image
@@ -18,10 +19,12 @@ SHOWN = "JPEG, PNG, WebP, GIF, BMP, TIFF, PPM or AVIF"
 
 HEADER_BYTES = 32
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
+_AVIF_BRANDS = (b"avif", b"avis")
 SURE = ("EPS", "PSD", "JPEG2000", "ICO", "ICNS", "DDS", "WMF")
 """Formats of Pillow's whose first bytes are theirs alone."""
 
 _OTHERS = {b"%PDF": "PDF", b"<svg": "SVG", b"<?xml": "XML", b"<!DOC": "HTML", b"<html": "HTML", b"\xff\x0a": "JPEG XL"}
+_OTHERS |= {b"\0\0\0\x0cJXL ": "JPEG XL", b"\x1aE\xdf\xa3": "a Matroska or WebM video"}
 
 
 DEFLATE_MOST = 1032
@@ -50,6 +53,9 @@ def kind_of(head: bytes) -> str:
     head = head.ljust(HEADER_BYTES, b"\0")
     if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
         return "HEIF"
+    if head[4:8] == b"ftyp":
+        return "AVIF, which this Pillow was built without" if head[8:12] in _AVIF_BRANDS else "an MP4 or QuickTime video"
+    head = head.removeprefix(codecs.BOM_UTF8)
     for start, name in _OTHERS.items():
         if head.startswith(start):
             return name

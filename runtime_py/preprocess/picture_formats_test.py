@@ -74,7 +74,15 @@ def test_other_formats_are_refused(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize(
     ("head", "named"),
-    [(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "it is HEIF"), (b"%PDF-1.7\n", "it is PDF"), (b"<svg xmlns=", "it is SVG")],
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "it is HEIF"),
+        (b"%PDF-1.7\n", "it is PDF"),
+        (b"<svg xmlns=", "it is SVG"),
+        (b"\xef\xbb\xbf<svg xmlns=", "it is SVG"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "it is JPEG XL"),
+        (b"\0\0\0\x18ftypmp42\0\0\0\0isom", "it is an MP4 or QuickTime video"),
+        (b"\x1aE\xdf\xa3\x01\0\0\0", "it is a Matroska or WebM video"),
+    ],
 )
 def test_what_people_send_otherwise_is_named(tmp_path: Path, head: bytes, named: str) -> None:
     (tmp_path / "IMG_0001.jpg").write_bytes(head + bytes(100))

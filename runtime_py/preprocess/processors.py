@@ -42,5 +42,14 @@ def make_processor(name: str, settings: Mapping[str, Any], tokenizer: TokenizerL
             f"a module of runtime_py/preprocess, or an entry point in the group {GROUP}",
             "update edgeproof, or install the distribution that brings this family",
         )
-    made: Processor = module.Processor(settings, tokenizer)
+    made: Processor = module.Processor(_Stated(settings), tokenizer)
     return made
+
+
+class _Stated(dict[str, Any]):
+    """A manifest's settings: what a processor asks for and they leave out is the package's fault."""
+
+    def __missing__(self, key: str) -> Any:
+        raise PackageError(
+            f"manifest.json has no runtime.{key}", "every setting of the processor it names", "export the package again"
+        )

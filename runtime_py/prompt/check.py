@@ -10,7 +10,7 @@ from runtime_py.preprocess.base import Message
 from runtime_py.prompt.format import Order, PromptFormat
 
 SYSTEM = "system"
-RESET = "leave the turn out, or start a new conversation (/reset)"
+RESET = "leave the turn out, or start a new conversation (/reset in chat)"
 _ROLE = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -66,7 +66,7 @@ def _check_words(form: PromptFormat, message: Message, number: int) -> None:
             raise UsageError(
                 f"the text of turn {number} ({message.role}) holds {word}, which this model reads as part of a picture",
                 f"text without {', '.join(form.picture.reserved)}",
-                f"write it otherwise, e.g. '{word[0]} {word[1:]}'; /reset forgets a turn that cannot be changed",
+                f"write it otherwise, e.g. '{word[0]} {word[1:]}'; in chat, /reset forgets a turn that cannot be changed",
             )
 
 
@@ -116,13 +116,13 @@ def _check_pictures(form: PromptFormat, messages: Sequence[Message], given: int)
             raise UsageError(
                 f"turn {number} brings picture number {len(placed)} of the conversation",
                 takes,
-                "ask about one picture at a time; /reset starts a new conversation",
+                "ask about one picture at a time, each in a conversation of its own (/reset in chat)",
             )
         if brought and marks.first_question and number != first:
             raise UsageError(
                 f"turn {number} brings a picture, and turn {first} asked the first question without",
                 takes,
-                "/reset, then give the picture with the first question",
+                "give the picture with the first question of a new conversation (/reset in chat)",
             )
     if marks.stands_for and first and any(not isinstance(part, str) for part in messages[first - 1].content()):
         _check_stand_in(marks.stands_for, messages[first - 1], first)

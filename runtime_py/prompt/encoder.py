@@ -34,6 +34,7 @@ class PromptEncoder:
     def __init__(self, settings: Mapping[str, Any], tokenizer: TokenizerLike | None) -> None:
         self._settings = settings
         self.tokenizer = tokenizer
+        self.cuts = True
 
     @cached_property
     def form(self) -> PromptFormat:
@@ -69,7 +70,8 @@ class PromptEncoder:
 
         Raises:
             UsageError: no tokenizer; a conversation that the model has no form for; or a prompt beyond its limit, which
-                is cut from the right instead, with a warning, where the published code does so and no picture is cut.
+                is cut from the right instead, with a warning, where the published code does so, no picture is cut, and
+                `cuts` is true.
         """
         if self.tokenizer is None:
             raise UsageError(
@@ -117,12 +119,12 @@ class PromptEncoder:
             return ids
         end = self.find(self.form.picture.after)
         pictures = len(ids) - ids[::-1].index(end) if end in ids else 0
-        if not self.form.cuts or pictures > limit:
+        if not (self.form.cuts and self.cuts) or pictures > limit:
             told = f"the pictures end at token {pictures} of the prompt and" if pictures > limit else "the prompt's tokens"
             raise TooLongError(
                 f"{told} do not fit the prompt: it has {len(ids)} tokens",
                 f"{limit} at most",
-                "send fewer or smaller pictures" if pictures > limit else "shorten the conversation (/reset starts anew)",
+                "send fewer or smaller pictures" if pictures > limit else "shorten the conversation (/reset in chat)",
             )
         log.warning("prompt of %d tokens cut to the model's %d; the end of the question is lost", len(ids), limit)
         return ids[:limit]

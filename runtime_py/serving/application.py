@@ -18,6 +18,7 @@ from starlette.routing import Route
 from runtime_py.engine.service import Service
 from runtime_py.serving import openapi, page
 from runtime_py.serving.chat import ChatCompletions, Gone, ServerLimits
+from runtime_py.serving.clips import most_pictures
 from runtime_py.serving.metrics import Metrics
 from runtime_py.serving.refusal import INVALID, Refusal
 from runtime_py.version import VERSION
@@ -118,7 +119,7 @@ def _facts(service: Service, serving: Serving) -> dict[str, Any]:
         "precision": package.precision,
         "bytes": package.size,
         "max_model_len": package.limits.context,
-        "max_images": pictures.count,
+        "max_images": most_pictures(service.processor, package.manifest.get("runtime") or {}, pictures.count),
         "max_image_bytes": pictures.bytes,
         "licence": licence.get("name"),
         "manifest": f"sha256:{package.fingerprint}",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from runtime_py.preprocess.base import Message
+from runtime_py.prompt.format import prompt_of
 from runtime_py.serving.refusal import invalid
 
 
@@ -17,6 +18,19 @@ class TakesClips(Protocol):
     """A processor that says whether it takes clips, uint8 RGB (frames, height, width, 3), in the place of pictures."""
 
     video: bool
+
+
+def most_pictures(processor: object, settings: Mapping[str, Any], allowed: int) -> int:
+    """Pictures that one request may bring: ``allowed``, or fewer where the model takes fewer in a conversation.
+
+    Args:
+        settings: of the processor, as manifest.json has them under ``runtime``.
+        allowed: frames of a clip count as pictures, and a model of clips takes as many of them.
+    """
+    if isinstance(processor, TakesClips) and processor.video:
+        return allowed
+    most = prompt_of(settings).picture.most if "prompt" in settings else 0
+    return min(allowed, most) if most else allowed
 
 
 def with_clips(turns: Sequence[Message], pictures: Sequence[np.ndarray]) -> tuple[tuple[Message, ...], list[np.ndarray]]:

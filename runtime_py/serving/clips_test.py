@@ -13,7 +13,7 @@ from runtime_py.preprocess.base import Message
 from runtime_py.preprocess.cogvlm2 import Processor
 from runtime_py.preprocess.cogvlm2_test import IDS, PLACEHOLDER, SETTINGS
 from runtime_py.preprocess.xverse_v_test import LetterTokenizer
-from runtime_py.serving.clips import TakesClips, with_clips
+from runtime_py.serving.clips import TakesClips, most_pictures, with_clips
 from runtime_py.serving.refusal import Refusal
 
 
@@ -56,6 +56,14 @@ def test_a_video_model_reads_the_frames_of_a_message(video: bool) -> None:
     rows = cast(int, SETTINGS["rows"])
     assert [piece.rows for piece in images] == [3 * rows]
     assert int((ids == IDS[PLACEHOLDER]).sum()) == 3 * rows
+
+
+def test_no_more_pictures_are_announced_than_the_model_takes(model: Model) -> None:
+    settings = model.package.manifest["runtime"]
+    assert [most_pictures(model.processor, settings, allowed) for allowed in (0, 1, 16)] == [0, 1, 1]
+    several = {**settings, "prompt": {**settings["prompt"], "picture": {**settings["prompt"]["picture"], "most": 0}}}
+    assert most_pictures(model.processor, several, 16) == 16
+    assert most_pictures(Processor({**SETTINGS, "video": True}, LetterTokenizer()), SETTINGS, 16) == 16
 
 
 def test_others_do_not_take_clips(model: Model) -> None:

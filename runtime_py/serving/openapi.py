@@ -44,7 +44,7 @@ MODEL = _object(
         "precision": {"type": "string"},
         "bytes": {**WHOLE, "description": "of the package's files"},
         "max_model_len": WHOLE,
-        "max_images": {**WHOLE, "description": "pictures of one request"},
+        "max_images": {**WHOLE, "description": "pictures of one request, of which a model may take fewer than the server"},
         "max_image_bytes": WHOLE,
         "licence": TEXTS,
         "manifest": {"type": "string", "pattern": "^sha256:"},

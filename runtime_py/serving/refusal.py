@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from runtime_py.engine.service import QueueFullError
+from runtime_py.engine.service import ClosedError, QueueFullError
 from runtime_py.errors import DoesNotFitError, EdgeproofError, MachineError, TooLongError, UsageError
 
 log = logging.getLogger(__name__)
@@ -40,13 +40,15 @@ def invalid(message: str, param: str | None = None, code: str | None = None) -> 
 
 def of_error(error: EdgeproofError) -> Refusal:
     """An error of the engine: the caller's (400), too much work (429), no room or no service (503), or a fault (500). Of the
-    last two the server's log says more.
+    last two the server's log says more, unless it was told to stop.
     """
     said = f"{error.what}. Expected: {error.expected}. Next: {error.next_step}."
     if isinstance(error, QueueFullError):
         return Refusal(429, said, "rate_limit_error", code="queue_full")
     if isinstance(error, UsageError):
         return invalid(said, "messages", "context_length_exceeded" if isinstance(error, TooLongError) else None)
+    if isinstance(error, ClosedError):
+        return Refusal(503, "the server is stopping; ask again when it is back", "server_error", code="unavailable")
     log.error("%s", error)
     if isinstance(error, MachineError | DoesNotFitError):
         return Refusal(503, "the server cannot answer now", "server_error", code="unavailable")

@@ -138,7 +138,7 @@ def _overrides(given: Mapping[str, Any]) -> Overrides:
         max_new_tokens=most,
         temperature=_number(given, "temperature"),
         top_p=_number(given, "top_p"),
-        top_k=given.get("top_k"),
+        top_k=max(given["top_k"], 0) if given.get("top_k") is not None else None,  # vLLM writes all as -1
         repetition_penalty=_number(given, "repetition_penalty"),
         seed=None if seed is None else seed % (1 << 64),  # negative ones are seeds too in OpenAI's interface, none in ours
         stop_ids=() if given.get("ignore_eos") else None,

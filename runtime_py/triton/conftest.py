@@ -86,6 +86,7 @@ class Request:
     sender: Sender = field(default_factory=Sender)
     microseconds: int = 0
     wanted: tuple[str, ...] = ("text_output", "token_ids", "finish_reason", "usage")
+    parameter_text: str = ""
 
     def inputs(self) -> list[Tensor]:
         return [
@@ -101,6 +102,9 @@ class Request:
 
     def timeout(self) -> int:
         return self.microseconds
+
+    def parameters(self) -> str:
+        return self.parameter_text
 
 
 class Metric:

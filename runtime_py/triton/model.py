@@ -128,7 +128,7 @@ class TritonModel:
         self.model.close()
 
     def _tensors(self, request: Any) -> tuple[Tensors, Refusal | None]:
-        """The inputs, copied: Triton may give their memory to another request once `execute` has returned."""
+        """The inputs and parameters, copied: Triton may give their memory to another request once `execute` has returned."""
         strings: dict[str, list[bytes]] = {}
         stream = False
         try:
@@ -138,9 +138,10 @@ class TritonModel:
                     stream = bool(tensor.as_numpy().reshape(-1)[:1].any())
                 elif name in INPUTS:
                     strings[name] = [bytes(value) for value in tensor.as_numpy().reshape(-1)]
+            parameters = json.loads(request.parameters() or "{}")
         except Exception as error:  # of one request: the others go on
             return Tensors({}), Refusal(400, f"the inputs cannot be read: {type(error).__name__}: {error}")
-        return Tensors(strings, stream), None
+        return Tensors(strings, stream, parameters), None
 
     def _seconds(self, request: Any) -> float:
         """The server's time limit, or the request's own (microseconds, as Triton has it) where that is shorter."""

@@ -41,10 +41,10 @@ def request(text: str | None = "What colour?", *pictures: bytes, stream: bool = 
     given: dict[str, list[Any]] = {} if text is None else {"text_input": [text.encode()]}
     if pictures:
         given["image"] = list(pictures)
-    sampling = more.pop("sampling", TEN)
+    sampling, beside = more.pop("sampling", TEN), more.pop("beside", None)
     given["sampling_parameters"] = [json.dumps(sampling).encode() if isinstance(sampling, dict) else sampling]
     given["stream"] = [stream]
-    return Request(given | more)
+    return Request(given | more, parameter_text="" if beside is None else json.dumps(beside))
 
 
 def wait_for_idle(served: TritonModel) -> None:
@@ -102,6 +102,10 @@ REFUSED = {
     "an unknown field": request("a", sampling={"no_such": 1}),
     "a wrong type": request("a", sampling={"max_tokens": "many"}),
     "a field of its own": request("a", sampling={"messages": []}),
+    "an unknown parameter": request("a", beside={"max_token": 3}),
+    "a parameter that is there twice": request("a", beside={"max_tokens": 3}),
+    "a parameter of its own": request("a", beside={"model": "b"}),
+    "no parameters": Request({"text_input": [b"a"]}, parameter_text="{"),
     "logprobs": request("a", sampling={"logprobs": True}),
     "two texts": request(None, text_input=[b"a", b"b"]),
 }  # fmt: skip
@@ -133,6 +137,15 @@ def test_whatever_is_asked_ends_once(served: TritonModel, given_strings: dict[st
     assert one.sender.last.wait(60)
     error = one.sender.responses[-1].error
     assert error is None or error.code in (TritonError.INVALID_ARG, TritonError.UNAVAILABLE), error
+
+
+def test_fields_among_the_requests_own_parameters_are_obeyed(served: TritonModel) -> None:
+    ours = {"max_tokens": 3, "temperature": 0, "ignore_eos": True}
+    passed_over = {"id": "7", "triton_enable_empty_final_response": True, "x-request-id": "a", "traceparent": "00-1"}
+    through, beside = request(sampling=ours), request(sampling={}, beside=ours | passed_over)
+    served.execute([through, beside])
+    assert through.sender.text() == beside.sender.text()
+    assert json.loads(beside.sender.responses[-1].get("usage")[0])["completion_tokens"] == 3
 
 
 def test_inputs_that_cannot_be_read_are_refused(served: TritonModel) -> None:

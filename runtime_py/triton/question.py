@@ -3,7 +3,8 @@
 Two ways lead in: ``text_input`` with pictures in ``image``, as Triton's vLLM backend has them
 (triton-inference-server/vllm_backend, docs/additional_outputs.md and README), or ``messages``, the JSON of OpenAI's chat
 interface with pictures as data URLs. ``sampling_parameters`` is a JSON object of OpenAI's fields (``max_tokens``,
-``temperature``, ``stop`` ...). Everything is read by `runtime_py.serving`, so that both servers refuse the same.
+``temperature``, ``stop`` ...); those that are no lists may stand among the request's own parameters too, where Triton's
+``generate`` puts what is no input. Everything is read by `runtime_py.serving`, so that both servers refuse the same.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +34,22 @@ INPUTS = (TEXT, MESSAGES, IMAGE, SAMPLING, STREAM)
 OWN = ("model", "messages", "stream", "stream_options")
 """Fields of OpenAI's body that other tensors give."""
 
+NOT_OURS = re.compile(r"id$|triton_|.*-|traceparent$|tracestate$", re.ASCII)
+"""Parameters of a request that ask nothing of a model: its name, Triton's own, and headers that it was told to forward."""
+
 PLACE = "image:"
 """Stands for the URL of a picture that came as a tensor."""
 
 
 @dataclass(frozen=True)
 class Tensors:
-    """The inputs of a request, copied out of Triton's memory: bytes of strings, in order; ``stream`` as a truth value."""
+    """The inputs of a request, copied out of Triton's memory: bytes of strings, in order; ``stream`` as a truth value;
+    ``parameters`` as the request itself has them.
+    """
 
     strings: Mapping[str, Sequence[bytes]]
     stream: bool = False
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -94,10 +102,15 @@ class Reader:
         sampling = _json(tensors.one(SAMPLING), SAMPLING)
         if not isinstance(sampling, dict | None):
             raise invalid(f"{SAMPLING} is no JSON object", SAMPLING)
+        beside = {name: value for name, value in tensors.parameters.items() if not NOT_OURS.match(name)}
         sampling = sampling or {}
+        twice = sorted(beside.keys() & sampling.keys())
+        if twice:
+            raise invalid(f"{twice[0]} is given in {SAMPLING} and beside it", SAMPLING)
+        sampling = beside | sampling
         own = [name for name in OWN if name in sampling]
         if own:
-            raise invalid(f"{SAMPLING} holds {own[0]}, which is an input of its own, or the model's name", SAMPLING)
+            raise invalid(f"{own[0]} is given as a parameter; it is an input of its own, or the model's name", SAMPLING)
         if sampling.get("logprobs"):
             raise invalid("logprobs are not sent here; ask the OpenAI server (edgeproof serve)", SAMPLING)
         text, messages = tensors.one(TEXT), tensors.one(MESSAGES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from export.triton.deployment import SMOKE
 from parity_tests.triton.process import VARIABLE, TritonEnvironment, TritonProcess, environment
 from runtime_py.errors import MachineError
 from runtime_py.triton.conftest import NAME
+
+README = "README.md"
 
 CANCELLING = """
 import sys, time
@@ -58,6 +61,15 @@ def test_a_bad_request_is_refused_and_the_next_one_answered(server: TritonProces
     assert status == 200 and len(json.loads(said)["token_ids"]) == 4
 
 
+def test_a_parameter_is_obeyed_or_refused(server: TritonProcess) -> None:
+    """As Triton's own `generate` hands over what is no input, in both forms that its users write."""
+    for body in ({"max_tokens": 2, "ignore_eos": True}, {"parameters": {"max_tokens": 2, "ignore_eos": True}}):
+        status, said = server.ask("POST", f"/v2/models/{NAME}/generate", json.dumps({"text_input": "Hello"} | body).encode())
+        assert status == 200 and len(json.loads(said)["token_ids"]) == 2
+    status, said = server.ask("POST", f"/v2/models/{NAME}/generate", b'{"text_input": "Hello", "max_token": 2}')
+    assert status == 400 and "max_token: not expected here" in said
+
+
 def test_a_client_that_leaves_takes_its_question_with_it(here: TritonEnvironment, server: TritonProcess) -> None:
     root = Path(__file__).parents[2]
     command = [str(here.python), "-c", CANCELLING, f"127.0.0.1:{server.ports[1]}", NAME]
@@ -76,6 +88,17 @@ def test_the_metrics_port_has_the_models_counters(server: TritonProcess) -> None
     assert counted(server, "edgeproof_first_token_seconds_count") >= 1
     assert counted(server, "edgeproof_slots") == 8
     assert counted(server, "nv_inference_request_success") >= 1
+
+
+def test_the_lines_of_the_readme_are_answered(server: TritonProcess, repository: Path, tmp_path: Path) -> None:
+    shutil.copy(next((repository / NAME / "1/package/selftest").glob("image.*")), tmp_path / "photo.jpg")
+    lines = [line for line in (repository / README).read_text(encoding="utf-8").splitlines() if "curl -s" in line]
+    assert len(lines) == 3
+    for line in lines:
+        typed = line.strip().replace("localhost:8000", f"127.0.0.1:{server.ports[0]}")
+        done = subprocess.run(["/bin/sh", "-c", typed], cwd=tmp_path, capture_output=True, text=True, check=True)
+        answers = [json.loads(row.removeprefix("data: ")) for row in done.stdout.splitlines() if row]
+        assert answers and all("text_output" in answer for answer in answers), done.stdout
 
 
 def test_nothing_was_added_to_the_package(server: TritonProcess, repository: Path) -> None:

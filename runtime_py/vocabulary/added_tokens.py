@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime_py.errors import PackageError
-from runtime_py.files.json_file import MEGABYTE, read_json, shortened
+from runtime_py.files.json_file import MEGABYTE, read_optional_json, shortened
 from runtime_py.files.sentencepiece_file import MAX_TOKENS
 
 CONFIG, LIST, MAP = "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json"
@@ -87,7 +87,7 @@ def added_tokens(folder: Path) -> tuple[AddedToken, ...]:
 
 
 def _table(path: Path) -> Mapping[str, Any]:
-    value = read_json(path, MAX_SETTINGS_BYTES) if path.is_file() else {}
+    value = read_optional_json(path, MAX_SETTINGS_BYTES)
     if not isinstance(value, dict):
         raise _another_form(path, f"it is a {type(value).__name__}")
     return value
@@ -116,7 +116,10 @@ def _listed(listed: Mapping[str, Any], path: Path, special: Mapping[str, str]) -
 
 
 def _flags(row: Mapping[str, Any]) -> dict[str, bool]:
-    return {flag: row.get(flag) is True for flag in FLAGS}
+    """As the library has them: what is not special is looked for in normalised text unless the row says otherwise."""
+    return {flag: row.get(flag) is True for flag in FLAGS} | (
+        {} if isinstance(row.get("normalized"), bool) else {"normalized": row.get("special") is not True}
+    )
 
 
 def _number(value: object, path: Path) -> int:
@@ -181,7 +184,9 @@ def numbered(tokens: Iterable[AddedToken], vocabulary: Mapping[str, int], size: 
 def completed(settings: Mapping[str, Any], tokens: Iterable[AddedToken], path: Path) -> dict[str, Any]:
     """A ``tokenizer.json`` with every token of the tables beside it, without truncation and padding.
 
-    What is complete comes back equal. Tokens are added as the library adds them when transformers loads the folder.
+    What is complete comes back equal. Tokens are added as the library adds them when transformers loads the folder, and
+    what ``added_tokens_decoder`` says of a token's surroundings comes before what the file says (transformers 5.24,
+    tokenization_utils_tokenizers.py, ``tokens_to_add``).
 
     Raises:
         PackageError: a table and the file give a text or an id different meanings, or an id would leave a hole.
@@ -191,6 +196,7 @@ def completed(settings: Mapping[str, Any], tokens: Iterable[AddedToken], path: P
     names = {index: text for text, index in texts.items()}
     listed = {row["content"] for row in rows}
     following = max(names, default=-1) + 1
+    described: dict[str, dict[str, bool]] = {}
     for token in tokens:
         index = token.id if token.id is not None else texts.get(token.text, following)
         if texts.get(token.text, index) != index or names.get(index, token.text) != token.text or index > following:
@@ -203,8 +209,11 @@ def completed(settings: Mapping[str, Any], tokens: Iterable[AddedToken], path: P
         if token.text not in listed:
             listed.add(token.text)
             rows.append(token.row(index))
+        elif token.file == CONFIG and token.id is not None:
+            described[token.text] = dict(token.flags)
         texts[token.text], names[index] = index, token.text
         following = max(following, index + 1)
+    rows = [{**row, **described.get(row["content"], {})} for row in rows]
     whole = {**settings, "added_tokens": sorted(rows, key=lambda row: row["id"])}
     return {**whole, **{key: None for key in ("truncation", "padding") if settings.get(key) is not None}}
 

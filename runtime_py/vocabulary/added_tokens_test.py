@@ -66,6 +66,19 @@ def test_transformers_gives_the_same_ids(tmp_path: Path, tables: dict[str, Any])
         assert words.encode(text) == library(text, add_special_tokens=False).input_ids
 
 
+@pytest.mark.parametrize("flags", [*({flag: True} for flag in ROW), {"special": True}, {}], ids=str)
+@pytest.mark.parametrize("stated", [False, True], ids=["not in tokenizer.json", "in tokenizer.json"])
+def test_a_described_token_is_matched_as_in_transformers(tmp_path: Path, flags: dict[str, bool], stated: bool) -> None:
+    transformers = pytest.importorskip("transformers")
+    place = folder_of(tmp_path, tokenizer_config={"added_tokens_decoder": {str(SIZE): {"content": "<new>", **flags}}})
+    if stated:
+        row = {"id": SIZE, "content": "<new>", **ROW, "special": False}
+        (place / "tokenizer.json").write_text(json.dumps({**XVERSE, "added_tokens": [*XVERSE["added_tokens"], row]}))
+    library, words = transformers.PreTrainedTokenizerFast.from_pretrained(place), tokenizer.load(place)
+    for text in ("red <new> ball", "red<new>ball", " <new>  <new>\n", "<new>"):
+        assert words.encode(text) == library(text, add_special_tokens=False).input_ids
+
+
 def test_tables_that_repeat_the_vocabulary_change_nothing(tmp_path: Path) -> None:
     place = folder_of(tmp_path, added_tokens={"<pad>": 1}, tokenizer_config={"pad_token": "<pad>"})
     assert completed(XVERSE, added_tokens(place), place / "tokenizer.json") == XVERSE

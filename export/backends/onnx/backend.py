@@ -23,6 +23,7 @@ from export.quantisation.spec import Assignment, Storage
 from runtime_py.backends import records
 from runtime_py.backends.records import DECODER_LIBRARY, INT8_CACHE, MANY_ROWS
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, STAGES, VISION
+from runtime_py.memory import human_bytes
 
 if TYPE_CHECKING:
     from export.graphs.apart import GraphsApart
@@ -60,7 +61,7 @@ class OnnxBackend(ExportBackend):
 
         chosen = chosen_for(spec, options)
         size = second_bytes(spec, chosen, assignments)
-        told = [f"a second decoder for calls of many rows takes {size / 1e9:.2f} GB on the disk and as much in memory"]
+        told = [f"a second decoder for calls of many rows takes {human_bytes(size)} on the disk and as much in memory"]
         kept = "keys and values are kept in bytes, half of float16; their scales are those of --calibration"
         library = f"the decoder is compiled for this machine's kind of processor ({', '.join(variants())}) beside its graph"
         kept_so, compiled = chosen.cache == INT8_CACHE, chosen.decoder_library

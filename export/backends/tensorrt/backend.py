@@ -18,6 +18,7 @@ from export.backends.tensorrt.storages import assign, float_dtype
 from export.quantisation.spec import Assignment
 from runtime_py.backends import records
 from runtime_py.contracts import STAGES
+from runtime_py.memory import human_bytes
 
 if TYPE_CHECKING:
     from export.specs import ModelSpec
@@ -66,7 +67,7 @@ class TensorrtBackend(ExportBackend):
         if capability and not served(capability):
             return (f"engines for compute capability {capability} are left to build_engines.py on the GPU machine",)
         return tuple(
-            f"the {stage} engine takes {peak / 1e9:.1f} GB to build, which this machine does not have: engines are left to "
+            f"the {stage} engine takes {human_bytes(peak)} to build, which this machine does not have: engines are left to "
             "build_engines.py on the GPU machine"
             for stage, peak in unbuilt(spec, options, assignments, available_memory()).items()
         )

@@ -25,6 +25,7 @@ from export.package.aside import written_aside
 from export.plan.machine import available_memory
 from export.specs import ModelSpec
 from runtime_py.errors import DoesNotFitError
+from runtime_py.memory import human_bytes
 
 log = logging.getLogger("edgeproof")
 
@@ -90,7 +91,7 @@ def _check_memory(stage: str, predicted: int) -> None:
     available = available_memory()
     if predicted > available:
         raise DoesNotFitError(
-            f"building the {stage} engine takes about {predicted / 1e9:.1f} GB of memory",
-            f"at most the {available / 1e9:.1f} GB that can be taken here",
+            f"building the {stage} engine takes about {human_bytes(predicted)} of memory",
+            f"at most the {human_bytes(available)} that can be taken here",
             "use a machine with more memory, free some, or export with --precision int4",
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from export.families.qwen2_vl.weights import image_rules
+from export.families.qwen2_vl.weights import BUFFERS, image_rules
 from export.families.tensors import PublishedTensors
 from export.modules.rules import pair, side_by_side, with_low_rank
 from export.source.weight_map import Rule, stack, stack_rules, take
@@ -60,4 +60,4 @@ def _routed(ours: str, parts: Sequence[str], rows: int, columns: int, adapter: R
         yield side_by_side(f"{ours}.lora_b.{j}.weight", ups, rows, rank)
 
 
-TENSORS = PublishedTensors(rules, f"{PREFIX}lm_head.weight")
+TENSORS = PublishedTensors(rules, f"{PREFIX}lm_head.weight", BUFFERS)

@@ -12,7 +12,7 @@ from export.families.config.rope import says_theta
 from export.families.config.section import Section
 from export.families.config.settings import GENERATION, PICTURES, SETTINGS
 from export.families.config.unapplied_generation import tell_unapplied
-from export.families.config.vocabulary import marks_of
+from export.families.config.vocabulary import end_of, marks_of
 from export.families.published import PublishedCode
 from export.modules.connectors.specs import ResamplerSpec
 from export.specs import DecoderSpec, VisionSpec
@@ -85,7 +85,8 @@ class CheckpointConfig:
         self, vocabulary: int, own: Sequence[int] = (), default: int | None = None, name: str = "chat"
     ) -> dict[str, Any]:
         """The defaults of generation for the manifest, as the published code's ``name`` has them; see `generation_of`."""
-        stops = stop_ids((self.stated, self.generation), vocabulary, own, default)
+        ends = (*own, *end_of(self.whole, self.code.marks, vocabulary))
+        stops = stop_ids((self.stated, self.generation), vocabulary, ends, default)
         defaults = self.code.answers[name]
         tell_unapplied(self.generation, self.stated, defaults.from_file)
         return generation_of(self.generation, defaults, stops)

@@ -81,6 +81,8 @@ def test_stored_integers_are_refused_by_name(family: Family) -> None:
     ],
 )
 def test_nonsense_is_one_error(family: Family, changes: dict[str, Any]) -> None:
+    if changes.keys() <= family.published_code().class_defaults.keys() and set(changes.values()) == {None}:
+        pytest.skip("null says what the published class has there")
     with pytest.raises(CheckpointError) as told:
         spec_with(family, changes)
     assert any(key in told.value.what for key in changes), told.value.what
@@ -172,6 +174,8 @@ def test_null_says_what_a_missing_key_says(family: Family) -> None:
     if "qwen2" in str(family.published_config("", "tiny").get("model_type")):
         del nulls["rope_scaling"]
     assert spec_with(family, nulls) == spec_with(family, {})
+    if "hidden_size" in family.published_code().class_defaults:
+        return
     with pytest.raises(EdgeproofError, match="hidden_size is missing"):
         spec_with(family, {"hidden_size": None})
 

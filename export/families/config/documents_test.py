@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from export.families.config.documents import MOST_BYTES, MOST_LEVELS, read_object, read_optional
+from export.families.config.documents import MOST_BYTES, read_object, read_optional
 from runtime_py.errors import CheckpointError
+from runtime_py.files.json_file import MAX_DEPTH
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n"
 
@@ -15,6 +17,12 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n"
 def test_a_byte_order_mark_is_read_over(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(b'\xef\xbb\xbf{"a": 1}')
     assert read_object(tmp_path / "config.json") == {"a": 1}
+
+
+def test_of_a_key_given_twice_the_last_value_counts(tmp_path: Path) -> None:
+    """As for Python's json, and so for transformers: published files that were edited by hand have such keys."""
+    (tmp_path / "config.json").write_bytes(b'{"a": 1, "b": {"c": 1, "c": 2}, "a": 3}')
+    assert read_object(tmp_path / "config.json") == {"a": 3, "b": {"c": 2}}
 
 
 @pytest.mark.parametrize(
@@ -29,7 +37,9 @@ def test_a_byte_order_mark_is_read_over(tmp_path: Path) -> None:
         ('{"a": 1}'.encode("utf-16"), "UTF-16"),
         (b"[1]", "no JSON object but a list"),
         (b"[" * 10_000 + b"]" * 10_000, "too deeply"),
-        (b'{"a":' * (MOST_LEVELS + 1) + b"1" + b"}" * (MOST_LEVELS + 1), "too deeply"),
+        (b'{"a":' * (MAX_DEPTH + 1) + b"1" + b"}" * (MAX_DEPTH + 1), "too deeply"),
+        (b'{"a": [' + b"[]," * 700_000 + b"0]}", "700,002 lists and objects"),
+        (b'{"a": "\\ud800"}', "half a character"),
     ],
 )
 def test_anything_else_is_one_error_that_names_the_file(content: bytes, told: str, tmp_path: Path) -> None:
@@ -51,3 +61,18 @@ def test_a_missing_file_is_empty_only_where_it_is_optional(tmp_path: Path) -> No
     assert read_optional(tmp_path / "config.json") == {}
     with pytest.raises(CheckpointError, match="cannot be read"):
         read_object(tmp_path / "config.json")
+
+
+def test_what_has_the_name_of_a_file_and_is_none_is_not_taken_for_absent(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / "folder.json").mkdir()
+    for name, leads_to in (("loop.json", "loop.json"), ("gone.json", "nowhere"), ("device.json", "/dev/zero")):
+        (tmp_path / name).symlink_to(leads_to)
+    for path in tmp_path.iterdir():
+        with pytest.raises(CheckpointError, match=path.name):
+            read_optional(path)
+
+
+def test_a_number_that_is_none_is_left_to_who_reads_its_key(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes(b'{"a": NaN, "b": 1e999, "c": -Infinity}')
+    assert str(read_object(tmp_path / "config.json")) == "{'a': nan, 'b': inf, 'c': -inf}"

@@ -12,11 +12,16 @@ from runtime_py.errors import CheckpointError
 LEAST, MOST_TEMPERATURE, MOST_PENALTY, MOST_TOKENS = 1e-6, 100.0, 100.0, 1 << 20
 
 
+LIKELIEST = 50
+"""Tokens that transformers draws from where nothing says how many (``top_k``)."""
+
+
 @dataclass(frozen=True)
 class GenerationDefaults:
     """How a family's published code chooses tokens.
 
     Attributes:
+        top_k: of an answer that is drawn, by the published code or because the caller asks for a temperature.
         from_file: that code leaves it to generation_config.json, whose values come first; else it names them itself.
         sampled: the file's values hold where it does not say ``do_sample``; else its silence means greedy choice, as in
             transformers.
@@ -24,15 +29,21 @@ class GenerationDefaults:
 
     temperature: float = 0.0
     top_p: float = 1.0
-    top_k: int = 1
+    top_k: int = LIKELIEST
     repetition_penalty: float = 1.0
     max_new_tokens: int = 1024
     from_file: bool = False
     sampled: bool = False
 
 
+DRAWN = GenerationDefaults(temperature=1.0)
+"""What transformers takes where ``do_sample`` is true and nothing else is said (transformers 5.24,
+generation/configuration_utils.py, ``_get_default_generation_params``; 4.45 has the same numbers in the class)."""
+
+
 def stop_ids(sections: Iterable[Section], vocabulary: int, own: Sequence[int], default: int | None = None) -> list[int]:
-    """Every id that ends an answer: ``eos_token_id`` of each section, one or several, then the family's own.
+    """Every id that ends an answer: ``eos_token_id`` of each section, one or several, then the family's own and the
+    tokenizer's, which published ``chat`` functions ask for (``tokenizer.eos_token_id``).
 
     Args:
         default: what the published class takes where no section names any.
@@ -57,19 +68,20 @@ def generation_of(file: Section, defaults: GenerationDefaults, stops: Sequence[i
     """The defaults of generation for the manifest.
 
     Args:
-        file: generation_config.json. Its ``do_sample`` false means greedy choice in every family.
+        file: generation_config.json. Its ``do_sample`` false means greedy choice in every family; true, where it is heard,
+            leaves what else it does not say to `DRAWN`.
 
     Raises:
         CheckpointError: a value out of range.
     """
     stated = file if defaults.from_file else Section({})
     asked = file.flag("do_sample", defaults.sampled or not defaults.from_file)
-    drawn = stated if asked else Section({})
+    silent = DRAWN if asked and stated.has("do_sample") else defaults
     return {
         "stop_ids": list(stops),
-        "temperature": drawn.number("temperature", 0.0, MOST_TEMPERATURE, defaults.temperature) if asked else 0.0,
-        "top_p": drawn.number("top_p", LEAST, 1.0, defaults.top_p),
-        "top_k": drawn.integer("top_k", 0, 1 << 22, defaults.top_k),
-        "repetition_penalty": stated.number("repetition_penalty", LEAST, MOST_PENALTY, defaults.repetition_penalty),
+        "temperature": stated.number("temperature", 0.0, MOST_TEMPERATURE, silent.temperature) if asked else 0.0,
+        "top_p": stated.number("top_p", LEAST, 1.0, silent.top_p),
+        "top_k": stated.integer("top_k", 0, 1 << 22, silent.top_k),
+        "repetition_penalty": stated.number("repetition_penalty", LEAST, MOST_PENALTY, silent.repetition_penalty),
         "max_new_tokens": stated.integer("max_new_tokens", 1, MOST_TOKENS, defaults.max_new_tokens),
     }

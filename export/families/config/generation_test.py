@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from export.checkpoint.recognised import recognise_checkpoint
 from export.families.base import Family
 from export.families.config.generation import GenerationDefaults, generation_of
 from export.families.config.section import Section
 from export.families.config.unapplied_generation import NEUTRAL, READ, SILENT, _tell, tell_unapplied
+from export.families.config.vocabulary import ROLES, TOKENS, named_end
 from export.families.registry import families
+from export.source.hub import DEMO_FOLDER
 from export.source.tensor_source import EmptySource
 from runtime_py.errors import CheckpointError
 from runtime_py.generation.generate import settings_of
@@ -48,6 +53,28 @@ def test_null_ends_fall_back_to_the_familys_own(family: Family) -> None:
     nulls = {"eos_token_id": None}
     stop_ids = generation(family, nulls, nulls)["stop_ids"]
     assert stop_ids and all(type(token) is int for token in stop_ids)
+
+
+@ALL
+@pytest.mark.parametrize("end", ["<end>", {"content": "<end>", "lstrip": False}, None])
+def test_the_tokenizers_own_end_stops_too(family: Family, end: Any, tmp_path: Path) -> None:
+    """A fine-tune may name another token in tokenizer_config.json alone."""
+    tiny = family.published_config("", "tiny")
+    before = generation(family)["stop_ids"]
+    free = next(index for index in range(50, 100) if index not in before)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": end}))
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps({"eos_token": "<end>"}))
+    stated = {**tiny, TOKENS: {**tiny.get(TOKENS, {}), "<end>": free}, ROLES: named_end(tmp_path)}
+    assert set(family.spec(stated, EmptySource()).generation["stop_ids"]) == {*before, free}
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in DEMO_FOLDER.iterdir() if path.is_dir()))
+def test_demos_name_no_other_end(name: str) -> None:
+    read = recognise_checkpoint(DEMO_FOLDER / name)
+    assert named_end(DEMO_FOLDER / name)
+    ends = read.spec(read.open_source()).generation["stop_ids"]
+    without = read.family.spec({**read.config, ROLES: {}}, read.open_source()).generation["stop_ids"]
+    assert ends == without
 
 
 @ALL
@@ -98,9 +125,26 @@ def test_values_out_of_range_are_refused(key: str, value: Any) -> None:
 def test_silence_about_sampling_means_greedy_as_in_transformers() -> None:
     file = {key: value for key, value in FILE.items() if key != "do_sample"}
     settings = generation_of(Section(file), GenerationDefaults(from_file=True), [2])
-    assert (settings["temperature"], settings["top_k"], settings["repetition_penalty"]) == (0.0, 1, 1.5)
+    assert (settings["temperature"], settings["top_k"], settings["repetition_penalty"]) == (0.0, 5, 1.5)
     config = pytest.importorskip("transformers").GenerationConfig(**file)
     assert not config.do_sample
+
+
+@pytest.mark.parametrize("name", sorted(FROM_FILE))
+@pytest.mark.parametrize("said", [{}, {"top_p": 0.8}, {"temperature": 0.7}, {"top_k": 0, "top_p": None}], ids=str)
+def test_what_a_file_that_draws_leaves_out_is_transformers_default(name: str, said: dict[str, Any]) -> None:
+    library = pytest.importorskip("transformers").GenerationConfig
+    stated = {key: value for key, value in said.items() if value is not None}
+    theirs = {**library._get_default_generation_params(), **stated}
+    ours = generation(families()[name], None, {"do_sample": True, **said})
+    names = ("temperature", "top_p", "top_k", "repetition_penalty")
+    assert {key: ours[key] for key in names} == {key: theirs[key] for key in names}
+
+
+@ALL
+def test_a_temperature_of_the_callers_draws(family: Family) -> None:
+    """A greedy default must not leave one token to draw from; CogVLM2's own code does."""
+    assert generation(family)["top_k"] != 1 or family.name == "cogvlm2"
 
 
 @ALL

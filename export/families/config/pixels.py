@@ -12,7 +12,8 @@ from typing import Any
 from export.families.config.section import Section
 
 MOST_PIXELS = 1 << 28
-AREAS = ("shortest_edge", "longest_edge", "min_pixels", "max_pixels")
+EDGES = ("shortest_edge", "longest_edge")
+AREAS = (*EDGES, "min_pixels", "max_pixels")
 LEAST_MEAN, LEAST_DEVIATION = -10.0, 1e-3
 
 STEPS: dict[str, tuple[Any, ...]] = {
@@ -42,10 +43,13 @@ def edges_of(sections: Sequence[Section], default: tuple[int, int], most: int) -
 
     Raises:
         CheckpointError: two that disagree, no sizes, or a shortest beyond the longest.
+        UnsupportedModelError: a size of another kind.
     """
     sizes = [section.section("size") for section in sections]
+    for size in sizes:
+        _refuse_others(size, EDGES, "shortest_edge and longest_edge")
     edges = []
-    for key, usual in zip(("shortest_edge", "longest_edge"), default, strict=True):
+    for key, usual in zip(EDGES, default, strict=True):
         stated = [size for size in sizes if size.has(key)]
         values = [size.integer(key, 1, most) for size in stated]
         if len(set(values)) > 1:
@@ -65,9 +69,7 @@ def pixel_bounds(pictures: Section, factor: int, default: tuple[int, int]) -> tu
         CheckpointError: no areas, or none that a picture of ``factor`` x ``factor`` fits.
         UnsupportedModelError: a size of another kind.
     """
-    for key in pictures.section("size").values:
-        if key not in AREAS and pictures.section("size").has(key):
-            raise pictures.section("size").unsupported(key, "shortest_edge and longest_edge, or min_pixels and max_pixels")
+    _refuse_others(pictures.section("size"), AREAS, "shortest_edge and longest_edge, or min_pixels and max_pixels")
     least = _area(pictures, "min_pixels", "shortest_edge", default[0])
     most = _area(pictures, "max_pixels", "longest_edge", default[1])
     if most < factor * factor:
@@ -75,6 +77,13 @@ def pixel_bounds(pictures: Section, factor: int, default: tuple[int, int]) -> tu
     if least > most:
         raise pictures.wrong("min_pixels" if pictures.has("min_pixels") else "size", f"at most the {most} of the greatest")
     return least, most
+
+
+def _refuse_others(size: Section, known: Sequence[str], built: str) -> None:
+    """Refuse a size by height and width, by longest sides, or of any other kind."""
+    for key in size.values:
+        if key not in known and size.has(key):
+            raise size.unsupported(key, built)
 
 
 def _area(pictures: Section, key: str, edge: str, default: int) -> int:
@@ -85,6 +94,8 @@ def _area(pictures: Section, key: str, edge: str, default: int) -> int:
 
 
 def colours(pictures: Section, key: str, least: float, default: Sequence[float]) -> tuple[float, float, float]:
-    """A number for each of red, green and blue: ``image_mean`` or ``image_std``."""
+    """A number for each of red, green and blue, or one for all of them: ``image_mean`` or ``image_std``."""
+    if isinstance(pictures.values.get(key), int | float):
+        return (pictures.number(key, least, 10.0),) * 3
     red, green, blue = pictures.numbers(key, 3, least, 10.0, default)
     return red, green, blue

@@ -41,6 +41,15 @@ def test_the_image_processor_of_transformers_reads_them_the_same() -> None:
         assert (size["shortest_edge"], size["longest_edge"]) == pixel_bounds(Section(settings), 28, USUAL)
 
 
+@pytest.mark.parametrize("settings", [{"patch_size": 6}, {"min_pixels": 6272}, {"image_mean": 0.4, "max_pixels": 50176}])
+def test_what_the_file_leaves_out_is_the_published_classes(settings: dict[str, Any], tmp_path: Path) -> None:
+    made = pytest.importorskip("transformers.models.qwen2_vl.image_processing_pil_qwen2_vl").Qwen2VLImageProcessorPil
+    theirs, ours = made(**settings), spec_of(tmp_path, {"preprocessor_config.json": settings}).runtime
+    assert (ours["min_pixels"], ours["max_pixels"]) == (theirs.size["shortest_edge"], theirs.size["longest_edge"])
+    mean = theirs.image_mean
+    assert tuple(ours["mean"]) == tuple(mean if isinstance(mean, list | tuple) else [mean] * 3)
+
+
 def spec_of(folder: Path, files: dict[str, Any]) -> ModelSpec:
     """The tiny Qwen2-VL with these files beside its config.json."""
     for name, value in {**FAMILY.config_files(FAMILY.published_config("", "tiny")), **files}.items():
@@ -115,6 +124,8 @@ def test_edges_are_read_from_either_file_and_must_agree() -> None:
         ({"downsampler_config": {"depth": 3}}, "depth"),
         ({"do_image_splitting": True}, "do_image_splitting"),
         ({"preprocessor": {"image_mean": [0.1, 0.2, 0.3]}}, "image_mean"),
+        ({"preprocessor": {"size": {"height": 154, "width": 154}}}, "height"),
+        ({"image_processor": {"size": {"max_height": 154}}}, "max_height"),
     ],
 )
 def test_what_wemm_does_not_build_is_refused_by_name(changes: dict[str, Any], named: str) -> None:
@@ -123,3 +134,16 @@ def test_what_wemm_does_not_build_is_refused_by_name(changes: dict[str, Any], na
     tables = {key: {**config.get(key, {}), **value} if isinstance(value, dict) else value for key, value in changes.items()}
     with pytest.raises(UnsupportedModelError, match=named):
         family.spec({**config, **tables}, EmptySource())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"slice_mode": False}, {"use_image_id": True}, {"im_start": "<img>"}, {"image_mean": 0.4}, {"scale_resolution": 99}],
+)
+def test_what_minicpm_llama3_v_does_not_build_is_refused_by_name(changes: dict[str, Any]) -> None:
+    family = families()["minicpm-llama3-v"]
+    config = family.published_config("", "tiny")
+    usual = {"slice_mode": True, "use_image_id": False, "im_start": "<image>", "image_mean": 0.5, "scale_resolution": 112}
+    assert family.spec({**config, "preprocessor": usual}, EmptySource()) == family.spec(config, EmptySource())
+    with pytest.raises(UnsupportedModelError, match=f"preprocessor_config.json: {next(iter(changes))}"):
+        family.spec({**config, "preprocessor": {**usual, **changes}}, EmptySource())

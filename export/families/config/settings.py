@@ -9,11 +9,16 @@ from typing import Any
 from export.families.config.documents import read_optional
 from export.families.config.section import Section
 from export.families.config.vocabulary import FILE as TOKENS_FILE
-from export.families.config.vocabulary import TOKENS, added_tokens
+from export.families.config.vocabulary import ROLES, ROLES_FILE, TOKENS, added_tokens, named_end
 
 GENERATION, PICTURES = "generation_config", "preprocessor"
 
-SETTINGS = {GENERATION: "generation_config.json", PICTURES: "preprocessor_config.json", TOKENS: TOKENS_FILE}
+SETTINGS = {
+    GENERATION: "generation_config.json",
+    PICTURES: "preprocessor_config.json",
+    TOKENS: TOKENS_FILE,
+    ROLES: ROLES_FILE,
+}
 """Key of a family's config to the file that it is written to."""
 
 
@@ -27,6 +32,7 @@ def settings_of(folder: Path) -> dict[str, Any]:
         GENERATION: read_optional(folder / SETTINGS[GENERATION]),
         PICTURES: _pictures(folder),
         TOKENS: added_tokens(folder),
+        ROLES: named_end(folder),
     }
 
 

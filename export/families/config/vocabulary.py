@@ -18,6 +18,11 @@ TOKENS = "added_tokens"
 
 FILE = "added_tokens.json"
 
+ROLES, ROLES_FILE = "token_roles", "special_tokens_map.json"
+"""The key under which it stands what tokens are for, role to text, and the file that says so and nothing else."""
+
+END = "eos_token"
+
 MOST_TOKENIZER_BYTES = 256 << 20
 MOST_ID = 1 << 31
 
@@ -34,6 +39,36 @@ def added_tokens(folder: Path) -> dict[str, int]:
     decoder = {content: _number(index) for index, content in _contents(rows)}
     tokens = {text: Section(listed, FILE).integer(text, 0, MOST_ID) for text in listed} | decoder
     return tokens | _of_tokenizer_json(folder / "tokenizer.json")
+
+
+def named_end(folder: Path) -> dict[str, str]:
+    """The token that ends a text by the tokenizer's own settings, under its role; {} where they do not say.
+
+    Raises:
+        CheckpointError: it is no text.
+    """
+    for name in ("tokenizer_config.json", ROLES_FILE):
+        table = Section(read_optional(folder / name), name)
+        token = table.values.get(END)
+        text = table.section(END).text("content", "") if isinstance(token, Mapping) else table.text(END, "")
+        if text:
+            return {END: text}
+    return {}
+
+
+def end_of(config: Section, published: Mapping[str, int], vocabulary: int) -> tuple[int, ...]:
+    """The id of the token that the tokenizer ends a text with; none where no table has it.
+
+    Args:
+        published: text to published id of the family's marks, which stand in the vocabulary itself.
+
+    Raises:
+        CheckpointError: an id beyond the vocabulary.
+    """
+    text, table = config.section(ROLES, "the tokenizer").text(END, ""), config.section(TOKENS, "the tokenizer")
+    if table.has(text):
+        return (table.integer(text, 0, vocabulary - 1),)
+    return (published[text],) if published.get(text, vocabulary) < vocabulary else ()
 
 
 def _contents(rows: Section) -> Iterable[tuple[str, str]]:

@@ -33,6 +33,13 @@ SLICE_DEFAULTS = {"patch_size": 14, "max_slice_nums": 9, "scale_resolution": 448
 UNSLICED = {**SLICE_DEFAULTS, "max_slice_nums": 1}
 """Defaults of the published slice configuration; config.json leaves out ``scale_resolution``."""
 
+PICTURES: dict[str, tuple[Any, ...]] = {
+    **{key: (list(HALF), HALF[0]) for key in ("image_mean", "image_std", "norm_mean", "norm_std")},
+    **{"slice_mode": (True,), "use_image_id": (False,), "im_start": ("<image>",), "im_end": ("</image>",)},
+    **{"slice_start": ("<slice>",), "slice_end": ("</slice>",), "unk": ("<unk>",)},
+}
+"""Values of preprocessor_config.json that are built, beside those of `SLICE_DEFAULTS`."""
+
 
 class MiniCPMLlama3V(Family):
     """OpenBMB's MiniCPM-Llama3-V 2.5; its bitsandbytes int4 files are refused by name."""
@@ -54,7 +61,7 @@ class MiniCPMLlama3V(Family):
         resolution = slices.integer("scale_resolution", 1, MOST_SIDE)
         patch, most = slices.integer("patch_size", 1, resolution), slices.integer("max_slice_nums", 1, 64)
         text.section("vision_config").only({"patch_size": (patch,)})
-        check_pictures(read.pictures, {key: (list(HALF),) for key in ("image_mean", "image_std", "norm_mean", "norm_std")})
+        check_pictures(read.pictures, PICTURES)
         read.pictures.only({key: (slices.values[key],) for key in SLICE_DEFAULTS})
         pieces, form = 1 + most if most > 1 else 1, prompt(read.marks(decoder.vocabulary))
         runtime: dict[str, Any] = {"variant": VERSION, "image_size": resolution, "patch_size": patch}

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from export.families.base import Family
@@ -23,11 +24,15 @@ from export.families.qwen2_vl import weights
 from export.families.qwen2_vl.prompt import STATED, prompt
 from export.modules.connectors.specs import PatchMergerSpec
 from export.source.tensor_source import TensorSource
+from export.source.training_names import renamed
 from export.specs import EmbedSpec, ImageSpec, ModelSpec, SizeRule
 from runtime_py.preprocess.pixels import CLIP_MEAN, CLIP_STD
 
 PIXELS = (3136, 12845056)
 """preprocessor_config.json of the published checkpoint, for folders without that file."""
+
+CLASS_PIXELS = (3136, 1003520)
+"""What the published class takes where the file is there and does not say (``Qwen2VLImageProcessor``, 4.45 and 5.24)."""
 
 PHONE_SIDE = 448
 """Pixels along a side of the square picture that a phone sends, where the bounds allow it."""
@@ -48,7 +53,7 @@ class Qwen2VL(Family):
         form = prompt(read.marks(vocabulary, stated))
         geometry = {"patch_size": tower.patch, "merge_size": tower.merge, "temporal_patch_size": tower.temporal}
         check_pictures(read.pictures, {"resample": (3,), **{key: (value,) for key, value in geometry.items()}})
-        least, most = pixel_bounds(read.pictures, factor, PIXELS)
+        least, most = pixel_bounds(read.pictures, factor, CLASS_PIXELS if read.pictures.values else PIXELS)
         mean = colours(read.pictures, "image_mean", LEAST_MEAN, CLIP_MEAN)
         deviation = colours(read.pictures, "image_std", LEAST_DEVIATION, CLIP_STD)
         overview = overview_side(most, factor)
@@ -67,6 +72,10 @@ class Qwen2VL(Family):
             runtime={**runtime, "prompt": form.to_json()},
             generation=read.answers(vocabulary, form.stop_ids()),
         )
+
+    def open_source(self, folder: Path, stated: Mapping[str, Any] | None = None) -> TensorSource:
+        """Under the names of the published files, which trainers that save a state dictionary as it is do not write."""
+        return renamed(super().open_source(folder, stated), weights.MODULES)
 
 
 def overview_side(max_pixels: int, factor: int) -> int:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from export.families.qwen2_vl.family import FAMILY
 from export.families.registry import families, recognise
@@ -89,6 +91,31 @@ def copied(folder: Path, to: Path, **config: Any) -> Path:
     value = json.loads((to / "config.json").read_text())
     (to / "config.json").write_text(json.dumps({**value, **config}))
     return to
+
+
+def test_names_of_a_state_dictionary_are_read_as_the_published_ones(tmp_path: Path) -> None:
+    """transformers 5.24 loads a file under either names alike; trainers that save ``state_dict()`` write the longer ones."""
+    stored = FAMILY.open_source(GOLDEN)
+    longer = {"visual.": "model.visual.", "model.": "model.language_model.", "lm_head.": "lm_head."}
+    tensors = {}
+    for name in stored.infos:
+        old = next(begin for begin in longer if name.startswith(begin))
+        tensors[longer[old] + name.removeprefix(old)] = stored.read(name)
+    save_file(tensors, str(tmp_path / "model.safetensors"))
+    read = FAMILY.open_source(tmp_path)
+    assert sorted(read.infos) == sorted(stored.infos)
+    assert all(read.read(name).equal(stored.read(name)) for name in stored.infos)
+
+
+def test_saved_rotary_frequencies_are_passed_over(tmp_path: Path) -> None:
+    """transformers drops them as it loads: they are computed from the config."""
+    stored = FAMILY.open_source(GOLDEN)
+    tensors = {name: stored.read(name) for name in stored.infos}
+    names = ("model.rotary_emb.inv_freq", "model.layers.0.self_attn.rotary_emb.inv_freq", "visual.rotary_pos_emb.inv_freq")
+    save_file(tensors | {name: torch.ones(4) for name in names}, str(tmp_path / "model.safetensors"))
+    config = json.loads((GOLDEN / "config.json").read_text(encoding="utf-8"))
+    weights = FAMILY.tensors.map(FAMILY.spec(config, stored), FAMILY.open_source(tmp_path))
+    weights.check()
 
 
 def test_the_base_and_the_adapted_model_are_told_apart(tmp_path: Path) -> None:

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+MODULES = {"model.language_model.": "model.", "model.visual.": "visual."}
+"""What names begin with in a state dictionary of transformers 5, to what the published files have."""
+
+
 def rules(spec: ModelSpec) -> list[Rule]:
     """One rule per parameter of all four stages."""
     return [*image_rules(spec), *llama_rules(spec.decoder)]
@@ -54,4 +58,7 @@ def _merger(spec: PatchMergerSpec, root: str) -> Iterator[Rule]:
     yield from pair("connector.fc2", f"{root}mlp.2", (spec.width, joined))
 
 
-TENSORS = PublishedTensors(rules)
+BUFFERS = ("*rotary_emb.inv_freq", "*rotary_pos_emb.inv_freq")
+"""What older trainers save although it is computed from the config."""
+
+TENSORS = PublishedTensors(rules, ignored=BUFFERS)

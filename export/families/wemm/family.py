@@ -38,7 +38,12 @@ RANKS = {"980": 256, "2k": 512}
 KERNELS = {"980": 2, "2k": 4}
 """Published values, used only where no tensor is at hand to read them from."""
 
-PICTURES = {"image_mean": (list(HALF),), "image_std": (list(HALF),), "resample": (2,), "do_image_splitting": (False,)}
+PICTURES = {
+    "image_mean": (list(HALF), HALF[0]),
+    "image_std": (list(HALF), HALF[0]),
+    "resample": (2,),
+    "do_image_splitting": (False,),
+}
 
 DOWNSAMPLER: dict[str, tuple[Any, ...]] = {"hidden_act": ("gelu",), "bias": (False,), "depth": (2,)}
 """Values of downsampler_config that are built; kernel and stride are the stored tensor's."""

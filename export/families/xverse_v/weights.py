@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from export.families.tensors import with_embedding
 from export.modules.connectors.specs import MlpConnectorSpec
 from export.modules.rules import pair, tied_head, with_low_rank
 from export.modules.vision.transformers_weights import clip_rules
@@ -52,7 +53,9 @@ def weight_map(spec: ModelSpec, source: TensorSource, rank: int, lora_scale: flo
     rules = [*clip_rules(spec.vision, f"{VIT}vision_model"), *_connector(spec.connector, stored)]
     rules += _language(spec.decoder, rank, lora_scale, _spelling(source))
     unread = (f"{VIT}vision_model.encoder.layers.{spec.vision.layers}.*",)
-    return WeightMap(rules, source, IGNORED + unread, tied_head(spec.decoder, f"{LLM}lm_head.weight"))
+    head = f"{LLM}lm_head.weight"
+    whole = with_embedding(rules, source, spec, head)
+    return WeightMap(rules, whole, IGNORED + unread, tied_head(spec.decoder, head))
 
 
 def _spelling(source: TensorSource) -> str:

@@ -11,11 +11,11 @@ from export.modules.kernels import Kernels, Role
 
 
 class MlpConnector(nn.Module):
-    """fc2(gelu(fc1(norm(x)))) per row. Source: xverse-ai/XVERSE-V-13B, vxverse/models/vxverse.py."""
+    """fc2(gelu(fc1(norm(x)))) per row, or without the norm. Source: xverse-ai/XVERSE-V-13B, vxverse/models/vxverse.py."""
 
     def __init__(self, spec: MlpConnectorSpec, kernels: Kernels, prefix: str = "connector") -> None:
         super().__init__()
-        self.norm = kernels.layer_norm(spec.vision_width, spec.norm_eps)
+        self.norm = nn.Identity() if spec.norm_eps is None else kernels.layer_norm(spec.vision_width, spec.norm_eps)
         self.fc1 = kernels.linear(f"{prefix}.fc1", spec.vision_width, spec.width, True, Role.CONNECTOR)
         self.fc2 = kernels.linear(f"{prefix}.fc2", spec.width, spec.width, True, Role.CONNECTOR)
 

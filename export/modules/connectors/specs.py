@@ -25,12 +25,16 @@ class ResamplerSpec:
 
 @dataclass(frozen=True)
 class MlpConnectorSpec:
-    """LayerNorm, then linear, exact GELU, linear on every vision row (XVERSE-V)."""
+    """LayerNorm, then linear, exact GELU, linear on every vision row (XVERSE-V).
+
+    Attributes:
+        norm_eps: None without the LayerNorm, as LLaVA 1.5 has it.
+    """
 
     vision_width: int
     width: int
     tokens: int
-    norm_eps: float
+    norm_eps: float | None
 
 
 @dataclass(frozen=True)

@@ -178,18 +178,23 @@ class Visitor:
             " document.querySelector('#question').dispatchEvent("
             "new ClipboardEvent('paste', {clipboardData: carried, bubbles: true})) })()"
         )
-        self.page.until(f"{TRAY} === 1", "the pasted picture is there")
+        self._newest("pasted.png")
         carried = {"items": [], "files": [str(self.picture)], "dragOperationsMask": 1}
         for kind in ("dragEnter", "dragOver", "drop"):
             self.page.send("Input.dispatchDragEvent", type=kind, x=300, y=300, data=carried)
-        self.page.until(f"{TRAY} === 2", "the dropped picture is there")
+        self._newest(self.picture.name)
         self.page.value("document.querySelector('#photograph').click()")
         self.page.until(
             "document.querySelector('#camera').open && document.querySelector('#view').videoWidth", "the camera is on"
         )
         self.page.value("document.querySelector('#take').click()")
-        self.page.until(f"{TRAY} === 3", "the photograph is there")
-        return "3 pictures in the tray"
+        self._newest("Photograph")
+        return f"pasted, dropped, photographed; {self.page.value(TRAY)} in the tray, whose model takes no more at a time"
+
+    def _newest(self, name: str) -> None:
+        """Wait for a picture at the end of the tray; a model of one picture has the newest alone."""
+        there = f"document.querySelector('#tray li:last-child img')?.alt === {json.dumps(name)}"
+        self.page.until(f"{there} && {TRAY} === 1", f"{name} is there")
 
     def anew(self) -> str:
         self.page.value("document.querySelector('#anew').click()")

@@ -33,15 +33,16 @@ export class Tray {
     });
   }
 
-  /** Take picture files; what is no picture or too much is said. */
+  /** Take picture files; what is no picture or too much is said. Where one picture is all, the next one takes its place. */
   async add(files) {
     for (const file of files) {
       const name = file.name || "The picture";
       if (!file.type.startsWith("image/")) this.complain(`${name} is no picture.`);
       else if (file.size > this.mostBytes) this.complain(`${name} is larger than ${megabytes(this.mostBytes)}.`);
-      else if (this.#pictures.length >= this.most) this.complain(`At most ${this.most} pictures go with one question.`);
+      else if (this.most !== 1 && this.#pictures.length >= this.most) this.complain(`At most ${this.most} pictures go with one question.`);
       else {
         const url = await dataUrl(file); // meanwhile the tray may be taken, and be another list
+        if (this.most === 1) this.#pictures = [];
         this.#pictures.push({ name, url });
       }
     }
@@ -59,6 +60,7 @@ export class Tray {
   /** Put pictures back that were not used, before those that were added meanwhile. */
   put(pictures) {
     this.#pictures = [...pictures, ...this.#pictures];
+    if (this.most === 1) this.#pictures = this.#pictures.slice(-1);
     this.#show();
   }
 

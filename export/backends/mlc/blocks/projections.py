@@ -20,15 +20,16 @@ def learned_row(parameter: Tensor, dtype: str) -> Tensor:
 
 
 class MlpConnector(nn.Module):
-    """fc2(gelu(fc1(norm(x)))) per row."""
+    """fc2(gelu(fc1(norm(x)))) per row, or without the norm."""
 
     def __init__(self, spec: MlpConnectorSpec, layers: Layers, prefix: str = "connector") -> None:
-        self.norm = LayerNorm(spec.vision_width, spec.norm_eps, layers.dtype)
+        self.norm = None if spec.norm_eps is None else LayerNorm(spec.vision_width, spec.norm_eps, layers.dtype)
         self.fc1 = layers.linear(f"{prefix}.fc1", spec.vision_width, spec.width, True)
         self.fc2 = layers.linear(f"{prefix}.fc2", spec.width, spec.width, True)
 
     def forward(self, features: Tensor, sides: Sides) -> Tensor:
-        return self.fc2(activate(self.fc1(self.norm(features)), Activation.GELU))
+        rows = features if self.norm is None else self.norm(features)
+        return self.fc2(activate(self.fc1(rows), Activation.GELU))
 
 
 class WindowConnector(nn.Module):

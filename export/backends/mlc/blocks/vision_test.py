@@ -11,10 +11,12 @@ from tvm.relax.frontend import nn
 
 from export.backends.mlc.blocks.conftest import assert_close, build, random_weights
 from export.backends.mlc.blocks.linear import Layers
+from export.backends.mlc.blocks.projections import MlpConnector
 from export.backends.mlc.blocks.resampler import Resampler
 from export.backends.mlc.blocks.vision import VisionTransformer, cut_patches
+from export.modules.connectors.projections import MlpConnector as TorchMlpConnector
 from export.modules.connectors.resampler import Resampler as TorchResampler
-from export.modules.connectors.specs import ResamplerSpec
+from export.modules.connectors.specs import MlpConnectorSpec, ResamplerSpec
 from export.modules.kernels import Kernels
 from export.modules.vision.transformer import VisionTransformer as TorchVision
 from export.specs import Activation, NormPlacement, PositionKind, VisionSpec
@@ -123,3 +125,15 @@ def test_the_resampler_agrees_with_pytorch(rng, fixed, project):
     run = alone if fixed else with_positions
     built = build(block, {"run": (run, arguments)}, weights)
     assert_close(built("run", *inputs), reference(*map(torch.from_numpy, inputs)))
+
+
+@pytest.mark.parametrize("norm_eps", [1e-5, None])
+def test_mlp_connector_with_and_without_its_norm(rng: np.random.Generator, norm_eps: float | None) -> None:
+    spec = MlpConnectorSpec(24, 32, 6, norm_eps)
+    reference = TorchMlpConnector(spec, Kernels())
+    assert ("norm.weight" in dict(reference.named_parameters())) == (norm_eps is not None)
+    weights = random_weights(reference)
+    block = MlpConnector(spec, Layers({}, "float32"))
+    methods = {"run": (lambda features: block(features, {}), {"features": nn.spec.Tensor([1, 6, 24], "float32")})}
+    features = rng.standard_normal((1, 6, 24)).astype(np.float32)
+    assert_close(build(block, methods, weights)("run", features), reference(torch.from_numpy(features)))
