@@ -17,7 +17,7 @@ from runtime_py.errors import ExitCode, MachineError, UsageError
 from runtime_py.files.json_file import MEGABYTE
 
 if TYPE_CHECKING:
-    from runtime_py.engine.service import Service
+    from runtime_py.engine.service import Service, Sizes
     from runtime_py.model import Model
     from runtime_py.package import Package
     from runtime_py.serving.application import Serving
@@ -26,6 +26,9 @@ HOST, PORT = "127.0.0.1", 8000
 
 CONNECTIONS = 1000
 """Open at a time; more are told 503."""
+
+SLOTS = 8
+"""Answers at a time, unless the package was planned for another number."""
 
 EXAMPLES = """\
 examples:
@@ -54,7 +57,12 @@ def parser(prog: str) -> Parser:
         help="seconds for answers at work when told to stop; default 30",
     )  # fmt: skip
     many = made.add_argument_group("many requests")
-    many.add_argument("--slots", type=at_least_one, default=8, metavar="N", help="answers at a time; default 8")
+    many.add_argument(
+        "--slots",
+        type=at_least_one,
+        metavar="N",
+        help="answers at a time; default 8, or what `export --batch` planned for",
+    )
     many.add_argument(
         "--queue", type=flags.whole_number(0), default=64, metavar="N", help="requests that may wait beside; default 64"
     )
@@ -79,7 +87,7 @@ def _run(options: argparse.Namespace) -> int:
     import starlette  # noqa: F401
     import uvicorn
 
-    from runtime_py.engine.service import Service, Sizes
+    from runtime_py.engine.service import Service
     from runtime_py.model import load
     from runtime_py.serving.application import application
     from runtime_py.serving.ending import EndingServer
@@ -87,11 +95,10 @@ def _run(options: argparse.Namespace) -> int:
 
     chosen = (options.backend, options.verify, options.threads, options.provider)
     keys = flags.keys(options.api_key_file)
-    sizes = Sizes(options.slots, options.queue, options.prefill_chunk)
     with (
         _listen(options.host, options.port) as listening,
         load(options.package, *chosen, trust=options.trust) as model,
-        closing(Service(model.package, model.backend, model.processor, model.tokenizer, sizes)) as service,
+        closing(Service(model.package, model.backend, model.processor, model.tokenizer, _sizes(options, model))) as service,
     ):
         serving = _serving(options, model, keys)
         listening.listen(CONNECTIONS)  # whoever asks now waits until the loop runs
@@ -112,6 +119,13 @@ def _run(options: argparse.Namespace) -> int:
         except KeyboardInterrupt:  # uvicorn ends as it was asked to, and then raises the signal again
             console.say("stopped")
     return int(ExitCode.OK)
+
+
+def _sizes(options: argparse.Namespace, model: Model) -> Sizes:
+    from runtime_py.engine.service import Sizes
+
+    planned = model.package.limits.batch
+    return Sizes(options.slots or (planned if planned > 1 else SLOTS), options.queue, options.prefill_chunk)
 
 
 def _serving(options: argparse.Namespace, model: Model, keys: list[str]) -> Serving:
