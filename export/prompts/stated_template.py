@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from typing import Any
 
 from export.families.config.documents import read_optional
 from runtime_py.errors import CheckpointError
+from runtime_py.files.json_file import read_bytes
 from runtime_py.preprocess.base import Message
 from runtime_py.prompt.format import Place, PromptFormat
 from runtime_py.prompt.render import picture_text, render
@@ -76,11 +78,9 @@ def stated_template(folder: Path) -> tuple[str, str] | None:
 
 
 def _text_of(path: Path) -> str | None:
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
-    if path.stat().st_size > MOST_BYTES:
-        raise CheckpointError(f"{path} has {path.stat().st_size:,} bytes", f"at most {MOST_BYTES:,}", "restore the file")
-    return path.read_text(encoding="utf-8-sig", errors="replace")
+    return read_bytes(path, MOST_BYTES, CheckpointError, "restore the file").decode("utf-8-sig", errors="replace")
 
 
 def _default(value: object) -> str | None:
