@@ -122,7 +122,7 @@ def test_no_input_is_pasted_into_a_script():
 
 @pytest.mark.slow
 def test_the_steps_export_judge_compare_and_comment(tmp_path: Path):
-    first = job(tmp_path / "first", model="minicpm-v", weights="demo", precision="int4")
+    first = job(tmp_path / "first", model="xverse-v", weights="demo", precision="int4")
     said = first.run()
     assert said.returncode == 0, said.stderr
     report = Path(first.outputs["judge"]["report"])
@@ -137,7 +137,7 @@ def test_the_steps_export_judge_compare_and_comment(tmp_path: Path):
     package = str(tmp_path / "first" / "edgeproof-package")
     second = job(tmp_path / "second", package=package, previous=str(report), preset="strict")
     said = second.run()
-    assert said.returncode == 5, "int4 is not what full precision is"
+    assert said.returncode == 5, "int4 changes what this demo says"
     assert second.outputs["judge"]["verdict"] == "fail"
     assert second.outputs["diff"]["worse"] == "false", "the figures are the same; a preset is no figure"
     body = (tmp_path / "second" / "gh.calls.body").read_text(encoding="utf-8")
