@@ -16,9 +16,10 @@ from runtime_py.backends.decoder_library import DecoderLibrary, decoder_library
 from runtime_py.backends.logit_rows import logit_rows
 from runtime_py.backends.ort_decoder import LOGITS, CacheBuffers, DecoderCalls
 from runtime_py.backends.ort_inputs import DTYPES, PAST
-from runtime_py.backends.ort_rows import OrtRow, RowPool, decode_rows, rounds_over_rows
+from runtime_py.backends.ort_rows import OrtRow, RowPool, rounds_over_rows
 from runtime_py.backends.ort_stages import OrtStages, widened
 from runtime_py.backends.records import MANY_ROWS, ONNX
+from runtime_py.backends.row_calls import decode_rows
 from runtime_py.backends.small_pages import zeros
 from runtime_py.contracts import DECODER, TensorContract
 from runtime_py.errors import UsageError

@@ -18,15 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from runtime_py.backends.base import Arrays
 from runtime_py.backends.ort_decoder import CacheBuffers
+from runtime_py.backends.row_places import RowPlaces
 from runtime_py.backends.small_pages import stacked_zeros
-from runtime_py.contracts import TensorContract
 from runtime_py.errors import UsageError
 from runtime_py.memory import require_bytes
-
-BATCH = "batch"
-"""Name of the axis of sequences in a contract."""
 
 CacheShapes = Mapping[str, tuple[tuple[int, int], np.dtype]]
 """Cache input to (kv_heads, head width) and dtype."""
@@ -75,7 +71,7 @@ class RowPool:
             self._arrays |= zip(names, self._stacks[-1], strict=True)
         self._values: dict[tuple[int, int], CacheBuffers] = {}
         self.rows = [OrtRow(self, row) for row in range(count)]
-        self._at = list(self.rows)
+        self._places = RowPlaces(self.rows, self._exchange)
 
     def values(self, first: int, last: int) -> CacheBuffers:
         """OrtValues over the rows from ``first`` to before ``last``, which share their memory."""
@@ -85,24 +81,8 @@ class RowPool:
         return self._values[first, last]
 
     def gather(self, rows: Sequence[OrtRow]) -> int:
-        """Bring these next to each other, in any order, where the fewest positions have to be copied; the first place."""
-        places, count = {row.row for row in rows}, len(rows)
-        first = min(places, default=0)
-        if max(places, default=-1) - first < count:
-            return first
-
-        def parted(first: int) -> tuple[list[OrtRow], list[OrtRow]]:
-            """Who would have to enter and to leave the places from the first on."""
-            there = range(first, first + count)
-            return [row for row in rows if row.row not in there], [self._at[place] for place in there if place not in places]
-
-        def copied(first: int) -> int:
-            return sum(row.length for those in parted(first) for row in those)
-
-        first = min(range(len(self._at) - count + 1), key=copied)
-        for entering, leaving in zip(*parted(first), strict=True):
-            self._swap(entering, leaving)
-        return first
+        """See runtime_py.backends.row_places.RowPlaces."""
+        return self._places.gather(rows)
 
     def copy(self, source: OrtRow, target: OrtRow, length: int) -> None:
         """Make ``target`` hold the first ``length`` positions of ``source``, and nothing else."""
@@ -114,57 +94,11 @@ class RowPool:
             stack[:, target.row, :, :length] = stack[:, source.row, :, :length]
         target.length = length
 
-    def _swap(self, one: OrtRow, other: OrtRow) -> None:
+    def _exchange(self, one: OrtRow, other: OrtRow) -> None:
         for array in self._arrays.values():
             kept = array[one.row, :, : one.length].copy()
             array[one.row, :, : other.length] = array[other.row, :, : other.length]
             array[other.row, :, : one.length] = kept
-        one.row, other.row = other.row, one.row
-        self._at[one.row], self._at[other.row] = one, other
-
-
-def decode_rows(
-    taken: Sequence[TensorContract], rows: Sequence[OrtRow], inputs: Sequence[Arrays], decode: Callable[..., np.ndarray]
-) -> list[np.ndarray]:
-    """One token of each row through as few decoder calls as the contract allows; of each float32 logits (1, vocabulary).
-
-    Args:
-        taken: what a call is fed, without caches.
-        decode: takes a call's inputs, how many positions of each row are filled, int64 (rows,), and cache buffers.
-    """
-    pool = rows[0].pool
-    logits: list[np.ndarray] = [np.empty(0)] * len(rows)
-    for places in alike(taken, inputs):
-        first = pool.gather([rows[place] for place in places])
-        places.sort(key=lambda place: rows[place].row)
-        feeds = stacked(taken, [inputs[place] for place in places])
-        lengths = np.array([rows[place].length for place in places], np.int64)
-        made = decode(feeds, lengths, pool.values(first, first + len(places)))
-        for row, place in enumerate(places):
-            rows[place].length += 1
-            logits[place] = made[row]
-    return logits
-
-
-def alike(taken: Sequence[TensorContract], inputs: Sequence[Arrays]) -> list[list[int]]:
-    """Which sequences may share a call: an input without an axis of sequences holds for all of them, so it is equal."""
-    shared = [tensor.name for tensor in taken if BATCH not in tensor.shape]
-    groups: dict[tuple[bytes | None, ...], list[int]] = {}
-    for place, given in enumerate(inputs):
-        key = tuple(np.asarray(given[name]).tobytes() if name in given else None for name in shared)
-        groups.setdefault(key, []).append(place)
-    return list(groups.values())
-
-
-def stacked(taken: Sequence[TensorContract], inputs: Sequence[Arrays]) -> dict[str, np.ndarray]:
-    """The inputs of several sequences, which have the same ones, as those of one call."""
-    feeds = {}
-    for tensor in taken:
-        if tensor.name in inputs[0]:
-            axis = tensor.shape.index(BATCH) if BATCH in tensor.shape else None
-            given = [each[tensor.name] for each in inputs]
-            feeds[tensor.name] = given[0] if axis is None else np.concatenate(given, axis=axis)
-    return feeds
 
 
 def rounds_over_rows(graph: Path) -> bool:
