@@ -2,7 +2,7 @@
 prompt makes the others wait.
 
     python -m parity_tests.laboratory.engine_share PACKAGE [--at-a-time 1 4 8] [--steps 40] [--threads 1]
-        [--repetition-penalty 1.2] [--temperature 0.7] [--likelihoods] [--long 800 --chunks 128 64 32] [--profile]
+        [--provider NAME] [--repetition-penalty 1.2] [--temperature 0.7] [--likelihoods] [--long 800 --chunks 128 64 32] [--profile]
 
 The engine alone, without HTTP and without threads: answers to random texts, counted once all of them are answering. With
 ``--long`` a prompt of so many letters arrives while the others answer, and the longest time between two of their tokens is
@@ -136,6 +136,7 @@ def parser(prog: str) -> Parser:
     )
     made.add_argument("--steps", type=flags.whole_number(2), default=40, metavar="N", help="counted; default 40")
     made.add_argument("--threads", type=flags.whole_number(1), default=1, metavar="N", help="of the decoder; default 1")
+    made.add_argument("--provider", action="append", metavar="NAME", help="ONNX Runtime provider, best first; repeatable")
     made.add_argument("--repetition-penalty", type=float, default=1.0, metavar="X", help="default 1, none")
     made.add_argument("--temperature", type=float, default=0.0, metavar="X", help="default 0; the package's top-k and top-p")
     made.add_argument("--likelihoods", action="store_true", help="tell every token's, as logprobs of a request does")
@@ -158,7 +159,7 @@ def _run(options: argparse.Namespace) -> int:
     asked = Asked(
         options.steps + WARM + 4 * max(levels) + 8, options.repetition_penalty, options.temperature, options.likelihoods
     )
-    with load(options.package, threads=options.threads) as model:
+    with load(options.package, threads=options.threads, providers=options.provider) as model:
         workshop = Workshop(model, max(levels), asked)
         if max(levels) > 1 and not workshop.engine.shares_calls:
             raise MachineError(workshop.engine.notice, "a package whose sequences share calls", "choose another")

@@ -1,7 +1,7 @@
 """Ask a running server streamed questions with pictures, hold each answer against the package's own, and watch its memory.
 
     python -m parity_tests.laboratory.server_rehearsal --server URL --package DIR [--requests 1000] [--at-a-time 8]
-        [--process PID] [--hostile]
+        [--provider NAME] [--process PID] [--hostile]
 
 Questions and pictures are drawn from a few dozen pairs, whose answers the package gives alone first. ``--process`` is the
 server's own, whose resident memory is read after each hundred answers. With ``--hostile`` as many broken requests are sent
@@ -143,6 +143,7 @@ def parser(prog: str) -> Parser:
     made.add_argument("--server", required=True, metavar="URL", help="of a server that runs the package, without a key")
     made.add_argument("--requests", type=flags.whole_number(1), default=1000, metavar="N", help="default 1000")
     made.add_argument("--at-a-time", type=flags.whole_number(1), default=8, metavar="N", help="default 8")
+    made.add_argument("--provider", action="append", metavar="NAME", help="of ONNX Runtime, for the answers given alone")
     made.add_argument("--process", type=int, metavar="PID", help="the server's, whose memory is watched")
     made.add_argument("--hostile", action="store_true", help="send broken requests meanwhile")
     flags.trust(made)
@@ -151,7 +152,7 @@ def parser(prog: str) -> Parser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    with load(options.package, threads=1, trust=options.trust) as model:
+    with load(options.package, threads=1, providers=options.provider, trust=options.trust) as model:
         pairs = Pairs(model)
     client = Client(options.server)
     name = client.facts()["id"]

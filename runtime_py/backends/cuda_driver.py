@@ -22,6 +22,9 @@ LINUX_LIBRARIES = ("libcuda.so.1", "libcuda.so")
 MAJOR, MINOR = 75, 76
 """CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR."""
 
+DEVICE_MEMORY = 2
+"""CU_MEMORYTYPE_DEVICE."""
+
 OUT_OF_MEMORY = 2
 NAME_BYTES = 256
 
@@ -36,6 +39,46 @@ class Device:
     name: str
     compute_capability: str
     memory: int
+
+
+@dataclass(frozen=True)
+class PitchedCopy:
+    """``depth`` slices of ``height`` lines of ``width`` bytes, copied on the device.
+
+    Attributes:
+        source, target: addresses of the first line.
+        pitch: bytes from a line to the next, on both sides; slice_height: lines from a slice to the next.
+    """
+
+    source: int
+    target: int
+    width: int
+    height: int
+    depth: int
+    pitch: int
+    slice_height: int
+
+
+class _Memcpy3D(ctypes.Structure):
+    """CUDA_MEMCPY3D_v2 of cuda.h."""
+
+    _fields_ = [
+        (side + name, kind)
+        for side in ("src", "dst")
+        for name, kind in (
+            ("XInBytes", ctypes.c_size_t),
+            ("Y", ctypes.c_size_t),
+            ("Z", ctypes.c_size_t),
+            ("LOD", ctypes.c_size_t),
+            ("MemoryType", ctypes.c_uint),
+            ("Host", ctypes.c_void_p),
+            ("Device", ctypes.c_uint64),
+            ("Array", ctypes.c_void_p),
+            ("Reserved", ctypes.c_void_p),
+            ("Pitch", ctypes.c_size_t),
+            ("Height", ctypes.c_size_t),
+        )
+    ] + [("WidthInBytes", ctypes.c_size_t), ("Height", ctypes.c_size_t), ("Depth", ctypes.c_size_t)]
 
 
 class CudaDriver:
@@ -121,6 +164,23 @@ class CudaDriver:
         self._call(
             "cuMemcpyDtoHAsync_v2", target, ctypes.c_uint64(address), ctypes.c_size_t(array.nbytes), ctypes.c_void_p(stream)
         )
+
+    def copy(self, asked: PitchedCopy, stream: int) -> None:
+        """Copy on the device; complete after `synchronise`."""
+        given = _Memcpy3D(
+            srcMemoryType=DEVICE_MEMORY,
+            srcDevice=asked.source,
+            srcPitch=asked.pitch,
+            srcHeight=asked.slice_height,
+            dstMemoryType=DEVICE_MEMORY,
+            dstDevice=asked.target,
+            dstPitch=asked.pitch,
+            dstHeight=asked.slice_height,
+            WidthInBytes=asked.width,
+            Height=asked.height,
+            Depth=asked.depth,
+        )
+        self._call("cuMemcpy3DAsync_v2", ctypes.byref(given), ctypes.c_void_p(stream))
 
     def release(self) -> None:
         """Give the context back; nothing of this object is used afterwards."""

@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 
 from runtime_py.backends.base import Arrays, check_rewind
+from runtime_py.backends.cuda_driver import CudaDriver
+from runtime_py.backends.cuda_rows import CUDA, CudaRows
 from runtime_py.backends.decoder_library import DecoderLibrary, decoder_library
 from runtime_py.backends.logit_rows import logit_rows
 from runtime_py.backends.ort_decoder import LOGITS, CacheBuffers, DecoderCalls
 from runtime_py.backends.ort_inputs import DTYPES, PAST
-from runtime_py.backends.ort_rows import OrtRow, RowPool, rounds_over_rows
+from runtime_py.backends.ort_rows import HostRows, OrtRow, rounds_over_rows
 from runtime_py.backends.ort_stages import OrtStages, widened
 from runtime_py.backends.records import MANY_ROWS, ONNX
 from runtime_py.backends.row_calls import decode_rows
@@ -161,7 +163,7 @@ class OrtBackend(OrtStages):
 
     def why_not_batched(self, count: int) -> str:
         """See runtime_py.backends.base.Batching."""
-        if self._device() != "cpu" or self._webgpu is not None:
+        if self._webgpu is not None:
             return f"{self.providers[0]} keeps caches where their rows cannot be moved"
         if any(tensor.shape[0] != "batch" for tensor in self.contracts[DECODER].inputs if tensor.name.startswith(PAST)):
             return "the decoder's graph holds one sequence"
@@ -171,7 +173,9 @@ class OrtBackend(OrtStages):
 
     def start_batch(self, count: int, capacity: int) -> list[OrtRow]:
         """See runtime_py.backends.base.Batching."""
-        return RowPool(self._ort.OrtValue.ortvalue_from_numpy, self._caches(), count, capacity).rows
+        if self._device() == CUDA:
+            return CudaRows(self._ort, CudaDriver(), self._caches(), count, capacity).rows
+        return HostRows(self._ort.OrtValue.ortvalue_from_numpy, self._caches(), count, capacity).rows
 
     def forward_batch(self, states: Sequence[OrtRow], inputs: Sequence[Arrays]) -> list[np.ndarray]:
         """See runtime_py.backends.base.Batching."""

@@ -7,9 +7,11 @@ is bound again takes the new value).
 
 from __future__ import annotations
 
+import math
 import time
 import weakref
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -20,8 +22,28 @@ from runtime_py.backends.ort_inputs import DTYPES, PAST, PRESENT, taken
 LOGITS = "logits"
 
 
+@dataclass(frozen=True)
+class DeviceArray:
+    """An array on a device, by address; axis 0 counts sequences. Whoever makes it keeps the memory."""
+
+    address: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    device: str
+
+    def rows(self, first: int, last: int) -> DeviceArray:
+        """Those from ``first`` to before ``last``, in the same memory."""
+        row = math.prod(self.shape[1:]) * self.dtype.itemsize
+        return DeviceArray(self.address + first * row, (last - first, *self.shape[1:]), self.dtype, self.device)
+
+    def bind(self, binding: Any, taken: str, given: str) -> None:
+        """Name it to a binding as an input and as the output that is written over it."""
+        for bind, name in ((binding.bind_input, taken), (binding.bind_output, given)):
+            bind(name, self.device, 0, self.dtype.type, self.shape, self.address)
+
+
 class CacheBuffers(dict[str, Any]):
-    """OrtValues by cache input, and the bindings that were made of them, with the names of the other inputs in each.
+    """OrtValues or `DeviceArray` by cache input, and the bindings made of them, with the names of the other inputs in each.
 
     Attributes:
         arrays: the memory of these OrtValues by the same names, where it is the processor's.
@@ -100,8 +122,12 @@ class DecoderCalls:
             return made[1]
         binding = self.session.io_binding()
         for name, buffer in buffers.items():
-            binding.bind_ortvalue_input(name, buffer)
-            binding.bind_ortvalue_output(PRESENT + name.removeprefix(PAST), buffer)
+            written = PRESENT + name.removeprefix(PAST)
+            if isinstance(buffer, DeviceArray):
+                buffer.bind(binding, name, written)
+            else:
+                binding.bind_ortvalue_input(name, buffer)
+                binding.bind_ortvalue_output(written, buffer)
         self._bound = [each for each in self._bound if each() is not None]
         self._bound.append(weakref.ref(buffers))
         buffers.bindings[id(self)] = (names, binding)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime_py.backends.ort_rows import CacheShapes, OrtRow, RowPool, rounds_over_rows
+from runtime_py.backends.ort_rows import CacheShapes, HostRows, OrtRow, rounds_over_rows
 from runtime_py.errors import UsageError
 
 SHAPES: CacheShapes = {
@@ -35,7 +35,7 @@ def holds(row: OrtRow, number: int) -> bool:
     rounds=st.lists(st.sets(st.integers(0, 5), min_size=1), min_size=1, max_size=6),
 )
 def test_gathered_rows_keep_what_they_hold(lengths: list[int], rounds: list[set[int]]) -> None:
-    pool = RowPool(lambda array: array, SHAPES, len(lengths), 10)
+    pool = HostRows(lambda array: array, SHAPES, len(lengths), 10)
     for row, length in zip(pool.rows, lengths, strict=True):
         filled(row, length)
     for chosen in rounds:
@@ -57,7 +57,7 @@ def test_gathered_rows_keep_what_they_hold(lengths: list[int], rounds: list[set[
     ],
 )
 def test_rows_come_together_where_least_is_copied(lengths: list[int], wanted: list[int], places: dict[int, int]) -> None:
-    pool = RowPool(lambda array: array, SHAPES, len(lengths), 10)
+    pool = HostRows(lambda array: array, SHAPES, len(lengths), 10)
     for row, length in zip(pool.rows, lengths, strict=True):
         filled(row, length)
     assert pool.gather([pool.rows[number] for number in wanted]) == min(places.values())
@@ -65,7 +65,7 @@ def test_rows_come_together_where_least_is_copied(lengths: list[int], wanted: li
 
 
 def test_a_copy_takes_the_beginning_alone() -> None:
-    pool = RowPool(lambda array: array, SHAPES, 2, 10)
+    pool = HostRows(lambda array: array, SHAPES, 2, 10)
     one, other = pool.rows
     filled(one, 7)
     filled(other, 9)
@@ -75,7 +75,7 @@ def test_a_copy_takes_the_beginning_alone() -> None:
     with pytest.raises(UsageError):
         pool.copy(one, other, 8)
     with pytest.raises(UsageError):
-        pool.copy(one, RowPool(lambda array: array, SHAPES, 1, 10).rows[0], 2)
+        pool.copy(one, HostRows(lambda array: array, SHAPES, 1, 10).rows[0], 2)
 
 
 def test_a_graph_that_rounds_all_rows_by_one_scale_is_recognised(tmp_path: Path) -> None:
