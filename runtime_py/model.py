@@ -16,7 +16,7 @@ from PIL import Image
 
 from runtime_py import package, tokenizer
 from runtime_py.backends.base import Backend, OpensAhead
-from runtime_py.backends.choice import check_choices, open_backend
+from runtime_py.backends.choice import asked_backend, open_backend
 from runtime_py.contracts import DECODER, EMBED
 from runtime_py.engine.answer import Answer, AnswerStream, Timing, Token
 from runtime_py.engine.engine import ANSWERING, Engine
@@ -216,7 +216,8 @@ def load(
     Args:
         path: its folder, or ``user/name[@revision]`` on the model hub, from which it is downloaded into the hub's cache
             (`runtime_py.hub.download`).
-        backend: a runtime name of runtime_py.backends.registry; the manifest's ``runtime_backend`` when None.
+        backend: a runtime name of runtime_py.backends.registry; when None the one that has providers, where some are named,
+            else the manifest's ``runtime_backend``.
         verify: ``full`` compares every file's SHA-256, ``size`` sizes alone, ``off`` nothing.
         threads: threads for computing; 0 leaves it to the backend.
         providers: ONNX Runtime execution providers, best first.
@@ -229,7 +230,7 @@ def load(
         UsageError, PackageError, MachineError, DoesNotFitError.
     """
     with wrap_errors("opening the package"):
-        check_choices(backend, threads, providers)
+        backend = asked_backend(backend, threads, providers)
         opened = package.read(package_folder(path, lambda known: trusting.require_known(known, backend, trust)))
         if verify == "full":  # compares the files that are code with all others
             trusting.require_known(opened, backend, trust)

@@ -12,8 +12,12 @@ from runtime_py.errors import PackageError, UsageError
 from runtime_py.files.json_file import shortened
 
 
-def check_choices(backend: str | None, threads: int, providers: Sequence[str] | None) -> None:
-    """Raise UsageError for what cannot choose a backend, whatever the package."""
+def asked_backend(backend: str | None, threads: int, providers: Sequence[str] | None) -> str | None:
+    """The backend that a caller asks for: the one named, or the one that has providers where those are named; else None.
+
+    Raises:
+        UsageError: what cannot choose a backend, whatever the package.
+    """
     if backend is not None and not isinstance(backend, str):
         raise UsageError(f"backend {shortened(backend)}", "one of " + ", ".join(runtime_backends()), "choose one of them")
     if backend is not None:
@@ -23,6 +27,9 @@ def check_choices(backend: str | None, threads: int, providers: Sequence[str] | 
     listed = isinstance(providers, list | tuple) and all(isinstance(name, str) for name in providers)
     if providers is not None and not listed:
         raise UsageError(f"providers is {shortened(providers)}", "a list of names", 'for example ["CUDAExecutionProvider"]')
+    if providers and backend is None:
+        return next((name for name, record in runtime_backends().items() if record.can(Ability.PROVIDERS)), None)
+    return backend
 
 
 def open_backend(
