@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from runtime_py.backends.ort_decoder import CacheBuffers, DecoderCalls
+from runtime_py.backends.ort_decoder import CacheBuffers, DecoderCalls, DeviceArray
 
 WIDTH = 3
 PAST = "past_key_values.0.key"
@@ -69,3 +69,13 @@ def test_what_is_forgotten_holds_nothing_and_can_be_called_again(session: Any) -
     calls.forget()
     assert buffers.bindings == {}
     assert calls({"inputs_embeds": embeds(2)}, (1, 1), buffers)[0, 0, 0] == 12
+
+
+def test_rows_named_by_address_are_written_where_they_lie(session: Any) -> None:
+    cache = np.zeros((4, 2), np.float32)
+    rows = DeviceArray(cache.ctypes.data, cache.shape, cache.dtype, "cpu").rows(1, 3)
+    calls, buffers = DecoderCalls(session, bind, WIDTH), CacheBuffers({PAST: rows})
+    fed = {"inputs_embeds": np.concatenate([embeds(1), embeds(2)])}
+    for counted in (1, 2):
+        assert calls(fed, (2, 1), buffers)[:, 0, 0].tolist() == [11, 12]
+        assert cache[:, 0].tolist() == [0, counted, counted, 0]
