@@ -158,6 +158,17 @@ def test_compose_takes_its_file(repository: Path) -> None:
         compose.ComposeSpecification.model_validate(value)
 
 
+def test_compose_itself_reads_its_file(repository: Path) -> None:
+    """Docker's own program, or the older one that Debian still has, which knows fewer keys."""
+    asked = (
+        [["docker", "compose"]] if shutil.which("docker") else [["docker-compose"]] if shutil.which("docker-compose") else []
+    )
+    if not asked or subprocess.run([*asked[0], "version"], capture_output=True, check=False).returncode:
+        pytest.skip("no docker compose here")
+    said = subprocess.run([*asked[0], "config"], cwd=repository, capture_output=True, text=True, check=False)
+    assert said.returncode == 0 and "tritonserver" in said.stdout, said.stderr
+
+
 def test_the_metric_of_the_autoscaler_is_one_that_models_have(repository: Path) -> None:
     from runtime_py.triton.metrics import GAUGES
 
