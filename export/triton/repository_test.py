@@ -160,13 +160,16 @@ def test_compose_takes_its_file(repository: Path) -> None:
 
 def test_compose_itself_reads_its_file(repository: Path) -> None:
     """Docker's own program, or the older one that Debian still has, which knows fewer keys."""
-    asked = (
-        [["docker", "compose"]] if shutil.which("docker") else [["docker-compose"]] if shutil.which("docker-compose") else []
-    )
-    if not asked or subprocess.run([*asked[0], "version"], capture_output=True, check=False).returncode:
+    programs = (["docker", "compose"], ["docker-compose"])
+    program = next((words for words in programs if shutil.which(words[0]) and _runs([*words, "version"])), None)
+    if program is None:
         pytest.skip("no docker compose here")
-    said = subprocess.run([*asked[0], "config"], cwd=repository, capture_output=True, text=True, check=False)
+    said = subprocess.run([*program, "config"], cwd=repository, capture_output=True, text=True, check=False)
     assert said.returncode == 0 and "tritonserver" in said.stdout, said.stderr
+
+
+def _runs(command: list[str]) -> bool:
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def test_the_metric_of_the_autoscaler_is_one_that_models_have(repository: Path) -> None:
