@@ -2,7 +2,8 @@
 prompt makes the others wait.
 
     python -m parity_tests.laboratory.engine_share PACKAGE [--at-a-time 1 4 8] [--steps 40] [--threads 1]
-        [--provider NAME] [--repetition-penalty 1.2] [--temperature 0.7] [--likelihoods] [--long 800 --chunks 128 64 32] [--profile]
+        [--provider NAME] [--repetition-penalty 1.2] [--temperature 0.7] [--likelihoods] [--long 800 --chunks 128 64 32]
+        [--profile]
 
 The engine alone, without HTTP and without threads: answers to random texts, counted once all of them are answering. With
 ``--long`` a prompt of so many letters arrives while the others answer, and the longest time between two of their tokens is
