@@ -98,11 +98,11 @@ class ExportRequest:
     def _check_batch(self) -> None:
         if self.batch is None:
             return
-        if not self._target.runs.can(Ability.PLANNED_BATCH):
-            places = " or ".join(name for name, target in targets().items() if target.runs.can(Ability.PLANNED_BATCH))
+        if not self._target.can(Ability.PLANNED_BATCH):
+            places = ", ".join(name for name, target in targets().items() if target.can(Ability.PLANNED_BATCH))
             raise UsageError(
                 f"--batch with --target {self._target.name}, whose packages are not built for a number of sequences",
-                f"--target {places}",
+                f"--target, one of {places}",
                 "leave the flag out; serve --slots says how many sequences run at a time",
             )
         if not 1 <= self.batch <= MOST_SEQUENCES:

@@ -22,6 +22,8 @@ from runtime_py.errors import UsageError
         ({"batch": 2}, "--batch with --target cpu"),
         ({"batch": 0, "target": "android"}, "--batch 0"),
         ({"batch": 17, "target": "ios"}, "--batch 17"),
+        ({"batch": 0, "target": "desktop-gpu"}, "--batch 0"),
+        ({"batch": 2, "target": "server-cpu"}, "--batch with --target server-cpu"),
         ({"block_size": 33}, "--block-size 33"),
         ({"vision_precision": "int2"}, "--vision-precision int2"),
         ({"head_precision": "fp8", "precision": "int4"}, "--head-precision fp8"),
@@ -49,7 +51,10 @@ def test_limits_default_to_the_target_within_the_models_positions() -> None:
     assert request.limits(256).prefill_chunk == 256
 
 
-def test_a_batch_is_one_unless_it_is_asked_for() -> None:
+def test_a_batch_is_one_unless_it_is_asked_for_or_a_gpu_serves_many() -> None:
+    assert ExportRequest(model="m", target="desktop-gpu").limits(4096).batch == 1
+    assert ExportRequest(model="m", target="server-gpu").limits(4096).batch == 8
+    assert ExportRequest(model="m", target="server-gpu", batch=2).limits(4096).batch == 2
     assert ExportRequest(model="m", target="android").limits(4096).batch == 1
     assert ExportRequest(model="m", target="ios", batch=4).limits(4096).batch == 4
 

@@ -13,7 +13,7 @@ import shutil
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from parity_tests.judging.probes import ALWAYS
+from parity_tests.gpu_together import step_logits_together, why_not_together
+from parity_tests.judging.probes import ALWAYS, base_name
 from parity_tests.report.gpu_report import Report, Row, Time
 from runtime_py.backends.base import LoadsAhead
 from runtime_py.backends.record import RuntimeBackend
@@ -50,6 +51,9 @@ RUNNERS: dict[str, tuple[RuntimeBackend, tuple[str, ...]]] = {
     "onnxruntime WebGPU": (ONNX, ("webgpu",)),
 }
 """What is checked: a runtime backend, and for ONNX Runtime its execution providers."""
+
+STEP, TOGETHER = "step_logits", ", several at a time"
+"""The probe of answers that share decoder calls, and what is added to the runner's name."""
 
 PREFILL, DECODE = "decoder prefill", "decoder step"
 CALLS = (*(stage for stage in STAGES if stage != DECODER), PREFILL, DECODE)
@@ -181,19 +185,18 @@ def _compare(runner: str, candidate: Candidate, checkpoint: Any, asked: Sequence
     baseline = stored or reference(checkpoint.spec, checkpoint.weights, device)
     quantised = is_quantised(candidate.assignments())
     standard = candidate.implementation_standard() if quantised else candidate.float_standard()
-    rows = []
-    for question in asked:
-        expected = _record(baseline, candidate, question, None)
-        said = _record(candidate.backend, candidate, question, expected.arrays["greedy_ids"])
-        measurements = compare_recordings(expected, said)
-        comparison = Comparison("gpu", standard, "reference", runner, measurements, question.name)
+    rows, recordings = [], []
+
+    def judge(name: str, expected: Recording, said: Recording, probes: Collection[str] = ALWAYS) -> None:
+        measurements = tuple(each for each in compare_recordings(expected, said) if base_name(each.probe) in probes)
+        comparison = Comparison("gpu", standard, "reference", name, measurements, expected.question)
         for measurement in measurements:
             judged = judge_measurement(measurement, comparison, checkpoint.spec.family, None)
             metrics = measurement.metrics
             rows.append(
                 Row(
-                    runner,
-                    question.name,
+                    name,
+                    expected.question,
                     measurement.probe,
                     str(judged.verdict),
                     metrics.get("max_abs"),
@@ -201,7 +204,20 @@ def _compare(runner: str, candidate: Candidate, checkpoint: Any, asked: Sequence
                     judged.describe() if judged.broken or not metrics else "",
                 )
             )
+
+    for question in asked:
+        expected = _record(baseline, candidate, question, None)
+        said = _record(candidate.backend, candidate, question, expected.arrays["greedy_ids"])
+        recordings.append((expected, said))
+        judge(runner, expected, said)
     baseline.close()
+    reason = why_not_together(candidate.backend, len(asked))
+    if reason:
+        return [*rows, Row(runner + TOGETHER, "", STEP, NOT_RUN, reason=reason)]
+    fed = [expected.arrays["greedy_ids"] for expected, _ in recordings]
+    made = step_logits_together(candidate.backend, candidate.processor, candidate.limits, asked, fed)
+    for (expected, said), logits in zip(recordings, made, strict=True):
+        judge(runner + TOGETHER, expected, replace(said, arrays={**said.arrays, STEP: logits}), (STEP,))
     return rows
 
 

@@ -56,6 +56,8 @@ def test_what_runs_is_compared_and_timed(exported: ExportedPackage, monkeypatch:
     ran = [row for row in rows if row.runner != "absent"]
     assert {row.probe for row in ran} == set(ALWAYS)
     assert {row.status for row in ran} == {"pass"}
+    together = [row.probe for row in ran if row.runner == "onnxruntime processor, several at a time"]
+    assert together == ["step_logits"] * len({row.question for row in ran})
     assert all(row.max_abs is not None and row.max_abs < 1e-4 for row in ran)
     assert [entry.call for entry in times if entry.status == "measured"] == list(CALLS)
     assert all(entry.median_ms > 0 and entry.eager_ms > 0 for entry in times if entry.median_ms and entry.eager_ms)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from runtime_py.backends.record import RuntimeBackend
+from runtime_py.backends.record import Ability, RuntimeBackend
 
 ANSWER_ROOM = 256
 """Positions for a question and its answer beside a picture, where a context is chosen for a model."""
@@ -96,6 +96,10 @@ class Target:
     def runs(self) -> RuntimeBackend:
         """The backend that runs the package by default."""
         return self.backends[0]
+
+    def can(self, ability: Ability) -> bool:
+        """Whether any of the backends can."""
+        return any(backend.can(ability) for backend in self.backends)
 
     def precision(self, asked: str | None) -> str | None:
         """The precision a user's word means here, or None when this target does not offer it."""

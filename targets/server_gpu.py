@@ -1,6 +1,7 @@
 """A server with NVIDIA GPUs: a model of a Triton repository, ONNX graphs and TensorRT engines.
 
-What always runs comes first: engines serve some GPUs and not others, and may have to be built where the GPU is.
+What always runs comes first: engines serve some GPUs and not others, and may have to be built where the GPU is. They take
+a token of eight sequences in a call: as many as `serve` and Triton's model answer at a time unless told otherwise.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ TARGET = replace(
     name="server-gpu",
     title="NVIDIA server GPU (compute capability 8.0 or later), behind Triton, through TensorRT or onnxruntime-gpu",
     backends=(ONNX, TENSORRT),
+    limits=replace(DESKTOP.limits, batch=8),
     contains=(
         "what server-cpu's repository has, and build_engines.py, which builds engines in the server's container",
         "MODEL/1/package/onnx/: four graphs, for onnxruntime-gpu, and for the processor where there is no GPU",

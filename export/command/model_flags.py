@@ -58,7 +58,7 @@ TARGET = (
 LIMITS = (
     ModelFlag("--context", "N", "positions in the cache, prompt and answer together", int),
     ModelFlag("--prefill-chunk", "N", "tokens fed to the decoder in one call at most", int),
-    ModelFlag("--batch", "N", "sequences in one decoder call, 1 to 16; default 1 (android, ios)", int),
+    ModelFlag("--batch", "N", "sequences in one decoder call, 1 to 16; default 1, server-gpu 8 (GPUs and phones)", int),
 )
 CALIBRATION = (ModelFlag("--calibration", "DIR", "folder of edgeproof calibrate, whose int4 codes are used", Path),)
 DEVICE = (ModelFlag("--device", "NAME", "refuse what does not fit this device (edgeproof targets)"),)

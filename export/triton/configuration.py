@@ -6,7 +6,7 @@ Source of the fields: triton-inference-server/common, protobuf/model_config.prot
 from __future__ import annotations
 
 from runtime_py.triton import answering, question
-from runtime_py.triton.settings import ModelSettings
+from runtime_py.triton.settings import default_settings
 from targets.base import ModelServer
 
 INPUTS = {
@@ -24,8 +24,11 @@ OUTPUTS = {
 }
 
 
-def config_text(server: ModelServer) -> str:
+def config_text(server: ModelServer, planned: int = 1) -> str:
     """The whole file.
+
+    Args:
+        planned: sequences that a decoder call of the package was planned for; 1 where it was not.
 
     ``max_batch_size`` is 0 and the model decoupled: requests go to the engine one by one, which batches them token by token.
     """
@@ -38,7 +41,7 @@ def config_text(server: ModelServer) -> str:
         f"instance_group [ {{ count: 1 kind: {server.instances} }} ]",
         *(
             f'parameters {{ key: "{name}" value: {{ string_value: "{text}" }} }}'
-            for name, text in ModelSettings().texts().items()
+            for name, text in default_settings(planned).texts().items()
         ),
     ]
     return "\n".join(blocks) + "\n"

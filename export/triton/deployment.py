@@ -13,7 +13,7 @@ from export.backends.registry import backend_named
 from export.triton.layout import PERF, ModelFolder
 from runtime_py.backends.registry import held_backends
 from runtime_py.contracts import DECODER
-from runtime_py.triton.settings import ModelSettings
+from runtime_py.triton.settings import default_settings
 from runtime_py.version import VERSION
 from targets.registry import targets
 
@@ -119,7 +119,8 @@ def _resident(manifest: Mapping[str, Any]) -> int:
     told = [block["cache"] for block in manifest["backends"].values() if isinstance(block.get("cache"), str)]
     width = max((WIDTHS.get(name, 4) for name in told), default=4)
     position = sum(math.prod(size for size in shape if isinstance(size, int)) for shape in sizes)
-    caches = ModelSettings().slots * manifest["limits"]["context"] * position * width
+    limits = manifest["limits"]
+    caches = default_settings(limits.get("batch", 1)).slots * limits["context"] * position * width
     return sum(row["bytes"] for row in manifest["files"]) + caches
 
 

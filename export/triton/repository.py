@@ -54,7 +54,8 @@ def write_model(package: Path, target: Target) -> Path:
     write_bytes(model.version / MODEL, ENTRY.encode())
     _carry_runtime(model, [name for each in target.backend_names for name in backend_named(each).server_modules])
     write_bytes(model.folder / PERF, _perf_input(package).encode())
-    write_bytes(model.folder / CONFIG, config_text(target.server).encode())
+    manifest = json.loads((package / "manifest.json").read_text(encoding="utf-8"))
+    write_bytes(model.folder / CONFIG, config_text(target.server, manifest["limits"].get("batch", 1)).encode())
     write_repository(model.repository)
     return model.repository
 

@@ -40,7 +40,7 @@ def package_at(repository: Path, name: str, target: str) -> Path:
         "family": "minicpm-v",
         "target": target,
         "precision": "int4",
-        "limits": {"context": 64},
+        "limits": {"context": 64, "batch": 1},
         "tools": {"onnxruntime": "1.2"},
         "verification": {"verdict": "pass"},
         "files": [{"path": "x", "bytes": 5 << 30, "sha256": ""}],
@@ -91,6 +91,18 @@ def test_the_configuration_gives_every_setting_and_tensor(repository: Path) -> N
         assert f'parameters {{ key: "{name}" value: {{ string_value: "{value}" }} }}' in text
     assert "name:" not in text.split("input [")[0]  # the folder's name is the model's
     assert "decoupled: true" in text and text.count("optional: true") == 5
+
+
+@pytest.mark.parametrize(("planned", "slots"), [(1, 8), (4, 4)])
+def test_a_model_has_as_many_slots_as_were_planned(tmp_path: Path, planned: int, slots: int) -> None:
+    target = target_named("server-gpu")
+    package = package_at(tmp_path, "one", target.name)
+    manifest = json.loads((package / "manifest.json").read_text())
+    manifest["limits"]["batch"] = planned
+    (package / "manifest.json").write_text(json.dumps(manifest))
+    write_model(package, target)
+    text = (tmp_path / "one/config.pbtxt").read_text(encoding="utf-8")
+    assert f'parameters {{ key: "slots" value: {{ string_value: "{slots}" }} }}' in text
 
 
 def test_the_entry_is_thin_and_the_runtime_imports_alone(repository: Path) -> None:

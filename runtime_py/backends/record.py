@@ -22,7 +22,7 @@ class Ability(StrEnum):
     REWIND = "rewind"
     """Shorten a sequence, so that a changed conversation keeps the common part of its cache (`Rewinding`)."""
     SEVERAL_SEQUENCES = "several-sequences"
-    """Hold several sequences at a time, each with a cache of its own; else the newest alone is fed."""
+    """Hold several sequences at a time, each with a cache of its own; else the newest, or those of one batch, are fed."""
     PLANNED_BATCH = "planned-batch"
     """Take a token of each of several sequences in one call, as many as the package was exported for (``--batch``)."""
     BESIDE = "beside"

@@ -127,7 +127,7 @@ TENSORRT = RuntimeBackend(
     open=_open_trt,
     paths=_engines,
     modules=("tensorrt_rtx", "tensorrt"),
-    abilities=frozenset({Ability.REWIND}),
+    abilities=frozenset({Ability.REWIND, Ability.PLANNED_BATCH}),
 )
 
 BUILT_IN = (ONNX, MLC, TENSORRT)

@@ -2,16 +2,16 @@
 
 A stage's engine is loaded when first used; each of its profiles gets an execution context. Stages run one after the
 other, so all contexts share one scratch buffer. The key/value cache is written in place by the engine (KVCacheUpdate):
-an output ``present.*`` has the address of its ``past_key_values.*``.
+an output ``present.*`` has the address of its ``past_key_values.*``. An engine that was built for several sequences takes
+a token of each in one call (`runtime_py.backends.trt_rows`).
 
 Source: docs.nvidia.com/deeplearning/tensorrt (Python API; "KV Cache").
 """
 
 from __future__ import annotations
 
-import mmap
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +19,14 @@ import numpy as np
 
 from runtime_py.backends.base import Arrays, check_rewind, closed
 from runtime_py.backends.cuda_driver import CudaDriver
-from runtime_py.backends.records import ONNX, TENSORRT
+from runtime_py.backends.records import TENSORRT
+from runtime_py.backends.row_calls import BATCH, decode_rows
 from runtime_py.backends.trt_device import DeviceMemory, KernelCache, tensorrt_of
-from runtime_py.backends.trt_plan import PAST, PRESENT, EnginePlan, read_plans, split_positions
-from runtime_py.contracts import DECODER
-from runtime_py.errors import MachineError, PackageError, UsageError
-
-
-@dataclass
-class TrtState:
-    """One sequence. The backend has one cache: a newer state takes it over, and this one is then refused."""
-
-    capacity: int
-    number: int
-    length: int = 0
+from runtime_py.backends.trt_engine import LoadedEngine
+from runtime_py.backends.trt_plan import PAST, read_plans, split_positions
+from runtime_py.backends.trt_rows import ALIGNED, DeviceRows, RowShape, TrtRow
+from runtime_py.contracts import DECODER, TensorContract
+from runtime_py.errors import PackageError, UsageError
 
 
 class TrtBackend:
@@ -61,8 +55,8 @@ class TrtBackend:
         self.runtime = self.trt.Runtime(self.trt.Logger(self.trt.Logger.ERROR))
         self.kernels = KernelCache(self.trt, self.cuda.device.name)
         self._engines: dict[str, LoadedEngine] = {}
-        self._cache: dict[str, int] = {}
-        self._newest = 0
+        self._alone: DeviceRows | None = None
+        self._together: DeviceRows | None = None
 
     def run(self, stage: str, inputs: Arrays) -> dict[str, np.ndarray]:
         """Run a cache-less stage; pictures beyond what one call was built for run in several."""
@@ -71,36 +65,26 @@ class TrtBackend:
         pieces = [engine.run(part, {}) for _, part in engine.plan.cut(inputs, "images")]
         return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
-    def start(self, capacity: int) -> TrtState:
-        """An empty cache in the engine's one buffer, which the newest state owns.
+    def start(self, capacity: int) -> TrtRow:
+        """An empty cache in the one buffer for a sequence alone, which the newest owns.
 
         Raises:
             UsageError: more positions than the engine's cache has.
         """
-        built = self.block["cache"]["capacity"]
-        if not 0 < capacity <= built:
-            raise UsageError(f"a cache of {capacity} positions", f"1 to {built}", "export with a larger --context")
+        self._check_capacity(capacity)
         self._use_device()
-        if not self._cache:
-            self._cache = self._allocate_cache()
-        self._newest += 1
-        return TrtState(capacity, self._newest)
+        if self._alone is None:
+            self._alone = self._rows(1, capacity)
+        return self._alone.renewed(capacity)
 
-    def forward(self, state: TrtState, inputs: Arrays, logit_positions: np.ndarray) -> np.ndarray:
+    def forward(self, state: TrtRow, inputs: Arrays, logit_positions: np.ndarray) -> np.ndarray:
         """Feed tokens to the decoder; prompts longer than the engine's chunk are fed in several calls.
 
         Raises:
-            UsageError: the tokens do not fit the cache, or a newer sequence was started.
+            UsageError: the tokens do not fit the cache, or its memory was taken over by a newer sequence.
         """
         tokens = inputs["inputs_embeds"].shape[1]
-        if state.number != self._newest:
-            raise UsageError("this sequence's cache was taken over", "the newest state of this backend", "start again")
-        if state.length + tokens > state.capacity:
-            raise UsageError(
-                f"{tokens} tokens after {state.length} in a cache of {state.capacity} positions",
-                f"at most {state.capacity} positions in all",
-                "shorten the conversation, or export with a larger --context",
-            )
+        self._check_room(state, tokens)
         self._use_device()
         engine = self._engine(DECODER)
         wanted = split_positions(list(logit_positions), tokens)
@@ -112,15 +96,80 @@ class TrtBackend:
                 "attention_mask": np.ones((1, state.length + fed), np.int64),
                 "logit_positions": np.array([position - start for position in here] or [fed - 1], np.int64),
             }
-            logits = engine.run({**part, **own}, self._cache)["logits"]
+            logits = engine.run({**part, **own}, state.pool.values(state.row, state.row + 1))["logits"]
             state.length += fed
             rows |= {position: logits[:, index] for index, position in enumerate(here)}
         return np.stack([rows[position] for position in wanted], axis=1)
 
-    def rewind(self, state: TrtState, length: int) -> None:
+    def rewind(self, state: TrtRow, length: int) -> None:
         """Forget every position from ``length`` on."""
         check_rewind(length, state.length)
         state.length = length
+
+    # several sequences
+
+    def why_not_batched(self, count: int) -> str:
+        """See runtime_py.backends.base.Batching."""
+        if self._sequences == 1:
+            return "the decoder's engine was built for one sequence a call (export with --batch for more)"
+        if any(shape.size % ALIGNED for shape in self._row_shapes().values()):
+            return f"a sequence's cache is no multiple of {ALIGNED} bytes (export with another --context)"
+        return ""
+
+    def start_batch(self, count: int, capacity: int) -> list[TrtRow]:
+        """See runtime_py.backends.base.Batching; these take over the memory of all sequences before."""
+        self._check_capacity(capacity)
+        self._use_device()
+        self._free_caches()
+        self._together = self._rows(count, capacity)
+        return list(self._together.rows)
+
+    def forward_batch(self, states: Sequence[TrtRow], inputs: Sequence[Arrays]) -> list[np.ndarray]:
+        """See runtime_py.backends.base.Batching; more than the engine takes are fed in several calls."""
+        for state in states:
+            self._check_room(state, 1)
+        self._use_device()
+        logits: list[np.ndarray] = []
+        for start in range(0, len(states), self._sequences):
+            some = slice(start, start + self._sequences)
+            logits += decode_rows(self._decoder_inputs, states[some], inputs[some], self._decode_rows)
+        return logits
+
+    def copy_prefix(self, source: TrtRow, target: TrtRow, length: int) -> None:
+        """See runtime_py.backends.base.Batching."""
+        self._use_device()
+        source.pool.copy(source, target, length)
+
+    def _decode_rows(self, inputs: Arrays, lengths: np.ndarray, cache: Mapping[str, int]) -> np.ndarray:
+        mask = (np.arange(lengths.max() + 1) <= lengths[:, None]).astype(np.int64)
+        own = {"attention_mask": mask, "logit_positions": np.zeros(1, np.int64)}
+        return self._engine(DECODER).run({**inputs, **own}, cache)["logits"]
+
+    @cached_property
+    def _sequences(self) -> int:
+        """That a decoder call takes at most."""
+        return self.plans[DECODER].largest(BATCH)
+
+    @cached_property
+    def _decoder_inputs(self) -> list[TensorContract]:
+        """What a decoder call is fed, without caches."""
+        return [tensor for tensor in self.plans[DECODER].contract.inputs if not tensor.name.startswith(PAST)]
+
+    def _check_capacity(self, capacity: int) -> None:
+        built = self.block["cache"]["capacity"]
+        if not 0 < capacity <= built:
+            raise UsageError(f"a cache of {capacity} positions", f"1 to {built}", "export with a larger --context")
+
+    @staticmethod
+    def _check_room(state: TrtRow, tokens: int) -> None:
+        if not state.pool.holds(state):
+            raise UsageError("this sequence's cache was taken over", "the newest state of this backend", "start again")
+        if state.length + tokens > state.capacity:
+            raise UsageError(
+                f"{tokens} tokens after {state.length} in a cache of {state.capacity} positions",
+                f"at most {state.capacity} positions in all",
+                "shorten the conversation, or export with a larger --context",
+            )
 
     def load(self) -> None:
         """Load every engine now, instead of when it is first used.
@@ -139,7 +188,7 @@ class TrtBackend:
         self.cuda.synchronise(self.stream)
         self.kernels.save()
         self._engines.clear()
-        self._cache.clear()
+        self._free_caches()
         self.memory.free()
         self.cuda.destroy_stream(self.stream)
         self.cuda.release()
@@ -149,16 +198,22 @@ class TrtBackend:
             raise closed(self.name)
         self.cuda.make_current()
 
-    def _allocate_cache(self) -> dict[str, int]:
-        """Zeroed buffers by tensor name: what is masked out must still be a number."""
+    def _free_caches(self) -> None:
+        for pool in (self._alone, self._together):
+            if pool is not None:
+                pool.free()
+        self._alone = self._together = None
+
+    def _rows(self, count: int, capacity: int) -> DeviceRows:
+        return DeviceRows(self.cuda, self.stream, self._row_shapes(), count, capacity)
+
+    def _row_shapes(self) -> dict[str, RowShape]:
         engine = self._engine(DECODER)
-        buffers = {}
-        for name, shape in engine.plan.profiles[0].greatest.items():
-            if name.startswith(PAST):
-                size = int(np.prod(shape)) * engine.dtype(name).itemsize
-                buffers[name] = self.memory.buffer(f"cache {name}", size)
-                self.cuda.clear(buffers[name], size, self.stream)
-        return buffers
+        caches = engine.plan.caches.items()
+        return {
+            name: RowShape(heads, positions, width, engine.dtype(name).itemsize)
+            for name, (heads, positions, width) in caches
+        }
 
     def _engine(self, stage: str) -> LoadedEngine:
         if stage not in self.plans:
@@ -166,99 +221,3 @@ class TrtBackend:
         if stage not in self._engines:
             self._engines[stage] = LoadedEngine(self, self.plans[stage])
         return self._engines[stage]
-
-
-class LoadedEngine:
-    """One engine on the device and its execution contexts, one a profile."""
-
-    def __init__(self, backend: TrtBackend, plan: EnginePlan) -> None:
-        self.backend, self.plan = backend, plan
-        self.trt = backend.trt
-        # mapped: read into memory, the file would be held beside the engine made of it
-        with plan.file.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            self.engine = backend.runtime.deserialize_cuda_engine(content)
-        if self.engine is None:
-            block, device = backend.block, backend.cuda.device
-            covered = ", ".join(block["compute_capabilities"]) or "the GPU it was built on"
-            raise MachineError(
-                f"TensorRT cannot load {plan.file.name} on {device.name} (compute capability {device.compute_capability})",
-                f"an engine of {block['flavour']} {block['version']} on one of: {covered} (or later)",
-                f"export the package again with the TensorRT installed here, or use --backend {ONNX.runtime_name}",
-            )
-        self._contexts: dict[int, Any] = {}
-        names = [self.engine.get_tensor_name(index) for index in range(self.engine.num_io_tensors)]
-        inputs = self.trt.TensorIOMode.INPUT
-        self.inputs = [name for name in names if self.engine.get_tensor_mode(name) == inputs]
-        self.outputs = [name for name in names if self.engine.get_tensor_mode(name) != inputs]
-
-    def dtype(self, name: str) -> np.dtype:
-        """NumPy dtype of a tensor."""
-        return np.dtype(self.trt.nptype(self.engine.get_tensor_dtype(name)))
-
-    def run(self, inputs: Arrays, cache: Mapping[str, int]) -> dict[str, np.ndarray]:
-        """One call: inputs up, engine, outputs down; tensors in ``cache`` (name to address) stay where they are."""
-        cuda, stream, memory = self.backend.cuda, self.backend.stream, self.backend.memory
-        arrays = {name: self._array(name, inputs) for name in self.inputs if name not in cache}
-        greatest = self.plan.profiles[0].greatest
-        shapes = {name: greatest[name] if name in cache else arrays[name].shape for name in self.inputs}
-        context = self._context(self.plan.choose(shapes))
-        for name in self.inputs:
-            self._expect(context.set_input_shape(name, shapes[name]), f"set_input_shape({name}, {shapes[name]})")
-            self._expect(context.set_tensor_address(name, self._place(name, arrays, cache)), f"set_tensor_address({name})")
-        results = {}
-        for name in self.outputs:
-            if name.startswith(PRESENT):
-                address = cache[PAST + name.removeprefix(PRESENT)]
-            else:
-                results[name] = np.empty(tuple(context.get_tensor_shape(name)), self.dtype(name))
-                address = memory.buffer(f"output {name}", results[name].nbytes)
-            self._expect(context.set_tensor_address(name, address), f"set_tensor_address({name})")
-        # after the shapes are set: what this call needs, not the profile's largest
-        scratch = context.update_device_memory_size_for_shapes()
-        context.set_device_memory(memory.buffer("scratch", scratch), scratch)
-        self._expect(context.execute_async_v3(stream), "execute_async_v3")
-        for name, array in results.items():
-            cuda.download(array, memory.buffer(f"output {name}", array.nbytes), stream)
-        cuda.synchronise(stream)
-        return {name: array.astype(np.float32, copy=False) for name, array in results.items()}
-
-    def _array(self, name: str, inputs: Arrays) -> np.ndarray:
-        if name not in inputs:
-            raise PackageError(
-                f"stage {self.plan.stage}: the input '{name}' is missing",
-                "every input of the engine",
-                "check that the package's processor belongs to its engines",
-            )
-        return np.ascontiguousarray(inputs[name], dtype=self.dtype(name))
-
-    def _place(self, name: str, arrays: Arrays, cache: Mapping[str, int]) -> int:
-        """Where TensorRT finds an input: the cache, host memory for shape tensors, or a device buffer filled now."""
-        if name in cache:
-            return cache[name]
-        array = arrays[name]
-        if self.engine.get_tensor_location(name) == self.trt.TensorLocation.HOST:
-            return int(array.ctypes.data)
-        address = self.backend.memory.buffer(f"input {name}", array.nbytes)
-        self.backend.cuda.upload(address, array, self.backend.stream)
-        return address
-
-    def _context(self, profile: int) -> Any:
-        if profile not in self._contexts:
-            strategy = self.trt.ExecutionContextAllocationStrategy.USER_MANAGED
-            config = self.backend.kernels.config(self.engine, strategy)
-            context = self.engine.create_execution_context(strategy if config is None else config)
-            if context is None:
-                raise MachineError(
-                    f"TensorRT made no context for {self.plan.file.name}", "free memory on the GPU", "close other programs"
-                )
-            self._expect(context.set_optimization_profile_async(profile, self.backend.stream), f"profile {profile}")
-            self._contexts[profile] = context
-        return self._contexts[profile]
-
-    def _expect(self, done: bool, what: str) -> None:
-        if not done:
-            raise MachineError(
-                f"TensorRT refused {what} of the {self.plan.stage} engine",
-                "an engine and inputs that belong together",
-                "run `python -m parity_tests gpu-check`, and report what it says",
-            )

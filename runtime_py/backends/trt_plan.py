@@ -65,6 +65,12 @@ class EnginePlan:
             "use a smaller or less elongated picture, a shorter prompt, or export with larger limits",
         )
 
+    @property
+    def caches(self) -> dict[str, Shape]:
+        """Of a decoder: by cache input the shape of one sequence's part, (heads, capacity, width)."""
+        greatest = self.profiles[0].greatest
+        return {name: shape[1:] for name, shape in greatest.items() if name.startswith(PAST)}
+
     def axis(self, tensor: str, name: str) -> int | None:
         """Position of the axis called ``name`` in an input, or None."""
         for entry in self.contract.inputs:

@@ -85,12 +85,12 @@ class Engine:
 
     def _possible(self, slots: int) -> int:
         record = runtime_backends().get(self.backend.name)
-        if record is not None and not record.can(Ability.SEVERAL_SEQUENCES):
-            self.notice = f"the backend {self.backend.name} holds one sequence: requests are answered one after the other"
-            return 1
         reason = f"the backend {self.backend.name} takes one a call"
         if isinstance(self.backend, Batching):
             reason = self.backend.why_not_batched(slots)
+        if reason and record is not None and not record.can(Ability.SEVERAL_SEQUENCES):
+            self.notice = f"requests are answered one after the other: {reason}"
+            return 1
         if reason:
             self.notice = f"every sequence gets a decoder call of its own: {reason}"
         self.shares_calls = not reason

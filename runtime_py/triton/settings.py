@@ -47,6 +47,11 @@ class ModelSettings:
         return {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in values.items()}
 
 
+def default_settings(planned: int) -> ModelSettings:
+    """As many slots as a decoder call of the package was planned for, where that is more than one."""
+    return ModelSettings(slots=planned) if planned > 1 else ModelSettings()
+
+
 LEAST = {"queue": 0, "threads": 0, "max_images": 0}
 WORDS: Mapping[str, tuple[str, ...]] = {"verify": get_args(Depth)}
 

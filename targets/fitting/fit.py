@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from targets.base import ANSWER_ROOM, Limits
 from targets.devices import Device
@@ -17,14 +17,21 @@ CONTEXT_STEP = 64
 
 @dataclass(frozen=True)
 class Setting:
-    """A precision and limits that fit, and what they need (bytes)."""
+    """A precision and limits that fit, and what they need (bytes).
+
+    Attributes:
+        fewer: the sequences are not as many as were asked for.
+    """
 
     precision: str
     limits: Limits
     needed: int
+    fewer: bool = False
 
     def flags(self) -> str:
-        return f"--precision {self.precision} --context {self.limits.context} --prefill-chunk {self.limits.prefill_chunk}"
+        limits = self.limits
+        batch = f" --batch {limits.batch}" if self.fewer else ""
+        return f"--precision {self.precision} --context {limits.context} --prefill-chunk {limits.prefill_chunk}{batch}"
 
 
 def with_context(limits: Limits, context: int) -> Limits:
@@ -64,7 +71,7 @@ def nearest_fit(
     device_bytes: DeviceBytes,
     picture_rows: int = 0,
 ) -> Setting | None:
-    """The nearest setting that fits ``device``: smaller contexts at this precision first, then smaller precisions.
+    """The nearest setting that fits ``device``: fewer sequences first, then smaller contexts, then smaller precisions.
 
     Args:
         precisions: what the target offers, in any order; only those that need less than ``precision`` are tried,
@@ -75,6 +82,12 @@ def nearest_fit(
     def needed(name: str, context: int) -> int:
         return sum(device_bytes(name, with_context(limits, context)).values())
 
+    for batch in range(limits.batch - 1, 0, -1):
+        fewer = replace(limits, batch=batch)
+        size = sum(device_bytes(precision, fewer).values())
+        if size <= device.usable:
+            return Setting(precision, fewer, size, fewer=True)
+    several, limits = limits.batch > 1, replace(limits, batch=1)
     asked = needed(precision, limits.context)
     smaller = [(needed(name, limits.context), name) for name in precisions if name != precision]
     order = [precision, *(name for size, name in sorted(smaller, reverse=True) if size < asked)]
@@ -83,5 +96,5 @@ def nearest_fit(
     for name in order:
         context = largest_context(lambda c, n=name: needed(n, c), low, limits.context, device.usable)  # type: ignore[misc]
         if context is not None:
-            return Setting(name, with_context(limits, context), needed(name, context))
+            return Setting(name, with_context(limits, context), needed(name, context), several)
     return None

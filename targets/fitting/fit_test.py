@@ -30,6 +30,17 @@ def test_a_smaller_context_comes_before_a_smaller_precision() -> None:
     assert nearest.flags() == "--precision fp16 --context 960 --prefill-chunk 512"
 
 
+def test_fewer_sequences_come_before_a_smaller_context() -> None:
+    def several(precision: str, limits: Limits) -> Mapping[str, int]:
+        return {"weights": WEIGHTS[precision], "kv_cache": PER_POSITION[precision] * limits.context * limits.batch}
+
+    nearest = nearest_fit(device(5000), "int4", Limits(1000, 512, 8), list(WEIGHTS), several)
+    assert nearest is not None and (nearest.limits, nearest.needed) == (Limits(1000, 512, 4), 5000)
+    assert nearest.flags() == "--precision int4 --context 1000 --prefill-chunk 512 --batch 4"
+    nearest = nearest_fit(device(1500), "int4", Limits(1000, 512, 8), list(WEIGHTS), several)
+    assert nearest is not None and nearest.flags() == "--precision int4 --context 448 --prefill-chunk 448 --batch 1"
+
+
 def test_then_the_next_smaller_precision_at_the_asked_context() -> None:
     nearest = nearest_fit(device(5000), "fp32", Limits(512, 512), list(WEIGHTS), needed)
     assert nearest is not None

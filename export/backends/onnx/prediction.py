@@ -169,7 +169,7 @@ def _scale_bytes(spec: ModelSpec, chosen: OnnxChoices) -> int:
 def _activation_bytes(spec: ModelSpec, options: BuildOptions) -> int:
     """The larger of one prefill chunk and one picture in the vision encoder, float32."""
     decoder, vision = spec.decoder, spec.vision
-    tokens = options.limits.prefill_chunk * options.limits.batch
+    tokens = max(options.limits.prefill_chunk, options.limits.batch)
     qkv = (decoder.heads + 2 * decoder.kv_heads) * decoder.head_dim
     per_token = 3 * decoder.hidden + max(2 * qkv, 4 * decoder.mlp_width)
     grid = getattr(vision, "grid", None)

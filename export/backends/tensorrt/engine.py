@@ -77,7 +77,8 @@ def write_record(path: Path, value: object) -> Path:
 
 def engine_graph(build: Build, stage: str) -> StageGraph:
     """The graph that TensorRT is given, without weights."""
-    kernels = TrtKernels(build.assignments, build.options.limits.context)
+    limits = build.options.limits
+    kernels = TrtKernels(build.assignments, limits.context, limits.batch)
     return stage_graph(build.spec, stage, kernels, getattr(torch, float_dtype(build.options)))
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +17,17 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from export.backends.base import Build, BuildOptions
 from export.backends.tensorrt import engine as engines
-from export.backends.tensorrt.backend import TensorrtBackend, engine_file, record_file
-from export.backends.tensorrt.engine import build_stage_engine, engine_graph, engine_profiles, run_request
+from export.backends.tensorrt.backend import engine_file, record_file
+from export.backends.tensorrt.conftest import OrtBackedTrt, Traced, make_build
+from export.backends.tensorrt.engine import build_stage_engine, engine_graph, run_request
 from export.backends.tensorrt.engine_process import EngineRequest
-from export.backends.tensorrt.graph import StageGraph, write_graph
-from export.checkpoint.opened import open_folder
+from export.backends.tensorrt.graph import write_graph
 from export.graphs.writer import StageWeights
-from export.quantisation.codes import DequantisedWeights, RoundToNearest
-from export.quantisation.grids import GRIDS
 from parity_tests.reference.reference import TorchBackend
-from runtime_py.backends.trt import TrtBackend, TrtState
-from runtime_py.backends.trt_plan import PAST, PRESENT, EnginePlan
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, STAGES, VISION
 from runtime_py.errors import DoesNotFitError, MachineError, UnsupportedModelError, UsageError
 from targets.base import Limits
-from targets.desktop_gpu import TARGET
 
 pytest.importorskip("tensorrt_rtx")
 onnxruntime.set_default_logger_severity(3)
@@ -45,122 +38,18 @@ TOLERANCES = {"fp32": 2e-5, "fp16": 2e-2, "int4": 2e-2}
 """Largest difference from the float32 modules (with the same integers for int4) on values up to about 5."""
 
 
-def make_build(case: str, precision: str, folder: Path) -> Build:
-    checkpoint = GOLDENS / case
-    opened = open_folder(checkpoint)
-    spec, weights = opened.spec, opened.weights
-    assert weights is not None
-    options = BuildOptions(TARGET, precision, LIMITS)
-    assignments = TensorrtBackend().assignments(spec, options)
-    codes = RoundToNearest(weights, assignments, GRIDS)
-    processor = opened.family.make_processor(spec)
-    return Build(spec, options, assignments, weights, codes, opened, folder, lambda *_: None, processor)
-
-
-@dataclass(frozen=True)
-class Traced:
-    """A build with its graphs traced once for all tests."""
-
-    build: Build
-    graphs: dict[str, StageGraph]
-
-    def reference(self) -> TorchBackend:
-        build = self.build
-        if build.options.precision != "int4":
-            return TorchBackend(build.spec, build.weights)
-        return TorchBackend(build.spec, DequantisedWeights(build.weights, build.codes, build.assignments, GRIDS))
-
-    def engine(self, stage: str, folder: Path) -> dict[str, Any]:
-        """Build the stage's engine under ``folder`` in a process of its own."""
-        folder.mkdir(parents=True, exist_ok=True)
-        onnx_file = folder / f"{stage}.onnx"
-        source = StageWeights(stage, self.build.weights, self.build.codes, self.build.assignments)
-        write_graph(self.graphs[stage], source, onnx_file, lambda *_: None)
-        profiles = engine_profiles(self.build.spec, stage, self.build)
-        request = EngineRequest(
-            onnx_file=str(onnx_file),
-            engine_file=str(folder / f"{stage}.engine"),
-            flavour="tensorrt-rtx",
-            profiles=[{name: [list(s) for s in shapes] for name, shapes in profile.shapes.items()} for profile in profiles],
-            attention_inputs=list(self.graphs[stage].attention_inputs),
-            batch=1,
-            exact=self.build.options.precision == "fp32",
-        )
-        return run_request(request, folder / "request.json")
-
-
 @pytest.fixture(scope="module")
 def traced(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Traced]:
     """Graphs of the goldens; vision, connector and embedding are the same at int4 as at fp16 and traced once."""
     graphs: dict[tuple[str, str], Traced] = {}
     for precision, stages in (("fp32", STAGES), ("fp16", STAGES), ("int4", (DECODER,))):
-        build = make_build("minicpm-v", precision, tmp_path_factory.mktemp(precision))
+        build = make_build(GOLDENS / "minicpm-v", precision, tmp_path_factory.mktemp(precision), LIMITS)
         graphs["minicpm-v", precision] = Traced(build, {stage: engine_graph(build, stage) for stage in stages})
-    build = make_build("minicpm-v-2", "fp16", tmp_path_factory.mktemp("sliced"))
+    build = make_build(GOLDENS / "minicpm-v-2", "fp16", tmp_path_factory.mktemp("sliced"), LIMITS)
     graphs["minicpm-v-2", "fp16"] = Traced(build, {stage: engine_graph(build, stage) for stage in (VISION, CONNECTOR)})
     half = graphs["minicpm-v", "fp16"].graphs
     graphs["minicpm-v", "int4"].graphs.update({stage: half[stage] for stage in STAGES if stage != DECODER})
     return graphs
-
-
-class OrtEngine:
-    """Stands where an engine stands: the same graph, in ONNX Runtime on the processor; the cache is NumPy arrays."""
-
-    def __init__(self, plan: EnginePlan, onnx_file: Path) -> None:
-        self.plan = plan
-        self.session = onnxruntime.InferenceSession(str(onnx_file), providers=["CPUExecutionProvider"])
-        self.calls: list[str] = []
-
-    def run(self, inputs: dict[str, np.ndarray], cache: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        shapes = {name: array.shape for name, array in {**inputs, **cache}.items()}
-        self.calls.append(self.plan.profiles[self.plan.choose(shapes)].name)
-        wanted = [value.name for value in self.session.get_inputs()]
-        names = [value.name for value in self.session.get_outputs()]
-        results = dict(zip(names, self.session.run(names, {n: {**inputs, **cache}[n] for n in wanted}), strict=True))
-        for name in [name for name in results if name.startswith(PRESENT)]:
-            cache[PAST + name.removeprefix(PRESENT)] = results.pop(name)
-        return results
-
-
-class OrtBackedTrt(TrtBackend):
-    """The runtime's TensorRT backend, its own code but for the engines and the device."""
-
-    def __init__(self, traced: Traced, folder: Path) -> None:
-        build = traced.build
-        profiles = {stage: engine_profiles(build.spec, stage, build) for stage in STAGES}
-        stages = {
-            stage: {"file": f"{stage}.onnx", "profiles": [{"name": p.name, "shapes": p.shapes} for p in of_stage]}
-            for stage, of_stage in profiles.items()
-        }
-        from export.stages import contracts
-        from runtime_py.backends.trt_plan import read_plans
-        from runtime_py.package.files import rows_of
-
-        for stage in STAGES:
-            source = StageWeights(stage, build.weights, build.codes, build.assignments)
-            write_graph(traced.graphs[stage], source, folder / f"{stage}.onnx", lambda *_: None)
-        dtype = "float32" if build.options.precision == "fp32" else "float16"
-        self.block = {"cache": {"capacity": LIMITS.context, "dtype": dtype}, "stages": stages}
-        manifest = {
-            "backends": {"tensorrt": self.block},
-            "contracts": {name: contract.to_json() for name, contract in contracts(build.spec).items()},
-            "files": rows_of(folder),
-        }
-        self.plans = read_plans(folder, manifest)
-        self.cuda = NoDevice()  # type: ignore[assignment]
-        self._engines = {stage: OrtEngine(self.plans[stage], folder / f"{stage}.onnx") for stage in STAGES}  # type: ignore[misc]
-        self._cache = {}
-        self._newest = 0
-
-    def _allocate_cache(self) -> dict[str, Any]:
-        shapes = self.plans[DECODER].profiles[0].greatest
-        dtype = self.block["cache"]["dtype"]
-        return {name: np.zeros(shape, dtype) for name, shape in shapes.items() if name.startswith(PAST)}
-
-
-class NoDevice:
-    def make_current(self) -> None:
-        return
 
 
 @pytest.fixture(scope="module", params=["fp32", "fp16", "int4"])
@@ -227,7 +116,6 @@ def test_the_runtime_refuses_what_does_not_fit(both: tuple[str, TorchBackend, Or
         ours.forward(ours.start(8), inputs, np.array([5]))
     with pytest.raises(UsageError, match="was not built for pixel_values"):
         ours.run(VISION, {"pixel_values": np.zeros((1, 3, 98, 84), np.float32)})
-    assert TrtState(8, 1).length == 0
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int4"])

@@ -12,16 +12,15 @@ import pytest
 
 pytest.importorskip("tensorrt_rtx")
 
-from export.backends.base import Build, BuildOptions
+from export.backends.base import BuildOptions
 from export.backends.tensorrt.backend import TensorrtBackend, engine_file, record_file
+from export.backends.tensorrt.conftest import OrtBackedTrt, Traced, make_build
 from export.backends.tensorrt.engine import build_stage_engine, engine_graph
-from export.backends.tensorrt.engine_test import OrtBackedTrt, Traced
 from export.backends.tensorrt.kernels import OPSET, TrtKernels
-from export.checkpoint.opened import open_folder
 from export.checkpoint.synthesize import SynthesisRequest, synthesize
 from export.families.registry import families
 from export.graphs.trace import trace_stage
-from export.quantisation.codes import DequantisedWeights, RoundToNearest
+from export.quantisation.codes import DequantisedWeights
 from export.quantisation.grids import GRIDS
 from export.source.tensor_source import EmptySource
 from parity_tests.golden.case import question, read_case
@@ -44,22 +43,11 @@ RELATIVE = 2e-2
 """Largest difference over the largest value, float16 arithmetic against float32 modules with the same integers."""
 
 
-def make_build(folder: Path, precision: str, output: Path) -> Build:
-    opened = open_folder(folder)
-    spec, weights = opened.spec, opened.weights
-    assert weights is not None
-    options = BuildOptions(TARGET, precision, LIMITS)
-    assignments = TensorrtBackend().assignments(spec, options)
-    codes = RoundToNearest(weights, assignments, GRIDS)
-    processor = opened.family.make_processor(spec)
-    return Build(spec, options, assignments, weights, codes, opened, output, lambda *_: None, processor)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp16", "int4"])
 @pytest.mark.parametrize("name", CASES)
 def test_whole_prompts_through_the_graphs(name: str, precision: str, tmp_path: Path) -> None:
-    build = make_build(GOLDENS / name, precision, tmp_path)
+    build = make_build(GOLDENS / name, precision, tmp_path, LIMITS)
     ours = OrtBackedTrt(Traced(build, {stage: engine_graph(build, stage) for stage in STAGES}), tmp_path)
     weights = DequantisedWeights(build.weights, build.codes, build.assignments, GRIDS)
     reference = TorchBackend(build.spec, weights if precision == "int4" else build.weights)
@@ -80,7 +68,7 @@ def test_whole_prompts_through_the_graphs(name: str, precision: str, tmp_path: P
 @pytest.mark.parametrize(("name", "variant"), [*((name, "") for name in families() if name != "minicpm-v"), VIDEO])
 def test_every_engine_of_every_family_is_built(name: str, variant: str, precision: str, tmp_path: Path) -> None:
     folder = synthesize(SynthesisRequest(name, "tiny", tmp_path / "checkpoint", variant, "float32")).folder
-    build = make_build(folder, precision, tmp_path / "package")
+    build = make_build(folder, precision, tmp_path / "package", LIMITS)
     TensorrtBackend().refuse(build.spec, build.options)
     (build.folder / "tensorrt").mkdir(parents=True)
     for stage in STAGES if precision == "fp16" else (DECODER,):
@@ -89,11 +77,11 @@ def test_every_engine_of_every_family_is_built(name: str, variant: str, precisio
 
 
 def test_heads_that_the_compiler_fails_on_are_refused_before_any_work(tmp_path: Path) -> None:
-    build = make_build(GOLDENS / "cogvlm2", "fp16", tmp_path)
+    build = make_build(GOLDENS / "cogvlm2", "fp16", tmp_path, LIMITS)
     assert build.spec.decoder.head_dim == 12
     with pytest.raises(UnsupportedModelError, match="decoder: attention heads of 12 channels"):
         TensorrtBackend().steps(build)
-    TensorrtBackend().refuse(make_build(GOLDENS / "wemm", "int4", tmp_path).spec, build.options)
+    TensorrtBackend().refuse(make_build(GOLDENS / "wemm", "int4", tmp_path, LIMITS).spec, build.options)
 
 
 @pytest.mark.parametrize("precision", TARGET.precisions)
@@ -107,7 +95,7 @@ def test_no_published_checkpoint_is_refused(name: str, precision: str) -> None:
 
 def test_no_node_has_a_name_that_the_parser_makes_up(tmp_path: Path) -> None:
     """The parser calls a further layer of node N ``N_1``, ``N_2``, ..., and fails when a node is called so."""
-    build = make_build(GOLDENS / "wemm", "int4", tmp_path)
+    build = make_build(GOLDENS / "wemm", "int4", tmp_path, LIMITS)
     graph = engine_graph(build, DECODER)
     names = [node.name for node in graph.model.graph.node]
     assert len(set(names)) == len(names)

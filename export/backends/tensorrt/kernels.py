@@ -119,17 +119,38 @@ class InPlaceAttention(CachedAttention):
         return out.transpose(1, 2).reshape(batch, tokens, spec.heads * spec.head_dim), key, value
 
 
+class RowsAttention(InPlaceAttention):
+    """The same for several sequences, each filled as far as it is.
+
+    Of ``attention_mask`` (batch, total) the values are read: as many ones a row as it has positions, those of this call
+    among them, and zeros behind.
+    """
+
+    def prepare(self, attention_mask: Tensor, position_ids: Tensor) -> tuple[Tensor, ...]:
+        """Rotary tables, mask (batch, 1, tokens, capacity) and write positions int64 (batch,)."""
+        angles = self.angles(position_ids)
+        angles = torch.cat([angles, angles], dim=-1)[:, None]
+        new, tokens = _last_size(position_ids), position_ids.shape[-1]
+        columns = torch.arange(self.capacity, device=attention_mask.device)
+        order = symbolic("Slice", (columns, torch.zeros_like(new), new), dtype=torch.int64, shape=(tokens,), version=13)
+        write = attention_mask.sum(dim=1) - new
+        rows = write[:, None, None, None] + order[:, None]
+        return angles.cos(), angles.sin(), columns <= rows, write
+
+
 class TrtKernels(Kernels):
     """Kernels of a TensorRT graph.
 
     Args:
         assignments: storage of each layer by canonical name; layers that are not int4 keep the graph's dtype.
-        capacity: positions of the cache buffer.
+        capacity: positions of a sequence's cache.
+        sequences: of a decoder call at most.
     """
 
-    def __init__(self, assignments: Mapping[str, Assignment], capacity: int) -> None:
+    def __init__(self, assignments: Mapping[str, Assignment], capacity: int, sequences: int = 1) -> None:
         self.assignments = assignments
         self.capacity = capacity
+        self.sequences = sequences
 
     def linear(self, name: str, in_features: int, out_features: int, bias: bool, role: Role) -> nn.Module:
         assignment = self.assignments.get(name)
@@ -141,7 +162,8 @@ class TrtKernels(Kernels):
         return FusedRMSNorm(width, eps)
 
     def cached_attention(self, spec: DecoderSpec) -> CachedAttention:
-        return InPlaceAttention(spec, self.capacity)
+        kind = RowsAttention if self.sequences > 1 else InPlaceAttention
+        return kind(spec, self.capacity)
 
     def full_attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return _attention(q, k, v, None)

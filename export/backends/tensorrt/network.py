@@ -35,12 +35,12 @@ def finish_attention(trt: Any, network: Any, batch: int, scaled: Collection[str]
 
     - The parser multiplies queries and keys by the square root of ``scale``. Ours is 1 (the graph scales the queries), and
       for cached keys that would be a pass over the whole cache: the layer is given the tensors before the product.
-    - Layers with a mask run over the cache buffer: they are told how much of it is filled, which the shape of
+    - Layers with a mask run over the cache buffer: they are told how much of it is filled, which
       ``attention_mask`` gives. The mask says the same, so this saves work and changes no result.
     - Layers without a fused kernel (float32, odd head sizes) may be taken apart instead of failing.
 
     Args:
-        batch: sequences per call.
+        batch: sequences per call at most.
         scaled: names of the query and key tensors that the ONNX `Attention` nodes read.
 
     Returns:
@@ -65,16 +65,18 @@ def finish_attention(trt: Any, network: Any, batch: int, scaled: Collection[str]
                 attention.set_input(slot, producers[name].get_input(0))
         if attention.mask is not None and hasattr(attention, "key_value_lengths"):
             if filled is None:
-                filled = _filled_length(trt, network, batch)
+                filled = _filled_lengths(trt, network, batch)
             attention.key_value_lengths = filled
     return len(layers)
 
 
-def _filled_length(trt: Any, network: Any, batch: int) -> Any:
-    """int32 (batch,): the second size of ``attention_mask`` for every sequence."""
+def _filled_lengths(trt: Any, network: Any, batch: int) -> Any:
+    """int32 (sequences,): how many positions each has, from ``attention_mask``; of one sequence its shape tells."""
     inputs = (network.get_input(index) for index in range(network.num_inputs))
     mask = next(tensor for tensor in inputs if tensor.name == "attention_mask")
+    if batch > 1:
+        ones = network.add_cast(mask, trt.int32).get_output(0)
+        return network.add_reduce(ones, trt.ReduceOperation.SUM, 1 << 1, False).get_output(0)
     shape = network.add_shape(mask).get_output(0)
     total = network.add_slice(shape, (1,), (1,), (1,)).get_output(0)
-    wide = network.add_slice(total, (0,), (batch,), (0,)).get_output(0) if batch > 1 else total
-    return network.add_cast(wide, trt.int32).get_output(0)
+    return network.add_cast(total, trt.int32).get_output(0)

@@ -139,9 +139,10 @@ def test_what_does_not_fit_is_left_to_the_server() -> None:
 
 def test_an_engine_from_a_kept_graph(tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
-    from export.backends.tensorrt.engine_test import make_build
+    from export.backends.tensorrt.conftest import make_build
+    from export.backends.tensorrt.engine_test import GOLDENS, LIMITS
 
-    build = make_build("minicpm-v", "fp16", tmp_path)
+    build = make_build(GOLDENS / "minicpm-v", "fp16", tmp_path, LIMITS)
     written = engine_sources.write_source(build, CONNECTOR)
     source = next(build.folder / path for path in written if path.suffix == ".json")
     record = build_source(source, tmp_path / "connector.engine", load_flavour("tensorrt-rtx"))

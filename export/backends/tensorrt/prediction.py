@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 from export.backends.base import BuildOptions, Prediction
 from export.backends.tensorrt.on_the_server import served as served_by_rtx
+from export.backends.tensorrt.profiles import stage_profiles
 from export.backends.tensorrt.storages import float_dtype
 from export.plan.machine import available_memory
 from export.quantisation.spec import Assignment
 from export.specs import ModelSpec
+from export.stages import contracts
 from runtime_py.contracts import CONNECTOR, DECODER, STAGES, VISION
 
 PARENT = 900_000_000
@@ -112,7 +114,8 @@ def stage_bytes(spec: ModelSpec, stage: str, options: BuildOptions, assignments:
     from export.modules.build import stored_modules
     from export.modules.kernels import Linear
 
-    modules = dict(stored_modules(spec, stage, TrtKernels(assignments, options.limits.context)))
+    limits = options.limits
+    modules = dict(stored_modules(spec, stage, TrtKernels(assignments, limits.context, limits.batch)))
     layers = [layer for layer in modules.values() if isinstance(layer, Int4Linear)]
     packed = [(layer.weight_codes.numel(), 2 * layer.weight_scales.numel()) for layer in layers]
     others = sum(p.numel() for module in modules.values() for p in module.parameters()) - sum(
@@ -122,7 +125,7 @@ def stage_bytes(spec: ModelSpec, stage: str, options: BuildOptions, assignments:
     floats = {name: layer.weight.numel() for name, layer in modules.items() if isinstance(layer, Linear)}
     split = sum(count for name, count in floats.items() if stage == DECODER and name.endswith(SPLIT_LAYERS))
     towers = 1 if getattr(spec.vision, "grid", None) else 3
-    decoders = 2 if options.precision == "int4" else 1
+    decoders = len(stage_profiles(spec, DECODER, contracts(spec)[DECODER], options.limits, options.precision == "int4"))
     blocks = {VISION: spec.vision.layers * towers, DECODER: spec.decoder.layers * decoders, CONNECTOR: 1}
     return StageBytes(
         floats=item * others,
@@ -135,17 +138,20 @@ def stage_bytes(spec: ModelSpec, stage: str, options: BuildOptions, assignments:
 
 
 def cache_bytes(spec: ModelSpec, options: BuildOptions) -> int:
-    """The cache buffer on the device; it is allocated whole."""
+    """The caches of all sequences on the device; they are allocated whole."""
     decoder, limits = spec.decoder, options.limits
     item = 4 if float_dtype(options) == "float32" else 2
     return 2 * decoder.layers * decoder.kv_heads * decoder.head_dim * limits.context * limits.batch * item
 
 
 def activation_bytes(spec: ModelSpec, options: BuildOptions) -> int:
-    """The larger of one prompt chunk in the decoder and one picture in the vision encoder; stages share the memory."""
+    """The larger of a call of the decoder and one picture in the vision encoder; stages share the memory.
+
+    A call has one prompt chunk, or a token of each sequence.
+    """
     decoder, vision = spec.decoder, spec.vision
     item = 4 if float_dtype(options) == "float32" else 2
-    tokens = options.limits.prefill_chunk * options.limits.batch
+    tokens = max(options.limits.prefill_chunk, options.limits.batch)
     widths = (decoder.heads + 2 * decoder.kv_heads) * decoder.head_dim + 2 * decoder.mlp_width + 4 * decoder.hidden
     prompt = tokens * widths * item + tokens * options.limits.context
     logits = tokens * decoder.vocabulary * (item + 4)

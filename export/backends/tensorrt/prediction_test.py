@@ -8,7 +8,7 @@ import pytest
 
 from export.backends.base import BuildOptions
 from export.backends.tensorrt.backend import TensorrtBackend
-from export.backends.tensorrt.prediction import cache_bytes, engine_peak, predict, stage_bytes
+from export.backends.tensorrt.prediction import activation_bytes, cache_bytes, engine_peak, predict, stage_bytes
 from export.families.minicpm_v.family import FAMILY
 from export.source.tensor_source import EmptySource
 from export.specs import ModelSpec
@@ -59,6 +59,9 @@ def test_weights_and_cache_of_the_published_model() -> None:
     assert size.largest_codes == rows * decoder.hidden
     assert size.floats == 2 * (2 * decoder.layers + 1) * decoder.hidden
     assert cache_bytes(spec, options) == 2 * 40 * 36 * 64 * 4096 * 2
+    several = dataclasses.replace(options, limits=dataclasses.replace(options.limits, batch=8))
+    assert cache_bytes(spec, several) == 8 * cache_bytes(spec, options)
+    assert activation_bytes(spec, several) == activation_bytes(spec, options)
     memory = predict(spec, options, assignments)
     assert memory.peak_step == "tensorrt decoder"
     assert set(memory.file_bytes) == set(STAGES)

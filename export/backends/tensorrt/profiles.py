@@ -1,7 +1,8 @@
 """Optimisation profiles: the sizes each engine is built for, from the contracts and the target's limits.
 
-One engine per stage, however many ways it is called. An int4 decoder has one profile for a prompt chunk and one for a
-single token, a float decoder one for both. A vision encoder of free picture sizes has one for each orientation.
+One engine per stage, however many ways it is called. An int4 decoder has one profile for a prompt chunk, one for a single
+token and one for a token of each of several sequences, a float decoder one for all. A vision encoder of free picture sizes
+has one for each orientation.
 """
 
 from __future__ import annotations
@@ -62,31 +63,32 @@ def check_profiles(spec: ModelSpec, limits: Limits, packed: bool) -> None:
 
 def _axes(spec: ModelSpec, stage: str, limits: Limits, packed: bool) -> dict[str, Axes]:
     """Profile name to the range of every open axis of a stage."""
-    batch = (limits.batch, limits.batch, limits.batch)
-    if stage == EMBED:
-        step: Axes = {"batch": batch, "tokens": ONE}
-        return {"decode": step, "prefill": {"batch": batch, "tokens": (1, min(256, limits.context), limits.context)}}
+    if stage == EMBED:  # tokens of several sequences come as those of one
+        step: Axes = {"batch": ONE, "tokens": ONE}
+        return {"decode": step, "prefill": {"batch": ONE, "tokens": (1, min(256, limits.context), limits.context)}}
     if stage == DECODER:
-        both = {name: {"batch": batch, **axes} for name, axes in _decoder(limits).items()}
-        # two profiles share int4 weights (40 layers: 1,574 MB for 1,541 MB), but store float weights twice where they want
+        # profiles share int4 weights (40 layers: 1,574 MB for 1,541 MB), but store float weights twice where they want
         # other layouts (4 layers: 1,399 MB for 1,055 MB)
-        return both if packed else {"any": both["prefill"]}
-    images: Range = (1, 1, max(1, limits.batch))
+        calls = _decoder(limits)
+        return calls if packed else {"any": {**calls["prefill"], "batch": (1, 1, limits.batch)}}
     pictures = _connector_grids(spec) if stage == CONNECTOR else _vision_grids(spec)
-    return {name: {"images": images, **axes} for name, axes in pictures.items()}
+    return {name: {"images": ONE, **axes} for name, axes in pictures.items()}
 
 
 def _decoder(limits: Limits) -> dict[str, Axes]:
-    """A chunk of the prompt, and one token; rows that an adapter picks out are any share of the chunk's."""
+    """One token, a chunk of a prompt, and a token of each of several sequences.
+
+    Rows that an adapter picks out are any share of the chunk's.
+    """
     chunk, context = limits.prefill_chunk, limits.context
     past: Axes = {"past": (context, context, context)}
     some, none = (0, max(1, chunk // 2), chunk), (0, 0, 0)
     decode: Axes = {"tokens": ONE, "outputs": ONE, "total": (1, max(1, context // 4), context)}
     prefill: Axes = {"tokens": (1, chunk, chunk), "outputs": (1, 1, chunk), "total": (1, chunk, context)}
-    return {
-        "decode": {**past, **decode, "language_rows": ONE, "vision_rows": none, "image_rows": none},
-        "prefill": {**past, **prefill, "language_rows": some, "vision_rows": some, "image_rows": some},
-    }
+    step: Axes = {"batch": ONE, **past, **decode, "language_rows": ONE, "vision_rows": none, "image_rows": none}
+    chunks: Axes = {"batch": ONE, **past, **prefill, "language_rows": some, "vision_rows": some, "image_rows": some}
+    rows: Axes = {**step, "batch": (2, limits.batch, limits.batch)}
+    return {"decode": step, "prefill": chunks} | ({"rows": rows} if limits.batch > 1 else {})
 
 
 def _vision_grids(spec: ModelSpec) -> dict[str, Axes]:

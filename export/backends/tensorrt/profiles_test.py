@@ -14,7 +14,7 @@ from export.families.registry import read_config
 from export.graphs.trace import BorderTypes, border_contract
 from export.source.tensor_source import EmptySource
 from export.specs import ModelSpec
-from runtime_py.contracts import CONNECTOR, DECODER, STAGES, VISION
+from runtime_py.contracts import CONNECTOR, DECODER, EMBED, STAGES, VISION
 from runtime_py.errors import UnsupportedModelError
 from runtime_py.preprocess.minicpm_v import Processor
 from targets.base import Limits
@@ -91,6 +91,25 @@ def test_a_float_decoder_has_one_profile_for_everything() -> None:
     (only,) = stage_profiles(spec, DECODER, contract, LIMITS, packed=False)
     least, _, greatest = only.shapes["inputs_embeds"]
     assert (least[1], greatest[1]) == (1, 1024)
+
+
+@pytest.mark.parametrize(("packed", "taken"), [(True, ["rows"]), (False, ["any"])])
+def test_a_token_of_each_of_several_sequences_has_a_profile(packed: bool, taken: list[str]) -> None:
+    spec = full_spec("1.0")
+    contract = border_contract(spec, DECODER, BorderTypes())
+    several = stage_profiles(spec, DECODER, contract, dataclasses.replace(LIMITS, batch=8), packed)
+
+    def call(sequences: int, tokens: int) -> list[str]:
+        cache = (sequences, spec.decoder.kv_heads, LIMITS.context, spec.decoder.head_dim)
+        sizes = {"inputs_embeds": (sequences, tokens, spec.decoder.hidden), "past_key_values.0.key": cache}
+        return covered(several, {**sizes, "attention_mask": (sequences, 4096), "position_ids": (sequences, tokens)})
+
+    assert call(2, 1) == call(8, 1) == taken
+    assert call(9, 1) == []
+    assert call(1, 1)[0] == ("decode" if packed else "any")
+    assert call(1, 1024) == (["prefill"] if packed else ["any"])
+    for stage in (VISION, CONNECTOR, EMBED):
+        assert profiles(spec, stage, dataclasses.replace(LIMITS, batch=8)) == profiles(spec, stage)
 
 
 def test_every_input_of_every_stage_is_in_every_profile() -> None:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
+
 from export.backends.base import BuildOptions
 from export.backends.tensorrt.profiles import check_profiles
+from export.backends.tensorrt.storages import float_dtype
 from export.specs import ModelSpec
+from runtime_py.backends.trt_rows import ALIGNED
 from runtime_py.errors import UnsupportedModelError
 
 HEAD_STEP = 8
@@ -18,6 +24,14 @@ def unsupported(spec: ModelSpec, options: BuildOptions) -> list[str]:
     width = spec.decoder.head_dim
     if options.precision != "fp32" and width % HEAD_STEP:
         reasons.append(f"decoder: attention heads of {width} channels, no multiple of {HEAD_STEP}, in {options.precision}")
+    limits, item = options.limits, np.dtype(float_dtype(options)).itemsize
+    position = spec.decoder.kv_heads * width * item
+    if limits.batch > 1 and limits.context * position % ALIGNED:
+        step = ALIGNED // math.gcd(ALIGNED, position)
+        reasons.append(
+            f"decoder: a cache of {limits.context} positions for each of several sequences, whose addresses are to be "
+            f"multiples of {ALIGNED} bytes (a --context that is a multiple of {step} gives them)"
+        )
     try:
         check_profiles(spec, options.limits, options.precision == "int4")
     except UnsupportedModelError as error:
