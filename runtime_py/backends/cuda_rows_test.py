@@ -23,13 +23,11 @@ SHAPES: CacheShapes = {
 CAPACITY = 10
 
 
-@given(
-    shape=st.tuples(*(st.integers(1, 4) for _ in range(5))), data=st.data(), dtype=st.sampled_from([np.float16, np.int8])
-)
+@given(shape=st.tuples(*(st.integers(1, 4) for _ in range(5))), data=st.data(), dtype=st.sampled_from([np.float16, np.int8]))
 def test_a_copy_names_the_first_positions_of_every_layer_and_head(
     shape: tuple[int, int, int, int, int], data: st.DataObject, dtype: type
 ) -> None:
-    array = np.random.default_rng(0).integers(0, 100, shape).astype(dtype)
+    array: np.ndarray = np.random.default_rng(0).integers(0, 100, shape).astype(dtype)
     rows, capacity = shape[1], shape[3]
     source, target = data.draw(st.integers(0, rows - 1)), data.draw(st.integers(0, rows - 1))
     length = data.draw(st.integers(0, capacity))
