@@ -63,7 +63,7 @@ def steps(given: argparse.Namespace) -> Iterator[Step]:
         for kind, more in (("gpu-check", ("gpu-check",)), ("parity", ("--device", given.device))):
             name = f"{kind}-{label(package)}"
             yield Step(kind, name, ("-m", "parity_tests", *more, *held, "--report-dir", str(report / name)))
-    yield Step("rows", "rows", ("-m", "pytest", "-q", "-rs", "runtime_py/backends/cuda_rows_test.py"))
+    yield Step("rows", "rows", ("-m", "pytest", "-q", "-rs", "-m", "gpu", "runtime_py/backends"))
     for package in [*given.package, *given.full_package]:
         name, held = label(package), ("--package", str(package), *provider)
         yield Step("verify", f"verify-{name}", ("-m", "runtime_py", "verify", *held))

@@ -63,6 +63,7 @@ def driver() -> CudaDriver:
         pytest.skip(error.what)
 
 
+@pytest.mark.gpu
 @settings(max_examples=20, deadline=None)
 @given(
     lengths=st.lists(st.integers(0, 9), min_size=2, max_size=6),
