@@ -17,14 +17,12 @@ from typing import Any
 import numpy as np
 
 from runtime_py.backends.base import Arrays, check_rewind
+from runtime_py.backends.row_calls import BATCH
 from runtime_py.contracts import TensorContract
 from runtime_py.errors import UsageError
 
 PAGE = 16
 """Positions in one page of the cache, as the phone's engine asks for."""
-
-SEQUENCES = "batch"
-"""Name of the axis of sequences in a contract."""
 
 
 @dataclass(eq=False)
@@ -100,8 +98,8 @@ def sequence_axis(tensor: TensorContract) -> int | None:
     """The axis along which an input has a part for each sequence of a call: the contract's own, or the first where it has
     one row for a whole request; None for one that selects among the rows of a sequence.
     """
-    if SEQUENCES in tensor.shape:
-        return tensor.shape.index(SEQUENCES)
+    if BATCH in tensor.shape:
+        return tensor.shape.index(BATCH)
     return 0 if tensor.shape[0] == 1 else None
 
 
