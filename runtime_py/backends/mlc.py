@@ -17,12 +17,11 @@ import numpy as np
 from runtime_py.backends.base import Arrays, closed
 from runtime_py.backends.mlc_rows import (
     PAGE,
-    POSITIONS,
     MlcState,
     PagedSequences,
+    Steps,
     side_by_side,
     whole_pages,
-    why_not_together,
 )
 from runtime_py.backends.processor import require_processor
 from runtime_py.backends.records import MLC
@@ -84,6 +83,8 @@ class MlcBackend:
         self.dtype = "float16" if "f16" in self.metadata["quantization"] else "float32"
         self.prefill_chunk = int(self.metadata["prefill_chunk_size"])
         self._sides: list[str] = block.get("decoder_sides", [])
+        decoder = {tensor.name: tensor for tensor in self.contracts[DECODER].inputs}
+        self._steps = Steps([decoder[name] for name in self._sides], block.get("text_selectors"))
         self._parameters = self._load_parameters(weights)
 
     def _library(self, folder: Path, manifest: Mapping[str, Any], block: Mapping[str, Any]) -> Path:
@@ -243,7 +244,7 @@ class MlcBackend:
 
     def why_not_batched(self, count: int) -> str:
         """See runtime_py.backends.base.Batching."""
-        return why_not_together(self.metadata, self._sides, count)
+        return self._steps.why_not_together(self.metadata, count)
 
     def start_batch(self, count: int, capacity: int) -> list[MlcState]:
         """See runtime_py.backends.base.Batching; all in one paged cache."""
@@ -252,15 +253,16 @@ class MlcBackend:
 
     def forward_batch(self, states: Sequence[MlcState], inputs: Sequence[Arrays]) -> list[np.ndarray]:
         """See runtime_py.backends.base.Batching."""
-        cache, embeds = states[0].cache, side_by_side(inputs, "inputs_embeds", 0)
-        if self._sides:  # rows of one sequence, as far as the library is concerned
-            given = {"inputs_embeds": embeds.reshape(1, len(states), -1), POSITIONS: side_by_side(inputs, POSITIONS, -1)}
-            with self._sequences.fed(states, 1):
-                return list(self._run_decoder(given, np.arange(len(states)), cache).reshape(len(states), 1, -1))
-        for state, own in zip(states, inputs, strict=True):
-            self._check_positions(own, state.length, 1)
+        pairs = list(zip(states, inputs, strict=True))
+        if not self._steps.are_text(inputs):
+            return [self.forward(state, own, np.array([-1]))[0] for state, own in pairs]
+        if "position_ids" not in self._sides:
+            for state, own in pairs:
+                self._check_positions(own, state.length, 1)
+        embeds = np.ascontiguousarray(side_by_side(inputs, "inputs_embeds", 0), self.dtype)
+        sides = [self._input(array, dtype) for array, dtype in self._steps.joined(inputs)]
         with self._sequences.fed(states, 1):
-            return list(self._call("batch_decode", np.ascontiguousarray(embeds, self.dtype), cache))
+            return list(self._call(self._steps.function, embeds, *sides, states[0].cache))
 
     def copy_prefix(self, source: MlcState, target: MlcState, length: int) -> None:
         """See runtime_py.backends.base.Batching; whole pages are shared."""

@@ -17,13 +17,12 @@ from typing import Any
 import numpy as np
 
 from runtime_py.backends.base import Arrays, check_rewind
+from runtime_py.backends.row_calls import BATCH
+from runtime_py.contracts import TensorContract
 from runtime_py.errors import UsageError
 
 PAGE = 16
 """Positions in one page of the cache, as the phone's engine asks for."""
-
-POSITIONS = "position_ids"
-"""The one further decoder input that names nothing but the tokens themselves, so that those of several sequences join."""
 
 
 @dataclass(eq=False)
@@ -95,20 +94,58 @@ def whole_pages(capacity: int) -> int:
     return -(-capacity // PAGE) * PAGE
 
 
-def why_not_together(metadata: Mapping[str, Any], sides: Sequence[str], count: int) -> str:
-    """Why a library cannot take a token of each of ``count`` sequences in a call; "" where it can.
+def sequence_axis(tensor: TensorContract) -> int | None:
+    """The axis along which an input has a part for each sequence of a call: the contract's own, or the first where it has
+    one row for a whole request; None for one that selects among the rows of a sequence.
+    """
+    if BATCH in tensor.shape:
+        return tensor.shape.index(BATCH)
+    return 0 if tensor.shape[0] == 1 else None
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What a library is fed for a token of each of several sequences, beside the tokens and the cache.
 
     Args:
-        metadata: what the library's ``_metadata`` returns.
-        sides: decoder inputs that the stock functions do not have.
+        sides: contracts of the decoder inputs that the stock functions do not have, in the library's order.
+        text: what those that select rows are for one text token, by name; None in a package that does not tell.
     """
-    if set(sides) - {POSITIONS}:
-        return "what the decoder is fed beside its tokens holds for one sequence"
-    most = int(metadata["max_batch_size"])
-    if count > most:
-        planned = "one sequence" if most == 1 else f"{most} sequences"
-        return f"the library was planned for {planned} a call (max_batch_size {most}; export with --batch for more)"
-    return ""
+
+    sides: Sequence[TensorContract]
+    text: Mapping[str, Sequence[int]] | None
+
+    @property
+    def function(self) -> str:
+        """The library's function, which takes `joined` between tokens and cache."""
+        return "batch_run_decoder" if any(sequence_axis(tensor) is not None for tensor in self.sides) else "batch_decode"
+
+    def are_text(self, inputs: Sequence[Arrays]) -> bool:
+        """Whether each is a text token, as the function takes every one to be."""
+        text = self.text or {}
+        return all(np.array_equal(given[name], values) for given in inputs for name, values in text.items())
+
+    def joined(self, inputs: Sequence[Arrays]) -> Iterator[tuple[np.ndarray, str]]:
+        """Arrays of the sequences side by side, and the dtypes of their contracts."""
+        for tensor in self.sides:
+            axis = sequence_axis(tensor)
+            if axis is not None:
+                yield side_by_side(inputs, tensor.name, axis), tensor.dtype
+
+    def why_not_together(self, metadata: Mapping[str, Any], count: int) -> str:
+        """Why the library cannot take a token of each of ``count`` sequences in a call; "" where it can.
+
+        Args:
+            metadata: what the library's ``_metadata`` returns.
+        """
+        most = int(metadata["max_batch_size"])
+        if count > most:
+            planned = "one sequence" if most == 1 else f"{most} sequences"
+            return f"the library was planned for {planned} a call (max_batch_size {most}; export with --batch for more)"
+        if self.sides and self.text is None:
+            names = ", ".join(tensor.name for tensor in self.sides)
+            return f"the library takes {names} of one sequence a call (export the package again)"
+        return ""
 
 
 def side_by_side(inputs: Sequence[Arrays], name: str, axis: int) -> np.ndarray:

@@ -1,9 +1,9 @@
-"""A loaded model, a service over it for as long as a test takes, and the wait for its last question to be let go of."""
+"""Packages, a loaded model, a service for as long as a test takes, the wait for its last question to be let go of."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,12 +13,34 @@ import runtime_py
 from runtime_py.engine.service import Service, Sizes
 from runtime_py.model import Model
 
+Planned = Callable[[str, str], Path]
+BATCH, CHUNK = 4, 64
+"""Sequences of a call and tokens of a chunk that `planned` exports for."""
+
 
 @pytest.fixture(scope="module")
 def model(exported: Path) -> Iterator[Model]:
     """The demo package, loaded."""
     with runtime_py.load(exported, threads=1) as loaded:
         yield loaded
+
+
+@pytest.fixture(scope="session")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> Planned:
+    """A function (demo or checkpoint, precision) -> its package for BATCH sequences, with this machine's library alone."""
+    from export.pipeline import export
+    from export.request import ExportRequest
+
+    def made(model: str, precision: str) -> Path:
+        folder = tmp_path_factory.mktemp("mlc") / "out"
+        weights = None if Path(model).is_dir() else "demo"
+        request = ExportRequest(
+            model, "android", weights, precision, output=folder, context=512, prefill_chunk=CHUNK, batch=BATCH,
+            skip_verify=True, without_tokenizer=weights is None, host_only=True,
+        )  # fmt: skip
+        return export(request, None)
+
+    return made
 
 
 @contextmanager

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,39 +11,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import runtime_py
-from parity_tests.conftest import GOLDENS
 from runtime_py.backends.mlc import MlcBackend
-from runtime_py.backends.mlc_rows import why_not_together
+from runtime_py.contracts import DECODER
 from runtime_py.engine.answer import Answer
+from runtime_py.engine.conftest import BATCH, CHUNK, Planned
 from runtime_py.engine.engine_test import QUESTION, Asked, Inbox, Room, alone, answers_are_those_alone
 from runtime_py.errors import MachineError, UsageError
 from runtime_py.model import Model
 
 pytest.importorskip("tvm")
 
-Planned = Callable[[str, str], Path]
-BATCH, CHUNK = 4, 64
 LAST = np.array([-1])
 ROUNDING = {"float32": 1e-5, "float16": 1e-2}
 """Of the largest logit, by the model dtype: attention over pages that sequences share is merged with that over their own."""
-
-
-@pytest.fixture(scope="module")
-def planned(tmp_path_factory: pytest.TempPathFactory) -> Planned:
-    """A function (demo or checkpoint, precision) -> its package for BATCH sequences, with this machine's library alone."""
-    from export.pipeline import export
-    from export.request import ExportRequest
-
-    def made(model: str, precision: str) -> Path:
-        folder = tmp_path_factory.mktemp("mlc") / "out"
-        weights = None if Path(model).is_dir() else "demo"
-        request = ExportRequest(
-            model, "android", weights, precision, output=folder, context=512, prefill_chunk=CHUNK, batch=BATCH,
-            skip_verify=True, without_tokenizer=weights is None, host_only=True,
-        )  # fmt: skip
-        return export(request, None)
-
-    return made
 
 
 @pytest.fixture(scope="module")
@@ -123,44 +101,62 @@ def drawn(tokens: int, hidden: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(0, 0.5, (1, tokens, hidden)).astype(np.float32)
 
 
+def fed(backend: MlcBackend, embeds: np.ndarray, at: int, asked: int = 0) -> dict[str, np.ndarray]:
+    """What a decoder takes of tokens from a position on; of those of a prompt, whose first is text, some are a picture's.
+
+    Args:
+        asked: which request they belong to, whose experts a decoder may choose and whose positions lie behind its picture.
+    """
+    tokens = embeds.shape[1]
+    picture = np.arange(tokens) % 5 > 2
+    rows, rest = np.flatnonzero(picture), np.flatnonzero(~picture)
+    taken = {tensor.name: tensor.shape for tensor in backend.contracts[DECODER].inputs}
+    axes = [int(size) for size in taken["position_ids"][:-2]]
+    behind = 3 * asked if "position_ids" in backend._sides else 0
+    made = {
+        "position_ids": np.broadcast_to(np.arange(at, at + tokens) + behind, (*axes, 1, tokens)),
+        "gate_input": drawn(1, embeds.shape[2], 1000 + asked)[0],
+        "image_index": rows,
+        "delta_index": np.where(picture, np.cumsum(picture) - 1, len(rows)),
+        "language_index": rest,
+        "vision_index": rows,
+        "restore_index": np.argsort(np.concatenate([rest, rows]), kind="stable"),
+    }
+    return {"inputs_embeds": embeds, **{name: value for name, value in made.items() if name in taken}}
+
+
 def held_to_alone(backend: MlcBackend) -> None:
     """Rows of a call have the bits of their own call; from a shared beginning they differ by what ROUNDING bounds."""
     hidden = int(backend.contracts["decoder"].inputs[0].shape[-1])
 
-    def fed(embeds: np.ndarray, at: int) -> dict[str, np.ndarray]:
-        positions = np.arange(at, at + embeds.shape[1])[None]
-        stacked = np.stack([positions] * 3) if "position_ids" in backend._sides else positions
-        return {"inputs_embeds": embeds, "position_ids": stacked}
-
-    def feed(state: Any, embeds: np.ndarray) -> np.ndarray:
-        return backend.forward(state, fed(embeds, state.length), LAST)[0]
+    def feed(state: Any, embeds: np.ndarray, asked: int) -> np.ndarray:
+        return backend.forward(state, fed(backend, embeds, state.length, asked), LAST)[0]
 
     prompts = [drawn(tokens, hidden, tokens) for tokens in (5, 33, 16, 60)]
     states = backend.start_batch(BATCH, 100)
-    for state, prompt in zip(states, prompts, strict=True):
-        feed(state, prompt)
     single = [backend.start(100) for _ in prompts]
-    for state, prompt in zip(single, prompts, strict=True):
-        feed(state, prompt)
+    for number, prompt in enumerate(prompts):
+        for begun in (states, single):
+            feed(begun[number], prompt, number)
     for who in ([0, 1, 2, 3], [3, 1], [2, 0, 3], [1, 2, 0]):
         steps = [drawn(1, hidden, 100 + number) for number in who]
         rows = backend.forward_batch(
             [states[number] for number in who],
-            [fed(step, states[number].length) for number, step in zip(who, steps, strict=True)],
+            [fed(backend, step, states[number].length, number) for number, step in zip(who, steps, strict=True)],
         )
         for number, step, row in zip(who, steps, rows, strict=True):
-            np.testing.assert_array_equal(row, feed(single[number], step))
+            np.testing.assert_array_equal(row, feed(single[number], step, number))
     source, *others = states[3], states[0], states[1], states[2]
     for kept in (1, 15, 16, 33, 60):
         backend.rewind(source, 60)
         for state in others:
             backend.copy_prefix(source, state, kept)
         step = drawn(1, hidden, 7)
-        rows = backend.forward_batch(states, [fed(step, state.length) for state in states])
+        rows = backend.forward_batch(states, [fed(backend, step, state.length, 3) for state in states])
         for row, length in zip(rows, (kept, kept, kept, 60), strict=True):
             own = backend.start(100)
-            feed(own, prompts[3][:, :length])
-            expected = feed(own, step)
+            feed(own, prompts[3][:, :length], 3)
+            expected = feed(own, step, 3)
             assert np.abs(row - expected).max() <= ROUNDING[backend.dtype] * np.abs(expected).max()
 
 
@@ -217,19 +213,3 @@ def test_libraries_of_int4_hold_to_the_same(planned: Planned, precision: str) ->
         held_to_alone(mlc(model))
         greedy = [Asked(number % 5, number % 3, 8 + number) for number in range(9)]
         answers_are_those_alone(Room(model, BATCH, CHUNK), greedy)
-
-
-@pytest.mark.slow
-def test_a_library_that_is_fed_positions_holds_to_the_same(planned: Planned) -> None:
-    folder = planned(str(GOLDENS / "qwen2-vl"), "q4f32_1")
-    backend = MlcBackend(folder, json.loads((folder / "manifest.json").read_text()))
-    assert backend._sides == ["position_ids"] and backend.why_not_batched(BATCH) == ""
-    held_to_alone(backend)
-
-
-def test_what_is_fed_for_one_sequence_is_not_shared() -> None:
-    """Experts chosen from the conversation, rows of adapters."""
-    for sides in (["position_ids", "gate_input"], ["image_index", "delta_index"]):
-        assert "holds for one sequence" in why_not_together({"max_batch_size": 4}, sides, 2)
-    assert why_not_together({"max_batch_size": 4}, ["position_ids"], 4) == ""
-    assert "max_batch_size 1;" in why_not_together({"max_batch_size": 1}, [], 2)

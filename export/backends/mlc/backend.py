@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from export.backends.base import Build, BuildOptions, ExportBackend, Prediction, Step
 from export.backends.mlc.record import VISION_PRECISIONS
 from export.backends.mlc.schemes import Scheme, scheme_of
-from export.backends.mlc.support import decoder_sides
+from export.backends.mlc.support import decoder_sides, text_selectors
 from export.quantisation.spec import Assignment, LayerShape, Storage
 from runtime_py.backends import records
 from runtime_py.backends.stock_engine import KEY, StockEngine
@@ -150,7 +150,9 @@ def refuse_unbuilt(spec: ModelSpec, options: BuildOptions) -> None:
 
 
 def block(parts: PackageParts) -> dict[str, Any]:
-    """Where things lie and what built them."""
+    """Where things lie and what built them; of a package for several sequences, what they share a call with."""
+    spec = parts.build.spec
+    shared = {"text_selectors": text_selectors(spec)} if parts.limits.batch > 1 and decoder_sides(spec) else {}
     return {
         "model_id": parts.model_id,
         "model_lib": parts.model_lib,
@@ -162,7 +164,8 @@ def block(parts: PackageParts) -> dict[str, Any]:
         "tvm": importlib.metadata.version("apache-tvm"),
         "tvm_commit": tvm_commit(),
         "tvm_ffi": importlib.metadata.version("apache-tvm-ffi"),
-        "decoder_sides": [tensor.name for tensor in decoder_sides(parts.build.spec)],
+        "decoder_sides": [tensor.name for tensor in decoder_sides(spec)],
+        **shared,
     }
 
 

@@ -15,7 +15,7 @@ from tvm.relax.frontend.nn.llm.kv_cache import PagedKVCache
 from export.backends.mlc.block_outputs import BlockOutputs
 from export.backends.mlc.model import ModelLibrary, side_inputs
 from export.backends.mlc.softmax import softmax_with_temperature
-from export.backends.mlc.support import decoder_sides
+from export.backends.mlc.support import decoder_sides, sequence_sides
 from export.specs import RoutedLora
 from export.stages import contracts
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, VISION, TensorContract
@@ -92,6 +92,11 @@ def _decoder_functions(library: ModelLibrary) -> dict[str, nn.spec.MethodSpec]:
     if sides:
         arguments = {"embeds": one, "logit_positions": positions, **_inputs(sides), "cache": cache}
         functions["run_decoder"] = _method(library.run_decoder, arguments)
+    each = sequence_sides(library.model) if library.sequences > 1 else []
+    if each:
+        functions["batch_run_decoder"] = _method(
+            library.batch_run_decoder, {"embeds": steps, **_inputs(each), "cache": cache}
+        )
     return functions
 
 

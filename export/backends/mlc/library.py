@@ -77,8 +77,7 @@ def build_module(request: LibraryRequest, place: str) -> tuple[tvm.ir.IRModule, 
         raise UnsupportedModelError(
             f"no {place} library: " + "; ".join(reasons), "a supported model", "build for cpu instead"
         )
-    dtype, context = request.scheme.model_dtype, request.limits.context
-    model = ModelLibrary(spec, request.assignments, dtype, request.overview, target, context)
+    model = ModelLibrary(spec, request.assignments, request.scheme.model_dtype, request.overview, target, request.limits)
     blocks = BlockOutputs(model) if request.blocks else None
     with target:
         module, named = model.export_tvm(

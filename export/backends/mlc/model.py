@@ -5,6 +5,7 @@ image_embed(image, 4 sizes)                             [rows, hidden]     the s
 image_embed_slice(image, side inputs)                   [rows, hidden]     any grid, where the family slices
 vision_encoder(pixel_values, sides), connector(features, sides)            the two stages apart, for checking
 prefill, decode, batch_prefill, batch_decode, batch_verify                 logits over the paged cache
+run_decoder, batch_run_decoder                                             batch_prefill and batch_decode with side inputs
 create_tir_paged_kv_cache, softmax_with_temperature, alloc_embedding_tensor, apply_*_inplace, _metadata
 """
 
@@ -27,7 +28,7 @@ from export.backends.mlc.blocks.rotary_vision import RotaryVisionTransformer, cu
 from export.backends.mlc.blocks.rows import last_token, rows_at, same_shape
 from export.backends.mlc.blocks.vision import VisionTransformer, cut_patches
 from export.backends.mlc.overview import Overview, overview_shapes
-from export.backends.mlc.support import decoder_sides, explicit_positions, most_patches
+from export.backends.mlc.support import decoder_sides, explicit_positions, most_patches, sequence_sides
 from export.modules.connectors.specs import (
     GluConnectorSpec,
     MlpConnectorSpec,
@@ -40,6 +41,7 @@ from export.specs import ModelSpec, RotaryVisionSpec, VisionSpec
 from export.stages import contracts
 from runtime_py.backends.mlc import SPARE_POSITIONS
 from runtime_py.contracts import CONNECTOR, VISION, TensorContract
+from targets.base import Limits
 
 VISION_BLOCKS = {VisionSpec: VisionTransformer, RotaryVisionSpec: RotaryVisionTransformer}
 CONNECTOR_BLOCKS = {
@@ -70,7 +72,7 @@ class ModelLibrary(nn.Module):
 
     Args:
         target: device the library is built for, which decides the cache's kernels.
-        context: positions in the cache.
+        limits: of which positions in the cache and sequences of a call decide code.
     """
 
     def __init__(
@@ -80,12 +82,12 @@ class ModelLibrary(nn.Module):
         dtype: str,
         overview: Overview,
         target: Target,
-        context: int,
+        limits: Limits,
     ) -> None:
         layers = Layers(assignments, dtype)
-        self.model, self.dtype, self.target = spec, dtype, target
+        self.model, self.dtype, self.target, self.sequences = spec, dtype, target, limits.batch
         self.overview_size, self.sent = overview.grid, overview.sent
-        self.vision_encoder = VISION_BLOCKS[type(spec.vision)](spec.vision, layers, most_patches(spec, context))
+        self.vision_encoder = VISION_BLOCKS[type(spec.vision)](spec.vision, layers, most_patches(spec, limits.context))
         self.connector = CONNECTOR_BLOCKS[type(spec.connector)](spec.connector, layers)
         self.embed_tokens = TokenEmbedding(spec.embed, layers)
         self.decoder = Decoder(spec.decoder, layers)
@@ -176,7 +178,24 @@ class ModelLibrary(nn.Module):
         return dict(zip([tensor.name for tensor in decoder_sides(self.model)], sides, strict=True))
 
     def batch_decode(self, embeds: Tensor, cache: PagedKVCache) -> tuple[Tensor, PagedKVCache]:
+        if self.sequences > 1 and explicit_positions(self.model.decoder):
+            return self._text_step(embeds, cache, {}), cache
         return self.decode(embeds, cache)
+
+    def batch_run_decoder(self, embeds: Tensor, *rest: Any) -> tuple[Tensor, PagedKVCache]:
+        """`batch_decode` with those of the contract's further decoder inputs that have a part for each sequence."""
+        *given, cache = rest
+        sides = dict(zip([tensor.name for tensor in sequence_sides(self.model)], given, strict=True))
+        if "position_ids" in sides:
+            *axes, sequences, _ = sides["position_ids"].shape
+            sides["position_ids"] = op.reshape(sides["position_ids"], (*axes, 1, sequences))
+        return self._text_step(embeds, cache, sides), cache
+
+    def _text_step(self, embeds: Tensor, cache: PagedKVCache, sides: dict[str, Tensor]) -> Tensor:
+        """Logits (sequences, 1, vocabulary) of embeds (sequences, 1, hidden): to the blocks rows of one sequence."""
+        sequences, _, hidden = embeds.shape
+        rows = self.decoder.hidden_states(op.reshape(embeds, (1, sequences, hidden)), cache, sides)
+        return op.reshape(self._logits(rows), (sequences, 1, self.model.decoder.vocabulary))
 
     def batch_verify(self, embeds: Tensor, cache: PagedKVCache) -> tuple[Tensor, PagedKVCache]:
         return self.decode(embeds, cache)

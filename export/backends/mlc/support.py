@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from export.modules.connectors.specs import PatchMergerSpec, WindowConnectorSpec
-from export.specs import DecoderSpec, ModelSpec, VisionSpec, VisualExperts
+from export.specs import DecoderSpec, ModelSpec, PartialLora, VisionSpec, VisualExperts
 from export.stages import contracts
+from runtime_py.backends.mlc_rows import sequence_axis
 from runtime_py.contracts import CONNECTOR, DECODER, TensorContract
 
 UNSOUND_HEAD = 16
@@ -49,6 +50,30 @@ def decoder_sides(spec: ModelSpec) -> list[TensorContract]:
         for tensor in sides
         if tensor.name != "position_ids" or explicit_positions(spec.decoder)
     ]
+
+
+def sequence_sides(spec: ModelSpec) -> list[TensorContract]:
+    """Those of `decoder_sides` that have a part for each sequence, for a token of each of ``batch_size`` of them."""
+    inputs = {tensor.name: tensor for tensor in contracts(spec)[DECODER].inputs}
+    sides = []
+    for tensor in (inputs[side.name] for side in decoder_sides(spec)):
+        axis = sequence_axis(tensor)
+        if axis is not None:
+            shape = [
+                "batch_size" if place == axis else 1 if size == "tokens" else size for place, size in enumerate(tensor.shape)
+            ]
+            sides.append(replace(tensor, shape=tuple(shape)))
+    return sides
+
+
+def text_selectors(spec: ModelSpec) -> dict[str, list[int]]:
+    """What the others of `decoder_sides`, which select rows of a sequence, are for one text token."""
+    match spec.decoder.adapter:
+        case PartialLora():
+            return {"image_index": [], "delta_index": [0]}
+        case VisualExperts():
+            return {"language_index": [0], "vision_index": [], "restore_index": [0]}
+    return {}
 
 
 def most_patches(spec: ModelSpec, context: int) -> int:

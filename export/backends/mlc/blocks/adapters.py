@@ -6,7 +6,7 @@ engine, and decode steps) a row is a text row: partial LoRA is off, visual exper
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tvm import te, tirx
 from tvm.relax.frontend import nn
@@ -93,7 +93,10 @@ class Experts(nn.Module):
 
 
 class Gate(nn.Module):
-    """One routing gate: gate_input float32 (1, 1, hidden) to channel weights ((experts + 1) * rank,), shared expert last."""
+    """One routing gate: gate_input float32 (1, 1, hidden) to channel weights ((experts + 1) * rank,), shared expert last.
+
+    Of several sequences, gate_input (1, sequences, hidden), it gives (1, sequences, (experts + 1) * rank).
+    """
 
     def __init__(self, spec: RoutedLora, hidden: int, layers: Layers) -> None:
         self.spec, self.hidden, self.dtype = spec, hidden, layers.dtype
@@ -106,41 +109,53 @@ class Gate(nn.Module):
         return op.tensor_expr_op(self._channel_weights, "gate_weights", [x, self.weight, self.bias])
 
     def _channel_weights(self, x: te.Tensor, weight: te.Tensor, bias: te.Tensor) -> te.Tensor:
-        experts, rank = self.spec.experts, self.spec.rank
+        experts, rank, sequences = self.spec.experts, self.spec.rank, x.shape[1]
+        one = isinstance(sequences, tirx.IntImm)
+
+        def each(count: int, value: Callable[..., tirx.Expr], name: str) -> te.Tensor:
+            """``value(place, *sequence)`` of so many places, for each sequence where there may be several."""
+            if one:
+                return te.compute((count,), value, name=name)
+            return te.compute((1, sequences, count), lambda b, s, e: value(e, b, s), name=name)
+
         k = te.reduce_axis((0, self.hidden), name="k")
-        product = te.compute(
-            (experts,),
-            lambda e: te.sum(x[0, 0, k].astype("float32") * weight[e, k].astype("float32"), axis=k),
-            name="logits",
-        )
+
+        def product_of(e: tirx.Var, *at: tirx.Var) -> tirx.Expr:
+            return te.sum(x[(*(at or (0, 0)), k)].astype("float32") * weight[e, k].astype("float32"), axis=k)
+
+        product = each(experts, product_of, "logits")
 
         # the published gate computes in float16, and near a tie the rounding decides which expert is taken
         def rounded(value: tirx.Expr) -> tirx.Expr:
             return value.astype("float16").astype("float32")
 
-        logits = te.compute((experts,), lambda e: rounded(product[e] + bias[e].astype("float32")), name="half_logits")
+        def half_logit(e: tirx.Var, *at: tirx.Var) -> tirx.Expr:
+            return rounded(product[(*at, e)] + bias[e].astype("float32"))
 
-        def share(e: tirx.Expr | int) -> tirx.Expr:
-            total = sum((tirx.exp(logits[j] - logits[e]) for j in range(experts)), tirx.const(0.0, "float32"))
+        logits = each(experts, half_logit, "half_logits")
+
+        def share(e: tirx.Var, *at: tirx.Var) -> tirx.Expr:
+            total = sum((tirx.exp(logits[(*at, j)] - logits[(*at, e)]) for j in range(experts)), tirx.const(0.0, "float32"))
             return rounded(tirx.const(1.0, "float32") / total)
 
-        shares = te.compute((experts,), share, name="shares")
+        shares = each(experts, share, "shares")
 
-        def channel(c: tirx.Var) -> tirx.Expr:
-            top = shares[0]
+        def channel(c: tirx.Var, *at: tirx.Var) -> tirx.Expr:
+            share_of = [shares[(*at, j)] for j in range(experts)]
+            top = share_of[0]
             for j in range(1, experts):
-                top = tirx.Max(top, shares[j])
+                top = tirx.Max(top, share_of[j])
             value = rounded(tirx.const(1.0, "float32") - top)
             for j in range(experts):
                 # of equal shares the first expert, as argmax has it
                 first = tirx.const(True, "bool")
                 for earlier in range(j):
-                    first = tirx.And(first, shares[earlier] < top)
-                chosen = tirx.Select(tirx.And(first, shares[j] == top), top * top, tirx.const(0.0, "float32"))
+                    first = tirx.And(first, share_of[earlier] < top)
+                chosen = tirx.Select(tirx.And(first, share_of[j] == top), top * top, tirx.const(0.0, "float32"))
                 value = tirx.Select(c // rank == j, chosen, value)
             return value * tirx.const(self.spec.scale, "float32")
 
-        return te.compute(((experts + 1) * rank,), channel, name="channel_weights")
+        return each((experts + 1) * rank, channel, "channel_weights")
 
 
 class LayerGates(nn.Module):
@@ -151,5 +166,5 @@ class LayerGates(nn.Module):
         self.mlp = Gate(spec, hidden, layers)
 
     def forward(self, gate_input: Tensor) -> Sides:
-        wide = op.reshape(gate_input, (1, 1, gate_input.shape[1]))
+        wide = op.reshape(gate_input, (1, *gate_input.shape))
         return {"gate_out": self.out(wide), "gate_mlp": self.mlp(wide)}
