@@ -1,0 +1,68 @@
+"""A written tower as a shared library, for one kind of processor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import tvm
+from tvm import relax
+from tvm.target import Target
+
+from export.backends.onnx.vision_library.tower import Tower
+from export.compilation.module_pass import PassLog
+from export.compilation.objects import write_objects
+from export.compilation.pipeline import lowered, machine_code, memory_planned
+from export.compilation.size_order import sizes_in_order
+from export.graphs.writer import lying
+from export.processor.targets import TARGETS
+from export.specs import VisionSpec
+from runtime_py.backends.vision_library import MOST_PATCHES
+
+POSITIONS = "positions"
+
+
+@sizes_in_order()
+def compile_vision(spec: VisionSpec, graph: Path, place: str, out: Path) -> dict[str, Any]:
+    """Write ``out``, the library of a tower.
+
+    Args:
+        graph: the tower's, as it was written, whose data file need not be there.
+        place: a key of `export.processor.targets.TARGETS`.
+
+    Returns:
+        what the library is called with: how positions are made, and of their table and of every parameter, in order, its name,
+        dtype, shape, file beside the graph and offset.
+
+    Raises:
+        MachineError: there is no linker.
+    """
+    tower, target, log = Tower(spec), Target(TARGETS[place]), PassLog()
+    module = tower.module()
+    # TVM's merging of common subexpressions has a regression
+    with target, tvm.transform.PassContext(config={"tirx.disable_cse_tir": True}, instruments=[log]), log.explained():
+        write_objects(relax.build(module, target=target, relax_pipeline=pipeline()), out)
+    places = lying(graph, [POSITIONS, *(parameter.name for parameter in tower.parameters)])
+
+    def row(name: str, dtype: str, shape: tuple[int, ...]) -> list[Any]:
+        return [name, dtype, list(shape), places[name].file, places[name].offset]
+
+    return {
+        "patch": spec.patch_size,
+        POSITIONS: {"kind": str(spec.positions), "side": spec.native_grid},
+        "table": row(POSITIONS, "float32", (table_rows(spec), spec.width)),
+        "parameters": [row(each.name, each.dtype, each.shape) for each in tower.parameters],
+    }
+
+
+def table_rows(spec: VisionSpec) -> int:
+    """Positions of the table as the graph's file has it."""
+    from export.specs import PositionKind
+
+    rows, columns = (spec.positions is PositionKind.FIXED and spec.grid) or (spec.native_grid, spec.native_grid)
+    return rows * columns
+
+
+def pipeline() -> tvm.transform.Pass:
+    """From the module, whose kernels are scheduled as they are written, to virtual machine code."""
+    return tvm.transform.Sequential([lowered({"patches": MOST_PATCHES}), memory_planned(), machine_code()])
