@@ -1,9 +1,9 @@
 """Attention among the tokens of a picture, in panels: every token sees every other, and no score outlives its panel.
 
-Queries, keys and values are rounded to 12 bits, a scale for each head of a token (of values, for each channel of a panel), and
-multiplied with the processor's products of 16-bit numbers, which are twice as many in a time as float32's and summed exactly;
-weights of the softmax are 13 bits of the largest so far. The running maximum and sum are those of Milakov and Gimelshein,
-arXiv:1805.02867. A vector holds `LANES` queries: scores, weights and sums of values go lane by lane.
+Queries, keys and values are rounded to 12 bits, a scale for each head of a token (of values, for each channel of a panel),
+and multiplied with the processor's products of 16-bit numbers, which are twice as many in a time as float32's and summed
+exactly; weights of the softmax are 13 bits of the largest so far. The running maximum and sum are those of Milakov and
+Gimelshein, arXiv:1805.02867. A vector holds `LANES` queries: scores, weights and sums of values go lane by lane.
 """
 
 # mypy: ignore-errors
@@ -79,8 +79,8 @@ def unsupported(heads: PanelHeads) -> str:
 
 
 def panel_attention(heads: PanelHeads) -> tirx.PrimFunc:
-    """Arguments: qkv float32 (panels, 3 * width, PANEL), int64 tokens, which the panels hold in all, and out float32 (panels,
-    width, PANEL).
+    """Arguments: qkv float32 (panels, 3 * width, PANEL), int64 tokens, which the panels hold in all, and out float32
+    (panels, width, PANEL).
 
     Raises:
         ValueError: `unsupported` says why.
@@ -188,7 +188,7 @@ class _Queries:
         scores: float32 (PANEL, PANEL), of a panel of keys by key and query.
         weights: int32 (PANEL / 2, PANEL), two keys' weights each.
         total: float32 (size, PANEL), values times weights.
-        largest, summed, change: of each query the largest score, the sum of weights, and what older weights are multiplied with.
+        largest, summed, change: of each query the largest score, the sum of weights, and the factor of older ones.
     """
 
     def __init__(self, room: _Rounded, panel: tirx.Expr, head: tirx.Expr) -> None:

@@ -6,6 +6,8 @@ Every token is a lane, so each kernel goes through the channels of a panel; pane
 # mypy: ignore-errors
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tvm import tirx
 from tvm.script import tirx as T
 
@@ -19,8 +21,8 @@ from export.processor.token_panels import (
     block,
     every,
     got,
-    kernel,
     kept,
+    kernel,
     nearest,
     put,
     registers,
@@ -59,32 +61,37 @@ def patches(side: int, first: int) -> tirx.PrimFunc:
 
 
 def positioned(width: int, class_token: bool) -> tirx.PrimFunc:
-    """Embedded patches with their positions; the token before them, where there is one, and its own.
+    """Embedded patches with their positions; where there is one, the token before them with its own.
 
-    Arguments, float32: x (panels, width, PANEL), positions (patches, width), where it is so class_token and class_position
-    (1, width), out (panels, width, PANEL), where tokens behind the last are zero.
+    Arguments, float32: x (panels, width, PANEL), positions (tokens, width), where it is so class_token (1, width), and out
+    (panels, width, PANEL), where tokens behind the last are zero.
     """
-    first = int(class_token)
-    panels, row = ("float32", ("panels", width, PANEL)), ("float32", (1, width))
-    special = {"class_token": row, "class_position": row} if class_token else {}
-    shapes = {"x": panels, "positions": ("float32", ("patches", width)), **special, "out": panels}
+    panels = ("float32", ("panels", width, PANEL))
+    special = {"class_token": ("float32", (1, width))} if class_token else {}
+    shapes = {"x": panels, "positions": ("float32", ("tokens", width)), **special, "out": panels}
 
     def write() -> None:
-        with kernel(shapes) as arrays:
-            out = arrays["out"]
-            with T.parallel(0, arrays["panels"]) as panel, T.serial(0, PANEL) as lane, block("token"):
-                number = T.Cast("int32", panel) * PANEL + lane - first
-                with T.If(number < T.Cast("int32", arrays["patches"])):
-                    with T.Then(), T.If(number >= 0):
-                        with T.Then(), T.serial(0, width) as channel:
-                            value = arrays["x"][panel, channel, lane] + arrays["positions"][number, channel]
-                            T.buffer_store(out, value, [panel, channel, lane])
-                        with T.Else():
-                            with T.serial(0, width) as channel:
-                                parts = [arrays[name][0, channel] for name in special] or [T.float32(0)]
-                                T.buffer_store(out, sum(parts[1:], parts[0]), [panel, channel, lane])
-                    with T.Else(), T.serial(0, width) as channel:
-                        T.buffer_store(out, T.float32(0), [panel, channel, lane])
+        with kernel(shapes) as arrays, T.parallel(0, arrays["panels"]) as panel, T.serial(0, PANEL) as lane, block("token"):
+            number = T.Cast("int32", panel) * PANEL + lane
+
+            def fill(value: Callable[[Index], tirx.Expr]) -> None:
+                with T.serial(0, width) as channel:
+                    T.buffer_store(arrays["out"], value(channel), [panel, channel, lane])
+
+            with T.If(number >= T.Cast("int32", arrays["tokens"])):
+                with T.Then():
+                    fill(lambda channel: T.float32(0))
+                with T.Else():
+                    place = lambda channel: arrays["positions"][number, channel]  # noqa: E731
+                    patch = lambda channel: arrays["x"][panel, channel, lane] + place(channel)  # noqa: E731
+                    if class_token:
+                        with T.If(number == 0):
+                            with T.Then():
+                                fill(lambda channel: arrays["class_token"][0, channel] + place(channel))
+                            with T.Else():
+                                fill(patch)
+                    else:
+                        fill(patch)
 
     return written(write)
 
@@ -105,8 +112,8 @@ def tokens(width: int, first: int) -> tirx.PrimFunc:
 def layer_norm(width: int, eps: float, addend: bool) -> tirx.PrimFunc:
     """(x - mean) / sqrt(variance + eps) * weight + bias, and ``addend`` more.
 
-    Arguments, float32: x (panels, width, PANEL), weight, bias (width,), addend (panels, width, PANEL) where there is one, and
-    out (panels, width, PANEL).
+    Arguments, float32: x (panels, width, PANEL), weight, bias (width,), addend (panels, width, PANEL) where there is one,
+    and out (panels, width, PANEL).
     """
     panels, row = ("float32", ("panels", width, PANEL)), ("float32", (width,))
     shapes = {"x": panels, "weight": row, "bias": row, **({"addend": panels} if addend else {}), "out": panels}
@@ -140,8 +147,8 @@ def rounded(width: int, highest: int, zero: int, finer: int = 0, finer_zero: int
     """Codes from 0 to ``highest``, ``zero`` standing for 0, with the least scale of a token that holds all of it.
 
     Arguments: x float32 (panels, width, PANEL); codes int32 (panels, width / 4, PANEL), four channels each; scales float32
-    (panels, PANEL); and for ``finer`` steps of one, left int32 (panels, width / 4, PANEL), the codes of what is left over, in
-    which ``finer_zero`` stands for 0.
+    (panels, PANEL); and for ``finer`` steps of one, left int32 (panels, width / 4, PANEL), the codes of what is left over,
+    in which ``finer_zero`` stands for 0.
     """
     packed = ("int32", ("panels", width // FOUR, PANEL))
     shapes = {

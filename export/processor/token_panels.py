@@ -1,8 +1,8 @@
 """Panels: how a vision tower's kernels keep what belongs to tokens, and the steps that are common to them.
 
 The tokens of a picture, in their order, lie in panels of `PANEL`, the last filled up with tokens that nobody reads. A
-panel holds channel after channel, and of each channel a number of every token, so a vector has one channel of `LANES` tokens:
-products, sums over channels and softmax all go lane by lane, and no vector is ever turned or added up.
+panel holds channel after channel, and of each channel a number of every token, so a vector has one channel of `LANES`
+tokens: products, sums over channels and softmax all go lane by lane, and no vector is ever turned.
 """
 
 from __future__ import annotations

@@ -131,9 +131,9 @@ def test_a_picture_goes_in_by_patches_and_comes_out_by_tokens(class_token: bool)
     place = np.ones((1, 27, PANEL), np.float32)
     of_processor("v4", panel_rows.patches, 3, first)(pixels, place)
     assert np.array_equal(tokens(place, 45 + first)[first:], cut) and not tokens(place, PANEL)[45 + first :].any()
-    positions, special, out = drawn(1, 45, 27), [drawn(2, 1, 27), drawn(3, 1, 27)], np.ones_like(place)
-    of_processor("v4", panel_rows.positioned, 27, class_token)(place, positions, *(special if class_token else []), out)
-    every = np.concatenate([sum(special), cut + positions]) if class_token else cut + positions
+    positions, special, out = drawn(1, 45 + first, 27), drawn(2, 1, 27), np.ones_like(place)
+    of_processor("v4", panel_rows.positioned, 27, class_token)(place, positions, *([special] if class_token else []), out)
+    every = np.concatenate([*([special] if class_token else []), cut]) + positions
     assert np.array_equal(tokens(out, 45 + first), every) and not tokens(out, PANEL)[45 + first :].any()
     rows = np.zeros((45, 27), np.float32)
     of_processor("v4", panel_rows.tokens, 27, first)(out, rows)

@@ -6,6 +6,7 @@ The tower is SigLIP-so400m (width 1152, 16 heads, MLP 4304) with random weights.
 process, so that a drift of the machine touches them alike; ratios are of medians. ``plain fp32`` is the tower traced
 with PyTorch's own operators to standard ONNX, which is also what OpenVINO reads (with its bf16 hint). ``cosine`` is that
 of the worst token with the plain graph in ONNX Runtime: random weights, so no word on quality (`observe_tower` has it).
+``int8 library`` is the ``int8`` tower as machine code (``--vision-library`` of an export), which needs apache-tvm.
 Graphs of this side and depth that lie in ``--graphs`` already are timed as they are.
 """
 
@@ -37,7 +38,10 @@ if TYPE_CHECKING:
 
     from export.specs import ModelSpec
 
-PLAIN, PEER = "plain fp32", "openvino bf16"
+PLAIN, LIBRARY, PEER = "plain fp32", "int8 library", "openvino bf16"
+ROUNDED = "int8"
+"""The precision that a library computes in."""
+
 PLAIN_OPSET = 20
 """Scaled dot-product attention is written in products and a softmax, which every reader knows."""
 WIDTH, HEADS, MLP, PATCH = 1152, 16, 4304, 14
@@ -137,6 +141,29 @@ def onnx_runtime(path: Path, threads: int) -> Callable[[np.ndarray], np.ndarray]
     return lambda pixels: session.run(None, {"pixel_values": pixels})[0]
 
 
+def library(spec: ModelSpec, path: Path, threads: int) -> Callable[[np.ndarray], np.ndarray]:
+    """The ``int8`` graph's tower as `runtime_py.backends.ort` runs it where a package has a vision library.
+
+    Raises:
+        MachineError: TVM or a linker is not installed, or the library does not run on this processor.
+    """
+    from export.backends.onnx.vision_library.written import FILES
+    from export.stages import contracts
+    from runtime_py.backends.records import ONNX, VISION_LIBRARY
+    from runtime_py.backends.vision_library import VisionLibrary
+
+    folder = path.parent.parent
+    if not (folder / FILES.index(path.parent.name)).is_file():
+        FILES.write(folder, path.parent.name, (spec.vision, path), lambda *_: None)
+    manifest = {
+        "backends": {ONNX.name: {VISION_LIBRARY: FILES.block(path.parent.name)}},
+        "contracts": {VISION: contracts(spec)[VISION].to_json()},
+        "files": [{"path": each.relative_to(folder).as_posix()} for each in path.parent.iterdir()],
+    }
+    opened = VisionLibrary(folder, manifest, threads)
+    return lambda pixels: next(iter(opened.run({"pixel_values": pixels}).values()))
+
+
 def openvino(path: Path, threads: int) -> Callable[[np.ndarray], np.ndarray]:
     """The graph compiled by OpenVINO for one picture at a time in bfloat16.
 
@@ -181,6 +208,7 @@ def parser(prog: str) -> Parser:
     made.add_argument("--threads", type=int, default=2, help="threads of every runtime (default 2)")
     made.add_argument("--rounds", type=int, default=5, help="timed calls of every row (default 5)")
     made.add_argument("--precision", action="append", help="of our graphs (default: int8, int8_weights, fp32)")
+    made.add_argument("--library", action="store_true", help="the int8 tower as machine code too")
     made.add_argument("--peer", action="append", choices=("openvino",), default=[], help="another runtime, installed")
     made.add_argument("--graphs", type=Path, help="keep the graphs there, 0.4 to 1.7 GB each at 27 layers")
     flags.json_file(made, "write the figures there")
@@ -197,6 +225,8 @@ def _run(arguments: argparse.Namespace) -> int:
         precisions = arguments.precision or ["int8", "int8_weights", "fp32"]
         paths = {precision: write(spec, precision, folder) for precision in (PLAIN, *precisions)}
         calls = {precision: onnx_runtime(path, arguments.threads) for precision, path in paths.items()}
+        if arguments.library:
+            calls[LIBRARY] = library(spec, write(spec, ROUNDED, folder), arguments.threads)
         if arguments.peer:
             calls[PEER] = openvino(paths[PLAIN], arguments.threads)
         sizes = {precision: path.stat().st_size for precision, path in paths.items()}

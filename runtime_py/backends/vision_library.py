@@ -1,8 +1,8 @@
 """A vision tower as machine code, over its graph's own weight file.
 
-On processors with AVX-512 and its byte products, but without AMX, ONNX Runtime attends in float32 and goes through memory for
-every step between its products. The library keeps tokens in panels, multiplies attention in 16 bits, and joins those
-steps (docs/results/vision.md). It lies beside the graph, never in its place: where it cannot run, the graph does.
+ONNX Runtime attends in float32, and writes and reads all tokens for every step between its products. The library keeps
+tokens in panels, multiplies attention in 16 bits, and joins those steps (docs/results/vision.md). It lies beside the graph,
+never in its place: where it cannot run, or the processor has AMX, which it does not use, the graph does.
 """
 
 from __future__ import annotations
@@ -22,15 +22,12 @@ from runtime_py.backends.processor import architecture, instructions
 from runtime_py.backends.records import ONNX, VISION_LIBRARY
 from runtime_py.backends.tvm_runtime import require_tvm, use_threads
 from runtime_py.contracts import VISION, StageContract
-from runtime_py.errors import MachineError
+from runtime_py.errors import MachineError, PackageError
 
 log = logging.getLogger(__name__)
 
 TOWER = "tower"
-"""The function of a library: pixels (3, height, width), positions (patches, width), parameters to tokens (tokens, width)."""
-
-MOST_PATCHES = 16384
-"""Of a picture: what its memory is planned for."""
+"""The function of a library: pixels (3, height, width), positions (tokens, width), parameters to tokens (tokens, width)."""
 
 VISION_VARIANTS = ("x86-64-vnni",)
 """Of `VARIANTS`, those that kernels of towers are written for."""
@@ -66,21 +63,28 @@ class VisionLibrary:
         self._compiled = CompiledStage(folder, manifest, block, self.variant, (TOWER,), threads)
         with self._compiled.fitting():
             index = self._compiled.index
-            self._patch, self._kind = int(index["patch"]), str(index["positions"]["kind"])
+            self._kind, self._side, self._most = str(index["kind"]), int(index["side"]), int(index["most"])
             self._table = self._compiled.placed(index["table"])
-            self._side = int(index["positions"]["side"])
+            self._first = [self._compiled.placed(row) for row in index["first"]]
             self._parameters = self._compiled.parameters(index["parameters"])
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The stage's outputs, float32, as its graph gives them; keys are contract names.
 
         Raises:
-            PackageError: an input does not fit the contract.
+            PackageError: an input does not fit the contract, or has more tokens than memory is planned for.
         """
         kinds = {tensor.name: np.dtype(tensor.dtype) for tensor in self._contract.inputs}
         fed = checked(self._contract, VISION, kinds, inputs)
         use_threads(self._threads)
-        positions = self._compiled.tensor(aligned(self._positions(fed), FLOAT32))
+        placed = np.concatenate([*self._first, self._positions(fed)])
+        if len(placed) > self._most:
+            raise PackageError(
+                f"a picture of {len(placed)} tokens for the vision library",
+                f"at most {self._most}",
+                "give a smaller picture, or open the package without --trust",
+            )
+        positions = self._compiled.tensor(aligned(placed, FLOAT32))
         made = []
         for pixels in fed[PIXELS]:
             given = self._compiled.tensor(aligned(pixels, FLOAT32))

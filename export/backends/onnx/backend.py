@@ -64,11 +64,11 @@ class OnnxBackend(ExportBackend):
         size = second_bytes(spec, chosen, assignments)
         told = [f"a second decoder for calls of many rows takes {human_bytes(size)} on the disk and as much in memory"]
         kept = "keys and values are kept in bytes, half of float16; their scales are those of --calibration"
-        compiled = [("decoder", decoder)] if chosen.decoder_library else []
-        compiled += [("vision tower", vision)] if chosen.vision_library else []
+        compiled = [("decoder", decoder.FILES)] if chosen.decoder_library else []
+        compiled += [("vision tower", vision.FILES)] if chosen.vision_library else []
         libraries = [
-            f"the {stage} is compiled for this machine's kind of processor ({', '.join(its.FILES.variants())}) beside its graph"
-            for stage, its in compiled
+            f"the {stage} is compiled for this machine's kind of processor ({', '.join(files.variants())}) beside its graph"
+            for stage, files in compiled
         ]
         return (*(told if size else ()), *([kept] if chosen.cache == INT8_CACHE else ()), *libraries)
 

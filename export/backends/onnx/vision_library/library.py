@@ -16,10 +16,12 @@ from export.compilation.pipeline import lowered, machine_code, memory_planned
 from export.compilation.size_order import sizes_in_order
 from export.graphs.writer import lying
 from export.processor.targets import TARGETS
-from export.specs import VisionSpec
-from runtime_py.backends.vision_library import MOST_PATCHES
+from export.specs import PositionKind, VisionSpec
 
-POSITIONS = "positions"
+POSITIONS, CLASS_POSITION = "positions", "class_position"
+
+MOST_TOKENS = 16384
+"""Of a picture of any size: a grid of 128 x 128 patches."""
 
 
 @sizes_in_order()
@@ -31,8 +33,8 @@ def compile_vision(spec: VisionSpec, graph: Path, place: str, out: Path) -> dict
         place: a key of `export.processor.targets.TARGETS`.
 
     Returns:
-        what the library is called with: how positions are made, and of their table and of every parameter, in order, its name,
-        dtype, shape, file beside the graph and offset.
+        what the library is called with: how positions are made, and of their table, of that of a class token and of every
+        parameter, in order, its name, dtype, shape, file beside the graph and offset.
 
     Raises:
         MachineError: there is no linker.
@@ -41,28 +43,34 @@ def compile_vision(spec: VisionSpec, graph: Path, place: str, out: Path) -> dict
     module = tower.module()
     # TVM's merging of common subexpressions has a regression
     with target, tvm.transform.PassContext(config={"tirx.disable_cse_tir": True}, instruments=[log]), log.explained():
-        write_objects(relax.build(module, target=target, relax_pipeline=pipeline()), out)
-    places = lying(graph, [POSITIONS, *(parameter.name for parameter in tower.parameters)])
+        write_objects(relax.build(module, target=target, relax_pipeline=pipeline(most_tokens(spec))), out)
+    class_position = [CLASS_POSITION] if spec.class_token else []
+    places = lying(graph, [POSITIONS, *class_position, *(parameter.name for parameter in tower.parameters)])
 
     def row(name: str, dtype: str, shape: tuple[int, ...]) -> list[Any]:
         return [name, dtype, list(shape), places[name].file, places[name].offset]
 
     return {
-        "patch": spec.patch_size,
-        POSITIONS: {"kind": str(spec.positions), "side": spec.native_grid},
+        "kind": str(spec.positions),
+        "most": most_tokens(spec),
+        "side": spec.native_grid,
         "table": row(POSITIONS, "float32", (table_rows(spec), spec.width)),
+        "first": [row(name, "float32", (1, spec.width)) for name in class_position],
         "parameters": [row(each.name, each.dtype, each.shape) for each in tower.parameters],
     }
 
 
 def table_rows(spec: VisionSpec) -> int:
     """Positions of the table as the graph's file has it."""
-    from export.specs import PositionKind
-
     rows, columns = (spec.positions is PositionKind.FIXED and spec.grid) or (spec.native_grid, spec.native_grid)
     return rows * columns
 
 
-def pipeline() -> tvm.transform.Pass:
+def most_tokens(spec: VisionSpec) -> int:
+    """Of a picture: what memory is planned for."""
+    return table_rows(spec) + int(spec.class_token) if spec.positions is PositionKind.FIXED else MOST_TOKENS
+
+
+def pipeline(most: int) -> tvm.transform.Pass:
     """From the module, whose kernels are scheduled as they are written, to virtual machine code."""
-    return tvm.transform.Sequential([lowered({"patches": MOST_PATCHES}), memory_planned(), machine_code()])
+    return tvm.transform.Sequential([lowered({"tokens": most}), memory_planned(), machine_code()])

@@ -1,7 +1,7 @@
 """A plain vision transformer as one Relax function over panels of tokens (`export.processor.token_panels`).
 
-It says what `export.modules.vision.transformer` says, of layers as `export.backends.onnx.int8_linear` rounds them; matrices are
-those of the graph's data file. A call takes one picture.
+It says what `export.modules.vision.transformer` says, of layers as `export.backends.onnx.int8_linear` rounds them; matrices
+are those of the graph's data file. A call takes one picture.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ class Tower:
         self._kernels: dict[object, relax.GlobalVar] = {}
 
     def module(self) -> Any:
-        """The Relax module with `TOWER`: pixels float32 (3, height, width), positions float32 (patches, width) and parameters
-        to float32 (tokens, width)."""
-        spec, patches = self.spec, tirx.Var("patches", "int64")
+        """The Relax module with `TOWER`: pixels float32 (3, height, width), positions float32 (tokens, width) of them
+        and of the class token, and parameters to float32 (tokens, width).
+        """
+        spec, self._tokens = self.spec, tirx.Var("tokens", "int64")
         sides = [tirx.Var(name, "int64") for name in ("height", "width")]
-        self._tokens = patches + self.first
         self._panels = (self._tokens + (PANEL - 1)) // PANEL
         pixels = relax.Var("pixels", relax.TensorType((COLOURS, *sides), "float32"))
-        positions = relax.Var("positions", relax.TensorType((patches, spec.width), "float32"))
+        positions = relax.Var("positions", relax.TensorType((self._tokens, spec.width), "float32"))
         self._held = relax.Var("parameters", relax.ObjectType())
         with self._builder.function(TOWER, [pixels, positions, self._held]):
             with self._builder.dataflow():
@@ -72,7 +72,7 @@ class Tower:
         given += [self._parameter("patch.bias", spec.width)] if spec.patch_bias else []
         made = lambda: panel_product.float_product(matrix)  # noqa: E731
         embedded = self._call("patch", matrix, made, given, self._type(spec.width))
-        special = [self._parameter(name, 1, spec.width) for name in ("class_token", "class_position") if spec.class_token]
+        special = [self._parameter("class_token", 1, spec.width)] if spec.class_token else []
         place = lambda: panel_rows.positioned(spec.width, spec.class_token)  # noqa: E731
         x = self._call("positioned", "positioned", place, [embedded, positions, *special], self._type(spec.width))
         return self._norm("input_norm", x) if spec.input_norm else x
