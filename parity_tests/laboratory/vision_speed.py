@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from export.specs import ModelSpec
+    from runtime_py.backends.vision_library import VisionLibrary
 
 PLAIN, LIBRARY, PEER = "plain fp32", "int8 library", "openvino bf16"
 ROUNDED = "int8"
@@ -141,8 +142,8 @@ def onnx_runtime(path: Path, threads: int) -> Callable[[np.ndarray], np.ndarray]
     return lambda pixels: session.run(None, {"pixel_values": pixels})[0]
 
 
-def library(spec: ModelSpec, path: Path, threads: int) -> Callable[[np.ndarray], np.ndarray]:
-    """The ``int8`` graph's tower as `runtime_py.backends.ort` runs it where a package has a vision library.
+def opened_library(spec: ModelSpec, path: Path, threads: int) -> VisionLibrary:
+    """The tower of an ``int8`` graph as `runtime_py.backends.ort` runs it where a package has a vision library.
 
     Raises:
         MachineError: TVM or a linker is not installed, or the library does not run on this processor.
@@ -160,7 +161,12 @@ def library(spec: ModelSpec, path: Path, threads: int) -> Callable[[np.ndarray],
         "contracts": {VISION: contracts(spec)[VISION].to_json()},
         "files": [{"path": each.relative_to(folder).as_posix()} for each in path.parent.iterdir()],
     }
-    opened = VisionLibrary(folder, manifest, threads)
+    return VisionLibrary(folder, manifest, threads)
+
+
+def library(spec: ModelSpec, path: Path, threads: int) -> Callable[[np.ndarray], np.ndarray]:
+    """`opened_library` as a call."""
+    opened = opened_library(spec, path, threads)
     return lambda pixels: next(iter(opened.run({"pixel_values": pixels}).values()))
 
 

@@ -2,74 +2,82 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 
+from export.backends.base import BuildOptions
+from export.backends.onnx.backend import OnnxBackend
 from export.backends.onnx.vision_library.library import compile_vision
 from export.backends.onnx.vision_library.written import FILES
-from export.checkpoint.opened import open_folder
-from export.pipeline import export
-from export.request import ExportRequest
+from export.checkpoint.opened import open_folder, published_specs
 from export.source.hub import DEMO_FOLDER
-from parity_tests.conftest import GOLDENS
+from export.specs import ModelSpec, PositionKind, VisionSpec
 from parity_tests.judging.metrics import row_cosines
-from runtime_py.backends.ort import OrtBackend
+from parity_tests.laboratory import vision_speed
 from runtime_py.backends.records import VISION_LIBRARY
-from runtime_py.contracts import VISION, StageContract
+from runtime_py.contracts import VISION
 from runtime_py.errors import EdgeproofError, MachineError, UnsupportedModelError, UsageError
 from runtime_py.package import read
+from targets.registry import target_named
 
-DEMO = DEMO_FOLDER / "minicpm-v"
+PATCHES = (9, 8)
+"""Rows and columns of patches of a picture: more than a panel of tokens, and no whole number of them."""
+
+SIZES = {
+    "minicpm-v": {},
+    "xverse-v": {},
+    "cogvlm2": {},
+    "minicpm-llama3-v": {"grid": None},
+    "any size": {"grid": None, "positions": PositionKind.RESAMPLED},
+}
+"""Families of towers of every kind: with and without a class token, whose row is given or not, norms before layers and
+behind them, every activation, positions of one grid, chosen from a table, and resampled."""
 
 
-def asked(model: str, package: Path, **options: Any) -> ExportRequest:
-    return ExportRequest(
-        str(DEMO_FOLDER / model if (DEMO_FOLDER / model).is_dir() else GOLDENS / model),
-        "cpu",
-        output=package,
-        skip_verify=True,
-        without_tokenizer=not (DEMO_FOLDER / model).is_dir(),
-        beyond_trained=True,
-        options={"vision_library": True, **options},
-    )
+def small(name: str) -> ModelSpec:
+    """A published model with a small tower."""
+    family = name if name != "any size" else "minicpm-v"
+    spec = next(made for each, made in published_specs() if each.name == family)
+    assert isinstance(spec.vision, VisionSpec)
+    changes = {"grid": PATCHES, **SIZES[name]}
+    vision = replace(spec.vision, width=40, heads=4, mlp_width=76, layers=2, patch_size=4, native_grid=7, **changes)
+    return replace(spec, vision=vision)
 
 
-def pictures(contract: StageContract) -> dict[str, np.ndarray]:
-    """Two pictures of the sizes that a tower takes; where it takes any, of 5 by 7 patches."""
-    drawn = np.random.default_rng(0)
-    sizes = {"slices": 2, "images": 2, "batch": 2, "height": 5 * 14, "width": 7 * 14}
-    given = {}
-    for tensor in contract.inputs:
-        shape = [axis if isinstance(axis, int) else sizes.get(axis, 0) for axis in tensor.shape]
-        given[tensor.name] = (tensor, shape)
-    pixels, shape = given["pixel_values"]
-    made = {"pixel_values": drawn.standard_normal(shape).astype(np.float32)}
-    for name, count in (("row_weights", 5), ("column_weights", 7)):
-        if name in given:
-            weights = drawn.random((count, given[name][1][1])).astype(np.float32)
-            made[name] = weights / weights.sum(1, keepdims=True)
-    if "patch_positions" in given:
-        made["patch_positions"] = drawn.integers(0, 20, 35)
+def pictures(spec: ModelSpec) -> dict[str, np.ndarray]:
+    """Two pictures, and the positions of their patches."""
+    drawn, (rows, columns) = np.random.default_rng(0), PATCHES
+    made = {"pixel_values": drawn.standard_normal((2, 3, 4 * rows, 4 * columns)).astype(np.float32)}
+    if spec.vision.positions is PositionKind.INDEXED:
+        made["patch_positions"] = drawn.integers(0, 49, rows * columns)
+    if spec.vision.positions is PositionKind.RESAMPLED:
+        for key, count in (("row_weights", rows), ("column_weights", columns)):
+            weights = drawn.random((count, 7)).astype(np.float32)
+            made[key] = weights / weights.sum(1, keepdims=True)
     return made
 
 
-@pytest.mark.parametrize("model", ["minicpm-v", "minicpm-v-2", "xverse-v", "omnilmm-12b", "cogvlm2", "minicpm-llama3-v"])
-def test_a_tower_says_what_its_graph_says(model: str, tmp_path: Path) -> None:
-    export(asked(model, tmp_path / "package"), None)
-    given = read(tmp_path / "package")
-    library, graph = (OrtBackend(given.folder, given.manifest, own_code=own, threads=1) for own in (True, False))
-    if library.vision is None:
-        pytest.skip(library.vision_missing)
-    inputs = pictures(library.contracts[VISION])
-    ours, theirs = (side.run(VISION, inputs)["vision_features"] for side in (library, graph))
+@pytest.mark.parametrize("name", SIZES)
+def test_a_tower_says_what_its_graph_says(name: str, tmp_path: Path) -> None:
+    spec = small(name)
+    path = vision_speed.write(spec, "int8", tmp_path / "graphs")
+    try:
+        library = vision_speed.opened_library(spec, path, threads=1)
+    except MachineError as error:
+        pytest.skip(error.what)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    inputs = pictures(spec)
+    ours, theirs = library.run(inputs)["vision_features"], session.run(None, inputs)[0]
     assert ours.shape == theirs.shape and ours.dtype == np.float32 and not np.array_equal(ours, theirs)
     # both round inputs of layers to bytes: a number on a boundary goes to either side
     assert row_cosines(theirs, ours).min() > 0.999
     one = {**inputs, "pixel_values": inputs["pixel_values"][1:]}
-    assert np.array_equal(library.run(VISION, one)["vision_features"], ours[1:])
+    assert np.array_equal(library.run(one)["vision_features"], ours[1:])
 
 
 def test_libraries_and_index_are_listed_and_every_run_gives_the_same_bytes(tower_package: Path, tmp_path: Path) -> None:
@@ -79,28 +87,37 @@ def test_libraries_and_index_are_listed_and_every_run_gives_the_same_bytes(tower
     listed = {row["path"] for row in given.manifest["files"]}
     assert {block[VISION_LIBRARY]["index"], *block[VISION_LIBRARY]["libraries"].values()} <= listed
     variant, file = next(iter(block[VISION_LIBRARY]["libraries"].items()))
-    spec = open_folder(DEMO).spec.vision
+    spec = open_folder(DEMO_FOLDER / "minicpm-v").spec.vision
+    assert isinstance(spec, VisionSpec)
     compile_vision(spec, tower_package / block["stages"][VISION]["file"], variant, tmp_path / "again.so")
     assert (tmp_path / "again.so").read_bytes() == (tower_package / file).read_bytes()
 
 
 @pytest.mark.parametrize(
-    ("model", "options", "error", "words"),
+    ("name", "changes", "options", "error", "words"),
     [
-        ("qwen2-vl", {}, UnsupportedModelError, "turn queries and keys"),
-        ("minicpm-v", {"vision_precision": "int8_weights"}, UsageError, "--vision-precision int8_weights"),
-        ("minicpm-v", {"vision_precision": "fp32"}, UsageError, "--vision-precision fp32"),
+        ("qwen2-vl", {}, {}, UnsupportedModelError, "turn queries and keys"),
+        ("minicpm-v", {"mlp_width": 89}, {}, UnsupportedModelError, "no multiples of 4"),
+        ("minicpm-v", {"heads": 128}, {}, UnsupportedModelError, "its heads are 9 wide"),
+        ("minicpm-v", {}, {"vision_precision": "int8_weights"}, UsageError, "--vision-precision int8_weights"),
+        ("minicpm-v", {}, {"vision_precision": "fp32"}, UsageError, "--vision-precision fp32"),
     ],
 )
 def test_what_it_does_not_have_is_refused_before_any_work(
-    tmp_path: Path, model: str, options: dict[str, Any], error: type[EdgeproofError], words: str
+    name: str, changes: dict[str, Any], options: dict[str, Any], error: type[EdgeproofError], words: str
 ) -> None:
+    spec = next(made for each, made in published_specs() if each.name == name)
+    spec = replace(spec, vision=replace(spec.vision, **changes))
     with pytest.raises(error, match=words):
-        export(asked(model, tmp_path / "package", **options), None)
-    assert not list(tmp_path.iterdir())
+        OnnxBackend().refuse(spec, asked(**options))
 
 
-def test_a_machine_of_another_kind_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_of_another_kind_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("export.backends.onnx.compiled_files.host_place", lambda: "aarch64")
     with pytest.raises(MachineError, match="no vision library on this machine"):
-        export(asked("minicpm-v", tmp_path / "package"), None)
+        OnnxBackend().refuse(small("minicpm-v"), asked())
+
+
+def asked(**options: Any) -> BuildOptions:
+    target = target_named("cpu")
+    return BuildOptions(target, "int4", target.limits, {"vision_library": True, **options})
