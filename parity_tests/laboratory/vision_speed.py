@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from runtime_py.backends.vision_library import VisionLibrary
 
 PLAIN, LIBRARY, PEER = "plain fp32", "int8 library", "openvino bf16"
+BY_OPERATOR = 3
+"""Calls over which the time of each operator is the mean, after one that is not counted."""
+
 ROUNDED = "int8"
 """The precision that a library computes in."""
 
@@ -142,6 +145,26 @@ def onnx_runtime(path: Path, threads: int) -> Callable[[np.ndarray], np.ndarray]
     return lambda pixels: session.run(None, {"pixel_values": pixels})[0]
 
 
+def by_operator(path: Path, threads: int, pixels: np.ndarray) -> dict[str, float]:
+    """Milliseconds of a call by operator, as ONNX Runtime's profile has them, the longest first."""
+    import onnxruntime
+
+    with tempfile.TemporaryDirectory() as name:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.log_severity_level = threads, 3
+        options.enable_profiling, options.profile_file_prefix = True, str(Path(name) / "profile")
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        for _ in range(1 + BY_OPERATOR):
+            session.run(None, {"pixel_values": pixels})
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    kernels = [each for each in events if each["cat"] == "Node" and each["name"].endswith("_kernel_time")]
+    taken: dict[str, float] = {}
+    for each in kernels[len(kernels) // (1 + BY_OPERATOR) :]:
+        operator = each["args"]["op_name"]
+        taken[operator] = taken.get(operator, 0.0) + each["dur"] / 1000 / BY_OPERATOR
+    return dict(sorted(taken.items(), key=lambda row: -row[1]))
+
+
 def opened_library(spec: ModelSpec, path: Path, threads: int) -> VisionLibrary:
     """The tower of an ``int8`` graph as `runtime_py.backends.ort` runs it where a package has a vision library.
 
@@ -215,6 +238,7 @@ def parser(prog: str) -> Parser:
     made.add_argument("--rounds", type=int, default=5, help="timed calls of every row (default 5)")
     made.add_argument("--precision", action="append", help="of our graphs (default: int8, int8_weights, fp32)")
     made.add_argument("--library", action="store_true", help="the int8 tower as machine code too")
+    made.add_argument("--operators", action="store_true", help="time by operator of the first graph of ours too")
     made.add_argument("--peer", action="append", choices=("openvino",), default=[], help="another runtime, installed")
     made.add_argument("--graphs", type=Path, help="keep the graphs there, 0.4 to 1.7 GB each at 27 layers")
     flags.json_file(made, "write the figures there")
@@ -237,11 +261,13 @@ def _run(arguments: argparse.Namespace) -> int:
             calls[PEER] = openvino(paths[PLAIN], arguments.threads)
         sizes = {precision: path.stat().st_size for precision, path in paths.items()}
         rows = measure(calls, pixels, arguments.rounds)
+        operators = by_operator(paths[precisions[0]], arguments.threads, pixels) if arguments.operators else {}
     report: dict[str, Any] = {
         **{key: getattr(arguments, key) for key in ("side", "layers", "tiles", "threads", "rounds")},
         "instructions": describe()["instructions"],
         "graph_bytes": sizes,
         "rows": [asdict(row) for row in rows],
+        "operators_ms": operators,
     }
     named = ", ".join(report["instructions"])
     console.out(f"{arguments.side} px, {arguments.layers} layers, {arguments.threads} threads, {named}")
@@ -252,6 +278,8 @@ def _run(arguments: argparse.Namespace) -> int:
         by_clock = f"{row.median_ms:.0f} | {row.least_ms:.0f} | {row.ratio:.2f}"
         worked = f"{row.processor_ms:.0f} | {row.least_processor_ms:.0f} | {row.processor_ratio:.2f}"
         console.out(f"| {row.name} | {by_clock} | {worked} | {row.cosine:.5f} |")
+    for name, ms in operators.items():
+        console.out(f"{name}: {ms:.1f} ms, {ms / sum(operators.values()):.1%}")
     if arguments.json_file:
         arguments.json_file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return 0

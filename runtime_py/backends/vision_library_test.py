@@ -19,7 +19,7 @@ from runtime_py.backends.vision_library import VISION_VARIANTS, VisionLibrary, c
 from runtime_py.contracts import VISION
 from runtime_py.errors import MachineError, PackageError
 from runtime_py.model import load
-from runtime_py.package import read
+from runtime_py.package import read, trust
 
 FILES = dict.fromkeys(VARIANTS, "x.so")
 
@@ -45,7 +45,10 @@ def test_it_runs_where_it_is_faster_than_the_graph(monkeypatch: pytest.MonkeyPat
             on(machine, *has)
 
 
-def test_code_that_nobody_trusts_is_left_alone(tower_package: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_code_that_nobody_trusts_is_left_alone(
+    tower_package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(trust.VARIABLE, str(tmp_path / "trusted"))
     with caplog.at_level(logging.WARNING), load(tower_package) as model:
         assert isinstance(model.backend, OrtBackend) and model.backend.vision is None
     assert "code that nobody trusts here" in caplog.text

@@ -28,7 +28,7 @@ from targets.registry import target_named
 PATCHES = (9, 8)
 """Rows and columns of patches of a picture: more than a panel of tokens, and no whole number of them."""
 
-SIZES = {
+SIZES: dict[str, dict[str, Any]] = {
     "minicpm-v": {},
     "xverse-v": {},
     "cogvlm2": {},
@@ -44,15 +44,16 @@ def small(name: str) -> ModelSpec:
     family = name if name != "any size" else "minicpm-v"
     spec = next(made for each, made in published_specs() if each.name == family)
     assert isinstance(spec.vision, VisionSpec)
-    changes = {"grid": PATCHES, **SIZES[name]}
+    changes: dict[str, Any] = {"grid": PATCHES, **SIZES[name]}
     vision = replace(spec.vision, width=40, heads=4, mlp_width=76, layers=2, patch_size=4, native_grid=7, **changes)
     return replace(spec, vision=vision)
 
 
 def pictures(spec: ModelSpec) -> dict[str, np.ndarray]:
     """Two pictures, and the positions of their patches."""
+    assert isinstance(spec.vision, VisionSpec)
     drawn, (rows, columns) = np.random.default_rng(0), PATCHES
-    made = {"pixel_values": drawn.standard_normal((2, 3, 4 * rows, 4 * columns)).astype(np.float32)}
+    made: dict[str, np.ndarray] = {"pixel_values": drawn.standard_normal((2, 3, 4 * rows, 4 * columns)).astype(np.float32)}
     if spec.vision.positions is PositionKind.INDEXED:
         made["patch_positions"] = drawn.integers(0, 49, rows * columns)
     if spec.vision.positions is PositionKind.RESAMPLED:
