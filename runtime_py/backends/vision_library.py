@@ -8,6 +8,7 @@ never in its place: where it cannot run, or the processor has AMX, which it does
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ VISION_VARIANTS = ("x86-64-vnni",)
 """Of `VARIANTS`, those that kernels of towers are written for."""
 
 FASTER_GRAPH = "amx_int8"
-"""An instruction with which ONNX Runtime's own products are several times as fast as those of a library."""
+"""An instruction with which ONNX Runtime multiplies bytes and a library does not."""
 
 PIXELS = "pixel_values"
 FLOAT32 = np.dtype(np.float32)
@@ -59,6 +60,7 @@ class VisionLibrary:
         block = ONNX.block(manifest)[VISION_LIBRARY]
         require_tvm(block["tvm"])
         self.variant, self._threads = chosen_variant(block["libraries"]), threads
+        self._running = threading.Lock()  # TVM's machine runs one call at a time
         self._contract = StageContract.from_json(manifest["contracts"][VISION])
         self._compiled = CompiledStage(folder, manifest, block, self.variant, (TOWER,), threads)
         with self._compiled.fitting():
@@ -86,9 +88,10 @@ class VisionLibrary:
             )
         positions = self._compiled.tensor(aligned(placed, FLOAT32))
         made = []
-        for pixels in fed[PIXELS]:
-            given = self._compiled.tensor(aligned(pixels, FLOAT32))
-            made.append(np.from_dlpack(self._compiled.functions[TOWER](given, positions, self._parameters)))
+        with self._running:
+            for pixels in fed[PIXELS]:
+                given = self._compiled.tensor(aligned(pixels, FLOAT32))
+                made.append(np.from_dlpack(self._compiled.functions[TOWER](given, positions, self._parameters)))
         return {self._contract.outputs[0].name: np.stack(made)}
 
     def _positions(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:

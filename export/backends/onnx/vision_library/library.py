@@ -5,14 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import tvm
-from tvm import relax
-from tvm.target import Target
-
 from export.backends.onnx.vision_library.tower import Tower
-from export.compilation.module_pass import PassLog
-from export.compilation.objects import write_objects
-from export.compilation.pipeline import lowered, machine_code, memory_planned
+from export.compilation.processor_library import write_processor_library
 from export.compilation.size_order import sizes_in_order
 from export.graphs.writer import lying
 from export.processor.targets import TARGETS
@@ -39,11 +33,8 @@ def compile_vision(spec: VisionSpec, graph: Path, place: str, out: Path) -> dict
     Raises:
         MachineError: there is no linker.
     """
-    tower, target, log = Tower(spec), Target(TARGETS[place]), PassLog()
-    module = tower.module()
-    # TVM's merging of common subexpressions has a regression
-    with target, tvm.transform.PassContext(config={"tirx.disable_cse_tir": True}, instruments=[log]), log.explained():
-        write_objects(relax.build(module, target=target, relax_pipeline=pipeline(most_tokens(spec))), out)
+    tower = Tower(spec)
+    write_processor_library(tower.module(), TARGETS[place], {"tokens": most_tokens(spec)}, out)
     class_position = [CLASS_POSITION] if spec.class_token else []
     places = lying(graph, [POSITIONS, *class_position, *(parameter.name for parameter in tower.parameters)])
 
@@ -69,8 +60,3 @@ def table_rows(spec: VisionSpec) -> int:
 def most_tokens(spec: VisionSpec) -> int:
     """Of a picture: what memory is planned for."""
     return table_rows(spec) + int(spec.class_token) if spec.positions is PositionKind.FIXED else MOST_TOKENS
-
-
-def pipeline(most: int) -> tvm.transform.Pass:
-    """From the module, whose kernels are scheduled as they are written, to virtual machine code."""
-    return tvm.transform.Sequential([lowered({"tokens": most}), memory_planned(), machine_code()])
