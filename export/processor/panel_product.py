@@ -58,15 +58,31 @@ class PanelMatrix:
     addend: bool = False
     activation: str = ""
 
-    def ends(self, arrays: dict[str, tirx.Buffer], value: tirx.Expr, panel: Index, row: Index, vector: int) -> None:
-        """Write a finished vector."""
-        if self.bias:
-            value = value + spread(arrays["bias"][row])
-        if self.addend:
-            value = value + arrays["addend"][panel, row, at(vector)]
-        if self.activation:
-            value = activated(value, self.activation)
-        T.buffer_store(arrays["out"], value, [panel, row, at(vector)])
+    def ends(
+        self,
+        arrays: dict[str, tirx.Buffer],
+        total: tirx.Buffer,
+        scaled: Callable[[Index, int, tirx.Expr], tirx.Expr],
+        panel: Index,
+        first: Index,
+    ) -> None:
+        """Write the rows of a tile from ``first`` on: ``scaled`` makes a row's product of its sums."""
+        done = T.sblock_alloc_buffer((TILE, PANEL), total.dtype)
+        for side in range(TILE):
+            for vector in range(VECTORS):
+                T.buffer_store(done, got(total, side, vector), [side, at(vector)])
+        # a loop, as the code of activations is long
+        with T.serial(0, TILE) as side, block("row"):
+            row = first + side
+            for vector in range(VECTORS):
+                value = scaled(side, vector, done[side, at(vector)])
+                if self.bias:
+                    value = value + spread(arrays["bias"][row])
+                if self.addend:
+                    value = value + arrays["addend"][panel, row, at(vector)]
+                if self.activation:
+                    value = activated(value, self.activation)
+                T.buffer_store(arrays["out"], value, [panel, row, at(vector)])
 
     def last_arrays(self) -> dict[str, tuple[str, tuple[int | str, ...]]]:
         """The arguments behind input and weights."""
@@ -125,11 +141,12 @@ def byte_product(matrix: PanelMatrix, zero: int, factor: float = 1.0) -> tirx.Pr
                             for vector in range(VECTORS):
                                 read = codes[panel, four, at(vector)]
                                 put(total, byte_dot(got(total, side, vector), read, spread(weight)), side, vector)
-                    for side in range(TILE):
+
+                    def scaled(side: Index, vector: int, sums: tirx.Expr) -> tirx.Expr:
                         scale = arrays["weight_scales"][row + side] * T.float32(factor)
-                        for vector in range(VECTORS):
-                            value = as_float(got(total, side, vector)) * (scales[panel, at(vector)] * spread(scale))
-                            matrix.ends(arrays, value, panel, row + side, vector)
+                        return as_float(sums) * (scales[panel, at(vector)] * spread(scale))
+
+                    matrix.ends(arrays, total, scaled, panel, row)
 
                 return tile
 
@@ -159,9 +176,7 @@ def float_product(matrix: PanelMatrix) -> tirx.PrimFunc:
                         for vector in range(VECTORS):
                             product = arrays["x"][panel, column, at(vector)] * weight
                             put(total, got(total, side, vector) + product, side, vector)
-                for side in range(TILE):
-                    for vector in range(VECTORS):
-                        matrix.ends(arrays, got(total, side, vector), panel, row + side, vector)
+                matrix.ends(arrays, total, lambda _side, _vector, sums: sums, panel, row)
 
             _in_groups(matrix.rows, arrays["panels"], lambda: registers("float32", TILE, VECTORS), lambda *_: tile)
 

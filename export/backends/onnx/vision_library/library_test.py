@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from export.specs import ModelSpec, PositionKind, VisionSpec
 from parity_tests.judging.metrics import row_cosines
 from parity_tests.laboratory import vision_speed
 from runtime_py.backends.records import VISION_LIBRARY
+from runtime_py.backends.vision_library import VISION_VARIANTS
 from runtime_py.contracts import VISION
 from runtime_py.errors import EdgeproofError, MachineError, UnsupportedModelError, UsageError
 from runtime_py.package import read
@@ -37,6 +39,9 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 """Families of towers of every kind: with and without a class token, whose row is given or not, norms before layers and
 behind them, every activation, positions of one grid, chosen from a table, and resampled."""
+
+QUICK = ("cogvlm2", "any size")
+"""Those that are compared in every run; each takes some seconds to trace and to compile."""
 
 
 def small(name: str) -> ModelSpec:
@@ -63,10 +68,16 @@ def pictures(spec: ModelSpec) -> dict[str, np.ndarray]:
     return made
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.skipif(not FILES.variants(), reason="no vision library is compiled on this machine")
+@pytest.mark.parametrize(
+    "name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SIZES if name not in QUICK)]
+)
 def test_a_tower_says_what_its_graph_says(name: str, tmp_path: Path) -> None:
     spec = small(name)
     path = vision_speed.write(spec, "int8", tmp_path / "graphs")
+    assert isinstance(spec.vision, VisionSpec)
+    told = compile_vision(spec.vision, path, VISION_VARIANTS[0], tmp_path / FILES.library("graphs", VISION_VARIANTS[0]))
+    (tmp_path / FILES.index("graphs")).write_text(json.dumps(told), encoding="utf-8")
     try:
         library = vision_speed.opened_library(spec, path, threads=1)
     except MachineError as error:
