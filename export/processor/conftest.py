@@ -36,7 +36,7 @@ def of_processor(place: str, make: Callable[..., tirx.PrimFunc], *given: Hashabl
     if place == "v4" and not has_avx512_vnni():
         pytest.skip("this processor has no AVX-512 VNNI")
     kernel = compiled(make(*given), X86[place])["kernel"]
-    return lambda *arrays: kernel(*(tvm_ffi.from_dlpack(array) for array in arrays))
+    return lambda *given: kernel(*(tvm_ffi.from_dlpack(each) if isinstance(each, np.ndarray) else each for each in given))
 
 
 def has_avx512_vnni() -> bool:

@@ -1,4 +1,4 @@
-"""The variants of a decoder library: processors that one machine code serves, and what it is compiled for."""
+"""The variants of a library: processors that one machine code serves, and what it is compiled for."""
 
 from __future__ import annotations
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from parity_tests.reference.checkpoint_side import Checkpoint
     from runtime_py.package import Package
 
-MANY_ROWS, LIBRARY = "many rows", "decoder library"
-"""What comparisons of a package's second decoder are called, and of its step as machine code."""
+MANY_ROWS, LIBRARY, TOWER = "many rows", "decoder library", "vision library"
+"""What comparisons of a package's second decoder are called, and of its decoder and its vision tower as machine code."""
 
 Rows = Mapping[str, Mapping[str, str]]
 """A manifest's assignments: layer name to ``storage``, ``grid`` and ``reason``."""
@@ -169,8 +169,8 @@ class Examiner:
         return None
 
     def decoders(self, side: Candidate) -> tuple[Candidate, Mapping[str, Candidate]]:
-        """A package whose decoder runs in several ways as a package of each, opened anew: the plain way, and the others by
-        what their comparisons are called (`MANY_ROWS`, `LIBRARY`); else the package itself and no others.
+        """A package whose decoder or tower runs in several ways as a package of each, opened anew: the plain way, and the
+        others by what their comparisons are called (`MANY_ROWS`, `LIBRARY`, `TOWER`); else the package itself and no others.
         """
         return side, {}
 

@@ -13,7 +13,7 @@ from parity_tests.backends.examiner import Examiner, Rows, StageView
 from parity_tests.thresholds import Standard
 from runtime_py.backends.base import Arrays, Backend
 from runtime_py.backends.ort import OrtBackend
-from runtime_py.backends.records import DECODER_LIBRARY, INT8_CACHE, MANY_ROWS
+from runtime_py.backends.records import DECODER_LIBRARY, INT8_CACHE, MANY_ROWS, VISION_LIBRARY
 from runtime_py.contracts import DECODER, EMBED
 
 if TYPE_CHECKING:
@@ -156,19 +156,23 @@ class OnnxExaminer(Examiner):
         return replace(side, manifest=manifest, backend=ExactOrtBackend(side.folder, side.manifest))
 
     def decoders(self, side: Candidate) -> tuple[Candidate, Mapping[str, Candidate]]:
-        many, steps = side.block.get(MANY_ROWS), side.block.get(DECODER_LIBRARY)
-        if many is None and steps is None:
+        ways = (MANY_ROWS, DECODER_LIBRARY, VISION_LIBRARY)
+        if not any(way in side.block for way in ways):
             return side, {}
-        plain = {name: value for name, value in side.block.items() if name not in (MANY_ROWS, DECODER_LIBRARY)}
+        many = side.block.get(MANY_ROWS)
+        plain = {name: value for name, value in side.block.items() if name not in ways}
         first, others = self._with_block(side, plain), {}
         if many is not None:
             others[examiner.MANY_ROWS] = self._with_block(side, self._second(side, plain, many))
-        if steps is not None:
-            stepped = self._with_block(side, {**plain, DECODER_LIBRARY: steps})
-            if isinstance(stepped.backend, OrtBackend) and stepped.backend.library is None:
-                first = replace(first, not_run=(*first.not_run, (examiner.LIBRARY, stepped.backend.library_missing)))
+        for name, key in ((examiner.LIBRARY, DECODER_LIBRARY), (examiner.TOWER, VISION_LIBRARY)):
+            if key not in side.block:
+                continue
+            compiled = self._with_block(side, {**plain, key: side.block[key]})
+            missing = _missing(compiled.backend, key)
+            if missing:
+                first = replace(first, not_run=(*first.not_run, (name, missing)))
             else:
-                others[examiner.LIBRARY] = stepped
+                others[name] = compiled
         return first, others
 
     @staticmethod
@@ -233,3 +237,13 @@ class OnnxExaminer(Examiner):
 
 def _grids(side: Candidate) -> set[str]:
     return {row["grid"] for row in side.assignments().values() if row.get("grid")}
+
+
+def _missing(backend: Backend, key: str) -> str:
+    """Why a library does not run here; empty where it does."""
+    assert isinstance(backend, OrtBackend)
+    library, missing = {
+        DECODER_LIBRARY: (backend.library, backend.library_missing),
+        VISION_LIBRARY: (backend.vision, backend.vision_missing),
+    }[key]
+    return missing if library is None else ""

@@ -35,7 +35,7 @@ from parity_tests.judging.run_details import Answer, Details, Similarity
 from parity_tests.reference.checkpoint_side import Checkpoint, open_checkpoint, streams
 from parity_tests.thresholds import Table
 from runtime_py import package as packages
-from runtime_py.contracts import DECODER
+from runtime_py.contracts import DECODER, VISION
 from runtime_py.errors import UsageError
 from runtime_py.preprocess.base import Processor
 
@@ -126,7 +126,9 @@ class Result:
         }
 
 
-NOT_ITS_GRAPH = "the decoder library says otherwise than the graph that it was compiled from, over the same weights"
+NOT_ITS_GRAPH = "the {} says otherwise than the graph beside it, over the same weights"
+ALONE = {examiner.LIBRARY: DECODER, examiner.TOWER: VISION}
+"""Libraries, and the stages that they run in the graph's place."""
 
 
 def check(package: Path, checkpoint: Path | Checkpoint | None = None, options: CheckOptions | None = None) -> Result:
@@ -189,8 +191,10 @@ def _against_checkpoint(whole: Candidate, checkpoint: Checkpoint, options: Check
     if failing is not None:
         question = next((question for question in asked if question.name == failing.question), asked[0])
         parting = beside.get(failing.decoder, sides)
-        alone = failing.decoder == examiner.LIBRARY
-        divergence = Divergence(DECODER, note=NOT_ITS_GRAPH) if alone else parting.divergence(question, options.table)
+        if failing.decoder in ALONE:
+            divergence = Divergence(ALONE[failing.decoder], note=NOT_ITS_GRAPH.format(failing.decoder))
+        else:
+            divergence = parting.divergence(question, options.table)
         run = run.with_divergence(found[0][1] if found and not divergence.block else divergence)
     if options.task_pictures:  # before the details, after which a backend may be closed
         run = _with_accuracy(run, replace(sides, package=whole), options.task_pictures)

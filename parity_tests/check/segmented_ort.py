@@ -26,7 +26,7 @@ from runtime_py.backends.ort_inputs import PAST, PRESENT
 from runtime_py.backends.ort_stages import widened
 from runtime_py.backends.small_pages import zeros
 from runtime_py.backends.stage_sessions import give_back_freed
-from runtime_py.contracts import DECODER
+from runtime_py.contracts import DECODER, VISION
 from runtime_py.errors import UsageError
 
 PIECE_BYTES = 192 << 20
@@ -156,6 +156,8 @@ class SegmentedOrtBackend(OrtBackend):
 
     def run(self, stage: str, inputs: Arrays) -> dict[str, np.ndarray]:
         """Run a cache-less stage, one piece of its graph in memory at a time."""
+        if stage == VISION and self.vision is not None:
+            return self.vision.run(inputs)
         return self._through(stage, self._checked(stage, inputs), {})
 
     def start(self, capacity: int) -> OrtState:

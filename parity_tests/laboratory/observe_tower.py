@@ -1,6 +1,6 @@
-"""What the roundings of a vision tower do to what it says, in PyTorch, with no package involved.
+"""What the roundings of a vision tower do to what it says, in PyTorch; with ``--library`` in a package's own code too.
 
-    python -m parity_tests.laboratory.observe_tower --pictures 40 [--model NAME_OR_FOLDER]...
+    python -m parity_tests.laboratory.observe_tower --pictures 40 [--library] [--model NAME_OR_FOLDER]...
 
 Every demo checkpoint's tower, trained, reads held-out pictures in float32; with its matrices rounded to 8 bits; with its
 inputs rounded as well, a scale a token, in 7 bits, up to the first block 14, as `export.backends.onnx.int8_linear` does; the
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -25,9 +26,11 @@ from export.backends.onnx.int8_linear import ACTIVATED, ACTIVATED_ZERO, FINER, H
 from export.backends.onnx.record import TOKEN_GRID
 from export.modules.build import layer_shapes
 from export.modules.kernels import Kernels, Linear, Role
+from export.pipeline import export
 from export.quantisation.codes import DequantisedWeights, RoundToNearest
 from export.quantisation.grids import GRIDS
 from export.quantisation.spec import Assignment, Storage
+from export.request import ExportRequest
 from export.source.hub import DEMO_FOLDER
 from parity_tests.judging.metrics import row_cosines
 from parity_tests.laboratory.observe_rounding import questions
@@ -36,10 +39,15 @@ from parity_tests.reference.checkpoint_side import Checkpoint, open_checkpoint
 from parity_tests.reference.reference import TorchBackend
 from parity_tests.reference.roundings import Rounding, uint8_call
 from runtime_py import tokenizer as tokenizers
+from runtime_py.backends.base import Backend
+from runtime_py.backends.ort import OrtBackend
 from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, execute
 from runtime_py.command.parser import Parser
 from runtime_py.contracts import VISION
+from runtime_py.errors import MachineError, UnsupportedModelError
+from runtime_py.package import read
+from runtime_py.preprocess.base import Processor
 
 SIXTEEN = 32767
 
@@ -141,11 +149,41 @@ def sides(checkpoint: Checkpoint, each: bool) -> dict[str, TorchBackend]:
     return made | alone
 
 
-def observe(folder: Path, pictures: int, each: bool) -> dict[str, tuple[float, float, float]]:
+def packaged(checkpoint: Path, package: Path) -> dict[str, Backend]:
+    """A cpu package's graph and its vision library; none where the tower cannot be compiled.
+
+    Raises:
+        MachineError: the library does not run here.
+    """
+    options = {"vision_library": True}
+    request = ExportRequest(str(checkpoint), "cpu", output=package, skip_verify=True, options=options)
+    try:
+        export(request, None)
+    except UnsupportedModelError as error:
+        console.out(f"{checkpoint.name}: {error.what}")
+        return {}
+    given = read(package)
+    graph, library = (OrtBackend(given.folder, given.manifest, own_code=own) for own in (False, True))
+    if library.vision is None:
+        raise MachineError(library.vision_missing, "a processor that runs it", "leave --library out")
+    return {"its graph": graph, "its vision library": library}
+
+
+def observe(folder: Path, pictures: int, each: bool, library: bool) -> dict[str, tuple[float, float, float]]:
     """Worst and mean cosine of a token, and the largest relative difference, by side."""
     checkpoint = open_checkpoint(folder)
     processor = checkpoint.processor(tokenizers.load(folder))
-    reference, others = TorchBackend(checkpoint.spec, checkpoint.weights), sides(checkpoint, each)
+    with tempfile.TemporaryDirectory() as name:
+        others: dict[str, Backend] = {**sides(checkpoint, each)}
+        others |= packaged(folder, Path(name) / "package") if library else {}
+        return compared(checkpoint, processor, pictures, others)
+
+
+def compared(
+    checkpoint: Checkpoint, processor: Processor, pictures: int, others: Mapping[str, Backend]
+) -> dict[str, tuple[float, float, float]]:
+    """`observe` of these sides."""
+    reference = TorchBackend(checkpoint.spec, checkpoint.weights)
     taken: dict[str, list[np.ndarray]] = {name: [] for name in others}
     largest = dict.fromkeys(others, 0.0)
     for question in questions(checkpoint, pictures):
@@ -164,6 +202,7 @@ def parser(prog: str) -> Parser:
     made = Parser(prog, "What rounding does to the vision towers of the trained demos.")
     made.add_argument("--pictures", type=int, default=40, help="held-out pictures of each checkpoint (default 40)")
     made.add_argument("--model", action="append", help="a demo checkpoint, or a checkpoint's folder; default: all demos")
+    made.add_argument("--library", action="store_true", help="also the graph and the vision library of a package")
     made.add_argument("--each", action="store_true", help="also every layer alone")
     flags.talk(made)
     return made
@@ -174,7 +213,7 @@ def _run(arguments: argparse.Namespace) -> int:
     console.out("| checkpoint | rounded | worst cosine | mean cosine | largest difference |\n|---|---|---|---|---|")
     for model in models:
         folder = DEMO_FOLDER / model if (DEMO_FOLDER / model).is_dir() else Path(model).resolve()
-        for name, (worst, mean, largest) in observe(folder, arguments.pictures, arguments.each).items():
+        for name, (worst, mean, largest) in observe(folder, arguments.pictures, arguments.each, arguments.library).items():
             console.out(f"| {folder.name} | {name} | {worst:.6f} | {mean:.6f} | {largest:.4f} |")
     return 0
 

@@ -6,6 +6,7 @@ The tower is SigLIP-so400m (width 1152, 16 heads, MLP 4304) with random weights.
 process, so that a drift of the machine touches them alike; ratios are of medians. ``plain fp32`` is the tower traced
 with PyTorch's own operators to standard ONNX, which is also what OpenVINO reads (with its bf16 hint). ``cosine`` is that
 of the worst token with the plain graph in ONNX Runtime: random weights, so no word on quality (`observe_tower` has it).
+``int8 library`` is the ``int8`` tower as machine code (``--vision-library`` of an export), which needs apache-tvm.
 Graphs of this side and depth that lie in ``--graphs`` already are timed as they are.
 """
 
@@ -36,8 +37,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from export.specs import ModelSpec
+    from runtime_py.backends.vision_library import VisionLibrary
 
-PLAIN, PEER = "plain fp32", "openvino bf16"
+PLAIN, LIBRARY, PEER = "plain fp32", "int8 library", "openvino bf16"
+BY_OPERATOR = 3
+"""Calls over which the time of each operator is the mean, after one that is not counted."""
+
+ROUNDED = "int8"
+"""The precision that a library computes in."""
+
 PLAIN_OPSET = 20
 """Scaled dot-product attention is written in products and a softmax, which every reader knows."""
 WIDTH, HEADS, MLP, PATCH = 1152, 16, 4304, 14
@@ -137,6 +145,54 @@ def onnx_runtime(path: Path, threads: int) -> Callable[[np.ndarray], np.ndarray]
     return lambda pixels: session.run(None, {"pixel_values": pixels})[0]
 
 
+def by_operator(path: Path, threads: int, pixels: np.ndarray) -> dict[str, float]:
+    """Milliseconds of a call by operator, as ONNX Runtime's profile has them, the longest first."""
+    import onnxruntime
+
+    with tempfile.TemporaryDirectory() as name:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.log_severity_level = threads, 3
+        options.enable_profiling, options.profile_file_prefix = True, str(Path(name) / "profile")
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        for _ in range(1 + BY_OPERATOR):
+            session.run(None, {"pixel_values": pixels})
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    kernels = [each for each in events if each["cat"] == "Node" and each["name"].endswith("_kernel_time")]
+    taken: dict[str, float] = {}
+    for each in kernels[len(kernels) // (1 + BY_OPERATOR) :]:
+        operator = each["args"]["op_name"]
+        taken[operator] = taken.get(operator, 0.0) + each["dur"] / 1000 / BY_OPERATOR
+    return dict(sorted(taken.items(), key=lambda row: -row[1]))
+
+
+def opened_library(spec: ModelSpec, path: Path, threads: int) -> VisionLibrary:
+    """The tower of an ``int8`` graph as `runtime_py.backends.ort` runs it where a package has a vision library.
+
+    Raises:
+        MachineError: TVM or a linker is not installed, or the library does not run on this processor.
+    """
+    from export.backends.onnx.vision_library.written import FILES
+    from export.stages import contracts
+    from runtime_py.backends.records import ONNX, VISION_LIBRARY
+    from runtime_py.backends.vision_library import VisionLibrary
+
+    folder = path.parent.parent
+    if not (folder / FILES.index(path.parent.name)).is_file():
+        FILES.write(folder, path.parent.name, (spec.vision, path), lambda *_: None)
+    manifest = {
+        "backends": {ONNX.name: {VISION_LIBRARY: FILES.block(path.parent.name)}},
+        "contracts": {VISION: contracts(spec)[VISION].to_json()},
+        "files": [{"path": each.relative_to(folder).as_posix()} for each in path.parent.iterdir()],
+    }
+    return VisionLibrary(folder, manifest, threads)
+
+
+def library(spec: ModelSpec, path: Path, threads: int) -> Callable[[np.ndarray], np.ndarray]:
+    """`opened_library` as a call."""
+    opened = opened_library(spec, path, threads)
+    return lambda pixels: next(iter(opened.run({"pixel_values": pixels}).values()))
+
+
 def openvino(path: Path, threads: int) -> Callable[[np.ndarray], np.ndarray]:
     """The graph compiled by OpenVINO for one picture at a time in bfloat16.
 
@@ -181,6 +237,8 @@ def parser(prog: str) -> Parser:
     made.add_argument("--threads", type=int, default=2, help="threads of every runtime (default 2)")
     made.add_argument("--rounds", type=int, default=5, help="timed calls of every row (default 5)")
     made.add_argument("--precision", action="append", help="of our graphs (default: int8, int8_weights, fp32)")
+    made.add_argument("--library", action="store_true", help="the int8 tower as machine code too")
+    made.add_argument("--operators", action="store_true", help="time by operator of the first graph of ours too")
     made.add_argument("--peer", action="append", choices=("openvino",), default=[], help="another runtime, installed")
     made.add_argument("--graphs", type=Path, help="keep the graphs there, 0.4 to 1.7 GB each at 27 layers")
     flags.json_file(made, "write the figures there")
@@ -197,15 +255,19 @@ def _run(arguments: argparse.Namespace) -> int:
         precisions = arguments.precision or ["int8", "int8_weights", "fp32"]
         paths = {precision: write(spec, precision, folder) for precision in (PLAIN, *precisions)}
         calls = {precision: onnx_runtime(path, arguments.threads) for precision, path in paths.items()}
+        if arguments.library:
+            calls[LIBRARY] = library(spec, write(spec, ROUNDED, folder), arguments.threads)
         if arguments.peer:
             calls[PEER] = openvino(paths[PLAIN], arguments.threads)
         sizes = {precision: path.stat().st_size for precision, path in paths.items()}
         rows = measure(calls, pixels, arguments.rounds)
+        operators = by_operator(paths[precisions[0]], arguments.threads, pixels) if arguments.operators else {}
     report: dict[str, Any] = {
         **{key: getattr(arguments, key) for key in ("side", "layers", "tiles", "threads", "rounds")},
         "instructions": describe()["instructions"],
         "graph_bytes": sizes,
         "rows": [asdict(row) for row in rows],
+        "operators_ms": operators,
     }
     named = ", ".join(report["instructions"])
     console.out(f"{arguments.side} px, {arguments.layers} layers, {arguments.threads} threads, {named}")
@@ -216,6 +278,8 @@ def _run(arguments: argparse.Namespace) -> int:
         by_clock = f"{row.median_ms:.0f} | {row.least_ms:.0f} | {row.ratio:.2f}"
         worked = f"{row.processor_ms:.0f} | {row.least_processor_ms:.0f} | {row.processor_ratio:.2f}"
         console.out(f"| {row.name} | {by_clock} | {worked} | {row.cosine:.5f} |")
+    for name, ms in operators.items():
+        console.out(f"{name}: {ms:.1f} ms, {ms / sum(operators.values()):.1%}")
     if arguments.json_file:
         arguments.json_file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return 0

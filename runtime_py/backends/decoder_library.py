@@ -8,7 +8,6 @@ library in turns. It lies beside the graph, never in its place: where it cannot 
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,16 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from runtime_py.backends.large_pages import file_bytes
+from runtime_py.backends.compiled_stage import CompiledStage, aligned
 from runtime_py.backends.ort_decoder import CacheBuffers
 from runtime_py.backends.ort_providers import CPU
 from runtime_py.backends.processor import architecture, instructions
 from runtime_py.backends.records import DECODER_LIBRARY, ONNX
 from runtime_py.backends.tvm_runtime import require_tvm, tvm_ffi, use_threads
 from runtime_py.contracts import DECODER, StageContract
-from runtime_py.errors import MachineError, PackageError
-from runtime_py.files.json_file import read_json
-from runtime_py.package.files import listed_file
+from runtime_py.errors import MachineError
 
 log = logging.getLogger(__name__)
 
@@ -34,12 +31,6 @@ STEP, READ, READ_ALL = "step", "read", "read_all"
 
 MOST_SEQUENCES, MOST_TOKENS = 16, 512
 """Of one call: what its memory is planned for."""
-
-MAX_INDEX = 1 << 22
-"""Bytes of an index: a thousand parameters take a hundred thousand."""
-
-ALIGNMENT = 64
-"""Bytes, of weights and inputs: TVM compiles its own operators for arrays that lie so; caches our kernels alone read."""
 
 AVX512 = ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_vnni")
 AVX2 = ("avx2", "fma", "f16c", "bmi2")
@@ -51,7 +42,6 @@ VARIANTS = {
 """Names of libraries, the fastest first: their architecture and the instructions they use, in Linux's words."""
 
 INPUTS = ("inputs_embeds", "position_ids")
-DTYPES = ("float32", "float16", "uint8")
 
 
 class DecoderLibrary:
@@ -86,28 +76,14 @@ class DecoderLibrary:
         self.seconds, self._threads, self._before_call = 0.0, threads, before_call
         contract = StageContract.from_json(manifest["contracts"][DECODER])
         self._inputs = [tensor for tensor in contract.inputs if tensor.name in INPUTS]
-        self._ffi = tvm_ffi()
-        index = listed_file(folder, manifest, block["index"])
-        library = listed_file(folder, manifest, block["libraries"][self.variant])
-        try:
-            named = read_json(index, MAX_INDEX)
+        self._compiled = CompiledStage(folder, manifest, block, self.variant, (STEP, READ, READ_ALL), threads)
+        self._ffi, self._functions = tvm_ffi(), self._compiled.functions
+        with self._compiled.fitting():
+            named = self._compiled.index
             self.caches = {
                 str(name): ((int(heads), int(width)), np.dtype(kind)) for name, heads, width, kind in named["caches"]
             }
-            placed = [_Placed(*row) for row in named["parameters"]]
-            prefix = block["index"].rpartition("/")[0]
-            files = {each.file: listed_file(folder, manifest, f"{prefix}/{each.file}") for each in placed}
-            content = {name: file_bytes(path, threads) for name, path in files.items()}
-            self._parameters = self._ffi.Array([self._tensor(each.of(content[each.file])) for each in placed])
-            machine = self._ffi.load_module(str(library))["vm_load_executable"]()
-            machine["vm_initialization"](1, 0, 2)  # device type kDLCPU, its number, the pooled allocator
-            self._functions = {name: machine[name] for name in (STEP, READ, READ_ALL)}
-        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OSError) as error:
-            raise PackageError(
-                f"{library} and {index.name} do not fit the package: {error}",
-                "a library and an index as export wrote them",
-                "export the package again",
-            ) from error
+            self._parameters = self._compiled.parameters(named["parameters"])
 
     def takes(self, sequences: int, buffers: CacheBuffers) -> bool:
         """Whether a token of each of so many sequences, over these buffers, can be fed through the library."""
@@ -183,47 +159,15 @@ class DecoderLibrary:
     ) -> np.ndarray:
         use_threads(self._threads)
         if buffers.tensors is None:
-            buffers.tensors = self._ffi.Array([self._tensor(buffers.arrays[name]) for name in self.caches])
+            buffers.tensors = self._ffi.Array([self._compiled.tensor(buffers.arrays[name]) for name in self.caches])
         given = ((inputs[INPUTS[0]], np.float32), (inputs[INPUTS[1]], np.int32), (lengths, np.int32))
-        tensors = [self._tensor(aligned(array, np.dtype(kind))) for array, kind in given]
+        tensors = [self._compiled.tensor(aligned(array, np.dtype(kind))) for array, kind in given]
         self._before_call()
         began = time.perf_counter()
         logits = self._functions[function](*tensors, buffers.tensors, self._parameters)
         made: np.ndarray = np.from_dlpack(logits)
         self.seconds += time.perf_counter() - began
         return made
-
-    def _tensor(self, array: np.ndarray) -> Any:
-        return self._ffi.from_dlpack(array)
-
-
-class _Placed:
-    """A parameter: what it is and where it lies."""
-
-    def __init__(self, name: str, dtype: str, shape: list[int], file: str, offset: int) -> None:
-        self.name, self.dtype, self.shape, self.file, self.offset = name, dtype, shape, file, offset
-        whole = all(isinstance(number, int) and number >= 0 for number in (*shape, offset))
-        if dtype not in DTYPES or not whole or offset % ALIGNMENT:
-            raise ValueError(f"parameter {name} of {dtype} {shape} at {offset}")
-
-    def of(self, content: np.ndarray) -> np.ndarray:
-        length = math.prod(self.shape) * np.dtype(self.dtype).itemsize
-        if self.offset + length > len(content):
-            raise ValueError(f"parameter {self.name} ends behind its file")
-        return content[self.offset : self.offset + length].view(self.dtype).reshape(self.shape)
-
-
-def aligned(array: np.ndarray, kind: np.dtype[Any]) -> np.ndarray:
-    """The array, or a copy of it, of this type and where kernels may read it."""
-    lies_right = array.__array_interface__["data"][0] % ALIGNMENT == 0
-    if array.dtype == kind and array.flags.c_contiguous and lies_right:
-        return array
-    size = array.size * kind.itemsize
-    room = np.empty(size + ALIGNMENT, np.uint8)
-    start = -room.__array_interface__["data"][0] % ALIGNMENT
-    copy = room[start : start + size].view(kind).reshape(array.shape)
-    copy[...] = array
-    return copy
 
 
 def chosen_variant(libraries: Mapping[str, str]) -> str:

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from runtime_py.backends import decoder_library, tvm_runtime
-from runtime_py.backends.decoder_library import ALIGNMENT, VARIANTS, DecoderLibrary, aligned, chosen_variant
+from runtime_py.backends.compiled_stage import ALIGNMENT, aligned
+from runtime_py.backends.decoder_library import VARIANTS, DecoderLibrary, chosen_variant
 from runtime_py.backends.ort import OrtBackend
 from runtime_py.backends.records import DECODER_LIBRARY
 from runtime_py.errors import MachineError, PackageError

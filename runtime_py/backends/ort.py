@@ -23,7 +23,8 @@ from runtime_py.backends.ort_stages import OrtStages, widened
 from runtime_py.backends.records import MANY_ROWS, ONNX
 from runtime_py.backends.row_calls import decode_rows
 from runtime_py.backends.small_pages import zeros
-from runtime_py.contracts import DECODER, TensorContract
+from runtime_py.backends.vision_library import vision_library
+from runtime_py.contracts import DECODER, VISION, TensorContract
 from runtime_py.errors import UsageError
 from runtime_py.memory import require_bytes
 
@@ -42,11 +43,12 @@ class OrtBackend(OrtStages):
 
     Args:
         folder, manifest, providers, threads: see `OrtStages`.
-        own_code: whether the package's decoder library may run (`runtime_py.package.trust`).
+        own_code: whether the package's libraries may run (`runtime_py.package.trust`).
 
     Attributes:
         before_call: see runtime_py.backends.base.CallHook.
         library: the decoder library; None where the package has none, or it does not run here, as ``library_missing`` says.
+        vision: the vision library, with ``vision_missing`` alike.
 
     Raises:
         MachineError, PackageError, UsageError: see `OrtStages`.
@@ -67,13 +69,21 @@ class OrtBackend(OrtStages):
         self.library, self.library_missing = decoder_library(
             folder, manifest, threads, own_code, self.providers[0], self._run_hook
         )
+        self.vision, self.vision_missing = vision_library(folder, manifest, threads, own_code, self.providers[0])
         self._calls: dict[str, DecoderCalls] = {}
         self._earlier = 0.0
 
     @property
     def _opened(self) -> list[str]:
-        """Without the decoder's graph where the library does its work."""
-        return [stage for stage in self.files if stage != DECODER or self.library is None]
+        """Without graphs whose work a library does."""
+        compiled = {DECODER: self.library, VISION: self.vision}
+        return [stage for stage in self.files if compiled.get(stage) is None]
+
+    def run(self, stage: str, inputs: Arrays) -> dict[str, np.ndarray]:
+        """See `OrtStages.run`."""
+        if stage == VISION and self.vision is not None and not self._closed:
+            return self.vision.run(inputs)
+        return super().run(stage, inputs)
 
     def start(self, capacity: int) -> OrtState:
         """An empty cache of ``capacity`` positions on the provider's device."""

@@ -45,6 +45,11 @@ MANY_ROWS = "many_rows"
 DECODER_LIBRARY = "decoder_library"
 """Key of the decoder as machine code in the block of ONNX graphs: ``libraries`` by variant, their ``index``, ``tvm``."""
 
+VISION_LIBRARY = "vision_library"
+"""Key of the vision tower as machine code in that block, with the same three."""
+
+COMPILED = (DECODER_LIBRARY, VISION_LIBRARY)
+
 
 def _stage_files(block: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(entry["file"] for entry in block.get("stages", {}).values())
@@ -53,13 +58,13 @@ def _stage_files(block: Mapping[str, Any]) -> tuple[str, ...]:
 def _graphs(block: Mapping[str, Any]) -> NamedPaths:
     second = (block[MANY_ROWS]["file"],) if MANY_ROWS in block else ()
     files = (*_stage_files(block), *block.get("further_graphs", {}).values(), *second)
-    step = block.get(DECODER_LIBRARY, {})
-    index = (step["index"],) if step else ()
-    return NamedPaths(data=(*files, *index), code=tuple(step.get("libraries", {}).values()), graphs=files)
+    compiled = [block[key] for key in COMPILED if key in block]
+    code = tuple(file for each in compiled for file in each["libraries"].values())
+    return NamedPaths(data=(*files, *(each["index"] for each in compiled)), code=code, graphs=files)
 
 
 def _compiler_runtime(block: Mapping[str, Any]) -> tuple[str, ...]:
-    return (f"apache-tvm=={block[DECODER_LIBRARY]['tvm']}",) if DECODER_LIBRARY in block else ()
+    return next(((f"apache-tvm=={block[key]['tvm']}",) for key in COMPILED if key in block), ())
 
 
 def _libraries(block: Mapping[str, Any]) -> NamedPaths:

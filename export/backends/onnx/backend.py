@@ -21,7 +21,7 @@ from export.backends.onnx.many_rows import (
 from export.quantisation.codes import WeightProvider
 from export.quantisation.spec import Assignment, Storage
 from runtime_py.backends import records
-from runtime_py.backends.records import DECODER_LIBRARY, INT8_CACHE, MANY_ROWS
+from runtime_py.backends.records import DECODER_LIBRARY, INT8_CACHE, MANY_ROWS, VISION_LIBRARY
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, STAGES, VISION
 from runtime_py.memory import human_bytes
 
@@ -56,22 +56,31 @@ class OnnxBackend(ExportBackend):
         return predict(spec, options, chosen_for(spec, options), assignments)
 
     def notes(self, spec: ModelSpec, options: BuildOptions, assignments: Mapping[str, Assignment]) -> tuple[str, ...]:
-        from export.backends.onnx.decoder_library.written import variants
+        from export.backends.onnx.decoder_library import written as decoder
         from export.backends.onnx.prediction import second_bytes
+        from export.backends.onnx.vision_library import written as vision
 
         chosen = chosen_for(spec, options)
         size = second_bytes(spec, chosen, assignments)
         told = [f"a second decoder for calls of many rows takes {human_bytes(size)} on the disk and as much in memory"]
         kept = "keys and values are kept in bytes, half of float16; their scales are those of --calibration"
-        library = f"the decoder is compiled for this machine's kind of processor ({', '.join(variants())}) beside its graph"
-        kept_so, compiled = chosen.cache == INT8_CACHE, chosen.decoder_library
-        return (*(told if size else ()), *([kept] if kept_so else ()), *([library] if compiled else ()))
+        compiled = [("decoder", decoder.FILES)] if chosen.decoder_library else []
+        compiled += [("vision tower", vision.FILES)] if chosen.vision_library else []
+        libraries = [
+            f"the {stage} is compiled for this machine's kind of processor ({', '.join(files.variants())}) beside its graph"
+            for stage, files in compiled
+        ]
+        return (*(told if size else ()), *([kept] if chosen.cache == INT8_CACHE else ()), *libraries)
 
     def refuse(self, spec: ModelSpec, options: BuildOptions) -> None:
-        from export.backends.onnx.decoder_library.written import refuse
+        from export.backends.onnx.decoder_library import written as decoder
+        from export.backends.onnx.vision_library import written as vision
 
-        if (chosen := chosen_for(spec, options)).decoder_library:
-            refuse(spec, chosen)
+        chosen = chosen_for(spec, options)
+        if chosen.decoder_library:
+            decoder.refuse(spec, chosen)
+        if chosen.vision_library:
+            vision.refuse(spec, chosen)
 
     def wants_cache_scales(self, options: BuildOptions) -> bool:
         return choices(options).cache == INT8_CACHE
@@ -89,7 +98,9 @@ class OnnxBackend(ExportBackend):
         if chosen.prefill_precision:
             steps.append(Step("onnx decoder of many rows", partial(_write_many_rows, build)))
         if chosen.decoder_library:
-            steps.append(Step("onnx decoder libraries", partial(_write_libraries, build, stages[DECODER])))
+            steps.append(Step("onnx decoder libraries", partial(_write_decoder_libraries, build, stages[DECODER])))
+        if chosen.vision_library:
+            steps.append(Step("onnx vision libraries", partial(_write_vision_libraries, build, stages[VISION])))
         return [*steps, Step("onnx graphs of other tools", partial(write_graphs, build, stages, chosen.cache))]
 
     def tool_files(self, build: Build) -> list[Path]:
@@ -104,7 +115,8 @@ class OnnxBackend(ExportBackend):
         chosen = chosen_for(spec, options)
         made, wanted = (block.get("cache"), block.get("accuracy_level")), (chosen.cache, chosen.accuracy_level)
         twice = (MANY_ROWS in block) == bool(chosen.prefill_precision)
-        return made == wanted and twice and (DECODER_LIBRARY in block) == chosen.decoder_library
+        compiled = (DECODER_LIBRARY in block, VISION_LIBRARY in block) == (chosen.decoder_library, chosen.vision_library)
+        return made == wanted and twice and compiled
 
     def manifest(self, build: Build) -> dict[str, Any]:
         from export.backends.onnx.cached_attention import cached_head_width
@@ -241,17 +253,27 @@ def _write_many_rows(build: Build) -> list[Path]:
     return [file.relative_to(build.folder) for file in written]
 
 
-def _write_libraries(build: Build, graph: Path) -> list[Path]:
-    from export.backends.onnx.decoder_library.written import write_libraries
+def _write_decoder_libraries(build: Build, graph: Path) -> list[Path]:
+    from export.backends.onnx.decoder_library.written import FILES
 
-    return write_libraries(build.folder, graph, FOLDER, partial(build.progress, "onnx decoder libraries"))
+    progress = partial(build.progress, "onnx decoder libraries")
+    return FILES.write(build.folder, FOLDER, (build.folder / graph,), progress)
+
+
+def _write_vision_libraries(build: Build, graph: Path) -> list[Path]:
+    from export.backends.onnx.vision_library.written import FILES
+
+    progress = partial(build.progress, "onnx vision libraries")
+    return FILES.write(build.folder, FOLDER, (build.spec.vision, build.folder / graph), progress)
 
 
 def _library_block(chosen: OnnxChoices) -> dict[str, Any]:
-    """What the manifest says of the decoder libraries, where there are some."""
-    from export.backends.onnx.decoder_library.written import library_block
+    """What the manifest says of libraries, where there are some."""
+    from export.backends.onnx.decoder_library import written as decoder
+    from export.backends.onnx.vision_library import written as vision
 
-    return {DECODER_LIBRARY: library_block(FOLDER)} if chosen.decoder_library else {}
+    told = {DECODER_LIBRARY: decoder.FILES.block(FOLDER)} if chosen.decoder_library else {}
+    return told | ({VISION_LIBRARY: vision.FILES.block(FOLDER)} if chosen.vision_library else {})
 
 
 def _many_rows_block(build: Build, chosen: OnnxChoices) -> dict[str, Any]:

@@ -61,6 +61,7 @@ class OnnxChoices:
         preset: of `EIGHT_BITS`, which layers of int4 packages keep eight bits, or `COMPACT`.
         prefill_precision: of a second decoder for calls of many rows (`export.backends.onnx.many_rows`); "" for none.
         decoder_library: whether the decoder is compiled beside its graph (`export.backends.onnx.decoder_library`).
+        vision_library: whether the vision tower is (`export.backends.onnx.vision_library`).
         cache: dtype of the key/value cache; ``int8`` by ``cache_precision``.
     """
 
@@ -75,6 +76,7 @@ class OnnxChoices:
     preset: str = PLAIN
     prefill_precision: str = ""
     decoder_library: bool = False
+    vision_library: bool = False
 
 
 def choices(options: BuildOptions, routed: bool = False, one_table: bool = False) -> OnnxChoices:

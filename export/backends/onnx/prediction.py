@@ -11,7 +11,7 @@ from export.backends.onnx.many_rows import is_integer, second_assignments
 from export.graphs.layout import Place, lay_out
 from export.quantisation.spec import Assignment, Storage
 from export.specs import ModelSpec
-from runtime_py.backends.records import DECODER_LIBRARY, INT8_CACHE, MANY_ROWS
+from runtime_py.backends.records import DECODER_LIBRARY, INT8_CACHE, MANY_ROWS, VISION_LIBRARY
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, STAGES, VISION
 
 GRAPH_BYTES = {DECODER: 5_000, VISION: 3_400, CONNECTOR: 9_400, EMBED: 1_900}
@@ -24,6 +24,9 @@ ROUNDING_BYTES, FINE_BYTES = 5_600, 3_300
 
 LIBRARY_BYTES, LIBRARY_LAYER_BYTES = 570_000, 28_500
 """Bytes of both decoder libraries for x86-64 and their index: without and per block, from 2 and 40 blocks."""
+
+TOWER_BYTES, TOWER_LAYER_BYTES = 262_000, 7_600
+"""The same of a vision library, from 4 and 27 blocks."""
 
 CACHE_ITEM = {"float32": 4, "float16": 2, INT8_CACHE: 1}
 """Bytes of a number in the cache."""
@@ -48,6 +51,8 @@ def predict(
         files[MANY_ROWS] = graphs[DECODER] + TURN_BYTES + TURNED_BYTES * spec.decoder.layers + second
     if chosen.decoder_library:
         files[DECODER_LIBRARY] = LIBRARY_BYTES + LIBRARY_LAYER_BYTES * spec.decoder.layers
+    if chosen.vision_library:
+        files[VISION_LIBRARY] = TOWER_BYTES + TOWER_LAYER_BYTES * spec.vision.layers
     files[FURTHER] = graphs[VISION] + graphs[CONNECTOR] + JOINT_BYTES
     files[DECODER] += _scale_bytes(spec, chosen)
     if not obstacles(spec, Tool.GENAI, chosen.cache):
@@ -61,8 +66,9 @@ def predict(
         "runtime": RUNTIME,
     }
     largest = max(laid, key=lambda stage: files[stage])
-    peak = EXPORT_BASE + EXPORT_BLOCK * sum(blocks.values()) + (COMPILER if chosen.decoder_library else 0)
-    return Prediction(files, device, peak, "onnx decoder libraries" if chosen.decoder_library else f"onnx {largest}")
+    compiled = ["decoder"] * chosen.decoder_library + ["vision"] * chosen.vision_library
+    peak = EXPORT_BASE + EXPORT_BLOCK * sum(blocks.values()) + (COMPILER if compiled else 0)
+    return Prediction(files, device, peak, f"onnx {compiled[0]} libraries" if compiled else f"onnx {largest}")
 
 
 def _first_bytes(places: list[Place], chosen: OnnxChoices, assignments: Mapping[str, Assignment]) -> int:

@@ -6,16 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-import tvm
-from tvm import relax
-from tvm.target import Target
 
 from export.backends.onnx.decoder_library import operators  # noqa: F401  (its functions are the translations)
 from export.backends.onnx.decoder_library.kernels import LibraryKernels
 from export.backends.onnx.decoder_library.translation import Entry, Translation
-from export.compilation.module_pass import PassLog
-from export.compilation.objects import write_objects
-from export.compilation.pipeline import lowered, machine_code, memory_planned
+from export.compilation.processor_library import write_processor_library
 from export.compilation.size_order import sizes_in_order
 from export.graphs.writer import lying
 from export.processor.targets import TARGETS
@@ -46,18 +41,10 @@ def compile_decoder(graph: Path, place: str, out: Path) -> dict[str, Any]:
     """
     model = onnx.load(str(graph), load_external_data=False)
     translation = Translation(model.graph, LibraryKernels(place))
-    module, target, log = translation.module(ENTRIES), Target(TARGETS[place]), PassLog()
-    # TVM's merging of common subexpressions has a regression
-    with target, tvm.transform.PassContext(config={"tirx.disable_cse_tir": True}, instruments=[log]), log.explained():
-        write_objects(relax.build(module, target=target, relax_pipeline=pipeline()), out)
+    write_processor_library(translation.module(ENTRIES), TARGETS[place], BOUNDS, out)
     places = lying(graph, [parameter.name for parameter in translation.parameters])
     rows = [
         [parameter.name, parameter.dtype, list(parameter.shape), places[parameter.name].file, places[parameter.name].offset]
         for parameter in translation.parameters
     ]
     return {"caches": translation.cache_rows(), "parameters": rows}
-
-
-def pipeline() -> tvm.transform.Pass:
-    """From the translated module, whose kernels are scheduled as they are written, to virtual machine code."""
-    return tvm.transform.Sequential([lowered(BOUNDS), memory_planned(), machine_code()])

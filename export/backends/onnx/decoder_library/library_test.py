@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from export.backends.onnx.decoder_library.library import compile_decoder
-from export.backends.onnx.decoder_library.written import variants
+from export.backends.onnx.decoder_library.written import FILES
 from export.pipeline import export
 from export.request import ExportRequest
 from parity_tests.conftest import GOLDENS
@@ -121,7 +121,7 @@ def test_more_sequences_than_it_is_planned_for_go_through_the_graph(library_pack
 def test_libraries_and_index_are_listed_and_every_run_gives_the_same_bytes(library_package: Path, tmp_path: Path) -> None:
     given = read(library_package)
     block = given.manifest["backends"]["onnx"]
-    assert set(block[DECODER_LIBRARY]["libraries"]) == set(variants())
+    assert set(block[DECODER_LIBRARY]["libraries"]) == set(FILES.variants())
     listed = {row["path"] for row in given.manifest["files"]}
     assert {block[DECODER_LIBRARY]["index"], *block[DECODER_LIBRARY]["libraries"].values()} <= listed
     variant, file = next(iter(block[DECODER_LIBRARY]["libraries"].items()))
@@ -147,7 +147,7 @@ def test_what_is_not_translated_is_named(library_package: Path, tmp_path: Path, 
     altered = tmp_path / graph.name
     altered.write_bytes(model.SerializeToString())
     with pytest.raises(UnsupportedModelError, match=words):
-        compile_decoder(altered, variants()[0], tmp_path / "x.so")
+        compile_decoder(altered, FILES.variants()[0], tmp_path / "x.so")
 
 
 @pytest.mark.parametrize(

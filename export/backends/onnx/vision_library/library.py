@@ -1,0 +1,62 @@
+"""A written tower as a shared library, for one kind of processor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from export.backends.onnx.vision_library.tower import Tower
+from export.compilation.processor_library import write_processor_library
+from export.compilation.size_order import sizes_in_order
+from export.graphs.writer import lying
+from export.processor.targets import TARGETS
+from export.specs import PositionKind, VisionSpec
+
+POSITIONS, CLASS_POSITION = "positions", "class_position"
+
+MOST_TOKENS = 16384
+"""Of a picture of any size: a grid of 128 x 128 patches."""
+
+
+@sizes_in_order()
+def compile_vision(spec: VisionSpec, graph: Path, place: str, out: Path) -> dict[str, Any]:
+    """Write ``out``, the library of a tower.
+
+    Args:
+        graph: the tower's, as it was written, whose data file need not be there.
+        place: a key of `export.processor.targets.TARGETS`.
+
+    Returns:
+        what the library is called with: how positions are made, and of their table, of that of a class token and of every
+        parameter, in order, its name, dtype, shape, file beside the graph and offset.
+
+    Raises:
+        MachineError: there is no linker.
+    """
+    tower = Tower(spec)
+    write_processor_library(tower.module(), TARGETS[place], {"tokens": most_tokens(spec)}, out)
+    class_position = [CLASS_POSITION] if spec.class_token else []
+    places = lying(graph, [POSITIONS, *class_position, *(parameter.name for parameter in tower.parameters)])
+
+    def row(name: str, dtype: str, shape: tuple[int, ...]) -> list[Any]:
+        return [name, dtype, list(shape), places[name].file, places[name].offset]
+
+    return {
+        "kind": str(spec.positions),
+        "most": most_tokens(spec),
+        "side": spec.native_grid,
+        "table": row(POSITIONS, "float32", (table_rows(spec), spec.width)),
+        "first": [row(name, "float32", (1, spec.width)) for name in class_position],
+        "parameters": [row(each.name, each.dtype, each.shape) for each in tower.parameters],
+    }
+
+
+def table_rows(spec: VisionSpec) -> int:
+    """Positions of the table as the graph's file has it."""
+    rows, columns = (spec.positions is PositionKind.FIXED and spec.grid) or (spec.native_grid, spec.native_grid)
+    return rows * columns
+
+
+def most_tokens(spec: VisionSpec) -> int:
+    """Of a picture: what memory is planned for."""
+    return table_rows(spec) + int(spec.class_token) if spec.positions is PositionKind.FIXED else MOST_TOKENS

@@ -1,0 +1,60 @@
+"""The vision libraries of a package: their files, and which towers have none."""
+
+from __future__ import annotations
+
+from export.backends.onnx.choices import OnnxChoices
+from export.backends.onnx.compiled_files import CompiledFiles, require_compiler
+from export.specs import ModelSpec, PositionKind, VisionSpec
+from runtime_py.backends.vision_library import VISION_VARIANTS
+from runtime_py.errors import MachineError, UnsupportedModelError, UsageError
+
+FLAG = "--vision-library"
+ROUNDED = "int8"
+"""The precision of towers whose layers round their inputs, which the kernels multiply."""
+
+LEAST_WIDTH, FOURS = 16, 4
+"""Of a tower's rows, and what the widths of its layers are multiples of."""
+
+FILES = CompiledFiles("vision_library", VISION_VARIANTS, "export.backends.onnx.vision_library.library:compile_vision")
+
+
+def refuse(spec: ModelSpec, chosen: OnnxChoices) -> None:
+    """Raise before any work where no library can be made.
+
+    Raises:
+        UnsupportedModelError: the tower is no plain transformer, or has sizes for which there are no kernels.
+        UsageError: its layers do not round their inputs.
+        MachineError: TVM is not installed, or this machine is of another kind.
+    """
+    if chosen.vision_precision != ROUNDED:
+        raise UsageError(
+            f"{FLAG} with --vision-precision {chosen.vision_precision}",
+            f"--vision-precision {ROUNDED}, the default of int4 packages for a processor",
+            "leave one of them out",
+        )
+    reason = unsupported(spec)
+    if reason:
+        raise UnsupportedModelError(f"no vision library of {spec.family}: {reason}", "another tower", f"leave {FLAG} out")
+    if not FILES.variants():
+        raise MachineError(
+            f"no vision library on this machine: {', '.join(VISION_VARIANTS)} alone has kernels of towers",
+            "a machine of that kind",
+            f"leave {FLAG} out, or export there",
+        )
+    require_compiler(FLAG)
+
+
+def unsupported(spec: ModelSpec) -> str:
+    """Why there are no kernels for a model's tower; empty where there are."""
+    from export.processor.panel_attention import WIDEST
+
+    vision = spec.vision
+    if not isinstance(vision, VisionSpec):
+        return "its positions turn queries and keys"
+    if vision.positions is PositionKind.NONE:
+        return "it has no table of positions"
+    if vision.width % FOURS or vision.mlp_width % FOURS or vision.width < LEAST_WIDTH:
+        return f"its layers are {vision.width} and {vision.mlp_width} wide, no multiples of {FOURS}"
+    if vision.head_dim % 2 or vision.head_dim > WIDEST:
+        return f"its heads are {vision.head_dim} wide, no even number up to {WIDEST}"
+    return ""

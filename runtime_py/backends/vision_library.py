@@ -1,0 +1,152 @@
+"""A vision tower as machine code, over its graph's own weight file.
+
+ONNX Runtime attends in float32, and writes and reads all tokens for every step between its products. The library keeps
+tokens in panels, multiplies attention in 16 bits, and joins those steps (docs/results/vision.md). It lies beside the graph,
+never in its place: where it cannot run, or the processor has AMX, which it does not use, the graph does.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runtime_py.backends.compiled_stage import CompiledStage, aligned
+from runtime_py.backends.decoder_library import VARIANTS
+from runtime_py.backends.ort_inputs import checked
+from runtime_py.backends.ort_providers import CPU
+from runtime_py.backends.processor import architecture, instructions
+from runtime_py.backends.records import ONNX, VISION_LIBRARY
+from runtime_py.backends.tvm_runtime import require_tvm, use_threads
+from runtime_py.contracts import VISION, StageContract
+from runtime_py.errors import MachineError, PackageError
+
+log = logging.getLogger(__name__)
+
+TOWER = "tower"
+"""The function of a library: pixels (3, height, width), positions (tokens, width), parameters to tokens (tokens, width)."""
+
+VISION_VARIANTS = ("x86-64-vnni",)
+"""Of `VARIANTS`, those that kernels of towers are written for."""
+
+FASTER_GRAPH = "amx_int8"
+"""An instruction with which ONNX Runtime multiplies bytes and a library does not."""
+
+PIXELS = "pixel_values"
+FLOAT32 = np.dtype(np.float32)
+
+
+class VisionLibrary:
+    """Runs the vision tower of one package.
+
+    Args:
+        folder: the package.
+        manifest: its manifest.json.
+        threads: of a call; 0 leaves it to TVM.
+
+    Attributes:
+        variant: which of the package's libraries runs.
+
+    Raises:
+        MachineError: TVM's runtime is missing or another version, or no library is for this processor.
+        PackageError: library, index and weights do not fit one another.
+    """
+
+    def __init__(self, folder: Path, manifest: Mapping[str, Any], threads: int = 0) -> None:
+        block = ONNX.block(manifest)[VISION_LIBRARY]
+        require_tvm(block["tvm"])
+        self.variant, self._threads = chosen_variant(block["libraries"]), threads
+        self._running = threading.Lock()  # TVM's machine runs one call at a time
+        self._contract = StageContract.from_json(manifest["contracts"][VISION])
+        self._compiled = CompiledStage(folder, manifest, block, self.variant, (TOWER,), threads)
+        with self._compiled.fitting():
+            index = self._compiled.index
+            self._kind, self._side, self._most = str(index["kind"]), int(index["side"]), int(index["most"])
+            self._table = self._compiled.placed(index["table"])
+            self._first = [self._compiled.placed(row) for row in index["first"]]
+            self._parameters = self._compiled.parameters(index["parameters"])
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The stage's outputs, float32, as its graph gives them; keys are contract names.
+
+        Raises:
+            PackageError: an input does not fit the contract, or has more tokens than memory is planned for.
+        """
+        kinds = {tensor.name: np.dtype(tensor.dtype) for tensor in self._contract.inputs}
+        fed = checked(self._contract, VISION, kinds, inputs)
+        use_threads(self._threads)
+        placed = np.concatenate([*self._first, self._positions(fed)])
+        if len(placed) > self._most:
+            raise PackageError(
+                f"a picture of {len(placed)} tokens for the vision library",
+                f"at most {self._most}",
+                "give a smaller picture, or open the package without --trust",
+            )
+        positions = self._compiled.tensor(aligned(placed, FLOAT32))
+        made = []
+        with self._running:
+            for pixels in fed[PIXELS]:
+                given = self._compiled.tensor(aligned(pixels, FLOAT32))
+                made.append(np.from_dlpack(self._compiled.functions[TOWER](given, positions, self._parameters)))
+        return {self._contract.outputs[0].name: np.stack(made)}
+
+    def _positions(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        """(patches, width), as `export.modules.vision.transformer` makes them."""
+        table = self._table
+        if self._kind == "indexed":
+            return table[inputs["patch_positions"]]
+        if self._kind == "resampled":
+            rows, columns = (inputs[name].astype(np.float32) for name in ("row_weights", "column_weights"))
+            resampled = np.matmul(columns, (rows @ table.reshape(self._side, -1)).reshape(len(rows), self._side, -1))
+            return np.asarray(resampled.reshape(-1, table.shape[1]))
+        return table
+
+
+def chosen_variant(libraries: Mapping[str, str]) -> str:
+    """The one of these that this processor runs, and runs faster than the graph.
+
+    Raises:
+        MachineError: there is none.
+    """
+    here, has = architecture(), instructions()
+    for variant in VISION_VARIANTS:
+        machine, needed = VARIANTS[variant]
+        if variant in libraries and machine == here and has.issuperset(needed) and FASTER_GRAPH not in has:
+            return variant
+    raise MachineError(
+        f"this processor ({here}) runs none of the package's vision libraries, or its graph faster: {', '.join(libraries)}",
+        "x86-64 with AVX-512 and VNNI, and without AMX",
+        "nothing needs to be done: the graph runs",
+    )
+
+
+def vision_library(
+    folder: Path, manifest: Mapping[str, Any], threads: int, own_code: bool, provider: str
+) -> tuple[VisionLibrary | None, str]:
+    """The package's vision library, where it has one that runs here; else the graph does its work, and a warning says why.
+
+    Args:
+        own_code: whether code that the package brings may run.
+        provider: what runs the graphs: the library is for the processor's memory.
+
+    Returns:
+        the library and "", or None and why not.
+
+    Raises:
+        PackageError: see `VisionLibrary`.
+    """
+    if VISION_LIBRARY not in ONNX.block(manifest) or provider != CPU:
+        return None, "the processor runs it alone"
+    if not own_code:
+        missing = "it is code that nobody trusts here; --trust with the hash that its maker published runs it"
+    else:
+        try:
+            return VisionLibrary(folder, manifest, threads), ""
+        except MachineError as error:
+            missing = f"{error.what}; {error.next_step}"
+    log.warning("the vision library of %s does not run: %s", folder.name, missing)
+    return None, missing
