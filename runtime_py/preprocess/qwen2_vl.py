@@ -82,7 +82,7 @@ class Processor:
             )
         positions = multi_axis_positions(image_rows, [piece.state["grid"] for piece in images], self.settings["merge"])
         state: dict[str, Any] = {"next": int(positions.max()) + 1, "tokens": ids.shape[1]}
-        return Layout(ids, image_rows, {"position_ids": positions[:, None]}, state)
+        return Layout(ids, image_rows, {"position_ids": positions[:, None]}, state, np.unique(ids))
 
     def next_inputs(self, layout: Layout, length: int) -> dict[str, np.ndarray]:
         position = layout.state["next"] + length - layout.state["tokens"]
