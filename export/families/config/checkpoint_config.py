@@ -54,8 +54,8 @@ class CheckpointConfig:
         """
         whole = Section(config)
         stated = whole.section("text_config", text_file) if text_file else language_of(whole)
-        files = (whole.section(key, SETTINGS[key]) for key in (GENERATION, PICTURES, CLIPS))
-        return cls(whole, stated.over(code.class_defaults), stated, *files, code)
+        generation, pictures, clips = (whole.section(key, SETTINGS[key]) for key in (GENERATION, PICTURES, CLIPS))
+        return cls(whole, stated.over(code.class_defaults), stated, generation, pictures, clips, code)
 
     def decoder(self, vocabulary: int | None = None, axes: int = 1, kv_heads: str = "num_key_value_heads") -> DecoderSpec:
         """The language model as the checkpoint and its code's defaults describe it; ``axes`` of its rotary positions."""
