@@ -10,7 +10,7 @@ import torch
 from calibrate.conftest import RandomWeights, decoder_call, tiny_spec
 from calibrate.statistics.stage_stream import StageStream
 from export.modules.build import build_stage
-from export.modules.cache_kernels import RoundedCacheKernels, WatchingKernels, pair_lengths
+from export.modules.cache_kernels import WatchingKernels, pair_lengths
 from export.modules.kernels import rotate
 from export.quantisation.cache_scales import (
     KEY,
@@ -23,6 +23,7 @@ from export.quantisation.cache_scales import (
     scale_name,
     write_scales,
 )
+from parity_tests.reference.arithmetic import Arithmetic, ArithmeticKernels
 from runtime_py.contracts import DECODER
 from runtime_py.errors import UsageError
 
@@ -82,8 +83,8 @@ def test_a_decoder_over_bytes_is_near_the_one_that_keeps_all() -> None:
     scales = CacheScales.of_sizes(watching.sizes)
     scales.check(spec.decoder)
     near, far = (
-        said(RoundedCacheKernels(scales)),
-        said(RoundedCacheKernels(CacheScales({n: s / 8 for n, s in scales.tensors.items()}))),
+        said(ArithmeticKernels(Arithmetic(cache=scales))),
+        said(ArithmeticKernels(Arithmetic(cache=CacheScales({n: s / 8 for n, s in scales.tensors.items()})))),
     )
     errors = [float((other - plain).norm() / plain.norm()) for other in (near, far)]
     assert 1e-4 < errors[0] < 2e-2 < errors[1]

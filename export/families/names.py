@@ -22,6 +22,9 @@ from runtime_py.errors import nearest as similar
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _ADDRESS = re.compile(r"https?://[^/]+/([^/?#]+/[^/?#]+)")
 
+_VERSION = re.compile(r"v?\d+([._]\d+)*(?![\d._]*b)")
+"""A number that is no size, as 7b is."""
+
 LIKE = 0.75
 """How much alike two names are, of 1, where one may be a mistyped form of the other."""
 
@@ -104,6 +107,13 @@ def meant(model: str) -> Meant:
         return Meant(published=known, hub_id=known.hub_id)
     if HUB_ID.fullmatch(model):
         return Meant(hub_id=model)
+    versions = _versions_of(model)
+    if versions:
+        raise UsageError(
+            f"--model {model} is a version of {versions[0].family.name} that is not built",
+            f"one of {', '.join(one.hub_id for one in versions)}; or the id or folder of what was trained from one",
+            did_you_mean_model(model),
+        )
     raise UsageError(
         f"--model {model} is no family, hub id or folder",
         f"a family: {', '.join(registry.families())}; an id such as org/name; or a folder",
@@ -162,6 +172,15 @@ def _by_key(known: tuple[Published, ...]) -> dict[str, list[Published]]:
     for name, one in _names(known):
         by_key.setdefault(_key(name), []).append(one)
     return by_key
+
+
+def _versions_of(model: str) -> list[Published]:
+    """Every checkpoint of the families that a name with a version, but for it, is a name of; the nearest family first."""
+    plain = _key(_VERSION.sub("", model.lower()))
+    if not _VERSION.search(model.lower()):
+        return []
+    known = {one.family.name for name, one in _names(published()) if _key(_VERSION.sub("", name.lower())) == plain}
+    return sorted((one for one in published() if one.family.name in known), key=lambda one: len(one.family.name))
 
 
 def _key(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from pathlib import Path
 
@@ -89,6 +90,28 @@ def test_mistyped_names_are_told_the_nearest(name: str, near: str) -> None:
     if "/" not in name:
         with pytest.raises(UsageError, match="did you mean"):
             meant(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        ("minicpm-v-2.6", "minicpm-v"),
+        ("MiniCPM-V-4_5", "minicpm-v"),
+        ("qwen2.5-vl", "qwen2-vl"),
+        ("Qwen2.5-VL-7B-Instruct", "qwen2-vl"),
+        ("minicpm-llama3-v-3", "minicpm-llama3-v"),
+    ],
+)
+def test_another_version_is_said_to_be_one(name: str, family: str) -> None:
+    with pytest.raises(UsageError, match=f"^--model {name} is a version of {family} that is not built") as told:
+        meant(name)
+    assert set(families()[family].hub_ids) <= set(re.findall(r"[\w.-]+/[\w.-]+", told.value.expected))
+
+
+@pytest.mark.parametrize("name", ["qwen2-vl-72b-instruct", "2.6", "llava-1.5", "cogvlm"])
+def test_another_size_or_a_number_alone_is_no_version(name: str) -> None:
+    with pytest.raises(UsageError, match="is no family, hub id or folder"):
+        meant(name)
 
 
 def test_names_far_from_all_are_told_where_to_look() -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from export.modules.kernels import CachedAttention, Kernels
-from export.quantisation.cache_scales import KEY, STEPS, VALUE, CacheScales, rounded
+from export.quantisation.cache_scales import KEY, STEPS, VALUE, rounded
 from export.specs import DecoderSpec
 
 
@@ -42,16 +42,6 @@ class RoundedCacheAttention(LayerAttention):
             larger = x.detach().abs() > 2 * STEPS * scale.to(x.device)[:, None]
             self.halved[half] += larger.sum(dim=(0, 2)).cpu().numpy()
         return kept[0], kept[1]
-
-
-class RoundedCacheKernels(Kernels):
-    """Plain kernels with a `RoundedCacheAttention` a layer."""
-
-    def __init__(self, scales: CacheScales) -> None:
-        self.scales = scales
-
-    def layer_attention(self, name: str, shared: CachedAttention) -> CachedAttention:
-        return RoundedCacheAttention(shared.spec, self.scales.of(name))
 
 
 class WatchedAttention(LayerAttention):

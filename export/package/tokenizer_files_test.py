@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from export.package import tokenizer_json
 from export.package.tokenizer_files import check_equal, ensure_tokenizer_json
 from export.package.tokenizer_json import parse_model
 from export.package.tokenizer_probes import PROBES
+from runtime_py import tokenizer
 from runtime_py.conftest import train_sentencepiece
 from runtime_py.errors import CheckpointError, UnsupportedModelError
 from runtime_py.tokenizer import Tokenizer, read_json, read_sentencepiece
@@ -126,3 +128,20 @@ def test_damaged_and_missing_models_are_named(tmp_path: Path, sentencepiece_file
     (tmp_path / "tokenizer.model").write_bytes(sentencepiece_file.read_bytes()[:-7])
     with pytest.raises(CheckpointError, match="no SentencePiece model"):
         parse_model(tmp_path / "tokenizer.model")
+
+
+@pytest.mark.parametrize("family", ["cogvlm2", "awaker2.5-vl", "xverse-v"])
+def test_spaces_before_punctuation_stay_whatever_the_checkpoint_says(family: str, tmp_path: Path) -> None:
+    """transformers left off cutting them from texts of BPE vocabularies with 5.7 (huggingface/transformers, pull 44915)."""
+    transformers = pytest.importorskip("transformers", minversion="5.7")
+    for path in DEMOS.joinpath(family).glob("*token*"):
+        shutil.copyfile(path, tmp_path / path.name)
+    stated = json.loads((tmp_path / "tokenizer_config.json").read_text(encoding="utf-8"))
+    stated["clean_up_tokenization_spaces"] = True
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(stated), encoding="utf-8")
+    theirs, ours = transformers.AutoTokenizer.from_pretrained(tmp_path), tokenizer.load(tmp_path)
+    assert theirs.clean_up_tokenization_spaces
+    text = "x != y , a . b ? we 've , it 's , I 'm , you 're not , do n't ' quoted ' here !"
+    ids = ours.encode(text)
+    assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True) == text
+    assert theirs.clean_up_tokenization(text) != text

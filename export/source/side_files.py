@@ -51,6 +51,7 @@ RULES: tuple[tuple[str, Purpose], ...] = (
     ("config.json", Purpose.CONFIG),
     ("generation_config.json", Purpose.GENERATION),
     ("preprocessor_config.json", Purpose.PICTURES),
+    ("video_preprocessor_config.json", Purpose.PICTURES),
     ("processor_config.json", Purpose.PICTURES),
     ("tokenizer.json", Purpose.VOCABULARY),
     ("tokenizer.model", Purpose.VOCABULARY),

@@ -39,6 +39,7 @@ from runtime_py.errors import CheckpointError
         ("config.json", Purpose.CONFIG),
         ("generation_config.json", Purpose.GENERATION),
         ("processor_config.json", Purpose.PICTURES),
+        ("video_preprocessor_config.json", Purpose.PICTURES),
         ("tokenizer.model", Purpose.VOCABULARY),
         ("qwen.tiktoken", Purpose.VOCABULARY),
         ("chat_template.json", Purpose.READING),

@@ -6,7 +6,6 @@ manifest: some values of every probe and the greedy tokens.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from parity_tests.check.demo_task import demo_checkpoint, task_accuracy
 from parity_tests.check.own_questions import OWN_STEPS, OwnData, batches, own_questions
 from parity_tests.check.package_questions import questions, stand_in
 from parity_tests.check.prompts import demo_prompts
+from parity_tests.check.same_model import require_same_model
 from parity_tests.check.sides import Sides, open_sides, other_comparisons, sides_of_other
 from parity_tests.check.stored_numbers import other_code, other_numbers
 from parity_tests.judging.accuracy import KNOWN, OWN, in_full
@@ -36,7 +36,6 @@ from parity_tests.reference.checkpoint_side import Checkpoint, open_checkpoint, 
 from parity_tests.thresholds import Table
 from runtime_py import package as packages
 from runtime_py.contracts import DECODER, VISION
-from runtime_py.errors import UsageError
 from runtime_py.preprocess.base import Processor
 
 STEPS, STREAMED_STEPS = 8, 2
@@ -156,7 +155,7 @@ def check(package: Path, checkpoint: Path | Checkpoint | None = None, options: C
 
 
 def _against_checkpoint(whole: Candidate, checkpoint: Checkpoint, options: CheckOptions) -> Result:
-    _require_same_model(whole, checkpoint)
+    require_same_model(whole, checkpoint)
     candidate, others = whole.examiner.decoders(whole)
     processor = checkpoint.processor(candidate.tokenizer or stand_in(candidate.manifest))
     sides = open_sides(candidate, checkpoint, processor, options.device)
@@ -234,28 +233,6 @@ def _unmeasured(sides: Sides, inside: bool | None) -> str:
     if sides.streamed and inside is None:
         return "the reference is streamed; ask with --inside always"
     return "" if inside or inside is None else "left out (--inside never)"
-
-
-def _require_same_model(candidate: Candidate, checkpoint: Checkpoint) -> None:
-    """Raise UsageError when the checkpoint is another model than the package's.
-
-    Other processor settings are a fault of the package, and judged, when the checkpoint's config.json is the very one.
-    """
-    made_from = (candidate.manifest["family"], candidate.manifest["variant"], candidate.manifest["runtime"])
-    given = (checkpoint.spec.family, checkpoint.spec.variant, checkpoint.spec.runtime)
-    if made_from != given and not (made_from[:2] == given[:2] and _same_config(candidate, checkpoint)):
-        raise UsageError(
-            f"{checkpoint.folder} is not what the package was made from",
-            f"{made_from[0]} {made_from[1]} with the same processor settings, found {given[0]} {given[1]}",
-            "name the checkpoint of this package with --reference",
-        )
-
-
-def _same_config(candidate: Candidate, checkpoint: Checkpoint) -> bool:
-    """Whether config.json is, byte for byte, the one the package was made from."""
-    path = checkpoint.folder / "config.json"
-    stated = {row["path"]: row["sha256"] for row in candidate.manifest["source"].get("files") or ()}
-    return path.is_file() and stated.get(path.name) == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _against_sample(candidate: Candidate, options: CheckOptions) -> Result:

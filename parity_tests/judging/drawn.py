@@ -8,7 +8,7 @@ between the two tokens says how far a logit must be off for it, as it does for g
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -59,9 +59,9 @@ def draw(scores: np.ndarray, sampling: Sampling, step: int) -> int:
     return int((filtered(scores, sampling) + _noise(step, scores.size)).argmax())
 
 
-def drawn_scores(logits: np.ndarray, answer: list[int], sampling: Sampling) -> np.ndarray:
-    """float64 (vocabulary,) logits of a step after the repetition penalty, which `draw` takes."""
-    return penalise(logits.astype(np.float64), answer, sampling.repetition_penalty)
+def drawn_scores(logits: np.ndarray, seen: Sequence[int] | np.ndarray, sampling: Sampling) -> np.ndarray:
+    """float64 (vocabulary,) logits of a step after the repetition penalty of what was ``seen``, which `draw` takes."""
+    return penalise(logits.astype(np.float64), seen, sampling.repetition_penalty)
 
 
 def drawn_margin(tokens: np.ndarray, candidate: np.ndarray, scores: np.ndarray, sampling: Sampling) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,8 +11,9 @@ from hypothesis import strategies as st
 
 from parity_tests.judging.compare import compare_recordings
 from parity_tests.judging.drawn import SamplingMode, described, draw, drawn_margin, drawn_scores, sampling_of
-from parity_tests.judging.probes import Recording
-from runtime_py.generation.sampler import Sampling, filtered, softmax
+from parity_tests.judging.probes import Question, Recording, record
+from runtime_py.generation.sampler import Sampling, filtered, penalise, softmax
+from runtime_py.generation.session import Limits
 
 GENERATION = {"temperature": 0.7, "top_k": 100, "top_p": 0.8, "repetition_penalty": 1.05}
 
@@ -86,3 +89,17 @@ def test_what_all_tokens_have_in_common_makes_no_tie(sampling: Sampling) -> None
 
     assert relative(0.0) > 0.1
     assert relative(1000.0) == pytest.approx(relative(0.0))
+
+
+@pytest.mark.parametrize(("family", "counts"), [("cogvlm2", True), ("xverse-v", False)])
+def test_a_penalty_counts_the_prompt_where_the_published_code_does(family: str, counts: bool) -> None:
+    from export.checkpoint.opened import open_folder
+    from parity_tests.second_opinion.subject import Subject
+
+    subject = Subject(open_folder(Path(__file__).parents[2] / "export" / "demo" / "checkpoints" / family))
+    question, sampling = Question("text", (), subject.drawn_ids()), Sampling(repetition_penalty=3.0)
+    recording = record(subject.backend(), subject.processor, Limits(64, 64), question, 1, sampling=sampling)
+    seen = question.input_ids[0] if counts else []
+    expected = penalise(recording.arrays["prefill_logits"][0, -1].astype(np.float64), seen, 3.0)
+    assert recording.drawn_scores is not None
+    np.testing.assert_allclose(recording.drawn_scores[0], expected, atol=1e-4)

@@ -199,7 +199,7 @@ def _draw(
     ids: list[int] = []
     rows = []
     for step in range(steps):
-        rows.append(drawn_scores(row, ids, sampling))
+        rows.append(drawn_scores(row, [*layout.penalised_ids, *ids], sampling))
         ids.append(draw(rows[-1], sampling, step))
         if step < steps - 1:
             row = session.step(ids[-1])[0, -1]

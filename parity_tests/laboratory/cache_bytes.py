@@ -20,7 +20,7 @@ from torch import Tensor
 
 from export.quantisation.cache_scales import CacheScales
 from parity_tests.check.candidate import open_candidate
-from parity_tests.laboratory.many_rows import apart, log_probabilities, perplexity, windows_of
+from parity_tests.laboratory.text_distance import apart, log_probabilities, perplexity, windows_of
 from parity_tests.reference.checkpoint_side import cache_scales, open_checkpoint
 from parity_tests.reference.reference import TorchBackend
 from runtime_py.command import console, flags

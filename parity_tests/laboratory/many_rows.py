@@ -32,18 +32,16 @@ from export.quantisation.hadamard import turned
 from export.specs import ModelSpec
 from parity_tests.backends.examiner import MANY_ROWS
 from parity_tests.check.candidate import Candidate, open_candidate
+from parity_tests.laboratory.text_distance import apart, log_probabilities, perplexity, windows_of
 from parity_tests.laboratory.turns import in_turns
 from parity_tests.reference.arithmetic import RoundedLinear
 from parity_tests.reference.checkpoint_side import Checkpoint, open_checkpoint, stored_reference
 from parity_tests.reference.reference import TorchBackend
-from runtime_py.backends.base import Backend
 from runtime_py.backends.ort_decoder import DecoderCalls
 from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, execute
 from runtime_py.command.parser import Parser
 from runtime_py.errors import ExitCode, UsageError
-from runtime_py.generation.session import Limits, Session
-from runtime_py.model import load
 
 SEQUENCES = (1, 2, 3, 4, 6, 8, 16)
 PROMPTS = (96, 512)
@@ -149,31 +147,6 @@ def operator_milliseconds(backend: Any, hidden: int, threads: int, sequences: in
     return dict(sorted(spent.items(), key=lambda item: -item[1]))
 
 
-def log_probabilities(backend: Backend, side: Candidate, windows: np.ndarray) -> Tensor:
-    """Of what follows every token of int64 (windows, tokens), each window read from nothing: (rows, vocabulary)."""
-    session = Session(backend, side.processor, Limits(windows.shape[1] + 1, windows.shape[1]))
-    rows = []
-    for ids in windows:
-        layout = side.processor.layout(ids[None], [])
-        session.reset()
-        rows.append(session.prefill(session.embed(layout.input_ids), layout, "all")[0])
-    return torch.from_numpy(np.concatenate(rows)).log_softmax(-1)
-
-
-def apart(reference: Tensor, other: Tensor) -> str:
-    """Mean and median KL divergence in nats, and how often both have one best token."""
-    divergence = (reference.exp() * (reference - other)).sum(-1)
-    equal = (reference.argmax(-1) == other.argmax(-1)).float().mean()
-    return f"{divergence.mean():.4f} | {divergence.median():.4f} | {100 * equal:.1f} %"
-
-
-def perplexity(said: Tensor, windows: np.ndarray) -> float:
-    """Of the text, without the token behind each window."""
-    following = torch.from_numpy(np.concatenate([np.append(ids[1:], -1) for ids in windows]))
-    known = following >= 0
-    return float(said[known].gather(1, following[known][:, None]).mean().neg().exp())
-
-
 class RoundedInputs(Kernels):
     """Plain kernels whose layers of the decoder round their input.
 
@@ -227,13 +200,6 @@ def others(checkpoint: Checkpoint, second: Candidate, wanted: bool) -> dict[str,
         name = f"inputs in {steps} steps either way, and matrices for them"
         made[name] = RoundedInputsBackend(checkpoint.spec, weights, steps, True)
     return made
-
-
-def windows_of(given: argparse.Namespace) -> np.ndarray:
-    """int64 (windows, tokens) of the text, by the package's tokenizer."""
-    with load(given.package, None, "off", trust=True) as model:
-        ids = model.tokenizer.encode(given.text.read_text(encoding="utf-8")[: 40 * given.windows * given.tokens])
-    return np.array(ids[: given.windows * given.tokens], np.int64).reshape(given.windows, given.tokens)
 
 
 def tell_distances(given: argparse.Namespace, sides: dict[str, Candidate]) -> None:

@@ -56,25 +56,30 @@ def examine(translation: Translation) -> Callable[[Subject], Iterator[Finding]]:
     """What asks both sides for the logits of a drawn prompt."""
 
     def ask(subject: Subject) -> Iterator[Finding]:
-        import transformers
-
-        kind = getattr(transformers, f"{translation.library}Config")
-        config = configured(lambda: kind.from_dict(translation.values(subject)), kind.__name__)
-        whole = int(config.num_hidden_layers)
-        config.num_hidden_layers = blocks = subject.blocks_that_fit(translation.prefix, whole)
-        config._attn_implementation = "eager"
         ids = subject.drawn_ids()
-        session = Session(subject.backend(subject.with_layers(blocks)), subject.processor, Limits(len(ids[0]), len(ids[0])))
-        model: Any = loaded(
-            getattr(transformers, f"{translation.library}ForCausalLM")(config), translation.state(subject, blocks)
-        )
-        if translation.stored_frequencies:
-            for name in [name for name in subject.names() if name.endswith("rotary_emb.inv_freq")][:1]:
-                model.model.rotary_emb.inv_freq = subject.read(name)
-        of = "" if blocks == whole else f", {blocks} of {whole} layers"
+        model, session, of = both_sides(subject, translation, len(ids[0]))
         yield from text_findings(model, session, ids, of)
 
     return ask
+
+
+def both_sides(subject: Subject, translation: Translation, context: int) -> tuple[Any, Session, str]:
+    """transformers' model, ours of as many positions, and which of the layers both have where that is not all."""
+    import transformers
+
+    kind = getattr(transformers, f"{translation.library}Config")
+    config = configured(lambda: kind.from_dict(translation.values(subject)), kind.__name__)
+    whole = int(config.num_hidden_layers)
+    config.num_hidden_layers = blocks = subject.blocks_that_fit(translation.prefix, whole)
+    config._attn_implementation = "eager"
+    session = Session(subject.backend(subject.with_layers(blocks)), subject.processor, Limits(context, context))
+    model: Any = loaded(
+        getattr(transformers, f"{translation.library}ForCausalLM")(config), translation.state(subject, blocks)
+    )
+    if translation.stored_frequencies:
+        for name in [name for name in subject.names() if name.endswith("rotary_emb.inv_freq")][:1]:
+            model.model.rotary_emb.inv_freq = subject.read(name)
+    return model, session, "" if blocks == whole else f", {blocks} of {whole} layers"
 
 
 def text_findings(model: Any, session: Session, ids: np.ndarray, of: str) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ second opinion.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -35,42 +35,63 @@ def examine(prefix: str) -> Callable[[Subject], Iterator[Finding]]:
 
     def ask(subject: Subject) -> Iterator[Finding]:
         import torch
-        import transformers
 
-        if not subject.document("config.json"):
-            raise NotComparable("the checkpoint has no config.json for the other side to read")
-        config = _config(subject)
-        blocks = min(
-            subject.blocks_that_fit(prefix, max(config.text_config.num_hidden_layers, config.vision_config.depth)),
-            config.text_config.num_hidden_layers,
-        )
-        whole = config.text_config.num_hidden_layers, config.vision_config.depth
-        config.text_config.num_hidden_layers = blocks
-        config.vision_config.depth = min(blocks, whole[1])
-        spec, weights = _ours(subject, prefix, blocks, config.vision_config.depth)
-        of = "" if blocks == whole[0] else f", {blocks} of {whole[0]} layers"
-        processor = qwen2_vl.Processor(spec.runtime, None)
-        session = Session(subject.backend(spec, weights), processor, Limits(1 << 14, 1 << 14))
-        model = loaded(transformers.Qwen2VLForConditionalGeneration(config), _state(subject, prefix, blocks))
+        model, session, of = both_sides(subject, prefix)
         yield from text_findings(model, session, subject.drawn_ids(), of)
-        make_pixels, words = qwen2_processor(subject), subject.drawn_ids()[0]
+        make_pixels = qwen2_processor(subject)
         for name, picture in pictures().items():
             inputs, features = session.encode_images([picture])
-            stated = {key: getattr(config, f"{key}_token_id") for key in ("vision_start", "image", "vision_end")}
-            marks = [[stated["vision_start"]], [stated["image"]] * inputs[0].rows, [stated["vision_end"]]]
-            ids = np.concatenate([words[:7], *marks, words[7:]])[None].astype(np.int64)
-            layout = processor.layout(ids, inputs)
+            ids = with_picture(model.config, subject.drawn_ids()[0], inputs[0].rows)
+            layout = session.processor.layout(ids, inputs)
             ours = session.prefill(session.merge(layout, features), layout, "all")
-            made = make_pixels(images=[picture], return_tensors="pt")
-            kinds = torch.from_numpy((ids == stated["image"]).astype(np.int64))
+            made = their_inputs(model.config, ids, make_pixels(images=[picture], return_tensors="pt"))
             with torch.inference_mode():
-                theirs = model(input_ids=torch.from_numpy(ids), mm_token_type_ids=kinds, **made).logits.float().numpy()
+                theirs = model(**made).logits.float().numpy()
             session.reset()
-            shown = ids[0] == stated["image"]
+            shown = layout.image_rows
             yield Finding(f"logits about {name} picture{of}", Kind.LOGITS, theirs[:, ~shown], ours[:, ~shown])
             yield Finding(f"rows of {name} picture{of}", Kind.PICTURE_LOGITS, theirs[:, shown], ours[:, shown])
 
     return ask
+
+
+def both_sides(subject: Subject, prefix: str) -> tuple[Any, Session, str]:
+    """transformers' model, ours, and which of the layers both have where that is not all.
+
+    Raises:
+        NotComparable: the other side has nothing to read its sizes from.
+    """
+    import transformers
+
+    if not subject.document("config.json"):
+        raise NotComparable("the checkpoint has no config.json for the other side to read")
+    config = _config(subject)
+    blocks = min(
+        subject.blocks_that_fit(prefix, max(config.text_config.num_hidden_layers, config.vision_config.depth)),
+        config.text_config.num_hidden_layers,
+    )
+    whole = config.text_config.num_hidden_layers, config.vision_config.depth
+    config.text_config.num_hidden_layers = blocks
+    config.vision_config.depth = min(blocks, whole[1])
+    spec, weights = _ours(subject, prefix, blocks, config.vision_config.depth)
+    processor = qwen2_vl.Processor(spec.runtime, None)
+    session = Session(subject.backend(spec, weights), processor, Limits(1 << 14, 1 << 14))
+    model = loaded(transformers.Qwen2VLForConditionalGeneration(config), _state(subject, prefix, blocks))
+    return model, session, "" if blocks == whole[0] else f", {blocks} of {whole[0]} layers"
+
+
+def with_picture(config: Any, words: np.ndarray, rows: int) -> np.ndarray:
+    """int64 (1, tokens): words (tokens,) with a picture of so many rows behind the seventh."""
+    marks = [[config.vision_start_token_id], [config.image_token_id] * rows, [config.vision_end_token_id]]
+    return np.concatenate([words[:7], *marks, words[7:]])[None].astype(np.int64)
+
+
+def their_inputs(config: Any, ids: np.ndarray, pixels: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What transformers' model is called with for ids (1, tokens) and what its image processor made."""
+    import torch
+
+    kinds = torch.from_numpy((ids == config.image_token_id).astype(np.int64))
+    return {"input_ids": torch.from_numpy(ids), "mm_token_type_ids": kinds, **pixels}
 
 
 def _config(subject: Subject) -> Any:

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 
 from runtime_py.backends.ort_inputs import DTYPES, PAST, PRESENT, taken
+from runtime_py.backends.ort_run_errors import run_errors
+from runtime_py.contracts import DECODER
 
 LOGITS = "logits"
 
@@ -104,7 +106,8 @@ class DecoderCalls:
         binding.bind_ortvalue_output(LOGITS, self._bind(logits))
         self._before_call()
         began = time.perf_counter()
-        self.session.run_with_iobinding(binding)
+        with run_errors(DECODER):
+            self.session.run_with_iobinding(binding)
         self.seconds += time.perf_counter() - began
         return logits
 

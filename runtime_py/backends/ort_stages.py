@@ -12,6 +12,7 @@ from runtime_py.backends.base import Arrays, closed
 from runtime_py.backends.onnx_files import stage_files
 from runtime_py.backends.ort_inputs import DTYPES, checked, refuse_other_inputs, taken
 from runtime_py.backends.ort_providers import CPU, DEVICES, available, find_cuda, refuse_bytes, refuse_old
+from runtime_py.backends.ort_run_errors import run_errors
 from runtime_py.backends.ort_session import open_session
 from runtime_py.backends.records import INT8_CACHE, MANY_ROWS, ONNX
 from runtime_py.backends.stage_sessions import StageSessions
@@ -101,7 +102,8 @@ class OrtStages:
         """Run a cache-less stage; keys are contract names, floats are float32.
 
         Raises:
-            PackageError: an input does not fit the contract.
+            PackageError: an input does not fit the contract, or the graph fails.
+            MachineError: memory or the device gives out.
         """
         session = self._session(stage)
         feeds = self._feeds(stage, inputs)
@@ -110,7 +112,9 @@ class OrtStages:
             options = self._ort.RunOptions()
             options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         names = [output.name for output in self.contracts[stage].outputs]
-        return {name: widened(value) for name, value in zip(names, session.run(names, feeds, options), strict=True)}
+        with run_errors(stage):
+            values = session.run(names, feeds, options)
+        return {name: widened(value) for name, value in zip(names, values, strict=True)}
 
     def release(self) -> None:
         """Drop all sessions and the memory they hold; each opens again when its stage is run."""

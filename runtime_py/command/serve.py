@@ -101,8 +101,6 @@ def _run(options: argparse.Namespace) -> int:
         closing(Service(model.package, model.backend, model.processor, model.tokenizer, _sizes(options, model))) as service,
     ):
         serving = _serving(options, model, keys)
-        listening.listen(CONNECTIONS)  # whoever asks now waits until the loop runs
-        _tell(options.host, listening.getsockname()[1], serving, service)
         config = uvicorn.Config(
             application(service, serving),
             http=PatientProtocol,
@@ -114,8 +112,12 @@ def _run(options: argparse.Namespace) -> int:
             server_header=False,
             limit_concurrency=CONNECTIONS,
         )
+        server = EndingServer(config, service, options.patience)
         try:
-            EndingServer(config, service, options.patience).run(sockets=[listening])
+            with server.capture_signals():  # whoever reads the line may stop it, while the loop is still on its way
+                listening.listen(CONNECTIONS)  # whoever asks now waits until the loop runs
+                _tell(options.host, listening.getsockname()[1], serving, service)
+                server.run(sockets=[listening])
         except KeyboardInterrupt:  # uvicorn ends as it was asked to, and then raises the signal again
             console.say("stopped")
     return int(ExitCode.OK)

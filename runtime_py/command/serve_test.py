@@ -87,6 +87,19 @@ def test_answers_that_outlast_the_patience_are_told_so(exported: Path) -> None:
         assert process.stderr.read() == "stopped\n"
 
 
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_who_reads_the_line_may_stop_it_at_once(exported: Path, stop: signal.Signals) -> None:
+    pytest.importorskip("starlette")
+    pytest.importorskip("uvicorn")
+    pytest.importorskip("prometheus_client")
+    command = [sys.executable, "-m", "runtime_py", "serve", "-p", str(exported), "--port", "0", "--threads", "1"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said = process.stderr.readline()
+        process.send_signal(stop)
+        assert said.startswith("serving ") and process.stderr.read() == "stopped\n" and process.wait(30) == 0
+
+
 def _read(stream: Iterator[dict[str, Any]], errors: list[str]) -> None:
     """A stream to its end; the error that ends it goes to ``errors``."""
     try:

@@ -32,7 +32,7 @@ class Token:
 
 @dataclass(frozen=True)
 class Timing:
-    """Where an answer's time went, in seconds; rates are tokens per second.
+    """Where an answer's time went, in seconds; ``decode_rate`` is tokens per second.
 
     Attributes:
         prompt_tokens: the whole prompt; ``kept_tokens`` of them were in the cache already.
@@ -53,10 +53,6 @@ class Timing:
     decode_seconds: float
     queue_seconds: float = 0.0
     guessed_tokens: int = 0
-
-    @property
-    def prefill_rate(self) -> float:
-        return (self.prompt_tokens - self.kept_tokens) / max(self.prefill_seconds, 1e-9)
 
     @property
     def decode_rate(self) -> float:

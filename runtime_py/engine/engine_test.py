@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -294,6 +294,18 @@ def test_an_answer_ends_before_its_stop_text_and_every_token_has_logprobs(numpy_
         assert isinstance(event, Token) and event.logprobs is not None
         assert event.logprobs.top[0] == (event.id, pytest.approx(event.logprobs.logprob)) and event.logprobs.logprob <= 0
         assert len(event.logprobs.top) == 3 and sum(np.exp(value) for _, value in event.logprobs.top) <= 1.0001
+
+
+def test_a_penalty_counts_what_the_layout_says(numpy_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    penalised = Overrides(8, temperature=0.0, repetition_penalty=1e6, stop_ids=())
+    first = numpy_model.chat(QUESTIONS[0], overrides=penalised).ids[0]
+    plain = numpy_model.processor.layout
+    counting = np.array([first], np.int64)
+    monkeypatch.setattr(
+        numpy_model.processor, "layout", lambda *given: replace(plain(*given), penalised_ids=counting), raising=False
+    )
+    numpy_model.reset()
+    assert first not in numpy_model.chat(QUESTIONS[0], overrides=penalised).ids
 
 
 def test_prompts_beyond_the_context_and_wrong_sizes_are_refused(numpy_model: Model) -> None:

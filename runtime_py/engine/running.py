@@ -68,7 +68,7 @@ class Running:
 
     def __init__(self, prompt: Prepared, wish: Wish, words: Tokenizer, send: Callable[[EngineEvent], None]) -> None:
         self.prompt, self.wish, self.send = prompt, wish, send
-        self.choosing = Choosing(wish.settings)
+        self.choosing = Choosing(wish.settings, prompt.layout.penalised_ids)
         self.lookup = _lookup(prompt, wish)
         self.accepted = 0
         self.cancelled = False

@@ -105,13 +105,16 @@ class Choosing:
     """One answer's tokens, chosen one at a time; ``ids`` and ``finish`` tell what happened so far.
 
     Stop tokens are not among the ids. A token needs feeding only while ``finish`` is None.
+
+    Args:
+        penalised: as `Sampler`'s: those of the prompt's layout.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, penalised: np.ndarray | None = None) -> None:
         self.settings = settings
         self.ids: list[int] = []
         self.finish: Finish | None = None
-        self._sampler = Sampler(settings.sampling)
+        self._sampler = Sampler(settings.sampling, penalised)
 
     def choose(self, logits: np.ndarray) -> int | None:
         """The next token from (vocabulary,) logits; None when it ends the answer."""

@@ -33,7 +33,8 @@ class Sampling:
         temperature: 0 for greedy.
         top_k: keep the k largest logits; 0 for all.
         top_p: keep the most likely tokens that together reach this probability; 1 for all.
-        repetition_penalty: divides the positive and multiplies the negative logits of tokens already in the answer.
+        repetition_penalty: divides the positive and multiplies the negative logits of tokens already in the answer, and of
+            the prompt's where the family's published code counts them (`runtime_py.preprocess.base.Layout.penalised_ids`).
         seed: equal seeds give equal answers on one machine; None and -1 draw afresh.
     """
 
@@ -63,10 +64,15 @@ class Sampling:
 
 
 class Sampler:
-    """Chooses one answer's tokens; holds the random state."""
+    """Chooses one answer's tokens; holds the random state.
 
-    def __init__(self, sampling: Sampling) -> None:
+    Args:
+        penalised: int64 (ids,), tokens that the repetition penalty counts beside the answer's; None for none.
+    """
+
+    def __init__(self, sampling: Sampling, penalised: np.ndarray | None = None) -> None:
         self.sampling = sampling
+        self._penalised = np.zeros(0, np.int64) if penalised is None else penalised
         self._random = np.random.default_rng(None if sampling.seed == RANDOM_SEED else sampling.seed)
 
     def choose(self, logits: np.ndarray, answer: Sequence[int]) -> int:
@@ -83,8 +89,8 @@ class Sampler:
                 "run python -m parity_tests --package on this package to find the stage that overflows",
             )
         sampling, seen = self.sampling, np.zeros(0, np.int64)
-        if sampling.repetition_penalty != 1.0 and answer:
-            seen = np.asarray(answer, dtype=np.int64)
+        if sampling.repetition_penalty != 1.0:
+            seen = np.concatenate([self._penalised, np.asarray(answer, dtype=np.int64)])
         if sampling.temperature == 0.0:
             return best_penalised(logits, seen, sampling.repetition_penalty, best)
         tokens = likely(logits, seen, sampling.top_k)

@@ -6,6 +6,7 @@ Source: MetabrainAGI/Awaker at 08c4796, Awaker2.5-VL/transformers/src/transforme
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -35,7 +36,7 @@ class Processor(qwen2_vl.Processor):
             return layout
         clips = [bool(piece.state["grid"][3]) for piece in images]
         gates = {"span": self.gate_span(layout.input_ids[0], not all(clips)), "video": any(clips)}
-        return Layout(layout.input_ids, layout.image_rows, layout.decoder, {**layout.state, **gates})
+        return replace(layout, state={**layout.state, **gates})
 
     def gate_span(self, ids: np.ndarray, pictures: bool) -> list[int]:
         """[start, end) of the first user turn's content: from the first picture, or past the word "user", to its end.

@@ -41,12 +41,16 @@ class Layout:
         decoder: further decoder inputs by contract name, each covering all tokens on its last axis, along which it is
             cut into prefill chunks, e.g. ``position_ids`` int64 (1, tokens) or (axes, 1, tokens).
         state: whatever ``next_inputs`` needs; JSON-able.
+        penalised_ids: int64 (ids,), each once: what a repetition penalty counts beside the answer. The prompt's ids,
+            placeholders too, where the published code hands ids to transformers' ``generate``; none where it hands
+            embeddings, of which `generate` knows no ids.
     """
 
     input_ids: np.ndarray
     image_rows: np.ndarray
     decoder: Mapping[str, np.ndarray]
     state: Mapping[str, Any] = field(default_factory=dict)
+    penalised_ids: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
 @dataclass(frozen=True)

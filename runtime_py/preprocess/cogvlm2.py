@@ -99,7 +99,8 @@ class Processor:
         decoder: dict[str, np.ndarray] = {"position_ids": positions[None]}
         if self.settings["experts"]:
             decoder["vision_expert"] = routed_to_vision(vision)[None]
-        return Layout(ids, vision, decoder, {"tokens": ids.shape[1], "last": int(positions[-1])})
+        state = {"tokens": ids.shape[1], "last": int(positions[-1])}
+        return Layout(ids, vision, decoder, state, np.unique(ids))
 
     def next_inputs(self, layout: Layout, length: int) -> dict[str, np.ndarray]:
         position = layout.state["last"] + 1 + length - layout.state["tokens"]

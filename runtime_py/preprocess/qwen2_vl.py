@@ -24,7 +24,8 @@ IMAGE_PAD, VIDEO_PAD = "<|image_pad|>", "<|video_pad|>"
 class Processor:
     """Patches of any grid, and positions of three axes for everything in the prompt.
 
-    A video is one picture of four axes: uint8 (frames, height, width, 3).
+    A video is one picture of four axes: uint8 (frames, height, width, 3). The setting ``clip_pixels`` is there where its
+    frames have other bounds than pictures.
     """
 
     def __init__(self, settings: Mapping[str, Any], tokenizer: TokenizerLike | None) -> None:
@@ -41,16 +42,18 @@ class Processor:
         patches, merge = tall * wide // self.settings["patch_size"] ** 2, self.settings["merge"]
         return Extent(tall * wide * self.settings["temporal_patch"], patches, patches // merge**2)
 
-    def _size(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) of the picture that is cut into patches."""
+    def _size(self, height: int, width: int, clip: bool = False) -> tuple[int, int]:
+        """(height, width) of the picture, or of a frame, that is cut into patches."""
         factor = self.settings["patch_size"] * self.settings["merge"]
-        return smart_resize(height, width, factor, self.settings["min_pixels"], self.settings["max_pixels"])
+        bounds = self.settings["min_pixels"], self.settings["max_pixels"]
+        least, most = self.settings.get("clip_pixels", bounds) if clip else bounds
+        return smart_resize(height, width, factor, least, most)
 
     def _inputs(self, picture: np.ndarray, source: int) -> ImageInputs:
         settings = self.settings
         frames = picture if picture.ndim == 4 else picture[None]
         temporal = settings["temporal_patch"]
-        height, width = self._size(frames.shape[1], frames.shape[2])
+        height, width = self._size(frames.shape[1], frames.shape[2], picture.ndim == 4)
         mean, deviation = settings.get("mean", CLIP_MEAN), settings.get("std", CLIP_STD)
         pixels = np.concatenate([normalise(resize(frame, width, height), mean, deviation) for frame in frames])
         missing = -len(pixels) % temporal
@@ -82,7 +85,7 @@ class Processor:
             )
         positions = multi_axis_positions(image_rows, [piece.state["grid"] for piece in images], self.settings["merge"])
         state: dict[str, Any] = {"next": int(positions.max()) + 1, "tokens": ids.shape[1]}
-        return Layout(ids, image_rows, {"position_ids": positions[:, None]}, state)
+        return Layout(ids, image_rows, {"position_ids": positions[:, None]}, state, np.unique(ids))
 
     def next_inputs(self, layout: Layout, length: int) -> dict[str, np.ndarray]:
         position = layout.state["next"] + length - layout.state["tokens"]

@@ -13,11 +13,11 @@ from export.backends.onnx.backend import OnnxBackend
 from export.backends.onnx.choices import choices
 from export.backends.onnx.conftest import EXACT, TARGET, Package, decoded, export, prefill
 from export.backends.onnx.consumers.held import Tool, obstacles
-from export.modules.cache_kernels import RoundedCacheKernels
 from export.modules.kernels import Kernels
 from export.quantisation.codes import DequantisedWeights
 from export.quantisation.grids import GRIDS
 from export.request import ExportRequest
+from parity_tests.reference.arithmetic import Arithmetic, ArithmeticKernels
 from runtime_py.backends import ort_providers
 from runtime_py.backends.base import Arrays
 from runtime_py.backends.ort import OrtBackend
@@ -73,7 +73,7 @@ def test_it_says_what_a_decoder_says_that_rounds_keys_and_values(package: Packag
     def wanted(kernels: Kernels) -> np.ndarray:
         return decoded(package.spec, weights, kernels, embeds)
 
-    rounded, plain = wanted(RoundedCacheKernels(package.build.cache_scales)), wanted(Kernels())
+    rounded, plain = wanted(ArithmeticKernels(Arithmetic(cache=package.build.cache_scales))), wanted(Kernels())
     scale = np.abs(plain).max()
     costs = np.abs(rounded - plain).max() / scale
     for chunk in (64, 3, 1):

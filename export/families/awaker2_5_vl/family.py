@@ -18,6 +18,7 @@ from typing import Any
 from export.families.awaker2_5_vl import weights
 from export.families.config.documents import read_optional
 from export.families.config.section import Section
+from export.families.config.settings import CLIPS
 from export.families.config.stored import stored_size
 from export.families.qwen2_vl.family import FAMILY as BASE
 from export.families.qwen2_vl.family import Qwen2VL
@@ -63,7 +64,7 @@ class Awaker25VL(Qwen2VL):
         return super().config_files(own) | ({MOE_FILE: config[MOE]} if config.get(MOE) else {})
 
     def spec(self, config: Mapping[str, Any], source: TensorSource) -> ModelSpec:
-        base = super().spec(config, source)
+        base = super().spec({**config, CLIPS: {}}, source)  # the published code prepares frames as pictures
         moe = Section(config).section(MOE, MOE_FILE).over(MOE_CONFIG)
         moe.only(FIXED)
         rank = stored_size(source, f"{EXPERT}.lora_moe_A.0.weight", 0) or moe.integer("r", 1, 1 << 14)

@@ -10,7 +10,7 @@ from export.families.config.decoder import decoder_of, language_of
 from export.families.config.generation import generation_of, stop_ids
 from export.families.config.rope import says_theta
 from export.families.config.section import Section
-from export.families.config.settings import GENERATION, PICTURES, SETTINGS
+from export.families.config.settings import CLIPS, GENERATION, PICTURES, SETTINGS
 from export.families.config.unapplied_generation import tell_unapplied
 from export.families.config.vocabulary import end_of, marks_of
 from export.families.published import PublishedCode
@@ -29,7 +29,8 @@ class CheckpointConfig:
         whole: config.json.
         text: the decoder's part of it over the defaults of the published class.
         stated: the decoder's part as it stands.
-        generation, pictures: generation_config.json and preprocessor_config.json; empty where there is none.
+        generation, pictures, clips: generation_config.json, preprocessor_config.json and video_preprocessor_config.json;
+            empty where there is none.
         code: defaults of the published code.
     """
 
@@ -38,6 +39,7 @@ class CheckpointConfig:
     stated: Section
     generation: Section
     pictures: Section
+    clips: Section
     code: PublishedCode
 
     @classmethod
@@ -52,8 +54,8 @@ class CheckpointConfig:
         """
         whole = Section(config)
         stated = whole.section("text_config", text_file) if text_file else language_of(whole)
-        generation, pictures = (whole.section(key, SETTINGS[key]) for key in (GENERATION, PICTURES))
-        return cls(whole, stated.over(code.class_defaults), stated, generation, pictures, code)
+        generation, pictures, clips = (whole.section(key, SETTINGS[key]) for key in (GENERATION, PICTURES, CLIPS))
+        return cls(whole, stated.over(code.class_defaults), stated, generation, pictures, clips, code)
 
     def decoder(self, vocabulary: int | None = None, axes: int = 1, kv_heads: str = "num_key_value_heads") -> DecoderSpec:
         """The language model as the checkpoint and its code's defaults describe it; ``axes`` of its rotary positions."""

@@ -1,7 +1,8 @@
-"""What preprocessor_config.json says of a picture, in both layouts, applied or refused by name.
+"""What preprocessor_config.json says of a picture, in both layouts, applied or refused by name; the same of a clip's frames.
 
 Sources: transformers 4.45 and 5.24, models/qwen2_vl/image_processing_qwen2_vl.py; 5.24 image_processing_base.py (an
-``image_processor`` in processor_config.json comes before preprocessor_config.json).
+``image_processor`` in processor_config.json comes before preprocessor_config.json), video_processing_utils.py (a
+``video_processor`` there before video_preprocessor_config.json).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from export.families.config.section import Section
+from runtime_py.preprocess.pixels import CLIP_MEAN, CLIP_STD
 
 MOST_PIXELS = 1 << 28
 EDGES = ("shortest_edge", "longest_edge")
@@ -36,6 +38,28 @@ def check_pictures(pictures: Section, built: dict[str, tuple[Any, ...]]) -> None
         UnsupportedModelError: naming the key.
     """
     pictures.only({**STEPS, **built})
+
+
+def check_clips(
+    clips: Section, built: dict[str, tuple[Any, ...]], mean: tuple[float, ...], deviation: tuple[float, ...]
+) -> None:
+    """Refuse frames that are prepared otherwise than pictures; which frames of a clip there are is the caller's choice.
+
+    Args:
+        clips: video_preprocessor_config.json.
+        built: as for `check_pictures`.
+        mean, deviation: of pictures.
+
+    Raises:
+        UnsupportedModelError: naming the key.
+    """
+    check_pictures(clips, {**built, "cap_pixels_per_frame": (False,), "do_center_crop": (False,)})
+    for key, least, own, default in (
+        ("image_mean", LEAST_MEAN, mean, CLIP_MEAN),
+        ("image_std", LEAST_DEVIATION, deviation, CLIP_STD),
+    ):
+        if colours(clips, key, least, default) != tuple(own):
+            raise clips.unsupported(key, f"{list(own)}, as for pictures")
 
 
 def edges_of(sections: Sequence[Section], default: tuple[int, int], most: int) -> tuple[int, int]:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from export.families.config.pixels import pixel_bounds
@@ -15,8 +16,10 @@ from export.families.registry import families
 from export.source.tensor_source import EmptySource
 from export.specs import ModelSpec
 from runtime_py.errors import CheckpointError, UnsupportedModelError
+from runtime_py.preprocess.qwen2_vl import Processor
 
 USUAL = (3136, 12845056)
+USUAL_FILE = {"min_pixels": USUAL[0], "max_pixels": USUAL[1]}
 PLACES: list[dict[str, Any]] = [
     {"min_pixels": 3136, "max_pixels": 50176},
     {"size": {"shortest_edge": 3136, "longest_edge": 50176}},
@@ -147,3 +150,42 @@ def test_what_minicpm_llama3_v_does_not_build_is_refused_by_name(changes: dict[s
     assert family.spec({**config, "preprocessor": usual}, EmptySource()) == family.spec(config, EmptySource())
     with pytest.raises(UnsupportedModelError, match=f"preprocessor_config.json: {next(iter(changes))}"):
         family.spec({**config, "preprocessor": {**usual, **changes}}, EmptySource())
+
+
+CLIPS = "video_preprocessor_config.json"
+CLIP_SETTINGS: list[tuple[dict[str, Any], list[int]]] = [
+    ({"min_pixels": 6272, "max_pixels": 50176}, [6272, 50176]),
+    ({"size": {"shortest_edge": 3136, "longest_edge": 50176}}, [3136, 50176]),
+    ({"do_sample_frames": False, "fps": 2}, [128 * 28 * 28, 768 * 28 * 28]),
+]
+"""The last has the class's own (transformers 5.24, video_processing_qwen2_vl.py, which torchvision alone can open)."""
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize(("settings", "bounds"), CLIP_SETTINGS)
+def test_frames_have_the_bounds_of_their_own_file(
+    settings: dict[str, Any], bounds: list[int], nested: bool, tmp_path: Path
+) -> None:
+    resized = pytest.importorskip("transformers.models.qwen2_vl.image_processing_pil_qwen2_vl").smart_resize
+    files = {"processor_config.json": {"video_processor": settings}} if nested else {CLIPS: settings}
+    runtime = spec_of(tmp_path, {"preprocessor_config.json": USUAL_FILE, **files}).runtime
+    assert runtime["clip_pixels"] == bounds
+    assert (runtime["min_pixels"], runtime["max_pixels"]) == USUAL
+    clip, picture = np.zeros((2, 90, 700, 3), np.uint8), np.zeros((90, 700, 3), np.uint8)
+    grids = [piece.state["grid"] for piece in Processor(runtime, None).images([clip, picture])]
+    for grid, (least, most) in zip(grids, (bounds, USUAL), strict=True):
+        sides = tuple(int(side) * runtime["patch_size"] for side in grid[1:3])
+        assert sides == tuple(resized(90, 700, runtime["patch_size"] * runtime["merge"], least, most))
+
+
+def test_frames_without_a_file_of_their_own_are_pictures(tmp_path: Path) -> None:
+    assert "clip_pixels" not in spec_of(tmp_path, {"preprocessor_config.json": USUAL_FILE}).runtime
+    assert "clip_pixels" not in spec_of(tmp_path, {"preprocessor_config.json": USUAL_FILE, CLIPS: USUAL_FILE}).runtime
+
+
+@pytest.mark.parametrize(
+    "settings", [{"cap_pixels_per_frame": True}, {"image_mean": [0.5, 0.5, 0.5]}, {"resample": 2}, {"do_normalize": False}]
+)
+def test_frames_that_are_prepared_otherwise_are_refused(settings: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match=rf"{CLIPS}: {next(iter(settings))}"):
+        spec_of(tmp_path, {CLIPS: settings})

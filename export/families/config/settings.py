@@ -11,11 +11,12 @@ from export.families.config.section import Section
 from export.families.config.vocabulary import FILE as TOKENS_FILE
 from export.families.config.vocabulary import ROLES, ROLES_FILE, TOKENS, added_tokens, named_end
 
-GENERATION, PICTURES = "generation_config", "preprocessor"
+GENERATION, PICTURES, CLIPS = "generation_config", "preprocessor", "video_preprocessor"
 
 SETTINGS = {
     GENERATION: "generation_config.json",
     PICTURES: "preprocessor_config.json",
+    CLIPS: "video_preprocessor_config.json",
     TOKENS: TOKENS_FILE,
     ROLES: ROLES_FILE,
 }
@@ -30,13 +31,14 @@ def settings_of(folder: Path) -> dict[str, Any]:
     """
     return {
         GENERATION: read_optional(folder / SETTINGS[GENERATION]),
-        PICTURES: _pictures(folder),
+        PICTURES: _preprocessing(folder, "image_processor", PICTURES),
+        CLIPS: _preprocessing(folder, "video_processor", CLIPS),
         TOKENS: added_tokens(folder),
         ROLES: named_end(folder),
     }
 
 
-def _pictures(folder: Path) -> Mapping[str, Any]:
-    """What an image processor is made from: transformers 5 keeps it in processor_config.json, and looks there first."""
-    nested = Section(read_optional(folder / "processor_config.json"), "processor_config.json").section("image_processor")
-    return nested.values or read_optional(folder / SETTINGS[PICTURES])
+def _preprocessing(folder: Path, key: str, kind: str) -> Mapping[str, Any]:
+    """What a processor is made from: transformers 5 keeps it in processor_config.json, and looks there first."""
+    nested = Section(read_optional(folder / "processor_config.json"), "processor_config.json").section(key)
+    return nested.values or read_optional(folder / SETTINGS[kind])

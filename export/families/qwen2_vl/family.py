@@ -18,7 +18,14 @@ from typing import Any
 
 from export.families.base import Family
 from export.families.config.checkpoint_config import CheckpointConfig
-from export.families.config.pixels import LEAST_DEVIATION, LEAST_MEAN, check_pictures, colours, pixel_bounds
+from export.families.config.pixels import (
+    LEAST_DEVIATION,
+    LEAST_MEAN,
+    check_clips,
+    check_pictures,
+    colours,
+    pixel_bounds,
+)
 from export.families.config.towers import qwen2_tower
 from export.families.qwen2_vl import weights
 from export.families.qwen2_vl.prompt import STATED, prompt
@@ -33,6 +40,11 @@ PIXELS = (3136, 12845056)
 
 CLASS_PIXELS = (3136, 1003520)
 """What the published class takes where the file is there and does not say (``Qwen2VLImageProcessor``, 4.45 and 5.24)."""
+
+CLASS_CLIP_PIXELS = (100352, 602112)
+"""The same of a frame where video_preprocessor_config.json is there and does not say (``Qwen2VLVideoProcessor``, 5.24).
+Without that file frames are prepared as pictures, as the class of 4.45 has it, and 5.24 where pictures have bounds.
+"""
 
 PHONE_SIDE = 448
 """Pixels along a side of the square picture that a phone sends, where the bounds allow it."""
@@ -52,7 +64,8 @@ class Qwen2VL(Family):
         stated = {mark: read.token(key, vocabulary) for mark, key in STATED.items()}
         form = prompt(read.marks(vocabulary, stated))
         geometry = {"patch_size": tower.patch, "merge_size": tower.merge, "temporal_patch_size": tower.temporal}
-        check_pictures(read.pictures, {"resample": (3,), **{key: (value,) for key, value in geometry.items()}})
+        built: dict[str, tuple[Any, ...]] = {"resample": (3,), **{key: (value,) for key, value in geometry.items()}}
+        check_pictures(read.pictures, built)
         least, most = pixel_bounds(read.pictures, factor, CLASS_PIXELS if read.pictures.values else PIXELS)
         mean = colours(read.pictures, "image_mean", LEAST_MEAN, CLIP_MEAN)
         deviation = colours(read.pictures, "image_std", LEAST_DEVIATION, CLIP_STD)
@@ -60,6 +73,10 @@ class Qwen2VL(Family):
         runtime: dict[str, Any] = {"image_size": overview, "mean": list(mean), "std": list(deviation)}
         runtime |= {"patch_size": tower.patch, "temporal_patch": tower.temporal, "merge": tower.merge}
         runtime |= {"head_dim": tower.spec.head_dim, "min_pixels": least, "max_pixels": most}
+        if read.clips.values:
+            check_clips(read.clips, built, mean, deviation)
+            bounds = pixel_bounds(read.clips, factor, CLASS_CLIP_PIXELS)
+            runtime |= {"clip_pixels": list(bounds)} if bounds != (least, most) else {}
         return ModelSpec(
             family=self.name,
             variant="Qwen2-VL",

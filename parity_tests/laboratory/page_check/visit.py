@@ -17,7 +17,7 @@ from runtime_py.serving.client import Client
 TAB, ENTER, ESCAPE = ("Tab", 9), ("Enter", 13, "\r"), ("Escape", 27)
 QUESTION, SECOND = "Describe the picture.", "How many shapes are there?"
 LONG = "red " * 60
-TRIES = 8
+TRIES = 40
 IDLE = "document.querySelector('#stop').hidden"
 ANSWERS = "[...document.querySelectorAll('.answered')]"
 LAST = f"{ANSWERS}.at(-1)"
@@ -144,11 +144,14 @@ class Visitor:
         return f"{self.page.value(f'{LAST}.querySelector(`p`).textContent')!r}; {said}"
 
     def stop(self) -> str:
-        """A hot answer is long now and then; others are over before the key."""
+        """A hot answer is long now and then; others are over before the key. Each is the first of its conversation, whose
+        context would be full after a few.
+        """
         self.page.value(
             "document.querySelector('#temperature').value = '2', document.querySelector('#longest').value = '1500'"
         )
         for number in range(TRIES):
+            self.page.value("document.querySelector('#anew').click()")
             self.page.value(f"{FOCUS} === 'question' || document.querySelector('#question').focus()")
             before = self.page.value(f"{ANSWERS}.length")
             self.page.type(LONG)

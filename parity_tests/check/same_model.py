@@ -1,0 +1,31 @@
+"""Whether a checkpoint is what a package was made from."""
+
+from __future__ import annotations
+
+import hashlib
+
+from parity_tests.check.candidate import Candidate
+from parity_tests.reference.checkpoint_side import Checkpoint
+from runtime_py.errors import UsageError
+
+
+def require_same_model(candidate: Candidate, checkpoint: Checkpoint) -> None:
+    """Raise UsageError when the checkpoint is another model than the package's.
+
+    Other processor settings are a fault of the package, and judged, when the checkpoint's config.json is the very one.
+    """
+    made_from = (candidate.manifest["family"], candidate.manifest["variant"], candidate.manifest["runtime"])
+    given = (checkpoint.spec.family, checkpoint.spec.variant, checkpoint.spec.runtime)
+    if made_from != given and not (made_from[:2] == given[:2] and _same_config(candidate, checkpoint)):
+        raise UsageError(
+            f"{checkpoint.folder} is not what the package was made from",
+            f"{made_from[0]} {made_from[1]} with the same processor settings, found {given[0]} {given[1]}",
+            "name the checkpoint of this package with --reference",
+        )
+
+
+def _same_config(candidate: Candidate, checkpoint: Checkpoint) -> bool:
+    """Whether config.json is, byte for byte, the one the package was made from."""
+    path = checkpoint.folder / "config.json"
+    stated = {row["path"]: row["sha256"] for row in candidate.manifest["source"].get("files") or ()}
+    return path.is_file() and stated.get(path.name) == hashlib.sha256(path.read_bytes()).hexdigest()
