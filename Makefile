@@ -1,5 +1,5 @@
 # The same as ./run, for those who type make.
-.PHONY: demo test lint coverage matrix wheel setup
+.PHONY: demo test lint coverage matrix wheel triton setup
 
-demo test lint coverage matrix wheel setup:
+demo test lint coverage matrix wheel triton setup:
 	@sh ./run $@
