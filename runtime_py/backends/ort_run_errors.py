@@ -42,7 +42,7 @@ def run_errors(stage: str) -> Iterator[None]:
             raise MachineError(
                 f"the device failed while {stage} ran: {said}",
                 "a device that computes, with a driver and libraries that fit",
-                "try again; edgeproof devices says what is here, --provider cpu does without it",
+                "try again; edgeproof devices says what is here, --provider CPUExecutionProvider does without it",
             ) from error
         raise PackageError(
             f"the graph of {stage} failed while it ran: {said}",
