@@ -20,6 +20,9 @@ from runtime_py.errors import MachineError
 CUDA = "cuda"
 """What ONNX Runtime calls the device."""
 
+STREAM = 0
+"""The default one of a context: nobody has to give it back."""
+
 
 class CudaRows(RowPool):
     """Rows in the memory of the GPU that the provider runs on.
@@ -34,7 +37,7 @@ class CudaRows(RowPool):
 
     def __init__(self, ort: Any, driver: CudaDriver, shapes: CacheShapes, count: int, capacity: int) -> None:
         super().__init__(count, capacity)
-        self._driver, self._stream = driver, driver.stream()
+        self._driver = driver
         self._spare = count
         self._held: list[Any] = []
         self._stacks: list[RowStack] = []
@@ -43,11 +46,11 @@ class CudaRows(RowPool):
             shape = (len(names), count + 1, heads, capacity, width)
             memory = _memory(ort, driver, math.prod(shape) * dtype.itemsize, f"{count} times {capacity} positions")
             stack = RowStack(memory.data_ptr(), shape, dtype)
-            driver.clear(stack.address, stack.nbytes, self._stream)
+            driver.clear(stack.address, stack.nbytes, STREAM)
             self._held.append(memory)
             self._stacks.append(stack)
             self._arrays |= {name: stack.layer(place) for place, name in enumerate(names)}
-        driver.synchronise(self._stream)
+        driver.synchronise(STREAM)
 
     def _over(self, first: int, last: int) -> CacheBuffers:
         return CacheBuffers({name: array.rows(first, last) for name, array in self._arrays.items()})
@@ -64,8 +67,8 @@ class CudaRows(RowPool):
         self._driver.make_current()
         for source, target, length in moves:
             for stack in self._stacks if length and source != target else ():
-                self._driver.copy(stack.moved(source, target, length), self._stream)
-        self._driver.synchronise(self._stream)
+                self._driver.copy(stack.moved(source, target, length), STREAM)
+        self._driver.synchronise(STREAM)
 
 
 @dataclass(frozen=True)

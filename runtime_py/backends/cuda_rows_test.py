@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime_py.backends.cuda_driver import CudaDriver, PitchedCopy
-from runtime_py.backends.cuda_rows import CUDA, CudaRows, RowStack
+from runtime_py.backends.cuda_rows import CUDA, STREAM, CudaRows, RowStack
 from runtime_py.backends.ort_decoder import DeviceArray
 from runtime_py.backends.ort_rows import CacheShapes, OrtRow
 from runtime_py.errors import MachineError
@@ -78,8 +78,8 @@ def test_rows_on_a_gpu_keep_what_they_hold(driver: CudaDriver, lengths: list[int
         for array in row.buffers.values():
             filled = np.zeros(array.shape, array.dtype)
             filled[:, :, :length] = number + 1
-            driver.upload(array.address, filled, 0)
-        driver.synchronise(0)
+            driver.upload(array.address, filled, STREAM)
+        driver.synchronise(STREAM)
         row.length = length
     for chosen in rounds:
         wanted = [pool.rows[place] for place in sorted(chosen) if place < len(lengths)]
@@ -97,9 +97,9 @@ def contents(driver: CudaDriver, row: OrtRow) -> list[np.ndarray]:
     read = []
     for array in row.buffers.values():
         content = np.empty(array.shape, array.dtype)
-        driver.download(content, array.address, 0)
+        driver.download(content, array.address, STREAM)
         read.append(content)
-    driver.synchronise(0)
+    driver.synchronise(STREAM)
     return read
 
 
