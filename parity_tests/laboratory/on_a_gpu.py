@@ -135,8 +135,7 @@ def parser(prog: str) -> Parser:
 
 
 def _run(given: argparse.Namespace) -> int:
-    for folder in ("report_dir", "full"):
-        setattr(given, folder, getattr(given, folder) and getattr(given, folder).resolve())
+    given.report_dir, given.full = given.report_dir.resolve(), given.full and given.full.resolve()
     given.package, given.full_package = ([each.resolve() for each in part] for part in (given.package, given.full_package))
     for package in [*given.package, *given.full_package]:
         if not (package / "manifest.json").is_file():
