@@ -16,7 +16,7 @@ from tvm.script import tirx as T
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder.tirx import arg, prim_func
 
-from export.processor.vectors import Index
+from export.processor.vectors import Index, span, splat
 
 PANEL, LANES = 64, 16
 """Tokens of a panel, and of a vector."""
@@ -35,7 +35,7 @@ Axes: TypeAlias = "tuple[str, Sequence[int | str]]"
 
 def at(vector: Index) -> tirx.Expr:
     """The index of a panel's vector."""
-    return T.ramp(vector * LANES, 1, LANES)
+    return span(vector * LANES, LANES)
 
 
 def spread(number: tirx.Expr) -> tirx.Expr:
@@ -45,7 +45,7 @@ def spread(number: tirx.Expr) -> tirx.Expr:
 
 def every(number: float) -> tirx.Expr:
     """float32 in every lane."""
-    return spread(T.float32(number))
+    return splat(number, LANES)
 
 
 def as_float(vector: tirx.Expr) -> tirx.Expr:
@@ -64,12 +64,12 @@ def registers(kind: str, *count: int) -> tirx.Buffer:
 
 def put(buffer: tirx.Buffer, value: tirx.Expr, *place: Index) -> None:
     """Write one vector of `registers`."""
-    T.buffer_store(buffer, value, [*place, T.ramp(0, 1, LANES)])
+    T.buffer_store(buffer, value, [*place, at(0)])
 
 
 def got(buffer: tirx.Buffer, *place: Index) -> tirx.Expr:
     """One vector of `registers`."""
-    return buffer[(*place, T.ramp(0, 1, LANES))]
+    return buffer[(*place, at(0))]
 
 
 def kept(value: tirx.Expr) -> tirx.Expr:
