@@ -15,6 +15,7 @@ from runtime_py.command.dispatch import Command
 from runtime_py.command.parser import Parser
 from runtime_py.errors import ExitCode, MachineError, UsageError
 from runtime_py.files.json_file import MEGABYTE
+from runtime_py.generation.limits import slots_for
 
 if TYPE_CHECKING:
     from runtime_py.engine.service import Service, Sizes
@@ -26,9 +27,6 @@ HOST, PORT = "127.0.0.1", 8000
 
 CONNECTIONS = 1000
 """Open at a time; more are told 503."""
-
-SLOTS = 8
-"""Answers at a time, unless the package was planned for another number."""
 
 EXAMPLES = """\
 examples:
@@ -126,8 +124,7 @@ def _run(options: argparse.Namespace) -> int:
 def _sizes(options: argparse.Namespace, model: Model) -> Sizes:
     from runtime_py.engine.service import Sizes
 
-    planned = model.package.limits.batch
-    return Sizes(options.slots or (planned if planned > 1 else SLOTS), options.queue, options.prefill_chunk)
+    return Sizes(options.slots or slots_for(model.package.limits.batch), options.queue, options.prefill_chunk)
 
 
 def _serving(options: argparse.Namespace, model: Model, keys: list[str]) -> Serving:

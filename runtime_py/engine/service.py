@@ -27,6 +27,7 @@ from runtime_py.engine.preparation import Preparation
 from runtime_py.engine.running import Running, Wish
 from runtime_py.engine.thread_stack import STACK_BYTES, thread_stack_size
 from runtime_py.errors import EdgeproofError, MachineError, wrap_errors
+from runtime_py.generation.limits import SLOTS
 from runtime_py.generation.session import Session
 from runtime_py.package import Package
 from runtime_py.preprocess.base import Message, Processor
@@ -103,7 +104,7 @@ class Sizes:
         chunk: tokens of a prompt in one decoder call; None for the package's own.
     """
 
-    slots: int = 8
+    slots: int = SLOTS
     queue: int = 64
     chunk: int | None = None
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+SLOTS = 8
+"""Answers at a time, unless a package was planned for another number of sequences."""
+
 
 class SessionLimits(Protocol):
     """The part of targets.base.Limits that a session obeys; the manifest's ``limits`` give the same."""
@@ -23,3 +26,8 @@ class Limits:
     context: int
     prefill_chunk: int
     batch: int = 1
+
+
+def slots_for(batch: int) -> int:
+    """Answers at a time that a package gives unless told otherwise; ``batch`` is 1 where it was planned for no number."""
+    return batch if batch > 1 else SLOTS

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, get_args
 
 from runtime_py.errors import UsageError
+from runtime_py.generation.limits import SLOTS, slots_for
 from runtime_py.package import Depth
 
 AUTO = "auto"
@@ -28,7 +29,7 @@ class ModelSettings:
         verify: how the package's files are compared with its manifest: ``full``, ``size`` or ``off``.
     """
 
-    slots: int = 8
+    slots: int = SLOTS
     queue: int = 64
     prefill_chunk: int = 128
     threads: int = 0
@@ -49,7 +50,7 @@ class ModelSettings:
 
 def default_settings(planned: int) -> ModelSettings:
     """As many slots as a decoder call of the package was planned for, where that is more than one."""
-    return ModelSettings(slots=planned) if planned > 1 else ModelSettings()
+    return ModelSettings(slots=slots_for(planned))
 
 
 LEAST = {"queue": 0, "threads": 0, "max_images": 0}
