@@ -60,19 +60,31 @@ class Step(Row):
     item: tirx.Expr
     rows: tirx.Expr
 
+    @property
+    def length(self) -> tirx.Expr:
+        """Positions before the row's own."""
+        return self.lengths[self.row]
+
+    def sequence(self, row: tirx.Expr) -> tirx.Expr:
+        """Of the caches, which a row reads."""
+        return row
+
+    def keep(self, place: tirx.Buffer) -> None:
+        """Append the row's key and value to the caches."""
+        self.load_key_and_value(place, self.heads.group)
+        self.store(place, self.row, self.length, self.heads.group)
+
     def write(self) -> None:
-        heads, row = self.heads, self.row
-        length = self.lengths[row]
+        heads, length = self.heads, self.length
         place = T.sblock_alloc_buffer((heads.group + 2, heads.padded), "float32")
         state = tile_softmax(heads.group, heads.padded)
         self.load_queries(place)
-        self.load_key_and_value(place, heads.group)
-        self.store(place, row, length, heads.group)
+        self.keep(place)
         state.begin(partial(self.query, place), T.float32(heads.scale))
         following = T.sblock_alloc_buffer((1,), "int64")
         after = self.item + 1
         head = T.min(after // self.rows, heads.keys - 1)
-        T.buffer_store(following, T.Cast("int64", after % self.rows * heads.keys + head), [0])
+        T.buffer_store(following, T.Cast("int64", self.sequence(after % self.rows) * heads.keys + head), [0])
         sides = [self._side(cache, length + 1, following[0]) for cache in (self.key_cache, self.value_cache)]
         state.add_all(length + 1, *sides)
         with T.serial(0, heads.group) as member:
@@ -80,7 +92,8 @@ class Step(Row):
 
     def _side(self, cache: tirx.Buffer, seen: tirx.Expr, following: tirx.Expr) -> Side:
         heads, row_bytes = self.heads, self.heads.width * BYTES[self.heads.cache]
-        own = (T.Cast("int64", self.row) * heads.keys + self.head) * cache.shape[2]
+        sequence = self.sequence(self.row)
+        own = (T.Cast("int64", sequence) * heads.keys + self.head) * cache.shape[2]
 
         def ask_ahead(position: Index) -> None:
             wanted = position + AHEAD[heads.cache] // row_bytes
@@ -91,4 +104,4 @@ class Step(Row):
                 at = number * heads.width + line * LINE // BYTES[heads.cache]
                 T.evaluate(ask(cache[0, 0, 0, at], SECOND))
 
-        return Side(partial(self.read, cache, self.row), ask_ahead)
+        return Side(partial(self.read, cache, sequence), ask_ahead)

@@ -15,7 +15,7 @@ from tvm.script import tirx as T
 from tvm.script.ir_builder.tirx import arg
 
 from export.processor.online_softmax import LANES, lanes
-from export.processor.vectors import Index, span, splat
+from export.processor.vectors import Index, fused, span, splat
 
 BYTES = {"float32": 4, "float16": 2, "int8": 1}
 """Of a number of the cache."""
@@ -127,8 +127,9 @@ class Row:
             for begin, many in pieces(0, half):
                 cos, sin = (table[self.row, span(begin, many)] for table in (self.cos, self.sin))
                 lower, upper = (self.qkv[self.row, span(first + begin + side, many)] for side in (0, half))
-                T.buffer_store(place, lower * cos - upper * sin, [at, span(begin, many)])
-                T.buffer_store(place, upper * cos + lower * sin, [at, span(half + begin, many)])
+                # said outright, so that kernels that are to agree bit for bit do
+                T.buffer_store(place, fused(lower, cos, splat(-1.0, many) * upper * sin), [at, span(begin, many)])
+                T.buffer_store(place, fused(lower, sin, upper * cos), [at, span(half + begin, many)])
         for begin, many in pieces(rotary, heads.size):
             T.buffer_store(place, self.qkv[self.row, span(first + begin, many)], [at, span(begin, many)])
         for begin in range(heads.size, heads.padded):
@@ -171,6 +172,17 @@ class Row:
             if self.value_scales is not None:
                 share = share * self.value_scales[span(self.head * heads.width + begin, many)]
             T.buffer_store(self.out, share, [self.row, span(query * heads.size + begin, many)])
+
+
+def keep_all(heads: FlatHeads, tokens: tirx.Expr, arrays: dict[str, tirx.Buffer]) -> None:
+    """Append keys and values of all tokens of a call to the first sequence of the caches."""
+    with T.parallel(0, tokens * heads.keys) as item, T.sblock("keep"):
+        T.reads()
+        T.writes()
+        row = Row(heads=heads, row=item // heads.keys, head=item % heads.keys, **arrays)
+        place = T.sblock_alloc_buffer((2, heads.padded), "float32")
+        row.load_key_and_value(place)
+        row.store(place, 0, arrays["lengths"][0] + row.row)
 
 
 def pieces(begin: int, end: int) -> list[tuple[int, int]]:

@@ -18,7 +18,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder.tirx import prim_func
 
 from export.processor.flat_attention import SECOND
-from export.processor.flat_rows import BYTES, FlatHeads, Row, arguments
+from export.processor.flat_rows import BYTES, FlatHeads, Row, arguments, keep_all
 from export.processor.online_softmax import LANES
 from export.processor.register_tiles import BLOCK, ROWS, prompt_softmax
 from export.processor.score_tiles import Side
@@ -51,14 +51,7 @@ def prompt_attention(heads: FlatHeads) -> tirx.PrimFunc:
         T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
         tokens = T.int32()
         arrays = arguments(heads, tokens, 1)
-        lengths = arrays["lengths"]
-        with T.parallel(0, tokens * heads.keys) as item, T.sblock("keep"):
-            T.reads()
-            T.writes()
-            row = Row(heads=heads, row=item // heads.keys, head=item % heads.keys, **arrays)
-            place = T.sblock_alloc_buffer((2, heads.padded), "float32")
-            row.load_key_and_value(place)
-            row.store(place, 0, lengths[0] + row.row)
+        keep_all(heads, tokens, arrays)
         tiles = (tokens + most_of(heads) - 1) // most_of(heads)
         with T.parallel(0, tiles * heads.keys) as item, T.sblock("attention"):
             T.reads()

@@ -23,6 +23,14 @@ def splat(number: float, many: int) -> tirx.Expr:
     return T.broadcast(T.float32(number), many) if many > 1 else T.float32(number)
 
 
+def fused(one: tirx.Expr, other: tirx.Expr, addend: tirx.Expr) -> tirx.Expr:
+    """one * other + addend, rounded once. Of a sum of two products a compiler chooses which is not rounded itself."""
+    kind = str(one.ty.dtype)
+    many = int(kind.partition("x")[2] or 1)
+    name = f"llvm.fma.v{many}f32" if many > 1 else "llvm.fma.f32"
+    return T.call_llvm_pure_intrin(kind, name, one, other, addend)
+
+
 def ask(element: tirx.Expr, locality: int) -> tirx.Expr:
     """Prefetch the cache line of an element; an address outside is of no consequence.
 

@@ -36,6 +36,7 @@ class CompiledStage:
         variant: which of them.
         functions: names of what it must have.
         threads: of reading weights; 0 leaves it to the system.
+        optional: names of functions that it may have.
 
     Attributes:
         index: as the exporter wrote it.
@@ -53,6 +54,7 @@ class CompiledStage:
         variant: str,
         functions: Iterable[str],
         threads: int,
+        optional: Iterable[str] = (),
     ) -> None:
         self._ffi = tvm_ffi()
         self._index_file = listed_file(folder, manifest, block["index"])
@@ -69,7 +71,8 @@ class CompiledStage:
             self.index = read_json(self._index_file, MAX_INDEX)
             machine = self._ffi.load_module(str(self._library))["vm_load_executable"]()
             machine["vm_initialization"](1, 0, 2)  # device type kDLCPU, its number, the pooled allocator
-            self.functions: dict[str, Callable[..., Any]] = {name: machine[name] for name in functions}
+            there = [name for name in optional if machine.implements_function(name)]
+            self.functions: dict[str, Callable[..., Any]] = {name: machine[name] for name in (*functions, *there)}
 
     @contextmanager
     def fitting(self) -> Iterator[None]:

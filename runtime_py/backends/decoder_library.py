@@ -26,10 +26,11 @@ from runtime_py.errors import MachineError
 
 log = logging.getLogger(__name__)
 
-STEP, READ, READ_ALL = "step", "read", "read_all"
-"""Functions of a library: a token of each of several sequences; tokens of one, with logits of the last or of all."""
+STEP, VERIFY, READ, READ_ALL = "step", "verify", "read", "read_all"
+"""Functions of a library: a token of each of several sequences; a few tokens of one, in the bits of as many steps, with
+logits of all; tokens of one, with logits of the last or of all. Libraries of before have no `VERIFY`."""
 
-MOST_SEQUENCES, MOST_TOKENS = 16, 512
+MOST_SEQUENCES, MOST_GUESSES, MOST_TOKENS = 16, 16, 512
 """Of one call: what its memory is planned for."""
 
 AVX512 = ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_vnni")
@@ -76,7 +77,7 @@ class DecoderLibrary:
         self.seconds, self._threads, self._before_call = 0.0, threads, before_call
         contract = StageContract.from_json(manifest["contracts"][DECODER])
         self._inputs = [tensor for tensor in contract.inputs if tensor.name in INPUTS]
-        self._compiled = CompiledStage(folder, manifest, block, self.variant, (STEP, READ, READ_ALL), threads)
+        self._compiled = CompiledStage(folder, manifest, block, self.variant, (STEP, READ, READ_ALL), threads, (VERIFY,))
         self._ffi, self._functions = tvm_ffi(), self._compiled.functions
         with self._compiled.fitting():
             named = self._compiled.index
@@ -129,7 +130,7 @@ class DecoderLibrary:
     def prefill(
         self, inputs: Mapping[str, np.ndarray], length: int, buffers: CacheBuffers, positions: np.ndarray
     ) -> np.ndarray:
-        """Feed tokens of one sequence, however many.
+        """Feed tokens of one sequence, however many; up to `MOST_GUESSES` with logits of more than the last as steps would be.
 
         Args:
             inputs: ``inputs_embeds`` (1, tokens, hidden), and ``position_ids`` (1, tokens) or (axes, 1, tokens).
@@ -147,12 +148,16 @@ class DecoderLibrary:
         for start in range(0, tokens, MOST_TOKENS):
             stop = min(start + MOST_TOKENS, tokens)
             here = wanted[(wanted >= start) & (wanted < stop)] - start
-            function = READ if set(here.tolist()) <= {stop - start - 1} else READ_ALL
+            function = READ if set(here.tolist()) <= {stop - start - 1} else self._reads_all(tokens)
             fed = {INPUTS[0]: embeds[:, start:stop], INPUTS[1]: places[..., start:stop]}
             logits = self._call(function, fed, np.array([length + start]), buffers)
             parts.append(logits[np.zeros_like(here) if function == READ else here])
         order = np.argsort(np.argsort(wanted, kind="stable"), kind="stable")
         return np.concatenate(parts)[order][None] if len(parts) > 1 else parts[0][None]
+
+    def _reads_all(self, tokens: int) -> str:
+        """What gives logits of all tokens of a call: a few of them may be guesses, which are to have the bits of steps."""
+        return VERIFY if tokens <= MOST_GUESSES and VERIFY in self._functions else READ_ALL
 
     def _call(
         self, function: str, inputs: Mapping[str, np.ndarray], lengths: np.ndarray, buffers: CacheBuffers

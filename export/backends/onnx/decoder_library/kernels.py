@@ -7,7 +7,7 @@ from collections.abc import Callable
 from tvm import tirx
 from tvm.target import Target
 
-from export.processor import block_product, flat_attention, prompt_attention, row_kernels
+from export.processor import block_product, row_kernels
 from export.processor.block_instructions import block_instructions
 from export.processor.block_product import BlockMatrix
 from export.processor.flat_rows import FlatHeads
@@ -26,9 +26,8 @@ class LibraryKernels:
     def product(self, matrix: BlockMatrix) -> tirx.PrimFunc:
         return self._once(matrix, lambda: block_product.block_product(matrix, self._bytes))
 
-    def attention(self, heads: FlatHeads, prompt: bool) -> tirx.PrimFunc:
-        make = prompt_attention.prompt_attention if prompt else flat_attention.flat_attention
-        return self._once((heads, prompt), lambda: make(heads))
+    def attention(self, heads: FlatHeads, make: Callable[[FlatHeads], tirx.PrimFunc]) -> tirx.PrimFunc:
+        return self._once((heads, make), lambda: make(heads))
 
     def norm(self, hidden: int, eps: float) -> tirx.PrimFunc:
         return self._once(("norm", hidden, eps), lambda: row_kernels.norm(hidden, eps))

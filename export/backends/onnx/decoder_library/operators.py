@@ -211,7 +211,7 @@ def attention(decoder: Translation, node: onnx.NodeProto, given: list[Value]) ->
     operands = [decoder.rows_of(packed), *tables, decoder.lengths, *cached, keys, values]
     out = decoder.like(operands[0], queries * shape.size)
     places = [len(operands) - 2, len(operands) - 1]
-    kernel = decoder.kernels.attention(shape, decoder.entry.prompt)
+    kernel = decoder.kernels.attention(shape, decoder.entry.attention)
     return [decoder.call_in_place("attention", kernel, operands, places, out), None, None]
 
 

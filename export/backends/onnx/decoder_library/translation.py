@@ -29,6 +29,7 @@ from export.backends.onnx.decoder_library.values import (
     Value,
 )
 from export.graphs.writer import DTYPES
+from export.processor.flat_rows import FlatHeads
 from runtime_py.backends.ort_inputs import PAST
 from runtime_py.errors import UnsupportedModelError
 
@@ -64,13 +65,15 @@ class Entry:
     Attributes:
         name: of the function.
         rows: what its rows are called, whose most are known when memory is planned.
-        prompt: its rows are tokens of one sequence; else one token of each of several.
-        last: of a prompt, the last token alone gets logits.
+        attention: makes the kernel that its rows attend with.
+        one: its rows are tokens of one sequence; else one token of each of several.
+        last: of one sequence, the last token alone gets logits.
     """
 
     name: str
     rows: str
-    prompt: bool = False
+    attention: Callable[[FlatHeads], tirx.PrimFunc]
+    one: bool = False
     last: bool = False
 
 
@@ -109,7 +112,7 @@ class Translation:
         inputs = {value.name: value for value in self.graph.input}
         hidden = inputs[EMBEDS].type.tensor_type.shape.dim[2].dim_value
         axes = [dim.dim_value for dim in inputs[POSITIONS].type.tensor_type.shape.dim][:-2]
-        sizes = (1, self.rows) if entry.prompt else (self.rows, 1)
+        sizes = (1, self.rows) if entry.one else (self.rows, 1)
         given = [
             relax.Var(EMBEDS, relax.TensorType((*sizes, hidden), "float32")),
             relax.Var(POSITIONS, relax.TensorType((*axes, *sizes), "int32")),
