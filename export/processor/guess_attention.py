@@ -1,8 +1,8 @@
 """Attention of tokens that were guessed, behind one that is certain: each has the bits of a step of its own.
 
-Keys and values of all of them go into the cache first. Then every row goes through the cache as `flat_attention` does, up to
-its own position, in the same order; the rows of one head follow each other on a core, so its keys and values come from memory
-once. `prompt_attention` reads many tokens faster, and adds in another order.
+Keys and values of all of them go into the cache first. Then every row goes through the cache as `flat_attention` does, up
+to its own position, in the same order; the rows of one head follow each other on a core, so its keys and values come from
+memory once. `prompt_attention` reads many tokens faster, and adds in another order.
 """
 
 from __future__ import annotations

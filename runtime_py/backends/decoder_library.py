@@ -56,6 +56,7 @@ class DecoderLibrary:
 
     Attributes:
         variant: which of the package's libraries runs.
+        functions: of the library, by name.
         seconds: inside the library, all calls so far.
         caches: heads and width of each half of a layer's cache, and its dtype, by input name, in the library's order.
 
@@ -78,7 +79,7 @@ class DecoderLibrary:
         contract = StageContract.from_json(manifest["contracts"][DECODER])
         self._inputs = [tensor for tensor in contract.inputs if tensor.name in INPUTS]
         self._compiled = CompiledStage(folder, manifest, block, self.variant, (STEP, READ, READ_ALL), threads, (VERIFY,))
-        self._ffi, self._functions = tvm_ffi(), self._compiled.functions
+        self._ffi, self.functions = tvm_ffi(), self._compiled.functions
         with self._compiled.fitting():
             named = self._compiled.index
             self.caches = {
@@ -130,7 +131,7 @@ class DecoderLibrary:
     def prefill(
         self, inputs: Mapping[str, np.ndarray], length: int, buffers: CacheBuffers, positions: np.ndarray
     ) -> np.ndarray:
-        """Feed tokens of one sequence, however many; up to `MOST_GUESSES` with logits of more than the last as steps would be.
+        """Feed tokens of one sequence, however many; where up to `MOST_GUESSES` all get logits, in the bits of steps.
 
         Args:
             inputs: ``inputs_embeds`` (1, tokens, hidden), and ``position_ids`` (1, tokens) or (axes, 1, tokens).
@@ -157,7 +158,7 @@ class DecoderLibrary:
 
     def _reads_all(self, tokens: int) -> str:
         """What gives logits of all tokens of a call: a few of them may be guesses, which are to have the bits of steps."""
-        return VERIFY if tokens <= MOST_GUESSES and VERIFY in self._functions else READ_ALL
+        return VERIFY if tokens <= MOST_GUESSES and VERIFY in self.functions else READ_ALL
 
     def _call(
         self, function: str, inputs: Mapping[str, np.ndarray], lengths: np.ndarray, buffers: CacheBuffers
@@ -169,7 +170,7 @@ class DecoderLibrary:
         tensors = [self._compiled.tensor(aligned(array, np.dtype(kind))) for array, kind in given]
         self._before_call()
         began = time.perf_counter()
-        logits = self._functions[function](*tensors, buffers.tensors, self._parameters)
+        logits = self.functions[function](*tensors, buffers.tensors, self._parameters)
         made: np.ndarray = np.from_dlpack(logits)
         self.seconds += time.perf_counter() - began
         return made

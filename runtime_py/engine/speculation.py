@@ -2,8 +2,9 @@
 
 Every token is chosen as in a single step, from the logits behind all tokens before it, so that penalties, constraints, stop
 tokens and limits count as ever: where a decoder gives a row among others as it gives the row alone, the answer is the same.
-ONNX Runtime's MatMulNBits does. Its GroupQueryAttention over a float cache takes another kernel for a row alone, whose sums
-differ in their last bits, and which of two tokens as good as equal is best can change with them (docs/results/decode.md).
+A decoder library does. ONNX Runtime's GroupQueryAttention over a float cache takes another kernel for a row alone, whose
+sums differ in their last bits, and which of two tokens as good as equal is best can change with them
+(docs/results/decode.md).
 """
 
 from __future__ import annotations

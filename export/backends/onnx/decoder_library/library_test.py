@@ -16,7 +16,7 @@ from export.pipeline import export
 from export.request import ExportRequest
 from parity_tests.conftest import GOLDENS
 from runtime_py.backends import decoder_library as runtime
-from runtime_py.backends.decoder_library import MOST_SEQUENCES
+from runtime_py.backends.decoder_library import MOST_GUESSES, MOST_SEQUENCES, VERIFY
 from runtime_py.backends.ort import OrtBackend
 from runtime_py.backends.ort_rows import OrtRow
 from runtime_py.backends.records import DECODER_LIBRARY
@@ -78,6 +78,31 @@ def test_a_sequence_among_others_is_the_sequence_alone_bit_for_bit(library_packa
         assert np.array_equal(alone[0], together[number])
 
 
+def test_guesses_are_told_what_steps_are_told_bit_for_bit(library_package: Path) -> None:
+    backend = opened(library_package)
+    assert backend.library is not None and VERIFY in backend.library.functions
+    begun, given = token(backend, 0, 0, 5), token(backend, 1, 5, 8)
+    together, alone = backend.start(16), backend.start(16)
+    for state in (together, alone):
+        backend.forward(state, begun, np.array([-1]))
+    said = backend.forward(together, given, np.arange(8))
+    for at in range(8):
+        step = {name: array[:, at : at + 1] for name, array in given.items()}
+        assert np.array_equal(backend.forward(alone, step, np.array([-1]))[0, 0], said[0, at])
+    for name, array in alone.buffers.arrays.items():
+        assert np.array_equal(array, together.buffers.arrays[name])
+
+
+def test_a_library_of_before_reads_guesses_as_a_prompt(library_package: Path) -> None:
+    backend = opened(library_package)
+    assert backend.library is not None
+    given = token(backend, 0, 0, 7)
+    now = backend.forward(backend.start(16), given, np.arange(7))
+    del backend.library.functions[VERIFY]
+    before = backend.forward(backend.start(16), given, np.arange(7))
+    assert np.abs(now - before).max() < 1e-4 * np.abs(before).max()
+
+
 def test_graph_and_library_take_turns_over_one_cache(library_package: Path) -> None:
     library, graph = opened(library_package), opened(library_package, own_code=False)
     assert library.library is not None
@@ -94,10 +119,11 @@ def test_graph_and_library_take_turns_over_one_cache(library_package: Path) -> N
 
 def test_logits_are_those_of_the_tokens_that_are_asked_for(library_package: Path) -> None:
     backend = opened(library_package)
-    given, whole = token(backend, 0, 0, 7), np.arange(7)
-    every = backend.forward(backend.start(16), given, whole)
-    for positions in ([6], [-1], [2, 5], [5, 2], [0, -1, 3]):
-        said = backend.forward(backend.start(16), given, np.array(positions))
+    tokens = MOST_GUESSES + 2
+    given, whole = token(backend, 0, 0, tokens), np.arange(tokens)
+    every = backend.forward(backend.start(32), given, whole)
+    for positions in ([tokens - 1], [-1], [2, 5], [5, 2], [0, -1, 3]):
+        said = backend.forward(backend.start(32), given, np.array(positions))
         assert np.array_equal(said[0], every[0, positions])
 
 
