@@ -27,8 +27,12 @@ class LibraryKernels:
         return self._once(matrix, lambda: block_product.block_product(matrix, self._bytes))
 
     def attention(self, heads: FlatHeads, prompt: bool) -> tirx.PrimFunc:
-        make = prompt_attention.prompt_attention if prompt else flat_attention.flat_attention
-        return self._once((heads, prompt), lambda: make(heads))
+        def make() -> tirx.PrimFunc:
+            if prompt:
+                return prompt_attention.prompt_attention(heads, self._bytes.words)
+            return flat_attention.flat_attention(heads)
+
+        return self._once((heads, prompt), make)
 
     def norm(self, hidden: int, eps: float) -> tirx.PrimFunc:
         return self._once(("norm", hidden, eps), lambda: row_kernels.norm(hidden, eps))
