@@ -169,8 +169,9 @@ def test_in_16_bits_a_key_or_a_value_that_is_no_number_spoils_those_that_see_it_
 
 
 def test_in_16_bits_a_first_token_with_nearly_all_weight_and_a_small_value_leaves_the_others_their_bits() -> None:
-    heads = replace(EACH, cache="float16", rotary=0)
+    heads = replace(EACH, cache="float16")
     prompt = Prompt.drawn(heads, 130, 0)
+    prompt.cos[:], prompt.sin[:] = 1, 0
     queries, keys = heads.queries * heads.size, heads.keys * heads.size
     prompt.qkv[:, :queries] = 1
     prompt.qkv[:, queries : queries + keys] = drawn(7, 130, keys) * 0.01

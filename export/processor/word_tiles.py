@@ -96,7 +96,7 @@ class WordSoftmax(PromptSoftmax):
         while half:
             vector = T.max(*(tirx.Shuffle([vector], [*range(first, first + half)]) for first in (0, half)))
             half //= 2
-        T.buffer_store(self.factors, T.max(T.reinterpret("float32", vector), T.float32(LEAST)), [0])
+        T.buffer_store(self.factors, at_least(vector, 1), [0])
         share = T.float32(scale * math.log2(math.e) / self.largest_query)
         T.buffer_store(self.query_scales, self.factors[0] * share, [member])
         T.buffer_store(self.factors, T.float32(self.largest_query) / self.factors[0], [0])
@@ -143,8 +143,7 @@ class WordSoftmax(PromptSoftmax):
             for at in range(LANES):
                 self._size(at, read(at))
             bits = reduce_lanes([self.sizes[at, lanes(0)] for at in range(LANES)], T.max)
-            size = T.max(T.reinterpret(f"float32x{LANES}", bits), T.broadcast(T.float32(LEAST), LANES))
-            T.buffer_store(self.factors, size, [lanes(0)])
+            T.buffer_store(self.factors, at_least(bits), [lanes(0)])
             share = T.broadcast(T.float32(1 / most), LANES)
             T.buffer_store(scales, self.factors[lanes(0)] * share, [lanes(eight)])
             T.buffer_store(self.factors, T.broadcast(T.float32(most), LANES) / self.factors[lanes(0)], [lanes(0)])
@@ -207,8 +206,7 @@ class WordSoftmax(PromptSoftmax):
                 T.buffer_store(self.scores, shares, [row, wide(part)])
                 bits = T.reinterpret(f"uint32x{WIDE}", self.scores[row, wide(part)])
                 T.buffer_store(self.tallest, T.max(self.tallest[row, full()], bits), [row, full()])
-        bits = T.reinterpret(f"float32x{LANES}", self.across(self.tallest, T.max))
-        T.buffer_store(self.steps, T.max(bits, T.broadcast(T.float32(LEAST), LANES)), [1, lanes(0)])
+        T.buffer_store(self.steps, at_least(self.across(self.tallest, T.max)), [1, lanes(0)])
         most = T.broadcast(T.float32(self.largest_weight), LANES)
         T.buffer_store(self.steps, most / self.steps[1, lanes(0)], [0, lanes(0)])
         share = T.broadcast(T.float32(1 / self.largest_weight), LANES)
@@ -233,6 +231,13 @@ class WordSoftmax(PromptSoftmax):
                 older = self.total[tuple(place)] * T.broadcast(self.change[row], WIDE)
                 sums = T.Cast(f"float32x{WIDE}", self.exact[row][at, full()]) * T.broadcast(self.steps[1, row], WIDE)
                 T.buffer_store(self.total, sums + older, place)
+
+
+def at_least(sizes: tirx.Expr, many: int = LANES) -> tirx.Expr:
+    """float32 of bits of sizes, LEAST for less, so that they can be divided by; NaN stays."""
+    kind = f"float32x{many}" if many > 1 else "float32"
+    least = T.reinterpret("uint32", T.float32(LEAST))
+    return T.reinterpret(kind, T.max(sizes, T.broadcast(least, many) if many > 1 else least))
 
 
 def words(numbers: tirx.Expr, factor: tirx.Expr, many: int) -> tirx.Expr:
