@@ -26,6 +26,14 @@ class LibraryKernels:
     def product(self, matrix: BlockMatrix) -> tirx.PrimFunc:
         return self._once(matrix, lambda: block_product.block_product(matrix, self._bytes))
 
+    def gates(self, matrix: BlockMatrix) -> bool:
+        """Whether there is a `gated_product` of the matrix."""
+        return block_product.gates(matrix, self._bytes)
+
+    def gated_product(self, matrix: BlockMatrix) -> tirx.PrimFunc:
+        """`product` and `gate` in one."""
+        return self._once(("gated", matrix), lambda: block_product.block_product(matrix, self._bytes, gated=True))
+
     def attention(self, heads: FlatHeads, prompt: bool) -> tirx.PrimFunc:
         def make() -> tirx.PrimFunc:
             if prompt:

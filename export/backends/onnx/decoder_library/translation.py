@@ -29,6 +29,7 @@ from export.backends.onnx.decoder_library.values import (
     Value,
 )
 from export.graphs.writer import DTYPES
+from export.processor.block_product import BlockMatrix
 from runtime_py.backends.ort_inputs import PAST
 from runtime_py.errors import UnsupportedModelError
 
@@ -106,6 +107,7 @@ class Translation:
         self._sizes = tirx.Var("sequences", "int64"), tirx.Var("capacity", "int64")
         self._placed: dict[str, relax.Var] = {}
         self._flat: dict[relax.Var, relax.Var] = {}
+        self.products: dict[relax.Var, tuple[BlockMatrix, list[relax.Expr]]] = {}
         inputs = {value.name: value for value in self.graph.input}
         hidden = inputs[EMBEDS].type.tensor_type.shape.dim[2].dim_value
         axes = [dim.dim_value for dim in inputs[POSITIONS].type.tensor_type.shape.dim][:-2]
