@@ -81,7 +81,9 @@ class Rounding:
         lanes = byte.lanes
         with T.serial(0, int(zeros.shape[1]) // lanes) as several:
             sums = [
-                self._minus_points(byte, [numbers[row, several * lanes + at, part] for part in parts(strides.vectors, lanes)])
+                self._minus_points(
+                    byte, [numbers[row, several * lanes + at, part] for part in parts(strides.vectors, lanes)]
+                )
                 for at in range(lanes)
             ]
             T.buffer_store(zeros, reduce_lanes(sums, operator.add), [row, T.ramp(several * lanes, 1, lanes)])
@@ -136,9 +138,7 @@ class Rounding:
 
     def _zeros(self, numbers, row, stride):
         whole = T.ramp(0, 1, self.strides.byte.lanes)
-        return self._minus_points(
-            self.strides.byte, [numbers[row, stride, at, whole] for at in range(self.strides.vectors)]
-        )
+        return self._minus_points(self.strides.byte, [numbers[row, stride, at, whole] for at in range(self.strides.vectors)])
 
     def _minus_points(self, byte, vectors):
         """Minus the zero point times the numbers of some vectors, added up by lane."""

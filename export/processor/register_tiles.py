@@ -208,8 +208,7 @@ class PromptSoftmax:
     def across(self, vectors: tirx.Buffer, operation: Operation) -> tirx.Expr:
         """One vector: each row's numbers in ``vectors`` (LANES, WIDE), reduced."""
         halves = [
-            [tirx.Shuffle([vectors[row, full()]], list(range(at, at + LANES))) for at in (0, LANES)]
-            for row in range(LANES)
+            [tirx.Shuffle([vectors[row, full()]], list(range(at, at + LANES))) for at in (0, LANES)] for row in range(LANES)
         ]
         return reduce_lanes([operation(*pair) for pair in halves], operation)
 

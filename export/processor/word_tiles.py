@@ -1,7 +1,7 @@
 """The online softmax of `register_tiles` in 16 bits: ``vpdpwssd`` adds two products of them to each lane, and exactly.
 
 Queries, keys and values are rounded, each head of a token with a scale of its own, to as many bits as products leave room
-for in sums of 32: 13 and a sign where a head has 64 channels. Weights are taken times the scales of their values, and are
+for in sums of 32: 12.5 and a sign where a head has 64 channels. Weights are taken times the scales of values, and are
 rounded with a scale for each row and block of positions, so that a position with a large weight and small values, as the
 first one often is, leaves the others their bits. Sums of weights are in float32. A cache of bytes is taken as it is.
 """
@@ -16,7 +16,7 @@ from tvm import tirx
 from tvm.script import tirx as T
 
 from export.processor.lane_reduction import reduce_lanes
-from export.processor.online_softmax import LANES, exp2, lanes
+from export.processor.online_softmax import LANES, lanes
 from export.processor.register_tiles import BLOCK, ROWS, WIDE, PromptSoftmax, full, wide
 from export.processor.score_tiles import NONE, Side
 from export.processor.token_panels import LEAST, word_dot
