@@ -44,6 +44,11 @@ class BlockInstructions(ABC):
         """32-bit lanes of a vector, and so the chunks that are summed at once."""
         return self.width // 4
 
+    @property
+    def words(self) -> bool:
+        """Whether numbers of 16 bits are multiplied and added to lanes by one instruction (`token_panels.word_dot`)."""
+        return False
+
     def fitting(self, row_bytes: int) -> BlockInstructions:
         """These, or narrower ones with which a row of so many bytes has less of a last stride."""
         return self
@@ -152,6 +157,10 @@ class Vnni(BlockInstructions):
     matrix_rows: int = 2
     panel_vectors: int = 2
     locality: int = 1
+
+    @property
+    def words(self) -> bool:
+        return True
 
     def fitting(self, row_bytes: int) -> BlockInstructions:
         """Of processors with AVX-512 many do two products of 32 bytes in the time of one of 64."""

@@ -17,6 +17,7 @@ from export.processor.block_instructions import CHUNK, VECTORS, BlockInstruction
 from export.processor.block_kernel import TOGETHER, unforeseen
 from export.processor.block_rounding import Rounding
 from export.processor.block_strides import Strides
+from export.processor.row_kernels import silu
 from export.processor.vectors import LINE, ask
 
 MANY = 24
@@ -36,16 +37,20 @@ class Panels:
     Attributes:
         strides: in whose order products are summed.
         byte: the widest instructions, whose lanes are rows of the matrix.
+        gated: products with the first half of the matrix's rows gate those with the second: a panel has as many rows of
+            either half, a vector of one beside a vector of the other.
     """
 
     strides: Strides
     byte: BlockInstructions
+    gated: bool = False
 
     @property
     def fits(self) -> bool:
         """Whether the matrix has whole panels, and rows as long as they are read."""
         matrix = self.strides.matrix
-        return matrix.rows % TOGETHER == 0 and not self.strides.copied and self.blocks >= HALVES
+        fits = matrix.rows % TOGETHER == 0 and not self.strides.copied and self.blocks >= HALVES
+        return fits and not (self.gated and self.byte.panel_vectors % 2)
 
     @property
     def blocks(self) -> int:
@@ -61,6 +66,13 @@ class Panels:
     def slots(self) -> int:
         """For the chunks of a row; some stay empty where the last stride is not whole."""
         return self.strides.count * self.strides.byte.lanes
+
+    def first_row(self, number, vector):
+        """The matrix's, of those that are the lanes of a panel's vector."""
+        if not self.gated:
+            return number * TOGETHER + vector * self.byte.lanes
+        half = self.strides.matrix.rows // 2
+        return number * (TOGETHER // 2) + vector // 2 * self.byte.lanes + vector % 2 * half
 
     def slot(self, chunk):
         """Where a chunk lies: those of a lane behind one another, lanes in the order in which they are added."""
@@ -140,7 +152,7 @@ class _Panel:
     def _lines(self, read, many, vector):
         """16 bytes, ``many`` numbers, of each row of a vector: four, of which `turned` makes four with rows as lanes."""
         byte = self.panels.byte
-        first, sections = self.number * TOGETHER + vector * byte.lanes, byte.width // CHUNK
+        first, sections = self.panels.first_row(self.number, vector), byte.width // CHUNK
         for at in range(VECTORS):
             parts = [read(first + section * VECTORS + at) for section in range(sections)]
             whole = tirx.Shuffle(parts, [*range(sections * many)]) if sections > 1 else parts[0]
@@ -190,18 +202,25 @@ class _Tile:
                 for at in range(len(pairs)):
                     T.buffer_store(waiting, sums[at, whole], [level, at, whole])
             for at, (row, vector) in enumerate(pairs):
-                begin = panel.number * TOGETHER + (self.side + vector) * lanes
-                T.buffer_store(panel.out, sums[at, whole], [self.first + row, T.ramp(begin, 1, lanes)])
+                begin, value = panels.first_row(panel.number, self.side + vector), sums[at, whole]
+                if panels.gated:
+                    if vector % 2:
+                        continue
+                    value = silu(value, lanes) * sums[at + 1, whole]
+                T.buffer_store(panel.out, value, [self.first + row, T.ramp(begin, 1, lanes)])
 
     def _ask(self, passed):
         """Memory is asked for the next panel, while this one is multiplied."""
         panel, matrix, locality = self.panel, self.panel.panels.strides.matrix, self.panel.panels.byte.locality
-        first, size = (panel.number + 1) * TOGETHER, TOGETHER * matrix.columns * matrix.bits // 8
-        for line in range(ASKED):
-            at = T.min(passed * ASKED + line, size // LINE - 1)
-            T.evaluate(ask(panel.codes[first, 0, at * LINE], locality))
-        last = TOGETHER * panel.panels.blocks - 1
-        T.evaluate(ask(panel.scales[first, T.min(passed * (LINE // 2), last)], locality))
+        halves = 1 + panel.panels.gated
+        rows = TOGETHER // halves
+        size, last = rows * matrix.columns * matrix.bits // 8, rows * panel.panels.blocks - 1
+        for half in range(halves):
+            first = panel.panels.first_row(panel.number + 1, half)
+            for line in range(ASKED // halves):
+                at = T.min((passed * (ASKED // halves) + line), size // LINE - 1)
+                T.evaluate(ask(panel.codes[first, 0, at * LINE], locality))
+            T.evaluate(ask(panel.scales[first, T.min(passed * (LINE // 2 // halves), last)], locality))
 
     def _add(self, sums, exact, slot, chunk):
         """The products of a chunk."""

@@ -20,6 +20,7 @@ from export.processor.block_kernel import TOGETHER, Kernel
 from export.processor.block_panels import MANY, Panels
 from export.processor.block_rounding import Rounding
 from export.processor.block_strides import Strides
+from export.processor.row_kernels import gate_row
 
 BLOCKS = {4: (32, 64, 128), 8: (16, 32, 64, 128)}
 """Columns of a block that kernels are written for, by the bits of a code."""
@@ -56,8 +57,21 @@ def unsupported(matrix: BlockMatrix) -> str:
     return ""
 
 
-def block_product(matrix: BlockMatrix, byte: BlockInstructions) -> tirx.PrimFunc:
+def gates(matrix: BlockMatrix, byte: BlockInstructions) -> bool:
+    """Whether `block_product` writes a product whose first half gates the second."""
+    return not unsupported(matrix) and _panels(matrix, byte, gated=True).fits
+
+
+def _panels(matrix: BlockMatrix, byte: BlockInstructions, gated: bool) -> Panels:
+    return Panels(Strides(matrix, byte.fitting(matrix.columns * matrix.bits // 8)), byte, gated)
+
+
+def block_product(matrix: BlockMatrix, byte: BlockInstructions, gated: bool = False) -> tirx.PrimFunc:
     """The product of any number of rows with ``matrix``.
+
+    Args:
+        gated: ``out`` (n, N / 2) is silu of the first half of each row of the product, times the second half: what
+            `row_kernels.gate` makes of it. Of many rows the product itself is never in memory. `gates` says where.
 
     Arguments of the function: x (n, K) float32, codes (N, K / block, block * bits / 8) uint8, scales (N, K / block) float16
     and out (n, N) float32. Results of a row that has an infinity or NaN are NaN; other rows are as without it. A block whose
@@ -68,8 +82,10 @@ def block_product(matrix: BlockMatrix, byte: BlockInstructions) -> tirx.PrimFunc
     """
     if unsupported(matrix):
         raise ValueError(f"no product is written for {unsupported(matrix)}")
-    strides = Strides(matrix, byte.fitting(matrix.columns * matrix.bits // 8))
-    panels, few = Panels(strides, byte), _Few(strides)
+    panels = _panels(matrix, byte, gated)
+    if gated and not panels.fits:
+        raise ValueError(f"no product of {matrix} gates itself")
+    few = _Few(panels.strides, gated)
     with IRBuilder() as builder, prim_func(s_tir=True):
         T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
         given = [arg(name, T.handle()) for name in ("x", "codes", "scales", "out")]
@@ -78,7 +94,7 @@ def block_product(matrix: BlockMatrix, byte: BlockInstructions) -> tirx.PrimFunc
         x = T.match_buffer(given[0], (n, matrix.columns), "float32", align=4)
         codes = T.match_buffer(given[1], (matrix.rows, blocks, bytes_), "uint8", align=1)
         scales = T.match_buffer(given[2], (matrix.rows, blocks), "float16", align=2)
-        out = T.match_buffer(given[3], (n, matrix.rows), "float32", align=4)
+        out = T.match_buffer(given[3], (n, matrix.rows // 2 if gated else matrix.rows), "float32", align=4)
         if panels.fits:
             with T.If(n < MANY):
                 with T.Then():
@@ -95,8 +111,23 @@ class _Few:
     """Writes the product of rows that are multiplied with each row of the matrix as it is decoded."""
 
     strides: Strides
+    gated: bool
 
     def write(self, x, codes, scales, out, n):
+        if not self.gated:
+            self._write(x, codes, scales, out, n)
+            return
+        with T.sblock("gated"):
+            T.reads()
+            T.writes()
+            product = T.sblock_alloc_buffer((n, self.strides.matrix.rows), "float32")
+            self._write(x, codes, scales, product, n)
+            with T.serial(0, n) as number, T.sblock("gate"):
+                T.reads()
+                T.writes()
+                gate_row(number, product, out)
+
+    def _write(self, x, codes, scales, out, n):
         strides, byte, rows = self.strides, self.strides.byte, self.strides.matrix.rows
         rounding, kernel, tile = Rounding(strides), Kernel(strides), byte.rows_at_once
         with T.sblock("few"):

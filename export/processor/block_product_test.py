@@ -26,7 +26,8 @@ from tvm.target import Target
 
 from export.processor.block_instructions import block_instructions
 from export.processor.block_panels import MANY
-from export.processor.block_product import BlockMatrix, block_product, unsupported
+from export.processor.block_product import BlockMatrix, block_product, gates, unsupported
+from export.processor.row_kernels import gate
 from export.processor.targets import TARGETS
 
 OPTIONS = {"tirx.disable_cse_tir": True}
@@ -88,16 +89,16 @@ def rounded(x: np.ndarray, block: int) -> np.ndarray:
     return (codes * (largest / np.float32(127)).astype(np.float64)).reshape(x.shape)
 
 
-def written(matrix: BlockMatrix, variant: str, name: str = "product") -> IRModule:
+def written(matrix: BlockMatrix, variant: str, name: str = "product", gated: bool = False) -> IRModule:
     """The product for a variant, under ``name``."""
     instructions = block_instructions(Target(TARGETS[variant]))
     assert instructions is not None
-    return IRModule({name: block_product(matrix, instructions).with_attr("global_symbol", name)})
+    return IRModule({name: block_product(matrix, instructions, gated).with_attr("global_symbol", name)})
 
 
-def compiled(matrix: BlockMatrix, variant: str) -> tvm.runtime.Module:
+def compiled(matrix: BlockMatrix, variant: str, gated: bool = False) -> tvm.runtime.Module:
     with tvm.transform.PassContext(config=OPTIONS):
-        return tvm.compile(written(matrix, variant), target=Target(TARGETS[variant]))
+        return tvm.compile(written(matrix, variant, gated=gated), target=Target(TARGETS[variant]))
 
 
 @cache
@@ -188,6 +189,35 @@ def test_a_row_is_the_same_in_any_company(matrix: BlockMatrix, variant: str) -> 
     together = call(x)
     for rows in ROWS:
         assert np.array_equal(call(x[:rows]), together[:rows])
+
+
+@pytest.mark.skipif("x86-64-vnni" not in variants(), reason="needs AVX-512 VNNI")
+@pytest.mark.parametrize("matrix", [BlockMatrix(64, 1024, 32, 4), BlockMatrix(96, 576, 32, 4)], ids=str)
+def test_a_product_that_gates_itself_is_the_gate_of_the_product(matrix: BlockMatrix) -> None:
+    variant, width = "x86-64-vnni", matrix.rows // 2
+    library, given_ = compiled(matrix, variant, gated=True), drawn(matrix)
+    with tvm.transform.PassContext(config=OPTIONS):
+        module = IRModule({"gate": gate(width).with_attr("global_symbol", "gate")})
+        gating = tvm.compile(module, target=Target(TARGETS[variant]))
+    for rows in (1, 5, MANY - 1, MANY, MANY + 13):
+        x = spread(rows, matrix.columns, matrix.block) * 0.05
+        product = kernel(matrix, variant)(x)
+        got, expected = (tvm.runtime.tensor(np.full((rows, width), np.nan, np.float32)) for _ in range(2))
+        library["product"](*map(tvm.runtime.tensor, (x, given_.codes, given_.scales)), got)
+        gating["gate"](tvm.runtime.tensor(product), expected)
+        np.testing.assert_array_equal(got.numpy(), expected.numpy())
+        half = product[:, :width].astype(np.float64)
+        assert difference(got.numpy(), half / (1 + np.exp(-half)) * product[:, width:]) < 1e-6
+
+
+def test_matrices_whose_products_do_not_gate_themselves() -> None:
+    square, narrow, vnni = BlockMatrix(64, 1024, 32, 4), BlockMatrix(70, 2304, 32, 4), "x86-64-vnni"
+    for matrix, name, expected in ((square, vnni, True), (square, "x86-64-v3", False), (narrow, vnni, False)):
+        byte = block_instructions(Target(TARGETS[name]))
+        assert byte is not None and gates(matrix, byte) == expected
+        if not expected:
+            with pytest.raises(ValueError, match="gates itself"):
+                written(matrix, name, gated=True)
 
 
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=96, max_size=96))

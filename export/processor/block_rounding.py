@@ -3,13 +3,15 @@
 # mypy: ignore-errors
 from __future__ import annotations
 
-from dataclasses import dataclass
+import operator
+from dataclasses import dataclass, replace
 
 from tvm import tirx
 from tvm.script import tirx as T
 
 from export.processor.block_instructions import VECTORS
-from export.processor.block_strides import Strides, added_up
+from export.processor.block_strides import Strides
+from export.processor.lane_reduction import reduce_lanes
 
 LARGEST = 127
 """Of the numbers."""
@@ -59,7 +61,6 @@ class Rounding:
 
     def write_chunks(self, x, row, numbers, zeros, factors, slot):
         """For `block_panels`, which take a number of every chunk for all lanes; ``slot`` says where a chunk goes."""
-        point = -(1 << (self.strides.matrix.bits - 1))
         with T.sblock("rounding"):
             T.reads(x[row, 0 : self.strides.matrix.columns])
             T.writes(numbers[row, :, :], zeros[row, :], factors[row, :])
@@ -68,11 +69,24 @@ class Rounding:
                 every = T.ramp(0, 1, self.strides.vectors)
                 T.buffer_store(numbers, words[every], [row, slot(chunk), every])
                 T.buffer_store(factors, factor, [row, slot(chunk)])
-                if self.strides.zeroed:
-                    parts = T.Cast(f"int32x{self.strides.chunk}", T.reinterpret(f"int8x{self.strides.chunk}", words[every]))
-                    T.buffer_store(zeros, added_up(parts, self.strides.chunk) * point, [row, slot(chunk)])
 
             self._each_chunk(x, row, put)
+            if self.strides.zeroed:
+                self._write_zeros(row, numbers, zeros)
+
+    def _write_zeros(self, row, numbers, zeros):
+        """Those of all slots, several at once; what stands for one that is empty is not read."""
+        strides = self.strides
+        byte = replace(strides.byte, width=min(strides.byte.width, 4 * strides.vectors))
+        lanes = byte.lanes
+        with T.serial(0, int(zeros.shape[1]) // lanes) as several:
+            sums = [
+                self._minus_points(
+                    byte, [numbers[row, several * lanes + at, part] for part in parts(strides.vectors, lanes)]
+                )
+                for at in range(lanes)
+            ]
+            T.buffer_store(zeros, reduce_lanes(sums, operator.add), [row, T.ramp(several * lanes, 1, lanes)])
 
     def _each_chunk(self, x, row, put):
         """``put`` chunk by chunk: its number, its words and the scale of its block."""
@@ -123,11 +137,20 @@ class Rounding:
         )
 
     def _zeros(self, numbers, row, stride):
-        strides, byte = self.strides, self.strides.byte
-        whole, bits = T.ramp(0, 1, byte.lanes), strides.matrix.bits
+        whole = T.ramp(0, 1, self.strides.byte.lanes)
+        return self._minus_points(self.strides.byte, [numbers[row, stride, at, whole] for at in range(self.strides.vectors)])
+
+    def _minus_points(self, byte, vectors):
+        """Minus the zero point times the numbers of some vectors, added up by lane."""
+        bits = self.strides.matrix.bits
         points = T.broadcast(T.uint8(1 << (bits - 1)), byte.width)
         none = T.broadcast(T.int32(0), byte.lanes)
         total = byte.started(none, bits)
-        for at in range(strides.vectors):
-            total = byte.plus(total, points, T.reinterpret(f"int8x{byte.width}", numbers[row, stride, at, whole]), bits)
+        for vector in vectors:
+            total = byte.plus(total, points, T.reinterpret(f"int8x{byte.width}", vector), bits)
         return none - byte.ended(total, none, bits)
+
+
+def parts(many, lanes):
+    """Indices of ``many`` numbers, a vector of ``lanes`` each."""
+    return [T.ramp(first, 1, lanes) for first in range(0, many, lanes)]

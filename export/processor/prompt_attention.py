@@ -2,9 +2,10 @@
 
 Keys and values of all tokens go into the cache first. Then each core takes a head of keys and a tile of tokens, whose
 queries (`members`) share what is read: a block of positions is widened once, keys with the positions side by side, so that a
-channel of a query is multiplied with many of them at once and no vector has to be added up (`register_tiles`). A token's
-sums have the same order whatever the call's other tokens are. Only infinity is not kept apart: what a token does not see of
-its panel of rows has the weight zero, and zero times an infinite value is no number.
+channel of a query is multiplied with many of them at once and no vector has to be added up (`register_tiles`; in 16 bits
+`word_tiles`). A token's sums have the same order whatever the call's other tokens are. Only infinity is not kept apart in
+float32: what a token does not see of its panel of rows has the weight zero, and zero times an infinite value is no number.
+In 16 bits a token that sees an infinite number, or none, of keys or values gets no number, and no other is touched.
 """
 
 from __future__ import annotations
@@ -23,18 +24,22 @@ from export.processor.online_softmax import LANES
 from export.processor.register_tiles import BLOCK, ROWS, prompt_softmax
 from export.processor.score_tiles import Side
 from export.processor.vectors import LINE, Index, ask
+from export.processor.word_tiles import word_softmax
 
-MEMBERS = 96
-"""Heads of queries that share what is read of a head of keys, about."""
+MEMBERS = {False: 96, True: 192}
+"""Heads of queries that share what is read of a head of keys, about, by whether products are of 16 bits."""
 
 
-def most_of(heads: FlatHeads) -> int:
+def most_of(heads: FlatHeads, words: bool = False) -> int:
     """Tokens of a tile, at most."""
-    return max(4, MEMBERS // heads.group)
+    return max(4, MEMBERS[words] // heads.group)
 
 
-def prompt_attention(heads: FlatHeads) -> tirx.PrimFunc:
+def prompt_attention(heads: FlatHeads, words: bool = False) -> tirx.PrimFunc:
     """Tokens of one sequence: rotated, kept in the caches, and each attended to all positions up to its own.
+
+    Args:
+        words: products are of 16 bits (`word_tiles`), for processors with AVX-512 VNNI; else of float32.
 
     Arguments, in this order, where t, sequences (at least 1) and capacity are read from the arrays:
         qkv: float32 (t, (queries + 2 * keys) * size), not rotated.
@@ -52,11 +57,11 @@ def prompt_attention(heads: FlatHeads) -> tirx.PrimFunc:
         tokens = T.int32()
         arrays = arguments(heads, tokens, 1)
         keep_all(heads, tokens, arrays)
-        tiles = (tokens + most_of(heads) - 1) // most_of(heads)
+        tiles = (tokens + most_of(heads, words) - 1) // most_of(heads, words)
         with T.parallel(0, tiles * heads.keys) as item, T.sblock("attention"):
             T.reads()
             T.writes()
-            Tile(heads, tokens, tiles, number_of(item % tiles, tiles), item // tiles, arrays).write()
+            Tile(heads, words, tokens, tiles, number_of(item % tiles, tiles), item // tiles, arrays).write()
     return builder.get()
 
 
@@ -70,6 +75,7 @@ class Tile:
     """The statements of the tokens of one tile and one head of keys."""
 
     heads: FlatHeads
+    words: bool
     tokens: tirx.Expr
     tiles: tirx.Expr
     number: tirx.Expr
@@ -79,7 +85,8 @@ class Tile:
     def write(self) -> None:
         heads = self.heads
         place = T.sblock_alloc_buffer((heads.group, heads.padded), "float32")
-        state = prompt_softmax(most_of(heads) * heads.group, heads.group, heads.size, heads.padded)
+        sizes = most_of(heads, self.words) * heads.group, heads.group, heads.size, heads.padded
+        state = word_softmax(*sizes, heads.cache) if self.words else prompt_softmax(*sizes)
         numbers = T.sblock_alloc_buffer((4,), "int32")
         first, here, before, seen = (numbers[at] for at in range(4))
         T.buffer_store(numbers, self.number * self.tokens // self.tiles, [0])

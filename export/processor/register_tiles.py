@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from tvm import tirx
@@ -107,31 +107,29 @@ class PromptSoftmax:
                     # those behind the last one are not looked at
                     vector = keys.read(T.min(eight * LANES + at, there - 1), piece)
                     T.buffer_store(self.turned, vector, [0, at, lanes(0)])
-                self._transpose(eight, piece)
+                place = T.ramp(eight % (WIDE // LANES) * LANES, 1, LANES)
+                for channel, positions in enumerate(self.transposed()):
+                    T.buffer_store(self.keys, positions, [eight // (WIDE // LANES), piece * LANES + channel, place])
         with T.serial(0, there) as position:
             for piece in range(self.vectors):
                 place = T.ramp(piece * LANES % WIDE, 1, LANES)
                 T.buffer_store(self.values, values.read(position, piece), [piece * LANES // WIDE, position, place])
 
-    def _transpose(self, eight: tirx.Expr, piece: tirx.Expr) -> None:
-        """Transpose eight positions by eight channels."""
+    def transposed(self) -> Iterator[tirx.Expr]:
+        """The columns of the eight rows by eight that lie in ``turned``."""
         for stage, (step, low) in enumerate(((1, [0, 8, 1, 9, 4, 12, 5, 13]), (2, [0, 1, 8, 9, 4, 5, 12, 13]))):
             high = [lane + 2 for lane in low]
             for pair in range(LANES // 2):
                 first = pair // step * 2 * step + pair % step
                 both = [self.turned[stage, first + side, lanes(0)] for side in (0, step)]
-                # of rows or pairs of them, channels that are next to one another
+                # of rows or pairs of them, columns that are next to one another
                 for side, order in enumerate((low, high)):
                     at = first // (2 * step) * 2 * step + 2 * (pair % step) + side
                     T.buffer_store(self.turned, tirx.Shuffle(both, order), [stage + 1, at, lanes(0)])
         half = LANES // 2
-        for channel in range(half):
-            both = [self.turned[2, channel + side, lanes(0)] for side in (0, half)]
-            for side in range(2):
-                order = [at * LANES + side * half + lane for at in range(2) for lane in range(half)]
-                place = T.ramp(eight % (WIDE // LANES) * LANES, 1, LANES)
-                row = piece * LANES + side * half + channel
-                T.buffer_store(self.keys, tirx.Shuffle(both, order), [eight // (WIDE // LANES), row, place])
+        for column in range(LANES):
+            both = [self.turned[2, column % half + side, lanes(0)] for side in (0, half)]
+            yield tirx.Shuffle(both, [at * LANES + column // half * half + lane for at in range(2) for lane in range(half)])
 
     def add(self, panel: tirx.Expr, seen: tirx.Expr, tokens: tirx.Expr) -> None:
         """Write a panel's share of the block that is unpacked.
@@ -192,7 +190,7 @@ class PromptSoftmax:
             for row in range(rows):
                 T.buffer_store(self.tops, T.max(self.tops[row, full()], self.scores[row, wide(part)]), [row, full()])
         T.buffer_store(self.change, self.largest[panel, lanes(0)], [lanes(0)])
-        T.buffer_store(self.largest, T.max(self.change[lanes(0)], self._across(T.max)), [panel, lanes(0)])
+        T.buffer_store(self.largest, T.max(self.change[lanes(0)], self.across(self.tops, T.max)), [panel, lanes(0)])
         below = self.change[lanes(0)] - self.largest[panel, lanes(0)]
         T.buffer_store(self.change, exp2(below, LANES), [lanes(0)])
         for row in range(LANES):
@@ -204,14 +202,13 @@ class PromptSoftmax:
                 weights = T.Select(none, T.broadcast(T.float32(0), WIDE), exp2(below, WIDE))
                 T.buffer_store(self.scores, weights, [row, wide(part)])
                 T.buffer_store(self.tops, self.tops[row, full()] + self.scores[row, wide(part)], [row, full()])
-        summed = self.summed[panel, lanes(0)] * self.change[lanes(0)] + self._across(operator.add)
+        summed = self.summed[panel, lanes(0)] * self.change[lanes(0)] + self.across(self.tops, operator.add)
         T.buffer_store(self.summed, summed, [panel, lanes(0)])
 
-    def _across(self, operation: Operation) -> tirx.Expr:
-        """One vector: each row's numbers in ``tops``, reduced."""
+    def across(self, vectors: tirx.Buffer, operation: Operation) -> tirx.Expr:
+        """One vector: each row's numbers in ``vectors`` (LANES, WIDE), reduced."""
         halves = [
-            [tirx.Shuffle([self.tops[row, full()]], list(range(at, at + LANES))) for at in (0, LANES)]
-            for row in range(LANES)
+            [tirx.Shuffle([vectors[row, full()]], list(range(at, at + LANES))) for at in (0, LANES)] for row in range(LANES)
         ]
         return reduce_lanes([operation(*pair) for pair in halves], operation)
 

@@ -70,15 +70,18 @@ def norm(hidden: int, eps: float) -> tirx.PrimFunc:
 
 def gate(width: int) -> tirx.PrimFunc:
     """out = silu(first half) * second half. Arguments, float32: gate_up (n, 2 * width), out (n, width)."""
+    return kernel({"gate_up": ("n", 2 * width), "out": ("n", width)}, gate_row)
 
-    def row(number: tirx.Expr, gate_up: tirx.Buffer, out: tirx.Buffer) -> None:
-        def gated(at: Index, many: int) -> None:
-            value, up = (gate_up[number, span(at + first, many)] for first in (0, width))
-            T.buffer_store(out, silu(value, many) * up, [number, span(at, many)])
 
-        for_pieces(width, gated)
+def gate_row(number: tirx.Expr, gate_up: tirx.Buffer, out: tirx.Buffer) -> None:
+    """One row of `gate`."""
+    width = int(out.shape[1])
 
-    return kernel({"gate_up": ("n", 2 * width), "out": ("n", width)}, row)
+    def gated(at: Index, many: int) -> None:
+        value, up = (gate_up[number, span(at + first, many)] for first in (0, width))
+        T.buffer_store(out, silu(value, many) * up, [number, span(at, many)])
+
+    for_pieces(width, gated)
 
 
 def kernel(shapes: Mapping[str, Sequence[int | str]], row: Callable[..., None]) -> tirx.PrimFunc:

@@ -20,6 +20,7 @@ import onnxruntime
 import tvm_ffi
 from tvm.target import Target
 
+from export.processor.block_instructions import block_instructions
 from export.processor.flat_rows import FlatHeads
 from export.processor.prompt_attention import prompt_attention
 from export.processor.targets import TARGETS
@@ -105,9 +106,11 @@ def parser(prog: str) -> Parser:
 def _run(given: argparse.Namespace) -> int:
     os.environ |= {"TVM_NUM_THREADS": str(given.threads), "TVM_THREAD_POOL_SPIN_COUNT": "3000"}
     target, rest = Target(TARGETS[given.target]), REST if given.threads > 1 else 0
+    instructions = block_instructions(target)
+    words = instructions is not None and instructions.words
     for cache in given.caches:
         heads = FlatHeads(given.heads, given.kv_heads, given.size, given.size, given.size, given.size**-0.5, cache)
-        kernel, opened = kernel_of(prompt_attention(heads), target), session(heads, given.threads)
+        kernel, opened = kernel_of(prompt_attention(heads, words), target), session(heads, given.threads)
         for tokens in given.tokens:
             for before in given.before:
                 case = Case(heads, tokens, before)

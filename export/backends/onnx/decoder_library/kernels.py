@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import Enum
 
 from tvm import tirx
 from tvm.target import Target
@@ -10,8 +11,19 @@ from tvm.target import Target
 from export.processor import block_product, row_kernels
 from export.processor.block_instructions import block_instructions
 from export.processor.block_product import BlockMatrix
+from export.processor.flat_attention import flat_attention
 from export.processor.flat_rows import FlatHeads
+from export.processor.guess_attention import guess_attention
+from export.processor.prompt_attention import prompt_attention
 from export.processor.targets import TARGETS
+
+
+class Rows(Enum):
+    """What the rows of a call are: a token of each of several sequences; tokens of one in the bits of steps; a prompt's."""
+
+    STEPS = "steps"
+    GUESSES = "guesses"
+    PROMPT = "prompt"
 
 
 class LibraryKernels:
@@ -26,8 +38,21 @@ class LibraryKernels:
     def product(self, matrix: BlockMatrix) -> tirx.PrimFunc:
         return self._once(matrix, lambda: block_product.block_product(matrix, self._bytes))
 
-    def attention(self, heads: FlatHeads, make: Callable[[FlatHeads], tirx.PrimFunc]) -> tirx.PrimFunc:
-        return self._once((heads, make), lambda: make(heads))
+    def gates(self, matrix: BlockMatrix) -> bool:
+        """Whether there is a `gated_product` of the matrix."""
+        return block_product.gates(matrix, self._bytes)
+
+    def gated_product(self, matrix: BlockMatrix) -> tirx.PrimFunc:
+        """`product` and `gate` in one."""
+        return self._once(("gated", matrix), lambda: block_product.block_product(matrix, self._bytes, gated=True))
+
+    def attention(self, heads: FlatHeads, rows: Rows) -> tirx.PrimFunc:
+        makers = {
+            Rows.STEPS: lambda: flat_attention(heads),
+            Rows.GUESSES: lambda: guess_attention(heads),
+            Rows.PROMPT: lambda: prompt_attention(heads, self._bytes.words),
+        }
+        return self._once((heads, rows), makers[rows])
 
     def norm(self, hidden: int, eps: float) -> tirx.PrimFunc:
         return self._once(("norm", hidden, eps), lambda: row_kernels.norm(hidden, eps))

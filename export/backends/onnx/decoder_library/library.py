@@ -8,23 +8,20 @@ from typing import Any
 import onnx
 
 from export.backends.onnx.decoder_library import operators  # noqa: F401  (its functions are the translations)
-from export.backends.onnx.decoder_library.kernels import LibraryKernels
+from export.backends.onnx.decoder_library.kernels import LibraryKernels, Rows
 from export.backends.onnx.decoder_library.translation import Entry, Translation
 from export.compilation.processor_library import write_processor_library
 from export.compilation.size_order import sizes_in_order
 from export.graphs.writer import lying
-from export.processor.flat_attention import flat_attention
-from export.processor.guess_attention import guess_attention
-from export.processor.prompt_attention import prompt_attention
 from export.processor.targets import TARGETS
 from runtime_py.backends.decoder_library import MOST_GUESSES, MOST_SEQUENCES, MOST_TOKENS, READ, READ_ALL, STEP, VERIFY
 
 SEQUENCES, GUESSES, TOKENS = "sequences_fed", "guesses_fed", "tokens_fed"
 ENTRIES = (
-    Entry(STEP, SEQUENCES, flat_attention),
-    Entry(VERIFY, GUESSES, guess_attention, one=True),
-    Entry(READ, TOKENS, prompt_attention, one=True, last=True),
-    Entry(READ_ALL, TOKENS, prompt_attention, one=True),
+    Entry(STEP, SEQUENCES, Rows.STEPS),
+    Entry(VERIFY, GUESSES, Rows.GUESSES),
+    Entry(READ, TOKENS, Rows.PROMPT, last=True),
+    Entry(READ_ALL, TOKENS, Rows.PROMPT),
 )
 """A library's functions."""
 

@@ -100,7 +100,8 @@ def test_a_library_of_before_reads_guesses_as_a_prompt(library_package: Path) ->
     now = backend.forward(backend.start(16), given, np.arange(7))
     del backend.library.functions[VERIFY]
     before = backend.forward(backend.start(16), given, np.arange(7))
-    assert np.abs(now - before).max() < 1e-4 * np.abs(before).max()
+    # attention of prompts is in sixteen bits, and layers round their inputs to bytes: one on a boundary goes to either side
+    assert np.abs(now - before).max() < 0.03 * np.abs(before).max()
 
 
 def test_graph_and_library_take_turns_over_one_cache(library_package: Path) -> None:
@@ -129,10 +130,10 @@ def test_logits_are_those_of_the_tokens_that_are_asked_for(library_package: Path
 
 def test_a_prompt_in_pieces_is_the_prompt_at_once(library_package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = opened(library_package)
-    given, asked = token(backend, 0, 0, 11), np.array([9, 0, 3])
-    once = backend.forward(backend.start(16), given, asked)
+    given, asked = token(backend, 0, 0, MOST_GUESSES + 5), np.array([9, 0, 3])
+    once = backend.forward(backend.start(32), given, asked)
     monkeypatch.setattr(runtime, "MOST_TOKENS", 4)
-    assert np.abs(backend.forward(backend.start(16), given, asked) - once).max() < 1e-4 * np.abs(once).max()
+    assert np.array_equal(backend.forward(backend.start(32), given, asked), once)
 
 
 def test_more_sequences_than_it_is_planned_for_go_through_the_graph(library_package: Path) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 from tvm import relax
 
+from export.backends.onnx.decoder_library.kernels import Rows
 from export.backends.onnx.decoder_library.translation import ELEMENTS, Translation, attribute, operator, refused
 from export.backends.onnx.decoder_library.values import (
     Mask,
@@ -75,7 +76,13 @@ def gate(decoder: Translation, one: Value, other: Value) -> Value | None:
     width = one.width
     if (one.start, other.start, other.width, int(one.source.ty.shape[-1])) != (0, width, width, 2 * width):
         return None
-    return decoder.call("gate", decoder.kernels.gate(width), [one.source], decoder.like(one.source, width))
+    out = decoder.like(one.source, width)
+    if decoder.entry.kind is Rows.PROMPT and one.source in decoder.products:
+        matrix, operands = decoder.products[one.source]
+        if decoder.kernels.gates(matrix):
+            # nothing reads the product itself any more, so it is dropped
+            return decoder.call("gated_product", decoder.kernels.gated_product(matrix), operands, out)
+    return decoder.call("gate", decoder.kernels.gate(width), [one.source], out)
 
 
 @operator("Div")
@@ -151,6 +158,7 @@ def block_product(decoder: Translation, node: onnx.NodeProto, given: list[Value]
         raise refused(node, reason)
     operands = [decoder.rows_of(x), decoder.placed(codes), decoder.placed(scales)]
     made = decoder.call("block_product", decoder.kernels.product(matrix), operands, decoder.like(operands[0], rows))
+    decoder.products[made] = matrix, operands
     return made if bias is None else decoder.emit(relax.op.add(made, decoder.tensor(bias)))
 
 
@@ -211,7 +219,7 @@ def attention(decoder: Translation, node: onnx.NodeProto, given: list[Value]) ->
     operands = [decoder.rows_of(packed), *tables, decoder.lengths, *cached, keys, values]
     out = decoder.like(operands[0], queries * shape.size)
     places = [len(operands) - 2, len(operands) - 1]
-    kernel = decoder.kernels.attention(shape, decoder.entry.attention)
+    kernel = decoder.kernels.attention(shape, decoder.entry.kind)
     return [decoder.call_in_place("attention", kernel, operands, places, out), None, None]
 
 

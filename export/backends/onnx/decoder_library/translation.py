@@ -18,7 +18,7 @@ from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 from tvm import relax, tirx
 
-from export.backends.onnx.decoder_library.kernels import LibraryKernels
+from export.backends.onnx.decoder_library.kernels import LibraryKernels, Rows
 from export.backends.onnx.decoder_library.values import (
     Mask,
     Parameter,
@@ -29,7 +29,7 @@ from export.backends.onnx.decoder_library.values import (
     Value,
 )
 from export.graphs.writer import DTYPES
-from export.processor.flat_rows import FlatHeads
+from export.processor.block_product import BlockMatrix
 from runtime_py.backends.ort_inputs import PAST
 from runtime_py.errors import UnsupportedModelError
 
@@ -65,15 +65,13 @@ class Entry:
     Attributes:
         name: of the function.
         rows: what its rows are called, whose most are known when memory is planned.
-        attention: makes the kernel that its rows attend with.
-        one: its rows are tokens of one sequence; else one token of each of several.
+        kind: what its rows are.
         last: of one sequence, the last token alone gets logits.
     """
 
     name: str
     rows: str
-    attention: Callable[[FlatHeads], tirx.PrimFunc]
-    one: bool = False
+    kind: Rows
     last: bool = False
 
 
@@ -109,10 +107,11 @@ class Translation:
         self._sizes = tirx.Var("sequences", "int64"), tirx.Var("capacity", "int64")
         self._placed: dict[str, relax.Var] = {}
         self._flat: dict[relax.Var, relax.Var] = {}
+        self.products: dict[relax.Var, tuple[BlockMatrix, list[relax.Expr]]] = {}
         inputs = {value.name: value for value in self.graph.input}
         hidden = inputs[EMBEDS].type.tensor_type.shape.dim[2].dim_value
         axes = [dim.dim_value for dim in inputs[POSITIONS].type.tensor_type.shape.dim][:-2]
-        sizes = (1, self.rows) if entry.one else (self.rows, 1)
+        sizes = (self.rows, 1) if entry.kind is Rows.STEPS else (1, self.rows)
         given = [
             relax.Var(EMBEDS, relax.TensorType((*sizes, hidden), "float32")),
             relax.Var(POSITIONS, relax.TensorType((*axes, *sizes), "int32")),
