@@ -66,9 +66,13 @@ class Grid:
     turn: Tensor
 
     def __call__(self, x: Tensor) -> Tensor:
-        largest = 2 ** (self.bits - 1) - 1
-        codes = ((x @ self.turn - self.offset) / self.scale).round().clamp(-largest - 1, largest)
-        return (codes * self.scale + self.offset) @ self.turn.T
+        return coded(x @ self.turn, self.scale, self.offset, self.bits) @ self.turn.T
+
+
+def coded(x: Tensor, scale: Tensor, offset: Tensor, bits: int) -> Tensor:
+    """To integers of so many bits and back; ties go to the even one, what is beyond is cut."""
+    largest = 2 ** (bits - 1) - 1
+    return ((x - offset) / scale).round().clamp(-largest - 1, largest) * scale + offset
 
 
 def by_largest(sizes: Tensor, bits: int) -> Grid:
@@ -77,12 +81,13 @@ def by_largest(sizes: Tensor, bits: int) -> Grid:
     return Grid(bits, sizes[:, None] / steps, torch.zeros(1), torch.eye(sizes.shape[-1]))
 
 
-def by_error(seen: Tensor, offsets: bool, turn: Tensor) -> Grid:
+def by_error(seen: Tensor, turn: Tensor, offsets: bool = False, pairs: bool = False) -> Grid:
     """The least squared error over ``seen`` (kv_heads, tokens, head_dim), channel by channel.
 
     Args:
-        offsets: whether a constant may be taken off first, which attention over keys does not see and its output has again.
         turn: orthogonal (head_dim, head_dim), that heads are multiplied with.
+        offsets: whether a constant may be taken off first, which attention over keys does not see and its output has again.
+        pairs: whether channels that turn together with positions share a scale, as every position may have them.
     """
     turned = seen @ turn
     middle, half = torch.zeros(turned.shape[0], 1, turned.shape[2]), turned.abs().amax(1, keepdim=True)
@@ -91,13 +96,17 @@ def by_error(seen: Tensor, offsets: bool, turn: Tensor) -> Grid:
         low, high, mean = turned.amin(1, keepdim=True), turned.amax(1, keepdim=True), turned.mean(1, keepdim=True)
         middle, half = (low + high) / 2, (high - low) / 2
         centres = [middle, mean, (middle + mean) / 2]
+    if pairs:
+        half = torch.maximum(half, half.roll(half.shape[2] // 2, 2))
     best = torch.full_like(middle, torch.inf)
     scale, offset = torch.ones_like(middle), torch.zeros_like(middle)
     for share in SHARES:
         step = share * half.clamp(min=1e-6) / (2 ** (FOUR - 1) - 0.5)
         # with offsets the middle of -8 to 7 may lie on the centre
         for centre in [*centres, *(centre + step / 2 for centre in centres if offsets)]:
-            error = (Grid(FOUR, step, centre, torch.eye(turn.shape[0]))(turned) - turned).square().sum(1, keepdim=True)
+            error = (coded(turned, step, centre, FOUR) - turned).square().sum(1, keepdim=True)
+            if pairs:
+                error = error + error.roll(error.shape[2] // 2, 2)
             better = error < best
             best, scale, offset = (
                 torch.where(better, new, old) for new, old in ((error, best), (step, scale), (centre, offset))
@@ -187,14 +196,17 @@ def forms(seen: dict[str, list[Tensor]]) -> list[tuple[str, dict[str, Layer]]]:
         sizes = pair_lengths(k).amax(1), v.abs().amax(1)
         eight[name] = by_largest(sizes[0], EIGHT), by_largest(sizes[1], EIGHT)
         largest[name] = by_largest(sizes[0], FOUR), by_largest(sizes[1], FOUR)
-    made = [("eight bits", eight), ("the largest over 7.5", largest)]
-    for what, offsets, turn in (
-        ("the least squared error", False, plain),
-        ("the same, with offsets", True, plain),
-        ("the same, heads turned", False, mixed),
-        ("the same, heads turned, with offsets", True, mixed),
+    made = [("eight bits", eight), ("largest over 7.5", largest)]
+    for what, turn, offsets, pairs in (
+        ("least squared error, pairs of keys", plain, False, True),
+        ("least squared error", plain, False, False),
+        ("with offsets", plain, True, False),
+        ("heads turned", mixed, False, False),
+        ("heads turned, with offsets", mixed, True, False),
     ):
-        four: dict[str, Layer] = {n: (by_error(k, offsets, turn), by_error(v, offsets, turn)) for n, (k, v) in seen.items()}
+        four: dict[str, Layer] = {
+            name: (by_error(k, turn, offsets, pairs), by_error(v, turn, offsets)) for name, (k, v) in seen.items()
+        }
         made.append((what, four))
         made.append((f"{what}; keys in eight bits", {n: (eight[n][0], four[n][1]) for n in four}))
         made.append((f"{what}; values in eight bits", {n: (four[n][0], eight[n][1]) for n in four}))

@@ -15,7 +15,7 @@ def drawn(tokens: int = 200) -> torch.Tensor:
     """(2, tokens, 64), channels of unlike sizes, and off zero."""
     draw = torch.Generator().manual_seed(0)
     sizes = torch.rand(2, 1, 64, generator=draw) + 0.1
-    return sizes * (torch.randn(2, tokens, 64, generator=draw) + 2 * torch.rand(2, 1, 64, generator=draw))
+    return sizes * (torch.randn(2, tokens, 64, generator=draw) + 4 * torch.rand(2, 1, 64, generator=draw))
 
 
 def error(rounding: Grid, x: torch.Tensor) -> float:
@@ -41,15 +41,16 @@ def test_the_operator_rounds_as_the_reference_does() -> None:
 def test_less_is_lost_with_every_freedom() -> None:
     x = drawn()
     largest = error(by_largest(x.abs().amax(1), FOUR), x)
-    plain, centred = (error(by_error(x, offsets, torch.eye(64)), x) for offsets in (False, True))
-    assert 0 < centred < 0.8 * plain < plain < largest
+    paired = error(by_error(x, torch.eye(64), pairs=True), x)
+    plain, centred = (error(by_error(x, torch.eye(64), offsets), x) for offsets in (False, True))
+    assert 0 < centred < 0.8 * plain < plain < paired < largest
 
 
 def test_turned_heads_come_back() -> None:
     mixed = hadamard(64)
     torch.testing.assert_close(mixed @ mixed.T, torch.eye(64))
     x = drawn()
-    grid = by_error(x, False, mixed)
+    grid = by_error(x, mixed)
     assert error(grid, x) < 0.02 * float(x.square().mean())
 
 
