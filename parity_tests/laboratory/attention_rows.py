@@ -91,14 +91,9 @@ class Filled:
         kind, sequences = np.dtype("float32" if cache in LARGEST else cache), shape.sequences
         size = (sequences, shape.kv_heads, shape.past + max(shape.rows), WIDTH)
         filled = [draw.standard_normal(size).astype(np.float32) for _ in range(2)]
-        if cache in LARGEST:
-            largest = LARGEST[cache]
-            filled = [np.clip(np.rint(array / STEPS[cache]), -largest, largest).astype(np.int8) for array in filled]
-        if cache == "int4":  # the first of two channels lies in the lower half of a byte
-            filled = [(array[..., 0::2] + 8 | array[..., 1::2] + 8 << 4).astype(np.uint8) for array in filled]
+        caches = [codes(array, cache) if cache in LARGEST else array.astype(cache) for array in filled]
         counts = (shape.heads, shape.kv_heads, shape.kv_heads)
         fed = (draw.standard_normal((sequences, max(shape.rows), count * WIDTH)).astype(kind) for count in counts)
-        caches = filled if cache in LARGEST else [array.astype(cache) for array in filled]
         return Filled(tuple(caches), tuple(fed), STEPS.get(cache))
 
     def bound(self, opened: Any, shape: Shape, rows: int) -> tuple[Any, np.ndarray]:
@@ -122,6 +117,16 @@ class Filled:
         out = np.empty((shape.sequences, rows, shape.heads * WIDTH), self.fed[0].dtype)
         binding.bind_ortvalue_output("out", make(out))
         return binding, out
+
+
+def codes(numbers: np.ndarray, cache: str) -> np.ndarray:
+    """Integers of a cache: int8, or uint8 of half the width, the first of two channels in the lower half of a byte."""
+    largest = LARGEST[cache]
+    whole = np.clip(np.rint(numbers / STEPS[cache]), -largest, largest).astype(np.int8)
+    if cache == "int8":
+        return whole
+    shifted = (whole + 8).astype(np.uint8)
+    return shifted[..., 0::2] | (shifted[..., 1::2] << 4)
 
 
 def measured(shape: Shape, cache: str) -> str:
