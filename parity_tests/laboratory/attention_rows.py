@@ -3,7 +3,7 @@
     python -m parity_tests.laboratory.attention_rows [--heads 36 --kv-heads 36] [--past 1024] [--threads 1]
         [--sequences 8 --rows 1] [--operators 12] [--scale 1]
 
-Types: float32, float16, and int8 with a scale a channel (``kv_cache_bit_width`` 8; microsoft/onnxruntime,
+Types: float32, float16, and int8 and int4 with a scale a channel (``kv_cache_bit_width`` 8 and 4; microsoft/onnxruntime,
 docs/ContribOperators.md, com.microsoft.GroupQueryAttention). With ``--operators`` as many are called in turn, each over
 caches of its own, as a decoder's layers are: one operator alone finds its cache in the processor's.
 """
@@ -27,9 +27,11 @@ from runtime_py.errors import ExitCode
 
 ROWS = (1, 2, 4, 8)
 WIDTH, ROUNDS = 64, 30
-STEP = np.float32(4 / 127)
-"""The scale of int8 caches: numbers of a normal distribution up to four deviations."""
-TYPES = ("float32", "float16", "int8")
+LARGEST = {"int8": 127, "int4": 7}
+"""Of caches of integers."""
+STEPS = {cache: np.float32(4 / largest) for cache, largest in LARGEST.items()}
+"""Their scales: numbers of a normal distribution up to four deviations."""
+TYPES = ("float32", "float16", "int8", "int4")
 
 
 @dataclass(frozen=True)
@@ -47,24 +49,24 @@ class Shape:
 
 
 def session(shape: Shape, cache: str) -> Any:
-    """A graph of the one operator; activations are float32 where the cache is int8, else of its type."""
+    """A graph of the one operator; activations are float32 where the cache is of integers, else of its type."""
     import onnxruntime
     from onnx import TensorProto, helper
 
     kinds = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "int8": TensorProto.INT8}
-    held = kinds[cache]
-    given = TensorProto.FLOAT if cache == "int8" else held
+    held = kinds.get(cache, TensorProto.UINT8)
+    given = TensorProto.FLOAT if cache in LARGEST else held
     names = ["q", "k", "v", "past_key", "past_value", "last", "total"]
     heads, kv_heads, count = shape.heads, shape.kv_heads, shape.sequences
     attributes: dict[str, Any] = {"num_heads": heads, "kv_num_heads": kv_heads, "scale": shape.scale}
     value = helper.make_tensor_value_info
     wide = zip("qkv", (heads, kv_heads, kv_heads), strict=True)
     inputs = [value(name, given, [count, "rows", number * WIDTH]) for name, number in wide]
-    inputs += [value(name, held, [count, kv_heads, "capacity", WIDTH]) for name in names[3:5]]
+    inputs += [value(name, held, [count, kv_heads, "capacity", WIDTH // (1 + (cache == "int4"))]) for name in names[3:5]]
     inputs += [value("last", TensorProto.INT32, [count]), value("total", TensorProto.INT32, [1])]
-    if cache == "int8":
+    if cache in LARGEST:
         names += [""] * 5 + ["key_scale", "value_scale"]
-        attributes |= {"kv_cache_bit_width": 8, "k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL"}
+        attributes |= {"kv_cache_bit_width": int(cache[3:]), "k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL"}
         inputs += [value(name, TensorProto.FLOAT, [kv_heads, 1, WIDTH]) for name in names[-2:]]
     node = helper.make_node("GroupQueryAttention", names, ["out", "key", "value"], domain="com.microsoft", **attributes)
     outputs = [value("out", given, [count, "rows", heads * WIDTH]), value("key", held, None), value("value", held, None)]
@@ -81,29 +83,30 @@ class Filled:
 
     cache: tuple[np.ndarray, ...]
     fed: tuple[np.ndarray, ...]
+    step: np.float32 | None
 
     @staticmethod
     def drawn(shape: Shape, cache: str, draw: np.random.Generator) -> Filled:
         """Float32 but for the types of ``cache``."""
-        kind, sequences = np.dtype("float32" if cache == "int8" else cache), shape.sequences
+        kind, sequences = np.dtype("float32" if cache in LARGEST else cache), shape.sequences
         size = (sequences, shape.kv_heads, shape.past + max(shape.rows), WIDTH)
         filled = [draw.standard_normal(size).astype(np.float32) for _ in range(2)]
-        if cache == "int8":
-            filled = [np.clip(np.rint(array / STEP), -127, 127) for array in filled]
+        caches = [codes(array, cache) if cache in LARGEST else array.astype(cache) for array in filled]
         counts = (shape.heads, shape.kv_heads, shape.kv_heads)
         fed = (draw.standard_normal((sequences, max(shape.rows), count * WIDTH)).astype(kind) for count in counts)
-        return Filled(tuple(array.astype(cache) for array in filled), tuple(fed))
+        return Filled(tuple(caches), tuple(fed), STEPS.get(cache))
 
     def bound(self, opened: Any, shape: Shape, rows: int) -> tuple[Any, np.ndarray]:
         """A binding of the first rows, over a copy of the cache, and where its output will be."""
         import onnxruntime
 
-        make, quantised = onnxruntime.OrtValue.ortvalue_from_numpy, self.cache[0].dtype == np.int8
+        make = onnxruntime.OrtValue.ortvalue_from_numpy
         values = {name: np.ascontiguousarray(array[:, :rows]) for name, array in zip("qkv", self.fed, strict=True)}
         last = np.full(shape.sequences, shape.past + rows - 1, np.int32)
         values |= {"last": last, "total": np.array([shape.past + rows], np.int32)}
-        if quantised:
-            values |= dict.fromkeys(("key_scale", "value_scale"), np.full((shape.kv_heads, 1, WIDTH), STEP, np.float32))
+        if self.step is not None:
+            scales = np.full((shape.kv_heads, 1, WIDTH), self.step)
+            values |= dict.fromkeys(("key_scale", "value_scale"), scales)
         binding = opened.io_binding()
         for name, given in values.items():
             binding.bind_ortvalue_input(name, make(given))
@@ -114,6 +117,16 @@ class Filled:
         out = np.empty((shape.sequences, rows, shape.heads * WIDTH), self.fed[0].dtype)
         binding.bind_ortvalue_output("out", make(out))
         return binding, out
+
+
+def codes(numbers: np.ndarray, cache: str) -> np.ndarray:
+    """Integers of a cache: int8, or uint8 of half the width, the first of two channels in the lower half of a byte."""
+    largest = LARGEST[cache]
+    whole = np.clip(np.rint(numbers / STEPS[cache]), -largest, largest).astype(np.int8)
+    if cache == "int8":
+        return whole
+    shifted = (whole + 8).astype(np.uint8)
+    return shifted[..., 0::2] | (shifted[..., 1::2] << 4)
 
 
 def measured(shape: Shape, cache: str) -> str:
