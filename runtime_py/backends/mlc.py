@@ -23,8 +23,8 @@ from runtime_py.backends.mlc_rows import (
     side_by_side,
     whole_pages,
 )
-from runtime_py.backends.processor import require_processor
-from runtime_py.backends.records import MLC
+from runtime_py.backends.processor import fastest_variant, require_processor
+from runtime_py.backends.records import HOST_KERNELS, MLC
 from runtime_py.backends.tensor_cache import read_tensor_cache
 from runtime_py.backends.tvm_runtime import require_tvm
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, VISION, StageContract
@@ -77,7 +77,7 @@ class MlcBackend:
         self.tensors = read_tensor_cache(folder, manifest, block["weights"])
         library = self._library(folder, manifest, block)
         require_processor(library)
-        self._machine = self._load(library)
+        self._machine = self._load(library, self._kernels(folder, manifest, block))
         self.metadata: dict[str, Any] = json.loads(self._machine["_metadata"]())
         # MLC names what is stored, then what is computed in: q4f16_1, q4f32_1, q0f16
         self.dtype = "float16" if "f16" in self.metadata["quantization"] else "float32"
@@ -91,9 +91,21 @@ class MlcBackend:
         """The library that is loaded: the package's own, which its manifest hashed."""
         return listed_file(folder, manifest, block["host_library"])
 
-    def _load(self, library: Path) -> Any:
+    def _kernels(self, folder: Path, manifest: Mapping[str, Any], block: Mapping[str, Any]) -> Path | None:
+        """Kernels of the library for more instructions than it needs, where this processor has them."""
+        files = block.get(HOST_KERNELS, {})
+        variant = fastest_variant(files)
+        return None if variant is None else listed_file(folder, manifest, files[variant])
+
+    def _load(self, library: Path, kernels: Path | None) -> Any:
         try:
             module = self._tvm.runtime.load_module(str(library))
+            if kernels is not None:
+                # the machine takes a kernel from the first import that has its name
+                own = list(module.imports)
+                module.clear_imports()
+                for each in (self._tvm.runtime.load_module(str(kernels)), *own):
+                    module.import_module(each)
             machine = module["vm_load_executable"]()
             machine["vm_initialization"](1, 0, 2)  # device type kDLCPU, its number, the pooled allocator
         except Exception as error:  # tvm raises RuntimeError, AttributeError and classes of its own

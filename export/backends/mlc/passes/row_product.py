@@ -18,7 +18,8 @@ from tvm.script import tirx as T
 
 from export.backends.mlc.blocks.linear import ZERO_POINT
 from export.backends.mlc.parameters import GROUP, PER_WORD
-from export.processor.byte_products import ByteProducts
+from export.processor.byte_products import ByteProducts, Plane, Vnni
+from export.backends.mlc.passes.tiled_rows import TiledRows
 from export.processor.online_softmax import tree_reduce
 from export.processor.vectors import LINE, Index, ask
 
@@ -52,7 +53,10 @@ def with_row_product(function: tirx.PrimFunc, byte: ByteProducts) -> tirx.PrimFu
     decoded, product = (schedule.get(schedule.get_sblock(name)) for name in names[:2])
     x, (words, scales), out = product.reads[0].source, (part.source for part in decoded.reads), product.writes[0].source
     columns = x.shape[-1]
-    if len(x.shape) != 3 or not isinstance(columns, tirx.IntImm) or int(columns) % byte.elements:
+    if len(x.shape) != 3 or not isinstance(columns, tirx.IntImm):
+        return None
+    byte = byte.fitting(int(columns))
+    if int(columns) % byte.elements:
         return None
     made = row_product(x, words, scales, out, byte)
     kept = [buffer for buffer in root.alloc_buffers if not buffer.same_as(decoded.writes[0].source)]
@@ -106,12 +110,12 @@ class Steps:
         at = first * self.groups if together == 1 else T.ramp(first * self.groups, 1, together)
         return T.Cast("float32" if together == 1 else f"float32x{together}", scales[row, at]) * powers[number, at]
 
-    def factor_of(self, factors: tirx.Expr, number: int) -> tirx.Expr:
-        """Each word's factor, in the piece ``number`` of a step."""
-        together, lanes = self.step * self.groups, self.byte.words
+    def factor_of(self, factors: tirx.Expr, first: int, lanes: int) -> tirx.Expr:
+        """The factors of so many words of a step from the word ``first`` on."""
+        together = self.step * self.groups
         if together == 1:
             return T.broadcast(factors, lanes)
-        chosen = [number * self.groups + lane * PER_WORD // GROUP for lane in range(lanes)]
+        chosen = [(first + lane) * PER_WORD // GROUP for lane in range(lanes)]
         return tirx.Shuffle([factors] * max(1, lanes // together), chosen)
 
     def added(
@@ -129,17 +133,21 @@ class Steps:
         lanes = self.byte.words
         for place in range(self.step):
             piece = first + place
-            at, plane = T.ramp(piece * lanes, 1, lanes), partial(self._plane, planes, number, piece)
-            exact = self.byte.sums(words[row, at], plane, PLANES[self.dtype]) + zeros[number, at]
-            total = total + T.Cast(f"float32x{lanes}", exact) * self.factor_of(factors, place)
+            at, plane = T.ramp(piece * lanes, 1, lanes), partial(self.plane, planes, number, piece)
+            exact = self.exact(words[row, at], plane) + zeros[number, at]
+            total = total + T.Cast(f"float32x{lanes}", exact) * self.factor_of(factors, place * lanes, lanes)
         return total
 
-    def _plane(self, planes: tirx.Buffer, number: Index, piece: Index, which: int, side: int) -> tirx.Expr:
+    def exact(self, words: tirx.Expr, plane: Plane) -> tirx.Expr:
+        """int32 by word: the products of a piece's codes with its numbers, of which `plane` gives the bytes."""
+        return self.byte.sums(words, plane, PLANES[self.dtype])
+
+    def plane(self, planes: tirx.Buffer, number: Index, piece: Index, which: int, side: int) -> tirx.Expr:
         return planes[number, piece, which, side, T.ramp(0, 1, self.byte.width)]
 
 
-def sum_of_lanes(sums: tirx.Buffer, lanes: int) -> tirx.Expr:
-    return tree_reduce([sums[lane] for lane in range(lanes)], operator.add)
+def sum_of_lanes(sums: tirx.Buffer, lanes: int, *row: int) -> tirx.Expr:
+    return tree_reduce([sums[(*row, lane)] for lane in range(lanes)], operator.add)
 
 
 def summed(fixed: tirx.Buffer, word: Index) -> tirx.Expr:
@@ -164,6 +172,7 @@ def row_product(
     count, width, lanes = PLANES[steps.dtype], byte.width, byte.words
     pieces, step, groups = steps.pieces, steps.step, steps.groups
     top, most = 8 * count - 2, 2 ** (8 * count - 1) - 1
+    tiled = isinstance(byte, Vnni)
     all_of = T.ramp(0, 1, step * groups) if step * groups > 1 else 0
 
     # what is multiplied is not its own: the body alone is used
@@ -207,7 +216,11 @@ def row_product(
                             planes[number, group // groups, which, side, group % groups * (GROUP // 2) + i] = T.Cast(
                                 "int8", T.shift_right(fixed[2 * i + side], 8 * which)
                             )
-        for block in T.parallel(-(-rows // TOGETHER)):
+        if tiled:
+            for block in T.parallel(-(-rows // TOGETHER)):
+                TiledRows(steps, planes, zeros, powers, words, scales, out).write(block)
+        else:
+          for block in T.parallel(-(-rows // TOGETHER)):
             for number, within in T.grid(numbers, T.min(TOGETHER, rows - block * TOGETHER)):
                 with T.sblock("row"):
                     row = T.axis.spatial(rows, block * TOGETHER + within)
