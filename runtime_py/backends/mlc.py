@@ -1,13 +1,12 @@
 """Runs an MLC package on this machine: the phone's weight files and this machine's build of the phone's library.
 
-Weights are loaded by the calls the phone's engine makes (mlc-ai/mlc-llm, cpp/serve/function_table.cc), and sequences
-run over the same paged key/value cache; only the device code differs.
+Functions are those that the phone's engine calls (mlc-ai/mlc-llm, cpp/serve/function_table.cc), and sequences run over the
+same paged key/value cache; only the device code differs.
 """
 
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from runtime_py.backends.mlc_rows import (
     side_by_side,
     whole_pages,
 )
+from runtime_py.backends.mlc_weights import read_weights
 from runtime_py.backends.processor import fastest_variant, require_processor
 from runtime_py.backends.records import HOST_KERNELS, MLC
 from runtime_py.backends.tensor_cache import read_tensor_cache
@@ -42,9 +42,6 @@ SPARE_POSITIONS = 160
 """Positions that a library's cache has beyond those it is asked for: the phone's engine throws a running answer out, and
 feeds its whole prompt again for every token, while fewer than ten pages are free (mlc-ai/mlc-llm at 79d603f,
 cpp/serve/engine_actions/batch_jumpforward.cc, ``CheckMemForJumpForward``)."""
-
-LOADING = threading.Lock()
-"""TVM has one tensor cache a process: two packages opened at once would mix their weights."""
 
 
 class MlcBackend:
@@ -115,24 +112,17 @@ class MlcBackend:
         return machine
 
     def _load_parameters(self, folder: Path) -> Any:
-        with LOADING:
-            return self._load_from_cache(folder)
+        import tvm_ffi
 
-    def _load_from_cache(self, folder: Path) -> Any:
-        get = self._tvm.get_global_func
         try:
-            get("vm.builtin.tensor_cache.load")(str(folder), 1, 0)
-            names = [entry["name"] for entry in self.metadata["params"]]
-            return get("vm.builtin.param_array_from_cache_by_name")(names)
-        except Exception as error:
+            arrays = read_weights(folder, [self.tensors[entry["name"]] for entry in self.metadata["params"]])
+        except (KeyError, OSError, ValueError) as error:
             raise PackageError(
                 f"{folder} does not hold the library's parameters: {error}",
                 "weights and library of one export",
                 "export the package again",
             ) from error
-        finally:
-            # one cache for the process: left full, the next package would be given this one's tensors
-            get("vm.builtin.tensor_cache.clear")()
+        return tvm_ffi.convert([self._tvm.runtime.from_dlpack(array) for array in arrays])
 
     # stages without a cache
 

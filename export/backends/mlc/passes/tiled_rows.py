@@ -15,7 +15,7 @@ from tvm import tirx
 from tvm.script import tirx as T
 
 from export.backends.mlc.parameters import GROUP, PER_WORD
-from export.processor.online_softmax import tree_reduce
+from export.processor.lane_reduction import reduce_lanes
 from export.processor.vectors import LINE, Index, ask
 
 TOGETHER = 32
@@ -85,15 +85,23 @@ class TiledRows:
                 if rows % SIDE:
                     # the last row is multiplied more than once where there are too few
                     chosen = [T.min(row, rows - 1) for row in chosen]
+                result = T.sblock_alloc_buffer((SIDE,), "float32")
                 pairs = [(at, number) for number in range(count) for at in range(SIDE)]
                 for pair in pairs:
                     T.buffer_store(sums, T.broadcast(T.float32(0), LANES), [*pair, T.ramp(0, 1, LANES)])
                 with T.serial(0, self.steps.pieces // self.steps.step) as step:
                     self._ask(block, within, step)
                     self._add(sums, exact, factors, first, chosen, step * self.steps.step, pairs)
-                for at, number in pairs:
-                    place = [(first + number) // tokens, (first + number) % tokens, chosen[at]]
-                    T.buffer_store(self.out, tree_reduce([sums[at, number, lane] for lane in range(LANES)], operator.add), place)
+                for number in range(count):
+                    place = [(first + number) // tokens, (first + number) % tokens]
+                    halves = [[sums[at, number, T.ramp(half, 1, 4)] for half in (0, 4)] for at in range(SIDE)]
+                    made = reduce_lanes([one + other for one, other in halves], operator.add)
+                    if rows % SIDE == 0:
+                        T.buffer_store(self.out, made, [*place, T.ramp(chosen[0], 1, SIDE)])
+                    else:
+                        T.buffer_store(result, made, [T.ramp(0, 1, SIDE)])
+                        for at in range(SIDE):
+                            T.buffer_store(self.out, result[at], [*place, chosen[at]])
 
     def _ask(self, block, within, step):
         """Memory is asked for line after line, whatever rows are multiplied."""
