@@ -97,9 +97,7 @@ class Vnni(ByteProducts):
 
     def upper(self, pairs: tirx.Expr) -> tirx.Expr:
         """There is no shift of bytes."""
-        halves = T.shift_right(
-            T.reinterpret(f"uint16x{self.width // 2}", pairs), T.broadcast(T.uint16(4), self.width // 2)
-        )
+        halves = T.shift_right(T.reinterpret(f"uint16x{self.width // 2}", pairs), T.broadcast(T.uint16(4), self.width // 2))
         return T.reinterpret(f"uint8x{self.width}", halves)
 
     def sums(self, words: tirx.Expr, plane: Plane, count: int) -> tirx.Expr:

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime_py.backends import decoder_library, processor, tvm_runtime
+from runtime_py.backends import processor, tvm_runtime
 from runtime_py.backends.compiled_stage import ALIGNMENT, aligned
 from runtime_py.backends.decoder_library import DecoderLibrary, chosen_variant
-from runtime_py.backends.processor import VARIANTS
 from runtime_py.backends.ort import OrtBackend
+from runtime_py.backends.processor import VARIANTS
 from runtime_py.backends.records import DECODER_LIBRARY
 from runtime_py.errors import MachineError, PackageError
 from runtime_py.model import load

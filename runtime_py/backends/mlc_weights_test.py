@@ -13,7 +13,12 @@ from runtime_py.backends.mlc_weights import ALIGNMENT, read_weights
 from runtime_py.backends.tensor_cache import CACHE_FILE, StoredTensor, read_tensor_cache
 from runtime_py.package.files import rows_of
 
-SHAPES = (("words", (700, 1024), "uint32"), ("scales", (3, 5), "float16"), ("halved", (7, 3), "float32"), ("one", (1,), "int8"))
+SHAPES = (
+    ("words", (700, 1024), "uint32"),
+    ("scales", (3, 5), "float16"),
+    ("halved", (7, 3), "float32"),
+    ("one", (1,), "int8"),
+)
 
 
 @pytest.fixture

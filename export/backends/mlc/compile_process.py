@@ -67,4 +67,6 @@ def compile_together(
     Raises:
         EdgeproofError: what the first of them that failed, in the order of ``outs``, raised; MachineError: it died.
     """
-    return call_together({place: Job(COMPILER, (request, place, out, dict((kernels or {}).get(place, {})))) for place, out in outs.items()})
+    return call_together(
+        {place: Job(COMPILER, (request, place, out, dict((kernels or {}).get(place, {})))) for place, out in outs.items()}
+    )

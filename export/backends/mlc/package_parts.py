@@ -32,7 +32,7 @@ from runtime_py.backends.stock_engine import Use
 FOLDER = Path("mlc")
 
 HOST_VARIANTS = {X86_64: ("x86-64-vnni",)}
-"""By this machine's kind, the variants (runtime_py.backends.processor.VARIANTS) that its kernels are compiled for once more."""
+"""By this machine's kind: keys of `runtime_py.backends.processor.VARIANTS` that products are compiled for once more."""
 
 PIECE = 64
 """Columns whose multiples such a kernel takes."""

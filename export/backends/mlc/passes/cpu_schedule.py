@@ -52,7 +52,9 @@ class SetAside(ModulePass):
         self.products: dict[str, tirx.PrimFunc] = {}
 
     def rewrite(self, mod: tvm.ir.IRModule) -> tvm.ir.IRModule:
-        self.products = {variable.name_hint: function for variable, function in mod.functions_items() if _is_product(variable, function)}
+        self.products = {
+            variable.name_hint: function for variable, function in mod.functions_items() if _is_product(variable, function)
+        }
         return mod
 
     def scheduled(self, target: Target) -> tvm.ir.IRModule:

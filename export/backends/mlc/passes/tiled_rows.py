@@ -15,11 +15,9 @@ from tvm import tirx
 from tvm.script import tirx as T
 
 from export.backends.mlc.parameters import GROUP, PER_WORD
+from export.backends.mlc.passes.row_steps import TOGETHER, FixedRows, Steps
 from export.processor.lane_reduction import reduce_lanes
 from export.processor.vectors import LINE, Index, ask
-
-TOGETHER = 32
-"""Rows of the matrix that lie in a core's cache while rows of numbers pass by, each of which lies in its fastest one."""
 
 SIDE = 4
 """Rows of the matrix that are multiplied side by side."""
@@ -42,25 +40,21 @@ class TiledRows:
     """Writes products of fixed-point rows, as `row_product` makes them, with rows of the matrix.
 
     Attributes:
-        steps: how a row is taken piece by piece.
-        planes: int8 (numbers, pieces, bytes of a number, 2, width).
-        zeros: int32 (numbers, words of a row).
-        powers: float32 (numbers, groups of a row).
-        words, scales: the matrix's codes and scales.
+        steps: how a row is taken.
+        fixed: the rows of numbers.
+        words, scales: the matrix's.
         out: float32 (batch, tokens, rows).
     """
 
-    steps: object
-    planes: tirx.Buffer
-    zeros: tirx.Buffer
-    powers: tirx.Buffer
+    steps: Steps
+    fixed: FixedRows
     words: tirx.Buffer
     scales: tirx.Buffer
     out: tirx.Buffer
 
     def write(self, block: Index) -> None:
         """All rows of numbers times the ``TOGETHER`` rows of the matrix from ``block * TOGETHER`` on."""
-        numbers = self.planes.shape[0]
+        numbers = self.fixed.planes.shape[0]
         if isinstance(numbers, tirx.IntImm) and int(numbers) < TILE:
             whole = 0
         else:
@@ -75,7 +69,7 @@ class TiledRows:
         rows, tokens, together = int(self.words.shape[0]), self.out.shape[1], TOGETHER // SIDE
         with T.serial(0, T.min(together, -(-rows // SIDE) - block * together)) as within:  # noqa: SIM117
             with T.sblock("row"):
-                buffers = (self.planes, self.zeros, self.powers, self.words, self.scales)
+                buffers = (self.fixed.planes, self.fixed.zeros, self.fixed.powers, self.words, self.scales)
                 T.reads(*(buffer[tuple(slice(None) for _ in buffer.shape)] for buffer in buffers))
                 T.writes(self.out[:, :, :])
                 sums = T.sblock_alloc_buffer((SIDE, count, LANES), "float32")
@@ -122,14 +116,14 @@ class TiledRows:
         groups = steps.step * steps.groups
         all_of = T.ramp(0, 1, groups) if groups > 1 else 0
         for at, number in pairs:
-            made = steps.factors(self.scales, self.powers, first + number, chosen[at], begin)
+            made = steps.factors(self.scales, self.fixed.powers, first + number, chosen[at], begin)
             T.buffer_store(factors, made, [at, number, all_of])
         for place in range(steps.step):
             piece = begin + place
             these = T.ramp(piece * lanes, 1, lanes)
             for at, number in pairs:
-                plane = partial(steps.plane, self.planes, first + number, piece)
-                total = steps.exact(self.words[chosen[at], these], plane) + self.zeros[first + number, these]
+                plane = partial(steps.plane, self.fixed.planes, first + number, piece)
+                total = steps.exact(self.words[chosen[at], these], plane) + self.fixed.zeros[first + number, these]
                 T.buffer_store(exact, total, [at, number, T.ramp(0, 1, lanes)])
             for eighth in range(lanes // LANES):
                 for at, number in pairs:
