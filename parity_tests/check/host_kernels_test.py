@@ -1,4 +1,4 @@
-"""Kernels of an MLC package for more instructions than its library of this machine needs: they are its own, and change no bit."""
+"""Kernels of an MLC package for more instructions than its library here needs: they are the library's, and change no bit."""
 
 from __future__ import annotations
 
