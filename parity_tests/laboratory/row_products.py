@@ -2,9 +2,9 @@
 
     python -m parity_tests.laboratory.row_products [--model minicpm-v] [--precision q4f16_1] [--threads 1,2]
 
-Every product of one row of the family's decoder, as the library has it, as the package's kernels for this processor have it,
-and as strips of columns (what other products get), over copies of random weights that no cache of a core holds, in turns with
-a plain read of them. Medians of rounds.
+Every product of one row of the family's decoder, as the library has it, as the package's kernels for this processor have
+it, and as strips of columns (what other products get), over copies of random weights that no cache of a core holds, in turns
+with a plain read of them. Medians of rounds.
 """
 
 from __future__ import annotations

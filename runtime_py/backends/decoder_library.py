@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from runtime_py.backends import processor
 from runtime_py.backends.compiled_stage import CompiledStage, aligned
 from runtime_py.backends.ort_decoder import CacheBuffers
 from runtime_py.backends.ort_providers import CPU
-from runtime_py.backends.processor import architecture, fastest_variant
 from runtime_py.backends.records import DECODER_LIBRARY, ONNX
 from runtime_py.backends.tvm_runtime import require_tvm, tvm_ffi, use_threads
 from runtime_py.contracts import DECODER, StageContract
@@ -167,11 +167,11 @@ def chosen_variant(libraries: Mapping[str, str]) -> str:
     Raises:
         MachineError: it runs none.
     """
-    chosen = fastest_variant(libraries)
+    chosen = processor.fastest_variant(libraries)
     if chosen is not None:
         return chosen
     raise MachineError(
-        f"this processor ({architecture()}) runs none of the package's decoder libraries: {', '.join(libraries)}",
+        f"this processor ({processor.architecture()}) runs none of the package's decoder libraries: {', '.join(libraries)}",
         "x86-64 with AVX2, or arm64 with dot products",
         "export the package on a machine like this one",
     )
