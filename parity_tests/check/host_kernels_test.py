@@ -72,8 +72,8 @@ def test_they_run_in_place_of_the_librarys(
     whole = said(exported("minicpm-v", "android", "int4")).flattened()
     block = MLC.block(read(package).manifest)
     library, content = package / block["host_library"], (package / block["host_library"]).read_bytes()
-    for name in products(package / block[HOST_KERNELS]["x86-64-vnni"]):
-        content = content.replace(b"__tvm_ffi_" + name, b"__tvm_gone" + name)
+    for product in products(package / block[HOST_KERNELS]["x86-64-vnni"]):
+        content = content.replace(b"__tvm_ffi_" + product, b"__tvm_gone" + product)
     replaced(package, library, content)
     monkeypatch.setenv(trust.VARIABLE, str(tmp_path / "trusted"))
     trust.remember(read(package))
