@@ -21,6 +21,7 @@ TARGET = Target(
         "mlc/<model id>/: weight shards, tensor-cache.json, mlc-chat-config.json, tokenizer.json",
         "mlc/lib/<library>-android.tar: the model library for OpenCL, vision tower and connector inside",
         "mlc/host/<library>-<processor>.so: the same module for checking on this machine (x86_64 or aarch64)",
+        "mlc/host/<library>-x86-64-vnni.so: its int4 products for processors with AVX-512 VNNI; int4 exports on x86-64",
         "mlc/mlc-app-config.json and mlc-package-config.json for the Android app",
     ),
     needs=("the MLC Android app or mlc4j, built from the revision of mlc-llm that docs/targets/android.md names",),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tvm import tirx
 from tvm.script import tirx as T
@@ -32,6 +32,10 @@ class ByteProducts(ABC):
     @property
     def elements(self) -> int:
         return 2 * self.width
+
+    def fitting(self, columns: int) -> ByteProducts:
+        """These, or narrower ones of which a row of so many columns is a whole number."""
+        return self
 
     def codes(self, words: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr]:
         """uint32 words as uint8 vectors: the codes of even elements, and of odd ones."""
@@ -83,6 +87,36 @@ class Avx2(ByteProducts):
 
 
 @dataclass(frozen=True)
+class Vnni(ByteProducts):
+    """``vpdpbusd`` adds four products of an unsigned byte with a signed one to each 32-bit lane."""
+
+    width: int = 64
+
+    def fitting(self, columns: int) -> ByteProducts:
+        return self if columns % self.elements == 0 else replace(self, width=32)
+
+    def upper(self, pairs: tirx.Expr) -> tirx.Expr:
+        """There is no shift of bytes."""
+        halves = T.shift_right(T.reinterpret(f"uint16x{self.width // 2}", pairs), T.broadcast(T.uint16(4), self.width // 2))
+        return T.reinterpret(f"uint8x{self.width}", halves)
+
+    def sums(self, words: tirx.Expr, plane: Plane, count: int) -> tirx.Expr:
+        sides = list(enumerate(self.codes(words)))
+        total = T.broadcast(T.int32(0), self.words)
+        for side, codes in sides:
+            total = self._plus(total, codes, plane(count - 1, side))
+        for number in reversed(range(count - 1)):
+            total = T.shift_left(total, T.broadcast(T.int32(8), self.words))
+            for side, codes in sides:
+                total = self._plus(total, plane(number, side), codes)
+        return total
+
+    def _plus(self, total: tirx.Expr, unsigned: tirx.Expr, signed: tirx.Expr) -> tirx.Expr:
+        name = f"llvm.x86.avx512.vpdpbusd.{8 * self.width}"
+        return T.call_llvm_pure_intrin(f"int32x{self.words}", name, total, unsigned, signed)
+
+
+@dataclass(frozen=True)
 class Arm64Dot(ByteProducts):
     """``udot`` and ``sdot`` add four products of bytes to each 32-bit lane."""
 
@@ -108,6 +142,8 @@ class Arm64Dot(ByteProducts):
 def byte_products(target: Target) -> ByteProducts | None:
     """The byte instructions that every processor of ``target`` has; None where there are none, or none that are known."""
     triple, features = str(target.attrs.get("mtriple", "")), [str(name) for name in target.attrs.get("mattr", [])]
-    if triple.startswith("x86_64") and str(target.attrs.get("mcpu", "")) == "x86-64-v3":
-        return Avx2()
+    if triple.startswith("x86_64"):
+        if "+avx512vnni" in features:
+            return Vnni()
+        return Avx2() if str(target.attrs.get("mcpu", "")) == "x86-64-v3" else None
     return Arm64Dot() if triple.startswith("aarch64") and "+dotprod" in features else None

@@ -8,7 +8,7 @@ kernel that writes keys and values one position too early.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from parity_tests.laboratory.mlc_tamper import manifest_of, replaced, stored, ta
 from parity_tests.laboratory.other_settings import bilinear_resize
 from parity_tests.localize.mlc_blocks import request
 from runtime_py import package as packages
-from runtime_py.backends.records import MLC
+from runtime_py.backends.records import HOST_KERNELS, MLC
 from runtime_py.contracts import DECODER, EMBED, VISION
 from runtime_py.model import open_processor
 
@@ -115,9 +115,9 @@ def other_library(package: Path, spec: ModelSpec, change: Callable[[ModelSpec], 
     if change(spec) == spec:
         raise ValueError("this model has no such number")
     with tempfile.TemporaryDirectory(prefix="edgeproof-library-") as scratch:
-        made = Path(scratch) / "library.so"
-        compile_apart(replace(_request(package, spec), spec=change(spec)), host_place(), made)
-        _put(package, made)
+        made, kernels = Path(scratch) / "library.so", _kernels(package, Path(scratch))
+        compile_apart(replace(_request(package, spec), spec=change(spec)), host_place(), made, kernels)
+        _put(package, made, kernels)
 
 
 def early_library(package: Path, spec: ModelSpec, several: bool) -> None:
@@ -132,10 +132,10 @@ def early_library(package: Path, spec: ModelSpec, several: bool) -> None:
         return [*passes(request, place), EarlyAppend(spec.decoder, request.scheme.model_dtype, several)]
 
     with tempfile.TemporaryDirectory(prefix="edgeproof-library-") as scratch:
-        made = Path(scratch) / "library.so"
+        made, kernels = Path(scratch) / "library.so", _kernels(package, Path(scratch))
         with patch.object(libraries, "completing_passes", with_fault):
-            libraries.compile_library(asked, host_place(), made)
-        _put(package, made)
+            libraries.compile_library(asked, host_place(), made, kernels)
+        _put(package, made, kernels)
 
 
 def _request(package: Path, spec: ModelSpec) -> LibraryRequest:
@@ -145,8 +145,16 @@ def _request(package: Path, spec: ModelSpec) -> LibraryRequest:
     return request(read.manifest, processor, spec, "", 0)
 
 
-def _put(package: Path, library: Path) -> None:
-    replaced(package, package / MLC.block(manifest_of(package))["host_library"], library.read_bytes())
+def _kernels(package: Path, folder: Path) -> dict[str, Path]:
+    """Where kernels of another library are compiled to, by variant: those that the package has."""
+    return {name: folder / f"{name}.so" for name in MLC.block(manifest_of(package)).get(HOST_KERNELS, {})}
+
+
+def _put(package: Path, library: Path, kernels: Mapping[str, Path]) -> None:
+    block = MLC.block(manifest_of(package))
+    replaced(package, package / block["host_library"], library.read_bytes())
+    for variant, file in kernels.items():
+        replaced(package, package / block[HOST_KERNELS][variant], file.read_bytes())
 
 
 def other_rotary_base(spec: ModelSpec) -> ModelSpec:

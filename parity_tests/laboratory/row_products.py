@@ -2,8 +2,9 @@
 
     python -m parity_tests.laboratory.row_products [--model minicpm-v] [--precision q4f16_1] [--threads 1,2]
 
-Every product of one row of the family's decoder, as the library has it and as strips of columns (what other products
-get), over copies of random weights that no cache of a core holds, in turns with a plain read of them. Medians of rounds.
+Every product of one row of the family's decoder, as the library has it, as the package's kernels for this processor have
+it, and as strips of columns (what other products get), over copies of random weights that no cache of a core holds, in turns
+with a plain read of them. Medians of rounds.
 """
 
 from __future__ import annotations
@@ -21,12 +22,15 @@ from tvm.ir import IRModule
 from tvm.target import Target
 
 from export.backends.mlc.library import TARGETS, bounds_of, build_module
+from export.backends.mlc.package_parts import HOST_VARIANTS
 from export.backends.mlc.passes.cpu_schedule import ScheduleForCpu
 from export.backends.mlc.passes.pipeline import lowered
 from export.compilation.host import host_place
+from export.processor.targets import TARGETS as PROCESSORS
 from parity_tests.laboratory.kernels import OPTIONS, PARTS, as_words, compiled, kernel_of, plain_read
 from parity_tests.laboratory.mlc_traffic.libraries import request_of, spec_of
 from parity_tests.laboratory.turns import in_turns
+from runtime_py.backends.processor import fastest_variant
 from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, execute
 from runtime_py.command.parser import Parser
@@ -50,8 +54,13 @@ def parser(prog: str) -> Parser:
 
 def _run(options: argparse.Namespace) -> int:
     module, target = decode_products(options.model, options.precision), Target(TARGETS[host_place()])
-    schedules = {"library": target, **({"strips": Target({"kind": "llvm"})} if options.strips else {})}
-    built = {name: compiled(ScheduleForCpu(chosen)(module), target) for name, chosen in schedules.items()}
+    schedules = {"library": (target, target)}
+    for variant in HOST_VARIANTS.get(host_place(), ()):
+        if fastest_variant([variant]) is not None:
+            schedules[variant] = (Target(PROCESSORS[variant]),) * 2
+    if options.strips:
+        schedules["strips"] = (Target({"kind": "llvm"}), target)
+    built = {name: compiled(ScheduleForCpu(loops)(module), code) for name, (loops, code) in schedules.items()}
     read = kernel_of(plain_read(), target)
     counts = [int(number) for number in options.threads.split(",")]
     # the pool is made by the first product, as large as this says

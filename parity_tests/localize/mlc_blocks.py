@@ -27,7 +27,8 @@ from parity_tests.check.candidate import Candidate
 from parity_tests.check.mapped_mlc import MappedWeights
 from runtime_py.backends.base import Arrays
 from runtime_py.backends.mlc import SEQUENCE, MlcBackend
-from runtime_py.backends.records import MLC
+from runtime_py.backends.processor import fastest_variant
+from runtime_py.backends.records import HOST_KERNELS, MLC
 from runtime_py.contracts import DECODER, EMBED
 from runtime_py.preprocess.base import Processor
 from targets.base import Limits
@@ -38,14 +39,21 @@ class MlcBlocks(MlcBackend):
 
     Args:
         library: compiled here from the package's own module; no file of the package.
+        kernels: of that library, by variant.
     """
 
-    def __init__(self, folder: Path, manifest: Mapping[str, Any], library: Path) -> None:
-        self._compiled = library
+    def __init__(
+        self, folder: Path, manifest: Mapping[str, Any], library: Path, kernels: Mapping[str, Path] | None = None
+    ) -> None:
+        self._compiled, self._compiled_kernels = library, kernels or {}
         super().__init__(folder, manifest)
 
     def _library(self, _folder: Path, _manifest: Mapping[str, Any], _block: Mapping[str, Any]) -> Path:
         return self._compiled
+
+    def _kernels(self, _folder: Path, _manifest: Mapping[str, Any], _block: Mapping[str, Any]) -> Path | None:
+        variant = fastest_variant(self._compiled_kernels)
+        return None if variant is None else self._compiled_kernels[variant]
 
     def block_outputs(self, stage: str, inputs: Arrays) -> dict[str, np.ndarray]:
         """Block name to float32 output, in running order; the decoder runs on an empty cache."""
@@ -108,7 +116,7 @@ def block_outputs(candidate: Candidate, spec: ModelSpec, stage: str, inputs: Arr
 
 
 def built_anew(candidate: Candidate, spec: ModelSpec, library: Path) -> MlcBackend | None:
-    """The package opened with its library compiled anew into ``library``; None where that has the same bytes as its own.
+    """The package opened with its library and kernels compiled anew; None where they have the same bytes as its own.
 
     Args:
         spec: of the checkpoint that the package was made from.
@@ -116,12 +124,15 @@ def built_anew(candidate: Candidate, spec: ModelSpec, library: Path) -> MlcBacke
     Raises:
         MachineError: apache-tvm is missing or cannot compile.
     """
-    compile_apart(request(candidate.manifest, candidate.processor, spec, "", 0), host_place(), library)
-    own = candidate.folder / MLC.block(candidate.manifest)["host_library"]
-    if own.read_bytes() == library.read_bytes():
+    block = MLC.block(candidate.manifest)
+    own = {variant: candidate.folder / path for variant, path in block.get(HOST_KERNELS, {}).items()}
+    kernels = {variant: library.with_name(f"{library.stem}-{variant}.so") for variant in own}
+    compile_apart(request(candidate.manifest, candidate.processor, spec, "", 0), host_place(), library, kernels)
+    pairs = [(candidate.folder / block["host_library"], library), *((own[name], kernels[name]) for name in own)]
+    if all(shipped.read_bytes() == made.read_bytes() for shipped, made in pairs):
         return None
     kind = MappedMlcBlocks if isinstance(candidate.backend, MappedWeights) else MlcBlocks
-    return kind(candidate.folder, candidate.manifest, library)
+    return kind(candidate.folder, candidate.manifest, library, kernels)
 
 
 def request(manifest: Mapping[str, Any], processor: Processor, spec: ModelSpec, stage: str, tokens: int) -> LibraryRequest:

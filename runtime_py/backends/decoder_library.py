@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from runtime_py.backends import processor
 from runtime_py.backends.compiled_stage import CompiledStage, aligned
 from runtime_py.backends.ort_decoder import CacheBuffers
 from runtime_py.backends.ort_providers import CPU
-from runtime_py.backends.processor import architecture, instructions
 from runtime_py.backends.records import DECODER_LIBRARY, ONNX
 from runtime_py.backends.tvm_runtime import require_tvm, tvm_ffi, use_threads
 from runtime_py.contracts import DECODER, StageContract
@@ -32,15 +32,6 @@ logits of all; tokens of one, with logits of the last or of all. Libraries of be
 
 MOST_SEQUENCES, MOST_GUESSES, MOST_TOKENS = 16, 16, 512
 """Of one call: what its memory is planned for."""
-
-AVX512 = ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_vnni")
-AVX2 = ("avx2", "fma", "f16c", "bmi2")
-VARIANTS = {
-    "x86-64-vnni": ("x86_64", (*AVX512, *AVX2)),
-    "x86-64-v3": ("x86_64", AVX2),
-    "aarch64": ("aarch64", ("asimddp",)),
-}
-"""Names of libraries, the fastest first: their architecture and the instructions they use, in Linux's words."""
 
 INPUTS = ("inputs_embeds", "position_ids")
 
@@ -182,12 +173,11 @@ def chosen_variant(libraries: Mapping[str, str]) -> str:
     Raises:
         MachineError: it runs none.
     """
-    here, has = architecture(), instructions()
-    for variant, (machine, needed) in VARIANTS.items():
-        if variant in libraries and machine == here and has.issuperset(needed):
-            return variant
+    chosen = processor.fastest_variant(libraries)
+    if chosen is not None:
+        return chosen
     raise MachineError(
-        f"this processor ({here}) runs none of the package's decoder libraries: {', '.join(libraries)}",
+        f"this processor ({processor.architecture()}) runs none of the package's decoder libraries: {', '.join(libraries)}",
         "x86-64 with AVX2, or arm64 with dot products",
         "export the package on a machine like this one",
     )

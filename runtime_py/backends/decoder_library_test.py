@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime_py.backends import decoder_library, tvm_runtime
+from runtime_py.backends import processor, tvm_runtime
 from runtime_py.backends.compiled_stage import ALIGNMENT, aligned
-from runtime_py.backends.decoder_library import VARIANTS, DecoderLibrary, chosen_variant
+from runtime_py.backends.decoder_library import DecoderLibrary, chosen_variant
 from runtime_py.backends.ort import OrtBackend
+from runtime_py.backends.processor import VARIANTS
 from runtime_py.backends.records import DECODER_LIBRARY
 from runtime_py.errors import MachineError, PackageError
 from runtime_py.model import load
@@ -36,8 +37,8 @@ def altered(package: Path, folder: Path, change: Any) -> Path:
 
 def test_the_fastest_library_that_a_processor_runs_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     def on(machine: str, *has: str) -> str:
-        monkeypatch.setattr(decoder_library, "architecture", lambda: machine)
-        monkeypatch.setattr(decoder_library, "instructions", lambda: set(has))
+        monkeypatch.setattr(processor, "architecture", lambda: machine)
+        monkeypatch.setattr(processor, "instructions", lambda: set(has))
         return chosen_variant(FILES)
 
     every = {name: needed for name, (_, needed) in VARIANTS.items()}

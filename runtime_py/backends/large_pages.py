@@ -38,16 +38,23 @@ def file_bytes(path: Path, threads: int = 0) -> np.ndarray:
     free = available_bytes()
     if not page or size < page or (free is not None and free < ROOM * size):
         return np.memmap(path, np.uint8, "c")
-    memory = mmap.mmap(-1, size + page, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    memory.madvise(mmap.MADV_HUGEPAGE)
-    content = np.frombuffer(memory, np.uint8)
-    first = -content.__array_interface__["data"][0] % page
-    content = content[first : first + size]
+    content = large_memory(size)
     with path.open("rb", buffering=0) as file, ThreadPoolExecutor(threads or os.cpu_count()) as pool:
         parts = range(0, size, PART)
-        for _ in pool.map(lambda start: _fill(file.fileno(), content[start : start + PART], start), parts):
+        for _ in pool.map(lambda start: fill(file.fileno(), content[start : start + PART], start), parts):
             pass
     return content
+
+
+def large_memory(size: int) -> np.ndarray:
+    """So many bytes of zeros, uint8, in large pages where programs are given any."""
+    page = large_page()
+    memory = mmap.mmap(-1, size + (page or mmap.PAGESIZE), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if page:
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    content = np.frombuffer(memory, np.uint8)
+    first = -content.__array_interface__["data"][0] % (page or mmap.PAGESIZE)
+    return content[first : first + size]
 
 
 def large_page() -> int:
@@ -59,7 +66,12 @@ def large_page() -> int:
         return 0
 
 
-def _fill(file: int, part: np.ndarray, start: int) -> None:
+def fill(file: int, part: np.ndarray, start: int) -> None:
+    """Read a whole uint8 array from a file's byte ``start`` on.
+
+    Raises:
+        OSError: the file ends before.
+    """
     done = 0
     while done < len(part):
         count = os.preadv(file, [part[done:].data], start + done)

@@ -1,13 +1,12 @@
 """Runs an MLC package on this machine: the phone's weight files and this machine's build of the phone's library.
 
-Weights are loaded by the calls the phone's engine makes (mlc-ai/mlc-llm, cpp/serve/function_table.cc), and sequences
-run over the same paged key/value cache; only the device code differs.
+Functions are those that the phone's engine calls (mlc-ai/mlc-llm, cpp/serve/function_table.cc), and sequences run over the
+same paged key/value cache; only the device code differs.
 """
 
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,9 @@ from runtime_py.backends.mlc_rows import (
     side_by_side,
     whole_pages,
 )
-from runtime_py.backends.processor import require_processor
-from runtime_py.backends.records import MLC
+from runtime_py.backends.mlc_weights import read_weights
+from runtime_py.backends.processor import fastest_variant, require_processor
+from runtime_py.backends.records import HOST_KERNELS, MLC
 from runtime_py.backends.tensor_cache import read_tensor_cache
 from runtime_py.backends.tvm_runtime import require_tvm
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, VISION, StageContract
@@ -42,9 +42,6 @@ SPARE_POSITIONS = 160
 """Positions that a library's cache has beyond those it is asked for: the phone's engine throws a running answer out, and
 feeds its whole prompt again for every token, while fewer than ten pages are free (mlc-ai/mlc-llm at 79d603f,
 cpp/serve/engine_actions/batch_jumpforward.cc, ``CheckMemForJumpForward``)."""
-
-LOADING = threading.Lock()
-"""TVM has one tensor cache a process: two packages opened at once would mix their weights."""
 
 
 class MlcBackend:
@@ -77,7 +74,7 @@ class MlcBackend:
         self.tensors = read_tensor_cache(folder, manifest, block["weights"])
         library = self._library(folder, manifest, block)
         require_processor(library)
-        self._machine = self._load(library)
+        self._machine = self._load(library, self._kernels(folder, manifest, block))
         self.metadata: dict[str, Any] = json.loads(self._machine["_metadata"]())
         # MLC names what is stored, then what is computed in: q4f16_1, q4f32_1, q0f16
         self.dtype = "float16" if "f16" in self.metadata["quantization"] else "float32"
@@ -91,9 +88,21 @@ class MlcBackend:
         """The library that is loaded: the package's own, which its manifest hashed."""
         return listed_file(folder, manifest, block["host_library"])
 
-    def _load(self, library: Path) -> Any:
+    def _kernels(self, folder: Path, manifest: Mapping[str, Any], block: Mapping[str, Any]) -> Path | None:
+        """Kernels of the library for more instructions than it needs, where this processor has them."""
+        files = block.get(HOST_KERNELS, {})
+        variant = fastest_variant(files)
+        return None if variant is None else listed_file(folder, manifest, files[variant])
+
+    def _load(self, library: Path, kernels: Path | None) -> Any:
         try:
             module = self._tvm.runtime.load_module(str(library))
+            if kernels is not None:
+                # the machine takes a kernel from the first import that has its name
+                own = list(module.imports)
+                module.clear_imports()
+                for each in (self._tvm.runtime.load_module(str(kernels)), *own):
+                    module.import_module(each)
             machine = module["vm_load_executable"]()
             machine["vm_initialization"](1, 0, 2)  # device type kDLCPU, its number, the pooled allocator
         except Exception as error:  # tvm raises RuntimeError, AttributeError and classes of its own
@@ -103,24 +112,17 @@ class MlcBackend:
         return machine
 
     def _load_parameters(self, folder: Path) -> Any:
-        with LOADING:
-            return self._load_from_cache(folder)
+        import tvm_ffi
 
-    def _load_from_cache(self, folder: Path) -> Any:
-        get = self._tvm.get_global_func
         try:
-            get("vm.builtin.tensor_cache.load")(str(folder), 1, 0)
-            names = [entry["name"] for entry in self.metadata["params"]]
-            return get("vm.builtin.param_array_from_cache_by_name")(names)
-        except Exception as error:
+            arrays = read_weights(folder, [self.tensors[entry["name"]] for entry in self.metadata["params"]])
+        except (KeyError, OSError, ValueError) as error:
             raise PackageError(
                 f"{folder} does not hold the library's parameters: {error}",
                 "weights and library of one export",
                 "export the package again",
             ) from error
-        finally:
-            # one cache for the process: left full, the next package would be given this one's tensors
-            get("vm.builtin.tensor_cache.clear")()
+        return tvm_ffi.convert([self._tvm.runtime.from_dlpack(array) for array in arrays])
 
     # stages without a cache
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 
 from runtime_py.errors import MachineError
@@ -13,7 +14,16 @@ ELF_MACHINES = {62: "x86_64", 183: "aarch64"}
 NAMES = {"amd64": "x86_64", "arm64": "aarch64"}
 """Other names of the same processors, as systems give them."""
 
-INSTRUCTIONS = {"x86_64": ("avx2", "fma", "f16c", "bmi2"), "aarch64": ("asimddp",)}
+AVX2 = ("avx2", "fma", "f16c", "bmi2")
+AVX512 = ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_vnni")
+VARIANTS = {
+    "x86-64-vnni": ("x86_64", (*AVX512, *AVX2)),
+    "x86-64-v3": ("x86_64", AVX2),
+    "aarch64": ("aarch64", ("asimddp",)),
+}
+"""Names of machine codes, the fastest first: their architecture and the instructions they use, in Linux's words."""
+
+INSTRUCTIONS = {"x86_64": AVX2, "aarch64": ("asimddp",)}
 """What libraries of ours use beyond each architecture's first version, in Linux's words: x86-64-v3, arm64's dot products."""
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -59,6 +69,15 @@ def require_processor(library: Path, machine: str = "", cpuinfo: Path = CPUINFO)
             "x86-64-v3 (2013 and later)" if built == "x86_64" else "arm64 with dot products (Armv8.2 and later)",
             "ask the package on another machine",
         )
+
+
+def fastest_variant(variants: Iterable[str]) -> str | None:
+    """The fastest of these keys of `VARIANTS` that this processor runs; None where it runs none."""
+    here, has, given = architecture(), instructions(), set(variants)
+    for variant, (machine, needed) in VARIANTS.items():
+        if variant in given and machine == here and has.issuperset(needed):
+            return variant
+    return None
 
 
 def instructions(cpuinfo: Path = CPUINFO) -> set[str]:

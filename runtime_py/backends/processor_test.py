@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
-from runtime_py.backends.processor import require_processor
+from runtime_py.backends import processor
+from runtime_py.backends.processor import VARIANTS, fastest_variant, require_processor
 from runtime_py.errors import MachineError
 
 X86 = "flags\t\t: fpu avx avx2 bmi2 fma f16c\n"
@@ -48,6 +50,21 @@ def test_a_library_of_this_machine_is_loaded(tmp_path: Path, number: int, machin
 def test_another_machine_is_told(tmp_path: Path, number: int, machine: str, text: str, words: str) -> None:
     with pytest.raises(MachineError, match=words):
         require_processor(library(tmp_path, number), machine, listing(tmp_path, text))
+
+
+def test_the_fastest_of_what_is_there_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def on(machine: str, *has: str, variants: Iterable[str] = VARIANTS) -> str | None:
+        monkeypatch.setattr(processor, "architecture", lambda: machine)
+        monkeypatch.setattr(processor, "instructions", lambda: set(has))
+        return fastest_variant(variants)
+
+    every = {name: needed for name, (_, needed) in VARIANTS.items()}
+    assert on("x86_64", *every["x86-64-vnni"]) == "x86-64-vnni"
+    assert on("x86_64", *every["x86-64-vnni"], variants=["x86-64-v3"]) == "x86-64-v3"
+    assert on("x86_64", *every["x86-64-v3"]) == "x86-64-v3"
+    assert on("x86_64", *every["x86-64-v3"], variants=["x86-64-vnni"]) is None
+    assert on("aarch64", *every["aarch64"], *every["x86-64-vnni"]) == "aarch64"
+    assert on("x86_64", *every["x86-64-vnni"], variants=[]) is None
 
 
 def test_what_is_no_object_is_left_to_the_loader(tmp_path: Path) -> None:

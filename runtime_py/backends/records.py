@@ -48,6 +48,9 @@ DECODER_LIBRARY = "decoder_library"
 VISION_LIBRARY = "vision_library"
 """Key of the vision tower as machine code in that block, with the same three."""
 
+HOST_KERNELS = "host_kernels"
+"""Key of an MLC package's kernels for processors with more instructions than its ``host_library`` needs, by variant."""
+
 COMPILED = (DECODER_LIBRARY, VISION_LIBRARY)
 
 
@@ -68,7 +71,8 @@ def _compiler_runtime(block: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _libraries(block: Mapping[str, Any]) -> NamedPaths:
-    code = tuple(block[key] for key in ("host_library", "device_library") if block.get(key) is not None)
+    libraries = tuple(block[key] for key in ("host_library", "device_library") if block.get(key) is not None)
+    code = (*libraries, *block.get(HOST_KERNELS, {}).values())
     return NamedPaths(data=(block["weights"],) if block.get("weights") is not None else (), code=code)
 
 

@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 
 from runtime_py.backends.compiled_stage import CompiledStage, aligned
-from runtime_py.backends.decoder_library import VARIANTS
 from runtime_py.backends.ort_inputs import checked
 from runtime_py.backends.ort_providers import CPU
-from runtime_py.backends.processor import architecture, instructions
+from runtime_py.backends.processor import VARIANTS, architecture, instructions
 from runtime_py.backends.records import ONNX, VISION_LIBRARY
 from runtime_py.backends.tvm_runtime import require_tvm, use_threads
 from runtime_py.contracts import VISION, StageContract

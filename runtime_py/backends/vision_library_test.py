@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from runtime_py.backends import vision_library
-from runtime_py.backends.decoder_library import VARIANTS
 from runtime_py.backends.ort import OrtBackend
+from runtime_py.backends.processor import VARIANTS
 from runtime_py.backends.records import ONNX, VISION_LIBRARY
 from runtime_py.backends.vision_library import VISION_VARIANTS, VisionLibrary, chosen_variant
 from runtime_py.contracts import VISION

@@ -153,12 +153,15 @@ def block(parts: PackageParts) -> dict[str, Any]:
     """Where things lie and what built them; of a package for several sequences, what they share a call with."""
     spec = parts.build.spec
     shared = {"text_selectors": text_selectors(spec)} if parts.limits.batch > 1 and decoder_sides(spec) else {}
+    files = {variant: path.as_posix() for variant, path in parts.host_kernels.items()}
+    kernels = {records.HOST_KERNELS: files} if files else {}
     return {
         "model_id": parts.model_id,
         "model_lib": parts.model_lib,
         "weights": parts.weights_folder.as_posix(),
         "device_library": None if host_only(parts.build.options) else parts.device_library.as_posix(),
         "host_library": parts.host_library.as_posix(),
+        **kernels,
         "quantization": parts.scheme.name,
         "dtype": parts.scheme.model_dtype,
         "tvm": importlib.metadata.version("apache-tvm"),

@@ -39,22 +39,34 @@ class LibraryRequest:
     blocks: str = ""
 
 
-def compile_apart(request: LibraryRequest, place: str, out: Path) -> dict[str, Any]:
+def compile_apart(
+    request: LibraryRequest, place: str, out: Path, kernels: Mapping[str, Path] | None = None
+) -> dict[str, Any]:
     """Compile for ``place`` (export.backends.mlc.library.TARGETS) into ``out``; returns the library's metadata.
+
+    Args:
+        kernels: see `export.backends.mlc.library.compile_library`.
 
     Raises:
         EdgeproofError: what the compiling process raised.
         MachineError: the process died.
     """
-    return compile_together(request, {place: out})[place]
+    return compile_together(request, {place: out}, {place: kernels or {}})[place]
 
 
-def compile_together(request: LibraryRequest, outs: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+def compile_together(
+    request: LibraryRequest, outs: Mapping[str, Path], kernels: Mapping[str, Mapping[str, Path]] | None = None
+) -> dict[str, dict[str, Any]]:
     """Compile for every place at once, each in a process of its own; returns the metadata by place.
+
+    Args:
+        kernels: by place, see `export.backends.mlc.library.compile_library`.
 
     When one fails, the others are ended.
 
     Raises:
         EdgeproofError: what the first of them that failed, in the order of ``outs``, raised; MachineError: it died.
     """
-    return call_together({place: Job(COMPILER, (request, place, out)) for place, out in outs.items()})
+    return call_together(
+        {place: Job(COMPILER, (request, place, out, dict((kernels or {}).get(place, {})))) for place, out in outs.items()}
+    )

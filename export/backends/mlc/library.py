@@ -7,11 +7,12 @@ python/mlc_llm/support/auto_target.py.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import tvm
-from tvm import relax
+from tvm import relax, tirx
 from tvm.target import Target
 
 from export.backends.mlc.attention_merge import SafeMerge
@@ -21,6 +22,7 @@ from export.backends.mlc.function_list import block_functions, functions
 from export.backends.mlc.logit_kernels import AddLogitKernels
 from export.backends.mlc.model import ModelLibrary
 from export.backends.mlc.passes.cache_arguments import CreateCacheWithFiveNumbers
+from export.backends.mlc.passes.cpu_schedule import SetAside
 from export.backends.mlc.passes.pipeline import pipeline
 from export.backends.mlc.passes.runtime_functions import AddEmbeddingAllocator, NameSystemLibrary
 from export.backends.mlc.processor_attention import AttendOnProcessor
@@ -29,6 +31,7 @@ from export.backends.mlc.support import unsupported
 from export.compilation.module_pass import ModulePass, PassLog
 from export.compilation.objects import write_objects
 from export.compilation.size_order import sizes_in_order
+from export.processor.targets import TARGETS as PROCESSORS
 from runtime_py.errors import UnsupportedModelError
 
 METAL_LIMITS = {"max_threads_per_block": 256, "max_shared_memory_per_block": 32768, "thread_warp_size": 1}
@@ -55,6 +58,9 @@ SCHEDULES: dict[str, dict[str, Any]] = {
 }
 """Targets whose kernels are scheduled as if for another: TVM's Matmul rule crashes under metal with a symbolic length
 (apache-tvm 0.27.0.post1), and the PoCL rung must run the kernels that Android gets."""
+
+OPTIONS = {"tirx.disable_cse_tir": True, "relax.backend.use_cuda_graph": False}
+"""As mlc_llm compiles: TVM's merging of common subexpressions has a regression; CUDA graphs are for another device."""
 
 SYSTEM_LIBRARY = ("android", "ios", "aarch64_app")
 """Libraries that are linked into the program that uses them, as an app's; the aarch64_app rung is loaded as on a phone."""
@@ -153,8 +159,14 @@ def bounds_of(request: LibraryRequest) -> dict[str, int]:
 
 
 @sizes_in_order()
-def compile_library(request: LibraryRequest, place: str, out: Path) -> dict[str, Any]:
+def compile_library(
+    request: LibraryRequest, place: str, out: Path, kernels: Mapping[str, Path] | None = None
+) -> dict[str, Any]:
     """Build for ``place`` and write ``out`` (a .tar for phones, a shared library for this machine).
+
+    Args:
+        kernels: shared libraries to write, by the variant (export.processor.targets.TARGETS) for whose instructions the
+            products of ``out`` are compiled once more, under their names.
 
     Returns:
         the metadata that the library's ``_metadata`` returns.
@@ -162,18 +174,26 @@ def compile_library(request: LibraryRequest, place: str, out: Path) -> dict[str,
     module, values = build_module(request, place)
     target = Target(TARGETS[place])
     schedule = Target(SCHEDULES.get(place, TARGETS[place]))
-    # as mlc_llm compiles: TVM's merging of common subexpressions has a regression; CUDA graphs are for another device
-    options = {"tirx.disable_cse_tir": True, "relax.backend.use_cuda_graph": False}
+    options = dict(OPTIONS)
     if place == "pocl":
         # a kernel asserts the device type of its tensors, and PoCL's lie in the processor's memory
         options["tirx.disable_assert"] = True
-    log = PassLog()
+    log, aside = PassLog(), SetAside()
     with target, tvm.transform.PassContext(config=options, instruments=[log]), log.explained():
         built = relax.build(
             module,
             target=target,
-            relax_pipeline=pipeline(target, schedule, bounds_of(request), values),
+            relax_pipeline=pipeline(target, schedule, bounds_of(request), values, [aside.as_tvm()]),
             system_lib=place in SYSTEM_LIBRARY,
         )
     write_objects(built, out)
+    for variant, path in (kernels or {}).items():
+        write_kernels(aside, Target(PROCESSORS[variant]), path)
     return values
+
+
+def write_kernels(aside: SetAside, target: Target, out: Path) -> None:
+    """The products that were set aside as a shared library of their own, by the instructions of ``target``."""
+    module = tirx.transform.ForceNarrowIndexToInt32()(aside.scheduled(target))
+    with target, tvm.transform.PassContext(config=OPTIONS):
+        write_objects(tvm.compile(module, target=target), out)

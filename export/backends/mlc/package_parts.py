@@ -20,16 +20,22 @@ from export.backends.mlc.record import PHONES
 from export.backends.mlc.schemes import Scheme, scheme_of
 from export.backends.mlc.stock_engine import stock_engine
 from export.backends.mlc.upstream_llama import read_json
-from export.compilation.host import host_place
+from export.compilation.host import X86_64, host_place
 from export.modules.build import parameter_count, parameter_shapes
 from export.plan.machine import available_memory
 from export.prompts.declared import declared_prompt
-from export.quantisation.spec import Assignment
+from export.quantisation.spec import Assignment, Storage
 from export.specs import ModelSpec
 from runtime_py.backends.mlc import CACHE_NUMBERS, SPARE_POSITIONS
 from runtime_py.backends.stock_engine import Use
 
 FOLDER = Path("mlc")
+
+HOST_VARIANTS = {X86_64: ("x86-64-vnni",)}
+"""By this machine's kind: keys of `runtime_py.backends.processor.VARIANTS` that products are compiled for once more."""
+
+PIECE = 64
+"""Columns whose multiples such a kernel takes."""
 
 
 class PackageParts:
@@ -75,6 +81,14 @@ class PackageParts:
     @property
     def host_library(self) -> Path:
         return FOLDER / "host" / f"{self.model_lib}-{self.host}.so"
+
+    @cached_property
+    def host_kernels(self) -> dict[str, Path]:
+        """By variant, the host library's products with more instructions than it needs; none where no product has codes."""
+        coded = [one.layer.columns for one in self.build.assignments.values() if one.storage is Storage.INT4]
+        if not any(columns % PIECE == 0 for columns in coded):
+            return {}
+        return {variant: FOLDER / "host" / f"{self.model_lib}-{variant}.so" for variant in HOST_VARIANTS.get(self.host, ())}
 
     # plans
 
@@ -149,10 +163,11 @@ class PackageParts:
             paths = {self.place: self.device_library, **paths}
         outs = {place: self._made(path.parent) / path.name for place, path in paths.items()}
         for places in compiled_together(self.spec, list(outs), available_memory()):
-            compile_together(self.request(), {place: outs[place] for place in places})
+            further = {variant: self.build.folder / path for variant, path in self.host_kernels.items()}
+            compile_together(self.request(), {place: outs[place] for place in places}, {self.host: further})
         if self.place in outs and self.place != self.host:
             check_library(outs[self.place], self.model_lib)
-        return list(paths.values())
+        return [*paths.values(), *self.host_kernels.values()]
 
     def request(self) -> LibraryRequest:
         """What the compiler is asked for."""

@@ -14,7 +14,7 @@ from tvm import tirx
 from tvm.ir import IRModule
 from tvm.script import tirx as T
 
-from export.backends.mlc.passes.row_product import FIRST
+from export.backends.mlc.passes.single_rows import FIRST
 from export.compilation.module_pass import ModulePass, Part
 from export.processor.online_softmax import BLOCK, LANES, PAGE, Heads, lanes
 from export.processor.paged_softmax import paged_softmax

@@ -12,7 +12,7 @@ from typing import Any
 
 from export.compilation.apart import Job, call_together
 from export.compilation.host import host_place
-from runtime_py.backends.decoder_library import VARIANTS
+from runtime_py.backends.processor import VARIANTS
 from runtime_py.errors import MachineError
 
 

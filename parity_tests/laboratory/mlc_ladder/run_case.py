@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from runtime_py.backends.mlc import MlcBackend
-from runtime_py.backends.records import MLC
+from runtime_py.backends.records import HOST_KERNELS, MLC
 from runtime_py.contracts import CONNECTOR, EMBED, VISION
 from runtime_py.package.files import rows_of
 
@@ -30,7 +30,7 @@ class SystemLibraryBackend(MlcBackend):
 
     prefix = ""
 
-    def _load(self, library: Path) -> Any:
+    def _load(self, library: Path, kernels: Path | None) -> Any:
         import tvm_ffi
 
         ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
@@ -119,6 +119,8 @@ def main(folder: Path, mode: str) -> None:
     manifest["files"] = rows_of(folder)
     block = manifest["backends"][MLC.name]
     block["host_library"] = block["libraries"][mode]
+    if mode != "host":
+        block.pop(HOST_KERNELS, None)
     kind = MlcBackend
     if mode == "opencl":
         from parity_tests.laboratory.mlc_ladder.pocl import install_kernels

@@ -5,6 +5,8 @@ Others, of whole weights and where there are no byte instructions, take strips o
 
 from __future__ import annotations
 
+from typing import Any
+
 import tvm
 from tvm import s_tir, tirx
 from tvm.target import Target
@@ -32,9 +34,41 @@ class ScheduleForCpu(ModulePass):
 
     def rewrite(self, mod: tvm.ir.IRModule) -> tvm.ir.IRModule:
         for variable, function in mod.functions_items():
-            if isinstance(function, tirx.PrimFunc) and "matmul" in variable.name_hint:
+            if _is_product(variable, function):
                 mod[variable] = _scheduled(function, self.byte)
         return mod
+
+
+class SetAside(ModulePass):
+    """Keeps products as they are before they get their loops; the module stays as it is.
+
+    Attributes:
+        products: by name.
+    """
+
+    changes = frozenset()
+
+    def __init__(self) -> None:
+        self.products: dict[str, tirx.PrimFunc] = {}
+
+    def rewrite(self, mod: tvm.ir.IRModule) -> tvm.ir.IRModule:
+        self.products = {
+            variable.name_hint: function for variable, function in mod.functions_items() if _is_product(variable, function)
+        }
+        return mod
+
+    def scheduled(self, target: Target) -> tvm.ir.IRModule:
+        """Those with int4 codes, by the byte instructions of ``target``, as functions that are called by their names."""
+        byte = byte_products(target)
+        assert byte is not None
+        made = {name: with_row_product(function, byte) for name, function in sorted(self.products.items())}
+        return tvm.ir.IRModule(
+            {name: function.with_attr("global_symbol", name) for name, function in made.items() if function is not None}
+        )
+
+
+def _is_product(variable: tvm.ir.GlobalVar, function: Any) -> bool:
+    return isinstance(function, tirx.PrimFunc) and "matmul" in variable.name_hint
 
 
 def _scheduled(function: tirx.PrimFunc, byte: ByteProducts | None) -> tirx.PrimFunc:

@@ -6,6 +6,7 @@ parallelism and speculative decoding.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import tvm
@@ -18,18 +19,26 @@ from export.backends.mlc.passes.device_schedules import ScheduleBatched, Schedul
 from export.compilation.pipeline import lowered, machine_code, memory_planned
 
 
-def pipeline(target: Target, schedule: Target, bounds: dict[str, int], metadata: dict[str, Any]) -> tvm.transform.Pass:
+def pipeline(
+    target: Target,
+    schedule: Target,
+    bounds: dict[str, int],
+    metadata: dict[str, Any],
+    before_scheduling: Sequence[tvm.transform.Pass] = (),
+) -> tvm.transform.Pass:
     """All passes.
 
     Args:
         target: what is built for.
         schedule: target whose kernel schedules are used; differs where TVM's scheduler fails for ``target``.
         bounds: largest value of each symbolic size that has one (``seq_len``, ``batch_size``, ``total_seq_len``).
+        before_scheduling: passes over the fused kernels.
         metadata: becomes ``_metadata``, with ``memory_usage`` added.
     """
     return tvm.transform.Sequential(
         [
             lowered(bounds),
+            *before_scheduling,
             *scheduled(target, schedule),
             tirx.transform.ForceNarrowIndexToInt32(),
             memory_planned(),

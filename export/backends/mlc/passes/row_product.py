@@ -9,30 +9,16 @@ at most.
 
 from __future__ import annotations
 
-import operator
-from dataclasses import dataclass
-from functools import partial
-
 from tvm import s_tir, tirx
 from tvm.script import tirx as T
 
 from export.backends.mlc.blocks.linear import ZERO_POINT
 from export.backends.mlc.parameters import GROUP, PER_WORD
-from export.processor.byte_products import ByteProducts
-from export.processor.online_softmax import tree_reduce
-from export.processor.vectors import LINE, Index, ask
-
-PLANES = {"float16": 2, "float32": 3}
-"""Bytes of a fixed-point number by the model dtype."""
-
-AHEAD = 4608
-"""Bytes of codes from those that are multiplied to those that are asked for: what memory answers in the time of two rows."""
-
-FIRST = 3
-"""The cache that memory is asked into."""
-
-TOGETHER = 32
-"""Rows of the matrix that lie in a core's cache while rows of numbers pass by, each of which lies in its fastest one."""
+from export.backends.mlc.passes.row_steps import PLANES, TOGETHER, FixedRows, Steps
+from export.backends.mlc.passes.single_rows import SingleRows
+from export.backends.mlc.passes.tiled_rows import TiledRows
+from export.processor.byte_products import ByteProducts, Vnni
+from export.processor.vectors import Index
 
 LEAST_EXPONENT, NOT_FINITE = 32, 255
 """Biased exponents of float32: smaller largest values are taken for 2^-95; infinity and NaN."""
@@ -52,7 +38,10 @@ def with_row_product(function: tirx.PrimFunc, byte: ByteProducts) -> tirx.PrimFu
     decoded, product = (schedule.get(schedule.get_sblock(name)) for name in names[:2])
     x, (words, scales), out = product.reads[0].source, (part.source for part in decoded.reads), product.writes[0].source
     columns = x.shape[-1]
-    if len(x.shape) != 3 or not isinstance(columns, tirx.IntImm) or int(columns) % byte.elements:
+    if len(x.shape) != 3 or not isinstance(columns, tirx.IntImm):
+        return None
+    byte = byte.fitting(int(columns))
+    if int(columns) % byte.elements:
         return None
     made = row_product(x, words, scales, out, byte)
     kept = [buffer for buffer in root.alloc_buffers if not buffer.same_as(decoded.writes[0].source)]
@@ -60,86 +49,6 @@ def with_row_product(function: tirx.PrimFunc, byte: ByteProducts) -> tirx.PrimFu
     rest = list(root.body.seq)[2:] if isinstance(root.body, tirx.SeqStmt) else []
     block = s_tir.SBlock([], [], [], "root", tirx.SeqStmt([*inner.body.seq, *rest]), None, [*kept, *inner.alloc_buffers])
     return function.with_body(s_tir.SBlockRealize([], function.body.predicate, block))
-
-
-@dataclass(frozen=True)
-class Steps:
-    """How a row is taken piece by piece, a piece being what one vector of codes holds and a step about a line of codes."""
-
-    byte: ByteProducts
-    columns: int
-    dtype: str
-
-    @property
-    def pieces(self) -> int:
-        return self.columns // self.byte.elements
-
-    @property
-    def groups(self) -> int:
-        """Of one piece."""
-        return self.byte.elements // GROUP
-
-    @property
-    def step(self) -> int:
-        """Pieces of one step, whose scales are read at once."""
-        line = LINE // self.byte.width
-        return next(number for number in (2 * line, line, 2, 1) if self.pieces % number == 0)
-
-    @property
-    def lines(self) -> range:
-        """The pieces of a step that begin a line of codes."""
-        return range(0, self.step, LINE // self.byte.width)
-
-    @property
-    def between_scales(self) -> int:
-        """Steps that one line of scales serves."""
-        return max(1, LINE // (self.step * self.groups * (4 if self.dtype == "float32" else 2)))
-
-    def ask_codes(self, words: tirx.Buffer, row: Index, first: Index) -> None:
-        """Write what asks memory for the codes that lie ahead of a step."""
-        for line in range(len(self.lines)):
-            T.evaluate(ask(words[row, first * self.byte.words + (line * LINE + AHEAD) // 4], FIRST))
-
-    def factors(self, scales: tirx.Buffer, powers: tirx.Buffer, number: Index, row: Index, first: Index) -> tirx.Expr:
-        """The scales of a step's groups times their powers of two, of which no product is rounded."""
-        together = self.step * self.groups
-        at = first * self.groups if together == 1 else T.ramp(first * self.groups, 1, together)
-        return T.Cast("float32" if together == 1 else f"float32x{together}", scales[row, at]) * powers[number, at]
-
-    def factor_of(self, factors: tirx.Expr, number: int) -> tirx.Expr:
-        """Each word's factor, in the piece ``number`` of a step."""
-        together, lanes = self.step * self.groups, self.byte.words
-        if together == 1:
-            return T.broadcast(factors, lanes)
-        chosen = [number * self.groups + lane * PER_WORD // GROUP for lane in range(lanes)]
-        return tirx.Shuffle([factors] * max(1, lanes // together), chosen)
-
-    def added(
-        self,
-        total: tirx.Expr,
-        factors: tirx.Expr,
-        words: tirx.Buffer,
-        planes: tirx.Buffer,
-        zeros: tirx.Buffer,
-        number: Index,
-        row: Index,
-        first: Index,
-    ) -> tirx.Expr:
-        """float32 sums by lane: ``total`` and the products of one step of the row ``number`` with the matrix's ``row``."""
-        lanes = self.byte.words
-        for place in range(self.step):
-            piece = first + place
-            at, plane = T.ramp(piece * lanes, 1, lanes), partial(self._plane, planes, number, piece)
-            exact = self.byte.sums(words[row, at], plane, PLANES[self.dtype]) + zeros[number, at]
-            total = total + T.Cast(f"float32x{lanes}", exact) * self.factor_of(factors, place)
-        return total
-
-    def _plane(self, planes: tirx.Buffer, number: Index, piece: Index, which: int, side: int) -> tirx.Expr:
-        return planes[number, piece, which, side, T.ramp(0, 1, self.byte.width)]
-
-
-def sum_of_lanes(sums: tirx.Buffer, lanes: int) -> tirx.Expr:
-    return tree_reduce([sums[lane] for lane in range(lanes)], operator.add)
 
 
 def summed(fixed: tirx.Buffer, word: Index) -> tirx.Expr:
@@ -161,10 +70,9 @@ def row_product(
     batch, tokens = x.shape[0], x.shape[1]
     numbers = batch * tokens
     steps = Steps(byte, columns, str(x.dtype))
-    count, width, lanes = PLANES[steps.dtype], byte.width, byte.words
-    pieces, step, groups = steps.pieces, steps.step, steps.groups
+    count, width, pieces, groups = PLANES[steps.dtype], byte.width, steps.pieces, steps.groups
     top, most = 8 * count - 2, 2 ** (8 * count - 1) - 1
-    all_of = T.ramp(0, 1, step * groups) if step * groups > 1 else 0
+    written = TiledRows if isinstance(byte, Vnni) else SingleRows
 
     # what is multiplied is not its own: the body alone is used
     @T.prim_func(s_tir=True, check_well_formed=False)
@@ -208,29 +116,7 @@ def row_product(
                                 "int8", T.shift_right(fixed[2 * i + side], 8 * which)
                             )
         for block in T.parallel(-(-rows // TOGETHER)):
-            for number, within in T.grid(numbers, T.min(TOGETHER, rows - block * TOGETHER)):
-                with T.sblock("row"):
-                    row = T.axis.spatial(rows, block * TOGETHER + within)
-                    T.reads(
-                        planes[number, 0:pieces, 0:count, 0:2, 0:width],
-                        zeros[number, 0 : columns // PER_WORD],
-                        powers[number, 0 : columns // GROUP],
-                        words[row, 0 : columns // PER_WORD],
-                        scales[row, 0 : columns // GROUP],
-                    )
-                    T.writes(out[0:batch, 0:tokens, row])
-                    sums = T.sblock_alloc_buffer((lanes,), "float32")
-                    factors = T.sblock_alloc_buffer((step * groups,), "float32")
-                    sums[T.ramp(0, 1, lanes)] = T.broadcast(T.float32(0), lanes)
-                    for at in T.serial(pieces // step):
-                        factors[all_of] = steps.factors(scales, powers, number, row, at * step)
-                        sums[T.ramp(0, 1, lanes)] = steps.added(
-                            sums[T.ramp(0, 1, lanes)], factors[all_of], words, planes, zeros, number, row, at * step
-                        )
-                        steps.ask_codes(words, row, at * step)
-                        if at % steps.between_scales == 0:
-                            T.evaluate(ask(scales[row, at * step * groups + AHEAD * 2 // GROUP], FIRST))
-                    out[number // tokens, number % tokens, row] = sum_of_lanes(sums, lanes)
+            written(steps, FixedRows(planes, zeros, powers), words, scales, out).write(block)
 
     return product
 

@@ -16,10 +16,12 @@ from tvm.target import Target
 
 from export.backends.mlc.blocks.linear import dequantised
 from export.backends.mlc.library import TARGETS
-from export.backends.mlc.passes.cpu_schedule import ScheduleForCpu
-from export.processor.byte_products import Arm64Dot, Avx2, byte_products
+from export.backends.mlc.passes.cpu_schedule import ScheduleForCpu, SetAside
+from export.processor.byte_products import Arm64Dot, Avx2, Vnni, byte_products
+from export.processor.targets import TARGETS as PROCESSORS
+from runtime_py.backends.processor import VARIANTS, fastest_variant
 
-X86, ARM64 = Target(TARGETS["x86_64"]), Target(TARGETS["aarch64"])
+X86, ARM64, AVX512 = Target(TARGETS["x86_64"]), Target(TARGETS["aarch64"]), Target(PROCESSORS["x86-64-vnni"])
 OPTIONS = {"tirx.disable_cse_tir": True}
 """As the library is compiled."""
 
@@ -65,11 +67,11 @@ def drawn(rows: int, columns: int, dtype: str) -> Drawn:
 class Kernel:
     """The scheduled product, compiled for this machine."""
 
-    def __init__(self, rows: int, columns: int, dtype: str, tokens: int | tirx.Var = 1) -> None:
+    def __init__(self, rows: int, columns: int, dtype: str, tokens: int | tirx.Var = 1, target: Target = X86) -> None:
         self.matrix = drawn(rows, columns, dtype)
-        self.module = scheduled(product(rows, columns, dtype, tokens))
+        self.module = scheduled(product(rows, columns, dtype, tokens), target)
         with tvm.transform.PassContext(config=OPTIONS):
-            self.compiled = tvm.compile(self.module, target=X86)
+            self.compiled = tvm.compile(self.module, target=target)
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         return self.of_rows(x[None])[0]
@@ -137,6 +139,32 @@ def test_many_rows_are_multiplied_as_one_is(tokens: int | tirx.Var) -> None:
         assert np.array_equal(many.of_rows(rows[1:2]), alone[1:2])
 
 
+@pytest.mark.skipif(fastest_variant(VARIANTS) != "x86-64-vnni", reason="this processor lacks AVX-512 with VNNI")
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize(("rows", "columns"), [(70, 2304), (36, 384), (33, 192), (5, 64)])
+def test_avx_512_has_the_bits_of_avx2(rows: int, columns: int, dtype: str) -> None:
+    """Vectors of 64 bytes and of 32, rows that are no multiple of those multiplied at once; a prompt, and a row alone."""
+    tokens = tirx.Var("seq_len", "int64")
+    narrow, wide = (Kernel(rows, columns, dtype, tokens, target) for target in (X86, AVX512))
+    assert "vpdpbusd" in wide.module.script() and "vpdpbusd" not in narrow.module.script()
+    many = np.stack([spread(columns, dtype) * np.dtype(dtype).type(factor) for factor in (1, -0.5, 0.25, 2, -1, 0.125)])
+    many[2, 5] = np.inf
+    expected = narrow.of_rows(many)
+    assert np.isnan(expected[2]).all() and np.isfinite(np.delete(expected, 2, axis=0)).all()
+    assert np.array_equal(wide.of_rows(many), expected, equal_nan=True)
+    assert np.array_equal(wide(many[0]), expected[0])
+    assert np.array_equal(Kernel(rows, columns, dtype, target=AVX512)(many[1]), expected[1])
+
+
+def test_products_are_set_aside_as_they_were() -> None:
+    module = IRModule({"matmul": product(5, 64, "float32"), "other_matmul": product(5, 96, "float32")})
+    aside = SetAside()
+    assert aside(module)["matmul"].same_as(module["matmul"])
+    made = aside.scheduled(AVX512)
+    assert [variable.name_hint for variable in made.functions] == ["matmul"], "96 columns are no multiple of 64"
+    assert made["matmul"].attrs["global_symbol"] == "matmul" and "vpdpbusd.256" in made.script()
+
+
 def test_other_products_keep_their_strips() -> None:
     for tokens in (1, 2):
         assert "llvm" not in scheduled(product(64, 96, "float32", tokens)).script()
@@ -151,6 +179,6 @@ def test_names_get_the_prefix_of_a_system_library() -> None:
 
 
 def test_instructions_are_those_that_every_processor_of_a_target_has() -> None:
-    assert byte_products(X86) == Avx2() and byte_products(ARM64) == Arm64Dot()
+    assert byte_products(X86) == Avx2() and byte_products(ARM64) == Arm64Dot() and byte_products(AVX512) == Vnni()
     assert byte_products(Target({"kind": "llvm", "mtriple": "aarch64-linux-gnu"})) is None
     assert byte_products(Target({"kind": "llvm", "mtriple": "x86_64-linux-gnu"})) is None

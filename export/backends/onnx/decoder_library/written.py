@@ -5,7 +5,7 @@ from __future__ import annotations
 from export.backends.onnx.choices import OnnxChoices
 from export.backends.onnx.compiled_files import CompiledFiles, require_compiler
 from export.specs import ModelSpec
-from runtime_py.backends.decoder_library import VARIANTS
+from runtime_py.backends.processor import VARIANTS
 from runtime_py.errors import UnsupportedModelError, UsageError
 
 FLAG = "--decoder-library"
