@@ -59,9 +59,10 @@ class OnnxExaminer(Examiner):
 
     def _rounds_tokens(self, side: Candidate) -> bool:
         """Whether the vision tower or a second decoder rounds the inputs of its layers to bytes, a scale a token."""
-        from export.backends.onnx.record import ROTATED_GRID, TOKEN_GRID
+        from export.backends.onnx.record import FINE_GRID, ROTATED_GRID, TOKEN_GRID
 
-        return not side.block.get(EXACT_TOKENS, False) and not _grids(side).isdisjoint((TOKEN_GRID, ROTATED_GRID))
+        rounded = (TOKEN_GRID, FINE_GRID, ROTATED_GRID)
+        return not side.block.get(EXACT_TOKENS, False) and not _grids(side).isdisjoint(rounded)
 
     def _half_cache(self, side: Candidate) -> bool:
         """Whether attention works on float16 keys and values."""

@@ -22,8 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from export.backends.onnx.choices import rounds_finely
-from export.backends.onnx.int8_linear import ACTIVATED, ACTIVATED_ZERO, FINER, HIGHEST, ZERO
+from export.backends.onnx.int8_linear import ACTIVATED, ACTIVATED_ZERO, ZERO
 from export.backends.onnx.record import TOKEN_GRID
+from export.backends.onnx.token_rounding import finely, token, token_codes
 from export.modules.build import layer_shapes
 from export.modules.kernels import Kernels, Linear, Role
 from export.pipeline import export
@@ -50,34 +51,6 @@ from runtime_py.package import read
 from runtime_py.preprocess.base import Processor
 
 SIXTEEN = 32767
-
-
-def token_codes(x: Tensor, zero: int) -> tuple[Tensor, Tensor]:
-    """Codes 0 to 127 of a token's values, and its scale: the least that holds both ends of its range."""
-    scale = torch.maximum(x.amax(-1, keepdim=True) / (HIGHEST - zero), x.amin(-1, keepdim=True) / -zero).clamp(min=1e-30)
-    return (torch.round(x / scale) + zero).clamp(0, HIGHEST), scale
-
-
-def token(name: str) -> Rounding:
-    """How the tower's layer of this name rounds."""
-    zero = ACTIVATED_ZERO if name.endswith(ACTIVATED) else ZERO
-
-    def rounded(x: Tensor) -> Tensor:
-        codes, scale = token_codes(x, zero)
-        return (codes - zero) * scale
-
-    return rounded
-
-
-def finely(name: str) -> Rounding:
-    """The same in 14 bits: what is left over is rounded too."""
-    first = token(name)
-
-    def rounded(x: Tensor) -> Tensor:
-        read, (_, scale) = first(x), token_codes(x, ACTIVATED_ZERO if name.endswith(ACTIVATED) else ZERO)
-        return read + torch.round((x - read) * FINER / scale) * scale / FINER
-
-    return rounded
 
 
 class SixteenBitLinear(Linear):
