@@ -1,8 +1,8 @@
 """Which layers of a vision tower need a finer form: what rounding each alone costs, then as few as the worst token needs.
 
-Layers of an ``int8`` tower round matrix and input. What that costs is measured on pictures, one layer at a time: how far the
-worst token of a picture is from full precision, as 1 minus its cosine, in the mean over pictures. Layers then get finer forms
-(`export.backends.record.Form`), most distance saved per product of bytes added first, until the worst token of all
+Layers of an ``int8`` tower round matrix and input. What that costs is measured on pictures, one layer at a time: how far
+the worst token of a picture is from full precision, as 1 minus its cosine, in the mean over pictures. Layers then get finer
+forms (`export.backends.record.Form`), most distance saved per product of bytes added first, until the worst token of all
 pictures, held-out ones too, is near enough; and lose them again where it stays so. Every sensitivity is written down at
 once, so that a search that was cut off goes on.
 """

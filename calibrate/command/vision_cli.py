@@ -1,4 +1,4 @@
-"""``edgeproof calibrate vision``: which layers of an int8 vision tower get a finer form, until the worst token is near enough."""
+"""``edgeproof calibrate vision``: which layers of an int8 tower get a finer form, until the worst token is near enough."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ log = logging.getLogger("edgeproof")
 
 COSINE = 0.999
 SAMPLES, DEMO_SAMPLES = 8, 256
-"""Pictures that each layer is measured on, and as many held-out ones: of any checkpoint, and of a demo, whose tower is small."""
+"""Pictures that layers are measured on, and as many held-out ones: of any checkpoint, and of a demo with its small tower."""
 MOST = 8
 """Built-in samples of which at least one has a picture."""
 
@@ -177,7 +177,10 @@ def _pictures(
         return read(seen), read(others), "demo pictures"
     log.warning("measuring on drawn pictures, far from what people show a model; bring your own with --data")
     side = checkpoint.spec.image.overview
-    first = [built_in(MOST * count, request.seed, side=side), built_in(MOST * apart, request.seed, side=side, first=HELD_OUT_FIRST)]
+    first = [
+        built_in(MOST * count, request.seed, side=side),
+        built_in(MOST * apart, request.seed, side=side, first=HELD_OUT_FIRST),
+    ]
     seen, others = (of_samples(made)[:many] for made, many in zip(first, (count, apart), strict=True))
     return read(seen), read(others), BUILT_IN
 
@@ -193,7 +196,8 @@ def _bytes(name: str, checkpoint: OpenedCheckpoint, options: BuildOptions, assig
 
 def _text(value: Mapping[str, Any], search: VisionSearch, chosen: Mapping[str, str], before: int) -> Iterator[str]:
     added, cost = value["bytes"] - before, value["products"]
-    yield f"{len(chosen)} of {len(search.planned)} vision layers finer: {added / 1e6:+.3f} MB, products of the tower x {cost:.2f}"
+    of = f"{len(chosen)} of {len(search.planned)} vision layers finer"
+    yield f"{of}: {added / 1e6:+.3f} MB, products of the tower x {cost:.2f}"
     yield from (f"  {layer}: {form}" for layer, form in value["backends"][next(iter(value["backends"]))].items())
     for title, score in value["scores"].items():
         yield f"{title}: worst token {score['samples']:.5f} on samples, {score['held_out']:.5f} on held-out pictures"

@@ -12,6 +12,7 @@ import pytest
 
 from export.backends.onnx.choices import rounds_finely
 from export.backends.onnx.record import TOKEN_GRID
+from export.backends.onnx.token_rounding import finely, token
 from parity_tests.check.candidate import open_candidate
 from parity_tests.cli import main
 from parity_tests.conftest import GOLDENS, ExportedPackage
@@ -23,7 +24,6 @@ from parity_tests.judging.compare import compare_recordings
 from parity_tests.judging.judge import Judgement, Verdict, judge, judge_comparison
 from parity_tests.judging.probes import DRAWN, REQUIRED, base_name, record
 from parity_tests.judging.results import Comparison, Measurement
-from parity_tests.laboratory.observe_tower import finely, token
 from parity_tests.reference.checkpoint_side import open_checkpoint, stored_reference
 from parity_tests.report.json_report import golden_report
 from parity_tests.thresholds import Standard

@@ -11,7 +11,7 @@ from export.backends.onnx.int8_linear import ACTIVATED, ACTIVATED_ZERO, FINER, H
 
 
 def token_codes(x: Tensor, zero: int) -> tuple[Tensor, Tensor]:
-    """Codes 0 to 127 of a token's values (tokens last but one), and its scale: the least that holds both ends of its range."""
+    """Codes 0 to 127 of a token's values, and its scale: the least that holds both ends of its range."""
     scale = torch.maximum(x.amax(-1, keepdim=True) / (HIGHEST - zero), x.amin(-1, keepdim=True) / -zero)
     scale = scale.clamp(min=LEAST_SCALE)
     return (torch.round(x / scale) + zero).clamp(0, HIGHEST), scale
