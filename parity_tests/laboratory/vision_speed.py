@@ -8,8 +8,8 @@ with PyTorch's own operators to standard ONNX, which is also what OpenVINO reads
 of the worst token with the plain graph in ONNX Runtime: random weights, so no word on quality (`observe_tower` has it).
 ``int8 library`` is the ``int8`` tower as machine code (``--vision-library`` of an export), which needs apache-tvm.
 ``--finer 10`` adds two rows in which a tenth of the layers behind the first block, spread evenly, is in a finer form
-(``--choice`` of an export): inputs in 14 bits, or float16. Graphs of this side and depth that lie in ``--graphs`` already are
-timed as they are.
+(``--choice`` of an export): inputs in 14 bits, or float16. Graphs of this side and depth that lie in ``--graphs`` already
+are timed as they are.
 """
 
 from __future__ import annotations
