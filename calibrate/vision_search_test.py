@@ -35,7 +35,7 @@ def search() -> VisionSearch:
     target = target_named("cpu")
     planned = OnnxBackend().assignments(opened.spec, BuildOptions(target, "int4", target.limits))
     processor = opened.family.make_processor(opened.spec, tokenizer.load(DEMO_FOLDER / "cogvlm2"))
-    drawn = [of_samples(list(own_samples(recipe_of("cogvlm2"), 12, seed))) for seed in (0, 1)]
+    drawn = [of_samples(list(own_samples(recipe_of("cogvlm2"), 6, seed))) for seed in (0, 1)]
     seen, others = ([piece.vision for one in some for piece in processor.images((one,))] for some in drawn)
     assert opened.weights is not None
     return VisionSearch(opened.spec, opened.weights, "onnx", planned, seen, others, {}, lambda: None)
