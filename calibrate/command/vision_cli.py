@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from calibrate.samples.data import Sample
-    from calibrate.vision_search import Inputs, VisionSearch
+    from calibrate.vision.search import Inputs, VisionSearch
     from export.backends.base import BuildOptions
     from export.checkpoint.opened import OpenedCheckpoint
     from export.quantisation.spec import Assignment
@@ -64,7 +64,7 @@ def parser(prog: str) -> Parser:
 
 def _run(given: argparse.Namespace) -> int:
     from calibrate.search import write_choice
-    from calibrate.vision_search import VisionSearch
+    from calibrate.vision.search import VisionSearch
 
     if not 0 < given.cosine <= 1:
         raise UsageError(f"--cosine {given.cosine:g}", "a number above 0, 1 at most", "correct the number")

@@ -11,7 +11,7 @@ import torch
 from calibrate.command.cli import main
 from calibrate.command.vision_cli import of_samples
 from calibrate.samples.demo_samples import own_samples
-from calibrate.vision_search import PLANNED, VisionSearch
+from calibrate.vision.search import PLANNED, VisionSearch
 from export.backends.base import BuildOptions
 from export.backends.onnx.backend import OnnxBackend
 from export.backends.onnx.record import FINE_GRID, TOKEN_GRID
