@@ -37,6 +37,7 @@ from export.package.source_hashes import SourceHashes
 from export.package.steps import begun, builds_of, run, steps_of, stored_codes
 from export.plan.machine import tool_versions
 from export.plan.plan import Plan, make_plan
+from export.quantisation.choice import told_of
 from export.quantisation.stored import StoredCodes
 from export.request import ExportRequest
 from export.source.side_files import Purpose, named, require_vocabulary
@@ -162,6 +163,8 @@ def _manifest(
         codes = builds[name].codes
         if isinstance(codes, StoredCodes):
             blocks[name]["calibration"] = codes.summary()
+        if planned.request.choice is not None:
+            blocks[name]["choice"] = told_of(planned.request.choice, name)
     parts = ManifestParts(
         version=VERSION,
         spec=checkpoint.spec,

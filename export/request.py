@@ -38,6 +38,7 @@ class ExportRequest:
         asymmetric: int4 blocks store a zero point of their own.
         options: choices that backends from outside declare (export.backends.record.BackendOption), by name.
         calibration: folder of a calibration (python -m calibrate) whose int4 codes are used; None for round to nearest.
+        choice: a file of `calibrate search` or `calibrate vision`: layers that get more than the plan gives them.
         skip_verify: leave out the check at the end; recorded in the package as a waiver.
         host_only: leave the phone's library out of an android or ios package; for checks here, recorded as a waiver.
         without_tokenizer: accept a checkpoint that holds no tokenizer, whose package cannot chat; recorded as a waiver.
@@ -63,6 +64,7 @@ class ExportRequest:
     options: Mapping[str, object] = field(default_factory=dict)
     revision: str | None = None
     calibration: Path | None = None
+    choice: Path | None = None
     resume: bool = False
     force: bool = False
     skip_verify: bool = False

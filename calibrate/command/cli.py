@@ -145,6 +145,12 @@ def _search() -> Command:
     return search
 
 
+def _vision() -> Command:
+    from calibrate.command.vision_cli import COMMAND as vision
+
+    return vision
+
+
 def _compare() -> Command:
     from calibrate.command.compare_cli import COMMAND as compare
 
@@ -156,6 +162,7 @@ COMMAND = Command(
     _run,
     verbs=(
         Verb("search", "choose which layers get more bits, under a budget or until a gate passes", _search),
+        Verb("vision", "choose which layers of an int8 vision tower get a finer form", _vision),
         Verb("compare", "measure every method on every grid, on a demo or on text", _compare),
     ),
 )

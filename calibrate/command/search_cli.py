@@ -95,7 +95,7 @@ def _run(given: argparse.Namespace) -> int:
         "sensitivity": dict(sorted(search.known.items())),
     }
     write_choice(given.output, value)
-    _partial(given.output).unlink(missing_ok=True)
+    partial_of(given.output).unlink(missing_ok=True)
     if given.json:
         console.out_json(value)
     else:
@@ -131,16 +131,9 @@ def _prepared(
         weights, codes = stored.weights, stored
         record["codes"] = stored.summary()
     known: dict[str, float] = {}
-    partial = _partial(given.output)
+    partial = partial_of(given.output)
     if partial.exists():
-        before = _read_partial(partial)
-        if not given.resume:
-            raise UsageError(
-                f"{partial} is there from a search that did not finish", "no such file", "add --resume, or remove it"
-            )
-        if before["record"] != json.loads(json.dumps(record)):
-            raise UsageError(f"{partial} was begun by another search", "the same flags", "remove it, or give those flags")
-        known = before["sensitivity"]
+        known = read_partial(partial, record, given.resume)
 
     def save() -> None:
         write_choice(partial, {"record": record, "sensitivity": known})
@@ -149,15 +142,22 @@ def _prepared(
     return Search(evaluation, weights, codes, planned.assignments[name], layers, wider, known, save), record
 
 
-def _read_partial(path: Path) -> dict[str, Any]:
+def read_partial(path: Path, record: Mapping[str, Any], resume: bool) -> dict[str, float]:
+    """The sensitivities that a search measured which was cut off.
+
+    Raises:
+        UsageError: going on was not asked for, the file is another search's, or cannot be read.
+    """
     try:
         partial = json.loads(path.read_text(encoding="utf-8"))
-        return {
-            "record": dict(partial["record"]),
-            "sensitivity": {name: float(kl) for name, kl in partial["sensitivity"].items()},
-        }
+        begun, known = dict(partial["record"]), {name: float(cost) for name, cost in partial["sensitivity"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{path} cannot be read: {error}", "what a search wrote that was cut off", "remove it") from error
+    if not resume:
+        raise UsageError(f"{path} is there from a search that did not finish", "no such file", "add --resume, or remove it")
+    if begun != json.loads(json.dumps(record)):
+        raise UsageError(f"{path} was begun by another search", "the same flags", "remove it, or give those flags")
+    return known
 
 
 def _room(megabytes: float, planned: CalibrationPlan, name: str) -> int:
@@ -188,7 +188,8 @@ def evaluation_of(request: CalibrationRequest, checkpoint: OpenedCheckpoint, pic
     return on_samples(checkpoint, list(built_in(request.samples or SAMPLES, request.seed, side=side)), BUILT_IN)
 
 
-def _partial(output: Path) -> Path:
+def partial_of(output: Path) -> Path:
+    """Where a search writes what it measures."""
     return output.with_name(output.name + ".partial")
 
 

@@ -52,6 +52,24 @@ class BackendOption:
 
 
 @dataclass(frozen=True)
+class Form:
+    """What a layer may be held as instead of what the plan says.
+
+    Attributes:
+        name: in a file of choices.
+        grid: "" for none.
+        products: what a layer of this form takes, in products of bytes of its size.
+        meaning: one clause for the plan.
+    """
+
+    name: str
+    storage: Storage
+    grid: str
+    products: int
+    meaning: str
+
+
+@dataclass(frozen=True)
 class Backend:
     """Everything about one backend.
 
@@ -62,6 +80,7 @@ class Backend:
         grids: the integer grids it stores.
         wider: storages that it has beside int4, narrow to wide, each with the name of its grid ("" for none), in which
             ``{block}`` stands for the block length of the int4 grid.
+        finer: by the grid of a layer, the forms that a choice may give it instead, coarse to fine.
         options: what a user may choose.
         targets: places to run that come with the backend, beside those of the product.
         server_builder: module that builds, on a server's own machine, files that the export left out; run with the package's
@@ -74,6 +93,7 @@ class Backend:
     tools: tuple[str, ...]
     grids: tuple[Grid, ...] = field(default=(), repr=False)
     wider: Mapping[Storage, str] = field(default_factory=dict)
+    finer: Mapping[str, tuple[Form, ...]] = field(default_factory=dict)
     options: tuple[BackendOption, ...] = ()
     targets: tuple[Target, ...] = ()
     server_builder: str = ""

@@ -53,7 +53,7 @@ def parser(prog: str) -> Parser:
     to = made.add_argument_group("what for")
     model_flags.add(to, (*model_flags.TARGET, *model_flags.LIMITS))
     model_flags.add_backend_options(to)
-    model_flags.add(to, (*model_flags.CALIBRATION, *model_flags.DEVICE))
+    model_flags.add(to, (*model_flags.CALIBRATION, *model_flags.CHOICE, *model_flags.DEVICE))
     how = made.add_argument_group("how")
     model_flags.add(how, model_flags.OUTPUT)
     how.add_argument("--dry-run", action="store_true", help="print the plan and stop; config.json is enough")

@@ -61,6 +61,7 @@ LIMITS = (
     ModelFlag("--batch", "N", "sequences in one decoder call, 1 to 16; default 1, server-gpu 8 (GPUs and phones)", int),
 )
 CALIBRATION = (ModelFlag("--calibration", "DIR", "folder of edgeproof calibrate, whose int4 codes are used", Path),)
+CHOICE = (ModelFlag("--choice", "FILE", "layers that get more bits: what calibrate vision or search wrote", Path),)
 DEVICE = (ModelFlag("--device", "NAME", "refuse what does not fit this device (edgeproof targets)"),)
 OUTPUT = (ModelFlag("--output", "DIR", "package folder; default <model>-<target>-<precision>", Path, short="-o"),)
 AGAIN = (

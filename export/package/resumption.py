@@ -41,6 +41,7 @@ def fingerprint(request: ExportRequest, checkpoint: OpenedCheckpoint, planned: P
         "checkpoint": {name: stamp(path) for name, path in checkpoint.files().items()},
         "tools": tool_versions(planned.options.target.backend_names),
         **of_server,
+        **({} if request.choice is None else {"choice": sha256_of(request.choice)}),
     }
 
 

@@ -12,7 +12,7 @@ from export.backends.registry import backend_named
 from export.plan.machine import available_memory
 from export.plan.speed import token_bytes
 from export.plan.widths import remarks
-from export.quantisation.choice import widened
+from export.quantisation.choice import read_choice, widened
 from export.quantisation.spec import Assignment, is_int4
 from export.quantisation.stored import read_manifest
 from runtime_py.contracts import STAGES
@@ -188,7 +188,7 @@ def make_plan(
     device = request.device_record()
     capability = "" if device is None else device.compute_capability
     options = BuildOptions(target, request.precision_name(), limits, request.backend_options(), capability)
-    parts = {name: _part(name, spec, options, request.calibration) for name in target.backend_names}
+    parts = {name: _part(name, spec, options, request) for name in target.backend_names}
     counts = dict.fromkeys(STAGES, 0)
     for name, shape in parameter_shapes(spec).items():
         counts[name.split(".", 1)[0]] += math.prod(shape)
@@ -224,12 +224,13 @@ def _exporter(name: str) -> ExportBackend:
     return backend_named(name).exporter()
 
 
-def _part(name: str, spec: ModelSpec, options: BuildOptions, calibration: Path | None) -> Part:
+def _part(name: str, spec: ModelSpec, options: BuildOptions, request: ExportRequest) -> Part:
     made = _exporter(name)
     made.refuse(spec, options)
     assignments = made.assignments(spec, options)
-    if calibration is not None:
-        storages = read_manifest(calibration)["choice"] or {}
+    choices = [] if request.calibration is None else [read_manifest(request.calibration)["choice"] or {}]
+    choices += [] if request.choice is None else [read_choice(request.choice)["backends"]]
+    for storages in choices:
         assignments = widened(name, assignments, storages.get(name, {}))
     return Part(made, assignments, made.predict(spec, options, assignments), made.stock_engine(spec, options))
 

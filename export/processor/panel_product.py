@@ -155,11 +155,13 @@ def byte_product(matrix: PanelMatrix, zero: int, factor: float = 1.0) -> tirx.Pr
     return written(write)
 
 
-def float_product(matrix: PanelMatrix) -> tirx.PrimFunc:
-    """Arguments: x float32 (panels, columns, PANEL); weight float32 (rows, columns); then those of `PanelMatrix`."""
+def float_product(matrix: PanelMatrix, stored: str = "float32") -> tirx.PrimFunc:
+    """Arguments: x float32 (panels, columns, PANEL); weight (rows, columns), ``stored`` as float32 or float16; then those of
+    `PanelMatrix`. Sums are float32.
+    """
     shapes = {
         "x": ("float32", ("panels", matrix.columns, PANEL)),
-        "weight": ("float32", (matrix.rows, matrix.columns)),
+        "weight": (stored, (matrix.rows, matrix.columns)),
         **matrix.last_arrays(),
     }
 
@@ -172,7 +174,8 @@ def float_product(matrix: PanelMatrix) -> tirx.PrimFunc:
                         put(total, every(0.0), side, vector)
                 with T.serial(0, matrix.columns) as column:
                     for side in range(TILE):
-                        weight = spread(arrays["weight"][row + side, column])
+                        number = arrays["weight"][row + side, column]
+                        weight = spread(number if stored == "float32" else T.Cast("float32", number))
                         for vector in range(VECTORS):
                             product = arrays["x"][panel, column, at(vector)] * weight
                             put(total, got(total, side, vector) + product, side, vector)

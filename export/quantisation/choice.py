@@ -1,4 +1,7 @@
-"""A choice of bits: which layers get more than the plan's four, as a file that can be replayed.
+"""A choice of bits: which layers get more than the plan gives them, as a file that can be replayed.
+
+Layers of four bits get a wider storage (`export.backends.record.Backend.wider`), those that round their inputs another form
+(`Backend.finer`).
 
 {"kind": "bit choice", "schema": 1, "target": "cpu", "precision": "int4",
  "backends": {"onnx": {"decoder.layers.3.mlp.down": "int8", ...}}, ...}
@@ -18,6 +21,9 @@ from runtime_py.errors import UsageError
 from runtime_py.files.json_file import MEGABYTE, read_json, shortened
 
 KIND, SCHEMA = "bit choice", 1
+EXPECTED = "layers that are int4, or round their inputs (int8 towers of cpu packages)"
+AGAIN = "search again, with the flags of this export"
+MEASURED = "chosen by calibrate vision"
 MAX_BYTES = 16 * MEGABYTE
 
 
@@ -41,23 +47,45 @@ def read_choice(path: Path) -> dict[str, Any]:
     return choice
 
 
+def told_of(path: Path, backend: str) -> dict[str, Any]:
+    """What a package's manifest says of a choice: layers with their forms, what was sought, on what, and what it gives."""
+    choice = read_choice(path)
+    kept = {key: choice[key] for key in ("goal", "measured_on", "scores") if key in choice}
+    return {"layers": choice["backends"].get(backend, {}), **kept}
+
+
 def widened(backend: str, assignments: Mapping[str, Assignment], storages: Mapping[str, str]) -> dict[str, Assignment]:
-    """The assignments with some int4 layers in another storage.
+    """The assignments with some layers in another storage or form.
 
     Raises:
-        UsageError: a layer that is not int4 in the plan, or a storage that the backend does not have beside int4.
+        UsageError: a layer that is neither int4 in the plan nor has finer forms, or a storage that the backend does not have
+            for it.
     """
-    chosen, wider = dict(assignments), backend_named(backend).wider
+    chosen = dict(assignments)
     for layer, name in storages.items():
         assignment = chosen.get(layer)
-        if assignment is None or assignment.storage is not Storage.INT4:
-            what = "no layer of this model" if assignment is None else f"{assignment.storage} in this plan"
-            raise UsageError(f"the choice of bits names {layer}, which is {what}", "int4 layers", "search again")
-        if name not in wider:
-            offered = ", ".join(wider)
-            raise UsageError(f"the choice of bits makes {layer} {name}", f"{offered} for {backend}", "search again")
-        chosen[layer] = widen(assignment, Storage(name), wider)
+        if assignment is None:
+            raise UsageError(f"the choice of bits names {layer}, which is no layer of this model", EXPECTED, AGAIN)
+        offered = forms(backend, assignment)
+        if not offered:
+            what = f"{assignment.storage} in this plan"
+            raise UsageError(f"the choice of bits names {layer}, which is {what}", EXPECTED, AGAIN)
+        if name not in offered:
+            allowed = f"{', '.join(offered)} for {backend}"
+            raise UsageError(f"the choice of bits makes {layer} {name}", allowed, AGAIN)
+        chosen[layer] = offered[name]
     return shared(chosen)
+
+
+def forms(backend: str, assignment: Assignment) -> dict[str, Assignment]:
+    """What a choice may make of a layer, by the names that it writes, coarse to fine; none where it stays as it is."""
+    record = backend_named(backend)
+    if assignment.storage is Storage.INT4:
+        return {str(storage): widen(assignment, storage, record.wider) for storage in record.wider}
+    return {
+        form.name: replace(assignment, storage=form.storage, grid=form.grid, reason=f"{MEASURED}: {form.meaning}")
+        for form in record.finer.get(assignment.grid, ())
+    }
 
 
 def shared(assignments: Mapping[str, Assignment]) -> dict[str, Assignment]:

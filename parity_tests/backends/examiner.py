@@ -134,6 +134,10 @@ class Examiner:
         """`arithmetic` with the roundings that the decoder's kernels choose; None where they choose none that is known."""
         return None
 
+    def tower_arithmetic(self, side: Candidate) -> Arithmetic | None:
+        """`arithmetic` with the roundings of the vision tower's inputs; None where it rounds none a token."""
+        return None
+
     # running them
 
     def open(self, package: Package, own_code: bool) -> Backend:

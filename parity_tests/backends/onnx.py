@@ -59,9 +59,10 @@ class OnnxExaminer(Examiner):
 
     def _rounds_tokens(self, side: Candidate) -> bool:
         """Whether the vision tower or a second decoder rounds the inputs of its layers to bytes, a scale a token."""
-        from export.backends.onnx.record import ROTATED_GRID, TOKEN_GRID
+        from export.backends.onnx.record import FINE_GRID, ROTATED_GRID, TOKEN_GRID
 
-        return not side.block.get(EXACT_TOKENS, False) and not _grids(side).isdisjoint((TOKEN_GRID, ROTATED_GRID))
+        rounded = (TOKEN_GRID, FINE_GRID, ROTATED_GRID)
+        return not side.block.get(EXACT_TOKENS, False) and not _grids(side).isdisjoint(rounded)
 
     def _half_cache(self, side: Candidate) -> bool:
         """Whether attention works on float16 keys and values."""
@@ -124,6 +125,19 @@ class OnnxExaminer(Examiner):
             if grid is not None and grid.group and (grid.bits == 4 or row.layer.role in EIGHT_BITS_ROUNDED):
                 inputs[name] = Int8Groups(grid.group)
         return replace(stored, inputs=inputs)
+
+    def tower_arithmetic(self, side: Candidate) -> Arithmetic | None:
+        """Inputs of the tower's layers in 7 or 14 bits, with a scale a token."""
+        from export.backends.onnx.choices import rounds_finely
+        from export.backends.onnx.record import FINE_GRID, TOKEN_GRID
+        from export.backends.onnx.token_rounding import finely, token
+
+        rows = {name: row["grid"] for name, row in side.assignments().items() if row["grid"] in (TOKEN_GRID, FINE_GRID)}
+        if not rows or side.block.get(EXACT_TOKENS, False):
+            return None
+        rounded = {name: finely(name) if rounds_finely(name, grid) else token(name) for name, grid in rows.items()}
+        stored = self.arithmetic(side.assignments())
+        return replace(stored, inputs={**stored.inputs, **rounded})
 
     # running them
 

@@ -12,9 +12,11 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from parity_tests.check.candidate import Candidate, open_candidate
+from parity_tests.check.rounded_tower import Twin, held_to_twin
 from parity_tests.check.sides import STORED
 from parity_tests.golden.case import GoldenCase, question, read_case
 from parity_tests.golden.inside import AskedOnce
@@ -115,7 +117,7 @@ def compare_case(
     if precision != "fp32" or not candidate.examiner.shows_values:
         comparisons += against_golden("reference", case, candidate.played_by(full), Standard.GOLDEN, checkpoint)
     if stored is not None:
-        comparisons += implementation(case, stored, candidate, answers, checkpoint)
+        comparisons += implementation(case, stored, candidate, answers, checkpoint, table)
         comparisons += against_golden("loss", case, candidate.played_by(stored), standard, checkpoint)
     comparisons += against_golden("golden", case, candidate, standard, checkpoint, answers)
     run = Run(
@@ -137,11 +139,17 @@ def compare_case(
 
 
 def implementation(
-    case: GoldenCase, stored: TorchBackend, candidate: Candidate, answers: Answered, checkpoint: Checkpoint
+    case: GoldenCase,
+    stored: TorchBackend,
+    candidate: Candidate,
+    answers: Answered,
+    checkpoint: Checkpoint,
+    table: Table | None = None,
 ) -> list[Comparison]:
     """The package against the reference that holds the same numbers, one comparison per prompt.
 
-    Where the arithmetic rounds by choice, a copy that does not is compared first, tightly, and then the package as it is.
+    Where the arithmetic rounds by choice, a copy that does not is compared first, tightly, and then the package as it is;
+    what a tower of random weights breaks then is held to one that rounds alike (`parity_tests.check.rounded_tower`).
     """
     comparisons = []
     exact = candidate.exact()
@@ -151,7 +159,8 @@ def implementation(
         asked = question(case, prefix, candidate.processor)
         tokens, steps = case.outputs.get(f"{prefix}greedy_ids"), steps_of(case, prefix)
         limits = Limits(candidate.limits.context, candidate.limits.context)
-        expected = record(stored, candidate.processor, limits, asked, steps, tokens)
+        say = partial(record, processor=candidate.processor, limits=limits, question=asked, steps=steps, forced=tokens)
+        expected, twin = say(stored), Twin(checkpoint, candidate, say, table)
         for side, said, name in sides:
             rows = compare_recordings(expected, said.recordings[prefix])
             standard = side.implementation_standard()
@@ -163,7 +172,8 @@ def implementation(
             def offsets(asked: Question = asked) -> Offsets | None:
                 return offsets_to_reference(AskedOnce(candidate.played_by(stored), asked), checkpoint)
 
-            comparisons += with_rounding_flip(compared, "", {row.probe for row in rows}, side, offsets, measured)
+            parts = with_rounding_flip(compared, "", {row.probe for row in rows}, side, offsets, measured)
+            comparisons += parts if side is exact else held_to_twin(parts[0], said.recordings[prefix], twin) + parts[1:]
     return comparisons
 
 

@@ -1,10 +1,11 @@
 """What the roundings of a vision tower do to what it says, in PyTorch; with ``--library`` in a package's own code too.
 
-    python -m parity_tests.laboratory.observe_tower --pictures 40 [--library] [--model NAME_OR_FOLDER]...
+    python -m parity_tests.laboratory.observe_tower --pictures 40 [--library] [--model NAME_OR_FOLDER]... [--choice FILE]
 
 Every demo checkpoint's tower, trained, reads held-out pictures in float32; with its matrices rounded to 8 bits; with its
 inputs rounded as well, a scale a token, in 7 bits, up to the first block 14, as `export.backends.onnx.int8_linear` does; the
-same with the sixteen-bit sums of an x86 processor without VNNI; in 7 bits throughout; a scale a call (packages of before).
+same with the sixteen-bit sums of an x86 processor without VNNI; in 7 bits throughout; a scale a call (packages of before);
+and with some layers in the finer forms of a choice (`calibrate vision`).
 Printed are the worst and the mean cosine of a token with float32 and the largest difference as a share of a picture's
 largest value; and then, layer by layer, the same when inputs of this layer alone are rounded.
 """
@@ -22,11 +23,13 @@ import torch
 from torch import Tensor, nn
 
 from export.backends.onnx.choices import rounds_finely
-from export.backends.onnx.int8_linear import ACTIVATED, ACTIVATED_ZERO, FINER, HIGHEST, ZERO
+from export.backends.onnx.int8_linear import ACTIVATED, ACTIVATED_ZERO, ZERO
 from export.backends.onnx.record import TOKEN_GRID
+from export.backends.onnx.token_rounding import finely, token, token_codes
 from export.modules.build import layer_shapes
 from export.modules.kernels import Kernels, Linear, Role
 from export.pipeline import export
+from export.quantisation.choice import read_choice, widened
 from export.quantisation.codes import DequantisedWeights, RoundToNearest
 from export.quantisation.grids import GRIDS
 from export.quantisation.spec import Assignment, Storage
@@ -34,13 +37,14 @@ from export.request import ExportRequest
 from export.source.hub import DEMO_FOLDER
 from parity_tests.judging.metrics import row_cosines
 from parity_tests.laboratory.observe_rounding import questions
-from parity_tests.reference.arithmetic import RoundedLinear
+from parity_tests.reference.arithmetic import Arithmetic, RoundedLinear
 from parity_tests.reference.checkpoint_side import Checkpoint, open_checkpoint
 from parity_tests.reference.reference import TorchBackend
 from parity_tests.reference.roundings import Rounding, uint8_call
 from runtime_py import tokenizer as tokenizers
 from runtime_py.backends.base import Backend
 from runtime_py.backends.ort import OrtBackend
+from runtime_py.backends.records import ONNX
 from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, execute
 from runtime_py.command.parser import Parser
@@ -50,34 +54,6 @@ from runtime_py.package import read
 from runtime_py.preprocess.base import Processor
 
 SIXTEEN = 32767
-
-
-def token_codes(x: Tensor, zero: int) -> tuple[Tensor, Tensor]:
-    """Codes 0 to 127 of a token's values, and its scale: the least that holds both ends of its range."""
-    scale = torch.maximum(x.amax(-1, keepdim=True) / (HIGHEST - zero), x.amin(-1, keepdim=True) / -zero).clamp(min=1e-30)
-    return (torch.round(x / scale) + zero).clamp(0, HIGHEST), scale
-
-
-def token(name: str) -> Rounding:
-    """How the tower's layer of this name rounds."""
-    zero = ACTIVATED_ZERO if name.endswith(ACTIVATED) else ZERO
-
-    def rounded(x: Tensor) -> Tensor:
-        codes, scale = token_codes(x, zero)
-        return (codes - zero) * scale
-
-    return rounded
-
-
-def finely(name: str) -> Rounding:
-    """The same in 14 bits: what is left over is rounded too."""
-    first = token(name)
-
-    def rounded(x: Tensor) -> Tensor:
-        read, (_, scale) = first(x), token_codes(x, ACTIVATED_ZERO if name.endswith(ACTIVATED) else ZERO)
-        return read + torch.round((x - read) * FINER / scale) * scale / FINER
-
-    return rounded
 
 
 class SixteenBitLinear(Linear):
@@ -123,7 +99,7 @@ class TowerBackend(TorchBackend):
         return self.made
 
 
-def sides(checkpoint: Checkpoint, each: bool) -> dict[str, TorchBackend]:
+def sides(checkpoint: Checkpoint, each: bool, choice: Path | None = None) -> dict[str, TorchBackend]:
     """Every way of rounding by name; with ``each``, one more for every layer of the tower."""
     spec = checkpoint.spec
     layers = [layer for layer in layer_shapes(spec) if layer.name.startswith(f"{VISION}.")]
@@ -146,17 +122,29 @@ def sides(checkpoint: Checkpoint, each: bool) -> dict[str, TorchBackend]:
         "and a scale a call": rounded({name: uint8_call for name in tokens}),
     }
     alone = {name: rounded({name: rounding}) for name, rounding in tokens.items()} if each else {}
-    return made | alone
+    return made | alone | ({} if choice is None else {"with the choice": with_choice(checkpoint, assignments, choice)})
 
 
-def packaged(checkpoint: Path, package: Path) -> dict[str, Backend]:
+def with_choice(checkpoint: Checkpoint, planned: Mapping[str, Assignment], choice: Path) -> TorchBackend:
+    """The tower of a package that was made with a choice."""
+    assignments = widened(ONNX.name, planned, read_choice(choice)["backends"][ONNX.name])
+    codes = RoundToNearest(checkpoint.weights, assignments, GRIDS)
+    stored = DequantisedWeights(checkpoint.weights, codes, assignments, GRIDS)
+    halves = frozenset(name for name, assignment in assignments.items() if not assignment.grid)
+    grids = {name: assignment.grid for name, assignment in assignments.items() if assignment.grid}
+    backend = TowerBackend(checkpoint.spec, stored, arithmetic=Arithmetic(half_weights=halves))
+    backend.made = TowerKernels({n: finely(n) if rounds_finely(n, grid) else token(n) for n, grid in grids.items()})
+    return backend
+
+
+def packaged(checkpoint: Path, package: Path, choice: Path | None = None) -> dict[str, Backend]:
     """A cpu package's graph and its vision library; none where the tower cannot be compiled.
 
     Raises:
         MachineError: the library does not run here.
     """
     options = {"vision_library": True}
-    request = ExportRequest(str(checkpoint), "cpu", output=package, skip_verify=True, options=options)
+    request = ExportRequest(str(checkpoint), "cpu", output=package, skip_verify=True, options=options, choice=choice)
     try:
         export(request, None)
     except UnsupportedModelError as error:
@@ -169,13 +157,15 @@ def packaged(checkpoint: Path, package: Path) -> dict[str, Backend]:
     return {"its graph": graph, "its vision library": library}
 
 
-def observe(folder: Path, pictures: int, each: bool, library: bool) -> dict[str, tuple[float, float, float]]:
+def observe(
+    folder: Path, pictures: int, each: bool, library: bool, choice: Path | None = None
+) -> dict[str, tuple[float, float, float]]:
     """Worst and mean cosine of a token, and the largest relative difference, by side."""
     checkpoint = open_checkpoint(folder)
     processor = checkpoint.processor(tokenizers.load(folder))
     with tempfile.TemporaryDirectory() as name:
-        others: dict[str, Backend] = {**sides(checkpoint, each)}
-        others |= packaged(folder, Path(name) / "package") if library else {}
+        others: dict[str, Backend] = {**sides(checkpoint, each, choice)}
+        others |= packaged(folder, Path(name) / "package", choice) if library else {}
         return compared(checkpoint, processor, pictures, others)
 
 
@@ -204,6 +194,7 @@ def parser(prog: str) -> Parser:
     made.add_argument("--model", action="append", help="a demo checkpoint, or a checkpoint's folder; default: all demos")
     made.add_argument("--library", action="store_true", help="also the graph and the vision library of a package")
     made.add_argument("--each", action="store_true", help="also every layer alone")
+    made.add_argument("--choice", type=Path, metavar="FILE", help="also with the layers that calibrate vision chose")
     flags.talk(made)
     return made
 
@@ -213,7 +204,8 @@ def _run(arguments: argparse.Namespace) -> int:
     console.out("| checkpoint | rounded | worst cosine | mean cosine | largest difference |\n|---|---|---|---|---|")
     for model in models:
         folder = DEMO_FOLDER / model if (DEMO_FOLDER / model).is_dir() else Path(model).resolve()
-        for name, (worst, mean, largest) in observe(folder, arguments.pictures, arguments.each, arguments.library).items():
+        found = observe(folder, arguments.pictures, arguments.each, arguments.library, arguments.choice)
+        for name, (worst, mean, largest) in found.items():
             console.out(f"| {folder.name} | {name} | {worst:.6f} | {mean:.6f} | {largest:.4f} |")
     return 0
 

@@ -7,7 +7,9 @@ process, so that a drift of the machine touches them alike; ratios are of median
 with PyTorch's own operators to standard ONNX, which is also what OpenVINO reads (with its bf16 hint). ``cosine`` is that
 of the worst token with the plain graph in ONNX Runtime: random weights, so no word on quality (`observe_tower` has it).
 ``int8 library`` is the ``int8`` tower as machine code (``--vision-library`` of an export), which needs apache-tvm.
-Graphs of this side and depth that lie in ``--graphs`` already are timed as they are.
+``--finer 10`` adds two rows in which a tenth of the layers behind the first block, spread evenly, is in a finer form
+(``--choice`` of an export): inputs in 14 bits, or float16. Graphs of this side and depth that lie in ``--graphs`` already
+are timed as they are.
 """
 
 from __future__ import annotations
@@ -18,9 +20,10 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -106,24 +109,41 @@ def tower(side: int, layers: int) -> ModelSpec:
     return replace(spec, vision=vision, decoder=replace(spec.decoder, layers=1))
 
 
-def write(spec: ModelSpec, precision: str, folder: Path) -> Path:
-    """The tower's graph under one vision precision, or traced with plain operators for `PLAIN`."""
+def spread(spec: ModelSpec, percent: int, form: str) -> dict[str, str]:
+    """Every so many layers behind the first block in a form of `export.backends.onnx.record.FINER`."""
+    from export.backends.onnx.choices import rounds_finely
+    from export.modules.build import layer_shapes
+
+    names = [layer.name for layer in layer_shapes(spec) if layer.role == "vision" and not rounds_finely(layer.name)]
+    count = max(1, round(len(names) * percent / 100))
+    return {names[place * len(names) // count]: form for place in range(count)}
+
+
+def write(spec: ModelSpec, precision: str, folder: Path, forms: Mapping[str, str] = MappingProxyType({})) -> Path:
+    """The tower's graph under one vision precision, or traced with plain operators for `PLAIN`.
+
+    Args:
+        forms: of layers in another one, whose graph has a file of its own.
+    """
     from export.backends.base import BuildOptions
     from export.backends.onnx.backend import OnnxBackend, chosen_for, stage_model
     from export.graphs.trace import trace_stage
     from export.graphs.writer import StageWeights, write_stage
     from export.modules.kernels import Kernels
+    from export.quantisation.choice import widened
     from export.quantisation.codes import RoundToNearest
     from export.quantisation.grids import GRIDS
+    from runtime_py.backends.records import ONNX
     from targets.registry import target_named
 
-    path = folder / f"{precision.replace(' ', '_')}.onnx"
+    kinds = "".join(f"_{len(forms)}_{form}" for form in sorted(set(forms.values())))
+    path = folder / f"{precision.replace(' ', '_')}{kinds}.onnx"
     if path.is_file():
         return path
     target = target_named("cpu")
     plain = precision == PLAIN
     options = BuildOptions(target, "int4", target.limits, {"vision_precision": "fp32" if plain else precision})
-    assignments = OnnxBackend().assignments(spec, options)
+    assignments = widened(ONNX.name, OnnxBackend().assignments(spec, options), forms)
     if plain:
         model = trace_stage(spec, VISION, Kernels(), opset=PLAIN_OPSET)
     else:
@@ -165,8 +185,13 @@ def by_operator(path: Path, threads: int, pixels: np.ndarray) -> dict[str, float
     return dict(sorted(taken.items(), key=lambda row: -row[1]))
 
 
-def opened_library(spec: ModelSpec, path: Path, threads: int) -> VisionLibrary:
+def opened_library(
+    spec: ModelSpec, path: Path, threads: int, chosen: Mapping[str, str] = MappingProxyType({})
+) -> VisionLibrary:
     """The tower of an ``int8`` graph as `runtime_py.backends.ort` runs it where a package has a vision library.
+
+    Args:
+        chosen: of `export.backends.onnx.vision_library.tower.Tower`.
 
     Raises:
         MachineError: TVM or a linker is not installed, or the library does not run on this processor.
@@ -178,7 +203,7 @@ def opened_library(spec: ModelSpec, path: Path, threads: int) -> VisionLibrary:
 
     folder = path.parent.parent
     if not (folder / FILES.index(path.parent.name)).is_file():
-        FILES.write(folder, path.parent.name, (spec.vision, path), lambda *_: None)
+        FILES.write(folder, path.parent.name, (spec.vision, path, dict(chosen)), lambda *_: None)
     manifest = {
         "backends": {ONNX.name: {VISION_LIBRARY: FILES.block(path.parent.name)}},
         "contracts": {VISION: contracts(spec)[VISION].to_json()},
@@ -238,6 +263,9 @@ def parser(prog: str) -> Parser:
     made.add_argument("--rounds", type=int, default=5, help="timed calls of every row (default 5)")
     made.add_argument("--precision", action="append", help="of our graphs (default: int8, int8_weights, fp32)")
     made.add_argument("--library", action="store_true", help="the int8 tower as machine code too")
+    made.add_argument(
+        "--finer", type=int, default=0, metavar="P", help="percent of the layers in a finer form, two more rows"
+    )
     made.add_argument("--operators", action="store_true", help="time by operator of the first graph of ours too")
     made.add_argument("--peer", action="append", choices=("openvino",), default=[], help="another runtime, installed")
     made.add_argument("--graphs", type=Path, help="keep the graphs there, 0.4 to 1.7 GB each at 27 layers")
@@ -247,6 +275,8 @@ def parser(prog: str) -> Parser:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from export.backends.onnx.record import FINER
+
     spec = tower(arguments.side, arguments.layers)
     shape = (arguments.tiles, 3, arguments.side // PATCH * PATCH, arguments.side // PATCH * PATCH)
     pixels = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
@@ -255,6 +285,9 @@ def _run(arguments: argparse.Namespace) -> int:
         precisions = arguments.precision or ["int8", "int8_weights", "fp32"]
         paths = {precision: write(spec, precision, folder) for precision in (PLAIN, *precisions)}
         calls = {precision: onnx_runtime(path, arguments.threads) for precision, path in paths.items()}
+        finer = {form.name: spread(spec, arguments.finer, form.name) for form in FINER} if arguments.finer else {}
+        for form, forms in finer.items():
+            calls[f"int8, {len(forms)} layers {form}"] = onnx_runtime(write(spec, ROUNDED, folder, forms), arguments.threads)
         if arguments.library:
             calls[LIBRARY] = library(spec, write(spec, ROUNDED, folder), arguments.threads)
         if arguments.peer:

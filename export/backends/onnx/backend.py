@@ -57,6 +57,7 @@ class OnnxBackend(ExportBackend):
 
     def notes(self, spec: ModelSpec, options: BuildOptions, assignments: Mapping[str, Assignment]) -> tuple[str, ...]:
         from export.backends.onnx.decoder_library import written as decoder
+        from export.backends.onnx.finer import finer_layers
         from export.backends.onnx.prediction import second_bytes
         from export.backends.onnx.vision_library import written as vision
 
@@ -70,7 +71,8 @@ class OnnxBackend(ExportBackend):
             f"the {stage} is compiled for this machine's kind of processor ({', '.join(files.variants())}) beside its graph"
             for stage, files in compiled
         ]
-        return (*(told if size else ()), *([kept] if chosen.cache == INT8_CACHE else ()), *libraries)
+        finer = finer_layers(assignments, self.assignments(spec, options))
+        return (*(told if size else ()), *([kept] if chosen.cache == INT8_CACHE else ()), *libraries, *finer)
 
     def refuse(self, spec: ModelSpec, options: BuildOptions) -> None:
         from export.backends.onnx.decoder_library import written as decoder
@@ -261,10 +263,12 @@ def _write_decoder_libraries(build: Build, graph: Path) -> list[Path]:
 
 
 def _write_vision_libraries(build: Build, graph: Path) -> list[Path]:
+    from export.backends.onnx.finer import chosen_grids
     from export.backends.onnx.vision_library.written import FILES
 
     progress = partial(build.progress, "onnx vision libraries")
-    return FILES.write(build.folder, FOLDER, (build.spec.vision, build.folder / graph), progress)
+    described = (build.spec.vision, build.folder / graph, chosen_grids(build.assignments))
+    return FILES.write(build.folder, FOLDER, described, progress)
 
 
 def _library_block(chosen: OnnxChoices) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from export.backends.base import BuildOptions
-from export.backends.onnx.record import BACKEND, BLOCK_SIZES, PRESETS, TOKEN_GRID
+from export.backends.onnx.record import BACKEND, BLOCK_SIZES, FINE_GRID, PRESETS, TOKEN_GRID
 from export.quantisation.block_length import AUTO, length_for
 from export.quantisation.spec import Assignment, LayerShape, Storage
 from runtime_py.backends import records
@@ -167,9 +167,11 @@ def _decoder(layer: LayerShape, asked: str, chosen: OnnxChoices) -> Assignment:
     return Assignment(layer, Storage(asked), grid, f"blocks of {block}" + _tail(layer.columns, block))
 
 
-def rounds_finely(name: str) -> bool:
-    """Whether a layer of an ``int8`` tower rounds its input to 14 bits: those up to the first block. All others to 7."""
-    return not name.startswith(BLOCKS) or name.startswith(FIRST_BLOCK)
+def rounds_finely(name: str, grid: str = TOKEN_GRID) -> bool:
+    """Whether a layer of an ``int8`` tower rounds its input to 14 bits: those up to the first block, and those of
+    `FINE_GRID`, which a choice makes so. All others to 7.
+    """
+    return grid == FINE_GRID or not name.startswith(BLOCKS) or name.startswith(FIRST_BLOCK)
 
 
 def _vision(layer: LayerShape, asked: str) -> Assignment:

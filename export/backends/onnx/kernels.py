@@ -64,7 +64,7 @@ class OrtKernels(Kernels):
                 return RotatedRowLinear(in_features, out_features, bias)
             if grid.group == 0:
                 zero = ACTIVATED_ZERO if name.endswith(ACTIVATED) else ZERO
-                return Int8TokenLinear(in_features, out_features, bias, zero, rounds_finely(name))
+                return Int8TokenLinear(in_features, out_features, bias, zero, rounds_finely(name, grid.name))
             rounded = grid.bits == 4 or role in EIGHT_BITS_ROUNDED
             return NBitsLinear(in_features, out_features, bias, grid, self.choices.accuracy_level if rounded else 0)
         return StoredLinear(in_features, out_features, bias, self._storage(assignment))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from export.backends.base import BuildOptions, Prediction
-from export.backends.onnx.choices import OnnxChoices
+from export.backends.onnx.choices import OnnxChoices, rounds_finely
 from export.backends.onnx.consumers.held import Tool, obstacles
+from export.backends.onnx.finer import chosen_grids
 from export.backends.onnx.many_rows import is_integer, second_assignments
 from export.graphs.layout import Place, lay_out
 from export.quantisation.spec import Assignment, Storage
@@ -19,8 +20,9 @@ BLOCK_BYTES = {DECODER: 9_790, VISION: 9_100}
 """Bytes of an ``.onnx`` file without and per block, from the full-size int4 package; other precisions take fewer."""
 TURNED_BYTES, TURN_BYTES = 4_800, 16_400
 """What turning and rounding the inputs of a decoder block's four layers adds to its graph, and the matrix that turns all."""
+LAYERS = 4
 ROUNDING_BYTES, FINE_BYTES = 5_600, 3_300
-"""What rounding the inputs of a vision block's four layers adds to its graph, and what doing so finely in the first adds."""
+"""What rounding the inputs of a vision block's `LAYERS` adds to its graph, and what doing so finely in the first adds."""
 
 LIBRARY_BYTES, LIBRARY_LAYER_BYTES = 570_000, 28_500
 """Bytes of both decoder libraries for x86-64 and their index: without and per block, from 2 and 40 blocks."""
@@ -44,7 +46,7 @@ def predict(
     blocks = {DECODER: spec.decoder.layers, VISION: spec.vision.layers}
     graphs = {stage: GRAPH_BYTES[stage] + BLOCK_BYTES.get(stage, 0) * blocks.get(stage, 0) for stage in laid}
     if chosen.vision_precision == "int8":
-        graphs[VISION] += ROUNDING_BYTES * spec.vision.layers + FINE_BYTES
+        graphs[VISION] += ROUNDING_BYTES * spec.vision.layers + FINE_BYTES + _finer_bytes(chosen_grids(assignments))
     files = {stage: graphs[stage] + _file_bytes(stage, places, assignments) for stage, (places, _) in laid.items()}
     second = second_bytes(spec, chosen, assignments)
     if second:
@@ -69,6 +71,15 @@ def predict(
     compiled = ["decoder"] * chosen.decoder_library + ["vision"] * chosen.vision_library
     peak = EXPORT_BASE + EXPORT_BLOCK * sum(blocks.values()) + (COMPILER if compiled else 0)
     return Prediction(files, device, peak, f"onnx {compiled[0]} libraries" if compiled else f"onnx {largest}")
+
+
+def _finer_bytes(chosen: Mapping[str, str]) -> int:
+    """What a choice adds to the graph of an ``int8`` tower, or takes from it where layers do not round their inputs."""
+    already = {name for name in chosen if rounds_finely(name)}
+    finer = [name for name, grid in chosen.items() if grid and name not in already]
+    floats = [name for name, grid in chosen.items() if not grid]
+    less = ROUNDING_BYTES * len(floats) + FINE_BYTES * len(already.intersection(floats))
+    return (FINE_BYTES * len(finer) - less) // LAYERS
 
 
 def _first_bytes(places: list[Place], chosen: OnnxChoices, assignments: Mapping[str, Assignment]) -> int:

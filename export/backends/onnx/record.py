@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from export.backends.record import COLUMNS, VISION, Backend, BackendOption
+from export.backends.record import COLUMNS, VISION, Backend, BackendOption, Form
 from export.quantisation.block_length import AUTO
 from export.quantisation.grid_blockwise import BlockGrid, ScaleRule
 from export.quantisation.grid_rotated import RotatedGrid
@@ -16,8 +16,15 @@ if TYPE_CHECKING:
 
 BLOCK_SIZES = (16, 32, 64, 128)
 INT4_ONLY = ("int4",)
-CALL_GRID, TOKEN_GRID = "ort_int8_row", "ort_int8_token"
-"""Rows that share one scale, in layers that round their input: with a scale a call (packages of before), or a token."""
+CALL_GRID, TOKEN_GRID, FINE_GRID = "ort_int8_row", "ort_int8_token", "ort_int8_token_14"
+"""Rows that share one scale, in layers that round their input: with a scale a call (packages of before), or a token; or
+a token and what that leaves over, 14 bits, where a choice says so (`export.backends.onnx.choices.rounds_finely`)."""
+
+FINER = (
+    Form("int8_14", Storage.INT8, FINE_GRID, 2, "inputs in 14 bits, two products of bytes"),
+    Form("fp16", Storage.FP16, "", 4, "weights in float16, inputs and product in float32"),
+)
+"""What a layer of `TOKEN_GRID` may become. A product in float32 takes as long as 3 of bytes, with AMX as 8."""
 
 ROTATED_GRID = "ort_int8_rotated"
 """Rows that share one scale and are turned before they are rounded, in layers that turn and round their input."""
@@ -46,7 +53,7 @@ def _grids() -> tuple[BlockGrid, ...]:
 
     `CALL_GRID` is that of packages made before `TOKEN_GRID`, whose layers round their input with one scale a call.
     """
-    rows = (CALL_GRID, TOKEN_GRID)
+    rows = (CALL_GRID, TOKEN_GRID, FINE_GRID)
     grids = [BlockGrid(name, 8, 0, ScaleRule.POSITIVE, wide_scales=True) for name in rows]
     grids.append(RotatedGrid(ROTATED_GRID, 8, 0, ScaleRule.POSITIVE, wide_scales=True))
     for block in BLOCK_SIZES:
@@ -66,6 +73,7 @@ BACKEND = Backend(
     tools=("torch", "onnx", "onnxscript", "onnxruntime"),
     grids=_grids(),
     wider={Storage.INT8: "ort_int8_b{block}", Storage.FP16: ""},
+    finer={TOKEN_GRID: FINER},
     options=(
         BackendOption("vision_precision", "--vision-precision", VISION_PRECISIONS, VISION),
         BackendOption("cache", "--cache-dtype", ("float16", "float32"), CACHE, ("int4", "fp16")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ MOST_TOKENS = 16384
 
 
 @sizes_in_order()
-def compile_vision(spec: VisionSpec, graph: Path, place: str, out: Path) -> dict[str, Any]:
+def compile_vision(spec: VisionSpec, graph: Path, chosen: Mapping[str, str], place: str, out: Path) -> dict[str, Any]:
     """Write ``out``, the library of a tower.
 
     Args:
         graph: the tower's, as it was written, whose data file need not be there.
+        chosen: as of `Tower`.
         place: a key of `export.processor.targets.TARGETS`.
 
     Returns:
@@ -33,7 +35,7 @@ def compile_vision(spec: VisionSpec, graph: Path, place: str, out: Path) -> dict
     Raises:
         MachineError: there is no linker.
     """
-    tower = Tower(spec)
+    tower = Tower(spec, chosen)
     write_processor_library(tower.module(), TARGETS[place], {"tokens": most_tokens(spec)}, out)
     class_position = [CLASS_POSITION] if spec.class_token else []
     places = lying(graph, [POSITIONS, *class_position, *(parameter.name for parameter in tower.parameters)])

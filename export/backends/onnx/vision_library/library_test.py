@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 
 from export.backends.base import BuildOptions
+from export.backends.onnx import record
 from export.backends.onnx.backend import OnnxBackend
 from export.backends.onnx.vision_library.library import compile_vision
 from export.backends.onnx.vision_library.written import FILES
@@ -39,6 +40,14 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 """Families of towers of every kind: with and without a class token, whose row is given or not, norms before layers and
 behind them, every activation, positions of one grid, chosen from a table, and resampled."""
+
+FINER = "cogvlm2"
+FORMS = {
+    "vision_encoder.blocks.0.attention.out": "fp16",
+    "vision_encoder.blocks.1.attention.qkv": "int8_14",
+    "vision_encoder.blocks.1.mlp.fc1": "fp16",
+}
+"""Of this one's tower, whose layers are in every form."""
 
 QUICK = ("cogvlm2", "any size")
 """Those that are compared in every run; each takes some seconds to trace and to compile."""
@@ -74,9 +83,13 @@ def pictures(spec: ModelSpec) -> dict[str, np.ndarray]:
 )
 def test_a_tower_says_what_its_graph_says(name: str, tmp_path: Path) -> None:
     spec = small(name)
-    path = vision_speed.write(spec, "int8", tmp_path / "graphs")
+    forms = FORMS if name == FINER else {}
+    grids = {layer: {form.name: form.grid for form in record.FINER}[form] for layer, form in forms.items()}
+    path = vision_speed.write(spec, "int8", tmp_path / "graphs", forms)
     assert isinstance(spec.vision, VisionSpec)
-    told = compile_vision(spec.vision, path, VISION_VARIANTS[0], tmp_path / FILES.library("graphs", VISION_VARIANTS[0]))
+    told = compile_vision(
+        spec.vision, path, grids, VISION_VARIANTS[0], tmp_path / FILES.library("graphs", VISION_VARIANTS[0])
+    )
     (tmp_path / FILES.index("graphs")).write_text(json.dumps(told), encoding="utf-8")
     try:
         library = vision_speed.opened_library(spec, path, threads=1)
@@ -101,7 +114,7 @@ def test_libraries_and_index_are_listed_and_every_run_gives_the_same_bytes(tower
     variant, file = next(iter(block[VISION_LIBRARY]["libraries"].items()))
     spec = open_folder(DEMO_FOLDER / "minicpm-v").spec.vision
     assert isinstance(spec, VisionSpec)
-    compile_vision(spec, tower_package / block["stages"][VISION]["file"], variant, tmp_path / "again.so")
+    compile_vision(spec, tower_package / block["stages"][VISION]["file"], {}, variant, tmp_path / "again.so")
     assert (tmp_path / "again.so").read_bytes() == (tower_package / file).read_bytes()
 
 

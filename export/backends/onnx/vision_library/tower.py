@@ -6,7 +6,7 @@ are those of the graph's data file. A call takes one picture.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from tvm import relax, tirx
 from export.backends.onnx.choices import rounds_finely
 from export.backends.onnx.decoder_library.values import Parameter
 from export.backends.onnx.int8_linear import ACTIVATED, ACTIVATED_ZERO, FINER, HIGHEST, ZERO
+from export.backends.onnx.record import TOKEN_GRID
 from export.processor import panel_attention, panel_product, panel_rows
 from export.processor.panel_attention import PanelHeads
 from export.processor.panel_product import PanelMatrix
@@ -28,12 +29,15 @@ from runtime_py.contracts import VISION
 class Tower:
     """Writes the function of one tower.
 
+    Args:
+        chosen: grids of layers that a choice gave another one, "" for those whose matrices are float16.
+
     Attributes:
         parameters: those that the function takes, in the order of its tuple.
     """
 
-    def __init__(self, spec: VisionSpec) -> None:
-        self.spec, self.first = spec, int(spec.class_token)
+    def __init__(self, spec: VisionSpec, chosen: Mapping[str, str]) -> None:
+        self.spec, self.first, self._grids = spec, int(spec.class_token), chosen
         self.parameters: list[Parameter] = []
         self._builder = relax.BlockBuilder()
         self._kernels: dict[object, relax.GlobalVar] = {}
@@ -100,10 +104,13 @@ class Tower:
         return self._linear(f"{name}.fc2", inner, PanelMatrix(spec.width, spec.mlp_width, bias=True), addend)
 
     def _linear(self, name: str, x: relax.Var, matrix: PanelMatrix, addend: relax.Var | None = None) -> relax.Var:
-        """A layer whose input is rounded, once or twice."""
+        """A layer whose input is rounded, once or twice, or one whose matrix is float16."""
         full = f"{VISION}.{name}"
+        grid = self._grids.get(full, TOKEN_GRID)
+        if not grid:
+            return self._float_linear(name, x, replace(matrix, addend=addend is not None), addend)
         zero = ACTIVATED_ZERO if full.endswith(ACTIVATED) else ZERO
-        finer = FINER if rounds_finely(full) else 0
+        finer = FINER if rounds_finely(full, grid) else 0
         packed = relax.TensorType((self._panels, matrix.columns // panel_product.FOUR, PANEL), "int32")
         types = [packed, relax.TensorType((self._panels, PANEL), "float32"), *([packed] if finer else [])]
         make = lambda: panel_rows.rounded(matrix.columns, HIGHEST, zero, finer, ZERO)  # noqa: E731
@@ -122,6 +129,12 @@ class Tower:
         return self._product(
             matrix, zero, 1.0, [codes, scales, *weights, self._parameter(f"{name}.bias", matrix.rows)], addend
         )
+
+    def _float_linear(self, name: str, x: relax.Var, matrix: PanelMatrix, addend: relax.Var | None) -> relax.Var:
+        weight = self._parameter(f"{name}.weight", matrix.rows, matrix.columns, dtype="float16")
+        given = [x, weight, self._parameter(f"{name}.bias", matrix.rows), *([addend] if addend is not None else [])]
+        make = lambda: panel_product.float_product(matrix, "float16")  # noqa: E731
+        return self._call("float_product", matrix, make, given, self._type(matrix.rows))
 
     def _product(
         self, matrix: PanelMatrix, zero: int, factor: float, given: list[relax.Expr], addend: relax.Var | None

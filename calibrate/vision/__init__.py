@@ -1,0 +1,1 @@
+"""Vision towers: which of their layers need a finer form."""
