@@ -50,7 +50,7 @@ def read_choice(path: Path) -> dict[str, Any]:
 def told_of(path: Path, backend: str) -> dict[str, Any]:
     """What a package's manifest says of a choice: layers with their forms, what was sought, on what, and what it gives."""
     choice = read_choice(path)
-    kept = {key: choice[key] for key in ("goal", "measured_on", "scores") if key in choice}
+    kept: dict[str, Any] = {key: choice[key] for key in ("goal", "measured_on", "scores") if key in choice}
     return {"layers": choice["backends"].get(backend, {}), **kept}
 
 
