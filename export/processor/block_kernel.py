@@ -10,7 +10,7 @@ from tvm.script import tirx as T
 
 from export.processor.block_instructions import VECTORS
 from export.processor.block_strides import Strides, added_up
-from export.processor.vectors import LINE, ask
+from export.processor.vectors import LINE, prefetch
 
 AHEAD = 12288
 """Bytes of codes from those that are multiplied to those that are asked for."""
@@ -56,7 +56,7 @@ class Kernel:
                 kinds = _Copied if strides.copied else _InPlace
                 sources = [kinds(strides, codes, scales, row) for row in chosen]
                 with T.serial(0, unforeseen(strides.count, out.shape[0])) as stride:
-                    self._ask(codes, scales, group, within * strides.count + stride)
+                    self._prefetch(codes, scales, group, within * strides.count + stride)
                     for at, source in enumerate(sources):
                         self._decode(source, kept[at], scale, at, stride)
                     self._add(kept, scale, numbers, zeros, factors, exact, sums, first, stride)
@@ -64,15 +64,15 @@ class Kernel:
                     for number in range(some):
                         T.buffer_store(out, added_up(sums[at, number, whole], lanes), [first + number, row])
 
-    def _ask(self, codes, scales, group, passed):
+    def _prefetch(self, codes, scales, group, passed):
         """Memory is asked for what lies ahead, line after line, however rows are multiplied."""
         strides, matrix = self.strides, self.strides.matrix
         side, locality = strides.byte.matrix_rows, strides.byte.locality
         each = side * matrix.columns * matrix.bits // 8 // strides.count
         for line in range(-(-each // LINE)):
-            T.evaluate(ask(codes[group * TOGETHER, 0, passed * each + line * LINE + AHEAD], locality))
+            T.evaluate(prefetch(codes[group * TOGETHER, 0, passed * each + line * LINE + AHEAD], locality))
         scale = side * (matrix.columns // matrix.block) // strides.count
-        T.evaluate(ask(scales[group * TOGETHER, passed * scale + AHEAD * 8 // (matrix.bits * matrix.block)], locality))
+        T.evaluate(prefetch(scales[group * TOGETHER, passed * scale + AHEAD * 8 // (matrix.bits * matrix.block)], locality))
 
     def _decode(self, source, kept, scale, place, stride):
         """The codes of a stride, and its scales by lane."""

@@ -18,7 +18,7 @@ from export.processor.block_kernel import TOGETHER, unforeseen
 from export.processor.block_rounding import Rounding
 from export.processor.block_strides import Strides
 from export.processor.row_kernels import silu
-from export.processor.vectors import LINE, ask
+from export.processor.vectors import LINE, prefetch
 
 MANY = 24
 """Rows of numbers from which on decoding a panel ahead is worth it."""
@@ -192,7 +192,7 @@ class _Tile:
                     T.buffer_store(sums, T.broadcast(T.float32(0), lanes), [at, whole])
                 with T.serial(0, unforeseen(strides.count_of(lane), panel.n)) as stride:
                     slot = turn * strides.count + stride
-                    self._ask(self.part * panels.slots + slot)
+                    self._prefetch(self.part * panels.slots + slot)
                     self._add(sums, exact, slot, strides.chunk_of(lane, stride))
                 # as many halves are whole now as there are ones at the end of the turn's number
                 level = T.popcount(T.bitwise_and(turn, T.bitwise_not(turn + 1)))
@@ -209,7 +209,7 @@ class _Tile:
                     value = silu(value, lanes) * sums[at + 1, whole]
                 T.buffer_store(panel.out, value, [self.first + row, T.ramp(begin, 1, lanes)])
 
-    def _ask(self, passed):
+    def _prefetch(self, passed):
         """Memory is asked for the next panel, while this one is multiplied."""
         panel, matrix, locality = self.panel, self.panel.panels.strides.matrix, self.panel.panels.byte.locality
         halves = 1 + panel.panels.gated
@@ -219,8 +219,8 @@ class _Tile:
             first = panel.panels.first_row(panel.number + 1, half)
             for line in range(ASKED // halves):
                 at = T.min((passed * (ASKED // halves) + line), size // LINE - 1)
-                T.evaluate(ask(panel.codes[first, 0, at * LINE], locality))
-            T.evaluate(ask(panel.scales[first, T.min(passed * (LINE // 2 // halves), last)], locality))
+                T.evaluate(prefetch(panel.codes[first, 0, at * LINE], locality))
+            T.evaluate(prefetch(panel.scales[first, T.min(passed * (LINE // 2 // halves), last)], locality))
 
     def _add(self, sums, exact, slot, chunk):
         """The products of a chunk."""

@@ -18,7 +18,7 @@ from tvm.script.ir_builder.tirx import prim_func
 
 from export.processor.flat_rows import BYTES, FlatHeads, Row, arguments
 from export.processor.score_tiles import TILE, Side, tile_softmax
-from export.processor.vectors import LINE, Index, ask
+from export.processor.vectors import LINE, Index, prefetch
 
 SECOND = 2
 """The cache that memory is asked into."""
@@ -95,13 +95,13 @@ class Step(Row):
         sequence = self.sequence(self.row)
         own = (T.Cast("int64", sequence) * heads.keys + self.head) * cache.shape[2]
 
-        def ask_ahead(position: Index) -> None:
+        def prefetch_ahead(position: Index) -> None:
             wanted = position + AHEAD[heads.cache] // row_bytes
             number = T.Select(
                 wanted < seen, own + T.Cast("int64", wanted), following * cache.shape[2] + T.Cast("int64", wanted - seen)
             )
             for line in range(-(-TILE * row_bytes // LINE)):
                 at = number * heads.width + line * LINE // BYTES[heads.cache]
-                T.evaluate(ask(cache[0, 0, 0, at], SECOND))
+                T.evaluate(prefetch(cache[0, 0, 0, at], SECOND))
 
-        return Side(partial(self.read, cache, sequence), ask_ahead)
+        return Side(partial(self.read, cache, sequence), prefetch_ahead)

@@ -23,7 +23,7 @@ from export.processor.flat_rows import BYTES, FlatHeads, Row, arguments, keep_al
 from export.processor.online_softmax import LANES
 from export.processor.register_tiles import BLOCK, ROWS, prompt_softmax
 from export.processor.score_tiles import Side
-from export.processor.vectors import LINE, Index, ask
+from export.processor.vectors import LINE, Index, prefetch
 from export.processor.word_tiles import word_softmax
 
 MEMBERS = {False: 96, True: 192}
@@ -114,15 +114,15 @@ class Tile:
                 row.end(self.head * heads.group + member, partial(state.weighted_values, at), state.weights(at))
 
     def _side(self, row: Row, cache: tirx.Buffer, begin: tirx.Expr) -> Side:
-        def ask_ahead(eight: Index) -> None:
+        def prefetch_ahead(eight: Index) -> None:
             at = T.Cast("int64", begin + BLOCK + eight * LANES)
             for first in range(0, LANES * self.heads.width, LINE // BYTES[self.heads.cache]):
-                T.evaluate(ask(cache[0, self.head, at, first], SECOND))
+                T.evaluate(prefetch(cache[0, self.head, at, first], SECOND))
 
         def read(position: Index, piece: Index) -> tirx.Expr:
             return row.read(cache, 0, begin + position, piece)
 
-        return Side(read, ask_ahead)
+        return Side(read, prefetch_ahead)
 
     def _row(self, token: tirx.Expr) -> Row:
         return Row(heads=self.heads, row=token, head=self.head, **self.arrays)

@@ -100,8 +100,8 @@ class PromptSoftmax:
     def unpack(self, there: tirx.Expr, keys: Side, values: Side) -> None:
         """Write one block of ``there`` positions; what follows is asked for by LANES positions."""
         with T.serial(0, (there + LANES - 1) // LANES) as eight:
-            keys.ask(eight)
-            values.ask(eight)
+            keys.prefetch(eight)
+            values.prefetch(eight)
             with T.serial(0, self.vectors) as piece:
                 for at in range(LANES):
                     # those behind the last one are not looked at

@@ -35,11 +35,11 @@ class Side:
 
     Attributes:
         read: float32 vectors of a position (number of the vector).
-        ask: writes what asks memory for a tile some way behind this position.
+        prefetch: writes what asks memory for a tile some way behind this position.
     """
 
     read: Vectors
-    ask: Callable[[Index], None]
+    prefetch: Callable[[Index], None]
 
 
 Work = Callable[[Index, Index, Index, Vectors, Callable[[Index], None]], None]
@@ -67,25 +67,27 @@ class TileSoftmax(OnlineSoftmax):
 
     def _tiles(self, first: Index, there: Index, side: Side, work: Work) -> None:
         if self.members == 1:
-            work(0, 0, there, lambda at, piece: side.read(first + at, piece), lambda at: side.ask(first + at))
+            work(0, 0, there, lambda at, piece: side.read(first + at, piece), lambda at: side.prefetch(first + at))
             return
         with T.serial(0, (there + PAGE - 1) // PAGE) as part:
             begin = part * PAGE
             here = T.min(PAGE, there - begin)
             for tile in range(PAGE // TILE):
-                side.ask(first + begin + tile * TILE)
+                side.prefetch(first + begin + tile * TILE)
             with T.serial(0, here) as at:
                 for piece in range(self.heads.vectors):
                     T.buffer_store(self.unpacked, side.read(first + begin + at, piece), [at, lanes(piece)])
             with T.serial(0, self.members) as member:
                 work(member, begin, here, lambda at, piece: self.unpacked[at, lanes(piece)], lambda _: None)
 
-    def _score_cached(self, member: Index, begin: Index, there: Index, key: Vectors, ask: Callable[[Index], None]) -> None:
+    def _score_cached(
+        self, member: Index, begin: Index, there: Index, key: Vectors, prefetch: Callable[[Index], None]
+    ) -> None:
         """Write scores of positions that lie in the cache; the last tile takes some again that the one before it took."""
         with T.If(there >= TILE):
             with T.Then(), T.serial(0, (there + TILE - 1) // TILE) as tile:
                 first = T.min(tile * TILE, there - TILE)
-                ask(first)
+                prefetch(first)
                 self._score_tile(member, begin + first, lambda at, piece: key(first + at, piece))
             with T.Else():
                 self._score(member, 0, there, key)
@@ -108,14 +110,16 @@ class TileSoftmax(OnlineSoftmax):
         scores = reduce_lanes([self.sums[at, lanes(0)] for at in range(TILE)], operator.add)
         T.buffer_store(self.scores, scores, [member, T.ramp(first, 1, TILE)])
 
-    def _add_values(self, member: Index, begin: Index, there: Index, value: Vectors, ask: Callable[[Index], None]) -> None:
+    def _add_values(
+        self, member: Index, begin: Index, there: Index, value: Vectors, prefetch: Callable[[Index], None]
+    ) -> None:
         for first in range(0, self.heads.vectors, AT_ONCE):
             pieces = range(first, min(first + AT_ONCE, self.heads.vectors))
             for at, piece in enumerate(pieces):
                 T.buffer_store(self.sums, self.total[member, lanes(piece)], [at, lanes(0)])
             with T.serial(0, (there + TILE - 1) // TILE) as tile:
                 if first == 0:
-                    ask(tile * TILE)
+                    prefetch(tile * TILE)
                 with T.serial(0, T.min(TILE, there - tile * TILE)) as position:
                     weight = T.broadcast(self.scores[member, begin + tile * TILE + position], LANES)
                     for at, piece in enumerate(pieces):

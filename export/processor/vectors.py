@@ -31,7 +31,7 @@ def fused(one: tirx.Expr, other: tirx.Expr, addend: tirx.Expr) -> tirx.Expr:
     return T.call_llvm_pure_intrin(kind, name, one, other, addend)
 
 
-def ask(element: tirx.Expr, locality: int) -> tirx.Expr:
+def prefetch(element: tirx.Expr, locality: int) -> tirx.Expr:
     """Prefetch the cache line of an element; an address outside is of no consequence.
 
     The address is called an integer, the type that TVM gives those of tensor maps; it is an address to the code generator.

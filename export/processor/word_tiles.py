@@ -106,8 +106,8 @@ class WordSoftmax(PromptSoftmax):
     def unpack(self, there: tirx.Expr, keys: Side, values: Side) -> None:
         most = largest_of(self.channels), largest_of(BLOCK)
         with T.serial(0, (there + LANES - 1) // LANES) as eight:
-            keys.ask(eight)
-            values.ask(eight)
+            keys.prefetch(eight)
+            values.prefetch(eight)
             self._round(eight, there, keys, self.key_scales, most[0])
             for piece in range(int(self.words.shape[1]) // WIDE):
                 for at in range(LANES):

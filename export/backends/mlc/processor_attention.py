@@ -18,7 +18,7 @@ from export.backends.mlc.passes.single_rows import FIRST
 from export.compilation.module_pass import ModulePass, Part
 from export.processor.online_softmax import BLOCK, LANES, PAGE, Heads, lanes
 from export.processor.paged_softmax import paged_softmax
-from export.processor.vectors import LINE, Index, ask
+from export.processor.vectors import LINE, Index, prefetch
 from export.specs import DecoderSpec
 
 AHEAD = 4096
@@ -70,7 +70,9 @@ def attend_pages(heads, most, together, row, head, seen, first, q, pages, page_v
         def read(side, part, number, position, piece):
             page = page_values[first + block * (BLOCK // PAGE) + part]
             if piece * LANES * heads.item_bytes % LINE == 0:
-                T.evaluate(ask(pages[page, side, head + number, position, piece * LANES + AHEAD // heads.item_bytes], FIRST))
+                T.evaluate(
+                    prefetch(pages[page, side, head + number, position, piece * LANES + AHEAD // heads.item_bytes], FIRST)
+                )
             return vector(pages, page, side, head + number, position, lanes(piece))
 
         state.add(T.min(BLOCK, seen - block * BLOCK), partial(read, 0), partial(read, 1))

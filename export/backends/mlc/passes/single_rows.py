@@ -13,7 +13,7 @@ from tvm.script import tirx as T
 from export.backends.mlc.parameters import GROUP, PER_WORD
 from export.backends.mlc.passes.row_steps import TOGETHER, FixedRows, Steps
 from export.processor.online_softmax import tree_reduce
-from export.processor.vectors import LINE, Index, ask
+from export.processor.vectors import LINE, Index, prefetch
 
 AHEAD = 4608
 """Bytes of codes from those that are multiplied to those that are asked for: what memory answers in the time of two rows."""
@@ -65,9 +65,9 @@ class SingleRows:
                     first = at * steps.step
                     T.buffer_store(factors, steps.factors(self.scales, fixed.powers, number, row, first), [all_of])
                     T.buffer_store(sums, self._added(sums[whole], factors[all_of], number, row, first), [whole])
-                    self._ask_codes(row, first)
+                    self._prefetch_codes(row, first)
                     with T.If(at % self._between_scales == 0), T.Then():
-                        T.evaluate(ask(self.scales[row, first * steps.groups + AHEAD * 2 // GROUP], FIRST))
+                        T.evaluate(prefetch(self.scales[row, first * steps.groups + AHEAD * 2 // GROUP], FIRST))
                 made = tree_reduce([sums[lane] for lane in range(lanes)], operator.add)
                 T.buffer_store(self.out, made, [number // tokens, number % tokens, row])
 
@@ -81,11 +81,11 @@ class SingleRows:
             total = total + T.Cast(f"float32x{lanes}", exact) * steps.factor_of(factors, place * lanes, lanes)
         return total
 
-    def _ask_codes(self, row, first):
+    def _prefetch_codes(self, row, first):
         """Ask memory for the codes that lie ahead of a step, line by line."""
         byte = self.steps.byte
         for line in range(len(range(0, self.steps.step, LINE // byte.width))):
-            T.evaluate(ask(self.words[row, first * byte.words + (line * LINE + AHEAD) // 4], FIRST))
+            T.evaluate(prefetch(self.words[row, first * byte.words + (line * LINE + AHEAD) // 4], FIRST))
 
     @property
     def _between_scales(self):

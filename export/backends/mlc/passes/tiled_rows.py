@@ -17,7 +17,7 @@ from tvm.script import tirx as T
 from export.backends.mlc.parameters import GROUP, PER_WORD
 from export.backends.mlc.passes.row_steps import TOGETHER, FixedRows, Steps
 from export.processor.lane_reduction import reduce_lanes
-from export.processor.vectors import LINE, Index, ask
+from export.processor.vectors import LINE, Index, prefetch
 
 SIDE = 4
 """Rows of the matrix that are multiplied side by side."""
@@ -84,7 +84,7 @@ class TiledRows:
                 for pair in pairs:
                     T.buffer_store(sums, T.broadcast(T.float32(0), LANES), [*pair, T.ramp(0, 1, LANES)])
                 with T.serial(0, self.steps.pieces // self.steps.step) as step:
-                    self._ask(block, within, step)
+                    self._prefetch(block, within, step)
                     self._add(sums, exact, factors, first, chosen, step * self.steps.step, pairs)
                 for number in range(count):
                     place = [(first + number) // tokens, (first + number) % tokens]
@@ -97,18 +97,18 @@ class TiledRows:
                         for at in range(SIDE):
                             T.buffer_store(self.out, result[at], [*place, chosen[at]])
 
-    def _ask(self, block, within, step):
+    def _prefetch(self, block, within, step):
         """Memory is asked for line after line, whatever rows are multiplied."""
         columns, byte = self.steps.columns, self.steps.byte
         lines = SIDE * self.steps.step * byte.width // LINE
         passed = within * SIDE * (columns // PER_WORD) + step * (lines * LINE // 4)
         for line in range(lines):
-            T.evaluate(ask(self.words[block * TOGETHER, passed + (line * LINE + AHEAD) // 4], SECOND))
+            T.evaluate(prefetch(self.words[block * TOGETHER, passed + (line * LINE + AHEAD) // 4], SECOND))
         taken = SIDE * self.steps.step * self.steps.groups
         behind = within * SIDE * (columns // GROUP) + step * taken + AHEAD * 2 // GROUP
         every = max(1, LINE // (taken * (4 if self.steps.dtype == "float32" else 2)))
         with T.If(step % every == 0), T.Then():
-            T.evaluate(ask(self.scales[block * TOGETHER, behind], SECOND))
+            T.evaluate(prefetch(self.scales[block * TOGETHER, behind], SECOND))
 
     def _add(self, sums, exact, factors, first, chosen, begin, pairs):
         """The products of the pieces from ``begin`` on, one step."""
