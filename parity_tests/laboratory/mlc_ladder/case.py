@@ -54,7 +54,12 @@ class Case:
         place, name = LIBRARIES[mode]
         path = self.folder / name
         if not path.exists():
-            compile_apart(self.parts.request(), place, path)
+            kernels = {}
+            if mode == "host":
+                kernels = {variant: self.folder / file for variant, file in self.parts.host_kernels.items()}
+            for file in kernels.values():
+                file.parent.mkdir(parents=True, exist_ok=True)
+            compile_apart(self.parts.request(), place, path, kernels)
         return path
 
 
