@@ -33,6 +33,11 @@ class ByteProducts(ABC):
     def elements(self) -> int:
         return 2 * self.width
 
+    @property
+    def side_by_side(self) -> bool:
+        """Whether rows of a matrix are multiplied side by side, for which there have to be many registers; else one by one."""
+        return False
+
     def fitting(self, columns: int) -> ByteProducts:
         """These, or narrower ones of which a row of so many columns is a whole number."""
         return self
@@ -91,6 +96,10 @@ class Vnni(ByteProducts):
     """``vpdpbusd`` adds four products of an unsigned byte with a signed one to each 32-bit lane."""
 
     width: int = 64
+
+    @property
+    def side_by_side(self) -> bool:
+        return True
 
     def fitting(self, columns: int) -> ByteProducts:
         return self if columns % self.elements == 0 else replace(self, width=32)

@@ -17,7 +17,7 @@ from export.backends.mlc.parameters import GROUP, PER_WORD
 from export.backends.mlc.passes.row_steps import PLANES, TOGETHER, FixedRows, Steps
 from export.backends.mlc.passes.single_rows import SingleRows
 from export.backends.mlc.passes.tiled_rows import TiledRows
-from export.processor.byte_products import ByteProducts, Vnni
+from export.processor.byte_products import ByteProducts
 from export.processor.vectors import Index
 
 LEAST_EXPONENT, NOT_FINITE = 32, 255
@@ -72,7 +72,7 @@ def row_product(
     steps = Steps(byte, columns, str(x.dtype))
     count, width, pieces, groups = PLANES[steps.dtype], byte.width, steps.pieces, steps.groups
     top, most = 8 * count - 2, 2 ** (8 * count - 1) - 1
-    written = TiledRows if isinstance(byte, Vnni) else SingleRows
+    written = TiledRows if byte.side_by_side else SingleRows
 
     # what is multiplied is not its own: the body alone is used
     @T.prim_func(s_tir=True, check_well_formed=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from tvm import tirx
@@ -41,6 +42,10 @@ class Steps:
         line = LINE // self.byte.width
         return next(number for number in (2 * line, line, 2, 1) if self.pieces % number == 0)
 
+    @property
+    def scale_bytes(self) -> int:
+        return 4 if self.dtype == "float32" else 2
+
     def factors(self, scales: tirx.Buffer, powers: tirx.Buffer, number: Index, row: Index, first: Index) -> tirx.Expr:
         """The scales of a step's groups times their powers of two, of which no product is rounded."""
         together = self.step * self.groups
@@ -76,3 +81,25 @@ class FixedRows:
     planes: tirx.Buffer
     zeros: tirx.Buffer
     powers: tirx.Buffer
+
+
+@dataclass(frozen=True)
+class RowProducts(ABC):
+    """Writes products of rows of numbers with rows of the matrix.
+
+    Attributes:
+        steps: how a row is taken.
+        fixed: the rows of numbers.
+        words, scales: the matrix's.
+        out: float32 (batch, tokens, rows).
+    """
+
+    steps: Steps
+    fixed: FixedRows
+    words: tirx.Buffer
+    scales: tirx.Buffer
+    out: tirx.Buffer
+
+    @abstractmethod
+    def write(self, block: Index) -> None:
+        """All rows of numbers times the ``TOGETHER`` rows of the matrix from ``block * TOGETHER`` on."""

@@ -1,4 +1,4 @@
-"""A row of a matrix at a time, times a row of numbers: what `row_product` does where there are 16 registers."""
+"""A row of a matrix at a time, times a row of numbers: what `row_product` does by AVX2 and on arm64."""
 
 # mypy: ignore-errors
 from __future__ import annotations
@@ -7,11 +7,10 @@ import operator
 from dataclasses import dataclass
 from functools import partial
 
-from tvm import tirx
 from tvm.script import tirx as T
 
 from export.backends.mlc.parameters import GROUP, PER_WORD
-from export.backends.mlc.passes.row_steps import TOGETHER, FixedRows, Steps
+from export.backends.mlc.passes.row_steps import TOGETHER, RowProducts
 from export.processor.online_softmax import tree_reduce
 from export.processor.vectors import LINE, Index, prefetch
 
@@ -23,24 +22,10 @@ FIRST = 3
 
 
 @dataclass(frozen=True)
-class SingleRows:
-    """Writes products of rows of numbers with rows of the matrix.
-
-    Attributes:
-        steps: how a row is taken.
-        fixed: the rows of numbers.
-        words, scales: the matrix's.
-        out: float32 (batch, tokens, rows).
-    """
-
-    steps: Steps
-    fixed: FixedRows
-    words: tirx.Buffer
-    scales: tirx.Buffer
-    out: tirx.Buffer
+class SingleRows(RowProducts):
+    """Writes them row by row."""
 
     def write(self, block: Index) -> None:
-        """All rows of numbers times the ``TOGETHER`` rows of the matrix from ``block * TOGETHER`` on."""
         steps, fixed, lanes = self.steps, self.fixed, self.steps.byte.words
         rows, columns = int(self.words.shape[0]), steps.columns
         batch, tokens = self.out.shape[:2]
@@ -84,10 +69,10 @@ class SingleRows:
     def _prefetch_codes(self, row, first):
         """Ask memory for the codes that lie ahead of a step, line by line."""
         byte = self.steps.byte
-        for line in range(len(range(0, self.steps.step, LINE // byte.width))):
+        for line in range(-(-self.steps.step * byte.width // LINE)):
             T.evaluate(prefetch(self.words[row, first * byte.words + (line * LINE + AHEAD) // 4], FIRST))
 
     @property
     def _between_scales(self):
         """Steps that one line of scales serves."""
-        return max(1, LINE // (self.steps.step * self.steps.groups * (4 if self.steps.dtype == "float32" else 2)))
+        return max(1, LINE // (self.steps.step * self.steps.groups * self.steps.scale_bytes))

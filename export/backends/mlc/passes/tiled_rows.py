@@ -1,4 +1,4 @@
-"""Rows of a matrix some at a time, times rows of numbers some at a time: what `row_product` does where registers are many.
+"""Rows of a matrix some at a time, times rows of numbers some at a time: what `row_product` does by AVX-512.
 
 Four rows of the matrix are read side by side for one row of numbers, whose fixed-point bytes are read once for all of them;
 of a prompt's rows four share each code that is decoded. Sums are those of eight lanes, as AVX2's are, in the same order.
@@ -15,7 +15,7 @@ from tvm import tirx
 from tvm.script import tirx as T
 
 from export.backends.mlc.parameters import GROUP, PER_WORD
-from export.backends.mlc.passes.row_steps import TOGETHER, FixedRows, Steps
+from export.backends.mlc.passes.row_steps import TOGETHER, RowProducts
 from export.processor.lane_reduction import reduce_lanes
 from export.processor.vectors import LINE, Index, prefetch
 
@@ -36,24 +36,10 @@ SECOND = 2
 
 
 @dataclass(frozen=True)
-class TiledRows:
-    """Writes products of fixed-point rows, as `row_product` makes them, with rows of the matrix.
-
-    Attributes:
-        steps: how a row is taken.
-        fixed: the rows of numbers.
-        words, scales: the matrix's.
-        out: float32 (batch, tokens, rows).
-    """
-
-    steps: Steps
-    fixed: FixedRows
-    words: tirx.Buffer
-    scales: tirx.Buffer
-    out: tirx.Buffer
+class TiledRows(RowProducts):
+    """Writes them in tiles."""
 
     def write(self, block: Index) -> None:
-        """All rows of numbers times the ``TOGETHER`` rows of the matrix from ``block * TOGETHER`` on."""
         numbers = self.fixed.planes.shape[0]
         if isinstance(numbers, tirx.IntImm) and int(numbers) < TILE:
             whole = 0
@@ -106,7 +92,7 @@ class TiledRows:
             T.evaluate(prefetch(self.words[block * TOGETHER, passed + (line * LINE + AHEAD) // 4], SECOND))
         taken = SIDE * self.steps.step * self.steps.groups
         behind = within * SIDE * (columns // GROUP) + step * taken + AHEAD * 2 // GROUP
-        every = max(1, LINE // (taken * (4 if self.steps.dtype == "float32" else 2)))
+        every = max(1, LINE // (taken * self.steps.scale_bytes))
         with T.If(step % every == 0), T.Then():
             T.evaluate(prefetch(self.scales[block * TOGETHER, behind], SECOND))
 
