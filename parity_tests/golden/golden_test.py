@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from parity_tests.check.candidate import open_candidate
+from parity_tests.check.rounded_tower import Twin
 from parity_tests.cli import main
 from parity_tests.conftest import GOLDENS, ExportedPackage
 from parity_tests.golden import golden
 from parity_tests.golden.case import GoldenCase, classify, fitted, pictures, question, read_case
 from parity_tests.golden.golden import compare_case
-from parity_tests.judging.judge import Judgement, Verdict, judge
-from parity_tests.judging.probes import DRAWN, REQUIRED, base_name
+from parity_tests.golden.side import ask
+from parity_tests.judging.compare import compare_recordings
+from parity_tests.judging.judge import Judgement, Verdict, judge, judge_comparison
+from parity_tests.judging.probes import DRAWN, REQUIRED, base_name, record
+from parity_tests.judging.results import Comparison
 from parity_tests.reference.checkpoint_side import open_checkpoint
 from parity_tests.report.json_report import golden_report
+from parity_tests.thresholds import Standard
+from runtime_py.contracts import CONNECTOR, VISION
 from runtime_py.errors import UsageError
+from runtime_py.generation.session import Limits
 
 TARGETS = [
     ("minicpm-v", "cpu", "fp32"),
@@ -41,6 +49,23 @@ def judged(case: GoldenCase, package: Path, precision: str) -> Judgement:
     candidate = open_candidate(package)
     try:
         return judge(compare_case(case, candidate, open_checkpoint(case.folder), precision))
+    finally:
+        candidate.backend.close()
+
+
+def assert_the_tower_rounds_as_told(case: GoldenCase, package: Path) -> None:
+    """Tower and connector say what PyTorch says whose tower rounds the same inputs, whether or not a limit asks for it."""
+    candidate, checkpoint = open_candidate(package), open_checkpoint(case.folder)
+    try:
+        for prefix, said in ask(case, candidate).recordings.items():
+            limits = Limits(candidate.limits.context, candidate.limits.context)
+            asked = question(case, prefix, candidate.processor)
+            say = partial(record, processor=candidate.processor, limits=limits, question=asked, steps=1)
+            expected = Twin(checkpoint, candidate, say).recorded()
+            assert expected is not None
+            rows = tuple(row for row in compare_recordings(expected, said) if row.stage in (VISION, CONNECTOR))
+            compared = Comparison("twin", Standard.STORED_INT8, "", "", rows, prefix)
+            assert [probe.describe() for probe in judge_comparison(compared, "").probes if probe.broken] == []
     finally:
         candidate.backend.close()
 
@@ -75,6 +100,8 @@ def test_every_family_passes(exported: ExportedPackage, name: str, target: str, 
     package = exported(name, target, precision)
     report = golden_report(judged(case, package, precision))
     assert report["verdict"] == "pass", report["first_failure"]
+    if (target, precision) == ("cpu", "int4"):
+        assert_the_tower_rounds_as_told(case, package)
     rows = {row["name"]: row for row in report["probes"]}
     tokens = [row for probe, row in rows.items() if probe.endswith("greedy_ids")]
     assert tokens, "the answer was not compared"
