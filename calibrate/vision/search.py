@@ -85,16 +85,13 @@ class MeasuredTower:
         return grid.dequantise(grid.quantise(weight))[:, : assignment.layer.columns]
 
     def _rounding(self, layer: str) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...] | None]:
-        from export.backends.onnx.choices import rounds_finely
-        from export.backends.onnx.token_rounding import finely, token
-
-        coarse, fine = token(layer), finely(layer)
+        from export.backends.onnx.token_rounding import rounding_of
 
         def hook(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
             form = self._forms.get(layer)
             if form is None or not form.grid:
                 return None
-            return ((fine if rounds_finely(layer, form.grid) else coarse)(given[0]),)
+            return (rounding_of(layer, form.grid)(given[0]),)
 
         return hook
 

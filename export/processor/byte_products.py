@@ -35,7 +35,7 @@ class ByteProducts(ABC):
 
     @property
     def side_by_side(self) -> bool:
-        """Whether rows of a matrix are multiplied side by side, for which there have to be many registers; else one by one."""
+        """Whether rows of a matrix are multiplied side by side, which takes many registers; else one by one."""
         return False
 
     def fitting(self, columns: int) -> ByteProducts:

@@ -128,14 +128,13 @@ class OnnxExaminer(Examiner):
 
     def tower_arithmetic(self, side: Candidate) -> Arithmetic | None:
         """Inputs of the tower's layers in 7 or 14 bits, with a scale a token."""
-        from export.backends.onnx.choices import rounds_finely
         from export.backends.onnx.record import FINE_GRID, TOKEN_GRID
-        from export.backends.onnx.token_rounding import finely, token
+        from export.backends.onnx.token_rounding import rounding_of
 
         rows = {name: row["grid"] for name, row in side.assignments().items() if row["grid"] in (TOKEN_GRID, FINE_GRID)}
         if not rows or side.block.get(EXACT_TOKENS, False):
             return None
-        rounded = {name: finely(name) if rounds_finely(name, grid) else token(name) for name, grid in rows.items()}
+        rounded = {name: rounding_of(name, grid) for name, grid in rows.items()}
         stored = self.arithmetic(side.assignments())
         return replace(stored, inputs={**stored.inputs, **rounded})
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from export.backends.onnx.choices import rounds_finely
 from export.backends.onnx.int8_linear import ACTIVATED, ACTIVATED_ZERO, ZERO
 from export.backends.onnx.record import TOKEN_GRID
-from export.backends.onnx.token_rounding import finely, token, token_codes
+from export.backends.onnx.token_rounding import finely, rounding_of, token, token_codes
 from export.modules.build import layer_shapes
 from export.modules.kernels import Kernels, Linear, Role
 from export.pipeline import export
@@ -133,7 +133,7 @@ def with_choice(checkpoint: Checkpoint, planned: Mapping[str, Assignment], choic
     halves = frozenset(name for name, assignment in assignments.items() if not assignment.grid)
     grids = {name: assignment.grid for name, assignment in assignments.items() if assignment.grid}
     backend = TowerBackend(checkpoint.spec, stored, arithmetic=Arithmetic(half_weights=halves))
-    backend.made = TowerKernels({n: finely(n) if rounds_finely(n, grid) else token(n) for n, grid in grids.items()})
+    backend.made = TowerKernels({name: rounding_of(name, grid) for name, grid in grids.items()})
     return backend
 
 

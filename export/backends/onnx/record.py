@@ -24,7 +24,8 @@ FINER = (
     Form("int8_14", Storage.INT8, FINE_GRID, 2, "inputs in 14 bits, two products of bytes"),
     Form("fp16", Storage.FP16, "", 4, "weights in float16, inputs and product in float32"),
 )
-"""What a layer of `TOKEN_GRID` may become. A product in float32 takes as long as 3 of bytes, with AMX as 8."""
+"""What a layer of `TOKEN_GRID` may become. That a product in float32 takes as long as 4 of bytes is an estimate; it orders
+layers, and decides nothing else."""
 
 ROTATED_GRID = "ort_int8_rotated"
 """Rows that share one scale and are turned before they are rounded, in layers that turn and round their input."""

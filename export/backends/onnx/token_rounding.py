@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from export.backends.onnx.choices import rounds_finely
 from export.backends.onnx.int8_linear import ACTIVATED, ACTIVATED_ZERO, FINER, HIGHEST, LEAST_SCALE, ZERO
 
 
@@ -37,3 +38,8 @@ def finely(name: str) -> Callable[[Tensor], Tensor]:
         return read + torch.round((x - read) * FINER / scale) * scale / FINER
 
     return rounded
+
+
+def rounding_of(name: str, grid: str) -> Callable[[Tensor], Tensor]:
+    """How a package's tower rounds the input of the layer of this name, whose matrix has this grid."""
+    return finely(name) if rounds_finely(name, grid) else token(name)
