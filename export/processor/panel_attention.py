@@ -9,19 +9,16 @@ Gimelshein, arXiv:1805.02867. A vector holds `LANES` queries: scores, weights an
 # mypy: ignore-errors
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 
 from tvm import tirx
 from tvm.script import tirx as T
 
-from export.processor.online_softmax import exp2, tree_reduce
+from export.processor.online_softmax import exp2
+from export.processor.rounded_heads import PanelHeads, RoundedHeads, paired, unsupported
 from export.processor.token_panels import (
     LANES,
-    LEAST,
     NUMBER,
     PANEL,
     TILE,
@@ -43,44 +40,17 @@ from export.processor.token_panels import (
 )
 from export.processor.vectors import Index
 
-MOST = 2047
-"""Of a rounded query, key or value."""
-
 WEIGHT_BITS = 13
 """Of the largest weight: a panel of such weights times values fits 32 bits."""
-
-WIDEST = 512
-"""Channels of a head, whose products of two rounded numbers fit 32 bits."""
 
 NONE = -3e38
 """The score of a token that is not there."""
 
 
-@dataclass(frozen=True)
-class PanelHeads:
-    """``heads`` of ``size`` channels, queries, keys and values side by side, scores times ``scale``."""
-
-    heads: int
-    size: int
-    scale: float
-
-    @property
-    def width(self) -> int:
-        return self.heads * self.size
-
-
-def unsupported(heads: PanelHeads) -> str:
-    """Why no kernel is written; empty where one is."""
-    return (
-        f"heads of {heads.size} channels: an even number up to {WIDEST} is expected"
-        if heads.size % 2 or heads.size > WIDEST
-        else ""
-    )
-
-
 def panel_attention(heads: PanelHeads) -> tirx.PrimFunc:
-    """Arguments: qkv float32 (panels, 3 * width, PANEL), int64 tokens, which the panels hold in all, and out float32
-    (panels, width, PANEL).
+    """Arguments: qkv float32 (panels, 3 * width, PANEL); where heads are turned, turns float32 (panels, size, PANEL), the
+    cosines of half as many angles and then their sines; int64 tokens, which the panels hold in all; and out float32 (panels,
+    width, PANEL).
 
     Raises:
         ValueError: `unsupported` says why.
@@ -89,6 +59,7 @@ def panel_attention(heads: PanelHeads) -> tirx.PrimFunc:
         raise ValueError(f"no attention is written for {unsupported(heads)}")
     shapes = {
         "qkv": ("float32", ("panels", 3 * heads.width, PANEL)),
+        **({"turns": ("float32", ("panels", heads.size, PANEL))} if heads.turned else {}),
         "tokens": NUMBER,
         "out": ("float32", ("panels", heads.width, PANEL)),
     }
@@ -96,89 +67,15 @@ def panel_attention(heads: PanelHeads) -> tirx.PrimFunc:
     def write() -> None:
         with kernel(shapes) as arrays, block("both"):
             panels = arrays["panels"]
-            room = _Rounded.of(heads, panels)
+            room = RoundedHeads.of(heads, panels)
             with T.parallel(0, panels * heads.heads) as item, block("round"):
-                room.write(arrays["qkv"], item // heads.heads, item % heads.heads, arrays["tokens"])
+                turns = arrays.get("turns")
+                room.write(arrays["qkv"], turns, item // heads.heads, item % heads.heads, arrays["tokens"])
             # head by head, so that a core reads the same keys again
             with T.parallel(0, panels * heads.heads) as item, block("attend"):
                 _Queries(room, item % panels, item // panels).write(arrays["out"], panels, arrays["tokens"])
 
     return written(write)
-
-
-@dataclass(frozen=True)
-class _Rounded:
-    """What all panels are read from.
-
-    Attributes:
-        queries, keys: int32 (panels, heads, size / 2, PANEL), two channels of a token each.
-        values: int16 (panels, heads, size, PANEL).
-        query_scales, key_scales: float32 (panels, heads, PANEL).
-        value_scales: float32 (panels, heads, size).
-    """
-
-    heads: PanelHeads
-    queries: tirx.Buffer
-    keys: tirx.Buffer
-    values: tirx.Buffer
-    query_scales: tirx.Buffer
-    key_scales: tirx.Buffer
-    value_scales: tirx.Buffer
-
-    @staticmethod
-    def of(heads: PanelHeads, panels: tirx.Expr) -> _Rounded:
-        size, each = heads.size, (panels, heads.heads)
-        shapes = [((size // 2, PANEL), "int32")] * 2 + [((size, PANEL), "int16")]
-        shapes += [((PANEL,), "float32")] * 2 + [((size,), "float32")]
-        return _Rounded(heads, *(T.sblock_alloc_buffer((*each, *shape), kind) for shape, kind in shapes))
-
-    def write(self, qkv: tirx.Buffer, panel: tirx.Expr, head: tirx.Expr, tokens: tirx.Expr) -> None:
-        size, width = self.heads.size, self.heads.width
-        scale = self.heads.scale * math.log2(math.e)
-        sides = ((self.queries, self.query_scales, scale), (self.keys, self.key_scales, 1.0))
-        for number, (pairs, scales, factor) in enumerate(sides):
-            read = partial(self._read, qkv, panel, number * width + head * size)
-            self._write_pairs(read, pairs, scales, factor, (panel, head))
-        there = T.Cast("int32", tokens - panel * PANEL)
-        with T.serial(0, size) as channel:
-            vectors = []
-            for vector in range(VECTORS):
-                # those behind the last token would make the others' steps longer
-                seen = T.ramp(T.int32(vector * LANES), 1, LANES) < spread(there)
-                value = self._read(qkv, panel, 2 * width + head * size, channel, vector)
-                vectors.append(kept(T.Select(seen, value, every(0.0))))
-            self._write_values(vectors, panel, head, channel)
-
-    @staticmethod
-    def _read(qkv: tirx.Buffer, panel: Index, begin: Index, channel: Index, vector: int) -> tirx.Expr:
-        return qkv[panel, begin + channel, at(vector)]
-
-    def _write_pairs(self, read: Callable, pairs: tirx.Buffer, scales: tirx.Buffer, factor: float, place: tuple) -> None:
-        """A token's channels, two by two."""
-        largest = registers("float32", VECTORS)
-        for vector in range(VECTORS):
-            put(largest, every(LEAST), vector)
-        with T.serial(0, self.heads.size) as channel:
-            for vector in range(VECTORS):
-                put(largest, T.max(got(largest, vector), magnitude(read(channel, vector))), vector)
-        for vector in range(VECTORS):
-            T.buffer_store(scales, got(largest, vector) * every(factor / MOST), [*place, at(vector)])
-            put(largest, every(MOST) / got(largest, vector), vector)
-        with T.serial(0, self.heads.size // 2) as two:
-            for vector in range(VECTORS):
-                both = [nearest(read(2 * two + side, vector) * got(largest, vector)) for side in range(2)]
-                T.buffer_store(pairs, paired(*both), [*place, two, at(vector)])
-
-    def _write_values(self, vectors: list[tirx.Expr], panel: Index, head: Index, channel: Index) -> None:
-        """A channel of all tokens of a panel."""
-        lanes, factor = registers("float32"), T.sblock_alloc_buffer((2,), "float32")
-        put(lanes, tree_reduce([magnitude(vector) for vector in vectors], T.max))
-        T.buffer_store(factor, T.max(T.float32(LEAST), tree_reduce([lanes[lane] for lane in range(LANES)], T.max)), [0])
-        T.buffer_store(factor, T.float32(MOST) / factor[0], [1])
-        T.buffer_store(self.value_scales, factor[0] * T.float32(1 / MOST), [panel, head, channel])
-        for number, vector in enumerate(vectors):
-            rounded = T.Cast(f"int16x{LANES}", nearest(vector * spread(factor[1])))
-            T.buffer_store(self.values, rounded, [panel, head, channel, at(number)])
 
 
 class _Queries:
@@ -191,7 +88,7 @@ class _Queries:
         largest, summed, change: of each query the largest score, the sum of weights, and the factor of older ones.
     """
 
-    def __init__(self, room: _Rounded, panel: tirx.Expr, head: tirx.Expr) -> None:
+    def __init__(self, room: RoundedHeads, panel: tirx.Expr, head: tirx.Expr) -> None:
         self.room, self.panel, self.head = room, panel, head
         self.scores = T.sblock_alloc_buffer((PANEL, PANEL), "float32")
         self.weights = T.sblock_alloc_buffer((PANEL // 2, PANEL), "int32")
@@ -278,12 +175,3 @@ class _Queries:
             for vector in range(VECTORS):
                 older = self.total[first + row, at(vector)] * self.change[at(vector)]
                 T.buffer_store(self.total, older + as_float(got(self.sums, row, vector)) * scale, [first + row, at(vector)])
-
-
-def magnitude(x: tirx.Expr) -> tirx.Expr:
-    return T.max(x, -x)
-
-
-def paired(low: tirx.Expr, high: tirx.Expr) -> tirx.Expr:
-    """int32 numbers of 16 bits as pairs of them."""
-    return T.bitwise_or(T.bitwise_and(low, spread(T.int32(0xFFFF))), T.shift_left(high, spread(T.int32(16))))

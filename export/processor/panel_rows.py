@@ -60,6 +60,22 @@ def patches(side: int, first: int) -> tirx.PrimFunc:
     return written(write)
 
 
+def gathered(channels: int) -> tirx.PrimFunc:
+    """Arguments: rows float32 (tokens, channels), out float32 (panels, channels, PANEL), zeros behind the last token."""
+    shapes = {"rows": ("float32", ("tokens", channels)), "out": ("float32", ("panels", channels, PANEL))}
+
+    def write() -> None:
+        with kernel(shapes) as arrays, T.parallel(0, arrays["panels"]) as panel, T.serial(0, PANEL) as lane, block("token"):
+            number = T.Cast("int32", panel) * PANEL + lane
+            with T.If(number < T.Cast("int32", arrays["tokens"])):
+                with T.Then(), T.serial(0, channels) as channel:
+                    T.buffer_store(arrays["out"], arrays["rows"][number, channel], [panel, channel, lane])
+                with T.Else(), T.serial(0, channels) as channel:
+                    T.buffer_store(arrays["out"], T.float32(0), [panel, channel, lane])
+
+    return written(write)
+
+
 def positioned(width: int, class_token: bool) -> tirx.PrimFunc:
     """Embedded patches with their positions; where there is one, the token before them with its own.
 

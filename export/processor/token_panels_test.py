@@ -9,8 +9,8 @@ import pytest
 
 from export.processor import panel_attention, panel_product, panel_rows
 from export.processor.conftest import drawn, of_processor
-from export.processor.panel_attention import PanelHeads
 from export.processor.panel_product import PanelMatrix
+from export.processor.rounded_heads import PanelHeads
 from export.processor.token_panels import PANEL
 
 ACTIVATIONS: dict[str, Any] = {
@@ -75,20 +75,31 @@ def test_a_product_of_float32(rows: int, columns: int, count: int) -> None:
     assert np.abs(tokens(out, count) - expected).max() < 1e-5 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize(("heads", "size", "count"), [(2, 16, 1), (1, 72, 64), (3, 10, 150)])
-def test_attention_sees_every_token_and_no_other(heads: int, size: int, count: int) -> None:
-    shape = PanelHeads(heads, size, size**-0.5)
-    qkv = drawn(0, count, 3 * shape.width)
-    given = panels(qkv)
+@pytest.mark.parametrize(
+    ("heads", "size", "count", "turned"),
+    [(2, 16, 1, False), (1, 72, 64, False), (3, 10, 150, False), (2, 16, 1, True), (1, 80, 64, True), (3, 12, 150, True)],
+)
+def test_attention_sees_every_token_and_no_other(heads: int, size: int, count: int, turned: bool) -> None:
+    shape = PanelHeads(heads, size, size**-0.5, turned)
+    qkv, angles = drawn(0, count, 3 * shape.width), 3 * drawn(1, count, 1, size // 2).astype(np.float64)
+    given, turns = panels(qkv), panels(np.concatenate([np.cos(angles), np.sin(angles)], 2)[:, 0].astype(np.float32))
     if count % PANEL:
         given[-1, :, count % PANEL :] = 1e4  # what lies behind the last token is of no account
     out = np.zeros((len(given), shape.width, PANEL), np.float32)
-    of_processor("v4", panel_attention.panel_attention, shape)(given, count, out)
+    of_processor("v4", panel_attention.panel_attention, shape)(given, *([turns] if turned else []), count, out)
     q, k, v = (part.reshape(count, heads, size).astype(np.float64) for part in np.split(qkv, 3, 1))
+    if turned:
+        q, k = (turn(each, angles) for each in (q, k))
     scores = np.einsum("qhd,khd->hqk", q, k) * shape.scale
     weights = np.exp(scores - scores.max(2, keepdims=True))
     expected = np.einsum("hqk,khd->qhd", weights / weights.sum(2, keepdims=True), v).reshape(count, -1)
     assert np.abs(tokens(out, count) - expected).max() < 5e-3 * np.abs(expected).max()
+
+
+def turn(x: np.ndarray, angles: np.ndarray) -> np.ndarray:
+    one, other = np.split(x, 2, 2)
+    cosines, sines = np.cos(angles), np.sin(angles)
+    return np.concatenate([one * cosines - other * sines, other * cosines + one * sines], 2)
 
 
 @pytest.mark.parametrize("addend", [False, True])
@@ -138,3 +149,11 @@ def test_a_picture_goes_in_by_patches_and_comes_out_by_tokens(class_token: bool)
     rows = np.zeros((45, 27), np.float32)
     of_processor("v4", panel_rows.tokens, 27, first)(out, rows)
     assert np.array_equal(rows, every[first:])
+
+
+@pytest.mark.parametrize("count", [64, 70])
+def test_rows_go_into_panels(count: int) -> None:
+    rows = drawn(0, count, 12)
+    out = np.ones_like(panels(rows))
+    of_processor("v4", panel_rows.gathered, 12)(rows, out)
+    assert np.array_equal(out, panels(rows))

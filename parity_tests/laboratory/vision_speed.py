@@ -2,7 +2,8 @@
 
     python -m parity_tests.laboratory.vision_speed --side 448 --layers 27 --peer openvino [--graphs DIR]
 
-The tower is SigLIP-so400m (width 1152, 16 heads, MLP 4304) with random weights. All rows are timed in turn in one
+The tower is SigLIP-so400m's (width 1152, 16 heads, MLP 4304), or with ``--tower qwen2-vl`` that of Qwen2-VL (1280, 16, 5120,
+rotary positions), with random weights. All rows are timed in turn in one
 process, so that a drift of the machine touches them alike; ratios are of medians. ``plain fp32`` is the tower traced
 with PyTorch's own operators to standard ONNX, which is also what OpenVINO reads (with its bf16 hint). ``cosine`` is that
 of the worst token with the plain graph in ONNX Runtime: random weights, so no word on quality (`observe_tower` has it).
@@ -21,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from parity_tests.judging.metrics import row_cosines
+from parity_tests.laboratory.vision_towers import PLAIN, QWEN2, SIGLIP, pictures, spread, tower, write
 from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, execute
 from runtime_py.command.parser import Parser
@@ -37,21 +39,17 @@ from runtime_py.errors import MachineError
 from runtime_py.peers.machine import describe
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from export.specs import ModelSpec
     from runtime_py.backends.vision_library import VisionLibrary
 
-PLAIN, LIBRARY, PEER = "plain fp32", "int8 library", "openvino bf16"
+LIBRARY, PEER = "int8 library", "openvino bf16"
 BY_OPERATOR = 3
 """Calls over which the time of each operator is the mean, after one that is not counted."""
 
 ROUNDED = "int8"
 """The precision that a library computes in."""
 
-PLAIN_OPSET = 20
-"""Scaled dot-product attention is written in products and a softmax, which every reader knows."""
-WIDTH, HEADS, MLP, PATCH = 1152, 16, 4304, 14
+Call = Callable[[Mapping[str, np.ndarray]], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -71,101 +69,17 @@ class Row:
     cosine: float
 
 
-class RandomWeights:
-    """A WeightProvider of normal numbers that keep a deep tower's activations finite; norms are 1, vectors small."""
-
-    def __init__(self, spec: ModelSpec) -> None:
-        from export.modules.build import parameter_shapes
-
-        self.shapes = parameter_shapes(spec)
-
-    def shape(self, target: str) -> tuple[int, ...]:
-        return self.shapes[target]
-
-    def tensor(self, target: str) -> Tensor:
-        import torch
-
-        shape = self.shapes[target]
-        if ".norm" in target and target.endswith("weight"):
-            return torch.ones(shape)
-        generator = torch.Generator().manual_seed(sum(target.encode()))
-        deviation = int(np.prod(shape[1:])) ** -0.5 if len(shape) > 1 else 0.02
-        return torch.randn(shape, generator=generator) * deviation
-
-    def rows(self, target: str, start: int, stop: int | None) -> Tensor:
-        return self.tensor(target)[start:stop]
-
-
-def tower(side: int, layers: int) -> ModelSpec:
-    """MiniCPM-V with a tower of this many layers for pictures of ``side`` pixels."""
-    from export.checkpoint.opened import published_specs
-    from export.specs import PositionKind, VisionSpec
-
-    spec = next(made for family, made in published_specs() if family.name == "minicpm-v")
-    assert isinstance(spec.vision, VisionSpec)
-    grid = side // PATCH
-    vision = replace(spec.vision, width=WIDTH, heads=HEADS, mlp_width=MLP, patch_size=PATCH, layers=layers)
-    vision = replace(vision, positions=PositionKind.FIXED, native_grid=grid, grid=(grid, grid))
-    return replace(spec, vision=vision, decoder=replace(spec.decoder, layers=1))
-
-
-def spread(spec: ModelSpec, percent: int, form: str) -> dict[str, str]:
-    """Every so many layers behind the first block in a form of `export.backends.onnx.record.FINER`."""
-    from export.backends.onnx.choices import rounds_finely
-    from export.modules.build import layer_shapes
-
-    names = [layer.name for layer in layer_shapes(spec) if layer.role == "vision" and not rounds_finely(layer.name)]
-    count = max(1, round(len(names) * percent / 100))
-    return {names[place * len(names) // count]: form for place in range(count)}
-
-
-def write(spec: ModelSpec, precision: str, folder: Path, forms: Mapping[str, str] = MappingProxyType({})) -> Path:
-    """The tower's graph under one vision precision, or traced with plain operators for `PLAIN`.
-
-    Args:
-        forms: of layers in another one, whose graph has a file of its own.
-    """
-    from export.backends.base import BuildOptions
-    from export.backends.onnx.backend import OnnxBackend, chosen_for, stage_model
-    from export.graphs.trace import trace_stage
-    from export.graphs.writer import StageWeights, write_stage
-    from export.modules.kernels import Kernels
-    from export.quantisation.choice import widened
-    from export.quantisation.codes import RoundToNearest
-    from export.quantisation.grids import GRIDS
-    from runtime_py.backends.records import ONNX
-    from targets.registry import target_named
-
-    kinds = "".join(f"_{len(forms)}_{form}" for form in sorted(set(forms.values())))
-    path = folder / f"{precision.replace(' ', '_')}{kinds}.onnx"
-    if path.is_file():
-        return path
-    target = target_named("cpu")
-    plain = precision == PLAIN
-    options = BuildOptions(target, "int4", target.limits, {"vision_precision": "fp32" if plain else precision})
-    assignments = widened(ONNX.name, OnnxBackend().assignments(spec, options), forms)
-    if plain:
-        model = trace_stage(spec, VISION, Kernels(), opset=PLAIN_OPSET)
-    else:
-        model = stage_model(spec, VISION, chosen_for(spec, options), assignments)
-    weights = RandomWeights(spec)
-    source = StageWeights(VISION, weights, RoundToNearest(weights, assignments, GRIDS), assignments)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_stage(model, source, path, lambda *_: None)
-    return path
-
-
-def onnx_runtime(path: Path, threads: int) -> Callable[[np.ndarray], np.ndarray]:
+def onnx_runtime(path: Path, threads: int) -> Call:
     """A call of the graph as `runtime_py.backends.ort` opens it."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return lambda pixels: session.run(None, {"pixel_values": pixels})[0]
+    return lambda inputs: session.run(None, dict(inputs))[0]
 
 
-def by_operator(path: Path, threads: int, pixels: np.ndarray) -> dict[str, float]:
+def by_operator(path: Path, threads: int, inputs: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Milliseconds of a call by operator, as ONNX Runtime's profile has them, the longest first."""
     import onnxruntime
 
@@ -175,7 +89,7 @@ def by_operator(path: Path, threads: int, pixels: np.ndarray) -> dict[str, float
         options.enable_profiling, options.profile_file_prefix = True, str(Path(name) / "profile")
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         for _ in range(1 + BY_OPERATOR):
-            session.run(None, {"pixel_values": pixels})
+            session.run(None, dict(inputs))
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     kernels = [each for each in events if each["cat"] == "Node" and each["name"].endswith("_kernel_time")]
     taken: dict[str, float] = {}
@@ -212,13 +126,13 @@ def opened_library(
     return VisionLibrary(folder, manifest, threads)
 
 
-def library(spec: ModelSpec, path: Path, threads: int) -> Callable[[np.ndarray], np.ndarray]:
+def library(spec: ModelSpec, path: Path, threads: int) -> Call:
     """`opened_library` as a call."""
     opened = opened_library(spec, path, threads)
-    return lambda pixels: next(iter(opened.run({"pixel_values": pixels}).values()))
+    return lambda inputs: next(iter(opened.run(inputs).values()))
 
 
-def openvino(path: Path, threads: int) -> Callable[[np.ndarray], np.ndarray]:
+def openvino(path: Path, threads: int) -> Call:
     """The graph compiled by OpenVINO for one picture at a time in bfloat16.
 
     Raises:
@@ -230,18 +144,18 @@ def openvino(path: Path, threads: int) -> Callable[[np.ndarray], np.ndarray]:
         raise MachineError("openvino is not installed", "the peer named by --peer", "pip install openvino") from error
     options = {"INFERENCE_PRECISION_HINT": "bf16", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
     compiled = library.Core().compile_model(str(path), "CPU", options)
-    return lambda pixels: compiled([pixels])[0]
+    return lambda inputs: compiled(dict(inputs))[0]
 
 
-def measure(calls: dict[str, Callable[[np.ndarray], np.ndarray]], pixels: np.ndarray, rounds: int) -> list[Row]:
+def measure(calls: dict[str, Call], inputs: Mapping[str, np.ndarray], rounds: int) -> list[Row]:
     """Every call in turn, ``rounds`` times after a warm one."""
     taken: dict[str, list[float]] = {name: [] for name in calls}
     worked: dict[str, list[float]] = {name: [] for name in calls}
-    outputs = {name: call(pixels) for name, call in calls.items()}
+    outputs = {name: call(inputs) for name, call in calls.items()}
     for _ in range(rounds):
         for name, call in calls.items():
             began, before = time.perf_counter(), time.process_time()
-            call(pixels)
+            call(inputs)
             worked[name].append(1000 * (time.process_time() - before))
             taken[name].append(1000 * (time.perf_counter() - began))
     medians = {name: (statistics.median(taken[name]), statistics.median(worked[name])) for name in calls}
@@ -256,8 +170,9 @@ def measure(calls: dict[str, Callable[[np.ndarray], np.ndarray]], pixels: np.nda
 def parser(prog: str) -> Parser:
     """The flags."""
     made = Parser(prog, "How long a vision tower takes, by precision, beside other runtimes.")
+    made.add_argument("--tower", choices=(SIGLIP, QWEN2), default=SIGLIP, help=f"whose shape (default {SIGLIP})")
     made.add_argument("--side", type=int, default=448, help="pixels of the square picture (default 448)")
-    made.add_argument("--layers", type=int, default=27, help="blocks of the tower (default 27)")
+    made.add_argument("--layers", type=int, default=27, help="blocks of the tower (default 27; Qwen2-VL's has 32)")
     made.add_argument("--tiles", type=int, default=1, help="pictures of one call (default 1)")
     made.add_argument("--threads", type=int, default=2, help="threads of every runtime (default 2)")
     made.add_argument("--rounds", type=int, default=5, help="timed calls of every row (default 5)")
@@ -277,11 +192,10 @@ def parser(prog: str) -> Parser:
 def _run(arguments: argparse.Namespace) -> int:
     from export.backends.onnx.record import FINER
 
-    spec = tower(arguments.side, arguments.layers)
-    shape = (arguments.tiles, 3, arguments.side // PATCH * PATCH, arguments.side // PATCH * PATCH)
-    pixels = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    spec = tower(arguments.tower, arguments.side, arguments.layers)
+    inputs = pictures(spec, arguments.side, arguments.tiles)
     with tempfile.TemporaryDirectory() as name:
-        folder = (arguments.graphs or Path(name)) / f"{arguments.side}_{arguments.layers}"
+        folder = (arguments.graphs or Path(name)) / f"{arguments.tower}_{arguments.side}_{arguments.layers}"
         precisions = arguments.precision or ["int8", "int8_weights", "fp32"]
         paths = {precision: write(spec, precision, folder) for precision in (PLAIN, *precisions)}
         calls = {precision: onnx_runtime(path, arguments.threads) for precision, path in paths.items()}
@@ -293,17 +207,17 @@ def _run(arguments: argparse.Namespace) -> int:
         if arguments.peer:
             calls[PEER] = openvino(paths[PLAIN], arguments.threads)
         sizes = {precision: path.stat().st_size for precision, path in paths.items()}
-        rows = measure(calls, pixels, arguments.rounds)
-        operators = by_operator(paths[precisions[0]], arguments.threads, pixels) if arguments.operators else {}
+        rows = measure(calls, inputs, arguments.rounds)
+        operators = by_operator(paths[precisions[0]], arguments.threads, inputs) if arguments.operators else {}
     report: dict[str, Any] = {
-        **{key: getattr(arguments, key) for key in ("side", "layers", "tiles", "threads", "rounds")},
+        **{key: getattr(arguments, key) for key in ("tower", "side", "layers", "tiles", "threads", "rounds")},
         "instructions": describe()["instructions"],
         "graph_bytes": sizes,
         "rows": [asdict(row) for row in rows],
         "operators_ms": operators,
     }
     named = ", ".join(report["instructions"])
-    console.out(f"{arguments.side} px, {arguments.layers} layers, {arguments.threads} threads, {named}")
+    console.out(f"{arguments.tower}, {arguments.side} px, {arguments.layers} layers, {arguments.threads} threads, {named}")
     console.out(
         "| tower | median ms | least | ratio | processor ms | least | ratio | cosine |\n|---|---|---|---|---|---|---|---|"
     )

@@ -81,7 +81,7 @@ class OrtBackend(OrtStages):
 
     def run(self, stage: str, inputs: Arrays) -> dict[str, np.ndarray]:
         """See `OrtStages.run`."""
-        if stage == VISION and self.vision is not None and not self._closed:
+        if stage == VISION and self.vision is not None and not self._closed and self.vision.takes(inputs):
             return self.vision.run(inputs)
         return super().run(stage, inputs)
 

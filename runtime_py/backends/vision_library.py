@@ -8,6 +8,7 @@ never in its place: where it cannot run, or the processor has AMX, which it does
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +28,11 @@ from runtime_py.errors import MachineError, PackageError
 log = logging.getLogger(__name__)
 
 TOWER = "tower"
-"""The function of a library: pixels (3, height, width), positions (tokens, width), parameters to tokens (tokens, width)."""
+"""The function of a library: pixels (3, height, width), positions (tokens, width), parameters to tokens (tokens, width).
+Where positions are `ROTARY`: patches (tokens, patch_values), turns (tokens, head_dim), parameters."""
+
+ROTARY = "rotary"
+"""The kind of positions that turn queries and keys; the others are of `export.specs.PositionKind`, and have a table."""
 
 VISION_VARIANTS = ("x86-64-vnni",)
 """Of `VARIANTS`, those that kernels of towers are written for."""
@@ -35,8 +40,11 @@ VISION_VARIANTS = ("x86-64-vnni",)
 FASTER_GRAPH = "amx_int8"
 """An instruction with which ONNX Runtime multiplies bytes and a library does not."""
 
-PIXELS = "pixel_values"
+PIXELS, ANGLES = "pixel_values", "rotary_angles"
 FLOAT32 = np.dtype(np.float32)
+
+SIZES = {ROTARY: (ANGLES,), "indexed": ("patch_positions",), "resampled": ("row_weights", "column_weights")}
+"""Inputs whose rows, multiplied, are the patches of a picture, by kind of positions; others are of one size."""
 
 
 class VisionLibrary:
@@ -59,21 +67,32 @@ class VisionLibrary:
         block = ONNX.block(manifest)[VISION_LIBRARY]
         require_tvm(block["tvm"])
         self.variant, self._threads = chosen_variant(block["libraries"]), threads
-        self._running = threading.Lock()  # TVM's machine runs one call at a time
+        self._running, self._noted = threading.Lock(), False  # TVM's machine runs one call at a time
         self._contract = StageContract.from_json(manifest["contracts"][VISION])
         self._compiled = CompiledStage(folder, manifest, block, self.variant, (TOWER,), threads)
         with self._compiled.fitting():
             index = self._compiled.index
-            self._kind, self._side, self._most = str(index["kind"]), int(index["side"]), int(index["most"])
-            self._table = self._compiled.placed(index["table"])
-            self._first = [self._compiled.placed(row) for row in index["first"]]
+            self._kind, self._most = str(index["kind"]), int(index["most"])
+            self._first: list[np.ndarray] = []
+            if self._kind != ROTARY:
+                self._side, self._table = int(index["side"]), self._compiled.placed(index["table"])
+                self._first = [self._compiled.placed(row) for row in index["first"]]
             self._parameters = self._compiled.parameters(index["parameters"])
+
+    def takes(self, inputs: Mapping[str, np.ndarray]) -> bool:
+        """Whether memory is planned for pictures of this size; where it is not, a note says so, once."""
+        sizes = [len(inputs[name]) for name in SIZES.get(self._kind, ()) if np.ndim(inputs.get(name, 0))]
+        tokens = math.prod(sizes) + len(self._first) if sizes else 0
+        if tokens > self._most and not self._noted:
+            self._noted = True
+            log.warning("the graph runs a picture of %d tokens: the vision library has memory for %d", tokens, self._most)
+        return tokens <= self._most
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The stage's outputs, float32, as its graph gives them; keys are contract names.
 
         Raises:
-            PackageError: an input does not fit the contract, or has more tokens than memory is planned for.
+            PackageError: an input does not fit the contract, or has more tokens than memory is planned for (`takes`).
         """
         kinds = {tensor.name: np.dtype(tensor.dtype) for tensor in self._contract.inputs}
         fed = checked(self._contract, VISION, kinds, inputs)
@@ -83,7 +102,7 @@ class VisionLibrary:
             raise PackageError(
                 f"a picture of {len(placed)} tokens for the vision library",
                 f"at most {self._most}",
-                "give a smaller picture, or open the package without --trust",
+                "give a smaller picture, or let the graph run it",
             )
         positions = self._compiled.tensor(aligned(placed, FLOAT32))
         made = []
@@ -94,7 +113,10 @@ class VisionLibrary:
         return {self._contract.outputs[0].name: np.stack(made)}
 
     def _positions(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        """(patches, width), as `export.modules.vision.transformer` makes them."""
+        """(patches, width), as `export.modules.vision.transformer` makes them, or (patches, head_dim), cosines and sines."""
+        if self._kind == ROTARY:
+            angles = inputs[ANGLES].astype(FLOAT32)
+            return np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
         table = self._table
         if self._kind == "indexed":
             return table[inputs["patch_positions"]]

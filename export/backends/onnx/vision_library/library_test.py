@@ -18,14 +18,15 @@ from export.backends.onnx.vision_library.library import compile_vision
 from export.backends.onnx.vision_library.written import FILES
 from export.checkpoint.opened import open_folder, published_specs
 from export.source.hub import DEMO_FOLDER
-from export.specs import ModelSpec, PositionKind, VisionSpec
+from export.specs import ModelSpec, PositionKind, RotaryVisionSpec, VisionSpec
 from parity_tests.judging.metrics import row_cosines
-from parity_tests.laboratory import vision_speed
+from parity_tests.laboratory import vision_speed, vision_towers
 from runtime_py.backends.records import VISION_LIBRARY
 from runtime_py.backends.vision_library import VISION_VARIANTS
 from runtime_py.contracts import VISION
 from runtime_py.errors import EdgeproofError, MachineError, UnsupportedModelError, UsageError
 from runtime_py.package import read
+from runtime_py.preprocess.patches import rotary_angles
 from targets.registry import target_named
 
 PATCHES = (9, 8)
@@ -37,9 +38,10 @@ SIZES: dict[str, dict[str, Any]] = {
     "cogvlm2": {},
     "minicpm-llama3-v": {"grid": None},
     "any size": {"grid": None, "positions": PositionKind.RESAMPLED},
+    "qwen2-vl": {},
 }
 """Families of towers of every kind: with and without a class token, whose row is given or not, norms before layers and
-behind them, every activation, positions of one grid, chosen from a table, and resampled."""
+behind them, every activation, positions of one grid, chosen from a table, and resampled, and rotary ones."""
 
 FINER = "cogvlm2"
 FORMS = {
@@ -49,7 +51,7 @@ FORMS = {
 }
 """Of this one's tower, whose layers are in every form."""
 
-QUICK = ("cogvlm2", "any size")
+QUICK = ("cogvlm2", "any size", "qwen2-vl")
 """Those that are compared in every run; each takes some seconds to trace and to compile."""
 
 
@@ -57,16 +59,23 @@ def small(name: str) -> ModelSpec:
     """A published model with a small tower."""
     family = name if name != "any size" else "minicpm-v"
     spec = next(made for each, made in published_specs() if each.name == family)
-    assert isinstance(spec.vision, VisionSpec)
+    sizes: dict[str, Any] = {"width": 40, "heads": 4, "mlp_width": 76, "layers": 2}
+    if isinstance(spec.vision, RotaryVisionSpec):
+        return replace(spec, vision=replace(spec.vision, **{**sizes, "width": 48, "patch_values": 36}))
     changes: dict[str, Any] = {"grid": PATCHES, **SIZES[name]}
-    vision = replace(spec.vision, width=40, heads=4, mlp_width=76, layers=2, patch_size=4, native_grid=7, **changes)
-    return replace(spec, vision=vision)
+    return replace(spec, vision=replace(spec.vision, **sizes, patch_size=4, native_grid=7, **changes))
 
 
 def pictures(spec: ModelSpec) -> dict[str, np.ndarray]:
     """Two pictures, and the positions of their patches."""
-    assert isinstance(spec.vision, VisionSpec)
     drawn, (rows, columns) = np.random.default_rng(0), PATCHES
+    if isinstance(spec.vision, RotaryVisionSpec):
+        rows += 1  # patches are joined by squares of four
+        pixels = drawn.standard_normal((2, rows * columns, spec.vision.patch_values)).astype(np.float32)
+        return {
+            "pixel_values": pixels,
+            "rotary_angles": rotary_angles(rows, columns, spec.vision.merge, spec.vision.head_dim),
+        }
     made: dict[str, np.ndarray] = {"pixel_values": drawn.standard_normal((2, 3, 4 * rows, 4 * columns)).astype(np.float32)}
     if spec.vision.positions is PositionKind.INDEXED:
         made["patch_positions"] = drawn.integers(0, 49, rows * columns)
@@ -85,8 +94,7 @@ def test_a_tower_says_what_its_graph_says(name: str, tmp_path: Path) -> None:
     spec = small(name)
     forms = FORMS if name == FINER else {}
     grids = {layer: {form.name: form.grid for form in record.FINER}[form] for layer, form in forms.items()}
-    path = vision_speed.write(spec, "int8", tmp_path / "graphs", forms)
-    assert isinstance(spec.vision, VisionSpec)
+    path = vision_towers.write(spec, "int8", tmp_path / "graphs", forms)
     told = compile_vision(
         spec.vision, path, grids, VISION_VARIANTS[0], tmp_path / FILES.library("graphs", VISION_VARIANTS[0])
     )
@@ -121,7 +129,7 @@ def test_libraries_and_index_are_listed_and_every_run_gives_the_same_bytes(tower
 @pytest.mark.parametrize(
     ("name", "changes", "options", "error", "words"),
     [
-        ("qwen2-vl", {}, {}, UnsupportedModelError, "turn queries and keys"),
+        ("qwen2-vl", {"patch_values": 294}, {}, UnsupportedModelError, "5120 and 294 wide, no multiples of 4"),
         ("minicpm-v", {"mlp_width": 89}, {}, UnsupportedModelError, "no multiples of 4"),
         ("minicpm-v", {"heads": 128}, {}, UnsupportedModelError, "its heads are 9 wide"),
         ("minicpm-v", {}, {"vision_precision": "int8_weights"}, UsageError, "--vision-precision int8_weights"),

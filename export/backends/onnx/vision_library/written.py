@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from export.backends.onnx.choices import OnnxChoices
 from export.backends.onnx.compiled_files import CompiledFiles, require_compiler
-from export.specs import ModelSpec, PositionKind, VisionSpec
+from export.specs import ModelSpec, PositionKind, RotaryVisionSpec
 from runtime_py.backends.vision_library import VISION_VARIANTS
 from runtime_py.errors import MachineError, UnsupportedModelError, UsageError
 
@@ -22,7 +22,7 @@ def refuse(spec: ModelSpec, chosen: OnnxChoices) -> None:
     """Raise before any work where no library can be made.
 
     Raises:
-        UnsupportedModelError: the tower is no plain transformer, or has sizes for which there are no kernels.
+        UnsupportedModelError: the tower has positions or sizes for which there are no kernels.
         UsageError: its layers do not round their inputs.
         MachineError: TVM is not installed, or this machine is of another kind.
     """
@@ -46,15 +46,16 @@ def refuse(spec: ModelSpec, chosen: OnnxChoices) -> None:
 
 def unsupported(spec: ModelSpec) -> str:
     """Why there are no kernels for a model's tower; empty where there are."""
-    from export.processor.panel_attention import WIDEST
+    from export.processor.rounded_heads import WIDEST
 
     vision = spec.vision
-    if not isinstance(vision, VisionSpec):
-        return "its positions turn queries and keys"
-    if vision.positions is PositionKind.NONE:
+    widths = [vision.width, vision.mlp_width]
+    if isinstance(vision, RotaryVisionSpec):
+        widths.append(vision.patch_values)
+    elif vision.positions is PositionKind.NONE:
         return "it has no table of positions"
-    if vision.width % FOURS or vision.mlp_width % FOURS or vision.width < LEAST_WIDTH:
-        return f"its layers are {vision.width} and {vision.mlp_width} wide, no multiples of {FOURS}"
+    if any(width % FOURS for width in widths) or vision.width < LEAST_WIDTH:
+        return f"its layers are {' and '.join(map(str, widths))} wide, no multiples of {FOURS}"
     if vision.head_dim % 2 or vision.head_dim > WIDEST:
         return f"its heads are {vision.head_dim} wide, no even number up to {WIDEST}"
     return ""
