@@ -81,8 +81,8 @@ class VisionLibrary:
 
     def takes(self, inputs: Mapping[str, np.ndarray]) -> bool:
         """Whether memory is planned for pictures of this size; where it is not, a note says so, once."""
-        sizes = [len(inputs[name]) for name in SIZES.get(self._kind, ()) if np.ndim(inputs.get(name, 0))]
-        tokens = math.prod(sizes) + len(self._first) if sizes else 0
+        rows = [inputs[name] for name in SIZES[self._kind] if name in inputs] if self._kind in SIZES else [self._table]
+        tokens = len(self._first) + math.prod(size for each in rows for size in np.shape(each)[:1])
         if tokens > self._most and not self._noted:
             self._noted = True
             log.warning("the graph runs a picture of %d tokens: the vision library has memory for %d", tokens, self._most)
@@ -103,6 +103,12 @@ class VisionLibrary:
                 f"a picture of {len(placed)} tokens for the vision library",
                 f"at most {self._most}",
                 "give a smaller picture, or let the graph run it",
+            )
+        if self._kind == ROTARY and fed[PIXELS].shape[1] != len(placed):
+            raise PackageError(
+                f"pictures of {fed[PIXELS].shape[1]} patches and angles of {len(placed)} for the vision library",
+                f"a row of '{ANGLES}' for each patch",
+                "check that the package's processor belongs to it",
             )
         positions = self._compiled.tensor(aligned(placed, FLOAT32))
         made = []

@@ -98,3 +98,17 @@ def test_a_picture_of_too_many_tokens_is_refused(tower_package: Path) -> None:
     library._most = 3
     with pytest.raises(PackageError, match="at most 3"):
         library.run({"pixel_values": np.zeros(shape, np.float32)})
+
+
+def test_the_graph_runs_a_picture_of_too_many_tokens(tower_package: Path, caplog: pytest.LogCaptureFixture) -> None:
+    opened(tower_package)
+    with load(tower_package, trust=True, threads=1) as model:
+        backend = model.backend
+        assert isinstance(backend, OrtBackend) and backend.vision is not None
+        shape = [axis if isinstance(axis, int) else 1 for axis in backend.contracts[VISION].inputs[0].shape]
+        inputs = {"pixel_values": np.random.default_rng(0).standard_normal(shape).astype(np.float32)}
+        compiled = backend.run(VISION, inputs)["vision_features"]
+        backend.vision._most = 3
+        written = [backend.run(VISION, inputs)["vision_features"] for _ in range(2)]
+    assert np.array_equal(*written) and not np.array_equal(written[0], compiled)
+    assert caplog.text.count("the graph runs a picture of") == 1

@@ -24,7 +24,7 @@ from parity_tests.laboratory import vision_speed, vision_towers
 from runtime_py.backends.records import VISION_LIBRARY
 from runtime_py.backends.vision_library import VISION_VARIANTS
 from runtime_py.contracts import VISION
-from runtime_py.errors import EdgeproofError, MachineError, UnsupportedModelError, UsageError
+from runtime_py.errors import EdgeproofError, MachineError, PackageError, UnsupportedModelError, UsageError
 from runtime_py.package import read
 from runtime_py.preprocess.patches import rotary_angles
 from targets.registry import target_named
@@ -32,13 +32,15 @@ from targets.registry import target_named
 PATCHES = (9, 8)
 """Rows and columns of patches of a picture: more than a panel of tokens, and no whole number of them."""
 
+ROTARY = "qwen2-vl"
+
 SIZES: dict[str, dict[str, Any]] = {
     "minicpm-v": {},
     "xverse-v": {},
     "cogvlm2": {},
     "minicpm-llama3-v": {"grid": None},
     "any size": {"grid": None, "positions": PositionKind.RESAMPLED},
-    "qwen2-vl": {},
+    ROTARY: {},
 }
 """Families of towers of every kind: with and without a class token, whose row is given or not, norms before layers and
 behind them, every activation, positions of one grid, chosen from a table, and resampled, and rotary ones."""
@@ -51,7 +53,7 @@ FORMS = {
 }
 """Of this one's tower, whose layers are in every form."""
 
-QUICK = ("cogvlm2", "any size", "qwen2-vl")
+QUICK = ("cogvlm2", "any size", ROTARY)
 """Those that are compared in every run; each takes some seconds to trace and to compile."""
 
 
@@ -111,6 +113,10 @@ def test_a_tower_says_what_its_graph_says(name: str, tmp_path: Path) -> None:
     assert row_cosines(theirs, ours).min() > 0.999
     one = {**inputs, "pixel_values": inputs["pixel_values"][1:]}
     assert np.array_equal(library.run(one)["vision_features"], ours[1:])
+    assert library.takes(inputs)
+    if name == ROTARY:
+        with pytest.raises(PackageError, match="angles of 79"):
+            library.run({**inputs, "rotary_angles": inputs["rotary_angles"][1:]})
 
 
 def test_libraries_and_index_are_listed_and_every_run_gives_the_same_bytes(tower_package: Path, tmp_path: Path) -> None:
@@ -129,7 +135,7 @@ def test_libraries_and_index_are_listed_and_every_run_gives_the_same_bytes(tower
 @pytest.mark.parametrize(
     ("name", "changes", "options", "error", "words"),
     [
-        ("qwen2-vl", {"patch_values": 294}, {}, UnsupportedModelError, "5120 and 294 wide, no multiples of 4"),
+        (ROTARY, {"patch_values": 294}, {}, UnsupportedModelError, "5120 and 294 wide, no multiples of 4"),
         ("minicpm-v", {"mlp_width": 89}, {}, UnsupportedModelError, "no multiples of 4"),
         ("minicpm-v", {"heads": 128}, {}, UnsupportedModelError, "its heads are 9 wide"),
         ("minicpm-v", {}, {"vision_precision": "int8_weights"}, UsageError, "--vision-precision int8_weights"),
