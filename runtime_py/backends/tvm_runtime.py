@@ -73,6 +73,11 @@ def use_threads(count: int) -> None:
         _configured.count = count
 
 
+def give_memory_back() -> None:
+    """What libraries keep for later calls and do not use now goes back to the system."""
+    tvm_ffi().get_global_func("vm.builtin.memory_manager.clear")()
+
+
 @contextmanager
 def _without_torch() -> Iterator[None]:
     """tvm_ffi imports torch where it finds it, which takes two seconds and is of no use here."""

@@ -21,7 +21,7 @@ from runtime_py.backends.ort_inputs import checked
 from runtime_py.backends.ort_providers import CPU
 from runtime_py.backends.processor import VARIANTS, architecture, instructions
 from runtime_py.backends.records import ONNX, VISION_LIBRARY
-from runtime_py.backends.tvm_runtime import require_tvm, use_threads
+from runtime_py.backends.tvm_runtime import give_memory_back, require_tvm, use_threads
 from runtime_py.contracts import VISION, StageContract
 from runtime_py.errors import MachineError, PackageError
 
@@ -42,6 +42,9 @@ FASTER_GRAPH = "amx_int8"
 
 PIXELS, ANGLES = "pixel_values", "rotary_angles"
 FLOAT32 = np.dtype(np.float32)
+
+LARGE = 4096
+"""Tokens of a picture behind which memory is not kept for the next one: a gigabyte for 16,384, of Qwen2-VL's width."""
 
 SIZES = {ROTARY: (ANGLES,), "indexed": ("patch_positions",), "resampled": ("row_weights", "column_weights")}
 """Inputs whose rows, multiplied, are the patches of a picture, by kind of positions; others are of one size."""
@@ -116,7 +119,11 @@ class VisionLibrary:
             for pixels in fed[PIXELS]:
                 given = self._compiled.tensor(aligned(pixels, FLOAT32))
                 made.append(np.from_dlpack(self._compiled.functions[TOWER](given, positions, self._parameters)))
-        return {self._contract.outputs[0].name: np.stack(made)}
+        features = np.stack(made)
+        made.clear()
+        if len(placed) > LARGE:
+            give_memory_back()
+        return {self._contract.outputs[0].name: features}
 
     def _positions(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
         """(patches, width), as `export.modules.vision.transformer` makes them, or (patches, head_dim), cosines and sines."""

@@ -21,11 +21,11 @@ from export.processor import panel_attention, panel_product, panel_rows
 from export.processor.panel_product import PanelMatrix
 from export.processor.rounded_heads import PanelHeads
 from export.processor.token_panels import PANEL
-from export.specs import RotaryVisionSpec, VisionSpec
+from export.specs import AnyVisionSpec
 from runtime_py.backends.vision_library import TOWER
 from runtime_py.contracts import VISION
 
-Spec = TypeVar("Spec", VisionSpec, RotaryVisionSpec)
+Spec = TypeVar("Spec", bound=AnyVisionSpec)
 
 
 class PanelTower(ABC, Generic[Spec]):
