@@ -314,3 +314,12 @@ def test_a_photograph_that_lies_on_its_side_is_told_of_when_it_is_named(
     conversation.take("/reset")
     conversation.take(f"/image {photo}")
     assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize(("temperature", "told"), [(None, False), (0.0, False), (0.7, True)])
+def test_prompt_lookup_that_does_nothing_is_told_of(
+    model: Model, temperature: float | None, told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    overrides = Overrides(max_new_tokens=2, temperature=temperature, prompt_lookup=3)
+    assert converse(model, [], "What colour?", overrides, False, io.StringIO(), io.StringIO()) == 0
+    assert ("drawn at temperature 0.7, so --prompt-lookup guesses nothing" in caplog.text) is told
