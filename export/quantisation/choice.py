@@ -35,7 +35,12 @@ def read_choice(path: Path) -> dict[str, Any]:
     """
     choice: dict[str, Any] = read_json(path, MAX_BYTES, UsageError, "name a file that calibrate search wrote")
     if not isinstance(choice, dict) or choice.get("kind") != KIND or choice.get("schema") != SCHEMA:
-        raise UsageError(f"{path} is no choice of bits", f'kind "{KIND}", schema {SCHEMA}', "name another file")
+        kind, schema = (shortened(choice.get(key)) if isinstance(choice, dict) else None for key in ("kind", "schema"))
+        raise UsageError(
+            f"{path} is no choice of bits that is read here",
+            f"kind '{KIND}', schema {SCHEMA}; found kind {kind}, schema {schema}",
+            "search again with this version" if kind == repr(KIND) else "name a file that calibrate search or vision wrote",
+        )
     backends = choice.get("backends")
     rows = list(backends.values()) if isinstance(backends, dict) else [None]
     if not all(isinstance(row, dict) and all(isinstance(name, str) for name in row.values()) for row in rows):

@@ -64,3 +64,9 @@ def test_a_choice_that_was_measured_on_another_model_is_told_of(
 ) -> None:
     assert planned(model, "cpu", written(tmp_path, source="demo/minicpm-v")) == 0
     assert ("measured on 'demo/minicpm-v', not on demo/cogvlm2" in capsys.readouterr().out) is told
+
+
+def test_a_choice_of_another_version_is_told_from_another_file(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="found kind 'bit choice', schema 2") as refusal:
+        read_choice(written(tmp_path, schema=2))
+    assert refusal.value.next_step == "search again with this version"
