@@ -13,7 +13,7 @@ import numpy as np
 
 from runtime_py.backends.base import Arrays, check_rewind
 from runtime_py.backends.cuda_driver import CudaDriver
-from runtime_py.backends.cuda_rows import CUDA, CudaRows
+from runtime_py.backends.cuda_rows import CUDA, CudaRows, provider_memory
 from runtime_py.backends.decoder_library import DecoderLibrary, decoder_library
 from runtime_py.backends.logit_rows import logit_rows
 from runtime_py.backends.ort_decoder import LOGITS, CacheBuffers, DecoderCalls
@@ -184,7 +184,8 @@ class OrtBackend(OrtStages):
     def start_batch(self, count: int, capacity: int) -> list[OrtRow]:
         """See runtime_py.backends.base.Batching."""
         if self._device() == CUDA:
-            return CudaRows(self._ort, CudaDriver(), self._caches(), count, capacity).rows
+            driver = CudaDriver()
+            return CudaRows(driver, provider_memory(self._ort, driver), self._caches(), count, capacity).rows
         return HostRows(self._ort.OrtValue.ortvalue_from_numpy, self._caches(), count, capacity).rows
 
     def forward_batch(self, states: Sequence[OrtRow], inputs: Sequence[Arrays]) -> list[np.ndarray]:
