@@ -98,7 +98,7 @@ def written(matrix: BlockMatrix, variant: str, name: str = "product", **kinds: b
 
 def compiled(matrix: BlockMatrix, variant: str, **kinds: bool) -> tvm.runtime.Module:
     with tvm.transform.PassContext(config=OPTIONS):
-        return tvm.compile(written(matrix, variant, **kinds), target=Target(TARGETS[variant]))
+        return tvm.compile(written(matrix, variant, "product", **kinds), target=Target(TARGETS[variant]))
 
 
 @cache
