@@ -27,7 +27,7 @@ from export.package import disk
 from export.package.journal import FileRecord, Journal, write_json
 from export.package.lock import only_one
 from export.package.ownership import remove_unfinished, stored_manifest
-from export.quantisation.choice import read_choice, widened
+from export.quantisation.choice import storages_of, widened
 from export.quantisation.spec import Assignment
 from export.quantisation.stored import CACHE, MANIFEST
 from runtime_py.errors import InterruptedExportError, UsageError
@@ -90,7 +90,7 @@ def plan(request: CalibrationRequest, opened: OpenedCheckpoint | None = None) ->
     exporters = {name: backend_named(name).exporter() for name in target.backend_names}
     assignments = {name: exporter.assignments(checkpoint.spec, options) for name, exporter in exporters.items()}
     if request.choice is not None:
-        storages = read_choice(request.choice)["backends"]
+        storages = storages_of(request.choice, target.backend_names)
         assignments = {name: widened(name, assignment, storages.get(name, {})) for name, assignment in assignments.items()}
     asked_for = assignments if request.backend is None else [request.backend]
     wanted = {name: wanted_layers(assignment) for name, assignment in assignments.items() if name in asked_for}

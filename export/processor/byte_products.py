@@ -14,6 +14,8 @@ from tvm import tirx
 from tvm.script import tirx as T
 from tvm.target import Target
 
+from export.processor.targets import X86_VECTOR
+
 Plane = Callable[[int, int], tirx.Expr]
 """(number of the byte, 0 for even elements or 1 for odd) to int8 bytes, as many as the vector has."""
 
@@ -60,7 +62,7 @@ class ByteProducts(ABC):
 class Avx2(ByteProducts):
     """``vpmaddubsw`` multiplies unsigned bytes with signed ones and adds pairs, ``vpmaddwd`` does so with 16 bits."""
 
-    width: int = 32
+    width: int = X86_VECTOR
 
     def upper(self, pairs: tirx.Expr) -> tirx.Expr:
         """There is no shift of bytes."""
@@ -102,7 +104,7 @@ class Vnni(ByteProducts):
         return True
 
     def fitting(self, columns: int) -> ByteProducts:
-        return self if columns % self.elements == 0 else replace(self, width=32)
+        return self if columns % self.elements == 0 else replace(self, width=X86_VECTOR)
 
     def upper(self, pairs: tirx.Expr) -> tirx.Expr:
         """There is no shift of bytes."""

@@ -24,30 +24,34 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from parity_tests.judging.metrics import row_cosines
-from parity_tests.laboratory.vision_towers import PLAIN, QWEN2, SIGLIP, pictures, spread, tower, write
+from parity_tests.laboratory.vision_towers import (
+    PLAIN,
+    QWEN2,
+    ROUNDED,
+    SIGLIP,
+    opened_library,
+    pictures,
+    spread,
+    tower,
+    write,
+)
 from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, execute
 from runtime_py.command.parser import Parser
-from runtime_py.contracts import VISION
 from runtime_py.errors import MachineError
 from runtime_py.peers.machine import describe
 
 if TYPE_CHECKING:
     from export.specs import ModelSpec
-    from runtime_py.backends.vision_library import VisionLibrary
 
 LIBRARY, PEER = "int8 library", "openvino bf16"
 BY_OPERATOR = 3
 """Calls over which the time of each operator is the mean, after one that is not counted."""
-
-ROUNDED = "int8"
-"""The precision that a library computes in."""
 
 Call = Callable[[Mapping[str, np.ndarray]], np.ndarray]
 
@@ -97,33 +101,6 @@ def by_operator(path: Path, threads: int, inputs: Mapping[str, np.ndarray]) -> d
         operator = each["args"]["op_name"]
         taken[operator] = taken.get(operator, 0.0) + each["dur"] / 1000 / BY_OPERATOR
     return dict(sorted(taken.items(), key=lambda row: -row[1]))
-
-
-def opened_library(
-    spec: ModelSpec, path: Path, threads: int, chosen: Mapping[str, str] = MappingProxyType({})
-) -> VisionLibrary:
-    """The tower of an ``int8`` graph as `runtime_py.backends.ort` runs it where a package has a vision library.
-
-    Args:
-        chosen: of `export.backends.onnx.vision_library.tower.Tower`.
-
-    Raises:
-        MachineError: TVM or a linker is not installed, or the library does not run on this processor.
-    """
-    from export.backends.onnx.vision_library.written import FILES
-    from export.stages import contracts
-    from runtime_py.backends.records import ONNX, VISION_LIBRARY
-    from runtime_py.backends.vision_library import VisionLibrary
-
-    folder = path.parent.parent
-    if not (folder / FILES.index(path.parent.name)).is_file():
-        FILES.write(folder, path.parent.name, (spec.vision, path, dict(chosen)), lambda *_: None)
-    manifest = {
-        "backends": {ONNX.name: {VISION_LIBRARY: FILES.block(path.parent.name)}},
-        "contracts": {VISION: contracts(spec)[VISION].to_json()},
-        "files": [{"path": each.relative_to(folder).as_posix()} for each in path.parent.iterdir()],
-    }
-    return VisionLibrary(folder, manifest, threads)
 
 
 def library(spec: ModelSpec, path: Path, threads: int) -> Call:

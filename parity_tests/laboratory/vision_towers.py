@@ -1,4 +1,7 @@
-"""Towers of published shapes with random weights, their graphs by precision, and a picture for them."""
+"""Vision towers of published shapes with random weights: their specs, pictures, graphs by precision, and libraries.
+
+Random weights keep a deep tower's activations finite, and say nothing of quality.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from export.specs import ModelSpec
+    from runtime_py.backends.vision_library import VisionLibrary
 
 PLAIN = "plain fp32"
+"""A precision: the tower traced with PyTorch's own operators to standard ONNX, which other runtimes read too."""
+
+ROUNDED = "int8"
+"""The precision that a library computes in."""
+
 PLAIN_OPSET = 20
 """Scaled dot-product attention is written in products and a softmax, which every reader knows."""
 
@@ -100,7 +109,8 @@ def write(spec: ModelSpec, precision: str, folder: Path, forms: Mapping[str, str
         forms: of layers in another one, whose graph has a file of its own.
     """
     from export.backends.base import BuildOptions
-    from export.backends.onnx.backend import OnnxBackend, chosen_for, stage_model
+    from export.backends.onnx.backend import OnnxBackend
+    from export.backends.onnx.stage_graphs import chosen_for, stage_model
     from export.graphs.trace import trace_stage
     from export.graphs.writer import StageWeights, write_stage
     from export.modules.kernels import Kernels
@@ -127,3 +137,30 @@ def write(spec: ModelSpec, precision: str, folder: Path, forms: Mapping[str, str
     path.parent.mkdir(parents=True, exist_ok=True)
     write_stage(model, source, path, lambda *_: None)
     return path
+
+
+def opened_library(
+    spec: ModelSpec, path: Path, threads: int, chosen: Mapping[str, str] = MappingProxyType({})
+) -> VisionLibrary:
+    """The tower of an ``int8`` graph as `runtime_py.backends.ort` runs it where a package has a vision library.
+
+    Args:
+        chosen: of `export.backends.onnx.vision_library.panel_tower.PanelTower`.
+
+    Raises:
+        MachineError: TVM or a linker is not installed, or the library does not run on this processor.
+    """
+    from export.backends.onnx.vision_library.written import FILES
+    from export.stages import contracts
+    from runtime_py.backends.records import ONNX, VISION_LIBRARY
+    from runtime_py.backends.vision_library import VisionLibrary
+
+    folder = path.parent.parent
+    if not (folder / FILES.index(path.parent.name)).is_file():
+        FILES.write(folder, path.parent.name, (spec.vision, path, dict(chosen)), lambda *_: None)
+    manifest = {
+        "backends": {ONNX.name: {VISION_LIBRARY: FILES.block(path.parent.name)}},
+        "contracts": {VISION: contracts(spec)[VISION].to_json()},
+        "files": [{"path": each.relative_to(folder).as_posix()} for each in path.parent.iterdir()],
+    }
+    return VisionLibrary(folder, manifest, threads)

@@ -16,6 +16,7 @@ from tvm.target import Target
 
 from export.backends.mlc.blocks.linear import dequantised
 from export.backends.mlc.library import TARGETS
+from export.backends.mlc.package_parts import CODED_COLUMNS
 from export.backends.mlc.passes.cpu_schedule import ScheduleForCpu, SetAside
 from export.processor.byte_products import Arm64Dot, Avx2, Vnni, byte_products
 from export.processor.targets import TARGETS as PROCESSORS
@@ -168,6 +169,12 @@ def test_products_are_set_aside_as_they_were() -> None:
 def test_other_products_keep_their_strips() -> None:
     for tokens in (1, 2):
         assert "llvm" not in scheduled(product(64, 96, "float32", tokens)).script()
+
+
+@pytest.mark.parametrize("columns", [32, 64, 96, 128, 192])
+def test_a_plan_counts_on_the_products_that_are_written(columns: int) -> None:
+    written = "vpdpbusd" in scheduled(product(5, columns, "float32"), AVX512).script()
+    assert written == (columns % CODED_COLUMNS == 0)
 
 
 def test_names_get_the_prefix_of_a_system_library() -> None:

@@ -9,7 +9,7 @@ onnx/onnx, docs/Operators.md, and microsoft/onnxruntime, docs/ContribOperators.m
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from export.backends.onnx.decoder_library.values import (
     Mask,
     Parameter,
     Part,
+    Rotated,
     Scaled,
     Sigmoid,
     Silu,
@@ -94,6 +95,7 @@ class Translation:
         external = [tensor for tensor in graph.initializer if tensor.external_data and tensor.name in used]
         self.parameters = [self._parameter(tensor) for tensor in external]
         self.caches = [value.name for value in graph.input if value.name.startswith(PAST)]
+        self._whole = read_of_all_tokens(graph)
         self._builder = relax.BlockBuilder()
 
     def module(self, entries: Sequence[Entry]) -> Any:
@@ -107,6 +109,7 @@ class Translation:
         self._sizes = tirx.Var("sequences", "int64"), tirx.Var("capacity", "int64")
         self._placed: dict[str, relax.Var] = {}
         self._flat: dict[relax.Var, relax.Var] = {}
+        self._last: dict[relax.Var, relax.Var] = {}
         self.products: dict[relax.Var, tuple[BlockMatrix, list[relax.Expr]]] = {}
         inputs = {value.name: value for value in self.graph.input}
         hidden = inputs[EMBEDS].type.tensor_type.shape.dim[2].dim_value
@@ -194,6 +197,27 @@ class Translation:
             self._flat[tensor] = self.emit(relax.op.reshape(tensor, (self.rows, int(tensor.ty.shape[2]))))
         return self._flat[tensor]
 
+    def of_last(self, node: onnx.NodeProto) -> bool:
+        """Whether nothing reads more of what a node makes than the last token's."""
+        return self.entry.last and not self._whole.intersection(node.output)
+
+    def last(self, value: Value) -> Value:
+        """The same of the last token alone; what has no tokens, or one, stays what it is."""
+        if isinstance(value, Part | Scaled | Rotated | Sigmoid | Silu):
+            return replace(value, **{field.name: self.last(getattr(value, field.name)) for field in fields(value)})
+        if not isinstance(value, relax.Var) or not self._has_rows(value):
+            return value
+        if value not in self._last:
+            rows = self.rows_of(value)
+            taken = relax.op.strided_slice(rows, axes=[0], begin=[self.rows - 1], end=[self.rows])
+            self._last[value] = self.emit(relax.op.reshape(self.emit(taken), (1, int(rows.ty.shape[1]))))
+        return self._last[value]
+
+    def _has_rows(self, value: relax.Var) -> bool:
+        """Whether it has a row for each token of the call."""
+        shape = getattr(value.ty, "shape", None)
+        return shape is not None and len(shape) in (ROWS, ROWS + 1) and self.rows.same_as(shape[len(shape) - 2])
+
     def tensor(self, value: Value) -> relax.Expr:
         """A value as a tensor that exists."""
         match value:
@@ -216,6 +240,8 @@ class Translation:
 
     def _translate(self, node: onnx.NodeProto) -> None:
         given = [self.values[name] for name in node.input]
+        if self.of_last(node) and node.op_type != ATTENTION:
+            given = [self.last(value) for value in given]
         if any(isinstance(value, Mask) for value in given) and node.op_type not in WITH_MASK:
             results: list[Value] = [Mask()] * len(node.output)
         elif all(isinstance(value, np.ndarray) or value is None for value in given):
@@ -226,6 +252,15 @@ class Translation:
         else:
             raise refused(node, "is not translated")
         self.values |= dict(zip(node.output, results, strict=False))
+
+
+def read_of_all_tokens(graph: onnx.GraphProto) -> set[str]:
+    """Names of which more than the last token is read where that token alone gets logits: all that attention is made of."""
+    whole: set[str] = set()
+    for node in reversed(graph.node):
+        if node.op_type == ATTENTION or whole.intersection(node.output):
+            whole.update(name for name in node.input if name)
+    return whole
 
 
 def folded(node: onnx.NodeProto, given: list[Any]) -> list[Value]:
@@ -244,7 +279,8 @@ def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
 
 Operator = Callable[[Translation, onnx.NodeProto, list[Value]], Any]
 OPERATORS: dict[str, Operator] = {}
-WITH_MASK = ("GroupQueryAttention",)
+ATTENTION = "GroupQueryAttention"
+WITH_MASK = (ATTENTION,)
 
 
 def operator(name: str) -> Callable[[Operator], Operator]:
