@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from runtime_py.backends.compiled_stage import CompiledStage, aligned
 from runtime_py.backends.ort_decoder import CacheBuffers
 from runtime_py.backends.ort_providers import CPU
 from runtime_py.backends.records import DECODER_LIBRARY, ONNX
+from runtime_py.backends.token_routes import TokenRoutes
 from runtime_py.backends.tvm_runtime import require_tvm, tvm_ffi, use_threads
 from runtime_py.contracts import DECODER, StageContract
 from runtime_py.errors import MachineError
@@ -50,6 +51,7 @@ class DecoderLibrary:
         functions: of the library, by name.
         seconds: inside the library, all calls so far.
         caches: heads and width of each half of a layer's cache, and its dtype, by input name, in the library's order.
+        routes: which calls go through which weights.
 
     Raises:
         MachineError: TVM's runtime is missing or another version, or no library is for this processor.
@@ -77,10 +79,16 @@ class DecoderLibrary:
                 str(name): ((int(heads), int(width)), np.dtype(kind)) for name, heads, width, kind in named["caches"]
             }
             self._parameters = self._compiled.parameters(named["parameters"])
+            self.routes = TokenRoutes(named.get("indices", []), named.get("absent", []))
 
-    def takes(self, sequences: int, buffers: CacheBuffers) -> bool:
-        """Whether a token of each of so many sequences, over these buffers, can be fed through the library."""
-        if not 0 < sequences <= MOST_SEQUENCES:
+    @property
+    def takes_all(self) -> bool:
+        """Whether the graph is needed for no prompt."""
+        return self.routes.complete
+
+    def takes(self, sequences: int, inputs: Mapping[str, np.ndarray], buffers: CacheBuffers) -> bool:
+        """Whether a call of so many sequences with these inputs, over these buffers, can be fed through the library."""
+        if not 0 < sequences <= MOST_SEQUENCES or not self.routes.take(inputs):
             return False
         known = buffers.tensors is not None  # the arrays were looked at before
         return known or set(self.caches) == set(buffers.arrays)
@@ -102,7 +110,8 @@ class DecoderLibrary:
         """
         for tensor in self._inputs:
             tensor.check(np.ascontiguousarray(inputs[tensor.name], tensor.dtype), DECODER)
-        if inputs[INPUTS[0]].shape[1] == 1 and positions.tolist() in ([-1], [0]):
+        text = self.routes.text_alone(inputs)
+        if inputs[INPUTS[0]].shape[1] == 1 and positions.tolist() in ([-1], [0]) and text:
             return self.decode(inputs, lengths, buffers)
         return self.prefill(inputs, int(lengths[0]), buffers, positions)
 
@@ -125,7 +134,8 @@ class DecoderLibrary:
         """Feed tokens of one sequence, however many; where up to `MOST_GUESSES` all get logits, in the bits of steps.
 
         Args:
-            inputs: ``inputs_embeds`` (1, tokens, hidden), and ``position_ids`` (1, tokens) or (axes, 1, tokens).
+            inputs: ``inputs_embeds`` (1, tokens, hidden), and ``position_ids`` (1, tokens) or (axes, 1, tokens); indices of
+                tokens, where the decoder has them.
             length: positions that are filled.
             buffers: caches of the sequence.
             positions: indices into the tokens, of those whose logits are wanted; negative ones count from the end.
@@ -140,24 +150,32 @@ class DecoderLibrary:
         for start in range(0, tokens, MOST_TOKENS):
             stop = min(start + MOST_TOKENS, tokens)
             here = wanted[(wanted >= start) & (wanted < stop)] - start
-            function = READ if set(here.tolist()) <= {stop - start - 1} else self._reads_all(tokens)
+            function = READ if set(here.tolist()) <= {stop - start - 1} else self._reads_all(tokens, inputs)
             fed = {INPUTS[0]: embeds[:, start:stop], INPUTS[1]: places[..., start:stop]}
-            logits = self._call(function, fed, np.array([length + start]), buffers)
+            indices = self.routes.within(inputs, start, stop) if function != VERIFY else []
+            logits = self._call(function, fed, np.array([length + start]), buffers, indices)
             parts.append(logits[np.zeros_like(here) if function == READ else here])
         order = np.argsort(np.argsort(wanted, kind="stable"), kind="stable")
         return np.concatenate(parts)[order][None] if len(parts) > 1 else parts[0][None]
 
-    def _reads_all(self, tokens: int) -> str:
+    def _reads_all(self, tokens: int, inputs: Mapping[str, np.ndarray]) -> str:
         """What gives logits of all tokens of a call: a few of them may be guesses, which are to have the bits of steps."""
-        return VERIFY if tokens <= MOST_GUESSES and VERIFY in self.functions else READ_ALL
+        few = tokens <= MOST_GUESSES and VERIFY in self.functions
+        return VERIFY if few and self.routes.text_alone(inputs) else READ_ALL
 
     def _call(
-        self, function: str, inputs: Mapping[str, np.ndarray], lengths: np.ndarray, buffers: CacheBuffers
+        self,
+        function: str,
+        inputs: Mapping[str, np.ndarray],
+        lengths: np.ndarray,
+        buffers: CacheBuffers,
+        indices: Sequence[np.ndarray] = (),
     ) -> np.ndarray:
         use_threads(self._threads)
         if buffers.tensors is None:
             buffers.tensors = self._ffi.Array([self._compiled.tensor(buffers.arrays[name]) for name in self.caches])
-        given = ((inputs[INPUTS[0]], np.float32), (inputs[INPUTS[1]], np.int32), (lengths, np.int32))
+        given = [(inputs[INPUTS[0]], np.float32), (inputs[INPUTS[1]], np.int32), (lengths, np.int32)]
+        given += [(index, np.int64) for index in indices]
         tensors = [self._compiled.tensor(aligned(array, np.dtype(kind))) for array, kind in given]
         self._before_call()
         began = time.perf_counter()

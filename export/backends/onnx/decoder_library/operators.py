@@ -16,7 +16,9 @@ from export.backends.onnx.decoder_library.values import (
     Scaled,
     Sigmoid,
     Silu,
+    Tokens,
     Value,
+    Zeros,
     number_of,
     same,
 )
@@ -93,6 +95,9 @@ def divide(decoder: Translation, node: onnx.NodeProto, given: list[Value]) -> Va
 
 @operator("Add")
 def add(decoder: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
+    summed = [value for value in given if not isinstance(value, Zeros)]
+    if len(summed) == 1:
+        return summed[0]
     return decoder.emit(relax.op.add(*map(decoder.tensor, given)))
 
 
@@ -113,6 +118,8 @@ def sine(decoder: Translation, node: onnx.NodeProto, given: list[Value]) -> Valu
 
 @operator("Unsqueeze")
 def unsqueeze(decoder: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
+    if isinstance(given[0], Tokens):
+        return given[0]
     return decoder.emit(relax.op.expand_dims(decoder.tensor(given[0]), [int(axis) for axis in given[1].ravel()]))
 
 
@@ -124,11 +131,6 @@ def gather(decoder: Translation, node: onnx.NodeProto, given: list[Value]) -> Va
     axis = attribute(node, "axis", 0)
     taken = relax.op.take(decoder.tensor(given[0]), relax.const(np.int64(number)), axis)
     return decoder.emit(taken)
-
-
-@operator("Concat")
-def concat(decoder: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
-    return decoder.emit(relax.op.concat([decoder.tensor(value) for value in given], attribute(node, "axis")))
 
 
 @operator("Slice")

@@ -19,13 +19,16 @@ from onnx.reference import ReferenceEvaluator
 from tvm import relax, tirx
 
 from export.backends.onnx.decoder_library.kernels import LibraryKernels, Rows
+from export.backends.onnx.decoder_library.token_routes import routes_of
 from export.backends.onnx.decoder_library.values import (
     Mask,
+    Nobody,
     Parameter,
     Part,
     Scaled,
     Sigmoid,
     Silu,
+    Tokens,
     Value,
 )
 from export.graphs.writer import DTYPES
@@ -86,6 +89,7 @@ class Translation:
         parameters: those that a function takes, in the order of its tuple.
         caches: cache inputs, in the order of its tuple.
         entry: which function is being written.
+        routes: indices of tokens that go through weights of their own.
     """
 
     def __init__(self, graph: onnx.GraphProto, kernels: LibraryKernels) -> None:
@@ -94,10 +98,11 @@ class Translation:
         external = [tensor for tensor in graph.initializer if tensor.external_data and tensor.name in used]
         self.parameters = [self._parameter(tensor) for tensor in external]
         self.caches = [value.name for value in graph.input if value.name.startswith(PAST)]
+        self.routes = routes_of(graph)
         self._builder = relax.BlockBuilder()
 
     def module(self, entries: Sequence[Entry]) -> Any:
-        """The Relax module with these functions: (embeds, positions, lengths, caches, parameters) to logits."""
+        """The Relax module of functions (embeds, positions, lengths, a prompt's indices, caches, parameters) to logits."""
         for entry in entries:
             self._write(entry)
         return self._builder.finalize()
@@ -117,11 +122,13 @@ class Translation:
             relax.Var(POSITIONS, relax.TensorType((*axes, *sizes), "int32")),
             relax.Var(LENGTHS, relax.TensorType((sizes[0],), "int32")),
         ]
+        indices = self.routes.arguments(self.rows) if entry.kind is Rows.PROMPT else {}
         caches = relax.Var("caches", relax.TupleType([self._cache_type(inputs[name]) for name in self.caches]))
         held = relax.Var("parameters", relax.ObjectType())
-        with self._builder.function(entry.name, [*given, caches, held]):
+        with self._builder.function(entry.name, [*given, *indices.values(), caches, held]):
             with self._builder.dataflow():
                 self._begin(given)
+                self.values |= self.routes.plain | {name: Tokens(index) for name, index in indices.items()}
                 for number, name in enumerate(self.caches):
                     self.values[name] = self.emit(relax.TupleGetItem(caches, number))
                 for number, parameter in enumerate(self.parameters):
@@ -218,6 +225,8 @@ class Translation:
         given = [self.values[name] for name in node.input]
         if any(isinstance(value, Mask) for value in given) and node.op_type not in WITH_MASK:
             results: list[Value] = [Mask()] * len(node.output)
+        elif any(isinstance(value, Nobody) for value in given) and node.op_type not in WITH_NOBODY:
+            results = [Nobody()] * len(node.output)
         elif all(isinstance(value, np.ndarray) or value is None for value in given):
             results = folded(node, given)
         elif node.op_type in OPERATORS:
@@ -245,6 +254,8 @@ def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
 Operator = Callable[[Translation, onnx.NodeProto, list[Value]], Any]
 OPERATORS: dict[str, Operator] = {}
 WITH_MASK = ("GroupQueryAttention",)
+WITH_NOBODY = ("Concat", "GatherND")
+"""Operators that make something of no rows."""
 
 
 def operator(name: str) -> Callable[[Operator], Operator]:

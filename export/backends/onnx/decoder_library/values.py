@@ -74,6 +74,39 @@ class Silu:
     value: Value
 
 
+@dataclass(frozen=True)
+class Turned:
+    """``value`` with its tokens along the first axis, as GatherND takes them."""
+
+    value: Value
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Numbers of tokens, or of rows behind them.
+
+    Attributes:
+        index: int64 (any,); None of all tokens in their order.
+    """
+
+    index: relax.Var | None = None
+
+
+@dataclass(frozen=True)
+class Nobody:
+    """Numbers of no token, or what is worked out of no rows."""
+
+
+@dataclass(frozen=True)
+class Zeros:
+    """Rows of zeros, however many."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of a tensor: how many rows there are is known to the tensors themselves."""
+
+
 def number_of(value: Value) -> float | None:
     """The one number that a constant holds; None of anything else."""
     if isinstance(value, np.ndarray) and value.size == 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from export.backends.onnx.choices import OnnxChoices
 from export.backends.onnx.compiled_files import CompiledFiles, require_compiler
-from export.specs import ModelSpec
+from export.specs import ModelSpec, RoutedLora
 from runtime_py.backends.processor import VARIANTS
 from runtime_py.errors import UnsupportedModelError, UsageError
 
@@ -19,14 +19,14 @@ def refuse(spec: ModelSpec, chosen: OnnxChoices) -> None:
     """Raise before any work where no library can be made.
 
     Raises:
-        UnsupportedModelError: the decoder does not take every token alike.
+        UnsupportedModelError: tokens of answers go through adapters.
         UsageError: its layers have zero points, or do not round their inputs.
         MachineError: TVM is not installed.
     """
-    if spec.decoder.adapter is not None:
+    if isinstance(spec.decoder.adapter, RoutedLora):
         raise UnsupportedModelError(
-            f"no decoder library of {spec.family}: its tokens go through different adapters or experts",
-            "a decoder that takes every token alike",
+            f"no decoder library of {spec.family}: every token goes through adapters of its request",
+            "a decoder whose answers go through its int4 layers alone",
             f"leave {FLAG} out",
         )
     if not chosen.symmetric or chosen.accuracy_level != EIGHT_BITS:
