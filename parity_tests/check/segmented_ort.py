@@ -171,7 +171,7 @@ class SegmentedOrtBackend(OrtBackend):
         if total > state.capacity:
             raise UsageError(f"{total} tokens", f"at most {state.capacity} positions", "ask a shorter question")
         state.buffers = self._room(state.buffers, total)
-        library = self.library_for(1, inputs, state.buffers) if decoder == DECODER else None
+        library = self.library_for(1, state.buffers) if decoder == DECODER else None
         if library is not None:
             logits = library.run(inputs, np.array([state.length]), state.buffers, np.asarray(logit_positions))
             state.length = total

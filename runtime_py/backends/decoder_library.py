@@ -51,7 +51,7 @@ class DecoderLibrary:
         functions: of the library, by name.
         seconds: inside the library, all calls so far.
         caches: heads and width of each half of a layer's cache, and its dtype, by input name, in the library's order.
-        routes: which calls go through which weights.
+        routes: which tokens go through which weights.
 
     Raises:
         MachineError: TVM's runtime is missing or another version, or no library is for this processor.
@@ -80,15 +80,12 @@ class DecoderLibrary:
             }
             self._parameters = self._compiled.parameters(named["parameters"])
             self.routes = TokenRoutes(named.get("indices", []), named.get("absent", []))
+            self._shared = [tensor for tensor in contract.inputs if tensor.name in named.get("shared", [])]
+            self._inputs += self._shared
 
-    @property
-    def takes_all(self) -> bool:
-        """Whether the graph is needed for no prompt."""
-        return self.routes.complete
-
-    def takes(self, sequences: int, inputs: Mapping[str, np.ndarray], buffers: CacheBuffers) -> bool:
-        """Whether a call of so many sequences with these inputs, over these buffers, can be fed through the library."""
-        if not 0 < sequences <= MOST_SEQUENCES or not self.routes.take(inputs):
+    def takes(self, sequences: int, buffers: CacheBuffers) -> bool:
+        """Whether a call of so many sequences over these buffers can be fed through the library."""
+        if not 0 < sequences <= MOST_SEQUENCES:
             return False
         known = buffers.tensors is not None  # the arrays were looked at before
         return known or set(self.caches) == set(buffers.arrays)
@@ -119,7 +116,7 @@ class DecoderLibrary:
         """Feed one token of each of n sequences; its keys and values go behind those that are there.
 
         Args:
-            inputs: ``inputs_embeds`` (n, 1, hidden), and ``position_ids`` (n, 1) or (axes, n, 1).
+            inputs: ``inputs_embeds`` (n, 1, hidden), ``position_ids`` (n, 1) or (axes, n, 1), and what all tokens share.
             lengths: (n,), positions of each that are filled.
             buffers: caches of n sequences.
 
@@ -135,7 +132,7 @@ class DecoderLibrary:
 
         Args:
             inputs: ``inputs_embeds`` (1, tokens, hidden), and ``position_ids`` (1, tokens) or (axes, 1, tokens); indices of
-                tokens, where the decoder has them.
+                tokens and what all tokens share, where the decoder has them.
             length: positions that are filled.
             buffers: caches of the sequence.
             positions: indices into the tokens, of those whose logits are wanted; negative ones count from the end.
@@ -151,7 +148,7 @@ class DecoderLibrary:
             stop = min(start + MOST_TOKENS, tokens)
             here = wanted[(wanted >= start) & (wanted < stop)] - start
             function = READ if set(here.tolist()) <= {stop - start - 1} else self._reads_all(tokens, inputs)
-            fed = {INPUTS[0]: embeds[:, start:stop], INPUTS[1]: places[..., start:stop]}
+            fed = {**inputs, INPUTS[0]: embeds[:, start:stop], INPUTS[1]: places[..., start:stop]}
             indices = self.routes.within(inputs, start, stop) if function != VERIFY else []
             logits = self._call(function, fed, np.array([length + start]), buffers, indices)
             parts.append(logits[np.zeros_like(here) if function == READ else here])
@@ -175,6 +172,7 @@ class DecoderLibrary:
         if buffers.tensors is None:
             buffers.tensors = self._ffi.Array([self._compiled.tensor(buffers.arrays[name]) for name in self.caches])
         given = [(inputs[INPUTS[0]], np.float32), (inputs[INPUTS[1]], np.int32), (lengths, np.int32)]
+        given += [(np.asarray(inputs[tensor.name]), tensor.dtype) for tensor in self._shared]
         given += [(index, np.int64) for index in indices]
         tensors = [self._compiled.tensor(aligned(array, np.dtype(kind))) for array, kind in given]
         self._before_call()

@@ -76,9 +76,8 @@ class OrtBackend(OrtStages):
     @property
     def _opened(self) -> list[str]:
         """Without graphs whose work a library does."""
-        whole = self.library is not None and self.library.takes_all
-        compiled = {DECODER: whole, VISION: self.vision is not None}
-        return [stage for stage in self.files if not compiled.get(stage)]
+        compiled = {DECODER: self.library, VISION: self.vision}
+        return [stage for stage in self.files if compiled.get(stage) is None]
 
     def run(self, stage: str, inputs: Arrays) -> dict[str, np.ndarray]:
         """See `OrtStages.run`."""
@@ -119,7 +118,7 @@ class OrtBackend(OrtStages):
                 f"at most {state.capacity} positions in all",
                 "shorten the conversation, or export with a larger --context",
             )
-        library = self.library_for(1, inputs, state.buffers) if decoder == DECODER else None
+        library = self.library_for(1, state.buffers) if decoder == DECODER else None
         if library is not None:
             logits = library.run(inputs, np.array([state.length]), state.buffers, np.asarray(logit_positions))
         else:
@@ -137,9 +136,9 @@ class OrtBackend(OrtStages):
     def _run_hook(self) -> None:
         self.before_call()
 
-    def library_for(self, sequences: int, inputs: Arrays, buffers: CacheBuffers) -> DecoderLibrary | None:
-        """The library, where it takes a call of this many sequences."""
-        takes = self.library is not None and not self._closed and self.library.takes(sequences, inputs, buffers)
+    def library_for(self, sequences: int, buffers: CacheBuffers) -> DecoderLibrary | None:
+        """The library, where it takes a token of each of this many sequences."""
+        takes = self.library is not None and not self._closed and self.library.takes(sequences, buffers)
         return self.library if takes else None
 
     def _decode(self, inputs: Arrays, positions: np.ndarray, buffers: CacheBuffers, decoder: str) -> np.ndarray:
@@ -152,7 +151,7 @@ class OrtBackend(OrtStages):
     def _decode_batch(self, inputs: Arrays, lengths: np.ndarray, buffers: CacheBuffers) -> np.ndarray:
         """The same for a token of each of several sequences, through what is fastest for so many."""
         last = np.array([-1], np.int64)
-        library = self.library_for(len(lengths), inputs, buffers)
+        library = self.library_for(len(lengths), buffers)
         if library is not None:
             return library.run(inputs, lengths, buffers, last)
         mask = (np.arange(lengths.max() + 1) <= lengths[:, None]).astype(np.int64)

@@ -7,7 +7,7 @@ from typing import Any
 
 import onnx
 
-from export.backends.onnx.decoder_library import operators, route_operators  # noqa: F401  (their functions translate)
+from export.backends.onnx.decoder_library import operators, request_operators, route_operators  # noqa: F401  (their functions translate)
 from export.backends.onnx.decoder_library.kernels import LibraryKernels, Rows
 from export.backends.onnx.decoder_library.translation import Entry, Translation
 from export.compilation.processor_library import write_processor_library
@@ -39,7 +39,8 @@ def compile_decoder(graph: Path, place: str, out: Path) -> dict[str, Any]:
     Returns:
         what the library is called with, in order: of every cache input its name, heads, width and dtype, and of every
         parameter its name, dtype, shape, file beside the graph and offset; where tokens go through weights of their own,
-        the indices that functions of prompts take, and those that are empty where all tokens are text.
+        the indices that functions of prompts take, and those that are empty where all tokens are text; and inputs that all
+        tokens of a call share, which every function takes, where there are any.
 
     Raises:
         UnsupportedModelError: the graph has an operator that is not translated.
@@ -55,5 +56,6 @@ def compile_decoder(graph: Path, place: str, out: Path) -> dict[str, Any]:
         for parameter in translation.parameters
     ]
     routes = translation.routes
-    indices = {"indices": routes.given, "absent": routes.absent} if routes.plain else {}
-    return {"caches": translation.cache_rows(), "parameters": rows} | indices
+    further = {"indices": routes.given, "absent": routes.absent} if routes.plain else {}
+    further |= {"shared": translation.shared} if translation.shared else {}
+    return {"caches": translation.cache_rows(), "parameters": rows} | further

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 from tvm import relax
 
+from export.backends.onnx.decoder_library.adapter_operators import added, unrounded_product, weighted
 from export.backends.onnx.decoder_library.kernels import Rows
 from export.backends.onnx.decoder_library.translation import ELEMENTS, Translation, attribute, operator, refused
 from export.backends.onnx.decoder_library.values import (
@@ -68,7 +69,8 @@ def multiply(decoder: Translation, node: onnx.NodeProto, given: list[Value]) -> 
             return Silu(value)
         if isinstance(value, Silu) and (gated := gate(decoder, value.value, constant)) is not None:
             return gated
-    return decoder.emit(relax.op.multiply(decoder.tensor(one), decoder.tensor(other)))
+    made = weighted(decoder, one, other)
+    return decoder.emit(relax.op.multiply(*map(decoder.tensor, given))) if made is None else made
 
 
 def gate(decoder: Translation, one: Value, other: Value) -> Value | None:
@@ -98,7 +100,8 @@ def add(decoder: Translation, node: onnx.NodeProto, given: list[Value]) -> Value
     summed = [value for value in given if not isinstance(value, Zeros)]
     if len(summed) == 1:
         return summed[0]
-    return decoder.emit(relax.op.add(*map(decoder.tensor, given)))
+    made = added(decoder, node, given)
+    return decoder.emit(relax.op.add(*map(decoder.tensor, given))) if made is None else made
 
 
 @operator("Sigmoid")
@@ -153,7 +156,9 @@ def block_product(decoder: Translation, node: onnx.NodeProto, given: list[Value]
         raise refused(node, "has zero points of its own, or another order of columns")
     rows, columns, block, bits = (attribute(node, name) for name in ("N", "K", "block_size", "bits"))
     if attribute(node, "accuracy_level", 0) != EIGHT_BITS:
-        raise refused(node, "does not round its inputs to eight bits")
+        if bias is not None:
+            raise refused(node, "has a bias, but does not round its inputs to eight bits")
+        return unrounded_product(decoder, node, x, codes, scales)
     matrix = BlockMatrix(rows, columns, block, bits or 4)
     reason = unsupported_matrix(matrix)
     if reason:

@@ -7,6 +7,7 @@ import onnx
 from onnx import numpy_helper
 from tvm import relax
 
+from export.backends.onnx.decoder_library.adapter_operators import Behind, Spread, joined
 from export.backends.onnx.decoder_library.translation import ROWS, Translation, attribute, operator, refused
 from export.backends.onnx.decoder_library.values import Nobody, Sizes, Tokens, Turned, Value, Zeros
 
@@ -34,6 +35,8 @@ def routed(decoder: Translation, node: onnx.NodeProto, given: list[Value]) -> Va
         raise refused(node, "takes something else than the rows of tokens")
     if tokens.index is None:
         return value
+    if isinstance(value.value, Behind):
+        return Turned(Spread(value.value.value, tokens.index))
     taken = relax.op.take(decoder.rows_of(value.value), tokens.index, axis=0, mode="clip")
     return Turned(decoder.emit(taken))
 
@@ -55,6 +58,9 @@ def zeros(_: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
 def concat(decoder: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
     if any(isinstance(value, Sizes) for value in given):
         return Sizes()
+    made = joined(node, given, Zeros)
+    if made is not None:
+        return made
     there = [value for value in given if not isinstance(value, Nobody)]
     if len(there) <= 1:
         return there[0] if there else Nobody()

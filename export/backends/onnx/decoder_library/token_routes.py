@@ -2,8 +2,7 @@
 
 A token of an answer is text, and so is one that is guessed: in functions of steps and guesses no index is looked at, and
 what image rows would go through is left out. A prompt's functions take the indices of experts, and each set of weights
-multiplies its own rows, however few. Deltas of image rows (WeMM) are products of numbers that no kernel here has:
-prompts with image rows are the graph's there.
+multiplies its own rows, however few; or those of deltas of image rows, which are products of those rows alone.
 """
 
 from __future__ import annotations
@@ -20,6 +19,9 @@ EXPERTS: Mapping[str, Value] = {"language_index": Tokens(), "vision_index": Nobo
 DELTAS: Mapping[str, Value] = {"image_index": Nobody(), "delta_index": Tokens()}
 """What indices stand for in a call whose tokens are all text."""
 
+EVERY_TOKEN = ("restore_index", "delta_index")
+"""Indices that have a number for each token of a call."""
+
 
 @dataclass(frozen=True)
 class Routes:
@@ -27,16 +29,14 @@ class Routes:
 
     Attributes:
         plain: what each stands for where all tokens are text.
-        taken: whether functions of prompts take them.
     """
 
     plain: Mapping[str, Value]
-    taken: bool
 
     @property
     def given(self) -> list[str]:
         """Indices that functions of prompts take behind the lengths, in this order."""
-        return list(self.plain) if self.taken else []
+        return list(self.plain)
 
     @property
     def absent(self) -> list[str]:
@@ -45,7 +45,8 @@ class Routes:
 
     def arguments(self, tokens: tirx.Var) -> dict[str, relax.Var]:
         """Arguments of a prompt's function, by name: those that name the rows of a set, and the way back for each token."""
-        sizes = {name: tirx.Var(f"{name}_rows", "int64") for name in self.given} | {"restore_index": tokens}
+        sizes = {name: tirx.Var(f"{name}_rows", "int64") for name in self.given}
+        sizes |= dict.fromkeys(EVERY_TOKEN, tokens)
         return {name: relax.Var(name, relax.TensorType((sizes[name],), "int64")) for name in self.given}
 
     def bounds(self, tokens: int) -> dict[str, int]:
@@ -56,7 +57,4 @@ class Routes:
 def routes_of(graph: onnx.GraphProto) -> Routes:
     """The indices among a graph's inputs; none where every token is taken alike."""
     names = {value.name for value in graph.input}
-    for plain, taken in ((EXPERTS, True), (DELTAS, False)):
-        if names.issuperset(plain):
-            return Routes(plain, taken)
-    return Routes({}, taken=False)
+    return Routes(next((plain for plain in (EXPERTS, DELTAS) if names.issuperset(plain)), {}))

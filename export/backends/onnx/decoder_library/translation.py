@@ -8,6 +8,7 @@ onnx/onnx, docs/Operators.md, and microsoft/onnxruntime, docs/ContribOperators.m
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,10 +26,12 @@ from export.backends.onnx.decoder_library.values import (
     Nobody,
     Parameter,
     Part,
+    Request,
     Scaled,
     Sigmoid,
     Silu,
     Tokens,
+    Unmade,
     Value,
 )
 from export.graphs.writer import DTYPES
@@ -43,6 +46,9 @@ EMBEDS, POSITIONS, MASK, KEPT, LENGTHS = (
     "num_logits_to_keep",
     "lengths",
 )
+REQUEST = "gate_input"
+"""An input that all tokens of a call share, of decoders whose adapters are chosen by the request."""
+
 ROWS = 2
 """Axes of what passes between kernels: sequences and channels."""
 
@@ -50,6 +56,7 @@ ELEMENTS: dict[int, str] = {
     onnx.TensorProto.FLOAT: "float32",
     onnx.TensorProto.FLOAT16: "float16",
     onnx.TensorProto.INT8: "int8",
+    onnx.TensorProto.INT64: "int64",
 }
 
 
@@ -90,6 +97,11 @@ class Translation:
         caches: cache inputs, in the order of its tuple.
         entry: which function is being written.
         routes: indices of tokens that go through weights of their own.
+        shared: inputs that all tokens of a call share, which every function takes.
+        uses: how many nodes read each name.
+        products: matrix and operands of each product of rounded inputs.
+        adapters: what products of adapters were made of, which of the function being written.
+        weighted: of such a product and weights, the one times the other.
     """
 
     def __init__(self, graph: onnx.GraphProto, kernels: LibraryKernels) -> None:
@@ -99,10 +111,12 @@ class Translation:
         self.parameters = [self._parameter(tensor) for tensor in external]
         self.caches = [value.name for value in graph.input if value.name.startswith(PAST)]
         self.routes = routes_of(graph)
+        self.shared = [value.name for value in graph.input if value.name == REQUEST]
+        self.uses = Counter(name for node in graph.node for name in node.input)
         self._builder = relax.BlockBuilder()
 
     def module(self, entries: Sequence[Entry]) -> Any:
-        """The Relax module of functions (embeds, positions, lengths, a prompt's indices, caches, parameters) to logits."""
+        """The Relax module of functions (embeds, positions, lengths, shared inputs, a prompt's indices, caches, parameters) to logits."""
         for entry in entries:
             self._write(entry)
         return self._builder.finalize()
@@ -113,6 +127,8 @@ class Translation:
         self._placed: dict[str, relax.Var] = {}
         self._flat: dict[relax.Var, relax.Var] = {}
         self.products: dict[relax.Var, tuple[BlockMatrix, list[relax.Expr]]] = {}
+        self.adapters: dict[relax.Var, Any] = {}
+        self.weighted: dict[tuple[relax.Var, relax.Expr], relax.Var] = {}
         inputs = {value.name: value for value in self.graph.input}
         hidden = inputs[EMBEDS].type.tensor_type.shape.dim[2].dim_value
         axes = [dim.dim_value for dim in inputs[POSITIONS].type.tensor_type.shape.dim][:-2]
@@ -122,12 +138,14 @@ class Translation:
             relax.Var(POSITIONS, relax.TensorType((*axes, *sizes), "int32")),
             relax.Var(LENGTHS, relax.TensorType((sizes[0],), "int32")),
         ]
+        shared = {name: relax.Var(name, self._whole_type(inputs[name])) for name in self.shared}
         indices = self.routes.arguments(self.rows) if entry.kind is Rows.PROMPT else {}
         caches = relax.Var("caches", relax.TupleType([self._cache_type(inputs[name]) for name in self.caches]))
         held = relax.Var("parameters", relax.ObjectType())
-        with self._builder.function(entry.name, [*given, *indices.values(), caches, held]):
+        with self._builder.function(entry.name, [*given, *shared.values(), *indices.values(), caches, held]):
             with self._builder.dataflow():
                 self._begin(given)
+                self.values |= {name: Request(value) for name, value in shared.items()}
                 self.values |= self.routes.plain | {name: Tokens(index) for name, index in indices.items()}
                 for number, name in enumerate(self.caches):
                     self.values[name] = self.emit(relax.TupleGetItem(caches, number))
@@ -159,6 +177,11 @@ class Translation:
         sequences, capacity = self._sizes
         return relax.TensorType((sequences, heads, capacity, width), ELEMENTS[tensor.elem_type])
 
+    @staticmethod
+    def _whole_type(value: onnx.ValueInfoProto) -> relax.TensorType:
+        tensor = value.type.tensor_type
+        return relax.TensorType([dim.dim_value for dim in tensor.shape.dim], ELEMENTS[tensor.elem_type])
+
     def cache_rows(self) -> list[list[Any]]:
         """Of every cache input its name, heads, width and dtype."""
         inputs = {value.name: value.type.tensor_type for value in self.graph.input}
@@ -187,6 +210,12 @@ class Translation:
         made = relax.call_tir_inplace(self._builder.add_func(kernel, name), arguments, [*changed, -1], [*types, out])
         return self.emit(relax.TupleGetItem(self.emit(made), len(changed)))
 
+    def change(self, name: str, kernel: tirx.PrimFunc, arguments: list[relax.Expr], changed: int = -1) -> relax.Var:
+        """Run a kernel that writes over one of its arguments, which is read by this name no more; what it then is."""
+        place = changed % len(arguments)
+        made = relax.call_tir_inplace(self._builder.add_func(kernel, name), arguments, [place], [arguments[place].ty])
+        return self.emit(made)
+
     @staticmethod
     def like(rows: relax.Var, width: int) -> relax.TensorType:
         """float32 (as many rows, width)."""
@@ -207,12 +236,14 @@ class Translation:
             case Parameter():
                 return self.placed(value)
             case Part(source, start, width):
-                return self.emit(relax.op.strided_slice(source, axes=[-1], begin=[start], end=[start + width]))
+                return self.emit(relax.op.strided_slice(source, axes=[len(source.ty.shape) - 1], begin=[start], end=[start + width]))
             case Scaled(inner, factor):
                 return self.emit(relax.op.multiply(self.tensor(inner), relax.const(factor, "float32")))
             case Sigmoid(inner) | Silu(inner):
                 made = relax.op.sigmoid if isinstance(value, Sigmoid) else relax.op.nn.silu
                 return self.emit(made(self.tensor(inner)))
+            case Unmade():
+                return value.made(self)
             case np.ndarray():
                 return relax.const(value)
             case relax.Expr():
@@ -229,12 +260,18 @@ class Translation:
             results = [Nobody()] * len(node.output)
         elif all(isinstance(value, np.ndarray) or value is None for value in given):
             results = folded(node, given)
-        elif node.op_type in OPERATORS:
-            made = OPERATORS[node.op_type](self, node, given)
+        elif node.op_type in (table := REQUEST_OPERATORS if of_request(given) else OPERATORS):
+            made = table[node.op_type](self, node, given)
             results = made if isinstance(made, list) else [made]
         else:
             raise refused(node, "is not translated")
         self.values |= dict(zip(node.output, results, strict=False))
+
+
+def of_request(given: list[Value]) -> bool:
+    """Whether these are what a request gives, constants and weights alone."""
+    known = all(value is None or isinstance(value, Request | np.ndarray | Parameter) for value in given)
+    return known and any(isinstance(value, Request) for value in given)
 
 
 def folded(node: onnx.NodeProto, given: list[Any]) -> list[Value]:
@@ -253,6 +290,8 @@ def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
 
 Operator = Callable[[Translation, onnx.NodeProto, list[Value]], Any]
 OPERATORS: dict[str, Operator] = {}
+REQUEST_OPERATORS: dict[str, Operator] = {}
+"""The same of what is worked out of a request alone."""
 WITH_MASK = ("GroupQueryAttention",)
 WITH_NOBODY = ("Concat", "GatherND")
 """Operators that make something of no rows."""

@@ -6,6 +6,7 @@ RotaryEmbedding and Mul is remembered until it is known what it is for, and made
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,6 +106,21 @@ class Zeros:
 @dataclass(frozen=True)
 class Sizes:
     """Sizes of a tensor: how many rows there are is known to the tensors themselves."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is worked out of a request alone, and holds for all of its tokens, in the graph's own axes."""
+
+    value: relax.Expr
+
+
+class Unmade(ABC):
+    """Rows that need not be in memory of their own."""
+
+    @abstractmethod
+    def made(self, decoder: Any) -> relax.Var:
+        """They as a tensor (rows, width); ``decoder`` is the `Translation`."""
 
 
 def number_of(value: Value) -> float | None:
