@@ -2,7 +2,8 @@
 
 A code less 128, times its block's float16 scale, is a float32 exactly, so that the numbers are those of ONNX Runtime's
 operator with accuracy_level 0 but for the order of sums (microsoft/onnxruntime, onnxruntime/contrib_ops/cpu/quantization/
-matmul_nbits.cc). Blocks of columns in which all rows hold zeros are not read; nor are rows of the matrix whose weight is zero.
+matmul_nbits.cc). Blocks of columns in which all rows hold zeros are not read; nor are rows of the matrix whose weight is
+zero.
 """
 
 # mypy: ignore-errors
@@ -77,8 +78,8 @@ def float_product(
         into: where the product is added; None where it is written.
 
     Arguments of the function: x (n, K) float32, codes (N, blocks, block) uint8, scales (N, blocks) float16, where there are
-    weights float32 (weights,), and out float32 (n, N), or (n, ``into.width``), which is changed. A row has the same bits among
-    however many others. Scales may be any finite number.
+    weights float32 (weights,), and out float32 (n, N), or (n, ``into.width``), which is changed. A row has the same bits
+    among however many others.
 
     Raises:
         ValueError: the matrix is one that `unsupported` names, or weights or columns do not fit it.

@@ -84,7 +84,7 @@ class FloatRows:
     def write(self, codes, scales, held, index, count, n):
         rows = self.matrix.rows
         side = min(SIDE, rows)
-        with T.parallel(0, -(-rows // TOGETHER)) as group:
+        with T.parallel(0, -(-rows // TOGETHER)) as group:  # noqa: SIM117
             with T.serial(0, T.min(TOGETHER // side, -(-rows // side) - group * (TOGETHER // side))) as within:
                 first = group * TOGETHER + within * side
 

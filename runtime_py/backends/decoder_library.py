@@ -23,7 +23,7 @@ from runtime_py.backends.records import DECODER_LIBRARY, ONNX
 from runtime_py.backends.token_routes import TokenRoutes
 from runtime_py.backends.tvm_runtime import require_tvm, tvm_ffi, use_threads
 from runtime_py.contracts import DECODER, StageContract
-from runtime_py.errors import MachineError
+from runtime_py.errors import MachineError, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -104,12 +104,19 @@ class DecoderLibrary:
 
         Raises:
             PackageError: an input does not fit the decoder's contract.
+            UsageError: image rows in a call of several sequences, or indices that do not fit the tokens.
         """
         for tensor in self._inputs:
             tensor.check(np.ascontiguousarray(inputs[tensor.name], tensor.dtype), DECODER)
         text = self.routes.text_alone(inputs)
         if inputs[INPUTS[0]].shape[1] == 1 and positions.tolist() in ([-1], [0]) and text:
             return self.decode(inputs, lengths, buffers)
+        if len(lengths) > 1:
+            raise UsageError(
+                f"image rows among one token of each of {len(lengths)} sequences",
+                "image rows of one sequence a call",
+                "feed prompts one by one",
+            )
         return self.prefill(inputs, int(lengths[0]), buffers, positions)
 
     def decode(self, inputs: Mapping[str, np.ndarray], lengths: np.ndarray, buffers: CacheBuffers) -> np.ndarray:

@@ -102,9 +102,7 @@ def unrounded_product(decoder: Translation, node: onnx.NodeProto, x: Value, code
     if reason:
         raise refused(node, f"has {reason}")
     whole = isinstance(x, Part) and (x.start, x.width) == (0, int(x.source.ty.shape[-1]))
-    return Unrounded(
-        x.source if whole else decoder.rows_of(x), matrix, (decoder.placed(codes), decoder.placed(scales))
-    )
+    return Unrounded(x.source if whole else decoder.rows_of(x), matrix, (decoder.placed(codes), decoder.placed(scales)))
 
 
 def weighted(decoder: Translation, one: Value, other: Value) -> Value | None:

@@ -26,7 +26,9 @@ Operation = Callable[[Translation, onnx.NodeProto, list[Any], list[Any]], relax.
 OPERATIONS: dict[str, Operation] = {
     "Cast": lambda _, node, given, constants: relax.op.astype(given[0], ELEMENTS[attribute(node, "to")]),
     "Softmax": lambda _, node, given, constants: relax.op.nn.softmax(given[0], attribute(node, "axis", -1)),
-    "ArgMax": lambda _, node, given, constants: relax.op.argmax(given[0], attribute(node, "axis"), bool(attribute(node, "keepdims", 1))),
+    "ArgMax": lambda _, node, given, constants: relax.op.argmax(
+        given[0], attribute(node, "axis"), bool(attribute(node, "keepdims", 1))
+    ),
     "Equal": lambda _, node, given, constants: relax.op.equal(*given),
     "Mul": lambda _, node, given, constants: relax.op.multiply(*given),
     "Sub": lambda _, node, given, constants: relax.op.subtract(*given),
@@ -55,7 +57,9 @@ def norm(decoder: Translation, node: onnx.NodeProto, given: list[Any], constants
 
 def logits(decoder: Translation, node: onnx.NodeProto, given: list[Any], constants: list[Any]) -> relax.Expr:
     plain = {"transA": 0, "transB": 1, "alpha": 1.0, "beta": 1.0}
-    if len(given) != 3 or any(attribute(node, name, value if name != "transB" else 0) != value for name, value in plain.items()):
+    if len(given) != 3 or any(
+        attribute(node, name, value if name != "transB" else 0) != value for name, value in plain.items()
+    ):
         raise refused(node, "is no product with a turned matrix and a bias")
     experts, hidden = (int(size) for size in given[1].ty.shape)
     return decoder.call("gate_logits", decoder.kernels.gate_logits(hidden, experts), given, decoder.like(given[0], experts))

@@ -116,7 +116,10 @@ class Translation:
         self._builder = relax.BlockBuilder()
 
     def module(self, entries: Sequence[Entry]) -> Any:
-        """The Relax module of functions (embeds, positions, lengths, shared inputs, a prompt's indices, caches, parameters) to logits."""
+        """The Relax module of functions to logits.
+
+        They take embeds, positions, lengths, inputs that all tokens share, a prompt's indices, caches and parameters.
+        """
         for entry in entries:
             self._write(entry)
         return self._builder.finalize()
@@ -232,18 +235,18 @@ class Translation:
 
     def tensor(self, value: Value) -> relax.Expr:
         """A value as a tensor that exists."""
+        if isinstance(value, Parameter | Unmade):
+            return self.placed(value) if isinstance(value, Parameter) else value.made(self)
         match value:
-            case Parameter():
-                return self.placed(value)
             case Part(source, start, width):
-                return self.emit(relax.op.strided_slice(source, axes=[len(source.ty.shape) - 1], begin=[start], end=[start + width]))
+                return self.emit(
+                    relax.op.strided_slice(source, axes=[len(source.ty.shape) - 1], begin=[start], end=[start + width])
+                )
             case Scaled(inner, factor):
                 return self.emit(relax.op.multiply(self.tensor(inner), relax.const(factor, "float32")))
             case Sigmoid(inner) | Silu(inner):
                 made = relax.op.sigmoid if isinstance(value, Sigmoid) else relax.op.nn.silu
                 return self.emit(made(self.tensor(inner)))
-            case Unmade():
-                return value.made(self)
             case np.ndarray():
                 return relax.const(value)
             case relax.Expr():
