@@ -41,7 +41,7 @@ def parts(matrix: FloatMatrix) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def of_onnx(matrix: FloatMatrix, x: np.ndarray, codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
     held = [numpy_helper.from_array(codes, "codes"), numpy_helper.from_array(scales.astype(np.float32), "scales")]
-    sizes = {"N": matrix.rows, "K": matrix.columns, "block_size": matrix.block, "bits": 8, "accuracy_level": 0}
+    sizes: dict[str, Any] = {"N": matrix.rows, "K": matrix.columns, "block_size": matrix.block, "bits": 8, "accuracy_level": 0}
     node = helper.make_node("MatMulNBits", ["x", "codes", "scales"], ["y"], domain="com.microsoft", **sizes)
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "xy"]
     ends[0] = helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)
@@ -116,10 +116,10 @@ def test_rows_of_the_matrix_without_weight_are_not_read(place: str) -> None:
 @pytest.mark.parametrize("place", X86)
 def test_a_product_is_added_to_columns_of_others(place: str) -> None:
     codes, scales, _ = parts(MATRIX)
-    for count in (1, 5, MANY + 3):
-        x, out = drawn(count, count, MATRIX.columns), np.ones((count, MATRIX.rows), np.float32)
+    for count in (0, 1, 5, MANY + 3):
+        # arrays of no rows have the steps of one
+        x, out, total = (drawn(9, count + 1, width)[:count] for width in (MATRIX.columns, MATRIX.rows, 100))
         made(place, MATRIX)(x, codes, scales, out)
-        total = drawn(9, count, 100)
         expected = total.copy()
         expected[:, 13:83] += out
         made(place, MATRIX, 0, Columns(100, 13))(x, codes, scales, total)

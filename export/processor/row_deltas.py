@@ -18,8 +18,8 @@ from export.processor.vectors import fused, span, splat
 def row_deltas(width: int) -> tirx.PrimFunc:
     """Add to each row the delta that is its own, where it has one.
 
-    Arguments: rows float32 (n, width), which are changed, deltas float32 (m, width), and index int64 (n,), which is m or more
-    of a row without a delta.
+    Arguments: rows float32 (n, width), which are changed, deltas float32 (m, width), and index int64 (n,), which is m
+    or more of a row without a delta.
     """
     with IRBuilder() as builder, prim_func(s_tir=True):
         T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})

@@ -178,9 +178,9 @@ class DecoderLibrary:
         use_threads(self._threads)
         if buffers.tensors is None:
             buffers.tensors = self._ffi.Array([self._compiled.tensor(buffers.arrays[name]) for name in self.caches])
-        given = [(inputs[INPUTS[0]], np.float32), (inputs[INPUTS[1]], np.int32), (lengths, np.int32)]
+        given = [(inputs[INPUTS[0]], "float32"), (inputs[INPUTS[1]], "int32"), (lengths, "int32")]
         given += [(np.asarray(inputs[tensor.name]), tensor.dtype) for tensor in self._shared]
-        given += [(index, np.int64) for index in indices]
+        given += [(index, "int64") for index in indices]
         tensors = [self._compiled.tensor(aligned(array, np.dtype(kind))) for array, kind in given]
         self._before_call()
         began = time.perf_counter()

@@ -237,6 +237,8 @@ class Translation:
         """A value as a tensor that exists."""
         if isinstance(value, Parameter | Unmade):
             return self.placed(value) if isinstance(value, Parameter) else value.made(self)
+        if isinstance(value, Request):
+            value = value.value
         match value:
             case Part(source, start, width):
                 return self.emit(
