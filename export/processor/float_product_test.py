@@ -41,8 +41,10 @@ def parts(matrix: FloatMatrix) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def of_onnx(matrix: FloatMatrix, x: np.ndarray, codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
     held = [numpy_helper.from_array(codes, "codes"), numpy_helper.from_array(scales.astype(np.float32), "scales")]
-    sizes: dict[str, Any] = {"N": matrix.rows, "K": matrix.columns, "block_size": matrix.block, "bits": 8, "accuracy_level": 0}
-    node = helper.make_node("MatMulNBits", ["x", "codes", "scales"], ["y"], domain="com.microsoft", **sizes)
+    sizes: dict[str, Any] = {"N": matrix.rows, "K": matrix.columns, "block_size": matrix.block, "bits": 8}
+    node = helper.make_node(
+        "MatMulNBits", ["x", "codes", "scales"], ["y"], domain="com.microsoft", accuracy_level=0, **sizes
+    )
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "xy"]
     ends[0] = helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)
     graph = helper.make_graph([node], "one", ends[:1], ends[1:], held)

@@ -149,7 +149,8 @@ class Translation:
             with self._builder.dataflow():
                 self._begin(given)
                 self.values |= {name: Request(value) for name, value in shared.items()}
-                self.values |= self.routes.plain | {name: Tokens(index) for name, index in indices.items()}
+                self.values.update(self.routes.plain)
+                self.values |= {name: Tokens(index) for name, index in indices.items()}
                 for number, name in enumerate(self.caches):
                     self.values[name] = self.emit(relax.TupleGetItem(caches, number))
                 for number, parameter in enumerate(self.parameters):
