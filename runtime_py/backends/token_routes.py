@@ -53,11 +53,9 @@ class TokenRoutes:
             return []
         sets = [np.asarray(inputs[name]) for name in self.given[:-1]]
         here = [rows[(rows >= start) & (rows < stop)] - start for rows in sets]
-        last = np.asarray(inputs[self.given[-1]])
-        return [
-            *here,
-            self._own_rows(sets[0], last, start, stop) if self.given[-1] == DELTA else self._order(here, start, stop),
-        ]
+        if self.given[-1] == DELTA:
+            return [*here, self._own_rows(sets[0], np.asarray(inputs[DELTA]), start, stop)]
+        return [*here, self._order(here, start, stop)]
 
     def _order(self, here: Sequence[np.ndarray], start: int, stop: int) -> np.ndarray:
         """Where each token stands among the sets."""
