@@ -9,7 +9,7 @@ Anatomy of High-Performance Matrix Multiplication (ACM TOMS 34, 2008).
 # mypy: ignore-errors
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tvm import tirx
 from tvm.script import tirx as T
@@ -18,7 +18,7 @@ from export.backends.mlc.blocks.linear import ZERO_POINT
 from export.backends.mlc.parameters import GROUP, PER_WORD
 from export.backends.mlc.passes.few_rows import TOGETHER, FewRows
 from export.backends.mlc.passes.fixed_rows import WORDS, FixedPoint
-from export.processor.block_instructions import CHUNK, VECTORS
+from export.processor.block_instructions import CHUNK, VECTORS, BlockInstructions
 from export.processor.vectors import LINE, fused, prefetch
 
 MANY = 24
@@ -26,6 +26,9 @@ MANY = 24
 
 ASKED = 2
 """Lines of the next panel's codes that memory is asked for with each group: all of them while `MANY` rows pass."""
+
+NEAR = 1 << 18
+"""Bytes of a panel that a core's second cache keeps at hand while rows of numbers pass."""
 
 HALVES = CHUNK // 2
 """Scales that are read of a row at once."""
@@ -54,6 +57,14 @@ class ManyRows:
         )
 
     @property
+    def byte(self) -> BlockInstructions:
+        """Whose lanes are rows of the matrix. More rows of numbers for each vector of a panel read the panel less often."""
+        byte = self.few.byte.many
+        if byte.panel_vectors == 1 or TOGETHER * self.few.strides.matrix.columns * 2 <= NEAR:
+            return byte
+        return replace(byte, rows_at_once=byte.rows_at_once * byte.panel_vectors, panel_vectors=1)
+
+    @property
     def groups(self) -> int:
         """Of a row."""
         return self.few.strides.matrix.columns // GROUP
@@ -61,7 +72,7 @@ class ManyRows:
     @property
     def vectors(self) -> int:
         """That a panel's rows are the lanes of."""
-        return TOGETHER // self.few.byte.many.lanes
+        return TOGETHER // self.byte.lanes
 
     @property
     def slots(self) -> int:
@@ -100,7 +111,7 @@ class _Panel:
     number: tirx.Expr
 
     def write(self):
-        many, few, byte = self.many, self.many.few, self.many.few.byte.many
+        many, few, byte = self.many, self.many.few, self.many.byte
         with T.sblock("panel"):
             T.reads(*(_whole(buffer) for buffer in (self.words, self.powers, few.words, few.scales)))
             T.writes(_whole(few.out))
@@ -117,7 +128,7 @@ class _Panel:
 
     def _decode(self, decoded):
         """Codes of all rows of the panel, two in each lane: those of the columns i and i + 4 of a word."""
-        many, byte = self.many, self.many.few.byte.many
+        many, byte = self.many, self.many.byte
         lanes, whole = byte.lanes, T.ramp(0, 1, byte.lanes)
         points = T.broadcast(T.int16(ZERO_POINT), 2 * lanes)
         with T.serial(0, many.groups) as group:
@@ -134,7 +145,7 @@ class _Panel:
 
     def _widen(self, single):
         """Scales of all rows of the panel; the last that are read at once may have been read before."""
-        many, byte = self.many, self.many.few.byte.many
+        many, byte = self.many, self.many.byte
         lanes = byte.lanes
         with T.serial(0, -(-many.groups // HALVES)) as part:
             begin = T.min(part * HALVES, many.groups - HALVES)
@@ -148,7 +159,7 @@ class _Panel:
 
     def _lines(self, read, many, vector):
         """16 bytes, ``many`` numbers, of each row of a vector: four, of which `turned` makes four with rows as lanes."""
-        byte = self.many.few.byte.many
+        byte = self.many.byte
         first, sections = self.number * TOGETHER + vector * byte.lanes, byte.width // CHUNK
         lines = []
         for at in range(VECTORS):
@@ -171,12 +182,12 @@ class _Tile:
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
-        byte = self.panel.many.few.byte.many
+        byte = self.panel.many.byte
         return [(row, vector) for row in range(byte.rows_at_once) for vector in range(byte.panel_vectors)]
 
     def write(self):
         panel, many, few, pairs = self.panel, self.panel.many, self.panel.many.few, self.pairs
-        strides, lanes, tokens = few.strides, few.byte.many.lanes, few.x.shape[1]
+        strides, lanes, tokens = few.strides, many.byte.lanes, few.x.shape[1]
         order, whole = strides.byte.lanes, T.ramp(0, 1, lanes)
         with T.sblock("tile"):
             T.reads(*(_whole(buffer) for buffer in (panel.words, panel.powers, self.decoded, self.single)))
@@ -206,7 +217,7 @@ class _Tile:
     def _prefetch(self, passed):
         """Memory is asked for the next panel, while this one is multiplied."""
         panel, many, few = self.panel, self.panel.many, self.panel.many.few
-        locality, first = few.byte.many.locality, (panel.number + 1) * TOGETHER
+        locality, first = many.byte.locality, (panel.number + 1) * TOGETHER
         lines, last = TOGETHER * many.groups * CHUNK // LINE, TOGETHER * many.groups - 1
         for line in range(ASKED):
             at = T.min(passed * ASKED + line, lines - 1) * (LINE // 4)
@@ -216,7 +227,7 @@ class _Tile:
     def _add(self, sums, exact, slot, group):
         """The products of a group."""
         panel, byte = self.panel, self.panel.many.few.byte
-        lanes, whole = byte.many.lanes, T.ramp(0, 1, byte.many.lanes)
+        lanes, whole = panel.many.byte.lanes, T.ramp(0, 1, panel.many.byte.lanes)
         for at in range(len(self.pairs)):
             T.buffer_store(exact, T.broadcast(T.int32(0), lanes), [at, whole])
         for word in range(WORDS):

@@ -217,6 +217,30 @@ def test_a_plan_counts_on_the_products_that_are_written(columns: int) -> None:
     assert written == (columns % CODED_COLUMNS == 0)
 
 
+def gate(tokens: int, columns: int) -> tirx.PrimFunc:
+    """silu of a row's first half times its second one, in the steps in which Relax has them."""
+    x = te.placeholder((1, tokens, 2 * columns), "float16", name="x")
+    one = te.compute((1, tokens, columns), lambda b, t, n: x[b, t, n], name="one")
+    sigmoid = te.compute(one.shape, lambda b, t, n: te.sigmoid(one[b, t, n]), name="sigmoid")
+    silu = te.compute(one.shape, lambda b, t, n: one[b, t, n] * sigmoid[b, t, n], name="silu")
+    return te.create_prim_func(
+        [x, te.compute(one.shape, lambda b, t, n: silu[b, t, n] * x[b, t, n + columns], name="gated")]
+    )
+
+
+def test_gates_are_shared_out_with_the_same_numbers() -> None:
+    module = IRModule({"fused_silu": gate(3, 96).with_attr("global_symbol", "fused_silu")})
+    shared = ScheduleForCpu(X86)(module)
+    assert "T.parallel" in shared.script() and "T.parallel" not in module.script()
+    x = np.random.default_rng(0).standard_normal((1, 3, 192)).astype(np.float16)
+    made = []
+    for each in (module, shared):
+        out = tvm.runtime.tensor(np.zeros((1, 3, 96), np.float16))
+        tvm.compile(each, target=X86)["fused_silu"](tvm.runtime.tensor(x), out)
+        made.append(out.numpy())
+    assert np.array_equal(*made) and np.abs(made[0]).max() > 0.1
+
+
 def test_names_get_the_prefix_of_a_system_library() -> None:
     """AttachGlobalSymbol walks through the kernel then, and through its addresses."""
     module = scheduled(product(5, 64, "float32"), ARM64).with_attr("system_lib_prefix", "row_product_")
