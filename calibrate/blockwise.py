@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from calibrate.methods.base import BlockMethod, LayerProblem, Method, Outcome, measured, solve
 from calibrate.statistics.block_run import BlockRun
 from calibrate.statistics.moments import Moment
+from calibrate.statistics.passes import Passes, wants_half
 from export.quantisation.codes import RoundToNearest, WeightProvider, joined
 from export.quantisation.folds import Fold, decoder_folds
 from export.quantisation.grids import GRIDS
@@ -69,7 +70,7 @@ class BlockwiseCalibration:
         self.method, self.sequential, self.journal, self.backend = method, sequential, journal, backend
         self.assignments, self.chosen = assignments, frozenset(wanted_layers(assignments))
         self.state = PartlyQuantised(weights, assignments, self.chosen)
-        self.original = weights
+        self.original, self.half = weights, wants_half(spec)
         self.folds = dict(decoder_folds(spec)) if isinstance(method, Scales) else {}
         self._report: dict[str, Any] = {}
 
@@ -85,17 +86,38 @@ class BlockwiseCalibration:
         """Choose the codes of a block's layers, or take them from an earlier run; see
         calibrate.statistics.stage_stream.Visit.
         """
-        path = Path(self.backend) / f"{block}.safetensors"
-        notes = path.with_suffix(".json")
-        step = f"{self.backend} {block}"
-        if step not in self.journal.steps:
+        if not self.settled(block, list(moments)):
+            path, notes = self._paths(block)
             self._calibrate(block, moments, run, path, notes)
-            self.journal.finish(step, [path, notes])
-        whole = self.journal.folder / path
-        self.state.overlay.update(read_overlay(whole))
-        self.state.files |= dict.fromkeys(moments, whole)
-        self._report |= json.loads((self.journal.folder / notes).read_text(encoding="utf-8"))
+            self.journal.finish(self._step(block), [path, notes])
+            self._take_up(block, list(moments))
         return self.state if self.sequential else None
+
+    def settled(self, block: str, layers: Sequence[str]) -> bool:
+        """Take a block's codes from an earlier run, if one has chosen them."""
+        known = self._step(block) in self.journal.steps
+        if known:
+            self._take_up(block, layers)
+        return known
+
+    @property
+    def passes(self) -> Passes:
+        """What samples may leave out. A method for whole blocks reads what a block gives, in float32 as it computes."""
+        together = isinstance(self.method, BlockMethod)
+        return Passes(self.settled, self.sequential and not together, self.half and not together)
+
+    def _step(self, block: str) -> str:
+        return f"{self.backend} {block}"
+
+    def _paths(self, block: str) -> tuple[Path, Path]:
+        path = Path(self.backend) / f"{block}.safetensors"
+        return path, path.with_suffix(".json")
+
+    def _take_up(self, block: str, layers: Sequence[str]) -> None:
+        path, notes = (self.journal.folder / path for path in self._paths(block))
+        self.state.overlay.update(read_overlay(path))
+        self.state.files |= dict.fromkeys(layers, path)
+        self._report |= json.loads(notes.read_text(encoding="utf-8"))
 
     def moved(self, rows: Mapping[str, Mapping[str, Any]]) -> None:
         """Go on with layers in other files, by their rows of the report."""
