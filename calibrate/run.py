@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from calibrate.blockwise import BlockwiseCalibration, wanted_layers
 from calibrate.evaluation.evaluate_samples import SampleEvaluation, judge_of
 from calibrate.evaluation.held_out import HeldOutCheck, count_of
+from calibrate.forecast import LEAST_SECONDS, Load, Progress, block_of, of_machine, told
 from calibrate.methods import method_named
 from calibrate.record import fingerprint, manifest
 from calibrate.request import CalibrationRequest
@@ -68,13 +69,6 @@ class CalibrationPlan:
     def blocks(self, backend: str) -> int:
         """Of how many blocks, each a file, the wanted layers are."""
         return len({block_of(layer) for layer in self.wanted[backend]})
-
-
-def block_of(layer: str) -> str:
-    """``decoder.layers.0`` of ``decoder.layers.0.mlp.down``; a layer outside the blocks is one by itself with its stage."""
-    parts = layer.split(".")
-    index = next((place for place, part in enumerate(parts) if part.isdigit()), 1 if parts[0] == "decoder" else 0)
-    return ".".join(parts[: index + 1])
 
 
 def plan(request: CalibrationRequest, opened: OpenedCheckpoint | None = None) -> CalibrationPlan:
@@ -158,10 +152,12 @@ def _calibrate(request: CalibrationRequest, planned: CalibrationPlan) -> Path:
             journal, name,
         )  # fmt: skip
         watching = WatchingKernels() if exporter.wants_cache_scales(planned.options) else None
-        stream(
-            checkpoint.spec, work.weights, prompts, processor, work.wanted, _forgetting(work.visit, watching),
-            kernels=watching, passes=work.passes,
-        )  # fmt: skip
+        load = Load.of(checkpoint.spec, prompts)
+        expected = of_machine(checkpoint.spec, assignments, planned.wanted[name], load)
+        if expected.seconds >= LEAST_SECONDS:
+            log.info("%s: %s", name, told(expected, request.method, load))
+        visit, passes = _accompanied(work, watching, Progress(name, expected))
+        stream(checkpoint.spec, work.weights, prompts, processor, work.wanted, visit, kernels=watching, passes=passes)
         log.info("%s: %d layers in %.1f s", name, len(work.report()), time.perf_counter() - began)
         tuning, check = None, None
         if request.tune_scales:
@@ -188,16 +184,24 @@ def _calibrate(request: CalibrationRequest, planned: CalibrationPlan) -> Path:
     return request.output
 
 
-def _forgetting(visit: Visit, watching: WatchingKernels | None) -> Visit:
-    """A visit after which a block's keys and values are taken down anew, as its codes make them."""
+def _accompanied(work: BlockwiseCalibration, watching: WatchingKernels | None, progress: Progress) -> tuple[Visit, Passes]:
+    """A calibration's visit and passes, with what is left said after each block, and its keys and values taken down anew."""
 
     def visited(block: str, moments: Mapping[str, Moment], run: BlockRun | None) -> WeightProvider | None:
-        weights = visit(block, moments, run)
+        weights = work.visit(block, moments, run)
         if watching is not None:
+            # until now they were those of the weights before they had codes
             watching.forget(block)
+        progress.passed(block)
         return weights
 
-    return visited
+    def settled(block: str, layers: Sequence[str]) -> bool:
+        known = work.settled(block, layers)
+        if known:
+            progress.passed(block, earlier=True)
+        return known
+
+    return visited, replace(work.passes, settled=settled)
 
 
 def _cache_scales(

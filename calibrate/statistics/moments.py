@@ -50,7 +50,9 @@ class Moment:
         for part in flat.split(CHUNK_ROWS):
             for start in range(0, columns, SUM_COLUMNS):
                 # what lies below the diagonal is the mirror of what lies above, and is left for the end
-                self._sum[start : start + SUM_COLUMNS, start:].addmm_(part[:, start : start + SUM_COLUMNS].T, part[:, start:])
+                self._sum[start : start + SUM_COLUMNS, start:].addmm_(
+                    part[:, start : start + SUM_COLUMNS].T, part[:, start:]
+                )
         self.count += len(flat)
         self._mirrored = columns <= SUM_COLUMNS
         self.forget()

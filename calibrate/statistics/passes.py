@@ -57,7 +57,7 @@ def has_bfloat16() -> bool:
 
 
 def in_half(layer: Linear) -> Callable[[Tensor], Tensor]:
-    """The forward pass of a layer that holds its matrix in bfloat16: the product in it, bias and result in the input's dtype."""
+    """The forward pass of a layer that holds its matrix in bfloat16: the product in it, the rest in the input's dtype."""
     import torch
     from torch.nn import functional as F
 

@@ -146,9 +146,7 @@ class StageStream:
         with _Loaded(self, block, f"{name}."):
             if not settled:
                 entries = list(zip(rows, rest, strict=True))
-                results, changed = self._observed(
-                    f"{self.stage}.{name}", block, entries, one, self.passes.discarded, as_run
-                )
+                results, changed = self._observed(f"{self.stage}.{name}", block, entries, one, self.passes.discarded, as_run)
                 if changed:
                     self._load(block, f"{name}.")
                     results = []
@@ -201,7 +199,7 @@ class StageStream:
         discarded: bool = False,
         as_run: Callable[[Iterable[str], list[Any]], BlockRun] | None = None,
     ) -> tuple[list[Any], bool]:
-        """Run every entry with the wanted layers under watch, and visit; what came out, and whether the weights have changed.
+        """Run every entry with the wanted layers under watch, and visit; what came out, and whether weights have changed.
 
         Nothing comes out where it would be ``discarded``; such a pass ends at the last layer's input.
         """
@@ -240,9 +238,7 @@ class StageStream:
         for self._call, entry in enumerate(entries):
             yield entry
 
-    def _watcher(
-        self, layer: str, moment: Moment, enough: Enough | None
-    ) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+    def _watcher(self, layer: str, moment: Moment, enough: Enough | None) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def watch(module: nn.Module, inputs: tuple[Any, ...]) -> None:
             self._take(layer, moment, inputs[0])
             if enough is not None:
