@@ -32,6 +32,10 @@ CHUNK_ELEMENTS = 1 << 23
 """Weights of a layer that a method gets at a time, on one thread; chunks run side by side on the others. The result depends
 on the chunks alone, so that it is the same with any number of threads."""
 
+LEAST_ELEMENTS = 1 << 20
+"""Weights of a layer that are worth several chunks: from these on their number is even, and they are of equal length, so
+that no thread waits for the other's last."""
+
 SCALE_ROWS = 1024
 """Rows of a layer that the search for AWQ's factors looks at; evenly spaced where there are more."""
 
@@ -41,6 +45,13 @@ class Scales(Protocol):
     """A method that scales input columns before it rounds (calibrate.methods.awq)."""
 
     def scale(self, layers: Sequence[LayerProblem], share: int = 1, heads: int = 1) -> Tensor | None: ...
+
+
+@runtime_checkable
+class Prepares(Protocol):
+    """A method that derives something of a moment for all rows of a layer, best with all threads."""
+
+    def prepare(self, moment: Moment) -> None: ...
 
 
 def wanted_layers(assignments: Mapping[str, Assignment]) -> list[str]:
@@ -190,7 +201,9 @@ class BlockwiseCalibration:
 
     def _solve(self, name: str, weights: WeightProvider, moment: Moment) -> Outcome:
         count, columns = weights.shape(f"{name}.weight")
-        step = max(1, CHUNK_ELEMENTS // columns)
+        step = chunk_rows(count, columns)
+        if isinstance(self.method, Prepares) and moment.count:
+            self.method.prepare(moment)
         grid = GRIDS[self.assignments[name].grid]
 
         def part(start: int) -> Outcome:
@@ -205,6 +218,15 @@ class BlockwiseCalibration:
             sum(part.power for part in parts),
             sum(part.kept_rows for part in parts),
         )
+
+
+def chunk_rows(rows: int, columns: int) -> int:
+    """Rows of a layer that are solved at a time."""
+    elements = rows * columns
+    if elements < LEAST_ELEMENTS:
+        return rows
+    pairs = -(-elements // (2 * CHUNK_ELEMENTS))
+    return -(-rows // (2 * pairs))
 
 
 def side_by_side(work: Callable[[int], Outcome], items: Iterable[int]) -> list[Outcome]:
