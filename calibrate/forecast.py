@@ -42,7 +42,7 @@ SOLVED = 2.0
 """Products of a layer's weights with its moment, in whole ones, that GPTQ, the choice between its rows and plain rounding's
 and the report take."""
 
-EACH_WEIGHT = 120e-9
+EACH_WEIGHT = 200e-9
 """Seconds of one thread that searching, rounding, reading and writing a weight takes."""
 
 SLOW = ("sign-rounding", "block-sign-rounding")
@@ -110,19 +110,19 @@ class Forecast:
     """Seconds with nothing else at work, and bytes.
 
     Attributes:
-        images: seconds until the first block of the decoder.
-        blocks: seconds of every block that has codes, in order.
+        other: seconds of what has no codes of the decoder: vision, connector.
+        blocks: seconds of every block of the decoder that has codes, in order.
         memory: bytes at the largest, what lies in mapped files apart.
     """
 
-    images: float
+    other: float
     blocks: Mapping[str, float]
     memory: int
 
     @property
     def seconds(self) -> float:
         """Of the whole calibration."""
-        return self.images + sum(self.blocks.values())
+        return self.other + sum(self.blocks.values())
 
 
 def forecast(
@@ -132,7 +132,8 @@ def forecast(
     chosen = frozenset(wanted)
     blocks: dict[str, float] = {}
     weights: dict[str, int] = {}
-    images, widest, largest = 0.0, 0, 0
+    coded = {block_of(name) for name in chosen}
+    other, widest = 0.0, 0
     for name, assignment in assignments.items():
         layer = assignment.layer
         if layer.role == "embedding":
@@ -147,14 +148,14 @@ def forecast(
             widest = max(widest, layer.columns)
         else:
             taken += passed
-        if in_decoder:
-            block = block_of(name)
+        block = block_of(name)
+        if in_decoder and block in coded:
             blocks[block] = blocks.get(block, 0.0) + taken
-            weights[block] = weights.get(block, 0) + (0 if layer.role == "head" else size)
-        else:
-            images += taken
-    largest = max(weights.values(), default=0)
-    return Forecast(images, blocks, _memory(spec, load, widest, largest))
+        elif layer.role != "head":
+            other += taken
+        if in_decoder and layer.role != "head":
+            weights[block] = weights.get(block, 0) + size
+    return Forecast(other, blocks, _memory(spec, load, widest, max(weights.values(), default=0)))
 
 
 def _memory(spec: ModelSpec, load: Load, widest: int, block: int) -> int:

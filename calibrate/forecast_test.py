@@ -32,7 +32,7 @@ def test_time_is_that_of_the_products(tmp_path: Path) -> None:
     assert list(few.blocks) == [f"decoder.layers.{index}" for index in range(spec.decoder.layers)] + ["decoder.head"]
     # what does not grow with the samples is the same in all of them
     assert many.seconds - of(5000).seconds == pytest.approx(of(5000).seconds - few.seconds)
-    assert of(1000, 5000).images > few.images and of(1000, 5000).blocks == few.blocks
+    assert of(1000, 5000).other > few.other and of(1000, 5000).blocks == few.blocks
     slow = of(9000, machine=Machine(50e9, 50e9, 1))
     assert slow.seconds == pytest.approx(2 * many.seconds)
     assert few.memory < many.memory
