@@ -32,18 +32,19 @@ TYPICAL_TOKENS, TYPICAL_PATCHES = 300, 1024
 PICTURE_EVERY = 3
 """One sample in so many has a picture, before any is drawn."""
 
-PASSES = 1.8
-"""Through a block whose codes are chosen: one whole, one without its last product."""
+PASSES, SEEN_ONCE = 2.4, 2.0
+"""Products of samples with a block whose codes are chosen (a pass and most of another), and with other layers (one pass),
+each with what is computed between products: attention, norms, activations."""
 
-MOMENT_SHARE = 0.57
-"""Of a moment's products, what is computed; the rest is its mirror."""
+MOMENT_SHARE = 0.65
+"""Of a moment's products, what is computed, with what that takes beside: the rest is its mirror."""
 
 SOLVED = 2.0
 """Products of a layer's weights with its moment, in whole ones, that GPTQ, the choice between its rows and plain rounding's
 and the report take."""
 
-EACH_WEIGHT = 200e-9
-"""Seconds of one thread that searching, rounding, reading and writing a weight takes."""
+EACH_WEIGHT, EACH_ROUNDED = 200e-9, 5e-9
+"""Seconds of one thread that searching, rounding, reading and writing a weight takes, and reading and rounding one alone."""
 
 SLOW = ("sign-rounding", "block-sign-rounding")
 """Methods that descend by gradients, of which nothing is foretold but that they take longer."""
@@ -141,13 +142,12 @@ def forecast(
         size, in_decoder = layer.rows * layer.columns, name.startswith(f"{DECODER}.")
         rows = load.tokens if in_decoder else load.patches
         passed = 0.0 if layer.role == "head" else rows * size / machine.passing
-        taken = EACH_WEIGHT * size / machine.threads
         if name in chosen:
-            moment = layer.columns**2
+            moment, taken = layer.columns**2, EACH_WEIGHT * size / machine.threads
             taken += (MOMENT_SHARE * rows * moment + SOLVED * layer.rows * moment) / machine.whole + PASSES * passed
             widest = max(widest, layer.columns)
         else:
-            taken += passed
+            taken = EACH_ROUNDED * size / machine.threads + SEEN_ONCE * passed
         block = block_of(name)
         if in_decoder and block in coded:
             blocks[block] = blocks.get(block, 0.0) + taken
