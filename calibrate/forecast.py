@@ -108,7 +108,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Forecast:
-    """Seconds with nothing else at work, and bytes.
+    """Seconds at the speed that was measured, and bytes.
 
     Attributes:
         other: seconds of what has no codes of the decoder: vision, connector.
@@ -188,7 +188,7 @@ def told(expected: Forecast, method: str, load: Load) -> str:
     least = "at least " if method in SLOW else "about "
     pictures = f" and {load.patches:,} patches of pictures" if load.patches else ""
     return (
-        f"{least}{duration(expected.seconds)} for {load.tokens:,} tokens{pictures} with nothing else at work, and "
+        f"{least}{duration(expected.seconds)} for {load.tokens:,} tokens{pictures} at the speed this machine has now, and "
         f"{human_bytes(expected.memory)} of memory"
     )
 

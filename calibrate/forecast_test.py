@@ -51,7 +51,7 @@ def test_rows_are_those_of_the_samples(tmp_path: Path) -> None:
 
 def test_the_plan_says_how_long(tmp_path: Path) -> None:
     expected = Forecast(60.0, {"decoder.layers.0": 600.0}, 3 << 30)
-    assert told(expected, "gptq", Load(1000, 0)).startswith("about 11 min for 1,000 tokens with nothing else")
+    assert told(expected, "gptq", Load(1000, 0)).startswith("about 11 min for 1,000 tokens at the speed")
     assert told(expected, "sign-rounding", Load(1000, 20)).startswith("at least 11 min for 1,000 tokens and 20 patches")
     assert told(expected, "gptq", Load(1000, 0)).endswith("3.0 GiB of memory")
     assert [duration(seconds) for seconds in (42, 95, 3600, 7500)] == ["42 s", "2 min", "60 min", "2 h 5 min"]
