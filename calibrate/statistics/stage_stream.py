@@ -254,8 +254,10 @@ class StageStream:
         from torch import nn
 
         inside = {id(part) for part in module.modules()}
+        # blocks are loaded one at a time, by their own prefix
+        apart = tuple(f"{part}." for part in (without, "" if prefix else self.list_name) if part)
         for name, (owner, leaf) in self.parameters.items():
-            skipped = without and name.startswith(f"{without}.")
+            skipped = name.startswith(apart)
             if id(owner) in inside and name.startswith(prefix) and not skipped:
                 value = self.weights.tensor(f"{self.stage}.{name}").to(stored_as(owner, leaf, self.passes.half)).contiguous()
                 setattr(owner, leaf, nn.Parameter(value, requires_grad=False))
