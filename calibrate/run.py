@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from calibrate.blockwise import BlockwiseCalibration, wanted_layers
 from calibrate.evaluation.evaluate_samples import SampleEvaluation, judge_of
 from calibrate.evaluation.held_out import HeldOutCheck, count_of
-from calibrate.forecast import LEAST_SECONDS, Load, Progress, block_of, of_machine, told
 from calibrate.methods import method_named
 from calibrate.record import fingerprint, manifest
 from calibrate.request import CalibrationRequest
 from calibrate.samples.prompts import prompts_of
 from calibrate.statistics.capture import stream
+from calibrate.statistics.forecast import LEAST_SECONDS, Load, Progress, block_of, of_machine, told
 from calibrate.statistics.passes import Passes
 from calibrate.tuning.scale_tuning import tuned_scales
 from calibrate.tuning.tuned_blocks import FOLDER as TUNED

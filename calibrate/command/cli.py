@@ -112,8 +112,8 @@ def _show_plan(planned: Any, request: CalibrationRequest, as_json: bool) -> None
     cost.
     """
     from calibrate.evaluation import held_out
-    from calibrate.forecast import Load, of_machine, told
     from calibrate.request import SAMPLES
+    from calibrate.statistics.forecast import Load, of_machine, told
     from calibrate.tuning import tuning_memory
     from export.plan.plan import group_layers
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from calibrate.forecast import Forecast, Load, Machine, Progress, duration, forecast, told
 from calibrate.request import CalibrationRequest
 from calibrate.run import plan
 from calibrate.samples.prompts import prompts_of
+from calibrate.statistics.forecast import Forecast, Load, Machine, Progress, duration, forecast, told
 
 MACHINE = Machine(100e9, 100e9, 2)
 
