@@ -37,7 +37,7 @@ from export.package.source_hashes import SourceHashes
 from export.package.steps import begun, builds_of, run, steps_of, stored_codes
 from export.plan.machine import tool_versions
 from export.plan.plan import Plan, make_plan
-from export.quantisation.choice import told_of
+from export.quantisation.choice import measured_elsewhere, told_of
 from export.quantisation.stored import StoredCodes
 from export.request import ExportRequest
 from export.source.side_files import Purpose, named, require_vocabulary
@@ -125,6 +125,8 @@ def _plan(request: ExportRequest, checkpoint: OpenedCheckpoint, verifier: Verifi
     notes = list(checkpoint.check_tokenizer())
     if checkpoint.weights is None:
         notes.append("made from config.json alone; no weights were read")
+    if request.choice is not None:
+        notes += measured_elsewhere(request.choice, checkpoint.id)
     return make_plan(
         request, checkpoint.family, checkpoint.spec, checkpoint.id, request.output_folder(), verifier, tuple(notes)
     )

@@ -20,7 +20,7 @@ from runtime_py.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from parity_tests.judging.judge import Judgement
-    from parity_tests.thresholds import Table
+    from parity_tests.judging.standards import Table
 
 PROG = "python -m parity_tests"
 

@@ -1,8 +1,8 @@
 """The one place for thresholds: how far is too far, for every kind of array and every sort of comparison, with reasons.
 
-A `Standard` names a sort of comparison. Absolute limits hold where both sides are float32 and the scale is known (the
-goldens); everything else is judged relative to the largest reference value, because real checkpoints have activations
-of any size.
+A `Standard` names a sort of comparison (`parity_tests.judging.standards`). Absolute limits hold where both sides are
+float32 and the scale is known (the goldens); everything else is judged relative to the largest reference value, because
+real checkpoints have activations of any size.
 
 The figures "observed" below are of PyTorch alone, with no package involved: trained demo checkpoints on 40 held-out
 pictures each and a decoder that is a real trained LLM (SmolLM2-135M, docs/results/real_model.md) on general samples
@@ -26,51 +26,9 @@ others are in float32 and the worst to more, and where rounding is expected rows
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import StrEnum
 
-from parity_tests.judging.metrics import HIGHER_IS_BETTER, LOGITS, Kind
-
-
-class Standard(StrEnum):
-    """A sort of comparison, by what the two sides differ in."""
-
-    GOLDEN = "golden-fp32"  # the published code's arrays, both sides float32
-    GOLDEN_FLIPPED = "golden-fp32-rounding-flip"  # the same, a gate logit shown to round the other way
-    FLIPPED = "rounding-flip"  # package against reference in float32, a gate logit shown to round the other way
-    FP32 = "fp32"  # package against reference, both float32, any checkpoint
-    FP16 = "fp16"  # float16 package against the float32 reference
-    STORED_FLOAT32 = "implementation-float32"  # against a reference with the stored numbers; arithmetic in float32
-    STORED_FLOAT16 = "implementation-float16"  # the same; arithmetic in float16
-    STORED_INT8 = "implementation-int8"  # the same; inputs of layers rounded to 8 bits by both sides
-    CACHE_INT8 = "implementation-int8-cache"  # the same; keys and values rounded to 8 bits by both sides
-    KERNELS_INT8 = "kernels-int8"  # inputs of int4 layers rounded to 8 bits by the package's kernels alone
-    MOVED = "moved-by-rounding"  # the same, on a question that PyTorch with inputs so rounded is moved far on
-    SECOND_OPINION = "second-opinion"  # reference against transformers, both float32 PyTorch
-    INT4_LOSS = "int4-loss"  # dequantised reference against full precision
-
-    @classmethod
-    def _missing_(cls, value: object) -> Standard | None:
-        # former names, which a user's file of thresholds may still have; stored runs of their time are refused
-        return {"golden-fp32-gate-crossing": cls.GOLDEN_FLIPPED, "gate-crossing": cls.FLIPPED}.get(str(value))
-
-
-@dataclass(frozen=True)
-class Limit:
-    """A metric and its bound: the highest allowed value, or the lowest where higher is better."""
-
-    metric: str
-    bound: float
-    reason: str
-
-    def holds(self, metrics: Mapping[str, float]) -> bool:
-        """False also when the metric is missing or not a number."""
-        value = metrics.get(self.metric, float("nan"))
-        return value >= self.bound if HIGHER_IS_BETTER[self.metric] else value <= self.bound
-
-
-Limits = tuple[Limit, ...]
-Table = Mapping[Standard, Mapping[Kind, Limits]]
+from parity_tests.judging.metrics import LOGITS, Kind
+from parity_tests.judging.standards import Limit, Limits, Standard, Table
 
 _EXACT = (Limit("mismatches", 0, "integers do not round"),)
 _PIXELS = (Limit("max_abs", 1e-6, "both sides call PIL's resize; only the float32 scaling may differ in the last bit"),)

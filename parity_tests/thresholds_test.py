@@ -9,7 +9,8 @@ import pytest
 
 from parity_tests.judging.metrics import HIGHER_IS_BETTER, Kind
 from parity_tests.judging.presets import PRESETS
-from parity_tests.thresholds import DEFAULT, Limits, Standard
+from parity_tests.judging.standards import Limits, Standard
+from parity_tests.thresholds import DEFAULT
 
 PAGE = Path(__file__).parents[1] / "docs" / "results" / "rounding.md"
 

@@ -4,6 +4,7 @@ reordered cache entry shows. Tests of the pipeline run it; the graph backends ha
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from export.families.minicpm_v.prompt import prompt
 from runtime_py import tokenizer
 from runtime_py.backends.base import Arrays
 from runtime_py.contracts import CONNECTOR, EMBED, VISION
+from runtime_py.generation.session import Limits
+from runtime_py.model import Model
+from runtime_py.package import Package
 from runtime_py.preprocess.minicpm_v import Processor
 from runtime_py.prompt.format import PromptFormat
 
@@ -108,6 +112,37 @@ def minicpm_settings(variant: str = "1.0", limit: int = 2048, **changes: Any) ->
         "prompt": minicpm_prompt(variant, limit).to_json(),
         **changes,
     }
+
+
+GENERATION = {
+    "stop_ids": [2],
+    "temperature": 0.0,
+    "top_p": 0.8,
+    "top_k": 100,
+    "repetition_penalty": 1.0,
+    "max_new_tokens": 12,
+}
+"""Greedy answers of a few tokens."""
+
+
+def model_of(words: tokenizer.Tokenizer, folder: Path, limits: Limits, files: Sequence[str] = ()) -> Model:
+    """`AttentionBackend` as a loaded package of MiniCPM-V that lists these files."""
+    described = Package(
+        folder=folder,
+        manifest={"files": [{"path": path} for path in files]},
+        family="minicpm-v",
+        variant="1.0",
+        target="cpu",
+        precision="fp32",
+        runtime_backend="ort",
+        processor="minicpm_v",
+        runtime=minicpm_settings(),
+        generation=GENERATION,
+        limits=limits,
+        contracts={},
+        files=(),
+    )
+    return Model(described, AttentionBackend(len(words.pieces)), Processor(minicpm_settings(), words), words)
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
@@ -16,47 +14,21 @@ from runtime_py.backends.base import Arrays
 from runtime_py.backends.choice import open_backend
 from runtime_py.backends.record import Ability, OpeningChoices, RuntimeBackend
 from runtime_py.backends.registry import register, withdraw
-from runtime_py.command.chat import converse
-from runtime_py.conftest import AttentionBackend, minicpm_settings
+from runtime_py.conftest import AttentionBackend, minicpm_settings, model_of
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, VISION, StageContract
 from runtime_py.errors import ImageError, PackageError, UsageError
 from runtime_py.generation.conversation import fingerprint
 from runtime_py.generation.generate import Finish, Overrides
 from runtime_py.generation.session import Limits
 from runtime_py.model import Model, open_processor
-from runtime_py.package import Package, selftest
 from runtime_py.preprocess.base import Message
 from runtime_py.preprocess.minicpm_v import Processor
 from runtime_py.tokenizer import Tokenizer
 
-GENERATION = {
-    "stop_ids": [2],
-    "temperature": 0.0,
-    "top_p": 0.8,
-    "top_k": 100,
-    "repetition_penalty": 1.0,
-    "max_new_tokens": 12,
-}
-
 
 @pytest.fixture
 def model(tmp_path: Path, words: Tokenizer) -> Model:
-    described = Package(
-        folder=tmp_path,
-        manifest={"files": [{"path": "selftest/image.png"}, {"path": "selftest/sample.json"}]},
-        family="minicpm-v",
-        variant="1.0",
-        target="cpu",
-        precision="fp32",
-        runtime_backend="ort",
-        processor="minicpm_v",
-        runtime=minicpm_settings(),
-        generation=GENERATION,
-        limits=Limits(160, 7),
-        contracts={},
-        files=(),
-    )
-    return Model(described, AttentionBackend(len(words.pieces)), Processor(minicpm_settings(), words), words)
+    return model_of(words, tmp_path, Limits(160, 7))
 
 
 def _calls(model: Model) -> list[int]:
@@ -245,57 +217,6 @@ def test_a_backend_is_opened_with_what_it_can_be_given(model: Model) -> None:
     finally:
         withdraw(able)
         withdraw(unable)
-
-
-def test_selftest_compares_the_reference_tokens(model: Model, picture: np.ndarray) -> None:
-    unlisted = replace(model.package, manifest={"files": []})
-    paths = selftest.write_sample(model.package.folder, picture, "red?")
-    assert [path.as_posix() for path in paths] == ["selftest/image.png", "selftest/sample.json"]
-    sample = selftest.read_sample(model.package.folder)
-    assert sample is not None
-    outcome = selftest.run(model, sample)
-    assert outcome.passed is None and len(outcome.ids) == 16
-    selftest.write_sample(model.package.folder, picture, "red?", outcome.ids)
-    with_sample, model.package = model.package, unlisted
-    assert selftest.require(model) is None, "a sample that the manifest does not list is none"
-    model.package = with_sample
-    passed = selftest.require(model)
-    assert passed is not None and passed.passed and passed.equal == 16
-    wrong = [*outcome.ids[:5], (outcome.ids[5] + 1) % 200, *outcome.ids[6:]]
-    selftest.write_sample(model.package.folder, picture, "red?", wrong, agree=5)
-    assert selftest.require(model) is not None
-    selftest.write_sample(model.package.folder, picture, "red?", wrong)
-    with pytest.raises(PackageError, match="after 5 tokens"):
-        selftest.require(model)
-
-
-@pytest.mark.parametrize("content", ["{", '{"image": "../../x.png", "prompt": "a"}', '{"prompt": "a"}'])
-def test_damaged_samples_are_refused(tmp_path: Path, content: str) -> None:
-    (tmp_path / "selftest").mkdir()
-    (tmp_path / "selftest" / "sample.json").write_text(content)
-    with pytest.raises(PackageError, match=r"sample\.json"):
-        selftest.read_sample(tmp_path)
-
-
-def test_conversation_from_a_pipe(
-    model: Model, picture: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "a picture.png"
-    Image.fromarray(picture).save(path)
-    script = f"/image {path}\nWhat colour?\n\nHow many?\n/image {tmp_path}/none.png\n/reset\nred\n/exit\nnever\n"
-    out = io.StringIO()
-    code = converse(model, [], None, Overrides(), True, io.StringIO(script), out)
-    rows = [json.loads(line) for line in out.getvalue().splitlines()]
-    assert len(rows) == 3
-    assert rows[1]["timing"]["kept_tokens"] >= rows[0]["timing"]["prompt_tokens"]
-    assert rows[2]["timing"]["kept_tokens"] == 0
-    assert code == 2 and "none.png is no file" in capsys.readouterr().err
-
-
-def test_one_prompt_streams_to_the_output(model: Model) -> None:
-    out = io.StringIO()
-    assert converse(model, [], "What colour?", Overrides(), False, io.StringIO(), out) == 0
-    assert out.getvalue().strip() == model.chat("What colour?").text
 
 
 def test_a_conversation_that_the_model_cannot_hold_is_refused_before_pictures_are_prepared(

@@ -116,3 +116,40 @@ def test_a_folder_without_a_config_is_told_so(tmp_path: Path) -> None:
     (folder / "config.json").unlink()
     with pytest.raises(UnsupportedModelError, match=r"no config\.json"):
         open_folder(folder)
+
+
+def replace_matrix(**parts: torch.Tensor) -> Change:
+    """`MLP` as other tensors, by the end of their names."""
+
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        del tensors[MLP]
+        tensors.update({MLP.removesuffix("weight") + end: tensor for end, tensor in parts.items()})
+
+    return change
+
+
+def cast(dtype: torch.dtype) -> Change:
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[MLP] = tensors[MLP].float().to(dtype)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "next_step"),
+    [
+        (replace_matrix(qweight=torch.zeros(40, 128, dtype=torch.int32), scales=torch.ones(10, 128)), "are quantised"),
+        (replace_matrix(weight_packed=torch.zeros(128, 40, dtype=torch.int32), weight_scale=torch.ones(1)), "are quantised"),
+        (replace_matrix(weight=torch.zeros(20480, 1, dtype=torch.uint8), absmax=torch.zeros(640)), "are quantised"),
+        (cast(torch.float8_e4m3fn), "are quantised"),
+        (cast(torch.int8), "are quantised"),
+        (cast(torch.float64), "save the weights in float32"),
+        (replace_matrix(), "downloaded whole"),
+    ],
+)  # fmt: skip
+def test_weights_in_a_form_that_no_config_tells_of_are_told_what_they_are(
+    tmp_path: Path, change: Change, next_step: str
+) -> None:
+    with pytest.raises(CheckpointError, match=r"does not match its config") as refusal:
+        open_folder(changed(tmp_path, "minicpm-v", change))
+    assert next_step in refusal.value.next_step and MLP.removesuffix("weight") in refusal.value.what

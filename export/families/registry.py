@@ -18,6 +18,7 @@ from export.families.base import Family
 from export.families.config.decoder import refuse_quantised
 from export.families.config.documents import read_optional
 from export.families.config.section import Section, shown
+from export.source.adapter_folder import refuse_adapter
 from runtime_py.errors import EdgeproofError, UnsupportedModelError, UsageError
 
 GROUP = "edgeproof.families"
@@ -95,6 +96,8 @@ def family_of(folder: Path, config: Mapping[str, Any]) -> Family:
         raise UsageError(
             f"{folder}: there is no such folder", "a checkpoint's folder, with its config.json", "check the path"
         )
+    if not config:
+        refuse_adapter(folder)
     model_type, architectures = (shown(config.get(name)) for name in ("model_type", "architectures"))
     said = f"model_type {model_type}, architectures {architectures}" if config else "no config.json, or an empty one"
     raise UnsupportedModelError(

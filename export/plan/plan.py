@@ -12,7 +12,7 @@ from export.backends.registry import backend_named
 from export.plan.machine import available_memory
 from export.plan.speed import token_bytes
 from export.plan.widths import remarks
-from export.quantisation.choice import read_choice, widened
+from export.quantisation.choice import storages_of, widened
 from export.quantisation.spec import Assignment, is_int4
 from export.quantisation.stored import read_manifest
 from runtime_py.contracts import STAGES
@@ -229,7 +229,7 @@ def _part(name: str, spec: ModelSpec, options: BuildOptions, request: ExportRequ
     made.refuse(spec, options)
     assignments = made.assignments(spec, options)
     choices = [] if request.calibration is None else [read_manifest(request.calibration)["choice"] or {}]
-    choices += [] if request.choice is None else [read_choice(request.choice)["backends"]]
+    choices += [] if request.choice is None else [storages_of(request.choice, request.target_record().backend_names)]
     for storages in choices:
         assignments = widened(name, assignments, storages.get(name, {}))
     return Part(made, assignments, made.predict(spec, options, assignments), made.stock_engine(spec, options))

@@ -21,9 +21,14 @@ TOGETHER = 32
 
 @dataclass(frozen=True)
 class Kernel:
-    """Writes the product of some rows of numbers with a group of the matrix's rows."""
+    """Writes the product of some rows of numbers with a group of the matrix's rows.
+
+    Attributes:
+        bias: a number for each of these, which is added.
+    """
 
     strides: Strides
+    bias: tirx.Buffer | None = None
 
     def write_rest(self, codes, scales, numbers, zeros, factors, out, group, first, count):
         """The rows behind the last tile, whose number is known when the function runs."""
@@ -62,7 +67,9 @@ class Kernel:
                     self._add(kept, scale, numbers, zeros, factors, exact, sums, first, stride)
                 for at, row in enumerate(chosen):
                     for number in range(some):
-                        T.buffer_store(out, added_up(sums[at, number, whole], lanes), [first + number, row])
+                        value = added_up(sums[at, number, whole], lanes)
+                        value = value if self.bias is None else value + self.bias[row]
+                        T.buffer_store(out, value, [first + number, row])
 
     def _prefetch(self, codes, scales, group, passed):
         """Memory is asked for what lies ahead, line after line, however rows are multiplied."""

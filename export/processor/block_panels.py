@@ -79,7 +79,7 @@ class Panels:
         stride, lane = self.strides.place_of(chunk)
         return self.strides.turn_of(lane) * self.strides.count + stride
 
-    def write(self, x, codes, scales, out, n):
+    def write(self, x, codes, scales, bias, out, n):
         """The products of at least ``rows_at_once`` rows."""
         rounding = Rounding(self.strides)
         with T.sblock("many"):
@@ -91,7 +91,7 @@ class Panels:
             with T.parallel(0, n) as row:
                 rounding.write_chunks(x, row, numbers, zeros, factors, self.slot)
             with T.parallel(0, self.strides.matrix.rows // TOGETHER) as panel:
-                _Panel(self, codes, scales, numbers, zeros, factors, out, n, panel).write()
+                _Panel(self, codes, scales, bias, numbers, zeros, factors, out, n, panel).write()
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,7 @@ class _Panel:
     panels: Panels
     codes: tirx.Buffer
     scales: tirx.Buffer
+    bias: tirx.Buffer | None
     numbers: tirx.Buffer
     zeros: tirx.Buffer
     factors: tirx.Buffer
@@ -207,6 +208,8 @@ class _Tile:
                     if vector % 2:
                         continue
                     value = silu(value, lanes) * sums[at + 1, whole]
+                elif panel.bias is not None:
+                    value = value + panel.bias[T.ramp(begin, 1, lanes)]
                 T.buffer_store(panel.out, value, [self.first + row, T.ramp(begin, 1, lanes)])
 
     def _prefetch(self, passed):

@@ -66,20 +66,23 @@ def _panels(matrix: BlockMatrix, byte: BlockInstructions, gated: bool) -> Panels
     return Panels(Strides(matrix, byte.fitting(matrix.columns * matrix.bits // 8)), byte, gated)
 
 
-def block_product(matrix: BlockMatrix, byte: BlockInstructions, gated: bool = False) -> tirx.PrimFunc:
+def block_product(matrix: BlockMatrix, byte: BlockInstructions, gated: bool = False, biased: bool = False) -> tirx.PrimFunc:
     """The product of any number of rows with ``matrix``.
 
     Args:
         gated: ``out`` (n, N / 2) is silu of the first half of each row of the product, times the second half: what
             `row_kernels.gate` makes of it. Of many rows the product itself is never in memory. `gates` says where.
+        biased: a number for each row of the matrix is added, not with ``gated``.
 
-    Arguments of the function: x (n, K) float32, codes (N, K / block, block * bits / 8) uint8, scales (N, K / block) float16
-    and out (n, N) float32. Results of a row that has an infinity or NaN are NaN; other rows are as without it. A block whose
-    largest value is below 2^-120 counts as zeros. A row has the same bits among however many others.
+    Arguments of the function: x (n, K) float32, codes (N, K / block, block * bits / 8) uint8, scales (N, K / block) float16,
+    bias (N,) float32 where ``biased``, and out (n, N) float32. Results of a row that has an infinity or NaN are NaN; other
+    rows are as without it. A block whose largest value is below 2^-120 counts as zeros. A row has the same bits among
+    however many others.
 
     Raises:
         ValueError: the matrix is one that `unsupported` names.
     """
+    assert not (gated and biased), "a gate comes before a bias"
     if unsupported(matrix):
         raise ValueError(f"no product is written for {unsupported(matrix)}")
     panels = _panels(matrix, byte, gated)
@@ -88,21 +91,22 @@ def block_product(matrix: BlockMatrix, byte: BlockInstructions, gated: bool = Fa
     few = _Few(panels.strides, gated)
     with IRBuilder() as builder, prim_func(s_tir=True):
         T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
-        given = [arg(name, T.handle()) for name in ("x", "codes", "scales", "out")]
+        given = {name: arg(name, T.handle()) for name in ("x", "codes", "scales", *["bias"] * biased, "out")}
         n = T.int64()
         blocks, bytes_ = matrix.columns // matrix.block, matrix.block * matrix.bits // 8
-        x = T.match_buffer(given[0], (n, matrix.columns), "float32", align=4)
-        codes = T.match_buffer(given[1], (matrix.rows, blocks, bytes_), "uint8", align=1)
-        scales = T.match_buffer(given[2], (matrix.rows, blocks), "float16", align=2)
-        out = T.match_buffer(given[3], (n, matrix.rows // 2 if gated else matrix.rows), "float32", align=4)
+        x = T.match_buffer(given["x"], (n, matrix.columns), "float32", align=4)
+        codes = T.match_buffer(given["codes"], (matrix.rows, blocks, bytes_), "uint8", align=1)
+        scales = T.match_buffer(given["scales"], (matrix.rows, blocks), "float16", align=2)
+        bias = T.match_buffer(given["bias"], (matrix.rows,), "float32", align=4) if biased else None
+        out = T.match_buffer(given["out"], (n, matrix.rows // 2 if gated else matrix.rows), "float32", align=4)
         if panels.fits:
             with T.If(n < MANY):
                 with T.Then():
-                    few.write(x, codes, scales, out, n)
+                    few.write(x, codes, scales, bias, out, n)
                 with T.Else():
-                    panels.write(x, codes, scales, out, n)
+                    panels.write(x, codes, scales, bias, out, n)
         else:
-            few.write(x, codes, scales, out, n)
+            few.write(x, codes, scales, bias, out, n)
     return builder.get()
 
 
@@ -113,23 +117,23 @@ class _Few:
     strides: Strides
     gated: bool
 
-    def write(self, x, codes, scales, out, n):
+    def write(self, x, codes, scales, bias, out, n):
         if not self.gated:
-            self._write(x, codes, scales, out, n)
+            self._write(x, codes, scales, bias, out, n)
             return
         with T.sblock("gated"):
             T.reads()
             T.writes()
             product = T.sblock_alloc_buffer((n, self.strides.matrix.rows), "float32")
-            self._write(x, codes, scales, product, n)
+            self._write(x, codes, scales, bias, product, n)
             with T.serial(0, n) as number, T.sblock("gate"):
                 T.reads()
                 T.writes()
                 gate_row(number, product, out)
 
-    def _write(self, x, codes, scales, out, n):
+    def _write(self, x, codes, scales, bias, out, n):
         strides, byte, rows = self.strides, self.strides.byte, self.strides.matrix.rows
-        rounding, kernel, tile = Rounding(strides), Kernel(strides), byte.rows_at_once
+        rounding, kernel, tile = Rounding(strides), Kernel(strides, bias), byte.rows_at_once
         with T.sblock("few"):
             T.reads()
             T.writes()

@@ -89,16 +89,16 @@ def rounded(x: np.ndarray, block: int) -> np.ndarray:
     return (codes * (largest / np.float32(127)).astype(np.float64)).reshape(x.shape)
 
 
-def written(matrix: BlockMatrix, variant: str, name: str = "product", gated: bool = False) -> IRModule:
+def written(matrix: BlockMatrix, variant: str, name: str = "product", **kinds: bool) -> IRModule:
     """The product for a variant, under ``name``."""
     instructions = block_instructions(Target(TARGETS[variant]))
     assert instructions is not None
-    return IRModule({name: block_product(matrix, instructions, gated).with_attr("global_symbol", name)})
+    return IRModule({name: block_product(matrix, instructions, **kinds).with_attr("global_symbol", name)})
 
 
-def compiled(matrix: BlockMatrix, variant: str, gated: bool = False) -> tvm.runtime.Module:
+def compiled(matrix: BlockMatrix, variant: str, **kinds: bool) -> tvm.runtime.Module:
     with tvm.transform.PassContext(config=OPTIONS):
-        return tvm.compile(written(matrix, variant, gated=gated), target=Target(TARGETS[variant]))
+        return tvm.compile(written(matrix, variant, "product", **kinds), target=Target(TARGETS[variant]))
 
 
 @cache
@@ -208,6 +208,16 @@ def test_a_product_that_gates_itself_is_the_gate_of_the_product(matrix: BlockMat
         np.testing.assert_array_equal(got.numpy(), expected.numpy())
         half = product[:, :width].astype(np.float64)
         assert difference(got.numpy(), half / (1 + np.exp(-half)) * product[:, width:]) < 1e-6
+
+
+@pytest.mark.parametrize("variant", variants())
+def test_a_bias_is_added_to_the_product(variant: str) -> None:
+    matrix, bias = BlockMatrix(64, 1024, 32, 4), np.linspace(-1, 1, 64, dtype=np.float32)
+    library, given_ = compiled(matrix, variant, biased=True), drawn(matrix)
+    for rows in (1, 5, MANY - 1, MANY + 13):
+        x, got = spread(rows, matrix.columns, matrix.block), tvm.runtime.tensor(np.full((rows, 64), np.nan, np.float32))
+        library["product"](*map(tvm.runtime.tensor, (x, given_.codes, given_.scales, bias)), got)
+        np.testing.assert_array_equal(got.numpy(), kernel(matrix, variant)(x) + bias)
 
 
 def test_matrices_whose_products_do_not_gate_themselves() -> None:

@@ -12,6 +12,7 @@ from tvm.script import tirx as T
 from export.processor.block_instructions import VECTORS
 from export.processor.block_strides import Strides
 from export.processor.lane_reduction import reduce_lanes
+from export.processor.vectors import span, splat
 
 LARGEST = 127
 """Of the numbers."""
@@ -89,42 +90,47 @@ class Rounding:
             T.buffer_store(zeros, reduce_lanes(sums, operator.add), [row, T.ramp(several * lanes, 1, lanes)])
 
     def _each_chunk(self, x, row, put):
-        """``put`` chunk by chunk: its number, its words and the scale of its block."""
+        """``put`` chunk by chunk: its number, its words and the scale of its block; scales of several blocks at once."""
         matrix, chunks = self.strides.matrix, self.strides.matrix.block // self.strides.chunk
-        largest = T.sblock_alloc_buffer((WIDE,), "float32")
-        scale = T.sblock_alloc_buffer((3,), "float32")
+        blocks = matrix.columns // matrix.block
+        # of as many blocks as lanes the numbers of lanes are known here
+        together = min(self.strides.byte.lanes, 1 << (blocks.bit_length() - 1))
+        lanes = span(0, together)
+        largest = T.sblock_alloc_buffer((together, WIDE), "int32")
+        scales = T.sblock_alloc_buffer((3, together), "float32")
         words = T.sblock_alloc_buffer((self.strides.vectors,), "int32")
-        with T.serial(0, matrix.columns // matrix.block) as block:
-            self._scale(x, row, block, largest, scale)
-            for part in range(chunks):
-                self._round(x, row, block * chunks + part, scale, words)
-                put(block * chunks + part, words, scale[1])
 
-    def _scale(self, x, row, block, largest, scale):
-        """scale: what numbers of the block are multiplied with, and what products are."""
-        size, every = self.strides.matrix.block, T.ramp(0, 1, WIDE)
+        def write(first):
+            for at in range(together):
+                self._size(x, row, first + at, largest, at)
+            sizes = reduce_lanes([halved(largest[at, span(0, WIDE)], WIDE, together) for at in range(together)], T.max)
+            T.buffer_store(scales, T.reinterpret(f"float32x{together}" if together > 1 else "float32", sizes), [2, lanes])
+            for at, value in enumerate(factors_of(scales[2, lanes], together)):
+                T.buffer_store(scales, value, [at, lanes])
+            for at in range(together):
+                for part in range(chunks):
+                    chunk = (first + at) * chunks + part
+                    self._round(x, row, chunk, scales[0, at], words)
+                    put(chunk, words, scales[1, at])
+
+        with T.serial(0, blocks // together) as several:
+            write(several * together)
+        if blocks % together:
+            # the first of these have been written before
+            write(blocks - together)
+
+    def _size(self, x, row, block, largest, place):
+        """The bits of the largest sizes of a block's numbers, by lane."""
+        size, here = self.strides.matrix.block, [place, span(0, WIDE)]
         for at in range(size // WIDE):
-            bits = T.reinterpret(f"int32x{WIDE}", x[row, T.ramp(block * size + at * WIDE, 1, WIDE)])
+            bits = T.reinterpret(f"int32x{WIDE}", x[row, span(block * size + at * WIDE, WIDE)])
             bits = T.bitwise_and(bits, T.broadcast(T.int32(0x7FFFFFFF), WIDE))
             # floats without their signs are in the order of their bits, NaN above all
-            if at:
-                bits = T.max(T.reinterpret(f"int32x{WIDE}", largest[every]), bits)
-            T.buffer_store(largest, T.reinterpret(f"float32x{WIDE}", bits), [every])
-        vector, lanes = T.reinterpret(f"int32x{WIDE}", largest[every]), WIDE
-        while lanes > 1:
-            lanes //= 2
-            halves = [[*range(first, first + lanes)] for first in (0, lanes)]
-            vector = T.max(tirx.Shuffle([vector], halves[0]), tirx.Shuffle([vector], halves[1]))
-        T.buffer_store(scale, T.reinterpret("float32", vector), [2])
-        bits = T.reinterpret("int32", scale[2])
-        finite, zero = bits < 0x7F800000, scale[2] < T.float32(LEAST)
-        T.buffer_store(scale, T.Select(tirx.all(finite, tirx.Not(zero)), T.float32(LARGEST) / scale[2], T.float32(0)), [0])
-        factor = T.Select(finite, scale[2] / T.float32(LARGEST), T.float32(float("nan")))
-        T.buffer_store(scale, T.Select(zero, T.float32(0), factor), [1])
+            T.buffer_store(largest, T.max(largest[tuple(here)], bits) if at else bits, here)
 
-    def _round(self, x, row, chunk, scale, words):
+    def _round(self, x, row, chunk, factor, words):
         strides, size = self.strides, self.strides.chunk
-        real = x[row, T.ramp(chunk * size, 1, size)] * T.broadcast(scale[0], size)
+        real = x[row, T.ramp(chunk * size, 1, size)] * T.broadcast(factor, size)
         rounded = T.Cast(f"int8x{size}", T.Cast(f"int32x{size}", T.nearbyint(real)))
         order = [
             (4 * at + within) * strides.sides + side
@@ -149,6 +155,24 @@ class Rounding:
         for vector in vectors:
             total = byte.plus(total, points, T.reinterpret(f"int8x{byte.width}", vector), bits)
         return none - byte.ended(total, none, bits)
+
+
+def halved(vector, lanes, left):
+    """The largest of int32 lanes that are ``left`` apart."""
+    while lanes > left:
+        lanes //= 2
+        vector = T.max(*(tirx.Shuffle([vector], [*range(first, first + lanes)]) for first in (0, lanes)))
+    return vector
+
+
+def factors_of(largest, many):
+    """Of blocks with these largest sizes: what their numbers are multiplied with, and what products are."""
+    infinite = T.int32(0x7F800000)
+    bits = T.reinterpret(f"int32x{many}" if many > 1 else "int32", largest)
+    finite = bits < (T.broadcast(infinite, many) if many > 1 else infinite)
+    zero, none, most = largest < splat(LEAST, many), splat(0.0, many), splat(LARGEST, many)
+    factor = T.Select(finite, T.Select(zero, none, most / largest), none)
+    return factor, T.Select(zero, none, T.Select(finite, largest / most, splat(float("nan"), many)))
 
 
 def parts(many, lanes):

@@ -67,12 +67,15 @@ def unsupported(heads: FlatHeads) -> str:
     return ""
 
 
-def arguments(heads: FlatHeads, rows: tirx.Var, lengths: tirx.Var | int) -> dict[str, tirx.Buffer]:
+def arguments(
+    heads: FlatHeads, rows: tirx.Var, lengths: tirx.Var | int, told: tirx.Var | int | None = None
+) -> dict[str, tirx.Buffer]:
     """Declare the arrays of a kernel, in order, in the function that is being built.
 
     Args:
         rows: tokens of the call, of all its sequences.
         lengths: how many sequences the call has a length of.
+        told: rows of ``out``, where not as many as tokens.
 
     Raises:
         ValueError: `unsupported` says why.
@@ -86,7 +89,8 @@ def arguments(heads: FlatHeads, rows: tirx.Var, lengths: tirx.Var | int) -> dict
     cache = (sequences, heads.keys, capacity, heads.width)
     tables = (rows, heads.rotary // 2)
     shapes: dict[str, tuple[Any, ...]] = {"qkv": (rows, packed), "cos": tables, "sin": tables}
-    shapes |= {"lengths": (lengths,), "out": (rows, heads.queries * heads.size), "key_cache": cache, "value_cache": cache}
+    written = (rows if told is None else told, heads.queries * heads.size)
+    shapes |= {"lengths": (lengths,), "out": written, "key_cache": cache, "value_cache": cache}
     shapes |= {name: (heads.keys * heads.width,) for name in ("key_scales", "value_scales")}
     kinds = {"lengths": "int32", "key_cache": heads.cache, "value_cache": heads.cache}
     # NumPy's arrays and the rows of a pool begin where they like

@@ -35,11 +35,12 @@ def most_of(heads: FlatHeads, words: bool = False) -> int:
     return max(4, MEMBERS[words] // heads.group)
 
 
-def prompt_attention(heads: FlatHeads, words: bool = False) -> tirx.PrimFunc:
+def prompt_attention(heads: FlatHeads, words: bool = False, last: bool = False) -> tirx.PrimFunc:
     """Tokens of one sequence: rotated, kept in the caches, and each attended to all positions up to its own.
 
     Args:
         words: products are of 16 bits (`word_tiles`), for processors with AVX-512 VNNI; else of float32.
+        last: the last token alone attends, in the bits that it has among the others.
 
     Arguments, in this order, where t, sequences (at least 1) and capacity are read from the arrays:
         qkv: float32 (t, (queries + 2 * keys) * size), not rotated.
@@ -47,7 +48,7 @@ def prompt_attention(heads: FlatHeads, words: bool = False) -> tirx.PrimFunc:
         lengths: int32 (1,), positions that are filled before the first of these tokens, at most the capacity less t.
         key_scales, value_scales: float32 (keys * width), where the cache is int8 alone.
         key_cache, value_cache: (sequences, keys, capacity, width) of the cache's dtype; the first sequence is written.
-        out: float32 (t, queries * size).
+        out: float32 (t, queries * size), of ``last`` (1, queries * size).
 
     Raises:
         ValueError: `export.processor.flat_rows.unsupported` says why.
@@ -55,13 +56,19 @@ def prompt_attention(heads: FlatHeads, words: bool = False) -> tirx.PrimFunc:
     with IRBuilder() as builder, prim_func(s_tir=True):
         T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
         tokens = T.int32()
-        arrays = arguments(heads, tokens, 1)
+        arrays = arguments(heads, tokens, 1, 1 if last else None)
         keep_all(heads, tokens, arrays)
-        tiles = (tokens + most_of(heads, words) - 1) // most_of(heads, words)
+        most = 1 if last else most_of(heads, words)
+        tiles = 1 if last else (tokens + most - 1) // most
         with T.parallel(0, tiles * heads.keys) as item, T.sblock("attention"):
             T.reads()
             T.writes()
-            Tile(heads, words, tokens, tiles, number_of(item % tiles, tiles), item // tiles, arrays).write()
+            if last:
+                Tile(heads, words, most, tokens - 1, tokens, tokens - 1, item, arrays).write()
+            else:
+                number = number_of(item % tiles, tiles)
+                begin, end = (at * tokens // tiles for at in (number, number + 1))
+                Tile(heads, words, most, begin, end, 0, item // tiles, arrays).write()
     return builder.get()
 
 
@@ -72,25 +79,32 @@ def number_of(turn: tirx.Expr, tiles: tirx.Expr) -> tirx.Expr:
 
 @dataclass(frozen=True)
 class Tile:
-    """The statements of the tokens of one tile and one head of keys."""
+    """The statements of the tokens of one tile and one head of keys.
+
+    Attributes:
+        most: tokens, at most.
+        begin, end: the tokens, of all that the call has.
+        untold: tokens before them that the output has no rows of.
+    """
 
     heads: FlatHeads
     words: bool
-    tokens: tirx.Expr
-    tiles: tirx.Expr
-    number: tirx.Expr
+    most: int
+    begin: tirx.Expr
+    end: tirx.Expr
+    untold: tirx.Expr | int
     head: tirx.Expr
     arrays: dict[str, tirx.Buffer]
 
     def write(self) -> None:
         heads = self.heads
         place = T.sblock_alloc_buffer((heads.group, heads.padded), "float32")
-        sizes = most_of(heads, self.words) * heads.group, heads.group, heads.size, heads.padded
+        sizes = self.most * heads.group, heads.group, heads.size, heads.padded
         state = word_softmax(*sizes, heads.cache) if self.words else prompt_softmax(*sizes)
         numbers = T.sblock_alloc_buffer((4,), "int32")
         first, here, before, seen = (numbers[at] for at in range(4))
-        T.buffer_store(numbers, self.number * self.tokens // self.tiles, [0])
-        T.buffer_store(numbers, (self.number + 1) * self.tokens // self.tiles - first, [1])
+        T.buffer_store(numbers, self.begin, [0])
+        T.buffer_store(numbers, self.end - first, [1])
         T.buffer_store(numbers, self.arrays["lengths"][0] + first, [2])
         T.buffer_store(numbers, before + here, [3])
         with T.serial(0, here) as token:
@@ -108,7 +122,7 @@ class Tile:
             with T.serial(0, panels) as panel:
                 state.add(panel, before + 1 - begin, here)
         with T.serial(0, here) as token:
-            row = self._row(first + token)
+            row = self._row(first - self.untold + token)
             with T.serial(0, heads.group) as member:
                 at = token * heads.group + member
                 row.end(self.head * heads.group + member, partial(state.weighted_values, at), state.weights(at))

@@ -47,8 +47,8 @@ class Prompt(AttentionCall):
     def part(self, tokens: slice, length: int) -> Prompt:
         return replace(self, length=length, qkv=self.qkv[tokens], cos=self.cos[tokens], sin=self.sin[tokens])
 
-    def run(self, kernel: Kernel) -> np.ndarray:
-        out = np.full((len(self.qkv), self.heads.queries * self.heads.size), np.nan, np.float32)
+    def run(self, kernel: Kernel, told: int | None = None) -> np.ndarray:
+        out = np.full((told or len(self.qkv), self.heads.queries * self.heads.size), np.nan, np.float32)
         kernel(self.qkv, self.cos, self.sin, np.array([self.length], np.int32), *self.scales, *self.caches, out)
         return out
 
@@ -136,6 +136,19 @@ def test_the_numbers_of_a_token_are_the_same_in_any_company(heads: FlatHeads, ca
         begin += many
     for one, other in zip(whole.caches, parts.caches, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("heads", "cache", "place"), [(EACH, "float16", "v4"), (THREE, "int8", "v4"), (FOUR, "float16", "v3")]
+)
+def test_the_last_token_alone_has_the_numbers_it_has_among_all(heads: FlatHeads, cache: str, place: str) -> None:
+    heads = replace(heads, cache=cache)
+    every, last = (of_processor(place, prompt_attention, heads, WORDS[place], alone) for alone in (False, True))
+    for tokens, length in ((1, 0), (2, BLOCK), (33, 5), (130, 200)):
+        one, other = (Prompt.drawn(heads, tokens, length) for _ in range(2))
+        np.testing.assert_array_equal(one.run(last, 1), other.run(every)[-1:])
+        for ours, theirs in zip(one.caches, other.caches, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize("heads", [EACH, FOUR], ids=named)

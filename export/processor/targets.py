@@ -10,3 +10,6 @@ TARGETS: dict[str, dict[str, Any]] = {
     "aarch64": {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mattr": ["+neon", "+dotprod"]},
 }
 """TVM targets by variant: AVX2, FMA and F16C; AVX-512 with byte dot products; arm64 with byte dot products."""
+
+X86_VECTOR = 32
+"""Bytes of the narrowest vector, AVX2's, in which products with codes are written for x86-64."""

@@ -9,7 +9,7 @@ Layers of four bits get a wider storage (`export.backends.record.Backend.wider`)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,12 @@ def read_choice(path: Path) -> dict[str, Any]:
     """
     choice: dict[str, Any] = read_json(path, MAX_BYTES, UsageError, "name a file that calibrate search wrote")
     if not isinstance(choice, dict) or choice.get("kind") != KIND or choice.get("schema") != SCHEMA:
-        raise UsageError(f"{path} is no choice of bits", f'kind "{KIND}", schema {SCHEMA}', "name another file")
+        kind, schema = (shortened(choice.get(key)) if isinstance(choice, dict) else None for key in ("kind", "schema"))
+        raise UsageError(
+            f"{path} is no choice of bits that is read here",
+            f"kind '{KIND}', schema {SCHEMA}; found kind {kind}, schema {schema}",
+            "search again with this version" if kind == repr(KIND) else "name a file that calibrate search or vision wrote",
+        )
     backends = choice.get("backends")
     rows = list(backends.values()) if isinstance(backends, dict) else [None]
     if not all(isinstance(row, dict) and all(isinstance(name, str) for name in row.values()) for row in rows):
@@ -47,10 +52,39 @@ def read_choice(path: Path) -> dict[str, Any]:
     return choice
 
 
+def storages_of(path: Path, backends: Collection[str]) -> Mapping[str, Mapping[str, str]]:
+    """Layers with their storages or forms, by backend.
+
+    Args:
+        backends: those of the target.
+
+    Raises:
+        UsageError: it cannot be read, or was made for other backends, so that it would change nothing.
+    """
+    choice = read_choice(path)
+    rows: Mapping[str, Mapping[str, str]] = choice["backends"]
+    if not set(rows) & set(backends):
+        of = f" (target {shortened(choice['target'])})" if "target" in choice else ""
+        raise UsageError(
+            f"{path} chooses for the backend {', '.join(sorted(rows)) or 'none'}{of}",
+            f"a choice for {' or '.join(sorted(backends))}, of which this target's packages are made",
+            "leave --choice out, or search again with this --target",
+        )
+    return rows
+
+
+def measured_elsewhere(path: Path, model: str) -> tuple[str, ...]:
+    """What is to be known of a choice that was measured on another checkpoint than ``model``; nothing of one's own."""
+    source = read_choice(path).get("source")
+    if source is None or source == model:
+        return ()
+    return (f"the choice of bits was measured on {shortened(source)}, not on {model}: its scores are not this model's",)
+
+
 def told_of(path: Path, backend: str) -> dict[str, Any]:
     """What a package's manifest says of a choice: layers with their forms, what was sought, on what, and what it gives."""
     choice = read_choice(path)
-    kept: dict[str, Any] = {key: choice[key] for key in ("goal", "measured_on", "scores") if key in choice}
+    kept: dict[str, Any] = {key: choice[key] for key in ("source", "goal", "measured_on", "scores") if key in choice}
     return {"layers": choice["backends"].get(backend, {}), **kept}
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from export.source.adapter_folder import refuse_adapter
 from export.source.links import require_allowed
 from export.source.located_source import LocatedSource, LocatedTensor
 from export.source.pickle_reader import read_catalogue
+from export.source.problems import named
 from export.source.safetensors_reader import read_header
 from export.source.shard_index import MAX_SHARDS, check_shards, read_index, shard_paths
 from export.source.tensor_source import TensorInfo, TensorSource
@@ -32,6 +34,11 @@ WEIGHT_FILES = (
 )
 """Glob patterns in order of preference; the first that finds something is the checkpoint, and the rest is not read."""
 
+OTHER_WEIGHTS = frozenset(
+    {".gguf", ".ggml", ".onnx", ".pth", ".pt", ".ckpt", ".h5", ".msgpack", ".npz", ".tflite", ".mlmodel"}
+)
+"""Endings of weights in forms that no checkpoint of a family has; only named."""
+
 _SHARD = re.compile(r"-(\d{1,6})-of-(\d{1,6})\.[a-z]+$")
 """Shard counts have at most six digits; a longer number is part of a name like any other."""
 
@@ -52,6 +59,8 @@ def open_checkpoint(folder: Path, adapters: bool = False) -> TensorSource:
     Raises:
         CheckpointError: the folder holds no weights, or weights that are damaged, incomplete, unsafe or not merged.
     """
+    if not adapters:
+        refuse_adapter(folder)
     return plain_names(_open_weights(folder), adapters)
 
 
@@ -65,11 +74,18 @@ def _open_weights(folder: Path) -> TensorSource:
         if files:
             _check_numbering(files)
             return open_files(files)
+    names = sorted(path.name for path in folder.glob("*"))
     raise CheckpointError(
-        f"{folder} holds no weights" if folder.is_dir() else f"{folder} is no folder",
+        f"{folder} holds no weights{in_other_forms(names)}" if folder.is_dir() else f"{folder} is no folder",
         "one of: " + ", ".join(WEIGHT_FILES),
         "give the folder of a whole checkpoint: config.json and its weight files",
     )
+
+
+def in_other_forms(names: Iterable[str]) -> str:
+    """What an error adds of files that hold weights in another form; "" where there are none."""
+    others = [name for name in names if Path(name).suffix.lower() in OTHER_WEIGHTS]
+    return f" in a form that is read, but {named(others)}" if others else ""
 
 
 def open_files(files: Sequence[Path]) -> TensorSource:

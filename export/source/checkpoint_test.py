@@ -28,6 +28,13 @@ def sharded(folder: Path) -> dict[str, str]:
     return {name: f"model-0000{shard}-of-00002.safetensors" for name, shard in (("c", 2), ("b", 1), ("a", 1))}
 
 
+@pytest.mark.parametrize("name", ["model-Q4_K_M.gguf", "consolidated.00.pth", "MODEL.ONNX"])
+def test_weights_in_another_form_are_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(CheckpointError, match=f"holds no weights in a form that is read, but '{name}'"):
+        open_checkpoint(tmp_path)
+
+
 def test_weight_files_are_preferred_in_the_documented_order(tmp_path: Path) -> None:
     """Each kind, as it is added, takes over from the ones after it in the documented order."""
     torch.save({"a": torch.zeros(1)}, tmp_path / "training_args.bin")

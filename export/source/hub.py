@@ -18,7 +18,7 @@ from pathlib import Path
 from export.checkpoint.recognised import RecognisedCheckpoint, recognise_checkpoint
 from export.families.base import Family
 from export.families.names import did_you_mean_model, find, is_a_file, meant, nearest
-from export.source.checkpoint import WEIGHT_FILES
+from export.source.checkpoint import WEIGHT_FILES, in_other_forms
 from export.source.links import JOINED
 from export.source.shard_index import read_index, stays_inside
 from export.source.side_files import ALLOWED, IGNORED, KEPT_TWICE, apart, purpose_of
@@ -257,4 +257,5 @@ def _weights(repo_id: str, names: Sequence[str], folder: Path) -> list[str]:
             return [shard for shard in shards if stays_inside(index, shard)]
         if matching:
             return matching
-    raise UsageError(f"{repo_id} holds no weights", "one of: " + ", ".join(WEIGHT_FILES), "choose another repository")
+    told = f"{repo_id} holds no weights{in_other_forms(names)}"
+    raise UsageError(told, "one of: " + ", ".join(WEIGHT_FILES), "choose another repository")

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from export.source.adapter_folder import MERGE
 from export.source.problems import named
 from export.source.tensor_source import TensorInfo, TensorSource
 from runtime_py.errors import CheckpointError
@@ -60,7 +61,7 @@ def _refuse_adapters(names: list[str]) -> None:
             f"the checkpoint holds {len(names)} tensor(s) of adapters (LoRA or another of PEFT) that were not merged: "
             + named(names),
             "the weights of a whole model",
-            "merge them: PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(folder)",
+            f"merge them: {MERGE}",
         )
 
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING
 
+from export.source.advice import advice
 from export.source.copies import check_copy
 from export.source.problems import listed
 from export.source.tensor_source import TensorInfo, TensorSource
-from export.source.training_names import common_prefix
 from runtime_py.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -169,16 +169,15 @@ class WeightMap:
             raise CheckpointError(
                 f"the checkpoint does not match its config: {len(problems)} problem(s)" + listed(problems),
                 "exactly the tensors that the family's weight map names, in the shapes that config.json implies",
-                self._advice(common_prefix(left_over, missing)),
+                advice(missing, left_over, self._mistyped()),
             )
         for name, target in self.copies.items():
             check_copy(self, name, target)
 
-    @staticmethod
-    def _advice(prefix: str) -> str:
-        if prefix:
-            return f"the names begin with {prefix!r}: save the module inside it, or take it off the names"
-        return "check that config.json belongs to these weights and that every file was downloaded whole"
+    def _mistyped(self) -> set[str]:
+        """Dtypes of tensors that rules read and that are no `FLOATS`."""
+        used = {name for rule in self.rules.values() for name in rule.sources}
+        return {info.dtype for name, info in self.source.infos.items() if name in used} - FLOATS
 
     @staticmethod
     def _tensor_problems(info: TensorInfo | None, shape: tuple[int, ...]) -> list[str]:

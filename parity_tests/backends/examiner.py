@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
-from parity_tests.thresholds import Standard
+from parity_tests.judging.standards import Standard
 from runtime_py.backends.base import Arrays, Backend
 from runtime_py.backends.record import RuntimeBackend
 

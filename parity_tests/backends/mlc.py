@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from parity_tests.backends.examiner import Examiner
-from parity_tests.thresholds import Standard
+from parity_tests.judging.standards import Standard
 from runtime_py.backends.base import Arrays, Backend
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import numpy as np
 
 from parity_tests.backends import examiner
 from parity_tests.backends.examiner import Examiner, Rows, StageView
-from parity_tests.thresholds import Standard
+from parity_tests.judging.standards import Standard
 from runtime_py.backends.base import Arrays, Backend
 from runtime_py.backends.ort import OrtBackend
 from runtime_py.backends.records import DECODER_LIBRARY, INT8_CACHE, MANY_ROWS, VISION_LIBRARY

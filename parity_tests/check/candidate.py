@@ -11,7 +11,7 @@ import numpy as np
 
 from parity_tests.backends.examiner import Examiner
 from parity_tests.backends.registry import OF_THE_REFERENCE, examiner_of, stand_in_for
-from parity_tests.thresholds import Standard
+from parity_tests.judging.standards import Standard
 from runtime_py import package as packages
 from runtime_py.backends.base import Backend, Releasing
 from runtime_py.backends.record import Ability

@@ -32,8 +32,8 @@ from parity_tests.judging.judge import Judgement, judge
 from parity_tests.judging.probes import Question, record
 from parity_tests.judging.results import Comparison, Divergence, Run
 from parity_tests.judging.run_details import Answer, Details, Similarity
+from parity_tests.judging.standards import Table
 from parity_tests.reference.checkpoint_side import Checkpoint, open_checkpoint, streams
-from parity_tests.thresholds import Table
 from runtime_py import package as packages
 from runtime_py.contracts import DECODER, VISION
 from runtime_py.preprocess.base import Processor

@@ -17,9 +17,9 @@ from parity_tests.golden.rounding_flip import Offsets, offsets_to_reference, wit
 from parity_tests.judging.compare import compare_recordings
 from parity_tests.judging.probes import Question, Recording, record
 from parity_tests.judging.results import Comparison, Measurement
+from parity_tests.judging.standards import Standard
 from parity_tests.reference.checkpoint_side import Checkpoint
 from parity_tests.reference.reference import TorchBackend
-from parity_tests.thresholds import Standard
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from parity_tests.golden.inside import AskedOnce
 from parity_tests.golden.rounding_flip import MOVED
 from parity_tests.golden.rounding_flip_test import AWAKER, gate_at_boundary, side_of
 from parity_tests.golden.routing import gate_input
+from parity_tests.judging.standards import Standard
 from parity_tests.reference.checkpoint_side import open_checkpoint
 from parity_tests.report.html_report import html
-from parity_tests.thresholds import Standard
 from runtime_py import package as packages
 
 STEPS = 2

@@ -28,8 +28,8 @@ from parity_tests.judging.judge import Verdict, all_hold, judge_comparison
 from parity_tests.judging.metrics import HIGHER_IS_BETTER
 from parity_tests.judging.probes import Question, Recording
 from parity_tests.judging.results import ROUNDED_INPUTS, Comparison, Measurement
+from parity_tests.judging.standards import Limit, Standard
 from parity_tests.reference.checkpoint_side import Checkpoint, stored_reference
-from parity_tests.thresholds import Limit, Standard
 from runtime_py.backends.base import Arrays, Backend, DecoderState
 from runtime_py.contracts import DECODER
 from runtime_py.preprocess.base import Processor

@@ -14,11 +14,11 @@ from parity_tests.check.rounded_inputs import _held_to
 from parity_tests.conftest import GOLDENS, ExportedPackage
 from parity_tests.judging.metrics import Kind
 from parity_tests.judging.results import ROUNDED_INPUTS, Measurement
+from parity_tests.judging.standards import Limit, Standard
 from parity_tests.laboratory.onnx_tamper import tamper
 from parity_tests.reference.arithmetic import PLAIN
 from parity_tests.report.html_report import html
 from parity_tests.report.markdown_report import markdown
-from parity_tests.thresholds import Limit, Standard
 
 CASE = "minicpm-v"
 OPTIONS = CheckOptions(steps=3, only="wide")

@@ -17,9 +17,9 @@ from parity_tests.judging.compare import compare_recordings
 from parity_tests.judging.judge import Verdict, judge_comparison
 from parity_tests.judging.probes import Recording
 from parity_tests.judging.results import Comparison
+from parity_tests.judging.standards import Standard, Table
 from parity_tests.reference.checkpoint_side import Checkpoint, stored_reference
 from parity_tests.reference.reference import TorchBackend
-from parity_tests.thresholds import Standard, Table
 from runtime_py.contracts import CONNECTOR, VISION
 
 ROUNDED = "reference with the stored numbers, whose tower rounds its inputs"

@@ -18,8 +18,9 @@ from parity_tests.judging.compare import compare_recordings
 from parity_tests.judging.judge import all_hold
 from parity_tests.judging.probes import record
 from parity_tests.judging.results import Comparison
+from parity_tests.judging.standards import Limit, Standard
 from parity_tests.reference.checkpoint_side import open_checkpoint, stored_reference
-from parity_tests.thresholds import DEFAULT, Kind, Limit, Standard
+from parity_tests.thresholds import DEFAULT, Kind
 from runtime_py.contracts import CONNECTOR, VISION
 from runtime_py.generation.session import Limits
 

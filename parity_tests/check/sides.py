@@ -13,10 +13,10 @@ from parity_tests.check.rounded_inputs import RoundedQuestion
 from parity_tests.judging.compare import compare_recordings
 from parity_tests.judging.probes import Question, Recording
 from parity_tests.judging.results import Comparison, Divergence
+from parity_tests.judging.standards import Standard, Table
 from parity_tests.localize.localize import localize
 from parity_tests.reference.checkpoint_side import Checkpoint, is_quantised, reference, stored_reference
 from parity_tests.reference.streamed import StreamedTorchBackend
-from parity_tests.thresholds import Standard, Table
 from runtime_py.preprocess.base import Processor
 
 if TYPE_CHECKING:

@@ -28,8 +28,8 @@ from parity_tests.judging.judge import Judgement, judge
 from parity_tests.judging.metrics import Kind, measure
 from parity_tests.judging.probes import Question
 from parity_tests.judging.results import Comparison, Measurement
+from parity_tests.judging.standards import Table
 from parity_tests.reference.checkpoint_side import open_checkpoint, reference, stored_reference
-from parity_tests.thresholds import Table
 from runtime_py import package as packages
 from runtime_py.contracts import DECODER
 from runtime_py.errors import PackageError, UsageError

@@ -73,6 +73,13 @@ def test_modules_and_files_that_a_page_names_exist(page: Path) -> None:
     assert [word for word in files if not (ROOT / word).exists() and not (page.parent / word).exists()] == []
 
 
+def test_every_program_that_the_laboratory_lists_can_be_run() -> None:
+    text = (ROOT / "parity_tests" / "laboratory" / "README.md").read_text(encoding="utf-8")
+    programs = re.findall(r"^\| `([\w.]+)` \|", text, re.MULTILINE)
+    assert len(programs) > 40
+    assert [program for program in programs if not known(f"parity_tests.laboratory.{program}")] == []
+
+
 def known(module: str) -> bool:
     """Whether ``python -m`` runs it; a part in capitals stands for any."""
     if PLACEHOLDER.search(module):

@@ -28,10 +28,10 @@ from parity_tests.judging.environment import environment
 from parity_tests.judging.judge import judge
 from parity_tests.judging.probes import Question, Recording, record
 from parity_tests.judging.results import Comparison, Divergence, Measurement, Run
+from parity_tests.judging.standards import Standard, Table
 from parity_tests.localize.localize import localize
 from parity_tests.reference.checkpoint_side import Checkpoint, open_checkpoint, reference, stored_reference
 from parity_tests.reference.reference import TorchBackend
-from parity_tests.thresholds import Standard, Table
 from runtime_py.errors import UsageError
 from runtime_py.generation.session import Limits
 

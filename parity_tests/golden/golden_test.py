@@ -22,9 +22,9 @@ from parity_tests.judging.compare import compare_recordings
 from parity_tests.judging.judge import Judgement, Verdict, judge, judge_comparison
 from parity_tests.judging.probes import DRAWN, REQUIRED, base_name, record
 from parity_tests.judging.results import Comparison
+from parity_tests.judging.standards import Standard
 from parity_tests.reference.checkpoint_side import open_checkpoint
 from parity_tests.report.json_report import golden_report
-from parity_tests.thresholds import Standard
 from runtime_py.contracts import CONNECTOR, VISION
 from runtime_py.errors import UsageError
 from runtime_py.generation.session import Limits

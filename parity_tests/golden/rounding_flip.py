@@ -26,9 +26,9 @@ from parity_tests.golden.inside import AskedOnce
 from parity_tests.golden.routing import SLOTS, gate_input
 from parity_tests.judging.judge import all_hold
 from parity_tests.judging.results import Comparison, Measurement
+from parity_tests.judging.standards import Standard
 from parity_tests.reference.checkpoint_side import Checkpoint, reference
 from parity_tests.reference.reference import TorchBackend
-from parity_tests.thresholds import Standard
 from runtime_py.backends.base import Arrays
 from runtime_py.contracts import DECODER
 from runtime_py.preprocess.base import Layout

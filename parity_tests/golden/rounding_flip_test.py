@@ -20,8 +20,8 @@ from parity_tests.golden.routing import SLOTS, gate_input
 from parity_tests.golden.side import against_golden, ask
 from parity_tests.judging.judge import Verdict, judge
 from parity_tests.judging.results import Comparison, Run
+from parity_tests.judging.standards import Standard
 from parity_tests.reference.checkpoint_side import Checkpoint, open_checkpoint, reference
-from parity_tests.thresholds import Standard
 from runtime_py.contracts import DECODER
 from runtime_py.generation.session import Limits
 

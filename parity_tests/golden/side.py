@@ -17,8 +17,8 @@ from parity_tests.judging.compare import compare_arrays
 from parity_tests.judging.metrics import Kind, measure
 from parity_tests.judging.probes import PROBES, Recording, record
 from parity_tests.judging.results import Comparison, Measurement
+from parity_tests.judging.standards import Standard
 from parity_tests.reference.checkpoint_side import Checkpoint
-from parity_tests.thresholds import Standard
 from runtime_py.errors import UsageError
 
 

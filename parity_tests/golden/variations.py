@@ -23,8 +23,8 @@ from parity_tests.judging.compare import compare_recordings
 from parity_tests.judging.judge import Judgement, judge
 from parity_tests.judging.probes import Question, record
 from parity_tests.judging.results import Comparison, Run
+from parity_tests.judging.standards import Standard
 from parity_tests.reference.checkpoint_side import open_checkpoint, reference
-from parity_tests.thresholds import Standard
 from runtime_py.errors import ImageError
 from runtime_py.model import open_processor
 from runtime_py.package import read

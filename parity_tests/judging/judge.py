@@ -8,7 +8,7 @@ from enum import StrEnum
 from parity_tests import thresholds
 from parity_tests.judging.metrics import Kind
 from parity_tests.judging.results import Comparison, Divergence, Measurement, Run
-from parity_tests.thresholds import Limit, Table
+from parity_tests.judging.standards import Limit, Table
 
 
 class Verdict(StrEnum):

@@ -19,7 +19,7 @@ from parity_tests.judging.metrics import HIGHER_IS_BETTER, Kind
 from parity_tests.judging.own_limits import read_limits
 from parity_tests.judging.probes import Recording
 from parity_tests.judging.results import Comparison, Divergence, Measurement, Run
-from parity_tests.thresholds import Standard
+from parity_tests.judging.standards import Limit, Standard
 from runtime_py.errors import UsageError
 
 
@@ -133,7 +133,7 @@ def test_limits_from_a_file_go_first(tmp_path: Path):
 
 
 def test_a_file_s_logits_hold_for_the_text_of_a_prompt_unless_it_names_that():
-    mine = {Standard.FP32: {Kind.LOGITS: (thresholds.Limit("kl_max", 1.0, "mine, for this test"),)}}
+    mine = {Standard.FP32: {Kind.LOGITS: (Limit("kl_max", 1.0, "mine, for this test"),)}}
     bounds = {limit.metric: limit.bound for limit in thresholds.limits(Standard.FP32, Kind.PROMPT_LOGITS, table=mine)}
     assert bounds["kl_max"] == 1.0
     mine[Standard.FP32][Kind.PROMPT_LOGITS] = ()

@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 
 from parity_tests.judging.metrics import HIGHER_IS_BETTER, Kind
-from parity_tests.thresholds import Limit, Limits, Standard, Table
+from parity_tests.judging.standards import Limit, Limits, Standard, Table
 from runtime_py.errors import UsageError
 from runtime_py.files.json_file import MEGABYTE, parse_json, read_bytes
 

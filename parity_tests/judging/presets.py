@@ -15,7 +15,8 @@ from parity_tests.judging.cost import cost_of
 from parity_tests.judging.judge import JudgedComparison, JudgedProbe, Judgement, Verdict
 from parity_tests.judging.metrics import Kind
 from parity_tests.judging.results import Comparison, Measurement, Run
-from parity_tests.thresholds import DEFAULT, Limit, Standard
+from parity_tests.judging.standards import Limit, Standard
+from parity_tests.thresholds import DEFAULT
 
 STAGE = "answers"
 

@@ -14,7 +14,7 @@ from typing import Any
 from parity_tests.judging import run_details
 from parity_tests.judging.metrics import Kind
 from parity_tests.judging.run_details import Details
-from parity_tests.thresholds import Standard
+from parity_tests.judging.standards import Standard
 from runtime_py.errors import UsageError
 from runtime_py.files.json_file import MEGABYTE, parse_json, read_bytes
 

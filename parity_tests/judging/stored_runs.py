@@ -11,7 +11,7 @@ from runtime_py.command.parser import Parser
 from runtime_py.errors import ExitCode
 
 if TYPE_CHECKING:
-    from parity_tests.thresholds import Table
+    from parity_tests.judging.standards import Table
 
 DIFF_HELP = """\
 exit code 0 when RUN_B is not worse, 5 when it is worse in a judged way

@@ -16,14 +16,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from torch import Tensor
-
 from export.quantisation.cache_scales import CacheScales
 from parity_tests.check.candidate import open_candidate
-from parity_tests.laboratory.text_distance import apart, log_probabilities, perplexity, windows_of
+from parity_tests.laboratory.text_distance import DistanceTable, log_probabilities, reading_flags, windows_of
 from parity_tests.reference.checkpoint_side import cache_scales, open_checkpoint
 from parity_tests.reference.reference import TorchBackend
-from runtime_py.command import console, flags
+from runtime_py.command import flags
 from runtime_py.command.dispatch import Command, execute
 from runtime_py.command.parser import Parser
 from runtime_py.errors import ExitCode
@@ -49,36 +47,25 @@ def tell(given: argparse.Namespace) -> None:
     weights = side.examiner.own_numbers(side, checkpoint)
     plain = side.examiner.arithmetic(side.assignments())
     scales = cache_scales(checkpoint, side.examiner.record_name)
-    console.out(f"{windows.size} tokens in {len(windows)} windows; perplexity in float32 {perplexity(full, windows):.2f}")
-    columns = "mean KL | median | same best"
-    console.out(f"| | perplexity | from the codes in float32: {columns} | from float32: {columns} |")
-    console.out("|---|---|---|---|---|---|---|---|")
     codes = log_probabilities(TorchBackend(checkpoint.spec, weights, arithmetic=plain), side, windows)
-
-    def row(name: str, said: Tensor) -> None:
-        console.out(f"| {name} | {perplexity(said, windows):.2f} | {apart(codes, said)} | {apart(full, said)} |")
-
-    row("codes in float32, cache as it is", codes)
+    table = DistanceTable(windows, full, codes, "the codes in float32")
+    table.row("codes in float32, cache as it is", codes)
     tried = [("the same, cache in bytes", scales), *(forms(scales) if given.forms else ())]
     for name, chosen in tried:
         backend = TorchBackend(checkpoint.spec, weights, arithmetic=replace(plain, cache=chosen))
-        row(name, log_probabilities(backend, side, windows))
+        table.row(name, log_probabilities(backend, side, windows))
     for folder in filter(None, (given.package, given.beside)):
         other = open_candidate(folder, trust=True)
-        row(f"package, cache in {other.block['cache']}", log_probabilities(other.backend, other, windows))
+        table.row(f"package, cache in {other.block['cache']}", log_probabilities(other.backend, other, windows))
         other.backend.close()
 
 
 def parser(prog: str) -> Parser:
     """The flags."""
     made = Parser(prog, "How far a cache in bytes is from float32.")
-    made.add_argument("--package", type=Path, required=True, metavar="DIR", help="exported with --cache-precision int8")
+    reading_flags(made, "exported with --cache-precision int8")
     made.add_argument("--beside", type=Path, metavar="DIR", help="one of the same calibration, with another cache")
-    made.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="what the package was made from")
     made.add_argument("--calibration", type=Path, required=True, metavar="DIR", help="what it was made with")
-    made.add_argument("--text", type=Path, default=Path("docs/design.md"), metavar="FILE", help="default %(default)s")
-    made.add_argument("--windows", type=int, default=4, metavar="N", help="default 4")
-    made.add_argument("--tokens", type=int, default=192, metavar="N", help="of a window; default 192")
     made.add_argument("--forms", action="store_true", help="and other scales, in PyTorch")
     flags.talk(made)
     return made

@@ -29,11 +29,11 @@ from export.modules.kernels import CachedAttention, Kernels
 from export.quantisation.codes import WeightProvider
 from export.specs import DecoderSpec
 from parity_tests.check.candidate import open_candidate
-from parity_tests.laboratory.text_distance import apart, log_probabilities, perplexity, windows_of
+from parity_tests.laboratory.text_distance import DistanceTable, log_probabilities, reading_flags, windows_of
 from parity_tests.reference.arithmetic import Arithmetic, ArithmeticKernels
 from parity_tests.reference.checkpoint_side import Checkpoint, open_checkpoint
 from parity_tests.reference.reference import TorchBackend
-from runtime_py.command import console, flags
+from runtime_py.command import flags
 from runtime_py.command.dispatch import Command, execute
 from runtime_py.command.parser import Parser
 from runtime_py.errors import ExitCode
@@ -223,26 +223,16 @@ def tell(given: argparse.Namespace) -> None:
     plain = side.examiner.arithmetic(side.assignments())
     backend = partial(HookedBackend, checkpoint, weights, plain)
     codes = log_probabilities(TorchBackend(checkpoint.spec, weights, arithmetic=plain), side, windows)
-    columns = "mean KL | median | same best"
-    console.out(f"| keys and values | perplexity | from the codes in float32: {columns} | from float32: {columns} |")
-    console.out("|---|---|---|---|---|---|---|---|")
-
-    def row(name: str, said: Tensor) -> None:
-        console.out(f"| {name} | {perplexity(said, windows):.2f} | {apart(codes, said)} | {apart(full, said)} |")
-
-    row("as they are", codes)
+    table = DistanceTable(windows, full, codes, "the codes in float32", "keys and values")
+    table.row("as they are", codes)
     for name, layers in forms(seen_by(given.checkpoint, given.samples, backend)):
-        row(name, log_probabilities(backend(layers.__getitem__), side, windows))
+        table.row(name, log_probabilities(backend(layers.__getitem__), side, windows))
 
 
 def parser(prog: str) -> Parser:
     """The flags."""
     made = Parser(prog, "How far a cache of four bits is from float32.")
-    made.add_argument("--package", type=Path, required=True, metavar="DIR", help="of int4, without a calibration")
-    made.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="what the package was made from")
-    made.add_argument("--text", type=Path, default=Path("docs/design.md"), metavar="FILE", help="default %(default)s")
-    made.add_argument("--windows", type=int, default=4, metavar="N", help="default 4")
-    made.add_argument("--tokens", type=int, default=192, metavar="N", help="of a window; default 192")
+    reading_flags(made, "of int4, without a calibration")
     made.add_argument("--samples", type=int, default=10, metavar="N", help="that choose how to round; default 10")
     flags.talk(made)
     return made

@@ -32,7 +32,7 @@ from export.quantisation.hadamard import turned
 from export.specs import ModelSpec
 from parity_tests.backends.examiner import MANY_ROWS
 from parity_tests.check.candidate import Candidate, open_candidate
-from parity_tests.laboratory.text_distance import apart, log_probabilities, perplexity, windows_of
+from parity_tests.laboratory.text_distance import DistanceTable, log_probabilities, reading_flags, windows_of
 from parity_tests.laboratory.turns import in_turns
 from parity_tests.reference.arithmetic import RoundedLinear
 from parity_tests.reference.checkpoint_side import Checkpoint, open_checkpoint, stored_reference
@@ -210,17 +210,12 @@ def tell_distances(given: argparse.Namespace, sides: dict[str, Candidate]) -> No
     assert stored is not None
     full = log_probabilities(TorchBackend(checkpoint.spec, checkpoint.weights), sides[FIRST], windows)
     codes = log_probabilities(stored, sides[FIRST], windows)
-    console.out(f"{windows.size} tokens in {len(windows)} windows; perplexity in float32 {perplexity(full, windows):.2f}")
-    distances = "mean KL | median | same best"
-    console.out(f"| | perplexity | from the first one's codes: {distances} | from float32: {distances} |")
-    console.out("|---|---|---|---|---|---|---|---|")
-    console.out(f"| codes, computed in float32 | {perplexity(codes, windows):.2f} | | | | {apart(full, codes)} |")
+    table = DistanceTable(windows, full, codes, "the first one's codes")
+    table.row("codes, computed in float32", codes)
     for name, backend in others(checkpoint, sides[SECOND], given.roundings).items():
-        said = log_probabilities(backend, sides[FIRST], windows)
-        console.out(f"| {name} | {perplexity(said, windows):.2f} | {apart(codes, said)} | {apart(full, said)} |")
+        table.row(name, log_probabilities(backend, sides[FIRST], windows))
     for name, side in sides.items():
-        said = log_probabilities(side.backend, side, windows)
-        console.out(f"| {name} decoder | {perplexity(said, windows):.2f} | {apart(codes, said)} | {apart(full, said)} |")
+        table.row(f"{name} decoder", log_probabilities(side.backend, side, windows))
         side.release()
 
 
@@ -242,11 +237,7 @@ def tell_times(sides: dict[str, Candidate]) -> None:
 def parser(prog: str) -> Parser:
     """The flags."""
     made = Parser(prog, "A package's decoder for calls of many rows beside its first one.")
-    made.add_argument("--package", type=Path, required=True, metavar="DIR", help="exported with --prefill-precision")
-    made.add_argument("--checkpoint", type=Path, metavar="DIR", help="tell distances; what the package was made from")
-    made.add_argument("--text", type=Path, default=Path("docs/design.md"), metavar="FILE", help="default %(default)s")
-    made.add_argument("--windows", type=int, default=4, metavar="N", help="default 4")
-    made.add_argument("--tokens", type=int, default=192, metavar="N", help="of a window; default 192")
+    reading_flags(made, "exported with --prefill-precision", "tell distances; ", required=False)
     made.add_argument("--roundings", action="store_true", help="tell other roundings of inputs too, in PyTorch")
     made.add_argument("--operators", action="store_true", help="tell what a step of eight and a prompt are made of instead")
     made.add_argument("--threads", type=int, default=1, metavar="N", help="computing threads; default 1")

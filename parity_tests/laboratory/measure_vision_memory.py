@@ -92,8 +92,9 @@ def tower(blocks: int, pixels: int) -> ModelSpec:
 def write_tower(spec: ModelSpec, folder: Path, attention: str) -> Path:
     """The fp32 graph of the vision encoder with random weights; ``attention`` is one of `ATTENTION`."""
     from export.backends.base import BuildOptions
-    from export.backends.onnx.backend import OnnxBackend, stage_model
+    from export.backends.onnx.backend import OnnxBackend
     from export.backends.onnx.choices import choices
+    from export.backends.onnx.stage_graphs import stage_model
     from export.graphs.writer import StageWeights, write_stage
     from export.modules.build import parameter_shapes
     from runtime_py.contracts import VISION

@@ -20,38 +20,27 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from parity_tests.judging.metrics import row_cosines
+from parity_tests.laboratory.vision_towers import PATCH, PLAIN, ROUNDED, opened_library, spread, tower, write
 from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, execute
 from runtime_py.command.parser import Parser
-from runtime_py.contracts import VISION
 from runtime_py.errors import MachineError
 from runtime_py.peers.machine import describe
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from export.specs import ModelSpec
-    from runtime_py.backends.vision_library import VisionLibrary
 
-PLAIN, LIBRARY, PEER = "plain fp32", "int8 library", "openvino bf16"
+LIBRARY, PEER = "int8 library", "openvino bf16"
 BY_OPERATOR = 3
 """Calls over which the time of each operator is the mean, after one that is not counted."""
-
-ROUNDED = "int8"
-"""The precision that a library computes in."""
-
-PLAIN_OPSET = 20
-"""Scaled dot-product attention is written in products and a softmax, which every reader knows."""
-WIDTH, HEADS, MLP, PATCH = 1152, 16, 4304, 14
 
 
 @dataclass(frozen=True)
@@ -69,90 +58,6 @@ class Row:
     least_processor_ms: float
     processor_ratio: float
     cosine: float
-
-
-class RandomWeights:
-    """A WeightProvider of normal numbers that keep a deep tower's activations finite; norms are 1, vectors small."""
-
-    def __init__(self, spec: ModelSpec) -> None:
-        from export.modules.build import parameter_shapes
-
-        self.shapes = parameter_shapes(spec)
-
-    def shape(self, target: str) -> tuple[int, ...]:
-        return self.shapes[target]
-
-    def tensor(self, target: str) -> Tensor:
-        import torch
-
-        shape = self.shapes[target]
-        if ".norm" in target and target.endswith("weight"):
-            return torch.ones(shape)
-        generator = torch.Generator().manual_seed(sum(target.encode()))
-        deviation = int(np.prod(shape[1:])) ** -0.5 if len(shape) > 1 else 0.02
-        return torch.randn(shape, generator=generator) * deviation
-
-    def rows(self, target: str, start: int, stop: int | None) -> Tensor:
-        return self.tensor(target)[start:stop]
-
-
-def tower(side: int, layers: int) -> ModelSpec:
-    """MiniCPM-V with a tower of this many layers for pictures of ``side`` pixels."""
-    from export.checkpoint.opened import published_specs
-    from export.specs import PositionKind, VisionSpec
-
-    spec = next(made for family, made in published_specs() if family.name == "minicpm-v")
-    assert isinstance(spec.vision, VisionSpec)
-    grid = side // PATCH
-    vision = replace(spec.vision, width=WIDTH, heads=HEADS, mlp_width=MLP, patch_size=PATCH, layers=layers)
-    vision = replace(vision, positions=PositionKind.FIXED, native_grid=grid, grid=(grid, grid))
-    return replace(spec, vision=vision, decoder=replace(spec.decoder, layers=1))
-
-
-def spread(spec: ModelSpec, percent: int, form: str) -> dict[str, str]:
-    """Every so many layers behind the first block in a form of `export.backends.onnx.record.FINER`."""
-    from export.backends.onnx.choices import rounds_finely
-    from export.modules.build import layer_shapes
-
-    names = [layer.name for layer in layer_shapes(spec) if layer.role == "vision" and not rounds_finely(layer.name)]
-    count = max(1, round(len(names) * percent / 100))
-    return {names[place * len(names) // count]: form for place in range(count)}
-
-
-def write(spec: ModelSpec, precision: str, folder: Path, forms: Mapping[str, str] = MappingProxyType({})) -> Path:
-    """The tower's graph under one vision precision, or traced with plain operators for `PLAIN`.
-
-    Args:
-        forms: of layers in another one, whose graph has a file of its own.
-    """
-    from export.backends.base import BuildOptions
-    from export.backends.onnx.backend import OnnxBackend, chosen_for, stage_model
-    from export.graphs.trace import trace_stage
-    from export.graphs.writer import StageWeights, write_stage
-    from export.modules.kernels import Kernels
-    from export.quantisation.choice import widened
-    from export.quantisation.codes import RoundToNearest
-    from export.quantisation.grids import GRIDS
-    from runtime_py.backends.records import ONNX
-    from targets.registry import target_named
-
-    kinds = "".join(f"_{len(forms)}_{form}" for form in sorted(set(forms.values())))
-    path = folder / f"{precision.replace(' ', '_')}{kinds}.onnx"
-    if path.is_file():
-        return path
-    target = target_named("cpu")
-    plain = precision == PLAIN
-    options = BuildOptions(target, "int4", target.limits, {"vision_precision": "fp32" if plain else precision})
-    assignments = widened(ONNX.name, OnnxBackend().assignments(spec, options), forms)
-    if plain:
-        model = trace_stage(spec, VISION, Kernels(), opset=PLAIN_OPSET)
-    else:
-        model = stage_model(spec, VISION, chosen_for(spec, options), assignments)
-    weights = RandomWeights(spec)
-    source = StageWeights(VISION, weights, RoundToNearest(weights, assignments, GRIDS), assignments)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_stage(model, source, path, lambda *_: None)
-    return path
 
 
 def onnx_runtime(path: Path, threads: int) -> Callable[[np.ndarray], np.ndarray]:
@@ -183,33 +88,6 @@ def by_operator(path: Path, threads: int, pixels: np.ndarray) -> dict[str, float
         operator = each["args"]["op_name"]
         taken[operator] = taken.get(operator, 0.0) + each["dur"] / 1000 / BY_OPERATOR
     return dict(sorted(taken.items(), key=lambda row: -row[1]))
-
-
-def opened_library(
-    spec: ModelSpec, path: Path, threads: int, chosen: Mapping[str, str] = MappingProxyType({})
-) -> VisionLibrary:
-    """The tower of an ``int8`` graph as `runtime_py.backends.ort` runs it where a package has a vision library.
-
-    Args:
-        chosen: of `export.backends.onnx.vision_library.tower.Tower`.
-
-    Raises:
-        MachineError: TVM or a linker is not installed, or the library does not run on this processor.
-    """
-    from export.backends.onnx.vision_library.written import FILES
-    from export.stages import contracts
-    from runtime_py.backends.records import ONNX, VISION_LIBRARY
-    from runtime_py.backends.vision_library import VisionLibrary
-
-    folder = path.parent.parent
-    if not (folder / FILES.index(path.parent.name)).is_file():
-        FILES.write(folder, path.parent.name, (spec.vision, path, dict(chosen)), lambda *_: None)
-    manifest = {
-        "backends": {ONNX.name: {VISION_LIBRARY: FILES.block(path.parent.name)}},
-        "contracts": {VISION: contracts(spec)[VISION].to_json()},
-        "files": [{"path": each.relative_to(folder).as_posix()} for each in path.parent.iterdir()],
-    }
-    return VisionLibrary(folder, manifest, threads)
 
 
 def library(spec: ModelSpec, path: Path, threads: int) -> Callable[[np.ndarray], np.ndarray]:

@@ -20,10 +20,11 @@ from parity_tests.check.candidate import Candidate
 from parity_tests.judging.metrics import Kind, centred, max_abs, relative_max, row_errors
 from parity_tests.judging.probes import Question
 from parity_tests.judging.results import Divergence
+from parity_tests.judging.standards import Standard, Table
 from parity_tests.localize.pixels import differing_settings, localize_pixels
 from parity_tests.localize.steps import answer_calls, first_bad_call, reference_blocks
 from parity_tests.reference.reference import TorchBackend
-from parity_tests.thresholds import Standard, Table, limits
+from parity_tests.thresholds import limits
 from runtime_py.backends.base import Arrays
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, VISION
 from runtime_py.errors import EdgeproofError

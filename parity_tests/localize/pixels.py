@@ -15,7 +15,8 @@ import numpy as np
 from parity_tests.judging.metrics import Kind, max_abs
 from parity_tests.judging.probes import PREPROCESS, Question
 from parity_tests.judging.results import Divergence
-from parity_tests.thresholds import Standard, Table, limits
+from parity_tests.judging.standards import Standard, Table
+from parity_tests.thresholds import limits
 from runtime_py.errors import UsageError
 from runtime_py.preprocess.base import Processor
 

@@ -13,7 +13,7 @@ from parity_tests.judging.cost import Cost, cost_of
 from parity_tests.judging.judge import JudgedComparison, Judgement, Verdict
 from parity_tests.judging.presets import PRESETS
 from parity_tests.judging.results import ROUNDED_INPUTS
-from parity_tests.thresholds import Standard
+from parity_tests.judging.standards import Standard
 
 LOSS = "loss"
 FLOORED = (LOSS, ROUNDED_INPUTS)

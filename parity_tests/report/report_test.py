@@ -20,8 +20,8 @@ from parity_tests.judging.judge import Judgement, judge
 from parity_tests.judging.metrics import Kind
 from parity_tests.judging.results import Comparison, Divergence, Measurement, Run
 from parity_tests.judging.run_details import Answer, Details, LayerCost, Similarity, StageError
+from parity_tests.judging.standards import Standard
 from parity_tests.report import html_report, json_report, junit_report, markdown_report, svg
-from parity_tests.thresholds import Standard
 from runtime_py.errors import UsageError
 
 HOSTILE = '<script>alert("x")</script> & | \x01'

@@ -12,8 +12,8 @@ from runtime_py.command.parser import Parser
 from runtime_py.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
+    from parity_tests.judging.standards import Table
     from parity_tests.second_opinion.opinion import Opinion
-    from parity_tests.thresholds import Table
 
 SCHEMA = 1
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from parity_tests.judging.judge import Verdict
 from parity_tests.judging.metrics import Kind, measure
-from parity_tests.thresholds import Standard, Table, limits
+from parity_tests.judging.standards import Standard, Table
+from parity_tests.thresholds import limits
 
 if TYPE_CHECKING:
     from parity_tests.second_opinion.subject import Subject

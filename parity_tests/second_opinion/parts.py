@@ -14,7 +14,7 @@ from parity_tests.second_opinion.opinion import Opinion, Part
 from parity_tests.second_opinion.subject import Subject
 
 if TYPE_CHECKING:
-    from parity_tests.thresholds import Table
+    from parity_tests.judging.standards import Table
 
 PARTS: tuple[Part, ...] = (token_ids.PART, image_processors.PART, towers.PART, decoders.PART, whole_model.PART)
 

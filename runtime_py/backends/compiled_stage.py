@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from runtime_py.backends.large_pages import file_bytes
+from runtime_py.backends.ort_providers import CPU
+from runtime_py.backends.records import ONNX
 from runtime_py.backends.tvm_runtime import tvm_ffi
-from runtime_py.errors import PackageError
+from runtime_py.errors import MachineError, PackageError
 from runtime_py.files.json_file import read_json
 from runtime_py.package.files import listed_file
+
+log = logging.getLogger(__name__)
+
+Library = TypeVar("Library")
 
 MAX_INDEX = 1 << 22
 """Bytes of an index: a thousand parameters take a hundred thousand."""
@@ -127,3 +135,45 @@ def aligned(array: np.ndarray, kind: np.dtype[Any]) -> np.ndarray:
     copy = room[start : start + size].view(kind).reshape(array.shape)
     copy[...] = array
     return copy
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where libraries of a package would run.
+
+    Attributes:
+        own_code: whether code that the package brings may run.
+        provider: what runs the graphs: a library is for the processor's memory.
+    """
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    own_code: bool
+    provider: str
+
+
+def where_it_runs(place: Place, key: str, opened: Callable[[], Library], otherwise: str = "") -> tuple[Library | None, str]:
+    """A package's library, where it has one that runs here; else the graph does its work, and a warning says why.
+
+    Args:
+        key: of the library in the manifest's block, ``decoder_library``.
+        opened: opens it.
+        otherwise: what the warning says that it costs.
+
+    Returns:
+        the library and "", or None and why not.
+
+    Raises:
+        PackageError: library, index and weights do not fit one another.
+    """
+    if key not in ONNX.block(place.manifest) or place.provider != CPU:
+        return None, "the processor runs it alone"
+    if not place.own_code:
+        missing = "it is code that nobody trusts here; --trust with the hash that its maker published runs it"
+    else:
+        try:
+            return opened(), ""
+        except MachineError as error:
+            missing = f"{error.what}; {error.next_step}"
+    log.warning("the %s of %s does not run%s: %s", key.replace("_", " "), place.folder.name, otherwise, missing)
+    return None, missing

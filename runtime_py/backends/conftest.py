@@ -20,6 +20,9 @@ class HostDevice:
     def make_current(self) -> None:
         return
 
+    def synchronise(self, stream: int) -> None:
+        return
+
     def allocate(self, size: int) -> int:
         room = np.full(size + ALIGNED, FOREIGN, np.uint8)
         address = -(-int(room.ctypes.data) // ALIGNED) * ALIGNED

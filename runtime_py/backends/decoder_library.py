@@ -7,7 +7,6 @@ library in turns. It lies beside the graph, never in its place: where it cannot 
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,14 +17,11 @@ import numpy as np
 from runtime_py.backends import processor
 from runtime_py.backends.compiled_stage import CompiledStage, aligned
 from runtime_py.backends.ort_decoder import CacheBuffers
-from runtime_py.backends.ort_providers import CPU
 from runtime_py.backends.records import DECODER_LIBRARY, ONNX
 from runtime_py.backends.token_routes import TokenRoutes
 from runtime_py.backends.tvm_runtime import require_tvm, tvm_ffi, use_threads
 from runtime_py.contracts import DECODER, StageContract
 from runtime_py.errors import MachineError, UsageError
-
-log = logging.getLogger(__name__)
 
 STEP, VERIFY, READ, READ_ALL = "step", "verify", "read", "read_all"
 """Functions of a library: a token of each of several sequences; a few tokens of one, in the bits of as many steps, with
@@ -204,37 +200,3 @@ def chosen_variant(libraries: Mapping[str, str]) -> str:
         "x86-64 with AVX2, or arm64 with dot products",
         "export the package on a machine like this one",
     )
-
-
-def decoder_library(
-    folder: Path,
-    manifest: Mapping[str, Any],
-    threads: int,
-    own_code: bool,
-    provider: str,
-    before_call: Callable[[], None],
-) -> tuple[DecoderLibrary | None, str]:
-    """The package's decoder library, where it has one that runs here; else the graph does its work, and a warning says why.
-
-    Args:
-        own_code: whether code that the package brings may run.
-        provider: what runs the graphs: the library is for the processor's memory.
-        before_call: see `DecoderLibrary`.
-
-    Returns:
-        the library and "", or None and why not.
-
-    Raises:
-        PackageError: see `DecoderLibrary`.
-    """
-    if DECODER_LIBRARY not in ONNX.block(manifest) or provider != CPU:
-        return None, "the processor runs it alone"
-    if not own_code:
-        missing = "it is code that nobody trusts here; --trust with the hash that its maker published runs it"
-    else:
-        try:
-            return DecoderLibrary(folder, manifest, threads, before_call), ""
-        except MachineError as error:
-            missing = f"{error.what}; {error.next_step}"
-    log.warning("the decoder library of %s does not run, so answers are slower than they could be: %s", folder.name, missing)
-    return None, missing

@@ -12,18 +12,19 @@ from typing import Any
 import numpy as np
 
 from runtime_py.backends.base import Arrays, check_rewind
+from runtime_py.backends.compiled_stage import Place, where_it_runs
 from runtime_py.backends.cuda_driver import CudaDriver
-from runtime_py.backends.cuda_rows import CUDA, CudaRows
-from runtime_py.backends.decoder_library import DecoderLibrary, decoder_library
+from runtime_py.backends.cuda_rows import CUDA, CudaRows, provider_memory
+from runtime_py.backends.decoder_library import DecoderLibrary
 from runtime_py.backends.logit_rows import logit_rows
 from runtime_py.backends.ort_decoder import LOGITS, CacheBuffers, DecoderCalls
 from runtime_py.backends.ort_inputs import DTYPES, PAST
 from runtime_py.backends.ort_rows import HostRows, OrtRow, rounds_over_rows
 from runtime_py.backends.ort_stages import OrtStages, widened
-from runtime_py.backends.records import MANY_ROWS, ONNX
+from runtime_py.backends.records import DECODER_LIBRARY, MANY_ROWS, ONNX, VISION_LIBRARY
 from runtime_py.backends.row_calls import decode_rows
 from runtime_py.backends.small_pages import zeros
-from runtime_py.backends.vision_library import vision_library
+from runtime_py.backends.vision_library import VisionLibrary
 from runtime_py.contracts import DECODER, VISION, TensorContract
 from runtime_py.errors import UsageError
 from runtime_py.memory import require_bytes
@@ -66,10 +67,16 @@ class OrtBackend(OrtStages):
         self._least_sequences = ONNX.block(manifest)[MANY_ROWS]["least_sequences"] if MANY_ROWS in self.files else 0
         self.own_code = own_code
         self.before_call: Callable[[], None] = lambda: None
-        self.library, self.library_missing = decoder_library(
-            folder, manifest, threads, own_code, self.providers[0], self._run_hook
+        here = Place(folder, manifest, own_code, self.providers[0])
+        self.library, self.library_missing = where_it_runs(
+            here,
+            DECODER_LIBRARY,
+            lambda: DecoderLibrary(folder, manifest, threads, self._run_hook),
+            otherwise=", so answers are slower than they could be",
         )
-        self.vision, self.vision_missing = vision_library(folder, manifest, threads, own_code, self.providers[0])
+        self.vision, self.vision_missing = where_it_runs(
+            here, VISION_LIBRARY, lambda: VisionLibrary(folder, manifest, threads)
+        )
         self._calls: dict[str, DecoderCalls] = {}
         self._earlier = 0.0
 
@@ -184,7 +191,8 @@ class OrtBackend(OrtStages):
     def start_batch(self, count: int, capacity: int) -> list[OrtRow]:
         """See runtime_py.backends.base.Batching."""
         if self._device() == CUDA:
-            return CudaRows(self._ort, CudaDriver(), self._caches(), count, capacity).rows
+            driver = CudaDriver()
+            return CudaRows(driver, provider_memory(self._ort, driver), self._caches(), count, capacity).rows
         return HostRows(self._ort.OrtValue.ortvalue_from_numpy, self._caches(), count, capacity).rows
 
     def forward_batch(self, states: Sequence[OrtRow], inputs: Sequence[Arrays]) -> list[np.ndarray]:

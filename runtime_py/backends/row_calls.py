@@ -3,40 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from runtime_py.backends.base import Arrays
-from runtime_py.backends.row_places import Row
+from runtime_py.backends.row_pool import PoolRow
 from runtime_py.contracts import TensorContract
 
 BATCH = "batch"
 """Name of the axis of sequences in a contract."""
 
 
-class Pool(Protocol):
-    """Caches of several sequences, as rows of one buffer."""
-
-    def gather(self, rows: Sequence[Any]) -> int:
-        """Bring these next to each other; the first place."""
-        ...
-
-    def values(self, first: int, last: int) -> Any:
-        """The caches from ``first`` to before ``last``, in the form that a decoder call takes."""
-        ...
-
-
-class PooledRow(Row, Protocol):
-    """A row that knows its pool."""
-
-    @property
-    def pool(self) -> Pool: ...
-
-
 def decode_rows(
     taken: Sequence[TensorContract],
-    rows: Sequence[PooledRow],
+    rows: Sequence[PoolRow[Any]],
     inputs: Sequence[Arrays],
     decode: Callable[..., np.ndarray],
 ) -> list[np.ndarray]:

@@ -24,7 +24,7 @@ from runtime_py.backends.row_calls import BATCH, decode_rows
 from runtime_py.backends.trt_device import DeviceMemory, KernelCache, tensorrt_of
 from runtime_py.backends.trt_engine import LoadedEngine
 from runtime_py.backends.trt_plan import PAST, read_plans, split_positions
-from runtime_py.backends.trt_rows import ALIGNED, DeviceRows, RowShape, TrtRow
+from runtime_py.backends.trt_rows import ALIGNED, RowShape, TrtRow, TrtRows
 from runtime_py.contracts import DECODER, TensorContract
 from runtime_py.errors import PackageError, UsageError
 
@@ -55,8 +55,8 @@ class TrtBackend:
         self.runtime = self.trt.Runtime(self.trt.Logger(self.trt.Logger.ERROR))
         self.kernels = KernelCache(self.trt, self.cuda.device.name)
         self._engines: dict[str, LoadedEngine] = {}
-        self._alone: DeviceRows | None = None
-        self._together: DeviceRows | None = None
+        self._alone: TrtRows | None = None
+        self._together: TrtRows | None = None
 
     def run(self, stage: str, inputs: Arrays) -> dict[str, np.ndarray]:
         """Run a cache-less stage; pictures beyond what one call was built for run in several."""
@@ -96,7 +96,7 @@ class TrtBackend:
                 "attention_mask": np.ones((1, state.length + fed), np.int64),
                 "logit_positions": np.array([position - start for position in here] or [fed - 1], np.int64),
             }
-            logits = engine.run({**part, **own}, state.pool.values(state.row, state.row + 1))["logits"]
+            logits = engine.run({**part, **own}, state.buffers)["logits"]
             state.length += fed
             rows |= {position: logits[:, index] for index, position in enumerate(here)}
         return np.stack([rows[position] for position in wanted], axis=1)
@@ -204,8 +204,8 @@ class TrtBackend:
                 pool.free()
         self._alone = self._together = None
 
-    def _rows(self, count: int, capacity: int) -> DeviceRows:
-        return DeviceRows(self.cuda, self.stream, self._row_shapes(), count, capacity)
+    def _rows(self, count: int, capacity: int) -> TrtRows:
+        return TrtRows(self.cuda, self.stream, self._row_shapes(), count, capacity)
 
     def _row_shapes(self) -> dict[str, RowShape]:
         engine = self._engine(DECODER)

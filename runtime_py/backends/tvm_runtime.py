@@ -44,7 +44,7 @@ def tvm_ffi() -> Any:
     """The module tvm_ffi, with TVM's runtime loaded.
 
     Raises:
-        MachineError: one of the two is missing.
+        MachineError: one of the two is missing, or cannot be loaded.
     """
     with _lock:
         for name, value in ((COUNT, str(processors())), (SPIN, "2000"), (BIND, "0")):
@@ -54,9 +54,13 @@ def tvm_ffi() -> Any:
         runtime = next(iter(sorted(place.glob("libtvm_runtime.*"))), None) if place is not None else None
         if runtime is None:
             raise MachineError("TVM's runtime is not installed", f"{DISTRIBUTION} and its libtvm_runtime", ADVICE)
-        with _without_torch():
-            import tvm_ffi as module
-        ctypes.CDLL(str(runtime), ctypes.RTLD_GLOBAL)
+        try:
+            with _without_torch():
+                import tvm_ffi as module
+            ctypes.CDLL(str(runtime), ctypes.RTLD_GLOBAL)
+        except (ImportError, OSError) as error:
+            told = f"TVM's runtime is installed and cannot be loaded: {error}"
+            raise MachineError(told, f"{DISTRIBUTION} as it was published, for this system", ADVICE) from error
     return module
 
 

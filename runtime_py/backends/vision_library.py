@@ -7,7 +7,6 @@ never in its place: where it cannot run, or the processor has AMX, which it does
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,14 +16,11 @@ import numpy as np
 
 from runtime_py.backends.compiled_stage import CompiledStage, aligned
 from runtime_py.backends.ort_inputs import checked
-from runtime_py.backends.ort_providers import CPU
 from runtime_py.backends.processor import VARIANTS, architecture, instructions
 from runtime_py.backends.records import ONNX, VISION_LIBRARY
 from runtime_py.backends.tvm_runtime import require_tvm, use_threads
 from runtime_py.contracts import VISION, StageContract
 from runtime_py.errors import MachineError, PackageError
-
-log = logging.getLogger(__name__)
 
 TOWER = "tower"
 """The function of a library: pixels (3, height, width), positions (tokens, width), parameters to tokens (tokens, width)."""
@@ -121,31 +117,3 @@ def chosen_variant(libraries: Mapping[str, str]) -> str:
         "x86-64 with AVX-512 and VNNI, and without AMX",
         "nothing needs to be done: the graph runs",
     )
-
-
-def vision_library(
-    folder: Path, manifest: Mapping[str, Any], threads: int, own_code: bool, provider: str
-) -> tuple[VisionLibrary | None, str]:
-    """The package's vision library, where it has one that runs here; else the graph does its work, and a warning says why.
-
-    Args:
-        own_code: whether code that the package brings may run.
-        provider: what runs the graphs: the library is for the processor's memory.
-
-    Returns:
-        the library and "", or None and why not.
-
-    Raises:
-        PackageError: see `VisionLibrary`.
-    """
-    if VISION_LIBRARY not in ONNX.block(manifest) or provider != CPU:
-        return None, "the processor runs it alone"
-    if not own_code:
-        missing = "it is code that nobody trusts here; --trust with the hash that its maker published runs it"
-    else:
-        try:
-            return VisionLibrary(folder, manifest, threads), ""
-        except MachineError as error:
-            missing = f"{error.what}; {error.next_step}"
-    log.warning("the vision library of %s does not run: %s", folder.name, missing)
-    return None, missing

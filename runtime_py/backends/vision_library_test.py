@@ -1,35 +1,22 @@
-"""Where a vision library runs, where the graph alone does, and what is told of it."""
+"""Which processors a vision library runs on, and what it does of a package's stage."""
 
 from __future__ import annotations
 
-import json
-import logging
-import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from runtime_py.backends import vision_library
+from runtime_py.backends.compiled_stage_test import TOWER
 from runtime_py.backends.ort import OrtBackend
 from runtime_py.backends.processor import VARIANTS
-from runtime_py.backends.records import ONNX, VISION_LIBRARY
-from runtime_py.backends.vision_library import VISION_VARIANTS, VisionLibrary, chosen_variant
+from runtime_py.backends.vision_library import VISION_VARIANTS, chosen_variant
 from runtime_py.contracts import VISION
 from runtime_py.errors import MachineError, PackageError
 from runtime_py.model import load
-from runtime_py.package import read, trust
 
 FILES = dict.fromkeys(VARIANTS, "x.so")
-
-
-def opened(package: Path) -> VisionLibrary:
-    given = read(package)
-    try:
-        return VisionLibrary(given.folder, given.manifest, threads=1)
-    except MachineError as error:
-        pytest.skip(error.what)
 
 
 def test_it_runs_where_it_is_faster_than_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,19 +32,8 @@ def test_it_runs_where_it_is_faster_than_the_graph(monkeypatch: pytest.MonkeyPat
             on(machine, *has)
 
 
-def test_code_that_nobody_trusts_is_left_alone(
-    tower_package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv(trust.VARIABLE, str(tmp_path / "trusted"))
-    with caplog.at_level(logging.WARNING), load(tower_package) as model:
-        assert isinstance(model.backend, OrtBackend) and model.backend.vision is None
-    assert "code that nobody trusts here" in caplog.text
-    named = ONNX.paths(read(tower_package).manifest["backends"][ONNX.name])
-    assert any(VISION_LIBRARY in path for path in named.code)
-
-
 def test_the_tower_runs_in_it_and_its_graph_is_not_opened(tower_package: Path) -> None:
-    opened(tower_package)
+    TOWER.opened(tower_package)
     with load(tower_package, trust=True, threads=1) as model:
         backend = model.backend
         assert isinstance(backend, OrtBackend) and backend.vision is not None and VISION not in backend._opened
@@ -71,29 +47,8 @@ def test_the_tower_runs_in_it_and_its_graph_is_not_opened(tower_package: Path) -
             backend.run(VISION, {})
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda told: told["parameters"][3].__setitem__(4, 1 << 40), "ends behind its file"),
-        (lambda told: told["parameters"][3].__setitem__(1, "int4"), "of int4"),
-        (lambda told: told.pop("table"), "do not fit the package"),
-        (lambda told: told["table"].__setitem__(3, "../../../etc/passwd"), "no row of its manifest's files"),
-    ],
-)
-def test_an_index_that_does_not_fit_is_refused(tower_package: Path, tmp_path: Path, change: Any, words: str) -> None:
-    opened(tower_package)
-    copy = Path(shutil.copytree(tower_package, tmp_path / "package"))
-    package = read(copy)
-    index = copy / package.manifest["backends"]["onnx"][VISION_LIBRARY]["index"]
-    told = json.loads(index.read_text(encoding="utf-8"))
-    change(told)
-    index.write_text(json.dumps(told), encoding="utf-8")
-    with pytest.raises(PackageError, match=words):
-        VisionLibrary(package.folder, package.manifest)
-
-
 def test_a_picture_of_too_many_tokens_is_refused(tower_package: Path) -> None:
-    library = opened(tower_package)
+    library = TOWER.opened(tower_package)
     shape = [axis if isinstance(axis, int) else 1 for axis in library._contract.inputs[0].shape]
     library._most = 3
     with pytest.raises(PackageError, match="at most 3"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -17,9 +18,11 @@ from runtime_py.command.dispatch import Terminated
 from runtime_py.command.failure import message
 from runtime_py.command.terminal import Lines, open_lines, path_of
 from runtime_py.errors import EdgeproofError, ExitCode, UsageError, did_you_mean
-from runtime_py.generation.generate import Overrides
+from runtime_py.generation.generate import Overrides, settings_of
 from runtime_py.model import Answer, Model
 from runtime_py.preprocess.base import Message
+
+log = logging.getLogger(__name__)
 
 COMMANDS = {
     "/image": "FILE  add a picture to the next question",
@@ -47,6 +50,11 @@ def converse(
         EdgeproofError: ``images`` or ``prompt`` cannot be answered about.
         KeyboardInterrupt: Ctrl-C, unless a person types the turns.
     """
+    temperature = settings_of(model.package.generation, overrides).sampling.temperature
+    if overrides.prompt_lookup and temperature:
+        log.warning(
+            "answers are drawn at temperature %g, so --prompt-lookup guesses nothing; --temperature 0 lets it", temperature
+        )
     talk = Conversation(model, overrides, as_json, out)
     talk.add_images(images)
     if prompt is not None:

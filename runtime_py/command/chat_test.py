@@ -1,16 +1,10 @@
-"""Conversations: what a person may type, what is said at once, and what Ctrl-C stops."""
+"""Conversations: what is asked and answered, what is said at once, and what Ctrl-C stops."""
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
-import os
-import pty
-import select
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +13,11 @@ from PIL import Image
 
 from runtime_py.command.chat import Conversation, _turns, converse
 from runtime_py.command.dispatch import Terminated
-from runtime_py.command.terminal import Piped, path_of, paths_from
-from runtime_py.conftest import AttentionBackend, minicpm_settings
+from runtime_py.conftest import AttentionBackend, model_of
 from runtime_py.errors import EdgeproofError, ImageError, UsageError
 from runtime_py.generation.generate import Overrides
 from runtime_py.generation.session import Limits
 from runtime_py.model import Model
-from runtime_py.package import Package
-from runtime_py.preprocess.minicpm_v import Processor
 from runtime_py.tokenizer import Tokenizer
 
 LONG = Overrides(max_new_tokens=60, temperature=0.0, stop_ids=())
@@ -34,13 +25,7 @@ LONG = Overrides(max_new_tokens=60, temperature=0.0, stop_ids=())
 
 @pytest.fixture
 def model(tmp_path: Path, words: Tokenizer) -> Model:
-    generation = {"stop_ids": [2], "temperature": 0.0, "top_p": 0.8, "top_k": 9, "repetition_penalty": 1.0}
-    package = Package(
-        folder=tmp_path, manifest={}, family="minicpm-v", variant="1.0", target="cpu", precision="fp32",
-        runtime_backend="ort", processor="minicpm_v", runtime=minicpm_settings(),
-        generation={**generation, "max_new_tokens": 12}, limits=Limits(160, 7), contracts={}, files=(),
-    )  # fmt: skip
-    return Model(package, AttentionBackend(len(words.pieces)), Processor(minicpm_settings(), words), words)
+    return model_of(words, tmp_path, Limits(160, 7))
 
 
 @pytest.fixture
@@ -198,6 +183,27 @@ def test_a_question_that_is_refused_leaves_its_picture_for_the_next(model: Model
     assert conversation.turns[0].images == (0,) and conversation.waiting == []
 
 
+def test_conversation_from_a_pipe(
+    model: Model, picture: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a picture.png"
+    Image.fromarray(picture).save(path)
+    script = f"/image {path}\nWhat colour?\n\nHow many?\n/image {tmp_path}/none.png\n/reset\nred\n/exit\nnever\n"
+    out = io.StringIO()
+    code = converse(model, [], None, Overrides(), True, io.StringIO(script), out)
+    rows = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert len(rows) == 3
+    assert rows[1]["timing"]["kept_tokens"] >= rows[0]["timing"]["prompt_tokens"]
+    assert rows[2]["timing"]["kept_tokens"] == 0
+    assert code == 2 and "none.png is no file" in capsys.readouterr().err
+
+
+def test_one_prompt_streams_to_the_output(model: Model) -> None:
+    out = io.StringIO()
+    assert converse(model, [], "What colour?", Overrides(), False, io.StringIO(), out) == 0
+    assert out.getvalue().strip() == model.chat("What colour?").text
+
+
 def test_a_pipe_goes_on_after_a_failed_turn_and_ends_with_its_code(model: Model, capsys: pytest.CaptureFixture[str]) -> None:
     out = io.StringIO()
     lines = io.StringIO("What colour?\n/nothing\nHow many?\n")
@@ -207,94 +213,9 @@ def test_a_pipe_goes_on_after_a_failed_turn_and_ends_with_its_code(model: Model,
     assert printed.startswith("error: /nothing is no command\n  expected: ") and "\n  next: " in printed
 
 
-def test_a_line_in_another_encoding_is_said_and_the_next_one_read() -> None:
-    stream = io.TextIOWrapper(io.BytesIO("é\n".encode("latin-1") + "图\n".encode()), "ascii", errors="surrogateescape")
-    lines = Piped(stream)
-    with pytest.raises(UsageError, match="line 1 of the input is no text"):
-        lines.read()
-    assert lines.read() == "图"
-    assert lines.read() is None
-
-
-def test_paths_as_terminals_and_people_write_them(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(photo.parent))
-    escaped = str(photo).replace(" ", "\\ ")
-    for text in (str(photo), f'"{photo}"', f"'{photo}' ", escaped, "~/a picture.png"):
-        assert path_of(text) == str(photo)
-    assert path_of("it's") == "it's"
-    for strange in ("~nobody-here/a.png", "x" * 300, "a\0b", "~" * 300):
-        assert path_of(strange) == strange
-        assert paths_from(strange) == []
-    assert str(photo) in paths_from(str(photo.parent / "a p"))
-    assert paths_from("/nowhere/at/all") == []
-
-
 def test_a_prompt_that_is_no_text_is_refused(model: Model) -> None:
     with pytest.raises(EdgeproofError, match="--prompt is no text"):
         converse(model, [], "\udcff", Overrides(), False, io.StringIO(), io.StringIO())
-
-
-TYPING = """
-import fcntl, sys, termios
-fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C reaches this process
-from runtime_py.command.terminal import open_lines
-lines = open_lines(sys.stdin, ["/image", "/exit"])
-while True:
-    try:
-        line = lines.read()
-    except KeyboardInterrupt:
-        print("interrupted", flush=True)
-        continue
-    print(f"read {line!r}", flush=True)
-    if line in (None, "/exit"):
-        break
-lines.close()
-"""
-
-
-@pytest.mark.slow  # what is typed must meet a prompt that waits: on a busy machine a key comes between two
-@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are of Unix")
-def test_lines_are_edited_completed_and_remembered(tmp_path: Path) -> None:
-    """Through a real pseudo-terminal: arrow keys, Tab, Ctrl-C, and the history of an earlier run."""
-    history = tmp_path / "edgeproof" / "chat_history"
-    first = session(tmp_path, [b"whaat?\x1b[D\x1b[D\x1b[D\x7f\r", b"/im\tx\r", b"half\x03", b"/exit\r"])
-    assert "read 'what?'" in first and "read '/image x'" in first and "interrupted" in first
-    assert "what?" in history.read_text() and history.stat().st_mode & 0o077 == 0
-    assert "read 'what?'" in session(tmp_path, [b"\x1b[A\x1b[A\x1b[A\r", b"\x04"])
-
-
-def session(state: Path, keys: list[bytes]) -> str:
-    """What a program that reads lines prints while somebody types ``keys``, one piece after each prompt."""
-    leader, follower = pty.openpty()
-    environment = {**os.environ, "XDG_STATE_HOME": str(state), "TERM": "xterm", "INPUTRC": "/dev/null"}
-    command = [sys.executable, "-c", TYPING]
-    root = Path(__file__).parents[2]
-    with subprocess.Popen(
-        command, stdin=follower, stdout=follower, stderr=follower, env=environment, cwd=root, start_new_session=True
-    ) as running:
-        os.close(follower)
-        seen, prompts = b"", 0
-        try:
-            with contextlib.suppress(OSError):  # Linux says so when the other side is closed
-                for piece in keys:
-                    prompts += 1
-                    while seen.count(b"> ") < prompts:
-                        seen += arrived(leader)
-                    os.write(leader, piece)
-                while chunk := arrived(leader):
-                    seen += chunk
-            assert running.wait(10) == 0, seen.decode(errors="replace")
-        finally:  # else leaving the block waits for a program that waits for keys
-            running.kill()
-    os.close(leader)
-    return seen.decode(errors="replace")
-
-
-def arrived(terminal: int) -> bytes:
-    """What comes within half a minute."""
-    ready, _, _ = select.select([terminal], [], [], 30)
-    assert ready, "nothing came"
-    return os.read(terminal, 4096)
 
 
 def test_a_photograph_that_lies_on_its_side_is_told_of_when_it_is_named(
@@ -314,3 +235,12 @@ def test_a_photograph_that_lies_on_its_side_is_told_of_when_it_is_named(
     conversation.take("/reset")
     conversation.take(f"/image {photo}")
     assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize(("temperature", "told"), [(None, False), (0.0, False), (0.7, True)])
+def test_prompt_lookup_that_does_nothing_is_told_of(
+    model: Model, temperature: float | None, told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    overrides = Overrides(max_new_tokens=2, temperature=temperature, prompt_lookup=3)
+    assert converse(model, [], "What colour?", overrides, False, io.StringIO(), io.StringIO()) == 0
+    assert ("drawn at temperature 0.7, so --prompt-lookup guesses nothing" in caplog.text) is told

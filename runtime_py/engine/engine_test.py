@@ -14,18 +14,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runtime_py.backends.base import Arrays, Batching, CallHook
-from runtime_py.conftest import AttentionBackend, minicpm_settings
+from runtime_py.conftest import GENERATION, model_of
 from runtime_py.engine.answer import Answer, Token
 from runtime_py.engine.engine import Engine
 from runtime_py.engine.logprobs import EngineEvent, Event, resolve
 from runtime_py.engine.preparation import Preparation, Prepared
 from runtime_py.engine.running import Running, Wish
-from runtime_py.errors import EdgeproofError, InternalError, MachineError, UsageError
+from runtime_py.errors import EdgeproofError, InternalError, UsageError
 from runtime_py.generation.generate import Finish, Overrides, settings_of
 from runtime_py.generation.session import Limits, Session
 from runtime_py.model import Model
 from runtime_py.preprocess.base import Message
-from runtime_py.preprocess.minicpm_v import Processor
 from runtime_py.tokenizer import Tokenizer
 
 QUESTIONS = [
@@ -35,7 +34,6 @@ QUESTIONS = [
     "Hello",
     "red " * 30,
 ]
-GENERATION = {"stop_ids": [2], "temperature": 0.0, "top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0, "max_new_tokens": 12}
 
 
 @dataclass(frozen=True)
@@ -105,13 +103,7 @@ class Room:
 
 @pytest.fixture
 def numpy_model(words: Tokenizer, tmp_path: Path) -> Model:
-    from runtime_py.package import Package
-
-    package = Package(
-        tmp_path, {"files": []}, "minicpm-v", "1.0", "cpu", "fp32", "ort", "minicpm_v",
-        minicpm_settings(), GENERATION, Limits(160, 16), {}, (),
-    )  # fmt: skip
-    return Model(package, AttentionBackend(len(words.pieces)), Processor(minicpm_settings(), words), words)
+    return model_of(words, tmp_path, Limits(160, 16))
 
 
 def alone(model: Model, asked: Asked) -> tuple[int, ...]:
@@ -179,70 +171,6 @@ def test_one_decoder_call_serves_all_that_answer(model: Model, monkeypatch: pyte
     room.run()
     assert max(rows) == 4
     assert sum(rows) == 4 * 19
-
-
-def test_a_second_question_about_a_picture_runs_no_vision_and_none_of_the_shared_prompt(
-    model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stages: list[str] = []
-    run: Callable[[str, Arrays], dict[str, np.ndarray]] = model.backend.run
-
-    def counted(stage: str, inputs: Arrays) -> dict[str, np.ndarray]:
-        stages.append(stage)
-        return run(stage, inputs)
-
-    monkeypatch.setattr(model.backend, "run", counted)
-    room = Room(model, 3, 64)
-    first, second, third = Inbox(), Inbox(), Inbox()
-    room.submit(Asked(0, 1, 8), first)
-    room.run()
-    assert "vision_encoder" in stages
-    stages.clear()
-    room.submit(Asked(1, 1, 8), second)
-    room.submit(Asked(3, 1, 8), third)
-    room.run()
-    assert set(stages) == {"embed_tokens"}
-    for inbox, asked in ((second, Asked(1, 1, 8)), (third, Asked(3, 1, 8))):
-        assert isinstance(inbox.end, Answer) and inbox.end.ids == alone(model, asked)
-        assert inbox.end.timing.kept_tokens >= 11 and inbox.end.timing.image_seconds == 0.0
-
-
-def test_a_copy_that_fails_leaves_an_empty_cache(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not the old prompt over rows that are half another's."""
-    room = Room(model, 2, 64)
-    first, second, third = Asked(4, 1, 4), Asked(3, 1, 4), Asked(1, 0, 4)
-    for asked in (third, first):  # the copy goes to the slot that was left longest ago
-        room.submit(asked, Inbox())
-        room.run()
-    failed, again = Inbox(), Inbox()
-    copy = model.backend.copy_prefix  # type: ignore[attr-defined]
-
-    def half(source: Any, target: Any, length: int) -> None:
-        copy(source, target, length // 2)
-        raise MemoryError
-
-    with monkeypatch.context() as patched:
-        patched.setattr(model.backend, "copy_prefix", half)
-        room.submit(second, failed)
-        room.run()
-    assert isinstance(failed.end, MachineError)
-    assert sorted(slot.session.length > 0 for slot in room.engine.slots) == [False, True]
-    room.submit(third, again)
-    room.run()
-    assert isinstance(again.end, Answer) and again.end.ids == alone(model, third)
-
-
-def test_a_longer_conversation_stays_for_those_who_come_back_to_it(model: Model) -> None:
-    room = Room(model, 2, 64)
-    long, other, again = Inbox(), Inbox(), Inbox()
-    room.submit(Asked(4, 1, 8), long)
-    room.run()
-    room.submit(Asked(3, 1, 8), other)
-    room.run()
-    room.submit(Asked(4, 1, 8), again)
-    room.run()
-    assert isinstance(again.end, Answer) and isinstance(long.end, Answer) and again.end.ids == long.end.ids
-    assert again.end.timing.kept_tokens == again.end.timing.prompt_tokens - 1
 
 
 def test_a_long_prompt_is_read_between_the_others_tokens(numpy_model: Model) -> None:

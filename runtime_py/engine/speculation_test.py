@@ -11,29 +11,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runtime_py.conftest import AttentionBackend, minicpm_settings
+from runtime_py.conftest import GENERATION, AttentionBackend, model_of
 from runtime_py.engine.running import Running, Wish
 from runtime_py.errors import UsageError
 from runtime_py.generation.generate import Overrides, settings_of
 from runtime_py.generation.prompt_lookup import PromptLookup
 from runtime_py.generation.session import Limits
 from runtime_py.model import Model
-from runtime_py.package import Package
 from runtime_py.preprocess.base import Message
-from runtime_py.preprocess.minicpm_v import Processor
 from runtime_py.tokenizer import Tokenizer
 
 QUESTIONS = ["red red red red red red", "What colour?", "How many, and where? How many, and where?"]
-GENERATION = {"stop_ids": [2], "temperature": 0.0, "top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0, "max_new_tokens": 12}
 DATA = 'Write again: {"colour": "red", "number": 3} {"colour": "blue", "number": 3} {"colour": "red", "number": 3}'
-
-
-def model_of(words: Tokenizer, folder: Path, context: int) -> Model:
-    package = Package(
-        folder, {"files": []}, "minicpm-v", "1.0", "cpu", "fp32", "ort", "minicpm_v",
-        minicpm_settings(), GENERATION, Limits(context, 16), {}, (),
-    )  # fmt: skip
-    return Model(package, AttentionBackend(len(words.pieces)), Processor(minicpm_settings(), words), words)
 
 
 class OracleDraft(PromptLookup):
@@ -65,7 +54,7 @@ def test_the_answer_is_the_same_whatever_is_drafted(
     words: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, question: str, tokens: int, penalty: float,
     context: int, stop: int, faults: float, seed: int,
 ) -> None:  # fmt: skip
-    model = model_of(words, tmp_path, context)
+    model = model_of(words, tmp_path, Limits(context, 16))
     free = Overrides(tokens, temperature=0.0, repetition_penalty=penalty, stop_ids=())
     try:
         whole = model.chat(question, overrides=free)
@@ -87,7 +76,7 @@ def test_the_answer_is_the_same_whatever_is_drafted(
 
 
 def test_accepted_drafts_save_decoder_calls(words: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = model_of(words, tmp_path, 160)
+    model = model_of(words, tmp_path, Limits(160, 16))
     asked = Overrides(40, temperature=0.0, stop_ids=())
     plain = model.chat(QUESTIONS[0], overrides=asked)
     oracle = OracleDraft(plain.ids, 0, 0.0)
@@ -115,7 +104,7 @@ def test_a_package_says_the_same(model: Model, penalty: float) -> None:
 
 
 def test_draws_and_logprobs_are_not_drafted(words: Tokenizer, tmp_path: Path) -> None:
-    model = model_of(words, tmp_path, 160)
+    model = model_of(words, tmp_path, Limits(160, 16))
     prompt = model._preparation.prepare([Message("user", DATA)], [])
 
     def lookup(top_logprobs: int | None, **changes: float) -> PromptLookup | None:

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 
 class StopText:
-    """Lets an answer's text through up to the first of the stop texts; what may be the beginning of one waits.
+    """Lets an answer's text through up to the stop text that is whole first; what may be the beginning of one waits.
+
+    Of those that end with the same character the longest counts. So an answer ends alike however its tokens part it.
 
     Attributes:
         reached: one was met; nothing more comes through.
@@ -24,10 +26,10 @@ class StopText:
         if not self._stops:
             return text
         self._held += text
-        places = [place for stop in self._stops if (place := self._held.find(stop)) >= 0]
-        if places:
+        met = [(place + len(stop), place) for stop in self._stops if (place := self._held.find(stop)) >= 0]
+        if met:
             self.reached = True
-            shown, self._held = self._held[: min(places)], ""
+            shown, self._held = self._held[: min(met)[1]], ""
             return shown
         waiting = max(self._beginning(stop) for stop in self._stops)
         shown, self._held = self._held[: len(self._held) - waiting], self._held[len(self._held) - waiting :]

@@ -125,7 +125,9 @@ class Session(InputRows):
                 "start without keep",
             )
         further = self._further_inputs(layout, embeds, "prefill")
-        if keep == 0:
+        if keep == 0 and self._state is not None and isinstance(self.backend, Rewinding):
+            self._rewind(0)
+        elif keep == 0:
             self._state = None  # its memory is free before another is asked for
             self._state = self._empty()
         elif keep < self.length:

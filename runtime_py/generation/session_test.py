@@ -93,6 +93,21 @@ def test_kept_prefix_gives_the_same_logits(backend: AttentionBackend, processor:
     assert sum(backend.calls) == 3
 
 
+def test_a_prompt_from_nothing_takes_the_memory_of_the_one_before(backend: AttentionBackend, processor: Processor) -> None:
+    first, second = (processor.layout(np.array([ids]), []) for ids in ([1, 7, 8, 9, 10, 11], [1, 60, 61]))
+    fresh = Session(backend, processor, Limits(64, 4))
+    expected = fresh.prefill(fresh.embed(second.input_ids), second)
+    session, made, start = Session(backend, processor, Limits(64, 4)), [], backend.start
+    backend.start = lambda capacity: made.append(capacity) or start(capacity)  # type: ignore[method-assign,func-returns-value]
+    session.prefill(session.embed(first.input_ids), first)
+    session.step(70)
+    np.testing.assert_array_equal(session.prefill(session.embed(second.input_ids), second), expected)
+    assert (session.length, made) == (3, [64])
+    session.reset()
+    session.prefill(session.embed(second.input_ids), second)
+    assert made == [64, 64]
+
+
 def test_keep_is_refused_when_positions_differ(backend: AttentionBackend, processor: Processor) -> None:
     session = Session(backend, processor, Limits(64, 4))
     layout = processor.layout(np.array([[1, 7, 8]]), [])

@@ -11,6 +11,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
+from runtime_py.errors import UsageError
+
 
 @dataclass(frozen=True)
 class ImageInputs:
@@ -72,6 +74,16 @@ class Message:
     def content(self) -> tuple[str | int, ...]:
         """Texts and indices of pictures, in order."""
         return self.parts or (*self.images, self.text)
+
+
+def at_most_one(pictures: Sequence[np.ndarray], expected: str = "one, as published") -> None:
+    """Of a model whose conversations hold a single picture.
+
+    Raises:
+        UsageError: there are more.
+    """
+    if len(pictures) > 1:
+        raise UsageError(f"{len(pictures)} pictures in one conversation", expected, "ask about one picture at a time")
 
 
 class TokenizerLike(Protocol):

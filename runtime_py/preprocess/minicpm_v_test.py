@@ -111,7 +111,7 @@ def test_long_text_is_cut_from_the_right_with_a_warning(words: Tokenizer, pictur
 
 def test_image_rows_are_never_cut(words: Tokenizer, picture: np.ndarray) -> None:
     processor = Processor(minicpm_settings(limit=9), words)
-    with pytest.raises(UsageError, match="do not fit the prompt"):
+    with pytest.raises(UsageError, match="of which the pictures take the first"):
         processor.encode([Message("user", "red", (0,))], processor.images([picture]))
 
 

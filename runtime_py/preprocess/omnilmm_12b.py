@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from runtime_py.errors import UsageError
-from runtime_py.preprocess.base import ImageInputs, Layout, Message, TokenizerLike
+from runtime_py.preprocess.base import ImageInputs, Layout, Message, TokenizerLike, at_most_one
 from runtime_py.preprocess.extent import Extent, square_extent
 from runtime_py.preprocess.pixels import CLIP_MEAN, CLIP_STD, normalise, resize
 from runtime_py.prompt.encoder import PromptEncoder
@@ -30,12 +30,7 @@ class Processor:
         self.prompt = PromptEncoder(settings, tokenizer)
 
     def images(self, pictures: Sequence[np.ndarray]) -> list[ImageInputs]:
-        if len(pictures) > 1:
-            raise UsageError(
-                f"{len(pictures)} pictures in one conversation",
-                "one: the published code keeps only the last of several",
-                "ask about one picture at a time",
-            )
+        at_most_one(pictures, "one: the published code keeps only the last of several")
         size = self.settings["image_size"]
         return [
             ImageInputs(

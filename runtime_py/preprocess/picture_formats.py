@@ -11,6 +11,8 @@ from functools import cache
 
 from PIL import Image
 
+from runtime_py.files.json_file import LFS_POINTER
+
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 """What is opened. JPEG covers MPO, the pairs of pictures that some cameras write; PPM covers PGM, PBM, PAM and PFM. AVIF
 needs a Pillow that was built with it (11.3 and later)."""
@@ -23,9 +25,10 @@ _AVIF_BRANDS = (b"avif", b"avis")
 SURE = ("EPS", "PSD", "JPEG2000", "ICO", "ICNS", "DDS", "WMF")
 """Formats of Pillow's whose first bytes are theirs alone."""
 
-_OTHERS = {b"%PDF": "PDF", b"<svg": "SVG", b"<?xml": "XML", b"<!DOC": "HTML", b"<html": "HTML", b"\xff\x0a": "JPEG XL"}
-_OTHERS |= {b"\0\0\0\x0cJXL ": "JPEG XL", b"\x1aE\xdf\xa3": "a Matroska or WebM video"}
-
+_OTHERS = {b"\xff\x0a": "JPEG XL", b"\0\0\0\x0cJXL ": "JPEG XL", b"\x1aE\xdf\xa3": "a Matroska or WebM video"}
+_TEXTS = {b"%pdf": "PDF", b"<svg": "SVG", b"<?xml": "XML", b"<!doctype html": "HTML", b"<html": "HTML", b"{": "JSON"}
+_TEXTS |= {b"data:": "a data URL", LFS_POINTER: "a Git LFS pointer"}
+"""Beginnings in small letters, behind white space."""
 
 DEFLATE_MOST = 1032
 """Bytes that one byte of a PNG's data can stand for at most (zlib.net/zlib_tech.html, "Maximum Expansion Factor")."""
@@ -55,10 +58,11 @@ def kind_of(head: bytes) -> str:
         return "HEIF"
     if head[4:8] == b"ftyp":
         return "AVIF, which this Pillow was built without" if head[8:12] in _AVIF_BRANDS else "an MP4 or QuickTime video"
-    head = head.removeprefix(codecs.BOM_UTF8)
-    for start, name in _OTHERS.items():
-        if head.startswith(start):
-            return name
+    text = head.removeprefix(codecs.BOM_UTF8).lstrip().lower()
+    for begins, kinds in ((head, _OTHERS), (text, _TEXTS)):
+        for start, name in kinds.items():
+            if begins.startswith(start):
+                return name
     Image.init()
     for name in SURE:
         accepts = Image.OPEN[name][1] if name in Image.OPEN else None

@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime_py.errors import UsageError
-from runtime_py.preprocess.base import ImageInputs, Layout, Message, TokenizerLike
+from runtime_py.preprocess.base import ImageInputs, Layout, Message, TokenizerLike, at_most_one
 from runtime_py.preprocess.extent import Extent
 from runtime_py.preprocess.pixels import CLIP_MEAN, CLIP_STD, normalise, resize
 from runtime_py.preprocess.spliced import IMAGE, spliced_layout
@@ -37,12 +36,7 @@ class Processor:
         self.prompt = PromptEncoder(settings, tokenizer)
 
     def images(self, pictures: Sequence[np.ndarray]) -> list[ImageInputs]:
-        if len(pictures) > 1:
-            raise UsageError(
-                f"{len(pictures)} pictures in one conversation",
-                "one: the published code misplaces the tiles of several",
-                "ask about one picture at a time",
-            )
+        at_most_one(pictures, "one: the published code misplaces the tiles of several")
         inputs = []
         for source, picture in enumerate(pictures):
             views = self._views(picture)

@@ -120,10 +120,10 @@ class PromptEncoder:
         end = self.find(self.form.picture.after)
         pictures = len(ids) - ids[::-1].index(end) if end in ids else 0
         if not (self.form.cuts and self.cuts) or pictures > limit:
-            told = f"the pictures end at token {pictures} of the prompt and" if pictures > limit else "the prompt's tokens"
+            told = f", of which the pictures take the first {pictures}" if pictures > limit else ""
             raise TooLongError(
-                f"{told} do not fit the prompt: it has {len(ids)} tokens",
-                f"{limit} at most",
+                f"the prompt has {len(ids)} tokens{told}",
+                f"at most {limit}, which the model's prompt may have",
                 "send fewer or smaller pictures" if pictures > limit else "shorten the conversation (/reset in chat)",
             )
         log.warning("prompt of %d tokens cut to the model's %d; the end of the question is lost", len(ids), limit)

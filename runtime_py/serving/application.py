@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from runtime_py.engine.service import Service
+from runtime_py.files.json_file import shortened
 from runtime_py.serving import openapi, page
 from runtime_py.serving.chat import ChatCompletions, Gone, ServerLimits
 from runtime_py.serving.clips import most_pictures
@@ -25,6 +26,8 @@ from runtime_py.version import VERSION
 
 CLIENT_GONE = 499
 """What nginx calls a request whose client went away; nobody reads it."""
+
+QUESTIONS = "/v1/chat/completions"
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -88,7 +91,7 @@ def application(service: Service, serving: Serving) -> Starlette:
     chat: Handler = ChatCompletions(service, serving.name, serving.limits, metrics).__call__
     guarded = _guard(serving.keys)
     routes = [
-        Route("/v1/chat/completions", guarded(chat), methods=["POST"]),
+        Route(QUESTIONS, guarded(chat), methods=["POST"]),
         Route("/v1/models", guarded(models)),
         Route("/v1/models/{name:path}", guarded(model)),
         Route("/health", health),
@@ -150,11 +153,23 @@ def _refused(_request: Request, refusal: Exception) -> Response:
     return JSONResponse(refusal.to_json(), refusal.status, headers)
 
 
-def _http_error(_request: Request, error: Exception) -> Response:
+def _http_error(request: Request, error: Exception) -> Response:
     """Starlette's own: no such path, another method."""
     assert isinstance(error, HTTPException)
-    said = {404: "there is no such path here", 405: "this path takes another method"}.get(error.status_code, error.detail)
-    return JSONResponse(Refusal(error.status_code, said, INVALID).to_json(), error.status_code, error.headers)
+    said = {404: _elsewhere(request.url.path), 405: f"this path takes {(error.headers or {}).get('Allow')}"}
+    return JSONResponse(
+        Refusal(error.status_code, said.get(error.status_code, error.detail), INVALID).to_json(),
+        error.status_code,
+        error.headers,
+    )
+
+
+def _elsewhere(path: str) -> str:
+    """What is answered in place of a path that is not: of OpenAI's interface, chat completions alone."""
+    return (
+        f"no {shortened(path)} here: questions go to POST {QUESTIONS} (the base_url of OpenAI's clients ends in /v1); "
+        "GET /openapi.json tells every path"
+    )
 
 
 def _gone(_request: Request, _error: Exception) -> Response:

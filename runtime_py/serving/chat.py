@@ -22,7 +22,7 @@ from runtime_py.engine.answer import Answer, Token
 from runtime_py.engine.logprobs import Event
 from runtime_py.engine.service import Question, Service, Ticket
 from runtime_py.errors import EdgeproofError, UsageError
-from runtime_py.files.json_file import parse_json
+from runtime_py.files.json_file import parse_json, shortened
 from runtime_py.serving import reply, request
 from runtime_py.serving.metrics import Metrics
 from runtime_py.serving.pictures import PictureLimits, picture_at
@@ -142,7 +142,8 @@ class ChatCompletions:
             raise invalid(f"{error.what}; {error.expected} is expected", code="invalid_json") from error
         asked = request.read(value, self.limits.pictures.count)
         if asked.model != self.name:
-            raise Refusal(404, f"there is no model {asked.model[:200]!r} here", param="model", code="model_not_found")
+            said = f"there is no model {shortened(asked.model)} here: {self.name!r} is, as GET /v1/models tells"
+            raise Refusal(404, said, param="model", code="model_not_found")
         return asked, self._questions.of(asked, held, asked.urls, picture_at)
 
 

@@ -210,6 +210,21 @@ def test_paths_methods_types_and_keys(server: Server) -> None:
     assert send(server, b"{}", path="/v1/../../etc/passwd")[0] == 404
     assert send(server, b"{}", path="/v1/models")[0] == 405
     assert send(server, b"{}", path="/v1/chat/completions/")[0] == 404, "no redirect"
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/responses", "/v1/completions", "/chat/completions", "/v1/v1/chat/completions", "/x" * 2000]
+)
+def test_a_path_of_another_interface_is_told_where_questions_go(server: Server, path: str) -> None:
+    status, value = send(server, b"{}", path=path)
+    said = value["error"]["message"]
+    assert status == 404 and path[:40] in said and len(said) < 400
+    assert "POST /v1/chat/completions" in said and "ends in /v1" in said
+
+
+def test_another_model_is_told_which_is_here(server: Server) -> None:
+    status, value = ask(server, model="gpt-4o", messages=question("?"))
+    assert status == 404 and f"'{NAME}' is" in value["error"]["message"]
     assert send(server, b"{}", {**BEARER, "Content-Type": "text/plain"})[0] == 415
     for headers in ({}, {"Authorization": "Bearer"}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {KEY}"}):
         status, value = send(server, b"{}", {"Content-Type": "application/json", **headers})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gc
 import http.server
 import io
@@ -39,6 +40,29 @@ def test_addresses_that_are_not_public(address: str) -> None:
 
 def test_addresses_that_are() -> None:
     assert all(public(address) for address in ("8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8"))
+
+
+def png_in_base64() -> tuple[bytes, str]:
+    """A PNG whose length leaves padding, and its base64."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (9, 7), "red").save(buffer, "PNG")
+    content = buffer.getvalue()
+    content += bytes((1 - len(content)) % 3)
+    return content, base64.b64encode(content).decode()
+
+
+def test_base64_may_have_line_ends_and_lack_its_padding() -> None:
+    content, text = png_in_base64()
+    assert text.endswith("==")
+    wrapped = base64.encodebytes(content).decode()
+    for form in (text, wrapped, wrapped.replace("\n", "\r\n"), " " + text, text.rstrip("=")):
+        assert picture_at(f"data:image/png;base64,{form}", LIMITS).shape == (7, 9, 3)
+
+
+@pytest.mark.parametrize("spoilt", ["{text}=", "{text}!", "{text}\u00e9", "{text}\ud800", "A", "%41", "-_-_"])
+def test_base64_that_is_none_is_refused(spoilt: str) -> None:
+    with pytest.raises(Refusal, match="no base64"):
+        picture_at("data:image/png;base64," + spoilt.format(text=png_in_base64()[1]), LIMITS)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "0x7f000001", "2130706433", "127.1"])

@@ -9,7 +9,6 @@ interface with pictures as data URLs. ``sampling_parameters`` is a JSON object o
 
 from __future__ import annotations
 
-import base64
 import binascii
 import json
 import re
@@ -24,7 +23,7 @@ from runtime_py.engine.service import Question, Service
 from runtime_py.errors import UsageError
 from runtime_py.files.json_file import parse_json
 from runtime_py.serving import request
-from runtime_py.serving.pictures import PictureLimits, decoded, picture_at
+from runtime_py.serving.pictures import PictureLimits, decoded, of_base64, picture_at
 from runtime_py.serving.question import Questions
 from runtime_py.serving.refusal import Refusal, invalid
 from runtime_py.serving.room import Reservation
@@ -133,7 +132,7 @@ def _picture(content: bytes, limits: PictureLimits) -> np.ndarray:
         return picture_at(_text(content, IMAGE), limits)
     if content and max(content[:64]) < 128 and min(content[:64]) >= 32:  # text, which no picture begins with
         try:
-            content = base64.b64decode(content, validate=True)
+            content = of_base64(content)
         except (binascii.Error, ValueError) as error:
             raise invalid(f"{IMAGE} is neither a picture's file nor its base64: {error}", IMAGE) from error
     if len(content) > limits.bytes:

@@ -14,7 +14,7 @@ from export.backends.mlc.compile_process import LibraryRequest, compile_together
 from export.backends.mlc.conversation_template import conversation_template
 from export.backends.mlc.objects import check_library
 from export.backends.mlc.overview import PREFIX, Overview, WithOverview, make_overview, overview_shapes
-from export.backends.mlc.parameters import Parameter, ParameterBytes, parameter_list
+from export.backends.mlc.parameters import GROUP, Parameter, ParameterBytes, parameter_list
 from export.backends.mlc.prediction import compiled_together, predict
 from export.backends.mlc.record import PHONES
 from export.backends.mlc.schemes import Scheme, scheme_of
@@ -33,9 +33,6 @@ FOLDER = Path("mlc")
 
 HOST_VARIANTS = {X86_64: ("x86-64-vnni",)}
 """By this machine's kind: keys of `runtime_py.backends.processor.VARIANTS` that products are compiled for once more."""
-
-PIECE = 64
-"""Columns whose multiples such a kernel takes."""
 
 
 class PackageParts:
@@ -86,7 +83,7 @@ class PackageParts:
     def host_kernels(self) -> dict[str, Path]:
         """By variant, the host library's products with more instructions than it needs; none where no product has codes."""
         coded = [one.layer.columns for one in self.build.assignments.values() if one.storage is Storage.INT4]
-        if not any(columns % PIECE == 0 for columns in coded):
+        if not any(columns % GROUP == 0 for columns in coded):
             return {}
         return {variant: FOLDER / "host" / f"{self.model_lib}-{variant}.so" for variant in HOST_VARIANTS.get(self.host, ())}
 

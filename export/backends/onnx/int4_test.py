@@ -13,11 +13,12 @@ import torch
 from onnx import TensorProto
 
 from export.backends.base import BuildOptions
-from export.backends.onnx.backend import OnnxBackend, chosen_for, stage_model
+from export.backends.onnx.backend import OnnxBackend
 from export.backends.onnx.choices import OnnxChoices, assign
 from export.backends.onnx.conftest import EXACT, GOLDENS, TARGET, Package, export, prefill
 from export.backends.onnx.int8_linear import Int8TokenLinear
 from export.backends.onnx.record import TOKEN_GRID
+from export.backends.onnx.stage_graphs import chosen_for, stage_model
 from export.checkpoint.opened import open_folder
 from export.quantisation.grids import GRIDS
 from export.quantisation.spec import Assignment, LayerShape, Storage

@@ -97,7 +97,7 @@ def stage_places(
     spec: ModelSpec, stage: str, chosen: OnnxChoices, assignments: Mapping[str, Assignment]
 ) -> tuple[list[Place], int]:
     """The parameters of a stage as they will lie in its data file, in the modules' order."""
-    from export.backends.onnx.backend import kernels
+    from export.backends.onnx.stage_graphs import kernels
     from export.modules.build import stored_modules
 
     stored = stored_modules(spec, stage, kernels(chosen, assignments))

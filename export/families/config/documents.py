@@ -13,7 +13,7 @@ from runtime_py.files.json_file import MEGABYTE, parse_json, read_bytes
 MOST_BYTES = 16 * MEGABYTE
 """A settings file of more bytes is none; the largest published ones hold some kilobytes."""
 
-AGAIN = "download the file again"
+AGAIN = "correct the file, or download it again"
 
 
 def read_object(path: Path, most_bytes: int = MOST_BYTES) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from enum import StrEnum
 import numpy as np
 
 from parity_tests.judging.metrics import Kind
-from parity_tests.thresholds import Standard, limits
+from parity_tests.judging.standards import Standard
+from parity_tests.thresholds import limits
 
 ROUNDING = limits(Standard.STORED_FLOAT32, Kind.LOGITS)[0].bound
 """Largest allowed difference over the largest value: equal stored numbers, float32 arithmetic on both sides."""

@@ -21,9 +21,9 @@ from parity_tests.judging.compare import compare_recordings
 from parity_tests.judging.judge import Verdict, judge_measurement
 from parity_tests.judging.probes import record
 from parity_tests.judging.results import Comparison, Measurement
+from parity_tests.judging.standards import Standard
 from parity_tests.laboratory.consumers.outcome import first_line
 from parity_tests.localize.onnx_blocks import open_graph, set_exact
-from parity_tests.thresholds import Standard
 from runtime_py.backends.decompose import widen
 from runtime_py.backends.ort import OrtBackend
 from runtime_py.backends.records import ONNX

@@ -37,8 +37,8 @@ class LibraryKernels:
         self._bytes = byte
         self._made: dict[object, tirx.PrimFunc] = {}
 
-    def product(self, matrix: BlockMatrix) -> tirx.PrimFunc:
-        return self._once(matrix, lambda: block_product.block_product(matrix, self._bytes))
+    def product(self, matrix: BlockMatrix, biased: bool = False) -> tirx.PrimFunc:
+        return self._once((matrix, biased), lambda: block_product.block_product(matrix, self._bytes, biased=biased))
 
     def gates(self, matrix: BlockMatrix) -> bool:
         """Whether there is a `gated_product` of the matrix."""
@@ -48,13 +48,14 @@ class LibraryKernels:
         """`product` and `gate` in one."""
         return self._once(("gated", matrix), lambda: block_product.block_product(matrix, self._bytes, gated=True))
 
-    def attention(self, heads: FlatHeads, rows: Rows) -> tirx.PrimFunc:
+    def attention(self, heads: FlatHeads, rows: Rows, last: bool = False) -> tirx.PrimFunc:
+        """``last``: of a prompt, the last token alone attends."""
         makers = {
             Rows.STEPS: lambda: flat_attention(heads),
             Rows.GUESSES: lambda: guess_attention(heads),
-            Rows.PROMPT: lambda: prompt_attention(heads, self._bytes.words),
+            Rows.PROMPT: lambda: prompt_attention(heads, self._bytes.words, last),
         }
-        return self._once((heads, rows), makers[rows])
+        return self._once((heads, rows, last), makers[rows])
 
     def norm(self, hidden: int, eps: float) -> tirx.PrimFunc:
         return self._once(("norm", hidden, eps), lambda: row_kernels.norm(hidden, eps))

@@ -10,13 +10,15 @@ import numpy as np
 import onnx
 import pytest
 
-from export.backends.onnx.decoder_library.library import compile_decoder
+from export.backends.onnx.decoder_library.kernels import LibraryKernels, Rows
+from export.backends.onnx.decoder_library.library import ENTRIES, TOKENS, compile_decoder
+from export.backends.onnx.decoder_library.translation import Translation
 from export.backends.onnx.decoder_library.written import FILES
 from export.pipeline import export
 from export.request import ExportRequest
 from parity_tests.conftest import GOLDENS
 from runtime_py.backends import decoder_library as runtime
-from runtime_py.backends.decoder_library import MOST_GUESSES, MOST_SEQUENCES, VERIFY
+from runtime_py.backends.decoder_library import MOST_GUESSES, MOST_SEQUENCES, READ, READ_ALL, VERIFY
 from runtime_py.backends.ort import OrtBackend
 from runtime_py.backends.ort_rows import OrtRow
 from runtime_py.backends.records import DECODER_LIBRARY
@@ -126,6 +128,25 @@ def test_logits_are_those_of_the_tokens_that_are_asked_for(library_package: Path
     for positions in ([tokens - 1], [-1], [2, 5], [5, 2], [0, -1, 3]):
         said = backend.forward(backend.start(32), given, np.array(positions))
         assert np.array_equal(said[0], every[0, positions])
+
+
+def test_behind_the_last_attention_of_a_prompt_goes_the_token_alone_that_gets_logits(library_package: Path) -> None:
+    backend, tokens = opened(library_package), MOST_GUESSES + 2
+    states = [backend.start(32) for _ in range(2)]
+    # logits of two tokens take the function that gives those of all
+    said = [
+        backend.forward(state, token(backend, 0, 0, tokens), np.array(at))
+        for state, at in zip(states, ([-1], [0, -1]), strict=True)
+    ]
+    assert np.array_equal(said[0][0, -1], said[1][0, -1])
+    for name, array in states[0].buffers.arrays.items():
+        assert np.array_equal(array, states[1].buffers.arrays[name])
+    graph = library_package / read(library_package).manifest["backends"]["onnx"]["stages"]["decoder"]["file"]
+    translation = Translation(onnx.load(str(graph), load_external_data=False).graph, LibraryKernels(FILES.variants()[0]))
+    module = translation.module([entry for entry in ENTRIES if entry.kind is Rows.PROMPT])
+    behind = {name: str(module[name]).rpartition("call_tir_inplace")[2] for name in (READ, READ_ALL)}
+    assert f"Tensor(({TOKENS}, " in behind[READ_ALL]
+    assert f"Tensor(({TOKENS}, " not in behind[READ]
 
 
 def test_a_prompt_in_pieces_is_the_prompt_at_once(library_package: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from tvm import relax
 
 from export.backends.onnx.decoder_library.adapter_operators import added, unrounded_product, weighted
 from export.backends.onnx.decoder_library.kernels import Rows
-from export.backends.onnx.decoder_library.translation import ELEMENTS, Translation, attribute, operator, refused
+from export.backends.onnx.decoder_library.translation import ATTENTION, ELEMENTS, Translation, attribute, operator, refused
 from export.backends.onnx.decoder_library.values import (
     Mask,
     Parameter,
@@ -142,10 +142,7 @@ def kept_tokens(decoder: Translation, node: onnx.NodeProto, given: list[Value]) 
     value, start, _, axis = given[:4]
     if not isinstance(value, relax.Expr) or (number_of(start), number_of(axis)) != (-1, 1):
         raise refused(node, "takes something else than the last token")
-    if not decoder.entry.last:
-        return value
-    last = relax.op.strided_slice(decoder.rows_of(value), axes=[0], begin=[decoder.rows - 1], end=[decoder.rows])
-    return decoder.emit(relax.op.reshape(decoder.emit(last), (1, int(decoder.rows_of(value).ty.shape[1]))))
+    return decoder.last(value) if decoder.entry.last else value
 
 
 @operator("MatMulNBits")
@@ -164,9 +161,12 @@ def block_product(decoder: Translation, node: onnx.NodeProto, given: list[Value]
     if reason:
         raise refused(node, reason)
     operands = [decoder.rows_of(x), decoder.placed(codes), decoder.placed(scales)]
-    made = decoder.call("block_product", decoder.kernels.product(matrix), operands, decoder.like(operands[0], rows))
-    decoder.products[made] = matrix, operands
-    return made if bias is None else decoder.emit(relax.op.add(made, decoder.tensor(bias)))
+    biases = [] if bias is None else [decoder.tensor(bias)]
+    kernel = decoder.kernels.product(matrix, biased=bool(biases))
+    made = decoder.call("block_product", kernel, [*operands, *biases], decoder.like(operands[0], rows))
+    if not biases:
+        decoder.products[made] = matrix, operands
+    return made
 
 
 @operator("RMSNormalization")
@@ -202,7 +202,7 @@ def rotary(_: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
     return Rotated(*given)
 
 
-@operator("GroupQueryAttention")
+@operator(ATTENTION)
 def attention(decoder: Translation, node: onnx.NodeProto, given: list[Value]) -> list[Value]:
     query, key, value, keys, values, *mask = given[:7]
     queries, heads = attribute(node, "num_heads"), attribute(node, "kv_num_heads")
@@ -224,9 +224,10 @@ def attention(decoder: Translation, node: onnx.NodeProto, given: list[Value]) ->
     if (len(given) > 7 and any(each is not None for each in given[7:12])) or (kind == "int8") != bool(cached):
         raise refused(node, "has a bias, a sink or tables of its own")
     operands = [decoder.rows_of(packed), *tables, decoder.lengths, *cached, keys, values]
-    out = decoder.like(operands[0], queries * shape.size)
+    last = decoder.of_last(node)
+    out = relax.TensorType((1 if last else operands[0].ty.shape[0], queries * shape.size), "float32")
     places = [len(operands) - 2, len(operands) - 1]
-    kernel = decoder.kernels.attention(shape, decoder.entry.kind)
+    kernel = decoder.kernels.attention(shape, decoder.entry.kind, last)
     return [decoder.call_in_place("attention", kernel, operands, places, out), None, None]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from export.backends.onnx.decoder_library.values import (
     Parameter,
     Part,
     Request,
+    Rotated,
     Scaled,
     Sigmoid,
     Silu,
@@ -113,6 +114,7 @@ class Translation:
         self.routes = routes_of(graph)
         self.shared = [value.name for value in graph.input if value.name == REQUEST]
         self.uses = Counter(name for node in graph.node for name in node.input)
+        self._whole = read_of_all_tokens(graph)
         self._builder = relax.BlockBuilder()
 
     def module(self, entries: Sequence[Entry]) -> Any:
@@ -129,6 +131,7 @@ class Translation:
         self._sizes = tirx.Var("sequences", "int64"), tirx.Var("capacity", "int64")
         self._placed: dict[str, relax.Var] = {}
         self._flat: dict[relax.Var, relax.Var] = {}
+        self._last: dict[relax.Var, relax.Var] = {}
         self.products: dict[relax.Var, tuple[BlockMatrix, list[relax.Expr]]] = {}
         self.adapters: dict[relax.Var, Any] = {}
         self.weighted: dict[tuple[relax.Var, relax.Expr], relax.Var] = {}
@@ -234,6 +237,27 @@ class Translation:
             self._flat[tensor] = self.emit(relax.op.reshape(tensor, (self.rows, int(tensor.ty.shape[2]))))
         return self._flat[tensor]
 
+    def of_last(self, node: onnx.NodeProto) -> bool:
+        """Whether nothing reads more of what a node makes than the last token's; not where indices name tokens."""
+        return self.entry.last and not self.routes.plain and not self._whole.intersection(node.output)
+
+    def last(self, value: Value) -> Value:
+        """The same of the last token alone; what has no tokens, or one, stays what it is."""
+        if isinstance(value, Part | Scaled | Rotated | Sigmoid | Silu):
+            return replace(value, **{field.name: self.last(getattr(value, field.name)) for field in fields(value)})
+        if not isinstance(value, relax.Var) or not self._has_rows(value):
+            return value
+        if value not in self._last:
+            rows = self.rows_of(value)
+            taken = relax.op.strided_slice(rows, axes=[0], begin=[self.rows - 1], end=[self.rows])
+            self._last[value] = self.emit(relax.op.reshape(self.emit(taken), (1, int(rows.ty.shape[1]))))
+        return self._last[value]
+
+    def _has_rows(self, value: relax.Var) -> bool:
+        """Whether it has a row for each token of the call."""
+        shape = getattr(value.ty, "shape", None)
+        return shape is not None and len(shape) in (ROWS, ROWS + 1) and self.rows.same_as(shape[len(shape) - 2])
+
     def tensor(self, value: Value) -> relax.Expr:
         """A value as a tensor that exists."""
         if isinstance(value, Parameter | Unmade):
@@ -260,6 +284,8 @@ class Translation:
 
     def _translate(self, node: onnx.NodeProto) -> None:
         given = [self.values[name] for name in node.input]
+        if self.of_last(node) and node.op_type != ATTENTION:
+            given = [self.last(value) for value in given]
         if any(isinstance(value, Mask) for value in given) and node.op_type not in WITH_MASK:
             results: list[Value] = [Mask()] * len(node.output)
         elif any(isinstance(value, Nobody) for value in given) and node.op_type not in WITH_NOBODY:
@@ -280,6 +306,15 @@ def of_request(given: list[Value]) -> bool:
     return known and any(isinstance(value, Request) for value in given)
 
 
+def read_of_all_tokens(graph: onnx.GraphProto) -> set[str]:
+    """Names of which more than the last token is read where that token alone gets logits: all that attention is made of."""
+    whole: set[str] = set()
+    for node in reversed(graph.node):
+        if node.op_type == ATTENTION or whole.intersection(node.output):
+            whole.update(name for name in node.input if name)
+    return whole
+
+
 def folded(node: onnx.NodeProto, given: list[Any]) -> list[Value]:
     """The constants that a node makes of constants."""
     opset = [onnx.helper.make_opsetid(node.domain, 23 if not node.domain else 1)]
@@ -298,7 +333,8 @@ Operator = Callable[[Translation, onnx.NodeProto, list[Value]], Any]
 OPERATORS: dict[str, Operator] = {}
 REQUEST_OPERATORS: dict[str, Operator] = {}
 """The same of what is worked out of a request alone."""
-WITH_MASK = ("GroupQueryAttention",)
+ATTENTION = "GroupQueryAttention"
+WITH_MASK = (ATTENTION,)
 WITH_NOBODY = ("Concat", "GatherND")
 """Operators that make something of no rows."""
 

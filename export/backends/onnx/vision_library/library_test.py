@@ -20,7 +20,7 @@ from export.checkpoint.opened import open_folder, published_specs
 from export.source.hub import DEMO_FOLDER
 from export.specs import ModelSpec, PositionKind, VisionSpec
 from parity_tests.judging.metrics import row_cosines
-from parity_tests.laboratory import vision_speed
+from parity_tests.laboratory import vision_towers
 from runtime_py.backends.records import VISION_LIBRARY
 from runtime_py.backends.vision_library import VISION_VARIANTS
 from runtime_py.contracts import VISION
@@ -85,14 +85,14 @@ def test_a_tower_says_what_its_graph_says(name: str, tmp_path: Path) -> None:
     spec = small(name)
     forms = FORMS if name == FINER else {}
     grids = {layer: {form.name: form.grid for form in record.FINER}[form] for layer, form in forms.items()}
-    path = vision_speed.write(spec, "int8", tmp_path / "graphs", forms)
+    path = vision_towers.write(spec, "int8", tmp_path / "graphs", forms)
     assert isinstance(spec.vision, VisionSpec)
     told = compile_vision(
         spec.vision, path, grids, VISION_VARIANTS[0], tmp_path / FILES.library("graphs", VISION_VARIANTS[0])
     )
     (tmp_path / FILES.index("graphs")).write_text(json.dumps(told), encoding="utf-8")
     try:
-        library = vision_speed.opened_library(spec, path, threads=1)
+        library = vision_towers.opened_library(spec, path, threads=1)
     except MachineError as error:
         pytest.skip(error.what)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

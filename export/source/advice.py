@@ -1,0 +1,37 @@
+"""What to do about a checkpoint whose tensors are not those that its config asks for, by what they seem to be instead."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+
+from export.source.training_names import common_prefix
+
+QUANTISED = re.compile(
+    r"\.(qweight|qzeros|g_idx|weight_packed|weight_scale|weight_scale_inv|SCB|absmax|quant_map|quant_state\.\w+)$"
+)
+"""Ends of names beside or in place of ``weight``: AutoGPTQ/AutoGPTQ and casper-hansen/AutoAWQ (``qweight`` and its own),
+bitsandbytes-foundation/bitsandbytes (``absmax``, ``SCB``), vllm-project/compressed-tensors (``weight_packed``),
+huggingface/transformers src/transformers/integrations/finegrained_fp8.py (``weight_scale_inv``)."""
+
+NARROW = ("int", "uint", "float8_", "float6_", "float4_")
+"""Beginnings of dtypes that matrices are quantised to."""
+
+
+def advice(missing: Sequence[str], left_over: Sequence[str], dtypes: Collection[str]) -> str:
+    """The next step of the error.
+
+    Args:
+        dtypes: those of tensors that should hold floats of at most 32 bits and do not.
+    """
+    if any(QUANTISED.search(name) for name in left_over) or any(dtype.startswith(NARROW) for dtype in dtypes):
+        return (
+            "these weights are quantised, and the original values cannot be had back: name the full-precision checkpoint "
+            "that they were made of; --precision int4 quantises it here"
+        )
+    prefix = common_prefix(list(left_over), list(missing))
+    if prefix:
+        return f"the names begin with {prefix!r}: save the module inside it, or take it off the names"
+    if dtypes:
+        return "save the weights in float32: model.float().save_pretrained(FOLDER)"
+    return "check that config.json belongs to these weights and that every file was downloaded whole"

@@ -1,0 +1,25 @@
+"""Where an answer ends does not hang on how its tokens part the text."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime_py.engine.stop_text import StopText
+
+LETTERS = st.text("abc", max_size=12)
+
+
+def told(pieces: list[str], stops: list[str]) -> tuple[str, bool]:
+    stop = StopText(stops)
+    return "".join(map(stop.push, pieces)) + stop.finish(), stop.reached
+
+
+@given(pieces=st.lists(LETTERS, max_size=5), stops=st.lists(LETTERS, max_size=4))
+def test_an_answer_ends_alike_however_its_tokens_part_it(pieces: list[str], stops: list[str]) -> None:
+    assert told(pieces, stops) == told(list("".join(pieces)), stops)
+
+
+def test_the_text_that_is_whole_first_ends_the_answer() -> None:
+    assert told(["abcd"], ["abcd", "c"]) == ("ab", True)
+    assert told(["xbc"], ["c", "bc"]) == ("x", True)
