@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from calibrate.methods.base import BlockMethod, LayerProblem, Method, Outcome, measured, solve
 from calibrate.statistics.block_run import BlockRun
 from calibrate.statistics.moments import Moment
+from calibrate.statistics.passes import Passes, wants_half
 from export.quantisation.codes import RoundToNearest, WeightProvider, joined
 from export.quantisation.folds import Fold, decoder_folds
 from export.quantisation.grids import GRIDS
@@ -31,6 +32,10 @@ CHUNK_ELEMENTS = 1 << 23
 """Weights of a layer that a method gets at a time, on one thread; chunks run side by side on the others. The result depends
 on the chunks alone, so that it is the same with any number of threads."""
 
+LEAST_ELEMENTS = 1 << 20
+"""Weights of a layer that are worth several chunks: from these on their number is even, and they are of equal length, so
+that no thread waits for the other's last."""
+
 SCALE_ROWS = 1024
 """Rows of a layer that the search for AWQ's factors looks at; evenly spaced where there are more."""
 
@@ -40,6 +45,13 @@ class Scales(Protocol):
     """A method that scales input columns before it rounds (calibrate.methods.awq)."""
 
     def scale(self, layers: Sequence[LayerProblem], share: int = 1, heads: int = 1) -> Tensor | None: ...
+
+
+@runtime_checkable
+class Prepares(Protocol):
+    """A method that derives something of a moment for all rows of a layer, best with all threads."""
+
+    def prepare(self, moment: Moment) -> None: ...
 
 
 def wanted_layers(assignments: Mapping[str, Assignment]) -> list[str]:
@@ -69,7 +81,7 @@ class BlockwiseCalibration:
         self.method, self.sequential, self.journal, self.backend = method, sequential, journal, backend
         self.assignments, self.chosen = assignments, frozenset(wanted_layers(assignments))
         self.state = PartlyQuantised(weights, assignments, self.chosen)
-        self.original = weights
+        self.original, self.half = weights, wants_half(spec)
         self.folds = dict(decoder_folds(spec)) if isinstance(method, Scales) else {}
         self._report: dict[str, Any] = {}
 
@@ -85,17 +97,38 @@ class BlockwiseCalibration:
         """Choose the codes of a block's layers, or take them from an earlier run; see
         calibrate.statistics.stage_stream.Visit.
         """
-        path = Path(self.backend) / f"{block}.safetensors"
-        notes = path.with_suffix(".json")
-        step = f"{self.backend} {block}"
-        if step not in self.journal.steps:
+        if not self.settled(block, list(moments)):
+            path, notes = self._paths(block)
             self._calibrate(block, moments, run, path, notes)
-            self.journal.finish(step, [path, notes])
-        whole = self.journal.folder / path
-        self.state.overlay.update(read_overlay(whole))
-        self.state.files |= dict.fromkeys(moments, whole)
-        self._report |= json.loads((self.journal.folder / notes).read_text(encoding="utf-8"))
+            self.journal.finish(self._step(block), [path, notes])
+            self._take_up(block, list(moments))
         return self.state if self.sequential else None
+
+    def settled(self, block: str, layers: Sequence[str]) -> bool:
+        """Take a block's codes from an earlier run, if one has chosen them."""
+        known = self._step(block) in self.journal.steps
+        if known:
+            self._take_up(block, layers)
+        return known
+
+    @property
+    def passes(self) -> Passes:
+        """What samples may leave out. A method for whole blocks reads what a block gives, in float32 as it computes."""
+        together = isinstance(self.method, BlockMethod)
+        return Passes(self.settled, self.sequential and not together, self.half and not together)
+
+    def _step(self, block: str) -> str:
+        return f"{self.backend} {block}"
+
+    def _paths(self, block: str) -> tuple[Path, Path]:
+        path = Path(self.backend) / f"{block}.safetensors"
+        return path, path.with_suffix(".json")
+
+    def _take_up(self, block: str, layers: Sequence[str]) -> None:
+        path, notes = (self.journal.folder / path for path in self._paths(block))
+        self.state.overlay.update(read_overlay(path))
+        self.state.files |= dict.fromkeys(layers, path)
+        self._report |= json.loads(notes.read_text(encoding="utf-8"))
 
     def moved(self, rows: Mapping[str, Mapping[str, Any]]) -> None:
         """Go on with layers in other files, by their rows of the report."""
@@ -168,7 +201,9 @@ class BlockwiseCalibration:
 
     def _solve(self, name: str, weights: WeightProvider, moment: Moment) -> Outcome:
         count, columns = weights.shape(f"{name}.weight")
-        step = max(1, CHUNK_ELEMENTS // columns)
+        step = chunk_rows(count, columns)
+        if isinstance(self.method, Prepares) and moment.count:
+            self.method.prepare(moment)
         grid = GRIDS[self.assignments[name].grid]
 
         def part(start: int) -> Outcome:
@@ -183,6 +218,15 @@ class BlockwiseCalibration:
             sum(part.power for part in parts),
             sum(part.kept_rows for part in parts),
         )
+
+
+def chunk_rows(rows: int, columns: int) -> int:
+    """Rows of a layer that are solved at a time."""
+    elements = rows * columns
+    if elements < LEAST_ELEMENTS:
+        return rows
+    pairs = -(-elements // (2 * CHUNK_ELEMENTS))
+    return -(-rows // (2 * pairs))
 
 
 def side_by_side(work: Callable[[int], Outcome], items: Iterable[int]) -> list[Outcome]:

@@ -5,13 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from calibrate.request import CalibrationRequest
 from calibrate.run import calibrate, plan
+from calibrate.samples.prompts import prompts_of
+from calibrate.statistics.cache_sizes import cache_sizes
 from export.checkpoint.opened import open_checkpoint
 from export.package.steps import stored_codes
 from export.pipeline import plan as planned_export
-from export.quantisation.cache_scales import FILE
+from export.quantisation.cache_scales import FILE, CacheScales, read_scales
+from export.quantisation.codes import DequantisedWeights
+from export.quantisation.grids import GRIDS
 from export.quantisation.stored import StoredCodes, read_manifest
 from export.request import ExportRequest
 from runtime_py.errors import UsageError
@@ -46,6 +51,25 @@ def test_scales_lie_beside_the_codes_and_reach_the_export(made: Path) -> None:
     assert stored.summary()["cache"] == told
     decoder = plan(asked(made)).checkpoint.spec.decoder
     assert len(stored.cache_scales.tensors) == 2 * decoder.layers
+
+
+def test_scales_of_the_pass_that_chose_the_codes_are_those_of_the_finished_model(made: Path) -> None:
+    request = asked(made, options=BYTES)
+    planned = plan(request)
+    processor, prompts = prompts_of(request, planned.checkpoint)
+    assert planned.checkpoint.weights is not None
+    stored = StoredCodes(made, "onnx", planned.checkpoint.weights, planned.assignments["onnx"])
+    finished = DequantisedWeights(stored.weights, stored, planned.assignments["onnx"], GRIDS)
+    wanted = CacheScales.of_sizes(cache_sizes(planned.checkpoint.spec, finished, prompts, processor))
+    assert stored.cache_scales is not None and set(stored.cache_scales.tensors) == set(wanted.tensors)
+    for name, scale in wanted.tensors.items():
+        assert torch.equal(stored.cache_scales.tensors[name], scale), name
+
+
+def test_codes_that_all_see_full_precision_have_scales_of_their_own_pass(tmp_path: Path, made: Path) -> None:
+    parallel = calibrate(asked(tmp_path / "codes", options=BYTES, sequential=False))
+    one, other = (read_scales(folder / "onnx" / FILE).tensors for folder in (parallel, made))
+    assert set(one) == set(other)
 
 
 def test_an_export_without_them_says_the_next_command(made: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,8 @@ from calibrate.record import fingerprint, manifest
 from calibrate.request import CalibrationRequest
 from calibrate.samples.prompts import prompts_of
 from calibrate.statistics.capture import stream
+from calibrate.statistics.forecast import LEAST_SECONDS, Load, Progress, block_of, of_machine, told
+from calibrate.statistics.passes import Passes
 from calibrate.tuning.scale_tuning import tuned_scales
 from calibrate.tuning.tuned_blocks import FOLDER as TUNED
 from calibrate.tuning.tuned_blocks import replaced, tune_blocks
@@ -33,9 +35,16 @@ from export.quantisation.stored import CACHE, MANIFEST
 from runtime_py.errors import InterruptedExportError, UsageError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from calibrate.samples.data import Prompt
+    from calibrate.statistics.block_run import BlockRun
+    from calibrate.statistics.moments import Moment
+    from calibrate.statistics.stage_stream import Visit
     from export.backends.base import BuildOptions
     from export.checkpoint.opened import OpenedCheckpoint
+    from export.modules.cache_kernels import WatchingKernels
+    from export.quantisation.codes import WeightProvider
     from export.specs import ModelSpec
     from runtime_py.preprocess.base import Processor
 
@@ -60,13 +69,6 @@ class CalibrationPlan:
     def blocks(self, backend: str) -> int:
         """Of how many blocks, each a file, the wanted layers are."""
         return len({block_of(layer) for layer in self.wanted[backend]})
-
-
-def block_of(layer: str) -> str:
-    """``decoder.layers.0`` of ``decoder.layers.0.mlp.down``; a layer outside the blocks is one by itself with its stage."""
-    parts = layer.split(".")
-    index = next((place for place, part in enumerate(parts) if part.isdigit()), 1 if parts[0] == "decoder" else 0)
-    return ".".join(parts[: index + 1])
 
 
 def plan(request: CalibrationRequest, opened: OpenedCheckpoint | None = None) -> CalibrationPlan:
@@ -126,6 +128,8 @@ def calibrate(request: CalibrationRequest, opened: OpenedCheckpoint | None = Non
 def _calibrate(request: CalibrationRequest, planned: CalibrationPlan) -> Path:
     checkpoint = planned.checkpoint
     assert checkpoint.weights is not None and checkpoint.folder is not None
+    from export.modules.cache_kernels import WatchingKernels
+
     processor, prompts = prompts_of(request, checkpoint)
     count = count_of(request.held_out, checkpoint.spec)
     judge = judge_of(request, checkpoint, count) if count else None
@@ -142,12 +146,18 @@ def _calibrate(request: CalibrationRequest, planned: CalibrationPlan) -> Path:
     for name, assignments in planned.assignments.items():
         if name not in planned.wanted:
             continue
-        began = time.perf_counter()
+        began, exporter = time.perf_counter(), backend_named(name).exporter()
         work = BlockwiseCalibration(
             checkpoint.spec, checkpoint.weights, assignments, method_named(request.method), request.sequential,
             journal, name,
         )  # fmt: skip
-        stream(checkpoint.spec, work.weights, prompts, processor, work.wanted, work.visit)
+        watching = WatchingKernels() if exporter.wants_cache_scales(planned.options) else None
+        load = Load.of(checkpoint.spec, prompts)
+        expected = of_machine(checkpoint.spec, assignments, planned.wanted[name], load)
+        if expected.seconds >= LEAST_SECONDS:
+            log.info("%s: %s", name, told(expected, request.method, load))
+        visit, passes = _accompanied(work, watching, Progress(name, expected))
+        stream(checkpoint.spec, work.weights, prompts, processor, work.wanted, visit, kernels=watching, passes=passes)
         log.info("%s: %d layers in %.1f s", name, len(work.report()), time.perf_counter() - began)
         tuning, check = None, None
         if request.tune_scales:
@@ -158,8 +168,11 @@ def _calibrate(request: CalibrationRequest, planned: CalibrationPlan) -> Path:
         if judge is not None:
             check = HeldOutCheck(judge, checkpoint.weights, assignments, work.state.files, journal, name).run()
         blocks[name] = _backend_block(work.report(), tuning, check)
-        if backend_named(name).exporter().wants_cache_scales(planned.options):
-            blocks[name][CACHE] = _cache_scales(work, checkpoint.spec, prompts, processor)
+        if watching is not None:
+            # what the samples saw block by block is the finished model, unless something has changed since
+            same = request.sequential and tuning is None and not (check and check["rounded_blocks"])
+            sizes = watching.sizes if same else None
+            blocks[name][CACHE] = _cache_scales(work, sizes, checkpoint.spec, prompts, processor)
     files = _kept_files(journal, blocks)
     write_json(folder / MANIFEST, manifest(request, checkpoint, prompts, blocks, files))
     for record in journal.files():
@@ -171,17 +184,45 @@ def _calibrate(request: CalibrationRequest, planned: CalibrationPlan) -> Path:
     return request.output
 
 
+def _accompanied(work: BlockwiseCalibration, watching: WatchingKernels | None, progress: Progress) -> tuple[Visit, Passes]:
+    """A calibration's visit and passes, with what is left said after each block, and its keys and values taken down anew."""
+
+    def visited(block: str, moments: Mapping[str, Moment], run: BlockRun | None) -> WeightProvider | None:
+        weights = work.visit(block, moments, run)
+        if watching is not None:
+            # until now they were those of the weights before they had codes
+            watching.forget(block)
+        progress.passed(block)
+        return weights
+
+    def settled(block: str, layers: Sequence[str]) -> bool:
+        known = work.settled(block, layers)
+        if known:
+            progress.passed(block, earlier=True)
+        return known
+
+    return visited, replace(work.passes, settled=settled)
+
+
 def _cache_scales(
-    work: BlockwiseCalibration, spec: ModelSpec, prompts: Sequence[Prompt], processor: Processor
+    work: BlockwiseCalibration,
+    sizes: Mapping[str, Tensor] | None,
+    spec: ModelSpec,
+    prompts: Sequence[Prompt],
+    processor: Processor,
 ) -> dict[str, Any]:
-    """Scales of a cache in bytes, of the model with its codes, as one step of the journal; what the manifest says."""
+    """Scales of a cache in bytes, of the model with its codes, as one step of the journal; what the manifest says.
+
+    Without ``sizes`` the samples pass the model once more.
+    """
     from calibrate.statistics.cache_sizes import cache_sizes
     from export.quantisation.cache_scales import FILE, MARGIN, CacheScales, write_scales
 
     path, step = Path(work.backend) / FILE, f"{work.backend} cache scales"
     if step not in work.journal.steps:
         began = time.perf_counter()
-        sizes = cache_sizes(spec, work.state, prompts, processor)
+        if sizes is None:
+            sizes = cache_sizes(spec, work.state, prompts, processor, Passes(half=work.half))
         write_scales(work.journal.folder / path, CacheScales.of_sizes(sizes))
         work.journal.finish(step, [path])
         log.info("%s: scales of the cache in %.1f s", work.backend, time.perf_counter() - began)

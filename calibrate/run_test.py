@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from calibrate.blockwise import CHUNK_ELEMENTS, chunk_rows
 from calibrate.command.cli import main
 from calibrate.conftest import decoder_call, run_decoder
 from calibrate.request import CalibrationRequest
@@ -275,3 +276,13 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert main([*flags, "--dry-run", "-o", str(tmp_path / "x")]) == ExitCode.OK
     assert "ort_int4_b32" in capsys.readouterr().out
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(2304, 2304), (6912, 2304), (11520, 2304), (2304, 5760), (122753, 2304)])
+def test_chunks_of_a_layer_are_even_in_number_and_length(rows: int, columns: int) -> None:
+    step = chunk_rows(rows, columns)
+    lengths = [min(step, rows - start) for start in range(0, rows, step)]
+    assert sum(lengths) == rows and len(lengths) % 2 == 0
+    assert max(lengths) - min(lengths) <= len(lengths)
+    assert step * columns <= CHUNK_ELEMENTS + columns
+    assert chunk_rows(48, 64) == 48

@@ -112,6 +112,8 @@ def _show_plan(planned: Any, request: CalibrationRequest, as_json: bool) -> None
     cost.
     """
     from calibrate.evaluation import held_out
+    from calibrate.request import SAMPLES
+    from calibrate.statistics.forecast import Load, of_machine, told
     from calibrate.tuning import tuning_memory
     from export.plan.plan import group_layers
 
@@ -124,7 +126,10 @@ def _show_plan(planned: Any, request: CalibrationRequest, as_json: bool) -> None
         for g in groups
     ]
     spec = planned.checkpoint.spec
-    for name in planned.wanted:
+    load = Load.typical(spec, request.samples or SAMPLES, request.text_only)
+    for name, wanted in planned.wanted.items():
+        expected = of_machine(spec, planned.assignments[name], wanted, load)
+        rows.append(f"{name:8} calibration: {told(expected, request.method, load)}")
         if request.tune_scales:
             rows.append(f"{name:8} {tuning_memory.cost(request.tune_scales, spec, planned.assignments[name])}")
         rows.append(f"{name:8} {held_out.cost(request.held_out, spec, planned.blocks(name))}")

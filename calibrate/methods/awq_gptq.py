@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from calibrate.methods.awq import Awq
 from calibrate.methods.gptq import Gptq
+from calibrate.statistics.moments import Moment
 
 
 class AwqGptq(Awq):
@@ -19,4 +20,9 @@ class AwqGptq(Awq):
     title: ClassVar[str] = "AWQ's scales folded into the weights before, GPTQ with activation order after"
 
     def __init__(self) -> None:
-        super().__init__(Gptq())
+        self._gptq = Gptq()
+        super().__init__(self._gptq)
+
+    def prepare(self, moment: Moment) -> None:
+        """Factor the moment of the scaled inputs."""
+        self._gptq.prepare(moment)

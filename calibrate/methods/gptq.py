@@ -24,6 +24,8 @@ from export.quantisation.codes import Codes, GroupParameters
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from calibrate.statistics.moments import Moment
+
 DAMPING = 0.01
 """Share of the mean diagonal added to the diagonal, as published."""
 
@@ -44,6 +46,10 @@ class Gptq:
 
     def __init__(self, damping: float = DAMPING, ordered: bool = True) -> None:
         self.damping, self.ordered = damping, ordered
+
+    def prepare(self, moment: Moment) -> None:
+        """Factor the moment, which keeps what it finds."""
+        moment.factor(self.damping, self.ordered)
 
     def run(self, layer: LayerProblem) -> Codes:
         """Codes of the layer on its grid; nearest codes with searched clips for a layer that no sample reached."""

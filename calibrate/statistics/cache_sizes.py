@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from calibrate.samples.data import Prompt
 from calibrate.statistics.capture import stream
+from calibrate.statistics.passes import PLAIN, Passes
 from export.quantisation.codes import WeightProvider
 from runtime_py.preprocess.base import Processor
 
@@ -21,7 +22,11 @@ if TYPE_CHECKING:
 
 
 def cache_sizes(
-    spec: ModelSpec, weights: WeightProvider, prompts: Sequence[Prompt], processor: Processor
+    spec: ModelSpec,
+    weights: WeightProvider,
+    prompts: Sequence[Prompt],
+    processor: Processor,
+    passes: Passes = PLAIN,
 ) -> dict[str, Tensor]:
     """The largest keys and values over all prompts, by the name of the scale: float32 (kv_heads, head_dim).
 
@@ -30,5 +35,5 @@ def cache_sizes(
     from export.modules.cache_kernels import WatchingKernels
 
     kernels = WatchingKernels()
-    stream(spec, weights, prompts, processor, lambda _: False, lambda *_: None, kernels=kernels)
+    stream(spec, weights, prompts, processor, lambda _: False, lambda *_: None, kernels=kernels, passes=passes)
     return kernels.sizes

@@ -15,6 +15,7 @@ import numpy as np
 from calibrate.samples.data import Prompt
 from calibrate.samples.row_weights import RowWeights
 from calibrate.statistics.block_run import BlockRun
+from calibrate.statistics.passes import PLAIN, Passes
 from calibrate.statistics.stage_stream import Call, StageStream, Visit, Wanted
 from export.quantisation.codes import WeightProvider
 from runtime_py.backends.base import Arrays
@@ -38,6 +39,7 @@ def stream(
     visit: Visit,
     weigh_rows: bool = True,
     kernels: Kernels | None = None,
+    passes: Passes = PLAIN,
 ) -> None:
     """Run every prompt through the model, visiting each block of every stage that has wanted layers.
 
@@ -48,6 +50,7 @@ def stream(
         visit: see calibrate.statistics.stage_stream.Visit; weights that it returns hold for all that follows.
         weigh_rows: moments of decoder layers count rows by `RowWeights`; else all the same.
         kernels: of the decoder; None for the plain ones.
+        passes: what may be left out.
     """
     current = [weights]
 
@@ -59,7 +62,7 @@ def stream(
 
     def stage(name: str, row_weights: RowWeights | None = None) -> StageStream:
         built = _module(spec, name, kernels if name == DECODER else None)
-        return StageStream(name, built, current[0], wanted, visited, row_weights)
+        return StageStream(name, built, current[0], wanted, visited, row_weights, passes)
 
     features = _image_rows(stage, prompts)
     calls = decoder_calls(spec, current[0], prompts, processor, features)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from threading import Lock
+from threading import RLock
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,6 +12,10 @@ CHUNK_ROWS = 4096
 
 ERROR_COLUMNS = 256
 """Columns of a symmetric product at a time; half of it is never computed."""
+
+SUM_COLUMNS = 576
+"""Columns of the moment that one product brings rows to: enough for the product to be quick, few enough that little below
+the diagonal is computed. Narrower moments are one product."""
 
 
 class Moment:
@@ -24,10 +28,10 @@ class Moment:
     def __init__(self, columns: int) -> None:
         import torch
 
-        self.matrix = torch.zeros(columns, columns)
+        self._sum, self._mirrored = torch.zeros(columns, columns), True
         self.count = 0
         self._factors: dict[tuple[float, bool], tuple[Tensor, Tensor]] = {}
-        self._lock = Lock()
+        self._lock = RLock()
 
     @classmethod
     def of(cls, rows: Tensor) -> Moment:
@@ -42,9 +46,15 @@ class Moment:
         if weights is not None:
             # w x x^T is the square of sqrt(w) x, so that one product serves both cases
             flat = flat * weights.sqrt()[:, None]
+        columns = flat.shape[1]
         for part in flat.split(CHUNK_ROWS):
-            self.matrix.addmm_(part.T, part)
+            for start in range(0, columns, SUM_COLUMNS):
+                # what lies below the diagonal is the mirror of what lies above, and is left for the end
+                self._sum[start : start + SUM_COLUMNS, start:].addmm_(
+                    part[:, start : start + SUM_COLUMNS].T, part[:, start:]
+                )
         self.count += len(flat)
+        self._mirrored = columns <= SUM_COLUMNS
         self.forget()
 
     def forget(self) -> None:
@@ -52,15 +62,26 @@ class Moment:
         self._factors.clear()
 
     @property
+    def matrix(self) -> Tensor:
+        """H, whole."""
+        with self._lock:
+            if not self._mirrored:
+                for start in range(0, len(self._sum), SUM_COLUMNS):
+                    stop = start + SUM_COLUMNS
+                    self._sum[stop:, start:stop] = self._sum[start:stop, stop:].T
+                self._mirrored = True
+            return self._sum
+
+    @property
     def diagonal(self) -> Tensor:
         """Summed squares per input column."""
-        return self.matrix.diagonal()
+        return self._sum.diagonal()
 
     def scaled(self, factors: Tensor) -> Moment:
         """The moment of inputs multiplied by ``factors`` (columns,)."""
         moment = Moment.__new__(Moment)
-        moment.matrix = self.matrix * factors[:, None] * factors
-        moment.count, moment._factors, moment._lock = self.count, {}, Lock()
+        moment._sum, moment._mirrored = self.matrix * factors[:, None] * factors, True
+        moment.count, moment._factors, moment._lock = self.count, {}, RLock()
         return moment
 
     def blocks(self, group: int) -> Tensor:

@@ -8,11 +8,13 @@ stage is written down a second time here.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from calibrate.samples.row_weights import RowWeights
 from calibrate.statistics.block_run import BlockRun
 from calibrate.statistics.moments import Moment
+from calibrate.statistics.passes import PLAIN, Enough, Passes, Seen, in_half, stored_as
 from calibrate.statistics.stand_ins import FirstBlockInput, LastBlockOutput, LayerInput, first_output
 from export.quantisation.codes import WeightProvider
 
@@ -37,6 +39,7 @@ class StageStream:
         module: the stage on the meta device.
         weights: what samples run with until a visit says otherwise.
         row_weights: of all calls' rows in the moments; None where they count the same.
+        passes: what may be left out.
     """
 
     def __init__(
@@ -47,11 +50,14 @@ class StageStream:
         wanted: Wanted,
         visit: Visit,
         row_weights: RowWeights | None = None,
+        passes: Passes = PLAIN,
     ) -> None:
         from torch import nn
 
+        from export.modules.kernels import Linear
+
         self.stage, self.module, self.weights, self.wanted, self.visit = stage, module.eval(), weights, wanted, visit
-        self.row_weights = row_weights
+        self.row_weights, self.passes = row_weights, passes
         self._call = 0
         self.names = {id(part): name for name, part in module.named_modules()}
         self.parameters = {
@@ -62,6 +68,9 @@ class StageStream:
         lists = [(name, child) for name, child in module.named_children() if isinstance(child, nn.ModuleList)]
         self.list_name = lists[0][0] if len(lists) == 1 else ""
         self.blocks: list[nn.Module] = list(lists[0][1]) if self.list_name else []
+        for part in module.modules() if passes.half else ():
+            if isinstance(part, Linear):
+                part.forward = in_half(part)  # type: ignore[method-assign]
 
     def run(self, calls: Sequence[Call], outputs: bool = True) -> list[Tensor]:
         """Run every call; the stage's first output of each, or nothing without ``outputs``, when the last linear layer is
@@ -91,13 +100,16 @@ class StageStream:
             return Finished(self, calls, self._through_blocks(calls))
 
     def _whole(self, calls: Sequence[Call], outputs: bool) -> list[Tensor]:
+        def one(call: Call) -> Tensor:
+            result: Tensor = first_output(self.module(**call))
+            return result
+
         with _Loaded(self, self.module, ""):
-            results, changed = self._observed(
-                self.stage, self.module, lambda: [first_output(self.module(**call)) for call in self._each(calls)]
-            )
+            results, changed = self._observed(self.stage, self.module, calls, one, self.passes.discarded)
             if changed and outputs:
                 self._load(self.module, "")
-                results = [first_output(self.module(**call)) for call in calls]
+            if outputs and (changed or not results):
+                results = [one(call) for call in calls]
         return results
 
     def _through_blocks(self, calls: Sequence[Call]) -> list[Tensor]:
@@ -107,9 +119,7 @@ class StageStream:
         entered = FirstBlockInput()
         setattr(self.module, self.list_name, nn.ModuleList([entered.module]))
         entries = self._observed(
-            f"{self.stage}.input",
-            self.module,
-            lambda: [entered.of(self.module, _short(call)) for call in self._each(calls)],
+            f"{self.stage}.input", self.module, calls, lambda call: entered.of(self.module, _short(call))
         )[0]
         rows = [entry[0][0] for entry in entries]
         rest = [(entry[0][1:], entry[1]) for entry in entries]
@@ -120,21 +130,40 @@ class StageStream:
     def _block(self, index: int, block: nn.Module, rows: list[Tensor], rest: list[tuple[Any, Any]]) -> list[Tensor]:
         name = f"{self.list_name}.{index}"
 
-        def all_calls() -> list[Tensor]:
-            entries = self._each(list(zip(rows, rest, strict=True)))
-            return [first_output(block(x, *more, **named)) for x, (more, named) in entries]
+        def one(entry: tuple[Tensor, tuple[Any, Any]]) -> Tensor:
+            x, (more, named) = entry
+            result: Tensor = first_output(block(x, *more, **named))
+            return result
 
         def as_run(layers: Iterable[str], outputs: list[Tensor]) -> BlockRun:
             places = {layer: f"{layer.removeprefix(f'{self.stage}.{name}.')}.weight" for layer in layers}
             inputs = [(x, more, named) for x, (more, named) in zip(rows, rest, strict=True)]
             return BlockRun(block, places, inputs, outputs, None if self.row_weights is None else self.row_weights.rows)
 
+        layers = self._layers(block)
+        settled = bool(layers) and self.passes.settled(f"{self.stage}.{name}", layers)
+        results: list[Tensor] = []
         with _Loaded(self, block, f"{name}."):
-            results, changed = self._observed(f"{self.stage}.{name}", block, all_calls, as_run)
-            if changed:
-                self._load(block, f"{name}.")
-                results = all_calls()
+            if not settled:
+                entries = list(zip(rows, rest, strict=True))
+                results, changed = self._observed(f"{self.stage}.{name}", block, entries, one, self.passes.discarded, as_run)
+                if changed:
+                    self._load(block, f"{name}.")
+                    results = []
+                del entries
+            if not results:
+                # each call's rows make room for what they become
+                for place in range(len(rows)):
+                    rows[place] = one((rows[place], rest[place]))
+                results = rows
         return results
+
+    def _layers(self, module: nn.Module) -> list[str]:
+        """The wanted linear layers of a module, by canonical name."""
+        from export.modules.kernels import Linear
+
+        named = [f"{self.stage}.{self.names.get(id(part), '')}" for part in module.modules() if isinstance(part, Linear)]
+        return [name for name in named if self.wanted(name)]
 
     def _leaving(self) -> LastBlockOutput:
         """What now stands for the blocks and hands on what the last one gave."""
@@ -147,12 +176,15 @@ class StageStream:
     def _observe_last(self, calls: Sequence[Call], rows: list[Tensor]) -> None:
         """Visit the last linear layer, which is not computed."""
         leaving, last = self._leaving(), self._last_layer()
+        name = f"{self.stage}.{last}"
+        if self.passes.settled(name, [name]):
+            return
         moment = Moment(getattr(self.module, last).weight.shape[1])
-        recorder = LayerInput(lambda x: self._take(f"{self.stage}.{last}", moment, x))
+        recorder = LayerInput(lambda x: self._take(name, moment, x))
         setattr(self.module, last, recorder.module)
         for call, x in self._each(list(zip(calls, rows, strict=True))):
             leaving.of(self.module, _short(call), x)
-        self.visit(f"{self.stage}.{last}", {f"{self.stage}.{last}": moment}, None)
+        self.visit(name, {name: moment}, None)
 
     def _last_layer(self) -> str:
         """The linear layer that a stage with blocks ends in (a decoder's head), which may be too large to hold."""
@@ -162,27 +194,40 @@ class StageStream:
         self,
         block: str,
         module: nn.Module,
-        run: Callable[[], list[Any]],
+        entries: Sequence[Any],
+        one: Callable[[Any], Any],
+        discarded: bool = False,
         as_run: Callable[[Iterable[str], list[Any]], BlockRun] | None = None,
     ) -> tuple[list[Any], bool]:
-        """Run with the wanted layers under watch, and visit; what came out, and whether the weights have changed."""
+        """Run every entry with the wanted layers under watch, and visit; what came out, and whether weights have changed.
+
+        Nothing comes out where it would be ``discarded``; such a pass ends at the last layer's input.
+        """
         from export.modules.kernels import Linear
 
         moments: dict[str, Moment] = {}
+        enough = Enough() if discarded else None
         hooks = []
         for part in module.modules():
             name = f"{self.stage}.{self.names.get(id(part), '')}"
             if isinstance(part, Linear) and part.weight.device.type != "meta" and self.wanted(name):
                 moments[name] = Moment(part.weight.shape[1])
-                hooks.append(part.register_forward_pre_hook(self._watcher(name, moments[name])))
+                hooks.append(part.register_forward_pre_hook(self._watcher(name, moments[name], enough)))
+        if not moments:
+            return [one(entry) for entry in self._each(entries)], False
+        outputs = []
         try:
-            outputs = run()
+            for entry in self._each(entries):
+                if enough is None:
+                    outputs.append(one(entry))
+                    continue
+                enough.begin()
+                with suppress(Seen):
+                    one(entry)
         finally:
             for hook in hooks:
                 hook.remove()
-        if not moments:
-            return outputs, False
-        weights = self.visit(block, moments, None if as_run is None else as_run(moments, outputs))
+        weights = self.visit(block, moments, None if as_run is None or discarded else as_run(moments, outputs))
         if weights is None:
             return outputs, False
         self.weights = weights
@@ -193,9 +238,11 @@ class StageStream:
         for self._call, entry in enumerate(entries):
             yield entry
 
-    def _watcher(self, layer: str, moment: Moment) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+    def _watcher(self, layer: str, moment: Moment, enough: Enough | None) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def watch(module: nn.Module, inputs: tuple[Any, ...]) -> None:
             self._take(layer, moment, inputs[0])
+            if enough is not None:
+                enough.seen()
 
         return watch
 
@@ -204,14 +251,15 @@ class StageStream:
         moment.add(rows, None if self.row_weights is None else self.row_weights.of(self._call, layer, count))
 
     def _load(self, module: nn.Module, prefix: str, without: str = "") -> None:
-        import torch
         from torch import nn
 
         inside = {id(part) for part in module.modules()}
+        # blocks are loaded one at a time, by their own prefix
+        apart = tuple(f"{part}." for part in (without, "" if prefix else self.list_name) if part)
         for name, (owner, leaf) in self.parameters.items():
-            skipped = without and name.startswith(f"{without}.")
+            skipped = name.startswith(apart)
             if id(owner) in inside and name.startswith(prefix) and not skipped:
-                value = self.weights.tensor(f"{self.stage}.{name}").to(torch.float32).contiguous()
+                value = self.weights.tensor(f"{self.stage}.{name}").to(stored_as(owner, leaf, self.passes.half)).contiguous()
                 setattr(owner, leaf, nn.Parameter(value, requires_grad=False))
 
     def _drop(self, module: nn.Module, prefix: str) -> None:

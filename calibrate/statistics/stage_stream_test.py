@@ -79,3 +79,17 @@ def test_nothing_stays_in_memory(spec: ModelSpec) -> None:
     stream.run([decoder_call(spec)], outputs=False)
     assert all(parameter.device.type == "meta" for parameter in module.parameters())
     assert all(parameter.device.type == "meta" for block in stream.blocks for parameter in block.parameters())
+
+
+def test_one_block_is_in_memory_at_a_time(spec: ModelSpec) -> None:
+    with torch.device("meta"):
+        module = build_stage(spec, "decoder", Kernels())
+    held: list[list[int]] = []
+
+    def visit(block: str, moments: Mapping[str, Moment], run: BlockRun | None) -> None:
+        loaded = [any(p.device.type != "meta" for p in part.parameters()) for part in stream.blocks]
+        held.append([index for index, here in enumerate(loaded) if here])
+
+    stream = StageStream("decoder", module, RandomWeights(spec), lambda name: ".layers." in name, visit)
+    stream.run([decoder_call(spec)], outputs=False)
+    assert held == [[index] for index in range(spec.decoder.layers)]

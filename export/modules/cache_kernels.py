@@ -81,6 +81,11 @@ class WatchingKernels(Kernels):
     def layer_attention(self, name: str, shared: CachedAttention) -> CachedAttention:
         return WatchedAttention(shared.spec, name, self.sizes)
 
+    def forget(self, block: str) -> None:
+        """Drop the sizes of a block, by its canonical name."""
+        for name in [name for name in self.sizes if name.startswith(f"{block}.")]:
+            del self.sizes[name]
+
 
 def pair_lengths(k: Tensor) -> Tensor:
     """(..., head_dim) to the length of each channel with the one half a head away, which turns with it."""

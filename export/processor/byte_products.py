@@ -1,91 +1,88 @@
-"""Products of int4 codes with fixed-point numbers by a processor's byte instructions: AVX2 and arm64's dot products.
+"""Products of int4 codes with fixed-point numbers by byte instructions: AVX2, AVX-512 VNNI, arm64's dot products.
 
 A number of ``count`` bytes is ``count`` planes: its lowest bytes, unsigned, then the next, and the highest, signed. A code
-is at most 14, so that two products of a byte with a code, or four on arm64, are summed by one instruction without loss.
+is at most 14, so that sums of some products of a byte with a code fit 16 bits. Sums of 32 bits wrap around, and a whole
+chunk's, zero point and all, fits them: 32 * 7 * 2^23.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from tvm import tirx
 from tvm.script import tirx as T
 from tvm.target import Target
 
+from export.processor import block_instructions
+from export.processor.block_instructions import BlockInstructions
 from export.processor.targets import X86_VECTOR
 
+AVX2, VNNI, ARM64 = block_instructions.Avx2(), block_instructions.Vnni(), block_instructions.Arm64Dot()
+NARROW_VNNI = replace(VNNI, width=X86_VECTOR)
+
 Plane = Callable[[int, int], tirx.Expr]
-"""(number of the byte, 0 for even elements or 1 for odd) to int8 bytes, as many as the vector has."""
+"""(number of the byte, number of the vector of codes) to int8 bytes, as many as the vector has."""
 
 
 @dataclass(frozen=True)
 class ByteProducts(ABC):
-    """``width`` bytes of a vector: so many pairs of codes, the even element of each in the lower four bits."""
+    """How a chunk of a row is multiplied in a 32-bit lane.
 
-    width: int
+    Attributes:
+        block: along a row: how codes are read, turned and decoded; in whose lanes products are added.
+        many: the widest instructions, whose lanes are rows of the matrix; None where there are none for 16-bit numbers.
+        ahead: bytes of codes from those that are multiplied to those that are asked for.
+        locality: of `llvm.prefetch`, for codes.
+    """
 
-    @property
-    def words(self) -> int:
-        """32-bit words of a vector, each of eight codes."""
-        return self.width // 4
-
-    @property
-    def elements(self) -> int:
-        return 2 * self.width
-
-    @property
-    def side_by_side(self) -> bool:
-        """Whether rows of a matrix are multiplied side by side, which takes many registers; else one by one."""
-        return False
-
-    def fitting(self, columns: int) -> ByteProducts:
-        """These, or narrower ones of which a row of so many columns is a whole number."""
-        return self
-
-    def codes(self, words: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr]:
-        """uint32 words as uint8 vectors: the codes of even elements, and of odd ones."""
-        pairs, mask = T.reinterpret(f"uint8x{self.width}", words), T.broadcast(T.uint8(15), self.width)
-        return T.bitwise_and(pairs, mask), T.bitwise_and(self.upper(pairs), mask)
-
-    def upper(self, pairs: tirx.Expr) -> tirx.Expr:
-        """The upper four bits of each byte in its lower ones; what then lies above them is of no account."""
-        return T.shift_right(pairs, T.broadcast(T.uint8(4), self.width))
+    block: BlockInstructions
+    many: BlockInstructions | None
+    ahead: int
+    locality: int
 
     @abstractmethod
-    def sums(self, words: tirx.Expr, plane: Plane, count: int) -> tirx.Expr:
-        """For each word of a vector the int32 sum of its eight codes times their fixed-point numbers."""
+    def sums(self, codes: Sequence[tirx.Expr], plane: Plane, count: int, zeros: tirx.Expr) -> tirx.Expr:
+        """int32 by lane: ``zeros`` and the products of some uint8 vectors of codes with their numbers."""
+
+    def pairs(self, total: tirx.Expr, one: tirx.Expr, other: tirx.Expr) -> tirx.Expr:
+        """``total``, int32 lanes of `many`, and to each two products of 16-bit numbers, pairs of which are int32 lanes.
+
+        Raises:
+            NotImplementedError: there is no such instruction.
+        """
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Avx2(ByteProducts):
     """``vpmaddubsw`` multiplies unsigned bytes with signed ones and adds pairs, ``vpmaddwd`` does so with 16 bits."""
 
-    width: int = X86_VECTOR
+    block: BlockInstructions = AVX2
+    many: BlockInstructions | None = AVX2
+    ahead: int = 4608
+    locality: int = 3
 
-    def upper(self, pairs: tirx.Expr) -> tirx.Expr:
-        """There is no shift of bytes."""
-        halves = T.shift_right(T.reinterpret("uint16x16", pairs), T.broadcast(T.uint16(4), 16))
-        return T.reinterpret("uint8x32", halves)
+    def sums(self, codes: Sequence[tirx.Expr], plane: Plane, count: int, zeros: tirx.Expr) -> tirx.Expr:
+        signed = [T.reinterpret("int8x32", vector) for vector in codes]
+        # 8 * 2 * 14 * 128 and 4 * 2 * 14 * 255 fit 16 bits
+        paired = [self._paired(vector, plane(count - 1, at)) for at, vector in enumerate(codes)]
+        total = self._times(_added(paired), 256)
+        for number in reversed(range(count - 1)):
+            if number < count - 2:
+                total = T.shift_left(total, T.broadcast(T.int32(8), 8))
+            lower = [self._paired(T.reinterpret("uint8x32", plane(number, at)), vector) for at, vector in enumerate(signed)]
+            for first in range(0, len(lower), 4):
+                total = total + self._times(_added(lower[first : first + 4]), 1)
+        return total + zeros
 
-    def sums(self, words: tirx.Expr, plane: Plane, count: int) -> tirx.Expr:
-        sides = list(enumerate(self.codes(words)))
-        paired = []
-        for number in range(count - 1):
-            even, odd = (
-                self._pairs(T.reinterpret("uint8x32", plane(number, side)), T.reinterpret("int8x32", codes))
-                for side, codes in sides
-            )
-            paired.append(even + odd)
-        even, odd = (self._pairs(codes, plane(count - 1, side)) for side, codes in sides)
-        total = self._times(even + odd, 256) + self._times(paired[-1], 1)
-        for lower in reversed(paired[:-1]):
-            total = T.shift_left(total, T.broadcast(T.int32(8), 8)) + self._times(lower, 1)
-        return total
+    def pairs(self, total: tirx.Expr, one: tirx.Expr, other: tirx.Expr) -> tirx.Expr:
+        a, b = (T.reinterpret("int16x16", words) for words in (one, other))
+        return total + T.call_llvm_pure_intrin("int32x8", "llvm.x86.avx2.pmadd.wd", a, b)
 
     @staticmethod
-    def _pairs(unsigned: tirx.Expr, signed: tirx.Expr) -> tirx.Expr:
+    def _paired(unsigned: tirx.Expr, signed: tirx.Expr) -> tirx.Expr:
         return T.call_llvm_pure_intrin("int16x16", "llvm.x86.avx2.pmadd.ub.sw", unsigned, signed)
 
     @staticmethod
@@ -95,66 +92,78 @@ class Avx2(ByteProducts):
 
 @dataclass(frozen=True)
 class Vnni(ByteProducts):
-    """``vpdpbusd`` adds four products of an unsigned byte with a signed one to each 32-bit lane."""
+    """``vpdpbusd`` adds four products of an unsigned byte with a signed one to each lane, ``vpdpwssd`` two of 16 bits.
 
-    width: int = 64
+    Vectors along a row have 32 bytes, so that sums are added in the order of AVX2.
+    """
 
-    @property
-    def side_by_side(self) -> bool:
-        return True
+    block: BlockInstructions = NARROW_VNNI
+    many: BlockInstructions | None = VNNI
+    ahead: int = 16384
+    locality: int = 2
 
-    def fitting(self, columns: int) -> ByteProducts:
-        return self if columns % self.elements == 0 else replace(self, width=X86_VECTOR)
+    def sums(self, codes: Sequence[tirx.Expr], plane: Plane, count: int, zeros: tirx.Expr) -> tirx.Expr:
+        none = T.broadcast(T.int32(0), 8)
 
-    def upper(self, pairs: tirx.Expr) -> tirx.Expr:
-        """There is no shift of bytes."""
-        halves = T.shift_right(T.reinterpret(f"uint16x{self.width // 2}", pairs), T.broadcast(T.uint16(4), self.width // 2))
-        return T.reinterpret(f"uint8x{self.width}", halves)
+        def added(start: tirx.Expr, plus: Callable[[tirx.Expr, int], tirx.Expr]) -> tirx.Expr:
+            """Two chains, since each waits for itself."""
+            chains = [start, none]
+            for at in range(len(codes)):
+                chains[at % 2] = plus(chains[at % 2], at)
+            return chains[0] + chains[1]
 
-    def sums(self, words: tirx.Expr, plane: Plane, count: int) -> tirx.Expr:
-        sides = list(enumerate(self.codes(words)))
-        total = T.broadcast(T.int32(0), self.words)
-        for side, codes in sides:
-            total = self._plus(total, codes, plane(count - 1, side))
+        total = added(none, lambda chain, at: self._plus(chain, codes[at], plane(count - 1, at)))
         for number in reversed(range(count - 1)):
-            total = T.shift_left(total, T.broadcast(T.int32(8), self.words))
-            for side, codes in sides:
-                total = self._plus(total, plane(number, side), codes)
+            start = none if number else zeros
+            lower = added(start, lambda chain, at: self._plus(chain, plane(number, at), codes[at]))  # noqa: B023
+            total = T.shift_left(total, T.broadcast(T.int32(8), 8)) + lower
         return total
 
-    def _plus(self, total: tirx.Expr, unsigned: tirx.Expr, signed: tirx.Expr) -> tirx.Expr:
-        name = f"llvm.x86.avx512.vpdpbusd.{8 * self.width}"
-        return T.call_llvm_pure_intrin(f"int32x{self.words}", name, total, unsigned, signed)
+    def pairs(self, total: tirx.Expr, one: tirx.Expr, other: tirx.Expr) -> tirx.Expr:
+        a, b = (T.reinterpret("int16x32", words) for words in (one, other))
+        return T.call_llvm_pure_intrin("int32x16", "llvm.x86.avx512.vpdpwssd.512", total, a, b)
+
+    @staticmethod
+    def _plus(total: tirx.Expr, unsigned: tirx.Expr, signed: tirx.Expr) -> tirx.Expr:
+        return T.call_llvm_pure_intrin("int32x8", "llvm.x86.avx512.vpdpbusd.256", total, unsigned, signed)
 
 
 @dataclass(frozen=True)
 class Arm64Dot(ByteProducts):
     """``udot`` and ``sdot`` add four products of bytes to each 32-bit lane."""
 
-    width: int = 16
+    block: BlockInstructions = ARM64
+    many: BlockInstructions | None = None
+    ahead: int = 4608
+    locality: int = 3
 
-    def sums(self, words: tirx.Expr, plane: Plane, count: int) -> tirx.Expr:
-        sides = list(enumerate(self.codes(words)))
+    def sums(self, codes: Sequence[tirx.Expr], plane: Plane, count: int, zeros: tirx.Expr) -> tirx.Expr:
         total = T.broadcast(T.int32(0), 4)
-        for side, codes in sides:
-            signed = T.reinterpret("int8x16", codes)
+        for at, vector in enumerate(codes):
+            signed = T.reinterpret("int8x16", vector)
             total = T.call_llvm_pure_intrin(
-                "int32x4", "llvm.aarch64.neon.sdot.v4i32.v16i8", total, plane(count - 1, side), signed
+                "int32x4", "llvm.aarch64.neon.sdot.v4i32.v16i8", total, plane(count - 1, at), signed
             )
         for number in reversed(range(count - 1)):
             lower = T.broadcast(T.uint32(0), 4)
-            for side, codes in sides:
-                unsigned = T.reinterpret("uint8x16", plane(number, side))
-                lower = T.call_llvm_pure_intrin("uint32x4", "llvm.aarch64.neon.udot.v4i32.v16i8", lower, unsigned, codes)
+            for at, vector in enumerate(codes):
+                unsigned = T.reinterpret("uint8x16", plane(number, at))
+                lower = T.call_llvm_pure_intrin("uint32x4", "llvm.aarch64.neon.udot.v4i32.v16i8", lower, unsigned, vector)
             total = T.shift_left(total, T.broadcast(T.int32(8), 4)) + T.reinterpret("int32x4", lower)
-        return total
+        return total + zeros
+
+
+def _added(vectors: Sequence[tirx.Expr]) -> tirx.Expr:
+    return sum(vectors[1:], vectors[0])
 
 
 def byte_products(target: Target) -> ByteProducts | None:
     """The byte instructions that every processor of ``target`` has; None where there are none, or none that are known."""
-    triple, features = str(target.attrs.get("mtriple", "")), [str(name) for name in target.attrs.get("mattr", [])]
-    if triple.startswith("x86_64"):
-        if "+avx512vnni" in features:
+    match block_instructions.block_instructions(target):
+        case block_instructions.Vnni():
             return Vnni()
-        return Avx2() if str(target.attrs.get("mcpu", "")) == "x86-64-v3" else None
-    return Arm64Dot() if triple.startswith("aarch64") and "+dotprod" in features else None
+        case block_instructions.Avx2():
+            return Avx2()
+        case block_instructions.Arm64Dot():
+            return Arm64Dot()
+    return None

@@ -125,7 +125,8 @@ class Placed:
 
 def aligned(array: np.ndarray, kind: np.dtype[Any]) -> np.ndarray:
     """The array, or a copy of it, of this type and where kernels may read it."""
-    lies_right = array.__array_interface__["data"][0] % ALIGNMENT == 0
+    # NumPy's own arrays of nothing have steps of nothing, which TVM does not take for compact
+    lies_right = array.size and array.__array_interface__["data"][0] % ALIGNMENT == 0
     if array.dtype == kind and array.flags.c_contiguous and lies_right:
         return array
     size = array.size * kind.itemsize

@@ -165,6 +165,8 @@ def test_arrays_are_copied_only_where_they_lie_wrong() -> None:
         copy = aligned(array, kind)
         assert copy.ctypes.data % ALIGNMENT == 0 and copy.dtype == kind and copy.flags.c_contiguous
         assert np.array_equal(copy, array)
+    nothing = aligned(np.array([], np.int64), np.dtype(np.int64))
+    assert nothing.size == 0 and nothing.strides == (8,)
 
 
 def moved(array: np.ndarray, offset: int) -> np.ndarray:

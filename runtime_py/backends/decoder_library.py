@@ -8,7 +8,7 @@ library in turns. It lies beside the graph, never in its place: where it cannot 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ from runtime_py.backends import processor
 from runtime_py.backends.compiled_stage import CompiledStage, aligned
 from runtime_py.backends.ort_decoder import CacheBuffers
 from runtime_py.backends.records import DECODER_LIBRARY, ONNX
+from runtime_py.backends.token_routes import TokenRoutes
 from runtime_py.backends.tvm_runtime import require_tvm, tvm_ffi, use_threads
 from runtime_py.contracts import DECODER, StageContract
-from runtime_py.errors import MachineError
+from runtime_py.errors import MachineError, UsageError
 
 STEP, VERIFY, READ, READ_ALL = "step", "verify", "read", "read_all"
 """Functions of a library: a token of each of several sequences; a few tokens of one, in the bits of as many steps, with
@@ -46,6 +47,7 @@ class DecoderLibrary:
         functions: of the library, by name.
         seconds: inside the library, all calls so far.
         caches: heads and width of each half of a layer's cache, and its dtype, by input name, in the library's order.
+        routes: which tokens go through which weights.
 
     Raises:
         MachineError: TVM's runtime is missing or another version, or no library is for this processor.
@@ -73,9 +75,12 @@ class DecoderLibrary:
                 str(name): ((int(heads), int(width)), np.dtype(kind)) for name, heads, width, kind in named["caches"]
             }
             self._parameters = self._compiled.parameters(named["parameters"])
+            self.routes = TokenRoutes(named.get("indices", []), named.get("absent", []))
+            self._shared = [tensor for tensor in contract.inputs if tensor.name in named.get("shared", [])]
+            self._inputs += self._shared
 
     def takes(self, sequences: int, buffers: CacheBuffers) -> bool:
-        """Whether a token of each of so many sequences, over these buffers, can be fed through the library."""
+        """Whether a call of so many sequences over these buffers can be fed through the library."""
         if not 0 < sequences <= MOST_SEQUENCES:
             return False
         known = buffers.tensors is not None  # the arrays were looked at before
@@ -95,18 +100,26 @@ class DecoderLibrary:
 
         Raises:
             PackageError: an input does not fit the decoder's contract.
+            UsageError: image rows in a call of several sequences, or indices that do not fit the tokens.
         """
         for tensor in self._inputs:
             tensor.check(np.ascontiguousarray(inputs[tensor.name], tensor.dtype), DECODER)
-        if inputs[INPUTS[0]].shape[1] == 1 and positions.tolist() in ([-1], [0]):
+        text = self.routes.text_alone(inputs)
+        if inputs[INPUTS[0]].shape[1] == 1 and positions.tolist() in ([-1], [0]) and text:
             return self.decode(inputs, lengths, buffers)
+        if len(lengths) > 1:
+            raise UsageError(
+                f"image rows among one token of each of {len(lengths)} sequences",
+                "image rows of one sequence a call",
+                "feed prompts one by one",
+            )
         return self.prefill(inputs, int(lengths[0]), buffers, positions)
 
     def decode(self, inputs: Mapping[str, np.ndarray], lengths: np.ndarray, buffers: CacheBuffers) -> np.ndarray:
         """Feed one token of each of n sequences; its keys and values go behind those that are there.
 
         Args:
-            inputs: ``inputs_embeds`` (n, 1, hidden), and ``position_ids`` (n, 1) or (axes, n, 1).
+            inputs: ``inputs_embeds`` (n, 1, hidden), ``position_ids`` (n, 1) or (axes, n, 1), and what all tokens share.
             lengths: (n,), positions of each that are filled.
             buffers: caches of n sequences.
 
@@ -121,7 +134,8 @@ class DecoderLibrary:
         """Feed tokens of one sequence, however many; where up to `MOST_GUESSES` all get logits, in the bits of steps.
 
         Args:
-            inputs: ``inputs_embeds`` (1, tokens, hidden), and ``position_ids`` (1, tokens) or (axes, 1, tokens).
+            inputs: ``inputs_embeds`` (1, tokens, hidden), and ``position_ids`` (1, tokens) or (axes, 1, tokens); indices of
+                tokens and what all tokens share, where the decoder has them.
             length: positions that are filled.
             buffers: caches of the sequence.
             positions: indices into the tokens, of those whose logits are wanted; negative ones count from the end.
@@ -136,24 +150,33 @@ class DecoderLibrary:
         for start in range(0, tokens, MOST_TOKENS):
             stop = min(start + MOST_TOKENS, tokens)
             here = wanted[(wanted >= start) & (wanted < stop)] - start
-            function = READ if set(here.tolist()) <= {stop - start - 1} else self._reads_all(tokens)
-            fed = {INPUTS[0]: embeds[:, start:stop], INPUTS[1]: places[..., start:stop]}
-            logits = self._call(function, fed, np.array([length + start]), buffers)
+            function = READ if set(here.tolist()) <= {stop - start - 1} else self._reads_all(tokens, inputs)
+            fed = {**inputs, INPUTS[0]: embeds[:, start:stop], INPUTS[1]: places[..., start:stop]}
+            indices = self.routes.within(inputs, start, stop) if function != VERIFY else []
+            logits = self._call(function, fed, np.array([length + start]), buffers, indices)
             parts.append(logits[np.zeros_like(here) if function == READ else here])
         order = np.argsort(np.argsort(wanted, kind="stable"), kind="stable")
         return np.concatenate(parts)[order][None] if len(parts) > 1 else parts[0][None]
 
-    def _reads_all(self, tokens: int) -> str:
+    def _reads_all(self, tokens: int, inputs: Mapping[str, np.ndarray]) -> str:
         """What gives logits of all tokens of a call: a few of them may be guesses, which are to have the bits of steps."""
-        return VERIFY if tokens <= MOST_GUESSES and VERIFY in self.functions else READ_ALL
+        few = tokens <= MOST_GUESSES and VERIFY in self.functions
+        return VERIFY if few and self.routes.text_alone(inputs) else READ_ALL
 
     def _call(
-        self, function: str, inputs: Mapping[str, np.ndarray], lengths: np.ndarray, buffers: CacheBuffers
+        self,
+        function: str,
+        inputs: Mapping[str, np.ndarray],
+        lengths: np.ndarray,
+        buffers: CacheBuffers,
+        indices: Sequence[np.ndarray] = (),
     ) -> np.ndarray:
         use_threads(self._threads)
         if buffers.tensors is None:
             buffers.tensors = self._ffi.Array([self._compiled.tensor(buffers.arrays[name]) for name in self.caches])
-        given = ((inputs[INPUTS[0]], np.float32), (inputs[INPUTS[1]], np.int32), (lengths, np.int32))
+        given = [(inputs[INPUTS[0]], "float32"), (inputs[INPUTS[1]], "int32"), (lengths, "int32")]
+        given += [(np.asarray(inputs[tensor.name]), tensor.dtype) for tensor in self._shared]
+        given += [(index, "int64") for index in indices]
         tensors = [self._compiled.tensor(aligned(array, np.dtype(kind))) for array, kind in given]
         self._before_call()
         began = time.perf_counter()

@@ -2,7 +2,8 @@
 
 In every round each engine does the same once: reads the prompt, then steps behind each length. So a drift of the machine
 touches all alike, and the ratio of a round is of one moment. Figures are medians over rounds; the first round warms up and
-is left out. Nobody works while another one does.
+is left out. Nobody works while another one does. What memory gives is read just before and just after the steps of each
+engine, with as many threads, since neighbours of a virtual machine change it from one second to the next.
 """
 
 from __future__ import annotations
@@ -13,21 +14,23 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from runtime_py.errors import MachineError, UsageError
 from runtime_py.peers.engine import Job
 from runtime_py.peers.machine import ReadBandwidth, describe, joules
+from runtime_py.peers.reads import Reads
 from runtime_py.peers.shape import shape_of
 from runtime_py.peers.worker import ENGINES, OWN
 
 log = logging.getLogger("edgeproof")
 
 PREFILL = "prefill"
+DECODE = "decode at"
 SCHEMA = 1
 NOT_RUN = "not run"
 
@@ -68,6 +71,7 @@ class Worker:
 
     Attributes:
         missing: why it is not run; "" where it is.
+        reads: by a step; None where that is not known.
     """
 
     def __init__(self, name: str, job: Job, python: str) -> None:
@@ -82,6 +86,7 @@ class Worker:
         self.missing: str = told.get("missing", "")
         self.version: str = told.get("version", "")
         self.load: float = told.get("load", 0.0)
+        self.reads = Reads(**told["reads"]) if told.get("reads") else None
         self.peak = 0
 
     def _read_reply(self) -> dict[str, Any]:
@@ -143,53 +148,78 @@ def compare(asked: Comparison) -> dict[str, Any]:
             raise MachineError(f"the package does not run: {workers[0].missing}", "a package", "ask it with chat first")
         here = [worker for worker in workers if not worker.missing]
         memory = ReadBandwidth(asked.threads)
-        rounds = [list(_round(asked, here, memory)) for _ in range(asked.rounds + 1)][1:]
+        rounds = [_round(asked, here, memory) for _ in range(asked.rounds + 1)][1:]
+    given = [turn.read for taken in rounds for figures in taken.values() for turn in figures.values() if turn.read]
     return {
         "schema": SCHEMA,
-        "machine": {**describe(), "threads": asked.threads, "read_bytes_per_second": _spread([r[0] for r in rounds])},
+        "machine": {**describe(), "threads": asked.threads, "read_bytes_per_second": _spread(given)},
         "shape": {**shape.to_json(), "weights_read_per_token": shape.weights},
         "rounds": asked.rounds,
         "new_tokens": asked.new_tokens,
-        "engines": [_engine(worker, here, [r[1] for r in rounds]) for worker in workers],
+        "engines": [_engine(worker, rounds) for worker in workers],
     }
 
 
-def _round(asked: Comparison, here: Sequence[Worker], memory: ReadBandwidth) -> Iterator[Any]:
-    """Bytes a second, then by engine and figure: tokens a second, and joules a token where the machine says them."""
-    yield memory.measure()
-    taken: dict[str, dict[str, tuple[float, float, float | None]]] = {}
+@dataclass(frozen=True)
+class Turn:
+    """What one engine did once.
+
+    Attributes:
+        rate: tokens a second; busy: processor seconds a token; energy: joules a token where the machine says them.
+        read: bytes a second that memory gave beside it; 0 where nobody asked.
+        share: of them that the engine read; None where it is not known what it reads.
+    """
+
+    rate: float
+    busy: float
+    energy: float | None
+    read: float = 0.0
+    share: float | None = None
+
+
+def _round(asked: Comparison, here: Sequence[Worker], memory: ReadBandwidth) -> dict[str, dict[str, Turn]]:
+    """By engine and figure."""
+    taken: dict[str, dict[str, Turn]] = {}
     for worker in here:
         rows = taken[worker.name] = {}
         rows[f"{PREFILL} {asked.prompt_tokens}"] = _timed(worker, "fill", asked.prompt_tokens)
         for length in asked.lengths:
             worker.ask("fill", length)
-            rows[f"decode at {length}"] = _timed(worker, "step", asked.new_tokens)
-    yield taken
+            before = memory.measure()
+            turn = _timed(worker, "step", asked.new_tokens)
+            # of both times together, not of both rates
+            read = 2 / (1 / before + 1 / memory.measure())
+            step = None if worker.reads is None else worker.reads.of_step(length, asked.new_tokens)
+            share = None if step is None else step * turn.rate / read
+            rows[f"{DECODE} {length}"] = replace(turn, read=read, share=share)
+    return taken
 
 
-def _timed(worker: Worker, verb: str, count: int) -> tuple[float, float, float | None]:
-    """Tokens a second, processor seconds a token, joules a token."""
+def _timed(worker: Worker, verb: str, count: int) -> Turn:
     before = joules()
     told = worker.ask(verb, count)
     after = joules()
     energy = None if before is None or after is None or after < before else (after - before) / count
-    return count / told["seconds"], told["processor"] / count, energy
+    return Turn(count / told["seconds"], told["processor"] / count, energy)
 
 
-def _engine(worker: Worker, here: Sequence[Worker], rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _engine(worker: Worker, rounds: Sequence[dict[str, dict[str, Turn]]]) -> dict[str, Any]:
     if worker.missing:
         return {"name": worker.name, "status": NOT_RUN, "reason": worker.missing}
     figures = {}
     for figure in rounds[0][worker.name]:
-        taken = [taken[worker.name][figure] for taken in rounds]
-        ratios = [ours[OWN][figure][0] / ours[worker.name][figure][0] for ours in rounds]
-        energy = [joule for _, _, joule in taken if joule is not None]
+        turns = [taken[worker.name][figure] for taken in rounds]
+        ratios = [taken[OWN][figure].rate / taken[worker.name][figure].rate for taken in rounds]
+        energy = [turn.energy for turn in turns if turn.energy is not None]
+        shares = [turn.share for turn in turns if turn.share is not None]
         figures[figure] = {
-            "tokens_per_second": _spread([rate for rate, _, _ in taken]),
-            "processor_seconds_per_token": statistics.median(busy for _, busy, _ in taken),
+            "tokens_per_second": _spread([turn.rate for turn in turns]),
+            "processor_seconds_per_token": statistics.median(turn.busy for turn in turns),
             "joules_per_token": statistics.median(energy) if energy else None,
             "ours_over_this": _spread(ratios),
         }
+        if figure.startswith(DECODE):
+            figures[figure]["read_share"] = _spread(shares) if shares else None
     return {
         "name": worker.name, "status": "run", "version": worker.version, "load_seconds": worker.load,
         "peak_resident_bytes": worker.peak, "figures": figures,
@@ -217,6 +247,11 @@ def lines(told: dict[str, Any]) -> list[str]:
     table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     absent = [engine for engine in told["engines"] if engine["status"] == NOT_RUN]
     table += [f"{engine['name']}: {NOT_RUN}: {engine['reason']}" for engine in absent]
+    for figure in figures:
+        shares = [(engine["name"], engine["figures"][figure].get("read_share")) for engine in ran]
+        told_of = ", ".join(f"{name} {share['median']:.2f}" for name, share in shares if share)
+        if told_of:
+            table.append(f"{figure} read, of what memory gave beside it: {told_of}")
     read = machine["read_bytes_per_second"]["median"] / 1e9
     sets = ", ".join(machine["instructions"]) or "unknown"
     return [

@@ -13,7 +13,7 @@ from runtime_py.files import schema
 from runtime_py.peers import history
 from runtime_py.peers.compare import Comparison, Worker, lines
 from runtime_py.peers.engine import Job
-from runtime_py.peers.machine import describe, joules
+from runtime_py.peers.machine import ReadBandwidth, describe, joules
 from runtime_py.peers.plot import svg
 from runtime_py.peers.shape import DecoderShape, shape_of
 
@@ -30,7 +30,7 @@ def told(rate: float = 20.0) -> dict[str, Any]:
             "tokens_per_second": spread(rate), "processor_seconds_per_token": 0.1, "joules_per_token": None,
             "ours_over_this": spread(ratio),
         }  # fmt: skip
-        figures = {"prefill 512": figure, "decode at 64": figure}
+        figures = {"prefill 512": figure, "decode at 64": {**figure, "read_share": spread(0.9) if ratio == 1.0 else None}}
         return {
             "name": name, "status": "run", "version": "1", "load_seconds": 1.0, "peak_resident_bytes": 10**9,
             "figures": figures,
@@ -66,6 +66,7 @@ def test_table_plot_and_history_say_the_same_figures(tmp_path: Path) -> None:
     assert schema.load("bench").problems(told()) == []
     table = "\n".join(lines(told()))
     assert "pytorch & <co> 1  10.0 (ours 2.00)" in table and "llama.cpp: not run: llama-cpp-python" in table
+    assert "decode at 64 read, of what memory gave beside it: edgeproof 0.90\n" in table
     drawn = ElementTree.fromstring(svg(told()))
     assert "pytorch & <co>" in [text.text for text in drawn.iter("{http://www.w3.org/2000/svg}text")]
     assert len(list(drawn.iter("{http://www.w3.org/2000/svg}rect"))) == 1 + 4
@@ -74,8 +75,16 @@ def test_table_plot_and_history_say_the_same_figures(tmp_path: Path) -> None:
     history.append(file, told(18.0), "two")
     oldest, newest = (json.loads(row) for row in file.read_text(encoding="utf-8").splitlines())
     assert (oldest["label"], newest["label"]) == ("one", "two")
-    assert newest["engines"]["edgeproof"]["decode at 64"]["tokens_per_second"] == 18.0
+    ours = newest["engines"]["edgeproof"]
+    assert ours["decode at 64"]["tokens_per_second"] == 18.0 and ours["decode at 64"]["read_share"] == 0.9
+    assert (
+        "read_share" not in ours["prefill 512"] and "read_share" not in newest["engines"]["pytorch & <co>"]["decode at 64"]
+    )
     assert history.against(told(18.0), told(20.0)) == {"prefill 512": 0.9, "decode at 64": 0.9}
+
+
+def test_memory_is_read_by_some_threads() -> None:
+    assert 1e8 < ReadBandwidth(2).measure(0.02) < 1e12
 
 
 def test_energy_is_the_sum_over_packages_where_the_machine_tells_it(tmp_path: Path) -> None:
@@ -108,6 +117,9 @@ def test_a_package_is_measured_beside_what_is_here(
     ours, openvino = figures["engines"]
     assert set(ours["figures"]) == {"prefill 16", "decode at 8"} and figures["against"] == {}
     assert ours["figures"]["decode at 8"]["ours_over_this"]["median"] == 1.0
+    share, read = ours["figures"]["decode at 8"]["read_share"], figures["machine"]["read_bytes_per_second"]
+    assert 0 < share["low"] <= share["median"] <= share["high"] < 1.5
+    assert 1e8 < read["low"] <= read["median"] <= read["high"]
     assert openvino["status"] == "not run"
     assert (tmp_path / "bench.svg").read_text(encoding="utf-8").startswith("<svg")
     kept = json.loads((tmp_path / "h.jsonl").read_text(encoding="utf-8"))

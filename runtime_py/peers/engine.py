@@ -50,7 +50,10 @@ class Job:
 
 
 class PeerEngine(Protocol):
-    """A decoder that is loaded. Both leave the sequence where it is; `fill` begins a new one."""
+    """A decoder that is loaded. Both leave the sequence where it is; `fill` begins a new one.
+
+    One that knows what a step reads has an attribute ``reads`` (`runtime_py.peers.reads.Reads`).
+    """
 
     def fill(self, tokens: int) -> None:
         """Read a prompt of so many tokens into an empty cache, up to the logits of its last token."""

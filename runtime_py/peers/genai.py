@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from runtime_py import package
 from runtime_py.peers.engine import Job, NotHereError, version
+from runtime_py.peers.reads import of_package
 
 DISTRIBUTION = "onnxruntime-genai"
 CONFIG = "genai_config.json"
@@ -25,6 +27,7 @@ class Genai:
         self.version = version(DISTRIBUTION)
         if not (job.package / CONFIG).is_file():
             raise NotHereError(f"the package has no {CONFIG}")
+        self.reads = of_package(package.read(job.package).manifest, job.shape)
         folder = job.scratch / "genai"
         folder.mkdir(exist_ok=True)
         for entry in job.package.iterdir():

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from runtime_py.peers.engine import Job, NotHereError, version
+from runtime_py.peers.reads import Reads, position_bytes
 from runtime_py.peers.shape import HEAD, DecoderShape
 
 DISTRIBUTION = "llama-cpp-python"
@@ -36,6 +37,7 @@ class LlamaCpp:
     def __init__(self, job: Job, flash: bool) -> None:
         self.version = version(DISTRIBUTION)
         version("gguf")
+        self.reads = reads_of(job.shape)
         block = BLOCKS["Q4_0"][0]
         if any(columns % block for _, _, columns in job.shape.matrices()):
             raise NotHereError(f"Q4_0 wants columns in blocks of {block}")
@@ -78,6 +80,20 @@ class LlamaCpp:
         np.ctypeslib.as_array(logits, (self._vocabulary,)).argmax()
 
 
+def kind_of(name: str, columns: int) -> str:
+    """The type of a matrix, a key of `BLOCKS`."""
+    return "Q4_0" if name != HEAD else "Q8_0" if columns % BLOCKS["Q6_K"][0] else "Q6_K"
+
+
+def reads_of(shape: DecoderShape) -> Reads:
+    """What a step reads; keys and values are float16, as they come."""
+    total = 0.0
+    for name, rows, columns in shape.matrices():
+        weights, size, _, _ = BLOCKS[kind_of(name, columns)]
+        total += rows * columns * size / weights * (shape.layers if "{}" in name else 1)
+    return Reads(total, position_bytes(shape, 2))
+
+
 def write_gguf(path: Path, shape: DecoderShape) -> None:
     """A random model of Llama's architecture in Q4_0."""
     gguf: Any = importlib.import_module("gguf")
@@ -104,7 +120,7 @@ def write_gguf(path: Path, shape: DecoderShape) -> None:
     matrix("token_embd.weight", shape.vocabulary, shape.hidden, "Q4_0")
     writer.add_tensor("output_norm.weight", np.ones(shape.hidden, np.float32))
     for name, rows, columns in shape.matrices():
-        kind = "Q4_0" if name != HEAD else "Q8_0" if columns % BLOCKS["Q6_K"][0] else "Q6_K"
+        kind = kind_of(name, columns)
         for layer in range(shape.layers if "{}" in name else 1):
             matrix(name.format(layer), rows, columns, kind)
     for layer in range(shape.layers):

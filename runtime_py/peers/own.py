@@ -13,6 +13,7 @@ from runtime_py.generation.session import Session
 from runtime_py.model import open_processor
 from runtime_py.package import trust
 from runtime_py.peers.engine import Job
+from runtime_py.peers.reads import of_package
 from runtime_py.version import VERSION
 
 
@@ -22,6 +23,7 @@ class Own:
     def __init__(self, job: Job) -> None:
         opened = package.read(job.package)
         self.version = VERSION
+        self.reads = of_package(opened.manifest, job.shape)
         allowed = trust.code_allowed(opened)
         backend = open_backend(opened, None, _threads(opened, job.threads), own_code=allowed)
         chunk = min(job.chunk or opened.limits.prefill_chunk, opened.limits.prefill_chunk)

@@ -6,6 +6,7 @@ import importlib
 from typing import Any
 
 from runtime_py.peers.engine import Job, NotHereError, version
+from runtime_py.peers.reads import Reads, position_bytes
 
 
 class PyTorch:
@@ -23,6 +24,7 @@ class PyTorch:
             raise NotHereError(f"torch does not load: {error}") from error
         torch.set_num_threads(job.threads)
         self._torch, self._shape = torch, job.shape
+        self.reads = Reads(2 * job.shape.weights, position_bytes(job.shape, 2))
         self._length = 0
         half = torch.bfloat16
 

@@ -80,7 +80,12 @@ def main(name: str, job: str) -> None:
     except (NotHereError, EdgeproofError) as error:
         tell(missing=str(error))
         return
-    tell(version=getattr(engine, "version", ""), load=time.perf_counter() - began)
+    reads = getattr(engine, "reads", None)
+    tell(
+        version=getattr(engine, "version", ""),
+        load=time.perf_counter() - began,
+        reads=None if reads is None else reads.to_json(),
+    )
     for line in sys.stdin:
         verb, count = line.split()
         began, busy = time.perf_counter(), time.process_time()

@@ -14,7 +14,7 @@ from export.backends.mlc.compile_process import LibraryRequest, compile_together
 from export.backends.mlc.conversation_template import conversation_template
 from export.backends.mlc.objects import check_library
 from export.backends.mlc.overview import PREFIX, Overview, WithOverview, make_overview, overview_shapes
-from export.backends.mlc.parameters import Parameter, ParameterBytes, parameter_list
+from export.backends.mlc.parameters import GROUP, Parameter, ParameterBytes, parameter_list
 from export.backends.mlc.prediction import compiled_together, predict
 from export.backends.mlc.record import PHONES
 from export.backends.mlc.schemes import Scheme, scheme_of
@@ -23,7 +23,6 @@ from export.backends.mlc.upstream_llama import read_json
 from export.compilation.host import X86_64, host_place
 from export.modules.build import parameter_count, parameter_shapes
 from export.plan.machine import available_memory
-from export.processor.targets import X86_VECTOR
 from export.prompts.declared import declared_prompt
 from export.quantisation.spec import Assignment, Storage
 from export.specs import ModelSpec
@@ -34,9 +33,6 @@ FOLDER = Path("mlc")
 
 HOST_VARIANTS = {X86_64: ("x86-64-vnni",)}
 """By this machine's kind: keys of `runtime_py.backends.processor.VARIANTS` that products are compiled for once more."""
-
-CODED_COLUMNS = 2 * X86_VECTOR
-"""Columns whose multiples such a product takes: two codes lie in a byte."""
 
 
 class PackageParts:
@@ -87,7 +83,7 @@ class PackageParts:
     def host_kernels(self) -> dict[str, Path]:
         """By variant, the host library's products with more instructions than it needs; none where no product has codes."""
         coded = [one.layer.columns for one in self.build.assignments.values() if one.storage is Storage.INT4]
-        if not any(columns % CODED_COLUMNS == 0 for columns in coded):
+        if not any(columns % GROUP == 0 for columns in coded):
             return {}
         return {variant: FOLDER / "host" / f"{self.model_lib}-{variant}.so" for variant in HOST_VARIANTS.get(self.host, ())}
 

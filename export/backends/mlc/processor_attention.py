@@ -14,7 +14,6 @@ from tvm import tirx
 from tvm.ir import IRModule
 from tvm.script import tirx as T
 
-from export.backends.mlc.passes.single_rows import FIRST
 from export.compilation.module_pass import ModulePass, Part
 from export.processor.online_softmax import BLOCK, LANES, PAGE, Heads, lanes
 from export.processor.paged_softmax import paged_softmax
@@ -23,6 +22,9 @@ from export.specs import DecoderSpec
 
 AHEAD = 4096
 """Bytes from what is read to what memory is asked for."""
+
+FIRST = 3
+"""The cache that memory is asked into."""
 
 DECODE, PAGED, RAGGED = "batch_decode_paged_kv_cpu", "batch_prefill_paged_kv_cpu", "batch_prefill_ragged_kv"
 

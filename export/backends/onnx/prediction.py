@@ -11,7 +11,7 @@ from export.backends.onnx.finer import chosen_grids
 from export.backends.onnx.many_rows import is_integer, second_assignments
 from export.graphs.layout import Place, lay_out
 from export.quantisation.spec import Assignment, Storage
-from export.specs import ModelSpec
+from export.specs import ModelSpec, PartialLora, RoutedLora
 from runtime_py.backends.records import DECODER_LIBRARY, INT8_CACHE, MANY_ROWS, VISION_LIBRARY
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, STAGES, VISION
 
@@ -26,6 +26,9 @@ ROUNDING_BYTES, FINE_BYTES = 5_600, 3_300
 
 LIBRARY_BYTES, LIBRARY_LAYER_BYTES = 570_000, 28_500
 """Bytes of both decoder libraries for x86-64 and their index: without and per block, from 2 and 40 blocks."""
+
+ADAPTER_LIBRARY_BYTES = 700_000
+"""What kernels of adapters add to them: 0.5 (WeMM) to 0.8 million (Awaker2.5-VL), from three blocks of the demos."""
 
 TOWER_BYTES, TOWER_LAYER_BYTES = 262_000, 7_600
 """The same of a vision library, from 4 and 27 blocks."""
@@ -52,7 +55,8 @@ def predict(
     if second:
         files[MANY_ROWS] = graphs[DECODER] + TURN_BYTES + TURNED_BYTES * spec.decoder.layers + second
     if chosen.decoder_library:
-        files[DECODER_LIBRARY] = LIBRARY_BYTES + LIBRARY_LAYER_BYTES * spec.decoder.layers
+        adapters = isinstance(spec.decoder.adapter, PartialLora | RoutedLora)
+        files[DECODER_LIBRARY] = LIBRARY_BYTES + LIBRARY_LAYER_BYTES * spec.decoder.layers + ADAPTER_LIBRARY_BYTES * adapters
     if chosen.vision_library:
         files[VISION_LIBRARY] = TOWER_BYTES + TOWER_LAYER_BYTES * spec.vision.layers
     files[FURTHER] = graphs[VISION] + graphs[CONNECTOR] + JOINT_BYTES

@@ -16,8 +16,9 @@ from tvm.target import Target
 
 from export.backends.mlc.blocks.linear import dequantised
 from export.backends.mlc.library import TARGETS
-from export.backends.mlc.package_parts import CODED_COLUMNS
+from export.backends.mlc.parameters import GROUP
 from export.backends.mlc.passes.cpu_schedule import ScheduleForCpu, SetAside
+from export.backends.mlc.passes.many_rows import MANY
 from export.processor.byte_products import Arm64Dot, Avx2, Vnni, byte_products
 from export.processor.targets import TARGETS as PROCESSORS
 from runtime_py.backends.processor import VARIANTS, fastest_variant
@@ -42,6 +43,16 @@ def product(rows: int, columns: int, dtype: str, tokens: int | tirx.Var = 1) -> 
     )
     total = te.compute(summed.shape, lambda b, t, n: summed[b, t, n] + residual[b, t, n], name="total")
     return te.create_prim_func([x, words, scales, residual, total])
+
+
+def whole_product(rows: int, columns: int, tokens: int = 1) -> tirx.PrimFunc:
+    """x W^T of a matrix that is stored as it is."""
+    x = te.placeholder((1, tokens, columns), "float32", name="x")
+    matrix = te.placeholder((rows, columns), "float32", name="matrix")
+    k = te.reduce_axis((0, columns), name="k")
+    return te.create_prim_func(
+        [x, matrix, te.compute((1, tokens, rows), lambda b, t, n: te.sum(x[b, t, k] * matrix[n, k], axis=k), name="matmul")]
+    )
 
 
 def scheduled(function: tirx.PrimFunc, target: Target = X86) -> IRModule:
@@ -140,41 +151,94 @@ def test_many_rows_are_multiplied_as_one_is(tokens: int | tirx.Var) -> None:
         assert np.array_equal(many.of_rows(rows[1:2]), alone[1:2])
 
 
-@pytest.mark.skipif(fastest_variant(VARIANTS) != "x86-64-vnni", reason="this processor lacks AVX-512 with VNNI")
+VNNI = pytest.mark.skipif(fastest_variant(VARIANTS) != "x86-64-vnni", reason="this processor lacks AVX-512 with VNNI")
+
+
+@pytest.mark.parametrize("target", [X86, pytest.param(AVX512, marks=VNNI)], ids=["avx2", "vnni"])
+@pytest.mark.parametrize("columns", [256, 384])
+def test_a_row_has_the_same_bits_among_many(columns: int, target: Target) -> None:
+    """From `MANY` rows on panels of the matrix are multiplied; strides of 256 columns, a last one that is not whole."""
+    kernel = Kernel(64, columns, "float16", tirx.Var("seq_len", "int64"), target)
+    assert ("vpdpwssd" if target is AVX512 else "pmadd.wd") in kernel.module.script()
+    numbers = np.random.default_rng(columns)
+    row = spread(columns, "float16")
+    rows = np.stack(
+        [
+            numbers.permutation(row.reshape(-1, 32)).reshape(-1) * np.float16(2.0 ** numbers.integers(-6, 2))
+            for _ in range(MANY + 5)
+        ]
+    )
+    rows[3, 40] = np.nan
+    alone = np.stack([kernel(one) for one in rows])
+    assert np.isnan(alone[3]).all() and np.isfinite(np.delete(alone, 3, axis=0)).all()
+    for count in (MANY - 1, MANY, MANY + 5):
+        assert np.array_equal(kernel.of_rows(rows[:count]), alone[:count], equal_nan=True)
+    weights, groups = kernel.matrix.stands_for, (64, columns // 32, 32)
+    bound = np.abs(rows).reshape(len(rows), -1, 32).max(2).astype(np.float64) @ np.abs(weights).reshape(groups).sum(2).T
+    error = np.abs(alone - rows.astype(np.float64) @ weights.T)
+    assert (np.delete(error, 3, axis=0) <= 1.01 * 2.0**-15 * np.delete(bound, 3, axis=0)).all()
+
+
+@VNNI
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-@pytest.mark.parametrize(("rows", "columns"), [(70, 2304), (36, 384), (33, 192), (5, 64)])
+@pytest.mark.parametrize(("rows", "columns"), [(70, 2304), (36, 384), (64, 384), (33, 192), (5, 96)])
 def test_avx_512_has_the_bits_of_avx2(rows: int, columns: int, dtype: str) -> None:
-    """Vectors of 64 bytes and of 32, rows that are no multiple of those multiplied at once; a prompt, and a row alone."""
+    """Rows shorter than a stride, rows that are no multiple of those multiplied at once; a prompt, and a row alone."""
     tokens = tirx.Var("seq_len", "int64")
     narrow, wide = (Kernel(rows, columns, dtype, tokens, target) for target in (X86, AVX512))
     assert "vpdpbusd" in wide.module.script() and "vpdpbusd" not in narrow.module.script()
-    many = np.stack([spread(columns, dtype) * np.dtype(dtype).type(factor) for factor in (1, -0.5, 0.25, 2, -1, 0.125)])
+    many = np.stack([spread(columns, dtype) * np.dtype(dtype).type(factor) for factor in (1, -0.5, 0.25, 2, -1, 0.125) * 5])
     many[2, 5] = np.inf
     expected = narrow.of_rows(many)
     assert np.isnan(expected[2]).all() and np.isfinite(np.delete(expected, 2, axis=0)).all()
     assert np.array_equal(wide.of_rows(many), expected, equal_nan=True)
+    assert np.array_equal(wide.of_rows(many[3:9]), expected[3:9])
     assert np.array_equal(wide(many[0]), expected[0])
     assert np.array_equal(Kernel(rows, columns, dtype, target=AVX512)(many[1]), expected[1])
 
 
 def test_products_are_set_aside_as_they_were() -> None:
-    module = IRModule({"matmul": product(5, 64, "float32"), "other_matmul": product(5, 96, "float32")})
+    module = IRModule({"matmul": product(5, 64, "float32"), "other_matmul": whole_product(5, 96)})
     aside = SetAside()
     assert aside(module)["matmul"].same_as(module["matmul"])
     made = aside.scheduled(AVX512)
-    assert [variable.name_hint for variable in made.functions] == ["matmul"], "96 columns are no multiple of 64"
+    assert [variable.name_hint for variable in made.functions] == ["matmul"]
     assert made["matmul"].attrs["global_symbol"] == "matmul" and "vpdpbusd.256" in made.script()
 
 
 def test_other_products_keep_their_strips() -> None:
     for tokens in (1, 2):
-        assert "llvm" not in scheduled(product(64, 96, "float32", tokens)).script()
+        assert "llvm" not in scheduled(whole_product(64, 96, tokens)).script()
 
 
-@pytest.mark.parametrize("columns", [32, 64, 96, 128, 192])
+@pytest.mark.parametrize("columns", [32, 48, 64, 96, 112, 128])
 def test_a_plan_counts_on_the_products_that_are_written(columns: int) -> None:
     written = "vpdpbusd" in scheduled(product(5, columns, "float32"), AVX512).script()
-    assert written == (columns % CODED_COLUMNS == 0)
+    assert written == (columns % GROUP == 0)
+
+
+def gate(tokens: int, columns: int) -> tirx.PrimFunc:
+    """silu of a row's first half times its second one, in the steps in which Relax has them."""
+    x = te.placeholder((1, tokens, 2 * columns), "float16", name="x")
+    one = te.compute((1, tokens, columns), lambda b, t, n: x[b, t, n], name="one")
+    sigmoid = te.compute(one.shape, lambda b, t, n: te.sigmoid(one[b, t, n]), name="sigmoid")
+    silu = te.compute(one.shape, lambda b, t, n: one[b, t, n] * sigmoid[b, t, n], name="silu")
+    return te.create_prim_func(
+        [x, te.compute(one.shape, lambda b, t, n: silu[b, t, n] * x[b, t, n + columns], name="gated")]
+    )
+
+
+def test_gates_are_shared_out_with_the_same_numbers() -> None:
+    module = IRModule({"fused_silu": gate(3, 96).with_attr("global_symbol", "fused_silu")})
+    shared = ScheduleForCpu(X86)(module)
+    assert "T.parallel" in shared.script() and "T.parallel" not in module.script()
+    x = np.random.default_rng(0).standard_normal((1, 3, 192)).astype(np.float16)
+    made = []
+    for each in (module, shared):
+        out = tvm.runtime.tensor(np.zeros((1, 3, 96), np.float16))
+        tvm.compile(each, target=X86)["fused_silu"](tvm.runtime.tensor(x), out)
+        made.append(out.numpy())
+    assert np.array_equal(*made) and np.abs(made[0]).max() > 0.1
 
 
 def test_names_get_the_prefix_of_a_system_library() -> None:

@@ -13,8 +13,10 @@ from export.processor.block_instructions import block_instructions
 from export.processor.block_product import BlockMatrix
 from export.processor.flat_attention import flat_attention
 from export.processor.flat_rows import FlatHeads
+from export.processor.float_product import Columns, FloatMatrix, float_product
 from export.processor.guess_attention import guess_attention
 from export.processor.prompt_attention import prompt_attention
+from export.processor.row_deltas import gate_logits, row_deltas
 from export.processor.targets import TARGETS
 
 
@@ -63,6 +65,15 @@ class LibraryKernels:
 
     def gate(self, width: int) -> tirx.PrimFunc:
         return self._once(("gate", width), lambda: row_kernels.gate(width))
+
+    def float_product(self, matrix: FloatMatrix, weights: int = 0, into: Columns | None = None) -> tirx.PrimFunc:
+        return self._once((matrix, weights, into), lambda: float_product(matrix, self._bytes, weights, into))
+
+    def row_deltas(self, width: int) -> tirx.PrimFunc:
+        return self._once(("deltas", width), lambda: row_deltas(width))
+
+    def gate_logits(self, hidden: int, experts: int) -> tirx.PrimFunc:
+        return self._once(("logits", hidden, experts), lambda: gate_logits(hidden, experts))
 
     def _once(self, key: object, make: Callable[[], tirx.PrimFunc]) -> tirx.PrimFunc:
         if key not in self._made:

@@ -7,7 +7,7 @@ from typing import Any
 
 import onnx
 
-from export.backends.onnx.decoder_library import operators  # noqa: F401  (its functions are the translations)
+from export.backends.onnx.decoder_library import operators, request_operators, route_operators  # noqa: F401  (their functions translate)
 from export.backends.onnx.decoder_library.kernels import LibraryKernels, Rows
 from export.backends.onnx.decoder_library.translation import Entry, Translation
 from export.compilation.processor_library import write_processor_library
@@ -38,7 +38,9 @@ def compile_decoder(graph: Path, place: str, out: Path) -> dict[str, Any]:
 
     Returns:
         what the library is called with, in order: of every cache input its name, heads, width and dtype, and of every
-        parameter its name, dtype, shape, file beside the graph and offset.
+        parameter its name, dtype, shape, file beside the graph and offset; where tokens go through weights of their own,
+        the indices that functions of prompts take, and those that are empty where all tokens are text; and inputs that all
+        tokens of a call share, which every function takes, where there are any.
 
     Raises:
         UnsupportedModelError: the graph has an operator that is not translated.
@@ -46,10 +48,14 @@ def compile_decoder(graph: Path, place: str, out: Path) -> dict[str, Any]:
     """
     model = onnx.load(str(graph), load_external_data=False)
     translation = Translation(model.graph, LibraryKernels(place))
-    write_processor_library(translation.module(ENTRIES), TARGETS[place], BOUNDS, out)
+    bounds = BOUNDS | translation.routes.bounds(MOST_TOKENS)
+    write_processor_library(translation.module(ENTRIES), TARGETS[place], bounds, out)
     places = lying(graph, [parameter.name for parameter in translation.parameters])
     rows = [
         [parameter.name, parameter.dtype, list(parameter.shape), places[parameter.name].file, places[parameter.name].offset]
         for parameter in translation.parameters
     ]
-    return {"caches": translation.cache_rows(), "parameters": rows}
+    routes = translation.routes
+    further = {"indices": routes.given, "absent": routes.absent} if routes.plain else {}
+    further |= {"shared": translation.shared} if translation.shared else {}
+    return {"caches": translation.cache_rows(), "parameters": rows} | further

@@ -201,7 +201,6 @@ def test_what_is_not_translated_is_named(library_package: Path, tmp_path: Path, 
 @pytest.mark.parametrize(
     ("model", "options", "error", "words"),
     [
-        ("wemm", {}, UnsupportedModelError, "different adapters or experts"),
         ("minicpm-v", {"symmetric": False}, UsageError, "zero points"),
         ("minicpm-v", {"preset": "mixed"}, UsageError, "zero points"),
     ],

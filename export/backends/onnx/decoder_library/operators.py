@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 from tvm import relax
 
+from export.backends.onnx.decoder_library.adapter_operators import added, unrounded_product, weighted
 from export.backends.onnx.decoder_library.kernels import Rows
 from export.backends.onnx.decoder_library.translation import ATTENTION, ELEMENTS, Translation, attribute, operator, refused
 from export.backends.onnx.decoder_library.values import (
@@ -16,7 +17,9 @@ from export.backends.onnx.decoder_library.values import (
     Scaled,
     Sigmoid,
     Silu,
+    Tokens,
     Value,
+    Zeros,
     number_of,
     same,
 )
@@ -66,7 +69,8 @@ def multiply(decoder: Translation, node: onnx.NodeProto, given: list[Value]) -> 
             return Silu(value)
         if isinstance(value, Silu) and (gated := gate(decoder, value.value, constant)) is not None:
             return gated
-    return decoder.emit(relax.op.multiply(decoder.tensor(one), decoder.tensor(other)))
+    made = weighted(decoder, one, other)
+    return decoder.emit(relax.op.multiply(*map(decoder.tensor, given))) if made is None else made
 
 
 def gate(decoder: Translation, one: Value, other: Value) -> Value | None:
@@ -93,7 +97,11 @@ def divide(decoder: Translation, node: onnx.NodeProto, given: list[Value]) -> Va
 
 @operator("Add")
 def add(decoder: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
-    return decoder.emit(relax.op.add(*map(decoder.tensor, given)))
+    summed = [value for value in given if not isinstance(value, Zeros)]
+    if len(summed) == 1:
+        return summed[0]
+    made = added(decoder, node, given)
+    return decoder.emit(relax.op.add(*map(decoder.tensor, given))) if made is None else made
 
 
 @operator("Sigmoid")
@@ -113,6 +121,8 @@ def sine(decoder: Translation, node: onnx.NodeProto, given: list[Value]) -> Valu
 
 @operator("Unsqueeze")
 def unsqueeze(decoder: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
+    if isinstance(given[0], Tokens):
+        return given[0]
     return decoder.emit(relax.op.expand_dims(decoder.tensor(given[0]), [int(axis) for axis in given[1].ravel()]))
 
 
@@ -124,11 +134,6 @@ def gather(decoder: Translation, node: onnx.NodeProto, given: list[Value]) -> Va
     axis = attribute(node, "axis", 0)
     taken = relax.op.take(decoder.tensor(given[0]), relax.const(np.int64(number)), axis)
     return decoder.emit(taken)
-
-
-@operator("Concat")
-def concat(decoder: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
-    return decoder.emit(relax.op.concat([decoder.tensor(value) for value in given], attribute(node, "axis")))
 
 
 @operator("Slice")
@@ -148,7 +153,9 @@ def block_product(decoder: Translation, node: onnx.NodeProto, given: list[Value]
         raise refused(node, "has zero points of its own, or another order of columns")
     rows, columns, block, bits = (attribute(node, name) for name in ("N", "K", "block_size", "bits"))
     if attribute(node, "accuracy_level", 0) != EIGHT_BITS:
-        raise refused(node, "does not round its inputs to eight bits")
+        if bias is not None:
+            raise refused(node, "has a bias, but does not round its inputs to eight bits")
+        return unrounded_product(decoder, node, x, codes, scales)
     matrix = BlockMatrix(rows, columns, block, bits or 4)
     reason = unsupported_matrix(matrix)
     if reason:

@@ -8,6 +8,7 @@ onnx/onnx, docs/Operators.md, and microsoft/onnxruntime, docs/ContribOperators.m
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -19,14 +20,19 @@ from onnx.reference import ReferenceEvaluator
 from tvm import relax, tirx
 
 from export.backends.onnx.decoder_library.kernels import LibraryKernels, Rows
+from export.backends.onnx.decoder_library.token_routes import routes_of
 from export.backends.onnx.decoder_library.values import (
     Mask,
+    Nobody,
     Parameter,
     Part,
+    Request,
     Rotated,
     Scaled,
     Sigmoid,
     Silu,
+    Tokens,
+    Unmade,
     Value,
 )
 from export.graphs.writer import DTYPES
@@ -41,6 +47,9 @@ EMBEDS, POSITIONS, MASK, KEPT, LENGTHS = (
     "num_logits_to_keep",
     "lengths",
 )
+REQUEST = "gate_input"
+"""An input that all tokens of a call share, of decoders whose adapters are chosen by the request."""
+
 ROWS = 2
 """Axes of what passes between kernels: sequences and channels."""
 
@@ -48,6 +57,7 @@ ELEMENTS: dict[int, str] = {
     onnx.TensorProto.FLOAT: "float32",
     onnx.TensorProto.FLOAT16: "float16",
     onnx.TensorProto.INT8: "int8",
+    onnx.TensorProto.INT64: "int64",
 }
 
 
@@ -87,6 +97,12 @@ class Translation:
         parameters: those that a function takes, in the order of its tuple.
         caches: cache inputs, in the order of its tuple.
         entry: which function is being written.
+        routes: indices of tokens that go through weights of their own.
+        shared: inputs that all tokens of a call share, which every function takes.
+        uses: how many nodes read each name.
+        products: matrix and operands of each product of rounded inputs.
+        adapters: what products of adapters were made of, which of the function being written.
+        weighted: of such a product and weights, the one times the other.
     """
 
     def __init__(self, graph: onnx.GraphProto, kernels: LibraryKernels) -> None:
@@ -95,11 +111,17 @@ class Translation:
         external = [tensor for tensor in graph.initializer if tensor.external_data and tensor.name in used]
         self.parameters = [self._parameter(tensor) for tensor in external]
         self.caches = [value.name for value in graph.input if value.name.startswith(PAST)]
+        self.routes = routes_of(graph)
+        self.shared = [value.name for value in graph.input if value.name == REQUEST]
+        self.uses = Counter(name for node in graph.node for name in node.input)
         self._whole = read_of_all_tokens(graph)
         self._builder = relax.BlockBuilder()
 
     def module(self, entries: Sequence[Entry]) -> Any:
-        """The Relax module with these functions: (embeds, positions, lengths, caches, parameters) to logits."""
+        """The Relax module of functions to logits.
+
+        They take embeds, positions, lengths, inputs that all tokens share, a prompt's indices, caches and parameters.
+        """
         for entry in entries:
             self._write(entry)
         return self._builder.finalize()
@@ -111,6 +133,8 @@ class Translation:
         self._flat: dict[relax.Var, relax.Var] = {}
         self._last: dict[relax.Var, relax.Var] = {}
         self.products: dict[relax.Var, tuple[BlockMatrix, list[relax.Expr]]] = {}
+        self.adapters: dict[relax.Var, Any] = {}
+        self.weighted: dict[tuple[relax.Var, relax.Expr], relax.Var] = {}
         inputs = {value.name: value for value in self.graph.input}
         hidden = inputs[EMBEDS].type.tensor_type.shape.dim[2].dim_value
         axes = [dim.dim_value for dim in inputs[POSITIONS].type.tensor_type.shape.dim][:-2]
@@ -120,11 +144,16 @@ class Translation:
             relax.Var(POSITIONS, relax.TensorType((*axes, *sizes), "int32")),
             relax.Var(LENGTHS, relax.TensorType((sizes[0],), "int32")),
         ]
+        shared = {name: relax.Var(name, self._whole_type(inputs[name])) for name in self.shared}
+        indices = self.routes.arguments(self.rows) if entry.kind is Rows.PROMPT else {}
         caches = relax.Var("caches", relax.TupleType([self._cache_type(inputs[name]) for name in self.caches]))
         held = relax.Var("parameters", relax.ObjectType())
-        with self._builder.function(entry.name, [*given, caches, held]):
+        with self._builder.function(entry.name, [*given, *shared.values(), *indices.values(), caches, held]):
             with self._builder.dataflow():
                 self._begin(given)
+                self.values |= {name: Request(value) for name, value in shared.items()}
+                self.values.update(self.routes.plain)
+                self.values |= {name: Tokens(index) for name, index in indices.items()}
                 for number, name in enumerate(self.caches):
                     self.values[name] = self.emit(relax.TupleGetItem(caches, number))
                 for number, parameter in enumerate(self.parameters):
@@ -155,6 +184,11 @@ class Translation:
         sequences, capacity = self._sizes
         return relax.TensorType((sequences, heads, capacity, width), ELEMENTS[tensor.elem_type])
 
+    @staticmethod
+    def _whole_type(value: onnx.ValueInfoProto) -> relax.TensorType:
+        tensor = value.type.tensor_type
+        return relax.TensorType([dim.dim_value for dim in tensor.shape.dim], ELEMENTS[tensor.elem_type])
+
     def cache_rows(self) -> list[list[Any]]:
         """Of every cache input its name, heads, width and dtype."""
         inputs = {value.name: value.type.tensor_type for value in self.graph.input}
@@ -183,6 +217,12 @@ class Translation:
         made = relax.call_tir_inplace(self._builder.add_func(kernel, name), arguments, [*changed, -1], [*types, out])
         return self.emit(relax.TupleGetItem(self.emit(made), len(changed)))
 
+    def change(self, name: str, kernel: tirx.PrimFunc, arguments: list[relax.Expr], changed: int = -1) -> relax.Var:
+        """Run a kernel that writes over one of its arguments, which is read by this name no more; what it then is."""
+        place = changed % len(arguments)
+        made = relax.call_tir_inplace(self._builder.add_func(kernel, name), arguments, [place], [arguments[place].ty])
+        return self.emit(made)
+
     @staticmethod
     def like(rows: relax.Var, width: int) -> relax.TensorType:
         """float32 (as many rows, width)."""
@@ -198,8 +238,8 @@ class Translation:
         return self._flat[tensor]
 
     def of_last(self, node: onnx.NodeProto) -> bool:
-        """Whether nothing reads more of what a node makes than the last token's."""
-        return self.entry.last and not self._whole.intersection(node.output)
+        """Whether nothing reads more of what a node makes than the last token's; not where indices name tokens."""
+        return self.entry.last and not self.routes.plain and not self._whole.intersection(node.output)
 
     def last(self, value: Value) -> Value:
         """The same of the last token alone; what has no tokens, or one, stays what it is."""
@@ -220,11 +260,15 @@ class Translation:
 
     def tensor(self, value: Value) -> relax.Expr:
         """A value as a tensor that exists."""
+        if isinstance(value, Parameter | Unmade):
+            return self.placed(value) if isinstance(value, Parameter) else value.made(self)
+        if isinstance(value, Request):
+            value = value.value
         match value:
-            case Parameter():
-                return self.placed(value)
             case Part(source, start, width):
-                return self.emit(relax.op.strided_slice(source, axes=[-1], begin=[start], end=[start + width]))
+                return self.emit(
+                    relax.op.strided_slice(source, axes=[len(source.ty.shape) - 1], begin=[start], end=[start + width])
+                )
             case Scaled(inner, factor):
                 return self.emit(relax.op.multiply(self.tensor(inner), relax.const(factor, "float32")))
             case Sigmoid(inner) | Silu(inner):
@@ -244,14 +288,22 @@ class Translation:
             given = [self.last(value) for value in given]
         if any(isinstance(value, Mask) for value in given) and node.op_type not in WITH_MASK:
             results: list[Value] = [Mask()] * len(node.output)
+        elif any(isinstance(value, Nobody) for value in given) and node.op_type not in WITH_NOBODY:
+            results = [Nobody()] * len(node.output)
         elif all(isinstance(value, np.ndarray) or value is None for value in given):
             results = folded(node, given)
-        elif node.op_type in OPERATORS:
-            made = OPERATORS[node.op_type](self, node, given)
+        elif node.op_type in (table := REQUEST_OPERATORS if of_request(given) else OPERATORS):
+            made = table[node.op_type](self, node, given)
             results = made if isinstance(made, list) else [made]
         else:
             raise refused(node, "is not translated")
         self.values |= dict(zip(node.output, results, strict=False))
+
+
+def of_request(given: list[Value]) -> bool:
+    """Whether these are what a request gives, constants and weights alone."""
+    known = all(value is None or isinstance(value, Request | np.ndarray | Parameter) for value in given)
+    return known and any(isinstance(value, Request) for value in given)
 
 
 def read_of_all_tokens(graph: onnx.GraphProto) -> set[str]:
@@ -279,8 +331,12 @@ def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
 
 Operator = Callable[[Translation, onnx.NodeProto, list[Value]], Any]
 OPERATORS: dict[str, Operator] = {}
+REQUEST_OPERATORS: dict[str, Operator] = {}
+"""The same of what is worked out of a request alone."""
 ATTENTION = "GroupQueryAttention"
 WITH_MASK = (ATTENTION,)
+WITH_NOBODY = ("Concat", "GatherND")
+"""Operators that make something of no rows."""
 
 
 def operator(name: str) -> Callable[[Operator], Operator]:

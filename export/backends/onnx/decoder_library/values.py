@@ -6,6 +6,7 @@ RotaryEmbedding and Mul is remembered until it is known what it is for, and made
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +73,54 @@ class Silu:
     """``value`` times its sigmoid."""
 
     value: Value
+
+
+@dataclass(frozen=True)
+class Turned:
+    """``value`` with its tokens along the first axis, as GatherND takes them."""
+
+    value: Value
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Numbers of tokens, or of rows behind them.
+
+    Attributes:
+        index: int64 (any,); None of all tokens in their order.
+    """
+
+    index: relax.Var | None = None
+
+
+@dataclass(frozen=True)
+class Nobody:
+    """Numbers of no token, or what is worked out of no rows."""
+
+
+@dataclass(frozen=True)
+class Zeros:
+    """Rows of zeros, however many."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of a tensor: how many rows there are is known to the tensors themselves."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is worked out of a request alone, and holds for all of its tokens, in the graph's own axes."""
+
+    value: relax.Expr
+
+
+class Unmade(ABC):
+    """Rows that need not be in memory of their own."""
+
+    @abstractmethod
+    def made(self, decoder: Any) -> relax.Var:
+        """They as a tensor (rows, width); ``decoder`` is the `Translation`."""
 
 
 def number_of(value: Value) -> float | None:

@@ -6,7 +6,7 @@ from export.backends.onnx.choices import OnnxChoices
 from export.backends.onnx.compiled_files import CompiledFiles, require_compiler
 from export.specs import ModelSpec
 from runtime_py.backends.processor import VARIANTS
-from runtime_py.errors import UnsupportedModelError, UsageError
+from runtime_py.errors import UsageError
 
 FLAG = "--decoder-library"
 EIGHT_BITS = 4
@@ -19,16 +19,9 @@ def refuse(spec: ModelSpec, chosen: OnnxChoices) -> None:
     """Raise before any work where no library can be made.
 
     Raises:
-        UnsupportedModelError: the decoder does not take every token alike.
         UsageError: its layers have zero points, or do not round their inputs.
         MachineError: TVM is not installed.
     """
-    if spec.decoder.adapter is not None:
-        raise UnsupportedModelError(
-            f"no decoder library of {spec.family}: its tokens go through different adapters or experts",
-            "a decoder that takes every token alike",
-            f"leave {FLAG} out",
-        )
     if not chosen.symmetric or chosen.accuracy_level != EIGHT_BITS:
         raise UsageError(
             f"{FLAG} with zero points of their own for blocks, or inputs that are not rounded",

@@ -1,0 +1,251 @@
+"""Many rows of numbers times a matrix: a panel of its rows is decoded once, and a lane of a vector is one of its rows.
+
+Codes become 16-bit numbers without their zero point, two of which are multiplied and added to a lane by one instruction.
+What `few_rows` adds in lanes along a row, and then across them, is added here in the same order, so that a row has the same
+products, bit for bit, among few others and among many. As `export.processor.block_panels`, after Goto and van de Geijn,
+Anatomy of High-Performance Matrix Multiplication (ACM TOMS 34, 2008).
+"""
+
+# mypy: ignore-errors
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from tvm import tirx
+from tvm.script import tirx as T
+
+from export.backends.mlc.blocks.linear import ZERO_POINT
+from export.backends.mlc.parameters import GROUP, PER_WORD
+from export.backends.mlc.passes.few_rows import TOGETHER, FewRows
+from export.backends.mlc.passes.fixed_rows import WORDS, FixedPoint
+from export.processor.block_instructions import CHUNK, VECTORS, BlockInstructions
+from export.processor.vectors import LINE, fused, prefetch
+
+MANY = 24
+"""Rows of numbers from which on decoding a panel ahead is worth it."""
+
+ASKED = 2
+"""Lines of the next panel's codes that memory is asked for with each group: all of them while `MANY` rows pass."""
+
+NEAR = 1 << 18
+"""Bytes of a panel that a core's second cache keeps at hand while rows of numbers pass."""
+
+HALVES = CHUNK // 2
+"""Scales that are read of a row at once."""
+
+
+@dataclass(frozen=True)
+class ManyRows:
+    """Writes the products of at least `MANY` rows of numbers.
+
+    Attributes:
+        few: what is multiplied, and in whose order products are added.
+    """
+
+    few: FewRows
+
+    @property
+    def fits(self) -> bool:
+        """Whether there are instructions, the matrix has whole panels, and rows as long as they are read."""
+        matrix = self.few.strides.matrix
+        return (
+            self.few.byte.many is not None
+            and str(self.few.x.dtype) == "float16"
+            and matrix.rows % TOGETHER == 0
+            and not self.few.strides.copied
+            and self.groups >= HALVES
+        )
+
+    @property
+    def byte(self) -> BlockInstructions:
+        """Whose lanes are rows of the matrix. More rows of numbers for each vector of a panel read the panel less often."""
+        byte = self.few.byte.many
+        if byte.panel_vectors == 1 or TOGETHER * self.few.strides.matrix.columns * 2 <= NEAR:
+            return byte
+        return replace(byte, rows_at_once=byte.rows_at_once * byte.panel_vectors, panel_vectors=1)
+
+    @property
+    def groups(self) -> int:
+        """Of a row."""
+        return self.few.strides.matrix.columns // GROUP
+
+    @property
+    def vectors(self) -> int:
+        """That a panel's rows are the lanes of."""
+        return TOGETHER // self.byte.lanes
+
+    @property
+    def slots(self) -> int:
+        """For the groups of a row; some stay empty where the last stride is not whole."""
+        return self.few.strides.count * self.few.strides.byte.lanes
+
+    def slot(self, group):
+        """Where a group lies: those of a lane behind one another, lanes in the order in which they are added."""
+        strides = self.few.strides
+        stride, lane = strides.place_of(group)
+        return strides.turn_of(lane) * strides.count + stride
+
+    def write(self):
+        few = self.few
+        numbers, fixed_point = few.numbers, FixedPoint(few.strides, few.x)
+        with T.sblock("many"):
+            T.reads(*(_whole(buffer) for buffer in (few.x, few.words, few.scales)))
+            T.writes(_whole(few.out))
+            words = T.sblock_alloc_buffer((numbers, self.slots, WORDS), "int32")
+            powers = T.sblock_alloc_buffer((numbers, self.slots), "float32")
+            with T.parallel(0, numbers) as row, T.sblock("fixed_point"):
+                T.reads(_whole(few.x))
+                T.writes(_whole(words), _whole(powers))
+                fixed_point.write_words(row, words, powers, self.slot)
+            with T.parallel(0, few.strides.matrix.rows // TOGETHER) as panel:
+                _Panel(self, words, powers, panel).write()
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """`TOGETHER` rows of the matrix times all rows of numbers."""
+
+    many: ManyRows
+    words: tirx.Buffer
+    powers: tirx.Buffer
+    number: tirx.Expr
+
+    def write(self):
+        many, few, byte = self.many, self.many.few, self.many.byte
+        with T.sblock("panel"):
+            T.reads(*(_whole(buffer) for buffer in (self.words, self.powers, few.words, few.scales)))
+            T.writes(_whole(few.out))
+            decoded = T.sblock_alloc_buffer((many.slots, WORDS, many.vectors, byte.lanes), "int32")
+            single = T.sblock_alloc_buffer((many.groups, many.vectors, byte.lanes), "float32")
+            self._decode(decoded)
+            self._widen(single)
+            tile = byte.rows_at_once
+            with T.serial(0, (few.numbers + tile - 1) // tile) as part:
+                # the last tile has rows of the one before where too few are left
+                first = T.min(part * tile, few.numbers - tile)
+                with T.serial(0, many.vectors // byte.panel_vectors) as side:
+                    _Tile(self, decoded, single, part, first, side * byte.panel_vectors).write()
+
+    def _decode(self, decoded):
+        """Codes of all rows of the panel, two in each lane: those of the columns i and i + 4 of a word."""
+        many, byte = self.many, self.many.byte
+        lanes, whole = byte.lanes, T.ramp(0, 1, byte.lanes)
+        points = T.broadcast(T.int16(ZERO_POINT), 2 * lanes)
+        with T.serial(0, many.groups) as group:
+            for vector in range(many.vectors):
+                read = lambda row: self.many.few.words[row, T.ramp(group * VECTORS, 1, VECTORS)]  # noqa: E731
+                for at, turned in enumerate(byte.turned(self._lines(read, VECTORS, vector))):
+                    words = T.reinterpret(f"uint32x{lanes}", turned)
+                    for pair in range(PER_WORD // 2):
+                        shifted = T.shift_right(words, T.broadcast(T.uint32(4 * pair), lanes))
+                        codes = T.bitwise_and(shifted, T.broadcast(T.uint32(0x000F000F), lanes))
+                        centred = T.reinterpret(f"int16x{2 * lanes}", codes) - points
+                        place = [many.slot(group), at * (PER_WORD // 2) + pair, vector, whole]
+                        T.buffer_store(decoded, T.reinterpret(f"int32x{lanes}", centred), place)
+
+    def _widen(self, single):
+        """Scales of all rows of the panel; the last that are read at once may have been read before."""
+        many, byte = self.many, self.many.byte
+        lanes = byte.lanes
+        with T.serial(0, -(-many.groups // HALVES)) as part:
+            begin = T.min(part * HALVES, many.groups - HALVES)
+            for vector in range(many.vectors):
+                read = lambda row: self.many.few.scales[row, T.ramp(begin, 1, HALVES)]  # noqa: E731
+                for at, turned in enumerate(byte.turned(self._lines(read, HALVES, vector))):
+                    pairs = T.reinterpret(f"float16x{2 * lanes}", turned)
+                    for side in range(2):
+                        halves = T.Cast(f"float32x{lanes}", tirx.Shuffle([pairs], [*range(side, 2 * lanes, 2)]))
+                        T.buffer_store(single, halves, [begin + 2 * at + side, vector, T.ramp(0, 1, lanes)])
+
+    def _lines(self, read, many, vector):
+        """16 bytes, ``many`` numbers, of each row of a vector: four, of which `turned` makes four with rows as lanes."""
+        byte = self.many.byte
+        first, sections = self.number * TOGETHER + vector * byte.lanes, byte.width // CHUNK
+        lines = []
+        for at in range(VECTORS):
+            parts = [read(first + section * VECTORS + at) for section in range(sections)]
+            whole = tirx.Shuffle(parts, [*range(sections * many)]) if sections > 1 else parts[0]
+            lines.append(T.reinterpret(f"uint8x{byte.width}", whole))
+        return lines
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """Some rows of numbers times some vectors of a panel."""
+
+    panel: _Panel
+    decoded: tirx.Buffer
+    single: tirx.Buffer
+    part: tirx.Expr
+    first: tirx.Expr
+    side: tirx.Expr
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        byte = self.panel.many.byte
+        return [(row, vector) for row in range(byte.rows_at_once) for vector in range(byte.panel_vectors)]
+
+    def write(self):
+        panel, many, few, pairs = self.panel, self.panel.many, self.panel.many.few, self.pairs
+        strides, lanes, tokens = few.strides, many.byte.lanes, few.x.shape[1]
+        order, whole = strides.byte.lanes, T.ramp(0, 1, lanes)
+        with T.sblock("tile"):
+            T.reads(*(_whole(buffer) for buffer in (panel.words, panel.powers, self.decoded, self.single)))
+            T.writes(_whole(few.out))
+            waiting = T.sblock_alloc_buffer((order.bit_length(), len(pairs), lanes), "float32")
+            sums = T.sblock_alloc_buffer((len(pairs), lanes), "float32")
+            exact = T.sblock_alloc_buffer((len(pairs), lanes), "int32")
+            with T.serial(0, order) as turn:
+                lane = strides.turn_of(turn)
+                for at in range(len(pairs)):
+                    T.buffer_store(sums, T.broadcast(T.float32(0), lanes), [at, whole])
+                with T.serial(0, unforeseen(strides.count_of(lane), few.numbers)) as stride:
+                    slot = turn * strides.count + stride
+                    self._prefetch(self.part * many.slots + slot)
+                    self._add(sums, exact, slot, strides.chunk_of(lane, stride))
+                # as many halves are whole now as there are ones at the end of the turn's number
+                level = T.popcount(T.bitwise_and(turn, T.bitwise_not(turn + 1)))
+                with T.serial(0, level) as half:
+                    for at in range(len(pairs)):
+                        T.buffer_store(sums, waiting[half, at, whole] + sums[at, whole], [at, whole])
+                for at in range(len(pairs)):
+                    T.buffer_store(waiting, sums[at, whole], [level, at, whole])
+            for at, (row, vector) in enumerate(pairs):
+                begin, number = panel.number * TOGETHER + (self.side + vector) * lanes, self.first + row
+                T.buffer_store(few.out, sums[at, whole], [number // tokens, number % tokens, T.ramp(begin, 1, lanes)])
+
+    def _prefetch(self, passed):
+        """Memory is asked for the next panel, while this one is multiplied."""
+        panel, many, few = self.panel, self.panel.many, self.panel.many.few
+        locality, first = many.byte.locality, (panel.number + 1) * TOGETHER
+        lines, last = TOGETHER * many.groups * CHUNK // LINE, TOGETHER * many.groups - 1
+        for line in range(ASKED):
+            at = T.min(passed * ASKED + line, lines - 1) * (LINE // 4)
+            T.evaluate(prefetch(few.words[first, at], locality))
+        T.evaluate(prefetch(few.scales[first, T.min(passed * (LINE // 2), last)], locality))
+
+    def _add(self, sums, exact, slot, group):
+        """The products of a group."""
+        panel, byte = self.panel, self.panel.many.few.byte
+        lanes, whole = panel.many.byte.lanes, T.ramp(0, 1, panel.many.byte.lanes)
+        for at in range(len(self.pairs)):
+            T.buffer_store(exact, T.broadcast(T.int32(0), lanes), [at, whole])
+        for word in range(WORDS):
+            for at, (row, vector) in enumerate(self.pairs):
+                codes = self.decoded[slot, word, self.side + vector, whole]
+                spread = T.broadcast(panel.words[self.first + row, slot, word], lanes)
+                T.buffer_store(exact, byte.pairs(exact[at, whole], codes, spread), [at, whole])
+        for at, (row, vector) in enumerate(self.pairs):
+            power = T.broadcast(panel.powers[self.first + row, slot], lanes)
+            factor = self.single[group, self.side + vector, whole] * power
+            total = fused(T.Cast(f"float32x{lanes}", exact[at, whole]), factor, sums[at, whole])
+            T.buffer_store(sums, total, [at, whole])
+
+
+def unforeseen(count, rows):
+    """``count``, unknown to the compiler, which would unroll short loops and keep all numbers on the stack."""
+    return T.bitwise_or(T.Cast("int64", count), T.shift_right(T.Cast("int64", rows), T.int64(30)))
+
+
+def _whole(buffer):
+    return buffer[tuple(slice(None) for _ in buffer.shape)]

@@ -1,0 +1,72 @@
+"""What stands between the products of adapters: deltas that some rows have, and the logits of a gate."""
+
+# mypy: ignore-errors
+from __future__ import annotations
+
+import operator
+
+from tvm import tirx
+from tvm.script import tirx as T
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder.tirx import arg, prim_func
+
+from export.processor.online_softmax import tree_reduce
+from export.processor.row_kernels import SHARED, WIDE, for_pieces, kernel
+from export.processor.vectors import fused, span, splat
+
+
+def row_deltas(width: int) -> tirx.PrimFunc:
+    """Add to each row the delta that is its own, where it has one.
+
+    Arguments: rows float32 (n, width), which are changed, deltas float32 (m, width), and index int64 (n,), which is m
+    or more of a row without a delta.
+    """
+    with IRBuilder() as builder, prim_func(s_tir=True):
+        T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
+        given = [arg(name, T.handle()) for name in ("rows", "deltas", "index")]
+        n, m = T.int64(), T.int64()
+        rows = T.match_buffer(given[0], (n, width), "float32", align=4)
+        deltas = T.match_buffer(given[1], (m, width), "float32", align=4)
+        index = T.match_buffer(given[2], (n,), "int64", align=8)
+
+        def every(loop):
+            with loop(0, n) as row, T.If(T.And(index[row] >= 0, index[row] < m)), T.Then():
+
+                def add(at, many):
+                    place = [row, span(at, many)]
+                    T.buffer_store(rows, rows[tuple(place)] + deltas[index[row], span(at, many)], place)
+
+                for_pieces(width, add)
+
+        with T.sblock("deltas"):
+            T.reads()
+            T.writes()
+            with T.If(n > SHARED // width):
+                with T.Then():
+                    every(T.parallel)
+                with T.Else():
+                    every(T.serial)
+    return builder.get()
+
+
+def gate_logits(hidden: int, experts: int) -> tirx.PrimFunc:
+    """out = x @ weight^T + bias; float32 x (n, hidden), weight (experts, hidden), bias (experts,), out (n, experts)."""
+
+    def row(number, x, weight, bias, out):
+        with T.serial(0, experts) as expert, T.sblock("expert"):
+            T.reads()
+            T.writes()
+            sums = T.sblock_alloc_buffer((WIDE,), "float32")
+            T.buffer_store(sums, splat(0.0, WIDE), [span(0, WIDE)])
+
+            def add(at, many):
+                place = [span(0, many)]
+                total = fused(x[number, span(at, many)], weight[expert, span(at, many)], sums[tuple(place)])
+                T.buffer_store(sums, total, place)
+
+            for_pieces(hidden, add)
+            total = tree_reduce([sums[lane] for lane in range(WIDE)], operator.add)
+            T.buffer_store(out, total + bias[expert], [number, expert])
+
+    shapes = {"x": ("n", hidden), "weight": (experts, hidden), "bias": (experts,), "out": ("n", experts)}
+    return kernel(shapes, row)

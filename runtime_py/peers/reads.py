@@ -1,0 +1,92 @@
+"""Bytes that a step of a decoder reads: its matrices as they are stored, and the keys and values of earlier positions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from runtime_py.peers.shape import HEAD, DecoderShape
+
+MATRICES = {
+    "attention.qkv": ("attn_q", "attn_k", "attn_v"),
+    "attention.out": ("attn_output",),
+    "mlp.gate_up": ("ffn_gate", "ffn_up"),
+    "mlp.down": ("ffn_down",),
+}
+"""Of a layer, in a manifest's words and in GGUF's."""
+
+MLC_BITS = {"q4f16_1": 4 + 16 / 32, "q4f32_1": 4 + 32 / 32}
+STORED_BITS = {"fp16": 16.0, "fp32": 32.0}
+CACHE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
+"""Of a number; the scales of an int8 cache are not counted."""
+
+
+@dataclass(frozen=True)
+class Reads:
+    """Bytes.
+
+    Attributes:
+        weights: of the matrices that every step reads.
+        position: of the keys and values of one position.
+    """
+
+    weights: float
+    position: float
+
+    def of_step(self, length: int, steps: int) -> float:
+        """Bytes of one of ``steps`` steps behind ``length`` positions, on average."""
+        return self.weights + self.position * (length + (steps + 1) / 2)
+
+    def to_json(self) -> dict[str, float]:
+        return asdict(self)
+
+
+def position_bytes(shape: DecoderShape, number: int) -> int:
+    """Of keys and values whose numbers have so many bytes."""
+    return 2 * shape.layers * shape.kv_heads * shape.head_width * number
+
+
+def of_package(manifest: Mapping[str, Any], shape: DecoderShape) -> Reads | None:
+    """What a package's decoder reads; None where its manifest names matrices, grids or a cache that are not known here."""
+    sizes: dict[str, int] = {}
+    for name, rows, columns in shape.matrices():
+        sizes[name.removeprefix("blk.{}.").removesuffix(".weight")] = rows * columns
+    total = 0.0
+    for name, stored in manifest.get("assignments", {}).items():
+        layer = re.fullmatch(r"decoder\.layers\.\d+\.(.+)", name)
+        if name == "decoder.head":
+            parts: tuple[str, ...] = (HEAD.removesuffix(".weight"),)
+        elif layer and layer[1] in MATRICES:
+            parts = MATRICES[layer[1]]
+        elif name.startswith("decoder."):
+            return None
+        else:
+            continue
+        bits = _bits(stored)
+        if bits is None:
+            return None
+        total += sum(sizes[part] for part in parts) * bits / 8
+    number = _cache_bytes(manifest)
+    return Reads(total, position_bytes(shape, number)) if total and number else None
+
+
+def _bits(stored: Mapping[str, Any]) -> float | None:
+    """Of a weight with its part of the scale (and of the zero point)."""
+    grid = stored["grid"]
+    if not grid or grid in MLC_BITS:
+        return MLC_BITS.get(grid) or STORED_BITS.get(stored["storage"])
+    blocks = re.fullmatch(r"ort_int([48])(_asym)?_b(\d+)", grid)
+    if blocks is None:
+        return None
+    code, block = int(blocks[1]), int(blocks[3])
+    return code + (16 + (code if blocks[2] else 0)) / block
+
+
+def _cache_bytes(manifest: Mapping[str, Any]) -> int:
+    """Of a number in the cache; 0 where it is not known."""
+    blocks = manifest.get("backends", {})
+    block: Mapping[str, Any] = blocks.get("onnx") or blocks.get("mlc") or {}
+    cache = block.get("cache") or block.get("dtype")
+    return CACHE_BYTES.get(str(cache["dtype"] if isinstance(cache, Mapping) else cache), 0)
