@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import onnx
 from tvm import relax
 
-from export.backends.onnx.decoder_library.translation import Translation, attribute, refused
+from export.backends.onnx.decoder_library.nodes import attribute, refused
+from export.backends.onnx.decoder_library.translation import Translation
 from export.backends.onnx.decoder_library.values import Parameter, Part, Request, Unmade, Value
 from export.processor.float_product import Columns, FloatMatrix, unsupported
 

@@ -8,7 +8,8 @@ from tvm import relax
 
 from export.backends.onnx.decoder_library.adapter_operators import added, unrounded_product, weighted
 from export.backends.onnx.decoder_library.kernels import Rows
-from export.backends.onnx.decoder_library.translation import ATTENTION, ELEMENTS, Translation, attribute, operator, refused
+from export.backends.onnx.decoder_library.nodes import ATTENTION, ELEMENTS, attribute, operator, refused
+from export.backends.onnx.decoder_library.translation import Translation
 from export.backends.onnx.decoder_library.values import (
     Mask,
     Parameter,

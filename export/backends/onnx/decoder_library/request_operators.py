@@ -13,13 +13,8 @@ import numpy as np
 import onnx
 from tvm import relax
 
-from export.backends.onnx.decoder_library.translation import (
-    ELEMENTS,
-    REQUEST_OPERATORS,
-    Translation,
-    attribute,
-    refused,
-)
+from export.backends.onnx.decoder_library.nodes import ELEMENTS, REQUEST_OPERATORS, attribute, refused
+from export.backends.onnx.decoder_library.translation import Translation
 from export.backends.onnx.decoder_library.values import Request, Value
 
 Operation = Callable[[Translation, onnx.NodeProto, list[Any], list[Any]], relax.Expr]

@@ -8,7 +8,8 @@ from onnx import numpy_helper
 from tvm import relax
 
 from export.backends.onnx.decoder_library.adapter_operators import Behind, Spread, joined
-from export.backends.onnx.decoder_library.translation import ROWS, Translation, attribute, operator, refused
+from export.backends.onnx.decoder_library.nodes import attribute, operator, refused
+from export.backends.onnx.decoder_library.translation import ROWS, Translation
 from export.backends.onnx.decoder_library.values import Nobody, Sizes, Tokens, Turned, Value, Zeros
 
 TURN = [1, 0, 2]

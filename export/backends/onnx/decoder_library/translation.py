@@ -9,17 +9,27 @@ onnx/onnx, docs/Operators.md, and microsoft/onnxruntime, docs/ContribOperators.m
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
-from onnx.reference import ReferenceEvaluator
 from tvm import relax, tirx
 
 from export.backends.onnx.decoder_library.kernels import LibraryKernels, Rows
+from export.backends.onnx.decoder_library.nodes import (
+    ATTENTION,
+    ELEMENTS,
+    OPERATORS,
+    REQUEST_OPERATORS,
+    WITH_MASK,
+    WITH_NOBODY,
+    folded,
+    read_of_all_tokens,
+    refused,
+)
 from export.backends.onnx.decoder_library.token_routes import routes_of
 from export.backends.onnx.decoder_library.values import (
     Mask,
@@ -38,7 +48,6 @@ from export.backends.onnx.decoder_library.values import (
 from export.graphs.writer import DTYPES
 from export.processor.block_product import BlockMatrix
 from runtime_py.backends.ort_inputs import PAST
-from runtime_py.errors import UnsupportedModelError
 
 EMBEDS, POSITIONS, MASK, KEPT, LENGTHS = (
     "inputs_embeds",
@@ -52,21 +61,6 @@ REQUEST = "gate_input"
 
 ROWS = 2
 """Axes of what passes between kernels: sequences and channels."""
-
-ELEMENTS: dict[int, str] = {
-    onnx.TensorProto.FLOAT: "float32",
-    onnx.TensorProto.FLOAT16: "float16",
-    onnx.TensorProto.INT8: "int8",
-    onnx.TensorProto.INT64: "int64",
-}
-
-
-def refused(node: onnx.NodeProto, why: str) -> UnsupportedModelError:
-    return UnsupportedModelError(
-        f"no decoder library: {node.op_type} '{node.name or node.output[0]}' {why}",
-        "a decoder of int4 layers of which every sequence is taken alike",
-        "export without --decoder-library",
-    )
 
 
 @dataclass(frozen=True)
@@ -304,46 +298,3 @@ def of_request(given: list[Value]) -> bool:
     """Whether these are what a request gives, constants and weights alone."""
     known = all(value is None or isinstance(value, Request | np.ndarray | Parameter) for value in given)
     return known and any(isinstance(value, Request) for value in given)
-
-
-def read_of_all_tokens(graph: onnx.GraphProto) -> set[str]:
-    """Names of which more than the last token is read where that token alone gets logits: all that attention is made of."""
-    whole: set[str] = set()
-    for node in reversed(graph.node):
-        if node.op_type == ATTENTION or whole.intersection(node.output):
-            whole.update(name for name in node.input if name)
-    return whole
-
-
-def folded(node: onnx.NodeProto, given: list[Any]) -> list[Value]:
-    """The constants that a node makes of constants."""
-    opset = [onnx.helper.make_opsetid(node.domain, 23 if not node.domain else 1)]
-    inputs = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UNDEFINED, None) for name in node.input if name]
-    outputs = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UNDEFINED, None) for name in node.output if name]
-    graph = onnx.helper.make_graph([node], "constants", inputs, outputs)
-    feeds = {name: value for name, value in zip(node.input, given, strict=True) if name}
-    return list(ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=opset)).run(None, feeds))
-
-
-def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
-    return next((onnx.helper.get_attribute_value(each) for each in node.attribute if each.name == name), default)
-
-
-Operator = Callable[[Translation, onnx.NodeProto, list[Value]], Any]
-OPERATORS: dict[str, Operator] = {}
-REQUEST_OPERATORS: dict[str, Operator] = {}
-"""The same of what is worked out of a request alone."""
-ATTENTION = "GroupQueryAttention"
-WITH_MASK = (ATTENTION,)
-WITH_NOBODY = ("Concat", "GatherND")
-"""Operators that make something of no rows."""
-
-
-def operator(name: str) -> Callable[[Operator], Operator]:
-    """The function below translates nodes of this type."""
-
-    def kept(function: Operator) -> Operator:
-        OPERATORS[name] = function
-        return function
-
-    return kept
