@@ -70,7 +70,7 @@ class StageStream:
         self.blocks: list[nn.Module] = list(lists[0][1]) if self.list_name else []
         for part in module.modules() if passes.half else ():
             if isinstance(part, Linear):
-                part.forward = in_half(part)  # type: ignore[method-assign]
+                part.forward = in_half(part)  # type: ignore[method-assign, assignment]
 
     def run(self, calls: Sequence[Call], outputs: bool = True) -> list[Tensor]:
         """Run every call; the stage's first output of each, or nothing without ``outputs``, when the last linear layer is

@@ -76,7 +76,9 @@ class OnnxBackend(ExportBackend):
             for stage, files in compiled
         ]
         finer = finer_layers(assignments, self.assignments(spec, options))
-        return (*(told if size else ()), *([kept] if chosen.cache == INT8_CACHE else ()), *libraries, *finer)
+        alone = options.precision == "int4" and options.target.backend_names == (self.name,)
+        slow = decoder.slow_without(spec, chosen) if alone else ()
+        return (*(told if size else ()), *([kept] if chosen.cache == INT8_CACHE else ()), *libraries, *slow, *finer)
 
     def refuse(self, spec: ModelSpec, options: BuildOptions) -> None:
         from export.backends.onnx.decoder_library import written as decoder
