@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from runtime_py.backends.records import MLC, ONNX
 from runtime_py.peers.shape import HEAD, DecoderShape
 
 MATRICES = {
@@ -87,6 +88,6 @@ def _bits(stored: Mapping[str, Any]) -> float | None:
 def _cache_bytes(manifest: Mapping[str, Any]) -> int:
     """Of a number in the cache; 0 where it is not known."""
     blocks = manifest.get("backends", {})
-    block: Mapping[str, Any] = blocks.get("onnx") or blocks.get("mlc") or {}
+    block: Mapping[str, Any] = blocks.get(ONNX.name) or blocks.get(MLC.name) or {}
     cache = block.get("cache") or block.get("dtype")
     return CACHE_BYTES.get(str(cache["dtype"] if isinstance(cache, Mapping) else cache), 0)

@@ -217,7 +217,7 @@ def test_long_text_is_cut_and_pictures_are_not(caplog: pytest.LogCaptureFixture)
     with caplog.at_level(logging.WARNING):
         assert processor(limit=90).encode(question, images).shape == (1, 90)
     assert "cut to the model's 90" in caplog.text
-    with pytest.raises(UsageError, match="pictures end at token"):
+    with pytest.raises(UsageError, match="of which the pictures take the first"):
         processor(limit=12).encode(question, images)
 
 

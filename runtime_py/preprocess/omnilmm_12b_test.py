@@ -132,7 +132,7 @@ def test_what_upstream_cannot_answer_is_refused():
     picture = np.zeros((9, 7, 3), np.uint8)
     with pytest.raises(UsageError, match="2 pictures"):
         processor.images([picture, picture])
-    with pytest.raises(UsageError, match="400 at most"):
+    with pytest.raises(UsageError, match="at most 400"):
         processor.encode([Message("user", "x" * 400)], [])
     images = processor.images([picture])
     ids = processor.encode([Message("user", "hi", (0,))], images)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -11,6 +12,7 @@ from onnx import TensorProto, helper
 
 from export.backends.onnx.decoder_library.library import compile_decoder
 from export.backends.onnx.decoder_library.written import FILES
+from runtime_py.backends.compiled_stage import aligned
 from runtime_py.backends.decoder_library import STEP, chosen_variant
 from runtime_py.backends.tvm_runtime import tvm_ffi
 
@@ -45,11 +47,14 @@ def test_casts_round(tmp_path: Path) -> None:
     machine = tvm_ffi().load_module(str(library))["vm_load_executable"]()
     machine["vm_initialization"](1, 0, 2)
     session = onnxruntime.InferenceSession(graph)
-    array = lambda *values: tvm_ffi().from_dlpack(np.array(*values))  # noqa: E731
+
+    def array(values: object, kind: type) -> Any:
+        return tvm_ffi().from_dlpack(aligned(np.array(values, kind), np.dtype(kind)))
+
     for seed in range(20):
         drawn = np.random.default_rng(seed).standard_normal((2, HIDDEN)).astype(np.float32)
         embeds, given = np.ones((1, 1, HIDDEN), np.float32), drawn[:1] * 4
-        shared = [tvm_ffi().from_dlpack(embeds), array([[0]], np.int32), array([0], np.int32), tvm_ffi().from_dlpack(given)]
+        shared = [array(embeds, np.float32), array([[0]], np.int32), array([0], np.int32), array(given, np.float32)]
         made = np.from_dlpack(machine[STEP](*shared, tvm_ffi().Array([]), tvm_ffi().Array([])))
         feeds = {"inputs_embeds": embeds, "position_ids": np.zeros((1, 1), np.int64), "gate_input": given}
         expected = session.run(None, feeds)[0][0]
