@@ -159,4 +159,4 @@ class _Copied:
 
 def unforeseen(count, rows):
     """``count``, unknown to the compiler, which would unroll short loops and keep all numbers on the stack."""
-    return T.bitwise_or(T.int64(count), T.shift_right(rows, T.int64(40)))
+    return T.bitwise_or(T.Cast("int64", count), T.shift_right(T.Cast("int64", rows), T.int64(30)))

@@ -9,14 +9,16 @@ with is of Goto and van de Geijn, Anatomy of High-Performance Matrix Multiplicat
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from tvm import tirx
 from tvm.script import tirx as T
 
-from export.processor.block_instructions import CHUNK, VECTORS, BlockInstructions
-from export.processor.block_kernel import TOGETHER, unforeseen
+from export.processor.block_instructions import CHUNK, BlockInstructions
+from export.processor.block_kernel import TOGETHER
 from export.processor.block_rounding import Rounding
 from export.processor.block_strides import Strides
+from export.processor.panel_order import HALVES, OrderedSums, lines_of, widen_scales
 from export.processor.row_kernels import silu
 from export.processor.vectors import LINE, prefetch
 
@@ -25,9 +27,6 @@ MANY = 24
 
 ASKED = 2
 """Lines of the next panel's codes that memory is asked for with each chunk: all of them while `MANY` rows pass."""
-
-HALVES = CHUNK // 2
-"""Scales that are read of a row at once."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +61,6 @@ class Panels:
         """That a panel's rows are the lanes of."""
         return TOGETHER // self.byte.lanes
 
-    @property
-    def slots(self) -> int:
-        """For the chunks of a row; some stay empty where the last stride is not whole."""
-        return self.strides.count * self.strides.byte.lanes
-
     def first_row(self, number, vector):
         """The matrix's, of those that are the lanes of a panel's vector."""
         if not self.gated:
@@ -74,22 +68,17 @@ class Panels:
         half = self.strides.matrix.rows // 2
         return number * (TOGETHER // 2) + vector // 2 * self.byte.lanes + vector % 2 * half
 
-    def slot(self, chunk):
-        """Where a chunk lies: those of a lane behind one another, lanes in the order in which they are added."""
-        stride, lane = self.strides.place_of(chunk)
-        return self.strides.turn_of(lane) * self.strides.count + stride
-
     def write(self, x, codes, scales, bias, out, n):
         """The products of at least ``rows_at_once`` rows."""
         rounding = Rounding(self.strides)
         with T.sblock("many"):
             T.reads()
             T.writes()
-            numbers = T.sblock_alloc_buffer((n, self.slots, self.strides.vectors), "int32")
-            zeros = T.sblock_alloc_buffer((n, self.slots), "int32")
-            factors = T.sblock_alloc_buffer((n, self.slots), "float32")
+            numbers = T.sblock_alloc_buffer((n, self.strides.slots, self.strides.vectors), "int32")
+            zeros = T.sblock_alloc_buffer((n, self.strides.slots), "int32")
+            factors = T.sblock_alloc_buffer((n, self.strides.slots), "float32")
             with T.parallel(0, n) as row:
-                rounding.write_chunks(x, row, numbers, zeros, factors, self.slot)
+                rounding.write_chunks(x, row, numbers, zeros, factors, self.strides.slot)
             with T.parallel(0, self.strides.matrix.rows // TOGETHER) as panel:
                 _Panel(self, codes, scales, bias, numbers, zeros, factors, out, n, panel).write()
 
@@ -114,10 +103,12 @@ class _Panel:
         with T.sblock("panel"):
             T.reads()
             T.writes()
-            decoded = T.sblock_alloc_buffer((panels.slots, panels.strides.vectors, panels.vectors, byte.lanes), "int32")
+            decoded = T.sblock_alloc_buffer(
+                (panels.strides.slots, panels.strides.vectors, panels.vectors, byte.lanes), "int32"
+            )
             single = T.sblock_alloc_buffer((panels.blocks, panels.vectors, byte.lanes), "float32")
             self._decode(decoded)
-            self._widen(single)
+            widen_scales(byte, single, partial(panels.first_row, self.number), self.scales)
             tile = byte.rows_at_once
             with T.serial(0, (self.n + tile - 1) // tile) as part:
                 # the last tile has rows of the one before where too few are left
@@ -131,33 +122,12 @@ class _Panel:
         strides, whole = panels.strides, T.ramp(0, 1, byte.lanes)
         with T.serial(0, strides.matrix.columns // strides.chunk) as chunk:
             for vector in range(panels.vectors):
-                lines = self._lines(lambda row: self.codes[row, 0, T.ramp(chunk * CHUNK, 1, CHUNK)], CHUNK, vector)
+                first = panels.first_row(self.number, vector)
+                lines = lines_of(byte, first, lambda row: self.codes[row, 0, T.ramp(chunk * CHUNK, 1, CHUNK)], CHUNK)
                 for at, turned in enumerate(byte.turned(lines)):
                     for side, plain in enumerate(byte.decoded(turned, strides.matrix.bits)):
                         value = T.reinterpret(f"int32x{byte.lanes}", plain)
-                        T.buffer_store(decoded, value, [panels.slot(chunk), at * strides.sides + side, vector, whole])
-
-    def _widen(self, single):
-        """Scales of all rows of the panel; the last that are read at once may have been read before."""
-        panels, lanes = self.panels, self.panels.byte.lanes
-        with T.serial(0, -(-panels.blocks // HALVES)) as part:
-            begin = T.min(part * HALVES, panels.blocks - HALVES)
-            for vector in range(panels.vectors):
-                lines = self._lines(lambda row: self.scales[row, T.ramp(begin, 1, HALVES)], HALVES, vector)
-                for at, turned in enumerate(panels.byte.turned(lines)):
-                    pairs = T.reinterpret(f"float16x{2 * lanes}", turned)
-                    for side in range(2):
-                        halves = T.Cast(f"float32x{lanes}", tirx.Shuffle([pairs], [*range(side, 2 * lanes, 2)]))
-                        T.buffer_store(single, halves, [begin + 2 * at + side, vector, T.ramp(0, 1, lanes)])
-
-    def _lines(self, read, many, vector):
-        """16 bytes, ``many`` numbers, of each row of a vector: four, of which `turned` makes four with rows as lanes."""
-        byte = self.panels.byte
-        first, sections = self.panels.first_row(self.number, vector), byte.width // CHUNK
-        for at in range(VECTORS):
-            parts = [read(first + section * VECTORS + at) for section in range(sections)]
-            whole = tirx.Shuffle(parts, [*range(sections * many)]) if sections > 1 else parts[0]
-            yield T.reinterpret(f"uint8x{byte.width}", whole)
+                        T.buffer_store(decoded, value, [strides.slot(chunk), at * strides.sides + side, vector, whole])
 
 
 @dataclass(frozen=True)
@@ -179,29 +149,19 @@ class _Tile:
     def write(self):
         panel, panels, pairs = self.panel, self.panel.panels, self.pairs
         strides, byte = panels.strides, panels.byte
-        order, lanes, whole = strides.byte.lanes, byte.lanes, T.ramp(0, 1, byte.lanes)
+        lanes, whole = byte.lanes, T.ramp(0, 1, byte.lanes)
         with T.sblock("tile"):
             T.reads()
             T.writes()
-            waiting = T.sblock_alloc_buffer((order.bit_length(), len(pairs), lanes), "float32")
-            sums = T.sblock_alloc_buffer((len(pairs), lanes), "float32")
-            kind = byte.sum_type(strides.matrix.bits)
+            total = OrderedSums.of(strides, len(pairs), lanes)
+            kind, sums = byte.sum_type(strides.matrix.bits), total.sums
             exact = T.sblock_alloc_buffer((len(pairs), lanes * 4 // (int(kind[3:]) // 8)), kind)
-            with T.serial(0, order) as turn:
-                lane = strides.turn_of(turn)
-                for at in range(len(pairs)):
-                    T.buffer_store(sums, T.broadcast(T.float32(0), lanes), [at, whole])
-                with T.serial(0, unforeseen(strides.count_of(lane), panel.n)) as stride:
-                    slot = turn * strides.count + stride
-                    self._prefetch(self.part * panels.slots + slot)
-                    self._add(sums, exact, slot, strides.chunk_of(lane, stride))
-                # as many halves are whole now as there are ones at the end of the turn's number
-                level = T.popcount(T.bitwise_and(turn, T.bitwise_not(turn + 1)))
-                with T.serial(0, level) as half:
-                    for at in range(len(pairs)):
-                        T.buffer_store(sums, waiting[half, at, whole] + sums[at, whole], [at, whole])
-                for at in range(len(pairs)):
-                    T.buffer_store(waiting, sums[at, whole], [level, at, whole])
+
+            def add(slot, chunk):
+                self._prefetch(self.part * strides.slots + slot)
+                self._add(sums, exact, slot, chunk)
+
+            total.write(panel.n, add)
             for at, (row, vector) in enumerate(pairs):
                 begin, value = panels.first_row(panel.number, self.side + vector), sums[at, whole]
                 if panels.gated:

@@ -111,6 +111,16 @@ class Strides:
         bits = self.byte.lanes.bit_length() - 1
         return sum(T.shift_left(T.bitwise_and(T.shift_right(lane, at), 1), bits - 1 - at) for at in range(bits))
 
+    @property
+    def slots(self) -> int:
+        """For the chunks of a row, lane by lane; some stay empty where the last stride is not whole."""
+        return self.count * self.byte.lanes
+
+    def slot(self, chunk):
+        """Where a chunk lies: those of a lane behind one another, lanes in the order in which they are added."""
+        stride, lane = self.place_of(chunk)
+        return self.turn_of(lane) * self.count + stride
+
     def scale_of(self, lane: int) -> int:
         """Of those that a stride reads, the one of a lane's chunk."""
         return self.byte.chunk_of(lane) * self.chunk // self.matrix.block

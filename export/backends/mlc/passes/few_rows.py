@@ -46,15 +46,15 @@ class FewRows:
         strides, fixed_point, numbers = self.strides, FixedPoint(self.strides, self.x), self.numbers
         lanes, tile = strides.byte.lanes, strides.byte.rows_at_once
         with T.sblock("few"):
-            T.reads(*(_whole(buffer) for buffer in (self.x, self.words, self.scales)))
-            T.writes(_whole(self.out))
+            T.reads(*(whole_of(buffer) for buffer in (self.x, self.words, self.scales)))
+            T.writes(whole_of(self.out))
             planes = T.sblock_alloc_buffer((numbers, strides.count, fixed_point.planes, strides.vectors, lanes), "int32")
             zeros = T.sblock_alloc_buffer((numbers, strides.count, lanes), "int32")
             powers = T.sblock_alloc_buffer((numbers, strides.count, lanes), "float32")
             fixed = planes, zeros, powers
             with T.parallel(0, numbers) as row, T.sblock("fixed_point"):
-                T.reads(_whole(self.x))
-                T.writes(*(_whole(buffer) for buffer in fixed))
+                T.reads(whole_of(self.x))
+                T.writes(*(whole_of(buffer) for buffer in fixed))
                 fixed_point.write_planes(row, *fixed)
             with T.parallel(0, -(-strides.matrix.rows // TOGETHER)) as block:
                 whole = 0
@@ -72,8 +72,8 @@ class FewRows:
         whole, together = T.ramp(0, 1, lanes), TOGETHER // side
         with T.serial(0, T.min(together, -(-rows // side) - block * together)) as within:  # noqa: SIM117
             with T.sblock("row"):
-                T.reads(*(_whole(buffer) for buffer in (*fixed, self.words, self.scales)))
-                T.writes(_whole(self.out))
+                T.reads(*(whole_of(buffer) for buffer in (*fixed, self.words, self.scales)))
+                T.writes(whole_of(self.out))
                 sums = T.sblock_alloc_buffer((side, count, lanes), "float32")
                 kept = T.sblock_alloc_buffer((side, strides.vectors, lanes), "int32")
                 scale = T.sblock_alloc_buffer((side, lanes), "float32")
@@ -162,5 +162,6 @@ class _Copied(_InPlace):
         super().__init__(*copies, 0, strides)
 
 
-def _whole(buffer):
+def whole_of(buffer):
+    """All of it, as a block names what it reads or writes."""
     return buffer[tuple(slice(None) for _ in buffer.shape)]

@@ -11,6 +11,7 @@ from tvm.script import tirx as T
 from export.backends.mlc.blocks.linear import ZERO_POINT
 from export.backends.mlc.parameters import GROUP, PER_WORD
 from export.processor.block_instructions import VECTORS
+from export.processor.block_rounding import halved
 from export.processor.block_strides import Strides, added_up
 
 PLANES = {"float16": 2, "float32": 3}
@@ -123,7 +124,7 @@ class FixedPoint:
                 T.bitwise_and(T.reinterpret(f"int32x{WIDE}", part), T.broadcast(T.int32(0x7FFFFFFF), WIDE)) for part in read
             ]
             T.buffer_store(largest, T.max(*sizes), [_wide(0)])
-            T.buffer_store(exponent, T.shift_right(T.max(_largest(largest[_wide(0)]), LEAST_EXPONENT << 23), 23), [0])
+            T.buffer_store(exponent, T.shift_right(T.max(halved(largest[_wide(0)], WIDE, 1), LEAST_EXPONENT << 23), 23), [0])
             T.buffer_store(factor, T.reinterpret("float32", T.shift_left(254 + top - exponent[0], 23)), [0])
             for half, part in enumerate(read):
                 rounded = T.Cast(f"int32x{WIDE}", T.nearbyint(part * T.broadcast(factor[0], WIDE)))
@@ -135,12 +136,3 @@ class FixedPoint:
 
 def _wide(part):
     return T.ramp(part * WIDE, 1, WIDE)
-
-
-def _largest(vector):
-    lanes = WIDE
-    while lanes > 1:
-        lanes //= 2
-        halves = [tirx.Shuffle([vector], [*range(first, first + lanes)]) for first in (0, lanes)]
-        vector = T.max(*halves)
-    return vector

@@ -16,9 +16,10 @@ from tvm.script import tirx as T
 
 from export.backends.mlc.blocks.linear import ZERO_POINT
 from export.backends.mlc.parameters import GROUP, PER_WORD
-from export.backends.mlc.passes.few_rows import TOGETHER, FewRows
+from export.backends.mlc.passes.few_rows import TOGETHER, FewRows, whole_of
 from export.backends.mlc.passes.fixed_rows import WORDS, FixedPoint
 from export.processor.block_instructions import CHUNK, VECTORS, BlockInstructions
+from export.processor.panel_order import HALVES, OrderedSums, lines_of, widen_scales
 from export.processor.vectors import LINE, fused, prefetch
 
 MANY = 24
@@ -29,9 +30,6 @@ ASKED = 2
 
 NEAR = 1 << 18
 """Bytes of a panel that a core's second cache keeps at hand while rows of numbers pass."""
-
-HALVES = CHUNK // 2
-"""Scales that are read of a row at once."""
 
 
 @dataclass(frozen=True)
@@ -74,29 +72,18 @@ class ManyRows:
         """That a panel's rows are the lanes of."""
         return TOGETHER // self.byte.lanes
 
-    @property
-    def slots(self) -> int:
-        """For the groups of a row; some stay empty where the last stride is not whole."""
-        return self.few.strides.count * self.few.strides.byte.lanes
-
-    def slot(self, group):
-        """Where a group lies: those of a lane behind one another, lanes in the order in which they are added."""
-        strides = self.few.strides
-        stride, lane = strides.place_of(group)
-        return strides.turn_of(lane) * strides.count + stride
-
     def write(self):
         few = self.few
         numbers, fixed_point = few.numbers, FixedPoint(few.strides, few.x)
         with T.sblock("many"):
-            T.reads(*(_whole(buffer) for buffer in (few.x, few.words, few.scales)))
-            T.writes(_whole(few.out))
-            words = T.sblock_alloc_buffer((numbers, self.slots, WORDS), "int32")
-            powers = T.sblock_alloc_buffer((numbers, self.slots), "float32")
+            T.reads(*(whole_of(buffer) for buffer in (few.x, few.words, few.scales)))
+            T.writes(whole_of(few.out))
+            words = T.sblock_alloc_buffer((numbers, few.strides.slots, WORDS), "int32")
+            powers = T.sblock_alloc_buffer((numbers, few.strides.slots), "float32")
             with T.parallel(0, numbers) as row, T.sblock("fixed_point"):
-                T.reads(_whole(few.x))
-                T.writes(_whole(words), _whole(powers))
-                fixed_point.write_words(row, words, powers, self.slot)
+                T.reads(whole_of(few.x))
+                T.writes(whole_of(words), whole_of(powers))
+                fixed_point.write_words(row, words, powers, few.strides.slot)
             with T.parallel(0, few.strides.matrix.rows // TOGETHER) as panel:
                 _Panel(self, words, powers, panel).write()
 
@@ -113,12 +100,12 @@ class _Panel:
     def write(self):
         many, few, byte = self.many, self.many.few, self.many.byte
         with T.sblock("panel"):
-            T.reads(*(_whole(buffer) for buffer in (self.words, self.powers, few.words, few.scales)))
-            T.writes(_whole(few.out))
-            decoded = T.sblock_alloc_buffer((many.slots, WORDS, many.vectors, byte.lanes), "int32")
+            T.reads(*(whole_of(buffer) for buffer in (self.words, self.powers, few.words, few.scales)))
+            T.writes(whole_of(few.out))
+            decoded = T.sblock_alloc_buffer((few.strides.slots, WORDS, many.vectors, byte.lanes), "int32")
             single = T.sblock_alloc_buffer((many.groups, many.vectors, byte.lanes), "float32")
             self._decode(decoded)
-            self._widen(single)
+            widen_scales(byte, single, self._first_row, few.scales)
             tile = byte.rows_at_once
             with T.serial(0, (few.numbers + tile - 1) // tile) as part:
                 # the last tile has rows of the one before where too few are left
@@ -134,39 +121,18 @@ class _Panel:
         with T.serial(0, many.groups) as group:
             for vector in range(many.vectors):
                 read = lambda row: self.many.few.words[row, T.ramp(group * VECTORS, 1, VECTORS)]  # noqa: E731
-                for at, turned in enumerate(byte.turned(self._lines(read, VECTORS, vector))):
+                for at, turned in enumerate(byte.turned(lines_of(byte, self._first_row(vector), read, VECTORS))):
                     words = T.reinterpret(f"uint32x{lanes}", turned)
                     for pair in range(PER_WORD // 2):
                         shifted = T.shift_right(words, T.broadcast(T.uint32(4 * pair), lanes))
                         codes = T.bitwise_and(shifted, T.broadcast(T.uint32(0x000F000F), lanes))
                         centred = T.reinterpret(f"int16x{2 * lanes}", codes) - points
-                        place = [many.slot(group), at * (PER_WORD // 2) + pair, vector, whole]
+                        place = [many.few.strides.slot(group), at * (PER_WORD // 2) + pair, vector, whole]
                         T.buffer_store(decoded, T.reinterpret(f"int32x{lanes}", centred), place)
 
-    def _widen(self, single):
-        """Scales of all rows of the panel; the last that are read at once may have been read before."""
-        many, byte = self.many, self.many.byte
-        lanes = byte.lanes
-        with T.serial(0, -(-many.groups // HALVES)) as part:
-            begin = T.min(part * HALVES, many.groups - HALVES)
-            for vector in range(many.vectors):
-                read = lambda row: self.many.few.scales[row, T.ramp(begin, 1, HALVES)]  # noqa: E731
-                for at, turned in enumerate(byte.turned(self._lines(read, HALVES, vector))):
-                    pairs = T.reinterpret(f"float16x{2 * lanes}", turned)
-                    for side in range(2):
-                        halves = T.Cast(f"float32x{lanes}", tirx.Shuffle([pairs], [*range(side, 2 * lanes, 2)]))
-                        T.buffer_store(single, halves, [begin + 2 * at + side, vector, T.ramp(0, 1, lanes)])
-
-    def _lines(self, read, many, vector):
-        """16 bytes, ``many`` numbers, of each row of a vector: four, of which `turned` makes four with rows as lanes."""
-        byte = self.many.byte
-        first, sections = self.number * TOGETHER + vector * byte.lanes, byte.width // CHUNK
-        lines = []
-        for at in range(VECTORS):
-            parts = [read(first + section * VECTORS + at) for section in range(sections)]
-            whole = tirx.Shuffle(parts, [*range(sections * many)]) if sections > 1 else parts[0]
-            lines.append(T.reinterpret(f"uint8x{byte.width}", whole))
-        return lines
+    def _first_row(self, vector):
+        """The matrix's, of those that are the lanes of a vector."""
+        return self.number * TOGETHER + vector * self.many.byte.lanes
 
 
 @dataclass(frozen=True)
@@ -188,28 +154,18 @@ class _Tile:
     def write(self):
         panel, many, few, pairs = self.panel, self.panel.many, self.panel.many.few, self.pairs
         strides, lanes, tokens = few.strides, many.byte.lanes, few.x.shape[1]
-        order, whole = strides.byte.lanes, T.ramp(0, 1, lanes)
+        whole = T.ramp(0, 1, lanes)
         with T.sblock("tile"):
-            T.reads(*(_whole(buffer) for buffer in (panel.words, panel.powers, self.decoded, self.single)))
-            T.writes(_whole(few.out))
-            waiting = T.sblock_alloc_buffer((order.bit_length(), len(pairs), lanes), "float32")
-            sums = T.sblock_alloc_buffer((len(pairs), lanes), "float32")
-            exact = T.sblock_alloc_buffer((len(pairs), lanes), "int32")
-            with T.serial(0, order) as turn:
-                lane = strides.turn_of(turn)
-                for at in range(len(pairs)):
-                    T.buffer_store(sums, T.broadcast(T.float32(0), lanes), [at, whole])
-                with T.serial(0, unforeseen(strides.count_of(lane), few.numbers)) as stride:
-                    slot = turn * strides.count + stride
-                    self._prefetch(self.part * many.slots + slot)
-                    self._add(sums, exact, slot, strides.chunk_of(lane, stride))
-                # as many halves are whole now as there are ones at the end of the turn's number
-                level = T.popcount(T.bitwise_and(turn, T.bitwise_not(turn + 1)))
-                with T.serial(0, level) as half:
-                    for at in range(len(pairs)):
-                        T.buffer_store(sums, waiting[half, at, whole] + sums[at, whole], [at, whole])
-                for at in range(len(pairs)):
-                    T.buffer_store(waiting, sums[at, whole], [level, at, whole])
+            T.reads(*(whole_of(buffer) for buffer in (panel.words, panel.powers, self.decoded, self.single)))
+            T.writes(whole_of(few.out))
+            total = OrderedSums.of(strides, len(pairs), lanes)
+            sums, exact = total.sums, T.sblock_alloc_buffer((len(pairs), lanes), "int32")
+
+            def add(slot, group):
+                self._prefetch(self.part * strides.slots + slot)
+                self._add(sums, exact, slot, group)
+
+            total.write(few.numbers, add)
             for at, (row, vector) in enumerate(pairs):
                 begin, number = panel.number * TOGETHER + (self.side + vector) * lanes, self.first + row
                 T.buffer_store(few.out, sums[at, whole], [number // tokens, number % tokens, T.ramp(begin, 1, lanes)])
@@ -240,12 +196,3 @@ class _Tile:
             factor = self.single[group, self.side + vector, whole] * power
             total = fused(T.Cast(f"float32x{lanes}", exact[at, whole]), factor, sums[at, whole])
             T.buffer_store(sums, total, [at, whole])
-
-
-def unforeseen(count, rows):
-    """``count``, unknown to the compiler, which would unroll short loops and keep all numbers on the stack."""
-    return T.bitwise_or(T.Cast("int64", count), T.shift_right(T.Cast("int64", rows), T.int64(30)))
-
-
-def _whole(buffer):
-    return buffer[tuple(slice(None) for _ in buffer.shape)]
