@@ -11,7 +11,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder.tirx import arg, prim_func
 
 from export.processor.online_softmax import tree_reduce
-from export.processor.row_kernels import SHARED, WIDE, for_pieces, kernel
+from export.processor.row_kernels import SHARED, WIDE, for_pieces, for_rows, kernel
 from export.processor.vectors import fused, span, splat
 
 
@@ -29,8 +29,8 @@ def row_deltas(width: int) -> tirx.PrimFunc:
         deltas = T.match_buffer(given[1], (m, width), "float32", align=4)
         index = T.match_buffer(given[2], (n,), "int64", align=8)
 
-        def every(loop):
-            with loop(0, n) as row, T.If(T.And(index[row] >= 0, index[row] < m)), T.Then():
+        def write(row):
+            with T.If(T.And(index[row] >= 0, index[row] < m)), T.Then():
 
                 def add(at, many):
                     place = [row, span(at, many)]
@@ -41,11 +41,7 @@ def row_deltas(width: int) -> tirx.PrimFunc:
         with T.sblock("deltas"):
             T.reads()
             T.writes()
-            with T.If(n > SHARED // width):
-                with T.Then():
-                    every(T.parallel)
-                with T.Else():
-                    every(T.serial)
+            for_rows(n, SHARED // width + 1, write)
     return builder.get()
 
 

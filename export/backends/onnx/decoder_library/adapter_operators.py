@@ -14,7 +14,8 @@ from tvm import relax
 from export.backends.onnx.decoder_library.nodes import attribute, refused
 from export.backends.onnx.decoder_library.translation import Translation
 from export.backends.onnx.decoder_library.values import Parameter, Part, Request, Unmade, Value
-from export.processor.float_product import Columns, FloatMatrix, unsupported
+from export.processor.block_product import BlockMatrix
+from export.processor.float_product import Columns, unsupported
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +23,7 @@ class Unrounded(Unmade):
     """The product of rows with a matrix of codes and scales."""
 
     rows: relax.Var
-    matrix: FloatMatrix
+    matrix: BlockMatrix
     held: tuple[relax.Var, relax.Var]
 
     @property
@@ -98,8 +99,8 @@ def unrounded_product(decoder: Translation, node: onnx.NodeProto, x: Value, code
         UnsupportedModelError: no kernel multiplies such a matrix.
     """
     rows, columns, block = (attribute(node, name) for name in ("N", "K", "block_size"))
-    matrix = FloatMatrix(rows, columns, block)
-    reason = unsupported(matrix, attribute(node, "bits", 4))
+    matrix = BlockMatrix(rows, columns, block, attribute(node, "bits", 4))
+    reason = unsupported(matrix)
     if reason:
         raise refused(node, f"has {reason}")
     whole = isinstance(x, Part) and (x.start, x.width) == (0, int(x.source.ty.shape[-1]))
