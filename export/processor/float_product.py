@@ -85,7 +85,8 @@ def float_product(
         with T.sblock("product"):
             T.reads()
             T.writes()
-            padded = -(-n // panels.numbers) * panels.numbers
+            # panels take rows by tiles, and drop what comes of those behind the last
+            padded = T.Select(n < MANY, n, -(-n // panels.numbers) * panels.numbers)
             held = T.sblock_alloc_buffer((padded, matrix.blocks * matrix.block), "float32")
             index = T.sblock_alloc_buffer((matrix.blocks,), "int32")
             count = T.sblock_alloc_buffer((1,), "int32")
@@ -108,7 +109,7 @@ class _Input:
     n: tirx.Expr
 
     def write(self, held, index, count, padded):
-        """The blocks that are left, of every row side by side, and zeros behind the rows."""
+        """The blocks that are left, of every row side by side, and zeros in rows behind the last."""
         T.buffer_store(count, T.int32(0), [0])
         with T.serial(0, self.matrix.blocks) as block, T.sblock("block"):
             T.reads()
@@ -120,7 +121,10 @@ class _Input:
             with T.If(found[0] != 0), T.Then():
                 T.buffer_store(index, T.Cast("int32", block), [count[0]])
                 T.buffer_store(count, count[0] + 1, [0])
-        for_rows(padded, SHARED_OUT, lambda row: self._copy(row, held, index, count))
+        for_rows(self.n, SHARED_OUT, lambda row: self._copy(row, held, index, count))
+        width = T.Cast("int64", count[0]) * (self.matrix.block // self.lanes)
+        with T.grid(padded - self.n, width) as (behind, at):
+            T.buffer_store(held, splat(0.0, self.lanes), [self.n + behind, span(at * self.lanes, self.lanes)])
 
     def _find(self, row, block, found):
         """Whether a block of a row holds anything but zeros."""
@@ -147,27 +151,36 @@ class _Input:
         with T.sblock("find"):
             T.reads()
             T.writes()
-            if not left:
-                all_of()
-            elif not whole:
-                some()
-            else:
-                with T.If(block < whole):
-                    with T.Then():
-                        all_of()
-                    with T.Else():
-                        some()
+            self._of_block(block, all_of, some)
 
     def _copy(self, row, held, index, count):
-        block, lanes, left = self.matrix.block, self.lanes, self.matrix.columns % self.matrix.block
+        block, lanes, (whole, left) = self.matrix.block, self.lanes, divmod(self.matrix.columns, self.matrix.block)
         with T.serial(0, T.Cast("int64", count[0])) as number:
-            for at in range(0, block, lanes):
-                T.buffer_store(held, splat(0.0, lanes), [row, span(number * block + at, lanes)])
-            with T.If(row < self.n), T.Then():
-                first = T.Cast("int64", index[number]) * block
-                if left:
-                    with T.serial(0, T.min(T.int64(block), self.matrix.columns - first)) as at:
-                        T.buffer_store(held, self.x[row, first + at], [row, number * block + at])
-                else:
-                    for at in range(0, block, lanes):
-                        T.buffer_store(held, self.x[row, span(first + at, lanes)], [row, span(number * block + at, lanes)])
+            read = T.Cast("int64", index[number])
+
+            def all_of():
+                for at in range(0, block, lanes):
+                    value = self.x[row, span(read * block + at, lanes)]
+                    T.buffer_store(held, value, [row, span(number * block + at, lanes)])
+
+            def some():
+                for at in range(0, block, lanes):
+                    T.buffer_store(held, splat(0.0, lanes), [row, span(number * block + at, lanes)])
+                with T.serial(0, left) as at:
+                    T.buffer_store(held, self.x[row, whole * block + at], [row, number * block + at])
+
+            self._of_block(read, all_of, some)
+
+    def _of_block(self, block, all_of, some):
+        """What is written of a block that is whole, or of the last one, which may not be."""
+        whole, left = divmod(self.matrix.columns, self.matrix.block)
+        if not left:
+            all_of()
+        elif not whole:
+            some()
+        else:
+            with T.If(block < whole):
+                with T.Then():
+                    all_of()
+                with T.Else():
+                    some()
