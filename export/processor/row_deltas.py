@@ -18,16 +18,16 @@ from export.processor.vectors import fused, span, splat
 def row_deltas(width: int) -> tirx.PrimFunc:
     """Add to each row the delta that is its own, where it has one.
 
-    Arguments: rows float32 (n, width), which are changed, deltas float32 (m, width), and index int64 (n,), which is m
-    or more of a row without a delta.
+    Arguments: deltas float32 (m, width), index int64 (n,), which is m or more, or below 0, of a row without a delta, and
+    rows float32 (n, width), which are changed.
     """
     with IRBuilder() as builder, prim_func(s_tir=True):
         T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
-        given = [arg(name, T.handle()) for name in ("rows", "deltas", "index")]
+        given = [arg(name, T.handle()) for name in ("deltas", "index", "rows")]
         n, m = T.int64(), T.int64()
-        rows = T.match_buffer(given[0], (n, width), "float32", align=4)
-        deltas = T.match_buffer(given[1], (m, width), "float32", align=4)
-        index = T.match_buffer(given[2], (n,), "int64", align=8)
+        deltas = T.match_buffer(given[0], (m, width), "float32", align=4)
+        index = T.match_buffer(given[1], (n,), "int64", align=8)
+        rows = T.match_buffer(given[2], (n, width), "float32", align=4)
 
         def write(row):
             with T.If(T.And(index[row] >= 0, index[row] < m)), T.Then():

@@ -17,7 +17,7 @@ def test_each_row_gets_its_own_delta_or_none(place: str, count: int) -> None:
     rows, deltas = drawn(1, count, 70), drawn(2, 3, 70)
     index = np.random.default_rng(3).integers(0, 5, count)
     expected = rows + np.concatenate([deltas, np.zeros((2, 70), np.float32)])[index]
-    of_processor(place, row_deltas, 70)(rows, deltas, index)
+    of_processor(place, row_deltas, 70)(deltas, index, rows)
     np.testing.assert_array_equal(rows, expected)
 
 
