@@ -38,6 +38,7 @@ class BlockInstructions(ABC):
     matrix_rows: int
     panel_vectors: int
     locality: int
+    near: int = 0
 
     @property
     def lanes(self) -> int:
@@ -52,6 +53,10 @@ class BlockInstructions(ABC):
     def fitting(self, row_bytes: int) -> BlockInstructions:
         """These, or narrower ones with which a row of so many bytes has less of a last stride."""
         return self
+
+    def slices(self) -> list[tuple[int, BlockInstructions]]:
+        """The lanes of a vector by which one row of numbers is multiplied: the first of some, and what multiplies these."""
+        return [(0, self)]
 
     def lane_of(self, chunk):
         """Where the chunk number ``chunk`` of those taken at once is summed."""
@@ -157,6 +162,7 @@ class Vnni(BlockInstructions):
     matrix_rows: int = 2
     panel_vectors: int = 2
     locality: int = 1
+    near: int = 3072
 
     @property
     def words(self) -> bool:
@@ -165,6 +171,10 @@ class Vnni(BlockInstructions):
     def fitting(self, row_bytes: int) -> BlockInstructions:
         """Of processors with AVX-512 many do two products of 32 bytes in the time of one of 64."""
         return replace(self, width=32) if row_bytes % (VECTORS * self.width) else self
+
+    def slices(self) -> list[tuple[int, BlockInstructions]]:
+        half = replace(self, width=32)
+        return [(start, half) for start in range(0, self.lanes, half.lanes)]
 
     def signed_codes(self, bits: int) -> bool:
         return False
