@@ -80,7 +80,6 @@ class Kernel:
         strides, matrix, byte = self.strides, self.strides.matrix, self.strides.byte
         each = side * matrix.columns * matrix.bits // 8 // strides.count
         begun = group * TOGETHER
-
         for line in range(-(-each // LINE)):
             at = passed * each + line * LINE
             T.evaluate(prefetch(codes[begun, 0, at + AHEAD], byte.locality))
@@ -102,11 +101,14 @@ class _Products:
     def __init__(self, strides, byte, start, numbers, zeros, factors, sums) -> None:
         self.strides, self.byte, self.start = strides, byte, start
         self.numbers, self.zeros, self.factors, self.sums = numbers, zeros, factors, sums
-        side, some, lanes = int(sums.shape[0]), int(sums.shape[1]), byte.lanes
-        kind = byte.sum_type(strides.matrix.bits)
+        side, some, lanes, bits = int(sums.shape[0]), int(sums.shape[1]), byte.lanes, strides.matrix.bits
+        self.raised = byte.raised(bits) if some == 1 else 0
+        kind = byte.sum_type(bits)
         self.kept = [T.sblock_alloc_buffer((strides.vectors, lanes), "int32") for _ in range(side)]
         self.scale = T.sblock_alloc_buffer((side, lanes), "float32")
-        self.exact = T.sblock_alloc_buffer((side, some, lanes * 4 // (int(kind[3:]) // 8)), kind)
+        # where codes of odd columns stay to the left they have a sum of their own
+        shape = (2 if self.raised else 1, side, some, lanes * 4 // (int(kind[3:]) // 8))
+        self.exact = T.sblock_alloc_buffer(shape, kind)
 
     def decode(self, source, place, stride):
         """The codes of a stride of a row, and its scales by lane."""
@@ -116,7 +118,7 @@ class _Products:
         first = column // strides.sides + 4 * self.start
         read = [source.codes(first + at * strides.byte.width, byte.width) for at in range(VECTORS)]
         for at, vector in enumerate(byte.turned(read)):
-            for side, decoded in enumerate(byte.decoded(vector, strides.matrix.bits)):
+            for side, decoded in enumerate(byte.decoded(vector, strides.matrix.bits, self.raised)):
                 held = T.reinterpret(f"int32x{byte.lanes}", decoded)
                 T.buffer_store(self.kept[place], held, [at * strides.sides + side, whole])
         count = strides.scales
@@ -139,16 +141,23 @@ class _Products:
             return self.zeros[first + number, stride, here] if self.strides.zeroed else T.broadcast(T.int32(0), lanes)
 
         for at, number in pairs:
-            T.buffer_store(exact, byte.started(begun(number), bits), [at, number, all_of])
+            T.buffer_store(exact, byte.started(begun(number), bits), [0, at, number, all_of])
+            if self.raised:
+                T.buffer_store(exact, T.broadcast(T.int32(0), lanes), [1, at, number, all_of])
         for vector in range(self.strides.vectors):
+            apart = vector % self.strides.sides if self.raised else 0
             for at, number in pairs:
                 codes = T.reinterpret(f"uint8x{byte.width}", self.kept[at][vector, whole])
                 read = T.reinterpret(f"int8x{byte.width}", self.numbers[first + number, stride, vector, here])
-                T.buffer_store(exact, byte.plus(exact[at, number, all_of], codes, read, bits), [at, number, all_of])
+                total = byte.plus(exact[apart, at, number, all_of], codes, read, bits)
+                T.buffer_store(exact, total, [apart, at, number, all_of])
         for at, number in pairs:
-            product = T.Cast(f"float32x{lanes}", byte.ended(exact[at, number, all_of], begun(number), bits))
+            total = byte.ended(exact[0, at, number, all_of], begun(number), bits)
+            if self.raised:
+                total += T.shift_right(exact[1, at, number, all_of], T.broadcast(T.int32(self.raised), lanes))
             factor = self.scale[at, whole] * self.factors[first + number, stride, here]
-            T.buffer_store(sums, sums[at, number, here] + product * factor, [at, number, here])
+            product = T.Cast(f"float32x{lanes}", total) * factor
+            T.buffer_store(sums, sums[at, number, here] + product, [at, number, here])
 
 
 @dataclass(frozen=True)
