@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from calibrate.methods.base import BlockMethod, LayerProblem, Method, Outcome, measured, solve
+from calibrate.methods.chunks import chunk_rows, side_by_side
 from calibrate.statistics.block_run import BlockRun
 from calibrate.statistics.moments import Moment
 from calibrate.statistics.passes import Passes, wants_half
@@ -27,14 +27,6 @@ if TYPE_CHECKING:
     from export.specs import ModelSpec
 
 log = logging.getLogger("edgeproof")
-
-CHUNK_ELEMENTS = 1 << 23
-"""Weights of a layer that a method gets at a time, on one thread; chunks run side by side on the others. The result depends
-on the chunks alone, so that it is the same with any number of threads."""
-
-LEAST_ELEMENTS = 1 << 20
-"""Weights of a layer that are worth several chunks: from these on their number is even, and they are of equal length, so
-that no thread waits for the other's last."""
 
 SCALE_ROWS = 1024
 """Rows of a layer that the search for AWQ's factors looks at; evenly spaced where there are more."""
@@ -59,6 +51,13 @@ def wanted_layers(assignments: Mapping[str, Assignment]) -> list[str]:
     return [name for name, a in assignments.items() if a.storage is Storage.INT4 and a.grid and a.layer.role != "embedding"]
 
 
+def half_passes(spec: ModelSpec, method: Method) -> bool:
+    """Whether samples pass a model in bfloat16: a large one on a processor that has it. A method for whole blocks computes
+    with what a block gives, and has it in float32.
+    """
+    return wants_half(spec) and not isinstance(method, BlockMethod)
+
+
 class BlockwiseCalibration:
     """One backend's calibration.
 
@@ -81,7 +80,7 @@ class BlockwiseCalibration:
         self.method, self.sequential, self.journal, self.backend = method, sequential, journal, backend
         self.assignments, self.chosen = assignments, frozenset(wanted_layers(assignments))
         self.state = PartlyQuantised(weights, assignments, self.chosen)
-        self.original, self.half = weights, wants_half(spec)
+        self.original, self.half = weights, half_passes(spec, method)
         self.folds = dict(decoder_folds(spec)) if isinstance(method, Scales) else {}
         self._report: dict[str, Any] = {}
 
@@ -113,9 +112,8 @@ class BlockwiseCalibration:
 
     @property
     def passes(self) -> Passes:
-        """What samples may leave out. A method for whole blocks reads what a block gives, in float32 as it computes."""
-        together = isinstance(self.method, BlockMethod)
-        return Passes(self.settled, self.sequential and not together, self.half and not together)
+        """What samples may leave out. A method for whole blocks reads what a block gives."""
+        return Passes(self.settled, self.sequential and not isinstance(self.method, BlockMethod), self.half)
 
     def _step(self, block: str) -> str:
         return f"{self.backend} {block}"
@@ -218,31 +216,6 @@ class BlockwiseCalibration:
             sum(part.power for part in parts),
             sum(part.kept_rows for part in parts),
         )
-
-
-def chunk_rows(rows: int, columns: int) -> int:
-    """Rows of a layer that are solved at a time."""
-    elements = rows * columns
-    if elements < LEAST_ELEMENTS:
-        return rows
-    pairs = -(-elements // (2 * CHUNK_ELEMENTS))
-    return -(-rows // (2 * pairs))
-
-
-def side_by_side(work: Callable[[int], Outcome], items: Iterable[int]) -> list[Outcome]:
-    """Results in order, with as many items at a time as torch has threads, each on one of them.
-
-    Short operations that are spread over threads one by one wait for the slowest thread every time; whole chunks do not.
-    """
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # new threads start with this
-    try:
-        with ThreadPoolExecutor(threads) as pool:
-            return list(pool.map(work, items))
-    finally:
-        torch.set_num_threads(threads)
 
 
 class PartlyQuantised:

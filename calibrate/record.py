@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from calibrate.blockwise import half_passes
 from calibrate.evaluation.held_out import count_of
+from calibrate.methods import method_named
 from calibrate.request import CalibrationRequest
 from calibrate.samples.data import Prompt
 from calibrate.samples.prompts import sample_set_of
@@ -18,6 +20,9 @@ from runtime_py.version import VERSION
 
 if TYPE_CHECKING:
     from export.checkpoint.opened import OpenedCheckpoint
+
+SEARCHED = ("source", "goal", "bytes", "scores")
+"""What is kept of a choice of bits: the checkpoint that it was measured on, what was sought, and what that gave."""
 
 
 def fingerprint(
@@ -65,16 +70,19 @@ def manifest(
 def _settings(request: CalibrationRequest, checkpoint: OpenedCheckpoint) -> dict[str, Any]:
     asked = request.export()
     choice = None if request.choice is None else read_choice(request.choice)
+    half = half_passes(checkpoint.spec, method_named(request.method))
     return {
         "edgeproof": VERSION,
         "method": request.method,
         "sequential": request.sequential,
         "held_out": count_of(request.held_out, checkpoint.spec),
         **({"tune_scales": request.tune_scales} if request.tune_scales else {}),
+        # another processor may have no bfloat16, and blocks of both kinds would be no calibration that can be repeated
+        **({"passes": "bfloat16"} if half else {}),
         "target": asked.target_record().name,
         "precision": asked.precision_name(),
         "choice": None if choice is None else choice["backends"],
-        "search": None if choice is None else {key: choice[key] for key in ("goal", "bytes", "scores") if key in choice},
+        "search": None if choice is None else {key: choice[key] for key in SEARCHED if key in choice},
         "options": asked.backend_options(),
     }
 

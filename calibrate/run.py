@@ -18,8 +18,9 @@ from calibrate.record import fingerprint, manifest
 from calibrate.request import CalibrationRequest
 from calibrate.samples.prompts import prompts_of
 from calibrate.statistics.capture import stream
-from calibrate.statistics.forecast import LEAST_SECONDS, Load, Progress, block_of, of_machine, told
+from calibrate.statistics.forecast import Load, Progress, of_machine, told
 from calibrate.statistics.passes import Passes
+from calibrate.statistics.stage_stream import block_of
 from calibrate.tuning.scale_tuning import tuned_scales
 from calibrate.tuning.tuned_blocks import FOLDER as TUNED
 from calibrate.tuning.tuned_blocks import replaced, tune_blocks
@@ -29,7 +30,7 @@ from export.package import disk
 from export.package.journal import FileRecord, Journal, write_json
 from export.package.lock import only_one
 from export.package.ownership import remove_unfinished, stored_manifest
-from export.quantisation.choice import storages_of, widened
+from export.quantisation.choice import measured_elsewhere, storages_of, widened
 from export.quantisation.spec import Assignment
 from export.quantisation.stored import CACHE, MANIFEST
 from runtime_py.errors import InterruptedExportError, UsageError
@@ -59,12 +60,14 @@ class CalibrationPlan:
         options: of the export that will use the codes.
         assignments: backend name to every layer's assignment.
         wanted: backend name to the layers whose codes are chosen.
+        notes: what the user should know of the request.
     """
 
     checkpoint: OpenedCheckpoint
     options: BuildOptions
     assignments: Mapping[str, Mapping[str, Assignment]]
     wanted: Mapping[str, Sequence[str]]
+    notes: Sequence[str] = ()
 
     def blocks(self, backend: str) -> int:
         """Of how many blocks, each a file, the wanted layers are."""
@@ -91,7 +94,9 @@ def plan(request: CalibrationRequest, opened: OpenedCheckpoint | None = None) ->
     options = BuildOptions(target, asked.precision_name(), limits, asked.backend_options())
     exporters = {name: backend_named(name).exporter() for name in target.backend_names}
     assignments = {name: exporter.assignments(checkpoint.spec, options) for name, exporter in exporters.items()}
+    notes: Sequence[str] = ()
     if request.choice is not None:
+        notes = measured_elsewhere(request.choice, checkpoint.id)
         storages = storages_of(request.choice, target.backend_names)
         assignments = {name: widened(name, assignment, storages.get(name, {})) for name, assignment in assignments.items()}
     asked_for = assignments if request.backend is None else [request.backend]
@@ -102,7 +107,8 @@ def plan(request: CalibrationRequest, opened: OpenedCheckpoint | None = None) ->
             "a precision that stores integers of 4 bits",
             "choose --precision int4; other precisions need no calibration",
         )
-    return CalibrationPlan(checkpoint, options, assignments, {name: layers for name, layers in wanted.items() if layers})
+    wanted = {name: layers for name, layers in wanted.items() if layers}
+    return CalibrationPlan(checkpoint, options, assignments, wanted, notes)
 
 
 def calibrate(request: CalibrationRequest, opened: OpenedCheckpoint | None = None) -> Path:
@@ -130,6 +136,8 @@ def _calibrate(request: CalibrationRequest, planned: CalibrationPlan) -> Path:
     assert checkpoint.weights is not None and checkpoint.folder is not None
     from export.modules.cache_kernels import WatchingKernels
 
+    for note in planned.notes:
+        log.info("note: %s", note)
     processor, prompts = prompts_of(request, checkpoint)
     count = count_of(request.held_out, checkpoint.spec)
     judge = judge_of(request, checkpoint, count) if count else None
@@ -153,9 +161,9 @@ def _calibrate(request: CalibrationRequest, planned: CalibrationPlan) -> Path:
         )  # fmt: skip
         watching = WatchingKernels() if exporter.wants_cache_scales(planned.options) else None
         load = Load.of(checkpoint.spec, prompts)
-        expected = of_machine(checkpoint.spec, assignments, planned.wanted[name], load)
-        if expected.seconds >= LEAST_SECONDS:
-            log.info("%s: %s", name, told(expected, request.method, load))
+        expected = of_machine(checkpoint.spec, assignments, planned.wanted[name], load, work.half)
+        if expected.long:
+            log.info("%s: %s", name, told(expected, load, work.method.longer))
         visit, passes = _accompanied(work, watching, Progress(name, expected))
         stream(checkpoint.spec, work.weights, prompts, processor, work.wanted, visit, kernels=watching, passes=passes)
         log.info("%s: %d layers in %.1f s", name, len(work.report()), time.perf_counter() - began)

@@ -1,13 +1,14 @@
 """A calibration of the demo checkpoint from request to folder: resumed, replayed, refused."""
 
 import json
+import logging
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from calibrate.blockwise import CHUNK_ELEMENTS, chunk_rows
 from calibrate.command.cli import main
 from calibrate.conftest import decoder_call, run_decoder
 from calibrate.request import CalibrationRequest
@@ -164,35 +165,9 @@ def test_zero_points_and_a_wider_head_are_planned_and_stored(tmp_path: Path) -> 
         StoredCodes(tmp_path / "codes", "onnx", weights, plan(request(tmp_path / "x")).assignments["onnx"])
 
 
-def test_the_number_of_threads_changes_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from calibrate import blockwise
-    from calibrate.methods.gptq import Gptq
-    from export.package.journal import Journal
-    from parity_tests.laboratory.calibration_libraries.problem import captured
-
-    monkeypatch.setattr(blockwise, "CHUNK_ELEMENTS", 128 * 100)
-    (layer,) = captured("minicpm-v", "demo", 32, 3, 0, ["layers.1.attention.qkv"])
-    planned = plan(request(tmp_path / "codes", precision="int4"))
-    spec, weights = planned.checkpoint.spec, planned.checkpoint.weights
-    assert weights is not None
-    assert layer.ours.moment is not None
-    journal = Journal(tmp_path, {})
-    work = blockwise.BlockwiseCalibration(spec, weights, planned.assignments["onnx"], Gptq(), True, journal, "onnx")
-    before, solved = torch.get_num_threads(), []
-    try:
-        for threads in (1, 3):
-            torch.set_num_threads(threads)
-            layer.ours.moment.forget()
-            solved.append(work._solve(layer.ours.name, weights, layer.ours.moment))
-            assert torch.get_num_threads() == threads
-    finally:
-        torch.set_num_threads(before)
-    assert torch.equal(solved[0].codes.codes, solved[1].codes.codes)
-    assert torch.equal(solved[0].codes.scales, solved[1].codes.scales)
-    assert solved[0].error == solved[1].error
-
-
-def test_a_choice_of_bits_and_its_gate_reach_the_manifest(tmp_path: Path) -> None:
+def test_a_choice_of_bits_and_its_gate_reach_the_manifest(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
     layer = "decoder.layers.1.mlp.down"
     goal = {"cosine": 0.99, "task": 1.0}
     choice = {
@@ -202,6 +177,7 @@ def test_a_choice_of_bits_and_its_gate_reach_the_manifest(tmp_path: Path) -> Non
         "goal": goal,
         "scores": {},
         "bytes": 5,
+        "source": "demo/cogvlm2",
     }
     path = tmp_path / "choice.json"
     path.write_text(json.dumps(choice), encoding="utf-8")
@@ -209,9 +185,15 @@ def test_a_choice_of_bits_and_its_gate_reach_the_manifest(tmp_path: Path) -> Non
     planned = plan(asked)
     weights = planned.checkpoint.weights
     assert weights is not None
-    stored = StoredCodes(calibrate(asked), "onnx", weights, planned.assignments["onnx"])
+    with caplog.at_level(logging.INFO, "edgeproof"):
+        stored = StoredCodes(calibrate(asked), "onnx", weights, planned.assignments["onnx"])
+    told = "note: the choice of bits was measured on 'demo/cogvlm2', not on demo/minicpm-v"
+    assert sum(message.startswith(told) for message in caplog.messages) == 1
+    flags = ["--model", "minicpm-v", "--weights", "demo", "--target", "cpu", "-q", "--choice", str(path), "--dry-run"]
+    assert main([*flags, "-o", str(tmp_path / "x")]) == ExitCode.OK
+    assert told in capsys.readouterr().out
     summary = stored.summary()
-    assert summary["search"]["goal"] == goal
+    assert summary["search"]["goal"] == goal and summary["search"]["source"] == "demo/cogvlm2"
     assert layer not in stored.layers
     again = {"kind": "bit choice", "schema": 1, "backends": summary["choice"], **summary["search"]}
     path.write_text(json.dumps(again), encoding="utf-8")
@@ -274,15 +256,9 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert main([*flags, "-o", str(tmp_path / "codes")]) == ExitCode.USAGE
     assert "exists already" in capsys.readouterr().err
     assert main([*flags, "--dry-run", "-o", str(tmp_path / "x")]) == ExitCode.OK
-    assert "ort_int4_b32" in capsys.readouterr().out
+    plan = capsys.readouterr().out
+    assert "ort_int4_b32" in plan
+    assert re.search(r"onnx +calibration: about \d+ s for 38,400 tokens and 2,688 patches .* MiB of memory\n", plan)
+    assert main([*flags, "--method", "awq-gptq", "--text-only", "--dry-run", "-o", str(tmp_path / "x")]) == ExitCode.OK
+    assert re.search(r"onnx +calibration: at least \d+ s for 38,400 tokens at the speed", capsys.readouterr().out)
     assert not (tmp_path / "x").exists()
-
-
-@pytest.mark.parametrize(("rows", "columns"), [(2304, 2304), (6912, 2304), (11520, 2304), (2304, 5760), (122753, 2304)])
-def test_chunks_of_a_layer_are_even_in_number_and_length(rows: int, columns: int) -> None:
-    step = chunk_rows(rows, columns)
-    lengths = [min(step, rows - start) for start in range(0, rows, step)]
-    assert sum(lengths) == rows and len(lengths) % 2 == 0
-    assert max(lengths) - min(lengths) <= len(lengths)
-    assert step * columns <= CHUNK_ELEMENTS + columns
-    assert chunk_rows(48, 64) == 48

@@ -51,7 +51,7 @@ def parser(prog: str) -> Parser:
         "--tune-scales", type=int, nargs="?", const=TUNE_STEPS, default=0, metavar="STEPS",
         help=f"then tune the decoder's int4 scales end to end; default {TUNE_STEPS} steps (needs the decoder in memory)",
     )  # fmt: skip
-    made.add_argument("--choice", type=Path, metavar="FILE", help="bits per layer that the verb search chose")
+    made.add_argument("--choice", type=Path, metavar="FILE", help="bits per layer that the verb search or vision chose")
     made.add_argument(
         "--parallel", dest="sequential", action="store_false",
         help="all blocks see full-precision inputs (default: quantised ones)",
@@ -111,7 +111,9 @@ def _show_plan(planned: Any, request: CalibrationRequest, as_json: bool) -> None
     """What every layer becomes and why, layers that differ only in their index in one line; then what tuning and the check
     cost.
     """
+    from calibrate.blockwise import half_passes
     from calibrate.evaluation import held_out
+    from calibrate.methods import method_named
     from calibrate.request import SAMPLES
     from calibrate.statistics.forecast import Load, of_machine, told
     from calibrate.tuning import tuning_memory
@@ -126,13 +128,14 @@ def _show_plan(planned: Any, request: CalibrationRequest, as_json: bool) -> None
         for g in groups
     ]
     spec = planned.checkpoint.spec
-    load = Load.typical(spec, request.samples or SAMPLES, request.text_only)
+    method, load = method_named(request.method), Load.typical(spec, request.samples or SAMPLES, request.text_only)
     for name, wanted in planned.wanted.items():
-        expected = of_machine(spec, planned.assignments[name], wanted, load)
-        rows.append(f"{name:8} calibration: {told(expected, request.method, load)}")
+        expected = of_machine(spec, planned.assignments[name], wanted, load, half_passes(spec, method))
+        rows.append(f"{name:8} calibration: {told(expected, load, method.longer)}")
         if request.tune_scales:
             rows.append(f"{name:8} {tuning_memory.cost(request.tune_scales, spec, planned.assignments[name])}")
         rows.append(f"{name:8} {held_out.cost(request.held_out, spec, planned.blocks(name))}")
+    rows += [f"note: {note}" for note in planned.notes]
     console.out("\n".join(row.rstrip() for row in rows))
 
 

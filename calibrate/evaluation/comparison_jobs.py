@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from calibrate.blockwise import half_passes
 from calibrate.evaluation.compare_table import Row, row_of
 from calibrate.evaluation.comparison import ComparisonRequest, Contestant, GridSetting, OneGrid, evaluation_of, on_grid
+from calibrate.methods import method_named
 from calibrate.samples.machine import digest, require_same
 from export.cluster.jobs import Job
 from export.cluster.results import Form
@@ -51,9 +53,8 @@ def jobs(request: ComparisonRequest, stamped: bool = False) -> list[Job[list[Row
     for setting in request.settings:
         for contestant in (None, *request.contestants):
             name = f"compare.{setting}.{contestant or 'plain'}".replace(":", "-")
-            listed.append(
-                Job(name, measure, Part(shared, setting, contestant, _machine(request, contestant, checkpoint)), beside)
-            )
+            part = Part(shared, setting, contestant, _machine(request, contestant, checkpoint))
+            listed.append(Job(name, measure, part, _with_passes(beside, request, contestant, checkpoint)))
     return listed
 
 
@@ -125,6 +126,19 @@ def _machine(request: ComparisonRequest, contestant: Contestant | None, checkpoi
     if contestant is None or checkpoint is None or not looks_at_machine(contestant.request(request.base), checkpoint):
         return None
     return digest()
+
+
+def _with_passes(
+    beside: Mapping[str, str] | None,
+    request: ComparisonRequest,
+    contestant: Contestant | None,
+    checkpoint: OpenedCheckpoint | None,
+) -> Mapping[str, str] | None:
+    """The stamps of a job, with what its samples pass the model in where that is the processor's bfloat16."""
+    if beside is None or contestant is None or checkpoint is None:
+        return beside
+    method = method_named(contestant.request(request.base).method)
+    return {**beside, "passes": "bfloat16"} if half_passes(checkpoint.spec, method) else beside
 
 
 def _stamps(request: ComparisonRequest, checkpoint: OpenedCheckpoint) -> dict[str, str]:

@@ -14,6 +14,7 @@ from calibrate.evaluation.comparison import ComparisonRequest
 from calibrate.evaluation.comparison_jobs import FORM, jobs
 from calibrate.evaluation.score import Score
 from calibrate.samples import machine
+from calibrate.statistics import passes
 from export.cluster.jobs import outcomes
 from export.cluster.results import Results
 from runtime_py.errors import MachineError
@@ -63,6 +64,19 @@ def test_what_is_installed_decides_where_the_samples_are_this_machines(
     with pytest.raises(MachineError, match="texts and photographs") as refused:
         before[3].task(before[3].given)
     assert before[3].given.machine[:12] in refused.value.expected and refused.value.next_step
+
+
+def test_a_processor_with_bfloat16_decides_what_large_models_are_measured_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = request("--on", "cpu:32", "--methods", "gptq,block-sign-rounding")
+    results = Results(tmp_path, FORM)
+    keys = [results.key(job) for job in jobs(asked, stamped=True)]
+    monkeypatch.setattr(passes, "has_bfloat16", lambda: True)
+    assert [results.key(job) for job in jobs(asked, stamped=True)] == keys, "a demo is small"
+    monkeypatch.setattr(passes, "HALF_FROM", 1)
+    after = [results.key(job) for job in jobs(asked, stamped=True)]
+    assert [one == other for one, other in zip(keys, after, strict=True)] == [True, True, False, True]
 
 
 def test_a_further_method_or_grid_leaves_the_results_of_the_others(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ class Awq:
 
     name: ClassVar[str] = "awq"
     title: ClassVar[str] = "AWQ, scales folded into the weights before"
+    longer: ClassVar[bool] = True
 
     def __init__(self, codes: Method | None = None) -> None:
         self._codes = codes or MseClip()

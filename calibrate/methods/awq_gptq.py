@@ -18,6 +18,7 @@ class AwqGptq(Awq):
 
     name: ClassVar[str] = "awq-gptq"
     title: ClassVar[str] = "AWQ's scales folded into the weights before, GPTQ with activation order after"
+    longer: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self._gptq = Gptq()

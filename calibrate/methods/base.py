@@ -69,10 +69,12 @@ class Method(Protocol):
     Attributes:
         name: on the command line.
         title: one line for people.
+        longer: it takes longer than GPTQ, by which a calibration's time is foretold (calibrate.statistics.forecast).
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
+    longer: ClassVar[bool]
 
     def run(self, layer: LayerProblem) -> Codes:
         """Codes of the layer's rows on its grid."""

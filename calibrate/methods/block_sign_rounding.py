@@ -38,6 +38,7 @@ class BlockSignRounding(SignRounding):
 
     name: ClassVar[str] = "block-sign-rounding"
     title: ClassVar[str] = "sign rounding of a block's layers together, in the manner of AutoRound"
+    longer: ClassVar[bool] = True
 
     def __init__(self, turns: int = TURNS) -> None:
         super().__init__(turns)

@@ -43,6 +43,7 @@ class Gptq:
 
     name: ClassVar[str] = "gptq"
     title: ClassVar[str] = "GPTQ with activation order and static groups"
+    longer: ClassVar[bool] = False
 
     def __init__(self, damping: float = DAMPING, ordered: bool = True) -> None:
         self.damping, self.ordered = damping, ordered

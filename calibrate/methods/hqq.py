@@ -26,6 +26,7 @@ class Hqq:
 
     name: ClassVar[str] = "hqq"
     title: ClassVar[str] = "HQQ, from the weights alone"
+    longer: ClassVar[bool] = True
 
     def run(self, layer: LayerProblem) -> Codes:
         """Codes of the layer on its grid; of all turns, every group keeps the parameters of least error."""

@@ -14,6 +14,7 @@ class MseClip:
 
     name: ClassVar[str] = "mse-clip"
     title: ClassVar[str] = "round to nearest, clips searched by output error"
+    longer: ClassVar[bool] = False
 
     def run(self, layer: LayerProblem) -> Codes:
         """Nearest codes with each group's clip of least output error; plain squares for a layer without a moment."""

@@ -37,6 +37,7 @@ class SignRounding:
 
     name: ClassVar[str] = "sign-rounding"
     title: ClassVar[str] = "rounding offsets and clips by signed gradient descent, in the manner of AutoRound"
+    longer: ClassVar[bool] = True
 
     def __init__(self, turns: int = TURNS) -> None:
         self.turns = turns

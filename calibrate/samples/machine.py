@@ -38,7 +38,7 @@ MOST_BYTES = 200_000
 ENOUGH = 64
 """Passages that make a set; fewer say one thing again and again."""
 
-PICTURES = 3
+PICTURE_EVERY = 3
 """One sample in so many is a picture with a conversation about it."""
 
 PHOTOGRAPHS = (
@@ -152,7 +152,7 @@ def _docstrings(code: str, module: str) -> Iterator[tuple[str, str]]:
 def machine_samples(
     count: int, seed: int, tokenizer: TokenizerLike, tokens: int = TOKENS, text_only: bool = False, side: int | None = None
 ) -> Iterator[Sample]:
-    """``count`` samples: real texts as answers, and one in `PICTURES` a picture, photographs before drawn ones.
+    """``count`` samples: real texts as answers, and one in `PICTURE_EVERY` a picture, photographs before drawn ones.
 
     Args:
         tokens: of an answer, at most.
@@ -162,7 +162,7 @@ def machine_samples(
     texts, pictures = passages(), photographs()
     order = draw.permutation(len(texts))
     for number in range(count):
-        turn, kind = divmod(number, PICTURES)
+        turn, kind = divmod(number, PICTURE_EVERY)
         if not kind and not text_only:
             drawn = built_in(1, seed, side=side, first=turn)
             yield _photograph(pictures[turn], turn) if turn < len(pictures) else next(drawn)

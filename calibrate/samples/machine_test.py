@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from calibrate.samples import machine
-from calibrate.samples.machine import PHOTOGRAPHS, PICTURES, machine_samples, passages, photographs, shortened
+from calibrate.samples.machine import PHOTOGRAPHS, PICTURE_EVERY, machine_samples, passages, photographs, shortened
 from calibrate.samples.prompts import processor_of
 from export.checkpoint.opened import open_folder
 from export.source.hub import DEMO_FOLDER
@@ -44,7 +44,7 @@ def test_samples_depend_on_the_seed_and_answers_have_a_bound() -> None:
     assert [sample.messages for sample in one] == [sample.messages for sample in same]
     assert [sample.messages for sample in one] != [sample.messages for sample in other]
     texts = [sample for sample in one if not sample.pictures]
-    assert len(texts) == 4 and len(one) - len(texts) == -(-7 // PICTURES)
+    assert len(texts) == 4 and len(one) - len(texts) == -(-7 // PICTURE_EVERY)
     assert one[0].pictures, "the first is one with a picture, whatever the count"
     assert all(0 < len(sample.messages[-1].text) <= 50 for sample in texts)
     assert all(not sample.pictures for sample in machine_samples(7, 0, Letters(), 50, text_only=True))

@@ -12,7 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from calibrate.statistics.passes import wants_half
+from calibrate.methods.chunks import busy_threads, chunk_rows
+from calibrate.samples.machine import PICTURE_EVERY
+from calibrate.statistics.stage_stream import block_of
 from export.specs import RotaryVisionSpec
 from runtime_py.contracts import DECODER
 from runtime_py.memory import human_bytes
@@ -29,9 +31,6 @@ log = logging.getLogger("edgeproof")
 TYPICAL_TOKENS, TYPICAL_PATCHES = 300, 1024
 """Of a sample, and of a picture whose size varies, before any is drawn."""
 
-PICTURE_EVERY = 3
-"""One sample in so many has a picture, before any is drawn."""
-
 PASSES, SEEN_ONCE = 2.4, 2.0
 """Products of samples with a block whose codes are chosen (a pass and most of another), and with other layers (one pass),
 each with what is computed between products: attention, norms, activations."""
@@ -46,8 +45,8 @@ and the report take."""
 EACH_WEIGHT, EACH_ROUNDED = 200e-9, 5e-9
 """Seconds of one thread that searching, rounding, reading and writing a weight takes, and reading and rounding one alone."""
 
-SLOW = ("sign-rounding", "block-sign-rounding")
-"""Methods that descend by gradients, of which nothing is foretold but that they take longer."""
+SOLVING = 10
+"""Numbers in float32 for each weight of a chunk that is being solved."""
 
 LEAST_SECONDS = 30.0
 """Below this nothing is said: it is over before it is read."""
@@ -125,16 +124,24 @@ class Forecast:
         """Of the whole calibration."""
         return self.other + sum(self.blocks.values())
 
+    @property
+    def long(self) -> bool:
+        """Whether there is time to read how long it takes."""
+        return self.seconds >= LEAST_SECONDS
+
 
 def forecast(
     spec: ModelSpec, assignments: Mapping[str, Assignment], wanted: Sequence[str], load: Load, machine: Machine
 ) -> Forecast:
-    """What GPTQ takes, and what methods that round take at most; those that descend by gradients take many times as long."""
+    """What GPTQ takes; some methods take longer (`calibrate.methods.base.Method.longer`).
+
+    A layer's codes are divided among the threads that its chunks keep busy, everything else among all of them.
+    """
     chosen = frozenset(wanted)
     blocks: dict[str, float] = {}
     weights: dict[str, int] = {}
     coded = {block_of(name) for name in chosen}
-    other, widest = 0.0, 0
+    other, widest, solving = 0.0, 0, 0
     for name, assignment in assignments.items():
         layer = assignment.layer
         if layer.role == "embedding":
@@ -143,9 +150,11 @@ def forecast(
         rows = load.tokens if in_decoder else load.patches
         passed = 0.0 if layer.role == "head" else rows * size / machine.passing
         if name in chosen:
-            moment, taken = layer.columns**2, EACH_WEIGHT * size / machine.threads
-            taken += (MOMENT_SHARE * rows * moment + SOLVED * layer.rows * moment) / machine.whole + PASSES * passed
+            moment, busy = layer.columns**2, busy_threads(layer.rows, layer.columns, machine.threads)
+            codes = EACH_WEIGHT * size / machine.threads + SOLVED * layer.rows * moment / machine.whole
+            taken = codes * machine.threads / busy + MOMENT_SHARE * rows * moment / machine.whole + PASSES * passed
             widest = max(widest, layer.columns)
+            solving = max(solving, busy * chunk_rows(layer.rows, layer.columns) * layer.columns)
         else:
             taken = EACH_ROUNDED * size / machine.threads + SEEN_ONCE * passed
         block = block_of(name)
@@ -155,37 +164,29 @@ def forecast(
             other += taken
         if in_decoder and layer.role != "head":
             weights[block] = weights.get(block, 0) + size
-    return Forecast(other, blocks, _memory(spec, load, widest, max(weights.values(), default=0)))
+    return Forecast(other, blocks, _memory(spec, load, widest, max(weights.values(), default=0), solving))
 
 
-def _memory(spec: ModelSpec, load: Load, widest: int, block: int) -> int:
+def _memory(spec: ModelSpec, load: Load, widest: int, block: int, solving: int) -> int:
     """A block's weights before and after, the moments of its layers with a factor, what samples are between two blocks, and
-    the pieces that are being solved.
+    the chunks that are being solved.
     """
-    import torch
-
-    from calibrate.blockwise import CHUNK_ELEMENTS
-
     activations = 2 * load.tokens * spec.decoder.hidden
     moments = 4 * widest**2 + 3 * spec.decoder.hidden**2
-    solving = 10 * CHUNK_ELEMENTS * torch.get_num_threads()
-    return 4 * (2 * block + moments + activations + solving) + BASE
+    return 4 * (2 * block + moments + activations + SOLVING * solving) + BASE
 
 
 BASE = 700 << 20
 """Bytes of the interpreter and its libraries, and of the processor's buffers."""
 
 
-def block_of(layer: str) -> str:
-    """``decoder.layers.0`` of ``decoder.layers.0.mlp.down``; a layer outside the blocks is one by itself with its stage."""
-    parts = layer.split(".")
-    index = next((place for place, part in enumerate(parts) if part.isdigit()), 1 if parts[0] == "decoder" else 0)
-    return ".".join(parts[: index + 1])
+def told(expected: Forecast, load: Load, longer: bool) -> str:
+    """One line for the plan and for the beginning of a run.
 
-
-def told(expected: Forecast, method: str, load: Load) -> str:
-    """One line for the plan and for the beginning of a run."""
-    least = "at least " if method in SLOW else "about "
+    Args:
+        longer: the method takes longer than what is foretold.
+    """
+    least = "at least " if longer else "about "
     pictures = f" and {load.patches:,} patches of pictures" if load.patches else ""
     return (
         f"{least}{duration(expected.seconds)} for {load.tokens:,} tokens{pictures} at the speed this machine has now, and "
@@ -193,9 +194,11 @@ def told(expected: Forecast, method: str, load: Load) -> str:
     )
 
 
-def of_machine(spec: ModelSpec, assignments: Mapping[str, Assignment], wanted: Sequence[str], load: Load) -> Forecast:
-    """A forecast for the machine that this runs on."""
-    return forecast(spec, assignments, wanted, load, Machine.measured(wants_half(spec)))
+def of_machine(
+    spec: ModelSpec, assignments: Mapping[str, Assignment], wanted: Sequence[str], load: Load, half: bool
+) -> Forecast:
+    """A forecast for the machine that this runs on, where samples pass in float32 or, with ``half``, in bfloat16."""
+    return forecast(spec, assignments, wanted, load, Machine.measured(half))
 
 
 class Progress:
@@ -219,7 +222,7 @@ class Progress:
         if self._last is not None and seconds and not earlier:
             self._took, self._foretold = self._took + now - self._last, self._foretold + seconds
         self._last = now
-        if self.expected.seconds >= LEAST_SECONDS and self._left:
+        if self.expected.long and self._left:
             left = sum(self._left.values()) * (self._took / self._foretold if self._foretold else 1.0)
             done = len(self.expected.blocks) - len(self._left)
             log.info("%s: %d of %d blocks, about %s left", self.backend, done, len(self.expected.blocks), duration(left))

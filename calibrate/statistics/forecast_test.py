@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from calibrate.conftest import tiny_spec
+from calibrate.methods.chunks import CHUNK_ELEMENTS
 from calibrate.request import CalibrationRequest
 from calibrate.run import plan
 from calibrate.samples.prompts import prompts_of
-from calibrate.statistics.forecast import Forecast, Load, Machine, Progress, duration, forecast, told
+from calibrate.statistics.forecast import BASE, SOLVING, Forecast, Load, Machine, Progress, duration, forecast, told
+from export.quantisation.spec import Assignment, LayerShape, Storage
 
 MACHINE = Machine(100e9, 100e9, 2)
 
@@ -33,9 +36,24 @@ def test_time_is_that_of_the_products(tmp_path: Path) -> None:
     # what does not grow with the samples is the same in all of them
     assert many.seconds - of(5000).seconds == pytest.approx(of(5000).seconds - few.seconds)
     assert of(1000, 5000).other > few.other and of(1000, 5000).blocks == few.blocks
-    slow = of(9000, machine=Machine(50e9, 50e9, 1))
-    assert slow.seconds == pytest.approx(2 * many.seconds)
+    slow = Machine(50e9, 50e9, 2)
+    samples = many.seconds - few.seconds
+    assert of(9000, machine=slow).seconds - of(1000, machine=slow).seconds == pytest.approx(2 * samples)
     assert few.memory < many.memory
+
+
+@pytest.mark.parametrize(("rows", "times"), [(5760, 1), (122753, 4)], ids=["two chunks", "many chunks"])
+def test_codes_are_divided_among_the_threads_that_their_chunks_keep_busy(rows: int, times: int) -> None:
+    name = "decoder.layers.0.mlp.down"
+    assignments = {name: Assignment(LayerShape(name, "decoder", rows, 2304), Storage.INT4, "ort_int4_b32")}
+    few, many = (
+        forecast(tiny_spec("minicpm-v"), assignments, [name], Load(0, 0), Machine(50e9 * threads, 50e9 * threads, threads))
+        for threads in (2, 8)
+    )
+    assert few.seconds == pytest.approx(times * many.seconds)
+    assert (many.memory > few.memory) == (times > 1)
+    # two chunks of a small layer are not two of the largest that a thread may get
+    assert few.memory < BASE + 4 * (2 * rows * 2304 + 5 * 2304**2 + 2 * SOLVING * CHUNK_ELEMENTS) + (1 << 20)
 
 
 def test_rows_are_those_of_the_samples(tmp_path: Path) -> None:
@@ -51,9 +69,9 @@ def test_rows_are_those_of_the_samples(tmp_path: Path) -> None:
 
 def test_the_plan_says_how_long(tmp_path: Path) -> None:
     expected = Forecast(60.0, {"decoder.layers.0": 600.0}, 3 << 30)
-    assert told(expected, "gptq", Load(1000, 0)).startswith("about 11 min for 1,000 tokens at the speed")
-    assert told(expected, "sign-rounding", Load(1000, 20)).startswith("at least 11 min for 1,000 tokens and 20 patches")
-    assert told(expected, "gptq", Load(1000, 0)).endswith("3.0 GiB of memory")
+    assert told(expected, Load(1000, 0), longer=False).startswith("about 11 min for 1,000 tokens at the speed")
+    assert told(expected, Load(1000, 20), longer=True).startswith("at least 11 min for 1,000 tokens and 20 patches")
+    assert told(expected, Load(1000, 0), longer=False).endswith("3.0 GiB of memory")
     assert [duration(seconds) for seconds in (42, 95, 3600, 7500)] == ["42 s", "2 min", "60 min", "2 h 5 min"]
 
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from runtime_py.backends.processor import instructions
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
 
 HALF_FROM = 100_000_000
 """Parameters from which products are in bfloat16 where the processor has them: smaller models are quick as they are."""
+
+
+BFLOAT16 = frozenset({"avx512_bf16", "amx_bf16"})
+"""Instructions that multiply bfloat16, in Linux's words; any of them will do."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +57,7 @@ def wants_half(spec: ModelSpec) -> bool:
 
 def has_bfloat16() -> bool:
     """Whether the processor has products of bfloat16 (AVX-512 BF16, AMX), which run at twice float32's rate or more."""
-    import torch
-
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return bool(BFLOAT16 & instructions())
 
 
 def in_half(layer: Linear) -> Callable[[Tensor], Tensor]:

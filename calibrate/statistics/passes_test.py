@@ -1,21 +1,30 @@
-"""What a pass leaves out changes nothing that is kept of it."""
+"""What a pass leaves out changes nothing that is kept of it, and passes of two kinds are never mixed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from calibrate.conftest import RandomWeights, decoder_call, tiny_spec
+from calibrate.record import fingerprint
+from calibrate.run import calibrate, plan
+from calibrate.run_test import request
+from calibrate.samples.prompts import prompts_of
+from calibrate.statistics import passes
 from calibrate.statistics.block_run import BlockRun
 from calibrate.statistics.moments import SUM_COLUMNS, Moment
 from calibrate.statistics.passes import PLAIN, Passes, has_bfloat16
 from calibrate.statistics.stage_stream import StageStream
 from export.modules.build import build_stage
 from export.modules.kernels import Kernels
+from export.package.journal import Journal
 from export.specs import ModelSpec
+from runtime_py.errors import UsageError
 
 
 class Visited:
@@ -105,7 +114,6 @@ def test_blocks_of_an_earlier_run_are_passed_once_and_not_looked_at() -> None:
         assert torch.equal(weights.parameters[name], halved.weights.parameters[name])
 
 
-@pytest.mark.skipif(not has_bfloat16(), reason="this processor has no products of bfloat16")
 def test_products_of_bfloat16_are_near(spec: ModelSpec) -> None:
     near, exact = Visited(spec, Passes(discarded=True, half=True)), Visited(spec, PLAIN)
     for name, moment in exact.moments.items():
@@ -127,3 +135,34 @@ def test_a_wide_moment_is_symmetric_and_whole() -> None:
     moment.add(parts[1], torch.full((3,), 2.0))
     torch.testing.assert_close(moment.matrix, first + 2 * parts[1].T @ parts[1], rtol=1e-4, atol=1e-4)
     assert torch.equal(moment.matrix, moment.matrix.T)
+
+
+@pytest.mark.parametrize(
+    ("listed", "has"),
+    [({"avx2", "avx512_bf16"}, True), ({"amx_tile", "amx_bf16"}, True), ({"amx_tile"}, False), (set(), False)],
+)
+def test_the_processor_says_whether_it_multiplies_bfloat16(
+    listed: set[str], has: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passes, "instructions", lambda: listed)
+    assert has_bfloat16() is has
+
+
+def test_a_calibration_in_bfloat16_does_not_go_on_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = request(tmp_path / "codes", samples=2)
+    checkpoint = plan(asked).checkpoint
+    prompts = prompts_of(asked, checkpoint)[1]
+    plain = fingerprint(asked, checkpoint, prompts)
+    assert "passes" not in plain
+    with monkeypatch.context() as patch:
+        patch.setattr(passes, "HALF_FROM", 1)
+        patch.setattr(passes, "has_bfloat16", lambda: True)
+        half = fingerprint(asked, checkpoint, prompts)
+        assert half == {**plain, "passes": "bfloat16"}
+        together = replace(asked, method="block-sign-rounding")
+        assert "passes" not in fingerprint(together, checkpoint, prompts), "whole blocks are float32 everywhere"
+    partial = tmp_path / "codes.partial"
+    partial.mkdir()
+    Journal(partial, half).begin()
+    with pytest.raises(UsageError, match='passes: "bfloat16" then, null now'):
+        calibrate(replace(asked, resume=True))

@@ -14,12 +14,16 @@ from typing import TYPE_CHECKING, Any
 from calibrate.samples.row_weights import RowWeights
 from calibrate.statistics.block_run import BlockRun
 from calibrate.statistics.moments import Moment
-from calibrate.statistics.passes import PLAIN, Enough, Passes, Seen, in_half, stored_as
+from calibrate.statistics.passes import PLAIN, Enough, Passes, Seen, in_half
+from calibrate.statistics.stage_parameters import StageParameters
 from calibrate.statistics.stand_ins import FirstBlockInput, LastBlockOutput, LayerInput, first_output
 from export.quantisation.codes import WeightProvider
+from runtime_py.contracts import DECODER
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from export.modules.kernels import Linear
 
 Visit = Callable[[str, Mapping[str, Moment], BlockRun | None], WeightProvider | None]
 """Called once every sample has passed a block: with its name, the moments of its wanted layers, and the block itself
@@ -29,6 +33,15 @@ Wanted = Callable[[str], bool]
 """Whether a layer's moment is wanted, by canonical name."""
 
 Call = dict[str, Any]
+
+
+def block_of(layer: str) -> str:
+    """What a visit calls the block of a layer: ``decoder.layers.0`` of ``decoder.layers.0.mlp.down``; a layer outside the
+    blocks is one by itself with its stage.
+    """
+    parts = layer.split(".")
+    index = next((place for place, part in enumerate(parts) if part.isdigit()), 1 if parts[0] == DECODER else 0)
+    return ".".join(parts[: index + 1])
 
 
 class StageStream:
@@ -60,14 +73,10 @@ class StageStream:
         self.row_weights, self.passes = row_weights, passes
         self._call = 0
         self.names = {id(part): name for name, part in module.named_modules()}
-        self.parameters = {
-            f"{owner}.{leaf}".lstrip("."): (part, leaf)
-            for owner, part in module.named_modules()
-            for leaf, _ in part.named_parameters(recurse=False)
-        }
         lists = [(name, child) for name, child in module.named_children() if isinstance(child, nn.ModuleList)]
         self.list_name = lists[0][0] if len(lists) == 1 else ""
         self.blocks: list[nn.Module] = list(lists[0][1]) if self.list_name else []
+        self.parameters = StageParameters(stage, module, self.list_name, passes.half)
         for part in module.modules() if passes.half else ():
             if isinstance(part, Linear):
                 part.forward = in_half(part)  # type: ignore[method-assign, assignment]
@@ -84,7 +93,7 @@ class StageStream:
             if not self.blocks:
                 return self._whole(calls, outputs)
             last = self._last_layer()
-            with _Loaded(self, self.module, "", without=last):
+            with self.parameters.held(self.weights, self.module, "", without=last):
                 rows = self._through_blocks(calls)
                 if last and self.wanted(f"{self.stage}.{last}"):
                     self._observe_last(calls, rows)
@@ -96,7 +105,8 @@ class StageStream:
 
         if not self.blocks:
             return self.run(calls)
-        with torch.no_grad(), _Loaded(self, self.module, "", without=self._last_layer()):
+        last = self._last_layer()
+        with torch.no_grad(), self.parameters.held(self.weights, self.module, "", without=last):
             return Finished(self, calls, self._through_blocks(calls))
 
     def _whole(self, calls: Sequence[Call], outputs: bool) -> list[Tensor]:
@@ -104,10 +114,10 @@ class StageStream:
             result: Tensor = first_output(self.module(**call))
             return result
 
-        with _Loaded(self, self.module, ""):
+        with self.parameters.held(self.weights, self.module, ""):
             results, changed = self._observed(self.stage, self.module, calls, one, self.passes.discarded)
             if changed and outputs:
-                self._load(self.module, "")
+                self.parameters.load(self.weights, self.module, "")
             if outputs and (changed or not results):
                 results = [one(call) for call in calls]
         return results
@@ -123,6 +133,8 @@ class StageStream:
         )[0]
         rows = [entry[0][0] for entry in entries]
         rest = [(entry[0][1:], entry[1]) for entry in entries]
+        # they hold the rows that come in, which blocks overwrite one by one
+        del entries
         for index, block in enumerate(self.blocks):
             rows = self._block(index, block, rows, rest)
         return rows
@@ -140,15 +152,15 @@ class StageStream:
             inputs = [(x, more, named) for x, (more, named) in zip(rows, rest, strict=True)]
             return BlockRun(block, places, inputs, outputs, None if self.row_weights is None else self.row_weights.rows)
 
-        layers = self._layers(block)
+        layers = list(self._layers(block))
         settled = bool(layers) and self.passes.settled(f"{self.stage}.{name}", layers)
         results: list[Tensor] = []
-        with _Loaded(self, block, f"{name}."):
+        with self.parameters.held(self.weights, block, f"{name}."):
             if not settled:
                 entries = list(zip(rows, rest, strict=True))
                 results, changed = self._observed(f"{self.stage}.{name}", block, entries, one, self.passes.discarded, as_run)
                 if changed:
-                    self._load(block, f"{name}.")
+                    self.parameters.load(self.weights, block, f"{name}.")
                     results = []
                 del entries
             if not results:
@@ -158,12 +170,13 @@ class StageStream:
                 results = rows
         return results
 
-    def _layers(self, module: nn.Module) -> list[str]:
+    def _layers(self, module: nn.Module) -> dict[str, Linear]:
         """The wanted linear layers of a module, by canonical name."""
         from export.modules.kernels import Linear
 
-        named = [f"{self.stage}.{self.names.get(id(part), '')}" for part in module.modules() if isinstance(part, Linear)]
-        return [name for name in named if self.wanted(name)]
+        parts = [part for part in module.modules() if isinstance(part, Linear)]
+        named = {f"{self.stage}.{self.names.get(id(part), '')}": part for part in parts}
+        return {name: part for name, part in named.items() if self.wanted(name)}
 
     def _leaving(self) -> LastBlockOutput:
         """What now stands for the blocks and hands on what the last one gave."""
@@ -203,14 +216,12 @@ class StageStream:
 
         Nothing comes out where it would be ``discarded``; such a pass ends at the last layer's input.
         """
-        from export.modules.kernels import Linear
-
         moments: dict[str, Moment] = {}
         enough = Enough() if discarded else None
         hooks = []
-        for part in module.modules():
-            name = f"{self.stage}.{self.names.get(id(part), '')}"
-            if isinstance(part, Linear) and part.weight.device.type != "meta" and self.wanted(name):
+        for name, part in self._layers(module).items():
+            # a stage's last layer may not be in memory: its input is taken by itself (`_observe_last`)
+            if part.weight.device.type != "meta":
                 moments[name] = Moment(part.weight.shape[1])
                 hooks.append(part.register_forward_pre_hook(self._watcher(name, moments[name], enough)))
         if not moments:
@@ -250,26 +261,6 @@ class StageStream:
         count = rows.numel() // rows.shape[-1]
         moment.add(rows, None if self.row_weights is None else self.row_weights.of(self._call, layer, count))
 
-    def _load(self, module: nn.Module, prefix: str, without: str = "") -> None:
-        from torch import nn
-
-        inside = {id(part) for part in module.modules()}
-        # blocks are loaded one at a time, by their own prefix
-        apart = tuple(f"{part}." for part in (without, "" if prefix else self.list_name) if part)
-        for name, (owner, leaf) in self.parameters.items():
-            skipped = name.startswith(apart)
-            if id(owner) in inside and name.startswith(prefix) and not skipped:
-                value = self.weights.tensor(f"{self.stage}.{name}").to(stored_as(owner, leaf, self.passes.half)).contiguous()
-                setattr(owner, leaf, nn.Parameter(value, requires_grad=False))
-
-    def _drop(self, module: nn.Module, prefix: str) -> None:
-        from torch import nn
-
-        inside = {id(part) for part in module.modules()}
-        for name, (owner, leaf) in self.parameters.items():
-            if id(owner) in inside and name.startswith(prefix):
-                setattr(owner, leaf, nn.Parameter(getattr(owner, leaf).to("meta"), requires_grad=False))
-
 
 class Finished:
     """Calls that have passed a stage's blocks; each turn gives the stage's first output of each, computed one by one.
@@ -284,25 +275,12 @@ class Finished:
     def __iter__(self) -> Iterator[Tensor]:
         import torch
 
-        leaving, module = self._stream._leaving(), self._stream.module
-        with _Loaded(self._stream, module, ""):
+        stream, leaving, module = self._stream, self._stream._leaving(), self._stream.module
+        with stream.parameters.held(stream.weights, module, ""):
             for call, rows in zip(self._calls, self._rows, strict=True):
                 with torch.no_grad():
                     output = leaving.of(module, _short(call), rows)
                 yield output
-
-
-class _Loaded:
-    """A module's parameters in memory while inside."""
-
-    def __init__(self, stream: StageStream, module: nn.Module, prefix: str, without: str = "") -> None:
-        self.stream, self.module, self.prefix, self.without = stream, module, prefix, without
-
-    def __enter__(self) -> None:
-        self.stream._load(self.module, self.prefix, self.without)
-
-    def __exit__(self, *error: object) -> None:
-        self.stream._drop(self.module, self.prefix)
 
 
 def _short(call: Call) -> Call:

@@ -138,14 +138,3 @@ def test_what_a_target_cannot_hold_has_a_reason() -> None:
     groups = exceptional_groups(spec, target_named("android"), "int4")
     assert any("fc2" in group.name and "4304" in group.reason for group in groups)
     assert all(group.reason and group.storage != "int4" for group in groups)
-
-
-@pytest.mark.parametrize(
-    ("model", "target", "told"),
-    [("awaker2.5-vl", "cpu", True), ("awaker2.5-vl", "desktop-gpu", False), ("wemm", "cpu", False)],
-)
-def test_adapters_that_are_slow_without_a_library_are_told_of(model: str, target: str, told: bool) -> None:
-    for library in (False, True) if target == "cpu" else (False,):
-        options = {"decoder_library": True} if library else {}
-        notes = plan(ExportRequest(model, target, weights="demo", options=options), None).notes
-        assert any("--decoder-library" in note for note in notes) is (told and not library)

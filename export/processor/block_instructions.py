@@ -31,6 +31,8 @@ class BlockInstructions(ABC):
         matrix_rows: rows of the matrix.
         panel_vectors: vectors of rows of the matrix, where many rows of numbers are multiplied.
         locality: of `llvm.prefetch`, the cache in which codes wait for their turn: the second, in which all of them fit.
+        near: bytes from codes that are multiplied with one row of numbers to those that are asked for anew, from the second
+            cache into the first; 0 where that was not measured.
     """
 
     width: int
@@ -38,6 +40,7 @@ class BlockInstructions(ABC):
     matrix_rows: int
     panel_vectors: int
     locality: int
+    near: int = 0
 
     @property
     def lanes(self) -> int:
@@ -52,6 +55,17 @@ class BlockInstructions(ABC):
     def fitting(self, row_bytes: int) -> BlockInstructions:
         """These, or narrower ones with which a row of so many bytes has less of a last stride."""
         return self
+
+    def slices(self) -> list[tuple[int, BlockInstructions]]:
+        """How lanes are shared out where one row of numbers is multiplied: the first of some, and what takes them."""
+        return [(0, self)]
+
+    def raised(self, bits: int) -> int:
+        """Bits by which the codes of odd columns may stay to the left where one row of numbers is multiplied.
+
+        To move one sum of them back is less work than to move every vector of codes.
+        """
+        return 0
 
     def lane_of(self, chunk):
         """Where the chunk number ``chunk`` of those taken at once is summed."""
@@ -77,12 +91,16 @@ class BlockInstructions(ABC):
         made = [tirx.Shuffle(pairs[at : at + 2], order) for at in (0, 2) for order in (low, high)]
         return [T.reinterpret(f"uint8x{self.width}", vector) for vector in made]
 
-    def decoded(self, codes: tirx.Expr, bits: int) -> list[tirx.Expr]:
-        """uint8 vectors of codes: of even columns and of odd ones for 4 bits, else the one vector."""
+    def decoded(self, codes: tirx.Expr, bits: int, raised: int = 0) -> list[tirx.Expr]:
+        """uint8 vectors of codes: of even columns and of odd ones for 4 bits, else the one vector.
+
+        Args:
+            raised: bits by which those of odd columns stay to the left, 0 or `raised`.
+        """
         if bits == 8:
             return [codes]
-        mask = T.broadcast(T.uint8(15), self.width)
-        return [T.bitwise_and(codes, mask), T.bitwise_and(self.upper(codes), mask)]
+        low, high = (T.broadcast(T.uint8(15 << shift), self.width) for shift in (0, raised))
+        return [T.bitwise_and(codes, low), T.bitwise_and(codes if raised else self.upper(codes), high)]
 
     def upper(self, pairs: tirx.Expr) -> tirx.Expr:
         """The upper four bits of each byte in its lower ones; what then lies above them is of no account."""
@@ -157,6 +175,7 @@ class Vnni(BlockInstructions):
     matrix_rows: int = 2
     panel_vectors: int = 2
     locality: int = 1
+    near: int = 4096
 
     @property
     def words(self) -> bool:
@@ -165,6 +184,14 @@ class Vnni(BlockInstructions):
     def fitting(self, row_bytes: int) -> BlockInstructions:
         """Of processors with AVX-512 many do two products of 32 bytes in the time of one of 64."""
         return replace(self, width=32) if row_bytes % (VECTORS * self.width) else self
+
+    def slices(self) -> list[tuple[int, BlockInstructions]]:
+        """Vectors of 32 bytes, with which memory is read faster than with those of 64."""
+        half = replace(self, width=32)
+        return [(start, half) for start in range(0, self.lanes, half.lanes)]
+
+    def raised(self, bits: int) -> int:
+        return 4 if bits == 4 else 0
 
     def signed_codes(self, bits: int) -> bool:
         return False

@@ -15,6 +15,9 @@ from export.processor.vectors import LINE, prefetch
 AHEAD = 12288
 """Bytes of codes from those that are multiplied to those that are asked for."""
 
+FIRST = 3
+"""Of `llvm.prefetch`: the first cache."""
+
 TOGETHER = 32
 """Rows of the matrix that lie in a core's cache while tiles of rows of numbers pass by."""
 
@@ -39,7 +42,10 @@ class Kernel:
     def write(self, codes, scales, numbers, zeros, factors, out, group, first, some):
         """``some`` rows of numbers from ``first`` on."""
         strides, byte = self.strides, self.strides.byte
-        lanes, side, rows = byte.lanes, byte.matrix_rows, strides.matrix.rows
+        # one row of numbers waits for memory, more for products
+        side = byte.matrix_rows if some > 1 else 1
+        slices = byte.slices() if some == 1 else [(0, byte)]
+        lanes, rows = byte.lanes, strides.matrix.rows
         whole = T.ramp(0, 1, lanes)
         together = TOGETHER // side
         with T.serial(0, T.min(together, -(-rows // side) - group * together)) as within:  # noqa: SIM117
@@ -47,10 +53,6 @@ class Kernel:
                 T.reads(codes[:, :, :], scales[:, :], numbers[:, :, :, :], zeros[:, :, :], factors[:, :, :])
                 T.writes(out[:, :])
                 sums = T.sblock_alloc_buffer((side, some, lanes), "float32")
-                kept = [T.sblock_alloc_buffer((strides.vectors, lanes), "int32") for _ in range(side)]
-                scale = T.sblock_alloc_buffer((side, lanes), "float32")
-                kind = byte.sum_type(strides.matrix.bits)
-                exact = T.sblock_alloc_buffer((side, some, lanes * 4 // (int(kind[3:]) // 8)), kind)
                 chosen = [group * TOGETHER + within * side + at for at in range(side)]
                 if rows % side:
                     # the last row is multiplied twice where there are too few
@@ -60,63 +62,102 @@ class Kernel:
                         T.buffer_store(sums, T.broadcast(T.float32(0), lanes), [at, number, whole])
                 kinds = _Copied if strides.copied else _InPlace
                 sources = [kinds(strides, codes, scales, row) for row in chosen]
+                products = [_Products(strides, part, start, numbers, zeros, factors, sums) for start, part in slices]
                 with T.serial(0, unforeseen(strides.count, out.shape[0])) as stride:
-                    self._prefetch(codes, scales, group, within * strides.count + stride)
-                    for at, source in enumerate(sources):
-                        self._decode(source, kept[at], scale, at, stride)
-                    self._add(kept, scale, numbers, zeros, factors, exact, sums, first, stride)
+                    self._prefetch(codes, scales, group, within * strides.count + stride, side)
+                    for product in products:
+                        for at, source in enumerate(sources):
+                            product.decode(source, at, stride)
+                        product.add(first, stride)
                 for at, row in enumerate(chosen):
                     for number in range(some):
                         value = added_up(sums[at, number, whole], lanes)
                         value = value if self.bias is None else value + self.bias[row]
                         T.buffer_store(out, value, [first + number, row])
 
-    def _prefetch(self, codes, scales, group, passed):
+    def _prefetch(self, codes, scales, group, passed, side):
         """Memory is asked for what lies ahead, line after line, however rows are multiplied."""
-        strides, matrix = self.strides, self.strides.matrix
-        side, locality = strides.byte.matrix_rows, strides.byte.locality
+        strides, matrix, byte = self.strides, self.strides.matrix, self.strides.byte
         each = side * matrix.columns * matrix.bits // 8 // strides.count
+        begun = group * TOGETHER
         for line in range(-(-each // LINE)):
-            T.evaluate(prefetch(codes[group * TOGETHER, 0, passed * each + line * LINE + AHEAD], locality))
+            at = passed * each + line * LINE
+            T.evaluate(prefetch(codes[begun, 0, at + AHEAD], byte.locality))
+            if byte.near and side == 1:
+                T.evaluate(prefetch(codes[begun, 0, at + byte.near], FIRST))
         scale = side * (matrix.columns // matrix.block) // strides.count
-        T.evaluate(prefetch(scales[group * TOGETHER, passed * scale + AHEAD * 8 // (matrix.bits * matrix.block)], locality))
+        ahead = AHEAD * 8 // (matrix.bits * matrix.block)
+        T.evaluate(prefetch(scales[begun, passed * scale + ahead], byte.locality))
 
-    def _decode(self, source, kept, scale, place, stride):
-        """The codes of a stride, and its scales by lane."""
-        strides, byte = self.strides, self.strides.byte
+
+class _Products:
+    """Products of a stride of some rows of the matrix with some rows of numbers, in some of their lanes.
+
+    Args:
+        byte: multiplies so many lanes.
+        start: the first of them.
+    """
+
+    def __init__(self, strides, byte, start, numbers, zeros, factors, sums) -> None:
+        self.strides, self.byte, self.start = strides, byte, start
+        self.numbers, self.zeros, self.factors, self.sums = numbers, zeros, factors, sums
+        side, some, lanes, bits = int(sums.shape[0]), int(sums.shape[1]), byte.lanes, strides.matrix.bits
+        self.raised = byte.raised(bits) if some == 1 else 0
+        kind = byte.sum_type(bits)
+        self.kept = [T.sblock_alloc_buffer((strides.vectors, lanes), "int32") for _ in range(side)]
+        self.scale = T.sblock_alloc_buffer((side, lanes), "float32")
+        # where codes of odd columns stay to the left they have a sum of their own
+        shape = (2 if self.raised else 1, side, some, lanes * 4 // (int(kind[3:]) // 8))
+        self.exact = T.sblock_alloc_buffer(shape, kind)
+
+    def decode(self, source, place, stride):
+        """The codes of a stride of a row, and its scales by lane."""
+        strides, byte = self.strides, self.byte
         column = strides.first_column(stride)
         whole = T.ramp(0, 1, byte.lanes)
-        read = [source.codes(column // strides.sides + at * byte.width, byte.width) for at in range(VECTORS)]
+        first = column // strides.sides + 4 * self.start
+        read = [source.codes(first + at * strides.byte.width, byte.width) for at in range(VECTORS)]
         for at, vector in enumerate(byte.turned(read)):
-            for side, decoded in enumerate(byte.decoded(vector, strides.matrix.bits)):
-                T.buffer_store(kept, T.reinterpret(f"int32x{byte.lanes}", decoded), [at * strides.sides + side, whole])
+            for side, decoded in enumerate(byte.decoded(vector, strides.matrix.bits, self.raised)):
+                held = T.reinterpret(f"int32x{byte.lanes}", decoded)
+                T.buffer_store(self.kept[place], held, [at * strides.sides + side, whole])
         count = strides.scales
         halves = source.scales(column // strides.matrix.block, count)
         if count == 1:
             spread = T.broadcast(T.Cast("float32", halves), byte.lanes)
         else:
-            single = [T.Cast(f"float32x{count}", halves)] * (byte.lanes // count)
-            spread = tirx.Shuffle(single, [strides.scale_of(at) for at in range(byte.lanes)])
-        T.buffer_store(scale, spread, [place, whole])
+            single = [T.Cast(f"float32x{count}", halves)] * -(-byte.lanes // count)
+            spread = tirx.Shuffle(single, [strides.scale_of(self.start + at) for at in range(byte.lanes)])
+        T.buffer_store(self.scale, spread, [place, whole])
 
-    def _add(self, kept, scale, numbers, zeros, factors, exact, sums, first, stride):
-        """The products of a stride of some rows of the matrix with some rows of numbers, taken in turns."""
-        strides, byte, bits = self.strides, self.strides.byte, self.strides.matrix.bits
-        lanes, whole = byte.lanes, T.ramp(0, 1, byte.lanes)
+    def add(self, first, stride):
+        """Rows of the matrix and of numbers are taken in turns."""
+        byte, bits, sums, exact = self.byte, self.strides.matrix.bits, self.sums, self.exact
+        lanes, whole, here = byte.lanes, T.ramp(0, 1, byte.lanes), T.ramp(self.start, 1, byte.lanes)
         all_of = T.ramp(0, 1, int(exact.shape[-1]))
         pairs = [(at, number) for number in range(int(sums.shape[1])) for at in range(int(sums.shape[0]))]
-        start = lambda number: zeros[first + number, stride, whole] if strides.zeroed else T.broadcast(T.int32(0), lanes)  # noqa: E731
+
+        def begun(number):
+            return self.zeros[first + number, stride, here] if self.strides.zeroed else T.broadcast(T.int32(0), lanes)
+
         for at, number in pairs:
-            T.buffer_store(exact, byte.started(start(number), bits), [at, number, all_of])
-        for vector in range(strides.vectors):
+            T.buffer_store(exact, byte.started(begun(number), bits), [0, at, number, all_of])
+            if self.raised:
+                T.buffer_store(exact, T.broadcast(T.int32(0), lanes), [1, at, number, all_of])
+        for vector in range(self.strides.vectors):
+            apart = vector % self.strides.sides if self.raised else 0
             for at, number in pairs:
-                codes = T.reinterpret(f"uint8x{byte.width}", kept[at][vector, whole])
-                read = T.reinterpret(f"int8x{byte.width}", numbers[first + number, stride, vector, whole])
-                T.buffer_store(exact, byte.plus(exact[at, number, all_of], codes, read, bits), [at, number, all_of])
+                codes = T.reinterpret(f"uint8x{byte.width}", self.kept[at][vector, whole])
+                read = T.reinterpret(f"int8x{byte.width}", self.numbers[first + number, stride, vector, here])
+                total = byte.plus(exact[apart, at, number, all_of], codes, read, bits)
+                T.buffer_store(exact, total, [apart, at, number, all_of])
         for at, number in pairs:
-            product = T.Cast(f"float32x{lanes}", byte.ended(exact[at, number, all_of], start(number), bits))
-            factor = scale[at, whole] * factors[first + number, stride, whole]
-            T.buffer_store(sums, sums[at, number, whole] + product * factor, [at, number, whole])
+            total = byte.ended(exact[0, at, number, all_of], begun(number), bits)
+            if self.raised:
+                total += T.shift_right(exact[1, at, number, all_of], T.broadcast(T.int32(self.raised), lanes))
+            factor = self.scale[at, whole] * self.factors[first + number, stride, here]
+            product = T.Cast(f"float32x{lanes}", total) * factor
+            T.buffer_store(sums, sums[at, number, here] + product, [at, number, here])
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from export.processor.block_kernel import TOGETHER, Kernel
 from export.processor.block_panels import MANY, Panels
 from export.processor.block_rounding import Rounding
 from export.processor.block_strides import Strides
-from export.processor.row_kernels import gate_row
+from export.processor.row_kernels import for_rows, gate_row
 
 BLOCKS = {4: (32, 64, 128), 8: (16, 32, 64, 128)}
 """Columns of a block that kernels are written for, by the bits of a code."""
@@ -35,7 +35,7 @@ class BlockMatrix:
 
     Attributes:
         rows: N, outputs.
-        columns: K, inputs, a multiple of ``block``.
+        columns: K, inputs; of a product that rounds them, a multiple of ``block``. Else the last block may be filled up.
         block: columns that share a scale.
         bits: of a code, 4 or 8.
     """
@@ -44,6 +44,11 @@ class BlockMatrix:
     columns: int
     block: int
     bits: int
+
+    @property
+    def blocks(self) -> int:
+        """Of a row."""
+        return -(-self.columns // self.block)
 
 
 def unsupported(matrix: BlockMatrix) -> str:
@@ -93,7 +98,7 @@ def block_product(matrix: BlockMatrix, byte: BlockInstructions, gated: bool = Fa
         T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
         given = {name: arg(name, T.handle()) for name in ("x", "codes", "scales", *["bias"] * biased, "out")}
         n = T.int64()
-        blocks, bytes_ = matrix.columns // matrix.block, matrix.block * matrix.bits // 8
+        blocks, bytes_ = matrix.blocks, matrix.block * matrix.bits // 8
         x = T.match_buffer(given["x"], (n, matrix.columns), "float32", align=4)
         codes = T.match_buffer(given["codes"], (matrix.rows, blocks, bytes_), "uint8", align=1)
         scales = T.match_buffer(given["scales"], (matrix.rows, blocks), "float16", align=2)
@@ -141,11 +146,7 @@ class _Few:
             zeros = T.sblock_alloc_buffer((n, strides.count, byte.lanes), "int32")
             factors = T.sblock_alloc_buffer((n, strides.count, byte.lanes), "float32")
             rounded = numbers, zeros, factors
-            with T.If(n < SHARED_OUT):
-                with T.Then(), T.serial(0, n) as row:
-                    rounding.write(x, row, *rounded)
-                with T.Else(), T.parallel(0, n) as row:
-                    rounding.write(x, row, *rounded)
+            for_rows(n, SHARED_OUT, lambda row: rounding.write(x, row, *rounded))
             with T.parallel(0, -(-rows // TOGETHER)) as group:
                 with T.serial(0, n // tile) as first:
                     kernel.write(codes, scales, *rounded, out, group, first * tile, tile)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from tvm.script import tirx as T
 
-from export.processor.float_rows import Outputs, decoded, in_register
+from export.processor.float_rows import Outputs, decoded
 from export.processor.lane_reduction import reduce_lanes
-from export.processor.vectors import fused
+from export.processor.vectors import fused, span, splat
 
 PANEL = 32
 """Rows of the matrix that are decoded together."""
@@ -58,31 +58,24 @@ class FloatPanels:
                 with T.serial(0, -(-n // (TILES * self.numbers))) as turn:
                     tiles = T.min(T.int64(TILES), -(-n // self.numbers) - turn * TILES)
                     with T.grid(tiles, PANEL // ACROSS, self.numbers, ACROSS) as place:
-                        T.buffer_store(sums, in_register(0.0, lanes), [*place, T.ramp(0, 1, lanes)])
+                        T.buffer_store(sums, splat(0.0, lanes), [*place, span(0, lanes)])
                     with T.serial(0, T.Cast("int64", -(-count[0] // at_once))) as chunk:
                         blocks = T.min(T.int64(at_once), T.Cast("int64", count[0]) - chunk * at_once)
                         with T.grid(PANEL // ACROSS, ACROSS, blocks) as (part, at, number):
                             row = T.min(first + part * ACROSS + at, rows - 1)
                             read = T.Cast("int64", index[chunk * at_once + number])
                             for piece in range(block // lanes):
-                                code = codes[row, read, T.ramp(piece * lanes, 1, lanes)]
-                                place = [part, number * (block // lanes) + piece, at, T.ramp(0, 1, lanes)]
+                                code = codes[row, read, span(piece * lanes, lanes)]
+                                place = [part, number * (block // lanes) + piece, at, span(0, lanes)]
                                 T.buffer_store(panel, decoded(code, T.Cast("float32", scales[row, read]), lanes), place)
                         with T.grid(tiles, PANEL // ACROSS) as (tile, part):
                             self._tile(held, panel, sums, turn, tile, part, chunk * CHUNK, blocks)
                     self._end(sums, turn, tiles, first, n)
 
-            if self.outputs.weights is None:
-                product()
-            else:
-                with T.If(self.outputs.unweighted(first, PANEL, rows - 1)):
-                    with T.Then(), T.grid(n, T.min(PANEL, rows - first)) as (number, at):
-                        self.outputs.store(number, first + at, T.float32(0))
-                    with T.Else():
-                        product()
+            self.outputs.write(n, first, PANEL, rows, product)
 
     def _tile(self, held, panel, sums, turn, tile, part, column, blocks):
-        lanes, whole = self.lanes, T.ramp(0, 1, self.lanes)
+        lanes, whole = self.lanes, span(0, self.lanes)
         pairs = [(each, at) for each in range(self.numbers) for at in range(ACROSS)]
         with T.sblock("tile"):
             T.reads()
@@ -92,14 +85,14 @@ class FloatPanels:
                 T.buffer_store(kept[each], sums[tile, part, each, at, whole], [at, whole])
             with T.serial(0, blocks * (self.matrix.block // lanes)) as step:
                 for each, at in pairs:
-                    x = held[(turn * TILES + tile) * self.numbers + each, T.ramp(column + step * lanes, 1, lanes)]
+                    x = held[(turn * TILES + tile) * self.numbers + each, span(column + step * lanes, lanes)]
                     T.buffer_store(kept[each], fused(x, panel[part, step, at, whole], kept[each][at, whole]), [at, whole])
             for each, at in pairs:
                 T.buffer_store(sums, kept[each][at, whole], [tile, part, each, at, whole])
 
     def _end(self, sums, turn, tiles, first, n):
         """Lanes are added up, of as many rows of the matrix at once as a vector has lanes."""
-        lanes, whole = self.lanes, T.ramp(0, 1, self.lanes)
+        lanes, whole = self.lanes, span(0, self.lanes)
         with T.grid(tiles, self.numbers, PANEL // lanes) as (tile, each, piece):
             number = (turn * TILES + tile) * self.numbers + each
             with T.If(number < n), T.Then(), T.sblock("end"):

@@ -17,44 +17,26 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder.tirx import arg, prim_func
 
 from export.processor.block_instructions import BlockInstructions
+from export.processor.block_product import BLOCKS, SHARED_OUT, BlockMatrix
 from export.processor.float_panels import FloatPanels
-from export.processor.float_rows import FloatRows, Outputs, in_register
-
-BLOCKS = (16, 32, 64, 128)
-"""Columns of a block that kernels are written for."""
+from export.processor.float_rows import FloatRows, Outputs
+from export.processor.online_softmax import tree_reduce
+from export.processor.row_kernels import for_rows
+from export.processor.vectors import span, splat
 
 MANY = 12
 """Rows from which on the matrix is decoded to memory once for many of them."""
 
-SHARED = 16
-"""Rows from which on several threads bring them together."""
+BITS = 8
+"""Of a code."""
 
 
-@dataclass(frozen=True)
-class FloatMatrix:
-    """A matrix as MatMulNBits' inputs B and scales lie in the file: 8 bits a code, zero points of 128.
-
-    Attributes:
-        rows: N, outputs.
-        columns: K, inputs; the last block may be filled up.
-        block: columns that share a scale.
-    """
-
-    rows: int
-    columns: int
-    block: int
-
-    @property
-    def blocks(self) -> int:
-        return -(-self.columns // self.block)
-
-
-def unsupported(matrix: FloatMatrix, bits: int) -> str:
+def unsupported(matrix: BlockMatrix) -> str:
     """Why no kernel is written for the matrix; empty where one is."""
-    if bits != 8:
-        return f"codes of {bits} bits for inputs that are not rounded: only 8 are read"
-    if matrix.block not in BLOCKS:
-        return f"blocks of {matrix.block} columns for inputs that are not rounded: only {BLOCKS} are read"
+    if matrix.bits != BITS:
+        return f"codes of {matrix.bits} bits for inputs that are not rounded: only {BITS} are read"
+    if matrix.block not in BLOCKS[BITS]:
+        return f"blocks of {matrix.block} columns for inputs that are not rounded: only {BLOCKS[BITS]} are read"
     if matrix.rows < 1 or matrix.columns < 1:
         return f"{matrix.rows} rows of {matrix.columns} columns: at least one is expected"
     return ""
@@ -69,7 +51,7 @@ class Columns:
 
 
 def float_product(
-    matrix: FloatMatrix, byte: BlockInstructions, weights: int = 0, into: Columns | None = None
+    matrix: BlockMatrix, byte: BlockInstructions, weights: int = 0, into: Columns | None = None
 ) -> tirx.PrimFunc:
     """The product of any number of rows with ``matrix``.
 
@@ -85,8 +67,8 @@ def float_product(
         ValueError: the matrix is one that `unsupported` names, or weights or columns do not fit it.
     """
     misfit = (weights and matrix.rows % weights) or (into and into.start + matrix.rows > into.width)
-    if unsupported(matrix, 8) or misfit:
-        raise ValueError(f"no product is written for {unsupported(matrix, 8) or f'{weights} weights, or into {into}'}")
+    if unsupported(matrix) or misfit:
+        raise ValueError(f"no product is written for {unsupported(matrix) or f'{weights} weights, or into {into}'}")
     with IRBuilder() as builder, prim_func(s_tir=True):
         T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
         names = ["x", "codes", "scales", *(["weights"] if weights else []), "out"]
@@ -103,7 +85,8 @@ def float_product(
         with T.sblock("product"):
             T.reads()
             T.writes()
-            padded = -(-n // panels.numbers) * panels.numbers
+            # panels take rows by tiles, and drop what comes of those behind the last
+            padded = T.Select(n < MANY, n, -(-n // panels.numbers) * panels.numbers)
             held = T.sblock_alloc_buffer((padded, matrix.blocks * matrix.block), "float32")
             index = T.sblock_alloc_buffer((matrix.blocks,), "int32")
             count = T.sblock_alloc_buffer((1,), "int32")
@@ -120,13 +103,13 @@ def float_product(
 class _Input:
     """Rows of numbers, of which blocks that hold zeros alone are left out."""
 
-    matrix: FloatMatrix
+    matrix: BlockMatrix
     lanes: int
     x: tirx.Buffer
     n: tirx.Expr
 
     def write(self, held, index, count, padded):
-        """The blocks that are left, of every row side by side, and zeros behind the rows."""
+        """The blocks that are left, of every row side by side, and zeros in rows behind the last."""
         T.buffer_store(count, T.int32(0), [0])
         with T.serial(0, self.matrix.blocks) as block, T.sblock("block"):
             T.reads()
@@ -138,30 +121,28 @@ class _Input:
             with T.If(found[0] != 0), T.Then():
                 T.buffer_store(index, T.Cast("int32", block), [count[0]])
                 T.buffer_store(count, count[0] + 1, [0])
-        with T.If(self.n < SHARED):
-            with T.Then(), T.serial(0, padded) as row:
-                self._copy(row, held, index, count)
-            with T.Else(), T.parallel(0, padded) as row:
-                self._copy(row, held, index, count)
+        for_rows(self.n, SHARED_OUT, lambda row: self._copy(row, held, index, count))
+        width = T.Cast("int64", count[0]) * (self.matrix.block // self.lanes)
+        with T.grid(padded - self.n, width) as (behind, at):
+            T.buffer_store(held, splat(0.0, self.lanes), [self.n + behind, span(at * self.lanes, self.lanes)])
 
     def _find(self, row, block, found):
         """Whether a block of a row holds anything but zeros."""
         lanes, (whole, left) = self.lanes, divmod(self.matrix.columns, self.matrix.block)
 
         def bits(first, many):
-            kind = f"int32x{many}" if many > 1 else "int32"
-            number = T.reinterpret(kind, self.x[row, T.ramp(first, 1, many) if many > 1 else first])
-            mask = T.int32(0x7FFFFFFF)
-            return T.bitwise_and(number, T.broadcast(mask, many) if many > 1 else mask)
+            kind, mask = "int32", T.int32(0x7FFFFFFF)
+            if many > 1:
+                kind, mask = f"{kind}x{many}", T.broadcast(mask, many)
+            return T.bitwise_and(T.reinterpret(kind, self.x[row, span(first, many)]), mask)
 
         def all_of():
             vector = bits(block * self.matrix.block, lanes)
             for at in range(lanes, self.matrix.block, lanes):
                 vector = T.bitwise_or(vector, bits(block * self.matrix.block + at, lanes))
             any_of = T.sblock_alloc_buffer((lanes,), "int32")
-            T.buffer_store(any_of, vector, [T.ramp(0, 1, lanes)])
-            for at in range(lanes):
-                T.buffer_store(found, T.bitwise_or(found[0], any_of[at]), [0])
+            T.buffer_store(any_of, vector, [span(0, lanes)])
+            T.buffer_store(found, tree_reduce([any_of[lane] for lane in range(lanes)], T.bitwise_or), [0])
 
         def some():
             with T.serial(0, left) as at:
@@ -170,28 +151,36 @@ class _Input:
         with T.sblock("find"):
             T.reads()
             T.writes()
-            if not left:
-                all_of()
-            elif not whole:
-                some()
-            else:
-                with T.If(block < whole):
-                    with T.Then():
-                        all_of()
-                    with T.Else():
-                        some()
+            self._of_block(block, all_of, some)
 
     def _copy(self, row, held, index, count):
-        block, lanes, left = self.matrix.block, self.lanes, self.matrix.columns % self.matrix.block
+        block, lanes, (whole, left) = self.matrix.block, self.lanes, divmod(self.matrix.columns, self.matrix.block)
         with T.serial(0, T.Cast("int64", count[0])) as number:
-            for at in range(0, block, lanes):
-                T.buffer_store(held, in_register(0.0, lanes), [row, T.ramp(number * block + at, 1, lanes)])
-            with T.If(row < self.n), T.Then():
-                first = T.Cast("int64", index[number]) * block
-                if left:
-                    with T.serial(0, T.min(T.int64(block), self.matrix.columns - first)) as at:
-                        T.buffer_store(held, self.x[row, first + at], [row, number * block + at])
-                else:
-                    for at in range(0, block, lanes):
-                        read = self.x[row, T.ramp(first + at, 1, lanes)]
-                        T.buffer_store(held, read, [row, T.ramp(number * block + at, 1, lanes)])
+            read = T.Cast("int64", index[number])
+
+            def all_of():
+                for at in range(0, block, lanes):
+                    value = self.x[row, span(read * block + at, lanes)]
+                    T.buffer_store(held, value, [row, span(number * block + at, lanes)])
+
+            def some():
+                for at in range(0, block, lanes):
+                    T.buffer_store(held, splat(0.0, lanes), [row, span(number * block + at, lanes)])
+                with T.serial(0, left) as at:
+                    T.buffer_store(held, self.x[row, whole * block + at], [row, number * block + at])
+
+            self._of_block(read, all_of, some)
+
+    def _of_block(self, block, all_of, some):
+        """What is written of a block that is whole, or of the last one, which may not be."""
+        whole, left = divmod(self.matrix.columns, self.matrix.block)
+        if not left:
+            all_of()
+        elif not whole:
+            some()
+        else:
+            with T.If(block < whole):
+                with T.Then():
+                    all_of()
+                with T.Else():
+                    some()

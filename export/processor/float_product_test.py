@@ -11,24 +11,25 @@ from onnx import TensorProto, helper, numpy_helper
 from tvm.target import Target
 
 from export.processor.block_instructions import block_instructions
+from export.processor.block_product import BlockMatrix
 from export.processor.conftest import ARM64, X86, compiled, drawn, of_processor
-from export.processor.float_product import MANY, Columns, FloatMatrix, float_product, unsupported
+from export.processor.float_product import MANY, Columns, float_product, unsupported
 from export.processor.targets import TARGETS
 
-MATRIX = FloatMatrix(70, 336, 32)
+MATRIX = BlockMatrix(70, 336, 32, 8)
 """Rows that are no whole panel, and a last block that is filled up."""
 
-NARROW = FloatMatrix(5, 20, 32)
+NARROW = BlockMatrix(5, 20, 32, 8)
 ROWS = (1, 3, 4, 7, MANY, MANY + 54)
 PLACES = {"v3": "x86-64-v3", "v4": "x86-64-vnni"}
 
 
-def made(place: str, matrix: FloatMatrix, weights: int = 0, into: Columns | None = None) -> Any:
+def made(place: str, matrix: BlockMatrix, weights: int = 0, into: Columns | None = None) -> Any:
     byte = block_instructions(Target(TARGETS[PLACES[place]]))
     return of_processor(place, float_product, matrix, byte, weights, into)
 
 
-def parts(matrix: FloatMatrix) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def parts(matrix: BlockMatrix) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Codes, scales, and what they stand for: float64 (N, K)."""
     numbers = np.random.default_rng(matrix.rows)
     shape = matrix.rows, matrix.blocks
@@ -39,7 +40,7 @@ def parts(matrix: FloatMatrix) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return codes, scales, whole.reshape(matrix.rows, -1)[:, : matrix.columns]
 
 
-def of_onnx(matrix: FloatMatrix, x: np.ndarray, codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
+def of_onnx(matrix: BlockMatrix, x: np.ndarray, codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
     held = [numpy_helper.from_array(codes, "codes"), numpy_helper.from_array(scales.astype(np.float32), "scales")]
     sizes: dict[str, Any] = {"N": matrix.rows, "K": matrix.columns, "block_size": matrix.block, "bits": 8}
     node = helper.make_node(
@@ -54,9 +55,9 @@ def of_onnx(matrix: FloatMatrix, x: np.ndarray, codes: np.ndarray, scales: np.nd
 
 
 @pytest.mark.parametrize("place", X86)
-@pytest.mark.parametrize("matrix", [MATRIX, NARROW, FloatMatrix(33, 256, 128)])
+@pytest.mark.parametrize("matrix", [MATRIX, NARROW, BlockMatrix(33, 256, 128, 8)])
 def test_a_product_is_that_of_the_formula_and_of_onnx_runtime_and_a_row_has_its_bits_alone(
-    place: str, matrix: FloatMatrix
+    place: str, matrix: BlockMatrix
 ) -> None:
     codes, scales, whole = parts(matrix)
     kernel = made(place, matrix)
@@ -101,7 +102,7 @@ def test_blocks_of_zeros_are_not_read_and_change_no_bit(place: str) -> None:
 
 @pytest.mark.parametrize("place", X86)
 def test_rows_of_the_matrix_without_weight_are_not_read(place: str) -> None:
-    matrix = FloatMatrix(128, 96, 32)
+    matrix = BlockMatrix(128, 96, 32, 8)
     codes, scales, whole = parts(matrix)
     weights = np.zeros(64, np.float32)
     weights[:32] = drawn(1, 32)
@@ -130,9 +131,9 @@ def test_a_product_is_added_to_columns_of_others(place: str) -> None:
 
 def test_what_is_not_read_is_refused() -> None:
     byte = block_instructions(Target(TARGETS["x86-64-v3"]))
-    assert byte is not None and not unsupported(MATRIX, 8)
-    assert "4 bits" in unsupported(MATRIX, 4)
-    for matrix, weights, into in ((FloatMatrix(4, 8, 24), 0, None), (MATRIX, 3, None), (MATRIX, 0, Columns(70, 1))):
+    assert byte is not None and not unsupported(MATRIX)
+    assert "4 bits" in unsupported(BlockMatrix(70, 336, 32, 4))
+    for matrix, weights, into in ((BlockMatrix(4, 8, 24, 8), 0, None), (MATRIX, 3, None), (MATRIX, 0, Columns(70, 1))):
         with pytest.raises(ValueError, match="no product is written"):
             float_product(matrix, byte, weights, into)
 

@@ -9,8 +9,9 @@ from tvm import tirx
 from tvm.script import tirx as T
 
 from export.processor.block_strides import added_up
+from export.processor.online_softmax import tree_reduce
 from export.processor.row_kernels import for_pieces
-from export.processor.vectors import LINE, fused, prefetch, span
+from export.processor.vectors import LINE, fused, prefetch, span, splat
 
 SIDE = 4
 """Rows of the matrix that are multiplied at once."""
@@ -23,10 +24,6 @@ AHEAD = 12288
 
 TOGETHER = 16
 """Rows of the matrix that one thread takes."""
-
-
-def in_register(number: float, lanes: int) -> tirx.Expr:
-    return T.broadcast(T.float32(number), lanes)
 
 
 def decoded(codes: tirx.Expr, scale: tirx.Expr, lanes: int) -> tirx.Expr:
@@ -59,13 +56,17 @@ class Outputs:
         place = [number, row] if self.start is None else [number, self.start + row]
         T.buffer_store(self.out, total if self.start is None else self.out[tuple(place)] + total, place)
 
-    def unweighted(self, first, count, last):
-        """Whether the outputs from ``first`` on have no weight but zeros."""
-        rows = [T.min(first + at, last) for at in range(count)]
-        none = self.weight(rows[0]) == T.float32(0)
-        for row in rows[1:]:
-            none = T.And(none, self.weight(row) == T.float32(0))
-        return none
+    def write(self, n, first, count, rows, product):
+        """``product()`` for ``count`` of the matrix's ``rows``; zeros where none of their channels has a weight."""
+        if self.weights is None:
+            product()
+            return
+        weightless = [self.weight(T.min(first + at, rows - 1)) == T.float32(0) for at in range(count)]
+        with T.If(tree_reduce(weightless, T.And)):
+            with T.Then(), T.grid(n, T.min(count, rows - first)) as (number, at):
+                self.store(number, first + at, T.float32(0))
+            with T.Else():
+                product()
 
 
 @dataclass(frozen=True)
@@ -95,17 +96,10 @@ class FloatRows:
                         with T.If(n % TILE == some), T.Then():
                             self._tile(codes, scales, held, index, count, first, side, n // TILE * TILE, some)
 
-                if self.outputs.weights is None:
-                    tiles()
-                else:
-                    with T.If(self.outputs.unweighted(first, side, rows - 1)):
-                        with T.Then(), T.grid(n, side) as (number, at), T.If(first + at < rows), T.Then():
-                            self.outputs.store(number, first + at, T.float32(0))
-                        with T.Else():
-                            tiles()
+                self.outputs.write(n, first, side, rows, tiles)
 
     def _tile(self, codes, scales, held, index, count, first, side, number, some):
-        lanes, block, whole = self.lanes, self.matrix.block, T.ramp(0, 1, self.lanes)
+        lanes, block, whole = self.lanes, self.matrix.block, span(0, self.lanes)
         rows = [T.min(first + at, self.matrix.rows - 1) for at in range(side)]
         with T.sblock("tile"):
             T.reads()
@@ -115,7 +109,7 @@ class FloatRows:
             factors = T.sblock_alloc_buffer((side, self.matrix.blocks), "float32")
             for at in range(side):
                 for each in range(some):
-                    T.buffer_store(sums[at], in_register(0.0, lanes), [each, whole])
+                    T.buffer_store(sums[at], splat(0.0, lanes), [each, whole])
             for at, row in enumerate(rows):
                 for_pieces(
                     self.matrix.blocks,
@@ -132,9 +126,9 @@ class FloatRows:
                         T.evaluate(prefetch(codes[first + ahead + at, read, line], self.locality))
                 for piece in range(0, block, lanes):
                     for at, row in enumerate(rows):
-                        weight = decoded(codes[row, read, T.ramp(piece, 1, lanes)], factors[at, read], lanes)
+                        weight = decoded(codes[row, read, span(piece, lanes)], factors[at, read], lanes)
                         for each in range(some):
-                            x = held[number + each, T.ramp(place * block + piece, 1, lanes)]
+                            x = held[number + each, span(place * block + piece, lanes)]
                             T.buffer_store(sums[at], fused(x, weight, sums[at][each, whole]), [each, whole])
             for at, row in enumerate(rows):
                 guard = first + at < self.matrix.rows

@@ -6,7 +6,8 @@ Every token is a lane, so each kernel goes through the channels of a panel; pane
 # mypy: ignore-errors
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 from tvm import tirx
 from tvm.script import tirx as T
@@ -32,6 +33,9 @@ from export.processor.token_panels import (
 from export.processor.vectors import Index
 
 COLOURS = 3
+
+Fill: TypeAlias = "Callable[[Callable[[Index], tirx.Expr]], None]"
+"""Writes a token's channels, each of which a function gives."""
 
 
 def patches(side: int, first: int) -> tirx.PrimFunc:
@@ -65,13 +69,8 @@ def gathered(channels: int) -> tirx.PrimFunc:
     shapes = {"rows": ("float32", ("tokens", channels)), "out": ("float32", ("panels", channels, PANEL))}
 
     def write() -> None:
-        with kernel(shapes) as arrays, T.parallel(0, arrays["panels"]) as panel, T.serial(0, PANEL) as lane, block("token"):
-            number = T.Cast("int32", panel) * PANEL + lane
-            with T.If(number < T.Cast("int32", arrays["tokens"])):
-                with T.Then(), T.serial(0, channels) as channel:
-                    T.buffer_store(arrays["out"], arrays["rows"][number, channel], [panel, channel, lane])
-                with T.Else(), T.serial(0, channels) as channel:
-                    T.buffer_store(arrays["out"], T.float32(0), [panel, channel, lane])
+        with kernel(shapes) as arrays:
+            _each_token(arrays, lambda number, fill: fill(lambda channel: arrays["rows"][number, channel]))
 
     return written(write)
 
@@ -87,29 +86,39 @@ def positioned(width: int, class_token: bool) -> tirx.PrimFunc:
     shapes = {"x": panels, "positions": ("float32", ("tokens", width)), **special, "out": panels}
 
     def write() -> None:
-        with kernel(shapes) as arrays, T.parallel(0, arrays["panels"]) as panel, T.serial(0, PANEL) as lane, block("token"):
-            number = T.Cast("int32", panel) * PANEL + lane
+        with kernel(shapes) as arrays:
 
-            def fill(value: Callable[[Index], tirx.Expr]) -> None:
-                with T.serial(0, width) as channel:
-                    T.buffer_store(arrays["out"], value(channel), [panel, channel, lane])
+            def token(number: tirx.Expr, fill: Fill) -> None:
+                place = lambda channel: arrays["positions"][number, channel]  # noqa: E731
+                patch = lambda channel: arrays["x"][number // PANEL, channel, number % PANEL] + place(channel)  # noqa: E731
+                if class_token:
+                    with T.If(number == 0):
+                        with T.Then():
+                            fill(lambda channel: arrays["class_token"][0, channel] + place(channel))
+                        with T.Else():
+                            fill(patch)
+                else:
+                    fill(patch)
 
-            with T.If(number >= T.Cast("int32", arrays["tokens"])):
-                with T.Then():
-                    fill(lambda channel: T.float32(0))
-                with T.Else():
-                    place = lambda channel: arrays["positions"][number, channel]  # noqa: E731
-                    patch = lambda channel: arrays["x"][panel, channel, lane] + place(channel)  # noqa: E731
-                    if class_token:
-                        with T.If(number == 0):
-                            with T.Then():
-                                fill(lambda channel: arrays["class_token"][0, channel] + place(channel))
-                            with T.Else():
-                                fill(patch)
-                    else:
-                        fill(patch)
+            _each_token(arrays, token)
 
     return written(write)
+
+
+def _each_token(arrays: Mapping[str, tirx.Buffer], write: Callable[[tirx.Expr, Fill], None]) -> None:
+    """``write(number, fill)`` for each of "tokens", whose channels ``fill`` writes to "out"; zeros behind the last."""
+    with T.parallel(0, arrays["panels"]) as panel, T.serial(0, PANEL) as lane, block("token"):
+        number = T.Cast("int32", panel) * PANEL + lane
+
+        def fill(value: Callable[[Index], tirx.Expr]) -> None:
+            with T.serial(0, arrays["out"].shape[1]) as channel:
+                T.buffer_store(arrays["out"], value(channel), [panel, channel, lane])
+
+        with T.If(number >= T.Cast("int32", arrays["tokens"])):
+            with T.Then():
+                fill(lambda channel: T.float32(0))
+            with T.Else():
+                write(number, fill)
 
 
 def tokens(width: int, first: int) -> tirx.PrimFunc:

@@ -102,10 +102,12 @@ class RoundedHeads:
         for number, (pairs, scales, factor) in enumerate(sides):
             read = partial(self._read, qkv, panel, number * width + head * size)
             if turns is None:
-                self._write_pairs(read, pairs, scales, factor, (panel, head))
+                first = again = partial(self._neighbours, read)
             else:
-                angles = partial(self._read, turns, panel, 0)
-                self._write_turned(read, angles, pairs, scales, factor, (panel, head))
+                turned = T.sblock_alloc_buffer((size, PANEL), "float32")
+                first = partial(self._turn, read, partial(self._read, turns, panel, 0), turned)
+                again = partial(self._halves, lambda channel, vector, turned=turned: turned[channel, at(vector)])
+            self._write_pairs(first, again, pairs, scales, factor, (panel, head))
         there = T.Cast("int32", tokens - panel * PANEL)
         with T.serial(0, size) as channel:
             vectors = []
@@ -120,48 +122,42 @@ class RoundedHeads:
     def _read(qkv: tirx.Buffer, panel: Index, begin: Index, channel: Index, vector: int) -> tirx.Expr:
         return qkv[panel, begin + channel, at(vector)]
 
-    def _write_pairs(self, read: Callable, pairs: tirx.Buffer, scales: tirx.Buffer, factor: float, place: tuple) -> None:
-        """A token's channels, two by two."""
-        largest = registers("float32", VECTORS)
-        for vector in range(VECTORS):
-            put(largest, every(LEAST), vector)
-        with T.serial(0, self.heads.size) as channel:
-            for vector in range(VECTORS):
-                put(largest, T.max(got(largest, vector), magnitude(read(channel, vector))), vector)
-        self._write_scales(largest, scales, factor, place)
-        with T.serial(0, self.heads.size // 2) as two:
-            for vector in range(VECTORS):
-                both = [nearest(read(2 * two + side, vector) * got(largest, vector)) for side in range(2)]
-                T.buffer_store(pairs, paired(*both), [*place, two, at(vector)])
-
-    def _write_turned(
-        self, read: Callable, angles: Callable, pairs: tirx.Buffer, scales: tirx.Buffer, factor: float, place: tuple
-    ) -> None:
-        """A token's channels, each with the one it turns with."""
-        half = self.heads.size // 2
-        largest, turned = registers("float32", VECTORS), T.sblock_alloc_buffer((self.heads.size, PANEL), "float32")
-        for vector in range(VECTORS):
-            put(largest, every(LEAST), vector)
-        with T.serial(0, half) as first:
-            for vector in range(VECTORS):
-                one, other = read(first, vector), read(first + half, vector)
-                cosine, sine = angles(first, vector), angles(first + half, vector)
-                T.buffer_store(turned, one * cosine - other * sine, [first, at(vector)])
-                T.buffer_store(turned, other * cosine + one * sine, [first + half, at(vector)])
-                longer = T.max(*(magnitude(turned[first + side * half, at(vector)]) for side in range(2)))
-                put(largest, T.max(got(largest, vector), longer), vector)
-        self._write_scales(largest, scales, factor, place)
-        with T.serial(0, half) as first:
-            for vector in range(VECTORS):
-                both = [nearest(turned[first + side * half, at(vector)] * got(largest, vector)) for side in range(2)]
-                T.buffer_store(pairs, paired(*both), [*place, first, at(vector)])
-
     @staticmethod
-    def _write_scales(largest: tirx.Buffer, scales: tirx.Buffer, factor: float, place: tuple) -> None:
-        """What a step stands for, times the factor; the largest becomes what numbers are multiplied with."""
+    def _neighbours(read: Callable, number: Index, vector: int) -> tuple[tirx.Expr, tirx.Expr]:
+        return read(2 * number, vector), read(2 * number + 1, vector)
+
+    def _halves(self, read: Callable, number: Index, vector: int) -> tuple[tirx.Expr, tirx.Expr]:
+        """Channels that turn together."""
+        return read(number, vector), read(number + self.heads.size // 2, vector)
+
+    def _turn(
+        self, read: Callable, angles: Callable, turned: tirx.Buffer, number: Index, vector: int
+    ) -> tuple[tirx.Expr, tirx.Expr]:
+        """Two channels, turned, in memory too."""
+        (one, other), (cosine, sine) = (self._halves(each, number, vector) for each in (read, angles))
+        T.buffer_store(turned, one * cosine - other * sine, [number, at(vector)])
+        T.buffer_store(turned, other * cosine + one * sine, [number + self.heads.size // 2, at(vector)])
+        return self._halves(lambda channel, vector: turned[channel, at(vector)], number, vector)
+
+    def _write_pairs(
+        self, first: Callable, again: Callable, pairs: tirx.Buffer, scales: tirx.Buffer, factor: float, place: tuple
+    ) -> None:
+        """Two by two: ``first`` gives channels of a number and a vector, and ``again`` once it gave those of all."""
+        largest, half = registers("float32", VECTORS), self.heads.size // 2
         for vector in range(VECTORS):
+            put(largest, every(LEAST), vector)
+        with T.serial(0, half) as number:
+            for vector in range(VECTORS):
+                longer = T.max(*map(magnitude, first(number, vector)))
+                put(largest, T.max(got(largest, vector), longer), vector)
+        for vector in range(VECTORS):
+            # what a step stands for; then what numbers are multiplied with
             T.buffer_store(scales, got(largest, vector) * every(factor / MOST), [*place, at(vector)])
             put(largest, every(MOST) / got(largest, vector), vector)
+        with T.serial(0, half) as number:
+            for vector in range(VECTORS):
+                both = [nearest(channel * got(largest, vector)) for channel in again(number, vector)]
+                T.buffer_store(pairs, paired(*both), [*place, number, at(vector)])
 
     def _write_values(self, vectors: list[tirx.Expr], panel: Index, head: Index, channel: Index) -> None:
         """A channel of all tokens of a panel."""

@@ -11,26 +11,26 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder.tirx import arg, prim_func
 
 from export.processor.online_softmax import tree_reduce
-from export.processor.row_kernels import SHARED, WIDE, for_pieces, kernel
+from export.processor.row_kernels import SHARED, WIDE, for_pieces, for_rows, kernel
 from export.processor.vectors import fused, span, splat
 
 
 def row_deltas(width: int) -> tirx.PrimFunc:
     """Add to each row the delta that is its own, where it has one.
 
-    Arguments: rows float32 (n, width), which are changed, deltas float32 (m, width), and index int64 (n,), which is m
-    or more of a row without a delta.
+    Arguments: deltas float32 (m, width), index int64 (n,), which is m or more, or below 0, of a row without a delta, and
+    rows float32 (n, width), which are changed.
     """
     with IRBuilder() as builder, prim_func(s_tir=True):
         T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
-        given = [arg(name, T.handle()) for name in ("rows", "deltas", "index")]
+        given = [arg(name, T.handle()) for name in ("deltas", "index", "rows")]
         n, m = T.int64(), T.int64()
-        rows = T.match_buffer(given[0], (n, width), "float32", align=4)
-        deltas = T.match_buffer(given[1], (m, width), "float32", align=4)
-        index = T.match_buffer(given[2], (n,), "int64", align=8)
+        deltas = T.match_buffer(given[0], (m, width), "float32", align=4)
+        index = T.match_buffer(given[1], (n,), "int64", align=8)
+        rows = T.match_buffer(given[2], (n, width), "float32", align=4)
 
-        def every(loop):
-            with loop(0, n) as row, T.If(T.And(index[row] >= 0, index[row] < m)), T.Then():
+        def write(row):
+            with T.If(T.And(index[row] >= 0, index[row] < m)), T.Then():
 
                 def add(at, many):
                     place = [row, span(at, many)]
@@ -41,11 +41,7 @@ def row_deltas(width: int) -> tirx.PrimFunc:
         with T.sblock("deltas"):
             T.reads()
             T.writes()
-            with T.If(n > SHARED // width):
-                with T.Then():
-                    every(T.parallel)
-                with T.Else():
-                    every(T.serial)
+            for_rows(n, SHARED // width + 1, write)
     return builder.get()
 
 

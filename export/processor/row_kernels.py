@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from tvm import tirx
 from tvm.script import tirx as T
@@ -96,19 +95,24 @@ def kernel(shapes: Mapping[str, Sequence[int | str]], row: Callable[..., None]) 
             for name, shape in shapes.items()
         }
 
-        def rows(loop: Callable[..., Any]) -> None:
-            with loop(0, n) as number, T.sblock("row"):
+        def write(number: tirx.Expr) -> None:
+            with T.sblock("row"):
                 T.reads()
                 T.writes()
                 row(number, **arrays)
 
         widest = max(size for shape in shapes.values() for size in shape if isinstance(size, int))
-        with T.If(n > SHARED // widest):
-            with T.Then():
-                rows(T.parallel)
-            with T.Else():
-                rows(T.serial)
+        for_rows(n, SHARED // widest + 1, write)
     return builder.get()
+
+
+def for_rows(count: tirx.Expr, many: int, write: Callable[[tirx.Expr], None]) -> None:
+    """``write(row)`` for all rows, one after the other, or from ``many`` of them on shared among cores."""
+    with T.If(count < many):
+        with T.Then(), T.serial(0, count) as row:
+            write(row)
+        with T.Else(), T.parallel(0, count) as row:
+            write(row)
 
 
 def for_pieces(count: int, write: Callable[..., None]) -> None:

@@ -23,6 +23,7 @@ from runtime_py.files.json_file import MEGABYTE, read_json, shortened
 KIND, SCHEMA = "bit choice", 1
 EXPECTED = "layers that are int4, or round their inputs (int8 towers of cpu packages)"
 AGAIN = "search again, with the flags of this export"
+NAME_ANOTHER = "name a file that calibrate search or vision wrote"
 MEASURED = "chosen by calibrate vision"
 MAX_BYTES = 16 * MEGABYTE
 
@@ -33,13 +34,13 @@ def read_choice(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: it cannot be read, or is something else.
     """
-    choice: dict[str, Any] = read_json(path, MAX_BYTES, UsageError, "name a file that calibrate search wrote")
+    choice: dict[str, Any] = read_json(path, MAX_BYTES, UsageError, NAME_ANOTHER)
     if not isinstance(choice, dict) or choice.get("kind") != KIND or choice.get("schema") != SCHEMA:
         kind, schema = (shortened(choice.get(key)) if isinstance(choice, dict) else None for key in ("kind", "schema"))
         raise UsageError(
             f"{path} is no choice of bits that is read here",
             f"kind '{KIND}', schema {SCHEMA}; found kind {kind}, schema {schema}",
-            "search again with this version" if kind == repr(KIND) else "name a file that calibrate search or vision wrote",
+            "search again with this version" if kind == repr(KIND) else NAME_ANOTHER,
         )
     backends = choice.get("backends")
     rows = list(backends.values()) if isinstance(backends, dict) else [None]
@@ -47,7 +48,7 @@ def read_choice(path: Path) -> dict[str, Any]:
         raise UsageError(
             f"{path} holds no bits per layer: backends is {shortened(backends)}",
             '{"backend": {"layer": "storage"}}',
-            "name a file that calibrate search wrote",
+            NAME_ANOTHER,
         )
     return choice
 

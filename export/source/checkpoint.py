@@ -17,6 +17,7 @@ from export.source.safetensors_reader import read_header
 from export.source.shard_index import MAX_SHARDS, check_shards, read_index, shard_paths
 from export.source.tensor_source import TensorInfo, TensorSource
 from export.source.training_names import plain_names
+from export.source.weight_endings import OTHER_WEIGHTS
 from runtime_py.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -33,11 +34,6 @@ WEIGHT_FILES = (
     "adapter*.bin",
 )
 """Glob patterns in order of preference; the first that finds something is the checkpoint, and the rest is not read."""
-
-OTHER_WEIGHTS = frozenset(
-    {".gguf", ".ggml", ".onnx", ".pth", ".pt", ".ckpt", ".h5", ".msgpack", ".npz", ".tflite", ".mlmodel"}
-)
-"""Endings of weights in forms that no checkpoint of a family has; only named."""
 
 _SHARD = re.compile(r"-(\d{1,6})-of-(\d{1,6})\.[a-z]+$")
 """Shard counts have at most six digits; a longer number is part of a name like any other."""

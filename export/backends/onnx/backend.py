@@ -76,9 +76,7 @@ class OnnxBackend(ExportBackend):
             for stage, files in compiled
         ]
         finer = finer_layers(assignments, self.assignments(spec, options))
-        alone = options.precision == "int4" and options.target.backend_names == (self.name,)
-        slow = decoder.slow_without(spec, chosen) if alone else ()
-        return (*(told if size else ()), *([kept] if chosen.cache == INT8_CACHE else ()), *libraries, *slow, *finer)
+        return (*(told if size else ()), *([kept] if chosen.cache == INT8_CACHE else ()), *libraries, *finer)
 
     def refuse(self, spec: ModelSpec, options: BuildOptions) -> None:
         from export.backends.onnx.decoder_library import written as decoder

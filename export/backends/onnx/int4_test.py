@@ -209,9 +209,10 @@ def test_the_compact_preset_takes_the_longest_blocks_that_divide() -> None:
     assert four and not any(row.layer.columns % GRIDS[row.grid].group for row in four)
 
 
-def test_eight_bits_that_every_token_reads_round_their_input() -> None:
-    """With float32 inputs ONNX Runtime unpacks the whole matrix in every call."""
-    spec, asked = open_folder(GOLDENS / "minicpm-v").spec, {"preset": "mixed", "vision_precision": "int8_weights"}
+@pytest.mark.parametrize(("model", "preset"), [("minicpm-v", "mixed"), ("awaker2.5-vl", "plain"), ("wemm", "plain")])
+def test_eight_bits_that_tokens_read_round_their_input(model: str, preset: str) -> None:
+    """With float32 inputs ONNX Runtime unpacks the whole matrix in every call: layers that keep eight bits, and adapters."""
+    spec, asked = open_folder(GOLDENS / model).spec, {"preset": preset, "vision_precision": "int8_weights"}
     backend, options = OnnxBackend(), BuildOptions(TARGET, "int4", TARGET.limits, asked)
     chosen, assignments = chosen_for(spec, options), backend.assignments(spec, options)
     levels: dict[tuple[str, int], set[int]] = {}

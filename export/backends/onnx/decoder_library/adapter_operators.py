@@ -13,8 +13,9 @@ from tvm import relax
 
 from export.backends.onnx.decoder_library.nodes import attribute, refused
 from export.backends.onnx.decoder_library.translation import Translation
-from export.backends.onnx.decoder_library.values import Parameter, Part, Request, Unmade, Value
-from export.processor.float_product import Columns, FloatMatrix, unsupported
+from export.backends.onnx.decoder_library.values import Parameter, Part, RequestValue, Unmade, Value, Zeros
+from export.processor.block_product import BlockMatrix
+from export.processor.float_product import Columns, unsupported
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +23,7 @@ class Unrounded(Unmade):
     """The product of rows with a matrix of codes and scales."""
 
     rows: relax.Var
-    matrix: FloatMatrix
+    matrix: BlockMatrix
     held: tuple[relax.Var, relax.Var]
 
     @property
@@ -54,7 +55,7 @@ class Beside(Unmade):
     parts: tuple[Unrounded, ...]
 
     def made(self, decoder: Translation) -> relax.Var:
-        return decoder.emit(relax.op.concat([part.made(decoder) for part in self.parts], axis=-1))
+        return decoder.emit(relax.op.concat([decoder.tensor(part) for part in self.parts], axis=-1))
 
     def onto(self, decoder: Translation, base: relax.Var) -> relax.Var:
         start = 0
@@ -65,30 +66,22 @@ class Beside(Unmade):
 
 
 @dataclass(frozen=True, eq=False)
-class Behind(Unmade):
-    """Rows, and a row of zeros behind them."""
+class Behind:
+    """Rows, and a row of zeros behind them: never a tensor, for tokens alone are taken of it."""
 
-    value: Unmade
-
-    def made(self, decoder: Translation) -> relax.Var:
-        rows = self.value.made(decoder)
-        zeros = relax.op.zeros((1, int(rows.ty.shape[1])), "float32")
-        return decoder.emit(relax.op.concat([rows, decoder.emit(zeros)], axis=0))
+    rows: Unmade
 
 
 @dataclass(frozen=True, eq=False)
-class Spread(Unmade):
-    """The rows of ``value`` that an index names for each token; zeros where it names the one behind them."""
+class Spread:
+    """The row that an index names for each token; none where it names the one behind them. Never a tensor, but added."""
 
-    value: Unmade
+    rows: Unmade
     index: relax.Var
-
-    def made(self, decoder: Translation) -> relax.Var:
-        return decoder.emit(relax.op.take(Behind(self.value).made(decoder), self.index, axis=0, mode="clip"))
 
     def onto(self, decoder: Translation, base: relax.Var) -> relax.Var:
         kernel = decoder.kernels.row_deltas(int(base.ty.shape[1]))
-        return decoder.change("row_deltas", kernel, [base, self.value.made(decoder), self.index], changed=0)
+        return decoder.change("row_deltas", kernel, [decoder.tensor(self.rows), self.index, base])
 
 
 def unrounded_product(decoder: Translation, node: onnx.NodeProto, x: Value, codes: Parameter, scales: Parameter) -> Value:
@@ -98,8 +91,8 @@ def unrounded_product(decoder: Translation, node: onnx.NodeProto, x: Value, code
         UnsupportedModelError: no kernel multiplies such a matrix.
     """
     rows, columns, block = (attribute(node, name) for name in ("N", "K", "block_size"))
-    matrix = FloatMatrix(rows, columns, block)
-    reason = unsupported(matrix, attribute(node, "bits", 4))
+    matrix = BlockMatrix(rows, columns, block, attribute(node, "bits", 4))
+    reason = unsupported(matrix)
     if reason:
         raise refused(node, f"has {reason}")
     whole = isinstance(x, Part) and (x.start, x.width) == (0, int(x.source.ty.shape[-1]))
@@ -109,7 +102,7 @@ def unrounded_product(decoder: Translation, node: onnx.NodeProto, x: Value, code
 def weighted(decoder: Translation, one: Value, other: Value) -> Value | None:
     """A part of a product times what a request gives its channels, where the two are that."""
     for part, weights in ((one, other), (other, one)):
-        if isinstance(part, Part) and part.source in decoder.adapters and isinstance(weights, Request):
+        if isinstance(part, Part) and part.source in decoder.adapters and isinstance(weights, RequestValue):
             if len(weights.value.ty.shape) != 1 or int(weights.value.ty.shape[0]) != part.width:
                 return None
             product = decoder.adapters[part.source]
@@ -124,20 +117,25 @@ def weighted(decoder: Translation, one: Value, other: Value) -> Value | None:
 
 
 def added(decoder: Translation, node: onnx.NodeProto, given: list[Value]) -> Value | None:
-    """A product of rounded inputs and one of an adapter, which is added to it where it lies if nothing else reads it."""
-    for place, value in enumerate(given):
-        base = given[1 - place]
-        fresh = isinstance(base, relax.Var) and base in decoder.products and decoder.uses[node.input[1 - place]] == 1
+    """A product of rounded inputs and one of an adapter, which is added to it where it lies if nothing else reads it.
+
+    Raises:
+        UnsupportedModelError: rows of deltas are added to something else.
+    """
+    for value, base in (given, given[::-1]):
+        fresh = isinstance(base, relax.Var) and base in decoder.products and not decoder.unread[base]
         if fresh and isinstance(value, Unrounded | Beside | Spread):
             return value.onto(decoder, base)
+        if isinstance(value, Spread):
+            raise refused(node, "adds rows of deltas to something else than a product that nothing else reads")
     return None
 
 
-def joined(node: onnx.NodeProto, given: list[Value], zeros: type) -> Value | None:
+def joined(node: onnx.NodeProto, given: list[Value]) -> Value | None:
     """Products side by side, or one before a row of zeros; None of anything else."""
     if attribute(node, "axis") == -1 and all(isinstance(value, Unrounded) for value in given):
         return Beside(tuple(given))
-    product, *rest = given
-    if isinstance(product, Unmade) and [type(value) for value in rest] == [zeros] and attribute(node, "axis") == 1:
-        return Behind(product)
+    match given:
+        case [Unmade() as rows, Zeros()] if attribute(node, "axis") == 1:
+            return Behind(rows)
     return None

@@ -13,7 +13,7 @@ from export.processor.block_instructions import block_instructions
 from export.processor.block_product import BlockMatrix
 from export.processor.flat_attention import flat_attention
 from export.processor.flat_rows import FlatHeads
-from export.processor.float_product import Columns, FloatMatrix, float_product
+from export.processor.float_product import Columns, float_product
 from export.processor.guess_attention import guess_attention
 from export.processor.prompt_attention import prompt_attention
 from export.processor.row_deltas import gate_logits, row_deltas
@@ -66,8 +66,8 @@ class LibraryKernels:
     def gate(self, width: int) -> tirx.PrimFunc:
         return self._once(("gate", width), lambda: row_kernels.gate(width))
 
-    def float_product(self, matrix: FloatMatrix, weights: int = 0, into: Columns | None = None) -> tirx.PrimFunc:
-        return self._once((matrix, weights, into), lambda: float_product(matrix, self._bytes, weights, into))
+    def float_product(self, matrix: BlockMatrix, weights: int = 0, into: Columns | None = None) -> tirx.PrimFunc:
+        return self._once(("float", matrix, weights, into), lambda: float_product(matrix, self._bytes, weights, into))
 
     def row_deltas(self, width: int) -> tirx.PrimFunc:
         return self._once(("deltas", width), lambda: row_deltas(width))

@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
 
-from export.backends.onnx.decoder_library.values import Value
+from export.backends.onnx.decoder_library.values import Mask, Nobody, Parameter, RequestValue, Value
 from runtime_py.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
     from export.backends.onnx.decoder_library.translation import Translation
 
 ATTENTION = "GroupQueryAttention"
-WITH_MASK = (ATTENTION,)
-"""Operators that make something of what is worked out from the mask."""
-
-WITH_NOBODY = ("Concat", "GatherND")
-"""Operators that make something of no rows."""
+HANDED_ON: dict[type, tuple[str, ...]] = {Mask: (ATTENTION,), Nobody: ("Concat", "GatherND")}
+"""Values of which every operator makes the same again, but for those that are named."""
 
 ELEMENTS: dict[int, str] = {
     onnx.TensorProto.FLOAT: "float32",
@@ -64,6 +62,12 @@ def folded(node: onnx.NodeProto, given: list[Any]) -> list[Value]:
     graph = onnx.helper.make_graph([node], "constants", inputs, outputs)
     feeds = {name: value for name, value in zip(node.input, given, strict=True) if name}
     return list(ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=opset)).run(None, feeds))
+
+
+def known_from_request(given: list[Value]) -> bool:
+    """Whether these are what a request gives, constants and weights alone."""
+    known = all(value is None or isinstance(value, RequestValue | np.ndarray | Parameter) for value in given)
+    return known and any(isinstance(value, RequestValue) for value in given)
 
 
 def read_of_all_tokens(graph: onnx.GraphProto) -> set[str]:

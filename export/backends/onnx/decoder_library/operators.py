@@ -30,6 +30,11 @@ from export.processor.block_product import unsupported as unsupported_matrix
 from export.processor.flat_rows import FlatHeads
 from export.processor.flat_rows import unsupported as unsupported_heads
 
+ADAPTER = ".lora_"
+"""In names of matrices of adapters: their kernels round no inputs, whatever the graph does, and read no channel without
+weight.
+"""
+
 PLAIN_ATTENTION = {"local_window_size": -1, "softcap": 0.0, "smooth_softmax": 0, "rotary_interleaved": 0}
 """Attributes of GroupQueryAttention that the kernels know nothing of, and what they are where nothing is asked."""
 
@@ -153,9 +158,9 @@ def block_product(decoder: Translation, node: onnx.NodeProto, given: list[Value]
     if zero_points is not None or order is not None or not isinstance(codes, Parameter) or not isinstance(scales, Parameter):
         raise refused(node, "has zero points of its own, or another order of columns")
     rows, columns, block, bits = (attribute(node, name) for name in ("N", "K", "block_size", "bits"))
-    if attribute(node, "accuracy_level", 0) != EIGHT_BITS:
+    if ADAPTER in codes.name or attribute(node, "accuracy_level", 0) != EIGHT_BITS:
         if bias is not None:
-            raise refused(node, "has a bias, but does not round its inputs to eight bits")
+            raise refused(node, "has a bias, and is an adapter or does not round its inputs to eight bits")
         return unrounded_product(decoder, node, x, codes, scales)
     matrix = BlockMatrix(rows, columns, block, bits or 4)
     reason = unsupported_matrix(matrix)

@@ -13,9 +13,9 @@ import numpy as np
 import onnx
 from tvm import relax
 
-from export.backends.onnx.decoder_library.nodes import ELEMENTS, REQUEST_OPERATORS, attribute, refused
+from export.backends.onnx.decoder_library.nodes import ELEMENTS, REQUEST_OPERATORS, Operator, attribute, refused
 from export.backends.onnx.decoder_library.translation import Translation
-from export.backends.onnx.decoder_library.values import Request, Value
+from export.backends.onnx.decoder_library.values import RequestValue, Value
 
 Operation = Callable[[Translation, onnx.NodeProto, list[Any], list[Any]], relax.Expr]
 OPERATIONS: dict[str, Operation] = {
@@ -43,14 +43,14 @@ def largest(_: Translation, node: onnx.NodeProto, given: list[Any], constants: l
     return relax.op.max(given[0], numbers(constants[1]), bool(attribute(node, "keepdims", 1)))
 
 
-def norm(decoder: Translation, node: onnx.NodeProto, given: list[Any], constants: list[Any]) -> relax.Expr:
+def gate_norm(decoder: Translation, node: onnx.NodeProto, given: list[Any], constants: list[Any]) -> relax.Expr:
     x, weight = given
     hidden = int(x.ty.shape[1])
     kernel = decoder.kernels.norm(hidden, attribute(node, "epsilon", 1e-5))
     return decoder.call("norm", kernel, [x, weight], decoder.like(x, hidden))
 
 
-def logits(decoder: Translation, node: onnx.NodeProto, given: list[Any], constants: list[Any]) -> relax.Expr:
+def gate_logits(decoder: Translation, node: onnx.NodeProto, given: list[Any], constants: list[Any]) -> relax.Expr:
     plain = {"transA": 0, "transB": 1, "alpha": 1.0, "beta": 1.0}
     if len(given) != 3 or any(
         attribute(node, name, value if name != "transB" else 0) != value for name, value in plain.items()
@@ -60,17 +60,16 @@ def logits(decoder: Translation, node: onnx.NodeProto, given: list[Any], constan
     return decoder.call("gate_logits", decoder.kernels.gate_logits(hidden, experts), given, decoder.like(given[0], experts))
 
 
-OPERATIONS |= {"ReduceMax": largest, "RMSNormalization": norm, "Gemm": logits}
+OPERATIONS |= {"ReduceMax": largest, "RMSNormalization": gate_norm, "Gemm": gate_logits}
 
 
-def of_request(operation: Operation) -> Callable[[Translation, onnx.NodeProto, list[Value]], Value]:
-    """Tensors in, a `Request` out."""
+def operator_of(operation: Operation) -> Operator:
+    """The same of values: tensors in, a `RequestValue` out."""
 
     def translated(decoder: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
-        tensors = [value.value if isinstance(value, Request) else decoder.tensor(value) for value in given]
-        return Request(decoder.emit(operation(decoder, node, tensors, given)))
+        return RequestValue(decoder.emit(operation(decoder, node, [decoder.tensor(value) for value in given], given)))
 
     return translated
 
 
-REQUEST_OPERATORS |= {name: of_request(operation) for name, operation in OPERATIONS.items()}
+REQUEST_OPERATORS |= {name: operator_of(operation) for name, operation in OPERATIONS.items()}

@@ -37,7 +37,7 @@ def routed(decoder: Translation, node: onnx.NodeProto, given: list[Value]) -> Va
     if tokens.index is None:
         return value
     if isinstance(value.value, Behind):
-        return Turned(Spread(value.value.value, tokens.index))
+        return Turned(Spread(value.value.rows, tokens.index))
     taken = relax.op.take(decoder.rows_of(value.value), tokens.index, axis=0, mode="clip")
     return Turned(decoder.emit(taken))
 
@@ -59,7 +59,7 @@ def zeros(_: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
 def concat(decoder: Translation, node: onnx.NodeProto, given: list[Value]) -> Value:
     if any(isinstance(value, Sizes) for value in given):
         return Sizes()
-    made = joined(node, given, Zeros)
+    made = joined(node, given)
     if made is not None:
         return made
     there = [value for value in given if not isinstance(value, Nobody)]

@@ -27,13 +27,14 @@ from runtime_py.errors import UsageError
 from runtime_py.package import read
 
 pytestmark = pytest.mark.slow
-FAMILIES = ("cogvlm2", "wemm", "awaker2.5-vl")
+ADAPTERS = {"cogvlm2": 0, "wemm": 5, "awaker2.5-vl": 4}
+"""By family, matrices of a layer whose rows are deltas."""
 NEAR = 0.03
-"""Of the largest logit: both round inputs of layers to bytes, and a number on a boundary goes to either side.
+"""Of the largest logit: both round inputs of layers to bytes, and a number on a boundary goes to either side."""
 
-CogVLM2's graph parts from itself by 0.01 to 0.05 where its inputs are moved by 2e-4 of themselves.
-"""
-
+RESTLESS, MOVED, DRAWS = "cogvlm2", 2e-4, 3
+"""Moved by so much of its inputs, this one's graph parts from itself by more than `NEAR`: the library may part from it as
+far as it does itself in the worst of several draws."""
 
 LOUDER = 8
 """What deltas are multiplied with: those of the demos are hardly more than roundings."""
@@ -46,6 +47,23 @@ class Backends:
     family: str
     library: OrtBackend
     graph: OrtBackend
+
+    def said(self, backend: OrtBackend, draw: int | None = None) -> list[np.ndarray]:
+        """Logits of prompts and of two steps behind each: text alone, image rows in the middle, first, and nothing else.
+
+        Args:
+            draw: of noise that moves the inputs by `MOVED` of themselves; None of none.
+        """
+        noise, last, said = np.random.default_rng(draw), np.array([-1]), []
+        for images in ((), range(3, 15), (0, 1, 19), range(20)):
+            state = backend.start(32)
+            calls = [self.given(7, 0, 20, list(images)), *(self.given(70 + at, 20 + at, 1) for at in range(2))]
+            for number, inputs in enumerate(calls):
+                if draw is not None:
+                    embeds = inputs["inputs_embeds"]
+                    inputs["inputs_embeds"] = embeds + MOVED * embeds * noise.standard_normal(embeds.shape, np.float32)
+                said.append((backend.forward if number else backend.prefill)(state, inputs, last))
+        return said
 
     def given(
         self, seed: int, first: int, count: int, images: Sequence[int] = (), request: int = 0
@@ -71,13 +89,15 @@ class Backends:
         return inputs
 
 
-def make_louder(graph: Path) -> None:
-    """Multiply the deltas of a graph's adapters, in its data file."""
+def make_louder(graph: Path) -> int:
+    """Multiply the deltas of a graph's adapters, in its data file; how many matrices these are."""
     held = onnx.load(str(graph), load_external_data=False).graph.initializer
     scales = {tensor.name: tuple(tensor.dims) for tensor in held if "lora_b" in tensor.name and "_scales" in tensor.name}
     for name, place in lying(graph, list(scales)).items():
         lies = np.memmap(graph.parent / place.file, np.float16, "r+", place.offset, scales[name])
+        assert np.abs(lies).max() * LOUDER < np.finfo(np.float16).max
         lies *= LOUDER
+    return len(scales)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +113,9 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Any:
         variant = chosen_variant(dict.fromkeys(FILES.variants(), ""))
         library, index = FILES.library("onnx", variant), FILES.index("onnx")
         decoder = given.folder / block["stages"]["decoder"]["file"]
-        make_louder(decoder)
+        model = onnx.load(str(decoder), load_external_data=False).graph
+        layers = sum(node.op_type == "GroupQueryAttention" for node in model.node)
+        assert make_louder(decoder) == ADAPTERS[family] * layers
         told = compile_decoder(decoder, variant, given.folder / library)
         (given.folder / index).write_text(json.dumps(told), encoding="utf-8")
         named = {"libraries": {variant: str(library)}, "index": str(index), "tvm": importlib.metadata.version("apache-tvm")}
@@ -106,7 +128,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return of_family
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=ADAPTERS)
 def pair(request: pytest.FixtureRequest, packages: Any) -> Backends:
     made: Backends = packages(request.param)
     assert made.library.library is not None and made.graph.library is None
@@ -119,16 +141,15 @@ def apart(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def test_prompts_and_steps_are_the_graphs(pair: Backends) -> None:
-    """Text alone, image rows in the middle, first, and nothing else."""
-    last, found = np.array([-1]), []
-    for images in ((), range(3, 15), (0, 1, 19), range(20)):
-        ours, theirs = pair.library.start(32), pair.graph.start(32)
-        given = pair.given(7, 0, 20, list(images))
-        found.append(apart(pair.library.prefill(ours, given, last), pair.graph.prefill(theirs, given, last)))
-        for at in range(2):
-            given = pair.given(70 + at, 20 + at, 1)
-            found.append(apart(pair.library.forward(ours, given, last), pair.graph.forward(theirs, given, last)))
-    assert np.median(found) < NEAR and max(found) < 2 * NEAR
+    expected = pair.said(pair.graph)
+    found = [apart(*each) for each in zip(pair.said(pair.library), expected, strict=True)]
+    if pair.family == RESTLESS:
+        drawn = [pair.said(pair.graph, draw) for draw in range(DRAWS)]
+        floor = [[apart(*each) for each in zip(said, expected, strict=True)] for said in drawn]
+        assert NEAR < np.max(floor) < 4 * NEAR, "the graph is as restless as it was"
+        assert np.median(found) < 1.5 * np.median(floor) and max(found) < np.max(floor)
+    else:
+        assert max(found) < NEAR
     # the graph was never opened
     assert pair.library.library is not None and pair.library.library.seconds and not pair.library._calls
 

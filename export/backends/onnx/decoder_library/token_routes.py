@@ -14,13 +14,11 @@ import onnx
 from tvm import relax, tirx
 
 from export.backends.onnx.decoder_library.values import Nobody, Tokens, Value
+from runtime_py.backends.token_routes import BACK, DELTA
 
-EXPERTS: Mapping[str, Value] = {"language_index": Tokens(), "vision_index": Nobody(), "restore_index": Tokens()}
-DELTAS: Mapping[str, Value] = {"image_index": Nobody(), "delta_index": Tokens()}
+EXPERTS: Mapping[str, Value] = {"language_index": Tokens(), "vision_index": Nobody(), BACK: Tokens()}
+DELTAS: Mapping[str, Value] = {"image_index": Nobody(), DELTA: Tokens()}
 """What indices stand for in a call whose tokens are all text."""
-
-EVERY_TOKEN = ("restore_index", "delta_index")
-"""Indices that have a number for each token of a call."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class Routes:
     def arguments(self, tokens: tirx.Var) -> dict[str, relax.Var]:
         """Arguments of a prompt's function, by name: those that name the rows of a set, and the way back for each token."""
         sizes = {name: tirx.Var(f"{name}_rows", "int64") for name in self.given}
-        sizes |= dict.fromkeys(EVERY_TOKEN, tokens)
+        sizes |= dict.fromkeys((BACK, DELTA), tokens)
         return {name: relax.Var(name, relax.TensorType((sizes[name],), "int64")) for name in self.given}
 
     def bounds(self, tokens: int) -> dict[str, int]:

@@ -22,21 +22,20 @@ from export.backends.onnx.decoder_library.kernels import LibraryKernels, Rows
 from export.backends.onnx.decoder_library.nodes import (
     ATTENTION,
     ELEMENTS,
+    HANDED_ON,
     OPERATORS,
     REQUEST_OPERATORS,
-    WITH_MASK,
-    WITH_NOBODY,
     folded,
+    known_from_request,
     read_of_all_tokens,
     refused,
 )
 from export.backends.onnx.decoder_library.token_routes import routes_of
 from export.backends.onnx.decoder_library.values import (
     Mask,
-    Nobody,
     Parameter,
     Part,
-    Request,
+    RequestValue,
     Rotated,
     Scaled,
     Sigmoid,
@@ -44,18 +43,14 @@ from export.backends.onnx.decoder_library.values import (
     Tokens,
     Unmade,
     Value,
+    variables,
 )
 from export.graphs.writer import DTYPES
 from export.processor.block_product import BlockMatrix
 from runtime_py.backends.ort_inputs import PAST
 
-EMBEDS, POSITIONS, MASK, KEPT, LENGTHS = (
-    "inputs_embeds",
-    "position_ids",
-    "attention_mask",
-    "num_logits_to_keep",
-    "lengths",
-)
+EMBEDS, POSITIONS, MASK = "inputs_embeds", "position_ids", "attention_mask"
+KEPT, LENGTHS = "num_logits_to_keep", "lengths"
 REQUEST = "gate_input"
 """An input that all tokens of a call share, of decoders whose adapters are chosen by the request."""
 
@@ -93,7 +88,7 @@ class Translation:
         entry: which function is being written.
         routes: indices of tokens that go through weights of their own.
         shared: inputs that all tokens of a call share, which every function takes.
-        uses: how many nodes read each name.
+        unread: how often each tensor is still to be read, by whatever names and parts of them.
         products: matrix and operands of each product of rounded inputs.
         adapters: what products of adapters were made of, which of the function being written.
         weighted: of such a product and weights, the one times the other.
@@ -107,7 +102,7 @@ class Translation:
         self.caches = [value.name for value in graph.input if value.name.startswith(PAST)]
         self.routes = routes_of(graph)
         self.shared = [value.name for value in graph.input if value.name == REQUEST]
-        self.uses = Counter(name for node in graph.node for name in node.input)
+        self._uses = Counter([name for node in graph.node for name in node.input] + [value.name for value in graph.output])
         self._whole = read_of_all_tokens(graph)
         self._builder = relax.BlockBuilder()
 
@@ -127,6 +122,8 @@ class Translation:
         self._flat: dict[relax.Var, relax.Var] = {}
         self._last: dict[relax.Var, relax.Var] = {}
         self.products: dict[relax.Var, tuple[BlockMatrix, list[relax.Expr]]] = {}
+        self.unread: Counter[relax.Var] = Counter()
+        self._made: dict[Unmade, relax.Var] = {}
         self.adapters: dict[relax.Var, Any] = {}
         self.weighted: dict[tuple[relax.Var, relax.Expr], relax.Var] = {}
         inputs = {value.name: value for value in self.graph.input}
@@ -145,13 +142,10 @@ class Translation:
         with self._builder.function(entry.name, [*given, *shared.values(), *indices.values(), caches, held]):
             with self._builder.dataflow():
                 self._begin(given)
-                self.values |= {name: Request(value) for name, value in shared.items()}
-                self.values.update(self.routes.plain)
-                self.values |= {name: Tokens(index) for name, index in indices.items()}
-                for number, name in enumerate(self.caches):
-                    self.values[name] = self.emit(relax.TupleGetItem(caches, number))
-                for number, parameter in enumerate(self.parameters):
-                    self._placed[parameter.name] = self._entry(held, number, parameter)
+                self.values |= {name: RequestValue(value) for name, value in shared.items()}
+                self.values |= {**self.routes.plain, **{name: Tokens(index) for name, index in indices.items()}}
+                self.values |= {name: self.emit(relax.TupleGetItem(caches, at)) for at, name in enumerate(self.caches)}
+                self._placed |= {each.name: self._entry(held, at, each) for at, each in enumerate(self.parameters)}
                 for node in self.graph.node:
                     self._translate(node)
                 result = self._builder.emit_output(self.rows_of(self.values[self.graph.output[0].name]))
@@ -211,11 +205,10 @@ class Translation:
         made = relax.call_tir_inplace(self._builder.add_func(kernel, name), arguments, [*changed, -1], [*types, out])
         return self.emit(relax.TupleGetItem(self.emit(made), len(changed)))
 
-    def change(self, name: str, kernel: tirx.PrimFunc, arguments: list[relax.Expr], changed: int = -1) -> relax.Var:
-        """Run a kernel that writes over one of its arguments, which is read by this name no more; what it then is."""
-        place = changed % len(arguments)
-        made = relax.call_tir_inplace(self._builder.add_func(kernel, name), arguments, [place], [arguments[place].ty])
-        return self.emit(made)
+    def change(self, name: str, kernel: tirx.PrimFunc, arguments: list[relax.Expr]) -> relax.Var:
+        """Run a kernel that writes over its last argument, which is read by this name no more; what it then is."""
+        places, types = [len(arguments) - 1], [arguments[-1].ty]
+        return self.emit(relax.call_tir_inplace(self._builder.add_func(kernel, name), arguments, places, types))
 
     @staticmethod
     def like(rows: relax.Var, width: int) -> relax.TensorType:
@@ -254,47 +247,54 @@ class Translation:
 
     def tensor(self, value: Value) -> relax.Expr:
         """A value as a tensor that exists."""
-        if isinstance(value, Parameter | Unmade):
-            return self.placed(value) if isinstance(value, Parameter) else value.made(self)
-        if isinstance(value, Request):
-            value = value.value
         match value:
-            case Part(source, start, width):
-                return self.emit(
-                    relax.op.strided_slice(source, axes=[len(source.ty.shape) - 1], begin=[start], end=[start + width])
-                )
-            case Scaled(inner, factor):
-                return self.emit(relax.op.multiply(self.tensor(inner), relax.const(factor, "float32")))
-            case Sigmoid(inner) | Silu(inner):
-                made = relax.op.sigmoid if isinstance(value, Sigmoid) else relax.op.nn.silu
-                return self.emit(made(self.tensor(inner)))
-            case np.ndarray():
-                return relax.const(value)
             case relax.Expr():
                 return value
+            case RequestValue(tensor):
+                return tensor
+            case Parameter():
+                return self.placed(value)
+            case np.ndarray():
+                return relax.const(value)
+            case Unmade():
+                if value not in self._made:
+                    self._made[value] = value.made(self)
+                return self._made[value]
+        return self.emit(self._expression(value))
+
+    def _expression(self, value: Value) -> relax.Expr:
+        """What makes a value of those that kernels take unmade."""
+        match value:
+            case Part(source, start, width):
+                axis = len(source.ty.shape) - 1
+                return relax.op.strided_slice(source, axes=[axis], begin=[start], end=[start + width])
+            case Scaled(inner, factor):
+                return relax.op.multiply(self.tensor(inner), relax.const(factor, "float32"))
+            case Sigmoid(inner):
+                return relax.op.sigmoid(self.tensor(inner))
+            case Silu(inner):
+                return relax.op.nn.silu(self.tensor(inner))
         raise TypeError(f"{type(value).__name__} is no tensor")
 
-    # nodes
-
     def _translate(self, node: onnx.NodeProto) -> None:
+        for name in node.input:
+            self.unread.subtract(variables(self.values[name]))
+        made = dict(zip(node.output, self._results(node), strict=False))
+        self.values |= made
+        for name, value in made.items():
+            self.unread.update(dict.fromkeys(variables(value), self._uses[name]))
+
+    def _results(self, node: onnx.NodeProto) -> list[Value]:
         given = [self.values[name] for name in node.input]
         if self.of_last(node) and node.op_type != ATTENTION:
             given = [self.last(value) for value in given]
-        if any(isinstance(value, Mask) for value in given) and node.op_type not in WITH_MASK:
-            results: list[Value] = [Mask()] * len(node.output)
-        elif any(isinstance(value, Nobody) for value in given) and node.op_type not in WITH_NOBODY:
-            results = [Nobody()] * len(node.output)
-        elif all(isinstance(value, np.ndarray) or value is None for value in given):
-            results = folded(node, given)
-        elif node.op_type in (table := REQUEST_OPERATORS if of_request(given) else OPERATORS):
-            made = table[node.op_type](self, node, given)
-            results = made if isinstance(made, list) else [made]
-        else:
+        for kind, readers in HANDED_ON.items():
+            if any(isinstance(value, kind) for value in given) and node.op_type not in readers:
+                return [kind()] * len(node.output)
+        if all(isinstance(value, np.ndarray) or value is None for value in given):
+            return folded(node, given)
+        table = REQUEST_OPERATORS if known_from_request(given) else OPERATORS
+        if node.op_type not in table:
             raise refused(node, "is not translated")
-        self.values |= dict(zip(node.output, results, strict=False))
-
-
-def of_request(given: list[Value]) -> bool:
-    """Whether these are what a request gives, constants and weights alone."""
-    known = all(value is None or isinstance(value, Request | np.ndarray | Parameter) for value in given)
-    return known and any(isinstance(value, Request) for value in given)
+        made = table[node.op_type](self, node, given)
+        return made if isinstance(made, list) else [made]

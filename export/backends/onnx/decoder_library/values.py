@@ -7,7 +7,7 @@ RotaryEmbedding and Mul is remembered until it is known what it is for, and made
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -109,7 +109,7 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class Request:
+class RequestValue:
     """What is worked out of a request alone, and holds for all of its tokens, in the graph's own axes."""
 
     value: relax.Expr
@@ -128,6 +128,16 @@ def number_of(value: Value) -> float | None:
     if isinstance(value, np.ndarray) and value.size == 1:
         return float(value.reshape(()))
     return None
+
+
+def variables(value: Value) -> set[relax.Var]:
+    """Tensors that a value is made of, or will be."""
+    if isinstance(value, relax.Var):
+        return {value}
+    parts: list[Value] = list(value) if isinstance(value, tuple) else []
+    if is_dataclass(value):
+        parts = [getattr(value, each.name) for each in fields(value)]
+    return {tensor for part in parts for tensor in variables(part)}
 
 
 def same(one: Value, other: Value) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from export.backends.onnx.choices import OnnxChoices
 from export.backends.onnx.compiled_files import CompiledFiles, require_compiler
-from export.specs import ModelSpec, RoutedLora
+from export.specs import ModelSpec
 from runtime_py.backends.processor import VARIANTS
 from runtime_py.errors import UsageError
 
@@ -13,17 +13,6 @@ EIGHT_BITS = 4
 """The accuracy level of layers that round their inputs as the kernels do."""
 
 FILES = CompiledFiles("decoder_library", tuple(VARIANTS), "export.backends.onnx.decoder_library.library:compile_decoder")
-
-
-SLOW_ADAPTERS = (
-    f"answers are slow without {FLAG}: every token goes through adapters of eight bits, which ONNX Runtime unpacks anew "
-    "in every call (2 layers of the published width: 588 ms a token, 11 with it)"
-)
-
-
-def slow_without(spec: ModelSpec, chosen: OnnxChoices) -> tuple[str, ...]:
-    """What a plan says of an ``int4`` package for the processor alone that has no library and suffers from it."""
-    return (SLOW_ADAPTERS,) if isinstance(spec.decoder.adapter, RoutedLora) and not chosen.decoder_library else ()
 
 
 def refuse(spec: ModelSpec, chosen: OnnxChoices) -> None:

@@ -37,10 +37,14 @@ class PanelTower(ABC, Generic[Spec]):
     Attributes:
         parameters: those that the function takes, in the order of its tuple.
         dropped: tokens in front that are not part of the result.
+        kind: how positions are made, as the runtime names it.
+        most: tokens of a picture: what memory is planned for.
         turns: panels of what turns queries and keys, once `_begin` has made them; none where positions are added.
     """
 
     dropped = 0
+    kind: str
+    most: int
 
     def __init__(self, spec: Spec, chosen: Mapping[str, str]) -> None:
         self.spec, self._grids = spec, chosen
@@ -48,6 +52,14 @@ class PanelTower(ABC, Generic[Spec]):
         self.turns: list[relax.Var] = []
         self._builder = relax.BlockBuilder()
         self._kernels: dict[object, relax.GlobalVar] = {}
+
+    def tables(self) -> list[Parameter]:
+        """Of positions that are added: one for patches, and one for a class token where there is one."""
+        return []
+
+    def told(self, tables: list[Any]) -> dict[str, Any]:
+        """What the runtime is told of positions; ``tables`` say where each of `tables` lies."""
+        return {}
 
     def module(self) -> Any:
         """The Relax module with `TOWER`: a picture's `_arguments` and parameters to float32 (tokens, width)."""

@@ -8,12 +8,18 @@ from export.backends.onnx.vision_library.panel_tower import PanelTower
 from export.processor import panel_rows
 from export.processor.panel_product import PanelMatrix
 from export.specs import RotaryVisionSpec
+from runtime_py.backends.vision_library import ROTARY
+
+MOST_PATCHES = 65536
+"""Of a picture: Qwen2-VL's have up to 12,845,056 pixels, 196 a patch."""
 
 
 class RotaryTower(PanelTower[RotaryVisionSpec]):
     """Takes pixels float32 (tokens, patch_values), flattened patches, and turns float32 (tokens, head_dim), the cosines of
     each patch's angles and then their sines.
     """
+
+    kind, most = ROTARY, MOST_PATCHES
 
     def _arguments(self) -> list[relax.Var]:
         columns = {"pixels": self.spec.patch_values, "turns": self.spec.head_dim}

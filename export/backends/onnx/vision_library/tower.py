@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from tvm import relax, tirx
 
+from export.backends.onnx.decoder_library.values import Parameter
 from export.backends.onnx.vision_library.panel_tower import PanelTower
 from export.processor import panel_product, panel_rows
 from export.processor.panel_product import PanelMatrix
 from export.processor.panel_rows import COLOURS
-from export.specs import NormPlacement, VisionSpec
+from export.specs import NormPlacement, PositionKind, VisionSpec
+
+POSITIONS, CLASS_POSITION = "positions", "class_position"
+
+MOST_TOKENS = 16384
+"""Of a picture of any size: a grid of 128 x 128 patches."""
 
 
 class Tower(PanelTower[VisionSpec]):
@@ -20,6 +27,18 @@ class Tower(PanelTower[VisionSpec]):
         super().__init__(spec, chosen)
         self.first = int(spec.class_token)
         self.dropped = self.first - int(spec.emit_class_token and spec.class_token)
+        self.kind = str(spec.positions)
+        fixed = spec.positions is PositionKind.FIXED
+        rows, columns = (fixed and spec.grid) or (spec.native_grid, spec.native_grid)
+        self._table = rows * columns
+        self.most = self._table + self.first if fixed else MOST_TOKENS
+
+    def tables(self) -> list[Parameter]:
+        width, names = self.spec.width, (POSITIONS, CLASS_POSITION)[: 1 + self.first]
+        return [Parameter(name, "float32", (rows, width)) for name, rows in zip(names, (self._table, 1), strict=False)]
+
+    def told(self, tables: list[Any]) -> dict[str, Any]:
+        return {"side": self.spec.native_grid, "table": tables[0], "first": tables[1:]}
 
     def _arguments(self) -> list[relax.Var]:
         sides = [tirx.Var(name, "int64") for name in ("height", "width")]
