@@ -156,12 +156,17 @@ class Forked:
         parent = os.getpid()
         self._lock = threading.Lock()
         """Around the process's end, which is told once."""
+        collects = gc.isenabled()
+        # a session of ONNX Runtime that the copy collected would wait for its threads, which are not there
+        gc.disable()
         with warnings.catch_warnings():
             # Python 3.12 counts threads of native libraries, which see to forks themselves
             warnings.simplefilter("ignore", DeprecationWarning)
             self._process: int | None = os.fork()
         if not self._process:
             _go_on_alone(jobs, outgoing, parent)
+        if collects:
+            gc.enable()
         os.close(outgoing)
         self.answers: BinaryIO = os.fdopen(incoming, "rb")
 
@@ -197,7 +202,6 @@ def _go_on_alone(jobs: list[Job], outgoing: int, parent: int) -> NoReturn:
 
         # the threads of the other's operators are not here
         torch.set_num_threads(1)
-        gc.disable()
         with os.fdopen(outgoing, "wb") as answers:
             _answer(jobs, answers)
     finally:

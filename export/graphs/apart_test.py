@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import sys
 import threading
 from functools import partial
@@ -119,3 +121,40 @@ def open_files(folder: Path) -> onnx.ModelProto:
     model = onnx.helper.make_model(onnx.helper.make_graph([], "files", [], []))
     model.doc_string = " ".join(Path(name).name for name in names if name.startswith(str(folder)))
     return model
+
+
+class Noting:
+    """In a cycle of garbage; writes down the process that collects it."""
+
+    def __init__(self, ended_in: Path) -> None:
+        self.ended_in, self.itself = ended_in, self
+
+    def __del__(self) -> None:
+        with self.ended_in.open("a") as ended:
+            ended.write(f"{os.getpid()} ")
+
+
+def test_the_garbage_of_this_process_is_not_collected_in_the_other(tmp_path: Path) -> None:
+    """Its threads, which an object that is ended may wait for, are not there."""
+    (tmp_path / "made").mkdir()
+    graphs = graphs_of(tmp_path / "made", "a")
+    thresholds = gc.get_threshold()
+    gc.collect()
+    gc.set_threshold(1)  # whatever is made from now on
+    try:
+        with pytest.MonkeyPatch.context() as patched:
+            fork = os.fork
+
+            def with_garbage() -> int:
+                Noting(tmp_path / "ended")
+                return fork()
+
+            patched.setattr(os, "fork", with_garbage)
+            graphs.begin("a")
+        assert graphs.graph("a").graph.name == "a" and gc.isenabled()
+    finally:
+        gc.set_threshold(*thresholds)
+        graphs.end()
+    gc.collect()
+    if isinstance(graphs._process, Forked):
+        assert (tmp_path / "ended").read_text().split() == [str(os.getpid())]

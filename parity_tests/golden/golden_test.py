@@ -56,6 +56,7 @@ def judged(case: GoldenCase, package: Path, precision: str) -> Judgement:
 def assert_the_tower_rounds_as_told(case: GoldenCase, package: Path) -> None:
     """Tower and connector say what PyTorch says whose tower rounds the same inputs, whether or not a limit asks for it."""
     candidate, checkpoint = open_candidate(package), open_checkpoint(case.folder)
+    pictures_asked = 0
     try:
         for prefix, said in ask(case, candidate).recordings.items():
             limits = Limits(candidate.limits.context, candidate.limits.context)
@@ -65,9 +66,13 @@ def assert_the_tower_rounds_as_told(case: GoldenCase, package: Path) -> None:
             assert expected is not None
             rows = tuple(row for row in compare_recordings(expected, said) if row.stage in (VISION, CONNECTOR))
             compared = Comparison("twin", Standard.STORED_INT8, "", "", rows, prefix)
-            assert [probe.describe() for probe in judge_comparison(compared, "").probes if probe.broken] == []
+            probes = judge_comparison(compared, "").probes
+            assert [probe.describe() for probe in probes if probe.verdict is not Verdict.PASS] == []
+            assert {row.stage for row in rows} == ({VISION, CONNECTOR} if asked.pictures else set())
+            pictures_asked += len(asked.pictures)
     finally:
         candidate.backend.close()
+    assert pictures_asked, "no prompt of this case has a picture for the tower"
 
 
 @pytest.mark.parametrize(("name", "target", "precision"), TARGETS)

@@ -81,6 +81,15 @@ class Rewinding(Protocol):
 
 
 @runtime_checkable
+class Evicting(Protocol):
+    """A backend whose newer sequences take over the memory of older ones; `Backend.forward` refuses those from then on."""
+
+    def holds(self, state: Any) -> bool:
+        """Whether a sequence has its memory still."""
+        ...
+
+
+@runtime_checkable
 class SeparatePrefill(Protocol):
     """A backend with a decoder of its own for prompts, whose tokens come many at a time."""
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import logging
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,51 +14,15 @@ import pytest
 
 from runtime_py.backends import tvm_runtime
 from runtime_py.backends.compiled_stage import ALIGNMENT, aligned
-from runtime_py.backends.decoder_library import DecoderLibrary
-from runtime_py.backends.ort import OrtBackend
-from runtime_py.backends.records import DECODER_LIBRARY, ONNX, VISION_LIBRARY
+from runtime_py.backends.conftest import DECODER, TOWER, Kind
+from runtime_py.backends.records import ONNX
 from runtime_py.backends.vision_library import VisionLibrary
 from runtime_py.errors import MachineError, PackageError
-from runtime_py.model import Model, load
-from runtime_py.package import Package, read, trust
+from runtime_py.model import load
+from runtime_py.package import read, trust
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A stage's library.
-
-    Attributes:
-        fixture: a package that has one.
-        key: of it in the manifest's block.
-        attribute: of the backend, where it is; with ``_missing``, why it is not.
-        table: of its index, which it has beside parameters.
-    """
-
-    fixture: str
-    key: str
-    attribute: str
-    table: str
-    opens: Callable[..., Any]
-
-    def opened(self, package: Path) -> Any:
-        """The library; a test is skipped where it does not run on this processor."""
-        given = read(package)
-        try:
-            return self.opens(given.folder, given.manifest, threads=1)
-        except MachineError as error:
-            pytest.skip(error.what)
-
-    def of(self, model: Model) -> Any:
-        """The library that runs for a model."""
-        assert isinstance(model.backend, OrtBackend)
-        return getattr(model.backend, self.attribute)
-
-
-DECODER = Kind("library_package", DECODER_LIBRARY, "library", "caches", DecoderLibrary)
-TOWER = Kind("tower_package", VISION_LIBRARY, "vision", "table", VisionLibrary)
-
-
-@pytest.fixture(params=[DECODER, TOWER], ids=lambda kind: kind.key)
+@pytest.fixture(params=[DECODER, TOWER], ids=str)
 def kind(request: pytest.FixtureRequest) -> Kind:
     made = request.param
     assert isinstance(made, Kind)
@@ -69,9 +31,7 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 
 @pytest.fixture
 def package(kind: Kind, request: pytest.FixtureRequest) -> Path:
-    made = request.getfixturevalue(kind.fixture)
-    assert isinstance(made, Path)
-    return made
+    return kind.package(request)
 
 
 def test_code_that_nobody_trusts_is_left_alone(
@@ -119,16 +79,6 @@ def test_another_version_of_tvm_is_named(kind: Kind, package: Path, monkeypatch:
         kind.opens(given.folder, given.manifest)
 
 
-def altered(kind: Kind, package: Path, folder: Path, change: Callable[[Any], Any]) -> Package:
-    """A copy whose index is changed."""
-    copy = read(Path(shutil.copytree(package, folder / "package")))
-    index = copy.folder / copy.manifest["backends"]["onnx"][kind.key]["index"]
-    told = json.loads(index.read_text(encoding="utf-8"))
-    change(told)
-    index.write_text(json.dumps(told), encoding="utf-8")
-    return copy
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -146,14 +96,14 @@ def test_an_index_that_does_not_fit_is_refused(
     kind: Kind, package: Path, tmp_path: Path, change: Callable[..., Any], words: str
 ) -> None:
     kind.opened(package)
-    given = altered(kind, package, tmp_path, lambda told: change(told, kind.table))
+    given = kind.altered(package, tmp_path, lambda told: change(told, kind.table))
     with pytest.raises(PackageError, match=words):
         kind.opens(given.folder, given.manifest)
 
 
 def test_a_table_of_another_file_is_refused(tower_package: Path, tmp_path: Path) -> None:
     TOWER.opened(tower_package)
-    given = altered(TOWER, tower_package, tmp_path, lambda told: told["table"].__setitem__(3, "../../../etc/passwd"))
+    given = TOWER.altered(tower_package, tmp_path, lambda told: told["table"].__setitem__(3, "../../../etc/passwd"))
     with pytest.raises(PackageError, match="no row of its manifest's files"):
         VisionLibrary(given.folder, given.manifest)
 

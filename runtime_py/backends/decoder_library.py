@@ -17,6 +17,7 @@ import numpy as np
 from runtime_py.backends import processor
 from runtime_py.backends.compiled_stage import CompiledStage, aligned
 from runtime_py.backends.ort_decoder import CacheBuffers
+from runtime_py.backends.ort_inputs import checked
 from runtime_py.backends.records import DECODER_LIBRARY, ONNX
 from runtime_py.backends.token_routes import TokenRoutes
 from runtime_py.backends.tvm_runtime import require_tvm, tvm_ffi, use_threads
@@ -66,7 +67,6 @@ class DecoderLibrary:
         self.variant = chosen_variant(block["libraries"])
         self.seconds, self._threads, self._before_call = 0.0, threads, before_call
         contract = StageContract.from_json(manifest["contracts"][DECODER])
-        self._inputs = [tensor for tensor in contract.inputs if tensor.name in INPUTS]
         self._compiled = CompiledStage(folder, manifest, block, self.variant, (STEP, READ, READ_ALL), threads, (VERIFY,))
         self._ffi, self.functions = tvm_ffi(), self._compiled.functions
         with self._compiled.fitting():
@@ -77,7 +77,9 @@ class DecoderLibrary:
             self._parameters = self._compiled.parameters(named["parameters"])
             self.routes = TokenRoutes(named.get("indices", []), named.get("absent", []))
             self._shared = [tensor for tensor in contract.inputs if tensor.name in named.get("shared", [])]
-            self._inputs += self._shared
+            fed = {*INPUTS, *named.get("shared", []), *self.routes.given}
+            inputs = tuple(tensor for tensor in contract.inputs if tensor.name in fed)
+            self._contract, self._dtypes = StageContract(DECODER, inputs, ()), {each.name: each.dtype for each in inputs}
 
     def takes(self, sequences: int, buffers: CacheBuffers) -> bool:
         """Whether a call of so many sequences over these buffers can be fed through the library."""
@@ -99,13 +101,14 @@ class DecoderLibrary:
             float32 logits (sequences, positions, vocabulary).
 
         Raises:
-            PackageError: an input does not fit the decoder's contract.
+            PackageError: an input is missing or does not fit the decoder's contract.
             UsageError: image rows in a call of several sequences, or indices that do not fit the tokens.
         """
-        for tensor in self._inputs:
-            tensor.check(np.ascontiguousarray(inputs[tensor.name], tensor.dtype), DECODER)
+        inputs = checked(self._contract, DECODER, self._dtypes, inputs)
+        tokens = inputs[INPUTS[0]].shape[1]
+        self.routes.check(inputs, tokens)
         text = self.routes.text_alone(inputs)
-        if inputs[INPUTS[0]].shape[1] == 1 and positions.tolist() in ([-1], [0]) and text:
+        if tokens == 1 and positions.tolist() in ([-1], [0]) and text:
             return self.decode(inputs, lengths, buffers)
         if len(lengths) > 1:
             raise UsageError(

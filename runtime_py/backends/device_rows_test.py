@@ -1,4 +1,4 @@
-"""Rows on a device: which bytes are moved for those that enter a call, and what is held, whoever gives the memory."""
+"""Rows keep what they hold, whoever gives the memory; on a device, which bytes are moved for those that enter a call."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from runtime_py.backends.conftest import FOREIGN, HostDevice
 from runtime_py.backends.cuda_driver import CudaDriver, PitchedCopy
 from runtime_py.backends.cuda_rows import CUDA, CudaRows, provider_memory
-from runtime_py.backends.device_rows import DeviceRows, RowStack
+from runtime_py.backends.device_rows import RowStack
 from runtime_py.backends.ort_decoder import DeviceArray
-from runtime_py.backends.ort_rows import CacheShapes
-from runtime_py.backends.row_pool import PoolRow
+from runtime_py.backends.ort_rows import CacheShapes, HostRows
+from runtime_py.backends.row_pool import PoolRow, RowPool
 from runtime_py.backends.trt_rows import RowShape, TrtRows
 from runtime_py.errors import MachineError, UsageError
 
@@ -35,8 +35,8 @@ ROUNDS = st.lists(st.sets(st.integers(0, 5), min_size=1), min_size=1, max_size=6
 LENGTHS = st.lists(st.integers(0, CAPACITY), min_size=2, max_size=6)
 
 Device = HostDevice | CudaDriver
-Make = Callable[[Device, int], DeviceRows[Any]]
-"""A pool of so many rows on a device."""
+Make = Callable[[Device, int], RowPool[Any]]
+"""A pool of so many rows, on a device unless it is of this machine."""
 
 
 class Held:
@@ -62,6 +62,10 @@ def of_tensorrt(device: Device, count: int) -> TrtRows:
     return TrtRows(device, 0, SHAPES, count, CAPACITY)
 
 
+def of_this_machine(_: Device, count: int) -> HostRows:
+    return HostRows(lambda array: array, CACHES, count, CAPACITY)
+
+
 def driver() -> CudaDriver:
     try:
         return CudaDriver()
@@ -69,32 +73,37 @@ def driver() -> CudaDriver:
         pytest.skip(error.what)
 
 
-KINDS = pytest.mark.parametrize("made", [of_onnx_runtime, of_tensorrt])
+ON_A_DEVICE = [of_onnx_runtime, of_tensorrt]
+KINDS = pytest.mark.parametrize("made", [*ON_A_DEVICE, of_this_machine])
 
 
 class Memory:
-    """Caches of rows as arrays of bytes, (heads, capacity, bytes of a position), read and written through a device."""
+    """Caches of rows as arrays of bytes, (heads, capacity, bytes of a position); those on a device are read and written
+    through it.
+    """
 
     def __init__(self, device: Device) -> None:
         self.device = device
 
     def read(self, row: PoolRow[Any]) -> list[np.ndarray]:
         found = []
-        for address, shape in self._places(row):
-            if isinstance(self.device, HostDevice):
-                content = self.device.inside(address, shape.size)
+        for place, shape in self._places(row):
+            if isinstance(place, np.ndarray):
+                content = place.view(np.uint8)
+            elif isinstance(self.device, HostDevice):
+                content = self.device.inside(place, shape.size)
             else:
                 content = np.empty(shape.size, np.uint8)
-                self.device.download(content, address, 0)
+                self.device.download(content, place, 0)
                 self.device.synchronise(0)
             found.append(content.reshape(shape.heads, shape.capacity, -1))
         return found
 
     def fill(self, row: PoolRow[Any], length: int, byte: int) -> None:
-        for (address, _), content in zip(self._places(row), self.read(row), strict=True):
+        for (place, _), content in zip(self._places(row), self.read(row), strict=True):
             content[:, :length] = byte
-            if isinstance(self.device, CudaDriver):
-                self.device.upload(address, content, 0)
+            if isinstance(self.device, CudaDriver) and isinstance(place, int):
+                self.device.upload(place, content, 0)
                 self.device.synchronise(0)
         row.length = length
 
@@ -102,19 +111,20 @@ class Memory:
         return row.length == length and all((content[:, :length] == byte).all() for content in self.read(row))
 
     @staticmethod
-    def _places(row: PoolRow[Any]) -> list[tuple[int, RowShape]]:
-        """What a decoder call of this row alone is told of each cache."""
-        told = []
+    def _places(row: PoolRow[Any]) -> list[tuple[int | np.ndarray, RowShape]]:
+        """What a decoder call of this row alone is told of each cache: its address, or the array itself."""
+        told: list[tuple[int | np.ndarray, RowShape]] = []
         for name, where in row.buffers.items():
-            if isinstance(where, DeviceArray):
+            if not isinstance(where, int):
                 (heads, width), dtype = CACHES[name]
-                assert (where.shape, where.dtype, where.device) == ((1, heads, CAPACITY, width), dtype, CUDA)
+                assert (where.shape, where.dtype) == ((1, heads, CAPACITY, width), dtype)
+                assert not isinstance(where, DeviceArray) or where.device == CUDA
             told.append((where.address if isinstance(where, DeviceArray) else where, SHAPES[name]))
         assert len(told) == len(CACHES)
         return told
 
 
-def check(memory: Memory, pool: DeviceRows[Any], lengths: list[int], rounds: list[set[int]]) -> None:
+def check(memory: Memory, pool: RowPool[Any], lengths: list[int], rounds: list[set[int]]) -> None:
     """Rows that come together keep what they hold, and so do those that make room; a copy takes a beginning alone."""
     assert all((content == 0).all() for row in pool.rows for content in memory.read(row))
     rows = list(pool.rows)
@@ -124,6 +134,7 @@ def check(memory: Memory, pool: DeviceRows[Any], lengths: list[int], rounds: lis
         wanted = [rows[place] for place in sorted(chosen) if place < len(lengths)]
         first = pool.gather(wanted)
         assert {row.row for row in wanted} == set(range(first, first + len(wanted)))
+        assert sorted(row.row for row in rows) == list(range(len(rows)))
         kept = zip(rows, lengths, strict=True)
         assert all(memory.holds(row, length, number + 1) for number, (row, length) in enumerate(kept))
     pool.copy(rows[0], rows[-1], lengths[0])
@@ -145,7 +156,7 @@ def test_rows_keep_what_they_hold(made: Make, lengths: list[int], rounds: list[s
 
 
 @pytest.mark.gpu
-@KINDS
+@pytest.mark.parametrize("made", ON_A_DEVICE)
 @settings(max_examples=20, deadline=None)
 @given(lengths=LENGTHS, rounds=ROUNDS)
 def test_rows_on_a_gpu_keep_what_they_hold(made: Make, lengths: list[int], rounds: list[set[int]]) -> None:

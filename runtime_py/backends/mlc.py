@@ -25,6 +25,7 @@ from runtime_py.backends.mlc_rows import (
 from runtime_py.backends.mlc_weights import read_weights
 from runtime_py.backends.processor import fastest_variant, require_processor
 from runtime_py.backends.records import HOST_KERNELS, MLC
+from runtime_py.backends.row_pool import ADVICE
 from runtime_py.backends.tensor_cache import read_tensor_cache
 from runtime_py.backends.tvm_runtime import require_tvm
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, VISION, StageContract
@@ -250,8 +251,7 @@ class MlcBackend:
 
     def start_batch(self, count: int, capacity: int) -> list[MlcState]:
         """See runtime_py.backends.base.Batching; all in one paged cache."""
-        advice = "ask for fewer sequences at a time (serve --slots), or export with a smaller --context"
-        return self._started(count, capacity, count * whole_pages(capacity), advice)
+        return self._started(count, capacity, count * whole_pages(capacity), ADVICE)
 
     def forward_batch(self, states: Sequence[MlcState], inputs: Sequence[Arrays]) -> list[np.ndarray]:
         """See runtime_py.backends.base.Batching."""

@@ -19,6 +19,7 @@ from runtime_py.backends.decoder_library import DecoderLibrary
 from runtime_py.backends.logit_rows import logit_rows
 from runtime_py.backends.ort_decoder import LOGITS, CacheBuffers, DecoderCalls
 from runtime_py.backends.ort_inputs import DTYPES, PAST
+from runtime_py.backends.ort_providers import CPU
 from runtime_py.backends.ort_rows import HostRows, OrtRow, rounds_over_rows
 from runtime_py.backends.ort_stages import OrtStages, widened
 from runtime_py.backends.records import DECODER_LIBRARY, MANY_ROWS, ONNX, VISION_LIBRARY
@@ -170,7 +171,8 @@ class OrtBackend(OrtStages):
         if decoder not in self._calls or self._calls[decoder].session is not session:
             wide = next(int(tensor.shape[-1]) for tensor in self.contracts[decoder].outputs if tensor.name == LOGITS)
             make = self._ort.OrtValue.ortvalue_from_numpy
-            self._calls[decoder] = DecoderCalls(session, make, wide, self._run_hook)
+            copies = self._device() == "cpu" and self.providers[0] != CPU
+            self._calls[decoder] = DecoderCalls(session, make, wide, self._run_hook, copies)
         return self._calls[decoder]
 
     def rewind(self, state: OrtState | OrtRow, length: int) -> None:

@@ -71,6 +71,8 @@ class DecoderCalls:
         bind: makes an OrtValue over a NumPy array, which it does not copy.
         vocabulary: width of the logits, as the contract says it.
         before_call: called before every call, when all is ready for it.
+        copies: the provider computes in memory of its own, to which a binding copies values of the processor's memory when
+            they are named (onnxruntime, IOBinding::BindInput): they are named anew for every call.
 
     Attributes:
         inputs: what the session can be fed, by name.
@@ -83,12 +85,13 @@ class DecoderCalls:
         bind: Callable[[np.ndarray], Any],
         vocabulary: int,
         before_call: Callable[[], None] = lambda: None,
+        copies: bool = False,
     ) -> None:
         self.session = session
         self.inputs: Mapping[str, Any] = taken(session)
         self.seconds = 0.0
         self._bind, self._before_call = bind, before_call
-        self._vocabulary = vocabulary
+        self._vocabulary, self._copies = vocabulary, copies
         self._dtype = np.dtype(next(DTYPES[value.type] for value in session.get_outputs() if value.name == LOGITS))
         self._bound: list[weakref.ref[CacheBuffers]] = []
 
@@ -131,7 +134,8 @@ class DecoderCalls:
             else:
                 binding.bind_ortvalue_input(name, buffer)
                 binding.bind_ortvalue_output(written, buffer)
-        self._bound = [each for each in self._bound if each() is not None]
-        self._bound.append(weakref.ref(buffers))
-        buffers.bindings[id(self)] = (names, binding)
+        if not self._copies:
+            self._bound = [each for each in self._bound if each() is not None]
+            self._bound.append(weakref.ref(buffers))
+            buffers.bindings[id(self)] = (names, binding)
         return binding

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -79,3 +80,32 @@ def test_rows_named_by_address_are_written_where_they_lie(session: Any) -> None:
     for counted in (1, 2):
         assert calls(fed, (2, 1), buffers)[:, 0, 0].tolist() == [11, 12]
         assert cache[:, 0].tolist() == [0, counted, counted, 0]
+
+
+class Elsewhere:
+    """A session whose provider has memory of its own: what a binding is given as an input is copied there at once."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self.get_inputs, self.get_outputs = session.get_inputs, session.get_outputs
+        self.get_overridable_initializers = session.get_overridable_initializers
+
+    def io_binding(self) -> Any:
+        binding = self._session.io_binding()
+        return SimpleNamespace(
+            real=binding,
+            bind_ortvalue_input=lambda name, value: binding.bind_ortvalue_input(name, bind(value.numpy().copy())),
+            bind_ortvalue_output=binding.bind_ortvalue_output,
+        )
+
+    def run_with_iobinding(self, binding: Any) -> None:
+        self._session.run_with_iobinding(binding.real)
+
+
+def test_a_provider_that_copies_its_inputs_is_given_the_cache_as_it_is_now(session: Any) -> None:
+    calls, cache = DecoderCalls(Elsewhere(session), bind, WIDTH, copies=True), np.zeros((1, 2), np.float32)
+    buffers = CacheBuffers({PAST: bind(cache)})
+    for counted in (1, 2, 3):
+        assert calls({"inputs_embeds": embeds(1)}, (1, 1), buffers)[0, 0, 0] == 11
+        assert cache.tolist() == [[counted, counted]]
+    assert not buffers.bindings

@@ -16,7 +16,7 @@ log = logging.getLogger("edgeproof")
 
 CPU = "CPUExecutionProvider"
 DEVICES = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda"}
-"""Where a provider keeps its tensors; every other one reads the processor's memory."""
+"""Where a provider is given its tensors; every other one is given the processor's memory, which it reads or copies."""
 
 LOWEST = ONNX.distributions[0].lowest
 """The oldest ONNX Runtime that loads the graphs: they are written in opset 23, which 1.22 refuses."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -57,3 +58,19 @@ def test_rows_come_together_for_as_little_as_any_window_costs(lengths: list[int]
         assert {sequence.row for sequence in wanted} == set(range(first, first + len(wanted)))
         assert buffer.copied - before == cost
         assert all(buffer.content[sequence.row] == sequence.number for sequence in buffer.sequences)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "wanted", "places"),
+    [
+        ([9, 9, 9, 9], [2, 1], {1: 1, 2: 2}),  # next to each other already
+        ([0, 5, 0, 9], [3, 1], {1: 2, 3: 3}),  # the shorter one moves, to a place where nothing is kept
+        ([0, 5, 9, 7], [3, 1], {1: 1, 3: 0}),
+        ([7, 4, 0, 6], [0, 1, 3], {0: 0, 1: 1, 3: 2}),
+        ([2, 4, 0, 6], [0, 1, 3], {0: 2, 1: 1, 3: 3}),
+    ],
+)
+def test_rows_come_together_where_least_is_copied(lengths: list[int], wanted: list[int], places: dict[int, int]) -> None:
+    buffer = Buffer(lengths)
+    assert buffer.places.gather([buffer.sequences[number] for number in wanted]) == min(places.values())
+    assert {number: buffer.sequences[number].row for number in wanted} == places

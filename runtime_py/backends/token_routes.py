@@ -34,8 +34,8 @@ class TokenRoutes:
     def __post_init__(self) -> None:
         if not all(isinstance(name, str) for name in (*self.given, *self.absent)):
             raise TypeError("indices of tokens that have no names")
-        sets = 2 if self.given and self.given[-1] == DELTA else len(self.given)
-        known = not self.given or (self.given[-1] in (BACK, DELTA) and len(self.given) == sets)
+        sets = len(self.given) - 1
+        known = not self.given or (self.given[-1] == BACK and sets > 0) or (self.given[-1] == DELTA and sets == 1)
         if not known or not set(self.absent) <= set(self.given[:-1]):
             raise ValueError(f"indices {', '.join(self.given)}, of which {', '.join(self.absent)} may be empty")
 
@@ -43,43 +43,36 @@ class TokenRoutes:
         """Whether all tokens of a call are text."""
         return not any(np.size(inputs.get(name, ())) for name in self.absent)
 
-    def within(self, inputs: Mapping[str, np.ndarray], start: int, stop: int) -> list[np.ndarray]:
-        """The indices of a call for its tokens from ``start`` to before ``stop``, int64.
+    def check(self, inputs: Mapping[str, np.ndarray], tokens: int) -> None:
+        """Hold the indices of a whole call against one another.
 
         Raises:
-            UsageError: they do not name each of these tokens once, or its own row.
+            UsageError: a row is none of the ``tokens`` or there twice, or a token's place among the rows is another.
         """
+        if not self.given:
+            return
+        rows, last = np.concatenate([inputs[name] for name in self.given[:-1]]), inputs[self.given[-1]]
+        inside = bool(((rows >= 0) & (rows < tokens)).all())
+        whole = len(np.unique(rows)) == len(rows) and (self.given[-1] == DELTA or len(rows) == tokens)
+        if not inside or not whole or not np.array_equal(last, _places(rows, tokens)):
+            none = f" (or {len(rows)})" if self.given[-1] == DELTA else ""
+            raise UsageError(
+                f"{', '.join(self.given)} do not fit the tokens 0 to {tokens - 1}",
+                f"each row one of these tokens and once; in {self.given[-1]} the place of every token among the rows{none}",
+                "correct the indices",
+            )
+
+    def within(self, inputs: Mapping[str, np.ndarray], start: int, stop: int) -> list[np.ndarray]:
+        """The indices of a call (`check`), for its tokens from ``start`` to before ``stop``; int64."""
         if not self.given:
             return []
         sets = [np.asarray(inputs[name]) for name in self.given[:-1]]
         here = [rows[(rows >= start) & (rows < stop)] - start for rows in sets]
-        if self.given[-1] == DELTA:
-            return [*here, self._own_rows(sets[0], np.asarray(inputs[DELTA]), start, stop)]
-        return [*here, self._order(here, start, stop)]
+        return [*here, _places(np.concatenate(here), stop - start)]
 
-    def _order(self, here: Sequence[np.ndarray], start: int, stop: int) -> np.ndarray:
-        """Where each token stands among the sets."""
-        order = np.argsort(np.concatenate(here), kind="stable")
-        if not np.array_equal(np.concatenate(here)[order], np.arange(stop - start)):
-            names = ", ".join(self.given[:-1])
-            raise UsageError(
-                f"{names} do not name the tokens {start} to {stop - 1}, each once",
-                "every token in one of them",
-                "correct the indices",
-            )
-        return order
 
-    def _own_rows(self, rows: np.ndarray, last: np.ndarray, start: int, stop: int) -> np.ndarray:
-        """Which of the rows here each token is."""
-        inside = (rows >= start) & (rows < stop)
-        expected, own = np.full(stop - start, len(rows)), np.full(stop - start, inside.sum())
-        expected[rows[inside] - start] = np.flatnonzero(inside)
-        own[rows[inside] - start] = np.arange(inside.sum())
-        once = len(np.unique(rows[inside])) == inside.sum()
-        if not once or not np.array_equal(last[start:stop], expected):
-            raise UsageError(
-                f"{self.given[0]} and {DELTA} do not agree on the tokens {start} to {stop - 1}",
-                f"every image row once, and of each token its place among them, or {len(rows)}",
-                "correct the indices",
-            )
-        return own
+def _places(rows: np.ndarray, tokens: int) -> np.ndarray:
+    """Where each token stands among ``rows``, int64 (tokens,); their number for one that does not."""
+    places = np.full(tokens, len(rows))
+    places[rows] = np.arange(len(rows))
+    return places

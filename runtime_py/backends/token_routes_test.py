@@ -49,6 +49,13 @@ def test_a_call_without_image_rows_is_text() -> None:
     ("routes", "given"),
     [
         (EXPERTS, experts([0, 1], [1, 3])),
+        (EXPERTS, experts([0, 1], [2, 4])),
+        (EXPERTS, experts([0, 1, 2, 3], [4])),
+        (EXPERTS, experts([0, 1, 2], [-1])),
+        (EXPERTS, experts([0, 1], [2, 3]) | {"restore_index": np.array([0, 1, 3, 2])}),
+        (EXPERTS, experts([0, 1], [2, 3]) | {"restore_index": np.array([0, 1, 2, 4])}),
+        (EXPERTS, experts([0, 1], [2, 3]) | {"restore_index": np.array([0, 1, 2])}),
+        (EXPERTS, experts([1, 0, 2, 3], []) | {"restore_index": np.arange(4)}),
         (EXPERTS, experts([0, 1], [3])),
         (EXPERTS, experts([0, 1, 1, 3], [2])),
         (EXPERTS, experts([0, 1, 2, 3], [2])),
@@ -57,11 +64,22 @@ def test_a_call_without_image_rows_is_text() -> None:
         (DELTAS, deltas([1, 2], 4) | {"delta_index": np.array([2, 0, 1, 3])}),
         (DELTAS, deltas([1, 2], 4) | {"delta_index": np.array([2, 0, 1])}),
         (DELTAS, deltas([1], 4) | {"image_index": np.array([1, 1])}),
+        (DELTAS, deltas([1, 4], 5)),
+        (DELTAS, deltas([1, 2], 4) | {"image_index": np.array([1, -2])}),
+        (DELTAS, deltas([], 4) | {"delta_index": np.array([0, 0, 0, 1])}),
     ],
 )
 def test_indices_that_do_not_fit_the_tokens_are_refused(routes: TokenRoutes, given: dict[str, np.ndarray]) -> None:
-    with pytest.raises(UsageError, match=r"do not (name|agree on) the tokens 0 to 3"):
-        routes.within(given, 0, 4)
+    with pytest.raises(UsageError, match="do not fit the tokens 0 to 3"):
+        routes.check(given, 4)
+
+
+def test_indices_that_fit_are_taken() -> None:
+    for given in (experts([0, 1], [2, 3]), experts([3, 0], [2, 1]), experts([0, 1, 2, 3], []), experts([], [3, 2, 1, 0])):
+        EXPERTS.check(given, 4)
+    for rows in ([], [2], [3, 1], [0, 1, 2, 3]):
+        DELTAS.check(deltas(rows, 4), 4)
+    TokenRoutes([], []).check({}, 4)
 
 
 @pytest.mark.parametrize(
@@ -71,6 +89,8 @@ def test_indices_that_do_not_fit_the_tokens_are_refused(routes: TokenRoutes, giv
         (["restore_index", "a"], []),
         (["a", "restore_index"], ["b"]),
         (["a", "b", "delta_index"], ["a"]),
+        (["delta_index"], []),
+        (["restore_index"], []),
         ([], ["a"]),
     ],
 )

@@ -106,6 +106,10 @@ class TrtBackend:
         check_rewind(length, state.length)
         state.length = length
 
+    def holds(self, state: TrtRow) -> bool:
+        """Whether no newer sequence took over the memory of this one."""
+        return state.pool.holds(state)
+
     # several sequences
 
     def why_not_batched(self, count: int) -> str:
@@ -160,9 +164,8 @@ class TrtBackend:
         if not 0 < capacity <= built:
             raise UsageError(f"a cache of {capacity} positions", f"1 to {built}", "export with a larger --context")
 
-    @staticmethod
-    def _check_room(state: TrtRow, tokens: int) -> None:
-        if not state.pool.holds(state):
+    def _check_room(self, state: TrtRow, tokens: int) -> None:
+        if not self.holds(state):
             raise UsageError("this sequence's cache was taken over", "the newest state of this backend", "start again")
         if state.length + tokens > state.capacity:
             raise UsageError(

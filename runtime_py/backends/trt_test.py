@@ -10,12 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from runtime_py.backends.conftest import HostDevice
 from runtime_py.backends.cuda_driver import CudaDriver
 from runtime_py.backends.trt import TrtBackend
 from runtime_py.backends.trt_device import DeviceMemory
 from runtime_py.backends.trt_plan import EnginePlan, Profile, read_plans, split_positions
+from runtime_py.backends.trt_rows import RowShape
 from runtime_py.contracts import DECODER, EMBED, VISION, StageContract, TensorContract
 from runtime_py.errors import MachineError, PackageError, UsageError
+from runtime_py.generation.session import Limits, Session
+from runtime_py.preprocess.base import Layout
+from runtime_py.preprocess.minicpm_v import Processor
 
 
 def has_driver() -> bool:
@@ -166,3 +171,56 @@ def test_buffers_grow_and_never_leak() -> None:
     assert len(host.held) == 2
     memory.free()
     assert host.held == {}
+
+
+class SummingEngine:
+    """Stands where a decoder's engine stands: logits are sums of all that the cache at the given address holds."""
+
+    plan = PLAN
+
+    def __init__(self, device: HostDevice) -> None:
+        self.device = device
+
+    def run(self, inputs: dict[str, np.ndarray], cache: dict[str, int]) -> dict[str, np.ndarray]:
+        embeds, end = inputs["inputs_embeds"][0], inputs["attention_mask"].shape[1]
+        (address,) = cache.values()
+        held = self.device.inside(address, SHAPE.size).view(np.float32).reshape(SHAPE.capacity, SHAPE.width)
+        held[end - len(embeds) : end] = embeds
+        sums = held[:end].cumsum(axis=0)[end - len(embeds) :]
+        return {"logits": sums[None, inputs["logit_positions"]]}
+
+
+SHAPE = RowShape(heads=1, capacity=8, width=4, item=4)
+
+
+class OnThisMachine(TrtBackend):
+    """The backend's own code but for the device and the engine."""
+
+    def __init__(self) -> None:
+        self.device = HostDevice()
+        self.cuda, self.stream = self.device, 0  # type: ignore[assignment]
+        self.block = {"cache": {"capacity": SHAPE.capacity}}
+        self.plans = {DECODER: PLAN}
+        self._engines = {DECODER: SummingEngine(self.device)}  # type: ignore[dict-item]
+        self._alone = self._together = None
+
+    def _row_shapes(self) -> dict[str, RowShape]:
+        return {"past_key_values.0.key": SHAPE}
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_a_session_whose_memory_was_taken_over_begins_anew(processor: Processor, batch: bool) -> None:
+    backend = OnThisMachine()
+    layout = Layout(np.array([[1, 7, 8]]), np.zeros(3, bool), {"position_ids": np.arange(9).reshape(3, 1, 3)})
+    embeds = np.arange(12, dtype=np.float32).reshape(1, 3, 4)
+    one, other = (Session(backend, processor, Limits(8, 4)) for _ in range(2))
+    for _ in range(2):
+        assert np.array_equal(one.prefill(embeds, layout)[0, -1], [12, 15, 18, 21])
+        assert one.can_keep(layout, 2)
+        if batch:
+            backend.start_batch(2, 8)
+        else:
+            assert np.array_equal(other.prefill(2 * embeds, layout)[0, -1], [24, 30, 36, 42])
+        assert not one.can_keep(layout, 2)
+        with pytest.raises(UsageError, match="taken over"):
+            one.prefill(embeds, layout, keep=2)

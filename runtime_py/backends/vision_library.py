@@ -83,8 +83,7 @@ class VisionLibrary:
 
     def takes(self, inputs: Mapping[str, np.ndarray]) -> bool:
         """Whether memory is planned for pictures of this size; where it is not, a note says so, once."""
-        rows = [inputs[name] for name in SIZES[self._kind] if name in inputs] if self._kind in SIZES else [self._table]
-        tokens = len(self._first) + math.prod(size for each in rows for size in np.shape(each)[:1])
+        tokens = self._tokens(inputs)
         if tokens > self._most and not self._noted:
             self._noted = True
             log.warning("the graph runs a picture of %d tokens: the vision library has memory for %d", tokens, self._most)
@@ -98,20 +97,21 @@ class VisionLibrary:
         """
         kinds = {tensor.name: np.dtype(tensor.dtype) for tensor in self._contract.inputs}
         fed = checked(self._contract, VISION, kinds, inputs)
-        use_threads(self._threads)
-        placed = np.concatenate([*self._first, self._positions(fed)])
-        if len(placed) > self._most:
+        tokens = self._tokens(fed)
+        if tokens > self._most:
             raise PackageError(
-                f"a picture of {len(placed)} tokens for the vision library",
+                f"a picture of {tokens} tokens for the vision library",
                 f"at most {self._most}",
                 "give a smaller picture, or let the graph run it",
             )
-        if self._kind == ROTARY and fed[PIXELS].shape[1] != len(placed):
+        if self._kind == ROTARY and fed[PIXELS].shape[1] != tokens:
             raise PackageError(
-                f"pictures of {fed[PIXELS].shape[1]} patches and angles of {len(placed)} for the vision library",
+                f"pictures of {fed[PIXELS].shape[1]} patches and angles of {tokens} for the vision library",
                 f"a row of '{ANGLES}' for each patch",
                 "check that the package's processor belongs to it",
             )
+        use_threads(self._threads)
+        placed = np.concatenate([*self._first, self._positions(fed)])
         positions = self._compiled.tensor(aligned(placed, FLOAT32))
         made = []
         with self._running:
@@ -120,9 +120,14 @@ class VisionLibrary:
                 made.append(np.from_dlpack(self._compiled.functions[TOWER](given, positions, self._parameters)))
         features = np.stack(made)
         made.clear()
-        if len(placed) > LARGE:
+        if tokens > LARGE:
             give_memory_back()
         return {self._contract.outputs[0].name: features}
+
+    def _tokens(self, inputs: Mapping[str, np.ndarray]) -> int:
+        """Of a picture with these inputs, those that stand before its patches too."""
+        rows = [inputs[name] for name in SIZES[self._kind] if name in inputs] if self._kind in SIZES else [self._table]
+        return len(self._first) + math.prod(size for each in rows for size in np.shape(each)[:1])
 
     def _positions(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
         """(patches, width), as `export.modules.vision.transformer` makes them, or (patches, head_dim), cosines and sines."""

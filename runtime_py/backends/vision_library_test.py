@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from runtime_py.backends import vision_library
-from runtime_py.backends.compiled_stage_test import TOWER
+from runtime_py.backends.conftest import TOWER
 from runtime_py.backends.ort import OrtBackend
 from runtime_py.backends.processor import VARIANTS
 from runtime_py.backends.vision_library import VISION_VARIANTS, chosen_variant

@@ -9,12 +9,16 @@ import pty
 import select
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from runtime_py.command.terminal import Piped, path_of, paths_from
 from runtime_py.errors import UsageError
+
+READY_SECONDS = 0.3
+"""From a prompt that is seen to one that waits: thousands of times what the program takes."""
 
 TYPING = """
 import fcntl, sys, termios
@@ -62,6 +66,8 @@ def session(state: Path, keys: list[bytes]) -> str:
                     prompts += 1
                     while seen.count(b"> ") < prompts:
                         seen += arrived(leader)
+                    # Python writes the prompt, then waits for keys: a Ctrl-C between the two is heard at the next key
+                    time.sleep(READY_SECONDS)
                     os.write(leader, piece)
                 while chunk := arrived(leader):
                     seen += chunk

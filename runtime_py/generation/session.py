@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from runtime_py.backends.base import Backend, Batching, DecoderState, Rewinding, SeparatePrefill
+from runtime_py.backends.base import Backend, Batching, DecoderState, Evicting, Rewinding, SeparatePrefill
 from runtime_py.errors import TooLongError, UsageError
 from runtime_py.generation.input_rows import InputRows, Recorder
 from runtime_py.generation.limits import Limits, SessionLimits
@@ -125,13 +125,11 @@ class Session(InputRows):
                 "start without keep",
             )
         further = self._further_inputs(layout, embeds, "prefill")
-        if keep == 0 and self._state is not None and isinstance(self.backend, Rewinding):
-            self._rewind(0)
-        elif keep == 0:
-            self._state = None  # its memory is free before another is asked for
-            self._state = self._empty()
-        elif keep < self.length:
+        if keep == 0:
+            self._empty_cache()
+        elif keep < self._started().length:
             self._rewind(keep)
+        self._drafted = 0
         state = self._started()
         self._layout, self._decode_inputs = layout, None
         if isinstance(self.processor, ReadsEmbeddings):
@@ -219,16 +217,16 @@ class Session(InputRows):
         """
         assert isinstance(self.backend, Batching) and self._reserved is not None and other._layout is not None
         self.backend.copy_prefix(other._started(), self._reserved, tokens)
-        self._state = self._reserved
+        self._state, self._drafted = self._reserved, 0
         self._layout, self._decode_inputs = other._layout, other._decode_inputs
 
     def can_keep(self, layout: Layout, tokens: int) -> bool:
         """Whether the first ``tokens`` cached positions mean the same in ``layout`` as when they were fed.
 
-        False for processors whose decoder inputs depend on the whole prompt, and when a rewind is needed and the
-        backend has none.
+        False for processors whose decoder inputs depend on the whole prompt, when a rewind is needed and the backend has
+        none, and when a newer sequence took over the cache.
         """
-        if tokens < 1 or self._layout is None or isinstance(self.processor, ReadsEmbeddings):
+        if tokens < 1 or self._layout is None or isinstance(self.processor, ReadsEmbeddings) or not self._holds_cache():
             return False
         if tokens < self.length and not isinstance(self.backend, Rewinding):
             return False
@@ -244,12 +242,26 @@ class Session(InputRows):
             [prompt[..., :tokens], *(self.processor.next_inputs(layout, index)[name] for index in answer)], axis=-1
         )
 
+    def _empty_cache(self) -> None:
+        """Begin in the cache that is there, or in another where there is none that can be emptied."""
+        if self._holds_cache() and isinstance(self.backend, Rewinding):
+            self._rewind(0)
+        else:
+            self._state = None  # its memory is free before another is asked for
+            self._state = self._empty()
+
     def _empty(self) -> DecoderState:
         if self._reserved is None:
             return self.backend.start(self.limits.context)
         if isinstance(self.backend, Rewinding):
             self.backend.rewind(self._reserved, 0)
         return self._reserved
+
+    def _holds_cache(self) -> bool:
+        """Whether there is a cache, and no newer sequence of the backend took it over."""
+        if self._state is None:
+            return False
+        return not isinstance(self.backend, Evicting) or self.backend.holds(self._state)
 
     def _rewind(self, length: int) -> None:
         if not isinstance(self.backend, Rewinding):

@@ -108,6 +108,21 @@ def test_a_prompt_from_nothing_takes_the_memory_of_the_one_before(backend: Atten
     assert made == [64, 64]
 
 
+@pytest.mark.parametrize("keep", [0, 3, 6])
+def test_a_prompt_forgets_the_draft_that_was_neither_accepted_nor_rejected(
+    backend: AttentionBackend, processor: Processor, keep: int
+) -> None:
+    first, second = (processor.layout(np.array([ids]), []) for ids in ([1, 7, 8, 9, 10, 11], [1, 7, 8, 9, 10, 11, 61]))
+    fresh = Session(backend, processor, Limits(64, 4))
+    expected = fresh.prefill(fresh.embed(second.input_ids), second)
+    session = Session(backend, processor, Limits(64, 4))
+    session.prefill(session.embed(first.input_ids), first)
+    session.verify_draft([70, 71, 72])
+    got = session.prefill(session.embed(second.input_ids), second, keep=keep)
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+    assert (session.length, session.room) == (7, 57)
+
+
 def test_keep_is_refused_when_positions_differ(backend: AttentionBackend, processor: Processor) -> None:
     session = Session(backend, processor, Limits(64, 4))
     layout = processor.layout(np.array([[1, 7, 8]]), [])

@@ -13,7 +13,7 @@ from runtime_py.files import schema
 from runtime_py.peers import history
 from runtime_py.peers.compare import Comparison, Worker, lines
 from runtime_py.peers.engine import Job
-from runtime_py.peers.machine import ReadBandwidth, describe, joules
+from runtime_py.peers.machine import READ_BYTES, ReadBandwidth, buffer_bytes, cache_bytes, describe, joules
 from runtime_py.peers.plot import svg
 from runtime_py.peers.shape import DecoderShape, shape_of
 
@@ -85,6 +85,28 @@ def test_table_plot_and_history_say_the_same_figures(tmp_path: Path) -> None:
 
 def test_memory_is_read_by_some_threads() -> None:
     assert 1e8 < ReadBandwidth(2).measure(0.02) < 1e12
+
+
+def test_no_cache_holds_what_is_read(tmp_path: Path) -> None:
+    def cache(core: int, index: int, level: int, size: str, cores: str) -> None:
+        folder = tmp_path / f"cpu{core}" / "cache" / f"index{index}"
+        folder.mkdir(parents=True)
+        for name, value in (("level", str(level)), ("size", size), ("shared_cpu_list", cores)):
+            (folder / name).write_text(f"{value}\n", encoding="ascii")
+
+    assert cache_bytes(tmp_path) == 0
+    for core in range(4):
+        cache(core, 0, 1, "48K", str(core))
+        cache(core, 3, 3, "98304K", "0-1" if core < 2 else "2-3")
+    assert cache_bytes(tmp_path) == 2 * 96 << 20
+    large, gigabyte = 12 * 96 << 20, 1 << 30
+    assert buffer_bytes(0, None) == buffer_bytes(32 << 20, gigabyte << 4) == READ_BYTES
+    assert buffer_bytes(large, None) == buffer_bytes(large, 100 * gigabyte) == 8 * large
+    assert buffer_bytes(large, 8 * gigabyte) == 2 * gigabyte
+    assert buffer_bytes(large, gigabyte >> 1) == READ_BYTES
+    assert buffer_bytes(large, 8 * gigabyte + 13) % 8 == 0
+    (tmp_path / "cpu0" / "cache" / "index3" / "size").write_text("large\n", encoding="ascii")
+    assert cache_bytes(tmp_path) == 0
 
 
 def test_energy_is_the_sum_over_packages_where_the_machine_tells_it(tmp_path: Path) -> None:

@@ -10,15 +10,21 @@ from pathlib import Path
 
 import numpy as np
 
-from runtime_py.backends.large_pages import large_memory, large_page
+from runtime_py.backends.large_pages import large_memory
+from runtime_py.memory import available_bytes
 
 CPUINFO = Path("/proc/cpuinfo")
 POWERCAP = Path("/sys/class/powercap")
 FEATURES = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp", "i8mm", "sve")
 """Instruction sets that matrix products are written for, in Linux's words."""
 
-READ_BYTES = 1 << 28
-"""A buffer that no cache holds."""
+CACHES, CACHE_FILES = Path("/sys/devices/system/cpu"), ("level", "size", "shared_cpu_list")
+READ_BYTES, READ_CACHES = 1 << 28, 8
+"""A buffer that no cache holds: at least so many bytes, and so many times the machine's caches of the last level, which hold
+an eighth of it at most. Servers have up to a gigabyte of them, split over cores that each read a part."""
+
+SHARE = 1 / 4
+"""Of the memory that is free: the buffer takes no more for the sake of caches."""
 
 READ_SECONDS = 0.2
 """How long memory is read for one figure."""
@@ -43,6 +49,35 @@ def describe() -> dict[str, object]:
     }
 
 
+def cache_bytes(root: Path = CACHES) -> int:
+    """Of all caches of the last level together; 0 where nobody says.
+
+    Source: Linux, Documentation/ABI/testing/sysfs-devices-system-cpu (cache/index*/level, size, shared_cpu_list).
+    """
+    found: dict[tuple[int, str], int] = {}
+    try:
+        for cache in root.glob("cpu[0-9]*/cache/index[0-9]*"):
+            level, size, cores = (
+                (cache / name).read_text(encoding="ascii") for name in ("level", "size", "shared_cpu_list")
+            )
+            found[int(level), cores] = int(size.strip().removesuffix("K")) << 10
+    except (OSError, ValueError):
+        return 0
+    last = max((level for level, _ in found), default=0)
+    return sum(size for (level, _), size in found.items() if level == last)
+
+
+def buffer_bytes(caches: int, free: int | None) -> int:
+    """Of the buffer that is read, whole numbers of 64 bits.
+
+    Args:
+        caches: bytes of all caches of the last level.
+        free: bytes of memory; None where the system does not say.
+    """
+    wanted = max(READ_BYTES, READ_CACHES * caches)
+    return int(wanted if free is None else max(min(wanted, free * SHARE), READ_BYTES)) // 8 * 8
+
+
 class ReadBandwidth:
     """Bytes a second that some threads read from memory, each a part of one buffer in large pages, as weights lie.
 
@@ -51,7 +86,7 @@ class ReadBandwidth:
     """
 
     def __init__(self, threads: int) -> None:
-        whole = large_memory(READ_BYTES) if large_page() else np.empty(READ_BYTES, np.uint8)
+        whole = large_memory(buffer_bytes(cache_bytes(), available_bytes()))
         whole[:] = 1  # pages that nobody has written are all the same one
         self._parts = np.array_split(whole.view(np.int64), max(threads, 1))
 

@@ -50,34 +50,31 @@ def position_bytes(shape: DecoderShape, number: int) -> int:
 
 
 def of_package(manifest: Mapping[str, Any], shape: DecoderShape) -> Reads | None:
-    """What a package's decoder reads; None where its manifest names matrices, grids or a cache that are not known here."""
+    """What a package's decoder reads; None where its manifest does not name every matrix of the shape and no other, or a
+    grid or a cache that are not known here.
+    """
     sizes: dict[str, int] = {}
     for name, rows, columns in shape.matrices():
         sizes[name.removeprefix("blk.{}.").removesuffix(".weight")] = rows * columns
-    total = 0.0
-    for name, stored in manifest.get("assignments", {}).items():
-        layer = re.fullmatch(r"decoder\.layers\.\d+\.(.+)", name)
-        if name == "decoder.head":
-            parts: tuple[str, ...] = (HEAD.removesuffix(".weight"),)
-        elif layer and layer[1] in MATRICES:
-            parts = MATRICES[layer[1]]
-        elif name.startswith("decoder."):
-            return None
-        else:
-            continue
-        bits = _bits(stored)
-        if bits is None:
-            return None
-        total += sum(sizes[part] for part in parts) * bits / 8
+    expected = {f"decoder.layers.{layer}.{name}": parts for layer in range(shape.layers) for name, parts in MATRICES.items()}
+    expected["decoder.head"] = (HEAD.removesuffix(".weight"),)
+    stored = {name: row for name, row in manifest.get("assignments", {}).items() if name.startswith("decoder.")}
+    bits = {name: stored_bits(row["grid"], row["storage"]) for name, row in stored.items()}
     number = _cache_bytes(manifest)
-    return Reads(total, position_bytes(shape, number)) if total and number else None
+    if bits.keys() != expected.keys() or not all(bits.values()) or not number:
+        return None
+    total = sum(sizes[part] * (bits[name] or 0) / 8 for name, parts in expected.items() for part in parts)
+    return Reads(total, position_bytes(shape, number))
 
 
-def _bits(stored: Mapping[str, Any]) -> float | None:
-    """Of a weight with its part of the scale (and of the zero point)."""
-    grid = stored["grid"]
-    if not grid or grid in MLC_BITS:
-        return MLC_BITS.get(grid) or STORED_BITS.get(stored["storage"])
+def stored_bits(grid: str, storage: str) -> float | None:
+    """Of a weight with its part of the scale (and of the zero point), in a grid or, where that is "", a storage; None where
+    it is not known.
+    """
+    if not grid:
+        return STORED_BITS.get(storage)
+    if grid in MLC_BITS:
+        return MLC_BITS[grid]
     blocks = re.fullmatch(r"ort_int([48])(_asym)?_b(\d+)", grid)
     if blocks is None:
         return None

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from export.quantisation.grids import GRIDS
 from runtime_py.peers.llama_cpp import reads_of
-from runtime_py.peers.reads import MATRICES, Reads, of_package
+from runtime_py.peers.reads import MATRICES, Reads, of_package, stored_bits
 from runtime_py.peers.shape import DecoderShape
 
 SHAPE = DecoderShape(64, 96, 3, 4, 2, 512)
@@ -35,10 +36,40 @@ def test_a_step_reads_the_matrices_as_they_are_stored(made: dict[str, object], w
 
 
 def test_what_is_not_known_is_not_guessed() -> None:
-    other = manifest("ort_int4_b32")
-    other["assignments"]["decoder.layers.0.mlp.expert"] = {"storage": "int4", "grid": "ort_int4_b32"}  # type: ignore[index]
-    for made in (other, manifest("a_grid"), manifest("ort_int4_b32", cache="a_kind"), {}):
+    for made in (manifest("a_grid"), manifest("", "a_storage"), manifest("ort_int4_b32", cache="a_kind"), {}):
         assert of_package(made, SHAPE) is None
+
+
+@pytest.mark.parametrize("other", ["decoder.layers.0.mlp.expert", "decoder.layers.3.mlp.down", "decoder.tail"])
+def test_a_matrix_that_the_shape_does_not_have_leaves_the_sum_unknown(other: str) -> None:
+    made = manifest("ort_int4_b32")
+    made["assignments"][other] = {"storage": "int4", "grid": "ort_int4_b32"}  # type: ignore[index]
+    assert of_package(made, SHAPE) is None
+
+
+@pytest.mark.parametrize("missing", ["decoder.head", *(f"decoder.layers.1.{name}" for name in MATRICES)])
+def test_a_matrix_that_the_manifest_does_not_name_does_too(missing: str) -> None:
+    made = manifest("ort_int4_b32")
+    del made["assignments"][missing]  # type: ignore[attr-defined]
+    assert of_package(made, SHAPE) is None
+
+
+NEVER_OF_A_DECODER = ("ort_int8_row", "ort_int8_token", "ort_int8_rotated", "ort_gather_", "trt_")
+"""What begins the names of grids of towers and tables, and of engines, which no peer is held against."""
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_a_weight_has_the_bits_that_its_grid_stores(name: str) -> None:
+    torch = pytest.importorskip("torch")
+    rows = torch.randn(16, 1024, generator=torch.Generator().manual_seed(0))
+    grid = GRIDS[name]
+    made = grid.quantise(rows)
+    stored = made.codes.numel() * grid.bits + made.scales.numel() * made.scales.element_size() * 8
+    if made.zero_points is not None:
+        stored += made.zero_points.numel() * grid.bits
+    known = stored_bits(name, "int4")
+    assert (known is None) == name.startswith(NEVER_OF_A_DECODER)
+    assert known is None or known * rows.numel() == stored
 
 
 def test_llama_cpp_reads_its_blocks() -> None:

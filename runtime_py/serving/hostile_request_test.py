@@ -210,6 +210,10 @@ def test_paths_methods_types_and_keys(server: Server) -> None:
     assert send(server, b"{}", path="/v1/../../etc/passwd")[0] == 404
     assert send(server, b"{}", path="/v1/models")[0] == 405
     assert send(server, b"{}", path="/v1/chat/completions/")[0] == 404, "no redirect"
+    assert send(server, b"{}", {**BEARER, "Content-Type": "text/plain"})[0] == 415
+    for headers in ({}, {"Authorization": "Bearer"}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {KEY}"}):
+        status, value = send(server, b"{}", {"Content-Type": "application/json", **headers})
+        assert (status, value["error"]["code"]) == (401, "invalid_api_key")
 
 
 @pytest.mark.parametrize(
@@ -225,10 +229,6 @@ def test_a_path_of_another_interface_is_told_where_questions_go(server: Server, 
 def test_another_model_is_told_which_is_here(server: Server) -> None:
     status, value = ask(server, model="gpt-4o", messages=question("?"))
     assert status == 404 and f"'{NAME}' is" in value["error"]["message"]
-    assert send(server, b"{}", {**BEARER, "Content-Type": "text/plain"})[0] == 415
-    for headers in ({}, {"Authorization": "Bearer"}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {KEY}"}):
-        status, value = send(server, b"{}", {"Content-Type": "application/json", **headers})
-        assert (status, value["error"]["code"]) == (401, "invalid_api_key")
 
 
 SCALAR = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)

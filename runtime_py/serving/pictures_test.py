@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runtime_py.serving.pictures import PictureLimits, decoded, fetched, picture_at, public
+from runtime_py.serving.pictures import PictureLimits, base64_exceeds, decoded, fetched, picture_at, public
 from runtime_py.serving.refusal import Refusal
 
 LIMITS = PictureLimits(bytes=100_000, remote=True, seconds=2.0)
@@ -63,6 +63,23 @@ def test_base64_may_have_line_ends_and_lack_its_padding() -> None:
 def test_base64_that_is_none_is_refused(spoilt: str) -> None:
     with pytest.raises(Refusal, match="no base64"):
         picture_at("data:image/png;base64," + spoilt.format(text=png_in_base64()[1]), LIMITS)
+
+
+@pytest.mark.parametrize("most", [99, 100, 101])
+def test_the_length_of_base64_tells_what_it_stands_for(most: int) -> None:
+    """What may be small enough is decoded, however its lines end."""
+    for size in range(most - 3, most + 4):
+        encoded = base64.encodebytes(b"x" * size)
+        for text in (encoded, encoded.decode(), encoded.replace(b"\n", b"\r\n\t\f "), encoded.rstrip(b"=\n")):
+            exceeds = base64_exceeds(text, most)
+            assert not exceeds if size <= most else exceeds or -(-size // 3) == -(-most // 3), (size, text)
+
+
+def test_base64_that_is_too_long_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runtime_py.serving.pictures.of_base64", lambda text: pytest.fail("decoded"))
+    with pytest.raises(Refusal, match="larger than 100,000 bytes") as refused:
+        picture_at("data:image/png;base64," + "A" * 133_340, LIMITS)
+    assert (refused.value.status, refused.value.param) == (413, "messages")
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "0x7f000001", "2130706433", "127.1"])

@@ -23,7 +23,7 @@ from runtime_py.engine.service import Question, Service
 from runtime_py.errors import UsageError
 from runtime_py.files.json_file import parse_json
 from runtime_py.serving import request
-from runtime_py.serving.pictures import PictureLimits, decoded, of_base64, picture_at
+from runtime_py.serving.pictures import PictureLimits, base64_exceeds, decoded, of_base64, picture_at, too_many_bytes
 from runtime_py.serving.question import Questions
 from runtime_py.serving.refusal import Refusal, invalid
 from runtime_py.serving.room import Reservation
@@ -93,7 +93,7 @@ class Reader:
         images = list(tensors.strings.get(IMAGE) or ())
         asked = request.read(self._body(tensors, len(images)), self._limits.count)
         if images:
-            return self._questions.of(asked, held, images, _picture)
+            return self._questions.of(asked, held, images, picture_of)
         return self._questions.of(asked, held, asked.urls, picture_at)
 
     def _body(self, tensors: Tensors, images: int) -> dict[str, Any]:
@@ -126,17 +126,23 @@ class Reader:
         return {"model": "", "messages": [{"role": "user", "content": parts}], **sampling}
 
 
-def _picture(content: bytes, limits: PictureLimits) -> np.ndarray:
-    """A picture as it came: a data URL, the file itself, or its base64 (JSON has no bytes)."""
+def picture_of(content: bytes, limits: PictureLimits) -> np.ndarray:
+    """A picture as it came, a data URL, the file itself, or its base64 (JSON has no bytes): uint8 RGB (height, width, 3).
+
+    Raises:
+        Refusal: it is none of these, or too large.
+    """
     if content[:5].lower() == b"data:":
         return picture_at(_text(content, IMAGE), limits)
     if content and max(content[:64]) < 128 and min(content[:64]) >= 32:  # text, which no picture begins with
+        if base64_exceeds(content, limits.bytes):
+            raise too_many_bytes(limits, IMAGE)
         try:
             content = of_base64(content)
         except (binascii.Error, ValueError) as error:
             raise invalid(f"{IMAGE} is neither a picture's file nor its base64: {error}", IMAGE) from error
     if len(content) > limits.bytes:
-        raise Refusal(413, f"a picture is larger than {limits.bytes:,} bytes", param=IMAGE, code="image_too_large")
+        raise too_many_bytes(limits, IMAGE)
     return decoded(content, limits)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from runtime_py.preprocess.cogvlm2 import Processor
 from runtime_py.preprocess.cogvlm2_test import SETTINGS
 from runtime_py.preprocess.xverse_v_test import LetterTokenizer
 from runtime_py.serving.pictures import PictureLimits
+from runtime_py.serving.refusal import Refusal
 from runtime_py.serving.room import Reservation, Room
-from runtime_py.triton.question import Reader, Tensors
+from runtime_py.triton.question import Reader, Tensors, picture_of
 
 
 def png(shade: int) -> bytes:
@@ -45,3 +47,12 @@ def test_the_pictures_of_a_request_are_one_clip_where_the_family_takes_clips(exp
     else:
         assert [turn.images for turn in question.turns] == [(0, 1, 2)]
         assert question.pictures[0] is question.pictures[2]
+
+
+def test_base64_that_is_too_long_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = png(5)
+    assert picture_of(base64.b64encode(content), PictureLimits(bytes=len(content))).shape == (4, 6, 3)
+    monkeypatch.setattr("runtime_py.triton.question.of_base64", lambda text: pytest.fail("decoded"))
+    with pytest.raises(Refusal, match="larger than 30 bytes") as refused:
+        picture_of(base64.b64encode(content), PictureLimits(bytes=30))
+    assert (refused.value.status, refused.value.param) == (413, "image")
