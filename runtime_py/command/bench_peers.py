@@ -40,6 +40,7 @@ def comparison_of(options: argparse.Namespace) -> Comparison:
         new_tokens=options.new_tokens,
         python=options.peer_python,
         chunk=options.chunk,
+        trust=options.trust,
     )
 
 

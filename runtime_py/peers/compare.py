@@ -45,6 +45,7 @@ class Comparison:
         new_tokens: steps of each decode figure.
         python: an interpreter that has the peers; this one when None.
         chunk: tokens of a prompt in one call of the package's decoder; 0 for the package's own.
+        trust: of code that the package brings (`runtime_py.model.load`).
     """
 
     folder: Path
@@ -56,6 +57,7 @@ class Comparison:
     new_tokens: int
     python: str | None = None
     chunk: int = 0
+    trust: str | bool = False
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.peers if name not in ENGINES or name == OWN]
@@ -86,6 +88,8 @@ class Worker:
         self.missing: str = told.get("missing", "")
         self.version: str = told.get("version", "")
         self.load: float = told.get("load", 0.0)
+        for text in told.get("warnings", []):
+            log.warning("%s", text)
         self.reads = Reads(**told["reads"]) if told.get("reads") else None
         self.peak = 0
 
@@ -138,7 +142,7 @@ def compare(asked: Comparison) -> dict[str, Any]:
     shape = shape_of(asked.folder)
     most = max(asked.prompt_tokens, *asked.lengths) + asked.new_tokens + 1
     with tempfile.TemporaryDirectory(prefix="peers-") as scratch, ExitStack() as closing:
-        job = Job(asked.folder.resolve(), Path(scratch), shape, asked.threads, most, asked.chunk)
+        job = Job(asked.folder.resolve(), Path(scratch), shape, asked.threads, most, asked.chunk, asked.trust)
         workers = []
         for name in (OWN, *asked.peers):
             worker = Worker(name, job, sys.executable if name == OWN else asked.python or sys.executable)

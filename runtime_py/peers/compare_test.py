@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import logging
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -8,12 +11,16 @@ from xml.etree import ElementTree
 import pytest
 
 from runtime_py.command.cli import main
-from runtime_py.errors import UsageError
+from runtime_py.errors import PackageError, UsageError
 from runtime_py.files import schema
+from runtime_py.package import trust
+from runtime_py.package.package_test import FILES, write
+from runtime_py.package.trust_test import MLC
 from runtime_py.peers import history
 from runtime_py.peers.compare import Comparison, Worker, lines
 from runtime_py.peers.engine import Job
 from runtime_py.peers.machine import READ_BYTES, ReadBandwidth, buffer_bytes, cache_bytes, describe, joules
+from runtime_py.peers.own import Own
 from runtime_py.peers.plot import svg
 from runtime_py.peers.shape import DecoderShape, shape_of
 
@@ -146,6 +153,28 @@ def test_a_package_is_measured_beside_what_is_here(
     assert (tmp_path / "bench.svg").read_text(encoding="utf-8").startswith("<svg")
     kept = json.loads((tmp_path / "h.jsonl").read_text(encoding="utf-8"))
     assert set(kept["engines"]["edgeproof"]) == {"version", "prefill 16", "decode at 8"}
+
+
+def test_code_that_a_package_needs_does_not_run_untrusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(trust.VARIABLE, str(tmp_path / "trusted"))
+    folder = write(tmp_path / "p", FILES, **MLC)
+    with pytest.raises(PackageError, match="brings code"):
+        Own(Job(folder, tmp_path, SHAPE, 1, 64))
+
+
+def test_a_library_that_nobody_trusts_is_told_of(
+    library_package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(trust.VARIABLE, str(tmp_path / "trusted"))
+    monkeypatch.setattr(logging.getLogger("edgeproof"), "propagate", True)
+    job = Job(library_package, tmp_path, shape_of(library_package), 1, 64)
+    for given, told_of in ((False, 1), (True, 0)):
+        caplog.clear()
+        worker = Worker("edgeproof", replace(job, trust=given), sys.executable)
+        worker.close()
+        assert worker.missing == ""
+        texts = [record.getMessage() for record in caplog.records]
+        assert len(texts) == told_of and all("decoder library" in text and "nobody trusts" in text for text in texts)
 
 
 def test_a_peer_whose_process_ends_says_its_last_words(tmp_path: Path) -> None:

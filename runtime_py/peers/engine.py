@@ -23,6 +23,7 @@ class Job:
         package: of whose decoder the others are the likes; scratch: an empty folder for files of the peer's own.
         context: positions that a sequence takes at most.
         chunk: tokens of a prompt in one call; 0 leaves it to the peer.
+        trust: of code that the package brings (`runtime_py.model.load`).
     """
 
     package: Path
@@ -31,6 +32,7 @@ class Job:
     threads: int
     context: int
     chunk: int = 0
+    trust: str | bool = False
 
     @property
     def ids(self) -> np.ndarray:
@@ -40,7 +42,7 @@ class Job:
     def to_json(self) -> dict[str, Any]:
         return {
             "package": str(self.package), "scratch": str(self.scratch), "shape": self.shape.to_json(),
-            "threads": self.threads, "context": self.context, "chunk": self.chunk,
+            "threads": self.threads, "context": self.context, "chunk": self.chunk, "trust": self.trust,
         }  # fmt: skip
 
     @classmethod

@@ -18,13 +18,18 @@ from runtime_py.version import VERSION
 
 
 class Own:
-    """A session of the package; its tokenizer is not opened."""
+    """A session of the package; its tokenizer is not opened.
+
+    Raises:
+        PackageError: it brings code without which it does not run, and nobody trusts it.
+    """
 
     def __init__(self, job: Job) -> None:
         opened = package.read(job.package)
         self.version = VERSION
         self.reads = of_package(opened.manifest, job.shape)
-        allowed = trust.code_allowed(opened)
+        trust.require(opened, None, job.trust)
+        allowed = trust.code_allowed(opened, None, job.trust)
         backend = open_backend(opened, None, _threads(opened, job.threads), own_code=allowed)
         chunk = min(job.chunk or opened.limits.prefill_chunk, opened.limits.prefill_chunk)
         self._session = Session(backend, open_processor(opened, None), Limits(job.context, chunk))

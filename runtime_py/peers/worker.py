@@ -8,6 +8,7 @@ JOB is `runtime_py.peers.engine.Job` as JSON. Lines: ``fill N`` and ``step N``, 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import time
@@ -63,6 +64,17 @@ ENGINES: Mapping[str, Callable[[Job], PeerEngine]] = {
 }
 
 
+class _Warnings(logging.Handler):
+    """Keeps what it is warned of."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+
+
 def main(name: str, job: str) -> None:
     """Runs until stdin ends."""
     told = os.fdopen(os.dup(1), "w")  # libraries print to stdout
@@ -72,6 +84,9 @@ def main(name: str, job: str) -> None:
         told.write(json.dumps(value) + "\n")
         told.flush()
 
+    heard = _Warnings()
+    if name == OWN:
+        logging.getLogger().addHandler(heard)
     began = time.perf_counter()
     try:
         engine = ENGINES[name](Job.from_json(json.loads(job)))
@@ -85,6 +100,7 @@ def main(name: str, job: str) -> None:
         version=getattr(engine, "version", ""),
         load=time.perf_counter() - began,
         reads=None if reads is None else reads.to_json(),
+        warnings=heard.texts,
     )
     for line in sys.stdin:
         verb, count = line.split()
