@@ -31,8 +31,8 @@ class BlockInstructions(ABC):
         matrix_rows: rows of the matrix.
         panel_vectors: vectors of rows of the matrix, where many rows of numbers are multiplied.
         locality: of `llvm.prefetch`, the cache in which codes wait for their turn: the second, in which all of them fit.
-        near: bytes from codes that are multiplied with one row of numbers to those that are asked for anew, from the second
-            cache into the first; 0 where that was not measured.
+        near: bytes from codes of one row to those that are asked for anew, from the second cache into the
+            first; 0 where that was not measured.
     """
 
     width: int

@@ -64,7 +64,9 @@ class Kernel:
                 sources = [kinds(strides, codes, scales, row) for row in chosen]
                 products = [_Products(strides, part, start, numbers, zeros, factors, sums) for start, part in slices]
                 with T.serial(0, unforeseen(strides.count, out.shape[0])) as stride:
-                    self._prefetch(codes, scales, group, within * strides.count + stride, side)
+                    # later rows of numbers find codes in a cache
+                    with T.If(first == 0), T.Then():
+                        self._prefetch(codes, scales, group, within * strides.count + stride, side)
                     for product in products:
                         for at, source in enumerate(sources):
                             product.decode(source, at, stride)
@@ -79,15 +81,27 @@ class Kernel:
         """Memory is asked for what lies ahead, line after line, however rows are multiplied."""
         strides, matrix, byte = self.strides, self.strides.matrix, self.strides.byte
         each = side * matrix.columns * matrix.bits // 8 // strides.count
-        begun = group * TOGETHER
+        begun, near = group * TOGETHER, self._near(side)
         for line in range(-(-each // LINE)):
             at = passed * each + line * LINE
             T.evaluate(prefetch(codes[begun, 0, at + AHEAD], byte.locality))
-            if byte.near and side == 1:
-                T.evaluate(prefetch(codes[begun, 0, at + byte.near], FIRST))
+            if near:
+                T.evaluate(prefetch(codes[begun, 0, at + near], FIRST))
         scale = side * (matrix.columns // matrix.block) // strides.count
         ahead = AHEAD * 8 // (matrix.bits * matrix.block)
         T.evaluate(prefetch(scales[begun, passed * scale + ahead], byte.locality))
+
+    def _near(self, side):
+        """Bytes from the codes of the first of ``side`` rows to those that are asked into the first cache; 0 for none.
+
+        The last row's codes lie behind all of the others'. Farther than half of what is asked into the second cache they
+        would not be there yet.
+        """
+        row, near = self.strides.matrix.columns * self.strides.matrix.bits // 8, self.strides.byte.near
+        if side == 1 or not near:
+            return near
+        together = (side - 1) * row + near // 2
+        return together if together <= AHEAD // 2 else 0
 
 
 class _Products:
