@@ -10,13 +10,10 @@ from tvm.script import tirx as T
 
 from export.processor.block_instructions import VECTORS
 from export.processor.block_strides import Strides, added_up
-from export.processor.vectors import LINE, prefetch
+from export.processor.vectors import FIRST, LINE, prefetch
 
 AHEAD = 12288
 """Bytes of codes from those that are multiplied to those that are asked for."""
-
-FIRST = 3
-"""Of `llvm.prefetch`: the first cache."""
 
 TOGETHER = 32
 """Rows of the matrix that lie in a core's cache while tiles of rows of numbers pass by."""

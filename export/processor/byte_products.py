@@ -35,12 +35,15 @@ class ByteProducts(ABC):
         many: the widest instructions, whose lanes are rows of the matrix; None where there are none for 16-bit numbers.
         ahead: bytes of codes from those that are multiplied to those that are asked for.
         locality: of `llvm.prefetch`, for codes.
+        near: bytes from codes that are multiplied with one row of numbers to those that are asked for anew, from the second
+            cache into the first; 0 where that was not measured.
     """
 
     block: BlockInstructions
     many: BlockInstructions | None
     ahead: int
     locality: int
+    near: int
 
     @abstractmethod
     def sums(self, codes: Sequence[tirx.Expr], plane: Plane, count: int, zeros: tirx.Expr) -> tirx.Expr:
@@ -61,8 +64,9 @@ class Avx2(ByteProducts):
 
     block: BlockInstructions = AVX2
     many: BlockInstructions | None = AVX2
-    ahead: int = 4608
-    locality: int = 3
+    ahead: int = 16384
+    locality: int = 2
+    near: int = 3072
 
     def sums(self, codes: Sequence[tirx.Expr], plane: Plane, count: int, zeros: tirx.Expr) -> tirx.Expr:
         signed = [T.reinterpret("int8x32", vector) for vector in codes]
@@ -101,6 +105,7 @@ class Vnni(ByteProducts):
     many: BlockInstructions | None = VNNI
     ahead: int = 16384
     locality: int = 2
+    near: int = 3072
 
     def sums(self, codes: Sequence[tirx.Expr], plane: Plane, count: int, zeros: tirx.Expr) -> tirx.Expr:
         none = T.broadcast(T.int32(0), 8)
@@ -136,6 +141,7 @@ class Arm64Dot(ByteProducts):
     many: BlockInstructions | None = None
     ahead: int = 4608
     locality: int = 3
+    near: int = 0
 
     def sums(self, codes: Sequence[tirx.Expr], plane: Plane, count: int, zeros: tirx.Expr) -> tirx.Expr:
         total = T.broadcast(T.int32(0), 4)

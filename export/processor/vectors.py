@@ -12,6 +12,9 @@ Index: TypeAlias = "tirx.Expr | int"
 LINE = 64
 """Bytes of a cache line."""
 
+FIRST = 3
+"""Of `llvm.prefetch`: the first cache."""
+
 
 def span(first: Index, many: int) -> Index:
     """The index of ``many`` elements from ``first`` on."""

@@ -13,7 +13,7 @@ from export.backends.mlc.passes.fixed_rows import FixedPoint
 from export.processor.block_instructions import VECTORS
 from export.processor.block_strides import Strides, added_up
 from export.processor.byte_products import ByteProducts
-from export.processor.vectors import LINE, fused, prefetch
+from export.processor.vectors import FIRST, LINE, fused, prefetch
 
 TOGETHER = 32
 """Rows of the matrix that lie in a core's cache while rows of numbers pass by, each of which lies in its fastest one."""
@@ -87,7 +87,7 @@ class FewRows:
                 kind = _Copied if strides.copied else _InPlace
                 sources = [kind(self.words, self.scales, row, strides) for row in chosen]
                 with T.serial(0, strides.count) as stride:
-                    self._prefetch(block, side, within * strides.count + stride)
+                    self._prefetch(block, side, within * strides.count + stride, self.byte.near if count == 1 else 0)
                     for at in range(side):
                         self._decode(sources[at], kept, scale, at, stride)
                     for at, number in pairs:
@@ -96,13 +96,16 @@ class FewRows:
                     place = (first + number) // tokens, (first + number) % tokens, chosen[at]
                     T.buffer_store(self.out, added_up(sums[at, number, whole], lanes), [*place])
 
-    def _prefetch(self, block, side, passed):
-        """Memory is asked for line after line, whatever rows are multiplied."""
+    def _prefetch(self, block, side, passed, near):
+        """Memory is asked for line after line, whatever rows are multiplied; ``near``: bytes from the last of them, or 0."""
         strides, matrix, byte = self.strides, self.strides.matrix, self.byte
-        each = side * matrix.columns // 2 // strides.count
+        row = matrix.columns // 2
+        each = side * row // strides.count
         for line in range(-(-each // LINE)):
-            at = (passed * each + line * LINE + byte.ahead) // 4
-            T.evaluate(prefetch(self.words[block * TOGETHER, at], byte.locality))
+            at = passed * each + line * LINE
+            T.evaluate(prefetch(self.words[block * TOGETHER, (at + byte.ahead) // 4], byte.locality))
+            if near:
+                T.evaluate(prefetch(self.words[block * TOGETHER, (at + (side - 1) * row + near) // 4], FIRST))
         scales = side * (matrix.columns // GROUP) // strides.count
         T.evaluate(prefetch(self.scales[block * TOGETHER, passed * scales + byte.ahead * 2 // GROUP], byte.locality))
 

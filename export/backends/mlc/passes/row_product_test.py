@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cache
 
@@ -247,6 +248,22 @@ def test_names_get_the_prefix_of_a_system_library() -> None:
     named = relax.transform.AttachGlobalSymbol()(module)
     assert [variable.name_hint for variable in named.functions] == ["row_product_matmul"]
     assert "llvm.prefetch" in named.script() and "sdot" in named.script()
+
+
+@pytest.mark.parametrize(
+    ("target", "first"),
+    [(X86, {"2": 16384, "3": 3072}), (AVX512, {"2": 16384, "3": 1152 + 3072}), (ARM64, {"3": 4608})],
+    ids=["avx2", "vnni", "arm64"],
+)
+def test_codes_of_a_row_alone_are_asked_into_two_caches(target: Target, first: dict[str, int]) -> None:
+    """By cache, how far ahead: the first one's from the farthest row of the matrix; arm64, not measured, asks once."""
+    script = scheduled(product(64, 2304, "float16"), target).script()
+    asked = re.findall(r"words\[v\w* \* 32, .* \* \d+ \+ ([\d +]+)\) // 4\]\), 0, (\d), 1\)", script)
+    assert asked
+    found: dict[str, int] = {}
+    for distance, cache_ in asked:
+        found[cache_] = min(found.get(cache_, 1 << 30), sum(int(part) for part in distance.split("+")))
+    assert found == first
 
 
 def test_instructions_are_those_that_every_processor_of_a_target_has() -> None:
