@@ -24,7 +24,7 @@ from export.processor.block_instructions import block_instructions
 from export.processor.flat_rows import FlatHeads
 from export.processor.prompt_attention import prompt_attention
 from export.processor.targets import TARGETS
-from parity_tests.laboratory.flat_attention import STEP, attention_flags, bound, drawn, kept, prepared, rest_of
+from parity_tests.laboratory.flat_attention import STEP, attention_flags, bound, drawn, floats, kept, prepared, rest_of
 from parity_tests.laboratory.turns import in_turns
 from runtime_py.command import console
 from runtime_py.command.dispatch import Command, execute
@@ -46,18 +46,15 @@ class Case:
         pairs = self.tokens * self.before + self.tokens * (self.tokens + 1) // 2
         return 2 * pairs * self.heads.queries * self.heads.size
 
-    def floats(self, *shape: int) -> np.ndarray:
-        return np.random.default_rng(1).standard_normal(shape).astype(np.float32)
-
     def caches(self) -> tuple[np.ndarray, np.ndarray]:
         one = drawn(self.heads, 1, self.before + self.tokens)
         return kept(one), kept(one)
 
     def ours(self, kernel: Callable[..., None]) -> Callable[[], None]:
         heads, half = self.heads, self.heads.rotary // 2
-        angles = self.floats(self.tokens, half)
+        angles = floats(self.tokens, half)
         scales = [np.full(heads.keys * heads.width, STEP)] * 2 if heads.cache == "int8" else []
-        arrays = [self.floats(self.tokens, (heads.queries + 2 * heads.keys) * heads.size), np.cos(angles), np.sin(angles)]
+        arrays = [floats(self.tokens, (heads.queries + 2 * heads.keys) * heads.size), np.cos(angles), np.sin(angles)]
         arrays += [np.array([self.before], np.int32), *scales, *self.caches()]
         arrays.append(np.zeros((self.tokens, heads.queries * heads.size), np.float32))
         given = [tvm_ffi.from_dlpack(array) for array in arrays]
