@@ -13,7 +13,7 @@ from calibrate.methods.chunks import chunk_rows, side_by_side
 from calibrate.statistics.block_run import BlockRun
 from calibrate.statistics.moments import Moment
 from calibrate.statistics.passes import Passes, wants_half
-from export.quantisation.codes import RoundToNearest, WeightProvider, joined
+from export.quantisation.codes import Codes, DequantisedWeights, RoundToNearest, WeightProvider, joined
 from export.quantisation.folds import Fold, decoder_folds
 from export.quantisation.grids import GRIDS
 from export.quantisation.overlay import OverlaidWeights, Overlay
@@ -218,7 +218,25 @@ class BlockwiseCalibration:
         )
 
 
-class PartlyQuantised:
+class CodesSoFar:
+    """A CodeSource: files of the layers done so far, and rounding for others.
+
+    Args:
+        files: of the layers that are done.
+    """
+
+    def __init__(self, rounding: RoundToNearest, files: Mapping[str, Path]) -> None:
+        self._rounding, self._files = rounding, files
+
+    def rows(self, layer: str, start: int, stop: int) -> Codes:
+        assignment = self._rounding.assignments[layer]
+        name = assignment.shares or layer
+        if name in self._files:
+            return read_codes(self._files[name], name, GRIDS[assignment.grid], start, stop)
+        return self._rounding.rows(layer, start, stop)
+
+
+class PartlyQuantised(DequantisedWeights):
     """A WeightProvider in which the blocks done so far are as their codes say, and the rest is as it was.
 
     Layers that are quantised without calibration (8-bit vision layers, embeddings) come rounded from the start.
@@ -226,30 +244,16 @@ class PartlyQuantised:
 
     def __init__(self, weights: WeightProvider, assignments: Mapping[str, Assignment], chosen: frozenset[str]) -> None:
         self.overlay = Overlay()
-        self.weights = OverlaidWeights(weights, self.overlay)
-        self.assignments, self.chosen = assignments, chosen
+        self.chosen = chosen
         self.files: dict[str, Path] = {}
-        self._rounding = RoundToNearest(self.weights, assignments, GRIDS)
-
-    def shape(self, target: str) -> tuple[int, ...]:
-        return self.weights.shape(target)
-
-    def tensor(self, target: str) -> Tensor:
-        shape = self.shape(target)
-        return self.rows(target, 0, shape[0] if shape else None)
+        overlaid = OverlaidWeights(weights, self.overlay)
+        super().__init__(overlaid, CodesSoFar(RoundToNearest(overlaid, assignments, GRIDS), self.files), assignments, GRIDS)
 
     def rows(self, target: str, start: int, stop: int | None) -> Tensor:
         layer = target.removesuffix(".weight")
-        assignment = self.assignments.get(layer)
-        undone = layer in self.chosen and layer not in self.files
-        if assignment is None or not assignment.grid or undone or stop is None:
+        if layer in self.chosen and layer not in self.files:
             return self.weights.rows(target, start, stop)
-        grid, name = GRIDS[assignment.grid], assignment.shares or layer
-        if name in self.files:
-            codes = read_codes(self.files[name], name, grid, start, stop)
-        else:
-            codes = self._rounding.rows(layer, start, stop)
-        return grid.dequantise(codes)[:, : assignment.layer.columns]
+        return super().rows(target, start, stop)
 
 
 def _share(error: float, power: float) -> float:

@@ -18,7 +18,7 @@ from export.processor.block_instructions import CHUNK, BlockInstructions
 from export.processor.block_kernel import TOGETHER
 from export.processor.block_rounding import Rounding
 from export.processor.block_strides import Strides
-from export.processor.panel_order import HALVES, OrderedSums, lines_of, widen_scales
+from export.processor.panel_order import HALVES, OrderedSums, PanelTile, each_tile, lines_of, widen_scales
 from export.processor.row_kernels import silu
 from export.processor.vectors import LINE, prefetch
 
@@ -109,12 +109,7 @@ class _Panel:
             single = T.sblock_alloc_buffer((panels.blocks, panels.vectors, byte.lanes), "float32")
             self._decode(decoded)
             widen_scales(byte, single, partial(panels.first_row, self.number), self.scales)
-            tile = byte.rows_at_once
-            with T.serial(0, (self.n + tile - 1) // tile) as part:
-                # the last tile has rows of the one before where too few are left
-                first = T.min(part * tile, self.n - tile)
-                with T.serial(0, panels.vectors // byte.panel_vectors) as side:
-                    _Tile(self, decoded, single, part, first, side * byte.panel_vectors).write()
+            each_tile(byte, self.n, panels.vectors, lambda *place: _Tile(*place, self, decoded, single).write())
 
     def _decode(self, decoded):
         """Codes, each in a byte, of all rows of the panel."""
@@ -131,20 +126,12 @@ class _Panel:
 
 
 @dataclass(frozen=True)
-class _Tile:
+class _Tile(PanelTile):
     """Some rows of numbers times some vectors of a panel."""
 
     panel: _Panel
     decoded: tirx.Buffer
     single: tirx.Buffer
-    part: tirx.Expr
-    first: tirx.Expr
-    side: tirx.Expr
-
-    @property
-    def pairs(self) -> list[tuple[int, int]]:
-        byte = self.panel.panels.byte
-        return [(row, vector) for row in range(byte.rows_at_once) for vector in range(byte.panel_vectors)]
 
     def write(self):
         panel, panels, pairs = self.panel, self.panel.panels, self.pairs

@@ -95,3 +95,35 @@ class OrderedSums:
                     T.buffer_store(sums, waiting[half, at, whole] + sums[at, whole], [at, whole])
             for at in range(many):
                 T.buffer_store(waiting, sums[at, whole], [level, at, whole])
+
+
+@dataclass(frozen=True)
+class PanelTile:
+    """Some rows of numbers times some vectors of a panel; how codes are multiplied is up to the kernel.
+
+    Attributes:
+        byte: the instructions whose lanes are rows of the matrix.
+        part: the number of the tile among those of all rows.
+        first: its first row of numbers.
+        side: its first vector.
+    """
+
+    byte: BlockInstructions
+    part: tirx.Expr
+    first: tirx.Expr
+    side: tirx.Expr
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """Rows and vectors that are multiplied with each other, in the order of their sums."""
+        return [(row, vector) for row in range(self.byte.rows_at_once) for vector in range(self.byte.panel_vectors)]
+
+
+def each_tile(byte: BlockInstructions, rows, vectors: int, write: Callable) -> None:
+    """``write``, of what a `PanelTile` is made of, for all ``rows`` of numbers and all ``vectors`` of a panel."""
+    tile = byte.rows_at_once
+    with T.serial(0, (rows + tile - 1) // tile) as part:
+        # the last tile has rows of the one before where too few are left
+        first = T.min(part * tile, rows - tile)
+        with T.serial(0, vectors // byte.panel_vectors) as side:
+            write(byte, part, first, side * byte.panel_vectors)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ import tvm
 import tvm_ffi
 from onnx import TensorProto, helper
 from tvm.target import Target
+from tvm.tirx import PrimFunc
 
 from export.processor.flat_attention import flat_attention
 from export.processor.flat_rows import FlatHeads
@@ -58,10 +59,7 @@ class Case:
 
     @classmethod
     def drawn(cls, heads: FlatHeads, rows: int, positions: int) -> Case:
-        draw = np.random.default_rng(0)
-        shape = rows, heads.keys, positions + SPARE, heads.width
-        one = draw.integers(-127, 128, shape).astype(np.int8)
-        one = one if heads.cache == "int8" else (one * STEP).astype(heads.cache)
+        one = drawn(heads, rows, positions + SPARE)
         caches = tuple((kept(one), kept(one)) for _ in range(max(2, COPIES_BYTES // (2 * one.nbytes))))
         return cls(heads, rows, positions, caches)
 
@@ -69,15 +67,13 @@ class Case:
     def bytes_read(self) -> int:
         return 2 * self.rows * self.heads.keys * self.positions * self.heads.width * self.caches[0][0].itemsize
 
-    def floats(self, *shape: int) -> np.ndarray:
-        return np.random.default_rng(1).standard_normal((self.rows, *shape)).astype(np.float32)
-
     def ours(self, kernel: Callable[..., None]) -> Callable[[], None]:
         heads, half = self.heads, self.heads.rotary // 2
         lengths = np.full(self.rows, self.positions - 1, np.int32)
-        qkv = self.floats((heads.queries + 2 * heads.keys) * heads.size)
+        qkv = floats(self.rows, (heads.queries + 2 * heads.keys) * heads.size)
         scales = [np.full(heads.keys * heads.width, STEP)] * 2 if heads.cache == "int8" else []
-        first = [tvm_ffi.from_dlpack(array) for array in (qkv, self.floats(half), self.floats(half), lengths, *scales)]
+        table = floats(self.rows, half)
+        first = [tvm_ffi.from_dlpack(array) for array in (qkv, table, table.copy(), lengths, *scales)]
         out = tvm_ffi.from_dlpack(np.zeros((self.rows, heads.queries * heads.size), np.float32))
         pairs = [tuple(map(tvm_ffi.from_dlpack, pair)) for pair in self.caches]
 
@@ -88,27 +84,7 @@ class Case:
         return run
 
     def theirs(self, opened: onnxruntime.InferenceSession) -> Callable[[], None]:
-        make, heads, quantised = onnxruntime.OrtValue.ortvalue_from_numpy, self.heads, self.heads.cache == "int8"
-        kind = np.float32 if quantised else heads.cache
-        counts = zip("qkv", (heads.queries, heads.keys, heads.keys), strict=True)
-        fed = {name: self.floats(1, count * heads.width).astype(kind) for name, count in counts}
-        fed |= {"last": np.full(self.rows, self.positions - 1, np.int32), "total": np.array([self.positions], np.int32)}
-        if quantised:
-            scales = np.full((heads.keys, 1, heads.width), STEP)
-            fed |= {"key_scale": scales, "value_scale": scales}
-        values = {name: make(array) for name, array in fed.items()}
-        out = make(np.empty((self.rows, 1, heads.queries * heads.width), kind))
-        bindings = []
-        for pair in self.caches:
-            binding = opened.io_binding()
-            for name, value in values.items():
-                binding.bind_ortvalue_input(name, value)
-            for past, present, array in zip(("past_key", "past_value"), ("key", "value"), pair, strict=True):
-                buffer = make(array)
-                binding.bind_ortvalue_input(past, buffer)
-                binding.bind_ortvalue_output(present, buffer)
-            binding.bind_ortvalue_output("out", out)
-            bindings.append(binding)
+        bindings = bound(opened, self.heads, self.rows, 1, self.positions, self.caches)
 
         def run() -> None:
             for binding in bindings:
@@ -135,6 +111,55 @@ def kept(array: np.ndarray) -> np.ndarray:
     copy = zeros(array.shape, array.dtype)
     copy[...] = array
     return copy
+
+
+def floats(*shape: int) -> np.ndarray:
+    """float32, the same in every run."""
+    return np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+
+
+def drawn(heads: FlatHeads, sequences: int, positions: int) -> np.ndarray:
+    """Keys, or values, of the cache's type."""
+    shape = sequences, heads.keys, positions, heads.width
+    one = np.random.default_rng(0).integers(-127, 128, shape).astype(np.int8)
+    return one if heads.cache == "int8" else (one * STEP).astype(heads.cache)
+
+
+def bound(
+    opened: onnxruntime.InferenceSession,
+    heads: FlatHeads,
+    sequences: int,
+    tokens: int,
+    positions: int,
+    caches: Sequence[tuple[np.ndarray, np.ndarray]],
+) -> list[onnxruntime.IOBinding]:
+    """Calls of `session`'s operator, one for each pair of keys and values, that differ in nothing else.
+
+    Args:
+        positions: of each sequence, its ``tokens`` of the call included.
+    """
+    make, quantised = onnxruntime.OrtValue.ortvalue_from_numpy, heads.cache == "int8"
+    kind, counts = np.float32 if quantised else heads.cache, (heads.queries, heads.keys, heads.keys)
+    shapes = ((sequences, tokens, count * heads.width) for count in counts)
+    fed = {name: floats(*shape).astype(kind) for name, shape in zip("qkv", shapes, strict=True)}
+    fed |= {"last": np.full(sequences, positions - 1, np.int32), "total": np.array([positions], np.int32)}
+    if quantised:
+        scales = np.full((heads.keys, 1, heads.width), STEP)
+        fed |= {"key_scale": scales, "value_scale": scales}
+    values = {name: make(array) for name, array in fed.items()}
+    out = make(np.empty((sequences, tokens, heads.queries * heads.width), kind))
+    bindings = []
+    for pair in caches:
+        binding = opened.io_binding()
+        for name, value in values.items():
+            binding.bind_ortvalue_input(name, value)
+        for past, present, array in zip(("past_key", "past_value"), ("key", "value"), pair, strict=True):
+            buffer = make(array)
+            binding.bind_ortvalue_input(past, buffer)
+            binding.bind_ortvalue_output(present, buffer)
+        binding.bind_ortvalue_output("out", out)
+        bindings.append(binding)
+    return bindings
 
 
 def session(heads: FlatHeads, threads: int) -> onnxruntime.InferenceSession:
@@ -168,34 +193,56 @@ def session(heads: FlatHeads, threads: int) -> onnxruntime.InferenceSession:
 def parser(prog: str) -> Parser:
     """The flags."""
     made = Parser(prog, "Time attention of a decode step over a flat cache beside ONNX Runtime's operator.")
-    numbers = (("--heads", 36), ("--kv-heads", 36), ("--size", 64), ("--threads", 1), ("--rounds", 9))
-    for name, default in numbers:
-        made.add_argument(name, type=flags.whole_number(1), default=default, metavar="N", help="default %(default)s")
-    lists = (("--rows", (1, 8)), ("--positions", (64, 512, 1024, 4096)))
-    for name, several in lists:
-        made.add_argument(
-            name, type=flags.whole_number(1), nargs="+", default=several, metavar="N", help="default %(default)s"
-        )
-    made.add_argument("--caches", nargs="+", default=("float16", "int8"), choices=("float32", "float16", "int8"))
-    made.add_argument("--target", default="x86-64-vnni", choices=tuple(TARGETS), help="default %(default)s")
-    flags.talk(made)
+    attention_flags(made, ("--rows", 1, (1, 8)), ("--positions", 1, (64, 512, 1024, 4096)))
     return made
 
 
-def _run(given: argparse.Namespace) -> int:
+def attention_flags(made: Parser, *lists: tuple[str, int, tuple[int, ...]]) -> None:
+    """Which heads are timed, and how.
+
+    Args:
+        lists: flags of several numbers, the least that is taken, and the default.
+    """
+    numbers = (("--heads", 36), ("--kv-heads", 36), ("--size", 64), ("--threads", 1), ("--rounds", 9))
+    for name, default in numbers:
+        made.add_argument(name, type=flags.whole_number(1), default=default, metavar="N", help="default %(default)s")
+    for name, least, several in lists:
+        number = flags.whole_number(least)
+        made.add_argument(name, type=number, nargs="+", default=several, metavar="N", help="default %(default)s")
+    kinds = ("float32", "float16", "int8")
+    made.add_argument("--caches", nargs="+", default=("float16", "int8"), choices=kinds, help="default %(default)s")
+    made.add_argument("--target", default="x86-64-vnni", choices=tuple(TARGETS), help="default %(default)s")
+    flags.talk(made)
+
+
+def prepared(
+    given: argparse.Namespace, write: Callable[[FlatHeads], PrimFunc]
+) -> Iterator[tuple[FlatHeads, Callable[..., None], onnxruntime.InferenceSession]]:
+    """The heads of each type of cache, the kernel that ``write`` gives for them, and ONNX Runtime's operator."""
     # TVM's threads look for work 300,000 times by default, a tenth of a second in which they disturb the others
     os.environ |= {"TVM_NUM_THREADS": str(given.threads), "TVM_THREAD_POOL_SPIN_COUNT": "3000"}
-    target, rest = Target(TARGETS[given.target]), REST if given.threads > 1 else 0
-    reads = kernel_of(plain_read(), target)
+    target = Target(TARGETS[given.target])
     for cache in given.caches:
         heads = FlatHeads(given.heads, given.kv_heads, given.size, given.size, given.size, given.size**-0.5, cache)
-        kernel, opened = kernel_of(flat_attention(heads), target), session(heads, given.threads)
+        yield heads, kernel_of(write(heads), target), session(heads, given.threads)
+
+
+def rest_of(given: argparse.Namespace) -> float:
+    """Seconds between turns."""
+    return REST if given.threads > 1 else 0
+
+
+def _run(given: argparse.Namespace) -> int:
+    reads = None
+    for heads, kernel, opened in prepared(given, flat_attention):
+        # compiled when the number of threads is set
+        reads = reads or kernel_of(plain_read(), Target(TARGETS[given.target]))
         for rows in given.rows:
             for positions in given.positions:
                 case = Case.drawn(heads, rows, positions)
                 calls = {"ours": case.ours(kernel), "ONNX Runtime": case.theirs(opened), "plain read": case.read(reads)}
-                line = f"{cache:8} {rows} rows {positions:5} positions"
-                for name, seconds in in_turns(calls, given.rounds, rest).items():
+                line = f"{heads.cache:8} {rows} rows {positions:5} positions"
+                for name, seconds in in_turns(calls, given.rounds, rest_of(given)).items():
                     each = seconds / len(case.caches)
                     line += f"  {name} {each * 1e3:7.3f} ms {case.bytes_read / each / 1e9:5.1f} GB/s"
                 console.out(line)

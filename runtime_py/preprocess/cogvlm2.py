@@ -15,22 +15,20 @@ from runtime_py.preprocess.base import ImageInputs, Layout, Message, TokenizerLi
 from runtime_py.preprocess.extent import FLOAT_BYTES, PIXEL_BYTES, Extent, square_extent
 from runtime_py.preprocess.frames import centre_crop, scaled_sides, shortest_side_bilinear
 from runtime_py.preprocess.pixels import CLIP_MEAN, CLIP_STD, normalise, resize
-from runtime_py.prompt.encoder import PromptEncoder
+from runtime_py.preprocess.prompted import PromptedProcessor
 
 PATCH = 14
 """Side of the tower's patches, which the settings do not hold."""
 
 
-class Processor:
+class Processor(PromptedProcessor):
     """One picture or one video a conversation, and which expert reads each token.
 
     A video is one picture of four axes: uint8 (frames, height, width, 3).
     """
 
     def __init__(self, settings: Mapping[str, Any], tokenizer: TokenizerLike | None) -> None:
-        self.settings = settings
-        self.tokenizer = tokenizer
-        self.prompt = PromptEncoder(settings, tokenizer)
+        super().__init__(settings, tokenizer)
         self.video: bool = settings["video"]
 
     def images(self, pictures: Sequence[np.ndarray]) -> list[ImageInputs]:

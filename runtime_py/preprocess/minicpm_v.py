@@ -15,22 +15,20 @@ from runtime_py.errors import UsageError
 from runtime_py.preprocess.base import ImageInputs, Layout, Message, TokenizerLike
 from runtime_py.preprocess.extent import FLOAT_BYTES, MATRIX_BYTES, Extent, square_extent
 from runtime_py.preprocess.pixels import HALF, kernel, normalise, resize
+from runtime_py.preprocess.prompted import CountingProcessor
 from runtime_py.preprocess.resample import antialiased_bicubic, sine_table
 from runtime_py.preprocess.slices import SliceRule, cut, plan
-from runtime_py.prompt.encoder import PromptEncoder
 from runtime_py.prompt.render import grid_text, picture_text
 
 SINE_BYTES = 12
 """A number of one axis's sines, beside the table made of them: angles, sines and cosines in float64 at one time."""
 
 
-class Processor:
+class Processor(CountingProcessor):
     """A picture is one square piece (1.0), or an overview and its slices (2.0); every piece gives ``queries`` rows."""
 
     def __init__(self, settings: Mapping[str, Any], tokenizer: TokenizerLike | None) -> None:
-        self.settings = settings
-        self.tokenizer = tokenizer
-        self.prompt = PromptEncoder(settings, tokenizer)
+        super().__init__(settings, tokenizer)
         self.sliced = settings["variant"] == "2.0"
 
     def slice_rule(self) -> SliceRule:
@@ -92,10 +90,7 @@ class Processor:
                     f"{end - start} placeholder tokens between <image> and </image>", f"{piece.rows}", "rebuild the prompt"
                 )
             rows[start:end] = True
-        return Layout(ids, rows, {"position_ids": np.arange(ids.shape[1], dtype=np.int64)[None]})
-
-    def next_inputs(self, layout: Layout, length: int) -> dict[str, np.ndarray]:
-        return {"position_ids": np.array([[length]], dtype=np.int64)}
+        return Layout(ids, rows, self.counted(ids.shape[1]))
 
 
 def sliced_extent(width: int, height: int, rule: SliceRule, settings: Mapping[str, Any]) -> Extent:

@@ -5,29 +5,23 @@ Source: OpenBMB/MiniCPM-V at 0dbb566d, omnilmm/model/utils.py (build_transform, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from runtime_py.errors import UsageError
-from runtime_py.preprocess.base import ImageInputs, Layout, Message, TokenizerLike, at_most_one
+from runtime_py.preprocess.base import ImageInputs, Layout, Message, at_most_one
 from runtime_py.preprocess.extent import Extent, square_extent
 from runtime_py.preprocess.pixels import CLIP_MEAN, CLIP_STD, normalise, resize
-from runtime_py.prompt.encoder import PromptEncoder
+from runtime_py.preprocess.prompted import CountingProcessor
 from runtime_py.prompt.render import picture_text
 
 PATCH = 14
 """Side of the tower's patches, which the settings do not hold."""
 
 
-class Processor:
+class Processor(CountingProcessor):
     """One picture a conversation, squashed to a square: one image, with a row of features for every query."""
-
-    def __init__(self, settings: Mapping[str, Any], tokenizer: TokenizerLike | None) -> None:
-        self.settings = settings
-        self.tokenizer = tokenizer
-        self.prompt = PromptEncoder(settings, tokenizer)
 
     def images(self, pictures: Sequence[np.ndarray]) -> list[ImageInputs]:
         at_most_one(pictures, "one: the published code keeps only the last of several")
@@ -65,7 +59,4 @@ class Processor:
                         "no <im_end> after the image rows", f"{piece.rows} rows, then <im_end>", "rebuild the prompt"
                     )
                 rows[start:end] = True
-        return Layout(ids, rows, {"position_ids": np.arange(ids.shape[1], dtype=np.int64)[None]})
-
-    def next_inputs(self, layout: Layout, length: int) -> dict[str, np.ndarray]:
-        return {"position_ids": np.array([[length]], dtype=np.int64)}
+        return Layout(ids, rows, self.counted(ids.shape[1]))

@@ -5,33 +5,28 @@ Source: transformers 4.45, models/qwen2_vl/{image_processing,processing,modeling
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from runtime_py.errors import UsageError
-from runtime_py.preprocess.base import ImageInputs, Layout, Message, TokenizerLike
+from runtime_py.preprocess.base import ImageInputs, Layout, Message
 from runtime_py.preprocess.extent import Extent
 from runtime_py.preprocess.patches import flatten_patches, rotary_angles, smart_resize
 from runtime_py.preprocess.pixels import CLIP_MEAN, CLIP_STD, normalise, resize
-from runtime_py.prompt.encoder import PromptEncoder
+from runtime_py.preprocess.prompted import PromptedProcessor
 from runtime_py.prompt.render import picture_text
 
 IMAGE_PAD, VIDEO_PAD = "<|image_pad|>", "<|video_pad|>"
 
 
-class Processor:
+class Processor(PromptedProcessor):
     """Patches of any grid, and positions of three axes for everything in the prompt.
 
     A video is one picture of four axes: uint8 (frames, height, width, 3). The setting ``clip_pixels`` is there where its
     frames have other bounds than pictures.
     """
-
-    def __init__(self, settings: Mapping[str, Any], tokenizer: TokenizerLike | None) -> None:
-        self.settings = settings
-        self.tokenizer = tokenizer
-        self.prompt = PromptEncoder(settings, tokenizer)
 
     def images(self, pictures: Sequence[np.ndarray]) -> list[ImageInputs]:
         return [self._inputs(picture, source) for source, picture in enumerate(pictures)]

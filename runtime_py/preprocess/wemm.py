@@ -6,26 +6,20 @@ models/idefics2/{image_processing,modeling}_idefics2.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 
-from runtime_py.preprocess.base import ImageInputs, Layout, Message, TokenizerLike, at_most_one
+from runtime_py.preprocess.base import ImageInputs, Layout, Message, at_most_one
 from runtime_py.preprocess.extent import Extent
 from runtime_py.preprocess.pixels import HALF, normalise, resize
+from runtime_py.preprocess.prompted import CountingProcessor
 from runtime_py.preprocess.spliced import IMAGE, spliced_layout
-from runtime_py.prompt.encoder import PromptEncoder
 
 
-class Processor:
+class Processor(CountingProcessor):
     """One picture a conversation, in its own aspect: patches of any grid, with the positions of their buckets."""
-
-    def __init__(self, settings: Mapping[str, Any], tokenizer: TokenizerLike | None) -> None:
-        self.settings = settings
-        self.tokenizer = tokenizer
-        self.prompt = PromptEncoder(settings, tokenizer)
 
     def images(self, pictures: Sequence[np.ndarray]) -> list[ImageInputs]:
         at_most_one(pictures)
@@ -60,11 +54,10 @@ class Processor:
 
     def layout(self, input_ids: np.ndarray, images: Sequence[ImageInputs]) -> Layout:
         ids, rows = spliced_layout(input_ids, [piece.rows for piece in images])
-        positions = np.arange(ids.shape[1], dtype=np.int64)[None]
-        return Layout(ids, rows, {"position_ids": positions, "image_mask": rows[None]})
+        return Layout(ids, rows, {**self.counted(ids.shape[1]), "image_mask": rows[None]})
 
     def next_inputs(self, layout: Layout, length: int) -> dict[str, np.ndarray]:
-        return {"position_ids": np.array([[length]], dtype=np.int64), "image_mask": np.zeros((1, 1), dtype=bool)}
+        return {**super().next_inputs(layout, length), "image_mask": np.zeros((1, 1), dtype=bool)}
 
     def arrange(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The image mask of one call to the rows that get a delta, and for each token which delta."""

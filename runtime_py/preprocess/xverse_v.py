@@ -7,16 +7,15 @@ eval_vqa.py.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
-from runtime_py.preprocess.base import ImageInputs, Layout, Message, TokenizerLike, at_most_one
+from runtime_py.preprocess.base import ImageInputs, Layout, Message, at_most_one
 from runtime_py.preprocess.extent import Extent
 from runtime_py.preprocess.pixels import CLIP_MEAN, CLIP_STD, normalise, resize
+from runtime_py.preprocess.prompted import CountingProcessor
 from runtime_py.preprocess.spliced import IMAGE, spliced_layout
-from runtime_py.prompt.encoder import PromptEncoder
 
 GRIDS = frozenset(
     [(1, columns) for columns in range(1, 10)]
@@ -27,13 +26,8 @@ GRIDS = frozenset(
 """The (rows, columns) of tiles the model was trained with."""
 
 
-class Processor:
+class Processor(CountingProcessor):
     """One picture a conversation: its overview and tiles are the images of one call, (views, 3, side, side)."""
-
-    def __init__(self, settings: Mapping[str, Any], tokenizer: TokenizerLike | None) -> None:
-        self.settings = settings
-        self.tokenizer = tokenizer
-        self.prompt = PromptEncoder(settings, tokenizer)
 
     def images(self, pictures: Sequence[np.ndarray]) -> list[ImageInputs]:
         at_most_one(pictures, "one: the published code misplaces the tiles of several")
@@ -66,10 +60,7 @@ class Processor:
 
     def layout(self, input_ids: np.ndarray, images: Sequence[ImageInputs]) -> Layout:
         ids, rows = spliced_layout(input_ids, [piece.rows for piece in images])
-        return Layout(ids, rows, {"position_ids": np.arange(ids.shape[1], dtype=np.int64)[None]})
-
-    def next_inputs(self, layout: Layout, length: int) -> dict[str, np.ndarray]:
-        return {"position_ids": np.array([[length]], dtype=np.int64)}
+        return Layout(ids, rows, self.counted(ids.shape[1]))
 
 
 def tile_grid(width: int, height: int, tile: int) -> tuple[int, int]:

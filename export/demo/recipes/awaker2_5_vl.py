@@ -13,7 +13,7 @@ from typing import Any
 
 from export.demo.byte_vocabulary import QWEN2_WORDS, ByteLayout, tokenizer_json
 from export.demo.questions import corpus
-from export.demo.recipes.base import Places, Recipe, Tensors, grid_middles, json_files, licence_file
+from export.demo.recipes.base import SHAPES_ALONE, Places, Recipe, Tensors, grid_middles, json_files, licence_file
 from export.families.awaker2_5_vl.weights import PREFIX
 from export.families.qwen2_vl.prompt import SYSTEM
 from export.specs import ModelSpec
@@ -142,15 +142,5 @@ RECIPE = Recipe(
     file_of=file_of,
     start={"vision_encoder": "minicpm-v", "decoder": "minicpm-v"},
     digits=False,
-    plan={
-        "seeing": 250,
-        "answering": 0,
-        "again": 1100,
-        "again_rate": 0.4,
-        "whole": 350,
-        "positions": 0.45,
-        "asked_pictures": 16,
-        "prompts": 0.1,
-        "strange": 0.05,
-    },
+    plan={**SHAPES_ALONE, "again": 1100, "positions": 0.45},
 )

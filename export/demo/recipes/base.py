@@ -16,6 +16,19 @@ from runtime_py.preprocess.resample import sine_table
 
 Tensors = dict[str, torch.Tensor]
 
+SHAPES_ALONE: Mapping[str, float] = {
+    "seeing": 250,
+    "answering": 0,
+    "again": 600,
+    "again_rate": 0.4,
+    "whole": 350,
+    "positions": 0.15,
+    "asked_pictures": 16,
+    "prompts": 0.1,
+    "strange": 0.05,
+}
+"""`Recipe.plan` of a demo that starts from a delivered one and learns about shapes alone, where nothing else is said."""
+
 
 @dataclass(frozen=True)
 class Places:
@@ -108,6 +121,29 @@ def licence_file(model: str) -> dict[str, bytes]:
         "They are licensed under the Apache License, Version 2.0: http://www.apache.org/licenses/LICENSE-2.0\n"
     )
     return {"LICENSE": note.encode()}
+
+
+def look_in_place(tensors: Tensors, resampler: str, side: int) -> None:
+    """A resampler of ``side`` x ``side`` queries that look at their own part of the picture from the start.
+
+    The stored table is smooth over most channels, so attention by position needs weight on the few channels whose sines
+    turn within the grid. Those channels start free of picture content (their rows of kv_proj are zero), and the query and
+    key projections start as a multiple of the identity there; training moves all of it.
+
+    Args:
+        resampler: what the names of its tensors begin with.
+    """
+    width = tensors[f"{resampler}query"].shape[-1]
+    tensors[f"{resampler}pos_embed"].copy_(torch.from_numpy(sine_table(side, side, width)))
+    quarter = width // 4
+    channels = torch.tensor([q * quarter + k for q in range(4) for k in range(6)])
+    projection = tensors[f"{resampler}attn.in_proj_weight"]
+    for part in range(2):
+        projection[part * width + channels] = 0.0
+        projection[part * width + channels, channels] = 7.0
+    tensors[f"{resampler}kv_proj.weight"][channels] = 0.0
+    tensors[f"{resampler}query"].mul_(0.2)
+    tensors[f"{resampler}query"][:, channels] = 0.0
 
 
 def sine_positions(rows: int, columns: int, width: int, scale: float = 0.5) -> torch.Tensor:

@@ -7,17 +7,13 @@ divisor other than one, an odd vocabulary, bfloat16 storage.
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
 
-import torch
-
 from export.demo.questions import corpus
-from export.demo.recipes.base import Recipe, Tensors
+from export.demo.recipes.base import Recipe, Tensors, json_files, look_in_place, sine_positions
 from export.demo.vocabulary import CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Layout, pieces, sentencepiece_model
 from export.specs import ModelSpec
-from runtime_py.preprocess.resample import sine_table
 
 SIDE, PATCH, HIDDEN, QUERIES, VOCABULARY = 112, 14, 128, 9, 661
 
@@ -106,32 +102,15 @@ def side_files() -> dict[str, bytes]:
         "special_tokens_map.json": special,
         "tokenizer_config.json": tokenizer,
     }
-    files = {name: (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode() for name, value in documents.items()}
-    files["tokenizer.model"] = sentencepiece_model(pieces(corpus(), VOCABULARY_LAYOUT))
-    files["LICENSE"] = LICENCE_NOTE.encode()
-    return files
+    model = sentencepiece_model(pieces(corpus(), VOCABULARY_LAYOUT))
+    return {**json_files(documents), "tokenizer.model": model, "LICENSE": LICENCE_NOTE.encode()}
 
 
 def initialise(tensors: Tensors, spec: ModelSpec) -> None:
-    """Sine tables at unit scale, and a resampler whose queries look at their own part of the picture from the start.
-
-    The stored table is smooth over most channels, so attention by position needs weight on the few channels whose sines
-    turn within the grid. Those channels start free of picture content (their rows of kv_proj are zero), and the query and
-    key projections start as a multiple of the identity there; training moves all of it.
-    """
-    width, side, grid = HIDDEN, math.isqrt(QUERIES), SIDE // PATCH
-    tensors["resampler.pos_embed"].copy_(torch.from_numpy(sine_table(side, side, width)))
-    wide = torch.from_numpy(sine_table(grid, grid, -(-spec.vision.width // 4) * 4))[:, : spec.vision.width]
-    tensors["vpm.pos_embed"][0].copy_(0.5 * wide)
-    quarter = width // 4
-    channels = torch.tensor([q * quarter + k for q in range(4) for k in range(6)])
-    projection = tensors["resampler.attn.in_proj_weight"]
-    for part in range(2):
-        projection[part * width + channels] = 0.0
-        projection[part * width + channels, channels] = 7.0
-    tensors["resampler.kv_proj.weight"][channels] = 0.0
-    tensors["resampler.query"].mul_(0.2)
-    tensors["resampler.query"][:, channels] = 0.0
+    """Sine tables, and a resampler whose queries look at their own part of the picture from the start."""
+    grid = SIDE // PATCH
+    tensors["vpm.pos_embed"][0].copy_(sine_positions(grid, grid, spec.vision.width))
+    look_in_place(tensors, "resampler.", math.isqrt(QUERIES))
 
 
 RECIPE = Recipe(

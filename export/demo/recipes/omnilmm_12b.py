@@ -11,14 +11,11 @@ import math
 import re
 from typing import Any
 
-import torch
-
 from export.demo.questions import corpus
-from export.demo.recipes.base import Recipe, Tensors, json_files, licence_file, sine_positions
+from export.demo.recipes.base import SHAPES_ALONE, Recipe, Tensors, json_files, licence_file, look_in_place, sine_positions
 from export.demo.vocabulary import CONTROL, SPACE, UNKNOWN, Layout, pieces, sentencepiece_model
 from export.families.omnilmm_12b.prompt import PICTURE_MARKS, SYSTEM
 from export.specs import ModelSpec
-from runtime_py.preprocess.resample import sine_table
 
 IMAGE, STORED, PATCH, HIDDEN, QUERIES, PIECES = 84, 56, 14, 128, 9, 680
 SIDE = IMAGE // PATCH
@@ -95,29 +92,15 @@ def side_files() -> dict[str, bytes]:
 
 
 def initialise(tensors: Tensors, spec: ModelSpec) -> None:
-    """Sine tables, quiet branch outputs, and a resampler whose queries look at their own part of the picture from the start.
-
-    As in the MiniCPM-V recipe: queries and keys begin as a multiple of the identity on the few channels whose sines turn
-    within the grid, and those channels begin free of picture content.
-    """
-    width, side, native = HIDDEN, math.isqrt(QUERIES), STORED // PATCH
-    table = tensors["model.vision_tower.pos_embed"]
+    """Sine tables, quiet branch outputs, and queries that look at their own part of the picture from the start."""
+    native, table = STORED // PATCH, tensors["model.vision_tower.pos_embed"]
     table[0, 0] = 0.0
     table[0, 1:] = sine_positions(native, native, spec.vision.width)
     tensors["model.vision_tower.cls_token"].mul_(0.02)
     for name, value in tensors.items():
         if re.search(r"vision_tower\.blocks\.\d+\.norm\d\.weight", name):
             value.fill_(0.5)
-    tensors["model.resampler.pos_embed"].copy_(torch.from_numpy(sine_table(side, side, width)))
-    quarter = width // 4
-    channels = torch.tensor([q * quarter + k for q in range(4) for k in range(6)])
-    projection = tensors["model.resampler.attn.in_proj_weight"]
-    for part in range(2):
-        projection[part * width + channels] = 0.0
-        projection[part * width + channels, channels] = 7.0
-    tensors["model.resampler.kv_proj.weight"][channels] = 0.0
-    tensors["model.resampler.query"].mul_(0.2)
-    tensors["model.resampler.query"][:, channels] = 0.0
+    look_in_place(tensors, "model.resampler.", math.isqrt(QUERIES))
 
 
 RECIPE = Recipe(
@@ -132,15 +115,5 @@ RECIPE = Recipe(
     before="\n",
     start={"vision_encoder": "cogvlm2", "connector": "minicpm-v", "decoder": "minicpm-v"},
     digits=False,
-    plan={
-        "seeing": 200,
-        "answering": 0,
-        "again": 700,
-        "again_rate": 0.4,
-        "whole": 300,
-        "positions": 0.15,
-        "asked_pictures": 16,
-        "prompts": 0.1,
-        "strange": 0.05,
-    },
+    plan={**SHAPES_ALONE, "seeing": 200, "again": 700, "whole": 300},
 )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from export.demo.questions import corpus
-from export.demo.recipes.base import NOWHERE, Places, Recipe, Tensors, json_files, licence_file, sine_positions
+from export.demo.recipes.base import NOWHERE, SHAPES_ALONE, Places, Recipe, Tensors, json_files, licence_file, sine_positions
 from export.demo.vocabulary import CONTROL, UNKNOWN, USER_DEFINED, Layout, pieces, sentencepiece_model
 from export.specs import ModelSpec
 from runtime_py.preprocess.base import ImageInputs
@@ -149,15 +149,5 @@ RECIPE = Recipe(
     known={"language_model.model.layers.0.attention.wo.Plora_A.weight": (8, HIDDEN)},
     start={"vision_encoder": "minicpm-v", "decoder": "minicpm-v"},
     digits=False,
-    plan={
-        "seeing": 250,
-        "answering": 0,
-        "again": 500,
-        "again_rate": 0.4,
-        "whole": 350,
-        "positions": 0.15,
-        "asked_pictures": 16,
-        "prompts": 0.1,
-        "strange": 0.05,
-    },
+    plan={**SHAPES_ALONE, "again": 500},
 )

@@ -16,7 +16,16 @@ from typing import Any
 import numpy as np
 
 from export.demo.questions import corpus
-from export.demo.recipes.base import Places, Recipe, Tensors, grid_middles, json_files, licence_file, sine_positions
+from export.demo.recipes.base import (
+    SHAPES_ALONE,
+    Places,
+    Recipe,
+    Tensors,
+    grid_middles,
+    json_files,
+    licence_file,
+    sine_positions,
+)
 from export.demo.vocabulary import CONTROL, UNKNOWN, Layout, pieces, sentencepiece_model
 from export.families.xverse_v.weights import ADAPTERS, LLM, VIT
 from export.package.tokenizer_json import convert
@@ -154,15 +163,5 @@ RECIPE = Recipe(
     file_of=file_of,
     start={"vision_encoder": "minicpm-v", "decoder": "minicpm-v"},
     digits=False,
-    plan={
-        "seeing": 250,
-        "answering": 0,
-        "again": 600,
-        "again_rate": 0.4,
-        "whole": 350,
-        "positions": 0.15,
-        "asked_pictures": 16,
-        "prompts": 0.1,
-        "strange": 0.05,
-    },
+    plan=SHAPES_ALONE,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from export.families.config.rope import plain_vision_rope
 from export.families.config.section import Section
@@ -81,16 +81,33 @@ def timm_tower(tower: TimmTower, config: Section, dropped: int, image_size: int 
     )
 
 
-def idefics2_tower(vision: Section, dropped: int = 0) -> VisionSpec:
-    """Idefics2's tower: tanh GELU, positions picked from a square table by index."""
-    vision.only({"hidden_act": ("gelu_pytorch_tanh",), **CHANNELS})
-    width, heads = _width_and_heads(vision, "hidden_size", "num_attention_heads")
-    return VisionSpec(
+class Sizes(TypedDict):
+    """Of a tower, as `VisionSpec` calls them."""
+
+    width: int
+    layers: int
+    heads: int
+    mlp_width: int
+    patch_size: int
+
+
+def _sizes(vision: Section, heads_key: str, dropped: int) -> Sizes:
+    """Those that a ``vision_config`` of transformers states, without its last ``dropped`` blocks."""
+    width, heads = _width_and_heads(vision, "hidden_size", heads_key)
+    return Sizes(
         width=width,
         layers=_blocks(vision, "num_hidden_layers", dropped),
         heads=heads,
         mlp_width=vision.integer("intermediate_size", 1, MOST_WIDTH * 8),
         patch_size=vision.integer("patch_size", 1, MOST_SIDE),
+    )
+
+
+def idefics2_tower(vision: Section, dropped: int = 0) -> VisionSpec:
+    """Idefics2's tower: tanh GELU, positions picked from a square table by index."""
+    vision.only({"hidden_act": ("gelu_pytorch_tanh",), **CHANNELS})
+    return VisionSpec(
+        **_sizes(vision, "num_attention_heads", dropped),
         activation=Activation.GELU_TANH,
         norm_placement=NormPlacement.PRE,
         norm_eps=vision.number("layer_norm_eps", LEAST_EPS, 1.0, 1e-6),
@@ -104,14 +121,9 @@ def clip_tower(vision: Section, dropped: int) -> VisionSpec:
     """CLIP's tower without its last ``dropped`` blocks and without the norm behind them."""
     vision = vision.over(CLIP_VIT_L)
     vision.only({"hidden_act": ("quick_gelu",), **CHANNELS})
-    width, heads = _width_and_heads(vision, "hidden_size", "num_attention_heads")
-    side = square_grid(vision)
+    sizes, side = _sizes(vision, "num_attention_heads", dropped), square_grid(vision)
     return VisionSpec(
-        width=width,
-        layers=_blocks(vision, "num_hidden_layers", dropped),
-        heads=heads,
-        mlp_width=vision.integer("intermediate_size", 1, MOST_WIDTH * 8),
-        patch_size=vision.integer("patch_size", 1, MOST_SIDE),
+        **sizes,
         activation=Activation.QUICK_GELU,
         norm_placement=NormPlacement.PRE,
         norm_eps=vision.number("layer_norm_eps", LEAST_EPS, 1.0, 1e-5),
@@ -128,8 +140,7 @@ def clip_tower(vision: Section, dropped: int) -> VisionSpec:
 def eva2_clip_tower(vision: Section) -> VisionSpec:
     """CogVLM2's EVA2-CLIP-E: norms on the branch outputs, the class row kept."""
     vision.only({"hidden_act": ("gelu",), **CHANNELS})
-    width, heads = _width_and_heads(vision, "hidden_size", "num_heads")
-    side = square_grid(vision)
+    sizes, side = _sizes(vision, "num_heads", 0), square_grid(vision)
     if side % 2:
         raise vision.unsupported("image_size", "an even number of patches along a side")
     positions = side * side + 1
@@ -140,11 +151,7 @@ def eva2_clip_tower(vision: Section) -> VisionSpec:
             "check config.json",
         )
     return VisionSpec(
-        width=width,
-        layers=_blocks(vision, "num_hidden_layers", 0),
-        heads=heads,
-        mlp_width=vision.integer("intermediate_size", 1, MOST_WIDTH * 8),
-        patch_size=vision.integer("patch_size", 1, MOST_SIDE),
+        **sizes,
         activation=Activation.GELU,
         norm_placement=NormPlacement.BRANCH_OUTPUT,
         norm_eps=vision.number("layer_norm_eps", LEAST_EPS, 1.0),

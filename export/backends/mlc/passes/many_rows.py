@@ -19,7 +19,7 @@ from export.backends.mlc.parameters import GROUP, PER_WORD
 from export.backends.mlc.passes.few_rows import TOGETHER, FewRows, whole_of
 from export.backends.mlc.passes.fixed_rows import WORDS, FixedPoint
 from export.processor.block_instructions import CHUNK, VECTORS, BlockInstructions
-from export.processor.panel_order import HALVES, OrderedSums, lines_of, widen_scales
+from export.processor.panel_order import HALVES, OrderedSums, PanelTile, each_tile, lines_of, widen_scales
 from export.processor.vectors import LINE, fused, prefetch
 
 MANY = 24
@@ -106,12 +106,7 @@ class _Panel:
             single = T.sblock_alloc_buffer((many.groups, many.vectors, byte.lanes), "float32")
             self._decode(decoded)
             widen_scales(byte, single, self._first_row, few.scales)
-            tile = byte.rows_at_once
-            with T.serial(0, (few.numbers + tile - 1) // tile) as part:
-                # the last tile has rows of the one before where too few are left
-                first = T.min(part * tile, few.numbers - tile)
-                with T.serial(0, many.vectors // byte.panel_vectors) as side:
-                    _Tile(self, decoded, single, part, first, side * byte.panel_vectors).write()
+            each_tile(byte, few.numbers, many.vectors, lambda *place: _Tile(*place, self, decoded, single).write())
 
     def _decode(self, decoded):
         """Codes of all rows of the panel, two in each lane: those of the columns i and i + 4 of a word."""
@@ -136,20 +131,12 @@ class _Panel:
 
 
 @dataclass(frozen=True)
-class _Tile:
+class _Tile(PanelTile):
     """Some rows of numbers times some vectors of a panel."""
 
     panel: _Panel
     decoded: tirx.Buffer
     single: tirx.Buffer
-    part: tirx.Expr
-    first: tirx.Expr
-    side: tirx.Expr
-
-    @property
-    def pairs(self) -> list[tuple[int, int]]:
-        byte = self.panel.many.byte
-        return [(row, vector) for row in range(byte.rows_at_once) for vector in range(byte.panel_vectors)]
 
     def write(self):
         panel, many, few, pairs = self.panel, self.panel.many, self.panel.many.few, self.pairs
