@@ -38,3 +38,8 @@ def sizes(*names: str) -> list[tirx.Var]:
 def array(name: str, shape: Sequence[Index], dtype: str, **layout: Any) -> tirx.Buffer:
     """Declare the kernel's next argument; ``layout`` is of `T.match_buffer`."""
     return named(name, T.match_buffer(arg(f"{name}_handle", T.handle()), shape, dtype, **layout))
+
+
+def whole_of(buffer: tirx.Buffer) -> tirx.BufferRegion:
+    """All of it, as a block names what it reads or writes."""
+    return buffer[tuple(slice(None) for _ in buffer.shape)]

@@ -18,7 +18,7 @@ from tvm.ir import IRModule
 from tvm.script import tirx as T
 from tvm.script.ir_builder.tirx import arg
 
-from export.backends.mlc.kernel_frame import array, kernel, named, sizes
+from export.backends.mlc.kernel_frame import array, kernel, named, sizes, whole_of
 from export.compilation.module_pass import ModulePass, Part
 from export.processor.online_softmax import BLOCK, LANES, PAGE, Heads, lanes
 from export.processor.paged_softmax import paged_softmax
@@ -160,11 +160,6 @@ class Outcome:
             T.reads(*map(whole_of, read))
             T.writes(whole_of(self.output), whole_of(self.lse))
             yield
-
-
-def whole_of(buffer: tirx.Buffer) -> tirx.BufferRegion:
-    """All of it, as a block names what it reads or writes."""
-    return buffer[tuple(slice(0, size) for size in buffer.shape)]
 
 
 def decode_kernel(heads: Heads) -> tirx.PrimFunc:

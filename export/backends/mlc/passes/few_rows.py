@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm.script import tirx as T
 
+from export.backends.mlc.kernel_frame import whole_of
 from export.backends.mlc.parameters import GROUP, PER_WORD
 from export.backends.mlc.passes.fixed_rows import FixedPoint
 from export.processor.block_instructions import VECTORS
@@ -163,8 +164,3 @@ class _Copied(_InPlace):
             with T.serial(0, int(source.shape[1])) as at:
                 T.buffer_store(copy, source[row, at], [0, at])
         super().__init__(*copies, 0, strides)
-
-
-def whole_of(buffer):
-    """All of it, as a block names what it reads or writes."""
-    return buffer[tuple(slice(None) for _ in buffer.shape)]
