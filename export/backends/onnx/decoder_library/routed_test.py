@@ -34,7 +34,7 @@ NEAR = 0.03
 
 RESTLESS, MOVED, DRAWS = "cogvlm2", 2e-4, 3
 """Moved by so much of its inputs, this one's graph parts from itself by more than `NEAR`: the library may part from it as
-far as it does itself in the worst of several draws."""
+far as it does itself in the worst of several draws, and no farther than twice `NEAR`."""
 
 LOUDER = 8
 """What deltas are multiplied with: those of the demos are hardly more than roundings."""
@@ -147,7 +147,7 @@ def test_prompts_and_steps_are_the_graphs(pair: Backends) -> None:
         drawn = [pair.said(pair.graph, draw) for draw in range(DRAWS)]
         floor = [[apart(*each) for each in zip(said, expected, strict=True)] for said in drawn]
         assert NEAR < np.max(floor) < 4 * NEAR, "the graph is as restless as it was"
-        assert np.median(found) < 1.5 * np.median(floor) and max(found) < np.max(floor)
+        assert np.median(found) < min(1.5 * np.median(floor), NEAR) and max(found) < min(np.max(floor), 2 * NEAR)
     else:
         assert max(found) < NEAR
     # the graph was never opened
