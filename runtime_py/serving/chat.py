@@ -122,6 +122,9 @@ class ChatCompletions:
         kind = incoming.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
             raise Refusal(415, "the content type is not application/json")
+        packed = incoming.headers.get("content-encoding", "identity").strip().lower()
+        if packed != "identity":
+            raise Refusal(415, f"the content encoding {shortened(packed)} is not unpacked here; send the JSON as it is")
         most = self.limits.body_bytes
         too_large = Refusal(413, f"the request is larger than {most:,} bytes", code="request_too_large")
         length = incoming.headers.get("content-length", "")
