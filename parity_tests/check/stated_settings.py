@@ -1,7 +1,8 @@
-"""What a manifest states of prompts and answers, held against what the checkpoint gives.
+"""What a manifest states of prompts and answers, and the tokenizer beside it, held against what the checkpoint gives.
 
-Both sides are asked in the checkpoint's ids, and no stop token is honoured, so that a prompt with other marks, or an answer
-that never ends, shows in nothing else that is compared. Pixels are compared apart (`parity_tests.localize.pixels`).
+Both sides are asked in ids that the checkpoint's settings and the package's tokenizer make, and no stop token is honoured:
+a prompt with other marks, other ids or an answer that never ends shows in nothing else that is compared. Pixels are compared
+apart (`parity_tests.localize.pixels`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from export.package.tokenizer_files import JSON, different, other_ids, published_tokenizer
 from parity_tests.check.candidate import Candidate
 from parity_tests.judging.metrics import Kind
 from parity_tests.judging.probes import PREPROCESS, Question
@@ -19,7 +21,7 @@ from parity_tests.reference.checkpoint_side import Checkpoint
 from runtime_py.errors import EdgeproofError
 from runtime_py.files.json_file import shortened
 
-PROMPT, GENERATION = "prompt", "generation"
+PROMPT, GENERATION, TOKENIZER = "prompt", "generation", "tokenizer"
 
 Failed = tuple[Comparison, Divergence]
 """A failed comparison, and what is to be looked at."""
@@ -57,6 +59,18 @@ def other_generation(candidate: Candidate, checkpoint: Checkpoint) -> Failed | N
         return None
     lines = [f"{key} is {shortened(stated[key])}, the checkpoint's {shortened(value)}" for key, value in wrong.items()]
     return _failed(candidate, GENERATION, len(given), len(wrong), f"in manifest.json {'; '.join(lines)}")
+
+
+def other_tokenizer(candidate: Candidate, checkpoint: Checkpoint) -> Failed | None:
+    """Of the tokenizer that both sides are asked through; None where it gives every text the checkpoint's ids."""
+    written = candidate.folder / JSON
+    if checkpoint.tokenizer_folder is None or not written.is_file():
+        return None
+    wrong, asked = other_ids(published_tokenizer(checkpoint.tokenizer_folder), written)
+    if not wrong:
+        return None
+    note = f"{JSON} gives other ids than the checkpoint's tokenizer for {len(wrong)} of {asked} texts: {different(wrong)}"
+    return _failed(candidate, TOKENIZER, asked, len(wrong), note)
 
 
 def _own_ids(candidate: Candidate, question: Question) -> np.ndarray:

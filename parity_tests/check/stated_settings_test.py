@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from export.pipeline import export
+from export.request import ExportRequest
 from parity_tests.check.package_check import CheckOptions, check
 from parity_tests.conftest import GOLDENS, ExportedPackage
 
@@ -41,3 +44,22 @@ def test_other_settings_are_named(
     assert judged.first_failure.startswith(first)
     assert judged.run.divergence is not None
     assert judged.run.divergence.stage == "preprocess" and note in judged.run.divergence.note
+
+
+def test_another_tokenizer_is_named(tmp_path: Path) -> None:
+    """Of as many tokens, two of which have changed places."""
+    package = tmp_path / "package"
+    export(ExportRequest("minicpm-v", "cpu", weights="demo", output=package, precision="fp32", skip_verify=True), None)
+    path = package / "tokenizer.json"
+    value = json.loads(path.read_text(encoding="utf-8"))
+    words = value["model"]["vocab"]
+    words["\u2581red"], words["\u2581blue"] = words["\u2581blue"], words["\u2581red"]
+    path.write_text(json.dumps(value), encoding="utf-8")
+    content = path.read_bytes()
+    manifest = json.loads((package / "manifest.json").read_text(encoding="utf-8"))
+    row = next(row for row in manifest["files"] if row["path"] == path.name)
+    row |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (package / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    judged = check(package, None, CheckOptions(steps=2)).judgement
+    assert judged.first_failure.startswith("settings: tokenizer (stage preprocess, block tokenizer)")
+    assert judged.run.divergence is not None and "'\u2581red': [" in judged.run.divergence.note
