@@ -1,4 +1,4 @@
-"""Of every test process: its own file of trusted packages, Ctrl-C as a terminal has it, and a package that all share."""
+"""Of every test process: its own file of trusted packages, no reports, Ctrl-C as a terminal has it, and shared packages."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ FOLDER = tempfile.TemporaryDirectory(prefix="edgeproof-trust-")
 """Packages that tests export are trusted in it, never in the user's; removed when the interpreter ends."""
 
 os.environ.setdefault("EDGEPROOF_TRUST", str(Path(FOLDER.name) / "trusted"))
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # some tests load ONNX Runtime before anything of ours
 
 # a shell starts what runs in the background with Ctrl-C ignored, and tests of it would wait for ever
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -8,6 +8,7 @@ edgeproof finds by its entry points once it is installed.
 from __future__ import annotations
 
 import ast
+import keyword
 import re
 import sys
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from export.families.names import find
 from export.families.published import variants
 from export.families.registry import GROUP, families
 from runtime_py.errors import MachineError, UsageError
+from runtime_py.hub.reference import repository
 from runtime_py.preprocess.processors import GROUP as PROCESSORS
 
 ROOT = Path(__file__).parents[1]
@@ -35,7 +37,7 @@ class NewFamily:
         outside: the modules stand in a package of their own.
 
     Raises:
-        UsageError: a name that is none, or one that is taken.
+        UsageError: a name that is none, or one that is taken; no form of a repository of the model hub.
     """
 
     name: str
@@ -48,6 +50,11 @@ class NewFamily:
             raise UsageError(
                 f"{self.name!r} is no name of a family", "small letters and digits, with - or . between", "rename it"
             )
+        if keyword.iskeyword(self.module):
+            raise UsageError(
+                f"{self.name!r} is a word of Python, which no module can be called", "another name", "rename it"
+            )
+        repository(self.hub_id)
         if find(self.name) or self.module in {module_of(family) for family in families().values()}:
             raise UsageError(f"there is a family {self.name} already", "a name of its own", "choose another name")
 

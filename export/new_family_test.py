@@ -114,10 +114,16 @@ def test_a_family_in_the_checkout_is_found_by_its_folder(tmp_path: Path) -> None
     assert done.stdout.strip() == NAME
 
 
-@pytest.mark.parametrize("name", ["My-VLM", "1st", "a_b", "", "../x", "minicpm-v", "awaker"])
+@pytest.mark.parametrize("name", ["My-VLM", "1st", "a_b", "", "../x", "class", "minicpm-v", "awaker"])
 def test_a_name_that_is_none_or_taken_is_refused(name: str) -> None:
     with pytest.raises(UsageError):
         NewFamily(name, registry.families()["minicpm-v"], "org/x")
+
+
+@pytest.mark.parametrize("hub_id", ["org", "org/x y", "https://huggingface.co/org/x", 'org/x"', "org/x/y"])
+def test_a_checkpoint_that_no_hub_has_is_refused(hub_id: str) -> None:
+    with pytest.raises(UsageError, match="no name of a repository"):
+        NewFamily(NAME, registry.families()["minicpm-v"], hub_id)
 
 
 def test_nothing_is_written_over(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def parser(prog: str) -> Parser:
     stored_runs.add_presets(made)
     made.add_argument(
         "--report-dir",
-        type=Path,
+        type=flags.folder_to_write,
         metavar="DIR",
         help="write report.html, .md and .json, junit.xml and run.json here",
     )

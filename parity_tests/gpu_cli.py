@@ -20,7 +20,9 @@ def parser(prog: str) -> Parser:
     )
     flags.package(made, what="a package exported for desktop-gpu")
     made.add_argument("--reference", type=Path, metavar="DIR", help="the checkpoint it was made from")
-    made.add_argument("--report-dir", type=Path, metavar="DIR", help="write gpu_check.json and gpu_check.md here")
+    made.add_argument(
+        "--report-dir", type=flags.folder_to_write, metavar="DIR", help="write gpu_check.json and gpu_check.md here"
+    )
     flags.json_result(made)
     flags.talk(made)
     return made

@@ -99,14 +99,14 @@ class TokenStream:
         return text
 
 
-def load(folder: Path) -> Tokenizer:
+def load(folder: str | Path) -> Tokenizer:
     """The tokenizer of a checkpoint or package folder; ``tokenizer.json`` is preferred, as transformers prefers it.
 
     Raises:
         PackageError: there is none, or it cannot be read.
     """
     for name, reader in (("tokenizer.json", read_json), ("tokenizer.model", read_sentencepiece)):
-        path = folder / name
+        path = Path(folder) / name
         if path.is_file():
             try:
                 with readable(path):

@@ -74,7 +74,7 @@ def test_byte_level_vocabularies_decode() -> None:
     folder = Path(__file__).parents[1] / "parity_tests" / "goldens" / "mlc-llama" / "checkpoint"
     if "ByteLevel" not in (folder / "tokenizer.json").read_text(encoding="utf-8"):
         pytest.skip("that golden's tokenizer is not byte-level")
-    words = tokenizer.load(folder)
+    words = tokenizer.load(str(folder))  # as runtime_py.load takes a package's
     assert words.decode(words.encode("Hello, 世界 😀")) == "Hello, 世界 😀"
 
 

@@ -30,6 +30,9 @@ CLASS = "PreTrainedTokenizerFast"
 KEPT = {"model_max_length": int, "padding_side": str, "truncation_side": str}
 """Keys of a published tokenizer_config.json that a package's keeps beside the special tokens, and their types."""
 
+OtherIds = tuple[str, list[int], list[int]]
+"""A text, its published ids, and the others."""
+
 SHOWN = 3
 """Texts of other ids that an error spells out."""
 
@@ -81,11 +84,27 @@ def ensure_tokenizer_json(checkpoint: Path, out: Path) -> Path:
 
 
 def check_equal(words: Tokenizer, written: Path) -> None:
-    """Raise CheckpointError unless the tokenizers library, asked as a stranger asks it, gives every text the published ids.
+    """Raise CheckpointError unless a written tokenizer.json gives every text the published ids (`other_ids`)."""
+    wrong, asked = other_ids(words, written)
+    if wrong:
+        raise CheckpointError(
+            f"{written.name.removesuffix(SUFFIX)} gives other ids than the published tokenizer for {len(wrong)} of "
+            f"{asked} texts: " + different(wrong),
+            "equal ids",
+            "put the tokenizer.json published with the model into the checkpoint folder",
+        )
+
+
+def other_ids(words: Tokenizer, written: Path) -> tuple[list[OtherIds], int]:
+    """Texts to which the tokenizers library, asked as a stranger asks it, gives other ids by a tokenizer.json; of how many.
 
     Every token's own text is compared, and `export.package.tokenizer_probes.probes`. The old text of a piece that a table
     renames (InternLM2's "[UNUSED_TOKEN_145]" became <|im_end|>) is not: tokenizer.json has one text for an id, so it is
     ordinary text in a package.
+
+    Args:
+        words: the published tokenizer.
+        written: the file.
     """
     from tokenizers import Tokenizer as Library
 
@@ -96,17 +115,10 @@ def check_equal(words: Tokenizer, written: Path) -> None:
     own = [text for text, index in words.ids.items() if text in words.added or index not in renamed]
     texts = [*probes(added), *own]
     pairs = ((text, words.encode(text), library.encode(text, add_special_tokens=False).ids) for text in texts)
-    wrong = [(text, ours, theirs) for text, ours, theirs in pairs if ours != theirs]
-    if wrong:
-        raise CheckpointError(
-            f"{written.name.removesuffix(SUFFIX)} gives other ids than the published tokenizer for {len(wrong)} of "
-            f"{len(texts)} texts: " + different(wrong),
-            "equal ids",
-            "put the tokenizer.json published with the model into the checkpoint folder",
-        )
+    return [(text, ours, theirs) for text, ours, theirs in pairs if ours != theirs], len(texts)
 
 
-def different(rows: Iterable[tuple[str, list[int], list[int]]]) -> str:
+def different(rows: Iterable[OtherIds]) -> str:
     """The first texts of unequal ids, cut where they begin to differ."""
     shown = []
     for text, ours, theirs in list(rows)[:SHOWN]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import astuple
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export.cluster import flags as cluster
-from runtime_py.command import console
+from runtime_py.command import console, flags
 from runtime_py.command.parser import Parser
 from runtime_py.errors import ExitCode
 
@@ -22,7 +21,7 @@ def add_flags(made: Parser) -> None:
     group.add_argument("--families", metavar="LIST", help="comma-separated; default all")
     group.add_argument("--targets", metavar="LIST", help="default cpu,android,desktop-gpu")
     group.add_argument("--precisions", metavar="LIST", help="default fp32,fp16,int4")
-    group.add_argument("--markdown", type=Path, metavar="FILE", help="write the table here")
+    group.add_argument("--markdown", type=flags.file_to_write, metavar="FILE", help="write the table here")
     cluster.add(group, "cells")
 
 

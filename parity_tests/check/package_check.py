@@ -18,11 +18,13 @@ from parity_tests.check.cache_scales import cut_channels, other_scales
 from parity_tests.check.candidate import Candidate, open_candidate
 from parity_tests.check.collect_details import answer_pairs, collect, waivers
 from parity_tests.check.demo_task import demo_checkpoint, task_accuracy
+from parity_tests.check.embedding_rows import other_rows
 from parity_tests.check.own_questions import OWN_STEPS, OwnData, batches, own_questions
 from parity_tests.check.package_questions import questions, stand_in
 from parity_tests.check.prompts import demo_prompts
 from parity_tests.check.same_model import require_same_model
 from parity_tests.check.sides import Sides, open_sides, other_comparisons, sides_of_other
+from parity_tests.check.stated_settings import other_generation, other_prompt, other_tokenizer
 from parity_tests.check.stored_numbers import other_code, other_numbers
 from parity_tests.judging.accuracy import KNOWN, OWN, in_full
 from parity_tests.judging.answer_scores import mean_scores
@@ -177,6 +179,9 @@ def _against_checkpoint(whole: Candidate, checkpoint: Checkpoint, options: Check
     inexact = [] if sides.streamed else [other_numbers(candidate, checkpoint)]
     inexact += [other_scales(its.package, sides.nearest) for its in (sides, *beside.values())]
     inexact.append(cut_channels(candidate, sides.nearest))
+    inexact.append(other_rows(candidate, sides.nearest, sides.standard, options.table))
+    inexact += [other_tokenizer(candidate, checkpoint), other_prompt(candidate, asked)]
+    inexact.append(other_generation(candidate, checkpoint))
     if options.rebuild:
         inexact.append(other_code(candidate, checkpoint.spec, sides.nearest, asked[-1]))
     found = [other for other in inexact if other is not None]

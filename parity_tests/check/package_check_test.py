@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from parity_tests.judging.probes import Question, Recording
 from parity_tests.laboratory.onnx_tamper import tamper
 from parity_tests.reference.checkpoint_side import open_checkpoint
 from parity_tests.reference.streamed import full_peak, predicted_peak
-from runtime_py.errors import UsageError
+from runtime_py.errors import PackageError, UsageError
 
 
 def put_sample(package: Path, sample: object) -> None:
@@ -46,6 +47,34 @@ def test_a_good_package_passes_with_and_without_its_checkpoint(copied: ExportedP
     tamper(package, "decoder", "norm.weight", lambda values: values[::-1])
     assert check(package).verdict == "fail"
     assert main(["--package", str(package)]) == 5
+
+
+@pytest.mark.parametrize(("precision", "stored"), [("fp32", "table.weight"), ("int4", "table.weight_scales")])
+def test_a_row_of_the_embedding_that_no_question_reads_is_found(copied: ExportedPackage, precision: str, stored: str):
+    package, row = copied("minicpm-v", "cpu", precision), 111  # a mark of slices, which this version has none of
+
+    def twice(values: np.ndarray) -> np.ndarray:
+        values[row] *= 2
+        return values
+
+    tamper(package, "embed_tokens", stored, twice)
+    judged = check(package, GOLDENS / "minicpm-v", CheckOptions(steps=2)).judgement
+    assert judged.first_failure.startswith("embedding rows: table (stage embed_tokens, block table): relative_max ")
+    assert judged.run.divergence is not None and "token 111 is furthest" in judged.run.divergence.note
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int4"])
+def test_weights_that_end_early_are_a_fault_of_the_package(copied: ExportedPackage, precision: str):
+    package = copied("minicpm-v", "cpu", precision)
+    path = package / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    row = next(row for row in manifest["files"] if row["path"].startswith("onnx/embed") and "_data" in row["path"])
+    content = (package / row["path"]).read_bytes()[:64]
+    (package / row["path"]).write_bytes(content)
+    row |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(PackageError, match="cannot load"):
+        check(package, GOLDENS / "minicpm-v", CheckOptions(steps=2))
 
 
 def test_int4_is_judged_three_ways_apart(exported: ExportedPackage):

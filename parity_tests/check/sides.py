@@ -49,6 +49,11 @@ class Sides:
         return self.stored or self.full
 
     @property
+    def standard(self) -> Standard:
+        """How close the package must be to that reference."""
+        return self.package.standard() if self.stored is None else self.package.implementation_standard()
+
+    @property
     def streamed(self) -> bool:
         """Whether the reference reads its weights from the checkpoint at every step."""
         return isinstance(self.full, StreamedTorchBackend)

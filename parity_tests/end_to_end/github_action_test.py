@@ -85,13 +85,15 @@ class Job:
 
     def value(self, expression: str) -> str:
         """What an expression of the action stands for; KeyError for one that no runner knows."""
-        first = expression.split("||", maxsplit=1)[0].strip()
+        first, _, second = (part.strip() for part in expression.partition("||"))
         if first.startswith("inputs."):
-            return self.inputs[first.removeprefix("inputs.")]
-        if first.startswith("steps."):
+            found = self.inputs[first.removeprefix("inputs.")]
+        elif first.startswith("steps."):
             _, step, _, name = first.split(".")
-            return self.outputs[step][name]
-        return self.facts[first]
+            found = self.outputs[step][name]
+        else:
+            found = self.facts[first]
+        return found or (self.value(second) if second else "")
 
     def wanted(self, condition: str) -> bool:
         """Whether a step's ``if`` holds; comparisons joined by ``&&`` are all that the action uses."""
@@ -118,6 +120,20 @@ def test_no_input_is_pasted_into_a_script():
         "install", "export", "judge", "last", "diff", "comment", "verdict",
     ]  # fmt: skip
     assert all(step["shell"] == "bash" for step in steps if "run" in step)
+
+
+@pytest.mark.slow
+def test_a_package_inside_a_repository_is_judged(tmp_path: Path):
+    made = job(tmp_path / "made", model="minicpm-v", weights="demo", target="server-cpu", comment="false")
+    said = made.run()
+    assert said.returncode == 0, said.stderr
+    assert made.outputs["judge"]["verdict"] == "pass"
+
+
+def test_what_cannot_be_judged_ends_with_the_reason(tmp_path: Path):
+    said = job(tmp_path / "none", package=str(tmp_path / "no-such-package")).run()
+    assert said.returncode == 2
+    assert "no-such-package is no folder" in said.stderr and "Traceback" not in said.stderr
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ def judge_parser(prog: str) -> Parser:
     made.add_argument("run", type=Path, metavar="RUN", help="a run.json, or the --report-dir it lies in")
     _common(made)
     add_presets(made)
-    made.add_argument("--report-dir", type=Path, metavar="DIR", help="write the reports here")
+    made.add_argument("--report-dir", type=flags.folder_to_write, metavar="DIR", help="write the reports here")
     return made
 
 
@@ -49,7 +49,7 @@ def diff_parser(prog: str) -> Parser:
     made.add_argument("after", type=Path, metavar="RUN_B", help="the same of the later run")
     _common(made)
     made.add_argument("--task-points", type=float, default=1.0, metavar="P", help="points of task accuracy that may be lost")
-    made.add_argument("--report-dir", type=Path, metavar="DIR", help="write diff.md and diff.json here")
+    made.add_argument("--report-dir", type=flags.folder_to_write, metavar="DIR", help="write diff.md and diff.json here")
     return made
 
 

@@ -15,6 +15,7 @@ from runtime_py.backends.base import Arrays
 from runtime_py.backends.logit_rows import POSITIONS, logit_rows
 from runtime_py.backends.ort import OrtBackend
 from runtime_py.backends.ort_inputs import DTYPES, PAST, PRESENT
+from runtime_py.backends.ort_session import cannot_load
 from runtime_py.backends.records import ONNX
 from runtime_py.contracts import DECODER
 from runtime_py.errors import PackageError
@@ -28,6 +29,9 @@ def open_graph(model: Any, folder: Path, providers: Sequence[str] = ("CPUExecuti
 
     Args:
         arena: False frees every buffer as soon as it is not used, at the price of time.
+
+    Raises:
+        PackageError: ONNX Runtime does not take it with these weights.
     """
     import onnxruntime
 
@@ -36,7 +40,10 @@ def open_graph(model: Any, folder: Path, providers: Sequence[str] = ("CPUExecuti
     options.enable_cpu_mem_arena = arena
     options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=list(providers))
+    try:
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=list(providers))
+    except Exception as error:  # onnxruntime raises a dozen unrelated classes
+        raise cannot_load(onnxruntime, folder, error) from error
 
 
 class ExactOrtBackend(OrtBackend):

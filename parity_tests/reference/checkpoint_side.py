@@ -39,6 +39,7 @@ class Checkpoint:
     weights: WeightMap
     processor_name: str
     calibration: Path | None = None
+    tokenizer_folder: Path | None = None
 
     def processor(self, tokenizer: TokenizerLike | None = None) -> Processor:
         return make_processor(self.processor_name, self.spec.runtime, tokenizer)
@@ -58,7 +59,10 @@ def open_checkpoint(folder: Path, calibration: Path | None = None) -> Checkpoint
 def as_reference(checkpoint: OpenedCheckpoint, calibration: Path | None = None) -> Checkpoint:
     """The reference's side of a checkpoint that is open already, its weights on disk."""
     assert checkpoint.folder is not None and checkpoint.weights is not None
-    return Checkpoint(checkpoint.folder, checkpoint.spec, checkpoint.weights, checkpoint.family.processor, calibration)
+    tokens = checkpoint.tokenizer_folder()
+    return Checkpoint(
+        checkpoint.folder, checkpoint.spec, checkpoint.weights, checkpoint.family.processor, calibration, tokens
+    )
 
 
 def reference(

@@ -47,11 +47,7 @@ def open_session(
     except EdgeproofError:
         raise
     except Exception as error:  # onnxruntime raises a dozen unrelated classes
-        raise PackageError(
-            f"ONNX Runtime {ort.__version__} cannot load {path}: {error}",
-            "a graph written by the export, whole",
-            "check the package's hashes (edgeproof verify), or update onnxruntime",
-        ) from error
+        raise cannot_load(ort, path, error) from error
     # A provider whose libraries do not load is left out of the session with no more than a line on stderr.
     started = session.get_providers()
     if providers[0] not in started:
@@ -61,3 +57,16 @@ def open_session(
             "pip install 'onnxruntime-gpu[cuda,cudnn]' for CUDA's libraries, or choose another provider",
         )
     return session
+
+
+def cannot_load(ort: Any, path: Path, error: Exception) -> PackageError:
+    """What is said of a graph, or of weights beside it, that ONNX Runtime does not take.
+
+    Args:
+        path: of the graph, or the folder of one that was changed in memory.
+    """
+    return PackageError(
+        f"ONNX Runtime {ort.__version__} cannot load {path}: {error}",
+        "a graph written by the export, whole",
+        "check the package's hashes (edgeproof verify), or update onnxruntime",
+    )

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import secrets
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from runtime_py.backends.registry import runtime_backends
-from runtime_py.errors import UsageError
+from runtime_py.errors import MachineError, UsageError
 from runtime_py.files.json_file import MEGABYTE, read_bytes
+from runtime_py.hub.room import existing_parent
 
 RANDOM_SEED = -1
 SEEDS = 2**32
@@ -34,8 +37,50 @@ def json_result(made: Group, what: str = "the result as JSON on stdout") -> None
     made.add_argument("--json", action="store_true", help=what)
 
 
+def file_to_write(text: str) -> Path:
+    """The type of a flag that names a file that is written at the end, looked at before any work.
+
+    Raises:
+        UsageError: it is a folder, or its parent is no folder.
+        MachineError: it cannot be written.
+    """
+    path = Path(text)
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder", "a file to write", "name a file in it")
+    if os.access(path, os.W_OK):  # it is there: a file that is written over, or a pipe or device in a folder of the system's
+        return path
+    return _can_be_written(path)
+
+
+def folder_to_write(text: str) -> Path:
+    """The same of a folder that files are written into.
+
+    Raises:
+        UsageError: it is a file, or its parent is no folder.
+        MachineError: nothing can be written into it.
+    """
+    path = Path(text)
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{path} is a file", "a folder to write into", "choose another name")
+    return _can_be_written(path)
+
+
+def _can_be_written(path: Path) -> Path:
+    """The path, after a file without a name was made in it or its nearest parent: root passes every test of rights."""
+    folder = path if path.is_dir() else existing_parent(path)
+    if not folder.is_dir():
+        raise UsageError(f"{path}: {folder} is no folder", "a path whose parents are folders", "choose another path")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return path
+    except OSError as error:
+        raise MachineError(
+            f"{path} cannot be written: {error.strerror or error}", f"a file can be made in {folder}", "choose another place"
+        ) from error
+
+
 def json_file(made: Group, what: str = "write the same JSON here") -> None:
-    made.add_argument("--json-file", type=Path, metavar="FILE", help=what)
+    made.add_argument("--json-file", type=file_to_write, metavar="FILE", help=what)
 
 
 def package(made: Group, required: bool = True, what: str = "folder that export wrote") -> None:

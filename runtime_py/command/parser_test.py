@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import pytest
 
 from runtime_py.command import flags
 from runtime_py.command.parser import Parser
-from runtime_py.errors import UsageError, did_you_mean, nearest
+from runtime_py.errors import MachineError, UsageError, did_you_mean, nearest
 from runtime_py.version import VERSION
 
 
@@ -90,3 +91,20 @@ def test_mistyped_names_find_their_nearest() -> None:
     assert nearest("toaster", known) == []
     assert did_you_mean("androd", known, "look") == "did you mean android? look"
     assert did_you_mean("toaster", known, "look") == "look"
+
+
+def test_what_cannot_be_written_at_the_end_is_said_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for name in (".", "file/below", "file/below/deeper"):
+        with pytest.raises(UsageError):
+            flags.file_to_write(str(tmp_path / name))
+    for name in ("file", "file/below"):
+        with pytest.raises(UsageError):
+            flags.folder_to_write(str(tmp_path / name))
+    for kind in (flags.file_to_write, flags.folder_to_write):
+        with pytest.raises(MachineError, match="cannot be written"):
+            kind("/proc/nothing/here")
+        assert kind(str(tmp_path / "new" / "deep")) == tmp_path / "new" / "deep"
+    assert flags.file_to_write(str(tmp_path / "file")).read_text() == "mine"
+    assert flags.file_to_write("/dev/null") == Path("/dev/null")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"], "nothing is made before it is written"

@@ -22,6 +22,7 @@ from runtime_py.errors import EdgeproofError, UsageError
 from runtime_py.serving.client import Client, user_message
 
 ROOT = Path(__file__).parents[2]
+HALF = "POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
 
 
 def test_a_server_from_start_to_end(exported: Path, tmp_path: Path, picture: np.ndarray) -> None:
@@ -84,6 +85,24 @@ def test_answers_that_outlast_the_patience_are_told_so(exported: Path) -> None:
         for told in (answered, waiter):
             assert len(told) == 1 and "the server is stopping" in told[0]
         assert process.wait(30) == 0
+        assert process.stderr.read() == "stopped\n"
+
+
+def test_a_question_that_is_still_being_sent_does_not_hold_the_end(exported: Path) -> None:
+    pytest.importorskip("starlette")
+    pytest.importorskip("uvicorn")
+    pytest.importorskip("prometheus_client")
+    command = [sys.executable, "-m", "runtime_py", "serve", "-p", str(exported), "--port", "0", "--threads", "1"]
+    with subprocess.Popen([*command, "--patience", "600"], cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        port = int(re.findall(r":(\d+)/v1 ", process.stderr.readline())[0])
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as half:
+            half.sendall(HALF.encode())
+            Client(f"http://127.0.0.1:{port}").gauges()  # the loop came round: it has the half as well
+            process.send_signal(signal.SIGTERM)
+            answer = b"".join(iter(lambda: half.recv(1 << 16), b"")).decode()
+        assert answer.startswith("HTTP/1.1 503 ") and "the server is stopping" in answer
+        assert process.wait(60) == 0
         assert process.stderr.read() == "stopped\n"
 
 

@@ -195,7 +195,10 @@ def _word(allowed: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, dict | list):
-        return "an object" if isinstance(value, dict) else "a list"
+    if isinstance(value, dict):
+        kind = value.get("type")  # by which the forms of an object usually differ
+        return f"an object of the type {_shown(kind)}" if isinstance(kind, str) else "an object"
+    if isinstance(value, list):
+        return "a list"
     text = repr(value[:60]) if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 62 else text[:60] + "..."

@@ -51,6 +51,8 @@ CASES: list[tuple[Any, list[str]]] = [
     ({"a": 1, "d": {"x": True}}, ["d.x: true is none of 1, x, null"]),
     ({"a": 1, "e": []}, []),
     ({"a": 1, "e": "X"}, ["e: 'X' is not a word or a list"]),
+    ({"a": 1, "e": {"x": 1, "type": 2}}, ["e: an object is not a word or a list"]),
+    ({"a": 1, "e": {"x": 1, "type": "file"}}, ["e: an object of the type 'file' is not a word or a list"]),
     ({"a": 1, "b": 1, "c": 1, "d": 1}, ["the value: 4 keys, not at most 3"]),
 ]
 

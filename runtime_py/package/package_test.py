@@ -55,6 +55,19 @@ def write(folder: Path, contents: dict[str, bytes], **changes: Any) -> Path:
 FILES = {"onnx/a.bin": b"weights", "config.json": b"{}", "onnx/b.bin": b"more"}
 
 
+def test_a_folder_beside_or_around_a_package_is_told_where_it_is(tmp_path: Path) -> None:
+    first, second = (write(tmp_path / "repo" / name / "1" / "package", FILES) for name in "ab")
+    for folder, meant in (
+        (tmp_path / "repo", f"pass {first} or {second}"),
+        (tmp_path / "repo" / "b", f"pass {second}"),
+        (second / "onnx", f"pass {second}"),
+        (tmp_path, "export it again"),
+    ):
+        with pytest.raises(PackageError, match=r"no manifest\.json") as error:
+            package.read(folder)
+        assert error.value.next_step == meant
+
+
 def test_a_whole_package_passes(tmp_path: Path) -> None:
     opened = package.read(write(tmp_path, FILES))
     package.verify(opened)

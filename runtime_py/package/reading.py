@@ -96,12 +96,22 @@ def read(path: str | Path) -> Package:
     wrong = problem(folder, MANIFEST)
     if wrong:
         hint = " (an export was cut off; finish it with --resume)" if folder.name.endswith(".partial") else ""
+        near = [str(place) for place in _packages_near(folder)]
         raise PackageError(
-            f"{folder} has no {MANIFEST} to read{hint}: {wrong}", "a package that export finished", "export it again"
+            f"{folder} has no {MANIFEST} to read{hint}: {wrong}",
+            "a package that export finished",
+            f"pass {' or '.join(near)}" if near else "export it again",
         )
     content = read_bytes(source, MAX_MANIFEST_BYTES)
     manifest = parse_json(content, source, again="copy or export the package again")
     return parse(folder, manifest, hashlib.sha256(content).hexdigest())
+
+
+def _packages_near(folder: Path) -> list[Path]:
+    """Packages that a folder without one may stand for: those of a Triton repository or of its model, or the one around."""
+    inside = [place.parent for pattern in ("*/1/package", "1/package") for place in folder.glob(f"{pattern}/{MANIFEST}")]
+    around = [parent for parent in list(folder.resolve().parents)[:2] if (parent / MANIFEST).is_file()]
+    return sorted(inside)[:SHOWN] or around[:1]
 
 
 def _folder(path: str | Path) -> Path:

@@ -49,7 +49,10 @@ class Serving:
 
 
 def application(service: Service, serving: Serving) -> Starlette:
-    """The ASGI application over an open service, which it closes at its end."""
+    """The ASGI application over an open service, which it closes at its end.
+
+    Its ``state.stopping`` is the event of `ChatCompletions`.
+    """
     metrics = Metrics(service)
     facts = _facts(service, serving)
     document = openapi.document(serving.name)
@@ -88,10 +91,10 @@ def application(service: Service, serving: Serving) -> Starlette:
         yield
         await run_in_threadpool(service.close, serving.patience)
 
-    chat: Handler = ChatCompletions(service, serving.name, serving.limits, metrics).__call__
+    chat = ChatCompletions(service, serving.name, serving.limits, metrics)
     guarded = _guard(serving.keys)
     routes = [
-        Route(QUESTIONS, guarded(chat), methods=["POST"]),
+        Route(QUESTIONS, guarded(chat.__call__), methods=["POST"]),
         Route("/v1/models", guarded(models)),
         Route("/v1/models/{name:path}", guarded(model)),
         Route("/health", health),
@@ -101,6 +104,7 @@ def application(service: Service, serving: Serving) -> Starlette:
     ]
     handlers: Any = {Refusal: _refused, HTTPException: _http_error, Gone: _gone, Exception: _fault}
     made = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
+    made.state.stopping = chat.stopping
     made.router.redirect_slashes = False  # its answer would name whatever host the request named
     return made
 

@@ -7,11 +7,11 @@ of the service. A client that goes away takes its question with it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from runtime_py.engine.answer import Answer, Token
 from runtime_py.engine.logprobs import Event
-from runtime_py.engine.service import Question, Service, Ticket
+from runtime_py.engine.service import ClosedError, Question, Service, Ticket
 from runtime_py.errors import EdgeproofError, UsageError
 from runtime_py.files.json_file import parse_json, shortened
 from runtime_py.serving import reply, request
@@ -29,6 +29,8 @@ from runtime_py.serving.pictures import PictureLimits, picture_at
 from runtime_py.serving.question import Questions
 from runtime_py.serving.refusal import Refusal, invalid, of_error
 from runtime_py.serving.room import Reservation, Room
+
+T = TypeVar("T")
 
 BODY_SECONDS = 60.0
 """For a request's body to arrive."""
@@ -52,19 +54,24 @@ class Gone(Exception):
 
 
 class ChatCompletions:
-    """``POST /v1/chat/completions``."""
+    """``POST /v1/chat/completions``.
+
+    Attributes:
+        stopping: for whoever stops the server to set; requests that are not taken by then are refused.
+    """
 
     def __init__(self, service: Service, name: str, limits: ServerLimits, metrics: Metrics) -> None:
         self.service, self.name, self.limits, self.metrics = service, name, limits, metrics
         self._questions = Questions(service, limits.pictures)
         self._room = Room()
+        self.stopping = asyncio.Event()
 
     async def __call__(self, incoming: Request) -> Response:
         """Answer a request, or say in OpenAI's form why not."""
         deadline = asyncio.get_running_loop().time() + self.limits.seconds
         held = Reservation(self._room, self.limits.pictures.pixels)
         try:
-            asked, events = await self._taken(incoming, held)
+            asked, events = await _unless_it_stops(self.stopping, self._taken(incoming, held))
         except BaseException as error:
             held.release()
             self.metrics.ended(outcome_of(error))
@@ -115,6 +122,9 @@ class ChatCompletions:
         kind = incoming.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
             raise Refusal(415, "the content type is not application/json")
+        packed = incoming.headers.get("content-encoding", "identity").strip().lower()
+        if packed != "identity":
+            raise Refusal(415, f"the content encoding {shortened(packed)} is not unpacked here; send the JSON as it is")
         most = self.limits.body_bytes
         too_large = Refusal(413, f"the request is larger than {most:,} bytes", code="request_too_large")
         length = incoming.headers.get("content-length", "")
@@ -241,6 +251,23 @@ class _Stream(StreamingResponse):
             await super().__call__(scope, receive, send)
         finally:
             self._events.leave("cancelled")
+
+
+async def _unless_it_stops(stopping: asyncio.Event, taking: Coroutine[Any, Any, T]) -> T:
+    """What becomes of a request that is still on its way. A server that stops does not wait for it: nothing is asked yet.
+
+    Raises:
+        Refusal: the server was told to stop before the request was taken (503).
+    """
+    task, told = asyncio.ensure_future(taking), asyncio.ensure_future(stopping.wait())
+    try:
+        await asyncio.wait({task, told}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise of_error(ClosedError("the service is closing", "to run on", "ask again when it is back"))
+        return task.result()
+    finally:
+        task.cancel()
+        told.cancel()
 
 
 def _too_long() -> Refusal:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import http.client
 import io
 import json
@@ -178,6 +179,14 @@ def test_pictures_that_are_none(server: Server, url: str, status: int) -> None:
     still_answers(server)
 
 
+def test_one_picture_of_several_that_is_none_is_named(server: Server, picture: np.ndarray) -> None:
+    whole = data_url(picture)
+    _, value = ask(server, messages=question("?", whole, cut_off(), whole))
+    assert value["error"]["message"].startswith("picture 2 of 3: a picture cannot be used: ")
+    _, value = ask(server, messages=question("?", cut_off()))
+    assert value["error"]["message"].startswith("a picture cannot be used: ")
+
+
 def test_more_pictures_than_allowed(server: Server, picture: np.ndarray) -> None:
     status, value = ask(server, messages=question("?", *[data_url(picture)] * 4))
     assert (status, value["error"]["code"]) == (400, "too_many_images")
@@ -211,6 +220,10 @@ def test_paths_methods_types_and_keys(server: Server) -> None:
     assert send(server, b"{}", path="/v1/models")[0] == 405
     assert send(server, b"{}", path="/v1/chat/completions/")[0] == 404, "no redirect"
     assert send(server, b"{}", {**BEARER, "Content-Type": "text/plain"})[0] == 415
+    status, value = send(
+        server, gzip.compress(b"{}"), {**BEARER, "Content-Type": "application/json", "Content-Encoding": "gzip"}
+    )
+    assert status == 415 and "'gzip'" in value["error"]["message"]
     for headers in ({}, {"Authorization": "Bearer"}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {KEY}"}):
         status, value = send(server, b"{}", {"Content-Type": "application/json", **headers})
         assert (status, value["error"]["code"]) == (401, "invalid_api_key")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TypeVar
 
@@ -14,7 +15,7 @@ from runtime_py.generation.generate import Settings, settings_of
 from runtime_py.serving.clips import TakesClips, with_clips
 from runtime_py.serving.grammar import Grammars
 from runtime_py.serving.pictures import PictureLimits
-from runtime_py.serving.refusal import invalid
+from runtime_py.serving.refusal import Refusal, invalid
 from runtime_py.serving.request import ChatRequest
 from runtime_py.serving.room import Reservation
 
@@ -56,9 +57,10 @@ class Questions:
 
         limits = replace(self._limits, check=check)
         known: dict[Source, np.ndarray] = {}
-        for source in sources:
+        for number, source in enumerate(sources, 1):
             if source not in known:
-                known[source] = opened(source, limits)
+                with _told_which(number, len(sources)):
+                    known[source] = opened(source, limits)
         turns, pictures = asked.turns, [known[source] for source in sources]
         processor = self._service.processor
         if isinstance(processor, TakesClips) and processor.video:
@@ -72,3 +74,14 @@ class Questions:
             raise invalid("this package names no token that ends an answer, which a schema needs", "response_format")
         self._grammars = self._grammars or Grammars(self._service.tokenizer, settings.stop_ids[0])
         return self._grammars.of_schema(asked.schema)
+
+
+@contextmanager
+def _told_which(number: int, pictures: int) -> Iterator[None]:
+    """What is wrong with one of several pictures says with which, counted from 1."""
+    try:
+        yield
+    except Refusal as refusal:
+        if pictures > 1 and refusal.status < 429:  # else it is the server that has no room
+            refusal.message = f"picture {number} of {pictures}: {refusal.message}"
+        raise

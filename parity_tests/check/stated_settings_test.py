@@ -1,0 +1,65 @@
+"""A manifest whose prompt or answer settings are not the checkpoint's fails its check, with what is other and where."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from export.pipeline import export
+from export.request import ExportRequest
+from parity_tests.check.package_check import CheckOptions, check
+from parity_tests.conftest import GOLDENS, ExportedPackage
+
+
+def changed(package: Path, place: tuple[str, ...], value: Any) -> Path:
+    path = package / "manifest.json"
+    manifest = inside = json.loads(path.read_text(encoding="utf-8"))
+    for key in place[:-1]:
+        inside = inside[key]
+    assert inside[place[-1]] != value
+    inside[place[-1]] = value
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    return package
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "first", "note"),
+    [
+        (("runtime", "prompt", "begin"), "", "settings: wide prompt (", "where the checkpoint has 1, at token 0 of "),
+        (("runtime", "prompt", "picture", "before"), "", "settings: wide prompt (", "runtime in manifest.json puts "),
+        (("runtime", "prompt", "roles"), {"user": "<AI>", "assistant": "<AI>"}, "settings: wide prompt (", "at token "),
+        (("generation", "stop_ids"), [7], "settings: generation (", "stop_ids is [7], the checkpoint's [2]"),
+        (("generation", "top_p"), 0.25, "settings: generation (", "top_p is 0.25, the checkpoint's 0.8"),
+    ],
+)
+def test_other_settings_are_named(
+    copied: ExportedPackage, place: tuple[str, ...], value: Any, first: str, note: str
+) -> None:
+    package = changed(copied("minicpm-v", "cpu", "fp32"), place, value)
+    judged = check(package, GOLDENS / "minicpm-v", CheckOptions(steps=2)).judgement
+    assert judged.first_failure.startswith(first)
+    assert judged.run.divergence is not None
+    assert judged.run.divergence.stage == "preprocess" and note in judged.run.divergence.note
+
+
+def test_another_tokenizer_is_named(tmp_path: Path) -> None:
+    """Of as many tokens, two of which have changed places."""
+    package = tmp_path / "package"
+    export(ExportRequest("minicpm-v", "cpu", weights="demo", output=package, precision="fp32", skip_verify=True), None)
+    path = package / "tokenizer.json"
+    value = json.loads(path.read_text(encoding="utf-8"))
+    words = value["model"]["vocab"]
+    words["\u2581red"], words["\u2581blue"] = words["\u2581blue"], words["\u2581red"]
+    path.write_text(json.dumps(value), encoding="utf-8")
+    content = path.read_bytes()
+    manifest = json.loads((package / "manifest.json").read_text(encoding="utf-8"))
+    row = next(row for row in manifest["files"] if row["path"] == path.name)
+    row |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (package / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    judged = check(package, None, CheckOptions(steps=2)).judgement
+    assert judged.first_failure.startswith("settings: tokenizer (stage preprocess, block tokenizer)")
+    assert judged.run.divergence is not None and "'\u2581red': [" in judged.run.divergence.note
