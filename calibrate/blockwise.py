@@ -12,7 +12,7 @@ from calibrate.methods.base import BlockMethod, LayerProblem, Method, Outcome, m
 from calibrate.methods.chunks import chunk_rows, side_by_side
 from calibrate.statistics.block_run import BlockRun
 from calibrate.statistics.moments import Moment
-from calibrate.statistics.passes import Passes, wants_half
+from calibrate.statistics.passes import Passes, large, wants_half
 from export.quantisation.codes import Codes, DequantisedWeights, RoundToNearest, WeightProvider, joined
 from export.quantisation.folds import Fold, decoder_folds
 from export.quantisation.grids import GRIDS
@@ -56,6 +56,11 @@ def half_passes(spec: ModelSpec, method: Method) -> bool:
     with what a block gives, and has it in float32.
     """
     return wants_half(spec) and not isinstance(method, BlockMethod)
+
+
+def processor_decides(spec: ModelSpec, method: Method) -> bool:
+    """Whether `half_passes` is true on processors that have bfloat16, and not on others."""
+    return large(spec) and not isinstance(method, BlockMethod)
 
 
 class BlockwiseCalibration:

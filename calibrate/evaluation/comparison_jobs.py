@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from calibrate.blockwise import half_passes
+from calibrate.blockwise import processor_decides
 from calibrate.evaluation.compare_table import Row, row_of
 from calibrate.evaluation.comparison import ComparisonRequest, Contestant, GridSetting, OneGrid, evaluation_of, on_grid
 from calibrate.methods import method_named
 from calibrate.samples.machine import digest, require_same
+from calibrate.statistics import passes
 from export.cluster.jobs import Job
 from export.cluster.results import Form
 
@@ -29,12 +30,15 @@ class Part:
         contestant: None for plain rounding.
         machine: digest of the texts and photographs that it calibrates on; None where it does not, or
             nothing is kept.
+        passes: `calibrate.statistics.passes.products` of the machine that asks; None where samples pass alike on every one,
+            or nothing is kept.
     """
 
     request: ComparisonRequest
     setting: GridSetting | None = None
     contestant: Contestant | None = None
     machine: str | None = None
+    passes: str | None = None
 
 
 def jobs(request: ComparisonRequest, stamped: bool = False) -> list[Job[list[Row]]]:
@@ -53,8 +57,8 @@ def jobs(request: ComparisonRequest, stamped: bool = False) -> list[Job[list[Row
     for setting in request.settings:
         for contestant in (None, *request.contestants):
             name = f"compare.{setting}.{contestant or 'plain'}".replace(":", "-")
-            part = Part(shared, setting, contestant, _machine(request, contestant, checkpoint))
-            listed.append(Job(name, measure, part, _with_passes(beside, request, contestant, checkpoint)))
+            machine, passed = (of(request, contestant, checkpoint) for of in (_machine, _passes))
+            listed.append(Job(name, measure, Part(shared, setting, contestant, machine, passed), beside))
     return listed
 
 
@@ -63,12 +67,14 @@ def measure(part: Part) -> list[Row]:
 
     Raises:
         UsageError: a grid that the target does not have, or too little text.
-        MachineError: the samples would be others here than on the machine that asks.
+        MachineError: the samples would be others here than on the machine that asks, or pass in other numbers.
     """
     from calibrate.evaluation.score import HalfWeights
 
     if part.machine is not None:
         require_same(part.machine)
+    if part.passes is not None:
+        passes.require_same(part.passes)
     bench = _bench(part.request)
     if part.setting is not None:
         return list(OneGrid(part.setting, part.request, bench.checkpoint, bench.evaluation).rows(part.contestant))
@@ -128,17 +134,12 @@ def _machine(request: ComparisonRequest, contestant: Contestant | None, checkpoi
     return digest()
 
 
-def _with_passes(
-    beside: Mapping[str, str] | None,
-    request: ComparisonRequest,
-    contestant: Contestant | None,
-    checkpoint: OpenedCheckpoint | None,
-) -> Mapping[str, str] | None:
-    """The stamps of a job, with what its samples pass the model in where that is the processor's bfloat16."""
-    if beside is None or contestant is None or checkpoint is None:
-        return beside
+def _passes(request: ComparisonRequest, contestant: Contestant | None, checkpoint: OpenedCheckpoint | None) -> str | None:
+    """The part's ``passes``; the checkpoint is there where the jobs are stamped."""
+    if contestant is None or checkpoint is None:
+        return None
     method = method_named(contestant.request(request.base).method)
-    return {**beside, "passes": "bfloat16"} if half_passes(checkpoint.spec, method) else beside
+    return passes.products() if processor_decides(checkpoint.spec, method) else None
 
 
 def _stamps(request: ComparisonRequest, checkpoint: OpenedCheckpoint) -> dict[str, str]:

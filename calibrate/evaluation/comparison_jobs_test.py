@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from calibrate.command.compare_cli import parser, request_of
+from calibrate.evaluation import comparison_jobs
 from calibrate.evaluation.compare_table import Row, long_table
 from calibrate.evaluation.comparison import ComparisonRequest
 from calibrate.evaluation.comparison_jobs import FORM, jobs
@@ -16,7 +17,9 @@ from calibrate.evaluation.score import Score
 from calibrate.samples import machine
 from calibrate.statistics import passes
 from export.cluster.jobs import outcomes
+from export.cluster.product import here
 from export.cluster.results import Results
+from export.cluster.worker import carry_out
 from runtime_py.errors import MachineError
 
 
@@ -77,6 +80,42 @@ def test_a_processor_with_bfloat16_decides_what_large_models_are_measured_with(
     monkeypatch.setattr(passes, "HALF_FROM", 1)
     after = [results.key(job) for job in jobs(asked, stamped=True)]
     assert [one == other for one, other in zip(keys, after, strict=True)] == [True, True, False, True]
+
+
+@pytest.mark.parametrize("listed", [{"avx512_bf16", "amx_bf16"}, {"avx512f"}])
+def test_a_worker_whose_samples_would_pass_in_other_numbers_is_refused(
+    listed: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passes, "HALF_FROM", 1)
+    monkeypatch.setattr(passes, "instructions", lambda: {"avx2", "avx512_bf16"})
+    asked = request("--on", "cpu:32", "--methods", "gptq,block-sign-rounding")
+    made = jobs(asked, stamped=True)
+    assert [job.given.passes for job in made] == [None, None, "bfloat16 (avx512_bf16)", None]
+    assert not any(job.given.passes for job in jobs(asked)), "nothing is kept: nothing is looked at"
+    monkeypatch.setattr(passes, "instructions", lambda: listed)
+    refused = carry_out(here(), Path.cwd(), made[2].task, made[2].given)
+    assert isinstance(refused, MachineError)
+    assert "other numbers than the machine that asks" in refused.what
+    found = "bfloat16 (amx_bf16, avx512_bf16)" if "amx_bf16" in listed else "float32"
+    assert refused.expected == f"bfloat16 (avx512_bf16), found {found}"
+    assert "--ray" in refused.next_step
+    there = jobs(asked, stamped=True)[2]
+    monkeypatch.setattr(passes, "instructions", lambda: {"avx512_bf16"})
+    assert isinstance(carry_out(here(), Path.cwd(), there.task, there.given), MachineError), "nor the other way round"
+
+
+def test_a_worker_whose_samples_pass_alike_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passes, "HALF_FROM", 1)
+    monkeypatch.setattr(passes, "instructions", lambda: {"avx2", "avx512_bf16"})
+    made = jobs(request("--on", "cpu:32", "--methods", "gptq"), stamped=True)
+
+    def begun(request: ComparisonRequest) -> None:
+        raise LookupError("the work begins")
+
+    monkeypatch.setattr(comparison_jobs, "_bench", begun)
+    monkeypatch.setattr(passes, "instructions", lambda: {"avx512f", "avx512_bf16"})
+    with pytest.raises(LookupError, match="the work begins"):
+        carry_out(here(), Path.cwd(), made[2].task, made[2].given)
 
 
 def test_a_further_method_or_grid_leaves_the_results_of_the_others(tmp_path: Path) -> None:

@@ -7,11 +7,13 @@ neither is the product of the layer that sees its inputs last. A block whose cod
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runtime_py.backends.processor import instructions
+from runtime_py.errors import MachineError
 
 if TYPE_CHECKING:
     import torch
@@ -50,14 +52,42 @@ PLAIN = Passes()
 
 def wants_half(spec: ModelSpec) -> bool:
     """Whether a model is large enough for bfloat16 and this processor multiplies in it."""
+    return large(spec) and has_bfloat16()
+
+
+def large(spec: ModelSpec) -> bool:
+    """Whether a model is large enough for bfloat16, so that the processor decides in what its samples pass."""
     from export.modules.build import parameter_count
 
-    return parameter_count(spec) >= HALF_FROM and has_bfloat16()
+    return parameter_count(spec) >= HALF_FROM
 
 
 def has_bfloat16() -> bool:
     """Whether the processor has products of bfloat16 (AVX-512 BF16, AMX), which run at twice float32's rate or more."""
     return bool(BFLOAT16 & instructions())
+
+
+def products() -> str:
+    """In what samples pass a `large` model on this processor, with the instructions, by which last bits differ too."""
+    return f"bfloat16 ({', '.join(sorted(BFLOAT16 & instructions()))})" if has_bfloat16() else "float32"
+
+
+def require_same(asked: str) -> None:
+    """Refuse to pass samples otherwise than the machine that asks.
+
+    Args:
+        asked: its `products`.
+
+    Raises:
+        MachineError: this processor's are others.
+    """
+    here = products()
+    if here != asked:
+        raise MachineError(
+            f"{platform.node()} would pass samples of a calibration in other numbers than the machine that asks",
+            f"{asked}, found {here}",
+            f"ask machines with the same of {', '.join(sorted(BFLOAT16))} in /proc/cpuinfo, or leave --ray out",
+        )
 
 
 def in_half(layer: Linear) -> Callable[[Tensor], Tensor]:

@@ -138,6 +138,7 @@ class Avx2(BlockInstructions):
     matrix_rows: int = 1
     panel_vectors: int = 1
     locality: int = 1
+    near: int = 4096
 
     def sum_type(self, bits: int) -> str:
         """Eight products of pairs with codes of 4 bits, each up to 2 * 15 * 127, fit 16 bits."""

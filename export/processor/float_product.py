@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 from tvm import tirx
 from tvm.script import tirx as T
-from tvm.script.ir_builder import IRBuilder
-from tvm.script.ir_builder.tirx import arg, prim_func
+from tvm.script.ir_builder.tirx import arg
 
 from export.processor.block_instructions import BlockInstructions
 from export.processor.block_product import BLOCKS, SHARED_OUT, BlockMatrix
 from export.processor.float_panels import FloatPanels
 from export.processor.float_rows import FloatRows, Outputs
+from export.processor.kernel_frame import kernel
 from export.processor.online_softmax import tree_reduce
 from export.processor.row_kernels import for_rows
 from export.processor.vectors import span, splat
@@ -69,8 +69,7 @@ def float_product(
     misfit = (weights and matrix.rows % weights) or (into and into.start + matrix.rows > into.width)
     if unsupported(matrix) or misfit:
         raise ValueError(f"no product is written for {unsupported(matrix) or f'{weights} weights, or into {into}'}")
-    with IRBuilder() as builder, prim_func(s_tir=True):
-        T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
+    with kernel(noalias=True) as builder:
         names = ["x", "codes", "scales", *(["weights"] if weights else []), "out"]
         given = {name: arg(name, T.handle()) for name in names}
         n = T.int64()

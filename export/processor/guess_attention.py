@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from tvm import tirx
 from tvm.script import tirx as T
-from tvm.script.ir_builder import IRBuilder
-from tvm.script.ir_builder.tirx import prim_func
 
 from export.processor.flat_attention import Step
 from export.processor.flat_rows import FlatHeads, arguments, keep_all
+from export.processor.kernel_frame import kernel
 
 
 def guess_attention(heads: FlatHeads) -> tirx.PrimFunc:
@@ -24,8 +23,7 @@ def guess_attention(heads: FlatHeads) -> tirx.PrimFunc:
     Raises:
         ValueError: `export.processor.flat_rows.unsupported` says why.
     """
-    with IRBuilder() as builder, prim_func(s_tir=True):
-        T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
+    with kernel(noalias=True) as builder:
         n = T.int32()
         arrays = arguments(heads, n, 1)
         keep_all(heads, n, arrays)

@@ -15,11 +15,10 @@ from functools import partial
 
 from tvm import tirx
 from tvm.script import tirx as T
-from tvm.script.ir_builder import IRBuilder
-from tvm.script.ir_builder.tirx import prim_func
 
 from export.processor.flat_attention import SECOND
 from export.processor.flat_rows import BYTES, FlatHeads, Row, arguments, keep_all
+from export.processor.kernel_frame import kernel
 from export.processor.online_softmax import LANES
 from export.processor.register_tiles import BLOCK, ROWS, prompt_softmax
 from export.processor.score_tiles import Side
@@ -53,8 +52,7 @@ def prompt_attention(heads: FlatHeads, words: bool = False, last: bool = False) 
     Raises:
         ValueError: `export.processor.flat_rows.unsupported` says why.
     """
-    with IRBuilder() as builder, prim_func(s_tir=True):
-        T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
+    with kernel(noalias=True) as builder:
         tokens = T.int32()
         arrays = arguments(heads, tokens, 1, 1 if last else None)
         keep_all(heads, tokens, arrays)

@@ -7,11 +7,11 @@ import operator
 
 from tvm import tirx
 from tvm.script import tirx as T
-from tvm.script.ir_builder import IRBuilder
-from tvm.script.ir_builder.tirx import arg, prim_func
+from tvm.script.ir_builder.tirx import arg
 
+from export.processor.kernel_frame import kernel
 from export.processor.online_softmax import tree_reduce
-from export.processor.row_kernels import SHARED, WIDE, for_pieces, for_rows, kernel
+from export.processor.row_kernels import SHARED, WIDE, for_pieces, for_rows, row_kernel
 from export.processor.vectors import fused, span, splat
 
 
@@ -21,8 +21,7 @@ def row_deltas(width: int) -> tirx.PrimFunc:
     Arguments: deltas float32 (m, width), index int64 (n,), which is m or more, or below 0, of a row without a delta, and
     rows float32 (n, width), which are changed.
     """
-    with IRBuilder() as builder, prim_func(s_tir=True):
-        T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
+    with kernel(noalias=True) as builder:
         given = [arg(name, T.handle()) for name in ("deltas", "index", "rows")]
         n, m = T.int64(), T.int64()
         deltas = T.match_buffer(given[0], (m, width), "float32", align=4)
@@ -65,4 +64,4 @@ def gate_logits(hidden: int, experts: int) -> tirx.PrimFunc:
             T.buffer_store(out, total + bias[expert], [number, expert])
 
     shapes = {"x": ("n", hidden), "weight": (experts, hidden), "bias": (experts,), "out": ("n", experts)}
-    return kernel(shapes, row)
+    return row_kernel(shapes, row)

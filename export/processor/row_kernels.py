@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from tvm import tirx
 from tvm.script import tirx as T
-from tvm.script.ir_builder import IRBuilder
-from tvm.script.ir_builder.tirx import arg, prim_func
+from tvm.script.ir_builder.tirx import arg
 
+from export.processor.kernel_frame import kernel
 from export.processor.online_softmax import exp2, tree_reduce
 from export.processor.vectors import Index, span, splat
 
@@ -54,7 +54,7 @@ def skip_norm(hidden: int, eps: float, factor: float) -> tirx.PrimFunc:
         scale = root(hidden, eps, added)
         for_pieces(hidden, lambda at, many: scaled(normed, total, weight, scale, number, at, many))
 
-    return kernel(shapes, row)
+    return row_kernel(shapes, row)
 
 
 def norm(hidden: int, eps: float) -> tirx.PrimFunc:
@@ -64,12 +64,12 @@ def norm(hidden: int, eps: float) -> tirx.PrimFunc:
         scale = root(hidden, eps, lambda at, many: x[number, span(at, many)])
         for_pieces(hidden, lambda at, many: scaled(out, x, weight, scale, number, at, many))
 
-    return kernel({"x": ("n", hidden), "weight": (hidden,), "out": ("n", hidden)}, row)
+    return row_kernel({"x": ("n", hidden), "weight": (hidden,), "out": ("n", hidden)}, row)
 
 
 def gate(width: int) -> tirx.PrimFunc:
     """out = silu(first half) * second half. Arguments, float32: gate_up (n, 2 * width), out (n, width)."""
-    return kernel({"gate_up": ("n", 2 * width), "out": ("n", width)}, gate_row)
+    return row_kernel({"gate_up": ("n", 2 * width), "out": ("n", width)}, gate_row)
 
 
 def gate_row(number: tirx.Expr, gate_up: tirx.Buffer, out: tirx.Buffer) -> None:
@@ -83,10 +83,9 @@ def gate_row(number: tirx.Expr, gate_up: tirx.Buffer, out: tirx.Buffer) -> None:
     for_pieces(width, gated)
 
 
-def kernel(shapes: Mapping[str, Sequence[int | str]], row: Callable[..., None]) -> tirx.PrimFunc:
+def row_kernel(shapes: Mapping[str, Sequence[int | str]], row: Callable[..., None]) -> tirx.PrimFunc:
     """``row`` writes the statements of one row of float32 arrays, of which "n" rows are given."""
-    with IRBuilder() as builder, prim_func(s_tir=True):
-        T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
+    with kernel(noalias=True) as builder:
         given = {name: arg(name, T.handle()) for name in shapes}
         n = T.int32()
         # arrays may begin anywhere

@@ -1,11 +1,13 @@
 """How fast a decode step's library multiplies rows with int4 matrices, beside a plain read and ONNX Runtime's operator.
 
     python -m parity_tests.laboratory.block_products [--threads 1,2] [--rows 1,2,4,8,32] [--variant x86-64-vnni]
+        [--near 0,4096]
 
 Random matrices of MatMulNBits as they lie in a file, more copies than caches hold: by the library, by a plain read of the
 same bytes, and by ONNX Runtime's MatMulNBits (accuracy_level 4, packed by its session) with as many threads. All take turns;
 medians of rounds. A line: inputs x outputs, threads, rows, milliseconds, GB/s of the file's bytes (codes and scales), GB/s
-of the plain read, the part of it, milliseconds of ONNX Runtime, how many times the library's.
+of the plain read, the part of it, milliseconds of ONNX Runtime, how many times the library's. ``--near`` gives a line for
+each of its distances, which stands behind the rows; their libraries take turns too.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -52,6 +54,10 @@ def parser(prog: str) -> Parser:
     made.add_argument("--variant", default="x86-64-vnni", choices=tuple(TARGETS), help="default %(default)s")
     made.add_argument("--bits", type=int, default=4, choices=(4, 8), help="of a code; default %(default)s")
     made.add_argument("--block", type=int, default=32, help="columns that share a scale; default %(default)s")
+    made.add_argument(
+        "--near", metavar="LIST",
+        help="bytes ahead at which codes are asked into the first cache, 0 for not at all; default as packages have it",
+    )  # fmt: skip
     made.add_argument("--rounds", type=flags.whole_number(1), default=9, metavar="N", help="default %(default)s")
     flags.talk(made)
     return made
@@ -64,33 +70,43 @@ def _run(options: argparse.Namespace) -> int:
     target = Target(TARGETS[options.variant])
     instructions = block_instructions(target)
     assert instructions is not None
+    asked = options.near is not None
+    tried = [int(number) for number in options.near.split(",")] if asked else [instructions.near]
     read = kernel_of(plain_read(), target)
     for shape in options.shapes.split(","):
         columns, rows = (int(size) for size in shape.split("x"))
         product = Product(BlockMatrix(rows, columns, options.block, options.bits))
-        library = kernel_of(block_product(product.matrix, instructions), target)
+        kernels = {
+            near: kernel_of(block_product(product.matrix, replace(instructions, near=near)), target) for near in tried
+        }
         for threads in counts:
             tvm.get_global_func("runtime.config_threadpool")(1, threads)
             session = product.session(threads)
             for number in (int(number) for number in options.rows.split(",")):
-                calls = {
+                calls: dict[str | int, Callable[[], None]] = {
                     "read": product.reader(read),
-                    "library": product.runner(library, number),
                     "runtime": product.operator(session, number),
+                    **{near: product.runner(kernel, number) for near, kernel in kernels.items()},
                 }
                 taken = in_turns(calls, options.rounds, PAUSE)
                 each = {name: seconds / product.copies for name, seconds in taken.items()}
-                console.out(result_line(product, threads, number, each))
+                for near in tried:
+                    about = [threads, number, *([near] if asked else [])]
+                    console.out(result_line(product, about, each[near], each["read"], each["runtime"]))
     return ExitCode.OK
 
 
-def result_line(product: Product, threads: int, number: int, seconds: dict[str, float]) -> str:
-    """One line of the table."""
-    matrix = product.matrix
-    rate, read = (product.size / seconds[name] / 1e9 for name in ("library", "read"))
-    ours, theirs = seconds["library"], seconds["runtime"]
+def result_line(product: Product, about: Sequence[int], ours: float, reading: float, theirs: float) -> str:
+    """One line of the table.
+
+    Args:
+        about: what was asked for, a column each.
+        ours: seconds of the library's product, ``reading`` of the plain read, ``theirs`` of ONNX Runtime's operator.
+    """
+    matrix, columns = product.matrix, " | ".join(map(str, about))
+    rate, read = (product.size / seconds / 1e9 for seconds in (ours, reading))
     return (
-        f"| {matrix.columns} x {matrix.rows} | {threads} | {number} | {ours * 1e3:.3f} | {rate:.1f} "
+        f"| {matrix.columns} x {matrix.rows} | {columns} | {ours * 1e3:.3f} | {rate:.1f} "
         f"| {read:.1f} | {rate / read:.2f} | {theirs * 1e3:.3f} | {theirs / ours:.2f} |"
     )
 

@@ -18,8 +18,9 @@ from pathlib import Path
 
 from export.quantisation.cache_scales import CacheScales
 from parity_tests.check.candidate import open_candidate
-from parity_tests.laboratory.text_distance import DistanceTable, log_probabilities, reading_flags, windows_of
-from parity_tests.reference.checkpoint_side import cache_scales, open_checkpoint
+from parity_tests.laboratory.cache_distance import CodesRead
+from parity_tests.laboratory.text_distance import reading_flags
+from parity_tests.reference.checkpoint_side import cache_scales
 from parity_tests.reference.reference import TorchBackend
 from runtime_py.command import flags
 from runtime_py.command.dispatch import Command, execute
@@ -40,23 +41,15 @@ def forms(scales: CacheScales) -> Iterator[tuple[str, CacheScales]]:
 
 def tell(given: argparse.Namespace) -> None:
     """The table."""
-    checkpoint = open_checkpoint(given.checkpoint, given.calibration)
-    side = open_candidate(given.package, trust=True)
-    windows = windows_of(given)
-    full = log_probabilities(TorchBackend(checkpoint.spec, checkpoint.weights), side, windows)
-    weights = side.examiner.own_numbers(side, checkpoint)
-    plain = side.examiner.arithmetic(side.assignments())
-    scales = cache_scales(checkpoint, side.examiner.record_name)
-    codes = log_probabilities(TorchBackend(checkpoint.spec, weights, arithmetic=plain), side, windows)
-    table = DistanceTable(windows, full, codes, "the codes in float32")
-    table.row("codes in float32, cache as it is", codes)
+    read = CodesRead.begun(given, given.calibration, "", "codes in float32, cache as it is")
+    scales = cache_scales(read.checkpoint, read.side.examiner.record_name)
     tried = [("the same, cache in bytes", scales), *(forms(scales) if given.forms else ())]
     for name, chosen in tried:
-        backend = TorchBackend(checkpoint.spec, weights, arithmetic=replace(plain, cache=chosen))
-        table.row(name, log_probabilities(backend, side, windows))
+        arithmetic = replace(read.plain, cache=chosen)
+        read.row(name, TorchBackend(read.checkpoint.spec, read.weights, arithmetic=arithmetic))
     for folder in filter(None, (given.package, given.beside)):
         other = open_candidate(folder, trust=True)
-        table.row(f"package, cache in {other.block['cache']}", log_probabilities(other.backend, other, windows))
+        read.row(f"package, cache in {other.block['cache']}", other.backend, other)
         other.backend.close()
 
 

@@ -28,10 +28,10 @@ from export.modules.cache_kernels import LayerAttention, pair_lengths
 from export.modules.kernels import CachedAttention, Kernels
 from export.quantisation.codes import WeightProvider
 from export.specs import DecoderSpec
-from parity_tests.check.candidate import open_candidate
-from parity_tests.laboratory.text_distance import DistanceTable, log_probabilities, reading_flags, windows_of
+from parity_tests.laboratory.cache_distance import CodesRead
+from parity_tests.laboratory.text_distance import reading_flags
 from parity_tests.reference.arithmetic import Arithmetic, ArithmeticKernels
-from parity_tests.reference.checkpoint_side import Checkpoint, open_checkpoint
+from parity_tests.reference.checkpoint_side import Checkpoint
 from parity_tests.reference.reference import TorchBackend
 from runtime_py.command import flags
 from runtime_py.command.dispatch import Command, execute
@@ -216,17 +216,10 @@ def forms(seen: dict[str, list[Tensor]]) -> list[tuple[str, dict[str, Layer]]]:
 
 def tell(given: argparse.Namespace) -> None:
     """The table."""
-    checkpoint, side = open_checkpoint(given.checkpoint, None), open_candidate(given.package, trust=True)
-    windows = windows_of(given)
-    full = log_probabilities(TorchBackend(checkpoint.spec, checkpoint.weights), side, windows)
-    weights = side.examiner.own_numbers(side, checkpoint)
-    plain = side.examiner.arithmetic(side.assignments())
-    backend = partial(HookedBackend, checkpoint, weights, plain)
-    codes = log_probabilities(TorchBackend(checkpoint.spec, weights, arithmetic=plain), side, windows)
-    table = DistanceTable(windows, full, codes, "the codes in float32", "keys and values")
-    table.row("as they are", codes)
+    read = CodesRead.begun(given, None, "keys and values", "as they are")
+    backend = partial(HookedBackend, read.checkpoint, read.weights, read.plain)
     for name, layers in forms(seen_by(given.checkpoint, given.samples, backend)):
-        table.row(name, log_probabilities(backend(layers.__getitem__), side, windows))
+        read.row(name, backend(layers.__getitem__))
 
 
 def parser(prog: str) -> Parser:

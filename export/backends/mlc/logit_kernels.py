@@ -13,8 +13,8 @@ from tvm import tirx
 from tvm.ir import IRModule
 from tvm.script import tirx as T
 
-from export.backends.mlc.kernel_frame import array, kernel, sizes
 from export.compilation.module_pass import ModulePass, Part
+from export.processor.kernel_frame import array, kernel, sizes
 
 THREADS = 256
 """Threads per block; what every OpenCL and Metal device offers."""

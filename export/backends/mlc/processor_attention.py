@@ -18,8 +18,8 @@ from tvm.ir import IRModule
 from tvm.script import tirx as T
 from tvm.script.ir_builder.tirx import arg
 
-from export.backends.mlc.kernel_frame import array, kernel, named, sizes, whole_of
 from export.compilation.module_pass import ModulePass, Part
+from export.processor.kernel_frame import array, kernel, named, sizes, whole_of
 from export.processor.online_softmax import BLOCK, LANES, PAGE, Heads, lanes
 from export.processor.paged_softmax import paged_softmax
 from export.processor.vectors import LINE, Index, prefetch

@@ -18,7 +18,7 @@ from parity_tests.laboratory.faults import FAULTS, of_layer, of_pictures
 from parity_tests.laboratory.real_model import massive_rows, material, measure
 from parity_tests.laboratory.real_model.comparison import Comparison
 from parity_tests.laboratory.real_model.page import Measured, page
-from parity_tests.laboratory.real_model.work import Work
+from parity_tests.laboratory.real_model.work import Work, passes
 from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, execute
 from runtime_py.command.parser import Parser
@@ -48,7 +48,7 @@ class Run:
         for target in measure.ON:
             for name, more in measure.CALIBRATED.items():
                 if self._asked(whole := f"{target} {name}"):
-                    settings = [measure.EXPORTS[f"{target} int4"], more, self.work.samples]
+                    settings = [measure.EXPORTS[f"{target} int4"], more, self.work.samples, passes()]
                     calibrate = partial(measure.calibrated, self.work, target, name, more)
                     made[whole] = self.work.kept(whole, settings, calibrate)
         return made
@@ -78,7 +78,8 @@ class Run:
         return measure.exported(self.work, f"demo {family} {export}", measure.EXPORTS[export], family, "demo")
 
     def sets(self) -> Any:
-        return self.work.kept("sets", [self.work.samples, self.work.tokens], partial(measure.sets_compared, self.work))
+        settings = [self.work.samples, self.work.tokens, passes()]
+        return self.work.kept("sets", settings, partial(measure.sets_compared, self.work))
 
     def photographs(self) -> Any:
         self._exported("cpu int4")
@@ -86,7 +87,7 @@ class Run:
 
     def methods(self) -> Any:
         on, methods = self.given.on.split(","), self.given.methods
-        settings = [on, methods, self.work.samples, self.work.tokens]
+        settings = [on, methods, self.work.samples, self.work.tokens, passes()]
         return self.work.kept("methods", settings, partial(measure.compared, self.work, on, methods))
 
     def libraries(self) -> dict[str, Any]:
@@ -94,7 +95,8 @@ class Run:
 
     def massive(self) -> list[str]:
         wanted = Comparison(replace(self.work, tokens=massive_rows.TOKENS))
-        rows: list[str] = self.work.kept("massive rows", [massive_rows.TOKENS], partial(massive_rows.tables, wanted))
+        settings = [massive_rows.TOKENS, passes()]
+        rows: list[str] = self.work.kept("massive rows", settings, partial(massive_rows.tables, wanted))
         return rows
 
     def _asked(self, name: str) -> bool:
@@ -163,7 +165,7 @@ def _run(given: argparse.Namespace) -> int:
     made = {name: PARTS[name](run) for name in given.parts.split(",")}
     exports = {**made.get("exports", {}), **made.get("calibrated", {})}
     told = Measured(
-        versions, given.samples, given.tokens, exports, [made["methods"]] if "methods" in made else [],
+        versions, passes(), given.samples, given.tokens, exports, [made["methods"]] if "methods" in made else [],
         made.get("faults", {}), made.get("shells", {}), made.get("sets"), made.get("photographs"), made.get("libraries", {}),
         made.get("massive", []), made.get("demos", {}),
     )  # fmt: skip

@@ -24,7 +24,7 @@ from export.quantisation.stored import StoredCodes
 from parity_tests.laboratory.real_model.distance import Distances
 from parity_tests.laboratory.real_model.libraries import LIBRARIES, Library
 from parity_tests.laboratory.real_model.shown import SAMPLES, calibration, conversations, ids, language_model
-from parity_tests.laboratory.real_model.work import Work, environment, measured, product, run
+from parity_tests.laboratory.real_model.work import Work, environment, measured, passes, product, run
 from runtime_py.errors import MachineError
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Comparison:
         made: dict[str, dict[str, Any]] = {}
         for name, flags in OURS.items():
             if wanted(name):
-                made[name] = self._kept(name, flags, partial(self.ours, name, flags))
+                made[name] = self._kept(name, deciding(flags), partial(self.ours, name, flags))
         for name, library in LIBRARIES.items():
             if wanted(name):
                 try:
@@ -86,7 +86,7 @@ class Comparison:
         spent = 0.0
         if "method" in flags:
             made = partial(self._calibrated, name, flags)
-            spent = self.work.kept(f"codes compared {name}", [flags, SAMPLES], made)["processor_seconds"]
+            spent = self.work.kept(f"codes compared {name}", [deciding(flags), SAMPLES], made)["processor_seconds"]
         read, width = self._ours_read(name, flags)
         return {**self.distances.of(read), "bits": width.bits, "bytes": width.size, "processor_seconds": spent}
 
@@ -147,6 +147,11 @@ class Comparison:
         given = [str(installed(self.work, library)), str(program), str(language_model(self.work)), str(ids(self.work))]
         variables = {"CUDA_VISIBLE_DEVICES": ""}
         return json.loads(run([*given, str(out), *library.options], variables=variables).splitlines()[-1])
+
+
+def deciding(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides the outcome of one of our methods: its flags and, where samples pass, in what."""
+    return {**flags, "passes": passes()} if "method" in flags else dict(flags)
 
 
 def installed(work: Work, library: Library) -> Path:

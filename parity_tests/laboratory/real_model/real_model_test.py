@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from export.cluster.product import ROOT
 from parity_tests.laboratory.phone_faults import dequantised, quantised
+from parity_tests.laboratory.real_model import work
+from parity_tests.laboratory.real_model.comparison import deciding
 from parity_tests.laboratory.real_model.material import MODULES, docstrings
 from parity_tests.laboratory.real_model.measure import broken, largest, share_of
-from parity_tests.laboratory.real_model.page import Measured, page
+from parity_tests.laboratory.real_model.page import PASSES, Measured, page
 from parity_tests.laboratory.real_model.shells import SHELLS, WIDE, widened
 from parity_tests.laboratory.real_model.shown import OTHER_MODULES
 from parity_tests.laboratory.real_model.work import Work
@@ -20,15 +23,15 @@ from runtime_py.errors import MachineError
 
 
 def test_what_was_measured_with_other_settings_is_measured_anew(tmp_path: Path) -> None:
-    work, made = Work(tmp_path, 16, 100, {"torch": "1"}), []
+    older, made = Work(tmp_path, 16, 100, {"torch": "1"}), []
 
     def measure(value: int) -> int:
         made.append(value)
         return value
 
-    assert work.kept("a b", [16], lambda: measure(1)) == 1
-    assert work.kept("a b", [16], lambda: measure(2)) == 1, "the same settings"
-    assert work.kept("a b", [32], lambda: measure(3)) == 3, "others"
+    assert older.kept("a b", [16], lambda: measure(1)) == 1
+    assert older.kept("a b", [16], lambda: measure(2)) == 1, "the same settings"
+    assert older.kept("a b", [32], lambda: measure(3)) == 3, "others"
     newer = Work(tmp_path, 16, 100, {"torch": "2"})
     assert newer.kept("a b", [32], lambda: measure(4)) == 4, "another version"
     (tmp_path / "results" / "a-b.json").write_text('{"code": 0}', encoding="utf-8")
@@ -65,6 +68,20 @@ def test_docstrings_are_those_of_the_module_and_what_it_defines() -> None:
         docstrings("no_such_module")
 
 
+@pytest.mark.parametrize("dtype", PASSES)
+def test_a_calibration_is_kept_by_what_its_samples_passed_in(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work, "has_bfloat16", lambda: dtype == "bfloat16")
+    assert deciding({"method": "gptq"}) == {"method": "gptq", "passes": dtype}
+    assert deciding({}) == {}, "plain rounding passes no sample"
+
+
+def test_the_page_that_is_kept_begins_as_a_new_one_would() -> None:
+    kept = (ROOT / "docs" / "results" / "real_model.md").read_text(encoding="utf-8")
+    begun = [page(Measured({}, dtype, 64, 20_000, {}, [], {}), datetime.date(2026, 11, 29)) for dtype in PASSES]
+    assert any(kept.startswith(one.removesuffix("2026-11-29; .\n")) for one in begun)
+    assert begun[0] != begun[1]
+
+
 def test_the_page_tells_what_was_measured() -> None:
     row = [math.inf, "wide picture_logits", "kl_max", math.nan, 0.5]
     package = {
@@ -81,7 +98,8 @@ def test_the_page_tells_what_was_measured() -> None:
     }  # fmt: skip
     whole = page(
         Measured(
-            {"torch": "2.13"}, 16, 4096, {"cpu int4": package}, [], {"android int4": ["| swapped norm | caught | | |"]},
+            {"torch": "2.13"}, "float32", 16, 4096, {"cpu int4": package}, [],
+            {"android int4": ["| swapped norm | caught | | |"]},
             {"wemm, dithered": {"opinion": opinion, "packages": {"int4": package}}},
             None,
             photographs,

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from calibrate.statistics.passes import has_bfloat16
 from runtime_py.errors import MachineError
 
 
@@ -65,6 +66,11 @@ class Work:
         unfinished.write_text(json.dumps({"key": key, "value": value}, indent=1), encoding="utf-8")
         unfinished.replace(path)
         return value
+
+
+def passes() -> str:
+    """In what samples of a calibration pass a model of this size here; one for whole blocks has float32 in any case."""
+    return "bfloat16" if has_bfloat16() else "float32"
 
 
 def _file_name(name: str) -> str:

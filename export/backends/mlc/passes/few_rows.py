@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm.script import tirx as T
 
-from export.backends.mlc.kernel_frame import whole_of
 from export.backends.mlc.parameters import GROUP, PER_WORD
 from export.backends.mlc.passes.fixed_rows import FixedPoint
 from export.processor.block_instructions import VECTORS
 from export.processor.block_strides import Strides, added_up
 from export.processor.byte_products import ByteProducts
+from export.processor.kernel_frame import whole_of
 from export.processor.vectors import FIRST, LINE, fused, prefetch
 
 TOGETHER = 32

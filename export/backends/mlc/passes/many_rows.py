@@ -15,11 +15,11 @@ from tvm import tirx
 from tvm.script import tirx as T
 
 from export.backends.mlc.blocks.linear import ZERO_POINT
-from export.backends.mlc.kernel_frame import whole_of
 from export.backends.mlc.parameters import GROUP, PER_WORD
 from export.backends.mlc.passes.few_rows import TOGETHER, FewRows
 from export.backends.mlc.passes.fixed_rows import WORDS, FixedPoint
 from export.processor.block_instructions import CHUNK, VECTORS, BlockInstructions
+from export.processor.kernel_frame import whole_of
 from export.processor.panel_order import HALVES, OrderedSums, PanelTile, each_tile, lines_of, widen_scales
 from export.processor.vectors import LINE, fused, prefetch
 
