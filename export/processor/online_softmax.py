@@ -26,9 +26,6 @@ BLOCK, WIDE = 64, 16
 LANES = 8
 """Numbers of a vector; a narrower processor takes several for it."""
 
-AT_ONCE = 8
-"""Vectors of sums that stay in registers."""
-
 LOWEST = -5e4
 """TVM's scores of positions that are not seen, and the log-sum-exp of none."""
 
@@ -103,9 +100,8 @@ class OnlineSoftmax:
         total: (members, size), values times weights.
         state: (members, 2), the largest score and the sum of weights.
         scores: (members, BLOCK), of one block.
-        unpacked: (PAGE, size), keys or values that several heads of queries read.
         several: (WIDE,), of a head's largest scores and of their sum.
-        sums: (AT_ONCE, LANES), of the total while values are added.
+        sums: (several, LANES), of scores and of the total while they are added up, in registers.
         change: (2,), the new largest score and what weights of the older one are multiplied with.
     """
 
@@ -115,7 +111,6 @@ class OnlineSoftmax:
     total: tirx.Buffer
     state: tirx.Buffer
     scores: tirx.Buffer
-    unpacked: tirx.Buffer
     several: tirx.Buffer
     sums: tirx.Buffer
     change: tirx.Buffer

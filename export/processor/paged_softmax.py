@@ -6,13 +6,13 @@ Keys and values are read a page at a time, in the order in which they lie in mem
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 from tvm import tirx
 from tvm.script import tirx as T
 
 from export.processor.online_softmax import (
-    AT_ONCE,
     BLOCK,
     LANES,
     LOWEST,
@@ -30,8 +30,19 @@ PageVectors = Callable[[Index, Index, Index, Index], tirx.Expr]
 """(part of PAGE positions, head of keys, position of the part, number of the vector) to float32 vectors."""
 
 
+AT_ONCE = 8
+"""Vectors of sums that stay in registers."""
+
+
+@dataclass(frozen=True)
 class PagedSoftmax(OnlineSoftmax):
-    """The state of the queries of several heads of keys."""
+    """The state of the queries of several heads of keys.
+
+    Attributes:
+        unpacked: (PAGE, size), keys or values that several heads of queries read.
+    """
+
+    unpacked: tirx.Buffer
 
     def add(self, seen: Index, key: PageVectors, value: PageVectors) -> None:
         """Write one block of ``seen`` positions."""
@@ -86,5 +97,5 @@ def paged_softmax(heads: Heads, most: int, together: Index) -> PagedSoftmax:
     """Its buffers, in the block that is being written, of ``together`` heads of keys, at most ``most``."""
     rows = most * heads.group
     row = rows, heads.size
-    sizes = row, row, (rows, 2), (rows, BLOCK), (PAGE, heads.size), (WIDE,), (AT_ONCE, LANES), (2,)
+    sizes = row, row, (rows, 2), (rows, BLOCK), (WIDE,), (AT_ONCE, LANES), (2,), (PAGE, heads.size)
     return PagedSoftmax(heads, together * heads.group, *(T.sblock_alloc_buffer(size, "float32") for size in sizes))

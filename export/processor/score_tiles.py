@@ -8,6 +8,7 @@ later, at the end of a head for the beginning of the next one.
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,14 +17,17 @@ from tvm import tirx
 from tvm.script import tirx as T
 
 from export.processor.lane_reduction import reduce_lanes
-from export.processor.online_softmax import AT_ONCE, LANES, WIDE, Heads, OnlineSoftmax, Vectors, lanes
+from export.processor.online_softmax import LANES, WIDE, Heads, OnlineSoftmax, Vectors, lanes
 from export.processor.vectors import Index, span
 
-BLOCK, PAGE = 64, 16
-"""Positions that are scored before any of their values is added, and those that are unpacked for several queries."""
+BLOCK = 64
+"""Positions that are scored before any of their values is added."""
 
 TILE = LANES
 """Positions of a tile, so that their scores are a vector."""
+
+SUMS, SHARED = 16, 4
+"""Vectors that are summed up at once, so that none waits for itself, and heads of queries that share what is read."""
 
 NONE = -3e38
 """The score of a position that is not there."""
@@ -42,8 +46,8 @@ class Side:
     prefetch: Callable[[Index], None]
 
 
-Work = Callable[[Index, Index, Index, Vectors, Callable[[Index], None]], None]
-"""Writes what is done for (member, first position of the block, positions, vectors of a position, asking for memory)."""
+Ask = Callable[[Index], None]
+"""Writes what asks memory for what lies ahead of a position."""
 
 
 class TileSoftmax(OnlineSoftmax):
@@ -60,73 +64,72 @@ class TileSoftmax(OnlineSoftmax):
         parts = (there + WIDE - 1) // WIDE
         with T.serial(0, self.members) as member:
             T.buffer_store(self.scores, T.broadcast(T.float32(NONE), WIDE), [member, T.ramp((parts - 1) * WIDE, 1, WIDE)])
-        self._tiles(first, there, keys, self._score_cached if self.members == 1 else self._score_unpacked)
+        self._score_all(there, *self._from(first, keys))
         with T.serial(0, self.members) as member:
             self._weigh(member, parts)
-        self._tiles(first, there, values, self._add_values)
+        self._add_values(there, *self._from(first, values))
 
-    def _tiles(self, first: Index, there: Index, side: Side, work: Work) -> None:
-        if self.members == 1:
-            work(0, 0, there, lambda at, piece: side.read(first + at, piece), lambda at: side.prefetch(first + at))
-            return
-        with T.serial(0, (there + PAGE - 1) // PAGE) as part:
-            begin = part * PAGE
-            here = T.min(PAGE, there - begin)
-            for tile in range(PAGE // TILE):
-                side.prefetch(first + begin + tile * TILE)
-            with T.serial(0, here) as at:
-                for piece in range(self.heads.vectors):
-                    T.buffer_store(self.unpacked, side.read(first + begin + at, piece), [at, lanes(piece)])
-            with T.serial(0, self.members) as member:
-                work(member, begin, here, lambda at, piece: self.unpacked[at, lanes(piece)], lambda _: None)
+    def _from(self, first: Index, side: Side) -> tuple[Vectors, Ask]:
+        """What is read of a block's positions, and what asks for memory there."""
+        return lambda at, piece: side.read(first + at, piece), lambda at: side.prefetch(first + at)
 
-    def _score_cached(
-        self, member: Index, begin: Index, there: Index, key: Vectors, prefetch: Callable[[Index], None]
-    ) -> None:
-        """Write scores of positions that lie in the cache; the last tile takes some again that the one before it took."""
+    def _shared(self) -> list[range]:
+        """Heads of queries, up to `SHARED` at a time: what is read is widened once for these."""
+        count = -(-self.members // SHARED)
+        bounds = [number * self.members // count for number in range(count + 1)]
+        return [range(*two) for two in itertools.pairwise(bounds)]
+
+    def _score_all(self, there: Index, key: Vectors, prefetch: Ask) -> None:
+        """Write scores; the last tile takes some positions again that the one before it took."""
         with T.If(there >= TILE):
             with T.Then(), T.serial(0, (there + TILE - 1) // TILE) as tile:
                 first = T.min(tile * TILE, there - TILE)
                 prefetch(first)
-                self._score_tile(member, begin + first, lambda at, piece: key(first + at, piece))
-            with T.Else():
+                for members in self._shared():
+                    many = TILE if len(members) * TILE <= SUMS else TILE // 2
+                    with T.serial(0, TILE // many) as part:
+                        self._score_some(members, first + part * many, many, key)
+            with T.Else(), T.serial(0, self.members) as member:
                 self._score(member, 0, there, key)
 
-    def _score_unpacked(self, member: Index, begin: Index, there: Index, key: Vectors, _: Callable[[Index], None]) -> None:
-        """Write scores of positions that are unpacked; a tile may reach behind them."""
-        with T.serial(0, (there + TILE - 1) // TILE) as tile:
-            self._score_tile(member, begin + tile * TILE, lambda at, piece: key(tile * TILE + at, piece))
-        with T.serial(0, -there % TILE) as behind:
-            T.buffer_store(self.scores, T.float32(NONE), [member, begin + there + behind])
-
-    def _score_tile(self, member: Index, first: Index, key: Vectors) -> None:
+    def _score_some(self, members: range, first: Index, many: int, key: Vectors) -> None:
+        """Write scores of ``many`` positions from ``first`` on by each member."""
         # one position after the other, sums would wait for themselves
         for piece in range(self.heads.vectors):
-            query = self.query[member, lanes(piece)]
-            for at in range(TILE):
-                product = query * key(at, piece)
-                sums = product if piece == 0 else self.sums[at, lanes(0)] + product
-                T.buffer_store(self.sums, sums, [at, lanes(0)])
-        scores = reduce_lanes([self.sums[at, lanes(0)] for at in range(TILE)], operator.add)
-        T.buffer_store(self.scores, scores, [member, T.ramp(first, 1, TILE)])
+            for at in range(many):
+                vector = key(first + at, piece)
+                for number, member in enumerate(members):
+                    product, place = self.query[member, lanes(piece)] * vector, number * many + at
+                    sums = product if piece == 0 else self.sums[place, lanes(0)] + product
+                    T.buffer_store(self.sums, sums, [place, lanes(0)])
+        count = len(members) * many
+        for begin in range(0, count, TILE):
+            # where there are too few the last is taken several times
+            chosen = [min(begin + at, count - 1) for at in range(TILE)]
+            scores = reduce_lanes([self.sums[at, lanes(0)] for at in chosen], operator.add)
+            for start in range(begin, min(begin + TILE, count), many):
+                own = tirx.Shuffle([scores], [*range(start - begin, start - begin + many)]) if many < TILE else scores
+                T.buffer_store(self.scores, own, [members[start // many], T.ramp(first, 1, many)])
 
-    def _add_values(
-        self, member: Index, begin: Index, there: Index, value: Vectors, prefetch: Callable[[Index], None]
-    ) -> None:
-        for first in range(0, self.heads.vectors, AT_ONCE):
-            pieces = range(first, min(first + AT_ONCE, self.heads.vectors))
-            for at, piece in enumerate(pieces):
-                T.buffer_store(self.sums, self.total[member, lanes(piece)], [at, lanes(0)])
-            with T.serial(0, (there + TILE - 1) // TILE) as tile:
-                if first == 0:
-                    prefetch(tile * TILE)
-                with T.serial(0, T.min(TILE, there - tile * TILE)) as position:
-                    weight = T.broadcast(self.scores[member, begin + tile * TILE + position], LANES)
-                    for at, piece in enumerate(pieces):
-                        added = self.sums[at, lanes(0)] + weight * value(tile * TILE + position, piece)
-                        T.buffer_store(self.sums, added, [at, lanes(0)])
-            for at, piece in enumerate(pieces):
-                T.buffer_store(self.total, self.sums[at, lanes(0)], [member, lanes(piece)])
+    def _add_values(self, there: Index, value: Vectors, prefetch: Ask) -> None:
+        for members in self._shared():
+            together = -(-SUMS // len(members))
+            for begin in range(0, self.heads.vectors, together):
+                pieces = range(begin, min(begin + together, self.heads.vectors))
+                kept = [(place, *each) for place, each in enumerate(itertools.product(pieces, members))]
+                for place, piece, member in kept:
+                    T.buffer_store(self.sums, self.total[member, lanes(piece)], [place, lanes(0)])
+                with T.serial(0, (there + TILE - 1) // TILE) as tile:
+                    if begin == members.start == 0:
+                        prefetch(tile * TILE)
+                    with T.serial(0, T.min(TILE, there - tile * TILE)) as at:
+                        position = tile * TILE + at
+                        for place, piece, member in kept:
+                            weight = T.broadcast(self.scores[member, position], LANES)
+                            added = self.sums[place, lanes(0)] + weight * value(position, piece)
+                            T.buffer_store(self.sums, added, [place, lanes(0)])
+                for place, piece, member in kept:
+                    T.buffer_store(self.total, self.sums[place, lanes(0)], [member, lanes(piece)])
 
     def weighted_values(self, member: Index, first: int, many: int) -> tirx.Expr:
         """The sum of values times weights in ``many`` channels of a member from ``first`` on."""
@@ -141,7 +144,7 @@ class TileSoftmax(OnlineSoftmax):
 
 def tile_softmax(members: int, size: int) -> TileSoftmax:
     """Its buffers, in the block that is being written; ``size`` channels are whole vectors."""
-    row = members, size
-    sizes = row, row, (members, 2), (members, BLOCK + WIDE), (PAGE, size), (WIDE,), (AT_ONCE, LANES), (2,)
+    row, sums = (members, size), SUMS + SHARED
+    sizes = row, row, (members, 2), (members, BLOCK + WIDE), (WIDE,), (sums, LANES), (2,)
     heads = Heads(members, 1, size, "float32")
     return TileSoftmax(heads, members, *(T.sblock_alloc_buffer(shape, "float32") for shape in sizes))
