@@ -77,6 +77,22 @@ def test_the_streamed_reference_never_asks_for_a_whole_large_weight(monkeypatch:
     assert 0 < largest <= 2048
 
 
+def test_the_streamed_embedding_reads_ids_that_follow_one_another_together(monkeypatch: pytest.MonkeyPatch):
+    checkpoint = open_checkpoint(GOLDENS / "minicpm-v")
+    whole, streamed = (kind(checkpoint.spec, checkpoint.weights) for kind in (TorchBackend, StreamedTorchBackend))
+    rows, read = WeightMap.rows, list[tuple[int, int | None]]()
+
+    def watched(self: WeightMap, target: str, start: int, stop: int | None) -> torch.Tensor:
+        read.append((start, stop))
+        return rows(self, target, start, stop)
+
+    ids = {"input_ids": np.array([[7, 3, 4, 5, 9, 4, 7, 8]])}
+    expected = whole.run("embed_tokens", ids)["inputs_embeds"]
+    monkeypatch.setattr(WeightMap, "rows", watched)
+    np.testing.assert_array_equal(streamed.run("embed_tokens", ids)["inputs_embeds"], expected)
+    assert read == [(3, 6), (7, 10)]
+
+
 def test_blocks_are_recorded_in_running_order():
     checkpoint = open_checkpoint(GOLDENS / "minicpm-v")
     backend = TorchBackend(checkpoint.spec, checkpoint.weights)

@@ -7,6 +7,7 @@ position tables, queries, the patch convolution) is small and stays. Every forwa
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -48,7 +49,7 @@ class StreamedLinear(nn.Module):
 
 
 class StreamedEmbedding(nn.Module):
-    """Embedding rows read by id."""
+    """Embedding rows read by id; those of ids that follow one another are read together."""
 
     def __init__(self, name: str, width: int, backend: StreamedTorchBackend) -> None:
         super().__init__()
@@ -56,8 +57,9 @@ class StreamedEmbedding(nn.Module):
 
     def forward(self, input_ids: Tensor) -> Tensor:
         wanted, place = torch.unique(input_ids, return_inverse=True)
-        rows = [self.backend.rows(f"{self.name}.weight", int(i), int(i) + 1) for i in wanted]
-        return torch.cat(rows)[place]
+        breaks = [0, *(torch.nonzero(wanted.diff() != 1).ravel() + 1).tolist(), len(wanted)]
+        runs = [(int(wanted[begin]), int(wanted[end - 1]) + 1) for begin, end in itertools.pairwise(breaks)]
+        return torch.cat([self.backend.rows(f"{self.name}.weight", *run) for run in runs])[place]
 
 
 class StreamedKernels(ArithmeticKernels):
