@@ -35,6 +35,10 @@ WEIGHT_FILES = (
 )
 """Glob patterns in order of preference; the first that finds something is the checkpoint, and the rest is not read."""
 
+DEEPSPEED = "zero_to_fp32.py"
+"""What DeepSpeed puts beside the parts that each process saved, and what joins them (deepspeedai/DeepSpeed,
+deepspeed/utils/zero_to_fp32.py: the folder, and where to write)."""
+
 _SHARD = re.compile(r"-(\d{1,6})-of-(\d{1,6})\.[a-z]+$")
 """Shard counts have at most six digits; a longer number is part of a name like any other."""
 
@@ -71,10 +75,11 @@ def _open_weights(folder: Path) -> TensorSource:
             _check_numbering(files)
             return open_files(files)
     names = sorted(path.name for path in folder.glob("*"))
+    joins = f"`python {DEEPSPEED} . . --safe_serialization` in that folder joins what DeepSpeed saved; then export it again"
     raise CheckpointError(
         f"{folder} holds no weights{in_other_forms(names)}" if folder.is_dir() else f"{folder} is no folder",
         "one of: " + ", ".join(WEIGHT_FILES),
-        "give the folder of a whole checkpoint: config.json and its weight files",
+        joins if DEEPSPEED in names else "give the folder of a whole checkpoint: config.json and its weight files",
     )
 
 

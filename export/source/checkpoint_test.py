@@ -35,6 +35,14 @@ def test_weights_in_another_form_are_named(tmp_path: Path, name: str) -> None:
         open_checkpoint(tmp_path)
 
 
+def test_parts_that_deepspeed_saved_are_to_be_joined(tmp_path: Path) -> None:
+    (tmp_path / "global_step500").mkdir()
+    (tmp_path / "zero_to_fp32.py").write_text("")
+    with pytest.raises(CheckpointError, match="holds no weights") as raised:
+        open_checkpoint(tmp_path)
+    assert "`python zero_to_fp32.py . . --safe_serialization`" in str(raised.value.next_step)
+
+
 def test_weight_files_are_preferred_in_the_documented_order(tmp_path: Path) -> None:
     """Each kind, as it is added, takes over from the ones after it in the documented order."""
     torch.save({"a": torch.zeros(1)}, tmp_path / "training_args.bin")

@@ -62,6 +62,10 @@ def join(packages: list[Path], out: Path) -> Path:
             raise MachineError(
                 f"{archiver} failed: {done.stderr.strip()}", "an archive", "install binutils for arm64 objects"
             )
+        if out.is_symlink() or (out.exists() and not out.is_file()):
+            # what a link leads to and a device stay where they are
+            out.write_bytes(partial.read_bytes())
+            return out
         waiting = out.with_name(out.name + ".partial")
         shutil.copyfile(partial, waiting)
     return waiting.replace(out)
@@ -72,7 +76,12 @@ def parser(prog: str) -> Parser:
     made = Parser(prog, "Join the phone libraries of packages into the archive that an app links.")
     made.add_argument("packages", nargs="+", type=Path, metavar="PACKAGE", help="folders that export wrote for android")
     made.add_argument(
-        "-o", "--output", type=Path, metavar="FILE", default=Path(ARCHIVE), help=f"the archive; default {ARCHIVE}"
+        "-o",
+        "--output",
+        type=flags.file_to_write,
+        metavar="FILE",
+        default=Path(ARCHIVE),
+        help=f"the archive; default {ARCHIVE}",
     )
     flags.json_result(made)
     flags.talk(made)

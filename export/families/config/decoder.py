@@ -61,7 +61,7 @@ def refuse_quantised(config: Section, full: str) -> None:
         UnsupportedModelError: with the method's name.
     """
     quantisation = config.values.get("quantization_config")
-    if not quantisation:
+    if not quantisation or _loads_plainly(quantisation):
         return
     method = quantisation.get("quant_method") if isinstance(quantisation, dict) else None
     bits = " 4-bit" if isinstance(quantisation, dict) and quantisation.get("load_in_4bit") else ""
@@ -72,6 +72,17 @@ def refuse_quantised(config: Section, full: str) -> None:
         f"a full-precision checkpoint, e.g. {full}",
         "export the full-precision one with --precision int4",
     )
+
+
+def _loads_plainly(quantisation: object) -> bool:
+    """Whether bitsandbytes was asked for neither of its widths, as training scripts leave it: weights are as they were.
+
+    Source: huggingface/transformers, src/transformers/utils/quantization_config.py, ``BitsAndBytesConfig.is_quantizable``.
+    """
+    if not isinstance(quantisation, dict) or quantisation.get("quant_method", "bitsandbytes") != "bitsandbytes":
+        return False
+    asked = [quantisation[key] for key in ("load_in_4bit", "load_in_8bit") if key in quantisation]
+    return bool(asked) and not any(asked)
 
 
 def decoder_of(

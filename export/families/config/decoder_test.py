@@ -64,6 +64,15 @@ def test_stored_integers_are_refused_by_name(family: Family) -> None:
 
 
 @ALL
+def test_bitsandbytes_is_refused_where_it_was_asked_for(family: Family) -> None:
+    asked = {"quant_method": "bitsandbytes", "load_in_4bit": False, "load_in_8bit": False, "bnb_4bit_quant_type": "fp4"}
+    assert spec_with(family, {"quantization_config": asked}) == spec_with(family, {})
+    for other in ({"load_in_8bit": True}, {"load_in_4bit": True}, {"quant_method": "gptq"}):
+        with pytest.raises(UnsupportedModelError, match="original values"):
+            spec_with(family, {"quantization_config": {**asked, **other}})
+
+
+@ALL
 @pytest.mark.parametrize(
     "changes",
     [
