@@ -12,14 +12,14 @@ from dataclasses import dataclass
 
 from tvm import tirx
 from tvm.script import tirx as T
-from tvm.script.ir_builder import IRBuilder
-from tvm.script.ir_builder.tirx import arg, prim_func
+from tvm.script.ir_builder.tirx import arg
 
 from export.processor.block_instructions import BlockInstructions
 from export.processor.block_kernel import TOGETHER, Kernel
 from export.processor.block_panels import MANY, Panels
 from export.processor.block_rounding import Rounding
 from export.processor.block_strides import Strides
+from export.processor.kernel_frame import kernel
 from export.processor.row_kernels import for_rows, gate_row
 
 BLOCKS = {4: (32, 64, 128), 8: (16, 32, 64, 128)}
@@ -94,8 +94,7 @@ def block_product(matrix: BlockMatrix, byte: BlockInstructions, gated: bool = Fa
     if gated and not panels.fits:
         raise ValueError(f"no product of {matrix} gates itself")
     few = _Few(panels.strides, gated)
-    with IRBuilder() as builder, prim_func(s_tir=True):
-        T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
+    with kernel(noalias=True) as builder:
         given = {name: arg(name, T.handle()) for name in ("x", "codes", "scales", *["bias"] * biased, "out")}
         n = T.int64()
         blocks, bytes_ = matrix.blocks, matrix.block * matrix.bits // 8
@@ -138,7 +137,7 @@ class _Few:
 
     def _write(self, x, codes, scales, bias, out, n):
         strides, byte, rows = self.strides, self.strides.byte, self.strides.matrix.rows
-        rounding, kernel, tile = Rounding(strides), Kernel(strides, bias), byte.rows_at_once
+        rounding, product, tile = Rounding(strides), Kernel(strides, bias), byte.rows_at_once
         with T.sblock("few"):
             T.reads()
             T.writes()
@@ -149,5 +148,5 @@ class _Few:
             for_rows(n, SHARED_OUT, lambda row: rounding.write(x, row, *rounded))
             with T.parallel(0, -(-rows // TOGETHER)) as group:
                 with T.serial(0, n // tile) as first:
-                    kernel.write(codes, scales, *rounded, out, group, first * tile, tile)
-                kernel.write_rest(codes, scales, *rounded, out, group, n // tile * tile, n % tile)
+                    product.write(codes, scales, *rounded, out, group, first * tile, tile)
+                product.write_rest(codes, scales, *rounded, out, group, n // tile * tile, n % tile)

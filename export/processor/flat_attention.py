@@ -13,10 +13,9 @@ from functools import partial
 
 from tvm import tirx
 from tvm.script import tirx as T
-from tvm.script.ir_builder import IRBuilder
-from tvm.script.ir_builder.tirx import prim_func
 
 from export.processor.flat_rows import BYTES, FlatHeads, Row, arguments
+from export.processor.kernel_frame import kernel
 from export.processor.score_tiles import TILE, Side, tile_softmax
 from export.processor.vectors import LINE, Index, prefetch
 
@@ -41,8 +40,7 @@ def flat_attention(heads: FlatHeads) -> tirx.PrimFunc:
     Raises:
         ValueError: `export.processor.flat_rows.unsupported` says why.
     """
-    with IRBuilder() as builder, prim_func(s_tir=True):
-        T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
+    with kernel(noalias=True) as builder:
         n = T.int32()
         arrays = arguments(heads, n, n)
         # the heads of one row may go to several cores, and long rows and short ones are mixed
