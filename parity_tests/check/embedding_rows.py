@@ -6,6 +6,7 @@ should, and everything else wrongly. The head's rows need no such look, for ever
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,16 +25,24 @@ NAME = "embedding rows"
 
 
 def other_rows(
-    candidate: Candidate, reference: TorchBackend, standard: Standard, table: Table | None = None
+    candidate: Candidate,
+    reference: TorchBackend,
+    standard: Standard,
+    compared: Sequence[Comparison],
+    table: Table | None = None,
 ) -> tuple[Comparison, Divergence] | None:
     """A failed comparison of the part of the table that has the first wrong row; None where every row is right.
 
     Args:
         reference: it holds the candidate's own numbers.
         standard: how close they must be.
+        compared: what questions showed; where their rows are wrong already, no other one is looked up.
         table: limits that go before the built-in ones.
     """
     bounds = limits(standard, Kind.EMBEDS, candidate.manifest["family"], table)
+    asked = [m for each in compared if each.standard is standard for m in each.measurements if m.kind is Kind.EMBEDS]
+    if not all(bound.holds(measurement.metrics) for measurement in asked for bound in bounds):
+        return None
     vocabulary, at_once = reference.spec.decoder.vocabulary, candidate.limits.prefill_chunk
     for start in range(0, vocabulary, at_once):
         ids = np.arange(start, min(start + at_once, vocabulary), dtype=np.int64)[None]
@@ -45,8 +54,8 @@ def other_rows(
             continue
         furthest = int(np.argmax(np.nan_to_num(np.abs(actual - expected), nan=np.inf).max(axis=-1)))
         measured = Measurement("table", EMBED, Kind.EMBEDS, tuple(expected.shape), metrics)
-        compared = Comparison(NAME, standard, "reference", candidate.name, (measured,))
+        failed = Comparison(NAME, standard, "reference", candidate.name, (measured,))
         last = int(ids[0, -1])
         note = f"of the rows of tokens {start} to {last}, that of token {start + furthest} is furthest from the reference's"
-        return compared, Divergence(EMBED, "table", note=note)
+        return failed, Divergence(EMBED, "table", note=note)
     return None

@@ -21,6 +21,7 @@ from export.request import ExportRequest
 from parity_tests.check.package_check import CheckOptions, check
 from parity_tests.conftest import GOLDENS
 from parity_tests.laboratory.onnx_tamper import tamper
+from parity_tests.report.html_report import html
 from runtime_py.contracts import DECODER
 from runtime_py.errors import UsageError
 
@@ -129,6 +130,7 @@ def test_a_scale_that_holds_too_little_in_the_calibration_too_is_found(calibrati
     assert result.verdict == "fail"
     assert result.first_failure is not None
     assert result.first_failure.startswith("cache scales") and "layers.1" in result.first_failure
+    assert "cache scales: against" in html(result.judgement)
 
 
 def test_without_scales_an_export_says_the_next_command(tmp_path: Path) -> None:

@@ -179,7 +179,7 @@ def _against_checkpoint(whole: Candidate, checkpoint: Checkpoint, options: Check
     inexact = [] if sides.streamed else [other_numbers(candidate, checkpoint)]
     inexact += [other_scales(its.package, sides.nearest) for its in (sides, *beside.values())]
     inexact.append(cut_channels(candidate, sides.nearest))
-    inexact.append(other_rows(candidate, sides.nearest, sides.standard, options.table))
+    inexact.append(other_rows(candidate, sides.nearest, sides.standard, compared, options.table))
     inexact += [other_tokenizer(candidate, checkpoint), other_prompt(candidate, asked)]
     inexact.append(other_generation(candidate, checkpoint))
     if options.rebuild:

@@ -21,6 +21,7 @@ from parity_tests.judging.probes import Question, Recording
 from parity_tests.laboratory.onnx_tamper import tamper
 from parity_tests.reference.checkpoint_side import open_checkpoint
 from parity_tests.reference.streamed import full_peak, predicted_peak
+from parity_tests.report.html_report import html
 from runtime_py.errors import PackageError, UsageError
 
 
@@ -61,6 +62,7 @@ def test_a_row_of_the_embedding_that_no_question_reads_is_found(copied: Exported
     judged = check(package, GOLDENS / "minicpm-v", CheckOptions(steps=2)).judgement
     assert judged.first_failure.startswith("embedding rows: table (stage embed_tokens, block table): relative_max ")
     assert judged.run.divergence is not None and "token 111 is furthest" in judged.run.divergence.note
+    assert "embedding rows: against reference" in html(judged)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int4"])

@@ -13,6 +13,7 @@ from export.pipeline import export
 from export.request import ExportRequest
 from parity_tests.check.package_check import CheckOptions, check
 from parity_tests.conftest import GOLDENS, ExportedPackage
+from parity_tests.report.html_report import html
 
 
 def changed(package: Path, place: tuple[str, ...], value: Any) -> Path:
@@ -44,6 +45,7 @@ def test_other_settings_are_named(
     assert judged.first_failure.startswith(first)
     assert judged.run.divergence is not None
     assert judged.run.divergence.stage == "preprocess" and note in judged.run.divergence.note
+    assert "settings: against what the checkpoint gives" in html(judged)
 
 
 def test_another_tokenizer_is_named(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from parity_tests.judging.judge import JudgedComparison, Judgement
 from parity_tests.judging.probes import PREPROCESS
-from parity_tests.judging.results import ROUNDED_INPUTS
+from parity_tests.judging.results import ROUNDED_INPUTS, Comparison
 from parity_tests.judging.run_details import Answer, Details, StageError
 from parity_tests.report import svg
 from parity_tests.report.html_parts import figure, folded, legend, table
@@ -23,6 +23,8 @@ MEANING = {
     "sample": "package against the sample recorded at export",
     "reference": "our reference against the published code",
 }
+"""What is compared in every run. What is shown only where something is other says with what."""
+
 SHOWN_LAYERS = 12
 
 
@@ -35,7 +37,7 @@ def stage_plot(judgement: Judgement) -> str:
     rows: list[svg.Bar] = []
     figures: list[tuple[str, ...]] = []
     for stage in (PREPROCESS, *STAGES):
-        for title, name in _names(judgement).items():
+        for title, name in ((title, each.name) for title, each in _by_title(judgement).items()):
             probes = [
                 (probe.measurement.metrics, probe)
                 for judged in judgement.comparisons
@@ -70,18 +72,18 @@ def stage_plot(judgement: Judgement) -> str:
     return figure("Error per stage, end to end", svg.bars("Error per stage", rows, said), below)
 
 
-def _names(judgement: Judgement) -> dict[str, str]:
-    """Titles of the comparisons, in order, to what each compares."""
-    return {judged.comparison.title: judged.comparison.name for judged in judgement.comparisons}
+def _by_title(judgement: Judgement) -> dict[str, Comparison]:
+    """One comparison of each title, in order."""
+    return {judged.comparison.title: judged.comparison for judged in judgement.comparisons}
 
 
-def _meaning(title: str, name: str) -> str:
-    return f"{title.removesuffix(name)}{MEANING[name]}"
+def _meaning(comparison: Comparison) -> str:
+    name = comparison.name
+    return f"{comparison.title.removesuffix(name)}{MEANING.get(name, f'{name}: against {comparison.baseline}')}"
 
 
 def _legend(titles: set[str], judgement: Judgement, limits: bool) -> str:
-    shown = [(title, name) for title, name in _names(judgement).items() if title in titles]
-    entries = [(_style(name), _meaning(title, name)) for title, name in shown]
+    entries = [(_style(each.name), _meaning(each)) for title, each in _by_title(judgement).items() if title in titles]
     return legend([*entries, *([("limit", "limit")] if limits else [])])
 
 
@@ -131,7 +133,7 @@ def _positions(question: str, judgement: Judgement) -> str:
     series: list[svg.Line] = []
     figures: list[tuple[str, ...]] = []
     split = None
-    titles = _names(judgement)
+    comparisons = _by_title(judgement)
     for judged in judgement.comparisons:
         comparison, name = judged.comparison, judged.comparison.name
         if comparison.question != question or (name == "implementation" and _has(judgement, "kernels")):
@@ -152,7 +154,7 @@ def _positions(question: str, judgement: Judgement) -> str:
     entries = [
         (
             line.style,
-            f"{_meaning(line.name, titles[line.name])} ({len(line.marked)} of {len(line.values)} first tokens differ)",
+            f"{_meaning(comparisons[line.name])} ({len(line.marked)} of {len(line.values)} first tokens differ)",
         )
         for line in series
     ]
