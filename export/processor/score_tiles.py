@@ -33,6 +33,10 @@ NONE = -3e38
 """The score of a position that is not there."""
 
 
+Ask = Callable[[Index], None]
+"""Writes what asks memory for what lies ahead of a position."""
+
+
 @dataclass(frozen=True)
 class Side:
     """Keys or values of one head of one row.
@@ -43,11 +47,7 @@ class Side:
     """
 
     read: Vectors
-    prefetch: Callable[[Index], None]
-
-
-Ask = Callable[[Index], None]
-"""Writes what asks memory for what lies ahead of a position."""
+    prefetch: Ask
 
 
 class TileSoftmax(OnlineSoftmax):

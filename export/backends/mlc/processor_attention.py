@@ -22,14 +22,11 @@ from export.compilation.module_pass import ModulePass, Part
 from export.processor.kernel_frame import array, kernel, named, sizes, whole_of
 from export.processor.online_softmax import BLOCK, LANES, PAGE, Heads, lanes
 from export.processor.paged_softmax import paged_softmax
-from export.processor.vectors import LINE, Index, prefetch
+from export.processor.vectors import FIRST, LINE, Index, prefetch
 from export.specs import DecoderSpec
 
 AHEAD = 4096
 """Bytes from what is read to what memory is asked for."""
-
-FIRST = 3
-"""The cache that memory is asked into."""
 
 DECODE, PAGED, RAGGED = "batch_decode_paged_kv_cpu", "batch_prefill_paged_kv_cpu", "batch_prefill_ragged_kv"
 
