@@ -12,7 +12,7 @@ from calibrate.methods.base import BlockMethod, LayerProblem, Method, Outcome, m
 from calibrate.methods.chunks import chunk_rows, side_by_side
 from calibrate.statistics.block_run import BlockRun
 from calibrate.statistics.moments import Moment
-from calibrate.statistics.passes import Passes, large, wants_half
+from calibrate.statistics.passes import Passes, has_bfloat16, large
 from export.quantisation.codes import Codes, DequantisedWeights, RoundToNearest, WeightProvider, joined
 from export.quantisation.folds import Fold, decoder_folds
 from export.quantisation.grids import GRIDS
@@ -55,7 +55,7 @@ def half_passes(spec: ModelSpec, method: Method) -> bool:
     """Whether samples pass a model in bfloat16: a large one on a processor that has it. A method for whole blocks computes
     with what a block gives, and has it in float32.
     """
-    return wants_half(spec) and not isinstance(method, BlockMethod)
+    return processor_decides(spec, method) and has_bfloat16()
 
 
 def processor_decides(spec: ModelSpec, method: Method) -> bool:

@@ -50,11 +50,6 @@ PLAIN = Passes()
 """Every block is looked at and passed whole, in float32."""
 
 
-def wants_half(spec: ModelSpec) -> bool:
-    """Whether a model is large enough for bfloat16 and this processor multiplies in it."""
-    return large(spec) and has_bfloat16()
-
-
 def large(spec: ModelSpec) -> bool:
     """Whether a model is large enough for bfloat16, so that the processor decides in what its samples pass."""
     from export.modules.build import parameter_count
