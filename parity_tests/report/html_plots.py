@@ -37,7 +37,8 @@ def stage_plot(judgement: Judgement) -> str:
     rows: list[svg.Bar] = []
     figures: list[tuple[str, ...]] = []
     for stage in (PREPROCESS, *STAGES):
-        for title, name in ((title, each.name) for title, each in _by_title(judgement).items()):
+        for title, comparison in _by_title(judgement).items():
+            name = comparison.name
             probes = [
                 (probe.measurement.metrics, probe)
                 for judged in judgement.comparisons
