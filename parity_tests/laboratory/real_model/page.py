@@ -27,10 +27,10 @@ weights lie on the file's own 4-bit grid, whose blocks have a minimum of their o
 """
 
 PASSES = {
-    "float32": "; in bfloat16, as models of this size do where a processor\nhas it, `gptq`'s KL is 0.0788 for 0.0782",
-    "bfloat16": ", which this processor has;\nin float32 `gptq`'s KL is 0.0782 for 0.0788",
+    "float32": "; where a processor has bfloat16, models of this size do so in it",
+    "bfloat16": ", which this processor has",
 }
-"""Of what samples passed in, what that comes to."""
+"""Of what samples passed in, when they do."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def _lines(measured: Measured, date: datetime.date) -> Iterator[str]:
 
 def _passed(passes: str) -> str:
     link = "[calibration.md](calibration.md#gptq-at-the-published-size-of-minicpm-v-10)"
-    return f"Samples of `gptq` and of every other calibration of ours passed in {passes}{PASSES[passes]} ({link}).\n"
+    return f"Samples of our calibrations passed in {passes}{PASSES[passes]}\n(what that comes to: {link}).\n"
 
 
 def _faults(name: str, rows: Sequence[str]) -> Iterator[str]:
