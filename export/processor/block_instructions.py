@@ -33,6 +33,8 @@ class BlockInstructions(ABC):
         locality: of `llvm.prefetch`, the cache in which codes wait for their turn: the second, in which all of them fit.
         near: bytes from codes of one row to those that are asked for anew, from the second cache into the
             first; 0 where that was not measured.
+        shared_sums: vectors of eight float32 that attention sums up at once where heads of queries share keys: half of
+            the processor's registers, so that what is multiplied has the others.
     """
 
     width: int
@@ -40,6 +42,7 @@ class BlockInstructions(ABC):
     matrix_rows: int
     panel_vectors: int
     locality: int
+    shared_sums: int
     near: int = 0
 
     @property
@@ -138,6 +141,7 @@ class Avx2(BlockInstructions):
     matrix_rows: int = 1
     panel_vectors: int = 1
     locality: int = 1
+    shared_sums: int = 8
     near: int = 4096
 
     def sum_type(self, bits: int) -> str:
@@ -176,6 +180,7 @@ class Vnni(BlockInstructions):
     matrix_rows: int = 2
     panel_vectors: int = 2
     locality: int = 1
+    shared_sums: int = 16
     near: int = 4096
 
     @property
@@ -211,6 +216,7 @@ class Arm64Dot(BlockInstructions):
     matrix_rows: int = 1
     panel_vectors: int = 2
     locality: int = 2
+    shared_sums: int = 8
 
     def upper(self, pairs: tirx.Expr) -> tirx.Expr:
         return T.shift_right(pairs, T.broadcast(T.uint8(4), 16))

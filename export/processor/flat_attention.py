@@ -16,7 +16,7 @@ from tvm.script import tirx as T
 
 from export.processor.flat_rows import BYTES, FlatHeads, Row, arguments
 from export.processor.kernel_frame import kernel
-from export.processor.score_tiles import TILE, Side, tile_softmax
+from export.processor.score_tiles import SUMS, TILE, Side, tile_softmax
 from export.processor.vectors import LINE, Index, prefetch
 
 SECOND = 2
@@ -26,7 +26,7 @@ AHEAD = {"float32": 6144, "float16": 6144, "int8": 4096}
 """Bytes from the keys, or values, that are read to those that memory is asked for; bytes take longer to compute with."""
 
 
-def flat_attention(heads: FlatHeads) -> tirx.PrimFunc:
+def flat_attention(heads: FlatHeads, sums: int = SUMS) -> tirx.PrimFunc:
     """One row of each sequence: rotated, kept in the caches, and attended to all positions up to its own.
 
     Arguments, in this order, where n, sequences (at least n) and capacity are read from the arrays:
@@ -36,6 +36,9 @@ def flat_attention(heads: FlatHeads) -> tirx.PrimFunc:
         key_scales, value_scales: float32 (keys * width), where the cache is int8 alone.
         key_cache, value_cache: (sequences, keys, capacity, width) of the cache's dtype, written in place.
         out: float32 (n, queries * size).
+
+    Args:
+        sums: vectors that heads of queries which share keys sum up at once; the numbers do not depend on it.
 
     Raises:
         ValueError: `export.processor.flat_rows.unsupported` says why.
@@ -47,7 +50,7 @@ def flat_attention(heads: FlatHeads) -> tirx.PrimFunc:
         with T.parallel(0, n * heads.keys) as item, T.sblock("attention"):
             T.reads()
             T.writes()
-            Step(heads=heads, item=item, rows=n, row=item % n, head=item // n, **arrays).write()
+            Step(heads=heads, sums=sums, item=item, rows=n, row=item % n, head=item // n, **arrays).write()
     return builder.get()
 
 
@@ -55,6 +58,7 @@ def flat_attention(heads: FlatHeads) -> tirx.PrimFunc:
 class Step(Row):
     """The statements of one row and one head of keys."""
 
+    sums: int
     item: tirx.Expr
     rows: tirx.Expr
 
@@ -75,7 +79,7 @@ class Step(Row):
     def write(self) -> None:
         heads, length = self.heads, self.length
         place = T.sblock_alloc_buffer((heads.group + 2, heads.padded), "float32")
-        state = tile_softmax(heads.group, heads.padded)
+        state = tile_softmax(heads.group, heads.padded, self.sums)
         self.load_queries(place)
         self.keep(place)
         state.begin(partial(self.query, place), T.float32(heads.scale))

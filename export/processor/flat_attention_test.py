@@ -181,6 +181,12 @@ def test_large_scores_and_rows_in_any_company_are_right() -> None:
         np.testing.assert_array_equal(alone.run(kernel)[0], out[row])
 
 
+@pytest.mark.parametrize("heads", [replace(THREE, cache="float16"), replace(EIGHT, cache="int8")], ids=named)
+def test_numbers_do_not_depend_on_how_many_sums_there_are_at_once(heads: FlatHeads) -> None:
+    one, other = (Step.drawn(heads).run(of_processor("v3", flat_attention, heads, sums)) for sums in (8, 16))
+    np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.parametrize(
     ("heads", "reason"),
     [

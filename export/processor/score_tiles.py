@@ -26,8 +26,8 @@ BLOCK = 64
 TILE = LANES
 """Positions of a tile, so that their scores are a vector."""
 
-SUMS, SHARED = 16, 4
-"""Vectors that are summed up at once, so that none waits for itself, and heads of queries that share what is read."""
+SUMS, OWN = 16, 4
+"""Vectors that are summed up at once, so that none waits for itself, and the least of them that a head of queries has."""
 
 NONE = -3e38
 """The score of a position that is not there."""
@@ -50,8 +50,15 @@ class Side:
     prefetch: Ask
 
 
+@dataclass(frozen=True)
 class TileSoftmax(OnlineSoftmax):
-    """The state of the queries that share one head of keys."""
+    """The state of the queries that share one head of keys.
+
+    Attributes:
+        at_once: vectors that are summed up at once.
+    """
+
+    at_once: int
 
     def add_all(self, seen: tirx.Expr, keys: Side, values: Side) -> None:
         """Write all blocks of ``seen`` positions, the last of which has a tile or more."""
@@ -74,8 +81,8 @@ class TileSoftmax(OnlineSoftmax):
         return lambda at, piece: side.read(first + at, piece), lambda at: side.prefetch(first + at)
 
     def _shared(self) -> list[range]:
-        """Heads of queries, up to `SHARED` at a time: what is read is widened once for these."""
-        count = -(-self.members // SHARED)
+        """Heads of queries that what is read is widened once for, as many at a time as have `OWN` sums each."""
+        count = -(-self.members // (self.at_once // OWN))
         bounds = [number * self.members // count for number in range(count + 1)]
         return [range(*two) for two in itertools.pairwise(bounds)]
 
@@ -86,7 +93,7 @@ class TileSoftmax(OnlineSoftmax):
                 first = T.min(tile * TILE, there - TILE)
                 prefetch(first)
                 for members in self._shared():
-                    many = TILE if len(members) * TILE <= SUMS else TILE // 2
+                    many = TILE if len(members) * TILE <= self.at_once else TILE // 2
                     with T.serial(0, TILE // many) as part:
                         self._score_some(members, first + part * many, many, key)
             with T.Else(), T.serial(0, self.members) as member:
@@ -113,7 +120,7 @@ class TileSoftmax(OnlineSoftmax):
 
     def _add_values(self, there: Index, value: Vectors, prefetch: Ask) -> None:
         for members in self._shared():
-            together = -(-SUMS // len(members))
+            together = -(-self.at_once // len(members))
             for begin in range(0, self.heads.vectors, together):
                 pieces = range(begin, min(begin + together, self.heads.vectors))
                 kept = [(place, *each) for place, each in enumerate(itertools.product(pieces, members))]
@@ -142,9 +149,16 @@ class TileSoftmax(OnlineSoftmax):
             T.buffer_store(self.state, T.float32(NONE), [member, 0])
 
 
-def tile_softmax(members: int, size: int) -> TileSoftmax:
-    """Its buffers, in the block that is being written; ``size`` channels are whole vectors."""
-    row, sums = (members, size), SUMS + SHARED
+def tile_softmax(members: int, size: int, shared_sums: int) -> TileSoftmax:
+    """Its buffers, in the block that is being written.
+
+    Args:
+        size: channels, whole vectors.
+        shared_sums: vectors that are summed up at once where there are several members, at most `SUMS`.
+    """
+    row, sums = (members, size), SUMS + SUMS // OWN
     sizes = row, row, (members, 2), (members, BLOCK + WIDE), (WIDE,), (sums, LANES), (2,)
+    query, total, state, scores, several, added, change = (T.sblock_alloc_buffer(shape, "float32") for shape in sizes)
+    at_once = SUMS if members == 1 else shared_sums
     heads = Heads(members, 1, size, "float32")
-    return TileSoftmax(heads, members, *(T.sblock_alloc_buffer(shape, "float32") for shape in sizes))
+    return TileSoftmax(heads, members, query, total, state, scores, several, added, change, at_once)

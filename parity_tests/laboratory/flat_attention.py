@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from onnx import TensorProto, helper
 from tvm.target import Target
 from tvm.tirx import PrimFunc
 
+from export.processor.block_instructions import block_instructions
 from export.processor.flat_attention import flat_attention
 from export.processor.flat_rows import FlatHeads
 from export.processor.targets import TARGETS
@@ -234,7 +236,9 @@ def rest_of(given: argparse.Namespace) -> float:
 
 def _run(given: argparse.Namespace) -> int:
     reads = None
-    for heads, kernel, opened in prepared(given, flat_attention):
+    instructions = block_instructions(Target(TARGETS[given.target]))
+    assert instructions is not None
+    for heads, kernel, opened in prepared(given, partial(flat_attention, sums=instructions.shared_sums)):
         # compiled when the number of threads is set
         reads = reads or kernel_of(plain_read(), Target(TARGETS[given.target]))
         for rows in given.rows:
