@@ -5,6 +5,8 @@ The order is that of mlc-ai/mlc-llm, python/mlc_llm/compiler_pass/pipeline.py.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import tvm
 from tvm import relax
 
@@ -12,13 +14,16 @@ from export.compilation.annotate_bounds import AnnotateBounds
 from export.compilation.function_order import SortFunctions
 from export.compilation.shape_order import SortShapeFunctions
 
+Legalise = Callable[[relax.BlockBuilder, relax.Call], relax.Expr]
+"""Writes an operator's call as one of a kernel."""
 
-def lowered(bounds: dict[str, int]) -> tvm.transform.Pass:
-    """Operators become fused kernels, not yet scheduled."""
+
+def lowered(bounds: dict[str, int], own: Mapping[str, Legalise] | None = None) -> tvm.transform.Pass:
+    """Operators become fused kernels, not yet scheduled; ``own`` writes those of these names in place of TVM."""
     return tvm.transform.Sequential(
         [
             AnnotateBounds(bounds).as_tvm(),
-            relax.transform.LegalizeOps(),
+            relax.transform.LegalizeOps(None if own is None else dict(own)),
             relax.transform.AnnotateTIROpPattern(),
             relax.transform.FoldConstant(),
             # before FuseOps: two reshapes in a row, fused, are a kernel that copies

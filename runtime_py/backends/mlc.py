@@ -200,6 +200,8 @@ class MlcBackend:
         if self._sides:
             return self._feed_routed(state, inputs, np.asarray(logit_positions))
         wanted = np.where(logit_positions < 0, logit_positions + tokens, logit_positions)
+        if tokens <= self.prefill_chunk:
+            return self._feed(state, embeds, wanted)[:, : len(wanted)]
         logits = np.empty((1, len(wanted), int(self.contracts[DECODER].outputs[0].shape[-1])), np.float32)
         for start, stop in _spans(tokens, self.prefill_chunk):
             inside = np.flatnonzero((wanted >= start) & (wanted < stop))
@@ -273,7 +275,7 @@ class MlcBackend:
     # calls into the library
 
     def _call(self, name: str, *arguments: Any) -> np.ndarray:
-        """Run a function with the package's parameters; the first tensor of its result as float32."""
+        """Run a function with the package's parameters; the first tensor of its result, where it lies, as float32."""
         if self._machine is None:
             raise closed(self.name)
         tensors = [self._tvm.runtime.tensor(a) if isinstance(a, np.ndarray) else a for a in arguments]
@@ -281,7 +283,7 @@ class MlcBackend:
         # functions of the decoder return the logits and the cache
         if not hasattr(result, "numpy"):
             result = result[0]
-        return result.numpy().astype(np.float32, copy=False)
+        return np.from_dlpack(result).astype(np.float32, copy=False)
 
     def close(self) -> None:
         """Drop the parameters and the library."""

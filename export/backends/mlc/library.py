@@ -25,6 +25,7 @@ from export.backends.mlc.passes.cache_arguments import CreateCacheWithFiveNumber
 from export.backends.mlc.passes.cpu_schedule import SetAside
 from export.backends.mlc.passes.pipeline import pipeline
 from export.backends.mlc.passes.runtime_functions import AddEmbeddingAllocator, NameSystemLibrary
+from export.backends.mlc.processor_append import AppendOnProcessor
 from export.backends.mlc.processor_attention import AttendOnProcessor
 from export.backends.mlc.processor_rotation import RotateOnProcessor
 from export.backends.mlc.support import unsupported
@@ -101,7 +102,8 @@ def completing_passes(request: LibraryRequest, place: str) -> list[ModulePass]:
     device, limits, dtype = TARGETS[place]["kind"] != "llvm", request.limits, request.scheme.model_dtype
     passes: list[ModulePass] = [CreateCacheWithFiveNumbers("create_tir_paged_kv_cache")]
     decoder = request.spec.decoder
-    passes += [SafeMerge(dtype)] if device else [AttendOnProcessor(decoder, dtype), RotateOnProcessor(decoder, dtype)]
+    own = AppendOnProcessor, AttendOnProcessor, RotateOnProcessor
+    passes += [SafeMerge(dtype)] if device else [each(decoder, dtype) for each in own]
     passes += [AddLogitKernels(device), AddEmbeddingAllocator(limits.prefill_chunk, request.spec.decoder.hidden, dtype)]
     if place in SYSTEM_LIBRARY:
         passes.append(NameSystemLibrary(system_prefix(request.name)))

@@ -9,12 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 import tvm
-from tvm import s_tir, tirx
+from tvm import relax, s_tir, te, tirx
 from tvm.target import Target
 
+from export.backends.mlc.passes.row_norms import with_row_norm
 from export.backends.mlc.passes.row_product import with_row_product
 from export.compilation.module_pass import ModulePass, Part
 from export.processor.byte_products import ByteProducts, byte_products
+from export.processor.row_kernels import silu
 
 PARTS = 4
 """Of a row of gated products."""
@@ -23,8 +25,21 @@ STRIP = 32
 """Output columns of one strip: four vectors of eight float32 sums, which stay in registers."""
 
 
+def _silu(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    """In float32, by a power that a compiler writes in vectors; TVM's calls the C library for every number."""
+
+    def kernel(x: te.Tensor) -> te.Tensor:
+        return te.compute(x.shape, lambda *at: silu(x(*at).astype("float32"), 1).astype(x.dtype), name="silu")
+
+    return builder.call_te(kernel, call.args[0], primfunc_name_hint="silu")
+
+
+OPERATORS = {"relax.nn.silu": _silu}
+"""What is written otherwise than TVM does, before kernels are fused."""
+
+
 class ScheduleForCpu(ModulePass):
-    """Tiles the products that export.backends.mlc.blocks.linear writes, and shares gates out; the rest stays as it is.
+    """Tiles the products that export.backends.mlc.blocks.linear writes, shares gates and norms out; the rest stays as it is.
 
     Each sum of a strip still runs over k from first to last, so the numbers are those of the plain loops. A 2304 to 5760
     layer of 96 rows takes 0.06 s of one core where the plain loops take 2.0 s. Products with int4 codes run in another order
@@ -42,6 +57,8 @@ class ScheduleForCpu(ModulePass):
                 mod[variable] = _scheduled(function, self.byte)
             elif isinstance(function, tirx.PrimFunc) and "silu" in variable.name_hint:
                 mod[variable] = _shared_out(function)
+            elif isinstance(function, tirx.PrimFunc) and "norm" in variable.name_hint:
+                mod[variable] = with_row_norm(function)
         return mod
 
 

@@ -14,7 +14,7 @@ from tvm import tirx
 from tvm.target import Target
 
 from export.backends.mlc.passes.attach_metadata import AttachMetadata
-from export.backends.mlc.passes.cpu_schedule import ScheduleForCpu
+from export.backends.mlc.passes.cpu_schedule import OPERATORS, ScheduleForCpu
 from export.backends.mlc.passes.device_schedules import ScheduleBatched, ScheduleForDevice
 from export.compilation.pipeline import lowered, machine_code, memory_planned
 
@@ -37,7 +37,7 @@ def pipeline(
     """
     return tvm.transform.Sequential(
         [
-            lowered(bounds),
+            lowered(bounds, OPERATORS if target.kind.name == "llvm" else None),
             *before_scheduling,
             *scheduled(target, schedule),
             tirx.transform.ForceNarrowIndexToInt32(),
