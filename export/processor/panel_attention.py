@@ -10,7 +10,7 @@ Gimelshein, arXiv:1805.02867. A vector holds `LANES` queries: scores, weights an
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from tvm import tirx
 from tvm.script import tirx as T
@@ -29,14 +29,13 @@ from export.processor.token_panels import (
     every,
     got,
     kept,
-    kernel,
     nearest,
+    panel_kernel,
     put,
     registers,
     spread,
     tiles,
     word_dot,
-    written,
 )
 from export.processor.vectors import Index
 
@@ -64,8 +63,8 @@ def panel_attention(heads: PanelHeads) -> tirx.PrimFunc:
         "out": ("float32", ("panels", heads.width, PANEL)),
     }
 
-    def write() -> None:
-        with kernel(shapes) as arrays, block("both"):
+    def write(arrays: Mapping[str, tirx.Buffer]) -> None:
+        with block("both"):
             panels = arrays["panels"]
             room = RoundedHeads.of(heads, panels)
             with T.parallel(0, panels * heads.heads) as item, block("round"):
@@ -75,7 +74,7 @@ def panel_attention(heads: PanelHeads) -> tirx.PrimFunc:
             with T.parallel(0, panels * heads.heads) as item, block("attend"):
                 _Queries(room, item % panels, item // panels).write(arrays["out"], panels, arrays["tokens"])
 
-    return written(write)
+    return panel_kernel(shapes, write)
 
 
 class _Queries:

@@ -8,7 +8,7 @@ of bytes are those of ONNX Runtime's MatMulIntegerToFloat (microsoft/onnxruntime
 # mypy: ignore-errors
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from tvm import tirx
@@ -26,11 +26,10 @@ from export.processor.token_panels import (
     byte_dot,
     every,
     got,
-    kernel,
+    panel_kernel,
     put,
     registers,
     spread,
-    written,
 )
 from export.processor.vectors import Index
 
@@ -121,38 +120,37 @@ def byte_product(matrix: PanelMatrix, zero: int, factor: float = 1.0) -> tirx.Pr
         **matrix.last_arrays(),
     }
 
-    def write() -> None:
-        with kernel(shapes) as arrays:
-            codes, scales, weights = (arrays[name] for name in ("codes", "scales", "weight_codes"))
-            sums = lambda: registers("int32", TILE, VECTORS)  # noqa: E731
+    def write(arrays: Mapping[str, tirx.Buffer]) -> None:
+        codes, scales, weights = (arrays[name] for name in ("codes", "scales", "weight_codes"))
+        sums = lambda: registers("int32", TILE, VECTORS)  # noqa: E731
 
-            def group(first: Index, count: Index) -> Callable[[tirx.Buffer, Index, Index], None]:
-                zeros = T.sblock_alloc_buffer((2 * GROUP,), "int32")
-                with T.serial(0, count) as row:
-                    T.buffer_store(zeros, _sum_of_row(weights, first + row) * T.int32(-zero), [row])
+        def group(first: Index, count: Index) -> Callable[[tirx.Buffer, Index, Index], None]:
+            zeros = T.sblock_alloc_buffer((2 * GROUP,), "int32")
+            with T.serial(0, count) as row:
+                T.buffer_store(zeros, _sum_of_row(weights, first + row) * T.int32(-zero), [row])
 
-                def tile(total: tirx.Buffer, panel: Index, row: Index) -> None:
+            def tile(total: tirx.Buffer, panel: Index, row: Index) -> None:
+                for side in range(TILE):
+                    for vector in range(VECTORS):
+                        put(total, spread(zeros[row - first + side]), side, vector)
+                with T.serial(0, matrix.columns // FOUR) as four:
                     for side in range(TILE):
+                        weight = T.reinterpret("int32", weights[row + side, T.ramp(four * FOUR, 1, FOUR)])
                         for vector in range(VECTORS):
-                            put(total, spread(zeros[row - first + side]), side, vector)
-                    with T.serial(0, matrix.columns // FOUR) as four:
-                        for side in range(TILE):
-                            weight = T.reinterpret("int32", weights[row + side, T.ramp(four * FOUR, 1, FOUR)])
-                            for vector in range(VECTORS):
-                                read = codes[panel, four, at(vector)]
-                                put(total, byte_dot(got(total, side, vector), read, spread(weight)), side, vector)
+                            read = codes[panel, four, at(vector)]
+                            put(total, byte_dot(got(total, side, vector), read, spread(weight)), side, vector)
 
-                    def scaled(side: Index, vector: int, sums: tirx.Expr) -> tirx.Expr:
-                        scale = arrays["weight_scales"][row + side] * T.float32(factor)
-                        return as_float(sums) * (scales[panel, at(vector)] * spread(scale))
+                def scaled(side: Index, vector: int, sums: tirx.Expr) -> tirx.Expr:
+                    scale = arrays["weight_scales"][row + side] * T.float32(factor)
+                    return as_float(sums) * (scales[panel, at(vector)] * spread(scale))
 
-                    matrix.ends(arrays, total, scaled, panel, row)
+                matrix.ends(arrays, total, scaled, panel, row)
 
-                return tile
+            return tile
 
-            _in_groups(matrix.rows, arrays["panels"], sums, group)
+        _in_groups(matrix.rows, arrays["panels"], sums, group)
 
-    return written(write)
+    return panel_kernel(shapes, write)
 
 
 def float_product(matrix: PanelMatrix, stored: str = "float32") -> tirx.PrimFunc:
@@ -165,25 +163,23 @@ def float_product(matrix: PanelMatrix, stored: str = "float32") -> tirx.PrimFunc
         **matrix.last_arrays(),
     }
 
-    def write() -> None:
-        with kernel(shapes) as arrays:
-
-            def tile(total: tirx.Buffer, panel: Index, row: Index) -> None:
+    def write(arrays: Mapping[str, tirx.Buffer]) -> None:
+        def tile(total: tirx.Buffer, panel: Index, row: Index) -> None:
+            for side in range(TILE):
+                for vector in range(VECTORS):
+                    put(total, every(0.0), side, vector)
+            with T.serial(0, matrix.columns) as column:
                 for side in range(TILE):
+                    number = arrays["weight"][row + side, column]
+                    weight = spread(number if stored == "float32" else T.Cast("float32", number))
                     for vector in range(VECTORS):
-                        put(total, every(0.0), side, vector)
-                with T.serial(0, matrix.columns) as column:
-                    for side in range(TILE):
-                        number = arrays["weight"][row + side, column]
-                        weight = spread(number if stored == "float32" else T.Cast("float32", number))
-                        for vector in range(VECTORS):
-                            product = arrays["x"][panel, column, at(vector)] * weight
-                            put(total, got(total, side, vector) + product, side, vector)
-                matrix.ends(arrays, total, lambda _side, _vector, sums: sums, panel, row)
+                        product = arrays["x"][panel, column, at(vector)] * weight
+                        put(total, got(total, side, vector) + product, side, vector)
+            matrix.ends(arrays, total, lambda _side, _vector, sums: sums, panel, row)
 
-            _in_groups(matrix.rows, arrays["panels"], lambda: registers("float32", TILE, VECTORS), lambda *_: tile)
+        _in_groups(matrix.rows, arrays["panels"], lambda: registers("float32", TILE, VECTORS), lambda *_: tile)
 
-    return written(write)
+    return panel_kernel(shapes, write)
 
 
 def _in_groups(rows: int, panels: tirx.Expr, sums: Callable[[], tirx.Buffer], group: Callable[..., Callable]) -> None:

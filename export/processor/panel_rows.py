@@ -23,12 +23,11 @@ from export.processor.token_panels import (
     every,
     got,
     kept,
-    kernel,
     nearest,
+    panel_kernel,
     put,
     registers,
     spread,
-    written,
 )
 from export.processor.vectors import Index
 
@@ -46,33 +45,31 @@ def patches(side: int, first: int) -> tirx.PrimFunc:
     channels = COLOURS * side * side
     shapes = {"pixels": ("float32", (COLOURS, "height", "width")), "out": ("float32", ("panels", channels, PANEL))}
 
-    def write() -> None:
-        with kernel(shapes) as arrays:
-            columns, rows = T.Cast("int32", arrays["width"]) // side, T.Cast("int32", arrays["height"]) // side
-            with T.parallel(0, arrays["panels"]) as panel, T.serial(0, PANEL) as lane, block("patch"):
-                number = T.Cast("int32", panel) * PANEL + lane - first
-                place = T.sblock_alloc_buffer((2,), "int32")
-                T.buffer_store(place, number // columns * side, [0])
-                T.buffer_store(place, number % columns * side, [1])
-                with T.If(T.And(number >= 0, number < rows * columns)):
-                    with T.Then(), T.grid(COLOURS, side, side) as (colour, row, column):
-                        value = arrays["pixels"][colour, place[0] + row, place[1] + column]
-                        T.buffer_store(arrays["out"], value, [panel, (colour * side + row) * side + column, lane])
-                    with T.Else(), T.serial(0, channels) as channel:
-                        T.buffer_store(arrays["out"], T.float32(0), [panel, channel, lane])
+    def write(arrays: Mapping[str, tirx.Buffer]) -> None:
+        columns, rows = T.Cast("int32", arrays["width"]) // side, T.Cast("int32", arrays["height"]) // side
+        with T.parallel(0, arrays["panels"]) as panel, T.serial(0, PANEL) as lane, block("patch"):
+            number = T.Cast("int32", panel) * PANEL + lane - first
+            place = T.sblock_alloc_buffer((2,), "int32")
+            T.buffer_store(place, number // columns * side, [0])
+            T.buffer_store(place, number % columns * side, [1])
+            with T.If(T.And(number >= 0, number < rows * columns)):
+                with T.Then(), T.grid(COLOURS, side, side) as (colour, row, column):
+                    value = arrays["pixels"][colour, place[0] + row, place[1] + column]
+                    T.buffer_store(arrays["out"], value, [panel, (colour * side + row) * side + column, lane])
+                with T.Else(), T.serial(0, channels) as channel:
+                    T.buffer_store(arrays["out"], T.float32(0), [panel, channel, lane])
 
-    return written(write)
+    return panel_kernel(shapes, write)
 
 
 def gathered(channels: int) -> tirx.PrimFunc:
     """Arguments: rows float32 (tokens, channels), out float32 (panels, channels, PANEL), zeros behind the last token."""
     shapes = {"rows": ("float32", ("tokens", channels)), "out": ("float32", ("panels", channels, PANEL))}
 
-    def write() -> None:
-        with kernel(shapes) as arrays:
-            _each_token(arrays, lambda number, fill: fill(lambda channel: arrays["rows"][number, channel]))
+    def write(arrays: Mapping[str, tirx.Buffer]) -> None:
+        _each_token(arrays, lambda number, fill: fill(lambda channel: arrays["rows"][number, channel]))
 
-    return written(write)
+    return panel_kernel(shapes, write)
 
 
 def positioned(width: int, class_token: bool) -> tirx.PrimFunc:
@@ -85,24 +82,22 @@ def positioned(width: int, class_token: bool) -> tirx.PrimFunc:
     special = {"class_token": ("float32", (1, width))} if class_token else {}
     shapes = {"x": panels, "positions": ("float32", ("tokens", width)), **special, "out": panels}
 
-    def write() -> None:
-        with kernel(shapes) as arrays:
+    def write(arrays: Mapping[str, tirx.Buffer]) -> None:
+        def token(number: tirx.Expr, fill: Fill) -> None:
+            place = lambda channel: arrays["positions"][number, channel]  # noqa: E731
+            patch = lambda channel: arrays["x"][number // PANEL, channel, number % PANEL] + place(channel)  # noqa: E731
+            if class_token:
+                with T.If(number == 0):
+                    with T.Then():
+                        fill(lambda channel: arrays["class_token"][0, channel] + place(channel))
+                    with T.Else():
+                        fill(patch)
+            else:
+                fill(patch)
 
-            def token(number: tirx.Expr, fill: Fill) -> None:
-                place = lambda channel: arrays["positions"][number, channel]  # noqa: E731
-                patch = lambda channel: arrays["x"][number // PANEL, channel, number % PANEL] + place(channel)  # noqa: E731
-                if class_token:
-                    with T.If(number == 0):
-                        with T.Then():
-                            fill(lambda channel: arrays["class_token"][0, channel] + place(channel))
-                        with T.Else():
-                            fill(patch)
-                else:
-                    fill(patch)
+        _each_token(arrays, token)
 
-            _each_token(arrays, token)
-
-    return written(write)
+    return panel_kernel(shapes, write)
 
 
 def _each_token(arrays: Mapping[str, tirx.Buffer], write: Callable[[tirx.Expr, Fill], None]) -> None:
@@ -125,13 +120,13 @@ def tokens(width: int, first: int) -> tirx.PrimFunc:
     """Arguments: x float32 (panels, width, PANEL), out float32 (count, width), the tokens from ``first`` on."""
     shapes = {"x": ("float32", ("panels", width, PANEL)), "out": ("float32", ("count", width))}
 
-    def write() -> None:
-        with kernel(shapes) as arrays, T.parallel(0, arrays["count"]) as number, block("token"):
+    def write(arrays: Mapping[str, tirx.Buffer]) -> None:
+        with T.parallel(0, arrays["count"]) as number, block("token"):
             lane = T.Cast("int32", number) + first
             with T.serial(0, width) as channel:
                 T.buffer_store(arrays["out"], arrays["x"][lane // PANEL, channel, lane % PANEL], [number, channel])
 
-    return written(write)
+    return panel_kernel(shapes, write)
 
 
 def layer_norm(width: int, eps: float, addend: bool) -> tirx.PrimFunc:
@@ -143,8 +138,8 @@ def layer_norm(width: int, eps: float, addend: bool) -> tirx.PrimFunc:
     panels, row = ("float32", ("panels", width, PANEL)), ("float32", (width,))
     shapes = {"x": panels, "weight": row, "bias": row, **({"addend": panels} if addend else {}), "out": panels}
 
-    def write() -> None:
-        with kernel(shapes) as arrays, T.parallel(0, arrays["panels"]) as panel, block("panel"):
+    def write(arrays: Mapping[str, tirx.Buffer]) -> None:
+        with T.parallel(0, arrays["panels"]) as panel, block("panel"):
             x, mean, factor = arrays["x"], registers("float32", VECTORS), registers("float32", VECTORS)
             _sum(mean, width, lambda channel, vector: x[panel, channel, at(vector)])
             for vector in range(VECTORS):
@@ -165,7 +160,7 @@ def layer_norm(width: int, eps: float, addend: bool) -> tirx.PrimFunc:
                         value = arrays["addend"][panel, channel, at(vector)] + value
                     T.buffer_store(arrays["out"], value, [panel, channel, at(vector)])
 
-    return written(write)
+    return panel_kernel(shapes, write)
 
 
 def rounded(width: int, highest: int, zero: int, finer: int = 0, finer_zero: int = 0) -> tirx.PrimFunc:
@@ -183,8 +178,8 @@ def rounded(width: int, highest: int, zero: int, finer: int = 0, finer_zero: int
         **({"left": packed} if finer else {}),
     }
 
-    def write() -> None:
-        with kernel(shapes) as arrays, T.parallel(0, arrays["panels"]) as panel, block("panel"):
+    def write(arrays: Mapping[str, tirx.Buffer]) -> None:
+        with T.parallel(0, arrays["panels"]) as panel, block("panel"):
             x, above, below = arrays["x"], registers("float32", VECTORS), registers("float32", VECTORS)
             for vector in range(VECTORS):
                 put(above, x[panel, 0, at(vector)], vector)
@@ -211,7 +206,7 @@ def rounded(width: int, highest: int, zero: int, finer: int = 0, finer_zero: int
                     for name, word in zip(("codes", "left") if finer else ("codes",), words, strict=False):
                         T.buffer_store(arrays[name], word, [panel, four, at(vector)])
 
-    return written(write)
+    return panel_kernel(shapes, write)
 
 
 def _with_byte(word: tirx.Expr, step: tirx.Expr, zero: int, highest: int, side: int) -> tirx.Expr:

@@ -13,9 +13,9 @@ from typing import TypeAlias
 
 from tvm import tirx
 from tvm.script import tirx as T
-from tvm.script.ir_builder import IRBuilder
-from tvm.script.ir_builder.tirx import arg, prim_func
+from tvm.script.ir_builder.tirx import arg
 
+from export.processor.kernel_frame import kernel
 from export.processor.vectors import Index, span, splat
 
 PANEL, LANES = 64, 16
@@ -80,32 +80,25 @@ def kept(value: tirx.Expr) -> tirx.Expr:
 
 
 NUMBER: Axes = ("int64", ())
-"""Of `kernel`, an argument that is no array."""
+"""Of `panel_kernel`, an argument that is no array."""
 
 
-@contextmanager
-def kernel(shapes: Mapping[str, Axes]) -> Iterator[dict[str, tirx.Expr]]:
-    """A kernel's frame: arrays by name, and what is read of their sizes.
+def panel_kernel(shapes: Mapping[str, Axes], write: Callable[[Mapping[str, tirx.Expr]], None]) -> tirx.PrimFunc:
+    """The kernel whose statements ``write(arrays)`` gives: arrays by name, and what is read of their sizes.
 
     Args:
         shapes: dtype and axes of each argument, in order; an axis is a number or the name of one.
     """
-    T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
-    given = {name: arg(name, T.handle() if axes else T.int64()) for name, (_, axes) in shapes.items()}
-    sizes = {axis: T.int64() for _, axes in shapes.values() for axis in axes if isinstance(axis, str)}
-    arrays = {}
-    for name, (kind, axes) in shapes.items():
-        shape = [sizes[axis] if isinstance(axis, str) else axis for axis in axes]
-        # weights may begin at any number
-        align = 1 if kind == "int8" else 4
-        arrays[name] = T.match_buffer(given[name], shape, kind, align=align) if axes else given[name]
-    yield {**sizes, **arrays}
-
-
-def written(write: Callable[[], None]) -> tirx.PrimFunc:
-    """The function whose statements ``write`` gives."""
-    with IRBuilder() as builder, prim_func(s_tir=True):
-        write()
+    with kernel(noalias=True) as builder:
+        given = {name: arg(name, T.handle() if axes else T.int64()) for name, (_, axes) in shapes.items()}
+        sizes = {axis: T.int64() for _, axes in shapes.values() for axis in axes if isinstance(axis, str)}
+        arrays = {}
+        for name, (kind, axes) in shapes.items():
+            shape = [sizes[axis] if isinstance(axis, str) else axis for axis in axes]
+            # weights may begin at any number
+            align = 1 if kind == "int8" else 4
+            arrays[name] = T.match_buffer(given[name], shape, kind, align=align) if axes else given[name]
+        write({**sizes, **arrays})
     return builder.get()
 
 
