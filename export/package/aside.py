@@ -24,6 +24,18 @@ def written_aside(path: Path) -> Iterator[Path]:
         raise
 
 
+@contextlib.contextmanager
+def written_in_place(path: Path) -> Iterator[Path]:
+    """As `written_aside` for a place that a user names: what a link leads to, a pipe and a device (``/dev/stdout``) are
+    written as they are, for a new file would take their place.
+    """
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        yield path
+        return
+    with written_aside(path) as aside:
+        yield aside
+
+
 def sync_file(path: Path) -> None:
     """Force a file's content to the disk."""
     with path.open("rb") as handle:

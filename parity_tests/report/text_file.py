@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from export.package.aside import written_in_place
+
 
 def write(path: Path, text: str) -> None:
-    """Write UTF-8 text through a temporary name; the folder is made.
-
-    What a link leads to, a pipe and a device (``/dev/stdout``) are written as they are: a new file would take their place.
-    """
-    if path.is_symlink() or (path.exists() and not path.is_file()):
-        path.write_text(text, encoding="utf-8")
-        return
+    """Write UTF-8 text through a temporary name, or into the link, pipe or device that is there; the folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    with written_in_place(path) as written:
+        written.write_text(text, encoding="utf-8")

@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 from export.backends.mlc.objects import check_library, members
+from export.package.aside import written_in_place
 from runtime_py.backends.records import MLC
 from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, execute
@@ -62,13 +63,9 @@ def join(packages: list[Path], out: Path) -> Path:
             raise MachineError(
                 f"{archiver} failed: {done.stderr.strip()}", "an archive", "install binutils for arm64 objects"
             )
-        if out.is_symlink() or (out.exists() and not out.is_file()):
-            # what a link leads to and a device stay where they are
-            out.write_bytes(partial.read_bytes())
-            return out
-        waiting = out.with_name(out.name + ".partial")
-        shutil.copyfile(partial, waiting)
-    return waiting.replace(out)
+        with written_in_place(out) as written, partial.open("rb") as whole, written.open("wb") as handle:
+            shutil.copyfileobj(whole, handle)
+    return out
 
 
 def parser(prog: str) -> Parser:
