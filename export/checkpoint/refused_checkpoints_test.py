@@ -118,6 +118,21 @@ def test_a_folder_without_a_config_is_told_so(tmp_path: Path) -> None:
         open_folder(folder)
 
 
+def test_files_of_another_runtime_are_named(tmp_path: Path) -> None:
+    """In a folder of nothing else, and beside the config.json of the model that they were made from."""
+    names = ("mmproj-model-f16.gguf", "model-Q4_K_M.gguf")
+    for name in names:
+        (tmp_path / name).write_bytes(b"GGUF")
+    with pytest.raises(UnsupportedModelError, match=r"holds 'mmproj-model-f16\.gguf', 'model-Q4_K_M\.gguf'") as told:
+        plan(request(tmp_path, "cpu", "fp32"), None)
+    advice = "GGUF files are made from a checkpoint and not read; name the one they were made from"
+    assert told.value.next_step.startswith(advice)
+    shutil.copyfile(DEMOS / "minicpm-v" / "config.json", tmp_path / "config.json")
+    with pytest.raises(CheckpointError, match=r"'model-Q4_K_M\.gguf'") as beside:
+        open_folder(tmp_path)
+    assert beside.value.next_step.startswith(advice)
+
+
 def replace_matrix(**parts: torch.Tensor) -> Change:
     """`MLP` as other tensors, by the end of their names."""
 

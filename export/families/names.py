@@ -16,7 +16,7 @@ from pathlib import Path
 from export.families import registry
 from export.families.base import Family
 from export.families.published import variants
-from export.source.weight_endings import CONVERTED
+from export.source.weight_endings import converted, what_to_name
 from runtime_py.errors import UsageError, did_you_mean
 from runtime_py.errors import nearest as similar
 
@@ -199,10 +199,8 @@ def is_a_file(flag: str, path: Path) -> UsageError:
     """A file where a checkpoint's folder was wanted; no single file holds a checkpoint."""
     expected = "the folder of a checkpoint: config.json, weights as safetensors or pickles, the tokenizer's files"
     advice = f"name the folder, {path.parent}, if it is one"
-    if path.suffix.lower() in CONVERTED:
-        advice = (
-            f"{path.suffix[1:].upper()} files are made from a checkpoint and not read; name the one that it was made from"
-        )
+    if converted([path.name]):
+        advice = what_to_name([path.name])
     return UsageError(f"{flag} {path} is a file", expected, advice)
 
 

@@ -19,6 +19,8 @@ from export.families.config.decoder import refuse_quantised
 from export.families.config.documents import read_optional
 from export.families.config.section import Section, shown
 from export.source.adapter_folder import refuse_adapter
+from export.source.problems import named
+from export.source.weight_endings import converted, what_to_name
 from runtime_py.errors import EdgeproofError, UnsupportedModelError, UsageError
 
 GROUP = "edgeproof.families"
@@ -99,6 +101,13 @@ def family_of(folder: Path, config: Mapping[str, Any]) -> Family:
     if not config:
         refuse_adapter(folder)
     model_type, architectures = (shown(config.get(name)) for name in ("model_type", "architectures"))
+    made = converted(sorted(path.name for path in folder.iterdir()))
+    if made and not config:
+        raise UnsupportedModelError(
+            f"{folder} holds {named(made)} and no config.json, or an empty one",
+            "the folder of a checkpoint",
+            what_to_name(made),
+        )
     said = f"model_type {model_type}, architectures {architectures}" if config else "no config.json, or an empty one"
     raise UnsupportedModelError(
         f"{folder} is no checkpoint of a known family ({said})",

@@ -17,7 +17,7 @@ from export.source.safetensors_reader import read_header
 from export.source.shard_index import MAX_SHARDS, check_shards, read_index, shard_paths
 from export.source.tensor_source import TensorInfo, TensorSource
 from export.source.training_names import plain_names
-from export.source.weight_endings import OTHER_WEIGHTS
+from export.source.weight_endings import OTHER_WEIGHTS, converted, what_to_name
 from runtime_py.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -75,11 +75,13 @@ def _open_weights(folder: Path) -> TensorSource:
             _check_numbering(files)
             return open_files(files)
     names = sorted(path.name for path in folder.glob("*"))
+    made = converted(names)
+    advice = "give the folder of a whole checkpoint: config.json and its weight files"
     joins = f"`python {DEEPSPEED} . . --safe_serialization` in that folder joins what DeepSpeed saved; then export it again"
     raise CheckpointError(
         f"{folder} holds no weights{in_other_forms(names)}" if folder.is_dir() else f"{folder} is no folder",
         "one of: " + ", ".join(WEIGHT_FILES),
-        joins if DEEPSPEED in names else "give the folder of a whole checkpoint: config.json and its weight files",
+        joins if DEEPSPEED in names else what_to_name(made) if made else advice,
     )
 
 
