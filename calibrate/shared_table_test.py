@@ -13,14 +13,13 @@ from calibrate.blockwise import PartlyQuantised
 from calibrate.request import CalibrationRequest
 from calibrate.run import calibrate, plan
 from export.__main__ import main as export
-from export.package.manifest import assignment_rows
+from export.package.manifest import assignment_rows, assignments_of
 from export.quantisation.choice import widened
 from export.quantisation.codes import DequantisedWeights
 from export.quantisation.grids import GRIDS
 from export.quantisation.spec import Storage
 from export.quantisation.stored import StoredCodes
 from export.source.hub import DEMO_FOLDER
-from parity_tests.reference.checkpoint_side import assignments_of
 from runtime_py.errors import ExitCode
 
 TABLE, HEAD = "embed_tokens.table", "decoder.head"

@@ -17,6 +17,9 @@ from targets.registry import target_named, targets
 
 DEMO = "demo"
 
+BEYOND_TRAINED = "beyond-trained"
+"""Of a waiver: the context that was asked for was not held against the model's own positions."""
+
 MOST_SEQUENCES = 16
 """Of ``--batch``: what a decoder call takes of the sequences of a package that is built for a number of them."""
 
@@ -175,6 +178,10 @@ class ExportRequest:
         named = {
             "skip-verify": (self.skip_verify, "the package was not compared with the reference"),
             "host-only": (self.host_only, "the phone's library was not built; the package runs on this machine only"),
+            BEYOND_TRAINED: (
+                self.beyond_trained and self.context is not None,
+                "the context may be longer than the model was trained for",
+            ),
             "without-tokenizer": (self.without_tokenizer, "the package may hold no tokenizer and then cannot chat"),
         }
         return [{"name": name, "meaning": meaning} for name, (given, meaning) in named.items() if given]

@@ -145,6 +145,23 @@ class ExportBackend(ABC):
         """
         return []
 
+    def written_again(self, build: Build, block: Mapping[str, Any]) -> list[Path] | None:
+        """Write once more what a finished package has for other tools beside graphs and weights, into ``build.folder``,
+        where the checkpoint's side files and ``tokenizer.json`` are by then.
+
+        Args:
+            build: of the package's target, precision, limits and assignments; other options it does not hold.
+            block: this backend's of the manifest.
+
+        Returns:
+            paths relative to the folder; None where the backend cannot tell them.
+        """
+        return None
+
+    def stated_again(self, build: Build, block: Mapping[str, Any]) -> dict[str, Any]:
+        """Those entries of a finished package's ``block`` that follow from the model and what `build` holds."""
+        return {}
+
     @abstractmethod
     def manifest(self, build: Build) -> dict[str, Any]:
         """This backend's block of the manifest, ``manifest["backends"][name]``, once all steps are done.

@@ -60,6 +60,12 @@ class OpenedCheckpoint:
             return None
         return (self.folder / vocabularies[0].path).parent
 
+    def kept_files(self) -> tuple[SideFile, ...]:
+        """The side files that a package has copies of: where it gets a tokenizer in our own form, no other one."""
+        if self.tokenizer_folder() is None:
+            return self.side_files
+        return tuple(file for file in self.side_files if file.purpose not in (Purpose.VOCABULARY, Purpose.TOKENS))
+
     def check_tokenizer(self) -> tuple[str, ...]:
         """Hold the tokenizer against the embedding table and its chat template against the prompt; what is to be known of
         both (`export.package.tokenizer_check`, `export.prompts.stated_template`).

@@ -12,7 +12,7 @@ from typing import Any
 from export.package.aside import written_aside
 from export.package.carried_settings import PURPOSES, carried
 from export.package.journal import FileRecord, write_json
-from export.quantisation.spec import Assignment
+from export.quantisation.spec import Assignment, Storage
 from export.source.side_files import SideFile
 from export.specs import ModelSpec
 from export.stages import contracts
@@ -106,6 +106,18 @@ def assignment_rows(assignments: Mapping[str, Assignment]) -> dict[str, dict[str
     return {
         name: {"storage": str(a.storage), "grid": a.grid, "reason": a.reason} | ({"shares": a.shares} if a.shares else {})
         for name, a in assignments.items()
+    }
+
+
+def assignments_of(spec: ModelSpec, rows: Mapping[str, Mapping[str, str]]) -> dict[str, Assignment]:
+    """`assignment_rows` as records again; of layers that the model does not have, none."""
+    from export.modules.build import layer_shapes
+
+    layers = {layer.name: layer for layer in layer_shapes(spec)}
+    return {
+        name: Assignment(layers[name], Storage(row["storage"]), row["grid"], row.get("reason", ""), row.get("shares", ""))
+        for name, row in rows.items()
+        if name in layers
     }
 
 

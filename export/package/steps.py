@@ -24,7 +24,7 @@ from export.prompts.declared import declared_prompt
 from export.quantisation.cache_scales import CacheScales
 from export.quantisation.stored import StoredCodes
 from export.request import ExportRequest
-from export.source.side_files import Purpose, SideFile
+from export.source.side_files import SideFile
 from runtime_py.errors import UsageError
 
 VALUES = "values of the checkpoint"
@@ -99,11 +99,10 @@ def steps_of(checkpoint: OpenedCheckpoint, planned: Plan, builds: dict[str, Buil
     """All work in order; step names are unique."""
     source, prompt = checkpoint.folder, declared_prompt(checkpoint.spec)
     assert source is not None
-    tokens, kept = checkpoint.tokenizer_folder(), checkpoint.side_files
+    tokens, kept = checkpoint.tokenizer_folder(), checkpoint.kept_files()
     steps = [Step(VALUES, partial(_look_at_values, checkpoint, planned, builds))]
     if tokens is not None:
         steps.append(Step("tokenizer", partial(write_tokenizer, tokens, folder)))
-        kept = tuple(file for file in kept if file.purpose not in (Purpose.VOCABULARY, Purpose.TOKENS))
     steps += [
         replace(step, name=step.name if step.name.startswith(name) else f"{name} {step.name}")
         for name, build in builds.items()

@@ -9,6 +9,7 @@ builds the parts of some tokenizers anew, and code that would come along does no
 from __future__ import annotations
 
 import codecs
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -36,6 +37,9 @@ OtherIds = tuple[str, list[int], list[int]]
 SHOWN = 3
 """Texts of other ids that an error spells out."""
 
+_proven: set[bytes] = set()
+"""Digests of published tokenizers with a tokenizer.json that was proven equal."""
+
 
 def published_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer of a checkpoint's folder, as the runtime reads it.
@@ -57,8 +61,13 @@ def write_tokenizer(checkpoint: Path, out: Path) -> list[Path]:
         UnsupportedModelError: the SentencePiece model is no plain BPE model.
     """
     ensure_tokenizer_json(checkpoint, out / JSON)
+    return [Path(JSON), *write_tokenizer_config(checkpoint, out)]
+
+
+def write_tokenizer_config(checkpoint: Path, out: Path) -> list[Path]:
+    """Write ``tokenizer_config.json`` alone."""
     write_json(out / CONFIG, tokenizer_config(checkpoint))
-    return [Path(JSON), Path(CONFIG)]
+    return [Path(CONFIG)]
 
 
 def ensure_tokenizer_json(checkpoint: Path, out: Path) -> Path:
@@ -80,7 +89,22 @@ def ensure_tokenizer_json(checkpoint: Path, out: Path) -> Path:
     with written_aside(out) as aside:
         aside.write_bytes(content)
         check_equal(words, aside)
+        _proven.add(_digest(checkpoint, aside))
     return out
+
+
+def proven_equal(checkpoint: Path, written: Path) -> bool:
+    """Whether this process wrote this very tokenizer.json from these very files: then it has asked it all that `other_ids`
+    asks, which takes seconds with a large vocabulary.
+    """
+    return _digest(checkpoint, written) in _proven
+
+
+def _digest(checkpoint: Path, written: Path) -> bytes:
+    digest = hashlib.sha256()
+    for path in (*(checkpoint / name for name in tokenizer.FILES), written):
+        digest.update(hashlib.sha256(path.read_bytes()).digest() if path.is_file() else bytes(32))
+    return digest.digest()
 
 
 def check_equal(words: Tokenizer, written: Path) -> None:

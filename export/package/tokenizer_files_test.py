@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from export.package import tokenizer_json
-from export.package.tokenizer_files import check_equal, ensure_tokenizer_json
+from export.package.tokenizer_files import check_equal, ensure_tokenizer_json, proven_equal
 from export.package.tokenizer_json import parse_model
 from export.package.tokenizer_probes import PROBES
 from runtime_py import tokenizer
@@ -104,6 +104,24 @@ def test_an_edited_file_does_not_pass_the_check(tmp_path: Path, sentencepiece_fi
     path.write_text(json.dumps(value), encoding="utf-8")
     with pytest.raises(CheckpointError, match="other ids"):
         check_equal(read_sentencepiece(tmp_path / "tokenizer.model"), path)
+
+
+def test_what_this_process_proved_it_knows_until_a_file_changes(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    for path in DEMOS.joinpath("minicpm-v").glob("*token*"):
+        shutil.copyfile(path, checkpoint / path.name)
+    written = tmp_path / "tokenizer.json"
+    assert not proven_equal(checkpoint, written)
+    ensure_tokenizer_json(checkpoint, written)
+    assert proven_equal(checkpoint, written)
+    copy = Path(shutil.copyfile(written, tmp_path / "copy.json"))
+    assert proven_equal(checkpoint, copy)
+    for path in (copy, checkpoint / "tokenizer_config.json"):
+        with path.open("a") as handle:
+            handle.write(" ")
+        assert not proven_equal(checkpoint, copy)
+        copy.write_bytes(written.read_bytes())
 
 
 def test_unigram_models_are_refused(tmp_path: Path) -> None:

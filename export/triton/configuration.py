@@ -24,6 +24,10 @@ OUTPUTS = {
 }
 
 
+PARAMETERS = "parameters"
+"""How the lines begin that an operator may change."""
+
+
 def config_text(server: ModelServer, planned: int = 1) -> str:
     """The whole file.
 
@@ -40,7 +44,7 @@ def config_text(server: ModelServer, planned: int = 1) -> str:
         _list("output", [_tensor(name, *row) for name, row in OUTPUTS.items()]),
         f"instance_group [ {{ count: 1 kind: {server.instances} }} ]",
         *(
-            f'parameters {{ key: "{name}" value: {{ string_value: "{text}" }} }}'
+            f'{PARAMETERS} {{ key: "{name}" value: {{ string_value: "{text}" }} }}'
             for name, text in default_settings(planned).texts().items()
         ),
     ]

@@ -114,8 +114,8 @@ class OnnxExaminer(Examiner):
         if not self._rounds_blocks(side):
             return None
         from export.backends.onnx.kernels import EIGHT_BITS_ROUNDED
+        from export.package.manifest import assignments_of
         from export.quantisation.grids import GRIDS
-        from parity_tests.reference.checkpoint_side import assignments_of
         from parity_tests.reference.roundings import Int8Groups
 
         stored = self.arithmetic(side.assignments())

@@ -23,6 +23,7 @@ from parity_tests.check.own_questions import OWN_STEPS, OwnData, batches, own_qu
 from parity_tests.check.package_questions import questions, stand_in
 from parity_tests.check.prompts import demo_prompts
 from parity_tests.check.same_model import require_same_model
+from parity_tests.check.side_files import not_compared, other_manifest, other_side_files
 from parity_tests.check.sides import Sides, open_sides, other_comparisons, sides_of_other
 from parity_tests.check.stated_settings import other_generation, other_prompt, other_tokenizer
 from parity_tests.check.stored_numbers import other_code, other_numbers
@@ -128,6 +129,7 @@ class Result:
 
 
 NOT_ITS_GRAPH = "the {} says otherwise than the graph beside it, over the same weights"
+BESIDE = "files and entries of the manifest beside graphs and weights"
 ALONE = {examiner.LIBRARY: DECODER, examiner.TOWER: VISION}
 """Libraries, and the stages that they run in the graph's place."""
 
@@ -182,11 +184,14 @@ def _against_checkpoint(whole: Candidate, checkpoint: Checkpoint, options: Check
     inexact.append(other_rows(candidate, sides.nearest, sides.standard, compared, options.table))
     inexact += [other_tokenizer(candidate, checkpoint), other_prompt(candidate, asked)]
     inexact.append(other_generation(candidate, checkpoint))
+    unknown = not_compared(candidate)
+    inexact += [] if unknown else [other_manifest(candidate, checkpoint), other_side_files(candidate, checkpoint)]
     if options.rebuild:
         inexact.append(other_code(candidate, checkpoint.spec, sides.nearest, asked[-1]))
     found = [other for other in inexact if other is not None]
     compared += [comparison for comparison, _ in found]
     run = unjudged(candidate, compared, options.command)
+    run = _with_not_run(run, (BESIDE, unknown)) if unknown else run
     if sampling is not None:
         run = replace(run, environment={**run.environment, "drawn_ids": f"{options.sampling}: {described(sampling)}"})
     if options.data is not None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from export.package.tokenizer_files import JSON, different, other_ids, published_tokenizer
+from export.package.tokenizer_files import JSON, different, other_ids, proven_equal, published_tokenizer
 from parity_tests.check.candidate import Candidate
 from parity_tests.judging.metrics import Kind
 from parity_tests.judging.probes import PREPROCESS, Question
@@ -37,7 +37,7 @@ def other_prompt(candidate: Candidate, asked: Sequence[Question]) -> Failed | No
             found = _own_ids(candidate, question)
         except EdgeproofError as error:
             note = f"runtime in manifest.json makes no prompt of it: {error.what}"
-            return _failed(candidate, PROMPT, expected.size, expected.size, note, question.name)
+            return failed(candidate, PROMPT, expected.size, expected.size, note, question.name)
         if np.array_equal(found, expected):
             continue
         common = min(found.size, expected.size)
@@ -46,7 +46,7 @@ def other_prompt(candidate: Candidate, asked: Sequence[Question]) -> Failed | No
         said, meant = (str(ids[at]) if at < ids.size else "its end" for ids in (found, expected))
         note = f"runtime in manifest.json puts {said} where the checkpoint has {meant}, at token {at} of {expected.size}"
         wrong = int(other.size) + abs(found.size - expected.size)
-        return _failed(candidate, PROMPT, expected.size, wrong, note, question.name)
+        return failed(candidate, PROMPT, expected.size, wrong, note, question.name)
     return None
 
 
@@ -58,7 +58,7 @@ def other_generation(candidate: Candidate, checkpoint: Checkpoint) -> Failed | N
     if not wrong:
         return None
     lines = [f"{key} is {shortened(stated[key])}, the checkpoint's {shortened(value)}" for key, value in wrong.items()]
-    return _failed(candidate, GENERATION, len(given), len(wrong), f"in manifest.json {'; '.join(lines)}")
+    return failed(candidate, GENERATION, len(given), len(wrong), f"in manifest.json {'; '.join(lines)}")
 
 
 def other_tokenizer(candidate: Candidate, checkpoint: Checkpoint) -> Failed | None:
@@ -66,11 +66,13 @@ def other_tokenizer(candidate: Candidate, checkpoint: Checkpoint) -> Failed | No
     written = candidate.folder / JSON
     if checkpoint.tokenizer_folder is None or not written.is_file():
         return None
+    if proven_equal(checkpoint.tokenizer_folder, written):
+        return None
     wrong, asked = other_ids(published_tokenizer(checkpoint.tokenizer_folder), written)
     if not wrong:
         return None
     note = f"{JSON} gives other ids than the checkpoint's tokenizer for {len(wrong)} of {asked} texts: {different(wrong)}"
-    return _failed(candidate, TOKENIZER, asked, len(wrong), note)
+    return failed(candidate, TOKENIZER, asked, len(wrong), note)
 
 
 def _own_ids(candidate: Candidate, question: Question) -> np.ndarray:
@@ -78,7 +80,7 @@ def _own_ids(candidate: Candidate, question: Question) -> np.ndarray:
     return candidate.processor.encode(list(question.messages), images).ravel()
 
 
-def _failed(candidate: Candidate, name: str, of: int, wrong: int, note: str, question: str = "") -> Failed:
+def failed(candidate: Candidate, name: str, of: int, wrong: int, note: str, question: str = "") -> Failed:
     measured = Measurement(name, PREPROCESS, Kind.EXACT, (of,), {"mismatches": float(wrong)})
     standard = candidate.implementation_standard()
     compared = Comparison("settings", standard, "what the checkpoint gives", candidate.name, (measured,), question)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from export.package import tokenizer_files
 from export.pipeline import export
 from export.request import ExportRequest
 from parity_tests.check.package_check import CheckOptions, check
@@ -65,3 +66,23 @@ def test_another_tokenizer_is_named(tmp_path: Path) -> None:
     judged = check(package, None, CheckOptions(steps=2)).judgement
     assert judged.first_failure.startswith("settings: tokenizer (stage preprocess, block tokenizer)")
     assert judged.run.divergence is not None and "'\u2581red': [" in judged.run.divergence.note
+
+
+def test_every_token_is_asked_once_by_an_export_and_its_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from parity_tests.check import stated_settings
+    from parity_tests.check.verifier import PackageVerifier
+
+    asked: list[Path] = []
+    whole = tokenizer_files.other_ids
+    counted = lambda words, written: (asked.append(written), whole(words, written))[1]  # noqa: E731
+    monkeypatch.setattr(tokenizer_files, "_proven", set())
+    for module in (tokenizer_files, stated_settings):
+        monkeypatch.setattr(module, "other_ids", counted)
+    request = ExportRequest("omnilmm-12b", "cpu", weights="demo", output=tmp_path / "package", precision="fp32")
+    package = export(request, PackageVerifier())
+    assert len(asked) == 1
+    check(package, None, CheckOptions(steps=2))
+    assert len(asked) == 1
+    monkeypatch.setattr(tokenizer_files, "_proven", set())
+    check(package, None, CheckOptions(steps=2))
+    assert len(asked) == 2

@@ -32,6 +32,7 @@ class Checkpoint:
 
     Attributes:
         calibration: folder of the calibration whose codes a package holds; None for round to nearest.
+        opened: the same as an export has it.
     """
 
     folder: Path
@@ -40,6 +41,7 @@ class Checkpoint:
     processor_name: str
     calibration: Path | None = None
     tokenizer_folder: Path | None = None
+    opened: OpenedCheckpoint | None = None
 
     def processor(self, tokenizer: TokenizerLike | None = None) -> Processor:
         return make_processor(self.processor_name, self.spec.runtime, tokenizer)
@@ -61,7 +63,7 @@ def as_reference(checkpoint: OpenedCheckpoint, calibration: Path | None = None) 
     assert checkpoint.folder is not None and checkpoint.weights is not None
     tokens = checkpoint.tokenizer_folder()
     return Checkpoint(
-        checkpoint.folder, checkpoint.spec, checkpoint.weights, checkpoint.family.processor, calibration, tokens
+        checkpoint.folder, checkpoint.spec, checkpoint.weights, checkpoint.family.processor, calibration, tokens, checkpoint
     )
 
 
@@ -97,6 +99,7 @@ def codes_of(
     checkpoint: Checkpoint, rows: Mapping[str, Mapping[str, str]], backend: str
 ) -> tuple[WeightProvider, CodeSource, dict[str, Assignment]]:
     """What a package of a ``backend`` is written from: weights, integers of quantised layers, and which these are."""
+    from export.package.manifest import assignments_of
     from export.quantisation.codes import RoundToNearest
     from export.quantisation.grids import GRIDS
     from export.quantisation.stored import StoredCodes
@@ -106,19 +109,6 @@ def codes_of(
         stored = StoredCodes(checkpoint.calibration, backend, checkpoint.weights, assignments)
         return stored.weights, stored, assignments
     return checkpoint.weights, RoundToNearest(checkpoint.weights, assignments, GRIDS), assignments
-
-
-def assignments_of(spec: ModelSpec, rows: Mapping[str, Mapping[str, str]]) -> dict[str, Assignment]:
-    """The manifest's assignment rows as records."""
-    from export.modules.build import layer_shapes
-    from export.quantisation.spec import Assignment, Storage
-
-    layers = {layer.name: layer for layer in layer_shapes(spec)}
-    return {
-        name: Assignment(layers[name], Storage(row["storage"]), row["grid"], row.get("reason", ""), row.get("shares", ""))
-        for name, row in rows.items()
-        if name in layers
-    }
 
 
 def stored_reference(

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 TABLE, HEAD = f"{EMBED}.table", f"{DECODER}.head"
 """The one matrix of a tied head; the package stores it as the table."""
 
+OF_THE_MACHINE = ("device_library", "host_library", records.HOST_KERNELS, "tvm", "tvm_commit", "tvm_ffi")
+"""Of a package's block, what the machine that exported it and the waiver host-only decide."""
+
 QUANTISED_ROLES = ("decoder", "head", "embedding")
 
 
@@ -87,11 +90,23 @@ class MlcBackend(ExportBackend):
             Step("mlc weight index", parts.write_index),
         ]
 
+    def written_again(self, build: Build, block: Mapping[str, Any]) -> list[Path]:
+        from export.backends.mlc.package_parts import PackageParts
+
+        return PackageParts(build).write_configuration()
+
+    def stated_again(self, build: Build, block: Mapping[str, Any]) -> dict[str, Any]:
+        from export.backends.mlc.package_parts import PackageParts
+
+        parts = PackageParts(build)
+        whole = {**of_libraries(parts), **engine_facts(parts)}
+        return {key: value for key, value in whole.items() if key not in OF_THE_MACHINE}
+
     def manifest(self, build: Build) -> dict[str, Any]:
         from export.backends.mlc.package_parts import PackageParts
 
         parts = PackageParts(build)
-        return {**block(parts), **engine_facts(parts)}
+        return {**of_libraries(parts), **engine_facts(parts)}
 
 
 def assign(layers: list[LayerShape], scheme: Scheme, extra: Mapping[str, Any]) -> dict[str, Assignment]:
@@ -149,7 +164,7 @@ def refuse_unbuilt(spec: ModelSpec, options: BuildOptions) -> None:
         )
 
 
-def block(parts: PackageParts) -> dict[str, Any]:
+def of_libraries(parts: PackageParts) -> dict[str, Any]:
     """Where things lie and what built them; of a package for several sequences, what they share a call with."""
     spec = parts.build.spec
     shared = {"text_selectors": text_selectors(spec)} if parts.limits.batch > 1 and decoder_sides(spec) else {}

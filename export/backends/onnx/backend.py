@@ -117,6 +117,20 @@ class OnnxBackend(ExportBackend):
         stages = stage_files(build.spec, build.options)
         return write_settings(build, stages, chosen_for(build.spec, build.options).cache, width)
 
+    def written_again(self, build: Build, block: Mapping[str, Any]) -> list[Path]:
+        from export.backends.onnx.cached_attention import cached_head_width
+        from export.backends.onnx.consumers.write import write_settings
+
+        width = cached_head_width(build.spec.decoder.head_dim)
+        return write_settings(build, _stages_of(block), block["cache"], width)
+
+    def stated_again(self, build: Build, block: Mapping[str, Any]) -> dict[str, Any]:
+        from export.backends.onnx.cached_attention import cached_head_width
+        from export.backends.onnx.operator_set import OPSET
+
+        width = cached_head_width(build.spec.decoder.head_dim)
+        return {"opset": OPSET, "cache_head_width": width, **_of_other_tools(build, _stages_of(block), block["cache"])}
+
     def made_so(self, spec: ModelSpec, options: BuildOptions, block: Mapping[str, Any]) -> bool:
         chosen = chosen_for(spec, options)
         made, wanted = (block.get("cache"), block.get("accuracy_level")), (chosen.cache, chosen.accuracy_level)
@@ -126,26 +140,39 @@ class OnnxBackend(ExportBackend):
 
     def manifest(self, build: Build) -> dict[str, Any]:
         from export.backends.onnx.cached_attention import cached_head_width
-        from export.backends.onnx.consumers.held import Tool, obstacles
-        from export.backends.onnx.consumers.write import further_files
         from export.backends.onnx.operator_set import OPSET
 
         chosen = chosen_for(build.spec, build.options)
         files = stage_files(build.spec, build.options)
-        reasons = {tool: obstacles(build.spec, tool, chosen.cache) for tool in Tool}
-        further = further_files(files, not reasons[Tool.GENAI])
         return {
             "stages": {stage: {"file": file.as_posix(), **_dtypes(stage, chosen, build)} for stage, file in files.items()},
             "opset": OPSET,
             "cache": chosen.cache,
             "cache_head_width": cached_head_width(build.spec.decoder.head_dim),
             "accuracy_level": chosen.accuracy_level,
-            "further_graphs": {name: file.as_posix() for name, file in further.items()},
-            "kept_from_tools_by": {str(tool): list(named) for tool, named in reasons.items()},
+            **_of_other_tools(build, files, chosen.cache),
             "block_outputs": {stage: block_outputs(build.folder / file) for stage, file in files.items()},
             **_many_rows_block(build, chosen),
             **_library_block(chosen),
         }
+
+
+def _stages_of(block: Mapping[str, Any]) -> dict[str, Path]:
+    """Stage to its graph's path, as a manifest's block names it."""
+    return {stage: Path(row["file"]) for stage, row in block["stages"].items()}
+
+
+def _of_other_tools(build: Build, stages: Mapping[str, Path], cache: str) -> dict[str, Any]:
+    """What the manifest says of tools that open the graphs: which are theirs, and what keeps them from the model."""
+    from export.backends.onnx.consumers.held import Tool, obstacles
+    from export.backends.onnx.consumers.write import further_files
+
+    reasons = {tool: obstacles(build.spec, tool, cache) for tool in Tool}
+    further = further_files(stages, not reasons[Tool.GENAI])
+    return {
+        "further_graphs": {name: file.as_posix() for name, file in further.items()},
+        "kept_from_tools_by": {str(tool): list(named) for tool, named in reasons.items()},
+    }
 
 
 def _write(build: Build, stage: str, graphs: GraphsApart) -> list[Path]:

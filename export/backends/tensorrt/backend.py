@@ -72,13 +72,19 @@ class TensorrtBackend(ExportBackend):
             for stage, peak in unbuilt(spec, options, assignments, available_memory()).items()
         )
 
+    def written_again(self, build: Build, block: Mapping[str, Any]) -> list[Path]:
+        return []  # no tool reads anything beside engines
+
+    def stated_again(self, build: Build, block: Mapping[str, Any]) -> dict[str, Any]:
+        return of_all_engines(build)
+
     def manifest(self, build: Build) -> dict[str, Any]:
         if not all((build.folder / record_file(stage)).is_file() for stage in STAGES):
             return {}
-        return with_engines(block(build), {stage: _read(build.folder / record_file(stage)) for stage in STAGES})
+        return with_engines(of_all_engines(build), {stage: _read(build.folder / record_file(stage)) for stage in STAGES})
 
 
-def block(build: Build) -> dict[str, Any]:
+def of_all_engines(build: Build) -> dict[str, Any]:
     """What the manifest says of engines whoever builds them."""
     return {"cache": {"form": "in-place", "capacity": build.options.limits.context, "dtype": float_dtype(build.options)}}
 

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from export.backends.base import Build
-from export.backends.tensorrt.backend import FOLDER, block, engine_file, record_file
+from export.backends.tensorrt.backend import FOLDER, engine_file, of_all_engines, record_file
 from export.backends.tensorrt.engine import engine_graph, engine_profiles, write_record
 from export.backends.tensorrt.engine_run import build_source
 from export.backends.tensorrt.flavour import load_flavour
@@ -48,7 +48,7 @@ def write_block(build: Build) -> list[Path]:
     """Write the part of the manifest that does not depend on who builds; returns its path in the package."""
     folder = build.folder / FOLDER / SOURCES
     folder.mkdir(parents=True, exist_ok=True)
-    value = {**block(build), "assignments": assignment_rows(build.assignments)}
+    value = {**of_all_engines(build), "assignments": assignment_rows(build.assignments)}
     return [write_record(folder / BLOCK, value).relative_to(build.folder)]
 
 

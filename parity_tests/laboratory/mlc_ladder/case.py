@@ -12,7 +12,7 @@ import numpy as np
 
 from export.backends.base import Build, BuildOptions
 from export.backends.mlc.backend import MlcBackend as ExportMlc
-from export.backends.mlc.backend import block
+from export.backends.mlc.backend import of_libraries
 from export.backends.mlc.compile_process import compile_apart
 from export.backends.mlc.package_parts import PackageParts
 from export.checkpoint.opened import open_folder
@@ -79,7 +79,7 @@ def make_case(checkpoint: Path, folder: Path, precision: str = "q4f32_1") -> Cas
     parts.write_index()
     libraries = {mode: Path(name).with_suffix(".so").name for mode, (_, name) in LIBRARIES.items()}
     manifest = {
-        "backends": {MLC.name: {**block(parts), "libraries": libraries}},
+        "backends": {MLC.name: {**of_libraries(parts), "libraries": libraries}},
         "contracts": {name: contract.to_json() for name, contract in contracts(spec).items()},
     }
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
