@@ -145,13 +145,14 @@ class ExportBackend(ABC):
         """
         return []
 
-    def written_again(self, build: Build, block: Mapping[str, Any]) -> list[Path] | None:
+    def written_again(self, build: Build, block: Mapping[str, Any], package: Path) -> list[Path] | None:
         """Write once more what a finished package has for other tools beside graphs and weights, into ``build.folder``,
         where the checkpoint's side files and ``tokenizer.json`` are by then.
 
         Args:
             build: of the package's target, precision, limits and assignments; other options it does not hold.
             block: this backend's of the manifest.
+            package: the finished package, of whose weight files sizes and hashes may be read.
 
         Returns:
             paths relative to the folder; None where the backend cannot tell them.

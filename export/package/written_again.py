@@ -46,7 +46,7 @@ def write_again(manifest: Manifest, checkpoint: OpenedCheckpoint, package: Path,
         shutil.copyfile(package / JSON, folder / JSON)
         written += write_tokenizer_config(tokens, folder)
     for name, backend, build in _builds(manifest, checkpoint, folder):
-        own = backend.written_again(build, manifest["backends"][name])
+        own = backend.written_again(build, manifest["backends"][name], package)
         if own is None:
             whole = False
             continue

@@ -166,7 +166,7 @@ def _unknown(names: Iterable[str], written: set[str]) -> Iterator[str]:
     folders = {str(PurePosixPath(name).parent) for name in written if name.endswith("tokenizer_config.json")}
     for name in sorted(set(names) - written):
         path = PurePosixPath(name)
-        own = name == JSON or path.name == "tensor-cache.json" or purpose_of(path.name) in KEPT_TWICE
+        own = name == JSON or purpose_of(path.name) in KEPT_TWICE
         if not own and (str(path.parent) == "." or (str(path.parent) in folders and path.suffix == ".json")):
             yield f"{name} is there, and an export writes no such file"
 

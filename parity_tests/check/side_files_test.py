@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -25,7 +26,9 @@ from parity_tests.reference.checkpoint_side import Checkpoint, open_checkpoint
 from runtime_py.package.conftest import edit
 from targets.registry import targets
 
-SMALL = ("tokenizer", "mlc configuration", "side files", "chat template", "self-test sample")
+SMALL = re.compile(
+    r"tokenizer|mlc configuration|mlc params.*|mlc weight index|.* files of the target|side files|chat template|self-test.*"
+)
 DEMOS = sorted(path.name for path in DEMO_FOLDER.iterdir() if path.is_dir())
 
 Shell = Callable[..., tuple[Path, Checkpoint]]
@@ -33,11 +36,11 @@ Shell = Callable[..., tuple[Path, Checkpoint]]
 
 @pytest.fixture
 def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
-    """A function (demo, target, **of the request) -> a package without graphs, weights and libraries, and its checkpoint."""
+    """A function (demo, target, **of the request) -> a package without graphs and libraries, and its checkpoint."""
     whole = pipeline.steps_of
 
     def small(*arguments: Any) -> list[Step]:
-        return [step for step in whole(*arguments) if step.name in SMALL or step.name.endswith("files of the target")]
+        return [step for step in whole(*arguments) if SMALL.fullmatch(step.name)]
 
     monkeypatch.setattr(pipeline, "steps_of", small)
     monkeypatch.setattr(onnx_backend, "block_outputs", lambda graph: {})
@@ -122,7 +125,10 @@ def text(before: str, after: str) -> Callable[[Path], None]:
 
 
 def made(content: str) -> Callable[[Path], None]:
-    return lambda path: path.write_text(content, encoding="utf-8") and None
+    def change(path: Path) -> None:
+        path.write_text(content, encoding="utf-8")
+
+    return change
 
 
 MLC = "mlc/*-MLC/"
@@ -149,6 +155,7 @@ PHONE, CPU = ("cogvlm2", "android"), ("minicpm-v", "cpu")
         (PHONE, MLC + "mlc-chat-config.json", put("conv_template", "seps", value=["x"]), "conv_template.seps"),
         (PHONE, MLC + "mlc-chat-config.json", put("context_window_size", value=9), "context_window_size is 9"),
         (PHONE, MLC + "tokenizer.json", text('"decoder"', '"decode"'), "-MLC/tokenizer.json: decode is "),
+        (PHONE, MLC + "ndarray-cache.json", put("records", value=[]), "-MLC/ndarray-cache.json: records is []"),
         (PHONE, MLC + "added_tokens.json", made("{}"), "added_tokens.json is there, and an export writes no such file"),
         (PHONE, "mlc/mlc-app-config.json", put("model_list", value=[]), "mlc/mlc-app-config.json: model_list is []"),
         (PHONE, "manifest.json", put("limits", "context", value=512), "backends.mlc.model_lib is"),

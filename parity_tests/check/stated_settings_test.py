@@ -15,6 +15,7 @@ from export.request import ExportRequest
 from parity_tests.check.package_check import CheckOptions, check
 from parity_tests.conftest import GOLDENS, ExportedPackage
 from parity_tests.report.html_report import html
+from runtime_py.tokenizer import Tokenizer
 
 
 def changed(package: Path, place: tuple[str, ...], value: Any) -> Path:
@@ -74,7 +75,11 @@ def test_every_token_is_asked_once_by_an_export_and_its_check(tmp_path: Path, mo
 
     asked: list[Path] = []
     whole = tokenizer_files.other_ids
-    counted = lambda words, written: (asked.append(written), whole(words, written))[1]  # noqa: E731
+
+    def counted(words: Tokenizer, written: Path) -> tuple[list[tokenizer_files.OtherIds], int]:
+        asked.append(written)
+        return whole(words, written)
+
     monkeypatch.setattr(tokenizer_files, "_proven", set())
     for module in (tokenizer_files, stated_settings):
         monkeypatch.setattr(module, "other_ids", counted)

@@ -90,10 +90,11 @@ class MlcBackend(ExportBackend):
             Step("mlc weight index", parts.write_index),
         ]
 
-    def written_again(self, build: Build, block: Mapping[str, Any]) -> list[Path]:
+    def written_again(self, build: Build, block: Mapping[str, Any], package: Path) -> list[Path]:
         from export.backends.mlc.package_parts import PackageParts
 
-        return PackageParts(build).write_configuration()
+        parts = PackageParts(build)
+        return [*parts.write_configuration(), *parts.write_index(package)]
 
     def stated_again(self, build: Build, block: Mapping[str, Any]) -> dict[str, Any]:
         from export.backends.mlc.package_parts import PackageParts

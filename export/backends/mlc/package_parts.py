@@ -111,10 +111,10 @@ class PackageParts:
 
         return self._relative([shards.write_shard(self._made(self.weights_folder), shard, report)])
 
-    def write_index(self) -> list[Path]:
-        folder = self._made(self.weights_folder)
-        elements = parameter_count(self.spec)
-        return self._relative(shards.write_index(folder, shards.index(folder, self.shards, elements)))
+    def write_index(self, package: Path | None = None) -> list[Path]:
+        """Write the index of the shards that lie in ``package``; None for the folder that is written."""
+        content = shards.index((package or self.build.folder) / self.weights_folder, self.shards, parameter_count(self.spec))
+        return self._relative(shards.write_index(self._made(self.weights_folder), content))
 
     def write_configuration(self) -> list[Path]:
         folder = self._made(self.weights_folder)

@@ -117,7 +117,7 @@ class OnnxBackend(ExportBackend):
         stages = stage_files(build.spec, build.options)
         return write_settings(build, stages, chosen_for(build.spec, build.options).cache, width)
 
-    def written_again(self, build: Build, block: Mapping[str, Any]) -> list[Path]:
+    def written_again(self, build: Build, block: Mapping[str, Any], package: Path) -> list[Path]:
         from export.backends.onnx.cached_attention import cached_head_width
         from export.backends.onnx.consumers.write import write_settings
 

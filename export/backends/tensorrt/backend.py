@@ -72,7 +72,7 @@ class TensorrtBackend(ExportBackend):
             for stage, peak in unbuilt(spec, options, assignments, available_memory()).items()
         )
 
-    def written_again(self, build: Build, block: Mapping[str, Any]) -> list[Path]:
+    def written_again(self, build: Build, block: Mapping[str, Any], package: Path) -> list[Path]:
         return []  # no tool reads anything beside engines
 
     def stated_again(self, build: Build, block: Mapping[str, Any]) -> dict[str, Any]:
