@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 from export import pipeline
@@ -44,6 +45,7 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
 
     monkeypatch.setattr(pipeline, "steps_of", small)
     monkeypatch.setattr(onnx_backend, "block_outputs", lambda graph: {})
+    monkeypatch.setattr(onnx_backend, "graphs_again", lambda *_: [])
     for name in ("parse", "read", "write_model"):
         monkeypatch.setattr(pipeline, name, lambda *_: None)
     monkeypatch.setattr(pipeline.trust, "remember", lambda package: None)
@@ -209,3 +211,16 @@ def test_a_package_of_another_version_is_said_not_to_be_compared(copied: Exporte
     judged = check(package, GOLDENS / "minicpm-v", CheckOptions(steps=2)).judgement
     assert not judged.first_failure
     assert any("edgeproof 0.0.9 wrote them" in why for _, why in judged.run.not_run)
+
+
+def test_graphs_of_other_tools_are_made_of_the_stages_once_more(copied: ExportedPackage, opened: Candidate) -> None:
+    package, checkpoint = copied("minicpm-v", "cpu", "fp32"), open_checkpoint(GOLDENS / "minicpm-v")
+    assert notes(opened, package, checkpoint) == ""
+    path = package / "onnx" / "genai_embed_tokens.onnx"
+    model = onnx.load(str(path), load_external_data=False)
+    inputs = model.graph.node[-1].input
+    inputs[0], inputs[1] = inputs[1], inputs[0]
+    onnx.save(model, str(path))
+    edit(package, lambda manifest: None)
+    expected = "onnx/genai_embed_tokens.onnx is another graph than an export makes of the package's stages"
+    assert notes(opened, package, checkpoint) == expected

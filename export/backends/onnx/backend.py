@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -121,15 +122,18 @@ class OnnxBackend(ExportBackend):
         from export.backends.onnx.cached_attention import cached_head_width
         from export.backends.onnx.consumers.write import write_settings
 
-        width = cached_head_width(build.spec.decoder.head_dim)
-        return write_settings(build, _stages_of(block), block["cache"], width)
+        stages, width = _stages_of(block), cached_head_width(build.spec.decoder.head_dim)
+        settings = write_settings(build, stages, block["cache"], width)
+        return [*settings, *graphs_again(build, stages, block["cache"], package)]
 
     def stated_again(self, build: Build, block: Mapping[str, Any]) -> dict[str, Any]:
         from export.backends.onnx.cached_attention import cached_head_width
         from export.backends.onnx.operator_set import OPSET
 
         width = cached_head_width(build.spec.decoder.head_dim)
-        return {"opset": OPSET, "cache_head_width": width, **_of_other_tools(build, _stages_of(block), block["cache"])}
+        stages = {stage: {"file": row["file"], **_dtypes(stage, build)} for stage, row in block["stages"].items()}
+        held = {"stages": stages, "opset": OPSET, "cache_head_width": width}
+        return {**held, **_of_other_tools(build, _stages_of(block), block["cache"])}
 
     def made_so(self, spec: ModelSpec, options: BuildOptions, block: Mapping[str, Any]) -> bool:
         chosen = chosen_for(spec, options)
@@ -145,7 +149,7 @@ class OnnxBackend(ExportBackend):
         chosen = chosen_for(build.spec, build.options)
         files = stage_files(build.spec, build.options)
         return {
-            "stages": {stage: {"file": file.as_posix(), **_dtypes(stage, chosen, build)} for stage, file in files.items()},
+            "stages": {stage: {"file": file.as_posix(), **_dtypes(stage, build)} for stage, file in files.items()},
             "opset": OPSET,
             "cache": chosen.cache,
             "cache_head_width": cached_head_width(build.spec.decoder.head_dim),
@@ -155,6 +159,16 @@ class OnnxBackend(ExportBackend):
             **_many_rows_block(build, chosen),
             **_library_block(chosen),
         }
+
+
+def graphs_again(build: Build, stages: Mapping[str, Path], cache: str, package: Path) -> list[Path]:
+    """Write the graphs of other tools into ``build.folder``, from those of the stages in ``package``."""
+    from export.backends.onnx.consumers.write import write_graphs
+
+    for path in stages.values():
+        (build.folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(package / path, build.folder / path)
+    return write_graphs(build, stages, cache)
 
 
 def _stages_of(block: Mapping[str, Any]) -> dict[str, Path]:
@@ -264,7 +278,7 @@ def _in_the_table(build: Build, chosen: OnnxChoices) -> dict[str, Any]:
     return {f"{head}{part}": placed[f"{table}{part}"] for part in (CODES, SCALES)}
 
 
-def _dtypes(stage: str, chosen: OnnxChoices, build: Build) -> dict[str, Any]:
+def _dtypes(stage: str, build: Build) -> dict[str, Any]:
     """How a stage's matrices are stored, and what it computes in."""
     storages = sorted({str(a.storage) for name, a in build.assignments.items() if name.startswith(f"{stage}.")})
     return {"weights": storages or [str(Storage.FP32)], "compute": "float32"}
