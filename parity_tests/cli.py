@@ -90,7 +90,11 @@ def _package_flags(made: argparse._ArgumentGroup) -> None:
     made.add_argument("--samples", type=int, metavar="N", help="own samples to ask, from the first; default 20")
     made.add_argument("--question", metavar="TEXT", help="asked about pictures of --data that come alone")
     made.add_argument("--in-pieces", action="store_true", help="never hold a large one in memory: about a gigabyte in all")
-    made.add_argument("--rebuild", action="store_true", help="hold a phone's library against one compiled anew, bit by bit")
+    made.add_argument(
+        "--rebuild",
+        action="store_true",
+        help="hold graphs against those traced anew, a phone's library against one compiled anew",
+    )
     made.add_argument("--task", type=int, default=0, metavar="N", help="ask a demo about N held-out pictures")
     made.add_argument(
         "--inside", choices=("auto", "always", "never"), default="auto",

@@ -207,6 +207,15 @@ class Examiner:
         """
         return None
 
+    def other_graph(self, side: Candidate, spec: ModelSpec) -> tuple[str, str] | None:
+        """The first stage whose graph is another than one that is traced anew from the package's record, and what is other;
+        None where all are the same, or the backend traces none.
+
+        Raises:
+            MachineError: what traced them is not here.
+        """
+        return None
+
     def stage_view(self, side: Candidate, stage: str) -> StageView | None:
         """A stage opened for looking inside; None where the backend shows nothing there."""
         return None

@@ -228,6 +228,11 @@ class OnnxExaminer(Examiner):
         second = requantised(*codes_of(checkpoint, first, self.record_name))
         return DequantisedWeights(second.weights, second.codes, second.layers, GRIDS)
 
+    def other_graph(self, side: Candidate, spec: ModelSpec) -> tuple[str, str] | None:
+        from parity_tests.localize.onnx_graphs import other_graph
+
+        return other_graph(side, spec)
+
     # looking inside
 
     def block_outputs(self, side: Candidate, stage: str, inputs: Arrays, spec: ModelSpec | None) -> Mapping[str, np.ndarray]:

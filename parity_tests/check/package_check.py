@@ -26,7 +26,7 @@ from parity_tests.check.same_model import require_same_model
 from parity_tests.check.side_files import not_compared, other_manifest, other_side_files
 from parity_tests.check.sides import Sides, open_sides, other_comparisons, sides_of_other
 from parity_tests.check.stated_settings import other_generation, other_prompt, other_tokenizer
-from parity_tests.check.stored_numbers import other_code, other_numbers
+from parity_tests.check.stored_numbers import other_code, other_graph, other_numbers
 from parity_tests.judging.accuracy import KNOWN, OWN, in_full
 from parity_tests.judging.answer_scores import mean_scores
 from parity_tests.judging.drawn import SamplingMode, described, sampling_of
@@ -59,7 +59,8 @@ class CheckOptions:
         demo_questions: ask a demo what it has learnt, in place of the standard questions.
         task_pictures: pictures of the demo task to ask the package about; 0 leaves the task out.
         rebuild: compile the library of a phone's package anew and hold its own against it, bit by bit: in float16 a small
-            mistake in it, such as a rotary base 1 % off, is smaller than rounding. Takes as long as at export.
+            mistake in it, such as a rotary base 1 % off, is smaller than rounding. Graphs are traced anew: short questions
+            do not show what only acts in long contexts. Takes as long as at export.
         in_pieces: where the reference is streamed, hold a small part of the package's weights at a time too, where its
             backend can, so that the check needs about a gigabyte at any size.
         details: keep both answers, and what ``inside`` says, for a report.
@@ -187,6 +188,7 @@ def _against_checkpoint(whole: Candidate, checkpoint: Checkpoint, options: Check
     unknown = not_compared(candidate)
     inexact += [] if unknown else [other_manifest(candidate, checkpoint), other_side_files(candidate, checkpoint)]
     if options.rebuild:
+        inexact.append(other_graph(whole, checkpoint.spec))
         inexact.append(other_code(candidate, checkpoint.spec, sides.nearest, asked[-1]))
     found = [other for other in inexact if other is not None]
     compared += [comparison for comparison, _ in found]

@@ -21,7 +21,7 @@ from parity_tests.reference.checkpoint_side import Checkpoint
 if TYPE_CHECKING:
     from parity_tests.reference.reference import TorchBackend
 
-NAME, CODE = "files", "library"
+NAME, CODE, GRAPH = "files", "library", "graph"
 BLOCK = re.compile(r"(?:layers|blocks)\.\d+")
 
 
@@ -66,6 +66,19 @@ def other_code(
         finally:
             backend.close()
     return None
+
+
+def other_graph(candidate: Candidate, spec: ModelSpec) -> tuple[Comparison, Divergence] | None:
+    """A failed comparison of the first stage whose graph is another than one traced anew (`Examiner.other_graph`)."""
+    found = candidate.examiner.other_graph(candidate, spec)
+    if found is None:
+        return None
+    stage, note = found
+    measurement = Measurement("graph", stage, Kind.EXACT, (1,), {"mismatches": 1.0})
+    compared = Comparison(
+        GRAPH, candidate.implementation_standard(), "the graph traced anew", candidate.name, (measurement,)
+    )
+    return compared, Divergence(stage, note=note)
 
 
 def _of_code(candidate: Candidate, question: Question, stage: str, other: int, of: int) -> tuple[Comparison, Divergence]:

@@ -88,6 +88,18 @@ def stage_model(spec: ModelSpec, stage: str, chosen: OnnxChoices, assignments: M
     return model
 
 
+def stage_model_again(
+    spec: ModelSpec, stage: str, precision: str, block: Mapping[str, Any], assignments: Mapping[str, Assignment]
+) -> Any:
+    """`stage_model` of a finished package, whose other choices its assignments show.
+
+    Args:
+        block: of its manifest.
+    """
+    chosen = OnnxChoices(precision, "", "", accuracy_level=block["accuracy_level"], cache=block["cache"])
+    return stage_model(spec, stage, chosen, assignments)
+
+
 def kernels(chosen: OnnxChoices, assignments: Mapping[str, Assignment]) -> Any:
     """The operators that a package of these choices is traced with."""
     import torch
