@@ -148,7 +148,7 @@ class Engine:
             if running.stopped and not running.cancelled:
                 running.stop()
         self._answering = [each for each in self._answering if not (each.over or each.cancelled)]
-        self._reading = deque(each for each in self._reading if not (each.over or each.cancelled))
+        self._reading = deque(each for each in self._reading if not each.cancelled)
         with self._lock:
             self._waiting = deque(each for each in self._waiting if not each.cancelled)
 

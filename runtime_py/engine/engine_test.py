@@ -154,6 +154,19 @@ def cancel(running: list[tuple[Asked, Running, Inbox]]) -> None:
             run.cancelled = True
 
 
+@pytest.mark.parametrize("steps", [0, 2, 30], ids=["waiting", "being read", "answering"])
+def test_a_cancelled_question_costs_no_further_decoder_call(numpy_model: Model, steps: int) -> None:
+    room, inbox = Room(numpy_model, 1, 8), Inbox()
+    running = room.submit(Asked(4, 0, 90), inbox)
+    for _ in range(steps):
+        room.engine.step()
+    assert bool(inbox.tokens) == (steps == 30) and inbox.end is None
+    running.cancelled = True
+    calls = list(numpy_model.backend.calls)  # type: ignore[attr-defined]
+    assert not room.engine.step()
+    assert numpy_model.backend.calls == calls and room.engine.busy == room.engine.queued == 0  # type: ignore[attr-defined]
+
+
 def test_one_decoder_call_serves_all_that_answer(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     rows: list[int] = []
     decode = model.backend._decode  # type: ignore[attr-defined]

@@ -54,6 +54,12 @@ def test_files_that_are_no_files(tmp_path: Path) -> None:
         read_json(tmp_path / "large.json", 2000)
 
 
+def test_files_of_other_libraries_are_read_as_they_read_them() -> None:
+    """The last value of a key counts, and numbers need not be finite, where strictness is not asked for."""
+    content = b'{"a": 1, "a": 2, "b": 1e999, "c": -Infinity}'
+    assert parse_json(content, Path("m.json"), strict=False) == {"a": 2, "b": float("inf"), "c": float("-inf")}
+
+
 def test_two_halves_are_a_character() -> None:
     assert parse_json(b'"\\ud83d\\ude00"', Path("m.json")) == "\U0001f600"
 

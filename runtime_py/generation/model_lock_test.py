@@ -91,6 +91,13 @@ def test_a_closed_model_refuses(exported: Path) -> None:
             use()
 
 
+def test_a_model_is_closed_at_the_end_of_its_with_statement(exported: Path) -> None:
+    with runtime_py.load(exported, threads=1) as model:
+        pass
+    with pytest.raises(UsageError, match="closed"):
+        model.chat("Hello")
+
+
 def test_closing_waits_for_the_answer_at_work(exported: Path) -> None:
     model = runtime_py.load(exported, threads=1)
     ids: list[int] = []

@@ -16,7 +16,7 @@ from runtime_py import package
 from runtime_py.errors import PackageError
 from runtime_py.generation.generate import Overrides
 from runtime_py.package.conftest import edit
-from runtime_py.package.files import DOWNLOADED_BESIDE
+from runtime_py.package.files import DOWNLOADED_BESIDE, problem
 
 
 def test_external_tensors_of_a_graph(copy: Path, tmp_path: Path) -> None:
@@ -88,6 +88,18 @@ def test_links_inside_are_followed_and_folders_that_are_links_are_not(copy: Path
     (copy / "onnx").symlink_to(tmp_path / "onnx")
     with pytest.raises(PackageError, match="link that leaves the package"):
         package.verify(package.read(copy))
+
+
+def test_a_blobs_folder_is_the_packages_own_in_a_cache_of_the_hub_alone(copy: Path) -> None:
+    """Two folders above a package that is no snapshot, whose manifest hashed the file: it is another's all the same."""
+    blobs = copy.parents[1] / "blobs"
+    blobs.mkdir()
+    (copy / "tokenizer.json").rename(blobs / "aa")
+    (copy / "tokenizer.json").symlink_to(blobs / "aa")
+    try:
+        assert problem(copy, "tokenizer.json") == "link that leaves the package: tokenizer.json"
+    finally:
+        shutil.rmtree(blobs)
 
 
 def test_the_manifest_itself_is_a_plain_file(copy: Path, tmp_path: Path) -> None:

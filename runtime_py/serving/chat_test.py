@@ -8,23 +8,29 @@ import logging
 import re
 import socket
 import time
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
 import pytest
 
+from runtime_py.engine.answer import Token
 from runtime_py.engine.conftest import until_nothing_is_held
+from runtime_py.engine.logprobs import Event
+from runtime_py.engine.running import Wish
+from runtime_py.engine.service import Question, Ticket
 from runtime_py.errors import InternalError
+from runtime_py.generation.generate import settings_of
 from runtime_py.serving.conftest import KEY, NAME, Server, question
 
 pytest.importorskip("starlette")
 
 from starlette.requests import Request
 
-from runtime_py.serving.chat import ChatCompletions, Gone, ServerLimits, outcome_of
+from runtime_py.serving.chat import ChatCompletions, Events, Gone, ServerLimits, outcome_of
 from runtime_py.serving.metrics import Metrics
 from runtime_py.serving.pictures import PictureLimits
 from runtime_py.serving.refusal import Refusal, of_error
+from runtime_py.serving.room import Reservation, Room
 
 
 def counted(metrics: Metrics) -> dict[str, float]:
@@ -82,6 +88,33 @@ def test_a_stream_whose_client_leaves_lets_go_of_its_question(server: Server, ev
     asyncio.run(ask())
     until_nothing_is_held(server.service)
     assert counted(metrics) == {"cancelled": 1.0}
+
+
+@pytest.mark.parametrize(("ready", "seconds"), [(9, 0.0), (1, 0.02)], ids=["tokens lie ready", "none comes"])
+def test_an_answer_ends_at_the_deadline(server: Server, ready: int, seconds: float) -> None:
+    class Speaker:
+        """A service that has said some tokens before it is asked for any, and says no more."""
+
+        def ask(self, _: object, send: Callable[[Event], None]) -> Ticket:
+            for number in range(ready):
+                send(Token(number, "x"))
+            return Ticket(send)
+
+    async def ask() -> None:
+        incoming = Request({"type": "http", "headers": []}, Caller({}, 0).receive)
+        await incoming.body()
+        speaker: Any = Speaker()
+        held, metrics = Reservation(Room(), 1), Metrics(server.service)
+        events = Events(speaker, Question((), (), Wish(settings)), held, metrics)
+        now = asyncio.get_running_loop().time
+        assert await events.next(incoming, now() + 60) == Token(0, "x")
+        with pytest.raises(Refusal) as late:
+            await events.next(incoming, now() + seconds)
+        assert late.value.status == 504
+        events.leave("timeout")
+
+    settings = settings_of(server.service.package.generation)
+    asyncio.run(ask())
 
 
 def test_a_client_that_leaves_before_its_body_has_arrived_is_no_fault(

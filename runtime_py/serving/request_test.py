@@ -1,0 +1,55 @@
+"""The fields of a request, as what is asked of the engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+pytest.importorskip("starlette")
+
+from runtime_py.generation.generate import Overrides
+from runtime_py.serving import request
+
+
+def read(**fields: Any) -> request.ChatRequest:
+    return request.read({"model": "demo", "messages": [{"role": "user", "content": "Hello"}], **fields}, 3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "overrides"),
+    [
+        ({}, Overrides()),
+        ({"max_tokens": 5}, Overrides(max_new_tokens=5)),
+        ({"max_tokens": 5, "max_completion_tokens": 6}, Overrides(max_new_tokens=6)),
+        ({"temperature": 0}, Overrides(temperature=0.0)),
+        ({"top_p": 0.25}, Overrides(top_p=0.25)),
+        ({"top_k": 7}, Overrides(top_k=7)),
+        ({"top_k": -1}, Overrides(top_k=0)),
+        ({"repetition_penalty": 1.5}, Overrides(repetition_penalty=1.5)),
+        ({"seed": 11}, Overrides(seed=11)),
+        ({"seed": -1}, Overrides(seed=2**64 - 1)),
+        ({"ignore_eos": True}, Overrides(stop_ids=())),
+        ({"temperature": None, "top_p": None, "top_k": None, "seed": None}, Overrides()),
+    ],
+    ids=str,
+)
+def test_sampling_is_what_its_fields_say(fields: dict[str, Any], overrides: Overrides) -> None:
+    assert read(**fields).overrides == overrides
+
+
+@pytest.mark.parametrize(
+    ("fields", "logprobs"),
+    [({}, None), ({"logprobs": False}, None), ({"logprobs": True}, 0), ({"logprobs": True, "top_logprobs": 4}, 4)],
+)
+def test_logprobs_are_told_where_they_are_asked_for(fields: dict[str, Any], logprobs: int | None) -> None:
+    assert read(**fields).logprobs == logprobs
+
+
+def test_what_a_request_leaves_out_is_not_asked_for() -> None:
+    plain = read()
+    assert (plain.stops, plain.stream, plain.usage, plain.token_ids, plain.schema) == ((), False, False, False, None)
+    asked = read(stop="end", stream=True, stream_options={"include_usage": True}, return_tokens_as_token_ids=True)
+    assert (asked.stops, asked.stream, asked.usage, asked.token_ids) == (("end",), True, True, True)
+    assert not read(stream=True, stream_options={}).usage
+    assert read(stop=["a", "b"]).stops == ("a", "b")
