@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from runtime_py import tokenizer
 from runtime_py.conftest import train_sentencepiece
 from runtime_py.errors import PackageError
+from runtime_py.files.sentencepiece_file import MAX_TOKENS
 from runtime_py.tokenizer import Tokenizer
 
 texts = st.text(st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from("圆形红 <>shape\n\t▁😀")), max_size=40)
@@ -122,7 +123,21 @@ def test_affixes_are_refused_before_the_library_sees_them(tmp_path: Path, key: s
 
 def byte_level(**settings: object) -> bytes:
     model = {"type": "BPE", "vocab": {"a": 0}, "merges": []}
-    return json.dumps({"version": "1.0", "model": model, "decoder": {"type": "ByteLevel"}, **settings}).encode()
+    decoder = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    return json.dumps({"version": "1.0", "model": model, "decoder": decoder, **settings}).encode()
+
+
+def test_the_smallest_byte_level_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_bytes(byte_level())
+    assert tokenizer.load(tmp_path).encode("aa") == [0, 0]
+
+
+def test_ids_beyond_any_vocabulary_are_refused_before_a_table_is_made(tmp_path: Path) -> None:
+    """An id may have 32 bits, and a table of four billion rows would take the machine's memory."""
+    model = {"type": "BPE", "vocab": {"a": 0, "b": MAX_TOKENS}, "merges": []}
+    (tmp_path / "tokenizer.json").write_bytes(byte_level(model=model))
+    with pytest.raises(PackageError, match="number tokens up to 1,048,576"):
+        tokenizer.load(tmp_path)
 
 
 def replaced(pattern: str, by: str) -> dict[str, object]:
@@ -148,8 +163,9 @@ def test_a_pattern_without_end_is_an_error_of_the_file(tmp_path: Path) -> None:
     """The tokenizers library gives up on it by a panic, while a text is encoded."""
     split = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
     (tmp_path / "tokenizer.json").write_bytes(byte_level(pre_tokenizer=split))
-    with pytest.raises(PackageError, match=r"tokenizer\.json"):
-        tokenizer.load(tmp_path).encode("a" * 40 + "b")
+    words = tokenizer.load(tmp_path)
+    with pytest.raises(PackageError, match=r"tokenizer\.json makes the tokenizers library fail"):
+        words.encode("a" * 40 + "b")
 
 
 @pytest.mark.parametrize("content", [b"[" * 100_000, b'{"a":[' + b"[]," * 3_000_000 + b"0]}", b"[]", b'{"a":1,"a":2}'])

@@ -215,6 +215,28 @@ def test_what_goes_wrong_with_one_leaves_the_others_alone(numpy_model: Model, mo
     assert isinstance(good.end, Answer) and good.end.ids == alone(numpy_model, Asked(0, 1, 12))
 
 
+def test_a_cache_that_a_call_failed_on_is_not_kept(numpy_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The call that failed may have written anything into it."""
+    forward = numpy_model.backend.forward
+
+    def scribbles(state: Any, *given: Any) -> None:
+        forward(state, *given)
+        state.keys[0] = -state.keys[0]
+        raise OSError("the device is lost")
+
+    room, failed, again = Room(numpy_model, 1, 16), Inbox(), Inbox()
+    room.submit(Asked(0, 1, 12), failed)
+    while not failed.tokens:
+        room.engine.step()
+    with monkeypatch.context() as broken:
+        broken.setattr(numpy_model.backend, "forward", scribbles)
+        room.run()
+    assert isinstance(failed.end, EdgeproofError)
+    room.submit(Asked(0, 1, 12), again)
+    room.run()
+    assert isinstance(again.end, Answer) and again.end.ids == alone(numpy_model, Asked(0, 1, 12))
+
+
 def test_an_answer_ends_before_its_stop_text_and_every_token_has_logprobs(numpy_model: Model) -> None:
     plain = Inbox()
     room = Room(numpy_model, 2, 16)

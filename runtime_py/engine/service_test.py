@@ -185,6 +185,18 @@ def test_nothing_is_sent_after_the_end(model: Model) -> None:
     assert isinstance(events[-1], MachineError) and all(isinstance(event, Token) for event in events[:-1])
 
 
+def test_a_question_has_one_last_event() -> None:
+    """Closing a service ends a question whose answer may be on its way to its receiver."""
+    events: list[Event] = []
+    ticket = Ticket(events.append)
+    last = ClosedError("closed", "open", "wait")
+    ticket.send(Token(1, "a"), last=False)
+    ticket.send(last, last=True)
+    ticket.send(Token(2, "b"), last=False)
+    ticket.send(last, last=True)
+    assert events == [Token(1, "a"), last]
+
+
 def test_closing_without_patience_ends_a_patient_closing(model: Model) -> None:
     with opened(model) as service:
         events: queue.Queue[Event] = queue.Queue()

@@ -95,4 +95,6 @@ def test_depth_counts_objects_and_lists() -> None:
 
 def test_long_values_are_shortened() -> None:
     assert shortened("x") == "'x'"
+    assert shortened(list(range(8))) == "[0, 1, 2, 3, 4, 5, 6, 7]"
+    assert shortened(list(range(9))) == "a list of 9" and shortened([[0] * 9]) == "a list of 1"
     assert shortened("x" * 10**7) == "'" + "x" * 56 + "..."

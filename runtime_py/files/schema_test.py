@@ -46,6 +46,8 @@ CASES: list[tuple[Any, list[str]]] = [
     ({"a": 1, "b": []}, ["b: 0 items, not 1 to 2"]),
     ({"a": 1, "b": ["X"]}, ["b[0]: 'X' is not a word"]),
     ({"a": 1, "b": ["x\n"]}, ["b[0]: 'x\\n' is not a word"]),
+    ({"a": 1, "c": False}, ["c: false is no number or null"]),
+    ({"a": 1, "c": "1"}, ["c: '1' is no number or null"]),
     ({"a": 1, "c": 0}, ["c: 0 is not at most any, above 0"]),
     ({"a": 1, "d": {"": 1}}, ["the key d.: 0 characters, not 1 to 5"]),
     ({"a": 1, "d": {"x": True}}, ["d.x: true is none of 1, x, null"]),

@@ -25,7 +25,7 @@ MLC = {
 
 @pytest.fixture(autouse=True)
 def trust_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    path = tmp_path / "home" / "trusted"
+    path = tmp_path / "home" / "edgeproof" / "trusted"
     monkeypatch.setenv(trust.VARIABLE, str(path))
     return path
 
@@ -54,6 +54,9 @@ def test_code_is_asked_for_and_remembered(tmp_path: Path, trust_file: Path) -> N
     trust.remember(opened)
     assert len(trust_file.read_text().splitlines()) == 1
     assert stat.S_IMODE(trust_file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(trust_file.parent.stat().st_mode) == 0o700
+    trust.remember(made(tmp_path / "another", variant="2.0"))
+    assert len(trust_file.read_text().splitlines()) == 2
     trust.require(opened)
 
 
@@ -98,7 +101,7 @@ def test_what_is_no_hash_is_refused(text: str) -> None:
 
 
 def test_a_trust_file_of_another_form(tmp_path: Path, trust_file: Path) -> None:
-    trust_file.parent.mkdir()
+    trust_file.parent.mkdir(parents=True)
     trust_file.write_bytes(b"\xff\xfe nonsense\n\nsha256:12 /x\nsha256:" + b"0" * 64 + b"\n")
     assert trust.standing(made(tmp_path / "p")) is Standing.UNKNOWN
     trust_file.unlink()

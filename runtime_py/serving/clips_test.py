@@ -63,7 +63,8 @@ def test_no_more_pictures_are_announced_than_the_model_takes(model: Model) -> No
     assert [most_pictures(model.processor, settings, allowed) for allowed in (0, 1, 16)] == [0, 1, 1]
     several = {**settings, "prompt": {**settings["prompt"], "picture": {**settings["prompt"]["picture"], "most": 0}}}
     assert most_pictures(model.processor, several, 16) == 16
-    assert most_pictures(Processor({**SETTINGS, "video": True}, LetterTokenizer()), SETTINGS, 16) == 16
+    for video, most in ((True, 16), (False, 1)):
+        assert most_pictures(Processor({**SETTINGS, "video": video}, LetterTokenizer()), settings, 16) == most
 
 
 def test_others_do_not_take_clips(model: Model) -> None:

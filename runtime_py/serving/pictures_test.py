@@ -153,6 +153,8 @@ def test_what_may_be_fetched_is_and_nothing_else(elsewhere: str) -> None:
         picture_at(f"{elsewhere}/a.png", LIMITS)
     with pytest.raises(Refusal, match="not fetched here"):
         picture_at(f"{elsewhere}/a.png", replace(permitted, remote=False))
+    with pytest.raises(Refusal, match="not fetched here"):
+        picture_at("HTTPS://example.com/a.png", replace(permitted, remote=False))
 
 
 def test_a_server_without_tls_is_refused_and_its_connection_closed(elsewhere: str, monkeypatch: pytest.MonkeyPatch) -> None:

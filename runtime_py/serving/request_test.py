@@ -10,6 +10,7 @@ pytest.importorskip("starlette")
 
 from runtime_py.generation.generate import Overrides
 from runtime_py.serving import request
+from runtime_py.serving.refusal import Refusal
 
 
 def read(**fields: Any) -> request.ChatRequest:
@@ -53,3 +54,10 @@ def test_what_a_request_leaves_out_is_not_asked_for() -> None:
     assert (asked.stops, asked.stream, asked.usage, asked.token_ids) == (("end",), True, True, True)
     assert not read(stream=True, stream_options={}).usage
     assert read(stop=["a", "b"]).stops == ("a", "b")
+
+
+@pytest.mark.parametrize("name", sorted(request.NOT_BUILT))
+def test_what_is_not_built_is_refused_by_its_name(name: str) -> None:
+    with pytest.raises(Refusal, match=f"^{name} is not built here") as refused:
+        read(**{name: {"asked": "for"}})
+    assert (refused.value.param, refused.value.code) == (name, "unsupported_parameter")
