@@ -47,6 +47,22 @@ def test_a_size_is_looked_at_before_a_pixel_is_decoded(tmp_path: Path, monkeypat
     assert steps[0] == "checked" and "decoded" in steps
 
 
+def test_a_check_is_told_the_width_and_the_height_that_are_read(tmp_path: Path) -> None:
+    path, told = tmp_path / "a.jpg", list[tuple[str, int, int]]()
+    on_its_side = Image.Exif()
+    on_its_side[0x0112] = 6
+    _two_tone().save(path, exif=on_its_side)
+
+    def check(name: str, width: int, height: int) -> None:
+        told.append((name, width, height))
+
+    for picture in (path, path.read_bytes(), _two_tone(), np.asarray(_two_tone())):
+        open_picture(picture, check=check)
+    given = "the given image"
+    assert told == [(str(path), 8, 4), (given, 8, 4), (given, 8, 4), ("the given array", 8, 4)]
+    assert open_picture(path, upright=True, check=check).shape == (8, 4, 3) and told[-1] == (str(path), 4, 8)
+
+
 def test_alpha_is_dropped_not_blended(tmp_path: Path) -> None:
     Image.new("RGBA", (2, 2), (*RED, 0)).save(tmp_path / "a.png")
     np.testing.assert_array_equal(open_picture(tmp_path / "a.png")[0, 0], RED)
