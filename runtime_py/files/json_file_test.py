@@ -12,11 +12,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime_py.errors import PackageError
-from runtime_py.files.json_file import MEGABYTE, deeper_than, parse_json, read_json, shortened
+from runtime_py.files.json_file import (
+    MAX_CONTAINERS,
+    MAX_QUOTES,
+    MEGABYTE,
+    deeper_than,
+    parse_json,
+    read_json,
+    shortened,
+)
 
 REFUSED = [
     (b'{"a": 1, "a": 2}', "given twice"),
-    (b'{"a": {"b": 1, "b": 1}}', "given twice"),
+    (b'{"a": {"c": 1, "b": 1, "b": 1}}', "the key 'b' is given twice"),
+    (b"[" + b"{}," * MAX_CONTAINERS + b"0]", "holds 600,001 lists and objects"),
+    (b'["' + b'","' * (MAX_QUOTES // 2) + b'"]', "holds 1,600,002 quotation marks"),
     (b'{"a": Infinity}', "Infinity is no number"),
     (b'{"a": NaN}', "NaN is no number"),
     (b'{"a": 1e999}', "infinite"),
@@ -38,7 +48,7 @@ def test_what_is_no_plain_json_is_refused_at_once(tmp_path: Path, content: bytes
     path.write_bytes(content)
     began = time.perf_counter()
     with pytest.raises(PackageError, match=words) as caught:
-        read_json(path, MEGABYTE)
+        read_json(path, 8 * MEGABYTE)
     assert time.perf_counter() - began < 1
     assert "m.json" in caught.value.what
 

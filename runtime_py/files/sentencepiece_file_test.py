@@ -10,7 +10,7 @@ import pytest
 
 from runtime_py import tokenizer
 from runtime_py.errors import PackageError
-from runtime_py.files.sentencepiece_file import check_character_map, check_model
+from runtime_py.files.sentencepiece_file import HAS_WIDE_OFFSET, LEAF, OFFSET_SHIFT, check_character_map, check_model
 
 DEMOS = sorted((Path(__file__).parents[2] / "export" / "demo" / "checkpoints").rglob("tokenizer.model"))
 
@@ -87,14 +87,37 @@ def walk(content: bytes, draw: Random) -> None:
                 assert not units[node] & (1 << 31) or texts.index(b"\0", value) >= value
 
 
+def trie_of(unit: int, texts: bytes = b"\0", units: int = 256) -> bytes:
+    """A trie of zeros with one unit of its own, and the texts."""
+    trie = bytes(4) + unit.to_bytes(4, "little") + bytes(4 * units - 8)
+    return (4 * units).to_bytes(4, "little") + trie + texts
+
+
 @pytest.mark.parametrize(
-    "content",
-    [b"\x01", b"\x00\x04\x00\x00" + bytes(100), b"\x00\x04\x00\x00" + bytes(1024) + b"x", b"\xff\xff\xff\xff" + bytes(2000)],
-    ids=["short", "cut off", "no zero", "huge"],
+    ("content", "words"),
+    [
+        (b"\x01", "trie is cut off"),
+        (trie_of(0)[:100], "trie is cut off"),
+        (trie_of(0, texts=b""), "trie is cut off"),
+        (trie_of(0, units=255), "trie is cut off"),
+        (b"\xff\xff\xff\xff" + bytes(2000), "trie is cut off"),
+        (trie_of(0, texts=b"x"), "last text does not end"),
+        (trie_of(LEAF | 1), "behind its texts"),
+        (trie_of(256 << OFFSET_SHIFT), "behind its trie"),
+        (trie_of(1 << OFFSET_SHIFT | HAS_WIDE_OFFSET), "behind its trie"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_maps_that_are_none(content: bytes) -> None:
-    with pytest.raises(ValueError, match="character map"):
+def test_maps_that_are_none(content: bytes, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
         check_character_map(content)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", trie_of(0), trie_of(LEAF), trie_of(LEAF | 1, b"x\0"), trie_of(255 << OFFSET_SHIFT)]
+)
+def test_maps_that_stay_inside_are_taken(content: bytes) -> None:
+    check_character_map(content)
 
 
 @pytest.mark.parametrize(

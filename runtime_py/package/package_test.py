@@ -9,6 +9,7 @@ import pytest
 
 from runtime_py import package
 from runtime_py.errors import PackageError, UsageError
+from runtime_py.generation.session import Limits
 
 
 def write(folder: Path, contents: dict[str, bytes], **changes: Any) -> Path:
@@ -69,9 +70,12 @@ def test_a_folder_beside_or_around_a_package_is_told_where_it_is(tmp_path: Path)
 
 
 def test_a_whole_package_passes(tmp_path: Path) -> None:
-    opened = package.read(write(tmp_path, FILES))
+    opened = package.read(write(tmp_path, FILES, limits={"context": 64, "prefill_chunk": 8, "batch": 3}))
     package.verify(opened)
-    assert opened.limits.context == 64 and opened.size == 13 and opened.contracts["embed_tokens"].stage == "embed_tokens"
+    assert opened.limits == Limits(context=64, prefill_chunk=8, batch=3)
+    assert opened.size == 13 and opened.contracts["embed_tokens"].stage == "embed_tokens"
+    opened = package.read(write(tmp_path, FILES, limits={"context": 64, "prefill_chunk": 8}))
+    assert opened.limits == Limits(context=64, prefill_chunk=8, batch=1)
 
 
 def test_everything_that_differs_is_in_one_error(tmp_path: Path) -> None:
