@@ -124,6 +124,32 @@ def test_stop_tokens_end_the_answer_unseen(model: Model) -> None:
     assert stopped.ids == answer.ids[:place] and stopped.finish is Finish.STOP
 
 
+def test_a_stopped_answer_ends_with_what_there_is_of_it(model: Model) -> None:
+    whole = model.chat("What colour?")
+    run = model.generate("What colour?")
+    ids = []
+    for token in run:
+        ids.append(token.id)
+        if len(ids) == 3:
+            run.stop()
+    assert run.answer is not None and run.answer.finish is Finish.STOPPED
+    assert run.answer.ids == tuple(ids) == whole.ids[: len(ids)] and len(ids) < len(whole.ids)
+    assert run.answer.text == model.tokenizer.decode(ids).strip()
+    assert model.chat("What colour?").ids == whole.ids
+
+
+def test_an_answer_says_where_its_time_went(model: Model, picture: np.ndarray) -> None:
+    first = model.chat("What colour?", [picture]).timing
+    again = model.chat("What colour?", [picture]).timing
+    assert (first.answer_tokens, first.steps, first.guessed_tokens) == (12, 11, 0)
+    assert first.image_seconds > 0 and again.image_seconds == 0
+    assert (first.kept_tokens, again.kept_tokens) == (0, first.prompt_tokens - 1)
+    for timing in (first, again):
+        assert 0 <= timing.queue_seconds and 0 < timing.prefill_seconds and 0 < timing.decode_seconds
+        assert timing.image_seconds + timing.queue_seconds + timing.prefill_seconds <= timing.first_token_seconds
+        assert timing.decode_rate == pytest.approx(11 / timing.decode_seconds)
+
+
 def test_the_context_ends_the_answer(model: Model) -> None:
     model.package = replace(model.package, limits=Limits(30, 7))
     short = Model(model.package, model.backend, model.processor, model.tokenizer)
