@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from runtime_py.errors import UsageError
-from runtime_py.generation.conversation import read
+from runtime_py.generation.conversation import fingerprint, read
 from runtime_py.preprocess.base import Message
 
 
@@ -74,6 +74,14 @@ def test_pictures_that_nobody_takes_are_refused() -> None:
 
 def test_an_empty_list_of_parts_is_an_empty_turn() -> None:
     assert read([{"role": "user", "content": []}], [])[0] == [Message("user", "")]
+
+
+def test_pictures_of_other_pixels_or_another_shape_have_another_fingerprint() -> None:
+    plain = shade(7)
+    changed = plain.copy()
+    changed[1, 2, 2] = 8
+    assert fingerprint(plain) == fingerprint(plain.copy())
+    assert len({fingerprint(picture) for picture in (plain, changed, plain.reshape(3, 2, 3), plain.reshape(6, 1, 3))}) == 4
 
 
 @pytest.mark.parametrize("key", ["image", "path"])

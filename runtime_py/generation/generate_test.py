@@ -37,7 +37,7 @@ def test_a_package_without_a_default_is_refused_unless_it_is_set(missing: str) -
     rest = {name: value for name, value in DEFAULTS.items() if name != missing}
     with pytest.raises(PackageError, match=f"generation has no '{missing}'"):
         settings_of(rest)
-    value = tuple(DEFAULTS[missing]) if missing == "stop_ids" else DEFAULTS[missing]
+    value: Any = tuple(DEFAULTS[missing]) if missing == "stop_ids" else DEFAULTS[missing]
     assert settings_of(rest, Overrides(**{missing: value})) == settings_of(DEFAULTS)
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime_py.errors import PackageError, UsageError
-from runtime_py.generation.sampler import Sampler, Sampling, filtered, keep_top_k, keep_top_p, penalise, softmax
+from runtime_py.generation.sampler import RANDOM_SEED, Sampler, Sampling, filtered, keep_top_k, keep_top_p, penalise, softmax
 
 scores_strategy = st.lists(st.integers(-40, 40), min_size=2, max_size=30).map(lambda row: np.array(row, np.float64) / 4)
 
@@ -97,11 +97,27 @@ def test_logits_that_are_no_numbers_are_refused(value: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"temperature": -1.0}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.1}, {"repetition_penalty": 0.0}]
+    ("name", "value"),
+    [
+        *(("temperature", value) for value in (-1.0, np.inf, np.nan)),
+        ("top_k", -1),
+        *(("top_p", value) for value in (0.0, 1.1, np.nan)),
+        *(("repetition_penalty", value) for value in (0.0, np.inf, np.nan)),
+        ("seed", -2),
+    ],
 )
-def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(UsageError, match="out of range"):
-        Sampling(**wrong)  # type: ignore[arg-type]
+def test_settings_out_of_range_are_refused(name: str, value: float) -> None:
+    with pytest.raises(UsageError, match="out of range") as refused:
+        Sampling(**{name: value})  # type: ignore[arg-type]
+    assert str(value) in refused.value.expected
+
+
+def test_the_seed_that_stands_for_none_draws_afresh() -> None:
+    def drawn(seed: int | None) -> list[int]:
+        sampler = Sampler(Sampling(temperature=1.0, seed=seed))
+        return [sampler.choose(np.zeros(9), []) for _ in range(40)]
+
+    assert drawn(0) == drawn(0) and drawn(RANDOM_SEED) != drawn(RANDOM_SEED) and drawn(None) != drawn(None)
 
 
 whole_scores = st.lists(st.integers(-6, 6), min_size=2, max_size=700).map(lambda row: np.array(row, np.float32) / 2)

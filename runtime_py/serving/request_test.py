@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("starlette")
 
 from runtime_py.generation.generate import Overrides
+from runtime_py.preprocess.base import Message
 from runtime_py.serving import request
 from runtime_py.serving.refusal import Refusal
 
@@ -61,3 +62,43 @@ def test_what_is_not_built_is_refused_by_its_name(name: str) -> None:
     with pytest.raises(Refusal, match=f"^{name} is not built here") as refused:
         read(**{name: {"asked": "for"}})
     assert (refused.value.param, refused.value.code) == (name, "unsupported_parameter")
+
+
+def test_turns_hold_texts_and_pictures_in_their_order() -> None:
+    parts = [
+        {"type": "text", "text": "before"},
+        {"type": "image_url", "image_url": {"url": "data:1"}},
+        {"type": "image_url", "image_url": "data:2"},
+        {"type": "text", "text": "after"},
+    ]
+    picture = {"type": "image_url", "image_url": {"url": "data:3"}}
+    asked = read(
+        messages=[
+            {"role": "developer", "content": "Be brief."},
+            {"role": "user", "content": parts},
+            {"role": "assistant", "content": "Yes."},
+            {"role": "user", "content": [picture]},
+        ]
+    )
+    assert asked.turns == (
+        Message("system", "Be brief."),
+        Message("user", "before\nafter", (0, 1), ("before", 0, 1, "after")),
+        Message("assistant", "Yes."),
+        Message("user", "", (2,), (2,)),
+    )
+    assert asked.urls == ("data:1", "data:2", "data:3")
+    with pytest.raises(Refusal, match="more than 3 pictures") as refused:
+        read(messages=[{"role": "user", "content": [picture] * 4}])
+    assert refused.value.code == "too_many_images"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "schema"),
+    [
+        ({"type": "text"}, None),
+        ({"type": "json_object"}, {"type": "object"}),
+        ({"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "array"}}}, {"type": "array"}),
+    ],
+)
+def test_an_answer_has_the_schema_that_is_asked_for(wanted: dict[str, Any], schema: dict[str, Any] | None) -> None:
+    assert read(response_format=wanted).schema == schema
