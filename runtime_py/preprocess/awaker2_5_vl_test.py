@@ -158,10 +158,12 @@ def test_the_gate_reads_pictures_in_prefill_and_raw_embeddings_in_decode():
     images = processor.images([np.zeros((8, 8, 3), np.uint8)])
     ids = processor.encode([Message("user", "who?", (0,))], images)
     layout = processor.layout(ids, images)
-    raw = np.zeros((1, ids.shape[1], 4), np.float32)
-    merged = raw + layout.image_rows[None, :, None]
-    assert processor.embedding_inputs(layout, merged, raw, "prefill")["gate_input"].max() > 0
-    assert processor.embedding_inputs(layout, merged, raw, "decode")["gate_input"].max() == 0
+    raw = np.random.default_rng(0).normal(size=(1, ids.shape[1], 4)).astype(np.float32)
+    merged = np.where(layout.image_rows[None, :, None], np.float32(100), raw)
+    start, end = ids[0].tolist().index(IDS["<|vision_start|>"]), ids[0].tolist().index(ord("?")) + 1
+    for phase, rows in (("prefill", merged), ("decode", raw)):
+        gate = processor.embedding_inputs(layout, merged, raw, phase)["gate_input"]
+        np.testing.assert_allclose(gate, rows[:, start:end].mean(axis=1), rtol=1e-6)
 
 
 def test_a_video_fills_whole_temporal_slices():

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from export.families.cogvlm2.prompt import BEGIN, PLACEHOLDER, prompt
+from runtime_py.errors import UsageError
 from runtime_py.preprocess.base import Message
 from runtime_py.preprocess.cogvlm2 import Processor, routed_to_vision, shared_positions
 from runtime_py.preprocess.frames import centre_crop, frame_per_second, shortest_side_bilinear, spread_frames
@@ -113,6 +114,17 @@ def test_frames_are_taken_once_a_second_or_spread_over_a_minute():
     assert frame_per_second([index / 10 for index in range(400)], 24) == list(range(0, 240, 10))
     spread = spread_frames(3000, 25.0, 24)
     assert (spread[0], spread[-1], len(spread)) == (0, 1499, 24)
+    short = spread_frames(3, 25.0, 24)
+    assert (short[0], short[-1], len(short)) == (0, 2, 24) and short == sorted(short)
+    assert frame_per_second([], 24) == []
+
+
+def test_a_clip_has_no_more_frames_than_the_model_was_made_for():
+    processor = Processor({**SETTINGS, "video": True, "frames": 2}, None)
+    (made,) = processor.images([np.zeros((2, 8, 8, 3), np.uint8)])
+    assert len(made.vision["pixel_values"]) == 2
+    with pytest.raises(UsageError, match="3 frames"):
+        processor.images([np.zeros((3, 8, 8, 3), np.uint8)])
 
 
 def test_200_random_sizes_are_squashed_as_stated():
