@@ -35,6 +35,11 @@ def test_streaming_never_cuts_a_character(words: Tokenizer, ids: list[int]) -> N
     assert words.decode(ids) == b"".join(words.pieces[token] for token in ids).decode("utf-8", "replace")
 
 
+def test_ids_of_no_token_show_nothing(words: Tokenizer) -> None:
+    """A model's table may have more rows than its tokenizer has tokens."""
+    assert words.decode([len(words.pieces), *words.encode("red"), -1]) == "red"
+
+
 def test_a_character_of_several_tokens_appears_with_its_last(words: Tokenizer) -> None:
     ids = words.encode("龘😀")
     assert len(ids) == 7

@@ -53,7 +53,7 @@ class PromptLookup:
         if count < 1 or self._rest:
             return ()
         for length in LENGTHS:
-            place = self._after.get(tuple(self._ids[-length:])) if len(self._ids) >= length else None
+            place = self._after.get(tuple(self._ids[-length:]))
             if place is not None:
                 return self._ids[place : place + count]
         return ()

@@ -226,7 +226,7 @@ class Session(InputRows):
         False for processors whose decoder inputs depend on the whole prompt, when a rewind is needed and the backend has
         none, and when a newer sequence took over the cache.
         """
-        if tokens < 1 or self._layout is None or isinstance(self.processor, ReadsEmbeddings) or not self._holds_cache():
+        if tokens < 1 or isinstance(self.processor, ReadsEmbeddings) or not self._holds_cache():
             return False
         if tokens < self.length and not isinstance(self.backend, Rewinding):
             return False

@@ -100,6 +100,16 @@ def test_what_is_no_hash_is_refused(text: str) -> None:
         trust.expected(text)
 
 
+def test_the_trust_file_is_in_the_users_configurations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EDGEPROOF_TRUST")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for settings, folder in (("", tmp_path / ".config"), (str(tmp_path / "own"), tmp_path / "own")):
+        monkeypatch.setenv("XDG_CONFIG_HOME", settings)
+        assert trust.trust_file() == folder / "edgeproof" / "trusted"
+    monkeypatch.setenv("EDGEPROOF_TRUST", "elsewhere")
+    assert trust.trust_file() == Path("elsewhere")
+
+
 def test_a_trust_file_of_another_form(tmp_path: Path, trust_file: Path) -> None:
     trust_file.parent.mkdir(parents=True)
     trust_file.write_bytes(b"\xff\xfe nonsense\n\nsha256:12 /x\nsha256:" + b"0" * 64 + b"\n")

@@ -79,6 +79,15 @@ def test_a_described_token_is_matched_as_in_transformers(tmp_path: Path, flags: 
         assert words.encode(text) == library(text, add_special_tokens=False).input_ids
 
 
+def test_a_token_with_a_special_role_is_special_whatever_its_row_says(tmp_path: Path) -> None:
+    rows = {"7": {"content": "<plain>", "special": False}, "9": {"content": "<end>", "special": False}}
+    folder = folder_of(tmp_path, tokenizer_config={"added_tokens_decoder": rows}, special_tokens_map={"eos_token": "<end>"})
+    assert [(token.text, token.id, token.special) for token in added_tokens(folder)] == [
+        ("<plain>", 7, False),
+        ("<end>", 9, True),
+    ]
+
+
 def test_tables_that_repeat_the_vocabulary_change_nothing(tmp_path: Path) -> None:
     place = folder_of(tmp_path, added_tokens={"<pad>": 1}, tokenizer_config={"pad_token": "<pad>"})
     assert completed(XVERSE, added_tokens(place), place / "tokenizer.json") == XVERSE
