@@ -28,6 +28,7 @@ FREE = replace(
     system=SystemTurn("[system]", "\n"),
     picture=PictureMarks("<i>", "<r>", "</i>", Place.INLINE, any_role=True),
 )
+STAND_IN = replace(ONE, picture=replace(ONE.picture, reserved=(), stands_for="<image>"))
 USER_FIRST = replace(
     ONE, order=Order.USER_FIRST, system=SystemTurn("S", "\n"), picture=replace(FREE.picture, any_role=False)
 )
@@ -55,6 +56,7 @@ ANSWER, SYSTEM = Message("assistant", "a"), Message("system", "s")
         (ONE, [user(), Message("tool", "x")], "turn 2 has the role 'tool'", "correct the role"),
         (FREE, [user(), Message("two words", "x")], "turn 2 has the role 'two words'", "correct the role"),
         (ONE, [user("what is <i>?")], "turn 1 (user) holds <i>", "< i>"),
+        (STAND_IN, [user("<image> or <image>?", 0)], "turn 1 holds <image> 2 times", "all but one"),
         (ONE, [user("q", 0, 1)], "turn 1 brings picture number 2", "/reset"),
         (ONE, [user("q", 0), ANSWER, user("q", 1)], "turn 3 brings picture number 2", "/reset"),
         (ONE, [user(), ANSWER, user("q", 0)], "turn 3 brings a picture, and turn 1", "/reset"),
@@ -84,6 +86,8 @@ def test_a_picture_that_no_turn_names_is_not_forgotten() -> None:
     [
         (ONE, [user("q", 0), ANSWER, user()], 1),
         (ONE, [user(""), Message("assistant", ""), user("")], 0),
+        (STAND_IN, [user("<image>?", 0), ANSWER, user("<image> or <image>?")], 1),
+        (STAND_IN, [user("<image> or <image>?")], 0),
         (USER_FIRST, [SYSTEM, user("q", 0, 1), user("q", 2), ANSWER], 3),
         (FREE, [ANSWER, SYSTEM, Message("tool", "x", (0,)), user("<i>")], 1),
     ],
