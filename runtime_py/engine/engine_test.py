@@ -154,6 +154,17 @@ def cancel(running: list[tuple[Asked, Running, Inbox]]) -> None:
             run.cancelled = True
 
 
+def test_a_step_says_whether_there_is_more_to_do(numpy_model: Model) -> None:
+    """While a prompt is read, while an answer is given, and while a question waits for a slot."""
+    room, inboxes = Room(numpy_model, 1, 8), [Inbox(), Inbox()]
+    assert not room.engine.step()
+    for inbox in inboxes:
+        room.submit(Asked(4, 0, 3), inbox)
+    while room.engine.step():
+        pass
+    assert all(isinstance(inbox.end, Answer) for inbox in inboxes)
+
+
 @pytest.mark.parametrize("steps", [0, 2, 30], ids=["waiting", "being read", "answering"])
 def test_a_cancelled_question_costs_no_further_decoder_call(numpy_model: Model, steps: int) -> None:
     room, inbox = Room(numpy_model, 1, 8), Inbox()
