@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 
 import runtime_py
+from runtime_py.conftest import model_of
 from runtime_py.engine.service import Service, Sizes
+from runtime_py.generation.session import Limits
 from runtime_py.model import Model
+from runtime_py.tokenizer import Tokenizer
 
 Planned = Callable[[str, str], Path]
 BATCH, CHUNK = 4, 64
@@ -23,6 +26,11 @@ def model(exported: Path) -> Iterator[Model]:
     """The demo package, loaded."""
     with runtime_py.load(exported, threads=1) as loaded:
         yield loaded
+
+
+@pytest.fixture
+def numpy_model(words: Tokenizer, tmp_path: Path) -> Model:
+    return model_of(words, tmp_path, Limits(160, 16))
 
 
 @pytest.fixture(scope="session")

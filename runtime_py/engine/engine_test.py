@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,18 +13,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runtime_py.backends.base import Arrays, Batching, CallHook
-from runtime_py.conftest import GENERATION, model_of
+from runtime_py.conftest import GENERATION
 from runtime_py.engine.answer import Answer, Token
 from runtime_py.engine.engine import Engine
 from runtime_py.engine.logprobs import EngineEvent, Event, resolve
 from runtime_py.engine.preparation import Preparation, Prepared
 from runtime_py.engine.running import Running, Wish
-from runtime_py.errors import EdgeproofError, InternalError, UsageError
+from runtime_py.errors import EdgeproofError, UsageError
 from runtime_py.generation.generate import Finish, Overrides, settings_of
-from runtime_py.generation.session import Limits, Session
+from runtime_py.generation.session import Session
 from runtime_py.model import Model
 from runtime_py.preprocess.base import Message
-from runtime_py.tokenizer import Tokenizer
 
 QUESTIONS = [
     "What colour?",
@@ -101,11 +99,6 @@ class Room:
         pytest.fail("the engine does not come to an end")
 
 
-@pytest.fixture
-def numpy_model(words: Tokenizer, tmp_path: Path) -> Model:
-    return model_of(words, tmp_path, Limits(160, 16))
-
-
 def alone(model: Model, asked: Asked) -> tuple[int, ...]:
     model.reset()
     return model.chat(QUESTIONS[asked.question], asked.pictures(), overrides=asked.overrides()).ids
@@ -154,30 +147,6 @@ def cancel(running: list[tuple[Asked, Running, Inbox]]) -> None:
             run.cancelled = True
 
 
-def test_a_step_says_whether_there_is_more_to_do(numpy_model: Model) -> None:
-    """While a prompt is read, while an answer is given, and while a question waits for a slot."""
-    room, inboxes = Room(numpy_model, 1, 8), [Inbox(), Inbox()]
-    assert not room.engine.step()
-    for inbox in inboxes:
-        room.submit(Asked(4, 0, 3), inbox)
-    while room.engine.step():
-        pass
-    assert all(isinstance(inbox.end, Answer) for inbox in inboxes)
-
-
-@pytest.mark.parametrize("steps", [0, 2, 30], ids=["waiting", "being read", "answering"])
-def test_a_cancelled_question_costs_no_further_decoder_call(numpy_model: Model, steps: int) -> None:
-    room, inbox = Room(numpy_model, 1, 8), Inbox()
-    running = room.submit(Asked(4, 0, 90), inbox)
-    for _ in range(steps):
-        room.engine.step()
-    assert bool(inbox.tokens) == (steps == 30) and inbox.end is None
-    running.cancelled = True
-    calls = list(numpy_model.backend.calls)  # type: ignore[attr-defined]
-    assert not room.engine.step()
-    assert numpy_model.backend.calls == calls and room.engine.busy == room.engine.queued == 0  # type: ignore[attr-defined]
-
-
 def test_one_decoder_call_serves_all_that_answer(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     rows: list[int] = []
     decode = model.backend._decode  # type: ignore[attr-defined]
@@ -213,39 +182,6 @@ def test_a_long_prompt_is_read_between_the_others_tokens(numpy_model: Model) -> 
     room.run()
     for asked, inbox in ((Asked(3, 0, 12), talking), (Asked(4, 0, 4), long)):
         assert isinstance(inbox.end, Answer) and inbox.end.ids == alone(numpy_model, asked)
-
-
-def test_what_goes_wrong_with_one_leaves_the_others_alone(numpy_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    room = Room(numpy_model, 2, 16)
-    good, bad = Inbox(), Inbox()
-    room.submit(Asked(0, 1, 12), good)
-    broken = room.submit(Asked(1, 2, 12), bad)
-    monkeypatch.setattr(broken.choosing, "choose", lambda logits: 1 // 0)
-    room.run()
-    assert isinstance(bad.end, InternalError) and "ZeroDivisionError" in str(bad.end)
-    assert isinstance(good.end, Answer) and good.end.ids == alone(numpy_model, Asked(0, 1, 12))
-
-
-def test_a_cache_that_a_call_failed_on_is_not_kept(numpy_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The call that failed may have written anything into it."""
-    forward = numpy_model.backend.forward
-
-    def scribbles(state: Any, *given: Any) -> None:
-        forward(state, *given)
-        state.keys[0] = -state.keys[0]
-        raise OSError("the device is lost")
-
-    room, failed, again = Room(numpy_model, 1, 16), Inbox(), Inbox()
-    room.submit(Asked(0, 1, 12), failed)
-    while not failed.tokens:
-        room.engine.step()
-    with monkeypatch.context() as broken:
-        broken.setattr(numpy_model.backend, "forward", scribbles)
-        room.run()
-    assert isinstance(failed.end, EdgeproofError)
-    room.submit(Asked(0, 1, 12), again)
-    room.run()
-    assert isinstance(again.end, Answer) and again.end.ids == alone(numpy_model, Asked(0, 1, 12))
 
 
 def test_an_answer_ends_before_its_stop_text_and_every_token_has_logprobs(numpy_model: Model) -> None:
