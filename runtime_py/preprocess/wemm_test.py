@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime_py.preprocess.wemm import Processor, buckets, target_size, window_index
+from runtime_py.preprocess.pixels import HALF, normalise
+from runtime_py.preprocess.wemm import Processor, bucket_positions, buckets, target_size, window_index
 
 GOLDEN = Path(__file__).parents[2] / "parity_tests" / "goldens" / "wemm"
 SIZES = np.random.default_rng(5).integers(1, 3000, size=(200, 2)).tolist()
@@ -67,6 +68,20 @@ def test_windows_are_those_of_an_edge_padded_grid(rows, columns, kernel):
         for c in range(0, padded.shape[1], kernel)
     ]
     np.testing.assert_array_equal(window_index(rows, columns, kernel), expected)
+
+
+def test_a_picture_is_padded_behind_its_last_row_and_column():
+    settings = {
+        "patch_size": 14, "kernel": 2, "side": 70, "shortest_edge": 20, "longest_edge": 50, "resize_rule": "980",
+    }  # fmt: skip
+    picture = np.random.default_rng(2).integers(0, 256, (30, 45, 3), dtype=np.uint8)
+    (made,) = Processor(settings, None).images([picture])
+    pixels = made.vision["pixel_values"]
+    assert pixels.shape == (1, 3, 42, 56) and made.rows == 2 * 2 + 2
+    np.testing.assert_array_equal(pixels[:, :, :30, :45], normalise(picture, HALF, HALF))
+    assert not pixels[:, :, 30:].any() and not pixels[:, :, :, 45:].any()
+    np.testing.assert_array_equal(made.vision["patch_positions"], bucket_positions(3, 4, 70))
+    np.testing.assert_array_equal(made.connector["window_index"], window_index(3, 4, 2))
 
 
 def test_a_call_without_image_rows_has_no_delta():

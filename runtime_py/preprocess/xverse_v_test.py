@@ -11,6 +11,7 @@ import pytest
 from export.families.xverse_v.prompt import prompt
 from runtime_py.errors import UsageError
 from runtime_py.preprocess.base import Message
+from runtime_py.preprocess.pixels import CLIP_MEAN, CLIP_STD, normalise
 from runtime_py.preprocess.xverse_v import Processor, tile_grid
 
 GOLDEN = Path(__file__).parents[2] / "parity_tests" / "goldens" / "xverse-v"
@@ -50,6 +51,17 @@ def test_a_small_picture_has_one_view_and_a_wide_one_is_squeezed_into_rows():
     assert wide.vision["pixel_values"].shape == (4, 3, 14, 14)
     assert tile_grid(42, 14, 14) == (3, 1)
     assert wide.rows == 16
+
+
+def test_tiles_follow_the_whole_picture_row_by_row():
+    shades = np.arange(10, 100, 10, dtype=np.uint8).reshape(3, 3)
+    picture = np.repeat(shades.repeat(14, axis=0).repeat(14, axis=1)[..., None], 3, axis=2)
+    assert tile_grid(42, 42, 14) == (3, 3)
+    (made,) = Processor(SETTINGS, None).images([picture])
+    views = made.vision["pixel_values"]
+    assert views.shape == (10, 3, 14, 14)
+    for view, shade in zip(views[1:], shades.reshape(-1), strict=True):
+        np.testing.assert_array_equal(view, normalise(np.full((14, 14, 3), shade), CLIP_MEAN, CLIP_STD)[0])
 
 
 class LetterTokenizer:
