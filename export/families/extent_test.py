@@ -42,7 +42,7 @@ def test_rows_pixels_and_memory_are_as_predicted(family: Family, hub_id: str) ->
     processor = processor_of(family, hub_id)
     measured = 0
     for width, height in SIZES:
-        picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)  # tiles of one colour are left out
+        picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
         try:
             extent = processor.extent(width, height)
         except ImageError:

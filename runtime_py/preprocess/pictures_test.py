@@ -227,6 +227,14 @@ def test_pictures_of_one_colour_are_small_and_whole(tmp_path: Path, mode: str) -
     assert open_picture(tmp_path / "plain.png").shape == (2000, 3000, 3)
 
 
+@pytest.mark.parametrize("size", [(0, 3), (3, 0)])
+def test_a_picture_without_a_pixel_is_refused(size: tuple[int, int]) -> None:
+    for picture in (Image.new("RGB", size), np.zeros((*size, 3), np.uint8)):
+        with pytest.raises(ImageError) as refused:
+            open_picture(picture)
+        assert refused.value.expected == "at least 1 x 1"
+
+
 def test_a_name_longer_than_any_may_be_is_no_picture() -> None:
     with pytest.raises(ImageError, match="is no picture"):
         open_picture("x" * 300 + ".png")

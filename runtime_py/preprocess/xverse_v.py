@@ -51,8 +51,7 @@ class Processor(CountingProcessor):
         rows, columns = tile_grid(picture.shape[1], picture.shape[0], tile)
         if (rows, columns) != (1, 1):
             canvas = normalise(resize(picture, columns * tile, rows * tile), CLIP_MEAN, CLIP_STD)
-            cells = canvas.reshape(3, rows, tile, columns, tile).transpose(1, 3, 0, 2, 4).reshape(-1, 3, tile, tile)
-            views.append(cells[np.abs(cells).max(axis=(1, 2, 3)) > 0])
+            views.append(canvas.reshape(3, rows, tile, columns, tile).transpose(1, 3, 0, 2, 4).reshape(-1, 3, tile, tile))
         return np.ascontiguousarray(np.concatenate(views))
 
     def encode(self, messages: Sequence[Message], images: Sequence[ImageInputs]) -> np.ndarray:
