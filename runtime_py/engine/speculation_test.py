@@ -87,7 +87,10 @@ def test_accepted_drafts_save_decoder_calls(words: Tokenizer, tmp_path: Path, mo
     backend.calls.clear()
     seen: list[np.ndarray] = []
     model.record(lambda probe, array: seen.append(array) if probe == "step_logits" else None)
-    answer = model.chat(QUESTIONS[0], overrides=asked)
+    run = model.generate(QUESTIONS[0], overrides=asked)
+    streamed = [token.id for token in run]
+    answer = run.answer
+    assert answer is not None and tuple(streamed) == answer.ids, "tokens of one call come in their order"
     prompt_calls = -(-answer.timing.prompt_tokens // 16)
     assert len(backend.calls) - prompt_calls == answer.timing.steps - answer.timing.guessed_tokens < 20
     assert len(seen) == answer.timing.steps and {array.shape[:2] for array in seen} == {(1, 1)}
