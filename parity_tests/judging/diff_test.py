@@ -11,7 +11,9 @@ import pytest
 from parity_tests.cli import main
 from parity_tests.judging.diff import Change, difference
 from parity_tests.judging.judge import judge
-from parity_tests.judging.results import Run
+from parity_tests.judging.metrics import Kind
+from parity_tests.judging.results import Comparison, Measurement, Run
+from parity_tests.judging.standards import Standard
 from parity_tests.report import json_report
 from parity_tests.report.report_test import sample_run
 
@@ -64,6 +66,31 @@ def test_small_changes_are_told_and_do_not_count():
     assert not changes.worse
     back = difference(judge(clean_run(1e-4)), judge(clean_run()))
     assert {row.change for row in back.rows} == {Change.BETTER, Change.SAME}
+
+
+@pytest.mark.parametrize(
+    ("metric", "before", "after", "change"),
+    [
+        ("relative_max", 1e-8, 9e-8, Change.SAME),
+        ("relative_max", 1e-3, 1.01e-3, Change.SAME),
+        ("relative_max", 1e-3, 1.05e-3, Change.WORSE),
+        ("relative_max", 1e-8, 1e-3, Change.WORSE),
+        ("worst_row_cosine", 1 - 1e-9, 1 - 9e-8, Change.SAME),
+        ("worst_row_cosine", 0.999, 0.99899, Change.SAME),
+        ("worst_row_cosine", 0.999, 0.9985, Change.WORSE),
+        ("worst_row_cosine", 1 - 1e-9, 0.999, Change.WORSE),
+        ("worst_row_cosine", 0.9985, 0.999, Change.BETTER),
+    ],
+)
+def test_noise_is_a_share_of_an_error_and_of_a_cosine_s_distance_from_one(
+    metric: str, before: float, after: float, change: Change
+):
+    def run(value: float) -> Run:
+        row = Measurement("vision", "vision", Kind.FEATURES, (1, 2), {metric: value})
+        return replace(clean_run(), comparisons=(Comparison("package", Standard.FP16, "", "", (row,)),))
+
+    (row,) = difference(judge(run(before)), judge(run(after))).rows
+    assert row.change is change
 
 
 def test_a_figure_that_is_not_judged_any_more_counts():

@@ -19,6 +19,7 @@ from parity_tests.judging.metrics import HIGHER_IS_BETTER, Kind
 from parity_tests.judging.own_limits import read_limits
 from parity_tests.judging.probes import Recording
 from parity_tests.judging.results import Comparison, Divergence, Measurement, Run
+from parity_tests.judging.run_details import Details, StageError
 from parity_tests.judging.standards import Limit, Standard
 from runtime_py.errors import UsageError
 
@@ -72,6 +73,15 @@ def test_another_shape_and_a_missing_required_array_fail():
     assert judge(run_of(compare_arrays("vision", expected, None))).verdict is Verdict.FAIL
 
 
+@pytest.mark.parametrize("actual", [np.array([[3, 1, 2]]), None])
+def test_what_cannot_be_compared_fails_under_a_standard_without_limits_too(actual: np.ndarray | None):
+    measured = compare_arrays("greedy_ids", np.array([[3, 1]]), actual)
+    assert thresholds.limits(Standard.INT4_LOSS, Kind.TOKENS) == ()
+    judged = judge(run_of(measured, standard=Standard.INT4_LOSS))
+    assert judged.verdict is Verdict.FAIL
+    assert judged.first_failure.endswith(measured.problem or measured.not_probed)
+
+
 def test_an_array_that_nobody_looks_at_is_no_failure_unless_it_is_all_there_is():
     other = Measurement("conv_out", "", Kind.FEATURES, (1,), not_probed="no probe of that name")
     good = compare_arrays("vision", np.ones((1, 2)), np.ones((1, 2)))
@@ -96,6 +106,25 @@ def test_the_first_failure_is_the_first_in_pipeline_order_and_names_the_block():
     )
     judged = judge(run.with_divergence(Divergence("connector", "ln_kv")))
     assert judged.first_failure.startswith("golden: connector (stage connector, block ln_kv)")
+
+
+@pytest.mark.parametrize("error", [1.0, math.nan])
+def test_the_place_of_a_failure_is_the_first_stored_stage_and_block_beyond_the_limits(error: float):
+    stages = (
+        StageError("loss", "vision", 0.5, (("blocks.0", 0.5),)),
+        StageError("kernels", "vision", 0.5, (("blocks.0", 0.5),)),
+        StageError("golden", "vision", 1e-7, (("blocks.0", 1e-7),)),
+        StageError("golden", "connector", error, (("resampler.0", 1e-7), ("resampler.1", error), ("resampler.2", error))),
+        StageError("golden", "decoder", error, (("layers.0", error),)),
+    )
+    one, two = np.ones((1, 2, 4)), np.full((1, 2, 4), 2.0)
+    run = run_of(compare_arrays("connector", one, two), standard=Standard.FP32)
+    loss = Comparison("loss", Standard.INT4_LOSS, "full", "stored", ())
+    run = replace(run, comparisons=(loss, *run.comparisons), details=Details(stages=stages))
+    assert judge(run).first_failure.startswith("golden: connector (stage connector, block resampler.1)")
+    within = replace(run, details=Details(stages=stages[:3]))
+    assert judge(within).run.divergence is None
+    assert judge(within).first_failure.startswith("golden: connector (stage connector)")
 
 
 def test_a_stored_run_comes_back_equal_and_is_judged_alike(tmp_path: Path):
@@ -130,6 +159,13 @@ def test_limits_from_a_file_go_first(tmp_path: Path):
         path.write_text(text)
         with pytest.raises(UsageError):
             read_limits(path)
+
+
+@pytest.mark.parametrize("former", ["golden-fp32-gate-crossing", "gate-crossing"])
+def test_a_file_of_limits_may_have_the_former_name_of_a_standard(tmp_path: Path, former: str):
+    (tmp_path / "mine.toml").write_text(f"[{former}.logits]\nmax_abs = 1\n", encoding="utf-8")
+    (standard,) = read_limits(tmp_path / "mine.toml")
+    assert standard.value == former.replace("gate-crossing", "rounding-flip")
 
 
 def test_a_file_s_logits_hold_for_the_text_of_a_prompt_unless_it_names_that():

@@ -41,6 +41,13 @@ def test_kl_by_hand():
     assert metrics.kl_divergence(reference + 7, reference)[0] == pytest.approx(0, abs=1e-12)
 
 
+def test_kl_of_large_logits_is_that_of_small_ones():
+    reference, candidate = np.array([[0.0, 1.0, 2.0]]), np.array([[2.0, 0.0, 1.0]])
+    beside = np.array([[-2000.0, 0.0, 0.0, 0.0]])
+    wide = [np.concatenate([[[0.0]], row], axis=1) + beside + 900 for row in (reference, candidate)]
+    assert metrics.kl_divergence(*wide)[0] == pytest.approx(metrics.kl_divergence(reference, candidate)[0])
+
+
 def test_top1_and_the_margin_of_flips():
     reference = np.array([[3.0, 1.0, 0.0], [2.0, 1.9, 0.0], [0.0, 0.0, 5.0]])
     candidate = np.array([[3.0, 1.0, 0.0], [1.9, 2.0, 0.0], [0.0, 0.0, 5.0]])
@@ -67,6 +74,17 @@ def test_what_is_not_finite_is_infinitely_far(broken: float):
     assert figures["relative_max"] == math.inf
     assert figures["worst_row_cosine"] == 0.0
     assert figures["kl_max"] == math.inf
+    figures = metrics.measure(Kind.LOGITS, candidate, reference)
+    assert figures["max_abs"] == figures["relative_max"] == figures["kl_max"] == math.inf
+    assert figures["worst_row_cosine"] == 0.0
+
+
+@pytest.mark.parametrize("beside", [np.inf, np.nan, 0.0])
+def test_a_distance_over_nothing_or_infinity_is_infinite_and_none_is_none(beside: float):
+    reference = np.array([beside, 0.0])
+    assert metrics.relative_to(0.5, reference) == math.inf
+    assert metrics.relative_to(0.0, reference) == 0.0
+    assert metrics.relative_max(reference, reference + np.array([0.0, 0.5])) == math.inf
 
 
 def test_measure_gives_what_each_kind_needs():
@@ -131,6 +149,8 @@ def test_a_small_row_beside_a_large_one_shows_in_row_errors():
     candidate[1, 2] = 1.5
     assert metrics.relative_max(reference, candidate) < 1e-4
     assert metrics.row_errors(reference, candidate) == pytest.approx([0, 0.25, 0])
+    candidate[2, :2] = 1.5
+    assert metrics.row_errors(reference, candidate)[2] == pytest.approx(math.sqrt(2) / 4)
     assert metrics.row_errors(np.zeros((1, 2)), np.zeros((1, 2))) == [0]
     candidate[2, 0] = np.nan
     assert metrics.row_errors(reference, candidate)[2] == math.inf
