@@ -70,6 +70,18 @@ def test_a_figure_that_is_no_number_is_not_excused(values: tuple[float, float]):
     assert not limit.holds(_held_to(said, limits, alone).metrics)
 
 
+@pytest.mark.parametrize("further", ["kl_mean", "kl_max", "worst_row_cosine"])
+def test_what_rounding_explains_of_one_figure_excuses_no_other(further: str):
+    limits = (Limit("kl_mean", 0.03, ""), Limit("kl_max", 0.1, ""), Limit("worst_row_cosine", 0.99, ""))
+    alone = {"kl_mean": 0.2, "kl_max": 0.2, "worst_row_cosine": 0.98}
+    figures = {name: 1 - 5 * (1 - value) if name == "worst_row_cosine" else 5 * value for name, value in alone.items()}
+    row = Measurement("step_logits", "decoder", Kind.LOGITS, (1,), alone)
+    said = replace(row, metrics={**alone, further: figures[further]})
+    assert _held_to(row, limits, row).metrics["moved_ratio"] == pytest.approx(1)
+    assert _held_to(said, limits, row).metrics["moved_ratio"] == pytest.approx(5)
+    assert _held_to(said, limits, None).metrics["moved_ratio"] == math.inf
+
+
 @pytest.mark.usefixtures("tight")
 def test_a_package_whose_copy_is_wrong_is_not_asked_again(copied: ExportedPackage):
     package = copied(CASE, "cpu", "int4")

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from export.package import tokenizer_files
 from export.pipeline import export
 from export.request import ExportRequest
 from parity_tests.check.package_check import CheckOptions, check
+from parity_tests.check.stated_settings import other_prompt
 from parity_tests.conftest import GOLDENS, ExportedPackage
+from parity_tests.judging.judge import all_hold
+from parity_tests.judging.probes import Question
+from parity_tests.judging.standards import Standard
 from parity_tests.report.html_report import html
+from runtime_py.errors import PackageError
+from runtime_py.preprocess.base import Message
 from runtime_py.tokenizer import Tokenizer
 
 
@@ -48,6 +57,38 @@ def test_other_settings_are_named(
     assert judged.run.divergence is not None
     assert judged.run.divergence.stage == "preprocess" and note in judged.run.divergence.note
     assert "settings: against what the checkpoint gives" in html(judged)
+
+
+@pytest.mark.parametrize(
+    ("found", "wrong", "note"),
+    [
+        ([5, 6, 7, 8], 0, ""),
+        ([5, 9, 7, 8], 1, "puts 9 where the checkpoint has 6, at token 1 of 4"),
+        ([5, 6], 2, "puts its end where the checkpoint has 7, at token 2 of 4"),
+        ([5, 6, 7, 8, 9], 1, "puts 9 where the checkpoint has its end, at token 4 of 4"),
+        ([9, 6], 3, "puts 9 where the checkpoint has 5, at token 0 of 4"),
+        ([], 4, "puts its end where the checkpoint has 5, at token 0 of 4"),
+        (PackageError("no mark of a picture", "one", "add it"), 4, "makes no prompt of it: no mark of a picture"),
+    ],
+)
+def test_every_token_that_is_other_missing_or_too_many_counts(found: Any, wrong: int, note: str) -> None:
+    def encode(messages: list[Message], images: list[Any]) -> np.ndarray:
+        if isinstance(found, PackageError):
+            raise found
+        return np.array([found], np.int64)
+
+    processor = SimpleNamespace(encode=encode)
+    candidate: Any = SimpleNamespace(processor=processor, name="ort", implementation_standard=lambda: Standard.FP32)
+    unkept, text = Question("ids alone", (), np.array([[1, 2]])), Question("text", (), np.array([[5, 6, 7, 8]]))
+    failed = other_prompt(candidate, [unkept, replace(text, messages=(Message("user", "a"),))])
+    if not wrong:
+        assert failed is None
+        return
+    assert failed is not None
+    compared, divergence = failed
+    assert compared.question == "text" and not all_hold(compared, "minicpm-v")
+    assert compared.measurements[0].metrics == {"mismatches": wrong}
+    assert divergence.note.endswith(note)
 
 
 def test_another_tokenizer_is_named(tmp_path: Path) -> None:

@@ -125,6 +125,9 @@ def test_the_place_of_a_failure_is_the_first_stored_stage_and_block_beyond_the_l
     within = replace(run, details=Details(stages=stages[:3]))
     assert judge(within).run.divergence is None
     assert judge(within).first_failure.startswith("golden: connector (stage connector)")
+    absolute = run.comparisons[1]
+    run = replace(run, comparisons=(loss, replace(absolute, standard=Standard.GOLDEN)))
+    assert judge(run).run.divergence is None, "a stored error is relative, and this limit is not"
 
 
 def test_a_stored_run_comes_back_equal_and_is_judged_alike(tmp_path: Path):
