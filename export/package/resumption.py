@@ -74,9 +74,9 @@ def finished_before(request: ExportRequest, checkpoint: OpenedCheckpoint, planne
     limits, wanted = written.get("limits", {}), planned.options.limits
     limits = {"batch": 1} | {key: limits[key] for key in ("context", "prefill_chunk", "batch") if key in limits}
     asked = {"context": wanted.context, "prefill_chunk": wanted.prefill_chunk, "batch": wanted.batch}
-    same = (written.get("target"), written.get("precision"), written.get("source", {}).get("id"), limits) == (
-        planned.options.target.name, planned.options.precision, checkpoint.id, asked
-    )  # fmt: skip
+    source, options = written.get("source", {}), planned.options
+    made = (written.get("target"), written.get("precision"), source.get("id"), source.get("revision"), limits)
+    same = made == (options.target.name, options.precision, checkpoint.id, checkpoint.revision, asked)
     same = same and _held_alike(written, request, checkpoint, planned)
     if not journal.finished() and (request.force or not same):
         if request.force:
@@ -88,16 +88,17 @@ def finished_before(request: ExportRequest, checkpoint: OpenedCheckpoint, planne
 
 
 def _held_alike(written: Mapping[str, Any], request: ExportRequest, checkpoint: OpenedCheckpoint, planned: Plan) -> bool:
-    """Whether a finished package holds every layer as this request would, calibrated or not, and with its waivers."""
+    """Whether a finished package holds every layer as this request would, of the same calibration, and with its waivers."""
     blocks = written.get("backends", {})
     held = {name: block.get("assignments", written.get("assignments")) for name, block in blocks.items()}
     # a backend whose files are left to another machine has no block
     wanted = {name: assignment_rows(part.assignments) for name, part in planned.parts.items() if name in held}
-    calibrated = any("calibration" in block for block in blocks.values())
+    made_of = {block["calibration"].get("manifest_sha256") for block in blocks.values() if "calibration" in block}
+    given = set() if request.calibration is None else {sha256_of(request.calibration / MANIFEST)}
     return (
         planned.options.target.runs.name in held
         and held == wanted
         and all(planned.parts[name].backend.made_so(checkpoint.spec, planned.options, blocks[name]) for name in held)
-        and calibrated == (request.calibration is not None)
+        and made_of == given
         and written.get("waivers") == request.waivers()
     )
