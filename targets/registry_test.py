@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,16 @@ def test_devices_have_a_source_and_less_usable_than_memory() -> None:
             assert device.facts_source and device.bandwidth > 10**11
         assert bool(device.bandwidth) == bool(device.read_share) == bool(device.read_share_source)
         assert 0 <= device.read_share < 1 and (device.facts_source or not device.bandwidth)
+
+
+def test_a_device_has_every_fact_of_its_row() -> None:
+    factors = {"memory": 1 << 20, "usable": 1 << 20, "bandwidth": 10**9}
+    rows = tomllib.loads((Path(registry.__file__).parent / "devices.toml").read_text(encoding="utf-8"))["device"]
+    for row in rows:
+        for key, value in row.items():
+            told = getattr(devices()[row["name"]], key)
+            assert told == (round(value * factors[key]) if key in factors else tuple(value) if key == "targets" else value)
+    assert all(card.compute_capability for card in devices_of("server-gpu"))
 
 
 def test_a_device_of_another_target_is_refused() -> None:

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from calibrate.methods import METHODS, RENAMED, method_named
-from calibrate.methods.base import LayerProblem, solve
+from calibrate.methods import METHODS, RENAMED, clip, method_named, sign_rounding
+from calibrate.methods.base import LayerProblem, Method, solve
 from calibrate.methods.gptq import Gptq, column_by_column
+from calibrate.methods.mse_clip import MseClip
 from calibrate.methods.sign_rounding import SignRounding
 from calibrate.statistics.moments import Moment, output_error
 from export.quantisation.grid_blockwise import BlockGrid
@@ -144,6 +145,18 @@ def test_more_turns_of_sign_rounding_do_not_hurt() -> None:
     layer = problem("ort_int4_b32", 1)
     losses = [float(output_error(layer.change(SignRounding(n).run(layer)), layer.moment).sum()) for n in (1, 50, 200)]
     assert losses[0] > losses[1] > losses[2]
+
+
+@pytest.mark.parametrize("method", [MseClip(), SignRounding(3)], ids=lambda method: method.name)
+def test_a_layer_of_many_parts_has_the_codes_of_one(method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = problem("ort_int4_b32", 2, rows=20, columns=96)
+    whole = method.run(layer)
+    for module in (clip, sign_rounding):
+        monkeypatch.setattr(module, "ELEMENTS", 7 * 96)
+    parts = method.run(layer)
+    assert parts.codes.shape == whole.codes.shape
+    assert float((parts.codes != whole.codes).float().mean()) < 0.01, "products of fewer rows may round otherwise"
+    torch.testing.assert_close(parts.scales, whole.scales, rtol=0.02, atol=0)
 
 
 def test_the_moment_is_the_output_error() -> None:

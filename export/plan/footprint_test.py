@@ -29,6 +29,14 @@ def test_a_model_too_large_for_every_phone_says_where_its_memory_goes() -> None:
     assert as_row(footprint)["fits"] == dict.fromkeys(footprint.fits, False)
 
 
+def test_devices_that_are_too_small_are_told_apart_from_those_that_are_not() -> None:
+    footprint = footprint_of(target_named("android"), "openbmb/MiniCPM-V", full_spec("minicpm-v"))
+    fitting, rest = as_line(footprint, devices_of("android")).split("; not ")
+    assert any(footprint.fits.values()) and not all(footprint.fits.values())
+    for name, fits in footprint.fits.items():
+        assert (name in fitting, name in rest) == (fits, not fits)
+
+
 def test_a_stage_that_a_backend_cannot_hold_is_named() -> None:
     spec = full_spec("cogvlm2")
     odd = replace(spec, decoder=replace(spec.decoder, head_dim=12, rope=replace(spec.decoder.rope, dim=12)))

@@ -87,6 +87,8 @@ def test_bitsandbytes_is_refused_where_it_was_asked_for(family: Family) -> None:
         {"intermediate_size": None},
         {"eos_token_id": "</s>"},
         {"tie_word_embeddings": "no"},
+        {"layer_types": ["full_attention"]},
+        {"layer_types": "full_attention"},
     ],
 )
 def test_nonsense_is_one_error(family: Family, changes: dict[str, Any]) -> None:
@@ -104,6 +106,22 @@ def test_nonsense_is_one_error(family: Family, changes: dict[str, Any]) -> None:
 def test_what_is_not_built_is_refused_by_name(family: Family, changes: dict[str, Any]) -> None:
     with pytest.raises(UnsupportedModelError, match=next(iter(changes))):
         spec_with(family, changes)
+
+
+@pytest.mark.parametrize(
+    ("key", "built", "other"),
+    [
+        *((key, False, True) for key in ("attention_bias", "mlp_bias", "bias", "use_qk_norm", "qk_norm")),
+        *((key, 1, 8) for key in ("num_experts", "num_local_experts")),
+        *((key, None, 30.0) for key in ("attn_logit_softcapping", "final_logit_softcapping", "clip_qkv")),
+        *((key, 1.0, 0.5) for key in ("logit_scale", "logits_scaling", "embedding_multiplier", "residual_multiplier")),
+        ("hidden_act", "silu", "relu"),
+    ],
+)
+def test_what_other_decoders_compute_is_refused_and_the_built_value_is_not(key: str, built: Any, other: Any) -> None:
+    assert decoder({key: built}) == decoder({})
+    with pytest.raises(UnsupportedModelError, match=key):
+        decoder({key: other})
 
 
 @ALL

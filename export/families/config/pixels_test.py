@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export.families.config.pixels import pixel_bounds
+from export.families.config.pixels import edges_of, pixel_bounds
 from export.families.config.section import Section
 from export.families.qwen2_vl.family import FAMILY
 from export.families.registry import families
@@ -33,6 +33,18 @@ PLACES: list[dict[str, Any]] = [
 @pytest.mark.parametrize("settings", PLACES)
 def test_the_bounds_are_found(settings: dict[str, Any]) -> None:
     assert pixel_bounds(Section(settings), 28, USUAL) == (3136, 50176)
+
+
+def test_edges_are_read_from_either_file_and_may_not_part_or_cross() -> None:
+    def edges(*sizes: dict[str, int]) -> tuple[int, int]:
+        return edges_of([Section({"size": size}) for size in sizes], (336, 672), 4096)
+
+    assert edges({}) == (336, 672)
+    assert edges({"shortest_edge": 500}, {"longest_edge": 500}) == (500, 500)
+    assert edges({"shortest_edge": 500}, {"shortest_edge": 500}) == (500, 672)
+    for refused in ([{"shortest_edge": 501, "longest_edge": 500}], [{"shortest_edge": 500}, {"shortest_edge": 501}]):
+        with pytest.raises(CheckpointError, match="shortest_edge"):
+            edges(*refused)
 
 
 def test_the_image_processor_of_transformers_reads_them_the_same() -> None:
