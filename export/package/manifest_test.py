@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from export.families.registry import families
@@ -17,6 +18,7 @@ from export.package.manifest import (
 from export.quantisation.spec import Assignment, LayerShape, Storage
 from export.source.side_files import side_files
 from export.source.tensor_source import EmptySource
+from targets.base import Limits
 from targets.registry import target_named
 
 KEYS = [
@@ -59,6 +61,18 @@ def test_manifest_keys_are_in_the_documented_order() -> None:
     assert list(value["tools"]) == ["onnx", "torch"]
     assert value["assignments"]["decoder.head"] == {"storage": "int4", "grid": "ort_block32", "reason": ""}
     assert set(value["contracts"]) == {"vision_encoder", "connector", "embed_tokens", "decoder"}
+
+
+def test_limits_and_what_a_manifest_adds_of_its_own_are_in_it() -> None:
+    value = manifest(replace(parts(), limits=Limits(64, 16, 4), source_revision="f00d", facts={"added": 1}))
+    assert value["limits"] == {"context": 64, "prefill_chunk": 16, "batch": 4}
+    assert (value["source"]["id"], value["source"]["revision"]) == ("minicpm-v", "f00d")
+    assert value["facts"] == {**parts().spec.facts, "added": 1}
+    shared = Assignment(
+        LayerShape("embed_tokens.table", "embedding", 320, 256), Storage.INT4, "g", "", shares="decoder.head"
+    )
+    rows = manifest(replace(parts(), assignments={"embed_tokens.table": shared}))["assignments"]
+    assert rows["embed_tokens.table"]["shares"] == "decoder.head"
 
 
 def test_manifest_bytes_are_equal_for_equal_parts(tmp_path: Path) -> None:

@@ -115,6 +115,23 @@ def test_error_is_at_most_half_a_step(name: str) -> None:
     assert bool((error[inner] <= step[inner] * 0.51 + slack[inner] + 1e-7).all())
 
 
+@pytest.mark.parametrize("factor", [1.0, 0.6])
+@pytest.mark.parametrize("name", ["ort_int4_b32", "trt_int4_b32", "ort_int4_asym_b32", "ort_int8_b32"])
+def test_the_codes_of_a_block_span_the_share_of_its_range_that_is_asked_for(name: str, factor: float) -> None:
+    grid = GRIDS[name]
+    assert isinstance(grid, BlockGrid)
+    blocks = weights(6, 64)[3:].view(3, 2, 32) + torch.tensor([0.0, 0.5, -3.0])[:, None, None]
+    low, high = blocks.amin(-1).clamp(max=0), blocks.amax(-1).clamp(min=0)
+    largest, fitted = torch.maximum(high, -low), grid.fit(blocks, factor)
+    ends = torch.stack([grid.read(torch.full_like(fitted.scales, code), fitted) for code in (0.0, float(grid.highest))])
+    step = fitted.scales.abs()
+    if grid.zero_points:
+        for end, side in zip(ends.sort(0).values, (low, high), strict=True):
+            assert bool(((end - factor * side).abs() <= 0.51 * step).all())
+    else:
+        assert bool(((ends.abs().amax(0) - factor * largest).abs() <= 0.51 * step).all())
+
+
 def test_padding_reads_back_as_zero() -> None:
     for name in ("ort_int4_b32", "ort_int4_asym_b32", "ort_int8_b32"):
         codes = GRIDS[name].quantise(weights(5, 40))

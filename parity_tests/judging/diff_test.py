@@ -105,7 +105,13 @@ def test_a_figure_that_is_not_judged_any_more_counts():
 @pytest.mark.parametrize(("after", "worse"), [(0.98, False), (0.97, False), (0.96, True), (None, True)])
 def test_task_accuracy_may_fall_by_a_point(after: float | None, worse: bool):
     runs = [replace(clean_run(), accuracy={} if value is None else {TASK: value}) for value in (0.98, after)]
-    assert difference(judge(runs[0]), judge(runs[1])).worse is worse
+    changes = difference(judge(runs[0]), judge(runs[1]))
+    assert changes.worse is worse
+    (told,) = changes.accuracy
+    assert told.change is (Change.GONE if after is None else Change.SAME if after == 0.98 else Change.WORSE)
+    back = difference(judge(runs[1]), judge(runs[0]))
+    assert not back.worse
+    assert back.accuracy[0].change is (Change.NEW if after is None else Change.SAME if after == 0.98 else Change.BETTER)
     assert not difference(judge(runs[0]), judge(runs[1]), task_points=100).worse or after is None
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parity_tests.judging.compare import compare_recordings
-from parity_tests.judging.drawn import SamplingMode, described, draw, drawn_margin, drawn_scores, sampling_of
+from parity_tests.judging.drawn import SamplingMode, _edge, described, draw, drawn_margin, drawn_scores, sampling_of
 from parity_tests.judging.probes import Question, Recording, record
 from runtime_py.generation.sampler import Sampling, filtered, penalise, softmax
 from runtime_py.generation.session import Limits
@@ -78,6 +78,22 @@ def test_another_answer_is_no_tie(sampling: Sampling) -> None:
     assert absent.required and absent.not_probed
 
 
+@pytest.mark.parametrize(
+    ("sampling", "token", "gap"),
+    [
+        (Sampling(1.0, 2), 0, 2.0),  # falls behind the third
+        (Sampling(1.0, 2), 1, 1.5),
+        (Sampling(1.0, 2), 2, 1.5),  # passes the second
+        (Sampling(1.0, 2), 3, 4.5),
+        (Sampling(1.0, 4), 0, np.inf),
+    ],
+)
+def test_the_edge_of_what_is_kept_is_as_far_as_the_nearest_token_beyond_it(
+    sampling: Sampling, token: int, gap: float
+) -> None:
+    assert _edge(np.array([3.0, 2.5, 1.0, -2.0]), token, sampling) == gap
+
+
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.7, 0, 0.8)])
 def test_what_all_tokens_have_in_common_makes_no_tie(sampling: Sampling) -> None:
     row = np.array([[0.0, 0, 9, 0, 6, 0]])
@@ -98,8 +114,12 @@ def test_a_penalty_counts_the_prompt_where_the_published_code_does(family: str, 
 
     subject = Subject(open_folder(Path(__file__).parents[2] / "export" / "demo" / "checkpoints" / family))
     question, sampling = Question("text", (), subject.drawn_ids()), Sampling(repetition_penalty=3.0)
-    recording = record(subject.backend(), subject.processor, Limits(64, 64), question, 1, sampling=sampling)
+    recording = record(subject.backend(), subject.processor, Limits(64, 64), question, 2, sampling=sampling)
     seen = question.input_ids[0] if counts else []
     expected = penalise(recording.arrays["prefill_logits"][0, -1].astype(np.float64), seen, 3.0)
     assert recording.drawn_scores is not None
     np.testing.assert_allclose(recording.drawn_scores[0], expected, atol=1e-4)
+    assert recording.sampling is sampling
+    (drawn,) = recording.arrays["drawn_ids"]
+    assert drawn.tolist() == [draw(row, sampling, step) for step, row in enumerate(recording.drawn_scores)]
+    assert drawn.shape == (2,)

@@ -35,16 +35,19 @@ def test_the_bounds_are_found(settings: dict[str, Any]) -> None:
     assert pixel_bounds(Section(settings), 28, USUAL) == (3136, 50176)
 
 
-def test_edges_are_read_from_either_file_and_may_not_part_or_cross() -> None:
-    def edges(*sizes: dict[str, int]) -> tuple[int, int]:
-        return edges_of([Section({"size": size}) for size in sizes], (336, 672), 4096)
+@pytest.mark.parametrize(
+    "settings", [{"min_pixels": 9, "max_pixels": 783}, {"size": {"shortest_edge": 9, "longest_edge": 783}}]
+)
+def test_bounds_that_not_one_patch_fits_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(CheckpointError, match=r"max_pixels|size"):
+        pixel_bounds(Section(settings), 28, USUAL)
 
-    assert edges({}) == (336, 672)
-    assert edges({"shortest_edge": 500}, {"longest_edge": 500}) == (500, 500)
-    assert edges({"shortest_edge": 500}, {"shortest_edge": 500}) == (500, 672)
-    for refused in ([{"shortest_edge": 501, "longest_edge": 500}], [{"shortest_edge": 500}, {"shortest_edge": 501}]):
-        with pytest.raises(CheckpointError, match="shortest_edge"):
-            edges(*refused)
+
+def test_edges_that_are_alike_are_taken_and_those_that_cross_are_refused() -> None:
+    sizes = [Section({"size": {"shortest_edge": 500}}), Section({"size": {"longest_edge": 500}})]
+    assert edges_of(sizes, (336, 672), 4096) == (500, 500)
+    with pytest.raises(CheckpointError, match="shortest_edge"):
+        edges_of([sizes[0], Section({"size": {"longest_edge": 499}})], (336, 672), 4096)
 
 
 def test_the_image_processor_of_transformers_reads_them_the_same() -> None:
