@@ -224,7 +224,11 @@ def markdown(cells: Sequence[Cell]) -> str:
     return "\n".join([*lines, "", *details]).rstrip() + "\n"
 
 
+def verdict_of(cells: Sequence[Cell]) -> Status:
+    """Of the whole matrix: a failure where any cell is one."""
+    return Status.FAIL if any(cell.status is Status.FAIL for cell in cells) else Status.PASS
+
+
 def to_json(cells: Sequence[Cell]) -> str:
     """The verdict and every cell."""
-    failed = any(cell.status is Status.FAIL for cell in cells) or not cells
-    return json.dumps({"verdict": "fail" if failed else "pass", "cells": [asdict(cell) for cell in cells]}, indent=2) + "\n"
+    return json.dumps({"verdict": verdict_of(cells), "cells": [asdict(cell) for cell in cells]}, indent=2) + "\n"

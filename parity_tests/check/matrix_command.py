@@ -40,8 +40,8 @@ def run(options: argparse.Namespace) -> int:
         done[matrix.place_of(cell)] = cell
         show(_line(cell))
     cells = [done[job.given] for job in jobs]
-    failed = any(cell.status is matrix.Status.FAIL for cell in cells)
-    show(f"verdict: {'fail' if failed else 'pass'}")
+    verdict = matrix.verdict_of(cells)
+    show(f"verdict: {verdict}")
     text = matrix.to_json(cells)
     if options.json:
         console.out(text.rstrip())
@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
         write_text(options.json_file, text)
     if options.markdown is not None:
         write_text(options.markdown, matrix.markdown(cells))
-    return int(ExitCode.PARITY_FAILED if failed else ExitCode.OK)
+    return int(ExitCode.PARITY_FAILED if verdict is matrix.Status.FAIL else ExitCode.OK)
 
 
 def _line(cell: Cell) -> str:

@@ -16,8 +16,10 @@ from parity_tests.check.package_questions import StandInTokenizer, questions
 from parity_tests.cli import main
 from parity_tests.conftest import GOLDENS, ExportedPackage
 from parity_tests.judging.compare import compare_arrays
-from parity_tests.judging.judge import Verdict
+from parity_tests.judging.judge import Verdict, judge_comparison
 from parity_tests.judging.probes import Question, Recording
+from parity_tests.judging.results import Comparison
+from parity_tests.judging.standards import Standard
 from parity_tests.laboratory.onnx_tamper import tamper
 from parity_tests.reference.checkpoint_side import open_checkpoint
 from parity_tests.reference.streamed import full_peak, predicted_peak
@@ -140,6 +142,28 @@ def test_a_tie_of_the_recorded_sample_is_as_close_as_it_was_to_the_reference():
     )
     assert kept["split_margin"] == pytest.approx(whole["split_margin"])
     assert kept["split_relative"] == pytest.approx(whole["split_relative"], rel=0.3)
+
+
+def test_what_a_recorded_sample_has_and_a_package_has_not_or_in_another_shape_fails():
+    logits = np.random.default_rng(0).normal(size=(1, 3, 50))
+    whole = Recording("wide", arrays={"prefill_logits": logits, "step_logits": logits, "greedy_ids": logits.argmax(-1)})
+    whole.fed, whole.greedy_logits = whole.arrays["greedy_ids"], logits
+    sample = recorded_sample.keep(Question("wide", (), np.zeros((1, 4), np.int64)), whole)
+    assert list(recorded_sample.fed(sample)[0]) == list(logits.argmax(-1)[0])
+
+    def failing(**changes: np.ndarray | None) -> list[str]:
+        arrays = {name: array for name, array in {**whole.arrays, **changes}.items() if array is not None}
+        rows = recorded_sample.compare(sample, Recording("wide", arrays=arrays))
+        compared = Comparison("sample", Standard.FP32, "", "", rows)
+        return [
+            row.measurement.probe for row in judge_comparison(compared, "minicpm-v").probes if row.verdict is Verdict.FAIL
+        ]
+
+    assert failing() == []
+    assert failing(prefill_logits=None) == ["prefill_logits"]
+    assert failing(step_logits=logits[:, :2]) == ["step_logits"]
+    assert failing(prefill_logits=logits * 1.01) == ["prefill_logits"]
+    assert failing(greedy_ids=None) == ["greedy_ids"]
 
 
 def test_the_streamed_reference_of_the_published_model_is_predicted_under_2_gb():

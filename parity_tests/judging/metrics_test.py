@@ -9,6 +9,7 @@ import pytest
 
 from parity_tests.judging import metrics
 from parity_tests.judging.metrics import Kind
+from parity_tests.judging.presets import PRESETS
 
 
 def test_distances_by_hand():
@@ -99,6 +100,38 @@ def test_measure_gives_what_each_kind_needs():
     assert logits["relative_max"] == pytest.approx(2.5 / 2)
     assert set(logits) <= set(metrics.HIGHER_IS_BETTER)
     assert set(tokens) <= set(metrics.HIGHER_IS_BETTER)
+
+
+def test_an_equal_array_is_at_the_good_end_of_every_figure():
+    rng = np.random.default_rng(0)
+    measured = set()
+    for kind in Kind:
+        whole = kind in (Kind.TOKENS, Kind.EXACT)
+        reference = rng.integers(0, 9, (1, 40)) if whole else rng.normal(size=(1, 40, 12))
+        candidate = (reference + 5) % 9 if whole else rng.normal(size=(1, 40, 12))
+        equal, other = (metrics.measure(kind, reference, array) for array in (reference, candidate))
+        for name in equal:
+            assert equal[name] > other[name] if metrics.HIGHER_IS_BETTER[name] else equal[name] < other[name], name
+        measured |= set(equal)
+    rest = set(metrics.HIGHER_IS_BETTER) - measured
+    assert (
+        rest == {"split_margin", "split_relative", "moved_ratio"} | {limit.metric for limit in PRESETS["strict"]} - measured
+    )
+    assert not any(metrics.HIGHER_IS_BETTER[name] for name in rest), "distances and counts of what is lost"
+
+
+def test_half_of_the_positions_do_not_move_the_median_and_one_in_a_hundred_moves_the_99th_percentile():
+    reference = np.zeros((1, 200, 2))
+    candidate = reference.copy()
+    candidate[0, :100] = 5, -5
+    figures = metrics.measure(Kind.LOGITS, reference, candidate)
+    assert figures["kl_median"] == 0 and figures["kl_p99"] == figures["kl_max"]
+    candidate[0, 100] = 5, -5
+    assert metrics.measure(Kind.LOGITS, reference, candidate)["kl_median"] == figures["kl_max"]
+    candidate[0, 3:] = 0
+    assert metrics.measure(Kind.LOGITS, reference, candidate)["kl_p99"] == figures["kl_max"], "three of 200"
+    candidate[0, 2:] = 0
+    assert metrics.measure(Kind.LOGITS, reference, candidate)["kl_p99"] == 0, "two of 200"
 
 
 def test_what_all_tokens_of_a_row_have_in_common_is_no_difference_of_logits():

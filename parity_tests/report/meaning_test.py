@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from parity_tests.cli import main
+from parity_tests.judging import presets
 from parity_tests.judging.judge import Verdict, judge
 from parity_tests.judging.presets import PRESETS, costs, with_preset
 from parity_tests.judging.results import Run
@@ -107,6 +108,27 @@ def test_a_release_fails_on_lost_points_and_on_parts_that_were_not_run():
     left = replace(run, not_run=(("TensorRT engines", "no GPU"), ("3 of 23 own samples", "more than --samples")))
     assert costs(left)["parts_not_run"] == 1
     assert "parts_not_run 1" in with_preset(judge(left), "release").first_failure
+
+
+RELEASE = {"kl_mean": 0.1, "top1_agreement": 0.9, "points_lost": 1.0, "parts_not_run": 0.0}
+STRICT = {"kl_mean": 1.3e-3, "answers_different": 0.0, "tokens_different": 0.0, "points_lost": 0.0, "parts_not_run": 0.0}
+
+
+@pytest.mark.parametrize(("name", "most"), [("release", RELEASE), ("strict", STRICT)])
+def test_a_preset_holds_every_figure_up_to_its_bound_and_no_further(
+    name: str, most: dict[str, float], monkeypatch: pytest.MonkeyPatch
+):
+    judgement = judge(run_of())
+    others = {"answers_different": 9.0, "tokens_different": 9.0, "top1_agreement": 0.0}
+    monkeypatch.setattr(presets, "costs", lambda run: {**others, **most})
+    assert with_preset(judgement, name).verdict is Verdict.PASS
+    for metric, bound in most.items():
+        beyond = bound - 1e-3 if metric == "top1_agreement" else bound + 1e-3
+        for value in (beyond, float("nan")):
+            monkeypatch.setattr(presets, "costs", lambda run, one={metric: value}: {**others, **most, **one})
+            refused = with_preset(judgement, name)
+            assert refused.verdict is Verdict.FAIL
+            assert refused.first_failure.startswith(f"{name}: package as delivered: {metric} ")
 
 
 @pytest.mark.parametrize("name", PRESETS)
