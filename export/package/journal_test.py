@@ -31,7 +31,7 @@ def test_resume_keeps_whole_steps_and_removes_what_no_step_made(tmp_path: Path) 
     journal = begun(tmp_path / "p")
     step(journal, "one", "onnx/a.bin", b"a" * 100)
     (tmp_path / "p/onnx/half.bin.tmp").write_bytes(b"torn")
-    (tmp_path / "p/empty").mkdir()
+    (tmp_path / "p/empty/deeper").mkdir(parents=True)
     again = Journal(tmp_path / "p", FINGERPRINT)
     assert again.resume() == ["one"]
     assert [record.path for record in again.files()] == ["onnx/a.bin"]

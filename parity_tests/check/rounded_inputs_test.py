@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from parity_tests import thresholds
 from parity_tests.backends.onnx import OnnxExaminer
+from parity_tests.check import rounded_inputs
 from parity_tests.check.package_check import CheckOptions, check
-from parity_tests.check.rounded_inputs import _held_to
+from parity_tests.check.rounded_inputs import RoundedQuestion, _held_to
 from parity_tests.conftest import GOLDENS, ExportedPackage
 from parity_tests.judging.metrics import Kind
-from parity_tests.judging.results import ROUNDED_INPUTS, Measurement
+from parity_tests.judging.results import ROUNDED_INPUTS, Comparison, Measurement
 from parity_tests.judging.standards import Limit, Standard
 from parity_tests.laboratory.onnx_tamper import tamper
 from parity_tests.reference.arithmetic import PLAIN
@@ -80,6 +83,53 @@ def test_what_rounding_explains_of_one_figure_excuses_no_other(further: str):
     assert _held_to(row, limits, row).metrics["moved_ratio"] == pytest.approx(1)
     assert _held_to(said, limits, row).metrics["moved_ratio"] == pytest.approx(5)
     assert _held_to(said, limits, None).metrics["moved_ratio"] == math.inf
+
+
+def compared(standard: Standard, *rows: Measurement) -> Comparison:
+    return Comparison("kernels", standard, "", "", rows)
+
+
+def row(divergence: float, stage: str = "decoder", probe: str = "step_logits", problem: str = "") -> Measurement:
+    figures = {"relative_max": 0.1, "worst_row_cosine": 0.99, "mean_row_cosine": 0.999, "kl_mean": 0.01}
+    figures["flipped_relative"] = 0.0
+    return Measurement(probe, stage, Kind.LOGITS, (1,), {**figures, "kl_max": divergence}, problem)
+
+
+SOUND = Measurement("vision", "vision_encoder", Kind.EXACT, (1,), {"mismatches": 0.0})
+WRONG = replace(SOUND, metrics={"mismatches": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("kernels", "copies", "alone", "said"),
+    [
+        ((row(0.1),), (SOUND,), 0.2, ["kernels-int8"]),
+        ((row(0.3), SOUND), (SOUND, SOUND), 0.2, ["kernels-int8", "moved-by-rounding", "int4-loss"]),
+        ((row(0.3),), (SOUND,), 0.05, ["kernels-int8", "int4-loss"]),
+        ((row(0.3),), (SOUND,), None, ["kernels-int8"]),
+        ((row(0.3),), (SOUND, WRONG), 0.2, ["kernels-int8"]),
+        ((row(0.3), WRONG), (SOUND,), 0.2, ["kernels-int8"]),
+        ((row(0.3), row(0.3, problem="another shape", probe="prefill_logits")), (SOUND,), 0.2, ["kernels-int8"]),
+    ],
+    ids=["within", "moved", "moved too far", "nobody knows", "a copy is wrong", "another stage is wrong", "not compared"],
+)
+def test_a_question_is_excused_only_where_rounding_is_shown_to_be_all(
+    kernels: tuple[Measurement, ...],
+    copies: tuple[Measurement, ...],
+    alone: float | None,
+    said: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    checkpoint: Any = SimpleNamespace(spec=SimpleNamespace(family=CASE))
+    asked = RoundedQuestion(checkpoint, *[checkpoint] * 8)
+    monkeypatch.setattr(RoundedQuestion, "_rounded", lambda self: None if alone is None else SimpleNamespace(seconds=1.0))
+    monkeypatch.setattr(rounded_inputs, "compare_recordings", lambda inside, rounded: (row(alone or 0.0),))
+    given = compared(Standard.KERNELS_INT8, *kernels)
+    told = asked.settled(given, [compared(Standard.STORED_FLOAT32, copy) for copy in copies])
+    assert [str(comparison.standard) for comparison in told] == said
+    if len(said) == 3:
+        assert [[each.probe for each in comparison.measurements] for comparison in told[:2]] == [["vision"], ["step_logits"]]
+    else:
+        assert told[0] is given
 
 
 @pytest.mark.usefixtures("tight")
