@@ -56,6 +56,18 @@ def test_codes_are_divided_among_the_threads_that_their_chunks_keep_busy(rows: i
     assert few.memory < BASE + 4 * (2 * rows * 2304 + 5 * 2304**2 + 2 * SOLVING * CHUNK_ELEMENTS) + (1 << 20)
 
 
+def test_memory_holds_all_weights_of_the_largest_block_twice() -> None:
+    spec = tiny_spec("minicpm-v")
+
+    def memory(*places: str) -> int:
+        rows = {place: Assignment(LayerShape(place, "decoder", 64, 128), Storage.INT4, "ort_int4_b32") for place in places}
+        return forecast(spec, rows, places, Load(100, 0), MACHINE).memory
+
+    one = memory("decoder.layers.0.mlp.down")
+    assert memory("decoder.layers.0.mlp.down", "decoder.layers.0.mlp.up") == one + 2 * 4 * 64 * 128
+    assert memory("decoder.layers.0.mlp.down", "decoder.layers.1.mlp.down") == one
+
+
 def test_rows_are_those_of_the_samples(tmp_path: Path) -> None:
     request, made = planned(tmp_path / "codes")
     spec = made.checkpoint.spec

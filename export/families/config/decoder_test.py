@@ -124,6 +124,13 @@ def test_what_other_decoders_compute_is_refused_and_the_built_value_is_not(key: 
         decoder({key: other})
 
 
+def test_heads_of_an_odd_width_have_no_halves_to_turn() -> None:
+    assert decoder({"num_attention_heads": 8}).head_dim == 6
+    for heads in (16, 5):
+        with pytest.raises(CheckpointError, match="num_attention_heads"):
+            decoder({"num_attention_heads": heads})
+
+
 @ALL
 def test_sliding_windows_bound_the_positions(family: Family) -> None:
     assert spec_with(family, {"sliding_window": 64, "use_sliding_window": True, "max_window_layers": 0}).max_positions == 64
