@@ -119,6 +119,7 @@ def test_codes_of_another_checkpoint_of_the_same_shape_are_refused(tmp_path: Pat
     written(tmp_path)
     stored(tmp_path, WEIGHT + 0.2 * torch.randn(WEIGHT.shape, generator=torch.Generator().manual_seed(1)))
     stored(tmp_path, torch.zeros_like(WEIGHT))  # nothing to compare with
-    for other in (torch.randn(WEIGHT.shape, generator=torch.Generator().manual_seed(1)), -WEIGHT, WEIGHT.flip(0)):
+    foreign = torch.randn(WEIGHT.shape, generator=torch.Generator().manual_seed(1))
+    for other in (foreign, WEIGHT + 0.8 * foreign, -WEIGHT, WEIGHT.flip(0)):
         with pytest.raises(UsageError, match=f"not of this checkpoint: {NAME} reads back with cosine"):
             stored(tmp_path, other)
