@@ -14,6 +14,7 @@ from runtime_py.backends.records import BUILT_IN
 from runtime_py.errors import UsageError
 from targets import registry
 from targets.__main__ import main
+from targets.base import ANSWER_ROOM, WHOLE_CHUNK, WHOLE_CONTEXT, Limits
 from targets.devices import device_named, devices, devices_of
 from targets.registry import target_named, targets
 
@@ -56,6 +57,21 @@ def test_a_device_has_every_fact_of_its_row() -> None:
             told = getattr(devices()[row["name"]], key)
             assert told == (round(value * factors[key]) if key in factors else tuple(value) if key == "targets" else value)
     assert all(card.compute_capability for card in devices_of("server-gpu"))
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_limits_are_raised_to_hold_a_picture_and_no_further(batch: int) -> None:
+    limits = Limits(1024, 512, batch)
+    for rows in (1, 512, 513, 1024 - ANSWER_ROOM, 1025 - ANSWER_ROOM, 2600):
+        raised = limits.holding(rows)
+        assert raised.context >= rows + ANSWER_ROOM and raised.prefill_chunk >= rows and raised.batch == batch
+        assert raised.context == limits.context or raised.context - WHOLE_CONTEXT < rows + ANSWER_ROOM
+        assert raised.prefill_chunk == limits.prefill_chunk or raised.prefill_chunk - WHOLE_CHUNK < rows
+        assert (raised.context == limits.context) == (rows + ANSWER_ROOM <= limits.context)
+        assert (raised.prefill_chunk == limits.prefill_chunk) == (rows <= limits.prefill_chunk)
+    assert limits.capped(100) == Limits(100, 100, batch)
+    assert limits.capped(600) == Limits(600, 512, batch)
+    assert limits.capped(4096) == limits
 
 
 def test_a_device_of_another_target_is_refused() -> None:

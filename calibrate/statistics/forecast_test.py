@@ -56,16 +56,20 @@ def test_codes_are_divided_among_the_threads_that_their_chunks_keep_busy(rows: i
     assert few.memory < BASE + 4 * (2 * rows * 2304 + 5 * 2304**2 + 2 * SOLVING * CHUNK_ELEMENTS) + (1 << 20)
 
 
-def test_memory_holds_all_weights_of_the_largest_block_twice() -> None:
+def test_layers_of_a_block_add_up_and_memory_holds_the_largest_block_twice() -> None:
     spec = tiny_spec("minicpm-v")
 
-    def memory(*places: str) -> int:
+    def of(*places: str) -> Forecast:
         rows = {place: Assignment(LayerShape(place, "decoder", 64, 128), Storage.INT4, "ort_int4_b32") for place in places}
-        return forecast(spec, rows, places, Load(100, 0), MACHINE).memory
+        return forecast(spec, rows, places, Load(100, 0), MACHINE)
 
-    one = memory("decoder.layers.0.mlp.down")
-    assert memory("decoder.layers.0.mlp.down", "decoder.layers.0.mlp.up") == one + 2 * 4 * 64 * 128
-    assert memory("decoder.layers.0.mlp.down", "decoder.layers.1.mlp.down") == one
+    one = of("decoder.layers.0.mlp.down")
+    block = of("decoder.layers.0.mlp.down", "decoder.layers.0.mlp.up")
+    blocks = of("decoder.layers.0.mlp.down", "decoder.layers.1.mlp.down")
+    assert block.memory == one.memory + 2 * 4 * 64 * 128
+    assert blocks.memory == one.memory
+    assert block.blocks == pytest.approx({"decoder.layers.0": 2 * one.seconds})
+    assert blocks.seconds == pytest.approx(2 * one.seconds)
 
 
 def test_rows_are_those_of_the_samples(tmp_path: Path) -> None:

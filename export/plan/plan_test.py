@@ -82,6 +82,7 @@ def test_a_device_too_small_is_refused_with_a_setting_that_does_fit() -> None:
         replace(asked, precision=nearest.precision, context=limits.context, prefill_chunk=limits.prefill_chunk), None
     )
     assert again.devices[0].fits
+    replace(again, available_memory=1 << 50, free_disk=1 << 50).refuse_if_it_does_not_fit()
     assert sum(again.device_bytes.values()) == nearest.needed
     one_step_more = replace(asked, precision="int4", context=nearest.limits.context + 64)
     assert not plan(one_step_more, None).devices[0].fits
@@ -93,6 +94,7 @@ def test_this_machines_memory_and_disk_are_checked() -> None:
     peak, step = made.export_peak
     with pytest.raises(DoesNotFitError, match=step):
         replace(made, available_memory=peak - 1, free_disk=1 << 50).refuse_if_it_does_not_fit()
+    replace(made, available_memory=peak, free_disk=made.disk_needed).refuse_if_it_does_not_fit()
     with pytest.raises(DoesNotFitError, match="on the disk"):
         replace(made, available_memory=1 << 50, free_disk=made.disk_needed - 1).refuse_if_it_does_not_fit()
 
