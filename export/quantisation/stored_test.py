@@ -31,6 +31,9 @@ class Weights:
         assert name == f"{NAME}.weight"
         return self.weight[start:stop]
 
+    def tensor(self, name: str) -> torch.Tensor:
+        return self.rows(name)
+
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self.weight.shape)
 
