@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,13 @@ def test_a_stored_head_must_equal_the_embedding_it_is_tied_to(name: str, tmp_pat
     last = spec.embed.vocabulary - 1
     with pytest.raises(CheckpointError, match=f"differs from {embedding} in row {last}"):
         recognised.family.weight_map(spec, WithHead(source, head, embedding, last)).check(parameter_shapes(spec))
+    stored = source.infos[head]
+    longer = replace(stored, shape=(stored.shape[0] + 1, *stored.shape[1:]))
+    for other, problem in ((longer, "wrong shape"), (replace(stored, dtype="int8"), "wrong dtype")):
+        strange = WithHead(source, head, embedding, None)
+        strange.infos = {**source.infos, head: other}
+        with pytest.raises(CheckpointError, match=f"{problem}: {head}"):
+            recognised.family.weight_map(spec, strange).check(parameter_shapes(spec))
     alone = recognised.family.weight_map(spec, HeadAlone(source, embedding))
     alone.check(parameter_shapes(spec))
     for target in ("decoder.head.weight", "embed_tokens.table.weight"):
