@@ -12,7 +12,7 @@ import pytest
 
 from export.source.pickle_program import KEY_BITS, PickleProgram
 from export.source.pickle_reader import LEGACY_START, read_catalogue
-from export.source.pickle_records import ADMITTED, storage_of
+from export.source.pickle_records import ADMITTED, Storage, StorageType, storage_of
 from runtime_py.errors import CheckpointError
 from runtime_py.files.json_file import shortened
 
@@ -92,3 +92,34 @@ def test_integers_that_may_be_keys() -> None:
     largest = 2**KEY_BITS - 1
     program = b"\x80\x02}(" + integer(largest) + b"N" + integer(-largest) + b"Nu."
     assert PickleProgram(Path("x.bin"), ADMITTED, storage_of).run(io.BytesIO(program)) == {largest: None, -largest: None}
+
+
+FLOATS = StorageType("float32")
+WHOLE = ("storage", FLOATS, "0", "cpu", 6)
+
+
+def test_a_storage_is_told_by_its_type_key_and_count() -> None:
+    for given in (WHOLE, (*WHOLE, None)):
+        assert storage_of(given) == Storage("0", FLOATS, 24)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        list(WHOLE),
+        "storage",
+        WHOLE[:4],
+        (*WHOLE, None, None),
+        ("module", *WHOLE[1:]),
+        ("storage", "FloatStorage", *WHOLE[2:]),
+        ("storage", FLOATS, 0, "cpu", 6),
+        (*WHOLE[:4], -1),
+        (*WHOLE[:4], 6.0),
+        (*WHOLE[:4], True),
+        (*WHOLE[:4], 2**63),
+        (*WHOLE, ("0", 0, 6)),
+    ],
+)
+def test_another_persistent_id_is_no_storage(given: object) -> None:
+    with pytest.raises(ValueError, match="storage"):
+        storage_of(given)

@@ -105,6 +105,14 @@ def test_parts_of_a_checkpoint_keep_their_licences(tmp_path: Path) -> None:
     assert [file.name for file in named(copied, Purpose.LICENCE)] == ["LICENSE", "NOTICE", "llm.LICENSE"]
 
 
+def test_licences_are_told_apart_by_their_words_and_not_by_their_size_and_time(tmp_path: Path) -> None:
+    write(tmp_path, {"LICENSE": "whole", "llm/LICENSE": "other", "clip/LICENSE": "whole"})
+    for path in tmp_path.rglob("LICENSE"):
+        os.utime(path, ns=(10**18, 10**18))
+    copied = side_files(tmp_path, [tmp_path], [tmp_path / "clip", tmp_path / "llm"])
+    assert [file.name for file in copied] == ["LICENSE", "llm.LICENSE"]
+
+
 def test_a_missing_tokenizer_is_an_error_that_names_the_waiver(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         require_vocabulary(tmp_path, [SideFile(Path("merges.txt"), "merges.txt", Purpose.TOKENS)])
