@@ -183,6 +183,12 @@ def test_damaged_archives_are_refused(tmp_path: Path) -> None:
             read_catalogue(archive(bad, content))
     with pytest.raises(CheckpointError, match="compressed"):
         read_catalogue(archive(bad, members, zipfile.ZIP_DEFLATED))
+    for name in ("data.pkl", "data/0", "byteorder"):
+        with zipfile.ZipFile(bad, "w") as out:
+            for member, content in members.items():
+                out.writestr(f"m/{member}", content, zipfile.ZIP_DEFLATED if member == name else zipfile.ZIP_STORED)
+        with pytest.raises(CheckpointError, match=f"m/{name} stored as it is; found a compressed"):
+            read_catalogue(bad)
     text = good.read_bytes()
     for length in (0, 3, 30, len(text) // 2, len(text) - 1):
         bad.write_bytes(text[:length])

@@ -56,6 +56,19 @@ def test_float16_overflows_where_torch_says_so(
             check_values(checked, ["w"])
 
 
+@pytest.mark.parametrize(("row", "told"), [(0, "0 to 1"), (7, "6 to 7"), (8, "8 to 8")])
+def test_the_largest_value_beyond_float16_is_named_with_its_rows(tmp_path: Path, monkeypatch, row: int, told: str) -> None:
+    monkeypatch.setattr(value_check, "CHUNK", 8)
+    tensor = torch.full((9, 4), 66000.0)
+    tensor[row, 1] = -70000.0
+    checked = weights(tmp_path, {"w": tensor})
+    with pytest.raises(CheckpointError, match=rf"w \(model\.safetensors\): 70000 in rows {told}, beyond float16"):
+        check_values(checked, ["w"])
+    tensor[row, 1] = math.nan
+    with pytest.raises(CheckpointError, match=rf"NaN or infinity in rows {told}\n"):
+        check_values(weights(tmp_path, {"w": tensor}))
+
+
 def test_unused_integer_and_computed_tensors(tmp_path: Path) -> None:
     """What is not read is not looked at; a value that is computed on is not what the file will store."""
     tensors = {"unused": torch.tensor([math.nan]), "large": torch.tensor([1e6]), "whole": torch.tensor([3])}
