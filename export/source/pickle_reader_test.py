@@ -185,8 +185,8 @@ def test_damaged_archives_are_refused(tmp_path: Path) -> None:
         read_catalogue(archive(bad, members, zipfile.ZIP_DEFLATED))
     for name in ("data.pkl", "data/0", "byteorder"):
         with zipfile.ZipFile(bad, "w") as out:
-            for member, content in members.items():
-                out.writestr(f"m/{member}", content, zipfile.ZIP_DEFLATED if member == name else zipfile.ZIP_STORED)
+            for member, stored in members.items():
+                out.writestr(f"m/{member}", stored, zipfile.ZIP_DEFLATED if member == name else zipfile.ZIP_STORED)
         with pytest.raises(CheckpointError, match=f"m/{name} stored as it is; found a compressed"):
             read_catalogue(bad)
     text = good.read_bytes()
