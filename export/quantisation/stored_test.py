@@ -68,6 +68,13 @@ def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
         assert torch.equal(got.zero_points, codes.zero_points[start:stop])
 
 
+def test_a_package_is_told_which_calibration_it_is_of(tmp_path: Path) -> None:
+    told = {"method": "gptq", "sequential": True, "samples": {"count": 3}}
+    found = stored(written(tmp_path, **told)).summary()
+    content = (tmp_path / "manifest.json").read_bytes()
+    assert found == {**told, "manifest_sha256": hashlib.sha256(content).hexdigest()}
+
+
 @pytest.mark.parametrize("changes", [{"kind": "package"}, {"schema": 2}, {"schema": None}])
 def test_a_manifest_of_another_kind_or_schema_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
     assert read_manifest(written(tmp_path))["kind"] == "calibration"
