@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from export.modules.connectors.specs import ConnectorSpec
+from export.modules.connectors.base import ConnectorSpec
 
 
 class Activation(StrEnum):

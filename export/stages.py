@@ -5,13 +5,6 @@ The order of a contract's inputs is the order of the stage module's ``forward``;
 
 from __future__ import annotations
 
-from export.modules.connectors.specs import (
-    GluConnectorSpec,
-    MlpConnectorSpec,
-    PatchMergerSpec,
-    ResamplerSpec,
-    WindowConnectorSpec,
-)
 from export.specs import (
     DecoderSpec,
     ModelSpec,
@@ -75,24 +68,9 @@ def _image_inputs(vision: VisionSpec, dtype: str) -> list[TensorContract]:
 
 def _connector(spec: ModelSpec, dtype: str) -> StageContract:
     connector, tokens = spec.connector, vision_tokens(spec)
-    rows: Dimension = "image_rows"
-    inputs = [TensorContract("vision_features", dtype, ("images", tokens, connector.vision_width))]
-    match connector:
-        case ResamplerSpec():
-            rows = connector.queries
-            if connector.fixed_positions is None:
-                inputs.append(TensorContract("key_positions", dtype, (tokens, connector.width)))
-        case MlpConnectorSpec():
-            rows = connector.tokens
-        case GluConnectorSpec():
-            rows = (connector.grid // 2) ** 2 + 2
-        case WindowConnectorSpec():
-            inputs.append(TensorContract("window_index", "int64", ("cells", connector.kernel**2)))
-        case PatchMergerSpec():
-            pass
-    return StageContract(
-        CONNECTOR, tuple(inputs), (TensorContract("image_features", dtype, ("images", rows, connector.width)),)
-    )
+    features = TensorContract("vision_features", dtype, ("images", tokens, connector.vision_width))
+    rows = TensorContract("image_features", dtype, ("images", connector.rows, connector.width))
+    return StageContract(CONNECTOR, (features, *connector.side_inputs(tokens, dtype)), (rows,))
 
 
 def _adapter_inputs(decoder: DecoderSpec) -> list[TensorContract]:

@@ -12,15 +12,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from export.modules.connectors.projections import GluConnector, MlpConnector, PatchMerger, WindowConnector
-from export.modules.connectors.resampler import Resampler
-from export.modules.connectors.specs import (
-    GluConnectorSpec,
-    MlpConnectorSpec,
-    PatchMergerSpec,
-    ResamplerSpec,
-    WindowConnectorSpec,
-)
+from export.modules.connectors.base import named_class
 from export.modules.decoders.llama import Decoder, TokenEmbedding
 from export.modules.decoders.low_rank import PartialLoraDecoder, RoutedLoraDecoder
 from export.modules.decoders.visual_experts import VisualExpertDecoder
@@ -32,20 +24,13 @@ from export.specs import ModelSpec, PartialLora, RotaryVisionSpec, RoutedLora, S
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, STAGES, VISION
 
 VISION_MODULES = {VisionSpec: VisionTransformer, RotaryVisionSpec: RotaryVisionTransformer}
-CONNECTOR_MODULES = {
-    ResamplerSpec: Resampler,
-    MlpConnectorSpec: MlpConnector,
-    WindowConnectorSpec: WindowConnector,
-    GluConnectorSpec: GluConnector,
-    PatchMergerSpec: PatchMerger,
-}
 DECODER_MODULES = {
     type(None): Decoder,
     PartialLora: PartialLoraDecoder,
     RoutedLora: RoutedLoraDecoder,
     VisualExperts: VisualExpertDecoder,
 }
-"""Which module builds which spec; a decoder is chosen by its adapter."""
+"""Which module builds which spec; a decoder is chosen by its adapter, and a connector names its own."""
 
 EMBEDDING: Literal["embedding"] = "embedding"
 """The role of an embedding table."""
@@ -56,7 +41,8 @@ def build_stage(spec: ModelSpec | StageSpecs, stage: str, kernels: Kernels) -> n
     if stage == VISION:
         return VISION_MODULES[type(spec.vision)](spec.vision, kernels)
     if stage == CONNECTOR:
-        return CONNECTOR_MODULES[type(spec.connector)](spec.connector, kernels)
+        connector: nn.Module = named_class(spec.connector, spec.connector.module)(spec.connector, kernels)
+        return connector
     if stage == EMBED:
         return TokenEmbedding(spec.embed.vocabulary, spec.embed.width, spec.embed.scale, kernels)
     if stage == DECODER:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from export.backends.mlc.storage_plan import Storage, StoragePlan
 from export.backends.mlc.support import score_blocks
-from export.modules.connectors.specs import GluConnectorSpec, PatchMergerSpec, ResamplerSpec, WindowConnectorSpec
+from export.modules.connectors.specs import ResamplerSpec
 from export.specs import DecoderSpec, ModelSpec, NormPlacement, RotaryVisionSpec, RoutedLora, VisionSpec
 
 
@@ -125,11 +125,8 @@ class _Tower:
 
 def connector_rows(spec: ModelSpec, patches: int) -> int:
     """Rows that the connector makes of the overview's patches."""
-    match spec.connector:
-        case ResamplerSpec(queries=queries):
-            return queries
-        case PatchMergerSpec(merge=side) | WindowConnectorSpec(kernel=side):
-            return patches // side**2
-        case GluConnectorSpec():
-            return patches // 4
-    return patches
+    joined = spec.connector.patches_per_row
+    if joined is not None:
+        return patches // joined
+    side = spec.image.overview // spec.image.patch
+    return spec.connector.rows_of((side, side))

@@ -22,20 +22,13 @@ from tvm.target import Target
 
 from export.backends.mlc.blocks.decoder import Decoder, TokenEmbedding
 from export.backends.mlc.blocks.linear import Layers
-from export.backends.mlc.blocks.projections import GluConnector, MlpConnector, PatchMerger, WindowConnector
-from export.backends.mlc.blocks.resampler import Resampler
 from export.backends.mlc.blocks.rotary_vision import RotaryVisionTransformer, cut_merge_patches
 from export.backends.mlc.blocks.rows import last_token, rows_at, same_shape
 from export.backends.mlc.blocks.vision import VisionTransformer, cut_patches
+from export.backends.mlc.connector_blocks import block_of
 from export.backends.mlc.overview import Overview, overview_shapes
 from export.backends.mlc.support import decoder_sides, explicit_positions, most_patches, sequence_sides
-from export.modules.connectors.specs import (
-    GluConnectorSpec,
-    MlpConnectorSpec,
-    PatchMergerSpec,
-    ResamplerSpec,
-    WindowConnectorSpec,
-)
+from export.modules.connectors.base import named_class
 from export.quantisation.spec import Assignment
 from export.specs import ModelSpec, RotaryVisionSpec, VisionSpec
 from export.stages import contracts
@@ -44,13 +37,6 @@ from runtime_py.contracts import CONNECTOR, VISION, TensorContract
 from targets.base import Limits
 
 VISION_BLOCKS = {VisionSpec: VisionTransformer, RotaryVisionSpec: RotaryVisionTransformer}
-CONNECTOR_BLOCKS = {
-    ResamplerSpec: Resampler,
-    MlpConnectorSpec: MlpConnector,
-    WindowConnectorSpec: WindowConnector,
-    GluConnectorSpec: GluConnector,
-    PatchMergerSpec: PatchMerger,
-}
 
 
 class Constants(nn.Module):
@@ -88,7 +74,7 @@ class ModelLibrary(nn.Module):
         self.model, self.dtype, self.target, self.sequences = spec, dtype, target, limits.batch
         self.overview_size, self.sent = overview.grid, overview.sent
         self.vision_encoder = VISION_BLOCKS[type(spec.vision)](spec.vision, layers, most_patches(spec, limits.context))
-        self.connector = CONNECTOR_BLOCKS[type(spec.connector)](spec.connector, layers)
+        self.connector = named_class(spec.connector, block_of(spec.connector))(spec.connector, layers)
         self.embed_tokens = TokenEmbedding(spec.embed, layers)
         self.decoder = Decoder(spec.decoder, layers)
         sides = [*side_inputs(spec, VISION), *side_inputs(spec, CONNECTOR)]

@@ -71,7 +71,7 @@ def parameter_bytes(target: str, shape: tuple[int, ...], assignments: Mapping[st
 
 def largest_computed(spec: ModelSpec) -> int:
     """Bytes that the largest parameter computed from whole tensors takes: the embedding-free matrices of a connector."""
-    width = getattr(spec.connector, "width", 0)
+    width = spec.connector.width
     return 4 * 3 * width * width * 3 // 2
 
 

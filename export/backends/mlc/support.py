@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from export.modules.connectors.specs import PatchMergerSpec, WindowConnectorSpec
+from export.backends.mlc.connector_blocks import block_of
 from export.specs import DecoderSpec, ModelSpec, PartialLora, VisionSpec, VisualExperts
 from export.stages import contracts
 from runtime_py.backends.mlc_rows import sequence_axis
-from runtime_py.contracts import CONNECTOR, DECODER, TensorContract
+from runtime_py.contracts import DECODER, TensorContract
 
 UNSOUND_HEAD = 16
 """TVM's prefill attention gives wrong numbers for this head size on OpenCL (measured on PoCL, 0.27.0.post1)."""
@@ -26,6 +26,8 @@ def unsupported(spec: ModelSpec, device: bool) -> list[str]:
     reasons = []
     if spec.decoder.rope.dim != spec.decoder.head_dim:
         reasons.append("rotary positions on part of a head")
+    if not block_of(spec.connector):
+        reasons.append(f"its connector, {type(spec.connector).__name__}, has no Relax block")
     if device and spec.decoder.head_dim == UNSOUND_HEAD:
         reasons.append(f"attention heads of {UNSOUND_HEAD} channels, which TVM 0.27 computes wrongly on OpenCL")
     return reasons
@@ -82,28 +84,19 @@ def most_patches(spec: ModelSpec, context: int) -> int:
     Where the grid is open, those are the patches behind as many image rows as fit the context; a connector with a fixed
     number of queries has no such relation, and pieces are about as large as the overview.
     """
-    vision, connector = spec.vision, spec.connector
+    vision, joined = spec.vision, spec.connector.patches_per_row
     if isinstance(vision, VisionSpec) and vision.grid is not None:
         return vision.grid[0] * vision.grid[1] + int(vision.class_token)
     overview = (spec.image.overview // spec.image.patch) ** 2
-    rows = min(spec.image_rows, context)
-    if isinstance(connector, PatchMergerSpec):
-        return max(overview, rows * connector.merge**2)
-    if isinstance(connector, WindowConnectorSpec):
-        return max(overview, rows * connector.kernel**2)
-    return overview
+    if joined is None or isinstance(spec.connector.rows, int):
+        return overview
+    return max(overview, min(spec.image_rows, context) * joined)
 
 
 def overview_rows(spec: ModelSpec) -> int:
     """Rows of image features of the square picture that the phone's engine sends."""
-    rows = contracts(spec)[CONNECTOR].outputs[0].shape[1]
-    if isinstance(rows, int):
-        return rows
-    side, connector = spec.image.overview // spec.image.patch, spec.connector
-    if isinstance(connector, WindowConnectorSpec):
-        return int((-(-side // connector.kernel)) ** 2 + connector.splitters)
-    assert isinstance(connector, PatchMergerSpec), f"{type(connector).__name__} makes rows by the picture's grid"
-    return side**2 // connector.merge**2
+    side = spec.image.overview // spec.image.patch
+    return spec.connector.rows_of((side, side))
 
 
 def score_blocks(heads: int, queries: int, keys: int, score_bytes: int = SCORE_BYTES) -> int:
