@@ -128,7 +128,8 @@ def _system(form: PromptFormat) -> list[str]:
 
 def _turns(form: PromptFormat, picture: str) -> list[str]:
     said = "content(message['content'])" + (" | trim" if form.trims else "")
-    opening = " ~ ".join([_role(form), *([_quoted(form.after_role)] if form.after_role else [])])
+    after = _after_role(form)
+    opening = " ~ ".join([_role(form), *([after] if after else [])])
     return [
         "{%- for message in turns -%}",
         *_order(form),
@@ -138,6 +139,16 @@ def _turns(form: PromptFormat, picture: str) -> list[str]:
         *_end(form),
         "{%- endfor -%}",
     ]
+
+
+def _after_role(form: PromptFormat) -> str:
+    """What stands between the role and the content of ``message``; "" for nothing."""
+    special, usual = form.picture.after_role, _quoted(form.after_role) if form.after_role else ""
+    if special is None or form.picture.place is Place.START:
+        return usual
+    parts = "message['content'][:1]" if form.picture.place is Place.INLINE else "message['content']"
+    begins = f"message['content'] is not string and {parts} | selectattr('type', 'equalto', 'image') | list"
+    return f"({_quoted(special)} if {begins} else {_quoted(form.after_role)})"
 
 
 def _end(form: PromptFormat) -> list[str]:

@@ -78,6 +78,8 @@ class PictureMarks:
         any_role: turns of other roles than the user's may bring one.
         slices: where pictures are cut up.
         clip_row: ``row`` of a video where that has a mark of its own.
+        after_role: between a role and a content that begins with a picture; None where `PromptFormat.after_role` stands
+            there too.
         stands_for: a text in the first question that its picture takes the place of, instead of standing in front.
         reserved: marks that no text may hold, because the model would take them for pictures.
     """
@@ -94,6 +96,7 @@ class PictureMarks:
     clip_row: str = ""
     stands_for: str = ""
     reserved: tuple[str, ...] = ()
+    after_role: str | None = None
 
 
 @dataclass(frozen=True)
@@ -152,8 +155,10 @@ class PromptFormat:
         return [self.marks[text] for text in self.stop if text in self.marks]
 
     def to_json(self) -> dict[str, Any]:
-        """The object under ``runtime["prompt"]`` of a manifest: every field by its name."""
-        return _plain(dataclasses.asdict(self))
+        """The object under ``runtime["prompt"]`` of a manifest: every field by its name, those of `LATER` where used."""
+        value: dict[str, Any] = _plain(dataclasses.asdict(self))
+        value["picture"] = {name: said for name, said in value["picture"].items() if name not in LATER or said is not None}
+        return value
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> PromptFormat:
@@ -183,6 +188,11 @@ class PromptFormat:
                 "the fields of runtime_py.prompt.format.PromptFormat under runtime.prompt",
                 "update edgeproof, or export the package again",
             ) from error
+
+
+LATER = ("after_role",)
+"""Fields of a picture's marks that manifests did not always have: left out where they say nothing, so that a package of a
+model without them is what it was, and older runtimes read it."""
 
 
 def prompt_of(settings: Mapping[str, Any]) -> PromptFormat:

@@ -64,7 +64,17 @@ def _turn(form: PromptFormat, turn: Message, blocks: Blocks, is_first_question: 
     role = named.get(turn.role) or form.other_role.replace("{role}", turn.role)
     said = content(form, turn, blocks, is_first_question)
     end = form.ends.assistant if turn.role == "assistant" else form.ends.user
-    return [role, form.after_role, *said, end if said or form.ends_empty_turns else ""]
+    return [role, after_role(form, turn), *said, end if said or form.ends_empty_turns else ""]
+
+
+def after_role(form: PromptFormat, turn: Message) -> str:
+    """What stands between a turn's role and its content."""
+    special, parts = form.picture.after_role, turn.content()
+    if special is None or form.picture.place is Place.START:
+        return form.after_role
+    pictures = [not isinstance(part, str) for part in parts]
+    begins = any(pictures) if form.picture.place is Place.FRONT else any(pictures[:1])
+    return special if begins else form.after_role
 
 
 def content(form: PromptFormat, turn: Message, blocks: Blocks, is_first_question: bool) -> list[Run]:

@@ -16,7 +16,7 @@ from typing import Any
 from runtime_py.errors import UnsupportedModelError
 from runtime_py.preprocess.base import Message
 from runtime_py.prompt.format import Place, PromptFormat
-from runtime_py.prompt.render import Blocks, content
+from runtime_py.prompt.render import Blocks, after_role, content
 
 
 class SystemMessage(StrEnum):
@@ -70,7 +70,8 @@ def phone_parts(form: PromptFormat, message: Message, first_question: bool = Tru
     """The parts of one message as an app sends them: texts, and pictures by their index.
 
     Raises:
-        UnsupportedModelError: the model's pictures stand in front of all turns, where the engine puts none.
+        UnsupportedModelError: the model's pictures stand in front of all turns, where the engine puts none; or its turns
+            open otherwise where a picture comes first, and the engine opens all alike.
     """
     pictures = [part for part in message.content() if isinstance(part, int)]
     if pictures and form.picture.place is Place.START:
@@ -79,19 +80,37 @@ def phone_parts(form: PromptFormat, message: Message, first_question: bool = Tru
             "a model whose pictures stand there",
             "run the package's functions from an app of your own",
         )
+    if after_role(form, message) != form.after_role:
+        raise UnsupportedModelError(
+            f"{form.name}: the phone's engine puts {form.after_role!r} behind a role, and the model "
+            f"{form.picture.after_role!r} where a picture comes first",
+            "a message whose text comes first",
+            "send the text in front of the picture",
+        )
     marks = form.picture
     around = ("", "") if marks.spliced else (marks.before, marks.after)
     blocks: Blocks = {picture: [around[0], [picture], around[1]] for picture in pictures}
     return [run if isinstance(run, str) else run[0] for run in content(form, message, blocks, first_question)]
 
 
+def picture_message(form: PromptFormat) -> list[str] | None:
+    """The parts of a message with one picture, ``{picture}`` and ``{question}`` in them; None where no app can send one.
+
+    The picture comes first, unless the engine would open its turn otherwise than the model has it.
+    """
+    for parts in ((0, "{question}"), ("{question}", 0)):
+        try:
+            sent = phone_parts(form, Message("user", "{question}", (0,), parts))
+        except UnsupportedModelError:
+            continue
+        return [part if isinstance(part, str) else "{picture}" for part in sent]
+    return None
+
+
 def prompt_facts(form: PromptFormat) -> dict[str, Any]:
     """What an app of the stock engine must know of this prompt, for the manifest."""
-    picture: list[str | int] | None = None
-    if form.picture.place is not Place.START:
-        picture = phone_parts(form, Message("user", "{question}", (0,)))
     return {
-        "picture_message": None if picture is None else [part if isinstance(part, str) else "{picture}" for part in picture],
+        "picture_message": picture_message(form),
         "system_message": str(system_message(form)),
         "system_turn": None if form.system is None else f"{form.system.before}{{message}}{form.system.after}",
         "turns": "all" if form.keeps_history else "the last",

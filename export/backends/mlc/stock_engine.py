@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from export.backends.mlc.conversation_template import picture_message
 from export.backends.mlc.support import decoder_sides, overview_rows
 from export.prompts.declared import declared_prompt
 from export.specs import ModelSpec, PartialLora, RoutedLora, SizeRule, VisualExperts
@@ -97,8 +98,11 @@ def _against_pictures(spec: ModelSpec, rows: int, limits: Limits) -> list[str]:
     if not reasons and any(tensor.name != "position_ids" for tensor in decoder_sides(spec)):
         names = ", ".join(tensor.name for tensor in decoder_sides(spec))
         reasons.append(f"the decoder reads {names}, which stock prefill does not have")
-    if declared_prompt(spec).picture.place is Place.START:
+    form = declared_prompt(spec)
+    if form.picture.place is Place.START:
         reasons.append("a picture stands in front of all turns, and the engine puts it inside one")
+    elif picture_message(form) is None:
+        reasons.append("a turn opens otherwise where a picture comes first, and the engine opens all alike")
     if rows > limits.prefill_chunk:
         reasons.append(f"its {rows} rows cannot be split and exceed the prefill chunk of {limits.prefill_chunk}")
     if rows >= limits.context:
@@ -113,7 +117,9 @@ def _pieces(spec: ModelSpec) -> tuple[Use, tuple[str, ...]]:
         return Use.PICTURE, ()
     if spec.image.rule is SizeRule.TILES and not (marks.before or marks.after or marks.slices):
         return Use.TILES, ()
-    lost = f"the view of the whole alone: up to {spec.image.pieces - 1} further pieces are of other shapes"
+    tiles = spec.image.rule is SizeRule.TILES
+    why = "stand between marks, which the engine puts nowhere" if tiles else "are of other shapes"
+    lost = f"the view of the whole alone: up to {spec.image.pieces - 1} further pieces {why}"
     return Use.PICTURE, (lost,)
 
 

@@ -93,6 +93,14 @@ def test_every_fact_that_takes_something_away(whole: ModelSpec) -> None:
     assert use is Use.TEXT and "cannot count the 2306 rows" in why
     cut = replace(whole, image=replace(whole.image, pieces=10, rule=SizeRule.SLICES))
     assert said(cut) == (Use.PICTURE, "the view of the whole alone: up to 9 further pieces are of other shapes")
+    tiles = replace(whole, image=replace(whole.image, pieces=10, rule=SizeRule.TILES))
+    assert said(tiles) == (
+        Use.PICTURE,
+        "the view of the whole alone: up to 9 further pieces stand between marks, which the engine puts nowhere",
+    )
+    opens = {**whole.runtime["prompt"], "picture": {**whole.runtime["prompt"]["picture"], "after_role": "#"}}
+    use, why = said(replace(whole, runtime={**whole.runtime, "prompt": opens}))
+    assert use is Use.TEXT and "opens otherwise where a picture comes first" in why
     start = {**whole.runtime["prompt"], "picture": {**whole.runtime["prompt"]["picture"], "place": "start"}}
     use, why = said(replace(whole, runtime={**whole.runtime, "prompt": start}))
     assert use is Use.TEXT and "in front of all turns" in why
