@@ -8,7 +8,7 @@ holds at both sizes), ``[variant.NAME.SIZE]``. ``[checkpoints]`` maps hub ids to
 
 ``[class_defaults]`` holds what the published configuration class takes where config.json is silent, ``[marks]`` the ids
 of the prompt's special tokens by their text, ``[answers.NAME]`` how the published code chooses tokens
-(`GenerationDefaults`).
+(`GenerationDefaults`), ``[unread]`` which ``keys`` of config.json neither the family nor the published code reads.
 
 ``extends`` names the folder of another family here, whose tables, but for `ITS_OWN`, lie under these.
 """
@@ -92,6 +92,7 @@ class PublishedCode:
     class_defaults: Mapping[str, Any]
     marks: Mapping[str, int]
     answers: Mapping[str, GenerationDefaults]
+    unread: frozenset[str] = frozenset()
 
 
 @cache
@@ -99,7 +100,8 @@ def read_code(path: Path) -> PublishedCode:
     """The defaults in a ``published.toml``."""
     tables = _tables(path)
     answers = {name: GenerationDefaults(**table) for name, table in tables.get("answers", {}).items()}
-    return PublishedCode(tables.get("class_defaults", {}), tables.get("marks", {}), answers)
+    unread = frozenset(tables.get("unread", {}).get("keys", ()))
+    return PublishedCode(tables.get("class_defaults", {}), tables.get("marks", {}), answers, unread)
 
 
 def read_published(path: Path, variant: str, size: str) -> dict[str, Any]:
