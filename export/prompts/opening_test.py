@@ -19,10 +19,10 @@ transformers = pytest.importorskip("transformers")
 
 FORM = PromptFormat(
     name="smolvlm",
-    system=SystemTurn("System: ", "<end>\n"),
+    system=SystemTurn("System: ", "<end_of_utterance>\n"),
     roles=ByRole("User:", "Assistant:"),
     after_role=" ",
-    ends=ByRole("<end>\n", "<end>\n"),
+    ends=ByRole("<end_of_utterance>\n", "<end_of_utterance>\n"),
     before_answer="",
     join="",
     order=Order.USER_FIRST,
@@ -38,16 +38,16 @@ def text(said: str) -> dict[str, str]:
 
 
 TALKS: list[tuple[list[Any], str, str]] = [
-    (["Hi."], "User: Hi.<end>\n", "User: Hi.<end>\n"),
-    ([[text("Hi.")]], "User: Hi.<end>\n", "User: Hi.<end>\n"),
-    ([[IMAGE, text("What?")]], f"User:{PICTURE}What?<end>\n", f"User:{PICTURE}What?<end>\n"),
-    ([[text("See "), IMAGE]], f"User: See {PICTURE}<end>\n", f"User:{PICTURE}See <end>\n"),
-    ([[text(""), IMAGE]], f"User: {PICTURE}<end>\n", f"User:{PICTURE}<end>\n"),
-    ([[IMAGE]], f"User:{PICTURE}<end>\n", f"User:{PICTURE}<end>\n"),
+    (["Hi."], "User: Hi.<end_of_utterance>\n", "User: Hi.<end_of_utterance>\n"),
+    ([[text("Hi.")]], "User: Hi.<end_of_utterance>\n", "User: Hi.<end_of_utterance>\n"),
+    ([[IMAGE, text("What?")]], f"User:{PICTURE}What?<end_of_utterance>\n", f"User:{PICTURE}What?<end_of_utterance>\n"),
+    ([[text("See "), IMAGE]], f"User: See {PICTURE}<end_of_utterance>\n", f"User:{PICTURE}See <end_of_utterance>\n"),
+    ([[text(""), IMAGE]], f"User: {PICTURE}<end_of_utterance>\n", f"User:{PICTURE}<end_of_utterance>\n"),
+    ([[IMAGE]], f"User:{PICTURE}<end_of_utterance>\n", f"User:{PICTURE}<end_of_utterance>\n"),
     (
         [[IMAGE, text("What?")], "A dog.", "Why?"],
-        f"User:{PICTURE}What?<end>\nAssistant: A dog.<end>\nUser: Why?<end>\n",
-        f"User:{PICTURE}What?<end>\nAssistant: A dog.<end>\nUser: Why?<end>\n",
+        f"User:{PICTURE}What?<end_of_utterance>\nAssistant: A dog.<end_of_utterance>\nUser: Why?<end_of_utterance>\n",
+        f"User:{PICTURE}What?<end_of_utterance>\nAssistant: A dog.<end_of_utterance>\nUser: Why?<end_of_utterance>\n",
     ),
 ]
 """What user and assistant say in turn, and the published text where pictures stand inline, and in front."""

@@ -14,7 +14,7 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,17 +55,18 @@ def check_template(form: PromptFormat, folder: Path, makes: str) -> tuple[str, .
         return ()
     name, template = found
     talks = _talks(form, makes == TURNS)
-    theirs = _rendered(template, [_rows(talk) for talk in talks], roles(folder))
-    if theirs is None or not any(theirs):
+    asked = [_rows(talk, listed) for listed in (False, True) for talk in talks]
+    theirs = _rendered(template, asked, roles(folder)) or []
+    as_text, as_parts = theirs[: len(talks)], theirs[len(talks) :]
+    if all(text is not None for text in as_parts) and not _differences(form, talks, as_parts):
+        as_text = as_parts  # published code that hands over lists of parts alone has a template for nothing else
+    if not any(as_text):
         return (f"the template in {name} cannot be rendered; the package has the published prompt of its family",)
-    for talk, text in zip(talks, theirs, strict=True):
-        ours = _text(form, talk)
-        if text is not None and text.removeprefix(form.begin) != ours:
-            return (
-                f"the template in {name} writes another prompt than the published one, which the package has: "
-                + _difference(ours, text.removeprefix(form.begin)),
-            )
-    return ()
+    told = _differences(form, talks, as_text)
+    return tuple(
+        f"the template in {name} writes another prompt than the published one, which the package has: {difference}"
+        for difference in told[:1]
+    )
 
 
 def stated_template(folder: Path) -> tuple[str, str] | None:
@@ -107,19 +108,32 @@ def _talks(form: PromptFormat, instructed: bool) -> list[list[Message]]:
     return [*talks, [Message("user", "One?", (0,), (0, "One?"))]] if marked else talks
 
 
-def _rows(talk: list[Message]) -> list[dict[str, Any]]:
-    """A conversation as templates take it."""
+def _rows(talk: list[Message], listed: bool) -> list[dict[str, Any]]:
+    """A conversation as templates take it: a content is a text where no picture is, or every one is a list of parts."""
 
     def content(turn: Message) -> object:
         kinds = [{"type": "text", "text": part} if isinstance(part, str) else {"type": "image"} for part in turn.content()]
-        return kinds if turn.images else turn.text
+        return kinds if turn.images or listed else turn.text
 
     return [{"role": turn.role, "content": content(turn)} for turn in talk]
 
 
-def _text(form: PromptFormat, talk: list[Message]) -> str:
-    """The prompt behind its begin mark, with one row for a picture."""
-    return "".join(str(run) for run in render(form, talk, {0: [picture_text(form, 1)]} if talk[-1].images else {}))
+def _differences(form: PromptFormat, talks: list[list[Message]], texts: Sequence[str | None]) -> list[str]:
+    """Of the conversations that a template rendered; a picture is its marks with one row, or that row alone, around which a
+    processor puts the marks (SmolVLM).
+    """
+    told = []
+    for talk, text in zip(talks, texts, strict=False):
+        ours = _text(form, talk, picture_text(form, 1))
+        theirs = None if text is None else text.removeprefix(form.begin)
+        if theirs not in (None, ours, _text(form, talk, form.picture.row)):
+            told.append(_difference(ours, str(theirs)))
+    return told
+
+
+def _text(form: PromptFormat, talk: list[Message], picture: str) -> str:
+    """The prompt behind its begin mark, with a text for the picture."""
+    return "".join(str(run) for run in render(form, talk, {0: [picture]} if talk[-1].images else {}))
 
 
 def _rendered(template: str, talks: list[list[dict[str, Any]]], words: Mapping[str, str]) -> list[str | None] | None:
