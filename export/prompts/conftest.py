@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from export.families.base import Family
 from export.families.config.vocabulary import TOKENS, added_tokens
 from export.families.registry import families
 from export.package.tokenizer_files import ensure_tokenizer_json
@@ -49,6 +50,7 @@ class Speaker:
         library: text to ids by another library's hand, special tokens in it included.
         phone: the same of the tokenizer.json that a phone's package carries.
         clip: its pictures are clips of frames.
+        block: what the published code puts for a picture of these pieces, of a family whose own test says it.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Speaker:
     phone: Callable[[str], list[int]]
     stop_ids: tuple[int, ...]
     clip: bool = False
+    block: Callable[[Sequence[ImageInputs]], Run] | None = None
 
     def turns(self, talk: Conversation) -> tuple[list[Message], list[ImageInputs]]:
         """The conversation as the processor reads it; every image part is a picture of another shape."""
@@ -81,6 +84,8 @@ class Speaker:
 
     def _block(self, pieces: Sequence[ImageInputs]) -> Run:
         marks = self.form.picture
+        if self.block is not None:
+            return self.block(pieces)
         if marks.spliced:
             return [IMAGE]
         if self.family == "cogvlm2":
@@ -153,16 +158,34 @@ def speaker_of(name: str, scratch: Path) -> Speaker:
     family = families()[name if name in families() else demo]
     place = DEMOS / demo
     if name == "minicpm-llama3-v":
-        place = _llama3_tokenizer(scratch / "llama3")
+        place = bpe_tokenizer(scratch / "llama3", LLAMA3_MARKS)
         config = dict(family.published_config("", "tiny")) | {"vocab_size": 4000, TOKENS: added_tokens(place)}
     else:
         config = {**family.load_config(place), **_changes(name)}
+    return speaker_for(family, place, config, scratch / f"{name}.tokenizer.json", name)
+
+
+def speaker_for(
+    family: Family,
+    place: Path,
+    config: Mapping[str, Any],
+    made: Path,
+    name: str = "",
+    block: Callable[[Sequence[ImageInputs]], Run] | None = None,
+) -> Speaker:
+    """Any family's prompt, here or in a distribution of its own.
+
+    Args:
+        place: folder of its tokenizer, e.g. `bpe_tokenizer`.
+        config: what its ``spec`` reads, in whose vocabulary the tokenizer fits.
+        made: where the phone's tokenizer.json is written.
+        block: see `Speaker`.
+    """
     words = tokenizer.load(place)
     spec = family.spec(config, EmptySource())
-    made = scratch / f"{name}.tokenizer.json"
     ensure_tokenizer_json(place, made)
     return Speaker(
-        name=name,
+        name=name or family.name,
         family=family.name,
         form=prompt_of(spec.runtime),
         processor=family.make_processor(spec, words),
@@ -171,6 +194,7 @@ def speaker_of(name: str, scratch: Path) -> Speaker:
         phone=_tokenizers(made),
         stop_ids=tuple(spec.generation["stop_ids"]),
         clip=bool(spec.runtime.get("video")),
+        block=block,
     )
 
 
@@ -185,13 +209,13 @@ def _changes(name: str) -> Mapping[str, Any]:
     return changes.get(name, {})
 
 
-def _llama3_tokenizer(folder: Path) -> Path:
-    """CogVLM2's demo tokenizer, which is Llama-3's in small, with the marks that MiniCPM-Llama3-V adds to it."""
+def bpe_tokenizer(folder: Path, marks: Sequence[str]) -> Path:
+    """CogVLM2's demo tokenizer, which is Llama-3's in small (fewer than 4000 pieces), with a family's marks; its folder."""
     from tokenizers import Tokenizer
 
     folder.mkdir(exist_ok=True)
     made = Tokenizer.from_file(str(DEMOS / "cogvlm2" / "tokenizer.json"))
-    made.add_special_tokens(list(LLAMA3_MARKS))
+    made.add_special_tokens(list(marks))
     made.save(str(folder / "tokenizer.json"))
     return folder
 

@@ -7,6 +7,7 @@ itself. The texts go through tokenizers or sentencepiece, not through runtime_py
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -143,18 +144,52 @@ LETTERS = st.sampled_from("abz AZ09.,?!\n\t 图片星形é😀<>{}'\"\\|")
 TEXT = st.text(LETTERS | st.characters(codec="utf-8", max_codepoint=0x2FFF), max_size=30)
 
 
-@st.composite
-def talks(draw: st.DrawFn, name: str) -> Conversation:
+@dataclass(frozen=True)
+class Takes:
+    """Which conversations a published chat function takes, beside text of user and assistant in turn.
+
+    Attributes:
+        many: pictures anywhere in the user's turns, in any number.
+        later: its one picture may come with any question.
+        first: pictures only where the first question has one.
+        system: instructions in front.
+    """
+
+    many: bool = False
+    later: bool = False
+    first: bool = False
+    system: bool = False
+
+
+TAKES = {
+    "minicpm-llama3-v": Takes(many=True),
+    "omnilmm-12b": Takes(system=True),
+    "wemm": Takes(later=True),
+    "xverse-v": Takes(later=True, system=True),
+    "awaker2.5-vl": Takes(many=True, first=True, system=True),
+    "qwen2-vl": Takes(many=True, system=True),
+    "cogvlm2": Takes(later=True),
+    "cogvlm2-video": Takes(later=True),
+}
+"""By name; one that is not named takes one picture with the first question."""
+
+
+def talks(name: str) -> st.SearchStrategy[Conversation]:
     """Conversations that the published code of ``name`` takes."""
-    many = name in ("minicpm-llama3-v", "awaker2.5-vl", "qwen2-vl")
-    system = name in ("omnilmm-12b", "xverse-v", "awaker2.5-vl", "qwen2-vl") and draw(st.booleans())
+    return conversations(TAKES.get(name, Takes()))
+
+
+@st.composite
+def conversations(draw: st.DrawFn, takes: Takes) -> Conversation:
+    """Conversations of up to five turns."""
+    many, system = takes.many, takes.system and draw(st.booleans())
     count = draw(st.sampled_from((1, 1, 3, 5)))
     talk: Conversation = [{"role": "system", "content": draw(TEXT)}] if system else []
     shown = 0
     for number in range(count):
         said: str | list[dict[str, Any]] = draw(TEXT)
-        may = number % 2 == 0 and (number == 0 or many or name in ("wemm", "xverse-v", "cogvlm2", "cogvlm2-video"))
-        if may and draw(st.booleans()) and (many or not shown) and not (name == "awaker2.5-vl" and number and not shown):
+        may = number % 2 == 0 and (number == 0 or many or takes.later)
+        if may and draw(st.booleans()) and (many or not shown) and not (takes.first and number and not shown):
             told = [{"type": "text", "text": draw(TEXT)} for _ in range(draw(st.integers(0 if many else 1, 3)))]
             for _ in range(draw(st.integers(1, 3)) if many else 1):
                 told.insert(draw(st.integers(0, len(told))), {"type": "image"})

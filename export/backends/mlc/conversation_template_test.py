@@ -31,6 +31,7 @@ from export.source.tensor_source import EmptySource
 from runtime_py.errors import UnsupportedModelError, UsageError
 from runtime_py.preprocess.base import Message
 from runtime_py.prompt.format import Place
+from runtime_py.prompt.render import picture_text
 
 KEYS = [
     *("name", "system_template", "system_message", "system_prefix_token_ids", "add_role_after_system_message"),
@@ -104,9 +105,9 @@ def _sent(speaker: Speaker, turn: Message, first: bool) -> str | list[str | int]
 
 def cut_up(speaker: Speaker, talk: Conversation) -> bool:
     """Whether a picture is more than the one piece that the engine embeds."""
-    return speaker.form.picture.slices is not None and any(
-        isinstance(b, str) and "<slice>" in b for b in speaker.blocks(talk)
-    )
+    form = speaker.form
+    blocks = [block for block in speaker.blocks(talk) if isinstance(block, str)]
+    return any(block != picture_text(form, block.count(form.picture.row)) for block in blocks)
 
 
 @pytest.fixture(params=SPEAKERS)
