@@ -14,6 +14,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from export.command.python_text import renamed, sorted_imports, used_imports
 from export.families.base import Family
 from export.families.names import find
 from export.families.published import variants
@@ -123,7 +124,8 @@ def _copied(new: NewFamily) -> dict[str, str]:
     files = {}
     for path in sorted(folder.glob("*.py")):
         if not path.name.endswith("_test.py"):
-            files[path.name] = re.sub(rf"\b{re.escape(theirs)}\b", new.package, path.read_text(encoding="utf-8"))
+            text = re.sub(rf"\b{re.escape(theirs)}\b", new.package, path.read_text(encoding="utf-8"))
+            files[path.name] = sorted_imports(text)
     files["family.py"] = _family(files["family.py"], new)
     files["published.toml"] = _published((folder / "published.toml").read_text(encoding="utf-8"), new)
     return files
@@ -143,21 +145,8 @@ def _family(text: str, new: NewFamily) -> str:
     for node, replacement in sorted(edits, key=lambda edit: -edit[0].lineno):
         blank = 0 if replacement else 1  # the empty line behind a method goes with it
         lines[node.lineno - 1 : (node.end_lineno or 0) + blank] = replacement.splitlines()
-    made = _used_imports(re.sub(rf"\b{record.name}\b", new.class_name, "\n".join(lines) + "\n"))
-    return made.replace('"""', f'"""{new.name}, begun as a copy of {new.like.name}, of which this says:\n\n', 1)
-
-
-def _used_imports(text: str) -> str:
-    """The text without names that it imports and no longer mentions."""
-    tree = ast.parse(text)
-    lines = text.splitlines()
-    for node in reversed([node for node in tree.body if isinstance(node, ast.ImportFrom) and node.module != "__future__"]):
-        rest = "\n".join(lines[: node.lineno - 1] + lines[node.end_lineno or 0 :])
-        kept = [name for name in node.names if re.search(rf"\b{name.asname or name.name}\b", rest)]
-        if len(kept) < len(node.names):
-            named = ", ".join(f"{name.name} as {name.asname}" if name.asname else name.name for name in kept)
-            lines[node.lineno - 1 : node.end_lineno] = [f"from {node.module} import {named}"] if kept else []
-    return "\n".join(lines) + "\n"
+    made = used_imports(renamed("\n".join(lines) + "\n", record.name, new.class_name))
+    return made.replace('"""', f'"""{new.name}, begun as a copy of {new.like.name}.\n\nOf that one this says:\n\n', 1)
 
 
 def _published(text: str, new: NewFamily) -> str:
@@ -190,7 +179,8 @@ from runtime_py.preprocess import {new.like.processor}
 class Processor({new.like.processor}.Processor):
     """{new.name}'s pictures and prompt; ``settings`` are what {new.package} declares.
 
-    What the published code does otherwise goes here; what nothing else needs of {theirs} is copied over.
+    What the published code does otherwise goes here. What nothing else needs is copied over from
+    {theirs}.
     """
 '''
 

@@ -145,6 +145,23 @@ def test_every_family_can_be_begun_from(like: registry.Family, outside: bool) ->
     assert not [name for name, text in files.items() if str(new_family.ROOT) in text]
 
 
+@pytest.mark.parametrize("like", registry.families().values(), ids=lambda family: family.name)
+def test_a_scaffold_passes_ruff(like: registry.Family, tmp_path: Path) -> None:
+    """As the checkout's own files do, so that what a researcher changes is all that there is to correct."""
+    write(NewFamily("my-vlm.2", like, "org/x"), tmp_path)
+    config = ["--config", str(new_family.ROOT / "pyproject.toml")]
+    config += ["--config", f"src = {json.dumps([str(tmp_path), str(new_family.ROOT)])}"]
+    for verb in (["check", "--output-format", "concise"], ["format", "--check"]):
+        command = [sys.executable, "-m", "ruff", *verb, "--no-cache", *config, "."]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout
+
+
+def test_what_is_said_of_the_other_family_keeps_its_name() -> None:
+    text = new_files(NewFamily(NAME, registry.families()["wemm"], "org/x"))["export/families/my_vlm/family.py"]
+    assert "class MyVlm(Family):" in text and "FAMILY = MyVlm()" in text and "WeMM 1.2 carries a perceiver" in text
+
+
 def test_a_manifest_names_only_processors_that_are_installed() -> None:
     for name in ("os", "json.decoder", "../processors", "base", ""):
         with pytest.raises(PackageError, match="names the processor"):
