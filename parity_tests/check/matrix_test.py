@@ -55,7 +55,8 @@ def test_a_part_that_cannot_run_here_makes_a_cell_not_run_and_never_passed(
 def test_every_family_has_a_small_checkpoint():
     from export.families.registry import families
 
-    assert all(checkpoints(family) for family in families())
+    bare = [family for family in families() if not checkpoints(family)]
+    assert bare == [], f"run the published code on a small checkpoint of each and put it into {GOLDENS}/NAME"
 
 
 def test_a_precision_that_the_target_lacks_is_not_built():

@@ -93,7 +93,7 @@ class Part:
         family = subject.family
         against = self.against.get(family, "")
         if family not in self.examine:
-            why = self.lacking.get(family, "transformers is not known to have this family's")
+            why = self.lacking.get(family, "nobody has said yet whether transformers has this family's")
             return [self._not_run(against, why)]
         try:
             return [self._judged(finding, against, family, table) for finding in self.examine[family](subject)]

@@ -168,7 +168,10 @@ def row(footprint: Footprint) -> str:
 
 def test_the_table_in_the_docs_is_what_is_worked_out() -> None:
     written = re.findall(r"^\| [\w.-]+/[\w.-]+ \|.*$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
-    assert written == [row(footprint) for footprint in footprints(target_named("android"))]
+    expected = [row(footprint) for footprint in footprints(target_named("android"))]
+    missing = [line for line in expected if line not in written]
+    assert missing == [], f"put into {PAGE}, in the order of `python -m targets android`:\n" + "\n".join(missing)
+    assert written == expected
 
 
 def test_the_compilers_commit_is_known() -> None:
