@@ -155,6 +155,13 @@ class ExportRequest:
                 f"use --context {max_positions} or less",
             )
         context = self.context or min(default.context, max_positions)
+        if self.context is None and context <= picture_rows:
+            raise UsageError(
+                f"the model's {max_positions} positions do not hold one picture, which takes {picture_rows}",
+                f"at least {picture_rows + ANSWER_ROOM}, for a question and an answer too",
+                "use a target that takes pictures in parts (cpu), or a checkpoint of smaller pictures (its "
+                "preprocessor_config.json) or more positions",
+            )
         if context <= picture_rows:
             raise UsageError(
                 f"a context of {context} positions does not hold one picture, which takes {picture_rows}",

@@ -47,6 +47,13 @@ def test_a_context_without_room_for_a_picture_is_refused() -> None:
     assert plan(ExportRequest("cogvlm2", "cpu", context=2048), None).options.limits.context == 2048
 
 
+def test_positions_without_room_for_a_picture_are_no_fault_of_a_flag() -> None:
+    with pytest.raises(UsageError, match="the model's 512 positions do not hold one picture, which takes 1369") as caught:
+        ExportRequest("qwen2-vl", "android").limits(512, 1369)
+    assert "--context" not in caught.value.next_step and "preprocessor_config.json" in caught.value.next_step
+    assert ExportRequest("qwen2-vl", "android").limits(1370, 1369).context == 1370
+
+
 def test_a_chunk_below_one_picture_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--model", "minicpm-v", "--target", "android", "--prefill-chunk", "32", "--dry-run"]) == 0
     said = capsys.readouterr().out
