@@ -1,7 +1,8 @@
 """A family's own test holds its prompt against the published chat function, in one call and without an entry here.
 
 The family states that function (a conversation, and what stands for its pictures, to runs of text and ids), and which
-conversations it takes; ``family_test.py`` in its folder, or in a distribution outside, calls `check_prompt`.
+conversations it takes; ``family_test.py`` in its folder calls `check_prompt`. So does one in a distribution outside that is
+tested beside a checkout; wheels hold no tests.
 """
 
 from __future__ import annotations
