@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 from export.families.registry import families
 from export.source.tensor_source import EmptySource
 from runtime_py.errors import PackageError
-from runtime_py.prompt.format import PromptFormat, prompt_of
+from runtime_py.files.schema import FOLDER
+from runtime_py.prompt.format import PictureMarks, PromptFormat, prompt_of
 
 
 @pytest.mark.parametrize("name", families())
@@ -43,6 +45,13 @@ def test_another_form_is_a_broken_package(changes: dict[str, Any]) -> None:
     value = family.spec(family.published_config("", "full"), EmptySource()).runtime["prompt"]
     with pytest.raises(PackageError, match="describes the prompt in another form"):
         PromptFormat.from_json({**value, **changes})
+
+
+@pytest.mark.parametrize(("name", "kind"), [("prompt", PromptFormat), ("picture", PictureMarks)])
+def test_the_schema_of_manifests_knows_every_field(name: str, kind: type[PromptFormat | PictureMarks]) -> None:
+    """It lets no other through, so that a package of a model that uses a new one could not be finished."""
+    stated = json.loads((FOLDER / "manifest.schema.json").read_text(encoding="utf-8"))["$defs"][name]
+    assert set(stated["properties"]) == {field.name for field in dataclasses.fields(kind)}
 
 
 def test_settings_without_a_prompt_are_named() -> None:
