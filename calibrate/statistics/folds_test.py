@@ -1,5 +1,7 @@
 """An overlay changes the weights of a model, not what it computes, in every family."""
 
+from dataclasses import replace
+
 import torch
 
 from calibrate.conftest import RandomWeights, decoder_call, run_decoder
@@ -47,6 +49,12 @@ def test_folds_cover_all_decoder_layers(spec: ModelSpec) -> None:
     folded = {name for _, folds in decoder_folds(spec) for fold in folds for name in fold.layers}
     layers = {layer.name for layer in layer_shapes(spec) if layer.role == "decoder"}
     assert layers <= folded
+
+
+def test_a_head_of_its_own_is_scaled_and_one_that_is_the_embedding_is_not(spec: ModelSpec) -> None:
+    for tied in (False, True):
+        folds = dict(decoder_folds(replace(spec, decoder=replace(spec.decoder, tied_head=tied))))
+        assert ("decoder.head" in folds) is not tied
 
 
 def test_rows_of_an_overlay_are_rows_of_the_whole(spec: ModelSpec) -> None:
