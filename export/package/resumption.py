@@ -13,7 +13,7 @@ from export.package import disk
 from export.package.journal import Journal, sha256_of
 from export.package.manifest import MANIFEST, assignment_rows
 from export.package.ownership import remove_unfinished, stored_manifest
-from export.package.source_hashes import stamp
+from export.package.source_hashes import YOUNG, stamp
 from export.plan.machine import tool_versions
 from export.plan.plan import Plan
 from export.request import ExportRequest
@@ -77,7 +77,8 @@ def finished_before(request: ExportRequest, checkpoint: OpenedCheckpoint, planne
     source, options = written.get("source", {}), planned.options
     made = (written.get("target"), written.get("precision"), source.get("id"), source.get("revision"), limits)
     same = made == (options.target.name, options.precision, checkpoint.id, checkpoint.revision, asked)
-    same = same and _held_alike(written, request, checkpoint, planned)
+    since = (output / MANIFEST).stat().st_mtime_ns
+    same = same and _held_alike(written, request, checkpoint, planned) and _of_these_files(source, checkpoint, since)
     if not journal.finished() and (request.force or not same):
         if request.force:
             return False
@@ -85,6 +86,20 @@ def finished_before(request: ExportRequest, checkpoint: OpenedCheckpoint, planne
     disk.clean_up(output, journal)
     log.info("%s is finished; nothing is left to do", output)
     return True
+
+
+def _of_these_files(source: Mapping[str, Any], checkpoint: OpenedCheckpoint, since: int) -> bool:
+    """Whether the checkpoint has the files that the manifest's ``source`` names; those written after it are hashed.
+
+    Args:
+        since: when the manifest was written, nanoseconds.
+    """
+    made_of, found = {row["path"]: row for row in source.get("files", ())}, checkpoint.files()
+    return made_of.keys() == found.keys() and all(
+        path.stat().st_size == made_of[name]["bytes"]
+        and (path.stat().st_mtime_ns < since - YOUNG or sha256_of(path) == made_of[name]["sha256"])
+        for name, path in found.items()
+    )
 
 
 def _held_alike(written: Mapping[str, Any], request: ExportRequest, checkpoint: OpenedCheckpoint, planned: Plan) -> bool:

@@ -89,6 +89,12 @@ def test_other_weights_files_tools_and_versions_are_another_export(tmp_path: Pat
     assert without["calibration"] is None and "choice" in plain and "choice" not in without
 
 
+def made_of(checkpoint: OpenedCheckpoint) -> list[dict[str, Any]]:
+    return [
+        {"path": name, "bytes": path.stat().st_size, "sha256": sha256_of(path)} for name, path in checkpoint.files().items()
+    ]
+
+
 @pytest.fixture
 def finished(tmp_path: Path) -> tuple[ExportRequest, OpenedCheckpoint, Plan, dict[str, Any]]:
     """A request, and the manifest that its package would have as far as a resume looks at it."""
@@ -97,7 +103,7 @@ def finished(tmp_path: Path) -> tuple[ExportRequest, OpenedCheckpoint, Plan, dic
     limits = work.options.limits
     manifest = {
         "schema": 2, "edgeproof": "1", "files": [], "target": "cpu", "precision": "fp32",
-        "source": {"id": checkpoint.id, "revision": None},
+        "source": {"id": checkpoint.id, "revision": None, "files": made_of(checkpoint)},
         "limits": {"context": limits.context, "prefill_chunk": limits.prefill_chunk, "batch": 1},
         "backends": {"onnx": {"cache": "float32", "accuracy_level": 4}},
         "assignments": assignment_rows(work.parts["onnx"].assignments),
@@ -169,5 +175,30 @@ def test_a_finished_package_of_another_calibration_is_in_the_way(finished: Finis
     written(request, manifest)
     assert finished_before(request, checkpoint, work)
     (tmp_path / "calibration" / "manifest.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(UsageError, match="exists already"):
+        finished_before(request, checkpoint, work)
+
+
+def test_a_finished_package_of_weights_that_were_trained_on_is_in_the_way(finished: Finished, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(GOLDENS / "minicpm-v", tmp_path / "minicpm-v"))
+    request = replace(finished[0], model=str(folder))
+    (checkpoint, work), manifest = planned(request), finished[3]
+    written(request, manifest)
+    weights = folder / "model.safetensors"
+    then = weights.read_bytes()
+    assert finished_before(request, checkpoint, work), "the same bytes in another folder"
+    later = (request.output_folder() / "manifest.json").stat().st_mtime_ns + 10**9
+    os.utime(weights, ns=(later, later))
+    assert finished_before(request, checkpoint, work), "a copy of them that is newer"
+    weights.write_bytes(then[:-1] + bytes([then[-1] ^ 1]))
+    with pytest.raises(UsageError, match="exists already"):
+        finished_before(request, checkpoint, work)
+    weights.write_bytes(then + b" ")
+    os.utime(weights, ns=(1, 1))
+    with pytest.raises(UsageError, match="exists already"):
+        finished_before(request, checkpoint, work)
+    weights.write_bytes(then)
+    manifest["source"]["files"].pop()
+    written(request, manifest)
     with pytest.raises(UsageError, match="exists already"):
         finished_before(request, checkpoint, work)

@@ -225,8 +225,9 @@ def markdown(cells: Sequence[Cell]) -> str:
 
 
 def verdict_of(cells: Sequence[Cell]) -> Status:
-    """Of the whole matrix: a failure where any cell is one."""
-    return Status.FAIL if any(cell.status is Status.FAIL for cell in cells) else Status.PASS
+    """Of the whole matrix: a failure where any cell is one, and no pass where none passed."""
+    found = {cell.status for cell in cells}
+    return next((status for status in (Status.FAIL, Status.PASS) if status in found), Status.NOT_RUN)
 
 
 def to_json(cells: Sequence[Cell]) -> str:

@@ -49,7 +49,8 @@ def run(options: argparse.Namespace) -> int:
         write_text(options.json_file, text)
     if options.markdown is not None:
         write_text(options.markdown, matrix.markdown(cells))
-    return int(ExitCode.PARITY_FAILED if verdict is matrix.Status.FAIL else ExitCode.OK)
+    codes = {matrix.Status.PASS: ExitCode.OK, matrix.Status.FAIL: ExitCode.PARITY_FAILED}
+    return int(codes.get(verdict, ExitCode.ENVIRONMENT))
 
 
 def _line(cell: Cell) -> str:

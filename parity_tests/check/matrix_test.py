@@ -32,6 +32,9 @@ def test_a_cell_passes_and_its_damaged_golden_fails(tmp_path: Path):
     assert "connector" in bad.detail
     assert json.loads(to_json([good, bad]))["verdict"] == "fail"
     assert json.loads(to_json([good]))["verdict"] == "pass"
+    lacking = [replace(good, status=status) for status in (Status.NOT_RUN, Status.NOT_BUILT)]
+    assert json.loads(to_json(lacking))["verdict"] == "not run"
+    assert json.loads(to_json([good, *lacking]))["verdict"] == "pass"
 
 
 def test_a_part_that_cannot_run_here_makes_a_cell_not_run_and_never_passed(
