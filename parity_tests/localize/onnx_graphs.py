@@ -24,7 +24,7 @@ from runtime_py.contracts import DECODER
 from runtime_py.errors import MachineError
 from runtime_py.files.json_file import shortened
 
-TRACERS = ("torch", "onnx", "onnxscript")
+TRACERS = ("torch", onnx.__name__, "onnxscript")
 
 
 def other_graph(side: Candidate, spec: ModelSpec) -> tuple[str, str] | None:

@@ -74,7 +74,9 @@ def sums(width: int, kept: bool) -> tirx.PrimFunc:
     return te.create_prim_func([x, total, less] if kept else [x, less])
 
 
-@pytest.mark.parametrize(("width", "kept"), [(WIDTH + 8, False), (WIDTH, True)], ids=["ragged", "kept"])
+@pytest.mark.parametrize(
+    ("width", "kept"), [(WIDTH + 8, False), (SUMS, False), (WIDTH, True)], ids=["ragged", "narrow", "kept"]
+)
 def test_other_forms_stay_as_they_were(width: int, kept: bool) -> None:
     plain = sums(width, kept)
     assert with_row_norm(plain).same_as(plain)
