@@ -6,7 +6,6 @@ bytes. Both files are made under temporary names and renamed when they are whole
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -15,27 +14,17 @@ from functools import partial
 from pathlib import Path
 
 import onnx
-import torch
 from onnx import TensorProto
 from torch import Tensor
 
 from export.graphs.layout import Place, lay_out
+from export.graphs.stage_values import Piece, StageWeights, as_bytes, pieces, values
 from export.graphs.write_back import begin_write_back
-from export.quantisation.codes import CodeSource, WeightProvider
-from export.quantisation.finite import all_finite, cast
-from export.quantisation.grids import GRIDS
-from export.quantisation.pack import pack_signed, pack_unsigned
-from export.quantisation.spec import Assignment
 from export.source.row_threads import in_order
-from runtime_py.errors import CheckpointError, MachineError
-
-CHUNK = 4 << 20
-"""Float32 bytes of one piece of a weight; every thread has one."""
+from runtime_py.errors import MachineError
 
 WRITE_BACK = 64 << 20
 """Bytes after which the system is told to write what it holds of a file."""
-
-CODES, SCALES, ZERO_POINTS = ".weight_codes", ".weight_scales", ".weight_zero_points"
 
 DTYPES: dict[int, str] = {
     TensorProto.FLOAT: "float32",
@@ -45,8 +34,6 @@ DTYPES: dict[int, str] = {
     TensorProto.INT4: "int4",
 }
 """What a parameter can be stored as."""
-
-SIGNED = ("int8", "int4")
 
 Progress = Callable[[int, int], None]
 
@@ -58,20 +45,6 @@ class Elsewhere:
     file: str
     offset: int
     length: int
-
-
-@dataclass(frozen=True)
-class StageWeights:
-    """What fills one stage's initializers.
-
-    Attributes:
-        stage: prefix that makes an initializer's name canonical.
-    """
-
-    stage: str
-    weights: WeightProvider
-    codes: CodeSource
-    assignments: Mapping[str, Assignment]
 
 
 def write_stage(
@@ -101,8 +74,7 @@ def write_stage(
         if size:
             _reserve(file, size)
         done = begun = 0
-        pieces = (piece for group in _by_layer(places) for piece in _pieces(group, source))
-        with closing(in_order(partial(_write_piece, file, source), pieces)) as counts:
+        with closing(in_order(partial(_write_piece, file, source), pieces(places, source))) as counts:
             for written in counts:
                 done += written
                 progress(done, total)
@@ -164,91 +136,13 @@ def _reserve(file: int, size: int) -> None:
         os.ftruncate(file, size)
 
 
-def _by_layer(places: list[Place]) -> list[list[Place]]:
-    """Places that are filled together: codes, scales and zero points of one layer; every other alone."""
-    groups: dict[str, list[Place]] = {}
-    for place in places:
-        key = place.name
-        for ending in (CODES, SCALES, ZERO_POINTS):
-            key = key.removesuffix(ending)
-        groups.setdefault(key, []).append(place)
-    return list(groups.values())
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """Rows ``start`` to ``stop`` of one parameter, or of a layer's codes, scales and zero points; None: no rows to cut."""
-
-    places: tuple[Place, ...]
-    start: int = 0
-    stop: int | None = None
-
-
-def _pieces(group: list[Place], source: StageWeights) -> list[_Piece]:
-    """One layer or one parameter cut into what is worked on at a time."""
-    first = group[0]
-    if first.name.endswith((CODES, SCALES, ZERO_POINTS)):
-        shape = source.assignments[_layer(first, source)].layer
-        ranges = _row_ranges(shape.rows, shape.columns)
-    elif first.shape:
-        ranges = _row_ranges(first.shape[0], math.prod(first.shape[1:]))
-    else:
-        return [_Piece(tuple(group))]
-    return [_Piece(tuple(group), start, stop) for start, stop in ranges]
-
-
-def _layer(place: Place, source: StageWeights) -> str:
-    return f"{source.stage}.{place.name.rpartition('.')[0]}"
-
-
-def _write_piece(file: int, source: StageWeights, piece: _Piece) -> int:
+def _write_piece(file: int, source: StageWeights, piece: Piece) -> int:
     """Write one piece at its places; returns its bytes."""
-    first = piece.places[0]
-    if first.name.endswith((CODES, SCALES, ZERO_POINTS)):
-        return _write_codes(file, source, piece)
-    name, dtype = f"{source.stage}.{first.name}", getattr(torch, first.dtype)
-    if piece.stop is None:
-        return _put(file, first, 0, _cast(source.weights.tensor(name), dtype, name))
-    return _put(file, first, piece.start, _cast(source.weights.rows(name, piece.start, piece.stop), dtype, name))
-
-
-def _write_codes(file: int, source: StageWeights, piece: _Piece) -> int:
-    layer = _layer(piece.places[0], source)
-    grid = GRIDS[source.assignments[layer].grid]
-    assert piece.stop is not None
-    codes, written = source.codes.rows(layer, piece.start, piece.stop), 0
-    for place in piece.places:
-        if place.name.endswith(CODES):
-            # the initializer's shape says how much of a last block's padding the operator wants
-            stored = codes.codes[:, : place.row_bytes * 8 // grid.bits]
-            value = (pack_signed if place.dtype in SIGNED else pack_unsigned)(stored, grid.bits)
-        elif place.name.endswith(SCALES):
-            value = codes.scales.to(getattr(torch, place.dtype))
-        else:
-            assert codes.zero_points is not None
-            value = pack_unsigned(codes.zero_points, grid.bits)
-        written += _put(file, place, piece.start, value)
-    return written
-
-
-def _cast(value: Tensor, dtype: torch.dtype, name: str) -> Tensor:
-    stored = cast(value, dtype)
-    if dtype is torch.float16 and not all_finite(stored):
-        raise CheckpointError(
-            f"{name} does not fit float16",
-            f"finite values up to {torch.finfo(dtype).max:.0f}",
-            "choose --precision fp32, or check the checkpoint for infinities and NaNs",
-        )
-    return stored
-
-
-def _row_ranges(rows: int, columns: int) -> list[tuple[int, int]]:
-    step = max(1, CHUNK // (4 * max(columns, 1)))
-    return [(row, min(row + step, rows)) for row in range(0, rows, step)]
+    return sum(_put(file, place, piece.start, value) for place, value in values(piece, source))
 
 
 def _put(file: int, place: Place, start: int, value: Tensor) -> int:
-    data = value.contiguous().flatten().view(torch.uint8).numpy()
+    data = as_bytes(value)
     _write_at(file, data.data, place.offset + start * place.row_bytes)
     return data.nbytes
 

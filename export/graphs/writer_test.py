@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
-from export.graphs import writer
+from export.graphs import stage_values
 from export.graphs.layout import alignment, lay_out
-from export.graphs.writer import StageWeights, parameters, write_stage
+from export.graphs.stage_values import StageWeights
+from export.graphs.writer import parameters, write_stage
 from export.quantisation.codes import Codes, RoundToNearest
 from export.quantisation.grids import GRIDS
 from export.quantisation.pack import unpack_unsigned
@@ -100,7 +101,7 @@ def end(entries: list[onnx.StringStringEntryProto]) -> int:
 
 def test_the_chunk_changes_nothing_but_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = [path.read_bytes() for path in write_stage(shells(), source(Weights()), tmp_path / "s.onnx", ignore)]
-    monkeypatch.setattr(writer, "CHUNK", 4 * COLUMNS * 11)
+    monkeypatch.setattr(stage_values, "CHUNK", 4 * COLUMNS * 11)
     weights = Weights()
     pieces = [path.read_bytes() for path in write_stage(shells(), source(weights), tmp_path / "s.onnx", ignore)]
     assert pieces == whole

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -227,6 +227,11 @@ class OnnxExaminer(Examiner):
             return super().own_numbers(side, checkpoint)
         second = requantised(*codes_of(checkpoint, first, self.record_name))
         return DequantisedWeights(second.weights, second.codes, second.layers, GRIDS)
+
+    def other_parameters(self, side: Candidate, checkpoint: Checkpoint) -> Sequence[str]:
+        from parity_tests.localize.onnx_files import other_parameters
+
+        return other_parameters(side, checkpoint)
 
     def other_graph(self, side: Candidate, spec: ModelSpec) -> tuple[str, str] | None:
         from parity_tests.localize.onnx_graphs import other_graph

@@ -9,6 +9,7 @@ import torch
 
 from parity_tests.check.package_check import CheckOptions, check
 from parity_tests.check.package_questions import questions, stand_in
+from parity_tests.check.stored_numbers import NAME
 from parity_tests.conftest import GOLDENS
 from parity_tests.golden.golden import export_case
 from parity_tests.golden.inside import AskedOnce
@@ -35,15 +36,17 @@ def gate_of_the_first_question(package: Path) -> torch.Tensor:
     return torch.from_numpy(gate_input(AskedOnce(side.with_processor(processor), asked), "prefill"))
 
 
-@pytest.mark.parametrize(("distance", "verdict"), [(1e-5, "pass"), (1e-3, "fail")])
-def test_only_noise_across_a_boundary_is_excused(distance: float, verdict: str, tmp_path: Path):
+@pytest.mark.parametrize(("distance", "excused"), [(1e-5, True), (1e-3, False)])
+def test_only_noise_across_a_boundary_is_excused(distance: float, excused: bool, tmp_path: Path):
     given = gate_of_the_first_question(export_case(GOLDENS / "awaker2.5-vl", "cpu", "fp32", tmp_path / "plain"))
     ours = gate_at_boundary(tmp_path / "ours", -distance, given, GATE, RAISED)
     theirs = gate_at_boundary(tmp_path / "theirs", distance, given, GATE, RAISED)
     result = check(export_case(theirs.folder, "cpu", "fp32", tmp_path / "package"), ours.folder, CheckOptions(steps=STEPS))
-    assert result.verdict == verdict, result.first_failure
+    failed = {judged.comparison.name for judged in result.judgement.comparisons if judged.first_failure is not None}
+    assert NAME in failed, "the weights are other ones, and made the noise"
+    assert (failed == {NAME}) == excused, result.first_failure
     standards = {
         judged.comparison.standard for judged in result.judgement.comparisons if MOVED in judged.comparison.question
     }
-    assert (Standard.FLIPPED in standards) == (verdict == "pass")
-    assert ("moved across a rounding boundary" in html(result.judgement)) == (verdict == "pass")
+    assert (Standard.FLIPPED in standards) == excused
+    assert ("moved across a rounding boundary" in html(result.judgement)) == excused

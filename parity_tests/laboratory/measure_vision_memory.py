@@ -95,7 +95,8 @@ def write_tower(spec: ModelSpec, folder: Path, attention: str) -> Path:
     from export.backends.onnx.backend import OnnxBackend
     from export.backends.onnx.choices import choices
     from export.backends.onnx.stage_graphs import stage_model
-    from export.graphs.writer import StageWeights, write_stage
+    from export.graphs.stage_values import StageWeights
+    from export.graphs.writer import write_stage
     from export.modules.build import parameter_shapes
     from runtime_py.contracts import VISION
     from targets.registry import target_named

@@ -111,8 +111,9 @@ def write(spec: ModelSpec, precision: str, folder: Path, forms: Mapping[str, str
     from export.backends.base import BuildOptions
     from export.backends.onnx.backend import OnnxBackend
     from export.backends.onnx.stage_graphs import chosen_for, stage_model
+    from export.graphs.stage_values import StageWeights
     from export.graphs.trace import trace_stage
-    from export.graphs.writer import StageWeights, write_stage
+    from export.graphs.writer import write_stage
     from export.modules.kernels import Kernels
     from export.quantisation.choice import widened
     from export.quantisation.codes import RoundToNearest

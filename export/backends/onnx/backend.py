@@ -190,7 +190,8 @@ def _of_other_tools(build: Build, stages: Mapping[str, Path], cache: str) -> dic
 
 
 def _write(build: Build, stage: str, graphs: GraphsApart) -> list[Path]:
-    from export.graphs.writer import StageWeights, write_stage
+    from export.graphs.stage_values import StageWeights
+    from export.graphs.writer import write_stage
 
     chosen = chosen_for(build.spec, build.options)
     model = graphs.graph(stage)
@@ -213,7 +214,8 @@ def _weights(build: Build, chosen: OnnxChoices) -> WeightProvider:
 
 
 def _write_many_rows(build: Build) -> list[Path]:
-    from export.graphs.writer import StageWeights, write_stage
+    from export.graphs.stage_values import StageWeights
+    from export.graphs.writer import write_stage
 
     chosen = chosen_for(build.spec, build.options)
     second = requantised(build.weights, build.codes, build.assignments)
@@ -268,7 +270,8 @@ def _many_rows_block(build: Build, chosen: OnnxChoices) -> dict[str, Any]:
 
 def _in_the_table(build: Build, chosen: OnnxChoices) -> dict[str, Any]:
     """The head's parameters that the embedding's file holds (export.graphs.writer.Elsewhere); none where it has its own."""
-    from export.graphs.writer import CODES, SCALES, lying
+    from export.graphs.stage_values import CODES, SCALES
+    from export.graphs.writer import lying
 
     if build.assignments[HEAD].shares != TABLE:
         return {}

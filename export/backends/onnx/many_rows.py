@@ -98,6 +98,6 @@ def _layer(parameter: str) -> str:
 
 def is_integer(parameter: str) -> bool:
     """Whether an initializer holds codes of a layer, or their scales."""
-    from export.graphs.writer import CODES, SCALES
+    from export.graphs.stage_values import CODES, SCALES
 
     return parameter.endswith((CODES, SCALES))

@@ -15,7 +15,7 @@ from export.backends.tensorrt.engine import engine_profiles, run_request
 from export.backends.tensorrt.engine_process import EngineRequest
 from export.backends.tensorrt.graph import StageGraph, write_graph
 from export.checkpoint.opened import open_folder
-from export.graphs.writer import StageWeights
+from export.graphs.stage_values import StageWeights
 from export.quantisation.codes import DequantisedWeights, RoundToNearest
 from export.quantisation.grids import GRIDS
 from export.stages import contracts

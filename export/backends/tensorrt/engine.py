@@ -19,8 +19,8 @@ from export.backends.tensorrt.kernels import TrtKernels
 from export.backends.tensorrt.prediction import engine_peak, stage_bytes
 from export.backends.tensorrt.profiles import Profile, stage_profiles
 from export.backends.tensorrt.storages import float_dtype
+from export.graphs.stage_values import StageWeights
 from export.graphs.trace import BorderTypes, border_contract
-from export.graphs.writer import StageWeights
 from export.package.aside import written_aside
 from export.plan.machine import available_memory
 from export.specs import ModelSpec

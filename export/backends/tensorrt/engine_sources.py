@@ -17,7 +17,7 @@ from export.backends.tensorrt.flavour import load_flavour
 from export.backends.tensorrt.graph import write_graph
 from export.backends.tensorrt.on_the_server import BLOCK, SOURCES
 from export.backends.tensorrt.prediction import built_here
-from export.graphs.writer import StageWeights
+from export.graphs.stage_values import StageWeights
 from export.package.manifest import assignment_rows
 from export.plan.machine import available_memory
 from runtime_py.backends.trt_device import MODULES

@@ -23,7 +23,7 @@ from export.backends.tensorrt.conftest import OrtBackedTrt, Traced, make_build
 from export.backends.tensorrt.engine import build_stage_engine, engine_graph, run_request
 from export.backends.tensorrt.engine_process import EngineRequest
 from export.backends.tensorrt.graph import write_graph
-from export.graphs.writer import StageWeights
+from export.graphs.stage_values import StageWeights
 from parity_tests.reference.reference import TorchBackend
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, STAGES, VISION
 from runtime_py.errors import DoesNotFitError, MachineError, UnsupportedModelError, UsageError

@@ -11,8 +11,9 @@ import torch
 
 from export.backends.tensorrt.graph_passes import graph_passes
 from export.backends.tensorrt.kernels import OPSET, TrtKernels
+from export.graphs.stage_values import StageWeights
 from export.graphs.trace import BorderTypes, trace_stage
-from export.graphs.writer import StageWeights, write_stage
+from export.graphs.writer import write_stage
 from export.specs import ModelSpec
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from export.graphs.writer import CODES
+from export.graphs.stage_values import CODES
 from export.passes.base import GraphPass, Part
 from export.passes.parameters import Parameter
 from runtime_py.contracts import DECODER
