@@ -25,8 +25,8 @@ from parity_tests.check.prompts import demo_prompts
 from parity_tests.check.same_model import require_same_model
 from parity_tests.check.side_files import not_compared, other_manifest, other_side_files
 from parity_tests.check.sides import Sides, open_sides, other_comparisons, sides_of_other
-from parity_tests.check.stated_settings import Failed, other_generation, other_prompt, other_tokenizer
-from parity_tests.check.stored_numbers import other_code, other_graph, other_numbers
+from parity_tests.check.stated_settings import other_generation, other_prompt, other_tokenizer
+from parity_tests.check.stored_numbers import more_exact, other_code, other_graph, other_numbers
 from parity_tests.judging.accuracy import KNOWN, OWN, in_full
 from parity_tests.judging.answer_scores import mean_scores
 from parity_tests.judging.drawn import SamplingMode, described, sampling_of
@@ -206,19 +206,13 @@ def _against_checkpoint(whole: Candidate, checkpoint: Checkpoint, options: Check
             divergence = Divergence(ALONE[failing.decoder], note=NOT_ITS_GRAPH.format(failing.decoder))
         else:
             divergence = parting.divergence(question, options.table)
-        run = run.with_divergence(_more_exact(divergence, failing, found))
+        run = run.with_divergence(more_exact(divergence, failing, found))
     if options.task_pictures:  # before the details, after which a backend may be closed
         run = _with_accuracy(run, replace(sides, package=whole), options.task_pictures)
     unmeasured = _unmeasured(sides, options.inside) if options.details else "no report was asked for (--report-dir)"
     details = collect(sides.full, sides.stored, sides.exact, candidate, processor, asked[:3], answered, unmeasured)
     run = replace(run, details=details)
     return Result(judge(run, options.table), sample)
-
-
-def _more_exact(divergence: Divergence, failing: Comparison, found: Sequence[Failed]) -> Divergence:
-    """Where no block is known, what was found by comparing files: as the failure itself, or in the stage that parts."""
-    known = (place for comparison, place in found if comparison is failing or place.stage == divergence.stage)
-    return divergence if divergence.block else next(known, divergence)
 
 
 def _asked(candidate: Candidate, processor: Processor, count: int, steps: int, options: CheckOptions) -> list[Question]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,6 +80,12 @@ def other_graph(candidate: Candidate, spec: ModelSpec) -> tuple[Comparison, Dive
         GRAPH, candidate.implementation_standard(), "the graph traced anew", candidate.name, (measurement,)
     )
     return compared, Divergence(stage, note=note)
+
+
+def more_exact(divergence: Divergence, failing: Comparison, found: Sequence[tuple[Comparison, Divergence]]) -> Divergence:
+    """Where no block is known, what was found by comparing files: as the failure itself, or in the stage that parts."""
+    known = (place for comparison, place in found if comparison is failing or place.stage == divergence.stage)
+    return divergence if divergence.block else next(known, divergence)
 
 
 def _of_code(candidate: Candidate, question: Question, stage: str, other: int, of: int) -> tuple[Comparison, Divergence]:
