@@ -24,7 +24,8 @@ from runtime_py.errors import CheckpointError
 CHUNK = 4 << 20
 """Float32 bytes of one piece of a weight; every thread has one."""
 
-CODES, SCALES, ZERO_POINTS = ".weight_codes", ".weight_scales", ".weight_zero_points"
+CODES, SCALES, ZERO_POINTS = OF_CODES = ".weight_codes", ".weight_scales", ".weight_zero_points"
+"""How the names of a quantised layer's parameters end."""
 
 SIGNED = ("int8", "int4")
 
@@ -64,7 +65,7 @@ def values(piece: Piece, source: StageWeights) -> Iterator[tuple[Place, Tensor]]
         CheckpointError: a weight does not fit the dtype it is stored in.
     """
     first = piece.places[0]
-    if first.name.endswith((CODES, SCALES, ZERO_POINTS)):
+    if first.name.endswith(OF_CODES):
         yield from _codes(piece, source)
         return
     name, dtype = f"{source.stage}.{first.name}", getattr(torch, first.dtype)
@@ -82,7 +83,7 @@ def _by_layer(places: Iterable[Place]) -> list[list[Place]]:
     groups: dict[str, list[Place]] = {}
     for place in places:
         key = place.name
-        for ending in (CODES, SCALES, ZERO_POINTS):
+        for ending in OF_CODES:
             key = key.removesuffix(ending)
         groups.setdefault(key, []).append(place)
     return list(groups.values())
@@ -91,7 +92,7 @@ def _by_layer(places: Iterable[Place]) -> list[list[Place]]:
 def _pieces(group: list[Place], source: StageWeights) -> list[Piece]:
     """One layer or one parameter."""
     first = group[0]
-    if first.name.endswith((CODES, SCALES, ZERO_POINTS)):
+    if first.name.endswith(OF_CODES):
         shape = source.assignments[layer_of(first.name, source)].layer
         ranges = _row_ranges(shape.rows, shape.columns)
     elif first.shape:

@@ -71,29 +71,38 @@ def finished_before(request: ExportRequest, checkpoint: OpenedCheckpoint, planne
     journal = Journal(disk.partial_of(output), fingerprint(request, checkpoint, planned))
     if written is None or journal.folder.exists():
         return False
-    limits, wanted = written.get("limits", {}), planned.options.limits
-    limits = {"batch": 1} | {key: limits[key] for key in ("context", "prefill_chunk", "batch") if key in limits}
-    asked = {"context": wanted.context, "prefill_chunk": wanted.prefill_chunk, "batch": wanted.batch}
-    source, options = written.get("source", {}), planned.options
-    made = (written.get("target"), written.get("precision"), source.get("id"), source.get("revision"), limits)
-    same = made == (options.target.name, options.precision, checkpoint.id, checkpoint.revision, asked)
-    since = (output / MANIFEST).stat().st_mtime_ns
-    same = same and _held_alike(written, request, checkpoint, planned) and _of_these_files(source, checkpoint, since)
-    if not journal.finished() and (request.force or not same):
+    if not journal.finished():
         if request.force:
             return False
-        raise disk.exists_already(output)
+        if not _asked_for(written, request, checkpoint, planned, (output / MANIFEST).stat().st_mtime_ns):
+            raise disk.exists_already(output)
     disk.clean_up(output, journal)
     log.info("%s is finished; nothing is left to do", output)
     return True
 
 
-def _of_these_files(source: Mapping[str, Any], checkpoint: OpenedCheckpoint, since: int) -> bool:
-    """Whether the checkpoint has the files that the manifest's ``source`` names; those written after it are hashed.
+def _asked_for(
+    written: Mapping[str, Any], request: ExportRequest, checkpoint: OpenedCheckpoint, planned: Plan, since: int
+) -> bool:
+    """Whether a finished package is what this request makes.
 
     Args:
-        since: when the manifest was written, nanoseconds.
+        since: when its manifest was written, nanoseconds.
     """
+    limits, wanted = written.get("limits", {}), planned.options.limits
+    limits = {"batch": 1} | {key: limits[key] for key in ("context", "prefill_chunk", "batch") if key in limits}
+    asked = {"context": wanted.context, "prefill_chunk": wanted.prefill_chunk, "batch": wanted.batch}
+    source, options = written.get("source", {}), planned.options
+    made = (written.get("target"), written.get("precision"), source.get("id"), source.get("revision"), limits)
+    return (
+        made == (options.target.name, options.precision, checkpoint.id, checkpoint.revision, asked)
+        and _held_alike(written, request, checkpoint, planned)
+        and _of_these_files(source, checkpoint, since)
+    )
+
+
+def _of_these_files(source: Mapping[str, Any], checkpoint: OpenedCheckpoint, since: int) -> bool:
+    """Whether the checkpoint has the files that the manifest's ``source`` names; those written ``since`` are hashed."""
     made_of, found = {row["path"]: row for row in source.get("files", ())}, checkpoint.files()
     return made_of.keys() == found.keys() and all(
         path.stat().st_size == made_of[name]["bytes"]

@@ -1,8 +1,8 @@
 """What an export puts beside a package's graphs and weights, written once more from the checkpoint and the manifest.
 
 These files and entries of the manifest follow from the model and from choices that the manifest holds. The rest does not:
-graphs, weights, libraries and engines, whose check is that they say what the reference says; what was found out while they
-were made, as the names of values that leave blocks; ``tools`` and hashes.
+graphs, libraries and engines, whose check is that they say what the reference says, and weights, which are compared
+elsewhere; what was found out while they were made, as the names of values that leave blocks; ``tools`` and hashes.
 """
 
 from __future__ import annotations

@@ -16,17 +16,7 @@ import torch
 from export.backends.onnx.cached_attention import cached_head_width
 from export.backends.onnx.many_rows import requantised
 from export.graphs.layout import Place
-from export.graphs.stage_values import (
-    CODES,
-    SCALES,
-    ZERO_POINTS,
-    Piece,
-    StageWeights,
-    as_bytes,
-    layer_of,
-    pieces,
-    values,
-)
+from export.graphs.stage_values import OF_CODES, Piece, StageWeights, as_bytes, layer_of, pieces, values
 from export.graphs.writer import DTYPES, lying
 from export.quantisation.cache_scales import ScaledWeights
 from export.source.row_threads import in_order
@@ -80,7 +70,7 @@ def _others(graph: Path, source: StageWeights) -> list[str]:
 
 def _is_known(name: str, source: StageWeights) -> bool:
     """Whether it is a parameter, or of a layer that the model has."""
-    return not name.endswith((CODES, SCALES, ZERO_POINTS)) or layer_of(name, source) in source.assignments
+    return not name.endswith(OF_CODES) or layer_of(name, source) in source.assignments
 
 
 def _stands(file: np.ndarray, place: Place, piece: Piece, value: torch.Tensor) -> bool:

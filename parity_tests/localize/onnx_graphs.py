@@ -1,8 +1,8 @@
 """The stages' graphs of an ONNX package held against graphs that are traced anew from its record.
 
 Questions of a check are short: an attribute that acts behind a thousand positions, or a constant that only then is read,
-shows in none of them. Weights lie outside the graphs and are judged by what they give; here only their names, dtypes and
-shapes are compared.
+shows in none of them. Weights lie outside the graphs and are compared by `onnx_files`; here only their names, dtypes and
+shapes are.
 """
 
 from __future__ import annotations

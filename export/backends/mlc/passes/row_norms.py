@@ -39,10 +39,7 @@ def with_row_norm(function: tirx.PrimFunc) -> tirx.PrimFunc:
 
 def _is_sum(schedule: s_tir.Schedule, block: s_tir.schedule.SBlockRV) -> bool:
     """Whether it adds up the numbers of (1, tokens), as many as several whole groups of sums take."""
-    loops = [schedule.get(loop).extent for loop in schedule.get_loops(block)]
+    width = schedule.get(schedule.get_loops(block)[-1]).extent
     kinds = [variable.iter_type for variable in schedule.get(block).iter_vars]
-    return kinds[2:] == [tirx.IterVar.CommReduce] and isinstance(loops[-1], tirx.IntImm) and _grouped(int(loops[-1]))
-
-
-def _grouped(width: int) -> bool:
-    return width > SUMS and width % SUMS == 0
+    groups, rest = divmod(int(width), SUMS) if isinstance(width, tirx.IntImm) else (0, 0)
+    return kinds[2:] == [tirx.IterVar.CommReduce] and groups > 1 and rest == 0
