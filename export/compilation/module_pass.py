@@ -7,7 +7,7 @@ said anywhere. A pass of our own names the parts that it changes. It works on a 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any, ClassVar
@@ -64,6 +64,13 @@ class ModulePass(ABC):
             return self(mod)
 
         return tvm.transform.module_pass(run, opt_level=0, name=type(self).__name__)
+
+
+def require_kernels(mod: IRModule, expected: Mapping[str, int]) -> None:
+    """Raise AssertionError unless the module has kernels of these names and so many arguments, as another TVM may not."""
+    found = {variable.name_hint: len(mod[variable].params) for variable in mod.get_global_vars()}
+    if any(found.get(name) != count for name, count in expected.items()):
+        raise AssertionError(f"expected kernels with so many arguments: {dict(expected)}, found {sorted(found.items())}")
 
 
 def changed(before: IRModule, after: IRModule) -> list[Part]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from tvm.ir import IRModule
 from tvm.script import tirx as T
 
-from export.compilation.module_pass import ModulePass, Part
+from export.compilation.module_pass import ModulePass, Part, require_kernels
 from export.processor.online_softmax import PAGE
 from export.specs import DecoderSpec
 
@@ -26,9 +26,7 @@ class AppendOnProcessor(ModulePass):
 
     def requires(self, mod: IRModule) -> None:
         """Raise AssertionError when this TVM version calls the kernel differently."""
-        found = {variable.name_hint: len(mod[variable].params) for variable in mod.get_global_vars()}
-        if found.get(APPEND) != 4:
-            raise AssertionError(f"expected a kernel {APPEND} of four arguments, found {sorted(found.items())}")
+        require_kernels(mod, {APPEND: 4})
 
     def rewrite(self, mod: IRModule) -> IRModule:
         kernel = append_kernel(self.spec.kv_heads, self.spec.head_dim, self.dtype)

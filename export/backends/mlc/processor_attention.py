@@ -18,7 +18,7 @@ from tvm.ir import IRModule
 from tvm.script import tirx as T
 from tvm.script.ir_builder.tirx import arg
 
-from export.compilation.module_pass import ModulePass, Part
+from export.compilation.module_pass import ModulePass, Part, require_kernels
 from export.processor.kernel_frame import array, kernel, named, sizes, whole_of
 from export.processor.online_softmax import BLOCK, LANES, PAGE, Heads, lanes
 from export.processor.paged_softmax import paged_softmax
@@ -41,10 +41,7 @@ class AttendOnProcessor(ModulePass):
 
     def requires(self, mod: IRModule) -> None:
         """Raise AssertionError when this TVM version calls the kernels differently."""
-        found = {variable.name_hint: len(mod[variable].params) for variable in mod.get_global_vars()}
-        expected = {DECODE: 13, PAGED: 15, RAGGED: 14}
-        if any(found.get(name) != count for name, count in expected.items()):
-            raise AssertionError(f"expected kernels with so many arguments: {expected}, found {sorted(found.items())}")
+        require_kernels(mod, {DECODE: 13, PAGED: 15, RAGGED: 14})
 
     def rewrite(self, mod: IRModule) -> IRModule:
         if self.heads.size % LANES:

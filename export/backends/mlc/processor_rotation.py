@@ -11,7 +11,7 @@ from tvm.ir import IRModule
 from tvm.relax.frontend.nn.llm.position_embedding import rope_freq_default
 from tvm.script import tirx as T
 
-from export.compilation.module_pass import ModulePass, Part
+from export.compilation.module_pass import ModulePass, Part, require_kernels
 from export.specs import DecoderSpec
 
 ROTATION = "fused_rope"
@@ -27,9 +27,7 @@ class RotateOnProcessor(ModulePass):
 
     def requires(self, mod: IRModule) -> None:
         """Raise AssertionError when this TVM version calls the kernel differently."""
-        found = {variable.name_hint: len(mod[variable].params) for variable in mod.get_global_vars()}
-        if found.get(ROTATION) != 6:
-            raise AssertionError(f"expected a kernel {ROTATION} of six arguments, found {sorted(found.items())}")
+        require_kernels(mod, {ROTATION: 6})
 
     def rewrite(self, mod: IRModule) -> IRModule:
         if self.spec.rope.dim == self.spec.head_dim:
