@@ -55,6 +55,15 @@ def test_every_family_reads_what_is_written_for_it(tmp_path: Path, name: str, va
     assert (spec.decoder, spec.vision, spec.connector) == (published.decoder, published.vision, published.connector)
 
 
+@pytest.mark.parametrize("name", list(registry.families()))
+def test_a_tiny_checkpoint_can_be_planned(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A rehearsal goes on with it: its positions hold a picture of the sizes that its settings allow."""
+    folder = synthesize(SynthesisRequest(name, "tiny", tmp_path / "out")).folder
+    for target in ("cpu", "android", "server-gpu"):
+        status = main(["--model", name, "--weights", str(folder), "--target", target, "--dry-run"])
+        assert status == 0, capsys.readouterr().err
+
+
 def test_xverse_lies_in_its_three_parts(tmp_path: Path) -> None:
     folder = synthesize(SynthesisRequest("xverse-v", "tiny", tmp_path / "out")).folder
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
