@@ -20,8 +20,9 @@ from export.backends.mlc.support import most_patches, overview_rows, unsupported
 from export.checkpoint.opened import published_specs
 from export.checkpoint.synthesize import SynthesisRequest, synthesize
 from export.families import registry
-from export.modules.connectors.base import OPEN_ROWS, ConnectorSpec, named_class
+from export.modules.connectors.base import OPEN_ROWS, ConnectorSpec
 from export.modules.kernels import Kernels
+from export.modules.kind import named_class
 from export.new_family import NewFamily, write
 from export.new_family_test import install
 from export.pipeline import export
