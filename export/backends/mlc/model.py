@@ -75,8 +75,7 @@ class ModelLibrary(nn.Module):
         self.connector = named_class(spec.connector, block_of(spec.connector))(spec.connector, layers)
         self.embed_tokens = TokenEmbedding(spec.embed, layers)
         self.decoder = Decoder(spec.decoder, layers)
-        sides = [*side_inputs(spec, VISION), *side_inputs(spec, CONNECTOR)]
-        integers = frozenset(tensor.name for tensor in sides if tensor.dtype == "int64")
+        integers = frozenset(tensor.name for tensor in self._picture_sides() if tensor.dtype == "int64")
         self.overview = Constants(overview_shapes(spec, overview), integers)
 
     # the stages before the decoder
@@ -103,7 +102,7 @@ class ModelLibrary(nn.Module):
         return self._image_features(image, rows, columns, self.overview.values())
 
     def image_embed_slice(self, image: Tensor, *sides: Tensor) -> Tensor:
-        named = dict(zip(self._slice_names(), sides, strict=True))
+        named = dict(zip([tensor.name for tensor in self._picture_sides()], sides, strict=True))
         rows, columns = self._grid(image, named)
         return self._image_features(image, rows, columns, self._aligned(named, rows * columns))
 
@@ -127,13 +126,12 @@ class ModelLibrary(nn.Module):
     def _named(self, stage: str, sides: tuple[Tensor, ...]) -> dict[str, Tensor]:
         return dict(zip([tensor.name for tensor in side_inputs(self.model, stage)], sides, strict=True))
 
-    def _slice_names(self) -> list[str]:
-        return [tensor.name for stage in (VISION, CONNECTOR) for tensor in side_inputs(self.model, stage)]
+    def _picture_sides(self) -> list[TensorContract]:
+        return [*side_inputs(self.model, VISION), *side_inputs(self.model, CONNECTOR)]
 
     def _aligned(self, sides: dict[str, Tensor], tokens: Any) -> dict[str, Tensor]:
         """The sides, those along the vision tokens known to have as many rows as the picture has patches."""
-        every = [tensor for stage in (VISION, CONNECTOR) for tensor in side_inputs(self.model, stage)]
-        along = {tensor.name for tensor in every if tensor.shape[0] == OPEN_TOKENS}
+        along = {tensor.name for tensor in self._picture_sides() if tensor.shape[0] == OPEN_TOKENS}
         return {name: same_shape(side, [tokens, *side.shape[1:]]) if name in along else side for name, side in sides.items()}
 
     # the decoder
