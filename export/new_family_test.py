@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,27 @@ def install(distribution: Path) -> None:
         for group, points in project["entry-points"].items()
     ]
     (info / "entry_points.txt").write_text("\n".join(groups))
+
+
+@contextmanager
+def family_outside(name: str, like: str, modules: Mapping[str, str], folder: Path) -> Iterator[str]:
+    """A family in a distribution of its own, installed as long as this lasts: a scaffold with these modules in it.
+
+    Args:
+        modules: text by name, beside the scaffold's or in their place.
+    """
+    write(NewFamily(name, registry.families()[like], "org/x", outside=True), folder)
+    for module, text in modules.items():
+        (folder / name / f"{module}.py").write_text(text)
+    install(folder)
+    registry.families.cache_clear()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.syspath_prepend(str(folder))
+        patched.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)  # for processes that an export starts
+        yield name
+    for imported in [imported for imported in sys.modules if imported.partition(".")[0] == name]:
+        del sys.modules[imported]
+    registry.families.cache_clear()
 
 
 def planned(folder: Path) -> ExportRequest:

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 from export.modules.connectors.base import ConnectorSpec
+from export.modules.vision.base import TowerSpec
 
 
 class Activation(StrEnum):
@@ -20,84 +21,6 @@ class Activation(StrEnum):
     GELU_TANH = "gelu_tanh"
     QUICK_GELU = "quick_gelu"  # x * sigmoid(1.702 x)
     SILU = "silu"
-
-
-class NormPlacement(StrEnum):
-    """Where a vision block normalises."""
-
-    PRE = "pre"  # x + f(norm(x))
-    BRANCH_OUTPUT = "branch_output"  # x + norm(f(x))
-
-
-class PositionKind(StrEnum):
-    """How position tables reach a graph."""
-
-    FIXED = "fixed"  # one grid: the table is resampled at export and stored as (tokens, width)
-    RESAMPLED = "resampled"  # any grid: the native table is stored, the two 1-D resampling matrices are inputs
-    INDEXED = "indexed"  # any grid: the native table is stored, integer position ids are an input
-    NONE = "none"
-
-
-@dataclass(frozen=True)
-class VisionSpec:
-    """A plain vision transformer.
-
-    Attributes:
-        native_grid: side of the square position table in the checkpoint.
-        grid: (rows, columns) of patches when the image size is fixed, else None.
-        class_token: a learned row is put in front of the patches and takes part in every block.
-        emit_class_token: the class row is part of the stage's output.
-        input_norm: LayerNorm before the first block (CLIP).
-        final_norm: LayerNorm after the last block.
-    """
-
-    width: int
-    layers: int
-    heads: int
-    mlp_width: int
-    patch_size: int
-    activation: Activation
-    norm_placement: NormPlacement
-    norm_eps: float
-    positions: PositionKind
-    native_grid: int
-    grid: tuple[int, int] | None
-    patch_bias: bool = True
-    class_token: bool = False
-    emit_class_token: bool = False
-    input_norm: bool = False
-    final_norm: bool = True
-
-    @property
-    def head_dim(self) -> int:
-        return self.width // self.heads
-
-
-@dataclass(frozen=True)
-class RotaryVisionSpec:
-    """A pre-norm vision transformer over flattened patches with 2-D rotary positions (Qwen2-VL).
-
-    Attributes:
-        patch_values: numbers in one flattened patch (channels * temporal * rows * columns).
-        merge: side of the square of patches that the connector joins; patches arrive grouped that way.
-    """
-
-    width: int
-    layers: int
-    heads: int
-    mlp_width: int
-    patch_values: int
-    activation: Activation
-    norm_eps: float
-    merge: int
-
-    @property
-    def head_dim(self) -> int:
-        return self.width // self.heads
-
-
-AnyVisionSpec = VisionSpec | RotaryVisionSpec
-"""The kinds of vision encoder; a new kind is added here and in export/modules/vision/."""
 
 
 @dataclass(frozen=True)
@@ -216,7 +139,7 @@ class ImageSpec:
 class StageSpecs:
     """What the four stages are built from, and nothing else of a model; equal ones have equal parameters."""
 
-    vision: AnyVisionSpec
+    vision: TowerSpec
     connector: ConnectorSpec
     embed: EmbedSpec
     decoder: DecoderSpec
@@ -239,7 +162,7 @@ class ModelSpec:
 
     family: str
     variant: str
-    vision: AnyVisionSpec
+    vision: TowerSpec
     connector: ConnectorSpec
     embed: EmbedSpec
     decoder: DecoderSpec

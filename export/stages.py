@@ -5,17 +5,8 @@ The order of a contract's inputs is the order of the stage module's ``forward``;
 
 from __future__ import annotations
 
-from export.specs import (
-    DecoderSpec,
-    ModelSpec,
-    PartialLora,
-    PositionKind,
-    RotaryVisionSpec,
-    RoutedLora,
-    VisionSpec,
-    VisualExperts,
-)
-from runtime_py.contracts import CONNECTOR, DECODER, EMBED, VISION, Dimension, StageContract, TensorContract
+from export.specs import DecoderSpec, ModelSpec, PartialLora, RoutedLora, VisualExperts
+from runtime_py.contracts import CONNECTOR, DECODER, EMBED, VISION, StageContract, TensorContract
 
 
 def contracts(spec: ModelSpec, dtype: str = "float32") -> dict[str, StageContract]:
@@ -32,42 +23,14 @@ def contracts(spec: ModelSpec, dtype: str = "float32") -> dict[str, StageContrac
     }
 
 
-def vision_tokens(spec: ModelSpec) -> Dimension:
-    """Rows per image that leave the vision encoder: a number when the grid is fixed."""
-    vision = spec.vision
-    if isinstance(vision, RotaryVisionSpec) or vision.grid is None:
-        return "vision_tokens"
-    return vision.grid[0] * vision.grid[1] + int(vision.emit_class_token)
-
-
 def _vision(spec: ModelSpec, dtype: str) -> StageContract:
     vision = spec.vision
-    if isinstance(vision, RotaryVisionSpec):
-        inputs = [
-            TensorContract("pixel_values", dtype, ("images", "vision_tokens", vision.patch_values)),
-            TensorContract("rotary_angles", "float32", ("vision_tokens", vision.head_dim // 2)),
-        ]
-    else:
-        inputs = _image_inputs(vision, dtype)
-    output = TensorContract("vision_features", dtype, ("images", vision_tokens(spec), vision.width))
-    return StageContract(VISION, tuple(inputs), (output,))
-
-
-def _image_inputs(vision: VisionSpec, dtype: str) -> list[TensorContract]:
-    size: tuple[Dimension, Dimension] = ("height", "width")
-    if vision.grid is not None:
-        size = (vision.grid[0] * vision.patch_size, vision.grid[1] * vision.patch_size)
-    inputs = [TensorContract("pixel_values", dtype, ("images", 3, *size))]
-    if vision.positions is PositionKind.RESAMPLED:
-        inputs.append(TensorContract("row_weights", dtype, ("grid_rows", vision.native_grid)))
-        inputs.append(TensorContract("column_weights", dtype, ("grid_columns", vision.native_grid)))
-    if vision.positions is PositionKind.INDEXED:
-        inputs.append(TensorContract("patch_positions", "int64", ("vision_tokens",)))
-    return inputs
+    output = TensorContract("vision_features", dtype, ("images", vision.rows, vision.width))
+    return StageContract(VISION, vision.inputs(dtype), (output,))
 
 
 def _connector(spec: ModelSpec, dtype: str) -> StageContract:
-    connector, tokens = spec.connector, vision_tokens(spec)
+    connector, tokens = spec.connector, spec.vision.rows
     features = TensorContract("vision_features", dtype, ("images", tokens, connector.vision_width))
     rows = TensorContract("image_features", dtype, ("images", connector.rows, connector.width))
     return StageContract(CONNECTOR, (features, *connector.side_inputs(tokens, dtype)), (rows,))

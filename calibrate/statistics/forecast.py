@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from calibrate.methods.chunks import busy_threads, chunk_rows
 from calibrate.samples.machine import PICTURE_EVERY
 from calibrate.statistics.stage_stream import block_of
-from export.specs import RotaryVisionSpec
 from runtime_py.contracts import DECODER
 from runtime_py.memory import human_bytes
 
@@ -92,16 +91,14 @@ class Load:
     @classmethod
     def of(cls, spec: ModelSpec, prompts: Sequence[Prompt]) -> Load:
         """Of samples that were drawn."""
-        vision = spec.vision
-        each = vision.patch_values if isinstance(vision, RotaryVisionSpec) else 3 * vision.patch_size**2
+        each = spec.vision.structure.patch_values
         values = sum(image.vision["pixel_values"].size for prompt in prompts for image in prompt.images)
         return cls(sum(prompt.layout.input_ids.shape[1] for prompt in prompts), values // each)
 
     @classmethod
     def typical(cls, spec: ModelSpec, samples: int, text_only: bool) -> Load:
         """Of so many samples of usual length."""
-        grid = None if isinstance(spec.vision, RotaryVisionSpec) else spec.vision.grid
-        patches = grid[0] * grid[1] if grid else TYPICAL_PATCHES
+        patches = spec.vision.structure.patches or TYPICAL_PATCHES
         return cls(samples * TYPICAL_TOKENS, 0 if text_only else samples // PICTURE_EVERY * patches)
 
 

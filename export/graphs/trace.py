@@ -233,7 +233,7 @@ def _example_sizes(spec: ModelSpec) -> dict[str, int]:
     sizes = {"batch": 2, "images": 3, "tokens": 5, "past": 7, "total": 12, "outputs": 4, "cells": 9}
     sizes |= {"image_rows": 6, "language_rows": 8, "vision_rows": 11}
     rows, columns = 6, 10
-    patch = getattr(spec.vision, "patch_size", 1)
+    patch = spec.image.patch
     sizes |= {"grid_rows": rows, "grid_columns": columns, "vision_tokens": rows * columns}
     return sizes | {"height": rows * patch, "width": columns * patch}
 

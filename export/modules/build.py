@@ -12,25 +12,22 @@ from typing import Literal
 import torch
 from torch import nn
 
-from export.modules.connectors.base import named_class
 from export.modules.decoders.llama import Decoder, TokenEmbedding
 from export.modules.decoders.low_rank import PartialLoraDecoder, RoutedLoraDecoder
 from export.modules.decoders.visual_experts import VisualExpertDecoder
 from export.modules.kernels import Embedding, Kernels, Linear, Role
-from export.modules.vision.rotary_transformer import RotaryVisionTransformer
-from export.modules.vision.transformer import VisionTransformer
+from export.modules.kind import named_class
 from export.quantisation.spec import LayerShape
-from export.specs import ModelSpec, PartialLora, RotaryVisionSpec, RoutedLora, StageSpecs, VisionSpec, VisualExperts
+from export.specs import ModelSpec, PartialLora, RoutedLora, StageSpecs, VisualExperts
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, STAGES, VISION
 
-VISION_MODULES = {VisionSpec: VisionTransformer, RotaryVisionSpec: RotaryVisionTransformer}
 DECODER_MODULES = {
     type(None): Decoder,
     PartialLora: PartialLoraDecoder,
     RoutedLora: RoutedLoraDecoder,
     VisualExperts: VisualExpertDecoder,
 }
-"""Which module builds which spec; a decoder is chosen by its adapter, and a connector names its own."""
+"""Which module builds which decoder, chosen by its adapter; a tower and a connector name their own."""
 
 EMBEDDING: Literal["embedding"] = "embedding"
 """The role of an embedding table."""
@@ -38,11 +35,10 @@ EMBEDDING: Literal["embedding"] = "embedding"
 
 def build_stage(spec: ModelSpec | StageSpecs, stage: str, kernels: Kernels) -> nn.Module:
     """One stage with uninitialised parameters; wrap the call in ``torch.device("meta")`` or a fake mode for none."""
-    if stage == VISION:
-        return VISION_MODULES[type(spec.vision)](spec.vision, kernels)
-    if stage == CONNECTOR:
-        connector: nn.Module = named_class(spec.connector, spec.connector.module)(spec.connector, kernels)
-        return connector
+    if stage in (VISION, CONNECTOR):
+        part = spec.vision if stage == VISION else spec.connector
+        built: nn.Module = named_class(part, part.module)(part, kernels)
+        return built
     if stage == EMBED:
         return TokenEmbedding(spec.embed.vocabulary, spec.embed.width, spec.embed.scale, kernels)
     if stage == DECODER:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from export.checkpoint.synthesize import SynthesisRequest, synthesize
-from export.specs import RotaryVisionSpec
+from export.modules.vision.specs import RotaryVisionSpec
 from parity_tests.check.candidate import Candidate, open_candidate
 from parity_tests.check.package_questions import stand_in
 from parity_tests.judging.compare import compare_recordings

@@ -78,7 +78,7 @@ def tower(blocks: int, pixels: int) -> ModelSpec:
     """The published model with fewer vision blocks and another picture size."""
     from export.checkpoint.opened import describe_config
     from export.families.names import find
-    from export.specs import VisionSpec
+    from export.modules.vision.specs import VisionSpec
 
     known = find(MODEL)
     assert known is not None

@@ -65,7 +65,7 @@ class RandomWeights:
 def tower(kind: str, side: int, layers: int) -> ModelSpec:
     """A model with a tower of this many layers for pictures of ``side`` pixels."""
     from export.checkpoint.opened import published_specs
-    from export.specs import PositionKind, RotaryVisionSpec, VisionSpec
+    from export.modules.vision.specs import PositionKind, RotaryVisionSpec, VisionSpec
 
     family = QWEN2 if kind == QWEN2 else "minicpm-v"
     spec = next(made for each, made in published_specs() if each.name == family)
@@ -82,7 +82,7 @@ def tower(kind: str, side: int, layers: int) -> ModelSpec:
 
 def pictures(spec: ModelSpec, side: int, count: int) -> dict[str, np.ndarray]:
     """Random square pictures of ``side`` pixels, or what is a whole number of patches of them, as the tower takes them."""
-    from export.specs import RotaryVisionSpec
+    from export.modules.vision.specs import RotaryVisionSpec
 
     drawn, vision, grid = np.random.default_rng(0), spec.vision, side // PATCH
     if not isinstance(vision, RotaryVisionSpec):

@@ -17,8 +17,10 @@ from torch.nn import functional as F
 
 from export.modules.build import layer_shapes, parameter_count, parameter_shapes
 from export.modules.kernels import Kernels, Role
+from export.modules.vision.base import TowerSpec
+from export.modules.vision.specs import VisionSpec
 from export.quantisation.codes import WeightProvider
-from export.specs import AnyVisionSpec, ModelSpec, VisionSpec
+from export.specs import ModelSpec
 from parity_tests.reference.arithmetic import PLAIN, Arithmetic, ArithmeticKernels
 from parity_tests.reference.reference import TorchBackend
 
@@ -138,12 +140,10 @@ def predicted_peak(
     return INTERPRETER_BYTES + chunks + resident + activations + logits
 
 
-def _patches(vision: AnyVisionSpec) -> int:
-    """Patches of one image piece; of a 448-pixel square where the tower takes any grid at all."""
-    if not isinstance(vision, VisionSpec):
-        return ANY_GRID_PATCHES
-    rows, columns = vision.grid or (vision.native_grid, vision.native_grid)
-    return rows * columns
+def _patches(vision: TowerSpec) -> int:
+    """Patches of one image piece; those of a table of positions, or of a 448-pixel square, where the grid is open."""
+    table = vision.native_grid**2 if isinstance(vision, VisionSpec) else ANY_GRID_PATCHES
+    return vision.structure.patches or table
 
 
 def full_peak(spec: ModelSpec, dtype_bytes: int = 4) -> int:

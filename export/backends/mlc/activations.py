@@ -10,7 +10,7 @@ from __future__ import annotations
 from export.backends.mlc.storage_plan import Storage, StoragePlan
 from export.backends.mlc.support import score_blocks
 from export.modules.connectors.specs import ResamplerSpec
-from export.specs import DecoderSpec, ModelSpec, NormPlacement, RotaryVisionSpec, RoutedLora, VisionSpec
+from export.specs import DecoderSpec, ModelSpec, RoutedLora
 
 
 def decoder_activations(decoder: DecoderSpec, tokens: int, item: int) -> int:
@@ -45,9 +45,9 @@ class _Tower:
 
     def __init__(self, spec: ModelSpec, item: int) -> None:
         vision = spec.vision
-        self.plan, self.vision, self.item = StoragePlan(), vision, item
+        self.plan, self.vision, self.structure, self.item = StoragePlan(), vision, vision.structure, item
         self.patches = (spec.image.overview // spec.image.patch) ** 2
-        self.tokens = self.patches + int(isinstance(vision, VisionSpec) and vision.class_token)
+        self.tokens = self.patches + self.structure.special_tokens
         self.blocks = score_blocks(vision.heads, self.tokens, self.tokens)
 
     def rows(self, width: int, count: int | None = None) -> Storage:
@@ -56,18 +56,15 @@ class _Tower:
 
     def embedded(self) -> Storage:
         """Pixels of patches, their embedding, and what is put in front of or around it."""
-        vision = self.vision
-        values = vision.patch_values if isinstance(vision, RotaryVisionSpec) else 3 * vision.patch_size**2
-        pixels = self.rows(values, self.patches)
-        rows = self.rows(vision.width, self.patches)
+        width, structure = self.vision.width, self.structure
+        pixels = self.rows(structure.patch_values, self.patches)
+        rows = self.rows(width, self.patches)
         self.plan.give(pixels)
-        if isinstance(vision, RotaryVisionSpec):
-            return rows
-        if vision.class_token:
-            first = self.rows(vision.width, 1)
-            rows = self.instead(rows, vision.width)
+        if structure.special_tokens:
+            first = self.rows(width, structure.special_tokens)
+            rows = self.instead(rows, width)
             self.plan.give(first)
-        return self.instead(rows, vision.width) if vision.input_norm else rows
+        return self.instead(rows, width) if structure.input_norm else rows
 
     def instead(self, old: Storage, width: int) -> Storage:
         """What is made of rows that nothing else reads."""
@@ -77,10 +74,9 @@ class _Tower:
 
     def block(self, rows: Storage) -> Storage:
         """One layer; its normalisations are kernels of their own only where they come first."""
-        vision, plan = self.vision, self.plan
-        branch = isinstance(vision, VisionSpec) and vision.norm_placement is NormPlacement.BRANCH_OUTPUT
+        vision, plan, branch = self.vision, self.plan, self.structure.branch_norms
         qkv = self.rows(3 * vision.width) if branch else self.instead(self.rows(vision.width), 3 * vision.width)
-        if isinstance(vision, RotaryVisionSpec):
+        if self.structure.changed_heads:
             qkv = self.instead(qkv, 3 * vision.width)
         attended = self.attention(qkv)
         if branch:
@@ -115,7 +111,7 @@ class _Tower:
 
     def resampled(self, rows: Storage, connector: ResamplerSpec) -> None:
         """Vision rows at the connector's width, normalised, and with their positions added; then keys and values."""
-        if isinstance(self.vision, VisionSpec) and self.vision.final_norm:
+        if self.structure.final_norm:
             rows = self.instead(rows, self.vision.width)
         normed = self.instead(self.instead(rows, connector.width), connector.width)
         keys = self.instead(self.rows(connector.width), connector.width)

@@ -22,21 +22,18 @@ from tvm.target import Target
 
 from export.backends.mlc.blocks.decoder import Decoder, TokenEmbedding
 from export.backends.mlc.blocks.linear import Layers
-from export.backends.mlc.blocks.rotary_vision import RotaryVisionTransformer, cut_merge_patches
 from export.backends.mlc.blocks.rows import last_token, rows_at, same_shape
-from export.backends.mlc.blocks.vision import VisionTransformer, cut_patches
-from export.backends.mlc.connector_blocks import block_of
+from export.backends.mlc.kind_blocks import block_of
 from export.backends.mlc.overview import Overview, overview_shapes
 from export.backends.mlc.support import decoder_sides, explicit_positions, most_patches, sequence_sides
-from export.modules.connectors.base import named_class
+from export.modules.kind import named_class
+from export.modules.vision.base import OPEN_TOKENS
 from export.quantisation.spec import Assignment
-from export.specs import ModelSpec, RotaryVisionSpec, VisionSpec
+from export.specs import ModelSpec
 from export.stages import contracts
 from runtime_py.backends.mlc import SPARE_POSITIONS
 from runtime_py.contracts import CONNECTOR, VISION, TensorContract
 from targets.base import Limits
-
-VISION_BLOCKS = {VisionSpec: VisionTransformer, RotaryVisionSpec: RotaryVisionTransformer}
 
 
 class Constants(nn.Module):
@@ -73,12 +70,12 @@ class ModelLibrary(nn.Module):
         layers = Layers(assignments, dtype)
         self.model, self.dtype, self.target, self.sequences = spec, dtype, target, limits.batch
         self.overview_size, self.sent = overview.grid, overview.sent
-        self.vision_encoder = VISION_BLOCKS[type(spec.vision)](spec.vision, layers, most_patches(spec, limits.context))
+        tower = named_class(spec.vision, block_of(spec.vision))
+        self.vision_encoder = tower(spec.vision, layers, most_patches(spec, limits.context))
         self.connector = named_class(spec.connector, block_of(spec.connector))(spec.connector, layers)
         self.embed_tokens = TokenEmbedding(spec.embed, layers)
         self.decoder = Decoder(spec.decoder, layers)
-        sides = [*side_inputs(spec, VISION), *side_inputs(spec, CONNECTOR)]
-        integers = frozenset(tensor.name for tensor in sides if tensor.dtype == "int64")
+        integers = frozenset(tensor.name for tensor in self._picture_sides() if tensor.dtype == "int64")
         self.overview = Constants(overview_shapes(spec, overview), integers)
 
     # the stages before the decoder
@@ -88,10 +85,10 @@ class ModelLibrary(nn.Module):
 
     def run_vision(self, pixel_values: Tensor, *sides: Tensor) -> Tensor:
         named = self._named(VISION, sides)
-        if isinstance(self.model.vision, RotaryVisionSpec):
+        if len(pixel_values.shape) == 3:  # patches already, as the contracts of some towers have them
             return self.vision_encoder(pixel_values.astype(self.dtype), named)
         rows, columns = self._grid(pixel_values, named)
-        return self.vision_encoder(self._patches(pixel_values, rows, columns), _aligned(named, rows * columns))
+        return self.vision_encoder(self._patches(pixel_values, rows, columns), self._aligned(named, rows * columns))
 
     def run_connector(self, vision_features: Tensor, *sides: Tensor) -> Tensor:
         return self.connector(vision_features.astype(self.dtype), self._named(CONNECTOR, sides))
@@ -105,36 +102,37 @@ class ModelLibrary(nn.Module):
         return self._image_features(image, rows, columns, self.overview.values())
 
     def image_embed_slice(self, image: Tensor, *sides: Tensor) -> Tensor:
-        named = dict(zip(self._slice_names(), sides, strict=True))
+        named = dict(zip([tensor.name for tensor in self._picture_sides()], sides, strict=True))
         rows, columns = self._grid(image, named)
-        return self._image_features(image, rows, columns, _aligned(named, rows * columns))
+        return self._image_features(image, rows, columns, self._aligned(named, rows * columns))
 
     def _image_features(self, image: Tensor, rows: Any, columns: Any, sides: dict[str, Tensor]) -> Tensor:
         features = self.connector(self.vision_encoder(self._patches(image, rows, columns), sides), sides)
         return op.reshape(features, (features.shape[1], features.shape[2]))
 
     def _patches(self, image: Tensor, rows: Any, columns: Any) -> Tensor:
-        mean, deviation = self.model.image.mean, self.model.image.deviation
-        vision = self.model.vision
-        if isinstance(vision, RotaryVisionSpec):
-            return cut_merge_patches(
-                image, rows, columns, self.model.image.patch, vision.merge, (mean, deviation), self.dtype
-            )
-        return cut_patches(image, rows, columns, vision.patch_size, self.dtype, (mean, deviation))
+        patches: Tensor = self.vision_encoder.cut(image, rows, columns, self.model.image)
+        return patches
 
     def _grid(self, image: Tensor, sides: dict[str, Tensor]) -> tuple[Any, Any]:
         if "row_weights" in sides:
             return sides["row_weights"].shape[0], sides["column_weights"].shape[0]
-        if isinstance(self.model.vision, VisionSpec) and self.model.vision.grid is not None:
-            return self.model.vision.grid
+        fixed = self.model.vision.structure.grid
+        if fixed is not None:
+            return fixed
         height, width = image.shape[1:3] if image.dtype == "uint8" else image.shape[2:4]
         return height // self.model.image.patch, width // self.model.image.patch
 
     def _named(self, stage: str, sides: tuple[Tensor, ...]) -> dict[str, Tensor]:
         return dict(zip([tensor.name for tensor in side_inputs(self.model, stage)], sides, strict=True))
 
-    def _slice_names(self) -> list[str]:
-        return [tensor.name for stage in (VISION, CONNECTOR) for tensor in side_inputs(self.model, stage)]
+    def _picture_sides(self) -> list[TensorContract]:
+        return [*side_inputs(self.model, VISION), *side_inputs(self.model, CONNECTOR)]
+
+    def _aligned(self, sides: dict[str, Tensor], tokens: Any) -> dict[str, Tensor]:
+        """The sides, those along the vision tokens known to have as many rows as the picture has patches."""
+        along = {tensor.name for tensor in self._picture_sides() if tensor.shape[0] == OPEN_TOKENS}
+        return {name: same_shape(side, [tokens, *side.shape[1:]]) if name in along else side for name, side in sides.items()}
 
     # the decoder
 
@@ -228,14 +226,3 @@ class ModelLibrary(nn.Module):
 def side_inputs(spec: ModelSpec, stage: str) -> list[TensorContract]:
     """A stage's inputs after its first."""
     return list(contracts(spec)[stage].inputs[1:])
-
-
-TOKEN_SIDES = ("patch_positions", "rotary_angles", "key_positions")
-"""Side inputs whose first axis is the vision tokens."""
-
-
-def _aligned(sides: dict[str, Tensor], tokens: Any) -> dict[str, Tensor]:
-    """The sides, those along the vision tokens known to have as many rows as the picture has patches."""
-    return {
-        name: same_shape(side, [tokens, *side.shape[1:]]) if name in TOKEN_SIDES else side for name, side in sides.items()
-    }

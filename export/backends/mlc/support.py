@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from export.backends.mlc.connector_blocks import block_of
-from export.specs import DecoderSpec, ModelSpec, PartialLora, VisionSpec, VisualExperts
+from export.backends.mlc.kind_blocks import block_of
+from export.specs import DecoderSpec, ModelSpec, PartialLora, VisualExperts
 from export.stages import contracts
 from runtime_py.backends.mlc_rows import sequence_axis
 from runtime_py.contracts import DECODER, TensorContract
@@ -26,8 +26,9 @@ def unsupported(spec: ModelSpec, device: bool) -> list[str]:
     reasons = []
     if spec.decoder.rope.dim != spec.decoder.head_dim:
         reasons.append("rotary positions on part of a head")
-    if not block_of(spec.connector):
-        reasons.append(f"its connector, {type(spec.connector).__name__}, has no Relax block")
+    for what, part in (("vision tower", spec.vision), ("connector", spec.connector)):
+        if not block_of(part):
+            reasons.append(f"its {what}, {type(part).__name__}, has no Relax block")
     if device and spec.decoder.head_dim == UNSOUND_HEAD:
         reasons.append(f"attention heads of {UNSOUND_HEAD} channels, which TVM 0.27 computes wrongly on OpenCL")
     return reasons
@@ -84,9 +85,9 @@ def most_patches(spec: ModelSpec, context: int) -> int:
     Where the grid is open, those are the patches behind as many image rows as fit the context; a connector with a fixed
     number of queries has no such relation, and pieces are about as large as the overview.
     """
-    vision, joined = spec.vision, spec.connector.patches_per_row
-    if isinstance(vision, VisionSpec) and vision.grid is not None:
-        return vision.grid[0] * vision.grid[1] + int(vision.class_token)
+    structure, joined = spec.vision.structure, spec.connector.patches_per_row
+    if structure.patches is not None:
+        return structure.patches + structure.special_tokens
     overview = (spec.image.overview // spec.image.patch) ** 2
     if joined is None or isinstance(spec.connector.rows, int):
         return overview

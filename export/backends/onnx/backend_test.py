@@ -12,7 +12,7 @@ import torch
 
 from export.backends.onnx.conftest import EXACT, Package, export, greedy, prefill
 from export.backends.onnx.prediction import FURTHER
-from export.specs import VisionSpec
+from export.modules.vision.specs import VisionSpec
 from runtime_py.backends.ort import OrtBackend
 from runtime_py.contracts import CONNECTOR, DECODER, VISION
 from runtime_py.errors import UsageError

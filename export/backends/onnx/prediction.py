@@ -193,7 +193,6 @@ def _activation_bytes(spec: ModelSpec, options: BuildOptions) -> int:
     tokens = max(options.limits.prefill_chunk, options.limits.batch)
     qkv = (decoder.heads + 2 * decoder.kv_heads) * decoder.head_dim
     per_token = 3 * decoder.hidden + max(2 * qkv, 4 * decoder.mlp_width)
-    grid = getattr(vision, "grid", None)
-    patches = grid[0] * grid[1] if grid else 1024
+    patches = vision.structure.patches or 1024
     per_patch = 3 * vision.width + max(6 * vision.width, 2 * vision.mlp_width)
     return 4 * max(tokens * per_token + decoder.vocabulary, patches * per_patch)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -124,7 +123,7 @@ def stage_bytes(spec: ModelSpec, stage: str, options: BuildOptions, assignments:
     item = 4 if float_dtype(options) == "float32" else 2
     floats = {name: layer.weight.numel() for name, layer in modules.items() if isinstance(layer, Linear)}
     split = sum(count for name, count in floats.items() if stage == DECODER and name.endswith(SPLIT_LAYERS))
-    towers = 1 if getattr(spec.vision, "grid", None) else 3
+    towers = 1 if spec.vision.structure.grid else 3
     decoders = len(stage_profiles(spec, DECODER, contracts(spec)[DECODER], options.limits, options.precision == "int4"))
     blocks = {VISION: spec.vision.layers * towers, DECODER: spec.decoder.layers * decoders, CONNECTOR: 1}
     return StageBytes(
@@ -155,7 +154,6 @@ def activation_bytes(spec: ModelSpec, options: BuildOptions) -> int:
     widths = (decoder.heads + 2 * decoder.kv_heads) * decoder.head_dim + 2 * decoder.mlp_width + 4 * decoder.hidden
     prompt = tokens * widths * item + tokens * options.limits.context
     logits = tokens * decoder.vocabulary * (item + 4)
-    grid = getattr(vision, "grid", None)
-    patches = math.prod(grid) if grid else 4096
+    patches = vision.structure.patches or 4096
     picture = patches * (2 * vision.mlp_width + 4 * vision.width) * item
     return max(prompt + logits, picture)

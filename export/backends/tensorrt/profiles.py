@@ -11,9 +11,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from export.specs import ImageSpec, ModelSpec, PositionKind, RotaryVisionSpec, VisionSpec
+from export.specs import ImageSpec, ModelSpec
 from export.stages import contracts
-from runtime_py.contracts import CONNECTOR, DECODER, EMBED, StageContract
+from runtime_py.contracts import CONNECTOR, DECODER, EMBED, VISION, StageContract
 from runtime_py.errors import UnsupportedModelError
 from targets.base import Limits
 
@@ -96,30 +96,31 @@ def _vision_grids(spec: ModelSpec) -> dict[str, Axes]:
     boxes that hold no picture both wide and tall; whole pictures of any grid come in one.
     """
     image, side = spec.image, spec.image.typical // spec.image.patch
-    match spec.vision:
-        case VisionSpec(grid=grid) if grid is not None:
-            return {"fixed": {}}
-        case VisionSpec(positions=PositionKind.RESAMPLED):
-            # one box of wide and tall sizes would hold their product too, a picture nobody sends, and reserve memory for it
-            square, short, long = (1, side, _diagonal(side)), (1, side // 2, side), (1, 2 * side, side * ELONGATION)
-            shapes = {"square": (square, square), "wide": (short, long), "tall": (long, short)}
-            return {name: _box(image.patch, rows, columns) for name, (rows, columns) in shapes.items()}
-        case VisionSpec() | RotaryVisionSpec():
-            edge: Range = (image.patch, side * image.patch, _longest(image) * image.patch)
-            return {"any": {**_connector_grids(spec)["any"], "height": edge, "width": edge}}
+    if spec.vision.structure.grid is not None:
+        return {"fixed": {}}
+    if _sliced(spec):
+        # one box of wide and tall sizes would hold their product too, a picture nobody sends, and reserve memory for it
+        square, short, long = (1, side, _diagonal(side)), (1, side // 2, side), (1, 2 * side, side * ELONGATION)
+        shapes = {"square": (square, square), "wide": (short, long), "tall": (long, short)}
+        return {name: _box(image.patch, rows, columns) for name, (rows, columns) in shapes.items()}
+    edge: Range = (image.patch, side * image.patch, _longest(image) * image.patch)
+    return {"any": {**_connector_grids(spec)["any"], "height": edge, "width": edge}}
 
 
 def _connector_grids(spec: ModelSpec) -> dict[str, Axes]:
     """Rows that a connector takes of one piece of a picture."""
     side, longest = spec.image.typical // spec.image.patch, _longest(spec.image)
-    match spec.vision:
-        case VisionSpec(grid=grid) if grid is not None:
-            return {"fixed": {}}
-        case VisionSpec(positions=PositionKind.RESAMPLED):
-            return {"any": {"vision_tokens": (1, side * side, max(_diagonal(side) ** 2, side * side * ELONGATION))}}
-        case VisionSpec() | RotaryVisionSpec():
-            most = min(longest * longest, ELONGATION * side * side)
-            return {"any": {"vision_tokens": (1, side * side, most), "cells": (1, max(1, side * side // 4), most)}}
+    if spec.vision.structure.grid is not None:
+        return {"fixed": {}}
+    if _sliced(spec):
+        return {"any": {"vision_tokens": (1, side * side, max(_diagonal(side) ** 2, side * side * ELONGATION))}}
+    most = min(longest * longest, ELONGATION * side * side)
+    return {"any": {"vision_tokens": (1, side * side, most), "cells": (1, max(1, side * side // 4), most)}}
+
+
+def _sliced(spec: ModelSpec) -> bool:
+    """Whether the tower takes a picture's grid by its two axes."""
+    return any("grid_rows" in tensor.shape for tensor in contracts(spec)[VISION].inputs)
 
 
 def _diagonal(side: int) -> int:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from export.families.tensors import PublishedTensors
 from export.modules.connectors.specs import GluConnectorSpec
 from export.modules.rules import flat_window, pair
+from export.modules.vision.specs import VisionSpec
 from export.source.weight_map import Rule, compute, stack, take
-from export.specs import DecoderSpec, ModelSpec, VisionSpec
+from export.specs import DecoderSpec, ModelSpec
 from runtime_py.errors import CheckpointError
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from export.families.config.unapplied_generation import tell_unapplied
 from export.families.config.vocabulary import end_of, marks_of
 from export.families.published import PublishedCode
 from export.modules.connectors.specs import ResamplerSpec
-from export.specs import DecoderSpec, VisionSpec
+from export.modules.vision.specs import VisionSpec
+from export.specs import DecoderSpec
 
 RESAMPLER_HEAD = 128
 """Channels of a resampler's head, a literal of the published code."""

@@ -7,7 +7,8 @@ from typing import Any, TypedDict
 
 from export.families.config.rope import plain_vision_rope
 from export.families.config.section import Section
-from export.specs import Activation, NormPlacement, PositionKind, RotaryVisionSpec, VisionSpec
+from export.modules.vision.specs import NormPlacement, PositionKind, RotaryVisionSpec, VisionSpec
+from export.specs import Activation
 from runtime_py.errors import UnsupportedModelError
 
 MOST_SIDE, MOST_GRID, MOST_BLOCKS, MOST_WIDTH, MOST_HEADS = 4096, 256, 128, 1 << 14, 256

@@ -15,8 +15,9 @@ from export.checkpoint.synthesize import SynthesisRequest, synthesize
 from export.families.minicpm_llama3_v.family import FAMILY
 from export.families.registry import recognise
 from export.modules.connectors.specs import ResamplerSpec
+from export.modules.vision.specs import VisionSpec
 from export.source.tensor_source import EmptySource
-from export.specs import ModelSpec, VisionSpec
+from export.specs import ModelSpec
 from parity_tests.golden.case import fitted, question, read_case
 from parity_tests.judging.probes import record
 from parity_tests.reference.checkpoint_side import Checkpoint, open_checkpoint

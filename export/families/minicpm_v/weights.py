@@ -6,9 +6,10 @@ from export.families.tensors import PublishedTensors
 from export.modules.connectors.resampler_weights import resampler_rules
 from export.modules.connectors.specs import ResamplerSpec
 from export.modules.decoders.llama_weights import ROTARY_BUFFERS, llama_rules
+from export.modules.vision.specs import VisionSpec
 from export.modules.vision.timm_weights import timm_rules
 from export.source.weight_map import Rule
-from export.specs import ModelSpec, VisionSpec
+from export.specs import ModelSpec
 
 HEAD = "llm.lm_head.weight"
 IGNORED = (ROTARY_BUFFERS,)

@@ -9,8 +9,9 @@ from export.families.tensors import PublishedTensors
 from export.modules.connectors.specs import PatchMergerSpec
 from export.modules.decoders.llama_weights import llama_rules
 from export.modules.rules import pair
+from export.modules.vision.specs import RotaryVisionSpec
 from export.source.weight_map import Rule, compute
-from export.specs import ModelSpec, RotaryVisionSpec
+from export.specs import ModelSpec
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 from export.families.tensors import with_embedding
 from export.modules.connectors.specs import MlpConnectorSpec
 from export.modules.rules import pair, tied_head, with_low_rank
+from export.modules.vision.specs import VisionSpec
 from export.modules.vision.transformers_weights import clip_rules
 from export.source.tensor_source import TensorSource
 from export.source.weight_map import Rule, WeightMap, compute, stack_rules, take
-from export.specs import DecoderSpec, ModelSpec, VisionSpec
+from export.specs import DecoderSpec, ModelSpec
 from runtime_py.errors import CheckpointError
 
 if TYPE_CHECKING:

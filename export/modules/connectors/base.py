@@ -1,40 +1,35 @@
 """What a kind of connector says of itself, so that nothing else asks which kind it is.
 
-A kind is a frozen dataclass under `ConnectorSpec`. Its PyTorch module and its Relax block are named, not imported: a plan
-needs neither, and a family in a folder or a distribution of its own brings all three without an entry in any list.
+A kind is a frozen dataclass under `ConnectorSpec`, which a family may have in its own folder.
 """
 
 from __future__ import annotations
 
-import importlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
+from export.modules.kind import Kind
 from runtime_py.contracts import Dimension, TensorContract
-from runtime_py.errors import UnsupportedModelError
 
 OPEN_ROWS = "image_rows"
 """The axis of rows whose number follows from the picture."""
 
 
 @dataclass(frozen=True)
-class ConnectorSpec(ABC):
+class ConnectorSpec(Kind, ABC):
     """Sizes of what brings the rows of a vision encoder to the width of the decoder.
 
     Attributes:
         vision_width: values of a row that comes in.
         width: values of a row that goes out.
-        module: ``package.module:Class`` of the PyTorch module, called as ``Class(spec, kernels)``; its ``forward`` takes the
-            vision features (images, tokens, vision_width) and the `side_inputs`, and gives (images, rows, width).
-        block: the same of the Relax block of a kind that a family brings, called as ``Class(spec, layers)``; its ``forward``
-            takes the features of one image and the side inputs by name. "" for none: such a model has no MLC package.
+        module: see `Kind`; its ``forward`` takes the vision features (images, tokens, vision_width) and the `side_inputs`,
+            and gives (images, rows, width).
+        block: see `Kind`; called as ``Class(spec, layers)``, its ``forward`` takes the features of one image and the side
+            inputs by name.
     """
 
     vision_width: int
     width: int
-    module: ClassVar[str]
-    block: ClassVar[str] = ""
 
     @property
     @abstractmethod
@@ -60,20 +55,3 @@ class ConnectorSpec(ABC):
             dtype: the float dtype at the borders of stages.
         """
         return ()
-
-
-def named_class(spec: ConnectorSpec, reference: str) -> Any:
-    """The class that ``package.module:Class`` names, one of a spec's.
-
-    Raises:
-        UnsupportedModelError: there is none.
-    """
-    module, _, name = reference.partition(":")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UnsupportedModelError(
-            f"{type(spec).__name__} names {reference!r}, which cannot be imported: {error}",
-            "package.module:Class of what builds this connector",
-            f"correct it in {type(spec).__module__}; docs/adding_a_family.md says what it names",
-        ) from error

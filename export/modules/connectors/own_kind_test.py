@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,11 +18,10 @@ from export.backends.mlc.blocks.linear import Layers
 from export.backends.mlc.support import most_patches, overview_rows, unsupported
 from export.checkpoint.opened import published_specs
 from export.checkpoint.synthesize import SynthesisRequest, synthesize
-from export.families import registry
-from export.modules.connectors.base import OPEN_ROWS, ConnectorSpec, named_class
+from export.modules.connectors.base import OPEN_ROWS, ConnectorSpec
 from export.modules.kernels import Kernels
-from export.new_family import NewFamily, write
-from export.new_family_test import install
+from export.modules.kind import named_class
+from export.new_family_test import family_outside
 from export.pipeline import export
 from export.request import ExportRequest
 from export.stages import contracts
@@ -121,23 +119,9 @@ FAMILY = Shuffled()
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The distribution, installed for this module; its package's name."""
-    folder = tmp_path_factory.mktemp("own_kind")
-    write(NewFamily(NAME, registry.families()["omnilmm-12b"], "org/x", outside=True), folder)
-    for name, text in (
-        ("connector", CONNECTOR_FILE),
-        ("modules", MODULES_FILE),
-        ("blocks", BLOCKS_FILE),
-        ("family", FAMILY_FILE),
-    ):
-        (folder / NAME / f"{name}.py").write_text(text)
-    install(folder)
-    sys.path.insert(0, str(folder))
-    registry.families.cache_clear()
-    yield NAME
-    sys.path.remove(str(folder))
-    for name in [name for name in sys.modules if name.partition(".")[0] == NAME]:
-        del sys.modules[name]
-    registry.families.cache_clear()
+    modules = {"connector": CONNECTOR_FILE, "modules": MODULES_FILE, "blocks": BLOCKS_FILE, "family": FAMILY_FILE}
+    with family_outside(NAME, "omnilmm-12b", modules, tmp_path_factory.mktemp("own_kind")) as name:
+        yield name
 
 
 @pytest.fixture

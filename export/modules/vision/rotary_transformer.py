@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from export.modules.kernels import Kernels, Role, rotate
+from export.modules.vision.specs import RotaryVisionSpec
 from export.modules.vision.transformer import VisionMlp
-from export.specs import RotaryVisionSpec
 
 
 class RotaryVisionAttention(nn.Module):

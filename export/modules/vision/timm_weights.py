@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from export.modules.rules import pair
+from export.modules.vision.specs import PositionKind, VisionSpec
 from export.source.weight_map import Rule, compute, take
-from export.specs import PositionKind, VisionSpec
 from runtime_py.preprocess.resample import antialiased_bicubic, resample_table
 
 if TYPE_CHECKING:

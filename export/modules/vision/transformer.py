@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from export.modules.kernels import Kernels, Role, activate
-from export.specs import NormPlacement, PositionKind, RotaryVisionSpec, VisionSpec
+from export.modules.vision.specs import NormPlacement, PositionKind, RotaryVisionSpec, VisionSpec
 
 
 class VisionAttention(nn.Module):

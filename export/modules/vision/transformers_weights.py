@@ -10,8 +10,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from export.modules.rules import pair
+from export.modules.vision.specs import VisionSpec
 from export.source.weight_map import Rule, compute, stack, take
-from export.specs import VisionSpec
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -19,7 +19,7 @@ def sizes_of(model: Path, context: int) -> dict[str, int]:
     """
     from export.checkpoint.opened import open_folder
     from export.modules.connectors.specs import ResamplerSpec
-    from export.specs import VisionSpec
+    from export.modules.vision.specs import VisionSpec
 
     spec = open_folder(model).spec
     d, v, c = spec.decoder, spec.vision, spec.connector

@@ -11,7 +11,8 @@ from export.backends.mlc.blocks.linear import Layers
 from export.backends.mlc.blocks.norms import LayerNorm
 from export.backends.mlc.blocks.rotary import rotate_heads
 from export.backends.mlc.blocks.vision import Statistics, VisionMlp, normalised
-from export.specs import RotaryVisionSpec
+from export.modules.vision.specs import RotaryVisionSpec
+from export.specs import ImageSpec
 
 CHANNELS = 3
 
@@ -54,10 +55,16 @@ class RotaryVisionTransformer(nn.Module):
     """
 
     def __init__(self, spec: RotaryVisionSpec, layers: Layers, most: int = 0, prefix: str = "vision_encoder") -> None:
+        self.merge, self.dtype = spec.merge, layers.dtype
         self.patch = layers.linear(f"{prefix}.patch", spec.patch_values, spec.width, False)
         self.blocks = nn.ModuleList(
             [RotaryVisionBlock(f"{prefix}.blocks.{i}", spec, layers, most) for i in range(spec.layers)]
         )
+
+    def cut(self, image: Tensor, rows: int, columns: int, picture: ImageSpec) -> Tensor:
+        """The patches of an image, as `cut_merge_patches` takes it."""
+        statistics = picture.mean, picture.deviation
+        return cut_merge_patches(image, rows, columns, picture.patch, self.merge, statistics, self.dtype)
 
     def forward(self, patches: Tensor, sides: dict[str, Tensor]) -> Tensor:
         """``sides`` holds ``rotary_angles`` float32 (tokens, head_dim / 2)."""

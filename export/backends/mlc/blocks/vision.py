@@ -11,7 +11,8 @@ from tvm.relax.frontend.nn import Tensor, op
 from export.backends.mlc.blocks.attention import packed_attention
 from export.backends.mlc.blocks.linear import Layers, multiply
 from export.backends.mlc.blocks.norms import LayerNorm
-from export.specs import Activation, NormPlacement, PositionKind, RotaryVisionSpec, VisionSpec
+from export.modules.vision.specs import NormPlacement, PositionKind, RotaryVisionSpec, VisionSpec
+from export.specs import Activation, ImageSpec
 
 QUICK = 1.702
 """Of x * sigmoid(1.702 x), CLIP's stand-in for GELU (openai/CLIP, clip/model.py)."""
@@ -161,6 +162,11 @@ class VisionTransformer(nn.Module):
         table = op.reshape(self.positions.astype("float32"), (side, side * width))
         stretched = op.reshape(op.matmul(row_weights, table), (rows, side, width))
         return op.reshape(op.matmul(column_weights, stretched), (rows * columns, width))
+
+    def cut(self, image: Tensor, rows: tirx.Expr | int, columns: tirx.Expr | int, picture: ImageSpec) -> Tensor:
+        """The patches of an image, as `cut_patches` takes it."""
+        statistics = picture.mean, picture.deviation
+        return cut_patches(image, rows, columns, self.spec.patch_size, self.dtype, statistics)
 
     def forward(self, patches: Tensor, sides: dict[str, Tensor]) -> Tensor:
         """Run the tower; ``sides`` holds the further inputs of the stage's contract by name."""

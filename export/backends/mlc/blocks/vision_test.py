@@ -18,8 +18,9 @@ from export.modules.connectors.projections import MlpConnector as TorchMlpConnec
 from export.modules.connectors.resampler import Resampler as TorchResampler
 from export.modules.connectors.specs import MlpConnectorSpec, ResamplerSpec
 from export.modules.kernels import Kernels
+from export.modules.vision.specs import NormPlacement, PositionKind, VisionSpec
 from export.modules.vision.transformer import VisionTransformer as TorchVision
-from export.specs import Activation, NormPlacement, PositionKind, VisionSpec
+from export.specs import Activation
 
 BASE = VisionSpec(
     width=24,

@@ -12,8 +12,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from export.backends.onnx.consumers.held import by_grid, placeholder
-from export.specs import ModelSpec, RotaryVisionSpec
+from export.backends.onnx.consumers.held import placeholder, tower_by_grid
+from export.specs import ModelSpec
 from targets.base import Limits
 
 CONFIG = "genai_config.json"
@@ -35,7 +35,7 @@ def genai_config(
     sampled = generation["temperature"] > 0
     return {
         "model": {
-            "type": GRIDS if by_grid(spec) else PLAIN,
+            "type": GRIDS if tower_by_grid(spec) else PLAIN,
             "bos_token_id": _first(tokens.get("bos_token_id"), stops[0]),
             "eos_token_id": stops,
             "pad_token_id": _unused(spec, [_first(tokens.get("pad_token_id"), stops[0]), *stops]),
@@ -98,7 +98,7 @@ def _unused(spec: ModelSpec, wanted: Sequence[int]) -> int:
 
 def _marks(spec: ModelSpec) -> dict[str, int]:
     """The ids that places of pictures are counted by, where positions depend on them."""
-    if not by_grid(spec):
+    if not tower_by_grid(spec):
         return {}
     marks = spec.runtime["prompt"]["marks"]
     named = {"vision_start_token_id": "<|vision_start|>", "video_token_id": "<|video_pad|>"}
@@ -106,12 +106,12 @@ def _marks(spec: ModelSpec) -> dict[str, int]:
 
 
 def _pictures(spec: ModelSpec) -> dict[str, Any]:
-    if not by_grid(spec):
+    tower = tower_by_grid(spec)
+    if tower is None:
         return {"inputs": {"pixel_values": "pixel_values"}}
-    assert isinstance(spec.vision, RotaryVisionSpec)
     return {
         "inputs": {"pixel_values": "pixel_values", "image_grid_thw": "image_grid_thw"},
-        "spatial_merge_size": spec.vision.merge,
+        "spatial_merge_size": tower.merge,
         "patch_size": spec.image.patch,
     }
 

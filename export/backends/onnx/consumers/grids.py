@@ -11,19 +11,18 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from export.backends.onnx.consumers.held import ANGLES
-from export.specs import AnyVisionSpec, RotaryVisionSpec
+from export.modules.vision.specs import RotaryVisionSpec
 from runtime_py.preprocess.patches import rotary_angles
 
 PIXELS, GRID = "pixel_values", "image_grid_thw"
 PLACE = "/grid"
 
 
-def grid_graph(joined: onnx.ModelProto, vision: AnyVisionSpec) -> onnx.ModelProto:
+def grid_graph(joined: onnx.ModelProto, vision: RotaryVisionSpec) -> onnx.ModelProto:
     """The joined graph with ``pixel_values`` (patches, values) and ``image_grid_thw`` int64 (1, 3) of one picture as inputs.
 
     The grid counts temporal slices, rows and columns of patches.
     """
-    assert isinstance(vision, RotaryVisionSpec)
     model = onnx.ModelProto.FromString(joined.SerializeToString())
     graph = model.graph
     inside = "patches_by_slice"

@@ -10,7 +10,8 @@ from __future__ import annotations
 from enum import StrEnum
 from pathlib import Path
 
-from export.specs import ModelSpec, RotaryVisionSpec
+from export.modules.vision.specs import RotaryVisionSpec
+from export.specs import ModelSpec
 from export.stages import contracts
 from runtime_py.backends.records import INT8_CACHE
 from runtime_py.contracts import CONNECTOR, DECODER, VISION
@@ -41,7 +42,7 @@ def obstacles(spec: ModelSpec, tool: Tool, cache: str = "") -> tuple[str, ...]:
         cache: dtype of the key/value cache; "" for one that every tool makes.
     """
     stages = contracts(spec)
-    grids = by_grid(spec) and tool is Tool.GENAI
+    grids = tool is Tool.GENAI and tower_by_grid(spec) is not None
     reasons = []
     for stage, known in KNOWN.items():
         taken = (*known, ANGLES) if grids else known
@@ -56,9 +57,12 @@ def obstacles(spec: ModelSpec, tool: Tool, cache: str = "") -> tuple[str, ...]:
     return tuple(reasons)
 
 
-def by_grid(spec: ModelSpec) -> bool:
-    """Whether pictures are patches of any grid, and positions have time, row and column (Qwen2-VL)."""
-    return isinstance(spec.vision, RotaryVisionSpec) and len(spec.decoder.rope.sections) == 3
+def tower_by_grid(spec: ModelSpec) -> RotaryVisionSpec | None:
+    """The tower of a model whose pictures are patches of any grid, and whose positions have time, row and column (Qwen2-VL);
+    None of others.
+    """
+    tower = spec.vision
+    return tower if isinstance(tower, RotaryVisionSpec) and len(spec.decoder.rope.sections) == 3 else None
 
 
 def joined_file(tower: Path) -> Path:

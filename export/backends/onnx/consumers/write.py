@@ -9,7 +9,7 @@ from typing import Any
 
 from export.backends.base import Build
 from export.backends.onnx.consumers.genai import CONFIG, genai_config
-from export.backends.onnx.consumers.held import Tool, by_grid, joined_file, obstacles, placeholder
+from export.backends.onnx.consumers.held import Tool, joined_file, obstacles, placeholder, tower_by_grid
 from export.backends.onnx.consumers.transformers_js import picture_files, tool_config
 from export.package.journal import write_json
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, VISION
@@ -44,8 +44,9 @@ def write_graphs(build: Build, stages: Mapping[str, Path], cache: str) -> list[P
     models = {stage: onnx.load(str(build.folder / path), load_external_data=False) for stage, path in stages.items()}
     files = further_files(stages, not obstacles(build.spec, Tool.GENAI, cache))
     graphs = {JOINED: joined.picture_graph(models[VISION], models[CONNECTOR])}
-    if by_grid(build.spec):
-        graphs[JOINED] = grid_graph(graphs[JOINED], build.spec.vision)
+    tower = tower_by_grid(build.spec)
+    if tower is not None:
+        graphs[JOINED] = grid_graph(graphs[JOINED], tower)
     if EMBEDDING in files:
         graphs[EMBEDDING] = joined.embedding_graph(models[EMBED], placeholder(build.spec))
         graphs[LAST] = joined.last_logits_graph(models[DECODER])

@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from export.backends.onnx.decoder_library.values import Parameter
-from export.backends.onnx.vision_library.rotary_tower import RotaryTower
-from export.backends.onnx.vision_library.tower import Tower
+from export.backends.onnx.vision_library.written import TOWERS
 from export.compilation.processor_library import write_processor_library
 from export.compilation.size_order import sizes_in_order
 from export.graphs.writer import lying
+from export.modules.kind import named_class
+from export.modules.vision.base import TowerSpec
 from export.processor.targets import TARGETS
-from export.specs import AnyVisionSpec, RotaryVisionSpec
 
 
 @sizes_in_order()
-def compile_vision(spec: AnyVisionSpec, graph: Path, chosen: Mapping[str, str], place: str, out: Path) -> dict[str, Any]:
+def compile_vision(spec: TowerSpec, graph: Path, chosen: Mapping[str, str], place: str, out: Path) -> dict[str, Any]:
     """Write ``out``, the library of a tower.
 
     Args:
@@ -32,7 +32,7 @@ def compile_vision(spec: AnyVisionSpec, graph: Path, chosen: Mapping[str, str], 
     Raises:
         MachineError: there is no linker.
     """
-    tower = RotaryTower(spec, chosen) if isinstance(spec, RotaryVisionSpec) else Tower(spec, chosen)
+    tower = named_class(spec, TOWERS[type(spec)])(spec, chosen)
     write_processor_library(tower.module(), TARGETS[place], {"tokens": tower.most}, out)
     tables = tower.tables()
     places = lying(graph, [each.name for each in (*tables, *tower.parameters)])

@@ -17,8 +17,9 @@ from export.backends.onnx.backend import OnnxBackend
 from export.backends.onnx.vision_library.library import compile_vision
 from export.backends.onnx.vision_library.written import FILES
 from export.checkpoint.opened import open_folder, published_specs
+from export.modules.vision.specs import PositionKind, RotaryVisionSpec, VisionSpec
 from export.source.hub import DEMO_FOLDER
-from export.specs import ModelSpec, PositionKind, RotaryVisionSpec, VisionSpec
+from export.specs import ModelSpec
 from parity_tests.judging.metrics import row_cosines
 from parity_tests.laboratory import vision_towers
 from runtime_py.backends.records import VISION_LIBRARY
@@ -64,8 +65,10 @@ def small(name: str) -> ModelSpec:
     sizes: dict[str, Any] = {"width": 40, "heads": 4, "mlp_width": 76, "layers": 2}
     if isinstance(spec.vision, RotaryVisionSpec):
         return replace(spec, vision=replace(spec.vision, **{**sizes, "width": 48, "patch_values": 36}))
+    assert isinstance(spec.vision, VisionSpec)
     changes: dict[str, Any] = {"grid": PATCHES, **SIZES[name]}
-    return replace(spec, vision=replace(spec.vision, **sizes, patch_size=4, native_grid=7, **changes))
+    tower = replace(spec.vision, **sizes, patch_size=4, native_grid=7, **changes)
+    return replace(spec, vision=tower, image=replace(spec.image, patch=4))
 
 
 def pictures(spec: ModelSpec) -> dict[str, np.ndarray]:
@@ -78,6 +81,7 @@ def pictures(spec: ModelSpec) -> dict[str, np.ndarray]:
             "pixel_values": pixels,
             "rotary_angles": rotary_angles(rows, columns, spec.vision.merge, spec.vision.head_dim),
         }
+    assert isinstance(spec.vision, VisionSpec)
     made: dict[str, np.ndarray] = {"pixel_values": drawn.standard_normal((2, 3, 4 * rows, 4 * columns)).astype(np.float32)}
     if spec.vision.positions is PositionKind.INDEXED:
         made["patch_positions"] = drawn.integers(0, 49, rows * columns)

@@ -17,15 +17,15 @@ from export.backends.onnx.choices import rounds_finely
 from export.backends.onnx.decoder_library.values import Parameter
 from export.backends.onnx.int8_linear import ACTIVATED, ACTIVATED_ZERO, FINER, HIGHEST, ZERO
 from export.backends.onnx.record import TOKEN_GRID
+from export.modules.vision.specs import RotaryVisionSpec, VisionSpec
 from export.processor import panel_attention, panel_product, panel_rows
 from export.processor.panel_product import PanelMatrix
 from export.processor.rounded_heads import PanelHeads
 from export.processor.token_panels import PANEL
-from export.specs import AnyVisionSpec
 from runtime_py.backends.vision_library import TOWER
 from runtime_py.contracts import VISION
 
-Spec = TypeVar("Spec", bound=AnyVisionSpec)
+Spec = TypeVar("Spec", bound=VisionSpec | RotaryVisionSpec)
 
 
 class PanelTower(ABC, Generic[Spec]):

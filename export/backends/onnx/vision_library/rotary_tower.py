@@ -5,9 +5,9 @@ from __future__ import annotations
 from tvm import relax
 
 from export.backends.onnx.vision_library.panel_tower import PanelTower
+from export.modules.vision.specs import RotaryVisionSpec
 from export.processor import panel_rows
 from export.processor.panel_product import PanelMatrix
-from export.specs import RotaryVisionSpec
 from runtime_py.backends.vision_library import ROTARY
 
 MOST_PATCHES = 65536

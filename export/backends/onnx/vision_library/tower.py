@@ -9,10 +9,10 @@ from tvm import relax, tirx
 
 from export.backends.onnx.decoder_library.values import Parameter
 from export.backends.onnx.vision_library.panel_tower import PanelTower
+from export.modules.vision.specs import NormPlacement, PositionKind, VisionSpec
 from export.processor import panel_product, panel_rows
 from export.processor.panel_product import PanelMatrix
 from export.processor.panel_rows import COLOURS
-from export.specs import NormPlacement, PositionKind, VisionSpec
 
 POSITIONS, CLASS_POSITION = "positions", "class_position"
 

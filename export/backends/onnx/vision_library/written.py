@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from export.backends.onnx.choices import OnnxChoices
 from export.backends.onnx.compiled_files import CompiledFiles, require_compiler
-from export.specs import ModelSpec, PositionKind, RotaryVisionSpec
+from export.modules.vision.base import TowerSpec
+from export.modules.vision.specs import RotaryVisionSpec, VisionSpec
+from export.specs import ModelSpec
 from runtime_py.backends.vision_library import VISION_VARIANTS
 from runtime_py.errors import MachineError, UnsupportedModelError, UsageError
 
@@ -15,7 +17,13 @@ ROUNDED = "int8"
 LEAST_WIDTH, FOURS = 16, 4
 """Of a tower's rows, and what the widths of its layers are multiples of."""
 
-FILES = CompiledFiles("vision_library", VISION_VARIANTS, "export.backends.onnx.vision_library.library:compile_vision")
+FOLDER = "export.backends.onnx.vision_library"
+FILES = CompiledFiles("vision_library", VISION_VARIANTS, f"{FOLDER}.library:compile_vision")
+TOWERS: dict[type[TowerSpec], str] = {
+    VisionSpec: f"{FOLDER}.tower:Tower",
+    RotaryVisionSpec: f"{FOLDER}.rotary_tower:RotaryTower",
+}
+"""What writes the towers for which there are kernels."""
 
 
 def refuse(spec: ModelSpec, chosen: OnnxChoices) -> None:
@@ -49,11 +57,11 @@ def unsupported(spec: ModelSpec) -> str:
     from export.processor.rounded_heads import WIDEST
 
     vision = spec.vision
+    if type(vision) not in TOWERS:
+        return f"there are no kernels for its vision tower, {type(vision).__name__}"
     widths = [vision.width, vision.mlp_width]
     if isinstance(vision, RotaryVisionSpec):
         widths.append(vision.patch_values)
-    elif vision.positions is PositionKind.NONE:
-        return "it has no table of positions"
     if any(width % FOURS for width in widths) or vision.width < LEAST_WIDTH:
         return f"its layers are {' and '.join(map(str, widths))} wide, no multiples of {FOURS}"
     if vision.head_dim % 2 or vision.head_dim > WIDEST:
