@@ -80,12 +80,21 @@ def test_answers_are_the_packages_own(served: TritonModel, exported: Path, pictu
     assert len(asked[1].sender.responses) == 1
 
 
-def test_only_what_is_wanted_is_sent(served: TritonModel) -> None:
+@pytest.mark.parametrize(
+    ("wanted", "sent"),
+    [
+        (("token_ids",), {"token_ids"}),
+        (("usage", "no_such"), {"usage"}),
+        ((), {"text_output", "token_ids", "finish_reason", "usage"}),
+    ],
+)
+def test_only_what_is_wanted_is_sent(served: TritonModel, wanted: tuple[str, ...], sent: set[str]) -> None:
+    """Nothing at all that is wanted means everything."""
     one = request()
-    one.wanted = ("token_ids",)
+    one.wanted = wanted
     served.execute([one])
     assert one.sender.last.wait(60)
-    assert {tensor.name() for piece in one.sender.responses for tensor in piece.output_tensors} == {"token_ids"}
+    assert {tensor.name() for piece in one.sender.responses for tensor in piece.output_tensors} == sent
 
 
 REFUSED = {
