@@ -7,7 +7,6 @@ import io
 import json
 import re
 import shutil
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from PIL import Image
 import runtime_py
 from export.triton.layout import ModelFolder
 from runtime_py.backends.records import ONNX, TENSORRT
-from runtime_py.engine.service import Question, Ticket
 from runtime_py.errors import MachineError, PackageError, UsageError
 from runtime_py.generation.generate import Overrides
 from runtime_py.package import read
@@ -80,23 +78,6 @@ def test_answers_are_the_packages_own(served: TritonModel, exported: Path, pictu
     assert len(pieces) == 11 and pieces[-1].get("finish_reason") == [b"length"]
     assert json.loads(pieces[-1].get("usage")[0])["completion_tokens"] == 10
     assert len(asked[1].sender.responses) == 1
-
-
-@pytest.mark.parametrize(
-    ("wanted", "sent"),
-    [
-        (("token_ids",), {"token_ids"}),
-        (("usage", "no_such"), {"usage"}),
-        ((), {"text_output", "token_ids", "finish_reason", "usage"}),
-    ],
-)
-def test_only_what_is_wanted_is_sent(served: TritonModel, wanted: tuple[str, ...], sent: set[str]) -> None:
-    """Nothing at all that is wanted means everything."""
-    one = request()
-    one.wanted = wanted
-    served.execute([one])
-    assert one.sender.last.wait(60)
-    assert {tensor.name() for piece in one.sender.responses for tensor in piece.output_tensors} == sent
 
 
 REFUSED = {
@@ -174,52 +155,6 @@ def test_one_too_many_is_refused_and_the_others_are_answered(served: TritonModel
     assert 0 < len(refused) <= 5  # two slots and one place to wait
     assert {one.sender.error.code for one in refused} == {TritonError.UNAVAILABLE}
     assert all(one.sender.text() for one in many if one not in refused)
-
-
-def test_a_cancelled_request_leaves_its_slot(served: TritonModel) -> None:
-    one = request(sampling={**TEN, "max_tokens": 2000})
-    served.execute([one])
-    while not one.sender.responses:
-        time.sleep(0.005)
-    one.sender.cancelled = True
-    assert one.sender.error.code == TritonError.CANCELLED
-    wait_for_idle(served)
-    assert len(one.sender.responses) < 1000
-    assert Utilities.rows["edgeproof_requests", "cancelled"].value == 1
-
-
-@pytest.mark.parametrize("late", [False, True], ids=["before it is asked", "while it is asked"])
-def test_a_request_that_is_cancelled_while_it_is_read_costs_no_answer(
-    served: TritonModel, monkeypatch: pytest.MonkeyPatch, late: bool
-) -> None:
-    one, asked, over = request(sampling={**TEN, "max_tokens": 2000}), [], threading.Event()
-    read, ask, whole = served._reader.read, served.service.ask, served._ask
-
-    def leave() -> None:
-        one.sender.cancelled = True
-        assert one.sender.last.wait(60)
-
-    def reads(*given: Any) -> Question:
-        if not late:
-            leave()
-        return read(*given)
-
-    def asks(*given: Any) -> Ticket:
-        asked.append(ask(*given))
-        leave()
-        return asked[0]
-
-    def to_its_end(*given: Any) -> None:
-        whole(*given)
-        over.set()
-
-    monkeypatch.setattr(served._reader, "read", reads)
-    monkeypatch.setattr(served.service, "ask", asks)
-    monkeypatch.setattr(served, "_ask", to_its_end)
-    served.execute([one])
-    assert one.sender.error.code == TritonError.CANCELLED and over.wait(60)
-    assert [ticket.cancelled for ticket in asked] == ([True] if late else [])
-    wait_for_idle(served)
 
 
 def test_a_request_may_take_as_long_as_it_says(served: TritonModel) -> None:

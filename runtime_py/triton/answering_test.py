@@ -1,0 +1,105 @@
+"""What is sent for one request of Triton's, and how one that brings no answer ends."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from runtime_py.engine.service import Question, Ticket
+from runtime_py.triton.conftest import TritonError, Utilities
+from runtime_py.triton.model import TritonModel
+from runtime_py.triton.model_test import TEN, request, wait_for_idle
+
+
+def counted(outcome: str) -> float:
+    """Requests that ended so; each one is counted before it is no longer at work."""
+    row = Utilities.rows.get(("edgeproof_requests", outcome))
+    return row.value if row is not None else 0
+
+
+@pytest.mark.parametrize(
+    ("wanted", "sent"),
+    [
+        (("token_ids",), {"token_ids"}),
+        (("usage", "no_such"), {"usage"}),
+        ((), {"text_output", "token_ids", "finish_reason", "usage"}),
+    ],
+)
+def test_only_what_is_wanted_is_sent(served: TritonModel, wanted: tuple[str, ...], sent: set[str]) -> None:
+    """Nothing at all that is wanted means everything."""
+    one = request()
+    one.wanted = wanted
+    served.execute([one])
+    assert one.sender.last.wait(60)
+    assert {tensor.name() for piece in one.sender.responses for tensor in piece.output_tensors} == sent
+
+
+def test_a_fault_is_internal_and_counted_apart_from_refusals(served: TritonModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    before = [counted(outcome) for outcome in ("refused", "failed", "timeout")]
+    refused, failed, ours = request("a", sampling=b"{"), request("a"), request("a")
+    served.execute([refused])
+    assert refused.sender.error.code == TritonError.INVALID_ARG
+    monkeypatch.setattr(served._reader, "read", fails)
+    served.execute([failed])
+    assert failed.sender.error.code == TritonError.INTERNAL
+    assert str(failed.sender.error) == "a fault of the server (ZeroDivisionError)"
+    monkeypatch.undo()
+    monkeypatch.setattr(served.service._preparation, "prepare", fails)
+    served.execute([ours])
+    assert ours.sender.error.code == TritonError.INTERNAL and str(ours.sender.error) == "the server failed"
+    wait_for_idle(served)
+    after = [counted(outcome) for outcome in ("refused", "failed", "timeout")]
+    assert [last - first for first, last in zip(before, after, strict=True)] == [1, 2, 0]
+
+
+def test_a_cancelled_request_leaves_its_slot(served: TritonModel) -> None:
+    before = counted("cancelled")
+    one = request(sampling={**TEN, "max_tokens": 2000})
+    served.execute([one])
+    while not one.sender.responses:
+        time.sleep(0.005)
+    one.sender.cancelled = True
+    assert one.sender.error.code == TritonError.CANCELLED
+    wait_for_idle(served)
+    assert len(one.sender.responses) < 1000
+    assert counted("cancelled") == before + 1
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before it is asked", "while it is asked"])
+def test_a_request_that_is_cancelled_while_it_is_read_costs_no_answer(
+    served: TritonModel, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    one, asked, over = request(sampling={**TEN, "max_tokens": 2000}), [], threading.Event()
+    read, ask, whole = served._reader.read, served.service.ask, served._ask
+
+    def leave() -> None:
+        one.sender.cancelled = True
+        assert one.sender.last.wait(60)
+
+    def reads(*given: Any) -> Question:
+        if not late:
+            leave()
+        return read(*given)
+
+    def asks(*given: Any) -> Ticket:
+        asked.append(ask(*given))
+        leave()
+        return asked[0]
+
+    def to_its_end(*given: Any) -> None:
+        whole(*given)
+        over.set()
+
+    monkeypatch.setattr(served._reader, "read", reads)
+    monkeypatch.setattr(served.service, "ask", asks)
+    monkeypatch.setattr(served, "_ask", to_its_end)
+    served.execute([one])
+    assert one.sender.error.code == TritonError.CANCELLED and over.wait(60)
+    assert [ticket.cancelled for ticket in asked] == ([True] if late else [])
+    wait_for_idle(served)
