@@ -52,6 +52,18 @@ def test_a_constraint_chooses_every_token_and_ends_the_answer(numpy_model: Model
     assert first.logprob < first.top[0][1], "log-probabilities are those of the decoder"
 
 
+def test_the_beginning_of_a_stop_text_that_does_not_come_is_a_part_of_the_answer(numpy_model: Model) -> None:
+    room, plain, held = Room(numpy_model, 1, 16), Inbox(), Inbox()
+    room.submit(Asked(0, 0, 12), plain)
+    room.run()
+    assert isinstance(plain.end, Answer)
+    text = numpy_model.tokenizer.decode(plain.end.ids)
+    room.submit(Asked(0, 0, 12), held, stop_texts=(f"{text[-3:]}and more",))
+    room.run()
+    assert isinstance(held.end, Answer) and held.end.finish is Finish.LENGTH
+    assert held.end.tail.endswith(text[-3:]) and held.end.text == plain.end.text == text.strip()
+
+
 def test_the_times_of_an_answer_are_those_of_its_stages(numpy_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a clock that goes on by one second in each decoder call."""
     now = [10.0]
