@@ -36,7 +36,9 @@ def test_a_stream_is_neither_kept_nor_held_back(server: Server) -> None:
     status, headers, content = chat(server, stream=True)
     assert (status, headers["content-type"].partition(";")[0]) == (200, "text/event-stream")
     assert (headers["cache-control"], headers["x-accel-buffering"]) == ("no-store", "no")
-    assert content.endswith(b"data: [DONE]\n\n")
+    first, *_, last, nothing = content.split(b"\n\n")
+    assert json.loads(first.removeprefix(b"data: "))["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert (last, nothing) == (b"data: [DONE]", b"")
 
 
 def test_a_stream_that_cannot_begin_is_an_error_and_no_stream(server: Server) -> None:

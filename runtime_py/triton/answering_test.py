@@ -13,7 +13,6 @@ from runtime_py.triton.conftest import TritonError, Utilities
 from runtime_py.triton.model import TritonModel
 from runtime_py.triton.model_test import TEN, request, wait_for_idle
 
-
 OUTCOMES = ("refused", "failed", "timeout", "cancelled")
 
 
