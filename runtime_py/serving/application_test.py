@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 from typing import Any
 
 import pytest
@@ -55,6 +56,14 @@ def test_refusals_tell_how_to_go_on(server: Server, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(server.service, "sizes", Sizes(slots=4, queue=-4))
     status, headers, content = chat(server)
     assert (status, headers["retry-after"], json.loads(content)["error"]["code"]) == (429, "1", "queue_full")
+
+
+def test_a_body_that_says_that_it_is_too_large_is_not_waited_for(server: Server) -> None:
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {(4 << 20) + 1}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(head.encode())
+        assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
 
 
 @pytest.mark.parametrize("bearer", [f"Bearer {KEY}", f"bearer {KEY}", f"BEARER  {KEY} "])

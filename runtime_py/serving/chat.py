@@ -203,8 +203,7 @@ class Events:
             done, _ = await asyncio.wait({coming, self._leaving}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._held.release()
-            if not coming.done():
-                coming.cancel()
+            coming.cancel()
         event = coming.result() if coming in done else None
         if event is None:
             if done:

@@ -8,10 +8,39 @@ from typing import Any
 
 import pytest
 
+from runtime_py.engine.answer import Answer, Timing, Token
 from runtime_py.engine.service import Question, Ticket
-from runtime_py.triton.conftest import TritonError, Utilities
+from runtime_py.generation.generate import Finish
+from runtime_py.serving.refusal import Refusal
+from runtime_py.serving.room import Reservation, Room
+from runtime_py.triton.answering import Answering
+from runtime_py.triton.conftest import Sender, TritonError, Utilities
 from runtime_py.triton.model import TritonModel
 from runtime_py.triton.model_test import TEN, request, wait_for_idle
+
+
+@pytest.mark.parametrize("first", ["answer", "refusal"])
+def test_nothing_is_sent_after_the_last_response_and_it_is_counted_once(first: str) -> None:
+    sender, ended = Sender(), list[str]()
+    room = Room(100)
+    held = Reservation(room, 1)
+    held.add_bytes(60)
+    answering = Answering(Utilities, sender, True, (), held, 0.0, lambda *said: ended.append(said[1]))
+    timing = Timing(1, 0, 1, 0, 0.0, 0.0, 0.0, 0.0)
+    ends = {
+        "answer": lambda: answering.finish(Answer("a", (1,), Finish.STOP, timing)),
+        "refusal": lambda: answering.refuse(Refusal(404, "no")),
+    }
+    assert not answering.over
+    ends[first]()
+    assert answering.over and room.free == 100
+    for end in ends.values():
+        end()
+    answering.token(Token(1, "a"))
+    answering.look()
+    assert len(sender.responses) == len(ended) == 1
+    assert ended == ["stop"] if first == "answer" else sender.error.code == TritonError.NOT_FOUND and ended == ["refused"]
+
 
 OUTCOMES = ("refused", "failed", "timeout", "cancelled")
 
