@@ -85,9 +85,11 @@ def test_a_cancelled_request_leaves_its_slot(served: TritonModel) -> None:
     served.execute([one])
     while not one.sender.responses:
         time.sleep(0.005)
+    (answering,) = served._open
     one.sender.cancelled = True
     assert one.sender.error.code == TritonError.CANCELLED
     wait_for_idle(served)
+    assert answering.ticket is not None and answering.ticket.cancelled
     assert len(one.sender.responses) < 1000
     until_added(before, 0, 0, 0, 1)
 
