@@ -126,3 +126,20 @@ def test_a_request_that_is_cancelled_while_it_is_read_costs_no_answer(
     assert one.sender.error.code == TritonError.CANCELLED and over.wait(60)
     assert [ticket.cancelled for ticket in asked] == ([True] if late else [])
     wait_for_idle(served)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "sent"),
+    [
+        (("token_ids",), {"token_ids"}),
+        (("usage", "no_such"), {"usage"}),
+        ((), {"text_output", "token_ids", "finish_reason", "usage"}),
+    ],
+)
+def test_only_what_is_wanted_is_sent(served: TritonModel, wanted: tuple[str, ...], sent: set[str]) -> None:
+    """Nothing at all that is wanted means everything."""
+    one = request()
+    one.wanted = wanted
+    served.execute([one])
+    assert one.sender.last.wait(60)
+    assert {tensor.name() for piece in one.sender.responses for tensor in piece.output_tensors} == sent
