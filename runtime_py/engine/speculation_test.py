@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runtime_py.conftest import GENERATION, AttentionBackend, model_of
-from runtime_py.engine.answer import Answer
-from runtime_py.engine.engine_test import Inbox, Room
+from runtime_py.engine.answer import Answer, Token
+from runtime_py.engine.engine_test import Room
+from runtime_py.engine.logprobs import EngineEvent
 from runtime_py.engine.running import Running, Wish
 from runtime_py.errors import UsageError
 from runtime_py.generation.generate import Finish, Overrides, settings_of
@@ -121,15 +122,19 @@ def test_nothing_follows_a_stop_text_in_the_middle_of_a_draft(
     whole = model.chat(QUESTIONS[1], overrides=asked)
     text = model.tokenizer.decode(whole.ids)
     stop = text.strip()[4:7]
-    monkeypatch.setattr("runtime_py.engine.running._lookup", lambda *_: OracleDraft(whole.ids, 0, 0.0))
-    room, inbox = Room(model, 1, 16), Inbox()
+    oracle = OracleDraft(whole.ids, 0, 0.0)
+    monkeypatch.setattr(oracle, "draft", lambda room: list(whole.ids[oracle.place :][:room]))
+    monkeypatch.setattr("runtime_py.engine.running._lookup", lambda *_: oracle)
+    room, sent = Room(model, 1, 16), list[EngineEvent]()
     wish = Wish(settings_of(GENERATION, asked), stop_texts=(stop,))
     prompt = room.preparation.prepare([Message("user", QUESTIONS[1])], [])
-    room.engine.submit(Running(prompt, wish, words, inbox.take))
+    room.engine.submit(Running(prompt, wish, words, sent.append))
     room.run()
-    end = inbox.end
+    *tokens, end = sent
     assert isinstance(end, Answer) and end.finish is Finish.STOP and end.text == text[: text.index(stop)].strip()
-    assert end.ids == tuple(inbox.tokens) == whole.ids[: len(end.ids)] and len(end.ids) < 20
+    assert end.ids == tuple(token.id for token in tokens if isinstance(token, Token)) == whole.ids[: len(tokens)]
+    assert end.timing.guessed_tokens == len(end.ids) - 2 < 16, "all but the first and the last, in one call"
+    assert room.engine.slots[0].session.length == prompt.tokens + len(end.ids) - 1
 
 
 class Forgetless:
