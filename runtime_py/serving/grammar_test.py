@@ -28,7 +28,7 @@ def allowed(constraint: SchemaConstraint, logits: np.ndarray) -> list[int]:
     return [int(token) for token in np.flatnonzero(constraint.masked(logits) > FORBIDDEN)]
 
 
-@pytest.mark.parametrize("further", [0, 5, -1], ids=["as many", "padded", "fewer"])
+@pytest.mark.parametrize("further", [0, 100, -1], ids=["as many", "padded", "fewer"])
 def test_only_what_keeps_to_the_schema_is_allowed(grammars: Grammars, words: Tokenizer, further: int) -> None:
     logits = np.arange(len(words.pieces) + further, dtype=np.float32)
     constraint = grammars.of_schema({"enum": [True, False]})
