@@ -68,6 +68,10 @@ class TooLongError(UsageError):
     """A prompt of more tokens than the model or the package takes."""
 
 
+class SchemaError(UsageError):
+    """A JSON schema that an answer cannot be kept to."""
+
+
 class ImageError(UsageError):
     """An image that cannot be decoded or is absurdly large."""
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from runtime_py.backends.record import Ability
 from runtime_py.backends.records import BUILT_IN
 from runtime_py.errors import UsageError
 from targets import registry
@@ -72,6 +73,18 @@ def test_limits_are_raised_to_hold_a_picture_and_no_further(batch: int) -> None:
     assert limits.capped(100) == Limits(100, 100, batch)
     assert limits.capped(600) == Limits(600, 512, batch)
     assert limits.capped(4096) == limits
+
+
+def test_a_precision_is_the_first_or_has_its_name_or_another_word_for_it() -> None:
+    android, cpu = target_named("android"), target_named("cpu")
+    assert [android.precision(word) for word in (None, "fp16", "q4f16_1", "q0f32")] == ["int4", "fp16", "int4", "fp32"]
+    assert android.precision("int3") is None and cpu.precision("q4f16_1") is None
+
+
+def test_a_target_can_what_any_of_its_backends_can() -> None:
+    desktop, android = target_named("desktop-gpu"), target_named("android")
+    assert desktop.can(Ability.PROVIDERS) and not desktop.runs.can(Ability.PROVIDERS), "the graphs beside the engines"
+    assert not android.can(Ability.PROVIDERS)
 
 
 def test_a_device_of_another_target_is_refused() -> None:

@@ -60,6 +60,8 @@ def lines(facts: dict[str, Any]) -> list[str]:
             return ", ".join(f"{key} {shown(item)}" for key, item in value.items()) or "none"
         if isinstance(value, list):
             return ", ".join(shown(item) for item in value) or "none"
+        if value is None:
+            return "none"
         return f"{value:,}" if isinstance(value, int) else str(value)
 
     told = [f"{key.replace('_', ' '):18} {shown(value)}" for key, value in facts.items() if key != ENGINES]

@@ -17,6 +17,5 @@ class ShownText:
         self._white = text[len(shown) :]
         if not self._begun:
             shown = shown.lstrip()
-            self._white = self._white if shown else ""
         self._begun = self._begun or bool(shown)
         return shown

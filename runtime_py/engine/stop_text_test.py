@@ -23,3 +23,9 @@ def test_an_answer_ends_alike_however_its_tokens_part_it(pieces: list[str], stop
 def test_the_text_that_is_whole_first_ends_the_answer() -> None:
     assert told(["abcd"], ["abcd", "c"]) == ("ab", True)
     assert told(["xbc"], ["c", "bc"]) == ("x", True)
+
+
+def test_what_may_begin_a_stop_text_waits_and_nothing_else() -> None:
+    stop = StopText(["abcd"])
+    assert [stop.push(letter) for letter in "xababcxabcdx"] == ["x", "", "", "ab", "", "", "abcx", "", "", "", "", ""]
+    assert stop.reached and stop.finish() == ""

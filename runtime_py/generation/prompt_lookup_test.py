@@ -38,6 +38,19 @@ def test_drafts_grow_when_accepted_and_pause_when_rejected() -> None:
             token += 1
         rests.append(token - began)
     assert rests == [1, 2, 4, 8, 16, LONGEST_REST, LONGEST_REST, LONGEST_REST]
+    assert len(lookup.draft(99)) == 1, "the next draft is careful"
+    lookup.record(1, 1)
+    lookup.record(2, 0)
+    assert not lookup.draft(99)
+    lookup.add(token)
+    assert lookup.draft(99), "an accepted draft ends the long rests"
+
+
+def test_the_first_rest_is_of_one_token() -> None:
+    lookup = PromptLookup([*range(9), *range(5)], 7)
+    lookup.record(FIRST, 0)
+    lookup.add(5)
+    assert list(lookup.draft(9)) == [6]
 
 
 @given(tokens=st.lists(WORDS, max_size=40), room=st.integers(0, 9), split=st.integers(0, 40))

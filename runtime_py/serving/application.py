@@ -29,6 +29,13 @@ CLIENT_GONE = 499
 
 QUESTIONS = "/v1/chat/completions"
 
+FURTHER_HEADERS = {
+    401: {"WWW-Authenticate": "Bearer"},
+    429: {"Retry-After": "1"},
+    504: {"X-Should-Retry": "false"},  # OpenAI's clients ask again by themselves, and would wait as long each time
+}
+"""Of refusals, by their status."""
+
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -153,8 +160,7 @@ def _guard(keys: Sequence[str]) -> Callable[[Handler], Handler]:
 
 def _refused(_request: Request, refusal: Exception) -> Response:
     assert isinstance(refusal, Refusal)
-    headers = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}}.get(refusal.status)
-    return JSONResponse(refusal.to_json(), refusal.status, headers)
+    return JSONResponse(refusal.to_json(), refusal.status, FURTHER_HEADERS.get(refusal.status))
 
 
 def _http_error(request: Request, error: Exception) -> Response:

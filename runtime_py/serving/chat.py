@@ -121,7 +121,9 @@ class ChatCompletions:
     async def _body(self, incoming: Request, held: Reservation) -> bytes:
         kind = incoming.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
-            raise Refusal(415, "the content type is not application/json")
+            raise Refusal(
+                415, f"the content type is {shortened(kind)}; the header Content-Type: application/json is expected"
+            )
         packed = incoming.headers.get("content-encoding", "identity").strip().lower()
         if packed != "identity":
             raise Refusal(415, f"the content encoding {shortened(packed)} is not unpacked here; send the JSON as it is")
@@ -201,8 +203,7 @@ class Events:
             done, _ = await asyncio.wait({coming, self._leaving}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._held.release()
-            if not coming.done():
-                coming.cancel()
+            coming.cancel()
         event = coming.result() if coming in done else None
         if event is None:
             if done:

@@ -90,6 +90,55 @@ def test_a_stream_whose_client_leaves_lets_go_of_its_question(server: Server, ev
     assert counted(metrics) == {"cancelled": 1.0}
 
 
+SCOPE: dict[str, Any] = {"type": "http", "method": "POST", "path": "/", "headers": [(b"content-type", b"application/json")]}
+
+
+def test_a_whole_answer_whose_client_leaves_lets_go_of_its_question(server: Server) -> None:
+    async def ask() -> None:
+        body = {"model": NAME, "messages": question("Hello"), "max_tokens": 1900, "ignore_eos": True}
+        caller = Caller(body, 0)
+        chat = ChatCompletions(server.service, NAME, ServerLimits(PictureLimits(), 1 << 20, 60.0), metrics)
+        asked = asyncio.ensure_future(chat(Request(SCOPE, caller.receive)))
+        while not server.service.engine.busy:
+            await asyncio.sleep(0.001)
+        caller.left.set()
+        with pytest.raises(Gone):
+            await asked
+
+    metrics = Metrics(server.service)
+    asyncio.run(ask())
+    until_nothing_is_held(server.service)
+    assert counted(metrics) == {"cancelled": 1.0}
+
+
+@pytest.mark.parametrize(("spare", "status"), [(0, 400), (-1, 413)], ids=["as large as may be", "one byte more"])
+def test_a_body_in_pieces_may_be_as_large_as_is_said(server: Server, spare: int, status: int) -> None:
+    async def ask() -> None:
+        caller = Caller(body, 0)
+        await ChatCompletions(server.service, NAME, limits, metrics)(Request(SCOPE, caller.receive))
+
+    body, metrics = {"model": NAME, "messages": []}, Metrics(server.service)
+    limits = ServerLimits(PictureLimits(), len(json.dumps(body)) + spare, 60.0)
+    with pytest.raises(Refusal) as refused:
+        asyncio.run(ask())
+    assert refused.value.status == status and counted(metrics) == {"refused": 1.0}
+
+
+def test_a_body_that_does_not_arrive_is_not_waited_for(server: Server) -> None:
+    async def never() -> MutableMapping[str, Any]:
+        await asyncio.sleep(600)
+        return {}
+
+    async def ask() -> None:
+        limits = ServerLimits(PictureLimits(), 1 << 20, 0.02)
+        await asyncio.wait_for(ChatCompletions(server.service, NAME, limits, metrics)(Request(SCOPE, never)), 10)
+
+    metrics = Metrics(server.service)
+    with pytest.raises(Refusal) as late:
+        asyncio.run(ask())
+    assert late.value.status == 408 and counted(metrics) == {"timeout": 1.0}
+
+
 @pytest.mark.parametrize(("ready", "seconds"), [(9, 0.0), (1, 0.02)], ids=["tokens lie ready", "none comes"])
 def test_an_answer_ends_at_the_deadline(server: Server, ready: int, seconds: float) -> None:
     class Speaker:

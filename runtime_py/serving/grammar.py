@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime_py.errors import MachineError
+from runtime_py.errors import MachineError, SchemaError
 from runtime_py.serving.refusal import invalid
 from runtime_py.tokenizer import Tokenizer
 
@@ -63,7 +63,11 @@ class Grammars:
 
 
 class SchemaConstraint:
-    """See runtime_py.engine.running.Constraint."""
+    """See runtime_py.engine.running.Constraint.
+
+    Raises:
+        SchemaError: by `masked` and `accept`, what the schema allows here is more than llguidance follows.
+    """
 
     def __init__(self, arrays: Any, matcher: Any, size: int) -> None:
         self._arrays, self._matcher = arrays, matcher
@@ -71,15 +75,27 @@ class SchemaConstraint:
 
     def masked(self, logits: np.ndarray) -> np.ndarray:
         self._arrays.fill_next_token_bitmask(self._matcher, self._bits)
+        self._check()
         allowed = np.unpackbits(self._bits[0].view(np.uint8), bitorder="little").astype(bool)[: len(logits)]
         allowed = np.pad(allowed, (0, len(logits) - len(allowed)))
         return np.where(allowed, logits, np.float32(FORBIDDEN))
 
     def accept(self, token: int) -> None:
         self._matcher.consume_token(token)
+        self._check()
 
     def complete(self) -> bool:
         return bool(self._matcher.is_stopped())
+
+    def _check(self) -> None:
+        """A matcher that fails allows the end alone: the answer would stop short and look whole."""
+        if self._matcher.is_error():
+            why = self._matcher.get_error().partition("\n")[0]
+            raise SchemaError(
+                f"the schema could not be followed further: {why}",
+                "fewer forms and keys that are possible at a time",
+                "simplify the schema of response_format",
+            )
 
 
 class _Vocabulary:

@@ -219,7 +219,15 @@ def test_paths_methods_types_and_keys(server: Server) -> None:
     assert send(server, b"{}", path="/v1/../../etc/passwd")[0] == 404
     assert send(server, b"{}", path="/v1/models")[0] == 405
     assert send(server, b"{}", path="/v1/chat/completions/")[0] == 404, "no redirect"
-    assert send(server, b"{}", {**BEARER, "Content-Type": "text/plain"})[0] == 415
+    curls = "application/x-www-form-urlencoded"  # unless it is told another
+    status, value = send(server, b"{}", {**BEARER, "Content-Type": curls})
+    assert (
+        status == 415
+        and curls in value["error"]["message"]
+        and "Content-Type: application/json" in value["error"]["message"]
+    )
+    body = json.dumps({"model": NAME, "messages": question("Hello"), "max_tokens": 1})
+    assert send(server, body, {**BEARER, "Content-Type": "Application/JSON; charset=utf-8"})[0] == 200
     status, value = send(
         server, gzip.compress(b"{}"), {**BEARER, "Content-Type": "application/json", "Content-Encoding": "gzip"}
     )

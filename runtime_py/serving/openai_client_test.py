@@ -7,14 +7,17 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from runtime_py.engine.conftest import until_nothing_is_held
+from runtime_py.engine.service import Sizes
 from runtime_py.generation.generate import Overrides
 from runtime_py.generation.session import Limits
-from runtime_py.serving.conftest import KEY, NAME, Server, data_url, question
+from runtime_py.serving.conftest import KEY, NAME, Server, data_url, question, running_server
 
 openai = pytest.importorskip("openai")
 
@@ -154,12 +157,28 @@ def test_json_of_a_schema(client: Any, picture: np.ndarray) -> None:
         value = json.loads(said.choices[0].message.content)
         assert value["colour"] in {"red", "blue"} and isinstance(value["round"], bool)
         assert said.choices[0].finish_reason == "stop"
-    with pytest.raises(openai.BadRequestError, match="cannot be kept to"):
-        client.chat.completions.create(
-            messages=question("?"),
-            response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}},
-            **GREEDY,
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_schema_that_breaks_an_answer_off_is_told_so(client: Any, server: Server, stream: bool) -> None:
+    pytest.importorskip("llguidance")
+    forms = [{"type": "object", "properties": {f"k{i}{j}": {"type": "string"} for j in range(30)}} for i in range(60)]
+    wanted = {"name": "x", "schema": {"type": "array", "items": {"anyOf": forms}, "minItems": 1}}
+    with pytest.raises(openai.APIError, match="could not be followed further") as caught:
+        said = client.chat.completions.create(
+            messages=question("?"), stream=stream, response_format={"type": "json_schema", "json_schema": wanted}, **GREEDY
         )
+        list(said)
+    assert caught.value.param == "response_format" and caught.value.type == "invalid_request_error"
+    until_nothing_is_held(server.service)
+
+
+def test_an_answer_without_an_end_ends_where_its_schema_does(client: Any) -> None:
+    pytest.importorskip("llguidance")
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"enum": ["red", "blue"]}}}
+    asked = {**GREEDY, "extra_body": {"ignore_eos": True}}
+    said = client.chat.completions.create(messages=question("?"), response_format=wanted, **asked).choices[0]
+    assert json.loads(said.message.content) in {"red", "blue"} and said.finish_reason == "stop"
 
 
 def test_errors_arrive_as_the_clients_own(client: Any, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,6 +189,13 @@ def test_errors_arrive_as_the_clients_own(client: Any, server: Server, monkeypat
         client.chat.completions.create(
             messages=messages, tools=[{"type": "function", "function": {"name": "a", "parameters": {}}}], **GREEDY
         )
+    call = {"id": "1", "type": "function", "function": {"name": "a", "arguments": "{}"}}
+    called = [
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": ""},
+    ]
+    with pytest.raises(openai.BadRequestError, match=r"messages\[1\].tool_calls is not built here"):
+        client.chat.completions.create(messages=[*messages, *called], **GREEDY)
     monkeypatch.setattr(server.service._preparation.session, "limits", Limits(64, 64))
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(messages=question("red " * 300), **GREEDY)
@@ -184,3 +210,17 @@ def test_errors_arrive_as_the_clients_own(client: Any, server: Server, monkeypat
     other = openai.OpenAI(base_url=f"{server.url}/v1", api_key="wrong", max_retries=0)
     with other, pytest.raises(openai.AuthenticationError):
         other.models.list()
+
+
+def test_what_took_too_long_is_not_asked_again(server: Server) -> None:
+    """The client asks again by itself after most errors of a server."""
+    with (
+        running_server(server.model, Sizes(slots=1, queue=0), seconds=0.3, keys=()) as slow,
+        openai.OpenAI(base_url=f"{slow.url}/v1", api_key="none", max_retries=2) as client,
+    ):
+        asked = {**GREEDY, "max_tokens": 1900, "extra_body": {"ignore_eos": True}}
+        with pytest.raises(openai.InternalServerError) as late:
+            client.chat.completions.create(messages=question("Hello"), **asked)
+        assert (late.value.status_code, late.value.code) == (504, "timeout")
+        with urlopen(f"{slow.url}/metrics", timeout=60) as answer:
+            assert b'requests_total{outcome="timeout"} 1.0' in answer.read()

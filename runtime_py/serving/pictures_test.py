@@ -59,6 +59,13 @@ def test_base64_may_have_line_ends_and_lack_its_padding() -> None:
         assert picture_at(f"data:image/png;base64,{form}", LIMITS).shape == (7, 9, 3)
 
 
+@pytest.mark.parametrize(
+    "head", ["data:image/jpg;base64", "data:;base64", "DATA:IMAGE/PNG;BASE64", "data:image/png;name=a.png;base64"]
+)
+def test_a_data_url_has_any_type_parameters_and_case(head: str) -> None:
+    assert picture_at(f"{head},{png_in_base64()[1]}", LIMITS).shape == (7, 9, 3)
+
+
 @pytest.mark.parametrize("spoilt", ["{text}=", "{text}!", "{text}\u00e9", "{text}\ud800", "A", "%41", "-_-_"])
 def test_base64_that_is_none_is_refused(spoilt: str) -> None:
     with pytest.raises(Refusal, match="no base64"):

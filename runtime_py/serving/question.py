@@ -11,7 +11,7 @@ import numpy as np
 
 from runtime_py.engine.running import Constraint, Wish
 from runtime_py.engine.service import Question, Service
-from runtime_py.generation.generate import Settings, settings_of
+from runtime_py.generation.generate import settings_of
 from runtime_py.serving.clips import TakesClips, with_clips
 from runtime_py.serving.grammar import Grammars
 from runtime_py.serving.pictures import PictureLimits
@@ -48,7 +48,7 @@ class Questions:
             UsageError: a setting that no answer can have.
         """
         settings = settings_of(self._service.package.generation, asked.overrides)
-        constraint = self._constraint(asked, settings)
+        constraint = self._constraint(asked)
 
         def check(name: str, width: int, height: int) -> None:
             if self._limits.check is not None:
@@ -67,12 +67,13 @@ class Questions:
             turns, pictures = with_clips(turns, pictures)
         return Question(turns, pictures, Wish(settings, asked.stops, asked.logprobs, constraint))
 
-    def _constraint(self, asked: ChatRequest, settings: Settings) -> Constraint | None:
+    def _constraint(self, asked: ChatRequest) -> Constraint | None:
         if asked.schema is None:
             return None
-        if not settings.stop_ids:
+        stops = self._service.package.generation["stop_ids"]  # a request may do without; where a schema ends, an answer does
+        if not stops:
             raise invalid("this package names no token that ends an answer, which a schema needs", "response_format")
-        self._grammars = self._grammars or Grammars(self._service.tokenizer, settings.stop_ids[0])
+        self._grammars = self._grammars or Grammars(self._service.tokenizer, stops[0])
         return self._grammars.of_schema(asked.schema)
 
 

@@ -9,7 +9,7 @@ import logging
 from typing import Any
 
 from runtime_py.engine.service import ClosedError, QueueFullError
-from runtime_py.errors import DoesNotFitError, EdgeproofError, MachineError, TooLongError, UsageError
+from runtime_py.errors import DoesNotFitError, EdgeproofError, MachineError, SchemaError, TooLongError, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +45,8 @@ def of_error(error: EdgeproofError) -> Refusal:
     said = f"{error.what}. Expected: {error.expected}. Next: {error.next_step}."
     if isinstance(error, QueueFullError):
         return Refusal(429, said, "rate_limit_error", code="queue_full")
+    if isinstance(error, SchemaError):
+        return invalid(said, "response_format")
     if isinstance(error, UsageError):
         return invalid(said, "messages", "context_length_exceeded" if isinstance(error, TooLongError) else None)
     if isinstance(error, ClosedError):

@@ -85,8 +85,8 @@ def read(body: Any, max_pictures: int) -> ChatRequest:
         given = {name: value for name, value in body.items() if value is not None}
     _check_pairs(given)  # the schema says the same, in one form of many that fits no better than the others
     problems = schema().problems(body)
-    if problems:
-        raise _refusal(problems[0])
+    if problems:  # a message that calls tools has no content, which is not what is wrong with it
+        raise _refusal(next(filter(_OF_TOOLS.match, problems), problems[0]))
     urls: list[str] = []
     turns = tuple(_turn(row, urls) for row in given["messages"])
     if len(urls) > max_pictures:

@@ -57,6 +57,47 @@ def test_what_a_request_leaves_out_is_not_asked_for() -> None:
     assert read(stop=["a", "b"]).stops == ("a", "b")
 
 
+def test_every_field_that_is_not_built_is_one_that_the_schema_knows() -> None:
+    """Under another name its refusal would speak of values, and not of what is not built."""
+    fields = request.schema().root["properties"]
+    assert fields.keys() >= request.NOT_BUILT
+    nothing = {
+        "type",
+        "enum",
+        "maxItems",
+        "maxProperties",
+    }  # rules by which a field takes what asks for nothing, and no more
+    assert {name for name, rule in fields.items() if rule.keys() <= nothing} <= request.NOT_BUILT
+
+
+@pytest.mark.parametrize(
+    ("body", "message", "param", "code"),
+    [
+        ([], "the body: a list is no object", None, None),
+        ({"messages": "x"}, "model is missing; GET /v1/models tells its name", "model", None),
+        ({"model": 1, "messages": "x"}, "model: 1 is no string; GET /v1/models tells its name", "model", None),
+        ({"model": "a", "messages": [], "min_p": 1}, "messages: 0 items, not at least 1", "messages", None),
+        (
+            {"model": "a", "messages": [{"role": "user", "content": "x"}], "min_p": 1},
+            "min_p: not expected here; leave it out",
+            "min_p",
+            "unknown_parameter",
+        ),
+        (
+            {"model": "a", "messages": [{"role": "user", "content": [{"type": "text"}]}]},
+            "messages[0].content[0]: an object of the type 'text' is not ",
+            "messages[0].content[0]",
+            None,
+        ),
+    ],
+)
+def test_a_refusal_says_what_and_where(body: Any, message: str, param: str | None, code: str | None) -> None:
+    with pytest.raises(Refusal) as refused:
+        request.read(body, 3)
+    assert refused.value.message.startswith(message), refused.value.message
+    assert (refused.value.status, refused.value.param, refused.value.code) == (400, param, code)
+
+
 @pytest.mark.parametrize("name", sorted(request.NOT_BUILT))
 def test_what_is_not_built_is_refused_by_its_name(name: str) -> None:
     with pytest.raises(Refusal, match=f"^{name} is not built here") as refused:
@@ -89,7 +130,7 @@ def test_turns_hold_texts_and_pictures_in_their_order() -> None:
     assert asked.urls == ("data:1", "data:2", "data:3")
     with pytest.raises(Refusal, match="more than 3 pictures") as refused:
         read(messages=[{"role": "user", "content": [picture] * 4}])
-    assert refused.value.code == "too_many_images"
+    assert (refused.value.param, refused.value.code) == ("messages", "too_many_images")
 
 
 @pytest.mark.parametrize(

@@ -80,14 +80,6 @@ def test_answers_are_the_packages_own(served: TritonModel, exported: Path, pictu
     assert len(asked[1].sender.responses) == 1
 
 
-def test_only_what_is_wanted_is_sent(served: TritonModel) -> None:
-    one = request()
-    one.wanted = ("token_ids",)
-    served.execute([one])
-    assert one.sender.last.wait(60)
-    assert {tensor.name() for piece in one.sender.responses for tensor in piece.output_tensors} == {"token_ids"}
-
-
 REFUSED = {
     "neither text nor messages": request(None),
     "both": request("a", messages=[b"[]"]),
@@ -163,18 +155,6 @@ def test_one_too_many_is_refused_and_the_others_are_answered(served: TritonModel
     assert 0 < len(refused) <= 5  # two slots and one place to wait
     assert {one.sender.error.code for one in refused} == {TritonError.UNAVAILABLE}
     assert all(one.sender.text() for one in many if one not in refused)
-
-
-def test_a_cancelled_request_leaves_its_slot(served: TritonModel) -> None:
-    one = request(sampling={**TEN, "max_tokens": 2000})
-    served.execute([one])
-    while not one.sender.responses:
-        time.sleep(0.005)
-    one.sender.cancelled = True
-    assert one.sender.error.code == TritonError.CANCELLED
-    wait_for_idle(served)
-    assert len(one.sender.responses) < 1000
-    assert Utilities.rows["edgeproof_requests", "cancelled"].value == 1
 
 
 def test_a_request_may_take_as_long_as_it_says(served: TritonModel) -> None:
