@@ -15,13 +15,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One stored tensor. ``dtype`` is ``float32``, ``float16``, ``bfloat16``, ``int64``, ...; ``file`` holds it."""
+    """One tensor. ``dtype`` is ``float32``, ``float16``, ``bfloat16``, ``int64``, ...; ``nbytes`` are those of its values.
+
+    Attributes:
+        file: holds it; ``beside``: every file that holds more of what it is made of (a quantised matrix's scales).
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     file: Path
     nbytes: int
+    beside: tuple[Path, ...] = ()
 
 
 class TensorSource(Protocol):
