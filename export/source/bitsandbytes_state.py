@@ -179,7 +179,7 @@ def _four_bits(source: TensorSource, state: TensorInfo, name: str, kind: str) ->
     beside = dict.fromkeys(infos[part].file for part in (state.name, table.name, absmax.name))
     if nested:
         beside |= dict.fromkeys(infos[part].file for part in (nested.absmax, nested.table))
-    info = TensorInfo(name, told.dtype, told.shape, codes.file, count * item, tuple(beside))
+    info = TensorInfo(name, told.dtype, told.shape, codes.file, count * item, tuple(beside), kind)
     return FourBits(info, kind, told.blocksize, absmax.name, nested)
 
 
@@ -281,5 +281,5 @@ def _eight_bits(source: TensorSource, scale: TensorInfo) -> EightBits | None:
             )
     parts = (scale.name, layout.name) if layout is not None else (scale.name,)
     beside = tuple(dict.fromkeys(infos[part].file for part in parts))
-    info = TensorInfo(codes.name, "float32", codes.shape, codes.file, 4 * math.prod(codes.shape), beside)
+    info = TensorInfo(codes.name, "float32", codes.shape, codes.file, 4 * math.prod(codes.shape), beside, "int8")
     return EightBits(info, scale.name, parts)

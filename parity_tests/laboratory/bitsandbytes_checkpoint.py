@@ -112,7 +112,7 @@ def four_bits(name: str, matrix: Tensor, form: Form) -> dict[str, Tensor]:
     packed = (codes[::2] << 4 | codes[1::2]).view(getattr(torch, form.storage))
     state: dict[str, Any] = {"quant_type": form.kind, "blocksize": form.blocksize, "dtype": form.dtype}
     state["shape"] = list(matrix.shape)
-    parts = {"absmax": absmax, "quant_map": table}
+    parts = {"absmax": absmax, "quant_map": table.clone()}
     if form.nested:
         offset, values = absmax.mean(), dynamic_values()
         parts["absmax"], parts["nested_absmax"] = blockwise(absmax - offset, values, NESTED_BLOCK)
