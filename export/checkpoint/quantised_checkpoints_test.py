@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from export.checkpoint.opened import open_folder
 from export.pipeline import export, plan
@@ -73,7 +73,21 @@ def test_a_dry_run_is_that_of_the_full_one_and_a_note(tmp_path: Path, target: st
     (note,) = set(quantised.notes) - set(full.notes)
     assert f"{len(names)} matrices as nf4" in note and "full-precision checkpoint" in note
     told, plain = to_json(quantised), to_json(full)
-    assert {key for key in {*told, *plain} if told.get(key) != plain.get(key)} <= {"notes", "checkpoint", "model", "output"}
+    for key in ("layers", "bits_per_weight", "stages", "other_file_bytes", "device_bytes", "export_peak_bytes"):
+        assert told[key] == plain[key], key
+
+
+def test_a_file_of_scales_alone_is_one_that_the_package_depends_on(tmp_path: Path) -> None:
+    quantise(GOLDEN, tmp_path / "quantised", Form())
+    whole = tmp_path / "quantised" / "model.safetensors"
+    tensors = load_file(whole)
+    scales = {name: value for name, value in tensors.items() if name.endswith("absmax")}
+    whole.unlink()
+    rest = {name: value for name, value in tensors.items() if name not in scales}
+    for number, part in enumerate((rest, scales), 1):
+        save_file(part, whole.with_name(f"model-0000{number}-of-00002.safetensors"))
+    files = open_folder(tmp_path / "quantised").files()
+    assert {"model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"} <= set(files)
 
 
 def files_of(package: Path) -> dict[str, bytes]:
