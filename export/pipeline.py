@@ -40,6 +40,7 @@ from export.plan.plan import Plan, make_plan
 from export.quantisation.choice import measured_elsewhere, told_of
 from export.quantisation.stored import StoredCodes
 from export.request import ExportRequest
+from export.source.advice import rounded_before
 from export.source.side_files import Purpose, named, require_vocabulary
 from export.specs import ModelSpec
 from export.triton.layout import of_package
@@ -125,6 +126,8 @@ def _plan(request: ExportRequest, checkpoint: OpenedCheckpoint, verifier: Verifi
     notes = list(checkpoint.check_tokenizer())
     if checkpoint.weights is None:
         notes.append("made from config.json alone; no weights were read")
+    else:
+        notes += rounded_before(checkpoint.weights.source.infos.values())
     if request.choice is not None:
         notes += measured_elsewhere(request.choice, checkpoint.id)
     return make_plan(

@@ -49,7 +49,7 @@ class OpenedCheckpoint:
         """Every file of the checkpoint that the package depends on: recorded name to path."""
         if self.folder is None or self.weights is None:
             return {}
-        used = {info.file for info in self.weights.source.infos.values()}
+        used = {file for info in self.weights.source.infos.values() for file in (info.file, *info.beside)}
         used |= set(self.folder.glob("*.index.json")) | {self.folder / file.path for file in self.side_files}
         return {relative_name(path, self.folder): path for path in sorted(used)}
 

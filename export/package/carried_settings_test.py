@@ -39,6 +39,12 @@ def test_code_of_a_repository_stays() -> None:
     assert carried(whole, PATH) == whole
 
 
+def test_how_the_checkpoint_s_weights_were_quantised_is_left_out() -> None:
+    quantised = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    value = {"b": 1, "quantization_config": quantised, "text_config": {"quantization_config": quantised, "c": 2}}
+    assert json.loads(carried(written(value), PATH)) == {"b": 1, "text_config": {"c": 2}}
+
+
 def test_a_file_that_is_no_json_is_named() -> None:
     with pytest.raises(CheckpointError, match=r"config\.json is not JSON"):
         carried(b'{"auto_map": ', PATH)

@@ -1,17 +1,22 @@
-"""What to do about a checkpoint whose tensors are not those that its config asks for, by what they seem to be instead."""
+"""What to do about a checkpoint whose tensors are not those that its config asks for, by what they seem to be instead; and
+what to know of one whose values were rounded before.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 
+from export.source.tensor_source import TensorInfo
 from export.source.training_names import common_prefix
 
 QUANTISED = re.compile(
-    r"\.(qweight|qzeros|g_idx|weight_packed|weight_scale|weight_scale_inv|SCB|absmax|quant_map|quant_state\.\w+)$"
+    r"\.(qweight|qzeros|g_idx|weight_packed|weight_scale|weight_scale_inv|SCB|(nested_)?(absmax|quant_map)|quant_state\.\w+)$"
 )
 """Ends of names beside or in place of ``weight``: AutoGPTQ/AutoGPTQ and casper-hansen/AutoAWQ (``qweight`` and its own),
-bitsandbytes-foundation/bitsandbytes (``absmax``, ``SCB``), vllm-project/compressed-tensors (``weight_packed``),
+bitsandbytes-foundation/bitsandbytes (``absmax``, ``SCB``; where they are whole they are read),
+vllm-project/compressed-tensors (``weight_packed``),
 huggingface/transformers src/transformers/integrations/finegrained_fp8.py (``weight_scale_inv``)."""
 
 NARROW = ("int", "uint", "float8_", "float6_", "float4_")
@@ -35,3 +40,15 @@ def advice(missing: Sequence[str], left_over: Sequence[str], dtypes: Collection[
     if dtypes:
         return "save the weights in float32: model.float().save_pretrained(FOLDER)"
     return "check that config.json belongs to these weights and that every file was downloaded whole"
+
+
+def rounded_before(infos: Iterable[TensorInfo]) -> list[str]:
+    """What a person should know of matrices that were quantised before: one line, or none where none was."""
+    forms = Counter(info.rounded_to for info in infos if info.rounded_to)
+    if not forms:
+        return []
+    told = " and ".join(f"{count} matrices as {form}" for form, count in sorted(forms.items()))
+    return [
+        f"bitsandbytes stored {told}; their values are read, and every narrower form rounds them a second time: where the "
+        "full-precision checkpoint can be had, start from it (docs/checkpoints.md#quantised-checkpoints)"
+    ]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export.source.adapter_folder import refuse_adapter
+from export.source.bitsandbytes_source import dequantised
 from export.source.links import require_allowed
 from export.source.located_source import LocatedSource, LocatedTensor
 from export.source.pickle_reader import read_catalogue
@@ -51,7 +52,8 @@ _READERS: dict[str, Callable[[Path], list[LocatedTensor]]] = {
 
 
 def open_checkpoint(folder: Path, adapters: bool = False) -> TensorSource:
-    """The tensors of a checkpoint folder, under their names without what training frameworks add.
+    """The tensors of a checkpoint folder, under their names without what training frameworks add; what bitsandbytes has
+    quantised by the values that its codes stand for.
 
     Args:
         adapters: the published checkpoint holds adapters, which the family reads (`export.source.training_names`).
@@ -61,7 +63,7 @@ def open_checkpoint(folder: Path, adapters: bool = False) -> TensorSource:
     """
     if not adapters:
         refuse_adapter(folder)
-    return plain_names(_open_weights(folder), adapters)
+    return plain_names(dequantised(_open_weights(folder)), adapters)
 
 
 def _open_weights(folder: Path) -> TensorSource:

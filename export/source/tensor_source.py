@@ -15,13 +15,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One stored tensor. ``dtype`` is ``float32``, ``float16``, ``bfloat16``, ``int64``, ...; ``file`` holds it."""
+    """One tensor. ``dtype`` is ``float32``, ``float16``, ``bfloat16``, ``int64``, ...; ``nbytes`` are those of its values.
+
+    Attributes:
+        file: holds it.
+        beside: every file that holds more of what it is made of, as a quantised matrix's scales.
+        rounded_to: what its values were rounded to before they were stored, ``nf4``, ``fp4`` or ``int8``; "" for none.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     file: Path
     nbytes: int
+    beside: tuple[Path, ...] = ()
+    rounded_to: str = ""
 
 
 class TensorSource(Protocol):

@@ -39,7 +39,7 @@ FRAMES = 24
 
 
 class CogVLM2(Family):
-    """Zhipu's CogVLM2; the bitsandbytes int4 files are refused by name."""
+    """Zhipu's CogVLM2."""
 
     tensors = weights.TENSORS
 

@@ -51,8 +51,12 @@ def language_of(config: Section) -> Section:
     return config
 
 
+READ = "bitsandbytes"
+"""The one method whose codes are read (`export.source.bitsandbytes_source`): its config says nothing that they do not."""
+
+
 def refuse_quantised(config: Section, full: str) -> None:
-    """Refuse a checkpoint of stored integers, from which the original values cannot be had back.
+    """Refuse a checkpoint whose stored integers are not read.
 
     Args:
         full: a full-precision checkpoint to name.
@@ -61,28 +65,28 @@ def refuse_quantised(config: Section, full: str) -> None:
         UnsupportedModelError: with the method's name.
     """
     quantisation = config.values.get("quantization_config")
-    if not quantisation or _loads_plainly(quantisation):
+    if not quantisation or _is_read(quantisation):
         return
     method = quantisation.get("quant_method") if isinstance(quantisation, dict) else None
-    bits = " 4-bit" if isinstance(quantisation, dict) and quantisation.get("load_in_4bit") else ""
     named = method if isinstance(method, str) and len(method) < 40 else "an unnamed method"
     raise UnsupportedModelError(
-        f"{config.file}: {config.path}quantization_config: weights quantised by {named!r}{bits}, from which the original "
-        "values cannot be had back",
-        f"a full-precision checkpoint, e.g. {full}",
+        f"{config.file}: {config.path}quantization_config: weights quantised by {named!r}, which is not read",
+        f"a full-precision checkpoint, e.g. {full}, or one that {READ} quantised",
         "export the full-precision one with --precision int4",
     )
 
 
-def _loads_plainly(quantisation: object) -> bool:
-    """Whether bitsandbytes was asked for neither of its widths, as training scripts leave it: weights are as they were.
+def _is_read(quantisation: object) -> bool:
+    """Whether bitsandbytes is the method; older files say so by what it was asked for alone.
 
-    Source: huggingface/transformers, src/transformers/utils/quantization_config.py, ``BitsAndBytesConfig.is_quantizable``.
+    It may have been asked for nothing, as training scripts leave it, or the weights may be as they were: the tensors tell.
+    Source: huggingface/transformers, src/transformers/quantizers/auto.py (``AutoQuantizationConfig.from_dict``).
     """
-    if not isinstance(quantisation, dict) or quantisation.get("quant_method", "bitsandbytes") != "bitsandbytes":
+    if not isinstance(quantisation, dict):
         return False
-    asked = [quantisation[key] for key in ("load_in_4bit", "load_in_8bit") if key in quantisation]
-    return bool(asked) and not any(asked)
+    method = quantisation.get("quant_method")
+    asked = any(key in quantisation for key in ("load_in_4bit", "load_in_8bit"))
+    return method == READ or (method is None and asked)
 
 
 def decoder_of(

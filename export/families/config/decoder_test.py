@@ -64,12 +64,28 @@ def test_stored_integers_are_refused_by_name(family: Family) -> None:
 
 
 @ALL
-def test_bitsandbytes_is_refused_where_it_was_asked_for(family: Family) -> None:
+def test_what_bitsandbytes_was_asked_for_changes_no_size(family: Family) -> None:
     asked = {"quant_method": "bitsandbytes", "load_in_4bit": False, "load_in_8bit": False, "bnb_4bit_quant_type": "fp4"}
-    assert spec_with(family, {"quantization_config": asked}) == spec_with(family, {})
-    for other in ({"load_in_8bit": True}, {"load_in_4bit": True}, {"quant_method": "gptq"}):
-        with pytest.raises(UnsupportedModelError, match="original values"):
-            spec_with(family, {"quantization_config": {**asked, **other}})
+    others: list[dict[str, Any]] = [{}, {"load_in_8bit": True}, {"load_in_4bit": True, "bnb_4bit_use_double_quant": True}]
+    for other in others:
+        assert spec_with(family, {"quantization_config": {**asked, **other}}) == spec_with(family, {})
+    older = {key: value for key, value in asked.items() if key != "quant_method"}
+    assert spec_with(family, {"quantization_config": {**older, "load_in_4bit": True}}) == spec_with(family, {})
+
+
+@ALL
+@pytest.mark.parametrize("method", ["gptq", "awq", "aqlm", "hqq", "fp8", "compressed-tensors", "torchao", 7, ["x"]])
+def test_other_methods_are_refused_by_name(family: Family, method: Any) -> None:
+    """Whatever else their config says."""
+    own: list[Any] = [{"quant_method": method}, {"quant_method": method, "load_in_4bit": True, "bits": 4}]
+    for config in own:
+        with pytest.raises(UnsupportedModelError, match="which is not read") as told:
+            spec_with(family, {"quantization_config": config})
+        assert (repr(method) if isinstance(method, str) else "an unnamed method") in told.value.what
+    unnamed: list[Any] = [{"bits": 4}, {"quant_method": None, "bits": 4}, "gptq", [1]]
+    for config in unnamed:
+        with pytest.raises(UnsupportedModelError, match="an unnamed method"):
+            spec_with(family, {"quantization_config": config})
 
 
 @ALL

@@ -42,7 +42,7 @@ PICTURES: dict[str, tuple[Any, ...]] = {
 
 
 class MiniCPMLlama3V(Family):
-    """OpenBMB's MiniCPM-Llama3-V 2.5; its bitsandbytes int4 files are refused by name."""
+    """OpenBMB's MiniCPM-Llama3-V 2.5."""
 
     tensors = weights.TENSORS
 

@@ -83,10 +83,11 @@ def test_2_6_stays_refused_by_name(tmp_path: Path) -> None:
     assert told.value.exit_code == 3
 
 
-def test_four_bit_files_are_refused_with_the_full_precision_ones_named(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedModelError, match="bitsandbytes") as told:
-        recognise(folder_with(tmp_path, quantization_config={"quant_method": "bitsandbytes"}))
+def test_codes_that_are_not_read_are_refused_with_the_full_precision_checkpoint_named(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match="gptq") as told:
+        recognise(folder_with(tmp_path, quantization_config={"quant_method": "gptq", "bits": 4}))
     assert FAMILY.hub_ids[0] in str(told.value)
+    assert recognise(folder_with(tmp_path, quantization_config={"quant_method": "bitsandbytes"})) is FAMILY
 
 
 def test_tensors_and_parameters_are_the_published_ones() -> None:
