@@ -54,12 +54,13 @@ def _row(one: Published) -> dict[str, Any]:
 
 def lines(rows: list[dict[str, Any]]) -> Iterator[str]:
     """The listing for people."""
+    width = max((len(one["hub_id"]) for row in rows for one in row["checkpoints"]), default=0)
     for row in rows:
         names = ", ".join((row["family"], *row["aliases"]))
         yield f"{names}{': with a demo checkpoint' if row['demo'] else ''}"
         for number, one in enumerate(row["checkpoints"]):
             what = one["variant"] + ("" if number or len(row["checkpoints"]) == 1 else ", which the name stands for")
-            yield f"  {one['hub_id']:40} {what}".rstrip()
+            yield f"  {one['hub_id']:{width}}  {what}".rstrip()
         yield f"  licence: {row['licence']}"
         yield ""
 
