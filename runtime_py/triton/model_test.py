@@ -70,7 +70,8 @@ def test_answers_are_the_packages_own(served: TritonModel, exported: Path, pictu
     for one in asked:
         served.execute([one])
         assert one.sender.text() == alone.text
-    through_messages = request(None, stream=False, messages=[messages])
+    nothing = dict.fromkeys(("model", "stream", "logprobs", "no_such"))
+    through_messages = request(None, stream=False, messages=[messages], sampling=TEN | nothing)
     served.execute([through_messages])
     assert through_messages.sender.text() == alone.text
     pieces = asked[0].sender.responses
