@@ -138,6 +138,7 @@ def test_what_cannot_be_served_is_said_before_anything_is_loaded(tmp_path: Path,
         for flags, code, said in (
             (["--port", port], 7, "cannot be listened at"),
             (["--host", "no.such.host.invalid"], 7, "cannot be listened at"),
+            (["--host", "no..host"], 7, "cannot be listened at"),
             (["--port", "70000"], 2, "at most 65535"),
             (["--slots", "0"], 2, "at least 1"),
             (["--api-key-file", str(empty)], 2, "holds no API key"),
