@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -144,6 +145,28 @@ def test_a_question_that_is_let_go_of_sends_nothing_more(service: Service, model
     until_nothing_is_held(service)
     ends_early(service, ticket, 1500)
     assert all(isinstance(event, Token) for event in events.queue)
+
+
+def test_a_question_that_is_let_go_of_while_it_is_prepared_is_not_answered(
+    service: Service, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preparing, cancelled, prepare = threading.Event(), threading.Event(), service._preparation.prepare
+
+    def slow(*given: Any) -> Any:
+        preparing.set()
+        assert cancelled.wait(60)
+        return prepare(*given)
+
+    monkeypatch.setattr(service._preparation, "prepare", slow)
+    events: queue.Queue[Event] = queue.Queue()
+    ticket = service.ask(question(model, "Hello", 20), events.put)
+    assert preparing.wait(60)
+    ticket.cancel()
+    cancelled.set()
+    until_nothing_is_held(service)
+    while service.engine.queued or service.engine.busy:
+        time.sleep(0.005)
+    assert ticket.running is not None and not ticket.running.choosing.ids and events.empty()
 
 
 def test_a_question_that_cannot_be_prepared_says_so(service: Service, model: Model) -> None:

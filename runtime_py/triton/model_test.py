@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import re
 import shutil
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -141,6 +143,12 @@ def test_fields_among_the_requests_own_parameters_are_obeyed(served: TritonModel
     assert json.loads(beside.sender.responses[-1].get("usage")[0])["completion_tokens"] == 3
 
 
+def test_an_answer_is_whole_unless_a_stream_is_asked_for(served: TritonModel) -> None:
+    one = request()
+    served.execute([Request({name: row for name, row in one.given.items() if name != "stream"}, one.sender)])
+    assert one.sender.text() and len(one.sender.responses) == 1
+
+
 def test_inputs_that_cannot_be_read_are_refused(served: TritonModel) -> None:
     bad, good = request("a"), request("a")
     bad.inputs = lambda: [None]  # type: ignore[method-assign,assignment,list-item,return-value]
@@ -156,6 +164,24 @@ def test_one_too_many_is_refused_and_the_others_are_answered(served: TritonModel
     assert 0 < len(refused) <= 5  # two slots and one place to wait
     assert {one.sender.error.code for one in refused} == {TritonError.UNAVAILABLE}
     assert all(one.sender.text() for one in many if one not in refused)
+
+
+def test_requests_that_are_still_being_read_count(served: TritonModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture is decoded before the engine knows of its request."""
+    go_on, read_now = threading.Event(), served._reader.read
+
+    def slow(*given: Any) -> Any:
+        assert go_on.wait(60)
+        return read_now(*given)
+
+    monkeypatch.setattr(served._reader, "read", slow)
+    many = [request(f"question {number}") for number in range(4)]
+    try:
+        served.execute(many)
+        assert many[3].sender.error.code == TritonError.UNAVAILABLE, "two slots and one place to wait"
+    finally:
+        go_on.set()
+    assert all(one.sender.text() for one in many[:3])
 
 
 def test_a_request_may_take_as_long_as_it_says(served: TritonModel) -> None:
@@ -201,6 +227,20 @@ def test_a_model_does_not_load_with_a_changed_file(repository: Path, tmp_path: P
         TritonModel(Utilities).initialize(arguments(tmp_path, parameters()))
 
 
+def test_an_instance_of_a_gpu_sees_that_one_and_opens_without_it(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "no-such-gpu-0,no-such-gpu-1")
+    model = TritonModel(Utilities)
+    given = arguments(repository, parameters(warm_up="false", verify="size"))
+    model.initialize(given | {"model_instance_kind": "GPU", "model_instance_device_id": "1"})
+    try:
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "no-such-gpu-1"
+        one = request()
+        model.execute([one])
+        assert one.sender.text()
+    finally:
+        model.finalize()
+
+
 def test_a_model_does_not_load_with_an_unusable_setting(repository: Path) -> None:
     with pytest.raises(UsageError, match="slots"):
         TritonModel(Utilities).initialize(arguments(repository, parameters(slots="many")))
@@ -241,8 +281,6 @@ def test_numpy_2_is_refused_under_a_stub_for_numpy_1(tmp_path: Path) -> None:
 
 
 def test_an_instance_sees_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-x")
     choose_device("CPU", "1")
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "4,GPU-x"
