@@ -113,11 +113,13 @@ class OneThing(AttentionBackend):
             return super().forward(state, inputs, logit_positions)
 
 
+@pytest.mark.parametrize("name", ["unknown", "mlc", "trt"])
 def test_a_backend_that_does_one_thing_at_a_time_is_asked_for_one(
-    words: Tokenizer, tmp_path: Path, picture: np.ndarray
+    words: Tokenizer, tmp_path: Path, picture: np.ndarray, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """Pictures are prepared in another thread than answers are decoded in."""
     plain = model_of(words, tmp_path, Limits(160, 16))
+    monkeypatch.setattr(OneThing, "name", name)
     backend = OneThing(len(words.pieces))
     inboxes: list[queue.Queue[Event]] = [queue.Queue() for _ in range(4)]
     with opened(Model(plain.package, backend, plain.processor, words), queue=4) as service:
