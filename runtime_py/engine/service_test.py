@@ -271,15 +271,30 @@ def test_stop_texts_are_found_across_tokens(pieces: list[str], stops: list[str],
     assert ("".join(map(stop.push, pieces)) + stop.finish(), stop.reached) == (shown, reached)
 
 
+def test_a_service_that_nobody_asks_does_nothing(service: Service, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps, step = [], service.engine.step
+    monkeypatch.setattr(service.engine, "step", lambda: steps.append(0) or step())
+    time.sleep(0.05)
+    assert not steps
+    events: queue.Queue[Event] = queue.Queue()
+    service.ask(question(model, "Hello", 3), events.put)
+    assert isinstance(whole(events), Answer)
+    until_nothing_is_held(service)
+    taken = len(steps)
+    time.sleep(0.05)
+    assert 3 <= taken <= len(steps) <= taken + 1, "the step that tells of nothing more to do"
+
+
 def test_a_receiver_that_fails_is_let_go_of_and_others_are_answered(service: Service, model: Model) -> None:
     def fails(_event: Event) -> None:
         raise OSError("nobody listens")
 
     events: queue.Queue[Event] = queue.Queue()
-    service.ask(question(model, "Hello", 8), fails)
+    ticket = service.ask(question(model, "Hello", 1500), fails)
     service.ask(question(model, "What colour?", 8), events.put)
     assert isinstance(whole(events), Answer)
     until_nothing_is_held(service)
+    ends_early(service, ticket, 1500)
 
 
 def test_logprobs_that_cannot_be_computed_end_its_answer_and_no_other(
