@@ -55,6 +55,8 @@ def test_a_repository_for_processors_alone_speaks_of_no_gpu(tmp_path: Path) -> N
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "- two: no engines yet" in text and "- one: " not in text
     assert "kind: KIND_AUTO" in (tmp_path / "two" / "config.pbtxt").read_text(encoding="utf-8")
+    lines = (tmp_path / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    assert lines == [*deployment.COMMON, *sorted(lines[len(deployment.COMMON) :])], "not in the order of a set"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shutil
-import sys
 import threading
 import time
 from pathlib import Path
@@ -23,11 +22,10 @@ from PIL import Image
 import runtime_py
 from export.triton.layout import ModelFolder
 from runtime_py.backends.records import ONNX, TENSORRT
-from runtime_py.errors import MachineError, PackageError, UsageError
+from runtime_py.errors import PackageError, UsageError
 from runtime_py.generation.generate import Overrides
 from runtime_py.package import read
 from runtime_py.triton.conftest import NAME, Request, TritonError, Utilities, arguments, parameters
-from runtime_py.triton.environment import THIS_PROGRAM, check_numpy, choose_device
 from runtime_py.triton.model import Opening, TritonModel, ways
 from runtime_py.triton.settings import ModelSettings, settings_of
 
@@ -269,33 +267,3 @@ def test_settings_are_what_the_configuration_says() -> None:
     for name, text in (("slots", "0"), ("queue", "-1"), ("warm_up", "yes"), ("verify", "no"), ("slots", "٣")):
         with pytest.raises(UsageError, match=name):
             settings_of({"parameters": {name: {"string_value": text}}})
-
-
-def test_numpy_2_is_refused_under_a_stub_for_numpy_1(tmp_path: Path) -> None:
-    old, new = tmp_path / "old", tmp_path / "new"
-    old.write_bytes(b"\x7fELF numpy.core.multiarray")
-    new.write_bytes(b"\x7fELF numpy.core.multiarray numpy._core.multiarray")
-    with pytest.raises(MachineError, match="NumPy 1"):
-        check_numpy("2.4.6", old)
-    check_numpy("1.26.4", old)
-    check_numpy("2.4.6", new)
-    check_numpy("2.4.6", tmp_path / "none")
-    if sys.platform == "linux":
-        assert THIS_PROGRAM.samefile(sys.executable), "what is looked into where nothing is named"
-
-
-def test_an_instance_sees_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-x")
-    choose_device("CPU", "1")
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "4,GPU-x"
-    choose_device("GPU", "1")
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-x"
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, 7")
-    choose_device("GPU", "0")
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "4"
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, 7")
-    choose_device("GPU", "1")
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "7"
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    choose_device("GPU", "2")
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "2"
