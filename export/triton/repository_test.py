@@ -169,7 +169,9 @@ def test_the_requirements_are_the_runtimes_with_numpy_1(repository: Path) -> Non
 
 def test_the_readme_names_models_and_versions(repository: Path) -> None:
     text = (repository / "README.md").read_text(encoding="utf-8")
-    assert "| one | minicpm-v |" in text and "| two | minicpm-v |" in text and "onnxruntime 1.2" in text
+    target = json.loads((repository / "one/1/package/manifest.json").read_text())["target"]
+    for name in ("one", "two"):
+        assert f"| {name} | minicpm-v | {target} | int4 | 64 | pass | edgeproof 0, onnxruntime 1.2 |" in text.splitlines()
     assert "$" not in re.sub(r"\$PWD|\$PATH|\$\(base64", "", text)
 
 
