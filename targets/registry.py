@@ -55,7 +55,7 @@ def target_named(name: str) -> Target:
     target = targets().get(name.replace("_", "-"))
     if target is None:
         raise UsageError(
-            f"--target {name}: there is no such target",
+            f"{name}: there is no such target",
             "one of " + ", ".join(targets()),
             did_you_mean(name, targets(), "run `python -m targets` to see what each one contains and needs"),
         )

@@ -108,7 +108,9 @@ def test_the_listing_says_what_fits_and_more_of_targets_that_are_named(capsys: p
     full = capsys.readouterr().out
     assert "openbmb/MiniCPM-V at int4" in full and "rule:" in full and "\ncpu: " not in full
     assert main(["androit"]) == 2
-    assert "did you mean android?" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "androit: there is no such target" in said and "did you mean android?" in said
+    assert "--target" not in said, "no such flag was given"
 
 
 def test_the_listing_is_json_and_imports_no_torch() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import base64
 import json
 import re
 import shutil
@@ -19,7 +20,7 @@ from export.triton import deployment, smoke_client
 from export.triton.layout import ModelFolder, models_in, of_package
 from export.triton.repository import check_repository, write_model
 from runtime_py.errors import UsageError
-from runtime_py.package.selftest import write_sample
+from runtime_py.package.selftest import read_sample, write_sample
 from runtime_py.triton.model import TritonModel
 from runtime_py.triton.settings import ModelSettings
 from targets.registry import target_named, targets
@@ -90,7 +91,44 @@ def test_the_configuration_gives_every_setting_and_tensor(repository: Path) -> N
     for name, value in ModelSettings().texts().items():
         assert f'parameters {{ key: "{name}" value: {{ string_value: "{value}" }} }}' in text
     assert "name:" not in text.split("input [")[0]  # the folder's name is the model's
-    assert "decoupled: true" in text and text.count("optional: true") == 5
+    assert "decoupled: true" in text and "max_batch_size: 0\n" in text and 'backend: "python"\n' in text
+    kinds = {"text_input": ("STRING", 1), "image": ("STRING", -1), "messages": ("STRING", 1)}
+    kinds |= {"sampling_parameters": ("STRING", 1), "stream": ("BOOL", 1)}
+    assert tensors(text, "input") == {name: (*kind, " optional: true") for name, kind in kinds.items()}
+    kinds = {
+        "text_output": ("STRING", 1),
+        "token_ids": ("INT32", -1),
+        "finish_reason": ("STRING", 1),
+        "usage": ("STRING", 1),
+    }
+    assert tensors(text, "output") == {name: (*kind, "") for name, kind in kinds.items()}
+
+
+def tensors(text: str, which: str) -> dict[str, tuple[str, int, str]]:
+    """Type, size and ``optional`` of every input or output of a config.pbtxt, by name."""
+    (block,) = re.findall(rf"^{which} \[\n(.*?)^\]$", text, re.MULTILINE | re.DOTALL)
+    row = r'^  \{ name: "(\w+)" data_type: TYPE_(\w+) dims: \[ (-?\d+) \]( optional: true)? \},?$'
+    return {name: (kind, int(size), optional) for name, kind, size, optional in re.findall(row, block, re.MULTILINE)}
+
+
+def test_a_load_tool_asks_the_packages_own_sample_for_answers_of_equal_length(repository: Path) -> None:
+    (row,) = json.loads((repository / "one/perf_input.json").read_text(encoding="utf-8"))["data"]
+    assert row.keys() == {"text_input", "image", "sampling_parameters", "stream"}
+    assert all(tensor["shape"] == [1] for tensor in row.values())
+    sample = read_sample(repository / "one/1/package")
+    assert sample is not None and row["text_input"]["content"] == [sample.prompt] and row["stream"]["content"] == [True]
+    assert base64.b64decode(row["image"]["content"][0]) == sample.image.read_bytes()
+    assert json.loads(row["sampling_parameters"]["content"][0]) == {"max_tokens": 32, "temperature": 0, "ignore_eos": True}
+
+
+def test_a_runtime_of_before_leaves_nothing_behind(repository: Path) -> None:
+    """Of a version that had other files, or of an export that broke off."""
+    version = repository / "one" / "1"
+    for old in ("runtime/runtime_py/gone.py", "runtime.partial/half.py"):
+        (version / old).parent.mkdir(exist_ok=True)
+        (version / old).touch()
+    write_model(version / "package", target_named(json.loads((version / "package/manifest.json").read_text())["target"]))
+    assert not (version / "runtime/runtime_py/gone.py").exists() and not list(version.rglob("half.py"))
 
 
 @pytest.mark.parametrize(("planned", "slots"), [(1, 8), (4, 4)])
@@ -131,7 +169,9 @@ def test_the_requirements_are_the_runtimes_with_numpy_1(repository: Path) -> Non
 
 def test_the_readme_names_models_and_versions(repository: Path) -> None:
     text = (repository / "README.md").read_text(encoding="utf-8")
-    assert "| one | minicpm-v |" in text and "| two | minicpm-v |" in text and "onnxruntime 1.2" in text
+    target = json.loads((repository / "one/1/package/manifest.json").read_text())["target"]
+    for name in ("one", "two"):
+        assert f"| {name} | minicpm-v | {target} | int4 | 64 | pass | edgeproof 0, onnxruntime 1.2 |" in text.splitlines()
     assert "$" not in re.sub(r"\$PWD|\$PATH|\$\(base64", "", text)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 from collections.abc import Callable
 
@@ -76,3 +77,28 @@ def test_an_onnxruntime_that_is_too_old_is_not_ready(monkeypatch: pytest.MonkeyP
     (row,) = [row for row in json.loads(capsys.readouterr().out) if row["backend"] == "ort"]
     assert (row["provider"], row["ready"]) == ("", False)
     assert row["remark"] == "ONNX Runtime 1.22.1 is too old for the graphs of a package; pip install 'onnxruntime>=1.23'"
+
+
+def test_what_is_installed_is_told_with_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime too, by the first of its distributions that is here, where nothing of its own can be imported."""
+    versions = {"apache-tvm": "0.27.1", "onnxruntime-gpu": "1.24.0"}
+
+    def version(name: str) -> str:
+        if name not in versions:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return versions[name]
+
+    monkeypatch.setattr("importlib.metadata.version", version)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    listed = {runner.backend: runner for runner in devices.runners()}
+    assert listed["mlc"] == devices.Runner("mlc", "", True, "apache-tvm 0.27.1")
+    assert listed["ort"] == devices.Runner("ort", "", True, "onnxruntime-gpu 1.24.0")
+    assert listed["trt"] == devices.Runner("trt", "", False, "not installed: pip install 'edgeproof[tensorrt]'")
+
+
+def test_the_listing_is_in_columns() -> None:
+    listed = [devices.Runner("ort", "CPUExecutionProvider", True, "a"), devices.Runner("brought", "", None, "b")]
+    assert devices.lines(listed) == [
+        "ort      CPUExecutionProvider  ready      a",
+        "brought                        not tried  b",
+    ]

@@ -183,9 +183,9 @@ def _listen(host: str, port: int) -> socket.socket:
         listening = socket.socket(family, kind, number)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the second of a name that no host can have
         raise MachineError(
-            f"{host} port {port} cannot be listened at: {error.strerror or error}",
+            f"{host} port {port} cannot be listened at: {getattr(error, 'strerror', None) or error}",
             "a free port of this machine",
             "choose another --port or --host",
         ) from error

@@ -11,13 +11,16 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from runtime_py.command import serve
 from runtime_py.command.bench_server import Load, lines, measure
 from runtime_py.command.cli import main
+from runtime_py.engine.service import Sizes
 from runtime_py.errors import EdgeproofError, UsageError
 from runtime_py.serving.client import Client, user_message
 
@@ -128,6 +131,65 @@ def _read(stream: Iterator[dict[str, Any]], errors: list[str]) -> None:
         errors.append(str(error))
 
 
+def _model(batch: int = 1, **manifest: Any) -> Any:
+    package = SimpleNamespace(limits=SimpleNamespace(batch=batch), manifest=manifest, family="minicpm-v")
+    return SimpleNamespace(package=package, check_picture=None)
+
+
+def test_flags_are_what_a_server_is_told() -> None:
+    pytest.importorskip("starlette")
+    plain = serve.parser("serve").parse_args(["-p", "a"])
+    told = serve._serving(plain, _model(), [])
+    pictures = told.limits.pictures
+    assert (pictures.count, pictures.bytes, pictures.pixels, pictures.remote) == (16, 20 << 20, 64_000_000, False)
+    assert (told.limits.body_bytes, told.limits.seconds, told.patience) == (64 << 20, 600.0, 30.0)
+    assert serve._sizes(plain, _model()) == Sizes(slots=8, queue=64, chunk=128)
+    assert serve._sizes(plain, _model(batch=4)).slots == 4, "as many as the export planned for"
+    flags = (
+        "--max-images 0 --max-image-mb 3 --max-megapixels 5 --max-request-mb 7 --timeout 9 --patience 0 --slots 2 --queue 0"
+    )
+    given = serve.parser("serve").parse_args(["-p", "a", *flags.split(), "--prefill-chunk", "11", "--allow-remote-images"])
+    told = serve._serving(given, _model(), ["key"])
+    pictures = told.limits.pictures
+    assert (pictures.count, pictures.bytes, pictures.pixels, pictures.remote) == (0, 3 << 20, 5_000_000, True)
+    assert (told.limits.body_bytes, told.limits.seconds, told.patience, told.keys) == (7 << 20, 9.0, 0.0, ["key"])
+    assert serve._sizes(given, _model(batch=4)) == Sizes(slots=2, queue=0, chunk=11)
+
+
+def test_a_model_is_called_as_it_is_told_or_as_its_source_or_its_family() -> None:
+    pytest.importorskip("starlette")
+    plain, named = (serve.parser("serve").parse_args(["-p", "a", *more]) for more in ([], ["--model-name", "mine"]))
+    of_hub = _model(source={"id": "openbmb/MiniCPM-V"})
+    names = [serve._serving(flags, model, []).name for flags in (plain, named) for model in (of_hub, _model(source=None))]
+    assert names == ["openbmb/MiniCPM-V", "minicpm-v", "mine", "mine"]
+
+
+@pytest.mark.parametrize(
+    ("host", "keys", "address", "open_to_others"),
+    [
+        ("127.0.0.1", [], "127.0.0.1", False),
+        ("127.8.0.1", [], "127.8.0.1", False),
+        ("localhost", [], "localhost", False),
+        ("::1", [], "[::1]", False),
+        ("0.0.0.0", [], "0.0.0.0", True),
+        ("::", [], "[::]", True),
+        ("a.host", [], "a.host", True),
+        ("0.0.0.0", ["key"], "0.0.0.0", False),
+    ],
+)
+def test_a_server_says_where_it_is_and_who_may_ask(
+    capsys: pytest.CaptureFixture[str], host: str, keys: list[str], address: str, open_to_others: bool
+) -> None:
+    pytest.importorskip("starlette")
+    told = serve._serving(serve.parser("serve").parse_args(["-p", "a"]), _model(), keys)
+    for slots, notice, many in ((1, "", "1 slot;"), (2, "one at a time", "2 slots;")):
+        engine: Any = SimpleNamespace(slots=[None] * slots, notice=notice)
+        serve._tell(host, 80, told, SimpleNamespace(engine=engine))  # type: ignore[arg-type]
+        said = capsys.readouterr().err
+        assert f"serving minicpm-v at http://{address}:80/v1 with {many}" in said
+        assert ("--api-key-file" in said) == open_to_others and ("note: one at a time\n" in said) == bool(notice)
+
+
 def test_what_cannot_be_served_is_said_before_anything_is_loaded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("starlette")
     pytest.importorskip("uvicorn")
@@ -138,6 +200,7 @@ def test_what_cannot_be_served_is_said_before_anything_is_loaded(tmp_path: Path,
         for flags, code, said in (
             (["--port", port], 7, "cannot be listened at"),
             (["--host", "no.such.host.invalid"], 7, "cannot be listened at"),
+            (["--host", "no..host"], 7, "cannot be listened at"),
             (["--port", "70000"], 2, "at most 65535"),
             (["--slots", "0"], 2, "at least 1"),
             (["--api-key-file", str(empty)], 2, "holds no API key"),

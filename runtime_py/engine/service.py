@@ -116,10 +116,8 @@ class Service:
         backend: nobody else uses it while the service is open; closing the service leaves it open.
     """
 
-    def __init__(
-        self, package: Package, backend: Backend, processor: Processor, words: Tokenizer, sizes: Sizes | None = None
-    ) -> None:
-        self.sizes = sizes or Sizes()
+    def __init__(self, package: Package, backend: Backend, processor: Processor, words: Tokenizer, sizes: Sizes) -> None:
+        self.sizes = sizes
         self.package, self.processor, self.tokenizer = package, processor, words
         processor.prompt.cuts = False  # who asks over a wire sees no warning
         if isinstance(backend, LoadsAhead):

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,6 @@ from runtime_py.engine.conftest import opened, until_nothing_is_held
 from runtime_py.engine.logprobs import Event
 from runtime_py.engine.running import Wish
 from runtime_py.engine.service import ClosedError, Question, QueueFullError, Service, Ticket
-from runtime_py.engine.stop_text import StopText
 from runtime_py.errors import EdgeproofError, MachineError, UsageError
 from runtime_py.generation.generate import Overrides, settings_of
 from runtime_py.generation.session import Limits
@@ -112,11 +112,13 @@ class OneThing(AttentionBackend):
             return super().forward(state, inputs, logit_positions)
 
 
+@pytest.mark.parametrize("name", ["unknown", "mlc", "trt"])
 def test_a_backend_that_does_one_thing_at_a_time_is_asked_for_one(
-    words: Tokenizer, tmp_path: Path, picture: np.ndarray
+    words: Tokenizer, tmp_path: Path, picture: np.ndarray, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """Pictures are prepared in another thread than answers are decoded in."""
     plain = model_of(words, tmp_path, Limits(160, 16))
+    monkeypatch.setattr(OneThing, "name", name)
     backend = OneThing(len(words.pieces))
     inboxes: list[queue.Queue[Event]] = [queue.Queue() for _ in range(4)]
     with opened(Model(plain.package, backend, plain.processor, words), queue=4) as service:
@@ -144,6 +146,28 @@ def test_a_question_that_is_let_go_of_sends_nothing_more(service: Service, model
     until_nothing_is_held(service)
     ends_early(service, ticket, 1500)
     assert all(isinstance(event, Token) for event in events.queue)
+
+
+def test_a_question_that_is_let_go_of_while_it_is_prepared_is_not_answered(
+    service: Service, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preparing, cancelled, prepare = threading.Event(), threading.Event(), service._preparation.prepare
+
+    def slow(*given: Any) -> Any:
+        preparing.set()
+        assert cancelled.wait(60)
+        return prepare(*given)
+
+    monkeypatch.setattr(service._preparation, "prepare", slow)
+    events: queue.Queue[Event] = queue.Queue()
+    ticket = service.ask(question(model, "Hello", 20), events.put)
+    assert preparing.wait(60)
+    ticket.cancel()
+    cancelled.set()
+    until_nothing_is_held(service)
+    while service.engine.queued or service.engine.busy:
+        time.sleep(0.005)
+    assert ticket.running is not None and not ticket.running.choosing.ids and events.empty()
 
 
 def test_a_question_that_cannot_be_prepared_says_so(service: Service, model: Model) -> None:
@@ -227,23 +251,22 @@ def test_whoever_receives_an_event_may_cancel(model: Model) -> None:
         assert len(events) == 1
 
 
-@pytest.mark.parametrize(
-    ("pieces", "stops", "shown", "reached"),
-    [
-        (["ab", "cd"], [], "abcd", False),
-        (["ab", "cd", "ef"], ["cd"], "ab", True),
-        (["ab", "c", "xd"], ["cd"], "abcxd", False),
-        (["a", "b", "c", "d"], ["bcd", "bc"], "a", True),
-        (["aaab"], ["aab"], "a", True),
-        (["aa", "a", "b", "z"], ["aab"], "a", True),
-        (["ab\n", "\n"], ["\n\n"], "ab", True),
-        (["ab", "c"], ["cde"], "abc", False),
-        (["ab"], ["", "b"], "a", True),
-    ],
-)
-def test_stop_texts_are_found_across_tokens(pieces: list[str], stops: list[str], shown: str, reached: bool) -> None:
-    stop = StopText(stops)
-    assert ("".join(map(stop.push, pieces)) + stop.finish(), stop.reached) == (shown, reached)
+def test_a_service_that_nobody_asks_does_nothing(service: Service, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    began, step = list[float](), service.engine.step
+
+    def counted() -> bool:
+        began.append(time.monotonic())
+        return step()
+
+    monkeypatch.setattr(service.engine, "step", counted)
+    time.sleep(0.05)
+    assert not began
+    events: queue.Queue[Event] = queue.Queue()
+    service.ask(question(model, "Hello", 3), events.put)
+    assert isinstance(whole(events), Answer)
+    taken = len(began)
+    time.sleep(0.05)
+    assert 0 < taken <= len(began) <= taken + 1, "the step that tells of nothing more to do"
 
 
 def test_a_receiver_that_fails_is_let_go_of_and_others_are_answered(service: Service, model: Model) -> None:
@@ -251,10 +274,11 @@ def test_a_receiver_that_fails_is_let_go_of_and_others_are_answered(service: Ser
         raise OSError("nobody listens")
 
     events: queue.Queue[Event] = queue.Queue()
-    service.ask(question(model, "Hello", 8), fails)
+    ticket = service.ask(question(model, "Hello", 1500), fails)
     service.ask(question(model, "What colour?", 8), events.put)
     assert isinstance(whole(events), Answer)
     until_nothing_is_held(service)
+    ends_early(service, ticket, 1500)
 
 
 def test_logprobs_that_cannot_be_computed_end_its_answer_and_no_other(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,3 +30,21 @@ def test_what_may_begin_a_stop_text_waits_and_nothing_else() -> None:
     stop = StopText(["abcd"])
     assert [stop.push(letter) for letter in "xababcxabcdx"] == ["x", "", "", "ab", "", "", "abcx", "", "", "", "", ""]
     assert stop.reached and stop.finish() == ""
+
+
+@pytest.mark.parametrize(
+    ("pieces", "stops", "shown", "reached"),
+    [
+        (["ab", "cd"], [], "abcd", False),
+        (["ab", "cd", "ef"], ["cd"], "ab", True),
+        (["ab", "c", "xd"], ["cd"], "abcxd", False),
+        (["a", "b", "c", "d"], ["bcd", "bc"], "a", True),
+        (["aaab"], ["aab"], "a", True),
+        (["aa", "a", "b", "z"], ["aab"], "a", True),
+        (["ab\n", "\n"], ["\n\n"], "ab", True),
+        (["ab", "c"], ["cde"], "abc", False),
+        (["ab"], ["", "b"], "a", True),
+    ],
+)
+def test_stop_texts_are_found_across_tokens(pieces: list[str], stops: list[str], shown: str, reached: bool) -> None:
+    assert told(pieces, stops) == (shown, reached)

@@ -21,6 +21,8 @@ MAX_PROBLEMS = 20
 THE_VALUE = "the value"
 """How a problem calls the whole of what is checked."""
 
+_NULL = {"type": "null"}
+
 _TYPES: dict[str, Callable[[Any], bool]] = {
     "object": lambda value: isinstance(value, dict),
     "array": lambda value: isinstance(value, list),
@@ -131,7 +133,10 @@ class Schema:
             inside = f"{place}.{name[:60]}" if place else name[:60]
             if "propertyNames" in schema:
                 yield from self._check(name, schema["propertyNames"], f"the key {inside}")
-            yield from self._check(item, known.get(name, schema.get("additionalProperties", True)), inside)
+            rule = known.get(name, schema.get("additionalProperties", True))
+            if name not in known and rule == _NULL and item is not None:
+                rule = False  # what nobody knows is not wanted, and null is no value to ask for
+            yield from self._check(item, rule, inside)
 
     def _definition(self, reference: str) -> Mapping[str, Any]:
         definition: Mapping[str, Any] = self.root["$defs"][reference.removeprefix("#/$defs/")]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime_py.errors import PackageError
+from runtime_py.errors import PackageError, UsageError
 from runtime_py.generation.generate import Choosing, Finish, Overrides, Settings, settings_of
 from runtime_py.generation.sampler import Sampling
 
@@ -59,3 +59,25 @@ def test_an_answer_ends_at_a_stop_token_at_its_length_or_at_the_end_of_the_conte
     assert cut.finish is None
     cut.check_limits(0)
     assert cut.finish is Finish.CONTEXT
+
+
+def test_ends_are_told_in_the_words_of_the_documentation() -> None:
+    assert [str(finish) for finish in Finish] == ["stop", "length", "context", "stopped"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"), [(Overrides(max_new_tokens=0), "0 new"), (Overrides(prompt_lookup=-1), "-1 gue")]
+)
+def test_an_answer_of_no_tokens_is_refused_and_so_are_fewer_guesses_than_none(asked: Overrides, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        settings_of(DEFAULTS, asked)
+    assert settings_of(DEFAULTS, Overrides(max_new_tokens=1, prompt_lookup=0)).max_new_tokens == 1
+
+
+@pytest.mark.parametrize("name", ["max_new_tokens", "top_k", "seed", "prompt_lookup", "stop_ids"])
+@pytest.mark.parametrize("value", [True, "3", 1.5, [1.5]])
+def test_a_value_of_another_kind_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(UsageError, match=name):
+        Overrides(**{name: value})
+    with pytest.raises(UsageError, match="temperature"):
+        Overrides(temperature="0.5")  # type: ignore[arg-type]

@@ -6,7 +6,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime_py.errors import PackageError, UsageError
-from runtime_py.generation.sampler import RANDOM_SEED, Sampler, Sampling, filtered, keep_top_k, keep_top_p, penalise, softmax
+from runtime_py.generation.sampler import (
+    RANDOM_SEED,
+    Sampler,
+    Sampling,
+    filtered,
+    keep_top_k,
+    keep_top_p,
+    likely,
+    penalise,
+    softmax,
+)
 
 scores_strategy = st.lists(st.integers(-40, 40), min_size=2, max_size=30).map(lambda row: np.array(row, np.float64) / 4)
 
@@ -144,6 +154,13 @@ def test_a_draw_from_the_likely_tokens_is_that_from_all(
     edges = np.cumsum(chances[left])
     wanted = left[min(np.searchsorted(edges, drawn * edges[-1], side="right"), left.size - 1)]
     assert Sampler(sampling).choose(logits, answer) == wanted
+
+
+def test_few_of_a_large_vocabulary_are_looked_at_for_top_k() -> None:
+    logits = np.random.default_rng(4).normal(size=100_000).astype(np.float32)
+    near = likely(logits, np.array([5, 7]), 40)
+    assert near is not None and len(near) < 200 and {5, 7} < set(near.tolist())
+    assert likely(logits, np.array([5, 7]), 0) is None, "0 takes them all"
 
 
 @settings(max_examples=30, deadline=None)

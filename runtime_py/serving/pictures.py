@@ -29,7 +29,7 @@ from runtime_py.serving.refusal import Refusal, invalid
 
 PARAM = "messages"
 _DATA = re.compile(r"data:([\w.+-]+/[\w.+-]+)?((?:;[\w.+-]+=[^;,]*)*)(;base64)?,", re.ASCII | re.IGNORECASE)
-_SPACES = b"\t\n\f\r "
+BASE64_SPACES = b"\t\n\f\r "
 
 
 def public(address: str) -> bool:
@@ -121,7 +121,7 @@ def base64_exceeds(text: str | bytes, most: int) -> bool:
     over = len(text) - 4 * -(-most // 3)
     if over <= 0:
         return False
-    spaces = map(text.count, _SPACES) if isinstance(text, bytes) else map(text.count, _SPACES.decode())
+    spaces = map(text.count, BASE64_SPACES) if isinstance(text, bytes) else map(text.count, BASE64_SPACES.decode())
     return over > sum(spaces)
 
 
@@ -132,7 +132,7 @@ def of_base64(text: bytes) -> bytes:
     Raises:
         ValueError: it is none.
     """
-    text = text.translate(None, _SPACES)
+    text = text.translate(None, BASE64_SPACES)
     missing = 0 if text.endswith(b"=") else -len(text) % 4
     return base64.b64decode(text + b"=" * missing, validate=True)
 

@@ -57,6 +57,15 @@ def test_what_a_request_leaves_out_is_not_asked_for() -> None:
     assert read(stop=["a", "b"]).stops == ("a", "b")
 
 
+def test_null_is_as_good_as_leaving_a_field_out() -> None:
+    """Whether the field is known or not: clients send every field that they have."""
+    optional = request.schema().root["properties"].keys() - {"model", "messages"}
+    assert read(**dict.fromkeys(optional), no_such=None) == read()
+    assert read(stream=True, stream_options={"include_usage": True, "no_such": None}).usage
+    with pytest.raises(Refusal, match=r"stream_options\.no_such: not expected here"):
+        read(stream=True, stream_options={"no_such": 1})
+
+
 def test_every_field_that_is_not_built_is_one_that_the_schema_knows() -> None:
     """Under another name its refusal would speak of values, and not of what is not built."""
     fields = request.schema().root["properties"]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import re
 import shutil
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -20,11 +22,10 @@ from PIL import Image
 import runtime_py
 from export.triton.layout import ModelFolder
 from runtime_py.backends.records import ONNX, TENSORRT
-from runtime_py.errors import MachineError, PackageError, UsageError
+from runtime_py.errors import PackageError, UsageError
 from runtime_py.generation.generate import Overrides
 from runtime_py.package import read
 from runtime_py.triton.conftest import NAME, Request, TritonError, Utilities, arguments, parameters
-from runtime_py.triton.environment import check_numpy, choose_device
 from runtime_py.triton.model import Opening, TritonModel, ways
 from runtime_py.triton.settings import ModelSettings, settings_of
 
@@ -70,7 +71,8 @@ def test_answers_are_the_packages_own(served: TritonModel, exported: Path, pictu
     for one in asked:
         served.execute([one])
         assert one.sender.text() == alone.text
-    through_messages = request(None, stream=False, messages=[messages])
+    nothing = dict.fromkeys(("model", "stream", "logprobs", "no_such"))
+    through_messages = request(None, stream=False, messages=[messages], sampling=TEN | nothing)
     served.execute([through_messages])
     assert through_messages.sender.text() == alone.text
     pieces = asked[0].sender.responses
@@ -140,6 +142,12 @@ def test_fields_among_the_requests_own_parameters_are_obeyed(served: TritonModel
     assert json.loads(beside.sender.responses[-1].get("usage")[0])["completion_tokens"] == 3
 
 
+def test_an_answer_is_whole_unless_a_stream_is_asked_for(served: TritonModel) -> None:
+    one = request()
+    served.execute([Request({name: row for name, row in one.given.items() if name != "stream"}, one.sender)])
+    assert one.sender.text() and len(one.sender.responses) == 1
+
+
 def test_inputs_that_cannot_be_read_are_refused(served: TritonModel) -> None:
     bad, good = request("a"), request("a")
     bad.inputs = lambda: [None]  # type: ignore[method-assign,assignment,list-item,return-value]
@@ -155,6 +163,24 @@ def test_one_too_many_is_refused_and_the_others_are_answered(served: TritonModel
     assert 0 < len(refused) <= 5  # two slots and one place to wait
     assert {one.sender.error.code for one in refused} == {TritonError.UNAVAILABLE}
     assert all(one.sender.text() for one in many if one not in refused)
+
+
+def test_requests_that_are_still_being_read_count(served: TritonModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture is decoded before the engine knows of its request."""
+    go_on, read_now = threading.Event(), served._reader.read
+
+    def slow(*given: Any) -> Any:
+        assert go_on.wait(60)
+        return read_now(*given)
+
+    monkeypatch.setattr(served._reader, "read", slow)
+    many = [request(f"question {number}") for number in range(4)]
+    try:
+        served.execute(many)
+        assert many[3].sender.error.code == TritonError.UNAVAILABLE, "two slots and one place to wait"
+    finally:
+        go_on.set()
+    assert all(one.sender.text() for one in many[:3])
 
 
 def test_a_request_may_take_as_long_as_it_says(served: TritonModel) -> None:
@@ -200,6 +226,20 @@ def test_a_model_does_not_load_with_a_changed_file(repository: Path, tmp_path: P
         TritonModel(Utilities).initialize(arguments(tmp_path, parameters()))
 
 
+def test_an_instance_of_a_gpu_sees_that_one_and_opens_without_it(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "no-such-gpu-0,no-such-gpu-1")
+    model = TritonModel(Utilities)
+    given = arguments(repository, parameters(warm_up="false", verify="size"))
+    model.initialize(given | {"model_instance_kind": "GPU", "model_instance_device_id": "1"})
+    try:
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "no-such-gpu-1"
+        one = request()
+        model.execute([one])
+        assert one.sender.text()
+    finally:
+        model.finalize()
+
+
 def test_a_model_does_not_load_with_an_unusable_setting(repository: Path) -> None:
     with pytest.raises(UsageError, match="slots"):
         TritonModel(Utilities).initialize(arguments(repository, parameters(slots="many")))
@@ -227,26 +267,3 @@ def test_settings_are_what_the_configuration_says() -> None:
     for name, text in (("slots", "0"), ("queue", "-1"), ("warm_up", "yes"), ("verify", "no"), ("slots", "٣")):
         with pytest.raises(UsageError, match=name):
             settings_of({"parameters": {name: {"string_value": text}}})
-
-
-def test_numpy_2_is_refused_under_a_stub_for_numpy_1(tmp_path: Path) -> None:
-    old, new = tmp_path / "old", tmp_path / "new"
-    old.write_bytes(b"\x7fELF numpy.core.multiarray")
-    new.write_bytes(b"\x7fELF numpy.core.multiarray numpy._core.multiarray")
-    with pytest.raises(MachineError, match="NumPy 1"):
-        check_numpy("2.4.6", old)
-    check_numpy("1.26.4", old)
-    check_numpy("2.4.6", new)
-
-
-def test_an_instance_sees_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-x")
-    choose_device("CPU", "1")
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "4,GPU-x"
-    choose_device("GPU", "1")
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-x"
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    choose_device("GPU", "2")
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "2"

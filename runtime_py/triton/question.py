@@ -23,7 +23,15 @@ from runtime_py.engine.service import Question, Service
 from runtime_py.errors import UsageError
 from runtime_py.files.json_file import parse_json
 from runtime_py.serving import request
-from runtime_py.serving.pictures import PictureLimits, base64_exceeds, decoded, of_base64, picture_at, too_many_bytes
+from runtime_py.serving.pictures import (
+    BASE64_SPACES,
+    PictureLimits,
+    base64_exceeds,
+    decoded,
+    of_base64,
+    picture_at,
+    too_many_bytes,
+)
 from runtime_py.serving.question import Questions
 from runtime_py.serving.refusal import Refusal, invalid
 from runtime_py.serving.room import Reservation
@@ -35,6 +43,10 @@ OWN = ("model", "messages", "stream", "stream_options")
 
 NOT_OURS = re.compile(r"id$|triton_|.*-|traceparent$|tracestate$", re.ASCII)
 """Parameters of a request that ask nothing of a model: its name, Triton's own, and headers that it was told to forward."""
+
+_TEXT = frozenset(range(32, 127)) | frozenset(BASE64_SPACES)
+_NETPBM = re.compile(rb"P.\s")
+"""PPM and its kin: the only picture files that may begin with text."""
 
 PLACE = "image:"
 """Stands for the URL of a picture that came as a tensor."""
@@ -102,7 +114,7 @@ class Reader:
         if not isinstance(sampling, dict | None):
             raise invalid(f"{SAMPLING} is no JSON object", SAMPLING)
         beside = {name: value for name, value in tensors.parameters.items() if not NOT_OURS.match(name)}
-        sampling = sampling or {}
+        sampling = {name: value for name, value in (sampling or {}).items() if value is not None}
         twice = sorted(beside.keys() & sampling.keys())
         if twice:
             raise invalid(f"{twice[0]} is given in {SAMPLING} and beside it", SAMPLING)
@@ -134,7 +146,7 @@ def picture_of(content: bytes, limits: PictureLimits) -> np.ndarray:
     """
     if content[:5].lower() == b"data:":
         return picture_at(_text(content, IMAGE), limits)
-    if content and max(content[:64]) < 128 and min(content[:64]) >= 32:  # text, which no picture begins with
+    if content and _TEXT.issuperset(content[:64]) and not _NETPBM.match(content):
         if base64_exceeds(content, limits.bytes):
             raise too_many_bytes(limits, IMAGE)
         try:

@@ -49,6 +49,20 @@ def test_the_pictures_of_a_request_are_one_clip_where_the_family_takes_clips(exp
         assert question.pictures[0] is question.pictures[2]
 
 
+@pytest.mark.parametrize("columns", [4, 40, 76])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_base64_may_be_wrapped_at_any_column(columns: int, end: bytes) -> None:
+    text = base64.b64encode(png(5))
+    wrapped = end.join(text[start : start + columns] for start in range(0, len(text), columns)) + end
+    for form in (wrapped, end + wrapped):
+        assert (picture_of(form, PictureLimits()) == 5).all()
+
+
+@pytest.mark.parametrize("head", [b"P6\n6 4\n255\n", b"P6 6 4 255 "])
+def test_a_ppm_file_whose_bytes_are_all_text_is_no_base64(head: bytes) -> None:
+    assert (picture_of(head + b"A" * 72, PictureLimits()) == ord("A")).all()
+
+
 def test_base64_that_is_too_long_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     content = png(5)
     assert picture_of(base64.b64encode(content), PictureLimits(bytes=len(content))).shape == (4, 6, 3)
