@@ -117,7 +117,7 @@ def test_a_choice_is_replayed_by_a_calibration(planned: CalibrationPlan, tmp_pat
 
 
 def test_the_budget_that_a_refusal_names_is_enough(planned: CalibrationPlan) -> None:
-    with pytest.raises(UsageError, match="^--budget 0.5 MB") as told:
+    with pytest.raises(UsageError, match=r"^--budget 0\.5 MB") as told:
         room_above(0.5, planned, "onnx")
     least = re.match(r"at least ([\d.]+) MB", told.value.expected)
     assert least is not None

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from export.command import model_flags
 from parity_tests.check import matrix_command
+from parity_tests.check.unread_flags import refuse_unread
 from parity_tests.judging import stored_runs
 from parity_tests.second_opinion import command as second_opinion
-from parity_tests.unread_flags import refuse_unread
 from runtime_py.backends.registry import runtime_backends
 from runtime_py.command import console, flags
 from runtime_py.command.dispatch import Command, Verb, execute

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from parity_tests.check.unread_flags import refuse_unread
 from parity_tests.cli import PROG, main, parser
-from parity_tests.unread_flags import refuse_unread
 from runtime_py.errors import ExitCode
 
 
