@@ -1,11 +1,13 @@
 """Mixed bits on the demo checkpoint: budgets kept, gates reached, searches resumed and replayed."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from calibrate.command.cli import main
+from calibrate.command.search_cli import room_above
 from calibrate.evaluation.evaluate import DemoEvaluation
 from calibrate.evaluation.score import Score
 from calibrate.request import CalibrationRequest
@@ -112,6 +114,14 @@ def test_a_choice_is_replayed_by_a_calibration(planned: CalibrationPlan, tmp_pat
     assert assignments[name].storage in (Storage.INT8, Storage.FP16)
     if assignments[name].grid:
         assert stored.rows(name, 0, 4).codes.max() > 15
+
+
+def test_the_budget_that_a_refusal_names_is_enough(planned: CalibrationPlan) -> None:
+    with pytest.raises(UsageError, match=r"^--budget 0\.5 MB") as told:
+        room_above(0.5, planned, "onnx")
+    least = re.match(r"at least ([\d.]+) MB", told.value.expected)
+    assert least is not None
+    assert 0 <= room_above(float(least[1]), planned, "onnx") <= 1000
 
 
 def test_a_search_resumes_with_what_it_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

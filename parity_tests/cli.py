@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from export.command import model_flags
 from parity_tests.check import matrix_command
+from parity_tests.check.unread_flags import refuse_unread
 from parity_tests.judging import stored_runs
 from parity_tests.second_opinion import command as second_opinion
 from runtime_py.backends.registry import runtime_backends
@@ -82,12 +83,14 @@ def _package_flags(made: argparse._ArgumentGroup) -> None:
     made.add_argument("--calibration", type=Path, metavar="DIR", help="the calibration whose codes it holds")
     made.add_argument("--backend", choices=tuple(runtime_backends()), help="run it on this backend")
     made.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where the reference runs; default cpu")
-    made.add_argument("--steps", type=int, metavar="N", help="answer tokens per question")
+    made.add_argument("--steps", type=flags.whole_number(1), metavar="N", help="answer tokens per question")
     made.add_argument(
         "--data", type=Path, metavar="DIR",
         help="ask your own pictures and questions: ours, LLaVA's form, or pictures alone (docs/parity_reports.md)",
     )  # fmt: skip
-    made.add_argument("--samples", type=int, metavar="N", help="own samples to ask, from the first; default 20")
+    made.add_argument(
+        "--samples", type=flags.whole_number(1), metavar="N", help="own samples to ask, from the first; default 20"
+    )
     made.add_argument("--question", metavar="TEXT", help="asked about pictures of --data that come alone")
     made.add_argument("--in-pieces", action="store_true", help="never hold a large one in memory: about a gigabyte in all")
     made.add_argument(
@@ -95,7 +98,9 @@ def _package_flags(made: argparse._ArgumentGroup) -> None:
         action="store_true",
         help="hold graphs against those traced anew, a phone's library against one compiled anew",
     )
-    made.add_argument("--task", type=int, default=0, metavar="N", help="ask a demo about N held-out pictures")
+    made.add_argument(
+        "--task", type=flags.whole_number(0), default=0, metavar="N", help="ask a demo about N held-out pictures"
+    )
     made.add_argument(
         "--inside", choices=("auto", "always", "never"), default="auto",
         help="errors per block and costs per quantised layer in the report; auto: where it is quick",
@@ -110,6 +115,7 @@ def _package_flags(made: argparse._ArgumentGroup) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    refuse_unread(parser(PROG), options)
     if options.matrix:
         return matrix_command.run(options)
     if options.second_opinion:

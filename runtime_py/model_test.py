@@ -241,6 +241,11 @@ def test_a_backend_is_opened_with_what_it_can_be_given(model: Model) -> None:
         with pytest.raises(PackageError, match="holds no NumPy arrays") as missing:
             open_backend(package, "unable")
         assert missing.value.expected == "one of the backends it was exported for: able"
+        assert missing.value.next_step.startswith("leave backend 'unable' out")
+        provided = replace(package, manifest={"backends": {}})
+        with pytest.raises(PackageError, match="holds no ONNX graphs") as missing:
+            open_backend(provided, "ort", providers=["webgpu"])  # chosen by the provider, and not by --backend
+        assert missing.value.next_step.startswith("leave the provider out")
     finally:
         withdraw(able)
         withdraw(unable)

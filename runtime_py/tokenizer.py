@@ -118,7 +118,9 @@ def load(folder: str | Path) -> Tokenizer:
                     f"{path} cannot be read: {error}", "a tokenizer file", "restore the file, or export again"
                 ) from error
     raise PackageError(
-        f"{folder} has no tokenizer", "tokenizer.json or tokenizer.model", "copy the checkpoint's tokenizer files into it"
+        f"{folder} has no tokenizer",
+        "tokenizer.json or tokenizer.model",
+        "put the tokenizer's files beside the checkpoint's config.json and export again",
     )
 
 

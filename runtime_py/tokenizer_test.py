@@ -111,8 +111,9 @@ def test_damaged_files_are_named(tmp_path: Path, name: str) -> None:
 
 
 def test_a_folder_without_tokenizer_is_named(tmp_path: Path) -> None:
-    with pytest.raises(PackageError, match="no tokenizer"):
+    with pytest.raises(PackageError, match="no tokenizer") as told:
         tokenizer.load(tmp_path)
+    assert told.value.next_step.endswith("export again"), "a file put into a package is one that its manifest lacks"
 
 
 @pytest.mark.parametrize("key", ["continuing_subword_prefix", "end_of_word_suffix"])

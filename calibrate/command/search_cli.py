@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +79,7 @@ def _run(given: argparse.Namespace) -> int:
     search, record = _prepared(given, planned, name, evaluation, request.options)
     full = evaluation.score(evaluation.weights)
     if gate is None:
-        room = _room(given.budget, planned, name)
+        room = room_above(given.budget, planned, name)
         chosen = search.within(room)
         score = search.score(chosen)
     else:
@@ -160,7 +161,7 @@ def read_partial(path: Path, record: Mapping[str, Any], resume: bool) -> dict[st
     return known
 
 
-def _room(megabytes: float, planned: CalibrationPlan, name: str) -> int:
+def room_above(megabytes: float, planned: CalibrationPlan, name: str) -> int:
     """Bytes that the budget leaves above the package with every layer in four bits."""
     exporter = backend_named(name).exporter()
     prediction = exporter.predict(planned.checkpoint.spec, planned.options, planned.assignments[name])
@@ -168,9 +169,10 @@ def _room(megabytes: float, planned: CalibrationPlan, name: str) -> int:
     room = int(megabytes * 1e6) - least
     if room < 0:
         raise UsageError(
-            f"--budget {megabytes} MB", f"at least {least / 1e6:.1f} MB, the package with all int4 layers in four bits",
+            f"--budget {megabytes:g} MB",
+            f"at least {ceil(least / 1e3) / 1e3:.3f} MB, the package with all int4 layers in four bits",
             "raise the budget, or use a larger --block-size",
-        )  # fmt: skip
+        )
     return room
 
 

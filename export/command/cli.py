@@ -127,15 +127,22 @@ def _export(request: ExportRequest, verifier: Verifier, options: argparse.Namesp
             log.info("%s", line)
         log.info("check                %s", package.manifest["verification"]["verdict"])
         if request.target_record().server is None:
-            log.info(
-                "next                 edgeproof chat --package %s --image PICTURE --prompt TEXT", shlex.quote(str(folder))
-            )
+            log.info("next                 %s", next_command(package))
     pushed = None if options.push is None else _push(folder, options)
     if options.json:
         console.out_json(_result(package) | ({} if pushed is None else {"pushed": pushed.to_json()}))
     else:
         console.out(str(folder) if pushed is None else f"{folder}\n{pushed.url}")
     return ExitCode.OK
+
+
+def next_command(package: Package) -> str:
+    """A command that works on the package: one without a tokenizer cannot chat."""
+    folder = shlex.quote(str(package.folder))
+    words = any(row["path"] == "tokenizer.json" for row in package.manifest["files"])
+    return (
+        f"edgeproof chat --package {folder} --image PICTURE --prompt TEXT" if words else f"edgeproof info --package {folder}"
+    )
 
 
 def _push(folder: Path, options: argparse.Namespace) -> Pushed:

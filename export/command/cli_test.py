@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -121,3 +123,14 @@ def test_the_console_command_leads_to_every_program(capsys: pytest.CaptureFixtur
     assert "desktop-gpu" in capsys.readouterr().out
     assert edgeproof("fly") == 2
     assert "there is no such verb" in capsys.readouterr().err
+
+
+def test_a_version_that_is_not_built_is_an_unsupported_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--model", "minicpm-v-2.6", "--target", "cpu", "--dry-run"]) == 3
+    assert "is a version of minicpm-v that is not built" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("file", "command"), [("tokenizer.json", "chat"), ("config.json", "info")])
+def test_the_command_that_an_export_ends_with_works_on_its_package(file: str, command: str) -> None:
+    package: Any = SimpleNamespace(folder=Path("my out"), manifest={"files": [{"path": file}]})
+    assert cli.next_command(package).startswith(f"edgeproof {command} --package 'my out'")

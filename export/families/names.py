@@ -17,7 +17,7 @@ from export.families import registry
 from export.families.base import Family
 from export.families.published import variants
 from export.source.weight_endings import converted, what_to_name
-from runtime_py.errors import UsageError, did_you_mean
+from runtime_py.errors import UnsupportedModelError, UsageError, did_you_mean
 from runtime_py.errors import nearest as similar
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -92,6 +92,7 @@ def meant(model: str) -> Meant:
 
     Raises:
         UsageError: a name that stands for nothing, or a folder that is not there; it tells the nearest names.
+        UnsupportedModelError: a version of a family that is not built; it tells those that are.
     """
     exact = _declared(published()).get(model.lower())
     if exact is not None:
@@ -110,7 +111,7 @@ def meant(model: str) -> Meant:
         return Meant(hub_id=model)
     versions = _versions_of(model)
     if versions:
-        raise UsageError(
+        raise UnsupportedModelError(
             f"--model {model} is a version of {versions[0].family.name} that is not built",
             f"one of {', '.join(one.hub_id for one in versions)}; or the id or folder of what was trained from one",
             did_you_mean_model(model),

@@ -15,7 +15,7 @@ from export.triton import deployment
 from export.triton.configuration import config_text
 from export.triton.layout import CONFIG, MODEL, PERF, RUNTIME, ModelFolder, models_in, of_package
 from runtime_py.errors import UsageError
-from runtime_py.package import selftest
+from runtime_py.package import MANIFEST, selftest
 from runtime_py.triton.question import IMAGE, SAMPLING, STREAM, TEXT
 from targets.base import Target
 
@@ -61,11 +61,17 @@ def write_model(package: Path, target: Target) -> Path:
 
 
 def check_repository(repository: Path) -> None:
-    """Refuse, before any work, a folder that holds no model of edgeproof's and a file that a repository has too.
+    """Refuse, before any work, a package, and a folder that holds no model of edgeproof's and a file that a repository has.
 
     Raises:
-        UsageError: it is so; somebody else's file would be overwritten.
+        UsageError: it is so; files that its manifest lacks would spoil the package, somebody else's would be overwritten.
     """
+    if (repository / MANIFEST).exists():
+        raise UsageError(
+            f"-o {repository} holds {MANIFEST}, as a package does",
+            "a new folder, or a model repository of edgeproof",
+            "choose another -o",
+        )
     if models_in(repository):
         return
     names = sorted(name for name in deployment.names() if (repository / name).exists())

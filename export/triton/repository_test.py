@@ -285,6 +285,14 @@ def test_somebody_elses_folder_is_refused(tmp_path: Path) -> None:
     check_repository(tmp_path)
 
 
+def test_a_package_is_not_made_a_repository(tmp_path: Path) -> None:
+    """What a repository has besides would be files that the package's manifest lacks: it would not open any more."""
+    package = package_at(tmp_path, "one", "server-cpu")
+    with pytest.raises(UsageError, match="as a package does"):
+        check_repository(package)
+    check_repository(tmp_path)
+
+
 def test_the_output_names_the_repository(tmp_path: Path) -> None:
     for target in SERVERS:
         request = ExportRequest(model="openbmb/MiniCPM-V-2", target=target.name, output=tmp_path)

@@ -22,6 +22,7 @@ from parity_tests.check.candidate import Candidate, open_candidate
 from parity_tests.check.demo_task import demo_checkpoint
 from parity_tests.check.package_check import STEPS, unjudged
 from parity_tests.check.package_questions import questions
+from parity_tests.check.same_model import require_same_model
 from parity_tests.check.sides import STORED
 from parity_tests.judging.compare import compare_arrays
 from parity_tests.judging.judge import Judgement, judge
@@ -123,6 +124,7 @@ def _expected(candidate: Candidate, checkpoint: Path | None, options: WireOption
         said = Expected(recorded_sample.question(sample), ids, recorded_sample.step_logits(sample))
         return "sample recorded at export", [said]
     opened = open_checkpoint(checkpoint, options.calibration)
+    require_same_model(candidate, opened)
     stored = stored_reference(opened, candidate, "cpu")
     side = stored or reference(opened.spec, opened.weights, "cpu")
     processor, steps = opened.processor(candidate.tokenizer), options.steps or STEPS

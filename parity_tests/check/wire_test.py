@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import runtime_py
-from parity_tests.check.wire import check_server
+from export.source.hub import DEMO_FOLDER
+from parity_tests.check.wire import WireOptions, check_server
 from parity_tests.cli import main
 from runtime_py.conftest import DEMO_CHECKPOINT
 from runtime_py.conftest import exported as demo_package  # noqa: F401  (a fixture)
@@ -67,6 +68,8 @@ def test_a_server_that_mixes_up_its_clients_does_not(
 def test_another_package_no_server_and_no_reference(server: Server, tmp_path: Path) -> None:
     with pytest.raises(MachineError, match="does not answer"):
         check_server("http://127.0.0.1:9", server.model.package.folder)
+    with pytest.raises(UsageError, match="is not what the package was made from"):
+        check_server(server.url, server.model.package.folder, DEMO_FOLDER / "wemm", WireOptions(key=KEY))
     with pytest.raises(UsageError, match="no server's URL"):
         check_server("https://127.0.0.1:9", server.model.package.folder)
     assert main(["--server", server.url, "--golden", "x"]) == 2

@@ -47,16 +47,16 @@ def shown(action: argparse.Action) -> str:
     return ", ".join([*(f"`{flag}`" for flag in shorter), f"`{last}{value}`"])
 
 
-def documented() -> dict[str, list[str]]:
-    """The first cells of the first table of every section that is called like a command."""
+def documented() -> dict[str, dict[str, str]]:
+    """The rows of the first table of every section that is called like a command: first cell to second."""
     text = PAGE.read_text(encoding="utf-8")
     sections = re.split(r"^## ", text, flags=re.MULTILINE)[1:]
     flags = {}
     for section in sections:
         title, _, body = section.partition("\n")
         table = re.search(r"^\| flag \| meaning \|\n\|---\|---\|\n((?:\|.*\n)*)", body, flags=re.MULTILINE)
-        rows = [] if table is None else table[1].splitlines()
-        flags[title.strip("`")] = [re.split(r"(?<!\\)\|", row)[1].strip().replace(r"\|", "|") for row in rows]
+        cells = [re.split(r"(?<!\\)\|", row) for row in ([] if table is None else table[1].splitlines())]
+        flags[title.strip("`")] = {row[1].strip().replace(r"\|", "|"): row[2].strip() for row in cells}
     return flags
 
 
@@ -64,6 +64,13 @@ def documented() -> dict[str, list[str]]:
 def test_the_page_lists_the_flags_that_the_parser_has(prog: str) -> None:
     own = [action for action in PARSERS[prog]._actions if action.dest not in EVERYWHERE and action.help != argparse.SUPPRESS]
     assert sorted(documented()[prog]) == sorted(map(shown, own))
+
+
+@pytest.mark.parametrize("prog", PARSERS)
+def test_the_page_says_which_flags_are_required(prog: str) -> None:
+    own = [action for action in PARSERS[prog]._actions if action.option_strings and action.help != argparse.SUPPRESS]
+    said = {flag for flag, meaning in documented()[prog].items() if meaning.endswith("; required")}
+    assert said == {shown(action) for action in own if action.required}
 
 
 def test_the_page_lists_no_other_program_and_the_common_flags() -> None:

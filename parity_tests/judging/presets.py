@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from parity_tests.judging.accuracy import ALL_FIVE, EXACT, in_full
-from parity_tests.judging.cost import cost_of
+from parity_tests.judging.cost import cost_of, how_to_measure
 from parity_tests.judging.judge import JudgedComparison, JudgedProbe, Judgement, Verdict
 from parity_tests.judging.metrics import Kind
 from parity_tests.judging.results import Comparison, Measurement, Run
@@ -58,7 +58,7 @@ def with_preset(judgement: Judgement, name: str) -> Judgement:
     figures = costs(judgement.run)
     limits = tuple(limit for limit in PRESETS[name] if limit.metric in figures or limit.metric in MEASURED)
     missing = sorted({limit.metric for limit in limits} - set(figures))
-    problem = "not measured: full precision was not asked; name the checkpoint with --reference" if missing else ""
+    problem = f"not measured: full precision was not asked; {how_to_measure(judgement.run)}" if missing else ""
     m = Measurement("package as delivered", STAGE, Kind.EXACT, (), {} if missing else figures, problem, required=True)
     broken = () if missing else tuple(limit for limit in limits if not limit.holds(figures))
     probe = JudgedProbe(m, limits, broken, Verdict.FAIL if missing or broken else Verdict.PASS)

@@ -261,7 +261,7 @@ def _comparison_from_json(row: Mapping[str, Any]) -> Comparison:
 def read(path: Path) -> Run:
     """A stored run from its file, or from the folder of its report; UsageError when there is none."""
     path = path / "run.json" if path.is_dir() else path
-    again = "give the path of a stored run"
+    again = "name a folder that --report-dir was told, or the run.json in it"
     content = read_bytes(path, MAX_BYTES, UsageError, again)
     return from_json(parse_json(content, path, UsageError, again, strict=False, room=4))
 

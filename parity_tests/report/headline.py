@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from parity_tests.judging.accuracy import ALL_FIVE, ASKED, EXACT, KNOWN, OWN, in_full
-from parity_tests.judging.cost import cost_of
+from parity_tests.judging.cost import cost_of, how_to_measure
 from parity_tests.judging.metrics import Kind
 from parity_tests.judging.results import Run
 
@@ -32,7 +32,7 @@ def similarity_lines(run: Run) -> list[str]:
         if m.kind in (Kind.LOGITS, Kind.PROMPT_LOGITS) and "kl_mean" in m.metrics
     ]
     if not compared:
-        return ["similarity not measured", "no logits were compared; give the checkpoint with --reference"]
+        return ["similarity not measured", f"no logits were compared; {how_to_measure(run)}"]
     name, figures = max(compared, key=lambda pair: pair[1]["kl_mean"])
     return [
         f"KL {figures['kl_mean']:.4g} nats, cosine {figures['mean_row_cosine']:.4f}",

@@ -58,7 +58,9 @@ def _answers(details: Details) -> list[str]:
     if not details.answers:
         return []
     rows = [f"| {cell(answer.text)} | {cell(answer.reference)} | {cell(answer.candidate)} |" for answer in details.answers]
-    return ["## Answers", "", "| question | full precision | package |", "|---|---|---|", *rows, ""]
+    cut = [f"`{cell(answer.question)}`" for answer in details.answers if answer.length is None]
+    told = [f"Cut off by `--steps`: {', '.join(cut)}.", ""] if cut else []
+    return ["## Answers", "", "| question | full precision | package |", "|---|---|---|", *rows, "", *told]
 
 
 def _layers(details: Details) -> list[str]:

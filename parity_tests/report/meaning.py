@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from parity_tests.judging.cost import Cost, cost_of
+from parity_tests.judging.cost import Cost, cost_of, how_to_measure
 from parity_tests.judging.judge import JudgedComparison, Judgement, Verdict
 from parity_tests.judging.presets import PRESETS
 from parity_tests.judging.results import ROUNDED_INPUTS
@@ -45,27 +45,30 @@ class Meaning:
         exact: None where no implementation was compared.
         cost: None where the package's answers were not held against full precision's.
         precision: of the package.
+        how_to_measure: what to do for a cost, where there is none.
     """
 
     exact: bool | None
     implementation: str
     cost: Cost | None
     precision: str
+    how_to_measure: str
 
     @property
     def cost_words(self) -> str:
         """E.g. ``1 of 3 answers differs; 11 of 24 greedy tokens equal; mean KL 0.12 nats``."""
         cost = self.cost
         if cost is None:
-            return "not measured: answers were not compared with full precision's; give the checkpoint with --reference"
-        verb = "differs" if cost.different == 1 else "differ"
+            return f"not measured: answers were not compared with full precision's; {self.how_to_measure}"
+        verb = "differs" if 1 in (cost.different, cost.answers) else "differ"
         told = [
             f"{cost.different} of {_counted(cost.answers, 'answer')} {verb}",
             f"{cost.equal} of {cost.tokens} greedy tokens equal",
         ]
         told += [] if cost.kl is None else [f"mean KL {cost.kl:.2g} nats"]
         if cost.right is not None and cost.right_in_full is not None:
-            told.append(f"{100 * cost.right:.0f} % right, full precision {100 * cost.right_in_full:.0f} %")
+            whole = "" if cost.ended == cost.known else f"of {_counted(cost.ended, 'answer')} that ended within --steps "
+            told.append(f"{whole}{100 * cost.right:.0f} % right, full precision {100 * cost.right_in_full:.0f} %")
         return "; ".join(told)
 
     @property
@@ -91,8 +94,9 @@ class Meaning:
 def meaning(judgement: Judgement) -> Meaning:
     """The verdict of a run in words."""
     exact, words = _implementation(judgement)
-    cost = cost_of(judgement.run.details)
-    return Meaning(exact, words, cost if cost.answers else None, judgement.run.precision)
+    run = judgement.run
+    cost = cost_of(run.details)
+    return Meaning(exact, words, cost if cost.answers else None, run.precision, how_to_measure(run))
 
 
 def comparison_verdict(judged: JudgedComparison) -> Verdict:

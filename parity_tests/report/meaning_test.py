@@ -42,10 +42,38 @@ def test_the_words_count_answers_and_tokens_up_to_the_stop_token():
     told = meaning(judge(run_of(*DIFFERENT)))
     assert told.exact is True
     assert told.implementation == "exact but for float32 rounding, on 1 question"
-    assert (
-        told.cost_words
-        == "1 of 3 answers differs; 6 of 8 greedy tokens equal; mean KL 0.01 nats; 67 % right, full precision 100 %"
-    )
+    counted = "1 of 3 answers differs; 6 of 8 greedy tokens equal; mean KL 0.01 nats"
+    assert told.cost_words == f"{counted}; of 1 answer that ended within --steps 100 % right, full precision 100 %"
+
+
+def test_an_answer_that_was_cut_off_is_neither_right_nor_wrong():
+    """Its beginning is another text than the truth, in full precision as in the package."""
+    ended = [replace(answer, length=1) for answer in DIFFERENT]
+    assert meaning(judge(run_of(*ended))).cost_words.endswith("nats; 67 % right, full precision 100 %")
+    long = replace(said("d", "a red", "a red", (3, 4, 5)), reference_scores={"exact": 0.0})
+    words = meaning(judge(run_of(*ended, long))).cost_words
+    assert words.endswith("nats; of 3 answers that ended within --steps 67 % right, full precision 100 %")
+    assert "right" not in meaning(judge(run_of(long))).cost_words
+    assert "Cut off by `--steps`: `d`." in markdown_report.markdown(judge(run_of(*ended, long)))
+    assert "Cut off" not in markdown_report.markdown(judge(run_of(*ended)))
+
+
+def test_one_answer_of_one_differs_or_none_does():
+    one, other = DIFFERENT[2], DIFFERENT[1]
+    assert meaning(judge(run_of(one))).cost_words.startswith("0 of 1 answer differs; ")
+    assert meaning(judge(run_of(other))).cost_words.startswith("1 of 1 answer differs; ")
+    assert meaning(judge(run_of(one, one))).cost_words.startswith("0 of 2 answers differ; ")
+
+
+@pytest.mark.parametrize(
+    ("comparison", "said"), [("wire", "--server out"), ("golden", "--package"), ("sample", "give the checkpoint")]
+)
+def test_what_is_not_measured_is_told_a_way_that_measures_it(comparison: str, said: str):
+    run = run_of()
+    run = replace(run, comparisons=tuple(replace(one, name=comparison) for one in run.comparisons))
+    assert said in meaning(judge(run)).cost_words
+    bare = replace(run, details=replace(run.details, similarity=()))
+    assert said in with_preset(judge(bare), "release").first_failure
 
 
 def test_every_report_says_it_and_none_calls_the_floor_a_pass():

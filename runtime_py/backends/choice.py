@@ -57,9 +57,10 @@ def open_backend(
         raise UsageError(f"{threads} threads for backend '{name}'", f"backend {able}", record.threads_advice)
     if not record.block(opened.manifest):
         held = ", ".join(other.runtime_name for other in held_backends(opened.manifest)) or "none that is known here"
+        asked = "the provider" if providers else f"backend '{name}'"
         raise PackageError(
             f"{opened.folder} holds no {record.files}",
             f"one of the backends it was exported for: {held}",
-            f"leave backend '{name}' out, or export for a target that has it",
+            f"leave {asked} out, or export for a target that has it",
         )
     return record.open(opened.folder, opened.manifest, OpeningChoices(threads, tuple(providers or ()), own_code))

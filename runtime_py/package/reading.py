@@ -214,7 +214,9 @@ def verify(package: Package, depth: Depth = "full") -> None:
     if wrong:
         more = f"\n  and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
         raise PackageError(
-            f"{package.folder} differs from its manifest in {len(wrong)} files:\n  " + "\n  ".join(wrong[:SHOWN]) + more,
+            f"{package.folder} differs from its manifest in {len(wrong)} file{'s' * (len(wrong) > 1)}:\n  "
+            + "\n  ".join(wrong[:SHOWN])
+            + more,
             "the files as export wrote them",
             "copy the package again, or export it again",
         )
