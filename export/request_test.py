@@ -14,7 +14,7 @@ from runtime_py.errors import UsageError
     ("flags", "named"),
     [
         ({"model": " "}, "--model"),
-        ({"target": "toaster"}, "--target toaster"),
+        ({"target": "toaster"}, "toaster: there is no such target"),
         ({"precision": "int3"}, "--precision int3"),
         ({"target": "desktop-gpu", "precision": "q4f32_1"}, "--precision q4f32_1"),
         ({"context": 0}, "--context 0"),
