@@ -16,6 +16,7 @@ from export.package.ownership import remove_unfinished, stored_manifest
 from export.package.source_hashes import YOUNG, stamp
 from export.plan.machine import tool_versions
 from export.plan.plan import Plan
+from export.quantisation.stored import DIGEST, digest_of
 from export.request import ExportRequest
 from runtime_py.version import VERSION
 
@@ -37,7 +38,7 @@ def fingerprint(request: ExportRequest, checkpoint: OpenedCheckpoint, planned: P
         "options": dict(planned.options.extra),
         **({"batch": limits.batch} if limits.batch > 1 else {}),
         "model_described": hashlib.sha256(repr(checkpoint.spec).encode()).hexdigest(),
-        "calibration": None if request.calibration is None else sha256_of(request.calibration / MANIFEST),
+        "calibration": None if request.calibration is None else digest_of(request.calibration),
         "checkpoint": {name: stamp(path) for name, path in checkpoint.files().items()},
         "tools": tool_versions(planned.options.target.backend_names),
         **of_server,
@@ -117,8 +118,8 @@ def _held_alike(written: Mapping[str, Any], request: ExportRequest, checkpoint: 
     held = {name: block.get("assignments", written.get("assignments")) for name, block in blocks.items()}
     # a backend whose files are left to another machine has no block
     wanted = {name: assignment_rows(part.assignments) for name, part in planned.parts.items() if name in held}
-    made_of = {block["calibration"].get("manifest_sha256") for block in blocks.values() if "calibration" in block}
-    given = set() if request.calibration is None else {sha256_of(request.calibration / MANIFEST)}
+    made_of = {block["calibration"].get(DIGEST) for block in blocks.values() if "calibration" in block}
+    given = set() if request.calibration is None else {digest_of(request.calibration)}
     return (
         planned.options.target.runs.name in held
         and held == wanted

@@ -34,6 +34,9 @@ from runtime_py.package import MANIFEST, MAX_MANIFEST_BYTES
 if TYPE_CHECKING:
     from torch import Tensor
 
+DIGEST = "manifest_sha256"
+"""Key of a package's calibration block."""
+
 ROWS = Schema(
     {
         "type": "object",
@@ -159,13 +162,11 @@ class StoredCodes:
         ``scale_tuning`` where scales were tuned end to end, ``held_out`` where the codes were checked against plain rounding
         and some blocks may have gone back to it, ``cache`` where it has scales of a cache in bytes.
         """
-        from export.package.journal import sha256_of
-
         kept = {key: self.manifest[key] for key in ("method", "sequential", "samples")}
         searched = {key: self.manifest[key] for key in ("choice", "search") if self.manifest.get(key)}
         block = self.manifest["backends"][self.backend]
         tuned = {key: block[key] for key in ("scale_tuning", "held_out", CACHE) if key in block}
-        return {**kept, **searched, **tuned, "manifest_sha256": sha256_of(self.folder / MANIFEST)}
+        return {**kept, **searched, **tuned, DIGEST: digest_of(self.folder)}
 
     def _check_weights(self) -> None:
         """Read a few rows of every layer back: codes of another checkpoint of the same shapes do not come close."""
@@ -188,6 +189,13 @@ def stored_cache_scales(folder: Path, manifest: Mapping[str, Any], backend: str)
     """Scales of a cache in bytes, of a calibration whose files were checked; None where it has none."""
     block = manifest["backends"].get(backend, {})
     return read_scales(folder / block[CACHE]["file"]) if CACHE in block else None
+
+
+def digest_of(folder: Path) -> str:
+    """SHA-256 of a calibration's manifest, by which a package says whose codes it holds (`DIGEST`)."""
+    from export.package.journal import sha256_of
+
+    return sha256_of(folder / MANIFEST)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -29,8 +29,7 @@ def require_same_model(candidate: Candidate, checkpoint: Checkpoint) -> None:
 
 def _require_same_calibration(candidate: Candidate, calibration: Path) -> None:
     """Codes of another calibration differ in every layer, which would read as a fault of the package."""
-    from export.package.journal import sha256_of
-    from export.quantisation.stored import MANIFEST, read_manifest
+    from export.quantisation.stored import DIGEST, digest_of, read_manifest
 
     stated = candidate.block.get("calibration")
     if stated is None:
@@ -40,10 +39,10 @@ def _require_same_calibration(candidate: Candidate, calibration: Path) -> None:
             "leave --calibration out",
         )
     read_manifest(calibration)
-    if stated["manifest_sha256"] != sha256_of(calibration / MANIFEST):
+    if stated.get(DIGEST) != digest_of(calibration):
         raise UsageError(
             f"{calibration} is not the calibration that {candidate.folder} was made with",
-            f"one whose manifest.json has the SHA-256 {stated['manifest_sha256']}",
+            f"one whose manifest.json has the SHA-256 {stated.get(DIGEST)}",
             "name that one with --calibration",
         )
 
