@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 from export.backends.base import Build
 from export.checkpoint.opened import OpenedCheckpoint, describe_checkpoint, open_checkpoint
 from export.command.progress import Progress
+from export.families.names import find
 from export.package import disk
 from export.package.interruption import interruptible, out_of_memory
 from export.package.journal import FileRecord, Journal, record_file
@@ -40,7 +41,7 @@ from export.plan.plan import Plan, make_plan
 from export.quantisation.choice import measured_elsewhere, told_of
 from export.quantisation.stored import StoredCodes
 from export.request import ExportRequest
-from export.source.advice import rounded_before
+from export.source.advice import published_rounded, rounded_before
 from export.source.side_files import Purpose, named, require_vocabulary
 from export.specs import ModelSpec
 from export.triton.layout import of_package
@@ -126,6 +127,8 @@ def _plan(request: ExportRequest, checkpoint: OpenedCheckpoint, verifier: Verifi
     notes = list(checkpoint.check_tokenizer())
     if checkpoint.weights is None:
         notes.append("made from config.json alone; no weights were read")
+        known = find(checkpoint.id)
+        notes += published_rounded("" if known is None else known.quantised)
     else:
         notes += rounded_before(checkpoint.weights.source.infos.values())
     if request.choice is not None:
