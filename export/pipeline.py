@@ -36,6 +36,7 @@ from export.package.resumption import finished_before, workshop
 from export.package.selftest import write_answer
 from export.package.source_hashes import SourceHashes
 from export.package.steps import begun, builds_of, run, steps_of, stored_codes
+from export.plan.least_context import refuse_small_context
 from export.plan.machine import tool_versions
 from export.plan.plan import Plan, make_plan
 from export.quantisation.choice import measured_elsewhere, told_of
@@ -125,6 +126,7 @@ def _package(request: ExportRequest, verifier: Verifier | None, progress: Progre
 
 def _plan(request: ExportRequest, checkpoint: OpenedCheckpoint, verifier: Verifier | None) -> Plan:
     notes = list(checkpoint.check_tokenizer())
+    refuse_small_context(request, checkpoint, verifier)
     if checkpoint.weights is None:
         notes.append("made from config.json alone; no weights were read")
         known = find(checkpoint.id)
