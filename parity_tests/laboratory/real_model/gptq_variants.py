@@ -110,7 +110,9 @@ def _lost(make: Callable[[Tensor, Moment], Tensor], weight: Tensor, moment: Mome
 
 def parser(prog: str) -> Parser:
     """The flags."""
-    made = Parser(prog, "What makes llm-compressor's GPTQ and ours differ: one choice changed at a time, on the same layers.")
+    made = Parser(
+        prog, "What makes llm-compressor's GPTQ and ours differ: one choice changed at a time, on the same layers."
+    )
     made.add_argument("folder", type=Path, metavar="WORK", help="the page's folder (--work of the laboratory's real_model)")
     flags.talk(made)
     return made
