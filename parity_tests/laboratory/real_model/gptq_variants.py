@@ -3,8 +3,9 @@
     ENVIRONMENT/bin/python -m parity_tests.laboratory.real_model.gptq_variants WORK
 
 ENVIRONMENT is the one that `comparison.installed` makes for llm-compressor under WORK/environments; WORK is the page's
-folder, in which that command has left the model and its rows. Layers are four kinds in four blocks, inputs those of full precision on the first quarter of the rows that methods
-see. Printed is the output error, as a multiple of that of our default, geometric mean over the layers.
+folder, in which that command has left the model and its rows. Layers are four kinds in four blocks, inputs those of full
+precision on the first quarter of the rows that methods see. Printed is the output error, as a multiple of that of our
+default, geometric mean over the layers.
 """
 
 from __future__ import annotations
@@ -110,9 +111,7 @@ def _lost(make: Callable[[Tensor, Moment], Tensor], weight: Tensor, moment: Mome
 
 def parser(prog: str) -> Parser:
     """The flags."""
-    made = Parser(
-        prog, "What makes llm-compressor's GPTQ and ours differ: one choice changed at a time, on the same layers."
-    )
+    made = Parser(prog, "What makes llm-compressor's GPTQ and ours differ: one choice changed at a time.")
     made.add_argument("folder", type=Path, metavar="WORK", help="the page's folder (--work of the laboratory's real_model)")
     flags.talk(made)
     return made
