@@ -81,7 +81,8 @@ def plan(request: CalibrationRequest, opened: OpenedCheckpoint | None = None) ->
         opened: the checkpoint, where it is open already.
 
     Raises:
-        UsageError: this target and precision have no int4 layer.
+        UsageError: this target and precision have no int4 layer, or the export refuses the options.
+        UnsupportedModelError: a backend cannot hold the model, not even without a phone's library.
     """
     from export.backends.base import BuildOptions
     from export.checkpoint.opened import open_checkpoint
@@ -93,6 +94,8 @@ def plan(request: CalibrationRequest, opened: OpenedCheckpoint | None = None) ->
     limits = asked.limits(checkpoint.spec.decoder.max_positions, picture_rows(target, checkpoint.spec))
     options = BuildOptions(target, asked.precision_name(), limits, asked.backend_options())
     exporters = {name: backend_named(name).exporter() for name in target.backend_names}
+    for exporter in exporters.values():
+        exporter.refuse(checkpoint.spec, replace(options, extra={**options.extra, "host_only": target.phone}))
     assignments = {name: exporter.assignments(checkpoint.spec, options) for name, exporter in exporters.items()}
     notes: Sequence[str] = ()
     if request.choice is not None:

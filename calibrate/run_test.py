@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -262,3 +263,28 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert main([*flags, "--method", "awq-gptq", "--text-only", "--dry-run", "-o", str(tmp_path / "x")]) == ExitCode.OK
     assert re.search(r"onnx +calibration: at least \d+ s for 38,400 tokens at the speed", capsys.readouterr().out)
     assert not (tmp_path / "x").exists()
+
+
+def test_the_end_names_the_export_that_takes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As typed, in a folder whose name a shell would take apart."""
+    from export.__main__ import root
+    from runtime_py.command.dispatch import execute
+
+    (tmp_path / "my codes").mkdir()
+    monkeypatch.chdir(tmp_path / "my codes")
+    flags = ["--model", "minicpm-v", "--weights", "demo", "--target", "cpu"]
+    options = ["--asymmetric", "--block-size", "64", "--head-precision", "int8", "--cache-dtype", "float32"]
+    small = ["--method", "mse-clip", "--samples", "2", "--held-out", "0"]
+    assert main([*flags, *options, *small, "-o", str(tmp_path / "my codes" / "scales")]) == ExitCode.OK
+    (told,) = re.findall(r"next: edgeproof (.*)", capsys.readouterr().err)
+    words = shlex.split(told)
+    assert execute(root(), "edgeproof", [*words, "--skip-verify", "-o", "out"]) == ExitCode.OK
+    manifest = json.loads(Path("out/manifest.json").read_text())
+    assert manifest["backends"]["onnx"]["calibration"]["method"] == "mse-clip"
+
+
+def test_options_that_the_export_refuses_are_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="zero points of their own"):
+        plan(request(tmp_path / "x", asymmetric=True, options={"decoder_library": True}))

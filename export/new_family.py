@@ -159,6 +159,7 @@ def _published(text: str, new: NewFamily) -> str:
     text = re.sub(r"(?ms)^\[family\]\n.*?(?=^\[|\Z)", lambda _: family, text, count=1)
     text = text.replace(f'repo_id = "{new.like.hub_ids[0]}"', f'repo_id = "{new.hub_id}"')
     text = re.sub(r"(?ms)^\[checkpoints\]\n.*?(?=^\[|\Z)", f'[checkpoints]\n"{new.hub_id}" = "{first}"\n\n', text, count=1)
+    text = re.sub(r"(?ms)^\[quantised\]\n.*?(?=^\[|\Z)", "", text, count=1)
     common = re.search(r"(?ms)^\[common\]\n.*?(?=^\[|\Z)", text)
     if common is None:
         return f'{text.rstrip()}\n\n[common]\nmodel_type = "{new.name}"\n'

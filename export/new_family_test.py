@@ -70,6 +70,12 @@ def family_outside(name: str, like: str, modules: Mapping[str, str], folder: Pat
     registry.families.cache_clear()
 
 
+def test_a_scaffold_lists_no_quantised_checkpoint_of_another_family() -> None:
+    files = new_family.new_files(NewFamily(NAME, registry.families()["cogvlm2"], "org/x"))
+    (table,) = (text for path, text in files.items() if path.endswith("published.toml"))
+    assert "THUDM" not in table.partition("[common]")[0] and '"org/x" = "image-chat"' in table
+
+
 def planned(folder: Path) -> ExportRequest:
     """Synthesize the family's tiny checkpoint, recognise and plan it."""
     checkpoint = synthesize(SynthesisRequest(NAME, "tiny", folder / "tiny", "", "float32")).folder

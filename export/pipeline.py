@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 from export.backends.base import Build
 from export.checkpoint.opened import OpenedCheckpoint, describe_checkpoint, open_checkpoint
 from export.command.progress import Progress
+from export.families.names import find
 from export.package import disk
 from export.package.interruption import interruptible, out_of_memory
 from export.package.journal import FileRecord, Journal, record_file
@@ -35,12 +36,13 @@ from export.package.resumption import finished_before, workshop
 from export.package.selftest import write_answer
 from export.package.source_hashes import SourceHashes
 from export.package.steps import begun, builds_of, run, steps_of, stored_codes
+from export.plan.least_context import refuse_small_context
 from export.plan.machine import tool_versions
 from export.plan.plan import Plan, make_plan
 from export.quantisation.choice import measured_elsewhere, told_of
 from export.quantisation.stored import StoredCodes
 from export.request import ExportRequest
-from export.source.advice import rounded_before
+from export.source.advice import published_rounded, rounded_before
 from export.source.side_files import Purpose, named, require_vocabulary
 from export.specs import ModelSpec
 from export.triton.layout import of_package
@@ -124,8 +126,11 @@ def _package(request: ExportRequest, verifier: Verifier | None, progress: Progre
 
 def _plan(request: ExportRequest, checkpoint: OpenedCheckpoint, verifier: Verifier | None) -> Plan:
     notes = list(checkpoint.check_tokenizer())
+    refuse_small_context(request, checkpoint, verifier)
     if checkpoint.weights is None:
         notes.append("made from config.json alone; no weights were read")
+        known = find(checkpoint.id)
+        notes += published_rounded("" if known is None else known.quantised)
     else:
         notes += rounded_before(checkpoint.weights.source.infos.values())
     if request.choice is not None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from export.backends.base import BuildOptions, Prediction
     from export.checkpoint.opened import OpenedCheckpoint
     from export.specs import ModelSpec
+    from runtime_py.preprocess.base import Processor
 
 
 class Verifier(Protocol):
@@ -25,6 +26,14 @@ class Verifier(Protocol):
         Args:
             predictions: what every backend of the package takes, by its name.
             options: what the package is made for, in which precision, with how many positions in its cache.
+        """
+        ...
+
+    def least_context(self, processor: Processor, spec: ModelSpec) -> int:
+        """Positions of the shortest question that a check asks, with its answer.
+
+        Args:
+            processor: the family's, with the checkpoint's tokenizer.
         """
         ...
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,8 @@ from runtime_py.errors import ExitCode
 
 if TYPE_CHECKING:
     from calibrate.request import CalibrationRequest
+
+log = logging.getLogger("edgeproof")
 
 PROG = "python -m calibrate"
 
@@ -104,7 +108,14 @@ def _run(options: argparse.Namespace) -> int:
         console.out_json(_summary(folder))
     else:
         console.out(str(folder))
+    log.info("next: %s", export_command(request))
     return ExitCode.OK
+
+
+def export_command(request: CalibrationRequest) -> str:
+    """The export that a calibration was made for; what it widened, its manifest says."""
+    words = model_flags.words_of(request, (*model_flags.MODEL, *model_flags.TARGET))
+    return shlex.join(["edgeproof", "export", *words, "--calibration", str(request.output)])
 
 
 def _show_plan(planned: Any, request: CalibrationRequest, as_json: bool) -> None:

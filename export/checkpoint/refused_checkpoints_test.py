@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from export.checkpoint.opened import describe_checkpoint, open_folder
+from export.checkpoint.recognised import recognise_checkpoint
 from export.pipeline import export, plan
 from export.request import ExportRequest
-from runtime_py.errors import CheckpointError, UnsupportedModelError
+from runtime_py.errors import CheckpointError, UnsupportedModelError, UsageError
 
 DEMOS = Path(__file__).parents[1] / "demo" / "checkpoints"
 TARGETS = ("cpu", "android")
@@ -168,3 +169,21 @@ def test_weights_in_a_form_that_no_config_tells_of_are_told_what_they_are(
     with pytest.raises(CheckpointError, match=r"does not match its config") as refusal:
         open_folder(changed(tmp_path, "minicpm-v", change))
     assert next_step in refusal.value.next_step and MLP.removesuffix("weight") in refusal.value.what
+
+
+@pytest.mark.parametrize("asked", ["", "models--openbmb--MiniCPM-V", "models--openbmb--MiniCPM-V/snapshots", ".."])
+def test_the_folder_above_a_checkpoint_names_it(tmp_path: Path, asked: str) -> None:
+    """As the hub's cache has it, whose folders are what people copy from an address line; one of another model beside it."""
+    cache = tmp_path / "hf" / "hub"
+    snapshot, other = (cache / f"models--{name}" / "snapshots" / "0a1b" for name in ("openbmb--MiniCPM-V", "org--another"))
+    for folder in (snapshot, other):
+        folder.mkdir(parents=True)
+    (snapshot / "config.json").write_bytes((DEMOS / "minicpm-v" / "config.json").read_bytes())
+    (other / "config.json").write_text('{"model_type": "bert"}')
+    package = tmp_path / "a package"
+    package.mkdir()
+    for name in ("config.json", "manifest.json"):
+        (package / name).write_bytes((snapshot / "config.json").read_bytes())
+    with pytest.raises(UsageError, match=r"has no config\.json, or an empty one; a folder within has one") as caught:
+        recognise_checkpoint((cache / asked).resolve())
+    assert caught.value.next_step == f"name {snapshot}"

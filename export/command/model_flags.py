@@ -122,3 +122,22 @@ def request_of(kind: type[AnyRequest], given: Namespace) -> AnyRequest:
     names = [field.name for field in fields(kind) if field.init]
     filled = {name: values[name] for name in names if name in values}
     return kind(**filled, **({"options": chosen} if "options" in names and "options" not in filled else {}))
+
+
+def words_of(request: DataclassInstance, flags: tuple[ModelFlag, ...]) -> list[str]:
+    """These flags, and those of backends' options, as they are typed for what a request asks, without what it leaves out."""
+    from export.backends.options import option_flags
+
+    given, words = vars(request), []
+    for flag in flags:
+        words += _words(flag.flag, given[flag.field])
+    for option in option_flags():
+        field = option.flag.removeprefix("--").replace("-", "_")
+        words += _words(option.flag, given[field] if field in given else given["options"].get(option.name))
+    return words
+
+
+def _words(flag: str, value: object) -> list[str]:
+    if value is None or value is False:
+        return []
+    return [flag] if value is True else [flag, str(value)]

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from runtime_py.command import console, flags
+from runtime_py.command import console, flags, pages
 from runtime_py.command.dispatch import Command, execute
 from runtime_py.command.parser import Parser
 from runtime_py.errors import ExitCode, UsageError
@@ -48,6 +48,8 @@ def _run(options: argparse.Namespace) -> int:
     else:
         console.out("\n".join(map(str, written)))
     log.info("next: docs/adding_a_family.md, from step 2 on")
+    for line in pages.where("docs/adding_a_family.md"):
+        log.info("  %s", line)
     return ExitCode.OK
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from export.families import registry
 from export.families.base import Family
-from export.families.published import variants
+from export.families.published import quantised, variants
 from export.source.weight_endings import converted, what_to_name
 from runtime_py.errors import UnsupportedModelError, UsageError, did_you_mean
 from runtime_py.errors import nearest as similar
@@ -36,11 +36,13 @@ class Published:
 
     Attributes:
         variant: its version, as ``synthesize --variant`` and published.toml call it.
+        quantised: the library that quantised its weights before they were published; "" where none did.
     """
 
     family: Family
     hub_id: str
     variant: str
+    quantised: str = ""
 
     @property
     def organisation(self) -> str:
@@ -70,8 +72,8 @@ def _published_by(families: tuple[Family, ...]) -> tuple[Published, ...]:
     rows = []
     for family in families:
         table = family.published_table()
-        of_id = variants(table) if table.is_file() else {}
-        rows += [Published(family, hub_id, of_id.get(hub_id, "")) for hub_id in family.hub_ids]
+        of_id, by = (variants(table), quantised(table)) if table.is_file() else ({}, {})
+        rows += [Published(family, hub_id, of_id.get(hub_id, ""), by.get(hub_id, "")) for hub_id in family.hub_ids]
     return tuple(rows)
 
 

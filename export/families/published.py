@@ -5,6 +5,7 @@ made where it is published in several (`HubPart`).
 
 A config's tables are laid over one another, the later one winning: ``[common]``, ``[size.SIZE]``, ``[variant.NAME]`` (what
 holds at both sizes), ``[variant.NAME.SIZE]``. ``[checkpoints]`` maps hub ids to variants; the first is the default.
+``[quantised]`` maps those whose weights were quantised before they were published to the library that did it.
 
 ``[class_defaults]`` holds what the published configuration class takes where config.json is silent, ``[marks]`` the ids
 of the prompt's special tokens by their text, ``[answers.NAME]`` how the published code chooses tokens
@@ -26,7 +27,7 @@ from export.families.config.generation import GenerationDefaults
 from runtime_py.errors import UsageError
 
 SIZES = ("full", "tiny")
-ITS_OWN = ("family", "checkpoints", "repositories", "variant")
+ITS_OWN = ("family", "checkpoints", "quantised", "repositories", "variant")
 """Tables that say who a family is, and are never another's."""
 
 
@@ -131,6 +132,11 @@ def read_published(path: Path, variant: str, size: str) -> dict[str, Any]:
 def variants(path: Path) -> dict[str, str]:
     """Hub id to variant of every published checkpoint."""
     return dict(_tables(path)["checkpoints"])
+
+
+def quantised(path: Path) -> dict[str, str]:
+    """Hub id to the library that quantised it, of the published checkpoints that were."""
+    return dict(_tables(path).get("quantised", {}))
 
 
 def _tables(path: Path) -> dict[str, Any]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import importlib
 import logging
+import shlex
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -22,6 +24,7 @@ from export.source.adapter_folder import refuse_adapter
 from export.source.problems import named
 from export.source.weight_endings import converted, what_to_name
 from runtime_py.errors import EdgeproofError, UnsupportedModelError, UsageError
+from runtime_py.package.reading import MANIFEST
 
 GROUP = "edgeproof.families"
 """Entry points of other distributions: ``name = package.module:FAMILY``."""
@@ -57,6 +60,11 @@ def _foreign() -> list[Family]:
         else:
             _LOG.warning("%s is no Family (entry point '%s')", point.value, point.name)
     return families_outside
+
+
+WITHIN = ("*", "snapshots/*", "models--*/snapshots/*", "hub/models--*/snapshots/*")
+SHOWN = 3
+"""Folders that an error names."""
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -108,12 +116,34 @@ def family_of(folder: Path, config: Mapping[str, Any]) -> Family:
             "the folder of a checkpoint",
             what_to_name(made),
         )
+    inside = [] if config else checkpoints_within(folder)
+    if inside:
+        raise UsageError(
+            f"{folder} has no config.json, or an empty one; a folder within has one",
+            "the folder of a checkpoint: config.json, weights, the tokenizer's files",
+            "name " + " or ".join(shlex.quote(str(place)) for place in inside),
+        )
     said = f"model_type {model_type}, architectures {architectures}" if config else "no config.json, or an empty one"
     raise UnsupportedModelError(
         f"{folder} is no checkpoint of a known family ({said})",
         "one of: " + ", ".join(families()),
         "check the folder, or add a family: docs/adding_a_family.md",
     )
+
+
+def checkpoints_within(folder: Path) -> list[Path]:
+    """Folders of checkpoints of known families where people look past them: a level deeper, or in the hub's cache
+    (huggingface/huggingface_hub, docs/source/en/guides/manage-cache.md); at most `SHOWN`. Packages are none.
+    """
+    found: list[Path] = []
+    for pattern in WITHIN:
+        for place in sorted(path.parent for path in folder.glob(f"{pattern}/config.json")):
+            with suppress(EdgeproofError):
+                config = read_config(place)
+                package = (place / MANIFEST).exists()
+                if config and not package and len(found) < SHOWN and family_of(place, config):
+                    found.append(place)
+    return found
 
 
 def _asked(family: Family, config: Mapping[str, Any], folder: Path) -> bool:

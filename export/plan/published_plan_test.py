@@ -9,6 +9,7 @@ import pytest
 from export.__main__ import main
 from export.checkpoint.opened import describe_checkpoint
 from export.families.registry import families
+from export.pipeline import plan
 from export.request import ExportRequest
 from runtime_py.contracts import STAGES
 from runtime_py.errors import ExitCode
@@ -44,6 +45,14 @@ def test_every_published_checkpoint_is_planned(
     assert shown["device_bytes"]["kv_cache"] > 0
     low, high = PARAMETERS.get(hub_id, (1e9, 20e9))
     assert low < sum(row["parameters"] for row in shown["stages"]) < high
+
+
+@pytest.mark.parametrize(("family", "hub_id"), PUBLISHED)
+def test_a_plan_says_which_published_checkpoints_are_rounded_already(family: str, hub_id: str) -> None:
+    """From the name alone: no weight is here that could tell."""
+    told = [note for note in plan(ExportRequest(hub_id, "cpu"), None).notes if "second time" in note]
+    assert len(told) == ("-int4" in hub_id)
+    assert all("published quantised by bitsandbytes" in note and "start from it" in note for note in told)
 
 
 def test_a_hub_id_is_described_as_its_own_variant() -> None:

@@ -22,6 +22,11 @@ huggingface/transformers src/transformers/integrations/finegrained_fp8.py (``wei
 NARROW = ("int", "uint", "float8_", "float6_", "float4_")
 """Beginnings of dtypes that matrices are quantised to."""
 
+TWICE = (
+    "their values are read, and every narrower form rounds them a second time: where the full-precision checkpoint can be "
+    "had, start from it (docs/checkpoints.md#quantised-checkpoints)"
+)
+
 
 def advice(missing: Sequence[str], left_over: Sequence[str], dtypes: Collection[str]) -> str:
     """The next step of the error.
@@ -48,7 +53,13 @@ def rounded_before(infos: Iterable[TensorInfo]) -> list[str]:
     if not forms:
         return []
     told = " and ".join(f"{count} matrices as {form}" for form, count in sorted(forms.items()))
-    return [
-        f"bitsandbytes stored {told}; their values are read, and every narrower form rounds them a second time: where the "
-        "full-precision checkpoint can be had, start from it (docs/checkpoints.md#quantised-checkpoints)"
-    ]
+    return [f"bitsandbytes stored {told}; {TWICE}"]
+
+
+def published_rounded(library: str) -> list[str]:
+    """As `rounded_before`, of a published checkpoint that is known to be quantised, where no tensor is at hand.
+
+    Args:
+        library: which quantised it; "" for one that none did.
+    """
+    return [f"this checkpoint is published quantised by {library}; {TWICE}"] if library else []

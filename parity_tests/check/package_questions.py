@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -81,6 +82,15 @@ def questions(
             "export with a larger --context",
         )
     return with_two_calls(asked)
+
+
+def shortest(processor: Processor) -> int:
+    """Positions of the shortest of the standard questions that the family's format takes; 0 where it takes none."""
+    lengths = []
+    for prompt in standard_prompts():
+        with suppress(UsageError):
+            lengths.append(prompt.question(processor).positions)
+    return min(lengths, default=0)
 
 
 def with_two_calls(asked: Sequence[Question]) -> list[Question]:

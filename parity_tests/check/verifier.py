@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from export.specs import ModelSpec
     from parity_tests.backends.examiner import Examiner
     from runtime_py.model import Model
+    from runtime_py.preprocess.base import Processor
 
 log = logging.getLogger("edgeproof.parity")
 
@@ -58,6 +59,14 @@ class PackageVerifier:
         tokens = min(spec.image_rows, CHECK_ROWS) + CHECK_TOKENS
         filled = min(1.0, tokens / options.limits.context)
         return predicted_peak(spec, tokens) + examiner.peak(spec, running.device_bytes, filled)
+
+    def least_context(self, processor: Processor, spec: ModelSpec) -> int:
+        """Of the standard questions that the family takes, at as many tokens of an answer as the check asks for."""
+        from parity_tests.check.package_check import STEPS, STREAMED_STEPS
+        from parity_tests.check.package_questions import shortest
+        from parity_tests.reference.checkpoint_side import streams
+
+        return shortest(processor) + (STREAMED_STEPS if streams(spec) else STEPS)
 
     def check(self, package: Path, checkpoint: OpenedCheckpoint, calibration: Path | None) -> dict[str, Any]:
         """The manifest's ``verification`` block."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import NoReturn
 
-from runtime_py.command import console, failure
+from runtime_py.command import console, failure, pages
 from runtime_py.command.parser import Parser, arguments_of
 from runtime_py.errors import ExitCode, InterruptedExportError, UsageError, did_you_mean
 
@@ -101,7 +101,8 @@ def help_text(command: Command, prog: str) -> str:
     """The --help of a command that is nothing but its verbs."""
     flags = f"`{prog} VERB --help` lists the flags of a verb; --version prints the version."
     paragraphs = [f"usage: {prog} VERB [flags]", command.summary, _verbs(command), flags, failure.EXIT_CODES]
-    return "\n\n".join(paragraphs)
+    place = pages.folder()
+    return "\n\n".join(paragraphs if place is None else [*paragraphs, f"pages that are named docs/...: {place}"])
 
 
 def _verbs(command: Command) -> str:

@@ -10,6 +10,7 @@ import errno
 import traceback
 
 from runtime_py.backends.records import BUILT_IN
+from runtime_py.command import pages
 from runtime_py.command.console import say
 from runtime_py.errors import (
     DoesNotFitError,
@@ -60,6 +61,8 @@ def report(error: BaseException, verbosity: int = 0) -> int:
         say("".join(traceback.format_exception(error)).rstrip())
     known = explained(error)
     say(message(known, whole=verbosity > 1))
+    for line in pages.where(f"{known.expected} {known.next_step}"):
+        say(f"  {line}")
     return int(known.exit_code)
 
 

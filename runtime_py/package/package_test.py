@@ -58,10 +58,13 @@ FILES = {"onnx/a.bin": b"weights", "config.json": b"{}", "onnx/b.bin": b"more"}
 
 def test_a_folder_beside_or_around_a_package_is_told_where_it_is(tmp_path: Path) -> None:
     first, second = (write(tmp_path / "repo" / name / "1" / "package", FILES) for name in "ab")
+    third = write(tmp_path / "out" / "minicpm-v-cpu-int4", FILES)
+    write(tmp_path / "out" / "other.partial", FILES)
     for folder, meant in (
         (tmp_path / "repo", f"pass {first} or {second}"),
         (tmp_path / "repo" / "b", f"pass {second}"),
         (second / "onnx", f"pass {second}"),
+        (tmp_path / "out", f"pass {third}"),
         (tmp_path, "export it again"),
     ):
         with pytest.raises(PackageError, match=r"no manifest\.json") as error:

@@ -108,8 +108,13 @@ def read(path: str | Path) -> Package:
 
 
 def _packages_near(folder: Path) -> list[Path]:
-    """Packages that a folder without one may stand for: those of a Triton repository or of its model, or the one around."""
-    inside = [place.parent for pattern in ("*/1/package", "1/package") for place in folder.glob(f"{pattern}/{MANIFEST}")]
+    """Packages that a folder without one may stand for: those in it, of a Triton repository or of its model; or that around.
+
+    What an export left under a name with an ending (``.partial``, ``.failed``) is none.
+    """
+    patterns = ("*", "*/1/package", "1/package")
+    inside = [place.parent for pattern in patterns for place in folder.glob(f"{pattern}/{MANIFEST}")]
+    inside = [place for place in inside if not place.name.endswith((".partial", ".failed"))]
     around = [parent for parent in list(folder.resolve().parents)[:2] if (parent / MANIFEST).is_file()]
     return sorted(inside)[:SHOWN] or around[:1]
 

@@ -3,16 +3,18 @@
     ENVIRONMENT/bin/python -m parity_tests.laboratory.real_model.gptq_variants WORK
 
 ENVIRONMENT is the one that `comparison.installed` makes for llm-compressor under WORK/environments; WORK is the page's
-folder. Layers are four kinds in four blocks, inputs those of full precision on the first quarter of the rows that methods
-see. Printed is the output error, as a multiple of that of our default, geometric mean over the layers.
+folder, in which that command has left the model and its rows. Layers are four kinds in four blocks, inputs those of full
+precision on the first quarter of the rows that methods see. Printed is the output error, as a multiple of that of our
+default, geometric mean over the layers.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,10 @@ from calibrate.methods.gptq import DAMPING, column_by_column
 from calibrate.statistics.moments import Moment, output_error
 from export.quantisation.codes import GroupParameters
 from export.quantisation.grids import GRIDS
+from runtime_py.command import console, flags
+from runtime_py.command.dispatch import Command, execute
+from runtime_py.command.parser import Parser
+from runtime_py.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +36,9 @@ GRID, GROUP = "ort_int4_b32", 32
 BLOCKS, KINDS = (0, 10, 20, 29), ("self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj")
 SHARE = 4
 """Of the rows the first in so many parts is shown."""
+
+MODEL, ROWS = "language_model", "ids.json"
+"""What the page's command leaves in its folder: the model as transformers reads it, and the rows that methods see."""
 
 OURS = "ours"
 
@@ -100,31 +109,61 @@ def _lost(make: Callable[[Tensor, Moment], Tensor], weight: Tensor, moment: Mome
     return float(output_error(make(weight, moment) - weight, moment).sum())
 
 
-def main(folder: Path) -> None:
-    """Print the table."""
+def parser(prog: str) -> Parser:
+    """The flags."""
+    made = Parser(prog, "What makes llm-compressor's GPTQ and ours differ: one choice changed at a time.")
+    made.add_argument("folder", type=Path, metavar="WORK", help="the page's folder (--work of the laboratory's real_model)")
+    flags.talk(made)
+    return made
+
+
+def _run(given: argparse.Namespace) -> int:
+    missing = [str(path) for path in (given.folder / MODEL, given.folder / ROWS) if not path.exists()]
+    if missing:
+        raise UsageError(
+            f"{given.folder} has no {' and no '.join(Path(path).name for path in missing)}",
+            "the folder that the page was made in, with the model and the rows that methods see",
+            "run `python -m parity_tests.laboratory.real_model --work DIR` first, and name that DIR",
+        )
+    for line in table(given.folder):
+        console.out(line)
+    return ExitCode.OK
+
+
+def table(folder: Path) -> list[str]:
+    """The table as Markdown."""
     import torch
     from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(1)
-    model: Any = AutoModelForCausalLM.from_pretrained(folder / "language_model", dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder / MODEL, dtype=torch.float32)
     modules = dict(model.named_modules())
     layers = {name: modules[name] for name in (f"model.layers.{block}.{kind}" for block in BLOCKS for kind in KINDS)}
     moments = {name: Moment(layer.in_features) for name, layer in layers.items()}
     for name, layer in layers.items():
         layer.register_forward_pre_hook(lambda _, given, seen=moments[name]: seen.add(given[0].detach()))
     with torch.no_grad():
-        rows = json.loads((folder / "ids.json").read_text(encoding="utf-8"))
+        rows = json.loads((folder / ROWS).read_text(encoding="utf-8"))
         for row in rows[: len(rows) // SHARE]:
             model.model(torch.tensor([row]))
         weights = {name: layer.weight.data.float() for name, layer in layers.items()}
         errors = {
             variant: [_lost(make, weights[name], moments[name]) for name in layers] for variant, make in VARIANTS.items()
         }
-    sys.stdout.write("| variant | output error beside ours |\n|---|---|\n")
+    lines = ["| variant | output error beside ours |", "|---|---|"]
     for variant, lost in errors.items():
         ratio = math.exp(sum(math.log(one / base) for one, base in zip(lost, errors[OURS], strict=True)) / len(lost))
-        sys.stdout.write(f"| {variant} | {ratio:.3f} |\n")
+        lines.append(f"| {variant} | {ratio:.3f} |")
+    return lines
+
+
+COMMAND = Command(parser, _run)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    return execute(COMMAND, "python -m parity_tests.laboratory.real_model.gptq_variants", arguments)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    sys.exit(main())

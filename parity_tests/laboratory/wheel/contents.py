@@ -12,6 +12,9 @@ DEMOS = "export/demo/checkpoints"
 REGISTRATION = "optimum/commands/register/register_edgeproof.py"
 """Where optimum looks for commands of other distributions."""
 
+PAGES = "runtime_py/docs"
+"""Where runtime_py/command/pages.py looks for the pages that messages name."""
+
 MOST_BYTES = 16 << 20
 """Six demo checkpoints take 12 MB; a wheel beyond this carries something that is no product."""
 
@@ -34,6 +37,9 @@ def faults(wheel: Path, repository: Path) -> Iterator[str]:
         name = path.relative_to(repository).as_posix()
         if path.is_file() and sizes.get(name) != path.stat().st_size:
             yield f"{name} of the demos is missing or cut"
+    for path in sorted((repository / "docs").rglob("*.md")):
+        if f"{PAGES}/{path.relative_to(repository / 'docs').as_posix()}" not in sizes:
+            yield f"the page {path.relative_to(repository).as_posix()} is missing"
     if REGISTRATION not in sizes:
         yield f"{REGISTRATION} is missing"
     if not any(name.endswith(".dist-info/licenses/LICENSE") for name in sizes):

@@ -42,6 +42,14 @@ def test_the_product_and_its_demos_are_right(tmp_path: Path) -> None:
     assert list(faults(wheel(tmp_path, made, "export/cli.py", "runtime_py/tests_of_time.py"), made)) == []
 
 
+def test_pages_that_messages_name_come_along(tmp_path: Path) -> None:
+    made = repository(tmp_path / "repository")
+    (made / "docs" / "targets").mkdir(parents=True)
+    (made / "docs" / "targets" / "cpu.md").touch()
+    assert list(faults(wheel(tmp_path, made), made)) == ["the page docs/targets/cpu.md is missing"]
+    assert list(faults(wheel(tmp_path, made, "runtime_py/docs/targets/cpu.md"), made)) == []
+
+
 def test_what_is_too_much_or_missing_is_named(tmp_path: Path) -> None:
     made = repository(tmp_path / "repository")
     extra = ("export/plan_test.py", "parity_tests/conftest.py", "parity_tests/goldens/a/outputs.npz", "optimum/cli.py")
