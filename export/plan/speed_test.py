@@ -47,6 +47,12 @@ def test_a_tied_head_is_read_though_it_lies_with_the_embedding() -> None:
     assert read[0] == read[1]
 
 
+def test_a_token_reads_the_cache_of_its_own_sequence() -> None:
+    one, four = (plan(ExportRequest(model="minicpm-v", target="android", batch=batch), None) for batch in (None, 4))
+    assert four.device_bytes["kv_cache"] == 4 * one.device_bytes["kv_cache"]
+    assert four.token_bytes == one.token_bytes
+
+
 def test_speed_is_bandwidth_times_its_share_over_the_bytes_and_says_where_both_come_from() -> None:
     made = plan(ExportRequest(model="minicpm-v", target="android"), None)
     shown = to_json(made)
@@ -67,4 +73,4 @@ def test_the_listing_tells_the_speed_where_a_model_fits() -> None:
     speeds = as_row(footprint)["tokens_per_second"]
     assert speeds["rtx-4090"] == pytest.approx(speeds["rtx-3060"] * 1008 / 360, rel=0.01)
     assert f"rtx-4090 (up to {speeds['rtx-4090']:.0f} tokens/s)" in as_line(footprint, devices_of("desktop-gpu"))
-    assert as_words(None) == "" and as_words(3.21) == "up to 3.2 tokens/s"
+    assert as_words(None) == "" and as_words(3.21) == "up to 3.2 tokens/s" and as_words(10.4) == "up to 10 tokens/s"

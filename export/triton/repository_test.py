@@ -88,8 +88,9 @@ def test_equal_packages_give_equal_bytes(repository: Path) -> None:
 
 def test_the_configuration_gives_every_setting_and_tensor(repository: Path) -> None:
     text = (repository / "one/config.pbtxt").read_text(encoding="utf-8")
-    for name, value in ModelSettings().texts().items():
-        assert f'parameters {{ key: "{name}" value: {{ string_value: "{value}" }} }}' in text
+    texts = ModelSettings().texts()
+    rows = [f'parameters {{ key: "{name}" value: {{ string_value: "{value}" }} }}' for name, value in texts.items()]
+    assert text.endswith("\n") and text.splitlines()[-len(rows) :] == rows
     assert "name:" not in text.split("input [")[0]  # the folder's name is the model's
     assert "decoupled: true" in text and "max_batch_size: 0\n" in text and 'backend: "python"\n' in text
     kinds = {"text_input": ("STRING", 1), "image": ("STRING", -1), "messages": ("STRING", 1)}

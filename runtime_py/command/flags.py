@@ -117,12 +117,15 @@ def keys(path: Path | None) -> list[str]:
     """The keys of an ``--api-key-file``; none where there is no file.
 
     Raises:
-        UsageError: it cannot be read, or holds none.
+        UsageError: it cannot be read, or holds none, or one that clients cannot send: to all of them a header is ASCII.
     """
     if path is None:
         return []
     again = "write one key a line"
-    lines = read_bytes(path, MEGABYTE, UsageError, again).decode("utf-8", "replace").splitlines()
+    lines = read_bytes(path, MEGABYTE, UsageError, again).decode("utf-8-sig", "replace").splitlines()
+    for number, line in enumerate(lines, 1):
+        if not (line.isascii() and line.replace("\t", " ").isprintable()):
+            raise UsageError(f"the key in line {number} of {path}", "printable ASCII in UTF-8", "choose another key")
     given = [line.strip() for line in lines if line.strip()]
     if not given:
         raise UsageError(f"{path} holds no API key", "one key a line", again)

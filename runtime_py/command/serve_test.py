@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime_py.command import serve
+from runtime_py.command import flags, serve
 from runtime_py.command.bench_server import Load, lines, measure
 from runtime_py.command.cli import main
 from runtime_py.engine.service import Sizes
@@ -188,6 +188,21 @@ def test_a_server_says_where_it_is_and_who_may_ask(
         said = capsys.readouterr().err
         assert f"serving minicpm-v at http://{address}:80/v1 with {many}" in said
         assert ("--api-key-file" in said) == open_to_others and ("note: one at a time\n" in said) == bool(notice)
+
+
+def test_keys_are_what_a_header_can_hold(tmp_path: Path) -> None:
+    """A byte order mark, as editors on Windows write one, belongs to no key."""
+    path = tmp_path / "keys"
+    path.write_bytes(b"\xef\xbb\xbffirst key\r\n\r\n  second\t\n")
+    assert flags.keys(path) == ["first key", "second"]
+    for content in ("first\nschlüssel\n".encode(), "first\nschlüssel\n".encode("latin-1"), b"first\nse\0cret\n"):
+        path.write_bytes(content)
+        with pytest.raises(UsageError, match="line 2") as refused:
+            flags.keys(path)
+        assert "cret" not in str(refused.value) and "schl" not in str(refused.value)
+    path.write_bytes("first\n".encode("utf-16"))
+    with pytest.raises(UsageError, match="line 1"):
+        flags.keys(path)
 
 
 def test_what_cannot_be_served_is_said_before_anything_is_loaded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -120,6 +120,7 @@ class Service:
         self.sizes = sizes
         self.package, self.processor, self.tokenizer = package, processor, words
         processor.prompt.cuts = False  # who asks over a wire sees no warning
+        processor.prompt.most = package.limits.context
         if isinstance(backend, LoadsAhead):
             backend.load()
         self._dispatcher = EventDispatcher[Ticket](self._deliver)

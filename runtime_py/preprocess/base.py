@@ -102,9 +102,11 @@ class ChecksConversations(Protocol):
     Attributes:
         cuts: whether a prompt beyond the model's limit may be cut with a warning, where the published code cuts it; else
             it is refused.
+        most: tokens of a prompt; a text far beyond is refused before all of it is encoded. None where it may be cut.
     """
 
     cuts: bool
+    most: int | None
 
     def check(self, messages: Sequence[Message], pictures: int) -> None:
         """Raise UsageError unless the model has a form for this conversation with that many pictures."""

@@ -6,11 +6,14 @@ import re
 from collections.abc import Sequence
 
 from runtime_py.errors import UsageError
+from runtime_py.files.json_file import shortened
 from runtime_py.preprocess.base import Message
 from runtime_py.prompt.format import Order, PromptFormat
 
 SYSTEM = "system"
 RESET = "leave the turn out, or start a new conversation (/reset in chat)"
+ROLES_LENGTH = 120
+"""Characters of the roles of eight turns; of more, and a request may have a hundred thousand, their number is told."""
 _ROLE = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -75,7 +78,7 @@ def _check_order(form: PromptFormat, messages: Sequence[Message]) -> None:
         return
     first = 2 if messages[0].role == SYSTEM else 1
     turns = messages[first - 1 :]
-    roles = [message.role for message in messages]
+    roles = shortened([message.role for message in messages], ROLES_LENGTH)
     if not turns or turns[0].role != "user":
         raise UsageError(
             f"turn {first} is not the user's: the conversation's roles are {roles}",

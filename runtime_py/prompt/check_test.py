@@ -76,6 +76,12 @@ def test_a_conversation_without_a_form_is_refused(
     assert next_step in refusal.value.next_step
 
 
+def test_an_error_is_no_longer_than_one_reads() -> None:
+    with pytest.raises(UsageError, match=r"like the one before it: the conversation's roles are a list of 9999") as refused:
+        check(ONE, [user()] * 9999, 0)
+    assert len(str(refused.value)) < 1000
+
+
 def test_a_picture_that_no_turn_names_is_not_forgotten() -> None:
     with pytest.raises(UsageError, match=r"0 pictures placed .*; 1 given"):
         check(FREE, [user()], 1)

@@ -22,6 +22,12 @@ from runtime_py.prompt.render import Blocks, Run, render
 
 log = logging.getLogger(__name__)
 
+CHARACTERS = 8
+"""For each token that a prompt may have: a text of fewer is encoded at once. Most texts have three or four to a token."""
+
+FAR = 2
+"""Times what a prompt may have: a text that is cut anywhere has a few tokens more than the whole."""
+
 
 class PromptEncoder:
     """Encodes by the ``prompt`` of a processor's settings.
@@ -29,12 +35,16 @@ class PromptEncoder:
     Args:
         settings: the settings; read when a prompt is first asked for, so that pictures need none.
         tokenizer: None where only ids of marks are wanted.
+
+    Attributes:
+        cuts: see `runtime_py.preprocess.base.ChecksConversations`; so `most`.
     """
 
     def __init__(self, settings: Mapping[str, Any], tokenizer: TokenizerLike | None) -> None:
         self._settings = settings
         self.tokenizer = tokenizer
         self.cuts = True
+        self.most: int | None = None
 
     @cached_property
     def form(self) -> PromptFormat:
@@ -86,6 +96,8 @@ class PromptEncoder:
         if self.form.begin and begin is None:
             runs = [self.form.begin, *runs]
         for run in runs:
+            if isinstance(run, str):
+                self._check_length(run)
             ids += self.text_ids(run) if isinstance(run, str) else run
         return np.asarray([self._within_limit(ids)], dtype=np.int64)
 
@@ -101,6 +113,22 @@ class PromptEncoder:
             elif piece:
                 ids += self.tokenizer.encode(piece)
         return ids
+
+    def _check_length(self, text: str) -> None:
+        """Refuse a text that is far longer than `most` by its beginning. A tokenizer takes minutes and gigabytes over the
+        megabytes that a request may have, and lets nobody else at the interpreter; here it sees a little at a time.
+        """
+        if self.most is None:
+            return
+        size, tokens = CHARACTERS * self.most, 0
+        for start in range(0, len(text), size) if len(text) > size else ():
+            tokens += len(self.text_ids(text[start : start + size]))
+            if tokens > FAR * self.most:
+                raise TooLongError(
+                    f"the prompt has more than {FAR * self.most} tokens",
+                    f"at most {self.most}, the context of the package",
+                    "shorten the conversation (/reset in chat)",
+                )
 
     @cached_property
     def _unencodable(self) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 
 from runtime_py.preprocess.base import Message
 from runtime_py.prompt.check import SYSTEM
@@ -50,12 +51,9 @@ def grid_text(marks: SliceMarks, cells: Sequence[str], columns: int) -> str:
 def joined(runs: Iterable[Run]) -> list[Run]:
     """Neighbouring texts as one, empty ones left out."""
     merged: list[Run] = []
-    for run in runs:
-        before = merged[-1] if merged else None
-        if isinstance(run, str) and isinstance(before, str):
-            merged[-1] = before + run
-        elif run:
-            merged.append(run)
+    for texts, group in groupby(filter(None, runs), lambda run: isinstance(run, str)):
+        parts = list(group)
+        merged += ["".join(parts)] if texts else parts  # type: ignore[arg-type]  # of texts alone
     return merged
 
 

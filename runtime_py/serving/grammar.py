@@ -13,6 +13,7 @@ import numpy as np
 
 from runtime_py.errors import MachineError, SchemaError
 from runtime_py.serving.refusal import invalid
+from runtime_py.serving.schema_trial import can_be_worked_out
 from runtime_py.tokenizer import Tokenizer
 
 FORBIDDEN = -1e30
@@ -48,10 +49,13 @@ class Grammars:
 
         Raises:
             Refusal: llguidance cannot keep to the schema.
+            MachineError: schemas cannot be tried here.
         """
         text = json.dumps(schema)
         if len(text) > MAX_SCHEMA_CHARACTERS:
             raise invalid(f"the schema has {len(text):,} characters; at most {MAX_SCHEMA_CHARACTERS:,}", "response_format")
+        if not can_be_worked_out(text):
+            raise invalid("the schema takes too long or too much memory to be worked out; simplify it", "response_format")
         try:
             grammar = self._library.LLMatcher.grammar_from_json_schema(text, overrides={"whitespace_flexible": False})
             matcher = self._library.LLMatcher(self.tokenizer, grammar)

@@ -56,6 +56,14 @@ def test_an_answer_may_end_where_its_value_may(grammars: Grammars, words: Tokeni
     assert constraint.complete()
 
 
+def test_no_blanks_stand_between_values(grammars: Grammars, words: Tokenizer) -> None:
+    """A model that knows little goes on with blanks for as long as it may."""
+    constraint = grammars.of_schema({"type": "array"})
+    logits = np.zeros(len(words.pieces), np.float32)
+    constraint.accept(words.pieces.index(b"["))
+    assert not [piece for token in allowed(constraint, logits) if (piece := words.pieces[token]) != piece.lstrip()]
+
+
 def long_schema(characters: int) -> dict[str, Any]:
     """A schema whose JSON has so many characters."""
     empty = len(json.dumps({"type": "string", "description": ""}))
@@ -69,13 +77,25 @@ def long_schema(characters: int) -> dict[str, Any]:
         ({"type": "integer", "minimum": 5, "maximum": 3}, "cannot be kept to: Unsatisfiable"),
         ({"type": "string", "pattern": "^(?=a)a$"}, "cannot be kept to"),
         ({"$ref": "https://example.com/x.json"}, "cannot be kept to"),
+        ({"const": "\ud83d"}, "cannot be kept to"),
         (long_schema(MAX_SCHEMA_CHARACTERS + 1), "has 100,001 characters; at most 100,000"),
     ],
-    ids=["no schema", "no value", "no automaton", "elsewhere", "too long"],
+    ids=["no schema", "no value", "no automaton", "elsewhere", "half a pair", "too long"],
 )
 def test_a_schema_that_is_not_to_be_kept_is_refused(grammars: Grammars, schema: dict[str, Any], why: str) -> None:
     with pytest.raises(Refusal, match=why) as refused:
         grammars.of_schema(schema)
+    assert (refused.value.status, refused.value.param) == (400, "response_format")
+
+
+def test_a_schema_that_takes_too_long_is_refused_before_it_is_worked_out(
+    grammars: Grammars, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime_py.serving.grammar.can_be_worked_out", lambda text: json.loads(text) != {"type": "array"})
+    grammars.of_schema({"type": "object"})
+    monkeypatch.setattr(grammars, "_library", None)
+    with pytest.raises(Refusal, match="takes too long or too much memory") as refused:
+        grammars.of_schema({"type": "array"})
     assert (refused.value.status, refused.value.param) == (400, "response_format")
 
 
@@ -95,6 +115,14 @@ def test_a_schema_of_too_many_forms_at_a_time_fails_and_does_not_look_whole(gram
     assert "\n" not in failed.value.what
     refusal = of_error(failed.value)
     assert (refusal.status, refusal.param) == (400, "response_format")
+
+
+def test_what_a_failed_matcher_allows_is_not_chosen_from(grammars: Grammars, words: Tokenizer) -> None:
+    """It allows the end alone, and an answer that ends there would look whole."""
+    constraint = grammars.of_schema({"type": "integer"})
+    constraint._matcher.consume_token(words.pieces.index(b"{"))
+    with pytest.raises(SchemaError, match="could not be followed further"):
+        constraint.masked(np.zeros(len(words.pieces), np.float32))
 
 
 def test_a_token_that_the_schema_does_not_allow_fails(grammars: Grammars, words: Tokenizer) -> None:

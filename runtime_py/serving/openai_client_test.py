@@ -196,6 +196,9 @@ def test_errors_arrive_as_the_clients_own(client: Any, server: Server, monkeypat
     ]
     with pytest.raises(openai.BadRequestError, match=r"messages\[1\].tool_calls is not built here"):
         client.chat.completions.create(messages=[*messages, *called], **GREEDY)
+    with pytest.raises(openai.BadRequestError, match="more than") as caught:
+        client.chat.completions.create(messages=question("red " * 1_000_000), **GREEDY)
+    assert caught.value.code == "context_length_exceeded"
     monkeypatch.setattr(server.service._preparation.session, "limits", Limits(64, 64))
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(messages=question("red " * 300), **GREEDY)

@@ -28,7 +28,7 @@ from runtime_py.preprocess.pictures import open_picture
 from runtime_py.serving.refusal import Refusal, invalid
 
 PARAM = "messages"
-_DATA = re.compile(r"data:([\w.+-]+/[\w.+-]+)?((?:;[\w.+-]+=[^;,]*)*)(;base64)?,", re.ASCII | re.IGNORECASE)
+_DATA = re.compile(r"data:([\w.+-]+/[\w.+-]+)?((?:; *[\w.+-]+=[^;,]*)*)(; *base64)?,", re.ASCII | re.IGNORECASE)
 BASE64_SPACES = b"\t\n\f\r "
 
 

@@ -60,9 +60,16 @@ def test_base64_may_have_line_ends_and_lack_its_padding() -> None:
 
 
 @pytest.mark.parametrize(
-    "head", ["data:image/jpg;base64", "data:;base64", "DATA:IMAGE/PNG;BASE64", "data:image/png;name=a.png;base64"]
+    "head",
+    [
+        "data:image/jpg;base64",
+        "data:;base64",
+        "DATA:IMAGE/PNG;BASE64",
+        "data:image/png;name=a.png;base64",
+        "data:image/png; charset=utf-8; base64",
+    ],
 )
-def test_a_data_url_has_any_type_parameters_and_case(head: str) -> None:
+def test_a_data_url_has_any_type_parameters_case_and_spaces_behind_semicolons(head: str) -> None:
     assert picture_at(f"{head},{png_in_base64()[1]}", LIMITS).shape == (7, 9, 3)
 
 

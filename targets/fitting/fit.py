@@ -26,7 +26,7 @@ class Setting:
     precision: str
     limits: Limits
     needed: int
-    fewer: bool = False
+    fewer: bool
 
     def flags(self) -> str:
         limits = self.limits
@@ -50,7 +50,7 @@ def largest_context(needed: Callable[[int], int], low: int, high: int, budget: i
     """
     if needed(high) <= budget:
         return high
-    if low > high or needed(low) > budget:
+    if needed(low) > budget:
         return None
     fits, fails = low, high
     while fails - fits > CONTEXT_STEP:

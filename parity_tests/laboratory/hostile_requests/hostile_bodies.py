@@ -163,6 +163,8 @@ class HostileBodies:
                 {"enum": []},
                 {"type": "nothing"},
                 {"type": "integer", "minimum": 10, "maximum": 1},
+                {"type": "integer", "multipleOf": 123456789},
+                {"allOf": [{"type": "string", "pattern": f"^.*a.{{{number}}}b.*$"} for number in range(20, 60)]},
                 {"allOf": [{"anyOf": [{"type": "string", "pattern": f"a{{{number}}}"} for number in range(30)]}] * 6},
                 {"properties": {f"p{number}": {"type": "string"} for number in range(3_000)}},
                 nested,
