@@ -7,7 +7,8 @@ learned gate lets them: y = mlp(x) + [row is of a picture] tanh(g) B gelu(A mlp(
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,13 @@ import numpy as np
 import pytest
 import torch
 
+from calibrate.conftest import RandomWeights, decoder_call, run_decoder
+from calibrate.statistics.folds_test import overlay_of
+from export.backends.mlc.batch_decoder_test import Sequences
 from export.checkpoint.synthesize import SynthesisRequest, synthesize
 from export.new_family_test import family_outside
 from export.pipeline import export
+from export.quantisation.overlay import OverlaidWeights
 from export.request import ExportRequest
 from parity_tests.check.verifier import PackageVerifier
 from parity_tests.reference.checkpoint_side import open_checkpoint
@@ -237,3 +242,38 @@ def test_the_decoder_equals_the_class_of_transformers_with_bottlenecks_hooked_in
 
 PUBLISHED = ("down.weight", "up.weight", "gate")
 """Names under which the checkpoint holds a bottleneck."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """The weights of a library."""
+
+    weights: Mapping[str, np.ndarray]
+
+    def tensor(self, name: str) -> torch.Tensor:
+        return torch.from_numpy(self.weights[name])
+
+
+def test_the_relax_parts_agree_with_the_module(checkpoint: Path) -> None:
+    """Of a prompt with a picture; and of text alone in the stock function, which knows nothing of pictures."""
+    spec = open_checkpoint(checkpoint).spec
+    call = decoder_call(spec)
+    made, embeds = Sequences(spec, "run_decoder", "batch_prefill"), call["inputs_embeds"].numpy()
+    tokens = embeds.shape[1]
+    for function, rows in (("run_decoder", call["picture_rows"]), ("batch_prefill", torch.zeros(1, tokens))):
+        sides = [rows.numpy()] if function == "run_decoder" else []
+        (state,) = made.begin(1)
+        with made.paged.fed([state], tokens):
+            actual = made.library(function, embeds, np.array([tokens - 1], np.int32), *sides, state.cache)[0].numpy()
+        expected = run_decoder(spec, Held(made.weights), {**call, "picture_rows": rows})[:, -1:].numpy()
+        np.testing.assert_allclose(actual, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_factors_go_where_the_kind_says_and_change_nothing(checkpoint: Path) -> None:
+    spec = open_checkpoint(checkpoint).spec
+    weights, call = RandomWeights(spec), decoder_call(spec)
+    wanted = run_decoder(spec, weights, call)
+    overlay = overlay_of(spec, weights)
+    assert {name.split(".")[-2] for name in overlay.columns} == {"qkv", "out", "gate_up", "down", "head"}
+    actual = run_decoder(spec, OverlaidWeights(weights, overlay), call)
+    assert float((wanted - actual).abs().max()) < 1e-4 * float(wanted.abs().max())
