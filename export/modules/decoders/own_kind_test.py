@@ -255,11 +255,11 @@ class Held:
 
 
 def test_the_relax_parts_agree_with_the_module(checkpoint: Path) -> None:
-    """Of a prompt with a picture; and of text alone in the stock function, which knows nothing of pictures."""
+    """Of a prompt with a picture, of text alone in the stock function, and of a token of each of several sequences."""
     spec = open_checkpoint(checkpoint).spec
     call = decoder_call(spec)
-    made, embeds = Sequences(spec, "run_decoder", "batch_prefill"), call["inputs_embeds"].numpy()
-    tokens = embeds.shape[1]
+    made, embeds = Sequences(spec, "run_decoder", "batch_prefill", "batch_run_decoder"), call["inputs_embeds"].numpy()
+    tokens, last = embeds.shape[1], np.zeros(1, np.int32)
     for function, rows in (("run_decoder", call["picture_rows"]), ("batch_prefill", torch.zeros(1, tokens))):
         sides = [rows.numpy()] if function == "run_decoder" else []
         (state,) = made.begin(1)
@@ -267,6 +267,15 @@ def test_the_relax_parts_agree_with_the_module(checkpoint: Path) -> None:
             actual = made.library(function, embeds, np.array([tokens - 1], np.int32), *sides, state.cache)[0].numpy()
         expected = run_decoder(spec, Held(made.weights), {**call, "picture_rows": rows})[:, -1:].numpy()
         np.testing.assert_allclose(actual, expected, atol=1e-5 * np.abs(expected).max())
+    rows = np.array([[0], [1], [0.5]], np.float32)
+    states, steps = made.begin(3), embeds[0, :3, None]
+    with made.paged.fed(states, 1):
+        together = made.library("batch_run_decoder", steps, rows, states[0].cache)[0].numpy()
+    for step, own, said in zip(steps, rows, together, strict=True):
+        (state,) = made.begin(1)
+        with made.paged.fed([state], 1):
+            alone = made.library("run_decoder", step[None], last, own[None], state.cache)[0].numpy()
+        np.testing.assert_array_equal(said, alone[0])
 
 
 def test_factors_go_where_the_kind_says_and_change_nothing(checkpoint: Path) -> None:
