@@ -33,7 +33,8 @@ class AdapterSpec(Kind, ABC):
         module: see `Kind`; a `export.modules.decoders.llama.DecoderLayers`, called as ``Class(decoder, kernels)`` with the
             whole `DecoderSpec`. Its ``forward`` takes `inputs` between a decoder's positions and ``logit_positions``.
         block: see `Kind`; what makes the parts of a layer (``LayerParts`` of the Relax blocks), called as
-            ``Class(decoder, layers)``. The parts are called with `inputs` by name, and without any where all rows are text.
+            ``Class(decoder, layers)``. Parts are called with `inputs` by name; without those that tell rows of a picture,
+            or without any, all rows are text.
         every_token: what tokens of text go through too, in words, where they cannot be run without the `inputs`. An engine
             that knows rows and positions alone, as that of stock apps, cannot run such a model at all.
         picture_rows: what rows of a picture go through, in words; such an engine can be asked about text alone.
