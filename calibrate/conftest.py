@@ -15,7 +15,7 @@ from export.families.registry import families
 from export.modules.build import build_stage, parameter_shapes
 from export.modules.kernels import Kernels
 from export.source.tensor_source import EmptySource
-from export.specs import ModelSpec, PartialLora, RoutedLora, VisualExperts
+from export.specs import ModelSpec
 
 
 class RandomWeights:
@@ -56,18 +56,13 @@ def decoder_call(spec: ModelSpec, tokens: int = 12, seed: int = 1) -> dict[str, 
         "logit_positions": torch.arange(tokens),
         "past_key_values": [(empty, empty)] * decoder.layers,
     }
-    image = torch.arange(2, 6)
-    text = torch.cat([torch.arange(2), torch.arange(6, tokens)])
-    match decoder.adapter:
-        case PartialLora():
-            delta = torch.full((tokens,), len(image))
-            delta[image] = torch.arange(len(image))
-            call |= {"image_index": image, "delta_index": delta}
-        case RoutedLora():
-            call["gate_input"] = torch.randn(1, decoder.hidden, generator=torch.Generator().manual_seed(seed + 1))
-        case VisualExperts():
-            restore = torch.argsort(torch.cat([text, image]))
-            call |= {"language_index": text, "vision_index": image, "restore_index": restore}
+    rows = decoder.layer_kind.row_inputs([2 <= row < 6 for row in range(tokens)])
+    for tensor in decoder.layer_kind.inputs(decoder):
+        if tensor.name in rows:
+            call[tensor.name] = torch.tensor(rows[tensor.name], dtype=getattr(torch, tensor.dtype))
+        else:
+            shape = [int(size) for size in tensor.shape]
+            call[tensor.name] = torch.randn(shape, generator=torch.Generator().manual_seed(seed + 1))
     return call
 
 

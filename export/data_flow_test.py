@@ -15,6 +15,7 @@ from torch import nn
 from export.checkpoint.opened import OpenedCheckpoint
 from export.families.registry import families
 from export.modules import build
+from export.modules.decoders import llama
 from export.pipeline import export
 from export.request import ExportRequest
 from export.source.hub import DEMO_FOLDER
@@ -28,7 +29,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
     """Recognitions, openings of the demo's config.json, and decoders built, by the device they are built on."""
     counts: Counter[str] = Counter()
     asked_first = type(next(iter(families().values())))
-    recognises, decoder = asked_first.recognises, build.DECODER_MODULES[type(None)]
+    recognises, decoder = asked_first.recognises, llama.Decoder
 
     def recognising(*given: Any) -> bool:
         counts["recognised"] += 1
@@ -47,7 +48,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
 
     done: list[bool] = []
     monkeypatch.setattr(asked_first, "recognises", recognising)
-    monkeypatch.setitem(build.DECODER_MODULES, type(None), building)
+    monkeypatch.setattr(llama, "Decoder", building)
     build._module_shapes.cache_clear()
     sys.addaudithook(opening)  # it cannot be taken away again, only told to stop
     yield counts

@@ -11,6 +11,8 @@ from enum import StrEnum
 from typing import Any
 
 from export.modules.connectors.base import ConnectorSpec
+from export.modules.decoders.base import AdapterSpec
+from export.modules.decoders.specs import UNADAPTED
 from export.modules.vision.base import TowerSpec
 
 
@@ -48,34 +50,6 @@ class RopeSpec:
 
 
 @dataclass(frozen=True)
-class PartialLora:
-    """Low-rank deltas on every linear of a layer, for image rows only (WeMM): y = W x + [row is image] B A x."""
-
-    rank: int
-
-
-@dataclass(frozen=True)
-class RoutedLora:
-    """Low-rank experts on the out, gate, up and down projections, one chosen per layer and request (Awaker).
-
-    With the gate's top weight w: y = W x + w^2 scale B_e A_e x + (1 - w) scale B_g A_g x; the shared expert g is always on.
-    """
-
-    rank: int
-    experts: int
-    scale: float
-    norm_eps: float
-
-
-@dataclass(frozen=True)
-class VisualExperts:
-    """A second set of attention and MLP weights for vision tokens (CogVLM2); only its qkv has a bias."""
-
-
-DecoderAdapter = PartialLora | RoutedLora | VisualExperts
-
-
-@dataclass(frozen=True)
 class DecoderSpec:
     """A Llama-shaped decoder.
 
@@ -99,7 +73,12 @@ class DecoderSpec:
     tied_head: bool = False
     residual_scale: float = 1.0
     logit_divisor: float = 1.0
-    adapter: DecoderAdapter | None = None
+    adapter: AdapterSpec | None = None
+
+    @property
+    def layer_kind(self) -> AdapterSpec:
+        """What its layers are: those of its adapter, or plain ones."""
+        return UNADAPTED if self.adapter is None else self.adapter
 
 
 class SizeRule(StrEnum):

@@ -5,7 +5,7 @@ The order of a contract's inputs is the order of the stage module's ``forward``;
 
 from __future__ import annotations
 
-from export.specs import DecoderSpec, ModelSpec, PartialLora, RoutedLora, VisualExperts
+from export.specs import DecoderSpec, ModelSpec
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, VISION, StageContract, TensorContract
 
 
@@ -36,25 +36,6 @@ def _connector(spec: ModelSpec, dtype: str) -> StageContract:
     return StageContract(CONNECTOR, (features, *connector.side_inputs(tokens, dtype)), (rows,))
 
 
-def _adapter_inputs(decoder: DecoderSpec) -> list[TensorContract]:
-    match decoder.adapter:
-        case PartialLora():
-            return [
-                TensorContract("image_index", "int64", ("image_rows",)),
-                TensorContract("delta_index", "int64", ("tokens",)),
-            ]
-        case RoutedLora():
-            return [TensorContract("gate_input", "float32", (1, decoder.hidden))]
-        case VisualExperts():
-            return [
-                TensorContract("language_index", "int64", ("language_rows",)),
-                TensorContract("vision_index", "int64", ("vision_rows",)),
-                TensorContract("restore_index", "int64", ("tokens",)),
-            ]
-        case None:
-            return []
-
-
 def _decoder(decoder: DecoderSpec, dtype: str) -> StageContract:
     def cache(prefix: str, length: str) -> list[TensorContract]:
         shape = ("batch", decoder.kv_heads, length, decoder.head_dim)
@@ -69,7 +50,7 @@ def _decoder(decoder: DecoderSpec, dtype: str) -> StageContract:
         TensorContract("inputs_embeds", dtype, ("batch", "tokens", decoder.hidden)),
         TensorContract("attention_mask", "int64", ("batch", "total")),
         TensorContract("position_ids", "int64", (*axes, "batch", "tokens")),
-        *_adapter_inputs(decoder),
+        *decoder.layer_kind.inputs(decoder),
         TensorContract("logit_positions", "int64", ("outputs",), required=False),
         *cache("past_key_values", "past"),
     ]

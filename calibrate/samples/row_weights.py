@@ -24,26 +24,19 @@ IMAGE, TEXT, ANSWER = range(3)
 
 HEAD = f"{DECODER}.head"
 
-ROUTED = {
-    "language": "language_index",
-    "vision": "vision_index",
-    "lora_a": "image_index",
-    "lora_b": "image_index",
-}
-"""Part of a layer's name to the decoder input that says which rows it gets; where a call has no such input, it gets all."""
-
 
 class RowWeights:
     """Weights of the rows of all calls, float32, of mean 1.
 
     Args:
         calls: the decoder's inputs, one call for each prompt.
+        layer_rows: part of a layer's name to the input that says which rows it gets (`AdapterSpec.layer_rows`).
     """
 
-    def __init__(self, prompts: Sequence[Prompt], calls: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(self, prompts: Sequence[Prompt], calls: Sequence[Mapping[str, Any]], layer_rows: Mapping[str, str]) -> None:
         import torch
 
-        self.calls = calls
+        self.calls, self.layer_rows = calls, layer_rows
         kinds = [row_kinds(prompt) for prompt in prompts]
         counts = torch.stack([(torch.cat(kinds) == kind).sum() for kind in (IMAGE, TEXT, ANSWER)]).double()
         weights = torch.where(counts > 0, 1 / counts.clamp(min=1), torch.inf)
@@ -56,7 +49,7 @@ class RowWeights:
         """Weights (rows,) of what a layer gets in a call; None where its rows are not the prompt's, as at a gate."""
         weights = (self.head_rows if layer == HEAD else self.rows)[call]
         for part in layer.split("."):
-            index = self.calls[call].get(ROUTED.get(part, ""))
+            index = self.calls[call].get(self.layer_rows.get(part, ""))
             if index is not None:
                 weights = weights[index]
         return weights if len(weights) == rows else None

@@ -16,8 +16,9 @@ from calibrate.statistics.capture import decoder_calls
 from calibrate.statistics.moments import Moment
 from calibrate.statistics.stage_stream import StageStream
 from export.modules.build import build_stage
+from export.modules.decoders.specs import VisualExperts
 from export.modules.kernels import Kernels
-from export.specs import ModelSpec, VisualExperts
+from export.specs import ModelSpec
 from runtime_py.preprocess.base import Layout
 
 
@@ -34,7 +35,7 @@ def test_an_answer_is_read_one_token_ahead() -> None:
 
 def test_kinds_count_the_same_in_total() -> None:
     prompts = [prompt("tiiiiiitta"), prompt("titaaa"), prompt("ttaa")]
-    weights = RowWeights(prompts, [{}] * 3)
+    weights = RowWeights(prompts, [{}] * 3, {})
     rows, kinds = torch.cat(weights.rows), torch.cat([row_kinds(one) for one in prompts])
     totals = [float(rows[kinds == kind].sum()) for kind in (IMAGE, TEXT, ANSWER)]
     assert totals == pytest.approx([20 / 3] * 3)
@@ -45,10 +46,10 @@ def test_kinds_count_the_same_in_total() -> None:
 
 
 def test_no_row_counts_more_than_so_many_others() -> None:
-    rows = RowWeights([prompt("t" + 500 * "i" + "tt")], [{}]).rows[0]
+    rows = RowWeights([prompt("t" + 500 * "i" + "tt")], [{}], {}).rows[0]
     assert float(rows[1] * MOST) == pytest.approx(float(rows[-1]))
     assert float(rows.mean()) == pytest.approx(1)
-    alone = RowWeights([prompt("tttt")], [{}]).rows[0]
+    alone = RowWeights([prompt("tttt")], [{}], {}).rows[0]
     assert torch.isfinite(alone).all()
 
 
@@ -57,7 +58,9 @@ def test_moments_hold_every_layers_own_rows(spec: ModelSpec) -> None:
     call = decoder_call(spec)
     rows = np.zeros(12, bool)
     rows[2:6] = True
-    weights = RowWeights([Prompt((), Layout(np.zeros((1, 12), np.int64), rows, {}), 3)], [call])
+    weights = RowWeights(
+        [Prompt((), Layout(np.zeros((1, 12), np.int64), rows, {}), 3)], [call], spec.decoder.layer_kind.layer_rows
+    )
     parameters = RandomWeights(spec)
     moments: dict[str, Moment] = {}
     with torch.device("meta"):
@@ -93,7 +96,8 @@ def test_a_demos_answers_weigh_as_much_as_its_picture() -> None:
     assert checkpoint.weights is not None
     processor, prompts = prompts_of(request, checkpoint)
     features = [np.zeros((int(one.layout.image_rows.sum()), checkpoint.spec.decoder.hidden), np.float32) for one in prompts]
-    weights = RowWeights(prompts, decoder_calls(checkpoint.spec, checkpoint.weights, prompts, processor, features))
+    calls = decoder_calls(checkpoint.spec, checkpoint.weights, prompts, processor, features)
+    weights = RowWeights(prompts, calls, checkpoint.spec.decoder.layer_kind.layer_rows)
     totals = [0.0, 0.0, 0.0]
     for rows, one in zip(weights.rows, prompts, strict=True):
         for kind in (IMAGE, TEXT, ANSWER):

@@ -66,7 +66,9 @@ def stream(
 
     features = _image_rows(stage, prompts)
     calls = decoder_calls(spec, current[0], prompts, processor, features)
-    stage(DECODER, RowWeights(prompts, calls) if weigh_rows else None).run(calls, outputs=False)
+    stage(DECODER, RowWeights(prompts, calls, spec.decoder.layer_kind.layer_rows) if weigh_rows else None).run(
+        calls, outputs=False
+    )
 
 
 def answer_logits(

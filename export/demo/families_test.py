@@ -21,8 +21,8 @@ from export.demo.samples import SAMPLES
 from export.families.registry import families, recognise
 from export.modules.build import parameter_shapes
 from export.modules.decoders.low_rank import Gate
+from export.modules.decoders.specs import RoutedLora
 from export.modules.kernels import Kernels
-from export.specs import RoutedLora
 from parity_tests.laboratory.demo_training.batches import own_cells, place_targets
 from parity_tests.laboratory.demo_training.transfer import start_from
 from parity_tests.reference.checkpoint_side import open_checkpoint, reference

@@ -22,7 +22,7 @@ from export.modules.build import layer_shapes, meta_stages, parameter_shapes
 from export.modules.kernels import Embedding, LayerNorm, RMSNorm
 from export.source.tensor_source import TensorInfo
 from export.source.weight_map import Rule
-from export.specs import ModelSpec, RoutedLora
+from export.specs import ModelSpec
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, VISION
 
 Cache = list[tuple[Tensor, Tensor]]
@@ -103,7 +103,7 @@ class Stages:
         self.spec, self.rules = spec, dict(rules)
         self.arrange: Arrange | None = None
         self.modules = meta_stages(spec)
-        self.routed = isinstance(spec.decoder.adapter, RoutedLora)
+        self.routed = spec.decoder.layer_kind.reads_embedding
         gate_whole_batches(self.modules[DECODER])
         self.layers = layer_shapes(spec)
         self.parameters: dict[str, dict[str, Tensor]] = {}

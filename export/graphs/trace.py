@@ -231,7 +231,8 @@ def _example_inputs(contract: StageContract, sizes: Mapping[str, int]) -> dict[s
 def _example_sizes(spec: ModelSpec) -> dict[str, int]:
     """Sizes to trace with: none 0 or 1, so that no axis is taken for a constant."""
     sizes = {"batch": 2, "images": 3, "tokens": 5, "past": 7, "total": 12, "outputs": 4, "cells": 9}
-    sizes |= {"image_rows": 6, "language_rows": 8, "vision_rows": 11}
+    sizes |= {"image_rows": 6}
+    sizes |= {axis: 6 + 2 * number for number, axis in enumerate(spec.decoder.layer_kind.own_axes(spec.decoder))}
     rows, columns = 6, 10
     patch = spec.image.patch
     sizes |= {"grid_rows": rows, "grid_columns": columns, "vision_tokens": rows * columns}

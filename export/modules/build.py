@@ -12,22 +12,12 @@ from typing import Literal
 import torch
 from torch import nn
 
-from export.modules.decoders.llama import Decoder, TokenEmbedding
-from export.modules.decoders.low_rank import PartialLoraDecoder, RoutedLoraDecoder
-from export.modules.decoders.visual_experts import VisualExpertDecoder
+from export.modules.decoders.llama import TokenEmbedding
 from export.modules.kernels import Embedding, Kernels, Linear, Role
 from export.modules.kind import named_class
 from export.quantisation.spec import LayerShape
-from export.specs import ModelSpec, PartialLora, RoutedLora, StageSpecs, VisualExperts
+from export.specs import ModelSpec, StageSpecs
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, STAGES, VISION
-
-DECODER_MODULES = {
-    type(None): Decoder,
-    PartialLora: PartialLoraDecoder,
-    RoutedLora: RoutedLoraDecoder,
-    VisualExperts: VisualExpertDecoder,
-}
-"""Which module builds which decoder, chosen by its adapter; a tower and a connector name their own."""
 
 EMBEDDING: Literal["embedding"] = "embedding"
 """The role of an embedding table."""
@@ -35,14 +25,17 @@ EMBEDDING: Literal["embedding"] = "embedding"
 
 def build_stage(spec: ModelSpec | StageSpecs, stage: str, kernels: Kernels) -> nn.Module:
     """One stage with uninitialised parameters; wrap the call in ``torch.device("meta")`` or a fake mode for none."""
+    built: nn.Module
     if stage in (VISION, CONNECTOR):
         part = spec.vision if stage == VISION else spec.connector
-        built: nn.Module = named_class(part, part.module)(part, kernels)
+        built = named_class(part, part.module)(part, kernels)
         return built
     if stage == EMBED:
         return TokenEmbedding(spec.embed.vocabulary, spec.embed.width, spec.embed.scale, kernels)
     if stage == DECODER:
-        return DECODER_MODULES[type(spec.decoder.adapter)](spec.decoder, kernels)
+        kind = spec.decoder.layer_kind
+        built = named_class(kind, kind.module)(spec.decoder, kernels)
+        return built
     raise ValueError(f"no stage named {stage!r}; stages are {', '.join(STAGES)}")
 
 

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from export.specs import ModelSpec, PartialLora, RoutedLora, VisualExperts
-
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from export.specs import DecoderSpec, ModelSpec
 
 
 @dataclass(frozen=True)
@@ -51,66 +51,53 @@ def decoder_folds(spec: ModelSpec) -> Iterator[tuple[str, list[Fold]]]:
     """Block name (``decoder.layers.0``, ..., then ``decoder.head``) and its folds."""
     for index in range(spec.decoder.layers):
         block = f"decoder.layers.{index}"
-        yield block, _block_folds(spec, block)
+        yield block, spec.decoder.layer_kind.folds(spec.decoder, block)
     if not spec.decoder.tied_head:
         yield "decoder.head", [Fold(("decoder.head",), (Source("decoder.norm.weight"),))]
 
 
-def _block_folds(spec: ModelSpec, block: str) -> list[Fold]:
-    decoder, adapter = spec.decoder, spec.decoder.adapter
-    width, values = decoder.mlp_width, decoder.kv_heads * decoder.head_dim
+# the parts of which kinds of decoder layer make their folds (`export.modules.decoders.base.AdapterSpec.folds`)
+
+
+def projected(block: str) -> tuple[str, str, str, str]:
+    """Names of a layer's projections: qkv, out, gate_up, down."""
+    return f"{block}.attention.qkv", f"{block}.attention.out", f"{block}.mlp.gate_up", f"{block}.mlp.down"
+
+
+def around(
+    decoder: DecoderSpec,
+    block: str,
+    qkv: tuple[str, ...],
+    out: tuple[str, ...],
+    gate_up: tuple[str, ...],
+    values: tuple[Source, ...],
+) -> list[Fold]:
+    """The folds of a layer's two norms and of what attention mixes.
+
+    Args:
+        qkv, out, gate_up: all layers that read the input of each projection.
+        values: all rows that make values (`value_rows`).
+    """
+    return [
+        Fold(qkv, (Source(f"{block}.input_norm.weight"),)),
+        Fold(out, values, decoder.kv_heads, decoder.heads // decoder.kv_heads),
+        Fold(gate_up, (Source(f"{block}.post_norm.weight"),)),
+    ]
+
+
+def value_rows(decoder: DecoderSpec, qkv: str, biased: bool) -> tuple[Source, ...]:
+    """The rows of a layer with rows q | k | v that make values."""
+    values = decoder.kv_heads * decoder.head_dim
     first = decoder.heads * decoder.head_dim + values
-    share = decoder.heads // decoder.kv_heads
-    attention, mlp = f"{block}.attention", f"{block}.mlp"
-
-    def rows(layer: str, start: int, stop: int, biased: bool) -> tuple[Source, ...]:
-        names = (f"{layer}.weight", f"{layer}.bias") if biased else (f"{layer}.weight",)
-        return tuple(Source(name, start, stop) for name in names)
-
-    def folds(qkv: tuple[str, ...], out: tuple[str, ...], gate_up: tuple[str, ...]) -> list[Fold]:
-        """The three folds whose layers differ by adapter; ``down`` follows, since experts have one each."""
-        sources = sum((rows(name, first, first + values, _biased(spec, name)) for name in _weights(qkv)), ())
-        if isinstance(adapter, PartialLora):
-            sources += rows(f"{attention}.qkv.lora_b.0", first, first + values, False)
-        return [
-            Fold(qkv, (Source(f"{block}.input_norm.weight"),)),
-            Fold(out, sources, decoder.kv_heads, share),
-            Fold(gate_up, (Source(f"{block}.post_norm.weight"),)),
-        ]
-
-    def down(gate_up: str, layers: tuple[str, ...], low_rank: bool = False) -> Fold:
-        sources = rows(gate_up, width, 2 * width, False)
-        if low_rank:
-            sources += rows(f"{mlp}.gate_up.lora_b.1", 0, width, False)
-        return Fold(layers, sources)
-
-    def pair(name: str) -> tuple[str, str]:
-        return f"{name}.base", f"{name}.lora_a"
-
-    match adapter:
-        case None:
-            around = folds((f"{attention}.qkv",), (f"{attention}.out",), (f"{mlp}.gate_up",))
-            return [*around, down(f"{mlp}.gate_up", (f"{mlp}.down",))]
-        case PartialLora() | RoutedLora():
-            qkv = pair(f"{attention}.qkv") if isinstance(adapter, PartialLora) else (f"{attention}.qkv",)
-            around = folds(qkv, pair(f"{attention}.out"), pair(f"{mlp}.gate_up"))
-            return [*around, down(f"{mlp}.gate_up.base", pair(f"{mlp}.down"), low_rank=True)]
-        case VisualExperts():
-            both = ("language", "vision")
-            around = folds(
-                tuple(f"{attention}.qkv.{e}" for e in both),
-                tuple(f"{attention}.out.{e}" for e in both),
-                tuple(f"{mlp}.{e}.gate_up" for e in both),
-            )
-            return [*around, *(down(f"{mlp}.{e}.gate_up", (f"{mlp}.{e}.down",)) for e in both)]
+    names = (f"{qkv}.weight", f"{qkv}.bias") if biased else (f"{qkv}.weight",)
+    return tuple(Source(name, first, first + values) for name in names)
 
 
-def _weights(names: tuple[str, ...]) -> list[str]:
-    """Those that make the activation itself; a low-rank ``lora_a`` only makes its own rank."""
-    return [name for name in names if not name.endswith(".lora_a")]
+def up_rows(decoder: DecoderSpec, gate_up: str) -> tuple[Source, ...]:
+    """The rows of a layer with rows gate | up that the gate multiplies."""
+    return (Source(f"{gate_up}.weight", decoder.mlp_width, 2 * decoder.mlp_width),)
 
 
-def _biased(spec: ModelSpec, layer: str) -> bool:
-    if isinstance(spec.decoder.adapter, VisualExperts):
-        return layer.endswith(".vision")
-    return spec.decoder.qkv_bias
+def delta_rows(layer: str, width: int) -> tuple[Source, ...]:
+    """All ``width`` rows of a layer that is added to another's."""
+    return (Source(f"{layer}.weight", 0, width),)

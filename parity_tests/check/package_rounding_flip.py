@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from export.specs import RoutedLora
 from parity_tests.check.candidate import Candidate
 from parity_tests.golden.inside import AskedOnce
 from parity_tests.golden.rounding_flip import Offsets, offsets_to_reference, with_rounding_flip
@@ -41,7 +40,7 @@ class Gates:
 
     def settled(self, comparison: Comparison, side: Candidate) -> list[Comparison]:
         """The comparison of ``side``; in parts where it fails and a rounding flip is shown to be the cause."""
-        if not isinstance(self.checkpoint.spec.decoder.adapter, RoutedLora):
+        if not self.checkpoint.spec.decoder.layer_kind.rounded_gates:
             return [comparison]
 
         def measured(moved: Candidate) -> Sequence[Measurement]:

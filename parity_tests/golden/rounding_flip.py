@@ -19,11 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from export.specs import RoutedLora
 from parity_tests.check.candidate import Candidate
 from parity_tests.golden.case import GoldenCase
 from parity_tests.golden.inside import AskedOnce
-from parity_tests.golden.routing import SLOTS, gate_input
+from parity_tests.golden.routing import gate_input, layer_gates
 from parity_tests.judging.judge import all_hold
 from parity_tests.judging.results import Comparison, Measurement
 from parity_tests.judging.standards import Standard
@@ -118,29 +117,28 @@ def _may_move(name: str) -> bool:
 
 def offsets_to_golden(case: GoldenCase, prefix: str, checkpoint: Checkpoint) -> Offsets | None:
     """Offsets to the side of every boundary on which the golden's weights say it stood."""
-    if not isinstance(checkpoint.spec.decoder.adapter, RoutedLora):
+    if not checkpoint.spec.decoder.layer_kind.rounded_gates:
         return None
     names = [f"{prefix}{what}_{phase}" for what in ("gates", "gate_input") for phase in PHASES]
     if not all(name in case.outputs for name in names):
         return None
-    decoder: Any = reference(checkpoint.spec, checkpoint.weights).stage(DECODER)
+    gates = layer_gates(reference(checkpoint.spec, checkpoint.weights).stage(DECODER), checkpoint.spec)
     weights, given = (
         {phase: case.outputs[f"{prefix}{what}_{phase}"] for phase in PHASES} for what in ("gates", "gate_input")
     )
-    return _offsets(decoder, given, weights)
+    return _offsets(gates, given, weights)
 
 
 def offsets_to_reference(once: AskedOnce, checkpoint: Checkpoint) -> Offsets | None:
     """Offsets to the side of every boundary on which the reference that ``once`` asked stands itself."""
-    if not isinstance(checkpoint.spec.decoder.adapter, RoutedLora) or not isinstance(once.side.backend, TorchBackend):
+    if not checkpoint.spec.decoder.layer_kind.rounded_gates or not isinstance(once.side.backend, TorchBackend):
         return None
-    decoder: Any = once.side.backend.stage(DECODER)
+    gates = layer_gates(once.side.backend.stage(DECODER), checkpoint.spec)
     given = {phase: gate_input(once, phase) for phase in PHASES}
     weights = {
-        phase: np.stack([[_chosen(getattr(layer.gates, slot), given[phase]) for slot in SLOTS] for layer in decoder.layers])
-        for phase in PHASES
+        phase: np.stack([[_chosen(gate, given[phase]) for gate in layer.values()] for layer in gates]) for phase in PHASES
     }
-    return _offsets(decoder, given, weights)
+    return _offsets(gates, given, weights)
 
 
 def _chosen(gate: Any, given: np.ndarray) -> np.ndarray:
@@ -149,15 +147,17 @@ def _chosen(gate: Any, given: np.ndarray) -> np.ndarray:
     return np.where(np.arange(len(shares)) == shares.argmax(), shares, np.float16(0))
 
 
-def _offsets(decoder: Any, given: Mapping[Phase, np.ndarray], weights: Mapping[Phase, np.ndarray]) -> Offsets | None:
+def _offsets(
+    gates: Sequence[Mapping[str, Any]], given: Mapping[Phase, np.ndarray], weights: Mapping[Phase, np.ndarray]
+) -> Offsets | None:
     """None when no logit is near a boundary, or when boundaries do not explain the weights, (layers, gates, experts)."""
     near_offsets: Offsets = {}
     near: list[Boundary] = []
     for phase in PHASES:
         here: list[Boundary] = []
-        for layer, row in zip(decoder.layers, weights[phase], strict=True):
-            for slot, stored in zip(SLOTS, row, strict=True):
-                boundaries = _boundaries(getattr(layer.gates, slot), torch.from_numpy(given[phase]), stored)
+        for layer, row in zip(gates, weights[phase], strict=True):
+            for gate, stored in zip(layer.values(), row, strict=True):
+                boundaries = _boundaries(gate, torch.from_numpy(given[phase]), stored)
                 if boundaries is None:
                     return None
                 here += boundaries

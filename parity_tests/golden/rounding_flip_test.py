@@ -16,7 +16,7 @@ from parity_tests.conftest import GOLDENS
 from parity_tests.golden.case import GoldenCase, question, read_case
 from parity_tests.golden.inside import AskedOnce
 from parity_tests.golden.rounding_flip import MOVED, NOISE, PHASES, MovedGateInput, offsets_to_golden, offsets_to_reference
-from parity_tests.golden.routing import SLOTS, gate_input
+from parity_tests.golden.routing import gate_input, layer_gates
 from parity_tests.golden.side import against_golden, ask
 from parity_tests.judging.judge import Verdict, judge
 from parity_tests.judging.results import Comparison, Run
@@ -93,7 +93,9 @@ def golden_of(checkpoint: Checkpoint, move: float) -> GoldenCase:
         name = f"{PROMPT}gate_input_{phase}"
         outputs[name] = old.outputs[name]
         read = torch.from_numpy(outputs[name] + offsets[phase])
-        shares = np.stack([[_sparse(getattr(layer.gates, slot), read) for slot in SLOTS] for layer in decoder.layers])
+        shares = np.stack(
+            [[_sparse(gate, read) for gate in layer.values()] for layer in layer_gates(decoder, checkpoint.spec)]
+        )
         outputs[f"{PROMPT}gates_{phase}"], outputs[f"{PROMPT}expert_{phase}"] = shares, shares.argmax(axis=-1)
 
     inputs = {name: array for name, array in old.inputs.items() if not name.startswith(("p1_", "p2_"))}

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from export.specs import RoutedLora
+from export.specs import ModelSpec
 from parity_tests.backends.examiner import NotShown
 from parity_tests.golden.case import GoldenArray, GoldenCase
 from parity_tests.golden.inside import AskedOnce, inside
@@ -23,9 +23,6 @@ from parity_tests.reference.checkpoint_side import Checkpoint, reference
 from runtime_py.contracts import DECODER, EMBED
 from runtime_py.preprocess.base import ReadsEmbeddings
 from runtime_py.preprocess.cogvlm2 import routed_to_vision
-
-SLOTS = ("out", "mlp")
-"""A layer's gates in the golden's order: o_proj, gate_proj."""
 
 _ROUTED = re.compile(r"(gates|expert|gate_input)_(prefill|decode)")
 
@@ -67,14 +64,24 @@ def gate_input(once: AskedOnce, phase: Any) -> np.ndarray:
 
 def chosen_weights(once: AskedOnce, given: np.ndarray, checkpoint: Checkpoint) -> np.ndarray:
     """float32 (layers, gates, experts), w at the chosen expert and zero elsewhere."""
-    adapter, layers = checkpoint.spec.decoder.adapter, checkpoint.spec.decoder.layers
-    if not isinstance(adapter, RoutedLora):
+    if not checkpoint.spec.decoder.layer_kind.rounded_gates:
         raise NotShown("this model has no gates")
-    paths = [f"layers.{layer}.gates.{slot}" for layer in range(layers) for slot in SLOTS]
+    gates = layer_gates(reference(checkpoint.spec, checkpoint.weights).stage(DECODER), checkpoint.spec)
+    paths = [[f"layers.{layer}.gates.{slot}" for slot in row] for layer, row in enumerate(gates)]
     (inputs,) = once.stage_calls(DECODER)
-    values = inside(once.side, DECODER, {**inputs, "gate_input": given}, paths)
-    channels = np.stack([values[path].reshape(adapter.experts + 1, adapter.rank)[:-1, 0] for path in paths])
-    return np.sqrt(channels / adapter.scale).reshape(layers, len(SLOTS), adapter.experts)
+    values = inside(once.side, DECODER, {**inputs, "gate_input": given}, [path for row in paths for path in row])
+    return np.stack(
+        [
+            np.stack([gate.top_share(values[path]) for gate, path in zip(row.values(), named, strict=True)])
+            for row, named in zip(gates, paths, strict=True)
+        ]
+    )
+
+
+def layer_gates(decoder: Any, spec: ModelSpec) -> list[dict[str, Any]]:
+    """By layer the gates of a decoder's module, in the golden's order (o_proj, gate_proj)."""
+    names = spec.decoder.layer_kind.rounded_gates
+    return [{name: getattr(layer.gates, name) for name in names} for layer in decoder.layers]
 
 
 def _at(experts: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -92,10 +99,11 @@ def _margins(
         return {"split_margin": 0.0, "split_relative": 0.0}
     import torch
 
-    decoder: Any = reference(checkpoint.spec, checkpoint.weights).stage(DECODER)
+    decoder = reference(checkpoint.spec, checkpoint.weights).stage(DECODER)
     given = torch.from_numpy(case.outputs[f"{prefix}gate_input_{phase}"])
     with torch.inference_mode():
-        rows = [getattr(layer.gates, slot).shares(given)[0].numpy() for layer in decoder.layers for slot in SLOTS]
+        gates = [gate for layer in layer_gates(decoder, checkpoint.spec) for gate in layer.values()]
+        rows = [gate.shares(given)[0].numpy() for gate in gates]
     shares = np.stack(rows)
     places = np.arange(len(shares))
     margin = float((shares[places, golden.reshape(-1)] - shares[places, experts.reshape(-1)]).max())

@@ -10,7 +10,7 @@ from __future__ import annotations
 from export.backends.mlc.storage_plan import Storage, StoragePlan
 from export.backends.mlc.support import score_blocks
 from export.modules.connectors.specs import ResamplerSpec
-from export.specs import DecoderSpec, ModelSpec, RoutedLora
+from export.specs import DecoderSpec, ModelSpec
 
 
 def decoder_activations(decoder: DecoderSpec, tokens: int, item: int) -> int:
@@ -20,9 +20,7 @@ def decoder_activations(decoder: DecoderSpec, tokens: int, item: int) -> int:
     """
     qkv = (decoder.heads + 2 * decoder.kv_heads) * decoder.head_dim
     wide = max(qkv + decoder.heads * decoder.head_dim, 3 * decoder.mlp_width)
-    if isinstance(decoder.adapter, RoutedLora):
-        return tokens * (6 * decoder.hidden + 2 * wide) * item
-    return tokens * (3 * decoder.hidden + wide) * item
+    return tokens * (3 * decoder.hidden + wide) * item * decoder.layer_kind.row_buffers
 
 
 def image_activations(spec: ModelSpec, item: int) -> int:

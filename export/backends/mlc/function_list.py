@@ -16,12 +16,11 @@ from export.backends.mlc.block_outputs import BlockOutputs
 from export.backends.mlc.model import ModelLibrary, side_inputs
 from export.backends.mlc.softmax import softmax_with_temperature
 from export.backends.mlc.support import decoder_sides, sequence_sides
-from export.specs import RoutedLora
 from export.stages import contracts
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, VISION, TensorContract
 
 UNROUTED = ("prefill", "decode", "batch_prefill", "batch_decode", "batch_verify")
-"""Stock functions that a model whose every token needs a routed expert cannot offer."""
+"""Stock functions that a model whose every token needs further inputs, as a routed expert does, cannot offer."""
 
 CACHE_SIZES = ("max_batch_size", "max_total_seq_len", "prefill_chunk_size", "page_size", "support_sliding_window")
 
@@ -87,7 +86,7 @@ def _decoder_functions(library: ModelLibrary) -> dict[str, nn.spec.MethodSpec]:
         "batch_verify": _method(library.batch_verify, {"embeds": draft, "cache": cache}),
     }
     sides = decoder_sides(library.model)
-    if isinstance(library.model.decoder.adapter, RoutedLora):
+    if library.model.decoder.layer_kind.every_token:
         functions = {name: method for name, method in functions.items() if name not in UNROUTED}
     if sides:
         arguments = {"embeds": one, "logit_positions": positions, **_inputs(sides), "cache": cache}

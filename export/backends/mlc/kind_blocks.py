@@ -1,4 +1,4 @@
-"""Which Relax block builds which tower and connector, by name, so that a plan can ask without importing TVM."""
+"""Which Relax block builds which tower, connector and decoder layer, by name: a plan can ask without importing TVM."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from export.modules.connectors.specs import (
     ResamplerSpec,
     WindowConnectorSpec,
 )
+from export.modules.decoders.specs import PartialLora, RoutedLora, Unadapted, VisualExperts
 from export.modules.kind import Kind
 from export.modules.vision.specs import RotaryVisionSpec, VisionSpec
 
@@ -21,10 +22,14 @@ BLOCKS: dict[type[Kind], str] = {
     WindowConnectorSpec: f"{FOLDER}.projections:WindowConnector",
     GluConnectorSpec: f"{FOLDER}.projections:GluConnector",
     PatchMergerSpec: f"{FOLDER}.projections:PatchMerger",
+    Unadapted: f"{FOLDER}.layer_parts:LayerParts",
+    PartialLora: f"{FOLDER}.adapters:PartialLoraParts",
+    RoutedLora: f"{FOLDER}.adapters:RoutedLoraParts",
+    VisualExperts: f"{FOLDER}.adapters:VisualExpertParts",
 }
 """Those of the shared kinds; a kind that a family brings names its own (`Kind.block`)."""
 
 
 def block_of(spec: Kind) -> str:
-    """``package.module:Class`` of the block of a tower or connector; "" where there is none."""
+    """``package.module:Class`` of the block of a tower, a connector or a decoder's layers; "" where there is none."""
     return BLOCKS.get(type(spec), spec.block)

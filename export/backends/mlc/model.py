@@ -32,7 +32,7 @@ from export.quantisation.spec import Assignment
 from export.specs import ModelSpec
 from export.stages import contracts
 from runtime_py.backends.mlc import SPARE_POSITIONS
-from runtime_py.contracts import CONNECTOR, VISION, TensorContract
+from runtime_py.contracts import CONNECTOR, DECODER, VISION, TensorContract
 from targets.base import Limits
 
 
@@ -170,9 +170,10 @@ class ModelLibrary(nn.Module):
         """`batch_decode` with those of the contract's further decoder inputs that have a part for each sequence."""
         *given, cache = rest
         sides = dict(zip([tensor.name for tensor in sequence_sides(self.model)], given, strict=True))
-        if "position_ids" in sides:
-            *axes, sequences, _ = sides["position_ids"].shape
-            sides["position_ids"] = op.reshape(sides["position_ids"], (*axes, 1, sequences))
+        for tensor in contracts(self.model)[DECODER].inputs:
+            if tensor.name in sides and tensor.shape[-2:] == ("batch", "tokens"):  # to the blocks, tokens of one sequence
+                *axes, sequences, _ = sides[tensor.name].shape
+                sides[tensor.name] = op.reshape(sides[tensor.name], (*axes, 1, sequences))
         return self._text_step(embeds, cache, sides), cache
 
     def _text_step(self, embeds: Tensor, cache: PagedKVCache, sides: dict[str, Tensor]) -> Tensor:

@@ -16,7 +16,7 @@ from typing import Any
 from export.backends.mlc.conversation_template import picture_message
 from export.backends.mlc.support import decoder_sides, overview_rows
 from export.prompts.declared import declared_prompt
-from export.specs import ModelSpec, PartialLora, RoutedLora, SizeRule, VisualExperts
+from export.specs import ModelSpec, SizeRule
 from runtime_py.backends.stock_engine import SentPicture, StockEngine, Use
 from runtime_py.prompt.format import Place
 from targets.base import ANSWER_ROOM, Limits
@@ -80,19 +80,17 @@ def countable(picture_size: int, rows: int, patch: int) -> SentPicture | None:
 
 def _against_text(spec: ModelSpec) -> list[str]:
     """Why not even text can be asked."""
-    if isinstance(spec.decoder.adapter, RoutedLora):
-        return ["every token goes through an expert that is chosen for each request; stock prefill and decode choose none"]
-    return []
+    through = spec.decoder.layer_kind.every_token
+    return [f"every token goes through {through}; stock prefill and decode choose none"] if through else []
 
 
 def _against_pictures(spec: ModelSpec, rows: int, limits: Limits) -> list[str]:
     """Why no picture can be sent, all reasons but its count."""
     decoder = spec.decoder
     reasons = []
-    if isinstance(decoder.adapter, VisualExperts):
-        reasons.append("picture rows go through visual experts, which stock prefill ignores")
-    if isinstance(decoder.adapter, PartialLora):
-        reasons.append("picture rows go through LoRA weights, which stock prefill ignores")
+    through = decoder.layer_kind.picture_rows
+    if through:
+        reasons.append(f"picture rows go through {through}, which stock prefill ignores")
     if decoder.rope.sections:
         reasons.append(f"picture rows have positions on {len(decoder.rope.sections)} axes; stock prefill has one")
     if not reasons and any(tensor.name != "position_ids" for tensor in decoder_sides(spec)):

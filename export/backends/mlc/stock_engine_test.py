@@ -17,9 +17,10 @@ from export.backends.mlc.support import overview_rows
 from export.families.published import variants
 from export.families.registry import families
 from export.modules.connectors.specs import GluConnectorSpec, ResamplerSpec
+from export.modules.decoders.specs import PartialLora, RoutedLora, VisualExperts
 from export.plan.footprint import Footprint, footprints
 from export.source.tensor_source import EmptySource
-from export.specs import ModelSpec, PartialLora, RopeSpec, RoutedLora, SizeRule, VisualExperts
+from export.specs import ModelSpec, RopeSpec, SizeRule
 from export.stages import contracts
 from runtime_py.backends.stock_engine import SentPicture, StockEngine, Use
 from runtime_py.contracts import CONNECTOR

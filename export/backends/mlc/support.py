@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from export.backends.mlc.kind_blocks import block_of
-from export.specs import DecoderSpec, ModelSpec, PartialLora, VisualExperts
+from export.specs import DecoderSpec, ModelSpec
 from export.stages import contracts
 from runtime_py.backends.mlc_rows import sequence_axis
 from runtime_py.contracts import DECODER, TensorContract
@@ -26,7 +26,8 @@ def unsupported(spec: ModelSpec, device: bool) -> list[str]:
     reasons = []
     if spec.decoder.rope.dim != spec.decoder.head_dim:
         reasons.append("rotary positions on part of a head")
-    for what, part in (("vision tower", spec.vision), ("connector", spec.connector)):
+    adapter = spec.decoder.layer_kind
+    for what, part in (("vision tower", spec.vision), ("connector", spec.connector), ("decoder's adapter", adapter)):
         if not block_of(part):
             reasons.append(f"its {what}, {type(part).__name__}, has no Relax block")
     if device and spec.decoder.head_dim == UNSOUND_HEAD:
@@ -36,7 +37,7 @@ def unsupported(spec: ModelSpec, device: bool) -> list[str]:
 
 def explicit_positions(spec: DecoderSpec) -> bool:
     """Whether a decoder's rotation needs position inputs, so that the cache must not rotate."""
-    return bool(spec.rope.sections) or spec.rope.stored or isinstance(spec.adapter, VisualExperts)
+    return bool(spec.rope.sections) or spec.rope.stored or spec.layer_kind.own_positions
 
 
 def decoder_sides(spec: ModelSpec) -> list[TensorContract]:
@@ -44,8 +45,6 @@ def decoder_sides(spec: ModelSpec) -> list[TensorContract]:
     stock = ("inputs_embeds", "attention_mask", "logit_positions")
     named = [tensor for tensor in contracts(spec)[DECODER].inputs if tensor.name not in stock]
     sides = [tensor for tensor in named if not tensor.name.startswith("past_key_values.")]
-    if spec.decoder.adapter is None and not explicit_positions(spec.decoder):
-        return []
     return [
         replace(
             tensor, shape=tuple(1 if axis == "batch" else "seq_len" if axis == "tokens" else axis for axis in tensor.shape)
@@ -71,12 +70,8 @@ def sequence_sides(spec: ModelSpec) -> list[TensorContract]:
 
 def text_selectors(spec: ModelSpec) -> dict[str, list[int]]:
     """What the others of `decoder_sides`, which select rows of a sequence, are for one text token."""
-    match spec.decoder.adapter:
-        case PartialLora():
-            return {"image_index": [], "delta_index": [0]}
-        case VisualExperts():
-            return {"language_index": [0], "vision_index": [], "restore_index": [0]}
-    return {}
+    each = {tensor.name for tensor in sequence_sides(spec)}
+    return {name: rows for name, rows in spec.decoder.layer_kind.row_inputs([False]).items() if name not in each}
 
 
 def most_patches(spec: ModelSpec, context: int) -> int:

@@ -79,12 +79,12 @@ class OnnxChoices:
     vision_library: bool = False
 
 
-def choices(options: BuildOptions, routed: bool = False, one_table: bool = False) -> OnnxChoices:
+def choices(options: BuildOptions, reads_embedding: bool = False, one_table: bool = False) -> OnnxChoices:
     """The user's options over the defaults of the precision.
 
     Args:
-        routed: expert gates read the token embedding (Awaker), so that its rounding can change which expert is chosen; its
-            default is float16 then.
+        reads_embedding: expert gates read the token embedding (Awaker), so that its rounding can change which expert is
+            chosen; its default is float16 then.
         one_table: the head is the embedding, and may read that stage's file; its default is the embedding's eight bits then.
 
     Raises:
@@ -102,7 +102,7 @@ def choices(options: BuildOptions, routed: bool = False, one_table: bool = False
     eight_bits = "int8" if options.target.backends == (records.ONNX,) else "int8_weights"
     defaults: Mapping[str, Any] = {
         "vision_precision": plain or eight_bits,
-        "embed_precision": plain or ("fp16" if routed else "int8"),
+        "embed_precision": plain or ("fp16" if reads_embedding else "int8"),
         "cache": "float32" if options.precision == "fp32" else "float16",
     }
     given = {name: options.extra[name] for name in ALLOWED if name in options.extra}

@@ -11,7 +11,7 @@ from export.backends.onnx.finer import chosen_grids
 from export.backends.onnx.many_rows import is_integer, second_assignments
 from export.graphs.layout import Place, lay_out
 from export.quantisation.spec import Assignment, Storage
-from export.specs import ModelSpec, PartialLora, RoutedLora
+from export.specs import ModelSpec
 from runtime_py.backends.records import DECODER_LIBRARY, INT8_CACHE, MANY_ROWS, VISION_LIBRARY
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, STAGES, VISION
 
@@ -55,7 +55,7 @@ def predict(
     if second:
         files[MANY_ROWS] = graphs[DECODER] + TURN_BYTES + TURNED_BYTES * spec.decoder.layers + second
     if chosen.decoder_library:
-        adapters = isinstance(spec.decoder.adapter, PartialLora | RoutedLora)
+        adapters = any(assignment.layer.role == "adapter" for assignment in assignments.values())
         files[DECODER_LIBRARY] = LIBRARY_BYTES + LIBRARY_LAYER_BYTES * spec.decoder.layers + ADAPTER_LIBRARY_BYTES * adapters
     if chosen.vision_library:
         files[VISION_LIBRARY] = TOWER_BYTES + TOWER_LAYER_BYTES * spec.vision.layers

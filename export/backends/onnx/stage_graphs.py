@@ -24,9 +24,7 @@ BLOCK_OUTPUT = re.compile(r"^(?P<block>[\w.]+\.\d+)\.output$")
 
 def chosen_for(spec: ModelSpec, options: BuildOptions) -> OnnxChoices:
     """The choices of a package of this model."""
-    from export.specs import RoutedLora
-
-    return choices(options, isinstance(spec.decoder.adapter, RoutedLora), one_table(spec))
+    return choices(options, spec.decoder.layer_kind.reads_embedding, one_table(spec))
 
 
 def one_table(spec: ModelSpec) -> bool:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from export.specs import ImageSpec, ModelSpec
+from export.specs import DecoderSpec, ImageSpec, ModelSpec
 from export.stages import contracts
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, VISION, StageContract
 from runtime_py.errors import UnsupportedModelError
@@ -69,24 +69,26 @@ def _axes(spec: ModelSpec, stage: str, limits: Limits, packed: bool) -> dict[str
     if stage == DECODER:
         # profiles share int4 weights (40 layers: 1,574 MB for 1,541 MB), but store float weights twice where they want
         # other layouts (4 layers: 1,399 MB for 1,055 MB)
-        calls = _decoder(limits)
+        calls = _decoder(spec.decoder, limits)
         return calls if packed else {"any": {**calls["prefill"], "batch": (1, 1, limits.batch)}}
     pictures = _connector_grids(spec) if stage == CONNECTOR else _vision_grids(spec)
     return {name: {"images": ONE, **axes} for name, axes in pictures.items()}
 
 
-def _decoder(limits: Limits) -> dict[str, Axes]:
+def _decoder(decoder: DecoderSpec, limits: Limits) -> dict[str, Axes]:
     """One token, a chunk of a prompt, and a token of each of several sequences.
 
-    Rows that an adapter picks out are any share of the chunk's.
+    Rows that an adapter picks out are any share of the chunk's; of one token, those of a text token.
     """
     chunk, context = limits.prefill_chunk, limits.context
     past: Axes = {"past": (context, context, context)}
-    some, none = (0, max(1, chunk // 2), chunk), (0, 0, 0)
+    picked = decoder.layer_kind.own_axes(decoder)
+    few: Axes = {axis: (size, size, size) for axis, size in picked.items()}
+    some: Axes = dict.fromkeys(picked, (0, max(1, chunk // 2), chunk))
     decode: Axes = {"tokens": ONE, "outputs": ONE, "total": (1, max(1, context // 4), context)}
     prefill: Axes = {"tokens": (1, chunk, chunk), "outputs": (1, 1, chunk), "total": (1, chunk, context)}
-    step: Axes = {"batch": ONE, **past, **decode, "language_rows": ONE, "vision_rows": none, "image_rows": none}
-    chunks: Axes = {"batch": ONE, **past, **prefill, "language_rows": some, "vision_rows": some, "image_rows": some}
+    step: Axes = {"batch": ONE, **past, **decode, **few}
+    chunks: Axes = {"batch": ONE, **past, **prefill, **some}
     rows: Axes = {**step, "batch": (2, limits.batch, limits.batch)}
     return {"decode": step, "prefill": chunks} | ({"rows": rows} if limits.batch > 1 else {})
 

@@ -22,8 +22,9 @@ from export.families.config.settings import CLIPS
 from export.families.config.stored import stored_size
 from export.families.qwen2_vl.family import FAMILY as BASE
 from export.families.qwen2_vl.family import Qwen2VL
+from export.modules.decoders.specs import RoutedLora
 from export.source.tensor_source import TensorSource
-from export.specs import ModelSpec, RoutedLora
+from export.specs import ModelSpec
 from runtime_py.errors import CheckpointError
 
 MOE, MOE_FILE = "moe", "moe_config.json"

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from export.families.awaker2_5_vl.family import FAMILY, GATE_EPS
-from export.specs import ModelSpec, RoutedLora
+from export.modules.decoders.specs import RoutedLora
+from export.specs import ModelSpec
 from runtime_py.errors import UnsupportedModelError
 
 GOLDEN = Path(__file__).parents[3] / "parity_tests" / "goldens" / "awaker2.5-vl"

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 
 from export.families.qwen2_vl.weights import BUFFERS, image_rules
 from export.families.tensors import PublishedTensors
+from export.modules.decoders.specs import RoutedLora
 from export.modules.rules import pair, side_by_side, with_low_rank
 from export.source.weight_map import Rule, stack, stack_rules, take
-from export.specs import DecoderSpec, ModelSpec, RoutedLora
+from export.specs import DecoderSpec, ModelSpec
 
 PREFIX = "base_model.model."
 """Stands before every key of the published file."""

@@ -25,8 +25,9 @@ from export.families.config.checkpoint_config import CheckpointConfig
 from export.families.config.section import architectures
 from export.families.config.towers import eva2_clip_tower
 from export.modules.connectors.specs import GluConnectorSpec
+from export.modules.decoders.specs import VisualExperts
 from export.source.tensor_source import TensorSource
-from export.specs import EmbedSpec, ImageSpec, ModelSpec, SizeRule, VisualExperts
+from export.specs import EmbedSpec, ImageSpec, ModelSpec, SizeRule
 from runtime_py.errors import UnsupportedModelError
 from runtime_py.preprocess.pixels import CLIP_MEAN, CLIP_STD
 

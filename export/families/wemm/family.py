@@ -26,8 +26,9 @@ from export.families.config.towers import MOST_SIDE, idefics2_tower
 from export.families.wemm import weights
 from export.families.wemm.prompt import prompt
 from export.modules.connectors.specs import WindowConnectorSpec
+from export.modules.decoders.specs import PartialLora
 from export.source.tensor_source import TensorSource
-from export.specs import EmbedSpec, ImageSpec, ModelSpec, PartialLora, SizeRule
+from export.specs import EmbedSpec, ImageSpec, ModelSpec, SizeRule
 from runtime_py.errors import UnsupportedModelError
 from runtime_py.preprocess.pixels import HALF
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from export.families.tensors import PublishedTensors
 from export.modules.connectors.specs import WindowConnectorSpec
+from export.modules.decoders.specs import PartialLora
 from export.modules.rules import flat_window
 from export.modules.vision.specs import VisionSpec
 from export.modules.vision.transformers_weights import idefics2_rules
 from export.source.weight_map import Rule, compute, stack, take
-from export.specs import DecoderSpec, ModelSpec, PartialLora
+from export.specs import DecoderSpec, ModelSpec
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from export.modules.decoders.llama import Cache, DecoderLayers, LayerParts, Routed, Routing
+from export.modules.decoders.specs import PartialLora, RoutedLora
 from export.modules.kernels import Kernels, Role
-from export.specs import PartialLora, RoutedLora
 
 
 class LowRankLinear(Routed):
@@ -145,6 +146,11 @@ class Gate(nn.Module):
         chosen = (order == share.argmax(dim=-1, keepdim=True)).float()
         weights = torch.cat([chosen * top * top, (1 - top).half().float()], dim=-1) * spec.scale
         return weights[..., None].expand(1, spec.experts + 1, spec.rank).reshape(-1)
+
+    def top_share(self, channel_weights: np.ndarray) -> np.ndarray:
+        """From what ``forward`` gives back to float32 (experts,): the largest p at the chosen expert, zero elsewhere."""
+        spec = self.spec
+        return np.sqrt(channel_weights.reshape(spec.experts + 1, spec.rank)[:-1, 0] / spec.scale)
 
 
 class LayerGates(nn.Module):

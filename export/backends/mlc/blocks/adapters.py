@@ -12,15 +12,13 @@ from tvm import te, tirx
 from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import Tensor, op
 
+from export.backends.mlc.blocks.layer_parts import GatedMlp, LayerParts, Routed, Sides
 from export.backends.mlc.blocks.linear import Layers
 from export.backends.mlc.blocks.norms import RMSNorm
-from export.specs import RoutedLora
-
-Sides = dict[str, Tensor]
-"""Further decoder inputs by contract name; empty for the stock functions."""
+from export.modules.decoders.specs import PartialLora, RoutedLora
 
 
-class LowRankLinear(nn.Module):
+class LowRankLinear(Routed):
     """``base``, ``lora_a`` (parts side by side), ``lora_b.j`` per output part."""
 
     def __init__(self, name: str, inputs: int, outs: Sequence[int], rank: int, bias: bool, layers: Layers) -> None:
@@ -76,7 +74,7 @@ class RequestLinear(LowRankLinear):
         return self.base(x) + self.up([part * weights for part in self.low(x)])
 
 
-class Experts(nn.Module):
+class Experts(Routed):
     """Language and vision weights; each token goes through one: ``language_index``, ``vision_index``, ``restore_index``."""
 
     def __init__(self, language: nn.Module, vision: nn.Module) -> None:
@@ -165,6 +163,65 @@ class LayerGates(nn.Module):
         self.out = Gate(spec, hidden, layers)
         self.mlp = Gate(spec, hidden, layers)
 
-    def forward(self, gate_input: Tensor) -> Sides:
+    def forward(self, sides: Sides) -> Sides:
+        gate_input = sides["gate_input"]
         wide = op.reshape(gate_input, (1, *gate_input.shape))
         return {"gate_out": self.out(wide), "gate_mlp": self.mlp(wide)}
+
+
+class PartialLoraParts(LayerParts):
+    """Every projection with a delta on image rows."""
+
+    def linear(self, name: str, inputs: int, outs: list[int], bias: bool = False) -> nn.Module:
+        adapter = self.spec.adapter
+        assert isinstance(adapter, PartialLora)
+        return ImageRowLinear(name, inputs, outs, adapter.rank, bias, self.layers)
+
+    def qkv(self, name: str) -> nn.Module:
+        return self.linear(name, self.spec.hidden, [self.qkv_width], self.spec.qkv_bias)
+
+    def out(self, name: str) -> nn.Module:
+        return self.linear(name, self.query_width, [self.spec.hidden])
+
+    def mlp(self, name: str) -> nn.Module:
+        width, hidden = self.spec.mlp_width, self.spec.hidden
+        gate_up = self.linear(f"{name}.gate_up", hidden, [width, width])
+        return GatedMlp(gate_up, self.linear(f"{name}.down", width, [hidden]))
+
+
+class RoutedLoraParts(LayerParts):
+    """Plain q, k, v (their deltas are folded in); routed out, gate, up and down."""
+
+    def linear(self, name: str, inputs: int, outs: list[int], slot: str) -> nn.Module:
+        adapter = self.spec.adapter
+        assert isinstance(adapter, RoutedLora)
+        return RequestLinear(name, inputs, outs, adapter.rank * (adapter.experts + 1), self.layers, slot)
+
+    def out(self, name: str) -> nn.Module:
+        return self.linear(name, self.query_width, [self.spec.hidden], "gate_out")
+
+    def mlp(self, name: str) -> nn.Module:
+        width, hidden = self.spec.mlp_width, self.spec.hidden
+        gate_up = self.linear(f"{name}.gate_up", hidden, [width, width], "gate_mlp")
+        return GatedMlp(gate_up, self.linear(f"{name}.down", width, [hidden], "gate_mlp"))
+
+    def gates(self, name: str) -> nn.Module:
+        assert isinstance(self.spec.adapter, RoutedLora)
+        return LayerGates(self.spec.adapter, self.spec.hidden, self.layers)
+
+
+class VisualExpertParts(LayerParts):
+    """Every projection twice; only the vision qkv has a bias."""
+
+    def qkv(self, name: str) -> nn.Module:
+        hidden, width = self.spec.hidden, self.qkv_width
+        return Experts(*(self.layers.linear(f"{name}.{kind}", hidden, width, kind == "vision") for kind in KINDS))
+
+    def out(self, name: str) -> nn.Module:
+        return Experts(*(self.layers.linear(f"{name}.{kind}", self.query_width, self.spec.hidden, False) for kind in KINDS))
+
+    def mlp(self, name: str) -> nn.Module:
+        return Experts(*(super(VisualExpertParts, self).mlp(f"{name}.{kind}") for kind in KINDS))
+
+
+KINDS = ("language", "vision")

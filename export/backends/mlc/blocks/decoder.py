@@ -6,71 +6,14 @@ from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import Tensor, op
 from tvm.relax.frontend.nn.llm.kv_cache import PagedKVCache
 
-from export.backends.mlc.blocks.adapters import Experts, ImageRowLinear, LayerGates, LowRankLinear, RequestLinear, Sides
+from export.backends.mlc.blocks.layer_parts import LayerParts, Sides, route
 from export.backends.mlc.blocks.linear import Embedding, Layers
 from export.backends.mlc.blocks.norms import RMSNorm
 from export.backends.mlc.blocks.rotary import decoder_angles, rotate_heads
+from export.backends.mlc.kind_blocks import block_of
 from export.backends.mlc.support import explicit_positions
-from export.specs import DecoderSpec, EmbedSpec, PartialLora, RoutedLora, VisualExperts
-
-
-class GatedMlp(nn.Module):
-    """down(silu(gate(x)) * up(x))."""
-
-    def __init__(self, gate_up: nn.Module, down: nn.Module) -> None:
-        self.gate_up, self.down = gate_up, down
-
-    def forward(self, x: Tensor, sides: Sides | None = None) -> Tensor:
-        gate, up = op.split(route(self.gate_up, x, sides), 2, axis=-1)
-        return route(self.down, op.silu(gate) * up, sides)
-
-
-def route(module: nn.Module, x: Tensor, sides: Sides | None) -> Tensor:
-    """Call a projection, with the sides if it is an adapted one."""
-    return module(x, sides or {}) if isinstance(module, LowRankLinear | Experts | GatedMlp) else module(x)
-
-
-class LayerParts:
-    """Makes the projections of a layer in the form its adapter asks for; the parameter names of export.modules."""
-
-    def __init__(self, spec: DecoderSpec, layers: Layers) -> None:
-        self.spec, self.layers = spec, layers
-        self.query_width = spec.heads * spec.head_dim
-        self.qkv_width = self.query_width + 2 * spec.kv_heads * spec.head_dim
-
-    def linear(self, name: str, inputs: int, outs: list[int], bias: bool = False, slot: str = "") -> nn.Module:
-        match self.spec.adapter:
-            case PartialLora(rank):
-                return ImageRowLinear(name, inputs, outs, rank, bias, self.layers)
-            case RoutedLora(rank, experts) if slot:
-                return RequestLinear(name, inputs, outs, rank * (experts + 1), self.layers, slot)
-        return self.layers.linear(name, inputs, sum(outs), bias)
-
-    def qkv(self, name: str) -> nn.Module:
-        spec = self.spec
-        if isinstance(spec.adapter, VisualExperts):
-            pair = (self.layers.linear(f"{name}.{kind}", spec.hidden, self.qkv_width, kind == "vision") for kind in KINDS)
-            return Experts(*pair)
-        return self.linear(name, spec.hidden, [self.qkv_width], spec.qkv_bias)
-
-    def out(self, name: str) -> nn.Module:
-        spec = self.spec
-        if isinstance(spec.adapter, VisualExperts):
-            return Experts(*(self.layers.linear(f"{name}.{kind}", self.query_width, spec.hidden, False) for kind in KINDS))
-        return self.linear(name, self.query_width, [spec.hidden], slot="gate_out")
-
-    def mlp(self, name: str) -> nn.Module:
-        if isinstance(self.spec.adapter, VisualExperts):
-            return Experts(*(self.plain_mlp(f"{name}.{kind}") for kind in KINDS))
-        return self.plain_mlp(name)
-
-    def plain_mlp(self, name: str) -> nn.Module:
-        width, hidden = self.spec.mlp_width, self.spec.hidden
-        gate_up = self.linear(f"{name}.gate_up", hidden, [width, width], slot="gate_mlp")
-        return GatedMlp(gate_up, self.linear(f"{name}.down", width, [hidden], slot="gate_mlp"))
-
-
-KINDS = ("language", "vision")
+from export.modules.kind import named_class
+from export.specs import DecoderSpec, EmbedSpec
 
 
 class DecoderAttention(nn.Module):
@@ -97,16 +40,15 @@ class DecoderLayer(nn.Module):
     def __init__(self, name: str, spec: DecoderSpec, parts: LayerParts) -> None:
         self.scale = spec.residual_scale
         dtype = parts.layers.dtype
-        if isinstance(spec.adapter, RoutedLora):
-            self.gates = LayerGates(spec.adapter, spec.hidden, parts.layers)
+        self.gates = parts.gates(f"{name}.gates")
         self.input_norm = RMSNorm(spec.hidden, spec.norm_eps, dtype)
         self.attention = DecoderAttention(f"{name}.attention", spec, parts)
         self.post_norm = RMSNorm(spec.hidden, spec.norm_eps, dtype)
         self.mlp = parts.mlp(f"{name}.mlp")
 
     def forward(self, x: Tensor, cache: PagedKVCache, layer: int, sides: Sides, angles: Tensor | None) -> Tensor:
-        if "gate_input" in sides:
-            sides = self.gates(sides["gate_input"])
+        if self.gates is not None and sides:
+            sides = self.gates(sides)
         x = x + self.scaled(self.attention(self.input_norm(x), cache, layer, sides, angles))
         return x + self.scaled(route(self.mlp, self.post_norm(x), sides))
 
@@ -128,7 +70,7 @@ class Decoder(nn.Module):
         self.spec = spec
         if spec.rope.stored:
             self.attend = Attend(spec, layers.dtype)
-        parts = LayerParts(spec, layers)
+        parts: LayerParts = named_class(spec.layer_kind, block_of(spec.layer_kind))(spec, layers)
         self.layers = nn.ModuleList([DecoderLayer(f"{prefix}.layers.{i}", spec, parts) for i in range(spec.layers)])
         self.norm = RMSNorm(spec.hidden, spec.norm_eps, layers.dtype)
         if not spec.tied_head:
