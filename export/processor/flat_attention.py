@@ -14,19 +14,21 @@ from functools import partial
 from tvm import tirx
 from tvm.script import tirx as T
 
+from export.processor.byte_chunks import chunk_of
+from export.processor.byte_tiles import ByteSoftmax, byte_softmax, fits
 from export.processor.flat_rows import BYTES, FlatHeads, Row, arguments
 from export.processor.kernel_frame import kernel
-from export.processor.score_tiles import SUMS, TILE, Side, tile_softmax
+from export.processor.score_tiles import SUMS, TILE, Side, TileSoftmax, tile_softmax
 from export.processor.vectors import LINE, Index, prefetch
 
 SECOND = 2
 """The cache that memory is asked into."""
 
-AHEAD = {"float32": 6144, "float16": 6144, "int8": 4096}
-"""Bytes from the keys, or values, that are read to those that memory is asked for; bytes take longer to compute with."""
+AHEAD, AHEAD_OF_BYTES = 6144, 4096
+"""Bytes from the keys, or values, that are read to those that memory is asked for; bytes that are widened take longer."""
 
 
-def flat_attention(heads: FlatHeads, sums: int = SUMS) -> tirx.PrimFunc:
+def flat_attention(heads: FlatHeads, sums: int = SUMS, words: bool = False) -> tirx.PrimFunc:
     """One row of each sequence: rotated, kept in the caches, and attended to all positions up to its own.
 
     Arguments, in this order, where n, sequences (at least n) and capacity are read from the arrays:
@@ -39,6 +41,7 @@ def flat_attention(heads: FlatHeads, sums: int = SUMS) -> tirx.PrimFunc:
 
     Args:
         sums: vectors that heads of queries which share keys sum up at once; the numbers do not depend on it.
+        words: products with a cache of bytes are of 16 bits (`byte_tiles`), for processors with AVX-512 VNNI.
 
     Raises:
         ValueError: `export.processor.flat_rows.unsupported` says why.
@@ -50,7 +53,7 @@ def flat_attention(heads: FlatHeads, sums: int = SUMS) -> tirx.PrimFunc:
         with T.parallel(0, n * heads.keys) as item, T.sblock("attention"):
             T.reads()
             T.writes()
-            Step(heads=heads, sums=sums, item=item, rows=n, row=item % n, head=item // n, **arrays).write()
+            Step(heads=heads, sums=sums, words=words, item=item, rows=n, row=item % n, head=item // n, **arrays).write()
     return builder.get()
 
 
@@ -59,6 +62,7 @@ class Step(Row):
     """The statements of one row and one head of keys."""
 
     sums: int
+    words: bool
     item: tirx.Expr
     rows: tirx.Expr
 
@@ -79,7 +83,7 @@ class Step(Row):
     def write(self) -> None:
         heads, length = self.heads, self.length
         place = T.sblock_alloc_buffer((heads.group + 2, heads.padded), "float32")
-        state = tile_softmax(heads.group, heads.padded, self.sums)
+        state = self._state()
         self.load_queries(place)
         self.keep(place)
         state.begin(partial(self.query, place), T.float32(heads.scale))
@@ -92,13 +96,26 @@ class Step(Row):
         with T.serial(0, heads.group) as member:
             self.end(self.head * heads.group + member, partial(state.weighted_values, member), state.state[member, 1])
 
+    @property
+    def bytes_(self) -> bool:
+        """Whether bytes of the cache are multiplied as they lie."""
+        return self.words and self.heads.cache == "int8" and fits(self.heads.padded)
+
+    def _state(self) -> TileSoftmax | ByteSoftmax:
+        heads = self.heads
+        return byte_softmax(heads.group, heads.padded) if self.bytes_ else tile_softmax(heads.group, heads.padded, self.sums)
+
+    def _chunk(self, cache: tirx.Buffer, sequence: Index, position: Index, chunk: Index) -> tirx.Expr:
+        return cache[sequence, self.head, T.Cast("int64", position), chunk_of(chunk)]
+
     def _side(self, cache: tirx.Buffer, seen: tirx.Expr, following: tirx.Expr) -> Side:
         heads, row_bytes = self.heads, self.heads.width * BYTES[self.heads.cache]
         sequence = self.sequence(self.row)
         own = (T.Cast("int64", sequence) * heads.keys + self.head) * cache.shape[2]
+        ahead = AHEAD_OF_BYTES if heads.cache == "int8" and not self.bytes_ else AHEAD
 
         def prefetch_ahead(position: Index) -> None:
-            wanted = position + AHEAD[heads.cache] // row_bytes
+            wanted = position + ahead // row_bytes
             number = T.Select(
                 wanted < seen, own + T.Cast("int64", wanted), following * cache.shape[2] + T.Cast("int64", wanted - seen)
             )
@@ -106,4 +123,4 @@ class Step(Row):
                 at = number * heads.width + line * LINE // BYTES[heads.cache]
                 T.evaluate(prefetch(cache[0, 0, 0, at], SECOND))
 
-        return Side(partial(self.read, cache, sequence), prefetch_ahead)
+        return Side(partial(self._chunk if self.bytes_ else self.read, cache, sequence), prefetch_ahead)

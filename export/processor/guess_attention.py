@@ -16,13 +16,13 @@ from export.processor.kernel_frame import kernel
 from export.processor.score_tiles import SUMS
 
 
-def guess_attention(heads: FlatHeads, sums: int = SUMS) -> tirx.PrimFunc:
+def guess_attention(heads: FlatHeads, sums: int = SUMS, words: bool = False) -> tirx.PrimFunc:
     """Several tokens of one sequence: what as many calls of `export.processor.flat_attention.flat_attention` give.
 
     Arguments: those of `export.processor.prompt_attention.prompt_attention`.
 
     Args:
-        sums: as of `flat_attention`.
+        sums, words: as of `flat_attention`.
 
     Raises:
         ValueError: `export.processor.flat_rows.unsupported` says why.
@@ -34,7 +34,7 @@ def guess_attention(heads: FlatHeads, sums: int = SUMS) -> tirx.PrimFunc:
         with T.parallel(0, n * heads.keys) as item, T.sblock("attention"):
             T.reads()
             T.writes()
-            Guess(heads=heads, sums=sums, item=item, rows=n, row=item % n, head=item // n, **arrays).write()
+            Guess(heads=heads, sums=sums, words=words, item=item, rows=n, row=item % n, head=item // n, **arrays).write()
     return builder.get()
 
 

@@ -51,8 +51,8 @@ class LibraryKernels:
     def attention(self, heads: FlatHeads, rows: Rows, last: bool = False) -> tirx.PrimFunc:
         """``last``: of a prompt, the last token alone attends."""
         makers = {
-            Rows.STEPS: lambda: flat_attention(heads, self._bytes.shared_sums),
-            Rows.GUESSES: lambda: guess_attention(heads, self._bytes.shared_sums),
+            Rows.STEPS: lambda: flat_attention(heads, self._bytes.shared_sums, self._bytes.words),
+            Rows.GUESSES: lambda: guess_attention(heads, self._bytes.shared_sums, self._bytes.words),
             Rows.PROMPT: lambda: prompt_attention(heads, self._bytes.words, last),
         }
         return self._once((heads, rows, last), makers[rows])
