@@ -35,8 +35,8 @@ AT_ONCE = 64
 HELD = 5
 """Heads of queries that share one of keys, from which on its values are put in order once for all of them."""
 
-WIDEST = 512
-"""Channels of a head, whose products with a query fit 32 bits."""
+WIDEST = 256
+"""Channels of a head, whose loops are written out; products of 512 with a query still fit 32 bits."""
 
 PARTS, BITS = 2, 8
 """Bytes of a query's number, or of a weight, the high one first, and bits of one."""
