@@ -22,9 +22,9 @@ from tvm.script import tirx as T
 from export.processor.byte_chunks import CHUNK, QUAD, chunk_of, dot, interleaved, none
 from export.processor.lane_reduction import reduce_lanes
 from export.processor.online_softmax import LANES, WIDE, Heads, OnlineSoftmax, Vectors, exp2, lanes, tree_reduce, wide
-from export.processor.score_tiles import NONE, TILE, Side
+from export.processor.score_tiles import NONE, TILE, Side, add_blocks
 from export.processor.vectors import Index, span
-from export.processor.word_tiles import TO_WHOLE, at_least
+from export.processor.word_tiles import at_least, whole
 
 BLOCK = 256
 """Positions that are scored before any of their values is added: between the two, numbers wait for each other."""
@@ -82,7 +82,7 @@ class ByteSoftmax(OnlineSoftmax):
         with T.serial(0, self.members) as member:
             self._scale(member)
             for piece in range(self.heads.size // WIDE):
-                bits = whole(self.query[member, wide(piece)], self.change[1])
+                bits = whole(self.query[member, wide(piece)], self.change[1], WIDE)
                 high = T.shift_right(bits + T.broadcast(T.int32(HALF), WIDE), T.broadcast(T.int32(BITS), WIDE))
                 self._store(self.bytes_, "int8", high, bits, member, piece)
             for part in range(PARTS):
@@ -110,14 +110,11 @@ class ByteSoftmax(OnlineSoftmax):
             T.buffer_store(target, T.Cast(f"{kind}x{WIDE}", byte), [part, member, wide(piece)])
 
     def add_all(self, seen: tirx.Expr, keys: Side, values: Side) -> None:
-        """Write the first position, and blocks of those behind it, the last of which has a tile or more."""
+        """Write the first position, and blocks of those behind it."""
         with T.serial(0, self.members) as member:
             self._begin_with(member, keys, values)
-        behind = seen - 1
-        blocks = T.if_then_else(behind > 0, T.max(1, (behind + BLOCK - TILE) // BLOCK), 0)
-        with T.serial(0, blocks) as block:
-            first = block * BLOCK
-            self._add(1 + first, T.if_then_else(block == blocks - 1, behind - first, BLOCK), keys, values)
+        with T.If(seen > 1), T.Then():
+            add_blocks(seen - 1, BLOCK, lambda first, there: self._add(1 + first, there, keys, values))
 
     def _begin_with(self, member: Index, keys: Side, values: Side) -> None:
         """The first position is all there is: its weight is one, in float32, and so are its values."""
@@ -173,16 +170,13 @@ class ByteSoftmax(OnlineSoftmax):
 
     def _weigh_block(self, member: Index, parts: Index) -> None:
         """Scores become bytes of weights, of which the block's largest is one, and its share of all sums is told."""
-        T.buffer_store(self.several, self.scores[member, wide(0)], [wide(0)])
-        with T.serial(0, parts - 1) as part:
-            T.buffer_store(self.several, T.max(self.several[wide(0)], self.scores[member, wide(part + 1)]), [wide(0)])
-        T.buffer_store(self.change, tree_reduce([self.several[at] for at in range(WIDE)], T.max), [0])
+        T.buffer_store(self.change, self._largest(member, parts), [0])
         T.buffer_store(self.several, T.broadcast(T.float32(0), WIDE), [wide(0)])
         with T.serial(0, parts) as part:
             weights = exp2(self.scores[member, wide(part)] - T.broadcast(self.change[0], WIDE), WIDE)
             T.buffer_store(self.scores, weights, [member, wide(part)])
             T.buffer_store(self.several, self.several[wide(0)] + self.scores[member, wide(part)], [wide(0)])
-            bits = whole(self.scores[member, wide(part)], T.float32(LARGEST_WEIGHT))
+            bits = whole(self.scores[member, wide(part)], T.float32(LARGEST_WEIGHT), WIDE)
             high = T.shift_right(bits, T.broadcast(T.int32(BITS), WIDE))
             self._store(self.weights, "uint8", high, bits, member, part)
         T.buffer_store(self.change, T.max(self.state[member, 0], self.change[0]), [1])
@@ -270,12 +264,6 @@ class ByteSoftmax(OnlineSoftmax):
     def weighted_values(self, member: Index, first: int, many: int) -> tirx.Expr:
         """The sum of values times weights in ``many`` channels of a member from ``first`` on."""
         return self.total[member, span(first, many)]
-
-
-def whole(numbers: tirx.Expr, factor: tirx.Expr) -> tirx.Expr:
-    """int32 vectors whose 16 lower bits are the nearest whole numbers of ``numbers`` times the factor."""
-    spread = T.broadcast(factor, WIDE)
-    return T.reinterpret(f"int32x{WIDE}", numbers * spread + T.broadcast(T.float32(TO_WHOLE), WIDE))
 
 
 def byte_softmax(members: int, size: int) -> ByteSoftmax:

@@ -89,7 +89,7 @@ def test_a_first_position_with_nearly_all_weight_leaves_the_others_their_bits() 
 def test_large_scores_are_right() -> None:
     heads = replace(ONE, scale=30.0)
     step = step_of(heads)
-    assert np.abs(step.run(kernel(heads)) - step.formula()).max() < 2e-2
+    assert np.abs(step.run(kernel(heads)) - step.formula()).max() < 3e-3
 
 
 def test_the_largest_sums_fit() -> None:

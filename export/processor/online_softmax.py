@@ -134,13 +134,16 @@ class OnlineSoftmax:
             score = tree_reduce([self.sums[0, lane] for lane in range(LANES)], operator.add)
             T.buffer_store(self.scores, score, [member, first + position])
 
-    def _weigh(self, member: Index, parts: Index) -> None:
-        """Scores become weights of the largest so far."""
+    def _largest(self, member: Index, parts: Index) -> tirx.Expr:
+        """The largest score of a block."""
         T.buffer_store(self.several, self.scores[member, wide(0)], [wide(0)])
         with T.serial(0, parts - 1) as part:
             T.buffer_store(self.several, T.max(self.several[wide(0)], self.scores[member, wide(part + 1)]), [wide(0)])
-        largest = tree_reduce([self.several[at] for at in range(WIDE)], T.max)
-        T.buffer_store(self.change, T.max(self.state[member, 0], largest), [0])
+        return tree_reduce([self.several[at] for at in range(WIDE)], T.max)
+
+    def _weigh(self, member: Index, parts: Index) -> None:
+        """Scores become weights of the largest so far."""
+        T.buffer_store(self.change, T.max(self.state[member, 0], self._largest(member, parts)), [0])
         T.buffer_store(self.change, exp2(self.state[member, 0] - self.change[0], 1), [1])
         T.buffer_store(self.state, self.change[0], [member, 0])
         T.buffer_store(self.several, T.broadcast(T.float32(0), WIDE), [wide(0)])

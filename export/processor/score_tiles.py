@@ -61,10 +61,8 @@ class TileSoftmax(OnlineSoftmax):
     at_once: int
 
     def add_all(self, seen: tirx.Expr, keys: Side, values: Side) -> None:
-        """Write all blocks of ``seen`` positions, the last of which has a tile or more."""
-        blocks = T.max(1, (seen + BLOCK - TILE) // BLOCK)
-        with T.serial(0, blocks) as block:
-            self.add(block * BLOCK, T.if_then_else(block == blocks - 1, seen - block * BLOCK, BLOCK), keys, values)
+        """Write all blocks of ``seen`` positions."""
+        add_blocks(seen, BLOCK, lambda first, there: self.add(first, there, keys, values))
 
     def add(self, first: Index, there: Index, keys: Side, values: Side) -> None:
         """Write one block: ``there`` positions from ``first`` on."""
@@ -147,6 +145,13 @@ class TileSoftmax(OnlineSoftmax):
         super().begin(read, scale)
         with T.serial(0, self.members) as member:
             T.buffer_store(self.state, T.float32(NONE), [member, 0])
+
+
+def add_blocks(seen: tirx.Expr, size: int, add: Callable[[Index, Index], None]) -> None:
+    """``add`` (first, there) writes each block of ``size`` positions; the last has a tile or more, so it may be larger."""
+    blocks = T.max(1, (seen + size - TILE) // size)
+    with T.serial(0, blocks) as block:
+        add(block * size, T.if_then_else(block == blocks - 1, seen - block * size, size))
 
 
 def tile_softmax(members: int, size: int, shared_sums: int) -> TileSoftmax:

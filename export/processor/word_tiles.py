@@ -242,9 +242,13 @@ def at_least(sizes: tirx.Expr, many: int = LANES) -> tirx.Expr:
 
 def words(numbers: tirx.Expr, factor: tirx.Expr, many: int) -> tirx.Expr:
     """int16: the nearest whole numbers of ``numbers`` times the factor, which fit."""
+    return T.Cast(f"int16x{many}", whole(numbers, factor, many))
+
+
+def whole(numbers: tirx.Expr, factor: tirx.Expr, many: int) -> tirx.Expr:
+    """int32 whose 16 lower bits are the nearest whole numbers of ``numbers`` times the factor."""
     spread = T.broadcast(factor, many)
-    whole = numbers * spread + T.broadcast(T.float32(TO_WHOLE), many)
-    return T.Cast(f"int16x{many}", T.reinterpret(f"int32x{many}", whole))
+    return T.reinterpret(f"int32x{many}", numbers * spread + T.broadcast(T.float32(TO_WHOLE), many))
 
 
 def word_softmax(members: int, group: int, size: int, padded: int, cache: str) -> WordSoftmax:
