@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,4 +61,16 @@ def test_this_machine_says_something() -> None:
 
 
 def test_peak_memory_is_that_of_a_process() -> None:
+    assert 5 << 20 < memory.peak_resident_bytes() < 1 << 45
+
+
+def test_a_program_does_not_begin_with_the_peak_of_the_one_that_starts_it() -> None:
+    asked = [sys.executable, "-c", "from runtime_py.memory import peak_resident_bytes; print(peak_resident_bytes())"]
+    held = bytearray(b"\1") * (200 << 20)
+    assert int(subprocess.run(asked, capture_output=True, check=True).stdout) < len(held) // 2
+    assert memory.peak_resident_bytes() > len(held)
+
+
+def test_a_system_without_proc_says_it_otherwise(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(memory, "STATUS", tmp_path / "status")
     assert 5 << 20 < memory.peak_resident_bytes() < 1 << 45

@@ -157,20 +157,19 @@ def test_parts_in_other_files_under_a_framework_s_names(tmp_path: Path) -> None:
 
 
 READ = """
-import resource, sys
+import sys
 from pathlib import Path
 import torch
 from export.source.checkpoint import open_checkpoint
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+from runtime_py.memory import peak_resident_bytes
 source = open_checkpoint(Path(sys.argv[1]))
 source.read("a", 0, 256)
-before = peak()
+before = peak_resident_bytes()
 for start in range(0, 16384, 256):
     source.read("a", start, start + 256)
-by_rows = peak()
+by_rows = peak_resident_bytes()
 whole = source.read("a", 0, 8192)
-print(by_rows - before, peak() - before, whole.numel() * 2 >> 20)
+print(by_rows - before >> 20, peak_resident_bytes() - before >> 20, whole.numel() * 2 >> 20)
 """
 
 

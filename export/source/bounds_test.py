@@ -20,20 +20,19 @@ from export.source.pickle_reader import LEGACY_START
 SECONDS, MEGABYTES = 5, 200
 
 READ = """
-import resource, sys, time
+import sys, time
 from pathlib import Path
 import torch
 from export.source.checkpoint import open_checkpoint
 from runtime_py.errors import CheckpointError
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-before, began = peak(), time.process_time()
+from runtime_py.memory import peak_resident_bytes
+before, began = peak_resident_bytes(), time.process_time()
 try:
     source = open_checkpoint(Path(sys.argv[1]))
     said = f"accepted {len(source.infos)}"
 except CheckpointError as error:
     said = "refused"
-print(said, round(time.process_time() - began, 2), peak() - before)
+print(said, round(time.process_time() - began, 2), peak_resident_bytes() - before >> 20)
 """
 
 

@@ -17,11 +17,11 @@ import shutil
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from parity_tests.laboratory.child_usage import usage_of
 from parity_tests.laboratory.serving_speed import gguf_files
 from parity_tests.laboratory.serving_speed.sizes import decoder_sizes
 from runtime_py.command import flags
@@ -42,23 +42,16 @@ class Measured:
 
 
 def measured(command: Sequence[str], written: Path) -> Measured:
-    """Run a command in a process that reports its own children.
+    """Run a command.
 
     Raises:
         subprocess.CalledProcessError: it failed.
     """
-    began = time.monotonic()
-    inner = "import json,resource,subprocess,sys;subprocess.run(sys.argv[1:],check=True,stdout=2);"
-    inner += "r=resource.getrusage(resource.RUSAGE_CHILDREN);print(json.dumps([r.ru_utime+r.ru_stime,r.ru_maxrss]))"
-    done = subprocess.run([sys.executable, "-c", inner, *command], check=True, capture_output=True)
-    processor, peak = json.loads(done.stdout)
+    used = usage_of(command)
+    if used.code:
+        raise subprocess.CalledProcessError(used.code, command, stderr=used.errors)
     size = sum(f.stat().st_size for f in written.rglob("*") if f.is_file()) if written.is_dir() else written.stat().st_size
-    return Measured(time.monotonic() - began, processor, peak * resource_unit(), size)
-
-
-def resource_unit() -> int:
-    """Bytes of a unit of ru_maxrss: 1024, on macOS 1 (getrusage(2))."""
-    return 1 if sys.platform == "darwin" else 1024
+    return Measured(used.seconds, used.processor, used.peak, size)
 
 
 def same_size(model: Path) -> tuple[dict[str, int], int]:

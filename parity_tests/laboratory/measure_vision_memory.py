@@ -4,7 +4,7 @@
     python -m parity_tests.laboratory.measure_vision_memory --blocks 1 --pixels 672 --attention plain
 
 At 1344 px the tower has 9,217 rows and 16 heads: all scores of one layer would be 16 x 9217 x 9217 x 4 B = 5.4 GB. The graph
-is the package's own, with random weights; it runs once in a process of its own, whose ru_maxrss is read before and after.
+is the package's own, with random weights; it runs once in a process of its own, whose peak is read before and after.
 With ``--attention plain`` the same tower multiplies, normalises and multiplies in three operators: the control that shows
 what a score tensor looks like in these figures.
 """
@@ -36,16 +36,15 @@ ATTENTION = ("package", "plain")
 MODEL = "THUDM/cogvlm2-llama3-chat-19B"
 
 RUN = """\
-import json, resource, sys, time
+import json, sys, time
 import numpy, onnxruntime
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+from runtime_py.memory import peak_resident_bytes
 session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
 value = session.get_inputs()[0]
 pixels = numpy.random.default_rng(0).standard_normal([1, *value.shape[1:]], dtype=numpy.float32)
-loaded, began = peak(), time.monotonic()
+loaded, began = peak_resident_bytes(), time.monotonic()
 features = session.run(None, {value.name: pixels})[0]
-found = {"loaded_bytes": loaded, "peak_bytes": peak(), "seconds": round(time.monotonic() - began, 1)}
+found = {"loaded_bytes": loaded, "peak_bytes": peak_resident_bytes(), "seconds": round(time.monotonic() - began, 1)}
 print(json.dumps({**found, "rows": features.shape[1], "finite": bool(numpy.isfinite(features).all())}))
 """
 

@@ -17,6 +17,7 @@ from typing import Any
 from export.backends.tensorrt.flavour import load_flavour
 from export.backends.tensorrt.network import finish_attention, parse_network
 from runtime_py.errors import EdgeproofError, MachineError
+from runtime_py.memory import peak_resident_bytes
 
 
 @dataclass(frozen=True)
@@ -83,15 +84,7 @@ def build_engine(request: EngineRequest) -> EngineResult:
         )
     partial.replace(engine)
     seconds = time.monotonic() - started
-    return EngineResult(engine.stat().st_size, seconds, peak_resident(), layers, logger.lines)
-
-
-def peak_resident() -> int:
-    """Highest resident bytes of this process; unlike getrusage's it does not start at the parent's."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    return 0
+    return EngineResult(engine.stat().st_size, seconds, peak_resident_bytes(), layers, logger.lines)
 
 
 def _logger(trt: Any) -> Any:

@@ -1,8 +1,8 @@
 """Where a measurement lies, what is kept of it, and the programs that make it.
 
 Every program runs as a child of its own, with one computing thread: its peak is what the kernel says of it, its seconds are
-the processor's. What is measured is kept as JSON with the settings that it was made with, so that a run that was cut off
-goes on, and one that asks for something else measures anew.
+the processor's (`child_usage`). What is measured is kept as JSON with the settings that it was made with, so that a run that
+was cut off goes on, and one that asks for something else measures anew.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 import venv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from calibrate.statistics.passes import has_bfloat16
+from parity_tests.laboratory.child_usage import usage_of
 from runtime_py.errors import MachineError
 
 
@@ -121,13 +121,10 @@ def run(command: Sequence[str], codes: Sequence[int] = (0,), variables: Mapping[
 
 def measured(command: Sequence[str]) -> dict[str, Any]:
     """Exit code, wall and processor seconds and peak resident bytes of a program and its children."""
-    began = time.monotonic()
-    with subprocess.Popen(command, env=_variables(None), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as program:
-        _, status, usage = os.wait4(program.pid, 0)
-        program.returncode = os.waitstatus_to_exitcode(status)
+    used = usage_of(command, _variables(None))
     return {
-        "code": program.returncode,
-        "seconds": round(time.monotonic() - began, 1),
-        "processor_seconds": round(usage.ru_utime + usage.ru_stime, 1),
-        "peak": usage.ru_maxrss * 1024,
+        "code": used.code,
+        "seconds": round(used.seconds, 1),
+        "processor_seconds": round(used.processor, 1),
+        "peak": used.peak,
     }
