@@ -148,7 +148,7 @@ class _Unreadable(Exception):
         return ImageError(
             f"{file.name} cannot be read as an image" + (f": it is {kind}" if kind else ""),
             f"a file whose content is {SHOWN}",
-            "convert the picture to JPEG or PNG",
+            "take frames of it, as JPEG or PNG" if kind.endswith("video") else "convert the picture to JPEG or PNG",
         )
 
 
