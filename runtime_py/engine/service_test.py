@@ -298,3 +298,10 @@ def test_logprobs_that_cannot_be_computed_end_its_answer_and_no_other(
     until_nothing_is_held(service)
     assert wanted.empty()
     ends_early(service, ticket, 2000)
+
+
+@pytest.mark.parametrize("sizes", [{"slots": 0}, {"slots": -1}, {"slots": 10**9}, {"queue": -1}])
+def test_numbers_that_no_service_can_have(sizes: dict[str, int]) -> None:
+    """A billion slots were made one by one, before the memory of their caches was asked about."""
+    with pytest.raises(UsageError, match="slots and a queue"):
+        Sizes(**sizes)
