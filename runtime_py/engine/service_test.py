@@ -21,7 +21,7 @@ from runtime_py.engine.answer import Answer, Token
 from runtime_py.engine.conftest import opened, until_nothing_is_held
 from runtime_py.engine.logprobs import Event
 from runtime_py.engine.running import Wish
-from runtime_py.engine.service import ClosedError, Question, QueueFullError, Service, Ticket
+from runtime_py.engine.service import ClosedError, Question, QueueFullError, Service, Sizes, Ticket
 from runtime_py.errors import EdgeproofError, MachineError, UsageError
 from runtime_py.generation.generate import Overrides, settings_of
 from runtime_py.generation.session import Limits
