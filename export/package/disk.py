@@ -42,15 +42,24 @@ def check_place(output: Path) -> None:
         UsageError: it has no name of its own or one that cannot be kept, is a file or a link, or a parent is no folder.
         MachineError: it cannot be written.
     """
-    if output.name in ("", ".."):  # a package is assembled beside its folder, under the folder's name and an ending
-        raise UsageError(
-            f"-o {str(output)!r} names a folder that has no name of its own there",
-            "a folder that the export makes",
-            f"give it a name: -o {output / 'NAME'}",
-        )
+    require_name(output)
     require_utf8(output, "-o")
     with explained(output):
         _check_parents(output)
+
+
+def require_name(output: Path) -> None:
+    """Refuse a folder without a name of its own: what is written is made beside it, under its name and an ending.
+
+    Raises:
+        UsageError: it is ``.``, ``..`` or ``/``.
+    """
+    if output.name in ("", ".."):
+        raise UsageError(
+            f"-o {str(output)!r} names a folder that has no name of its own there",
+            "a folder that is made",
+            f"give it a name: -o {output / 'NAME'}",
+        )
 
 
 def _check_parents(output: Path) -> None:
