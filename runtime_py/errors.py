@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum
+from pathlib import PurePath
 
 
 class ExitCode(IntEnum):
@@ -134,6 +135,18 @@ def did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:
     """The ``next`` part of an error about a name that is not known: the nearest names, else what to do otherwise."""
     near = nearest(name, known)
     return f"did you mean {' or '.join(near)}? {otherwise}" if near else otherwise
+
+
+def require_utf8(path: PurePath, of: str) -> None:
+    """Refuse a path whose bytes are no UTF-8: the libraries that read and write the files behind it take no other.
+
+    Args:
+        of: what has the path, for the error.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{of} {path} is no UTF-8", "a path in UTF-8", "rename the folder, or choose another") from error
 
 
 @contextmanager

@@ -33,6 +33,7 @@ from runtime_py.generation.model_lock import ModelLock
 from runtime_py.hub.download import package_folder
 from runtime_py.package import trust as trusting
 from runtime_py.preprocess.base import ImageInputs, Layout, Message, Processor
+from runtime_py.preprocess.clips import joined, reads_clips, takes_clips
 from runtime_py.preprocess.extent import PredictsExtent, check_extent
 from runtime_py.preprocess.pictures import Picture
 from runtime_py.preprocess.processors import make_processor
@@ -87,7 +88,8 @@ class Model:
 
         Args:
             messages: one question, or the turns so far (see runtime_py.generation.conversation.Messages).
-            images: paths, bytes of files, PIL images or uint8 arrays.
+            images: paths, bytes of files, PIL images or uint8 arrays; those of a turn are the frames of a clip for models of
+                clips, and where clips are read one is a uint8 array (frames, height, width, 3).
             stream: called with each piece of text as it comes.
             overrides: sampling and limits apart from the package's defaults.
             upright: whether photographs are turned as EXIF says; None for what `load` was told.
@@ -117,7 +119,10 @@ class Model:
             turned = self.upright if upright is None else upright
             if not isinstance(turned, bool):
                 raise UsageError(f"upright is {shortened(turned)}", "True or False", "correct it, or leave it out")
-            turns, pictures = conversation.read(messages, picture_list(images), turned, self.check_picture)
+            given = picture_list(images)
+            turns, pictures = conversation.read(messages, given, turned, self.check_picture, reads_clips(self.processor))
+            if takes_clips(self.processor):
+                turns, pictures = joined(turns, pictures)
         run = AnswerStream(iter(()))
         run._tokens = self._lock.guard_each(self._answer(turns, pictures, settings, run), ANSWERING)
         return run

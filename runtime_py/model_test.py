@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from runtime_py.backends.base import Arrays
-from runtime_py.backends.choice import open_backend
+from runtime_py.backends.choice import MOST_THREADS, open_backend
 from runtime_py.backends.record import Ability, OpeningChoices, RuntimeBackend
 from runtime_py.backends.registry import register, withdraw
 from runtime_py.conftest import AttentionBackend, minicpm_settings, model_of
@@ -235,6 +235,9 @@ def test_a_backend_is_opened_with_what_it_can_be_given(model: Model) -> None:
         assert seen == [OpeningChoices(threads=2)]
         with pytest.raises(UsageError, match="providers"):
             open_backend(package, "able", providers=["CUDA"])
+        for threads in (-1, True, MOST_THREADS + 1, 10**30):
+            with pytest.raises(UsageError, match="threads"):
+                open_backend(package, "able", threads=threads)
         with pytest.raises(UsageError) as caught:
             open_backend(package, "unable", threads=2)
         assert "or able" in caught.value.expected and caught.value.next_step == "set N_THREADS in the environment"

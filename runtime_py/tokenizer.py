@@ -113,6 +113,12 @@ def load(folder: str | Path) -> Tokenizer:
                     return reader(path)
             except PackageError:
                 raise
+            except (AttributeError, IndexError, KeyError, TypeError) as error:
+                raise PackageError(
+                    f"{path} has another layout than the tokenizers library writes",
+                    "a tokenizer file",
+                    "restore the file, or export again",
+                ) from error
             except Exception as error:  # both libraries raise bare RuntimeError, OSError and Exception
                 raise PackageError(
                     f"{path} cannot be read: {error}", "a tokenizer file", "restore the file, or export again"
@@ -209,6 +215,18 @@ def _refuse_affixes(settings: Mapping[str, Any], path: Path) -> None:
         )
 
 
+def _refuse_chance(settings: Mapping[str, Any], path: Path) -> None:
+    """Dropout of merges is for training: it gives a text other ids every time."""
+    model = settings.get("model")
+    dropout = model.get("dropout") if isinstance(model, dict) else None
+    if dropout:
+        raise PackageError(
+            f"{path} cuts texts at random: its model has dropout {shortened(dropout)}",
+            "equal ids for equal texts",
+            "write null there, as a tokenizer has it that is not being trained with",
+        )
+
+
 def _refuse_growth(settings: Mapping[str, Any], path: Path) -> None:
     """A normaliser puts a few characters in place of one; a chain that puts thousands makes gigabytes of a question."""
     growth = 1
@@ -241,6 +259,7 @@ def read_json(path: Path) -> Tokenizer:
         raise PackageError(f"{path} is no tokenizer but a {type(stated).__name__}", "a JSON object", "restore the file")
     settings = completed(stated, added_tokens(path.parent), path)
     _refuse_affixes(settings, path)
+    _refuse_chance(settings, path)
     _refuse_growth(settings, path)
     library = Library.from_str(text if settings == stated else json.dumps(settings))
     kinds = list(_decoder_kinds(settings.get("decoder")))
@@ -258,7 +277,7 @@ def read_json(path: Path) -> Tokenizer:
             f"{path} decodes by {kinds or 'nothing'}", "a byte-level or byte-fallback decoder", "convert the tokenizer"
         )
     vocabulary: dict[str, int] = library.get_vocab(with_added_tokens=True)
-    added = {row["content"]: row for row in settings.get("added_tokens", [])}
+    added = {row["content"]: row for row in settings.get("added_tokens", []) if row["content"]}
     _check_size(path, max(vocabulary.values(), default=-1) + 1)
     pieces = [b""] * (max(vocabulary.values()) + 1)
     for text, index in vocabulary.items():

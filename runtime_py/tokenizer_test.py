@@ -174,6 +174,23 @@ def test_a_pattern_without_end_is_an_error_of_the_file(tmp_path: Path) -> None:
         words.encode("a" * 40 + "b")
 
 
+def test_dropout_is_refused(tmp_path: Path) -> None:
+    """It would give a question other ids every time."""
+    model = {"type": "BPE", "vocab": {"a": 0, "aa": 1}, "merges": [["a", "a"]]}
+    (tmp_path / "tokenizer.json").write_bytes(byte_level(model={**model, "dropout": 0.1}))
+    with pytest.raises(PackageError, match=r"at random: its model has dropout 0\.1"):
+        tokenizer.load(tmp_path)
+    (tmp_path / "tokenizer.json").write_bytes(byte_level(model={**model, "dropout": None}))
+    assert tokenizer.load(tmp_path).encode("aa") == [1]
+
+
+@pytest.mark.parametrize("settings", [{"model": None}, {"model": []}, {"added_tokens": [5]}, {"added_tokens": 5}, {}])
+def test_another_layout_is_said_in_words(tmp_path: Path, settings: dict[str, object]) -> None:
+    (tmp_path / "tokenizer.json").write_bytes(byte_level(**settings) if settings else b"{}")
+    with pytest.raises(PackageError, match=r"tokenizer\.json has another layout"):
+        tokenizer.load(tmp_path)
+
+
 @pytest.mark.parametrize("content", [b"[" * 100_000, b'{"a":[' + b"[]," * 3_000_000 + b"0]}", b"[]", b'{"a":1,"a":2}'])
 def test_json_that_is_no_tokenizer(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "tokenizer.json").write_bytes(content)

@@ -28,6 +28,7 @@ from export.families import registry
 from export.families.base import Family
 from export.families.names import did_you_mean_model, find
 from export.families.published import laid_over
+from export.package.disk import require_name
 from export.source.safetensors_writer import SHARD_BYTES, Pieces, PlannedTensor, write_sharded
 from export.source.tensor_source import EmptySource
 from export.source.weight_map import WeightMap
@@ -122,6 +123,7 @@ def synthesize(request: SynthesisRequest) -> SynthesisResult:
     numbers = RandomNumbers(request.seed, request.dtype)
 
     output = request.output
+    require_name(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UsageError(f"{output} exists already", "a folder that does not exist", "choose another -o, or delete it")
     total = sum(tensor.nbytes for tensor in tensors)

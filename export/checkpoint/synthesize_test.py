@@ -143,6 +143,9 @@ def test_what_cannot_be_synthesised_is_refused(tmp_path: Path, capsys: pytest.Ca
     ):
         with pytest.raises(UsageError, match=message):
             synthesize(SynthesisRequest(model, size, tmp_path / output, variant))
+    for nameless in (Path(), Path("..")):
+        with pytest.raises(UsageError, match="no name of its own"):
+            synthesize(SynthesisRequest("minicpm-v", "tiny", nameless))
     (tmp_path / "file").touch()
     with pytest.raises(MachineError, match="cannot write"):
         synthesize(SynthesisRequest("minicpm-v", "tiny", tmp_path / "file" / "out"))

@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from export.package.journal import Journal
+from export.package.lock import lock_of
 from export.package.ownership import free_name, remove_package, require_unfinished, stored_manifest
-from runtime_py.errors import EdgeproofError, MachineError, UsageError
+from runtime_py.errors import EdgeproofError, MachineError, UsageError, require_utf8
+from runtime_py.files.json_file import shortened
 from runtime_py.hub.room import FULL, existing_parent, free_bytes
 
 REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
@@ -37,16 +39,39 @@ def check_place(output: Path) -> None:
     """Refuse an output that no package can have as its folder.
 
     Raises:
-        UsageError: it is a file or a link, or a parent is no folder.
+        UsageError: it has no name of its own or one that cannot be kept, is a file or a link, or a parent is no folder.
         MachineError: it cannot be written.
     """
+    require_name(output)
+    require_utf8(output, "-o")
+    with explained(output):
+        _check_parents(output)
+
+
+def require_name(output: Path) -> None:
+    """Refuse a folder without a name of its own: what is written is made beside it, under its name and an ending.
+
+    Raises:
+        UsageError: it is ``.``, ``..`` or ``/``.
+    """
+    if output.name in ("", ".."):
+        raise UsageError(
+            f"-o {str(output)!r} names a folder that has no name of its own there",
+            "a folder that is made",
+            f"give it a name: -o {output / 'NAME'}",
+        )
+
+
+def _check_parents(output: Path) -> None:
     if output.is_symlink() or (output.exists() and not output.is_dir()):
         raise UsageError(f"-o {output} is a file or a link", "a folder that does not exist yet", "choose another name")
     parent = existing_parent(output)
     if not parent.is_dir():
         raise UsageError(f"-o {output}: {parent} is no folder", "a path whose parents are folders", "choose another path")
-    with explained(output), tempfile.TemporaryFile(dir=parent):
+    with tempfile.TemporaryFile(dir=parent):
         pass
+    with contextlib.suppress(FileNotFoundError):
+        lock_of(output).lstat()  # the longest name that an export makes beside its output
 
 
 def check_output(output: Path, force: bool, resume: bool) -> None:
@@ -105,7 +130,13 @@ def explained(output: Path) -> Iterator[None]:
         raise
 
 
-def _meaning(error: OSError, name: str, output: Path) -> MachineError:
+def _meaning(error: OSError, name: str, output: Path) -> EdgeproofError:
+    if error.errno == errno.ENAMETOOLONG:
+        return UsageError(
+            f"-o {shortened(str(output), 300)} is longer than a path may be there",
+            "a name to which an ending of a few letters can be added",
+            "choose a shorter one with -o",
+        )
     if error.errno in FULL:
         return MachineError(
             f"the disk is full: {name} could not be written",

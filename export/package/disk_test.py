@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -59,3 +60,19 @@ def test_a_parent_that_is_a_file_is_refused(tmp_path: Path) -> None:
 def test_system_errors_are_explained(tmp_path: Path, number: int, words: str) -> None:
     with pytest.raises(MachineError, match=words), explained(tmp_path / "out"):
         raise OSError(number, "as the system says it", str(tmp_path / "x.bin"))
+
+
+@pytest.mark.parametrize("name", ["", ".", "/", "..", "sub/.."])
+def test_a_folder_without_a_name_of_its_own_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="no name of its own") as caught:
+        check_output(Path(name), force=True, resume=False)
+    assert "-o " in caught.value.next_step
+
+
+def test_names_that_cannot_be_kept_are_refused(tmp_path: Path) -> None:
+    longest = os.pathconf(tmp_path, "PC_NAME_MAX")
+    for length in (longest - 4, longest, longest + 1, 5000):
+        with pytest.raises(UsageError, match="longer than a path may be"), explained(tmp_path / "x"):
+            check_output(tmp_path / ("x" * length), force=False, resume=False)
+    with pytest.raises(UsageError, match="no UTF-8"):
+        check_output(Path(os.fsdecode(bytes(tmp_path) + b"/\xff")), force=False, resume=False)

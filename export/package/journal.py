@@ -27,6 +27,8 @@ CHUNK = 1 << 19
 """Bytes hashed at a time: they stay in a core's own cache between being read and being hashed."""
 
 MAX_BYTES = 16 * MEGABYTE
+SHOWN = 3
+"""Keys of an object in which two exports differ that an error spells out."""
 
 
 @dataclass(frozen=True)
@@ -140,8 +142,7 @@ class Journal:
         different = self._different(stored)
         if different:
             differences = "; ".join(
-                f"{k}: {_short(stored['fingerprint'].get(k))} then, {_short(self._fingerprint.get(k))} now"
-                for k in different
+                _told(key, stored["fingerprint"].get(key), self._fingerprint.get(key)) for key in different
             )
             raise UsageError(
                 f"{self.folder} was begun by another export",
@@ -253,3 +254,12 @@ def _schema() -> Schema:
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _told(key: str, then: Any, now: Any) -> str:
+    """A key of two fingerprints; of objects their own keys that differ, for both may begin alike."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        inner = [name for name in sorted({*then, *now}) if then.get(name) != now.get(name)]
+        told = [_told(f"{key} {name}", then.get(name), now.get(name)) for name in inner[:SHOWN]]
+        return "; ".join(told) + (f" and {len(inner) - SHOWN} more" if len(inner) > SHOWN else "")
+    return f"{key}: {_short(then)} then, {_short(now)} now"

@@ -61,6 +61,21 @@ def test_resume_refuses_another_request_and_says_what_differs(tmp_path: Path) ->
     assert (tmp_path / "p/a.bin").exists(), "a refused resume must not touch the folder"
 
 
+def test_what_differs_inside_an_object_is_said_by_its_own_key(tmp_path: Path) -> None:
+    """A checkpoint of many files, of which one was written again."""
+    files = {f"shard-{number}.safetensors": f"{number}-{10**18}" for number in range(9)}
+    (tmp_path / "p").mkdir()
+    Journal(tmp_path / "p", {"checkpoint": files}).begin()
+    with pytest.raises(UsageError) as caught:
+        Journal(tmp_path / "p", {"checkpoint": {**files, "shard-7.safetensors": "7-1"}}).resume()
+    assert caught.value.expected.endswith(
+        'different are checkpoint shard-7.safetensors: "7-1000000000000000000" then, "7-1" now'
+    )
+    with pytest.raises(UsageError) as caught:
+        Journal(tmp_path / "p", {"checkpoint": {}}).resume()
+    assert "and 6 more" in caught.value.expected and "null now" in caught.value.expected
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -28,12 +28,18 @@ TWICE = (
 )
 
 
-def advice(missing: Sequence[str], left_over: Sequence[str], dtypes: Collection[str]) -> str:
+def advice(missing: Sequence[str], left_over: Sequence[str], dtypes: Collection[str], empty: bool = False) -> str:
     """The next step of the error.
 
     Args:
         dtypes: those of tensors that should hold floats of at most 32 bits and do not.
+        empty: a parameter is stored without a single value.
     """
+    if empty:
+        return (
+            "a parameter without values is what DeepSpeed (ZeRO stage 3) leaves in a model saved from one process: save it "
+            "with stage3_gather_16bit_weights_on_model_save, or join the parts with zero_to_fp32.py"
+        )
     if any(QUANTISED.search(name) for name in left_over) or any(dtype.startswith(NARROW) for dtype in dtypes):
         return (
             "these weights are quantised, and the original values cannot be had back: name the full-precision checkpoint "

@@ -69,6 +69,12 @@ def test_index_order_and_values(tmp_path: Path) -> None:
     assert source.infos["c"].file.name == "model-00002-of-00002.safetensors"
 
 
+def test_a_shard_spelled_in_two_ways_is_one(tmp_path: Path) -> None:
+    weight_map = sharded(tmp_path)
+    write_index(tmp_path, {**weight_map, "a": f"./{weight_map['a']}"})
+    assert torch.equal(open_checkpoint(tmp_path).read("a"), tensor(2))
+
+
 def test_a_pickle_index_names_the_shards(tmp_path: Path) -> None:
     torch.save({"a": tensor(1)}, tmp_path / "pytorch_model-00001-of-00002.bin")
     torch.save({"b": tensor(2)}, tmp_path / "pytorch_model-00002-of-00002.bin")

@@ -76,7 +76,7 @@ def shard_paths(index: Path, weight_map: Mapping[str, str]) -> list[Path]:
                 "download the missing file",
             )
         paths.append(path)
-    return paths
+    return list(dict.fromkeys(paths))  # "./a" is "a"
 
 
 def _is_plain(name: str) -> bool:

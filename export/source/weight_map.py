@@ -169,7 +169,7 @@ class WeightMap:
             raise CheckpointError(
                 f"the checkpoint does not match its config: {len(problems)} problem(s)" + listed(problems),
                 "exactly the tensors that the family's weight map names, in the shapes that config.json implies",
-                advice(missing, left_over, self._mistyped()),
+                advice(missing, left_over, self._mistyped(), any(0 in infos[name].shape for name in used & set(infos))),
             )
         for name, target in self.copies.items():
             check_copy(self, name, target)

@@ -170,6 +170,14 @@ def test_check_lists_everything_at_once(tmp_path: Path) -> None:
     assert "7 problem(s)" in caught.value.what
 
 
+@pytest.mark.parametrize("shape", [(0,), (0, 3)])
+def test_parameters_without_values_are_what_zero_leaves(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    weights = bound(tmp_path, {"a": torch.ones(2), "b": torch.ones(shape)}, [take("x", "a", (2,)), take("y", "b", (2, 3))])
+    with pytest.raises(CheckpointError, match="wrong shape: b is") as caught:
+        weights.check()
+    assert "ZeRO stage 3" in caught.value.next_step and "zero_to_fp32.py" in caught.value.next_step
+
+
 def test_check_accepts_what_fits(tmp_path: Path) -> None:
     weights = bound(tmp_path, {"a": torch.ones(2).half(), "b": torch.ones(1)}, [take("x", "a", (2,))], ["b"])
     weights.check({"x": (2,)})

@@ -15,6 +15,7 @@ import pytest
 import runtime_py
 from export.checkpoint.synthesize import SynthesisRequest, synthesize
 from parity_tests.laboratory.served import Served, served
+from runtime_py.generation.generate import Overrides
 from runtime_py.preprocess.base import Message
 from runtime_py.serving.client import Client, user_message
 
@@ -69,6 +70,9 @@ def test_frames_that_are_sent_are_answered_as_the_clip_is(package: Path, server:
     with runtime_py.load(package, threads=1) as model:
         wanted = [alone(model, clip(seed)) for seed in range(2)]
         backwards = alone(model, clip(0)[::-1])
+        for given in ([clip(0)], list(clip(0)), [clip(0)[:1], clip(0)[1:]]):  # one array, its frames, or both
+            asked = Overrides(max_new_tokens=TOKENS, temperature=0.0, repetition_penalty=1.0, stop_ids=())
+            assert model.chat(QUESTION, images=given, overrides=asked).text == wanted[0][0]
     assert len({text for text, _ in (*wanted, backwards)}) == 3, "or nothing is shown below"
     body = {"model": server.name, "max_tokens": TOKENS, "temperature": 0.0, "repetition_penalty": 1.0, "ignore_eos": True}
     for seed, (text, tokens) in enumerate(wanted):

@@ -11,6 +11,9 @@ from runtime_py.backends.registry import held_backends, names_with, runtime_back
 from runtime_py.errors import PackageError, UsageError
 from runtime_py.files.json_file import shortened
 
+MOST_THREADS = 1024
+"""More than machines have cores. A backend starts what it is told: ONNX Runtime takes minutes for some thousands."""
+
 
 def asked_backend(backend: str | None, threads: int, providers: Sequence[str] | None) -> str | None:
     """The backend that a caller asks for: the one named, or the one that has providers where those are named; else None.
@@ -22,14 +25,18 @@ def asked_backend(backend: str | None, threads: int, providers: Sequence[str] | 
         raise UsageError(f"backend {shortened(backend)}", "one of " + ", ".join(runtime_backends()), "choose one of them")
     if backend is not None:
         runtime_backend(backend)
-    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 0:
-        raise UsageError(f"{shortened(threads)} threads", "0 or more", "correct the number")
+    _check_threads(threads)
     listed = isinstance(providers, list | tuple) and all(isinstance(name, str) for name in providers)
     if providers is not None and not listed:
         raise UsageError(f"providers is {shortened(providers)}", "a list of names", 'for example ["CUDAExecutionProvider"]')
     if providers and backend is None:
         return next((name for name, record in runtime_backends().items() if record.can(Ability.PROVIDERS)), None)
     return backend
+
+
+def _check_threads(threads: object) -> None:
+    if isinstance(threads, bool) or not isinstance(threads, int) or not 0 <= threads <= MOST_THREADS:
+        raise UsageError(f"{shortened(threads)} threads", f"0 to {MOST_THREADS}", "correct the number")
 
 
 def open_backend(
@@ -47,8 +54,7 @@ def open_backend(
     """
     record = runtime_backend(backend or opened.runtime_backend)
     name = record.runtime_name
-    if threads < 0:
-        raise UsageError(f"{threads} threads", "0 or more", "correct the number")
+    _check_threads(threads)
     if providers and not record.can(Ability.PROVIDERS):
         able = names_with(Ability.PROVIDERS)
         raise UsageError(f"providers {list(providers)} for backend '{name}'", f"backend {able}", "leave them out")

@@ -178,7 +178,11 @@ class Conversation:
 
     def _try(self, pictures: Sequence[np.ndarray]) -> None:
         """Make the prompt of a question about these pictures, which refuses what the model does not take."""
+        from runtime_py.preprocess.clips import joined, takes_clips
+
         turns, images = [*self.turns, self._question("?", pictures)], [*self.images, *pictures]
+        if takes_clips(self.model.processor):
+            turns, images = joined(turns, images)
         self.model.processor.prompt.check(turns, len(images))
         self.model.prompt_layout(turns, self.model.processor.images(images))
 

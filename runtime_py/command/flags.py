@@ -154,8 +154,8 @@ def seed_number(given: int) -> int:
     return given
 
 
-def whole_number(least: int) -> Callable[[str], int]:
-    """An argument type: whole numbers from ``least`` on."""
+def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
+    """An argument type: whole numbers from ``least`` on, up to ``most`` where there is one."""
 
     def number(text: str) -> int:
         try:
@@ -164,6 +164,8 @@ def whole_number(least: int) -> Callable[[str], int]:
             value = least - 1
         if value < least:
             raise argparse.ArgumentTypeError(f"{text} is no whole number of at least {least}")
+        if most is not None and value > most:
+            raise argparse.ArgumentTypeError(f"{text} is more than {most}")
         return value
 
     return number

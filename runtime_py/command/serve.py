@@ -15,7 +15,7 @@ from runtime_py.command.dispatch import Command
 from runtime_py.command.parser import Parser
 from runtime_py.errors import ExitCode, MachineError, UsageError
 from runtime_py.files.json_file import MEGABYTE
-from runtime_py.generation.limits import slots_for
+from runtime_py.generation.limits import MOST_SLOTS, slots_for
 
 if TYPE_CHECKING:
     from runtime_py.engine.service import Service, Sizes
@@ -57,7 +57,7 @@ def parser(prog: str) -> Parser:
     many = made.add_argument_group("many requests")
     many.add_argument(
         "--slots",
-        type=at_least_one,
+        type=flags.whole_number(1, MOST_SLOTS),
         metavar="N",
         help="answers at a time; default 8, or what `export --batch` planned for",
     )

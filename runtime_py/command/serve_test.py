@@ -22,6 +22,7 @@ from runtime_py.command.bench_server import Load, lines, measure
 from runtime_py.command.cli import main
 from runtime_py.engine.service import Sizes
 from runtime_py.errors import EdgeproofError, UsageError
+from runtime_py.generation.limits import MOST_SLOTS
 from runtime_py.serving.client import Client, user_message
 
 ROOT = Path(__file__).parents[2]
@@ -145,6 +146,9 @@ def test_flags_are_what_a_server_is_told() -> None:
     assert (told.limits.body_bytes, told.limits.seconds, told.patience) == (64 << 20, 600.0, 30.0)
     assert serve._sizes(plain, _model()) == Sizes(slots=8, queue=64, chunk=128)
     assert serve._sizes(plain, _model(batch=4)).slots == 4, "as many as the export planned for"
+    for number, words in (("0", "at least 1"), (str(MOST_SLOTS + 1), f"more than {MOST_SLOTS}")):
+        with pytest.raises(UsageError, match=words):
+            serve.parser("serve").read(["-p", "a", "--slots", number])
     flags = (
         "--max-images 0 --max-image-mb 3 --max-megapixels 5 --max-request-mb 7 --timeout 9 --patience 0 --slots 2 --queue 0"
     )

@@ -26,8 +26,8 @@ from runtime_py.engine.logprobs import EngineEvent, Event, resolve
 from runtime_py.engine.preparation import Preparation
 from runtime_py.engine.running import Running, Wish
 from runtime_py.engine.thread_stack import STACK_BYTES, thread_stack_size
-from runtime_py.errors import EdgeproofError, MachineError, wrap_errors
-from runtime_py.generation.limits import SLOTS
+from runtime_py.errors import EdgeproofError, MachineError, UsageError, wrap_errors
+from runtime_py.generation.limits import MOST_SLOTS, SLOTS
 from runtime_py.generation.session import Session
 from runtime_py.package import Package
 from runtime_py.preprocess.base import Message, Processor
@@ -102,11 +102,22 @@ class Sizes:
     Attributes:
         slots: answers at a time; queue: questions that may wait beside them.
         chunk: tokens of a prompt in one decoder call; None for the package's own.
+
+    Raises:
+        UsageError: a number that no service can have.
     """
 
     slots: int = SLOTS
     queue: int = 64
     chunk: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.slots <= MOST_SLOTS or self.queue < 0:
+            raise UsageError(
+                f"{self.slots} slots and a queue of {self.queue}",
+                f"1 to {MOST_SLOTS} slots, and a queue of 0 or more",
+                "correct the number",
+            )
 
 
 class Service:

@@ -21,7 +21,7 @@ from runtime_py.engine.answer import Answer, Token
 from runtime_py.engine.conftest import opened, until_nothing_is_held
 from runtime_py.engine.logprobs import Event
 from runtime_py.engine.running import Wish
-from runtime_py.engine.service import ClosedError, Question, QueueFullError, Service, Ticket
+from runtime_py.engine.service import ClosedError, Question, QueueFullError, Service, Sizes, Ticket
 from runtime_py.errors import EdgeproofError, MachineError, UsageError
 from runtime_py.generation.generate import Overrides, settings_of
 from runtime_py.generation.session import Limits
@@ -298,3 +298,10 @@ def test_logprobs_that_cannot_be_computed_end_its_answer_and_no_other(
     until_nothing_is_held(service)
     assert wanted.empty()
     ends_early(service, ticket, 2000)
+
+
+@pytest.mark.parametrize("sizes", [{"slots": 0}, {"slots": -1}, {"slots": 10**9}, {"queue": -1}])
+def test_numbers_that_no_service_can_have(sizes: dict[str, int]) -> None:
+    """A billion slots were made one by one, before the memory of their caches was asked about."""
+    with pytest.raises(UsageError, match="slots and a queue"):
+        Sizes(**sizes)

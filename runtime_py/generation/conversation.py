@@ -13,8 +13,9 @@ from PIL import Image
 
 from runtime_py.errors import UsageError
 from runtime_py.preprocess.base import Message
+from runtime_py.preprocess.clips import AXES, open_clip
 from runtime_py.preprocess.extent import Check
-from runtime_py.preprocess.pictures import Picture, open_picture
+from runtime_py.preprocess.pictures import MAX_PIXELS, Picture, open_picture
 
 Messages = str | Sequence[Message | Mapping[str, Any]]
 """One question, or turns: `Message`, or ``{"role": ..., "content": ...}`` where content is text or a list of parts.
@@ -26,6 +27,12 @@ ELSEWHERE = ("url", "base64", "image_url")
 SIZES = ("min_pixels", "max_pixels", "resized_height", "resized_width")
 """Keys of image parts in transformers and qwen_vl_utils that are not followed: where a picture is, how large it shall be."""
 
+NEXT_STEPS = {
+    "image_url": 'pass pictures in images and name them by {"type": "image"}',
+    "video": 'pass its frames as one picture, a uint8 array (frames, height, width, 3), and name it by {"type": "image"}',
+}
+"""What to do about parts of other kinds."""
+
 PARTS = (
     'texts, {"type": "text", "text": ...}, {"type": "image"}, or {"type": "image", "image": a path, the bytes of a file, '
     "a PIL image or an array}"
@@ -33,12 +40,17 @@ PARTS = (
 
 
 def read(
-    messages: Messages, images: Sequence[Picture], upright: bool = False, check: Check | None = None
+    messages: Messages,
+    images: Sequence[Picture],
+    upright: bool = False,
+    check: Check | None = None,
+    clips: bool = False,
 ) -> tuple[list[Message], list[np.ndarray]]:
     """Turns, and uint8 RGB (height, width, 3) pictures that they index in the order in which they stand.
 
     Pictures that no turn claims belong to the first user turn, in front of its text. A picture that two turns name is there
-    twice. ``upright`` and ``check`` are those of `runtime_py.preprocess.pictures.open_picture`.
+    twice. ``upright`` and ``check`` are those of `runtime_py.preprocess.pictures.open_picture`. With ``clips`` a uint8 array
+    (frames, height, width, 3) may stand for a picture.
 
     Raises:
         UsageError: no turn, a turn of another form, or more image parts than pictures.
@@ -62,8 +74,14 @@ def read(
         turns[first] = replace(turns[first], parts=(*free, *turns[first].content()))
     order: list[int] = []
     turns = [_in_order(turn, order) for turn in turns]
-    opened = {index: open_picture(reader.pictures[index], upright=upright, check=check) for index in dict.fromkeys(order)}
+    opened = {index: _opened(reader.pictures[index], upright, check, clips) for index in dict.fromkeys(order)}
     return turns, [opened[index] for index in order]
+
+
+def _opened(picture: Picture, upright: bool, check: Check | None, clips: bool) -> np.ndarray:
+    if isinstance(picture, np.ndarray) and picture.ndim == AXES and clips:
+        return open_clip(picture, MAX_PIXELS, check)
+    return open_picture(picture, upright=upright, check=check)
 
 
 def _in_order(turn: Message, order: list[int]) -> Message:
@@ -125,7 +143,7 @@ class _Reader:
         raise UsageError(
             f"part {place} of turn {number} is {_short(part)}",
             PARTS,
-            'pass pictures in images and name them by {"type": "image"}' if kind == "image_url" else "correct the part",
+            NEXT_STEPS.get(str(kind), "correct the part"),
         )
 
     def _check_keys(self, part: Mapping[str, Any], number: int, place: int) -> None:

@@ -8,6 +8,9 @@ from typing import Protocol
 SLOTS = 8
 """Answers at a time, unless a package was planned for another number of sequences."""
 
+MOST_SLOTS = 4096
+"""Each holds a session, and cache positions once it answers: more are a slip."""
+
 
 class SessionLimits(Protocol):
     """The part of targets.base.Limits that a session obeys; the manifest's ``limits`` give the same."""

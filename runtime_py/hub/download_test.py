@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from runtime_py.errors import UsageError
 from runtime_py.hub.client import as_quiet_as_asked
 from runtime_py.hub.local_hub_test import COMMIT, LocalHub, hub, run
 from runtime_py.hub.reference import Reference, reference, repository
@@ -114,10 +115,15 @@ def test_which_names_mean_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert reference("you/demo") is None, "a folder goes before the hub"
 
 
+@pytest.mark.parametrize("path", ["https://huggingface.co/you/demo", Path("https://huggingface.co/you/demo/tree/main")])
+def test_an_address_is_told_the_name(path: str | Path) -> None:
+    with pytest.raises(UsageError, match="is an address") as caught:
+        reference(path)
+    assert caught.value.next_step == "name it as you/demo"
+
+
 @pytest.mark.parametrize("name", ["demo", "you/de--mo", "you/demo.git", "a/b/c", "you/demo@main", "-q/x"])
 def test_names_that_no_repository_can_have(name: str) -> None:
-    from runtime_py.errors import UsageError
-
     with pytest.raises(UsageError, match="no name of a repository"):
         repository(name)
 

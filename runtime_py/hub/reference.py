@@ -11,6 +11,8 @@ from runtime_py.files.json_file import shortened
 
 _REPOSITORY = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
 _FORM = re.compile(rf"(?P<repository>{_REPOSITORY})(?:@(?P<revision>[A-Za-z0-9][\w./-]*))?")
+_ADDRESS = re.compile(rf"https?:/{{1,2}}[^/]+/(?P<repository>{_REPOSITORY})")
+"""A page of the hub; a `Path` has one slash of the two."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,19 @@ class Reference:
 
 
 def reference(path: str | Path) -> Reference | None:
-    """The repository that a package's name means; None for what is on this machine and for every other form."""
+    """The repository that a package's name means; None for what is on this machine and for every other form.
+
+    Raises:
+        UsageError: the address of a repository, whose name it tells.
+    """
     if not isinstance(path, str | Path):
         return None
+    if address := _ADDRESS.match(str(path)):
+        raise UsageError(
+            f"{shortened(str(path))} is an address",
+            "the folder of a package, or USER/NAME on the hub",
+            f"name it as {address['repository']}",
+        )
     match = _FORM.fullmatch(str(path))
     if match is None or Path(path).exists():
         return None

@@ -21,6 +21,9 @@ from runtime_py.errors import PackageError
 DOWNLOADED_BESIDE = frozenset({".gitattributes", ".gitignore", "README.md", ".cache", ".git", ".huggingface"})
 """What downloading a package from a model hub adds at its top. Never opened; it need not be a row of ``files``."""
 
+SYSTEMS_OWN = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
+"""Files that macOS and Windows put into any folder that is looked at; as above."""
+
 HASHED_AT_ONCE = 4
 """Files read side by side when contents are compared: a processor's core hashes slower than a disk of today reads."""
 
@@ -115,13 +118,13 @@ def _difference(folder: Path, row: Mapping[str, Any], deep: bool) -> str:
 
 
 def _present(folder: Path) -> Iterator[str]:
-    """Everything in a package but plain folders and what downloading adds; links are not followed."""
+    """Everything in a package but plain folders and what downloading and systems add; links are not followed."""
     for place, folders, files in os.walk(folder):
         here = Path(place)
         beside = DOWNLOADED_BESIDE if here == folder else frozenset()
         folders[:] = [name for name in folders if name not in beside]
         for name in [*files, *(name for name in folders if (here / name).is_symlink())]:
-            if name not in beside:
+            if name not in beside and name not in SYSTEMS_OWN:
                 yield (here / name).relative_to(folder).as_posix()
 
 

@@ -13,7 +13,7 @@ import pytest
 
 import runtime_py
 from runtime_py import package
-from runtime_py.errors import PackageError
+from runtime_py.errors import PackageError, UsageError
 from runtime_py.generation.generate import Overrides
 from runtime_py.package.conftest import edit
 from runtime_py.package.files import DOWNLOADED_BESIDE, problem
@@ -139,6 +139,23 @@ def test_a_package_downloaded_from_a_hub_runs(exported: Path, tmp_path: Path) ->
     (local / "onnx" / ".gitattributes").write_text("not at the top")
     with pytest.raises(PackageError, match=r"extra: onnx/\.gitattributes"):
         package.verify(package.read(local))
+
+
+@pytest.mark.parametrize("name", [".DS_Store", "onnx/.DS_Store", "selftest/Thumbs.db", "desktop.ini"])
+def test_what_systems_put_into_folders_that_are_looked_at(copy: Path, name: str) -> None:
+    (copy / name).write_bytes(b"Bud1")
+    package.verify(package.read(copy))
+    (copy / name).rename(copy / "x.ini")
+    with pytest.raises(PackageError, match=r"extra: x\.ini"):
+        package.verify(package.read(copy))
+
+
+def test_a_folder_whose_name_is_no_utf8(copy: Path, tmp_path: Path) -> None:
+    """The libraries that open its files would fail each in words of its own."""
+    strange = Path(os.fsdecode(bytes(tmp_path) + b"/\xff\xfe"))
+    copy.rename(strange)
+    with pytest.raises(UsageError, match="no UTF-8"):
+        runtime_py.load(strange, threads=1)
 
 
 def test_an_unlisted_tokenizer_file_is_not_read(copy: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from runtime_py.backends.registry import named_paths
 from runtime_py.contracts import PASSED_ON, StageContract
-from runtime_py.errors import PackageError, UsageError
+from runtime_py.errors import PackageError, UsageError, require_utf8
 from runtime_py.files import schema
 from runtime_py.files.json_file import MEGABYTE, parse_json, read_bytes, shortened
 from runtime_py.generation.session import Limits
@@ -87,7 +87,7 @@ def read(path: str | Path) -> Package:
     """Read ``manifest.json`` of a package folder; no other file is opened.
 
     Raises:
-        UsageError: there is no such folder.
+        UsageError: there is no such folder, or its path is no UTF-8.
         PackageError: no manifest, a damaged one, one of a newer edgeproof, a value out of its range, or a path that is not
             a row of ``files``.
     """
@@ -127,6 +127,7 @@ def _folder(path: str | Path) -> Path:
         raise UsageError(f"{shortened(path)} is no path", "the folder of a package", "pass a path") from error
     if not is_folder:
         raise UsageError(f"{folder} is no folder", "a package folder", "pass the folder that export wrote (-o)")
+    require_utf8(folder, "the package folder")
     return folder
 
 

@@ -30,6 +30,7 @@ class Processor(PromptedProcessor):
     def __init__(self, settings: Mapping[str, Any], tokenizer: TokenizerLike | None) -> None:
         super().__init__(settings, tokenizer)
         self.video: bool = settings["video"]
+        self.reads_clips = self.video
 
     def images(self, pictures: Sequence[np.ndarray]) -> list[ImageInputs]:
         if len(pictures) > 1:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import warnings
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -30,6 +31,9 @@ MAX_REWRITTEN_BYTES = 256 << 20
 """Larger files are not read again without their metadata."""
 
 GIVEN = "the given image"
+
+_ADDRESS = re.compile(r"(https?|ftp|s3|gs|hf|file|blob):/|data:[\w/;,]", re.IGNORECASE)
+"""What a URL begins with; a `Path` has one slash of two."""
 
 Picture = str | Path | bytes | Image.Image | np.ndarray
 
@@ -117,6 +121,10 @@ def _file_at(picture: object) -> _File:
             "a path, the bytes of a file, a PIL image or a uint8 array",
             "pass one of them",
         ) from error
+    if not is_file and _ADDRESS.match(str(path)):
+        raise ImageError(
+            f"{shortened(str(path))} is an address", "a file on this machine", "download or decode it, and give the file"
+        )
     if not is_file:
         raise ImageError(f"{path} is no file", "an image file", "check the path")
     try:
@@ -148,7 +156,7 @@ class _Unreadable(Exception):
         return ImageError(
             f"{file.name} cannot be read as an image" + (f": it is {kind}" if kind else ""),
             f"a file whose content is {SHOWN}",
-            "convert the picture to JPEG or PNG",
+            "take frames of it, as JPEG or PNG" if kind.endswith("video") else "convert the picture to JPEG or PNG",
         )
 
 

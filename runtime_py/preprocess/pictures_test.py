@@ -238,3 +238,11 @@ def test_a_picture_without_a_pixel_is_refused(size: tuple[int, int]) -> None:
 def test_a_name_longer_than_any_may_be_is_no_picture() -> None:
     with pytest.raises(ImageError, match="is no picture"):
         open_picture("x" * 300 + ".png")
+
+
+@pytest.mark.parametrize(
+    "address", ["https://a.org/b.png", Path("http://a.org/b.png"), "data:image/png;base64,iVBO", "FILE:///b"]
+)
+def test_addresses_are_told_from_paths(address: str | Path) -> None:
+    with pytest.raises(ImageError, match="is an address"):
+        open_picture(address)

@@ -28,6 +28,8 @@ class Processor(PromptedProcessor):
     frames have other bounds than pictures.
     """
 
+    reads_clips = True
+
     def images(self, pictures: Sequence[np.ndarray]) -> list[ImageInputs]:
         return [self._inputs(picture, source) for source, picture in enumerate(pictures)]
 

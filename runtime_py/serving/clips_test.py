@@ -10,10 +10,11 @@ import pytest
 from runtime_py.errors import ImageError
 from runtime_py.model import Model
 from runtime_py.preprocess.base import Message
+from runtime_py.preprocess.clips import TakesClips
 from runtime_py.preprocess.cogvlm2 import Processor
 from runtime_py.preprocess.cogvlm2_test import IDS, PLACEHOLDER, SETTINGS
 from runtime_py.preprocess.xverse_v_test import LetterTokenizer
-from runtime_py.serving.clips import TakesClips, most_pictures, with_clips
+from runtime_py.serving.clips import most_pictures, with_clips
 from runtime_py.serving.refusal import Refusal
 
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -49,6 +50,21 @@ def png_in_base64() -> tuple[bytes, str]:
     content = buffer.getvalue()
     content += bytes((1 - len(content)) % 3)
     return content, base64.b64encode(content).decode()
+
+
+def test_base64_may_be_escaped_as_urls_are() -> None:
+    """JavaScript's encodeURIComponent does it."""
+    content = png_in_base64()[0] + b"\xfb\xef\xbe\xff\xff\xff?"
+    text = base64.b64encode(content).decode()
+    assert {"+", "/", "="} <= set(text)
+    for form in (quote(text, safe=""), quote(text, safe="").replace("%2B", "%2b"), f"{text[:40]}%0A{text[40:]}%20"):
+        assert "%" in form and picture_at(f"data:image/png;base64,{form}", LIMITS).shape == (7, 9, 3)
+
+
+def test_base64url_is_refused_by_its_letters() -> None:
+    text = base64.urlsafe_b64encode(png_in_base64()[0] + b"\xfb\xef\xbe").decode()
+    with pytest.raises(Refusal, match=r"letters, digits, \+ and / are expected, not the - and _ of base64url"):
+        picture_at(f"data:image/png;base64,{text}", LIMITS)
 
 
 def test_base64_may_have_line_ends_and_lack_its_padding() -> None:

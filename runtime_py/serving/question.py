@@ -12,7 +12,8 @@ import numpy as np
 from runtime_py.engine.running import Constraint, Wish
 from runtime_py.engine.service import Question, Service
 from runtime_py.generation.generate import settings_of
-from runtime_py.serving.clips import TakesClips, with_clips
+from runtime_py.preprocess.clips import takes_clips
+from runtime_py.serving.clips import with_clips
 from runtime_py.serving.grammar import Grammars
 from runtime_py.serving.pictures import PictureLimits
 from runtime_py.serving.refusal import Refusal, invalid
@@ -62,8 +63,7 @@ class Questions:
                 with _told_which(number, len(sources)):
                     known[source] = opened(source, limits)
         turns, pictures = asked.turns, [known[source] for source in sources]
-        processor = self._service.processor
-        if isinstance(processor, TakesClips) and processor.video:
+        if takes_clips(self._service.processor):
             turns, pictures = with_clips(turns, pictures)
         return Question(turns, pictures, Wish(settings, asked.stops, asked.logprobs, constraint))
 

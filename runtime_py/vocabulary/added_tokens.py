@@ -60,7 +60,8 @@ class AddedToken:
 
 
 def added_tokens(folder: Path) -> tuple[AddedToken, ...]:
-    """Every token of the tables in a folder, those with ids first and by id, each text once.
+    """Every token of the tables in a folder, those with ids first and by id, each text once. One of no letter is none, as
+    for the tokenizers library: it would be found between any two.
 
     Raises:
         PackageError: a table that is none, an id out of range, or two tables that disagree.
@@ -71,6 +72,8 @@ def added_tokens(folder: Path) -> tuple[AddedToken, ...]:
     special = dict(special_tokens(tables[CONFIG], tables[MAP], folder))
     for token in (*_decoder(tables[CONFIG], folder / CONFIG), *_listed(tables[LIST], folder / LIST, special)):
         assert token.id is not None
+        if not token.text:
+            continue
         other = numbered.setdefault(token.text, token)
         same = by_id.setdefault(token.id, token)
         if other.id != token.id or same.text != token.text:

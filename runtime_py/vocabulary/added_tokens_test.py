@@ -55,6 +55,25 @@ def test_a_token_beside_a_sentencepiece_model_is_one_id(tmp_path: Path, tables: 
     assert words.encode("red<new>") == [*words.encode("red"), size]
 
 
+@pytest.mark.parametrize("vocabulary", ["xverse-v", "minicpm-v"])
+@pytest.mark.parametrize(
+    "tables",
+    [{"added_tokens": {"": 5}}, {"tokenizer_config": {"added_tokens_decoder": {"5": {"content": "", "special": True}}}}],
+)
+def test_a_token_of_no_letter_is_none(tmp_path: Path, vocabulary: str, tables: dict[str, Any]) -> None:
+    """Whole vocabularies would be cut at every letter."""
+    words, plain = tokenizer.load(folder_of(tmp_path, vocabulary, **tables)), tokenizer.load(DEMOS / vocabulary)
+    assert words.encode("Where is the ball?") == plain.encode("Where is the ball?")
+    assert "" not in words.added
+
+
+def test_a_row_of_no_letter_is_none(tmp_path: Path) -> None:
+    rows = [*XVERSE["added_tokens"], {"id": SIZE, "content": "", "special": True, **ROW}]
+    (tmp_path / "tokenizer.json").write_text(json.dumps({**XVERSE, "added_tokens": rows}), encoding="utf-8")
+    words = tokenizer.load(tmp_path)
+    assert words.added <= words.ids.keys() and "" not in words.added
+
+
 @pytest.mark.parametrize("tables", TABLES.values(), ids=TABLES)
 def test_transformers_gives_the_same_ids(tmp_path: Path, tables: dict[str, Any]) -> None:
     transformers = pytest.importorskip("transformers")
