@@ -94,6 +94,7 @@ def test_this_machines_memory_and_disk_are_checked() -> None:
     peak, step = made.export_peak
     with pytest.raises(DoesNotFitError, match=step):
         replace(made, available_memory=peak - 1, free_disk=1 << 50).refuse_if_it_does_not_fit()
+    assert made.disk_needed > made.file_bytes, "room for what lies beside the files"
     replace(made, available_memory=peak, free_disk=made.disk_needed).refuse_if_it_does_not_fit()
     with pytest.raises(DoesNotFitError, match="on the disk"):
         replace(made, available_memory=1 << 50, free_disk=made.disk_needed - 1).refuse_if_it_does_not_fit()
