@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from export.compilation.host import host_place
 from export.compilation.objects import link_shared, linker, write_tar
 from runtime_py.errors import MachineError
 
@@ -35,17 +36,14 @@ def test_an_archive_depends_on_names_and_content_alone(tmp_path: Path) -> None:
         assert content is not None and content.read() == b"devc.o" * 3
 
 
-def there(monkeypatch: pytest.MonkeyPatch, *programs: str, wheel: bool) -> None:
-    monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}" if name in programs else None)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name if wheel else None)
-
-
-def test_the_first_compiler_on_the_path_links(monkeypatch: pytest.MonkeyPatch) -> None:
-    there(monkeypatch, "clang", "gcc", wheel=True)
-    assert linker() == ["gcc"]
-    there(monkeypatch, wheel=True)
-    assert linker()[:4] == [sys.executable, "-m", "ziglang", "cc"]
-    there(monkeypatch, wheel=False)
+def test_the_first_compiler_that_is_there_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    wheel = [sys.executable, "-m", "ziglang", "cc", "-target", f"{host_place()}-linux-gnu"]
+    there = ["cc", "gcc", "clang", "ziglang"]
+    monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}" if name in there else None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name if name in there else None)
+    for command in (["cc"], ["gcc"], ["clang"], wheel):
+        assert linker() == command
+        del there[0]
     with pytest.raises(MachineError, match="no linker on this machine"):
         linker()
 
