@@ -184,9 +184,10 @@ def test_nothing_beside_the_filled_positions_is_moved(made: Make) -> None:
 @KINDS
 def test_a_copy_that_cannot_be_is_refused(made: Make) -> None:
     pool, stranger = (made(HostDevice(), 2) for _ in range(2))
-    for target, length in ((pool.rows[1], 1), (stranger.rows[0], 0), (pool.rows[0], 0)):
+    row, other, foreign = *pool.rows, stranger.rows[0]
+    for source, target, length in ((row, other, 1), (row, other, -1), (row, foreign, 0), (foreign, row, 0), (row, row, 0)):
         with pytest.raises(UsageError, match="positions that are filled"):
-            pool.copy(pool.rows[0], target, length)
+            pool.copy(source, target, length)
 
 
 @given(shape=st.tuples(*(st.integers(1, 4) for _ in range(5))), data=st.data(), dtype=st.sampled_from([np.float16, np.int8]))
