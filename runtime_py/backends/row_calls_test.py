@@ -50,3 +50,5 @@ def test_a_pass_brings_every_row_its_own_logits() -> None:
     assert [each.tolist() for each in logits] == [[[40, 5]], [[10, 1]], [[30, 4]], [[20, 2]]]
     assert [sorted(call) for call in calls] == [[5], [1, 2, 4]]
     assert [row.length for row in rows] == [6, 2, 5, 3]
+    (alone,) = decode_rows(TAKEN, rows[:1], asked[:1], lambda feeds, lengths, caches: lengths[:, None, None])
+    assert alone.tolist() == [[6]] and rows[0].length == 7
