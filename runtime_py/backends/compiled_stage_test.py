@@ -111,10 +111,14 @@ def test_a_table_of_another_file_is_refused(tower_package: Path, tmp_path: Path)
 
 def test_a_library_is_opened_where_the_package_has_one_and_the_processor_runs_it() -> None:
     opened: list[str] = []
-    manifest = {"backends": {ONNX.name: {"decoder_library": {}}}}
+    manifest: dict[str, Any] = {"backends": {ONNX.name: {"decoder_library": {}}}}
 
     def asked(key: str, provider: str) -> tuple[object, str]:
-        return where_it_runs(Place(Path("package"), manifest, True, provider), key, lambda: opened.append(key) or key)
+        def library() -> str:
+            opened.append(key)
+            return key
+
+        return where_it_runs(Place(Path("package"), manifest, True, provider), key, library)
 
     assert asked("decoder_library", CPU) == ("decoder_library", "")
     for key, provider in (("vision_library", CPU), ("decoder_library", "CUDAExecutionProvider")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -72,7 +73,7 @@ def test_weights_and_cache_of_the_published_model() -> None:
 def test_activations_are_those_of_a_call_or_of_a_picture_whichever_is_larger() -> None:
     spec = spec_with(DECODER, 0)
 
-    def of(chunk: int, batch: int = 1, context: int = 4096, precision: str = "int4", **decoder: int) -> int:
+    def of(chunk: int, batch: int = 1, context: int = 4096, precision: str = "int4", **decoder: Any) -> int:
         changed = dataclasses.replace(spec, decoder=dataclasses.replace(spec.decoder, **decoder))
         return activation_bytes(changed, BuildOptions(TARGET, precision, Limits(context, chunk, batch)))
 
