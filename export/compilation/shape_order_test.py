@@ -43,7 +43,7 @@ def test_stores_that_depend_on_one_another_are_refused() -> None:
         sorted_module(shape_function((3, 2), (2, 1)))
 
 
-@pytest.mark.parametrize("place", ["right", "condition", "chosen", "otherwise", "argument"])
+@pytest.mark.parametrize("place", ["right", "condition", "chosen", "otherwise", "argument", "converted"])
 def test_what_a_store_reads_is_found_wherever_it_stands(place: str) -> None:
     heap = tirx.decl_buffer((8,), "int64", name="H")
     read, one = tirx.BufferLoad(heap, [2]), tirx.IntImm("int64", 1)
@@ -53,6 +53,7 @@ def test_what_a_store_reads_is_found_wherever_it_stands(place: str) -> None:
         "chosen": tirx.Select(tirx.BufferLoad(heap, [1]) > one, read, one),
         "otherwise": tirx.Select(tirx.BufferLoad(heap, [1]) > one, one, read),
         "argument": tirx.shift_left(one, read),
+        "converted": tirx.Cast("int64", tirx.Cast("int32", read)),
     }[place]
     stores = [tirx.BufferStore(heap, value, [3]), tirx.BufferStore(heap, tirx.BufferLoad(heap, [1]), [2])]
     with pytest.raises(AssertionError, match=r"slot 3 is computed from the computed slots \[2\]"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -57,13 +58,15 @@ class Stopped:
 @pytest.mark.parametrize("forced", [False, True])
 def test_a_second_interrupt_closes_the_service_at_once(forced: bool) -> None:
     """The first close may wait for answers; a close without patience beside it ends them."""
-    released, closed = threading.Event(), list[float | None]()
+    released, closed, ended = threading.Event(), list[float | None](), list[float | None]()
 
     def close(patience: float | None = None) -> None:
         closed.append(patience)
         if patience is None or not forced:
             released.set()
         assert released.wait(10)
+        time.sleep(0.02)
+        ended.append(patience)
 
     service: Any = SimpleNamespace(close=close)
     server = EndingServer(uvicorn.Config(Stopped(), log_config=None, lifespan="off", ws="none"), service, 30)
@@ -71,5 +74,10 @@ def test_a_second_interrupt_closes_the_service_at_once(forced: bool) -> None:
     server.config.load()
     server.lifespan = server.config.lifespan_class(server.config)
     server.servers, server.force_exit = [], forced
-    asyncio.run(server.shutdown())
+
+    async def stopped() -> set[float | None]:
+        await server.shutdown()
+        return set(ended)
+
+    assert asyncio.run(stopped()) == set(closed), "it waits until the service has closed"
     assert closed == ([30, None] if forced else [30])
