@@ -52,7 +52,7 @@ def test_what_a_store_reads_is_found_wherever_it_stands(place: str) -> None:
         "condition": tirx.Select(read > one, one, one + one),
         "chosen": tirx.Select(tirx.BufferLoad(heap, [1]) > one, read, one),
         "otherwise": tirx.Select(tirx.BufferLoad(heap, [1]) > one, one, read),
-        "argument": tirx.shift_left(one, read),
+        "argument": tirx.call_pure_extern("int64", "f", one, read),
         "converted": tirx.Cast("int64", tirx.Cast("int32", read)),
     }[place]
     stores = [tirx.BufferStore(heap, value, [3]), tirx.BufferStore(heap, tirx.BufferLoad(heap, [1]), [2])]
