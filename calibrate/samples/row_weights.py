@@ -39,8 +39,8 @@ class RowWeights:
         self.calls, self.layer_rows = calls, layer_rows
         kinds = [row_kinds(prompt) for prompt in prompts]
         counts = torch.stack([(torch.cat(kinds) == kind).sum() for kind in (IMAGE, TEXT, ANSWER)]).double()
-        weights = torch.where(counts > 0, 1 / counts.clamp(min=1), torch.inf)
-        weights = weights.clamp(max=MOST * float(weights.min())).nan_to_num(posinf=0.0)
+        weights = 1 / counts.clamp(min=1)  # of a kind that no row has, no row takes it
+        weights = weights.clamp(max=MOST * float(weights.min()))
         weights *= counts.sum() / (weights * counts).sum()
         self.rows = [weights[kind].float() for kind in kinds]
         self.head_rows = [rows * (kind != IMAGE) for rows, kind in zip(self.rows, kinds, strict=True)]

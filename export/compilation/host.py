@@ -8,10 +8,6 @@ X86_64, ARM64 = "x86_64", "aarch64"
 """Places of export.backends.mlc.library.TARGETS."""
 
 
-def host_place(machine: str = "") -> str:
-    """The place that a processor's library is built for.
-
-    Args:
-        machine: as ``platform.machine`` names it; this one where it is empty.
-    """
-    return ARM64 if architecture(machine) == ARM64 else X86_64
+def host_place() -> str:
+    """The place that this machine's processor has its library built for."""
+    return ARM64 if architecture() == ARM64 else X86_64

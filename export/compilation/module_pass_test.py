@@ -18,7 +18,7 @@ from export.backends.mlc.passes.attach_metadata import METADATA, AttachMetadata
 from export.backends.mlc.passes.cpu_schedule import ScheduleForCpu
 from export.backends.mlc.passes.runtime_functions import AddEmbeddingAllocator, NameSystemLibrary
 from export.compilation.annotate_bounds import AnnotateBounds
-from export.compilation.module_pass import ModulePass, Part, PassLog, changed
+from export.compilation.module_pass import ModulePass, Part, PassLog, changed, require_kernels
 
 
 class Layer(nn.Module):
@@ -125,3 +125,38 @@ def test_a_failure_names_the_pass_and_those_before_it(module: IRModule) -> None:
         tvm.transform.Sequential(
             [relax.transform.FoldConstant(), AddLogitKernels(device=False).as_tvm(), undeclared.as_tvm()]
         )(module)
+
+
+def test_a_failure_is_that_of_the_pass_that_was_at_work(module: IRModule) -> None:
+    def fold_and_fail(mod: IRModule) -> IRModule:
+        relax.transform.FoldConstant()(mod)
+        raise ValueError("no such kernel")
+
+    log = PassLog()
+    with (
+        pytest.raises(RuntimeError, match=r"pass Declared failed: .*no such kernel; the passes before it: FoldConstant"),
+        tvm.transform.PassContext(instruments=[log]),
+        log.explained(),
+    ):
+        declared(fold_and_fail, frozenset()).as_tvm()(module)
+
+
+def test_an_error_of_no_pass_stays_what_it_is() -> None:
+    with pytest.raises(KeyError, match="'no pass'"), PassLog().explained():
+        raise KeyError("no pass")
+
+
+def test_kernels_of_other_names_or_arguments_are_refused(module: IRModule) -> None:
+    (kernel,) = (v.name_hint for v, f in module.functions_items() if v.name_hint == "matmul")
+    count = len(module[kernel].params)
+    require_kernels(module, {kernel: count})
+    for expected in ({kernel: count, "multiply": count}, {kernel: count + 1, "forward": 1}):
+        with pytest.raises(AssertionError, match="expected kernels with so many arguments"):
+            require_kernels(module, expected)
+
+
+def test_functions_are_told_how_large_a_size_can_be_and_kernels_are_not(module: IRModule) -> None:
+    after = AnnotateBounds({"seq_len": 8})(module)
+    for variable, function in after.functions_items():
+        bounds = (function.attrs or {}).get("tir_var_upper_bound")
+        assert dict(bounds or {}) == ({"seq_len": 8} if isinstance(function, relax.Function) else {}), variable

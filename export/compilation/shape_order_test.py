@@ -43,6 +43,40 @@ def test_stores_that_depend_on_one_another_are_refused() -> None:
         sorted_module(shape_function((3, 2), (2, 1)))
 
 
+@pytest.mark.parametrize("place", ["right", "condition", "chosen", "otherwise", "argument", "converted"])
+def test_what_a_store_reads_is_found_wherever_it_stands(place: str) -> None:
+    heap = tirx.decl_buffer((8,), "int64", name="H")
+    read, one = tirx.BufferLoad(heap, [2]), tirx.IntImm("int64", 1)
+    value = {
+        "right": one + read,
+        "condition": tirx.Select(read > one, one, one + one),
+        "chosen": tirx.Select(tirx.BufferLoad(heap, [1]) > one, read, one),
+        "otherwise": tirx.Select(tirx.BufferLoad(heap, [1]) > one, one, read),
+        "argument": tirx.call_pure_extern("int64", "f", one, read),
+        "converted": tirx.Cast("int64", tirx.Cast("int32", read)),
+    }[place]
+    stores = [tirx.BufferStore(heap, value, [3]), tirx.BufferStore(heap, tirx.BufferLoad(heap, [1]), [2])]
+    with pytest.raises(AssertionError, match=r"slot 3 is computed from the computed slots \[2\]"):
+        sorted_module(tirx.PrimFunc([heap], tirx.SeqStmt(stores)))
+
+
+def test_a_sequence_of_more_than_stores_stays_as_it_is() -> None:
+    heap = tirx.decl_buffer((8,), "int64", name="H")
+    stores = [tirx.BufferStore(heap, tirx.IntImm("int64", 0), [into]) for into in (3, 2)]
+    body = tirx.SeqStmt([*stores, tirx.Evaluate(0)])
+    assert sorted_module(tirx.PrimFunc([heap], body))["shape_func"].body.same_as(body)
+
+
+def test_functions_keep_the_order_of_their_numbers() -> None:
+    """By their names, the tenth would come before the second."""
+    given = {f"shape_func{number}": shape_function((2, source), (3, 0)) for number, source in (("10", 4), ("2", 5), ("", 1))}
+    named = {tvm.ir.GlobalVar(name): function.with_attr("global_symbol", name) for name, function in given.items()}
+    again = tvm.ir.GlobalVar("shape_func11")
+    after = SortShapeFunctions()(IRModule({**named, again: given["shape_func2"].with_attr("global_symbol", "shape_func11")}))
+    read = {variable.name_hint: int(after[variable].body.seq[0].value.a.indices[0]) for variable in after.get_global_vars()}
+    assert read == {"shape_func": 1, "shape_func1": 5, "shape_func2": 4}
+
+
 def test_functions_that_are_equal_then_are_one_and_numbers_follow_each_other() -> None:
     """Two orders of the same stores: in some runs the compiler meets them alike and makes one function."""
     one, other, third = shape_function((3, 1), (2, 1)), shape_function((2, 1), (3, 1)), shape_function((4, 1), (5, 1))

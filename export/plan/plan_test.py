@@ -6,18 +6,21 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from export.__main__ import main
 from export.families.registry import families
 from export.pipeline import plan
-from export.plan.plan import exceptional_groups, group_layers
+from export.plan import plan as module
+from export.plan.plan import exceptional_groups, group_layers, make_plan
 from export.plan.report import to_json, to_text
 from export.quantisation.spec import Assignment, LayerShape, Storage
 from export.request import ExportRequest
 from parity_tests.check.verifier import PackageVerifier
-from runtime_py.errors import DoesNotFitError
+from runtime_py.errors import DoesNotFitError, UnsupportedModelError
+from targets.devices import Device
 from targets.registry import target_named
 
 GOLDEN = Path(__file__).parents[2] / "parity_tests" / "goldens" / "minicpm-v"
@@ -94,6 +97,7 @@ def test_this_machines_memory_and_disk_are_checked() -> None:
     peak, step = made.export_peak
     with pytest.raises(DoesNotFitError, match=step):
         replace(made, available_memory=peak - 1, free_disk=1 << 50).refuse_if_it_does_not_fit()
+    assert made.disk_needed > made.file_bytes, "room for what lies beside the files"
     replace(made, available_memory=peak, free_disk=made.disk_needed).refuse_if_it_does_not_fit()
     with pytest.raises(DoesNotFitError, match="on the disk"):
         replace(made, available_memory=1 << 50, free_disk=made.disk_needed - 1).refuse_if_it_does_not_fit()
@@ -140,3 +144,34 @@ def test_what_a_target_cannot_hold_has_a_reason() -> None:
     groups = exceptional_groups(spec, target_named("android"), "int4")
     assert any("fc2" in group.name and "4304" in group.reason for group in groups)
     assert all(group.reason and group.storage != "int4" for group in groups)
+    assert exceptional_groups(spec, target_named("android"), "fp16") == []
+
+
+def test_the_nearest_setting_is_sought_for_an_asked_device_that_is_too_small() -> None:
+    every = plan(ExportRequest("minicpm-v", "android"), None).devices
+    assert {device.fits for device in every} == {True, False} and not any(device.nearest for device in every)
+    (large,) = plan(ExportRequest("minicpm-v", "android", device="android-12gb"), None).devices
+    assert large.fits and large.nearest is None
+
+
+@pytest.mark.parametrize(("missing", "fits"), [(0, True), (1, False)])
+def test_a_device_may_be_filled_to_the_last_byte(missing: int, fits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    needed = sum(plan(ExportRequest("minicpm-v", "android"), None).device_bytes.values())
+    device = Device("full", "Full", ("android",), 2 * needed, needed - missing, "test")
+    monkeypatch.setattr(module, "devices_of", lambda target: [device])
+    (row,) = plan(ExportRequest("minicpm-v", "android"), None).devices
+    assert row.fits is fits
+
+
+def test_a_picture_goes_whole_through_the_backend_that_takes_the_most_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = dict(zip(target_named("desktop-gpu").backend_names, (7, 3), strict=True))
+    monkeypatch.setattr(module, "_exporter", lambda name: SimpleNamespace(picture_rows=lambda spec: rows[name]))
+    spec = object()
+    assert module.picture_rows(target_named("desktop-gpu"), spec) == 7  # type: ignore[arg-type]
+
+
+def test_a_model_that_a_backend_cannot_hold_has_no_plan(tmp_path: Path) -> None:
+    made = plan(ExportRequest("minicpm-v", "desktop-gpu"), None)
+    decoder = replace(made.spec.decoder, head_dim=12, rope=replace(made.spec.decoder.rope, dim=12))
+    with pytest.raises(UnsupportedModelError, match="attention heads of 12 channels"):
+        make_plan(made.request, made.family, replace(made.spec, decoder=decoder), "odd", tmp_path, None)

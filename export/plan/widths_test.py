@@ -7,7 +7,7 @@ import pytest
 from export.backends.base import BuildOptions
 from export.backends.registry import backend_named
 from export.plan.widths import remarks, whole, widths
-from export.quantisation.spec import Assignment, LayerShape
+from export.quantisation.spec import Assignment, LayerShape, Storage
 from targets.registry import target_named
 
 COLUMNS = {"decoder.layers.0.attention.out": 576, "decoder.layers.0.mlp.down": 1536, "decoder.head": 576}
@@ -37,7 +37,7 @@ def test_bits_per_weight_of_blocks_that_divide(block: int | str, bits: float) ->
 def test_padded_blocks_are_told_with_the_length_that_fits() -> None:
     rows = assigned("onnx", 128)
     (said,) = remarks("onnx", "int4", rows)
-    assert "2 int4 layers of 576 columns are padded" in said
+    assert "2 int4 layers of 576 columns are padded to whole blocks, 10 % of their bytes" in said
     assert "--block-size 64 divides them" in said
     # of 576 rows, 64 columns more, in 4 bits each, and half of a block's scale
     assert whole(rows).padding == widths(rows)["decoder"].padding == 2 * 576 * (64 * 4 // 8 + 1)
@@ -46,6 +46,16 @@ def test_padded_blocks_are_told_with_the_length_that_fits() -> None:
         whole({a.layer.name: a for a in padded}).bits
         > whole({a.layer.name: a for a in padded[:0]} | assigned("onnx", 64)).bits
     )
+
+
+def test_columns_that_no_length_divides_are_told_in_order_with_what_pads_least() -> None:
+    layers = [LayerShape(name, "decoder", 8, columns) for name, columns in (("decoder.b", 600), ("decoder.a", 300))]
+    for backend, advice in (("onnx", "--block-size auto pads least"), ("mlc", "no length that this backend has divides")):
+        rows = {a.name: Assignment(a, Storage.INT4, "ort_int4_b128") for a in layers}
+        (said,) = remarks(backend, "int4", rows)
+        assert "2 int4 layers of 300, 600 columns" in said and said.count(advice) == 1
+    wide = {a.name: Assignment(a, Storage.FP16, undivided=True) for a in layers}
+    assert "2 layers of 300, 600 columns, 100 % of the weights" in "".join(remarks("mlc", "int4", wide))
 
 
 def test_layers_that_an_engine_keeps_wide_are_told_with_the_true_bits() -> None:

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from runtime_py.backends import tvm_runtime
-from runtime_py.backends.compiled_stage import ALIGNMENT, aligned
+from runtime_py.backends.compiled_stage import ALIGNMENT, Place, Placed, aligned, where_it_runs
 from runtime_py.backends.conftest import DECODER, TOWER, Kind
+from runtime_py.backends.ort_providers import CPU
 from runtime_py.backends.records import ONNX
 from runtime_py.backends.vision_library import VisionLibrary
 from runtime_py.errors import MachineError, PackageError
@@ -106,6 +107,33 @@ def test_a_table_of_another_file_is_refused(tower_package: Path, tmp_path: Path)
     given = TOWER.altered(tower_package, tmp_path, lambda told: told["table"].__setitem__(3, "../../../etc/passwd"))
     with pytest.raises(PackageError, match="no row of its manifest's files"):
         VisionLibrary(given.folder, given.manifest)
+
+
+def test_a_library_is_opened_where_the_package_has_one_and_the_processor_runs_it() -> None:
+    opened: list[str] = []
+    manifest: dict[str, Any] = {"backends": {ONNX.name: {"decoder_library": {}}}}
+
+    def asked(key: str, provider: str) -> tuple[object, str]:
+        def library() -> str:
+            opened.append(key)
+            return key
+
+        return where_it_runs(Place(Path("package"), manifest, True, provider), key, library)
+
+    assert asked("decoder_library", CPU) == ("decoder_library", "")
+    for key, provider in (("vision_library", CPU), ("decoder_library", "CUDAExecutionProvider")):
+        library, reason = asked(key, provider)
+        assert library is None and "the processor runs it alone" in reason
+    assert opened == ["decoder_library"]
+
+
+def test_a_weight_is_the_bytes_that_its_row_names() -> None:
+    content: np.ndarray = np.arange(140, dtype=np.uint8)
+    weight = Placed("w", "float16", [2, 3], "file", 128).of(content)
+    assert (weight.shape, weight.dtype) == ((2, 3), np.float16)
+    assert weight.tobytes() == bytes(range(128, 140)) and np.shares_memory(weight, content)
+    with pytest.raises(ValueError, match="parameter w ends behind its file"):
+        Placed("w", "float16", [2, 3], "file", 128).of(content[:-1])
 
 
 def test_arrays_are_copied_only_where_they_lie_wrong() -> None:

@@ -181,12 +181,34 @@ def test_nothing_beside_the_filled_positions_is_moved(made: Make) -> None:
     assert all((content[:, 5:] == FOREIGN).all() and (content[:, 2:5] == 2).all() for content in memory.read(other))
 
 
+@pytest.mark.parametrize("made", ON_A_DEVICE)
+@pytest.mark.parametrize("lengths", [(5, 0, 3), (5, 4, 0)])
+def test_a_row_whose_new_place_is_empty_is_copied_once(
+    made: Make, lengths: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever of the two is the empty one; two filled rows need a third place and three copies."""
+    counts = []
+    for filled in (lengths, tuple(length or 1 for length in lengths)):
+        device, copies = HostDevice(), list[PitchedCopy]()
+        pool, memory = made(device, 3), Memory(device)
+        for row, length in zip(pool.rows, filled, strict=True):
+            memory.fill(row, length, row.row + 1)
+        copy = device.copy
+        monkeypatch.setattr(
+            device, "copy", lambda asked, stream, copy=copy, to=copies: to.append(asked) or copy(asked, stream)
+        )
+        pool.gather([pool.rows[0], pool.rows[2]])
+        counts.append(len(copies))
+    assert counts[1] == 3 * counts[0] > 0
+
+
 @KINDS
 def test_a_copy_that_cannot_be_is_refused(made: Make) -> None:
     pool, stranger = (made(HostDevice(), 2) for _ in range(2))
-    for target, length in ((pool.rows[1], 1), (stranger.rows[0], 0), (pool.rows[0], 0)):
+    row, other, foreign = *pool.rows, stranger.rows[0]
+    for source, target, length in ((row, other, 1), (row, other, -1), (row, foreign, 0), (foreign, row, 0), (row, row, 0)):
         with pytest.raises(UsageError, match="positions that are filled"):
-            pool.copy(pool.rows[0], target, length)
+            pool.copy(source, target, length)
 
 
 @given(shape=st.tuples(*(st.integers(1, 4) for _ in range(5))), data=st.data(), dtype=st.sampled_from([np.float16, np.int8]))

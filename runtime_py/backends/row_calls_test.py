@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from runtime_py.backends.row_calls import alike, stacked
+from runtime_py.backends.ort_decoder import CacheBuffers
+from runtime_py.backends.ort_rows import HostRows
+from runtime_py.backends.row_calls import alike, decode_rows, stacked
 from runtime_py.contracts import TensorContract
 
 TAKEN = (
@@ -27,3 +29,26 @@ def test_inputs_join_along_the_axis_that_the_contract_names() -> None:
 
 def test_what_holds_for_a_whole_call_parts_those_that_differ_in_it() -> None:
     assert alike(TAKEN, [step(1, 0), step(2, 5), step(3, 0)]) == [[0, 2], [1]]
+
+
+def test_a_pass_brings_every_row_its_own_logits() -> None:
+    """Rows asked for in another order than they lie in, two of which differ in what holds for a whole call."""
+    pool = HostRows(lambda array: array, {"past": ((1, 1), np.dtype(np.float32))}, 5, 8)
+    rows = [pool.rows[place] for place in (4, 0, 3, 1)]
+    for row in rows:
+        row.length = row.row + 1
+        row.buffers.arrays["past"][:, :, : row.length] = row.length
+    asked, calls = [step(number, index) for number, index in ((40, 7), (10, 0), (30, 0), (20, 0))], []
+
+    def decode(feeds: dict[str, np.ndarray], lengths: np.ndarray, caches: CacheBuffers) -> np.ndarray:
+        held = caches.arrays["past"][:, 0, 0, 0]
+        assert held.tolist() == lengths.tolist(), "each call is given the caches of its rows"
+        calls.append(lengths.tolist())
+        return np.stack([feeds["inputs_embeds"][:, 0, 0], held], axis=1)[:, None]
+
+    logits = decode_rows(TAKEN, rows, asked, decode)
+    assert [each.tolist() for each in logits] == [[[40, 5]], [[10, 1]], [[30, 4]], [[20, 2]]]
+    assert [sorted(call) for call in calls] == [[5], [1, 2, 4]]
+    assert [row.length for row in rows] == [6, 2, 5, 3]
+    (alone,) = decode_rows(TAKEN, rows[:1], asked[:1], lambda feeds, lengths, caches: lengths[:, None, None])
+    assert alone.tolist() == [[6]] and rows[0].length == 7

@@ -64,6 +64,7 @@ def test_rows_come_together_for_as_little_as_any_window_costs(lengths: list[int]
     ("lengths", "wanted", "places"),
     [
         ([9, 9, 9, 9], [2, 1], {1: 1, 2: 2}),  # next to each other already
+        ([0, 0, 0, 0], [2, 1], {1: 1, 2: 2}),  # so too where other places would cost as little
         ([0, 5, 0, 9], [3, 1], {1: 2, 3: 3}),  # the shorter one moves, to a place where nothing is kept
         ([0, 5, 9, 7], [3, 1], {1: 1, 3: 0}),
         ([7, 4, 0, 6], [0, 1, 3], {0: 0, 1: 1, 3: 2}),

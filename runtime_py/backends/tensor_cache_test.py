@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from runtime_py.backends.tensor_cache import read_tensor_cache
+from runtime_py.backends.tensor_cache import ITEM_BYTES, read_tensor_cache
 from runtime_py.errors import PackageError
 from runtime_py.package.files import rows_of
 
@@ -31,6 +32,17 @@ def test_tensors_are_placed(tmp_path: Path) -> None:
         "a": (0, 64, False),
         "b": (64, 12, True),
     }
+
+
+def test_numbers_of_every_type_take_their_bytes(tmp_path: Path) -> None:
+    kinds = ["float16", "float32", "uint32", "int32", "int64", "uint16", "uint8", "int8"]
+    sizes = {"bfloat16": 2} | {kind: np.dtype(kind).itemsize for kind in kinds}
+    rows = [
+        {**GOOD, "name": kind, "dtype": kind, "format": "raw", "shape": [3], "nbytes": 3 * sizes[kind]} for kind in sizes
+    ]
+    tensors = read_tensor_cache(tmp_path, package(tmp_path, rows), "mlc")
+    assert {name: tensor.nbytes // 3 for name, tensor in tensors.items()} == sizes
+    assert set(ITEM_BYTES) == set(sizes)
 
 
 @pytest.mark.parametrize(

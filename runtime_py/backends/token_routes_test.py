@@ -59,6 +59,10 @@ def test_a_call_without_image_rows_is_text() -> None:
         (EXPERTS, experts([0, 1], [3])),
         (EXPERTS, experts([0, 1, 1, 3], [2])),
         (EXPERTS, experts([0, 1, 2, 3], [2])),
+        # what places would be if nobody asked for every token: a row behind the last one
+        (EXPERTS, experts([0, 1], [3]) | {"restore_index": np.array([0, 1, 3, 2])}),
+        (EXPERTS, experts([0, 1, 1], [3]) | {"restore_index": np.array([0, 2, 4, 3])}),
+        (DELTAS, deltas([1, 1], 4)),
         (DELTAS, deltas([1, 2], 4) | {"delta_index": np.array([2, 1, 0, 2])}),
         (DELTAS, deltas([1, 2], 4) | {"delta_index": np.array([0, 0, 1, 2])}),
         (DELTAS, deltas([1, 2], 4) | {"delta_index": np.array([2, 0, 1, 3])}),

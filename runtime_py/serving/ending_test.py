@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -42,3 +43,41 @@ def test_an_answer_that_does_not_end_is_cut_off(monkeypatch: pytest.MonkeyPatch)
             server.should_exit = True
             thread.join(20)
     assert not thread.is_alive() and stopping.is_set() and closed == [0]
+
+
+class Stopped:
+    """An application that was never asked."""
+
+    def __init__(self) -> None:
+        self.state = SimpleNamespace(stopping=asyncio.Event())
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        raise AssertionError("nobody asks")
+
+
+@pytest.mark.parametrize("forced", [False, True])
+def test_a_second_interrupt_closes_the_service_at_once(forced: bool) -> None:
+    """The first close may wait for answers; a close without patience beside it ends them."""
+    released, closed, ended = threading.Event(), list[float | None](), list[float | None]()
+
+    def close(patience: float | None = None) -> None:
+        closed.append(patience)
+        if patience is None or not forced:
+            released.set()
+        assert released.wait(10)
+        time.sleep(0.02)
+        ended.append(patience)
+
+    service: Any = SimpleNamespace(close=close)
+    server = EndingServer(uvicorn.Config(Stopped(), log_config=None, lifespan="off", ws="none"), service, 30)
+    assert server.config.timeout_graceful_shutdown == 30 + ending.GOODBYE_SECONDS
+    server.config.load()
+    server.lifespan = server.config.lifespan_class(server.config)
+    server.servers, server.force_exit = [], forced
+
+    async def stopped() -> set[float | None]:
+        await server.shutdown()
+        return set(ended)
+
+    assert asyncio.run(stopped()) == set(closed), "it waits until the service has closed"
+    assert closed == ([30, None] if forced else [30])

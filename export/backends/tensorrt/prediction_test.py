@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from export.families.minicpm_v.family import FAMILY
 from export.source.tensor_source import EmptySource
 from export.specs import ModelSpec
 from runtime_py.contracts import CONNECTOR, DECODER, EMBED, STAGES, VISION
+from targets.base import Limits
 from targets.desktop_gpu import TARGET
 
 MEASURED = [
@@ -66,3 +68,24 @@ def test_weights_and_cache_of_the_published_model() -> None:
     assert memory.peak_step == "tensorrt decoder"
     assert set(memory.file_bytes) == set(STAGES)
     assert memory.export_peak > engine_peak(size)
+
+
+def test_activations_are_those_of_a_call_or_of_a_picture_whichever_is_larger() -> None:
+    spec = spec_with(DECODER, 0)
+
+    def of(chunk: int, batch: int = 1, context: int = 4096, precision: str = "int4", **decoder: Any) -> int:
+        changed = dataclasses.replace(spec, decoder=dataclasses.replace(spec.decoder, **decoder))
+        return activation_bytes(changed, BuildOptions(TARGET, precision, Limits(context, chunk, batch)))
+
+    assert of(1) == of(8) < of(1024) == of(8, batch=1024), "a picture beside short calls, a token of each sequence"
+    assert of(1, precision="fp32") == 2 * of(1)
+    assert of(1024, context=8192) - of(1024) == 1024 * 4096, "a mask of bytes"
+    assert of(1024, vocabulary=spec.decoder.vocabulary + 10) - of(1024) == 1024 * 10 * (2 + 4), "logits in both types"
+    assert of(1024, kv_heads=spec.decoder.kv_heads + 1) - of(1024) == 1024 * 2 * spec.decoder.head_dim * 2
+    assert of(2048) == 2 * of(1024), "every token takes as much"
+
+
+def test_a_cache_in_float32_takes_twice_as_much() -> None:
+    spec = spec_with(DECODER, 0)
+    whole, half = (cache_bytes(spec, BuildOptions(TARGET, precision, TARGET.limits)) for precision in ("fp32", "fp16"))
+    assert whole == 2 * half
