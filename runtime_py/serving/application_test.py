@@ -53,7 +53,8 @@ def test_refusals_tell_how_to_go_on(server: Server, monkeypatch: pytest.MonkeyPa
     assert (status, headers["www-authenticate"]) == (401, "Bearer")
     status, headers, _ = asked(server, "/v1/models", {})
     assert (status, set(headers["allow"].split(", "))) == (405, {"GET", "HEAD"})
-    monkeypatch.setattr(server.service, "sizes", Sizes(slots=4, queue=-4))
+    monkeypatch.setattr(server.service, "sizes", Sizes(slots=4, queue=0))
+    monkeypatch.setattr(server.service, "_tickets", dict.fromkeys(range(4)))  # as many as there are slots
     status, headers, content = chat(server)
     assert (status, headers["retry-after"], json.loads(content)["error"]["code"]) == (429, "1", "queue_full")
 
