@@ -31,7 +31,8 @@ PARAM = "messages"
 _DATA = re.compile(r"data:([\w.+-]+/[\w.+-]+)?((?:; *[\w.+-]+=[^;,]*)*)(; *base64)?,", re.ASCII | re.IGNORECASE)
 _URL_SAFE = re.compile(r"[\w-]*[-_]", re.ASCII).match
 ESCAPED = {f"%{ord(letter):02X}": letter for letter in "+/=\t\n\f\r "}
-"""What is escaped of base64 in a URL, which browsers take back first (WHATWG Fetch, "data: URL processor")."""
+"""What is escaped of base64 in a URL, which browsers take back first (WHATWG Fetch, "data: URL processor"). The
+standard library's `unquote` takes two seconds for 20 MB of them."""
 
 BASE64_SPACES = b"\t\n\f\r "
 
